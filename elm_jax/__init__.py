@@ -1,0 +1,1 @@
+"""Trainer, library and evaluator for expert language models in JAX."""

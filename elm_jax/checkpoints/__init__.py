@@ -1,0 +1,1 @@
+"""Experts and train states on disk; weights of other programs."""

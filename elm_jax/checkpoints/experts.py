@@ -1,0 +1,164 @@
+"""Saves and loads experts and bases: folders with a manifest and an Orbax item."""
+
+import contextlib
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import manifest as manifests
+from elm_jax.checkpoints.manifest import Manifest
+from elm_jax.types import Params
+
+_PARAMS = "params"
+# What Orbax, TensorStore and the file system raise when reading or writing fails.
+IO_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError)
+
+
+def save_expert(folder: str | pathlib.Path, params: Params, manifest: Manifest) -> None:
+    """Writes an expert or base; a reader sees all of it or nothing.
+
+    Args:
+      folder: Where it goes; parents are made.
+      params: Its tensors only: not those of the base, unless it is one.
+      manifest: Its facts.
+
+    Raises:
+      CheckpointError: There is one already, the disk is full, the place cannot be
+        written, or a base does not have the fingerprint its manifest names.
+    """
+    final = pathlib.Path(folder).expanduser().absolute()
+    host = jax.tree.map(np.asarray, dict(params))
+    _check_content(final, host, manifest)
+    if final.exists():
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"{final} is there already",
+                expected="a new folder: experts do not change once saved",
+                do="Choose another name, or remove the folder",
+            )
+        )
+    with _new_folder(final) as partial:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            checkpointer.save(partial / _PARAMS, args=ocp.args.StandardSave(host))
+        manifests.write_manifest(partial, manifest)
+
+
+def load_expert(
+    folder: str | pathlib.Path,
+    *,
+    base_fingerprint: str | None = None,
+    expected: Params | None = None,
+) -> tuple[dict[str, Any], Manifest]:
+    """Returns the tensors and the manifest of an expert or base.
+
+    Args:
+      folder: What `save_expert` wrote.
+      base_fingerprint: Of the base it is to join; None if it joins none now.
+      expected: Shapes by name that the tensors must have, such as the trainable
+        part of `param_shapes`; None takes any.
+
+    Returns:
+      Arrays of numpy with the dtypes they were saved in, and the manifest.
+
+    Raises:
+      CheckpointError: The expert is missing, torn, or not of the expected shapes;
+        all missing, extra and misshapen tensors are named at once.
+      FingerprintError: It belongs to another base.
+    """
+    path = pathlib.Path(folder).expanduser().absolute()
+    manifest = manifests.read_manifest(path)
+    if base_fingerprint not in (None, manifest.base_fingerprint):
+        raise errors.FingerprintError(
+            errors.explain(
+                found=f"expert {manifest.name!r} of base {manifest.base_name!r} "
+                f"({manifest.base_fingerprint})",
+                expected=f"an expert of the base with fingerprint {base_fingerprint}",
+                do="Load the base that the expert names, or train the expert again",
+            )
+        )
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            params = checkpointer.restore(path / _PARAMS)
+    except IO_ERRORS as error:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"{path / _PARAMS} cannot be read: {error}",
+                expected="the tensors of a saved expert",
+                do="Copy the whole folder again, or train the expert again",
+            )
+        ) from error
+    if expected is not None:
+        check_same_tensors(params, expected, of=f"expert {manifest.name!r} in {path}")
+    return params, manifest
+
+
+def check_same_tensors(found: Params, expected: Params, *, of: str) -> None:
+    """Raises CheckpointError that names all tensors which differ in name or shape.
+
+    Args:
+      found: Tree of arrays or shapes.
+      expected: The same.
+      of: What `found` is, for the message.
+    """
+    difference = trees.diff(found, expected)
+    if difference:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"tensors of {of} do not fit: {difference}",
+                expected=f"the model's {len(trees.flatten(expected))} tensors",
+                do="Use the model and adapter that the checkpoint was written with",
+            )
+        )
+
+
+def _check_content(final: pathlib.Path, params: Params, manifest: Manifest) -> None:
+    own = trees.fingerprint(params) if manifest.kind == "base" else None
+    if not trees.flatten(params):
+        found = f"no tensors for {final}"
+    elif own not in (None, manifest.base_fingerprint):
+        found = f"base {manifest.name!r} has fingerprint {own}"
+    else:
+        return
+    raise errors.CheckpointError(
+        errors.explain(
+            found=found,
+            expected=f"tensors; for a base, those of {manifest.base_fingerprint}",
+            do="Check the trainable pattern, and make the manifest from the tensors",
+        )
+    )
+
+
+@contextlib.contextmanager
+def _new_folder(final: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a hidden sibling to write into; renames it to `final` at the end.
+
+    A sibling left by a killed run is removed first; when writing fails nothing
+    stays behind.
+    """
+    partial = final.with_name(f".{final.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(final)
+    except (*IO_ERRORS, errors.ConfigError) as error:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"{final} cannot be written: {first_line(error)}",
+                expected="a folder with write permission and free space",
+                do="Free space, correct the permission or choose another folder",
+            )
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def first_line(error: BaseException) -> str:
+    """Returns what an error says, without the details of TensorStore's own."""
+    return f"{error}".partition("\n")[0][:300] or type(error).__name__

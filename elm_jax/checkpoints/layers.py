@@ -1,0 +1,79 @@
+"""Between layers as separate subtrees, as most peers store them, and as stacks."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from elm_jax import errors, trees
+from elm_jax.types import LAYERS, Params
+
+_ONE_LAYER = re.compile(rf"(?P<stack>.+)/{LAYERS}_(?P<number>\d+)/(?P<rest>.+)")
+
+
+def stack_layers(params: Params) -> dict[str, Any]:
+    """Returns `params` with `<stack>/layers_<n>/...` joined on a new axis 0.
+
+    >>> tree = {"encoder": {"layers_0": {"scale": [1]}, "layers_1": {"scale": [2]}}}
+    >>> stack_layers(tree)["encoder"]["layers"]["scale"].tolist()
+    [[1], [2]]
+
+    Raises:
+      CheckpointError: Layers of a stack do not hold the same tensors, or some
+        number between 0 and the last is missing.
+    """
+    leaves: dict[str, Any] = {}
+    stacks: dict[str, dict[int, Any]] = {}
+    for name, leaf in trees.flatten(params).items():
+        match = _ONE_LAYER.fullmatch(name)
+        if match is None:
+            leaves[name] = leaf
+        else:
+            stacked = f"{match['stack']}/{LAYERS}/{match['rest']}"
+            stacks.setdefault(stacked, {})[int(match["number"])] = np.asarray(leaf)
+    _check_stacks(stacks)
+    for name, layers in stacks.items():
+        leaves[name] = np.stack([layers[n] for n in sorted(layers)])
+    return trees.unflatten(dict(sorted(leaves.items())))
+
+
+def unstack_layers(params: Params) -> dict[str, Any]:
+    """Returns `params` with each stack as `layers_<n>`; inverse of `stack_layers`.
+
+    >>> sorted(unstack_layers({"encoder": {"layers": {"scale": [1, 2]}}})["encoder"])
+    ['layers_0', 'layers_1']
+    """
+    leaves: dict[str, Any] = {}
+    for name, leaf in trees.flatten(params).items():
+        stack, found, rest = name.partition(f"/{LAYERS}/")
+        if found:
+            layers = enumerate(leaf)
+            leaves |= {f"{stack}/{LAYERS}_{n}/{rest}": layer for n, layer in layers}
+        else:
+            leaves[name] = leaf
+    return trees.unflatten(leaves)
+
+
+def _check_stacks(stacks: Mapping[str, Mapping[int, np.ndarray]]) -> None:
+    depths: dict[str, int] = {}
+    for name, layers in stacks.items():
+        stack = name.partition(f"/{LAYERS}/")[0]
+        depths[stack] = max(depths.get(stack, 0), max(layers) + 1)
+    wrong = []
+    for name, layers in stacks.items():
+        depth = depths[name.partition(f"/{LAYERS}/")[0]]
+        absent = sorted(set(range(depth)) - set(layers))
+        shapes = sorted({layer.shape for layer in layers.values()})
+        if absent:
+            wrong.append(f"{name} is not in layers {absent}")
+        elif len(shapes) > 1:
+            wrong.append(f"{name} has shapes {shapes}")
+    if wrong:
+        raise errors.CheckpointError(
+            errors.explain(
+                found="; ".join(wrong),
+                expected="the same tensors in all layers of a stack, from 0 on",
+                do="Check that the checkpoint is complete and of a T5 model",
+            )
+        )

@@ -1,0 +1,150 @@
+"""What an expert says of itself: `manifest.json` beside its parameters."""
+
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from elm_jax import errors, files
+
+FORMAT_VERSION = 1
+FILE_NAME = "manifest.json"
+_PACKAGES = ("elm_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+
+Kind = Literal["base", "prompt", "dataset", "multitask", "merged"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The facts that make an expert usable and repeatable.
+
+    Attributes:
+      name: Of the expert, unique in a library.
+      kind: `base` is a whole model that experts build on.
+      base_name: Name of the base; a base's own.
+      base_fingerprint: `trees.fingerprint` of the base's parameters.
+      model: The model's configuration.
+      trainable_pattern: Which parameter names the expert holds.
+      adapter: The adapter's specification, None without adapters.
+      tasks: Names of the tasks it was trained on.
+      data: Counts and hashes of its training data, by task.
+      steps: Updates done.
+      seed: Of the training.
+      versions: Of packages, by name.
+      metrics: At the end of the training, finite numbers by name.
+      operative_config: Text of the gin configuration it came from.
+      format_version: Of this file.
+    """
+
+    name: str
+    kind: Kind
+    base_name: str
+    base_fingerprint: str
+    model: dict[str, Any]
+    trainable_pattern: str
+    adapter: dict[str, Any] | None = None
+    tasks: tuple[str, ...] = ()
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    steps: int = 0
+    seed: int = 0
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    operative_config: str = ""
+    format_version: int = FORMAT_VERSION
+
+
+def installed_versions() -> dict[str, str]:
+    """Returns the versions of the packages that shape a training."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a bare clone
+            versions[name] = "not installed"
+    return versions
+
+
+def write_manifest(folder: pathlib.Path, manifest: Manifest) -> None:
+    """Writes `manifest.json` into a folder, whole or not at all.
+
+    Raises:
+      CheckpointError: A value is no JSON, such as a metric that is not finite.
+      ConfigError: The file cannot be written.
+    """
+    content = dataclasses.asdict(manifest)
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"manifest of {manifest.name!r}: {error}",
+                expected="text, finite numbers, and lists and mappings of them",
+                do="Convert arrays with float() or str(), and drop what is not finite",
+            )
+        ) from error
+    files.write_text(folder / FILE_NAME, text + "\n")
+
+
+def read_manifest(folder: pathlib.Path) -> Manifest:
+    """Returns the manifest of an expert's folder.
+
+    Raises:
+      CheckpointError: It is missing, no JSON, of another version, or its fields
+        are not those of a manifest; all that is wrong is named at once.
+    """
+    path = folder / FILE_NAME
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"{path} cannot be read: {error}",
+                expected="an expert's folder, with manifest.json and params/",
+                do="Correct the path, or save or copy the expert again",
+            )
+        ) from error
+    problems = _problems(content)
+    if problems:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"{path}: {'; '.join(problems)}",
+                expected=f"the fields of a manifest of version {FORMAT_VERSION}",
+                do="Save the expert again, or read it with the elm_jax that wrote it",
+            )
+        )
+    return Manifest(**(content | {"tasks": tuple(content["tasks"])}))
+
+
+def _problems(content: Any) -> list[str]:
+    if not isinstance(content, dict):
+        return [f"a {type(content).__name__} instead of a mapping"]
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        return [f"format_version is {version!r}"]
+    hints = typing.get_type_hints(Manifest)
+    missing = [f"{name} is missing" for name in hints if name not in content]
+    unknown = [f"{name} is unknown" for name in content if name not in hints]
+    wrong = [
+        f"{name} is {content[name]!r:.60}"
+        for name, hint in hints.items()
+        if name in content and not _fits(content[name], hint)
+    ]
+    return missing + unknown + wrong
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Returns whether a JSON value may stand in a field; items are not looked at."""
+    origin = typing.get_origin(hint) or hint
+    if origin is types.UnionType:
+        return any(_fits(value, choice) for choice in typing.get_args(hint))
+    if origin is Literal:
+        return value in typing.get_args(hint)
+    if origin is tuple:
+        return isinstance(value, list) and all(isinstance(v, str) for v in value)
+    if origin in (dict, Mapping):
+        return isinstance(value, dict)
+    return isinstance(value, origin) and not isinstance(value, bool)

@@ -1,0 +1,182 @@
+"""Checkpoints of a training under way: few verbs over Orbax's manager."""
+
+import contextlib
+import json
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import experts
+
+_STATE, _CONFIG = "state", "config"
+_PARTIAL = ".orbax-checkpoint-tmp"  # ends the name of what Orbax has not finished
+
+
+class TrainStateStore:
+    """The newest few states of one training, each with the configuration behind it.
+
+    States are any pytree of arrays. What is restored has the bits of what was
+    saved, on the devices of the state it is restored into.
+
+    Args:
+      folder: Of this training alone. Nothing is read or written before a verb.
+      config: What shaped the training, JSON values by name, nested or not; a
+        training goes on only under the configuration it began with.
+      keep_last: How many states stay on disk.
+    """
+
+    def __init__(
+        self,
+        folder: str | pathlib.Path,
+        *,
+        config: Mapping[str, Any] | None = None,
+        keep_last: int = 1,
+    ) -> None:
+        if keep_last < 1:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"keep_last = {keep_last}",
+                    expected="1 or more",
+                    do="Keep at least the newest state, or save none",
+                )
+            )
+        self._folder = pathlib.Path(folder).expanduser().absolute()
+        # Through JSON, so that tuples compare equal to the lists that come back.
+        self._config: dict[str, Any] = json.loads(json.dumps(dict(config or {})))
+        self._keep_last = keep_last
+        self._manager: ocp.CheckpointManager | None = None
+
+    def save(self, step: int, state: Any) -> None:
+        """Writes the state after `step` steps, then drops the oldest over the limit.
+
+        Raises:
+          CheckpointError: The disk is full or the folder cannot be written; states
+            saved before are still there.
+        """
+        tree = trees.unflatten(_name_leaves(state))
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(tree), config=ocp.args.JsonSave(self._config)
+        )
+        self._remove_partial()  # what a killed save may have left
+        try:
+            with self._explained("written", do="Free space or correct the permission"):
+                self._open().save(step, args=args)
+        except errors.CheckpointError:
+            self._remove_partial()
+            raise
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the newest whole state, None if there is none."""
+        if not self._folder.is_dir():
+            return None
+        with self._explained("read", do="Correct the permission"):
+            return self._open().latest_step()
+
+    def restore(self, target: Any, *, allow_changed_config: bool = False) -> Any | None:
+        """Returns the newest state, or None if there is none.
+
+        Args:
+          target: A state of the same structure, for names, shapes and devices.
+          allow_changed_config: Whether to go on although the configuration is not
+            the one of the state.
+
+        Raises:
+          CheckpointError: The configuration changed (each change is named), the
+            state has other tensors (all are named), or it cannot be read.
+        """
+        step = self.latest_step()
+        if step is None:
+            return None
+        repair = f"Remove {self._folder / str(step)} to go on from the state before"
+        with self._explained("read", do=repair):
+            manager = self._open()
+            args = ocp.args.Composite(config=ocp.args.JsonRestore())
+            saved_config = manager.restore(step, args=args)[_CONFIG]
+        if not allow_changed_config:
+            self._check_config(saved_config)
+        wanted = _name_leaves(jax.tree.map(ocp.utils.to_shape_dtype_struct, target))
+        with self._explained("read", do=repair):
+            found = manager.item_metadata(step)[_STATE].tree
+        experts.check_same_tensors(
+            found, trees.unflatten(wanted), of=f"step {step} in {self._folder}"
+        )
+        with self._explained("read", do=repair):
+            args = ocp.args.StandardRestore(trees.unflatten(wanted))
+            restored = manager.restore(step, args=ocp.args.Composite(state=args))
+        leaves = trees.flatten(restored[_STATE])
+        return jax.tree.unflatten(
+            jax.tree.structure(target), [leaves[name] for name in _name_leaves(target)]
+        )
+
+    def close(self) -> None:
+        """Frees what the store holds; states stay on disk."""
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
+
+    def _open(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            self._manager = ocp.CheckpointManager(
+                self._folder,
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=self._keep_last,
+                    # Loops wait for the state anyway, and a state that is on disk
+                    # when save returns is one that a kill cannot take away.
+                    enable_async_checkpointing=False,
+                ),
+                item_handlers={
+                    _STATE: ocp.StandardCheckpointHandler(),
+                    _CONFIG: ocp.JsonCheckpointHandler(),
+                },
+            )
+        return self._manager
+
+    def _remove_partial(self) -> None:
+        for partial in self._folder.glob(f"*{_PARTIAL}"):
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _check_config(self, saved: Mapping[str, Any]) -> None:
+        before, now = trees.flatten(saved), trees.flatten(self._config)
+        changes = [
+            f"{name}: {before.get(name)!r} before, {now.get(name)!r} now"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name)
+        ]
+        if changes:
+            raise errors.CheckpointError(
+                errors.explain(
+                    found=f"{self._folder} holds a training with another "
+                    f"configuration: {'; '.join(changes)}",
+                    expected="the configuration that the training began with",
+                    do="Undo the change, choose another MODEL_DIR, or allow the "
+                    "changed configuration explicitly",
+                )
+            )
+
+    @contextlib.contextmanager
+    def _explained(self, verb: str, *, do: str) -> Iterator[None]:
+        try:
+            yield
+        except experts.IO_ERRORS as error:
+            reason = experts.first_line(error)
+            raise errors.CheckpointError(
+                errors.explain(
+                    found=f"{self._folder} cannot be {verb}: {reason}",
+                    expected="a folder with whole states, space and permission",
+                    do=do,
+                )
+            ) from error
+
+
+def _name_leaves(state: Any) -> dict[str, Any]:
+    """Returns the leaves of a pytree by `/`-joined path, in the pytree's order."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in paths
+    }

@@ -1,0 +1,1 @@
+"""Flags, gin and thin mains."""

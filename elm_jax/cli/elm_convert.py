@@ -1,0 +1,13 @@
+"""elm_convert: imports weights of other programs."""
+
+from elm_jax.cli import gin_flags
+from elm_jax.runs import convert
+
+
+def main() -> None:
+    """Runs the binary; see `gin_flags.main` for flags and exit statuses."""
+    gin_flags.main(convert.ImportT5X)
+
+
+if __name__ == "__main__":
+    main()

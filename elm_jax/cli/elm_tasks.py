@@ -1,0 +1,13 @@
+"""elm_tasks: lists tasks and fetches prompt templates."""
+
+from elm_jax.cli import gin_flags
+from elm_jax.runs import tasks
+
+
+def main() -> None:
+    """Runs the binary; see `gin_flags.main` for flags and exit statuses."""
+    gin_flags.main(tasks.ListTasks, tasks.FetchTemplates, tasks.TrainVocabulary)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Rows of a task's split to texts, with everything dropped counted by reason."""
+
+import collections
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+
+from elm_jax import errors
+from elm_jax.data import sources, tasks, templates
+
+ProgressFn = Callable[[int], None]
+"""Called with the number of rows done so far."""
+
+EMPTY = "renders to nothing"
+NO_CORRECT_CHOICE = "no correct choice"
+TOO_FEW_CHOICES = "fewer than two choices"
+
+
+@dataclasses.dataclass
+class RenderedSplit:
+    """The texts of a split, one entry per example that was kept.
+
+    Attributes:
+      inputs: Prompts; empty for plain text.
+      targets: Targets, or the documents of plain text.
+      choices: Answer choices, empty where the template has none.
+      labels: Index of the correct choice, -1 where there are none.
+      example_ids: Place of the row in its source.
+      num_rows: Rows the source had, dropped ones included.
+      dropped: How many rows were dropped, by reason.
+    """
+
+    inputs: list[str] = dataclasses.field(default_factory=list)
+    targets: list[str] = dataclasses.field(default_factory=list)
+    choices: list[tuple[str, ...]] = dataclasses.field(default_factory=list)
+    labels: list[int] = dataclasses.field(default_factory=list)
+    example_ids: list[int] = dataclasses.field(default_factory=list)
+    num_rows: int = 0
+    dropped: collections.Counter[str] = dataclasses.field(
+        default_factory=collections.Counter
+    )
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of ids and texts, in hex."""
+        digest = hashlib.sha256()
+        columns = (self.example_ids, self.inputs, self.targets, self.choices)
+        for example in zip(*columns, strict=True):
+            digest.update(repr(example).encode())
+        return digest.hexdigest()
+
+    def keep(
+        self,
+        example_id: int,
+        text: templates.Rendered,
+        *,
+        label: int = -1,
+    ) -> None:
+        """Adds one example."""
+        self.example_ids.append(example_id)
+        self.inputs.append(text.inputs)
+        self.targets.append(text.targets)
+        self.choices.append(text.choices)
+        self.labels.append(label)
+
+
+def source_split(name: str, splits: Mapping[str, str], split: str) -> str:
+    """Returns the source's name of a task's split, or raises a DataError."""
+    if split in splits:
+        return splits[split]
+    raise errors.DataError(
+        errors.explain(
+            found=f"task {name!r} has no split {split!r}",
+            expected=f"one of {', '.join(splits)}",
+            do="Choose another split, or register the task with one more",
+        )
+    )
+
+
+def render_split(
+    task: tasks.Task | tasks.TextTask,
+    split: str,
+    places: tasks.Places,
+    *,
+    progress: ProgressFn | None = None,
+) -> RenderedSplit:
+    """Returns the texts of a task's split in the source's order.
+
+    Rows that render to nothing are dropped and counted, as T0 does; rows that do
+    not fit the template too, unless they are many.
+
+    Args:
+      task: A prompted task or a plain text task.
+      split: One of the task's split names.
+      places: Where data and templates are.
+      progress: Told the number of rows done, now and then.
+
+    Raises:
+      DataError: The split is unknown or empty, or more than the task's
+        `max_bad_share` of its rows do not fit.
+      TemplateError: The template is missing or names a field that the rows lack.
+    """
+    rows = task.source.rows(
+        source_split(task.name, task.splits, split), data_dir=places.data_dir
+    )
+    is_text = isinstance(task, tasks.TextTask)
+    template = None if is_text else task.template.load(places.templates_dir)
+    result = RenderedSplit()
+    first_bad = ""
+    for example_id, row in enumerate(rows):
+        result.num_rows += 1
+        if progress and result.num_rows % 256 == 0:
+            progress(result.num_rows)
+        if isinstance(row, sources.Skipped):
+            result.dropped[f"skipped: {row.reason}"] += 1
+            continue
+        try:
+            if is_text:
+                _keep_document(result, example_id, row, task.field)
+            elif template is not None:
+                _keep_example(result, example_id, row, template, split)
+        except templates.RowError as error:
+            result.dropped[f"bad: {error.reason}"] += 1
+            first_bad = first_bad or f"row {example_id}: {error}"
+    _check(result, task, split, first_bad)
+    return result
+
+
+def _keep_document(
+    result: RenderedSplit, example_id: int, row: sources.Row, field: str
+) -> None:
+    if field not in row:
+        raise errors.DataError(
+            errors.explain(
+                found=f"a row without the text field {field!r}",
+                expected=f"one of its fields: {', '.join(sorted(row))}",
+                do=errors.did_you_mean(field, row),
+            )
+        )
+    text = str(row[field]).strip()
+    if text:
+        result.keep(example_id, templates.Rendered("", text, ()))
+    else:
+        result.dropped[EMPTY] += 1
+
+
+def _keep_example(
+    result: RenderedSplit,
+    example_id: int,
+    row: sources.Row,
+    template: templates.Template,
+    split: str,
+) -> None:
+    rendered = template.render(row, seed=f"{split}/{example_id}")
+    if rendered is None:
+        result.dropped[EMPTY] += 1
+        return
+    if template.answer_choices is None:
+        result.keep(example_id, rendered)
+        return
+    if len(rendered.choices) < 2:
+        raise templates.RowError(TOO_FEW_CHOICES)
+    if rendered.targets not in rendered.choices:
+        raise templates.RowError(NO_CORRECT_CHOICE)
+    # Of equal choices the first is the label: ranking gives ties to the first too.
+    label = rendered.choices.index(rendered.targets)
+    result.keep(example_id, rendered, label=label)
+
+
+def _check(
+    result: RenderedSplit,
+    task: tasks.Task | tasks.TextTask,
+    split: str,
+    first_bad: str,
+) -> None:
+    what = f"{split} of task {task.name!r}"
+    bad = sum(n for reason, n in result.dropped.items() if reason.startswith("bad: "))
+    allowed = task.max_bad_share if isinstance(task, tasks.Task) else 0.0
+    if bad > allowed * result.num_rows:
+        raise errors.DataError(
+            errors.explain(
+                found=f"{bad} of {result.num_rows} rows in {what} do not fit its "
+                f"template, the first is {first_bad}",
+                expected=f"at most {allowed:.0%} such rows",
+                do="Correct the rows or choose another prompt",
+            )
+        )
+    if not len(result):
+        counts = ", ".join(f"{n} x {reason}" for reason, n in result.dropped.items())
+        raise errors.DataError(
+            errors.explain(
+                found=f"{what} is empty: {result.num_rows} rows, dropped {counts or 0}",
+                expected="at least one example",
+                do="Choose another split or prompt, or correct the source",
+            )
+        )

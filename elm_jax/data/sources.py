@@ -1,0 +1,311 @@
+"""Where rows come from: generated text, files of any format, TFDS, Hub datasets.
+
+A source yields rows as plain dictionaries, in one fixed order per split; a row's
+place in that order is its example id. Constructing a source touches no disk.
+"""
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from elm_jax import errors
+
+Row = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """Stands where a source has a record but no row to give, and says why."""
+
+    reason: str
+
+
+class Source(Protocol):
+    """Named splits of rows, and a cheap fingerprint of what is in them."""
+
+    def rows(self, split: str, *, data_dir: str) -> Iterator[Row | Skipped]:
+        """Yields the rows of a split in a fixed order."""
+        ...
+
+    def fingerprint(self, split: str, *, data_dir: str) -> str:
+        """Returns a hash that changes whenever the rows of the split may change."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratedRows:
+    """Rows made by a pure function of the split's name.
+
+    Attributes:
+      fn: `split -> rows`, a function or a `functools.partial` of one; equal calls
+        give equal rows.
+      version: Raised whenever the rows change for a reason outside the module of
+        `fn`; changes inside that module are noticed by themselves.
+    """
+
+    fn: Callable[[str], Iterable[Row]]
+    version: str
+
+    def rows(self, split: str, *, data_dir: str) -> Iterator[Row | Skipped]:
+        """Yields what `fn(split)` gives; `data_dir` is not used."""
+        del data_dir
+        yield from self.fn(split)
+
+    def fingerprint(self, split: str, *, data_dir: str) -> str:
+        """Returns a hash of the function's name and module text and the version."""
+        del data_dir
+        return _hash("generated", split, self.version, _code_of(self.fn))
+
+
+Parser = Callable[[Sequence[pathlib.Path], str], Iterable[Row | Skipped]]
+"""`(paths, split) -> rows`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FileRows:
+    """Rows that a parser reads from files below the data folder.
+
+    Attributes:
+      parse: `(paths, split) -> rows`, given the split's paths in the order of `files`.
+      files: Split name to its files, relative to the data folder. A file may be
+        given as `one|other`: the first that exists is read.
+      origin: Where a user gets the files; part of the error when they lack.
+    """
+
+    parse: Parser
+    files: Mapping[str, Sequence[str]]
+    origin: str
+
+    def rows(self, split: str, *, data_dir: str) -> Iterator[Row | Skipped]:
+        """Yields the parsed rows of a split.
+
+        Raises:
+          DataError: The folder, the split or a file is missing, or a file cannot
+            be parsed.
+        """
+        paths = self.paths(split, data_dir=data_dir)
+        try:
+            yield from self.parse(paths, split)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            names = ", ".join(map(str, paths))
+            raise errors.DataError(
+                errors.explain(
+                    found=f"{names} cannot be read as {self.parse.__name__}: "
+                    f"{type(error).__name__}: {error}",
+                    expected=f"the authors' file, as {self.origin} has it",
+                    do="Fetch the file again, or correct it",
+                )
+            ) from error
+
+    def fingerprint(self, split: str, *, data_dir: str) -> str:
+        """Returns a hash of the files' content and the parser's module text."""
+        paths = self.paths(split, data_dir=data_dir)
+        contents = [_file_hash(path) for path in paths]
+        return _hash("files", split, _code_of(self.parse), *contents)
+
+    def paths(self, split: str, *, data_dir: str) -> list[pathlib.Path]:
+        """Returns the existing paths of a split's files, or raises a DataError."""
+        if split not in self.files:
+            raise _no_split(split, self.files)
+        folder = pathlib.Path(data_dir)
+        if not data_dir or not folder.is_dir():
+            raise errors.DataError(
+                errors.explain(
+                    found=f"no data folder {data_dir!r}",
+                    expected=f"a folder that holds {', '.join(self.files[split])}",
+                    do=f"Name the folder (DATA_DIR); get the files from {self.origin}",
+                )
+            )
+        return [self._existing(folder, names) for names in self.files[split]]
+
+    def _existing(self, folder: pathlib.Path, names: str) -> pathlib.Path:
+        for name in names.split("|"):
+            if (folder / name).is_file():
+                return folder / name
+        raise errors.DataError(
+            errors.explain(
+                found=f"no file {' or '.join(names.split('|'))} in {folder}",
+                expected="the authors' file of this split",
+                do=f"Get it from {self.origin} and put it there",
+            )
+        )
+
+
+def json_lines(paths: Sequence[pathlib.Path], split: str = "") -> Iterator[Row]:
+    """Yields one row per line of UTF-8 JSON-lines files."""
+    del split  # Each split has its own files.
+    for path in paths:
+        with path.open(encoding="utf-8") as file:
+            yield from (json.loads(line) for line in file if line.strip())
+
+
+def csv_rows(paths: Sequence[pathlib.Path], split: str = "") -> Iterator[Row]:
+    """Yields one row per record of UTF-8 CSV files with a header; values are text."""
+    del split
+    for path in paths:
+        with path.open(encoding="utf-8", newline="") as file:
+            yield from csv.DictReader(file)
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsRows:
+    """Rows of a dataset that TFDS has prepared below the data folder.
+
+    Reads, and never downloads: prepare it with `tfds build NAME --data_dir DIR`.
+
+    Attributes:
+      name: Folder below the data folder: `dataset/version` or
+        `dataset/config/version`, as TFDS lays them out.
+    """
+
+    name: str
+
+    def rows(self, split: str, *, data_dir: str) -> Iterator[Row | Skipped]:
+        """Yields the rows with bytes decoded to text; imports TensorFlow."""
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder_from_directory(str(self._folder(data_dir)))
+        if split not in builder.info.splits:
+            raise _no_split(split, builder.info.splits)
+        config = tfds.ReadConfig(interleave_cycle_length=1)
+        dataset: Any = builder.as_dataset(
+            split=split,  # pyright: ignore[reportCallIssue] - hidden by a decorator
+            shuffle_files=False,
+            read_config=config,
+        )
+        yield from map(_decoded, dataset.as_numpy_iterator())
+
+    def fingerprint(self, split: str, *, data_dir: str) -> str:
+        """Returns a hash of TFDS's own description of the prepared files."""
+        folder = self._folder(data_dir)
+        described = [
+            _file_hash(folder / name)
+            for name in ("dataset_info.json", "features.json")
+            if (folder / name).is_file()
+        ]
+        return _hash("tfds", split, self.name, *described)
+
+    def _folder(self, data_dir: str) -> pathlib.Path:
+        folder = pathlib.Path(data_dir) / self.name
+        if not (folder / "dataset_info.json").is_file():
+            raise errors.DataError(
+                errors.explain(
+                    found=f"no prepared TFDS dataset in {folder}",
+                    expected="a folder with dataset_info.json, as TFDS writes it",
+                    do=f"Run `tfds build {self.name.split('/')[0]} "
+                    f"--data_dir {data_dir or 'DIR'}`, or name the folder that has it",
+                )
+            )
+        return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class HubRows:
+    """Rows of a Hugging Face Hub dataset at one fixed revision.
+
+    Attributes:
+      path: Dataset repository, such as `allenai/cosmos_qa`, or a local folder.
+      revision: Commit hash; a branch name would let the rows change unnoticed.
+      subset: Configuration name, if the dataset has several.
+    """
+
+    path: str
+    revision: str
+    subset: str | None = None
+
+    def rows(self, split: str, *, data_dir: str) -> Iterator[Row | Skipped]:
+        """Yields the rows; downloads to `data_dir` what is not there yet.
+
+        Raises:
+          MissingExtraError: The package `datasets` is not installed.
+          DataError: The Hub cannot be reached, or has no such dataset or split.
+        """
+        try:
+            import datasets  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise errors.MissingExtraError(
+                errors.explain(
+                    found="the package `datasets` is not installed",
+                    expected=f"it, to read {self.path} from the Hub",
+                    do="Run `pip install datasets`, or read the files with FileRows",
+                )
+            ) from error
+        try:
+            yield from datasets.load_dataset(
+                self.path,
+                self.subset,
+                split=split,
+                revision=self.revision,
+                cache_dir=data_dir or None,
+            )
+        except (OSError, ValueError) as error:
+            raise errors.DataError(
+                errors.explain(
+                    found=f"{split} of {self.path} cannot be read: {error}",
+                    expected=f"a Hub dataset with this split at {self.revision}",
+                    do="Correct path, subset, revision or split; check the connection",
+                )
+            ) from error
+
+    def fingerprint(self, split: str, *, data_dir: str) -> str:
+        """Returns a hash of repository, subset and revision."""
+        del data_dir
+        return _hash("hub", split, self.path, str(self.subset), self.revision)
+
+
+def _decoded(value: Any) -> Any:
+    """Returns TFDS's numpy values as Python values, bytes as text."""
+    if isinstance(value, Mapping):
+        return {key: _decoded(item) for key, item in value.items()}
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+        return _decoded(value) if isinstance(value, (bytes, list)) else value
+    if isinstance(value, list):
+        return [_decoded(item) for item in value]
+    return value
+
+
+def _no_split(split: str, known: Iterable[str]) -> errors.DataError:
+    return errors.DataError(
+        errors.explain(
+            found=f"no split {split!r}",
+            expected=f"one of {', '.join(sorted(known)) or 'none'}",
+            do=errors.did_you_mean(split, known),
+        )
+    )
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _code_of(fn: Callable[..., Any]) -> str:
+    """Returns a function's name, bound arguments and a hash of its module's text."""
+    bound = ""
+    while isinstance(fn, functools.partial):
+        bound += repr((fn.args, sorted(fn.keywords.items())))
+        fn = fn.func
+    path = inspect.getsourcefile(fn)
+    text = _file_hash(pathlib.Path(path)) if path else ""
+    return f"{fn.__module__}.{fn.__qualname__}{bound}:{text}"
+
+
+def _file_hash(path: pathlib.Path) -> str:
+    stat = path.stat()
+    return _content_hash(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _content_hash(path: pathlib.Path, size: int, modified_ns: int) -> str:
+    # Size and time of change are arguments so that a changed file is hashed anew.
+    del size, modified_ns
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,234 @@
+"""T5's span corruption of plain text, in numpy, a function of `(seed, step)`.
+
+Reference: Raffel et al. 2020 (arXiv 1910.10683), section 3.1.4;
+`t5.data.preprocessors.span_corruption` for the lengths.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from elm_jax import errors
+from elm_jax.data import batches as batches_lib
+from elm_jax.data import shapes as shapes_lib
+from elm_jax.data import tasks, token_store, vocabulary
+from elm_jax.types import EOS_ID, Batch
+
+_DOCUMENTS, _CHUNKS, _NOISE = 20, 21, 22  # Streams beside those of `batches`.
+
+
+class SpanCorruptionBatches:
+    """Batches that ask for the spans missing from chunks of running text.
+
+    Each epoch shuffles the documents, joins them, and cuts the text into chunks that
+    fill a row exactly once corrupted: there is no padding. What is left at the end of
+    an epoch (less than one chunk) is not seen in it.
+
+    Args:
+      datasets: Tokenised plain text tasks.
+      batch_size: Rows per batch, over all processes.
+      features: Lengths of inputs and targets; chunks are as long as both allow.
+      vocabulary: Of the datasets; gives the sentinels.
+      seed: Decides documents' order and spans; 0 or more.
+      noise_density: Share of tokens to drop, in (0, 1).
+      mean_span_length: Mean length of a dropped span in tokens, at least 1.
+      shard: `(index, count)`: which equal part of each batch's rows to make.
+
+    Raises:
+      ConfigError: Too few sentinels for a chunk, or a share or length out of range.
+      DataError: Less text than one chunk.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[token_store.TokenizedDataset],
+        *,
+        batch_size: int,
+        features: tasks.Features,
+        vocabulary: vocabulary.SentencePiece,
+        seed: int,
+        noise_density: float = 0.15,
+        mean_span_length: float = 3.0,
+        shard: tuple[int, int] = (0, 1),
+    ) -> None:
+        batches_lib.check_sizes(batch_size, seed=seed, shard=shard)
+        self._batch_size, self._seed, self._shard = batch_size, seed, shard
+        self._chunk = chunk_length(
+            features, noise_density=noise_density, mean_span_length=mean_span_length
+        )
+        self._noise, self._spans = _noise_counts(
+            self._chunk, noise_density, mean_span_length
+        )
+        vocabulary.sentinel_id(self._spans - 1)  # An error if there are too few.
+        self._first_sentinel = vocabulary.sentinel_id(0)
+        self._documents = token_store.Ragged.joined(
+            [dataset.columns.targets for dataset in datasets]
+        )
+        self._num_chunks = len(self._documents.values) // self._chunk
+        if not self._num_chunks:
+            raise errors.DataError(
+                errors.explain(
+                    found=f"{len(self._documents.values)} tokens of text",
+                    expected=f"at least one chunk of {self._chunk} tokens",
+                    do="Give more text, or shorter TASK_FEATURE_LENGTHS",
+                )
+            )
+        self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
+
+    @property
+    def shapes(self) -> tuple[shapes_lib.Shape, ...]:
+        """The one shape; every batch fills it."""
+        return (
+            shapes_lib.Shape(
+                self._chunk - self._noise + self._spans + 1,
+                self._noise + self._spans + 1,
+            ),
+        )
+
+    @property
+    def num_batches_per_epoch(self) -> int:
+        """Steps in which every chunk is seen about once.
+
+        Batches run on over the end of an epoch, so the last may hold chunks of two.
+        """
+        return -(-self._num_chunks // self._batch_size)
+
+    def batch(self, step: int) -> Batch:
+        """Returns the batch of a step, from 0; the same for every call."""
+        rows = step * self._batch_size + np.arange(self._batch_size)
+        pairs = [self._row(int(row)) for row in batches_lib.my_rows(rows, self._shard)]
+        targets = np.stack([target for _, target in pairs])
+        return {
+            "encoder_input_tokens": np.stack([source for source, _ in pairs]),
+            "decoder_input_tokens": batches_lib.shift_right(targets),
+            "decoder_target_tokens": targets,
+            "decoder_loss_weights": np.ones(targets.shape, np.float32),
+        }
+
+    def _row(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        epoch, place = divmod(row, self._num_chunks)
+        tokens, order = self._epoch(epoch)
+        start = int(order[place]) * self._chunk
+        rng = batches_lib.generator(self._seed, _NOISE, row)
+        return corrupt(
+            tokens[start : start + self._chunk],
+            noise_mask(self._chunk, self._noise, self._spans, rng=rng),
+            first_sentinel=self._first_sentinel,
+        )
+
+    def _make_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the epoch's text in one piece and the order of its chunks."""
+        documents = self._documents
+        rng = batches_lib.generator(self._seed, _DOCUMENTS, epoch)
+        order = rng.permutation(len(documents.lengths))
+        lengths = documents.lengths[order]
+        ends = np.cumsum(lengths)
+        # Token t of the new text is at t, less its document's new start, plus its
+        # document's old start.
+        shift = np.repeat(documents.offsets[:-1][order] - (ends - lengths), lengths)
+        tokens = documents.values[np.arange(len(documents.values)) + shift]
+        chunks = batches_lib.generator(self._seed, _CHUNKS, epoch)
+        return tokens, chunks.permutation(self._num_chunks)
+
+
+def chunk_length(
+    features: tasks.Features,
+    *,
+    noise_density: float = 0.15,
+    mean_span_length: float = 3.0,
+) -> int:
+    """Returns the most tokens that fit both lengths once corrupted.
+
+    >>> chunk_length(tasks.Features(inputs_length=512, targets_length=114))
+    568
+
+    Args:
+      features: Lengths, with room for sentinels and end tokens.
+      noise_density: Share of tokens to drop, in (0, 1).
+      mean_span_length: Mean length of a dropped span in tokens, at least 1.
+    """
+    if not (0 < noise_density < 1 and mean_span_length >= 1):
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"noise_density={noise_density}, "
+                f"mean_span_length={mean_span_length}",
+                expected="a share between 0 and 1, and a length of 1 or more",
+                do="Use T5's 0.15 and 3.0",
+            )
+        )
+    best = 0
+    for length in range(2, features.inputs_length + features.targets_length):
+        noise, spans = _noise_counts(length, noise_density, mean_span_length)
+        fits_inputs = length - noise + spans + 1 <= features.inputs_length
+        if fits_inputs and noise + spans + 1 <= features.targets_length:
+            best = length
+    if not best:
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"lengths {features.inputs_length} and {features.targets_length}",
+                expected="room for a span, its sentinel and the end token in both",
+                do="Set longer TASK_FEATURE_LENGTHS",
+            )
+        )
+    return best
+
+
+def noise_mask(
+    length: int, num_noise: int, num_spans: int, *, rng: np.random.Generator
+) -> np.ndarray:
+    """Returns which tokens are dropped: bool [length], False first.
+
+    Kept and dropped spans alternate; both kinds are random partitions.
+
+    Args:
+      length: Tokens of the chunk.
+      num_noise: How many of them are dropped.
+      num_spans: In how many spans, each of at least one token.
+      rng: Decides the lengths of spans.
+    """
+    dropped = _random_parts(num_noise, num_spans, rng)
+    kept = _random_parts(length - num_noise, num_spans, rng)
+    lengths = np.stack([kept, dropped], axis=1).reshape(-1)
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+
+
+def corrupt(
+    tokens: np.ndarray, dropped: np.ndarray, *, first_sentinel: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns inputs and targets: each side's missing spans become sentinels.
+
+    >>> corrupt(np.arange(10, 15), np.array([0, 1, 1, 0, 0], bool), first_sentinel=99)
+    (array([10, 99, 13, 14,  1], dtype=int32), array([99, 11, 12,  1], dtype=int32))
+
+    Args:
+      tokens: int [length].
+      dropped: bool [length], the first False; spans that go to the targets.
+      first_sentinel: Id of the first span's sentinel; later ones count down.
+    """
+    starts = dropped & ~np.concatenate([[False], dropped[:-1]])
+    sentinels = first_sentinel + 1 - np.cumsum(starts)
+    # An end token, as T5 has one, closes both sides.
+    inputs = np.where(starts, sentinels, tokens)[~dropped | starts]
+    marked = np.stack([sentinels, tokens], axis=1)
+    targets = marked[np.stack([starts, dropped], axis=1)]
+    end = [EOS_ID]
+    return (
+        np.concatenate([inputs, end]).astype(np.int32),
+        np.concatenate([targets, end]).astype(np.int32),
+    )
+
+
+def _noise_counts(
+    length: int, noise_density: float, mean_span_length: float
+) -> tuple[int, int]:
+    """Returns how many tokens of a chunk are dropped, and in how many spans."""
+    noise = min(max(round(length * noise_density), 1), length - 1)
+    spans = max(round(noise / mean_span_length), 1)
+    return noise, min(spans, length - noise)
+
+
+def _random_parts(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns `parts` positive lengths that sum to `total`, all splits alike likely."""
+    cuts = np.sort(rng.choice(total - 1, parts - 1, replace=False)) + 1
+    return np.diff(np.concatenate([[0], cuts, [total]]))

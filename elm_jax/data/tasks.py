@@ -1,0 +1,298 @@
+"""Tasks as plain data, mixtures of them, and the registry that finds them by name.
+
+Importing this module, or one that registers tasks, imports neither SeqIO nor
+TensorFlow: a task becomes a real `seqio.Task` in `seqio_tasks`, when it is needed.
+"""
+
+import dataclasses
+import fnmatch
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from elm_jax import errors
+from elm_jax.data import sources, templates
+
+ROLES = ("train", "unseen", "continual", "composed")
+SAME_SPLITS: Mapping[str, str] = MappingProxyType(
+    {"train": "train", "validation": "validation", "test": "test"}
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """How long a model's inputs and targets may be.
+
+    Attributes:
+      inputs_length: Tokens of an input, end token included; longer ones are cut.
+      targets_length: Tokens of a target or answer choice, end token included.
+      inputs_eos: Whether inputs end with the end token; targets always do.
+    """
+
+    inputs_length: int = 256
+    targets_length: int = 64
+    inputs_eos: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("inputs_length", "targets_length"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 2:
+                raise errors.ConfigError(
+                    errors.explain(
+                        found=f"{name}={value!r}",
+                        expected="a length of 2 tokens or more: one and the end token",
+                        do=f"Set {name} (TASK_FEATURE_LENGTHS) higher",
+                    )
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Folders that data comes from and goes to.
+
+    Attributes:
+      cache_dir: Where tokenised caches are kept; made when needed.
+      data_dir: Where file and TFDS sources find their datasets.
+      templates_dir: Where PromptSource's templates were unpacked.
+    """
+
+    cache_dir: str
+    data_dir: str = ""
+    templates_dir: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A prompted task: rows of a dataset seen through one template.
+
+    Attributes:
+      name: Unique; `task_name` gives T0's. A changed task gets a new name.
+      dataset: Name that all prompts of the dataset share, such as `cos_e_v1.11`.
+      prompt: The template's name.
+      cluster: Kind of task, such as `Multiple-Choice QA`.
+      source: Where the rows come from.
+      template: The template, or where it is read from.
+      metrics: Names of metrics, such as `accuracy`.
+      splits: Our split names (train, validation, test) to the source's.
+      role: One of `ROLES`: training datasets, or how a dataset is held out.
+      note: A sentence for tables about what a user should know of its rows.
+      max_bad_share: Fraction of rows, in [0, 1], that may not fit the template
+        before building a cache fails.
+    """
+
+    name: str
+    dataset: str
+    prompt: str
+    cluster: str
+    source: sources.Source
+    template: templates.Template | templates.TemplateRef
+    metrics: tuple[str, ...]
+    splits: Mapping[str, str] = dataclasses.field(default_factory=lambda: SAME_SPLITS)
+    role: str = "train"
+    note: str = ""
+    max_bad_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"task {self.name!r} with role {self.role!r}",
+                    expected=f"one of {', '.join(ROLES)}",
+                    do=errors.did_you_mean(self.role, ROLES),
+                )
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTask:
+    """Unlabelled text for pre-training: one document per row.
+
+    Attributes:
+      name: Unique among tasks.
+      source: Where the rows come from.
+      field: The field that holds the text.
+      splits: Our split names to the source's.
+    """
+
+    name: str
+    source: sources.Source
+    field: str = "text"
+    splits: Mapping[str, str] = dataclasses.field(default_factory=lambda: SAME_SPLITS)
+
+
+@dataclasses.dataclass(frozen=True)
+class SeqioTask:
+    """A task that a user's module registered with SeqIO itself, by its name there.
+
+    Its inputs and targets are what SeqIO gives; it has no answer choices, so it is
+    trained on and generated for, but not ranked.
+    """
+
+    name: str
+
+
+AnyTask = Task | TextTask | SeqioTask
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Several tasks trained as one, each in proportion to its (capped) size.
+
+    Attributes:
+      name: Unique among mixtures and tasks.
+      tasks: Names of tasks.
+      max_examples: Cap per task, drawn at random by the run's seed; None for none.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    max_examples: int | None = None
+
+
+class Registry:
+    """Tasks and mixtures by name."""
+
+    def __init__(self) -> None:
+        self._items: dict[str, Task | TextTask | Mixture] = {}
+
+    def add(self, *items: Task | TextTask | Mixture) -> None:
+        """Registers tasks and mixtures.
+
+        Raises:
+          ConfigError: Another item has the name, or the name cannot be a folder's.
+        """
+        for item in items:
+            if not re.fullmatch(r"\w[\w.\-]*", item.name):
+                raise errors.ConfigError(
+                    errors.explain(
+                        found=f"the name {item.name!r}",
+                        expected="letters, digits, underscore, dot and hyphen",
+                        do="Make names with `templates.task_name`",
+                    )
+                )
+            if self._items.setdefault(item.name, item) != item:
+                raise errors.ConfigError(
+                    errors.explain(
+                        found=f"two different tasks or mixtures named {item.name!r}",
+                        expected="one definition for one name",
+                        do="Rename one: a changed task gets a new name",
+                    )
+                )
+
+    def get(self, name: str) -> AnyTask | Mixture:
+        """Returns the task or mixture of this name.
+
+        Names that only SeqIO knows are found once a user's module has imported it.
+
+        Raises:
+          ConfigError: Nothing has this name.
+        """
+        if name in self._items:
+            return self._items[name]
+        seqio = sys.modules.get("seqio")
+        if seqio is not None and name in seqio.TaskRegistry.names():
+            return SeqioTask(name)
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"no task or mixture named {name!r}",
+                expected="the name of a registered task or mixture, or a pattern",
+                do=f"{errors.did_you_mean(name, self._items)} A module of tasks has "
+                "to be imported first, such as `import tasks.original` in a gin file",
+            )
+        )
+
+    def task(self, name: str) -> AnyTask:
+        """Returns the task of this name; a mixture is an error."""
+        item = self.get(name)
+        if isinstance(item, Mixture):
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"{name!r} is a mixture of {len(item.tasks)} tasks",
+                    expected="the name of one task",
+                    do=f"Name one of them, such as {item.tasks[0]!r}",
+                )
+            )
+        return item
+
+    def match(self, pattern: str) -> list[str]:
+        """Returns the sorted names of tasks and mixtures that match.
+
+        Args:
+          pattern: A name, or a shell pattern such as `cos_e_*`.
+
+        Raises:
+          ConfigError: Nothing matches.
+        """
+        names = fnmatch.filter(sorted(self._items), pattern)
+        return names or [self.get(pattern).name]
+
+    def expand(self, names: str | Iterable[str]) -> list[str]:
+        """Returns the names of tasks that names, patterns and mixtures stand for.
+
+        In the order given, mixtures in their own order, each task once.
+        """
+        found: dict[str, None] = {}
+        for pattern in [names] if isinstance(names, str) else names:
+            for name in self.match(pattern):
+                item = self.get(name)
+                members = item.tasks if isinstance(item, Mixture) else (name,)
+                found.update(dict.fromkeys(self.task(m).name for m in members))
+        return list(found)
+
+    def mixtures(self, names: str | Iterable[str]) -> list[Mixture]:
+        """Returns the mixtures among what names and patterns stand for."""
+        patterns = [names] if isinstance(names, str) else names
+        found = [self.get(name) for p in patterns for name in self.match(p)]
+        return [item for item in found if isinstance(item, Mixture)]
+
+    def select(self, test: Callable[[Task], bool]) -> list[Task]:
+        """Returns the prompted tasks for which `test` holds, sorted by name."""
+        prompted = (item for item in self._items.values() if isinstance(item, Task))
+        return sorted(filter(test, prompted), key=_name)
+
+
+registry = Registry()
+
+
+def prompted_tasks(
+    dataset: str,
+    prompts: Sequence[str],
+    *,
+    source: sources.Source,
+    cluster: str,
+    metrics: tuple[str, ...],
+    subset: str | None = None,
+    folder: str | None = None,
+    **options: Any,
+) -> list[Task]:
+    """Returns one task per prompt of a dataset, under T0's names; registers none.
+
+    Args:
+      dataset: PromptSource's dataset folder.
+      prompts: Names of templates in it.
+      source: Where the rows come from.
+      cluster: Kind of task.
+      metrics: Names of metrics of all these prompts.
+      subset: PromptSource's subset folder, or None.
+      folder: Where the dataset's folder lies; None for the user's templates folder.
+      **options: Further fields of `Task`, such as `splits` and `role`.
+    """
+    return [
+        Task(
+            name=templates.task_name(dataset, subset, prompt),
+            dataset=templates.dataset_name(dataset, subset),
+            prompt=prompt,
+            cluster=cluster,
+            source=source,
+            template=templates.TemplateRef(dataset, prompt, subset, folder),
+            metrics=metrics,
+            **options,
+        )
+        for prompt in prompts
+    ]
+
+
+def _name(task: Task) -> str:
+    return task.name

@@ -1,0 +1,86 @@
+"""Exceptions of the project; every message says found, expected and what to do."""
+
+import contextlib
+import difflib
+from collections.abc import Iterable, Iterator
+
+
+class ElmError(Exception):
+    """Base of all errors that a user of elm_jax can cause and repair."""
+
+
+class ConfigError(ElmError):
+    """A configuration value or name is wrong; found before anything compiles."""
+
+
+class DataError(ElmError):
+    """Rows, files or token caches are missing, malformed or empty."""
+
+
+class TemplateError(ElmError):
+    """A prompt template is missing, does not compile or does not fit its rows."""
+
+
+class CheckpointError(ElmError):
+    """A checkpoint or manifest is missing, corrupt or of another model."""
+
+
+class FingerprintError(CheckpointError):
+    """An expert was trained on another base than the one it meets."""
+
+
+class LibraryError(ElmError):
+    """An expert library or index is missing, inconsistent or empty."""
+
+
+class TrainingError(ElmError):
+    """Training stopped because of its numbers, such as a loss that is not finite."""
+
+
+class MissingExtraError(ElmError):
+    """An optional dependency is not installed; the message names the extra."""
+
+
+@contextlib.contextmanager
+def during(what: str) -> Iterator[None]:
+    """Adds to errors from inside what was being done, such as `reading a task`.
+
+    The binaries print it below the message.
+    """
+    try:
+        yield
+    except ElmError as error:
+        error.add_note(f"While {what}.")
+        raise
+
+
+def explain(*, found: str, expected: str, do: str) -> str:
+    """Returns an error text in the three parts that all messages here have.
+
+    >>> print(explain(found="no tasks", expected="one or more", do="Register one."))
+    Found: no tasks.
+    Expected: one or more.
+    To do: Register one.
+    """
+    parts = (("Found", found), ("Expected", expected), ("To do", do))
+    return "\n".join(f"{title}: {_sentence(text)}" for title, text in parts)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith("?") else f"{text.rstrip('.')}."
+
+
+def did_you_mean(name: str, known: Iterable[str], *, shown: int = 5) -> str:
+    """Returns the known names nearest to `name`, or the first few, as a sentence.
+
+    >>> did_you_mean("dreem", ["dream", "quail"])
+    'Did you mean: dream?'
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=shown, cutoff=0.6)
+    if near:
+        return f"Did you mean: {', '.join(near)}?"
+    if not names:
+        return "No name is known here."
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"Known names: {', '.join(names[:shown])}{more}."

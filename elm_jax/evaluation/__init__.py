@@ -1,0 +1,1 @@
+"""Rank classification, generation, metrics, result rows, statistics."""

@@ -1,0 +1,115 @@
+"""The paper's three claims, judged by result rows.
+
+A claim about a difference holds if the whole interval of the paired difference lies
+above zero, fails if it lies below, and is undecided otherwise.
+
+Reference: arXiv 2302.03202, abstract.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+
+from elm_jax.evaluation import results, statistics
+
+
+def experts_against_multitask(
+    experts: Mapping[str, statistics.Columns],
+    multitask: statistics.Columns,
+    *,
+    judged_by: str = "retrieved",
+    seed: int = 0,
+) -> results.Claim:
+    """Judges whether experts beat the multitask model on unseen tasks.
+
+    Args:
+      experts: Per-example results on unseen tasks by strategy, such as `retrieved`
+        and `best_single`; all are shown.
+      multitask: Those of the multitask model.
+      judged_by: The strategy whose difference decides; fixed before the results are
+        known, so that having several of them makes no claim easier.
+      seed: Seed of the resampling.
+    """
+    gaps = {
+        name: statistics.interval(statistics.difference(one, multitask), seed=seed)
+        for name, one in experts.items()
+    }
+    level = statistics.interval(multitask, seed=seed)
+    parts = [f"{_words(name)} {gap:+.1f} points" for name, gap in gaps.items()]
+    return results.Claim(
+        title="Experts beat the multitask model on unseen tasks",
+        holds=_is_positive(gaps[judged_by]),
+        evidence=f"Against multitask ({level:.1f}): {', '.join(parts)}"
+        f"; judged by {_words(judged_by)}.",
+    )
+
+
+def scores_unchanged(
+    before: Iterable[results.ResultRow], after: Iterable[results.ResultRow]
+) -> results.Claim:
+    """Judges whether old scores are the same, byte for byte, after an expert is added.
+
+    Rows are compared as lines of JSON, the name of the run aside. They hold the hash
+    of their per-example scores, so one changed bit in one score shows.
+
+    Args:
+      before: Rows of the old experts, scored before the new one was added.
+      after: Rows scored again afterwards; those of other cells are ignored.
+    """
+    old = {row.key(row.metric): _line(row) for row in before}
+    new = {row.key(row.metric): _line(row) for row in after}
+    same = sum(line == new.get(key) for key, line in old.items())
+    lost = sum(key not in new for key in old)
+    changed = len(old) - same - lost
+    return results.Claim(
+        title="Old scores stay the same, byte for byte, after an expert is added",
+        holds=False if changed else None if lost or not old else True,
+        evidence=f"{same} of {len(old)} result rows are identical;"
+        f" {changed} differ, {lost} were not scored again.",
+    )
+
+
+def merge_beats_parts(
+    merged: statistics.Columns,
+    parts: Mapping[str, statistics.Columns],
+    *,
+    metric: str,
+    seed: int = 0,
+) -> results.Claim:
+    """Judges whether a merged expert beats each of its parts on the composed task.
+
+    It has to beat every part, so testing all of them needs no correction.
+
+    Args:
+      merged: Per-example results of the merge on the composed task.
+      parts: Those of each expert in it, alone, by name; at least one.
+      metric: Name of the metric, for the text.
+      seed: Seed of the resampling.
+    """
+    gaps = {
+        name: statistics.interval(statistics.difference(merged, one), seed=seed)
+        for name, one in parts.items()
+    }
+    verdicts = [_is_positive(gap) for gap in gaps.values()]
+    level = statistics.interval(merged, seed=seed)
+    texts = [f"{gap:+.1f} against {name} alone" for name, gap in gaps.items()]
+    return results.Claim(
+        title="A merge of two experts beats either alone on the composed task",
+        holds=False if False in verdicts else None if None in verdicts else True,
+        evidence=f"Merged: {metric} {level:.1f}; {', '.join(texts)}.",
+    )
+
+
+def _words(label: str) -> str:
+    return label.replace("_", " ") if label in results.STRATEGIES else label
+
+
+def _line(row: results.ResultRow) -> str:
+    return dataclasses.replace(row, run_id="").to_json()
+
+
+def _is_positive(gap: results.Interval) -> bool | None:
+    """Returns the sign that the whole interval has, or None if it holds zero."""
+    if math.isnan(gap.low) or gap.low <= 0.0 <= gap.high:
+        return None
+    return gap.low > 0.0

@@ -1,0 +1,77 @@
+"""Free-form answers: inputs to decoded texts."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from elm_jax import types
+from elm_jax.evaluation import batching
+
+
+class InputExample(Protocol):
+    """An example with tokenised inputs."""
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """Int32 [length]."""
+        ...
+
+
+class Examples(Protocol):
+    """Examples by position, such as a list or a tokenised dataset."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> InputExample: ...
+
+
+def generate(
+    decode_fn: Callable[[np.ndarray], Any],
+    examples: Examples,
+    *,
+    decode_text: Callable[[list[int]], str],
+    batch_size: int,
+    least_input_length: int = 32,
+    progress: batching.Progress | None = None,
+) -> list[str]:
+    """Returns the text that the model writes for each example, in their order.
+
+    Args:
+      decode_fn: Maps inputs int32 [batch, length] to tokens int32 [batch, length];
+        the parameters are already in it.
+      examples: Any number of examples.
+      decode_text: Maps token ids, without end and padding, to text.
+      batch_size: Examples per call of `decode_fn`, all devices together.
+      least_input_length: As for `rank_classification.rank_classify`.
+      progress: Called after every batch with examples done and in all.
+    """
+    inputs = [examples[index].inputs for index in range(len(examples))]
+    if not inputs:
+        return []
+    lengths = [batching.round_up(len(row), least=least_input_length) for row in inputs]
+
+    def arguments(positions: np.ndarray) -> tuple[np.ndarray, ...]:
+        longest = max(lengths[position] for position in positions)
+        return (batching.pad([inputs[position] for position in positions], longest),)
+
+    keys = [(lengths[i], row.tobytes()) for i, row in enumerate(inputs)]
+    texts = [""] * len(inputs)
+    for position, tokens in batching.run(
+        decode_fn,
+        batching.cut(keys, batch_size),
+        arguments,
+        total=len(inputs),
+        progress=progress,
+    ):
+        texts[position] = decode_text(_until_end(tokens.tolist()))
+    return texts
+
+
+def _until_end(tokens: Sequence[int]) -> list[int]:
+    """Returns the tokens before the first end token or padding.
+
+    >>> _until_end([7, 8, 1, 9])
+    [7, 8]
+    """
+    ends = (i for i, t in enumerate(tokens) if t in (types.EOS_ID, types.PAD_ID))
+    return list(tokens[: next(ends, len(tokens))])

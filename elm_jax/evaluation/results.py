@@ -1,0 +1,376 @@
+"""Result rows, the one form in which scores are kept, and the store that holds them."""
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import io
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from elm_jax import errors, files
+
+# Labels that stand in `expert` for a way to choose parameters, not for one expert.
+STRATEGIES = (
+    *("base", "multitask", "retrieved", "best_single", "oracle", "merged_top3"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What a score is about: whose parameters, on which data, under which protocol.
+
+    Attributes:
+      expert: Name of the expert, or one of `STRATEGIES`.
+      base_fingerprint: Fingerprint of the base model.
+      expert_fingerprint: Fingerprint of the expert's training, or "" if nobody
+        needs it. A retrained expert, or `retrieved` after the library grew, is
+        scored again because this differs.
+      task: Full name of the prompted task.
+      dataset: The dataset the task belongs to; its prompts are averaged first.
+      prompt: Name of the prompt within the dataset.
+      split: Split of the dataset.
+      protocol: Short name of how it is scored, such as `elm` or `t0`.
+      seed: Seed of everything random in scoring, such as the choice of rows.
+      checkpoint_step: Training steps behind the parameters.
+      scoring: Hash of what else shapes a score: the rows scored and their content,
+        length normalisation. "" if nobody needs it.
+    """
+
+    expert: str
+    base_fingerprint: str
+    expert_fingerprint: str = ""
+    task: str
+    dataset: str
+    prompt: str
+    split: str
+    protocol: str
+    seed: int
+    checkpoint_step: int
+    scoring: str = ""
+
+    def key(self, metric: str) -> tuple[str | int, ...]:
+        """Returns the identity of this cell's row for `metric`."""
+        return (*(getattr(self, name) for name in _CELL_FIELDS), metric)
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that name this cell in file names."""
+        text = json.dumps([getattr(self, name) for name in _CELL_FIELDS])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+_CELL_FIELDS = tuple(field.name for field in dataclasses.fields(Cell))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResultRow(Cell):
+    """One score; a line of JSON in a result store.
+
+    Attributes:
+      run_id: The run that wrote the row.
+      metric: Name of the metric.
+      value: The score; percent in [0, 100] for every metric of `metrics.METRICS`.
+      num_examples: Number of examples behind the value, at least 1.
+      per_example_path: File of per-example values, relative to the store's
+        folder, or None.
+      per_example_sha256: Content hash of that file, or None.
+    """
+
+    run_id: str
+    metric: str
+    value: float
+    num_examples: int
+    per_example_path: str | None = None
+    per_example_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value) or self.num_examples < 1:
+            raise errors.DataError(
+                errors.explain(
+                    found=f"{self.metric} = {self.value} over {self.num_examples}"
+                    f" examples, for {self.expert} on {self.task}",
+                    expected="a finite score over one or more examples",
+                    do="Check the split for examples and the expert's parameters",
+                )
+            )
+
+    def to_json(self) -> str:
+        """Returns the row as one line of JSON, keys in the order of the fields."""
+        return json.dumps(dataclasses.asdict(self), allow_nan=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A mean with an interval around it.
+
+    Attributes:
+      mean: The point estimate, in the unit of the scores.
+      low: Lower end, or NaN where the data cannot tell.
+      high: Upper end, or NaN where the data cannot tell.
+      num_rows: Number of dataset rows behind it; 0 for a known constant.
+    """
+
+    mean: float
+    low: float = math.nan
+    high: float = math.nan
+    num_rows: int = 0
+
+    def __format__(self, spec: str) -> str:
+        """Formats every number by `spec`.
+
+        >>> f"{Interval(61.25, 58.0, 64.5):.1f}"
+        '61.2 [58.0, 64.5]'
+        """
+        mean = format(self.mean, spec)
+        if math.isnan(self.low) or math.isnan(self.high):
+            return mean
+        return f"{mean} [{format(self.low, spec)}, {format(self.high, spec)}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A statement about results, whether it holds, and the numbers behind it.
+
+    Attributes:
+      title: The statement, as one sentence.
+      holds: True, False, or None where the data cannot decide.
+      evidence: The numbers, in words.
+    """
+
+    title: str
+    holds: bool | None
+    evidence: str
+
+
+class ResultStore:
+    """A file of result rows that only grows, with per-example files beside it.
+
+    A line is written by one call, so a killed run leaves at most one incomplete
+    last line, which is dropped; every other malformed line is an error. The first
+    row of a key stands. One process writes a store; several may read it.
+
+    Args:
+      path: The `.jsonl` file; made, with its folder, by the first row.
+
+    Raises:
+      DataError: A complete line of the file is not a result row.
+    """
+
+    def __init__(self, path: str | pathlib.Path) -> None:
+        self.path = pathlib.Path(path)
+        self._rows: dict[tuple[str | int, ...], ResultRow] = {}
+        self._is_mended = False
+        for row in read_rows(self.path):
+            self._rows.setdefault(row.key(row.metric), row)
+
+    def rows(self) -> tuple[ResultRow, ...]:
+        """Returns all rows in the order in which they were written."""
+        return tuple(self._rows.values())
+
+    def has(self, cell: Cell, metric: str) -> bool:
+        """Returns whether the store holds the cell's row for the metric."""
+        return cell.key(metric) in self._rows
+
+    def missing(self, cells: Iterable[Cell], metrics: Sequence[str]) -> list[Cell]:
+        """Returns the cells that lack a row for one of the metrics, in order."""
+        return [c for c in cells if not all(self.has(c, m) for m in metrics)]
+
+    def append(self, *rows: ResultRow) -> None:
+        """Adds rows; a row that is there already, with its value, is left out.
+
+        Raises:
+          DataError: A row of the same key has another value.
+          ConfigError: The file cannot be written.
+        """
+        new: dict[tuple[str | int, ...], ResultRow] = {}
+        for row in rows:
+            old = self._rows.get(row.key(row.metric))
+            if old is None:
+                new[row.key(row.metric)] = row
+            elif old.value != row.value:
+                raise errors.DataError(
+                    errors.explain(
+                        found=f"{row.metric} of {row.expert} on {row.task} is"
+                        f" {row.value}, and {old.value} in {self.path}",
+                        expected="one value per cell and metric",
+                        do="Write to another result file, or give the parameters"
+                        " another expert_fingerprint",
+                    )
+                )
+        if not new:
+            return
+        if not self._is_mended:
+            _mend(self.path)
+            self._is_mended = True
+        lines = "".join(f"{row.to_json()}\n" for row in new.values())
+        _append(self.path, lines.encode())
+        self._rows.update(new)
+
+    def record(
+        self,
+        cell: Cell,
+        *,
+        run_id: str,
+        values: Mapping[str, float],
+        num_examples: int,
+        per_example: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Adds one row per metric, and the per-example file they share.
+
+        Args:
+          cell: What was scored.
+          run_id: The run that scored it.
+          values: Score by metric.
+          num_examples: Number of examples scored.
+          per_example: Arrays by name: `example_ids` int64 [num_examples], one
+            array [num_examples] for each metric that is a mean over examples, and
+            whatever else explains them. None writes no file.
+
+        Raises:
+          ConfigError: A file cannot be written.
+        """
+        path = digest = None
+        if per_example is not None:
+            path = f"per_example/{cell.digest[:2]}/{cell.digest}.npz"
+            content = _to_npz(per_example)
+            digest = hashlib.sha256(content).hexdigest()
+            # The file goes first: a row never names a file that is not there.
+            files.write_bytes(self.path.parent / path, content)
+        self.append(
+            *(
+                ResultRow(
+                    **{name: getattr(cell, name) for name in _CELL_FIELDS},
+                    run_id=run_id,
+                    metric=metric,
+                    value=float(value),
+                    num_examples=num_examples,
+                    per_example_path=path,
+                    per_example_sha256=digest,
+                )
+                for metric, value in values.items()
+            )
+        )
+
+    def per_example(self, row: ResultRow) -> dict[str, np.ndarray]:
+        """Returns the arrays of a row's per-example file.
+
+        Raises:
+          DataError: The row names no file, or the file is missing or altered.
+        """
+        where = f"{row.expert} on {row.task}"
+        if row.per_example_path is None:
+            raise errors.DataError(
+                errors.explain(
+                    found=f"no per-example file for {where}",
+                    expected="one, because intervals resample examples",
+                    do="Score it again with per-example values",
+                )
+            )
+        path = self.path.parent / row.per_example_path
+        content = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(content).hexdigest() != row.per_example_sha256:
+            raise errors.DataError(
+                errors.explain(
+                    found=f"{path} is {'altered' if content else 'missing'} ({where})",
+                    expected=f"the file with SHA-256 {row.per_example_sha256}",
+                    do=f"Remove the row from {self.path} and score it again",
+                )
+            )
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+
+def read_rows(path: str | pathlib.Path) -> list[ResultRow]:
+    """Returns the rows of a file, or none if there is no file; see `ResultStore`."""
+    path = pathlib.Path(path)
+    if not path.exists():
+        return []
+    try:
+        *lines, tail = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise errors.DataError(
+            errors.explain(
+                found=f"{path} cannot be read: {error.strerror}",
+                expected="a file of result rows, as elm_eval writes it",
+                do="Correct the permission, or name another file",
+            )
+        ) from error
+    complete = lines + ([tail] if _is_row(tail) else [])
+    return [_parse(line, path=path, number=i) for i, line in enumerate(complete, 1)]
+
+
+def _parse(line: bytes, *, path: pathlib.Path, number: int) -> ResultRow:
+    try:
+        return ResultRow(**json.loads(line))
+    except (ValueError, TypeError) as error:
+        raise errors.DataError(
+            errors.explain(
+                found=f"line {number} of {path} is not a result row: {error}",
+                expected="a JSON object with the fields of a result row",
+                do="Remove the line, or name the right file",
+            )
+        ) from error
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        ResultRow(**json.loads(line))
+    except (ValueError, TypeError, errors.DataError):
+        return False
+    return True
+
+
+def _mend(path: pathlib.Path) -> None:
+    """Ends the file with a whole line, as `read_rows` understands it."""
+    content = path.read_bytes() if path.exists() else b""
+    tail = content.rpartition(b"\n")[2]
+    if not tail:
+        return
+    with _writing(path) as file:
+        if _is_row(tail):
+            file.write(b"\n")
+        else:
+            file.truncate(len(content) - len(tail))
+
+
+def _append(path: pathlib.Path, content: bytes) -> None:
+    """Appends all of `content` to a file, or nothing."""
+    with _writing(path) as file:
+        start = file.seek(0, os.SEEK_END)
+        try:
+            if file.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(start)
+            raise
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[io.FileIO]:
+    """Opens a file for appending, unbuffered; makes its folder."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab", buffering=0) as file:
+            yield file
+    except OSError as error:
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"{path} cannot be written: {error.strerror or error}",
+                expected="a file with write permission and free space",
+                do="Free space, correct the permission or choose another folder",
+            )
+        ) from error
+
+
+def _to_npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    # Not compressed: the bytes, and so the hash, must not depend on zlib's version.
+    np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]
+    return buffer.getvalue()

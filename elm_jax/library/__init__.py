@@ -1,0 +1,1 @@
+"""Catalogue of experts, embedders, index and retrieval."""

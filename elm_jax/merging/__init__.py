@@ -1,0 +1,1 @@
+"""Merge methods as pure functions over parameter trees."""

@@ -1,0 +1,85 @@
+"""The shape and numerics of a T5 model, as data."""
+
+import dataclasses
+
+from elm_jax import errors
+
+_ACTIVATIONS = ("gelu", "linear", "relu", "silu", "swish", "tanh")
+_CHOICES = {"dtype": ("float32", "bfloat16"), "remat": ("none", "products", "layer")}
+_NOT_COUNTS = ("dropout_rate", "logits_via_embedding", "mlp_activations", *_CHOICES)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class T5Config:
+    """What a T5 model is made of; JSON-ready by `dataclasses.asdict`.
+
+    Attributes:
+      vocab_size: Rows of the embedding and width of the output layer.
+      emb_dim: Model width.
+      num_heads: Attention heads of every layer.
+      head_dim: Width of a head; heads together need not equal `emb_dim`.
+      mlp_dim: Width of a feed-forward layer.
+      num_encoder_layers: Depth of the encoder.
+      num_decoder_layers: Depth of the decoder.
+      mlp_activations: One per parallel input projection, their results multiplied;
+        ("gelu", "linear") is T5 1.1's gated GELU, ("relu",) is T5 1.0.
+      dropout_rate: Share of values dropped in training, in [0, 1).
+      logits_via_embedding: Whether the embedding serves as output layer (T5 1.0).
+      relpos_buckets: Buckets of relative positions.
+      relpos_max_distance: Distance from which all positions share a bucket.
+      dtype: Compute dtype. Parameters, softmax and logits are float32 always.
+      scan_unroll: Layers per iteration of the loop over layers; more run faster
+        and compile slower.
+      remat: What the backward pass computes again instead of keeping it: "none" of
+        the activations, all but the "products" of activations with parameters (less
+        memory, and less time where memory is slow), or each whole "layer" (least
+        memory).
+    """
+
+    vocab_size: int
+    emb_dim: int
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    num_encoder_layers: int
+    num_decoder_layers: int
+    mlp_activations: tuple[str, ...] = ("gelu", "linear")
+    dropout_rate: float = 0.0
+    logits_via_embedding: bool = False
+    relpos_buckets: int = 32
+    relpos_max_distance: int = 128
+    dtype: str = "float32"
+    scan_unroll: int = 1
+    remat: str = "products"
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError naming each field that no model can have."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        wrong = {}
+        for name, value in fields.items():
+            if name not in _NOT_COUNTS and not (type(value) is int and value > 0):
+                wrong[name] = "a whole number above 0"
+        for name, choices in _CHOICES.items():
+            if fields[name] not in choices:
+                wrong[name] = f"one of {', '.join(choices)}"
+        activations = self.mlp_activations
+        if not (
+            isinstance(activations, tuple)
+            and activations
+            and all(name in _ACTIVATIONS for name in activations)
+        ):
+            wrong["mlp_activations"] = f"a tuple of {', '.join(_ACTIVATIONS)}"
+        if not 0 <= self.dropout_rate < 1:
+            wrong["dropout_rate"] = "a share in [0, 1)"
+        if "relpos_buckets" not in wrong and self.relpos_buckets % 4:
+            wrong["relpos_buckets"] = "a multiple of 4"
+        elif self.relpos_max_distance <= self.relpos_buckets // 2:
+            wrong["relpos_max_distance"] = "more than half of relpos_buckets"
+        if wrong:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=", ".join(f"{name} = {fields[name]!r}" for name in wrong),
+                    expected="; ".join(f"{n}: {text}" for n, text in wrong.items()),
+                    do="Correct these fields of T5Config",
+                )
+            )

@@ -1,0 +1,285 @@
+"""The parts of a T5 layer, with the parameter names and initialisers of T5X.
+
+Parameters are float32; they and the activations are cast to `dtype` for each
+product. Attention logits are not scaled by the root of the head width: the
+initialiser of the query carries that factor.
+
+Reference:
+  Raffel et al., https://arxiv.org/abs/1910.10683; google-research/t5x,
+  t5x/examples/t5/layers.py
+"""
+
+import functools
+import operator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from elm_jax.model import config as config_lib
+
+Array = jax.Array
+
+_EPSILON = 1e-6
+# Stands for minus infinity in attention logits; finite, so that a row of padding
+# alone gives even weights and no NaN.
+_MASKED = -1e10
+
+_normal_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+_truncated_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+_relpos_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+
+
+class KeysValues(NamedTuple):
+    """What an attention attends to: both [B, H, S, K]."""
+
+    keys: Array
+    values: Array
+
+
+class Dense(nn.Module):
+    """A matrix product with `kernel` [inputs, features]; no bias."""
+
+    features: int
+    dtype: str
+    kernel_init: nn.initializers.Initializer = _truncated_init
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps [..., inputs] to [..., features]."""
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        # Two matrices: with more axes, XLA's CPU backend transposes the activations
+        # in memory for the kernel's gradient, which costs more than the product.
+        rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
+        product = jnp.dot(rows, kernel.astype(self.dtype))
+        return product.reshape(*x.shape[:-1], self.features)
+
+
+class LayerNorm(nn.Module):
+    """Division by the root mean square, then a learnt `scale` [D]; no mean, no bias."""
+
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps [B, length, D] to the same shape; the statistics are float32."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        x = x.astype(jnp.float32)
+        mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        x = x * jax.lax.rsqrt(mean_square + _EPSILON)
+        return x.astype(self.dtype) * scale.astype(self.dtype)[None, None, :]
+
+
+class Embedding(nn.Module):
+    """A vector per token: `embedding` [V, D]."""
+
+    config: config_lib.T5Config
+
+    def setup(self) -> None:
+        """Declares the table."""
+        shape = (self.config.vocab_size, self.config.emb_dim)
+        init = nn.initializers.normal(stddev=1.0)
+        self.embedding = self.param("embedding", init, shape, jnp.float32)
+
+    def __call__(self, tokens: Array) -> Array:
+        """Maps tokens [B, length] to vectors [B, length, D]."""
+        return jnp.take(self.embedding, tokens, axis=0).astype(self.config.dtype)
+
+    def attend(self, x: Array) -> Array:
+        """Maps [B, T, D] to float32 logits [B, T, V], scaled as for a tied table."""
+        logits = jnp.dot(x.astype(jnp.float32), self.embedding.T)
+        return logits / np.float32(np.sqrt(self.config.emb_dim))
+
+
+class Mlp(nn.Module):
+    """The feed-forward block: input projections, activations, product, output."""
+
+    config: config_lib.T5Config
+
+    @nn.compact
+    def __call__(self, x: Array, *, deterministic: bool) -> Array:
+        """Maps [B, length, D] to the same shape."""
+        config = self.config
+        parts = []
+        for i, activation in enumerate(config.mlp_activations):
+            name = "wi" if len(config.mlp_activations) == 1 else f"wi_{i}"
+            part = Dense(config.mlp_dim, config.dtype, name=name)(x)
+            if activation != "linear":
+                part = getattr(nn, activation)(part)
+            parts.append(part)
+        hidden = functools.reduce(operator.mul, parts)
+        hidden = Dropout(config)(hidden, deterministic=deterministic)
+        return Dense(config.emb_dim, config.dtype, name="wo")(hidden)
+
+
+class Dropout(nn.Module):
+    """Dropout that drops the same values at every position, as T5X does."""
+
+    config: config_lib.T5Config
+
+    @nn.compact
+    def __call__(self, x: Array, *, deterministic: bool) -> Array:
+        """Maps [..., length, features] to the same shape."""
+        dropout = nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))
+        return dropout(x, deterministic=deterministic)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with kernels [D, H * K] and [H * K, D]."""
+
+    config: config_lib.T5Config
+
+    def setup(self) -> None:
+        """Declares the projections."""
+        config = self.config
+        width, dtype = config.num_heads * config.head_dim, config.dtype
+        self.query = Dense(width, dtype, kernel_init=_query_init(config.head_dim))
+        self.key = Dense(width, dtype, kernel_init=_normal_init)
+        self.value = Dense(width, dtype, kernel_init=_normal_init)
+        self.out = Dense(config.emb_dim, dtype, kernel_init=_normal_init)
+        self.dropout = Dropout(config)
+
+    def keys_values(self, x: Array) -> KeysValues:
+        """Returns what [B, S, D] offers to attention."""
+        return KeysValues(self._heads(self.key(x)), self._heads(self.value(x)))
+
+    def __call__(
+        self,
+        x: Array,
+        attended: KeysValues,
+        *,
+        mask: Array,
+        bias: Array | None = None,
+        deterministic: bool,
+    ) -> Array:
+        """Maps queries' inputs [B, T, D] to the same shape.
+
+        Args:
+          x: Inputs of the queries.
+          attended: Keys and values [B, H, S, K].
+          mask: Booleans that broadcast to [B, H, T, S], True where a query may look.
+          bias: Added to the logits, float32 [1, H, T, S].
+          deterministic: False drops attention weights.
+        """
+        query = self._heads(self.query(x))
+        logits = jnp.einsum(
+            "bhtk,bhsk->bhts",
+            query,
+            attended.keys,
+            preferred_element_type=jnp.float32,
+        )
+        if bias is not None:
+            logits = _add_bias(logits, bias)
+        weights = nn.softmax(jnp.where(mask, logits, _MASKED))
+        weights = self.dropout(
+            weights.astype(self.config.dtype), deterministic=deterministic
+        )
+        mixed = jnp.einsum("bhts,bhsk->bhtk", weights, attended.values)
+        return self.out(mixed.swapaxes(1, 2).reshape(*x.shape[:-1], -1))
+
+    def _heads(self, x: Array) -> Array:
+        """Maps [B, length, H * K] to [B, H, length, K]."""
+        # Heads first, because products of adjacent matrices are the fast ones.
+        heads = (self.config.num_heads, self.config.head_dim)
+        return x.reshape(*x.shape[:-1], *heads).swapaxes(1, 2)
+
+
+class RelativePositionBias(nn.Module):
+    """Attention bias by bucketed distance: `rel_embedding` [H, buckets]."""
+
+    config: config_lib.T5Config
+    bidirectional: bool
+
+    @nn.compact
+    def __call__(self, length: int) -> Array:
+        """Returns the float32 bias [1, H, length, length] for queries by keys."""
+        config = self.config
+        table = self.param(
+            "rel_embedding",
+            _relpos_init,
+            (config.num_heads, config.relpos_buckets),
+            jnp.float32,
+        )
+        distances = np.arange(1 - length, length + 1)
+        buckets = relative_position_buckets(
+            distances,
+            bidirectional=self.bidirectional,
+            num_buckets=config.relpos_buckets,
+            max_distance=config.relpos_max_distance,
+        )
+        one_hot = np.eye(config.relpos_buckets, dtype=np.float32)[:, buckets]
+        by_distance = jnp.dot(table.astype(config.dtype).astype(jnp.float32), one_hot)
+        return _spread_diagonals(by_distance, length)[None]
+
+
+def relative_position_buckets(
+    distances: np.ndarray, *, bidirectional: bool, num_buckets: int, max_distance: int
+) -> np.ndarray:
+    """Returns the bucket of each distance, key position minus query position.
+
+    Half of the buckets hold one distance each, the other half grow with its
+    logarithm up to `max_distance`. With `bidirectional`, positive distances have
+    half of all buckets to themselves; without, they count as 0.
+
+    >>> relative_position_buckets(np.array([-200, -1, 0, 1]), bidirectional=True,
+    ...                           num_buckets=32, max_distance=128)
+    array([15,  1,  0, 17])
+    """
+    offset = np.zeros_like(distances)
+    behind = np.maximum(-distances, 0)
+    if bidirectional:
+        num_buckets //= 2
+        offset = np.where(distances > 0, num_buckets, 0)
+        behind = np.abs(distances)
+    num_exact = num_buckets // 2
+    # The epsilon keeps powers of two on the far side of their bucket's border.
+    ratio = behind.astype(np.float32) / num_exact + np.finfo(np.float32).eps
+    share = np.log(ratio) / np.log(max_distance / num_exact)
+    coarse = num_exact + (share * (num_buckets - num_exact)).astype(np.int64)
+    coarse = np.minimum(coarse, num_buckets - 1)
+    return offset + np.where(behind < num_exact, behind, coarse)
+
+
+@jax.custom_vjp
+def _add_bias(logits: Array, bias: Array) -> Array:
+    """Returns logits [B, H, T, S] plus a bias [1, H, T, S].
+
+    The bias's gradient is a sum over the batch, written as a product: XLA's CPU
+    backend takes some fifty times as long to sum over a leading axis.
+    """
+    return logits + bias
+
+
+def _add_bias_forward(logits: Array, bias: Array) -> tuple[Array, None]:
+    return logits + bias, None
+
+
+def _add_bias_backward(_: None, grads: Array) -> tuple[Array, Array]:
+    ones = jnp.ones(grads.shape[0], grads.dtype)
+    return grads, jnp.einsum("b,bhts->hts", ones, grads)[None]
+
+
+_add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+
+
+def _spread_diagonals(by_distance: Array, length: int) -> Array:
+    """Returns [H, length, length] with entry (q, k) taken at distance k - q.
+
+    `by_distance` is [H, 2 * length], for distances from 1 - length up; the last is
+    never taken. Its copies are laid end to end and cut into rows one element shorter
+    than a copy, so that each row starts one distance earlier than the row above. (A
+    gather would cost a scatter in the backward pass.)
+    """
+    num_heads, width = by_distance.shape
+    flat = jnp.tile(by_distance, (1, length))[:, length - 1 : length * width - 1]
+    return flat.reshape(num_heads, length, width - 1)[:, :, :length]
+
+
+def _query_init(head_dim: int) -> nn.initializers.Initializer:
+    def init(*args: Any) -> Array:
+        return _normal_init(*args) / np.float32(np.sqrt(head_dim))
+
+    return init

@@ -1,0 +1,73 @@
+"""Cross entropy of a batch of targets."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from elm_jax.model import t5
+from elm_jax.types import Batch, LossFn, Metrics, Params
+
+_PACKING = (
+    "encoder_segment_ids",
+    "encoder_positions",
+    "decoder_segment_ids",
+    "decoder_positions",
+)
+
+
+def make_loss_fn(model: t5.T5, *, z_loss: float = 0.0) -> LossFn:
+    """Returns the loss `(params, batch, dropout_rng) -> (loss, metrics)`.
+
+    The loss is the mean over weighted target tokens in nats, 0 for a batch without
+    any. Metrics are float32 sums over the batch: `loss_sum`, `weight_sum` and
+    `correct_sum` (weights of the tokens that are also the most likely ones).
+
+    Args:
+      model: The network.
+      z_loss: Factor of the squared log of the softmax's normaliser, which is added
+        to each token's loss (and so to `loss_sum`) and keeps logits near 0.
+    """
+
+    def loss_fn(
+        params: Params, batch: Batch, dropout_rng: Any | None
+    ) -> tuple[jax.Array, Metrics]:
+        logits: Any = model.apply(
+            {"params": params},
+            batch["encoder_input_tokens"],
+            batch["decoder_input_tokens"],
+            **{name: batch[name] for name in _PACKING if name in batch},
+            deterministic=dropout_rng is None,
+            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+        )
+        targets = batch["decoder_target_tokens"]
+        weights = batch["decoder_loss_weights"].astype(jnp.float32)
+        losses, log_z = cross_entropy(logits, targets)
+        losses = losses + z_loss * jnp.square(log_z)
+        correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
+        loss_sum, weight_sum = jnp.sum(losses * weights), jnp.sum(weights)
+        loss = jnp.where(
+            weight_sum > 0, loss_sum / jnp.where(weight_sum > 0, weight_sum, 1), 0
+        )
+        return loss, {
+            "loss_sum": loss_sum,
+            "weight_sum": weight_sum,
+            "correct_sum": jnp.sum(correct * weights),
+        }
+
+    return loss_fn
+
+
+def cross_entropy(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns each target's negative log-probability and the log normaliser.
+
+    Args:
+      logits: float32 [..., V].
+      targets: int32 [...].
+
+    Returns:
+      Two float32 arrays [...], in nats.
+    """
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return log_z - chosen, log_z

@@ -1,0 +1,291 @@
+"""Encoder and decoder: layers, stacked on a leading axis and scanned.
+
+A sub-layer is norm, block, adapter (where the model has one), dropout, residual.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from elm_jax.model import config as config_lib
+from elm_jax.model import layers
+from elm_jax.types import LAYERS, AdapterFn
+
+Array = jax.Array
+
+
+class DecodeCache(NamedTuple):
+    """Keys and values of all decoder layers, [L, B, H, length, K] each.
+
+    `own` has one slot per target position, filled up to the current one;
+    `cross` is of the inputs.
+    """
+
+    own: layers.KeysValues
+    cross: layers.KeysValues
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward block."""
+
+    config: config_lib.T5Config
+    adapters: AdapterFn | None
+
+    def setup(self) -> None:
+        """Declares the blocks; attribute names are parameter names."""
+        self.pre_attention_layer_norm = layers.LayerNorm(self.config.dtype)
+        self.attention = layers.Attention(self.config)
+        self.attention_adapter = _adapter(
+            self.adapters, "encoder/self_attention", name="attention_adapter"
+        )
+        self.pre_mlp_layer_norm = layers.LayerNorm(self.config.dtype)
+        self.mlp = layers.Mlp(self.config)
+        self.mlp_adapter = _adapter(self.adapters, "encoder/mlp", name="mlp_adapter")
+        self.dropout = layers.Dropout(self.config)
+
+    def __call__(
+        self, x: Array, mask: Array, bias: Array, deterministic: bool
+    ) -> tuple[Array, None]:
+        """Maps [B, S, D] to the same shape; the None is what `scan` would stack."""
+        y = self.pre_attention_layer_norm(x)
+        y = self.attention(
+            y,
+            self.attention.keys_values(y),
+            mask=mask,
+            bias=bias,
+            deterministic=deterministic,
+        )
+        y = self.attention_adapter(y)
+        x = x + self.dropout(y, deterministic=deterministic)
+
+        y = self.pre_mlp_layer_norm(x)
+        y = self.mlp_adapter(self.mlp(y, deterministic=deterministic))
+        return x + self.dropout(y, deterministic=deterministic), None
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, attention to the encoder's output, and feed-forward block."""
+
+    config: config_lib.T5Config
+    adapters: AdapterFn | None
+
+    def setup(self) -> None:
+        """Declares the blocks; attribute names are parameter names."""
+        config, adapters = self.config, self.adapters
+        self.pre_self_attention_layer_norm = layers.LayerNorm(config.dtype)
+        self.self_attention = layers.Attention(config)
+        self.self_attention_adapter = _adapter(
+            adapters, "decoder/self_attention", name="self_attention_adapter"
+        )
+        self.pre_cross_attention_layer_norm = layers.LayerNorm(config.dtype)
+        self.encoder_decoder_attention = layers.Attention(config)
+        self.cross_attention_adapter = _adapter(
+            adapters, "decoder/cross_attention", name="cross_attention_adapter"
+        )
+        self.pre_mlp_layer_norm = layers.LayerNorm(config.dtype)
+        self.mlp = layers.Mlp(config)
+        self.mlp_adapter = _adapter(adapters, "decoder/mlp", name="mlp_adapter")
+        self.dropout = layers.Dropout(config)
+
+    def __call__(
+        self,
+        x: Array,
+        encoded: Array,
+        own_mask: Array,
+        cross_mask: Array,
+        bias: Array,
+        deterministic: bool,
+    ) -> tuple[Array, None]:
+        """Maps [B * C, T, D] to the same shape; `encoded` is [B, S, D]."""
+        cross = self.encoder_decoder_attention.keys_values(encoded)
+        x, _ = self._sub_layers(
+            x, lambda new: new, cross, own_mask, cross_mask, bias, deterministic
+        )
+        return x, None
+
+    def cross_keys_values(
+        self, carry: None, encoded: Array
+    ) -> tuple[None, layers.KeysValues]:
+        """Returns what `encoded` offers to this layer, [B, H, S, K] each."""
+        return carry, self.encoder_decoder_attention.keys_values(encoded)
+
+    def step(
+        self, x: Array, cache: DecodeCache, position: Array, mask: Array, bias: Array
+    ) -> tuple[Array, layers.KeysValues]:
+        """Maps one target position [B, 1, D]; returns it and its layer's `own`."""
+        length = cache.own.keys.shape[2]
+
+        def extend(new: layers.KeysValues) -> layers.KeysValues:
+            write = jax.lax.dynamic_update_slice_in_dim
+            pairs = zip(cache.own, new, strict=True)
+            return layers.KeysValues(*(write(o, n, position, 2) for o, n in pairs))
+
+        own_mask = (jnp.arange(length) <= position)[None, None, None]
+        return self._sub_layers(x, extend, cache.cross, own_mask, mask, bias, True)
+
+    def _sub_layers(
+        self,
+        x: Array,
+        extend: Callable[[layers.KeysValues], layers.KeysValues],
+        cross: layers.KeysValues,
+        own_mask: Array,
+        cross_mask: Array,
+        bias: Array,
+        deterministic: bool,
+    ) -> tuple[Array, layers.KeysValues]:
+        y = self.pre_self_attention_layer_norm(x)
+        own = extend(self.self_attention.keys_values(y))
+        y = self.self_attention(
+            y, own, mask=own_mask, bias=bias, deterministic=deterministic
+        )
+        y = self.self_attention_adapter(y)
+        x = x + self.dropout(y, deterministic=deterministic)
+
+        # Decoder rows of one input lie side by side as further queries to the same
+        # keys, so that keys and values exist once per input.
+        y = self.pre_cross_attention_layer_norm(x)
+        y = y.reshape(cross.keys.shape[0], -1, y.shape[-1])
+        y = self.encoder_decoder_attention(
+            y, cross, mask=cross_mask, deterministic=deterministic
+        )
+        y = self.cross_attention_adapter(y.reshape(x.shape))
+        x = x + self.dropout(y, deterministic=deterministic)
+
+        y = self.pre_mlp_layer_norm(x)
+        y = self.mlp_adapter(self.mlp(y, deterministic=deterministic))
+        return x + self.dropout(y, deterministic=deterministic), own
+
+
+class Encoder(nn.Module):
+    """Layers over embedded inputs, and a final norm."""
+
+    config: config_lib.T5Config
+    adapters: AdapterFn | None
+
+    def setup(self) -> None:
+        """Declares the stack."""
+        config = self.config
+        self.relpos_bias = layers.RelativePositionBias(config, bidirectional=True)
+        layer = _remat(EncoderLayer, config, num_args=4)
+        each, to_all = _per_layer(config, config.num_encoder_layers), nn.broadcast
+        scanned = nn.scan(
+            layer, methods={"__call__": each | {"in_axes": (to_all,) * 3}}
+        )
+        self.layers = scanned(config, self.adapters, name=LAYERS)
+        self.encoder_norm = layers.LayerNorm(config.dtype)
+        self.dropout = layers.Dropout(config)
+
+    def __call__(self, x: Array, mask: Array, *, deterministic: bool) -> Array:
+        """Maps embedded inputs [B, S, D] to the same shape."""
+        x = self.dropout(x, deterministic=deterministic)
+        bias = self.relpos_bias(x.shape[1])
+        x, _ = self.layers(x, mask, bias, deterministic)
+        return self.dropout(self.encoder_norm(x), deterministic=deterministic)
+
+
+class Decoder(nn.Module):
+    """Layers over embedded targets, a final norm and the output layer."""
+
+    config: config_lib.T5Config
+    adapters: AdapterFn | None
+    embedding: layers.Embedding
+
+    def setup(self) -> None:
+        """Declares the stack."""
+        config = self.config
+        self.relpos_bias = layers.RelativePositionBias(config, bidirectional=False)
+        layer = _remat(DecoderLayer, config, num_args=6)
+        each, to_all = _per_layer(config, config.num_decoder_layers), nn.broadcast
+        scanned = nn.scan(
+            layer,
+            methods={
+                "__call__": each | {"in_axes": (to_all,) * 5},
+                "cross_keys_values": each | {"in_axes": to_all},
+                "step": each | {"in_axes": (0, to_all, to_all, to_all)},
+            },
+        )
+        self.layers = scanned(config, self.adapters, name=LAYERS)
+        self.decoder_norm = layers.LayerNorm(config.dtype)
+        self.dropout = layers.Dropout(config)
+        if not config.logits_via_embedding:
+            self.logits_dense = layers.Dense(config.vocab_size, "float32")
+
+    def __call__(
+        self,
+        tokens: Array,
+        encoded: Array,
+        own_mask: Array,
+        cross_mask: Array,
+        *,
+        deterministic: bool,
+    ) -> Array:
+        """Maps target tokens [B * C, T] to logits [B * C, T, V]."""
+        y = self.dropout(self.embedding(tokens), deterministic=deterministic)
+        bias = self.relpos_bias(tokens.shape[1])
+        y, _ = self.layers(y, encoded, own_mask, cross_mask, bias, deterministic)
+        return self._logits(y, deterministic)
+
+    def start(self, encoded: Array, length: int) -> DecodeCache:
+        """Returns the cache before the first of `length` target positions."""
+        _, cross = self.layers.cross_keys_values(None, encoded)
+        shape = (*cross.keys.shape[:3], length, cross.keys.shape[4])
+        empty = jnp.zeros(shape, cross.keys.dtype)
+        return DecodeCache(layers.KeysValues(empty, empty), cross)
+
+    def step(
+        self, tokens: Array, cache: DecodeCache, position: Array, mask: Array
+    ) -> tuple[Array, DecodeCache]:
+        """Maps the tokens [B, 1] of one position to logits [B, 1, V] and the cache."""
+        bias = self.relpos_bias(cache.own.keys.shape[3])
+        bias = jax.lax.dynamic_slice_in_dim(bias, position, 1, axis=2)
+        y = self.embedding(tokens)
+        y, own = self.layers.step(y, cache, position, mask, bias)
+        return self._logits(y, True), cache._replace(own=own)
+
+    def _logits(self, y: Array, deterministic: bool) -> Array:
+        y = self.dropout(self.decoder_norm(y), deterministic=deterministic)
+        if self.config.logits_via_embedding:
+            return self.embedding.attend(y)
+        return self.logits_dense(y)
+
+
+def _per_layer(config: config_lib.T5Config, num_layers: int) -> dict[str, Any]:
+    return {
+        "variable_axes": {"params": 0},
+        "split_rngs": {"params": True, "dropout": True},
+        "length": num_layers,
+        "unroll": min(config.scan_unroll, num_layers),
+    }
+
+
+def _remat(
+    layer: type[nn.Module], config: config_lib.T5Config, *, num_args: int
+) -> type[nn.Module]:
+    """Returns the layer, keeping for the backward pass what the config says."""
+    if config.remat == "none":
+        return layer
+    keep_products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    # The last argument, whether dropout is off, is no array. Inside a scan nothing
+    # could merge the recomputed with the first computation, so no guard is needed.
+    return nn.remat(
+        layer,
+        policy=keep_products if config.remat == "products" else None,
+        prevent_cse=False,
+        static_argnums=(num_args,),
+        methods=["__call__"],
+    )
+
+
+def _adapter(
+    adapters: AdapterFn | None, point: str, *, name: str
+) -> Callable[[Array], Array]:
+    """Returns the adapter of an insertion point, or the identity where is none."""
+    adapter = None if adapters is None else adapters(point, name=name)
+    return _identity if adapter is None else adapter
+
+
+def _identity(x: Array) -> Array:
+    return x

@@ -1,0 +1,180 @@
+"""T5 1.1 encoder-decoder: tokens to logits.
+
+Parameter names and shapes are those of T5X's `t5x.examples.t5`, except that the
+layers of a stack lie on a leading axis below `layers`. Relative positions are
+differences of indices; packing keeps the tokens of a segment adjacent, so positions
+are accepted for T5X's batches and not needed.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from elm_jax.model import config as config_lib
+from elm_jax.model import layers, stacks
+from elm_jax.types import PAD_ID, AdapterFn, Params
+
+Array = jax.Array
+
+
+class T5(nn.Module):
+    """The network, with adapters where `adapters` gives one for a point.
+
+    Attributes:
+      config: Shape and numerics.
+      adapters: Makes the adapter of an insertion point; None for none anywhere.
+    """
+
+    config: config_lib.T5Config
+    adapters: AdapterFn | None = None
+
+    def setup(self) -> None:
+        """Declares the parts."""
+        self.token_embedder = layers.Embedding(self.config)
+        self.encoder = stacks.Encoder(self.config, self.adapters)
+        self.decoder = stacks.Decoder(self.config, self.adapters, self.token_embedder)
+
+    def __call__(
+        self,
+        encoder_input_tokens: Array,
+        decoder_input_tokens: Array,
+        *,
+        encoder_segment_ids: Array | None = None,
+        encoder_positions: Array | None = None,
+        decoder_segment_ids: Array | None = None,
+        decoder_positions: Array | None = None,
+        deterministic: bool = True,
+    ) -> Array:
+        """Returns float32 logits [B, T, V].
+
+        Args:
+          encoder_input_tokens: int32 [B, S]; 0 is padding.
+          decoder_input_tokens: int32 [B, T], the targets shifted right from a 0.
+          encoder_segment_ids: int32 [B, S] if packed: 1, 2, ... and 0 for padding.
+          encoder_positions: Not needed, see above.
+          decoder_segment_ids: int32 [B, T], with `encoder_segment_ids`.
+          decoder_positions: Not needed, see above.
+          deterministic: False drops values; needs the key "dropout".
+        """
+        del encoder_positions, decoder_positions
+        encoded = self.encode(
+            encoder_input_tokens,
+            encoder_segment_ids=encoder_segment_ids,
+            deterministic=deterministic,
+        )
+        return self.decode(
+            encoded,
+            encoder_input_tokens,
+            decoder_input_tokens,
+            encoder_segment_ids=encoder_segment_ids,
+            decoder_segment_ids=decoder_segment_ids,
+            deterministic=deterministic,
+        )
+
+    def encode(
+        self,
+        encoder_input_tokens: Array,
+        *,
+        encoder_segment_ids: Array | None = None,
+        deterministic: bool = True,
+    ) -> Array:
+        """Returns the encoder's output [B, S, D]; arbitrary where padding is."""
+        mask = (encoder_input_tokens != PAD_ID)[:, None, None, :]
+        if encoder_segment_ids is not None:
+            mask = mask & _same_segment(encoder_segment_ids, encoder_segment_ids)
+        embedded = self.token_embedder(encoder_input_tokens)
+        return self.encoder(embedded, mask, deterministic=deterministic)
+
+    def decode(
+        self,
+        encoded: Array,
+        encoder_input_tokens: Array,
+        decoder_input_tokens: Array,
+        *,
+        encoder_segment_ids: Array | None = None,
+        decoder_segment_ids: Array | None = None,
+        deterministic: bool = True,
+    ) -> Array:
+        """Returns float32 logits [B * C, T, V] for C target rows per input.
+
+        Args:
+          encoded: [B, S, D] from `encode`.
+          encoder_input_tokens: int32 [B, S]; tells where the padding is.
+          decoder_input_tokens: int32 [B * C, T]; the C rows of an input lie
+            together. Keys and values of the inputs are computed and kept once
+            per input.
+          encoder_segment_ids: int32 [B, S] if packed, which needs C = 1.
+          decoder_segment_ids: int32 [B, T], with `encoder_segment_ids`.
+          deterministic: False drops values; needs the key "dropout".
+        """
+        length = decoder_input_tokens.shape[1]
+        own_mask = jnp.tril(jnp.ones((length, length), bool))[None, None]
+        cross_mask = (encoder_input_tokens != PAD_ID)[:, None, None, :]
+        if encoder_segment_ids is not None and decoder_segment_ids is not None:
+            same = _same_segment(decoder_segment_ids, decoder_segment_ids)
+            own_mask = own_mask & same
+            same = _same_segment(decoder_segment_ids, encoder_segment_ids)
+            cross_mask = cross_mask & same
+        return self.decoder(
+            decoder_input_tokens,
+            _without_padding(encoded, encoder_input_tokens),
+            own_mask,
+            cross_mask,
+            deterministic=deterministic,
+        )
+
+    def start_decoding(
+        self, encoder_input_tokens: Array, *, max_decode_len: int
+    ) -> stacks.DecodeCache:
+        """Returns the cache for decoding [B, S] inputs token by token."""
+        encoded = self.encode(encoder_input_tokens)
+        encoded = _without_padding(encoded, encoder_input_tokens)
+        return self.decoder.start(encoded, max_decode_len)
+
+    def decode_step(
+        self,
+        encoder_input_tokens: Array,
+        tokens: Array,
+        position: Array,
+        cache: stacks.DecodeCache,
+    ) -> tuple[Array, stacks.DecodeCache]:
+        """Returns float32 logits [B, V] after one more target position.
+
+        Args:
+          encoder_input_tokens: int32 [B, S] that the cache was started with.
+          tokens: int32 [B], the decoder's inputs at `position`.
+          position: int32 scalar, 0 for the first.
+          cache: Filled up to `position - 1`.
+        """
+        mask = (encoder_input_tokens != PAD_ID)[:, None, None, :]
+        logits, cache = self.decoder.step(tokens[:, None], cache, position, mask)
+        return logits[:, 0], cache
+
+
+def init_params(model: T5, *, seed: int) -> Params:
+    """Returns float32 parameters drawn by T5X's initialisers from `seed`."""
+    return _init(model, jax.random.key(seed))
+
+
+def param_shapes(model: T5) -> Params:
+    """Returns the parameters as jax.ShapeDtypeStruct leaves; computes nothing."""
+    return jax.eval_shape(functools.partial(_init, model), jax.random.key(0))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(model: T5, rng: Array) -> Params:
+    tokens = jnp.ones((1, 1), jnp.int32)
+    return model.init(rng, tokens, tokens)["params"]
+
+
+def _same_segment(queries: Array, keys: Array) -> Array:
+    return (queries[:, None, :, None] == keys[:, None, None, :]) & (
+        keys[:, None, None, :] != PAD_ID
+    )
+
+
+def _without_padding(encoded: Array, tokens: Array) -> Array:
+    """Returns zeros where padding is: weight 0 times NaN would still be NaN."""
+    return jnp.where((tokens != PAD_ID)[:, :, None], encoded, 0)

@@ -1,0 +1,108 @@
+"""Where each parameter lies: name, to logical axes, to axes of the mesh.
+
+Reference:
+  google-research/t5x, t5x/partitioning.py, for the names of the axes and for the
+  table `data_model`.
+"""
+
+import re
+from collections.abc import Mapping
+
+from jax.sharding import PartitionSpec
+
+from elm_jax import errors
+from elm_jax.types import LAYERS
+
+# Searched in order in a parameter's name without the key of the stack; the first
+# match tells the logical axes. A parameter of a stack has `layers` in front.
+_PARAMETERS = (
+    (r"token_embedder/embedding$", ("vocab", "embed")),
+    (r"relpos_bias/rel_embedding$", ("heads", "relpos_buckets")),
+    (r"_norm/scale$", ("embed",)),
+    (r"attention/(query|key|value)/kernel$", ("embed", "joined_kv")),
+    (r"attention/out/kernel$", ("joined_kv", "embed")),
+    (r"mlp/wi(_\d+)?/kernel$", ("embed", "mlp")),
+    (r"mlp/wo/kernel$", ("mlp", "embed")),
+    (r"decoder/logits_dense/kernel$", ("embed", "vocab")),
+    (r"_adapter/down/kernel$", ("embed", "adapter")),
+    (r"_adapter/down/bias$", ("adapter",)),
+    (r"_adapter/up/kernel$", ("adapter", "embed")),
+    (r"_adapter/up/bias$", ("embed",)),
+)
+
+_REPLICATED: Mapping[str, str | None] = {
+    "layers": None,
+    "vocab": None,
+    "embed": None,
+    "heads": None,
+    "joined_kv": None,
+    "mlp": None,
+    "relpos_buckets": None,
+    "adapter": None,
+}
+
+# Mesh axis of each logical axis; None keeps it whole on every device.
+TABLES: Mapping[str, Mapping[str, str | None]] = {
+    "data": _REPLICATED | {"batch": "data"},
+    "data_model": _REPLICATED
+    | {
+        "batch": "data",
+        "vocab": "model",
+        "heads": "model",
+        "joined_kv": "model",
+        "mlp": "model",
+    },
+}
+
+
+def axis_table(name: str) -> Mapping[str, str | None]:
+    """Returns a table of axis rules by its name.
+
+    Raises:
+      ConfigError: There is no such table.
+    """
+    if name not in TABLES:
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"axis rules {name!r}",
+                expected=f"one of {', '.join(TABLES)}",
+                do=errors.did_you_mean(name, TABLES),
+            )
+        )
+    return TABLES[name]
+
+
+def logical_axes(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Returns the logical axis of each dimension of a parameter.
+
+    >>> logical_axes("encoder/layers/mlp/wo/kernel", (24, 5120, 2048))
+    ('layers', 'mlp', 'embed')
+
+    Raises:
+      ConfigError: No rule matches the name, or the one that does has another rank.
+    """
+    stack = (LAYERS,) if LAYERS in name.split("/") else ()
+    for pattern, axes in _PARAMETERS:
+        if re.search(pattern, name) and len(stack + axes) == len(shape):
+            return stack + axes
+    patterns = {pattern: pattern for pattern, _ in _PARAMETERS}
+    raise errors.ConfigError(
+        errors.explain(
+            found=f"parameter {name} {tuple(shape)}, which no rule places",
+            expected="a parameter of the model, or a rule for it",
+            do=f"Add its pattern to the parameters' rules. "
+            f"{errors.did_you_mean(name, patterns, shown=3)}",
+        )
+    )
+
+
+def partition_spec(
+    name: str, shape: tuple[int, ...], table: Mapping[str, str | None]
+) -> PartitionSpec:
+    """Returns which mesh axis splits each dimension of a parameter.
+
+    >>> spec = partition_spec("encoder/encoder_norm/scale", (8,), TABLES["data"])
+    >>> spec == PartitionSpec(None)
+    True
+    """
+    return PartitionSpec(*(table[axis] for axis in logical_axes(name, shape)))

@@ -1,0 +1,1 @@
+"""Adapters and their place in the model."""

@@ -1,0 +1,183 @@
+"""What a report shows, as data; tables and the page draw it and compute nothing."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from elm_jax.evaluation import results
+
+Interval = results.Interval
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadlineRow:
+    """One way to choose parameters, and its scores.
+
+    Attributes:
+      label: Name of the way, such as `retrieved`.
+      cells: One score per column, or None where there is none.
+      note: What it is, in a few words.
+      is_reference: Whether it is a mark to compare with, such as chance or an upper
+        bound, which is never marked as the best.
+    """
+
+    label: str
+    cells: tuple[Interval | None, ...]
+    note: str = ""
+    is_reference: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Headline:
+    """Scores of all ways on unseen datasets, in percent.
+
+    Attributes:
+      columns: Names of the datasets, then of their mean.
+      rows: Rows with as many cells.
+      title: What is shown.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[HeadlineRow, ...]
+    title: str = "Unseen tasks"
+
+    def best(self, column: int) -> float | None:
+        """Returns the best mean of a column, reference rows aside."""
+        cells = [row.cells[column] for row in self.rows if not row.is_reference]
+        return max((cell.mean for cell in cells if cell is not None), default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class HeatMap:
+    """Experts x tasks, in percent.
+
+    Attributes:
+      title: What is shown.
+      columns: (dataset, prompt) of every task.
+      experts: Names, in the order shown.
+      values: One row per expert, one value per column; None where not scored.
+      baseline: The base model's scores, or None where not scored.
+      retrieved: For each column, the expert that retrieval chose, or "".
+    """
+
+    title: str
+    columns: tuple[tuple[str, str], ...]
+    experts: tuple[str, ...]
+    values: tuple[tuple[float | None, ...], ...]
+    baseline: tuple[float | None, ...]
+    retrieved: tuple[str, ...]
+
+    def best(self, column: int) -> float | None:
+        """Returns the best value of a column."""
+        values = [row[column] for row in self.values]
+        return max((value for value in values if value is not None), default=None)
+
+    def by_dataset(self, values: Sequence[float | None]) -> dict[str, float | None]:
+        """Returns the mean over prompts of each dataset, of one row of values."""
+        groups: dict[str, list[float]] = {dataset: [] for dataset, _ in self.columns}
+        for (dataset, _), value in zip(self.columns, values, strict=True):
+            groups[dataset] += [] if value is None else [value]
+        return {name: _mean(group) for name, group in groups.items()}
+
+    def mean(self, values: Sequence[float | None]) -> float | None:
+        """Returns the mean over datasets of means over prompts, of one row."""
+        means = self.by_dataset(values).values()
+        return _mean([value for value in means if value is not None])
+
+
+@dataclasses.dataclass(frozen=True)
+class Votes:
+    """How many queries of a task voted for each expert, most first."""
+
+    task: str
+    counts: tuple[tuple[str, int], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """An expert's training loss.
+
+    Attributes:
+      name: Name of the expert.
+      points: (step, loss in nats per token), by step.
+    """
+
+    name: str
+    points: tuple[tuple[int, float], ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """A whole report; parts that are empty are left out.
+
+    Attributes:
+      title: What was run.
+      summary: One or two sentences below the title.
+      claims: The claims, with verdicts.
+      headline: The main table.
+      heat_maps: Experts x tasks, such as one for unseen and one for trained tasks.
+      votes: Retrieval votes by task.
+      curves: Learning curves.
+      details: Facts about the run, as (name, value).
+      notes: Remarks on how to read it, one sentence or more each.
+    """
+
+    title: str
+    summary: str = ""
+    claims: tuple[results.Claim, ...] = ()
+    headline: Headline | None = None
+    heat_maps: tuple[HeatMap, ...] = ()
+    votes: tuple[Votes, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    details: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def heat_map(
+    rows: Iterable[results.ResultRow],
+    *,
+    title: str,
+    baseline: str = "base",
+    retrieved: Mapping[str, str] | None = None,
+) -> HeatMap:
+    """Returns the map of all single experts, best mean first.
+
+    Args:
+      rows: Rows of one split and metric; of strategies only the baseline is used.
+      title: What is shown.
+      baseline: The `expert` of the base model's rows.
+      retrieved: Expert that retrieval chose, by task.
+    """
+    scores: dict[tuple[str, str], float] = {}
+    tasks: dict[tuple[str, str], str] = {}
+    experts: dict[str, None] = {}
+    for row in rows:
+        if row.expert in results.STRATEGIES and row.expert != baseline:
+            continue
+        tasks[row.dataset, row.prompt] = row.task
+        scores[row.expert, row.task] = row.value
+        if row.expert != baseline:
+            experts[row.expert] = None
+    columns = sorted(tasks)
+
+    def values_of(expert: str) -> tuple[float | None, ...]:
+        return tuple(scores.get((expert, tasks[column])) for column in columns)
+
+    found = HeatMap(
+        title=title,
+        columns=tuple(columns),
+        experts=(),
+        values=(),
+        baseline=values_of(baseline),
+        retrieved=tuple((retrieved or {}).get(tasks[key], "") for key in columns),
+    )
+    names = sorted(
+        experts, key=lambda name: (-(found.mean(values_of(name)) or 0), name)
+    )
+    values = tuple(values_of(name) for name in names)
+    return dataclasses.replace(found, experts=tuple(names), values=values)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,175 @@
+"""A report as tables of text: for the terminal, and as Markdown."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from elm_jax.evaluation import results
+from elm_jax.reporting import report, text
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTable:
+    """A table of plain text.
+
+    Attributes:
+      title: Shown above it.
+      header: Names of the columns; the first is of names, the others of numbers.
+      rows: Rows with as many cells as the header; a second line of a cell says more
+        about the first.
+      strong: (row, column) of the cells to stress.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    strong: frozenset[tuple[int, int]] = frozenset()
+
+
+def all_tables(one: report.Report) -> list[TextTable]:
+    """Returns the tables of everything in a report but its curves."""
+    found = [headline(one.headline)] if one.headline else []
+    found += [heat_map(part) for part in one.heat_maps]
+    found += [votes(one.votes)] if one.votes else []
+    return found
+
+
+def headline(one: report.Headline) -> TextTable:
+    """Returns the main table, intervals below the means, the best stressed."""
+    strong = {
+        (i, j + 1)
+        for i, row in enumerate(one.rows)
+        for j, cell in enumerate(row.cells)
+        if cell and not row.is_reference and cell.mean == one.best(j)
+    }
+    return TextTable(
+        title=f"{one.title} (percent, with 95 % interval)",
+        header=("", *one.columns),
+        rows=tuple((row.label, *map(_interval, row.cells)) for row in one.rows),
+        strong=frozenset(strong),
+    )
+
+
+def heat_map(one: report.HeatMap) -> TextTable:
+    """Returns experts x datasets, means over prompts, the best stressed."""
+    named = [("base", one.baseline), *zip(one.experts, one.values, strict=True)]
+    table = [
+        (*one.by_dataset(values).values(), one.mean(values)) for _, values in named
+    ]
+    strong: set[tuple[int, int]] = set()
+    for j, column in enumerate(zip(*table[1:], strict=True)):
+        best = max((value for value in column if value is not None), default=None)
+        strong |= {(i + 1, j + 1) for i, v in enumerate(column) if v and v == best}
+    return TextTable(
+        title=f"{one.title} (percent, means over prompts)",
+        header=("", *dict.fromkeys(dataset for dataset, _ in one.columns), "mean"),
+        rows=tuple(
+            (name, *map(text.number, values))
+            for (name, _), values in zip(named, table, strict=True)
+        ),
+        strong=frozenset(strong),
+    )
+
+
+def votes(some: tuple[report.Votes, ...]) -> TextTable:
+    """Returns the three experts with the most votes of every task."""
+    rows: list[tuple[str, ...]] = []
+    for one in some:
+        names = [f"{count} {name}" for name, count in one.counts[:3]]
+        total = sum(count for _, count in one.counts)
+        rows.append((one.task, *names, *[""] * (3 - len(names)), str(total)))
+    header = ("", "most votes", "second", "third", "queries")
+    return TextTable(title="Retrieval votes", header=header, rows=tuple(rows))
+
+
+def claim_lines(claims: tuple[results.Claim, ...]) -> list[str]:
+    """Returns one line per claim: its statement, its verdict, its numbers."""
+    return [
+        f"{text.plain(claim.title)}: {text.VERDICTS[claim.holds]}."
+        f" {text.plain(claim.evidence)}"
+        for claim in claims
+    ]
+
+
+def to_rich(one: TextTable) -> Table:
+    """Returns a table for the terminal; names are never read as markup."""
+    title = Text(text.plain(one.title))
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for position, name in enumerate(one.header):
+        is_first = position == 0
+        table.add_column(
+            Text(text.plain(name)),
+            justify="left" if is_first else "right",
+            no_wrap=True,  # a cut name is easier to read than a broken one
+            max_width=28 if is_first else 22,
+        )
+    for i, row in enumerate(one.rows):
+        table.add_row(
+            *(_rich_cell(cell, (i, j) in one.strong) for j, cell in enumerate(row))
+        )
+    return table
+
+
+def to_markdown(one: TextTable) -> str:
+    r"""Returns a GitHub-flavoured Markdown table, below its title in bold.
+
+    >>> print(to_markdown(TextTable("T", ("", "x|y"), (("a", "1.0"),))))
+    **T**
+    <BLANKLINE>
+    |  | x\|y |
+    |---|---:|
+    | a | 1.0 |
+    """
+    lines = [f"**{_escape(one.title)}**", "", _line(map(_escape, one.header))]
+    lines.append("|---|" + "---:|" * (len(one.header) - 1))
+    for i, row in enumerate(one.rows):
+        cells = (
+            _markdown_cell(cell, (i, j) in one.strong) for j, cell in enumerate(row)
+        )
+        lines.append(_line(cells))
+    return "\n".join(lines)
+
+
+def markdown(one: report.Report) -> str:
+    """Returns the whole report, its curves aside, as Markdown."""
+    parts = [f"# {_escape(one.title)}", _escape(one.summary)]
+    parts += ["\n".join(f"- {_escape(line)}" for line in claim_lines(one.claims))]
+    parts += [to_markdown(table) for table in all_tables(one)]
+    parts += ["\n".join(f"- {_escape(note)}" for note in one.notes)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _interval(cell: results.Interval | None) -> str:
+    """Returns a mean, with its interval on a second line if there is one."""
+    if cell is None or math.isnan(cell.low):
+        return text.number(cell and cell.mean)
+    ends = f"{text.number(cell.low)}–{text.number(cell.high)}"
+    return f"{text.number(cell.mean)}\n{ends}"
+
+
+def _rich_cell(cell: str, is_strong: bool) -> Text:
+    first, *more = cell.split("\n")
+    found = Text(text.plain(first), style="bold" if is_strong else "")
+    for line in more:
+        found.append(f"\n{text.plain(line)}", style="not bold dim")
+    return found
+
+
+def _markdown_cell(cell: str, is_strong: bool) -> str:
+    first, *more = map(_escape, cell.split("\n"))
+    first = f"**{first}**" if is_strong else first
+    return " ".join([first, *(f"({line})" for line in more)])
+
+
+def _escape(name: str) -> str:
+    """Returns text that Markdown shows as it is."""
+    return re.sub(r"([\\`*|<>\[\]&#])", r"\\\1", text.plain(name))

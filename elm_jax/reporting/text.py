@@ -1,0 +1,43 @@
+"""Numbers and names as readers see them, in every kind of report."""
+
+import math
+import os
+from collections.abc import Sequence
+
+VERDICTS = {True: "holds", False: "does not hold", None: "undecided"}
+
+
+def plain(name: object) -> str:
+    """Returns text of one line, characters that do not print replaced by U+FFFD.
+
+    Terminal escapes and marks that turn the writing direction do not survive.
+
+    >>> plain("two" + chr(10) + "lines" + chr(27)) == "two lines" + chr(0xFFFD)
+    True
+    """
+    line = " ".join(str(name).split("\n"))
+    return "".join(c if c.isprintable() else "\ufffd" for c in line)
+
+
+def number(value: float | None, *, signed: bool = False) -> str:
+    """Returns a number to one decimal, with a true minus sign; a dash for none.
+
+    >>> number(-3.14159), number(2.0, signed=True), number(None)
+    ('−3.1', '+2.0', '–')
+    """
+    if value is None or math.isnan(value):
+        return "–"
+    text = f"{value:+.1f}" if signed else f"{value:.1f}"
+    return ("0.0" if float(text) == 0 else text).replace("-", "−")
+
+
+def without_common_prefix(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns names without the words that all of them begin with.
+
+    >>> without_common_prefix(["pocket_causes", "pocket_senses"])
+    ('causes', 'senses')
+    >>> without_common_prefix(["dream"])
+    ('dream',)
+    """
+    common = os.path.commonprefix(list(names)) if len(names) > 1 else ""
+    return tuple(name[common.rfind("_") + 1 :] for name in names)

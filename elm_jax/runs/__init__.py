@@ -1,0 +1,1 @@
+"""One frozen dataclass per run: fields are the configuration, run() joins parts."""

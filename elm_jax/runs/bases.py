@@ -1,0 +1,95 @@
+"""A base model from disk: parameters, shape and fingerprint, and experts put on it."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import experts, manifest
+from elm_jax.model import config, t5
+from elm_jax.peft import adapters
+from elm_jax.types import Params
+
+_T = TypeVar("_T")
+
+
+class Base(NamedTuple):
+    """One base model in memory; many experts are put on it."""
+
+    name: str
+    config: config.T5Config
+    params: Params
+    fingerprint: str
+
+
+def read_manifest(folder: pathlib.Path) -> manifest.Manifest:
+    """Returns the manifest of a base.
+
+    Raises:
+      CheckpointError: There is no base, or its manifest is corrupt.
+    """
+    if not folder.is_dir():
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"no base in {folder}",
+                expected="a folder with manifest.json and params/",
+                do="Train one (gin/pocket/base.gin), import one (elm_convert), or"
+                " name another with --gin.INITIAL_CHECKPOINT_PATH",
+            )
+        )
+    return manifest.read_manifest(folder)
+
+
+def load_base(folder: pathlib.Path) -> Base:
+    """Returns the base whose folder `elm_train` or `elm_convert` wrote.
+
+    Raises:
+      CheckpointError: There is no base, or it is corrupt.
+    """
+    info = read_manifest(folder)
+    shape = model_config(info)
+    params, _ = experts.load_expert(folder, expected=t5.param_shapes(t5.T5(shape)))
+    # An expert with all parameters may serve as a base, and is then another one.
+    is_base = info.kind == "base"
+    fingerprint = info.base_fingerprint if is_base else trees.fingerprint(params)
+    return Base(info.name, shape, params, fingerprint)
+
+
+def model_config(info: manifest.Manifest) -> config.T5Config:
+    """Returns the model shape that a manifest records, or raises CheckpointError."""
+    return _from_json(config.T5Config, info.model, info.name)
+
+
+def adapter_spec(info: manifest.Manifest) -> adapters.AdapterSpec | None:
+    """Returns the adapter spec that a manifest records, or None for no adapters."""
+    if info.adapter is None:
+        return None
+    return _from_json(adapters.AdapterSpec, info.adapter, info.name)
+
+
+def _from_json(cls: type[_T], fields: Mapping[str, Any], name: str) -> _T:
+    """Returns a dataclass from what `describe` gave; JSON has lists for tuples."""
+    values = {n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()}
+    try:
+        return cls(**values)
+    except (TypeError, errors.ConfigError) as error:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"{cls.__name__} in the manifest of {name!r}: {error}",
+                expected="the fields that the expert was saved with",
+                do="Save the expert again, or read it with the elm_jax that wrote it",
+            )
+        ) from error
+
+
+def build_model(shape: config.T5Config, adapter: adapters.AdapterSpec | None) -> t5.T5:
+    """Returns the network of a shape, with adapters at their insertion points."""
+    if adapter is None:
+        return t5.T5(shape)
+    return t5.T5(shape, adapters=adapter.adapter_fn(shape.emb_dim))
+
+
+def describe(spec: Any) -> dict[str, Any] | None:
+    """Returns a dataclass as JSON data for a manifest; None stays None."""
+    return None if spec is None else dataclasses.asdict(spec)

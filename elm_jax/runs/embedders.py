@@ -1,0 +1,85 @@
+"""Embedders by name, built from what a run knows."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from elm_jax import errors, types
+from elm_jax.library import encoder, minilm, sentence_transformers
+from elm_jax.model import pooling, t5
+from elm_jax.runs import bases, task_data
+
+KINDS = ("minilm", "encoder", "sentence_transformers")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbedderSpec:
+    """Which embedder makes keys and queries.
+
+    Attributes:
+      kind: `minilm`, the paper's all-MiniLM-L6-v2; `encoder`, the base's own encoder,
+        mean pooled; or `sentence_transformers`, any model through that package.
+      path: Folder of the weights, or a model's name for `sentence_transformers`;
+        empty for the package that carries MiniLM's.
+      max_length: Tokens of a text that count.
+    """
+
+    kind: str = "minilm"
+    path: str = ""
+    max_length: int = 256
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"embedder kind {self.kind!r}",
+                    expected=f"one of {', '.join(KINDS)}",
+                    do=errors.did_you_mean(self.kind, KINDS),
+                )
+            )
+
+    def make(
+        self,
+        *,
+        fill: Callable[[str], str],
+        load_base: Callable[[], bases.Base],
+        data: task_data.OpenedData,
+    ) -> types.Embedder:
+        """Returns the embedder.
+
+        Args:
+          fill: Replaces the placeholders of a path; `Run.fill`.
+          load_base: Gives the base; called for kind `encoder` only.
+          data: Whose vocabulary the base's encoder reads.
+        """
+        path = fill(self.path)
+        if self.kind == "minilm":
+            folder = pathlib.Path(path) if path else None
+            return minilm.load(folder, max_length=self.max_length)
+        if self.kind == "sentence_transformers":
+            return sentence_transformers.SentenceTransformer(
+                path, max_length=self.max_length
+            )
+        return _encoder_embedder(load_base(), data, max_length=self.max_length)
+
+
+def _encoder_embedder(
+    base: bases.Base, data: task_data.OpenedData, *, max_length: int
+) -> encoder.EncoderEmbedder:
+    program = pooling.make_encode_fn(t5.T5(base.config))
+
+    def tokenize(texts: Sequence[str]) -> list[list[int]]:
+        rows = data.vocabulary.encode_batch(texts)
+        return [[*row[: max_length - 1], types.EOS_ID] for row in rows]
+
+    def encode(tokens: np.ndarray) -> np.ndarray:
+        return np.asarray(program(base.params, tokens))
+
+    return encoder.EncoderEmbedder(
+        name=f"encoder-{base.fingerprint}-{max_length}",
+        tokenize_fn=tokenize,
+        encode_fn=encode,
+        max_length=max_length,
+    )

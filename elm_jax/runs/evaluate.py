@@ -1,0 +1,252 @@
+"""elm_eval: base, experts, retrieved and merged experts on tasks, as result rows."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+import rich
+from rich.table import Table
+
+from elm_jax import errors
+from elm_jax.data import tasks as task_registry
+from elm_jax.data import token_store
+from elm_jax.evaluation import results
+from elm_jax.library import sampling
+from elm_jax.partitioning import rules
+from elm_jax.reporting import text
+from elm_jax.runs import bases, candidates, library, scorer, task_data
+from elm_jax.runs.progress import Progress
+from elm_jax.runs.run import Plan, Run
+
+Strategy = Literal["base", "retrieved", "merged_top3"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate(Run):
+    """Scores candidates on tasks and appends result rows; what is there is skipped.
+
+    Tasks with answer choices are ranked, others generated for and compared by their
+    own metrics. Where queries come from the split that is scored, their rows are
+    left out of every candidate's score.
+
+    Attributes:
+      tasks: Names or patterns of tasks and mixtures; with `own_tasks` only for what
+        has no tasks of its own, such as the base.
+      data: Vocabulary, lengths and folders of the tasks' tokens.
+      initial_checkpoint_path: Folder of the base.
+      experts: Folders of experts, or shell patterns, each scored under its name.
+      strategies: `base`; `retrieved`, the expert that a library gives for a task;
+        `merged_top3`, the uniform merge of the three with most votes.
+      own_tasks: Whether each expert is scored on the tasks it was trained on.
+      retrieval: How a library is asked; needed by `retrieved` and `merged_top3`.
+      splits: Splits of the tasks to score.
+      max_examples: Rows per task and split, drawn by the seed; 0 for all.
+      batch_size: Examples per call, over all devices.
+      axis_rules: Name of the table that places parameters on the mesh.
+      num_model: Devices that share one model's parameters under `data_model`.
+      length_normalized: Whether a choice's score is divided by its tokens.
+      protocol: Short name for the rows, such as `elm`.
+      random_seed: Of the choice of rows.
+      results_path: JSON lines.
+    """
+
+    data: task_data.TaskData
+    initial_checkpoint_path: str
+    tasks: str | tuple[str, ...] = ()
+    experts: tuple[str, ...] = ()
+    strategies: tuple[Strategy, ...] = ()
+    own_tasks: bool = False
+    retrieval: library.Retrieve | None = None
+    splits: tuple[str, ...] = ("test",)
+    max_examples: int = 0
+    batch_size: int = 64
+    axis_rules: str = "data"
+    num_model: int = 1
+    length_normalized: bool = False
+    protocol: str = "elm"
+    random_seed: int = 42
+    results_path: str = "{MODEL_DIR}/results.jsonl"
+
+    def check(self) -> None:
+        """Raises ConfigError when fields contradict each other."""
+        rules.axis_table(self.axis_rules)
+        asks = set(self.strategies) - {"base"}
+        if bool(asks) != (self.retrieval is not None):
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"strategies {self.strategies} "
+                    f"{'with' if self.retrieval else 'without'} a retrieval",
+                    expected="a retrieval for `retrieved` and `merged_top3`, and for"
+                    " nothing else",
+                    do="Set retrieval = @library.Retrieve(), or leave it out",
+                )
+            )
+
+    def plan(self) -> Plan:
+        """Returns what would be scored."""
+        found = library.find_experts(self, self.experts) if self.experts else []
+        names = task_registry.registry.expand(self.tasks) if self.tasks else []
+        return {
+            "strategies": ", ".join(self.strategies),
+            "experts": f"{len(found)}: {', '.join(folder.name for folder in found)}",
+            "tasks": "each expert's own"
+            if self.own_tasks
+            else f"{len(names)}: {', '.join(names)}",
+            "splits": ", ".join(self.splits),
+            "files": self.path(self.results_path),
+        }
+
+    def run(self) -> None:
+        """Scores what the result file lacks, and prints the scores of this run."""
+        base = bases.load_base(self.path(self.initial_checkpoint_path))
+        store = results.ResultStore(self.path(self.results_path))
+        data = self.data.opened(self.fill)
+        done = {row.key("") for row in store.rows()}
+        groups: dict[tuple[pathlib.Path, ...], list[Job]] = {}
+        jobs = list(self._jobs(base, functools.cache(data.open)))
+        for job in jobs:
+            if job.cell.key("") not in done:
+                groups.setdefault(job.candidate.folders, []).append(job)
+        total = sum(map(len, groups.values()))
+        print(f"to score: {total}; scored already: {len(jobs) - total}")  # noqa: T201
+        if groups:
+            self._score_all(base, data, store, list(groups.values()))
+        keys = {job.cell.key("") for job in jobs}
+        _print_tables([row for row in store.rows() if row.key("") in keys])
+        print(store.path)  # noqa: T201
+
+    def _score_all(
+        self,
+        base: bases.Base,
+        data: task_data.OpenedData,
+        store: results.ResultStore,
+        groups: list[list["Job"]],
+    ) -> None:
+        program = scorer.Scorer(
+            base,
+            data,
+            batch_size=self.batch_size,
+            axis_rules=self.axis_rules,
+            length_normalized=self.length_normalized,
+            num_model=self.num_model,
+        )
+        total = sum(map(len, groups))
+        progress, count = Progress("score", total=total, unit="cells"), 0
+        for group in groups:  # one set of parameters each
+            candidate = group[0].candidate
+            params = program.place(candidate.params(base))
+            adapter = candidate.adapter()
+            for job in group:
+                scored = program.score(params, adapter, job.dataset, job.rows)
+                store.record(job.cell, run_id=self.name, **scored._asdict())
+                count += 1
+                progress(count)
+
+    def _rows(self, num_rows: int, split: str) -> list[int]:
+        """Returns the rows to score: none of them a query, all of them if allowed."""
+        asks_here = self.retrieval is not None and self.retrieval.split == split
+        num_queries = self.retrieval.num_queries if self.retrieval and asks_here else 0
+        seed = self.retrieval.random_seed if self.retrieval else self.random_seed
+        parts = sampling.divide_rows(num_rows, seed=seed, num_queries=num_queries)
+        chosen = parts.evaluation[: self.max_examples or None]
+        return sorted(chosen.tolist())
+
+    def _jobs(
+        self,
+        base: bases.Base,
+        open_split: Callable[[str, str], token_store.TokenizedDataset],
+    ) -> Iterator["Job"]:
+        """Yields every candidate on every task and split that it is scored on."""
+        registry = task_registry.registry
+        names = registry.expand(self.tasks) if self.tasks else []
+        pairs: list[tuple[candidates.Candidate, list[str]]] = []
+        if "base" in self.strategies:
+            pairs.append((candidates.Candidate("base"), names))
+        folders = library.find_experts(self, self.experts) if self.experts else []
+        for candidate in candidates.of_experts(folders):
+            info = candidate.manifest()
+            own = list(info.tasks) if info else []
+            pairs.append((candidate, own if self.own_tasks else names))
+        pairs += self._retrieved()
+        for candidate, tasks in pairs:
+            for task in tasks:
+                for split in self.splits:
+                    dataset = open_split(task, split)
+                    rows = self._rows(len(dataset), split)
+                    cell = self._cell(candidate, base, dataset, rows)
+                    yield Job(candidate, cell, dataset, rows)
+
+    def _retrieved(self) -> list[tuple[candidates.Candidate, list[str]]]:
+        """Returns what the library gives for each of its tasks, by strategy."""
+        if self.retrieval is None:
+            return []
+        listed = self.retrieval.open_catalogue()
+        found = []
+        for task, result in self.retrieval.retrieve():
+            for label, number in (("retrieved", 1), ("merged_top3", 3)):
+                if label in self.strategies:
+                    folders = tuple(map(listed.expert_dir, result.top(number)))
+                    found.append((candidates.Candidate(label, folders), [task]))
+        return found
+
+    def _cell(
+        self,
+        candidate: candidates.Candidate,
+        base: bases.Base,
+        dataset: token_store.TokenizedDataset,
+        rows: list[int],
+    ) -> results.Cell:
+        task, split = dataset.name, dataset.split
+        known = task_registry.registry.task(task)
+        info = candidate.manifest()
+        shaped_by = json.dumps([dataset.fingerprint, rows, self.length_normalized])
+        return results.Cell(
+            expert=candidate.name,
+            base_fingerprint=base.fingerprint,
+            expert_fingerprint=candidate.fingerprint(),
+            task=task,
+            dataset=getattr(known, "dataset", task),
+            prompt=getattr(known, "prompt", task),
+            split=split,
+            protocol=self.protocol,
+            seed=self.random_seed,
+            checkpoint_step=info.steps if info else 0,
+            scoring=hashlib.sha256(shaped_by.encode()).hexdigest()[:16],
+        )
+
+
+class Job(NamedTuple):
+    """One candidate on one task and split."""
+
+    candidate: candidates.Candidate
+    cell: results.Cell
+    dataset: token_store.TokenizedDataset
+    rows: list[int]
+
+
+def _print_tables(rows: list[results.ResultRow]) -> None:
+    """Prints each candidate's mean over prompts by dataset, one table per split."""
+    for split in dict.fromkeys(row.split for row in rows):
+        shown = [r for r in rows if r.split == split and r.metric in _MAIN_METRICS]
+        columns = sorted({(row.dataset, row.metric) for row in shown})
+        names = text.without_common_prefix([dataset for dataset, _ in columns])
+        table = Table(title=f"{split}: percent, mean over prompts")
+        table.add_column("expert", no_wrap=True)
+        for name, (_, metric) in zip(names, columns, strict=True):
+            table.add_column(f"{name} {metric}")
+        for expert in dict.fromkeys(row.expert for row in shown):
+            values: dict[tuple[str, str], list[float]] = {}
+            for row in (row for row in shown if row.expert == expert):
+                values.setdefault((row.dataset, row.metric), []).append(row.value)
+            means = {column: sum(v) / len(v) for column, v in values.items()}
+            cells = [f"{means[c]:.1f}" if c in means else "" for c in columns]
+            table.add_row(expert, *cells)
+        rich.print(table)
+
+
+# One of each kind of task, for the table; all metrics are in the rows.
+_MAIN_METRICS = ("accuracy", "rougeL", "bleu", "f1")

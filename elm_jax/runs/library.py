@@ -1,0 +1,337 @@
+"""elm_library: build and extend a library, look at it, ask it."""
+
+import dataclasses
+import glob
+import json
+import pathlib
+import shutil
+from typing import NamedTuple
+
+import rich
+from rich.table import Table
+
+from elm_jax import errors, files, types
+from elm_jax.checkpoints import manifest
+from elm_jax.data import tasks as task_registry
+from elm_jax.data import token_store
+from elm_jax.library import catalogue, index, retrieval, sampling, text_formats
+from elm_jax.runs import bases, embedders, task_data
+from elm_jax.runs.progress import Progress
+from elm_jax.runs.run import Plan, Run
+
+
+def find_experts(run: Run, patterns: str | tuple[str, ...]) -> list[pathlib.Path]:
+    """Returns the folders of experts that paths or shell patterns name, sorted.
+
+    Bases are left out; a pattern that matches no expert is an error.
+    """
+    found: dict[pathlib.Path, None] = {}
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        text = str(run.path(pattern))
+        folders = [pathlib.Path(f).parent for f in glob.glob(f"{text}/manifest.json")]
+        kinds = {folder: manifest.read_manifest(folder).kind for folder in folders}
+        chosen = sorted(folder for folder, kind in kinds.items() if kind != "base")
+        if not chosen:
+            raise errors.LibraryError(
+                errors.explain(
+                    found=f"no expert matches {text}",
+                    expected="one or more folders with a manifest.json",
+                    do="Train experts first (elm_train), or correct the pattern",
+                )
+            )
+        found.update(dict.fromkeys(chosen))
+    return list(found)
+
+
+def instance_texts(
+    dataset: token_store.TokenizedDataset, rows: list[int], text_format: str
+) -> list[str]:
+    """Returns what the chosen examples look like to an embedder; no labels."""
+    return [
+        text_formats.format_text(
+            text_format,
+            inputs=example.inputs_text,
+            choices=example.choices_text,
+            answer_choices=example.answer_choices,
+        )
+        for example in (dataset[row] for row in rows)
+    ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LibraryRun(Run):
+    """What all runs on a library have.
+
+    Attributes:
+      library_dir: The library's folder.
+    """
+
+    library_dir: str = "{MODEL_DIR}/library"
+
+    def open_catalogue(self) -> catalogue.Catalogue:
+        """Returns the library's catalogue."""
+        return catalogue.Catalogue(self.path(self.library_dir))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuildLibrary(LibraryRun):
+    """Adds experts to a library: a catalogue line and keys each; repeats do nothing.
+
+    Attributes:
+      experts: Folders of experts, or shell patterns of them.
+      extends: A library beside this one to start from; it stays as it is.
+      data: Vocabulary, lengths and folders of their training tasks.
+      initial_checkpoint_path: Folder of the base, for the embedder `encoder`.
+      embedder: What makes the keys.
+      text_format: One of the paper's ten.
+      num_keys: Training instances per expert.
+      split: Where they come from.
+      random_seed: Of their choice.
+    """
+
+    experts: str | tuple[str, ...]
+    data: task_data.TaskData
+    extends: str = ""
+    initial_checkpoint_path: str = ""
+    embedder: embedders.EmbedderSpec = embedders.EmbedderSpec()
+    text_format: str = "choice_instance"
+    num_keys: int = sampling.NUM_KEYS
+    split: str = "train"
+    random_seed: int = 42
+
+    def check(self) -> None:
+        """Raises ConfigError when the text format is unknown."""
+        text_formats.check_format(self.text_format)
+
+    def plan(self) -> Plan:
+        """Returns the experts to be added and how."""
+        folders = find_experts(self, self.experts)
+        return {
+            "library": self.path(self.library_dir),
+            "experts": f"{len(folders)}: {', '.join(f.name for f in folders)}",
+            "keys per expert": self.num_keys,
+            "embedder": self.embedder.kind,
+            "text format": self.text_format,
+        }
+
+    def run(self) -> None:
+        """Adds what is not there yet."""
+        if self.extends:
+            _copy_library(self.path(self.extends), self.path(self.library_dir))
+        folders = find_experts(self, self.experts)
+        known = self._check_base(folders)
+        data = self.data.opened(self.fill)
+        new = [self._new_expert(folder, data) for folder in folders]
+        embedder = self.embedder.make(
+            fill=self.fill,
+            load_base=lambda: bases.load_base(self.path(self.initial_checkpoint_path)),
+            data=data,
+        )
+        whole = index.extend(
+            self.path(self.library_dir),
+            new,
+            embedder=embedder,
+            settings=index.Settings(
+                embedder=embedder.name,
+                text_format=self.text_format,
+                num_keys=self.num_keys,
+                seed=self.random_seed,
+            ),
+            progress=Progress("embed", unit="keys"),
+        )
+        for folder in folders:
+            if manifest.read_manifest(folder).name not in known:
+                self.open_catalogue().add(folder)
+        print(f"library: {len(whole.names)} experts, {len(whole.keys)} keys")  # noqa: T201
+
+    def _check_base(self, folders: list[pathlib.Path]) -> set[str]:
+        """Returns the experts that are listed, after a look at everybody's base.
+
+        Keys are never taken back, so a wrong expert must not get as far as having any.
+        """
+        exists = (self.path(self.library_dir) / catalogue.FILE_NAME).exists()
+        entries = self.open_catalogue().entries() if exists else ()
+        infos = [manifest.read_manifest(folder) for folder in folders]
+        expected = (entries or infos)[0].base_fingerprint
+        strangers = [i.name for i in infos if i.base_fingerprint != expected]
+        if strangers:
+            raise errors.FingerprintError(
+                errors.explain(
+                    found=f"experts of another base: {', '.join(strangers)}",
+                    expected=f"experts of the base with fingerprint {expected}",
+                    do="Keep one library per base",
+                )
+            )
+        return {entry.name for entry in entries}
+
+    def _new_expert(
+        self, folder: pathlib.Path, data: task_data.OpenedData
+    ) -> index.NewExpert:
+        info = manifest.read_manifest(folder)
+        texts: list[str] = []
+        used: list[index.RowsUsed] = []
+        shares = sampling.share_keys(self.num_keys, len(info.tasks))
+        for task, share in zip(info.tasks, shares, strict=True):
+            dataset = data.open(task, self.split)
+            parts = sampling.divide_rows(
+                len(dataset), seed=self.random_seed, num_keys=share
+            )
+            rows = parts.keys.tolist()
+            texts += instance_texts(dataset, rows, self.text_format)
+            used.append(index.RowsUsed(task, self.split, tuple(rows)))
+        return index.NewExpert(info.name, texts, tuple(used))
+
+
+def _copy_library(old: pathlib.Path, new: pathlib.Path) -> None:
+    """Makes `new` a copy of `old`, whole or not at all, unless it is there."""
+    if new.exists():
+        return
+    if old.parent != new.parent or not (old / catalogue.FILE_NAME).is_file():
+        raise errors.LibraryError(
+            errors.explain(
+                found=f"{old} to be extended by {new}",
+                expected="a library, and a new folder beside it: the catalogue names"
+                " experts by relative paths",
+                do="Build the first one, or choose a folder beside it",
+            )
+        )
+    partial = new.with_name(f".{new.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(old, partial)
+    partial.rename(new)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ListExperts(LibraryRun):
+    """Prints the experts of a library."""
+
+    def plan(self) -> Plan:
+        """Returns which library would be listed."""
+        return {"library": self.path(self.library_dir)}
+
+    def run(self) -> None:
+        """Prints one line per expert."""
+        table = Table(title=str(self.path(self.library_dir)))
+        for column in ("expert", "kind", "tasks", "steps", "status"):
+            table.add_column(column)
+        for entry in self.open_catalogue().entries():
+            tasks = ", ".join(entry.tasks)
+            table.add_row(entry.name, entry.kind, tasks, str(entry.steps), entry.status)
+        rich.print(table)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetireExperts(LibraryRun):
+    """Takes experts out of retrieval; their files and keys stay.
+
+    Attributes:
+      experts: Their names.
+    """
+
+    experts: tuple[str, ...]
+
+    def plan(self) -> Plan:
+        """Returns who would be retired."""
+        return {"library": self.path(self.library_dir), "retire": self.experts}
+
+    def run(self) -> None:
+        """Retires them, if all of them are there."""
+        listed = self.open_catalogue()
+        for name in self.experts:
+            listed.get(name)
+        for name in self.experts:
+            listed.retire(name)
+            print(f"retired: {name}")  # noqa: T201
+
+
+class Retrieved(NamedTuple):
+    """What a library answered for one task."""
+
+    task: str
+    result: retrieval.Retrieval
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Retrieve(LibraryRun):
+    """Asks a library which expert fits each task, by unlabelled instances (RoE).
+
+    Attributes:
+      tasks: Names or patterns of tasks and mixtures.
+      data: Vocabulary, lengths and folders of their rows.
+      initial_checkpoint_path: Folder of the base, for the embedder `encoder`.
+      embedder: The one that made the keys.
+      split: Where the queries come from; labels are not used.
+      num_queries: Instances that vote.
+      random_seed: Of their choice.
+      votes_path: JSON lines, one per task: its name and all votes.
+    """
+
+    tasks: str | tuple[str, ...]
+    data: task_data.TaskData
+    initial_checkpoint_path: str = ""
+    embedder: embedders.EmbedderSpec = embedders.EmbedderSpec()
+    split: str = "validation"
+    num_queries: int = sampling.NUM_QUERIES
+    random_seed: int = 42
+    votes_path: str = "{MODEL_DIR}/votes.jsonl"
+
+    def plan(self) -> Plan:
+        """Returns which tasks would ask."""
+        names = task_registry.registry.expand(self.tasks)
+        return {
+            "library": self.path(self.library_dir),
+            "tasks": f"{len(names)}: {', '.join(names)}",
+            "queries per task": self.num_queries,
+            "files": self.path(self.votes_path),
+        }
+
+    def run(self) -> None:
+        """Prints the votes and writes them down."""
+        table = Table(title="Retrieved experts")
+        for column in ("task", "expert", "votes", "others"):
+            table.add_column(column)
+        for task, result in self.retrieve():
+            (expert, votes), *others = result.votes
+            rest = ", ".join(f"{name} {count}" for name, count in others[:3])
+            table.add_row(task, expert, str(votes), rest)
+        rich.print(table)
+
+    def retrieve(self) -> list[Retrieved]:
+        """Returns the votes of every task, and writes them to `votes_path`."""
+        data = self.data.opened(self.fill)
+        opened = index.open_index(self.path(self.library_dir))
+        active = self.open_catalogue().experts()
+        embedder = self._make_embedder(data)
+        found = []
+        names = task_registry.registry.expand(self.tasks)
+        progress = Progress("retrieve", total=len(names), unit="tasks")
+        for done, task in enumerate(names, 1):
+            dataset = data.open(task, self.split)
+            used = len(opened.rows_used(task, self.split))
+            parts = sampling.divide_rows(
+                len(dataset),
+                # Rows that are keys are found by the seed that chose them.
+                seed=opened.settings.seed if used else self.random_seed,
+                num_keys=used,
+                num_queries=self.num_queries,
+            )
+            texts = instance_texts(
+                dataset, parts.queries.tolist(), opened.settings.text_format
+            )
+            result = retrieval.retrieve_for_texts(
+                opened, texts, embedder=embedder, experts=active
+            )
+            found.append(Retrieved(task, result))
+            progress(done)
+        lines = [json.dumps({"task": t, "votes": r.votes}) for t, r in found]
+        files.write_text(
+            self.path(self.votes_path), "".join(f"{line}\n" for line in lines)
+        )
+        return found
+
+    def _make_embedder(self, data: task_data.OpenedData) -> types.Embedder:
+        return self.embedder.make(
+            fill=self.fill,
+            load_base=lambda: bases.load_base(self.path(self.initial_checkpoint_path)),
+            data=data,
+        )

@@ -1,0 +1,101 @@
+"""elm_merge: experts into an expert."""
+
+import dataclasses
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import experts, manifest
+from elm_jax.merging import methods
+from elm_jax.runs import bases, library
+from elm_jax.runs.run import Plan, Run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Merge(Run):
+    """Merges experts of one base and kind into `<experts_dir>/<expert_name>`.
+
+    Attributes:
+      experts: Folders of experts, or shell patterns of them.
+      expert_name: Name of the result.
+      initial_checkpoint_path: Folder of the base.
+      experts_dir: Where the result goes.
+      method: A name in `merging.methods.METHODS`.
+      weights: One per expert in the order of `experts`; empty for equal ones.
+      scale: Factor on the differences from the base, for methods that take one.
+    """
+
+    experts: tuple[str, ...]
+    expert_name: str
+    initial_checkpoint_path: str
+    experts_dir: str = "{MODEL_DIR}/merged"
+    method: str = "uniform"
+    weights: tuple[float, ...] = ()
+    scale: float = 1.0
+
+    def plan(self) -> Plan:
+        """Returns what would be merged."""
+        folders = library.find_experts(self, self.experts)
+        return {
+            "experts": f"{len(folders)}: {', '.join(f.name for f in folders)}",
+            "method": self.method,
+            "weights": self.weights or "equal",
+            "scale": self.scale,
+            "files": self.path(f"{self.experts_dir}/{self.expert_name}"),
+        }
+
+    def run(self) -> None:
+        """Merges, unless the result is there already."""
+        folder = self.path(f"{self.experts_dir}/{self.expert_name}")
+        if (folder / manifest.FILE_NAME).is_file():
+            print(f"finished already: {folder}")  # noqa: T201
+            return
+        base = bases.load_base(self.path(self.initial_checkpoint_path))
+        folders = library.find_experts(self, self.experts)
+        loaded = [
+            experts.load_expert(f, base_fingerprint=base.fingerprint) for f in folders
+        ]
+        infos = [info for _, info in loaded]
+        first = infos[0]
+        self._check_like(infos)
+        start = None
+        if methods.METHODS.get(self.method, methods.METHODS["uniform"]).needs_base:
+            start = trees.split(base.params, first.trainable_pattern)[0]
+        merged = methods.merge(
+            self.method,
+            [params for params, _ in loaded],
+            weights=self.weights or None,
+            base=start,
+            scale=float(self.scale),
+        )
+        recipe = {
+            "method": self.method,
+            "experts": [info.name for info in infos],
+            "weights": list(self.weights),
+            "scale": self.scale,
+        }
+        experts.save_expert(
+            folder,
+            merged,
+            dataclasses.replace(
+                first,
+                name=self.expert_name,
+                kind="merged",
+                tasks=tuple(dict.fromkeys(t for info in infos for t in info.tasks)),
+                data={"merge": recipe},
+                steps=max(info.steps for info in infos),
+                versions=manifest.installed_versions(),
+                metrics={},
+                operative_config=self.operative_config(),
+            ),
+        )
+        print(f"merged {len(loaded)} experts: {folder}")  # noqa: T201
+
+    def _check_like(self, infos: list[manifest.Manifest]) -> None:
+        kinds = {(i.kind, i.trainable_pattern, str(i.adapter)) for i in infos}
+        if len(kinds) > 1:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"experts of different kinds: {sorted(map(str, kinds))}",
+                    expected="one kind, one trainable pattern, one adapter spec",
+                    do="Merge prompt experts with prompt experts, dataset with dataset",
+                )
+            )

@@ -1,0 +1,136 @@
+"""Scores parameters on a task's examples, by ranking choices or by generation."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from elm_jax.data import tasks as task_registry
+from elm_jax.data.token_store import Example, TokenizedDataset
+from elm_jax.evaluation import generation, metrics, rank_classification
+from elm_jax.model import decoding, scoring
+from elm_jax.partitioning import mesh as meshes
+from elm_jax.peft import adapters
+from elm_jax.runs import bases, task_data
+from elm_jax.types import Params
+
+
+class Scores(NamedTuple):
+    """What a result store keeps: see `results.ResultStore.record`."""
+
+    values: Mapping[str, float]
+    num_examples: int
+    per_example: Mapping[str, np.ndarray]
+
+
+class Scorer:
+    """Compiled programs of one base; parameters and tasks come and go.
+
+    Args:
+      base: Gives the model's shape.
+      data: Whose vocabulary turns generated tokens into text.
+      batch_size: Examples per call, all devices together.
+      axis_rules: Name of the table that places parameters on the mesh.
+      num_model: Devices that share one model's parameters under `data_model`.
+      length_normalized: Whether a choice's score is divided by its tokens.
+    """
+
+    def __init__(
+        self,
+        base: bases.Base,
+        data: task_data.OpenedData,
+        *,
+        batch_size: int,
+        axis_rules: str = "data",
+        num_model: int = 1,
+        length_normalized: bool = False,
+    ) -> None:
+        self._base, self._data = base, data
+        self._batch_size, self._axis_rules = batch_size, axis_rules
+        self._length_normalized = length_normalized
+        self._mesh = meshes.make_mesh(num_model=num_model)
+
+    def place(self, params: Params) -> Params:
+        """Returns the parameters on the devices, to be scored on several tasks."""
+        return meshes.place(params, self._mesh, self._axis_rules)
+
+    def score(
+        self,
+        params: Params,
+        adapter: adapters.AdapterSpec | None,
+        dataset: TokenizedDataset,
+        rows: Sequence[int],
+    ) -> Scores:
+        """Returns the scores of placed parameters on some rows of a dataset."""
+        examples = [dataset[row] for row in rows]
+        if dataset.has_choices:
+            return self._rank(params, adapter, examples)
+        return self._generate(params, adapter, examples, task_metrics(dataset.name))
+
+    def _rank(
+        self,
+        params: Params,
+        adapter: adapters.AdapterSpec | None,
+        examples: Sequence[Example],
+    ) -> Scores:
+        outcome = rank_classification.rank_classify(
+            self._bind(self._programs(adapter).score, params),
+            examples,
+            batch_size=self._batch_size,
+            length_normalized=self._length_normalized,
+        )
+        values = {"accuracy": outcome.accuracy, "chance": outcome.chance}
+        values["ties"] = 100.0 * outcome.num_ties / len(examples)
+        return Scores(values, len(examples), outcome.per_example())
+
+    def _generate(
+        self,
+        params: Params,
+        adapter: adapters.AdapterSpec | None,
+        examples: Sequence[Example],
+        names: Sequence[str],
+    ) -> Scores:
+        texts = generation.generate(
+            self._bind(self._programs(adapter).decode, params),
+            examples,
+            decode_text=self._data.vocabulary.decode,
+            batch_size=self._batch_size,
+        )
+        targets = [example.targets_text for example in examples]
+        values: dict[str, float] = {}
+        per_example = {"example_ids": np.array([e.example_id for e in examples])}
+        for metric in map(metrics.get, names):
+            values |= metric(targets, texts)
+            per_example |= metric.per_example(targets, texts)
+        return Scores(values, len(examples), per_example)
+
+    def _bind(self, program: Callable[..., Any], params: Params) -> Callable[..., Any]:
+        """Returns the program with its parameters; batches go to the devices."""
+
+        def call(*arrays: np.ndarray) -> Any:
+            named = {str(n): array for n, array in enumerate(arrays)}
+            return program(params, *meshes.shard_batch(named, self._mesh).values())
+
+        return call
+
+    @functools.cache  # noqa: B019 - a scorer lives as long as its run
+    def _programs(self, adapter: adapters.AdapterSpec | None) -> "_Programs":
+        model = bases.build_model(self._base.config, adapter)
+        length = self._data.features.targets_length
+        return _Programs(
+            scoring.make_score_fn(model),
+            decoding.make_greedy_decode_fn(model, max_decode_len=length),
+        )
+
+
+class _Programs(NamedTuple):
+    score: Callable[..., jax.Array]
+    decode: Callable[..., jax.Array]
+
+
+def task_metrics(name: str) -> tuple[str, ...]:
+    """Returns the names of a task's metrics; ROUGE where it names none."""
+    task = task_registry.registry.task(name)
+    return getattr(task, "metrics", ()) or ("rouge",)

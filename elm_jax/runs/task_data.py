@@ -1,0 +1,98 @@
+"""Where a run's tokens come from: vocabulary, lengths and folders in one value."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from elm_jax import errors
+from elm_jax.data import cache, tasks, token_store, vocabulary
+from elm_jax.runs.progress import Progress
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskData:
+    """How tasks become token caches; one value shared by all runs of a project.
+
+    In every path, `{MODEL_DIR}` stands for the run's work folder and `{PACKAGE}` for
+    the folder that holds the packages `elm_jax` and `tasks`.
+
+    Attributes:
+      vocabulary_path: A SentencePiece model.
+      feature_lengths: Tokens of `inputs` and `targets`, end tokens included.
+      extra_ids: Sentinels above the model's own pieces.
+      inputs_eos: Whether inputs end with the end token.
+      cache_dir: Where token caches are kept.
+      data_dir: Where file sources find their datasets.
+      templates_dir: Where PromptSource's templates were unpacked.
+    """
+
+    vocabulary_path: str
+    feature_lengths: Mapping[str, int]
+    extra_ids: int = 100
+    inputs_eos: bool = True
+    cache_dir: str = "{MODEL_DIR}/cache"
+    data_dir: str = ""
+    templates_dir: str = ""
+
+    def __post_init__(self) -> None:
+        lengths = self.feature_lengths
+        if not isinstance(lengths, Mapping) or set(lengths) != {"inputs", "targets"}:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"feature_lengths = {lengths!r}",
+                    expected='{"inputs": tokens, "targets": tokens}',
+                    do="Correct TASK_FEATURE_LENGTHS",
+                )
+            )
+
+    @property
+    def features(self) -> tasks.Features:
+        """The lengths, as the data room has them."""
+        return tasks.Features(
+            inputs_length=self.feature_lengths["inputs"],
+            targets_length=self.feature_lengths["targets"],
+            inputs_eos=self.inputs_eos,
+        )
+
+    def opened(self, fill: Callable[[str], str]) -> "OpenedData":
+        """Returns the vocabulary and folders with their paths filled in.
+
+        Args:
+          fill: Replaces the placeholders of a path; `Run.fill`.
+        """
+        return OpenedData(
+            vocabulary=vocabulary.SentencePiece(
+                fill(self.vocabulary_path), self.extra_ids
+            ),
+            features=self.features,
+            places=tasks.Places(
+                cache_dir=fill(self.cache_dir),
+                data_dir=fill(self.data_dir),
+                templates_dir=fill(self.templates_dir),
+            ),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedData:
+    """A vocabulary, lengths and folders, ready to open token caches."""
+
+    vocabulary: vocabulary.SentencePiece
+    features: tasks.Features
+    places: tasks.Places
+
+    def open(self, task: str, split: str) -> token_store.TokenizedDataset:
+        """Returns a task's split as tokens, from the cache or built into it."""
+        with errors.during(f"reading {split} of task {task}"):
+            return cache.open_cache(
+                task,
+                split,
+                vocabulary=self.vocabulary,
+                features=self.features,
+                places=self.places,
+                progress=Progress(f"cache {task} {split}"),
+            )
+
+    def describe(self, dataset: token_store.TokenizedDataset) -> dict[str, Any]:
+        """Returns what a manifest records of a dataset."""
+        return {"num_examples": len(dataset), "fingerprint": dataset.fingerprint}

@@ -1,0 +1,400 @@
+"""elm_train: experts, a multitask baseline or a base, one after another."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import experts, manifest, train_state
+from elm_jax.data import (
+    batches,
+    folders,
+    packing,
+    prefetch,
+    shapes,
+    span_corruption,
+    token_store,
+)
+from elm_jax.data import tasks as task_registry
+from elm_jax.model import config, cost, loss, t5
+from elm_jax.partitioning import mesh as meshes
+from elm_jax.partitioning import rules
+from elm_jax.peft import adapters
+from elm_jax.peft import experts as expert_kinds
+from elm_jax.runs import bases, task_data, train_metrics
+from elm_jax.runs.run import Plan, Run
+from elm_jax.training import hooks, loop, optimizers, signals, state, step
+from elm_jax.types import Params
+
+Kind = Literal["base", "prompt", "dataset", "multitask"]
+_Examples = Sequence[token_store.TokenizedDataset]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train(Run):
+    """Trains one expert per task, or a base, into `<experts_dir>/<name>`.
+
+    Experts that are finished are skipped, unfinished ones resume, so that the same
+    command can be given again after any interruption.
+
+    Attributes:
+      kind: What trains: `prompt` adapters and layer norms, `dataset` and `multitask`
+        all parameters of a base, `base` all parameters from scratch by span
+        corruption.
+      tasks: Names or patterns of tasks and mixtures. Prompt experts are trained one
+        for each task, dataset experts one for each dataset among the tasks, and the
+        other kinds are one model for all of them.
+      max_examples: Cap per task, drawn by the seed; 0 for all.
+      data: Vocabulary, lengths and folders of the tasks' tokens.
+      optimizer: Its schedule runs over `train_steps`.
+      train_steps: Updates per expert.
+      batch_size: Examples per update, over all devices.
+      initial_checkpoint_path: Folder of the base; not for kind `base`.
+      model: Shape of a base trained from scratch; experts take their base's.
+      adapter: What prompt experts add to the base.
+      experts_dir: Where finished experts go.
+      expert_name: Name of the result, for a run of one expert; by default that of
+        its task, its dataset or its kind.
+      dropout_rate: Fraction in [0, 1), while training.
+      num_shapes: Length buckets; each is a compilation, and fewer pad more.
+      pack: Several examples per row instead of length buckets.
+      axis_rules: Name of the table that places parameters on the mesh.
+      num_model: Devices that share one model's parameters under `data_model`; the
+        others split the batch.
+      random_seed: Of initialisation, batches and dropout.
+      save_every_steps: Period of the checkpoints that a killed run resumes from.
+      keep_last: How many of those are kept.
+      log_every_steps: Period of the metrics.
+      resume_changed_config: Whether to resume a run whose configuration differs.
+    """
+
+    kind: Kind
+    tasks: str | tuple[str, ...]
+    data: task_data.TaskData
+    optimizer: optimizers.AdamW | optimizers.Adafactor
+    train_steps: int
+    batch_size: int
+    max_examples: int = 0
+    initial_checkpoint_path: str = ""
+    model: config.T5Config | None = None
+    adapter: adapters.AdapterSpec | None = None
+    experts_dir: str = "{MODEL_DIR}/experts"
+    expert_name: str = ""
+    dropout_rate: float = 0.0
+    num_shapes: int = 4
+    pack: bool = False
+    axis_rules: str = "data"
+    num_model: int = 1
+    random_seed: int = 42
+    save_every_steps: int = 1000
+    keep_last: int = 1
+    log_every_steps: int = 50
+    resume_changed_config: bool = False
+
+    def check(self) -> None:
+        """Raises ConfigError when fields contradict each other."""
+        counts = ("train_steps", "batch_size", "num_shapes", "num_model", "keep_last")
+        counts += ("save_every_steps", "log_every_steps")
+        wrong = {name: "at least 1" for name in counts if getattr(self, name) < 1}
+        if self.max_examples < 0:
+            wrong["max_examples"] = "a cap, or 0 for none"
+        if not 0 <= self.dropout_rate < 1:
+            wrong["dropout_rate"] = "a share in [0, 1)"
+        if (self.kind == "base") != (self.model is not None):
+            wrong["model"] = "a shape for kind base, and for no other"
+        if (self.kind == "base") == bool(self.initial_checkpoint_path):
+            wrong["initial_checkpoint_path"] = "a base's folder, unless kind is base"
+        if (self.kind == "prompt") != (self.adapter is not None):
+            wrong["adapter"] = "a spec for kind prompt, and for no other"
+        rules.axis_table(self.axis_rules)
+        if wrong:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"a run of kind {self.kind!r} with "
+                    + ", ".join(f"{n} = {getattr(self, n)!r:.60}" for n in wrong),
+                    expected="; ".join(f"{n}: {text}" for n, text in wrong.items()),
+                    do="Correct these fields of train.Train",
+                )
+            )
+
+    def experts(self) -> dict[str, list[str]]:
+        """Returns the tasks of each expert to be, by the expert's name.
+
+        Raises:
+          ConfigError: A task is unknown, or `expert_name` does not fit their number.
+        """
+        registry = task_registry.registry
+        found: dict[str, list[str]] = {}
+        for name in registry.expand(self.tasks):
+            dataset = getattr(registry.task(name), "dataset", name)
+            owner = {"prompt": name, "dataset": dataset}.get(self.kind, self.kind)
+            found.setdefault(owner, []).append(name)
+        if not self.expert_name:
+            return found
+        if len(found) > 1:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"expert_name {self.expert_name!r} for {len(found)} experts",
+                    expected="a name only where one expert is trained",
+                    do="Leave expert_name out, or name tasks of one expert",
+                )
+            )
+        return {self.expert_name: next(iter(found.values()))}
+
+    def expert_dir(self, name: str) -> pathlib.Path:
+        """Returns where an expert goes when it is finished."""
+        return self.path(f"{self.experts_dir}/{name}")
+
+    def work_dir(self, name: str) -> pathlib.Path:
+        """Returns where an expert's checkpoints and metrics lie while it trains."""
+        return self.path(f"{{MODEL_DIR}}/work/{name}")
+
+    def plan(self) -> Plan:
+        """Returns the resolved plan; reads the base's manifest, compiles nothing."""
+        model = bases.build_model(self.model_config(), self.adapter)
+        trained, frozen = trees.split(t5.param_shapes(model), self.pattern)
+        shape = cost.Shape(
+            batch_size=self.batch_size,
+            inputs_length=self.data.features.inputs_length,
+            targets_length=self.data.features.targets_length,
+        )
+        num_bytes = cost.train_bytes(
+            model.config, shape, trainable=trained, frozen=frozen
+        )
+        names = self.experts()
+        tokens = shape.batch_size * (shape.inputs_length + shape.targets_length)
+        return {
+            "experts": f"{len(names)}: {', '.join(names)}",
+            "finished already": sum(self.is_finished(name) for name in names),
+            "parameters": f"{trees.count_params(trees.join(trained, frozen)):,}",
+            "trained per expert": f"{trees.count_params(trained):,}",
+            "memory, about": f"{num_bytes / 2**30:.2f} GiB",
+            "steps per expert": f"{self.train_steps:,}",
+            "tokens per step, at most": f"{tokens:,}",
+            "FLOPs per step, at most": f"{cost.train_flops(model.config, shape):.3g}",
+            "files": f"{self.expert_dir('<expert>')}, {self.work_dir('<expert>')}",
+        }
+
+    @property
+    def pattern(self) -> str:
+        """Which parameters train."""
+        return expert_kinds.trainable_pattern(
+            "prompt" if self.kind == "prompt" else "dataset"
+        )
+
+    def is_finished(self, name: str) -> bool:
+        """Returns whether the expert is there already."""
+        return (self.expert_dir(name) / manifest.FILE_NAME).is_file()
+
+    def model_config(self) -> config.T5Config:
+        """Returns the shape of the model that trains."""
+        shape = self.model
+        if shape is None:
+            folder = self.path(self.initial_checkpoint_path)
+            shape = bases.model_config(bases.read_manifest(folder))
+        return dataclasses.replace(shape, dropout_rate=float(self.dropout_rate))
+
+    def run(self) -> None:
+        """Trains what is not finished.
+
+        Raises:
+          ElmError: Something a user can repair, if possible before compiling.
+        """
+        names = self.experts()
+        todo = {n: task for n, task in names.items() if not self.is_finished(n)}
+        if len(todo) < len(names):
+            print(f"finished already: {len(names) - len(todo)} of {len(names)}")  # noqa: T201
+        if not todo:
+            return
+        data = self.data.opened(self.fill)
+        self._check_vocabulary(data)
+        trainer = _Trainer(self, data)
+        for folder in (self.expert_dir(""), self.work_dir("")):
+            folders.check_writable(folder)
+        # All caches first: a task that cannot be read is told before any training,
+        # and shapes must not depend on which experts are finished already.
+        examples = {
+            name: [data.open(task, "train") for task in own]
+            for name, own in names.items()
+        }
+        common = self._common_shapes(list(examples.values()))
+        for number, name in enumerate(todo, 1):
+            print(f"expert {number}/{len(todo)}: {name}")  # noqa: T201
+            result = trainer.train(name, examples[name], common)
+            experts.save_expert(self.expert_dir(name), *result)
+            shutil.rmtree(self.work_dir(name) / "state", ignore_errors=True)
+
+    def _check_vocabulary(self, data: task_data.OpenedData) -> None:
+        rows, pieces = self.model_config().vocab_size, data.vocabulary.size
+        if rows < pieces:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"a vocabulary of {pieces} ids for a model with {rows}",
+                    expected="a model with a row for every id",
+                    do="Use the vocabulary the base was trained with, or set"
+                    f" config.T5Config.vocab_size = {pieces} for a new base",
+                )
+            )
+
+    def _common_shapes(self, examples: Sequence[_Examples]) -> tuple[shapes.Shape, ...]:
+        """Returns the length buckets of all experts: they share compiled programs."""
+        if self.kind == "base":
+            return ()
+        columns = [d.columns for own in examples for d in own]
+        lengths = [
+            np.stack([c.inputs.lengths, c.targets.lengths], axis=1) for c in columns
+        ]
+        return shapes.choose_shapes(np.concatenate(lengths), num_shapes=self.num_shapes)
+
+
+class _Finished(NamedTuple):
+    params: Params
+    manifest: manifest.Manifest
+
+
+class _Trainer:
+    """What the experts of one run share: model, base on the devices, programs."""
+
+    def __init__(self, run: Train, data: task_data.OpenedData) -> None:
+        self._run, self._data = run, data
+        self._mesh = meshes.make_mesh(num_model=run.num_model)
+        self._model = bases.build_model(run.model_config(), run.adapter)
+        self._base = None
+        if run.initial_checkpoint_path:
+            self._base = bases.load_base(run.path(run.initial_checkpoint_path))
+        self._tx = run.optimizer.make(run.train_steps)
+        self._step_fn = step.make_train_step(loss.make_loss_fn(self._model), self._tx)
+
+    def train(
+        self, name: str, examples: _Examples, common_shapes: Sequence[shapes.Shape]
+    ) -> _Finished:
+        """Returns a finished expert; resumes one that was begun.
+
+        Raises:
+          SystemExit: A signal came, and the state is saved.
+        """
+        run = self._run
+        source = self._batch_source(examples, common_shapes)
+        store = train_state.TrainStateStore(
+            run.work_dir(name) / "state",
+            config=self._config(examples, source),
+            keep_last=run.keep_last,
+        )
+        now, frozen = self._initial_state()
+        restored = store.restore(now, allow_changed_config=run.resume_changed_config)
+        now = now if restored is None else restored
+        start = int(now.step)
+        if start:
+            print(f"{name}: goes on from its own step {start}")  # noqa: T201
+        report = train_metrics.make_report(
+            run.work_dir(name),
+            expert=name,
+            start_step=start,
+            num_steps=run.train_steps,
+            optimizer=run.optimizer,
+            config=run.operative_config(),
+        )
+        ready = prefetch.Prefetcher(
+            source.batch, start, stop_step=run.train_steps, put_fn=self._place_batch
+        )
+        with signals.StopRequest() as stop, ready:
+            now = loop.train(
+                now,
+                frozen,
+                step_fn=self._step_fn,
+                batches=ready,
+                num_steps=run.train_steps,
+                hooks=(
+                    loop.Every(run.log_every_steps, report),
+                    loop.Every(run.save_every_steps, hooks.save_states(store)),
+                ),
+                expert=name,
+                should_stop=stop,
+                last_checkpoint=store.latest_step,
+            )
+        report.close()
+        store.close()
+        stop.exit_if_requested()
+        params = jax.device_get(now.params)
+        metrics = train_metrics.read_last(run.work_dir(name))
+        return _Finished(params, self._manifest(name, examples, params, metrics))
+
+    def _initial_state(self) -> tuple[state.TrainState, Params]:
+        """Returns the state before the first step, and what stays as it is."""
+        run = self._run
+        params = t5.init_params(self._model, seed=run.random_seed)
+        if self._base is not None:
+            params = trees.replace(params, self._base.params)
+        params = meshes.place(params, self._mesh, run.axis_rules)
+        trainable, frozen = trees.split(params, run.pattern)
+        return state.init_state(trainable, self._tx, seed=run.random_seed), frozen
+
+    def _batch_source(
+        self, examples: _Examples, common_shapes: Sequence[shapes.Shape]
+    ) -> batches.BatchSource:
+        run = self._run
+        options: dict[str, Any] = {
+            "batch_size": run.batch_size,
+            "seed": run.random_seed,
+        }
+        features = self._data.features
+        if run.kind == "base":
+            return span_corruption.SpanCorruptionBatches(
+                examples,
+                features=features,
+                vocabulary=self._data.vocabulary,
+                **options,
+            )
+        options["max_examples"] = run.max_examples or None
+        if run.pack:
+            return packing.PackedBatches(examples, features=features, **options)
+        return batches.Batches(examples, shapes=common_shapes, **options)
+
+    def _place_batch(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        return meshes.shard_batch(batch, self._mesh)
+
+    def _config(
+        self, examples: _Examples, source: batches.BatchSource
+    ) -> dict[str, Any]:
+        """Returns what must not change between stopping and going on, as JSON."""
+        run = dataclasses.asdict(self._run)
+        about_saving = ("model_dir", "experts_dir", "save_every_steps", "keep_last")
+        about_saving += ("tasks", "data", "expert_name")
+        about_saving += ("log_every_steps", "resume_changed_config")
+        kept = {name: run[name] for name in run if name not in about_saving}
+        kept["optimizer_kind"] = type(self._run.optimizer).__name__
+        kept["base_fingerprint"] = self._base.fingerprint if self._base else ""
+        kept["shapes"] = [list(shape) for shape in source.shapes]
+        kept["data"] = {d.name: d.fingerprint for d in examples}
+        return json.loads(json.dumps(kept))
+
+    def _manifest(
+        self,
+        name: str,
+        examples: _Examples,
+        params: Params,
+        metrics: Mapping[str, float],
+    ) -> manifest.Manifest:
+        run, base = self._run, self._base
+        return manifest.Manifest(
+            name=name,
+            kind=run.kind,
+            base_name=base.name if base else name,
+            base_fingerprint=base.fingerprint if base else trees.fingerprint(params),
+            model=dataclasses.asdict(run.model_config()),
+            adapter=bases.describe(run.adapter),
+            trainable_pattern=run.pattern,
+            tasks=tuple(dataset.name for dataset in examples),
+            data={d.name: self._data.describe(d) for d in examples},
+            steps=run.train_steps,
+            seed=run.random_seed,
+            versions=manifest.installed_versions(),
+            metrics=dict(metrics),
+            operative_config=run.operative_config(),
+        )

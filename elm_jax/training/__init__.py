@@ -1,0 +1,1 @@
+"""Optimiser, state, pure step, loop and hooks."""

@@ -1,0 +1,89 @@
+"""What happens between steps: metrics are reported and states are saved.
+
+In this order: a run that goes on drops reports of steps after its state, but could
+not make up for one that a kill took away between saving and reporting.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from elm_jax.training.writers import MetricWriter
+from elm_jax.types import Hook, Metrics
+
+
+class StateStore(Protocol):
+    """Keeps states; `checkpoints.train_state.TrainStateStore` is one."""
+
+    def save(self, step: int, state: Any) -> None: ...  # noqa: D102
+
+
+def save_states(store: StateStore) -> Hook:
+    """Returns a hook that saves the state."""
+
+    def save(step: int, state: Any, metrics: Metrics) -> None:
+        del metrics
+        store.save(step, state)
+
+    return save
+
+
+class ReportMetrics:
+    """A hook that turns sums over a window of steps into scalars and writes them.
+
+    Args:
+      writers: Where the scalars go.
+      num_steps: At which the training is complete.
+      learning_rate_fn: Rate of the update that follows a number of steps.
+      clock: Returns seconds; passed in so that tests need not wait.
+    """
+
+    def __init__(
+        self,
+        writers: Sequence[MetricWriter],
+        *,
+        num_steps: int,
+        learning_rate_fn: Callable[[int], float] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._writers, self._num_steps = writers, num_steps
+        self._learning_rate_fn, self._clock = learning_rate_fn, clock
+        self._last_time = clock()
+
+    def __call__(self, step: int, state: Any, metrics: Metrics) -> None:
+        """Writes the scalars of the steps since the last call."""
+        del state
+        now = self._clock()
+        secs, self._last_time = now - self._last_time, now
+        scalars = summarise(metrics)
+        if self._learning_rate_fn is not None:
+            scalars["learning_rate"] = self._learning_rate_fn(step - 1)
+        steps_per_sec = metrics["num_steps"] / max(secs, 1e-9)
+        scalars["steps_per_sec"] = steps_per_sec
+        if "num_tokens" in metrics:
+            scalars["tokens_per_sec"] = metrics["num_tokens"] / max(secs, 1e-9)
+        scalars["secs_left"] = (self._num_steps - step) / steps_per_sec
+        for writer in self._writers:
+            writer.write(step, scalars)
+
+    def close(self) -> None:
+        """Closes the writers."""
+        for writer in self._writers:
+            writer.close()
+
+
+def summarise(sums: Mapping[str, float]) -> dict[str, float]:
+    """Returns what sums over a window of steps say of one step or one token.
+
+    `loss` and `grad_norm` are means over the steps, `accuracy` is the share of
+    weighted target tokens, `tokens_per_step` counts what is not padding.
+
+    >>> summarise({"num_steps": 2, "loss": 3.0, "correct_sum": 1, "weight_sum": 4})
+    {'loss': 1.5, 'accuracy': 0.25}
+    """
+    num_steps = sums["num_steps"]
+    means = {"loss": "loss", "grad_norm": "grad_norm", "num_tokens": "tokens_per_step"}
+    scalars = {new: sums[n] / num_steps for n, new in means.items() if n in sums}
+    if sums.get("weight_sum") and "correct_sum" in sums:
+        scalars["accuracy"] = sums["correct_sum"] / sums["weight_sum"]
+    return scalars

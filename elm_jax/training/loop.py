@@ -1,0 +1,77 @@
+"""The train loop: it draws batches, calls the step and its hooks, nothing else."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+
+from elm_jax import errors
+from elm_jax.training.state import TrainState
+from elm_jax.training.step import StepFn
+from elm_jax.training.tally import Tally
+from elm_jax.types import Batch, Hook, Params
+
+
+class Every(NamedTuple):
+    """A hook and its period; the last step of a training fires every hook."""
+
+    every_steps: int
+    hook: Hook
+
+
+def train(
+    state: TrainState,
+    frozen: Params,
+    *,
+    step_fn: StepFn,
+    batches: Iterator[tuple[int, Batch]],
+    num_steps: int,
+    hooks: Sequence[Every] = (),
+    expert: str = "",
+    should_stop: Callable[[], bool] = lambda: False,
+    last_checkpoint: Callable[[], object] = lambda: None,
+) -> TrainState:
+    """Returns the state after `num_steps` steps, or after the step of a stop.
+
+    Metrics of a step are read once the next one is on its way, so that the device
+    never waits for the host; only where hooks fire does the loop wait for the step.
+    A hook gets the number of steps done, the state after them, and each metric
+    summed over the steps since it last fired, with their number as `num_steps`.
+
+    Args:
+      state: Where to start; its memory is given up to the first step.
+      frozen: The part of the model that does not train.
+      step_fn: From `make_train_step`.
+      batches: `(n, batch)` for the step that follows n finished ones.
+      num_steps: Steps at which the training is complete.
+      hooks: Called in this order.
+      expert: Name of what trains, for messages.
+      should_stop: Asked after every step; True makes that step the last.
+      last_checkpoint: Names the newest checkpoint, for messages.
+
+    Raises:
+      TrainingError: A metric is not finite, or a batch is not of the next step.
+    """
+    step = int(jax.device_get(state.step))
+    tally = Tally(len(hooks), expert=expert, last_checkpoint=last_checkpoint)
+    is_last = step >= num_steps
+    while not is_last:
+        index, batch = next(batches, (None, {}))
+        if index != step:
+            raise errors.TrainingError(
+                errors.explain(
+                    found=f"a batch for step {index} (None: there was none)",
+                    expected=f"the batch for step {step}, where the state is",
+                    do="Start the batches at the step of the state",
+                )
+            )
+        state, metrics = step_fn(state, frozen, batch)
+        step += 1
+        tally.push(step, metrics)
+        is_last = step == num_steps or should_stop()
+        due = [n for n, h in enumerate(hooks) if is_last or step % h.every_steps == 0]
+        if due or is_last:
+            tally.read()
+        for number in due:
+            hooks[number].hook(step, state, tally.take(number))
+    return state

@@ -1,0 +1,164 @@
+"""Where metrics go: a line on the console, a line of JSON, TensorBoard."""
+
+import json
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Protocol, TextIO
+
+import tensorboardX
+
+from elm_jax import errors, files
+
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
+_ON_CONSOLE = ("loss", "accuracy", "learning_rate")
+
+
+class MetricWriter(Protocol):
+    """Takes scalars by name; `close` may be called more than once."""
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None: ...  # noqa: D102
+
+    def close(self) -> None: ...  # noqa: D102
+
+
+class ConsoleWriter:
+    """One line: step, loss, rates and the time left.
+
+    Args:
+      title: Of what trains.
+      num_steps: At which the training is complete.
+      stream: Standard error if None.
+    """
+
+    def __init__(
+        self, title: str, *, num_steps: int, stream: TextIO | None = None
+    ) -> None:
+        self._title, self._num_steps, self._stream = title, num_steps, stream
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Prints those of the scalars that a line has room for."""
+        parts = [f"{self._title}: step {step}/{self._num_steps}"]
+        parts += [f"{n} {scalars[n]:.4g}" for n in _ON_CONSOLE if n in scalars]
+        if "steps_per_sec" in scalars:
+            parts.append(f"{scalars['steps_per_sec']:.3g} steps/s")
+        if "tokens_per_sec" in scalars:
+            parts.append(f"{scalars['tokens_per_sec']:,.0f} tokens/s")
+        if "secs_left" in scalars:
+            parts.append(f"{describe_secs(scalars['secs_left'])} left")
+        stream = self._stream or sys.stderr
+        print(", ".join(parts), file=stream, flush=True)  # noqa: T201
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+class JsonLinesWriter:
+    """One JSON object a line: `{"step": 100, "loss": 2.5, ...}`.
+
+    A run that goes on from a saved state drops the lines after that state, and a
+    last line that a kill tore, so that the file reads as if it had never stopped.
+
+    Args:
+      path: Of the file; parents are made with the first line.
+      start_step: Of the state the run goes on from, 0 at the beginning.
+    """
+
+    def __init__(self, path: str | pathlib.Path, *, start_step: int = 0) -> None:
+        self._path, self._start_step = pathlib.Path(path), start_step
+        self._file: TextIO | None = None
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Appends a line.
+
+        Raises:
+          ConfigError: The file cannot be written.
+        """
+        line = json.dumps({"step": step, **scalars}) + "\n"
+        try:
+            if self._file is None:
+                files.write_text(self._path, self._read_kept_lines())
+                self._file = self._path.open("a")
+            self._file.write(line)
+            self._file.flush()
+        except OSError as error:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"{self._path} cannot be written: {error}",
+                    expected="a folder with write permission and free space",
+                    do="Free space or correct the permission, then start again",
+                )
+            ) from error
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _read_kept_lines(self) -> str:
+        if not self._path.exists():
+            return ""
+        kept = []
+        for line in self._path.read_text().splitlines(keepends=True):
+            try:
+                step = json.loads(line)["step"]
+            except (ValueError, KeyError, TypeError):
+                break
+            if step > self._start_step:
+                break
+            kept.append(line)
+        return "".join(kept)
+
+
+class TensorBoardWriter:
+    """TensorBoard event files, written without TensorFlow.
+
+    Args:
+      folder: Of the event files; made with the first scalar.
+      start_step: Of the state the run goes on from; later points are hidden.
+      config: Shown as a text beside the curves.
+    """
+
+    def __init__(
+        self, folder: str | pathlib.Path, *, start_step: int = 0, config: str = ""
+    ) -> None:
+        self._folder, self._start_step, self._config = folder, start_step, config
+        self._writer: tensorboardX.SummaryWriter | None = None
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Adds a point to each scalar's curve."""
+        if self._writer is None:
+            self._writer = tensorboardX.SummaryWriter(
+                str(self._folder),
+                purge_step=self._start_step + 1,
+                # Or a restart within the second would overwrite the file.
+                filename_suffix=f".from_{self._start_step}",
+            )
+            if self._config:
+                indented = self._config.replace("\n", "\n    ")  # verbatim in Markdown
+                self._writer.add_text("config", f"    {indented}", step)
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Ends the event file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def describe_secs(secs: float) -> str:
+    """Returns a time span in the two largest units that fit.
+
+    >>> [describe_secs(secs) for secs in (4.2, 75, 7_260, 100_000)]
+    ['4 s', '1 min 15 s', '2 h 1 min', '1 d 3 h']
+    """
+    left = round(secs)
+    parts = []
+    for size, unit in _UNITS:
+        count, left = divmod(left, size)
+        if count or parts:
+            parts.append(f"{count} {unit}")
+    return " ".join([*parts, f"{left} s"][:2])

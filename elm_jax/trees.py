@@ -1,0 +1,154 @@
+"""Parameter trees by name: flatten, split, join, diff, count, fingerprint."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from elm_jax.types import Params
+
+
+def flatten(tree: Params) -> dict[str, Any]:
+    """Returns the leaves of `tree` by `/`-joined name, in sorted order.
+
+    >>> flatten({"b": {"c": 2}, "a": 1})
+    {'a': 1, 'b/c': 2}
+    """
+    leaves: dict[str, Any] = {}
+
+    def visit(prefix: str, node: Any) -> None:
+        if isinstance(node, Mapping):
+            for key, child in node.items():
+                visit(f"{prefix}/{key}" if prefix else str(key), child)
+        else:
+            leaves[prefix] = node
+
+    visit("", tree)
+    return dict(sorted(leaves.items()))
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the nested tree of named leaves; the inverse of `flatten`.
+
+    >>> unflatten({"a": 1, "b/c": 2})
+    {'a': 1, 'b': {'c': 2}}
+
+    Raises:
+      ValueError: One name is a prefix of another.
+    """
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *parents, last = name.split("/")
+        node = tree
+        for key in parents:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{name!r} lies below another leaf")
+        if last in node:
+            raise ValueError(f"{name!r} is given twice, or lies above another leaf")
+        node[last] = leaf
+    return tree
+
+
+def split(tree: Params, pattern: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the part of `tree` whose names match, and the rest.
+
+    `join` is the inverse: `join(*split(tree, pattern)) == tree`.
+
+    Args:
+      tree: Nested mapping of leaves.
+      pattern: Regular expression, searched in the `/`-joined names.
+
+    >>> split({"norm": {"scale": 1}, "wi": 2}, "norm/")
+    ({'norm': {'scale': 1}}, {'wi': 2})
+    """
+    matches = re.compile(pattern).search
+    leaves = flatten(tree)
+    selected = {name: leaf for name, leaf in leaves.items() if matches(name)}
+    rest = {name: leaf for name, leaf in leaves.items() if name not in selected}
+    return unflatten(selected), unflatten(rest)
+
+
+def join(one: Params, other: Params) -> dict[str, Any]:
+    """Returns one tree with the leaves of both; the inverse of `split`.
+
+    Raises:
+      ValueError: A leaf is in both trees.
+    """
+    left, right = flatten(one), flatten(other)
+    both = sorted(left.keys() & right.keys())
+    if both:
+        raise ValueError(f"leaves are in both trees: {', '.join(both)}")
+    return unflatten(dict(sorted((left | right).items())))
+
+
+def replace(tree: Params, part: Params) -> dict[str, Any]:
+    """Returns `tree` with the leaves of `part` added, or put in place of its own.
+
+    An expert `part` put on a base `tree` gives the expert's whole model.
+    """
+    return unflatten(dict(sorted((flatten(tree) | flatten(part)).items())))
+
+
+class TreeDiff(NamedTuple):
+    """How the leaves of a tree differ from the expected ones, by name."""
+
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.extra or self.misshapen)
+
+    def __str__(self) -> str:
+        kinds = zip(self._fields, self, strict=True)
+        return "; ".join(
+            f"{kind}: {', '.join(names)}" for kind, names in kinds if names
+        )
+
+
+def diff(found: Params, expected: Params) -> TreeDiff:
+    """Returns what is missing, extra or of another shape in `found`, all at once.
+
+    Leaves need a `shape`; dtypes are not compared.
+    """
+    have, want = flatten(found), flatten(expected)
+    wrong = [
+        f"{name} {tuple(have[name].shape)} instead of {tuple(want[name].shape)}"
+        for name in sorted(have.keys() & want.keys())
+        if tuple(have[name].shape) != tuple(want[name].shape)
+    ]
+    return TreeDiff(
+        missing=tuple(sorted(want.keys() - have.keys())),
+        extra=tuple(sorted(have.keys() - want.keys())),
+        misshapen=tuple(wrong),
+    )
+
+
+def count_params(tree: Params) -> int:
+    """Returns the number of scalars in the tree; leaves need only a `shape`."""
+    return sum(int(np.prod(leaf.shape)) for leaf in flatten(tree).values())
+
+
+def count_bytes(tree: Params) -> int:
+    """Returns the bytes of the tree's arrays; leaves need `shape` and `dtype`."""
+    return sum(
+        int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+        for leaf in flatten(tree).values()
+    )
+
+
+def fingerprint(tree: Params) -> str:
+    """Returns a content hash of names, shapes, dtypes and values: 16 hex digits.
+
+    Equal trees have equal fingerprints on every machine; one changed bit in one
+    leaf changes it.
+    """
+    digest = hashlib.sha256()
+    for name, leaf in flatten(tree).items():
+        array = np.asarray(leaf)
+        digest.update(f"{name}\0{array.shape}\0{array.dtype.name}\0".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()[:16]

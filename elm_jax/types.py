@@ -1,0 +1,72 @@
+"""Names and protocols that several rooms share; no behaviour."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+# Nested string-keyed mapping whose leaves are arrays (or jax.ShapeDtypeStruct).
+Params = Mapping[str, Any]
+
+# Model features by T5X's names. int32 [batch, length], 0 is padding:
+#   encoder_input_tokens, decoder_input_tokens, decoder_target_tokens,
+#   decoder_loss_weights (float32: 1 where a target counts); packed batches add
+#   {encoder,decoder}_segment_ids and {encoder,decoder}_positions.
+Batch = Mapping[str, Any]
+
+# Scalars by name, such as loss and learning_rate.
+Metrics = Mapping[str, Any]
+
+PAD_ID = 0
+EOS_ID = 1
+
+# Leaves below a key of this name hold every layer of a stack, on axis 0.
+LAYERS = "layers"
+
+
+class LossFn(Protocol):
+    """`(params, batch, dropout_rng) -> (loss, metrics)`.
+
+    The loss is the mean over weighted target tokens in nats, a float32 scalar;
+    `metrics` holds sums and counts as float32 scalars. `dropout_rng` None means
+    no dropout.
+    """
+
+    def __call__(
+        self, params: Params, batch: Batch, dropout_rng: Any | None
+    ) -> tuple[Any, Metrics]: ...
+
+
+class Hook(Protocol):
+    """Called by the train loop after a step, with host-side metrics."""
+
+    def __call__(self, step: int, state: Any, metrics: Metrics) -> None: ...
+
+
+class AdapterFn(Protocol):
+    """Makes the adapter for an insertion point of the model, or None for none.
+
+    Points: `<stack>/<place>` with stack `encoder` or `decoder` and place
+    `self_attention`, `cross_attention` or `mlp`. The module that comes back maps
+    a sub-layer's output [batch, length, d_model] to the same shape.
+    """
+
+    def __call__(self, point: str, *, name: str) -> Any | None: ...
+
+
+class Embedder(Protocol):
+    """Maps texts to vectors whose inner product is their likeness."""
+
+    @property
+    def name(self) -> str: ...
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns float32 [len(texts), width]."""
+        ...
+
+
+ScoreFn = Callable[[np.ndarray, np.ndarray, np.ndarray], Any]
+"""`(inputs [B, S], choices [B, C, T], choice_mask [B, C]) -> scores [B, C]`.
+
+Float32 sums of the tokens' log-probabilities in nats; -inf where the mask is False.
+"""

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# The whole main job on embedded data: base, experts, library, retrieval, merging,
+# evaluation, report. Stop it at any time; run it again and it goes on where it was.
+#
+#   bash launch/quickstart.sh [FOLDER]     # FOLDER: where results go, runs/pocket
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-runs/pocket}
+bash launch/install.sh
+
+step=0
+start=$SECONDS
+run() {
+  step=$((step + 1))
+  printf '\n[%d/14] %s (%d s so far)\n' "$step" "$1" "$((SECONDS - start))"
+  shift
+  local binary=$1 gin_file=$2
+  shift 2
+  ".venv/bin/$binary" --gin_file="gin/pocket/$gin_file.gin" --gin.MODEL_DIR="$out" "$@"
+}
+
+run "base: span corruption on unlabelled pocket text" elm_train base
+run "prompt experts: adapters and layer norms, one per prompt" elm_train prompt_experts
+run "prompt experts for paraphrases, which learn late" elm_train paraphrase_experts
+run "dataset experts: all parameters, one per dataset" elm_train dataset_experts
+run "multitask baseline: all prompts, the same token budget" elm_train multitask
+run "library: 100 keys for each prompt expert" elm_library library
+run "evaluation on unseen tasks" elm_eval evaluate
+run "evaluation of experts on their own tasks" elm_eval own_tasks
+run "merge: two skills for the composed task" elm_merge merge
+run "evaluation on the composed task" elm_eval compose
+run "one more expert, later" elm_train new_expert
+run "a grown library, old keys as they were" elm_library grow
+run "evaluation again, with the grown library" elm_eval after
+run "report" elm_report report
+printf '\ndone in %d s; open %s/report/index.html\n' "$((SECONDS - start))" "$out"

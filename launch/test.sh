@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Everything that must be true of the project: installs, then lint, format, types,
+# shell scripts, tests. CI runs this file. Pass --fast to leave the slow tests out.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash launch/install.sh
+
+echo "test: lint and format"
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/shellcheck launch/*.sh .ci/run
+echo "test: types"
+.venv/bin/basedpyright
+echo "test: tests"
+chosen=()
+[ "${1:-}" = "--fast" ] && chosen=(-m "not slow")
+# One process a core, one thread pool each: XLA and BLAS would otherwise fight.
+exec .venv/bin/python -m pytest -n 2 --dist worksteal "${chosen[@]}"

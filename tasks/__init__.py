@@ -1,0 +1,1 @@
+"""Tables of tasks and their registration; gin files import these modules."""

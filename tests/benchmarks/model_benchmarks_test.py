@@ -1,0 +1,44 @@
+"""The benchmarks of the model's rooms run, and print one JSON line each."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+FOLDER = pathlib.Path(__file__).parent
+
+
+def run_tiny(name):
+    run = subprocess.run(
+        [sys.executable, str(FOLDER / f"{name}_benchmark.py"), "--tiny"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=FOLDER.parents[1],
+    )
+    (line,) = run.stdout.splitlines()
+    row = json.loads(line)
+    assert row["benchmark"] == name
+    return row
+
+
+def test_importing_the_model_brings_no_tensorflow():
+    row = run_tiny("imports")
+    assert row["num_modules"] > 10
+    assert not row["has_tensorflow"]
+
+
+@pytest.mark.slow
+def test_the_train_step_benchmark_compares_two_ways():
+    row = run_tiny("train_step")
+    assert row["scanned_tokens_per_sec"] > 0
+    assert row["unrolled_over_scanned"] > 0
+
+
+@pytest.mark.slow
+def test_the_rank_classification_benchmark_compares_equal_scores():
+    row = run_tiny("rank_classification")
+    assert row["once_over_naive"] > 0
+    assert row["largest_relative_difference"] < 1e-5

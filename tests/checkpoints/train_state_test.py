@@ -1,0 +1,169 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import train_state
+from tests.checkpoints import sample
+
+CONFIG = {"optimizer": {"rate": 0.1, "eps": 1e-8}, "tasks": ("a", "b"), "seed": 1}
+
+
+def make_state(seed=0):
+    """Parameters, an Optax state (named tuples, empty ones), a step and a key."""
+    params = jax.tree.map(jnp.asarray, sample.make_params(seed))
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1))
+    key = jax.random.key_data(jax.random.key(seed))
+    return (params, tx.init(params), jnp.int32(seed), {"rng": key, "none": None})
+
+
+def make_store(tmp_path, **kwargs):
+    return train_state.TrainStateStore(
+        tmp_path / "states", **({"config": CONFIG} | kwargs)
+    )
+
+
+def assert_same_bits(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert a.dtype == b.dtype
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_a_state_comes_back_bit_for_bit_in_another_store(tmp_path):
+    store = make_store(tmp_path)
+    store.save(3, make_state(3))
+    store.close()
+    again = make_store(tmp_path)
+    assert again.latest_step() == 3
+    restored = again.restore(make_state(0))
+    assert_same_bits(restored, make_state(3))
+    assert isinstance(restored[2], jax.Array)
+
+
+def test_an_empty_store_has_no_state_and_makes_no_folder(tmp_path):
+    store = make_store(tmp_path)
+    assert store.latest_step() is None
+    assert store.restore(make_state()) is None
+    store.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_the_newest_states_are_kept(tmp_path):
+    store = make_store(tmp_path, keep_last=2)
+    for step in (1, 2, 3, 4):
+        store.save(step, make_state(step))
+    store.close()
+    assert sorted(p.name for p in (tmp_path / "states").iterdir()) == ["3", "4"]
+    assert_same_bits(make_store(tmp_path).restore(make_state()), make_state(4))
+
+
+def test_a_sharded_state_comes_back_sharded(tmp_path):
+    mesh = jax.make_mesh((8,), ("data",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    state = {"a": jax.device_put(jnp.arange(16.0), sharding)}
+    store = make_store(tmp_path)
+    store.save(1, state)
+    restored = store.restore({"a": jax.device_put(jnp.zeros(16), sharding)})
+    assert restored["a"].sharding == sharding
+    assert_same_bits(restored, state)
+
+
+def test_a_changed_configuration_is_refused_by_name(tmp_path):
+    make_store(tmp_path).save(1, make_state())
+    changed = {"optimizer": {"rate": 0.2, "eps": 1e-8}, "tasks": ["a", "b"], "steps": 7}
+    store = make_store(tmp_path, config=changed)
+    with pytest.raises(errors.CheckpointError) as caught:
+        store.restore(make_state())
+    message = str(caught.value)
+    assert "optimizer/rate: 0.1 before, 0.2 now" in message
+    assert "seed: 1 before, None now" in message
+    assert "steps: None before, 7 now" in message
+    assert "tasks" not in message
+    assert "optimizer/eps" not in message
+    assert_same_bits(
+        store.restore(make_state(), allow_changed_config=True), make_state()
+    )
+
+
+def test_what_a_killed_save_left_behind_is_removed(tmp_path):
+    make_store(tmp_path).save(1, make_state())
+    left_over = tmp_path / "states" / "2.orbax-checkpoint-tmp"
+    (left_over / "state").mkdir(parents=True)
+    store = make_store(tmp_path)
+    assert store.latest_step() == 1
+    store.save(3, make_state())
+    assert [path.name for path in (tmp_path / "states").iterdir()] == ["3"]
+
+
+def test_another_models_state_is_refused_with_all_differences(tmp_path):
+    make_store(tmp_path).save(1, {"a": jnp.zeros(2), "b": {"c": jnp.zeros(3)}})
+    with pytest.raises(errors.CheckpointError) as caught:
+        make_store(tmp_path).restore({"a": jnp.zeros(5), "d": jnp.zeros(1)})
+    message = str(caught.value)
+    assert "missing: d; extra: b/c; misshapen: a (2,) instead of (5,)" in message
+
+
+FULL_DISK = """
+import pathlib, sys
+import jax.numpy as jnp
+from elm_jax import errors
+from elm_jax.checkpoints import train_state
+from tests.checkpoints import sample
+
+folder = pathlib.Path(sys.argv[1])
+store = train_state.TrainStateStore(folder, keep_last=1)
+store.save(1, {"a": jnp.ones(3)})
+try:
+    with sample.full_disk(50):
+        store.save(2, {"a": jnp.zeros(3)})
+except errors.CheckpointError as error:
+    print("Free space" in str(error), [path.name for path in folder.iterdir()])
+print(store.latest_step(), store.restore({"a": jnp.zeros(3)})["a"].tolist())
+store.save(2, {"a": jnp.zeros(3)})
+print([path.name for path in folder.iterdir()])
+"""
+
+
+def test_a_full_disk_leaves_the_state_before_and_nothing_else(tmp_path):
+    lines = sample.run_script(FULL_DISK, tmp_path / "states")
+    assert lines == ["True ['1']", "1 [1.0, 1.0, 1.0]", "['2']"]
+
+
+LOSE_DATA = """
+import pathlib, sys
+import jax.numpy as jnp
+from elm_jax import errors
+from elm_jax.checkpoints import train_state
+
+folder = pathlib.Path(sys.argv[1])
+train_state.TrainStateStore(folder).save(5, {"a": jnp.ones(3)})
+(folder / "5" / "state" / "d").rename(folder / "lost")
+try:
+    train_state.TrainStateStore(folder).restore({"a": jnp.ones(3)})
+except errors.CheckpointError as error:
+    print(f"Remove {folder / '5'}" in str(error))
+"""
+
+
+def test_a_torn_state_says_what_to_remove(tmp_path):
+    assert sample.run_script(LOSE_DATA, tmp_path / "states") == ["True"]
+
+
+def test_a_folder_that_cannot_be_written_is_named():
+    store = train_state.TrainStateStore("/proc/nowhere/states")
+    with pytest.raises(errors.CheckpointError, match="/proc/nowhere"):
+        store.save(1, make_state())
+
+
+def test_keeping_none_is_refused(tmp_path):
+    with pytest.raises(errors.ConfigError, match="keep_last = 0"):
+        make_store(tmp_path, keep_last=0)
+
+
+def test_parameters_lie_under_their_names(tmp_path):
+    named = train_state._name_leaves(make_state())
+    params = trees.flatten(sample.make_params())
+    assert [n for n in named if n.startswith("0/")] == [f"0/{n}" for n in params]

@@ -1,0 +1,127 @@
+"""Gin files and flags become runs, and every wrong name is told with a remedy."""
+
+import pytest
+
+from elm_jax import errors
+from elm_jax.cli import gin_flags
+from elm_jax.runs import library
+
+HEADER = """
+from __gin__ import dynamic_registration
+from elm_jax.runs import library
+"""
+GOOD = (
+    HEADER
+    + """
+MODEL_DIR = %gin.REQUIRED
+library.ListExperts.model_dir = %MODEL_DIR
+library.ListExperts.library_dir = "{MODEL_DIR}/books"
+"""
+)
+
+
+def build(tmp_path, text, *flags):
+    path = tmp_path / "run.gin"
+    path.write_text(text)
+    arguments = gin_flags.rewrite_arguments(flags)
+    return gin_flags.build_run(
+        [library.ListExperts, library.BuildLibrary],
+        gin_files=[str(path)],
+        bindings=[a.removeprefix("--gin_bindings=") for a in arguments],
+    )
+
+
+def test_a_file_and_a_flag_build_a_run(tmp_path):
+    run, _, operative = build(tmp_path, GOOD, "--gin.MODEL_DIR=/tmp/x")
+    assert isinstance(run, library.ListExperts)
+    assert str(run.path(run.library_dir)) == "/tmp/x/books"
+    assert "library_dir = '{MODEL_DIR}/books'" in operative
+
+
+def test_a_flag_overrides_the_file(tmp_path):
+    flag = '--gin.library.ListExperts.library_dir="/elsewhere"'
+    run, _, _ = build(tmp_path, GOOD, "--gin.MODEL_DIR=x", flag)
+    assert run.library_dir == "/elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("flag", "binding"),
+    [
+        ("--gin.A=3", "A = 3"),
+        ("--gin.A=1e-4", "A = 1e-4"),
+        ("--gin.A='x y'", "A = 'x y'"),
+        ("--gin.A=runs/x", "A = 'runs/x'"),
+        ("--gin.A=('a', 'b')", "A = ('a', 'b')"),
+        ("--gin.A=%B", "A = %B"),
+        ("--gin.a.B.c=@d.E()", "a.B.c = @d.E()"),
+        ("--gin.A=None", "A = None"),
+    ],
+)
+def test_values_are_literals_references_or_plain_strings(flag, binding):
+    assert gin_flags.rewrite_arguments([flag]) == [f"--gin_bindings={binding}"]
+
+
+def test_other_arguments_pass_unchanged():
+    arguments = ["elm_train", "--dry_run", "--gin_file=a.gin"]
+    assert gin_flags.rewrite_arguments(arguments) == arguments
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "names"),
+    [
+        (GOOD, [], ["MODEL_DIR", "--gin.MODEL_DIR=path"]),
+        (
+            GOOD,
+            ["--gin.MODEL_DIRR=x", "--gin.MODEL_DIR=x"],
+            ["MODEL_DIRR", "MODEL_DIR"],
+        ),
+        (GOOD, ["--gin.MODEL_DIR=3"], ["model_dir = 3", "str"]),
+        (
+            GOOD + "library.ListExperts.library_dirr = 'x'",
+            ["--gin.MODEL_DIR=x"],
+            ["library_dirr", "Did you mean: library_dir?"],
+        ),
+        (GOOD + "library.LstExperts.model_dir = 'x'", [], ["LstExperts"]),
+        (GOOD + "NAME = ", [], ["run.gin"]),
+        (GOOD + "import no.such.module", [], ["no"]),
+        (GOOD + "include 'no/such.gin'", [], ["no/such.gin"]),
+        (HEADER, [], ["no run", "ListExperts"]),
+        (
+            GOOD + "library.BuildLibrary.num_keys = 3",
+            ["--gin.MODEL_DIR=x"],
+            ["BuildLibrary", "exactly one"],
+        ),
+        (
+            HEADER + "library.BuildLibrary.model_dir = 'x'",
+            [],
+            ["experts", "data"],
+        ),
+    ],
+)
+def test_wrong_configurations_name_what_is_wrong(tmp_path, text, flags, names):
+    with pytest.raises(errors.ConfigError) as caught:
+        build(tmp_path, text, *flags)
+    message = str(caught.value)
+    assert "Found:" in message
+    assert "To do:" in message
+    for name in names:
+        assert name in message
+
+
+def test_a_missing_file_lists_near_names():
+    with pytest.raises(errors.ConfigError, match="no gin file 'gin/pockt/base.gin'"):
+        gin_flags.build_run([library.ListExperts], gin_files=["gin/pockt/base.gin"])
+
+
+def test_no_file_lists_what_there_is():
+    with pytest.raises(errors.ConfigError, match="gin/"):
+        gin_flags.build_run([library.ListExperts], gin_files=[])
+
+
+def test_a_run_writes_down_its_configuration(tmp_path):
+    run, bound, operative = build(tmp_path, GOOD, f"--gin.MODEL_DIR={tmp_path}")
+    with pytest.raises(errors.LibraryError):  # there is no library to list
+        run.start(config=bound, operative_config=operative)
+    folder = tmp_path / "config"
+    assert (folder / f"{run.name}.gin").read_text() == bound
+    assert run.operative_config() == operative

@@ -1,0 +1,43 @@
+"""Strict JAX settings for every test: eight CPU devices, no silent promotion."""
+
+import os
+import pathlib
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+SHARED = pathlib.Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> pathlib.Path:
+    """The folder of real datasets, from ELM_DATA_DIR or beside the project."""
+    path = pathlib.Path(os.environ.get("ELM_DATA_DIR", SHARED / "data"))
+    if not path.is_dir():
+        pytest.skip(f"real data: no folder {path}; set ELM_DATA_DIR")
+    return path
+
+
+@pytest.fixture(scope="session")
+def facts_dir() -> pathlib.Path:
+    """The folder of facts about the original code, beside the project."""
+    path = SHARED / "facts"
+    if not path.is_dir():
+        pytest.skip(f"facts: no folder {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def official_templates(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of PromptSource 0.2.3's templates, from the package index."""
+    from elm_jax import errors
+    from elm_jax.data import promptsource
+
+    try:
+        return str(promptsource.fetch_templates(tmp_path_factory.mktemp("templates")))
+    except errors.DataError as error:
+        pytest.skip(f"official templates: the package index is out of reach: {error}")

@@ -1,0 +1,248 @@
+import dataclasses
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from elm_jax import errors
+from elm_jax.data import cache, seqio_tasks, sources, tasks, templates, vocabulary
+
+FEATURES = tasks.Features(inputs_length=64, targets_length=8)
+
+
+@pytest.fixture
+def open_cache(vocab, places):
+    def run(name, split="train", **changes):
+        options = {"vocabulary": vocab, "features": FEATURES, "places": places}
+        return cache.open_cache(name, split, **(options | changes))
+
+    return run
+
+
+def files_below(folder):
+    return sorted(str(path) for path in pathlib.Path(folder).rglob("*"))
+
+
+def test_tokens_texts_choices_and_labels_agree(open_cache, colours, vocab):
+    data = open_cache("colours_ask")
+    assert len(data) == 60
+    assert {len(example.choices) for example in data} == {2, 3, 4, 5}
+    for example in data:
+        assert example.inputs.tolist() == [*vocab.encode(example.inputs_text), 1]
+        assert example.targets.tolist() == [*vocab.encode(example.targets_text), 1]
+        assert example.choices_text[example.label] == example.targets_text
+        np.testing.assert_array_equal(example.choices[example.label], example.targets)
+        assert example.answer_choices == colours.template.answer_choices
+    assert data[-1].example_id == 59
+    assert [e.example_id for e in data[3:5]] == [3, 4]
+    with pytest.raises(IndexError):
+        data[60]
+
+
+def test_cut_tokens_are_what_seqio_trims_to(open_cache, colours, vocab, places):
+    short = tasks.Features(inputs_length=30, targets_length=2)
+    data = open_cache("colours_ask", features=short)
+    task = seqio_tasks.to_seqio(
+        colours, vocabulary=vocab, features=short, places=places
+    )
+    theirs = task.get_dataset({"inputs": 30, "targets": 2}, "train", shuffle=False)
+    for ours, other in zip(data, theirs.as_numpy_iterator(), strict=True):
+        np.testing.assert_array_equal(ours.inputs, other["inputs"])
+        np.testing.assert_array_equal(ours.targets, other["targets"])
+    assert data.manifest["cut"]["inputs"] == 60
+    assert data[0].inputs_text.startswith("The apple")
+    assert int(data.manifest["length_percentiles"]["inputs"]["100"]) > 30
+
+
+def test_opening_again_gives_the_same_and_builds_nothing(open_cache, colours, places):
+    first = open_cache("colours_ask")
+    before = files_below(places.cache_dir)
+    again = open_cache("colours_ask")
+    assert files_below(places.cache_dir) == before
+    assert again.fingerprint == first.fingerprint
+    assert all(
+        a.inputs_text == b.inputs_text for a, b in zip(first, again, strict=True)
+    )
+
+
+def test_whatever_shapes_the_content_changes_the_key(
+    colours, vocab, places, tmp_path, variant
+):
+    def key(task=colours, split="train", vocabulary=vocab, features=FEATURES):
+        return json.dumps(
+            cache.cache_key(
+                task, split, vocabulary=vocabulary, features=features, places=places
+            )
+        )
+
+    other_prompt = dataclasses.replace(
+        colours.template, jinja="{{text}} ||| {{answer}}"
+    )
+    other_choices = dataclasses.replace(colours.template, answer_choices="a ||| b")
+    name = colours.name
+    keys = {
+        key(),
+        key(split="test"),
+        key(task=variant(colours, "another")),
+        key(task=variant(colours, name, template=other_prompt)),
+        key(task=variant(colours, name, template=other_choices)),
+        key(
+            task=variant(
+                colours,
+                name,
+                source=sources.GeneratedRows(colours.source.fn, version="2"),
+            )
+        ),
+        key(task=variant(colours, name, splits={"train": "test"})),
+        key(vocabulary=vocabulary.SentencePiece(vocab.path, extra_ids=10)),
+        key(features=dataclasses.replace(FEATURES, inputs_length=65)),
+        key(features=dataclasses.replace(FEATURES, targets_length=9)),
+        key(features=dataclasses.replace(FEATURES, inputs_eos=False)),
+    }
+    assert len(keys) == 11
+    assert key() in keys
+
+
+def test_inputs_may_go_without_the_end_token(open_cache, colours, vocab):
+    bare = dataclasses.replace(FEATURES, inputs_eos=False)
+    example = open_cache("colours_ask", features=bare)[0]
+    assert example.inputs.tolist() == vocab.encode(example.inputs_text)
+    assert example.targets[-1] == 1
+
+
+def test_plain_text_is_kept_whole(open_cache, registry, vocab):
+    long = "The apple is red. " * 50
+    source = sources.GeneratedRows(lambda split: [{"text": long}], version="1")
+    registry.add(tasks.TextTask("documents", source))
+    (example,) = open_cache("documents")
+    assert example.targets.tolist() == vocab.encode(long.strip())
+    assert len(example.inputs) == 0
+    assert example.label == -1
+
+
+def test_a_seqio_task_of_a_users_own_is_cached(open_cache, registry, vocab):
+    seqio = seqio_tasks.import_seqio()
+    import tensorflow as tf
+
+    def dataset_fn(split, shuffle_files, seed=None):
+        del split, shuffle_files, seed
+        return tf.data.Dataset.from_tensor_slices(
+            {"inputs": ["red", "blue"], "targets": ["apple", "the green window"]}
+        )
+
+    feature = seqio.Feature(vocab.seqio(), add_eos=True)
+    seqio.TaskRegistry.add(
+        "users_own",
+        source=seqio.FunctionDataSource(dataset_fn, splits=["train"]),
+        preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+        output_features={"inputs": feature, "targets": feature},
+    )
+    data = open_cache("users_own", features=tasks.Features(64, 8))
+    assert [e.targets_text for e in data] == ["apple", "the green window"]
+    assert data[0].inputs.tolist() == [*vocab.encode("red"), 1]
+    other = vocabulary.SentencePiece(vocab.path, extra_ids=7)
+    with pytest.raises(errors.DataError, match="vocabulary of"):
+        open_cache("users_own", vocabulary=other)
+    with pytest.raises(errors.DataError, match="no split 'test'"):
+        open_cache("users_own", "test")
+
+
+def test_targets_too_long_for_the_features_are_an_error(
+    open_cache, registry, colours, variant, places
+):
+    tell = templates.Template("tell", "2", "Say {{answer}} ||| {{text}}")
+    registry.add(variant(colours, "colours_tell", template=tell))
+    with pytest.raises(errors.DataError, match="60 of 60 targets .* targets_length=8"):
+        open_cache("colours_tell")
+    assert files_below(places.cache_dir) == []
+
+
+def test_an_unknown_task_is_told_before_anything_is_made(open_cache, colours, places):
+    with pytest.raises(errors.ConfigError, match="Did you mean: colours_ask"):
+        open_cache("colors_ask")
+    assert not os.path.exists(places.cache_dir)
+
+
+def test_bad_data_leaves_no_folder_behind(
+    open_cache, registry, colours, variant, places
+):
+    source = sources.GeneratedRows(lambda split: [], version="1")
+    registry.add(variant(colours, "nothing", source=source))
+    with pytest.raises(errors.DataError, match="is empty"):
+        open_cache("nothing")
+    assert files_below(places.cache_dir) == []
+
+
+def test_a_place_that_cannot_be_written_is_told(open_cache, colours, tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "caches", "/proc/caches"):
+        with pytest.raises(errors.DataError, match="cannot be written"):
+            open_cache("colours_ask", places=tasks.Places(cache_dir=str(place)))
+
+
+def test_a_damaged_cache_is_told_with_the_folder_to_delete(open_cache, colours, places):
+    open_cache("colours_ask")
+    (arrays,) = pathlib.Path(places.cache_dir).rglob("arrays.bin")
+    arrays.write_bytes(arrays.read_bytes()[:1000])
+    with pytest.raises(errors.DataError, match="Delete .*colours_ask/train-"):
+        open_cache("colours_ask")
+    (manifest,) = pathlib.Path(places.cache_dir).rglob("manifest.json")
+    manifest.write_text("{")
+    with pytest.raises(errors.DataError, match="damaged"):
+        open_cache("colours_ask")
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_half_written(
+    open_cache, colours, places
+):
+    # A limit on file size fails in the middle of writing, as a full disk does.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(errors.DataError, match="nothing half-written") as raised:
+            open_cache("colours_ask")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "cannot be written: File too large" in str(raised.value)
+    assert not list(pathlib.Path(places.cache_dir).rglob("*.*"))
+    assert len(open_cache("colours_ask")) == 60
+
+
+SCRIPT = """
+import json, pathlib, sys
+from elm_jax.data import batches, cache, sources, tasks, templates, vocabulary
+
+folder = pathlib.Path(sys.argv[2])
+rows = [json.dumps({"q": f"row {i}", "a": "red"}) for i in range(20)]
+(folder / "rows.jsonl").write_text("\\n".join(rows))
+tasks.registry.add(tasks.Task(
+    name="rows_ask", dataset="rows", prompt="ask", cluster="none", metrics=(),
+    source=sources.FileRows(sources.json_lines, {"train": ["rows.jsonl"]}, origin=""),
+    template=templates.Template("ask", "1", "{{q}} ||| {{a}}"),
+))
+data = cache.open_cache(
+    "rows_ask", "train", vocabulary=vocabulary.SentencePiece(sys.argv[1]),
+    features=tasks.Features(64, 8),
+    places=tasks.Places(cache_dir=str(folder / "caches"), data_dir=str(folder)),
+)
+batches.Batches([data], batch_size=8, seed=0).batch(3)
+print({"tensorflow", "seqio"} & sys.modules.keys() != set(), len(data))
+"""
+
+
+def test_tensorflow_is_imported_only_while_a_cache_is_built(vocab, tmp_path):
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT, vocab.path, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for _ in range(2)
+    ]
+    assert outputs == ["True 20\n", "False 20\n"]

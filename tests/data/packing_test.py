@@ -1,0 +1,97 @@
+import collections
+
+import numpy as np
+import pytest
+
+from elm_jax import errors
+from elm_jax.data import packing, tasks
+
+FEATURES = tasks.Features(inputs_length=256, targets_length=64)
+
+
+def segments_of(batch):
+    """Pairs of inputs and targets as tuples, taken apart by segment ids."""
+    found = []
+    for row in range(len(batch["encoder_input_tokens"])):
+        sides = []
+        for side, tokens in (
+            ("encoder", batch["encoder_input_tokens"][row]),
+            ("decoder", batch["decoder_target_tokens"][row]),
+        ):
+            ids = batch[f"{side}_segment_ids"][row]
+            sides.append({i: tuple(tokens[ids == i]) for i in range(1, ids.max() + 1)})
+        assert sides[0].keys() == sides[1].keys()
+        found += [(sides[0][i], sides[1][i]) for i in sides[0]]
+    return found
+
+
+def epoch_of(source, epoch):
+    count = source.num_batches_per_epoch
+    return [source.batch(epoch * count + i) for i in range(count)]
+
+
+@pytest.fixture
+def packed(natural_dataset):
+    return packing.PackedBatches(
+        [natural_dataset(700)], batch_size=8, features=FEATURES, seed=1
+    )
+
+
+def test_an_epoch_has_every_example_once_and_whole(natural_dataset, packed):
+    expected = [(tuple(e.inputs), tuple(e.targets)) for e in natural_dataset(700)]
+    for epoch in range(2):
+        seen = [s for batch in epoch_of(packed, epoch) for s in segments_of(batch)]
+        assert collections.Counter(seen) == collections.Counter(expected)
+
+
+def test_packing_wastes_little(packed):
+    assert packed.stats().real_share > 0.75  # one of the two sides fills first
+    filled = np.mean([(b["encoder_input_tokens"] > 0) for b in epoch_of(packed, 0)])
+    assert filled > 0.9
+
+
+def test_segments_do_not_see_each_other(packed):
+    batch = packed.batch(0)
+    for side in ("encoder", "decoder"):
+        ids, places = batch[f"{side}_segment_ids"], batch[f"{side}_positions"]
+        starts = (ids > 0) & (np.diff(ids, axis=1, prepend=0) > 0)
+        assert not places[starts].any()
+        inside = (ids > 0) & ~starts
+        np.testing.assert_array_equal(
+            places[inside], np.roll(places, 1, axis=1)[inside] + 1
+        )
+    starts = np.diff(batch["decoder_segment_ids"], axis=1, prepend=0) > 0
+    assert not batch["decoder_input_tokens"][starts].any()
+
+
+def test_batches_depend_on_seed_and_step_alone(natural_dataset, packed):
+    again = packing.PackedBatches(
+        [natural_dataset(700)], batch_size=8, features=FEATURES, seed=1
+    )
+    for step in (9, 0, 30):
+        one, other = packed.batch(step), again.batch(step)
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_shards_together_are_the_whole_batch(natural_dataset, packed):
+    parts = [
+        packing.PackedBatches(
+            [natural_dataset(700)],
+            batch_size=8,
+            features=FEATURES,
+            seed=1,
+            shard=(i, 2),
+        )
+        for i in range(2)
+    ]
+    whole, made = packed.batch(5), [part.batch(5) for part in parts]
+    for name, array in whole.items():
+        np.testing.assert_array_equal(np.concatenate([m[name] for m in made]), array)
+
+
+def test_an_example_longer_than_a_row_is_an_error(natural_dataset):
+    short = tasks.Features(inputs_length=16, targets_length=64)
+    with pytest.raises(errors.ConfigError, match="room in one of the shapes"):
+        packing.PackedBatches(
+            [natural_dataset(50)], batch_size=8, features=short, seed=1
+        )

@@ -1,0 +1,90 @@
+import pytest
+
+from elm_jax import errors
+from elm_jax.data import rendering, sources, tasks, templates
+
+PROMPT = templates.Template(
+    "t", "1", "{% if show %}{{q}} ||| {{a}}{% endif %}", '{{c | join("|||")}}'
+)
+
+
+def row(*, a="x", c=("x", "y"), show=True, q="Which?"):
+    return {"q": q, "a": a, "c": list(c), "show": show}
+
+
+@pytest.fixture
+def render(places):
+    def run(rows, *, template=PROMPT, max_bad_share=0.05):
+        task = tasks.Task(
+            name="made",
+            dataset="made",
+            prompt="t",
+            cluster="none",
+            source=sources.GeneratedRows(lambda split: rows, version="1"),
+            template=template,
+            metrics=(),
+            max_bad_share=max_bad_share,
+        )
+        return rendering.render_split(task, "train", places)
+
+    return run
+
+
+def test_ids_are_places_in_the_source_whatever_is_dropped(render):
+    found = render([row(show=False), row(), sources.Skipped("why"), row(a="y")])
+    assert found.example_ids == [1, 3]
+    assert found.labels == [0, 1]
+    assert found.num_rows == 4
+    assert found.dropped == {"renders to nothing": 1, "skipped: why": 1}
+
+
+def test_a_few_bad_rows_are_counted_and_many_are_an_error(render):
+    rows = [row() for _ in range(39)] + [row(a="z")]
+    found = render(rows)
+    assert len(found) == 39
+    assert found.dropped == {"bad: no correct choice": 1}
+    with pytest.raises(errors.DataError, match="2 of 38 rows in train of task 'made'"):
+        render([*rows[3:], row(c=["x"])])
+
+
+def test_the_first_bad_row_is_named(render):
+    with pytest.raises(errors.DataError, match="the first is row 1: no correct choice"):
+        render([row(), row(a="z"), row(c=[])])
+
+
+def test_a_template_without_choices_needs_no_correct_one(render):
+    free = templates.Template("t", "1", "{{q}} ||| {{a}}")
+    found = render([row(a="z")], template=free)
+    assert found.labels == [-1]
+    assert found.choices == [()]
+
+
+def test_of_equal_choices_the_first_is_the_label(render):
+    assert render([row(c=["y", "x", "x"])]).labels == [1]
+
+
+@pytest.mark.parametrize("rows", [[], [row(show=False)] * 3])
+def test_an_empty_split_says_what_became_of_its_rows(render, rows):
+    with pytest.raises(errors.DataError, match="is empty") as raised:
+        render(rows)
+    assert not rows or "3 x renders to nothing" in str(raised.value)
+
+
+def test_a_template_that_rows_do_not_fit_stops_at_the_first_row(render):
+    with pytest.raises(errors.TemplateError, match="'absent' is undefined"):
+        render([row()], template=templates.Template("t", "1", "{{absent}} ||| b"))
+
+
+def test_an_unknown_split_is_told_with_those_there_are(colours, places):
+    with pytest.raises(errors.DataError, match="one of train, validation, test"):
+        rendering.render_split(colours, "valid", places)
+
+
+def test_documents_are_kept_whole_and_need_their_field(places):
+    rows = [{"text": " One. "}, {"text": ""}, {"text": "Two."}]
+    source = sources.GeneratedRows(lambda split: rows, version="1")
+    found = rendering.render_split(tasks.TextTask("t", source), "train", places)
+    assert found.targets == ["One.", "Two."]
+    assert found.dropped == {"renders to nothing": 1}
+    with pytest.raises(errors.DataError, match="Did you mean: text"):
+        rendering.render_split(tasks.TextTask("t", source, "txt"), "train", places)

@@ -1,0 +1,80 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from elm_jax.evaluation import claims, results, statistics
+
+
+def columns(share, *, num_rows=200, task="q"):
+    """The first `share` of the rows are right."""
+    values = 100.0 * (np.arange(num_rows) < share * num_rows)
+    return {(task, task): statistics.Column(np.arange(num_rows), values)}
+
+
+@pytest.mark.parametrize(
+    ("share", "holds"), [(0.7, True), (0.3, False), (0.505, None), (0.5, None)]
+)
+def test_experts_beat_multitask_only_if_the_whole_interval_says_so(share, holds):
+    claim = claims.experts_against_multitask(
+        {"retrieved": columns(share), "best_single": columns(0.9)}, columns(0.5)
+    )
+    assert claim.holds is holds
+    assert "best single +40.0 [" in claim.evidence
+    assert "multitask (50.0 [" in claim.evidence
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "holds"),
+    [(0.5, 0.6, True), (0.5, 0.9, False), (0.5, 0.8, None), (0.8, 0.9, False)],
+)
+def test_a_merge_has_to_beat_every_part(first, second, holds):
+    parts = {"one": columns(first), "two": columns(second)}
+    claim = claims.merge_beats_parts(columns(0.8), parts, metric="accuracy")
+    assert claim.holds is holds
+    assert "against one alone" in claim.evidence
+    assert "against two alone" in claim.evidence
+
+
+def row(**changes):
+    fields = {
+        "expert": "dream_x",
+        "base_fingerprint": "0123",
+        "task": "quail_y",
+        "dataset": "quail",
+        "prompt": "y",
+        "split": "test",
+        "protocol": "elm",
+        "seed": 0,
+        "checkpoint_step": 100,
+        "run_id": "before",
+        "metric": "accuracy",
+        "value": 30.0,
+        "num_examples": 2,
+        "per_example_sha256": "aa",
+    }
+    return results.ResultRow(**(fields | changes))
+
+
+def test_scores_are_unchanged_if_rows_differ_in_the_run_only():
+    before = [row(), row(task="t")]
+    after = [dataclasses.replace(one, run_id="after") for one in before]
+    claim = claims.scores_unchanged(before, [*after, row(expert="new")])
+    assert claim.holds is True
+    assert claim.evidence.startswith("2 of 2 result rows are identical")
+
+
+@pytest.mark.parametrize("change", [{"value": 30.1}, {"per_example_sha256": "ab"}])
+def test_one_changed_score_is_noticed(change):
+    claim = claims.scores_unchanged(
+        [row(), row(task="t")], [row(task="t"), row(**change)]
+    )
+    assert claim.holds is False
+    assert "1 of 2 result rows are identical; 1 differ, 0 were" in claim.evidence
+
+
+def test_a_score_that_was_not_taken_again_proves_nothing():
+    claim = claims.scores_unchanged([row(), row(task="t")], [row()])
+    assert claim.holds is None
+    assert "1 were not scored again" in claim.evidence
+    assert claims.scores_unchanged([], []).holds is None

@@ -1,0 +1,43 @@
+import types
+
+import numpy as np
+
+from elm_jax.evaluation import generation
+
+
+def echo(inputs):
+    """Repeats the inputs, then an end token and something after it."""
+    rows = [np.concatenate([row[row > 0], [1, 9]]) for row in inputs]
+    width = inputs.shape[1] + 2
+    return np.stack([np.pad(row, (0, width - len(row))) for row in rows])
+
+
+def examples(*texts):
+    return [types.SimpleNamespace(inputs=np.array(t, np.int32)) for t in texts]
+
+
+def join(ids):
+    return " ".join(map(str, ids))
+
+
+def test_texts_come_back_in_order_and_end_before_the_end_token():
+    given = examples([7, 8], [5], [6] * 40, [3, 4, 5])
+    for batch_size in (1, 3, 10):
+        texts = generation.generate(
+            echo, given, decode_text=join, batch_size=batch_size
+        )
+        assert texts == ["7 8", "5", " ".join(["6"] * 40), "3 4 5"]
+
+
+def test_no_examples_give_no_texts():
+    assert generation.generate(echo, [], decode_text=join, batch_size=4) == []
+
+
+def test_a_model_that_never_ends_is_cut_at_its_length():
+    texts = generation.generate(
+        lambda inputs: np.full((len(inputs), 3), 7),
+        examples([5]),
+        decode_text=join,
+        batch_size=2,
+    )
+    assert texts == ["7 7 7"]

@@ -1,0 +1,73 @@
+import inspect
+
+import pytest
+import sacrebleu
+from rouge_score import rouge_scorer
+
+from elm_jax import errors
+from elm_jax.evaluation import metrics
+
+TARGETS = ["the cat sat on the mat", "dogs were running", "it rains"]
+PREDICTIONS = ["a cat sat on a mat today", "the dog runs", "it rains"]
+
+
+@pytest.mark.parametrize("metric", metrics.METRICS.values(), ids=lambda m: m.name)
+def test_every_metric_takes_targets_first_and_gives_its_keys_in_percent(metric):
+    assert list(inspect.signature(metric.fn).parameters) == ["targets", "predictions"]
+    perfect = metric([*TARGETS, "four words or more"], [*TARGETS, "four words or more"])
+    assert tuple(perfect) == metric.keys
+    assert perfect == pytest.approx(dict.fromkeys(metric.keys, 100.0))
+    assert all(0 <= value <= 100 for value in metric(TARGETS, PREDICTIONS).values())
+
+
+@pytest.mark.parametrize("metric", metrics.METRICS.values(), ids=lambda m: m.name)
+def test_every_metric_is_the_mean_of_its_examples_or_of_a_corpus_only(metric):
+    columns = metric.per_example(TARGETS, PREDICTIONS)
+    if metric.name == "bleu":
+        assert columns == {}
+        return
+    means = {key: values.mean() for key, values in columns.items()}
+    assert metric(TARGETS, PREDICTIONS) == pytest.approx(means)
+
+
+@pytest.mark.parametrize("metric", metrics.METRICS.values(), ids=lambda m: m.name)
+@pytest.mark.parametrize(("targets", "predictions"), [([], []), (["a"], ["a", "b"])])
+def test_every_metric_refuses_what_cannot_be_compared(metric, targets, predictions):
+    with pytest.raises(errors.DataError, match="predictions"):
+        metric(targets, predictions)
+
+
+def test_rouge_is_rouge_scores_mean_f_measure_with_stemmer():
+    scorer = rouge_scorer.RougeScorer(metrics.ROUGE_KEYS, use_stemmer=True)
+    pairs = list(zip(TARGETS, PREDICTIONS, strict=True))
+    expected = {
+        key: 100 * sum(scorer.score(t, p)[key].fmeasure for t, p in pairs) / len(pairs)
+        for key in metrics.ROUGE_KEYS
+    }
+    assert metrics.rouge(TARGETS, PREDICTIONS) == pytest.approx(expected)
+
+
+def test_bleu_is_sacrebleus_with_the_targets_as_references():
+    expected = sacrebleu.corpus_bleu(PREDICTIONS, [TARGETS]).score
+    assert metrics.bleu(TARGETS, PREDICTIONS) == {"bleu": expected}
+    swapped = metrics.bleu(PREDICTIONS, TARGETS)
+    assert swapped != metrics.bleu(TARGETS, PREDICTIONS)
+
+
+def test_bleu_refuses_uneven_references():
+    with pytest.raises(errors.DataError, match="1 and with 2 references"):
+        metrics.bleu([["a"], ["a", "b"]], ["a", "b"])
+
+
+def test_squad_takes_the_best_of_several_answers():
+    scores = metrics.squad([["red", "the big house"]], ["big house there"])
+    assert scores == pytest.approx({"exact_match": 0.0, "f1": 80.0})
+
+
+def test_accuracy_compares_class_ids():
+    assert metrics.accuracy([1, 0], [1, 1]) == {"accuracy": 50.0}
+
+
+def test_an_unknown_metric_names_the_nearest():
+    with pytest.raises(errors.ConfigError, match="Did you mean: accuracy"):
+        metrics.get("acuracy")

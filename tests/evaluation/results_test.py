@@ -1,0 +1,173 @@
+import dataclasses
+import json
+import multiprocessing
+
+import numpy as np
+import pytest
+
+from elm_jax import errors
+from elm_jax.evaluation import results
+
+
+def cell(**changes):
+    fields = {
+        "expert": "dream_x",
+        "base_fingerprint": "0123",
+        "task": "quail_y",
+        "dataset": "quail",
+        "prompt": "y",
+        "split": "validation",
+        "protocol": "elm",
+        "seed": 0,
+        "checkpoint_step": 100,
+    }
+    return results.Cell(**(fields | changes))
+
+
+def row(value=50.0, **changes):
+    fields = dataclasses.asdict(cell())
+    fields |= {"run_id": "r", "metric": "accuracy", "value": value, "num_examples": 4}
+    return results.ResultRow(**(fields | changes))
+
+
+def test_rows_come_back_as_they_were_written(tmp_path):
+    rows = (row(100 / 3), row(25.0, expert='<script>"\n'), row(0.0, metric="f1"))
+    results.ResultStore(tmp_path / "new" / "rows.jsonl").append(*rows)
+    assert results.ResultStore(tmp_path / "new" / "rows.jsonl").rows() == rows
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        results.ResultStore(tmp_path / name).append(row(), row(1.5, task="t"))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_grid_that_is_run_again_skips_what_it_has(tmp_path):
+    cells = [cell(task=f"t{i}") for i in range(3)]
+    first = results.ResultStore(tmp_path / "rows")
+    for one in cells[:2]:
+        first.record(one, run_id="1", values={"accuracy": 50.0}, num_examples=4)
+    again = results.ResultStore(tmp_path / "rows")
+    assert again.missing(cells, ["accuracy"]) == cells[2:]
+    assert again.missing(cells, ["accuracy", "f1"]) == cells
+
+
+def test_other_parameters_are_another_cell(tmp_path):
+    store = results.ResultStore(tmp_path / "rows")
+    store.append(row(expert_fingerprint="aa"))
+    assert store.has(cell(expert_fingerprint="aa"), "accuracy")
+    assert not store.has(cell(expert_fingerprint="bb"), "accuracy")
+    assert not store.has(cell(expert_fingerprint="aa", seed=1), "accuracy")
+
+
+def test_a_row_that_is_there_is_not_written_twice(tmp_path):
+    store = results.ResultStore(tmp_path / "rows")
+    store.append(row())
+    store.append(row(run_id="later"))
+    assert len((tmp_path / "rows").read_text().splitlines()) == 1
+
+
+def test_another_value_for_the_same_cell_is_refused(tmp_path):
+    store = results.ResultStore(tmp_path / "rows")
+    store.append(row())
+    with pytest.raises(errors.DataError, match=r"50\.5, and 50\.0"):
+        store.append(row(50.5))
+    assert store.rows() == (row(),)
+
+
+@pytest.mark.parametrize("kept", [1, 40, -2])
+def test_the_open_last_line_of_a_killed_run_is_dropped(tmp_path, kept):
+    path = tmp_path / "rows"
+    results.ResultStore(path).append(row(), row(task="lost"))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1][:kept])
+    store = results.ResultStore(path)
+    assert store.rows() == (row(),)
+    store.append(row(task="next"))
+    assert path.read_bytes().count(b"\n") == 2
+    assert results.ResultStore(path).rows() == (row(), row(task="next"))
+
+
+def test_a_whole_last_line_without_its_newline_is_kept(tmp_path):
+    path = tmp_path / "rows"
+    path.write_text(row().to_json())
+    store = results.ResultStore(path)
+    store.append(row(task="next"))
+    assert results.ResultStore(path).rows() == (row(), row(task="next"))
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"expert": 1}', "null"])
+def test_a_malformed_line_is_named(tmp_path, line):
+    path = tmp_path / "rows"
+    path.write_text(f"{row().to_json()}\n{line}\n")
+    with pytest.raises(errors.DataError, match="line 2 of"):
+        results.ResultStore(path)
+
+
+@pytest.mark.parametrize("changes", [{"value": np.nan}, {"num_examples": 0}])
+def test_a_score_of_nothing_is_no_row(changes):
+    with pytest.raises(errors.DataError, match="over"):
+        row(**changes)
+
+
+def test_per_example_arrays_come_back_and_are_checked(tmp_path):
+    store = results.ResultStore(tmp_path / "rows")
+    arrays = {"example_ids": np.arange(4), "accuracy": np.array([0, 100, 0, 100.0])}
+    store.record(
+        cell(),
+        run_id="r",
+        values={"accuracy": 50.0},
+        num_examples=4,
+        per_example=arrays,
+    )
+    (written,) = results.ResultStore(tmp_path / "rows").rows()
+    assert not written.per_example_path.startswith("/")
+    found = store.per_example(written)
+    assert {k: v.tolist() for k, v in found.items()} == {
+        k: v.tolist() for k, v in arrays.items()
+    }
+    path = tmp_path / written.per_example_path
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(errors.DataError, match="altered"):
+        store.per_example(written)
+    path.unlink()
+    with pytest.raises(errors.DataError, match="missing"):
+        store.per_example(written)
+    with pytest.raises(errors.DataError, match="no per-example file"):
+        store.per_example(row())
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    store = results.ResultStore(tmp_path / "file" / "rows")
+    with pytest.raises(errors.ConfigError, match="cannot be written"):
+        store.append(row())
+
+
+def test_a_full_disk_leaves_the_old_rows_only(tmp_path):
+    path = tmp_path / "rows"
+    results.ResultStore(path).append(row())
+    process = multiprocessing.get_context("spawn").Process(
+        target=_append_with_little_space, args=(path,)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert path.read_text() == f"{row().to_json()}\n"
+
+
+def _append_with_little_space(path):
+    import resource
+    import signal
+
+    store = results.ResultStore(path)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails instead
+    limit = path.stat().st_size + 100
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    with pytest.raises(errors.ConfigError):
+        store.append(row(task="too much"))
+
+
+def test_a_line_holds_every_field_in_order():
+    fields = [field.name for field in dataclasses.fields(results.ResultRow)]
+    assert list(json.loads(row().to_json())) == fields

@@ -1,0 +1,232 @@
+import time
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from elm_jax import errors
+from elm_jax.evaluation import rank_classification, results, statistics
+
+
+def column(values, ids=None):
+    ids = np.arange(len(values)) if ids is None else ids
+    return statistics.Column(np.asarray(ids), np.asarray(values, np.float64))
+
+
+def random_columns(*, num_rows=40, num_prompts=3, datasets=("a", "b"), seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        (dataset, f"{dataset}_{prompt}"): column(100.0 * rng.integers(0, 2, num_rows))
+        for dataset in datasets
+        for prompt in range(num_prompts)
+    }
+
+
+def test_the_mean_is_over_datasets_of_means_over_prompts():
+    one = {
+        ("a", "a_1"): column([100, 0]),
+        ("a", "a_2"): column([100, 100]),
+        ("b", "b_1"): column([0, 0, 0]),
+    }
+    found = statistics.interval(one)
+    assert found.mean == statistics.mean(one) == 37.5
+    assert found.num_rows == 5
+    assert found.low <= found.mean <= found.high
+
+
+def test_a_prompt_that_lacks_rows_is_averaged_over_the_rows_it_has():
+    one = {("a", "1"): column([100, 0, 0, 0]), ("a", "2"): column([100], ids=[2])}
+    assert statistics.mean(one) == 62.5
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_another():
+    one = random_columns()
+    assert statistics.interval(one) == statistics.interval(one)
+    assert statistics.interval(one).low != statistics.interval(one, seed=1).low
+
+
+def test_order_of_tasks_and_rows_changes_nothing():
+    one = random_columns()
+    mixed = {}
+    for key in reversed(one):
+        order = np.random.default_rng(0).permutation(len(one[key].values))
+        mixed[key] = statistics.Column(*(array[order] for array in one[key]))
+    assert statistics.interval(mixed) == statistics.interval(one)
+
+
+def test_a_datasets_draws_do_not_depend_on_other_datasets():
+    alone = random_columns(datasets=("a",))
+    constant = {("b", "b"): column([50.0] * 9)}
+    both = statistics.interval(alone | constant)
+    one = statistics.interval(alone)
+    assert both.low == pytest.approx((one.low + 50.0) / 2)
+    assert both.high == pytest.approx((one.high + 50.0) / 2)
+
+
+def test_the_interval_of_one_prompt_is_that_of_the_binomial():
+    values = column(100.0 * (np.arange(400) % 2))
+    found = statistics.interval({("a", "a"): values}, num_resamples=4000)
+    half = 1.96 * 100 * np.sqrt(0.25 / 400)
+    assert found.low == pytest.approx(50 - half, abs=0.5)
+    assert found.high == pytest.approx(50 + half, abs=0.5)
+
+
+def test_equal_prompts_do_not_narrow_the_interval_but_independent_ones_do():
+    rng = np.random.default_rng(0)
+    values = 100.0 * rng.integers(0, 2, 200)
+    same = {("a", str(i)): column(values) for i in range(10)}
+    other = random_columns(num_rows=200, num_prompts=10, datasets=("a",))
+    width = {
+        name: (found := statistics.interval(one)).high - found.low
+        for name, one in {
+            "one": {("a", "0"): column(values)},
+            "same": same,
+            "other": other,
+        }.items()
+    }
+    assert width["same"] == pytest.approx(width["one"])
+    assert width["other"] < 0.5 * width["one"]
+
+
+def test_a_95_percent_interval_holds_the_truth_about_95_times_in_100():
+    held = 0
+    for trial in range(200):
+        rng = np.random.default_rng(trial)
+        row = rng.normal(size=(60, 1))
+        table = row + rng.normal(size=(60, 3))  # prompts share what a row is like
+        one = {("a", str(i)): column(table[:, i]) for i in range(3)}
+        found = statistics.interval(one, seed=trial, num_resamples=400)
+        held += found.low <= 0.0 <= found.high
+    assert 0.89 <= held / 200 <= 0.99
+
+
+def test_a_paired_difference_of_equals_is_zero_without_width():
+    one = random_columns()
+    found = statistics.interval(statistics.difference(one, one))
+    assert (found.mean, found.low, found.high) == (0.0, 0.0, 0.0)
+
+
+@hypothesis.given(st.integers(0, 100))
+def test_a_paired_difference_has_the_difference_of_means(seed):
+    one, other = random_columns(seed=seed), random_columns(seed=seed + 1)
+    found = statistics.interval(statistics.difference(one, other), num_resamples=10)
+    expected = statistics.mean(one) - statistics.mean(other)
+    assert found.mean == pytest.approx(expected)
+
+
+def test_a_paired_difference_is_sharper_than_two_intervals():
+    one = random_columns(num_rows=200)
+    better = {
+        key: column(np.where(np.arange(200) < 8, 100.0, values))
+        for key, (_, values) in one.items()
+    }
+    gap = statistics.interval(statistics.difference(better, one))
+    assert gap.low > 0
+    assert statistics.interval(better).low < statistics.interval(one).high
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {("a", "a"): column([1.0, 2.0])},
+        {("a", "a"): column([1.0, 2.0, 3.0], ids=[0, 1, 7])},
+        {("a", "b"): column([1.0, 2.0, 3.0])},
+        {},
+    ],
+)
+def test_a_difference_of_different_rows_is_refused(other):
+    with pytest.raises(errors.DataError, match="different rows of"):
+        statistics.difference({("a", "a"): column([1.0, 2.0, 3.0])}, other)
+
+
+@pytest.mark.parametrize("one", [{}, {("a", "a"): column([])}])
+def test_nothing_has_no_mean(one):
+    with pytest.raises(errors.DataError, match="Found: (no results|a task without)"):
+        statistics.interval(one)
+
+
+def test_one_row_has_a_mean_and_an_unknown_interval():
+    found = statistics.interval({("a", "a"): column([100.0])})
+    assert found.mean == 100.0
+    assert np.isnan([found.low, found.high]).all()
+    assert f"{found:.1f}" == "100.0"
+
+
+def test_two_rows_have_an_interval():
+    found = statistics.interval({("a", "a"): column([0.0, 100.0])})
+    assert (found.mean, found.low, found.high) == (50.0, 0.0, 100.0)
+
+
+def test_blocks_of_resamples_give_what_one_block_gives(monkeypatch):
+    one = random_columns()
+    whole = statistics.interval(one)
+    monkeypatch.setattr(statistics, "_BLOCK_SIZE", 100)
+    assert statistics.interval(one) == whole
+
+
+def test_a_thousand_resamples_of_200_rows_and_10_prompts_are_quick():
+    one = random_columns(num_rows=200, num_prompts=10)
+    start = time.perf_counter()
+    statistics.interval(one, num_resamples=1000)
+    assert time.perf_counter() - start < 1.0  # about 10 ms on an idle machine
+
+
+def test_columns_are_read_from_rows_by_dataset_and_task():
+    arrays = {"example_ids": np.array([3, 5]), "f1": np.array([20.0, 40.0])}
+    found = statistics.columns([row("f1")], lambda row: arrays)
+    assert list(found) == [("quail", "quail_y")]
+    assert statistics.mean(found) == 30.0
+
+
+def test_a_ranked_task_kept_in_a_store_gives_its_accuracy_back(tmp_path):
+    outcome = rank_classification.RankOutcome(
+        example_ids=np.array([4, 2, 9]),
+        labels=np.array([0, 1, 0], np.int32),
+        predictions=np.array([0, 0, 0], np.int32),
+        scores=tuple(np.zeros((3, 2), np.float32)),
+        num_ties=3,
+    )
+    store = results.ResultStore(tmp_path / "rows.jsonl")
+    store.record(
+        row("accuracy"),
+        run_id="r",
+        values={"accuracy": outcome.accuracy},
+        num_examples=3,
+        per_example=outcome.per_example(),
+    )
+    found = statistics.columns(store.rows(), store.per_example)
+    assert statistics.mean(found) == pytest.approx(store.rows()[0].value)
+    assert statistics.mean(found) == pytest.approx(200 / 3)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "ids", "message"),
+    [
+        (["f1", "f1"], [3, 5], "two rows"),
+        (["bleu"], [3, 5], "no per-example values for bleu"),
+        (["f1"], [3, 3], "an example that is there twice"),
+    ],
+)
+def test_rows_that_make_no_columns_are_refused(metrics, ids, message):
+    arrays = {"example_ids": np.array(ids), "f1": np.array([20.0, 40.0])}
+    with pytest.raises(errors.DataError, match=message):
+        statistics.columns([row(metric) for metric in metrics], lambda row: arrays)
+
+
+def row(metric):
+    return results.ResultRow(
+        expert="dream_x",
+        base_fingerprint="0123",
+        task="quail_y",
+        dataset="quail",
+        prompt="y",
+        split="test",
+        protocol="elm",
+        seed=0,
+        checkpoint_step=100,
+        run_id="r",
+        metric=metric,
+        value=30.0,
+        num_examples=2,
+    )

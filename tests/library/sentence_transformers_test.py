@@ -1,0 +1,37 @@
+"""Other sentence-transformers models come through an extra, or say so."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from elm_jax import errors
+from elm_jax.library import minilm, sentence_transformers
+
+IS_INSTALLED = importlib.util.find_spec("sentence_transformers") is not None
+
+
+def test_constructing_loads_nothing_and_the_name_tells_model_and_length():
+    one = sentence_transformers.SentenceTransformer("gtr-t5-large")
+    other = sentence_transformers.SentenceTransformer("gtr-t5-large", max_length=256)
+    assert one.name == "sentence-transformers:gtr-t5-large"
+    assert other.name == "sentence-transformers:gtr-t5-large-256"
+
+
+@pytest.mark.skipif(IS_INSTALLED, reason="sentence-transformers is installed")
+def test_without_the_package_the_error_names_the_extra():
+    embedder = sentence_transformers.SentenceTransformer("gtr-t5-large")
+    with pytest.raises(errors.MissingExtraError) as caught:
+        embedder.embed(["a"])
+    assert "elm_jax[sentence-transformers]" in str(caught.value)
+    assert "gtr-t5-large" in str(caught.value)
+
+
+@pytest.mark.skipif(not IS_INSTALLED, reason="needs sentence-transformers")
+def test_it_agrees_with_minilm_in_jax():
+    folder = str(minilm.installed_folder())
+    theirs = sentence_transformers.SentenceTransformer(folder, max_length=256)
+    texts = ["one text", "and a longer one " * 100]
+    np.testing.assert_allclose(
+        theirs.embed(texts), minilm.load().embed(texts), atol=1e-5
+    )

@@ -1,0 +1,75 @@
+"""Axis rules: every parameter has one, and a stranger is refused."""
+
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.model import config, t5
+from elm_jax.partitioning import rules
+from elm_jax.peft import adapters
+
+
+def shapes_of(**changes):
+    fields = {
+        "vocab_size": 64,
+        "emb_dim": 32,
+        "num_heads": 4,
+        "head_dim": 8,
+        "mlp_dim": 128,
+        "num_encoder_layers": 2,
+        "num_decoder_layers": 2,
+    }
+    spec = adapters.AdapterSpec(points=adapters.POINTS)
+    model = t5.T5(config.T5Config(**(fields | changes)), spec.adapter_fn(32))
+    return trees.flatten(t5.param_shapes(model))
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"mlp_activations": ("relu",), "logits_via_embedding": True}]
+)
+def test_every_parameter_of_a_model_has_a_rule_that_fits_its_size(changes):
+    sizes = {
+        "layers": 2,
+        "vocab": 64,
+        "embed": 32,
+        "heads": 4,
+        "joined_kv": 32,
+        "mlp": 128,
+        "relpos_buckets": 32,
+        "adapter": 1,
+    }
+    for name, leaf in shapes_of(**changes).items():
+        axes = rules.logical_axes(name, leaf.shape)
+        assert leaf.shape == tuple(sizes[axis] for axis in axes), name
+
+
+def test_every_table_places_every_logical_axis():
+    for table in rules.TABLES.values():
+        for name, leaf in shapes_of().items():
+            assert len(rules.partition_spec(name, leaf.shape, table)) == leaf.ndim
+        assert table["batch"] == "data"
+
+
+def test_no_parameter_is_split_twice_by_one_mesh_axis():
+    for name, leaf in shapes_of().items():
+        spec = rules.partition_spec(name, leaf.shape, rules.TABLES["data_model"])
+        used = [axis for axis in spec if axis]
+        assert len(used) == len(set(used)), name
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("decoder/logits_dens/kernel", (32, 64)),
+        ("encoder/layers/mlp/wo/kernel", (128, 32)),  # a layer's own, not stacked
+        ("surprise", (1,)),
+    ],
+)
+def test_a_parameter_without_a_rule_is_refused_by_name_and_shape(name, shape):
+    with pytest.raises(errors.ConfigError) as caught:
+        rules.logical_axes(name, shape)
+    assert f"{name} {shape}" in str(caught.value)
+
+
+def test_an_unknown_table_is_refused_with_the_nearest_one():
+    with pytest.raises(errors.ConfigError, match="Did you mean: data_model"):
+        rules.axis_table("data_modle")

@@ -1,0 +1,101 @@
+"""Experts: which parameters they are, counted on the paper's model."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.model import config, loss, t5
+from elm_jax.peft import adapters, experts
+
+XL = config.T5Config(
+    vocab_size=32128,
+    emb_dim=2048,
+    num_heads=32,
+    head_dim=64,
+    mlp_dim=5120,
+    num_encoder_layers=24,
+    num_decoder_layers=24,
+)
+
+
+@pytest.fixture(scope="module")
+def xl_expert():
+    model = t5.T5(XL, adapters.AdapterSpec().adapter_fn(XL.emb_dim))
+    return trees.split(t5.param_shapes(model), experts.PROMPT_EXPERT)
+
+
+def test_a_prompt_expert_of_t5_xl_has_25_618_432_parameters(xl_expert):
+    expert, base = xl_expert
+    assert trees.count_params(expert) == 25_618_432
+    assert trees.count_params(base) == 2_849_757_184 - 122 * 2048
+
+
+def test_a_prompt_expert_of_t5_xl_has_96_adapters_and_506_tensors(xl_expert):
+    leaves = trees.flatten(xl_expert[0])
+    num = {
+        name: leaf.shape[0] if "/layers/" in name else 1
+        for name, leaf in leaves.items()
+    }
+    assert sum(n for name, n in num.items() if "_adapter/down/kernel" in name) == 96
+    assert sum(n for name, n in num.items() if name.endswith("_norm/scale")) == 122
+    assert sum(num.values()) == 96 * 4 + 122 == 506
+    assert not [name for name in leaves if "cross_attention_adapter" in name]
+
+
+def test_a_dataset_expert_is_everything(xl_expert):
+    whole = trees.join(*xl_expert)
+    expert, rest = trees.split(whole, experts.DATASET_EXPERT)
+    assert expert == whole
+    assert rest == {}
+
+
+def test_an_expert_s_gradient_is_that_of_the_whole_model():
+    shape = config.T5Config(
+        vocab_size=32,
+        emb_dim=32,
+        num_heads=2,
+        head_dim=8,
+        mlp_dim=16,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+    )
+    model = t5.T5(shape, adapters.AdapterSpec().adapter_fn(32))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape, scale=0.3).astype(np.float32),
+        t5.param_shapes(model),
+    )
+    tokens = np.arange(2, 10).reshape(2, 4)
+    batch = {
+        "encoder_input_tokens": tokens,
+        "decoder_input_tokens": tokens,
+        "decoder_target_tokens": tokens,
+        "decoder_loss_weights": np.ones((2, 4), np.float32),
+    }
+    loss_fn = loss.make_loss_fn(model)
+
+    @jax.jit
+    def gradients(expert, rest):
+        def value(part):
+            return loss_fn(trees.join(part, rest), batch, None)[0]
+
+        whole = jax.grad(lambda p: loss_fn(p, batch, None)[0])(trees.join(expert, rest))
+        return jax.grad(value)(expert), whole
+
+    expert, rest = trees.split(params, experts.PROMPT_EXPERT)
+    part, whole = map(trees.flatten, gradients(expert, rest))
+    assert set(part) < set(whole)
+    for name, leaf in part.items():
+        assert re.search(experts.PROMPT_EXPERT, name)
+        assert jnp.any(leaf != 0)
+        largest = np.abs(whole[name]).max()
+        np.testing.assert_allclose(leaf, whole[name], atol=1e-5 * largest)
+
+
+def test_an_unknown_kind_is_refused_with_the_nearest_one():
+    with pytest.raises(errors.ConfigError, match="Did you mean: prompt"):
+        experts.trainable_pattern("promt")

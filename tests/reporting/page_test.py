@@ -1,0 +1,111 @@
+import dataclasses
+import html.parser
+import pathlib
+import re
+
+import pytest
+
+from elm_jax.evaluation import results
+from elm_jax.reporting import page, report
+
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "page.html"
+VOID = {"meta", "link", "path"}
+
+
+class Page(html.parser.HTMLParser):
+    """Collects tags, attributes and text; refuses tags that do not nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.texts, self.open = set(), [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.attributes += [(tag, name, value) for name, value in attributes]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.add(tag)
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_the_page_is_the_golden_one(example):
+    assert page.render(example) == GOLDEN.read_text(), (
+        "the page changed; if that is meant, look at it in a browser, light and dark,"
+        " wide and narrow, then run tests/reporting/make_golden.py"
+    )
+
+
+def test_hostile_names_become_text_and_nothing_else(example, hostile):
+    found = Page(page.render(example))
+    assert "script" not in found.tags
+    assert found.texts.count(hostile) >= 5
+    quiet = dataclasses.replace(example, notes=())
+    names = {name for _, name, _ in found.attributes}
+    assert names == {name for _, name, _ in Page(page.render(quiet)).attributes}
+    assert not {name for name in names if name.startswith("on")}
+    assert "49" not in "".join(t for t in found.texts if "alert" in t)  # {{ 7*7 }}
+
+
+def test_the_page_asks_for_nothing(example):
+    text = page.render(example)
+    found = Page(text)
+    linked = [
+        value
+        for _, name, value in found.attributes
+        if name in ("src", "href", "action")
+    ]
+    assert linked == ["data:,"]
+    assert not re.search(r"url\(|@import|https?:", text)
+    policy = next(v for _, name, v in found.attributes if v and "default-src" in v)
+    assert policy.startswith(
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:;"
+    )
+
+
+@pytest.mark.parametrize("character", ["\x1b", "\u202e", "\x00", "\x07"])
+def test_characters_that_do_not_print_are_replaced(character):
+    text = page.render(report.Report(title=f"a{character}b"))
+    assert character not in text
+    assert "a\ufffdb" in text
+
+
+def test_an_empty_report_is_a_page_without_sections():
+    found = Page(page.render(report.Report(title="Nothing")))
+    assert "section" not in found.tags
+    assert found.texts.count("Nothing") == 2
+
+
+def test_every_part_alone_makes_a_page(example):
+    for field in dataclasses.fields(report.Report):
+        if field.name != "title":
+            part = {field.name: getattr(example, field.name)}
+            Page(page.render(report.Report(title="One part", **part)))
+
+
+def test_parts_without_numbers_are_drawn_as_dashes():
+    empty = report.Report(
+        title="Gaps",
+        headline=report.Headline(("mean",), (report.HeadlineRow("base", (None,)),)),
+        heat_maps=(
+            report.HeatMap("map", (("d", "p"),), ("e",), ((None,),), (None,), ("",)),
+        ),
+        votes=(report.Votes("task", ()),),
+        curves=(report.Curve("none", ()), report.Curve("one", ((0, 1.0),))),
+    )
+    assert Page(page.render(empty)).texts.count("–") >= 3
+
+
+def test_one_constant_score_has_an_axis():
+    row = report.HeadlineRow("base", (results.Interval(0.0),))
+    one = report.Headline(("mean",), (row,))
+    assert "left:0.0%" in page.render(report.Report(title="x", headline=one))

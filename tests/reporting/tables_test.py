@@ -1,0 +1,94 @@
+import pathlib
+
+import rich.console
+
+from elm_jax.reporting import report, tables
+
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "tables.md"
+
+TERMINAL = """\
+Unseen tasks (percent, with
+95 % interval)
+
+               quail   mean
+ ───────────────────────────
+  chance        25.0   25.0
+  base          31.0      –
+           28.0–34.0
+  oracle        60.0      –
+"""
+
+MARKDOWN = """\
+# Small
+
+- A holds: holds. 1.0 \\> 0.0.
+
+**Unseen tasks (percent, with 95 % interval)**
+
+|  | quail | mean |
+|---|---:|---:|
+| chance | 25.0 | 25.0 |
+| base | **31.0** (28.0–34.0) | – |
+| oracle | 60.0 | – |
+
+**All (percent, means over prompts)**
+
+|  | quail | mean |
+|---|---:|---:|
+| base | 30.0 | 30.0 |
+| one\\|two | **40.0** | **40.0** |
+| three | 20.0 | 20.0 |
+
+**Retrieval votes**
+
+|  | most votes | second | third | queries |
+|---|---:|---:|---:|---:|
+| quail_p | 20 three | 12 one\\|two |  | 32 |
+
+- Read \\*this\\*.
+"""
+
+
+def shown(table):
+    console = rich.console.Console(width=160, color_system=None)
+    with console.capture() as capture:
+        console.print(tables.to_rich(table))
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    return "\n".join(lines).strip("\n") + "\n"
+
+
+def test_the_headline_in_the_terminal(small):
+    assert shown(tables.headline(small.headline)) == TERMINAL
+
+
+def test_a_small_report_as_markdown(small):
+    assert tables.markdown(small) == MARKDOWN
+
+
+def test_the_whole_example_as_markdown_is_the_golden_one(example):
+    assert tables.markdown(example) == GOLDEN.read_text(), (
+        "the tables changed; if that is meant, run tests/reporting/make_golden.py"
+    )
+
+
+def test_hostile_names_stay_text_in_the_terminal():
+    markup = "[red]:smile:[/]"
+    text = shown(tables.TextTable(markup, ("", markup), ((markup, "\x1b[31m1"),)))
+    assert text.count(markup) == 3
+    assert "\x1b" not in text
+
+
+def test_hostile_names_stay_one_cell_in_markdown(hostile):
+    table = tables.TextTable("T", ("", "x"), ((f"{hostile} |", "1"),))
+    row = tables.to_markdown(table).splitlines()[-1]
+    assert row.replace("\\|", "").count("|") == 3
+    assert "\\<script\\>" in row
+
+
+def test_votes_of_a_task_without_queries_are_a_row():
+    table = tables.votes((report.Votes("task", ()),))
+    assert table.rows == (("task", "", "", "", "0"),)
+
+
+def test_claims_are_one_line_each(small):
+    assert tables.claim_lines(small.claims) == ["A holds: holds. 1.0 > 0.0."]

@@ -1,0 +1,92 @@
+"""Every import in the project obeys the table of rooms."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+GROUND = {"elm_jax.types", "elm_jax.errors", "elm_jax.trees", "elm_jax.files"}
+ROOMS = (
+    *("data", "model", "peft", "partitioning", "training", "checkpoints"),
+    *("merging", "library", "evaluation", "reporting"),
+)
+# Besides ground files and the room itself.
+ALLOWED = {
+    **{room: set() for room in ROOMS},
+    "training": {"elm_jax.partitioning"},
+    "checkpoints": {"elm_jax.partitioning"},
+    "library": {"elm_jax.checkpoints"},
+    "reporting": {"elm_jax.evaluation.results"},
+    "runs": {f"elm_jax.{room}" for room in ROOMS},
+    "cli": {"elm_jax.runs"},
+    "tasks": {"elm_jax.data", "elm_jax.evaluation.metrics", "tasks"},
+}
+DATA_LIBRARIES = {"seqio", "tensorflow", "tensorflow_datasets", "tensorflow_text"}
+
+
+def source_files():
+    return sorted([*ROOT.glob("elm_jax/**/*.py"), *ROOT.glob("tasks/**/*.py")])
+
+
+def imported_names(path):
+    """Full names of what a file imports, `from a import b` giving `a.b`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room_of(path):
+    parts = path.relative_to(ROOT).parts
+    return parts[1] if parts[0] == "elm_jax" and len(parts) > 2 else parts[0]
+
+
+def within(name, packages):
+    return any(name == p or name.startswith(f"{p}.") for p in packages)
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_obey_the_table_of_rooms(path):
+    room = room_of(path)
+    ours = [n for n in imported_names(path) if within(n, ["elm_jax", "tasks"])]
+    allowed = GROUND | ALLOWED.get(room, set())
+    if room not in ("elm_jax", "tasks"):  # the ground files have no room
+        allowed = allowed | {f"elm_jax.{room}"}
+    assert not [name for name in ours if not within(name, allowed)]
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_data_and_tasks_import_seqio_or_tensorflow(path):
+    if room_of(path) not in ("data", "tasks"):
+        assert not [n for n in imported_names(path) if within(n, DATA_LIBRARIES)]
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_the_flags_file_imports_gin(path):
+    if path.name != "gin_flags.py":
+        assert not [n for n in imported_names(path) if within(n, ["gin"])]
+
+
+def test_the_gin_folder_holds_no_python():
+    assert not list((ROOT / "gin").glob("**/*.py"))
+
+
+def test_no_file_is_a_drawer():
+    drawers = {"utils", "util", "common", "helpers", "misc", "base"}
+    assert not [path for path in source_files() if path.stem in drawers]
+
+
+def test_runs_import_without_tensorflow():
+    code = (
+        "import sys, pkgutil, importlib, elm_jax.runs as runs\n"
+        "for m in pkgutil.iter_modules(runs.__path__):\n"
+        "    importlib.import_module('elm_jax.runs.' + m.name)\n"
+        "assert not [m for m in sys.modules if m.split('.')[0] in "
+        "('tensorflow', 'seqio', 'torch')]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,0 +1,205 @@
+"""The main job on a tiny model: every binary's run, in the order of the quickstart."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import experts
+from elm_jax.cli import gin_flags
+from elm_jax.evaluation import claims, results, selection
+from elm_jax.library import index, sampling
+from elm_jax.runs import bases, convert, evaluate, library, merge, report, tasks, train
+
+RUNS = (train.Train, library.BuildLibrary, evaluate.Evaluate, merge.Merge)
+RUNS += (report.Report, convert.ImportT5X, tasks.ListTasks)
+SHAPE = (
+    "config.T5Config.emb_dim = 16",
+    "config.T5Config.num_heads = 2",
+    "config.T5Config.head_dim = 8",
+    "config.T5Config.mlp_dim = 16",
+    "config.T5Config.num_encoder_layers = 1",
+    "config.T5Config.num_decoder_layers = 1",
+)
+TRAINED = "('pocket_kinds', 'pocket_reviews')"
+
+pytestmark = pytest.mark.slow
+
+
+def run(folder, gin_file, *bindings):
+    built, bound, operative = gin_flags.build_run(
+        RUNS,
+        gin_files=[f"gin/pocket/{gin_file}.gin"],
+        bindings=[f"MODEL_DIR = '{folder}'", *bindings],
+    )
+    built.start(config=bound, operative_config=operative)
+
+
+def train_all(folder):
+    tasks_bound = f"MIXTURE_OR_TASK_NAME = {TRAINED}"
+    run(folder, "base", "TRAIN_STEPS = 4", "BATCH_SIZE = 8", *SHAPE)
+    few = ("TRAIN_STEPS = 3", "BATCH_SIZE = 8", "train.Train.num_shapes = 1")
+    run(folder, "prompt_experts", tasks_bound, *few)
+    run(folder, "dataset_experts", tasks_bound, *few)
+    run(folder, "multitask", tasks_bound, *few)
+
+
+MERGED = ("'{MODEL_DIR}/dataset_experts/pocket_kinds'",)
+MERGED += ("'{MODEL_DIR}/dataset_experts/pocket_reviews'",)
+SMALL = ("evaluate.Evaluate.max_examples = 24", "evaluate.Evaluate.batch_size = 8")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pocket")
+    train_all(path)
+    keys = "library.BuildLibrary.num_keys = 5"
+    run(path, "library", keys)
+    run(path, "evaluate", *SMALL)
+    run(path, "own_tasks", f"evaluate.Evaluate.tasks = {TRAINED}", *SMALL)
+    parts = f"({', '.join(MERGED)})"
+    run(path, "merge", f"merge.Merge.experts = {parts}")
+    tested = f"({', '.join(MERGED)}, '{{MODEL_DIR}}/merged/*')"
+    run(path, "compose", f"evaluate.Evaluate.experts = {tested}", *SMALL)
+    few = ("TRAIN_STEPS = 2", "BATCH_SIZE = 8", "train.Train.num_shapes = 1")
+    run(path, "new_expert", *few)
+    run(path, "grow", keys)
+    run(path, "after", *SMALL)
+    names = "report.Report.merged_parts = ('pocket_kinds', 'pocket_reviews')"
+    run(path, "report", f"report.Report.seen_tasks = {TRAINED}", names)
+    return path
+
+
+def test_every_expert_names_the_content_of_the_base(folder):
+    params, info = experts.load_expert(folder / "base")
+    assert trees.fingerprint(params) == info.base_fingerprint
+    for name in ("prompt_experts", "dataset_experts"):
+        for expert in (folder / name).iterdir():
+            _, own = experts.load_expert(expert)
+            assert own.base_fingerprint == info.base_fingerprint
+
+
+def test_prompt_experts_hold_adapters_and_norms_only(folder):
+    params, _ = experts.load_expert(folder / "prompt_experts" / "pocket_kinds_which_is")
+    assert all("adapter/" in n or "norm/" in n for n in trees.flatten(params))
+
+
+def test_retrieved_rows_equal_the_rows_of_the_expert_they_name(folder):
+    rows = results.ResultStore(folder / "results.jsonl").rows()
+    lines = (folder / "votes.jsonl").read_text().splitlines()
+    winner = {v["task"]: v["votes"][0][0] for v in map(json.loads, lines)}
+    pairs = 0
+    for row in rows:
+        if row.expert == "retrieved":
+            same = [
+                other.per_example_sha256
+                for other in rows
+                if (other.expert, other.task, other.split, other.metric)
+                == (winner[row.task], row.task, row.split, row.metric)
+            ]
+            assert same == [row.per_example_sha256]
+            pairs += 1
+    assert pairs > 0
+
+
+def test_query_rows_are_never_scored(folder):
+    store = results.ResultStore(folder / "results.jsonl")
+    rows = [r for r in store.rows() if r.split == "validation"]
+    assert rows
+    for row in rows:
+        num_rows = {"train": 600, "validation": 160, "test": 200}[row.split]
+        queries = sampling.divide_rows(num_rows, seed=42, num_queries=32).queries
+        scored = store.per_example(row)["example_ids"]
+        assert len(scored) == 24
+        assert not set(scored.tolist()) & set(queries.tolist())
+
+
+def test_scores_on_other_rows_are_other_cells(folder, tmp_path):
+    shutil.copytree(folder / "base", tmp_path / "base")
+    shutil.copytree(folder / "prompt_experts", tmp_path / "prompt_experts")
+    few = ("evaluate.Evaluate.batch_size = 8", "evaluate.Evaluate.tasks = ()")
+    one = ("evaluate.Evaluate.experts = ('{MODEL_DIR}/prompt_experts/*which_is',)",)
+    for number in (8, 16):
+        more = f"evaluate.Evaluate.max_examples = {number}"
+        run(tmp_path, "own_tasks", *few, *one, more)
+    rows = results.ResultStore(tmp_path / "results.jsonl").rows()
+    assert {row.num_examples for row in rows} == {8, 16}
+
+
+def test_a_grid_that_is_run_again_scores_nothing(folder, capsys):
+    before = (folder / "results.jsonl").read_bytes()
+    run(folder, "evaluate", *SMALL)
+    assert "to score: 0" in capsys.readouterr().out
+    assert (folder / "results.jsonl").read_bytes() == before
+
+
+def test_trained_experts_are_skipped(folder, capsys):
+    train_all(folder)
+    out = capsys.readouterr().out
+    assert "finished already: 4 of 4" in out
+    assert "expert 1/" not in out
+
+
+def test_two_trainings_give_the_same_bytes(folder, tmp_path):
+    shutil.copytree(folder / "base", tmp_path / "base")
+    few = ("TRAIN_STEPS = 3", "BATCH_SIZE = 8", "train.Train.num_shapes = 1")
+    run(tmp_path, "dataset_experts", f"MIXTURE_OR_TASK_NAME = {TRAINED}", *few)
+    for name in ("pocket_kinds", "pocket_reviews"):
+        one, _ = experts.load_expert(folder / "dataset_experts" / name)
+        two, _ = experts.load_expert(tmp_path / "dataset_experts" / name)
+        assert trees.fingerprint(one) == trees.fingerprint(two)
+
+
+def test_the_merge_is_the_mean_of_its_parts(folder):
+    merged, info = experts.load_expert(folder / "merged" / "topics_and_reviews")
+    parts = [
+        experts.load_expert(folder / "dataset_experts" / name)[0]
+        for name in ("pocket_kinds", "pocket_reviews")
+    ]
+    assert info.kind == "merged"
+    for name, leaf in trees.flatten(merged).items():
+        values = [trees.flatten(part)[name] for part in parts]
+        # Task arithmetic with scale 1/2 on two experts; one rounding to float32.
+        np.testing.assert_allclose(leaf, np.mean(values, axis=0), rtol=1e-6, atol=1e-7)
+
+
+def test_a_grown_library_keeps_the_old_keys(folder):
+    old = index.open_index(folder / "library")
+    new = index.open_index(folder / "library_grown")
+    assert "pocket_opposites_opposite" in new.names
+    assert new.keys[: len(old.keys)].tobytes() == old.keys.tobytes()
+
+
+def test_old_scores_are_the_same_bytes_after_the_library_grew(folder):
+    before = results.ResultStore(folder / "results.jsonl").rows()
+    after = results.read_rows(folder / "results_after.jsonl")
+    scored = {(row.expert, row.task, row.split) for row in after}
+    old = [row for row in before if (row.expert, row.task, row.split) in scored]
+    singles = selection.single_experts(old)
+    assert singles
+    assert claims.scores_unchanged(singles, after).holds is True
+
+
+def test_the_page_judges_the_three_claims_and_asks_for_nothing(folder):
+    page = (folder / "report" / "index.html").read_text()
+    assert "Old scores stay the same, byte for byte" in page
+    assert "beat the multitask model" in page
+    assert "beats either alone" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_an_expert_that_serves_as_a_base_is_another_base(folder):
+    base = bases.load_base(folder / "base")
+    multitask = bases.load_base(folder / "multitask")
+    assert multitask.fingerprint == trees.fingerprint(multitask.params)
+    assert multitask.fingerprint != base.fingerprint
+
+
+def test_an_expert_of_another_base_is_refused(folder, tmp_path):
+    shutil.copytree(folder / "prompt_experts", tmp_path / "prompt_experts")
+    other = (*SHAPE, "TRAIN_STEPS = 1", "BATCH_SIZE = 8", "train.Train.random_seed = 1")
+    run(tmp_path, "base", *other)
+    with pytest.raises(errors.FingerprintError, match="base"):
+        run(tmp_path, "own_tasks")

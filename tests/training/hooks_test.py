@@ -1,0 +1,68 @@
+import itertools
+
+import pytest
+
+from elm_jax.training import hooks, optimizers
+
+
+class KeptRows:
+    def __init__(self):
+        self.rows, self.is_closed = [], False
+
+    def write(self, step, scalars):
+        self.rows.append((step, dict(scalars)))
+
+    def close(self):
+        self.is_closed = True
+
+
+def test_a_report_has_means_rates_and_the_time_left():
+    writer = KeptRows()
+    optimizer = optimizers.AdamW(learning_rate=1.0)
+    report = hooks.ReportMetrics(
+        [writer],
+        num_steps=100,
+        learning_rate_fn=lambda step: optimizer.learning_rate_at(step, num_steps=100),
+        clock=itertools.count(0.0, 5.0).__next__,
+    )
+    sums = {
+        **{"num_steps": 20.0, "loss": 40.0, "grad_norm": 10.0, "num_tokens": 1000.0},
+        **{"correct_sum": 30.0, "weight_sum": 120.0},
+    }
+    report(20, None, sums)
+    ((step, scalars),) = writer.rows
+    assert step == 20
+    assert scalars == pytest.approx(
+        {
+            **{"loss": 2.0, "accuracy": 0.25, "grad_norm": 0.5, "tokens_per_step": 50},
+            **{"learning_rate": 0.81, "steps_per_sec": 4.0, "tokens_per_sec": 200.0},
+            "secs_left": 20.0,
+        }
+    )
+
+
+def test_rates_are_those_of_the_window():
+    writer = KeptRows()
+    clock = iter([0.0, 100.0, 101.0]).__next__  # the first window compiles
+    report = hooks.ReportMetrics([writer], num_steps=30, clock=clock)
+    report(10, None, {"num_steps": 10.0})
+    report(20, None, {"num_steps": 10.0})
+    assert [row["steps_per_sec"] for _, row in writer.rows] == [0.1, 10.0]
+    assert writer.rows[1][1]["secs_left"] == 1.0
+
+
+def test_closing_a_report_closes_its_writers():
+    writer = KeptRows()
+    hooks.ReportMetrics([writer], num_steps=1).close()
+    assert writer.is_closed
+
+
+def test_saving_hands_step_and_state_to_the_store():
+    saved = {}
+
+    class Store:
+        def save(self, step, state):
+            saved[step] = state
+
+    hooks.save_states(Store())(7, "state", {})
+    assert saved == {7: "state"}

@@ -1,0 +1,154 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from elm_jax import errors
+from elm_jax.training import loop, optimizers
+from tests.training import toy
+
+
+def run(num_steps=toy.NUM_STEPS, *, begin=None, **kwargs):
+    state, frozen, step_fn = begin or toy.start()
+    kwargs.setdefault("batches", toy.batches(int(state.step)))
+    return loop.train(state, frozen, step_fn=step_fn, num_steps=num_steps, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [toy.ADAMW, optimizers.Adafactor(learning_rate=0.1)]
+)
+def test_two_plus_two_steps_have_the_bits_of_four(optimizer):
+    def begin():
+        return toy.start(optimizer, num_steps=4)
+
+    whole = run(4, begin=begin())
+    _, frozen, step_fn = begin()
+    half = jax.tree.map(np.asarray, run(2, begin=begin()))
+    half = jax.tree.map(jnp.asarray, half)
+    toy.assert_same_bits(run(4, begin=(half, frozen, step_fn)), whole)
+
+
+def test_the_frozen_part_is_bit_identical_after_training():
+    state, frozen, step_fn = toy.start()
+    before = jax.tree.map(np.array, frozen)
+    run(begin=(state, frozen, step_fn))
+    toy.assert_same_bits(frozen, before)
+
+
+def test_training_lowers_the_loss():
+    seen = []
+    fixed = ((n, jax.device_put(toy.batch_at(0))) for n in range(200))
+    begin = toy.start(optimizers.AdamW(learning_rate=0.02), num_steps=200)
+    hook = loop.Every(100, lambda step, state, sums: seen.append(sums["loss"]))
+    run(200, begin=begin, batches=fixed, hooks=[hook])
+    assert seen[1] < 0.8 * seen[0]
+
+
+def test_hooks_fire_on_their_steps_and_on_the_last():
+    fired = []
+
+    def recorder(name):
+        return lambda step, state, sums: fired.append((name, step, sums["num_steps"]))
+
+    hooks = [loop.Every(3, recorder("three")), loop.Every(4, recorder("four"))]
+    run(7, hooks=hooks)
+    assert fired == [
+        *[("three", 3, 3.0), ("four", 4, 4.0), ("three", 6, 3.0)],
+        *[("three", 7, 1.0), ("four", 7, 3.0)],
+    ]
+
+
+def test_a_hook_sees_the_state_of_its_own_step():
+    steps = []
+    hook = loop.Every(
+        2, lambda step, state, sums: steps.append((step, int(state.step)))
+    )
+    run(4, hooks=[hook])
+    assert steps == [(2, 2), (4, 4)]
+
+
+def test_sums_of_a_window_are_those_of_its_steps():
+    single, window = [], []
+    run(6, hooks=[loop.Every(1, lambda step, state, sums: single.append(sums["loss"]))])
+    run(6, hooks=[loop.Every(3, lambda step, state, sums: window.append(sums["loss"]))])
+    assert window == [sum(single[:3]), sum(single[3:])]
+
+
+def test_metrics_are_read_after_the_next_step_is_on_its_way():
+    events = []
+    state, frozen, step_fn = toy.start()
+
+    class Reported(float):
+        """A metric that tells when the host reads it."""
+
+        def __float__(self):
+            events.append(f"read {int(super().__float__())}")
+            return 1.0
+
+    def counted(state, frozen, batch):
+        state, _ = step_fn(state, frozen, batch)
+        number = sum(event.startswith("start") for event in events) + 1
+        events.append(f"start {number}")
+        return state, {"loss": Reported(number)}
+
+    run(4, begin=(state, frozen, counted))
+    assert events == [
+        *["start 1", "start 2", "read 1", "start 3", "read 2"],
+        *["start 4", "read 3", "read 4"],
+    ]
+
+
+def test_no_array_crosses_between_host_and_device_unasked():
+    state, frozen, step_fn = toy.start()
+    run(1, begin=(state, frozen, step_fn))  # compile
+    state, _, _ = toy.start()
+    with jax.transfer_guard("disallow"):
+        run(begin=(state, frozen, step_fn))
+
+
+def test_a_finished_state_comes_back_without_a_step():
+    state, frozen, step_fn = toy.start()
+    done = run(2, begin=(state, frozen, step_fn))
+    assert run(2, begin=(done, frozen, step_fn), batches=iter(())) is done
+
+
+def test_a_stop_ends_after_its_step_and_fires_every_hook():
+    fired = []
+    hook = loop.Every(100, lambda step, state, sums: fired.append(step))
+    answers = iter([False, False, True])
+    state = run(hooks=[hook], should_stop=lambda: next(answers))
+    assert int(state.step) == 3
+    assert fired == [3]
+
+
+def test_batches_of_other_steps_are_refused():
+    with pytest.raises(errors.TrainingError, match="batch for step 1"):
+        run(batches=toy.batches(1))
+    with pytest.raises(errors.TrainingError, match="batch for step None"):
+        run(batches=toy.batches(0, 3))
+
+
+def test_a_number_that_is_not_finite_names_step_expert_and_checkpoint():
+    def poisoned():
+        for n, batch in toy.batches(0):
+            yield n, batch if n != 4 else jax.tree.map(lambda x: x * jnp.nan, batch)
+
+    with pytest.raises(errors.TrainingError) as caught:
+        run(
+            batches=poisoned(),
+            expert="dream_answer",
+            last_checkpoint=lambda: "step 3",
+        )
+    message = str(caught.value)
+    assert "loss = nan" in message
+    assert "step 5 of expert dream_answer; step 4 was finite" in message
+    assert "Last good checkpoint: step 3" in message
+
+
+def test_a_state_that_is_not_finite_is_never_handed_to_a_hook():
+    fired = []
+    hooks = [loop.Every(1, lambda step, state, sums: fired.append(step))]
+    bad = ((n, jax.tree.map(lambda x: x / 0.0, batch)) for n, batch in toy.batches(0))
+    with pytest.raises(errors.TrainingError):
+        run(batches=bad, hooks=hooks)
+    assert fired == []

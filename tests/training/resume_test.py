@@ -1,0 +1,58 @@
+"""Training is killed for real, and goes on as if nothing had happened."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+SCRIPT = pathlib.Path(__file__).with_name("killed_run.py")
+
+
+def start(folder):
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=SCRIPT.parents[2],
+    )
+
+
+def send(process, number, *, after, delay_secs=0.0):
+    """Sends a signal once a line is out; returns the exit status."""
+    with process:
+        for line in process.stdout:
+            if line == f"{after}\n":
+                break
+        time.sleep(delay_secs)
+        process.send_signal(number)
+        return process.wait()
+
+
+def finish(process):
+    """Returns the last line: number of steps and bits of the final state."""
+    with process:
+        return process.stdout.read().splitlines()[-1]
+
+
+def losses(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [(row["step"], row["loss"]) for row in map(json.loads, lines)]
+
+
+def test_a_training_that_is_killed_ends_with_the_bits_of_one_that_is_not(tmp_path):
+    untouched, killed = tmp_path / "untouched", tmp_path / "killed"
+    reference = start(untouched)
+    # Between two saves, in the middle of one, and by a polite request.
+    assert send(start(killed), signal.SIGKILL, after="saved 3") == -signal.SIGKILL
+    expected = finish(reference)
+    status = send(start(killed), signal.SIGKILL, after="saving 12", delay_secs=0.02)
+    assert status == -signal.SIGKILL
+    assert send(start(killed), signal.SIGTERM, after="saved 15") == 143
+    (stopped_at,) = [int(path.name) for path in (killed / "states").iterdir()]
+    assert stopped_at > 15  # SIGTERM saved the steps since
+    assert finish(start(killed)) == expected
+    assert expected.startswith("done 36 ")
+    assert losses(killed) == losses(untouched)
+    assert [step for step, _ in losses(killed)] == list(range(1, 37))
