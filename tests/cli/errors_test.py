@@ -336,5 +336,5 @@ def test_results_that_cannot_be_read_are_named(tmp_path):
 
 
 def test_a_missing_t5x_checkpoint_is_named(tmp_path):
-    told = fail(tmp_path, "t5/import_small", "convert.ImportT5X.t5x_path = '/no/t5x'")
+    told = fail(tmp_path, "t5/import_small", "T5X_PATH = '/no/t5x'")
     assert "no folder /no/t5x" in told

@@ -240,5 +240,5 @@ def test_a_damaged_index_is_refused_by_name(tmp_path, extend, damage):
 
 
 def test_a_missing_index_says_to_build_one(tmp_path):
-    with pytest.raises(errors.LibraryError, match="Build the index"):
+    with pytest.raises(errors.LibraryError, match="Build the library"):
         index.open_index(tmp_path / "nowhere")

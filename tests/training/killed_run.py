@@ -1,7 +1,7 @@
 """A whole small training as a program, for tests that kill it.
 
-Usage: python killed_run.py FOLDER. Prints `saving N` and `saved N` about each
-save, and at the end the bits of the final state.
+Usage: python -m tests.training.killed_run FOLDER. Prints `saving N` and `saved N`
+about each save, and at the end the bits of the final state.
 """
 
 import hashlib

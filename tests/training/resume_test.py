@@ -7,15 +7,15 @@ import subprocess
 import sys
 import time
 
-SCRIPT = pathlib.Path(__file__).with_name("killed_run.py")
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def start(folder):
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(folder)],
+        [sys.executable, "-m", "tests.training.killed_run", str(folder)],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=SCRIPT.parents[2],
+        cwd=ROOT,
     )
 
 
