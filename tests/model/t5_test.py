@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from elm_jax import trees
-from elm_jax.model import config, loss, t5
+from elm_jax.model import config, decoding, loss, pooling, scoring, t5
 from elm_jax.peft import adapters
 
 XL = config.T5Config(
@@ -95,6 +95,39 @@ def test_inputs_of_padding_influence_nothing(tiny, apply):
     expected = apply("decode", encoded, tokens, targets)
     found = apply("decode", spoilt, tokens, targets)
     np.testing.assert_array_equal(found, expected)
+
+
+class SpoiltT5(t5.T5):
+    """Encoder outputs are NaN where padding is."""
+
+    def encode(self, encoder_input_tokens, **options):
+        encoded = super().encode(encoder_input_tokens, **options)
+        return jnp.where((encoder_input_tokens == 0)[..., None], jnp.nan, encoded)
+
+
+@pytest.mark.parametrize("way", ["loss", "gradient", "scores", "greedy", "vectors"])
+def test_encoder_output_at_padding_influences_nothing(tiny, way):
+    inputs = tiny.batch["encoder_input_tokens"]
+    assert np.any(inputs == 0)
+
+    def results(model):
+        if way in ("loss", "gradient"):
+            loss_fn = loss.make_loss_fn(model)
+            grad = jax.jit(jax.value_and_grad(loss_fn, has_aux=True), static_argnums=2)
+            (value, _), grads = grad(tiny.params, tiny.batch, None)
+            return [value] if way == "loss" else jax.tree.leaves(grads)
+        if way == "scores":
+            choices = tiny.batch["decoder_target_tokens"][:, None]
+            mask = np.ones((4, 1), bool)
+            return [scoring.make_score_fn(model)(tiny.params, inputs, choices, mask)]
+        if way == "greedy":
+            decode = decoding.make_greedy_decode_fn(model, max_decode_len=12)
+            return [decode(tiny.params, inputs)]
+        return [pooling.make_encode_fn(model)(tiny.params, inputs)]
+
+    pairs = zip(results(SpoiltT5(tiny.config)), results(tiny.model), strict=True)
+    for found, expected in pairs:
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_more_padding_changes_nothing(tiny, logits_of, assert_close):
