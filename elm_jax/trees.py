@@ -92,6 +92,16 @@ def replace(tree: Params, part: Params) -> dict[str, Any]:
     return unflatten(dict(sorted((flatten(tree) | flatten(part)).items())))
 
 
+def as_float32(tree: Params) -> dict[str, Any]:
+    """Returns the tree with every array in float32; those that are stay the same."""
+    return unflatten(
+        {
+            n: np.asarray(a).astype(np.float32, copy=False)
+            for n, a in flatten(tree).items()
+        }
+    )
+
+
 class TreeDiff(NamedTuple):
     """How the leaves of a tree differ from the expected ones, by name."""
 
@@ -146,9 +156,33 @@ def fingerprint(tree: Params) -> str:
     Equal trees have equal fingerprints on every machine; one changed bit in one
     leaf changes it.
     """
-    digest = hashlib.sha256()
+    digest = Fingerprint()
     for name, leaf in flatten(tree).items():
         array = np.asarray(leaf)
-        digest.update(f"{name}\0{array.shape}\0{array.dtype.name}\0".encode())
-        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
-    return digest.hexdigest()[:16]
+        digest.start(name, array.shape, array.dtype)
+        digest.add(array)
+    return digest.text
+
+
+class Fingerprint:
+    """Computes `fingerprint` of a tree whose leaves come one by one, in parts.
+
+    `start` each leaf in sorted order of names, then `add` it, or its parts along axis
+    0 one after another.
+    """
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def start(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        """Begins a leaf."""
+        self._digest.update(f"{name}\0{tuple(shape)}\0{dtype.name}\0".encode())
+
+    def add(self, array: np.ndarray) -> None:
+        """Adds values of the leaf that was started last."""
+        self._digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+
+    @property
+    def text(self) -> str:
+        """The fingerprint of all that was added."""
+        return self._digest.hexdigest()[:16]

@@ -15,7 +15,7 @@ from elm_jax.checkpoints import manifest as manifests
 from elm_jax.checkpoints.manifest import Manifest
 from elm_jax.types import Params
 
-_PARAMS = "params"
+PARAMS = "params"
 # What Orbax, TensorStore and the file system raise when reading or writing fails.
 IO_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 
@@ -35,17 +35,10 @@ def save_expert(folder: str | pathlib.Path, params: Params, manifest: Manifest) 
     final = pathlib.Path(folder).expanduser().absolute()
     host = jax.tree.map(np.asarray, dict(params))
     _check_content(final, host, manifest)
-    if final.exists():
-        raise errors.CheckpointError(
-            errors.explain(
-                found=f"{final} is there already",
-                expected="a new folder: experts do not change once saved",
-                do="Choose another name, or remove the folder",
-            )
-        )
-    with _new_folder(final) as partial:
+    check_is_new(final)
+    with new_folder(final) as partial:
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            checkpointer.save(partial / _PARAMS, args=ocp.args.StandardSave(host))
+            checkpointer.save(partial / PARAMS, args=ocp.args.StandardSave(host))
         manifests.write_manifest(partial, manifest)
 
 
@@ -84,11 +77,11 @@ def load_expert(
         )
     try:
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            params = checkpointer.restore(path / _PARAMS)
+            params = checkpointer.restore(path / PARAMS)
     except IO_ERRORS as error:
         raise errors.CheckpointError(
             errors.explain(
-                found=f"{path / _PARAMS} cannot be read: {error}",
+                found=f"{path / PARAMS} cannot be read: {error}",
                 expected="the tensors of a saved expert",
                 do="Copy the whole folder again, or train the expert again",
             )
@@ -117,6 +110,18 @@ def check_same_tensors(found: Params, expected: Params, *, of: str) -> None:
         )
 
 
+def check_is_new(folder: pathlib.Path) -> None:
+    """Raises CheckpointError if there is a folder already."""
+    if folder.exists():
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"{folder} is there already",
+                expected="a new folder: experts do not change once saved",
+                do="Choose another name, or remove the folder",
+            )
+        )
+
+
 def _check_content(final: pathlib.Path, params: Params, manifest: Manifest) -> None:
     own = trees.fingerprint(params) if manifest.kind == "base" else None
     if not trees.flatten(params):
@@ -135,7 +140,7 @@ def _check_content(final: pathlib.Path, params: Params, manifest: Manifest) -> N
 
 
 @contextlib.contextmanager
-def _new_folder(final: pathlib.Path) -> Iterator[pathlib.Path]:
+def new_folder(final: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a hidden sibling to write into; renames it to `final` at the end.
 
     A sibling left by a killed run is removed first; when writing fails nothing

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from elm_jax import errors, trees
 from elm_jax.types import LAYERS, Params
 
+_Leaf = TypeVar("_Leaf")
 _ONE_LAYER = re.compile(rf"(?P<stack>.+)/{LAYERS}_(?P<number>\d+)/(?P<rest>.+)")
 
 
@@ -23,19 +24,37 @@ def stack_layers(params: Params) -> dict[str, Any]:
       CheckpointError: Layers of a stack do not hold the same tensors, or some
         number between 0 and the last is missing.
     """
-    leaves: dict[str, Any] = {}
-    stacks: dict[str, dict[int, Any]] = {}
-    for name, leaf in trees.flatten(params).items():
-        match = _ONE_LAYER.fullmatch(name)
-        if match is None:
-            leaves[name] = leaf
-        else:
-            stacked = f"{match['stack']}/{LAYERS}/{match['rest']}"
-            stacks.setdefault(stacked, {})[int(match["number"])] = np.asarray(leaf)
-    _check_stacks(stacks)
+    single, stacks = group_layers(
+        {name: np.asarray(leaf) for name, leaf in trees.flatten(params).items()}
+    )
+    leaves: dict[str, Any] = dict(single)
     for name, layers in stacks.items():
         leaves[name] = np.stack([layers[n] for n in sorted(layers)])
     return trees.unflatten(dict(sorted(leaves.items())))
+
+
+def group_layers(
+    leaves: Mapping[str, _Leaf],
+) -> tuple[dict[str, _Leaf], dict[str, dict[int, _Leaf]]]:
+    """Returns leaves outside of layers, and those inside by stacked name and layer.
+
+    Args:
+      leaves: Arrays or what else has a `shape`, by `/`-joined name.
+
+    Raises:
+      CheckpointError: As `stack_layers`.
+    """
+    single: dict[str, _Leaf] = {}
+    stacks: dict[str, dict[int, _Leaf]] = {}
+    for name, leaf in leaves.items():
+        match = _ONE_LAYER.fullmatch(name)
+        if match is None:
+            single[name] = leaf
+        else:
+            stacked = f"{match['stack']}/{LAYERS}/{match['rest']}"
+            stacks.setdefault(stacked, {})[int(match["number"])] = leaf
+    _check_stacks(stacks)
+    return single, stacks
 
 
 def unstack_layers(params: Params) -> dict[str, Any]:
@@ -55,7 +74,7 @@ def unstack_layers(params: Params) -> dict[str, Any]:
     return trees.unflatten(leaves)
 
 
-def _check_stacks(stacks: Mapping[str, Mapping[int, np.ndarray]]) -> None:
+def _check_stacks(stacks: Mapping[str, Mapping[int, Any]]) -> None:
     depths: dict[str, int] = {}
     for name, layers in stacks.items():
         stack = name.partition(f"/{LAYERS}/")[0]

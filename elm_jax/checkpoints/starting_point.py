@@ -11,7 +11,7 @@ import enum
 import pathlib
 from typing import Any
 
-from elm_jax import errors
+from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest, t5x
 from elm_jax.checkpoints.train_state import TrainStateStore
 
@@ -81,7 +81,7 @@ def choose_starting_point(
 def load_initial_params(
     point: StartingPoint, *, expected: Any | None = None
 ) -> dict[str, Any]:
-    """Returns the tensors of an initial checkpoint.
+    """Returns the tensors of an initial checkpoint, in float32.
 
     Args:
       point: Of kind SAVED or T5X.
@@ -93,7 +93,8 @@ def load_initial_params(
     if point.path is None:
         raise ValueError(f"{point} holds no initial checkpoint")
     if point.kind is Kind.SAVED:
-        return experts.load_expert(point.path, expected=expected)[0]
+        params, _ = experts.load_expert(point.path, expected=expected)
+        return trees.as_float32(params)
     params, _ = t5x.load_t5x(point.path)
     if expected is not None:
         experts.check_same_tensors(params, expected, of=str(point.path))

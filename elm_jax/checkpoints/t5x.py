@@ -1,131 +1,223 @@
-"""Reads weights that T5X wrote, in either of its formats.
+"""Reads weights that T5X wrote: two formats, two networks, on disk or in a bucket.
 
 Legacy folders hold a msgpack file `checkpoint`, whose leaves are arrays or name a
-zarr array beside the file; newer ones an Orbax item `state`. Of both only the
-weights and the step are read, never the optimiser.
+zarr array beside the file; newer ones an Orbax item `state`. The network
+`t5x.examples.t5` has a subtree per layer, `t5x.examples.scalable_t5` has all layers
+on axis 1 of each array. Only the weights and the step are read, never the optimiser.
 """
 
+import contextlib
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
-import jax
 import msgpack
 import numpy as np
-import orbax.checkpoint as ocp
-import tensorstore as ts
-from etils import epath
 from flax import serialization
 
 from elm_jax import errors, trees
-from elm_jax.checkpoints import layers
+from elm_jax.checkpoints import experts, stores, tensors
+from elm_jax.checkpoints.tensors import Leaf, Tensor
+from elm_jax.types import LAYERS, Params
+
+LEGACY_FILE = "checkpoint"
+STATE = "state"
+# `encoder/encoder/...`: where the scanned network keeps the layers of a stack.
+_SCANNED = re.compile(r"(encoder|decoder)/\1/(.+)")
 
 
-def is_t5x(path: pathlib.Path) -> bool:
-    """Returns whether a folder looks like one checkpoint that T5X wrote."""
-    return (path / "checkpoint").is_file() or (path / "state" / "_METADATA").is_file()
+class Checkpoint(NamedTuple):
+    """An opened checkpoint of T5X.
+
+    Attributes:
+      plain: Weights by T5X's names, a subtree per layer; empty if it is scanned.
+      scanned: Weights by T5X's names, layers on axis 1; empty if it is plain.
+      step: Number of updates done.
+    """
+
+    plain: Mapping[str, Tensor]
+    scanned: Mapping[str, Tensor]
+    step: int
+
+    def leaves(self) -> dict[str, Leaf]:
+        """Returns the weights by our names, layers on axis 0 below `layers`."""
+        if self.plain:
+            return tensors.stack(self.plain)
+        leaves = {}
+        for name, tensor in self.scanned.items():
+            match = _SCANNED.fullmatch(name)
+            if match is None:
+                leaves[name] = tensors.whole(tensor)
+            else:
+                stack, rest = match.groups()
+                shape = _layer_shape(rest, tensor.shape)
+                leaf = tensors.split_layers(tensor, shape)
+                leaves[f"{stack}/{LAYERS}/{rest}"] = leaf
+        return dict(sorted(leaves.items()))
+
+
+def is_t5x(path: str | pathlib.Path) -> bool:
+    """Returns whether a folder or URL looks like one checkpoint that T5X wrote."""
+    names = _contents(path)
+    if STATE not in names:
+        return LEGACY_FILE in names
+    with reading(path):
+        facts = stores.read_bytes(stores.as_url(path), f"{STATE}/{stores.ITEM_FILE}")
+    return facts is not None
+
+
+def open_t5x(path: str | pathlib.Path) -> Checkpoint:
+    """Returns a T5X checkpoint's tensors, not in memory yet.
+
+    Args:
+      path: A folder `checkpoint_<step>`, or its URL, such as `gs://bucket/...`.
+
+    Raises:
+      CheckpointError: The folder is not such a checkpoint, or is incomplete.
+    """
+    root = stores.as_url(path)
+    names = _contents(path)
+    if not is_t5x(path):
+        raise _not_t5x(path, names)
+    with reading(path):
+        if LEGACY_FILE in names:
+            target, step = _open_legacy(root)
+        else:
+            target, step = _open_orbax(root)
+    is_scanned = any(_SCANNED.fullmatch(name) for name in target)
+    return Checkpoint(
+        plain={} if is_scanned else target,
+        scanned=target if is_scanned else {},
+        step=step,
+    )
 
 
 def load_t5x(path: str | pathlib.Path) -> tuple[dict[str, Any], int]:
     """Returns the weights of a T5X checkpoint, layers stacked, and its step.
 
     Args:
-      path: A folder `checkpoint_<step>` of the network `t5x.examples.t5`.
+      path: As for `open_t5x`.
 
     Returns:
-      Float32 arrays under T5X's names, but `<stack>/layers_<n>/...` joined to
+      Float32 arrays under T5X's names, but with the layers of a stack on axis 0 below
       `<stack>/layers/...`; and the number of training steps.
 
     Raises:
       CheckpointError: The folder is not such a checkpoint, or is incomplete.
     """
-    folder = pathlib.Path(path).expanduser().absolute()
-    if not is_t5x(folder):
-        raise _not_t5x(folder)
+    checkpoint = open_t5x(path)
+    leaves = checkpoint.leaves()
+    with reading(path):
+        return tensors.read_all(leaves, np.float32), checkpoint.step
+
+
+def check(checkpoint: Checkpoint, expected: Params, *, of: str) -> None:
+    """Raises CheckpointError naming all tensors that a model lacks or has otherwise.
+
+    Args:
+      checkpoint: Opened.
+      expected: Shapes of the model, layers stacked.
+      of: What the checkpoint is, for the message.
+    """
+    if checkpoint.plain:
+        wanted = tensors.plain_shapes(trees.flatten(expected))
+        experts.check_same_tensors(checkpoint.plain, wanted, of=of)
+    else:
+        experts.check_same_tensors(checkpoint.leaves(), expected, of=of)
+
+
+@contextlib.contextmanager
+def reading(path: str | pathlib.Path) -> Iterator[None]:
+    """Turns what reading raises into a CheckpointError that names the folder."""
     try:
-        if (folder / "checkpoint").is_file():
-            target, step = _read_legacy(folder)
-        else:
-            target, step = _read_orbax(folder)
-    except (OSError, KeyError, TypeError, ValueError, msgpack.UnpackException) as error:
+        yield
+    except (*experts.IO_ERRORS, msgpack.UnpackException) as error:
         raise errors.CheckpointError(
             errors.explain(
-                found=f"{folder} cannot be read: {error}",
+                found=f"{path} cannot be read: {experts.first_line(error)}",
                 expected="a complete checkpoint of T5X",
                 do="Copy the whole folder again, with all arrays it names",
             )
         ) from error
-    if "encoder" in target.get("encoder", {}):
-        raise errors.CheckpointError(
-            errors.explain(
-                found=f"{folder} is of T5X's scanned network (encoder/encoder/...)",
-                expected="t5x.examples.t5, with one relative-position table a stack",
-                do="Use a checkpoint of t5x.examples.t5: the scanned network has a "
-                "table per layer, so it is another model",
-            )
-        )
-    weights = {n: np.asarray(w, np.float32) for n, w in trees.flatten(target).items()}
-    return layers.stack_layers(trees.unflatten(weights)), step
 
 
-def _read_legacy(folder: pathlib.Path) -> tuple[dict[str, Any], int]:
-    content = serialization.msgpack_restore((folder / "checkpoint").read_bytes())
-    optimizer = content["optimizer"]
-    # All reads are started before the first is waited for.
-    target = _map_leaves(optimizer["target"], lambda leaf: _start_read(folder, leaf))
-    weights = _map_leaves(target, _finish_read)
-    return weights, int(_finish_read(_start_read(folder, optimizer["state"]["step"])))
+def _contents(path: str | pathlib.Path) -> list[str]:
+    """Returns the names right below a folder or URL; none if there is no folder."""
+    if not stores.is_url(str(path)):
+        folder = pathlib.Path(path).expanduser()
+        return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    with reading(path):
+        return stores.list_names(stores.as_url(path))
 
 
-def _map_leaves(node: Any, fn: Any) -> Any:
-    if isinstance(node, Mapping) and "driver" not in node:
-        return {key: _map_leaves(child, fn) for key, child in node.items()}
-    return fn(node)
+def _open_legacy(root: str) -> tuple[dict[str, Tensor], int]:
+    content = stores.read_bytes(root, LEGACY_FILE) or b""
+    optimizer = serialization.msgpack_restore(content)["optimizer"]
+    opened = {
+        name: _start_open(root, leaf)
+        for name, leaf in _flatten(optimizer["target"]).items()
+    }
+    step = _finish_open(_start_open(root, optimizer["state"]["step"]))
+    return {n: _finish_open(leaf) for n, leaf in opened.items()}, int(step.read())
 
 
-def _start_read(folder: pathlib.Path, leaf: Any) -> Any:
+def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, Mapping) or "driver" in node:
+        return {prefix.rstrip("/"): node}
+    leaves = {}
+    for key, child in node.items():
+        leaves |= _flatten(child, f"{prefix}{key}/")
+    return leaves
+
+
+def _start_open(root: str, leaf: Any) -> Any:
     """Returns an array, or the future of one that lies beside the file.
 
     Only the last part of the path is used: it is where T5X puts the array, a copy
     may name the bucket it came from, and nothing outside of the folder is opened.
     """
     if not isinstance(leaf, Mapping):
-        return leaf
+        return np.asarray(leaf)
     name = pathlib.PurePosixPath(leaf["kvstore"]["path"]).name
-    kvstore = {"driver": "file", "path": f"{folder / name}/"}
-    spec = {"driver": "zarr", "kvstore": kvstore}
-    return ts.open(spec, open=True, read=True).result().read()
+    return stores.start_open(f"{root}{name}/")
 
 
-def _finish_read(leaf: Any) -> Any:
-    return leaf.result() if isinstance(leaf, ts.Future) else leaf
+def _finish_open(leaf: Any) -> Tensor:
+    if isinstance(leaf, np.ndarray):
+        return Tensor(leaf.shape, leaf.dtype, lambda: leaf)
+    return stores.finish_open(leaf)
 
 
-def _read_orbax(folder: pathlib.Path) -> tuple[dict[str, Any], int]:
-    handler, item = ocp.PyTreeCheckpointHandler(), epath.Path(folder / "state")
-    stored = handler.metadata(item).tree
-    wanted = {"target": stored["target"], "state": {"step": stored["state"]["step"]}}
-    as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-    restored = handler.restore(
-        item,
-        args=ocp.args.PyTreeRestore(
-            item=wanted,
-            restore_args=jax.tree.map(lambda _: as_numpy, wanted),
-            partial_restore=True,
-        ),
-    )
-    return restored["target"], int(restored["state"]["step"])
+def _open_orbax(root: str) -> tuple[dict[str, Tensor], int]:
+    def is_wanted(name: str) -> bool:
+        return name.startswith("target/") or name == "state/step"
+
+    item = stores.open_item(f"{root}{STATE}/", is_wanted)
+    step = item.pop("state/step").read()
+    return {n.removeprefix("target/"): tensor for n, tensor in item.items()}, int(step)
 
 
-def _not_t5x(folder: pathlib.Path) -> errors.CheckpointError:
-    if not folder.is_dir():
-        found = f"no folder {folder}"
-    else:
-        found = f"{folder} holds neither `checkpoint` nor `state/_METADATA`"
-    inside = sorted(path.name for path in folder.glob("checkpoint_*"))
+def _layer_shape(rest: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape of one layer of the scanned network in the plain one.
+
+    There heads and their width are two axes: [inputs, layers, heads, width] of query,
+    key and value, [heads, layers, width, outputs] of the output projection.
+    """
+    one = (shape[0], *shape[2:])
+    if len(one) < 3:
+        return one
+    if rest.endswith("/out/kernel"):
+        return (one[0] * one[1], *one[2:])
+    return (one[0], one[1] * one[2])
+
+
+def _not_t5x(path: str | pathlib.Path, names: list[str]) -> errors.CheckpointError:
+    inside = [name for name in names if name.startswith("checkpoint_")]
+    found = f"{path} holds neither `{LEGACY_FILE}` nor `{STATE}/{stores.ITEM_FILE}`"
     return errors.CheckpointError(
         errors.explain(
-            found=found,
+            found=found if names else f"no folder {path}",
             expected="a folder checkpoint_<step> that T5X wrote",
             do=f"Name one of those inside it: {', '.join(inside)}"
             if inside

@@ -6,7 +6,7 @@ from elm_jax.runs import convert
 
 def main() -> None:
     """Runs the binary; see `gin_flags.main` for flags and exit statuses."""
-    gin_flags.main(convert.ImportT5X)
+    gin_flags.main(convert.ImportT5X, convert.ImportHuggingFace)
 
 
 if __name__ == "__main__":

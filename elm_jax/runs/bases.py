@@ -44,6 +44,8 @@ def read_manifest(folder: pathlib.Path) -> manifest.Manifest:
 def load_base(folder: pathlib.Path) -> Base:
     """Returns the base whose folder `elm_train` or `elm_convert` wrote.
 
+    Its parameters are float32 in memory, in whatever dtype they are on disk.
+
     Raises:
       CheckpointError: There is no base, or it is corrupt.
     """
@@ -53,6 +55,7 @@ def load_base(folder: pathlib.Path) -> Base:
     # An expert with all parameters may serve as a base, and is then another one.
     is_base = info.kind == "base"
     fingerprint = info.base_fingerprint if is_base else trees.fingerprint(params)
+    params = trees.as_float32(params)
     return Base(info.name, shape, params, fingerprint)
 
 

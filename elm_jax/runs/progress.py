@@ -14,7 +14,7 @@ class Progress:
     Args:
       title: What is being done, such as `embed`.
       total: How many units there are; 0 if the callback will tell.
-      unit: What is counted, in the plural.
+      unit: What is counted, in the plural; `bytes` are shown as MB or GB.
       every_secs: Least time between two lines.
       clock: Returns seconds; passed in so that tests need not wait.
       stream: Where lines go; standard error if None.
@@ -46,8 +46,25 @@ class Progress:
         rate = done / max(now - self._start, 1e-9)
         left = (self._total - done) / rate if rate > 0 else float("inf")
         tail = f"{now - self._start:.0f} s" if finished else f"{left:.0f} s left"
+        if self._unit == "bytes":
+            amounts = f"{show_bytes(done)} of {show_bytes(self._total)}"
+            amounts += f", {show_bytes(round(rate))}/s"
+        else:
+            amounts = f"{done}/{self._total} {self._unit}, {rate:.1f}/s"
         print(  # noqa: T201
-            f"{self._title}: {done}/{self._total} {self._unit}, {rate:.1f}/s, {tail}",
+            f"{self._title}: {amounts}, {tail}",
             file=self._stream or sys.stderr,
             flush=True,
         )
+
+
+def show_bytes(count: int) -> str:
+    """Returns a count of bytes with its unit.
+
+    >>> show_bytes(5_700_000_000), show_bytes(12)
+    ('5.70 GB', '12 bytes')
+    """
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} bytes"

@@ -19,7 +19,7 @@ BINARIES = {
     ),
     "elm_eval": (evaluate.Evaluate,),
     "elm_merge": (merge.Merge,),
-    "elm_convert": (convert.ImportT5X,),
+    "elm_convert": (convert.ImportT5X, convert.ImportHuggingFace),
     "elm_report": (report.Report,),
     "elm_tasks": (tasks.ListTasks, tasks.FetchTemplates, tasks.TrainVocabulary),
 }

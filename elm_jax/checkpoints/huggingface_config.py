@@ -1,0 +1,137 @@
+"""Between config.json of Hugging Face's T5 and the fields of our model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from elm_jax import errors
+
+_MODEL_TYPES = ("t5", "mt5")
+# feed_forward_proj there, mlp_activations here. Theirs reads `gated-gelu` as the tanh
+# form, which ours is, and a bare `gelu` as the exact one, which ours is not.
+_ACTIVATIONS = {
+    "relu": ("relu",),
+    "gelu_new": ("gelu",),
+    "silu": ("silu",),
+    "gated-gelu": ("gelu", "linear"),
+    "gated-gelu_new": ("gelu", "linear"),
+    "gated-silu": ("silu", "linear"),
+    "gated-relu": ("relu", "linear"),
+}
+_COUNTS = {
+    "d_model": "emb_dim",
+    "num_heads": "num_heads",
+    "d_kv": "head_dim",
+    "d_ff": "mlp_dim",
+    "num_layers": "num_encoder_layers",
+}
+# Values that T5Config of transformers takes where config.json is silent.
+_RELPOS = {
+    "relative_attention_num_buckets": ("relpos_buckets", 32),
+    "relative_attention_max_distance": ("relpos_max_distance", 128),
+}
+
+
+def to_fields(settings: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
+    """Returns the fields of T5Config, all but `logits_via_embedding`.
+
+    Args:
+      settings: Content of config.json.
+      vocab_size: Rows of the embedding in the file, which may be more than a
+        tokenizer has.
+
+    Raises:
+      CheckpointError: It is no T5, or one that our network cannot compute; all that
+        is wrong is said at once.
+    """
+    wrong = [name for name in _COUNTS if not isinstance(settings.get(name), int)]
+    problems = [f"{name} is {settings.get(name)!r}" for name in wrong]
+    if settings.get("model_type") not in _MODEL_TYPES:
+        problems.append(f"model_type is {settings.get('model_type')!r}")
+    projection = settings.get("feed_forward_proj", "relu")
+    if projection not in _ACTIVATIONS:
+        problems.append(f"feed_forward_proj is {projection!r}")
+    if settings.get("layer_norm_epsilon", 1e-6) != 1e-6:
+        problems.append(f"layer_norm_epsilon is {settings['layer_norm_epsilon']!r}")
+    if problems:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"config.json: {'; '.join(problems)}",
+                expected=f"model_type {' or '.join(_MODEL_TYPES)}, whole numbers, "
+                f"feed_forward_proj one of {', '.join(_ACTIVATIONS)}, and "
+                "layer_norm_epsilon 1e-6",
+                do="Use a T5, mT5, Flan-T5, T0, mT0 or ByT5 checkpoint",
+            )
+        )
+    fields: dict[str, Any] = {ours: settings[name] for name, ours in _COUNTS.items()}
+    depth = settings.get("num_decoder_layers")
+    fields["num_decoder_layers"] = settings["num_layers"] if depth is None else depth
+    for name, (ours, default) in _RELPOS.items():
+        fields[ours] = settings.get(name, default)
+    fields["mlp_activations"] = _ACTIVATIONS[projection]
+    fields["vocab_size"] = vocab_size
+    return fields
+
+
+def from_fields(model: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Returns the content of config.json for the fields of T5Config.
+
+    `tie_word_embeddings` also says whether logits are scaled; transformers from 5.0
+    on reads it so and writes `scale_decoder_outputs`, hence both are given.
+
+    Args:
+      model: Fields of T5Config.
+      dtype: Of the tensors in the file.
+
+    Raises:
+      CheckpointError: transformers has no such feed-forward layer.
+    """
+    activations = tuple(model["mlp_activations"])
+    projections = {ours: name for name, ours in reversed(_ACTIVATIONS.items())}
+    if activations not in projections:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"mlp_activations {activations}",
+                expected=f"one of {', '.join(map(str, projections))}",
+                do="Export to T5X's format",
+            )
+        )
+    tied = model["logits_via_embedding"]
+    return {
+        "architectures": ["T5ForConditionalGeneration"],
+        "model_type": "t5",
+        "vocab_size": model["vocab_size"],
+        **{name: model[ours] for name, ours in _COUNTS.items()},
+        "num_decoder_layers": model["num_decoder_layers"],
+        **{name: model[ours] for name, (ours, _) in _RELPOS.items()},
+        "feed_forward_proj": projections[activations],
+        "layer_norm_epsilon": 1e-6,
+        "dropout_rate": model["dropout_rate"],
+        "tie_word_embeddings": tied,
+        "scale_decoder_outputs": tied,
+        "is_encoder_decoder": True,
+        "use_cache": True,
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "torch_dtype": dtype,
+    }
+
+
+def generation_settings() -> dict[str, Any]:
+    """Returns the content of generation_config.json for every T5."""
+    return {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+
+
+def is_scaled(settings: Mapping[str, Any]) -> bool | None:
+    """Returns whether transformers would scale the logits, None if it depends.
+
+    It depends on the version that wrote the file: from 5.0 on `tie_word_embeddings` is
+    true for every T5, and `scale_decoder_outputs` says what it used to say.
+    """
+    if settings["model_type"] == "mt5":
+        return False
+    if "scale_decoder_outputs" in settings:
+        return bool(settings["scale_decoder_outputs"])
+    if settings.get("tie_word_embeddings") is False:
+        return False
+    return None

@@ -1,0 +1,202 @@
+"""Opens model folders of Hugging Face: configuration, and tensors by name."""
+
+import contextlib
+import functools
+import json
+import pathlib
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from elm_jax import errors
+from elm_jax.checkpoints import torch_files
+from elm_jax.checkpoints.tensors import Tensor
+
+CONFIG = "config.json"
+SAFETENSORS = "model.safetensors"
+TORCH = "pytorch_model.bin"
+_INDEX = ".index.json"
+_KINDS = (SAFETENSORS, SAFETENSORS + _INDEX, TORCH, TORCH + _INDEX)
+_DTYPES = {
+    "F32": np.dtype(np.float32),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F64": np.dtype(np.float64),
+    "I64": np.dtype(np.int64),
+}
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+class Model(NamedTuple):
+    """An opened model folder; `settings` is its config.json."""
+
+    settings: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def open_folder(folder: pathlib.Path) -> Model:
+    """Returns the configuration and the tensors, not in memory yet.
+
+    Safetensors are preferred; `.bin` files are read by torch's weights-only loading.
+
+    Raises:
+      CheckpointError: A file is missing or torn.
+      MissingExtraError: There are `.bin` files only, and torch is not installed.
+    """
+    settings = _read_json(folder / CONFIG)
+    kind = next((kind for kind in _KINDS if (folder / kind).is_file()), None)
+    if kind is None:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"{folder} holds {_listing(folder)}",
+                expected=f"weights: one of {', '.join(_KINDS)}",
+                do="Correct the path, or download the whole folder",
+            )
+        )
+    files = _shards(folder / kind) if kind.endswith(_INDEX) else [folder / kind]
+    open_file = torch_files.open_file if TORCH in kind else _open_safetensors
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        tensors |= open_file(path)
+    if kind.endswith(_INDEX):
+        _check_index(folder / kind, tensors)
+    return Model(settings, tensors)
+
+
+def find_folder(
+    source: str,
+    revision: str | None = None,
+    download: Callable[..., str] | None = None,
+) -> pathlib.Path:
+    """Returns the folder of a model, downloaded if `source` is a name on the Hub.
+
+    Args:
+      source: A folder's path, or a name such as `google/flan-t5-small`.
+      revision: Branch, tag or commit on the Hub; None for its main branch.
+      download: `huggingface_hub.snapshot_download` or its like.
+
+    Raises:
+      CheckpointError: Neither there nor to be had.
+      MissingExtraError: huggingface_hub is needed and not installed.
+    """
+    folder = pathlib.Path(source).expanduser()
+    if folder.is_dir():
+        return folder.absolute()
+    if not _HUB_NAME.fullmatch(source):
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"no folder {source}",
+                expected="a model folder, or a name on the Hugging Face Hub",
+                do="Correct the path",
+            )
+        )
+    fetch = functools.partial(
+        download or _import_download(source), source, revision=revision
+    )
+    try:
+        # Most repositories hold the weights several times, in several formats.
+        patterns = [CONFIG, "model*.safetensors", SAFETENSORS + _INDEX]
+        found = pathlib.Path(fetch(allow_patterns=patterns))
+        if not any((found / kind).is_file() for kind in _KINDS[:2]):
+            patterns = [CONFIG, "pytorch_model*.bin", TORCH + _INDEX]
+            found = pathlib.Path(fetch(allow_patterns=patterns))
+    except Exception as error:  # noqa: BLE001 - network, cache and Hub errors vary
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"no folder {source}, and the Hub says: {error}",
+                expected="a model folder, or a name on the Hugging Face Hub",
+                do="Correct the path or name, or download the folder by hand",
+            )
+        ) from error
+    return found
+
+
+def _import_download(source: str) -> Callable[..., str]:
+    try:
+        import huggingface_hub  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise errors.MissingExtraError(
+            errors.explain(
+                found=f"no folder {source}, and no package huggingface_hub",
+                expected="a model folder, or the package to download one by name",
+                do='Correct the path, or run `pip install "elm_jax[hub]"`',
+            )
+        ) from error
+    return huggingface_hub.snapshot_download
+
+
+def _open_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
+    with _reading(path), safetensors.safe_open(path, "numpy") as file:
+        tensors = {}
+        for name in file.keys():  # noqa: SIM118 - no mapping
+            facts = file.get_slice(name)
+            dtype = _DTYPES.get(facts.get_dtype(), np.dtype(np.void))
+            read = functools.partial(_read_safetensors, path, name)
+            tensors[name] = Tensor(tuple(facts.get_shape()), dtype, read)
+    return tensors
+
+
+def _read_safetensors(path: pathlib.Path, name: str) -> np.ndarray:
+    # Opened anew each time: pages of a mapped file would count as memory in use.
+    with _reading(path), safetensors.safe_open(path, "numpy") as file:
+        return file.get_tensor(name)
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"{path} cannot be read: {error}",
+                expected="a file of a Hugging Face model folder",
+                do="Correct the path, or download the file again",
+            )
+        ) from error
+
+
+def _shards(index: pathlib.Path) -> list[pathlib.Path]:
+    names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    paths = [index.parent / pathlib.PurePosixPath(name).name for name in names]
+    absent = [path.name for path in paths if not path.is_file()]
+    if absent or not paths:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"{index} names {len(paths)} files; not there: "
+                f"{', '.join(absent) or 'any'}",
+                expected="every shard beside its index",
+                do="Download the whole folder",
+            )
+        )
+    return paths
+
+
+def _check_index(index: pathlib.Path, tensors: dict[str, Tensor]) -> None:
+    listed = set(_read_json(index)["weight_map"])
+    wrong = sorted(listed ^ tensors.keys())
+    if wrong:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"{index} and its shards differ in: {', '.join(wrong)}",
+                expected="the same tensors in both",
+                do="Download the whole folder again",
+            )
+        )
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    with _reading(path):
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__}")
+        return content
+
+
+def _listing(folder: pathlib.Path) -> str:
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "nothing"

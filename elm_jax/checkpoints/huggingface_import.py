@@ -1,0 +1,118 @@
+"""From an opened model folder of Hugging Face to the leaves of our tree."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import (
+    experts,
+    huggingface,
+    huggingface_config,
+    huggingface_files,
+    tensors,
+)
+from elm_jax.checkpoints.tensors import Leaf, Tensor
+from elm_jax.types import Params
+
+_SHARED = huggingface.place(huggingface.EMBEDDING).name
+_LM_HEAD = huggingface.place(huggingface.LOGITS).name
+
+
+def model_fields(model: huggingface_files.Model) -> dict[str, Any]:
+    """Returns the fields of T5Config, read from the configuration and the tensors.
+
+    Whether the embedding serves as output layer is decided by what the file holds and
+    checked against the configuration.
+
+    Raises:
+      CheckpointError: It is no T5 that our network can compute, or what the file and
+        the configuration say of the output layer is ambiguous.
+    """
+    embedding = model.tensors.get(_SHARED)
+    if embedding is None or len(embedding.shape) != 2:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"no matrix {_SHARED} among {len(model.tensors)} tensors",
+                expected="the embedding of a T5",
+                do="Use the folder of a T5ForConditionalGeneration",
+            )
+        )
+    fields = huggingface_config.to_fields(model.settings, embedding.shape[0])
+    return fields | {"logits_via_embedding": _is_tied(model)}
+
+
+def open_leaves(
+    model: huggingface_files.Model, expected: Params, *, of: str
+) -> dict[str, Leaf]:
+    """Returns the leaves of our tree, not in memory yet.
+
+    Args:
+      model: Opened.
+      expected: Shapes of the network of `model_fields`, layers stacked.
+      of: What the folder is, for the message.
+
+    Raises:
+      CheckpointError: Tensors are missing, extra or misshapen; all are named.
+    """
+    places, wanted = {}, {}
+    for name, leaf in tensors.plain_shapes(trees.flatten(expected)).items():
+        place = places[name] = huggingface.place(name)
+        shape = leaf.shape[::-1] if place.is_transposed else leaf.shape
+        wanted[place.name] = tensors.Shape(shape)
+    found = dict(model.tensors)
+    for name in ignored(found):
+        del found[name]
+    if _LM_HEAD not in wanted:
+        found.pop(_LM_HEAD, None)  # `_is_tied` compared it with the embedding
+    experts.check_same_tensors(found, wanted, of=of)
+    plain = {}
+    for name, place in places.items():
+        tensor = found[place.name]
+        plain[name] = tensors.transposed(tensor) if place.is_transposed else tensor
+    return tensors.stack(plain)
+
+
+def ignored(names: Iterable[str]) -> list[str]:
+    """Returns which tensors no T5 reads: copies of the embedding, and an old table."""
+    unread = (*huggingface.EMBEDDING_COPIES, huggingface.UNREAD)
+    return [name for name in unread if name in names]
+
+
+def _is_tied(model: huggingface_files.Model) -> bool:
+    for name in huggingface.EMBEDDING_COPIES:
+        if name in model.tensors and not _are_equal(model.tensors, name, _SHARED):
+            raise _ambiguous(f"{name} differs from {_SHARED}")
+    settings = model.settings
+    scaled = huggingface_config.is_scaled(settings)
+    if scaled and settings.get("tie_word_embeddings") is False:
+        raise _ambiguous("scale_decoder_outputs true with tie_word_embeddings false")
+    if _LM_HEAD not in model.tensors:
+        if scaled is False:
+            raise _ambiguous(f"no {_LM_HEAD}, but logits that are not scaled")
+        return True
+    if scaled is False:
+        return False
+    if _are_equal(model.tensors, _LM_HEAD, _SHARED):
+        return True
+    raise _ambiguous(f"{_LM_HEAD} differs from {_SHARED}, but logits are scaled")
+
+
+def _are_equal(found: Mapping[str, Tensor], one: str, other: str) -> bool:
+    if found[one][:2] != found[other][:2]:
+        return False
+    return np.array_equal(found[one].read(), found[other].read())
+
+
+def _ambiguous(what: str) -> errors.CheckpointError:
+    return errors.CheckpointError(
+        errors.explain(
+            found=f"{what} by config.json (model_type, tie_word_embeddings, "
+            "scale_decoder_outputs)",
+            expected=f"either {_LM_HEAD} and tie_word_embeddings false (T5 1.1), or "
+            "no such tensor and tie_word_embeddings true (T5 1.0)",
+            do="Correct tie_word_embeddings in config.json to what the model was "
+            "trained with, and remove scale_decoder_outputs",
+        )
+    )

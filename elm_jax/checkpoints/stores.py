@@ -1,0 +1,202 @@
+"""Folders of arrays by TensorStore: on disk or in a bucket, plain or as Orbax items."""
+
+import json
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from elm_jax import errors
+from elm_jax.checkpoints.tensors import Leaf, Tensor
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://")
+ITEM_FILE = "_METADATA"
+# Array metadata as Orbax writes it; T5X's older format compresses by gzip.
+ORBAX_COMPRESSOR = {"id": "zstd", "level": 1}
+
+OnBytes = Callable[[int], None]
+"""Called with the bytes of an array or a part of it, when it has been copied."""
+
+
+def as_url(place: str | pathlib.Path) -> str:
+    """Returns the URL of a folder, given by path or URL; it ends with a slash.
+
+    >>> as_url("/tmp/a b"), as_url("gs://bucket/checkpoint_3")
+    ('file:///tmp/a%20b/', 'gs://bucket/checkpoint_3/')
+    """
+    text = str(place)
+    if not is_url(text):
+        text = pathlib.Path(text).expanduser().absolute().as_uri()
+    return text if text.endswith("/") else f"{text}/"
+
+
+def is_url(text: str) -> bool:
+    """Returns whether a text is the URL of a folder, such as `gs://bucket/x`."""
+    return _URL.match(text) is not None
+
+
+def read_bytes(root: str, key: str) -> bytes | None:
+    """Returns the content of a file below a folder's URL, None if there is none."""
+    result = ts.KvStore.open(root).result().read(key).result()
+    return result.value if result.state == "value" else None
+
+
+def list_names(root: str) -> list[str]:
+    """Returns the names of files and folders right below a folder's URL."""
+    keys = ts.KvStore.open(root).result().list().result()
+    return sorted({key.decode(errors="replace").partition("/")[0] for key in keys})
+
+
+def start_open(kvstore: Any, *, driver: str = "zarr") -> Any:
+    """Returns the future of a stored array; `finish_open` takes it."""
+    return ts.open({"driver": driver, "kvstore": kvstore}, open=True, read=True)
+
+
+def finish_open(future: Any) -> Tensor:
+    """Returns a stored array, of which only the metadata has been read."""
+    store = future.result()
+
+    def read() -> np.ndarray:
+        return np.asarray(store.read().result())
+
+    return Tensor(tuple(store.shape), store.dtype.numpy_dtype, read)
+
+
+def open_item(
+    root: str, is_wanted: Callable[[str], bool] = lambda _: True
+) -> dict[str, Tensor]:
+    """Returns the arrays of an Orbax item by `/`-joined name, in sorted order.
+
+    Args:
+      root: URL of the item's folder.
+      is_wanted: Says by name which arrays to open.
+
+    Raises:
+      KeyError, ValueError: It is no item, or a torn one.
+    """
+    return {name: finish_open(future) for name, future in _start(root, is_wanted)}
+
+
+def open_leaves(root: str) -> dict[str, Leaf]:
+    """Returns the leaves of an Orbax item, as `open_item` does."""
+    return {n: _leaf(future.result()) for n, future in _start(root, lambda _: True)}
+
+
+def _start(root: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, Any]]:
+    content = read_bytes(root, ITEM_FILE)
+    if content is None:
+        raise ValueError(f"no {ITEM_FILE} in {root}")
+    facts = json.loads(content)
+    driver = "zarr3" if facts.get("use_zarr3") else "zarr"
+    opening = {}
+    for entry in facts["tree_metadata"].values():
+        keys = [str(part["key"]) for part in entry["key_metadata"]]
+        kvstore: Any = f"{root}{'.'.join(keys)}/"
+        if facts.get("use_ocdbt", True):
+            kvstore = {"driver": "ocdbt", "base": root, "path": f"{'.'.join(keys)}/"}
+        name = "/".join(keys)
+        if is_wanted(name):
+            opening[name] = start_open(kvstore, driver=driver)
+    return sorted(opening.items())
+
+
+def _leaf(store: Any) -> Leaf:
+    """Returns an array in parts as they are stored, so that none is read twice."""
+    shape = tuple(store.shape)
+    rows = store.chunk_layout.read_chunk.shape[0] if shape else 1
+
+    def blocks() -> Iterator[np.ndarray]:
+        if not shape:
+            yield np.asarray(store.read().result())
+        for start in range(0, shape[0] if shape else 0, rows):
+            yield np.asarray(store[start : start + rows].read().result())
+
+    return Leaf(shape, store.dtype.numpy_dtype, rows, blocks)
+
+
+def create(kvstore: Any, leaf: Leaf, dtype: np.dtype, compressor: Any) -> Any:
+    """Returns a new zarr array for a leaf, to be written in the leaf's parts."""
+    is_bfloat16 = dtype.name == "bfloat16"
+    metadata = {
+        "shape": list(leaf.shape),
+        "chunks": [leaf.rows, *leaf.shape[1:]] if leaf.shape else [],
+        "dtype": "bfloat16" if is_bfloat16 else dtype.str,
+        "compressor": compressor,
+        "dimension_separator": ".",
+    }
+    spec = {"driver": "zarr", "kvstore": kvstore, "metadata": metadata}
+    return ts.open(spec, create=True, open=False).result()
+
+
+def write_item(
+    folder: pathlib.Path,
+    leaves: Mapping[str, Leaf],
+    *,
+    dtype_of: Callable[[str], np.dtype],
+    on_block: Callable[[str, np.ndarray], None],
+    value_metadata: Callable[[Leaf], Mapping[str, Any]],
+) -> None:
+    """Writes an Orbax item part by part; Orbax reads it as one of its own.
+
+    Args:
+      folder: Of the item; made here.
+      leaves: By `/`-joined name; written in sorted order.
+      dtype_of: Says in which dtype to write a leaf.
+      on_block: Called with the leaf's name and each part, in the dtype written.
+      value_metadata: What Orbax keeps of a leaf, its type above all.
+    """
+    folder.mkdir(parents=True)
+    root, tree = as_url(folder), {}
+    for name, leaf in sorted(leaves.items()):
+        keys = name.split("/")
+        kvstore = {"driver": "ocdbt", "base": root, "path": f"{'.'.join(keys)}/"}
+        dtype = dtype_of(name)
+        copy_leaf(
+            create(kvstore, leaf, dtype, ORBAX_COMPRESSOR),
+            leaf,
+            dtype,
+            lambda block, name=name: on_block(name, block),
+        )
+        tree[str(tuple(keys))] = {
+            "key_metadata": [{"key": key, "key_type": 2} for key in keys],
+            "value_metadata": dict(value_metadata(leaf)),
+        }
+    facts = {
+        "tree_metadata": tree,
+        "use_ocdbt": True,
+        "use_zarr3": False,
+        "store_array_data_equal_to_fill_value": True,
+        "custom_metadata": None,
+    }
+    (folder / ITEM_FILE).write_text(json.dumps(facts))
+
+
+def copy_leaf(
+    store: Any, leaf: Leaf, dtype: np.dtype, on_block: Callable[[np.ndarray], None]
+) -> None:
+    """Writes a leaf's parts into an array that `create` made.
+
+    Raises:
+      CheckpointError: A part is not of the leaf's shape.
+    """
+    done = 0
+    for part in leaf.blocks():
+        block = np.ascontiguousarray(part, dtype).reshape(part.shape)
+        if block.shape[1:] != leaf.shape[1:]:
+            raise errors.CheckpointError(
+                errors.explain(
+                    found=f"values of shape {block.shape} for one of {leaf.shape}",
+                    expected="what the file's own metadata says",
+                    do="Copy the checkpoint again: it is torn",
+                )
+            )
+        if leaf.shape:
+            target = store[done : done + len(block)]
+            done += len(block)
+        else:
+            target = store
+        target.write(block, can_reference_source_data_indefinitely=True).result()
+        on_block(block)

@@ -1,0 +1,89 @@
+"""Writes a base part by part, so that no more than a tensor of it is in memory."""
+
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import experts, manifest, stores
+from elm_jax.checkpoints.manifest import Manifest
+from elm_jax.checkpoints.tensors import Leaf
+
+
+def save_base(
+    folder: str | pathlib.Path,
+    leaves: Mapping[str, Leaf],
+    make_manifest: Callable[[str], Manifest],
+    *,
+    dtype: np.dtype,
+    on_bytes: stores.OnBytes,
+) -> Manifest:
+    """Writes what `experts.load_expert` reads; a reader sees all of it or nothing.
+
+    Args:
+      folder: Where it goes; parents are made.
+      leaves: By name.
+      make_manifest: Makes the manifest from the fingerprint, which is known last.
+      dtype: Of all leaves on disk.
+      on_bytes: Called with the bytes written so far.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      CheckpointError: There is one already, the source is torn, the disk is full, or
+        the place cannot be written.
+    """
+    final = pathlib.Path(folder).expanduser().absolute()
+    experts.check_is_new(final)
+    fingerprint, started, done = trees.Fingerprint(), set(), 0
+
+    def on_block(name: str, block: np.ndarray) -> None:
+        nonlocal done
+        if name not in started:
+            started.add(name)
+            fingerprint.start(name, leaves[name].shape, dtype)
+        fingerprint.add(block)
+        done += block.nbytes
+        on_bytes(done)
+
+    with experts.new_folder(final) as partial:
+        stores.write_item(
+            partial / experts.PARAMS,
+            leaves,
+            dtype_of=lambda _: dtype,
+            on_block=on_block,
+            value_metadata=_as_numpy,
+        )
+        info = make_manifest(fingerprint.text)
+        manifest.write_manifest(partial, info)
+    return info
+
+
+def _as_numpy(leaf: Leaf) -> dict[str, Any]:
+    del leaf
+    return {"value_type": "np.ndarray", "skip_deserialize": False}
+
+
+def open_expert(folder: str | pathlib.Path) -> tuple[dict[str, Leaf], Manifest]:
+    """Returns the leaves of an expert or base, not in memory yet, and its manifest.
+
+    Raises:
+      CheckpointError: It is missing or torn.
+    """
+    path = pathlib.Path(folder).expanduser().absolute()
+    info = manifest.read_manifest(path)
+    try:
+        return stores.open_leaves(stores.as_url(path / experts.PARAMS)), info
+    except (*experts.IO_ERRORS, json.JSONDecodeError) as error:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"{path / experts.PARAMS} cannot be read: "
+                f"{experts.first_line(error)}",
+                expected="the tensors of a saved expert",
+                do="Copy the whole folder again",
+            )
+        ) from error

@@ -1,0 +1,185 @@
+"""Tensors that are not in memory yet: what is known of them, and how to read them.
+
+Conversions join and split layers on these, so that no more than one tensor of the
+source is in memory at a time.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import layers
+from elm_jax.types import LAYERS, Params
+
+_FLOATS = ("float32", "bfloat16", "float16")
+
+
+class Tensor(NamedTuple):
+    """A stored tensor.
+
+    Attributes:
+      shape: Its own.
+      dtype: Its own; numpy's, bfloat16 included.
+      read: Returns it as an array of numpy.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+
+class Leaf(NamedTuple):
+    """A leaf of a parameter tree that comes in parts.
+
+    Attributes:
+      shape: Of the whole.
+      dtype: Of the whole.
+      rows: Length on axis 0 of every part but perhaps the last.
+      blocks: Gives the parts, which joined on axis 0 are the whole.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    rows: int
+    blocks: Callable[[], Iterator[np.ndarray]]
+
+
+def transposed(tensor: Tensor) -> Tensor:
+    """Returns a matrix the other way round."""
+
+    def read_turned() -> np.ndarray:
+        return np.ascontiguousarray(tensor.read().T)
+
+    return Tensor(tensor.shape[::-1], tensor.dtype, read_turned)
+
+
+def whole(tensor: Tensor) -> Leaf:
+    """Returns a leaf of one part."""
+
+    def blocks() -> Iterator[np.ndarray]:
+        yield tensor.read()
+
+    rows = tensor.shape[0] if tensor.shape else 1
+    return Leaf(tensor.shape, tensor.dtype, rows, blocks)
+
+
+def split_layers(tensor: Tensor, layer_shape: tuple[int, ...]) -> Leaf:
+    """Returns a leaf with layers on axis 0 of a tensor that has them on axis 1.
+
+    Args:
+      tensor: Holds all layers.
+      layer_shape: To give each layer.
+    """
+    num_layers = tensor.shape[1]
+
+    def blocks() -> Iterator[np.ndarray]:
+        array = tensor.read()
+        for number in range(num_layers):
+            layer = np.ascontiguousarray(array[:, number])
+            yield layer.reshape(1, *layer_shape)
+
+    return Leaf((num_layers, *layer_shape), tensor.dtype, 1, blocks)
+
+
+def stack(plain: Mapping[str, Tensor]) -> dict[str, Leaf]:
+    """Returns the leaves of plain tensors, with `layers_<n>` joined to `layers`.
+
+    Raises:
+      CheckpointError: As `layers.stack_layers`.
+    """
+    single, stacks = layers.group_layers(plain)
+    leaves = {name: whole(tensor) for name, tensor in single.items()}
+    for name, members in stacks.items():
+        ordered = [members[n] for n in sorted(members)]
+        dtypes = {tensor.dtype for tensor in ordered}
+        dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
+        blocks = functools.partial(_read_each, ordered, dtype)
+        shape = (len(ordered), *ordered[0].shape)
+        leaves[name] = Leaf(shape, dtype, 1, blocks)
+    return dict(sorted(leaves.items()))
+
+
+def _read_each(ordered: list[Tensor], dtype: np.dtype) -> Iterator[np.ndarray]:
+    for tensor in ordered:
+        yield tensor.read().astype(dtype, copy=False)[None]
+
+
+def unstack(leaves: Mapping[str, Leaf]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields plain tensors by name, in the order of the leaves; inverse of `stack`."""
+    for name, leaf in leaves.items():
+        above, found, rest = name.partition(f"/{LAYERS}/")
+        if found:
+            rows = itertools.chain.from_iterable(leaf.blocks())
+            for number, row in enumerate(rows):
+                yield f"{above}/{LAYERS}_{number}/{rest}", row
+        else:
+            yield name, read(leaf)
+
+
+class Shape(NamedTuple):
+    """A leaf of which the shape is all that counts."""
+
+    shape: tuple[int, ...]
+
+
+def plain_shapes(leaves: Mapping[str, Any]) -> dict[str, Shape]:
+    """Returns the shapes that `unstack` gives, by name; leaves need a `shape`."""
+    shapes = {}
+    for name, leaf in leaves.items():
+        above, found, rest = name.partition(f"/{LAYERS}/")
+        for number in range(leaf.shape[0]) if found else ():
+            shapes[f"{above}/{LAYERS}_{number}/{rest}"] = Shape(tuple(leaf.shape[1:]))
+        if not found:
+            shapes[name] = Shape(tuple(leaf.shape))
+    return shapes
+
+
+def read(leaf: Leaf) -> np.ndarray:
+    """Returns the whole leaf."""
+    blocks = list(leaf.blocks())
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def read_all(leaves: Mapping[str, Leaf], dtype: np.dtype | type) -> dict[str, Any]:
+    """Returns the tree of all leaves in memory, in one dtype."""
+    arrays = {n: read(leaf).astype(dtype, copy=False) for n, leaf in leaves.items()}
+    return trees.unflatten(arrays)
+
+
+def of_tree(tree: Params) -> dict[str, Leaf]:
+    """Returns the leaves of a tree in memory."""
+    leaves = {}
+    for name, leaf in trees.flatten(tree).items():
+        array = np.asarray(leaf)
+        leaves[name] = whole(Tensor(array.shape, array.dtype, lambda a=array: a))
+    return leaves
+
+
+def storage_dtype(leaves: Mapping[str, Leaf], wanted: str) -> np.dtype:
+    """Returns the dtype in which to write leaves.
+
+    Args:
+      leaves: Of the source.
+      wanted: `float32`, `bfloat16`, or `source`: bfloat16 if every leaf is, else
+        float32, which holds every bfloat16 and float16 exactly.
+
+    Raises:
+      CheckpointError: Some leaf holds no such numbers.
+    """
+    found = {leaf.dtype.name for leaf in leaves.values()}
+    if not found <= set(_FLOATS):
+        names = [n for n, leaf in leaves.items() if leaf.dtype.name not in _FLOATS]
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"{', '.join(names)} of dtypes {', '.join(sorted(found))}",
+                expected=f"weights in {', '.join(_FLOATS)}",
+                do="Use a checkpoint that is not quantised",
+            )
+        )
+    if wanted == "source":
+        wanted = "bfloat16" if found == {"bfloat16"} else "float32"
+    return np.dtype(wanted)

@@ -1,0 +1,157 @@
+"""Bases written part by part are those that Orbax writes at once."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import experts, streaming, tensors
+from tests.checkpoints import sample
+
+
+def make_manifest(fingerprint):
+    return sample.make_manifest(
+        kind="base", name="tiny", adapter=None, base_fingerprint=fingerprint
+    )
+
+
+def save(folder, params, dtype=np.float32):
+    seen = []
+    info = streaming.save_base(
+        folder,
+        tensors.of_tree(params),
+        make_manifest,
+        dtype=np.dtype(dtype),
+        on_bytes=seen.append,
+    )
+    return info, seen
+
+
+def test_a_streamed_base_is_read_as_one_written_at_once(tmp_path):
+    params = sample.make_params()
+    info, seen = save(tmp_path / "x", params)
+    read, read_info = experts.load_expert(tmp_path / "x")
+    assert trees.fingerprint(read) == trees.fingerprint(params)
+    assert info.base_fingerprint == trees.fingerprint(params)
+    assert read_info == info
+    assert seen[-1] == trees.count_bytes(params)
+    experts.save_expert(tmp_path / "y", params, info)
+
+
+def test_bfloat16_stays_on_disk_and_has_its_own_fingerprint(tmp_path):
+    info, _ = save(tmp_path / "x", sample.make_params(), ml_dtypes.bfloat16)
+    read, _ = experts.load_expert(tmp_path / "x")
+    assert {leaf.dtype.name for leaf in trees.flatten(read).values()} == {"bfloat16"}
+    assert info.base_fingerprint == trees.fingerprint(read)
+
+
+@pytest.mark.parametrize("writer", ["orbax", "stream"])
+def test_an_opened_expert_is_the_one_that_was_saved(tmp_path, writer):
+    params = sample.make_params()
+    if writer == "stream":
+        save(tmp_path / "x", params)
+    else:
+        fingerprint = trees.fingerprint(params)
+        experts.save_expert(tmp_path / "x", params, make_manifest(fingerprint))
+    leaves, _ = streaming.open_expert(tmp_path / "x")
+    read = tensors.read_all(leaves, np.float32)
+    assert trees.fingerprint(read) == trees.fingerprint(params)
+
+
+def test_stacks_are_written_layer_by_layer_and_unstacked_again(tmp_path):
+    rng = np.random.default_rng(0)
+    plain = {
+        f"encoder/layers_{n}/scale": rng.normal(size=3).astype(np.float32)
+        for n in range(11)
+    }
+    plain["decoder/scale"] = rng.normal(size=2).astype(np.float32)
+    lazy = {
+        name: tensors.Tensor(a.shape, a.dtype, lambda a=a: a)
+        for name, a in plain.items()
+    }
+    leaves = tensors.stack(lazy)
+    assert {name: leaf.rows for name, leaf in leaves.items()} == {
+        "decoder/scale": 2,
+        "encoder/layers/scale": 1,
+    }
+    streaming.save_base(
+        tmp_path / "x",
+        leaves,
+        make_manifest,
+        dtype=np.dtype(np.float32),
+        on_bytes=lambda done: None,
+    )
+    opened, _ = streaming.open_expert(tmp_path / "x")
+    assert opened["encoder/layers/scale"].rows == 1
+    again = dict(tensors.unstack(opened))
+    assert again.keys() == plain.keys() == tensors.plain_shapes(opened).keys()
+    for name, array in again.items():
+        np.testing.assert_array_equal(array, plain[name])
+
+
+def test_a_base_that_is_there_is_not_touched(tmp_path):
+    save(tmp_path / "x", sample.make_params())
+    with pytest.raises(errors.CheckpointError, match="there already"):
+        save(tmp_path / "x", sample.make_params(1))
+
+
+def test_a_part_of_another_shape_is_an_error_and_leaves_nothing(tmp_path):
+    params = sample.make_params()
+    leaves = tensors.of_tree(params)
+    name = "encoder/layers/mlp/wi_0/kernel"
+    leaves[name] = leaves[name]._replace(
+        blocks=lambda: iter([np.zeros((2, 4, 9), np.float32)])
+    )
+    with pytest.raises(errors.CheckpointError, match="torn"):
+        streaming.save_base(
+            tmp_path / "x",
+            leaves,
+            make_manifest,
+            dtype=np.dtype(np.float32),
+            on_bytes=lambda done: None,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_whole_numbers_are_no_weights():
+    leaves = tensors.of_tree({"a": np.zeros(3, np.int8)})
+    with pytest.raises(errors.CheckpointError, match="quantised"):
+        tensors.storage_dtype(leaves, "source")
+
+
+KILLED = """
+import os, pathlib, signal, sys
+import numpy as np
+from elm_jax.checkpoints import streaming, tensors
+from tests.checkpoints import sample, streaming_test
+
+def kill(done):
+    if done > 200:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+streaming.save_base(
+    pathlib.Path(sys.argv[1]) / "x", tensors.of_tree(sample.make_params()),
+    streaming_test.make_manifest, dtype=np.dtype(np.float32), on_bytes=kill)
+"""
+
+
+def test_a_killed_conversion_leaves_nothing_that_looks_complete(tmp_path):
+    root = pathlib.Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)],
+        cwd=root,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir()] == [".x.partial"]
+    with pytest.raises(errors.CheckpointError):
+        experts.load_expert(tmp_path / "x")
+    save(tmp_path / "x", sample.make_params())
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
