@@ -5,8 +5,13 @@ import dataclasses
 from elm_jax import errors
 
 _ACTIVATIONS = ("gelu", "linear", "relu", "silu", "swish", "tanh")
-_CHOICES = {"dtype": ("float32", "bfloat16"), "remat": ("none", "products", "layer")}
-_NOT_COUNTS = ("dropout_rate", "logits_via_embedding", "mlp_activations", *_CHOICES)
+_CHOICES = {
+    "dtype": ("float32", "bfloat16"),
+    "remat": ("none", "products", "layer"),
+    "attention": ("einsum", "dot_product", "cudnn"),
+}
+_SWITCHES = ("logits_via_embedding", "relpos_per_layer")
+_NOT_COUNTS = ("dropout_rate", "mlp_activations", *_SWITCHES, *_CHOICES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +32,8 @@ class T5Config:
       logits_via_embedding: Whether the embedding serves as output layer (T5 1.0).
       relpos_buckets: Buckets of relative positions.
       relpos_max_distance: Distance from which all positions share a bucket.
+      relpos_per_layer: Whether each layer has a table of relative positions, as in
+        T5X's scanned network; otherwise the layers of a stack share one.
       dtype: Compute dtype. Parameters, softmax and logits are float32 always.
       scan_unroll: Layers per iteration of the loop over layers; more run faster
         and compile slower.
@@ -34,6 +41,11 @@ class T5Config:
         the activations, all but the "products" of activations with parameters (less
         memory, and less time where memory is slow), or each whole "layer" (least
         memory).
+      attention: How attention is computed: "einsum" by matrix products of ours,
+        "dot_product" by `jax.nn.dot_product_attention` as JAX sees fit, "cudnn" by
+        the same with NVIDIA's fused kernel, which never holds all pairs of
+        positions in memory and needs bfloat16. The latter two drop no attention
+        weights: training through them needs a `dropout_rate` of 0.
     """
 
     vocab_size: int
@@ -48,9 +60,11 @@ class T5Config:
     logits_via_embedding: bool = False
     relpos_buckets: int = 32
     relpos_max_distance: int = 128
+    relpos_per_layer: bool = False
     dtype: str = "float32"
     scan_unroll: int = 1
     remat: str = "products"
+    attention: str = "einsum"
 
     def __post_init__(self) -> None:
         """Raises ConfigError naming each field that no model can have."""
@@ -62,6 +76,11 @@ class T5Config:
         for name, choices in _CHOICES.items():
             if fields[name] not in choices:
                 wrong[name] = f"one of {', '.join(choices)}"
+        for name in _SWITCHES:
+            if not isinstance(fields[name], bool):
+                wrong[name] = "True or False"
+        if self.attention == "cudnn" and self.dtype != "bfloat16":
+            wrong["attention"] = "einsum or dot_product where dtype is float32"
         activations = self.mlp_activations
         if not (
             isinstance(activations, tuple)
@@ -83,3 +102,31 @@ class T5Config:
                     do="Correct these fields of T5Config",
                 )
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a run computes a model, whatever the model's own record says.
+
+    Attributes:
+      dtype: As in T5Config; "" for the model's own, as below.
+      remat: Likewise.
+      attention: Likewise.
+      scan_unroll: Likewise; 0 for the model's own.
+    """
+
+    dtype: str = ""
+    remat: str = ""
+    attention: str = ""
+    scan_unroll: int = 0
+
+    def applied_to(self, shape: T5Config) -> T5Config:
+        """Returns the shape with the fields that are set here.
+
+        Raises:
+          ConfigError: A field has a value that T5Config refuses.
+        """
+        given = {
+            name: value for name, value in dataclasses.asdict(self).items() if value
+        }
+        return dataclasses.replace(shape, **given)

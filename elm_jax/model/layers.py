@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from elm_jax import errors
 from elm_jax.model import config as config_lib
 
 Array = jax.Array
@@ -165,6 +166,22 @@ class Attention(nn.Module):
           deterministic: False drops attention weights.
         """
         query = self._heads(self.query(x))
+        if self.config.attention == "einsum":
+            mix = self._mix_by_einsum
+        else:
+            mix = self._mix_by_dot_product
+        mixed = mix(query, attended, mask, bias, deterministic)
+        return self.out(mixed.swapaxes(1, 2).reshape(*x.shape[:-1], -1))
+
+    def _mix_by_einsum(
+        self,
+        query: Array,
+        attended: KeysValues,
+        mask: Array,
+        bias: Array | None,
+        deterministic: bool,
+    ) -> Array:
+        """Returns the values [B, H, T, K], weighted for each query [B, H, T, K]."""
         logits = jnp.einsum(
             "bhtk,bhsk->bhts",
             query,
@@ -177,8 +194,46 @@ class Attention(nn.Module):
         weights = self.dropout(
             weights.astype(self.config.dtype), deterministic=deterministic
         )
-        mixed = jnp.einsum("bhts,bhsk->bhtk", weights, attended.values)
-        return self.out(mixed.swapaxes(1, 2).reshape(*x.shape[:-1], -1))
+        return jnp.einsum("bhts,bhsk->bhtk", weights, attended.values)
+
+    def _mix_by_dot_product(
+        self,
+        query: Array,
+        attended: KeysValues,
+        mask: Array,
+        bias: Array | None,
+        deterministic: bool,
+    ) -> Array:
+        """Does what `_mix_by_einsum` does, where no weight is dropped."""
+        config = self.config
+        if config.dropout_rate and not deterministic:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"dropout_rate = {config.dropout_rate} in a training with"
+                    f" attention = {config.attention!r}",
+                    expected="no dropout: fused attention holds no weights to drop",
+                    do="Set dropout_rate = 0, or attention = 'einsum'",
+                )
+            )
+        parts = (part.swapaxes(1, 2) for part in (query, *attended))
+        bias = None if bias is None else bias.astype(config.dtype)
+        try:
+            mixed = jax.nn.dot_product_attention(
+                *parts,
+                bias=bias,
+                mask=mask,
+                scale=1.0,
+                implementation="cudnn" if config.attention == "cudnn" else None,
+            )
+        except (NotImplementedError, RuntimeError, ValueError) as error:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"attention = {config.attention!r}, refused by JAX: {error}",
+                    expected="a device and a shape for which JAX has this attention",
+                    do="Set attention = 'dot_product' or 'einsum'",
+                )
+            ) from error
+        return mixed.swapaxes(1, 2)
 
     def _heads(self, x: Array) -> Array:
         """Maps [B, length, H * K] to [B, H, length, K]."""

@@ -36,6 +36,8 @@ class EncoderLayer(nn.Module):
 
     def setup(self) -> None:
         """Declares the blocks; attribute names are parameter names."""
+        if self.config.relpos_per_layer:
+            self.relpos_bias = _relpos_bias(self.config, bidirectional=True)
         self.pre_attention_layer_norm = layers.LayerNorm(self.config.dtype)
         self.attention = layers.Attention(self.config)
         self.attention_adapter = _adapter(
@@ -47,9 +49,14 @@ class EncoderLayer(nn.Module):
         self.dropout = layers.Dropout(self.config)
 
     def __call__(
-        self, x: Array, mask: Array, bias: Array, deterministic: bool
+        self, x: Array, mask: Array, bias: Array | None, deterministic: bool
     ) -> tuple[Array, None]:
-        """Maps [B, S, D] to the same shape; the None is what `scan` would stack."""
+        """Maps [B, S, D] to the same shape; the None is what `scan` would stack.
+
+        `bias` is None where each layer has its own.
+        """
+        if bias is None:
+            bias = self.relpos_bias(x.shape[1])
         y = self.pre_attention_layer_norm(x)
         y = self.attention(
             y,
@@ -75,6 +82,8 @@ class DecoderLayer(nn.Module):
     def setup(self) -> None:
         """Declares the blocks; attribute names are parameter names."""
         config, adapters = self.config, self.adapters
+        if config.relpos_per_layer:
+            self.relpos_bias = _relpos_bias(config, bidirectional=False)
         self.pre_self_attention_layer_norm = layers.LayerNorm(config.dtype)
         self.self_attention = layers.Attention(config)
         self.self_attention_adapter = _adapter(
@@ -96,10 +105,15 @@ class DecoderLayer(nn.Module):
         encoded: Array,
         own_mask: Array,
         cross_mask: Array,
-        bias: Array,
+        bias: Array | None,
         deterministic: bool,
     ) -> tuple[Array, None]:
-        """Maps [B * C, T, D] to the same shape; `encoded` is [B, S, D]."""
+        """Maps [B * C, T, D] to the same shape; `encoded` is [B, S, D].
+
+        `bias` is None where each layer has its own.
+        """
+        if bias is None:
+            bias = self.relpos_bias(x.shape[1])
         cross = self.encoder_decoder_attention.keys_values(encoded)
         x, _ = self._sub_layers(
             x, lambda new: new, cross, own_mask, cross_mask, bias, deterministic
@@ -113,10 +127,17 @@ class DecoderLayer(nn.Module):
         return carry, self.encoder_decoder_attention.keys_values(encoded)
 
     def step(
-        self, x: Array, cache: DecodeCache, position: Array, mask: Array, bias: Array
+        self,
+        x: Array,
+        cache: DecodeCache,
+        position: Array,
+        mask: Array,
+        bias: Array | None,
     ) -> tuple[Array, layers.KeysValues]:
         """Maps one target position [B, 1, D]; returns it and its layer's `own`."""
         length = cache.own.keys.shape[2]
+        if bias is None:
+            bias = _bias_at(self.relpos_bias(length), position)
 
         def extend(new: layers.KeysValues) -> layers.KeysValues:
             write = jax.lax.dynamic_update_slice_in_dim
@@ -168,7 +189,8 @@ class Encoder(nn.Module):
     def setup(self) -> None:
         """Declares the stack."""
         config = self.config
-        self.relpos_bias = layers.RelativePositionBias(config, bidirectional=True)
+        if not config.relpos_per_layer:
+            self.relpos_bias = _relpos_bias(config, bidirectional=True)
         layer = _remat(EncoderLayer, config, num_args=4)
         each, to_all = _per_layer(config, config.num_encoder_layers), nn.broadcast
         scanned = nn.scan(
@@ -181,7 +203,8 @@ class Encoder(nn.Module):
     def __call__(self, x: Array, mask: Array, *, deterministic: bool) -> Array:
         """Maps embedded inputs [B, S, D] to the same shape."""
         x = self.dropout(x, deterministic=deterministic)
-        bias = self.relpos_bias(x.shape[1])
+        shared = not self.config.relpos_per_layer
+        bias = self.relpos_bias(x.shape[1]) if shared else None
         x, _ = self.layers(x, mask, bias, deterministic)
         return self.dropout(self.encoder_norm(x), deterministic=deterministic)
 
@@ -196,7 +219,8 @@ class Decoder(nn.Module):
     def setup(self) -> None:
         """Declares the stack."""
         config = self.config
-        self.relpos_bias = layers.RelativePositionBias(config, bidirectional=False)
+        if not config.relpos_per_layer:
+            self.relpos_bias = _relpos_bias(config, bidirectional=False)
         layer = _remat(DecoderLayer, config, num_args=6)
         each, to_all = _per_layer(config, config.num_decoder_layers), nn.broadcast
         scanned = nn.scan(
@@ -224,7 +248,8 @@ class Decoder(nn.Module):
     ) -> Array:
         """Maps target tokens [B * C, T] to logits [B * C, T, V]."""
         y = self.dropout(self.embedding(tokens), deterministic=deterministic)
-        bias = self.relpos_bias(tokens.shape[1])
+        shared = not self.config.relpos_per_layer
+        bias = self.relpos_bias(tokens.shape[1]) if shared else None
         y, _ = self.layers(y, encoded, own_mask, cross_mask, bias, deterministic)
         return self._logits(y, deterministic)
 
@@ -239,8 +264,9 @@ class Decoder(nn.Module):
         self, tokens: Array, cache: DecodeCache, position: Array, mask: Array
     ) -> tuple[Array, DecodeCache]:
         """Maps the tokens [B, 1] of one position to logits [B, 1, V] and the cache."""
-        bias = self.relpos_bias(cache.own.keys.shape[3])
-        bias = jax.lax.dynamic_slice_in_dim(bias, position, 1, axis=2)
+        bias = None
+        if not self.config.relpos_per_layer:
+            bias = _bias_at(self.relpos_bias(cache.own.keys.shape[3]), position)
         y = self.embedding(tokens)
         y, own = self.layers.step(y, cache, position, mask, bias)
         return self._logits(y, True), cache._replace(own=own)
@@ -250,6 +276,17 @@ class Decoder(nn.Module):
         if self.config.logits_via_embedding:
             return self.embedding.attend(y)
         return self.logits_dense(y)
+
+
+def _relpos_bias(
+    config: config_lib.T5Config, *, bidirectional: bool
+) -> layers.RelativePositionBias:
+    return layers.RelativePositionBias(config, bidirectional=bidirectional)
+
+
+def _bias_at(bias: Array, position: Array) -> Array:
+    """Returns the bias [1, H, 1, S] of the query at a position, of [1, H, T, S]."""
+    return jax.lax.dynamic_slice_in_dim(bias, position, 1, axis=2)
 
 
 def _per_layer(config: config_lib.T5Config, num_layers: int) -> dict[str, Any]:

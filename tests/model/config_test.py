@@ -35,6 +35,10 @@ def test_a_config_survives_json():
         ("scan_unroll", True),
         ("dtype", "float16"),
         ("remat", "all"),
+        ("attention", "flash"),
+        ("attention", "cudnn"),  # dtype is float32
+        ("relpos_per_layer", 1),
+        ("logits_via_embedding", "yes"),
         ("dropout_rate", 1.0),
         ("mlp_activations", ("geglu",)),
         ("mlp_activations", ["gelu"]),
@@ -47,3 +51,13 @@ def test_a_wrong_field_is_named_with_its_value(name, value):
     with pytest.raises(errors.ConfigError, match=f"{name} = ") as caught:
         config.T5Config(**(GOOD | {name: value}))
     assert repr(value) in str(caught.value)
+
+
+def test_a_run_computes_a_model_in_its_own_way():
+    shape = config.T5Config(**GOOD)
+    assert config.Execution().applied_to(shape) == shape
+    way = {"dtype": "bfloat16", "remat": "layer", "attention": "cudnn"}
+    changed = config.Execution(**way, scan_unroll=2).applied_to(shape)
+    assert changed == dataclasses.replace(shape, **way, scan_unroll=2)
+    with pytest.raises(errors.ConfigError, match="remat = 'all'"):
+        config.Execution(remat="all").applied_to(shape)

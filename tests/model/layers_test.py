@@ -1,11 +1,14 @@
 """Relative positions, and attention where nothing may be attended to."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elm_jax.model import layers
+from elm_jax import errors
+from elm_jax.model import decoding, layers, loss, t5
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
@@ -53,3 +56,56 @@ def test_a_row_that_may_look_nowhere_stays_finite(tiny):
     )
     assert np.isfinite(value)
     assert np.all(np.isfinite(gradient))
+
+
+def test_packed_rows_are_told_apart_by_dot_product_attention(tiny, assert_close):
+    """The mask of segments is [B, 1, T, S]: other rows, other masks."""
+    models = (with_attention(tiny, "dot_product"), tiny.model)
+    found, expected = (
+        jax.jit(loss.make_loss_fn(model), static_argnums=2)(
+            tiny.params, tiny.packed_batch, None
+        )[0]
+        for model in models
+    )
+    assert_close(found, expected)
+
+
+def test_greedy_tokens_are_the_same_by_dot_product_attention(tiny):
+    model = with_attention(tiny, "dot_product")
+    decode = decoding.make_greedy_decode_fn(model, max_decode_len=12)
+    tokens = decode(tiny.params, tiny.batch["encoder_input_tokens"])
+    np.testing.assert_array_equal(tokens, tiny.reference["greedy_tokens"])
+
+
+def test_dot_product_attention_refuses_to_drop_weights(tiny):
+    model = with_attention(tiny, "dot_product", dropout_rate=0.1)
+    loss_fn = loss.make_loss_fn(model)
+    loss_fn(tiny.params, tiny.batch, None)  # nothing is dropped
+    with pytest.raises(errors.ConfigError, match=r"dropout_rate = 0\.1"):
+        loss_fn(tiny.params, tiny.batch, jax.random.key(0))
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU")
+def test_a_fused_kernel_is_refused_where_there_is_none(tiny):
+    model = with_attention(tiny, "cudnn", dtype="bfloat16")
+    with pytest.raises(errors.ConfigError, match="'cudnn', refused by JAX"):
+        loss.make_loss_fn(model)(tiny.params, tiny.batch, None)
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
+def test_the_fused_kernel_gives_what_plain_products_give(tiny, assert_close):
+    def gradient(attention):
+        loss_fn = loss.make_loss_fn(with_attention(tiny, attention, dtype="bfloat16"))
+        grads = jax.jit(jax.grad(loss_fn, has_aux=True), static_argnums=2)
+        return grads(tiny.params, tiny.batch, None)[0]
+
+    pairs = zip(
+        *(jax.tree.leaves(gradient(a)) for a in ("cudnn", "einsum")), strict=True
+    )
+    for found, expected in pairs:
+        assert_close(found, expected, tolerance=0.05)  # bfloat16 on both sides
+
+
+def with_attention(tiny, attention, **change):
+    shape = dataclasses.replace(tiny.config, attention=attention, **change)
+    return t5.T5(shape)

@@ -52,7 +52,14 @@ def test_packed_equals_unpacked(tiny, logits_of, assert_close):
 
 
 @pytest.mark.parametrize(
-    "change", [{"scan_unroll": 2, "remat": "none"}, {"remat": "layer"}]
+    "change",
+    [
+        {"scan_unroll": 2, "remat": "none"},
+        {"remat": "layer"},
+        {"attention": "dot_product"},
+        {"attention": "dot_product", "remat": "layer"},
+    ],
+    ids=lambda change: "-".join(map(str, change.values())),
 )
 def test_ways_to_run_the_layers_give_the_same_loss_and_gradient(
     tiny, change, loss_and_grad, assert_close
