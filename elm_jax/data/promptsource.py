@@ -30,7 +30,6 @@ VERSION = "0.2.3"
 SHA256 = "f106c889778a0fe5590e7183904bf964e1a01691c8a29451e44f3df5ddef05f5"
 FOLDER = f"{PACKAGE}-{VERSION}"
 _TEMPLATES = pathlib.PurePosixPath(FOLDER, PACKAGE, "templates")
-_MAX_FILE_BYTES = 4 << 20
 
 # A PEP 517 build backend that writes known metadata and reads nothing.
 _BACKEND = """
@@ -178,7 +177,7 @@ def _yaml_files(
                 path = path.relative_to(_TEMPLATES)
             if path.is_absolute() or ".." in path.parts or len(path.parts) > 3:
                 raise _bad_archive(archive, f"path {member.name!r}")
-            if member.size > _MAX_FILE_BYTES:
+            if member.size > templates.MAX_FILE_BYTES:
                 raise _bad_archive(archive, f"{member.name} of {member.size} bytes")
             file = tar.extractfile(member)
             if file is not None:

@@ -101,7 +101,8 @@ def render_split(
     Raises:
       DataError: The split is unknown or empty, or more than the task's
         `max_bad_share` of its rows do not fit.
-      TemplateError: The template is missing or names a field that the rows lack.
+      TemplateError: The template is missing, does what it may not, or names a field
+        that no row has.
     """
     rows = task.source.rows(
         source_split(task.name, task.splits, split), data_dir=places.data_dir
@@ -118,6 +119,8 @@ def render_split(
             result.dropped[f"skipped: {row.reason}"] += 1
             continue
         try:
+            if not isinstance(row, Mapping):
+                raise templates.RowError(templates.WRONG_TYPE, "a row is no mapping")
             if is_text:
                 _keep_document(result, example_id, row, task.field)
             elif template is not None:
@@ -127,6 +130,18 @@ def render_split(
             first_bad = first_bad or f"row {example_id}: {error}"
     _check(result, task, split, first_bad)
     return result
+
+
+def check_utf8(text: templates.Rendered) -> None:
+    """Raises a RowError if a text has characters that no UTF-8 can say.
+
+    They come from files that are not UTF-8, and from halves of JSON's escaped pairs.
+    """
+    try:
+        for part in (text.inputs, text.targets, *text.choices):
+            part.encode()
+    except UnicodeEncodeError as error:
+        raise templates.RowError(templates.NOT_UTF8, str(error)) from error
 
 
 def _keep_document(
@@ -142,7 +157,9 @@ def _keep_document(
         )
     text = str(row[field]).strip()
     if text:
-        result.keep(example_id, templates.Rendered("", text, ()))
+        rendered = templates.Rendered("", text, ())
+        check_utf8(rendered)
+        result.keep(example_id, rendered)
     else:
         result.dropped[EMPTY] += 1
 
@@ -158,6 +175,7 @@ def _keep_example(
     if rendered is None:
         result.dropped[EMPTY] += 1
         return
+    check_utf8(rendered)
     if template.answer_choices is None:
         result.keep(example_id, rendered)
         return
@@ -180,10 +198,14 @@ def _check(
     bad = sum(n for reason, n in result.dropped.items() if reason.startswith("bad: "))
     allowed = task.max_bad_share if isinstance(task, tasks.Task) else 0.0
     if bad > allowed * result.num_rows:
-        raise errors.DataError(
+        prompt = f" {task.prompt!r}" if isinstance(task, tasks.Task) else ""
+        # A template that fits no row at all is a wrong template.
+        lacking = result.dropped[f"bad: {templates.MISSING_FIELD}"]
+        kind = errors.TemplateError if lacking == result.num_rows else errors.DataError
+        raise kind(
             errors.explain(
                 found=f"{bad} of {result.num_rows} rows in {what} do not fit its "
-                f"template, the first is {first_bad}",
+                f"template{prompt}, the first is {first_bad}",
                 expected=f"at most {allowed:.0%} such rows",
                 do="Correct the rows or choose another prompt",
             )

@@ -138,10 +138,13 @@ class FileRows:
 
 
 def json_lines(paths: Sequence[pathlib.Path], split: str = "") -> Iterator[Row]:
-    """Yields one row per line of UTF-8 JSON-lines files."""
+    """Yields one row per line of UTF-8 JSON-lines files.
+
+    Bytes that are not UTF-8 become characters that rendering refuses, row by row.
+    """
     del split  # Each split has its own files.
     for path in paths:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8", errors="surrogateescape") as file:
             yield from (json.loads(line) for line in file if line.strip())
 
 
@@ -149,7 +152,7 @@ def csv_rows(paths: Sequence[pathlib.Path], split: str = "") -> Iterator[Row]:
     """Yields one row per record of UTF-8 CSV files with a header; values are text."""
     del split
     for path in paths:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             yield from csv.DictReader(file)
 
 

@@ -1,39 +1,37 @@
-"""PromptSource templates: read from YAML, rendered in Jinja's sandbox.
+"""PromptSource templates: read from YAML, rendered in a sandbox (see `sandbox`).
 
-A template's text is untrusted: it can neither reach Python objects behind the row
-nor change the row. (The sandbox does not bound a template's running time.)
+A template's text is untrusted: it can neither reach Python objects behind the row,
+nor change the row, nor work without end.
 
-Two deviations from `promptsource.templates.Template.apply`, both on purpose: fields
-are never cut to 2,048 characters (lengths are counted in tokens, by the cache), and
-a field that the row lacks is an error instead of an empty text. Random choices are
-seeded instead of drawn from the process's generator.
+Three deviations from `promptsource.templates.Template.apply`, all on purpose: values
+are not cut to 2,048 characters unless asked (`max_value_chars`; lengths are counted in
+tokens, by the cache); a field that the row lacks, or a label outside its choices, makes
+a bad row instead of an empty text or the last choice; and random choices are seeded
+instead of drawn from the process's generator.
 """
 
-import collections
+import copy
 import dataclasses
 import functools
 import hashlib
 import pathlib
-import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jinja2
 import yaml
-from jinja2 import exceptions, sandbox
+from jinja2 import exceptions
 
 from elm_jax import errors
-from elm_jax.data import sources
+from elm_jax.data import sandbox, sandbox_filters, sources
 
 SEPARATOR = "|||"
 # Stands for the separator while a template renders, so that a row whose text
 # contains `|||` is not split in the wrong place. From Unicode's private use area.
 _MARK = "\ue000"
-# Context name of the random generator; no template can spell a name with a space.
-_GENERATOR = "random generator"
-
 TEMPLATES_FILE = "templates.yaml"
+MAX_FILE_BYTES = 4 << 20
 
 
 # What Python and Jinja raise when a value is not what a template takes it for.
@@ -42,9 +40,27 @@ _ROW_ERRORS = (
     ArithmeticError,
     AttributeError,
     LookupError,
+    RecursionError,
     TypeError,
     ValueError,
 )
+
+_YAML_ERRORS = (
+    *(yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError),
+    RecursionError,
+)
+
+# Reasons of a RowError, to be counted by; others name an exception's type.
+MISSING_FIELD = "missing field"
+MISSING_ITEM = "missing item, such as a label outside the choices"
+WRONG_TYPE = "wrong type"
+TOO_LONG = "too long"
+NOT_UTF8 = "not UTF-8"
+
+# Of all of a row's fields together. Longer ones are files gone wrong, not examples.
+MAX_ROW_CHARS = 1_000_000
+# Where PromptSource itself cuts what a template prints; see `max_value_chars`.
+PROMPTSOURCE_CHARS = 2048
 
 
 class Rendered(NamedTuple):
@@ -79,6 +95,9 @@ class Template:
       metrics: PromptSource's names, such as `Accuracy` or `ROUGE`.
       original_task: Whether it asks for what the dataset was made for.
       choices_in_prompt: Whether the prompt shows the choices.
+      max_value_chars: Length to which what the prompt and target print is cut, at a
+        space, ending in `...`; 0 for none. PromptSource, T0 and the original ELM cut
+        at `PROMPTSOURCE_CHARS` (never the answer choices themselves).
     """
 
     name: str
@@ -88,6 +107,7 @@ class Template:
     metrics: tuple[str, ...] = ()
     original_task: bool = True
     choices_in_prompt: bool = False
+    max_value_chars: int = 0
 
     @property
     def jinja_sha256(self) -> str:
@@ -98,6 +118,7 @@ class Template:
     def sha256(self) -> str:
         """SHA-256 of all that shapes rendered text: texts and id, in hex."""
         parts = (self.id, self.jinja, repr(self.answer_choices))
+        parts += (str(self.max_value_chars),) if self.max_value_chars else ()
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def load(self, templates_dir: str) -> "Template":
@@ -116,17 +137,23 @@ class Template:
           seed: Decides random choices, together with the template's id.
 
         Raises:
-          TemplateError: The template does not compile, does something unsafe, or
-            names a field that the row lacks.
+          TemplateError: The template does not compile, does something unsafe, or asks
+            for more work than a render may cost.
           RowError: This row does not fit, such as a label outside the choices.
         """
         fields = {key.replace("-", "_"): value for key, value in row.items()}
         if "answer_choices" in fields:
             raise self._error("a row with a field named answer_choices", fields)
-        fields[_GENERATOR] = random.Random(f"{seed}/{self.id}")
+        if sandbox_filters.size(fields) > MAX_ROW_CHARS:
+            raise RowError(TOO_LONG, f"more than {MAX_ROW_CHARS:,} characters")
+        prompt, mutates = self._compiled_prompt
+        if mutates:
+            fields = copy.deepcopy(fields)
+        fields[sandbox_filters.GENERATOR] = sandbox_filters.Draws(f"{seed}/{self.id}")
+        fields[sandbox_filters.BUDGET] = sandbox_filters.Budget()
         choices = self.render_choices(fields)
         fields["answer_choices"] = list(choices) if choices else None
-        parts = self._run(self._compiled_prompt, fields)
+        parts = self._run(prompt, fields)
         if len(parts) > 2:
             raise RowError("more than one separator", f"{len(parts) - 1} of them")
         if len(parts) < 2 or not all(parts):
@@ -136,10 +163,15 @@ class Template:
     def render_choices(self, fields: Mapping[str, Any]) -> tuple[str, ...]:
         """Returns the answer choices of a row, stripped; empty if it has none."""
         compiled = self._compiled_choices
-        return tuple(self._run(compiled, fields)) if compiled else ()
+        return tuple(self._run(compiled[0], fields)) if compiled else ()
+
+    def check(self) -> None:
+        """Raises a TemplateError if a text does not compile or is not allowed."""
+        self._compiled_prompt  # noqa: B018 - cached properties
+        self._compiled_choices  # noqa: B018
 
     @functools.cached_property
-    def _compiled_prompt(self) -> jinja2.Template:
+    def _compiled_prompt(self) -> tuple[jinja2.Template, bool]:
         if SEPARATOR not in self.jinja:
             raise errors.TemplateError(
                 errors.explain(
@@ -148,44 +180,62 @@ class Template:
                     do="Put the separator between the prompt and its target",
                 )
             )
-        return self._compile(self.jinja)
+        text = self.jinja
+        if self.max_value_chars:
+            # PromptSource's own way, which also cuts only the last of `a if b else c`.
+            cut = f" | string | truncate({self.max_value_chars}) }}}}"
+            text = text.replace("}}", cut)
+        return self._compile(text)
 
     @functools.cached_property
-    def _compiled_choices(self) -> jinja2.Template | None:
+    def _compiled_choices(self) -> tuple[jinja2.Template, bool] | None:
         return (
             None if self.answer_choices is None else self._compile(self.answer_choices)
         )
 
-    def _compile(self, text: str) -> jinja2.Template:
+    def _compile(self, text: str) -> tuple[jinja2.Template, bool]:
         try:
-            return _ENVIRONMENT.from_string(text.replace(SEPARATOR, _MARK))
+            return _ENVIRONMENT.compiled(text.replace(SEPARATOR, _MARK))
         except jinja2.TemplateSyntaxError as error:
             raise errors.TemplateError(
                 errors.explain(
                     found=f"template {self.name!r}, line {error.lineno}: {error}",
-                    expected="a Jinja template",
+                    expected="a Jinja template that says what PromptSource's say",
                     do="Correct its text in templates.yaml",
                 )
             ) from error
 
     def _run(self, compiled: jinja2.Template, fields: Mapping[str, Any]) -> list[str]:
+        budget = fields[sandbox_filters.BUDGET]
+        pieces = []
         try:
-            text = compiled.render(fields)
-        except _MissingFieldError as error:
-            raise self._error(f"names a field: {error}", fields) from error
-        except exceptions.SecurityError as error:
+            # What `render` does, but stopped before a text becomes too long.
+            for piece in compiled.root_render_func(compiled.new_context(dict(fields))):
+                budget.spend(len(piece))
+                pieces.append(piece)
+        except sandbox_filters.MissingFieldError as error:
+            raise RowError(MISSING_FIELD, self._fields(f"{error}", fields)) from error
+        except sandbox_filters.MissingItemError as error:
+            raise RowError(MISSING_ITEM, str(error)) from error
+        except (exceptions.SecurityError, MemoryError) as error:
             raise self._error(f"does something unsafe: {error}", fields) from error
+        except (TypeError, AttributeError) as error:
+            raise RowError(WRONG_TYPE, str(error)) from error
         except _ROW_ERRORS as error:
             raise RowError(f"{type(error).__name__} in template", str(error)) from error
-        return [part.strip() for part in text.split(_MARK)]
+        return [part.strip() for part in "".join(pieces).split(_MARK)]
+
+    def _fields(self, found: str, fields: Mapping[str, Any]) -> str:
+        ours = (sandbox_filters.GENERATOR, sandbox_filters.BUDGET, "answer_choices")
+        present = sorted(fields.keys() - set(ours))
+        return f"{found}; the row has {', '.join(present) or 'no field'}"
 
     def _error(self, found: str, fields: Mapping[str, Any]) -> errors.TemplateError:
-        present = sorted(fields.keys() - {_GENERATOR, "answer_choices"})
         return errors.TemplateError(
             errors.explain(
-                found=f"template {self.name!r} {found}",
-                expected=f"only fields that the rows have: {', '.join(present)}",
-                do="Use another template, or a source that gives the field",
+                found=self._fields(f"template {self.name!r} {found}", fields),
+                expected="a template that makes one prompt of one row's fields",
+                do="Use another template, or correct it",
             )
         )
 
@@ -268,9 +318,11 @@ def load_templates(
 def _read_templates(path: pathlib.Path, modified_ns: int) -> Mapping[str, Template]:
     del modified_ns  # Part of the cache's key: a changed file is read anew.
     try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError(f"it is larger than {MAX_FILE_BYTES:,} bytes")
         content = yaml.load(path.read_text("utf-8"), Loader=_Loader)  # noqa: S506
         found = [_template(entry) for entry in content["templates"].values()]
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except _YAML_ERRORS as error:
         raise errors.TemplateError(
             errors.explain(
                 found=f"{path} is not a PromptSource file: {error}",
@@ -283,6 +335,10 @@ def _read_templates(path: pathlib.Path, modified_ns: int) -> Mapping[str, Templa
 
 def _template(entry: Mapping[str, Any]) -> Template:
     metadata = entry["metadata"]
+    for name in ("name", "id", "jinja", "answer_choices"):
+        optional = name == "answer_choices" and entry[name] is None
+        if not isinstance(entry[name], str) and not optional:
+            raise TypeError(f"{name} is not a text")
     return Template(
         name=entry["name"],
         id=entry["id"],
@@ -293,6 +349,8 @@ def _template(entry: Mapping[str, Any]) -> Template:
         choices_in_prompt=bool(metadata["choices_in_prompt"]),
     )
 
+
+_ENVIRONMENT = sandbox.Environment()
 
 # libyaml's parser where PyYAML has it: ten times as fast.
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -308,43 +366,6 @@ def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
 
 for _tag in ("!Template", "!TemplateMetadata"):
     _Loader.add_constructor(_tag, _mapping)
-
-
-class _MissingFieldError(jinja2.UndefinedError):
-    """A template named a field that the row does not have."""
-
-
-class _Undefined(jinja2.StrictUndefined):
-    """Tells a missing field of the row from a missing item inside a field."""
-
-    __slots__ = ()
-
-    def __init__(
-        self,
-        hint: str | None = None,
-        obj: Any = jinja2.utils.missing,
-        name: str | None = None,
-        exc: type[jinja2.TemplateRuntimeError] = jinja2.UndefinedError,
-    ) -> None:
-        if hint is None and obj is jinja2.utils.missing:
-            exc = _MissingFieldError
-        super().__init__(hint, obj, name, exc)
-
-
-@jinja2.pass_context
-def _choice(context: Any, items: Sequence[Any]) -> Any:
-    return context[_GENERATOR].choice(items)
-
-
-def _most_frequent(items: Iterable[Any]) -> list[Any] | None:
-    counts = collections.Counter(items).most_common()
-    return [item for item, count in counts if count == counts[0][1]] or None
-
-
-_ENVIRONMENT = sandbox.ImmutableSandboxedEnvironment(undefined=_Undefined)
-_ENVIRONMENT.globals["zip"] = zip
-_ENVIRONMENT.filters["choice"] = _choice
-_ENVIRONMENT.filters["most_frequent"] = _most_frequent
 
 
 def task_name(dataset: str, subset: str | None, prompt: str) -> str:

@@ -9,7 +9,7 @@ PROMPT = templates.Template(
 
 
 def row(*, a="x", c=("x", "y"), show=True, q="Which?"):
-    return {"q": q, "a": a, "c": list(c), "show": show}
+    return {"q": q, "a": a, "c": list(c) if isinstance(c, tuple) else c, "show": show}
 
 
 @pytest.fixture
@@ -70,7 +70,35 @@ def test_an_empty_split_says_what_became_of_its_rows(render, rows):
     assert not rows or "3 x renders to nothing" in str(raised.value)
 
 
-def test_a_template_that_rows_do_not_fit_stops_at_the_first_row(render):
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ({"q": "Which?", "show": True, "c": ["x", "y"]}, "missing field"),
+        (row(c=7), "wrong type"),
+        (row(c=[]), "fewer than two choices"),
+        (row(a="z"), "no correct choice"),
+        (row(q="half a smile \ud83d"), "not UTF-8"),
+        (row(q="a" * 2**20), "too long"),
+        ("no mapping", "wrong type"),
+    ],
+)
+def test_each_kind_of_bad_row_is_counted_by_its_reason(render, bad, reason):
+    found = render([row()] * 19 + [bad])
+    assert found.dropped == {f"bad: {reason}": 1}
+    assert len(found) == 19
+    with pytest.raises(errors.DataError, match=reason):
+        render([row()] * 19 + [bad], max_bad_share=0.04)
+
+
+def test_a_label_outside_the_choices_is_a_bad_row(render):
+    by_label = templates.Template("t", "1", "{{q}} ||| {{answer_choices[l]}}", "a|||b")
+    rows = [{"q": "?", "l": label} for label in (0, 1, -1, 2)]
+    found = render(rows, template=by_label, max_bad_share=0.5)
+    assert found.labels == [0, 1]
+    assert found.dropped == {f"bad: {templates.MISSING_ITEM}": 2}
+
+
+def test_a_template_that_fits_no_row_is_told(render):
     with pytest.raises(errors.TemplateError, match="'absent' is undefined"):
         render([row()], template=templates.Template("t", "1", "{{absent}} ||| b"))
 

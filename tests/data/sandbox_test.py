@@ -1,0 +1,163 @@
+import time
+
+import pytest
+
+from elm_jax import errors
+from elm_jax.data import sandbox_filters, templates
+
+ROW = {"x": "a b c", "y": ["p", "q"], "n": 3, "d": {"k": "v"}, "long": "word " * 2000}
+
+DOUBLED = "{% set s = 'ab' %}" + "{% set s = s ~ s %}" * 60
+LAUGHS = "{% set s = ['ha', 'ha'] %}" + "{% set s = [s, s] %}" * 60
+LATE_LAUGHS = (
+    "{% set a = [] %}{% set b = [] %}{% set c = [] %}{% set d = [] %}"
+    + "".join(f"{{{{ {i}.extend([{j}] * 400) }}}}" for i, j in ("ab", "bc", "cd"))
+    + "{{ d.extend(['ha'] * 400) }}{{ a }}"
+)
+NAMESPACES = "".join(f"{{% set n{i} = namespace() %}}" for i in range(60)) + "".join(
+    f"{{% set n{i}.a = [n{i + 1}, n{i + 1}] %}}" for i in range(59)
+)
+LOOPS = "{% for a in range(9000) %}{% for b in range(9000) %}x{% endfor %}{% endfor %}"
+DEEP_LOOPS = "{% for a in y * 9 %}" * 12 + "x" + "{% endfor %}" * 12
+
+ESCAPES = {
+    "attribute walk": "{{ x.__class__.__mro__[1].__subclasses__() }}",
+    "attr filter": "{{ x | attr('__class__') }}",
+    "map attribute": "{{ y | map(attribute='__class__') | list }}",
+    "sort attribute": "{{ y | sort(attribute='__class__') }}",
+    "globals of a function": "{{ zip.__globals__ }}",
+    "globals of a namespace": "{{ namespace.__init__.__globals__ }}",
+    "loop object": "{% for a in y %}{{ loop.__init__.__globals__ }}{% endfor %}",
+    "self": "{{ self._TemplateReference__context }}",
+    "import": "{% import 'os' as os %}",
+    "from import": "{% from 'os' import path %}",
+    "include": "{% include '/etc/passwd' %}",
+    "include itself": "{% include 'templates.yaml' ignore missing %}",
+    "extends": "{% extends 'x' %}",
+    "block": "{% block a %}{{ self.a() }}{% endblock %}",
+    "macro": "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
+    "call block": "{% call f() %}{% endcall %}",
+    "recursive loop": "{% for a in y recursive %}{{ loop(y) }}{% endfor %}",
+    "do": "{% do x.lower() %}",
+    "format method": "{{ '{0.__class__.__mro__}'.format(x) }}",
+    "format_map method": "{{ '{x.__class__}'.format_map(d) }}",
+    "format width": "{{ '{:>9999999999}'.format(x) }}",
+    "percent width": "{{ '%9999999999d' % n }}",
+    "percent star": "{{ '%*d' % (999999999, n) }}",
+    "format filter": "{{ '%9999999999d' | format(n) }}",
+    "endless loop": "{% for a in range(10 ** 15) %}{% endfor %}",
+    "huge range": "{{ range(10 ** 12) | list }}",
+    "summed range": "{{ range(10 ** 12) | sum }}",
+    "nested loops": LOOPS,
+    "deep loops": DEEP_LOOPS,
+    "loops that print": "{% for a in range(5000) %}"
+    + "{{ long }}" * 9
+    + "{% endfor %}",
+    "loops of text": "{% for a in range(5000) %}" + "t" * 20000 + "{% endfor %}",
+    "multiplied text": "{{ 'a' * 10 ** 10 }}",
+    "multiplied list": "{{ [0] * 10 ** 10 }}",
+    "multiplied by text": "{{ 10 ** 10 * 'a' }}",
+    "multiplied twice": "{{ 'a' * 10 ** 6 * 10 ** 6 }}",
+    "power": "{{ 10 ** (10 ** 10) }}",
+    "power of powers": "{{ 2 ** 9999 ** 9 * 1 }}",
+    "squares": "{% set s = 99 %}" + "{% set s = s * s %}" * 60,
+    "doubled text": DOUBLED,
+    "added text": DOUBLED.replace("~", "+"),
+    "nested lists": LAUGHS + "{{ s }}",
+    "nested lists compared": LAUGHS + "{{ s == s }}",
+    "lists filled later": LATE_LAUGHS,
+    "a list in itself": "{% set a = [1] %}{{ a.append(a) }}",
+    "namespaces in a ring": NAMESPACES + "{{ n0 }}" + DOUBLED,
+    "nested joins": "{{ (y * 999) | join((y * 999) | join((y * 999) | join)) }}",
+    "join method": "{{ ('ab' * 9999).join(long) | length }}" * 30,
+    "replace filter": "{{ long | replace('', long) }}",
+    "replace method": "{{ long.replace('w', long) }}",
+    "center": "{{ x | center(10 ** 9) }}",
+    "center method": "{{ x.center(10 ** 9) }}",
+    "ljust method": "{{ x.ljust(10 ** 9) }}",
+    "zfill method": "{{ x.zfill(10 ** 9) }}",
+    "expandtabs method": "{{ x.expandtabs(10 ** 9) }}",
+    "indent": "{{ x | indent(10 ** 9) }}",
+    "batch": "{{ y | batch(10 ** 9, 'x') | list }}",
+    "slice": "{{ y | slice(10 ** 9) | list }}",
+    "to_bytes": "{{ n.to_bytes(10 ** 10, 'big') }}",
+    "rounding": "{{ n | round(10 ** 9, 'floor') }}",
+    "sum of lists": "{{ [y] | sum(start=[]) }}",
+    "lipsum": "{{ lipsum(n=10 ** 9) }}",
+    "cycler": "{{ cycler.__init__.__globals__.os.popen('true') }}",
+    "a block of text": "{% set a %}{{ long }}{% endset %}",
+    "deep brackets": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    "deep lists": "{{ " + "[" * 150 + "1" + "]" * 150 + " }}",
+    "a long sum": "{{ 1" + " + 1" * 5000 + " }}",
+    "a long literal": "{{ " + "9" * 9000 + " }}",
+    "a long template": "x" * 10**6,
+    "many statements": "{% if x %}a{% endif %}" * 2500,
+}
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_a_hostile_template_is_refused_within_a_second(name):
+    hostile = templates.Template("t", "1", f"{ESCAPES[name]} ||| a")
+    start = time.process_time()
+    with pytest.raises((errors.TemplateError, templates.RowError)) as raised:
+        for _ in range(3):  # a bound that one render keeps, no cache does
+            hostile.render(ROW, seed=0)
+    assert time.process_time() - start < 1.0
+    # A few are only undefined names, which is a bad row and stops no build of others.
+    missing = ("lipsum", "cycler", "self")
+    assert isinstance(raised.value, errors.TemplateError) or name in missing
+
+
+@pytest.mark.parametrize("name", ["multiplied text", "nested loops", "nested joins"])
+def test_answer_choices_are_held_as_prompts_are(name):
+    hostile = templates.Template("t", "1", "a ||| b", ESCAPES[name])
+    with pytest.raises(errors.TemplateError):
+        hostile.render(ROW, seed=0)
+
+
+def test_the_row_stays_as_it_was():
+    row = {"y": ["p"], "d": {"k": "v"}}
+    jinja = "{{ y.append(1) }}{{ d.update({'k': 2}) }}{{ y }}{{ d }} ||| a"
+    rendered = templates.Template("t", "1", jinja).render(row, seed=0)
+    assert rendered is not None
+    assert rendered.inputs == "NoneNone['p', 1]{'k': 2}"
+    assert row == {"y": ["p"], "d": {"k": "v"}}
+
+
+@pytest.mark.parametrize(
+    ("jinja", "expected"),
+    [
+        ("{{ y | map('upper') | join(', ') }}", "P, Q"),
+        ("{{ x.split(' ')[-1] }}{{ x[:3] }}", "ca b"),
+        ("{{ 'a' ~ n ~ y }}", "a3['p', 'q']"),
+        ("{% for a, b in zip(y, 'ab') %}{{ loop.cycle(1, 2) }}{% endfor %}", "12"),
+        ("{% set s = namespace(t=0) %}{% for a in y %}{% set s.t = s.t + 1 %}"
+         "{% endfor %}{{ s.t }}", "2"),
+        ("{{ '%.2f' | format(n) }}{{ '%s' % x }}", "3.00a b c"),
+        ("{{ x | replace(' ', '-') }}{{ x.replace('a', 'b') }}", "a-b-cb b c"),
+        ("{{ '-'.join(y) }}{{ y * 2 }}{{ 2 ** n }}", "p-q['p', 'q', 'p', 'q']8"),
+        ("{{ d.items() | list }}{{ d.k }}", "[('k', 'v')]v"),
+        ("{{ q | default('none') }}{{ x is defined }}", "noneTrue"),
+        ("{{ y | selectattr('a', 'defined') | list | length }}", "0"),
+        ("{{ long | length }}", "10000"),
+        ("{{ y | sort(reverse=true) | first }}{{ [3, 1] | min }}", "q1"),
+        ("{{ 'p' in y and n > 2 }}", "True"),
+    ],
+)  # fmt: skip
+def test_what_templates_need_is_there(jinja, expected):
+    rendered = templates.Template("t", "1", f"{jinja} ||| a").render(ROW, seed=0)
+    assert rendered is not None
+    assert rendered.inputs == expected
+
+
+def test_a_name_that_is_not_there_is_told_with_those_that_are():
+    with pytest.raises(errors.TemplateError, match="templates may use abs, capitalize"):
+        templates.Template("t", "1", "{{ x | center(9) }} ||| a").check()
+
+
+def test_sizes_count_items_of_items():
+    ring: list[object] = ["ab"]
+    assert sandbox_filters.size("abc") == 3
+    assert sandbox_filters.size({"ab": ["c", 1]}) == 50 + 2 + 2 * 50 + 1 + 1
+    ring.append(ring)
+    assert sandbox_filters.size(ring, 1000) > 1000
