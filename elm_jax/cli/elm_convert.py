@@ -1,17 +1,12 @@
-"""elm_convert: imports weights of other programs, and exports to them."""
+"""elm_convert: imports weights of other programs."""
 
 from elm_jax.cli import gin_flags
-from elm_jax.runs import convert, export
+from elm_jax.runs import convert
 
 
 def main() -> None:
     """Runs the binary; see `gin_flags.main` for flags and exit statuses."""
-    gin_flags.main(
-        convert.ImportT5X,
-        convert.ImportHuggingFace,
-        export.ExportHuggingFace,
-        export.ExportT5X,
-    )
+    gin_flags.main(convert.ImportT5X, convert.ImportHuggingFace)
 
 
 if __name__ == "__main__":

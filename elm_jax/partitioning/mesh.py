@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from elm_jax import errors, trees
 from elm_jax.partitioning import rules
@@ -47,7 +47,7 @@ def make_mesh(*, num_data: int = -1, num_model: int = 1) -> Mesh:
     return jax.make_mesh(shape, ("data", "model"), axis_types=types)
 
 
-def plan(params: Params, mesh: Mesh, table: str) -> list[Placement]:
+def plan(params: Params, mesh: Mesh | AbstractMesh, table: str) -> list[Placement]:
     """Returns where each parameter is to lie; leaves need only `shape` and `dtype`.
 
     Raises:

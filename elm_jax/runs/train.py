@@ -22,12 +22,12 @@ from elm_jax.data import (
     token_store,
 )
 from elm_jax.data import tasks as task_registry
-from elm_jax.model import config, cost, loss, t5
+from elm_jax.model import config, loss, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import rules
 from elm_jax.peft import adapters
 from elm_jax.peft import experts as expert_kinds
-from elm_jax.runs import bases, task_data, train_metrics
+from elm_jax.runs import bases, task_data, train_metrics, train_plan
 from elm_jax.runs.run import Plan, Run
 from elm_jax.training import hooks, loop, optimizers, signals, state, step
 from elm_jax.types import Params
@@ -67,6 +67,7 @@ class Train(Run):
       axis_rules: Name of the table that places parameters on the mesh.
       num_model: Devices that share one model's parameters under `data_model`; the
         others split the batch.
+      execution: How the model is computed, where it is not as the base records.
       random_seed: Of initialisation, batches and dropout.
       save_every_steps: Period of the checkpoints that a killed run resumes from.
       keep_last: How many of those are kept.
@@ -91,6 +92,7 @@ class Train(Run):
     pack: bool = False
     axis_rules: str = "data"
     num_model: int = 1
+    execution: config.Execution = config.Execution()
     random_seed: int = 42
     save_every_steps: int = 1000
     keep_last: int = 1
@@ -112,6 +114,8 @@ class Train(Run):
             wrong["initial_checkpoint_path"] = "a base's folder, unless kind is base"
         if (self.kind == "prompt") != (self.adapter is not None):
             wrong["adapter"] = "a spec for kind prompt, and for no other"
+        if self.dropout_rate and self.execution.attention in ("dot_product", "cudnn"):
+            wrong["dropout_rate"] = "0, as fused attention drops no weights"
         rules.axis_table(self.axis_rules)
         if wrong:
             raise errors.ConfigError(
@@ -157,27 +161,18 @@ class Train(Run):
 
     def plan(self) -> Plan:
         """Returns the resolved plan; reads the base's manifest, compiles nothing."""
-        model = bases.build_model(self.model_config(), self.adapter)
-        trained, frozen = trees.split(t5.param_shapes(model), self.pattern)
-        shape = cost.Shape(
-            batch_size=self.batch_size,
-            inputs_length=self.data.features.inputs_length,
-            targets_length=self.data.features.targets_length,
-        )
-        num_bytes = cost.train_bytes(
-            model.config, shape, trainable=trained, frozen=frozen
-        )
         names = self.experts()
-        tokens = shape.batch_size * (shape.inputs_length + shape.targets_length)
         return {
             "experts": f"{len(names)}: {', '.join(names)}",
             "finished already": sum(self.is_finished(name) for name in names),
-            "parameters": f"{trees.count_params(trees.join(trained, frozen)):,}",
-            "trained per expert": f"{trees.count_params(trained):,}",
-            "memory, about": f"{num_bytes / 2**30:.2f} GiB",
             "steps per expert": f"{self.train_steps:,}",
-            "tokens per step, at most": f"{tokens:,}",
-            "FLOPs per step, at most": f"{cost.train_flops(model.config, shape):.3g}",
+            **train_plan.describe(
+                self.build_model(),
+                train_plan.batch_shape(self.batch_size, self.data.features),
+                train_plan.choose_devices(self.num_model, self.axis_rules),
+                pattern=self.pattern,
+                tx=self.optimizer.make(self.train_steps),
+            ),
             "files": f"{self.expert_dir('<expert>')}, {self.work_dir('<expert>')}",
         }
 
@@ -199,6 +194,11 @@ class Train(Run):
             folder = self.path(self.initial_checkpoint_path)
             shape = bases.model_config(bases.read_manifest(folder))
         return dataclasses.replace(shape, dropout_rate=float(self.dropout_rate))
+
+    def build_model(self) -> t5.T5:
+        """Returns the network that trains, computed as `execution` says."""
+        shape = self.execution.applied_to(self.model_config())
+        return bases.build_model(shape, self.adapter)
 
     def run(self) -> None:
         """Trains what is not finished.
@@ -264,7 +264,7 @@ class _Trainer:
     def __init__(self, run: Train, data: task_data.OpenedData) -> None:
         self._run, self._data = run, data
         self._mesh = meshes.make_mesh(num_model=run.num_model)
-        self._model = bases.build_model(run.model_config(), run.adapter)
+        self._model = run.build_model()
         self._base = None
         if run.initial_checkpoint_path:
             self._base = bases.load_base(run.path(run.initial_checkpoint_path))

@@ -104,14 +104,16 @@ def main():
             times[name].append(secs_of(take))
     best = {name: min(each) for name, each in times.items()}
     num_tokens = sizes.batch_size * (sizes.inputs_length + sizes.targets_length)
+    params = t5.param_shapes(t5.T5(shape))
+    flops = cost.train_flops(shape, sizes, trainable=params, frozen={})
     row = {
         "benchmark": "train_step",
         "dtype": args.dtype,
-        "num_params": trees.count_params(t5.param_shapes(t5.T5(shape))),
+        "num_params": trees.count_params(params),
         "matmul_gflops": round(matmul_gflops(128 if args.tiny else 2048), 1),
     }
     for name, (wall_secs, cpu_secs) in best.items():
-        gflops = cost.train_flops(shape, sizes) / wall_secs / 1e9
+        gflops = flops / wall_secs / 1e9
         row |= {
             f"{name}_tokens_per_sec": round(num_tokens / wall_secs, 1),
             f"{name}_step_secs": round(wall_secs, 4),

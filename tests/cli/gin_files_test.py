@@ -6,7 +6,7 @@ import re
 import pytest
 
 from elm_jax.cli import gin_flags
-from elm_jax.runs import convert, evaluate, export, library, merge, report, tasks, train
+from elm_jax.runs import convert, evaluate, library, merge, report, tasks, train
 
 ROOT = pathlib.Path(__file__).parents[2]
 BINARIES = {
@@ -19,12 +19,7 @@ BINARIES = {
     ),
     "elm_eval": (evaluate.Evaluate,),
     "elm_merge": (merge.Merge,),
-    "elm_convert": (
-        convert.ImportT5X,
-        convert.ImportHuggingFace,
-        export.ExportHuggingFace,
-        export.ExportT5X,
-    ),
+    "elm_convert": (convert.ImportT5X, convert.ImportHuggingFace),
     "elm_report": (report.Report,),
     "elm_tasks": (tasks.ListTasks, tasks.FetchTemplates, tasks.TrainVocabulary),
 }
@@ -82,3 +77,16 @@ def test_experts_that_a_gin_file_names_are_trained_by_another():
         named |= set(re.findall(r"\w+_experts/\w+", path.read_text()))
     assert named
     assert named <= trained
+
+
+def test_a_training_may_compute_its_base_in_another_way():
+    run, _, _ = gin_flags.build_run(
+        (train.Train,),
+        gin_files=["gin/t5/prompt_experts.gin", "gin/parts/execution.gin"],
+        bindings=[
+            "MODEL_DIR = 'anywhere'",
+            "config.Execution.attention = 'dot_product'",
+            "train.Train.dropout_rate = 0.0",
+        ],
+    )
+    assert run.execution.attention == "dot_product"

@@ -1,0 +1,94 @@
+"""Bytes per device and operations per step, of T5-XL as the paper trained it."""
+
+import dataclasses
+import math
+
+import pytest
+
+from elm_jax import trees
+from elm_jax.model import config, cost, t5
+from elm_jax.peft import adapters, experts
+from elm_jax.runs import train_plan
+from elm_jax.training import optimizers
+
+XL = config.T5Config(
+    vocab_size=32128,
+    emb_dim=2048,
+    num_heads=32,
+    head_dim=64,
+    mlp_dim=5120,
+    num_encoder_layers=24,
+    num_decoder_layers=24,
+    dtype="bfloat16",
+    remat="layer",
+)
+NUM_BASE = 2_849_757_184
+NUM_PROMPT = 25_618_432  # adapters and layer norms, as the paper counts
+BATCH = cost.Shape(batch_size=8, inputs_length=512, targets_length=128)
+ONE = train_plan.Devices(num_data=1, num_model=1, axis_rules="data")
+
+
+def parts_of(kind, devices, tx, shape=XL):
+    spec = adapters.AdapterSpec(reduction_factor=32)
+    adapter_fn = spec.adapter_fn(shape.emb_dim) if kind == "prompt" else None
+    model = t5.T5(shape, adapter_fn)
+    pattern = experts.trainable_pattern(kind)
+    trainable, frozen = trees.split(t5.param_shapes(model), pattern)
+    parts = train_plan.bytes_per_device(
+        shape, BATCH, devices, tx=tx.make(10), trainable=trainable, frozen=frozen
+    )
+    plan = train_plan.describe(model, BATCH, devices, pattern=pattern, tx=tx.make(10))
+    return parts, plan
+
+
+def test_a_prompt_expert_keeps_base_once_and_optimiser_state_for_its_own():
+    parts, plan = parts_of("prompt", ONE, optimizers.AdamW())
+    num_norms = NUM_PROMPT - (48 * 2) * (2 * 2048 * 64 + 64 + 2048)
+    assert parts["frozen parameters"] == 4 * (NUM_BASE - num_norms)
+    assert parts["trained parameters"] == parts["gradients"] == 4 * NUM_PROMPT
+    assert 8 * NUM_PROMPT <= parts["optimiser"] < 8.01 * NUM_PROMPT  # two moments
+    assert plan["trained per expert"] == f"{NUM_PROMPT:,}"
+    assert "frozen parameters 10.62 GiB" in plan["bytes per device, about"]
+
+
+def test_a_dataset_expert_is_shared_among_devices_but_for_its_norms():
+    devices = train_plan.Devices(num_data=2, num_model=4, axis_rules="data_model")
+    one, _ = parts_of("dataset", ONE, optimizers.Adafactor())
+    parts, plan = parts_of("dataset", devices, optimizers.Adafactor())
+    assert parts["frozen parameters"] == 0
+    assert one["trained parameters"] == 4 * NUM_BASE
+    assert NUM_BASE <= parts["trained parameters"] < 1.001 * NUM_BASE
+    # Factored second moments: a row and a column instead of a matrix.
+    assert parts["optimiser"] < 0.01 * parts["trained parameters"]
+    assert parts["activations"] < one["activations"] / 2
+    assert plan["devices"].startswith("2 (data) x 4 (model) by rules 'data_model'")
+
+
+def test_a_prompt_expert_costs_less_than_a_dataset_expert():
+    plain = dataclasses.replace(XL, remat="none")
+    prompt, dataset = (
+        float(parts_of(kind, ONE, tx, plain)[1][key].split()[0])
+        for kind, tx in (
+            ("prompt", optimizers.AdamW()),
+            ("dataset", optimizers.Adafactor()),
+        )
+        for key in ("FLOPs per step, at most",)
+    )
+    assert 0.64 < prompt / dataset < 0.72
+    # The usual rule of thumb: 6 operations per parameter and token.
+    for_targets = 128 * 8 * 6 * NUM_BASE / 2
+    assert math.isclose(dataset, for_targets + 512 * 8 * 3 * NUM_BASE, rel_tol=0.2)
+
+
+def test_more_devices_than_this_machine_has_can_be_planned():
+    devices = train_plan.choose_devices(64, "data_model")
+    assert (devices.num_data, devices.num_model) == (1, 64)
+    devices = train_plan.choose_devices(16, "data_model")
+    _, plan = parts_of("dataset", devices, optimizers.Adafactor())
+    assert plan["devices"].endswith("; this machine has 8")
+
+
+@pytest.mark.parametrize("num_model", [1, 2, 8])
+def test_devices_of_this_machine_are_all_used(num_model):
+    devices = train_plan.choose_devices(num_model, "data_model")
+    assert devices.count == 8
