@@ -12,7 +12,7 @@ step=0
 start=$SECONDS
 run() {
   step=$((step + 1))
-  printf '\n[%d/14] %s (%d s so far)\n' "$step" "$1" "$((SECONDS - start))"
+  printf '\n[%d/13] %s (%d s so far)\n' "$step" "$1" "$((SECONDS - start))"
   shift
   local binary=$1 gin_file=$2
   shift 2
@@ -21,7 +21,6 @@ run() {
 
 run "base: span corruption on unlabelled pocket text" elm_train base
 run "prompt experts: adapters and layer norms, one per prompt" elm_train prompt_experts
-run "prompt experts for paraphrases, which learn late" elm_train paraphrase_experts
 run "dataset experts: all parameters, one per dataset" elm_train dataset_experts
 run "multitask baseline: all prompts, the same token budget" elm_train multitask
 run "library: 100 keys for each prompt expert" elm_library library

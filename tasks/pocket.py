@@ -66,7 +66,7 @@ DATASETS = (
         "Inference",
         "unseen",
         "accuracy",
-        "does_it_follow right_or_not",
+        "what_follows which_claim",
     ),
     _dataset(
         "senses", "Word Sense", "unseen", "accuracy", "kind_of_thing in_this_sentence"

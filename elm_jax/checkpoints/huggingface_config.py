@@ -113,7 +113,7 @@ def from_fields(model: Mapping[str, Any], dtype: str) -> dict[str, Any]:
         "decoder_start_token_id": 0,
         "pad_token_id": 0,
         "eos_token_id": 1,
-        "torch_dtype": dtype,
+        "dtype": dtype,
     }
 
 

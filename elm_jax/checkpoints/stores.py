@@ -131,47 +131,55 @@ def create(kvstore: Any, leaf: Leaf, dtype: np.dtype, compressor: Any) -> Any:
     return ts.open(spec, create=True, open=False).result()
 
 
-def write_item(
-    folder: pathlib.Path,
-    leaves: Mapping[str, Leaf],
-    *,
-    dtype_of: Callable[[str], np.dtype],
-    on_block: Callable[[str, np.ndarray], None],
-    value_metadata: Callable[[Leaf], Mapping[str, Any]],
-) -> None:
-    """Writes an Orbax item part by part; Orbax reads it as one of its own.
+class ItemWriter:
+    """Writes an Orbax item array by array; Orbax reads it as one of its own.
 
     Args:
       folder: Of the item; made here.
-      leaves: By `/`-joined name; written in sorted order.
-      dtype_of: Says in which dtype to write a leaf.
-      on_block: Called with the leaf's name and each part, in the dtype written.
-      value_metadata: What Orbax keeps of a leaf, its type above all.
     """
-    folder.mkdir(parents=True)
-    root, tree = as_url(folder), {}
-    for name, leaf in sorted(leaves.items()):
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        folder.mkdir(parents=True)
+        self._folder, self._root = folder, as_url(folder)
+        self._tree: dict[str, Any] = {}
+
+    def write(
+        self,
+        name: str,
+        leaf: Leaf,
+        dtype: np.dtype,
+        value_metadata: Mapping[str, Any],
+        on_block: Callable[[np.ndarray], None],
+    ) -> None:
+        """Writes one array part by part.
+
+        Args:
+          name: Its `/`-joined name.
+          leaf: Its parts.
+          dtype: In which to write it.
+          value_metadata: What Orbax keeps of it, its type above all.
+          on_block: Called with each part, in the dtype written.
+        """
         keys = name.split("/")
-        kvstore = {"driver": "ocdbt", "base": root, "path": f"{'.'.join(keys)}/"}
-        dtype = dtype_of(name)
-        copy_leaf(
-            create(kvstore, leaf, dtype, ORBAX_COMPRESSOR),
-            leaf,
-            dtype,
-            lambda block, name=name: on_block(name, block),
-        )
-        tree[str(tuple(keys))] = {
+        path = f"{'.'.join(keys)}/"
+        kvstore = {"driver": "ocdbt", "base": self._root, "path": path}
+        store = create(kvstore, leaf, dtype, ORBAX_COMPRESSOR)
+        copy_leaf(store, leaf, dtype, on_block)
+        self._tree[str(tuple(keys))] = {
             "key_metadata": [{"key": key, "key_type": 2} for key in keys],
-            "value_metadata": dict(value_metadata(leaf)),
+            "value_metadata": dict(value_metadata),
         }
-    facts = {
-        "tree_metadata": tree,
-        "use_ocdbt": True,
-        "use_zarr3": False,
-        "store_array_data_equal_to_fill_value": True,
-        "custom_metadata": None,
-    }
-    (folder / ITEM_FILE).write_text(json.dumps(facts))
+
+    def finish(self) -> None:
+        """Writes what makes it an item."""
+        facts = {
+            "tree_metadata": dict(sorted(self._tree.items())),
+            "use_ocdbt": True,
+            "use_zarr3": False,
+            "store_array_data_equal_to_fill_value": True,
+            "custom_metadata": None,
+        }
+        (self._folder / ITEM_FILE).write_text(json.dumps(facts))
 
 
 def copy_leaf(

@@ -3,7 +3,6 @@
 import json
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,8 @@ from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest, stores
 from elm_jax.checkpoints.manifest import Manifest
 from elm_jax.checkpoints.tensors import Leaf
+
+_AS_NUMPY = {"value_type": "np.ndarray", "skip_deserialize": False}
 
 
 def save_base(
@@ -39,33 +40,23 @@ def save_base(
     """
     final = pathlib.Path(folder).expanduser().absolute()
     experts.check_is_new(final)
-    fingerprint, started, done = trees.Fingerprint(), set(), 0
+    fingerprint, done = trees.Fingerprint(), 0
 
-    def on_block(name: str, block: np.ndarray) -> None:
+    def on_block(block: np.ndarray) -> None:
         nonlocal done
-        if name not in started:
-            started.add(name)
-            fingerprint.start(name, leaves[name].shape, dtype)
         fingerprint.add(block)
         done += block.nbytes
         on_bytes(done)
 
     with experts.new_folder(final) as partial:
-        stores.write_item(
-            partial / experts.PARAMS,
-            leaves,
-            dtype_of=lambda _: dtype,
-            on_block=on_block,
-            value_metadata=_as_numpy,
-        )
+        item = stores.ItemWriter(partial / experts.PARAMS)
+        for name, leaf in sorted(leaves.items()):
+            fingerprint.start(name, leaf.shape, dtype)
+            item.write(name, leaf, dtype, _AS_NUMPY, on_block)
+        item.finish()
         info = make_manifest(fingerprint.text)
         manifest.write_manifest(partial, info)
     return info
-
-
-def _as_numpy(leaf: Leaf) -> dict[str, Any]:
-    del leaf
-    return {"value_type": "np.ndarray", "skip_deserialize": False}
 
 
 def open_expert(folder: str | pathlib.Path) -> tuple[dict[str, Leaf], Manifest]:

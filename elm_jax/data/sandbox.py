@@ -9,7 +9,7 @@ grow in one step (`*`, `**`, `%`, `join`, `replace`) is paid before it is made.
 """
 
 import types
-from collections.abc import Mapping, MappingView
+from collections.abc import ItemsView, KeysView, Mapping, ValuesView
 from typing import Any
 
 import jinja2
@@ -130,7 +130,7 @@ class Environment(sandbox.SandboxedEnvironment):
         result = obj(*args, **kwargs)
         if getattr(obj, "__name__", "") in MUTATORS:
             budget.charge(owner)
-        if isinstance(result, MappingView):
+        if isinstance(result, (ItemsView, KeysView, ValuesView)):
             result = list(result)
         return budget.charge(result)
 

@@ -59,6 +59,19 @@ def load_base(folder: pathlib.Path) -> Base:
     return Base(info.name, shape, params, fingerprint)
 
 
+def check_fits(info: manifest.Manifest, base: manifest.Manifest) -> None:
+    """Raises FingerprintError unless an expert was trained on a base."""
+    if info.base_fingerprint != base.base_fingerprint:
+        raise errors.FingerprintError(
+            errors.explain(
+                found=f"expert {info.name!r} of base {info.base_name!r} "
+                f"({info.base_fingerprint})",
+                expected=f"one of base {base.name!r} ({base.base_fingerprint})",
+                do="Name the base that the expert names",
+            )
+        )
+
+
 def model_config(info: manifest.Manifest) -> config.T5Config:
     """Returns the model shape that a manifest records, or raises CheckpointError."""
     return _from_json(config.T5Config, info.model, info.name)

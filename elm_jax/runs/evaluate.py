@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
-import rich
+import rich.console
 from rich.table import Table
 
 from elm_jax import errors
@@ -229,24 +229,41 @@ class Job(NamedTuple):
 
 
 def _print_tables(rows: list[results.ResultRow]) -> None:
-    """Prints each candidate's mean over prompts by dataset, one table per split."""
+    """Prints each candidate's mean over prompts by dataset, one table per split.
+
+    Experts scored on their own tasks have a score in one column each: they are
+    listed, a line for every score.
+    """
     for split in dict.fromkeys(row.split for row in rows):
         shown = [r for r in rows if r.split == split and r.metric in _MAIN_METRICS]
-        columns = sorted({(row.dataset, row.metric) for row in shown})
-        names = text.without_common_prefix([dataset for dataset, _ in columns])
+        values: dict[tuple[str, str, str], list[float]] = {}
+        for row in shown:
+            key = (row.expert, row.dataset, row.metric)
+            values.setdefault(key, []).append(row.value)
+        means = {key: f"{sum(v) / len(v):.1f}" for key, v in values.items()}
+        columns = sorted({(dataset, metric) for _, dataset, metric in means})
         table = Table(title=f"{split}: percent, mean over prompts")
         table.add_column("expert", no_wrap=True)
-        for name, (_, metric) in zip(names, columns, strict=True):
-            table.add_column(f"{name} {metric}")
-        for expert in dict.fromkeys(row.expert for row in shown):
-            values: dict[tuple[str, str], list[float]] = {}
-            for row in (row for row in shown if row.expert == expert):
-                values.setdefault((row.dataset, row.metric), []).append(row.value)
-            means = {column: sum(v) / len(v) for column, v in values.items()}
-            cells = [f"{means[c]:.1f}" if c in means else "" for c in columns]
-            table.add_row(expert, *cells)
-        rich.print(table)
+        if len(columns) > _MOST_COLUMNS:
+            for name in ("dataset", "metric", "score"):
+                table.add_column(name, no_wrap=True)
+            for key, mean in means.items():
+                table.add_row(*key, mean)
+        else:
+            names = text.without_common_prefix([dataset for dataset, _ in columns])
+            for name, (_, metric) in zip(names, columns, strict=True):
+                table.add_column(f"{name} {metric}")
+            for expert in dict.fromkeys(row.expert for row in shown):
+                cells = [means.get((expert, *column), "") for column in columns]
+                table.add_row(expert, *cells)
+        console = rich.console.Console()
+        # A log file has no width of its own, and may be as wide as the table.
+        width = console.width if console.is_terminal else _LOG_WIDTH
+        console.print(table, width=width)
 
+
+_MOST_COLUMNS = 6
+_LOG_WIDTH = 120
 
 # One of each kind of task, for the table; all metrics are in the rows.
 _MAIN_METRICS = ("accuracy", "rougeL", "bleu", "f1")

@@ -14,7 +14,7 @@ from tasks.pocket_world import words
 
 Row = dict[str, Any]
 
-SEED = 2302
+SEED = 2303
 SPLIT_SIZES = {"train": 600, "validation": 160, "test": 200}
 
 
@@ -134,17 +134,18 @@ def moods(rng: random.Random) -> Row:
 
 
 def paraphrases(rng: random.Random) -> Row:
-    """Two sentences, and whether they say the same (0) or not (1)."""
-    scene, elsewhere = rng.sample(words.SCENES, 2)
-    name, stranger = rng.sample(words.NAMES, 2)
-    deed = rng.choice(scene.deeds)
-    label = rng.randrange(2)
-    told, place = deed.clause, scene.place
-    if label:
-        told, place = rng.choice(elsewhere.deeds).clause, elsewhere.place
-    second = rng.choice((f"At the {place} {name} {told}.", f"{name} {told} there."))
-    first = f"{name} {deed.clause} at the {scene.place}, said {stranger}."
-    return {"first": first, "second": second, "label": label}
+    """A sentence, and others of which one says the same in other words."""
+    pair, *others = rng.sample(words.SYNONYMS, len(words.SYNONYMS))
+    told, same = rng.sample(pair, 2)
+    name, thing = rng.choice(words.NAMES), rng.choice(words.THINGS)
+    place = rng.choice(words.SCENES).place
+    wrong = [rng.choice(other) for other in others]
+    choices, label = _options(rng, same, wrong, sizes=(2, 3))
+    return {
+        "sentence": f"{name} {told} the {thing} at the {place}.",
+        "choices": [f"{name} {verb} the {thing} there" for verb in choices],
+        "label": label,
+    }
 
 
 def topics(rng: random.Random) -> Row:
@@ -219,18 +220,18 @@ def referents(rng: random.Random) -> Row:
 
 
 def inferences(rng: random.Random) -> Row:
-    """A premise and a claim that follows from it (0) or does not (1)."""
-    scene, elsewhere = rng.sample(words.SCENES, 2)
+    """A premise, and claims of which one follows from it."""
+    scene, *others = rng.sample(words.SCENES, len(words.SCENES))
     name = rng.choice(words.NAMES)
-    label = rng.randrange(2)
     first, second = rng.sample(scene.deeds, 2)
-    told = rng.choice(elsewhere.deeds) if label else rng.choice((first, second))
-    place = (elsewhere if label else scene).place
-    premise = f"{name} {first.clause} and {second.clause} at the {scene.place}."
-    claim = rng.choice(
-        (f"{name} {told.clause}.", f"At the {place} {name} {told.clause}.")
-    )
-    return {"premise": premise, "claim": claim, "label": label}
+    told = rng.choice((first, second)).clause
+    wrong = [rng.choice(other.deeds).clause for other in others]
+    choices, label = _options(rng, told, wrong, sizes=(2, 3))
+    return {
+        "premise": f"{name} {first.clause} and {second.clause} at the {scene.place}.",
+        "choices": [f"{name} {claim}" for claim in choices],
+        "label": label,
+    }
 
 
 def senses(rng: random.Random) -> Row:

@@ -24,7 +24,7 @@ from elm_jax.data import templates
 from tasks import pocket
 from tasks.pocket_world import prose
 
-SIZE = 480
+SIZE = 476
 NUM_DOCUMENTS = 8_000
 NUM_ROWS = 200
 

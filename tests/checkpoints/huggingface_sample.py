@@ -1,6 +1,7 @@
 """A small T5 as Hugging Face stores it, written by safetensors itself."""
 
 import json
+import pathlib
 
 import numpy as np
 import safetensors.numpy
@@ -9,6 +10,7 @@ from elm_jax import trees
 from elm_jax.checkpoints import huggingface, huggingface_config, tensors
 from elm_jax.model import config, t5
 
+GOLDEN = pathlib.Path(__file__).with_name("huggingface_golden.json")
 CONFIG = config.T5Config(
     vocab_size=11,
     emb_dim=6,

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from elm_jax.cli import gin_flags
-from elm_jax.runs import convert, evaluate, library, merge, report, tasks, train
+from elm_jax.runs import convert, evaluate, export, library, merge, report, tasks, train
 
 ROOT = pathlib.Path(__file__).parents[2]
 BINARIES = {
@@ -19,7 +19,12 @@ BINARIES = {
     ),
     "elm_eval": (evaluate.Evaluate,),
     "elm_merge": (merge.Merge,),
-    "elm_convert": (convert.ImportT5X, convert.ImportHuggingFace),
+    "elm_convert": (
+        convert.ImportT5X,
+        convert.ImportHuggingFace,
+        export.ExportHuggingFace,
+        export.ExportT5X,
+    ),
     "elm_report": (report.Report,),
     "elm_tasks": (tasks.ListTasks, tasks.FetchTemplates, tasks.TrainVocabulary),
 }

@@ -1,0 +1,109 @@
+"""Weights go in and come out by runs, bit for bit."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import t5x
+from elm_jax.model import config
+from elm_jax.runs import bases, convert, export
+
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "t5x_tiny"
+MODEL = config.T5Config(
+    vocab_size=384,
+    emb_dim=32,
+    num_heads=2,
+    head_dim=16,
+    mlp_dim=64,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+)
+
+
+def import_t5x(folder, source="plain_legacy_noopt", **changes):
+    run = convert.ImportT5X(
+        model_dir=str(folder),
+        t5x_path=str(FIXTURES / source / "checkpoint_3"),
+        model=MODEL,
+        base_name="base",
+        **changes,
+    )
+    run.run()
+    return folder / "base"
+
+
+def test_a_base_goes_to_hugging_face_and_back(tmp_path):
+    base = import_t5x(tmp_path / "a")
+    run = export.ExportHuggingFace(
+        model_dir=str(tmp_path / "a"), expert_path=str(base), max_shard_bytes=100_000
+    )
+    assert "bytes to write, at most" in run.plan()
+    run.run()
+    again = convert.ImportHuggingFace(
+        model_dir=str(tmp_path / "b"),
+        huggingface_path=str(tmp_path / "a/huggingface/base"),
+        base_name="base",
+        dtype="float32",
+    )
+    assert again.plan()["bytes to read"] == run.plan()["bytes to read"]
+    again.run()
+    one, other = bases.load_base(base), bases.load_base(tmp_path / "b" / "base")
+    assert one.fingerprint == other.fingerprint
+    assert one.config == other.config
+
+
+@pytest.mark.parametrize("file_format", ["legacy", "orbax"])
+def test_a_base_goes_to_t5x_and_back(tmp_path, file_format):
+    base = import_t5x(tmp_path)
+    export.ExportT5X(
+        model_dir=str(tmp_path), expert_path=str(base), file_format=file_format
+    ).run()
+    params, step = t5x.load_t5x(tmp_path / "t5x" / "base" / "checkpoint_3")
+    assert step == 3
+    assert trees.fingerprint(params) == bases.load_base(base).fingerprint
+
+
+def test_bfloat16_stays_so_on_disk_and_is_float32_in_memory(tmp_path):
+    kept = import_t5x(tmp_path / "kept", "plain_legacy_bf16")
+    wide = import_t5x(tmp_path / "w", "plain_legacy_bf16", storage_dtype="float32")
+    kept_bytes, wide_bytes = (
+        sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        for folder in (kept, wide)
+    )
+    assert kept_bytes < wide_bytes
+    one, other = bases.load_base(kept), bases.load_base(wide)
+    assert trees.fingerprint(one.params) == trees.fingerprint(other.params)
+    assert one.fingerprint != other.fingerprint
+    leaves = trees.flatten(one.params).values()
+    assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float32)}
+
+
+def test_a_model_of_another_shape_is_refused_before_anything_is_written(tmp_path):
+    run = convert.ImportT5X(
+        model_dir=str(tmp_path),
+        t5x_path=str(FIXTURES / "scan_legacy_noopt" / "checkpoint_3"),
+        model=MODEL,
+        base_name="base",
+    )
+    with pytest.raises(errors.CheckpointError, match="rel_embedding"):
+        run.run()
+    assert not list(tmp_path.iterdir())
+
+
+def test_plans_say_what_is_read_and_written_and_how_much_disk_is_free(tmp_path):
+    run = convert.ImportT5X(
+        model_dir=str(tmp_path / "not" / "there"),
+        t5x_path=str(FIXTURES / "plain_legacy_bf16" / "checkpoint_3"),
+        model=MODEL,
+        base_name="base",
+    )
+    plan = run.plan()
+    assert plan["bytes to read"] == plan["bytes to write, at most"] == "148.48 kB"
+    assert "GB" in str(plan["free disk"])
+    assert not list(tmp_path.iterdir())
+    absent = convert.ImportHuggingFace(
+        model_dir=str(tmp_path), huggingface_path="owner/name", base_name="base"
+    )
+    assert absent.plan()["model"] == "read after downloading"

@@ -1,0 +1,72 @@
+"""What cannot be exported whole is refused with the way that it can."""
+
+import dataclasses
+
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import experts, huggingface_files, manifest
+from elm_jax.model import config, t5
+from elm_jax.runs import export
+
+MODEL = config.T5Config(
+    vocab_size=11,
+    emb_dim=6,
+    num_heads=2,
+    head_dim=4,
+    mlp_dim=10,
+    num_encoder_layers=2,
+    num_decoder_layers=1,
+)
+
+
+def save(folder, params, **changes):
+    facts = {
+        "name": folder.name,
+        "kind": "dataset",
+        "base_name": "base",
+        "base_fingerprint": "0" * 16,
+        "model": dataclasses.asdict(MODEL),
+        "trainable_pattern": ".*",
+    }
+    info = manifest.Manifest(**(facts | changes))
+    experts.save_expert(folder, params, info)
+    return str(folder)
+
+
+def run(tmp_path, **fields):
+    made = export.ExportHuggingFace(model_dir=str(tmp_path / "out"), **fields)
+    made.run()
+    return made
+
+
+def test_adapters_are_refused_with_the_way_to_export_them(tmp_path):
+    params = t5.init_params(t5.T5(MODEL), seed=0)
+    path = save(tmp_path / "x", params, kind="prompt", adapter={"kind": "lora"})
+    with pytest.raises(errors.CheckpointError, match="PEFT"):
+        run(tmp_path, expert_path=path)
+
+
+def test_an_expert_of_norms_is_joined_with_its_base(tmp_path):
+    base = t5.init_params(t5.T5(MODEL), seed=0)
+    norms, _ = trees.split(t5.init_params(t5.T5(MODEL), seed=1), "norm")
+    norms = trees.unflatten({n: leaf + 1 for n, leaf in trees.flatten(norms).items()})
+    fingerprint = trees.fingerprint(base)
+    base_path = save(tmp_path / "base", base, kind="base", base_fingerprint=fingerprint)
+    path = save(tmp_path / "norms", norms, base_fingerprint=fingerprint)
+    with pytest.raises(errors.CheckpointError, match="missing: .*token_embedder"):
+        run(tmp_path, expert_path=path)
+    run(tmp_path, expert_path=path, initial_checkpoint_path=base_path)
+    tensors = huggingface_files.open_folder(tmp_path / "out/huggingface/norms").tensors
+    assert (tensors["encoder.final_layer_norm.weight"].read() == 2).all()
+    found = tensors["shared.weight"].read()
+    assert (found == base["token_embedder"]["embedding"]).all()
+
+
+def test_an_expert_of_another_base_is_not_joined(tmp_path):
+    params = t5.init_params(t5.T5(MODEL), seed=0)
+    fingerprint = trees.fingerprint(params)
+    base = save(tmp_path / "base", params, kind="base", base_fingerprint=fingerprint)
+    path = save(tmp_path / "x", params, base_fingerprint="1" * 16)
+    with pytest.raises(errors.FingerprintError, match="Name the base"):
+        run(tmp_path, expert_path=path, initial_checkpoint_path=base)
