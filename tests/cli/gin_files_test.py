@@ -1,9 +1,13 @@
 """Every gin file outside gin/parts builds its run with a work folder alone."""
 
+import importlib
+import importlib.util
+import inspect
 import pathlib
 import re
 
 import pytest
+from gin import config_parser
 
 from elm_jax.cli import gin_flags
 from elm_jax.runs import convert, evaluate, export, library, merge, report, tasks, train
@@ -31,8 +35,15 @@ BINARIES = {
 FILES = [
     path.relative_to(ROOT).as_posix()
     for path in sorted(ROOT.glob("gin/**/*.gin"))
-    if "parts" not in path.parts
+    if not {"parts", "t5x"} & set(path.parts)
 ]
+# Run by T5X's programs, which are not installed here.
+T5X_FILES = [path.relative_to(ROOT).as_posix() for path in ROOT.glob("gin/t5x/*.gin")]
+T5X_PROGRAMS = {
+    "train": "MODEL_DIR",
+    "eval": "EVAL_OUTPUT_DIR",
+    "infer": "INFER_OUTPUT_DIR",
+}
 
 
 def header(name):
@@ -95,3 +106,54 @@ def test_a_training_may_compute_its_base_in_another_way():
         ],
     )
     assert run.execution.attention == "dot_product"
+
+
+def statements(name):
+    class Words(config_parser.ParserDelegate):
+        def configurable_reference(self, scoped_name, evaluate):
+            return f"@{scoped_name}{'()' if evaluate else ''}"
+
+        def macro(self, name):
+            return f"%{name}"
+
+    return list(config_parser.ConfigParser((ROOT / name).read_text(), Words()))
+
+
+@pytest.mark.parametrize("name", T5X_FILES)
+def test_what_t5x_gin_files_name_of_ours_is_there(name):
+    ours = {}
+    bindings = []
+    for statement in statements(name):
+        if isinstance(statement, config_parser.ImportStatement):
+            package = statement.module.split(".")[0]
+            if package not in ("__gin__", "t5x", "seqio"):
+                ours[statement.bound_name()] = importlib.import_module(statement.module)
+        elif isinstance(statement, config_parser.IncludeStatement):
+            assert (
+                statement.filename.startswith("t5x/")
+                or (ROOT / statement.filename).is_file()
+            )
+        elif isinstance(statement, config_parser.BindingStatement):
+            bindings.append(statement)
+    for binding in bindings:
+        if binding.selector == "MIXTURE_OR_TASK_MODULE":
+            assert importlib.util.find_spec(binding.value)
+        module, _, function = binding.selector.rpartition(".")
+        if module in ours:
+            fn = getattr(ours[module], function)
+            assert binding.arg_name in inspect.signature(fn).parameters
+
+
+@pytest.mark.parametrize("program", T5X_PROGRAMS)
+def test_a_t5x_gin_file_gives_its_command_and_takes_our_tasks(program):
+    name = f"gin/t5x/{program}.gin"
+    text = header(name)
+    assert f"python -m t5x.{program} " in text
+    assert f"--gin_file={name}" in text
+    assert f"--gin.{T5X_PROGRAMS[program]}=" in text
+    includes = [
+        statement.filename
+        for statement in statements(name)
+        if isinstance(statement, config_parser.IncludeStatement)
+    ]
+    assert includes[-1] == "gin/t5x/tasks.gin"  # after T5X's, whose None it replaces

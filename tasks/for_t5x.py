@@ -1,0 +1,61 @@
+"""Our tasks for T5X: what its gin files name as module and call for a task's name.
+
+    from tasks import for_t5x
+    MIXTURE_OR_TASK_MODULE = "tasks.for_t5x"
+    MIXTURE_OR_TASK_NAME = @for_t5x.registered()
+    for_t5x.registered.name = "pocket_kinds"
+
+Importing adds the embedded suite and the datasets of the paper to our registry;
+`registered` adds what is asked for to SeqIO's, where T5X looks.
+"""
+
+from elm_jax import errors
+from elm_jax.data import seqio_tasks, tasks, vocabulary
+from elm_jax.evaluation import metrics
+from tasks import original, pocket
+
+SUITES = (original, pocket)  # imported for what they register
+
+
+def registered(
+    name: str,
+    *,
+    vocabulary_file: str | None = None,
+    extra_ids: int = 100,
+    data_dir: str = "",
+    templates_dir: str = "",
+    inputs_eos: bool = True,
+) -> str:
+    """Returns a task's or mixture's name, known to SeqIO from now on.
+
+    Args:
+      name: Of ours.
+      vocabulary_file: A SentencePiece model; the embedded suite's own if None.
+      extra_ids: Number of sentinels that the vocabulary gets; T5 has 100.
+      data_dir: Where the datasets of the paper lie.
+      templates_dir: Where PromptSource's templates were unpacked.
+      inputs_eos: Whether inputs end with the end token.
+
+    Raises:
+      ConfigError: There is no such task or mixture.
+    """
+    used = pocket.VOCABULARY
+    if vocabulary_file is not None:
+        used = vocabulary.SentencePiece(vocabulary_file, extra_ids)
+    names = seqio_tasks.register_with_seqio(
+        name,
+        vocabulary=used,
+        # T5X gives the lengths itself.
+        features=tasks.Features(inputs_eos=inputs_eos),
+        places=tasks.Places("", data_dir=data_dir, templates_dir=templates_dir),
+        metric_fns={name: metric.fn for name, metric in metrics.METRICS.items()},
+    )
+    if name not in names:
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"{name!r}, which stands for {', '.join(names) or 'nothing'}",
+                expected="the name of one task or mixture",
+                do="Choose one that `elm_tasks` lists",
+            )
+        )
+    return name
