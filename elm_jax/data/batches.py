@@ -7,7 +7,7 @@ and a prefetching thread all see the same batches.
 import dataclasses
 import functools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,6 +16,9 @@ from elm_jax import errors
 from elm_jax.data import shapes as shapes_lib
 from elm_jax.data import token_store
 from elm_jax.types import PAD_ID, Batch
+
+MaxExamples = int | Mapping[str, int] | None
+"""A cap for every task, caps by task's name, or none."""
 
 # Streams of random numbers that must not repeat one another.
 _SUBSET, _WITHIN, _BETWEEN = range(3)
@@ -81,7 +84,8 @@ class Batches:
       seed: Decides order and subsets; 0 or more.
       num_shapes: Most shapes to choose from the data.
       shapes: The shapes to use instead, such as those of a whole fleet of experts.
-      max_examples: Cap per task; a larger task gives a random subset, fixed by seed.
+      max_examples: Cap per task, or caps by task; a larger task gives a random subset,
+        fixed by seed.
       shard: `(index, count)`: which equal part of each batch's rows to make, for one
         of several processes.
       shuffle: False keeps examples in order of size, for evaluation.
@@ -95,7 +99,7 @@ class Batches:
         seed: int,
         num_shapes: int = 4,
         shapes: Sequence[shapes_lib.Shape] | None = None,
-        max_examples: int | None = None,
+        max_examples: MaxExamples = None,
         shard: tuple[int, int] = (0, 1),
         shuffle: bool = True,
     ) -> None:
@@ -172,7 +176,7 @@ def eval_batches(
     *,
     batch_size: int,
     num_shapes: int = 4,
-    max_examples: int | None = None,
+    max_examples: MaxExamples = None,
 ) -> Iterator[Batch]:
     """Yields every example once, in a fixed order and few shapes.
 
@@ -209,7 +213,7 @@ class Examples:
         datasets: Sequence[token_store.TokenizedDataset],
         *,
         seed: int,
-        max_examples: int | None = None,
+        max_examples: MaxExamples = None,
     ) -> None:
         for dataset in datasets or (None,):
             if dataset is None or not dataset.columns.inputs.lengths.all():
@@ -298,9 +302,11 @@ def generator(*key: int) -> np.random.Generator:
 
 
 def _subset(
-    dataset: token_store.TokenizedDataset, seed: int, max_examples: int | None
+    dataset: token_store.TokenizedDataset, seed: int, max_examples: MaxExamples
 ) -> np.ndarray:
     """Returns row numbers of a task's share; the task's name is part of the seed."""
+    if isinstance(max_examples, Mapping):
+        max_examples = max_examples.get(dataset.name)
     if max_examples is None or len(dataset) <= max_examples:
         return np.arange(len(dataset))
     rng = generator(seed, _SUBSET, zlib.crc32(dataset.name.encode()))

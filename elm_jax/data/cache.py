@@ -5,6 +5,7 @@ file of arrays. The key is a hash of everything that shaped the content, so a ca
 is never stale: whatever changes, another folder is built. Folders appear whole.
 """
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -18,6 +19,7 @@ from elm_jax.data import (
     folders,
     rendering,
     seqio_tasks,
+    serving,
     sources,
     tasks,
     templates,
@@ -105,18 +107,24 @@ def cache_key(
         # What a user's own task does is not in sight: by SeqIO's custom, a task that
         # changes gets a new name.
         return key
-    there = rendering.source_split(task.name, task.splits, split)
-    key["source_split"] = there
-    key["source"] = task.source.fingerprint(there, data_dir=places.data_dir)
+    source = rendering.served(task, split, places)
+    key["source_split"] = dataclasses.asdict(source.part)
+    key["source"] = source.fingerprint()
+    key["served_by"] = source.name
     if isinstance(task, tasks.TextTask):
         return key | {"field": task.field}
+    if source.is_prompted:
+        return key | {"max_bad_share": task.max_bad_share}
     template = task.template.load(places.templates_dir)
     return key | {"template": template.sha256, "max_bad_share": task.max_bad_share}
 
 
 def _code_version() -> str:
     """Returns a hash of the modules whose text decides what a cache holds."""
-    modules = (rendering, seqio_tasks, sources, templates, tokenizing, vocabularies)
+    modules = (
+        *(rendering, seqio_tasks, serving, sources, templates, tokenizing),
+        vocabularies,
+    )
     digest = hashlib.sha256()
     for module in modules:
         digest.update(pathlib.Path(str(module.__file__)).read_bytes())

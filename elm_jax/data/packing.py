@@ -25,7 +25,8 @@ class PackedBatches:
       batch_size: Rows per batch, over all processes.
       features: Lengths of a row.
       seed: Decides rows, order and subsets; 0 or more.
-      max_examples: Cap per task; a larger task gives a random subset, fixed by seed.
+      max_examples: Cap per task, or caps by task; a larger task gives a random subset,
+        fixed by seed.
       shard: `(index, count)`: which equal part of each batch's rows to make.
 
     Raises:
@@ -39,7 +40,7 @@ class PackedBatches:
         batch_size: int,
         features: tasks.Features,
         seed: int,
-        max_examples: int | None = None,
+        max_examples: batches_lib.MaxExamples = None,
         shard: tuple[int, int] = (0, 1),
     ) -> None:
         batches_lib.check_sizes(batch_size, seed=seed, shard=shard)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 
 from elm_jax import errors
-from elm_jax.data import sources, tasks, templates
+from elm_jax.data import serving, sources, tasks, templates
 
 ProgressFn = Callable[[int], None]
 """Called with the number of rows done so far."""
@@ -80,6 +80,20 @@ def source_split(name: str, splits: Mapping[str, str], split: str) -> str:
     )
 
 
+def served(
+    task: tasks.Task | tasks.TextTask, split: str, places: tasks.Places
+) -> serving.Served:
+    """Returns the source that serves a task's split, by the user's order of them."""
+    protocol = f"{split}@{places.protocol}"
+    name = protocol if places.protocol and protocol in task.splits else split
+    return serving.serve(
+        task.source,
+        source_split(task.name, task.splits, name),
+        data_dir=places.data_dir,
+        order=places.sources,
+    )
+
+
 def render_split(
     task: tasks.Task | tasks.TextTask,
     split: str,
@@ -104,14 +118,14 @@ def render_split(
       TemplateError: The template is missing, does what it may not, or names a field
         that no row has.
     """
-    rows = task.source.rows(
-        source_split(task.name, task.splits, split), data_dir=places.data_dir
-    )
+    source = served(task, split, places)
     is_text = isinstance(task, tasks.TextTask)
-    template = None if is_text else task.template.load(places.templates_dir)
+    template = None
+    if not is_text and not source.is_prompted:
+        template = task.template.load(places.templates_dir)
     result = RenderedSplit()
     first_bad = ""
-    for example_id, row in enumerate(rows):
+    for example_id, row in enumerate(source.rows()):
         result.num_rows += 1
         if progress and result.num_rows % 256 == 0:
             progress(result.num_rows)
@@ -119,6 +133,9 @@ def render_split(
             result.dropped[f"skipped: {row.reason}"] += 1
             continue
         try:
+            if isinstance(row, sources.Prompted):
+                _keep_rendered(result, example_id, templates.Rendered(*row))
+                continue
             if not isinstance(row, Mapping):
                 raise templates.RowError(templates.WRONG_TYPE, "a row is no mapping")
             if is_text:
@@ -175,8 +192,23 @@ def _keep_example(
     if rendered is None:
         result.dropped[EMPTY] += 1
         return
-    check_utf8(rendered)
     if template.answer_choices is None:
+        check_utf8(rendered)
+        result.keep(example_id, rendered)
+    else:
+        _keep_rendered(result, example_id, rendered, min_choices=2)
+
+
+def _keep_rendered(
+    result: RenderedSplit,
+    example_id: int,
+    rendered: templates.Rendered,
+    *,
+    min_choices: int = 0,
+) -> None:
+    """Adds a rendered row; one with choices has the target among them."""
+    check_utf8(rendered)
+    if not rendered.choices and not min_choices:
         result.keep(example_id, rendered)
         return
     if len(rendered.choices) < 2:

@@ -6,28 +6,38 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from elm_jax.data import rendering, tasks
 from elm_jax.data import vocabulary as vocabularies
 
+SCORE_EVAL = "_score_eval"
 RenderFn = Callable[[str], rendering.RenderedSplit]
 
 
 def import_seqio() -> Any:
-    """Returns the module `seqio`, with TensorFlow kept quiet and off accelerators.
+    """Returns the module `seqio`, with TensorFlow kept quiet and off accelerators."""
+    import_tensorflow()
+    import seqio
+
+    return seqio
+
+
+def import_tensorflow() -> Any:
+    """Returns the module `tensorflow`, kept quiet and off accelerators.
 
     TensorFlow would otherwise take most of a GPU's memory from JAX.
     """
     # Read by TensorFlow while it is imported; leaves a user's own choice alone.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # Else it tells so, twice.
-    import seqio
     import tensorflow as tf
 
     for kind in ("GPU", "TPU"):
         # Too late if the user's own code has TensorFlow running there already.
         with contextlib.suppress(RuntimeError):
             tf.config.set_visible_devices([], kind)
-    return seqio
+    return tf
 
 
 def to_seqio(
@@ -67,9 +77,8 @@ def to_seqio(
         del output_features["inputs"]
     return seqio.Task(
         task.name,
-        source=seqio.FunctionDataSource(
-            functools.partial(_text_dataset, render_fn=render, is_text=is_text),
-            splits=tuple(task.splits),
+        source=_source(
+            task, functools.partial(_text_dataset, render_fn=render, is_text=is_text)
         ),
         preprocessors=[
             seqio.preprocessors.tokenize,
@@ -77,6 +86,77 @@ def to_seqio(
         ],
         output_features=output_features,
         metric_fns=list(metric_fns),
+    )
+
+
+def to_seqio_score_eval(
+    task: tasks.Task,
+    *,
+    vocabulary: vocabularies.SentencePiece,
+    features: tasks.Features,
+    places: tasks.Places,
+    render_fn: RenderFn | None = None,
+    metric_fns: Iterable[Callable[..., Any]] = (),
+) -> Any:
+    """Returns the `seqio.Task` that ranks a task's answer choices; registers nothing.
+
+    It is named `<name>_score_eval`, as T0 names it, and has one example per choice:
+    `inputs`, `targets` (the choice), `is_correct` (bool), `idx` (int32: the number of
+    the row and of the choice), `weight` (float32, 1) and `example_id`. That is what
+    `t5.evaluation.metrics.rank_classification`, and so T5X's evaluation, expects; the
+    task's postprocessor gives that metric its targets.
+
+    Args:
+      task: A prompted task whose rows have answer choices.
+      vocabulary: As for `to_seqio`.
+      features: As for `to_seqio`.
+      places: As for `to_seqio`.
+      render_fn: As for `to_seqio`.
+      metric_fns: SeqIO metric functions of `(targets, scores)`.
+    """
+    seqio = import_seqio()
+
+    render = render_fn or functools.partial(rendering.render_split, task, places=places)
+    sp = vocabulary.seqio()
+    return seqio.Task(
+        f"{task.name}{SCORE_EVAL}",
+        source=_source(task, functools.partial(_choices_dataset, render_fn=render)),
+        preprocessors=[
+            seqio.preprocessors.tokenize,
+            seqio.preprocessors.append_eos_after_trim,
+        ],
+        output_features={
+            "inputs": seqio.Feature(sp, add_eos=features.inputs_eos),
+            "targets": seqio.Feature(sp, add_eos=True),
+        },
+        postprocess_fn=score_targets,
+        metric_fns=list(metric_fns),
+    )
+
+
+def score_targets(
+    score: Any,
+    example: Mapping[str, Any] | None = None,
+    is_target: bool = False,
+    **_: Any,
+) -> Any:
+    """Returns what `t5`'s rank classification metric compares a choice's score with.
+
+    Args:
+      score: The choice's log-probability, or its text when `is_target`.
+      example: The example of the choice.
+      is_target: Whether the target is wanted and not the prediction.
+
+    Returns:
+      `(idx, is_correct, weight, number of target tokens)`, or the score itself.
+    """
+    if not is_target or example is None:
+        return score
+    return (
+        tuple(example["idx"]),
+        example["is_correct"],
+        example["weight"],
+        len(example["targets"]),
     )
 
 
@@ -90,7 +170,9 @@ def register_with_seqio(
 ) -> list[str]:
     """Adds our tasks and mixtures to SeqIO's registries, for SeqIO and T5X users.
 
-    A mixture's rates are its tasks' training sizes, capped as the mixture says.
+    A mixture's rates are its tasks' training sizes, capped as the mixture says. Every
+    task with answer choices comes once more as `<name>_score_eval`, and the ones of a
+    mixture as the mixture `<mixture>_score_eval`, at equal rates.
     What SeqIO already has under a name is left alone.
 
     Args:
@@ -99,16 +181,29 @@ def register_with_seqio(
       features: As for `to_seqio`.
       places: Where data and templates are.
       metric_fns: SeqIO metric functions by the names that tasks use; those not
-        given are left out.
+        given are left out. `rank_classification` is that of the ranking tasks.
 
     Returns:
-      The names now registered, tasks first.
+      The names now registered: tasks, mixtures, then the ranking ones of both.
     """
     seqio = import_seqio()
 
     task_names = tasks.registry.expand(names)
+    ranking: list[str] = []
     for name in task_names:
         task = tasks.registry.task(name)
+        if isinstance(task, tasks.Task) and _has_choices(task, places):
+            ranking.append(f"{name}{SCORE_EVAL}")
+            if ranking[-1] not in seqio.TaskRegistry.names():
+                rank_fn = (metric_fns or {}).get("rank_classification")
+                provider = to_seqio_score_eval(
+                    task,
+                    vocabulary=vocabulary,
+                    features=features,
+                    places=places,
+                    metric_fns=[rank_fn] if rank_fn else [],
+                )
+                seqio.TaskRegistry.add_provider(ranking[-1], provider)
         if isinstance(task, tasks.SeqioTask) or name in seqio.TaskRegistry.names():
             continue
         wanted = task.metrics if isinstance(task, tasks.Task) else ()
@@ -122,15 +217,22 @@ def register_with_seqio(
         )
         seqio.TaskRegistry.add_provider(name, provider)
     mixtures = tasks.registry.mixtures(names)
+    ranking_mixtures: list[str] = []
     for mixture in mixtures:
-        if mixture.name in seqio.MixtureRegistry.names():
-            continue
-        rate = functools.partial(
-            _size_rate, places=places, max_examples=mixture.max_examples
-        )
-        rates = [(name, rate) for name in mixture.tasks]
-        seqio.MixtureRegistry.add(mixture.name, rates)
-    return task_names + [mixture.name for mixture in mixtures]
+        names_here = set(seqio.MixtureRegistry.names())
+        ranked = [n for t in mixture.tasks if (n := f"{t}{SCORE_EVAL}") in ranking]
+        if ranked:
+            ranking_mixtures.append(f"{mixture.name}{SCORE_EVAL}")
+            if ranking_mixtures[-1] not in names_here:
+                seqio.MixtureRegistry.add(ranking_mixtures[-1], ranked, default_rate=1)
+        if mixture.name not in names_here:
+            rates = [
+                (n, functools.partial(_size_rate, places=places, cap=mixture.cap(n)))
+                for n in mixture.tasks
+            ]
+            seqio.MixtureRegistry.add(mixture.name, rates)
+    mixed = [mixture.name for mixture in mixtures]
+    return [*task_names, *mixed, *ranking, *ranking_mixtures]
 
 
 def user_task(task: tasks.SeqioTask) -> Any:
@@ -163,10 +265,53 @@ def _text_dataset(
     return dataset.from_tensor_slices(columns)
 
 
-def _size_rate(task: Any, *, places: tasks.Places, max_examples: int | None) -> float:
+def _choices_dataset(
+    split: str,
+    shuffle_files: bool,
+    seed: int | None = None,
+    *,
+    render_fn: RenderFn,
+) -> Any:
+    """Returns one element per answer choice of a split, as a tf.data.Dataset."""
+    import tensorflow as tf
+
+    dataset: Any = tf.data.Dataset
+    del shuffle_files, seed
+    rendered = render_fn(split)
+    flat = [
+        (row, number, choice, number == rendered.labels[row])
+        for row, choices in enumerate(rendered.choices)
+        for number, choice in enumerate(choices)
+    ]
+    return dataset.from_tensor_slices(
+        {
+            "inputs": [rendered.inputs[row] for row, *_ in flat],
+            "targets": [choice for *_, choice, _ in flat],
+            "is_correct": [is_correct for *_, is_correct in flat],
+            "idx": np.asarray([item[:2] for item in flat], np.int32).reshape(-1, 2),
+            "weight": np.ones(len(flat), np.float32),
+            "example_id": [rendered.example_ids[row] for row, *_ in flat],
+        }
+    )
+
+
+def _source(task: tasks.Task | tasks.TextTask, dataset_fn: Callable[..., Any]) -> Any:
+    """Returns SeqIO's source of a task's splits, those of other protocols left out."""
+    seqio = import_seqio()
+    splits = tuple(split for split in task.splits if "@" not in split)
+    return seqio.FunctionDataSource(dataset_fn, splits=splits)
+
+
+def _has_choices(task: tasks.Task, places: tasks.Places) -> bool:
+    if task.num_choices is not None:
+        return task.num_choices != 0
+    return task.template.load(places.templates_dir).answer_choices is not None
+
+
+def _size_rate(task: Any, *, places: tasks.Places, cap: int | None) -> float:
     """Returns the number of training examples of a registered task, capped."""
     size = _train_size(task.name, places)
-    return float(min(size, max_examples or size))
+    return float(size if cap is None else min(size, cap))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""Where rows come from: generated text, files of any format, TFDS, Hub datasets.
+"""Where rows come from: generated text, files of any format, TFDS.
 
 A source yields rows as plain dictionaries, in one fixed order per split; a row's
 place in that order is its example id. Constructing a source touches no disk.
@@ -12,7 +12,7 @@ import inspect
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from elm_jax import errors
 
@@ -26,10 +26,25 @@ class Skipped:
     reason: str
 
 
-class Source(Protocol):
-    """Named splits of rows, and a cheap fingerprint of what is in them."""
+class Prompted(NamedTuple):
+    """A record that is a prompt already; it needs no template."""
 
-    def rows(self, split: str, *, data_dir: str) -> Iterator[Row | Skipped]:
+    inputs: str
+    targets: str
+    choices: tuple[str, ...] = ()
+
+
+Record = Row | Prompted | Skipped
+
+
+class Source(Protocol):
+    """Named splits of records, and a cheap fingerprint of what is in them.
+
+    A source may also have `missing(split, *, data_dir) -> str`: "" if it has the
+    split, else what is missing and how to get it.
+    """
+
+    def rows(self, split: str, *, data_dir: str) -> Iterator[Record]:
         """Yields the rows of a split in a fixed order."""
         ...
 
@@ -52,7 +67,7 @@ class GeneratedRows:
     fn: Callable[[str], Iterable[Row]]
     version: str
 
-    def rows(self, split: str, *, data_dir: str) -> Iterator[Row | Skipped]:
+    def rows(self, split: str, *, data_dir: str) -> Iterator[Record]:
         """Yields what `fn(split)` gives; `data_dir` is not used."""
         del data_dir
         yield from self.fn(split)
@@ -60,10 +75,10 @@ class GeneratedRows:
     def fingerprint(self, split: str, *, data_dir: str) -> str:
         """Returns a hash of the function's name and module text and the version."""
         del data_dir
-        return _hash("generated", split, self.version, _code_of(self.fn))
+        return hash_of("generated", split, self.version, code_of(self.fn))
 
 
-Parser = Callable[[Sequence[pathlib.Path], str], Iterable[Row | Skipped]]
+Parser = Callable[[Sequence[pathlib.Path], str], Iterable[Record]]
 """`(paths, split) -> rows`."""
 
 
@@ -76,13 +91,15 @@ class FileRows:
       files: Split name to its files, relative to the data folder. A file may be
         given as `one|other`: the first that exists is read.
       origin: Where a user gets the files; part of the error when they lack.
+      is_prompted: Whether the parser yields `Prompted` records.
     """
 
     parse: Parser
     files: Mapping[str, Sequence[str]]
     origin: str
+    is_prompted: bool = False
 
-    def rows(self, split: str, *, data_dir: str) -> Iterator[Row | Skipped]:
+    def rows(self, split: str, *, data_dir: str) -> Iterator[Record]:
         """Yields the parsed rows of a split.
 
         Raises:
@@ -106,8 +123,20 @@ class FileRows:
     def fingerprint(self, split: str, *, data_dir: str) -> str:
         """Returns a hash of the files' content and the parser's module text."""
         paths = self.paths(split, data_dir=data_dir)
-        contents = [_file_hash(path) for path in paths]
-        return _hash("files", split, _code_of(self.parse), *contents)
+        contents = [file_hash(path) for path in paths]
+        return hash_of("files", split, code_of(self.parse), *contents)
+
+    def missing(self, split: str, *, data_dir: str) -> str:
+        """Returns "" if the files are there, else which lack and where they are."""
+        folder = pathlib.Path(data_dir)
+        lacking = [
+            names
+            for names in self.files.get(split, [split])
+            if not any((folder / name).is_file() for name in names.split("|"))
+        ]
+        if data_dir and not lacking:
+            return ""
+        return f"no {', '.join(lacking) or 'data folder'}; from {self.origin}"
 
     def paths(self, split: str, *, data_dir: str) -> list[pathlib.Path]:
         """Returns the existing paths of a split's files, or raises a DataError."""
@@ -169,7 +198,7 @@ class TfdsRows:
 
     name: str
 
-    def rows(self, split: str, *, data_dir: str) -> Iterator[Row | Skipped]:
+    def rows(self, split: str, *, data_dir: str) -> Iterator[Record]:
         """Yields the rows with bytes decoded to text; imports TensorFlow."""
         import tensorflow_datasets as tfds
 
@@ -188,11 +217,20 @@ class TfdsRows:
         """Returns a hash of TFDS's own description of the prepared files."""
         folder = self._folder(data_dir)
         described = [
-            _file_hash(folder / name)
+            file_hash(folder / name)
             for name in ("dataset_info.json", "features.json")
             if (folder / name).is_file()
         ]
-        return _hash("tfds", split, self.name, *described)
+        return hash_of("tfds", split, self.name, *described)
+
+    def missing(self, split: str, *, data_dir: str) -> str:
+        """Returns "" if TFDS has prepared it there, else how to have it do so."""
+        del split
+        folder = pathlib.Path(data_dir) / self.name
+        if data_dir and (folder / "dataset_info.json").is_file():
+            return ""
+        config = "/".join(self.name.split("/")[:-1])
+        return f"not in {folder}; `tfds build {config} --data_dir {data_dir or 'DIR'}`"
 
     def _folder(self, data_dir: str) -> pathlib.Path:
         folder = pathlib.Path(data_dir) / self.name
@@ -206,60 +244,6 @@ class TfdsRows:
                 )
             )
         return folder
-
-
-@dataclasses.dataclass(frozen=True)
-class HubRows:
-    """Rows of a Hugging Face Hub dataset at one fixed revision.
-
-    Attributes:
-      path: Dataset repository, such as `allenai/cosmos_qa`, or a local folder.
-      revision: Commit hash; a branch name would let the rows change unnoticed.
-      subset: Configuration name, if the dataset has several.
-    """
-
-    path: str
-    revision: str
-    subset: str | None = None
-
-    def rows(self, split: str, *, data_dir: str) -> Iterator[Row | Skipped]:
-        """Yields the rows; downloads to `data_dir` what is not there yet.
-
-        Raises:
-          MissingExtraError: The package `datasets` is not installed.
-          DataError: The Hub cannot be reached, or has no such dataset or split.
-        """
-        try:
-            import datasets  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise errors.MissingExtraError(
-                errors.explain(
-                    found="the package `datasets` is not installed",
-                    expected=f"it, to read {self.path} from the Hub",
-                    do="Run `pip install datasets`, or read the files with FileRows",
-                )
-            ) from error
-        try:
-            yield from datasets.load_dataset(
-                self.path,
-                self.subset,
-                split=split,
-                revision=self.revision,
-                cache_dir=data_dir or None,
-            )
-        except (OSError, ValueError) as error:
-            raise errors.DataError(
-                errors.explain(
-                    found=f"{split} of {self.path} cannot be read: {error}",
-                    expected=f"a Hub dataset with this split at {self.revision}",
-                    do="Correct path, subset, revision or split; check the connection",
-                )
-            ) from error
-
-    def fingerprint(self, split: str, *, data_dir: str) -> str:
-        """Returns a hash of repository, subset and revision."""
-        del data_dir
-        return _hash("hub", split, self.path, str(self.subset), self.revision)
 
 
 def _decoded(value: Any) -> Any:
@@ -286,22 +270,24 @@ def _no_split(split: str, known: Iterable[str]) -> errors.DataError:
     )
 
 
-def _hash(*parts: str) -> str:
+def hash_of(*parts: str) -> str:
+    """Returns 16 hex digits of the SHA-256 of the parts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _code_of(fn: Callable[..., Any]) -> str:
+def code_of(fn: Callable[..., Any]) -> str:
     """Returns a function's name, bound arguments and a hash of its module's text."""
     bound = ""
     while isinstance(fn, functools.partial):
         bound += repr((fn.args, sorted(fn.keywords.items())))
         fn = fn.func
     path = inspect.getsourcefile(fn)
-    text = _file_hash(pathlib.Path(path)) if path else ""
+    text = file_hash(pathlib.Path(path)) if path else ""
     return f"{fn.__module__}.{fn.__qualname__}{bound}:{text}"
 
 
-def _file_hash(path: pathlib.Path) -> str:
+def file_hash(path: pathlib.Path) -> str:
+    """Returns the SHA-256 of a file's content; a file is read once while unchanged."""
     stat = path.stat()
     return _content_hash(path, stat.st_size, stat.st_mtime_ns)
 

@@ -13,9 +13,10 @@ from types import MappingProxyType
 from typing import Any
 
 from elm_jax import errors
-from elm_jax.data import sources, templates
+from elm_jax.data import serving, sources, templates
 
 ROLES = ("train", "unseen", "continual", "composed")
+PROTOCOLS = ("", "elm")
 SAME_SPLITS: Mapping[str, str] = MappingProxyType(
     {"train": "train", "validation": "validation", "test": "test"}
 )
@@ -56,11 +57,26 @@ class Places:
       cache_dir: Where tokenised caches are kept; made when needed.
       data_dir: Where file and TFDS sources find their datasets.
       templates_dir: Where PromptSource's templates were unpacked.
+      sources: Kinds of sources, the preferred one first, as `serving.KINDS` has them.
+      protocol: Whose choice of rows: "" for ours, `elm` for the original code's.
     """
 
     cache_dir: str
     data_dir: str = ""
     templates_dir: str = ""
+    sources: tuple[str, ...] = serving.DEFAULT_ORDER
+    protocol: str = ""
+
+    def __post_init__(self) -> None:
+        serving.check_order(self.sources)
+        if self.protocol not in PROTOCOLS:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"protocol {self.protocol!r}",
+                    expected=f"one of {', '.join(map(repr, PROTOCOLS))}",
+                    do="Correct the protocol of the task data",
+                )
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +91,13 @@ class Task:
       source: Where the rows come from.
       template: The template, or where it is read from.
       metrics: Names of metrics, such as `accuracy`.
-      splits: Our split names (train, validation, test) to the source's.
+      splits: Our split names (train, validation, test) to the source's splits, or
+        to parts of them such as `train[:300]~42`. What another protocol takes under
+        the same name has the protocol's name added: `train@elm`.
       role: One of `ROLES`: training datasets, or how a dataset is held out.
       note: A sentence for tables about what a user should know of its rows.
+      num_choices: How many answer choices each row has: 0 for none, -1 if that depends
+        on the row, None if only the template knows.
       max_bad_share: Fraction of rows, in [0, 1], that may not fit the template
         before building a cache fails.
     """
@@ -92,6 +112,7 @@ class Task:
     splits: Mapping[str, str] = dataclasses.field(default_factory=lambda: SAME_SPLITS)
     role: str = "train"
     note: str = ""
+    num_choices: int | None = None
     max_bad_share: float = 0.05
 
     def __post_init__(self) -> None:
@@ -144,11 +165,18 @@ class Mixture:
       name: Unique among mixtures and tasks.
       tasks: Names of tasks.
       max_examples: Cap per task, drawn at random by the run's seed; None for none.
+      caps: Caps of single tasks, by name.
     """
 
     name: str
     tasks: tuple[str, ...]
     max_examples: int | None = None
+    caps: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def cap(self, task: str) -> int | None:
+        """Returns the most examples that a task of the mixture may have."""
+        known = [c for c in (self.max_examples, self.caps.get(task)) if c is not None]
+        return min(known, default=None)
 
 
 class Registry:
@@ -246,6 +274,16 @@ class Registry:
         patterns = [names] if isinstance(names, str) else names
         found = [self.get(name) for p in patterns for name in self.match(p)]
         return [item for item in found if isinstance(item, Mixture)]
+
+    def caps(self, names: str | Iterable[str]) -> dict[str, int]:
+        """Returns the caps that the mixtures among names set, by task."""
+        found: dict[str, int] = {}
+        for mixture in self.mixtures(names):
+            for task in mixture.tasks:
+                cap = mixture.cap(task)
+                if cap is not None:
+                    found[task] = min(cap, found.get(task, cap))
+        return found
 
     def select(self, test: Callable[[Task], bool]) -> list[Task]:
         """Returns the prompted tasks for which `test` holds, sorted by name."""

@@ -62,8 +62,10 @@ def tokenize_split(
             render_fn={split: rendered}.__getitem__,
         )
         tokens = _tokens(seqio_task, split, rendered)
-        is_text = isinstance(task, tasks.TextTask)
-        template = None if is_text else task.template.load(places.templates_dir)
+        template = None
+        if isinstance(task, tasks.Task):
+            prompted = rendering.served(task, split, places).is_prompted
+            template = None if prompted else task.template.load(places.templates_dir)
     tokens["choices"] = _encode_choices(rendered, vocabulary)
     limits = {"inputs": features.inputs_length, "targets": features.targets_length}
     limits["choices"] = features.targets_length

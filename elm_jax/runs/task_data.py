@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from elm_jax import errors
-from elm_jax.data import cache, tasks, token_store, vocabulary
+from elm_jax.data import cache, serving, tasks, token_store, vocabulary
 from elm_jax.runs.progress import Progress
 
 
@@ -24,6 +24,11 @@ class TaskData:
       cache_dir: Where token caches are kept.
       data_dir: Where file sources find their datasets.
       templates_dir: Where PromptSource's templates were unpacked.
+      sources: Kinds of sources, the preferred one first: `files` (the authors'),
+        `tfds`, `p3`, `hub`; a dataset comes from the first that has it. `examples` are
+        a few rows made by hand, to look at.
+      protocol: Whose choice of rows: "" for ours, `elm` for the original code's where
+        it is one; `tasks/README.md` has the difference.
     """
 
     vocabulary_path: str
@@ -33,6 +38,8 @@ class TaskData:
     cache_dir: str = "{MODEL_DIR}/cache"
     data_dir: str = ""
     templates_dir: str = ""
+    sources: tuple[str, ...] = serving.DEFAULT_ORDER
+    protocol: str = ""
 
     def __post_init__(self) -> None:
         lengths = self.feature_lengths
@@ -69,6 +76,8 @@ class TaskData:
                 cache_dir=fill(self.cache_dir),
                 data_dir=fill(self.data_dir),
                 templates_dir=fill(self.templates_dir),
+                sources=self.sources,
+                protocol=self.protocol,
             ),
         )
 

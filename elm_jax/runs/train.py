@@ -351,7 +351,11 @@ class _Trainer:
                 vocabulary=self._data.vocabulary,
                 **options,
             )
-        options["max_examples"] = run.max_examples or None
+        caps = task_registry.registry.caps(run.tasks)
+        if run.max_examples:
+            limit = run.max_examples
+            caps = {d.name: min(limit, caps.get(d.name, limit)) for d in examples}
+        options["max_examples"] = caps
         if run.pack:
             return packing.PackedBatches(examples, features=features, **options)
         return batches.Batches(examples, shapes=common_shapes, **options)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from elm_jax.data import seqio_tasks, tasks
+from elm_jax.data import rendering, seqio_tasks, tasks
 
 FEATURES = tasks.Features(inputs_length=30, targets_length=4)
 LENGTHS = {"inputs": 30, "targets": 4}
@@ -58,7 +58,14 @@ def test_registered_tasks_and_mixtures_feed_seqio_and_t5x(
     names = seqio_tasks.register_with_seqio(
         "registered_both", metric_fns={"accuracy": accuracy}, **options
     )
-    assert names == ["registered_one", "registered_two", "registered_both"]
+    assert names == [
+        "registered_one",
+        "registered_two",
+        "registered_both",
+        "registered_one_score_eval",
+        "registered_two_score_eval",
+        "registered_both_score_eval",
+    ]
     assert names == seqio_tasks.register_with_seqio("registered_both", **options)
     task = seqio.TaskRegistry.get("registered_one")
     assert len(task.metric_fns) == 1
@@ -93,3 +100,87 @@ def test_plain_text_has_targets_alone_and_no_end_token(seqio, vocab, places):
     (example,) = task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
     assert "inputs" not in example
     np.testing.assert_array_equal(example["targets"], vocab.encode("red apple"))
+
+
+def t5_rank_accuracy(targets, scores):
+    """Accuracy as `t5.evaluation.metrics.rank_classification` defines it."""
+    assert {len(target) for target in targets} == {4}
+    best = {}
+    for (idx, is_correct, weight, _), score in zip(targets, scores, strict=True):
+        row, choice = (int(i) for i in idx)
+        assert weight == 1.0
+        if row not in best or score > best[row][0]:
+            best[row] = (score, bool(is_correct), choice)
+    return {"accuracy": 100 * np.mean([correct for _, correct, _ in best.values()])}
+
+
+def test_a_ranking_task_has_an_example_per_choice_as_t5_expects(
+    seqio, colours, vocab, places
+):
+    task = seqio_tasks.to_seqio_score_eval(
+        colours, vocabulary=vocab, features=FEATURES, places=places
+    )
+    assert task.name == "colours_ask_score_eval"
+    rendered = rendering.render_split(colours, "validation", places)
+    dataset = task.get_dataset(None, "validation", shuffle=False)
+    assert dataset.element_spec["idx"].shape == (2,)
+    examples = list(dataset.as_numpy_iterator())
+    assert len(examples) == sum(map(len, rendered.choices))
+    places_of = [tuple(example["idx"].tolist()) for example in examples]
+    assert places_of == [
+        (row, choice)
+        for row, choices in enumerate(rendered.choices)
+        for choice in range(len(choices))
+    ]
+    for (row, choice), example in zip(places_of, examples, strict=True):
+        text = rendered.choices[row][choice]
+        assert example["inputs_pretokenized"].decode() == rendered.inputs[row]
+        assert example["targets"].tolist() == [*vocab.encode(text), 1]
+        assert example["is_correct"] == (choice == rendered.labels[row])
+    targets = [task.postprocess_fn("", example=e, is_target=True) for e in examples]
+    right = [float(e["is_correct"]) for e in examples]
+    assert task.postprocess_fn(right[0], example=examples[0]) == right[0]
+    assert t5_rank_accuracy(targets, right) == {"accuracy": 100.0}
+    wrong = [-score for score in right]
+    assert t5_rank_accuracy(targets, wrong) == {"accuracy": 0.0}
+
+
+def test_a_ranking_task_goes_through_seqios_evaluator(
+    seqio, registry, colours, variant, vocab, places, tmp_path
+):
+    one = variant(colours, "ranked_one")
+    registry.add(one)
+    seqio_tasks.register_with_seqio(
+        "ranked_one",
+        vocabulary=vocab,
+        features=tasks.Features(inputs_length=60, targets_length=8),
+        places=places,
+        metric_fns={"rank_classification": rank_metric},
+    )
+    evaluator = seqio.Evaluator(
+        mixture_or_task_name="ranked_one_score_eval",
+        feature_converter=seqio.EncDecFeatureConverter(pack=False),
+        eval_split="validation",
+        sequence_length={"inputs": 60, "targets": 8},
+    )
+
+    def score_fn(dataset, model_feature_shapes=None):
+        del model_feature_shapes
+        return [(i, 0.0) for i, _ in enumerate(dataset)]
+
+    found, _ = evaluator.evaluate(
+        compute_metrics=True,
+        step=0,
+        predict_fn=lambda *args: None,
+        score_fn=score_fn,
+    )
+    found = found.result() if hasattr(found, "result") else found
+    scores = found["ranked_one_score_eval"]
+    labels = rendering.render_split(one, "validation", places).labels
+    # Equal scores: the first choice wins, as in `elm_jax.evaluation`.
+    expected = 100 * np.mean([label == 0 for label in labels])
+    assert scores["accuracy"] == pytest.approx(expected)
+
+
+def rank_metric(targets, scores):
+    return t5_rank_accuracy(targets, scores)

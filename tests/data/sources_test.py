@@ -1,5 +1,4 @@
 import functools
-import importlib.util
 import json
 
 import hypothesis
@@ -130,13 +129,3 @@ def test_tfds_rows_are_plain_python_and_need_no_tensorflow_to_name(tmp_path):
     assert len(source.fingerprint("train", data_dir=str(tmp_path))) == 16
     with pytest.raises(errors.DataError, match="tfds build small"):
         source.fingerprint("train", data_dir=str(tmp_path / "none"))
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("datasets") is not None, reason="`datasets` is installed"
-)
-def test_hub_rows_name_the_package_that_is_missing():
-    source = sources.HubRows("allenai/cosmos_qa", revision="3e18538")
-    assert len(source.fingerprint("train", data_dir="")) == 16
-    with pytest.raises(errors.MissingExtraError, match="pip install datasets"):
-        list(source.rows("train", data_dir=""))
