@@ -51,8 +51,13 @@ def list_names(root: str) -> list[str]:
 
 
 def start_open(kvstore: Any, *, driver: str = "zarr") -> Any:
-    """Returns the future of a stored array; `finish_open` takes it."""
-    return ts.open({"driver": driver, "kvstore": kvstore}, open=True, read=True)
+    """Returns the future of a stored array; `finish_open` takes it.
+
+    A part that is not there is an error when read: TensorStore would take it for
+    zeros, and a checkpoint copied in part for a whole one.
+    """
+    spec = {"driver": driver, "kvstore": kvstore, "fill_missing_data_reads": False}
+    return ts.open(spec, open=True, read=True)
 
 
 def finish_open(future: Any) -> Tensor:
@@ -127,7 +132,12 @@ def create(kvstore: Any, leaf: Leaf, dtype: np.dtype, compressor: Any) -> Any:
         "compressor": compressor,
         "dimension_separator": ".",
     }
-    spec = {"driver": "zarr", "kvstore": kvstore, "metadata": metadata}
+    spec = {
+        "driver": "zarr",
+        "kvstore": kvstore,
+        "metadata": metadata,
+        "store_data_equal_to_fill_value": True,  # see `start_open`
+    }
     return ts.open(spec, create=True, open=False).result()
 
 

@@ -10,29 +10,36 @@ import json
 import pathlib
 import tempfile
 
-import safetensors
-import transformers
+SHAPE = {
+    "vocab_size": 11,
+    "d_model": 6,
+    "num_heads": 2,
+    "d_kv": 4,
+    "d_ff": 10,
+    "num_layers": 2,
+    "num_decoder_layers": 3,
+    "feed_forward_proj": "gated-gelu",
+    "tie_word_embeddings": False,
+    "decoder_start_token_id": 0,
+}
 
-shape = transformers.T5Config(
-    vocab_size=11,
-    d_model=6,
-    num_heads=2,
-    d_kv=4,
-    d_ff=10,
-    num_layers=2,
-    num_decoder_layers=3,
-    feed_forward_proj="gated-gelu",
-    tie_word_embeddings=False,
-    decoder_start_token_id=0,
-)
-model = transformers.T5ForConditionalGeneration(shape)
-head = model.shared.weight.detach().clone() + 1  # equal ones would be saved once
-model.lm_head.weight = type(model.lm_head.weight)(head)
-with tempfile.TemporaryDirectory() as folder:
-    model.save_pretrained(folder)
-    settings = json.loads((pathlib.Path(folder) / "config.json").read_text())
-    file = safetensors.safe_open(f"{folder}/model.safetensors", "pt")
-    shapes = {n: list(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
-golden = {"config": settings, "shapes": shapes}
-path = pathlib.Path(__file__).with_name("huggingface_golden.json")
-path.write_text(json.dumps(golden, indent=1, sort_keys=True) + "\n")
+
+def main():
+    import safetensors
+    import transformers
+
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**SHAPE))
+    head = model.shared.weight.detach().clone() + 1  # equal ones would be saved once
+    model.lm_head.weight = type(model.lm_head.weight)(head)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        settings = json.loads((pathlib.Path(folder) / "config.json").read_text())
+        file = safetensors.safe_open(f"{folder}/model.safetensors", "pt")
+        shapes = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    golden = {"config": settings, "shapes": shapes}
+    path = pathlib.Path(__file__).with_name("huggingface_golden.json")
+    path.write_text(json.dumps(golden, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()

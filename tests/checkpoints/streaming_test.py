@@ -95,6 +95,13 @@ def test_stacks_are_written_layer_by_layer_and_unstacked_again(tmp_path):
         np.testing.assert_array_equal(array, plain[name])
 
 
+def test_zeros_are_written_and_read(tmp_path):
+    save(tmp_path / "x", {"a": np.zeros((2, 3), np.float32), "b": np.float32(0)})
+    leaves, _ = streaming.open_expert(tmp_path / "x")
+    np.testing.assert_array_equal(tensors.read(leaves["a"]), np.zeros((2, 3)))
+    assert tensors.read(leaves["b"]) == 0
+
+
 def test_a_base_that_is_there_is_not_touched(tmp_path):
     save(tmp_path / "x", sample.make_params())
     with pytest.raises(errors.CheckpointError, match="there already"):

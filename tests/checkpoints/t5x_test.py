@@ -59,6 +59,14 @@ def test_a_lost_array_is_an_error(tmp_path):
         t5x.load_t5x(copy)
 
 
+def test_a_lost_part_of_an_array_is_an_error(tmp_path):
+    copy = tmp_path / "checkpoint_3"
+    shutil.copytree(FIXTURES / "plain_legacy_noopt" / "checkpoint_3", copy)
+    (copy / "target.decoder.decoder_norm.scale" / "0").unlink()
+    with pytest.raises(errors.CheckpointError, match="decoder_norm"):
+        t5x.load_t5x(copy)
+
+
 def test_a_torn_file_is_an_error(tmp_path):
     whole = FIXTURES / "plain_legacy_opt" / "checkpoint_3" / "checkpoint"
     (tmp_path / "checkpoint").write_bytes(whole.read_bytes()[:5000])

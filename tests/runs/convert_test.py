@@ -1,5 +1,6 @@
 """Weights go in and come out by runs, bit for bit."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import t5x
-from elm_jax.model import config
+from elm_jax.model import config, t5
 from elm_jax.runs import bases, convert, export
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "t5x_tiny"
@@ -78,6 +79,31 @@ def test_bfloat16_stays_so_on_disk_and_is_float32_in_memory(tmp_path):
     assert one.fingerprint != other.fingerprint
     leaves = trees.flatten(one.params).values()
     assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float32)}
+
+
+def test_the_scanned_network_computes_t5xs_logits_and_goes_back(tmp_path):
+    """Tolerance: 1e-5 of the largest logit, float32 sums in another order."""
+    run = convert.ImportT5X(
+        model_dir=str(tmp_path),
+        t5x_path=str(FIXTURES / "scan_legacy_noopt" / "checkpoint_3"),
+        model=dataclasses.replace(MODEL, relpos_per_layer=True),
+        base_name="base",
+    )
+    run.run()
+    base = bases.load_base(tmp_path / "base")
+    with np.load(FIXTURES / "scan_reference.npz") as file:
+        logits = t5.T5(base.config).apply(
+            {"params": base.params},
+            file["encoder_input_tokens"],
+            file["decoder_input_tokens"],
+        )
+        expected = file["logits"]
+        counted = file["decoder_loss_weights"] > 0
+    atol = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(logits[counted], expected[counted], atol=atol)
+    export.ExportT5X(model_dir=str(tmp_path), expert_path=str(tmp_path / "base")).run()
+    params, _ = t5x.load_t5x(tmp_path / "t5x" / "base" / "checkpoint_3")
+    assert trees.fingerprint(params) == base.fingerprint
 
 
 def test_a_model_of_another_shape_is_refused_before_anything_is_written(tmp_path):
