@@ -17,6 +17,11 @@ class InputExample(Protocol):
         """Int32 [length]."""
         ...
 
+    @property
+    def example_id(self) -> int:
+        """The dataset's row, the same under every prompt."""
+        ...
+
 
 class Examples(Protocol):
     """Examples by position, such as a list or a tokenised dataset."""
@@ -26,7 +31,7 @@ class Examples(Protocol):
 
 
 def generate(
-    decode_fn: Callable[[np.ndarray], Any],
+    decode_fn: Callable[[np.ndarray, np.ndarray], Any],
     examples: Examples,
     *,
     decode_text: Callable[[list[int]], str],
@@ -37,22 +42,25 @@ def generate(
     """Returns the text that the model writes for each example, in their order.
 
     Args:
-      decode_fn: Maps inputs int32 [batch, length] to tokens int32 [batch, length];
-        the parameters are already in it.
+      decode_fn: Maps inputs int32 [batch, length] and example ids int32 [batch] to
+        tokens int32 [batch, length]; the parameters are already in it.
       examples: Any number of examples.
       decode_text: Maps token ids, without end and padding, to text.
       batch_size: Examples per call of `decode_fn`, all devices together.
       least_input_length: As for `rank_classification.rank_classify`.
       progress: Called after every batch with examples done and in all.
     """
-    inputs = [examples[index].inputs for index in range(len(examples))]
-    if not inputs:
+    rows = [examples[index] for index in range(len(examples))]
+    if not rows:
         return []
+    inputs = [row.inputs for row in rows]
+    ids = np.array([row.example_id for row in rows], np.int32)
     lengths = [batching.round_up(len(row), least=least_input_length) for row in inputs]
 
     def arguments(positions: np.ndarray) -> tuple[np.ndarray, ...]:
         longest = max(lengths[position] for position in positions)
-        return (batching.pad([inputs[position] for position in positions], longest),)
+        batch = [inputs[position] for position in positions]
+        return batching.pad(batch, longest), ids[positions]
 
     keys = [(lengths[i], row.tobytes()) for i, row in enumerate(inputs)]
     texts = [""] * len(inputs)

@@ -1,47 +1,61 @@
-"""Greedy generation with cached keys and values."""
+"""Generation token by token, with cached keys and values."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from elm_jax.model import stacks, t5
+from elm_jax.model import beam_search, decoding_spec, sampling, stacks, t5
 from elm_jax.types import EOS_ID, PAD_ID, Params
 
 Array = jax.Array
+
+DecodeWithParamsFn = Callable[[Params, Any, Any], Array]
+
+_ChooseFn = Callable[[Array, Array, Array], Array]
 
 
 class _Progress(NamedTuple):
     position: Array  # int32 scalar, the next one to decode
     last: Array  # int32 [B], the decoder's inputs there
     ended: Array  # bool [B]
-    tokens: Array  # int32 [B, max_decode_len]
+    tokens: Array  # int32 [B, T]
     cache: stacks.DecodeCache
 
 
-def make_greedy_decode_fn(
-    model: t5.T5, *, max_decode_len: int
-) -> Callable[[Params, Any], Array]:
-    """Returns the compiled `(params, inputs) -> tokens`.
+def make_decode_fn(
+    model: t5.T5, spec: decoding_spec.DecodingSpec, *, max_decode_len: int
+) -> DecodeWithParamsFn:
+    """Returns the compiled `(params, inputs, example_ids) -> tokens`.
 
-    Inputs are int32 [B, S]; tokens int32 [B, max_decode_len]: the most likely token
-    at each position given those before, the lowest id among equals. The end token is
-    included and followed by 0; a row that does not end within `max_decode_len` has
-    none, and a row of padding alone gives zeros. Decoding stops once all rows ended.
+    Inputs are int32 [B, S], ids int32 [B] (only sampling reads them), tokens int32
+    [B, max_decode_len]. The end token is included and followed by 0; a row that
+    does not end within `max_decode_len` has none, and a row of padding alone gives
+    zeros. Decoding stops once all rows ended.
+
+    Args:
+      model: With adapters or without; the parameters are given later.
+      spec: How tokens are chosen. Of equally good tokens the one with the lowest id
+        is.
+      max_decode_len: The greatest length, the end token counted.
     """
+    if isinstance(spec, decoding_spec.BeamSearch) and not spec.is_greedy:
+        search = beam_search.make_search_fn(model, spec, max_decode_len=max_decode_len)
+        return lambda params, inputs, example_ids: search(params, inputs)[0]
+    choose: _ChooseFn = _most_likely
+    if isinstance(spec, decoding_spec.Sampling):
+        choose = functools.partial(sampling.draw, spec=spec)
 
     @jax.jit
-    def decode(params: Params, inputs: Array) -> Array:
-        variables = {"params": params}
-        num_rows = inputs.shape[0]
-
+    def decode(params: Params, inputs: Array, example_ids: Array) -> Array:
         def is_under_way(now: _Progress) -> Array:
             return (now.position < max_decode_len) & ~jnp.all(now.ended)
 
         def advance(now: _Progress) -> _Progress:
             step: Any = model.apply(
-                variables,
+                {"params": params},
                 inputs,
                 now.last,
                 now.position,
@@ -49,31 +63,36 @@ def make_greedy_decode_fn(
                 method=model.decode_step,
             )
             logits, cache = step
-            best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-            best = jnp.where(now.ended, PAD_ID, best)
+            chosen = choose(logits, now.position, example_ids).astype(jnp.int32)
+            chosen = jnp.where(now.ended, PAD_ID, chosen)
             return _Progress(
                 position=now.position + 1,
-                last=best,
-                ended=now.ended | (best == EOS_ID),
+                last=chosen,
+                ended=now.ended | (chosen == EOS_ID),
                 tokens=jax.lax.dynamic_update_slice_in_dim(
-                    now.tokens, best[:, None], now.position, axis=1
+                    now.tokens, chosen[:, None], now.position, axis=1
                 ),
                 cache=cache,
             )
 
         cache: Any = model.apply(
-            variables,
+            {"params": params},
             inputs,
             max_decode_len=max_decode_len,
             method=model.start_decoding,
         )
         start = _Progress(
             position=jnp.zeros((), jnp.int32),
-            last=jnp.full((num_rows,), PAD_ID, jnp.int32),
+            last=jnp.full(inputs.shape[:1], PAD_ID, jnp.int32),
             ended=jnp.all(inputs == PAD_ID, axis=1),
-            tokens=jnp.full((num_rows, max_decode_len), PAD_ID, jnp.int32),
+            tokens=jnp.full((len(inputs), max_decode_len), PAD_ID, jnp.int32),
             cache=cache,
         )
         return jax.lax.while_loop(is_under_way, advance, start).tokens
 
     return decode
+
+
+def _most_likely(logits: Array, position: Array, example_ids: Array) -> Array:
+    del position, example_ids
+    return jnp.argmax(logits, axis=-1)

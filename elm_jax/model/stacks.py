@@ -18,10 +18,10 @@ Array = jax.Array
 
 
 class DecodeCache(NamedTuple):
-    """Keys and values of all decoder layers, [L, B, H, length, K] each.
+    """Keys and values of all decoder layers.
 
-    `own` has one slot per target position, filled up to the current one;
-    `cross` is of the inputs.
+    `own` [L, B * C, H, T, K] has one slot per target position, filled up to the
+    current one, for C target rows per input; `cross` [L, B, H, S, K] is of the inputs.
     """
 
     own: layers.KeysValues
@@ -253,10 +253,11 @@ class Decoder(nn.Module):
         y, _ = self.layers(y, encoded, own_mask, cross_mask, bias, deterministic)
         return self._logits(y, deterministic)
 
-    def start(self, encoded: Array, length: int) -> DecodeCache:
+    def start(self, encoded: Array, length: int, rows_per_input: int) -> DecodeCache:
         """Returns the cache before the first of `length` target positions."""
         _, cross = self.layers.cross_keys_values(None, encoded)
-        shape = (*cross.keys.shape[:3], length, cross.keys.shape[4])
+        num_layers, batch, num_heads, _, head_dim = cross.keys.shape
+        shape = (num_layers, batch * rows_per_input, num_heads, length, head_dim)
         empty = jnp.zeros(shape, cross.keys.dtype)
         return DecodeCache(layers.KeysValues(empty, empty), cross)
 

@@ -126,12 +126,19 @@ class T5(nn.Module):
         )
 
     def start_decoding(
-        self, encoder_input_tokens: Array, *, max_decode_len: int
+        self,
+        encoder_input_tokens: Array,
+        *,
+        max_decode_len: int,
+        rows_per_input: int = 1,
     ) -> stacks.DecodeCache:
-        """Returns the cache for decoding [B, S] inputs token by token."""
+        """Returns the cache for decoding [B, S] inputs token by token.
+
+        Keys and values of an input exist once, however many target rows it has.
+        """
         encoded = self.encode(encoder_input_tokens)
         encoded = _without_padding(encoded, encoder_input_tokens)
-        return self.decoder.start(encoded, max_decode_len)
+        return self.decoder.start(encoded, max_decode_len, rows_per_input)
 
     def decode_step(
         self,
@@ -140,11 +147,12 @@ class T5(nn.Module):
         position: Array,
         cache: stacks.DecodeCache,
     ) -> tuple[Array, stacks.DecodeCache]:
-        """Returns float32 logits [B, V] after one more target position.
+        """Returns float32 logits [B * C, V] after one more target position.
 
         Args:
           encoder_input_tokens: int32 [B, S] that the cache was started with.
-          tokens: int32 [B], the decoder's inputs at `position`.
+          tokens: int32 [B * C], the decoder's inputs at `position`; the C rows of an
+            input lie together.
           position: int32 scalar, 0 for the first.
           cache: Filled up to `position - 1`.
         """

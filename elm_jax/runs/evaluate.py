@@ -16,6 +16,7 @@ from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
 from elm_jax.evaluation import results
 from elm_jax.library import sampling
+from elm_jax.model import decoding_spec
 from elm_jax.partitioning import rules
 from elm_jax.reporting import text
 from elm_jax.runs import bases, candidates, library, scorer, task_data
@@ -49,6 +50,8 @@ class Evaluate(Run):
       axis_rules: Name of the table that places parameters on the mesh.
       num_model: Devices that share one model's parameters under `data_model`.
       length_normalized: Whether a choice's score is divided by its tokens.
+      decoding: How tokens are chosen where a task has no choices: greedily, or by
+        `decoding_spec.BeamSearch` or `decoding_spec.Sampling`.
       protocol: Short name for the rows, such as `elm`.
       random_seed: Of the choice of rows.
       results_path: JSON lines.
@@ -67,6 +70,7 @@ class Evaluate(Run):
     axis_rules: str = "data"
     num_model: int = 1
     length_normalized: bool = False
+    decoding: decoding_spec.DecodingSpec = decoding_spec.GREEDY
     protocol: str = "elm"
     random_seed: int = 42
     results_path: str = "{MODEL_DIR}/results.jsonl"
@@ -97,6 +101,7 @@ class Evaluate(Run):
             if self.own_tasks
             else f"{len(names)}: {', '.join(names)}",
             "splits": ", ".join(self.splits),
+            "decoding": self.decoding,
             "files": self.path(self.results_path),
         }
 
@@ -132,6 +137,7 @@ class Evaluate(Run):
             batch_size=self.batch_size,
             axis_rules=self.axis_rules,
             length_normalized=self.length_normalized,
+            decoding=self.decoding,
             num_model=self.num_model,
         )
         total = sum(map(len, groups))
@@ -203,7 +209,10 @@ class Evaluate(Run):
         task, split = dataset.name, dataset.split
         known = task_registry.registry.task(task)
         info = candidate.manifest()
-        shaped_by = json.dumps([dataset.fingerprint, rows, self.length_normalized])
+        shaped_by = [dataset.fingerprint, rows, self.length_normalized]
+        # Greedy decoding adds nothing, so that earlier results keep their keys.
+        if not dataset.has_choices and self.decoding != decoding_spec.GREEDY:
+            shaped_by.append(repr(self.decoding))
         return results.Cell(
             expert=candidate.name,
             base_fingerprint=base.fingerprint,
@@ -215,7 +224,7 @@ class Evaluate(Run):
             protocol=self.protocol,
             seed=self.random_seed,
             checkpoint_step=info.steps if info else 0,
-            scoring=hashlib.sha256(shaped_by.encode()).hexdigest()[:16],
+            scoring=hashlib.sha256(json.dumps(shaped_by).encode()).hexdigest()[:16],
         )
 
 

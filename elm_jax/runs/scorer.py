@@ -10,7 +10,7 @@ import numpy as np
 from elm_jax.data import tasks as task_registry
 from elm_jax.data.token_store import Example, TokenizedDataset
 from elm_jax.evaluation import generation, metrics, rank_classification
-from elm_jax.model import decoding, scoring
+from elm_jax.model import decoding, decoding_spec, scoring
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.peft import adapters
 from elm_jax.runs import bases, task_data
@@ -35,6 +35,7 @@ class Scorer:
       axis_rules: Name of the table that places parameters on the mesh.
       num_model: Devices that share one model's parameters under `data_model`.
       length_normalized: Whether a choice's score is divided by its tokens.
+      decoding: How tokens are chosen where a task has no choices.
     """
 
     def __init__(
@@ -46,10 +47,11 @@ class Scorer:
         axis_rules: str = "data",
         num_model: int = 1,
         length_normalized: bool = False,
+        decoding: decoding_spec.DecodingSpec = decoding_spec.GREEDY,
     ) -> None:
         self._base, self._data = base, data
         self._batch_size, self._axis_rules = batch_size, axis_rules
-        self._length_normalized = length_normalized
+        self._length_normalized, self._decoding = length_normalized, decoding
         self._mesh = meshes.make_mesh(num_model=num_model)
 
     def place(self, params: Params) -> Params:
@@ -121,7 +123,7 @@ class Scorer:
         length = self._data.features.targets_length
         return _Programs(
             scoring.make_score_fn(model),
-            decoding.make_greedy_decode_fn(model, max_decode_len=length),
+            decoding.make_decode_fn(model, self._decoding, max_decode_len=length),
         )
 
 

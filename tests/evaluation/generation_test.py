@@ -5,7 +5,7 @@ import numpy as np
 from elm_jax.evaluation import generation
 
 
-def echo(inputs):
+def echo(inputs, example_ids):
     """Repeats the inputs, then an end token and something after it."""
     rows = [np.concatenate([row[row > 0], [1, 9]]) for row in inputs]
     width = inputs.shape[1] + 2
@@ -13,7 +13,10 @@ def echo(inputs):
 
 
 def examples(*texts):
-    return [types.SimpleNamespace(inputs=np.array(t, np.int32)) for t in texts]
+    return [
+        types.SimpleNamespace(inputs=np.array(text, np.int32), example_id=number)
+        for number, text in enumerate(texts)
+    ]
 
 
 def join(ids):
@@ -35,9 +38,21 @@ def test_no_examples_give_no_texts():
 
 def test_a_model_that_never_ends_is_cut_at_its_length():
     texts = generation.generate(
-        lambda inputs: np.full((len(inputs), 3), 7),
+        lambda inputs, example_ids: np.full((len(inputs), 3), 7),
         examples([5]),
         decode_text=join,
         batch_size=2,
     )
     assert texts == ["7 7 7"]
+
+
+def test_each_example_brings_its_id():
+    given = examples([7, 8], [5], [6] * 40, [3, 4, 5])
+    for batch_size in (1, 3):
+        texts = generation.generate(
+            lambda inputs, ids: np.stack([inputs[:, 0], ids + 100], axis=1),
+            given,
+            decode_text=join,
+            batch_size=batch_size,
+        )
+        assert texts == ["7 100", "5 101", "6 102", "3 103"]

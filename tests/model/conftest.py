@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from elm_jax import trees
 from elm_jax.checkpoints import t5x
 from elm_jax.model import config, loss, t5
 
@@ -90,3 +91,41 @@ def assert_close():
         assert error <= tolerance
 
     return check
+
+
+class DecodeGolden(NamedTuple):
+    """What make_decode_golden.py wrote."""
+
+    arrays: dict
+    params: dict
+
+    def model(self, kind):
+        """Returns the "untied" or "tied" model and its parameters."""
+        params = dict(self.params)
+        if kind == "tied":
+            params["decoder"] = {
+                name: leaf
+                for name, leaf in params["decoder"].items()
+                if name != "logits_dense"
+            }
+        vocab_size, width = params["token_embedder"]["embedding"].shape
+        shape = config.T5Config(
+            vocab_size=vocab_size,
+            emb_dim=width,
+            num_heads=2,
+            head_dim=16,
+            mlp_dim=64,
+            num_encoder_layers=2,
+            num_decoder_layers=2,
+            logits_via_embedding=kind == "tied",
+        )
+        return t5.T5(shape), params
+
+
+@pytest.fixture(scope="session")
+def decode_golden():
+    with np.load(pathlib.Path(__file__).with_name("decode_golden.npz")) as file:
+        arrays = dict(file)
+    start = "params/"
+    params = {n.removeprefix(start): a for n, a in arrays.items() if start in n}
+    return DecodeGolden(arrays, trees.unflatten(params))

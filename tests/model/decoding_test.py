@@ -1,13 +1,23 @@
 """Greedy decoding: parity with T5X, the cache, ends and padding."""
 
-import numpy as np
+import importlib.util
+import pathlib
 
-from elm_jax.model import decoding
+import jax
+import numpy as np
+import pytest
+
+from elm_jax import trees
+from elm_jax.model import decoding, t5
+from elm_jax.model.decoding_spec import GREEDY, BeamSearch, Sampling
+from elm_jax.peft import adapters
+
+IDS = np.arange(32, dtype=np.int32)
 
 
 def test_greedy_tokens_equal_those_of_t5x(tiny):
-    decode = decoding.make_greedy_decode_fn(tiny.model, max_decode_len=12)
-    tokens = decode(tiny.params, tiny.batch["encoder_input_tokens"])
+    decode = decoding.make_decode_fn(tiny.model, GREEDY, max_decode_len=12)
+    tokens = decode(tiny.params, tiny.batch["encoder_input_tokens"], IDS[:4])
     np.testing.assert_array_equal(tokens, tiny.reference["greedy_tokens"])
     assert tokens.dtype == np.int32
 
@@ -35,9 +45,9 @@ def with_end_after(params, bias):
 def test_nothing_follows_the_end_token(tiny):
     rng = np.random.default_rng(0)
     inputs = rng.integers(2, 384, (32, 9)).astype(np.int32)
-    decode = decoding.make_greedy_decode_fn(tiny.model, max_decode_len=10)
+    decode = decoding.make_decode_fn(tiny.model, GREEDY, max_decode_len=10)
     params = with_end_after(tiny.params, rng.normal(size=32).astype(np.float32) * 0.3)
-    tokens = np.asarray(decode(params, inputs))
+    tokens = np.asarray(decode(params, inputs, IDS))
     lengths = set()
     for row in tokens:
         ends = np.flatnonzero(row == 1)
@@ -49,7 +59,98 @@ def test_nothing_follows_the_end_token(tiny):
 
 def test_rows_are_decoded_alike_in_any_company(tiny):
     inputs = tiny.batch["encoder_input_tokens"]
-    decode = decoding.make_greedy_decode_fn(tiny.model, max_decode_len=6)
-    together = decode(tiny.params, np.pad(inputs, ((0, 3), (0, 4))))
+    decode = decoding.make_decode_fn(tiny.model, GREEDY, max_decode_len=6)
+    together = decode(tiny.params, np.pad(inputs, ((0, 3), (0, 4))), IDS[:7])
     np.testing.assert_array_equal(together[:4], tiny.reference["greedy_tokens"][:, :6])
     assert np.all(together[4:] == 0)
+
+
+@pytest.mark.parametrize("kind", ["untied", "tied"])
+def test_greedy_tokens_equal_those_of_hugging_face(decode_golden, kind):
+    model, params = decode_golden.model(kind)
+    inputs = decode_golden.arrays["inputs"]
+    # One beam is greedy there.
+    for spec in (GREEDY, BeamSearch(num_beams=1, length_penalty=2.0)):
+        decode = decoding.make_decode_fn(model, spec, max_decode_len=12)
+        tokens = decode(params, inputs, IDS[:12])
+        np.testing.assert_array_equal(
+            tokens, decode_golden.arrays[f"tokens/{kind}/greedy"]
+        )
+
+
+@pytest.fixture(scope="module")
+def adapted(decode_golden):
+    """The golden model with bottleneck adapters far from the identity."""
+    bare, params = decode_golden.model("untied")
+    spec = adapters.AdapterSpec(reduction_factor=8, init_std=0.5)
+    model = t5.T5(bare.config, adapters=spec.adapter_fn(bare.config.emb_dim))
+    drawn = t5.init_params(model, seed=0)
+    return model, trees.replace(drawn, params)
+
+
+@pytest.mark.parametrize("num_rows", [1, 3])
+def test_cached_steps_of_base_and_adapter_give_the_logits_of_the_whole_target(
+    adapted, decode_golden, num_rows, assert_close
+):
+    model, params = adapted
+    inputs = decode_golden.arrays["inputs"]
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 16, (12 * num_rows, 6)).astype(np.int32)
+    variables = {"params": params}
+    encoded = model.apply(variables, inputs, method="encode")
+    whole = model.apply(variables, encoded, inputs, targets, method="decode")
+    cache = model.apply(
+        variables,
+        inputs,
+        max_decode_len=6,
+        rows_per_input=num_rows,
+        method="start_decoding",
+    )
+    step = jax.jit(lambda *args: model.apply(variables, *args, method="decode_step"))
+    steps = []
+    for position in range(6):
+        logits, cache = step(inputs, targets[:, position], np.int32(position), cache)
+        steps.append(logits)
+    assert_close(np.stack(steps, axis=1), whole)
+
+
+def test_an_adapter_changes_what_is_decoded(adapted, decode_golden):
+    model, params = adapted
+    inputs = decode_golden.arrays["inputs"]
+    decode = decoding.make_decode_fn(model, GREEDY, max_decode_len=12)
+    tokens = decode(params, inputs, IDS[:12])
+    assert (tokens != decode_golden.arrays["tokens/untied/greedy"]).any()
+
+
+def test_a_sample_is_the_same_in_any_batch_and_order(decode_golden):
+    model, params = decode_golden.model("untied")
+    inputs = decode_golden.arrays["inputs"]
+    spec = Sampling(temperature=1.2, top_k=12, top_p=0.95, seed=5)
+    decode = decoding.make_decode_fn(model, spec, max_decode_len=12)
+    tokens = np.asarray(decode(params, inputs, IDS[:12]))
+    backwards = decode(params, inputs[::-1], IDS[:12][::-1])
+    np.testing.assert_array_equal(backwards, tokens[::-1])
+    few = decode(params, np.pad(inputs[3:5], ((0, 0), (0, 5))), IDS[3:5])
+    np.testing.assert_array_equal(few, tokens[3:5])
+    again = decode(params, inputs, IDS[:12] + 100)
+    assert (again != tokens).any(axis=1).all()
+
+
+@pytest.mark.slow
+def test_the_golden_file_is_what_its_script_makes(decode_golden):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    path = pathlib.Path(__file__).with_name("make_decode_golden.py")
+    spec = importlib.util.spec_from_file_location("make_decode_golden", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    made = script.make()
+    assert set(made) == set(decode_golden.arrays)
+    for name, array in made.items():
+        stored = decode_golden.arrays[name]
+        if array.dtype == np.int32:
+            np.testing.assert_array_equal(array, stored, err_msg=name)
+        else:
+            np.testing.assert_allclose(
+                array, stored, rtol=1e-5, atol=1e-6, err_msg=name
+            )

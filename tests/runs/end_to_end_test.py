@@ -28,10 +28,10 @@ TRAINED = "('pocket_kinds', 'pocket_reviews')"
 pytestmark = pytest.mark.slow
 
 
-def run(folder, gin_file, *bindings):
+def run(folder, gin_file, *bindings, parts=()):
     built, bound, operative = gin_flags.build_run(
         RUNS,
-        gin_files=[f"gin/pocket/{gin_file}.gin"],
+        gin_files=[f"gin/pocket/{gin_file}.gin", *parts],
         bindings=[f"MODEL_DIR = '{folder}'", *bindings],
     )
     built.start(config=bound, operative_config=operative)
@@ -126,6 +126,25 @@ def test_scores_on_other_rows_are_other_cells(folder, tmp_path):
         run(tmp_path, "own_tasks", *few, *one, more)
     rows = results.ResultStore(tmp_path / "results.jsonl").rows()
     assert {row.num_examples for row in rows} == {8, 16}
+
+
+def test_scores_by_other_decoding_are_other_cells(folder, tmp_path, capsys):
+    shutil.copytree(folder / "base", tmp_path / "base")
+    bindings = (
+        "evaluate.Evaluate.tasks = 'pocket_headlines_headline'",
+        "evaluate.Evaluate.strategies = ('base',)",
+        "evaluate.Evaluate.experts = ()",
+        "evaluate.Evaluate.own_tasks = False",
+        "evaluate.Evaluate.batch_size = 8",
+        "evaluate.Evaluate.max_examples = 8",
+        "TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 6}",
+    )
+    for parts in ((), ("beam",), ("sample",), ("beam",)):
+        paths = [f"gin/parts/decoding/{part}.gin" for part in parts]
+        run(tmp_path, "own_tasks", *bindings, parts=paths)
+    assert "to score: 0; scored already: 1" in capsys.readouterr().out
+    rows = results.ResultStore(tmp_path / "results.jsonl").rows()
+    assert len({row.scoring for row in rows}) == 3
 
 
 def test_a_grid_that_is_run_again_scores_nothing(folder, capsys):
