@@ -42,3 +42,12 @@ def test_the_rank_classification_benchmark_compares_equal_scores():
     row = run_tiny("rank_classification")
     assert row["once_over_naive"] > 0
     assert row["largest_relative_difference"] < 1e-5
+
+
+@pytest.mark.slow
+def test_the_decode_benchmark_compares_equal_tokens():
+    row = run_tiny("decode")
+    assert row["huggingface"]  # figures, or why there are none
+    for batch_size in (1, 32):
+        assert row[f"batch_{batch_size}"]["cached_over_recomputed"] > 0
+        assert row[f"batch_{batch_size}"]["recomputed_equal"]

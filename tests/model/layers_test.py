@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from elm_jax import errors
-from elm_jax.model import decoding, layers, loss, t5
+from elm_jax.model import decoding, decoding_spec, layers, loss, t5
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
@@ -72,8 +72,10 @@ def test_packed_rows_are_told_apart_by_dot_product_attention(tiny, assert_close)
 
 def test_greedy_tokens_are_the_same_by_dot_product_attention(tiny):
     model = with_attention(tiny, "dot_product")
-    decode = decoding.make_greedy_decode_fn(model, max_decode_len=12)
-    tokens = decode(tiny.params, tiny.batch["encoder_input_tokens"])
+    decode = decoding.make_decode_fn(model, decoding_spec.GREEDY, max_decode_len=12)
+    tokens = decode(
+        tiny.params, tiny.batch["encoder_input_tokens"], np.zeros(4, np.int32)
+    )
     np.testing.assert_array_equal(tokens, tiny.reference["greedy_tokens"])
 
 

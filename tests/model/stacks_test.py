@@ -13,7 +13,7 @@ import pytest
 import tensorstore as ts
 
 from elm_jax import trees
-from elm_jax.model import decoding, loss, scoring, t5
+from elm_jax.model import decoding, decoding_spec, loss, scoring, t5
 
 TINY_DIR = pathlib.Path(__file__).parents[1] / "fixtures" / "t5x_tiny"
 TOKENS = ("encoder_input_tokens", "decoder_input_tokens")
@@ -90,8 +90,10 @@ def test_scores_and_greedy_tokens_equal_those_of_t5x(scanned, assert_close):
     score = scoring.make_score_fn(scanned.model)
     scores = score(scanned.params, inputs, choices, np.ones((4, 1), bool))
     assert_close(scores[:, 0], reference["scores"])
-    decode = decoding.make_greedy_decode_fn(scanned.model, max_decode_len=12)
-    tokens = decode(scanned.params, inputs)
+    decode = decoding.make_decode_fn(
+        scanned.model, decoding_spec.GREEDY, max_decode_len=12
+    )
+    tokens = decode(scanned.params, inputs, np.zeros(4, np.int32))
     np.testing.assert_array_equal(tokens, reference["greedy_tokens"])
 
 

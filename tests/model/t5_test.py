@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from elm_jax import trees
-from elm_jax.model import config, decoding, loss, pooling, scoring, t5
+from elm_jax.model import config, decoding, decoding_spec, loss, pooling, scoring, t5
 from elm_jax.peft import adapters
 
 XL = config.T5Config(
@@ -112,7 +112,9 @@ class SpoiltT5(t5.T5):
         return jnp.where((encoder_input_tokens == 0)[..., None], jnp.nan, encoded)
 
 
-@pytest.mark.parametrize("way", ["loss", "gradient", "scores", "greedy", "vectors"])
+@pytest.mark.parametrize(
+    "way", ["loss", "gradient", "scores", "greedy", "beams", "vectors"]
+)
 def test_encoder_output_at_padding_influences_nothing(tiny, way):
     inputs = tiny.batch["encoder_input_tokens"]
     assert np.any(inputs == 0)
@@ -127,9 +129,11 @@ def test_encoder_output_at_padding_influences_nothing(tiny, way):
             choices = tiny.batch["decoder_target_tokens"][:, None]
             mask = np.ones((4, 1), bool)
             return [scoring.make_score_fn(model)(tiny.params, inputs, choices, mask)]
-        if way == "greedy":
-            decode = decoding.make_greedy_decode_fn(model, max_decode_len=12)
-            return [decode(tiny.params, inputs)]
+        if way in ("greedy", "beams"):
+            num_beams = 3 if way == "beams" else 1
+            spec = decoding_spec.BeamSearch(num_beams=num_beams)
+            decode = decoding.make_decode_fn(model, spec, max_decode_len=12)
+            return [decode(tiny.params, inputs, np.zeros(4, np.int32))]
         return [pooling.make_encode_fn(model)(tiny.params, inputs)]
 
     pairs = zip(results(SpoiltT5(tiny.config)), results(tiny.model), strict=True)
