@@ -13,7 +13,7 @@ class Progress:
 
     Args:
       title: What is being done, such as `embed`.
-      total: How many units there are; 0 if the callback will tell.
+      total: How many units there are; 0 if the callback will tell, or nobody can.
       unit: What is counted, in the plural; `bytes` are shown as MB or GB.
       every_secs: Least time between two lines.
       clock: Returns seconds; passed in so that tests need not wait.
@@ -43,19 +43,24 @@ class Progress:
         if now - self._last < self._every_secs and not finished:
             return
         self._last = now
-        rate = done / max(now - self._start, 1e-9)
-        left = (self._total - done) / rate if rate > 0 else float("inf")
-        tail = f"{now - self._start:.0f} s" if finished else f"{left:.0f} s left"
-        if self._unit == "bytes":
-            amounts = f"{show_bytes(done)} of {show_bytes(self._total)}"
-            amounts += f", {show_bytes(round(rate))}/s"
-        else:
-            amounts = f"{done}/{self._total} {self._unit}, {rate:.1f}/s"
+        spent = now - self._start
+        rate = done / max(spent, 1e-9)
+        amounts = self._show(done)
+        tail = f"{spent:.0f} s so far"
+        if self._total > 0:
+            amounts += f"/{self._show(self._total)}"
+            left = (self._total - done) / rate if rate > 0 else float("inf")
+            tail = f"{spent:.0f} s" if finished else f"{left:.0f} s left"
+        unit = "" if self._unit == "bytes" else f" {self._unit}"
+        speed = show_bytes(round(rate)) if self._unit == "bytes" else f"{rate:.1f}"
         print(  # noqa: T201
-            f"{self._title}: {amounts}, {tail}",
+            f"{self._title}: {amounts}{unit}, {speed}/s, {tail}",
             file=self._stream or sys.stderr,
             flush=True,
         )
+
+    def _show(self, count: int) -> str:
+        return show_bytes(count) if self._unit == "bytes" else str(count)
 
 
 def show_bytes(count: int) -> str:
