@@ -46,9 +46,13 @@ class Hook(Protocol):
 class AdapterFn(Protocol):
     """Makes the adapter for an insertion point of the model, or None for none.
 
-    Points: `<stack>/<place>` with stack `encoder` or `decoder` and place
-    `self_attention`, `cross_attention` or `mlp`. The module that comes back maps
-    a sub-layer's output [batch, length, d_model] to the same shape.
+    Points: `<stack>/<sub-layer>` with stack `encoder` or `decoder` and sub-layer
+    `self_attention`, `cross_attention` or `mlp`; and `<stack>/<sub-layer>/<part>`
+    with part `query`, `key`, `value` or `out` of an attention, `wi` (or `wi_0`,
+    `wi_1`, ...), `hidden` or `wo` of a feed-forward block. The module that comes back
+    is called as `module(inputs, outputs, deterministic=...)` with what the point
+    reads and gives, [..., features] each, and returns the new outputs. Its parameters
+    lie below `<name>/`, and all names end in `_adapter`.
     """
 
     def __call__(self, point: str, *, name: str) -> Any | None: ...

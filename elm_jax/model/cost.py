@@ -12,7 +12,11 @@ from elm_jax.types import LAYERS, Params
 
 _EMBEDDING = "token_embedder/embedding"
 # Weights of the decoder that see each position of the inputs.
-_FROM_INPUTS = r"encoder_decoder_attention/(key|value)/"
+# The last product of a layer, whichever of these it has first.
+_LAST = ("/mlp_adapter/up/kernel", "/mlp/wo_adapter/lora_b", "/mlp/wo/kernel")
+# Parameters whose gradients need what attention mixed.
+_OF_MIXED = r"attention/out/|/out_adapter/lora_a$"
+_FROM_INPUTS = r"encoder_decoder_attention/(key|value)(_adapter)?/"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,13 +92,12 @@ def _is_again(
         return False
     if config.remat == "layer":
         # What comes out of a layer's last product is needed by no gradient.
-        has_adapter = any("/mlp_adapter/" in name for name in trees.flatten(params))
-        last = "/mlp_adapter/up/kernel" if has_adapter else "/mlp/wo/kernel"
-        return not product.name.endswith(last)
+        ends = [n for n in _LAST if any(n in name for name in trees.flatten(params))]
+        return not product.name.endswith(ends[0])
     # Products with weights are kept. Mixed values are needed for the gradient of the
     # output projection alone, weights of attention always.
     if product.name.endswith("values"):
-        return any("/out/" in name for name in trees.flatten(trainable))
+        return any(re.search(_OF_MIXED, name) for name in trees.flatten(trainable))
     return not product.has_weight
 
 

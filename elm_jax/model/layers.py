@@ -11,6 +11,7 @@ Reference:
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from flax import linen as nn
 
 from elm_jax import errors
 from elm_jax.model import config as config_lib
+from elm_jax.types import AdapterFn
 
 Array = jax.Array
 
@@ -99,21 +101,30 @@ class Mlp(nn.Module):
     """The feed-forward block: input projections, activations, product, output."""
 
     config: config_lib.T5Config
+    adapters: AdapterFn | None = None
+    point: str = ""
 
     @nn.compact
     def __call__(self, x: Array, *, deterministic: bool) -> Array:
         """Maps [B, length, D] to the same shape."""
         config = self.config
+
+        def adapt(part: str, inputs: Array, outputs: Array) -> Array:
+            adapter = adapter_at(self.adapters, f"{self.point}/{part}", part)
+            return adapter(inputs, outputs, deterministic=deterministic)
+
         parts = []
         for i, activation in enumerate(config.mlp_activations):
             name = "wi" if len(config.mlp_activations) == 1 else f"wi_{i}"
             part = Dense(config.mlp_dim, config.dtype, name=name)(x)
+            part = adapt(name, x, part)
             if activation != "linear":
                 part = getattr(nn, activation)(part)
             parts.append(part)
-        hidden = functools.reduce(operator.mul, parts)
+        hidden = adapt("hidden", x, functools.reduce(operator.mul, parts))
         hidden = Dropout(config)(hidden, deterministic=deterministic)
-        return Dense(config.emb_dim, config.dtype, name="wo")(hidden)
+        out = Dense(config.emb_dim, config.dtype, name="wo")(hidden)
+        return adapt("wo", hidden, out)
 
 
 class Dropout(nn.Module):
@@ -132,6 +143,8 @@ class Attention(nn.Module):
     """Multi-head attention with kernels [D, H * K] and [H * K, D]."""
 
     config: config_lib.T5Config
+    adapters: AdapterFn | None = None
+    point: str = ""
 
     def setup(self) -> None:
         """Declares the projections."""
@@ -142,10 +155,17 @@ class Attention(nn.Module):
         self.value = Dense(width, dtype, kernel_init=_normal_init)
         self.out = Dense(config.emb_dim, dtype, kernel_init=_normal_init)
         self.dropout = Dropout(config)
+        adapter = functools.partial(adapter_at, self.adapters)
+        self.query_adapter = adapter(f"{self.point}/query", "query")
+        self.key_adapter = adapter(f"{self.point}/key", "key")
+        self.value_adapter = adapter(f"{self.point}/value", "value")
+        self.out_adapter = adapter(f"{self.point}/out", "out")
 
-    def keys_values(self, x: Array) -> KeysValues:
+    def keys_values(self, x: Array, *, deterministic: bool = True) -> KeysValues:
         """Returns what [B, S, D] offers to attention."""
-        return KeysValues(self._heads(self.key(x)), self._heads(self.value(x)))
+        keys = self.key_adapter(x, self.key(x), deterministic=deterministic)
+        values = self.value_adapter(x, self.value(x), deterministic=deterministic)
+        return KeysValues(self._heads(keys), self._heads(values))
 
     def __call__(
         self,
@@ -165,13 +185,15 @@ class Attention(nn.Module):
           bias: Added to the logits, float32 [1, H, T, S].
           deterministic: False drops attention weights.
         """
-        query = self._heads(self.query(x))
+        query = self.query_adapter(x, self.query(x), deterministic=deterministic)
+        query = self._heads(query)
         if self.config.attention == "einsum":
             mix = self._mix_by_einsum
         else:
             mix = self._mix_by_dot_product
         mixed = mix(query, attended, mask, bias, deterministic)
-        return self.out(mixed.swapaxes(1, 2).reshape(*x.shape[:-1], -1))
+        mixed = mixed.swapaxes(1, 2).reshape(*x.shape[:-1], -1)
+        return self.out_adapter(mixed, self.out(mixed), deterministic=deterministic)
 
     def _mix_by_einsum(
         self,
@@ -240,6 +262,25 @@ class Attention(nn.Module):
         # Heads first, because products of adjacent matrices are the fast ones.
         heads = (self.config.num_heads, self.config.head_dim)
         return x.reshape(*x.shape[:-1], *heads).swapaxes(1, 2)
+
+
+def adapter_at(
+    adapters: AdapterFn | None, point: str, part: str
+) -> Callable[..., Array]:
+    """Returns the adapter of an insertion point, or one that changes nothing.
+
+    Args:
+      adapters: Makes adapters; None for none.
+      point: Name of the insertion point.
+      part: What the adapter adapts; its own name is `<part>_adapter`.
+    """
+    adapter = None if adapters is None else adapters(point, name=f"{part}_adapter")
+    return _no_adapter if adapter is None else adapter
+
+
+def _no_adapter(inputs: Array, outputs: Array, *, deterministic: bool) -> Array:
+    del inputs, deterministic
+    return outputs
 
 
 class RelativePositionBias(nn.Module):

@@ -1,6 +1,7 @@
 """Encoder and decoder: layers, stacked on a leading axis and scanned.
 
 A sub-layer is norm, block, adapter (where the model has one), dropout, residual.
+Further adapters sit at the projections inside of a block.
 """
 
 from collections.abc import Callable
@@ -36,17 +37,17 @@ class EncoderLayer(nn.Module):
 
     def setup(self) -> None:
         """Declares the blocks; attribute names are parameter names."""
-        if self.config.relpos_per_layer:
-            self.relpos_bias = _relpos_bias(self.config, bidirectional=True)
-        self.pre_attention_layer_norm = layers.LayerNorm(self.config.dtype)
-        self.attention = layers.Attention(self.config)
-        self.attention_adapter = _adapter(
-            self.adapters, "encoder/self_attention", name="attention_adapter"
-        )
-        self.pre_mlp_layer_norm = layers.LayerNorm(self.config.dtype)
-        self.mlp = layers.Mlp(self.config)
-        self.mlp_adapter = _adapter(self.adapters, "encoder/mlp", name="mlp_adapter")
-        self.dropout = layers.Dropout(self.config)
+        config, adapters = self.config, self.adapters
+        if config.relpos_per_layer:
+            self.relpos_bias = _relpos_bias(config, bidirectional=True)
+        self.pre_attention_layer_norm = layers.LayerNorm(config.dtype)
+        point = "encoder/self_attention"
+        self.attention = layers.Attention(config, adapters, point)
+        self.attention_adapter = layers.adapter_at(adapters, point, "attention")
+        self.pre_mlp_layer_norm = layers.LayerNorm(config.dtype)
+        self.mlp = layers.Mlp(config, adapters, "encoder/mlp")
+        self.mlp_adapter = layers.adapter_at(adapters, "encoder/mlp", "mlp")
+        self.dropout = layers.Dropout(config)
 
     def __call__(
         self, x: Array, mask: Array, bias: Array | None, deterministic: bool
@@ -58,18 +59,19 @@ class EncoderLayer(nn.Module):
         if bias is None:
             bias = self.relpos_bias(x.shape[1])
         y = self.pre_attention_layer_norm(x)
-        y = self.attention(
+        out = self.attention(
             y,
-            self.attention.keys_values(y),
+            self.attention.keys_values(y, deterministic=deterministic),
             mask=mask,
             bias=bias,
             deterministic=deterministic,
         )
-        y = self.attention_adapter(y)
+        y = self.attention_adapter(y, out, deterministic=deterministic)
         x = x + self.dropout(y, deterministic=deterministic)
 
         y = self.pre_mlp_layer_norm(x)
-        y = self.mlp_adapter(self.mlp(y, deterministic=deterministic))
+        out = self.mlp(y, deterministic=deterministic)
+        y = self.mlp_adapter(y, out, deterministic=deterministic)
         return x + self.dropout(y, deterministic=deterministic), None
 
 
@@ -85,18 +87,20 @@ class DecoderLayer(nn.Module):
         if config.relpos_per_layer:
             self.relpos_bias = _relpos_bias(config, bidirectional=False)
         self.pre_self_attention_layer_norm = layers.LayerNorm(config.dtype)
-        self.self_attention = layers.Attention(config)
-        self.self_attention_adapter = _adapter(
-            adapters, "decoder/self_attention", name="self_attention_adapter"
+        point = "decoder/self_attention"
+        self.self_attention = layers.Attention(config, adapters, point)
+        self.self_attention_adapter = layers.adapter_at(
+            adapters, point, "self_attention"
         )
         self.pre_cross_attention_layer_norm = layers.LayerNorm(config.dtype)
-        self.encoder_decoder_attention = layers.Attention(config)
-        self.cross_attention_adapter = _adapter(
-            adapters, "decoder/cross_attention", name="cross_attention_adapter"
+        point = "decoder/cross_attention"
+        self.encoder_decoder_attention = layers.Attention(config, adapters, point)
+        self.cross_attention_adapter = layers.adapter_at(
+            adapters, point, "cross_attention"
         )
         self.pre_mlp_layer_norm = layers.LayerNorm(config.dtype)
-        self.mlp = layers.Mlp(config)
-        self.mlp_adapter = _adapter(adapters, "decoder/mlp", name="mlp_adapter")
+        self.mlp = layers.Mlp(config, adapters, "decoder/mlp")
+        self.mlp_adapter = layers.adapter_at(adapters, "decoder/mlp", "mlp")
         self.dropout = layers.Dropout(config)
 
     def __call__(
@@ -114,7 +118,9 @@ class DecoderLayer(nn.Module):
         """
         if bias is None:
             bias = self.relpos_bias(x.shape[1])
-        cross = self.encoder_decoder_attention.keys_values(encoded)
+        cross = self.encoder_decoder_attention.keys_values(
+            encoded, deterministic=deterministic
+        )
         x, _ = self._sub_layers(
             x, lambda new: new, cross, own_mask, cross_mask, bias, deterministic
         )
@@ -158,25 +164,27 @@ class DecoderLayer(nn.Module):
         deterministic: bool,
     ) -> tuple[Array, layers.KeysValues]:
         y = self.pre_self_attention_layer_norm(x)
-        own = extend(self.self_attention.keys_values(y))
-        y = self.self_attention(
+        own = extend(self.self_attention.keys_values(y, deterministic=deterministic))
+        out = self.self_attention(
             y, own, mask=own_mask, bias=bias, deterministic=deterministic
         )
-        y = self.self_attention_adapter(y)
+        y = self.self_attention_adapter(y, out, deterministic=deterministic)
         x = x + self.dropout(y, deterministic=deterministic)
 
         # Decoder rows of one input lie side by side as further queries to the same
         # keys, so that keys and values exist once per input.
         y = self.pre_cross_attention_layer_norm(x)
-        y = y.reshape(cross.keys.shape[0], -1, y.shape[-1])
-        y = self.encoder_decoder_attention(
-            y, cross, mask=cross_mask, deterministic=deterministic
+        rows = y.reshape(cross.keys.shape[0], -1, y.shape[-1])
+        out = self.encoder_decoder_attention(
+            rows, cross, mask=cross_mask, deterministic=deterministic
         )
-        y = self.cross_attention_adapter(y.reshape(x.shape))
+        out = out.reshape(x.shape)
+        y = self.cross_attention_adapter(y, out, deterministic=deterministic)
         x = x + self.dropout(y, deterministic=deterministic)
 
         y = self.pre_mlp_layer_norm(x)
-        y = self.mlp_adapter(self.mlp(y, deterministic=deterministic))
+        out = self.mlp(y, deterministic=deterministic)
+        y = self.mlp_adapter(y, out, deterministic=deterministic)
         return x + self.dropout(y, deterministic=deterministic), own
 
 
@@ -315,15 +323,3 @@ def _remat(
         static_argnums=(num_args,),
         methods=["__call__"],
     )
-
-
-def _adapter(
-    adapters: AdapterFn | None, point: str, *, name: str
-) -> Callable[[Array], Array]:
-    """Returns the adapter of an insertion point, or the identity where is none."""
-    adapter = None if adapters is None else adapters(point, name=name)
-    return _identity if adapter is None else adapter
-
-
-def _identity(x: Array) -> Array:
-    return x

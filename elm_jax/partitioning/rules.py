@@ -28,6 +28,16 @@ _PARAMETERS = (
     (r"_adapter/down/bias$", ("adapter",)),
     (r"_adapter/up/kernel$", ("adapter", "embed")),
     (r"_adapter/up/bias$", ("embed",)),
+    (r"attention/(query|key|value)_adapter/lora_a$", ("embed", "adapter")),
+    (r"attention/(query|key|value)_adapter/lora_b$", ("adapter", "joined_kv")),
+    (r"attention/(query|key|value)_adapter/ia3_scale$", ("joined_kv",)),
+    (r"attention/out_adapter/lora_a$", ("joined_kv", "adapter")),
+    (r"mlp/wi(_\d+)?_adapter/lora_a$", ("embed", "adapter")),
+    (r"mlp/wi(_\d+)?_adapter/lora_b$", ("adapter", "mlp")),
+    (r"mlp/(wi(_\d+)?|hidden)_adapter/ia3_scale$", ("mlp",)),
+    (r"mlp/wo_adapter/lora_a$", ("mlp", "adapter")),
+    (r"(out|wo)_adapter/lora_b$", ("adapter", "embed")),
+    (r"(out|wo)_adapter/ia3_scale$", ("embed",)),
 )
 
 _REPLICATED: Mapping[str, str | None] = {

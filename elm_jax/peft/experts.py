@@ -3,32 +3,65 @@
 Patterns are for `trees.split`, which searches them in `/`-joined names.
 """
 
-from elm_jax import errors
+from elm_jax import errors, trees
+from elm_jax.types import Params
 
-# Adapters and every layer norm, the final ones included.
-PROMPT_EXPERT = r"_adapter/|_norm/scale$"
+# Everything that an adapter of any kind adds lies below a key that ends so.
+ADAPTERS = r"_adapter/"
+
+# Every layer norm, the final ones included: what BitFit has left to train in a model
+# without biases.
+NORMS = r"_norm/scale$"
+
+# The paper's prompt expert.
+PROMPT_EXPERT = rf"{ADAPTERS}|{NORMS}"
 
 # Everything.
 DATASET_EXPERT = r".*"
 
-TRAINABLE = {"prompt": PROMPT_EXPERT, "dataset": DATASET_EXPERT}
+PARTS = {
+    "adapters_and_norms": PROMPT_EXPERT,
+    "adapters": ADAPTERS,
+    "norms": NORMS,
+    "all": DATASET_EXPERT,
+}
 
 
-def trainable_pattern(kind: str) -> str:
-    """Returns the pattern of the parameters that an expert of a kind consists of.
+def trainable_pattern(name: str) -> str:
+    """Returns the pattern of the parameters that an expert consists of.
 
-    >>> trainable_pattern("dataset")
+    >>> trainable_pattern("all")
     '.*'
 
     Raises:
-      ConfigError: There is no such kind.
+      ConfigError: There is no such name.
     """
-    if kind not in TRAINABLE:
+    if name not in PARTS:
         raise errors.ConfigError(
             errors.explain(
-                found=f"expert kind {kind!r}",
-                expected=f"one of {', '.join(TRAINABLE)}",
-                do=errors.did_you_mean(kind, TRAINABLE),
+                found=f"expert parts {name!r}",
+                expected=f"one of {', '.join(PARTS)}",
+                do=errors.did_you_mean(name, PARTS),
             )
         )
-    return TRAINABLE[kind]
+    return PARTS[name]
+
+
+def split(params: Params, pattern: str) -> tuple[Params, Params]:
+    """Returns what trains and what stays, as `trees.split` does.
+
+    Raises:
+      ConfigError: Nothing would train, such as where LoRA targets a projection that
+        the model has not.
+    """
+    trained, frozen = trees.split(params, pattern)
+    if not trained:
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"no parameter of the model that fits {pattern!r}",
+                expected="at least one that trains",
+                do="Correct the adapter's targets: a gated feed-forward block has"
+                " wi_0 and wi_1, a plain one has wi",
+            )
+        )
+    return trained, frozen

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from elm_jax import errors, trees
@@ -78,13 +78,21 @@ def model_config(info: manifest.Manifest) -> config.T5Config:
 
 
 def adapter_spec(info: manifest.Manifest) -> adapters.AdapterSpec | None:
-    """Returns the adapter spec that a manifest records, or None for no adapters."""
+    """Returns the adapter spec that a manifest records, or None for no adapters.
+
+    Raises:
+      CheckpointError: The kind or a field of the adapter is unknown or wrong.
+    """
     if info.adapter is None:
         return None
-    return _from_json(adapters.AdapterSpec, info.adapter, info.name)
+    return _from_json(_adapter_from_json, info.adapter, info.name)
 
 
-def _from_json(cls: type[_T], fields: Mapping[str, Any], name: str) -> _T:
+def _adapter_from_json(*, kind: object, **fields: Any) -> adapters.AdapterSpec:
+    return adapters.spec_type(kind)(**fields)
+
+
+def _from_json(cls: Callable[..., _T], fields: Mapping[str, Any], name: str) -> _T:
     """Returns a dataclass from what `describe` gave; JSON has lists for tuples."""
     values = {n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()}
     try:
@@ -92,7 +100,7 @@ def _from_json(cls: type[_T], fields: Mapping[str, Any], name: str) -> _T:
     except (TypeError, errors.ConfigError) as error:
         raise errors.CheckpointError(
             errors.explain(
-                found=f"{cls.__name__} in the manifest of {name!r}: {error}",
+                found=f"manifest of {name!r}: {error}",
                 expected="the fields that the expert was saved with",
                 do="Save the expert again, or read it with the elm_jax that wrote it",
             )

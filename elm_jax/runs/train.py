@@ -44,9 +44,8 @@ class Train(Run):
     command can be given again after any interruption.
 
     Attributes:
-      kind: What trains: `prompt` adapters and layer norms, `dataset` and `multitask`
-        all parameters of a base, `base` all parameters from scratch by span
-        corruption.
+      kind: What comes out: a `prompt`, `dataset` or `multitask` expert of a base, or
+        a `base` from scratch by span corruption.
       tasks: Names or patterns of tasks and mixtures. Prompt experts are trained one
         for each task, dataset experts one for each dataset among the tasks, and the
         other kinds are one model for all of them.
@@ -57,7 +56,9 @@ class Train(Run):
       batch_size: Examples per update, over all devices.
       initial_checkpoint_path: Folder of the base; not for kind `base`.
       model: Shape of a base trained from scratch; experts take their base's.
-      adapter: What prompt experts add to the base.
+      adapter: What experts add to the base, if `expert_parts` has adapters.
+      expert_parts: A name in `peft.experts.PARTS`; by default `adapters_and_norms`
+        for prompt experts, else `all`.
       experts_dir: Where finished experts go.
       expert_name: Name of the result, for a run of one expert; by default that of
         its task, its dataset or its kind.
@@ -85,6 +86,7 @@ class Train(Run):
     initial_checkpoint_path: str = ""
     model: config.T5Config | None = None
     adapter: adapters.AdapterSpec | None = None
+    expert_parts: str = ""
     experts_dir: str = "{MODEL_DIR}/experts"
     expert_name: str = ""
     dropout_rate: float = 0.0
@@ -112,8 +114,10 @@ class Train(Run):
             wrong["model"] = "a shape for kind base, and for no other"
         if (self.kind == "base") == bool(self.initial_checkpoint_path):
             wrong["initial_checkpoint_path"] = "a base's folder, unless kind is base"
-        if (self.kind == "prompt") != (self.adapter is not None):
-            wrong["adapter"] = "a spec for kind prompt, and for no other"
+        if (expert_kinds.ADAPTERS in self.pattern) != (self.adapter is not None):
+            wrong["adapter"] = "a spec if adapters train, and only then"
+        if self.kind == "base" and self.expert_parts not in ("", "all"):
+            wrong["expert_parts"] = "all for kind base"
         if self.dropout_rate and self.execution.attention in ("dot_product", "cudnn"):
             wrong["dropout_rate"] = "0, as fused attention drops no weights"
         rules.axis_table(self.axis_rules)
@@ -179,9 +183,8 @@ class Train(Run):
     @property
     def pattern(self) -> str:
         """Which parameters train."""
-        return expert_kinds.trainable_pattern(
-            "prompt" if self.kind == "prompt" else "dataset"
-        )
+        default = "adapters_and_norms" if self.kind == "prompt" else "all"
+        return expert_kinds.trainable_pattern(self.expert_parts or default)
 
     def is_finished(self, name: str) -> bool:
         """Returns whether the expert is there already."""
@@ -322,8 +325,7 @@ class _Trainer:
         store.close()
         stop.exit_if_requested()
         params = jax.device_get(now.params)
-        metrics = train_metrics.read_last(run.work_dir(name))
-        return _Finished(params, self._manifest(name, examples, params, metrics))
+        return _Finished(params, self._manifest(name, examples, params))
 
     def _initial_state(self) -> tuple[state.TrainState, Params]:
         """Returns the state before the first step, and what stays as it is."""
@@ -332,17 +334,15 @@ class _Trainer:
         if self._base is not None:
             params = trees.replace(params, self._base.params)
         params = meshes.place(params, self._mesh, run.axis_rules)
-        trainable, frozen = trees.split(params, run.pattern)
+        trainable, frozen = expert_kinds.split(params, run.pattern)
         return state.init_state(trainable, self._tx, seed=run.random_seed), frozen
 
     def _batch_source(
         self, examples: _Examples, common_shapes: Sequence[shapes.Shape]
     ) -> batches.BatchSource:
         run = self._run
-        options: dict[str, Any] = {
-            "batch_size": run.batch_size,
-            "seed": run.random_seed,
-        }
+        options: dict[str, Any] = {"batch_size": run.batch_size}
+        options["seed"] = run.random_seed
         features = self._data.features
         if run.kind == "base":
             return span_corruption.SpanCorruptionBatches(
@@ -369,8 +369,8 @@ class _Trainer:
         """Returns what must not change between stopping and going on, as JSON."""
         run = dataclasses.asdict(self._run)
         about_saving = ("model_dir", "experts_dir", "save_every_steps", "keep_last")
-        about_saving += ("tasks", "data", "expert_name")
-        about_saving += ("log_every_steps", "resume_changed_config")
+        about_saving += ("tasks", "data", "expert_name", "log_every_steps")
+        about_saving += ("resume_changed_config",)
         kept = {name: run[name] for name in run if name not in about_saving}
         kept["optimizer_kind"] = type(self._run.optimizer).__name__
         kept["base_fingerprint"] = self._base.fingerprint if self._base else ""
@@ -379,11 +379,7 @@ class _Trainer:
         return json.loads(json.dumps(kept))
 
     def _manifest(
-        self,
-        name: str,
-        examples: _Examples,
-        params: Params,
-        metrics: Mapping[str, float],
+        self, name: str, examples: _Examples, params: Params
     ) -> manifest.Manifest:
         run, base = self._run, self._base
         return manifest.Manifest(
@@ -399,6 +395,6 @@ class _Trainer:
             steps=run.train_steps,
             seed=run.random_seed,
             versions=manifest.installed_versions(),
-            metrics=dict(metrics),
+            metrics=dict(train_metrics.read_last(run.work_dir(name))),
             operative_config=run.operative_config(),
         )

@@ -12,6 +12,7 @@ from elm_jax.data import tasks
 from elm_jax.model import config, cost, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import rules
+from elm_jax.peft import experts as expert_kinds
 from elm_jax.runs.run import Plan
 from elm_jax.types import Params
 
@@ -123,7 +124,7 @@ def describe(
       ConfigError: An axis of the mesh does not divide a parameter.
     """
     shapes = t5.param_shapes(model)
-    trainable, frozen = trees.split(shapes, pattern)
+    trainable, frozen = expert_kinds.split(shapes, pattern)
     parts = bytes_per_device(
         model.config, batch, devices, tx=tx, trainable=trainable, frozen=frozen
     )

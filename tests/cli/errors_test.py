@@ -21,7 +21,7 @@ from elm_jax.data import sources, templates
 from elm_jax.data import tasks as registered
 from elm_jax.library import catalogue
 from elm_jax.model import config, t5
-from elm_jax.peft import adapters
+from elm_jax.peft import bottleneck
 from elm_jax.peft import experts as kinds
 from elm_jax.runs import bases, convert, evaluate, library, merge, report, tasks, train
 from tasks import pocket
@@ -38,7 +38,7 @@ SHAPE = config.T5Config(
     num_encoder_layers=1,
     num_decoder_layers=1,
 )
-ADAPTER = adapters.AdapterSpec(reduction_factor=4)
+ADAPTER = bottleneck.Bottleneck(reduction_factor=4)
 LITTLE = ("TRAIN_STEPS = 2", "BATCH_SIZE = 8")
 MERGE = ("merge.Merge.method = 'uniform'", "merge.Merge.scale = 1.0")
 
@@ -94,7 +94,7 @@ def made(tmp_path_factory):
         info = dataclasses.replace(facts, name=name, kind="dataset", tasks=(name,))
         experts.save_expert(path / "dataset_experts" / name, params, info)
     model = bases.build_model(SHAPE, ADAPTER)
-    pattern = kinds.trainable_pattern("prompt")
+    pattern = kinds.trainable_pattern("adapters_and_norms")
     part, _ = trees.split(t5.init_params(model, seed=0), pattern)
     name = "pocket_kinds_which_is"
     info = dataclasses.replace(facts, name=name, kind="prompt", tasks=(name,))

@@ -10,7 +10,7 @@ import pytest
 
 from elm_jax import trees
 from elm_jax.model import config, cost, loss, t5
-from elm_jax.peft import adapters, experts
+from elm_jax.peft import bottleneck, experts, lora
 from elm_jax.training import optimizers, state, step
 
 SHAPE = cost.Shape(batch_size=2, inputs_length=32, targets_length=16)
@@ -46,10 +46,13 @@ def batch_shapes(shape):
 
 def make_model(shape, kind):
     """Returns a model, and its trainable and frozen parameters."""
-    spec = adapters.AdapterSpec(reduction_factor=8)
-    has_adapters = kind == "prompt"
-    model = t5.T5(shape, spec.adapter_fn(shape.emb_dim) if has_adapters else None)
-    pattern = experts.trainable_pattern(kind)
+    spec = {
+        "prompt": bottleneck.Bottleneck(reduction_factor=8),
+        "lora": lora.Lora(targets="/"),
+        "dataset": None,
+    }[kind]
+    model = t5.T5(shape, spec and spec.adapter_fn(shape.emb_dim))
+    pattern = experts.DATASET_EXPERT if spec is None else experts.PROMPT_EXPERT
     return model, *trees.split(t5.param_shapes(model), pattern)
 
 
@@ -80,7 +83,7 @@ def test_forward_operations_are_those_that_xla_counts(is_tied):
 
 
 @pytest.mark.parametrize("remat", ["none", "products", "layer"])
-@pytest.mark.parametrize("kind", ["dataset", "prompt"])
+@pytest.mark.parametrize("kind", ["dataset", "prompt", "lora"])
 def test_operations_of_a_step_are_those_that_xla_counts(kind, remat):
     shape = dataclasses.replace(SMALL, remat=remat)
     counted = lower_step(shape, SMALL_SHAPE, kind).cost_analysis()["flops"]

@@ -9,7 +9,7 @@ import pytest
 
 from elm_jax import trees
 from elm_jax.model import config, decoding, decoding_spec, loss, pooling, scoring, t5
-from elm_jax.peft import adapters
+from elm_jax.peft import bottleneck
 
 XL = config.T5Config(
     vocab_size=32128,
@@ -258,7 +258,7 @@ def test_dropout_changes_logits_and_is_a_function_of_its_key(tiny):
 
 
 def test_models_of_equal_configuration_are_equal(tiny):
-    spec = adapters.AdapterSpec(reduction_factor=8)
+    spec = bottleneck.Bottleneck(reduction_factor=8)
     one, other = (t5.T5(tiny.config, spec.adapter_fn(32)) for _ in range(2))
     assert one == other
     assert hash(one) == hash(other)

@@ -5,7 +5,13 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.model import config, t5
 from elm_jax.partitioning import rules
-from elm_jax.peft import adapters
+from elm_jax.peft import bottleneck, ia3, lora, points
+
+SPECS = (
+    bottleneck.Bottleneck(points=points.SUB_LAYERS),
+    lora.Lora(rank=1, targets="/"),
+    ia3.Ia3(targets="/"),
+)
 
 
 def shapes_of(**changes):
@@ -18,9 +24,11 @@ def shapes_of(**changes):
         "num_encoder_layers": 2,
         "num_decoder_layers": 2,
     }
-    spec = adapters.AdapterSpec(points=adapters.POINTS)
-    model = t5.T5(config.T5Config(**(fields | changes)), spec.adapter_fn(32))
-    return trees.flatten(t5.param_shapes(model))
+    found = {}
+    for spec in SPECS:
+        model = t5.T5(config.T5Config(**(fields | changes)), spec.adapter_fn(32))
+        found |= trees.flatten(t5.param_shapes(model))
+    return found
 
 
 @pytest.mark.parametrize(

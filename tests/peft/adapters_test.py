@@ -1,4 +1,4 @@
-"""Adapters: where they sit, how they start, what a spec refuses."""
+"""Kinds of adapters: found by name, whole in JSON, everywhere the model goes."""
 
 import dataclasses
 import json
@@ -8,115 +8,72 @@ import numpy as np
 import pytest
 
 from elm_jax import errors, trees
-from elm_jax.model import config, t5
-from elm_jax.peft import adapters
+from elm_jax.model import t5
+from elm_jax.peft import adapters, bottleneck, experts, ia3, lora, points
+from tests.peft.sample import SHAPE, TOKENS, random_params, run
 
-SHAPE = config.T5Config(
-    vocab_size=96,
-    emb_dim=64,
-    num_heads=2,
-    head_dim=8,
-    mlp_dim=32,
-    num_encoder_layers=2,
-    num_decoder_layers=1,
+SPECS = (
+    bottleneck.Bottleneck(points=points.SUB_LAYERS),
+    bottleneck.Bottleneck(points=points.SUB_LAYERS, parallel=True),
+    lora.Lora(targets="/"),
+    ia3.Ia3(targets="/"),
 )
-TOKENS = (np.arange(2, 14).reshape(2, 6), np.arange(2, 10).reshape(2, 4))
 
 
-@pytest.fixture(scope="module")
-def adapted():
-    """A model with every adapter there can be, its parameters and its compiled run."""
-    spec = adapters.AdapterSpec(points=adapters.POINTS)
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_spec_survives_json(spec):
+    fields = json.loads(json.dumps(dataclasses.asdict(spec)))
+    values = {n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()}
+    assert adapters.spec_type(fields["kind"])(**values) == spec
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_cached_decoding_gives_the_logits_of_one_pass(spec):
     model = t5.T5(SHAPE, spec.adapter_fn(SHAPE.emb_dim))
-    params = t5.init_params(model, seed=0)
-    return model, params, jax.jit(lambda p: model.apply({"params": p}, *TOKENS))
+    params = random_params(model)
+    inputs, targets = TOKENS
+    expected = run(model, params)
+
+    @jax.jit
+    def start(params):
+        return model.apply(
+            {"params": params},
+            inputs,
+            max_decode_len=targets.shape[1],
+            method="start_decoding",
+        )
+
+    @jax.jit
+    def step(params, tokens, position, cache):
+        return model.apply(
+            {"params": params}, inputs, tokens, position, cache, method="decode_step"
+        )
+
+    cache = start(params)
+    for position in range(targets.shape[1]):
+        logits, cache = step(params, targets[:, position], position, cache)
+        error = np.abs(logits - expected[:, position]).max()
+        # Sums in another order.
+        assert error <= 1e-5 * np.abs(expected).max()
 
 
-def test_an_adapter_starts_near_the_identity(adapted):
-    model, params, run = adapted
-    plain_model = t5.T5(SHAPE)
-    _, base = trees.split(params, "_adapter/")
-    plain = jax.jit(plain_model.apply)({"params": base}, *TOKENS)
-    change = np.abs(run(params) - plain)
-    assert 0 < change.max() < 0.02 * np.abs(plain).max()
-
-
-def test_the_base_is_the_same_with_and_without_adapters(adapted):
-    _, params, _ = adapted
-    _, base = trees.split(params, "_adapter/")
+@pytest.mark.parametrize("spec", SPECS)
+def test_adding_adapters_leaves_the_names_and_shapes_of_the_base(spec):
+    shapes = t5.param_shapes(t5.T5(SHAPE, spec.adapter_fn(SHAPE.emb_dim)))
+    added, base = trees.split(shapes, experts.ADAPTERS)
+    assert added
     assert not trees.diff(base, t5.param_shapes(t5.T5(SHAPE)))
 
 
-def test_every_adapter_acts_on_the_output(adapted):
-    _, params, run = adapted
-    expected = run(params)
-    biases = [n for n in trees.flatten(params) if n.endswith("_adapter/up/bias")]
-    assert len(biases) == 5
-    for name in biases:
-        bias = trees.flatten(params)[name].at[0].add(1.0)
-        changed = trees.replace(params, trees.unflatten({name: bias}))
-        assert not np.allclose(run(changed), expected)
+def test_a_bottleneck_can_start_bit_for_bit_as_the_base():
+    for spec in SPECS[:2]:
+        exact = dataclasses.replace(spec, start_at_identity=True)
+        model = t5.T5(SHAPE, exact.adapter_fn(SHAPE.emb_dim))
+        params = t5.init_params(model, seed=0)
+        _, base = trees.split(params, experts.ADAPTERS)
+        assert np.array_equal(run(model, params), run(t5.T5(SHAPE), base))
 
 
-def test_an_adapter_is_down_activation_up_and_its_input():
-    module = adapters.BottleneckAdapter(4, "gelu", 0.5)
-    x = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
-    variables = module.init(jax.random.key(0), x)
-    down, up = (variables["params"][name] for name in ("down", "up"))
-    assert not np.any(down["bias"])
-    assert not np.any(up["bias"])
-    h = x @ np.asarray(down["kernel"])
-    # gelu_new, in full.
-    h = 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
-    np.testing.assert_allclose(
-        module.apply(variables, x),
-        x + h @ np.asarray(up["kernel"]),
-        rtol=1e-4,
-        atol=1e-5,
-    )
-
-
-def test_initial_kernels_have_the_paper_s_spread(adapted):
-    _, params, _ = adapted
-    for name, leaf in trees.flatten(params).items():
-        if "_adapter/" in name and name.endswith("kernel"):
-            assert leaf.shape[1:] in ((64, 2), (2, 64))
-            np.testing.assert_allclose(leaf.std(), 0.01, rtol=0.25, err_msg=name)
-
-
-def test_bfloat16_compute_keeps_float32_parameters():
-    module = adapters.BottleneckAdapter(4, "relu", 0.01)
-    x = np.ones((1, 2, 8), "bfloat16")
-    out, variables = module.init_with_output(jax.random.key(0), x)
-    assert out.dtype == x.dtype
-    leaves = jax.tree.leaves(variables)
-    assert {leaf.dtype.name for leaf in leaves} == {"float32"}
-
-
-def test_a_spec_survives_json():
-    spec = adapters.AdapterSpec(points=("encoder/mlp",), reduction_factor=8)
-    fields = json.loads(json.dumps(dataclasses.asdict(spec)))
-    fields["points"] = tuple(fields["points"])
-    assert adapters.AdapterSpec(**fields) == spec
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("kind", "lora"),
-        ("reduction_factor", 0),
-        ("activation", "gelu_new"),
-        ("init_std", -1.0),
-        ("points", ("encoder/attention",)),
-        ("points", ["encoder/mlp"]),
-    ],
-)
-def test_a_wrong_field_is_named_with_its_value(name, value):
-    with pytest.raises(errors.ConfigError, match=f"{name} = ") as caught:
-        adapters.AdapterSpec(**{name: value})
-    assert repr(value) in str(caught.value)
-
-
-def test_a_width_that_the_factor_does_not_divide_is_refused():
-    with pytest.raises(errors.ConfigError, match="width of 100"):
-        adapters.AdapterSpec().adapter_fn(100)
+def test_an_unknown_kind_is_refused_with_the_nearest_one():
+    with pytest.raises(errors.ConfigError, match="Did you mean: lora"):
+        adapters.spec_type("loar")

@@ -9,7 +9,7 @@ import pytest
 
 from elm_jax import errors, trees
 from elm_jax.model import config, loss, t5
-from elm_jax.peft import adapters, experts
+from elm_jax.peft import bottleneck, experts, lora
 
 XL = config.T5Config(
     vocab_size=32128,
@@ -24,7 +24,7 @@ XL = config.T5Config(
 
 @pytest.fixture(scope="module")
 def xl_expert():
-    model = t5.T5(XL, adapters.AdapterSpec().adapter_fn(XL.emb_dim))
+    model = t5.T5(XL, bottleneck.Bottleneck().adapter_fn(XL.emb_dim))
     return trees.split(t5.param_shapes(model), experts.PROMPT_EXPERT)
 
 
@@ -63,7 +63,7 @@ def test_an_expert_s_gradient_is_that_of_the_whole_model():
         num_encoder_layers=1,
         num_decoder_layers=1,
     )
-    model = t5.T5(shape, adapters.AdapterSpec().adapter_fn(32))
+    model = t5.T5(shape, bottleneck.Bottleneck().adapter_fn(32))
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: rng.normal(size=leaf.shape, scale=0.3).astype(np.float32),
@@ -96,6 +96,24 @@ def test_an_expert_s_gradient_is_that_of_the_whole_model():
         np.testing.assert_allclose(leaf, whole[name], atol=1e-5 * largest)
 
 
-def test_an_unknown_kind_is_refused_with_the_nearest_one():
-    with pytest.raises(errors.ConfigError, match="Did you mean: prompt"):
-        experts.trainable_pattern("promt")
+def test_norms_only_are_the_122_layer_norms(xl_expert):
+    norms, rest = trees.split(trees.join(*xl_expert), experts.NORMS)
+    assert trees.count_params(norms) == 122 * 2048 == 249_856
+    assert all("_adapter/" in n or "norm" not in n for n in trees.flatten(rest))
+
+
+def test_adapters_alone_are_a_prompt_expert_without_norms(xl_expert):
+    alone, _ = trees.split(xl_expert[0], experts.ADAPTERS)
+    assert trees.count_params(alone) == 25_368_576
+    assert trees.count_params(xl_expert[0]) == 25_368_576 + 249_856
+
+
+def test_an_expert_without_parameters_is_refused():
+    plain = t5.T5(XL, lora.Lora(targets="mlp/wi$"))
+    with pytest.raises(errors.ConfigError, match="wi_0 and wi_1"):
+        experts.split(t5.param_shapes(plain), experts.ADAPTERS)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_one():
+    with pytest.raises(errors.ConfigError, match="Did you mean: adapters"):
+        experts.trainable_pattern("adapter")

@@ -7,7 +7,7 @@ import pytest
 
 from elm_jax import trees
 from elm_jax.model import config, cost, t5
-from elm_jax.peft import adapters, experts
+from elm_jax.peft import bottleneck, experts
 from elm_jax.runs import train_plan
 from elm_jax.training import optimizers
 
@@ -29,10 +29,11 @@ ONE = train_plan.Devices(num_data=1, num_model=1, axis_rules="data")
 
 
 def parts_of(kind, devices, tx, shape=XL):
-    spec = adapters.AdapterSpec(reduction_factor=32)
+    spec = bottleneck.Bottleneck(reduction_factor=32)
     adapter_fn = spec.adapter_fn(shape.emb_dim) if kind == "prompt" else None
     model = t5.T5(shape, adapter_fn)
-    pattern = experts.trainable_pattern(kind)
+    parts = {"prompt": experts.PROMPT_EXPERT, "dataset": experts.DATASET_EXPERT}
+    pattern = parts[kind]
     trainable, frozen = trees.split(t5.param_shapes(model), pattern)
     parts = train_plan.bytes_per_device(
         shape, BATCH, devices, tx=tx.make(10), trainable=trainable, frozen=frozen

@@ -1,0 +1,134 @@
+"""Bottleneck adapters: a narrow detour behind a sub-layer, or beside it.
+
+Reference:
+  Houlsby et al., https://arxiv.org/abs/1902.00751; placed and initialised as in
+  https://arxiv.org/abs/2302.03202. The parallel form: He et al.,
+  https://arxiv.org/abs/2110.04366, with a scale of 1.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from elm_jax import errors
+from elm_jax.peft import points
+
+_ACTIVATIONS = ("gelu", "relu", "silu", "swish", "tanh")
+
+
+class BottleneckAdapter(nn.Module):
+    """Two dense layers with a narrow middle, added to the sub-layer's output.
+
+    Parameters: `down/kernel` [D, width], `down/bias` [width], `up/kernel`
+    [width, D], `up/bias` [D], all float32.
+
+    Attributes:
+      width: Of the middle.
+      spec: The rest.
+    """
+
+    width: int
+    spec: "Bottleneck"
+
+    @nn.compact
+    def __call__(
+        self, inputs: jax.Array, outputs: jax.Array, *, deterministic: bool = True
+    ) -> jax.Array:
+        """Maps a sub-layer's inputs and outputs [B, length, D] to new outputs."""
+        del deterministic
+        spec = self.spec
+        x = inputs if spec.parallel else outputs
+        init = nn.initializers.normal(stddev=spec.init_std)
+        options = {"dtype": x.dtype, "param_dtype": jnp.float32}
+        hidden = nn.Dense(self.width, kernel_init=init, **options, name="down")(x)
+        hidden = getattr(nn, spec.activation)(hidden)
+        init = nn.initializers.zeros if spec.start_at_identity else init
+        up = nn.Dense(outputs.shape[-1], kernel_init=init, **options, name="up")
+        return outputs + up(hidden)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bottleneck:
+    """Where bottleneck adapters go and how they start.
+
+    The defaults are those of the paper's prompt experts.
+
+    Attributes:
+      kind: "bottleneck".
+      reduction_factor: Model width divided by the adapter's.
+      activation: "gelu" is the tanh approximation, also known as gelu_new.
+      init_std: Standard deviation of the kernels at the start; small, so that an
+        adapter starts near the identity, as the paper's do.
+      points: Insertion points, out of `points.SUB_LAYERS`.
+      parallel: Whether an adapter reads the sub-layer's input (behind the norm)
+        instead of its output; it adds to the output in either case.
+      start_at_identity: Whether `up` starts at zero, so that the model starts
+        exactly as the base; the paper's do not.
+    """
+
+    kind: str = "bottleneck"
+    reduction_factor: int = 32
+    activation: str = "gelu"
+    init_std: float = 0.01
+    points: tuple[str, ...] = (
+        "encoder/self_attention",
+        "encoder/mlp",
+        "decoder/self_attention",
+        "decoder/mlp",
+    )
+    parallel: bool = False
+    start_at_identity: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a spec that no model can have."""
+        wrong = {}
+        if self.kind != "bottleneck":
+            wrong["kind"] = "bottleneck"
+        if type(self.reduction_factor) is not int or self.reduction_factor < 1:
+            wrong["reduction_factor"] = "a whole number of at least 1"
+        if self.activation not in _ACTIVATIONS:
+            wrong["activation"] = f"one of {', '.join(_ACTIVATIONS)}"
+        if not isinstance(self.init_std, int | float) or self.init_std < 0:
+            wrong["init_std"] = "a number of at least 0"
+        places = self.points
+        if not (isinstance(places, tuple) and set(places) <= set(points.SUB_LAYERS)):
+            wrong["points"] = f"a tuple out of {', '.join(points.SUB_LAYERS)}"
+        elif not places:
+            wrong["points"] = "at least one"
+        points.refuse(self, wrong)
+
+    def adapter_fn(self, emb_dim: int) -> "Bottlenecks":
+        """Returns what the model asks for the adapter of each insertion point.
+
+        Args:
+          emb_dim: Model width.
+
+        Raises:
+          ConfigError: The width is not a multiple of the reduction factor.
+        """
+        if emb_dim % self.reduction_factor:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"reduction_factor = {self.reduction_factor} for a model"
+                    f" width of {emb_dim}",
+                    expected="a factor that divides the width",
+                    do="Choose another Bottleneck.reduction_factor",
+                )
+            )
+        return Bottlenecks(self, emb_dim // self.reduction_factor)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bottlenecks:
+    """A spec for one model width; a types.AdapterFn."""
+
+    spec: Bottleneck
+    width: int
+
+    def __call__(self, point: str, *, name: str) -> BottleneckAdapter | None:
+        """Returns a new adapter module for `point`, or None where none belongs."""
+        if point not in self.spec.points:
+            return None
+        return BottleneckAdapter(self.width, self.spec, name=name)

@@ -1,0 +1,62 @@
+"""(IA)3: learnt factors on keys, values and the middle of feed-forward blocks.
+
+Reference:
+  Liu et al., https://arxiv.org/abs/2205.05638. The default places are PEFT's for T5.
+"""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from elm_jax.peft import points
+
+
+class Ia3Adapter(nn.Module):
+    """Multiplies a projection's outputs by `ia3_scale` [outputs], float32."""
+
+    @nn.compact
+    def __call__(
+        self, inputs: jax.Array, outputs: jax.Array, *, deterministic: bool = True
+    ) -> jax.Array:
+        """Maps outputs [..., outputs] to the same shape and dtype."""
+        del inputs, deterministic
+        width = outputs.shape[-1]
+        scale = self.param("ia3_scale", nn.initializers.ones, (width,), jnp.float32)
+        scale = scale.astype(outputs.dtype)
+        return outputs * scale.reshape((1,) * (outputs.ndim - 1) + (width,))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ia3:
+    """Which projections get factors; a types.AdapterFn.
+
+    At the start all factors are one, so that the model starts exactly as the base.
+
+    Attributes:
+      kind: "ia3".
+      targets: Regular expression, searched in the names of insertion points such as
+        `encoder/mlp/hidden`; see `points.PROJECTIONS`.
+    """
+
+    kind: str = "ia3"
+    targets: str = "/(key|value|hidden)$"
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a spec that no model can have."""
+        wrong = {} if self.kind == "ia3" else {"kind": "ia3"}
+        wrong |= points.wrong_targets(self.targets, points.PROJECTIONS)
+        points.refuse(self, wrong)
+
+    def adapter_fn(self, emb_dim: int) -> "Ia3":
+        """Returns itself: the shapes of the projections say the rest."""
+        del emb_dim
+        return self
+
+    def __call__(self, point: str, *, name: str) -> Ia3Adapter | None:
+        """Returns a new adapter module for `point`, or None where none belongs."""
+        if point in points.PROJECTIONS and re.search(self.targets, point):
+            return Ia3Adapter(name=name)
+        return None

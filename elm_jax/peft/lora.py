@@ -1,0 +1,103 @@
+"""LoRA: a product of two narrow matrices added to a projection.
+
+Averaging experts averages the two matrices, not their products.
+
+Reference:
+  Hu et al., https://arxiv.org/abs/2106.09685; the rank-stabilised scale:
+  Kalajdzievski, https://arxiv.org/abs/2312.03732. Initialised as PEFT does it.
+"""
+
+import dataclasses
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from elm_jax.peft import points
+
+_POINTS = tuple(p for p in points.PROJECTIONS if not p.endswith("/hidden"))
+# Uniform within 1 / sqrt(inputs), as torch's kaiming_uniform_(a=sqrt(5)) is.
+_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class LoraAdapter(nn.Module):
+    """Adds `scale * inputs @ lora_a @ lora_b` to a projection's outputs.
+
+    Parameters: `lora_a` [inputs, rank] and `lora_b` [rank, outputs], float32.
+    """
+
+    spec: "Lora"
+
+    @nn.compact
+    def __call__(
+        self, inputs: jax.Array, outputs: jax.Array, *, deterministic: bool = True
+    ) -> jax.Array:
+        """Maps [..., inputs] and [..., outputs] to new outputs of the same dtype."""
+        spec, dtype = self.spec, outputs.dtype
+        shape_a = (inputs.shape[-1], spec.rank)
+        shape_b = (spec.rank, outputs.shape[-1])
+        lora_a = self.param("lora_a", _init, shape_a, jnp.float32)
+        lora_b = self.param("lora_b", nn.initializers.zeros, shape_b, jnp.float32)
+        x = nn.Dropout(spec.dropout)(inputs, deterministic=deterministic)
+        # Two matrices, for the reason that model/layers.py gives.
+        rows = x.astype(dtype).reshape(-1, x.shape[-1])
+        added = jnp.dot(jnp.dot(rows, lora_a.astype(dtype)), lora_b.astype(dtype))
+        return outputs + jnp.asarray(spec.scale, dtype) * added.reshape(outputs.shape)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Which projections get LoRA; a types.AdapterFn.
+
+    At the start `lora_b` is zero, so that the model starts exactly as the base.
+
+    Attributes:
+      kind: "lora".
+      rank: Width between the two matrices.
+      alpha: The product is scaled by `alpha / rank`.
+      rank_stabilized: Whether it is scaled by `alpha / sqrt(rank)` instead.
+      dropout: Share of the projection's inputs dropped on this path in training,
+        in [0, 1).
+      targets: Regular expression, searched in the names of insertion points such as
+        `decoder/cross_attention/query`; see `points.PROJECTIONS`.
+    """
+
+    kind: str = "lora"
+    rank: int = 8
+    alpha: float = 16.0
+    rank_stabilized: bool = False
+    dropout: float = 0.0
+    targets: str = "/(query|value)$"
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a spec that no model can have."""
+        wrong = {}
+        if self.kind != "lora":
+            wrong["kind"] = "lora"
+        if type(self.rank) is not int or self.rank < 1:
+            wrong["rank"] = "a whole number of at least 1"
+        if not isinstance(self.alpha, int | float) or self.alpha <= 0:
+            wrong["alpha"] = "a number above 0"
+        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+            wrong["dropout"] = "a share in [0, 1)"
+        wrong |= points.wrong_targets(self.targets, _POINTS)
+        points.refuse(self, wrong)
+
+    @property
+    def scale(self) -> float:
+        """The factor on the product of the two matrices."""
+        root = math.sqrt(self.rank) if self.rank_stabilized else self.rank
+        return self.alpha / root
+
+    def adapter_fn(self, emb_dim: int) -> "Lora":
+        """Returns itself: the shapes of the projections say the rest."""
+        del emb_dim
+        return self
+
+    def __call__(self, point: str, *, name: str) -> LoraAdapter | None:
+        """Returns a new adapter module for `point`, or None where none belongs."""
+        if point in _POINTS and re.search(self.targets, point):
+            return LoraAdapter(self, name=name)
+        return None

@@ -1,0 +1,59 @@
+"""The insertion points of the model, and how a spec refuses wrong fields.
+
+A sub-layer's point is `<stack>/<sub-layer>`; a projection's has the projection's
+name behind it. `hidden` is what enters the last projection of a feed-forward block.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from elm_jax import errors
+
+SUB_LAYERS = (
+    "encoder/self_attention",
+    "encoder/mlp",
+    "decoder/self_attention",
+    "decoder/cross_attention",
+    "decoder/mlp",
+)
+_ATTENTION = ("query", "key", "value", "out")
+# Those of a gated feed-forward block are wi_0 and wi_1, that of a plain one is wi.
+_MLP = ("wi", "wi_0", "wi_1", "hidden", "wo")
+PROJECTIONS = tuple(
+    f"{sub_layer}/{part}"
+    for sub_layer in SUB_LAYERS
+    for part in (_MLP if sub_layer.endswith("/mlp") else _ATTENTION)
+)
+
+
+def refuse(spec: Any, wrong: Mapping[str, str]) -> None:
+    """Raises ConfigError if any field of a spec is wrong.
+
+    Args:
+      spec: A dataclass.
+      wrong: What would be right, by the name of the field.
+    """
+    if wrong:
+        raise errors.ConfigError(
+            errors.explain(
+                found=", ".join(f"{n} = {getattr(spec, n)!r}" for n in wrong),
+                expected="; ".join(f"{n}: {text}" for n, text in wrong.items()),
+                do=f"Correct these fields of {type(spec).__name__}",
+            )
+        )
+
+
+def wrong_targets(targets: Any, places: Sequence[str]) -> dict[str, str]:
+    """Returns what is wrong with a spec's field `targets`, by its name, or nothing.
+
+    Args:
+      targets: Should be a regular expression that is found in one place or more.
+      places: Names of insertion points.
+    """
+    try:
+        if any(re.search(targets, place) for place in places):
+            return {}
+    except (TypeError, re.error):
+        return {"targets": "a regular expression"}
+    return {"targets": f"a pattern that is found in one of {', '.join(places)}"}
