@@ -10,7 +10,7 @@ import pytest
 from elm_jax import trees
 from elm_jax.model import decoding, t5
 from elm_jax.model.decoding_spec import GREEDY, BeamSearch, Sampling
-from elm_jax.peft import adapters
+from elm_jax.peft import bottleneck
 
 IDS = np.arange(32, dtype=np.int32)
 
@@ -82,7 +82,7 @@ def test_greedy_tokens_equal_those_of_hugging_face(decode_golden, kind):
 def adapted(decode_golden):
     """The golden model with bottleneck adapters far from the identity."""
     bare, params = decode_golden.model("untied")
-    spec = adapters.AdapterSpec(reduction_factor=8, init_std=0.5)
+    spec = bottleneck.Bottleneck(reduction_factor=8, init_std=0.5)
     model = t5.T5(bare.config, adapters=spec.adapter_fn(bare.config.emb_dim))
     drawn = t5.init_params(model, seed=0)
     return model, trees.replace(drawn, params)
