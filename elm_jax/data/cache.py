@@ -1,4 +1,4 @@
-"""Tokenised caches: built once through SeqIO, then opened without TensorFlow.
+"""Tokenised caches: built once, then opened by index from a memory-mapped file.
 
 A cache is a folder `<cache_dir>/<task>/<split>-<key>` with `manifest.json` and one
 file of arrays. The key is a hash of everything that shaped the content, so a cache
@@ -9,17 +9,20 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+import re
 from typing import Any
-
-import numpy as np
 
 from elm_jax import errors
 from elm_jax.data import (
+    cache_build,
     folders,
+    function_templates,
     rendering,
+    sandbox,
+    sandbox_filters,
     seqio_tasks,
     serving,
+    shards,
     sources,
     tasks,
     templates,
@@ -30,8 +33,7 @@ from elm_jax.data import (
     vocabulary as vocabularies,
 )
 
-FORMAT_VERSION = 1
-MANIFEST_FILE = "manifest.json"
+FORMAT_VERSION = 2
 
 
 def open_cache(
@@ -45,7 +47,7 @@ def open_cache(
 ) -> token_store.TokenizedDataset:
     """Returns the tokenised examples of a task's split, building them if needed.
 
-    TensorFlow is imported only while building.
+    TensorFlow is imported only to build a task that a user registered with SeqIO.
 
     Args:
       task_name: A registered task, not a mixture.
@@ -61,24 +63,48 @@ def open_cache(
         `features`, or the cache cannot be read or written.
       TemplateError: The template is missing or does not fit the rows.
     """
+    build = planned(
+        task_name, split, vocabulary=vocabulary, features=features, places=places
+    )
+    if not build.folder.is_dir():
+        folders.check_writable(pathlib.Path(places.cache_dir))
+        cache_build.build_here(build, progress)
+    return _read(build.folder)
+
+
+def planned(
+    task_name: str,
+    split: str,
+    *,
+    vocabulary: vocabularies.SentencePiece,
+    features: tasks.Features,
+    places: tasks.Places,
+) -> cache_build.CacheBuild:
+    """Returns the cache that `open_cache` would open, built or not.
+
+    Raises:
+      ConfigError: No such task, or the split's name cannot be a folder's.
+      DataError: As `open_cache`.
+      TemplateError: The template is missing.
+    """
     task = tasks.registry.task(task_name)
+    for name in (task_name, split):
+        if not re.fullmatch(r"[\w][\w.:\-\[\]%]*", name):
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"the name {name!r}",
+                    expected="a task and a split whose names can be folders",
+                    do="Correct the name",
+                )
+            )
     key = cache_key(
         task, split, vocabulary=vocabulary, features=features, places=places
     )
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     folder = pathlib.Path(places.cache_dir) / task_name / f"{split}-{digest[:16]}"
-    if not folder.is_dir():
-        folders.check_writable(pathlib.Path(places.cache_dir))
-        built = tokenizing.tokenize_split(
-            task,
-            split,
-            vocabulary=vocabulary,
-            features=features,
-            places=places,
-            progress=progress,
-        )
-        _write(folder, key, built)
-    return _read(folder)
+    return cache_build.CacheBuild(
+        task, split, folder, key, vocabulary, features, places
+    )
 
 
 def cache_key(
@@ -115,15 +141,15 @@ def cache_key(
         return key | {"field": task.field}
     if source.is_prompted:
         return key | {"max_bad_share": task.max_bad_share}
-    template = task.template.load(places.templates_dir)
+    template = rendering.load_template(task, split, places, features.max_value_chars)
     return key | {"template": template.sha256, "max_bad_share": task.max_bad_share}
 
 
 def _code_version() -> str:
     """Returns a hash of the modules whose text decides what a cache holds."""
     modules = (
-        *(rendering, seqio_tasks, serving, sources, templates, tokenizing),
-        vocabularies,
+        *(function_templates, rendering, sandbox, sandbox_filters, seqio_tasks),
+        *(serving, shards, sources, templates, tokenizing, vocabularies),
     )
     digest = hashlib.sha256()
     for module in modules:
@@ -131,30 +157,9 @@ def _code_version() -> str:
     return digest.hexdigest()[:16]
 
 
-def _write(
-    folder: pathlib.Path, key: Mapping[str, Any], built: tokenizing.TokenizedSplit
-) -> None:
-    arrays = built.columns.arrays()
-    digest = hashlib.sha256()
-    for name, array in arrays.items():
-        digest.update(f"{name}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    with folders.new_folder(folder) as temporary:
-        index = token_store.write_arrays(temporary / token_store.ARRAYS_FILE, arrays)
-        manifest = {
-            "key": key,
-            "fingerprint": digest.hexdigest()[:16],
-            "answer_choices": built.answer_choices,
-            **built.counts,
-            "arrays": index,
-        }
-        text = json.dumps(manifest, indent=1, ensure_ascii=False)
-        (temporary / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
-
-
 def _read(folder: pathlib.Path) -> token_store.TokenizedDataset:
     try:
-        manifest = json.loads((folder / MANIFEST_FILE).read_text("utf-8"))
+        manifest = json.loads((folder / cache_build.MANIFEST_FILE).read_text("utf-8"))
         arrays = token_store.map_arrays(
             folder / token_store.ARRAYS_FILE, manifest["arrays"]
         )
@@ -164,7 +169,8 @@ def _read(folder: pathlib.Path) -> token_store.TokenizedDataset:
         raise errors.DataError(
             errors.explain(
                 found=f"the token cache {folder} is damaged: {error}",
-                expected=f"{MANIFEST_FILE} and {token_store.ARRAYS_FILE} as written",
+                expected=f"{cache_build.MANIFEST_FILE} and {token_store.ARRAYS_FILE} "
+                "as written",
                 do=f"Delete {folder}; it is built again when next needed",
             )
         ) from error

@@ -2,8 +2,8 @@
 
 import collections
 import dataclasses
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from elm_jax import errors
 from elm_jax.data import serving, sources, tasks, templates
@@ -28,6 +28,7 @@ class RenderedSplit:
       example_ids: Place of the row in its source.
       num_rows: Rows the source had, dropped ones included.
       dropped: How many rows were dropped, by reason.
+      first_bad: Place of the first bad row and what is wrong with it, or "".
     """
 
     inputs: list[str] = dataclasses.field(default_factory=list)
@@ -39,18 +40,10 @@ class RenderedSplit:
     dropped: collections.Counter[str] = dataclasses.field(
         default_factory=collections.Counter
     )
+    first_bad: str = ""
 
     def __len__(self) -> int:
         return len(self.targets)
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of ids and texts, in hex."""
-        digest = hashlib.sha256()
-        columns = (self.example_ids, self.inputs, self.targets, self.choices)
-        for example in zip(*columns, strict=True):
-            digest.update(repr(example).encode())
-        return digest.hexdigest()
 
     def keep(
         self,
@@ -100,6 +93,7 @@ def render_split(
     places: tasks.Places,
     *,
     progress: ProgressFn | None = None,
+    max_value_chars: int = 0,
 ) -> RenderedSplit:
     """Returns the texts of a task's split in the source's order.
 
@@ -111,6 +105,7 @@ def render_split(
       split: One of the task's split names.
       places: Where data and templates are.
       progress: Told the number of rows done, now and then.
+      max_value_chars: See `templates.Template`.
 
     Raises:
       DataError: The split is unknown or empty, or more than the task's
@@ -118,14 +113,63 @@ def render_split(
       TemplateError: The template is missing, does what it may not, or names a field
         that no row has.
     """
-    source = served(task, split, places)
-    is_text = isinstance(task, tasks.TextTask)
-    template = None
-    if not is_text and not source.is_prompted:
-        template = task.template.load(places.templates_dir)
+    result = render_rows(
+        served(task, split, places).rows(),
+        split=split,
+        template=load_template(task, split, places, max_value_chars),
+        field=task.field if isinstance(task, tasks.TextTask) else "",
+        progress=progress,
+    )
+    check_rows(
+        task,
+        split,
+        num_rows=result.num_rows,
+        num_examples=len(result),
+        dropped=result.dropped,
+        first_bad=result.first_bad,
+    )
+    return result
+
+
+def load_template(
+    task: tasks.Task | tasks.TextTask,
+    split: str,
+    places: tasks.Places,
+    max_value_chars: int = 0,
+) -> Any:
+    """Returns a task's template, cutting values if asked.
+
+    None for plain text, and where the source's rows are prompted already.
+    """
+    if isinstance(task, tasks.TextTask) or served(task, split, places).is_prompted:
+        return None
+    template = task.template.load(places.templates_dir)
+    if max_value_chars and isinstance(template, templates.Template):
+        template = dataclasses.replace(template, max_value_chars=max_value_chars)
+    return template
+
+
+def render_rows(
+    rows: Iterable[sources.Record],
+    *,
+    split: str,
+    template: Any,
+    field: str = "",
+    start: int = 0,
+    progress: ProgressFn | None = None,
+) -> RenderedSplit:
+    """Returns the texts of some rows, and what became of the others.
+
+    Args:
+      rows: Rows in the source's order.
+      split: The task's split; part of the seed of random choices.
+      template: What `load_template` gives.
+      field: The field of plain text.
+      start: Place of the first row in its source.
+      progress: Told the number of rows done, now and then.
+    """
     result = RenderedSplit()
-    first_bad = ""
-    for example_id, row in enumerate(source.rows()):
+    for example_id, row in enumerate(rows, start):
         result.num_rows += 1
         if progress and result.num_rows % 256 == 0:
             progress(result.num_rows)
@@ -138,14 +182,13 @@ def render_split(
                 continue
             if not isinstance(row, Mapping):
                 raise templates.RowError(templates.WRONG_TYPE, "a row is no mapping")
-            if is_text:
-                _keep_document(result, example_id, row, task.field)
-            elif template is not None:
+            if template is None:
+                _keep_document(result, example_id, row, field)
+            else:
                 _keep_example(result, example_id, row, template, split)
         except templates.RowError as error:
             result.dropped[f"bad: {error.reason}"] += 1
-            first_bad = first_bad or f"row {example_id}: {error}"
-    _check(result, task, split, first_bad)
+            result.first_bad = result.first_bad or f"row {example_id}: {error}"
     return result
 
 
@@ -185,7 +228,7 @@ def _keep_example(
     result: RenderedSplit,
     example_id: int,
     row: sources.Row,
-    template: templates.Template,
+    template: Any,
     split: str,
 ) -> None:
     rendered = template.render(row, seed=f"{split}/{example_id}")
@@ -220,33 +263,37 @@ def _keep_rendered(
     result.keep(example_id, rendered, label=label)
 
 
-def _check(
-    result: RenderedSplit,
+def check_rows(
     task: tasks.Task | tasks.TextTask,
     split: str,
+    *,
+    num_rows: int,
+    num_examples: int,
+    dropped: collections.Counter[str],
     first_bad: str,
 ) -> None:
+    """Raises if a split has no examples, or too many rows that do not fit."""
     what = f"{split} of task {task.name!r}"
-    bad = sum(n for reason, n in result.dropped.items() if reason.startswith("bad: "))
+    bad = sum(n for reason, n in dropped.items() if reason.startswith("bad: "))
     allowed = task.max_bad_share if isinstance(task, tasks.Task) else 0.0
-    if bad > allowed * result.num_rows:
+    if bad > allowed * num_rows:
         prompt = f" {task.prompt!r}" if isinstance(task, tasks.Task) else ""
         # A template that fits no row at all is a wrong template.
-        lacking = result.dropped[f"bad: {templates.MISSING_FIELD}"]
-        kind = errors.TemplateError if lacking == result.num_rows else errors.DataError
+        lacking = dropped[f"bad: {templates.MISSING_FIELD}"]
+        kind = errors.TemplateError if lacking == num_rows else errors.DataError
         raise kind(
             errors.explain(
-                found=f"{bad} of {result.num_rows} rows in {what} do not fit its "
+                found=f"{bad} of {num_rows} rows in {what} do not fit its "
                 f"template{prompt}, the first is {first_bad}",
                 expected=f"at most {allowed:.0%} such rows",
                 do="Correct the rows or choose another prompt",
             )
         )
-    if not len(result):
-        counts = ", ".join(f"{n} x {reason}" for reason, n in result.dropped.items())
+    if not num_examples:
+        counts = ", ".join(f"{n} x {reason}" for reason, n in dropped.items())
         raise errors.DataError(
             errors.explain(
-                found=f"{what} is empty: {result.num_rows} rows, dropped {counts or 0}",
+                found=f"{what} is empty: {num_rows} rows, dropped {counts or 0}",
                 expected="at least one example",
                 do="Choose another split or prompt, or correct the source",
             )

@@ -148,6 +148,8 @@ def _paid_text(context: Any, parts: Sequence[Any]) -> str:
 def _checked_index(context: Any, index: Any) -> Any:
     """Returns the index of an item; a label of -1 is no label, not the last one."""
     del context  # There so that Jinja does not run this while it compiles.
+    if isinstance(index, jinja2.Undefined):
+        str(index)  # raises, and names the field that is missing
     if isinstance(index, int) and index < 0:
         raise MissingItemError(f"index {index} is below 0")
     return index

@@ -13,12 +13,17 @@ from types import MappingProxyType
 from typing import Any
 
 from elm_jax import errors
-from elm_jax.data import serving, sources, templates
+from elm_jax.data import function_templates, serving, sources, templates
 
 ROLES = ("train", "unseen", "continual", "composed")
 PROTOCOLS = ("", "elm")
 SAME_SPLITS: Mapping[str, str] = MappingProxyType(
     {"train": "train", "validation": "validation", "test": "test"}
+)
+
+
+Template = (
+    templates.Template | templates.TemplateRef | function_templates.FunctionTemplate
 )
 
 
@@ -30,11 +35,14 @@ class Features:
       inputs_length: Tokens of an input, end token included; longer ones are cut.
       targets_length: Tokens of a target or answer choice, end token included.
       inputs_eos: Whether inputs end with the end token; targets always do.
+      max_value_chars: Characters to which templates cut what they print; 0 for none,
+        2048 for PromptSource's, T0's and the original ELM's cut.
     """
 
     inputs_length: int = 256
     targets_length: int = 64
     inputs_eos: bool = True
+    max_value_chars: int = 0
 
     def __post_init__(self) -> None:
         for name in ("inputs_length", "targets_length"):
@@ -107,7 +115,7 @@ class Task:
     prompt: str
     cluster: str
     source: sources.Source
-    template: templates.Template | templates.TemplateRef
+    template: Template
     metrics: tuple[str, ...]
     splits: Mapping[str, str] = dataclasses.field(default_factory=lambda: SAME_SPLITS)
     role: str = "train"
@@ -296,7 +304,7 @@ registry = Registry()
 
 def prompted_tasks(
     dataset: str,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Template],
     *,
     source: sources.Source,
     cluster: str,
@@ -309,7 +317,7 @@ def prompted_tasks(
 
     Args:
       dataset: PromptSource's dataset folder.
-      prompts: Names of templates in it.
+      prompts: Names of templates in it, or templates themselves.
       source: Where the rows come from.
       cluster: Kind of task.
       metrics: Names of metrics of all these prompts.
@@ -319,17 +327,23 @@ def prompted_tasks(
     """
     return [
         Task(
-            name=templates.task_name(dataset, subset, prompt),
+            name=templates.task_name(dataset, subset, _prompt(prompt)),
             dataset=templates.dataset_name(dataset, subset),
-            prompt=prompt,
+            prompt=_prompt(prompt),
             cluster=cluster,
             source=source,
-            template=templates.TemplateRef(dataset, prompt, subset, folder),
+            template=templates.TemplateRef(dataset, prompt, subset, folder)
+            if isinstance(prompt, str)
+            else prompt,
             metrics=metrics,
             **options,
         )
         for prompt in prompts
     ]
+
+
+def _prompt(prompt: str | Template) -> str:
+    return prompt if isinstance(prompt, str) else prompt.name
 
 
 def _name(task: Task) -> str:

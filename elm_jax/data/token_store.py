@@ -1,6 +1,7 @@
 """Tokenised examples of one split, read from a memory-mapped file."""
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -51,17 +52,18 @@ class Ragged(NamedTuple):
     @classmethod
     def of(cls, rows: Sequence[Any], dtype: Any = np.int32) -> "Ragged":
         """Returns the ragged array of a sequence of sequences."""
-        lengths = [len(row) for row in rows]
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        arrays = [np.asarray(row, dtype) for row in rows if len(row)]
-        values = np.concatenate(arrays) if arrays else np.zeros(0, dtype)
-        return cls(values, offsets)
+        flat = itertools.chain.from_iterable(rows)
+        return cls(np.fromiter(flat, dtype, int(offsets[-1])), offsets)
 
     @classmethod
     def of_texts(cls, texts: Sequence[str]) -> "Ragged":
         """Returns the UTF-8 bytes of texts as a ragged array of uint8."""
-        rows = [np.frombuffer(text.encode(), np.uint8) for text in texts]
-        return cls.of(rows, np.uint8)
+        rows = [text.encode() for text in texts]
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return cls(np.frombuffer(b"".join(rows), np.uint8), offsets)
 
     @classmethod
     def joined(cls, parts: Sequence["Ragged"]) -> "Ragged":
@@ -183,15 +185,21 @@ class TokenizedDataset(Sequence[Example]):
 
 
 def write_arrays(
-    path: pathlib.Path, arrays: Mapping[str, np.ndarray]
+    path: pathlib.Path, arrays: Mapping[str, np.ndarray | Sequence[np.ndarray]]
 ) -> dict[str, list[Any]]:
-    """Writes arrays end to end and returns where: name to [dtype, shape, offset]."""
+    """Writes arrays end to end and returns where: name to [dtype, shape, offset].
+
+    An array may be given in pieces along its first axis; it is written piece by piece.
+    """
     index: dict[str, list[Any]] = {}
     with path.open("wb") as file:
         for name, array in arrays.items():
             file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-            index[name] = [array.dtype.str, list(array.shape), file.tell()]
-            file.write(np.ascontiguousarray(array).data)
+            pieces = [array] if isinstance(array, np.ndarray) else array
+            shape = [sum(map(len, pieces)), *pieces[0].shape[1:]]
+            index[name] = [pieces[0].dtype.str, shape, file.tell()]
+            for piece in pieces:
+                file.write(np.ascontiguousarray(piece).data)
     return index
 
 

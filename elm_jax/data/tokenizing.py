@@ -1,6 +1,11 @@
-"""Texts to tokens: inputs and targets by a SeqIO task, choices by SentencePiece."""
+"""Texts to tokens by SentencePiece; TensorFlow only for tasks that SeqIO defines.
+
+Tokens of our own tasks are those that SeqIO's preprocessors make of the same texts
+(`seqio_tasks.to_seqio`; a test compares them), a row at a time and without TensorFlow.
+"""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,113 +15,93 @@ from elm_jax.data import rendering, seqio_tasks, tasks, templates, token_store
 from elm_jax.data import vocabulary as vocabularies
 from elm_jax.types import EOS_ID
 
-_BATCH_ROWS = 1024
+TOKENS = ("inputs", "targets", "choices")
 _PERCENTILES = (0, 50, 90, 99, 100)
 # Above this share of cut targets a run would mostly learn beginnings.
 _MAX_CUT_TARGETS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenizedSplit:
-    """What a cache is written from.
+class Tokenized:
+    """Examples as tokens.
 
     Attributes:
-      columns: Tokens and texts.
-      answer_choices: The template's expression for choices, or None.
-      counts: JSON values: rows, examples, dropped by reason, cut, length percentiles.
+      columns: Cut tokens, and texts.
+      lengths: Tokens before cutting, of every row of `TOKENS`: int32.
     """
 
     columns: token_store.Columns
-    answer_choices: str | None
-    counts: dict[str, Any]
+    lengths: dict[str, np.ndarray]
 
 
-def tokenize_split(
-    task: tasks.AnyTask,
-    split: str,
-    *,
+def tokenize(
+    rendered: rendering.RenderedSplit,
     vocabulary: vocabularies.SentencePiece,
     features: tasks.Features,
-    places: tasks.Places,
-    progress: rendering.ProgressFn | None = None,
-) -> TokenizedSplit:
-    """Returns a task's split as tokens, cut to `features`; imports TensorFlow.
+    *,
+    is_text: bool = False,
+) -> Tokenized:
+    """Returns texts as tokens, cut to `features`.
 
     Plain text is not cut: its length is decided when it is corrupted.
+    """
+
+    def encoded(texts: Sequence[str], *, eos: bool) -> token_store.Ragged:
+        rows = vocabulary.encode_batch(texts)
+        end = [EOS_ID] if eos else []
+        return token_store.Ragged.of([row + end for row in rows])
+
+    inputs = [] if is_text else rendered.inputs
+    tokens = {
+        "inputs": encoded(inputs, eos=features.inputs_eos),
+        "targets": encoded(rendered.targets, eos=not is_text),
+    }
+    if is_text:
+        tokens["inputs"] = token_store.Ragged.of([()] * len(rendered))
+    return cut_to(rendered, tokens, vocabulary, None if is_text else features)
+
+
+def cut_to(
+    rendered: rendering.RenderedSplit,
+    tokens: dict[str, token_store.Ragged],
+    vocabulary: vocabularies.SentencePiece,
+    features: tasks.Features | None,
+) -> Tokenized:
+    """Returns inputs, targets and choices cut to `features`, or whole if None."""
+    tokens = {**tokens, "choices": _encode_choices(rendered, vocabulary)}
+    limits = limits_of(features)
+    short = {name: _cut(tokens[name], limit) for name, limit in limits.items()}
+    lengths = {name: tokens[name].lengths.astype(np.int32) for name in TOKENS}
+    return Tokenized(_columns(rendered, {**tokens, **short}), lengths)
+
+
+def limits_of(features: tasks.Features | None) -> dict[str, int]:
+    """Returns the most tokens of each of `TOKENS`; nothing for plain text."""
+    if features is None:
+        return {}
+    longest = features.targets_length
+    return {"inputs": features.inputs_length, "targets": longest, "choices": longest}
+
+
+def count_lengths(
+    what: str, lengths: Mapping[str, np.ndarray], features: tasks.Features | None
+) -> dict[str, Any]:
+    """Returns how many were cut, and percentiles of lengths, as JSON values.
 
     Raises:
-      DataError: As `rendering.render_split`, or most targets or choices are longer
-        than `features.targets_length`, or a user's SeqIO task has no examples or
-        another vocabulary.
+      DataError: Most targets or choices are cut.
     """
-    if isinstance(task, tasks.SeqioTask):
-        rendered, tokens = _user_examples(task, split, vocabulary)
-        template = None
-    else:
-        rendered = rendering.render_split(task, split, places, progress=progress)
-        seqio_task = seqio_tasks.to_seqio(
-            task,
-            vocabulary=vocabulary,
-            features=features,
-            places=places,
-            render_fn={split: rendered}.__getitem__,
-        )
-        tokens = _tokens(seqio_task, split, rendered)
-        template = None
-        if isinstance(task, tasks.Task):
-            prompted = rendering.served(task, split, places).is_prompted
-            template = None if prompted else task.template.load(places.templates_dir)
-    tokens["choices"] = _encode_choices(rendered, vocabulary)
-    limits = {"inputs": features.inputs_length, "targets": features.targets_length}
-    limits["choices"] = features.targets_length
-    if isinstance(task, tasks.TextTask):
-        limits = {}
-    short = {name: _cut(tokens[name], limit) for name, limit in limits.items()}
+    limits = limits_of(features)
     counts = {
-        "num_rows": rendered.num_rows,
-        "num_examples": len(rendered),
-        "dropped": dict(rendered.dropped),
-        "cut": {n: int(np.sum(tokens[n].lengths > limits[n])) for n in limits},
-        "length_percentiles": {n: _percentiles(tokens[n]) for n in tokens},
-        "texts_sha256": rendered.sha256,
+        "cut": {n: int(np.sum(lengths[n] > limit)) for n, limit in limits.items()},
+        "length_percentiles": {n: percentiles(lengths[n]) for n in lengths},
     }
-    _check_cut(f"{split} of task {task.name!r}", counts, tokens, features)
-    return TokenizedSplit(
-        columns=_columns(rendered, {**tokens, **short}),
-        answer_choices=template.answer_choices if template else None,
-        counts=counts,
-    )
+    if features is not None:
+        _check_cut(what, counts, lengths, features)
+    return counts
 
 
-def _tokens(
-    seqio_task: Any, split: str, rendered: rendering.RenderedSplit
-) -> dict[str, token_store.Ragged]:
-    """Returns uncut inputs and targets of one of our tasks, in the rows' order."""
-    dataset = seqio_task.get_dataset(
-        sequence_length=None,
-        split=split,
-        shuffle=False,
-        use_cached=False,
-        trim_output_features=False,  # There is no length to trim to: saves a pass.
-    )
-    parts: dict[str, list[token_store.Ragged]] = {"inputs": [], "targets": []}
-    ids: list[np.ndarray] = []
-    for batch in dataset.ragged_batch(_BATCH_ROWS):
-        ids.append(batch["example_id"].numpy())
-        for name in parts.keys() & batch.keys():
-            splits = batch[name].row_splits.numpy()
-            values = batch[name].flat_values.numpy()
-            parts[name].append(token_store.Ragged(values, splits))
-    if not np.array_equal(np.concatenate(ids), rendered.example_ids):
-        raise RuntimeError(f"SeqIO changed the order of {seqio_task.name!r}")
-    empty = token_store.Ragged.of([()] * len(rendered))
-    return {
-        name: token_store.Ragged.joined(found) if found else empty
-        for name, found in parts.items()
-    }
-
-
-def _user_examples(
+def user_examples(
     task: tasks.SeqioTask, split: str, vocabulary: vocabularies.SentencePiece
 ) -> tuple[rendering.RenderedSplit, dict[str, token_store.Ragged]]:
     """Returns texts and uncut tokens of a task that a user registered with SeqIO."""
@@ -183,22 +168,23 @@ def _cut(rows: token_store.Ragged, length: int) -> token_store.Ragged:
     return token_store.Ragged(values, offsets)
 
 
-def _percentiles(rows: token_store.Ragged) -> dict[str, int]:
-    if not len(rows.lengths):
+def percentiles(lengths: np.ndarray) -> dict[str, int]:
+    """Returns the shortest, middle, 90 %, 99 % and longest length, by percent."""
+    if not len(lengths):
         return {}
-    found = np.percentile(rows.lengths, _PERCENTILES, method="higher")
+    found = np.percentile(lengths, _PERCENTILES, method="higher")
     return {str(p): int(v) for p, v in zip(_PERCENTILES, found, strict=True)}
 
 
 def _check_cut(
     what: str,
     counts: dict[str, Any],
-    tokens: dict[str, token_store.Ragged],
+    lengths: Mapping[str, np.ndarray],
     features: tasks.Features,
 ) -> None:
     """Raises a DataError if most targets or choices are cut; inputs only count."""
     for name in ("targets", "choices"):
-        total = max(len(tokens[name].lengths), 1)
+        total = max(len(lengths[name]), 1)
         if counts["cut"].get(name, 0) > _MAX_CUT_TARGETS * total:
             longest = counts["length_percentiles"][name]
             raise errors.DataError(

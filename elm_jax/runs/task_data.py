@@ -29,6 +29,8 @@ class TaskData:
         a few rows made by hand, to look at.
       protocol: Whose choice of rows: "" for ours, `elm` for the original code's where
         it is one; `tasks/README.md` has the difference.
+      max_value_chars: Characters to which templates cut what they print; 0 for none,
+        2048 for PromptSource's, T0's and the original ELM's cut.
     """
 
     vocabulary_path: str
@@ -40,6 +42,7 @@ class TaskData:
     templates_dir: str = ""
     sources: tuple[str, ...] = serving.DEFAULT_ORDER
     protocol: str = ""
+    max_value_chars: int = 0
 
     def __post_init__(self) -> None:
         lengths = self.feature_lengths
@@ -59,6 +62,7 @@ class TaskData:
             inputs_length=self.feature_lengths["inputs"],
             targets_length=self.feature_lengths["targets"],
             inputs_eos=self.inputs_eos,
+            max_value_chars=self.max_value_chars,
         )
 
     def opened(self, fill: Callable[[str], str]) -> "OpenedData":

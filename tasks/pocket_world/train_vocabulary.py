@@ -41,7 +41,9 @@ def texts() -> Iterator[str]:
     for task in pocket.all_tasks():
         template = task.template.load("")
         if task.role != "train":
-            yield from [re.sub(r"\{\{.*?\}\}", " ", template.jinja)] * NUM_ROWS
+            yield from [
+                re.sub(r"\{\{.*?\}\}", " ", getattr(template, "jinja", ""))
+            ] * NUM_ROWS
             continue
         source_rows = task.source.rows("train", data_dir="")
         for index, row in enumerate(itertools.islice(source_rows, NUM_ROWS)):

@@ -1,0 +1,327 @@
+"""Builds token caches, in this process or on all cores, going on where it stopped.
+
+Shards of a cache that is being built lie in `.<split>-<key>.parts` beside it. They are
+named by the cache's key, so that a build that was killed, or a second one at the same
+time, finds only what it would have made itself, byte for byte.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import json
+import multiprocessing
+import os
+import pathlib
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import process
+from typing import Any
+
+from elm_jax import errors
+from elm_jax.data import folders, rendering, shards, tasks, token_store, tokenizing
+from elm_jax.data import vocabulary as vocabularies
+
+MANIFEST_FILE = "manifest.json"
+# Shards that wait for a worker, for each worker: rows are read no further ahead.
+_AHEAD = 2
+
+Progress = Callable[[int], None]
+"""Called with the number of rows done so far."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheBuild:
+    """A cache to be.
+
+    Attributes:
+      task: The task.
+      split: One of its splits.
+      folder: The cache's folder.
+      key: Everything that shapes the cache, for its manifest.
+      vocabulary: Of all tokens.
+      features: Lengths.
+      places: Folders of data and templates.
+    """
+
+    task: tasks.AnyTask
+    split: str
+    folder: pathlib.Path
+    key: dict[str, Any]
+    vocabulary: vocabularies.SentencePiece
+    features: tasks.Features
+    places: tasks.Places
+
+    @property
+    def name(self) -> str:
+        """What it is, in words."""
+        return f"{self.split} of task {self.task.name!r}"
+
+    @property
+    def parts_dir(self) -> pathlib.Path:
+        """Where its shards lie until it is whole."""
+        return self.folder.parent / f".{self.folder.name}.parts"
+
+    @functools.cached_property
+    def template(self) -> Any:
+        """The template, or None where there is none; see `rendering.load_template`."""
+        if isinstance(self.task, tasks.SeqioTask):
+            return None
+        chars = self.features.max_value_chars
+        return rendering.load_template(self.task, self.split, self.places, chars)
+
+    def shards(self) -> Iterator[tuple[pathlib.Path, shards.ShardJob | None, Any]]:
+        """Yields each shard's folder, its job (None if it is done) and its rows."""
+        if isinstance(self.task, tasks.SeqioTask):
+            yield self._shard_of_seqio(), None, ()
+            return
+        if self.template is not None and hasattr(self.template, "check"):
+            self.template.check()
+        rows = rendering.served(self.task, self.split, self.places).rows()
+        for start, some in shards.deal(rows):
+            folder = self.parts_dir / f"{start:010d}"
+            job = shards.ShardJob(
+                folder=folder,
+                start=start,
+                split=self.split,
+                template=shards.sendable(self.template),
+                field=getattr(self.task, "field", ""),
+                vocabulary=dataclasses.replace(self.vocabulary),
+                features=self.features,
+            )
+            yield folder, None if folder.is_dir() else job, some
+
+    def finish(self, parts: Sequence[pathlib.Path]) -> None:
+        """Joins the shards to the cache, unless another process has, and clears up.
+
+        Raises:
+          DataError: Too many rows do not fit, there are no examples, targets are too
+            long, or the folder cannot be written.
+        """
+        try:
+            if not self.folder.is_dir():
+                self._join(parts)
+        except FileNotFoundError:
+            if not self.folder.is_dir():  # else another process was quicker
+                raise
+        finally:
+            shutil.rmtree(self.parts_dir, ignore_errors=True)
+
+    def drop_empty(self) -> None:
+        """Removes the folders of this cache that hold nothing."""
+        for folder in (self.parts_dir, self.folder.parent):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def _join(self, parts: Sequence[pathlib.Path]) -> None:
+        found = [shards.read(part) for part in parts]
+        num_rows = sum(shard.num_rows for shard in found)
+        num_examples = sum(len(shard.columns.labels) for shard in found)
+        dropped = sum((shard.dropped for shard in found), collections.Counter[str]())
+        if not isinstance(self.task, tasks.SeqioTask):
+            rendering.check_rows(
+                self.task,
+                self.split,
+                num_rows=num_rows,
+                num_examples=num_examples,
+                dropped=dropped,
+                first_bad=next((s.first_bad for s in found if s.first_bad), ""),
+            )
+        lengths = {
+            name: shards.concatenated([shard.lengths[name] for shard in found])
+            for name in tokenizing.TOKENS
+        }
+        is_text = isinstance(self.task, tasks.TextTask)
+        limits = None if is_text else self.features
+        arrays = shards.joined(found)
+        everything, texts = shards.digests(arrays)
+        manifest = {
+            "key": self.key,
+            "fingerprint": everything[:16],
+            "answer_choices": getattr(self.template, "answer_choices", None),
+            "num_rows": num_rows,
+            "num_examples": num_examples,
+            "dropped": dict(sorted(dropped.items())),
+            **tokenizing.count_lengths(self.name, lengths, limits),
+            "texts_sha256": texts,
+        }
+        with folders.new_folder(self.folder) as temporary:
+            path = temporary / token_store.ARRAYS_FILE
+            manifest["arrays"] = token_store.write_arrays(path, arrays)
+            text = json.dumps(manifest, indent=1, ensure_ascii=False)
+            (temporary / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+    def _shard_of_seqio(self) -> pathlib.Path:
+        """Returns the one shard of a task that SeqIO alone can read."""
+        assert isinstance(self.task, tasks.SeqioTask)  # noqa: S101 - for type checkers
+        folder = self.parts_dir / "seqio"
+        if not folder.is_dir():
+            rendered, tokens = tokenizing.user_examples(
+                self.task, self.split, self.vocabulary
+            )
+            found = tokenizing.cut_to(rendered, tokens, self.vocabulary, self.features)
+            shards.write(folder, rendered, found)
+        return folder
+
+
+def build_here(build: CacheBuild, progress: Progress | None = None) -> None:
+    """Builds a cache in this process.
+
+    Raises:
+      ElmError: The task's data, template or places do not serve.
+    """
+    parts, done = [], 0
+    try:
+        for folder, job, rows in build.shards():
+            if job is not None:
+                shards.build(job, rows)
+            parts.append(folder)
+            done += len(rows)
+            if progress:
+                progress(done)
+        _finish(build, parts)
+    finally:
+        build.drop_empty()
+
+
+def build_all(
+    builds: Sequence[CacheBuild],
+    *,
+    num_workers: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, errors.ElmError]:
+    """Builds caches on several cores; the files are those of `build_here`.
+
+    This process reads the rows; the workers render and tokenise them. A cache that
+    fails does not keep the others from being built.
+
+    Args:
+      builds: What to build.
+      num_workers: Processes; 0 for one per core.
+      progress: Told the number of rows done of all caches together.
+
+    Returns:
+      The errors of the caches that failed, by their names.
+    """
+    num_workers = num_workers or os.cpu_count() or 1
+    # Fresh interpreters: a fork would inherit locks that JAX's threads hold.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        num_workers, context, initializer=_end_with_parent
+    ) as pool:
+        crew = _Crew(pool, num_workers * _AHEAD, progress)
+        for build in builds:
+            crew.begin(build)
+        crew.wait(0)
+    return crew.failed
+
+
+class _Crew:
+    """Hands shards to processes and finishes each cache after its last shard."""
+
+    def __init__(
+        self,
+        pool: concurrent.futures.Executor,
+        most_waiting: int,
+        progress: Progress | None,
+    ) -> None:
+        self.failed: dict[str, errors.ElmError] = {}
+        self._pool, self._most_waiting, self._progress = pool, most_waiting, progress
+        self._waiting: dict[concurrent.futures.Future[int], CacheBuild] = {}
+        self._left: collections.Counter[str] = collections.Counter()
+        self._parts: dict[str, list[pathlib.Path]] = {}
+        self._done = 0
+
+    def begin(self, build: CacheBuild) -> None:
+        """Deals out all shards of a cache that are not there yet."""
+        parts = []
+        # One more than its shards, until all are dealt out.
+        self._left[build.name] += 1
+        try:
+            for folder, job, rows in build.shards():
+                parts.append(folder)
+                if job is None:
+                    self._count(len(rows))
+                    continue
+                self._left[build.name] += 1
+                self._waiting[self._pool.submit(shards.build, job, rows)] = build
+                self.wait(self._most_waiting)
+                if build.name in self.failed:
+                    break
+        except errors.ElmError as error:
+            self._fail(build, error)
+        self._parts[build.name] = parts
+        self._one_less(build)
+
+    def wait(self, most: int) -> None:
+        """Waits until at most so many shards are unfinished."""
+        while len(self._waiting) > most:
+            done, _ = concurrent.futures.wait(
+                self._waiting, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in done:
+                build = self._waiting.pop(future)
+                try:
+                    self._count(future.result())
+                except errors.ElmError as error:
+                    self._fail(build, error)
+                except process.BrokenProcessPool as error:
+                    raise errors.DataError(
+                        errors.explain(
+                            found=f"a worker process died while building {build.name}",
+                            expected="memory for every worker, and a main module that "
+                            "other processes can import",
+                            do="Start again with fewer workers (num_workers); finished "
+                            "shards are kept",
+                        )
+                    ) from error
+                self._one_less(build)
+
+    def _one_less(self, build: CacheBuild) -> None:
+        self._left[build.name] -= 1
+        if self._left[build.name]:
+            return
+        try:
+            if build.name not in self.failed:
+                _finish(build, self._parts[build.name])
+        except errors.ElmError as error:
+            self._fail(build, error)
+        finally:
+            build.drop_empty()
+
+    def _fail(self, build: CacheBuild, error: errors.ElmError) -> None:
+        error.add_note(f"While caching {build.name}.")
+        self.failed.setdefault(build.name, error)
+
+    def _count(self, num_rows: int) -> None:
+        self._done += num_rows
+        if self._progress:
+            self._progress(self._done)
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when the process that started it dies, killed or not.
+
+    Else it would wait for work for ever: it holds the other end of its own queue.
+    """
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _finish(build: CacheBuild, parts: Sequence[pathlib.Path]) -> None:
+    """Finishes a cache, also that of a source without rows."""
+    if not parts:
+        empty = rendering.RenderedSplit()
+        found = tokenizing.tokenize(empty, build.vocabulary, build.features)
+        folder = build.parts_dir / "empty"
+        shards.write(folder, empty, found)
+        parts = [folder]
+    build.finish(parts)

@@ -1,0 +1,91 @@
+"""Templates that are Python functions, for what Jinja says badly."""
+
+import dataclasses
+import hashlib
+import inspect
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from elm_jax import errors
+from elm_jax.data import sources, templates
+
+PromptFn = Callable[[sources.Row], Any]
+"""`row -> (inputs, targets)`, `(inputs, targets, choices)`, or None to drop the row."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionTemplate:
+    """One prompt of a dataset, as a function of a row.
+
+    Attributes:
+      name: Unique among the templates of its dataset and subset.
+      fn: A function of a module, so that other processes find it. Equal rows give equal
+        texts. It is the user's own code: nothing holds it in a sandbox.
+      has_choices: Whether it gives answer choices, one of which is the target.
+    """
+
+    name: str
+    fn: PromptFn
+    has_choices: bool = False
+
+    @property
+    def answer_choices(self) -> str | None:
+        """The function's name where it gives choices, or None."""
+        where = f"{self.fn.__module__}.{self.fn.__qualname__}"
+        return where if self.has_choices else None
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the function's name and its module's text, in hex."""
+        path = inspect.getsourcefile(self.fn)
+        text = pathlib.Path(path).read_bytes() if path else b""
+        name = f"{self.fn.__module__}.{self.fn.__qualname__}{self.has_choices}"
+        return hashlib.sha256(name.encode() + b"\0" + text).hexdigest()
+
+    def load(self, templates_dir: str) -> "FunctionTemplate":
+        """Returns itself, as `TemplateRef.load` returns what it names."""
+        del templates_dir
+        return self
+
+    def render(self, row: sources.Row, *, seed: int | str) -> templates.Rendered | None:
+        """Returns the row as text, or None where the function gives None or nothing.
+
+        Raises:
+          TemplateError: The function gives something else than texts.
+          RowError: It fails for this row, such as for a field that is not there.
+        """
+        del seed
+        try:
+            found = self.fn(row)
+        except KeyError as error:
+            raise templates.RowError(templates.MISSING_FIELD, str(error)) from error
+        except IndexError as error:
+            raise templates.RowError(templates.MISSING_ITEM, str(error)) from error
+        except (TypeError, AttributeError) as error:
+            raise templates.RowError(templates.WRONG_TYPE, str(error)) from error
+        except (ValueError, ArithmeticError) as error:
+            reason = f"{type(error).__name__} in template"
+            raise templates.RowError(reason, str(error)) from error
+        if found is None:
+            return None
+        inputs, targets, choices = self._checked(found)
+        if not inputs.strip() or not targets.strip():
+            return None
+        stripped = tuple(choice.strip() for choice in choices)
+        return templates.Rendered(inputs.strip(), targets.strip(), stripped)
+
+    def _checked(self, found: Any) -> tuple[str, str, Sequence[str]]:
+        parts = (*found, ()) if isinstance(found, tuple) and len(found) == 2 else found
+        fits = isinstance(parts, tuple) and len(parts) == 3
+        if fits and not isinstance(parts[2], str):
+            texts = (parts[0], parts[1], *parts[2])
+            if all(isinstance(text, str) for text in texts):
+                return parts
+        raise errors.TemplateError(
+            errors.explain(
+                found=f"function template {self.name!r} gave {found!r:.200}",
+                expected="(inputs, targets) or (inputs, targets, choices), or None",
+                do="Correct the function",
+            )
+        )

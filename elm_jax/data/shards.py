@@ -1,0 +1,186 @@
+"""Parts of a token cache: some rows in, one small folder out, in any process.
+
+A split's rows are dealt out by place, `SHARD_ROWS` at a time, whoever works on them.
+A shard holds the same bytes wherever it is made, so a cache is the same whether one
+process made it, or many, or some of them before the machine was switched off.
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from elm_jax.data import (
+    folders,
+    rendering,
+    sources,
+    tasks,
+    templates,
+    token_store,
+    tokenizing,
+)
+from elm_jax.data import vocabulary as vocabularies
+
+SHARD_ROWS = 2048
+INDEX_FILE = "index.json"
+
+Rows = Sequence[sources.Record]
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardJob:
+    """What a process needs besides the rows; travels between processes.
+
+    Attributes:
+      folder: The folder to be.
+      start: Place of the first row in its source.
+      split: The task's split; part of the seed of random choices.
+      template: The template, or None for plain text and rows prompted already.
+      field: The field of plain text; empty for prompts.
+      vocabulary: Of all tokens.
+      features: Lengths.
+    """
+
+    folder: pathlib.Path
+    start: int
+    split: str
+    template: Any
+    field: str
+    vocabulary: vocabularies.SentencePiece
+    features: tasks.Features
+
+
+class Shard(NamedTuple):
+    """A shard that was made.
+
+    Attributes:
+      columns: Its examples, memory-mapped.
+      lengths: Tokens of each row before cutting, by column: int32.
+      num_rows: Rows it was made from.
+      dropped: How many were dropped, by reason.
+      first_bad: What is wrong with its first bad row, or "".
+    """
+
+    columns: token_store.Columns
+    lengths: dict[str, np.ndarray]
+    num_rows: int
+    dropped: collections.Counter[str]
+    first_bad: str
+
+
+def build(job: ShardJob, rows: Rows) -> int:
+    """Renders and tokenises rows into the job's folder; returns how many there were.
+
+    Raises:
+      DataError: The folder cannot be written.
+      TemplateError: The template does not compile or does what it may not.
+    """
+    rendered = rendering.render_rows(
+        rows, split=job.split, start=job.start, template=job.template, field=job.field
+    )
+    vocabulary = _shared(job.vocabulary.path, job.vocabulary.extra_ids)
+    found = tokenizing.tokenize(
+        rendered, vocabulary, job.features, is_text=bool(job.field)
+    )
+    write(job.folder, rendered, found)
+    return len(rows)
+
+
+def write(
+    folder: pathlib.Path, rendered: rendering.RenderedSplit, found: tokenizing.Tokenized
+) -> None:
+    """Writes a shard whole or not at all."""
+    arrays = found.columns.arrays()
+    arrays |= {f"lengths.{name}": n for name, n in found.lengths.items()}
+    with folders.new_folder(folder) as temporary:
+        index = token_store.write_arrays(temporary / token_store.ARRAYS_FILE, arrays)
+        content = {
+            "arrays": index,
+            "num_rows": rendered.num_rows,
+            "dropped": dict(sorted(rendered.dropped.items())),
+            "first_bad": rendered.first_bad,
+        }
+        text = json.dumps(content, ensure_ascii=False)
+        (temporary / INDEX_FILE).write_text(text, encoding="utf-8")
+
+
+def read(folder: pathlib.Path) -> Shard:
+    """Returns a shard; raises OSError, ValueError or KeyError for a damaged one."""
+    content = json.loads((folder / INDEX_FILE).read_text("utf-8"))
+    path = folder / token_store.ARRAYS_FILE
+    arrays = token_store.map_arrays(path, content["arrays"])
+    return Shard(
+        token_store.Columns.from_arrays(arrays),
+        {name: arrays[f"lengths.{name}"] for name in tokenizing.TOKENS},
+        content["num_rows"],
+        collections.Counter(content["dropped"]),
+        content["first_bad"],
+    )
+
+
+def joined(shards: Sequence[Shard]) -> dict[str, list[np.ndarray]]:
+    """Returns the arrays of all shards' examples in order, each array in pieces.
+
+    Only offsets are held in memory; the pieces of everything else stay mapped.
+    """
+    parts = [shard.columns.arrays() for shard in shards]
+    found: dict[str, list[np.ndarray]] = {}
+    for name in parts[0]:
+        pieces = [part[name] for part in parts]
+        is_offsets = name.endswith(".offsets") or name == "choices_of"
+        found[name] = [_joined_offsets(pieces)] if is_offsets else pieces
+    return found
+
+
+def digests(arrays: dict[str, list[np.ndarray]]) -> tuple[str, str]:
+    """Returns SHA-256 of all arrays, and of ids and texts alone, in hex."""
+    everything, texts = hashlib.sha256(), hashlib.sha256()
+    for name, pieces in arrays.items():
+        is_text = name.startswith("example_ids") or "_text." in name
+        for digest in (everything, texts) if is_text else (everything,):
+            digest.update(f"{name}{sum(map(len, pieces))}".encode())
+            for piece in pieces:
+                digest.update(np.ascontiguousarray(piece).data)
+    return everything.hexdigest(), texts.hexdigest()
+
+
+def deal(
+    rows: Iterator[sources.Record],
+) -> Iterator[tuple[int, list[sources.Record]]]:
+    """Yields the place of the first row, and the rows, of each shard."""
+    start, some = 0, []
+    for row in rows:
+        some.append(row)
+        if len(some) == SHARD_ROWS:
+            yield start, some
+            start, some = start + len(some), []
+    if some:
+        yield start, some
+
+
+def sendable(template: Any) -> Any:
+    """Returns a template without what it has compiled, which cannot travel."""
+    is_plain = isinstance(template, templates.Template)
+    return dataclasses.replace(template) if is_plain else template
+
+
+def concatenated(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns one array of pieces that may be memory-mapped."""
+    return np.concatenate([np.asarray(piece) for piece in pieces])
+
+
+def _joined_offsets(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    lengths = np.concatenate([np.diff(piece) for piece in pieces])
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+@functools.lru_cache(maxsize=2)
+def _shared(path: str, extra_ids: int) -> vocabularies.SentencePiece:
+    """Returns a vocabulary that a process loads once for all its shards."""
+    return vocabularies.SentencePiece(path, extra_ids)

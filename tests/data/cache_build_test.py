@@ -1,0 +1,111 @@
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from elm_jax import errors
+from elm_jax.data import cache, cache_build, shards, tasks
+from tests.data import killed_build
+
+PAIRS = [("odd", "train"), ("odd", "test")]
+
+
+def content(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(pathlib.Path(folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def make(registry, vocab, tmp_path):
+    killed_build.add_tasks()
+
+    def run(name, pairs=PAIRS):
+        return killed_build.builds(vocab.path, str(tmp_path / name), pairs)
+
+    return run
+
+
+@pytest.fixture
+def expected(make, tmp_path):
+    """What an unbroken build in one process leaves."""
+    for build in make("here"):
+        cache_build.build_here(build)
+    found = content(tmp_path / "here")
+    assert len(found) == 4
+    return found
+
+
+def start(vocab, folder, num_workers=2):
+    command = [sys.executable, "-m", "tests.data.killed_build"]
+    command += [vocab.path, str(folder), str(num_workers)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(
+    make, expected, vocab, tmp_path
+):
+    folder = tmp_path / "killed"
+    process = start(vocab, folder)
+    deadline = time.monotonic() + 60
+    while len(list(folder.rglob("index.json"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)  # returns when its workers have ended too
+    left = {path: path.stat().st_mtime_ns for path in folder.rglob("index.json")}
+    assert 3 <= len(left) < killed_build.NUM_ROWS // shards.SHARD_ROWS
+    assert not list(folder.rglob("manifest.json"))
+    # Finished shards are kept: the next build makes only the others.
+    (build, _) = make("killed")
+    jobs = [job for _, job, _ in build.shards()]
+    assert jobs.count(None) >= len(left)
+    again = start(vocab, folder)
+    assert again.communicate(timeout=60)[0] == "failed:\n"
+    # What the killed process left half-written is cleared an hour later.
+    found = {n: c for n, c in content(folder).items() if "/." not in n}
+    assert found == expected
+
+
+def test_processes_do_not_change_the_bytes_and_report_every_row(
+    make, expected, tmp_path
+):
+    done = []
+    builds = make("spread")
+    assert cache_build.build_all(builds, num_workers=2, progress=done.append) == {}
+    assert content(tmp_path / "spread") == expected
+    assert done == sorted(done)
+    assert done[-1] == killed_build.NUM_ROWS + 100
+
+
+def test_one_cache_that_fails_keeps_no_other_from_being_built(make, tmp_path):
+    builds = make("some", [("wrong", "train"), ("odd", "test")])
+    failed = cache_build.build_all(builds, num_workers=1)
+    assert list(failed) == ["train of task 'wrong'"]
+    assert "missing field" in str(failed["train of task 'wrong'"])
+    names = {name.split("/")[0] for name in content(tmp_path / "some")}
+    assert names == {"odd"}
+    assert not (tmp_path / "some" / "wrong").exists()
+
+
+def test_a_build_that_another_process_finished_first_is_taken(make, tmp_path):
+    (build,) = make("twice", [("odd", "test")])
+    cache_build.build_here(build)
+    before = content(tmp_path / "twice")
+    cache_build.build_here(build)
+    assert content(tmp_path / "twice") == before
+
+
+@pytest.mark.parametrize("split", ["../../up", "a/b", ".hidden", ""])
+def test_no_name_leads_out_of_the_caches_folder(make, vocab, places, split):
+    with pytest.raises(errors.ElmError):
+        cache.planned(
+            "odd", split, vocabulary=vocab, features=tasks.Features(), places=places
+        )
+    for name in ("../up", "/up", "..", "a/b"):
+        with pytest.raises(errors.ConfigError, match="the name"):
+            tasks.registry.add(tasks.Mixture(name, ("odd",)))

@@ -1,0 +1,76 @@
+import dataclasses
+
+import pytest
+
+from elm_jax import errors
+from elm_jax.data import function_templates, rendering, sources, tasks, templates
+
+
+def ask(row):
+    if row["a"] == "nothing":
+        return None
+    return f"{row['q']}?", row["c"][row["a"]], row["c"]
+
+
+def tell(row):
+    return row["q"], f" {row['a']} "
+
+
+def wrong(row):
+    return row["q"]
+
+
+ASK = function_templates.FunctionTemplate("ask", ask, has_choices=True)
+
+
+def rows(split):
+    del split
+    yield from ({"q": f"q{i}", "a": i % 2, "c": ("x", "y")} for i in range(20))
+    yield {"q": "none", "a": "nothing", "c": ()}
+
+
+def test_a_function_is_a_template_like_another(places):
+    (task,) = tasks.prompted_tasks(
+        "made",
+        [ASK],
+        source=sources.GeneratedRows(rows, version="1"),
+        cluster="none",
+        metrics=("accuracy",),
+    )
+    assert (task.name, task.prompt) == ("made_ask", "ask")
+    found = rendering.render_split(task, "train", places)
+    assert found.inputs[:2] == ["q0?", "q1?"]
+    assert found.labels[:2] == [0, 1]
+    assert found.dropped == {"renders to nothing": 1}
+    assert str(ASK.answer_choices).endswith("function_templates_test.ask")
+
+
+def test_without_choices_there_is_nothing_to_rank():
+    free = function_templates.FunctionTemplate("tell", tell)
+    assert free.render({"q": "a", "a": 1}, seed=0) == ("a", "1", ())
+    assert free.answer_choices is None
+    assert free.sha256 != ASK.sha256
+    assert dataclasses.replace(ASK).sha256 == ASK.sha256
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"q": "a"}, templates.MISSING_FIELD),
+        ({"q": "a", "a": 5, "c": ["x"]}, templates.MISSING_ITEM),
+        ({"q": "a", "a": "x", "c": ["x"]}, templates.WRONG_TYPE),
+    ],
+)
+def test_a_row_that_does_not_fit_is_a_bad_row(row, reason):
+    with pytest.raises(templates.RowError) as raised:
+        ASK.render(row, seed=0)
+    assert raised.value.reason == reason
+
+
+def test_what_is_no_text_is_told():
+    broken = function_templates.FunctionTemplate("wrong", wrong)
+    for value in (1, "text", ("a", 2), ("a", "b", "choices")):
+        with pytest.raises(
+            errors.TemplateError, match="function template 'wrong' gave"
+        ):
+            broken.render({"q": value}, seed=0)
