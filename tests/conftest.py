@@ -10,6 +10,9 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+# Programs beside the tests, which may need packages that are not installed.
+collect_ignore_glob = ["*/make_*.py", "benchmarks/hugging_face_*.py"]
+
 SHARED = pathlib.Path(__file__).parents[2] / "shared"
 
 
