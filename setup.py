@@ -30,7 +30,7 @@ setup(
     package_dir={"": ".", **GIN_PACKAGES},
     package_data={
         "elm_jax.reporting": ["*.css", "*.jinja"],
-        "tasks": ["**/*.yaml", "**/*.model", "**/*.json"],
+        "tasks": ["**/*.yaml", "**/*.model", "**/*.json", "**/*.csv"],
         **{package: ["*.gin"] for package in GIN_PACKAGES},
     },
     entry_points={

@@ -9,21 +9,21 @@ import pathlib
 from collections.abc import Sequence
 
 from elm_jax.data import sources, tasks
-from tasks import original
+from tasks import author_files
 
 
-def dialogues(paths: Sequence[pathlib.Path], split: str) -> original.Rows:
+def dialogues(paths: Sequence[pathlib.Path], split: str) -> author_files.Rows:
     """Yields each dialogue of DREAM once, as running text."""
     seen = set()
-    for row in original.dream(paths, split):
+    for row in author_files.dream(paths, split):
         if not isinstance(row, sources.Skipped) and row["dialogue_id"] not in seen:
             seen.add(row["dialogue_id"])
             yield {"text": " ".join(row["dialogue"])}
 
 
-def explanations(paths: Sequence[pathlib.Path], split: str) -> original.Rows:
+def explanations(paths: Sequence[pathlib.Path], split: str) -> author_files.Rows:
     """Yields each question of CoS-E followed by its explanation; no answers."""
-    for row in original.cos_e(paths, split):
+    for row in author_files.cos_e(paths, split):
         if isinstance(row, sources.Skipped):
             yield row
         else:
@@ -33,16 +33,16 @@ def explanations(paths: Sequence[pathlib.Path], split: str) -> original.Rows:
 TASKS = (
     tasks.TextTask(
         "dream_text",
-        dataclasses.replace(original.DREAM, parse=dialogues),
+        dataclasses.replace(author_files.DREAM, parse=dialogues),
         splits={"train": "train"},
     ),
     tasks.TextTask(
         "cos_e_v1.11_text",
-        dataclasses.replace(original.COS_E, parse=explanations),
+        dataclasses.replace(author_files.COS_E, parse=explanations),
         splits={"train": "train"},
     ),
     tasks.TextTask(
-        "rotten_tomatoes_text", original.ROTTEN_TOMATOES, splits={"train": "train"}
+        "rotten_tomatoes_text", author_files.ROTTEN_TOMATOES, splits={"train": "train"}
     ),
 )
 

@@ -82,6 +82,9 @@ def test_the_wheel_holds_gin_files_templates_and_the_page(installed):
         "elm_jax/_files/gin/parts/suites/pocket.gin",
         "elm_jax/reporting/page.css",
         "tasks/pocket_world/pocket.model",
+        "tasks/tables/prompts.csv",
+        "tasks/tables/datasets.json",
+        "tasks/tables/examples.json",
     ):
         assert (installed / name).is_file(), name
     assert list(installed.glob("tasks/pocket_world/templates/*/templates.yaml"))

@@ -221,7 +221,8 @@ class Served:
             yield converted
 
     def _check_fields(self, row: sources.Row) -> None:
-        lacking = [field for field in self.fields if field not in row]
+        present = {key.replace("-", "_") for key in row}
+        lacking = [field for field in self.fields if field not in present]
         if lacking:
             raise errors.DataError(
                 errors.explain(
@@ -264,7 +265,9 @@ def serve(
                 continue
             reason = _missing(option, part.split, data_dir)
             if not reason:
-                return Served(kind, option, part, data_dir, source.fields)
+                # Of a few examples there are no parts.
+                chosen = Part(part.split) if kind == "examples" else part
+                return Served(kind, option, chosen, data_dir, source.fields)
             reasons.append(f"{kind}: {reason}")
     raise errors.DataError(
         errors.explain(

@@ -250,18 +250,24 @@ class TemplateRef:
       subset: PromptSource's subset folder, such as `v1.11`, or None.
       folder: Where the dataset's folder lies; None means the folder of unpacked
         PromptSource templates that the user names.
+      jinja_sha256: What the template's `jinja_sha256` must be; "" for anything.
+      choices: Answer choices to rank instead of the template's own fixed ones, where
+        those lack a target; the template's text still sees its own.
     """
 
     dataset: str
     name: str
     subset: str | None = None
     folder: str | None = None
+    jinja_sha256: str = ""
+    choices: str = ""
 
     def load(self, templates_dir: str) -> Template:
         """Returns the template.
 
         Raises:
-          TemplateError: The folder, the dataset or the template is not there.
+          TemplateError: The folder, the dataset or the template is not there, or the
+            template has another text than it should.
         """
         folder = self.folder if self.folder is not None else templates_dir
         collection = load_templates(folder, self.dataset, self.subset)
@@ -273,7 +279,21 @@ class TemplateRef:
                     do=errors.did_you_mean(self.name, collection),
                 )
             )
-        return collection[self.name]
+        template = collection[self.name]
+        if self.jinja_sha256 and template.jinja_sha256 != self.jinja_sha256:
+            raise errors.TemplateError(
+                errors.explain(
+                    found=f"template {self.name!r} for {self.dataset} with a text of "
+                    f"sha256 {template.jinja_sha256}",
+                    expected=f"sha256 {self.jinja_sha256}, as in PromptSource 0.2.3",
+                    do="Fetch the templates again; give a changed one another name",
+                )
+            )
+        if not self.choices:
+            return template
+        own = [c.strip() for c in (template.answer_choices or "").split(SEPARATOR)]
+        jinja = f"{{% set answer_choices = {own!r} %}}{template.jinja}"
+        return dataclasses.replace(template, jinja=jinja, answer_choices=self.choices)
 
 
 def load_templates(

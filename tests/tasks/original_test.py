@@ -8,7 +8,7 @@ import sentencepiece
 
 from elm_jax import errors
 from elm_jax.data import cache, rendering, tasks, templates, vocabulary
-from tasks import original
+from tasks import author_files, original
 
 COUNTS = {
     "dream": {"train": 6116, "validation": 2040, "test": 2041},
@@ -185,7 +185,10 @@ def test_no_row_is_in_two_splits(places, name):
 
 def test_no_dialogue_is_in_two_splits(places):
     ids = [
-        {row["dialogue_id"] for row in original.DREAM.rows(s, data_dir=places.data_dir)}
+        {
+            row["dialogue_id"]
+            for row in author_files.DREAM.rows(s, data_dir=places.data_dir)
+        }
         for s in COUNTS["dream"]
     ]
     assert [len(found) for found in ids] == [3869, 1288, 1287]
