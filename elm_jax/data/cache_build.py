@@ -136,16 +136,14 @@ class CacheBuild:
         is_text = isinstance(self.task, tasks.TextTask)
         limits = None if is_text else self.features
         arrays = shards.joined(found)
-        everything, texts = shards.digests(arrays)
         manifest = {
             "key": self.key,
-            "fingerprint": everything[:16],
+            "fingerprint": shards.fingerprint(arrays),
             "answer_choices": getattr(self.template, "answer_choices", None),
             "num_rows": num_rows,
             "num_examples": num_examples,
             "dropped": dict(sorted(dropped.items())),
             **tokenizing.count_lengths(self.name, lengths, limits),
-            "texts_sha256": texts,
         }
         with folders.new_folder(self.folder) as temporary:
             path = temporary / token_store.ARRAYS_FILE

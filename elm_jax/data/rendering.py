@@ -199,7 +199,8 @@ def check_utf8(text: templates.Rendered) -> None:
     """
     try:
         for part in (text.inputs, text.targets, *text.choices):
-            part.encode()
+            if not part.isascii():
+                part.encode()
     except UnicodeEncodeError as error:
         raise templates.RowError(templates.NOT_UTF8, str(error)) from error
 

@@ -71,6 +71,9 @@ class Undefined(jinja2.StrictUndefined):
         super().__init__(hint, obj, name, exc)
 
 
+_TOO_MUCH = "it takes more than a render may cost"
+
+
 class Budget:
     """What is left of a render's work."""
 
@@ -81,7 +84,7 @@ class Budget:
         """Takes units from what is left, or raises BudgetError."""
         self.left -= units
         if self.left < 0:
-            raise BudgetError("it takes more than a render may cost")
+            raise BudgetError(_TOO_MUCH)
 
     def step(self) -> None:
         """Pays for a call."""
@@ -89,7 +92,10 @@ class Budget:
 
     def charge(self, value: Any) -> Any:
         """Pays for a value, deep, and returns it."""
-        self.spend(size(value, self.left))
+        units = len(value) if type(value) is str else size(value, self.left)
+        self.left -= units
+        if self.left < 0:
+            raise BudgetError(_TOO_MUCH)
         return value
 
 
@@ -105,20 +111,26 @@ def size(value: Any, most: int = BUDGET_UNITS) -> int:
     total, waiting = 0, [value]
     while waiting and total <= most:
         one = waiting.pop()
-        if isinstance(one, (str, bytes)):
-            total += len(one)
-        elif isinstance(one, int):
-            total += 1 + one.bit_length() // 8
-        elif isinstance(one, range):
+        if isinstance(one, Mapping):
+            items = itertools.chain(one.keys(), one.values())
             total += _ITEM_UNITS * len(one)
-        elif isinstance(one, Mapping):
-            total += _ITEM_UNITS * len(one)
-            waiting += itertools.chain(one.keys(), one.values())
         elif isinstance(one, (list, tuple, set, frozenset)):
+            items = one
             total += _ITEM_UNITS * len(one)
-            waiting += one
         else:
-            total += 1
+            items = (one,)
+        for item in items:
+            kind = type(item)
+            if kind is str:  # what most items are
+                total += len(item)
+            elif kind is int:
+                total += 1 + (item.bit_length() >> 3)
+            elif kind is range:
+                total += _ITEM_UNITS * len(item)
+            elif isinstance(item, (Mapping, list, tuple, set, frozenset)):
+                waiting.append(item)
+            else:
+                total += len(item) if isinstance(item, (str, bytes)) else 1
     return total
 
 

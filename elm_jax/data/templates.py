@@ -149,6 +149,7 @@ class Template:
         prompt, mutates = self._compiled_prompt
         if mutates:
             fields = copy.deepcopy(fields)
+        fields = {**sandbox_filters.FUNCTIONS, **fields}
         fields[sandbox_filters.GENERATOR] = sandbox_filters.Draws(f"{seed}/{self.id}")
         fields[sandbox_filters.BUDGET] = sandbox_filters.Budget()
         choices = self.render_choices(fields)
@@ -160,7 +161,7 @@ class Template:
             return None
         return Rendered(parts[0], parts[1], choices)
 
-    def render_choices(self, fields: Mapping[str, Any]) -> tuple[str, ...]:
+    def render_choices(self, fields: dict[str, Any]) -> tuple[str, ...]:
         """Returns the answer choices of a row, stripped; empty if it has none."""
         compiled = self._compiled_choices
         return tuple(self._run(compiled[0], fields)) if compiled else ()
@@ -205,13 +206,18 @@ class Template:
                 )
             ) from error
 
-    def _run(self, compiled: jinja2.Template, fields: Mapping[str, Any]) -> list[str]:
-        budget = fields[sandbox_filters.BUDGET]
-        pieces = []
+    def _run(self, compiled: jinja2.Template, fields: dict[str, Any]) -> list[str]:
+        budget: sandbox_filters.Budget = fields[sandbox_filters.BUDGET]
+        pieces: list[str] = []
+        length = 0
         try:
             # What `render` does, but stopped before a text becomes too long.
-            for piece in compiled.root_render_func(compiled.new_context(dict(fields))):
-                budget.spend(len(piece))
+            for piece in compiled.root_render_func(
+                compiled.new_context(fields, shared=True)
+            ):
+                length += len(piece)
+                if length > budget.left:
+                    budget.spend(length)  # raises
                 pieces.append(piece)
         except sandbox_filters.MissingFieldError as error:
             raise RowError(MISSING_FIELD, self._fields(f"{error}", fields)) from error
@@ -226,8 +232,13 @@ class Template:
         return [part.strip() for part in "".join(pieces).split(_MARK)]
 
     def _fields(self, found: str, fields: Mapping[str, Any]) -> str:
-        ours = (sandbox_filters.GENERATOR, sandbox_filters.BUDGET, "answer_choices")
-        present = sorted(fields.keys() - set(ours))
+        present = sorted(
+            name
+            for name, value in fields.items()
+            if " " not in name
+            and name != "answer_choices"
+            and sandbox_filters.FUNCTIONS.get(name) is not value
+        )
         return f"{found}; the row has {', '.join(present) or 'no field'}"
 
     def _error(self, found: str, fields: Mapping[str, Any]) -> errors.TemplateError:

@@ -5,6 +5,7 @@ Tokens of our own tasks are those that SeqIO's preprocessors make of the same te
 """
 
 import dataclasses
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,20 +46,24 @@ def tokenize(
 
     Plain text is not cut: its length is decided when it is corrupted.
     """
-
-    def encoded(texts: Sequence[str], *, eos: bool) -> token_store.Ragged:
-        rows = vocabulary.encode_batch(texts)
-        end = [EOS_ID] if eos else []
-        return token_store.Ragged.of([row + end for row in rows])
-
-    inputs = [] if is_text else rendered.inputs
-    tokens = {
-        "inputs": encoded(inputs, eos=features.inputs_eos),
-        "targets": encoded(rendered.targets, eos=not is_text),
-    }
     if is_text:
-        tokens["inputs"] = token_store.Ragged.of([()] * len(rendered))
-    return cut_to(rendered, tokens, vocabulary, None if is_text else features)
+        rows = vocabulary.encode_batch(rendered.targets)
+        tokens = {
+            "inputs": token_store.Ragged.of([()] * len(rendered)),
+            "targets": token_store.Ragged.of(rows),
+        }
+        return cut_to(rendered, tokens, vocabulary, None)
+    inputs = vocabulary.encode_batch(rendered.inputs)
+    if features.inputs_eos:
+        for row in inputs:
+            row.append(EOS_ID)
+    known = _encoded({}, rendered.targets, vocabulary)
+    targets = [known[text] for text in rendered.targets]
+    tokens = {
+        "inputs": token_store.Ragged.of(inputs),
+        "targets": token_store.Ragged.of(targets),
+    }
+    return cut_to(rendered, tokens, vocabulary, features, known)
 
 
 def cut_to(
@@ -66,9 +71,21 @@ def cut_to(
     tokens: dict[str, token_store.Ragged],
     vocabulary: vocabularies.SentencePiece,
     features: tasks.Features | None,
+    known: Mapping[str, list[int]] = types.MappingProxyType({}),
 ) -> Tokenized:
-    """Returns inputs, targets and choices cut to `features`, or whole if None."""
-    tokens = {**tokens, "choices": _encode_choices(rendered, vocabulary)}
+    """Returns inputs, targets and choices cut to `features`, or whole if None.
+
+    Args:
+      rendered: The texts.
+      tokens: Uncut inputs and targets.
+      vocabulary: Of the choices.
+      features: Lengths.
+      known: Tokens of texts that choices may be, end tokens included.
+    """
+    choices = [choice for row in rendered.choices for choice in row]
+    encoded = _encoded(known, choices, vocabulary)
+    ragged = token_store.Ragged.of([encoded[choice] for choice in choices])
+    tokens = {**tokens, "choices": ragged}
     limits = limits_of(features)
     short = {name: _cut(tokens[name], limit) for name, limit in limits.items()}
     lengths = {name: tokens[name].lengths.astype(np.int32) for name in TOKENS}
@@ -143,14 +160,18 @@ def user_examples(
     return rendered, {n: token_store.Ragged.of(column) for n, column in rows.items()}
 
 
-def _encode_choices(
-    rendered: rendering.RenderedSplit, vocabulary: vocabularies.SentencePiece
-) -> token_store.Ragged:
-    """Returns the choices of all rows end to end, each with an end token."""
-    flat = [choice for row in rendered.choices for choice in row]
-    unique = list(dict.fromkeys(flat))
-    encoded = dict(zip(unique, vocabulary.encode_batch(unique), strict=True))
-    return token_store.Ragged.of([[*encoded[choice], EOS_ID] for choice in flat])
+def _encoded(
+    known: Mapping[str, list[int]],
+    texts: Sequence[str],
+    vocabulary: vocabularies.SentencePiece,
+) -> dict[str, list[int]]:
+    """Returns tokens by text, end tokens included; each text is encoded once."""
+    found = dict(known)
+    new = [text for text in dict.fromkeys(texts) if text not in found]
+    for text, row in zip(new, vocabulary.encode_batch(new), strict=True):
+        row.append(EOS_ID)
+        found[text] = row
+    return found
 
 
 def _cut(rows: token_store.Ragged, length: int) -> token_store.Ragged:

@@ -10,7 +10,17 @@ import pytest
 from gin import config_parser
 
 from elm_jax.cli import gin_flags
-from elm_jax.runs import convert, evaluate, export, library, merge, report, tasks, train
+from elm_jax.runs import (
+    cache_tasks,
+    convert,
+    evaluate,
+    export,
+    library,
+    merge,
+    report,
+    tasks,
+    train,
+)
 
 ROOT = pathlib.Path(__file__).parents[2]
 BINARIES = {
@@ -30,7 +40,10 @@ BINARIES = {
         export.ExportT5X,
     ),
     "elm_report": (report.Report,),
-    "elm_tasks": (tasks.ListTasks, tasks.FetchTemplates, tasks.TrainVocabulary),
+    "elm_tasks": (
+        *(tasks.ListTasks, tasks.FetchTemplates, tasks.TrainVocabulary),
+        cache_tasks.CacheTasks,
+    ),
 }
 FILES = [
     path.relative_to(ROOT).as_posix()

@@ -52,7 +52,7 @@ def test_shards_joined_are_the_shard_of_all_rows(job):
     assert whole.first_bad == parts[3].first_bad
     assert "row 61" in whole.first_bad
     pieces = {name: [array] for name, array in expected.items()}
-    assert shards.digests(joined) == shards.digests(pieces)
+    assert shards.fingerprint(joined) == shards.fingerprint(pieces)
     assert whole.lengths["inputs"].max() > 30
     assert whole.columns.inputs.lengths.max() == 30
 
