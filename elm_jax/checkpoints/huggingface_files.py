@@ -47,7 +47,7 @@ def open_folder(folder: pathlib.Path) -> Model:
       CheckpointError: A file is missing or torn.
       MissingExtraError: There are `.bin` files only, and torch is not installed.
     """
-    settings = _read_json(folder / CONFIG)
+    settings = read_json(folder / CONFIG)
     kind = next((kind for kind in _KINDS if (folder / kind).is_file()), None)
     if kind is None:
         raise errors.CheckpointError(
@@ -58,7 +58,7 @@ def open_folder(folder: pathlib.Path) -> Model:
             )
         )
     files = _shards(folder / kind) if kind.endswith(_INDEX) else [folder / kind]
-    open_file = torch_files.open_file if TORCH in kind else _open_safetensors
+    open_file = torch_files.open_file if TORCH in kind else open_safetensors
     tensors: dict[str, Tensor] = {}
     for path in files:
         tensors |= open_file(path)
@@ -129,7 +129,8 @@ def _import_download(source: str) -> Callable[..., str]:
     return huggingface_hub.snapshot_download
 
 
-def _open_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
+def open_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
+    """Returns the tensors of one file, not in memory yet, or raises CheckpointError."""
     with _reading(path), safetensors.safe_open(path, "numpy") as file:
         tensors = {}
         for name in file.keys():  # noqa: SIM118 - no mapping
@@ -161,7 +162,7 @@ def _reading(path: pathlib.Path) -> Iterator[None]:
 
 
 def _shards(index: pathlib.Path) -> list[pathlib.Path]:
-    names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    names = sorted(set(read_json(index).get("weight_map", {}).values()))
     paths = [index.parent / pathlib.PurePosixPath(name).name for name in names]
     absent = [path.name for path in paths if not path.is_file()]
     if absent or not paths:
@@ -177,7 +178,7 @@ def _shards(index: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _check_index(index: pathlib.Path, tensors: dict[str, Tensor]) -> None:
-    listed = set(_read_json(index)["weight_map"])
+    listed = set(read_json(index)["weight_map"])
     wrong = sorted(listed ^ tensors.keys())
     if wrong:
         raise errors.CheckpointError(
@@ -189,7 +190,8 @@ def _check_index(index: pathlib.Path, tensors: dict[str, Tensor]) -> None:
         )
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the mapping in a file, or raises CheckpointError."""
     with _reading(path):
         content = json.loads(path.read_text())
         if not isinstance(content, dict):

@@ -21,7 +21,7 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
       CheckpointError: It cannot be read, or holds more than tensors by name.
       MissingExtraError: torch is not installed.
     """
-    content = _load(path)
+    content = _load_all(path)
     others = [name for name, value in content.items() if not hasattr(value, "numpy")]
     if others:
         raise errors.CheckpointError(
@@ -31,7 +31,7 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
                 do="Name the file of the model's weights",
             )
         )
-    load = functools.partial(_load, path)
+    load = functools.partial(_load_all, path)
     if not zipfile.is_zipfile(path):
         load = functools.cache(load)
     return {
@@ -42,6 +42,19 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
         )
         for name, value in content.items()
     }
+
+
+def read_tensor(path: pathlib.Path) -> np.ndarray:
+    """Returns the one tensor that a file holds, whatever device it was saved on.
+
+    Raises:
+      CheckpointError: It cannot be read, or holds something else.
+      MissingExtraError: torch is not installed.
+    """
+    content = _load(path)
+    if not hasattr(content, "numpy"):
+        raise _unreadable(path, f"a {type(content).__name__}, not a tensor")
+    return np.array(_as_numpy(content))
 
 
 def _read(load: Any, name: str) -> np.ndarray:
@@ -57,27 +70,35 @@ def _as_numpy(value: Any) -> np.ndarray:
     return value.numpy()
 
 
-def _load(path: pathlib.Path) -> dict[str, Any]:
+def _load_all(path: pathlib.Path) -> dict[str, Any]:
+    content = _load(path)
+    if not isinstance(content, dict):
+        raise _unreadable(path, f"a {type(content).__name__}, not tensors by name")
+    return content
+
+
+def _load(path: pathlib.Path) -> Any:
     torch = import_torch()
     try:
-        content = torch.load(
+        return torch.load(
             path,
             map_location="cpu",
             weights_only=True,
             mmap=zipfile.is_zipfile(path),
         )
-        if not isinstance(content, dict):
-            raise TypeError(f"a {type(content).__name__}")
     except Exception as error:  # noqa: BLE001 - torch raises many kinds
-        raise errors.CheckpointError(
-            errors.explain(
-                found=f"{path} cannot be read: {error}",
-                expected="tensors by name that torch's weights-only loading takes",
-                do="Download the file again, or convert it to safetensors; a file that"
-                " needs more than weights-only loading could run code",
-            )
-        ) from error
-    return content
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: pathlib.Path, why: object) -> errors.CheckpointError:
+    return errors.CheckpointError(
+        errors.explain(
+            found=f"{path} cannot be read: {why}",
+            expected="what torch's weights-only loading takes",
+            do="Download the file again, or convert it to safetensors; a file that"
+            " needs more than weights-only loading could run code",
+        )
+    )
 
 
 def import_torch() -> Any:

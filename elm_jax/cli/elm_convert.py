@@ -1,7 +1,7 @@
 """elm_convert: imports weights of other programs, and exports to them."""
 
 from elm_jax.cli import gin_flags
-from elm_jax.runs import convert, export
+from elm_jax.runs import convert, convert_experts, export
 
 
 def main() -> None:
@@ -11,6 +11,10 @@ def main() -> None:
         convert.ImportHuggingFace,
         export.ExportHuggingFace,
         export.ExportT5X,
+        convert_experts.ImportElmExperts,
+        convert_experts.ImportPeft,
+        convert_experts.ExportPeft,
+        convert_experts.FoldExpert,
     )
 
 

@@ -83,9 +83,20 @@ def adapter_spec(info: manifest.Manifest) -> adapters.AdapterSpec | None:
     Raises:
       CheckpointError: The kind or a field of the adapter is unknown or wrong.
     """
-    if info.adapter is None:
-        return None
-    return _from_json(_adapter_from_json, info.adapter, info.name)
+    return None if info.adapter is None else spec_from_json(info.adapter, info.name)
+
+
+def spec_from_json(fields: Mapping[str, Any], name: str) -> adapters.AdapterSpec:
+    """Returns the adapter spec of which `describe` gave the fields.
+
+    Args:
+      fields: JSON data, `kind` among them.
+      name: What it belongs to, for the message.
+
+    Raises:
+      CheckpointError: As `adapter_spec`.
+    """
+    return _from_json(_adapter_from_json, fields, name)
 
 
 def _adapter_from_json(*, kind: object, **fields: Any) -> adapters.AdapterSpec:

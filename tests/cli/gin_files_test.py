@@ -13,6 +13,7 @@ from elm_jax.cli import gin_flags
 from elm_jax.runs import (
     cache_tasks,
     convert,
+    convert_experts,
     evaluate,
     export,
     library,
@@ -38,6 +39,10 @@ BINARIES = {
         convert.ImportHuggingFace,
         export.ExportHuggingFace,
         export.ExportT5X,
+        convert_experts.ImportElmExperts,
+        convert_experts.ImportPeft,
+        convert_experts.ExportPeft,
+        convert_experts.FoldExpert,
     ),
     "elm_report": (report.Report,),
     "elm_tasks": (

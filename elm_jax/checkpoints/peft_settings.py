@@ -1,0 +1,214 @@
+"""What an adapter_config.json of PEFT says for each projection of a T5.
+
+Every option is honoured or refused; none is ignored but those that shape a training's
+start and bookkeeping.
+
+Reference:
+  huggingface/peft 0.21: LoraConfig, IA3Config, check_target_module_exists.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import huggingface, tensors
+from elm_jax.types import LAYERS, Params
+
+_SUB_LAYERS = {
+    "attention": "self_attention",
+    "self_attention": "self_attention",
+    "encoder_decoder_attention": "cross_attention",
+    "mlp": "mlp",
+}
+_KERNEL = re.compile(rf"(encoder|decoder)/{LAYERS}_\d+/(\w+)/(\w+)/kernel")
+
+_TARGETS = ("target_modules", "exclude_modules")
+_HONOURED = {
+    "LORA": (
+        *(*_TARGETS, "layers_to_transform", "layers_pattern", "r", "lora_alpha"),
+        *("use_rslora", "rank_pattern", "alpha_pattern", "lora_dropout"),
+    ),
+    "IA3": (*_TARGETS, "feedforward_modules"),
+}
+# They say how a training starts, or where things are; the file's tensors are the same.
+_WITHOUT_EFFECT = (
+    *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type"),
+    *("peft_version", "revision", "task_type", "init_ia3_weights", "runtime_config"),
+    *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),
+    *("megatron_core", "qalora_group_size"),
+)
+# Other values of init_lora_weights change the base too.
+_INIT_LORA = (None, True, False, "gaussian", "eva", "orthogonal")
+
+
+class Module(NamedTuple):
+    """A projection of the model.
+
+    Attributes:
+      point: The insertion point, such as `encoder/mlp/wo`.
+      path: Our plain name without `/kernel`, such as `encoder/layers_0/mlp/wo`.
+      shape: Inputs and outputs.
+    """
+
+    point: str
+    path: str
+    shape: tuple[int, int]
+
+
+def modules(base: Params) -> dict[str, Module]:
+    """Returns the projections of a model by their names in Hugging Face's T5.
+
+    Args:
+      base: Parameters of a model without adapters; leaves need only a `shape`.
+    """
+    found = {}
+    for name, leaf in tensors.plain_shapes(trees.flatten(base)).items():
+        if match := _KERNEL.fullmatch(name):
+            stack, sub_layer, part = match.groups()
+            theirs = huggingface.place(name).name.removesuffix(".weight")
+            point = f"{stack}/{_SUB_LAYERS[sub_layer]}/{part}"
+            inputs, outputs = leaf.shape
+            path = name.removesuffix("/kernel")
+            found[theirs] = Module(point, path, (inputs, outputs))
+    return found
+
+
+def check(settings: Mapping[str, Any], *, of: str) -> str:
+    """Returns the kind, "LORA" or "IA3", of settings that we honour.
+
+    Args:
+      settings: The content of adapter_config.json.
+      of: What they are of, for the message.
+
+    Raises:
+      CheckpointError: Another kind of adapter, or options with an effect that we do
+        not have; all are named.
+    """
+    kind = settings.get("peft_type")
+    if kind not in _HONOURED:
+        raise _refused(f"{of} of peft_type {kind!r}", "LORA or IA3")
+    known = (*_HONOURED[kind], *_WITHOUT_EFFECT, "init_lora_weights")
+    # An option that is off is None, False, empty or, for biases, "none".
+    wrong = {
+        name: value
+        for name, value in settings.items()
+        if name not in known and value not in (None, False, [], {}, "none")
+    }
+    init = settings.get("init_lora_weights")
+    if init not in _INIT_LORA:
+        wrong["init_lora_weights"] = init
+    if not settings.get("target_modules"):
+        wrong["target_modules"] = settings.get("target_modules")
+    if wrong:
+        text = ", ".join(f"{name} = {value!r}" for name, value in wrong.items())
+        raise _refused(
+            f"{of} with {text}",
+            "targets, and of what changes the result only "
+            + ", ".join(_HONOURED[kind]),
+        )
+    return kind
+
+
+def is_target(settings: Mapping[str, Any], module: str) -> bool:
+    """Returns whether a module has an adapter, by PEFT's rules."""
+    targets, excluded = settings["target_modules"], settings.get("exclude_modules")
+    if excluded and _is_named(excluded, module):
+        return False
+    if targets == "all-linear":
+        return True
+    return _is_named(targets, module) and (
+        isinstance(targets, str) or _is_layer(settings, module)
+    )
+
+
+def _is_named(names: str | Sequence[str], module: str) -> bool:
+    if isinstance(names, str):
+        return re.fullmatch(names, module) is not None
+    return any(module == name or module.endswith(f".{name}") for name in names)
+
+
+def _is_layer(settings: Mapping[str, Any], module: str) -> bool:
+    wanted = settings.get("layers_to_transform")
+    if wanted is None or wanted == []:
+        return True
+    patterns = settings.get("layers_pattern") or [r"[^.]*"]
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    for pattern in patterns:
+        if match := re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", module):
+            wanted = [wanted] if isinstance(wanted, int) else wanted
+            return int(match[1]) in wanted
+    return False
+
+
+def is_feed_forward(settings: Mapping[str, Any], module: str) -> bool:
+    """Returns whether (IA)3's factors are on a module's inputs, by PEFT's rules."""
+    names = settings.get("feedforward_modules") or []
+    if isinstance(names, str):
+        return re.fullmatch(names, module) is not None
+    return any(module.endswith(name) for name in names)
+
+
+def rank(settings: Mapping[str, Any], module: str) -> int:
+    """Returns LoRA's rank at a module."""
+    return _by_pattern(settings.get("rank_pattern"), module, settings["r"])
+
+
+def scale(settings: Mapping[str, Any], module: str) -> float:
+    """Returns LoRA's factor at a module."""
+    alpha = _by_pattern(
+        settings.get("alpha_pattern"), module, settings.get("lora_alpha", 8)
+    )
+    divisor = rank(settings, module)
+    return alpha / (math.sqrt(divisor) if settings.get("use_rslora") else divisor)
+
+
+def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default
+
+
+def points_pattern(chosen: Iterable[str], every: Iterable[str]) -> str:
+    """Returns a pattern that of all insertion points finds the chosen ones.
+
+    >>> points_pattern(["a/query", "b/query"], ["a/query", "b/query", "b/out"])
+    '/(query)$'
+    """
+    chosen, every = list(dict.fromkeys(chosen)), list(dict.fromkeys(every))
+    parts = list(dict.fromkeys(point.rpartition("/")[2] for point in chosen))
+    found = [point for point in every if point.rpartition("/")[2] in parts]
+    if sorted(found) == sorted(chosen):
+        return f"/({'|'.join(parts)})$"
+    return f"^({'|'.join(chosen)})$"
+
+
+def target_modules(points: Iterable[str], known: Mapping[str, Module]) -> Any:
+    """Returns PEFT's `target_modules` for insertion points: names, or a pattern.
+
+    Args:
+      points: Those with an adapter.
+      known: All projections, from `modules`.
+    """
+    wanted = set(points)
+    chosen = [name for name, module in known.items() if module.point in wanted]
+    ends = sorted({name.rpartition(".")[2] for name in chosen})
+    if {n for n in known if n.rpartition(".")[2] in ends} == set(chosen):
+        return ends
+    # One pattern per place, for all layers.
+    places = {re.sub(r"block\\?\.\d+", "block.#", name) for name in chosen}
+    escaped = (re.escape(place).replace(r"\#", r"\d+") for place in sorted(places))
+    return "|".join(escaped)
+
+
+def _refused(found: str, expected: str) -> errors.CheckpointError:
+    return errors.CheckpointError(
+        errors.explain(
+            found=found,
+            expected=expected,
+            do="In PEFT, merge the adapter into the base (merge_and_unload), save"
+            " the model, and import that with gin/t5/import_hf.gin",
+        )
+    )
