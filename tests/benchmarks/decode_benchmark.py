@@ -12,6 +12,9 @@ those of whole calls, the encoder's time included. The ways take turns:
   greedy, by the interpreter PATH (this one if left out); on the same number of
   cores, and in turns with ours. Its tokens are compared with ours.
 - `beams` and `huggingface_beams`: the same with four beams, "never" stopping early.
+
+torch's threads wait for one another, which on a busy machine costs more than they gain:
+run this under `taskset -c 0` there, so that both sides have one core.
 """
 
 import argparse
