@@ -6,6 +6,7 @@ are fresh parameters: nothing here trains.
 
 import contextlib
 import dataclasses
+import json
 import os
 import resource
 import shutil
@@ -14,7 +15,7 @@ import sys
 
 import pytest
 
-from elm_jax import errors, trees
+from elm_jax import errors, files, trees
 from elm_jax.checkpoints import experts, manifest
 from elm_jax.cli import gin_flags
 from elm_jax.data import sources, templates
@@ -155,8 +156,15 @@ def test_a_missing_data_folder_is_named_with_the_place_to_get_it(folder):
     assert "github.com" in told
 
 
-def test_a_missing_template_folder_is_named_with_the_command_that_makes_it(folder):
-    told = fail(folder, "original/tasks", f"DATA_DIR = '{folder}'")
+def test_a_missing_template_folder_is_named_with_the_command_that_makes_it(
+    folder, tmp_path
+):
+    question = {"question": "What?", "choice": ["this", "that"], "answer": "this"}
+    files.write_text(
+        tmp_path / "data/dream/train.json",
+        json.dumps([[["M: This."], [question], "1"]]),
+    )
+    told = fail(folder, "original/tasks", f"DATA_DIR = '{tmp_path}/data'")
     assert f"{folder}/templates/promptsource-0.2.3" in told
     assert "gin/original/templates.gin" in told
 
