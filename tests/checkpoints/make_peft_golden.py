@@ -3,9 +3,9 @@
     pip install -e . torch==2.13.0 transformers==5.23.0 peft==0.21.0
     PYTHONPATH=. python tests/checkpoints/make_peft_golden.py
 
-writes peft/<case>/adapter_config.json and adapter_model.safetensors beside it, with
-logits.npy: float32 [2, 4, 64]. Run it again when PEFT changes its files, or when the
-cases or the sample change.
+writes adapter_config.json and adapter_model.safetensors to peft_golden/<case>/ beside
+it, and logits.npy, float32 [2, 4, 64]. Run it again when PEFT changes its files, or
+when the cases or the sample change.
 """
 
 import pathlib
@@ -108,7 +108,7 @@ def make(case):
 
 
 def main():
-    folder = pathlib.Path(__file__).with_name("peft")
+    folder = pathlib.Path(__file__).with_name("peft_golden")
     for case in CASES:
         model = make(case)
         model.save_pretrained(folder / case)

@@ -8,7 +8,7 @@ from elm_jax import trees
 from elm_jax.checkpoints import huggingface, layers, tensors
 from elm_jax.model import config
 
-FOLDER = pathlib.Path(__file__).with_name("peft")
+FOLDER = pathlib.Path(__file__).with_name("peft_golden")
 CONFIG = config.T5Config(
     vocab_size=64,
     emb_dim=16,

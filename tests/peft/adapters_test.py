@@ -77,3 +77,19 @@ def test_a_bottleneck_can_start_bit_for_bit_as_the_base():
 def test_an_unknown_kind_is_refused_with_the_nearest_one():
     with pytest.raises(errors.ConfigError, match="Did you mean: lora"):
         adapters.spec_type("loar")
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_choices_of_one_input_are_scored_as_each_alone(spec):
+    model = t5.T5(SHAPE, spec.adapter_fn(SHAPE.emb_dim))
+    params = {"params": random_params(model)}
+    inputs, choices = TOKENS[0], np.arange(2, 14).reshape(4, 3)  # two of each input
+
+    @jax.jit
+    def together(params):
+        encoded = model.apply(params, inputs, method="encode")
+        return model.apply(params, encoded, inputs, choices, method="decode")
+
+    alone = jax.jit(model.apply)(params, inputs.repeat(2, axis=0), choices)
+    # Sums in another order.
+    assert np.abs(together(params) - alone).max() <= 1e-5 * np.abs(alone).max()
