@@ -87,7 +87,7 @@ def check(settings: Mapping[str, Any], *, of: str) -> str:
         not have; all are named.
     """
     kind = settings.get("peft_type")
-    if kind not in _HONOURED:
+    if kind not in tuple(_HONOURED):
         raise _refused(f"{of} of peft_type {kind!r}", "LORA or IA3")
     known = (*_HONOURED[kind], *_WITHOUT_EFFECT, "init_lora_weights")
     # An option that is off is None, False, empty or, for biases, "none".
