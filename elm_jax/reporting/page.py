@@ -34,7 +34,7 @@ class _HeatCell:
 
 def render(one: report.Report) -> str:
     """Returns the HTML text of a report."""
-    return _template().render(
+    return template("page.html.jinja").render(
         report=one,
         headline=one.headline and _headline(one.headline),
         dots=one.headline and _dots(one.headline),
@@ -47,7 +47,8 @@ def render(one: report.Report) -> str:
 
 
 @functools.cache
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """Returns a template of this folder; it escapes every text it prints."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,
@@ -59,7 +60,7 @@ def _template() -> jinja2.Template:
         finalize=lambda value: text.plain(value) if isinstance(value, str) else value,
     )
     environment.filters["number"] = text.number
-    return environment.get_template("page.html.jinja")
+    return environment.get_template(name)
 
 
 def _headline(one: report.Headline) -> list[dict[str, Any]]:

@@ -1,15 +1,21 @@
-"""elm_tasks: list and show tasks, fetch templates, train a vocabulary."""
+"""elm_tasks: list, filter and show tasks, fetch templates, train a vocabulary."""
 
 import dataclasses
+import fnmatch
+from collections.abc import Mapping
 
 import rich
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
-from elm_jax import errors
+from elm_jax import errors, files
 from elm_jax.data import promptsource, rendering, vocabulary_training
 from elm_jax.data import tasks as task_registry
+from elm_jax.data import vocabulary as vocabularies
+from elm_jax.reporting import task_page
+from elm_jax.runs import task_survey
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Plan, Run
 
@@ -50,6 +56,15 @@ class TextRun(Run):
     data_dir: str = ""
     templates_dir: str = ""
 
+    @property
+    def places(self) -> task_registry.Places:
+        """The folders of data and templates."""
+        return task_registry.Places(
+            cache_dir="",
+            data_dir=self.fill(self.data_dir),
+            templates_dir=self.fill(self.templates_dir),
+        )
+
     def render(self, name: str) -> rendering.RenderedSplit:
         """Returns the texts of a task's split."""
         task = task_registry.registry.task(name)
@@ -61,53 +76,155 @@ class TextRun(Run):
                     do="Look at it with SeqIO's own tools",
                 )
             )
-        places = task_registry.Places(
-            cache_dir="",
-            data_dir=self.fill(self.data_dir),
-            templates_dir=self.fill(self.templates_dir),
-        )
-        return rendering.render_split(task, self.split, places)
+        return rendering.render_split(task, self.split, self.places)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ListTasks(TextRun):
-    """Prints tasks with one rendered example each.
+    """Lists tasks with what became of their rows, and shows some as examples.
 
     Attributes:
-      num_examples: Examples to show of each task; 0 lists names only.
+      dataset: Keeps tasks whose dataset matches this shell pattern; "" keeps all.
+      cluster: The same for their cluster.
+      role: The same for their role.
+      metric: The same for one of their metrics.
+      num_examples: Examples to show of each task; 0 only lists.
+      num_rows: Rows to read of each task, the first ones; 0 for all.
+      vocabulary_path: A SentencePiece model to count tokens with; "" leaves them out.
+      extra_ids: Its sentinels.
+      feature_lengths: Tokens of `inputs` and `targets` above which texts are cut.
+      max_value_chars: As in a run's task data.
+      html_path: A page of the same; "" writes none.
     """
 
+    dataset: str = ""
+    cluster: str = ""
+    role: str = ""
+    metric: str = ""
     num_examples: int = 1
+    num_rows: int = 0
+    vocabulary_path: str = ""
+    extra_ids: int = 100
+    feature_lengths: Mapping[str, int] = dataclasses.field(
+        default_factory=lambda: {"inputs": 512, "targets": 64}
+    )
+    max_value_chars: int = 0
+    html_path: str = ""
 
     def plan(self) -> Plan:
         """Returns which tasks would be shown."""
+        names = self.names()
+        plan: Plan = {"tasks": f"{len(names)}: {', '.join(names)}", "split": self.split}
+        return plan | ({"files": self.path(self.html_path)} if self.html_path else {})
+
+    def names(self) -> list[str]:
+        """Returns the tasks that pass all filters.
+
+        Raises:
+          ConfigError: None does.
+        """
         names = task_registry.registry.expand(self.tasks)
-        return {"tasks": f"{len(names)}: {', '.join(names)}", "split": self.split}
+        found = [name for name in names if self._is_wanted(name)]
+        if not found:
+            filters = ("dataset", "cluster", "role", "metric")
+            given = [f"{f} = {getattr(self, f)!r}" for f in filters if getattr(self, f)]
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"none of {len(names)} tasks with {', '.join(given)}",
+                    expected="filters that some of the tasks pass",
+                    do="Correct them; they are shell patterns, such as `*QA*`",
+                )
+            )
+        return found
 
     def run(self) -> None:
-        """Prints them."""
-        names = task_registry.registry.expand(self.tasks)
-        table = Table(title=f"{len(names)} tasks")
-        for column in ("task", "dataset", "cluster", "role", "metrics"):
-            table.add_column(column)
-        for name in names:
-            task = task_registry.registry.task(name)
-            fields = ("dataset", "cluster", "role")
-            values = [str(getattr(task, field, "")) for field in fields]
-            table.add_row(name, *values, ", ".join(getattr(task, "metrics", ())))
-        rich.print(table)
-        for name in names if self.num_examples else ():
-            self._show(name)
+        """Prints them, and writes the page if asked.
 
-    def _show(self, name: str) -> None:
-        found = self.render(name)
-        dropped = ", ".join(f"{n} {why}" for why, n in found.dropped.items())
-        title = f"{name} {self.split}: {len(found)} of {found.num_rows} rows"
-        for number in range(min(self.num_examples, len(found))):
-            choices = " ||| ".join(found.choices[number])
-            text = f"{found.inputs[number]}\n\n-> {found.targets[number]}"
-            text += f"\nchoices: {choices}" if choices else ""
-            rich.print(Panel(escape(text), title=title, subtitle=dropped or None))
+        Raises:
+          ElmError: No task can be read; the first one's reason.
+        """
+        names = self.names()
+        vocabulary_path = self.fill(self.vocabulary_path)
+        surveyor = task_survey.Surveyor(
+            split=self.split,
+            places=self.places,
+            features=task_registry.Features(
+                inputs_length=self.feature_lengths["inputs"],
+                targets_length=self.feature_lengths["targets"],
+                max_value_chars=self.max_value_chars,
+            ),
+            vocabulary=vocabularies.SentencePiece(vocabulary_path, self.extra_ids)
+            if vocabulary_path
+            else None,
+            num_rows=self.num_rows,
+            num_examples=self.num_examples,
+        )
+        cards: list[task_page.TaskCard] = []
+        progress = Progress("read", total=len(names), unit="tasks")
+        for done, name in enumerate(names, 1):
+            cards.append(surveyor.survey(name))
+            progress(done)
+        if all(card.problem for card in cards):
+            self.render(names[0])  # raises, with the type that the problem has
+        self._print(cards)
+        if self.html_path:
+            title = f"{len(cards)} tasks, {self.split}"
+            text = task_page.render(title, cards)
+            files.write_text(self.path(self.html_path), text)
+            print(f"page: {self.path(self.html_path)}")  # noqa: T201
+
+    def _is_wanted(self, name: str) -> bool:
+        task = task_registry.registry.task(name)
+        for field in ("dataset", "cluster", "role"):
+            pattern = getattr(self, field)
+            if pattern and not fnmatch.fnmatch(getattr(task, field, ""), pattern):
+                return False
+        metrics = getattr(task, "metrics", ())
+        return not self.metric or bool(fnmatch.filter(metrics, self.metric))
+
+    def _print(self, cards: list[task_page.TaskCard]) -> None:
+        rich.print(Text(f"{len(cards)} tasks, {self.split}\n", style="bold"))
+        for card in cards:
+            facts = dict(card.facts)
+            kinds = [facts.get(name, "") for name in ("cluster", "role", "metrics")]
+            rich.print(Text(card.name, style="bold"))
+            rich.print(Text(f"  {' · '.join(filter(None, kinds))}"))
+            rich.print(Text(f"  {_in_words(card)}\n"))
+        for card in cards:
+            self._print_examples(card)
+
+    def _print_examples(self, card: task_page.TaskCard) -> None:
+        dropped = ", ".join(f"{n} {why}" for why, n in card.dropped)
+        title = f"{card.name} {self.split}: {card.num_examples} of {card.num_rows} rows"
+        if card.problem:
+            rich.print(Panel(escape(card.problem), title=escape(title)))
+        for example in card.examples:
+            right = Text(f"-> {example.targets}\n")
+            for number, choice in enumerate(example.choices):
+                mark = "*" if number == example.label else " "
+                right.append(f"\n{mark} {choice}")
+            sides = Table.grid(expand=True, padding=(0, 3))
+            sides.add_column(ratio=2)
+            sides.add_column(ratio=1)
+            sides.add_row(Text(example.inputs), right)
+            subtitle = escape(dropped) or None
+            rich.print(Panel(sides, title=escape(title), subtitle=subtitle))
+
+
+def _in_words(card: task_page.TaskCard) -> str:
+    """Returns a task's counts and lengths as a line."""
+    if card.problem:
+        return f"cannot be read: {card.problem.splitlines()[0]}"
+    parts = [
+        f"{card.num_rows}{'' if card.is_whole else '+'} rows",
+        f"{task_page.share(card.dropped_share)} % dropped",
+        f"{task_page.share(card.no_choice_share)} % without a correct choice",
+    ]
+    for one in card.lengths:
+        middle, longest = one.percentiles[1], one.percentiles[-1]
+        cut = f"{task_page.share(one.cut_share)} % cut"
+        parts.append(f"{one.column} {middle} to {longest} tokens, {cut}")
+    return "; ".join(parts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,107 @@
+"""Tasks as one HTML page: counts, lengths and rendered examples; nothing is fetched.
+
+As the report's page: no script, no request, every text escaped by the template engine.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from elm_jax.reporting import page
+
+PERCENTS = ("0", "50", "90", "99", "100")
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskExample:
+    """One rendered row.
+
+    Attributes:
+      inputs: The prompt.
+      targets: The target.
+      choices: Answer choices; empty where the task has none.
+      label: Index of the correct choice, -1 where there are none.
+      example_id: Place of the row in its source.
+    """
+
+    inputs: str
+    targets: str
+    choices: tuple[str, ...]
+    label: int
+    example_id: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """Tokens of one column, by percent of the rows; and how many rows are cut.
+
+    Attributes:
+      column: `inputs`, `targets` or `choices`.
+      percentiles: Tokens at each of `PERCENTS`.
+      limit: The most tokens that a run takes.
+      cut_share: Fraction of the column's texts that are longer, in [0, 1].
+    """
+
+    column: str
+    percentiles: tuple[int, ...]
+    limit: int
+    cut_share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskCard:
+    """What is known of one task's split.
+
+    Attributes:
+      name: The task.
+      split: The split that was read.
+      facts: Names and values, such as dataset and cluster.
+      num_rows: Rows that were read.
+      num_examples: Rows that became examples.
+      is_whole: Whether that was all of the split.
+      dropped: Reasons and counts, the commonest first.
+      no_choice_share: Fraction of rows without a correct choice, in [0, 1].
+      lengths: By column; empty without a vocabulary.
+      examples: The first few.
+      problem: Why the task cannot be read, or "".
+    """
+
+    name: str
+    split: str
+    facts: tuple[tuple[str, str], ...]
+    num_rows: int = 0
+    num_examples: int = 0
+    is_whole: bool = True
+    dropped: tuple[tuple[str, int], ...] = ()
+    no_choice_share: float = 0.0
+    lengths: tuple[Lengths, ...] = ()
+    examples: tuple[TaskExample, ...] = ()
+    problem: str = ""
+
+    @property
+    def dropped_share(self) -> float:
+        """Fraction of the rows that became no example, in [0, 1]."""
+        return 1 - self.num_examples / self.num_rows if self.num_rows else 0.0
+
+    def cut_share(self, column: str) -> float | None:
+        """Returns the fraction of a column that is cut, or None if not known."""
+        shares = {one.column: one.cut_share for one in self.lengths}
+        return shares.get(column)
+
+
+def render(title: str, cards: Sequence[TaskCard]) -> str:
+    """Returns the HTML text of a page of tasks."""
+    template = page.template("tasks.html.jinja")
+    return template.render(title=title, cards=cards, percents=PERCENTS, share=share)
+
+
+def share(value: float | None) -> str:
+    """Returns a fraction in percent, or a dash where it is not known.
+
+    >>> share(0.0), share(0.1234), share(0.00001), share(None)
+    ('0', '12.3', '<0.1', '–')
+    """
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    return "<0.1" if value < 0.001 else f"{100 * value:.1f}"
