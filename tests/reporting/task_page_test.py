@@ -66,6 +66,7 @@ def test_the_page_shows_counts_shares_lengths_and_the_correct_choice():
         assert part in shown
     assert "200 of 1000 rows of train" in shown
     assert text.count('class="right"') == 1
+    assert "<pre>free<br>text</pre>" in text
 
 
 def test_a_problem_stands_in_the_place_of_numbers():
