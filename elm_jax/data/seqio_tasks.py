@@ -82,6 +82,7 @@ def to_seqio(
         ),
         preprocessors=[
             seqio.preprocessors.tokenize,
+            seqio.CacheDatasetPlaceholder(),  # for SeqIO's own `seqio_cache_tasks`
             seqio.preprocessors.append_eos_after_trim,
         ],
         output_features=output_features,
@@ -123,6 +124,7 @@ def to_seqio_score_eval(
         source=_source(task, functools.partial(_choices_dataset, render_fn=render)),
         preprocessors=[
             seqio.preprocessors.tokenize,
+            seqio.CacheDatasetPlaceholder(),  # for SeqIO's own `seqio_cache_tasks`
             seqio.preprocessors.append_eos_after_trim,
         ],
         output_features={

@@ -20,6 +20,7 @@ def test_a_task_gives_seqio_texts_and_tokens_with_end_tokens(
     )
     assert isinstance(task, seqio.Task)
     assert list(task.splits) == ["train", "validation", "test"]
+    assert task.supports_caching
     examples = list(
         task.get_dataset(None, "validation", shuffle=False).as_numpy_iterator()
     )
