@@ -1,0 +1,177 @@
+"""How one expert is trained, with all that the experts of a run share."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+
+from elm_jax import trees
+from elm_jax.checkpoints import manifest, train_state
+from elm_jax.data import (
+    batches,
+    packing,
+    prefetch,
+    shapes,
+    span_corruption,
+    token_store,
+)
+from elm_jax.data import tasks as task_registry
+from elm_jax.model import loss, t5
+from elm_jax.partitioning import mesh as meshes
+from elm_jax.peft import experts as expert_kinds
+from elm_jax.runs import bases, task_data, train_metrics
+from elm_jax.training import hooks, loop, signals, state, step
+from elm_jax.types import Params
+
+if TYPE_CHECKING:
+    from elm_jax.runs import train
+
+Examples = Sequence[token_store.TokenizedDataset]
+
+
+class Finished(NamedTuple):
+    """What a finished expert is saved as."""
+
+    params: Params
+    manifest: manifest.Manifest
+
+
+class Trainer:
+    """What the experts of one run share: model, base on the devices, programs."""
+
+    def __init__(self, run: "train.Train", data: task_data.OpenedData) -> None:
+        self._run, self._data = run, data
+        self._mesh = meshes.make_mesh(num_model=run.num_model)
+        self._model = run.build_model()
+        self._base = None
+        if run.initial_checkpoint_path:
+            self._base = bases.load_base(run.path(run.initial_checkpoint_path))
+        self._tx = run.optimizer.make(run.train_steps)
+        self._step_fn = step.make_train_step(loss.make_loss_fn(self._model), self._tx)
+
+    def train(
+        self, name: str, examples: Examples, common_shapes: Sequence[shapes.Shape]
+    ) -> Finished:
+        """Returns a finished expert; resumes one that was begun.
+
+        Raises:
+          SystemExit: A signal came, and the state is saved.
+        """
+        run = self._run
+        source = self._batch_source(examples, common_shapes)
+        store = train_state.TrainStateStore(
+            run.work_dir(name) / "state",
+            config=self._config(examples, source),
+            keep_last=run.keep_last,
+        )
+        now, frozen = self._initial_state()
+        restored = store.restore(now, allow_changed_config=run.resume_changed_config)
+        now = now if restored is None else restored
+        start = int(now.step)
+        if start:
+            print(f"{name}: goes on from its own step {start}")  # noqa: T201
+        report = train_metrics.make_report(
+            run.work_dir(name),
+            expert=name,
+            start_step=start,
+            num_steps=run.train_steps,
+            optimizer=run.optimizer,
+            config=run.operative_config(),
+        )
+        ready = prefetch.Prefetcher(
+            source.batch, start, stop_step=run.train_steps, put_fn=self._place_batch
+        )
+        with signals.StopRequest() as stop, ready:
+            now = loop.train(
+                now,
+                frozen,
+                step_fn=self._step_fn,
+                batches=ready,
+                num_steps=run.train_steps,
+                hooks=(
+                    loop.Every(run.log_every_steps, report),
+                    loop.Every(run.save_every_steps, hooks.save_states(store)),
+                ),
+                expert=name,
+                should_stop=stop,
+                last_checkpoint=store.latest_step,
+            )
+        report.close()
+        store.close()
+        stop.exit_if_requested()
+        params = jax.device_get(now.params)
+        return Finished(params, self._manifest(name, examples, params))
+
+    def _initial_state(self) -> tuple[state.TrainState, Params]:
+        """Returns the state before the first step, and what stays as it is."""
+        run = self._run
+        params = t5.init_params(self._model, seed=run.random_seed)
+        if self._base is not None:
+            params = trees.replace(params, self._base.params)
+        params = meshes.place(params, self._mesh, run.axis_rules)
+        trainable, frozen = expert_kinds.split(params, run.pattern)
+        return state.init_state(trainable, self._tx, seed=run.random_seed), frozen
+
+    def _batch_source(
+        self, examples: Examples, common_shapes: Sequence[shapes.Shape]
+    ) -> batches.BatchSource:
+        run = self._run
+        options: dict[str, Any] = {"batch_size": run.batch_size}
+        options["seed"] = run.random_seed
+        features = self._data.features
+        if run.kind == "base":
+            return span_corruption.SpanCorruptionBatches(
+                examples,
+                features=features,
+                vocabulary=self._data.vocabulary,
+                **options,
+            )
+        caps = task_registry.registry.caps(run.tasks)
+        if run.max_examples:
+            limit = run.max_examples
+            caps = {d.name: min(limit, caps.get(d.name, limit)) for d in examples}
+        options["max_examples"] = caps
+        if run.pack:
+            return packing.PackedBatches(examples, features=features, **options)
+        return batches.Batches(examples, shapes=common_shapes, **options)
+
+    def _place_batch(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        return meshes.shard_batch(batch, self._mesh)
+
+    def _config(
+        self, examples: Examples, source: batches.BatchSource
+    ) -> dict[str, Any]:
+        """Returns what must not change between stopping and going on, as JSON."""
+        run = dataclasses.asdict(self._run)
+        about_saving = ("model_dir", "experts_dir", "save_every_steps", "keep_last")
+        about_saving += ("tasks", "data", "expert_name", "log_every_steps")
+        about_saving += ("resume_changed_config",)
+        kept = {name: run[name] for name in run if name not in about_saving}
+        kept["optimizer_kind"] = type(self._run.optimizer).__name__
+        kept["base_fingerprint"] = self._base.fingerprint if self._base else ""
+        kept["shapes"] = [list(shape) for shape in source.shapes]
+        kept["data"] = {d.name: d.fingerprint for d in examples}
+        return json.loads(json.dumps(kept))
+
+    def _manifest(
+        self, name: str, examples: Examples, params: Params
+    ) -> manifest.Manifest:
+        run, base = self._run, self._base
+        return manifest.Manifest(
+            name=name,
+            kind=run.kind,
+            base_name=base.name if base else name,
+            base_fingerprint=base.fingerprint if base else trees.fingerprint(params),
+            model=dataclasses.asdict(run.model_config()),
+            adapter=bases.describe(run.adapter),
+            trainable_pattern=run.pattern,
+            tasks=tuple(dataset.name for dataset in examples),
+            data={d.name: self._data.describe(d) for d in examples},
+            steps=run.train_steps,
+            seed=run.random_seed,
+            versions=manifest.installed_versions(),
+            metrics=dict(train_metrics.read_last(run.work_dir(name))),
+            operative_config=run.operative_config(),
+        )
