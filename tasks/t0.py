@@ -21,7 +21,7 @@ rows of the original code. `README.md` beside this file has the differences.
 import re
 from collections.abc import Iterable, Sequence
 
-from elm_jax.data import serving, tasks, templates
+from elm_jax.data import serving, tasks, template_files
 from tasks import places, table_rows
 
 # The template offers four letters; of five choices the fifth is right for a fifth of
@@ -39,7 +39,7 @@ def _task(prompt: table_rows.Prompt) -> tasks.Task:
         prompt=prompt.prompt,
         cluster=dataset.cluster,
         source=places.source_of(dataset, prompt.task, prompt.fields),
-        template=templates.TemplateRef(
+        template=template_files.TemplateRef(
             folder,
             prompt.prompt,
             subset,

@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 
 from elm_jax import errors
-from elm_jax.data import folders, templates
+from elm_jax.data import folders, template_files
 
 PACKAGE = "promptsource"
 VERSION = "0.2.3"
@@ -160,7 +160,7 @@ def unpack_templates(archive: pathlib.Path, folder: pathlib.Path) -> int:
         target.write_bytes(content)
         count += 1
     if not count:
-        raise _bad_archive(archive, f"no {templates.TEMPLATES_FILE} in it")
+        raise _bad_archive(archive, f"no {template_files.TEMPLATES_FILE} in it")
     return count
 
 
@@ -171,13 +171,13 @@ def _yaml_files(
     with tarfile.open(archive) as tar:
         for member in tar:
             path = pathlib.PurePosixPath(member.name)
-            if path.name != templates.TEMPLATES_FILE or not member.isfile():
+            if path.name != template_files.TEMPLATES_FILE or not member.isfile():
                 continue
             with contextlib.suppress(ValueError):
                 path = path.relative_to(_TEMPLATES)
             if path.is_absolute() or ".." in path.parts or len(path.parts) > 3:
                 raise _bad_archive(archive, f"path {member.name!r}")
-            if member.size > templates.MAX_FILE_BYTES:
+            if member.size > template_files.MAX_FILE_BYTES:
                 raise _bad_archive(archive, f"{member.name} of {member.size} bytes")
             file = tar.extractfile(member)
             if file is not None:

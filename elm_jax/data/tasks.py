@@ -13,7 +13,13 @@ from types import MappingProxyType
 from typing import Any
 
 from elm_jax import errors
-from elm_jax.data import function_templates, serving, sources, templates
+from elm_jax.data import (
+    function_templates,
+    serving,
+    sources,
+    template_files,
+    templates,
+)
 
 ROLES = ("train", "unseen", "continual", "composed")
 PROTOCOLS = ("", "elm")
@@ -23,7 +29,9 @@ SAME_SPLITS: Mapping[str, str] = MappingProxyType(
 
 
 Template = (
-    templates.Template | templates.TemplateRef | function_templates.FunctionTemplate
+    templates.Template
+    | template_files.TemplateRef
+    | function_templates.FunctionTemplate
 )
 
 
@@ -332,7 +340,7 @@ def prompted_tasks(
             prompt=_prompt(prompt),
             cluster=cluster,
             source=source,
-            template=templates.TemplateRef(dataset, prompt, subset, folder)
+            template=template_files.TemplateRef(dataset, prompt, subset, folder)
             if isinstance(prompt, str)
             else prompt,
             metrics=metrics,

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from elm_jax import errors
-from elm_jax.data import p3, rendering, serving, sources, tasks, templates
+from elm_jax.data import p3, rendering, serving, sources, tasks, template_files
 
 EXAMPLES = [
     ("Which one? ", " yes", ["yes", "no "]),
@@ -73,8 +73,8 @@ def test_a_task_is_served_by_p3_without_its_template(data_dir):
         fields=("field of the rows",),
     )
     task = tasks.Task(
-        "some_task", "some", "task", "", source, templates.TemplateRef("no", "such"),
-        ("accuracy",),
+        "some_task", "some", "task", "", source,
+        template_files.TemplateRef("no", "such"), ("accuracy",),
     )  # fmt: skip
     places = tasks.Places("", str(data_dir))
     found = rendering.render_split(task, "train", places)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from elm_jax import errors
-from elm_jax.data import rendering, serving, sources, tasks, templates
+from elm_jax.data import rendering, serving, sources, tasks, template_files, templates
 
 
 def numbers(paths, split):
@@ -145,7 +145,8 @@ def test_prompted_records_need_no_template(tmp_path):
     (tmp_path / "f").write_text("")
     source = sources.FileRows(prompted, {"train": ["f"]}, "here", is_prompted=True)
     task = tasks.Task(
-        "n", "n", "n", "", source, templates.TemplateRef("no", "such"), ("accuracy",),
+        "n", "n", "n", "", source, template_files.TemplateRef("no", "such"),
+        ("accuracy",),
         max_bad_share=0.5,
     )  # fmt: skip
     found = rendering.render_split(task, "train", tasks.Places("", str(tmp_path)))

@@ -7,7 +7,7 @@ import pytest
 import sentencepiece
 
 from elm_jax import errors
-from elm_jax.data import cache, rendering, tasks, templates, vocabulary
+from elm_jax.data import cache, rendering, tasks, template_files, vocabulary
 from tasks import author_files, original
 
 COUNTS = {
@@ -238,7 +238,7 @@ def test_files_that_are_not_there_are_named_with_their_origin(places):
 
 
 def test_an_unknown_prompt_is_told_with_the_nearest(places):
-    ref = templates.TemplateRef("dream", "base-line")
+    ref = template_files.TemplateRef("dream", "base-line")
     with pytest.raises(errors.TemplateError, match="Did you mean: baseline"):
         ref.load(places.templates_dir)
 

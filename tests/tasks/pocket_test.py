@@ -10,7 +10,7 @@ import uuid
 
 import pytest
 
-from elm_jax.data import tasks, templates
+from elm_jax.data import tasks, template_files, templates
 from elm_jax.evaluation import metrics
 from tasks import pocket
 from tasks.pocket_world import prose, rows, train_vocabulary, words
@@ -204,7 +204,7 @@ def test_prose_tells_what_the_tasks_ask_for() -> None:
 def test_template_ids_are_made_from_their_names() -> None:
     for path in pathlib.Path(pocket.TEMPLATES_DIR).glob("*/templates.yaml"):
         dataset = path.parent.name
-        for template in templates.load_templates(
+        for template in template_files.load_templates(
             pocket.TEMPLATES_DIR, dataset
         ).values():
             name = f"{dataset}/{template.name}"
@@ -215,7 +215,9 @@ def test_every_template_is_registered() -> None:
     found = {
         (path.parent.name, name)
         for path in pathlib.Path(pocket.TEMPLATES_DIR).glob("*/templates.yaml")
-        for name in templates.load_templates(pocket.TEMPLATES_DIR, path.parent.name)
+        for name in template_files.load_templates(
+            pocket.TEMPLATES_DIR, path.parent.name
+        )
     }
     assert found == {(task.dataset, task.prompt) for task in TASKS}
 

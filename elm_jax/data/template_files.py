@@ -1,0 +1,169 @@
+"""PromptSource's files: one YAML per dataset, read without trust into templates."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from elm_jax import errors
+from elm_jax.data import templates
+
+TEMPLATES_FILE = "templates.yaml"
+MAX_FILE_BYTES = 4 << 20
+
+_YAML_ERRORS = (
+    *(yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError),
+    RecursionError,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TemplateRef:
+    """Names a template, to be read when it is needed.
+
+    Attributes:
+      dataset: PromptSource's dataset folder, such as `cos_e`.
+      name: The template's name in that folder's `templates.yaml`.
+      subset: PromptSource's subset folder, such as `v1.11`, or None.
+      folder: Where the dataset's folder lies; None means the folder of unpacked
+        PromptSource templates that the user names.
+      jinja_sha256: What the template's `jinja_sha256` must be; "" for anything.
+      choices: Answer choices to rank instead of the template's own fixed ones, where
+        those lack a target; the template's text still sees its own.
+    """
+
+    dataset: str
+    name: str
+    subset: str | None = None
+    folder: str | None = None
+    jinja_sha256: str = ""
+    choices: str = ""
+
+    def load(self, templates_dir: str) -> templates.Template:
+        """Returns the template.
+
+        Raises:
+          TemplateError: The folder, the dataset or the template is not there, or the
+            template has another text than it should.
+        """
+        folder = self.folder if self.folder is not None else templates_dir
+        collection = load_templates(folder, self.dataset, self.subset)
+        if self.name not in collection:
+            raise errors.TemplateError(
+                errors.explain(
+                    found=f"no template {self.name!r} for {self.dataset}",
+                    expected=f"a name in {self.dataset}/{TEMPLATES_FILE}",
+                    do=errors.did_you_mean(self.name, collection),
+                )
+            )
+        template = collection[self.name]
+        if self.jinja_sha256 and template.jinja_sha256 != self.jinja_sha256:
+            raise errors.TemplateError(
+                errors.explain(
+                    found=f"template {self.name!r} for {self.dataset} with a text of "
+                    f"sha256 {template.jinja_sha256}",
+                    expected=f"sha256 {self.jinja_sha256}, as in PromptSource 0.2.3",
+                    do="Fetch the templates again; give a changed one another name",
+                )
+            )
+        if not self.choices:
+            return template
+        shown = (template.answer_choices or "").split(templates.SEPARATOR)
+        own = [choice.strip() for choice in shown]
+        jinja = f"{{% set answer_choices = {own!r} %}}{template.jinja}"
+        return dataclasses.replace(template, jinja=jinja, answer_choices=self.choices)
+
+
+def load_templates(
+    folder: str, dataset: str, subset: str | None = None
+) -> Mapping[str, templates.Template]:
+    """Returns the templates of a dataset by name.
+
+    Args:
+      folder: Folder in PromptSource's layout: `dataset[/subset]/templates.yaml`.
+      dataset: Dataset folder below it.
+      subset: Subset folder below that, or None.
+
+    Raises:
+      TemplateError: The folder or file is missing, or the file is malformed.
+    """
+    root = pathlib.Path(folder)
+    if not folder or not root.is_dir():
+        raise errors.TemplateError(
+            errors.explain(
+                found=f"no template folder {folder!r}",
+                expected="a folder of unpacked PromptSource templates",
+                do="Run `elm_tasks --gin_file=gin/original/templates.gin "
+                "--gin.MODEL_DIR=DIR`, or name a folder (TEMPLATES_DIR)",
+            )
+        )
+    path = root / dataset / (subset or "") / TEMPLATES_FILE
+    if not path.is_file():
+        known = (p.parent.relative_to(root) for p in root.rglob(TEMPLATES_FILE))
+        raise errors.TemplateError(
+            errors.explain(
+                found=f"no file {path}",
+                expected="one templates.yaml per dataset and subset",
+                do=errors.did_you_mean(
+                    f"{dataset}/{subset or ''}".strip("/"), map(str, known)
+                ),
+            )
+        )
+    return _read_templates(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=512)
+def _read_templates(
+    path: pathlib.Path, modified_ns: int
+) -> Mapping[str, templates.Template]:
+    del modified_ns  # Part of the cache's key: a changed file is read anew.
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError(f"it is larger than {MAX_FILE_BYTES:,} bytes")
+        content = yaml.load(path.read_text("utf-8"), Loader=_Loader)  # noqa: S506
+        found = [_template(entry) for entry in content["templates"].values()]
+    except _YAML_ERRORS as error:
+        raise errors.TemplateError(
+            errors.explain(
+                found=f"{path} is not a PromptSource file: {error}",
+                expected="a mapping with `templates`, each a `!Template`",
+                do="Fetch the templates again, or correct the file",
+            )
+        ) from error
+    return {template.name: template for template in found}
+
+
+def _template(entry: Mapping[str, Any]) -> templates.Template:
+    metadata = entry["metadata"]
+    for name in ("name", "id", "jinja", "answer_choices"):
+        optional = name == "answer_choices" and entry[name] is None
+        if not isinstance(entry[name], str) and not optional:
+            raise TypeError(f"{name} is not a text")
+    return templates.Template(
+        name=entry["name"],
+        id=entry["id"],
+        jinja=entry["jinja"],
+        answer_choices=entry["answer_choices"],
+        metrics=tuple(metadata["metrics"] or ()),
+        original_task=bool(metadata["original_task"]),
+        choices_in_prompt=bool(metadata["choices_in_prompt"]),
+    )
+
+
+# libyaml's parser where PyYAML has it: ten times as fast.
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_SafeLoader):
+    """YAML's safe loader plus PromptSource's two tags, read as mappings."""
+
+
+def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
+    return loader.construct_mapping(node, deep=True)
+
+
+for _tag in ("!Template", "!TemplateMetadata"):
+    _Loader.add_constructor(_tag, _mapping)
