@@ -5,16 +5,16 @@
     MIXTURE_OR_TASK_NAME = @for_t5x.registered()
     for_t5x.registered.name = "pocket_kinds"
 
-Importing adds the embedded suite and the datasets of the paper to our registry;
-`registered` adds what is asked for to SeqIO's, where T5X looks.
+Importing adds the embedded suite, the datasets of the paper and our own prompts for
+them to our registry; `registered` adds what is asked for to SeqIO's, where T5X looks.
 """
 
 from elm_jax import errors
 from elm_jax.data import seqio_tasks, tasks, vocabulary
 from elm_jax.evaluation import metrics
-from tasks import original, pocket
+from tasks import original, own, pocket
 
-SUITES = (original, pocket)  # imported for what they register
+SUITES = (original, own, pocket)  # imported for what they register
 
 
 def registered(

@@ -18,21 +18,21 @@ FILES: Mapping[str, sources.FileRows] = {
 
 
 def source_of(
-    dataset: table_rows.Dataset, task: str, fields: tuple[str, ...]
+    dataset: table_rows.Dataset, fields: tuple[str, ...], *, p3_task: str = ""
 ) -> serving.AnyOf:
     """Returns the places of a dataset as one task sees them.
 
     Args:
       dataset: Row of the table.
-      task: The task's name; P3 knows it.
       fields: What its template reads; places that lack one of them are left out.
+      p3_task: P3's name of the task; "" if P3 has none.
     """
     options = list(_shared_options(dataset.name))
     if dataset.tfds and set(dataset.tfds.get("lacks", ())) & set(fields):
         options = [option for option in options if option.kind != "tfds"]
-    if dataset.p3:
+    if dataset.p3 and p3_task:
         splits = {split: split for split in own_splits(dataset)}
-        options.append(serving.Option("p3", p3.P3Rows(task), splits))
+        options.append(serving.Option("p3", p3.P3Rows(p3_task), splits))
     advice = dataset.manual or f"The authors' own files are at {dataset.origin}"
     return serving.AnyOf(dataset.name, tuple(options), fields, advice)
 

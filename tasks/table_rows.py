@@ -5,6 +5,7 @@ its cluster and role, its splits (ours to parts of the dataset's own), the origi
 code's choice of rows where that is no slip (`elm`), published numbers of rows, T0's cap
 per prompt, and the places that have it. `tables/prompts.csv` has one row per prompt;
 `jinja_sha256` is of PromptSource 0.2.3's text, and `fields` are what it reads of a row.
+`tables/own_prompts.csv` has the same of the prompts in our own words.
 """
 
 import csv
@@ -107,8 +108,18 @@ def datasets() -> Mapping[str, Dataset]:
 
 @functools.cache
 def prompts() -> Sequence[Prompt]:
-    """Returns the prompts in the order of the table."""
-    with (FOLDER / "prompts.csv").open(encoding="utf-8", newline="") as file:
+    """Returns the official prompts in the order of the table."""
+    return _read_prompts(FOLDER / "prompts.csv")
+
+
+@functools.cache
+def own_prompts() -> Sequence[Prompt]:
+    """Returns the prompts in our own words, in the order of their table."""
+    return _read_prompts(FOLDER / "own_prompts.csv")
+
+
+def _read_prompts(path: pathlib.Path) -> Sequence[Prompt]:
+    with path.open(encoding="utf-8", newline="") as file:
         return tuple(
             Prompt(
                 task=row["task"],

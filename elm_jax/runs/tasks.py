@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from elm_jax import errors, files
-from elm_jax.data import promptsource, rendering, vocabulary_training
+from elm_jax.data import promptsource, rendering, serving, vocabulary_training
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import vocabulary as vocabularies
 from elm_jax.reporting import task_page
@@ -49,12 +49,14 @@ class TextRun(Run):
       split: The split to read.
       data_dir: Where file sources find their datasets.
       templates_dir: Where PromptSource's templates were unpacked.
+      sources: Kinds of sources, the preferred one first, as in a run's task data.
     """
 
     tasks: str | tuple[str, ...]
     split: str = "train"
     data_dir: str = ""
     templates_dir: str = ""
+    sources: tuple[str, ...] = serving.DEFAULT_ORDER
 
     @property
     def places(self) -> task_registry.Places:
@@ -63,6 +65,7 @@ class TextRun(Run):
             cache_dir="",
             data_dir=self.fill(self.data_dir),
             templates_dir=self.fill(self.templates_dir),
+            sources=self.sources,
         )
 
     def render(self, name: str) -> rendering.RenderedSplit:

@@ -1,0 +1,35 @@
+"""Writes own_examples.json: the first made row under every prompt in our own words.
+
+    python tests/tasks/golden/write_own.py
+
+Run it again only if a prompt is meant to read otherwise; such a prompt gets a new name.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+from elm_jax.data import rendering, tasks
+from tasks import own
+
+PATH = pathlib.Path(__file__).parent / "own_examples.json"
+PLACES = tasks.Places("", sources=("examples",))
+
+
+def first_example(task: tasks.Task) -> dict[str, Any]:
+    found = rendering.render_split(task, "validation", PLACES)
+    return {
+        "inputs": found.inputs[0],
+        "targets": found.targets[0],
+        "choices": list(found.choices[0]),
+    }
+
+
+def main() -> None:
+    content = {task.name: first_example(task) for task in own.TASKS}
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    PATH.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
