@@ -12,9 +12,9 @@ them to our registry; `registered` adds what is asked for to SeqIO's, where T5X 
 from elm_jax import errors
 from elm_jax.data import seqio_tasks, tasks, vocabulary
 from elm_jax.evaluation import metrics
-from tasks import original, own, pocket
+from tasks import bigbench, original, own, pocket
 
-SUITES = (original, own, pocket)  # imported for what they register
+SUITES = (bigbench, original, own, pocket)  # imported for what they register
 
 
 def registered(

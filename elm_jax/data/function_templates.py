@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from elm_jax import errors
-from elm_jax.data import sources, templates
+from elm_jax.data import sandbox_filters, sources, templates
 
 PromptFn = Callable[[sources.Row], Any]
 """`row -> (inputs, targets)`, `(inputs, targets, choices)`, or None to drop the row."""
@@ -53,9 +53,13 @@ class FunctionTemplate:
 
         Raises:
           TemplateError: The function gives something else than texts.
-          RowError: It fails for this row, such as for a field that is not there.
+          RowError: It fails for this row, such as for a field that is not there, or the
+            row is too long.
         """
         del seed
+        if sandbox_filters.size(row) > templates.MAX_ROW_CHARS:
+            limit = f"more than {templates.MAX_ROW_CHARS:,} characters"
+            raise templates.RowError(templates.TOO_LONG, limit)
         try:
             found = self.fn(row)
         except KeyError as error:
