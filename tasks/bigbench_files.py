@@ -40,14 +40,11 @@ def task_json(paths: Sequence[pathlib.Path], split: str) -> Iterator[Any]:
       split: `all`, or `elm` for repeated examples too.
 
     Raises:
-      ValueError, KeyError, TypeError: A file is no multiple-choice task.
+      ValueError, KeyError, TypeError, AttributeError, RecursionError: A file is no
+        multiple-choice task.
     """
     for path in paths:
-        text = path.read_text("utf-8", errors="surrogateescape")
-        try:
-            content = json.loads(text)
-        except RecursionError as error:
-            raise ValueError(f"{path}: JSON nested too deeply") from error
+        content = json.loads(path.read_text("utf-8", errors="surrogateescape"))
         yield from rows(content, split)
 
 

@@ -109,7 +109,10 @@ class FileRows:
         paths = self.paths(split, data_dir=data_dir)
         try:
             yield from self.parse(paths, split)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        except (
+            *(ValueError, LookupError, TypeError, AttributeError),
+            RecursionError,  # JSON in JSON in JSON
+        ) as error:
             names = ", ".join(map(str, paths))
             raise errors.DataError(
                 errors.explain(

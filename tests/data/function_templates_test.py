@@ -59,6 +59,7 @@ def test_without_choices_there_is_nothing_to_rank():
         ({"q": "a"}, templates.MISSING_FIELD),
         ({"q": "a", "a": 5, "c": ["x"]}, templates.MISSING_ITEM),
         ({"q": "a", "a": "x", "c": ["x"]}, templates.WRONG_TYPE),
+        ({"q": "a" * 10**6, "a": 0, "c": ["x"]}, templates.TOO_LONG),
     ],
 )
 def test_a_row_that_does_not_fit_is_a_bad_row(row, reason):

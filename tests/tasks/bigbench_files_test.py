@@ -11,6 +11,9 @@ from tasks import bigbench, bigbench_files
 NAME = "bigbench_known_unknowns_zero_shot"
 TASK = next(task for task in bigbench.TASKS if task.name == NAME)
 
+DEEP = '{"examples": [{"input": %s%s}]}'
+DEPTHS = (2_000, 10_000)
+
 
 def example(number=0, **changes):
     made = {
@@ -128,7 +131,8 @@ def test_bytes_that_are_not_utf8_cost_their_example_alone(tmp_path):
     [
         ("{", "JSONDecodeError"),
         ("", "JSONDecodeError"),
-        ("[" * 100_000, "nested too deeply"),
+        ("[" * 100_000, "RecursionError"),
+        *((DEEP % (depth * "[", depth * "]"), "RecursionError") for depth in DEPTHS),
         ([], "'list' object"),
         ({"name": "a task of subtasks", "keywords": []}, "KeyError: 'examples'"),
         ({"examples": {"a": 1}}, "examples is no list"),

@@ -9,7 +9,7 @@ import pytest
 from elm_jax import errors
 from elm_jax.data import cache, rendering, seqio_tasks, tasks, vocabulary
 from elm_jax.evaluation import metrics
-from tasks import bigbench, original, pocket
+from tasks import bigbench, pocket, t0
 from tests.data.seqio_tasks_test import t5_rank_accuracy
 
 BY_NAME = {task.name: task for task in (*bigbench.TASKS, *bigbench.MERGED)}
@@ -160,8 +160,13 @@ def test_names_are_unique_and_stay():
     names = [*BY_NAME, *MIXTURES]
     assert len(names) == len(set(names))
     assert sorted(names) == golden.read_text().splitlines()
-    others = {t.dataset for found in original.TASKS.values() for t in found}
-    assert not others & {task.dataset for task in BY_NAME.values()}
+
+
+def test_no_dataset_is_one_that_is_trained_on_and_no_split_is_for_training():
+    datasets = {task.dataset for task in BY_NAME.values()}
+    assert not datasets & {task.dataset for task in t0.TASKS}
+    splits = {split for task in BY_NAME.values() for split in task.splits}
+    assert splits == {"validation", "validation@elm"}
 
 
 @pytest.mark.parametrize("name", BY_HAND)
