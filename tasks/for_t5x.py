@@ -5,16 +5,17 @@
     MIXTURE_OR_TASK_NAME = @for_t5x.registered()
     for_t5x.registered.name = "pocket_kinds"
 
-Importing adds the embedded suite, the datasets of the paper and our own prompts for
-them to our registry; `registered` adds what is asked for to SeqIO's, where T5X looks.
+Importing adds the embedded suite and the tasks of the paper to our registry;
+`registered` adds what is asked for to SeqIO's, where T5X looks.
 """
 
 from elm_jax import errors
 from elm_jax.data import seqio_tasks, tasks, vocabulary
 from elm_jax.evaluation import metrics
-from tasks import bigbench, original, own, pocket
+from tasks import bigbench, compositional, generative, original, own, pocket
 
-SUITES = (bigbench, original, own, pocket)  # imported for what they register
+# Imported for what they register.
+SUITES = (bigbench, compositional, generative, original, own, pocket)
 
 
 def registered(

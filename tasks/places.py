@@ -1,9 +1,10 @@
 """Where each official dataset may lie: files, TFDS, P3 and the Hub, as one source."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-from elm_jax.data import hub, p3, serving, sources
+from elm_jax.data import hub, p3, regrouping, serving, sources
 from tasks import author_files, conversions, public_files, table_rows
 
 FILES: Mapping[str, sources.FileRows] = {
@@ -43,37 +44,47 @@ def own_splits(dataset: table_rows.Dataset) -> list[str]:
     return list(dict.fromkeys(serving.Part.parse(part).split for part in parts))
 
 
-@functools.cache
-def _shared_options(name: str) -> tuple[serving.Option, ...]:
-    """Returns the places that all prompts of a dataset share."""
-    dataset = table_rows.datasets()[name]
+def options_of(
+    dataset: table_rows.Dataset,
+    files: sources.FileRows | regrouping.Regrouped | None,
+    made_fn: Callable[[str], Iterable[sources.Row]],
+    regroup_fns: Mapping[str, regrouping.RegroupFn] | None = None,
+) -> list[serving.Option]:
+    """Returns the places of a dataset that all its prompts share.
+
+    Args:
+      dataset: Row of a table.
+      files: The authors' own files, if a parser for them is here.
+      made_fn: Gives the rows made by hand.
+      regroup_fns: What the table's `regroup` names.
+    """
     same = {split: split for split in own_splits(dataset)}
     options = []
-    if name in FILES:
-        files = FILES[name]
-        options.append(
-            serving.Option("files", files, {split: split for split in files.files})
-        )
+    if files is not None:
+        has = files.files if isinstance(files, sources.FileRows) else files.splits
+        options.append(serving.Option("files", files, {split: split for split in has}))
+    remote: list[tuple[str, Mapping[str, Any], sources.Source]] = []
     if dataset.tfds:
-        options.append(
-            serving.Option(
-                "tfds",
-                sources.TfdsRows(dataset.tfds["name"]),
-                dataset.tfds.get("splits", same),
-                conversions.TFDS.get(dataset.tfds.get("convert", "")),
-            )
-        )
+        remote.append(("tfds", dataset.tfds, sources.TfdsRows(dataset.tfds["name"])))
     if dataset.hub:
-        options.append(
-            serving.Option(
-                "hub",
-                hub.HubRows(dataset.hub["name"], dataset.hub["config"]),
-                dataset.hub.get("splits", same),
-                conversions.HUB.get(dataset.hub.get("convert", "")),
-            )
-        )
-    made = functools.partial(table_rows.example_rows, name)
-    options.append(
-        serving.Option("examples", sources.GeneratedRows(made, version="1"), same)
-    )
-    return tuple(options)
+        rows = hub.HubRows(dataset.hub["name"], dataset.hub["config"])
+        remote.append(("hub", dataset.hub, rows))
+    for kind, entry, source in remote:
+        splits = entry.get("splits", same)
+        if "regroup" in entry:
+            regroup_fn = (regroup_fns or {})[entry["regroup"]]
+            source = regrouping.Regrouped(source, regroup_fn, splits)
+            splits = {split: split for split in splits}
+        known = conversions.TFDS if kind == "tfds" else conversions.HUB
+        convert = known.get(entry.get("convert", ""))
+        options.append(serving.Option(kind, source, splits, convert))
+    made = sources.GeneratedRows(made_fn, version="1")
+    return [*options, serving.Option("examples", made, same)]
+
+
+@functools.cache
+def _shared_options(name: str) -> tuple[serving.Option, ...]:
+    """Returns the places that all prompts of a dataset of the main table share."""
+    made_fn = functools.partial(table_rows.example_rows, name)
+    dataset = table_rows.datasets()[name]
+    return tuple(options_of(dataset, FILES.get(name), made_fn))

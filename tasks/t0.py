@@ -14,8 +14,8 @@ Mixtures, all of official prompts:
 
 Splits: `train`, `validation` and `test` as `tables/datasets.json` has them, and for the
 paper's training datasets `validation_300`: the rows that the paper's seen tasks are
-judged on. Under the protocol `elm` the splits `train` and `validation` of these are the
-rows of the original code. `README.md` beside this file has the differences.
+judged on. Under the protocol `elm` all three of these are the rows of the original
+code. `README.md` beside this file has the differences.
 """
 
 import re

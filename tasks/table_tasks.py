@@ -59,6 +59,7 @@ def _splits(
     train = f"train[:{cap}]~{_SEED}" if cap is not None and cap < rows else "train"
     return splits | {
         "validation_300": seen,
+        "validation_300@elm": dataset.elm.get("validation", seen),
         "train@elm": dataset.elm.get("train", train),
         "validation@elm": dataset.elm.get("validation", seen),
     }

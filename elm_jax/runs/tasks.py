@@ -49,7 +49,9 @@ class TextRun(Run):
       split: The split to read.
       data_dir: Where file sources find their datasets.
       templates_dir: Where PromptSource's templates were unpacked.
-      sources: Kinds of sources, the preferred one first, as in a run's task data.
+      sources: Kinds of sources, the preferred one first, as in a run's task data;
+        `("examples",)` shows rows made by hand and needs no data.
+      protocol: As in a run's task data.
     """
 
     tasks: str | tuple[str, ...]
@@ -57,6 +59,7 @@ class TextRun(Run):
     data_dir: str = ""
     templates_dir: str = ""
     sources: tuple[str, ...] = serving.DEFAULT_ORDER
+    protocol: str = ""
 
     @property
     def places(self) -> task_registry.Places:
@@ -66,6 +69,7 @@ class TextRun(Run):
             data_dir=self.fill(self.data_dir),
             templates_dir=self.fill(self.templates_dir),
             sources=self.sources,
+            protocol=self.protocol,
         )
 
     def render(self, name: str) -> rendering.RenderedSplit:

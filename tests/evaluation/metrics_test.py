@@ -23,7 +23,7 @@ def test_every_metric_takes_targets_first_and_gives_its_keys_in_percent(metric):
 @pytest.mark.parametrize("metric", metrics.METRICS.values(), ids=lambda m: m.name)
 def test_every_metric_is_the_mean_of_its_examples_or_of_a_corpus_only(metric):
     columns = metric.per_example(TARGETS, PREDICTIONS)
-    if metric.name == "bleu":
+    if metric.name in ("bleu", "bleu_unicode"):
         assert columns == {}
         return
     means = {key: values.mean() for key, values in columns.items()}
@@ -52,6 +52,35 @@ def test_bleu_is_sacrebleus_with_the_targets_as_references():
     assert metrics.bleu(TARGETS, PREDICTIONS) == {"bleu": expected}
     swapped = metrics.bleu(PREDICTIONS, TARGETS)
     assert swapped != metrics.bleu(TARGETS, PREDICTIONS)
+
+
+def test_unicode_metrics_are_the_plain_ones_on_english_and_see_every_script():
+    scorer = rouge_scorer.RougeScorer(metrics.ROUGE_KEYS, use_stemmer=False)
+    pairs = list(zip(TARGETS, PREDICTIONS, strict=True))
+    for key, found in metrics.rouge_unicode(TARGETS, PREDICTIONS).items():
+        plain = [scorer.score(t, p)[key.removesuffix("_unicode")] for t, p in pairs]
+        mean = 100 * sum(score.fmeasure for score in plain) / len(pairs)
+        assert found == pytest.approx(mean)
+    bleu = metrics.bleu(TARGETS, PREDICTIONS)["bleu"]
+    assert metrics.bleu_unicode(TARGETS, PREDICTIONS)["bleu_unicode"] == bleu
+    for target, near, rouge_1 in (
+        ("항구가 닫혔다", "항구는 닫혔다", 100 * 5 / 6),
+        ("港口关闭", "港口开放", 50.0),
+        ("港が閉鎖された", "港は閉鎖", 200 * 3 / 11),
+        ("Él abrió el puerto", "Él cerró el puerto", 75.0),
+        ("Le port a fermé.", "Le port a ouvert", 75.0),
+    ):
+        found = metrics.rouge_unicode([target], [near])["rouge1_unicode"]
+        assert found == pytest.approx(rouge_1)
+        assert metrics.bleu_unicode([target], [target])["bleu_unicode"] > 0
+    # What the plain metric makes of the same pair.
+    assert metrics.rouge(["港口关闭"], ["港口关闭"])["rouge1"] == 0
+
+
+def test_unicode_bleu_is_sacrebleus_own_on_chinese():
+    chinese, near = "一艘船撞上码头，港口于周一关闭。", "一艘船撞上码头，港口关闭。"
+    expected = sacrebleu.corpus_bleu([near], [[chinese]], tokenize="zh").score
+    assert metrics.bleu_unicode([chinese], [near])["bleu_unicode"] == expected
 
 
 def test_bleu_refuses_uneven_references():

@@ -6,7 +6,9 @@ from elm_jax import errors
 from elm_jax.data import sources
 from elm_jax.data import tasks as registry
 from elm_jax.runs import tasks
-from tasks import pocket
+from tasks import compositional, generative, pocket
+
+SUITES = (compositional, generative)  # imported for what they register
 
 
 def make(tmp_path, **changes):
@@ -58,3 +60,18 @@ def test_a_task_that_cannot_be_read_is_told_beside_the_others(tmp_path, capsys):
     assert "cannot be read" in capsys.readouterr().out
     with pytest.raises(errors.DataError, match=r"no\.jsonl"):
         make(tmp_path, tasks=lost.name, data_dir=str(tmp_path)).run()
+
+
+def test_every_task_of_the_paper_can_be_listed_without_any_data(tmp_path, capsys):
+    run = make(
+        tmp_path,
+        tasks=("elm_generative", "elm_compositional"),
+        split="eval_300",
+        sources=("examples",),
+        html_path="",
+    )
+    run.run()
+    told = " ".join(capsys.readouterr().out.split())
+    assert "21 tasks, eval_300" in told
+    assert "cannot be read" not in told
+    assert "translate the sentence into Korean" in told

@@ -1,0 +1,49 @@
+"""Rows made of several rows of another source, or of a part of them.
+
+For what one row at a time cannot say: dialogues kept as one utterance per row, splits
+that are the end of a longer one, rows that a filter drops.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from elm_jax.data import sources
+
+RegroupFn = Callable[[Iterator[sources.Record], str], Iterable[sources.Record]]
+"""`(all rows of the source's split, our split) -> rows`, a function of a module."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Regrouped:
+    """Another source's rows, put together anew.
+
+    Attributes:
+      source: Gives the rows.
+      fn: Puts them together; equal rows give equal rows.
+      splits: Splits of ours to the source's; two may come from one.
+    """
+
+    source: sources.Source
+    fn: RegroupFn
+    splits: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """What a manifest records of the source: its name or where it is from."""
+        return getattr(self.source, "origin", "") or getattr(self.source, "name", "")
+
+    def rows(self, split: str, *, data_dir: str) -> Iterator[sources.Record]:
+        """Yields the rows of a split."""
+        found = self.source.rows(self.splits[split], data_dir=data_dir)
+        yield from self.fn(found, split)
+
+    def fingerprint(self, split: str, *, data_dir: str) -> str:
+        """Returns a hash of the source's fingerprint and the function's module."""
+        found = self.source.fingerprint(self.splits[split], data_dir=data_dir)
+        return sources.hash_of("regrouped", split, sources.code_of(self.fn), found)
+
+    def missing(self, split: str, *, data_dir: str) -> str:
+        """Returns what the source lacks of the split, "" if nothing."""
+        missing_fn = getattr(self.source, "missing", None)
+        theirs = self.splits[split]
+        return missing_fn(theirs, data_dir=data_dir) if missing_fn else ""

@@ -1,0 +1,61 @@
+"""The compositional tasks: five languages, rows in CrossSum's form, their metrics."""
+
+import json
+
+import pytest
+
+from elm_jax.data import rendering, serving, tasks
+from elm_jax.evaluation import metrics
+from tasks import compositional, written
+
+
+def test_there_are_five_languages_and_nobody_trains_on_them():
+    assert [task.dataset for task in compositional.TASKS] == [
+        "xlsum_korean",
+        "xlsum_spanish",
+        "xlsum_chinese_simplified",
+        "xlsum_japanese",
+        "xlsum_french",
+    ]
+    assert len(compositional.MIXTURE.tasks) == 5
+    for task in compositional.TASKS:
+        assert task.role == "composed"
+        assert "train" not in task.splits
+        assert "validation_300" not in task.splits
+        part = serving.Part.parse(task.splits["eval_300"])
+        assert (part.stop, part.seed) == (300, 42)
+
+
+def test_every_task_asks_for_both_skills_and_has_metrics_for_its_script():
+    places = tasks.Places("", sources=("examples",))
+    entries = written.read("compositional")
+    for task, language in zip(
+        compositional.TASKS,
+        ("Korean", "Spanish", "Chinese", "Japanese", "French"),
+        strict=True,
+    ):
+        found = rendering.render_split(task, "eval_300", places)
+        rows = entries[task.dataset].examples
+        assert found.inputs == [
+            f"{row['text']}\n\nSum up the article above in one sentence, and translate "
+            f"the sentence into {language}."
+            for row in rows
+        ]
+        assert found.targets == [row["summary"] for row in rows]
+        for name in task.metrics:
+            scores = metrics.get(name)(found.targets, found.targets)
+            assert min(scores.values()) == pytest.approx(100.0)
+
+
+def test_300_rows_are_drawn_from_crosssums_files(tmp_path):
+    (tmp_path / "crosssum").mkdir()
+    lines = [
+        {"source_url": "s", "target_url": "t", "text": f"a {n}", "summary": f"b {n}"}
+        for n in range(320)
+    ]
+    path = tmp_path / "crosssum/english-korean_train.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    places = tasks.Places("", str(tmp_path))
+    found = rendering.render_split(compositional.TASKS[0], "eval_300", places)
+    expected = sorted(serving.torch_permutation(320, 42)[:300])
+    assert [int(text.split()[1]) for text in found.targets] == expected
