@@ -1,4 +1,8 @@
-"""Checkpoints of a training under way: few verbs over Orbax's manager."""
+"""Checkpoints of a training under way: few verbs over Orbax's manager.
+
+A state is written in the background while training goes on. Only what is whole on
+disk counts as saved: `latest_step`, `restore` and `close` wait for what is under way.
+"""
 
 import contextlib
 import json
@@ -27,7 +31,8 @@ class TrainStateStore:
       folder: Of this training alone. Nothing is read or written before a verb.
       config: What shaped the training, JSON values by name, nested or not; a
         training goes on only under the configuration it began with.
-      keep_last: How many states stay on disk.
+      keep_last: How many of the newest states stay on disk.
+      keep_every_steps: States after a multiple of so many steps stay, too; 0 for none.
     """
 
     def __init__(
@@ -36,6 +41,7 @@ class TrainStateStore:
         *,
         config: Mapping[str, Any] | None = None,
         keep_last: int = 1,
+        keep_every_steps: int = 0,
     ) -> None:
         if keep_last < 1:
             raise errors.ConfigError(
@@ -48,30 +54,42 @@ class TrainStateStore:
         self._folder = pathlib.Path(folder).expanduser().absolute()
         # Through JSON, so that tuples compare equal to the lists that come back.
         self._config: dict[str, Any] = json.loads(json.dumps(dict(config or {})))
-        self._keep_last = keep_last
+        self._keep_last, self._keep_every_steps = keep_last, keep_every_steps
         self._manager: ocp.CheckpointManager | None = None
 
     def save(self, step: int, state: Any) -> None:
-        """Writes the state after `step` steps, then drops the oldest over the limit.
+        """Begins to write the state after `step` steps, as soon as the last is whole.
+
+        Returns when the state may be donated: it is copied from an accelerator; of a
+        CPU's arrays Orbax holds views, and JAX then gives their memory to no one.
+        Once the new state is whole, the oldest over the limit is dropped.
 
         Raises:
-          CheckpointError: The disk is full or the folder cannot be written; states
-            saved before are still there.
+          CheckpointError: The disk is full or the folder cannot be written, by this
+            save or the one before; states that were whole are still there.
         """
+        self.wait()
+        self._remove_partial()  # what a killed save may have left
         tree = trees.unflatten(_name_leaves(state))
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(tree), config=ocp.args.JsonSave(self._config)
         )
-        self._remove_partial()  # what a killed save may have left
-        try:
-            with self._explained("written", do="Free space or correct the permission"):
-                self._open().save(step, args=args)
-        except errors.CheckpointError:
-            self._remove_partial()
-            raise
+        with self._writing():
+            self._open().save(step, args=args)
+
+    def wait(self) -> None:
+        """Waits until what was given to `save` is on disk.
+
+        Raises:
+          CheckpointError: It could not be written; states before it are still there.
+        """
+        if self._manager is not None:
+            with self._writing():
+                self._manager.wait_until_finished()
 
     def latest_step(self) -> int | None:
-        """Returns the step of the newest whole state, None if there is none."""
+        """Returns the step of the newest state on disk, None if there is none."""
+        self.wait()
         if not self._folder.is_dir():
             return None
         with self._explained("read", do="Correct the permission"):
@@ -114,7 +132,8 @@ class TrainStateStore:
         )
 
     def close(self) -> None:
-        """Frees what the store holds; states stay on disk."""
+        """Waits as `wait` does and frees what the store holds; states stay on disk."""
+        self.wait()
         if self._manager is not None:
             self._manager.close()
             self._manager = None
@@ -125,9 +144,8 @@ class TrainStateStore:
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
                     max_to_keep=self._keep_last,
-                    # Loops wait for the state anyway, and a state that is on disk
-                    # when save returns is one that a kill cannot take away.
-                    enable_async_checkpointing=False,
+                    keep_period=self._keep_every_steps or None,
+                    enable_async_checkpointing=True,
                 ),
                 item_handlers={
                     _STATE: ocp.StandardCheckpointHandler(),
@@ -157,6 +175,20 @@ class TrainStateStore:
                     "changed configuration explicitly",
                 )
             )
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Explains errors of writing, and leaves nothing of what failed."""
+        try:
+            with self._explained("written", do="Free space or correct the permission"):
+                yield
+        except errors.CheckpointError:
+            manager, self._manager = self._manager, None
+            if manager is not None:
+                with contextlib.suppress(*experts.IO_ERRORS):
+                    manager.close()
+            self._remove_partial()
+            raise
 
     @contextlib.contextmanager
     def _explained(self, verb: str, *, do: str) -> Iterator[None]:

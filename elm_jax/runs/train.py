@@ -58,7 +58,9 @@ class Train(Run):
       execution: How the model is computed, where it is not as the base records.
       random_seed: Of initialisation, batches and dropout.
       save_every_steps: Period of the checkpoints that a killed run resumes from.
-      keep_last: How many of those are kept.
+      keep_last: How many of the newest of those are kept until the expert is there.
+      keep_every_steps: Those after a multiple of so many steps are kept for good, in
+        `{MODEL_DIR}/work/<name>/state`; 0 for none.
       log_every_steps: Period of the metrics.
       resume_changed_config: Whether to resume a run whose configuration differs.
     """
@@ -85,6 +87,7 @@ class Train(Run):
     random_seed: int = 42
     save_every_steps: int = 1000
     keep_last: int = 1
+    keep_every_steps: int = 0
     log_every_steps: int = 50
     resume_changed_config: bool = False
 
@@ -95,6 +98,8 @@ class Train(Run):
         wrong = {name: "at least 1" for name in counts if getattr(self, name) < 1}
         if self.max_examples < 0:
             wrong["max_examples"] = "a cap, or 0 for none"
+        if self.keep_every_steps < 0 or self.keep_every_steps % self.save_every_steps:
+            wrong["keep_every_steps"] = "a multiple of save_every_steps, or 0"
         if not 0 <= self.dropout_rate < 1:
             wrong["dropout_rate"] = "a share in [0, 1)"
         if (self.kind == "base") != (self.model is not None):
@@ -218,7 +223,8 @@ class Train(Run):
             print(f"expert {number}/{len(todo)}: {name}")  # noqa: T201
             result = shared.train(name, examples[name], common)
             experts.save_expert(self.expert_dir(name), *result)
-            shutil.rmtree(self.work_dir(name) / "state", ignore_errors=True)
+            if not self.keep_every_steps:
+                shutil.rmtree(self.work_dir(name) / "state", ignore_errors=True)
 
     def _check_vocabulary(self, data: task_data.OpenedData) -> None:
         rows, pieces = self.model_config().vocab_size, data.vocabulary.size

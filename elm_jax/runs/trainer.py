@@ -65,6 +65,7 @@ class Trainer:
             run.work_dir(name) / "state",
             config=self._config(examples, source),
             keep_last=run.keep_last,
+            keep_every_steps=run.keep_every_steps,
         )
         now, frozen = self._initial_state()
         restored = store.restore(now, allow_changed_config=run.resume_changed_config)
@@ -99,7 +100,7 @@ class Trainer:
                 last_checkpoint=store.latest_step,
             )
         report.close()
-        store.close()
+        store.close()  # which waits until the last state is on disk
         stop.exit_if_requested()
         params = jax.device_get(now.params)
         return Finished(params, self._manifest(name, examples, params))
@@ -146,6 +147,7 @@ class Trainer:
         """Returns what must not change between stopping and going on, as JSON."""
         run = dataclasses.asdict(self._run)
         about_saving = ("model_dir", "experts_dir", "save_every_steps", "keep_last")
+        about_saving += ("keep_every_steps",)
         about_saving += ("tasks", "data", "expert_name", "log_every_steps")
         about_saving += ("resume_changed_config",)
         kept = {name: run[name] for name in run if name not in about_saving}

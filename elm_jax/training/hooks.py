@@ -13,13 +13,16 @@ from elm_jax.types import Hook, Metrics
 
 
 class StateStore(Protocol):
-    """Keeps states; `checkpoints.train_state.TrainStateStore` is one."""
+    """Keeps states; `checkpoints.train_state.TrainStateStore` is one.
+
+    When `save` returns, the memory of the state may be given to the next step.
+    """
 
     def save(self, step: int, state: Any) -> None: ...  # noqa: D102
 
 
 def save_states(store: StateStore) -> Hook:
-    """Returns a hook that saves the state."""
+    """Returns a hook that gives the state to the store."""
 
     def save(step: int, state: Any, metrics: Metrics) -> None:
         del metrics

@@ -25,6 +25,11 @@ def make_store(tmp_path, **kwargs):
     )
 
 
+def save_one(store, step, state):
+    store.save(step, state)
+    store.close()
+
+
 def assert_same_bits(one, other):
     assert jax.tree.structure(one) == jax.tree.structure(other)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
@@ -60,6 +65,48 @@ def test_only_the_newest_states_are_kept(tmp_path):
     assert_same_bits(make_store(tmp_path).restore(make_state()), make_state(4))
 
 
+def test_every_kth_state_is_kept_as_well(tmp_path):
+    store = make_store(tmp_path, keep_last=2, keep_every_steps=4)
+    for step in range(2, 15, 2):
+        store.save(step, {"a": jnp.full(3, step)})
+    store.close()
+    kept = {int(p.name) for p in (tmp_path / "states").iterdir()}
+    assert kept == {4, 8, 12, 14}
+
+
+def test_a_state_is_whole_although_the_training_goes_on_in_its_memory(tmp_path):
+    """Saved while its buffers are donated, step after step, as the train loop does."""
+    next_one = jax.jit(lambda a: a * 1.5 + 1, donate_argnums=0)
+    size = (1024, 1024)  # 4 MB, so that writing takes longer than some steps
+    now, store = jnp.ones(size), make_store(tmp_path, keep_last=9)
+    expected = {}
+    for step in range(12):
+        if step % 4 == 0:
+            expected[step] = np.array(now)
+            store.save(step, {"a": now})
+        now = next_one(now)
+    now.block_until_ready()
+    store.close()
+    for step, values in expected.items():
+        store = make_store(tmp_path / f"{step}")
+        (tmp_path / f"{step}" / "states").mkdir(parents=True)
+        (tmp_path / "states" / str(step)).rename(
+            tmp_path / f"{step}" / "states" / str(step)
+        )
+        restored = store.restore({"a": jnp.zeros(size)})
+        assert np.asarray(restored["a"]).tobytes() == values.tobytes()
+
+
+def test_a_state_counts_only_when_it_is_on_disk(tmp_path):
+    """`latest_step` waits: another reader of the folder finds the same."""
+    store = make_store(tmp_path)
+    for step in (1, 2):
+        store.save(step, {"a": jnp.ones((512, 512))})
+        assert store.latest_step() == step
+        assert make_store(tmp_path).latest_step() == step
+    store.close()
+
+
 def test_a_sharded_state_comes_back_sharded(tmp_path):
     mesh = jax.make_mesh((8,), ("data",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
@@ -72,7 +119,7 @@ def test_a_sharded_state_comes_back_sharded(tmp_path):
 
 
 def test_a_changed_configuration_is_refused_by_name(tmp_path):
-    make_store(tmp_path).save(1, make_state())
+    save_one(make_store(tmp_path), 1, make_state())
     changed = {"optimizer": {"rate": 0.2, "eps": 1e-8}, "tasks": ["a", "b"], "steps": 7}
     store = make_store(tmp_path, config=changed)
     with pytest.raises(errors.CheckpointError) as caught:
@@ -89,17 +136,17 @@ def test_a_changed_configuration_is_refused_by_name(tmp_path):
 
 
 def test_what_a_killed_save_left_behind_is_removed(tmp_path):
-    make_store(tmp_path).save(1, make_state())
+    save_one(make_store(tmp_path), 1, make_state())
     left_over = tmp_path / "states" / "2.orbax-checkpoint-tmp"
     (left_over / "state").mkdir(parents=True)
     store = make_store(tmp_path)
     assert store.latest_step() == 1
-    store.save(3, make_state())
+    save_one(store, 3, make_state())
     assert [path.name for path in (tmp_path / "states").iterdir()] == ["3"]
 
 
 def test_another_models_state_is_refused_with_all_differences(tmp_path):
-    make_store(tmp_path).save(1, {"a": jnp.zeros(2), "b": {"c": jnp.zeros(3)}})
+    save_one(make_store(tmp_path), 1, {"a": jnp.zeros(2), "b": {"c": jnp.zeros(3)}})
     with pytest.raises(errors.CheckpointError) as caught:
         make_store(tmp_path).restore({"a": jnp.zeros(5), "d": jnp.zeros(1)})
     message = str(caught.value)
@@ -113,22 +160,28 @@ from elm_jax import errors
 from elm_jax.checkpoints import train_state
 from tests.checkpoints import sample
 
-folder = pathlib.Path(sys.argv[1])
+folder, verb = pathlib.Path(sys.argv[1]), sys.argv[2]
 store = train_state.TrainStateStore(folder, keep_last=1)
 store.save(1, {"a": jnp.ones(3)})
-try:
-    with sample.full_disk(50):
+store.wait()
+with sample.full_disk(50):
+    try:
         store.save(2, {"a": jnp.zeros(3)})
-except errors.CheckpointError as error:
-    print("Free space" in str(error), [path.name for path in folder.iterdir()])
+        if verb == "save":
+            store.save(3, {"a": jnp.zeros(3)})
+        getattr(store, verb)()
+    except errors.CheckpointError as error:
+        print("Free space" in str(error), [path.name for path in folder.iterdir()])
 print(store.latest_step(), store.restore({"a": jnp.zeros(3)})["a"].tolist())
 store.save(2, {"a": jnp.zeros(3)})
+store.close()
 print([path.name for path in folder.iterdir()])
 """
 
 
-def test_a_full_disk_leaves_the_state_before_and_nothing_else(tmp_path):
-    lines = sample.run_script(FULL_DISK, tmp_path / "states")
+@pytest.mark.parametrize("verb", ["save", "close"])
+def test_a_full_disk_leaves_the_state_before_and_nothing_else(tmp_path, verb):
+    lines = sample.run_script(FULL_DISK, tmp_path / "states", verb)
     assert lines == ["True ['1']", "1 [1.0, 1.0, 1.0]", "['2']"]
 
 
@@ -139,7 +192,9 @@ from elm_jax import errors
 from elm_jax.checkpoints import train_state
 
 folder = pathlib.Path(sys.argv[1])
-train_state.TrainStateStore(folder).save(5, {"a": jnp.ones(3)})
+store = train_state.TrainStateStore(folder)
+store.save(5, {"a": jnp.ones(3)})
+store.close()
 (folder / "5" / "state" / "d").rename(folder / "lost")
 try:
     train_state.TrainStateStore(folder).restore({"a": jnp.ones(3)})

@@ -285,6 +285,7 @@ def test_a_place_that_cannot_be_written_is_named(folder, blocked, gin_file, bind
         ("TRAIN_STEPS = 2.5", ["train_steps = 2.5", "int"]),
         ("TRAIN_STEPS = 0", ["train_steps = 0", "at least 1"]),
         ("train.Train.dropout_rate = 2", ["dropout_rate = 2"]),
+        ("train.Train.keep_every_steps = 7", ["keep_every_steps = 7", "multiple"]),
         ("train.Train.kind = 'bass'", ["'bass'", "prompt"]),
         ("train.Train.axis_rules = 'dta'", ["'dta'", "Did you mean: data"]),
         ("config.T5Config.emb_dim = 'wide'", ["emb_dim = 'wide'"]),

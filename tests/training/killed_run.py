@@ -1,7 +1,7 @@
 """A whole small training as a program, for tests that kill it.
 
-Usage: python -m tests.training.killed_run FOLDER. Prints `saving N` and `saved N`
-about each save, and at the end the bits of the final state.
+Usage: python -m tests.training.killed_run FOLDER. Prints `saving N` when a save begins,
+`saved N` once it is known to be on disk, and at the end the bits of the final state.
 """
 
 import hashlib
@@ -20,9 +20,15 @@ NUM_STEPS, SAVE_STEPS = 36, 3
 
 class TalkingStore(train_state.TrainStateStore):
     def save(self, step, state):
+        super().save(step, state)  # waits for the save before
         print(f"saving {step}", flush=True)
-        super().save(step, state)
-        print(f"saved {step}", flush=True)
+        self._under_way = step
+
+    def wait(self):
+        super().wait()
+        if step := getattr(self, "_under_way", None):
+            print(f"saved {step}", flush=True)
+            self._under_way = None
 
 
 def main(folder):
@@ -48,6 +54,7 @@ def main(folder):
             should_stop=stop,
             last_checkpoint=store.latest_step,
         )
+    store.close()
     stop.exit_if_requested()
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(state):
