@@ -1,10 +1,16 @@
-"""One writer at a time in a library folder, on one machine or a shared file system."""
+"""One writer at a time in a folder, on one machine or a shared file system.
+
+The lock of a folder goes with the process that holds it, however it ends. It is the
+operating system's (`flock`): NFS and other file systems for clusters have it between
+machines, a bucket that is mounted as a folder has it between the processes of one
+machine only. Readers need none: files and folders are replaced whole.
+"""
 
 import contextlib
 import fcntl
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from elm_jax import errors
 
@@ -13,25 +19,68 @@ from elm_jax import errors
 def hold(folder: pathlib.Path) -> Iterator[None]:
     """Waits until no other process holds the folder's lock, then holds it.
 
-    The lock goes with the process, however it ends. Readers need none: files are
-    replaced whole.
-
     Raises:
       LibraryError: The folder cannot be made or written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
-    except OSError as error:
-        raise errors.LibraryError(
-            errors.explain(
-                found=f"library folder {folder}: {error.strerror or error}",
-                expected="a folder with write permission and free space",
-                do="Correct the permission, free space or choose another folder",
-            )
-        ) from error
+    handle = _open(folder)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def hold_free(names: Mapping[pathlib.Path, str]) -> Iterator[list[str]]:
+    """Holds the locks of all the folders that no other process holds.
+
+    If others hold every one, waits for the first of them.
+
+    Args:
+      names: What each folder is for, one or more.
+
+    Yields:
+      The names of the folders that are held, in the order given.
+
+    Raises:
+      LibraryError: A folder cannot be made or written.
+    """
+    with contextlib.ExitStack() as held:
+        free = [
+            name for folder, name in names.items() if held.enter_context(_try(folder))
+        ]
+        if not free:
+            folder, name = next(iter(names.items()))
+            print(f"{name}: another process is at it; waiting", flush=True)  # noqa: T201
+            held.enter_context(hold(folder))
+            free = [name]
+        yield free
+
+
+@contextlib.contextmanager
+def _try(folder: pathlib.Path) -> Iterator[bool]:
+    """Holds the folder's lock if it is free, and tells whether it was."""
+    handle = _open(folder)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_held = True
+    except BlockingIOError:
+        is_held = False
+    try:
+        yield is_held
+    finally:
+        os.close(handle)
+
+
+def _open(folder: pathlib.Path) -> int:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    except OSError as error:
+        raise errors.LibraryError(
+            errors.explain(
+                found=f"folder {folder}: {error.strerror or error}",
+                expected="a folder with write permission and free space",
+                do="Correct the permission, free space or choose another folder",
+            )
+        ) from error

@@ -12,11 +12,12 @@ from elm_jax import errors
 from elm_jax.checkpoints import experts, manifest
 from elm_jax.data import folders, shapes
 from elm_jax.data import tasks as task_registry
+from elm_jax.library import lock
 from elm_jax.model import config, t5
 from elm_jax.partitioning import rules
 from elm_jax.peft import adapters
 from elm_jax.peft import experts as expert_kinds
-from elm_jax.runs import bases, task_data, train_plan, trainer
+from elm_jax.runs import bases, shards, task_data, train_plan, trainer
 from elm_jax.runs.run import Plan, Run
 from elm_jax.training import optimizers
 
@@ -49,6 +50,8 @@ class Train(Run):
       experts_dir: Where finished experts go.
       expert_name: Name of the result, for a run of one expert; by default that of
         its task, its dataset or its kind.
+      shard: `i/n` trains part i, from 0, of the experts dealt out by name to n
+        machines; "" trains all.
       dropout_rate: Fraction in [0, 1), while training.
       num_shapes: Length buckets; each is a compilation, and fewer pad more.
       pack: Several examples per row instead of length buckets.
@@ -78,6 +81,7 @@ class Train(Run):
     expert_parts: str = ""
     experts_dir: str = "{MODEL_DIR}/experts"
     expert_name: str = ""
+    shard: str = ""
     dropout_rate: float = 0.0
     num_shapes: int = 4
     pack: bool = False
@@ -113,6 +117,7 @@ class Train(Run):
         if self.dropout_rate and self.execution.attention in ("dot_product", "cudnn"):
             wrong["dropout_rate"] = "0, as fused attention drops no weights"
         rules.axis_table(self.axis_rules)
+        shards.parse(self.shard)
         if wrong:
             raise errors.ConfigError(
                 errors.explain(
@@ -158,9 +163,11 @@ class Train(Run):
     def plan(self) -> Plan:
         """Returns the resolved plan; reads the base's manifest, compiles nothing."""
         names = self.experts()
+        own = shards.parse(self.shard).choose(names)
+        part = f" of {len(names)} (shard {self.shard})" if self.shard else ""
         return {
-            "experts": f"{len(names)}: {', '.join(names)}",
-            "finished already": sum(self.is_finished(name) for name in names),
+            "experts": f"{len(own)}{part}: {', '.join(own)}",
+            "finished already": sum(self.is_finished(name) for name in own),
             "steps per expert": f"{self.train_steps:,}",
             **train_plan.describe(
                 self.build_model(),
@@ -198,13 +205,17 @@ class Train(Run):
     def run(self) -> None:
         """Trains what is not finished.
 
+        Several processes may be given the same experts: each expert is trained by
+        one of them, and the others wait for it.
+
         Raises:
           ElmError: Something a user can repair, if possible before compiling.
         """
         names = self.experts()
-        todo = {n: task for n, task in names.items() if not self.is_finished(n)}
-        if len(todo) < len(names):
-            print(f"finished already: {len(names) - len(todo)} of {len(names)}")  # noqa: T201
+        own = shards.parse(self.shard).choose(names)
+        todo = self._unfinished(own)
+        if len(todo) < len(own):
+            print(f"finished already: {len(own) - len(todo)} of {len(own)}")  # noqa: T201
         if not todo:
             return
         data = self.data.opened(self.fill)
@@ -213,18 +224,26 @@ class Train(Run):
         for folder in (self.expert_dir(""), self.work_dir("")):
             folders.check_writable(folder)
         # All caches first: a task that cannot be read is told before any training,
-        # and shapes must not depend on which experts are finished already.
+        # and shapes must not depend on the shard or on what is finished already.
         examples = {
-            name: [data.open(task, "train") for task in own]
-            for name, own in names.items()
+            name: [data.open(task, "train") for task in tasks]
+            for name, tasks in names.items()
         }
         common = self._common_shapes(list(examples.values()))
-        for number, name in enumerate(todo, 1):
-            print(f"expert {number}/{len(todo)}: {name}")  # noqa: T201
-            result = shared.train(name, examples[name], common)
-            experts.save_expert(self.expert_dir(name), *result)
-            if not self.keep_every_steps:
-                shutil.rmtree(self.work_dir(name) / "state", ignore_errors=True)
+        while todo:
+            with lock.hold_free({self.work_dir(name): name for name in todo}) as held:
+                mine = self._unfinished(held)
+                for number, name in enumerate(mine, 1):
+                    print(f"expert {number}/{len(mine)}: {name}")  # noqa: T201
+                    result = shared.train(name, examples[name], common)
+                    experts.save_expert(self.expert_dir(name), *result)
+                    if not self.keep_every_steps:
+                        state_dir = self.work_dir(name) / "state"
+                        shutil.rmtree(state_dir, ignore_errors=True)
+            todo = self._unfinished(todo)
+
+    def _unfinished(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if not self.is_finished(name)]
 
     def _check_vocabulary(self, data: task_data.OpenedData) -> None:
         rows, pieces = self.model_config().vocab_size, data.vocabulary.size

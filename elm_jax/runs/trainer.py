@@ -147,7 +147,7 @@ class Trainer:
         """Returns what must not change between stopping and going on, as JSON."""
         run = dataclasses.asdict(self._run)
         about_saving = ("model_dir", "experts_dir", "save_every_steps", "keep_last")
-        about_saving += ("keep_every_steps",)
+        about_saving += ("keep_every_steps", "shard")
         about_saving += ("tasks", "data", "expert_name", "log_every_steps")
         about_saving += ("resume_changed_config",)
         kept = {name: run[name] for name in run if name not in about_saving}
