@@ -20,6 +20,7 @@ import numpy as np
 from flax import linen as nn
 
 from elm_jax import errors
+from elm_jax.model import attention_logits
 from elm_jax.model import config as config_lib
 from elm_jax.types import AdapterFn
 
@@ -204,14 +205,9 @@ class Attention(nn.Module):
         deterministic: bool,
     ) -> Array:
         """Returns the values [B, H, T, K], weighted for each query [B, H, T, K]."""
-        logits = jnp.einsum(
-            "bhtk,bhsk->bhts",
-            query,
-            attended.keys,
-            preferred_element_type=jnp.float32,
-        )
+        logits = attention_logits.logits_of(query, attended.keys)
         if bias is not None:
-            logits = _add_bias(logits, bias)
+            logits = attention_logits.add_bias(logits, bias)
         weights = nn.softmax(jnp.where(mask, logits, _MASKED))
         weights = self.dropout(
             weights.astype(self.config.dtype), deterministic=deterministic
@@ -337,28 +333,6 @@ def relative_position_buckets(
     coarse = num_exact + (share * (num_buckets - num_exact)).astype(np.int64)
     coarse = np.minimum(coarse, num_buckets - 1)
     return offset + np.where(behind < num_exact, behind, coarse)
-
-
-@jax.custom_vjp
-def _add_bias(logits: Array, bias: Array) -> Array:
-    """Returns logits [B, H, T, S] plus a bias [1, H, T, S].
-
-    The bias's gradient is a sum over the batch, written as a product: XLA's CPU
-    backend takes some fifty times as long to sum over a leading axis.
-    """
-    return logits + bias
-
-
-def _add_bias_forward(logits: Array, bias: Array) -> tuple[Array, None]:
-    return logits + bias, None
-
-
-def _add_bias_backward(_: None, grads: Array) -> tuple[Array, Array]:
-    ones = jnp.ones(grads.shape[0], grads.dtype)
-    return grads, jnp.einsum("b,bhts->hts", ones, grads)[None]
-
-
-_add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 def _spread_diagonals(by_distance: Array, length: int) -> Array:
