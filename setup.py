@@ -42,6 +42,7 @@ setup(
         "absl-py>=2.1",
         "flax>=0.12,<0.13",
         "gin-config>=0.5,<0.6",
+        "importlib_resources>=6",  # tensorflow-datasets 4.9.10 wants it, unsaid
         "jax>=0.10,<0.12",
         "jinja2>=3.1.6,<4",
         "ml_dtypes>=0.5",

@@ -1,0 +1,154 @@
+"""Datasets that TFDS has: real builders' splits and features, read as prompts.
+
+`tfds_mocks` says what is real here: builders, versions, features and names of splits
+are TFDS 4.9.10's for every dataset; rows are ours, or TFDS's own random ones.
+"""
+
+import pytest
+
+from elm_jax.data import rendering, serving, sources, tasks
+from tasks import conversions, generative, own, places, t0, table_rows, written
+from tests.tasks import tfds_mocks
+
+NAMES = list(tfds_mocks.DATASETS)
+
+
+def options(name, kind):
+    if name in table_rows.datasets():
+        source = places.source_of(table_rows.datasets()[name], ())
+    else:
+        source = next(t.source for t in generative.TASKS if t.dataset == name)
+    return [option for option in source.options if option.kind == kind]
+
+
+def judged_split(task):
+    return "eval_300" if task.role == "continual" else "validation"
+
+
+def tfds_split(task):
+    """The split of TFDS that a task's judged rows come from."""
+    own_split = serving.Part.parse(task.splits[judged_split(task)]).split
+    (option,) = options(task.dataset, "tfds")
+    source = option.source
+    theirs = option.splits[own_split]
+    return getattr(source, "splits", {}).get(theirs, theirs)
+
+
+def tasks_of(name, among):
+    return [
+        task
+        for task in among
+        if task.dataset == name and any(o.kind == "tfds" for o in task.source.options)
+    ]
+
+
+def test_the_datasets_are_those_that_the_builders_package_has():
+    assert len(NAMES) == 29
+    assert {"cos_e_v1.11", "anli_r3", "super_glue_wic", "esnli", "wiki_auto"} <= set(
+        NAMES
+    )
+    for name in NAMES:
+        assert tfds_mocks.builder(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_real_builder_makes_the_splits_of_the_table(name, tmp_path):
+    place = tfds_mocks.DATASETS[name].tfds
+    wanted = place.get("splits") or dict.fromkeys(
+        places.own_splits(tfds_mocks.DATASETS[name])
+    )
+    theirs = set(place["splits"].values()) if "splits" in place else set(wanted)
+    assert theirs <= tfds_mocks.split_names(name, tmp_path)
+
+
+def rendered(task, rows, templates_dir=""):
+    template = task.template.load(templates_dir)
+    split = judged_split(task)
+    return rendering.render_rows(rows, split=split, template=template)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prompts_read_a_prepared_dataset_as_they_read_its_rows(
+    name, tmp_path, official_templates
+):
+    official = tasks_of(name, t0.TASKS)
+    ours = tasks_of(name, (*own.TASKS, *generative.TASKS))
+    assert official or ours
+    assert ours or name == "hellaswag"  # our prompt for it reads what TFDS lacks
+    first = (official or ours)[0]
+    split = judged_split(first)
+    tfds_mocks.prepare(name, tfds_split(first), tmp_path)
+    stored = tasks.Places("", str(tmp_path), sources=("tfds",))
+    served = rendering.served(first, split, stored)
+    assert served.name.startswith("tfds: ")
+    rows = list(served.rows())
+    assert len(rows) == len(tfds_mocks.made_rows(name))
+    for task in (*official, *ours):
+        found = rendered(task, rows, official_templates)
+        made = rendered(task, tfds_mocks.made_rows(name), official_templates)
+        assert len(found) > 0
+        assert (found.inputs, found.targets) == (made.inputs, made.targets), task.name
+        assert (found.choices, found.labels) == (made.choices, made.labels)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tfdss_own_random_rows_have_every_field_that_prompts_read(name, tmp_path):
+    import tensorflow_datasets as tfds
+
+    among = t0.TASKS if name in table_rows.datasets() else generative.TASKS
+    found = tasks_of(name, among)
+    split = tfds_split(found[0])
+    tfds_mocks.prepare(name, split, tmp_path)
+    full = tfds_mocks.DATASETS[name].tfds["name"]
+    with tfds.testing.mock_data(
+        num_examples=3,
+        num_sub_examples=2,
+        policy=tfds.testing.MockPolicy.USE_FILES,
+        data_dir=str(tmp_path / full),  # what a builder of a folder takes it for
+    ):
+        rows = list(sources.TfdsRows(full).rows(split, data_dir=str(tmp_path)))
+    assert len(rows) == 3
+    assert rows != tfds_mocks.tfds_rows(name)
+    (option,) = options(name, "tfds")
+    for row in map(option.convert or dict, rows):
+        for task in found:
+            present = {key.replace("-", "_") for key in row}
+            assert set(task.source.fields) <= present, task.name
+
+
+def test_labels_that_we_number_are_in_tfdss_order():
+    coarse, fine = (
+        tfds_mocks.builder("trec").info.features[f"label-{kind}"].names
+        for kind in ("coarse", "fine")
+    )
+    assert coarse == conversions.TREC_COARSE
+    assert fine == conversions.TREC_FINE
+    labels = tfds_mocks.builder("esnli").info.features["label"].names
+    assert labels == ["entailment", "neutral", "contradiction"]
+
+
+def test_a_place_that_lacks_a_field_is_left_out_for_the_prompts_that_read_it():
+    with_fields = [t for t in t0.TASKS if t.dataset == "hellaswag"]
+    kinds = {
+        task.name: {option.kind for option in task.source.options}
+        for task in with_fields
+    }
+    assert {"tfds" in found for found in kinds.values()} == {True, False}
+    for task in with_fields:
+        lacks = {"ctx_a", "ctx_b"} & set(task.source.fields)
+        assert ("tfds" in kinds[task.name]) == (not lacks)
+
+
+def test_every_hub_place_is_marked_unverified_and_has_the_splits_of_the_table():
+    for dataset in (
+        *table_rows.datasets().values(),
+        *(
+            e.dataset
+            for t in ("generative", "compositional")
+            for e in written.read(t).values()
+        ),
+    ):
+        if dataset.hub:
+            assert dataset.hub["verified"] is False
+            splits = dataset.hub.get("splits", {})
+            assert not splits or set(places.own_splits(dataset)) <= set(splits)
