@@ -43,6 +43,15 @@ class Hook(Protocol):
     def __call__(self, step: int, state: Any, metrics: Metrics) -> None: ...
 
 
+class ScheduledHook(Protocol):
+    """A hook and when it is due; asked once after each step is on its way."""
+
+    @property
+    def hook(self) -> Hook: ...  # noqa: D102
+
+    def is_due(self, step: int) -> bool: ...  # noqa: D102
+
+
 class AdapterFn(Protocol):
     """Makes the adapter for an insertion point of the model, or None for none.
 

@@ -12,6 +12,7 @@ import rich
 from rich.table import Table
 
 from elm_jax import errors, files
+from elm_jax.training import signals
 
 Plan = dict[str, object]
 
@@ -74,10 +75,12 @@ class Run:
 
         Raises:
           ConfigError: The work folder cannot be written.
+          SystemExit: SIGTERM or SIGINT ended the run.
         """
-        files.write_text(self._config_path("gin"), config)
-        files.write_text(self._config_path("operative.gin"), operative_config)
-        self.run()
+        with signals.exit_on_signal():
+            files.write_text(self._config_path("gin"), config)
+            files.write_text(self._config_path("operative.gin"), operative_config)
+            self.run()
 
     def operative_config(self) -> str:
         """Returns the text of the configuration that `start` wrote, or ""."""

@@ -19,7 +19,7 @@ from elm_jax.peft import adapters
 from elm_jax.peft import experts as expert_kinds
 from elm_jax.runs import bases, shards, task_data, train_plan, trainer
 from elm_jax.runs.run import Plan, Run
-from elm_jax.training import optimizers
+from elm_jax.training import optimizers, signals
 
 Kind = Literal["base", "prompt", "dataset", "multitask"]
 
@@ -65,6 +65,8 @@ class Train(Run):
       keep_every_steps: Those after a multiple of so many steps are kept for good, in
         `{MODEL_DIR}/work/<name>/state`; 0 for none.
       log_every_steps: Period of the metrics.
+      stop_grace_secs: Time in which SIGTERM and SIGINT must be answered. A step that
+        takes longer is given up; where steps take half as long, each is saved.
       resume_changed_config: Whether to resume a run whose configuration differs.
     """
 
@@ -93,6 +95,7 @@ class Train(Run):
     keep_last: int = 1
     keep_every_steps: int = 0
     log_every_steps: int = 50
+    stop_grace_secs: float = signals.GRACE_SECS
     resume_changed_config: bool = False
 
     def check(self) -> None:
@@ -100,6 +103,8 @@ class Train(Run):
         counts = ("train_steps", "batch_size", "num_shapes", "num_model", "keep_last")
         counts += ("save_every_steps", "log_every_steps")
         wrong = {name: "at least 1" for name in counts if getattr(self, name) < 1}
+        if self.stop_grace_secs <= 0:
+            wrong["stop_grace_secs"] = "more than 0"
         if self.max_examples < 0:
             wrong["max_examples"] = "a cap, or 0 for none"
         if self.keep_every_steps < 0 or self.keep_every_steps % self.save_every_steps:

@@ -1,5 +1,6 @@
 """How one expert is trained, with all that the experts of a run share."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -81,10 +82,10 @@ class Trainer:
             optimizer=run.optimizer,
             config=run.operative_config(),
         )
-        ready = prefetch.Prefetcher(
-            source.batch, start, stop_step=run.train_steps, put_fn=self._place_batch
-        )
-        with signals.StopRequest() as stop, ready:
+        stop = signals.StopRequest(grace_secs=run.stop_grace_secs)
+        with stop, contextlib.ExitStack() as entered:
+            entered.callback(stop.waiting_for(store.close))
+            ready = entered.enter_context(self._prefetcher(source, start))
             now = loop.train(
                 now,
                 frozen,
@@ -93,14 +94,17 @@ class Trainer:
                 num_steps=run.train_steps,
                 hooks=(
                     loop.Every(run.log_every_steps, report),
-                    loop.Every(run.save_every_steps, hooks.save_states(store)),
+                    hooks.SaveSchedule(
+                        run.save_every_steps,
+                        stop.waiting_for(hooks.save_states(store)),
+                        slow_secs=run.stop_grace_secs / 2,
+                    ),
                 ),
                 expert=name,
                 should_stop=stop,
                 last_checkpoint=store.latest_step,
             )
         report.close()
-        store.close()  # which waits until the last state is on disk
         stop.exit_if_requested()
         params = jax.device_get(now.params)
         return Finished(params, self._manifest(name, examples, params))
@@ -138,6 +142,16 @@ class Trainer:
             return packing.PackedBatches(examples, features=features, **options)
         return batches.Batches(examples, shapes=common_shapes, **options)
 
+    def _prefetcher(
+        self, source: batches.BatchSource, start: int
+    ) -> prefetch.Prefetcher:
+        return prefetch.Prefetcher(
+            source.batch,
+            start,
+            stop_step=self._run.train_steps,
+            put_fn=self._place_batch,
+        )
+
     def _place_batch(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         return meshes.shard_batch(batch, self._mesh)
 
@@ -147,7 +161,7 @@ class Trainer:
         """Returns what must not change between stopping and going on, as JSON."""
         run = dataclasses.asdict(self._run)
         about_saving = ("model_dir", "experts_dir", "save_every_steps", "keep_last")
-        about_saving += ("keep_every_steps", "shard")
+        about_saving += ("keep_every_steps", "shard", "stop_grace_secs")
         about_saving += ("tasks", "data", "expert_name", "log_every_steps")
         about_saving += ("resume_changed_config",)
         kept = {name: run[name] for name in run if name not in about_saving}

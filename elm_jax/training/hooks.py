@@ -4,12 +4,15 @@ In this order: a run that goes on drops reports of steps after its state, but co
 not make up for one that a kill took away between saving and reporting.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from elm_jax.training.writers import MetricWriter
 from elm_jax.types import Hook, Metrics
+
+_SAVE_RATIO = 10.0  # time between two saves of slow steps, over that of saving
 
 
 class StateStore(Protocol):
@@ -29,6 +32,48 @@ def save_states(store: StateStore) -> Hook:
         store.save(step, state)
 
     return save
+
+
+class SaveSchedule:
+    """When to save: after every so many steps, and after every slow step.
+
+    A signal cannot wait for a slow step to end. Its work is then lost, but not the
+    work of the steps before. Saving that takes long makes itself rare: it gets a
+    tenth of the time at most.
+
+    Args:
+      every_steps: Period of saves in steps.
+      hook: Saves.
+      slow_secs: From which time on a step is slow.
+      clock: Returns seconds; passed in so that tests need not wait.
+    """
+
+    def __init__(
+        self,
+        every_steps: int,
+        hook: Hook,
+        *,
+        slow_secs: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._every_steps, self._hook = every_steps, hook
+        self._slow_secs, self._clock = slow_secs, clock
+        self._last_step_at: float | None = None  # the first step compiles
+        self._not_before = -math.inf
+
+    def is_due(self, step: int) -> bool:
+        """Returns whether to save after this step; to be asked once after each."""
+        now, before = self._clock(), self._last_step_at
+        self._last_step_at = now
+        is_slow = before is not None and now - before > self._slow_secs
+        return step % self._every_steps == 0 or (is_slow and now > self._not_before)
+
+    def hook(self, step: int, state: Any, metrics: Metrics) -> None:
+        """Saves."""
+        begun = self._clock()
+        self._hook(step, state, metrics)
+        self._last_step_at = self._clock()
+        self._not_before = begun + _SAVE_RATIO * (self._last_step_at - begun)
 
 
 class ReportMetrics:

@@ -9,7 +9,7 @@ from elm_jax import errors
 from elm_jax.training.state import TrainState
 from elm_jax.training.step import StepFn
 from elm_jax.training.tally import Tally
-from elm_jax.types import Batch, Hook, Params
+from elm_jax.types import Batch, Hook, Params, ScheduledHook
 
 
 class Every(NamedTuple):
@@ -17,6 +17,9 @@ class Every(NamedTuple):
 
     every_steps: int
     hook: Hook
+
+    def is_due(self, step: int) -> bool:  # noqa: D102
+        return step % self.every_steps == 0
 
 
 def train(
@@ -26,7 +29,7 @@ def train(
     step_fn: StepFn,
     batches: Iterator[tuple[int, Batch]],
     num_steps: int,
-    hooks: Sequence[Every] = (),
+    hooks: Sequence[ScheduledHook] = (),
     expert: str = "",
     should_stop: Callable[[], bool] = lambda: False,
     last_checkpoint: Callable[[], object] = lambda: None,
@@ -69,7 +72,7 @@ def train(
         step += 1
         tally.push(step, metrics)
         is_last = step == num_steps or should_stop()
-        due = [n for n, h in enumerate(hooks) if is_last or step % h.every_steps == 0]
+        due = [n for n, each in enumerate(hooks) if each.is_due(step) or is_last]
         if due or is_last:
             tally.read()
         for number in due:

@@ -1,18 +1,35 @@
 """Stopping a training from outside: it saves first, then says that it was stopped.
 
-A run that SIGTERM or SIGINT (Ctrl-C) stopped has saved its state and exits with
-status 143 or 130, that is 128 plus the signal's number, as shells count; started
-again it goes on. Status 0 means that the training is complete. A second signal
-ends the process at once, without saving.
+A run that SIGTERM or SIGINT (Ctrl-C) stopped exits with status 143 or 130, that is 128
+plus the signal's number, as shells count; started again it goes on. Status 0 means
+that the training is complete. While an expert trains, the run saves before it exits;
+at any other time there is nothing to save. A second signal ends the process at once.
+
+Python runs a handler only between two instructions of the main thread, and while that
+compiles or waits for a device there is none. So a thread watches as well: if a signal
+is not answered within some seconds, it ends the process with the same status. What was
+saved before is whole, and `hooks.SaveSchedule` sees to it that this is recent where
+steps are slow.
 """
 
+import contextlib
 import os
+import select
 import signal
+import threading
+import time
 import types
-from typing import Any, Self
+from collections.abc import Callable, Iterator
+from typing import NoReturn, ParamSpec, Self
+
+GRACE_SECS = 10.0
+"""Time to answer a signal: less than what SLURM and Kubernetes give before SIGKILL."""
 
 _CAUGHT = (signal.SIGTERM, signal.SIGINT)
 _SHELL_OFFSET = 128
+
+_Args = ParamSpec("_Args")
+_Handler = Callable[[int, types.FrameType | None], None]
 
 
 class StopRequest:
@@ -24,23 +41,44 @@ class StopRequest:
         with signals.StopRequest() as stop:
             state = loop.train(..., should_stop=stop)
         stop.exit_if_requested()
+
+    Args:
+      grace_secs: Time from a signal until the flag must have been looked at.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, grace_secs: float = GRACE_SECS) -> None:
+        self._grace_secs = grace_secs
         self._signal: signal.Signals | None = None
-        self._handlers: dict[signal.Signals, Any] = {}
+        self._entered = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        for number in _CAUGHT:
-            self._handlers[number] = signal.signal(number, self._note)
+        text = "saving after this step; once more quits at once"
+        self._watch = self._entered.enter_context(
+            _handled(self._note, text, self._grace_secs)
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._restore_handlers()
+        self()  # who leaves the context is about to end
+        self._entered.close()
 
     def __call__(self) -> bool:
         """Returns whether a signal has come."""
+        if self._signal is not None:
+            self._watch.is_answered = True
         return self._signal is not None
+
+    def waiting_for(self, fn: Callable[_Args, None]) -> Callable[_Args, None]:
+        """Returns `fn`, free to take its time after a signal, as saving is."""
+
+        def call(*args: _Args.args, **kwargs: _Args.kwargs) -> None:
+            self._watch.is_patient = True
+            try:
+                fn(*args, **kwargs)
+            finally:
+                self._watch.is_patient = False
+
+        return call
 
     def exit_if_requested(self) -> None:
         """Ends the program if a signal has come; to be called after saving.
@@ -54,12 +92,110 @@ class StopRequest:
     def _note(self, number: int, frame: types.FrameType | None) -> None:
         del frame
         self._signal = signal.Signals(number)
-        self._restore_handlers()
-        # Not print: the signal may have come in the middle of one.
-        text = f"{self._signal.name}: saving after this step; once more quits at once\n"
-        os.write(2, text.encode())
 
-    def _restore_handlers(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
+
+@contextlib.contextmanager
+def exit_on_signal(*, grace_secs: float = GRACE_SECS) -> Iterator[None]:
+    """Within the context, a signal ends the program unless a `StopRequest` holds it.
+
+    Args:
+      grace_secs: Time after which the process ends even if it does not come to it.
+
+    Raises:
+      SystemExit: With status 143 after SIGTERM, 130 after SIGINT.
+    """
+
+    def leave(number: int, frame: types.FrameType | None) -> None:
+        del frame
+        raise SystemExit(_SHELL_OFFSET + number)
+
+    with _handled(leave, "stopping; once more quits at once", grace_secs):
+        yield
+
+
+class _Watch:
+    """A thread that hears of signals whatever the main thread does.
+
+    Attributes:
+      text: Said after the first signal.
+      grace_secs: Time between signal and answer.
+      is_answered: Whether the main thread is about to end by itself.
+      is_patient: Whether it does something now that must not be cut short.
+    """
+
+    def __init__(self, text: str, grace_secs: float) -> None:
+        self.text, self.grace_secs = text, grace_secs
+        self.is_answered = self.is_patient = False
+        self._first: signal.Signals | None = None
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._previous = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread; not after a signal, as the process has yet to end."""
+        if self._first is None:
+            signal.set_wakeup_fd(self._previous)
+            os.close(self._writer)
+
+    def _run(self) -> None:
+        deadline = None
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if select.select([self._reader], [], [], left)[0]:
+                heard = os.read(self._reader, 1)
+                if not heard:
+                    os.close(self._reader)
+                    return
+                if heard[0] in _CAUGHT:
+                    deadline = self._hear(signal.Signals(heard[0]))
+            elif self.is_answered:
+                deadline = None
+            elif self.is_patient:
+                deadline = time.monotonic() + self.grace_secs
+            else:
+                self._end(f"not answered within {self.grace_secs:g} s; the run ends")
+
+    def _hear(self, number: signal.Signals) -> float:
+        """Returns until when the signal is to be answered; a second one ends it all."""
+        if self._first is not None:
+            self._end("quitting at once")
+        self._first = number
+        _say(f"{number.name}: {self.text}")
+        return time.monotonic() + self.grace_secs
+
+    def _end(self, text: str) -> NoReturn:
+        assert self._first is not None
+        _say(f"{self._first.name}: {text}; what was saved is whole")
+        os._exit(_SHELL_OFFSET + self._first)
+
+
+_watches: list[_Watch] = []
+"""The watch of this process, if there is one: contexts within others share it."""
+
+
+@contextlib.contextmanager
+def _handled(handler: _Handler, text: str, grace_secs: float) -> Iterator[_Watch]:
+    """Sets handlers and what the watch says; puts back what was there before."""
+    is_outermost = not _watches
+    if is_outermost:
+        _watches.append(_Watch(text, grace_secs))
+    watch = _watches[0]
+    before = watch.text, watch.grace_secs
+    watch.text, watch.grace_secs = text, grace_secs
+    handlers = {number: signal.signal(number, handler) for number in _CAUGHT}
+    try:
+        yield watch
+    finally:
+        for number, old in handlers.items():
+            signal.signal(number, old)
+        watch.text, watch.grace_secs = before
+        if is_outermost:
+            _watches.clear()
+            watch.close()
+
+
+def _say(text: str) -> None:
+    # Not print: the main thread may be in the middle of one.
+    os.write(2, f"{text}\n".encode())

@@ -66,3 +66,34 @@ def test_saving_hands_step_and_state_to_the_store():
 
     hooks.save_states(Store())(7, "state", {})
     assert saved == {7: "state"}
+
+
+def schedule_of(every_steps, times, cost=0.0):
+    """Steps after which a schedule saves, one step at each time; clocks are given."""
+    now, saved = [0.0], []
+
+    def save(step, state, metrics):
+        saved.append(step)
+        now[0] += cost
+
+    plan = hooks.SaveSchedule(every_steps, save, slow_secs=5.0, clock=lambda: now[0])
+    for step, secs in enumerate(times, 1):
+        now[0] += secs
+        if plan.is_due(step):
+            plan.hook(step, None, {})
+    return saved
+
+
+def test_quick_steps_are_saved_by_their_number():
+    assert schedule_of(3, [1.0] * 10) == [3, 6, 9]
+
+
+def test_slow_steps_are_saved_each_but_for_the_first_which_compiles():
+    assert schedule_of(100, [30.0, 1.0, 6.0, 6.0, 1.0, 6.0]) == [3, 4, 6]
+
+
+def test_saves_that_take_long_are_kept_rare():
+    saved = schedule_of(1000, [6.0] * 100, cost=12.0)
+    assert saved[0] == 2
+    assert min(b - a for a, b in itertools.pairwise(saved)) >= 18
+    assert len(saved) > 3

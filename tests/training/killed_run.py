@@ -1,12 +1,15 @@
 """A whole small training as a program, for tests that kill it.
 
-Usage: python -m tests.training.killed_run FOLDER. Prints `saving N` when a save begins,
-`saved N` once it is known to be on disk, and at the end the bits of the final state.
+Usage: python -m tests.training.killed_run FOLDER [STUCK_AT]. Prints `saving N` when a
+save begins, `saved N` once it is known to be on disk, and at the end the bits of the
+final state. With STUCK_AT steps are slow for a signal's time of grace, and the step
+that follows so many never ends.
 """
 
 import hashlib
 import pathlib
 import sys
+import time
 
 import jax
 import numpy as np
@@ -15,7 +18,7 @@ from elm_jax.checkpoints import train_state
 from elm_jax.training import hooks, loop, signals, writers
 from tests.training import toy
 
-NUM_STEPS, SAVE_STEPS = 36, 3
+NUM_STEPS, SAVE_STEPS, GRACE_SECS = 36, 3, 2.0
 
 
 class TalkingStore(train_state.TrainStateStore):
@@ -31,7 +34,22 @@ class TalkingStore(train_state.TrainStateStore):
             self._under_way = None
 
 
-def main(folder):
+def stuck(step_fn, at):
+    """Returns the step function, with slow steps and one without end."""
+    spin = jax.jit(lambda x: jax.lax.while_loop(lambda x: x > 0, lambda x: x + 1.0, x))
+
+    def call(state, frozen, batch):
+        step = int(state.step)
+        time.sleep(GRACE_SECS * 0.6)
+        if step == at:
+            print(f"stuck after {step}", flush=True)
+            spin(1.0).block_until_ready()
+        return step_fn(state, frozen, batch)
+
+    return call
+
+
+def main(folder, *stuck_at):
     store = TalkingStore(folder / "states", config={"seed": toy.SEED})
     state, frozen, step_fn = toy.start(num_steps=NUM_STEPS)
     state = store.restore(state) or state
@@ -40,7 +58,9 @@ def main(folder):
     report = hooks.ReportMetrics(
         [writers.JsonLinesWriter(path, start_step=start_step)], num_steps=NUM_STEPS
     )
-    with signals.StopRequest() as stop:
+    if stuck_at:
+        step_fn = stuck(step_fn, int(*stuck_at))
+    with signals.StopRequest(grace_secs=GRACE_SECS) as stop:
         state = loop.train(
             state,
             frozen,
@@ -49,12 +69,16 @@ def main(folder):
             num_steps=NUM_STEPS,
             hooks=[
                 loop.Every(1, report),
-                loop.Every(SAVE_STEPS, hooks.save_states(store)),
+                hooks.SaveSchedule(
+                    SAVE_STEPS,
+                    stop.waiting_for(hooks.save_states(store)),
+                    slow_secs=GRACE_SECS / 2,
+                ),
             ],
             should_stop=stop,
             last_checkpoint=store.latest_step,
         )
-    store.close()
+        store.close()
     stop.exit_if_requested()
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(state):
@@ -63,4 +87,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    main(pathlib.Path(sys.argv[1]), *sys.argv[2:])

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 
+from elm_jax.training import signals
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def start(folder):
+def start(folder, *more):
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.training.killed_run", str(folder)],
+        [sys.executable, "-m", "tests.training.killed_run", str(folder), *more],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
@@ -27,7 +29,10 @@ def send(process, number, *, after, delay_secs=0.0):
                 break
         time.sleep(delay_secs)
         process.send_signal(number)
-        return process.wait()
+        begun = time.monotonic()
+        status = process.wait()
+        assert time.monotonic() - begun < signals.GRACE_SECS
+        return status
 
 
 def finish(process):
@@ -56,3 +61,9 @@ def test_a_training_that_is_killed_ends_with_the_bits_of_one_that_is_not(tmp_pat
     assert expected.startswith("done 36 ")
     assert losses(killed) == losses(untouched)
     assert [step for step, _ in losses(killed)] == list(range(1, 37))
+
+
+def test_a_signal_during_a_slow_step_loses_that_step_alone(tmp_path):
+    process = start(tmp_path, "5")
+    assert send(process, signal.SIGTERM, after="stuck after 5") == 143
+    assert [path.name for path in (tmp_path / "states").iterdir()] == ["5"]

@@ -1,36 +1,164 @@
+"""Each case is a program of its own: the last resort ends the whole process."""
+
 import os
+import pathlib
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
 from elm_jax.training import signals
 
-
-@pytest.mark.parametrize(
+ROOT = pathlib.Path(__file__).parents[2]
+BOTH = pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 )
-def test_a_signal_sets_the_flag_and_the_exit_status(number, status, capfd):
-    with signals.StopRequest() as stop:
-        assert not stop()
-        os.kill(os.getpid(), number)
-        assert stop()
-    with pytest.raises(SystemExit) as caught:
-        stop.exit_if_requested()
-    assert caught.value.code == status
-    assert f"{number.name}: saving after this step" in capfd.readouterr().err
+
+HEADER = """
+import contextlib, signal, sys, time
+import jax
+from elm_jax.training import signals
+
+# As long as anybody waits, on the device: no handler of Python's runs meanwhile.
+spin = jax.jit(lambda x: jax.lax.while_loop(lambda x: x > 0, lambda x: x + 1.0, x))
+
+@contextlib.contextmanager
+def told():
+    try:
+        yield
+    finally:
+        print("left", flush=True)
+
+def ready():
+    print("ready", flush=True)
+"""
+LOOP = """
+with signals.exit_on_signal(), signals.StopRequest(grace_secs=2) as stop:
+    ready()
+    while not stop():
+        time.sleep(0.01)
+    stop.waiting_for(time.sleep)(3)
+    print("saved")
+stop.exit_if_requested()
+print("unreachable")
+"""
+START_UP = """
+with signals.exit_on_signal(), told():
+    ready()
+    time.sleep(60)
+"""
+COMPILING = """
+with signals.exit_on_signal(grace_secs=2), told():
+    ready()
+    spin(1.0).block_until_ready()
+"""
+SLOW_STEP = """
+with signals.exit_on_signal(), signals.StopRequest(grace_secs=2) as stop:
+    ready()
+    spin(1.0).block_until_ready()
+"""
+SAVING = """
+with signals.exit_on_signal(), signals.StopRequest(grace_secs=1) as stop:
+    def save():
+        ready()
+        time.sleep(4)
+        print("saved")
+    stop.waiting_for(save)()
+    assert stop()
+stop.exit_if_requested()
+"""
+TWICE = """
+with signals.exit_on_signal(), signals.StopRequest() as stop:
+    ready()
+    spin(1.0).block_until_ready()
+"""
 
 
-def test_a_second_signal_is_not_held_back():
-    with signals.StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop()
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+def run(body, *numbers):
+    """Sends signals to a program once it is ready.
+
+    Returns:
+      Exit status, lines of output after `ready`, standard error, and seconds from
+      the first signal to the end.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", HEADER + body],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.2)  # until it is at what comes after
+        begun = time.monotonic()
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(0.2)  # or two would be heard as one
+        output, told = process.communicate()
+        secs = time.monotonic() - begun
+    return process.returncode, output.split(), told, secs
+
+
+@BOTH
+def test_a_loop_ends_by_itself_and_then_the_program(number, status):
+    ended, output, told, _ = run(LOOP, number)
+    assert (ended, output) == (status, ["saved"])
+    assert f"{number.name}: saving after this step" in told
+    assert "Traceback" not in told
+
+
+@BOTH
+def test_at_start_up_a_signal_ends_the_program_in_good_order(number, status):
+    ended, output, told, secs = run(START_UP, number)
+    assert (ended, output) == (status, ["left"])
+    assert "Traceback" not in told
+    assert secs < signals.GRACE_SECS
+
+
+def test_a_program_that_only_compiles_ends_in_time():
+    ended, output, told, secs = run(COMPILING, signal.SIGTERM)
+    assert (ended, output) == (143, [])
+    assert "not answered within 2 s" in told
+    assert 2 <= secs < 10
+
+
+def test_a_step_without_end_is_given_up_in_time():
+    ended, _, told, secs = run(SLOW_STEP, signal.SIGINT)
+    assert ended == 130
+    assert "not answered within 2 s" in told
+    assert 2 <= secs < 10
+
+
+def test_a_save_under_way_is_waited_for():
+    ended, output, _, secs = run(SAVING, signal.SIGTERM)
+    assert (ended, output) == (143, ["saved"])
+    assert secs > 3
+
+
+def test_a_second_signal_ends_the_program_at_once():
+    ended, _, told, secs = run(TWICE, signal.SIGTERM, signal.SIGTERM)
+    assert ended == 143
+    assert "quitting at once" in told
+    assert secs < signals.GRACE_SECS
 
 
 def test_handlers_are_as_before_afterwards():
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
-    with signals.StopRequest() as stop:
-        pass
+    with signals.exit_on_signal(), signals.StopRequest() as stop:
+        assert not stop()
     assert before == [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     stop.exit_if_requested()  # nothing was requested: goes on
+
+
+def test_other_signals_are_not_heard():
+    heard = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
+    try:
+        with signals.StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert not stop()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert heard == [1]
