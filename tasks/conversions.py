@@ -20,7 +20,8 @@ _FINE_2 = """abb exp animal body color cremat currency dismed event food instru 
 letter other plant product religion sport substance symbol techmeth termeq veh word def
 desc manner reason gr ind title desc city country mount other state code count date dist
 money ord other period perc speed temp volsize weight"""
-TREC_COARSE, TREC_FINE = _COARSE.split(), _FINE.split()
+TREC_COARSE: list[str] = [*_COARSE.split()]
+TREC_FINE: list[str] = [*_FINE.split()]
 TREC_COARSE_2, TREC_FINE_2 = _COARSE_2.split(), _FINE_2.split()
 
 

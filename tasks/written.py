@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from elm_jax.data import regrouping, serving, sources, tasks, templates
-from tasks import generative_files, places, table_rows
+from tasks import generative_files, places, public_files, table_rows
 
 FOLDER = pathlib.Path(__file__).parent / "tables"
 CT0_ORIGIN = "github.com/ThomasScialom/T0_continual_learning, its folder of data"
@@ -127,6 +127,7 @@ def _either(path: str) -> str:
 def _shared_options(table: str, name: str) -> tuple[serving.Option, ...]:
     files: Mapping[str, sources.FileRows | regrouping.Regrouped]
     files = {**generative_files.FILES, **generative_files.CROSSSUM}
+    files["ct0_gigaword"] = public_files.FILES["gigaword"]
     return tuple(
         places.options_of(
             read(table)[name].dataset,
