@@ -10,7 +10,7 @@ import jinja2
 import pytest
 from jinja2 import meta
 
-from elm_jax.data import rendering, template_files
+from elm_jax.data import rendering, tasks, template_files
 from tasks import own, t0, table_rows
 from tests.tasks.golden import write_own
 
@@ -96,6 +96,27 @@ def test_templates_read_the_fields_that_the_table_says():
         for text in (template.jinja, template.answer_choices or ""):
             read |= meta.find_undeclared_variables(environment.parse(text))
         assert read - {"answer_choices", "zip"} == set(prompt.fields), prompt.task
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "count"),
+    [
+        ("dream", "train", 6116),
+        ("dream", "validation", 2040),
+        ("dream", "test", 2041),
+        ("cos_e_v1.11", "train", 7191),
+        ("commonsense_qa", "validation", 950),
+        ("cosmos_qa", "validation", 2985),
+        ("quail", "validation", 2164),
+        ("rotten_tomatoes", "train", 8530),
+    ],
+)
+def test_real_rows_are_all_kept(data_dir, dataset, split, count):
+    (task,) = (task for task in own.TASKS if task.dataset == dataset)
+    found = rendering.render_split(task, split, tasks.Places("", str(data_dir)))
+    assert len(found) == count
+    assert not [r for r in found.dropped if not r.startswith("skipped")]
+    assert min(found.labels) >= 0
 
 
 def words(jinja):

@@ -238,6 +238,7 @@ def test_no_evaluation_row_is_in_a_training_or_index_split():
             ("train", "validation_300"),
         ]
         pairs += [("train@elm", "validation@elm"), ("validation", "test")]
+        pairs += [("train@elm", "validation_300@elm")]
         for first, second in pairs:
             if not {first, second} <= set(task.splits):
                 continue

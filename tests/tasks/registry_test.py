@@ -1,0 +1,298 @@
+"""Everything that `tasks/` registers: names, counts, rows kept apart, and SeqIO's view.
+
+Goes over the registry, so that a new module of tasks is tested by being there.
+"""
+
+import collections
+import dataclasses
+import functools
+import itertools
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from elm_jax.data import rendering, seqio_tasks, serving, tasks, template_files
+from elm_jax.evaluation import metrics
+from elm_jax.library import sampling
+from tasks import own, pocket, table_rows
+from tests.tasks.golden import write_registry
+
+ROOT = pathlib.Path(__file__).parents[2]
+FEATURES = tasks.Features(inputs_length=64, targets_length=16)
+LENGTHS = {"inputs": 64, "targets": 16}
+# Tasks and mixtures of each module.
+COUNTS = {
+    "t0": (446, 99),
+    "own": (47, 2),
+    "pocket": (35, 21),
+    "bigbench": (22, 15),
+    "compositional": (5, 1),
+}
+# The original code judges this one on rows that it trained on, and has no others.
+ELM_TRAINS_ON = ("covid_qa_covid_qa_deepset",)
+NUM_PARTS = 4
+TRAINING = ("train",)
+EVALUATION = ("validation", "test", "challenge", "validation_300", "eval_300")
+
+
+@functools.cache
+def names_by_module():
+    # In a fresh process: tests add tasks of their own to this one's registry.
+    code = (
+        "import json; from tests.tasks.golden import write_registry as w;"
+        "print(json.dumps(w.names_by_module()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    for module in found:
+        __import__(f"tasks.{module}")
+    return found
+
+
+def items(kind):
+    names = itertools.chain.from_iterable(names_by_module().values())
+    found = [tasks.registry.get(name) for name in names]
+    return [item for item in found if isinstance(item, kind)]
+
+
+def test_names_are_unique_and_none_of_the_recorded_ones_is_gone():
+    found = names_by_module()
+    names = list(itertools.chain.from_iterable(found.values()))
+    assert len(names) == len(set(names))
+    recorded = [line.split() for line in write_registry.PATH.read_text().splitlines()]
+    # Names may be added, with tests/tasks/golden/write_registry.py.
+    assert {name for _, name in recorded} <= set(names)
+
+
+def test_every_module_registers_as_many_as_it_should():
+    counts = {}
+    for module, names in names_by_module().items():
+        kinds = [isinstance(tasks.registry.get(n), tasks.Mixture) for n in names]
+        counts[module] = (kinds.count(False), kinds.count(True))
+    assert {module: counts[module] for module in COUNTS} == COUNTS
+
+
+def test_mixtures_hold_registered_tasks_each_once():
+    for mixture in items(tasks.Mixture):
+        assert mixture.tasks, mixture.name
+        assert len(set(mixture.tasks)) == len(mixture.tasks), mixture.name
+        assert set(mixture.caps) <= set(mixture.tasks), mixture.name
+        for name in mixture.tasks:
+            assert not isinstance(tasks.registry.get(name), tasks.Mixture)
+
+
+def test_every_task_has_known_metrics_and_choices_where_it_is_ranked():
+    for task in items(tasks.Task):
+        assert task.metrics, task.name
+        for name in task.metrics:
+            assert metrics.get(name).name == name
+
+
+def promptsource_of(dataset):
+    known = table_rows.datasets().get(dataset)
+    return known.promptsource if known else dataset
+
+
+def test_no_dataset_is_trained_on_and_unseen():
+    by_role = collections.defaultdict(set)
+    for task in items(tasks.Task):
+        by_role[task.role].add(promptsource_of(task.dataset))
+    assert len(by_role["train"]) > 40
+    assert len(by_role["unseen"]) > 10
+    assert not by_role["train"] & by_role["unseen"]
+
+
+def test_mixtures_to_train_on_hold_no_unseen_task():
+    for mixture in items(tasks.Mixture):
+        if "train" in mixture.name.split("_"):
+            roles = {tasks.registry.task(name).role for name in mixture.tasks}
+            assert roles in ({"train"}, {"continual"}), mixture.name
+
+
+def numbers(part, dataset):
+    """Row numbers of a part of a split, of as many rows as are published."""
+    known = table_rows.datasets().get(dataset)
+    count = known.rows[part.split] if known else 100_000
+    order = range(count)
+    if part.seed is not None:
+        order = _permutation(count, part.seed)
+    return set(order[part.start : part.stop])
+
+
+@functools.cache
+def _permutation(count, seed):
+    return serving.torch_permutation(count, seed).tolist()
+
+
+def test_no_evaluation_row_is_in_a_split_that_an_index_may_be_built_from():
+    compared = 0
+    for task in items(tasks.Task):
+        for protocol in ("",) if task.name in ELM_TRAINS_ON else ("", "@elm"):
+            kept = {
+                name: serving.Part.parse(
+                    task.splits.get(f"{name}{protocol}", task.splits[name])
+                )
+                for name in (*TRAINING, *EVALUATION)
+                if name in task.splits
+            }
+            for one, other in itertools.product(TRAINING, EVALUATION):
+                if one not in kept or other not in kept:
+                    continue
+                compared += 1
+                if kept[one].split == kept[other].split:
+                    rows = [numbers(kept[name], task.dataset) for name in (one, other)]
+                    assert not rows[0] & rows[1], (task.name, one, other, protocol)
+    assert compared > 800
+
+
+@pytest.mark.parametrize(
+    "dataset", ["dream", "cos_e_v1.11", "commonsense_qa", "rotten_tomatoes"]
+)
+def test_keys_queries_and_evaluation_rows_of_real_files_are_other_rows(
+    dataset, data_dir
+):
+    (task,) = (task for task in own.TASKS if task.dataset == dataset)
+    places = tasks.Places("", str(data_dir))
+    train, judged = (
+        rendering.render_split(task, split, places).inputs
+        for split in ("train", "validation")
+    )
+    keys = sampling.divide_rows(len(train), seed=42, num_keys=sampling.NUM_KEYS).keys
+    parts = sampling.divide_rows(len(judged), seed=42, num_queries=sampling.NUM_QUERIES)
+    texts = [
+        {train[row] for row in keys},
+        {judged[row] for row in parts.queries},
+        {judged[row] for row in parts.evaluation},
+    ]
+    assert [len(found) for found in texts] == [100, 32, len(judged) - 32]
+    assert len(set.union(*texts)) == sum(map(len, texts))
+
+
+def is_official(task):
+    ref = task.template
+    return isinstance(ref, template_files.TemplateRef) and ref.folder is None
+
+
+def examples_of(task, places):
+    """The first split of a task that has rows here, and its texts."""
+    for split in ("validation", "test", "train"):
+        if split in task.splits:
+            return split, rendering.render_split(task, split, places)
+    raise AssertionError(task.name)
+
+
+def tokens(text, name):
+    return [*pocket.VOCABULARY.encode(text)[: LENGTHS[name] - 1], 1]
+
+
+def example(rendered, row, targets):
+    texts = {"inputs": rendered.inputs[row], "targets": targets}
+    return {
+        "example_id": rendered.example_ids[row],
+        **{f"{name}_pretokenized": text for name, text in texts.items()},
+        **{name: tokens(text, name) for name, text in texts.items()},
+    }
+
+
+def check_with_seqio(task, places, num_examples=4):
+    """Compares a task's SeqIO examples with texts and tokens made without SeqIO."""
+    seqio_tasks.import_seqio()
+    import tensorflow as tf
+    from seqio import test_utils
+
+    split, rendered = examples_of(task, places)
+    options = {
+        "vocabulary": pocket.VOCABULARY,
+        "features": FEATURES,
+        "places": places,
+        "render_fn": {split: rendered}.__getitem__,
+    }
+    dtypes = {"inputs": tf.int32, "targets": tf.int32, "inputs_pretokenized": tf.string}
+
+    def check(seqio_task, expected, dtypes):
+        dataset = seqio_task.get_dataset(LENGTHS, split, shuffle=False)
+        few = expected[:num_examples]
+        test_utils.assert_dataset(dataset.take(len(few)), few, dtypes)
+
+    whole = [
+        example(rendered, row, rendered.targets[row]) for row in range(len(rendered))
+    ]
+    check(seqio_tasks.to_seqio(task, **options), whole, dtypes)
+    if not any(rendered.choices):
+        return
+    ranked = [
+        example(rendered, row, choice)
+        | {"idx": [row, number], "is_correct": number == label, "weight": 1.0}
+        for row, (choices, label) in enumerate(
+            zip(rendered.choices, rendered.labels, strict=True)
+        )
+        for number, choice in enumerate(choices)
+    ]
+    score_eval = seqio_tasks.to_seqio_score_eval(task, **options)
+    assert score_eval.name == f"{task.name}_score_eval"
+    check(score_eval, ranked, dtypes | {"idx": tf.int32, "weight": tf.float32})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(NUM_PARTS))
+def test_every_official_task_gives_seqio_its_examples(part, official_templates):
+    places = tasks.Places("", templates_dir=official_templates, sources=("examples",))
+    official = [task for task in items(tasks.Task) if is_official(task)]
+    assert len(official) >= 446
+    for task in official[part::NUM_PARTS]:
+        check_with_seqio(task, places)
+
+
+@pytest.mark.slow
+def test_every_other_task_gives_seqio_its_examples():
+    places = tasks.Places("", sources=("examples",))
+    for task in items(tasks.Task):
+        if not is_official(task):
+            check_with_seqio(task, places)
+
+
+@pytest.mark.slow
+def test_predicting_the_target_has_full_marks_in_seqios_evaluator():
+    from seqio import TaskRegistry, test_utils
+
+    places = tasks.Places("", sources=("examples",))
+    seen = set()
+    for task in items(tasks.Task):
+        if is_official(task) or (task.dataset, task.metrics) in seen:
+            continue
+        seen.add((task.dataset, task.metrics))
+        _, rendered = examples_of(task, places)
+        name = f"full_marks_{task.name}"
+        fns = [metrics.get(metric).fn for metric in task.metrics]
+        provider = seqio_tasks.to_seqio(
+            dataclasses.replace(task, name=name),
+            vocabulary=pocket.VOCABULARY,
+            features=FEATURES,
+            places=places,
+            metric_fns=fns,
+        )
+        TaskRegistry.add_provider(name, provider)
+        row = {
+            "inputs": rendered.inputs[0],
+            "targets": rendered.targets[0],
+            "example_id": rendered.example_ids[0],
+        }
+        try:
+            found = test_utils.test_postprocessing(
+                name, {"validation": row}, predict_output=[row["targets"]]
+            )
+        finally:
+            TaskRegistry.remove(name)
+        for metric in task.metrics:
+            assert set(metrics.get(metric).keys) <= set(found), task.name
+        assert found.get("accuracy", 100) == 100, task.name
+        assert found.get("f1", 100) == 100, task.name
