@@ -14,13 +14,18 @@ import jax
 import optax
 
 from elm_jax import errors, trees, types
+from elm_jax.training import schedules
 
 
 class Optimizer(Protocol):
     """What a run may be configured with."""
 
     def make(self, num_steps: int) -> optax.GradientTransformation:
-        """Returns the transformation for a training of `num_steps` steps."""
+        """Returns the transformation; its new states are for `num_steps` steps."""
+        ...
+
+    def schedule(self, num_steps: int) -> schedules.Schedule:
+        """Returns the rates of a training of `num_steps` steps."""
         ...
 
     def learning_rate_at(self, step: int, *, num_steps: int) -> float:
@@ -63,13 +68,11 @@ class AdamW:
         _check_fields(self)
 
     def make(self, num_steps: int) -> optax.GradientTransformation:
-        """Returns the transformation for a training of `num_steps` steps."""
-        adamw = optax.adamw(
-            self._schedule(num_steps),
-            b1=self.b1,
-            b2=self.b2,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
+        """Returns the transformation; its new states are for `num_steps` steps."""
+        adamw = optax.chain(
+            optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps),
+            optax.add_decayed_weights(self.weight_decay),
+            schedules.scale_by_schedule(self.schedule(num_steps)),
         )
         parts = [_clip(self.clip_norm), adamw]
         if self.scale_by_parameter:
@@ -82,10 +85,12 @@ class AdamW:
         >>> AdamW(learning_rate=0.5).learning_rate_at(50, num_steps=100)
         0.25
         """
-        return _rate(self._schedule(num_steps), step)
+        return float(schedules.rate_at(self.schedule(num_steps), step))
 
-    def _schedule(self, num_steps: int) -> optax.Schedule:
-        return _schedule(self.learning_rate, self.warmup_steps, num_steps, self.decay)
+    def schedule(self, num_steps: int) -> schedules.Schedule:
+        """Returns the rates of a training of `num_steps` steps."""
+        end = 0.0 if self.decay == "linear" else self.learning_rate
+        return schedules.Schedule(self.learning_rate, end, self.warmup_steps, num_steps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +124,7 @@ class Adafactor:
         _check_fields(self)
 
     def make(self, num_steps: int) -> optax.GradientTransformation:
-        """Returns the transformation for a training of `num_steps` steps."""
+        """Returns the transformation; its new states are for `num_steps` steps."""
         factored = optax.scale_by_factored_rms(
             decay_rate=self.decay_rate, epsilon=self.eps, min_dim_size_to_factor=1
         )
@@ -128,7 +133,7 @@ class Adafactor:
             optax.chain(
                 _clip(self.clip_norm),
                 per_tensor(optax.chain(factored, clipped)),
-                optax.scale_by_learning_rate(self._schedule(num_steps)),
+                schedules.scale_by_schedule(self.schedule(num_steps)),
             )
         )
 
@@ -140,10 +145,12 @@ class Adafactor:
         ... )
         0.125
         """
-        return _rate(self._schedule(num_steps), step)
+        return float(schedules.rate_at(self.schedule(num_steps), step))
 
-    def _schedule(self, num_steps: int) -> optax.Schedule:
-        return _schedule(self.learning_rate, self.warmup_steps, num_steps, "constant")
+    def schedule(self, num_steps: int) -> schedules.Schedule:
+        """Returns the rates of a training of `num_steps` steps."""
+        rate = self.learning_rate
+        return schedules.Schedule(rate, rate, self.warmup_steps, num_steps)
 
 
 def per_tensor(tx: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -186,23 +193,6 @@ def _allow_promotion(
             return tx.update(updates, state, params)
 
     return optax.GradientTransformation(tx.init, update)
-
-
-def _schedule(
-    rate: float, warmup_steps: int, num_steps: int, decay: str
-) -> optax.Schedule:
-    """Returns a rise from 0 to `rate`, then a line to 0 at `num_steps`, or none."""
-    end = 0.0 if decay == "linear" else rate
-    line = optax.linear_schedule(rate, end, max(1, num_steps - warmup_steps))
-    if warmup_steps == 0:
-        return line
-    rise = optax.linear_schedule(0.0, rate, warmup_steps)
-    return optax.join_schedules([rise, line], [warmup_steps])
-
-
-def _rate(schedule: optax.Schedule, step: int) -> float:
-    with jax.numpy_dtype_promotion("standard"):
-        return float(jax.device_get(schedule(step)))
 
 
 def _check_fields(optimizer: AdamW | Adafactor) -> None:

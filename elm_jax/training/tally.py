@@ -1,7 +1,7 @@
 """Metrics on the host: checked to be finite, summed between firings of each hook."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 
@@ -43,10 +43,17 @@ class Tally:
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
-        host = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self.add(step, {n: float(v) for n, v in jax.device_get(metrics).items()})
+
+    def add(self, step: int, host: Mapping[str, float]) -> None:
+        """Adds metrics that are on the host to every window.
+
+        Raises:
+          TrainingError: One of them is not finite.
+        """
         self._check_finite(step, host)
         for window in self._windows:
-            for name, value in (host | {"num_steps": 1.0}).items():
+            for name, value in {**host, "num_steps": 1.0}.items():
                 window[name] = window.get(name, 0.0) + value
 
     def take(self, window: int) -> dict[str, float]:
@@ -54,7 +61,7 @@ class Tally:
         sums, self._windows[window] = self._windows[window], {}
         return sums
 
-    def _check_finite(self, step: int, host: dict[str, float]) -> None:
+    def _check_finite(self, step: int, host: Mapping[str, float]) -> None:
         bad = [
             f"{name} = {value}"
             for name, value in host.items()

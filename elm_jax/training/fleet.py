@@ -1,0 +1,254 @@
+"""States of many experts on a leading axis over one shared base, and their step.
+
+The leading axis has slots. Slots lie evenly over the devices of one mesh axis, and
+each device takes the steps of its own slots, so that experts never wait for each
+other's arithmetic and no gradient crosses between devices. The base is on every
+device of that axis, whole or split over the others.
+
+A step is for some of the slots, those that have lanes in it. Where a device has one
+lane at a time, lanes run one after another in a loop, each as the very program of an
+expert trained alone: the right thing where one expert keeps a device busy, as a CPU.
+With more, lanes are mapped over as a batch, which fills an accelerator.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from elm_jax.training import step as step_lib
+from elm_jax.training.state import TrainState
+from elm_jax.types import Batch, LossFn, Metrics, Params
+
+AXIS = "data"
+
+
+class Fleet:
+    """The states of the experts in the slots, on their devices.
+
+    Args:
+      loss_fn: Loss of a whole model's parameters on a batch.
+      tx: The optimiser; rates and lengths of schedules may differ by state.
+      example: A state, or its shapes: all have the same.
+      mesh: Devices; slots are divided over its axis `data`.
+      num_slots: Experts at a time; rounded up to a multiple of the devices.
+      num_lanes: Experts whose steps a device computes as one batch; with 1, one
+        after another, all of its slots in one call.
+    """
+
+    def __init__(
+        self,
+        loss_fn: LossFn,
+        tx: optax.GradientTransformation,
+        *,
+        example: TrainState,
+        mesh: Mesh,
+        num_slots: int,
+        num_lanes: int = 1,
+    ) -> None:
+        self._mesh, self.num_devices = mesh, mesh.shape[AXIS]
+        self.slots_per_device = -(-num_slots // self.num_devices)
+        self.num_slots = self.slots_per_device * self.num_devices
+        is_serial = num_lanes == 1
+        self.lanes_per_device = (
+            self.slots_per_device
+            if is_serial
+            else min(num_lanes, self.slots_per_device)
+        )
+        take = functools.partial(step_lib.take_step, loss_fn, tx)
+        run_lanes = _one_after_another if is_serial else _as_one_batch
+        split, whole = PartitionSpec(AXIS), PartitionSpec()
+        self._step = self._compile(
+            functools.partial(run_lanes, take), (split, whole, split, split, split)
+        )
+        self._put = self._compile(
+            functools.partial(_put, self.slots_per_device), (split, whole, whole)
+        )
+        self._get = self._compile(
+            functools.partial(_get, self.slots_per_device), (split, whole), whole
+        )
+        self._states = self._make_empty(example)
+
+    def device_of(self, slot: int) -> int:
+        """Returns the place of a slot's device along the axis."""
+        return slot // self.slots_per_device
+
+    def put(self, slot: int, state: TrainState) -> None:
+        """Lets a slot go on from a state, whatever was in it before."""
+        replicated = NamedSharding(self._mesh, PartitionSpec())
+        own_devices = {*self._mesh.devices.flat}
+
+        def place(leaf: Any) -> Any:
+            sharding = getattr(leaf, "sharding", None)
+            if sharding is not None and sharding.device_set == own_devices:
+                return leaf
+            return jax.device_put(leaf, replicated)
+
+        placed = jax.tree.map(place, state)
+        self._states = self._put(self._states, self._place(slot, split=False), placed)
+
+    def get(self, slot: int) -> TrainState:
+        """Returns a copy of a slot's state after all steps so far; waits for none."""
+        return self._get(self._states, self._place(slot, split=False))
+
+    def step(
+        self, frozen: Params, batches: Mapping[int, Batch]
+    ) -> tuple[Metrics, dict[int, int]]:
+        """Takes one step in some slots; the others stay as they are.
+
+        Args:
+          frozen: The part of the model that does not train, on all devices.
+          batches: Batch of each slot that takes a step; all of one shape, and at
+            most `lanes_per_device` on a device.
+
+        Returns:
+          Metrics as arrays [lanes], still being computed, and each slot's lane.
+        """
+        slots, active, lane_of = self._choose_lanes(batches)
+        first = next(iter(batches.values()))
+        empty = {name: np.zeros_like(leaf) for name, leaf in first.items()}
+        by_lane = {lane: batches[slot] for slot, lane in lane_of.items()}
+        rows = [by_lane.get(lane, empty) for lane in range(len(slots))]
+        stacked = {name: np.stack([row[name] for row in rows]) for name in first}
+        self._states, metrics = self._step(
+            self._states, frozen, *map(self._place, (stacked, slots, active))
+        )
+        return metrics, lane_of
+
+    @property
+    def num_compiled_steps(self) -> int:
+        """How many programs steps have needed so far: one per shape of a batch."""
+        return self._step._cache_size()
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of all states, over all devices."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self._states))
+
+    def _choose_lanes(
+        self, batches: Mapping[int, Batch]
+    ) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
+        """Returns each lane's slot on its device, whether it is used, and the lanes.
+
+        Unused lanes have slots of their own, so that no two lanes write to one.
+        """
+        size, width = self.slots_per_device, self.lanes_per_device
+        slots, active, lane_of = [], [], {}
+        for device in range(self.num_devices):
+            own = range(device * size, (device + 1) * size)
+            busy = [slot for slot in own if slot in batches]
+            for lane, slot in enumerate(busy, start=device * width):
+                lane_of[slot] = lane
+            idle = [slot for slot in own if slot not in batches]
+            slots += [slot - own.start for slot in (busy + idle)[:width]]
+            active += [True] * len(busy) + [False] * (width - len(busy))
+        return np.asarray(slots, np.int32), np.asarray(active), lane_of
+
+    def _place(self, tree: Any, *, split: bool = True) -> Any:
+        spec = PartitionSpec(AXIS) if split else PartitionSpec()
+        return jax.device_put(tree, NamedSharding(self._mesh, spec))
+
+    def _compile(self, fn: Any, in_specs: Any, out_specs: Any = None) -> Any:
+        mapped = jax.shard_map(
+            fn,
+            mesh=self._mesh,
+            in_specs=in_specs,
+            out_specs=PartitionSpec(AXIS) if out_specs is None else out_specs,
+            axis_names={AXIS},
+            check_vma=False,
+        )
+        return jax.jit(mapped, donate_argnums=() if out_specs is not None else 0)
+
+    def _make_empty(self, example: TrainState) -> Any:
+        """Returns states of zeros [slots, ...], split over the devices."""
+
+        def describe(leaf: Any) -> tuple[Any, NamedSharding]:
+            spec: tuple[Any, ...] = ()
+            sharding = getattr(leaf, "sharding", None)
+            if isinstance(sharding, NamedSharding):
+                spec = tuple(None if axis == AXIS else axis for axis in sharding.spec)
+            shape = jax.ShapeDtypeStruct((self.num_slots, *leaf.shape), leaf.dtype)
+            return shape, NamedSharding(self._mesh, PartitionSpec(AXIS, *spec))
+
+        leaves, structure = jax.tree.flatten(example)
+        shapes, places = zip(*map(describe, leaves), strict=True)
+        make = jax.jit(
+            lambda: [jnp.zeros(s.shape, s.dtype) for s in shapes],
+            out_shardings=list(places),
+        )
+        return jax.tree.unflatten(structure, make())
+
+
+def _one_after_another(
+    take: Any, states: Any, frozen: Params, batches: Batch, slots: Any, active: Any
+) -> tuple[Any, Metrics]:
+    """Takes the steps of a device's lanes in a loop; unused lanes cost nothing."""
+
+    def skip(state: Any, batch: Any) -> tuple[Any, Metrics]:
+        shapes = jax.eval_shape(take, state, frozen, batch)[1]
+        return state, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    def run(state: Any, batch: Any) -> tuple[Any, Metrics]:
+        return take(state, frozen, batch)
+
+    def one(states: Any, lane: Any) -> tuple[Any, Metrics]:
+        batch, slot, is_active = lane
+        state = _pick(states, slot)
+        state, metrics = jax.lax.cond(is_active, run, skip, state, batch)
+        return _insert(states, slot, state), metrics
+
+    return jax.lax.scan(one, states, (batches, slots, active))
+
+
+def _as_one_batch(
+    take: Any, states: Any, frozen: Params, batches: Batch, slots: Any, active: Any
+) -> tuple[Any, Metrics]:
+    """Takes the steps of a device's lanes side by side."""
+    old = jax.tree.map(lambda leaf: leaf[slots], states)
+    new, metrics = jax.vmap(take, in_axes=(0, None, 0))(old, frozen, batches)
+
+    def write(states: Any, new: Any, old: Any) -> Any:
+        mask = active.reshape(-1, *(1,) * (new.ndim - 1))
+        return states.at[slots].set(jnp.where(mask, new, old), unique_indices=True)
+
+    return jax.tree.map(write, states, new, old), metrics
+
+
+def _put(slots_per_device: int, states: Any, slot: Any, state: Any) -> Any:
+    place, is_here = _locate(slots_per_device, slot)
+    old = _pick(states, place)
+    new = jax.tree.map(lambda n, o: jnp.where(is_here, n, o), state, old)
+    return _insert(states, place, new)
+
+
+def _get(slots_per_device: int, states: Any, slot: Any) -> Any:
+    """Returns the state of a slot to all devices, moved as bits and never added."""
+    place, _ = _locate(slots_per_device, slot)
+    device = slot // slots_per_device
+
+    def share(leaf: Any) -> Any:
+        everywhere = jax.lax.all_gather(leaf, AXIS)
+        return jax.lax.dynamic_index_in_dim(everywhere, device, keepdims=False)
+
+    return jax.tree.map(share, _pick(states, place))
+
+
+def _locate(slots_per_device: int, slot: Any) -> tuple[Any, Any]:
+    """Returns a slot's place on its device, and whether that is this device."""
+    is_here = slot // slots_per_device == jax.lax.axis_index(AXIS)
+    return slot % slots_per_device, is_here
+
+
+def _pick(states: Any, place: Any) -> Any:
+    index = jax.lax.dynamic_index_in_dim
+    return jax.tree.map(lambda leaf: index(leaf, place, keepdims=False), states)
+
+
+def _insert(states: Any, place: Any, state: Any) -> Any:
+    update = jax.lax.dynamic_update_index_in_dim
+    return jax.tree.map(lambda old, new: update(old, new, place, 0), states, state)

@@ -1,0 +1,263 @@
+"""The train loop of a fleet: it fills slots, picks whose step is next, nothing else.
+
+Each expert draws the batches it would draw alone. A step is for experts whose next
+batches have one shape; the shape for which most experts wait is taken, so that those
+with a rare one gather until it is their turn. Metrics are read and states saved while
+the devices are busy with the step after.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from elm_jax import errors
+from elm_jax.training.fleet import Fleet
+from elm_jax.training.loop import Every
+from elm_jax.training.state import TrainState
+from elm_jax.training.tally import Tally
+from elm_jax.types import Batch, Params
+
+_STEPS_AHEAD = 1  # Steps given to the devices whose metrics are not read yet.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Member:
+    """An expert that is about to train, or to go on.
+
+    Attributes:
+      state: Where it starts.
+      batch_fn: Gives the batch of the step that follows n finished ones.
+      num_steps: Steps at which it is complete.
+      report: Gets the metrics; its state is None.
+      save: Gets the state, in another thread.
+      finish: Gets the state after the last step, in another thread.
+      last_checkpoint: Names the newest checkpoint, for messages.
+      close: Called when the expert leaves its slot, for whatever reason.
+    """
+
+    state: TrainState
+    batch_fn: Callable[[int], Batch]
+    num_steps: int
+    report: Every
+    save: Every
+    finish: Callable[[TrainState], None]
+    last_checkpoint: Callable[[], object] = lambda: None
+    close: Callable[[], None] = lambda: None
+
+
+Queue = Iterator[tuple[str, Callable[[], Member]]]
+"""Names of experts in their order, and what readies each when its turn comes."""
+
+
+def train_fleet(
+    fleet: Fleet,
+    frozen: Params,
+    queue: Queue,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, errors.ElmError]:
+    """Trains all experts of a queue; returns those that failed, with the reason.
+
+    An expert whose metrics are not finite, or that cannot begin, leaves; the others
+    go on as if it had never been there. When asked to stop, all experts in slots
+    are saved where they are.
+
+    Raises:
+      ElmError: A state could not be saved.
+    """
+    with futures.ThreadPoolExecutor(max_workers=1) as saver:
+        crew = _Crew(fleet, queue, saver)
+        try:
+            while crew.fill_slots():
+                crew.step(frozen)
+                if should_stop():
+                    crew.read_metrics(steps_left=0)
+                    crew.save_all()
+                    break
+                crew.read_metrics(steps_left=_STEPS_AHEAD if crew.running else 0)
+        finally:
+            crew.wait_for_saves()
+            crew.close()
+    return crew.failures
+
+
+class _Runner:
+    """An expert in a slot."""
+
+    def __init__(self, name: str, member: Member) -> None:
+        self.name, self.member = name, member
+        self.step = self.start_step = int(jax.device_get(member.state.step))
+        self.saved_step, self.reported_step = self.step, self.step
+        self.has_failed = False
+        self.tally = Tally(
+            1, expert=name, last_checkpoint=lambda: member.last_checkpoint()
+        )
+        self.draw_batch()
+
+    @property
+    def is_complete(self) -> bool:
+        return self.step >= self.member.num_steps
+
+    def draw_batch(self) -> None:
+        """Makes the next batch; its shape decides when the step may be."""
+        self.batch: Batch = {} if self.is_complete else self.member.batch_fn(self.step)
+        self.shape = tuple((n, np.shape(leaf)) for n, leaf in self.batch.items())
+
+    def report(self, step: int) -> None:
+        self.member.report.hook(step, None, self.tally.take(0))
+        self.reported_step = step
+
+
+class _Taken(NamedTuple):
+    """A step of one expert, given to the devices: its lane, and the state if kept."""
+
+    runner: _Runner
+    step: int
+    lane: int
+    state: TrainState | None
+
+
+class _Crew:
+    """Who is in which slot, and what is still to be read or saved."""
+
+    def __init__(
+        self, fleet: Fleet, queue: Queue, saver: futures.ThreadPoolExecutor
+    ) -> None:
+        self._fleet, self._queue, self._saver = fleet, queue, saver
+        self.running: dict[int, _Runner] = {}
+        self.failures: dict[str, errors.ElmError] = {}
+        self._pending: collections.deque[tuple[Any, list[_Taken]]]
+        self._pending = collections.deque()
+        self._saves: list[futures.Future[None]] = []
+
+    def fill_slots(self) -> bool:
+        """Puts experts of the queue into free slots; returns whether any trains."""
+        while len(self.running) < self._fleet.num_slots:
+            name, begin = next(self._queue, ("", None))
+            if begin is None:
+                break
+            try:
+                runner = _Runner(name, begin())
+            except errors.ElmError as error:
+                self.failures[name] = error
+                continue
+            if runner.is_complete:
+                self._finish(runner, runner.member.state)
+                continue
+            slot = self._choose_slot()
+            self._fleet.put(slot, runner.member.state)
+            # The state lives in the slot from now on, and only there.
+            runner.member = dataclasses.replace(runner.member, state=None)
+            self.running[slot] = runner
+        return bool(self.running)
+
+    def step(self, frozen: Params) -> None:
+        """Gives the devices a step of the experts whose turn it is."""
+        chosen = self._choose_runners()
+        batches = {slot: runner.batch for slot, runner in chosen.items()}
+        metrics, lanes = self._fleet.step(frozen, batches)
+        taken = []
+        for slot, runner in chosen.items():
+            runner.step += 1
+            is_due = runner.step % runner.member.save.every_steps == 0
+            kept = self._fleet.get(slot) if is_due or runner.is_complete else None
+            taken.append(_Taken(runner, runner.step, lanes[slot], kept))
+            if runner.is_complete:
+                del self.running[slot]
+            else:
+                runner.draw_batch()
+        self._pending.append((metrics, taken))
+
+    def read_metrics(self, *, steps_left: int) -> None:
+        """Waits for all steps but the newest, and does what is due after them."""
+        while len(self._pending) > steps_left:
+            metrics, taken = self._pending.popleft()
+            host = {n: np.asarray(v) for n, v in jax.device_get(metrics).items()}
+            for each in taken:
+                if not each.runner.has_failed:
+                    self._note(each, {n: float(v[each.lane]) for n, v in host.items()})
+        self._raise_failed_saves()
+
+    def save_all(self) -> None:
+        """Reports and saves every expert that is in a slot, where it is."""
+        for slot, runner in self.running.items():
+            if runner.step > runner.reported_step:
+                runner.report(runner.step)
+            if runner.step > runner.saved_step:
+                self._save(runner, runner.step, self._fleet.get(slot))
+
+    def wait_for_saves(self) -> None:
+        """Waits until all states are on disk, and raises what went wrong."""
+        futures.wait(self._saves)
+        self._raise_failed_saves()
+
+    def close(self) -> None:
+        """Closes what the experts in slots have open."""
+        for runner in self.running.values():
+            runner.member.close()
+
+    def _choose_slot(self) -> int:
+        """Returns a free slot on the device with the fewest experts."""
+        count = collections.Counter(map(self._fleet.device_of, self.running))
+        free = set(range(self._fleet.num_slots)) - self.running.keys()
+        return min(free, key=lambda s: (count[self._fleet.device_of(s)], s))
+
+    def _choose_runners(self) -> dict[int, _Runner]:
+        """Returns the experts of the next step: most devices busy, then most lanes."""
+        waiting: dict[Any, dict[int, list[int]]] = {}
+        for slot, runner in sorted(
+            self.running.items(), key=lambda item: (item[1].step, item[0])
+        ):
+            devices = waiting.setdefault(runner.shape, {})
+            own = devices.setdefault(self._fleet.device_of(slot), [])
+            if len(own) < self._fleet.lanes_per_device:
+                own.append(slot)
+        best = max(waiting.values(), key=lambda d: (len(d), sum(map(len, d.values()))))
+        return {slot: self.running[slot] for own in best.values() for slot in own}
+
+    def _note(self, taken: _Taken, metrics: Mapping[str, float]) -> None:
+        runner, step, _, state = taken
+        try:
+            runner.tally.add(step, metrics)
+        except errors.TrainingError as error:
+            self._remove(runner, error)
+            return
+        is_last = step == runner.member.num_steps
+        if is_last or step % runner.member.report.every_steps == 0:
+            runner.report(step)
+        if is_last and state is not None:
+            self._finish(runner, state)
+        elif state is not None:
+            self._save(runner, step, state)
+
+    def _remove(self, runner: _Runner, error: errors.ElmError) -> None:
+        runner.has_failed = True
+        self.failures[runner.name] = error
+        self.running = {s: r for s, r in self.running.items() if r is not runner}
+        runner.member.close()
+
+    def _save(self, runner: _Runner, step: int, state: TrainState) -> None:
+        runner.saved_step = step
+        hook = runner.member.save.hook
+        self._saves.append(self._saver.submit(hook, step, state, {}))
+
+    def _finish(self, runner: _Runner, state: TrainState) -> None:
+        def finish() -> None:
+            runner.member.close()
+            runner.member.finish(state)
+
+        self._saves.append(self._saver.submit(finish))
+
+    def _raise_failed_saves(self) -> None:
+        waiting = []
+        for save in self._saves:
+            if save.done():
+                save.result()
+            else:
+                waiting.append(save)
+        self._saves = waiting

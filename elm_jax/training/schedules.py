@@ -1,0 +1,96 @@
+"""Learning rates as data: one compiled program serves every rate and length.
+
+A schedule's numbers lie in the state of the optimiser, so that each expert of a fleet
+brings its own, and an expert trained alone runs the same operations.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+
+class Schedule(NamedTuple):
+    """A rise from 0 to `rate`, then a line to `end_rate` at the last step.
+
+    Attributes:
+      rate: Rate at its highest.
+      end_rate: Rate after the last step; `rate` for a constant one.
+      warmup_steps: Steps of the rise, counted within all steps.
+      num_steps: All steps.
+    """
+
+    rate: Any
+    end_rate: Any
+    warmup_steps: Any
+    num_steps: Any
+
+
+class ScheduleState(NamedTuple):
+    """State of `scale_by_schedule`: int32 updates so far, float32 numbers."""
+
+    count: Any
+    schedule: Schedule
+
+
+def rate_at(schedule: Schedule, step: Any) -> Any:
+    """Returns the rate of the update that follows `step` finished ones.
+
+    >>> rate_at(Schedule(1.0, 0.0, 10, 110), 60).item()
+    0.5
+
+    Args:
+      schedule: Numbers, or float32 arrays.
+      step: A count, or an int32 array.
+    """
+    xp: Any = jnp if isinstance(step, jax.Array) else np
+    step, rate, end, warmup, last = (
+        xp.asarray(value, xp.float32) for value in (step, *schedule)
+    )
+    one, zero = xp.float32(1), xp.float32(0)
+    left = one - (step - warmup) / xp.maximum(last - warmup, one)
+    line = end + (rate - end) * xp.minimum(xp.maximum(left, zero), one)
+    return xp.where(step < warmup, rate * (step / xp.maximum(warmup, one)), line)
+
+
+def scale_by_schedule(schedule: Schedule) -> optax.GradientTransformation:
+    """Returns what multiplies updates by minus the rate; see `set_schedule`.
+
+    Args:
+      schedule: What a new state holds.
+    """
+
+    def init(params: Any) -> ScheduleState:
+        del params
+        return ScheduleState(jnp.zeros((), jnp.int32), _as_arrays(schedule))
+
+    def update(updates: Any, state: Any, params: Any | None = None) -> tuple[Any, Any]:
+        del params
+        rate = rate_at(state.schedule, state.count)
+        updates = jax.tree.map(lambda u: u * -rate.astype(u.dtype), updates)
+        return updates, state._replace(count=state.count + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+def set_schedule(opt_state: Any, schedule: Schedule) -> Any:
+    """Returns the state of an optimiser that goes on with another schedule."""
+
+    def is_part(node: Any) -> bool:
+        return isinstance(node, ScheduleState)
+
+    def change(node: Any) -> Any:
+        if not is_part(node):
+            return node
+        old, new = node.schedule, Schedule(*map(np.float32, schedule))
+        where = (getattr(value, "sharding", None) for value in old)
+        placed = map(jax.device_put, new, where)
+        return node._replace(schedule=Schedule(*placed))
+
+    return jax.tree.map(change, opt_state, is_leaf=is_part)
+
+
+def _as_arrays(schedule: Schedule) -> Schedule:
+    return Schedule(*(jnp.asarray(value, jnp.float32) for value in schedule))

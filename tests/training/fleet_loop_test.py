@@ -1,0 +1,160 @@
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from elm_jax import errors
+from elm_jax.training import fleet_loop, loop, optimizers, schedules
+from tests.training import toy
+from tests.training.fleet_test import make_toy_fleet
+
+
+@functools.cache
+def the_fleet():
+    """One fleet for all tests: programs compile once, and slots are used again."""
+    return make_toy_fleet(num_slots=4)
+
+
+def batch_of(seed, n, *, bad_at=None):
+    """Two lengths, by (seed, n), so that experts wait for different shapes."""
+    rng = np.random.default_rng((seed, n))
+    rows = 5 if rng.integers(3) else 4
+    batch = {
+        name: rng.normal(size=(rows, 4)).astype(np.float32)
+        for name in ("inputs", "targets")
+    }
+    return {n_: leaf * np.nan for n_, leaf in batch.items()} if n == bad_at else batch
+
+
+class Expert:
+    """All that happened to one expert of a queue."""
+
+    def __init__(self, seed, *, num_steps=6, rate=0.1, bad_at=None, start=None):
+        self.seed, self.num_steps, self.rate = seed, num_steps, rate
+        self.bad_at, self.start = bad_at, start
+        self.losses, self.saved, self.final, self.closed = {}, {}, None, False
+
+    def begin(self):
+        now = self.start or toy.start()[0]
+        schedule = optimizers.AdamW(learning_rate=self.rate).schedule(self.num_steps)
+        return fleet_loop.Member(
+            state=dataclasses.replace(
+                now, opt_state=schedules.set_schedule(now.opt_state, schedule)
+            ),
+            batch_fn=lambda n: batch_of(self.seed, n, bad_at=self.bad_at),
+            num_steps=self.num_steps,
+            report=loop.Every(1, self.note),
+            save=loop.Every(2, self.save),
+            finish=self.finish,
+            last_checkpoint=lambda: max(self.saved, default=None),
+            close=self.close,
+        )
+
+    def note(self, step, state, metrics):
+        self.losses[step] = metrics["loss"]
+
+    def save(self, step, state, metrics):
+        self.saved[step] = jax.device_get(state)
+
+    def finish(self, state):
+        self.final = jax.device_get(state)
+
+    def close(self):
+        self.closed = True
+
+
+def run(*crew, **options):
+    fleet, frozen = the_fleet()
+    queue = ((f"expert {e.seed}", e.begin) for e in crew)
+    return fleet_loop.train_fleet(fleet, frozen, queue, **options)
+
+
+def many(count=7):
+    return [Expert(s, num_steps=4 + s, rate=0.1 / (1 + s)) for s in range(count)]
+
+
+@functools.cache
+def finals(count=7):
+    crew = many(count)
+    assert not run(*crew)
+    return [e.final for e in crew]
+
+
+def test_more_experts_than_slots_each_equal_the_one_trained_alone():
+    """Steps, rates and data differ; every bit is that of a fleet of one."""
+    crew = many()
+    assert not run(*crew)
+    for expert in crew:
+        alone = Expert(expert.seed, num_steps=expert.num_steps, rate=expert.rate)
+        assert not run(alone)
+        toy.assert_same_bits(expert.final, alone.final)
+        assert expert.losses == alone.losses
+        assert list(expert.losses) == list(range(1, expert.num_steps + 1))
+        assert list(expert.saved) == list(range(2, expert.num_steps, 2))
+        assert expert.closed
+    fleet, _ = the_fleet()
+    assert fleet.num_compiled_steps == 2  # one for each shape of a batch
+
+
+def test_an_expert_whose_loss_is_not_finite_leaves_and_the_others_go_on():
+    crew = [*many(3), Expert(9, bad_at=3), *many(7)[3:]]
+    failures = run(*crew)
+    (message,) = map(str, failures.values())
+    assert list(failures) == ["expert 9"]
+    assert "in step 4 of expert expert 9" in message
+    assert "Last good checkpoint: 2" in message
+    bad = crew.pop(3)
+    assert bad.final is None
+    assert list(bad.saved) == [2]
+    assert bad.closed
+    for expert, expected in zip(crew, finals(), strict=True):
+        toy.assert_same_bits(expert.final, expected)
+
+
+def test_an_expert_that_cannot_begin_is_named_and_the_others_go_on():
+    class Broken(Expert):
+        def begin(self):
+            raise errors.DataError("no rows")
+
+    crew = [Broken(5), Expert(0)]
+    assert str(run(*crew)["expert 5"]) == "no rows"
+    assert crew[1].final is not None
+
+
+def test_a_stop_saves_every_expert_and_going_on_gives_the_same_bits():
+    crew, asked = many(), []
+
+    def stop_after_nine():
+        asked.append(1)
+        return len(asked) == 9
+
+    assert not run(*crew, should_stop=stop_after_nine)
+    begun = [e for e in crew if e.saved and e.final is None]
+    assert len(begun) >= 2
+    assert all(e.closed for e in begun)
+    for e in crew:
+        e.start = e.saved[max(e.saved)] if e in begun else None
+    left = [e for e in crew if e.final is None]
+    assert not run(*left)
+    for expert, expected in zip(crew, finals(), strict=True):
+        toy.assert_same_bits(expert.final, expected)
+
+
+def test_an_expert_saved_after_its_last_step_is_only_finished():
+    done = Expert(0, num_steps=4)
+    done.start = finals(1)[0]
+    assert int(done.start.step) == 4
+    assert not run(done)
+    toy.assert_same_bits(done.final, done.start)
+    assert not done.losses
+
+
+def test_a_save_that_fails_ends_the_training():
+    class FullDisk(Expert):
+        def save(self, step, state, metrics):
+            raise errors.CheckpointError("disk full")
+
+    with pytest.raises(errors.CheckpointError, match="disk full"):
+        run(FullDisk(0), Expert(1))

@@ -1,0 +1,238 @@
+import functools
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from elm_jax.model import config, loss, t5
+from elm_jax.peft import bottleneck, experts, ia3, lora
+from elm_jax.training import fleet as fleet_lib
+from elm_jax.training import optimizers, schedules, state, step
+from tests.training import toy
+
+
+def make_mesh(num_devices=2, num_model=1):
+    devices = jax.devices()[: num_devices * num_model]
+    axes = {"data": num_devices} | ({"model": num_model} if num_model > 1 else {})
+    return jax.make_mesh(
+        tuple(axes.values()),
+        tuple(axes),
+        axis_types=(AxisType.Auto,) * len(axes),
+        devices=devices,
+    )
+
+
+def make_toy_fleet(num_lanes=1, num_slots=4, num_devices=2):
+    """Returns (fleet, frozen)."""
+    mesh = make_mesh(num_devices)
+    example, frozen, _ = toy.start()
+    tx, _ = toy.make_step()
+    fleet = fleet_lib.Fleet(
+        toy.loss_fn,
+        tx,
+        example=example,
+        mesh=mesh,
+        num_slots=num_slots,
+        num_lanes=num_lanes,
+    )
+    return fleet, jax.device_put(frozen, NamedSharding(mesh, PartitionSpec()))
+
+
+def alone(steps):
+    """State and losses of one expert trained by the ordinary step."""
+    now, frozen, step_fn = toy.start()
+    losses = []
+    for n in steps:
+        now, metrics = step_fn(now, frozen, toy.batch_at(n))
+        losses.append(float(metrics["loss"]))
+    return now, losses
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_lanes_one_after_another_have_the_bits_of_training_alone(num_devices):
+    fleet, frozen = make_toy_fleet(num_devices=num_devices)
+    fleet.put(1, toy.start()[0])
+    fleet.put(3, toy.start()[0])
+    losses = []
+    for n in range(6):
+        batches = {1: toy.batch_at(n)}
+        if n % 2:  # the other expert draws other batches, and fewer
+            batches[3] = toy.batch_at(100 + n)
+        metrics, lanes = fleet.step(frozen, batches)
+        losses.append(float(metrics["loss"][lanes[1]]))
+    expected, expected_losses = alone(range(6))
+    toy.assert_same_bits(fleet.get(1), expected)
+    assert losses == expected_losses
+    toy.assert_same_bits(fleet.get(3), alone([101, 103, 105])[0])
+
+
+def test_lanes_as_one_batch_equal_training_alone_to_rounding():
+    """Products over more rows may be summed in another order: 1e-5 in float32."""
+    fleet, frozen = make_toy_fleet(num_lanes=2)
+    fleet.put(0, toy.start()[0])
+    fleet.put(1, toy.start()[0])
+    for n in range(6):
+        fleet.step(frozen, {0: toy.batch_at(n), 1: toy.batch_at(100 + n)})
+    for slot, first in ((0, 0), (1, 100)):
+        expected, _ = alone(range(first, first + 6))
+        pairs = zip(*map(jax.tree.leaves, (fleet.get(slot), expected)), strict=True)
+        for found, wanted in pairs:
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_lanes", [1, 2])
+def test_a_step_changes_no_bit_of_the_slots_that_take_none(num_lanes):
+    fleet, frozen = make_toy_fleet(num_lanes=num_lanes)
+    for slot in range(4):
+        fleet.put(slot, toy.start()[0])
+    before = fleet.get(0)
+    fleet.step(frozen, {1: toy.batch_at(0), 2: toy.batch_at(0)})
+    toy.assert_same_bits(fleet.get(0), before)
+    assert int(fleet.get(1).step) == 1
+
+
+@pytest.mark.parametrize("num_lanes", [1, 2])
+def test_a_loss_that_is_not_finite_stays_in_its_lane(num_lanes):
+    fleet, frozen = make_toy_fleet(num_lanes=num_lanes)
+    other, _ = make_toy_fleet(num_lanes=num_lanes)
+    bad = {name: np.full_like(leaf, np.nan) for name, leaf in toy.batch_at(0).items()}
+    for each, neighbour in ((fleet, toy.batch_at(5)), (other, bad)):
+        each.put(0, toy.start()[0])
+        each.put(1, toy.start()[0])
+        for n in range(3):
+            each.step(frozen, {0: toy.batch_at(n), 1: neighbour})
+    toy.assert_same_bits(fleet.get(0), other.get(0))
+    assert not np.isfinite(np.asarray(other.get(1).params["head"]["adapter"]["bias"]))[
+        0
+    ]
+
+
+def test_new_experts_rates_and_lengths_need_no_new_program():
+    fleet, frozen = make_toy_fleet()
+    for n, rate in enumerate((0.1, 0.2, 0.3)):
+        fresh, _, _ = toy.start()
+        schedule = optimizers.AdamW(learning_rate=rate).schedule(10 + n)
+        fleet.put(
+            n,
+            state.TrainState(
+                step=fresh.step,
+                params=fresh.params,
+                opt_state=schedules.set_schedule(fresh.opt_state, schedule),
+                rng=fresh.rng,
+            ),
+        )
+        fleet.step(frozen, {slot: toy.batch_at(n) for slot in range(n + 1)})
+    assert fleet.num_compiled_steps == 1
+    fleet.put(0, toy.start()[0])
+    fleet.step(frozen, {0: toy.batch_at(0)})
+    assert fleet.num_compiled_steps == 1
+
+
+SHAPE = config.T5Config(
+    vocab_size=32,
+    emb_dim=16,
+    num_heads=2,
+    head_dim=8,
+    mlp_dim=32,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    dropout_rate=0.1,
+)
+KINDS = {
+    "bottleneck": (bottleneck.Bottleneck(reduction_factor=4), experts.PROMPT_EXPERT),
+    "lora": (lora.Lora(rank=2), experts.ADAPTERS),
+    "ia3": (ia3.Ia3(), experts.ADAPTERS),
+}
+
+
+def t5_batch(seed, packed=False):
+    rng = np.random.default_rng(seed)
+    inputs = rng.integers(2, 32, (4, 8)).astype(np.int32)
+    targets = rng.integers(2, 32, (4, 4)).astype(np.int32)
+    batch = {
+        "encoder_input_tokens": inputs,
+        "decoder_input_tokens": targets,
+        "decoder_target_tokens": targets,
+        "decoder_loss_weights": np.ones((4, 4), np.float32),
+    }
+    if packed:
+        batch["encoder_segment_ids"] = np.repeat([[1, 2]], 4, 0).repeat(4, 1)
+        batch["decoder_segment_ids"] = np.repeat([[1, 2]], 4, 0).repeat(2, 1)
+        for side in ("encoder", "decoder"):
+            ids = batch[f"{side}_segment_ids"].astype(np.int32)
+            batch |= {f"{side}_segment_ids": ids, f"{side}_positions": ids}
+    return batch
+
+
+@functools.cache
+def make_t5(kind):
+    """Returns (loss_fn, tx, trainable, frozen)."""
+    spec, pattern = KINDS[kind]
+    model = t5.T5(SHAPE, spec and spec.adapter_fn(SHAPE.emb_dim))
+    trained, frozen = experts.split(t5.init_params(model, seed=0), pattern)
+    tx = optimizers.AdamW(learning_rate=1e-2, warmup_steps=2).make(20)
+    return loss.make_loss_fn(model), tx, trained, frozen
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "bottleneck",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("lora", "ia3")),
+    ],
+)
+def test_an_expert_of_a_t5_fleet_has_the_bits_of_one_trained_alone(kind):
+    """On one device; see the README for what the compiler does with several."""
+    loss_fn, tx, trained, frozen = make_t5(kind)
+    step_fn = step.make_train_step(loss_fn, tx)
+    mesh = make_mesh(1)
+    example = state.init_state(trained, tx, seed=0)
+    fleet = fleet_lib.Fleet(loss_fn, tx, example=example, mesh=mesh, num_slots=4)
+    frozen_before = jax.tree.map(np.array, frozen)
+    packed = kind == "lora"
+    for slot in (1, 3):
+        fleet.put(slot, state.init_state(trained, tx, seed=slot))
+    for n in range(3):
+        fleet.step(frozen, {s: t5_batch((s, n), packed) for s in (1, 3)})
+    for slot in (1, 3):
+        now = state.init_state(trained, tx, seed=slot)
+        for n in range(3):
+            now, _ = step_fn(now, frozen, t5_batch((slot, n), packed))
+        toy.assert_same_bits(fleet.get(slot), now)
+    toy.assert_same_bits(frozen, frozen_before)
+
+
+@pytest.mark.slow
+def test_a_base_split_over_devices_serves_a_fleet():
+    """Sums over devices change the order of additions: 1e-5 in float32."""
+    loss_fn, tx, trained, frozen = make_t5("bottleneck")
+    mesh = make_mesh(2, num_model=2)
+
+    def place(leaf):
+        spec = (None, None, "model") if leaf.ndim == 3 else ()
+        return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec(*spec)))
+
+    base = jax.tree.map(place, frozen)
+    whole = NamedSharding(mesh, PartitionSpec())
+    example = state.init_state(jax.device_put(trained, whole), tx, seed=0)
+    fleet = fleet_lib.Fleet(loss_fn, tx, example=example, mesh=mesh, num_slots=2)
+    fleet.put(1, example)
+    step_fn = step.make_train_step(loss_fn, tx)
+    now = state.init_state(trained, tx, seed=0)
+    for n in range(3):
+        _, lanes = fleet.step(base, {1: t5_batch(n)})
+        now, _ = step_fn(now, frozen, t5_batch(n))
+    pairs = zip(*map(jax.tree.leaves, (fleet.get(1), now)), strict=True)
+    for found, wanted in pairs:
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    assert lanes == {1: 1}
+
+
+def test_states_lie_evenly_over_devices():
+    fleet, _ = make_toy_fleet(num_slots=3)
+    assert fleet.num_slots == 4
+    assert [fleet.device_of(slot) for slot in range(4)] == [0, 0, 1, 1]
+    example = toy.start()[0]
+    own = sum(leaf.nbytes for leaf in jax.tree.leaves(example))
+    assert fleet.state_bytes == 4 * own
