@@ -10,8 +10,8 @@ import jinja2
 import pytest
 from jinja2 import meta
 
-from elm_jax.data import rendering, tasks, template_files
-from tasks import own, t0, table_rows
+from elm_jax.data import rendering, seqio_tasks, tasks, template_files
+from tasks import own, pocket, t0, table_rows
 from tests.tasks.golden import write_own
 
 BY_NAME = {task.name: task for task in own.TASKS}
@@ -74,6 +74,29 @@ def test_every_label_of_a_fixed_choice_prompt_has_its_own_word():
             label = row.get("label", row.get("label-coarse"))
             if label is not None:
                 assert found.choices[0][label] == target, task.name
+
+
+def test_choice_tasks_come_once_more_as_score_eval_in_seqio():
+    names = seqio_tasks.register_with_seqio(
+        tuple(MIXTURES),
+        vocabulary=pocket.VOCABULARY,
+        features=tasks.Features(),
+        places=write_own.PLACES,
+    )
+    from seqio import MixtureRegistry, TaskRegistry
+
+    try:
+        ranked = {task.name for task in own.TASKS if task.num_choices != 0}
+        assert len(ranked) == 35
+        assert {name for name in names if name.endswith("_score_eval")} == {
+            f"{name}_score_eval" for name in (*ranked, *MIXTURES)
+        }
+        mixture = MixtureRegistry.get("own_unseen_score_eval")
+        assert len(mixture.tasks) == 11
+    finally:
+        for registry in (MixtureRegistry, TaskRegistry):
+            for name in set(names) & set(registry.names()):
+                registry.remove(name)
 
 
 def test_files_hold_these_prompts_and_no_other():
