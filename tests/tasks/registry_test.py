@@ -29,7 +29,7 @@ COUNTS = {
     "own": (47, 2),
     "pocket": (35, 21),
     "bigbench": (22, 15),
-    "compositional": (5, 1),
+    "original_text": (3, 1),
 }
 # The original code judges this one on rows that it trained on, and has no others.
 ELM_TRAINS_ON = ("covid_qa_covid_qa_deepset",)
