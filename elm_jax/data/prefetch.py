@@ -42,16 +42,14 @@ class Prefetcher(Iterator[tuple[int, Batch]]):
         self._ready: queue.Queue[tuple[int, Batch] | _Failure | None]
         self._ready = queue.Queue(maxsize=depth)
         self._closed = threading.Event()
-        self._started_secs = time.monotonic()
         self._waited_secs = 0.0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     @property
-    def waited_share(self) -> float:
-        """Share of the time since the start spent waiting for data, in [0, 1]."""
-        total = time.monotonic() - self._started_secs
-        return self._waited_secs / total if total > 0 else 0.0
+    def waited_secs(self) -> float:
+        """Time since the start that the caller has spent waiting for data."""
+        return self._waited_secs
 
     def __next__(self) -> tuple[int, Batch]:
         """Returns the next step and its batch; an error in the thread raises here."""

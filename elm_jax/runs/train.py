@@ -65,6 +65,8 @@ class Train(Run):
       keep_every_steps: Those after a multiple of so many steps are kept for good, in
         `{MODEL_DIR}/work/<name>/state`; 0 for none.
       log_every_steps: Period of the metrics.
+      profile_steps: `(first, last)`: an XProf trace of the steps between them goes to
+        `{MODEL_DIR}/work/<name>/profile`; the first step compiles.
       stop_grace_secs: Time in which SIGTERM and SIGINT must be answered. A step that
         takes longer is given up; where steps take half as long, each is saved.
       resume_changed_config: Whether to resume a run whose configuration differs.
@@ -95,6 +97,7 @@ class Train(Run):
     keep_last: int = 1
     keep_every_steps: int = 0
     log_every_steps: int = 50
+    profile_steps: tuple[int, ...] = ()
     stop_grace_secs: float = signals.GRACE_SECS
     resume_changed_config: bool = False
 
@@ -103,6 +106,8 @@ class Train(Run):
         counts = ("train_steps", "batch_size", "num_shapes", "num_model", "keep_last")
         counts += ("save_every_steps", "log_every_steps")
         wrong = {name: "at least 1" for name in counts if getattr(self, name) < 1}
+        if self.profile_steps and not _is_range(self.profile_steps):
+            wrong["profile_steps"] = "(first, last) with 1 <= first < last, or ()"
         if self.stop_grace_secs <= 0:
             wrong["stop_grace_secs"] = "more than 0"
         if self.max_examples < 0:
@@ -273,3 +278,7 @@ class Train(Run):
             np.stack([c.inputs.lengths, c.targets.lengths], axis=1) for c in columns
         ]
         return shapes.choose_shapes(np.concatenate(lengths), num_shapes=self.num_shapes)
+
+
+def _is_range(steps: tuple[int, ...]) -> bool:
+    return len(steps) == 2 and 1 <= steps[0] < steps[1]

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 
 from elm_jax.training import hooks, optimizers, writers
 
@@ -16,6 +17,7 @@ def make_report(
     num_steps: int,
     optimizer: optimizers.Optimizer,
     config: str,
+    waited_secs_fn: Callable[[], float] | None = None,
 ) -> hooks.ReportMetrics:
     """Returns a hook that writes to console, JSON lines and TensorBoard.
 
@@ -26,6 +28,7 @@ def make_report(
       num_steps: At which it is complete.
       optimizer: Gives the learning rate.
       config: Text to show in TensorBoard.
+      waited_secs_fn: Time that the loop has waited for batches up to now.
     """
     return hooks.ReportMetrics(
         (
@@ -36,6 +39,7 @@ def make_report(
             ),
         ),
         num_steps=num_steps,
+        waited_secs_fn=waited_secs_fn,
         learning_rate_fn=lambda step: optimizer.learning_rate_at(
             step, num_steps=num_steps
         ),

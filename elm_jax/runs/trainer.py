@@ -23,11 +23,21 @@ from elm_jax.model import loss, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.peft import experts as expert_kinds
 from elm_jax.runs import bases, task_data, train_metrics
-from elm_jax.training import hooks, loop, signals, state, step
-from elm_jax.types import Params
+from elm_jax.training import hooks, loop, profiling, signals, state, step
+from elm_jax.types import Params, ScheduledHook
 
 if TYPE_CHECKING:
     from elm_jax.runs import train
+
+# Fields of a run that shape no bit of an expert, or do so by what `_config` adds.
+_MAY_CHANGE = frozenset(
+    (
+        *("model_dir", "experts_dir", "expert_name", "tasks", "data", "shard"),
+        "initial_checkpoint_path",
+        *("save_every_steps", "keep_last", "keep_every_steps", "stop_grace_secs"),
+        *("log_every_steps", "profile_steps", "resume_changed_config"),
+    )
+)
 
 Examples = Sequence[token_store.TokenizedDataset]
 
@@ -74,14 +84,6 @@ class Trainer:
         start = int(now.step)
         if start:
             print(f"{name}: goes on from its own step {start}")  # noqa: T201
-        report = train_metrics.make_report(
-            run.work_dir(name),
-            expert=name,
-            start_step=start,
-            num_steps=run.train_steps,
-            optimizer=run.optimizer,
-            config=run.operative_config(),
-        )
         stop = signals.StopRequest(grace_secs=run.stop_grace_secs)
         with stop, contextlib.ExitStack() as entered:
             entered.callback(stop.waiting_for(store.close))
@@ -92,22 +94,52 @@ class Trainer:
                 step_fn=self._step_fn,
                 batches=ready,
                 num_steps=run.train_steps,
-                hooks=(
-                    loop.Every(run.log_every_steps, report),
-                    hooks.SaveSchedule(
-                        run.save_every_steps,
-                        stop.waiting_for(hooks.save_states(store)),
-                        slow_secs=run.stop_grace_secs / 2,
-                    ),
+                hooks=self._hooks(
+                    name, start=start, store=store, stop=stop, ready=ready, to=entered
                 ),
                 expert=name,
                 should_stop=stop,
                 last_checkpoint=store.latest_step,
             )
-        report.close()
         stop.exit_if_requested()
         params = jax.device_get(now.params)
         return Finished(params, self._manifest(name, examples, params))
+
+    def _hooks(
+        self,
+        name: str,
+        *,
+        start: int,
+        store: train_state.TrainStateStore,
+        stop: signals.StopRequest,
+        ready: prefetch.Prefetcher,
+        to: contextlib.ExitStack,
+    ) -> list[ScheduledHook]:
+        """Returns what happens between steps; adds to a stack how it is closed."""
+        run = self._run
+        report = train_metrics.make_report(
+            run.work_dir(name),
+            expert=name,
+            start_step=start,
+            num_steps=run.train_steps,
+            optimizer=run.optimizer,
+            config=run.operative_config(),
+            waited_secs_fn=lambda: ready.waited_secs,
+        )
+        to.callback(report.close)
+        saving = hooks.SaveSchedule(
+            run.save_every_steps,
+            stop.waiting_for(hooks.save_states(store)),
+            slow_secs=run.stop_grace_secs / 2,
+        )
+        found: list[ScheduledHook] = [loop.Every(run.log_every_steps, report), saving]
+        if run.profile_steps:
+            first, last = run.profile_steps
+            folder = run.work_dir(name) / "profile"
+            profile = profiling.ProfileSteps(folder, start=first, stop=last)
+            to.callback(profile.close)
+            found.append(profile)
+        return found
 
     def _initial_state(self) -> tuple[state.TrainState, Params]:
         """Returns the state before the first step, and what stays as it is."""
@@ -133,14 +165,19 @@ class Trainer:
                 vocabulary=self._data.vocabulary,
                 **options,
             )
-        caps = task_registry.registry.caps(run.tasks)
-        if run.max_examples:
-            limit = run.max_examples
-            caps = {d.name: min(limit, caps.get(d.name, limit)) for d in examples}
-        options["max_examples"] = caps
+        options["max_examples"] = self._caps(examples)
         if run.pack:
             return packing.PackedBatches(examples, features=features, **options)
         return batches.Batches(examples, shapes=common_shapes, **options)
+
+    def _caps(self, examples: Examples) -> dict[str, int]:
+        """Returns the most examples to use, by task, of those that have a limit."""
+        run = self._run
+        caps = task_registry.registry.caps(run.tasks)
+        limit = run.max_examples
+        if limit:
+            return {d.name: min(limit, caps.get(d.name, limit)) for d in examples}
+        return {d.name: caps[d.name] for d in examples if d.name in caps}
 
     def _prefetcher(
         self, source: batches.BatchSource, start: int
@@ -160,15 +197,19 @@ class Trainer:
     ) -> dict[str, Any]:
         """Returns what must not change between stopping and going on, as JSON."""
         run = dataclasses.asdict(self._run)
-        about_saving = ("model_dir", "experts_dir", "save_every_steps", "keep_last")
-        about_saving += ("keep_every_steps", "shard", "stop_grace_secs")
-        about_saving += ("tasks", "data", "expert_name", "log_every_steps")
-        about_saving += ("resume_changed_config",)
-        kept = {name: run[name] for name in run if name not in about_saving}
+        kept = {name: run[name] for name in run if name not in _MAY_CHANGE}
         kept["optimizer_kind"] = type(self._run.optimizer).__name__
+        kept["adapter_kind"] = type(self._run.adapter).__name__
+        kept["model"] = dataclasses.asdict(self._run.model_config())
         kept["base_fingerprint"] = self._base.fingerprint if self._base else ""
         kept["shapes"] = [list(shape) for shape in source.shapes]
+        # Fingerprints are of rows, templates, vocabulary, lengths and code; an
+        # example's number is decided by the order of tasks as well.
         kept["data"] = {d.name: d.fingerprint for d in examples}
+        kept["vocabulary"] = self._data.vocabulary.fingerprint
+        kept["order_of_data"] = [d.name for d in examples]
+        kept["max_examples"] = self._caps(examples)
+        kept["versions"] = manifest.installed_versions()
         return json.loads(json.dumps(kept))
 
     def _manifest(

@@ -83,6 +83,7 @@ class ReportMetrics:
       writers: Where the scalars go.
       num_steps: At which the training is complete.
       learning_rate_fn: Rate of the update that follows a number of steps.
+      waited_secs_fn: Time that the loop has waited for batches up to now.
       clock: Returns seconds; passed in so that tests need not wait.
     """
 
@@ -92,11 +93,13 @@ class ReportMetrics:
         *,
         num_steps: int,
         learning_rate_fn: Callable[[int], float] | None = None,
+        waited_secs_fn: Callable[[], float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._writers, self._num_steps = writers, num_steps
         self._learning_rate_fn, self._clock = learning_rate_fn, clock
-        self._last_time = clock()
+        self._waited_secs_fn = waited_secs_fn
+        self._last_time, self._last_waited_secs = clock(), 0.0
 
     def __call__(self, step: int, state: Any, metrics: Metrics) -> None:
         """Writes the scalars of the steps since the last call."""
@@ -106,6 +109,11 @@ class ReportMetrics:
         scalars = summarise(metrics)
         if self._learning_rate_fn is not None:
             scalars["learning_rate"] = self._learning_rate_fn(step - 1)
+        if self._waited_secs_fn is not None:
+            waited_secs = self._waited_secs_fn()
+            waited_now = waited_secs - self._last_waited_secs
+            self._last_waited_secs = waited_secs
+            scalars["data_wait_share"] = min(1.0, waited_now / max(secs, 1e-9))
         steps_per_sec = metrics["num_steps"] / max(secs, 1e-9)
         scalars["steps_per_sec"] = steps_per_sec
         if "num_tokens" in metrics:

@@ -68,7 +68,8 @@ def train(
                     do="Start the batches at the step of the state",
                 )
             )
-        state, metrics = step_fn(state, frozen, batch)
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            state, metrics = step_fn(state, frozen, batch)
         step += 1
         tally.push(step, metrics)
         is_last = step == num_steps or should_stop()

@@ -12,6 +12,7 @@ from elm_jax import errors, files
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 _ON_CONSOLE = ("loss", "accuracy", "learning_rate")
+_MUCH_WAITING = 0.02  # share of the time
 
 
 class MetricWriter(Protocol):
@@ -23,7 +24,7 @@ class MetricWriter(Protocol):
 
 
 class ConsoleWriter:
-    """One line: step, loss, rates and the time left.
+    """One line: step, loss, rates, the time left, and much waiting for data.
 
     Args:
       title: Of what trains.
@@ -46,6 +47,8 @@ class ConsoleWriter:
             parts.append(f"{scalars['tokens_per_sec']:,.0f} tokens/s")
         if "secs_left" in scalars:
             parts.append(f"{describe_secs(scalars['secs_left'])} left")
+        if scalars.get("data_wait_share", 0.0) > _MUCH_WAITING:
+            parts.append(f"waits for data {scalars['data_wait_share']:.0%} of the time")
         stream = self._stream or sys.stderr
         print(", ".join(parts), file=stream, flush=True)  # noqa: T201
 

@@ -75,5 +75,15 @@ def test_waiting_is_measured():
         return {}
 
     with prefetch.prefetch(slow, stop_step=4) as ready:
+        assert ready.waited_secs == 0.0
         list(ready)
-        assert ready.waited_share > 0.5
+        assert ready.waited_secs > 0.15  # four batches, the first begun before
+
+
+def test_who_takes_long_between_batches_does_not_wait():
+    with prefetch.prefetch(square, stop_step=4) as ready:
+        time.sleep(0.1)
+        before = ready.waited_secs
+        for _ in ready:
+            time.sleep(0.05)
+        assert ready.waited_secs - before < 0.1

@@ -41,6 +41,20 @@ def test_a_report_has_means_rates_and_the_time_left():
     )
 
 
+def test_the_share_of_waiting_for_data_is_that_of_the_window():
+    writer, waited = KeptRows(), iter([1.0, 1.5])
+    report = hooks.ReportMetrics(
+        [writer],
+        num_steps=30,
+        waited_secs_fn=waited.__next__,
+        clock=itertools.count(0.0, 5.0).__next__,
+    )
+    for step in (10, 20):
+        report(step, None, {"num_steps": 10.0})
+    shares = [row["data_wait_share"] for _, row in writer.rows]
+    assert shares == pytest.approx([0.2, 0.1])
+
+
 def test_rates_are_those_of_the_window():
     writer = KeptRows()
     clock = iter([0.0, 100.0, 101.0]).__next__  # the first window compiles

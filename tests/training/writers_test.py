@@ -27,6 +27,14 @@ def test_the_console_line_has_loss_rate_and_time_left():
     )
 
 
+@pytest.mark.parametrize(("share", "is_told"), [(0.02, False), (0.051, True)])
+def test_the_console_tells_of_much_waiting_for_data_only(share, is_told):
+    stream = io.StringIO()
+    writer = writers.ConsoleWriter("dream_answer", num_steps=9, stream=stream)
+    writer.write(1, {"loss": 1.0, "data_wait_share": share})
+    assert ("waits for data 5% of the time" in stream.getvalue()) == is_told
+
+
 def test_json_lines_hold_every_scalar(tmp_path):
     writer = writers.JsonLinesWriter(tmp_path / "run" / "metrics.jsonl")
     writer.write(1, {"loss": 2.0, "accuracy": 0.5})

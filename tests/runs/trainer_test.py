@@ -1,0 +1,133 @@
+"""What a training of one expert leaves behind, and when it goes on."""
+
+import json
+import shutil
+
+import pytest
+
+from elm_jax import errors
+from elm_jax.cli import gin_flags
+from elm_jax.data import tasks as registered
+from elm_jax.runs import train
+from tests.runs.end_to_end_test import SHAPE
+
+pytestmark = pytest.mark.slow
+
+TASKS = ("pocket_kinds_which_is", "pocket_notes_tell")
+registered.registry.add(
+    registered.Mixture("trainer_both", TASKS),
+    registered.Mixture("trainer_capped", TASKS, caps={"pocket_notes_tell": 9}),
+    registered.Mixture("trainer_swapped", TASKS[::-1]),
+)
+FEW = ("BATCH_SIZE = 8", "train.Train.num_shapes = 1")
+FEW += ("train.Train.log_every_steps = 1", "train.Train.save_every_steps = 2")
+
+
+def build(folder, gin_file, *bindings):
+    return gin_flags.build_run(
+        [train.Train],
+        gin_files=[f"gin/pocket/{gin_file}.gin"],
+        bindings=[f"MODEL_DIR = '{folder}'", *FEW, *bindings],
+    )
+
+
+def run(folder, gin_file, *bindings):
+    built, bound, operative = build(folder, gin_file, *bindings)
+    built.start(config=bound, operative_config=operative)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run")
+    run(
+        path,
+        "base",
+        *SHAPE,
+        "TRAIN_STEPS = 5",
+        "train.Train.keep_every_steps = 4",
+        "train.Train.profile_steps = (2, 4)",
+    )
+    return path
+
+
+def test_the_share_of_waiting_for_data_is_in_the_metrics(folder):
+    lines = (folder / "work" / "base" / "metrics.jsonl").read_text().splitlines()
+    shares = [json.loads(line)["data_wait_share"] for line in lines]
+    assert len(shares) == 5
+    assert all(0 <= share <= 1 for share in shares)
+
+
+def test_the_steps_asked_for_are_traced(folder):
+    profile = folder / "work" / "base" / "profile"
+    assert len(list(profile.glob("plugins/profile/*/*.xplane.pb"))) == 1
+
+
+def test_states_to_keep_outlive_the_training(folder):
+    states = folder / "work" / "base" / "state"
+    assert sorted(path.name for path in states.iterdir()) == ["4", "5"]
+
+
+BEGUN = ("TRAIN_STEPS = 2", "train.Train.keep_every_steps = 2")
+
+
+@pytest.fixture(scope="module")
+def begun(folder):
+    """A training of two tasks that has a state and no expert."""
+    run(folder, "multitask", "MIXTURE_OR_TASK_NAME = 'trainer_both'", *BEGUN)
+    shutil.rmtree(folder / "multitask")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("mixture", "binding", "told"),
+    [
+        ("trainer_both", "TRAIN_STEPS = 4", "train_steps: 2 before, 4 now"),
+        ("trainer_both", "LEARNING_RATE = 0.5", "optimizer/learning_rate: 0.001"),
+        (
+            "trainer_both",
+            "train.Train.random_seed = 7",
+            "random_seed: 42 before, 7 now",
+        ),
+        ("trainer_both", "task_data.TaskData.extra_ids = 99", "vocabulary: "),
+        ("trainer_capped", "", "max_examples/pocket_notes_tell: None before, 9 now"),
+        ("trainer_swapped", "", "order_of_data"),
+    ],
+)
+def test_what_would_change_the_expert_is_refused_by_name(begun, mixture, binding, told):
+    with pytest.raises(errors.CheckpointError) as caught:
+        run(
+            begun,
+            "multitask",
+            *BEGUN,
+            f"MIXTURE_OR_TASK_NAME = '{mixture}'",
+            *filter(None, [binding]),
+        )
+    assert told in str(caught.value)
+
+
+def test_other_versions_of_packages_are_refused_unless_allowed(begun, tmp_path):
+    folder = shutil.copytree(begun, tmp_path / "run")
+    path = folder / "work" / "multitask" / "state" / "2" / "config" / "metadata"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps(saved | {"versions": {"elm_jax": "0.0.1"}}))
+    mixture = "MIXTURE_OR_TASK_NAME = 'trainer_both'"
+    with pytest.raises(
+        errors.CheckpointError, match="versions/elm_jax: '0.0.1' before"
+    ):
+        run(folder, "multitask", mixture, *BEGUN)
+    allowed = "train.Train.resume_changed_config = True"
+    run(folder, "multitask", mixture, *BEGUN, allowed)
+    assert (folder / "multitask" / "manifest.json").is_file()
+
+
+def test_another_place_or_period_changes_nothing(begun, tmp_path):
+    folder = shutil.copytree(begun, tmp_path / "run")
+    run(
+        folder,
+        "multitask",
+        "MIXTURE_OR_TASK_NAME = 'trainer_both'",
+        *BEGUN,
+        "train.Train.log_every_steps = 2",
+        f"INITIAL_CHECKPOINT_PATH = '{begun}/base'",
+    )
+    assert (folder / "multitask" / "manifest.json").is_file()
