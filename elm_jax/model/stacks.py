@@ -18,6 +18,15 @@ from elm_jax.types import LAYERS, AdapterFn
 Array = jax.Array
 
 
+SplitRowsFn = Callable[[Array], Array]
+"""Says where activations [rows, length, D] lie: rows split over devices, or nothing."""
+
+
+def keep_rows(x: Array) -> Array:
+    """Returns activations as they are; the compiler decides where they lie."""
+    return x
+
+
 class DecodeCache(NamedTuple):
     """Keys and values of all decoder layers.
 
@@ -34,6 +43,7 @@ class EncoderLayer(nn.Module):
 
     config: config_lib.T5Config
     adapters: AdapterFn | None
+    split_rows: SplitRowsFn = keep_rows
 
     def setup(self) -> None:
         """Declares the blocks; attribute names are parameter names."""
@@ -56,6 +66,7 @@ class EncoderLayer(nn.Module):
 
         `bias` is None where each layer has its own.
         """
+        x = self.split_rows(x)
         if bias is None:
             bias = self.relpos_bias(x.shape[1])
         y = self.pre_attention_layer_norm(x)
@@ -72,7 +83,8 @@ class EncoderLayer(nn.Module):
         y = self.pre_mlp_layer_norm(x)
         out = self.mlp(y, deterministic=deterministic)
         y = self.mlp_adapter(y, out, deterministic=deterministic)
-        return x + self.dropout(y, deterministic=deterministic), None
+        x = x + self.dropout(y, deterministic=deterministic)
+        return self.split_rows(x), None
 
 
 class DecoderLayer(nn.Module):
@@ -80,6 +92,7 @@ class DecoderLayer(nn.Module):
 
     config: config_lib.T5Config
     adapters: AdapterFn | None
+    split_rows: SplitRowsFn = keep_rows
 
     def setup(self) -> None:
         """Declares the blocks; attribute names are parameter names."""
@@ -116,6 +129,7 @@ class DecoderLayer(nn.Module):
 
         `bias` is None where each layer has its own.
         """
+        x = self.split_rows(x)
         if bias is None:
             bias = self.relpos_bias(x.shape[1])
         cross = self.encoder_decoder_attention.keys_values(
@@ -141,6 +155,7 @@ class DecoderLayer(nn.Module):
         bias: Array | None,
     ) -> tuple[Array, layers.KeysValues]:
         """Maps one target position [B, 1, D]; returns it and its layer's `own`."""
+        x = self.split_rows(x)
         length = cache.own.keys.shape[2]
         if bias is None:
             bias = _bias_at(self.relpos_bias(length), position)
@@ -185,7 +200,8 @@ class DecoderLayer(nn.Module):
         y = self.pre_mlp_layer_norm(x)
         out = self.mlp(y, deterministic=deterministic)
         y = self.mlp_adapter(y, out, deterministic=deterministic)
-        return x + self.dropout(y, deterministic=deterministic), own
+        x = x + self.dropout(y, deterministic=deterministic)
+        return self.split_rows(x), own
 
 
 class Encoder(nn.Module):
@@ -193,6 +209,7 @@ class Encoder(nn.Module):
 
     config: config_lib.T5Config
     adapters: AdapterFn | None
+    split_rows: SplitRowsFn = keep_rows
 
     def setup(self) -> None:
         """Declares the stack."""
@@ -204,7 +221,7 @@ class Encoder(nn.Module):
         scanned = nn.scan(
             layer, methods={"__call__": each | {"in_axes": (to_all,) * 3}}
         )
-        self.layers = scanned(config, self.adapters, name=LAYERS)
+        self.layers = scanned(config, self.adapters, self.split_rows, name=LAYERS)
         self.encoder_norm = layers.LayerNorm(config.dtype)
         self.dropout = layers.Dropout(config)
 
@@ -223,6 +240,7 @@ class Decoder(nn.Module):
     config: config_lib.T5Config
     adapters: AdapterFn | None
     embedding: layers.Embedding
+    split_rows: SplitRowsFn = keep_rows
 
     def setup(self) -> None:
         """Declares the stack."""
@@ -239,7 +257,7 @@ class Decoder(nn.Module):
                 "step": each | {"in_axes": (0, to_all, to_all, to_all)},
             },
         )
-        self.layers = scanned(config, self.adapters, name=LAYERS)
+        self.layers = scanned(config, self.adapters, self.split_rows, name=LAYERS)
         self.decoder_norm = layers.LayerNorm(config.dtype)
         self.dropout = layers.Dropout(config)
         if not config.logits_via_embedding:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from elm_jax import trees
 from elm_jax.model import config as config_lib
 from elm_jax.model import layers, stacks
 from elm_jax.types import PAD_ID, AdapterFn, Params
@@ -25,16 +26,21 @@ class T5(nn.Module):
     Attributes:
       config: Shape and numerics.
       adapters: Makes the adapter of an insertion point; None for none anywhere.
+      split_rows: Applied to what goes into and out of each layer, to keep rows on
+        their devices while parameters that lie in parts are gathered.
     """
 
     config: config_lib.T5Config
     adapters: AdapterFn | None = None
+    split_rows: stacks.SplitRowsFn = stacks.keep_rows
 
     def setup(self) -> None:
         """Declares the parts."""
         self.token_embedder = layers.Embedding(self.config)
-        self.encoder = stacks.Encoder(self.config, self.adapters)
-        self.decoder = stacks.Decoder(self.config, self.adapters, self.token_embedder)
+        self.encoder = stacks.Encoder(self.config, self.adapters, self.split_rows)
+        self.decoder = stacks.Decoder(
+            self.config, self.adapters, self.token_embedder, self.split_rows
+        )
 
     def __call__(
         self,
@@ -161,9 +167,24 @@ class T5(nn.Module):
         return logits[:, 0], cache
 
 
-def init_params(model: T5, *, seed: int) -> Params:
-    """Returns float32 parameters drawn by T5X's initialisers from `seed`."""
-    return _init(model, jax.random.key(seed))
+def init_params(model: T5, *, seed: int, places: Params | None = None) -> Params:
+    """Returns float32 parameters drawn by T5X's initialisers from `seed`.
+
+    Args:
+      model: The network.
+      seed: Decides every value.
+      places: Shardings by name, of all parameters or of those wanted; no device
+        then holds more than its own. The values are the same everywhere.
+    """
+    if places is None:
+        return _init(model, jax.random.key(seed))
+    wanted = trees.flatten(places)
+
+    def init() -> Params:
+        leaves = trees.flatten(_init(model, jax.random.key(seed)))
+        return trees.unflatten({name: leaves[name] for name in wanted})
+
+    return jax.jit(init, out_shardings=dict(places))()
 
 
 def param_shapes(model: T5) -> Params:

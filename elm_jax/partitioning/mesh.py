@@ -1,6 +1,8 @@
-"""Devices as a mesh of data and model parallelism; arrays put in their places."""
+"""Devices as a mesh of data, fsdp and model; arrays put in their places."""
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +12,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from elm_jax import errors, trees
 from elm_jax.partitioning import rules
 from elm_jax.types import Batch, Params
+
+AXES = ("data", "fsdp", "model")
 
 
 class Placement(NamedTuple):
@@ -21,30 +25,59 @@ class Placement(NamedTuple):
     bytes_per_device: int
 
 
-def make_mesh(*, num_data: int = -1, num_model: int = 1) -> Mesh:
-    """Returns all devices as a mesh [data, model].
+def make_mesh(*, num_data: int = -1, num_fsdp: int = 1, num_model: int = 1) -> Mesh:
+    """Returns all devices of all processes as a mesh [data, fsdp, model].
 
     Args:
-      num_data: Shares of a batch; -1 for as many as `num_model` leaves.
-      num_model: Shares of a parameter.
+      num_data: Shares of a batch among devices with the same parameters; -1 for as
+        many as the others leave.
+      num_fsdp: Shares of a batch and of the parameters; -1 for as many as
+        `num_model` leaves.
+      num_model: Shares of a parameter that are computed apart.
 
     Raises:
-      ConfigError: The product is not the number of devices.
+      ConfigError: The product is not the number of devices, or there are other
+        processes that this one has not joined.
     """
     num_devices = jax.device_count()
-    shape = (num_devices // num_model if num_data == -1 else num_data, num_model)
+    if jax.process_count() > 1 and not jax.distributed.is_initialized():
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"{num_devices} devices of {jax.process_count()} processes that"
+                " were not joined",
+                expected="processes that can agree and save together",
+                do="Add --multiprocess to the command, on every host",
+            )
+        )
+    shape = mesh_shape(num_devices, num_data, num_fsdp, num_model)
     if math.prod(shape) != num_devices:
         raise errors.ConfigError(
             errors.explain(
-                found=f"a mesh of num_data = {num_data} by num_model = {num_model} for"
-                f" {num_devices} devices",
+                found=f"a mesh of num_data = {num_data} by num_fsdp = {num_fsdp} by"
+                f" num_model = {num_model} for {num_devices} devices",
                 expected="a product equal to the number of devices",
-                do="Choose a num_model that divides it, and num_data = -1",
+                do="Choose a num_fsdp and num_model that divide it, and num_data = -1",
             )
         )
     # Auto: the compiler derives the placement of what lies between the arguments.
-    types = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh(shape, ("data", "model"), axis_types=types)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def mesh_shape(
+    num_devices: int, num_data: int, num_fsdp: int, num_model: int
+) -> tuple[int, int, int]:
+    """Returns the sizes of a mesh's axes, with -1 replaced by what is left.
+
+    >>> mesh_shape(8, -1, 2, 2), mesh_shape(8, -1, -1, 2)
+    ((2, 2, 2), (1, 4, 2))
+    """
+    left = max(1, num_devices // num_model)
+    if num_fsdp == -1:
+        num_data = 1 if num_data == -1 else num_data
+        num_fsdp = max(1, left // num_data)
+    if num_data == -1:
+        num_data = max(1, left // num_fsdp)
+    return num_data, num_fsdp, num_model
 
 
 def plan(params: Params, mesh: Mesh | AbstractMesh, table: str) -> list[Placement]:
@@ -70,13 +103,13 @@ def plan(params: Params, mesh: Mesh | AbstractMesh, table: str) -> list[Placemen
             errors.explain(
                 found=f"dimensions that the mesh does not divide: {'; '.join(uneven)}",
                 expected="each dimension a multiple of its mesh axis",
-                do="Choose a smaller num_model, or the axis rules `data`",
+                do="Choose a smaller num_model or num_fsdp, or the axis rules `data`",
             )
         )
     return placements
 
 
-def shardings(params: Params, mesh: Mesh, table: str) -> Params:
+def shardings(params: Params, mesh: Mesh | AbstractMesh, table: str) -> dict[str, Any]:
     """Returns the tree of shardings that `plan` decides."""
     return trees.unflatten(
         {p.name: NamedSharding(mesh, p.spec) for p in plan(params, mesh, table)}
@@ -86,34 +119,160 @@ def shardings(params: Params, mesh: Mesh, table: str) -> Params:
 def place(params: Params, mesh: Mesh, table: str) -> Params:
     """Returns the parameters on their devices, by the axis rules of a name.
 
+    Args:
+      params: Arrays, with the same values in every process.
+      mesh: From `make_mesh`.
+      table: Name of the axis rules.
+
     Raises:
       ConfigError: As `plan` does.
     """
-    return jax.device_put(params, shardings(params, mesh, table))
+    return jax.tree.map(_put, dict(params), shardings(params, mesh, table))
 
 
-def shard_batch(batch: Batch, mesh: Mesh) -> dict[str, Any]:
-    """Returns the batch split over the data axis of the mesh, whole along others.
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    # Each process hands its own devices their parts; nothing crosses the network.
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
+
+
+def batch_shares(mesh: Mesh | AbstractMesh) -> int:
+    """Returns into how many parts the rows of a batch are split."""
+    return math.prod(mesh.shape[axis] for axis in rules.BATCH_AXES)
+
+
+def check_batch_size(batch_size: int, mesh: Mesh | AbstractMesh) -> None:
+    """Raises ConfigError unless the mesh divides a batch; compiles nothing.
 
     Args:
-      batch: Arrays with the rows of this process on axis 0.
-      mesh: From `make_mesh`.
-
-    Raises:
-      ConfigError: The data axis does not divide the rows.
+      batch_size: Rows over all processes.
+      mesh: Real, or a plan of one.
     """
-    shares = max(1, mesh.shape["data"] // jax.process_count())
-    sizes = sorted({len(leaf) for leaf in batch.values()})
-    if any(size % shares for size in sizes):
+    shares = batch_shares(mesh)
+    if batch_size % shares:
         raise errors.ConfigError(
             errors.explain(
-                found=f"a batch of {sizes} rows for {shares} shares per process",
+                found=f"a batch of {batch_size} rows for {shares} devices that split"
+                " it",
                 expected=f"a multiple of {shares}",
-                do="Choose another BATCH_SIZE, or a mesh with a smaller num_data",
+                do=f"Set BATCH_SIZE to {-(-batch_size // shares) * shares}, or split"
+                " the parameters over more devices and the batch over fewer"
+                " (num_model)",
             )
         )
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-    return {
-        name: jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
-        for name, leaf in batch.items()
-    }
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitRows:
+    """Keeps the rows of activations split as those of batches, in a compiled program.
+
+    Without, the compiler may gather the batch instead of the parameters that `fsdp`
+    splits.
+
+    Attributes:
+      mesh: From `make_mesh`.
+    """
+
+    mesh: Mesh
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns [rows, ...] split over rows; whole if the mesh does not divide them.
+
+        Other axes are whole on every device, as in T5X with
+        activation_partitioning_dims = 1.
+        """
+        if self.mesh.size == 1 or x.shape[0] % batch_shares(self.mesh):
+            return x
+        sharding = NamedSharding(self.mesh, PartitionSpec(rules.BATCH_AXES))
+        return jax.lax.with_sharding_constraint(x, sharding)
+
+
+def process_shard(mesh: Mesh) -> tuple[int, int]:
+    """Returns `(index, count)`: which equal part of a batch's rows this process makes.
+
+    Processes whose devices hold the same rows, because they share the parameters
+    computed on them, get the same part. (0, 1) stands for all rows: of one process,
+    and where the rows of its devices do not lie side by side.
+    """
+    shares = batch_shares(mesh)
+    sharding = NamedSharding(mesh, PartitionSpec(rules.BATCH_AXES))
+    slices = sharding.addressable_devices_indices_map((shares,)).values()
+    held = sorted({index[0].indices(shares)[0] for index in slices if index})
+    first, size = held[0], len(held)
+    if held[-1] - first + 1 != size or shares % size or first % size:
+        return 0, 1
+    return first // size, shares // size
+
+
+def shard_batch(
+    batch: Batch, mesh: Mesh, *, shard: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """Returns the batch split over the axes data and fsdp of the mesh.
+
+    Args:
+      batch: Arrays with rows on axis 0: those of this process.
+      mesh: From `make_mesh`.
+      shard: Which part of all rows these are; None for `process_shard(mesh)`.
+
+    Raises:
+      ConfigError: The mesh does not divide the rows.
+    """
+    index, count = process_shard(mesh) if shard is None else shard
+    sharding = NamedSharding(mesh, PartitionSpec(rules.BATCH_AXES))
+    placed = {}
+    for name, leaf in batch.items():
+        rows = np.asarray(leaf)
+        check_batch_size(len(rows) * count, mesh)
+        placed[name] = _from_rows(rows, sharding, index * len(rows), count)
+    return placed
+
+
+def _from_rows(
+    rows: np.ndarray, sharding: NamedSharding, first: int, count: int
+) -> jax.Array:
+    """Returns a global array of which this process has `rows`, from row `first` on."""
+    shape = (len(rows) * count, *rows.shape[1:])
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        on_rows, *others = index or (slice(None),)
+        start, stop, _ = on_rows.indices(shape[0])
+        if not first <= start <= stop <= first + len(rows):
+            raise errors.ElmError(
+                errors.explain(
+                    found=f"rows {start} to {stop} wanted by a device of a process"
+                    f" that has {first} to {first + len(rows)}",
+                    expected="rows that the process has",
+                    do="Report this: the batch and the mesh disagree",
+                )
+            )
+        return rows[(slice(start - first, stop - first), *others)]
+
+    return jax.make_array_from_callback(shape, sharding, part)
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Returns the bytes that arrays take on the fullest device of this process."""
+    taken: dict[Any, int] = {}
+    for leaf in jax.tree.leaves(tree):
+        for shard in leaf.addressable_shards:
+            taken[shard.device] = taken.get(shard.device, 0) + shard.data.nbytes
+    return max(taken.values(), default=0)
+
+
+def planned_bytes(tree: Any) -> int:
+    """Returns the bytes per device of shapes with shardings, real or planned."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def with_shardings(params: Params, places: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parameters' shapes, each with its sharding; holds no values."""
+
+    def describe(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(describe, dict(params), dict(places))

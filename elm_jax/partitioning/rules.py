@@ -40,7 +40,13 @@ _PARAMETERS = (
     (r"(out|wo)_adapter/ia3_scale$", ("embed",)),
 )
 
-_REPLICATED: Mapping[str, str | None] = {
+MeshAxis = str | tuple[str, ...] | None
+"""What splits a dimension: one axis of the mesh, several, or none."""
+
+BATCH_AXES = ("data", "fsdp")
+
+_REPLICATED: Mapping[str, MeshAxis] = {
+    "batch": BATCH_AXES,
     "layers": None,
     "vocab": None,
     "embed": None,
@@ -50,22 +56,26 @@ _REPLICATED: Mapping[str, str | None] = {
     "relpos_buckets": None,
     "adapter": None,
 }
+_BY_WIDTH: Mapping[str, MeshAxis] = {"embed": "fsdp"}
+_BY_MODEL: Mapping[str, MeshAxis] = {
+    "vocab": "model",
+    "heads": "model",
+    "joined_kv": "model",
+    "mlp": "model",
+}
 
-# Mesh axis of each logical axis; None keeps it whole on every device.
-TABLES: Mapping[str, Mapping[str, str | None]] = {
-    "data": _REPLICATED | {"batch": "data"},
-    "data_model": _REPLICATED
-    | {
-        "batch": "data",
-        "vocab": "model",
-        "heads": "model",
-        "joined_kv": "model",
-        "mlp": "model",
-    },
+# Mesh axis of each logical axis; None keeps it whole on every device. `fsdp` and
+# `fsdp_model` are what T5X gives for parameter_partitioning_dims = 2: each device
+# keeps a part of every matrix and gathers the rest when it computes with it.
+TABLES: Mapping[str, Mapping[str, MeshAxis]] = {
+    "data": _REPLICATED,
+    "fsdp": {**_REPLICATED, **_BY_WIDTH},
+    "data_model": {**_REPLICATED, **_BY_MODEL},
+    "fsdp_model": {**_REPLICATED, **_BY_WIDTH, **_BY_MODEL},
 }
 
 
-def axis_table(name: str) -> Mapping[str, str | None]:
+def axis_table(name: str) -> Mapping[str, MeshAxis]:
     """Returns a table of axis rules by its name.
 
     Raises:
@@ -80,6 +90,36 @@ def axis_table(name: str) -> Mapping[str, str | None]:
             )
         )
     return TABLES[name]
+
+
+def check_axes(name: str, *, num_fsdp: int, num_model: int) -> None:
+    """Raises ConfigError if devices would share parameters that no rule splits.
+
+    Args:
+      name: Of the table.
+      num_fsdp: Devices along the mesh's axis `fsdp`; -1 for all that are left.
+      num_model: Devices along its axis `model`.
+    """
+    used = {axis_table(name)[axis] for axis in (*_BY_WIDTH, *_BY_MODEL)}
+    wrong = [
+        f"{field} = {number}"
+        for field, number, axis in (
+            ("num_fsdp", num_fsdp, "fsdp"),
+            ("num_model", num_model, "model"),
+        )
+        if number != 1 and axis not in used
+    ]
+    if wrong:
+        splitting = [n for n in TABLES if all(w[4 : w.index(" ")] in n for w in wrong)]
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"{' and '.join(wrong)} with axis rules {name!r}, which keep"
+                " parameters whole there",
+                expected="1, or rules that split parameters",
+                do=f"Set axis_rules to {' or '.join(map(repr, splitting))}, or the"
+                " number to 1",
+            )
+        )
 
 
 def logical_axes(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
@@ -107,7 +147,7 @@ def logical_axes(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def partition_spec(
-    name: str, shape: tuple[int, ...], table: Mapping[str, str | None]
+    name: str, shape: tuple[int, ...], table: Mapping[str, MeshAxis]
 ) -> PartitionSpec:
     """Returns which mesh axis splits each dimension of a parameter.
 

@@ -48,7 +48,10 @@ class Evaluate(Run):
       max_examples: Rows per task and split, drawn by the seed; 0 for all.
       batch_size: Examples per call, over all devices.
       axis_rules: Name of the table that places parameters on the mesh.
-      num_model: Devices that share one model's parameters under `data_model`.
+      num_fsdp: Devices that split the batch and keep a part of each parameter, under
+        `fsdp` and `fsdp_model`; -1 for all that `num_model` leaves.
+      num_model: Devices that share the parameters and the work on them, under
+        `data_model` and `fsdp_model`. Devices that are left split the batch.
       length_normalized: Whether a choice's score is divided by its tokens.
       decoding: How tokens are chosen where a task has no choices: greedily, or by
         `decoding_spec.BeamSearch` or `decoding_spec.Sampling`.
@@ -68,6 +71,7 @@ class Evaluate(Run):
     max_examples: int = 0
     batch_size: int = 64
     axis_rules: str = "data"
+    num_fsdp: int = 1
     num_model: int = 1
     length_normalized: bool = False
     decoding: decoding_spec.DecodingSpec = decoding_spec.GREEDY
@@ -77,7 +81,9 @@ class Evaluate(Run):
 
     def check(self) -> None:
         """Raises ConfigError when fields contradict each other."""
-        rules.axis_table(self.axis_rules)
+        rules.check_axes(
+            self.axis_rules, num_fsdp=self.num_fsdp, num_model=self.num_model
+        )
         asks = set(self.strategies) - {"base"}
         if bool(asks) != (self.retrieval is not None):
             raise errors.ConfigError(
@@ -138,6 +144,7 @@ class Evaluate(Run):
             axis_rules=self.axis_rules,
             length_normalized=self.length_normalized,
             decoding=self.decoding,
+            num_fsdp=self.num_fsdp,
             num_model=self.num_model,
         )
         total = sum(map(len, groups))

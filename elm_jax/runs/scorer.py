@@ -33,7 +33,8 @@ class Scorer:
       data: Whose vocabulary turns generated tokens into text.
       batch_size: Examples per call, all devices together.
       axis_rules: Name of the table that places parameters on the mesh.
-      num_model: Devices that share one model's parameters under `data_model`.
+      num_fsdp: Devices that split the batch and keep a part of each parameter.
+      num_model: Devices that share the parameters and the work on them.
       length_normalized: Whether a choice's score is divided by its tokens.
       decoding: How tokens are chosen where a task has no choices.
     """
@@ -45,6 +46,7 @@ class Scorer:
         *,
         batch_size: int,
         axis_rules: str = "data",
+        num_fsdp: int = 1,
         num_model: int = 1,
         length_normalized: bool = False,
         decoding: decoding_spec.DecodingSpec = decoding_spec.GREEDY,
@@ -52,7 +54,8 @@ class Scorer:
         self._base, self._data = base, data
         self._batch_size, self._axis_rules = batch_size, axis_rules
         self._length_normalized, self._decoding = length_normalized, decoding
-        self._mesh = meshes.make_mesh(num_model=num_model)
+        self._mesh = meshes.make_mesh(num_fsdp=num_fsdp, num_model=num_model)
+        meshes.check_batch_size(batch_size, self._mesh)
 
     def place(self, params: Params) -> Params:
         """Returns the parameters on the devices, to be scored on several tasks."""
@@ -120,6 +123,7 @@ class Scorer:
     @functools.cache  # noqa: B019 - a scorer lives as long as its run
     def _programs(self, adapter: adapters.AdapterSpec | None) -> "_Programs":
         model = bases.build_model(self._base.config, adapter)
+        model = model.clone(split_rows=meshes.SplitRows(self._mesh))
         length = self._data.features.targets_length
         return _Programs(
             scoring.make_score_fn(model),

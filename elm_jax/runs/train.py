@@ -56,8 +56,10 @@ class Train(Run):
       num_shapes: Length buckets; each is a compilation, and fewer pad more.
       pack: Several examples per row instead of length buckets.
       axis_rules: Name of the table that places parameters on the mesh.
-      num_model: Devices that share one model's parameters under `data_model`; the
-        others split the batch.
+      num_fsdp: Devices that split the batch and keep a part of each parameter, under
+        `fsdp` and `fsdp_model`; -1 for all that `num_model` leaves.
+      num_model: Devices that share the parameters and the work on them, under
+        `data_model` and `fsdp_model`. Devices that are left split the batch.
       execution: How the model is computed, where it is not as the base records.
       random_seed: Of initialisation, batches and dropout.
       save_every_steps: Period of the checkpoints that a killed run resumes from.
@@ -90,6 +92,7 @@ class Train(Run):
     num_shapes: int = 4
     pack: bool = False
     axis_rules: str = "data"
+    num_fsdp: int = 1
     num_model: int = 1
     execution: config.Execution = config.Execution()
     random_seed: int = 42
@@ -126,6 +129,8 @@ class Train(Run):
             wrong["expert_parts"] = "all for kind base"
         if self.dropout_rate and self.execution.attention in ("dot_product", "cudnn"):
             wrong["dropout_rate"] = "0, as fused attention drops no weights"
+        if self.num_fsdp != -1 and self.num_fsdp < 1:
+            wrong["num_fsdp"] = "at least 1, or -1 for all devices left"
         rules.axis_table(self.axis_rules)
         shards.parse(self.shard)
         if wrong:
@@ -137,6 +142,9 @@ class Train(Run):
                     do="Correct these fields of train.Train",
                 )
             )
+        rules.check_axes(
+            self.axis_rules, num_fsdp=self.num_fsdp, num_model=self.num_model
+        )
 
     def experts(self) -> dict[str, list[str]]:
         """Returns the tasks of each expert to be, by the expert's name.
@@ -182,7 +190,9 @@ class Train(Run):
             **train_plan.describe(
                 self.build_model(),
                 train_plan.batch_shape(self.batch_size, self.data.features),
-                train_plan.choose_devices(self.num_model, self.axis_rules),
+                train_plan.choose_devices(
+                    self.num_model, self.axis_rules, self.num_fsdp
+                ),
                 pattern=self.pattern,
                 tx=self.optimizer.make(self.train_steps),
             ),

@@ -14,6 +14,7 @@ from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import rules
 from elm_jax.peft import experts as expert_kinds
 from elm_jax.runs.run import Plan
+from elm_jax.training import state as states
 from elm_jax.types import Params
 
 
@@ -22,24 +23,26 @@ class Devices:
     """How a batch and a model are laid over devices, which need not be here.
 
     Attributes:
-      num_data: Shares of a batch.
+      num_data: Shares of a batch among devices with the same parameters.
+      num_fsdp: Shares of a batch and of the parameters.
       num_model: Shares of a parameter.
       axis_rules: Name of the table that tells which parameters are shared.
     """
 
     num_data: int
+    num_fsdp: int = 1
     num_model: int
     axis_rules: str
 
     @property
     def count(self) -> int:
         """How many devices."""
-        return self.num_data * self.num_model
+        return self.num_data * self.num_fsdp * self.num_model
 
     @property
     def mesh(self) -> AbstractMesh:
         """The devices as a mesh that no hardware stands behind."""
-        return AbstractMesh((self.num_data, self.num_model), ("data", "model"))
+        return AbstractMesh((self.num_data, self.num_fsdp, self.num_model), meshes.AXES)
 
 
 def batch_shape(batch_size: int, features: tasks.Features) -> cost.Shape:
@@ -51,10 +54,11 @@ def batch_shape(batch_size: int, features: tasks.Features) -> cost.Shape:
     )
 
 
-def choose_devices(num_model: int, axis_rules: str) -> Devices:
-    """Returns the devices of this machine, or one model's if there are too few."""
-    num_data = max(1, jax.device_count() // num_model)
-    return Devices(num_data=num_data, num_model=num_model, axis_rules=axis_rules)
+def choose_devices(num_model: int, axis_rules: str, num_fsdp: int = 1) -> Devices:
+    """Returns the devices of all processes, or one model's if there are too few."""
+    shape = meshes.mesh_shape(jax.device_count(), -1, num_fsdp, num_model)
+    sizes = dict(zip(("num_data", "num_fsdp", "num_model"), shape, strict=True))
+    return Devices(**sizes, axis_rules=axis_rules)
 
 
 def bytes_per_device(
@@ -66,7 +70,9 @@ def bytes_per_device(
     trainable: Params,
     frozen: Params,
 ) -> dict[str, int]:
-    """Returns an estimate of what one training step keeps on one device, by use.
+    """Returns what one training step keeps on one device, by use.
+
+    Parameters and optimiser are exact, activations an estimate.
 
     Args:
       shape: The model.
@@ -79,22 +85,17 @@ def bytes_per_device(
     Raises:
       ConfigError: An axis of the mesh does not divide a parameter.
     """
-
-    def count(tree: Params) -> int:
-        placements = meshes.plan(tree, devices.mesh, devices.axis_rules)
-        return sum(placement.bytes_per_device for placement in placements)
-
-    trained, whole = count(trainable), max(1, trees.count_bytes(trainable))
-    state = jax.tree.leaves(jax.eval_shape(tx.init, trainable))
-    state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in state)
-    rows = math.ceil(batch.batch_size / devices.num_data)
+    places = meshes.shardings(trainable, devices.mesh, devices.axis_rules)
+    state = states.plan_state(meshes.with_shardings(trainable, places), tx)
+    trained = meshes.planned_bytes(state.params)
+    kept = meshes.plan(frozen, devices.mesh, devices.axis_rules)
+    rows = math.ceil(batch.batch_size / meshes.batch_shares(devices.mesh))
     is_shared = rules.axis_table(devices.axis_rules)["mlp"] == "model"
     return {
-        "frozen parameters": count(frozen),
+        "frozen parameters": sum(placement.bytes_per_device for placement in kept),
         "trained parameters": trained,
         "gradients": trained,
-        # Its arrays lie where their parameters do.
-        "optimiser": state_bytes * trained // whole,
+        "optimiser": meshes.planned_bytes(state.opt_state),
         "activations": cost.activation_bytes(
             shape,
             dataclasses.replace(batch, batch_size=rows),
@@ -121,8 +122,10 @@ def describe(
       tx: The optimiser.
 
     Raises:
-      ConfigError: An axis of the mesh does not divide a parameter.
+      ConfigError: An axis of the mesh does not divide a parameter, or the devices do
+        not divide the batch.
     """
+    meshes.check_batch_size(batch.batch_size, devices.mesh)
     shapes = t5.param_shapes(model)
     trainable, frozen = expert_kinds.split(shapes, pattern)
     parts = bytes_per_device(
@@ -136,8 +139,8 @@ def describe(
     return {
         "parameters": f"{trees.count_params(shapes):,}",
         "trained per expert": f"{trees.count_params(trainable):,}",
-        "devices": f"{devices.num_data} (data) x {devices.num_model} (model)"
-        f" by rules {devices.axis_rules!r}{elsewhere}",
+        "devices": f"{devices.num_data} (data) x {devices.num_fsdp} (fsdp) x"
+        f" {devices.num_model} (model) by rules {devices.axis_rules!r}{elsewhere}",
         "bytes per device, about": f"{_gib(sum(parts.values()))}: {', '.join(used)}",
         "tokens per step, at most": f"{tokens:,}",
         "FLOPs per step, at most": f"{flops:.3g}"

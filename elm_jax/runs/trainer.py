@@ -54,8 +54,9 @@ class Trainer:
 
     def __init__(self, run: "train.Train", data: task_data.OpenedData) -> None:
         self._run, self._data = run, data
-        self._mesh = meshes.make_mesh(num_model=run.num_model)
-        self._model = run.build_model()
+        self._mesh = meshes.make_mesh(num_fsdp=run.num_fsdp, num_model=run.num_model)
+        meshes.check_batch_size(run.batch_size, self._mesh)
+        self._model = run.build_model().clone(split_rows=meshes.SplitRows(self._mesh))
         self._base = None
         if run.initial_checkpoint_path:
             self._base = bases.load_base(run.path(run.initial_checkpoint_path))
@@ -144,10 +145,17 @@ class Trainer:
     def _initial_state(self) -> tuple[state.TrainState, Params]:
         """Returns the state before the first step, and what stays as it is."""
         run = self._run
-        params = t5.init_params(self._model, seed=run.random_seed)
+        places = meshes.shardings(
+            t5.param_shapes(self._model), self._mesh, run.axis_rules
+        )
+        given = trees.flatten({} if self._base is None else self._base.params)
+        new = {n: place for n, place in trees.flatten(places).items() if n not in given}
+        params: Params = t5.init_params(
+            self._model, seed=run.random_seed, places=trees.unflatten(new)
+        )
         if self._base is not None:
-            params = trees.replace(params, self._base.params)
-        params = meshes.place(params, self._mesh, run.axis_rules)
+            base = meshes.place(self._base.params, self._mesh, run.axis_rules)
+            params = trees.join(params, base)
         trainable, frozen = expert_kinds.split(params, run.pattern)
         return state.init_state(trainable, self._tx, seed=run.random_seed), frozen
 

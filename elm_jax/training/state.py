@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
@@ -36,9 +38,6 @@ def init_state(
 ) -> TrainState:
     """Returns the state before the first step, on the devices of `params`.
 
-    Optimiser state that has the shape of a parameter lies where the parameter
-    does; the rest, which is small, is replicated.
-
     Args:
       params: What is to train. Copied, because a step gives its state's memory to
         the next one and the caller may still need the original.
@@ -46,12 +45,40 @@ def init_state(
       seed: Of dropout.
     """
     on_device = jax.tree.map(jnp.asarray, dict(params))
-    rng = jax.random.key_data(jax.random.key(seed))
-    shapes = jax.eval_shape(functools.partial(_begin, tx), on_device, rng)
-    begin = jax.jit(
-        _begin, static_argnums=0, out_shardings=_choose_places(shapes, on_device)
-    )
+    rng = np.asarray(jax.random.key_data(jax.random.key(seed)))
+    places = jax.tree.map(lambda leaf: leaf.sharding, plan_state(on_device, tx))
+    begin = jax.jit(_begin, static_argnums=0, out_shardings=places)
     return begin(tx, on_device, rng)
+
+
+def plan_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
+    """Returns the shapes of `init_state`, each with its sharding; computes nothing.
+
+    Optimiser state that has the shape of a parameter lies where the parameter
+    does, and state that lacks one of its axes, such as Adafactor's, where the
+    others do; the rest, which is small, is replicated.
+
+    Args:
+      params: Arrays, or shapes with shardings; the mesh need not exist.
+      tx: The optimiser.
+    """
+
+    def plain(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+    rng = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+    begin = functools.partial(_begin, tx)
+    shapes = jax.eval_shape(begin, jax.tree.map(plain, dict(params)), rng)
+    named = trees.flatten(params)
+    others = _replicate(next(iter(named.values())).sharding)
+
+    def place(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+        parts = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        param = _find_param(parts, named)
+        sharding = None if param is None else _sharding_like(leaf.shape, param)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding or others)
+
+    return jax.tree_util.tree_map_with_path(place, shapes)
 
 
 def _begin(tx: optax.GradientTransformation, params: Params, rng: Any) -> TrainState:
@@ -63,20 +90,28 @@ def _begin(tx: optax.GradientTransformation, params: Params, rng: Any) -> TrainS
     )
 
 
-def _choose_places(shapes: TrainState, params: Params) -> Any:
-    """Returns a sharding for each leaf of a state."""
-    named = trees.flatten(params)
-    others = _replicate(next(iter(named.values())).sharding)
+def _find_param(parts: Sequence[str], named: Mapping[str, Any]) -> Any | None:
+    """Returns the parameter with the longest name that lies within a path."""
+    for length in range(len(parts), 0, -1):
+        for start in range(len(parts) - length + 1):
+            param = named.get("/".join(parts[start : start + length]))
+            if param is not None:
+                return param
+    return None
 
-    def choose(path: Any, leaf: Any) -> Sharding:
-        parts = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-        for start in range(len(parts)):
-            param = named.get("/".join(parts[start:]))
-            if param is not None and param.shape == leaf.shape:
-                return param.sharding
-        return others
 
-    return jax.tree_util.tree_map_with_path(choose, shapes)
+def _sharding_like(shape: tuple[int, ...], param: Any) -> Sharding | None:
+    """Returns where a leaf lies that has the axes of a parameter, or all but one."""
+    if shape == param.shape:
+        return param.sharding
+    sharding, rank = param.sharding, len(param.shape)
+    if isinstance(sharding, NamedSharding):
+        spec = (*sharding.spec, *(None,) * (rank - len(sharding.spec)))
+        for axis in reversed(range(rank)):
+            if shape == param.shape[:axis] + param.shape[axis + 1 :]:
+                left = PartitionSpec(*spec[:axis], *spec[axis + 1 :])
+                return NamedSharding(sharding.mesh, left)
+    return None
 
 
 def _replicate(sharding: Sharding) -> Sharding:

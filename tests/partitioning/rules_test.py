@@ -54,12 +54,13 @@ def test_every_table_places_every_logical_axis():
     for table in rules.TABLES.values():
         for name, leaf in shapes_of().items():
             assert len(rules.partition_spec(name, leaf.shape, table)) == leaf.ndim
-        assert table["batch"] == "data"
+        assert table["batch"] == ("data", "fsdp")
 
 
-def test_no_parameter_is_split_twice_by_one_mesh_axis():
+@pytest.mark.parametrize("table", rules.TABLES)
+def test_no_parameter_is_split_twice_by_one_mesh_axis(table):
     for name, leaf in shapes_of().items():
-        spec = rules.partition_spec(name, leaf.shape, rules.TABLES["data_model"])
+        spec = rules.partition_spec(name, leaf.shape, rules.TABLES[table])
         used = [axis for axis in spec if axis]
         assert len(used) == len(set(used)), name
 
@@ -81,3 +82,26 @@ def test_a_parameter_without_a_rule_is_refused_by_name_and_shape(name, shape):
 def test_an_unknown_table_is_refused_with_the_nearest_one():
     with pytest.raises(errors.ConfigError, match="Did you mean: data_model"):
         rules.axis_table("data_modle")
+
+
+@pytest.mark.parametrize(
+    ("table", "num_fsdp", "num_model", "advice"),
+    [
+        ("data", 4, 1, "'fsdp' or 'fsdp_model'"),
+        ("data", 1, 2, "'data_model' or 'fsdp_model'"),
+        ("data_model", -1, 2, "'fsdp' or 'fsdp_model'"),
+        ("fsdp", 2, 2, "'data_model' or 'fsdp_model'"),
+        ("data", 2, 2, "'fsdp_model'"),
+    ],
+)
+def test_devices_that_would_share_no_parameter_are_refused(
+    table, num_fsdp, num_model, advice
+):
+    with pytest.raises(errors.ConfigError, match="keep parameters whole") as caught:
+        rules.check_axes(table, num_fsdp=num_fsdp, num_model=num_model)
+    assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize("table", rules.TABLES)
+def test_every_table_serves_one_device(table):
+    rules.check_axes(table, num_fsdp=1, num_model=1)

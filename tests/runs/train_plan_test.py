@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from elm_jax import trees
+from elm_jax import errors, trees
 from elm_jax.model import config, cost, t5
 from elm_jax.peft import bottleneck, experts
 from elm_jax.runs import train_plan
@@ -62,7 +62,9 @@ def test_a_dataset_expert_is_shared_among_devices_but_for_its_norms():
     # Factored second moments: a row and a column instead of a matrix.
     assert parts["optimiser"] < 0.01 * parts["trained parameters"]
     assert parts["activations"] < one["activations"] / 2
-    assert plan["devices"].startswith("2 (data) x 4 (model) by rules 'data_model'")
+    assert plan["devices"].startswith(
+        "2 (data) x 1 (fsdp) x 4 (model) by rules 'data_model'"
+    )
 
 
 def test_a_prompt_expert_costs_less_than_a_dataset_expert():
@@ -93,3 +95,17 @@ def test_more_devices_than_this_machine_has_can_be_planned():
 def test_devices_of_this_machine_are_all_used(num_model):
     devices = train_plan.choose_devices(num_model, "data_model")
     assert devices.count == 8
+
+
+def test_fully_sharded_parameters_are_split_over_all_devices():
+    devices = train_plan.Devices(num_data=1, num_fsdp=8, num_model=1, axis_rules="fsdp")
+    parts, _ = parts_of("dataset", devices, optimizers.AdamW())
+    for name in ("trained parameters", "gradients"):
+        assert NUM_BASE / 2 <= parts[name] < 1.001 * NUM_BASE / 2
+    assert NUM_BASE <= parts["optimiser"] < 1.001 * NUM_BASE  # two moments
+
+
+def test_a_batch_that_does_not_divide_is_refused_in_the_plan():
+    devices = train_plan.Devices(num_data=3, num_model=1, axis_rules="data")
+    with pytest.raises(errors.ConfigError, match="a batch of 8 rows for 3 devices"):
+        parts_of("dataset", devices, optimizers.Adafactor())

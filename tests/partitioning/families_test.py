@@ -1,0 +1,182 @@
+"""Every table of axis rules on every family: eight devices give what one gives."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from elm_jax import trees
+from elm_jax.model import config, cost, decoding, decoding_spec, loss, scoring, t5
+from elm_jax.partitioning import mesh as meshes
+from elm_jax.partitioning import rules
+from elm_jax.peft import bottleneck, experts, ia3, lora, points
+from elm_jax.runs import train_plan
+from elm_jax.training import optimizers, state, step
+
+# Sums over devices are added in another order; a few units in the last place of
+# float32, whose spacing is 1.2e-7.
+RELATIVE = 1e-6
+NUM_ROWS, INPUTS_LENGTH, TARGETS_LENGTH, NUM_CHOICES = 8, 6, 4, 3
+MESHES = {  # num_fsdp, num_model; what is left is data
+    "data": (1, 1),
+    "fsdp": (4, 1),
+    "data_model": (1, 4),
+    "fsdp_model": (2, 2),
+}
+T5_1_1 = config.T5Config(
+    vocab_size=64,
+    emb_dim=16,
+    num_heads=4,
+    head_dim=4,
+    mlp_dim=32,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+)
+T5_1_0 = dataclasses.replace(
+    T5_1_1, mlp_activations=("relu",), logits_via_embedding=True
+)
+# Heads together are not as wide as the model; a large vocabulary.
+MT5 = dataclasses.replace(T5_1_1, vocab_size=256, head_dim=8)
+# A deep encoder, a shallow decoder and few tokens.
+BYT5 = dataclasses.replace(
+    T5_1_1, vocab_size=48, num_encoder_layers=3, num_decoder_layers=1
+)
+# A large epsilon: Adam divides gradients by their own size, and makes large steps of
+# the rounding errors of those that are nearly 0.
+ADAMW, ADAFACTOR = optimizers.AdamW(eps=1e-3), optimizers.Adafactor()
+# Compiling takes most of the time, and these programs run once.
+FAST_TO_COMPILE = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+BOTTLENECK = bottleneck.Bottleneck(reduction_factor=4, points=points.SUB_LAYERS)
+FAMILIES = {
+    "T5 1.0, dataset expert": (T5_1_0, None, "all", ADAFACTOR),
+    "mT5, dataset expert": (MT5, None, "all", ADAMW),
+    "ByT5, prompt expert": (BYT5, BOTTLENECK, "adapters_and_norms", ADAMW),
+    "T5 1.1, LoRA": (T5_1_1, lora.Lora(rank=2), "adapters", ADAMW),
+    "T5 1.1, (IA)3": (T5_1_1, ia3.Ia3(), "adapters", ADAFACTOR),
+}
+
+
+def tokens(seed, *shape):
+    rng = np.random.default_rng(seed)
+    found = rng.integers(2, 48, shape).astype(np.int32)
+    found[0, ..., -2:] = 0  # a row with padding
+    return found
+
+
+INPUTS, TARGETS = (
+    tokens(0, NUM_ROWS, INPUTS_LENGTH),
+    tokens(1, NUM_ROWS, TARGETS_LENGTH),
+)
+ARRAYS = {
+    "encoder_input_tokens": INPUTS,
+    "decoder_input_tokens": np.pad(TARGETS[:, :-1], ((0, 0), (1, 0))),
+    "decoder_target_tokens": TARGETS,
+    "decoder_loss_weights": (TARGETS != 0).astype(np.float32),
+    "choices": tokens(2, NUM_ROWS, NUM_CHOICES, TARGETS_LENGTH),
+    "choice_mask": np.arange(NUM_CHOICES)[None] < 2 + np.arange(NUM_ROWS)[:, None] % 2,
+    "ids": np.arange(NUM_ROWS, dtype=np.int32),
+}
+
+
+@functools.cache
+def host_params(family):
+    shape, adapter, *_ = FAMILIES[family]
+    model = t5.T5(shape, adapter and adapter.adapter_fn(shape.emb_dim))
+    rng = np.random.default_rng(3)
+    drawn = t5.init_params(model, seed=0)
+    # No adapter may start as nothing, or it would be tested in part.
+    noisy = jax.tree.map(lambda a: a + rng.normal(scale=0.05, size=a.shape), drawn)
+    return model, trees.as_float32(noisy)
+
+
+def outcome(family, devices, table):
+    """Returns a step's loss and parameters, choices' scores and decoded tokens."""
+    model, params = host_params(family)
+    _, _, parts, optimizer = FAMILIES[family]
+    if devices is not None:
+        model = model.clone(split_rows=meshes.SplitRows(devices))
+        params = meshes.place(params, devices, table)
+        arrays = meshes.shard_batch(ARRAYS, devices)
+    else:
+        arrays = dict(ARRAYS)
+    trained, frozen = trees.split(params, experts.trainable_pattern(parts))
+    tx = optimizer.make(10)
+    now = state.init_state(trained, tx, seed=0)
+    check_bytes(model, now, frozen, devices, table, tx)
+    score = scoring.make_score_fn(model)
+    decode = decoding.make_decode_fn(
+        model, decoding_spec.GREEDY, max_decode_len=TARGETS_LENGTH
+    )
+
+    @functools.partial(jax.jit, compiler_options=FAST_TO_COMPILE)
+    def program(now, frozen, arrays):
+        batch = {n: a for n, a in arrays.items() if "coder" in n}
+        inputs, whole = batch["encoder_input_tokens"], trees.join(now.params, frozen)
+        return {
+            "step": step.take_step(loss.make_loss_fn(model), tx, now, frozen, batch),
+            "scores": score(whole, inputs, arrays["choices"], arrays["choice_mask"]),
+            "decoded": decode(whole, inputs, arrays["ids"]),
+        }
+
+    return jax.device_get(program(now, frozen, arrays))
+
+
+def check_bytes(model, now, frozen, devices, table, tx):
+    """The plan's bytes of parameters and optimiser are those on each device."""
+    if devices is None:
+        return
+    sizes = {f"num_{axis}": devices.shape[axis] for axis in meshes.AXES}
+    planned = train_plan.bytes_per_device(
+        model.config,
+        cost.Shape(
+            batch_size=NUM_ROWS,
+            inputs_length=INPUTS_LENGTH,
+            targets_length=TARGETS_LENGTH,
+        ),
+        train_plan.Devices(**sizes, axis_rules=table),
+        tx=tx,
+        trainable=now.params,
+        frozen=frozen,
+    )
+    assert planned["trained parameters"] == meshes.bytes_per_device(now.params)
+    assert planned["optimiser"] == meshes.bytes_per_device(now.opt_state)
+    assert planned["frozen parameters"] == meshes.bytes_per_device(frozen)
+
+
+@pytest.fixture(scope="module")
+def unsharded():
+    return functools.cache(lambda family: outcome(family, None, "data"))
+
+
+def assert_close(found, expected, name, times=1):
+    scale = np.abs(expected[np.isfinite(expected)]).max(initial=1.0)
+    np.testing.assert_allclose(
+        found, expected, rtol=0, atol=times * RELATIVE * scale, err_msg=name
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("table", rules.TABLES)
+def test_sharded_equals_unsharded(unsharded, family, table):
+    num_fsdp, num_model = MESHES[table]
+    devices = meshes.make_mesh(num_fsdp=num_fsdp, num_model=num_model)
+    found, expected = outcome(family, devices, table), unsharded(family)
+    np.testing.assert_array_equal(found["decoded"], expected["decoded"])
+    assert_close(found["scores"], expected["scores"], "scores")
+    (now, metrics), (one, one_metrics) = found["step"], expected["step"]
+    for name, value in one_metrics.items():
+        # The norm is a sum over all gradients, and 1.01e-6 apart at the worst.
+        assert_close(metrics[name], value, name, 1 + (name == "grad_norm"))
+    params = trees.flatten(now.params)
+    for name, leaf in trees.flatten(one.params).items():
+        assert_close(params[name], leaf, name)
+
+
+def test_the_tables_of_the_meshes_above_are_all_there_are():
+    assert MESHES.keys() == rules.TABLES.keys()
