@@ -9,12 +9,14 @@ themselves, cut and filtered as Continual-T0 did. What that means:
 - *ELI5* keeps questions that begin with W or H and have one question mark, with the
   answer of the highest score.
 - *Empathetic Dialogues* gives one row per reply: all that was said before, and it.
+- *Tatoeba Challenge* is for the translation experts of the compositional tasks.
 - *Tweets* are those with a hashtag that more words follow; 250 test and 250 validate.
 
 Reference: github.com/ThomasScialom/T0_continual_learning (arXiv 2205.12393).
 """
 
 import collections
+import gzip
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +27,7 @@ from elm_jax.data import regrouping, serving, sources
 Rows = Iterator[sources.Record]
 Paths = Sequence[pathlib.Path]
 
+NUM_TATOEBA_TRAIN = 500_000
 NUM_WIKI_AUTO_HELD_OUT, NUM_WIKI_AUTO_TEST = 10_000, 4_000
 _NUM_TWEETS_HELD_OUT, _SEED = 250, 42
 _NLI_LABELS = ("entailment", "neutral", "contradiction")
@@ -62,6 +65,29 @@ def asset(paths: Paths, split: str) -> Rows:
             "original": original.strip(),
             "simplifications": [text.strip() for text in simplifications],
         }
+
+
+def tatoeba(paths: Paths, split: str) -> Rows:
+    """Yields pairs of sentences, of a training file 500,000 spread evenly over it.
+
+    The original code takes as many at random, without a seed.
+    """
+    count = NUM_TATOEBA_TRAIN
+    if split == "train":
+        count = sum(1 for _ in _open_text(paths[0]))
+    english, others = map(_open_text, paths)
+    taken = -1
+    for number, (one, other) in enumerate(zip(english, others, strict=True)):
+        place = number * NUM_TATOEBA_TRAIN // count
+        if place > taken or count <= NUM_TATOEBA_TRAIN:
+            taken = place
+            yield {"source": one.strip(), "target": other.strip()}
+
+
+def _open_text(path: pathlib.Path) -> Iterator[str]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as file:
+        yield from file
 
 
 def haiku(paths: Paths, split: str) -> Rows:
@@ -287,4 +313,19 @@ CROSSSUM: Mapping[str, sources.FileRows] = {
         origin="github.com/csebuetnlp/CrossSum",
     )
     for language in ("korean", "spanish", "chinese_simplified", "japanese", "french")
+}
+TATOEBA: Mapping[str, sources.FileRows] = {
+    f"tatoeba_eng_{language}": sources.FileRows(
+        tatoeba,
+        {
+            split: [
+                f"tatoeba/eng-{language}/{split}.{side}.gz"
+                f"|tatoeba/eng-{language}/{split}.{side}"
+                for side in ("src", "trg")
+            ]
+            for split in ("train", "dev", "test")
+        },
+        origin=f"object.pouta.csc.fi, Tatoeba-Challenge-v2021-08-07/eng-{language}.tar",
+    )
+    for language in ("kor", "spa", "zho", "jpn", "fra")
 }

@@ -126,7 +126,11 @@ def _either(path: str) -> str:
 @functools.cache
 def _shared_options(table: str, name: str) -> tuple[serving.Option, ...]:
     files: Mapping[str, sources.FileRows | regrouping.Regrouped]
-    files = {**generative_files.FILES, **generative_files.CROSSSUM}
+    files = {
+        **generative_files.FILES,
+        **generative_files.CROSSSUM,
+        **generative_files.TATOEBA,
+    }
     files["ct0_gigaword"] = public_files.FILES["gigaword"]
     return tuple(
         places.options_of(

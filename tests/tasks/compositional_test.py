@@ -6,7 +6,9 @@ import pytest
 
 from elm_jax.data import rendering, serving, tasks
 from elm_jax.evaluation import metrics
-from tasks import compositional, written
+from tasks import compositional, t0, written
+
+SUITES = (t0,)  # imported for what it registers
 
 
 def test_there_are_five_languages_and_nobody_trains_on_them():
@@ -59,3 +61,16 @@ def test_300_rows_are_drawn_from_crosssums_files(tmp_path):
     found = rendering.render_split(compositional.TASKS[0], "eval_300", places)
     expected = sorted(serving.torch_permutation(320, 42)[:300])
     assert [int(text.split()[1]) for text in found.targets] == expected
+
+
+def test_the_skills_have_tasks_of_their_own():
+    places = tasks.Places("", sources=("examples",))
+    assert len(compositional.TRANSLATIONS) == 5
+    cap = compositional.TRANSLATION_MIXTURE.cap(compositional.TRANSLATIONS[0].name)
+    assert cap == 100_000
+    for task in compositional.TRANSLATIONS:
+        assert task.role == "train"
+        found = rendering.render_split(task, "validation_300", places)
+        assert len(found) == 2
+    summaries = tasks.registry.task("xsum_DOC_write_summary_of_above")
+    assert isinstance(summaries, tasks.Task)

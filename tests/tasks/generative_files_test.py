@@ -1,6 +1,7 @@
 """Parsers of the generative datasets' files, on small files of the authors' forms."""
 
 import csv
+import gzip
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from elm_jax.data import serving, sources
 from tasks import generative_files
 
 FILES = generative_files.FILES
+ALL = {**FILES, **generative_files.CROSSSUM, **generative_files.TATOEBA}
 
 
 def rows_of(name, split, data_dir):
@@ -58,6 +60,21 @@ def test_asset_has_ten_references(tmp_path):
     first, second = rows_of("asset", "validation", tmp_path)
     assert first["original"] == "A."
     assert second["simplifications"] == [f"b{number}" for number in range(10)]
+
+
+def test_tatoeba_is_pairs_spread_evenly_over_a_training_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(generative_files, "NUM_TATOEBA_TRAIN", 4)
+    source = generative_files.TATOEBA["tatoeba_eng_kor"]
+    folder = tmp_path / "tatoeba/eng-kor"
+    folder.mkdir(parents=True)
+    for split, count in (("train", 10), ("dev", 6)):
+        for side in ("src", "trg"):
+            text = "".join(f"{side} {number}\n" for number in range(count))
+            (folder / f"{split}.{side}.gz").write_bytes(gzip.compress(text.encode()))
+    rows = list(source.rows("train", data_dir=str(tmp_path)))
+    assert [row["source"] for row in rows] == ["src 0", "src 3", "src 5", "src 8"]
+    assert rows[1] == {"source": "src 3", "target": "trg 3"}
+    assert len(list(source.rows("dev", data_dir=str(tmp_path)))) == 6
 
 
 def test_haiku_and_covid_qa(tmp_path):
@@ -157,7 +174,7 @@ def test_continual_t0s_files_are_prompts_and_first_references(tmp_path):
 
 
 def test_files_that_lack_are_named_with_their_place(tmp_path):
-    for name, source in {**FILES, **generative_files.CROSSSUM}.items():
+    for name, source in ALL.items():
         has = source.files if isinstance(source, sources.FileRows) else source.splits
         same = {split: split for split in has}
         any_of = serving.AnyOf(name, (serving.Option("files", source, same),))

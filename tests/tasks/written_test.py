@@ -29,7 +29,7 @@ def task_named(name):
     return next(task for task in generative.TASKS if task.name == name)
 
 
-@pytest.mark.parametrize("table", ["generative", "compositional"])
+@pytest.mark.parametrize("table", ["generative", "compositional", "translation"])
 def test_datasets_name_their_origin_and_unverified_places_are_marked(table):
     for entry in written.read(table).values():
         assert entry.dataset.origin
