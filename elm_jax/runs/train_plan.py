@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import optax
 from jax.sharding import AbstractMesh
 
 from elm_jax import trees
-from elm_jax.data import tasks
 from elm_jax.model import config, cost, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import rules
@@ -16,6 +16,9 @@ from elm_jax.peft import experts as expert_kinds
 from elm_jax.runs.run import Plan
 from elm_jax.training import state as states
 from elm_jax.types import Params
+
+if TYPE_CHECKING:
+    from elm_jax.data import tasks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ class Devices:
         return AbstractMesh((self.num_data, self.num_fsdp, self.num_model), meshes.AXES)
 
 
-def batch_shape(batch_size: int, features: tasks.Features) -> cost.Shape:
+def batch_shape(batch_size: int, features: "tasks.Features") -> cost.Shape:
     """Returns a batch of the longest inputs and targets."""
     return cost.Shape(
         batch_size=batch_size,

@@ -1,0 +1,38 @@
+"""Parameters in the dtype in which the model computes with them."""
+
+from typing import Any
+
+import jax
+
+from elm_jax import trees
+from elm_jax.model import config as config_lib
+from elm_jax.types import Params
+
+# What a model multiplies in float32, whatever its compute dtype.
+_OUTPUT_LAYER = "decoder/logits_dense/kernel"
+_EMBEDDING = "token_embedder/embedding"
+
+
+def in_compute_dtype(shape: config_lib.T5Config, params: Params) -> dict[str, Any]:
+    """Returns parameters that do not train as the model casts them at each use.
+
+    The model computes the same bits with them, without casting them in every step,
+    and bfloat16 takes half of the memory. The output layer stays float32.
+
+    Args:
+      shape: The model, whose `dtype` counts.
+      params: Arrays, or jax.ShapeDtypeStruct; in any float dtype of at least as many
+        bits.
+    """
+    is_tied = shape.logits_via_embedding
+    kept = _EMBEDDING if is_tied else _OUTPUT_LAYER
+    leaves = trees.flatten(params)
+    return trees.unflatten(
+        {n: a if n == kept else _cast(a, shape.dtype) for n, a in leaves.items()}
+    )
+
+
+def _cast(leaf: Any, dtype: str) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf.update(dtype=jax.numpy.dtype(dtype))
+    return leaf.astype(dtype)

@@ -1,0 +1,356 @@
+"""The cases of the accelerator benchmark, each run in this process."""
+
+import dataclasses
+import json
+import traceback
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import accelerator_measure as measure
+import jax
+import numpy as np
+import train_step_benchmark
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from elm_jax import trees
+from elm_jax.model import config, cost, loss, scoring, t5
+from elm_jax.peft import bottleneck, experts
+from elm_jax.runs import train_plan
+from elm_jax.training import fleet, optimizers, state, step
+
+XL = config.T5Config(
+    vocab_size=32128,
+    emb_dim=2048,
+    num_heads=32,
+    head_dim=64,
+    mlp_dim=5120,
+    num_encoder_layers=24,
+    num_decoder_layers=24,
+    dtype="bfloat16",
+)
+TINY = dataclasses.replace(
+    XL,
+    vocab_size=64,
+    emb_dim=32,
+    num_heads=2,
+    head_dim=16,
+    mlp_dim=64,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+)
+NUM_CHOICES = 4
+NUM_STEPS = 10_000  # that the schedules are for
+DEVICES = train_plan.Devices(num_data=1, num_model=1, axis_rules="data")
+MEMORY_SHARE = 0.9  # of all memory that an estimate may fill
+
+
+class Job(NamedTuple):
+    """A training: what trains, and how."""
+
+    model: t5.T5
+    tx: Any  # None where nothing trains
+    pattern: str
+    trainable: dict  # shapes
+    frozen: dict
+    num_experts: int
+    is_fleet: bool
+
+
+class Work(NamedTuple):
+    """A step that is ready to be taken, and what it costs."""
+
+    take: Callable[[], Any]
+    model_flops: int
+    hardware_flops: int
+    num_tokens: int
+    loss: Callable[[], float]
+
+
+def run_here(args):
+    """Returns the rows of all cases of the flags, and prints each."""
+    rows = []
+    for case in args.cases:
+        try:
+            row = run_case(args, case)
+        except Exception as error:  # noqa: BLE001 - a row tells it, others go on
+            traceback.print_exc()
+            is_full = measure.is_out_of_memory(error)
+            row = {
+                "case": case,
+                "status": "out_of_memory" if is_full else "failed",
+                "batch_size": args.batch_size,
+                "min_batch_size": count_experts(case.split(",")[0]),
+                "error": f"{type(error).__name__}: {error}"[:500],
+            }
+        print(json.dumps(row), flush=True)
+        rows.append(row)
+    return rows
+
+
+def run_case(args, case):
+    """Returns the row of a case, which is a name and values of flags."""
+    name, *values = case.split(",")
+    args = vary(args, dict(value.split("=") for value in values))
+    if name == "matmul":
+        return {"case": case, "status": "ok", **matmul_row(args)}
+    job = make_job(args, name)
+    sizes, needed = choose_sizes(args, job)
+    row = {"case": case, "batch_size": sizes.batch_size, **describe(job, sizes)}
+    row["estimated_bytes"] = needed
+    if needed > MEMORY_SHARE * measure.memory_limit_bytes():
+        reason = f"needs about {needed / 2**30:.0f} GiB at the smallest batch"
+        return {**row, "status": "skipped", "reason": reason}
+    try:
+        work = make_work(job, sizes)
+        first, times = measure.time_steps(
+            work.take,
+            warmup=args.warmup,
+            steps=args.steps,
+            limit_secs=args.steps_secs,
+        )
+    except Exception as error:
+        if not measure.is_out_of_memory(error):
+            raise
+        traceback.print_exc()
+        return {
+            **row,
+            "status": "out_of_memory",
+            "min_batch_size": job.num_experts,
+            "error": str(error)[:500],
+        }
+    return {**row, "status": "ok", **results(args, work, first, times)}
+
+
+def vary(args, values):
+    """Returns the flags with some of them changed."""
+    changed = type(args)(**vars(args))
+    for name, value in values.items():
+        setattr(changed, name, type(getattr(args, name))(value))
+    return changed
+
+
+def matmul_row(args):
+    is_host = jax.default_backend() == "cpu"
+    sizes = (512, 1024) if is_host else (4096, 8192, 12288, 16384)
+    sizes, work_flops = (sizes, 2e11 if is_host else 4e13)
+    if args.tiny:
+        sizes, work_flops = (64, 128), 1e8
+    rates = {size: measure.matmul_tflops(size, work_flops=work_flops) for size in sizes}
+    return {
+        "matmul_tflops": max(rates.values()),
+        "tflops_by_size": rates,
+        "peak_tflops": measure.peak_tflops(),
+        **measure.describe_machine(),
+    }
+
+
+def count_experts(name):
+    return int(name.removeprefix("fleet_")) if name.startswith("fleet_") else 1
+
+
+def make_job(args, name):
+    """Returns what a case trains; shapes only."""
+    shape = dataclasses.replace(
+        TINY if args.tiny else XL, remat=args.remat, attention=args.attention
+    )
+    is_prompt = name == "prompt_step" or name.startswith("fleet_")
+    if is_prompt or name == "dataset_step":
+        shape = dataclasses.replace(shape, dropout_rate=args.dropout_rate)
+    elif name != "rank_classification":
+        raise ValueError(f"no case {name!r}")
+    spec = bottleneck.Bottleneck(reduction_factor=4 if args.tiny else 32)
+    model = t5.T5(shape, spec.adapter_fn(shape.emb_dim) if is_prompt else None)
+    shapes = t5.param_shapes(model)
+    if name == "rank_classification":
+        return Job(model, None, "", {}, shapes, num_experts=1, is_fleet=False)
+    pattern = experts.PROMPT_EXPERT if is_prompt else experts.DATASET_EXPERT
+    kind = optimizers.AdamW if is_prompt else optimizers.Adafactor
+    tx = kind(learning_rate=1e-4).make(NUM_STEPS)
+    return Job(
+        model,
+        tx,
+        pattern,
+        *trees.split(shapes, pattern),
+        num_experts=count_experts(name),
+        is_fleet=name.startswith("fleet_"),
+    )
+
+
+def choose_sizes(args, job):
+    """Returns the largest batch that seems to fit, and the bytes that it needs."""
+    batch_size = max(args.batch_size, job.num_experts)
+    batch_size -= batch_size % job.num_experts
+    while True:
+        sizes = cost.Shape(
+            batch_size=batch_size,
+            inputs_length=args.inputs_length,
+            targets_length=args.targets_length,
+        )
+        needed = estimate_bytes(job, sizes)
+        fits = needed <= MEMORY_SHARE * measure.memory_limit_bytes()
+        if fits or batch_size == job.num_experts:
+            return sizes, needed
+        batch_size = max(job.num_experts, batch_size // 2)
+        batch_size -= batch_size % job.num_experts
+
+
+def estimate_bytes(job, sizes):
+    """Returns what a step keeps in memory, about; of all experts."""
+    shape = job.model.config
+    if job.tx is None:  # nothing is kept for a backward pass
+        logits = 2 * 4 * NUM_CHOICES * sizes.targets_length * shape.vocab_size
+        return trees.count_bytes(job.frozen) + sizes.batch_size * logits
+    parts = train_plan.bytes_per_device(
+        shape, sizes, DEVICES, tx=job.tx, trainable=job.trainable, frozen=job.frozen
+    )
+    own = sum(parts[n] for n in ("trained parameters", "gradients", "optimiser"))
+    return sum(parts.values()) + (job.num_experts - 1) * own
+
+
+def describe(job, sizes):
+    shape = job.model.config
+    names = ("dtype", "remat", "attention", "dropout_rate")
+    return {
+        "num_experts": job.num_experts,
+        **{name: getattr(shape, name) for name in names},
+        "inputs_length": sizes.inputs_length,
+        "targets_length": sizes.targets_length,
+        "num_params": trees.count_params(trees.join(job.trainable, job.frozen)),
+        "num_trained": trees.count_params(job.trainable),
+    }
+
+
+def results(args, work, first, times):
+    """Returns the numbers of a row."""
+    row = measure.describe_times(times)
+    secs = row["step_secs"]
+    tflops, peak = work.model_flops / secs / 1e12, measure.peak_tflops()
+    return {
+        **row,
+        "first_call_secs": first,
+        "compile_secs": max(0.0, first - secs),
+        "tokens_per_sec": work.num_tokens / secs,
+        "model_flops": work.model_flops,
+        "hardware_flops": work.hardware_flops,
+        "model_tflops": tflops,
+        "hardware_tflops": work.hardware_flops / secs / 1e12,
+        "matmul_tflops": args.matmul_tflops,
+        "utilization": tflops / args.matmul_tflops if args.matmul_tflops else None,
+        "peak_utilization": tflops / peak if peak else None,
+        "peak_bytes": measure.peak_bytes(),
+        "loss": work.loss(),
+        **measure.describe_machine(),
+    }
+
+
+def make_work(job, sizes):
+    """Returns the work of a job whose memory is being taken now."""
+    if job.tx is None:
+        return scoring_work(job, sizes)
+    return fleet_work(job, sizes) if job.is_fleet else step_work(job, sizes)
+
+
+def train_work(job, sizes, take, loss_of):
+    """Returns a step of all experts of a job."""
+    parts = {"trainable": job.trainable, "frozen": job.frozen}
+    hardware = cost.train_flops(job.model.config, sizes, **parts)
+    plain = dataclasses.replace(job.model.config, remat="none")
+    num_positions = sizes.inputs_length + sizes.targets_length
+    return Work(
+        take,
+        model_flops=cost.train_flops(plain, sizes, **parts),
+        hardware_flops=hardware,
+        num_tokens=sizes.batch_size * num_positions,
+        loss=loss_of,
+    )
+
+
+def step_work(job, sizes):
+    """Returns the step of one expert."""
+    params = t5.init_params(job.model, seed=0)
+    trained, frozen = trees.split(params, job.pattern)
+    now = state.init_state(trained, job.tx, seed=0)
+    del params, trained  # the state has a copy
+    step_fn = step.make_train_step(loss.make_loss_fn(job.model), job.tx)
+    batch = train_step_benchmark.make_batch(job.model.config, sizes)
+    batch, metrics = jax.device_put(batch), {}
+
+    def take():
+        nonlocal now, metrics
+        now, metrics = step_fn(now, frozen, batch)
+        return now, metrics
+
+    return train_work(job, sizes, take, lambda: float(metrics["loss"]))
+
+
+def fleet_work(job, sizes):
+    """Returns the step of a fleet, each expert with its share of the rows."""
+    mesh = Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1), ("data", "model"))
+    params = jax.device_put(
+        t5.init_params(job.model, seed=0), NamedSharding(mesh, PartitionSpec())
+    )
+    trained, frozen = trees.split(params, job.pattern)
+    first = state.init_state(trained, job.tx, seed=0)
+    group = fleet.Fleet(
+        loss.make_loss_fn(job.model),
+        job.tx,
+        example=first,
+        mesh=mesh,
+        num_slots=job.num_experts,
+        num_lanes=job.num_experts,
+    )
+    for slot in range(job.num_experts):
+        group.put(slot, first)
+    rows = sizes.batch_size // job.num_experts
+    own = dataclasses.replace(sizes, batch_size=rows)
+    batch = train_step_benchmark.make_batch(job.model.config, own)
+    batches, metrics = dict.fromkeys(range(job.num_experts), batch), {}
+
+    def take():
+        nonlocal metrics
+        metrics, _ = group.step(frozen, batches)
+        return metrics
+
+    return train_work(job, sizes, take, lambda: float(np.mean(metrics["loss"])))
+
+
+def scoring_work(job, sizes):
+    """Returns the scoring of a batch of inputs, with choices as long as targets."""
+    shape, rng = job.model.config, np.random.default_rng(0)
+
+    def tokens(*size):
+        return rng.integers(2, shape.vocab_size, size).astype(np.int32)
+
+    batch = jax.device_put(
+        (
+            tokens(sizes.batch_size, sizes.inputs_length),
+            tokens(sizes.batch_size, NUM_CHOICES, sizes.targets_length),
+            np.ones((sizes.batch_size, NUM_CHOICES), bool),
+        )
+    )
+    params, scores = t5.init_params(job.model, seed=0), None
+    score_fn = scoring.make_score_fn(job.model)
+
+    def take():
+        nonlocal scores
+        scores = score_fn(params, *batch)
+        return scores
+
+    flops = score_flops(shape, sizes, job.frozen)
+    num_positions = sizes.inputs_length + NUM_CHOICES * sizes.targets_length
+    return Work(
+        take,
+        model_flops=flops,
+        hardware_flops=flops,
+        num_tokens=sizes.batch_size * num_positions,
+        loss=lambda: -float(np.mean(scores)) / sizes.targets_length,
+    )
+
+
+def score_flops(shape, sizes, params):
+    """Returns the operations of scoring: of inputs once, of targets per choice."""
+    of_inputs = cost.forward_flops(
+        shape, dataclasses.replace(sizes, targets_length=0), params
+    )
+    whole = cost.forward_flops(shape, sizes, params)
+    return of_inputs + NUM_CHOICES * (whole - of_inputs)

@@ -1,0 +1,76 @@
+"""Parameters in the compute dtype: the same bits come out of half of the memory."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from elm_jax import trees
+from elm_jax.model import config, loss, precision, scoring, t5
+from elm_jax.peft import adapters, bottleneck, experts, ia3, lora
+
+SPECS = (bottleneck.Bottleneck(reduction_factor=4), lora.Lora(), ia3.Ia3())
+
+
+def make(tiny, dtype, spec, **changes):
+    shape = dataclasses.replace(tiny.config, dtype=dtype, **changes)
+    model = t5.T5(shape, spec.adapter_fn(shape.emb_dim))
+    return model, trees.split(t5.init_params(model, seed=0), experts.PROMPT_EXPERT)
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+@pytest.mark.parametrize("spec", SPECS, ids=adapters.KINDS)
+def test_loss_and_gradient_are_the_same_bits(tiny, spec, is_tied):
+    changes = {"logits_via_embedding": is_tied, "relpos_per_layer": is_tied}
+    model, (trained, frozen) = make(tiny, "bfloat16", spec, **changes)
+    loss_fn = loss.make_loss_fn(model)
+
+    @jax.jit
+    def grad(trained, frozen):
+        def loss_of(params):
+            return loss_fn(trees.join(params, frozen), tiny.batch, None)[0]
+
+        return jax.value_and_grad(loss_of)(trained)
+
+    narrow = precision.in_compute_dtype(model.config, frozen)
+    assert trees.count_bytes(narrow) < 0.7 * trees.count_bytes(frozen)
+    expected, found = grad(trained, frozen), grad(trained, narrow)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_scores_are_the_same_bits(tiny):
+    model, (trained, frozen) = make(tiny, "bfloat16", SPECS[0])
+    params = trees.join(trained, frozen)
+    choices = tiny.batch["decoder_target_tokens"][:, None]
+    mask = np.ones(choices.shape[:2], bool)
+    score = scoring.make_score_fn(model)
+    arguments = (tiny.batch["encoder_input_tokens"], choices, mask)
+    expected = score(params, *arguments)
+    narrow = precision.in_compute_dtype(model.config, params)
+    np.testing.assert_array_equal(score(narrow, *arguments), expected)
+
+
+def test_float32_models_keep_what_they_have(tiny):
+    found = precision.in_compute_dtype(tiny.config, tiny.params)
+    assert trees.fingerprint(found) == trees.fingerprint(tiny.params)
+
+
+def test_shapes_are_cast_like_arrays():
+    shape = config.T5Config(
+        vocab_size=8,
+        emb_dim=4,
+        num_heads=1,
+        head_dim=4,
+        mlp_dim=4,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        dtype="bfloat16",
+    )
+    model = t5.T5(shape)
+    arrays = precision.in_compute_dtype(shape, t5.init_params(model, seed=0))
+    shapes = precision.in_compute_dtype(shape, t5.param_shapes(model))
+    dtypes = {n: leaf.dtype for n, leaf in trees.flatten(shapes).items()}
+    assert dtypes == {n: leaf.dtype for n, leaf in trees.flatten(arrays).items()}
+    wide = [name for name, dtype in dtypes.items() if dtype == "float32"]
+    assert wide == ["decoder/logits_dense/kernel"]
