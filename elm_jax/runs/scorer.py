@@ -10,7 +10,7 @@ import numpy as np
 from elm_jax.data import tasks as task_registry
 from elm_jax.data.token_store import Example, TokenizedDataset
 from elm_jax.evaluation import generation, metrics, rank_classification
-from elm_jax.model import decoding, decoding_spec, scoring
+from elm_jax.model import decoding, decoding_spec, precision, scoring
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.peft import adapters
 from elm_jax.runs import bases, task_data
@@ -59,7 +59,8 @@ class Scorer:
 
     def place(self, params: Params) -> Params:
         """Returns the parameters on the devices, to be scored on several tasks."""
-        return meshes.place(params, self._mesh, self._axis_rules)
+        placed = meshes.place(params, self._mesh, self._axis_rules)
+        return precision.in_compute_dtype(self._base.config, placed)
 
     def score(
         self,

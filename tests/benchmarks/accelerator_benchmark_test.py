@@ -64,7 +64,9 @@ def refused_modules():
 
 
 def run_benchmark(*flags, program=(str(FILE),)):
-    env = {**os.environ, "PYTHONPATH": "", "JAX_PLATFORMS": "cpu"}
+    # Compiling is nearly all of the time, and the speed of what comes out no matter.
+    lazy = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    env = {**os.environ, "PYTHONPATH": "", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": lazy}
     command = [sys.executable, *program, "--tiny", "--steps", "3", *flags]
     run = subprocess.run(command, capture_output=True, text=True, env=env)
     return run, [json.loads(line) for line in run.stdout.splitlines()]

@@ -13,7 +13,7 @@ import train_step_benchmark
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from elm_jax import trees
-from elm_jax.model import config, cost, loss, scoring, t5
+from elm_jax.model import config, cost, loss, precision, scoring, t5
 from elm_jax.peft import bottleneck, experts
 from elm_jax.runs import train_plan
 from elm_jax.training import fleet, optimizers, state, step
@@ -162,15 +162,18 @@ def make_job(args, name):
     model = t5.T5(shape, spec.adapter_fn(shape.emb_dim) if is_prompt else None)
     shapes = t5.param_shapes(model)
     if name == "rank_classification":
+        shapes = precision.in_compute_dtype(shape, shapes)
         return Job(model, None, "", {}, shapes, num_experts=1, is_fleet=False)
     pattern = experts.PROMPT_EXPERT if is_prompt else experts.DATASET_EXPERT
     kind = optimizers.AdamW if is_prompt else optimizers.Adafactor
     tx = kind(learning_rate=1e-4).make(NUM_STEPS)
+    trained, frozen = trees.split(shapes, pattern)
     return Job(
         model,
         tx,
         pattern,
-        *trees.split(shapes, pattern),
+        trained,
+        precision.in_compute_dtype(shape, frozen),
         num_experts=count_experts(name),
         is_fleet=name.startswith("fleet_"),
     )
@@ -265,12 +268,18 @@ def train_work(job, sizes, take, loss_of):
     )
 
 
-def step_work(job, sizes):
-    """Returns the step of one expert."""
+def init_params(job):
+    """Returns random parameters: what trains, and what does not, as it is used."""
     params = t5.init_params(job.model, seed=0)
     trained, frozen = trees.split(params, job.pattern)
+    return trained, precision.in_compute_dtype(job.model.config, frozen)
+
+
+def step_work(job, sizes):
+    """Returns the step of one expert."""
+    trained, frozen = init_params(job)
     now = state.init_state(trained, job.tx, seed=0)
-    del params, trained  # the state has a copy
+    del trained  # the state has a copy
     step_fn = step.make_train_step(loss.make_loss_fn(job.model), job.tx)
     batch = train_step_benchmark.make_batch(job.model.config, sizes)
     batch, metrics = jax.device_put(batch), {}
@@ -286,10 +295,8 @@ def step_work(job, sizes):
 def fleet_work(job, sizes):
     """Returns the step of a fleet, each expert with its share of the rows."""
     mesh = Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1), ("data", "model"))
-    params = jax.device_put(
-        t5.init_params(job.model, seed=0), NamedSharding(mesh, PartitionSpec())
-    )
-    trained, frozen = trees.split(params, job.pattern)
+    place = NamedSharding(mesh, PartitionSpec())
+    trained, frozen = jax.device_put(init_params(job), place)
     first = state.init_state(trained, job.tx, seed=0)
     group = fleet.Fleet(
         loss.make_loss_fn(job.model),
@@ -329,6 +336,7 @@ def scoring_work(job, sizes):
         )
     )
     params, scores = t5.init_params(job.model, seed=0), None
+    params = precision.in_compute_dtype(shape, params)
     score_fn = scoring.make_score_fn(job.model)
 
     def take():
