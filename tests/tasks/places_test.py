@@ -1,14 +1,15 @@
-"""Datasets that TFDS has: real builders' splits and features, read as prompts.
+"""Datasets in TFDS and on the Hub, read as prompts.
 
-`tfds_mocks` says what is real here: builders, versions, features and names of splits
-are TFDS 4.9.10's for every dataset; rows are ours, or TFDS's own random ones.
+`hub_files` says what its schema is made of; `tfds_mocks` what is real here: builders,
+versions, features and names of splits are TFDS 4.9.10's for every dataset, rows are
+ours, or TFDS's own random ones.
 """
 
 import pytest
 
 from elm_jax.data import rendering, serving, sources, tasks
-from tasks import conversions, generative, own, places, t0, table_rows, written
-from tests.tasks import tfds_mocks
+from tasks import compositional, conversions, generative, own, places, t0, table_rows
+from tests.tasks import hub_files, tfds_mocks
 
 NAMES = list(tfds_mocks.DATASETS)
 
@@ -17,12 +18,13 @@ def options(name, kind):
     if name in table_rows.datasets():
         source = places.source_of(table_rows.datasets()[name], ())
     else:
-        source = next(t.source for t in generative.TASKS if t.dataset == name)
+        among = (*generative.TASKS, *compositional.TASKS)
+        source = next(t.source for t in among if t.dataset == name)
     return [option for option in source.options if option.kind == kind]
 
 
 def judged_split(task):
-    return "eval_300" if task.role == "continual" else "validation"
+    return "eval_300" if task.role in ("continual", "composed") else "validation"
 
 
 def tfds_split(task):
@@ -140,15 +142,43 @@ def test_a_place_that_lacks_a_field_is_left_out_for_the_prompts_that_read_it():
 
 
 def test_every_hub_place_is_marked_unverified_and_has_the_splits_of_the_table():
-    for dataset in (
-        *table_rows.datasets().values(),
-        *(
-            e.dataset
-            for t in ("generative", "compositional")
-            for e in written.read(t).values()
-        ),
-    ):
-        if dataset.hub:
-            assert dataset.hub["verified"] is False
-            splits = dataset.hub.get("splits", {})
-            assert not splits or set(places.own_splits(dataset)) <= set(splits)
+    for dataset in hub_files.DATASETS.values():
+        assert dataset.hub
+        assert dataset.hub["verified"] is False
+        splits = dataset.hub.get("splits", {})
+        assert not splits or set(places.own_splits(dataset)) <= set(splits)
+
+
+@pytest.mark.parametrize("name", hub_files.DATASETS)
+def test_prompts_read_parquet_files_as_they_read_its_rows(
+    name, tmp_path, official_templates
+):
+    (option,) = options(name, "hub")
+    found = [
+        task
+        for suite in (t0, own, generative)
+        for task in suite.TASKS
+        if task.dataset == name
+    ] + [task for task in compositional.TASKS if task.dataset == name]
+    first = found[0]
+    own_split = serving.Part.parse(first.splits[judged_split(first)]).split
+    theirs = option.splits[own_split]
+    hub_files.write(
+        name, getattr(option.source, "splits", {}).get(theirs, theirs), tmp_path
+    )
+    stored = tasks.Places("", str(tmp_path), sources=("hub",))
+    rows = list(rendering.served(first, judged_split(first), stored).rows())
+    made = hub_files.made_rows(name)
+    # One of the made dialogues has two replies.
+    whole = [row for row in rows if name != "emdg" or row["reply"] in replies(made)]
+    assert len(whole) == len(made)
+    for task in found:
+        read = rendered(task, whole, official_templates)
+        expected = rendered(task, made, official_templates)
+        assert len(read) > 0
+        assert (read.inputs, read.targets) == (expected.inputs, expected.targets)
+        assert (read.choices, read.labels) == (expected.choices, expected.labels)
+
+
+def replies(rows):
+    return {row["reply"] for row in rows}
