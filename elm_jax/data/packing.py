@@ -10,8 +10,9 @@ from elm_jax.data import tasks, token_store
 from elm_jax.types import PAD_ID, Batch
 
 _ROWS, _ORDER = 10, 11  # Streams of random numbers beside those of `batches`.
-# Rows that still take examples while packing; more fill better and pack slower.
-_OPEN_ROWS = 128
+# For choosing a row's lengths: examples looked at, growth from one length of targets
+# to the next, and the share of tokens that is not padding from which a row will do.
+_LOOKED_AT, _GROWTH, _GOOD_SHARE = 2048, 1.2, 0.9
 
 
 class PackedBatches:
@@ -23,7 +24,7 @@ class PackedBatches:
     Args:
       datasets: Tokenised tasks; a mixture is several, in proportion to their sizes.
       batch_size: Rows per batch, over all processes.
-      features: Lengths of a row.
+      row: Lengths of a row, such as `choose_row` gives.
       seed: Decides rows, order and subsets; 0 or more.
       max_examples: Cap per task, or caps by task; a larger task gives a random subset,
         fixed by seed.
@@ -38,7 +39,7 @@ class PackedBatches:
         datasets: Sequence[token_store.TokenizedDataset],
         *,
         batch_size: int,
-        features: tasks.Features,
+        row: shapes_lib.Shape,
         seed: int,
         max_examples: batches_lib.MaxExamples = None,
         shard: tuple[int, int] = (0, 1),
@@ -48,7 +49,7 @@ class PackedBatches:
             datasets, seed=seed, max_examples=max_examples
         )
         self._batch_size, self._seed, self._shard = batch_size, seed, shard
-        self._shape = shapes_lib.Shape(features.inputs_length, features.targets_length)
+        self._shape = row
         shapes_lib.assign_shapes(self._examples.lengths, [self._shape])
         self._rows = pack(self._examples.lengths, self._shape, seed=seed)
 
@@ -125,10 +126,51 @@ class PackedBatches:
         }
 
 
+def choose_row(lengths: np.ndarray, features: tasks.Features) -> shapes_lib.Shape:
+    """Returns lengths of a row that leave little padding on either of its sides.
+
+    Inputs are those of `features`, or twice as long where only that leaves room for
+    second examples beside long ones. How many targets go with them depends on the
+    tasks: rows that are full on one side are padded on the other.
+
+    Args:
+      lengths: int [examples, 2], tokens of inputs and of targets.
+      features: Lengths that every example fits.
+    """
+    rng = batches_lib.generator(0, _ROWS)
+    looked_at = lengths[rng.permutation(len(lengths))[:_LOOKED_AT]]
+    best = shapes_lib.Shape(features.inputs_length, features.targets_length)
+    best_share = 0.0
+    for times in (1, 2):
+        for targets in _target_lengths(lengths, times * features.targets_length):
+            shape = shapes_lib.Shape(times * features.inputs_length, targets)
+            cells = len(pack(looked_at, shape, seed=0)) * sum(shape)
+            share = looked_at.sum() / cells
+            if share > best_share:
+                best, best_share = shape, share
+        if best_share >= _GOOD_SHARE:
+            break
+    return best
+
+
+def _target_lengths(lengths: np.ndarray, most: int) -> list[int]:
+    """Returns lengths of targets to try, from the longest example's to `most`."""
+    multiple = shapes_lib.MULTIPLE
+    tried = [min(most, int(-(-max(1, lengths[:, 1].max()) // multiple) * multiple))]
+    while tried[-1] < most:
+        grown = int(-(-tried[-1] * _GROWTH // multiple) * multiple)
+        tried.append(min(most, grown))
+    return tried
+
+
 def pack(lengths: np.ndarray, shape: shapes_lib.Shape, *, seed: int) -> list[list[int]]:
     """Returns for each row the numbers of the examples in it.
 
-    Longest first, each into the fullest open row that has room for both its parts.
+    Longest first, each into the fullest row that has room for both its parts; among
+    examples of the same lengths, as many at once as that row takes.
+
+    >>> pack(np.array([[3, 1], [5, 1], [3, 1]]), shapes_lib.Shape(8, 4), seed=0)
+    [[1, 0], [2]]
 
     Args:
       lengths: int [examples, 2], tokens of inputs and of targets.
@@ -136,18 +178,58 @@ def pack(lengths: np.ndarray, shape: shapes_lib.Shape, *, seed: int) -> list[lis
       seed: Decides the order among examples of equal length.
     """
     order = batches_lib.generator(seed, _ROWS).permutation(len(lengths))
-    order = order[np.argsort(-lengths[order].sum(axis=1), kind="stable")]
-    room = np.zeros((_OPEN_ROWS, 2), np.int64)
-    open_rows: list[list[int]] = [[] for _ in range(_OPEN_ROWS)]
-    rows: list[list[int]] = []
-    for number in order:
-        left = (room - lengths[number]).astype(np.float64)
-        spare = np.where((left >= 0).all(axis=1), left.sum(axis=1), np.inf)
-        slot = int(np.argmin(spare))
-        if np.isinf(spare[slot]):
-            slot = int(np.argmin(room.sum(axis=1)))  # The fullest row is closed.
-            rows.append(open_rows[slot])
-            open_rows[slot], room[slot] = [], shape
-        open_rows[slot].append(int(number))
-        room[slot] -= lengths[number]
-    return [row for row in rows + open_rows if row]
+    kinds, kind_of = np.unique(lengths[order], axis=0, return_inverse=True)
+    by_kind = order[np.argsort(kind_of.ravel(), kind="stable")]
+    members = np.split(by_kind, np.cumsum(np.bincount(kind_of.ravel()))[:-1])
+    rows = _Rows(shape)
+    for kind in np.argsort(-kinds.sum(axis=1), kind="stable"):
+        inputs, targets = map(int, kinds[kind])
+        waiting = members[kind].tolist()
+        while waiting:
+            waiting = rows.fill(waiting, inputs, targets)
+    return rows.numbers
+
+
+class _Rows:
+    """Rows under way, found by the room that is left in them.
+
+    Attributes:
+      numbers: For each row, its examples.
+    """
+
+    def __init__(self, shape: shapes_lib.Shape) -> None:
+        self.numbers: list[list[int]] = []
+        self._shape = shape
+        self._by_room: dict[tuple[int, int], list[int]] = {}
+        # Room of both kinds together, at each pair of rooms that some row has.
+        size = (shape.inputs_length + 1, shape.targets_length + 1)
+        self._none = sum(size)
+        self._room_sum = np.full(size, self._none, np.int32)
+
+    def fill(self, waiting: list[int], inputs: int, targets: int) -> list[int]:
+        """Puts like examples into one row; returns those that it has no room for."""
+        row, (inputs_room, targets_room) = self._take_fullest(inputs, targets)
+        count = min(
+            inputs_room // inputs, targets_room // targets if targets else 2**31
+        )
+        self.numbers[row] += waiting[:count]
+        count = min(count, len(waiting))
+        left = (inputs_room - count * inputs, targets_room - count * targets)
+        self._by_room.setdefault(left, []).append(row)
+        self._room_sum[left] = sum(left)
+        return waiting[count:]
+
+    def _take_fullest(self, inputs: int, targets: int) -> tuple[int, tuple[int, int]]:
+        """Returns the fullest row with that much room, or a new one, and its room."""
+        fitting = self._room_sum[inputs:, targets:]
+        place = int(fitting.argmin())
+        if fitting.flat[place] == self._none:
+            self.numbers.append([])
+            return len(self.numbers) - 1, self._shape
+        up, right = divmod(place, fitting.shape[1])
+        room = (inputs + up, targets + right)
+        found = self._by_room[room]
+        row = found.pop()
+        if not found:
+            self._room_sum[room] = self._none
+        return row, room

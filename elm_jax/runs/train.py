@@ -10,7 +10,7 @@ import numpy as np
 
 from elm_jax import errors
 from elm_jax.checkpoints import experts, manifest
-from elm_jax.data import folders, shapes
+from elm_jax.data import folders, packing, shapes
 from elm_jax.data import tasks as task_registry
 from elm_jax.library import lock
 from elm_jax.model import config, t5
@@ -54,7 +54,8 @@ class Train(Run):
         machines; "" trains all.
       dropout_rate: Fraction in [0, 1), while training.
       num_shapes: Length buckets; each is a compilation, and fewer pad more.
-      pack: Several examples per row instead of length buckets.
+      pack: Several examples per row instead of length buckets; `batch_size` then
+        counts rows, up to twice as long as the features, chosen by the data.
       axis_rules: Name of the table that places parameters on the mesh.
       num_fsdp: Devices that split the batch and keep a part of each parameter, under
         `fsdp` and `fsdp_model`; -1 for all that `num_model` leaves.
@@ -280,14 +281,17 @@ class Train(Run):
     def _common_shapes(
         self, examples: Sequence[trainer.Examples]
     ) -> tuple[shapes.Shape, ...]:
-        """Returns the length buckets of all experts: they share compiled programs."""
+        """Returns the lengths of all experts' batches: they share compiled programs."""
         if self.kind == "base":
             return ()
         columns = [d.columns for own in examples for d in own]
         lengths = [
             np.stack([c.inputs.lengths, c.targets.lengths], axis=1) for c in columns
         ]
-        return shapes.choose_shapes(np.concatenate(lengths), num_shapes=self.num_shapes)
+        all_lengths = np.concatenate(lengths)
+        if self.pack:
+            return (packing.choose_row(all_lengths, self.data.features),)
+        return shapes.choose_shapes(all_lengths, num_shapes=self.num_shapes)
 
 
 def _is_range(steps: tuple[int, ...]) -> bool:

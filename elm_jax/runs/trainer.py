@@ -175,7 +175,7 @@ class Trainer:
             )
         options["max_examples"] = self._caps(examples)
         if run.pack:
-            return packing.PackedBatches(examples, features=features, **options)
+            return packing.PackedBatches(examples, row=common_shapes[0], **options)
         return batches.Batches(examples, shapes=common_shapes, **options)
 
     def _caps(self, examples: Examples) -> dict[str, int]:

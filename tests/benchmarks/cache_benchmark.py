@@ -9,7 +9,7 @@ import json
 import tempfile
 import time
 
-from elm_jax.data import batches, cache, packing, seqio_tasks, tasks
+from elm_jax.data import batches, cache, packing, seqio_tasks, shapes, tasks
 from tasks import pocket
 
 FEATURES = tasks.Features(inputs_length=128, targets_length=32)
@@ -48,7 +48,9 @@ def main():
             f"buckets_{n}": batches.Batches(train, num_shapes=n, **options)
             for n in (1, 4, 8, 16)
         }
-        sources["packed"] = packing.PackedBatches(train, features=FEATURES, **options)
+        sources["packed"] = packing.PackedBatches(
+            train, row=shapes.Shape(128, 32), **options
+        )
         _, batch_secs = timed(
             lambda: [sources["buckets_8"].batch(i) for i in range(NUM_BATCHES)]
         )

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from elm_jax import errors
-from elm_jax.data import packing, tasks
+from elm_jax.data import packing, shapes, tasks
 
 FEATURES = tasks.Features(inputs_length=256, targets_length=64)
+ROW = shapes.Shape(256, 64)
 
 
 def segments_of(batch):
@@ -32,9 +33,7 @@ def epoch_of(source, epoch):
 
 @pytest.fixture
 def packed(natural_dataset):
-    return packing.PackedBatches(
-        [natural_dataset(700)], batch_size=8, features=FEATURES, seed=1
-    )
+    return packing.PackedBatches([natural_dataset(700)], batch_size=8, row=ROW, seed=1)
 
 
 def test_an_epoch_has_every_example_once_and_whole(natural_dataset, packed):
@@ -44,10 +43,37 @@ def test_an_epoch_has_every_example_once_and_whole(natural_dataset, packed):
         assert collections.Counter(seen) == collections.Counter(expected)
 
 
-def test_packing_wastes_little(packed):
-    assert packed.stats().real_share > 0.75  # one of the two sides fills first
-    filled = np.mean([(b["encoder_input_tokens"] > 0) for b in epoch_of(packed, 0)])
-    assert filled > 0.9
+def lengths_of(dataset):
+    columns = dataset.columns
+    return np.stack([columns.inputs.lengths, columns.targets.lengths], axis=1)
+
+
+def test_a_row_chosen_by_the_data_wastes_little(natural_dataset):
+    dataset = natural_dataset(700)
+    row = packing.choose_row(lengths_of(dataset), FEATURES)
+    assert row.inputs_length in (256, 512)
+    source = packing.PackedBatches([dataset], batch_size=8, row=row, seed=1)
+    assert source.stats().real_share > 0.9
+    both = [
+        (b["encoder_input_tokens"], b["decoder_target_tokens"])
+        for b in epoch_of(source, 0)
+    ]
+    assert sum((side > 0).sum() for b in both for side in b) == (
+        source.stats().real_tokens
+    )
+
+
+@pytest.mark.parametrize("longest", [1, 63, 64])
+def test_a_chosen_row_has_room_for_every_example(longest):
+    lengths = np.array([[256, 2], [3, longest]] * 5)
+    row = packing.choose_row(lengths, FEATURES)
+    assert (lengths <= np.array(row)).all()
+    assert sorted(sum(packing.pack(lengths, row, seed=0), [])) == list(range(10))
+
+
+def test_examples_without_targets_are_packed():
+    rows = packing.pack(np.array([[4, 0]] * 5), shapes.Shape(8, 4), seed=0)
+    assert sorted(map(len, rows)) == [1, 2, 2]
 
 
 def test_segments_do_not_see_each_other(packed):
@@ -65,9 +91,7 @@ def test_segments_do_not_see_each_other(packed):
 
 
 def test_batches_depend_on_seed_and_step_alone(natural_dataset, packed):
-    again = packing.PackedBatches(
-        [natural_dataset(700)], batch_size=8, features=FEATURES, seed=1
-    )
+    again = packing.PackedBatches([natural_dataset(700)], batch_size=8, row=ROW, seed=1)
     for step in (9, 0, 30):
         one, other = packed.batch(step), again.batch(step)
         assert all(np.array_equal(one[name], other[name]) for name in one)
@@ -78,7 +102,7 @@ def test_shards_together_are_the_whole_batch(natural_dataset, packed):
         packing.PackedBatches(
             [natural_dataset(700)],
             batch_size=8,
-            features=FEATURES,
+            row=ROW,
             seed=1,
             shard=(i, 2),
         )
@@ -90,8 +114,6 @@ def test_shards_together_are_the_whole_batch(natural_dataset, packed):
 
 
 def test_an_example_longer_than_a_row_is_an_error(natural_dataset):
-    short = tasks.Features(inputs_length=16, targets_length=64)
+    short = shapes.Shape(16, 64)
     with pytest.raises(errors.ConfigError, match="room in one of the shapes"):
-        packing.PackedBatches(
-            [natural_dataset(50)], batch_size=8, features=short, seed=1
-        )
+        packing.PackedBatches([natural_dataset(50)], batch_size=8, row=short, seed=1)

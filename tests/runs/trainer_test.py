@@ -131,3 +131,18 @@ def test_another_place_or_period_changes_nothing(begun, tmp_path):
         f"INITIAL_CHECKPOINT_PATH = '{begun}/base'",
     )
     assert (folder / "multitask" / "manifest.json").is_file()
+
+
+def test_packed_rows_train_an_expert(begun):
+    run(
+        begun,
+        "multitask",
+        "MIXTURE_OR_TASK_NAME = 'trainer_both'",
+        "TRAIN_STEPS = 2",
+        "train.Train.pack = True",
+        "train.Train.expert_name = 'packed'",
+    )
+    lines = (begun / "work" / "packed" / "metrics.jsonl").read_text().splitlines()
+    padded = (begun / "work" / "multitask" / "metrics.jsonl").read_text().splitlines()
+    tokens = [json.loads(rows[-1])["tokens_per_step"] for rows in (lines, padded)]
+    assert tokens[0] > 1.5 * tokens[1]  # more examples in as many rows

@@ -1,0 +1,47 @@
+"""The packing benchmark runs, and real rows are padded as little as it says."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from elm_jax.data import tasks
+from tests.benchmarks import packing_benchmark, real_rows
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_packing_benchmark_compares_three_ways():
+    run = subprocess.run(
+        [sys.executable, packing_benchmark.__file__, "--tiny", "--repeats=2"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    row = json.loads(run.stdout)
+    assert row["padded"]["real_share"] < row["buckets"]["real_share"]
+    for way in ("buckets", "packed"):
+        assert 0 <= row[way]["data_wait_share"] <= 1
+        assert row[way]["over_padded"] > 0
+
+
+def test_nine_tenths_of_real_rows_tokens_are_not_padding(
+    data_dir, official_templates, tmp_path
+):
+    features = tasks.Features(inputs_length=256, targets_length=128)
+    datasets = real_rows.open_real(
+        tmp_path,
+        data_dir=str(data_dir),
+        templates_dir=official_templates,
+        features=features,
+    )
+    sources = packing_benchmark.make_sources(datasets, features, num_tokens=6144)
+    shares = {name: each.stats().real_share for name, each in sources.items()}
+    assert shares["packed"] >= 0.9
+    assert shares["buckets"] >= 0.85
+    assert shares["padded"] < 0.3
+    batch = sources["packed"].batch(3)  # as the counts say, in a batch itself
+    tokens = [batch[f"{side}_tokens"] for side in ("encoder_input", "decoder_target")]
+    real = sum((each != 0).sum() for each in tokens) / sum(each.size for each in tokens)
+    assert real >= 0.8
