@@ -267,9 +267,10 @@ def test_predicting_the_target_has_full_marks_in_seqios_evaluator():
     places = tasks.Places("", sources=("examples",))
     seen = set()
     for task in items(tasks.Task):
-        if is_official(task) or (task.dataset, task.metrics) in seen:
+        # An evaluator takes a quarter of a second: one of each kind.
+        if is_official(task) or (task.cluster, task.metrics) in seen:
             continue
-        seen.add((task.dataset, task.metrics))
+        seen.add((task.cluster, task.metrics))
         _, rendered = examples_of(task, places)
         name = f"full_marks_{task.name}"
         fns = [metrics.get(metric).fn for metric in task.metrics]
