@@ -70,6 +70,8 @@ setup(
         # SeqIO's own caching on a cluster. apache-beam lowers protobuf and pyarrow.
         "beam": ["apache-beam>=2.77,<3", "google-crc32c>=1.5", "sentencepiece<0.2.2"],
         "hub": ["datasets>=4,<6", "huggingface_hub>=0.30,<3"],
+        # launch/ray_train.py: shards of a training as tasks of a Ray cluster.
+        "ray": ["ray>=2.40,<3"],
         # Only for weights that torch wrote; safetensors need none.
         "torch": ["torch>=2.6"],
         "sentence-transformers": ["sentence-transformers>=3"],
