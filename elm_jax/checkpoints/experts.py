@@ -37,7 +37,7 @@ def save_expert(folder: str | pathlib.Path, params: Params, manifest: Manifest) 
     _check_content(final, host, manifest)
     check_is_new(final)
     with new_folder(final) as partial:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        with _checkpointer() as checkpointer:
             checkpointer.save(partial / PARAMS, args=ocp.args.StandardSave(host))
         manifests.write_manifest(partial, manifest)
 
@@ -76,7 +76,7 @@ def load_expert(
             )
         )
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        with _checkpointer() as checkpointer:
             params = checkpointer.restore(path / PARAMS)
     except IO_ERRORS as error:
         raise errors.CheckpointError(
@@ -89,6 +89,15 @@ def load_expert(
     if expected is not None:
         check_same_tensors(params, expected, of=f"expert {manifest.name!r} in {path}")
     return params, manifest
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """Returns what reads and writes by itself, whatever other processes do."""
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()}
+    )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def check_same_tensors(found: Params, expected: Params, *, of: str) -> None:

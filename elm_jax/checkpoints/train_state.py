@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts
+from elm_jax.partitioning import processes
 
 _STATE, _CONFIG = "state", "config"
 _PARTIAL = ".orbax-checkpoint-tmp"  # ends the name of what Orbax has not finished
@@ -25,7 +26,8 @@ class TrainStateStore:
     """The newest few states of one training, each with the configuration behind it.
 
     States are any pytree of arrays. What is restored has the bits of what was
-    saved, on the devices of the state it is restored into.
+    saved, on the devices of the state it is restored into, however many devices and
+    processes there were before. Several processes call every verb together.
 
     Args:
       folder: Of this training alone. Nothing is read or written before a verb.
@@ -155,6 +157,12 @@ class TrainStateStore:
         return self._manager
 
     def _remove_partial(self) -> None:
+        """Removes what a dead or failed save has left; all processes wait for it."""
+        if processes.is_main():
+            self._remove_partial_here()
+        processes.barrier("unfinished states are removed")
+
+    def _remove_partial_here(self) -> None:
         for partial in self._folder.glob(f"*{_PARTIAL}"):
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -187,7 +195,8 @@ class TrainStateStore:
             if manager is not None:
                 with contextlib.suppress(*experts.IO_ERRORS):
                     manager.close()
-            self._remove_partial()
+            if processes.is_main():
+                self._remove_partial_here()  # the others may not come here
             raise
 
     @contextlib.contextmanager

@@ -17,6 +17,7 @@ import gin
 from absl import flags
 
 from elm_jax import errors
+from elm_jax.runs import hosts
 from elm_jax.runs.run import Run
 
 _GIN_FILE = flags.DEFINE_multi_string(
@@ -30,6 +31,28 @@ _GIN_SEARCH_PATHS = flags.DEFINE_list(
 )
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print the resolved plan; compile, train and write nothing."
+)
+
+_MULTIPROCESS = flags.DEFINE_bool(
+    "multiprocess",
+    None,
+    "Join the other processes of this run; where they are is told by the flags below,"
+    " or by SLURM, Kubernetes or a TPU. --nomultiprocess: work alone.",
+)
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+    "coordinator_address", "", "host:port of process 0, the same in every process."
+)
+_PROCESS_COUNT = flags.DEFINE_integer(
+    "process_count", 0, "How many processes there are.", lower_bound=0
+)
+_PROCESS_INDEX = flags.DEFINE_integer(
+    "process_index", -1, "Which one this is, from 0.", lower_bound=-1
+)
+_HEARTBEAT_SECS = flags.DEFINE_integer(
+    "heartbeat_secs",
+    100,
+    "Silence in seconds after which a process counts as dead and all others end.",
+    lower_bound=1,
 )
 
 # What gin and the modules it imports raise for a file or value that is wrong.
@@ -247,10 +270,18 @@ def main(*run_types: type[Run]) -> None:
             bindings=_GIN_BINDINGS.value,
             search_paths=_GIN_SEARCH_PATHS.value,
         )
-        if _DRY_RUN.value:
-            run.show_plan()
-        else:
-            run.start(config=bound, operative_config=operative)
+        with hosts.joined(
+            run,
+            multiprocess=_MULTIPROCESS.value,
+            coordinator_address=_COORDINATOR_ADDRESS.value,
+            process_count=_PROCESS_COUNT.value,
+            process_index=_PROCESS_INDEX.value,
+            heartbeat_secs=_HEARTBEAT_SECS.value,
+        ):
+            if _DRY_RUN.value:
+                run.show_plan()
+            else:
+                run.start(config=bound, operative_config=operative)
     except errors.ElmError as error:
         notes = getattr(error, "__notes__", ())
         sys.exit("\n".join((type(error).__name__, str(error), *notes)))

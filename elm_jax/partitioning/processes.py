@@ -1,47 +1,359 @@
-"""One program on many hosts: JAX's own runtime."""
+"""One program on many hosts: JAX's own runtime, and what its processes agree on."""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 from elm_jax import errors
+
+PORT = 8476
+HEARTBEAT_SECS = 100
+"""Time after which a process that is silent counts as dead."""
+
+_LONGEST_WAIT_SECS = 7 * 24 * 3600
+
+# A name may be waited for once; processes come to their barriers in one order.
+_barriers = itertools.count()
+
+_LOOKED_FOR = (
+    "SLURM (SLURM_PROCID and others, set by srun), Kubernetes indexed jobs"
+    " (JOB_COMPLETION_INDEX), JAX's own JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and"
+    " JAX_PROCESS_ID, and TPU or Open MPI as JAX finds them"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Membership:
+    """What a process must know to join the others.
+
+    Attributes:
+      coordinator_address: `host:port` of process 0; "" if unknown.
+      process_count: How many processes there are; 0 if unknown.
+      process_index: Which one this is, from 0; -1 if unknown.
+      local_device_ids: The GPUs of this process, where several share a host.
+    """
+
+    coordinator_address: str = ""
+    process_count: int = 0
+    process_index: int = -1
+    local_device_ids: tuple[int, ...] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all is known and fits together."""
+        has_port = re.fullmatch(r".+:\d+", self.coordinator_address) is not None
+        return has_port and 0 <= self.process_index < self.process_count
 
 
 def start(
     *,
+    multiprocess: bool | None = None,
     coordinator_address: str = "",
-    num_processes: int = 1,
-    process_id: int = 0,
-    on_cluster: bool = False,
+    process_count: int = 0,
+    process_index: int = -1,
+    heartbeat_secs: int = HEARTBEAT_SECS,
+    environ: Mapping[str, str] = os.environ,
 ) -> None:
     """Joins this process to the others, before any device is touched.
 
-    Does nothing for one process, which needs no coordinator.
+    Does nothing for one process alone, which needs no coordinator.
 
     Args:
-      coordinator_address: `host:port` of process 0, the same in every process.
-      num_processes: How many processes there are.
-      process_id: Which one this is, from 0.
-      on_cluster: Whether TPU VM, SLURM or Open MPI tell JAX all of this instead.
+      multiprocess: Whether there are others; None if the other arguments tell.
+      coordinator_address: `host:port` of process 0, the same in every process; what
+        is not given here is taken from the environment.
+      process_count: How many processes there are.
+      process_index: Which one this is, from 0.
+      heartbeat_secs: Silence after which a process counts as dead, and all others
+        end with an error.
+      environ: Environment variables.
 
     Raises:
-      ConfigError: The three do not fit together.
+      ConfigError: What is given does not fit together, something is not told, or
+        SLURM started several processes that nobody asked to join.
     """
-    if on_cluster:
-        jax.distributed.initialize()
+    given = Membership(coordinator_address, process_count, process_index)
+    if multiprocess is False or given == Membership(process_count=1):
         return
-    is_alone = num_processes == 1 and process_id == 0 and not coordinator_address
-    if is_alone:
+    if multiprocess is None and given == Membership():
+        _check_alone(environ)
         return
-    if not coordinator_address or not 0 <= process_id < num_processes:
+    wanted = complete(given, environ)
+    if not wanted.is_whole and (given != Membership() or wanted != given):
+        raise _incomplete(wanted)
+    with _explained(wanted):
+        if wanted.is_whole:
+            jax.distributed.initialize(
+                coordinator_address=wanted.coordinator_address,
+                num_processes=wanted.process_count,
+                process_id=wanted.process_index,
+                local_device_ids=wanted.local_device_ids,
+                cluster_detection_method="deactivate",
+                heartbeat_timeout_seconds=heartbeat_secs,
+            )
+        else:  # a TPU, or what else JAX knows
+            jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_secs)
+
+
+def complete(
+    given: Membership,
+    environ: Mapping[str, str],
+    full_host_name: Callable[[], str] = socket.getfqdn,
+) -> Membership:
+    """Returns a membership with what the environment tells of the rest.
+
+    Args:
+      given: What flags said; it wins.
+      environ: Environment variables.
+      full_host_name: Returns this host's name with its domain; Kubernetes puts the
+        pods of a job with a `subdomain` into one.
+
+    Raises:
+      ConfigError: A variable is no number.
+    """
+    found = _of_jax(environ)
+    if "TPU_WORKER_HOSTNAMES" not in environ:  # TPUs have an environment of their own
+        if "SLURM_PROCID" in environ:
+            found = _fill(found, _of_slurm(environ))
+        elif "JOB_COMPLETION_INDEX" in environ:
+            found = _fill(found, _of_kubernetes(environ, full_host_name))
+    return _fill(given, found)
+
+
+def _fill(one: Membership, other: Membership) -> Membership:
+    """Returns the first membership, with the second's values where it has none."""
+    nothing = Membership()
+    missing = {
+        field.name: getattr(other, field.name)
+        for field in dataclasses.fields(Membership)
+        if getattr(one, field.name) == getattr(nothing, field.name)
+    }
+    return dataclasses.replace(one, **missing)
+
+
+def _of_jax(environ: Mapping[str, str]) -> Membership:
+    return Membership(
+        environ.get("JAX_COORDINATOR_ADDRESS", ""),
+        _number(environ, "JAX_NUM_PROCESSES", 0),
+        _number(environ, "JAX_PROCESS_ID", -1),
+    )
+
+
+def _of_slurm(environ: Mapping[str, str]) -> Membership:
+    nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST", "")
+    # One job a port, so that two jobs on a node do not meet.
+    port = 61440 + _number(environ, "SLURM_JOB_ID", 0) % 4096
+    count = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else ""
+    count = count or "SLURM_NTASKS"
+    per_node = environ.get("SLURM_STEP_TASKS_PER_NODE", "1")
+    local = None
+    # With --gpus-per-task SLURM itself shows each process its own.
+    if not re.fullmatch(r"1(\(x\d+\))?", per_node) and (
+        "SLURM_GPUS_PER_TASK" not in environ
+    ):
+        local = (_number(environ, "SLURM_LOCALID", 0),)
+    return Membership(
+        f"{first_node(nodes)}:{port}" if nodes else "",
+        _number(environ, count, 0),
+        _number(environ, "SLURM_PROCID", -1),
+        local,
+    )
+
+
+def first_node(nodes: str) -> str:
+    """Returns the first host of a list as SLURM writes them.
+
+    >>> [first_node(text) for text in ("n[007-009,12],m1", "gpu-1,gpu-2", "a")]
+    ['n007', 'gpu-1', 'a']
+    """
+    found = re.match(r"([^\[,]+)(?:\[(\d+))?", nodes)
+    return "".join(part or "" for part in found.groups()) if found else ""
+
+
+def _of_kubernetes(
+    environ: Mapping[str, str], full_host_name: Callable[[], str]
+) -> Membership:
+    index = _number(environ, "JOB_COMPLETION_INDEX", -1)
+    host, _, domain = full_host_name().partition(".")
+    address = ""
+    # Pods of an indexed job are called <job>-<index>, and find each other by name
+    # below a subdomain only.
+    if domain and host.endswith(f"-{index}"):
+        job = host.removesuffix(f"-{index}")
+        address = f"{job}-0.{domain}:{PORT}"
+    return Membership(address, 0, index)
+
+
+def _number(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(name)
+    if text is None:
+        return default
+    if not text.isdecimal():
         raise errors.ConfigError(
             errors.explain(
-                found=f"process_id = {process_id} of num_processes = {num_processes}"
-                f" with coordinator_address = {coordinator_address!r}",
-                expected="an id below the number, and the address of process 0",
-                do="Give all three to every process, or on_cluster = True",
+                found=f"environment variable {name} = {text!r}",
+                expected="a whole number",
+                do="Correct or unset it, or give --coordinator_address,"
+                " --process_count and --process_index",
             )
         )
-    jax.distributed.initialize(
-        coordinator_address=coordinator_address,
-        num_processes=num_processes,
-        process_id=process_id,
+    return int(text)
+
+
+def _check_alone(environ: Mapping[str, str]) -> None:
+    """Raises ConfigError if SLURM started this command several times at once."""
+    number = _number(environ, "SLURM_STEP_NUM_TASKS", 1)
+    if number > 1:
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"{number} processes of one SLURM step that would all do the"
+                " same, each by itself",
+                expected="one process, or processes that were told to join",
+                do="Add --multiprocess to train one model on all of them, or"
+                " --nomultiprocess if each is to work alone",
+            )
+        )
+
+
+def _incomplete(wanted: Membership) -> errors.ConfigError:
+    known = {
+        f"--{field.name}": getattr(wanted, field.name)
+        for field in dataclasses.fields(Membership)
+        if field.name != "local_device_ids"
+    }
+    return errors.ConfigError(
+        errors.explain(
+            found=", ".join(f"{flag} = {value!r}" for flag, value in known.items())
+            + ", from flags and environment",
+            expected="the host:port of process 0, the number of processes, and an"
+            " index below it",
+            do="Give these flags to every process (a Kubernetes indexed job knows its"
+            " index, and the address if it has a subdomain; --process_count is its"
+            f" number of completions). Looked at: {_LOOKED_FOR}",
+        )
     )
+
+
+@contextlib.contextmanager
+def _explained(wanted: Membership) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError, OSError) as error:
+        address = wanted.coordinator_address or "no address"
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"process {wanted.process_index} of {wanted.process_count} could"
+                f" not join at {address}: {f'{error}'.partition(chr(10))[0]}",
+                expected="a coordinator that all processes reach, and every process"
+                " started",
+                do="Check address, port and firewall, and that all processes run;"
+                f" or that one of these is there: {_LOOKED_FOR}",
+            )
+        ) from error
+
+
+def are_several() -> bool:
+    """Returns whether this process has joined others; touches no device."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def is_main() -> bool:
+    """Returns whether this process writes what is written once: the first, or only."""
+    return not are_several() or jax.process_index() == 0
+
+
+def agree(value: Any) -> Any:
+    """Returns process 0's value in every process; call it in all of them.
+
+    Args:
+      value: JSON data, such as what was found on disk, which others may see later.
+    """
+    if not are_several():
+        return value
+    barrier("before agreeing")
+    content = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+    own = content if is_main() else np.zeros(size, np.uint8)
+    return json.loads(multihost_utils.broadcast_one_to_all(own).tobytes())
+
+
+def check_same(text: str, *, what: str) -> None:
+    """Raises ConfigError unless all processes have the same text.
+
+    Args:
+      text: Such as a configuration.
+      what: Its name, for the message.
+    """
+    if not are_several():
+        return
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.int32)
+    digests = exchange(digest.tolist())
+    others = [n for n, row in enumerate(digests) if (row != digests[0]).any()]
+    if others:
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"another {what} in processes {others} than in process 0",
+                expected="one command on every host, with the same files",
+                do="Give every process the same flags, gin files, data and versions",
+            )
+        )
+
+
+def exchange(numbers: Sequence[int]) -> np.ndarray:
+    """Returns every process's numbers, int [processes, numbers]; call it in all."""
+    own = np.asarray(numbers, np.int32)
+    if not are_several():
+        return own[None]
+    barrier("before exchanging")
+    return np.asarray(multihost_utils.process_allgather(own))
+
+
+def barrier(name: str) -> None:
+    """Waits until every process has come here, however long that takes.
+
+    Not by a computation of the devices: those give up on late ones after 30 seconds
+    on a CPU. That no process is dead is seen by heartbeats.
+    """
+    if are_several():
+        everyone = set(range(jax.process_count()))
+        wait = multihost.get_barrier_sync_fn(processes=everyone)
+        wait(key=f"{name} {next(_barriers)}", timeout_ms=_LONGEST_WAIT_SECS * 1000)
+
+
+@contextlib.contextmanager
+def main_first(name: str) -> Iterator[None]:
+    """Within the context process 0 works alone; then the others do, and find it done.
+
+    For what is built once and read by all, such as a token cache. On hosts that share
+    no disk each builds its own.
+    """
+    if not is_main():
+        barrier(name)
+    yield
+    if is_main():
+        barrier(name)
+
+
+def gather(tree: Any) -> Any:
+    """Returns arrays whole on every host, as numpy; call it in all processes."""
+    if not are_several():
+        return jax.device_get(tree)
+
+    def whole(leaf: Any) -> np.ndarray:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+        return np.asarray(leaf)
+
+    return jax.tree.map(whole, tree)

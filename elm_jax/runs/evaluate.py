@@ -6,7 +6,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import rich.console
 from rich.table import Table
@@ -17,7 +17,7 @@ from elm_jax.data import token_store
 from elm_jax.evaluation import results
 from elm_jax.library import sampling
 from elm_jax.model import decoding_spec
-from elm_jax.partitioning import rules
+from elm_jax.partitioning import processes, rules
 from elm_jax.reporting import text
 from elm_jax.runs import bases, candidates, library, scorer, task_data
 from elm_jax.runs.progress import Progress
@@ -59,6 +59,8 @@ class Evaluate(Run):
       random_seed: Of the choice of rows.
       results_path: JSON lines.
     """
+
+    can_share_work: ClassVar[bool] = True
 
     data: task_data.TaskData
     initial_checkpoint_path: str
@@ -116,16 +118,28 @@ class Evaluate(Run):
         base = bases.load_base(self.path(self.initial_checkpoint_path))
         store = results.ResultStore(self.path(self.results_path))
         data = self.data.opened(self.fill)
-        done = {row.key("") for row in store.rows()}
         groups: dict[tuple[pathlib.Path, ...], list[Job]] = {}
-        jobs = list(self._jobs(base, functools.cache(data.open)))
-        for job in jobs:
-            if job.cell.key("") not in done:
+
+        @functools.cache
+        def open_split(task: str, split: str) -> token_store.TokenizedDataset:
+            with processes.main_first(f"token cache of {task} {split}"):
+                return data.open(task, split)
+
+        jobs = list(self._jobs(base, open_split))
+        processes.check_same(
+            repr([job.cell for job in jobs]), what="list of what to score"
+        )
+        done = {row.key("") for row in store.rows()}
+        is_done = processes.agree([job.cell.key("") in done for job in jobs])
+        for job, skip in zip(jobs, is_done, strict=True):
+            if not skip:
                 groups.setdefault(job.candidate.folders, []).append(job)
         total = sum(map(len, groups.values()))
         print(f"to score: {total}; scored already: {len(jobs) - total}")  # noqa: T201
         if groups:
             self._score_all(base, data, store, list(groups.values()))
+        if not processes.is_main():
+            return
         keys = {job.cell.key("") for job in jobs}
         _print_tables([row for row in store.rows() if row.key("") in keys])
         print(store.path)  # noqa: T201
@@ -155,7 +169,8 @@ class Evaluate(Run):
             adapter = candidate.adapter()
             for job in group:
                 scored = program.score(params, adapter, job.dataset, job.rows)
-                store.record(job.cell, run_id=self.name, **scored._asdict())
+                if processes.is_main():
+                    store.record(job.cell, run_id=self.name, **scored._asdict())
                 count += 1
                 progress(count)
 

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from elm_jax.partitioning import processes
+
 
 class Progress:
     """Prints at most one line every few seconds, and one at the end.
@@ -41,6 +43,8 @@ class Progress:
         now = self._clock()
         finished = self._total > 0 and done >= self._total
         if now - self._last < self._every_secs and not finished:
+            return
+        if not processes.is_main():
             return
         self._last = now
         spent = now - self._start

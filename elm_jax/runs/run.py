@@ -6,12 +6,13 @@ import pathlib
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import rich
 from rich.table import Table
 
 from elm_jax import errors, files
+from elm_jax.partitioning import processes
 from elm_jax.training import signals
 
 Plan = dict[str, object]
@@ -26,6 +27,8 @@ class Run:
     """
 
     model_dir: str
+    can_share_work: ClassVar[bool] = False
+    """Whether several processes may do one such run together."""
 
     def __post_init__(self) -> None:
         _check_field_types(self)
@@ -78,9 +81,24 @@ class Run:
           SystemExit: SIGTERM or SIGINT ended the run.
         """
         with signals.exit_on_signal():
-            files.write_text(self._config_path("gin"), config)
-            files.write_text(self._config_path("operative.gin"), operative_config)
+            if processes.is_main():
+                files.write_text(self._config_path("gin"), config)
+                files.write_text(self._config_path("operative.gin"), operative_config)
+            processes.check_same(operative_config, what="configuration")
+            self._check_shared()
             self.run()
+
+    def _check_shared(self) -> None:
+        """Raises ConfigError if this process does not see what the first one wrote."""
+        if not self._config_path("operative.gin").is_file():
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"MODEL_DIR {self.path(self.model_dir)} on this host without"
+                    " what process 0 has just written there",
+                    expected="one folder that all hosts share, such as on NFS",
+                    do="Name a shared folder with --gin.MODEL_DIR",
+                )
+            )
 
     def operative_config(self) -> str:
         """Returns the text of the configuration that `start` wrote, or ""."""

@@ -12,6 +12,7 @@ from elm_jax.data.token_store import Example, TokenizedDataset
 from elm_jax.evaluation import generation, metrics, rank_classification
 from elm_jax.model import decoding, decoding_spec, precision, scoring
 from elm_jax.partitioning import mesh as meshes
+from elm_jax.partitioning import processes
 from elm_jax.peft import adapters
 from elm_jax.runs import bases, task_data
 from elm_jax.types import Params
@@ -113,11 +114,16 @@ class Scorer:
         return Scores(values, len(examples), per_example)
 
     def _bind(self, program: Callable[..., Any], params: Params) -> Callable[..., Any]:
-        """Returns the program with its parameters; batches go to the devices."""
+        """Returns the program with its parameters; batches go to the devices.
+
+        Every process has all rows and gets all results.
+        """
 
         def call(*arrays: np.ndarray) -> Any:
             named = {str(n): array for n, array in enumerate(arrays)}
-            return program(params, *meshes.shard_batch(named, self._mesh).values())
+            placed = meshes.shard_batch(named, self._mesh, shard=(0, 1))
+            result = program(params, *placed.values())
+            return processes.gather(result) if processes.are_several() else result
 
         return call
 

@@ -1,10 +1,11 @@
 """elm_train: experts, a multitask baseline or a base, one after another."""
 
+import contextlib
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from elm_jax.data import folders, packing, shapes
 from elm_jax.data import tasks as task_registry
 from elm_jax.library import lock
 from elm_jax.model import config, t5
-from elm_jax.partitioning import rules
+from elm_jax.partitioning import processes, rules
 from elm_jax.peft import adapters
 from elm_jax.peft import experts as expert_kinds
 from elm_jax.runs import bases, shards, task_data, train_plan, trainer
@@ -74,6 +75,8 @@ class Train(Run):
         takes longer is given up; where steps take half as long, each is saved.
       resume_changed_config: Whether to resume a run whose configuration differs.
     """
+
+    can_share_work: ClassVar[bool] = True
 
     kind: Kind
     tasks: str | tuple[str, ...]
@@ -226,15 +229,16 @@ class Train(Run):
     def run(self) -> None:
         """Trains what is not finished.
 
-        Several processes may be given the same experts: each expert is trained by
-        one of them, and the others wait for it.
+        Several runs may be given the same experts: each expert is trained by one of
+        them, and the others wait for it. The processes of one run train each expert
+        together.
 
         Raises:
           ElmError: Something a user can repair, if possible before compiling.
         """
         names = self.experts()
         own = shards.parse(self.shard).choose(names)
-        todo = self._unfinished(own)
+        todo = processes.agree(self._unfinished(own))
         if len(todo) < len(own):
             print(f"finished already: {len(own) - len(todo)} of {len(own)}")  # noqa: T201
         if not todo:
@@ -246,22 +250,35 @@ class Train(Run):
             folders.check_writable(folder)
         # All caches first: a task that cannot be read is told before any training,
         # and shapes must not depend on the shard or on what is finished already.
-        examples = {
-            name: [data.open(task, "train") for task in tasks]
-            for name, tasks in names.items()
-        }
+        with processes.main_first("token caches"):
+            examples = {
+                name: [data.open(task, "train") for task in tasks]
+                for name, tasks in names.items()
+            }
         common = self._common_shapes(list(examples.values()))
         while todo:
-            with lock.hold_free({self.work_dir(name): name for name in todo}) as held:
-                mine = self._unfinished(held)
+            with self._hold_free(todo) as held:
+                mine = processes.agree(self._unfinished(held))
                 for number, name in enumerate(mine, 1):
                     print(f"expert {number}/{len(mine)}: {name}")  # noqa: T201
                     result = shared.train(name, examples[name], common)
+                    if result is None:  # the first process has it
+                        continue
                     experts.save_expert(self.expert_dir(name), *result)
                     if not self.keep_every_steps:
                         state_dir = self.work_dir(name) / "state"
                         shutil.rmtree(state_dir, ignore_errors=True)
-            todo = self._unfinished(todo)
+            todo = processes.agree(self._unfinished(todo))
+
+    @contextlib.contextmanager
+    def _hold_free(self, names: Sequence[str]) -> Iterator[list[str]]:
+        """Holds what no other run trains; the first process does so for all."""
+        with contextlib.ExitStack() as stack:
+            held: list[str] = []
+            if processes.is_main():
+                free = {self.work_dir(name): name for name in names}
+                held = stack.enter_context(lock.hold_free(free))
+            yield processes.agree(held)
 
     def _unfinished(self, names: Sequence[str]) -> list[str]:
         return [name for name in names if not self.is_finished(name)]

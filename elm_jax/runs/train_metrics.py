@@ -4,6 +4,7 @@ import json
 import pathlib
 from collections.abc import Callable
 
+from elm_jax.partitioning import processes
 from elm_jax.training import hooks, optimizers, writers
 
 _FILE = "metrics.jsonl"
@@ -21,6 +22,8 @@ def make_report(
 ) -> hooks.ReportMetrics:
     """Returns a hook that writes to console, JSON lines and TensorBoard.
 
+    Of several processes the first writes.
+
     Args:
       folder: Of the expert's work files.
       expert: Its name, for the console.
@@ -37,7 +40,9 @@ def make_report(
             writers.TensorBoardWriter(
                 folder / "tensorboard", start_step=start_step, config=config
             ),
-        ),
+        )
+        if processes.is_main()
+        else (),
         num_steps=num_steps,
         waited_secs_fn=waited_secs_fn,
         learning_rate_fn=lambda step: optimizer.learning_rate_at(

@@ -3,10 +3,9 @@
 import contextlib
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import jax
 
 from elm_jax import trees
 from elm_jax.checkpoints import manifest, train_state
@@ -21,9 +20,10 @@ from elm_jax.data import (
 from elm_jax.data import tasks as task_registry
 from elm_jax.model import loss, t5
 from elm_jax.partitioning import mesh as meshes
+from elm_jax.partitioning import processes
 from elm_jax.peft import experts as expert_kinds
 from elm_jax.runs import bases, task_data, train_metrics
-from elm_jax.training import hooks, loop, profiling, signals, state, step
+from elm_jax.training import agreement, hooks, loop, profiling, signals, state, step
 from elm_jax.types import Params, ScheduledHook
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _MAY_CHANGE = frozenset(
         *("model_dir", "experts_dir", "expert_name", "tasks", "data", "shard"),
         "initial_checkpoint_path",
         *("save_every_steps", "keep_last", "keep_every_steps", "stop_grace_secs"),
+        *("axis_rules", "num_fsdp", "num_model"),  # where it is computed
         *("log_every_steps", "profile_steps", "resume_changed_config"),
     )
 )
@@ -65,17 +66,21 @@ class Trainer:
 
     def train(
         self, name: str, examples: Examples, common_shapes: Sequence[shapes.Shape]
-    ) -> Finished:
+    ) -> Finished | None:
         """Returns a finished expert; resumes one that was begun.
+
+        Of several processes the first has it, the others None.
 
         Raises:
           SystemExit: A signal came, and the state is saved.
         """
         run = self._run
         source = self._batch_source(examples, common_shapes)
+        config = self._config(examples, source)
+        processes.check_same(json.dumps(config), what=f"configuration of {name}")
         store = train_state.TrainStateStore(
             run.work_dir(name) / "state",
-            config=self._config(examples, source),
+            config=config,
             keep_last=run.keep_last,
             keep_every_steps=run.keep_every_steps,
         )
@@ -83,9 +88,11 @@ class Trainer:
         restored = store.restore(now, allow_changed_config=run.resume_changed_config)
         now = now if restored is None else restored
         start = int(now.step)
+        processes.check_same(f"{start}", what=f"saved state of {name}")
         if start:
             print(f"{name}: goes on from its own step {start}")  # noqa: T201
         stop = signals.StopRequest(grace_secs=run.stop_grace_secs)
+        agreed = agreement.AgreedStop(stop)
         with stop, contextlib.ExitStack() as entered:
             entered.callback(stop.waiting_for(store.close))
             ready = entered.enter_context(self._prefetcher(source, start))
@@ -99,11 +106,13 @@ class Trainer:
                     name, start=start, store=store, stop=stop, ready=ready, to=entered
                 ),
                 expert=name,
-                should_stop=stop,
+                should_stop=agreed,
                 last_checkpoint=store.latest_step,
             )
-        stop.exit_if_requested()
-        params = jax.device_get(now.params)
+        agreed.exit_if_requested()
+        params = processes.gather(now.params)
+        if not processes.is_main():
+            return None
         return Finished(params, self._manifest(name, examples, params))
 
     def _hooks(
@@ -131,7 +140,8 @@ class Trainer:
         saving = hooks.SaveSchedule(
             run.save_every_steps,
             stop.waiting_for(hooks.save_states(store)),
-            slow_secs=run.stop_grace_secs / 2,
+            # Processes save together, and their clocks would not agree on when.
+            slow_secs=math.inf if processes.are_several() else run.stop_grace_secs / 2,
         )
         found: list[ScheduledHook] = [loop.Every(run.log_every_steps, report), saving]
         if run.profile_steps:
@@ -165,6 +175,7 @@ class Trainer:
         run = self._run
         options: dict[str, Any] = {"batch_size": run.batch_size}
         options["seed"] = run.random_seed
+        options["shard"] = meshes.process_shard(self._mesh)
         features = self._data.features
         if run.kind == "base":
             return span_corruption.SpanCorruptionBatches(

@@ -87,11 +87,21 @@ class StopRequest:
           SystemExit: With status 143 after SIGTERM, 130 after SIGINT.
         """
         if self._signal is not None:
-            raise SystemExit(_SHELL_OFFSET + self._signal)
+            raise SystemExit(exit_status(self._signal))
+
+    @property
+    def signal_number(self) -> int:
+        """The signal that has come, 0 for none."""
+        return self._signal or 0
 
     def _note(self, number: int, frame: types.FrameType | None) -> None:
         del frame
         self._signal = signal.Signals(number)
+
+
+def exit_status(number: int) -> int:
+    """Returns the status of a program that a signal stopped, as shells count."""
+    return _SHELL_OFFSET + number
 
 
 @contextlib.contextmanager

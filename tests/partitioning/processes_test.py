@@ -13,34 +13,132 @@ PROGRAM = """
 import sys
 import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 2)
+from elm_jax import errors
 from elm_jax.partitioning import mesh, processes
 rank = int(sys.argv[1])
-processes.start(coordinator_address=sys.argv[2], num_processes=2, process_id=rank)
-devices = mesh.make_mesh()
-rows = np.full((4, 1), rank + 1, np.int32)
-batch = mesh.shard_batch({"rows": rows}, devices)
-print(batch["rows"].shape[0], int(jax.jit(lambda b: b["rows"].sum())(batch)))
+environ = {"JOB_COMPLETION_INDEX": sys.argv[1]}
+processes.start(coordinator_address=sys.argv[2], process_count=2, environ=environ)
+
+def total(devices, rows, shard=None):
+    batch = mesh.shard_batch({"rows": rows}, devices, shard=shard)
+    placed = batch["rows"]
+    return placed.shape[0], int(jax.jit(lambda x: x.sum())(placed))
+
+split, shared = mesh.make_mesh(), mesh.make_mesh(num_model=4)
+print(mesh.process_shard(split) == (rank, 2), mesh.process_shard(shared) == (0, 1))
+own = np.full((4, 1), rank + 1, np.int32)
+print(*total(split, own), *total(shared, np.arange(4, dtype=np.int32)[:, None]))
+print(*total(split, np.arange(8, dtype=np.int32)[:, None], shard=(0, 1)))
+try:
+    mesh.shard_batch({"rows": own}, split, shard=(0, 2))
+    print("none refused" if rank else "own rows")
+except errors.ElmError as error:
+    print("own rows" if "rows 4 to 6" in str(error) else error)
+print(processes.agree({"found": ["a", rank + 7]}), processes.is_main() == (rank == 0))
+processes.check_same("text", what="text")
+try:
+    processes.check_same(f"{rank}", what="step")
+except errors.ConfigError as error:
+    print("another step in processes [1]" in str(error))
+whole = mesh.place({"encoder_norm": {"scale": np.arange(8.0)}}, shared, "data")
+print(processes.gather(whole)["encoder_norm"]["scale"].sum())
+with processes.main_first("test"):
+    pass
+print(processes.exchange([rank, 5]).tolist())
 """
+
+SLURM = {
+    "SLURM_JOB_ID": "4097",
+    "SLURM_STEP_NODELIST": "gpu[08-09,11]",
+    "SLURM_STEP_NUM_TASKS": "3",
+    "SLURM_STEP_TASKS_PER_NODE": "1(x3)",
+    "SLURM_PROCID": "2",
+    "SLURM_LOCALID": "0",
+}
+
+
+def no_name():
+    return "host"
+
+
+def pod_name():
+    return "train-1.pods.default.svc.cluster.local"
 
 
 def test_one_process_needs_no_coordinator():
-    processes.start()
+    processes.start(environ={})
+    assert not processes.are_several()
+    assert processes.is_main()
+    assert processes.agree([1, "a"]) == [1, "a"]
+    assert processes.exchange([3]).tolist() == [[3]]
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"num_processes": 2},
-        {"process_id": 1},
-        {"coordinator_address": "host:1", "num_processes": 2, "process_id": 2},
+        {"process_count": 2},
+        {"process_index": 1},
+        {"coordinator_address": "host:1", "process_count": 2, "process_index": 2},
+        {"coordinator_address": "host", "process_count": 2, "process_index": 1},
+        {"process_count": 2, "environ": {"JOB_COMPLETION_INDEX": "0"}},
     ],
 )
 def test_arguments_that_do_not_fit_together_are_refused(arguments):
-    with pytest.raises(errors.ConfigError, match="process_id"):
-        processes.start(**arguments)
+    with pytest.raises(errors.ConfigError, match="process_index = "):
+        processes.start(**{"environ": {}, **arguments})
 
 
-def test_two_processes_share_one_batch():
+def test_slurm_tells_all():
+    found = processes.complete(processes.Membership(), SLURM, no_name)
+    assert found == processes.Membership("gpu08:61441", 3, 2)
+
+
+def test_processes_on_one_slurm_node_have_a_gpu_each():
+    shared = {**SLURM, "SLURM_STEP_TASKS_PER_NODE": "8(x2)", "SLURM_LOCALID": "5"}
+    found = processes.complete(processes.Membership(), shared, no_name)
+    assert found.local_device_ids == (5,)
+    bound = shared | {"SLURM_GPUS_PER_TASK": "1"}  # then SLURM shows one GPU only
+    found = processes.complete(processes.Membership(), bound, no_name)
+    assert found.local_device_ids is None
+
+
+def test_kubernetes_tells_index_and_address_but_not_the_number():
+    environ = {"JOB_COMPLETION_INDEX": "1"}
+    given = processes.Membership(process_count=4)
+    found = processes.complete(given, environ, pod_name)
+    address = "train-0.pods.default.svc.cluster.local:8476"
+    assert found == processes.Membership(address, 4, 1)
+    assert found.is_whole
+    assert not processes.complete(given, environ, no_name).is_whole
+
+
+def test_variables_of_jax_go_before_those_of_a_scheduler_and_flags_before_both():
+    environ = SLURM | {"JAX_COORDINATOR_ADDRESS": "own:1", "JAX_PROCESS_ID": "0"}
+    found = processes.complete(processes.Membership(process_count=2), environ, no_name)
+    assert found == processes.Membership("own:1", 2, 0)
+
+
+def test_a_pod_of_a_tpu_slice_is_left_to_jax():
+    environ = {"TPU_WORKER_HOSTNAMES": "a,b", "JOB_COMPLETION_INDEX": "1"}
+    nothing = processes.Membership()
+    assert processes.complete(nothing, environ, pod_name) == nothing
+
+
+def test_a_variable_that_is_no_number_is_refused_by_name():
+    with pytest.raises(errors.ConfigError, match="SLURM_PROCID = 'two'"):
+        processes.complete(
+            processes.Membership(), SLURM | {"SLURM_PROCID": "two"}, no_name
+        )
+
+
+def test_several_tasks_of_a_slurm_step_do_not_all_do_the_same():
+    with pytest.raises(errors.ConfigError, match="Add --multiprocess"):
+        processes.start(environ=SLURM)
+    processes.start(multiprocess=False, environ=SLURM)
+    processes.start(environ=SLURM | {"SLURM_STEP_NUM_TASKS": "1"})
+
+
+def test_two_processes_share_one_batch_and_agree():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -53,4 +151,15 @@ def test_two_processes_share_one_batch():
         for rank in range(2)
     ]
     outputs = [run.communicate(timeout=120)[0] for run in runs]
-    assert [text.splitlines()[-1] for text in outputs] == ["8 12", "8 12"]
+    for text in outputs:
+        lines = [line for line in text.splitlines() if "[Gloo]" not in line]
+        assert lines == [
+            "True True",
+            "8 12 4 6",
+            "8 28",
+            "own rows",
+            "{'found': ['a', 7]} True",
+            "True",
+            "28.0",
+            "[[0, 5], [1, 5]]",
+        ]

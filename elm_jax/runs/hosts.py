@@ -1,0 +1,95 @@
+"""How a binary joins the processes of its run, and how it leaves them."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+import jax
+
+from elm_jax import errors
+from elm_jax.partitioning import processes
+from elm_jax.runs.run import Run
+
+
+@contextlib.contextmanager
+def joined(
+    run: Run,
+    *,
+    multiprocess: bool | None,
+    coordinator_address: str,
+    process_count: int,
+    process_index: int,
+    heartbeat_secs: int,
+) -> Iterator[None]:
+    """Within the context this process is one of several, if flags say so.
+
+    Only the first of them writes to standard output. One that fails ends at once, so
+    that the others, which would wait for it, fail too.
+
+    Args:
+      run: What all of them do.
+      multiprocess: As for `processes.start`, and so the others.
+      coordinator_address: See there.
+      process_count: See there.
+      process_index: See there.
+      heartbeat_secs: See there.
+
+    Raises:
+      ConfigError: The flags do not fit together, the others cannot be reached, or
+        the run is not one for several processes.
+    """
+    processes.start(
+        multiprocess=multiprocess,
+        coordinator_address=coordinator_address,
+        process_count=process_count,
+        process_index=process_index,
+        heartbeat_secs=heartbeat_secs,
+    )
+    if not processes.are_several():
+        yield
+        return
+    try:
+        if not run.can_share_work:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"{jax.process_count()} processes for {type(run).__name__}",
+                    expected="a run that several processes do together: a training or"
+                    " an evaluation",
+                    do="Start this one once, without --multiprocess",
+                )
+            )
+        with contextlib.ExitStack() as quiet:
+            if not processes.is_main():
+                null = quiet.enter_context(open(os.devnull, "w"))
+                quiet.enter_context(contextlib.redirect_stdout(null))
+            yield
+            processes.barrier("end of the run")
+    except SystemExit as stop:
+        _leave(stop.code)
+    except (errors.ElmError, jax.errors.JaxRuntimeError) as error:
+        _leave(_describe(error))
+
+
+def _describe(error: Exception) -> str:
+    """Returns what to print: JAX says of a dead process that a connection closed."""
+    who = f"process {jax.process_index()} of {jax.process_count()}"
+    if isinstance(error, errors.ElmError):
+        notes = getattr(error, "__notes__", ())
+        return "\n".join((f"{type(error).__name__} in {who}", str(error), *notes))
+    return "TrainingError\n" + errors.explain(
+        found=f"{who} stopped: {f'{error}'.partition(chr(10))[0]:.300}",
+        expected="all processes to be alive and to do the same",
+        do="Look at what the others printed last. The same command on every host goes"
+        " on from the last saved state",
+    )
+
+
+def _leave(code: object) -> None:
+    """Ends the process now: a polite end waits for processes that wait for this one."""
+    status = code if isinstance(code, int) else int(code is not None)
+    if isinstance(code, str):
+        sys.stderr.write(f"{code}\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,64 @@
+"""Processes that train together stop together: a signal to one stops all."""
+
+import time
+from collections.abc import Callable
+
+from elm_jax.partitioning import processes
+from elm_jax.training import signals
+
+_PERIOD_SECS = 2.0
+
+
+class AgreedStop:
+    """Whether any process was asked to stop; the same answer after the same step.
+
+    For one process it is the request itself. Several ask each other every two
+    seconds or so, after a step that they agreed on the last time; a process that asks
+    waits until the others have come as far.
+
+    Args:
+      stop: What this process was asked.
+      clock: Returns seconds; passed in so that tests need not wait.
+    """
+
+    def __init__(
+        self,
+        stop: signals.StopRequest,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stop, self._clock = stop, clock
+        self._agreed = 0
+        self._period_steps = self._steps_left = 1
+        self._asked_at = clock()
+
+    def __call__(self) -> bool:
+        """Returns whether to stop now; to be asked once after each step."""
+        own = self._stop()
+        if not processes.are_several():
+            return own
+        self._steps_left -= 1
+        if self._steps_left == 0:
+            self._ask()
+        return self._agreed > 0
+
+    def exit_if_requested(self) -> None:
+        """Ends the program if any process was asked to stop; to be called after saving.
+
+        Raises:
+          SystemExit: With the same status in all processes.
+        """
+        if self._agreed:
+            raise SystemExit(signals.exit_status(self._agreed))
+        if not processes.are_several():
+            self._stop.exit_if_requested()
+
+    def _ask(self) -> None:
+        secs = max(1e-3, self._clock() - self._asked_at)
+        proposed = max(1, int(self._period_steps * _PERIOD_SECS / secs))
+        # From one step, which may have compiled, no further than tenfold at once.
+        proposed = min(proposed, 10 * self._period_steps)
+        answers = processes.exchange([self._stop.signal_number, proposed])
+        self._agreed = int(answers[:, 0].max())
+        self._period_steps = self._steps_left = int(answers[:, 1].min())
+        self._asked_at = self._clock()

@@ -1,0 +1,128 @@
+"""Two processes train one model; one dies, both go on, with the same bits."""
+
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+# A dead process closes its connections, which others notice at once; a silent one is
+# noticed after its heartbeat, 10 s here. The rest is for a busy machine.
+BOUND_SECS = 60
+
+
+def free_address():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def start(folder, *, count=2, num_devices=2):
+    """Starts the processes of one training, four devices in all by default."""
+    folder.mkdir(exist_ok=True)
+    address = free_address()
+    command = [sys.executable, "-m", "tests.training.together_run", str(folder)]
+    return [
+        subprocess.Popen(
+            [*command, address, str(count), str(index), str(num_devices)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+        )
+        for index in range(count)
+    ]
+
+
+def finish(runs):
+    """Returns what each printed."""
+    texts = [run.communicate(timeout=300)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0] * len(runs), "\n\n".join(texts)
+    return [text.splitlines() for text in texts]
+
+
+def wait_for(run, line):
+    for found in run.stdout:
+        if found == f"{line}\n":
+            return
+    raise AssertionError(f"{line} did not come; status {run.wait()}")
+
+
+def final(folder):
+    with np.load(folder / "final.npz") as arrays:
+        return dict(arrays)
+
+
+def assert_close(one, other):
+    # Sums over four devices are made in another order: a few units in the last place
+    # (1.2e-7) per step, 24 steps.
+    for name, leaf in final(other).items():
+        np.testing.assert_allclose(final(one)[name], leaf, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    """A training by two processes, and one by a single process, never stopped."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("two", "one")]
+    two, one = start(folders[0]), start(folders[1], count=1, num_devices=4)
+    lines = finish(two)
+    finish(one)
+    assert lines[0][-1] == lines[1][-1]
+    assert lines[0][-1].startswith("done 24 ")
+    return *folders, lines[0][-1]
+
+
+def test_two_processes_train_what_one_trains(untouched):
+    assert_close(untouched[0], untouched[1])
+
+
+def test_when_one_dies_the_other_ends_and_both_go_on_with_the_same_bits(
+    untouched, tmp_path
+):
+    folder = tmp_path / "killed"
+    survivor, victim = start(folder)
+    wait_for(victim, "saved 6")
+    victim.send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    survivor.communicate(timeout=BOUND_SECS)
+    assert survivor.returncode != 0
+    assert time.monotonic() - began < BOUND_SECS
+    victim.communicate()
+    again = finish(start(folder))
+    assert "starts at 0" not in again[0]
+    assert again[0][-1] == again[1][-1] == untouched[2]
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_saves_and_stops_both(untouched, tmp_path):
+    folder = tmp_path / "stopped"
+    runs = start(folder)
+    wait_for(runs[1], "saved 3")
+    runs[1].send_signal(signal.SIGTERM)
+    for run in runs:
+        run.communicate(timeout=BOUND_SECS)
+    assert [run.returncode for run in runs] == [143, 143]
+    assert finish(start(folder))[0][-1] == untouched[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("saved_by", "count", "num_devices"), [("two", 1, 2), ("one", 2, 1)]
+)
+def test_a_state_goes_on_with_other_processes_and_devices(
+    untouched, tmp_path, saved_by, count, num_devices
+):
+    source = untouched[0 if saved_by == "two" else 1]
+    folder = tmp_path / "moved"
+    shutil.copytree(source, folder)
+    (folder / "final.npz").unlink()
+    shutil.rmtree(folder / "24")
+    lines = finish(start(folder, count=count, num_devices=num_devices))
+    assert all("starts at 12" in text for text in lines)
+    assert_close(folder, source)
