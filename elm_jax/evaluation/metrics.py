@@ -140,6 +140,32 @@ def bleu_unicode(
     return {"bleu_unicode": _corpus_bleu(spaced, found, tokenize="none")}
 
 
+def first_word(targets: Sequence[Any], predictions: Sequence[str]) -> dict[str, float]:
+    """Returns the share of predictions that begin with their target's first word.
+
+    What a prompt that prescribes the first word asks for.
+
+    >>> first_word(["rates rise"], ["rates fall"])
+    {'first_word': 100.0}
+    """
+    return _mean(_example_first_word, targets, predictions)
+
+
+def last_word(targets: Sequence[Any], predictions: Sequence[str]) -> dict[str, float]:
+    """Returns the share of predictions that end with their target's last word."""
+    return _mean(_example_last_word, targets, predictions)
+
+
+def _example_first_word(target: Any, prediction: str) -> dict[str, float]:
+    words = [answer.split()[0] for answer in _answers(target)]
+    return {"first_word": 100.0 * prediction.strip().startswith(tuple(words))}
+
+
+def _example_last_word(target: Any, prediction: str) -> dict[str, float]:
+    words = [answer.split()[-1] for answer in _answers(target)]
+    return {"last_word": 100.0 * prediction.strip().endswith(tuple(words))}
+
+
 def _example_accuracy(target: Any, prediction: Any) -> dict[str, float]:
     if isinstance(target, str):
         return {"accuracy": 100.0 * (target.strip() == str(prediction).strip())}
@@ -295,8 +321,26 @@ METRICS: Mapping[str, Metric] = {
             example_fn=None,
             reference="as `bleu`, over the tokens of `rouge_unicode`",
         ),
+        Metric(
+            name="first_word",
+            keys=("first_word",),
+            fn=first_word,
+            example_fn=_example_first_word,
+            reference="arXiv 2205.12393, constraint of headlines",
+        ),
+        Metric(
+            name="last_word",
+            keys=("last_word",),
+            fn=last_word,
+            example_fn=_example_last_word,
+            reference="arXiv 2205.12393, constraint of headlines",
+        ),
     )
 }
+
+
+# The key of each metric that a table of one number per task shows.
+MAIN_KEYS = tuple(metric.keys[-1] for metric in METRICS.values())
 
 
 def get(name: str) -> Metric:

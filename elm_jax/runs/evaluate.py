@@ -14,7 +14,7 @@ from rich.table import Table
 from elm_jax import errors
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
-from elm_jax.evaluation import results
+from elm_jax.evaluation import metrics, results
 from elm_jax.library import sampling
 from elm_jax.model import decoding_spec
 from elm_jax.partitioning import processes, rules
@@ -266,7 +266,7 @@ def _print_tables(rows: list[results.ResultRow]) -> None:
     listed, a line for every score.
     """
     for split in dict.fromkeys(row.split for row in rows):
-        shown = [r for r in rows if r.split == split and r.metric in _MAIN_METRICS]
+        shown = [r for r in rows if r.split == split and r.metric in metrics.MAIN_KEYS]
         values: dict[tuple[str, str, str], list[float]] = {}
         for row in shown:
             key = (row.expert, row.dataset, row.metric)
@@ -295,6 +295,3 @@ def _print_tables(rows: list[results.ResultRow]) -> None:
 
 _MOST_COLUMNS = 6
 _LOG_WIDTH = 120
-
-# One of each kind of task, for the table; all metrics are in the rows.
-_MAIN_METRICS = ("accuracy", "rougeL", "bleu", "f1")

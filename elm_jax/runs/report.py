@@ -10,12 +10,12 @@ import rich
 
 from elm_jax import errors, files
 from elm_jax.data import tasks as task_registry
-from elm_jax.evaluation import claims, results, selection, statistics
+from elm_jax.evaluation import claims, metrics, results, selection, statistics
 from elm_jax.reporting import page, report, tables, text
 from elm_jax.runs.run import Plan, Run
 
 # Metrics of tasks whose answers are written, not ranked.
-_WRITTEN_METRICS = ("f1", "rougeL", "bleu")
+_WRITTEN_METRICS = tuple(key for key in metrics.MAIN_KEYS if key != "accuracy")
 _NOTES = {
     "base": "the base alone",
     "multitask": "one model trained on all prompts, same token budget",

@@ -77,6 +77,23 @@ def test_unicode_metrics_are_the_plain_ones_on_english_and_see_every_script():
     assert metrics.rouge(["港口关闭"], ["港口关闭"])["rouge1"] == 0
 
 
+def test_constraints_are_the_targets_first_and_last_word_case_and_all():
+    targets = ["Rates rise again", ["a b c", "x y z"]]
+    assert (
+        metrics.first_word(targets, ["Rates fall", " xylophone"])["first_word"] == 100
+    )
+    assert metrics.first_word(targets, ["rates fall", "y"])["first_word"] == 0
+    assert metrics.last_word(targets, ["once again ", "c z"])["last_word"] == 100
+    assert metrics.last_word(targets, ["again!", ""])["last_word"] == 0
+
+
+def test_every_metric_has_one_key_for_tables():
+    assert len(metrics.MAIN_KEYS) == len(metrics.METRICS)
+    assert {"accuracy", "f1", "rougeL", "bleu", "rougeL_unicode"} <= set(
+        metrics.MAIN_KEYS
+    )
+
+
 def test_unicode_bleu_is_sacrebleus_own_on_chinese():
     chinese, near = "一艘船撞上码头，港口于周一关闭。", "一艘船撞上码头，港口关闭。"
     expected = sacrebleu.corpus_bleu([near], [[chinese]], tokenize="zh").score
