@@ -17,9 +17,17 @@ from elm_jax.data import token_store
 from elm_jax.evaluation import metrics, results
 from elm_jax.library import sampling
 from elm_jax.model import decoding_spec
+from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes, rules
 from elm_jax.reporting import text
-from elm_jax.runs import bases, candidates, library, scorer, task_data
+from elm_jax.runs import (
+    bases,
+    candidates,
+    library,
+    scorer,
+    task_data,
+    train_plan,
+)
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Plan, Run
 
@@ -99,7 +107,15 @@ class Evaluate(Run):
             )
 
     def plan(self) -> Plan:
-        """Returns what would be scored."""
+        """Returns what would be scored.
+
+        Raises:
+          ConfigError: The devices do not divide a batch.
+        """
+        devices = train_plan.choose_devices(
+            self.num_model, self.axis_rules, self.num_fsdp
+        )
+        meshes.check_batch_size(self.batch_size, devices.mesh)
         found = library.find_experts(self, self.experts) if self.experts else []
         names = task_registry.registry.expand(self.tasks) if self.tasks else []
         return {
@@ -110,6 +126,7 @@ class Evaluate(Run):
             else f"{len(names)}: {', '.join(names)}",
             "splits": ", ".join(self.splits),
             "decoding": self.decoding,
+            "devices": devices,
             "files": self.path(self.results_path),
         }
 

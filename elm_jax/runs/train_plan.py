@@ -42,6 +42,10 @@ class Devices:
         """How many devices."""
         return self.num_data * self.num_fsdp * self.num_model
 
+    def __str__(self) -> str:
+        sizes = f"{self.num_data} (data) x {self.num_fsdp} (fsdp) x"
+        return f"{sizes} {self.num_model} (model) by rules {self.axis_rules!r}"
+
     @property
     def mesh(self) -> AbstractMesh:
         """The devices as a mesh that no hardware stands behind."""
@@ -142,8 +146,7 @@ def describe(
     return {
         "parameters": f"{trees.count_params(shapes):,}",
         "trained per expert": f"{trees.count_params(trainable):,}",
-        "devices": f"{devices.num_data} (data) x {devices.num_fsdp} (fsdp) x"
-        f" {devices.num_model} (model) by rules {devices.axis_rules!r}{elsewhere}",
+        "devices": f"{devices}{elsewhere}",
         "bytes per device, about": f"{_gib(sum(parts.values()))}: {', '.join(used)}",
         "tokens per step, at most": f"{tokens:,}",
         "FLOPs per step, at most": f"{flops:.3g}"

@@ -288,6 +288,7 @@ def test_a_place_that_cannot_be_written_is_named(folder, blocked, gin_file, bind
         ("train.Train.keep_every_steps = 7", ["keep_every_steps = 7", "multiple"]),
         ("train.Train.kind = 'bass'", ["'bass'", "prompt"]),
         ("train.Train.axis_rules = 'dta'", ["'dta'", "Did you mean: data"]),
+        ("train.Train.num_fsdp = 2", ["num_fsdp = 2", "'fsdp' or 'fsdp_model'"]),
         ("config.T5Config.emb_dim = 'wide'", ["emb_dim = 'wide'"]),
         ("optimizers.AdamW.learning_rate = 'fast'", ["learning_rate = 'fast'"]),
         ("TASK_FEATURE_LENGTHS = 64", ["64", "TASK_FEATURE_LENGTHS"]),
@@ -302,6 +303,12 @@ def test_a_wrong_name_or_value_is_told_before_anything_is_written(
     for part in parts:
         assert part in told
     assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_told_before_compiling(tmp_path):
+    told = fail(tmp_path, "pocket/base", "BATCH_SIZE = 12")
+    assert "12 rows for 8 devices" in told
+    assert "Set BATCH_SIZE to 16" in told
 
 
 def test_a_misspelt_file_has_near_names(tmp_path):

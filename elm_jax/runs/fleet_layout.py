@@ -1,0 +1,166 @@
+"""How a fleet lies on devices: experts over all of them, or the base split, too."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import optax
+
+from elm_jax import errors
+from elm_jax.model import config, cost
+from elm_jax.runs import train_plan
+from elm_jax.types import Params
+
+# The rest is for what no plan counts: fragments, collectives, the compiler's own.
+_USABLE_SHARE = 0.9
+
+
+class Layout(NamedTuple):
+    """Where base and experts of a fleet lie, and why.
+
+    Attributes:
+      axis_rules: Name of the table for the base.
+      num_model: Devices that share one base; the others have further experts.
+      bytes_per_device: By use.
+      why: In a sentence for the plan.
+    """
+
+    axis_rules: str
+    num_model: int
+    bytes_per_device: dict[str, int]
+    why: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fleet:
+    """What is to be laid out.
+
+    Attributes:
+      shape: The model.
+      batch: Of one expert.
+      tx: The optimiser.
+      trainable: Parameters of one expert; leaves with `shape` and `dtype`.
+      frozen: Those of the base, likewise.
+      num_slots: Experts that train at a time.
+      num_lanes: Experts whose steps a device computes as one batch, at most.
+    """
+
+    shape: config.T5Config
+    batch: cost.Shape
+    tx: optax.GradientTransformation
+    trainable: Params
+    frozen: Params
+    num_slots: int
+    num_lanes: int
+
+    def bytes_per_device(self, num_devices: int, num_model: int) -> dict[str, int]:
+        """Returns what each device keeps, by use, if so many share one base.
+
+        Raises:
+          ConfigError: They do not divide a parameter.
+        """
+        one = train_plan.bytes_per_device(
+            self.shape,
+            self.batch,
+            train_plan.Devices(
+                num_data=1, num_model=num_model, axis_rules=_rules(num_model)
+            ),
+            tx=self.tx,
+            trainable=self.trainable,
+            frozen=self.frozen,
+        )
+        num_slots = -(-self.num_slots // (num_devices // num_model))
+        num_lanes = min(self.num_lanes, num_slots)
+        times = {
+            "frozen parameters": 1,
+            "trained parameters": num_slots,
+            "optimiser": num_slots,
+            "gradients": num_lanes,
+            "activations": num_lanes,
+        }
+        return {use: size * times[use] for use, size in one.items()}
+
+
+def choose_layout(
+    fleet: Fleet, *, num_devices: int, memory_bytes: int | None
+) -> Layout:
+    """Returns the layout in which the fewest devices share a base.
+
+    A base that fits on one device is kept whole there, and the experts are spread
+    over the devices, which then need not talk to each other. Else the base is split
+    over as few as it fits on.
+
+    Args:
+      fleet: What is to be laid out.
+      num_devices: How many devices there are.
+      memory_bytes: Of each; None if unknown, which is taken for enough.
+
+    Raises:
+      ConfigError: It fits in no way.
+    """
+    tried = list(_layouts(fleet, num_devices))
+    for number, (num_model, parts) in enumerate(tried):
+        total = sum(parts.values())
+        if memory_bytes is None or total <= _USABLE_SHARE * memory_bytes:
+            why = _explain(num_devices, num_model, total, memory_bytes)
+            if number:
+                before = sum(tried[number - 1][1].values())
+                why += f"; over {tried[number - 1][0]} it takes {_gib(before)}"
+            return Layout(_rules(num_model), num_model, parts, why)
+    num_model, parts = min(tried, key=lambda each: sum(each[1].values()))
+    used = ", ".join(f"{use} {_gib(size)}" for use, size in parts.items() if size)
+    raise errors.ConfigError(
+        errors.explain(
+            found=f"a fleet that takes {_gib(sum(parts.values()))} on each of"
+            f" {num_devices} devices of {_gib(memory_bytes or 0)}, the base split over"
+            f" {num_model}: {used}",
+            expected=f"at most {_USABLE_SHARE:.0%} of a device's memory",
+            do="Train fewer experts at a time, a smaller BATCH_SIZE, remat = 'layer',"
+            " or use more devices",
+        )
+    )
+
+
+def device_memory(given_gib: float = 0.0) -> int | None:
+    """Returns the bytes of this machine's first device, None if it does not tell.
+
+    Args:
+      given_gib: To be taken instead, in GiB, if not 0.
+    """
+    if given_gib:
+        return int(given_gib * 2**30)
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit")
+
+
+def _layouts(fleet: Fleet, num_devices: int) -> Iterator[tuple[int, dict[str, int]]]:
+    """Yields numbers of devices that can share a base, and what each device keeps."""
+    for num_model in range(1, num_devices + 1):
+        if num_devices % num_model:
+            continue
+        try:
+            yield num_model, fleet.bytes_per_device(num_devices, num_model)
+        except errors.ConfigError:
+            continue  # these do not divide a parameter
+
+
+def _rules(num_model: int) -> str:
+    return "data" if num_model == 1 else "data_model"
+
+
+def _explain(
+    num_devices: int, num_model: int, total: int, memory_bytes: int | None
+) -> str:
+    groups = num_devices // num_model
+    if num_model == 1:
+        where = f"experts over {groups} devices, the base whole on each"
+    else:
+        where = f"the base split over {num_model} devices, experts over {groups} such"
+    if memory_bytes is None:
+        return f"{where}: {_gib(total)} of an unknown memory (set device_memory_gib)"
+    return f"{where}: {_gib(total)} of {_gib(memory_bytes)}"
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"

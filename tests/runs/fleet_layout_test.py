@@ -1,0 +1,81 @@
+"""Where a fleet of T5-XL prompt experts lies on devices of several sizes."""
+
+import dataclasses
+
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.model import cost, t5
+from elm_jax.peft import bottleneck, experts
+from elm_jax.runs import fleet_layout
+from elm_jax.training import optimizers
+from tests.runs.train_plan_test import NUM_PROMPT, XL
+
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def fleet():
+    model = t5.T5(XL, bottleneck.Bottleneck(reduction_factor=32).adapter_fn(2048))
+    shapes = t5.param_shapes(model)
+    trainable, frozen = trees.split(shapes, experts.PROMPT_EXPERT)
+    return fleet_layout.Fleet(
+        shape=XL,
+        batch=cost.Shape(batch_size=8, inputs_length=512, targets_length=128),
+        tx=optimizers.AdamW().make(10),
+        trainable=trainable,
+        frozen=frozen,
+        num_slots=32,
+        num_lanes=4,
+    )
+
+
+def choose(fleet, gib, num_devices=8):
+    memory = None if gib is None else int(gib * GIB)
+    return fleet_layout.choose_layout(
+        fleet, num_devices=num_devices, memory_bytes=memory
+    )
+
+
+def test_a_base_that_fits_is_whole_on_each_device_and_experts_are_spread(fleet):
+    found = choose(fleet, 80)
+    assert (found.axis_rules, found.num_model) == ("data", 1)
+    assert found.why.startswith("experts over 8 devices, the base whole on each")
+    assert "of 80.00 GiB" in found.why
+    # 32 experts over 8 devices: each keeps four, and takes their steps together.
+    assert found.bytes_per_device["trained parameters"] == 4 * 4 * NUM_PROMPT
+    assert found.bytes_per_device["gradients"] == 4 * 4 * NUM_PROMPT
+
+
+def test_a_base_that_does_not_fit_is_split_over_as_few_devices_as_hold_it(fleet):
+    whole = sum(choose(fleet, None).bytes_per_device.values()) / GIB
+    found = choose(fleet, whole)  # a tenth of the memory is not for the plan
+    assert found.axis_rules == "data_model"
+    assert found.num_model > 1
+    assert sum(found.bytes_per_device.values()) <= 0.9 * whole * GIB
+    assert f"split over {found.num_model} devices" in found.why
+    assert "over 1 it takes" in found.why or found.num_model > 2
+
+
+def test_one_lane_at_a_time_needs_the_activations_of_one(fleet):
+    serial = dataclasses.replace(fleet, num_lanes=1)
+    one, four = (choose(each, None).bytes_per_device for each in (serial, fleet))
+    assert 4 * one["activations"] == four["activations"]
+    assert one["optimiser"] == four["optimiser"]
+
+
+def test_a_memory_that_nobody_knows_is_taken_for_enough(fleet):
+    found = choose(fleet, None)
+    assert found.num_model == 1
+    assert "device_memory_gib" in found.why
+
+
+def test_a_fleet_that_fits_in_no_way_is_refused_with_what_takes_the_memory(fleet):
+    with pytest.raises(errors.ConfigError, match="frozen parameters") as caught:
+        choose(fleet, 2)
+    assert "Train fewer experts at a time" in str(caught.value)
+
+
+def test_a_cpu_does_not_tell_its_memory_and_may_be_told():
+    assert fleet_layout.device_memory() is None
+    assert fleet_layout.device_memory(1.5) == 1.5 * GIB
