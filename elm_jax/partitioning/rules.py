@@ -100,26 +100,29 @@ def check_axes(name: str, *, num_fsdp: int, num_model: int) -> None:
       num_fsdp: Devices along the mesh's axis `fsdp`; -1 for all that are left.
       num_model: Devices along its axis `model`.
     """
-    used = {axis_table(name)[axis] for axis in (*_BY_WIDTH, *_BY_MODEL)}
-    wrong = [
-        f"{field} = {number}"
-        for field, number, axis in (
-            ("num_fsdp", num_fsdp, "fsdp"),
-            ("num_model", num_model, "model"),
-        )
-        if number != 1 and axis not in used
+    sizes = {"fsdp": num_fsdp, "model": num_model}
+    unused = [
+        axis
+        for axis, size in sizes.items()
+        if size != 1 and axis not in _split_by(axis_table(name))
     ]
-    if wrong:
-        splitting = [n for n in TABLES if all(w[4 : w.index(" ")] in n for w in wrong)]
+    if unused:
+        found = " and ".join(f"num_{axis} = {sizes[axis]}" for axis in unused)
+        others = [n for n in TABLES if set(unused) <= _split_by(TABLES[n])]
         raise errors.ConfigError(
             errors.explain(
-                found=f"{' and '.join(wrong)} with axis rules {name!r}, which keep"
-                " parameters whole there",
+                found=f"{found} with axis rules {name!r}, which keep parameters whole"
+                " there",
                 expected="1, or rules that split parameters",
-                do=f"Set axis_rules to {' or '.join(map(repr, splitting))}, or the"
-                " number to 1",
+                do=f"Set axis_rules to {' or '.join(map(repr, others))}, or the number"
+                " to 1",
             )
         )
+
+
+def _split_by(table: Mapping[str, MeshAxis]) -> set[MeshAxis]:
+    """Returns the axes of the mesh that split some parameter."""
+    return {table[axis] for axis in (*_BY_WIDTH, *_BY_MODEL)} - {None}
 
 
 def logical_axes(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 
 import jax
@@ -69,6 +70,8 @@ def joined(
         _leave(stop.code)
     except (errors.ElmError, jax.errors.JaxRuntimeError) as error:
         _leave(_describe(error))
+    except BaseException:  # noqa: BLE001 - a fault of ours, or Ctrl-C twice
+        _leave(traceback.format_exc())
 
 
 def _describe(error: Exception) -> str:

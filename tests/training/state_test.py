@@ -1,5 +1,6 @@
 import jax
 import numpy as np
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from elm_jax.training import optimizers, state
 from tests.training import toy
@@ -17,3 +18,17 @@ def test_a_new_state_shares_no_memory_with_its_parameters():
 def test_a_state_passes_through_a_tree_map_and_a_jit():
     made = state.init_state(toy.make_params(), optimizers.Adafactor().make(1), seed=1)
     toy.assert_same_bits(jax.jit(lambda s: s)(made), made)
+
+
+def test_moments_that_lack_an_axis_lie_where_the_others_do():
+    mesh = AbstractMesh((2, 4), ("fsdp", "model"))
+    sharding = NamedSharding(mesh, PartitionSpec(None, "fsdp", "model"))
+    kernel = jax.ShapeDtypeStruct((3, 8, 16), np.float32, sharding=sharding)
+    params = {"encoder": {"layers": {"wi": {"kernel": kernel}}}}
+    planned = state.plan_state(params, optimizers.Adafactor().make(1))
+    places = {
+        leaf.shape: leaf.sharding.spec for leaf in jax.tree.leaves(planned.opt_state)
+    }
+    assert places[(3, 8)] == PartitionSpec(None, "fsdp")
+    assert places[(3, 16)] == PartitionSpec(None, "model")
+    assert places[(3,)] == PartitionSpec()  # counts, one per layer

@@ -100,6 +100,18 @@ def test_when_one_dies_the_other_ends_and_both_go_on_with_the_same_bits(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("index", [0, 1])
+def test_when_one_falls_silent_the_other_ends(tmp_path, index):
+    runs = start(tmp_path / "silent")
+    wait_for(runs[index], "saved 3")
+    runs[index].send_signal(signal.SIGSTOP)
+    runs[1 - index].communicate(timeout=BOUND_SECS)
+    assert runs[1 - index].returncode != 0
+    runs[index].kill()
+    runs[index].communicate()
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_saves_and_stops_both(untouched, tmp_path):
     folder = tmp_path / "stopped"
     runs = start(folder)
