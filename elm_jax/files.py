@@ -1,7 +1,10 @@
 """Atomic writes: a reader sees the old file or the whole new one, never a part."""
 
+import errno
+import fcntl
 import os
 import pathlib
+import sys
 import tempfile
 
 from elm_jax import errors
@@ -39,3 +42,31 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
 def write_text(path: pathlib.Path, content: str) -> None:
     """Writes UTF-8 text as `write_bytes` does."""
     write_bytes(path, content.encode())
+
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+
+
+def lock(handle: int, *, wait: bool = True) -> bool:
+    """Takes the lock of an open file for this process, and tells whether it has it.
+
+    The lock is the operating system's (`flock`) and goes with the handle. Where the
+    file system has none, this says so and counts as taken: whoever starts processes
+    there must not start two for one job.
+
+    Args:
+      handle: Of a file that is open.
+      wait: Whether to wait for another process that has it.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        sys.stderr.write(
+            f"no file locks here ({error.strerror}): let only one process at a time"
+            " do each job\n"
+        )
+    return True

@@ -23,7 +23,7 @@ from typing import Any
 
 from elm_jax import errors
 
-BINARIES = ("elm_train",)
+BINARIES = ("elm_train", "elm_eval")
 _STOPPED = (130, 143)  # statuses of a training that saved after a signal
 
 
@@ -82,7 +82,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--address", default="auto", help="of the cluster; local starts one here (auto)"
     )
     add("--dry_run", action="store_true", help="print the tasks and do nothing")
-    add("command", nargs=argparse.REMAINDER, help="elm_train and its flags")
+    add(
+        "command", nargs=argparse.REMAINDER, help="elm_train or elm_eval, and its flags"
+    )
     return parser.parse_args(arguments)
 
 
@@ -93,7 +95,10 @@ def _check(options: argparse.Namespace) -> None:
         name, _, value = word.partition("=")
         folder = value if name.lstrip("-") == "gin.MODEL_DIR" else folder
     if not command or command[0] not in BINARIES:
-        found, expected = f"the command {shlex.join(command)!r}", "elm_train and flags"
+        found, expected = (
+            f"the command {shlex.join(command)!r}",
+            "elm_train or elm_eval, and flags",
+        )
     elif options.shards < 1:
         found, expected = f"--shards={options.shards}", "1 or more"
     elif not pathlib.PurePath(folder).is_absolute():

@@ -18,7 +18,7 @@
 #   TIME           limit of one task (24:00:00); longer trainings are requeued
 #   GRACE_SECS     how long before the limit a task is told to save (120)
 #   MAX_RESTARTS   how often a task may put itself back (50)
-#   NODES          nodes of one task (1); more need a training set up for many processes
+#   NODES          nodes of one task (1); with more, give the command --multiprocess
 #   GPUS_PER_NODE  (1)
 #   CPUS           cores per node (8)
 #   MEMORY         per node (64G)

@@ -18,7 +18,8 @@
 #
 # Settings, from the environment:
 #   PROJECT, ZONE     required
-#   ACCELERATOR_TYPE  such as v5litepod-8; required
+#   ACCELERATOR_TYPE  such as v5litepod-8; required. With a slice of several hosts, such
+#                     as v5litepod-16, give the command --multiprocess
 #   RUNTIME_VERSION   such as v2-alpha-tpuv5-lite; required
 #   TPU_NAME          VMs are called TPU_NAME-0, TPU_NAME-1, ... (elm)
 #   SHARDS            how many VMs (1)

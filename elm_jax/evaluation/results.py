@@ -153,7 +153,8 @@ class ResultStore:
 
     A line is written by one call, so a killed run leaves at most one incomplete
     last line, which is dropped; every other malformed line is an error. The first
-    row of a key stands. One process writes a store; several may read it.
+    row of a key stands. Several processes may write and read a store: each locks the
+    file while it appends.
 
     Args:
       path: The `.jsonl` file; made, with its folder, by the first row.
@@ -165,7 +166,6 @@ class ResultStore:
     def __init__(self, path: str | pathlib.Path) -> None:
         self.path = pathlib.Path(path)
         self._rows: dict[tuple[str | int, ...], ResultRow] = {}
-        self._is_mended = False
         for row in read_rows(self.path):
             self._rows.setdefault(row.key(row.metric), row)
 
@@ -205,9 +205,6 @@ class ResultStore:
                 )
         if not new:
             return
-        if not self._is_mended:
-            _mend(self.path)
-            self._is_mended = True
         lines = "".join(f"{row.to_json()}\n" for row in new.values())
         _append(self.path, lines.encode())
         self._rows.update(new)
@@ -326,22 +323,10 @@ def _is_row(line: bytes) -> bool:
     return True
 
 
-def _mend(path: pathlib.Path) -> None:
-    """Ends the file with a whole line, as `read_rows` understands it."""
-    content = path.read_bytes() if path.exists() else b""
-    tail = content.rpartition(b"\n")[2]
-    if not tail:
-        return
-    with _writing(path) as file:
-        if _is_row(tail):
-            file.write(b"\n")
-        else:
-            file.truncate(len(content) - len(tail))
-
-
 def _append(path: pathlib.Path, content: bytes) -> None:
-    """Appends all of `content` to a file, or nothing."""
+    """Appends all of `content` after the last whole line of a file, or nothing."""
     with _writing(path) as file:
+        _mend(file)
         start = file.seek(0, os.SEEK_END)
         try:
             if file.write(content) < len(content):
@@ -352,12 +337,26 @@ def _append(path: pathlib.Path, content: bytes) -> None:
             raise
 
 
+def _mend(file: io.FileIO) -> None:
+    """Ends a file with a whole line, as `read_rows` understands it."""
+    size = file.seek(0, os.SEEK_END)
+    if not size or os.pread(file.fileno(), 1, size - 1) == b"\n":
+        return
+    file.seek(0)
+    tail = file.readall().rpartition(b"\n")[2]
+    if _is_row(tail):
+        file.write(b"\n")
+    else:
+        file.truncate(size - len(tail))
+
+
 @contextlib.contextmanager
 def _writing(path: pathlib.Path) -> Iterator[io.FileIO]:
-    """Opens a file for appending, unbuffered; makes its folder."""
+    """Opens and locks a file for appending, unbuffered; makes its folder."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab", buffering=0) as file:
+        with open(path, "a+b", buffering=0) as file:
+            files.lock(file.fileno())
             yield file
     except OSError as error:
         raise errors.ConfigError(

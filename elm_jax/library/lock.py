@@ -7,12 +7,11 @@ machine only. Readers need none: files and folders are replaced whole.
 """
 
 import contextlib
-import fcntl
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
 
-from elm_jax import errors
+from elm_jax import errors, files
 
 
 @contextlib.contextmanager
@@ -24,7 +23,7 @@ def hold(folder: pathlib.Path) -> Iterator[None]:
     """
     handle = _open(folder)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        files.lock(handle)
         yield
     finally:
         os.close(handle)
@@ -62,12 +61,7 @@ def _try(folder: pathlib.Path) -> Iterator[bool]:
     """Holds the folder's lock if it is free, and tells whether it was."""
     handle = _open(folder)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_held = True
-    except BlockingIOError:
-        is_held = False
-    try:
-        yield is_held
+        yield files.lock(handle, wait=False)
     finally:
         os.close(handle)
 

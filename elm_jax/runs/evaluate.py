@@ -25,6 +25,7 @@ from elm_jax.runs import (
     candidates,
     library,
     scorer,
+    shards,
     task_data,
     train_plan,
 )
@@ -32,6 +33,7 @@ from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Plan, Run
 
 Strategy = Literal["base", "retrieved", "merged_top3"]
+CandidateTasks = tuple[candidates.Candidate, list[str]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,8 @@ class Evaluate(Run):
       experts: Folders of experts, or shell patterns, each scored under its name.
       strategies: `base`; `retrieved`, the expert that a library gives for a task;
         `merged_top3`, the uniform merge of the three with most votes.
+      shard: `i/n` scores part i, from 0, of the candidates dealt out to n machines,
+        into the one result file; "" scores all.
       own_tasks: Whether each expert is scored on the tasks it was trained on.
       retrieval: How a library is asked; needed by `retrieved` and `merged_top3`.
       splits: Splits of the tasks to score.
@@ -75,6 +79,7 @@ class Evaluate(Run):
     tasks: str | tuple[str, ...] = ()
     experts: tuple[str, ...] = ()
     strategies: tuple[Strategy, ...] = ()
+    shard: str = ""
     own_tasks: bool = False
     retrieval: library.Retrieve | None = None
     splits: tuple[str, ...] = ("test",)
@@ -94,6 +99,7 @@ class Evaluate(Run):
         rules.check_axes(
             self.axis_rules, num_fsdp=self.num_fsdp, num_model=self.num_model
         )
+        shards.parse(self.shard)
         asks = set(self.strategies) - {"base"}
         if bool(asks) != (self.retrieval is not None):
             raise errors.ConfigError(
@@ -124,6 +130,7 @@ class Evaluate(Run):
             "tasks": "each expert's own"
             if self.own_tasks
             else f"{len(names)}: {', '.join(names)}",
+            "shard": self.shard or "all",
             "splits": ", ".join(self.splits),
             "decoding": self.decoding,
             "devices": devices,
@@ -208,7 +215,7 @@ class Evaluate(Run):
         """Yields every candidate on every task and split that it is scored on."""
         registry = task_registry.registry
         names = registry.expand(self.tasks) if self.tasks else []
-        pairs: list[tuple[candidates.Candidate, list[str]]] = []
+        pairs: list[CandidateTasks] = []
         if "base" in self.strategies:
             pairs.append((candidates.Candidate("base"), names))
         folders = library.find_experts(self, self.experts) if self.experts else []
@@ -217,7 +224,7 @@ class Evaluate(Run):
             own = list(info.tasks) if info else []
             pairs.append((candidate, own if self.own_tasks else names))
         pairs += self._retrieved()
-        for candidate, tasks in pairs:
+        for candidate, tasks in self._own(pairs):
             for task in tasks:
                 for split in self.splits:
                     dataset = open_split(task, split)
@@ -225,7 +232,13 @@ class Evaluate(Run):
                     cell = self._cell(candidate, base, dataset, rows)
                     yield Job(candidate, cell, dataset, rows)
 
-    def _retrieved(self) -> list[tuple[candidates.Candidate, list[str]]]:
+    def _own(self, pairs: list[CandidateTasks]) -> list[CandidateTasks]:
+        """Returns this shard's candidates; the same parameters stay together."""
+        names = [" ".join(map(str, candidate.folders)) for candidate, _ in pairs]
+        own = set(shards.parse(self.shard).choose(set(names)))
+        return [pair for pair, name in zip(pairs, names, strict=True) if name in own]
+
+    def _retrieved(self) -> list[CandidateTasks]:
         """Returns what the library gives for each of its tasks, by strategy."""
         if self.retrieval is None:
             return []

@@ -168,6 +168,26 @@ def _append_with_little_space(path):
         store.append(row(task="too much"))
 
 
+def test_rows_that_several_processes_write_at_once_are_all_there(tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(b'{"cut')  # a killed process left it
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_append_many, args=(path, n)) for n in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    tasks = {row.task for row in results.ResultStore(path).rows()}
+    assert tasks == {f"task_{n}_{i}" for n in range(3) for i in range(40)}
+
+
+def _append_many(path, number):
+    store = results.ResultStore(path)
+    for i in range(40):
+        store.append(row(task=f"task_{number}_{i}"))
+
+
 def test_a_line_holds_every_field_in_order():
     fields = [field.name for field in dataclasses.fields(results.ResultRow)]
     assert list(json.loads(row().to_json())) == fields

@@ -1,5 +1,7 @@
 """Locks of folders between processes."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -71,3 +73,13 @@ def test_a_file_in_place_of_the_folder_is_an_error(tmp_path):
     (tmp_path / "a").write_text("")
     with pytest.raises(errors.LibraryError, match="folder"), lock.hold(tmp_path / "a"):
         pass
+
+
+def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, capsys):
+    def no_locks(handle, operation):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with lock.hold_free({tmp_path / "a": "a"}) as held:
+        assert held == ["a"]
+    assert "no file locks here" in capsys.readouterr().err

@@ -104,6 +104,24 @@ def test_retrieved_rows_equal_the_rows_of_the_expert_they_name(folder):
     assert pairs > 0
 
 
+def test_shards_of_an_evaluation_write_its_rows(folder):
+    where = "evaluate.Evaluate.results_path = '{MODEL_DIR}/shards/results.jsonl'"
+    tasks_bound = f"evaluate.Evaluate.tasks = {TRAINED}"
+    whole = {
+        row.key(row.metric): row.value
+        for row in results.ResultStore(folder / "results.jsonl").rows()
+    }
+    counts = []
+    for shard in ("0/2", "1/2"):
+        run(folder, "own_tasks", tasks_bound, *SMALL, where, f"SHARD = '{shard}'")
+        rows = results.ResultStore(folder / "shards" / "results.jsonl").rows()
+        counts.append(len({row.expert for row in rows}))
+    assert {row.key(row.metric): row.value for row in rows}.items() <= whole.items()
+    names = {path.name for path in (folder / "prompt_experts").iterdir()}
+    assert {row.expert for row in rows} == names | {"base"}
+    assert counts[0] == (len(names) + 2) // 2  # half of them and the base, rounded up
+
+
 def test_query_rows_are_never_scored(folder):
     store = results.ResultStore(folder / "results.jsonl")
     rows = [r for r in store.rows() if r.split == "validation"]
