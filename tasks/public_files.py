@@ -3,13 +3,14 @@
 Rows have the fields that PromptSource's templates expect. Written from the published
 forms of the files, and tested on small files of those forms; the authors' own were not
 at hand. Only splits whose labels are public exist. `public_qa` has the questions and
-answers. Not read from their authors' files: app_reviews, imdb, wiki_bio, CNN/DailyMail,
-XSum, MRPC and WSC, which come as databases, thousands of files or need repairs; TFDS or
-the Hub has them.
+answers. Not read from their authors' files: app_reviews, wiki_bio, CNN/DailyMail, XSum,
+MRPC and WSC, which come as databases, thousands of files or need repairs; TFDS or the
+Hub has them.
 """
 
 import csv
 import pathlib
+import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,20 @@ def yelp(paths: Paths, split: str) -> Rows:
     del split
     for label, text in _crepe(paths):
         yield {"text": text, "label": int(label) - 1}
+
+
+def imdb(paths: Paths, split: str) -> Rows:
+    """Yields reviews of the archive, 1 for positive ones; it is not unpacked."""
+    for path in paths:
+        with tarfile.open(path, "r|*") as archive:
+            for member in archive:
+                _, part, kind, *name = (*member.name.split("/"), "", "", "")[:4]
+                if part != split or kind not in ("neg", "pos") or not any(name):
+                    continue
+                content = archive.extractfile(member)
+                if content is not None:
+                    text = content.read().decode("utf-8")
+                    yield {"text": text, "label": ("neg", "pos").index(kind)}
 
 
 def trec(paths: Paths, split: str) -> Rows:
@@ -188,6 +203,12 @@ FILES: Mapping[str, sources.FileRows] = {
     ),
     "yelp_review_full": _files(
         yelp, "yelp_review_full_csv/{}.csv", _CREPE, _TRAIN_TEST
+    ),
+    "imdb": _files(
+        imdb,
+        "imdb/aclImdb_v1.tar.gz",
+        "ai.stanford.edu/~amaas/data/sentiment",
+        _TRAIN_TEST,
     ),
     "trec": _files(
         trec,

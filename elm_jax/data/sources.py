@@ -11,6 +11,8 @@ import hashlib
 import inspect
 import json
 import pathlib
+import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -78,6 +80,13 @@ class GeneratedRows:
         return hash_of("generated", split, self.version, code_of(self.fn))
 
 
+# What parsers raise when a file is not what they take it for, or is damaged.
+_FILE_ERRORS = (
+    *(ValueError, LookupError, TypeError, AttributeError),
+    *(EOFError, OSError, csv.Error, tarfile.TarError, zlib.error),
+    RecursionError,  # JSON in JSON in JSON
+)
+
 Parser = Callable[[Sequence[pathlib.Path], str], Iterable[Record]]
 """`(paths, split) -> rows`."""
 
@@ -109,10 +118,7 @@ class FileRows:
         paths = self.paths(split, data_dir=data_dir)
         try:
             yield from self.parse(paths, split)
-        except (
-            *(ValueError, LookupError, TypeError, AttributeError),
-            RecursionError,  # JSON in JSON in JSON
-        ) as error:
+        except _FILE_ERRORS as error:
             names = ", ".join(map(str, paths))
             raise errors.DataError(
                 errors.explain(

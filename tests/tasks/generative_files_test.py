@@ -75,6 +75,9 @@ def test_tatoeba_is_pairs_spread_evenly_over_a_training_file(tmp_path, monkeypat
     assert [row["source"] for row in rows] == ["src 0", "src 3", "src 5", "src 8"]
     assert rows[1] == {"source": "src 3", "target": "trg 3"}
     assert len(list(source.rows("dev", data_dir=str(tmp_path)))) == 6
+    (folder / "dev.trg.gz").write_bytes(gzip.compress(b"one\n")[:-9])
+    with pytest.raises(errors.DataError, match="dev.trg.gz"):
+        list(source.rows("dev", data_dir=str(tmp_path)))
 
 
 def test_haiku_and_covid_qa(tmp_path):

@@ -1,6 +1,8 @@
 """Classes, summaries and inferences in small files of the authors' published forms."""
 
+import io
 import json
+import tarfile
 
 import pytest
 
@@ -158,7 +160,8 @@ FORMS = {
 
 
 def test_every_parser_has_a_file_here():
-    assert set(public_files.FILES) == set(FORMS) | set(public_qa.FILES)
+    rest = {"imdb"}  # an archive, below
+    assert set(public_files.FILES) == set(FORMS) | rest | set(public_qa.FILES)
     assert set(public_files.FILES) <= set(table_rows.datasets())
 
 
@@ -166,6 +169,31 @@ def test_every_parser_has_a_file_here():
 def test_rows_have_what_prompts_read(name, tmp_path):
     split, texts, expected = FORMS[name]
     check_rows(name, public_files.FILES[name], split, texts, expected, tmp_path)
+
+
+def test_imdbs_archive_is_read_without_unpacking(tmp_path):
+    source = public_files.FILES["imdb"]
+    (tmp_path / "imdb").mkdir()
+    files = {
+        "aclImdb/README": "read me",
+        "aclImdb/train/pos/0_9.txt": "Good.",
+        "aclImdb/train/neg/0_1.txt": "Bad é.",
+        "aclImdb/train/unsup/0_0.txt": "Who knows.",
+        "aclImdb/test/pos/0_8.txt": "Fine.",
+    }
+    with tarfile.open(tmp_path / "imdb/aclImdb_v1.tar.gz", "w:gz") as archive:
+        for name, text in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(text.encode())
+            archive.addfile(info, io.BytesIO(text.encode()))
+    found = {s: list(source.rows(s, data_dir=str(tmp_path))) for s in source.files}
+    assert found == {
+        "train": [{"text": "Good.", "label": 1}, {"text": "Bad é.", "label": 0}],
+        "test": [{"text": "Fine.", "label": 1}],
+    }
+    (tmp_path / "imdb/aclImdb_v1.tar.gz").write_bytes(b"no archive")
+    with pytest.raises(errors.DataError, match="aclImdb_v1"):
+        list(source.rows("train", data_dir=str(tmp_path)))
 
 
 def test_a_line_of_qqp_that_lacks_a_field_is_skipped_and_counted(tmp_path):
