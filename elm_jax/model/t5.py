@@ -178,13 +178,9 @@ def init_params(model: T5, *, seed: int, places: Params | None = None) -> Params
     """
     if places is None:
         return _init(model, jax.random.key(seed))
-    wanted = trees.flatten(places)
-
-    def init() -> Params:
-        leaves = trees.flatten(_init(model, jax.random.key(seed)))
-        return trees.unflatten({name: leaves[name] for name in wanted})
-
-    return jax.jit(init, out_shardings=dict(places))()
+    # The same function each time, so that further seeds compile nothing.
+    init = jax.jit(_init_some, static_argnums=(0, 1), out_shardings=dict(places))
+    return init(model, tuple(trees.flatten(places)), jax.random.key(seed))
 
 
 def param_shapes(model: T5) -> Params:
@@ -196,6 +192,11 @@ def param_shapes(model: T5) -> Params:
 def _init(model: T5, rng: Array) -> Params:
     tokens = jnp.ones((1, 1), jnp.int32)
     return model.init(rng, tokens, tokens)["params"]
+
+
+def _init_some(model: T5, names: tuple[str, ...], rng: Array) -> Params:
+    leaves = trees.flatten(_init(model, rng))
+    return trees.unflatten({name: leaves[name] for name in names})
 
 
 def _same_segment(queries: Array, keys: Array) -> Array:

@@ -1,12 +1,13 @@
-"""elm_train: experts, a multitask baseline or a base, one after another."""
+"""elm_train: experts, side by side or one by one, a multitask baseline or a base."""
 
 import contextlib
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
+import jax
 import numpy as np
 
 from elm_jax import errors
@@ -15,10 +16,18 @@ from elm_jax.data import folders, packing, shapes
 from elm_jax.data import tasks as task_registry
 from elm_jax.library import lock
 from elm_jax.model import config, t5
-from elm_jax.partitioning import processes, rules
+from elm_jax.partitioning import cpu_devices, processes, rules
 from elm_jax.peft import adapters
 from elm_jax.peft import experts as expert_kinds
-from elm_jax.runs import bases, shards, task_data, train_plan, trainer
+from elm_jax.runs import (
+    bases,
+    expert_settings,
+    fleet,
+    shards,
+    task_data,
+    train_plan,
+    trainer,
+)
 from elm_jax.runs.run import Plan, Run
 from elm_jax.training import optimizers, signals
 
@@ -64,6 +73,12 @@ class Train(Run):
         `data_model` and `fsdp_model`. Devices that are left split the batch.
       execution: How the model is computed, where it is not as the base records.
       random_seed: Of initialisation, batches and dropout.
+      per_expert: Settings of experts whose names fit a pattern, where they differ
+        from the run's; later patterns win.
+      fleet_size: Experts of a frozen base that train side by side in one program, if
+        there are several; 0 trains them one after another, each with all devices.
+      fleet_lanes: Experts whose steps a device computes as one batch; 0 for 1 on
+        CPUs, which one expert keeps busy, and 8 elsewhere.
       save_every_steps: Period of the checkpoints that a killed run resumes from.
       keep_last: How many of the newest of those are kept until the expert is there.
       keep_every_steps: Those after a multiple of so many steps are kept for good, in
@@ -100,6 +115,11 @@ class Train(Run):
     num_model: int = 1
     execution: config.Execution = config.Execution()
     random_seed: int = 42
+    per_expert: Mapping[str, expert_settings.ExpertSettings] = dataclasses.field(
+        default_factory=dict
+    )
+    fleet_size: int = 16
+    fleet_lanes: int = 0
     save_every_steps: int = 1000
     keep_last: int = 1
     keep_every_steps: int = 0
@@ -117,6 +137,8 @@ class Train(Run):
             wrong["profile_steps"] = "(first, last) with 1 <= first < last, or ()"
         if self.stop_grace_secs <= 0:
             wrong["stop_grace_secs"] = "more than 0"
+        if self.fleet_size < 0 or self.fleet_lanes < 0:
+            wrong["fleet_size" if self.fleet_size < 0 else "fleet_lanes"] = "0 or more"
         if self.max_examples < 0:
             wrong["max_examples"] = "a cap, or 0 for none"
         if self.keep_every_steps < 0 or self.keep_every_steps % self.save_every_steps:
@@ -191,17 +213,43 @@ class Train(Run):
             "experts": f"{len(own)}{part}: {', '.join(own)}",
             "finished already": sum(self.is_finished(name) for name in own),
             "steps per expert": f"{self.train_steps:,}",
-            **train_plan.describe(
-                self.build_model(),
-                train_plan.batch_shape(self.batch_size, self.data.features),
-                train_plan.choose_devices(
-                    self.num_model, self.axis_rules, self.num_fsdp
-                ),
-                pattern=self.pattern,
-                tx=self.optimizer.make(self.train_steps),
-            ),
+            **train_plan.describe_run(self),
             "files": f"{self.expert_dir('<expert>')}, {self.work_dir('<expert>')}",
         }
+
+    @property
+    def is_fleet(self) -> bool:
+        """Whether experts train side by side.
+
+        It depends on the whole list of experts, not on what of it is left, so that a
+        run that was killed goes on as it began. Processes that were joined to one
+        have their devices in common, and train one after another.
+        """
+        shares_base = self.pattern != expert_kinds.DATASET_EXPERT
+        is_whole = self.axis_rules in ("data", "data_model")
+        several = shares_base and is_whole and len(self.experts()) > 1
+        return bool(self.fleet_size) and several and not processes.are_several()
+
+    @property
+    def num_slots(self) -> int:
+        """How many experts of a fleet train at a time."""
+        return min(self.fleet_size, len(self.experts()))
+
+    @property
+    def num_lanes(self) -> int:
+        """How many experts' steps a device of a fleet computes as one batch."""
+        return self.fleet_lanes or (1 if jax.default_backend() == "cpu" else 8)
+
+    def of_expert(self, name: str) -> "Train":
+        """Returns this run with the settings of one expert in place of its own."""
+        own = expert_settings.choose(self.per_expert, name)
+        fields: dict[str, Any] = {}
+        optimizer: dict[str, Any] = {}
+        for settings in own:
+            fields |= settings.of_run()
+            optimizer |= settings.of_optimizer()
+        changed = dataclasses.replace(self.optimizer, **optimizer)
+        return dataclasses.replace(self, per_expert={}, optimizer=changed, **fields)
 
     @property
     def pattern(self) -> str:
@@ -237,12 +285,15 @@ class Train(Run):
           ElmError: Something a user can repair, if possible before compiling.
         """
         names = self.experts()
+        expert_settings.check_patterns(self.per_expert, names)
         own = shards.parse(self.shard).choose(names)
         todo = processes.agree(self._unfinished(own))
         if len(todo) < len(own):
             print(f"finished already: {len(own) - len(todo)} of {len(own)}")  # noqa: T201
         if not todo:
             return
+        if self.is_fleet:
+            cpu_devices.request()
         data = self.data.opened(self.fill)
         self._check_vocabulary(data)
         shared = trainer.Trainer(self, data)
@@ -256,19 +307,15 @@ class Train(Run):
                 for name, tasks in names.items()
             }
         common = self._common_shapes(list(examples.values()))
+        train_all = self._train_fleet if self.is_fleet else self._train_each
+        failures: dict[str, errors.ElmError] = {}
         while todo:
             with self._hold_free(todo) as held:
                 mine = processes.agree(self._unfinished(held))
-                for number, name in enumerate(mine, 1):
-                    print(f"expert {number}/{len(mine)}: {name}")  # noqa: T201
-                    result = shared.train(name, examples[name], common)
-                    if result is None:  # the first process has it
-                        continue
-                    experts.save_expert(self.expert_dir(name), *result)
-                    if not self.keep_every_steps:
-                        state_dir = self.work_dir(name) / "state"
-                        shutil.rmtree(state_dir, ignore_errors=True)
+                failures |= train_all(shared, mine, examples, common)
             todo = processes.agree(self._unfinished(todo))
+            todo = [name for name in todo if name not in failures]
+        _raise_failures(failures, len(own))
 
     @contextlib.contextmanager
     def _hold_free(self, names: Sequence[str]) -> Iterator[list[str]]:
@@ -279,6 +326,41 @@ class Train(Run):
                 free = {self.work_dir(name): name for name in names}
                 held = stack.enter_context(lock.hold_free(free))
             yield processes.agree(held)
+
+    def _train_fleet(
+        self,
+        shared: trainer.Trainer,
+        names: Sequence[str],
+        examples: Mapping[str, trainer.Examples],
+        common: Sequence[shapes.Shape],
+    ) -> dict[str, errors.ElmError]:
+        crew = fleet.FleetTrainer(self, shared, self._land)
+        return crew.train(names, examples, common) if names else {}
+
+    def _train_each(
+        self,
+        shared: trainer.Trainer,
+        names: Sequence[str],
+        examples: Mapping[str, trainer.Examples],
+        common: Sequence[shapes.Shape],
+    ) -> dict[str, errors.ElmError]:
+        failures: dict[str, errors.ElmError] = {}
+        for number, name in enumerate(names, 1):
+            print(f"expert {number}/{len(names)}: {name}")  # noqa: T201
+            try:
+                result = shared.train(name, examples[name], common)
+            except errors.TrainingError as error:
+                failures[name] = error
+                continue
+            if result is not None:  # else the first process has it
+                self._land(name, result)
+        return failures
+
+    def _land(self, name: str, result: trainer.Finished) -> None:
+        """Saves a finished expert; what it needed while it trained goes."""
+        experts.save_expert(self.expert_dir(name), *result)
+        if not self.keep_every_steps:
+            shutil.rmtree(self.work_dir(name) / "state", ignore_errors=True)
 
     def _unfinished(self, names: Sequence[str]) -> list[str]:
         return [name for name in names if not self.is_finished(name)]
@@ -313,3 +395,19 @@ class Train(Run):
 
 def _is_range(steps: tuple[int, ...]) -> bool:
     return len(steps) == 2 and 1 <= steps[0] < steps[1]
+
+
+def _raise_failures(failures: Mapping[str, errors.ElmError], total: int) -> None:
+    if len(failures) == 1 == total:
+        raise next(iter(failures.values()))
+    if failures:
+        reasons = "\n".join(f"  {n}: {error}" for n, error in failures.items())
+        raise errors.TrainingError(
+            errors.explain(
+                found=f"{len(failures)} of {total} experts failed; the others are"
+                f" finished\n{reasons}",
+                expected="every expert to finish",
+                do="Change what each message says, then give the command again: it"
+                " trains only what is not finished",
+            )
+        )

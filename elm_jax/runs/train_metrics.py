@@ -19,6 +19,7 @@ def make_report(
     optimizer: optimizers.Optimizer,
     config: str,
     waited_secs_fn: Callable[[], float] | None = None,
+    console: writers.MetricWriter | None = None,
 ) -> hooks.ReportMetrics:
     """Returns a hook that writes to console, JSON lines and TensorBoard.
 
@@ -32,10 +33,11 @@ def make_report(
       optimizer: Gives the learning rate.
       config: Text to show in TensorBoard.
       waited_secs_fn: Time that the loop has waited for batches up to now.
+      console: What shows the metrics; None for a line each time.
     """
     return hooks.ReportMetrics(
         (
-            writers.ConsoleWriter(expert, num_steps=num_steps),
+            console or writers.ConsoleWriter(expert, num_steps=num_steps),
             writers.JsonLinesWriter(folder / _FILE, start_step=start_step),
             writers.TensorBoardWriter(
                 folder / "tensorboard", start_step=start_step, config=config

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,17 @@ from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes
 from elm_jax.peft import experts as expert_kinds
 from elm_jax.runs import bases, task_data, train_metrics
-from elm_jax.training import agreement, hooks, loop, profiling, signals, state, step
+from elm_jax.training import (
+    agreement,
+    fleet,
+    hooks,
+    loop,
+    profiling,
+    schedules,
+    signals,
+    state,
+    step,
+)
 from elm_jax.types import Params, ScheduledHook
 
 if TYPE_CHECKING:
@@ -37,6 +48,7 @@ _MAY_CHANGE = frozenset(
         *("save_every_steps", "keep_last", "keep_every_steps", "stop_grace_secs"),
         *("axis_rules", "num_fsdp", "num_model"),  # where it is computed
         *("log_every_steps", "profile_steps", "resume_changed_config"),
+        *("per_expert", "fleet_size", "fleet_lanes"),
     )
 )
 
@@ -50,33 +62,88 @@ class Finished(NamedTuple):
     manifest: manifest.Manifest
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """An expert that is about to train, or to go on.
+
+    Attributes:
+      name: Of the expert.
+      run: The training, with the expert's own settings.
+      examples: Its data.
+      source: Its batches.
+      store: Its saved states.
+      state: Where it starts.
+      start_step: The step of that.
+    """
+
+    name: str
+    run: "train.Train"
+    examples: Examples
+    source: batches.BatchSource
+    store: train_state.TrainStateStore
+    state: state.TrainState
+    start_step: int
+
+
 class Trainer:
     """What the experts of one run share: model, base on the devices, programs."""
 
     def __init__(self, run: "train.Train", data: task_data.OpenedData) -> None:
         self._run, self._data = run, data
-        self._mesh = meshes.make_mesh(num_fsdp=run.num_fsdp, num_model=run.num_model)
-        meshes.check_batch_size(run.batch_size, self._mesh)
-        self._model = run.build_model().clone(split_rows=meshes.SplitRows(self._mesh))
+        self._model = run.build_model()
+        if run.is_fleet:
+            self.mesh = fleet.make_mesh(num_model=run.num_model)
+        else:
+            self.mesh = meshes.make_mesh(num_fsdp=run.num_fsdp, num_model=run.num_model)
+            meshes.check_batch_size(run.batch_size, self.mesh)
+            split_rows = meshes.SplitRows(self.mesh)
+            self._model = self._model.clone(split_rows=split_rows)
         self._base = None
         if run.initial_checkpoint_path:
             self._base = bases.load_base(run.path(run.initial_checkpoint_path))
-        self._tx = run.optimizer.make(run.train_steps)
-        self._step_fn = step.make_train_step(loss.make_loss_fn(self._model), self._tx)
+        self.tx = run.optimizer.make(run.train_steps)
+        self.loss_fn = loss.make_loss_fn(self._model)
+        self._step_fn = step.make_train_step(self.loss_fn, self.tx)
 
-    def train(
+    @functools.cached_property
+    def frozen(self) -> Params:
+        """What trains in no expert, on the devices."""
+        return trees.split(self._placed_base, self._run.pattern)[1]
+
+    @functools.cached_property
+    def _placed_base(self) -> Params:
+        if self._base is None:
+            return {}
+        return meshes.place(self._base.params, self.mesh, self._run.axis_rules)
+
+    def initial_state(self, run: "train.Train") -> state.TrainState:
+        """Returns the state before the first step of an expert.
+
+        Args:
+          run: With the expert's own settings.
+        """
+        shapes_of_all = t5.param_shapes(self._model)
+        places = meshes.shardings(shapes_of_all, self.mesh, run.axis_rules)
+        given = trees.flatten(self._placed_base)
+        new = {n: place for n, place in trees.flatten(places).items() if n not in given}
+        added = t5.init_params(
+            self._model, seed=run.random_seed, places=trees.unflatten(new)
+        )
+        params = trees.join(added, self._placed_base)
+        trainable, _ = expert_kinds.split(params, run.pattern)
+        return state.init_state(trainable, self.tx, seed=run.random_seed)
+
+    def prepare(
         self, name: str, examples: Examples, common_shapes: Sequence[shapes.Shape]
-    ) -> Finished | None:
-        """Returns a finished expert; resumes one that was begun.
-
-        Of several processes the first has it, the others None.
+    ) -> Prepared:
+        """Returns what an expert begins with; a state of its own, if it was begun.
 
         Raises:
-          SystemExit: A signal came, and the state is saved.
+          ElmError: Its state or its data cannot be read, or do not fit.
         """
-        run = self._run
-        source = self._batch_source(examples, common_shapes)
-        config = self._config(examples, source)
+        run = self._run.of_expert(name)
+        source = self._batch_source(run, examples, common_shapes)
+        config = self._config(run, examples, source)
         processes.check_same(json.dumps(config), what=f"configuration of {name}")
         store = train_state.TrainStateStore(
             run.work_dir(name) / "state",
@@ -84,53 +151,77 @@ class Trainer:
             keep_last=run.keep_last,
             keep_every_steps=run.keep_every_steps,
         )
-        now, frozen = self._initial_state()
+        now = self.initial_state(run)
         restored = store.restore(now, allow_changed_config=run.resume_changed_config)
         now = now if restored is None else restored
         start = int(now.step)
         processes.check_same(f"{start}", what=f"saved state of {name}")
         if start:
             print(f"{name}: goes on from its own step {start}")  # noqa: T201
+        # The program is for all experts; what it reads of the rates is the expert's.
+        rates = schedules.set_schedule(
+            now.opt_state, run.optimizer.schedule(run.train_steps)
+        )
+        return Prepared(
+            name=name,
+            run=run,
+            examples=examples,
+            source=source,
+            store=store,
+            state=dataclasses.replace(now, opt_state=rates),
+            start_step=start,
+        )
+
+    def finish(self, expert: Prepared, params: Params) -> Finished:
+        """Returns what an expert with the given parameters is saved as."""
+        return Finished(params, self._manifest(expert, params))
+
+    def train(
+        self, name: str, examples: Examples, common_shapes: Sequence[shapes.Shape]
+    ) -> Finished | None:
+        """Returns a finished expert, trained with all devices.
+
+        Of several processes the first has it, the others None.
+
+        Raises:
+          SystemExit: A signal came, and the state is saved.
+        """
+        expert = self.prepare(name, examples, common_shapes)
+        run, store = expert.run, expert.store
         stop = signals.StopRequest(grace_secs=run.stop_grace_secs)
         agreed = agreement.AgreedStop(stop)
         with stop, contextlib.ExitStack() as entered:
             entered.callback(stop.waiting_for(store.close))
-            ready = entered.enter_context(self._prefetcher(source, start))
+            ready = entered.enter_context(self._prefetcher(expert))
             now = loop.train(
-                now,
-                frozen,
+                expert.state,
+                self.frozen,
                 step_fn=self._step_fn,
                 batches=ready,
                 num_steps=run.train_steps,
-                hooks=self._hooks(
-                    name, start=start, store=store, stop=stop, ready=ready, to=entered
-                ),
+                hooks=self._hooks(expert, stop=stop, ready=ready, to=entered),
                 expert=name,
                 should_stop=agreed,
                 last_checkpoint=store.latest_step,
             )
         agreed.exit_if_requested()
         params = processes.gather(now.params)
-        if not processes.is_main():
-            return None
-        return Finished(params, self._manifest(name, examples, params))
+        return self.finish(expert, params) if processes.is_main() else None
 
     def _hooks(
         self,
-        name: str,
+        expert: Prepared,
         *,
-        start: int,
-        store: train_state.TrainStateStore,
         stop: signals.StopRequest,
         ready: prefetch.Prefetcher,
         to: contextlib.ExitStack,
     ) -> list[ScheduledHook]:
         """Returns what happens between steps; adds to a stack how it is closed."""
-        run = self._run
+        run, name = expert.run, expert.name
         report = train_metrics.make_report(
             run.work_dir(name),
             expert=name,
-            start_step=start,
+            start_step=expert.start_step,
             num_steps=run.train_steps,
             optimizer=run.optimizer,
             config=run.operative_config(),
@@ -139,7 +230,7 @@ class Trainer:
         to.callback(report.close)
         saving = hooks.SaveSchedule(
             run.save_every_steps,
-            stop.waiting_for(hooks.save_states(store)),
+            stop.waiting_for(hooks.save_states(expert.store)),
             # Processes save together, and their clocks would not agree on when.
             slow_secs=math.inf if processes.are_several() else run.stop_grace_secs / 2,
         )
@@ -152,27 +243,12 @@ class Trainer:
             found.append(profile)
         return found
 
-    def _initial_state(self) -> tuple[state.TrainState, Params]:
-        """Returns the state before the first step, and what stays as it is."""
-        run = self._run
-        places = meshes.shardings(
-            t5.param_shapes(self._model), self._mesh, run.axis_rules
-        )
-        given = trees.flatten({} if self._base is None else self._base.params)
-        new = {n: place for n, place in trees.flatten(places).items() if n not in given}
-        params: Params = t5.init_params(
-            self._model, seed=run.random_seed, places=trees.unflatten(new)
-        )
-        if self._base is not None:
-            base = meshes.place(self._base.params, self._mesh, run.axis_rules)
-            params = trees.join(params, base)
-        trainable, frozen = expert_kinds.split(params, run.pattern)
-        return state.init_state(trainable, self._tx, seed=run.random_seed), frozen
-
     def _batch_source(
-        self, examples: Examples, common_shapes: Sequence[shapes.Shape]
+        self,
+        run: "train.Train",
+        examples: Examples,
+        common_shapes: Sequence[shapes.Shape],
     ) -> batches.BatchSource:
-        run = self._run
         options: dict[str, Any] = {"batch_size": run.batch_size}
         options["seed"] = run.random_seed
         options["shard"] = meshes.process_shard(self._mesh)
@@ -184,42 +260,39 @@ class Trainer:
                 vocabulary=self._data.vocabulary,
                 **options,
             )
-        options["max_examples"] = self._caps(examples)
+        options["max_examples"] = self._caps(run, examples)
         if run.pack:
             return packing.PackedBatches(examples, row=common_shapes[0], **options)
         return batches.Batches(examples, shapes=common_shapes, **options)
 
-    def _caps(self, examples: Examples) -> dict[str, int]:
+    def _caps(self, run: "train.Train", examples: Examples) -> dict[str, int]:
         """Returns the most examples to use, by task, of those that have a limit."""
-        run = self._run
         caps = task_registry.registry.caps(run.tasks)
         limit = run.max_examples
         if limit:
             return {d.name: min(limit, caps.get(d.name, limit)) for d in examples}
         return {d.name: caps[d.name] for d in examples if d.name in caps}
 
-    def _prefetcher(
-        self, source: batches.BatchSource, start: int
-    ) -> prefetch.Prefetcher:
+    def _prefetcher(self, expert: Prepared) -> prefetch.Prefetcher:
         return prefetch.Prefetcher(
-            source.batch,
-            start,
-            stop_step=self._run.train_steps,
+            expert.source.batch,
+            expert.start_step,
+            stop_step=expert.run.train_steps,
             put_fn=self._place_batch,
         )
 
     def _place_batch(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        return meshes.shard_batch(batch, self._mesh)
+        return meshes.shard_batch(batch, self.mesh)
 
     def _config(
-        self, examples: Examples, source: batches.BatchSource
+        self, run: "train.Train", examples: Examples, source: batches.BatchSource
     ) -> dict[str, Any]:
         """Returns what must not change between stopping and going on, as JSON."""
-        run = dataclasses.asdict(self._run)
-        kept = {name: run[name] for name in run if name not in _MAY_CHANGE}
-        kept["optimizer_kind"] = type(self._run.optimizer).__name__
-        kept["adapter_kind"] = type(self._run.adapter).__name__
-        kept["model"] = dataclasses.asdict(self._run.model_config())
+        fields = dataclasses.asdict(run)
+        kept = {name: fields[name] for name in fields if name not in _MAY_CHANGE}
+        kept["optimizer_kind"] = type(run.optimizer).__name__
+        kept["adapter_kind"] = type(run.adapter).__name__
+        kept["model"] = dataclasses.asdict(run.model_config())
         kept["base_fingerprint"] = self._base.fingerprint if self._base else ""
         kept["shapes"] = [list(shape) for shape in source.shapes]
         # Fingerprints are of rows, templates, vocabulary, lengths and code; an
@@ -227,14 +300,13 @@ class Trainer:
         kept["data"] = {d.name: d.fingerprint for d in examples}
         kept["vocabulary"] = self._data.vocabulary.fingerprint
         kept["order_of_data"] = [d.name for d in examples]
-        kept["max_examples"] = self._caps(examples)
+        kept["max_examples"] = self._caps(run, examples)
         kept["versions"] = manifest.installed_versions()
         return json.loads(json.dumps(kept))
 
-    def _manifest(
-        self, name: str, examples: Examples, params: Params
-    ) -> manifest.Manifest:
-        run, base = self._run, self._base
+    def _manifest(self, expert: Prepared, params: Params) -> manifest.Manifest:
+        run, base = expert.run, self._base
+        name, examples = expert.name, expert.examples
         return manifest.Manifest(
             name=name,
             kind=run.kind,

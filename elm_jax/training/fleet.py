@@ -19,13 +19,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from elm_jax.training import step as step_lib
 from elm_jax.training.state import TrainState
 from elm_jax.types import Batch, LossFn, Metrics, Params
 
 AXIS = "data"
+
+
+def make_mesh(*, num_model: int = 1) -> Mesh:
+    """Returns this process's devices as a mesh for a fleet.
+
+    All of them, however many experts there are: a program for another number of
+    devices may round differently.
+
+    Args:
+      num_model: Devices that share the base's parameters; with more than 1, the
+        mesh has an axis `model`.
+    """
+    devices = jax.local_devices()
+    count = max(1, len(devices) // num_model)
+    axes = {AXIS: count} | ({"model": num_model} if num_model > 1 else {})
+    return jax.make_mesh(
+        tuple(axes.values()),
+        tuple(axes),
+        axis_types=(AxisType.Auto,) * len(axes),
+        devices=devices[: count * num_model],
+    )
 
 
 class Fleet:
@@ -119,6 +140,17 @@ class Fleet:
             self._states, frozen, *map(self._place, (stacked, slots, active))
         )
         return metrics, lane_of
+
+    def lower(self, frozen: Params, stacked: Batch) -> jax.stages.Lowered:
+        """Returns the program of a step, not yet compiled, to look at its costs.
+
+        Args:
+          frozen: As in `step`.
+          stacked: Batches [lanes, ...].
+        """
+        slots, active, _ = self._choose_lanes({})
+        placed = map(self._place, (stacked, slots, active))
+        return self._step.lower(self._states, frozen, *placed)
 
     @property
     def num_compiled_steps(self) -> int:

@@ -17,10 +17,9 @@ import numpy as np
 
 from elm_jax import errors
 from elm_jax.training.fleet import Fleet
-from elm_jax.training.loop import Every
 from elm_jax.training.state import TrainState
 from elm_jax.training.tally import Tally
-from elm_jax.types import Batch, Params
+from elm_jax.types import Batch, Params, ScheduledHook
 
 _STEPS_AHEAD = 1  # Steps given to the devices whose metrics are not read yet.
 
@@ -43,8 +42,8 @@ class Member:
     state: TrainState
     batch_fn: Callable[[int], Batch]
     num_steps: int
-    report: Every
-    save: Every
+    report: ScheduledHook
+    save: ScheduledHook
     finish: Callable[[TrainState], None]
     last_checkpoint: Callable[[], object] = lambda: None
     close: Callable[[], None] = lambda: None
@@ -60,12 +59,20 @@ def train_fleet(
     queue: Queue,
     *,
     should_stop: Callable[[], bool] = lambda: False,
+    after_step: Callable[[int], None] = lambda num_steps: None,
 ) -> dict[str, errors.ElmError]:
     """Trains all experts of a queue; returns those that failed, with the reason.
 
     An expert whose metrics are not finite, or that cannot begin, leaves; the others
     go on as if it had never been there. When asked to stop, all experts in slots
     are saved where they are.
+
+    Args:
+      fleet: With any states, of experts that are through.
+      frozen: The part of the model that does not train, on the fleet's devices.
+      queue: What to train.
+      should_stop: Asked after every step of the fleet; True makes that the last.
+      after_step: Called with the number of the fleet's steps up to now.
 
     Raises:
       ElmError: A state could not be saved.
@@ -75,6 +82,7 @@ def train_fleet(
         try:
             while crew.fill_slots():
                 crew.step(frozen)
+                after_step(crew.num_steps)
                 if should_stop():
                     crew.read_metrics(steps_left=0)
                     crew.save_all()
@@ -94,13 +102,13 @@ class _Runner:
         self.step = self.start_step = int(jax.device_get(member.state.step))
         self.saved_step, self.reported_step = self.step, self.step
         self.has_failed = False
-        self.tally = Tally(
-            1, expert=name, last_checkpoint=lambda: member.last_checkpoint()
-        )
+        self.saving: futures.Future[None] | None = None
+        self.tally = Tally(1, expert=name, last_checkpoint=self._last_checkpoint)
         self.draw_batch()
 
     @property
     def is_complete(self) -> bool:
+        """Whether its last step is on its way."""
         return self.step >= self.member.num_steps
 
     def draw_batch(self) -> None:
@@ -108,7 +116,13 @@ class _Runner:
         self.batch: Batch = {} if self.is_complete else self.member.batch_fn(self.step)
         self.shape = tuple((n, np.shape(leaf)) for n, leaf in self.batch.items())
 
+    def _last_checkpoint(self) -> object:
+        if self.saving is not None:
+            futures.wait([self.saving])
+        return self.member.last_checkpoint()
+
     def report(self, step: int) -> None:
+        """Reports the metrics since the last time."""
         self.member.report.hook(step, None, self.tally.take(0))
         self.reported_step = step
 
@@ -129,6 +143,7 @@ class _Crew:
         self, fleet: Fleet, queue: Queue, saver: futures.ThreadPoolExecutor
     ) -> None:
         self._fleet, self._queue, self._saver = fleet, queue, saver
+        self.num_steps = 0
         self.running: dict[int, _Runner] = {}
         self.failures: dict[str, errors.ElmError] = {}
         self._pending: collections.deque[tuple[Any, list[_Taken]]]
@@ -161,10 +176,11 @@ class _Crew:
         chosen = self._choose_runners()
         batches = {slot: runner.batch for slot, runner in chosen.items()}
         metrics, lanes = self._fleet.step(frozen, batches)
+        self.num_steps += 1
         taken = []
         for slot, runner in chosen.items():
             runner.step += 1
-            is_due = runner.step % runner.member.save.every_steps == 0
+            is_due = runner.member.save.is_due(runner.step)
             kept = self._fleet.get(slot) if is_due or runner.is_complete else None
             taken.append(_Taken(runner, runner.step, lanes[slot], kept))
             if runner.is_complete:
@@ -228,7 +244,7 @@ class _Crew:
             self._remove(runner, error)
             return
         is_last = step == runner.member.num_steps
-        if is_last or step % runner.member.report.every_steps == 0:
+        if runner.member.report.is_due(step) or is_last:
             runner.report(step)
         if is_last and state is not None:
             self._finish(runner, state)
@@ -244,7 +260,8 @@ class _Crew:
     def _save(self, runner: _Runner, step: int, state: TrainState) -> None:
         runner.saved_step = step
         hook = runner.member.save.hook
-        self._saves.append(self._saver.submit(hook, step, state, {}))
+        runner.saving = self._saver.submit(hook, step, state, {})
+        self._saves.append(runner.saving)
 
     def _finish(self, runner: _Runner, state: TrainState) -> None:
         def finish() -> None:

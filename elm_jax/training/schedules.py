@@ -85,11 +85,17 @@ def set_schedule(opt_state: Any, schedule: Schedule) -> Any:
         if not is_part(node):
             return node
         old, new = node.schedule, Schedule(*map(np.float32, schedule))
-        where = (getattr(value, "sharding", None) for value in old)
-        placed = map(jax.device_put, new, where)
-        return node._replace(schedule=Schedule(*placed))
+        return node._replace(schedule=Schedule(*map(_put_like, old, new)))
 
     return jax.tree.map(change, opt_state, is_leaf=is_part)
+
+
+def _put_like(old: Any, new: np.float32) -> jax.Array:
+    """Returns a scalar where another lies, which may be on several hosts."""
+    sharding = getattr(old, "sharding", None)
+    if sharding is None or sharding.is_fully_addressable:
+        return jax.device_put(new, sharding)
+    return jax.make_array_from_callback((), sharding, lambda _: np.asarray(new))
 
 
 def _as_arrays(schedule: Schedule) -> Schedule:

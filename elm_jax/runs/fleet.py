@@ -1,0 +1,132 @@
+"""How the experts of a run are trained as a fleet: side by side, in one program."""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import jax
+
+from elm_jax import errors
+from elm_jax.data import shapes
+from elm_jax.runs import fleet_table, train_metrics, trainer
+from elm_jax.training import fleet as fleet_lib
+from elm_jax.training import fleet_loop, hooks, loop, profiling, signals
+from elm_jax.training.state import TrainState
+
+if TYPE_CHECKING:
+    from elm_jax.runs import train
+
+
+class FleetTrainer:
+    """Trains the experts of a run side by side.
+
+    Args:
+      run: What to train, with `num_slots` of at least 1.
+      shared: Model and base of the run, on the fleet's mesh.
+      land: Takes the name of a finished expert and what it is saved as; called in
+        another thread.
+    """
+
+    def __init__(
+        self,
+        run: "train.Train",
+        shared: trainer.Trainer,
+        land: Callable[[str, trainer.Finished], None],
+    ) -> None:
+        self._run, self._shared, self._land = run, shared, land
+
+    def train(
+        self,
+        names: Sequence[str],
+        examples: Mapping[str, trainer.Examples],
+        common_shapes: Sequence[shapes.Shape],
+    ) -> dict[str, errors.ElmError]:
+        """Trains experts and lands them; returns those that failed, with the reason.
+
+        Raises:
+          SystemExit: A signal came, and all states are saved.
+        """
+        run, shared = self._run, self._shared
+        fleet = fleet_lib.Fleet(
+            shared.loss_fn,
+            shared.tx,
+            example=shared.initial_state(run),
+            mesh=shared.mesh,
+            num_slots=min(run.num_slots, len(names)),
+            num_lanes=run.num_lanes,
+        )
+        stop = signals.StopRequest(grace_secs=run.stop_grace_secs)
+        with stop, fleet_table.FleetTable(names) as table, contextlib.ExitStack() as to:
+
+            def begin(name: str) -> fleet_loop.Member:
+                ready = shared.prepare(name, examples[name], common_shapes)
+                return self._member(ready, table)
+
+            queue = ((n, lambda n=n: begin(n)) for n in names)
+            failures = fleet_loop.train_fleet(
+                fleet,
+                shared.frozen,
+                queue,
+                should_stop=stop,
+                after_step=self._profile(to),
+            )
+        stop.exit_if_requested()
+        return failures
+
+    def _profile(self, to: contextlib.ExitStack) -> Callable[[int], None]:
+        """Returns what traces steps of the fleet; adds to a stack how it ends."""
+        run = self._run
+        if not run.profile_steps:
+            return lambda num_steps: None
+        first, last = run.profile_steps
+        folder = run.work_dir("fleet") / "profile"
+        profile = profiling.ProfileSteps(folder, start=first, stop=last)
+        to.callback(profile.close)
+
+        def after_step(num_steps: int) -> None:
+            if profile.is_due(num_steps):
+                profile.hook(num_steps, None, {})
+
+        return after_step
+
+    def _member(
+        self, ready: trainer.Prepared, table: fleet_table.FleetTable
+    ) -> fleet_loop.Member:
+        run, name = ready.run, ready.name
+        report = train_metrics.make_report(
+            run.work_dir(name),
+            expert=name,
+            start_step=ready.start_step,
+            num_steps=run.train_steps,
+            optimizer=run.optimizer,
+            config=run.operative_config(),
+            console=table.writer(name, num_steps=run.train_steps),
+        )
+
+        def finish(state: TrainState) -> None:
+            if run.keep_every_steps and run.train_steps % run.keep_every_steps == 0:
+                ready.store.save(run.train_steps, state)
+            ready.store.close()
+            params = jax.device_get(state.params)
+            self._land(name, self._shared.finish(ready, params))
+            table.note_landed(name)
+
+        def close() -> None:
+            report.close()
+            ready.store.close()
+            table.note_left(name)
+
+        return fleet_loop.Member(
+            state=ready.state,
+            batch_fn=ready.source.batch,
+            num_steps=run.train_steps,
+            report=loop.Every(run.log_every_steps, report),
+            save=hooks.SaveSchedule(
+                run.save_every_steps,
+                hooks.save_states(ready.store),
+                slow_secs=run.stop_grace_secs / 2,
+            ),
+            finish=finish,
+            last_checkpoint=ready.store.latest_step,
+            close=close,
+        )

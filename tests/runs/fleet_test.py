@@ -1,0 +1,147 @@
+"""A run of several experts trains them as a fleet; each is what it would be alone."""
+
+import json
+
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import experts
+from elm_jax.cli import gin_flags
+from elm_jax.runs import expert_settings, train
+from tests.runs.end_to_end_test import SHAPE
+
+pytestmark = pytest.mark.slow
+
+TASKS = (
+    "pocket_kinds_which_is",
+    "pocket_notes_tell",
+    "pocket_reviews_good_or_bad",
+)
+NAMED = (f"MIXTURE_OR_TASK_NAME = {TASKS}",)
+FEW = ("TRAIN_STEPS = 6", "BATCH_SIZE = 8", "train.Train.num_shapes = 2")
+OFTEN = ("train.Train.log_every_steps = 1", "train.Train.save_every_steps = 2")
+# What a user's own gin file says about experts that need something else.
+PER_EXPERT = """
+from __gin__ import dynamic_registration
+
+include "gin/pocket/prompt_experts.gin"
+
+from elm_jax.runs import expert_settings
+from elm_jax.runs import train
+
+short/expert_settings.ExpertSettings:
+  train_steps = 4
+  learning_rate = 3e-3
+  warmup_steps = 2
+
+other/expert_settings.ExpertSettings:
+  random_seed = 7
+  max_examples = 40
+
+train.Train.per_expert = {
+    "*_tell": @short/expert_settings.ExpertSettings(),
+    "pocket_kinds_*": @other/expert_settings.ExpertSettings(),
+}
+"""
+WILD = """
+wild/expert_settings.ExpertSettings.learning_rate = 1e30
+train.Train.per_expert = {
+    "*_tell": @short/expert_settings.ExpertSettings(),
+    "pocket_kinds_*": @other/expert_settings.ExpertSettings(),
+    "*_good_or_bad": @wild/expert_settings.ExpertSettings(),
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    start(folder, "gin/pocket/base.gin", "TRAIN_STEPS = 2", "BATCH_SIZE = 8", *SHAPE)
+    return folder
+
+
+def start(folder, gin_file, *bindings):
+    run, bound, operative = gin_flags.build_run(
+        (train.Train,),
+        gin_files=[gin_file],
+        bindings=[f"MODEL_DIR = '{folder}'", *bindings],
+    )
+    run.start(config=bound, operative_config=operative)
+
+
+def train_in(folder, base, *bindings, text=PER_EXPERT):
+    for name in ("base", "cache"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(base / name)
+    gin_file = folder / "experts.gin"
+    gin_file.write_text(text)
+    start(folder, str(gin_file), *NAMED, *FEW, *OFTEN, *bindings)
+
+
+def fingerprints(folder):
+    return {
+        path.name: trees.fingerprint(experts.load_expert(path)[0])
+        for path in sorted((folder / "prompt_experts").iterdir())
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    train_in(folder, base)
+    return folder
+
+
+def test_every_expert_lands_with_its_own_settings(whole):
+    infos = {
+        name: experts.load_expert(whole / "prompt_experts" / name)[1] for name in TASKS
+    }
+    assert [info.steps for info in infos.values()] == [6, 4, 6]
+    assert [info.seed for info in infos.values()] == [7, 42, 42]
+    assert not [*(whole / "work").glob("*/state")]
+    for name, info in infos.items():
+        lines = (whole / "work" / name / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert [row["step"] for row in rows] == list(range(1, info.steps + 1))
+        assert [*(whole / "work" / name / "tensorboard").iterdir()]
+    rates = [row["learning_rate"] for row in rows_of(whole, "pocket_notes_tell")]
+    assert rates == pytest.approx([0, 1.5e-3, 3e-3, 1.5e-3])
+
+
+def rows_of(folder, name):
+    lines = (folder / "work" / name / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_each_expert_has_the_bits_that_it_has_alone(whole, base, tmp_path):
+    for n in range(3):
+        train_in(tmp_path, base, f"SHARD = '{n}/3'")
+    assert fingerprints(tmp_path) == fingerprints(whole)
+
+
+def test_an_expert_of_a_fleet_is_close_to_the_one_that_had_all_devices(
+    whole, base, tmp_path
+):
+    """One device adds in another order than eight: loss to 1e-4 after 6 steps."""
+    train_in(tmp_path, base, "train.Train.fleet_size = 0")
+    for name in TASKS:
+        pairs = zip(rows_of(tmp_path, name), rows_of(whole, name), strict=True)
+        for alone, in_fleet in pairs:
+            assert alone["loss"] == pytest.approx(in_fleet["loss"], rel=1e-4)
+
+
+def test_a_rate_that_breaks_an_expert_is_named_and_the_others_land(
+    whole, base, tmp_path
+):
+    with pytest.raises(errors.TrainingError, match="1 of 3 experts failed") as raised:
+        train_in(tmp_path, base, text=PER_EXPERT + WILD)
+    assert "pocket_reviews_good_or_bad: " in str(raised.value)
+    found, expected = fingerprints(tmp_path), fingerprints(whole)
+    assert found == {name: expected[name] for name in TASKS[:2]}
+
+
+def test_a_pattern_that_fits_no_expert_is_refused():
+    with pytest.raises(errors.ConfigError, match=r"kinds_\*"):
+        expert_settings.check_patterns(
+            {"kinds_*": expert_settings.ExpertSettings()}, TASKS
+        )
