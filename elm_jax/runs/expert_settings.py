@@ -28,22 +28,30 @@ class ExpertSettings:
     random_seed: int | None = None
     max_examples: int | None = None
 
-    def of_run(self) -> dict[str, Any]:
-        """Returns the given fields of the run."""
-        return self._given("train_steps", "random_seed", "max_examples")
 
-    def of_optimizer(self) -> dict[str, Any]:
-        """Returns the given fields of its optimiser."""
-        return self._given("learning_rate", "warmup_steps", "decay")
-
-    def _given(self, *names: str) -> dict[str, Any]:
-        found = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in found.items() if value is not None}
+_OF_OPTIMIZER = ("learning_rate", "warmup_steps", "decay")
 
 
-def choose(by_pattern: Mapping[str, ExpertSettings], name: str) -> list[ExpertSettings]:
-    """Returns the settings whose pattern fits a name; later ones win over earlier."""
-    return [s for pattern, s in by_pattern.items() if fnmatch.fnmatch(name, pattern)]
+def merge(
+    by_pattern: Mapping[str, ExpertSettings], name: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the fields of the run and of its optimiser that an expert changes.
+
+    >>> merge({"a*": ExpertSettings(train_steps=5, decay="linear")}, "ab")
+    ({'train_steps': 5}, {'decay': 'linear'})
+
+    Args:
+      by_pattern: Settings by pattern of names; later ones win over earlier.
+      name: The expert's.
+    """
+    run: dict[str, Any] = {}
+    optimizer: dict[str, Any] = {}
+    for pattern, settings in by_pattern.items():
+        if fnmatch.fnmatch(name, pattern):
+            for field, value in dataclasses.asdict(settings).items():
+                if value is not None:
+                    (optimizer if field in _OF_OPTIMIZER else run)[field] = value
+    return run, optimizer
 
 
 def check_patterns(

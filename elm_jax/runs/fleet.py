@@ -130,3 +130,25 @@ class FleetTrainer:
             last_checkpoint=ready.store.latest_step,
             close=close,
         )
+
+
+def raise_failures(failures: Mapping[str, errors.ElmError], total: int) -> None:
+    """Raises TrainingError that names all experts that failed, if any, with reasons.
+
+    Args:
+      failures: Reasons by expert.
+      total: How many experts were to be trained; of one alone its own error is raised.
+    """
+    if len(failures) == 1 == total:
+        raise next(iter(failures.values()))
+    if failures:
+        reasons = "\n".join(f"  {n}: {error}" for n, error in failures.items())
+        raise errors.TrainingError(
+            errors.explain(
+                found=f"{len(failures)} of {total} experts failed; the others are"
+                f" finished\n{reasons}",
+                expected="every expert to finish",
+                do="Change what each message says, then give the command again: it"
+                " trains only what is not finished",
+            )
+        )

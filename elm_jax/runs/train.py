@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import numpy as np
@@ -242,14 +242,9 @@ class Train(Run):
 
     def of_expert(self, name: str) -> "Train":
         """Returns this run with the settings of one expert in place of its own."""
-        own = expert_settings.choose(self.per_expert, name)
-        fields: dict[str, Any] = {}
-        optimizer: dict[str, Any] = {}
-        for settings in own:
-            fields |= settings.of_run()
-            optimizer |= settings.of_optimizer()
-        changed = dataclasses.replace(self.optimizer, **optimizer)
-        return dataclasses.replace(self, per_expert={}, optimizer=changed, **fields)
+        own, of_optimizer = expert_settings.merge(self.per_expert, name)
+        optimizer = dataclasses.replace(self.optimizer, **of_optimizer)
+        return dataclasses.replace(self, per_expert={}, optimizer=optimizer, **own)
 
     @property
     def pattern(self) -> str:
@@ -315,7 +310,7 @@ class Train(Run):
                 failures |= train_all(shared, mine, examples, common)
             todo = processes.agree(self._unfinished(todo))
             todo = [name for name in todo if name not in failures]
-        _raise_failures(failures, len(own))
+        fleet.raise_failures(failures, len(own))
 
     @contextlib.contextmanager
     def _hold_free(self, names: Sequence[str]) -> Iterator[list[str]]:
@@ -395,19 +390,3 @@ class Train(Run):
 
 def _is_range(steps: tuple[int, ...]) -> bool:
     return len(steps) == 2 and 1 <= steps[0] < steps[1]
-
-
-def _raise_failures(failures: Mapping[str, errors.ElmError], total: int) -> None:
-    if len(failures) == 1 == total:
-        raise next(iter(failures.values()))
-    if failures:
-        reasons = "\n".join(f"  {n}: {error}" for n, error in failures.items())
-        raise errors.TrainingError(
-            errors.explain(
-                found=f"{len(failures)} of {total} experts failed; the others are"
-                f" finished\n{reasons}",
-                expected="every expert to finish",
-                do="Change what each message says, then give the command again: it"
-                " trains only what is not finished",
-            )
-        )

@@ -251,7 +251,8 @@ class Trainer:
     ) -> batches.BatchSource:
         options: dict[str, Any] = {"batch_size": run.batch_size}
         options["seed"] = run.random_seed
-        options["shard"] = meshes.process_shard(self._mesh)
+        if not self._run.is_fleet:
+            options["shard"] = meshes.process_shard(self.mesh)
         features = self._data.features
         if run.kind == "base":
             return span_corruption.SpanCorruptionBatches(
