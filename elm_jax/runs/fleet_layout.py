@@ -2,15 +2,21 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import optax
 
 from elm_jax import errors
-from elm_jax.model import config, cost
+from elm_jax.model import config, cost, t5
+from elm_jax.partitioning import cpu_devices
+from elm_jax.peft import experts as expert_kinds
 from elm_jax.runs import train_plan
+from elm_jax.runs.run import Plan
 from elm_jax.types import Params
+
+if TYPE_CHECKING:
+    from elm_jax.runs import train
 
 # The rest is for what no plan counts: fragments, collectives, the compiler's own.
 _USABLE_SHARE = 0.9
@@ -132,6 +138,73 @@ def device_memory(given_gib: float = 0.0) -> int | None:
         return int(given_gib * 2**30)
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit")
+
+
+def of_run(run: "train.Train") -> Layout:
+    """Returns the layout of a run's fleet: as it says, or chosen if it says nothing.
+
+    Raises:
+      ConfigError: It fits in no way.
+    """
+    cpu_devices.request()
+    num_devices = jax.local_device_count()
+    fleet = _fleet_of(run)
+    if run.axis_rules != "data":
+        groups = max(1, num_devices // run.num_model)
+        parts = fleet.bytes_per_device(groups * run.num_model, run.num_model)
+        why = f"the base split over {run.num_model} devices, as num_model says"
+        return Layout(run.axis_rules, run.num_model, parts, why)
+    memory = device_memory(run.device_memory_gib)
+    return choose_layout(fleet, num_devices=num_devices, memory_bytes=memory)
+
+
+def describe_run(run: "train.Train") -> Plan:
+    """Returns the rows of a run's plan that tell what its training costs, and where.
+
+    Raises:
+      ConfigError: Devices do not divide a parameter or a batch.
+    """
+    batch = train_plan.batch_shape(run.batch_size, run.data.features)
+    tx = run.optimizer.make(run.train_steps)
+    layout = of_run(run) if run.is_fleet else None
+    if layout is None:
+        devices = train_plan.choose_devices(run.num_model, run.axis_rules, run.num_fsdp)
+    else:
+        devices = train_plan.Devices(
+            num_data=1, num_model=layout.num_model, axis_rules=layout.axis_rules
+        )
+    rows = train_plan.describe(
+        run.build_model(), batch, devices, pattern=run.pattern, tx=tx
+    )
+    if layout is None:
+        return rows
+    fleet, parts = _fleet_of(run), layout.bytes_per_device
+    groups = max(1, jax.local_device_count() // layout.num_model)
+    slots = -(-fleet.num_slots // groups)
+    lanes = min(fleet.num_lanes, slots)
+    way = f"{lanes} as one batch" if lanes > 1 else "one after another"
+    used = ", ".join(f"{use} {_gib(size)}" for use, size in parts.items() if size)
+    further = (parts["trained parameters"] + parts["optimiser"]) // slots
+    return rows | {
+        "fleet": f"{slots * groups} slots, {slots} by {groups}, steps {way}",
+        "devices": layout.why,
+        "bytes per device, about": f"{_gib(sum(parts.values()))}: {used}",
+        "bytes per further expert": f"{further / 2**20:.2f} MiB on its device",
+    }
+
+
+def _fleet_of(run: "train.Train") -> Fleet:
+    model = run.build_model()
+    trainable, frozen = expert_kinds.split(t5.param_shapes(model), run.pattern)
+    return Fleet(
+        shape=model.config,
+        batch=train_plan.batch_shape(run.batch_size, run.data.features),
+        tx=run.optimizer.make(run.train_steps),
+        trainable=trainable,
+        frozen=frozen,
+        num_slots=run.num_slots,
+        num_lanes=run.num_lanes,
+    )
 
 
 def _layouts(fleet: Fleet, num_devices: int) -> Iterator[tuple[int, dict[str, int]]]:

@@ -23,9 +23,9 @@ from elm_jax.runs import (
     bases,
     expert_settings,
     fleet,
+    fleet_layout,
     shards,
     task_data,
-    train_plan,
     trainer,
 )
 from elm_jax.runs.run import Plan, Run
@@ -79,6 +79,7 @@ class Train(Run):
         there are several; 0 trains them one after another, each with all devices.
       fleet_lanes: Experts whose steps a device computes as one batch; 0 for 1 on
         CPUs, which one expert keeps busy, and 8 elsewhere.
+      device_memory_gib: Memory of a device, for a plan of fleets; 0 to ask it.
       save_every_steps: Period of the checkpoints that a killed run resumes from.
       keep_last: How many of the newest of those are kept until the expert is there.
       keep_every_steps: Those after a multiple of so many steps are kept for good, in
@@ -120,6 +121,7 @@ class Train(Run):
     )
     fleet_size: int = 16
     fleet_lanes: int = 0
+    device_memory_gib: float = 0.0
     save_every_steps: int = 1000
     keep_last: int = 1
     keep_every_steps: int = 0
@@ -213,7 +215,7 @@ class Train(Run):
             "experts": f"{len(own)}{part}: {', '.join(own)}",
             "finished already": sum(self.is_finished(name) for name in own),
             "steps per expert": f"{self.train_steps:,}",
-            **train_plan.describe_run(self),
+            **fleet_layout.describe_run(self),
             "files": f"{self.expert_dir('<expert>')}, {self.work_dir('<expert>')}",
         }
 

@@ -10,17 +10,15 @@ from jax.sharding import AbstractMesh
 
 from elm_jax import trees
 from elm_jax.model import config, cost, t5
-from elm_jax.partitioning import cpu_devices, rules
 from elm_jax.partitioning import mesh as meshes
+from elm_jax.partitioning import rules
 from elm_jax.peft import experts as expert_kinds
-from elm_jax.runs import fleet_plan
 from elm_jax.runs.run import Plan
 from elm_jax.training import state as states
 from elm_jax.types import Params
 
 if TYPE_CHECKING:
     from elm_jax.data import tasks
-    from elm_jax.runs import train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,39 +152,6 @@ def describe(
         "FLOPs per step, at most": f"{flops:.3g}"
         f" ({flops / devices.count:.3g} per device)",
     }
-
-
-def describe_run(run: "train.Train") -> Plan:
-    """Returns the rows of a run's plan that tell what its training costs, and where.
-
-    Raises:
-      ConfigError: As `describe` does.
-    """
-    if run.is_fleet:
-        cpu_devices.request()
-        # Each expert has one device, or one group that shares the base.
-        devices = Devices(
-            num_data=1, num_model=run.num_model, axis_rules=run.axis_rules
-        )
-    else:
-        devices = choose_devices(run.num_model, run.axis_rules, run.num_fsdp)
-    model, tx = run.build_model(), run.optimizer.make(run.train_steps)
-    batch = batch_shape(run.batch_size, run.data.features)
-    rows = describe(model, batch, devices, pattern=run.pattern, tx=tx)
-    if not run.is_fleet:
-        return rows
-    trainable, frozen = expert_kinds.split(t5.param_shapes(model), run.pattern)
-    parts = bytes_per_device(
-        model.config, batch, devices, tx=tx, trainable=trainable, frozen=frozen
-    )
-    del rows["devices"]
-    return rows | fleet_plan.describe(
-        parts,
-        num_slots=run.num_slots,
-        num_lanes=run.num_lanes,
-        num_devices=jax.local_device_count(),
-        num_model=run.num_model,
-    )
 
 
 def _gib(num_bytes: int) -> str:

@@ -23,7 +23,7 @@ from elm_jax.model import loss, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes
 from elm_jax.peft import experts as expert_kinds
-from elm_jax.runs import bases, task_data, train_metrics
+from elm_jax.runs import bases, fleet_layout, task_data, train_metrics
 from elm_jax.training import (
     agreement,
     fleet,
@@ -48,7 +48,7 @@ _MAY_CHANGE = frozenset(
         *("save_every_steps", "keep_last", "keep_every_steps", "stop_grace_secs"),
         *("axis_rules", "num_fsdp", "num_model"),  # where it is computed
         *("log_every_steps", "profile_steps", "resume_changed_config"),
-        *("per_expert", "fleet_size", "fleet_lanes"),
+        *("per_expert", "fleet_size", "fleet_lanes", "device_memory_gib"),
     )
 )
 
@@ -91,8 +91,11 @@ class Trainer:
     def __init__(self, run: "train.Train", data: task_data.OpenedData) -> None:
         self._run, self._data = run, data
         self._model = run.build_model()
+        self._axis_rules = run.axis_rules
         if run.is_fleet:
-            self.mesh = fleet.make_mesh(num_model=run.num_model)
+            layout = fleet_layout.of_run(run)
+            self._axis_rules = layout.axis_rules
+            self.mesh = fleet.make_mesh(num_model=layout.num_model)
         else:
             self.mesh = meshes.make_mesh(num_fsdp=run.num_fsdp, num_model=run.num_model)
             meshes.check_batch_size(run.batch_size, self.mesh)
@@ -114,7 +117,7 @@ class Trainer:
     def _placed_base(self) -> Params:
         if self._base is None:
             return {}
-        return meshes.place(self._base.params, self.mesh, self._run.axis_rules)
+        return meshes.place(self._base.params, self.mesh, self._axis_rules)
 
     def initial_state(self, run: "train.Train") -> state.TrainState:
         """Returns the state before the first step of an expert.
@@ -123,7 +126,7 @@ class Trainer:
           run: With the expert's own settings.
         """
         shapes_of_all = t5.param_shapes(self._model)
-        places = meshes.shardings(shapes_of_all, self.mesh, run.axis_rules)
+        places = meshes.shardings(shapes_of_all, self.mesh, self._axis_rules)
         given = trees.flatten(self._placed_base)
         new = {n: place for n, place in trees.flatten(places).items() if n not in given}
         added = t5.init_params(
