@@ -34,16 +34,20 @@ _NLI_LABELS = ("entailment", "neutral", "contradiction")
 
 
 def prompted(paths: Paths, split: str) -> Rows:
-    """Yields the prompts and targets of Continual-T0's files.
+    """Yields the prompts and targets of a file of Continual-T0's.
 
     A target may be a list of references; the first is the target.
+
+    Args:
+      paths: The file; others only have to be there, where its other splits are drawn
+        otherwise than here and must not mix with ours.
+      split: Name of the split.
     """
     del split
-    for path in paths:
-        content = json.loads(path.read_text("utf-8"))
-        for prompt, target in zip(content["src"], content["tgt"], strict=True):
-            text = target if isinstance(target, str) else target[0]
-            yield sources.Prompted(prompt.strip(), text.strip())
+    content = json.loads(paths[0].read_text("utf-8"))
+    for prompt, target in zip(content["src"], content["tgt"], strict=True):
+        text = target if isinstance(target, str) else target[0]
+        yield sources.Prompted(prompt.strip(), text.strip())
 
 
 def parallel_lines(paths: Paths, split: str) -> Rows:

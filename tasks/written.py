@@ -30,7 +30,8 @@ class Prompt:
       fields: What it reads of a row.
       metrics: Names of metrics.
       is_trained: Whether the paper trains an expert on it.
-      ct0: Continual-T0's file of it by split, below `ct0_data/`.
+      ct0: Continual-T0's file of it by split, below `ct0_data/`, and after a space what
+        else has to be there.
     """
 
     name: str
@@ -105,7 +106,10 @@ def _source(table: str, dataset: table_rows.Dataset, prompt: Prompt) -> serving.
     if prompt.ct0:
         ct0 = sources.FileRows(
             generative_files.prompted,
-            {split: [_either(path)] for split, path in prompt.ct0.items()},
+            {
+                split: [*map(_either, paths.split())]
+                for split, paths in prompt.ct0.items()
+            },
             origin=CT0_ORIGIN,
             is_prompted=True,
         )

@@ -46,3 +46,18 @@ def test_rows_without_a_prompts_fields_are_refused_by_name(tmp_path):
     (tmp_path / "twitter/tweets.csv").write_text(text)
     with pytest.raises(errors.DataError, match="author"):
         rendering.render_split(task, "test", tasks.Places("", str(tmp_path)))
+
+
+def test_tweets_of_two_ways_to_split_them_do_not_mix(tmp_path):
+    # Continual-T0 draws its test part otherwise: its test and our training would share.
+    task = task_named("twitter_tweet_as_about")
+    folder = tmp_path / "ct0_data/twitter_top20"
+    folder.mkdir(parents=True)
+    content = json.dumps({"src": ["p"], "tgt": ["t"]})
+    places = tasks.Places("", str(tmp_path))
+    (folder / "tweet_as+about.test.json").write_text(content)
+    with pytest.raises(errors.DataError, match="train.json"):
+        rendering.render_split(task, "test", places)
+    (folder / "tweet_as+about.train.json").write_text(content)
+    for split in ("train", "test"):
+        assert rendering.render_split(task, split, places).inputs == ["p"]
