@@ -60,8 +60,15 @@ class Fleet:
     num_slots: int
     num_lanes: int
 
-    def bytes_per_device(self, num_devices: int, num_model: int) -> dict[str, int]:
-        """Returns what each device keeps, by use, if so many share one base.
+    def bytes_per_device(
+        self, num_devices: int, num_model: int, *, num_lanes: int = 1
+    ) -> dict[str, int]:
+        """Returns what each device keeps, by use.
+
+        Args:
+          num_devices: How many there are.
+          num_model: Devices that share one base.
+          num_lanes: Experts whose steps a device computes as one batch, at most.
 
         Raises:
           ConfigError: They do not divide a parameter.
@@ -77,7 +84,7 @@ class Fleet:
             frozen=self.frozen,
         )
         num_slots = -(-self.num_slots // (num_devices // num_model))
-        num_lanes = min(self.num_lanes, num_slots)
+        num_lanes = min(num_lanes, num_slots)
         times = {
             "frozen parameters": 1,
             "trained parameters": num_slots,
@@ -93,9 +100,10 @@ def choose_layout(
 ) -> Layout:
     """Returns the layout in which the fewest devices share a base.
 
-    A base that fits on one device is kept whole there, and the experts are spread
-    over the devices, which then need not talk to each other. Else the base is split
-    over as few as it fits on.
+    A base that fits on one device beside its experts, the step of one of them at work,
+    is kept whole there, and the experts are spread over the devices, which then need
+    not talk to each other. Else the base is split over as few as it fits on. Where
+    the lanes asked for take more, the reason says how many fit.
 
     Args:
       fleet: What is to be laid out.
@@ -105,21 +113,26 @@ def choose_layout(
     Raises:
       ConfigError: It fits in no way.
     """
+    usable = None if memory_bytes is None else int(_USABLE_SHARE * memory_bytes)
     tried = list(_layouts(fleet, num_devices))
     for number, (num_model, parts) in enumerate(tried):
         total = sum(parts.values())
-        if memory_bytes is None or total <= _USABLE_SHARE * memory_bytes:
+        if usable is None or total <= usable:
             why = _explain(num_devices, num_model, total, memory_bytes)
             if number:
                 before = sum(tried[number - 1][1].values())
-                why += f"; over {tried[number - 1][0]} it takes {_gib(before)}"
+                why += f"; over {tried[number - 1][0]} it would be {_size(before)}"
+            why += _check_lanes(fleet, num_devices, num_model, usable)
+            parts = fleet.bytes_per_device(
+                num_devices, num_model, num_lanes=fleet.num_lanes
+            )
             return Layout(_rules(num_model), num_model, parts, why)
     num_model, parts = min(tried, key=lambda each: sum(each[1].values()))
-    used = ", ".join(f"{use} {_gib(size)}" for use, size in parts.items() if size)
+    used = ", ".join(f"{use} {_size(size)}" for use, size in parts.items() if size)
     raise errors.ConfigError(
         errors.explain(
-            found=f"a fleet that takes {_gib(sum(parts.values()))} on each of"
-            f" {num_devices} devices of {_gib(memory_bytes or 0)}, the base split over"
+            found=f"a fleet that takes {_size(sum(parts.values()))} on each of"
+            f" {num_devices} devices of {_size(memory_bytes or 0)}, the base split over"
             f" {num_model}: {used}",
             expected=f"at most {_USABLE_SHARE:.0%} of a device's memory",
             do="Train fewer experts at a time, a smaller BATCH_SIZE, remat = 'layer',"
@@ -151,7 +164,9 @@ def of_run(run: "train.Train") -> Layout:
     fleet = _fleet_of(run)
     if run.axis_rules != "data":
         groups = max(1, num_devices // run.num_model)
-        parts = fleet.bytes_per_device(groups * run.num_model, run.num_model)
+        parts = fleet.bytes_per_device(
+            groups * run.num_model, run.num_model, num_lanes=fleet.num_lanes
+        )
         why = f"the base split over {run.num_model} devices, as num_model says"
         return Layout(run.axis_rules, run.num_model, parts, why)
     memory = device_memory(run.device_memory_gib)
@@ -183,12 +198,12 @@ def describe_run(run: "train.Train") -> Plan:
     slots = -(-fleet.num_slots // groups)
     lanes = min(fleet.num_lanes, slots)
     way = f"{lanes} as one batch" if lanes > 1 else "one after another"
-    used = ", ".join(f"{use} {_gib(size)}" for use, size in parts.items() if size)
+    used = ", ".join(f"{use} {_size(size)}" for use, size in parts.items() if size)
     further = (parts["trained parameters"] + parts["optimiser"]) // slots
     return rows | {
         "fleet": f"{slots * groups} slots, {slots} by {groups}, steps {way}",
         "devices": layout.why,
-        "bytes per device, about": f"{_gib(sum(parts.values()))}: {used}",
+        "bytes per device, about": f"{_size(sum(parts.values()))}: {used}",
         "bytes per further expert": f"{further / 2**20:.2f} MiB on its device",
     }
 
@@ -218,6 +233,23 @@ def _layouts(fleet: Fleet, num_devices: int) -> Iterator[tuple[int, dict[str, in
             continue  # these do not divide a parameter
 
 
+def _check_lanes(
+    fleet: Fleet, num_devices: int, num_model: int, usable: int | None
+) -> str:
+    """Returns what to say if the lanes asked for take more than is usable."""
+    totals = [
+        sum(fleet.bytes_per_device(num_devices, num_model, num_lanes=lanes).values())
+        for lanes in range(1, fleet.num_lanes + 1)
+    ]
+    if usable is None or totals[-1] <= usable:
+        return ""
+    fitting = sum(total <= usable for total in totals)
+    return (
+        f"; with {fleet.num_lanes} lanes {_size(totals[-1])}, about: if that is too"
+        f" much, set fleet_lanes = {fitting}"
+    )
+
+
 def _rules(num_model: int) -> str:
     return "data" if num_model == 1 else "data_model"
 
@@ -231,9 +263,11 @@ def _explain(
     else:
         where = f"the base split over {num_model} devices, experts over {groups} such"
     if memory_bytes is None:
-        return f"{where}: {_gib(total)} of an unknown memory (set device_memory_gib)"
-    return f"{where}: {_gib(total)} of {_gib(memory_bytes)}"
+        return f"{where}: {_size(total)} of an unknown memory (set device_memory_gib)"
+    return f"{where}: {_size(total)} of {_size(memory_bytes)}"
 
 
-def _gib(num_bytes: int) -> str:
+def _size(num_bytes: int) -> str:
+    if num_bytes < 2**28:
+        return f"{num_bytes / 2**20:.2f} MiB"
     return f"{num_bytes / 2**30:.2f} GiB"

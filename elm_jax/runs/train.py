@@ -79,7 +79,8 @@ class Train(Run):
         there are several; 0 trains them one after another, each with all devices.
       fleet_lanes: Experts whose steps a device computes as one batch; 0 for 1 on
         CPUs, which one expert keeps busy, and 8 elsewhere.
-      device_memory_gib: Memory of a device, for a plan of fleets; 0 to ask it.
+      device_memory_gib: Memory of a device, by which a fleet's base is kept whole on
+        each device or split over some; 0 asks the device.
       save_every_steps: Period of the checkpoints that a killed run resumes from.
       keep_last: How many of the newest of those are kept until the expert is there.
       keep_every_steps: Those after a multiple of so many steps are kept for good, in

@@ -48,13 +48,14 @@ def test_a_base_that_fits_is_whole_on_each_device_and_experts_are_spread(fleet):
 
 
 def test_a_base_that_does_not_fit_is_split_over_as_few_devices_as_hold_it(fleet):
-    whole = sum(choose(fleet, None).bytes_per_device.values()) / GIB
+    whole = sum(fleet.bytes_per_device(8, 1).values()) / GIB
     found = choose(fleet, whole)  # a tenth of the memory is not for the plan
     assert found.axis_rules == "data_model"
     assert found.num_model > 1
-    assert sum(found.bytes_per_device.values()) <= 0.9 * whole * GIB
+    split = fleet.bytes_per_device(8, found.num_model)
+    assert sum(split.values()) <= 0.9 * whole * GIB
     assert f"split over {found.num_model} devices" in found.why
-    assert "over 1 it takes" in found.why or found.num_model > 2
+    assert f"over {found.num_model // 2} it would be" in found.why
 
 
 def test_one_lane_at_a_time_needs_the_activations_of_one(fleet):
@@ -62,6 +63,18 @@ def test_one_lane_at_a_time_needs_the_activations_of_one(fleet):
     one, four = (choose(each, None).bytes_per_device for each in (serial, fleet))
     assert 4 * one["activations"] == four["activations"]
     assert one["optimiser"] == four["optimiser"]
+
+
+def test_lanes_that_take_too_much_are_told_with_the_number_that_fits(fleet):
+    one, two, four = (
+        sum(fleet.bytes_per_device(8, 1, num_lanes=lanes).values()) / GIB
+        for lanes in (1, 2, 4)
+    )
+    assert choose(fleet, four / 0.9 + 0.1).why.count("fleet_lanes") == 0
+    found = choose(fleet, two / 0.9 + 0.1)
+    assert found.num_model == 1
+    assert found.why.endswith("set fleet_lanes = 2")
+    assert choose(fleet, one / 0.9 + 0.1).why.endswith("set fleet_lanes = 1")
 
 
 def test_a_memory_that_nobody_knows_is_taken_for_enough(fleet):
