@@ -26,8 +26,8 @@ class Shard:
         """Returns this shard's names, sorted.
 
         The shards of one count share no name and have all of them together. Their
-        sizes differ by one at most; as the experts of a run take the same number of
-        steps each, that is also how evenly the work is dealt out.
+        sizes differ by one at most, and so does the work, as the experts of a run take
+        the same number of steps each unless it sets others.
 
         >>> Shard(0, 2).choose(["c", "a", "b"]), Shard(1, 2).choose(["c", "a", "b"])
         (['a', 'c'], ['b'])

@@ -64,8 +64,8 @@ def test_shards_also_two_processes_on_one_give_the_bits_of_one_run(tmp_path):
     texts = [process.communicate()[0] for process in pair]
     assert [process.returncode for process in pair] == [0, 0]
     assert sorted(fingerprints(parts)) == [EXPERTS[0], EXPERTS[2]]
-    counts = {name: sum(f": {name}\n" in text for text in texts) for name in EXPERTS}
-    assert counts == {EXPERTS[0]: 1, EXPERTS[1]: 0, EXPERTS[2]: 1}
+    # One of them came second, and left to the first what that had begun.
+    assert any("; waiting" in text or "finished already" in text for text in texts)
     run(parts, "prompt_experts", *BINDINGS, "SHARD = '1/2'")
     assert fingerprints(parts) == fingerprints(whole)
     run(parts, "prompt_experts", *BINDINGS, "SHARD = '0/2'")  # nothing left to do

@@ -1,0 +1,31 @@
+"""The README's commands for many machines run as they are written there."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_the_commands_of_the_readme_run_as_written():
+    section = (ROOT / "README.md").read_text().partition("### Many machines")[2]
+    code = re.search(r"```bash\n(.*?)```", section, re.DOTALL)[1]
+    assert {path.name for path in ROOT.glob("launch/*.sh")} - {
+        *("install.sh", "quickstart.sh", "test.sh")
+    } <= set(re.findall(r"launch/([\w.]+)", code))
+    folder = pathlib.Path(sys.executable).parent
+    done = subprocess.run(
+        ["bash", "-euc", code],
+        cwd=ROOT,
+        env=os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for text in ("CUDA_VISIBLE_DEVICES=1", "#SBATCH --array=0-7", "kind: Job"):
+        assert text in done.stdout
+    assert len(re.findall(r"queued-resources create", done.stdout)) == 8
+    assert "SHARD=7/8" in done.stdout.splitlines()[-1]
