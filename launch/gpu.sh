@@ -83,6 +83,9 @@ run_shard() { # index, command...
 }
 
 mkdir -p "$logs"
+# Groups of their own: Ctrl-C would reach the trainings besides what is passed on, and
+# a second signal ends them unsaved.
+set -m
 pids=()
 stopped=
 trap 'stopped=1; [ ${#pids[@]} -eq 0 ] || kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT

@@ -6,10 +6,10 @@
 #     --gin.MODEL_DIR=/shared/t5
 #
 # Adds --gin.SHARD=i/n to the command. Ahead of its time limit SLURM warns a task, which
-# passes SIGTERM on: the training saves, and the task puts itself back into the queue, as
-# SLURM does with one that it preempted or whose node has failed. It then goes on from
-# what was saved. An error ends the task; give the same command again after mending it.
-# scancel saves and ends. MODEL_DIR has to lie on a file system that all nodes share.
+# passes SIGTERM on; when it preempts one it sends SIGTERM itself. The training saves, the
+# task puts itself back into the queue and goes on from there. SLURM does that for a task
+# whose node has failed. An error ends a task; give the same command again after mending
+# it. scancel saves and ends. MODEL_DIR has to lie on a file system that all nodes share.
 # --dry_run prints the batch script.
 #
 # Settings, from the environment:
@@ -72,13 +72,13 @@ command=(${*@Q})
 END
   cat <<'END'
 
-# USR1 comes ahead of the time limit, to this shell alone. TERM means that SLURM takes
-# the task away: it requeues by itself if it means to.
+# USR1 comes ahead of the time limit, to this shell alone. TERM, when the task is
+# cancelled or preempted, goes to the training, too: a second one would end it unsaved.
 pid=
 warned=
 pass_on() { [ -z "$pid" ] || kill -TERM "$pid" 2>/dev/null || true; }
 trap 'warned=1; pass_on' USR1
-trap pass_on TERM
+trap : TERM
 
 END
   printf '%s\n' "${SETUP:-: # SETUP}"
@@ -92,11 +92,13 @@ while kill -0 "$pid" 2>/dev/null; do # a signal interrupts wait
 done
 status=0
 wait "$pid" || status=$?
-if [ -n "$warned" ] && [ "$status" -ne 0 ]; then
+# A task that is still running was not cancelled.
+if { [ "$status" -eq 143 ] || { [ -n "$warned" ] && [ "$status" -ne 0 ]; }; } &&
+  scontrol show job "$SLURM_JOB_ID" | grep -q 'JobState=RUNNING'; then
   restarts=${SLURM_RESTART_COUNT:-0}
   if [ "$restarts" -lt "$max_restarts" ]; then
     echo "slurm: saved and requeued, restart $((restarts + 1)) of at most $max_restarts"
-    scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+    scontrol requeue "$SLURM_JOB_ID"
   fi
 fi
 exit "$status"

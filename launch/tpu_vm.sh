@@ -192,12 +192,13 @@ each() { # function, arguments...: on all shards, one after another
 together() { # function, arguments...: on all shards at once, each with a log
   local logs=${LOG_DIR:-runs/logs} i pids=() lost=0
   mkdir -p "$logs"
+  set -m # each shard a process group, to be ended whole
   for ((i = 0; i < shards; i++)); do
     "$1" "${TPU_NAME:-elm}-$i" "$i" "${@:2}" >>"$logs/tpu-$i.log" 2>&1 &
     pids+=($!)
     echo "tpu_vm: shard $i/$shards on ${TPU_NAME:-elm}-$i, output in $logs/tpu-$i.log"
   done
-  trap 'kill "${pids[@]}" 2>/dev/null; echo "tpu_vm: stopped here; the VMs are still there, see status and delete" >&2; exit 143' TERM INT
+  trap 'kill -- "${pids[@]/#/-}" 2>/dev/null; echo "tpu_vm: stopped here; the VMs are still there, see status and delete" >&2; exit 143' TERM INT
   for i in "${!pids[@]}"; do
     wait "${pids[i]}" || { lost=$((lost + 1)) && echo "tpu_vm: shard $i failed; see $logs/tpu-$i.log" >&2; }
   done

@@ -22,7 +22,7 @@ class Machine:
         path.write_text(f"#!/usr/bin/env bash\n{text}\n")
         path.chmod(0o755)
 
-    def start(self, script, *arguments, **settings):
+    def start(self, script, *arguments, start_new_session=False, **settings):
         names = ("HOME", "LANG")
         kept = {name: os.environ[name] for name in names if name in os.environ}
         return subprocess.Popen(
@@ -37,6 +37,7 @@ class Machine:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=start_new_session,
         )
 
     def run(self, script, *arguments, **settings):

@@ -1,5 +1,6 @@
 """launch/gpu.sh: one shard on each GPU, tried again, stopped by signals."""
 
+import os
 import signal
 import time
 
@@ -74,3 +75,18 @@ def test_a_signal_reaches_every_shard_which_saves_and_is_not_tried_again(
         assert process.wait(timeout=30) == 143
     assert machine.lines("saved") == ["saved", "saved"]
     assert len(machine.lines("started")) == 2
+
+
+def test_ctrl_c_in_a_terminal_reaches_a_training_once(machine):
+    """A terminal sends SIGINT to the whole group of the script."""
+    machine.add_program(
+        "train",
+        "trap 'echo got >> got; sleep 0.2; exit 143' TERM INT\n"
+        "echo started >> started\nwhile :; do sleep 0.05; done",
+    )
+    with machine.start("gpu.sh", "train", GPUS="0", start_new_session=True) as process:
+        while not machine.lines("started"):
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=30) == 143
+    assert machine.lines("got") == ["got"]

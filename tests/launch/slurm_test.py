@@ -1,5 +1,6 @@
 """launch/slurm.sh: the batch script it submits, and what that does when warned."""
 
+import os
 import pathlib
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import time
 import pytest
 
 SHELLCHECK = pathlib.Path(sys.executable).parent / "shellcheck"
-TASK = {"SLURM_ARRAY_JOB_ID": 7, "SLURM_ARRAY_TASK_ID": 2}
+TASK = {"SLURM_JOB_ID": 9, "SLURM_ARRAY_TASK_ID": 2}
 TRAIN = (
     "trap 'sleep 0.2; echo saved >> saved; exit 143' TERM\n"
     'echo "$*" > started\nwhile :; do sleep 0.05; done'
@@ -29,7 +30,11 @@ def batch_script(machine, *command, **settings):
 def cluster(machine):
     # srun hands on signals that it gets, as SLURM's does.
     machine.add_program("srun", 'shift; exec "$@"')
-    machine.add_program("scontrol", 'echo "$*" >> requeued')
+    machine.add_program(
+        "scontrol",
+        'case $1 in show) cat state;; *) echo "$*" >> requeued;; esac',
+    )
+    (machine.folder / "state").write_text("JobId=9\n JobState=RUNNING Reason=None\n")
     machine.add_program("train", TRAIN)
     return machine
 
@@ -76,7 +81,7 @@ def stopped_by(cluster, number, **settings):
 def test_a_task_that_is_warned_of_its_limit_saves_and_requeues_itself(cluster):
     assert stopped_by(cluster, signal.SIGUSR1) == 143
     assert cluster.lines("saved") == ["saved"]
-    assert cluster.lines("requeued") == ["requeue 7_2"]
+    assert cluster.lines("requeued") == ["requeue 9"]
 
 
 def test_a_task_requeues_itself_no_more_often_than_set(cluster):
@@ -84,10 +89,29 @@ def test_a_task_requeues_itself_no_more_often_than_set(cluster):
     assert not cluster.lines("requeued")
 
 
+def taken_away(cluster):
+    """What SLURM does then: SIGTERM for the batch shell, and for the training."""
+    path = batch_script(cluster, "train")
+    cluster.add_program("train", f"echo $$ > pid\n{TRAIN}")
+    with cluster.start(path, **TASK) as process:
+        while not cluster.lines("started"):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        os.kill(int(cluster.lines("pid")[0]), signal.SIGTERM)
+        return process.wait(timeout=30)
+
+
 def test_a_cancelled_task_saves_and_stays_away(cluster):
-    assert stopped_by(cluster, signal.SIGTERM) == 143
+    (cluster.folder / "state").write_text("JobState=COMPLETING Reason=None\n")
+    assert taken_away(cluster) == 143
     assert cluster.lines("saved") == ["saved"]
     assert not cluster.lines("requeued")
+
+
+def test_a_preempted_task_saves_and_requeues_itself(cluster):
+    assert taken_away(cluster) == 143
+    assert cluster.lines("saved") == ["saved"]
+    assert cluster.lines("requeued") == ["requeue 9"]
 
 
 def test_a_task_that_fails_ends_with_its_status(cluster):

@@ -1,6 +1,9 @@
 """launch/tpu_vm.sh: queued resources that are made, used, made again and deleted."""
 
+import os
 import shlex
+import signal
+import time
 
 SETTINGS = {
     "PROJECT": "lab",
@@ -119,3 +122,19 @@ def test_every_shard_has_a_vm_of_its_own(machine):
         assert any(f"x-{i}" in r and f"SHARD={i}/3" in r for r in runs(machine))
     assert machine.run("tpu_vm.sh", "delete", **settings).returncode == 0
     assert not [p for p in machine.folder.iterdir() if p.name.startswith("x-")]
+
+
+def test_ctrl_c_ends_what_runs_here_and_leaves_the_vms(machine):
+    machine.add_program(
+        "gcloud", GCLOUD.replace("*flock*) ;;", "*flock*) exec sleep 60 ;;")
+    )
+    process = machine.start(
+        "tpu_vm.sh", "train", "elm_train", start_new_session=True, **SETTINGS
+    )
+    with process:
+        while not runs(machine):
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=30) == 143
+        assert "the VMs are still there" in process.stderr.read()
+    assert (machine.folder / "elm-0").exists()
