@@ -9,7 +9,7 @@ import optax
 from jax.sharding import AbstractMesh
 
 from elm_jax import trees
-from elm_jax.model import config, cost, t5
+from elm_jax.model import config, cost, precision, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import rules
 from elm_jax.peft import experts as expert_kinds
@@ -87,7 +87,7 @@ def bytes_per_device(
       devices: Where.
       tx: The optimiser.
       trainable: Leaves with `shape` and `dtype`; they have gradients, too.
-      frozen: Likewise, but without.
+      frozen: Likewise, but without; kept in the dtype that they are computed in.
 
     Raises:
       ConfigError: An axis of the mesh does not divide a parameter.
@@ -95,6 +95,7 @@ def bytes_per_device(
     places = meshes.shardings(trainable, devices.mesh, devices.axis_rules)
     state = states.plan_state(meshes.with_shardings(trainable, places), tx)
     trained = meshes.planned_bytes(state.params)
+    frozen = precision.in_compute_dtype(shape, frozen)
     kept = meshes.plan(frozen, devices.mesh, devices.axis_rules)
     rows = math.ceil(batch.batch_size / meshes.batch_shares(devices.mesh))
     is_shared = rules.axis_table(devices.axis_rules)["mlp"] == "model"

@@ -19,7 +19,7 @@ from elm_jax.data import (
     token_store,
 )
 from elm_jax.data import tasks as task_registry
-from elm_jax.model import loss, t5
+from elm_jax.model import loss, precision, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes
 from elm_jax.peft import experts as expert_kinds
@@ -117,7 +117,10 @@ class Trainer:
     def _placed_base(self) -> Params:
         if self._base is None:
             return {}
-        return meshes.place(self._base.params, self.mesh, self._axis_rules)
+        placed = meshes.place(self._base.params, self.mesh, self._axis_rules)
+        trained, frozen = trees.split(placed, self._run.pattern)
+        frozen = precision.in_compute_dtype(self._model.config, frozen)
+        return trees.join(trained, frozen)
 
     def initial_state(self, run: "train.Train") -> state.TrainState:
         """Returns the state before the first step of an expert.

@@ -18,7 +18,7 @@ process of its own, with half of the rows again wherever memory runs out; the ro
 got to are in its line. `utilization` is model FLOPs (nothing counted that is computed
 a second time) per second, as a share of what `matmul` reached in the same run;
 `peak_utilization` of what the maker states. FOLDER/results.jsonl is written anew,
-atomically, after each case; what a case says besides goes to FOLDER/<case>.log.
+atomically, after each case; what cases say besides goes to FOLDER/log.txt.
 
 Exit status: 0 if all cases were measured; 1 if one failed; 3 if one was skipped, for
 want of memory or time, and none failed.
@@ -68,6 +68,7 @@ def parse_flags(arguments):
     parser.add_argument("--targets_length", type=int, help="128; of choices, too")
     parser.add_argument("--remat", default="products", help="as in config.Execution")
     parser.add_argument("--attention", default="einsum", help="likewise")
+    parser.add_argument("--scan_unroll", type=int, default=1, help="likewise")
     parser.add_argument("--dropout_rate", type=float, default=0.1)
     parser.add_argument("--warmup", type=int, default=2, help="steps not timed")
     parser.add_argument("--steps", type=int, default=10, help="steps timed, at most")
@@ -99,7 +100,8 @@ def run_alone(args, case, batch_size, tflops, deadline):
             run = subprocess.run(command, env=env, timeout=left, **output)
         else:
             args.out.mkdir(parents=True, exist_ok=True)
-            with open(args.out / f"{case}.log", "a") as log:
+            with open(args.out / "log.txt", "a") as log:
+                print(f"{case}, at most {batch_size} rows", file=log, flush=True)
                 run = subprocess.run(
                     command, env=env, timeout=left, stderr=log, **output
                 )

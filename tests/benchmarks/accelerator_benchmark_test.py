@@ -109,7 +109,7 @@ def test_a_failing_case_is_told_and_the_others_go_on(tmp_path):
     assert run.returncode == 1
     assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
     assert "no case 'nonsense'" in rows[1]["error"]
-    assert "Traceback" in (tmp_path / "nonsense.log").read_text()
+    assert "Traceback" in (tmp_path / "log.txt").read_text()
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     assert list(map(json.loads, lines)) == rows
     assert rows[2]["matmul_tflops"] == rows[0]["matmul_tflops"]

@@ -151,7 +151,10 @@ def count_experts(name):
 def make_job(args, name):
     """Returns what a case trains; shapes only."""
     shape = dataclasses.replace(
-        TINY if args.tiny else XL, remat=args.remat, attention=args.attention
+        TINY if args.tiny else XL,
+        remat=args.remat,
+        attention=args.attention,
+        scan_unroll=args.scan_unroll,
     )
     is_prompt = name == "prompt_step" or name.startswith("fleet_")
     if is_prompt or name == "dataset_step":
@@ -212,7 +215,7 @@ def estimate_bytes(job, sizes):
 
 def describe(job, sizes):
     shape = job.model.config
-    names = ("dtype", "remat", "attention", "dropout_rate")
+    names = ("dtype", "remat", "attention", "scan_unroll", "dropout_rate")
     return {
         "num_experts": job.num_experts,
         **{name: getattr(shape, name) for name in names},

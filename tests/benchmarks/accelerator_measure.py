@@ -105,7 +105,7 @@ def describe_times(times):
 
 
 def describe_machine():
-    """Returns device and versions."""
+    """Returns device, flags of the compiler and versions."""
     device = jax.devices()[0]
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     versions = {name: importlib.metadata.version(name) for name in names}
@@ -113,5 +113,6 @@ def describe_machine():
         "device": device.device_kind,
         "platform": device.platform,
         "memory_limit_bytes": memory_limit_bytes(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "versions": {"python": platform.python_version(), **versions},
     }

@@ -5,10 +5,11 @@ import shutil
 
 import pytest
 
-from elm_jax import errors
+from elm_jax import errors, trees
+from elm_jax.checkpoints import experts
 from elm_jax.cli import gin_flags
 from elm_jax.data import tasks as registered
-from elm_jax.runs import train
+from elm_jax.runs import train, trainer
 from tests.runs.end_to_end_test import SHAPE
 
 pytestmark = pytest.mark.slow
@@ -146,3 +147,21 @@ def test_packed_rows_train_an_expert(begun):
     padded = (begun / "work" / "multitask" / "metrics.jsonl").read_text().splitlines()
     tokens = [json.loads(rows[-1])["tokens_per_step"] for rows in (lines, padded)]
     assert tokens[0] > 1.5 * tokens[1]  # more examples in as many rows
+
+
+def test_what_does_not_train_is_kept_in_the_dtype_of_the_computation(folder):
+    built, bound, operative = gin_flags.build_run(
+        [train.Train],
+        gin_files=["gin/pocket/prompt_experts.gin", "gin/parts/execution.gin"],
+        bindings=[
+            *(f"MODEL_DIR = '{folder}'", f"MIXTURE_OR_TASK_NAME = '{TASKS[0]}'"),
+            *(*FEW, "TRAIN_STEPS = 1", "config.Execution.dtype = 'bfloat16'"),
+        ],
+    )
+    built.start(config=bound, operative_config=operative)
+    params, _ = experts.load_expert(built.expert_dir(TASKS[0]))
+    assert {leaf.dtype.name for leaf in trees.flatten(params).values()} == {"float32"}
+    shared = trainer.Trainer(built, built.data.opened(built.fill))
+    kept = {n: leaf.dtype.name for n, leaf in trees.flatten(shared.frozen).items()}
+    assert kept.pop("decoder/logits_dense/kernel") == "float32"
+    assert set(kept.values()) == {"bfloat16"}
