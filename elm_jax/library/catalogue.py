@@ -119,6 +119,18 @@ class Catalogue:
             self._write((*entries, entry))
         return entry
 
+    def list_once(self, expert_dir: str | pathlib.Path) -> None:
+        """Adds the expert of a folder, unless it is listed with that folder already.
+
+        Raises:
+          ElmError: As `add` does.
+        """
+        name = manifest.read_manifest(pathlib.Path(expert_dir)).name
+        entries = self.entries() if self._path.exists() else ()
+        place = os.path.relpath(expert_dir, self._library_dir)
+        if not any((e.name, e.path) == (name, place) for e in entries):
+            self.add(expert_dir)
+
     def retire(self, name: str) -> Entry:
         """Takes an expert out of retrieval; its line, files and keys stay.
 

@@ -186,9 +186,11 @@ def _votes(one: report.Votes, *, shown: int = 5) -> dict[str, Any]:
 
 def _curve(one: report.Curve) -> dict[str, Any]:
     losses: Sequence[float] = [loss for _, loss in one.points]
+    path, other = plots.line_paths(one)
     return {
         "name": one.name,
-        "path": plots.line_path(one),
+        "path": path,
+        "other": other,
         "first": f"{losses[0]:.2f}" if losses else "–",
         "last": f"{losses[-1]:.2f}" if losses else "–",
         "steps": one.points[-1][0] if one.points else 0,

@@ -45,25 +45,38 @@ def axis(values: Sequence[float], *, num_ticks: int = 6) -> Axis:
     return Axis(ticks[0], ticks[-1], ticks)
 
 
-def line_path(curve: report.Curve, *, most_points: int = 120) -> str:
-    """Returns an SVG path over a 100 x 100 area, greatest loss at the top.
+def line_paths(curve: report.Curve, *, most_points: int = 120) -> tuple[str, str]:
+    """Returns SVG paths over one 100 x 100 area, greatest loss at the top.
 
     Long curves are drawn as means over equal numbers of steps; losses that are not
     finite are left out.
 
     Args:
       curve: A learning curve.
-      most_points: Upper limit of points, which bounds the size of a page.
+      most_points: Upper limit of points of each, which bounds the size of a page.
 
     Returns:
-      The path's `d` attribute; "" for a curve of fewer than two points.
+      The `d` attributes of the curve's path and of the one laid over it; "" for
+      fewer than two points.
     """
-    points = np.array([p for p in curve.points if math.isfinite(p[1])], np.float64)
-    if len(points) < 2:
-        return ""
-    parts = np.array_split(points, min(most_points, len(points)))
-    means = np.array([part.mean(axis=0) for part in parts])
-    low, span = means.min(axis=0), np.ptp(means, axis=0)
-    scaled = 100.0 * (means - low) / np.where(span > 0, span, 1.0)
+    both = [_means(points, most_points) for points in (curve.points, curve.other)]
+    known = np.concatenate(both)
+    if not len(known):
+        return "", ""
+    low, span = known.min(axis=0), np.ptp(known, axis=0)
+    one, other = (100.0 * (m - low) / np.where(span > 0, span, 1.0) for m in both)
+    return _path(one), _path(other)
+
+
+def _means(points: Sequence[tuple[int, float]], most_points: int) -> np.ndarray:
+    """Returns means of parts of a curve, float64 [parts, 2]; none of a single point."""
+    found = np.array([p for p in points if math.isfinite(p[1])], np.float64)
+    if len(found) < 2:
+        return np.empty((0, 2))
+    parts = np.array_split(found, min(most_points, len(found)))
+    return np.array([part.mean(axis=0) for part in parts])
+
+
+def _path(scaled: np.ndarray) -> str:
     places = (f"{x:.1f} {100.0 - y:.1f}" for x, y in scaled)
-    return "M" + "L".join(places)
+    return "M" + "L".join(places) if len(scaled) else ""

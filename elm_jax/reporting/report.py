@@ -101,10 +101,12 @@ class Curve:
     Attributes:
       name: Name of the expert.
       points: (step, loss in nats per token), by step.
+      other: Those of the same expert trained in another way, to be laid over.
     """
 
     name: str
     points: tuple[tuple[int, float], ...]
+    other: tuple[tuple[int, float], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,8 @@ class FleetTrainer:
         with stop, fleet_table.FleetTable(names) as table, contextlib.ExitStack() as to:
 
             def begin(name: str) -> fleet_loop.Member:
+                number = names.index(name) + 1
+                print(f"expert {number}/{len(names)}: {name}")  # noqa: T201
                 ready = shared.prepare(name, examples[name], common_shapes)
                 return self._member(ready, table)
 

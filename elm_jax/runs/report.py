@@ -42,6 +42,8 @@ class Report(Run):
       results_after_path: Rows scored again after an expert was added, if any.
       votes_path: What retrieval answered.
       work_dir: Where the metrics of trainings lie.
+      compare_work_dir: Where those of the same experts lie that were trained in
+        another way, such as alone (`fleet_size = 0`); laid over the curves.
       output_path: The HTML page; tables go beside it as Markdown.
     """
 
@@ -58,6 +60,7 @@ class Report(Run):
     results_after_path: str = ""
     votes_path: str = "{MODEL_DIR}/votes.jsonl"
     work_dir: str = "{MODEL_DIR}/work"
+    compare_work_dir: str = ""
     output_path: str = "{MODEL_DIR}/report/index.html"
 
     def plan(self) -> Plan:
@@ -225,12 +228,17 @@ class Report(Run):
         return {line["task"]: [tuple(pair) for pair in line["votes"]] for line in lines}
 
     def _curves(self) -> list[report.Curve]:
-        curves = []
-        for path in sorted(self.path(self.work_dir).glob("*/metrics.jsonl")):
+        curves = self._losses(self.work_dir)
+        others = self._losses(self.compare_work_dir) if self.compare_work_dir else {}
+        return [report.Curve(n, own, others.get(n, ())) for n, own in curves.items()]
+
+    def _losses(self, work_dir: str) -> dict[str, tuple[tuple[int, float], ...]]:
+        """Returns (step, loss) of every training below a work folder, by expert."""
+        found = {}
+        for path in sorted(self.path(work_dir).glob("*/metrics.jsonl")):
             lines = map(json.loads, path.read_text().splitlines())
-            points = tuple((line["step"], line["loss"]) for line in lines)
-            curves.append(report.Curve(path.parent.name, points))
-        return curves
+            found[path.parent.name] = tuple((row["step"], row["loss"]) for row in lines)
+        return found
 
     def _details(self, store: results.ResultStore) -> tuple[tuple[str, str], ...]:
         rows = _latest(store)

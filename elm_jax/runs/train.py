@@ -14,7 +14,7 @@ from elm_jax import errors
 from elm_jax.checkpoints import experts, manifest
 from elm_jax.data import folders, packing, shapes
 from elm_jax.data import tasks as task_registry
-from elm_jax.library import lock
+from elm_jax.library import catalogue, lock
 from elm_jax.model import config, t5
 from elm_jax.partitioning import cpu_devices, processes, rules
 from elm_jax.peft import adapters
@@ -58,6 +58,8 @@ class Train(Run):
       expert_parts: A name in `peft.experts.PARTS`; by default `adapters_and_norms`
         for prompt experts, else `all`.
       experts_dir: Where finished experts go.
+      library_dir: Library whose catalogue gets a line as each lands; "" for none.
+        Keys for retrieval come with `elm_library`.
       expert_name: Name of the result, for a run of one expert; by default that of
         its task, its dataset or its kind.
       shard: `i/n` trains part i, from 0, of the experts dealt out by name to n
@@ -107,6 +109,7 @@ class Train(Run):
     adapter: adapters.AdapterSpec | None = None
     expert_parts: str = ""
     experts_dir: str = "{MODEL_DIR}/experts"
+    library_dir: str = ""
     expert_name: str = ""
     shard: str = ""
     dropout_rate: float = 0.0
@@ -357,6 +360,9 @@ class Train(Run):
     def _land(self, name: str, result: trainer.Finished) -> None:
         """Saves a finished expert; what it needed while it trained goes."""
         experts.save_expert(self.expert_dir(name), *result)
+        if self.library_dir:
+            library = catalogue.Catalogue(self.path(self.library_dir))
+            library.list_once(self.expert_dir(name))
         if not self.keep_every_steps:
             shutil.rmtree(self.work_dir(name) / "state", ignore_errors=True)
 

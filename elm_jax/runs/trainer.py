@@ -43,7 +43,15 @@ if TYPE_CHECKING:
 # Fields of a run that shape no bit of an expert, or do so by what `_config` adds.
 _MAY_CHANGE = frozenset(
     (
-        *("model_dir", "experts_dir", "expert_name", "tasks", "data", "shard"),
+        *(
+            "model_dir",
+            "experts_dir",
+            "library_dir",
+            "expert_name",
+            "tasks",
+            "data",
+            "shard",
+        ),
         "initial_checkpoint_path",
         *("save_every_steps", "keep_last", "keep_every_steps", "stop_grace_secs"),
         *("axis_rules", "num_fsdp", "num_model"),  # where it is computed

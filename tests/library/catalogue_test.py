@@ -201,3 +201,14 @@ def test_a_library_that_cannot_be_made_says_where(tmp_path, make_expert):
     library = catalogue.Catalogue(tmp_path / "file" / "library")
     with pytest.raises(errors.LibraryError, match="file/library"):
         library.add(make_expert("ant"))
+
+
+def test_listing_once_may_be_repeated_but_names_stay_unique(library, make_expert):
+    ant = make_expert("ant")
+    library.list_once(ant)
+    library.list_once(ant)
+    assert library.experts() == ("ant",)
+    other = ant.with_name("other")
+    ant.rename(other)
+    with pytest.raises(errors.LibraryError, match="is in .* already"):
+        library.list_once(other)

@@ -17,12 +17,12 @@ def test_an_axis_holds_all_values_between_a_few_round_ticks(values):
 
 def test_a_line_runs_from_the_first_step_to_the_last_greatest_loss_on_top():
     curve = report.Curve("e", ((0, 3.0), (10, 2.0), (20, 1.0)))
-    assert plots.line_path(curve) == "M0.0 0.0L50.0 50.0L100.0 100.0"
+    assert plots.line_paths(curve)[0] == "M0.0 0.0L50.0 50.0L100.0 100.0"
 
 
 def test_a_long_curve_has_few_points():
     curve = report.Curve("e", tuple((i, 1.0 / (i + 1)) for i in range(10_000)))
-    path = plots.line_path(curve)
+    path = plots.line_paths(curve)[0]
     assert path.count("L") == 119
     assert path.startswith("M0.0 0.0")
 
@@ -31,9 +31,16 @@ def test_a_long_curve_has_few_points():
     "points", [(), ((0, 1.0),), ((0, float("nan")), (1, float("inf")))]
 )
 def test_a_curve_without_a_line_has_no_path(points):
-    assert plots.line_path(report.Curve("e", points)) == ""
+    assert plots.line_paths(report.Curve("e", points)) == ("", "")
 
 
 def test_a_loss_that_never_changes_is_a_flat_line():
     curve = report.Curve("e", ((0, 1.0), (5, 1.0)))
-    assert plots.line_path(curve) == "M0.0 100.0L100.0 100.0"
+    assert plots.line_paths(curve)[0] == "M0.0 100.0L100.0 100.0"
+
+
+def test_two_ways_to_train_an_expert_are_drawn_in_one_frame():
+    curve = report.Curve("e", ((0, 3.0), (10, 1.0)), ((0, 2.0), (20, 1.0)))
+    one, other = plots.line_paths(curve)
+    assert one == "M0.0 0.0L50.0 100.0"
+    assert other == "M0.0 50.0L100.0 100.0"

@@ -7,6 +7,7 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts
 from elm_jax.cli import gin_flags
+from elm_jax.library import catalogue
 from elm_jax.runs import expert_settings, train
 from tests.runs.end_to_end_test import SHAPE
 
@@ -88,7 +89,7 @@ def fingerprints(folder):
 @pytest.fixture(scope="module")
 def whole(base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    train_in(folder, base)
+    train_in(folder, base, "train.Train.library_dir = '{MODEL_DIR}/library'")
     return folder
 
 
@@ -99,6 +100,7 @@ def test_every_expert_lands_with_its_own_settings(whole):
     assert [info.steps for info in infos.values()] == [6, 4, 6]
     assert [info.seed for info in infos.values()] == [7, 42, 42]
     assert not [*(whole / "work").glob("*/state")]
+    assert sorted(catalogue.Catalogue(whole / "library").experts()) == sorted(TASKS)
     for name, info in infos.items():
         lines = (whole / "work" / name / "metrics.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]
