@@ -58,8 +58,7 @@ class Train(Run):
       expert_parts: A name in `peft.experts.PARTS`; by default `adapters_and_norms`
         for prompt experts, else `all`.
       experts_dir: Where finished experts go.
-      library_dir: Library whose catalogue gets a line as each lands; "" for none.
-        Keys for retrieval come with `elm_library`.
+      library_dir: Catalogue that gets a line as each lands, without keys; "": none.
       expert_name: Name of the result, for a run of one expert; by default that of
         its task, its dataset or its kind.
       shard: `i/n` trains part i, from 0, of the experts dealt out by name to n

@@ -51,3 +51,11 @@ def test_the_decode_benchmark_compares_equal_tokens():
     for batch_size in (1, 32):
         assert row[f"batch_{batch_size}"]["cached_over_recomputed"] > 0
         assert row[f"batch_{batch_size}"]["recomputed_equal"]
+
+
+@pytest.mark.slow
+def test_the_fleet_benchmark_compares_three_ways():
+    row = run_tiny("fleet")
+    assert row["fleet_over_a_wall"] > 0
+    assert row["fleet_over_b_wall"] > 0
+    assert row["bytes_per_further_expert"] > 0
