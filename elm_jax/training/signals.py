@@ -16,6 +16,7 @@ import contextlib
 import os
 import select
 import signal
+import sys
 import threading
 import time
 import types
@@ -97,6 +98,7 @@ class StopRequest:
     def _note(self, number: int, frame: types.FrameType | None) -> None:
         del frame
         self._signal = signal.Signals(number)
+        _note_stopping()
 
 
 def exit_status(number: int) -> int:
@@ -108,19 +110,29 @@ def exit_status(number: int) -> int:
 def exit_on_signal(*, grace_secs: float = GRACE_SECS) -> Iterator[None]:
     """Within the context, a signal ends the program unless a `StopRequest` holds it.
 
+    What is under way in the main thread is left in good order, by SystemExit; then the
+    process ends at once, with status 143 after SIGTERM and 130 after SIGINT. The
+    interpreter's own end would wait for threads that compile, read or write, and may
+    crash when it takes modules from under them.
+
     Args:
       grace_secs: Time after which the process ends even if it does not come to it.
-
-    Raises:
-      SystemExit: With status 143 after SIGTERM, 130 after SIGINT.
     """
 
     def leave(number: int, frame: types.FrameType | None) -> None:
         del frame
-        raise SystemExit(_SHELL_OFFSET + number)
+        _note_stopping()
+        raise SystemExit(exit_status(number))
 
-    with _handled(leave, "stopping; once more quits at once", grace_secs):
-        yield
+    with _handled(leave, "stopping; once more quits at once", grace_secs) as watch:
+        try:
+            yield
+        except SystemExit as stop:
+            if not watch.is_stopping or not isinstance(stop.code, int):
+                raise
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(stop.code)
 
 
 class _Watch:
@@ -130,12 +142,13 @@ class _Watch:
       text: Said after the first signal.
       grace_secs: Time between signal and answer.
       is_answered: Whether the main thread is about to end by itself.
+      is_stopping: Whether it knows of a signal; the thread may not have run yet.
       is_patient: Whether it does something now that must not be cut short.
     """
 
     def __init__(self, text: str, grace_secs: float) -> None:
         self.text, self.grace_secs = text, grace_secs
-        self.is_answered = self.is_patient = False
+        self.is_answered = self.is_patient = self.is_stopping = False
         self._first: signal.Signals | None = None
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
@@ -145,7 +158,7 @@ class _Watch:
 
     def close(self) -> None:
         """Ends the thread; not after a signal, as the process has yet to end."""
-        if self._first is None:
+        if not self.is_stopping:
             signal.set_wakeup_fd(self._previous)
             os.close(self._writer)
 
@@ -183,6 +196,11 @@ class _Watch:
 
 _watches: list[_Watch] = []
 """The watch of this process, if there is one: contexts within others share it."""
+
+
+def _note_stopping() -> None:
+    for watch in _watches:
+        watch.is_stopping = True
 
 
 @contextlib.contextmanager

@@ -97,6 +97,16 @@ def test_a_state_is_whole_although_the_training_goes_on_in_its_memory(tmp_path):
         assert np.asarray(restored["a"]).tobytes() == values.tobytes()
 
 
+def test_training_goes_on_while_a_state_is_written(tmp_path):
+    values = np.random.default_rng(0).normal(size=(4096, 4096)).astype(np.float32)
+    store = make_store(tmp_path)
+    store.save(1, {"a": jnp.asarray(values)})  # 64 MB that do not compress
+    assert not (tmp_path / "states" / "1").exists()
+    store.wait()
+    assert (tmp_path / "states" / "1").is_dir()
+    store.close()
+
+
 def test_a_state_counts_only_when_it_is_on_disk(tmp_path):
     """`latest_step` waits: another reader of the folder finds the same."""
     store = make_store(tmp_path)

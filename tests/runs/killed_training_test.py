@@ -1,14 +1,22 @@
-"""A training of several experts, killed, ends with the bits of one that was not."""
+"""A training of several experts, killed, ends with the bits of one that was not.
 
+ELM_NUM_KILLS is how many times it is killed, 10 if unset.
+"""
+
+import contextlib
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from elm_jax import trees
 from elm_jax.checkpoints import experts
+from elm_jax.training import signals
 
 pytestmark = pytest.mark.slow
 
@@ -17,12 +25,20 @@ EXPERTS = (
     "pocket_notes_tell",
     "pocket_reviews_good_or_bad",
 )
+NUM_KILLS = int(os.environ.get("ELM_NUM_KILLS", "10"))
+# Kills must not run out of steps: each leaves up to `MOST_REPORTS` behind.
+MOST_REPORTS, NUM_STEPS = 6, 4 + 2 * NUM_KILLS
+START_UP_SECS = 8.0  # a kill before the first step comes within them
 COMMON = (
-    "--gin.TRAIN_STEPS=24",
+    f"--gin.TRAIN_STEPS={NUM_STEPS}",
     "--gin.BATCH_SIZE=8",
+    "--gin.train.Train.num_shapes=1",
     "--gin.train.Train.log_every_steps=1",
     "--gin.train.Train.save_every_steps=2",
 )
+# By default several experts train as a fleet, of which two fit at a time here.
+WAYS = {"alone": "--gin.train.Train.fleet_size=0"}
+WAYS["fleet"] = "--gin.train.Train.fleet_size=2"
 
 
 def command(folder, gin_file, *more):
@@ -30,9 +46,9 @@ def command(folder, gin_file, *more):
     return [*module, f"--gin_file={gin_file}", f"--gin.MODEL_DIR={folder}", *more]
 
 
-def experts_command(folder):
-    tasks = f"--gin.MIXTURE_OR_TASK_NAME={EXPERTS}"
-    return command(folder, "gin/pocket/prompt_experts.gin", tasks, *COMMON)
+def experts_command(folder, way, *more):
+    more = (f"--gin.MIXTURE_OR_TASK_NAME={EXPERTS}", *COMMON, WAYS[way], *more)
+    return command(folder, "gin/pocket/prompt_experts.gin", *more)
 
 
 @pytest.fixture(scope="module")
@@ -50,34 +66,108 @@ def start_with(base, folder):
     return folder
 
 
-def stop_at(folder, text, number):
-    """Runs until a line of progress holds a text, then sends a signal."""
-    with subprocess.Popen(
-        experts_command(folder), stderr=subprocess.PIPE, text=True
-    ) as process:
-        for line in process.stderr:
-            if text in line:
-                process.send_signal(number)
-                break
-        process.stderr.read()
-    return process.returncode
+def reports(folder):
+    """Returns what tells of progress: the sizes of all files of metrics."""
+    paths = sorted((folder / "work").glob("*/metrics.jsonl"))
+    return [path.stat().st_size for path in paths]
 
 
-def fingerprints(folder):
-    return {
+def kill(folder, command, rng):
+    """Starts a run and kills it at a random moment of its life.
+
+    One time in four that is before its first step, else after a few of its next steps
+    and a little more: within a step, or within the save of it.
+
+    Returns:
+      Exit status, and whether a step had been reported.
+    """
+    num_reports = rng.choice([0, *rng.choices(range(1, MOST_REPORTS + 1), k=3)])
+    seen, last = 0, reports(folder)
+    with subprocess.Popen(command) as process:
+        if num_reports == 0:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(rng.uniform(0.0, START_UP_SECS))
+        while process.poll() is None and seen < num_reports:
+            time.sleep(0.002)
+            now = reports(folder)
+            seen, last = seen + (now != last), now
+        time.sleep(rng.uniform(0.0, 0.1))
+        process.kill()
+    return process.returncode, seen > 0
+
+
+def outcome(folder):
+    """Returns bits and losses of every expert."""
+    bits = {
         name: trees.fingerprint(
             experts.load_expert(folder / "prompt_experts" / name)[0]
         )
         for name in EXPERTS
     }
+    losses = {}
+    for name in EXPERTS:
+        lines = (folder / "work" / name / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        losses[name] = [(row["step"], row["loss"]) for row in rows]
+    return bits, losses
 
 
-def test_sigkill_and_sigterm_change_no_bit_of_any_expert(base, tmp_path_factory):
+@pytest.fixture(scope="module", params=WAYS)
+def way(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def expected(base, way, tmp_path_factory):
+    """The outcome of a run that nothing stops."""
     whole = start_with(base, tmp_path_factory.mktemp("whole"))
-    subprocess.run(experts_command(whole), check=True)
-    killed = start_with(base, tmp_path_factory.mktemp("killed"))
-    assert stop_at(killed, f"{EXPERTS[1]}: step 5/", signal.SIGKILL) == -9
-    assert stop_at(killed, f"{EXPERTS[1]}: step 8/", signal.SIGTERM) == 143
-    assert stop_at(killed, f"{EXPERTS[1]}: step 20/", signal.SIGKILL) == -9
-    subprocess.run(experts_command(killed), check=True)
-    assert fingerprints(killed) == fingerprints(whole)
+    subprocess.run(experts_command(whole, way), check=True)
+    return outcome(whole)
+
+
+def test_sigkill_at_random_moments_changes_no_bit_of_any_expert(
+    base, expected, way, tmp_path
+):
+    folder, rng = start_with(base, tmp_path), random.Random(0)
+    num_kills = NUM_KILLS if way == "fleet" else NUM_KILLS // 2
+    killed = [kill(folder, experts_command(folder, way), rng) for _ in range(num_kills)]
+    # The others came to their end before.
+    assert sum(status == -signal.SIGKILL for status, _ in killed) >= 0.8 * num_kills
+    assert sum(seen for _, seen in killed) >= 0.4 * num_kills
+    subprocess.run(experts_command(folder, way), check=True)
+    assert outcome(folder) == expected
+
+
+def num_steps_reported(folder, name):
+    path = folder / "work" / name / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.is_file() else 0
+
+
+def test_a_stop_saves_the_step_that_was_under_way(base, expected, way, tmp_path):
+    folder = start_with(base, tmp_path)
+    last = NUM_STEPS - 6
+    seldom = "--gin.train.Train.save_every_steps=1000"
+    with subprocess.Popen(experts_command(folder, way, seldom)) as process:
+        while num_steps_reported(folder, EXPERTS[1]) < last:
+            assert process.poll() is None
+            time.sleep(0.002)
+        process.send_signal(signal.SIGINT if way == "fleet" else signal.SIGTERM)
+        assert process.wait() == (130 if way == "fleet" else 143)
+    (saved,) = (folder / "work" / EXPERTS[1] / "state").iterdir()
+    assert int(saved.name) >= last
+    subprocess.run(experts_command(folder, way), check=True)
+    assert outcome(folder) == expected
+
+
+@pytest.mark.parametrize("delay_secs", [0.5, 3.0])
+def test_a_stop_at_start_up_has_the_same_status(base, tmp_path, delay_secs):
+    """While modules load, the base is read, the step compiles."""
+    folder = start_with(base, tmp_path)
+    with subprocess.Popen(experts_command(folder, "fleet")) as process:
+        while not list(folder.glob("config/*.operative.gin")):
+            time.sleep(0.01)
+        time.sleep(delay_secs)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 143
+        assert time.monotonic() - begun < signals.GRACE_SECS + 5

@@ -49,6 +49,19 @@ with signals.exit_on_signal(), told():
     ready()
     time.sleep(60)
 """
+WITH_THREADS = """
+import threading
+
+def work():
+    while True:
+        spin(-1.0).block_until_ready()
+
+with signals.exit_on_signal(), told():
+    for _ in range(2):
+        threading.Thread(target=work).start()  # which an interpreter's end waits for
+    ready()
+    time.sleep(60)
+"""
 COMPILING = """
 with signals.exit_on_signal(grace_secs=2), told():
     ready()
@@ -91,12 +104,15 @@ def run(body, *numbers):
         cwd=ROOT,
     ) as process:
         assert process.stdout.readline() == "ready\n"
-        time.sleep(0.2)  # until it is at what comes after
+        time.sleep(1.0)  # until it is at what comes after
         begun = time.monotonic()
         for number in numbers:
             process.send_signal(number)
             time.sleep(0.2)  # or two would be heard as one
-        output, told = process.communicate()
+        try:
+            output, told = process.communicate(timeout=60)
+        finally:
+            process.kill()
         secs = time.monotonic() - begun
     return process.returncode, output.split(), told, secs
 
@@ -114,6 +130,12 @@ def test_at_start_up_a_signal_ends_the_program_in_good_order(number, status):
     ended, output, told, secs = run(START_UP, number)
     assert (ended, output) == (status, ["left"])
     assert "Traceback" not in told
+    assert secs < signals.GRACE_SECS
+
+
+def test_threads_at_work_do_not_keep_the_program_from_ending():
+    ended, output, _, secs = run(WITH_THREADS, signal.SIGTERM)
+    assert (ended, output) == (143, ["left"])
     assert secs < signals.GRACE_SECS
 
 
