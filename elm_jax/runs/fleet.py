@@ -62,7 +62,7 @@ class FleetTrainer:
                 number = names.index(name) + 1
                 print(f"expert {number}/{len(names)}: {name}")  # noqa: T201
                 ready = shared.prepare(name, examples[name], common_shapes)
-                return self._member(ready, table)
+                return self._member(ready, table, fleet)
 
             queue = ((n, lambda n=n: begin(n)) for n in names)
             failures = fleet_loop.train_fleet(
@@ -92,9 +92,13 @@ class FleetTrainer:
         return after_step
 
     def _member(
-        self, ready: trainer.Prepared, table: fleet_table.FleetTable
+        self,
+        ready: trainer.Prepared,
+        table: fleet_table.FleetTable,
+        fleet: fleet_lib.Fleet,
     ) -> fleet_loop.Member:
         run, name = ready.run, ready.name
+        waited_before = fleet.waited_secs
         report = train_metrics.make_report(
             run.work_dir(name),
             expert=name,
@@ -103,6 +107,7 @@ class FleetTrainer:
             optimizer=run.optimizer,
             config=run.operative_config(),
             console=table.writer(name, num_steps=run.train_steps),
+            waited_secs_fn=lambda: fleet.waited_secs - waited_before,
         )
 
         def finish(state: TrainState) -> None:

@@ -60,6 +60,10 @@ class Fleet:
       num_slots: Experts at a time; rounded up to a multiple of the devices.
       num_lanes: Experts whose steps a device computes as one batch; with 1, one
         after another, all of its slots in one call.
+
+    Attributes:
+      waited_secs: Time in which batches were made while no step was under way, at
+        most; the loop counts it.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Fleet:
         num_slots: int,
         num_lanes: int = 1,
     ) -> None:
+        self.waited_secs = 0.0
         self._mesh, self.num_devices = mesh, mesh.shape[AXIS]
         self.slots_per_device = -(-num_slots // self.num_devices)
         self.num_slots = self.slots_per_device * self.num_devices

@@ -8,7 +8,8 @@ the devices are busy with the step after.
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 from typing import Any, NamedTuple
 
@@ -185,9 +186,17 @@ class _Crew:
             taken.append(_Taken(runner, runner.step, lanes[slot], kept))
             if runner.is_complete:
                 del self.running[slot]
-            else:
-                runner.draw_batch()
         self._pending.append((metrics, taken))
+        self._draw_batches(chosen.values())
+
+    def _draw_batches(self, runners: Iterable[_Runner]) -> None:
+        """Makes the next batches while the devices are busy, or counts the time."""
+        begun = time.monotonic()
+        for runner in runners:
+            runner.draw_batch()
+        newest, _ = self._pending[-1]
+        if all(leaf.is_ready() for leaf in newest.values()):
+            self._fleet.waited_secs += time.monotonic() - begun
 
     def read_metrics(self, *, steps_left: int) -> None:
         """Waits for all steps but the newest, and does what is due after them."""

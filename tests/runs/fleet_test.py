@@ -105,6 +105,7 @@ def test_every_expert_lands_with_its_own_settings(whole):
         lines = (whole / "work" / name / "metrics.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]
         assert [row["step"] for row in rows] == list(range(1, info.steps + 1))
+        assert all(0 <= row["data_wait_share"] <= 1 for row in rows)
         assert [*(whole / "work" / name / "tensorboard").iterdir()]
     rates = [row["learning_rate"] for row in rows_of(whole, "pocket_notes_tell")]
     assert rates == pytest.approx([0, 1.5e-3, 3e-3, 1.5e-3])

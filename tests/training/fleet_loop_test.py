@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import time
 
 import jax
 import numpy as np
@@ -158,3 +159,24 @@ def test_a_save_that_fails_ends_the_training():
 
     with pytest.raises(errors.CheckpointError, match="disk full"):
         run(FullDisk(0), Expert(1))
+
+
+class Slow(Expert):
+    """An expert whose batches take longer to make than its steps to compute."""
+
+    def begin(self):
+        member = super().begin()
+
+        def batch_fn(n):
+            time.sleep(0.2)
+            return member.batch_fn(n)
+
+        return dataclasses.replace(member, batch_fn=batch_fn)
+
+
+def test_time_in_which_the_devices_wait_for_batches_is_counted():
+    fleet, _ = the_fleet()
+    run(Expert(0))  # compiles
+    before = fleet.waited_secs
+    assert not run(Slow(0, num_steps=4))
+    assert fleet.waited_secs - before >= 0.2  # three batches are made between steps
