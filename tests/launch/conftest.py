@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 
 import pytest
@@ -38,6 +39,8 @@ class Machine:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=start_new_session,
+            # Tests that run in the background ignore SIGINT, and bash could not trap it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, script, *arguments, **settings):
