@@ -39,7 +39,7 @@ class Machine:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=start_new_session,
-            # Tests that run in the background ignore SIGINT, and bash could not trap it.
+            # Tests in the background ignore SIGINT, and bash could not trap it.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 

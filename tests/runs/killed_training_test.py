@@ -1,6 +1,6 @@
 """A training of several experts, killed, ends with the bits of one that was not.
 
-ELM_NUM_KILLS is how many times it is killed, 10 if unset.
+ELM_NUM_KILLS is how many times it is killed, 10 if unset: half of them as a fleet.
 """
 
 import contextlib
@@ -129,7 +129,7 @@ def test_sigkill_at_random_moments_changes_no_bit_of_any_expert(
     base, expected, way, tmp_path
 ):
     folder, rng = start_with(base, tmp_path), random.Random(0)
-    num_kills = NUM_KILLS if way == "fleet" else NUM_KILLS // 2
+    num_kills = NUM_KILLS // len(WAYS)
     killed = [kill(folder, experts_command(folder, way), rng) for _ in range(num_kills)]
     # The others came to their end before.
     assert sum(status == -signal.SIGKILL for status, _ in killed) >= 0.8 * num_kills
