@@ -18,6 +18,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import sys
 import tempfile
 import time
 
@@ -27,8 +28,10 @@ import numpy as np
 from elm_jax.data import batches, packing, prefetch, shapes, tasks
 from elm_jax.model import loss, t5
 from elm_jax.training import loop, optimizers, state, step
-from tests.benchmarks import real_rows
-from tests.benchmarks.train_step_benchmark import SHAPE, TINY_SHAPE
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+from tests.benchmarks import real_rows  # noqa: E402 - run as a program, too
+from tests.benchmarks.train_step_benchmark import SHAPE, TINY_SHAPE  # noqa: E402
 
 FEATURES = tasks.Features(inputs_length=256, targets_length=128)
 TINY_FEATURES = tasks.Features(inputs_length=64, targets_length=32)

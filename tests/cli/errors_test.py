@@ -276,7 +276,7 @@ def test_a_place_that_cannot_be_written_is_named(folder, blocked, gin_file, bind
     ("binding", "parts"),
     [
         ("TRAIN_STEP = 2", ["TRAIN_STEP", "TRAIN_STEPS?"]),
-        ("train.Train.train_step = 2", ["'train_step'", "train_steps?"]),
+        ("train.Train.train_step = 2", ["'train_step'", "mean: train_steps"]),
         ("train.Trian.train_steps = 2", ["'train.Trian'", "train.Train?"]),
         ("config.T5Config.emb_dims = 2", ["'emb_dims'", "Did you mean: emb_dim"]),
         ("train.Train.train_steps = %STEPS", ["no macro STEPS", "TRAIN_STEPS?"]),

@@ -2,12 +2,19 @@
 
 import os
 import pathlib
-import signal
 import subprocess
+import sys
 
 import pytest
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
+
+# Programs in the background ignore SIGINT, and a bash that begins so cannot trap it.
+_BASH = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execvp("bash", ["bash", *sys.argv[1:]])
+"""
 
 
 class Machine:
@@ -27,7 +34,8 @@ class Machine:
         names = ("HOME", "LANG")
         kept = {name: os.environ[name] for name in names if name in os.environ}
         return subprocess.Popen(
-            ["bash", str(script if os.sep in str(script) else LAUNCH / script)]
+            [sys.executable, "-c", _BASH]
+            + [str(script if os.sep in str(script) else LAUNCH / script)]
             + [str(argument) for argument in arguments],
             cwd=self.folder,
             env={
@@ -39,8 +47,6 @@ class Machine:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=start_new_session,
-            # Tests in the background ignore SIGINT, and bash could not trap it.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, script, *arguments, **settings):
