@@ -10,8 +10,13 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-# Programs beside the tests, which may need packages that are not installed.
-collect_ignore_glob = ["*/make_*.py", "benchmarks/hugging_face_*.py"]
+# Programs beside the tests: they may need packages that are not installed, or the
+# folder they lie in on the path.
+collect_ignore_glob = [
+    "*/make_*.py",
+    "benchmarks/accelerator_cases.py",
+    "benchmarks/hugging_face_*.py",
+]
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared"
 
