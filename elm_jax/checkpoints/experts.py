@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from elm_jax.checkpoints.manifest import Manifest
 from elm_jax.types import Params
 
 PARAMS = "params"
+_REMOVALS, _REMOVAL_SECS = 40, 0.05
 # What Orbax, TensorStore and the file system raise when reading or writing fails.
 IO_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 
@@ -170,7 +172,16 @@ def new_folder(final: pathlib.Path) -> Iterator[pathlib.Path]:
             )
         ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
+
+
+def _remove(folder: pathlib.Path) -> None:
+    """Removes a folder in which threads of a failed write may still make files."""
+    for _ in range(_REMOVALS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(_REMOVAL_SECS)
 
 
 def first_line(error: BaseException) -> str:
