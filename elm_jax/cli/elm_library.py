@@ -1,7 +1,7 @@
-"""elm_library: builds, extends, lists and asks an expert library."""
+"""elm_library: fetches experts; builds, extends, lists and asks a library."""
 
 from elm_jax.cli import gin_flags
-from elm_jax.runs import library
+from elm_jax.runs import fetch, library
 
 
 def main() -> None:
@@ -11,6 +11,7 @@ def main() -> None:
         library.ListExperts,
         library.RetireExperts,
         library.Retrieve,
+        fetch.FetchExperts,
     )
 
 

@@ -1,11 +1,21 @@
 """Where a run's tokens come from: vocabulary, lengths and folders in one value."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from elm_jax import errors
-from elm_jax.data import cache, serving, tasks, token_store, vocabulary
+from elm_jax.data import (
+    cache,
+    packing,
+    serving,
+    shapes,
+    tasks,
+    token_store,
+    vocabulary,
+)
 from elm_jax.runs.progress import Progress
 
 
@@ -65,6 +75,25 @@ class TaskData:
             max_value_chars=self.max_value_chars,
         )
 
+    def common_shapes(
+        self, datasets: Sequence[token_store.TokenizedDataset], *, num_shapes: int
+    ) -> tuple[shapes.Shape, ...]:
+        """Returns the lengths of batches of datasets that share compiled programs.
+
+        Args:
+          datasets: All of them; of none there are no shapes.
+          num_shapes: Length buckets; 0 for rows that are packed, of one shape.
+        """
+        if not datasets:
+            return ()
+        columns = [dataset.columns for dataset in datasets]
+        lengths = np.concatenate(
+            [np.stack([c.inputs.lengths, c.targets.lengths], axis=1) for c in columns]
+        )
+        if not num_shapes:
+            return (packing.choose_row(lengths, self.features),)
+        return shapes.choose_shapes(lengths, num_shapes=num_shapes)
+
     def opened(self, fill: Callable[[str], str]) -> "OpenedData":
         """Returns the vocabulary and folders with their paths filled in.
 
@@ -104,6 +133,19 @@ class OpenedData:
                 features=self.features,
                 places=self.places,
                 progress=Progress(f"cache {task} {split}"),
+            )
+
+    def check_fits(self, num_rows: int) -> None:
+        """Raises ConfigError if a model with so many embeddings lacks some ids."""
+        pieces = self.vocabulary.size
+        if num_rows < pieces:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"a vocabulary of {pieces} ids for a model with {num_rows}",
+                    expected="a model with a row for every id",
+                    do="Use the vocabulary the base was trained with, or set"
+                    f" config.T5Config.vocab_size = {pieces} for a new base",
+                )
             )
 
     def describe(self, dataset: token_store.TokenizedDataset) -> dict[str, Any]:

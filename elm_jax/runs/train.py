@@ -2,17 +2,17 @@
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import jax
-import numpy as np
 
 from elm_jax import errors
 from elm_jax.checkpoints import experts, manifest
-from elm_jax.data import folders, packing, shapes
+from elm_jax.data import folders, shapes
 from elm_jax.data import tasks as task_registry
 from elm_jax.library import catalogue, lock
 from elm_jax.model import config, t5
@@ -24,6 +24,7 @@ from elm_jax.runs import (
     expert_settings,
     fleet,
     fleet_layout,
+    publishing,
     shards,
     task_data,
     trainer,
@@ -58,6 +59,8 @@ class Train(Run):
       expert_parts: A name in `peft.experts.PARTS`; by default `adapters_and_norms`
         for prompt experts, else `all`.
       experts_dir: Where finished experts go.
+      publish_url: A bucket's folder, such as `gs://bucket/path`, that gets a copy of
+        each as it lands; those that are there count as finished. "": none.
       library_dir: Catalogue that gets a line as each lands, without keys; "": none.
       expert_name: Name of the result, for a run of one expert; by default that of
         its task, its dataset or its kind.
@@ -108,6 +111,7 @@ class Train(Run):
     adapter: adapters.AdapterSpec | None = None
     expert_parts: str = ""
     experts_dir: str = "{MODEL_DIR}/experts"
+    publish_url: str = ""
     library_dir: str = ""
     expert_name: str = ""
     shard: str = ""
@@ -216,7 +220,8 @@ class Train(Run):
         part = f" of {len(names)} (shard {self.shard})" if self.shard else ""
         return {
             "experts": f"{len(own)}{part}: {', '.join(own)}",
-            "finished already": sum(self.is_finished(name) for name in own),
+            "finished already": len(own) - len(self._unfinished(own)),
+            **self._publisher.describe(own),
             "steps per expert": f"{self.train_steps:,}",
             **fleet_layout.describe_run(self),
             "files": f"{self.expert_dir('<expert>')}, {self.work_dir('<expert>')}",
@@ -258,7 +263,7 @@ class Train(Run):
         return expert_kinds.trainable_pattern(self.expert_parts or default)
 
     def is_finished(self, name: str) -> bool:
-        """Returns whether the expert is there already."""
+        """Returns whether the expert is in its folder already."""
         return (self.expert_dir(name) / manifest.FILE_NAME).is_file()
 
     def model_config(self) -> config.T5Config:
@@ -287,15 +292,28 @@ class Train(Run):
         names = self.experts()
         expert_settings.check_patterns(self.per_expert, names)
         own = shards.parse(self.shard).choose(names)
+        self._publisher.check(own)
         todo = processes.agree(self._unfinished(own))
         if len(todo) < len(own):
             print(f"finished already: {len(own) - len(todo)} of {len(own)}")  # noqa: T201
-        if not todo:
-            return
+        self._publish(own)  # what a killed run has left
+        failures = self._train(names, todo) if todo else {}
+        self._publish(own)  # what a run beside this one has left
+        failures |= self._publisher.finish()
+        fleet.raise_failures(failures, len(own))
+
+    @functools.cached_property
+    def _publisher(self) -> publishing.Publisher:
+        return publishing.Publisher(self.fill(self.publish_url))
+
+    def _train(
+        self, names: Mapping[str, list[str]], todo: list[str]
+    ) -> dict[str, errors.ElmError]:
+        """Trains some of all experts; returns those that failed, with the reason."""
         if self.is_fleet:
             cpu_devices.request()
         data = self.data.opened(self.fill)
-        self._check_vocabulary(data)
+        data.check_fits(self.model_config().vocab_size)
         shared = trainer.Trainer(self, data)
         for folder in (self.expert_dir(""), self.work_dir("")):
             folders.check_writable(folder)
@@ -306,7 +324,9 @@ class Train(Run):
                 name: [data.open(task, "train") for task in tasks]
                 for name, tasks in names.items()
             }
-        common = self._common_shapes(list(examples.values()))
+        every = [] if self.kind == "base" else [d for e in examples.values() for d in e]
+        count = 0 if self.pack else self.num_shapes
+        common = self.data.common_shapes(every, num_shapes=count)
         train_all = self._train_fleet if self.is_fleet else self._train_each
         failures: dict[str, errors.ElmError] = {}
         while todo:
@@ -315,7 +335,7 @@ class Train(Run):
                 failures |= train_all(shared, mine, examples, common)
             todo = processes.agree(self._unfinished(todo))
             todo = [name for name in todo if name not in failures]
-        fleet.raise_failures(failures, len(own))
+        return failures
 
     @contextlib.contextmanager
     def _hold_free(self, names: Sequence[str]) -> Iterator[list[str]]:
@@ -364,36 +384,16 @@ class Train(Run):
             library.list_once(self.expert_dir(name))
         if not self.keep_every_steps:
             shutil.rmtree(self.work_dir(name) / "state", ignore_errors=True)
+        self._publish((name,))
+
+    def _publish(self, names: Sequence[str]) -> None:
+        own = {n: self.expert_dir(n) for n in names if self.is_finished(n)}
+        self._publisher.put(own)
 
     def _unfinished(self, names: Sequence[str]) -> list[str]:
-        return [name for name in names if not self.is_finished(name)]
-
-    def _check_vocabulary(self, data: task_data.OpenedData) -> None:
-        rows, pieces = self.model_config().vocab_size, data.vocabulary.size
-        if rows < pieces:
-            raise errors.ConfigError(
-                errors.explain(
-                    found=f"a vocabulary of {pieces} ids for a model with {rows}",
-                    expected="a model with a row for every id",
-                    do="Use the vocabulary the base was trained with, or set"
-                    f" config.T5Config.vocab_size = {pieces} for a new base",
-                )
-            )
-
-    def _common_shapes(
-        self, examples: Sequence[trainer.Examples]
-    ) -> tuple[shapes.Shape, ...]:
-        """Returns the lengths of all experts' batches: they share compiled programs."""
-        if self.kind == "base":
-            return ()
-        columns = [d.columns for own in examples for d in own]
-        lengths = [
-            np.stack([c.inputs.lengths, c.targets.lengths], axis=1) for c in columns
-        ]
-        all_lengths = np.concatenate(lengths)
-        if self.pack:
-            return (packing.choose_row(all_lengths, self.data.features),)
-        return shapes.choose_shapes(all_lengths, num_shapes=self.num_shapes)
+        names = [name for name in names if not self.is_finished(name)]
+        there = self._publisher.published() if names else ()
+        return [name for name in names if name not in there]
 
 
 def _is_range(steps: tuple[int, ...]) -> bool:

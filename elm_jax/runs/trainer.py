@@ -47,6 +47,7 @@ _MAY_CHANGE = frozenset(
             "model_dir",
             "experts_dir",
             "library_dir",
+            "publish_url",
             "expert_name",
             "tasks",
             "data",

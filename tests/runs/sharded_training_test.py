@@ -1,15 +1,16 @@
-"""Shards of a training, two processes on one of them at once: the bits of one run."""
+"""Shards of a training, also at once, also over a bucket: the bits of one run."""
 
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from elm_jax import trees
-from elm_jax.checkpoints import experts
+from elm_jax import errors, trees
+from elm_jax.checkpoints import bucket, experts
 from elm_jax.cli import gin_flags
-from elm_jax.runs import train
+from elm_jax.runs import fetch, train
 from tests.runs.end_to_end_test import SHAPE
 
 pytestmark = pytest.mark.slow
@@ -28,12 +29,16 @@ BINDINGS = (
 )
 
 
-def run(folder, name, *bindings):
-    built, bound, operative = gin_flags.build_run(
-        (train.Train,),
+def build(folder, name, *bindings):
+    return gin_flags.build_run(
+        (train.Train, fetch.FetchExperts),
         gin_files=[f"gin/pocket/{name}.gin"],
         bindings=[f"MODEL_DIR = '{folder}'", *bindings],
     )
+
+
+def run(folder, name, *bindings):
+    built, bound, operative = build(folder, name, *bindings)
     built.start(config=bound, operative_config=operative)
 
 
@@ -50,14 +55,20 @@ def start(folder, shard):
 
 
 def fingerprints(folder):
-    found = sorted((folder / "prompt_experts").iterdir())
+    found = sorted(folder.glob("prompt_experts/[!.]*"))
     return {p.name: trees.fingerprint(experts.load_expert(p)[0]) for p in found}
 
 
-def test_shards_also_two_processes_on_one_give_the_bits_of_one_run(tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run(whole, "base", "TRAIN_STEPS = 2", "BATCH_SIZE = 8", *SHAPE)
-    run(whole, "prompt_experts", *BINDINGS)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    run(folder, "base", "TRAIN_STEPS = 2", "BATCH_SIZE = 8", *SHAPE)
+    run(folder, "prompt_experts", *BINDINGS)
+    return folder
+
+
+def test_shards_also_two_processes_on_one_give_the_bits_of_one_run(whole, tmp_path):
+    parts = tmp_path / "parts"
     parts.mkdir()
     os.symlink(whole / "base", parts / "base")  # the cache is built by both at once
     pair = [start(parts, "0/2"), start(parts, "0/2")]
@@ -69,3 +80,49 @@ def test_shards_also_two_processes_on_one_give_the_bits_of_one_run(tmp_path):
     run(parts, "prompt_experts", *BINDINGS, "SHARD = '1/2'")
     assert fingerprints(parts) == fingerprints(whole)
     run(parts, "prompt_experts", *BINDINGS, "SHARD = '0/2'")  # nothing left to do
+
+
+def test_machines_that_share_a_bucket_alone_meet_there(whole, tmp_path, capfd):
+    place = bucket.Bucket(f"{tmp_path / 'bucket'}")
+    url = f"PUBLISH_URL = '{place.url}'"
+    bindings = (*BINDINGS, url, f"INITIAL_CHECKPOINT_PATH = '{whole / 'base'}'")
+    first, second, third = (tmp_path / f"machine_{n}" for n in range(3))
+    run(first, "prompt_experts", *bindings, "SHARD = '0/2'")  # side by side
+    assert sorted(place.experts()) == sorted(fingerprints(first))
+    # Killed between landing and publishing, and in the middle of an upload.
+    (tmp_path / "bucket" / EXPERTS[2]).rename(tmp_path / "gone")
+    next((tmp_path / "bucket" / EXPERTS[0]).glob("*/manifest.json")).unlink()
+    assert not place.experts()
+    capfd.readouterr()
+    run(first, "prompt_experts", *bindings, "SHARD = '0/2'")
+    assert "finished already: 2 of 2" in capfd.readouterr().out
+    assert sorted(place.experts()) == sorted(fingerprints(first))
+    run(second, "prompt_experts", *bindings, "SHARD = '1/2'")
+    assert sorted(fingerprints(second)) == [EXPERTS[1]]
+    # A third machine has nothing left to do, and can get them all.
+    planned = build(third, "prompt_experts", *bindings)[0].plan()
+    assert planned["finished already"] == 3
+    assert planned["published to"] == f"{place.url}, 3 there already"
+    run(third, "prompt_experts", *bindings)
+    assert not (third / "prompt_experts").exists()
+    run(third, "fetch", url)
+    assert fingerprints(third) == fingerprints(whole)
+
+
+def test_a_bucket_out_of_reach_is_told_before_anything_else(whole, tmp_path):
+    bindings = (*BINDINGS, "PUBLISH_URL = 'file:///proc/no/such'")
+    base = f"INITIAL_CHECKPOINT_PATH = '{whole / 'base'}'"
+    with pytest.raises(errors.CheckpointError, match="(?s)Found: file.*To do: Correct"):
+        run(tmp_path, "prompt_experts", *bindings, base)
+    assert [p.name for p in tmp_path.iterdir()] == ["config"]  # no tokens, no experts
+
+
+def test_an_upload_that_fails_leaves_the_expert_and_fails_the_run(whole, tmp_path):
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / EXPERTS[0]).write_text("a file where its folder has to be")
+    shutil.copytree(whole / "prompt_experts", tmp_path / "prompt_experts")
+    bindings = (*BINDINGS, f"PUBLISH_URL = '{tmp_path / 'bucket'}'")
+    with pytest.raises(errors.TrainingError, match=f"1 of 3 .*(?s:.*){EXPERTS[0]}"):
+        run(tmp_path, "prompt_experts", *bindings)
+    there = bucket.Bucket(f"{tmp_path / 'bucket'}").experts()
+    assert sorted(there) == sorted(EXPERTS[1:])

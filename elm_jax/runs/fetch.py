@@ -1,0 +1,90 @@
+"""elm_library: gets experts that trainings have published to a bucket."""
+
+import dataclasses
+import fnmatch
+
+from elm_jax import errors
+from elm_jax.checkpoints import bucket, manifest
+from elm_jax.library import lock
+from elm_jax.runs.progress import Progress
+from elm_jax.runs.run import Plan, Run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FetchExperts(Run):
+    """Downloads finished experts of a bucket; those that are in the folder stay.
+
+    Attributes:
+      url: Where trainings published them (`train.Train.publish_url`).
+      experts: Names, or shell patterns of names.
+      experts_dir: Where they go.
+    """
+
+    url: str
+    experts: str | tuple[str, ...] = "*"
+    experts_dir: str = "{MODEL_DIR}/experts"
+
+    def plan(self) -> Plan:
+        """Returns what would be downloaded; looks into the bucket."""
+        chosen = self._choose()
+        missing = self._missing(chosen)
+        return {
+            "bucket": self.fill(self.url),
+            "experts": f"{len(chosen)}: {', '.join(copy.name for copy in chosen)}",
+            "there already": len(chosen) - len(missing),
+            "files": f"{sum(copy.num_files for copy in missing)} below"
+            f" {self.path(self.experts_dir)}",
+        }
+
+    def run(self) -> None:
+        """Downloads what is not there yet."""
+        chosen = self._choose()
+        folder = self.path(self.experts_dir)
+        with lock.hold(folder):
+            missing = self._missing(chosen)
+            done, total = 0, sum(copy.num_files for copy in missing)
+            progress = Progress("fetch", total=total, unit="files")
+
+            def count() -> None:
+                nonlocal done
+                done += 1
+                progress(done)
+
+            for copy in missing:
+                place = bucket.Bucket(self.fill(self.url))
+                place.fetch(copy, folder / copy.name, count)
+        print(  # noqa: T201
+            f"experts: {len(missing)} fetched, {len(chosen) - len(missing)} there"
+            f" already, in {folder}"
+        )
+
+    def _choose(self) -> list[bucket.Copy]:
+        """Returns the experts in the bucket whose names fit, sorted.
+
+        Raises:
+          LibraryError: A pattern fits none.
+        """
+        there = bucket.Bucket(self.fill(self.url)).experts()
+        names: set[str] = set()
+        for pattern in (
+            (self.experts,) if isinstance(self.experts, str) else self.experts
+        ):
+            fitting = fnmatch.filter(there, pattern)
+            if not fitting:
+                raise errors.LibraryError(
+                    errors.explain(
+                        found=f"no expert {pattern!r} among {len(there)} in"
+                        f" {self.fill(self.url)}",
+                        expected="published experts (--gin.PUBLISH_URL of elm_train)",
+                        do="Correct the pattern or the URL."
+                        f" {errors.did_you_mean(pattern, there)}",
+                    )
+                )
+            names.update(fitting)
+        return [there[name] for name in sorted(names)]
+
+    def _missing(self, chosen: list[bucket.Copy]) -> list[bucket.Copy]:
+        folder = self.path(self.experts_dir)
+        return [
+            c for c in chosen if not (folder / c.name / manifest.FILE_NAME).is_file()
+        ]

@@ -1,0 +1,97 @@
+"""How a training hands its finished experts to a bucket while it goes on."""
+
+import pathlib
+import queue
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping
+
+from elm_jax import errors
+from elm_jax.checkpoints import bucket
+from elm_jax.partitioning import processes
+from elm_jax.runs.progress import Progress, show_bytes
+from elm_jax.runs.run import Plan
+
+
+class Publisher:
+    """Uploads experts one after another in a thread of its own.
+
+    The thread ends with the process, so that a signal need not wait for an upload:
+    the next run publishes what lies finished in its folder and not in the bucket.
+
+    Args:
+      place: URL or path of the bucket's folder; "" publishes nothing. Of the processes
+        of one run the first publishes, and the others nothing.
+    """
+
+    def __init__(self, place: str) -> None:
+        is_used = bool(place) and processes.is_main()
+        self._bucket = bucket.Bucket(place) if is_used else None
+        self._waiting: queue.Queue[tuple[str, pathlib.Path]] = queue.Queue()
+        self._failures: dict[str, Exception] = {}
+        self._put: dict[str, pathlib.Path] = {}
+        self._num_done = 0
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raises CheckpointError unless experts of these names can be published."""
+        if self._bucket is not None:
+            self._bucket.check(names)
+
+    def published(self) -> frozenset[str]:
+        """Returns the names of the experts that are in the bucket now.
+
+        Raises:
+          CheckpointError: The bucket is not there, or may not be listed.
+        """
+        return frozenset(self._bucket.experts() if self._bucket is not None else ())
+
+    def describe(self, names: Iterable[str]) -> Plan:
+        """Returns what a plan says of it; looks into the bucket."""
+        if self._bucket is None:
+            return {}
+        there = len(self.published().intersection(names))
+        return {"published to": f"{self._bucket.url}, {there} there already"}
+
+    def put(self, folders: Mapping[str, pathlib.Path]) -> None:
+        """Publishes experts, by name, later; leaves out what is in the bucket."""
+        new = {n: f for n, f in folders.items() if n not in self._put}
+        if self._bucket is None or not new:
+            return
+        if not self._put:
+            threading.Thread(
+                target=self._work, args=(self._bucket,), daemon=True
+            ).start()
+        self._put.update(new)
+        for item in new.items():
+            self._waiting.put(item)
+
+    def finish(self) -> dict[str, errors.ElmError]:
+        """Waits until all are published; returns those that failed, with the reason."""
+        before, total = self._num_done, len(self._put)
+        progress = Progress("publish", total=total - before, unit="experts")
+        while self._num_done < total:
+            time.sleep(0.05)
+            progress(self._num_done - before)
+        told: dict[str, errors.ElmError] = {}
+        for name, error in self._failures.items():
+            if not isinstance(error, errors.ElmError):
+                raise error
+            told[name] = error
+        return told
+
+    def _work(self, to: bucket.Bucket) -> None:
+        there: set[str] = set()
+        while True:
+            name, folder = self._waiting.get()
+            start = time.monotonic()
+            try:
+                there = there or set(to.experts())
+                if name not in there:
+                    size = show_bytes(to.publish(name, folder))
+                    spent = time.monotonic() - start
+                    print(f"published: {name}, {size} in {spent:.1f} s")  # noqa: T201
+            except Exception as error:  # noqa: BLE001 - `finish` hands it on
+                self._failures[name] = error
+                sys.stderr.write(f"{name} is finished, but not published: {error}\n")
+            self._num_done += 1

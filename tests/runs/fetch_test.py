@@ -1,0 +1,67 @@
+import re
+
+import pytest
+
+from elm_jax import errors
+from elm_jax.checkpoints import bucket, experts
+from elm_jax.cli import gin_flags
+from elm_jax.runs import fetch
+from tests.checkpoints import sample
+
+NAMES = ("dream_answer", "dream_read", "quail_choose")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published")
+    for name in NAMES:
+        facts = sample.make_manifest(name=name)
+        experts.save_expert(folder / name, sample.make_expert(), facts)
+        bucket.Bucket(f"{folder / 'bucket'}").publish(name, folder / name)
+    return (folder / "bucket").as_uri()
+
+
+def build(folder, url, *bindings):
+    built, bound, operative = gin_flags.build_run(
+        (fetch.FetchExperts,),
+        gin_files=["gin/pocket/fetch.gin"],
+        bindings=[f"MODEL_DIR = '{folder}'", f"PUBLISH_URL = '{url}'", *bindings],
+    )
+    return built, lambda: built.start(config=bound, operative_config=operative)
+
+
+def names(folder):
+    return sorted(p.name for p in folder.glob("prompt_experts/[!.]*"))
+
+
+def test_all_experts_come_and_come_once(url, tmp_path, capsys):
+    run, start = build(tmp_path, url)
+    assert run.plan()["there already"] == 0
+    start()
+    assert names(tmp_path) == list(NAMES)
+    assert "experts: 3 fetched, 0 there already" in capsys.readouterr().out
+    assert run.plan()["there already"] == 3
+    start()
+    assert "experts: 0 fetched, 3 there already" in capsys.readouterr().out
+    for name in NAMES:
+        assert experts.load_expert(tmp_path / "prompt_experts" / name)[1].name == name
+
+
+def test_patterns_choose_experts(url, tmp_path):
+    _, start = build(tmp_path, url, "EXPERTS = ('dream_*', 'dream_read')")
+    start()
+    assert names(tmp_path) == ["dream_answer", "dream_read"]
+
+
+def test_progress_counts_files_with_rate_and_time(url, tmp_path, capsys):
+    _, start = build(tmp_path, url, "EXPERTS = 'quail_choose'")
+    start()
+    assert re.fullmatch(r"fetch: 11/11 files, .*/s, 0 s\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("pattern", ["dreem_answer", "../*", "/etc"])
+def test_a_pattern_that_fits_nothing_is_an_error(pattern, url, tmp_path):
+    _, start = build(tmp_path, url, f"EXPERTS = '{pattern}'")
+    with pytest.raises(errors.LibraryError, match="Did you mean|Known names"):
+        start()
+    assert names(tmp_path) == []
