@@ -8,7 +8,8 @@
 # Adds --gin.SHARD=i/n to the command. Each index has retries of its own; a pod that was
 # evicted or preempted, or that saved because of SIGTERM, uses none of them. A new pod
 # goes on from what the old one saved in the claim, which has to be writable from many
-# nodes (ReadWriteMany). Needs Kubernetes 1.29 or later. --dry_run prints the manifest.
+# nodes (ReadWriteMany); --gin.PUBLISH_URL=gs://BUCKET/PATH (or s3://) also puts finished
+# experts into a bucket. Needs Kubernetes 1.29 or later. --dry_run prints the manifest.
 #
 # IMAGE holds elm_jax, for example from the Dockerfile
 #   FROM python:3.11

@@ -9,7 +9,9 @@
 # passes SIGTERM on; when it preempts one it sends SIGTERM itself. The training saves, the
 # task puts itself back into the queue and goes on from there. SLURM does that for a task
 # whose node has failed. An error ends a task; give the same command again after mending
-# it. scancel saves and ends. MODEL_DIR has to lie on a file system that all nodes share.
+# it. scancel saves and ends. MODEL_DIR has to lie on a file system that all nodes share;
+# --gin.PUBLISH_URL=s3://BUCKET/PATH also puts finished experts into a bucket, which other
+# clusters see.
 # --dry_run prints the batch script.
 #
 # Settings, from the environment:

@@ -31,6 +31,9 @@
 #                     A bucket, by gcsfuse, with a hierarchical namespace: only there
 #                     is renaming a folder atomic:
 #                       mkdir -p /mnt/runs && gcsfuse --implicit-dirs BUCKET /mnt/runs
+#                     Not needed for VMs of one host whose command has a
+#                     --gin.PUBLISH_URL=gs://BUCKET/PATH: finished experts are safe
+#                     there. SETUP then brings the base and data to the VM's own disk
 #   EXTRA             of setup.py (tpu)
 #   PREEMPTIONS       how often a VM is made again (50)
 #   RETRIES           how often a command that failed on a living VM is run again (2)

@@ -184,7 +184,8 @@ class Bucket:
         except experts.IO_ERRORS as error:
             raise errors.CheckpointError(
                 errors.explain(
-                    found=f"{self.url}: {experts.first_line(error)}",
+                    # TensorStore's own reason comes before its details in brackets.
+                    found=f"{self.url}: {experts.first_line(error).split(' [')[0]}",
                     expected="a bucket that is there, which this machine can reach and"
                     " may list, read and write",
                     do="Correct the URL, the network or the credentials: for gs:// as"

@@ -178,7 +178,7 @@ def test_another_server_for_s3_is_asked_and_its_refusal_told(monkeypatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://localhost:{server.server_port}")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "who")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "knows")
-        with pytest.raises(errors.CheckpointError, match="403"):
+        with pytest.raises(errors.CheckpointError, match="PERMISSION_DENIED"):
             bucket.Bucket("s3://some/place").check(["x"])
         server.shutdown()
     assert "/some/place/_elm_jax" in Refusing.asked
