@@ -105,8 +105,7 @@ class Bucket:
         with self._telling():
             paths = [p for p in sorted(folder.rglob("*")) if p.is_file()]
             files = {p.relative_to(folder).as_posix(): p for p in paths}
-            _check_names((name, *files))
-            manifests.read_manifest(folder)
+            _check_names((name, *files, manifests.read_manifest(folder).name))
             digests = {path: _digest_of_file(file) for path, file in files.items()}
             root = f"{name}/{_combine(digests)}/"
             store = _open(f"{self.url}{root}")
@@ -155,7 +154,7 @@ class Bucket:
                         do="Remove these objects and publish the expert again",
                     )
                 )
-            manifests.read_manifest(partial)
+            _check_names([manifests.read_manifest(partial).name])
 
     def _list(self, prefix: str) -> list[str]:
         """Returns the keys below a prefix, sorted, but not those that mark folders."""

@@ -104,6 +104,20 @@ def test_no_file_of_a_bucket_leaves_the_expert_folder(path, tmp_path):
     assert list(tmp_path.rglob("*")) == []
 
 
+def test_a_manifest_with_an_odd_name_is_neither_published_nor_fetched(tmp_path):
+    facts = sample.make_manifest(name="../evil")
+    experts.save_expert(tmp_path / "x", sample.make_expert(), facts)
+    place = bucket.Bucket(f"{tmp_path / 'bucket'}")
+    with pytest.raises(errors.CheckpointError, match="evil"):
+        place.publish("x", tmp_path / "x")
+    digests = {p: bucket._digest(c) for p, c in contents(tmp_path / "x").items()}
+    digest = bucket._combine(digests)
+    shutil.copytree(tmp_path / "x", tmp_path / "bucket" / "x" / digest)
+    with pytest.raises(errors.CheckpointError, match="evil"):
+        fetch(place, tmp_path / "new" / "x")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
 def put(url, key):
     store = ts.KvStore.open(url, context=bucket._context()).result()
     store.write(key, b"{}").result()
