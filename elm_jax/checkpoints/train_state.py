@@ -15,7 +15,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from elm_jax import errors, trees
-from elm_jax.checkpoints import experts
+from elm_jax.checkpoints import experts, one_process
 from elm_jax.partitioning import processes
 
 _STATE, _CONFIG = "state", "config"
@@ -27,7 +27,8 @@ class TrainStateStore:
 
     States are any pytree of arrays. What is restored has the bits of what was
     saved, on the devices of the state it is restored into, however many devices and
-    processes there were before. Several processes call every verb together.
+    processes there were before. Several processes call every verb together; those
+    that work apart (`processes.apart`) have stores of their own.
 
     Args:
       folder: Of this training alone. Nothing is read or written before a verb.
@@ -72,6 +73,8 @@ class TrainStateStore:
         """
         self.wait()
         self._remove_partial()  # what a killed save may have left
+        if processes.are_apart():  # of its devices alone Orbax saves no arrays
+            state = jax.device_get(state)
         tree = trees.unflatten(_name_leaves(state))
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(tree), config=ocp.args.JsonSave(self._config)
@@ -142,16 +145,27 @@ class TrainStateStore:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
+            options: dict[str, Any] = {}
+            who = ocp.options.MultiprocessingOptions()
+            if processes.are_apart():
+                who = one_process.options()
+                self._folder.mkdir(parents=True, exist_ok=True)
+                # Threads that make folders tell the others so, by names that stores
+                # of other processes have, too.
+                folders = ocp.AsyncOptions(create_directories_asynchronously=False)
+                options = {"create": False, "async_options": folders}
             self._manager = ocp.CheckpointManager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
                     max_to_keep=self._keep_last,
                     keep_period=self._keep_every_steps or None,
                     enable_async_checkpointing=True,
+                    multiprocessing_options=who,
+                    **options,
                 ),
                 item_handlers={
-                    _STATE: ocp.StandardCheckpointHandler(),
-                    _CONFIG: ocp.JsonCheckpointHandler(),
+                    _STATE: ocp.StandardCheckpointHandler(multiprocessing_options=who),
+                    _CONFIG: ocp.JsonCheckpointHandler(multiprocessing_options=who),
                 },
             )
         return self._manager

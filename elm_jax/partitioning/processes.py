@@ -8,6 +8,7 @@ import json
 import os
 import re
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ _LONGEST_WAIT_SECS = 7 * 24 * 3600
 
 # A name may be waited for once; processes come to their barriers in one order.
 _barriers = itertools.count()
+
+_works_apart = threading.Event()
 
 _LOOKED_FOR = (
     "SLURM (SLURM_PROCID and others, set by srun), Kubernetes indexed jobs"
@@ -265,8 +268,32 @@ def _explained(wanted: Membership) -> Iterator[None]:
 
 
 def are_several() -> bool:
-    """Returns whether this process has joined others; touches no device."""
+    """Returns whether this process works together with others that it has joined."""
+    return _are_joined() and not _works_apart.is_set()
+
+
+def are_apart() -> bool:
+    """Returns whether this process has joined others, and works by itself now."""
+    return _are_joined() and _works_apart.is_set()
+
+
+def _are_joined() -> bool:
     return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Within the context this process works by itself, as if it had joined no others.
+
+    In all its threads: it is the main one, agrees with itself and waits for nobody.
+    What it computes has to lie on `jax.local_devices()`, what it writes has to be its
+    own. The others may be anywhere else meanwhile; `messages` passes between them.
+    """
+    _works_apart.set()
+    try:
+        yield
+    finally:
+        _works_apart.clear()
 
 
 def is_main() -> bool:

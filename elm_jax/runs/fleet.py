@@ -9,8 +9,8 @@ import jax
 from elm_jax import errors
 from elm_jax.data import shapes
 from elm_jax.runs import fleet_table, train_metrics, trainer
+from elm_jax.training import agreement, fleet_loop, hooks, loop, profiling, signals
 from elm_jax.training import fleet as fleet_lib
-from elm_jax.training import fleet_loop, hooks, loop, profiling, signals
 from elm_jax.training.state import TrainState
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class FleetTrainer:
         """Trains experts and lands them; returns those that failed, with the reason.
 
         Raises:
-          SystemExit: A signal came, and all states are saved.
+          SystemExit: A signal came, here or to a process that trains other experts,
+            and all states are saved.
         """
         run, shared = self._run, self._shared
         fleet = fleet_lib.Fleet(
@@ -69,7 +70,7 @@ class FleetTrainer:
                 fleet,
                 shared.frozen,
                 queue,
-                should_stop=stop,
+                should_stop=agreement.PassedOnStop(stop),
                 after_step=self._profile(to),
             )
         stop.exit_if_requested()

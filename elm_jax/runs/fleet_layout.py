@@ -1,4 +1,9 @@
-"""How a fleet lies on devices: experts over all of them, or the base split, too."""
+"""How a fleet lies on devices: experts over all of them, or the base split, too.
+
+Devices are those of one process. Joined processes deal the list of experts out by name,
+every n-th to each of n (`runs.turns`), and each lays out a fleet of its own; so no
+gradient, and no part of a base, crosses between hosts.
+"""
 
 import dataclasses
 from collections.abc import Iterator
@@ -9,7 +14,7 @@ import optax
 
 from elm_jax import errors
 from elm_jax.model import config, cost, t5
-from elm_jax.partitioning import cpu_devices
+from elm_jax.partitioning import cpu_devices, processes
 from elm_jax.peft import experts as expert_kinds
 from elm_jax.runs import train_plan
 from elm_jax.runs.run import Plan
@@ -136,7 +141,8 @@ def choose_layout(
             f" {num_model}: {used}",
             expected=f"at most {_USABLE_SHARE:.0%} of a device's memory",
             do="Train fewer experts at a time, a smaller BATCH_SIZE, remat = 'layer',"
-            " or use more devices",
+            " or use more devices; a base too large for one process's devices trains"
+            " with fleet_size = 0 and axis_rules = 'fsdp' over those of all",
         )
     )
 
@@ -156,6 +162,9 @@ def device_memory(given_gib: float = 0.0) -> int | None:
 def of_run(run: "train.Train") -> Layout:
     """Returns the layout of a run's fleet: as it says, or chosen if it says nothing.
 
+    On the devices of this process alone, whether or not it has joined others: a base
+    may be split over them, never over those of several processes.
+
     Raises:
       ConfigError: It fits in no way.
     """
@@ -163,7 +172,8 @@ def of_run(run: "train.Train") -> Layout:
     num_devices = jax.local_device_count()
     fleet = _fleet_of(run)
     if run.axis_rules != "data":
-        groups = max(1, num_devices // run.num_model)
+        _check_num_model(run.num_model, num_devices)
+        groups = num_devices // run.num_model
         parts = fleet.bytes_per_device(
             groups * run.num_model, run.num_model, num_lanes=fleet.num_lanes
         )
@@ -171,6 +181,19 @@ def of_run(run: "train.Train") -> Layout:
         return Layout(run.axis_rules, run.num_model, parts, why)
     memory = device_memory(run.device_memory_gib)
     return choose_layout(fleet, num_devices=num_devices, memory_bytes=memory)
+
+
+def _check_num_model(num_model: int, num_devices: int) -> None:
+    if num_model > num_devices:
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"num_model = {num_model} for the {num_devices} devices of this"
+                " process",
+                expected="a fleet's base on the devices of one process",
+                do=f"Set num_model to {num_devices} at most, or fleet_size = 0 to train"
+                " one after another over the devices of all processes",
+            )
+        )
 
 
 def describe_run(run: "train.Train") -> Plan:
@@ -200,8 +223,10 @@ def describe_run(run: "train.Train") -> Plan:
     way = f"{lanes} as one batch" if lanes > 1 else "one after another"
     used = ", ".join(f"{use} {_size(size)}" for use, size in parts.items() if size)
     further = (parts["trained parameters"] + parts["optimiser"]) // slots
+    count = jax.process_count() if processes.are_several() else 1
+    dealt = f", in each of {count} processes its own" if count > 1 else ""
     return rows | {
-        "fleet": f"{slots * groups} slots, {slots} by {groups}, steps {way}",
+        "fleet": f"{slots * groups} slots, {slots} by {groups}, steps {way}{dealt}",
         "devices": layout.why,
         "bytes per device, about": f"{_size(sum(parts.values()))}: {used}",
         "bytes per further expert": f"{further / 2**20:.2f} MiB on its device",

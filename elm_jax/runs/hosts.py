@@ -26,7 +26,9 @@ def joined(
     """Within the context this process is one of several, if flags say so.
 
     Only the first of them writes to standard output. One that fails ends at once, so
-    that the others, which would wait for it, fail too.
+    that the others, which would wait for it, fail too: JAX ends them as soon as they
+    miss its heartbeat. One that a signal stops ends when all have saved, or, if they
+    work apart, as `turns.train_share` says.
 
     Args:
       run: What all of them do.
@@ -47,6 +49,8 @@ def joined(
         process_index=process_index,
         heartbeat_secs=heartbeat_secs,
     )
+    if jax.distributed.is_initialized():
+        run.choose_devices()
     if not processes.are_several():
         yield
         return

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 
 from elm_jax import errors
 from elm_jax.checkpoints import bucket
-from elm_jax.partitioning import processes
 from elm_jax.runs.progress import Progress, show_bytes
 from elm_jax.runs.run import Plan
 
@@ -21,13 +20,11 @@ class Publisher:
     the next run publishes what lies finished in its folder and not in the bucket.
 
     Args:
-      place: URL or path of the bucket's folder; "" publishes nothing. Of the processes
-        of one run the first publishes, and the others nothing.
+      place: URL or path of the bucket's folder; "" publishes nothing.
     """
 
     def __init__(self, place: str) -> None:
-        is_used = bool(place) and processes.is_main()
-        self._bucket = bucket.Bucket(place) if is_used else None
+        self._bucket = bucket.Bucket(place) if place else None
         self._waiting: queue.Queue[tuple[str, pathlib.Path]] = queue.Queue()
         self._failures: dict[str, Exception] = {}
         self._put: dict[str, pathlib.Path] = {}

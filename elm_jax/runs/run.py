@@ -37,6 +37,9 @@ class Run:
     def check(self) -> None:
         """Raises ConfigError when fields contradict each other; touches no disk."""
 
+    def choose_devices(self) -> None:
+        """Says what counts as a device; called before JAX looks for any."""
+
     def plan(self) -> Plan:
         """Returns what the run would do, as names and values; compiles nothing."""
         raise NotImplementedError

@@ -1,11 +1,10 @@
 """elm_train: experts, side by side or one by one, a multitask baseline or a base."""
 
-import contextlib
 import dataclasses
 import functools
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import jax
@@ -14,7 +13,7 @@ from elm_jax import errors
 from elm_jax.checkpoints import experts, manifest
 from elm_jax.data import folders, shapes
 from elm_jax.data import tasks as task_registry
-from elm_jax.library import catalogue, lock
+from elm_jax.library import catalogue
 from elm_jax.model import config, t5
 from elm_jax.partitioning import cpu_devices, processes, rules
 from elm_jax.peft import adapters
@@ -28,6 +27,7 @@ from elm_jax.runs import (
     shards,
     task_data,
     trainer,
+    turns,
 )
 from elm_jax.runs.run import Plan, Run
 from elm_jax.training import optimizers, signals
@@ -80,7 +80,8 @@ class Train(Run):
       per_expert: Settings of experts whose names fit a pattern, where they differ
         from the run's; later patterns win.
       fleet_size: Experts of a frozen base that train side by side in one program, if
-        there are several; 0 trains them one after another, each with all devices.
+        there are several; of joined processes each has as many, of its own share. 0
+        trains them one after another, each with all devices of all processes.
       fleet_lanes: Experts whose steps a device computes as one batch; 0 for 1 on
         CPUs, which one expert keeps busy, and 8 elsewhere.
       device_memory_gib: Memory of a device, by which a fleet's base is kept whole on
@@ -220,8 +221,8 @@ class Train(Run):
         part = f" of {len(names)} (shard {self.shard})" if self.shard else ""
         return {
             "experts": f"{len(own)}{part}: {', '.join(own)}",
-            "finished already": len(own) - len(self._unfinished(own)),
-            **self._publisher.describe(own),
+            "finished already": len(own) - len(self.unfinished(own)),
+            **self.publisher.describe(own),
             "steps per expert": f"{self.train_steps:,}",
             **fleet_layout.describe_run(self),
             "files": f"{self.expert_dir('<expert>')}, {self.work_dir('<expert>')}",
@@ -232,13 +233,14 @@ class Train(Run):
         """Whether experts train side by side.
 
         It depends on the whole list of experts, not on what of it is left, so that a
-        run that was killed goes on as it began. Processes that were joined to one
-        have their devices in common, and train one after another.
+        run that was killed goes on as it began. Joined processes are dealt shares of
+        the list, and each trains its share as a fleet of its own, on its own devices;
+        what is no fleet they train together.
         """
         shares_base = self.pattern != expert_kinds.DATASET_EXPERT
         is_whole = self.axis_rules in ("data", "data_model")
         several = shares_base and is_whole and len(self.experts()) > 1
-        return bool(self.fleet_size) and several and not processes.are_several()
+        return bool(self.fleet_size) and several
 
     @property
     def num_slots(self) -> int:
@@ -279,12 +281,17 @@ class Train(Run):
         shape = self.execution.applied_to(self.model_config())
         return bases.build_model(shape, self.adapter)
 
+    def choose_devices(self) -> None:
+        """Makes each core of a CPU a device, if a fleet is to train."""
+        if self.is_fleet:
+            cpu_devices.request()
+
     def run(self) -> None:
         """Trains what is not finished.
 
         Several runs may be given the same experts: each expert is trained by one of
         them, and the others wait for it. The processes of one run train each expert
-        together.
+        together, or the experts of a fleet apart (`turns.train_share`).
 
         Raises:
           ElmError: Something a user can repair, if possible before compiling.
@@ -292,26 +299,24 @@ class Train(Run):
         names = self.experts()
         expert_settings.check_patterns(self.per_expert, names)
         own = shards.parse(self.shard).choose(names)
-        self._publisher.check(own)
-        todo = processes.agree(self._unfinished(own))
+        self.publisher.check(own)
+        todo = processes.agree(self.unfinished(own))
         if len(todo) < len(own):
             print(f"finished already: {len(own) - len(todo)} of {len(own)}")  # noqa: T201
-        self._publish(own)  # what a killed run has left
-        failures = self._train(names, todo) if todo else {}
-        self._publish(own)  # what a run beside this one has left
-        failures |= self._publisher.finish()
-        fleet.raise_failures(failures, len(own))
+        train_all = self._prepare(names) if todo else None
+        is_apart = self.is_fleet and processes.are_several()
+        way = turns.train_share if is_apart else turns.train_free
+        fleet.raise_failures(way(self, own, todo, train_all), len(own))
 
     @functools.cached_property
-    def _publisher(self) -> publishing.Publisher:
-        return publishing.Publisher(self.fill(self.publish_url))
+    def publisher(self) -> publishing.Publisher:
+        """What hands finished experts to a bucket, in processes that land any."""
+        lands = self.is_fleet or processes.is_main()
+        return publishing.Publisher(self.fill(self.publish_url) if lands else "")
 
-    def _train(
-        self, names: Mapping[str, list[str]], todo: list[str]
-    ) -> dict[str, errors.ElmError]:
-        """Trains some of all experts; returns those that failed, with the reason."""
-        if self.is_fleet:
-            cpu_devices.request()
+    def _prepare(self, names: Mapping[str, list[str]]) -> turns.TrainAll:
+        """Returns what trains some of all experts, and then those that failed."""
+        self.choose_devices()
         data = self.data.opened(self.fill)
         data.check_fits(self.model_config().vocab_size)
         shared = trainer.Trainer(self, data)
@@ -328,24 +333,7 @@ class Train(Run):
         count = 0 if self.pack else self.num_shapes
         common = self.data.common_shapes(every, num_shapes=count)
         train_all = self._train_fleet if self.is_fleet else self._train_each
-        failures: dict[str, errors.ElmError] = {}
-        while todo:
-            with self._hold_free(todo) as held:
-                mine = processes.agree(self._unfinished(held))
-                failures |= train_all(shared, mine, examples, common)
-            todo = processes.agree(self._unfinished(todo))
-            todo = [name for name in todo if name not in failures]
-        return failures
-
-    @contextlib.contextmanager
-    def _hold_free(self, names: Sequence[str]) -> Iterator[list[str]]:
-        """Holds what no other run trains; the first process does so for all."""
-        with contextlib.ExitStack() as stack:
-            held: list[str] = []
-            if processes.is_main():
-                free = {self.work_dir(name): name for name in names}
-                held = stack.enter_context(lock.hold_free(free))
-            yield processes.agree(held)
+        return lambda some: train_all(shared, some, examples, common)
 
     def _train_fleet(
         self,
@@ -384,15 +372,17 @@ class Train(Run):
             library.list_once(self.expert_dir(name))
         if not self.keep_every_steps:
             shutil.rmtree(self.work_dir(name) / "state", ignore_errors=True)
-        self._publish((name,))
+        self.publish((name,))
 
-    def _publish(self, names: Sequence[str]) -> None:
+    def publish(self, names: Sequence[str]) -> None:
+        """Publishes those that are finished, later, if there is a bucket for them."""
         own = {n: self.expert_dir(n) for n in names if self.is_finished(n)}
-        self._publisher.put(own)
+        self.publisher.put(own)
 
-    def _unfinished(self, names: Sequence[str]) -> list[str]:
+    def unfinished(self, names: Sequence[str]) -> list[str]:
+        """Returns the experts that are neither here nor in the bucket."""
         names = [name for name in names if not self.is_finished(name)]
-        there = self._publisher.published() if names else ()
+        there = self.publisher.published() if names else ()
         return [name for name in names if name not in there]
 
 

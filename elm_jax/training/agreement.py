@@ -1,12 +1,13 @@
-"""Processes that train together stop together: a signal to one stops all."""
+"""Joined processes stop together, at one step or apart: a signal to one stops all."""
 
 import time
 from collections.abc import Callable
 
-from elm_jax.partitioning import processes
+from elm_jax.partitioning import messages, processes
 from elm_jax.training import signals
 
 _PERIOD_SECS = 2.0
+_TOPIC = "stop"
 
 
 class AgreedStop:
@@ -62,3 +63,49 @@ class AgreedStop:
         self._agreed = int(answers[:, 0].max())
         self._period_steps = self._steps_left = int(answers[:, 1].min())
         self._asked_at = self._clock()
+
+
+class PassedOnStop:
+    """Whether this process, or one that works apart, was asked to stop.
+
+    Each stops after its own step, and passes a signal on at once; the others hear of
+    it within two seconds or so, wait for nobody, and answer it as their own. For one
+    process alone it is the request itself.
+
+    Args:
+      stop: What this process was asked.
+      clock: Returns seconds; passed in so that tests need not wait.
+    """
+
+    def __init__(
+        self,
+        stop: signals.StopRequest,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stop, self._clock = stop, clock
+        self._look_at = clock()
+
+    def __call__(self) -> bool:
+        """Returns whether to stop now; to be asked after each step."""
+        if not processes.are_apart():
+            return self._stop()
+        if self._stop():
+            pass_on(self._stop.signal_number)
+        elif self._clock() >= self._look_at:
+            self._look_at = self._clock() + _PERIOD_SECS
+            number = passed_on()
+            if number:
+                self._stop.pass_on(number)
+        return self._stop()
+
+
+def pass_on(number: int) -> None:
+    """Tells processes that work apart of a signal; 0 is none."""
+    if number:
+        messages.tell(_TOPIC, f"{number}")
+
+
+def passed_on() -> int:
+    """Returns the signal that a process told the others of, 0 for none."""
+    return max(map(int, messages.told(_TOPIC).values()), default=0)

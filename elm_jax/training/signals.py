@@ -95,6 +95,12 @@ class StopRequest:
         """The signal that has come, 0 for none."""
         return self._signal or 0
 
+    def pass_on(self, number: int) -> None:
+        """Takes a signal that came to another process as one to this."""
+        if self._signal is None:
+            self._signal = signal.Signals(number)
+            _say(f"{self._signal.name} to another process: saving after this step")
+
     def _note(self, number: int, frame: types.FrameType | None) -> None:
         del frame
         self._signal = signal.Signals(number)
@@ -104,6 +110,16 @@ class StopRequest:
 def exit_status(number: int) -> int:
     """Returns the status of a program that a signal stopped, as shells count."""
     return _SHELL_OFFSET + number
+
+
+def number_of(status: object) -> int:
+    """Returns the signal that a status tells of, 0 for none.
+
+    >>> number_of(143), number_of(1), number_of("an error")
+    (15, 0, 0)
+    """
+    is_known = status in {exit_status(number) for number in _CAUGHT}
+    return status - _SHELL_OFFSET if isinstance(status, int) and is_known else 0
 
 
 @contextlib.contextmanager

@@ -1,7 +1,14 @@
 """A run of several experts trains them as a fleet; each is what it would be alone."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
+import jax
 import pytest
 
 from elm_jax import errors, trees
@@ -10,6 +17,7 @@ from elm_jax.cli import gin_flags
 from elm_jax.library import catalogue
 from elm_jax.runs import expert_settings, train
 from tests.runs.end_to_end_test import SHAPE
+from tests.training.together_test import free_address
 
 pytestmark = pytest.mark.slow
 
@@ -18,6 +26,7 @@ TASKS = (
     "pocket_notes_tell",
     "pocket_reviews_good_or_bad",
 )
+LISTED = "train.Train.library_dir = '{MODEL_DIR}/library'"
 NAMED = (f"MIXTURE_OR_TASK_NAME = {TASKS}",)
 FEW = ("TRAIN_STEPS = 6", "BATCH_SIZE = 8", "train.Train.num_shapes = 2")
 OFTEN = ("train.Train.log_every_steps = 1", "train.Train.save_every_steps = 2")
@@ -70,13 +79,54 @@ def start(folder, gin_file, *bindings):
     run.start(config=bound, operative_config=operative)
 
 
-def train_in(folder, base, *bindings, text=PER_EXPERT):
+def prepare(folder, base, text):
     for name in ("base", "cache"):
         if not (folder / name).exists():
             (folder / name).symlink_to(base / name)
     gin_file = folder / "experts.gin"
     gin_file.write_text(text)
-    start(folder, str(gin_file), *NAMED, *FEW, *OFTEN, *bindings)
+    return str(gin_file)
+
+
+def train_in(folder, base, *bindings, text=PER_EXPERT):
+    gin_file = prepare(folder, base, text)
+    start(folder, gin_file, *NAMED, *FEW, *OFTEN, *bindings)
+
+
+def start_joined(folder, base, *bindings, text=PER_EXPERT):
+    """Starts two processes, each with as many devices as this one."""
+    command = [sys.executable, "-m", "elm_jax.cli.elm_train"]
+    command += [f"--gin_file={prepare(folder, base, text)}"]
+    bindings = (f"MODEL_DIR = '{folder}'", LISTED, *NAMED, *FEW, *OFTEN, *bindings)
+    command += ["--gin." + "=".join(each.split(" = ")) for each in bindings]
+    command += [f"--coordinator_address={free_address()}", "--process_count=2"]
+    environ = {n: v for n, v in os.environ.items() if n != "XLA_FLAGS"}
+    environ["JAX_NUM_CPU_DEVICES"] = f"{jax.local_device_count()}"
+    return [
+        subprocess.Popen(
+            [*command, f"--process_index={index}", "--heartbeat_secs=20"],
+            env=environ,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+
+
+def finish(runs):
+    """Returns exit statuses, and what each wrote to standard error."""
+    texts = [run.communicate(timeout=300)[1] for run in runs]
+    print("\n\n".join(texts))
+    return [run.returncode for run in runs], texts
+
+
+def wait_for(run, text):
+    """Waits until a line of standard error begins with a text."""
+    for line in run.stderr:
+        print(line, end="")
+        if line.startswith(text):
+            return
+    raise AssertionError(f"{text!r} did not come; status {run.wait()}")
 
 
 def fingerprints(folder):
@@ -89,7 +139,7 @@ def fingerprints(folder):
 @pytest.fixture(scope="module")
 def whole(base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    train_in(folder, base, "train.Train.library_dir = '{MODEL_DIR}/library'")
+    train_in(folder, base, LISTED)
     return folder
 
 
@@ -148,3 +198,83 @@ def test_a_pattern_that_fits_no_expert_is_refused():
         expert_settings.check_patterns(
             {"kinds_*": expert_settings.ExpertSettings()}, TASKS
         )
+
+
+def cut_back(folder, step):
+    """Makes a training whose states were kept one that was stopped at a step."""
+    shutil.rmtree(folder / "prompt_experts")
+    for state in (folder / "work").glob("*/state/*"):
+        if int(state.name) != step:
+            shutil.rmtree(state)
+
+
+def test_an_expert_begun_alone_is_finished_in_a_fleet_and_the_other_way_round(
+    whole, base, tmp_path
+):
+    """To the bound of those that were never stopped."""
+    keep, alone = "train.Train.keep_every_steps = 2", "train.Train.fleet_size = 0"
+    train_in(tmp_path, base, keep, alone)
+    for way in ((), (alone,)):
+        cut_back(tmp_path, 2)
+        train_in(tmp_path, base, keep, *way)
+        for name in TASKS:
+            pairs = zip(rows_of(tmp_path, name), rows_of(whole, name), strict=True)
+            for found, expected in pairs:
+                assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def joined(base, tmp_path_factory):
+    """Experts by two processes that one thing after another befell, and what befell.
+
+    Shards are dealt out to the processes again: of 0/2 each has an expert, and the
+    second one's breaks; of 1/2 the first has the only one; then both finish the rest,
+    where the second process goes on with what the first began.
+    """
+    folder = tmp_path_factory.mktemp("joined")
+    wild = PER_EXPERT + WILD
+    broken = finish(start_joined(folder, base, "SHARD = '0/2'", text=wild))
+    runs = start_joined(folder, base, "SHARD = '1/2'")
+    wait_for(runs[1], "this share is finished")
+    runs[1].send_signal(signal.SIGTERM)
+    stopped = finish(runs)
+    runs = start_joined(folder, base, "SHARD = '1/2'")
+    wait_for(runs[0], "pocket_notes_tell: step 2/4")
+    runs[0].send_signal(signal.SIGKILL)
+    killed_at = time.monotonic()
+    killed = finish(runs), time.monotonic() - killed_at
+    return folder, broken, stopped, killed, finish(start_joined(folder, base))
+
+
+def test_experts_of_joined_processes_have_the_bits_that_one_process_gives_them(
+    whole, joined
+):
+    folder, *_, (statuses, texts) = joined
+    assert statuses == [0, 0]
+    assert "pocket_notes_tell: landed, 1 of 1" in texts[1]
+    assert fingerprints(folder) == fingerprints(whole)
+    assert sorted(catalogue.Catalogue(folder / "library").experts()) == sorted(TASKS)
+    for name in TASKS[:2]:
+        losses = [[row["loss"] for row in rows_of(f, name)] for f in (folder, whole)]
+        assert losses[0] == losses[1]
+
+
+def test_an_expert_that_fails_in_one_process_is_told_by_all(joined):
+    statuses, texts = joined[1]
+    assert statuses == [1, 1]
+    for text in texts:
+        assert "1 of 2 experts failed" in text
+        assert "pocket_reviews_good_or_bad: Found: " in text
+
+
+def test_a_signal_to_a_process_that_waits_stops_and_saves_the_one_that_trains(joined):
+    statuses, texts = joined[2]
+    assert statuses == [143, 143]
+    assert "SIGTERM to another process: saving" in texts[0]
+
+
+def test_when_a_process_dies_the_other_ends(joined):
+    (statuses, _), secs = joined[3]
+    assert statuses[0] == -signal.SIGKILL
+    assert statuses[1]
+    assert secs < 60

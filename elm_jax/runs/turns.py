@@ -1,0 +1,149 @@
+"""Who trains which experts now: other runs and processes are at the same list."""
+
+import contextlib
+import itertools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import jax
+
+from elm_jax import errors
+from elm_jax.library import lock
+from elm_jax.partitioning import messages, processes
+from elm_jax.runs import shards
+from elm_jax.training import agreement, signals
+
+if TYPE_CHECKING:
+    from elm_jax.runs import train
+
+Failures = dict[str, errors.ElmError]
+TrainAll = Callable[[Sequence[str]], Failures]
+"""Trains experts that nobody else is at; returns those that failed."""
+
+_POLL_SECS = 0.5
+_LEAVING_SECS = 1.0  # for a process to print why it ends
+_shares = itertools.count()
+
+
+def train_free(
+    run: "train.Train",
+    names: Sequence[str],
+    todo: Sequence[str],
+    train_all: TrainAll | None,
+) -> Failures:
+    """Trains experts until all are there, by this run or another; returns failures.
+
+    Args:
+      run: The training.
+      names: Of its experts; those that are finished are published, if it publishes.
+      todo: Those that were not finished, the same in all processes that work together.
+      train_all: Trains some of them; None if there is nothing to do.
+    """
+    run.publish(names)  # what a killed run has left
+    failures: Failures = {}
+    while todo and train_all is not None:
+        with _hold_free(run, todo) as held:
+            mine = processes.agree(run.unfinished(held))
+            failures |= train_all(mine)
+        todo = processes.agree(run.unfinished(todo))
+        todo = [name for name in todo if name not in failures]
+    run.publish(names)  # what a run beside this one has left
+    return failures | run.publisher.finish()
+
+
+def train_share(
+    run: "train.Train",
+    names: Sequence[str],
+    todo: Sequence[str],
+    train_all: TrainAll | None,
+) -> Failures:
+    """Trains this process's share of the experts apart; returns failures of all.
+
+    Process i of n gets every n-th name, whatever is finished already. Nobody waits for
+    the others before the end, where all meet, however long the slowest takes. Until
+    then one that dies takes the others along by heartbeat (`processes.start`): started
+    again, all go on from their own last states, also in another number of processes.
+
+    SIGTERM or SIGINT to one process stops all: it tells the others and saves its
+    states; they hear of it after a step and save theirs; each exits with the status of
+    the signal as soon as it has saved. Process 0, whose end would break off the others,
+    waits `stop_grace_secs` at most for them.
+
+    Args:
+      run: The training; its `shard` has been taken.
+      names: Experts of all joined processes, the same in each.
+      todo: Those of them that were not finished, the same in each.
+      train_all: Trains some of them, on local devices; None if there is nothing to do.
+
+    Raises:
+      SystemExit: A signal came to one of the processes.
+    """
+    topic = f"failures of share {next(_shares)}"
+    own = shards.Shard(jax.process_index(), jax.process_count()).choose(names)
+    own_todo = [name for name in own if name in todo]
+    with processes.apart():
+        try:
+            failures = train_free(run, own, own_todo, train_all)
+            texts = _meet(topic, failures)
+        except SystemExit as stop:
+            agreement.pass_on(signals.number_of(stop.code))
+            _leave_last(topic, most_secs=run.stop_grace_secs)
+            raise
+        if texts:
+            _leave_last(topic, most_secs=run.stop_grace_secs)
+    return {n: errors.TrainingError(text) for n, text in texts.items()} | failures
+
+
+def _meet(topic: str, failures: Mapping[str, errors.ElmError]) -> dict[str, str]:
+    """Returns what failed in all processes, when all are through with their shares.
+
+    Raises:
+      SystemExit: One was stopped.
+    """
+    own = {name: f"{error}" for name, error in failures.items()}
+    messages.tell(topic, json.dumps(own))
+    told, is_first = messages.told(topic), True
+    while len(told) < jax.process_count():
+        _exit_if_stopped()
+        if is_first:
+            text = "this share is finished; waiting for the other processes"
+            print(text, file=sys.stderr, flush=True)  # noqa: T201
+        is_first = False
+        time.sleep(_POLL_SECS)
+        told = messages.told(topic)
+    _exit_if_stopped()
+    return {
+        name: text for each in told.values() for name, text in json.loads(each).items()
+    }
+
+
+def _exit_if_stopped() -> None:
+    number = agreement.passed_on()
+    if number:
+        raise SystemExit(signals.exit_status(number))
+
+
+def _leave_last(topic: str, *, most_secs: float) -> None:
+    """Lets process 0 wait until the others are about to end: they would end with it."""
+    topic = f"leaving after {topic}"
+    messages.tell(topic, "")
+    if jax.process_index() > 0:
+        return
+    until = time.monotonic() + most_secs
+    while len(messages.told(topic)) < jax.process_count() and time.monotonic() < until:
+        time.sleep(_POLL_SECS)
+    time.sleep(_LEAVING_SECS)
+
+
+@contextlib.contextmanager
+def _hold_free(run: "train.Train", names: Sequence[str]) -> Iterator[list[str]]:
+    """Holds what no other run trains; the first process does so for all."""
+    with contextlib.ExitStack() as stack:
+        held: list[str] = []
+        if processes.is_main():
+            free = {run.work_dir(name): name for name in names}
+            held = stack.enter_context(lock.hold_free(free))
+        yield processes.agree(held)
