@@ -20,7 +20,8 @@
 #   TIME           limit of one task (24:00:00); longer trainings are requeued
 #   GRACE_SECS     how long before the limit a task is told to save (120)
 #   MAX_RESTARTS   how often a task may put itself back (50)
-#   NODES          nodes of one task (1); with more, give the command --multiprocess
+#   NODES          nodes of one task (1); with more, give the command --multiprocess:
+#                  each then trains its own share of a fleet's experts
 #   GPUS_PER_NODE  (1)
 #   CPUS           cores per node (8)
 #   MEMORY         per node (64G)

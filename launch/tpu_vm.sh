@@ -19,7 +19,9 @@
 # Settings, from the environment:
 #   PROJECT, ZONE     required
 #   ACCELERATOR_TYPE  such as v5litepod-8; required. With a slice of several hosts, such
-#                     as v5litepod-16, give the command --multiprocess
+#                     as v5litepod-16, give the command --multiprocess: each host
+#                     then trains its own share of a fleet's experts, and what is no
+#                     fleet is trained by all hosts together
 #   RUNTIME_VERSION   such as v2-alpha-tpuv5-lite; required
 #   TPU_NAME          VMs are called TPU_NAME-0, TPU_NAME-1, ... (elm)
 #   SHARDS            how many VMs (1)

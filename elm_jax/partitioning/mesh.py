@@ -39,16 +39,8 @@ def make_mesh(*, num_data: int = -1, num_fsdp: int = 1, num_model: int = 1) -> M
       ConfigError: The product is not the number of devices, or there are other
         processes that this one has not joined.
     """
+    check_joined()
     num_devices = jax.device_count()
-    if jax.process_count() > 1 and not jax.distributed.is_initialized():
-        raise errors.ConfigError(
-            errors.explain(
-                found=f"{num_devices} devices of {jax.process_count()} processes that"
-                " were not joined",
-                expected="processes that can agree and save together",
-                do="Add --multiprocess to the command, on every host",
-            )
-        )
     shape = mesh_shape(num_devices, num_data, num_fsdp, num_model)
     if math.prod(shape) != num_devices:
         raise errors.ConfigError(
@@ -61,6 +53,19 @@ def make_mesh(*, num_data: int = -1, num_fsdp: int = 1, num_model: int = 1) -> M
         )
     # Auto: the compiler derives the placement of what lies between the arguments.
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def check_joined() -> None:
+    """Raises ConfigError if there are other processes that this one has not joined."""
+    if jax.process_count() > 1 and not jax.distributed.is_initialized():
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"{jax.device_count()} devices of {jax.process_count()} processes"
+                " that were not joined",
+                expected="processes that can agree, and save together or apart",
+                do="Add --multiprocess to the command, on every host",
+            )
+        )
 
 
 def mesh_shape(

@@ -21,6 +21,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from elm_jax.partitioning import mesh as meshes
 from elm_jax.training import step as step_lib
 from elm_jax.training.state import TrainState
 from elm_jax.types import Batch, LossFn, Metrics, Params
@@ -37,7 +38,11 @@ def make_mesh(*, num_model: int = 1) -> Mesh:
     Args:
       num_model: Devices that share the base's parameters; with more than 1, the
         mesh has an axis `model`.
+
+    Raises:
+      ConfigError: There are other processes that this one has not joined.
     """
+    meshes.check_joined()
     devices = jax.local_devices()
     count = max(1, len(devices) // num_model)
     axes = {AXIS: count} | ({"model": num_model} if num_model > 1 else {})

@@ -10,11 +10,11 @@ from elm_jax import errors
 from elm_jax.partitioning import processes
 
 PROGRAM = """
-import sys
+import sys, time
 import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 2)
 from elm_jax import errors
-from elm_jax.partitioning import mesh, processes
+from elm_jax.partitioning import mesh, messages, processes
 rank = int(sys.argv[1])
 environ = {"JOB_COMPLETION_INDEX": sys.argv[1]}
 processes.start(coordinator_address=sys.argv[2], process_count=2, environ=environ)
@@ -45,6 +45,14 @@ print(processes.gather(whole)["encoder_norm"]["scale"].sum())
 with processes.main_first("test"):
     pass
 print(processes.exchange([rank, 5]).tolist())
+with processes.apart():
+    print(processes.is_main(), processes.agree(rank) == rank, processes.are_apart())
+    processes.check_same(f"{rank}", what="step")
+    messages.tell("colour", "blue")
+    messages.tell("colour", f"green {rank}")
+    while len(messages.told("colour")) < 2:
+        time.sleep(0.05)
+print(messages.told("colour"), messages.told("size"), processes.are_several())
 """
 
 SLURM = {
@@ -138,7 +146,7 @@ def test_several_tasks_of_a_slurm_step_do_not_all_do_the_same():
     processes.start(environ=SLURM | {"SLURM_STEP_NUM_TASKS": "1"})
 
 
-def test_two_processes_share_one_batch_and_agree():
+def test_two_processes_share_one_batch_agree_and_part():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -162,4 +170,6 @@ def test_two_processes_share_one_batch_and_agree():
             "True",
             "28.0",
             "[[0, 5], [1, 5]]",
+            "True True True",
+            "{0: 'green 0', 1: 'green 1'} {} True",
         ]

@@ -26,6 +26,7 @@ TASKS = (
     "pocket_notes_tell",
     "pocket_reviews_good_or_bad",
 )
+KEEP, ALONE = "train.Train.keep_every_steps = 2", "train.Train.fleet_size = 0"
 LISTED = "train.Train.library_dir = '{MODEL_DIR}/library'"
 NAMED = (f"MIXTURE_OR_TASK_NAME = {TASKS}",)
 FEW = ("TRAIN_STEPS = 6", "BATCH_SIZE = 8", "train.Train.num_shapes = 2")
@@ -172,15 +173,42 @@ def test_each_expert_has_the_bits_that_it_has_alone(whole, base, tmp_path):
     assert fingerprints(tmp_path) == fingerprints(whole)
 
 
-def test_an_expert_of_a_fleet_is_close_to_the_one_that_had_all_devices(
-    whole, base, tmp_path
-):
+@pytest.fixture(scope="module")
+def alone(base, tmp_path_factory):
+    """Experts trained one after another, of which every second state is kept."""
+    folder = tmp_path_factory.mktemp("alone")
+    train_in(folder, base, KEEP, ALONE)
+    return folder
+
+
+def assert_close(folder, whole):
     """One device adds in another order than eight: loss to 1e-4 after 6 steps."""
-    train_in(tmp_path, base, "train.Train.fleet_size = 0")
     for name in TASKS:
-        pairs = zip(rows_of(tmp_path, name), rows_of(whole, name), strict=True)
-        for alone, in_fleet in pairs:
-            assert alone["loss"] == pytest.approx(in_fleet["loss"], rel=1e-4)
+        pairs = zip(rows_of(folder, name), rows_of(whole, name), strict=True)
+        for found, expected in pairs:
+            assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+
+
+def test_an_expert_of_a_fleet_is_close_to_the_one_that_had_all_devices(whole, alone):
+    assert_close(alone, whole)
+
+
+def cut_back(folder, step):
+    """Makes a training whose states were kept one that was stopped at a step."""
+    shutil.rmtree(folder / "prompt_experts")
+    for state in (folder / "work").glob("*/state/*"):
+        if int(state.name) != step:
+            shutil.rmtree(state)
+
+
+def test_an_expert_begun_alone_is_finished_in_a_fleet_and_the_other_way_round(
+    whole, alone, base
+):
+    """To the bound of those that were never stopped."""
+    for way in ((), (ALONE,)):
+        cut_back(alone, 2)
+        train_in(alone, base, KEEP, *way)
+        assert_close(alone, whole)
 
 
 def test_a_rate_that_breaks_an_expert_is_named_and_the_others_land(
@@ -200,27 +228,10 @@ def test_a_pattern_that_fits_no_expert_is_refused():
         )
 
 
-def cut_back(folder, step):
-    """Makes a training whose states were kept one that was stopped at a step."""
-    shutil.rmtree(folder / "prompt_experts")
-    for state in (folder / "work").glob("*/state/*"):
-        if int(state.name) != step:
-            shutil.rmtree(state)
-
-
-def test_an_expert_begun_alone_is_finished_in_a_fleet_and_the_other_way_round(
-    whole, base, tmp_path
-):
-    """To the bound of those that were never stopped."""
-    keep, alone = "train.Train.keep_every_steps = 2", "train.Train.fleet_size = 0"
-    train_in(tmp_path, base, keep, alone)
-    for way in ((), (alone,)):
-        cut_back(tmp_path, 2)
-        train_in(tmp_path, base, keep, *way)
-        for name in TASKS:
-            pairs = zip(rows_of(tmp_path, name), rows_of(whole, name), strict=True)
-            for found, expected in pairs:
-                assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+def test_a_base_is_not_split_over_more_devices_than_the_process_has(base, tmp_path):
+    split = ("train.Train.axis_rules = 'data_model'", "train.Train.num_model = 16")
+    with pytest.raises(errors.ConfigError, match="fleet_size = 0 to train one after"):
+        train_in(tmp_path, base, *split)
 
 
 @pytest.fixture(scope="module")
