@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from elm_jax import errors, trees
-from elm_jax.checkpoints import experts
+from elm_jax.checkpoints import bucket, experts
 from elm_jax.cli import gin_flags
 from elm_jax.library import catalogue
 from elm_jax.runs import expert_settings, train
@@ -98,7 +98,16 @@ def start_joined(folder, base, *bindings, text=PER_EXPERT):
     """Starts two processes, each with as many devices as this one."""
     command = [sys.executable, "-m", "elm_jax.cli.elm_train"]
     command += [f"--gin_file={prepare(folder, base, text)}"]
-    bindings = (f"MODEL_DIR = '{folder}'", LISTED, *NAMED, *FEW, *OFTEN, *bindings)
+    published = f"PUBLISH_URL = '{folder / 'bucket'}'"
+    bindings = (
+        f"MODEL_DIR = '{folder}'",
+        LISTED,
+        published,
+        *NAMED,
+        *FEW,
+        *OFTEN,
+        *bindings,
+    )
     command += ["--gin." + "=".join(each.split(" = ")) for each in bindings]
     command += [f"--coordinator_address={free_address()}", "--process_count=2"]
     environ = {n: v for n, v in os.environ.items() if n != "XLA_FLAGS"}
@@ -265,6 +274,7 @@ def test_experts_of_joined_processes_have_the_bits_that_one_process_gives_them(
     assert "pocket_notes_tell: landed, 1 of 1" in texts[1]
     assert fingerprints(folder) == fingerprints(whole)
     assert sorted(catalogue.Catalogue(folder / "library").experts()) == sorted(TASKS)
+    assert sorted(bucket.Bucket(f"{folder / 'bucket'}").experts()) == sorted(TASKS)
     for name in TASKS[:2]:
         losses = [[row["loss"] for row in rows_of(f, name)] for f in (folder, whole)]
         assert losses[0] == losses[1]
