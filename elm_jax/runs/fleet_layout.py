@@ -224,7 +224,8 @@ def describe_run(run: "train.Train") -> Plan:
     used = ", ".join(f"{use} {_size(size)}" for use, size in parts.items() if size)
     further = (parts["trained parameters"] + parts["optimiser"]) // slots
     count = jax.process_count() if processes.are_several() else 1
-    dealt = f", in each of {count} processes its own" if count > 1 else ""
+    dealt = f", in each of {count} processes: experts are dealt out by name"
+    dealt = dealt if count > 1 else ""
     return rows | {
         "fleet": f"{slots * groups} slots, {slots} by {groups}, steps {way}{dealt}",
         "devices": layout.why,
