@@ -109,6 +109,13 @@ class CacheBuild:
         finally:
             shutil.rmtree(self.parts_dir, ignore_errors=True)
 
+    def was_overtaken(self) -> bool:
+        """Whether another process has built it, and removed shards under our hands."""
+        if not self.folder.is_dir():
+            return False
+        shutil.rmtree(self.parts_dir, ignore_errors=True)
+        return True
+
     def drop_empty(self) -> None:
         """Removes the folders of this cache that hold nothing."""
         for folder in (self.parts_dir, self.folder.parent):
@@ -180,6 +187,9 @@ def build_here(build: CacheBuild, progress: Progress | None = None) -> None:
             if progress:
                 progress(done)
         _finish(build, parts)
+    except errors.DataError:
+        if not build.was_overtaken():
+            raise
     finally:
         build.drop_empty()
 
@@ -290,6 +300,8 @@ class _Crew:
             build.drop_empty()
 
     def _fail(self, build: CacheBuild, error: errors.ElmError) -> None:
+        if build.was_overtaken():
+            return
         error.add_note(f"While caching {build.name}.")
         self.failed.setdefault(build.name, error)
 

@@ -76,5 +76,6 @@ def _rename(temporary: str, path: pathlib.Path) -> None:
 
 def _remove_stale(path: pathlib.Path) -> None:
     for other in path.parent.glob(f".{path.name}.*"):
-        if time.time() - other.stat().st_mtime > _STALE_SECS:
-            shutil.rmtree(other, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # its process ended meanwhile
+            if time.time() - other.stat().st_mtime > _STALE_SECS:
+                shutil.rmtree(other, ignore_errors=True)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from elm_jax import errors
-from elm_jax.data import cache, cache_build, shards, tasks
+from elm_jax.data import cache, cache_build, shards, tasks, token_store
 from tests.data import killed_build
 
 PAIRS = [("odd", "train"), ("odd", "test")]
@@ -98,6 +98,29 @@ def test_a_build_that_another_process_finished_first_is_taken(make, tmp_path):
     before = content(tmp_path / "twice")
     cache_build.build_here(build)
     assert content(tmp_path / "twice") == before
+
+
+def test_a_build_overtaken_while_it_writes_takes_the_others_cache(
+    make, expected, tmp_path, monkeypatch
+):
+    builds, write = make("overtaken"), token_store.write_arrays
+
+    def overtake(path, arrays):
+        monkeypatch.undo()
+        for build in builds:  # by another process: the shards below `path` go
+            cache_build.build_here(build)
+        return write(path, arrays)
+
+    monkeypatch.setattr(token_store, "write_arrays", overtake)
+    cache_build.build_here(builds[0])
+    assert content(tmp_path / "overtaken") == expected
+
+
+def test_builds_of_the_same_caches_at_once_all_succeed(expected, vocab, tmp_path):
+    several = [start(vocab, tmp_path / "at_once") for _ in range(3)]
+    for process in several:
+        assert process.communicate(timeout=60)[0] == "failed:\n"
+    assert content(tmp_path / "at_once") == expected
 
 
 @pytest.mark.parametrize("split", ["../../up", "a/b", ".hidden", ""])

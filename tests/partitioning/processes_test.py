@@ -50,9 +50,11 @@ with processes.apart():
     processes.check_same(f"{rank}", what="step")
     messages.tell("colour", "blue")
     messages.tell("colour", f"green {rank}")
-    while len(messages.told("colour")) < 2:
+    colours = {}
+    while sorted(colours.values()) != ["green 0", "green 1"]:
         time.sleep(0.05)
-print(messages.told("colour"), messages.told("size"), processes.are_several())
+        colours = messages.told("colour")
+print(colours, messages.told("size"), processes.are_several())
 """
 
 SLURM = {

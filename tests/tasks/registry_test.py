@@ -268,6 +268,10 @@ def test_every_other_task_gives_seqio_its_examples():
 
 
 @pytest.mark.slow
+# An evaluator that its own thread was the last to hold cannot wait for that thread.
+@pytest.mark.filterwarnings(
+    "ignore:.*Evaluator.__del__:pytest.PytestUnraisableExceptionWarning"
+)
 def test_predicting_the_target_has_full_marks_in_seqios_evaluator():
     from seqio import TaskRegistry, test_utils
 
