@@ -264,12 +264,23 @@ class Registry:
         """Returns the sorted names of tasks and mixtures that match.
 
         Args:
-          pattern: A name, or a shell pattern such as `cos_e_*`.
+          pattern: A name; a shell pattern such as `cos_e_*`; or a mixture and one of
+            these, which stands for tasks of the mixture: `elm_train/cos_e_*`.
 
         Raises:
           ConfigError: Nothing matches.
         """
-        names = fnmatch.filter(sorted(self._items), pattern)
+        mixture, slash, rest = pattern.rpartition("/")
+        known = sorted(self.expand(mixture) if slash else self._items)
+        names = fnmatch.filter(known, rest)
+        if slash and not names:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"no task {rest!r} among the {len(known)} of {mixture!r}",
+                    expected="the name of one of them, or a pattern",
+                    do=errors.did_you_mean(rest, known),
+                )
+            )
         return names or [self.get(pattern).name]
 
     def expand(self, names: str | Iterable[str]) -> list[str]:
@@ -294,11 +305,13 @@ class Registry:
     def caps(self, names: str | Iterable[str]) -> dict[str, int]:
         """Returns the caps that the mixtures among names set, by task."""
         found: dict[str, int] = {}
-        for mixture in self.mixtures(names):
-            for task in mixture.tasks:
-                cap = mixture.cap(task)
-                if cap is not None:
-                    found[task] = min(cap, found.get(task, cap))
+        for pattern in [names] if isinstance(names, str) else names:
+            wanted = self.expand(pattern)
+            for mixture in self.mixtures(pattern.partition("/")[0]):
+                for task in filter(wanted.__contains__, mixture.tasks):
+                    cap = mixture.cap(task)
+                    if cap is not None:
+                        found[task] = min(cap, found.get(task, cap))
         return found
 
     def select(self, test: Callable[[Task], bool]) -> list[Task]:

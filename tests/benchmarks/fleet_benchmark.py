@@ -7,8 +7,8 @@ Usage: python tests/benchmarks/fleet_benchmark.py [--tiny] [--size 10m] [--steps
 with all cores, (c) one process that trains a fleet. Each is `elm_train` itself, as a
 program, on the same prompts, batches of 8 and natural lengths: rows of DREAM, CoS-E and
 Rotten Tomatoes where `--data_dir` has them, else of the embedded suite. (a) is run for
-`--processes` experts and counted up to all. Wall and CPU seconds are from launch on,
-so that ratios of CPU seconds hold on a busy machine too.
+`--processes` experts of the list and counted up to all. Wall and CPU seconds are from
+launch on, so that ratios of CPU seconds hold on a busy machine too.
 
 `bytes_per_further_expert` is what the compiled step of a fleet with twice the slots
 needs more, all buffers counted, beside an expert's own parameters and moments.
@@ -58,8 +58,8 @@ def prepare(folder, args):
     shape = {f"config.T5Config.{n}": size for n, size in SIZES[args.size].items()}
     common = {"MODEL_DIR": folder}
     if args.data_dir:
-        common["DATA_DIR"] = args.data_dir
         elm("elm_tasks", "gin/original/templates.gin", common)
+        common["DATA_DIR"] = args.data_dir
         elm("elm_tasks", "gin/original/vocabulary.gin", common)
     base = {**common, **shape, "TRAIN_STEPS": 1, "BATCH_SIZE": 8}
     elm("elm_train", f"gin/{suite}/base.gin", base)
@@ -71,6 +71,8 @@ def prepare(folder, args):
         "BATCH_SIZE": 8,
         "bottleneck.Bottleneck.reduction_factor": 8 if args.size == "tiny" else 32,
     }
+    if args.data_dir:
+        bindings["TASK_FEATURE_LENGTHS"] = {"inputs": 512, "targets": 128}
     first = {**bindings, "TRAIN_STEPS": 1, "train.Train.experts_dir": f"{folder}/warm"}
     elm("elm_train", f"gin/{suite}/prompt_experts.gin", first)  # builds the caches
     return f"gin/{suite}/prompt_experts.gin", bindings, names
@@ -79,11 +81,15 @@ def prepare(folder, args):
 def choose_tasks(suite, count):
     import tasks.original  # noqa: F401
     import tasks.pocket  # noqa: F401
-    from elm_jax.data import tasks as task_registry
+    from elm_jax.data.tasks import registry
 
-    wanted = REAL if suite == "original" else ("pocket_train",)
-    found = [n for n in task_registry.registry.expand(wanted) if "own_words" not in n]
-    return sorted(found)[:count]
+    found = registry.expand("pocket_train")
+    if suite == "original":
+        tasks_found = map(registry.task, registry.expand(REAL))
+        found = [t.name for t in tasks_found if "accuracy" in t.metrics]
+        found = [name for name in found if "own_words" not in name]
+    count = min(count, len(found))
+    return [sorted(found)[i * len(found) // count] for i in range(count)]
 
 
 def run_way(way, gin_file, bindings, names, num_processes):
@@ -94,7 +100,8 @@ def run_way(way, gin_file, bindings, names, num_processes):
     shutil.rmtree(folder / "work", ignore_errors=True)
     if way != "fleet":
         mine["train.Train.fleet_size"] = 0
-    shards = range(num_processes) if way == "processes" else [None]
+    spread = [i * len(names) // num_processes for i in range(num_processes)]
+    shards = spread if way == "processes" else [None]
     runs = []
     for index in shards:
         shard = {} if index is None else {"SHARD": f"{index}/{len(names)}"}

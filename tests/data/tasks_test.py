@@ -25,6 +25,21 @@ def test_names_patterns_and_mixtures_stand_for_tasks(registry, colours, variant)
     ]
 
 
+def test_a_pattern_may_be_held_to_the_tasks_of_a_mixture(registry, colours, variant):
+    registry.add(variant(colours, "colours_tell"), variant(colours, "shapes_tell"))
+    some = ("shapes_tell", "colours_ask")
+    registry.add(tasks.Mixture("some", some, caps={"colours_ask": 3, "shapes_tell": 4}))
+    assert registry.expand("some/*") == sorted(some)
+    assert registry.expand(["some/colours_*"]) == ["colours_ask"]
+    assert registry.expand("some/shapes_tell") == ["shapes_tell"]
+    assert registry.caps("some/colours_*") == {"colours_ask": 3}
+    assert registry.caps(("some", "colours_tell")) == registry.caps("some/*")
+    with pytest.raises(errors.ConfigError, match="among the 2 of 'some'"):
+        registry.expand("some/colours_tell")
+    with pytest.raises(errors.ConfigError, match="no task or mixture named 'sme'"):
+        registry.expand("sme/*")
+
+
 def test_an_unknown_name_is_told_with_the_nearest(registry, colours):
     for look in (registry.get, registry.match, registry.expand):
         with pytest.raises(errors.ConfigError, match="Did you mean: colours_ask"):
