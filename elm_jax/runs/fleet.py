@@ -53,7 +53,10 @@ class FleetTrainer:
             shared.tx,
             example=shared.initial_state(run),
             mesh=shared.mesh,
-            num_slots=min(run.num_slots, len(names)),
+            # What is left of a list has the program, and so the bits, of all of it.
+            num_slots=run.num_slots
+            if run.num_lanes > 1
+            else min(run.num_slots, len(names)),
             num_lanes=run.num_lanes,
         )
         stop = signals.StopRequest(grace_secs=run.stop_grace_secs)
@@ -133,6 +136,7 @@ class FleetTrainer:
                 run.save_every_steps,
                 hooks.save_states(ready.store),
                 slow_secs=run.stop_grace_secs / 2,
+                step_secs_fn=lambda: fleet.step_secs,
             ),
             finish=finish,
             last_checkpoint=ready.store.latest_step,

@@ -171,7 +171,7 @@ def of_run(run: "train.Train") -> Layout:
     cpu_devices.request()
     num_devices = jax.local_device_count()
     fleet = _fleet_of(run)
-    if run.axis_rules != "data":
+    if run.axis_rules != "data" and run.num_model > 1:
         _check_num_model(run.num_model, num_devices)
         groups = num_devices // run.num_model
         parts = fleet.bytes_per_device(

@@ -49,10 +49,13 @@ class AgreedStop:
         Raises:
           SystemExit: With the same status in all processes.
         """
-        if self._agreed:
-            raise SystemExit(signals.exit_status(self._agreed))
         if not processes.are_several():
             self._stop.exit_if_requested()
+            return
+        if not self._agreed:  # a signal may have come after the last question
+            self._ask()
+        if self._agreed:
+            raise SystemExit(signals.exit_status(self._agreed))
 
     def _ask(self) -> None:
         secs = max(1e-3, self._clock() - self._asked_at)

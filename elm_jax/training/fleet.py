@@ -12,6 +12,7 @@ With more, lanes are mapped over as a batch, which fills an accelerator.
 """
 
 import functools
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,6 +70,7 @@ class Fleet:
     Attributes:
       waited_secs: Time in which batches were made while no step was under way, at
         most; the loop counts it.
+      step_secs: Time between the last two steps; 0.0 before the second.
     """
 
     def __init__(
@@ -81,7 +83,8 @@ class Fleet:
         num_slots: int,
         num_lanes: int = 1,
     ) -> None:
-        self.waited_secs = 0.0
+        self.waited_secs = self.step_secs = 0.0
+        self._stepped_at: float | None = None
         self._mesh, self.num_devices = mesh, mesh.shape[AXIS]
         self.slots_per_device = -(-num_slots // self.num_devices)
         self.num_slots = self.slots_per_device * self.num_devices
@@ -140,6 +143,9 @@ class Fleet:
         Returns:
           Metrics as arrays [lanes], still being computed, and each slot's lane.
         """
+        now = time.monotonic()
+        self.step_secs = now - (now if self._stepped_at is None else self._stepped_at)
+        self._stepped_at = now
         slots, active, lane_of = self._choose_lanes(batches)
         first = next(iter(batches.values()))
         empty = {name: np.zeros_like(leaf) for name, leaf in first.items()}

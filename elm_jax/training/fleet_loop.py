@@ -2,8 +2,8 @@
 
 Each expert draws the batches it would draw alone. A step is for experts whose next
 batches have one shape; the shape for which most experts wait is taken, so that those
-with a rare one gather until it is their turn. Metrics are read and states saved while
-the devices are busy with the step after.
+with a rare one gather, until one has waited for many steps. Metrics are read and states
+saved while the devices are busy with the step after.
 """
 
 import collections
@@ -22,6 +22,7 @@ from elm_jax.training.state import TrainState
 from elm_jax.training.tally import Tally
 from elm_jax.types import Batch, Params, ScheduledHook
 
+_MOST_STEPS_WAITED = 32  # of the fleet, before an expert's shape is taken first
 _STEPS_AHEAD = 1  # Steps given to the devices whose metrics are not read yet.
 
 
@@ -103,6 +104,7 @@ class _Runner:
         self.step = self.start_step = int(jax.device_get(member.state.step))
         self.saved_step, self.reported_step = self.step, self.step
         self.has_failed = False
+        self.last_turn = 0  # the fleet's step at which it came, or went on
         self.saving: futures.Future[None] | None = None
         self.tally = Tally(1, expert=name, last_checkpoint=self._last_checkpoint)
         self.draw_batch()
@@ -165,7 +167,7 @@ class _Crew:
             if runner.is_complete:
                 self._finish(runner, runner.member.state)
                 continue
-            slot = self._choose_slot()
+            slot, runner.last_turn = self._choose_slot(), self.num_steps
             self._fleet.put(slot, runner.member.state)
             # The state lives in the slot from now on, and only there.
             runner.member = dataclasses.replace(runner.member, state=None)
@@ -181,6 +183,7 @@ class _Crew:
         taken = []
         for slot, runner in chosen.items():
             runner.step += 1
+            runner.last_turn = self.num_steps
             is_due = runner.member.save.is_due(runner.step)
             kept = self._fleet.get(slot) if is_due or runner.is_complete else None
             taken.append(_Taken(runner, runner.step, lanes[slot], kept))
@@ -233,7 +236,10 @@ class _Crew:
         return min(free, key=lambda s: (count[self._fleet.device_of(s)], s))
 
     def _choose_runners(self) -> dict[int, _Runner]:
-        """Returns the experts of the next step: most devices busy, then most lanes."""
+        """Returns the experts of the next step: most devices busy, then most lanes.
+
+        Unless one has waited for too long: then those who can go with it.
+        """
         waiting: dict[Any, dict[int, list[int]]] = {}
         for slot, runner in sorted(
             self.running.items(), key=lambda item: (item[1].step, item[0])
@@ -243,6 +249,9 @@ class _Crew:
             if len(own) < self._fleet.lanes_per_device:
                 own.append(slot)
         best = max(waiting.values(), key=lambda d: (len(d), sum(map(len, d.values()))))
+        longest = min(self.running.values(), key=lambda runner: runner.last_turn)
+        if self.num_steps - longest.last_turn >= _MOST_STEPS_WAITED:
+            best = waiting[longest.shape]
         return {slot: self.running[slot] for own in best.values() for slot in own}
 
     def _note(self, taken: _Taken, metrics: Mapping[str, float]) -> None:

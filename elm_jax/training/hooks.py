@@ -45,6 +45,8 @@ class SaveSchedule:
       every_steps: Period of saves in steps.
       hook: Saves.
       slow_secs: From which time on a step is slow.
+      step_secs_fn: Returns what the last step took, where others lie between two steps
+        of this training; by default the time between two questions.
       clock: Returns seconds; passed in so that tests need not wait.
     """
 
@@ -54,10 +56,12 @@ class SaveSchedule:
         hook: Hook,
         *,
         slow_secs: float,
+        step_secs_fn: Callable[[], float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._every_steps, self._hook = every_steps, hook
         self._slow_secs, self._clock = slow_secs, clock
+        self._step_secs_fn = step_secs_fn
         self._last_step_at: float | None = None  # the first step compiles
         self._not_before = -math.inf
 
@@ -65,8 +69,16 @@ class SaveSchedule:
         """Returns whether to save after this step; to be asked once after each."""
         now, before = self._clock(), self._last_step_at
         self._last_step_at = now
-        is_slow = before is not None and now - before > self._slow_secs
-        return step % self._every_steps == 0 or (is_slow and now > self._not_before)
+        if before is None:
+            secs = 0.0
+        else:
+            secs = self._step_secs_fn() if self._step_secs_fn else now - before
+        is_due = step % self._every_steps == 0
+        if secs > self._slow_secs and now > self._not_before:
+            is_due = True
+        if is_due:
+            self._not_before = math.inf  # until it is saved, which may be later
+        return is_due
 
     def hook(self, step: int, state: Any, metrics: Metrics) -> None:
         """Saves."""

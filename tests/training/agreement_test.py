@@ -3,8 +3,10 @@
 import os
 import signal
 
+import numpy as np
 import pytest
 
+from elm_jax.partitioning import processes
 from elm_jax.training import agreement, signals
 
 
@@ -18,5 +20,22 @@ def test_one_process_stops_at_once_with_the_status_of_its_signal():
         assert agreed()
         assert passed_on()
     assert stop.signal_number == signal.SIGTERM
+    with pytest.raises(SystemExit, match="143"):
+        agreed.exit_if_requested()
+
+
+def test_a_signal_after_the_last_question_of_several_is_not_lost(monkeypatch):
+    monkeypatch.setattr(processes, "are_several", lambda: True)
+    # The other process has heard nothing.
+    monkeypatch.setattr(
+        processes, "exchange", lambda own: np.asarray([own, [0, own[1]]])
+    )
+    now = [0.0]
+    with signals.StopRequest() as stop:
+        agreed = agreement.AgreedStop(stop, clock=lambda: now[0])
+        for _ in range(12):
+            now[0] += 0.1
+            assert not agreed()
+        os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(SystemExit, match="143"):
         agreed.exit_if_requested()

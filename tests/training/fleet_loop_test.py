@@ -161,6 +161,22 @@ def test_a_save_that_fails_ends_the_training():
         run(FullDisk(0), Expert(1))
 
 
+def test_an_expert_with_a_rare_shape_gets_its_turn():
+    class Rare(Expert):
+        def begin(self):
+            batch = {n: np.ones((6, 4), np.float32) for n in ("inputs", "targets")}
+            return dataclasses.replace(super().begin(), batch_fn=lambda n: batch)
+
+        def note(self, step, state, metrics):
+            super().note(step, state, metrics)
+            seen.append(max(map(len, (e.losses for e in others))))
+
+    seen, others = [], [Expert(seed, num_steps=150) for seed in (1, 2, 3)]
+    run(Rare(0, num_steps=2), *others)
+    assert seen[1] - seen[0] < 60
+    assert seen[-1] < 100  # and not at the end
+
+
 class Slow(Expert):
     """An expert whose batches take longer to make than its steps to compute."""
 

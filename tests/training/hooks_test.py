@@ -106,6 +106,25 @@ def test_slow_steps_are_saved_each_but_for_the_first_which_compiles():
     assert schedule_of(100, [30.0, 1.0, 6.0, 6.0, 1.0, 6.0]) == [3, 4, 6]
 
 
+def test_among_others_slow_is_the_step_and_not_the_wait_for_a_turn():
+    now, step_secs = [0.0], [1.0]
+    plan = hooks.SaveSchedule(
+        100,
+        lambda step, state, metrics: None,
+        slow_secs=5.0,
+        step_secs_fn=lambda: step_secs[0],
+        clock=lambda: now[0],
+    )
+    due = []
+    for step in range(1, 7):
+        now[0] += 30.0
+        step_secs[0] = 6.0 if step > 3 else 1.0
+        due.append(plan.is_due(step))
+        if step == 5:  # the save that was due takes its time
+            plan.hook(4, None, {})
+    assert due == [False, False, False, True, False, True]
+
+
 def test_saves_that_take_long_are_kept_rare():
     saved = schedule_of(1000, [6.0] * 100, cost=12.0)
     assert saved[0] == 2
