@@ -110,7 +110,7 @@ class CacheBuild:
             shutil.rmtree(self.parts_dir, ignore_errors=True)
 
     def was_overtaken(self) -> bool:
-        """Whether another process has built it, and removed shards under our hands."""
+        """Whether another process has built it; if so, removes the shards made here."""
         if not self.folder.is_dir():
             return False
         shutil.rmtree(self.parts_dir, ignore_errors=True)
