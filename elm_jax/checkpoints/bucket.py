@@ -95,6 +95,16 @@ class Bucket:
                 found.setdefault(name, Copy(name, digest, len(paths)))
         return found
 
+    def manifests(self, copies: Iterable[Copy]) -> Iterator[manifests.Manifest]:
+        """Yields what experts say of themselves, in the order given.
+
+        Raises:
+          CheckpointError: One cannot be read, or is no manifest.
+        """
+        paths = [f"{c.name}/{c.digest}/{manifests.FILE_NAME}" for c in copies]
+        for path, content in self._read("", paths):
+            yield manifests.parse(content, f"{self.url}{path}")
+
     def publish(self, name: str, folder: pathlib.Path) -> int:
         """Uploads an expert's folder, and returns its bytes.
 

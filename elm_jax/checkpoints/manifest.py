@@ -13,6 +13,7 @@ from elm_jax import errors, files
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
+_ADDED_LATER = ("training",)  # may be missing
 _PACKAGES = ("elm_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 Kind = Literal["base", "prompt", "dataset", "multitask", "merged"]
@@ -35,6 +36,7 @@ class Manifest:
       steps: Updates done.
       seed: Of the training.
       versions: Of packages, by name.
+      training: Settings that shaped it, by name; {} if nobody knows.
       metrics: At the end of the training, finite numbers by name.
       operative_config: Text of the gin configuration it came from.
       format_version: Of this file.
@@ -52,6 +54,7 @@ class Manifest:
     steps: int = 0
     seed: int = 0
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     operative_config: str = ""
     format_version: int = FORMAT_VERSION
@@ -98,15 +101,26 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
     """
     path = folder / FILE_NAME
     try:
-        content = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise errors.CheckpointError(
-            errors.explain(
-                found=f"{path} cannot be read: {error}",
-                expected="an expert's folder, with manifest.json and params/",
-                do="Correct the path, or save or copy the expert again",
-            )
-        ) from error
+        text = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return parse(text, path)
+
+
+def parse(text: bytes, path: object) -> Manifest:
+    """Returns the manifest that a file holds.
+
+    Args:
+      text: Its content, UTF-8.
+      path: Its place, for messages.
+
+    Raises:
+      CheckpointError: As `read_manifest`.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise _unreadable(path, error) from error
     problems = _problems(content)
     if problems:
         raise errors.CheckpointError(
@@ -119,6 +133,16 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
     return Manifest(**(content | {"tasks": tuple(content["tasks"])}))
 
 
+def _unreadable(path: object, error: Exception) -> errors.CheckpointError:
+    return errors.CheckpointError(
+        errors.explain(
+            found=f"{path} cannot be read: {error}",
+            expected="an expert's folder, with manifest.json and params/",
+            do="Correct the path, or save or copy the expert again",
+        )
+    )
+
+
 def _problems(content: Any) -> list[str]:
     if not isinstance(content, dict):
         return [f"a {type(content).__name__} instead of a mapping"]
@@ -126,7 +150,11 @@ def _problems(content: Any) -> list[str]:
     if version != FORMAT_VERSION:
         return [f"format_version is {version!r}"]
     hints = typing.get_type_hints(Manifest)
-    missing = [f"{name} is missing" for name in hints if name not in content]
+    missing = [
+        f"{name} is missing"
+        for name in hints
+        if name not in content and name not in _ADDED_LATER
+    ]
     unknown = [f"{name} is unknown" for name in content if name not in hints]
     wrong = [
         f"{name} is {content[name]!r:.60}"

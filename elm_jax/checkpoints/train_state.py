@@ -181,20 +181,15 @@ class TrainStateStore:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _check_config(self, saved: Mapping[str, Any]) -> None:
-        before, now = trees.flatten(saved), trees.flatten(self._config)
-        changes = [
-            f"{name}: {before.get(name)!r} before, {now.get(name)!r} now"
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name)
-        ]
+        changes = find_changes(saved, self._config)
         if changes:
             raise errors.CheckpointError(
                 errors.explain(
                     found=f"{self._folder} holds a training with another "
                     f"configuration: {'; '.join(changes)}",
                     expected="the configuration that the training began with",
-                    do="Undo the change, choose another MODEL_DIR, or allow the "
-                    "changed configuration explicitly",
+                    do="Undo the change, choose another MODEL_DIR, or allow the change,"
+                    " as with --gin.train.Train.resume_changed_config=True",
                 )
             )
 
@@ -226,6 +221,24 @@ class TrainStateStore:
                     do=do,
                 )
             ) from error
+
+
+def find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns what differs between two configurations, each with both values.
+
+    >>> find_changes({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
+    ['a/b: 1 before, 3 now']
+
+    Args:
+      before: JSON values by name, nested or not.
+      now: Likewise.
+    """
+    old, new = trees.flatten(before), trees.flatten(now)
+    return [
+        f"{name}: {old.get(name)!r} before, {new.get(name)!r} now"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
 
 
 def _name_leaves(state: Any) -> dict[str, Any]:

@@ -103,20 +103,9 @@ class Catalogue:
           FingerprintError: The expert belongs to another base than the library's.
           LibraryError: Its name is taken, or it is not an expert.
         """
-        found = manifest.read_manifest(pathlib.Path(expert_dir))
-        entry = Entry(
-            name=found.name,
-            path=os.path.relpath(expert_dir, self._library_dir),
-            kind=found.kind,
-            base_name=found.base_name,
-            base_fingerprint=found.base_fingerprint,
-            tasks=tuple(found.tasks),
-            steps=found.steps,
-        )
+        entry = self._describe(expert_dir)
         with lock.hold(self._library_dir):
-            entries = self.entries() if self._path.exists() else ()
-            _check_new(entry, entries, self._path)
-            self._write((*entries, entry))
+            self._append(entry)
         return entry
 
     def list_once(self, expert_dir: str | pathlib.Path) -> None:
@@ -125,11 +114,11 @@ class Catalogue:
         Raises:
           ElmError: As `add` does.
         """
-        name = manifest.read_manifest(pathlib.Path(expert_dir)).name
-        entries = self.entries() if self._path.exists() else ()
-        place = os.path.relpath(expert_dir, self._library_dir)
-        if not any((e.name, e.path) == (name, place) for e in entries):
-            self.add(expert_dir)
+        entry = self._describe(expert_dir)
+        with lock.hold(self._library_dir):
+            places = {(e.name, e.path) for e in self._entries_if_any()}
+            if (entry.name, entry.path) not in places:
+                self._append(entry)
 
     def retire(self, name: str) -> Entry:
         """Takes an expert out of retrieval; its line, files and keys stay.
@@ -141,6 +130,26 @@ class Catalogue:
             retired = dataclasses.replace(self.get(name), status="retired")
             self._write(tuple(retired if e.name == name else e for e in self.entries()))
         return retired
+
+    def _describe(self, expert_dir: str | pathlib.Path) -> Entry:
+        found = manifest.read_manifest(pathlib.Path(expert_dir))
+        return Entry(
+            name=found.name,
+            path=os.path.relpath(expert_dir, self._library_dir),
+            kind=found.kind,
+            base_name=found.base_name,
+            base_fingerprint=found.base_fingerprint,
+            tasks=tuple(found.tasks),
+            steps=found.steps,
+        )
+
+    def _entries_if_any(self) -> tuple[Entry, ...]:
+        return self.entries() if self._path.exists() else ()
+
+    def _append(self, entry: Entry) -> None:
+        entries = self._entries_if_any()
+        _check_new(entry, entries, self._path)
+        self._write((*entries, entry))
 
     def _write(self, entries: tuple[Entry, ...]) -> None:
         lines = [json.dumps(dataclasses.asdict(entry)) for entry in entries]

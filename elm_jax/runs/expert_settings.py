@@ -3,9 +3,12 @@
 import dataclasses
 import fnmatch
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from elm_jax import errors
+
+if TYPE_CHECKING:
+    from elm_jax.runs import train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,31 @@ def merge(
                 if value is not None:
                     (optimizer if field in _OF_OPTIMIZER else run)[field] = value
     return run, optimizer
+
+
+def applied_to(run: "train.Train", name: str) -> "train.Train":
+    """Returns a run with the settings of one expert in place of its own.
+
+    Raises:
+      ConfigError: A value is wrong, or the run's optimiser has no such setting.
+    """
+    own, of_optimizer = merge(run.per_expert, name)
+    known = {field.name for field in dataclasses.fields(run.optimizer)}
+    odd = sorted(of_optimizer.keys() - known)
+    if odd:
+        kind = type(run.optimizer).__name__
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"per_expert sets {', '.join(odd)} of expert {name!r}",
+                expected=f"settings that {kind} has",
+                do=f"Leave out {', '.join(odd)}, or choose another optimizer",
+            )
+        )
+    try:
+        optimizer = dataclasses.replace(run.optimizer, **of_optimizer)
+        return dataclasses.replace(run, per_expert={}, optimizer=optimizer, **own)
+    except errors.ConfigError as error:
+        raise errors.ConfigError(f"per_expert of expert {name!r}: {error}") from error
 
 
 def check_patterns(

@@ -5,10 +5,10 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from elm_jax import errors
-from elm_jax.checkpoints import bucket
+from elm_jax.checkpoints import bucket, manifest
 from elm_jax.runs.progress import Progress, show_bytes
 from elm_jax.runs.run import Plan
 
@@ -42,6 +42,20 @@ class Publisher:
           CheckpointError: The bucket is not there, or may not be listed.
         """
         return frozenset(self._bucket.experts() if self._bucket is not None else ())
+
+    def manifests(
+        self, names: Iterable[str]
+    ) -> Iterator[tuple[str, manifest.Manifest]]:
+        """Yields those of some experts that are in the bucket, by name.
+
+        Raises:
+          CheckpointError: As `published`, or one cannot be read.
+        """
+        if self._bucket is not None:
+            copies = self._bucket.experts()
+            some = [name for name in names if name in copies]
+            found = self._bucket.manifests(copies[name] for name in some)
+            yield from zip(some, found, strict=True)
 
     def describe(self, names: Iterable[str]) -> Plan:
         """Returns what a plan says of it; looks into the bucket."""

@@ -3,17 +3,15 @@
 import dataclasses
 import functools
 import pathlib
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import jax
 
 from elm_jax import errors
-from elm_jax.checkpoints import experts, manifest
+from elm_jax.checkpoints import manifest
 from elm_jax.data import folders, shapes
 from elm_jax.data import tasks as task_registry
-from elm_jax.library import catalogue
 from elm_jax.model import config, t5
 from elm_jax.partitioning import cpu_devices, processes, rules
 from elm_jax.peft import adapters
@@ -23,7 +21,7 @@ from elm_jax.runs import (
     expert_settings,
     fleet,
     fleet_layout,
-    publishing,
+    landing,
     shards,
     task_data,
     trainer,
@@ -215,15 +213,20 @@ class Train(Run):
         return self.path(f"{{MODEL_DIR}}/work/{name}")
 
     def plan(self) -> Plan:
-        """Returns the resolved plan; reads the base's manifest, compiles nothing."""
+        """Returns the resolved plan; reads manifests, compiles nothing.
+
+        Raises:
+          ElmError: As `run` before it compiles, as far as no data is needed.
+        """
         names = self.experts()
+        settings = self._settings(names)
         own = shards.parse(self.shard).choose(names)
+        self.landing.check_unchanged(own)
         part = f" of {len(names)} (shard {self.shard})" if self.shard else ""
         return {
             "experts": f"{len(own)}{part}: {', '.join(own)}",
-            "finished already": len(own) - len(self.unfinished(own)),
-            **self.publisher.describe(own),
-            "steps per expert": f"{self.train_steps:,}",
+            **self.landing.describe(own),
+            "steps per expert": _show_range(each.train_steps for each in settings),
             **fleet_layout.describe_run(self),
             "files": f"{self.expert_dir('<expert>')}, {self.work_dir('<expert>')}",
         }
@@ -254,9 +257,7 @@ class Train(Run):
 
     def of_expert(self, name: str) -> "Train":
         """Returns this run with the settings of one expert in place of its own."""
-        own, of_optimizer = expert_settings.merge(self.per_expert, name)
-        optimizer = dataclasses.replace(self.optimizer, **of_optimizer)
-        return dataclasses.replace(self, per_expert={}, optimizer=optimizer, **own)
+        return expert_settings.applied_to(self, name)
 
     @property
     def pattern(self) -> str:
@@ -297,10 +298,11 @@ class Train(Run):
           ElmError: Something a user can repair, if possible before compiling.
         """
         names = self.experts()
-        expert_settings.check_patterns(self.per_expert, names)
+        self._settings(names)
         own = shards.parse(self.shard).choose(names)
-        self.publisher.check(own)
-        todo = processes.agree(self.unfinished(own))
+        self.landing.publisher.check(own)
+        self.landing.check_unchanged(own)
+        todo = processes.agree(self.landing.unfinished(own))
         if len(todo) < len(own):
             print(f"finished already: {len(own) - len(todo)} of {len(own)}")  # noqa: T201
         train_all = self._prepare(names) if todo else None
@@ -309,10 +311,15 @@ class Train(Run):
         fleet.raise_failures(way(self, own, todo, train_all), len(own))
 
     @functools.cached_property
-    def publisher(self) -> publishing.Publisher:
-        """What hands finished experts to a bucket, in processes that land any."""
-        lands = self.is_fleet or processes.is_main()
-        return publishing.Publisher(self.fill(self.publish_url) if lands else "")
+    def landing(self) -> landing.Landing:
+        """Where finished experts go."""
+        return landing.Landing(self)
+
+    def _settings(self, names: Iterable[str]) -> "list[Train]":
+        """Returns the run of each expert, and raises ConfigError if one is wrong."""
+        names = list(names)
+        expert_settings.check_patterns(self.per_expert, names)
+        return [self.of_expert(name) for name in names]
 
     def _prepare(self, names: Mapping[str, list[str]]) -> turns.TrainAll:
         """Returns what trains some of all experts, and then those that failed."""
@@ -342,7 +349,7 @@ class Train(Run):
         examples: Mapping[str, trainer.Examples],
         common: Sequence[shapes.Shape],
     ) -> dict[str, errors.ElmError]:
-        crew = fleet.FleetTrainer(self, shared, self._land)
+        crew = fleet.FleetTrainer(self, shared, self.landing.land)
         return crew.train(names, examples, common) if names else {}
 
     def _train_each(
@@ -361,29 +368,14 @@ class Train(Run):
                 failures[name] = error
                 continue
             if result is not None:  # else the first process has it
-                self._land(name, result)
+                self.landing.land(name, result)
         return failures
 
-    def _land(self, name: str, result: trainer.Finished) -> None:
-        """Saves a finished expert; what it needed while it trained goes."""
-        experts.save_expert(self.expert_dir(name), *result)
-        if self.library_dir:
-            library = catalogue.Catalogue(self.path(self.library_dir))
-            library.list_once(self.expert_dir(name))
-        if not self.keep_every_steps:
-            shutil.rmtree(self.work_dir(name) / "state", ignore_errors=True)
-        self.publish((name,))
 
-    def publish(self, names: Sequence[str]) -> None:
-        """Publishes those that are finished, later, if there is a bucket for them."""
-        own = {n: self.expert_dir(n) for n in names if self.is_finished(n)}
-        self.publisher.put(own)
-
-    def unfinished(self, names: Sequence[str]) -> list[str]:
-        """Returns the experts that are neither here nor in the bucket."""
-        names = [name for name in names if not self.is_finished(name)]
-        there = self.publisher.published() if names else ()
-        return [name for name in names if name not in there]
+def _show_range(numbers: Iterable[int]) -> str:
+    ordered = sorted(numbers)
+    least, most = ordered[0], ordered[-1]
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def _is_range(steps: tuple[int, ...]) -> bool:

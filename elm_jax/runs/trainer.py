@@ -23,7 +23,13 @@ from elm_jax.model import loss, precision, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes
 from elm_jax.peft import experts as expert_kinds
-from elm_jax.runs import bases, fleet_layout, task_data, train_metrics
+from elm_jax.runs import (
+    bases,
+    fleet_layout,
+    task_data,
+    train_metrics,
+    training_config,
+)
 from elm_jax.training import (
     agreement,
     fleet,
@@ -39,27 +45,6 @@ from elm_jax.types import Params, ScheduledHook
 
 if TYPE_CHECKING:
     from elm_jax.runs import train
-
-# Fields of a run that shape no bit of an expert, or do so by what `_config` adds.
-_MAY_CHANGE = frozenset(
-    (
-        *(
-            "model_dir",
-            "experts_dir",
-            "library_dir",
-            "publish_url",
-            "expert_name",
-            "tasks",
-            "data",
-            "shard",
-        ),
-        "initial_checkpoint_path",
-        *("save_every_steps", "keep_last", "keep_every_steps", "stop_grace_secs"),
-        *("axis_rules", "num_fsdp", "num_model"),  # where it is computed
-        *("log_every_steps", "profile_steps", "resume_changed_config"),
-        *("per_expert", "fleet_size", "fleet_lanes", "device_memory_gib"),
-    )
-)
 
 Examples = Sequence[token_store.TokenizedDataset]
 
@@ -304,11 +289,7 @@ class Trainer:
         self, run: "train.Train", examples: Examples, source: batches.BatchSource
     ) -> dict[str, Any]:
         """Returns what must not change between stopping and going on, as JSON."""
-        fields = dataclasses.asdict(run)
-        kept = {name: fields[name] for name in fields if name not in _MAY_CHANGE}
-        kept["optimizer_kind"] = type(run.optimizer).__name__
-        kept["adapter_kind"] = type(run.adapter).__name__
-        kept["model"] = dataclasses.asdict(run.model_config())
+        kept = training_config.settings(run)
         kept["base_fingerprint"] = self._base.fingerprint if self._base else ""
         kept["shapes"] = [list(shape) for shape in source.shapes]
         # Fingerprints are of rows, templates, vocabulary, lengths and code; an
@@ -333,9 +314,11 @@ class Trainer:
             trainable_pattern=run.pattern,
             tasks=tuple(dataset.name for dataset in examples),
             data={d.name: self._data.describe(d) for d in examples},
-            steps=run.train_steps,
+            # A changed configuration may ask for fewer than were taken before.
+            steps=max(run.train_steps, expert.start_step),
             seed=run.random_seed,
             versions=manifest.installed_versions(),
+            training=training_config.settings(run),
             metrics=dict(train_metrics.read_last(run.work_dir(name))),
             operative_config=run.operative_config(),
         )

@@ -38,20 +38,20 @@ def train_free(
 
     Args:
       run: The training.
-      names: Of its experts; those that are finished are published, if it publishes.
+      names: Of its experts; those that are finished are listed and published.
       todo: Those that were not finished, the same in all processes that work together.
       train_all: Trains some of them; None if there is nothing to do.
     """
-    run.publish(names)  # what a killed run has left
+    run.landing.hand_on(names)  # what a killed run has left
     failures: Failures = {}
     while todo and train_all is not None:
         with _hold_free(run, todo) as held:
-            mine = processes.agree(run.unfinished(held))
+            mine = processes.agree(run.landing.unfinished(held))
             failures |= train_all(mine)
-        todo = processes.agree(run.unfinished(todo))
+        todo = processes.agree(run.landing.unfinished(todo))
         todo = [name for name in todo if name not in failures]
-    run.publish(names)  # what a run beside this one has left
-    return failures | run.publisher.finish()
+    # What a run beside this one has left is handed on here, too.
+    return failures | run.landing.finish(names)
 
 
 def train_share(

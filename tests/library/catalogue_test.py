@@ -212,3 +212,10 @@ def test_listing_once_may_be_repeated_but_names_stay_unique(library, make_expert
     ant.rename(other)
     with pytest.raises(errors.LibraryError, match="is in .* already"):
         library.list_once(other)
+
+
+def test_of_several_that_list_an_expert_at_once_one_does(library, make_expert):
+    folders = [make_expert(name) for name in ("ant", "bee")]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        assert not any(pool.map(library.list_once, folders * 20))
+    assert sorted(library.experts()) == ["ant", "bee"]

@@ -15,7 +15,7 @@ from elm_jax import errors, trees
 from elm_jax.checkpoints import bucket, experts
 from elm_jax.cli import gin_flags
 from elm_jax.library import catalogue
-from elm_jax.runs import expert_settings, train
+from elm_jax.runs import train
 from tests.runs.end_to_end_test import SHAPE
 from tests.training.together_test import free_address
 
@@ -230,11 +230,14 @@ def test_a_rate_that_breaks_an_expert_is_named_and_the_others_land(
     assert found == {name: expected[name] for name in TASKS[:2]}
 
 
-def test_a_pattern_that_fits_no_expert_is_refused():
-    with pytest.raises(errors.ConfigError, match=r"kinds_\*"):
-        expert_settings.check_patterns(
-            {"kinds_*": expert_settings.ExpertSettings()}, TASKS
-        )
+@pytest.mark.parametrize("setting", ["train_steps = 0", "learning_rate = -1.0"])
+def test_what_is_wrong_with_one_expert_is_told_before_any_trains(
+    base, tmp_path, setting
+):
+    text = PER_EXPERT + f"short/expert_settings.ExpertSettings.{setting}\n"
+    with pytest.raises(errors.ConfigError, match=f"{setting}"):
+        train_in(tmp_path, base, text=text)
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_base_is_not_split_over_more_devices_than_the_process_has(base, tmp_path):

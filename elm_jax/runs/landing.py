@@ -1,0 +1,149 @@
+"""Where finished experts of a training go, and whether they are the ones asked for."""
+
+import functools
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import experts, manifest, train_state
+from elm_jax.library import catalogue
+from elm_jax.partitioning import processes
+from elm_jax.runs import publishing, training_config
+from elm_jax.runs.run import Plan
+
+if TYPE_CHECKING:
+    from elm_jax.runs import train, trainer
+
+Failures = dict[str, errors.ElmError]
+
+
+class Landing:
+    """Saves finished experts, lists them in a catalogue, publishes them to a bucket.
+
+    An expert is finished once it is saved. A run that is killed before it has listed
+    and published it leaves that to the next, which begins with it.
+
+    Args:
+      run: The training.
+    """
+
+    def __init__(self, run: "train.Train") -> None:
+        self._run = run
+
+    @functools.cached_property
+    def publisher(self) -> publishing.Publisher:
+        """What hands finished experts to a bucket, in processes that land any."""
+        run = self._run
+        return publishing.Publisher(run.fill(run.publish_url) if self._lands else "")
+
+    def describe(self, names: Sequence[str]) -> Plan:
+        """Returns what a plan says of experts; looks into the bucket."""
+        count = len(names) - len(self.unfinished(names))
+        return {"finished already": count, **self.publisher.describe(names)}
+
+    def land(self, name: str, result: "trainer.Finished") -> None:
+        """Saves a finished expert and hands it on; its states on the way go."""
+        experts.save_expert(self._run.expert_dir(name), *result)
+        for problem in self.hand_on((name,)).values():
+            text = f"{name} is finished, but not listed: {problem}\n"
+            sys.stderr.write(text)  # `finish` tries again
+
+    def hand_on(self, names: Sequence[str]) -> Failures:
+        """Lists and publishes those that are finished, unless that has been done.
+
+        Returns:
+          Reasons why some could not be listed; publishing goes on meanwhile.
+        """
+        failures: Failures = {}
+        if not self._lands:
+            return failures
+        own = [name for name in names if self._run.is_finished(name)]
+        for name in own:
+            try:
+                self._list(name)
+            except errors.ElmError as error:
+                failures[name] = error
+            self._remove_states(name)
+        self.publisher.put({name: self._run.expert_dir(name) for name in own})
+        return failures
+
+    def finish(self, names: Sequence[str]) -> Failures:
+        """Lists and publishes what is left; returns those that failed, with reasons."""
+        return self.hand_on(names) | self.publisher.finish()
+
+    def unfinished(self, names: Sequence[str]) -> list[str]:
+        """Returns the experts that are neither here nor in the bucket."""
+        names = [name for name in names if not self._run.is_finished(name)]
+        there = self.publisher.published() if names else ()
+        return [name for name in names if name not in there]
+
+    def check_unchanged(self, names: Sequence[str]) -> None:
+        """Raises CheckpointError if finished experts are not those that are asked for.
+
+        What shaped an expert is compared with what the run says now, by the settings
+        that both know; data and versions of packages are not.
+        """
+        if self._run.resume_changed_config:
+            return
+        changed: dict[str, list[str]] = {}  # names by what changed
+        for name, info in self._manifests(names):
+            settings = training_config.settings(self._run.of_expert(name))
+            before, now = trees.flatten(info.training), trees.flatten(settings)
+            both = before.keys() & now.keys()
+            found = train_state.find_changes(
+                {key: before[key] for key in both}, {key: now[key] for key in both}
+            )
+            if found:
+                changed.setdefault("; ".join(found), []).append(name)
+        if changed:
+            told = "\n".join(f"  {', '.join(n)}: {text}" for text, n in changed.items())
+            raise errors.CheckpointError(
+                errors.explain(
+                    found="finished experts that were trained with another"
+                    f" configuration\n{told}",
+                    expected="the configuration that they were trained with",
+                    do="Undo the change, choose another experts_dir (or MODEL_DIR),"
+                    " remove these experts to train them again, or keep them as they"
+                    " are with --gin.train.Train.resume_changed_config=True",
+                )
+            )
+
+    @property
+    def _lands(self) -> bool:
+        return self._run.is_fleet or processes.is_main()
+
+    def _manifests(
+        self, names: Sequence[str]
+    ) -> Iterator[tuple[str, manifest.Manifest]]:
+        """Yields what experts say of themselves, here or in the bucket."""
+        here = [name for name in names if self._run.is_finished(name)]
+        for name in here:
+            yield name, manifest.read_manifest(self._run.expert_dir(name))
+        elsewhere = sorted({*names} - {*here})
+        if elsewhere:
+            yield from self.publisher.manifests(elsewhere)
+
+    def _list(self, name: str) -> None:
+        if self._run.library_dir:
+            library = catalogue.Catalogue(self._run.path(self._run.library_dir))
+            library.list_once(self._run.expert_dir(name))
+
+    def _remove_states(self, name: str) -> None:
+        """Removes the states that an expert had before it was saved.
+
+        Newer ones are of another training, such as one with another `experts_dir`.
+        """
+        states = self._run.work_dir(name) / "state"
+        saved = self._run.expert_dir(name) / manifest.FILE_NAME
+        if not self._run.keep_every_steps and _is_older(states, saved):
+            shutil.rmtree(states, ignore_errors=True)
+
+
+def _is_older(path: pathlib.Path, other: pathlib.Path) -> bool:
+    try:
+        return path.stat().st_mtime_ns <= other.stat().st_mtime_ns
+    except FileNotFoundError:
+        return False

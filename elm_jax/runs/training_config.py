@@ -1,0 +1,44 @@
+"""The settings that shape an expert, to see whether a run is still the same."""
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+from elm_jax.runs import bases
+
+if TYPE_CHECKING:
+    from elm_jax.runs import train
+
+# Fields of a run that shape no bit of an expert, or do so by what is added below.
+_MAY_CHANGE = frozenset(
+    (
+        *("model_dir", "experts_dir", "library_dir", "publish_url", "expert_name"),
+        *("tasks", "data", "shard", "initial_checkpoint_path"),
+        *("save_every_steps", "keep_last", "keep_every_steps", "stop_grace_secs"),
+        *("axis_rules", "num_fsdp", "num_model"),  # where it is computed
+        *("log_every_steps", "profile_steps", "resume_changed_config"),
+        *("per_expert", "fleet_size", "fleet_lanes", "device_memory_gib"),
+    )
+)
+
+
+def settings(run: "train.Train") -> dict[str, Any]:
+    """Returns the settings of one expert by name, without those of its data.
+
+    Args:
+      run: With the expert's own settings (`Train.of_expert`).
+
+    Raises:
+      CheckpointError: The base's manifest cannot be read.
+    """
+    fields = dataclasses.asdict(run)
+    kept = {name: fields[name] for name in fields if name not in _MAY_CHANGE}
+    kept["optimizer_kind"] = type(run.optimizer).__name__
+    kept["adapter_kind"] = type(run.adapter).__name__
+    kept["model"] = dataclasses.asdict(run.model_config())
+    if run.initial_checkpoint_path:
+        info = bases.read_manifest(run.path(run.initial_checkpoint_path))
+        # An expert that serves as a base has a fingerprint of its own, of all it holds.
+        if info.kind == "base":
+            kept["base_fingerprint"] = info.base_fingerprint
+    return json.loads(json.dumps(kept))

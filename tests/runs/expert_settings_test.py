@@ -1,0 +1,61 @@
+import pytest
+
+from elm_jax import errors
+from elm_jax.runs import expert_settings, task_data, train
+from elm_jax.training import optimizers
+
+TASKS = ("pocket_kinds_which_is", "pocket_notes_tell")
+DATA = task_data.TaskData(
+    vocabulary_path="unused", feature_lengths={"inputs": 8, "targets": 8}
+)
+
+
+def make_run(pattern="*_tell", optimizer=None, **settings):
+    return train.Train(
+        model_dir="unused",
+        kind="dataset",
+        tasks=TASKS,
+        data=DATA,
+        optimizer=optimizer or optimizers.AdamW(),
+        train_steps=5,
+        batch_size=8,
+        initial_checkpoint_path="base",
+        per_expert={pattern: expert_settings.ExpertSettings(**settings)},
+    )
+
+
+def test_an_expert_has_its_own_settings_and_the_runs_others():
+    run = make_run(train_steps=3, learning_rate=0.5, decay="constant")
+    own = run.of_expert(TASKS[1])
+    assert own.train_steps == 3
+    assert own.optimizer == optimizers.AdamW(learning_rate=0.5, decay="constant")
+    assert own.batch_size == 8
+    assert run.of_expert(TASKS[0]).optimizer == run.optimizer
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"train_steps": 0}, "train_steps = 0"),
+        ({"train_steps": "many"}, "train_steps = 'many'"),
+        ({"learning_rate": -1.0}, "learning_rate = -1.0"),
+        ({"max_examples": -1}, "max_examples = -1"),
+    ],
+)
+def test_a_wrong_value_is_told_with_the_experts_name(settings, told):
+    with pytest.raises(errors.ConfigError, match=told) as raised:
+        make_run(**settings).of_expert(TASKS[1])
+    assert f"per_expert of expert {TASKS[1]!r}" in str(raised.value)
+
+
+def test_a_setting_that_the_optimiser_does_not_have_is_refused():
+    run = make_run(optimizer=optimizers.Adafactor(), decay="linear")
+    with pytest.raises(errors.ConfigError, match="settings that Adafactor has"):
+        run.of_expert(TASKS[1])
+
+
+def test_a_pattern_that_fits_no_expert_is_refused():
+    with pytest.raises(errors.ConfigError, match=r"kinds_\*"):
+        expert_settings.check_patterns(
+            {"kinds_*": expert_settings.ExpertSettings()}, TASKS
+        )

@@ -1,0 +1,182 @@
+"""A run begins with what a killed one has left, and refuses experts of another kind."""
+
+import dataclasses
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import bucket, experts, manifest
+from elm_jax.cli import gin_flags
+from elm_jax.library import catalogue
+from elm_jax.model import config, t5
+from elm_jax.runs import train, trainer, training_config
+
+TASKS = ("pocket_kinds_which_is", "pocket_notes_tell")
+SHORT, LONG = TASKS[1], TASKS[0]
+SHAPE = config.T5Config(
+    vocab_size=16,
+    emb_dim=8,
+    num_heads=2,
+    head_dim=4,
+    mlp_dim=8,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+)
+PER_EXPERT = """
+from __gin__ import dynamic_registration
+include "gin/pocket/prompt_experts.gin"
+from elm_jax.runs import expert_settings
+from elm_jax.runs import train
+short/expert_settings.ExpertSettings.train_steps = 3
+train.Train.per_expert = {"*_tell": @short/expert_settings.ExpertSettings()}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A work folder with a base, untrained."""
+    params = jax.tree.map(np.asarray, t5.init_params(t5.T5(SHAPE), seed=0))
+    facts = facts_of("base", kind="base", fingerprint=trees.fingerprint(params))
+    experts.save_expert(tmp_path / "base", params, facts)
+    (tmp_path / "experts.gin").write_text(PER_EXPERT)
+    return tmp_path
+
+
+def facts_of(name, *, kind="prompt", fingerprint="f" * 8, training=None):
+    return manifest.Manifest(
+        name=name,
+        kind=kind,
+        base_name="base",
+        base_fingerprint=fingerprint,
+        model=dataclasses.asdict(SHAPE),
+        trainable_pattern="norm",
+        training=training or {},
+    )
+
+
+def make_run(folder, *bindings):
+    built, _, _ = gin_flags.build_run(
+        [train.Train],
+        gin_files=[str(folder / "experts.gin")],
+        bindings=[
+            f"MODEL_DIR = '{folder}'",
+            f"MIXTURE_OR_TASK_NAME = {TASKS}",
+            "TRAIN_STEPS = 5",
+            "train.Train.library_dir = '{MODEL_DIR}/library'",
+            *bindings,
+        ],
+    )
+    return built
+
+
+def result_of(run, name):
+    training = training_config.settings(run.of_expert(name))
+    facts = facts_of(name, training=training)
+    return trainer.Finished({"norm": np.ones(3, np.float32)}, facts)
+
+
+def save(run, *names):
+    """Saves experts and no more, as a run that is killed right after it."""
+    for name in names:
+        experts.save_expert(run.expert_dir(name), *result_of(run, name))
+
+
+def listed(folder):
+    return sorted(catalogue.Catalogue(folder / "library").experts())
+
+
+def test_an_expert_that_lands_is_listed_and_its_states_go(folder):
+    run = make_run(folder)
+    (run.work_dir(SHORT) / "state" / "2").mkdir(parents=True)
+    run.landing.land(SHORT, result_of(run, SHORT))
+    assert listed(folder) == [SHORT]
+    assert not (run.work_dir(SHORT) / "state").exists()
+    assert run.landing.unfinished(TASKS) == [LONG]
+    assert run.landing.describe(TASKS) == {"finished already": 1}
+
+
+def test_what_was_saved_and_no_more_is_listed_published_and_cleared_up(folder):
+    run = make_run(folder, f"PUBLISH_URL = '{folder / 'bucket'}'")
+    states = [run.work_dir(name) / "state" for name in TASKS]
+    states[0].mkdir(parents=True)
+    save(run, *TASKS)
+    states[1].mkdir(parents=True)
+    os.utime(states[1], (2**32, 2**32))  # of another training, later
+    assert run.landing.hand_on(TASKS) == {}
+    assert run.landing.finish(TASKS) == {}
+    assert listed(folder) == sorted(TASKS)
+    assert sorted(bucket.Bucket(f"{folder / 'bucket'}").experts()) == sorted(TASKS)
+    assert [path.exists() for path in states] == [False, True]
+
+
+def test_states_to_keep_stay_also_then(folder):
+    run = make_run(folder, "train.Train.keep_every_steps = 1000")
+    (run.work_dir(SHORT) / "state").mkdir(parents=True)
+    save(run, SHORT)
+    run.landing.hand_on([SHORT])
+    assert (run.work_dir(SHORT) / "state").exists()
+
+
+def test_an_expert_that_cannot_be_listed_is_told_at_the_end(folder, capsys):
+    run = make_run(folder)
+    other = facts_of("other", fingerprint="another base")
+    experts.save_expert(folder / "other", {"norm": np.ones(3)}, other)
+    catalogue.Catalogue(folder / "library").add(folder / "other")
+    run.landing.land(SHORT, result_of(run, SHORT))
+    assert "pocket_notes_tell is finished, but not listed: " in capsys.readouterr().err
+    failures = run.landing.finish(TASKS)
+    assert list(failures) == [SHORT]
+    assert "Keep one library per base" in str(failures[SHORT])
+
+
+def test_finished_experts_of_the_same_settings_are_fine(folder):
+    save(make_run(folder), *TASKS)
+    same = ("train.Train.fleet_size = 0", "train.Train.save_every_steps = 7")
+    make_run(folder, *same).landing.check_unchanged(TASKS)
+    # A manifest that does not tell, or knows settings that are no more, is no reason.
+    path = folder / "prompt_experts" / SHORT / manifest.FILE_NAME
+    content = json.loads(path.read_text())
+    for training in ({}, {"gone": 1}, None):
+        content["training"] = training
+        if training is None:
+            del content["training"]
+        path.write_text(json.dumps(content))
+        make_run(folder).landing.check_unchanged(TASKS)
+
+
+def check_refused(folder, changed, expected):
+    with pytest.raises(errors.CheckpointError) as raised:
+        changed.plan()
+    with pytest.raises(errors.CheckpointError):
+        changed.run()
+    text = str(raised.value)
+    assert expected in text
+    assert "resume_changed_config=True" in text
+    return text
+
+
+def test_more_steps_than_finished_experts_have_are_refused_by_name(folder):
+    save(make_run(folder), *TASKS)
+    changed = make_run(folder, "TRAIN_STEPS = 9")
+    text = check_refused(folder, changed, f"{LONG}: train_steps: 5 before, 9 now")
+    assert SHORT not in text  # it has steps of its own
+    allowed = "train.Train.resume_changed_config = True"
+    allowed = make_run(folder, "TRAIN_STEPS = 9", allowed)
+    assert allowed.landing.unfinished(TASKS) == []
+    allowed.landing.check_unchanged(TASKS)
+
+
+def test_another_base_is_refused_also_where_experts_are_only_in_the_bucket(folder):
+    published = f"PUBLISH_URL = '{folder / 'bucket'}'"
+    run = make_run(folder, published)
+    save(run, *TASKS)
+    run.landing.finish(TASKS)
+    (folder / "prompt_experts").rename(folder / "elsewhere")
+    path = folder / "base" / manifest.FILE_NAME
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"base_fingerprint": "new"}))
+    check_refused(folder, make_run(folder, published), "base_fingerprint: ")
