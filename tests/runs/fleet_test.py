@@ -16,7 +16,6 @@ from elm_jax.checkpoints import bucket, experts
 from elm_jax.cli import gin_flags
 from elm_jax.library import catalogue
 from elm_jax.runs import train
-from tests.runs.end_to_end_test import SHAPE
 from tests.training.together_test import free_address
 
 pytestmark = pytest.mark.slow
@@ -62,13 +61,6 @@ train.Train.per_expert = {
     "*_good_or_bad": @wild/expert_settings.ExpertSettings(),
 }
 """
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
-    start(folder, "gin/pocket/base.gin", "TRAIN_STEPS = 2", "BATCH_SIZE = 8", *SHAPE)
-    return folder
 
 
 def start(folder, gin_file, *bindings):
@@ -144,13 +136,6 @@ def fingerprints(folder):
         path.name: trees.fingerprint(experts.load_expert(path)[0])
         for path in sorted((folder / "prompt_experts").iterdir())
     }
-
-
-@pytest.fixture(scope="module")
-def whole(base, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    train_in(folder, base, LISTED)
-    return folder
 
 
 def test_every_expert_lands_with_its_own_settings(whole):

@@ -1,0 +1,23 @@
+"""A base and a whole fleet of its experts, for the files that ask what else may be."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    from tests.runs import end_to_end_test, fleet_test
+
+    folder = tmp_path_factory.mktemp("base")
+    few = ("TRAIN_STEPS = 2", "BATCH_SIZE = 8", *end_to_end_test.SHAPE)
+    fleet_test.start(folder, "gin/pocket/base.gin", *few)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole(base, tmp_path_factory):
+    """Experts of a fleet that nothing stopped."""
+    from tests.runs import fleet_test
+
+    folder = tmp_path_factory.mktemp("whole")
+    fleet_test.train_in(folder, base, fleet_test.LISTED)
+    return folder
