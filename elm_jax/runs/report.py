@@ -230,6 +230,15 @@ class Report(Run):
     def _curves(self) -> list[report.Curve]:
         curves = self._losses(self.work_dir)
         others = self._losses(self.compare_work_dir) if self.compare_work_dir else {}
+        if self.compare_work_dir and not others:
+            raise errors.DataError(
+                errors.explain(
+                    found=f"no metrics in {self.path(self.compare_work_dir)}",
+                    expected="<expert>/metrics.jsonl, as elm_train writes them",
+                    do="Set COMPARE_WORK_DIR to the folder `work` of another MODEL_DIR,"
+                    ' or to ""',
+                )
+            )
         return [report.Curve(n, own, others.get(n, ())) for n, own in curves.items()]
 
     def _losses(self, work_dir: str) -> dict[str, tuple[tuple[int, float], ...]]:

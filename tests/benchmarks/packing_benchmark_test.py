@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from elm_jax.data import tasks
+from elm_jax.data import batches, tasks
 from tests.benchmarks import packing_benchmark, real_rows
 
 pytestmark = pytest.mark.slow
@@ -37,9 +37,14 @@ def test_nine_tenths_of_real_rows_tokens_are_not_padding(
         features=features,
     )
     sources = packing_benchmark.make_sources(datasets, features, num_tokens=6144)
+    # 16 lengths, which the benchmark measures, are just short of it; 20 are not.
+    sources["20 buckets"] = batches.Batches(
+        datasets, batch_size=32, seed=0, num_shapes=20
+    )
     shares = {name: each.stats().real_share for name, each in sources.items()}
     assert shares["packed"] >= 0.9
-    assert shares["buckets"] >= 0.85
+    assert shares["20 buckets"] >= 0.9
+    assert shares["buckets"] >= 0.89
     assert shares["padded"] < 0.3
     batch = sources["packed"].batch(3)  # as the counts say, in a batch itself
     tokens = [batch[f"{side}_tokens"] for side in ("encoder_input", "decoder_target")]

@@ -151,8 +151,10 @@ def test_a_stop_saves_the_step_that_was_under_way(base, expected, way, tmp_path)
         while num_steps_reported(folder, EXPERTS[1]) < last:
             assert process.poll() is None
             time.sleep(0.002)
+        begun = time.monotonic()
         process.send_signal(signal.SIGINT if way == "fleet" else signal.SIGTERM)
         assert process.wait() == (130 if way == "fleet" else 143)
+        assert time.monotonic() - begun < signals.GRACE_SECS
     (saved,) = (folder / "work" / EXPERTS[1] / "state").iterdir()
     assert int(saved.name) >= last
     subprocess.run(experts_command(folder, way), check=True)
