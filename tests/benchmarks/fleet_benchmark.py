@@ -8,7 +8,9 @@ with all cores, (c) one process that trains a fleet. Each is `elm_train` itself,
 program, on the same prompts, batches of 8 and natural lengths: rows of DREAM, CoS-E and
 Rotten Tomatoes where `--data_dir` has them, else of the embedded suite. (a) is run for
 `--processes` experts of the list and counted up to all. Wall and CPU seconds are from
-launch on, so that ratios of CPU seconds hold on a busy machine too.
+launch on, so that ratios of CPU seconds hold on a busy machine too. `data_wait_share`
+is the share of the time between reports in which steps waited for data, the first one
+aside, whose steps compile (steps are reported by 50s).
 
 `bytes_per_further_expert` is what the compiled step of a fleet with twice the slots
 needs more, all buffers counted, beside an expert's own parameters and moments.
@@ -107,28 +109,39 @@ def run_way(way, gin_file, bindings, names, num_processes):
         shard = {} if index is None else {"SHARD": f"{index}/{len(names)}"}
         runs.append(elm("elm_train", gin_file, {**mine, **shard}))
     factor = len(names) / num_processes if way == "processes" else 1
-    tokens = count_tokens(folder, names) * factor
+    tokens = count_tokens(folder) * factor
     wall_secs, cpu_secs = (factor * sum(r[i] for r in runs) for i in (0, 1))
     return {
         "wall_secs": round(wall_secs, 1),
         "cpu_secs": round(cpu_secs, 1),
         "tokens_per_sec": round(tokens / wall_secs, 1),
         "peak_mib": round(max(run[2] for run in runs) / 2**20),
+        "data_wait_share": round(wait_share(folder), 4),
     }
 
 
-def count_tokens(folder, names):
-    """Returns how many real tokens the experts trained on, by their metrics."""
-    total, done = 0.0, 0
-    for name in names:
-        path = folder / "work" / name / "metrics.jsonl"
-        if not path.exists():
-            continue
-        for row in map(json.loads, path.read_text().splitlines()):
-            total += row["tokens_per_step"] * (row["step"] - done)
-            done = row["step"]
-        done = 0
-    return total
+def reports(folder):
+    """Yields for each expert its reports: number of steps, and what they tell."""
+    for path in sorted((folder / "work").glob("*/metrics.jsonl")):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        before = [0, *(row["step"] for row in rows)]
+        yield [(row["step"] - done, row) for done, row in zip(before, rows)]  # noqa: B905
+
+
+def count_tokens(folder):
+    """Returns how many real tokens the experts trained on."""
+    rows = [row for each in reports(folder) for row in each]
+    return sum(steps * row["tokens_per_step"] for steps, row in rows)
+
+
+def wait_share(folder):
+    """Returns the share of the experts' time in which they waited for data."""
+    rows = [row for each in reports(folder) for row in each[1:] or each]
+    secs = [steps / row["steps_per_sec"] for steps, row in rows]
+    waited = [
+        s * row["data_wait_share"] for s, (_, row) in zip(secs, rows, strict=True)
+    ]
+    return sum(waited) / sum(secs)
 
 
 def measure_growth(size):
