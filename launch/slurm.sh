@@ -87,7 +87,8 @@ END
   printf '%s\n' "${SETUP:-: # SETUP}"
   cat <<'END'
 
-srun --kill-on-bad-exit=1 "${command[@]}" --gin.SHARD="$SLURM_ARRAY_TASK_ID/$shards" &
+# Of several nodes each saves for itself after a signal: none may end the others.
+srun --kill-on-bad-exit=0 "${command[@]}" --gin.SHARD="$SLURM_ARRAY_TASK_ID/$shards" &
 pid=$!
 [ -z "$warned" ] || pass_on
 while kill -0 "$pid" 2>/dev/null; do # a signal interrupts wait

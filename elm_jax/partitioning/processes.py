@@ -277,6 +277,11 @@ def are_apart() -> bool:
     return _are_joined() and _works_apart.is_set()
 
 
+def count() -> int:
+    """Returns how many processes have joined, this one among them: 1 if none has."""
+    return jax.process_count() if _are_joined() else 1
+
+
 def _are_joined() -> bool:
     return jax.distributed.is_initialized() and jax.process_count() > 1
 

@@ -8,6 +8,7 @@ import jax
 
 from elm_jax import errors
 from elm_jax.data import shapes
+from elm_jax.partitioning import processes
 from elm_jax.runs import fleet_table, train_metrics, trainer
 from elm_jax.training import agreement, fleet_loop, hooks, loop, profiling, signals
 from elm_jax.training import fleet as fleet_lib
@@ -55,9 +56,9 @@ class FleetTrainer:
             mesh=shared.mesh,
             # What is left of a list has the program, and so the bits, of all of it.
             num_slots=run.num_slots
-            if run.num_lanes > 1
+            if shared.num_lanes > 1
             else min(run.num_slots, len(names)),
-            num_lanes=run.num_lanes,
+            num_lanes=shared.num_lanes,
         )
         stop = signals.StopRequest(grace_secs=run.stop_grace_secs)
         with stop, fleet_table.FleetTable(names) as table, contextlib.ExitStack() as to:
@@ -75,6 +76,7 @@ class FleetTrainer:
                 queue,
                 should_stop=agreement.PassedOnStop(stop),
                 after_step=self._profile(to),
+                slow_secs=run.stop_grace_secs / 2,
             )
         stop.exit_if_requested()
         return failures
@@ -85,7 +87,8 @@ class FleetTrainer:
         if not run.profile_steps:
             return lambda num_steps: None
         first, last = run.profile_steps
-        folder = run.work_dir("fleet") / "profile"
+        who = f"_{jax.process_index()}" if processes.count() > 1 else ""
+        folder = run.work_dir("fleet") / f"profile{who}"
         profile = profiling.ProfileSteps(folder, start=first, stop=last)
         to.callback(profile.close)
 

@@ -33,12 +33,14 @@ class Layout(NamedTuple):
     Attributes:
       axis_rules: Name of the table for the base.
       num_model: Devices that share one base; the others have further experts.
+      num_lanes: Experts whose steps a device computes as one batch, at most.
       bytes_per_device: By use.
       why: In a sentence for the plan.
     """
 
     axis_rules: str
     num_model: int
+    num_lanes: int
     bytes_per_device: dict[str, int]
     why: str
 
@@ -97,29 +99,43 @@ class Fleet:
             "gradients": num_lanes,
             "activations": num_lanes,
         }
-        return {use: size * times[use] for use, size in one.items()}
+        # Every device gets a copy of a state that is saved, one state at a time.
+        saved = one["trained parameters"] + one["optimiser"]
+        found = {use: size * times[use] for use, size in one.items()}
+        return found | {"a state to be saved": saved}
 
 
 def choose_layout(
-    fleet: Fleet, *, num_devices: int, memory_bytes: int | None
+    fleet: Fleet,
+    *,
+    num_devices: int,
+    memory_bytes: int | None,
+    num_model: int = 0,
+    needs_all_lanes: bool = False,
 ) -> Layout:
     """Returns the layout in which the fewest devices share a base.
 
     A base that fits on one device beside its experts, the step of one of them at work,
     is kept whole there, and the experts are spread over the devices, which then need
-    not talk to each other. Else the base is split over as few as it fits on. Where
-    the lanes asked for take more, the reason says how many fit.
+    not talk to each other. Else the base is split over as few as it fits on. Then as
+    many lanes are taken, of those of the fleet, as there is memory left for.
 
     Args:
       fleet: What is to be laid out.
       num_devices: How many devices there are.
       memory_bytes: Of each; None if unknown, which is taken for enough.
+      num_model: Devices that are to share a base; 0 for what is said above.
+      needs_all_lanes: Whether fewer lanes will not do.
 
     Raises:
-      ConfigError: It fits in no way.
+      ConfigError: It fits in no way, not with all lanes if they are needed, or
+        `num_model` does not divide a parameter.
     """
     usable = None if memory_bytes is None else int(_USABLE_SHARE * memory_bytes)
-    tried = list(_layouts(fleet, num_devices))
+    if num_model:
+        tried = [(num_model, fleet.bytes_per_device(num_devices, num_model))]
+    else:
+        tried = list(_layouts(fleet, num_devices))
     for number, (num_model, parts) in enumerate(tried):
         total = sum(parts.values())
         if usable is None or total <= usable:
@@ -127,11 +143,11 @@ def choose_layout(
             if number:
                 before = sum(tried[number - 1][1].values())
                 why += f"; over {tried[number - 1][0]} it would be {_size(before)}"
-            why += _check_lanes(fleet, num_devices, num_model, usable)
-            parts = fleet.bytes_per_device(
-                num_devices, num_model, num_lanes=fleet.num_lanes
-            )
-            return Layout(_rules(num_model), num_model, parts, why)
+            lanes, told = _fit_lanes(fleet, num_devices, num_model, usable)
+            if told and needs_all_lanes:
+                raise _too_many_lanes(fleet.num_lanes, lanes, told)
+            parts = fleet.bytes_per_device(num_devices, num_model, num_lanes=lanes)
+            return Layout(_rules(num_model), num_model, lanes, parts, why + told)
     num_model, parts = min(tried, key=lambda each: sum(each[1].values()))
     used = ", ".join(f"{use} {_size(size)}" for use, size in parts.items() if size)
     raise errors.ConfigError(
@@ -169,18 +185,18 @@ def of_run(run: "train.Train") -> Layout:
       ConfigError: It fits in no way.
     """
     cpu_devices.request()
-    num_devices = jax.local_device_count()
-    fleet = _fleet_of(run)
+    num_devices, num_model = jax.local_device_count(), 0
     if run.axis_rules != "data" and run.num_model > 1:
-        _check_num_model(run.num_model, num_devices)
-        groups = num_devices // run.num_model
-        parts = fleet.bytes_per_device(
-            groups * run.num_model, run.num_model, num_lanes=fleet.num_lanes
-        )
-        why = f"the base split over {run.num_model} devices, as num_model says"
-        return Layout(run.axis_rules, run.num_model, parts, why)
-    memory = device_memory(run.device_memory_gib)
-    return choose_layout(fleet, num_devices=num_devices, memory_bytes=memory)
+        num_model = run.num_model
+        _check_num_model(num_model, num_devices)
+        num_devices -= num_devices % num_model
+    return choose_layout(
+        _fleet_of(run),
+        num_devices=num_devices,
+        memory_bytes=device_memory(run.device_memory_gib),
+        num_model=num_model,
+        needs_all_lanes=run.fleet_lanes > 0,
+    )
 
 
 def _check_num_model(num_model: int, num_devices: int) -> None:
@@ -219,11 +235,11 @@ def describe_run(run: "train.Train") -> Plan:
     fleet, parts = _fleet_of(run), layout.bytes_per_device
     groups = max(1, jax.local_device_count() // layout.num_model)
     slots = -(-fleet.num_slots // groups)
-    lanes = min(fleet.num_lanes, slots)
+    lanes = min(layout.num_lanes, slots)
     way = f"{lanes} as one batch" if lanes > 1 else "one after another"
     used = ", ".join(f"{use} {_size(size)}" for use, size in parts.items() if size)
-    further = (parts["trained parameters"] + parts["optimiser"]) // slots
-    count = jax.process_count() if processes.are_several() else 1
+    further = parts["a state to be saved"]
+    count = processes.count()
     dealt = f", in each of {count} processes: experts are dealt out by name"
     dealt = dealt if count > 1 else ""
     return rows | {
@@ -259,20 +275,28 @@ def _layouts(fleet: Fleet, num_devices: int) -> Iterator[tuple[int, dict[str, in
             continue  # these do not divide a parameter
 
 
-def _check_lanes(
+def _fit_lanes(
     fleet: Fleet, num_devices: int, num_model: int, usable: int | None
-) -> str:
-    """Returns what to say if the lanes asked for take more than is usable."""
+) -> tuple[int, str]:
+    """Returns how many lanes fit, and what to say if that is not all."""
     totals = [
         sum(fleet.bytes_per_device(num_devices, num_model, num_lanes=lanes).values())
         for lanes in range(1, fleet.num_lanes + 1)
     ]
     if usable is None or totals[-1] <= usable:
-        return ""
+        return fleet.num_lanes, ""
     fitting = sum(total <= usable for total in totals)
-    return (
-        f"; with {fleet.num_lanes} lanes {_size(totals[-1])}, about: if that is too"
-        f" much, set fleet_lanes = {fitting}"
+    text = f"; {fleet.num_lanes} lanes would take {_size(totals[-1])}, {fitting} fit"
+    return fitting, text
+
+
+def _too_many_lanes(asked: int, fitting: int, told: str) -> errors.ConfigError:
+    return errors.ConfigError(
+        errors.explain(
+            found=f"fleet_lanes = {asked}{told}",
+            expected=f"at most {_USABLE_SHARE:.0%} of a device's memory",
+            do=f"Set fleet_lanes to {fitting}, or to 0, which takes what fits",
+        )
     )
 
 

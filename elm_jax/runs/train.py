@@ -81,7 +81,7 @@ class Train(Run):
         there are several; of joined processes each has as many, of its own share. 0
         trains them one after another, each with all devices of all processes.
       fleet_lanes: Experts whose steps a device computes as one batch; 0 for 1 on
-        CPUs, which one expert keeps busy, and 8 elsewhere.
+        CPUs, which one expert keeps busy, and 8 elsewhere, or as many as fit.
       device_memory_gib: Memory of a device, by which a fleet's base is kept whole on
         each device or split over some; 0 asks the device.
       save_every_steps: Period of the checkpoints that a killed run resumes from.
@@ -247,12 +247,13 @@ class Train(Run):
 
     @property
     def num_slots(self) -> int:
-        """How many experts of a fleet train at a time."""
-        return min(self.fleet_size, len(self.experts()))
+        """How many experts of a fleet train at a time, in the largest of its shares."""
+        shares = shards.parse(self.shard).count * processes.count()
+        return min(self.fleet_size, -(-len(self.experts()) // shares))
 
     @property
     def num_lanes(self) -> int:
-        """How many experts' steps a device of a fleet computes as one batch."""
+        """How many experts' steps a device computes as one batch, if they fit."""
         return self.fleet_lanes or (1 if jax.default_backend() == "cpu" else 8)
 
     def of_expert(self, name: str) -> "Train":

@@ -36,6 +36,7 @@ from elm_jax.training import (
     hooks,
     loop,
     profiling,
+    programs,
     schedules,
     signals,
     state,
@@ -88,7 +89,7 @@ class Trainer:
         self._axis_rules = run.axis_rules
         if run.is_fleet:
             layout = fleet_layout.of_run(run)
-            self._axis_rules = layout.axis_rules
+            self._axis_rules, self.num_lanes = layout.axis_rules, layout.num_lanes
             self.mesh = fleet.make_mesh(num_model=layout.num_model)
         else:
             self.mesh = meshes.make_mesh(num_fsdp=run.num_fsdp, num_model=run.num_model)
@@ -101,6 +102,10 @@ class Trainer:
         self.tx = run.optimizer.make(run.train_steps)
         self.loss_fn = loss.make_loss_fn(self._model)
         self._step_fn = step.make_train_step(self.loss_fn, self.tx)
+        # Processes save together, and their clocks would not agree on when.
+        several = processes.are_several()
+        self._slow_secs = math.inf if several else run.stop_grace_secs / 2
+        self._known = programs.Programs(slow_secs=self._slow_secs)
 
     @functools.cached_property
     def frozen(self) -> Params:
@@ -193,30 +198,33 @@ class Trainer:
         with stop, contextlib.ExitStack() as entered:
             entered.callback(stop.waiting_for(store.close))
             ready = entered.enter_context(self._prefetcher(expert))
+            saving = hooks.SaveSchedule(
+                run.save_every_steps,
+                stop.waiting_for(hooks.save_states(store)),
+                slow_secs=self._slow_secs,
+            )
+            reporting = self._reporting(expert, ready=ready, to=entered)
             now = loop.train(
                 expert.state,
                 self.frozen,
                 step_fn=self._step_fn,
                 batches=ready,
                 num_steps=run.train_steps,
-                hooks=self._hooks(expert, stop=stop, ready=ready, to=entered),
+                hooks=[reporting, saving, *self._profiling(expert, to=entered)],
                 expert=name,
                 should_stop=agreed,
                 last_checkpoint=store.latest_step,
+                known=self._known,
+                before_slow=saving.hook,
             )
         agreed.exit_if_requested()
         params = processes.gather(now.params)
         return self.finish(expert, params) if processes.is_main() else None
 
-    def _hooks(
-        self,
-        expert: Prepared,
-        *,
-        stop: signals.StopRequest,
-        ready: prefetch.Prefetcher,
-        to: contextlib.ExitStack,
-    ) -> list[ScheduledHook]:
-        """Returns what happens between steps; adds to a stack how it is closed."""
+    def _reporting(
+        self, expert: Prepared, *, ready: prefetch.Prefetcher, to: contextlib.ExitStack
+    ) -> ScheduledHook:
+        """Returns what reports metrics; adds to a stack how it is closed."""
         run, name = expert.run, expert.name
         report = train_metrics.make_report(
             run.work_dir(name),
@@ -228,20 +236,19 @@ class Trainer:
             waited_secs_fn=lambda: ready.waited_secs,
         )
         to.callback(report.close)
-        saving = hooks.SaveSchedule(
-            run.save_every_steps,
-            stop.waiting_for(hooks.save_states(expert.store)),
-            # Processes save together, and their clocks would not agree on when.
-            slow_secs=math.inf if processes.are_several() else run.stop_grace_secs / 2,
-        )
-        found: list[ScheduledHook] = [loop.Every(run.log_every_steps, report), saving]
-        if run.profile_steps:
-            first, last = run.profile_steps
-            folder = run.work_dir(name) / "profile"
-            profile = profiling.ProfileSteps(folder, start=first, stop=last)
-            to.callback(profile.close)
-            found.append(profile)
-        return found
+        return loop.Every(run.log_every_steps, report)
+
+    def _profiling(
+        self, expert: Prepared, *, to: contextlib.ExitStack
+    ) -> list[ScheduledHook]:
+        """Returns what traces steps, if anything; adds to a stack how it ends."""
+        if not expert.run.profile_steps:
+            return []
+        first, last = expert.run.profile_steps
+        folder = expert.run.work_dir(expert.name) / "profile"
+        profile = profiling.ProfileSteps(folder, start=first, stop=last)
+        to.callback(profile.close)
+        return [profile]
 
     def _batch_source(
         self,

@@ -68,8 +68,8 @@ class Fleet:
         after another, all of its slots in one call.
 
     Attributes:
-      waited_secs: Time in which batches were made while no step was under way, at
-        most; the loop counts it.
+      waited_secs: Time in which batches were made, stacked or placed while no step
+        was under way, at most; the loop counts the making.
       step_secs: Time between the last two steps; 0.0 before the second.
     """
 
@@ -85,6 +85,7 @@ class Fleet:
     ) -> None:
         self.waited_secs = self.step_secs = 0.0
         self._stepped_at: float | None = None
+        self._newest: Metrics = {}
         self._mesh, self.num_devices = mesh, mesh.shape[AXIS]
         self.slots_per_device = -(-num_slots // self.num_devices)
         self.num_slots = self.slots_per_device * self.num_devices
@@ -127,8 +128,16 @@ class Fleet:
         self._states = self._put(self._states, self._place(slot, split=False), placed)
 
     def get(self, slot: int) -> TrainState:
-        """Returns a copy of a slot's state after all steps so far; waits for none."""
-        return self._get(self._states, self._place(slot, split=False))
+        """Returns a slot's state after all steps so far, as numpy; waits for them.
+
+        Every device has a copy of this one state until it is here.
+        """
+        return jax.device_get(self._get(self._states, self._place(slot, split=False)))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no step is under way."""
+        return all(leaf.is_ready() for leaf in self._newest.values())
 
     def step(
         self, frozen: Params, batches: Mapping[int, Batch]
@@ -152,10 +161,11 @@ class Fleet:
         by_lane = {lane: batches[slot] for slot, lane in lane_of.items()}
         rows = [by_lane.get(lane, empty) for lane in range(len(slots))]
         stacked = {name: np.stack([row[name] for row in rows]) for name in first}
-        self._states, metrics = self._step(
-            self._states, frozen, *map(self._place, (stacked, slots, active))
-        )
-        return metrics, lane_of
+        placed = self._place((stacked, slots, active))
+        if self.is_idle:
+            self.waited_secs += time.monotonic() - now
+        self._states, self._newest = self._step(self._states, frozen, *placed)
+        return self._newest, lane_of
 
     def lower(self, frozen: Params, stacked: Batch) -> jax.stages.Lowered:
         """Returns the program of a step, not yet compiled, to look at its costs.

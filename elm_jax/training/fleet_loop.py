@@ -2,12 +2,14 @@
 
 Each expert draws the batches it would draw alone. A step is for experts whose next
 batches have one shape; the shape for which most experts wait is taken, so that those
-with a rare one gather, until one has waited for many steps. Metrics are read and states
-saved while the devices are busy with the step after.
+with a rare one gather, until one has waited for many steps. Metrics are read, and
+batches made and placed, while the devices are busy with the step before; states are
+written by another thread.
 """
 
 import collections
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
@@ -17,6 +19,7 @@ import jax
 import numpy as np
 
 from elm_jax import errors
+from elm_jax.training import programs
 from elm_jax.training.fleet import Fleet
 from elm_jax.training.state import TrainState
 from elm_jax.training.tally import Tally
@@ -62,6 +65,7 @@ def train_fleet(
     *,
     should_stop: Callable[[], bool] = lambda: False,
     after_step: Callable[[int], None] = lambda num_steps: None,
+    slow_secs: float = math.inf,
 ) -> dict[str, errors.ElmError]:
     """Trains all experts of a queue; returns those that failed, with the reason.
 
@@ -73,26 +77,35 @@ def train_fleet(
       fleet: With any states, of experts that are through.
       frozen: The part of the model that does not train, on the fleet's devices.
       queue: What to train.
-      should_stop: Asked after every step of the fleet; True makes that the last.
+      should_stop: Asked after every step of the fleet, and after every expert that
+        is readied; once True, always True, and nothing begins any more.
       after_step: Called with the number of the fleet's steps up to now.
+      slow_secs: Where compiling takes longer, all states are saved before it: no
+        signal is answered meanwhile.
 
     Raises:
       ElmError: A state could not be saved.
     """
     with futures.ThreadPoolExecutor(max_workers=1) as saver:
-        crew = _Crew(fleet, queue, saver)
+        crew = _Crew(fleet, queue, saver, programs.Programs(slow_secs=slow_secs))
         try:
-            while crew.fill_slots():
-                crew.step(frozen)
-                after_step(crew.num_steps)
-                if should_stop():
+            while crew.fill_slots(should_stop) and not should_stop():
+                if crew.is_next_step_slow():
                     crew.read_metrics(steps_left=0)
                     crew.save_all()
-                    break
+                    if not crew.running:
+                        continue
+                crew.step(frozen)
+                after_step(crew.num_steps)
                 crew.read_metrics(steps_left=_STEPS_AHEAD if crew.running else 0)
+            crew.read_metrics(steps_left=0)
+            crew.report_all()
+            crew.save_all()
         finally:
-            crew.wait_for_saves()
-            crew.close()
+            try:
+                crew.wait_for_saves()
+            finally:
+                crew.close()
     return crew.failures
 
 
@@ -107,7 +120,7 @@ class _Runner:
         self.last_turn = 0  # the fleet's step at which it came, or went on
         self.saving: futures.Future[None] | None = None
         self.tally = Tally(1, expert=name, last_checkpoint=self._last_checkpoint)
-        self.draw_batch()
+        self.batch: Batch = {}
 
     @property
     def is_complete(self) -> bool:
@@ -116,8 +129,8 @@ class _Runner:
 
     def draw_batch(self) -> None:
         """Makes the next batch; its shape decides when the step may be."""
-        self.batch: Batch = {} if self.is_complete else self.member.batch_fn(self.step)
-        self.shape = tuple((n, np.shape(leaf)) for n, leaf in self.batch.items())
+        self.batch = {} if self.is_complete else self.member.batch_fn(self.step)
+        self.shape = programs.shape_of(self.batch)
 
     def _last_checkpoint(self) -> object:
         if self.saving is not None:
@@ -131,7 +144,7 @@ class _Runner:
 
 
 class _Taken(NamedTuple):
-    """A step of one expert, given to the devices: its lane, and the state if kept."""
+    """A step of one expert, given to the devices: its lane, the state if it is due."""
 
     runner: _Runner
     step: int
@@ -143,9 +156,14 @@ class _Crew:
     """Who is in which slot, and what is still to be read or saved."""
 
     def __init__(
-        self, fleet: Fleet, queue: Queue, saver: futures.ThreadPoolExecutor
+        self,
+        fleet: Fleet,
+        queue: Queue,
+        saver: futures.ThreadPoolExecutor,
+        known: programs.Programs,
     ) -> None:
         self._fleet, self._queue, self._saver = fleet, queue, saver
+        self._programs = known
         self.num_steps = 0
         self.running: dict[int, _Runner] = {}
         self.failures: dict[str, errors.ElmError] = {}
@@ -153,32 +171,45 @@ class _Crew:
         self._pending = collections.deque()
         self._saves: list[futures.Future[None]] = []
 
-    def fill_slots(self) -> bool:
+    def fill_slots(self, should_stop: Callable[[], bool]) -> bool:
         """Puts experts of the queue into free slots; returns whether any trains."""
-        while len(self.running) < self._fleet.num_slots:
+        while len(self.running) < self._fleet.num_slots and not should_stop():
             name, begin = next(self._queue, ("", None))
             if begin is None:
                 break
             try:
-                runner = _Runner(name, begin())
+                self._begin(name, begin())
             except errors.ElmError as error:
                 self.failures[name] = error
-                continue
-            if runner.is_complete:
-                self._finish(runner, runner.member.state)
-                continue
-            slot, runner.last_turn = self._choose_slot(), self.num_steps
-            self._fleet.put(slot, runner.member.state)
-            # The state lives in the slot from now on, and only there.
-            runner.member = dataclasses.replace(runner.member, state=None)
-            self.running[slot] = runner
         return bool(self.running)
+
+    def _begin(self, name: str, member: Member) -> None:
+        runner = _Runner(name, member)
+        try:
+            runner.draw_batch()
+        except BaseException:
+            member.close()
+            raise
+        if runner.is_complete:
+            self._finish(runner, member.state)
+            return
+        slot, runner.last_turn = self._choose_slot(), self.num_steps
+        self._fleet.put(slot, member.state)
+        # The state lives in the slot from now on, and only there.
+        runner.member = dataclasses.replace(member, state=None)
+        self.running[slot] = runner
+
+    def is_next_step_slow(self) -> bool:
+        """Returns whether the next step has to compile, and that takes long."""
+        first = next(iter(self._choose_runners().values()))
+        return self._programs.will_be_slow(first.batch)
 
     def step(self, frozen: Params) -> None:
         """Gives the devices a step of the experts whose turn it is."""
         chosen = self._choose_runners()
         batches = {slot: runner.batch for slot, runner in chosen.items()}
-        metrics, lanes = self._fleet.step(frozen, batches)
+        with self._programs.running(next(iter(batches.values()))):
+            metrics, lanes = self._fleet.step(frozen, batches)
         self.num_steps += 1
         taken = []
         for slot, runner in chosen.items():
@@ -197,8 +228,7 @@ class _Crew:
         begun = time.monotonic()
         for runner in runners:
             runner.draw_batch()
-        newest, _ = self._pending[-1]
-        if all(leaf.is_ready() for leaf in newest.values()):
+        if self._fleet.is_idle:
             self._fleet.waited_secs += time.monotonic() - begun
 
     def read_metrics(self, *, steps_left: int) -> None:
@@ -211,11 +241,15 @@ class _Crew:
                     self._note(each, {n: float(v[each.lane]) for n, v in host.items()})
         self._raise_failed_saves()
 
-    def save_all(self) -> None:
-        """Reports and saves every expert that is in a slot, where it is."""
-        for slot, runner in self.running.items():
+    def report_all(self) -> None:
+        """Reports every expert that is in a slot, where it is."""
+        for runner in self.running.values():
             if runner.step > runner.reported_step:
                 runner.report(runner.step)
+
+    def save_all(self) -> None:
+        """Saves every expert that is in a slot, where it is."""
+        for slot, runner in self.running.items():
             if runner.step > runner.saved_step:
                 self._save(runner, runner.step, self._fleet.get(slot))
 
@@ -240,17 +274,21 @@ class _Crew:
 
         Unless one has waited for too long: then those who can go with it.
         """
+        longest = min(self.running.values(), key=lambda runner: runner.last_turn)
+        is_too_long = self.num_steps - longest.last_turn >= _MOST_STEPS_WAITED
         waiting: dict[Any, dict[int, list[int]]] = {}
-        for slot, runner in sorted(
-            self.running.items(), key=lambda item: (item[1].step, item[0])
-        ):
+
+        def order(item: tuple[int, _Runner]) -> tuple[bool, int, int]:
+            slot, runner = item
+            return not (is_too_long and runner is longest), runner.step, slot
+
+        for slot, runner in sorted(self.running.items(), key=order):
             devices = waiting.setdefault(runner.shape, {})
             own = devices.setdefault(self._fleet.device_of(slot), [])
             if len(own) < self._fleet.lanes_per_device:
                 own.append(slot)
         best = max(waiting.values(), key=lambda d: (len(d), sum(map(len, d.values()))))
-        longest = min(self.running.values(), key=lambda runner: runner.last_turn)
-        if self.num_steps - longest.last_turn >= _MOST_STEPS_WAITED:
+        if is_too_long:
             best = waiting[longest.shape]
         return {slot: self.running[slot] for own in best.values() for slot in own}
 

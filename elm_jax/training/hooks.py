@@ -64,6 +64,7 @@ class SaveSchedule:
         self._step_secs_fn = step_secs_fn
         self._last_step_at: float | None = None  # the first step compiles
         self._not_before = -math.inf
+        self._saved_step = -1
 
     def is_due(self, step: int) -> bool:
         """Returns whether to save after this step; to be asked once after each."""
@@ -81,9 +82,12 @@ class SaveSchedule:
         return is_due
 
     def hook(self, step: int, state: Any, metrics: Metrics) -> None:
-        """Saves."""
+        """Saves, unless that step has been saved."""
+        if step == self._saved_step:
+            return
         begun = self._clock()
         self._hook(step, state, metrics)
+        self._saved_step = step
         self._last_step_at = self._clock()
         self._not_before = begun + _SAVE_RATIO * (self._last_step_at - begun)
 

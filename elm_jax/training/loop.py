@@ -1,15 +1,17 @@
 """The train loop: it draws batches, calls the step and its hooks, nothing else."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from elm_jax import errors
+from elm_jax.training import programs
 from elm_jax.training.state import TrainState
 from elm_jax.training.step import StepFn
 from elm_jax.training.tally import Tally
-from elm_jax.types import Batch, Hook, Params, ScheduledHook
+from elm_jax.types import Batch, Hook, Metrics, Params, ScheduledHook
 
 
 class Every(NamedTuple):
@@ -20,6 +22,10 @@ class Every(NamedTuple):
 
     def is_due(self, step: int) -> bool:  # noqa: D102
         return step % self.every_steps == 0
+
+
+def _do_nothing(step: int, state: Any, metrics: Metrics) -> None:
+    pass
 
 
 def train(
@@ -33,6 +39,8 @@ def train(
     expert: str = "",
     should_stop: Callable[[], bool] = lambda: False,
     last_checkpoint: Callable[[], object] = lambda: None,
+    known: programs.Programs | None = None,
+    before_slow: Hook = _do_nothing,
 ) -> TrainState:
     """Returns the state after `num_steps` steps, or after the step of a stop.
 
@@ -51,24 +59,23 @@ def train(
       expert: Name of what trains, for messages.
       should_stop: Asked after every step; True makes that step the last.
       last_checkpoint: Names the newest checkpoint, for messages.
+      known: Programs that `step_fn` has; None where none is slow to compile.
+      before_slow: Called before a slow one compiles, as no signal is answered then.
 
     Raises:
       TrainingError: A metric is not finite, or a batch is not of the next step.
     """
     step = int(jax.device_get(state.step))
     tally = Tally(len(hooks), expert=expert, last_checkpoint=last_checkpoint)
-    is_last = step >= num_steps
+    known = known or programs.Programs(slow_secs=math.inf)
+    start_step, is_last = step, step >= num_steps
     while not is_last:
-        index, batch = next(batches, (None, {}))
-        if index != step:
-            raise errors.TrainingError(
-                errors.explain(
-                    found=f"a batch for step {index} (None: there was none)",
-                    expected=f"the batch for step {step}, where the state is",
-                    do="Start the batches at the step of the state",
-                )
-            )
-        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+        batch = _draw(batches, step)
+        if step > start_step and known.will_be_slow(batch):
+            tally.read()
+            before_slow(step, state, {})
+        annotation = jax.profiler.StepTraceAnnotation("train", step_num=step)
+        with annotation, known.running(batch):
             state, metrics = step_fn(state, frozen, batch)
         step += 1
         tally.push(step, metrics)
@@ -79,3 +86,16 @@ def train(
         for number in due:
             hooks[number].hook(step, state, tally.take(number))
     return state
+
+
+def _draw(batches: Iterator[tuple[int, Batch]], step: int) -> Batch:
+    index, batch = next(batches, (None, {}))
+    if index != step:
+        raise errors.TrainingError(
+            errors.explain(
+                found=f"a batch for step {index} (None: there was none)",
+                expected=f"the batch for step {step}, where the state is",
+                do="Start the batches at the step of the state",
+            )
+        )
+    return batch

@@ -30,10 +30,10 @@ def fleet():
     )
 
 
-def choose(fleet, gib, num_devices=8):
+def choose(fleet, gib, num_devices=8, **options):
     memory = None if gib is None else int(gib * GIB)
     return fleet_layout.choose_layout(
-        fleet, num_devices=num_devices, memory_bytes=memory
+        fleet, num_devices=num_devices, memory_bytes=memory, **options
     )
 
 
@@ -65,16 +65,35 @@ def test_one_lane_at_a_time_needs_the_activations_of_one(fleet):
     assert one["optimiser"] == four["optimiser"]
 
 
-def test_lanes_that_take_too_much_are_told_with_the_number_that_fits(fleet):
+def test_as_many_lanes_are_taken_as_fit(fleet):
     one, two, four = (
         sum(fleet.bytes_per_device(8, 1, num_lanes=lanes).values()) / GIB
         for lanes in (1, 2, 4)
     )
-    assert choose(fleet, four / 0.9 + 0.1).why.count("fleet_lanes") == 0
-    found = choose(fleet, two / 0.9 + 0.1)
-    assert found.num_model == 1
-    assert found.why.endswith("set fleet_lanes = 2")
-    assert choose(fleet, one / 0.9 + 0.1).why.endswith("set fleet_lanes = 1")
+    for gib, lanes in ((four, 4), (two, 2), (one, 1)):
+        found = choose(fleet, gib / 0.9 + 0.1)
+        assert (found.num_model, found.num_lanes) == (1, lanes)
+        assert found.bytes_per_device == fleet.bytes_per_device(8, 1, num_lanes=lanes)
+        assert ("4 lanes would take" in found.why) == (lanes < 4)
+    with pytest.raises(errors.ConfigError, match="Set fleet_lanes to 2, or to 0"):
+        choose(fleet, two / 0.9 + 0.1, needs_all_lanes=True)
+    assert choose(fleet, four / 0.9 + 0.1, needs_all_lanes=True).num_lanes == 4
+
+
+def test_a_base_is_split_over_as_many_devices_as_asked(fleet):
+    found = choose(fleet, 80, num_model=4)
+    assert (found.axis_rules, found.num_model) == ("data_model", 4)
+    assert found.bytes_per_device == fleet.bytes_per_device(8, 4, num_lanes=4)
+    with pytest.raises(errors.ConfigError, match="fleet that takes"):
+        choose(fleet, 1, num_model=4)
+    with pytest.raises(errors.ConfigError, match="3"):
+        choose(fleet, 80, num_devices=6, num_model=3)
+
+
+def test_room_for_a_state_that_is_saved_is_counted(fleet):
+    found = fleet.bytes_per_device(8, 1)
+    # Parameters and two moments in float32, and a few counts.
+    assert found["a state to be saved"] == pytest.approx(12 * NUM_PROMPT, rel=1e-5)
 
 
 def test_a_memory_that_nobody_knows_is_taken_for_enough(fleet):

@@ -125,13 +125,12 @@ def test_an_expert_that_cannot_begin_is_named_and_the_others_go_on():
 
 
 def test_a_stop_saves_every_expert_and_going_on_gives_the_same_bits():
-    crew, asked = many(), []
+    crew, taken = many(), [0]
 
     def stop_after_nine():
-        asked.append(1)
-        return len(asked) == 9
+        return taken[-1] >= 9
 
-    assert not run(*crew, should_stop=stop_after_nine)
+    assert not run(*crew, should_stop=stop_after_nine, after_step=taken.append)
     begun = [e for e in crew if e.saved and e.final is None]
     assert len(begun) >= 2
     assert all(e.closed for e in begun)
@@ -141,6 +140,63 @@ def test_a_stop_saves_every_expert_and_going_on_gives_the_same_bits():
     assert not run(*left)
     for expert, expected in zip(crew, finals(), strict=True):
         toy.assert_same_bits(expert.final, expected)
+
+
+def test_a_stop_while_experts_are_readied_saves_those_that_have_trained():
+    crew, taken = many(), [0]
+
+    class SlowToReady(Expert):
+        def begin(self):
+            began.append(taken[-1])
+            return super().begin()
+
+    began = []
+    crew[4:] = [SlowToReady(e.seed, num_steps=e.num_steps) for e in crew[4:]]
+    stopped = run(*crew, should_stop=lambda: len(began) == 1, after_step=taken.append)
+    assert not stopped
+    assert taken[-1] == began[0]  # no step, and no other expert, after the signal
+    assert all(e.final or e.saved for e in crew[:4])
+
+
+def test_before_a_slow_compilation_every_state_is_saved_once():
+    """Every program is slow here; nothing is saved by schedule."""
+
+    class Seldom(Expert):
+        def begin(self):
+            never = loop.Every(1000, self.save)
+            return dataclasses.replace(super().begin(), save=never)
+
+    crew = [Seldom(e.seed, num_steps=e.num_steps, rate=e.rate) for e in many(3)]
+    assert not run(*crew, slow_secs=-1.0)
+    saved = [step for e in crew for step in e.saved]
+    assert 1 <= len(saved) <= 3  # two shapes: the second one finds some on their way
+    for e, expected in zip(crew, finals(3), strict=True):
+        assert all(int(state.step) == step for step, state in e.saved.items())
+        toy.assert_same_bits(e.final, expected)
+
+
+def test_an_expert_whose_first_batch_cannot_be_made_is_closed():
+    class NoBatch(Expert):
+        def begin(self):
+            def fail(n):
+                raise errors.DataError("no rows")
+
+            return dataclasses.replace(super().begin(), batch_fn=fail)
+
+    expert = NoBatch(0)
+    assert str(run(expert)["expert 0"]) == "no rows"
+    assert expert.closed
+
+
+def test_what_is_open_is_closed_also_when_a_save_fails():
+    class FullDisk(Expert):
+        def save(self, step, state, metrics):
+            raise errors.CheckpointError("disk full")
+
+    crew = [FullDisk(0), Expert(1, num_steps=50)]
+    with pytest.raises(errors.CheckpointError, match="disk full"):
+        run(*crew)
+    assert all(e.closed for e in crew)
 
 
 def test_an_expert_saved_after_its_last_step_is_only_finished():

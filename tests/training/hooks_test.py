@@ -98,6 +98,16 @@ def schedule_of(every_steps, times, cost=0.0):
     return saved
 
 
+def test_a_step_is_saved_once():
+    saved = []
+    plan = hooks.SaveSchedule(
+        1, lambda step, state, metrics: saved.append(step), slow_secs=5.0
+    )
+    for step in (3, 3, 4):
+        plan.hook(step, None, {})
+    assert saved == [3, 4]
+
+
 def test_quick_steps_are_saved_by_their_number():
     assert schedule_of(3, [1.0] * 10) == [3, 6, 9]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from elm_jax import errors
-from elm_jax.training import loop, optimizers
+from elm_jax.training import loop, optimizers, programs
 from tests.training import toy
 
 
@@ -152,3 +152,36 @@ def test_a_state_that_is_not_finite_is_never_handed_to_a_hook():
     with pytest.raises(errors.TrainingError):
         run(batches=bad, hooks=hooks)
     assert fired == []
+
+
+def test_before_a_slow_compilation_the_state_may_be_saved():
+    """Every program is slow here; the first one is not foreseen."""
+    called = []
+
+    def batches():
+        for n, batch in toy.batches(0, 5):
+            yield n, {k: v[: 3 if n == 2 else 5] for k, v in batch.items()}
+
+    def save(step, state, sums):
+        called.append((step, int(state.step), sums))
+
+    known = programs.Programs(slow_secs=-1.0)
+    whole = run(5, batches=batches(), known=known, before_slow=save)
+    assert called == [(2, 2, {})]
+    run(5, batches=batches(), known=known, before_slow=save)
+    assert len(called) == 1
+    toy.assert_same_bits(run(5, batches=batches()), whole)
+
+
+def test_a_state_with_a_bad_loss_is_not_handed_on_before_a_slow_compilation():
+    called = []
+
+    def batches():
+        for n, batch in toy.batches(0, 5):
+            bad = jax.tree.map(lambda leaf: leaf * np.nan, batch)
+            yield n, {k: v[:3] for k, v in batch.items()} if n == 3 else bad
+
+    known = programs.Programs(slow_secs=-1.0)
+    with pytest.raises(errors.TrainingError):
+        run(5, batches=batches(), known=known, before_slow=called.append)
+    assert not called
