@@ -252,3 +252,25 @@ def test_time_in_which_the_devices_wait_for_batches_is_counted():
     before = fleet.waited_secs
     assert not run(Slow(0, num_steps=4))
     assert fleet.waited_secs - before >= 0.2  # three batches are made between steps
+
+
+def test_an_expert_that_is_ahead_gets_its_turn_where_lanes_are_few():
+    fleet, frozen = make_toy_fleet(num_slots=3, num_lanes=2, num_devices=1)
+    taken, turns = [0], []
+
+    class Same(Expert):
+        def begin(self):
+            batch = batch_of(0, 1)
+            return dataclasses.replace(super().begin(), batch_fn=lambda n: batch)
+
+        def note(self, step, state, metrics):
+            if self.seed == 0:
+                turns.append(taken[-1])
+
+    begun = toy.start()[0]
+    start = dataclasses.replace(begun, step=begun.step + 200)
+    crew = [Same(seed, num_steps=120) for seed in (1, 2)]
+    crew.append(Same(0, num_steps=203, start=start))
+    queue = ((f"expert {e.seed}", e.begin) for e in crew)
+    assert not fleet_loop.train_fleet(fleet, frozen, queue, after_step=taken.append)
+    assert turns[0] < 40
