@@ -86,7 +86,10 @@ class Landing:
         What shaped an expert is compared with what the run says now, by the settings
         that both know; data and versions of packages are not.
         """
-        if self._run.resume_changed_config:
+        run = self._run
+        base = run.path(run.initial_checkpoint_path or run.model_dir)
+        # Without its base nothing can be trained, but all may be finished.
+        if run.resume_changed_config or not base.is_dir():
             return
         changed: dict[str, list[str]] = {}  # names by what changed
         for name, info in self._manifests(names):
