@@ -93,7 +93,8 @@ class Train(Run):
         `{MODEL_DIR}/work/<name>/profile`; the first step compiles.
       stop_grace_secs: Time in which SIGTERM and SIGINT must be answered. A step that
         takes longer is given up; where steps take half as long, each is saved.
-      resume_changed_config: Whether to resume a run whose configuration differs.
+      resume_changed_config: Whether to resume a run whose configuration differs, and
+        to keep finished experts of another one.
     """
 
     can_share_work: ClassVar[bool] = True
