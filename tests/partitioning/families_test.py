@@ -113,17 +113,19 @@ def outcome(family, devices, table):
         model, decoding_spec.GREEDY, max_decode_len=TARGETS_LENGTH
     )
 
-    @functools.partial(jax.jit, compiler_options=FAST_TO_COMPILE)
-    def program(now, frozen, arrays):
-        batch = {n: a for n, a in arrays.items() if "coder" in n}
-        inputs, whole = batch["encoder_input_tokens"], trees.join(now.params, frozen)
-        return {
-            "step": step.take_step(loss.make_loss_fn(model), tx, now, frozen, batch),
-            "scores": score(whole, inputs, arrays["choices"], arrays["choice_mask"]),
-            "decoded": decode(whole, inputs, arrays["ids"]),
-        }
-
-    return jax.device_get(program(now, frozen, arrays))
+    batch = {n: a for n, a in arrays.items() if "coder" in n}
+    whole, inputs = trees.join(now.params, frozen), batch["encoder_input_tokens"]
+    compiled = functools.partial(jax.jit, compiler_options=FAST_TO_COMPILE)
+    take_step = functools.partial(step.take_step, loss.make_loss_fn(model), tx)
+    # In three programs, as the binaries have them, one after the other: what does not
+    # depend on each other in one program, XLA's CPU client runs at once, each device
+    # in an order of its own, and devices then wait for each other in a ring.
+    choices = arrays["choices"], arrays["choice_mask"]
+    return {
+        "scores": jax.device_get(compiled(score)(whole, inputs, *choices)),
+        "decoded": jax.device_get(compiled(decode)(whole, inputs, arrays["ids"])),
+        "step": jax.device_get(compiled(take_step)(now, frozen, batch)),
+    }
 
 
 def check_bytes(model, now, frozen, devices, table, tx):
