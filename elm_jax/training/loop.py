@@ -78,6 +78,8 @@ def train(
         with annotation, known.running(batch):
             state, metrics = step_fn(state, frozen, batch)
         step += 1
+        # Waits for the step before: with more steps in flight, XLA's CPU client may run
+        # out of threads in collectives that wait for each other.
         tally.push(step, metrics)
         is_last = step == num_steps or should_stop()
         due = [n for n, each in enumerate(hooks) if each.is_due(step) or is_last]
