@@ -7,10 +7,11 @@ Usage: python tests/benchmarks/fleet_benchmark.py [--tiny] [--size 10m] [--steps
 with all cores, (c) one process that trains a fleet. Each is `elm_train` itself, as a
 program, on the same prompts, batches of 8 and natural lengths: rows of DREAM, CoS-E and
 Rotten Tomatoes where `--data_dir` has them, else of the embedded suite. (a) is run for
-`--processes` experts of the list and counted up to all. Wall and CPU seconds are from
-launch on, so that ratios of CPU seconds hold on a busy machine too. `data_wait_share`
-is the share of the time between reports in which steps waited for data, the first one
-aside, whose steps compile (steps are reported by 50s).
+`--processes` experts of the list and counted up to all; as their rows may be shorter
+or longer than the others', compare tokens per second where not all are run. Wall and
+CPU seconds are from launch on, so that ratios of CPU seconds hold on a busy machine
+too. `data_wait_share` is the share of the time between reports in which steps waited
+for data, the first one aside, whose steps compile (steps are reported by 50s).
 
 `bytes_per_further_expert` is what the compiled step of a fleet with twice the slots
 needs more, all buffers counted, beside an expert's own parameters and moments.
@@ -223,6 +224,8 @@ def main():
         for unit in ("wall", "cpu"):
             ratio = ways[way][f"{unit}_secs"] / ways["fleet"][f"{unit}_secs"]
             row[f"fleet_over_{name}_{unit}"] = round(ratio, 2)
+        rate = ways["fleet"]["tokens_per_sec"] / ways[way]["tokens_per_sec"]
+        row[f"fleet_over_{name}_tokens"] = round(rate, 2)
     print(json.dumps(row | measure_growth(args.size)))
 
 

@@ -58,6 +58,7 @@ def test_the_fleet_benchmark_compares_three_ways():
     row = run_tiny("fleet")
     assert row["fleet_over_a_wall"] > 0
     assert row["fleet_over_b_wall"] > 0
+    assert row["fleet_over_a_tokens"] > 0
     assert row["bytes_per_further_expert"] > 0
     for way in ("loop", "fleet", "processes"):
         assert 0 <= row[way]["data_wait_share"] <= 1
