@@ -148,7 +148,8 @@ def summarise(sums: Mapping[str, float]) -> dict[str, float]:
     """Returns what sums over a window of steps say of one step or one token.
 
     `loss` and `grad_norm` are means over the steps, `accuracy` is the share of
-    weighted target tokens, `tokens_per_step` counts what is not padding.
+    weighted target tokens, `tokens_per_step` counts what is not padding and
+    `real_token_share` is its share of all that is computed.
 
     >>> summarise({"num_steps": 2, "loss": 3.0, "correct_sum": 1, "weight_sum": 4})
     {'loss': 1.5, 'accuracy': 0.25}
@@ -158,4 +159,6 @@ def summarise(sums: Mapping[str, float]) -> dict[str, float]:
     scalars = {new: sums[n] / num_steps for n, new in means.items() if n in sums}
     if sums.get("weight_sum") and "correct_sum" in sums:
         scalars["accuracy"] = sums["correct_sum"] / sums["weight_sum"]
+    if sums.get("num_positions"):
+        scalars["real_token_share"] = sums["num_tokens"] / sums["num_positions"]
     return scalars

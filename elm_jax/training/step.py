@@ -26,8 +26,8 @@ def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> StepFn
     and it lies on the same devices.
 
     Metrics are float32 scalars: those of `loss_fn`, its `loss` (mean nats per
-    weighted target token), `grad_norm` before clipping, and `num_tokens`, the
-    inputs and targets of the batch that are not padding.
+    weighted target token), `grad_norm` before clipping, `num_tokens`, the inputs and
+    targets of the batch that are not padding, and `num_positions`, those that are too.
 
     Args:
       loss_fn: Loss of a whole model's parameters on a batch.
@@ -76,14 +76,15 @@ def take_step(
         **metrics,
         "loss": loss,
         "grad_norm": optax.global_norm(grads),
-        "num_tokens": _count_tokens(batch),
+        **_count_tokens(batch),
     }
 
 
-def _count_tokens(batch: Batch) -> jax.Array:
-    counts = [
-        jnp.sum(batch[name] != PAD_ID, dtype=jnp.float32)
-        for name in _COUNTED_FEATURES
-        if name in batch
-    ]
-    return sum(counts, start=jnp.zeros((), jnp.float32))
+def _count_tokens(batch: Batch) -> Metrics:
+    counted = [batch[name] for name in _COUNTED_FEATURES if name in batch]
+    real = [jnp.sum(tokens != PAD_ID, dtype=jnp.float32) for tokens in counted]
+    size = sum(tokens.size for tokens in counted)
+    return {
+        "num_tokens": sum(real, start=jnp.zeros((), jnp.float32)),
+        "num_positions": jnp.asarray(size, jnp.float32),
+    }

@@ -11,7 +11,8 @@ Rotten Tomatoes where `--data_dir` has them, else of the embedded suite. (a) is 
 or longer than the others', compare tokens per second where not all are run. Wall and
 CPU seconds are from launch on, so that ratios of CPU seconds hold on a busy machine
 too. `data_wait_share` is the share of the time between reports in which steps waited
-for data, the first one aside, whose steps compile (steps are reported by 50s).
+for data, the first one aside, whose steps compile (steps are reported by 50s);
+`real_token_share` is that of tokens that are not padding.
 
 `bytes_per_further_expert` is what the compiled step of a fleet with twice the slots
 needs more, all buffers counted, beside an expert's own parameters and moments.
@@ -118,6 +119,7 @@ def run_way(way, gin_file, bindings, names, num_processes):
         "tokens_per_sec": round(tokens / wall_secs, 1),
         "peak_mib": round(max(run[2] for run in runs) / 2**20),
         "data_wait_share": round(wait_share(folder), 4),
+        "real_token_share": round(real_token_share(folder), 4),
     }
 
 
@@ -133,6 +135,15 @@ def count_tokens(folder):
     """Returns how many real tokens the experts trained on."""
     rows = [row for each in reports(folder) for row in each]
     return sum(steps * row["tokens_per_step"] for steps, row in rows)
+
+
+def real_token_share(folder):
+    """Returns the share of all tokens in the experts' batches that are not padding."""
+    rows = [row for each in reports(folder) for row in each]
+    real = sum(steps * row["tokens_per_step"] for steps, row in rows)
+    return real / sum(
+        steps * row["tokens_per_step"] / row["real_token_share"] for steps, row in rows
+    )
 
 
 def wait_share(folder):

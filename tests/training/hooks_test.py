@@ -27,7 +27,7 @@ def test_a_report_has_means_rates_and_the_time_left():
     )
     sums = {
         **{"num_steps": 20.0, "loss": 40.0, "grad_norm": 10.0, "num_tokens": 1000.0},
-        **{"correct_sum": 30.0, "weight_sum": 120.0},
+        **{"num_positions": 1250.0, "correct_sum": 30.0, "weight_sum": 120.0},
     }
     report(20, None, sums)
     ((step, scalars),) = writer.rows
@@ -36,7 +36,7 @@ def test_a_report_has_means_rates_and_the_time_left():
         {
             **{"loss": 2.0, "accuracy": 0.25, "grad_norm": 0.5, "tokens_per_step": 50},
             **{"learning_rate": 0.81, "steps_per_sec": 4.0, "tokens_per_sec": 200.0},
-            "secs_left": 20.0,
+            **{"real_token_share": 0.8, "secs_left": 20.0},
         }
     )
 

@@ -89,7 +89,7 @@ def test_over_eight_devices_one_program_keeps_every_array_in_its_place(
         assert moment.sharding == kernel.sharding
 
 
-def test_tokens_are_counted_without_padding():
+def test_tokens_are_counted_without_padding_and_with_it():
     state, frozen, step_fn = toy.start()
     batch = toy.batch_at(0) | {
         "encoder_input_tokens": np.array([[5, 1, 0], [7, 7, 1]], np.int32),
@@ -97,3 +97,4 @@ def test_tokens_are_counted_without_padding():
     }
     _, metrics = step_fn(state, frozen, batch)
     assert float(metrics["num_tokens"]) == 8
+    assert float(metrics["num_positions"]) == 10
