@@ -9,6 +9,7 @@ import ast
 import logging
 import pathlib
 import re
+import resource
 import sys
 import tokenize
 from collections.abc import Sequence
@@ -66,6 +67,7 @@ _GIN_ERRORS = (
     TypeError,
     ValueError,
 )
+_MOST_OPEN_FILES = 65_536
 _STATEMENT = re.compile(r"^(?P<name>[\w./]+) *=", re.MULTILINE)
 
 
@@ -247,6 +249,18 @@ def _field_names(selector: str) -> list[str]:
     return []
 
 
+def allow_open_files() -> None:
+    """Lets this process open as many files as the system lets it, up to 65,536.
+
+    Hundreds of experts hold a token cache and a lock each; 1,024 is a usual limit.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_OPEN_FILES
+    most = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def main(*run_types: type[Run]) -> None:
     """Runs the program of a binary: parse flags, build the run, plan or run it.
 
@@ -263,6 +277,7 @@ def main(*run_types: type[Run]) -> None:
                 do="Correct the flag; --help lists them",
             )
         )
+    allow_open_files()
     try:
         run, bound, operative = build_run(
             run_types,

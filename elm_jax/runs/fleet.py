@@ -126,9 +126,10 @@ class FleetTrainer:
             table.note_landed(name)
 
         def close() -> None:
-            report.close()
-            ready.store.close()
-            table.note_left(name)
+            with contextlib.ExitStack() as closing:
+                closing.callback(table.note_left, name)
+                closing.callback(ready.store.close)
+                closing.callback(report.close)
 
         return fleet_loop.Member(
             state=ready.state,

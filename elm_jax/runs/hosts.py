@@ -39,8 +39,8 @@ def joined(
       heartbeat_secs: See there.
 
     Raises:
-      ConfigError: The flags do not fit together, the others cannot be reached, or
-        the run is not one for several processes.
+      ConfigError: The flags do not fit together, the others cannot be reached, the
+        run is not one for several processes, or a device's memory ran out.
     """
     processes.start(
         multiprocess=multiprocess,
@@ -52,7 +52,12 @@ def joined(
     if jax.distributed.is_initialized():
         run.choose_devices()
     if not processes.are_several():
-        yield
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise errors.ConfigError(_explain_memory(error)) from error
         return
     try:
         if not run.can_share_work:
@@ -84,11 +89,27 @@ def _describe(error: Exception) -> str:
     if isinstance(error, errors.ElmError):
         notes = getattr(error, "__notes__", ())
         return "\n".join((f"{type(error).__name__} in {who}", str(error), *notes))
+    if _is_out_of_memory(error):
+        return f"ConfigError in {who}\n{_explain_memory(error)}"
     return "TrainingError\n" + errors.explain(
         found=f"{who} stopped: {f'{error}'.partition(chr(10))[0]:.300}",
         expected="all processes to be alive and to do the same",
         do="Look at what the others printed last. The same command on every host goes"
         " on from the last saved state",
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return "RESOURCE_EXHAUSTED" in f"{error}"
+
+
+def _explain_memory(error: Exception) -> str:
+    return errors.explain(
+        found=f"a device's memory ran out: {f'{error}'.partition(chr(10))[0]:.300}",
+        expected="memory for parameters, optimiser and activations; --dry_run tells",
+        do="Take a smaller BATCH_SIZE, config.Execution.remat = 'layer', fewer"
+        " fleet_lanes, or more devices (num_fsdp, num_model). The same command goes on"
+        " from the last saved state",
     )
 
 

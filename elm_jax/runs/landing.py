@@ -109,10 +109,24 @@ class Landing:
                     f" configuration\n{told}",
                     expected="the configuration that they were trained with",
                     do="Undo the change, choose another experts_dir (or MODEL_DIR),"
-                    " remove these experts to train them again, or keep them as they"
-                    " are with --gin.train.Train.resume_changed_config=True",
+                    " remove these experts, also from a PUBLISH_URL, to train them"
+                    " again, or keep them as they are with"
+                    " --gin.train.Train.resume_changed_config=True",
                 )
             )
+
+    def check_free(self, names: Sequence[str]) -> None:
+        """Raises CheckpointError if what is no expert lies where one is to be saved."""
+        for name in names:
+            folder = self._run.expert_dir(name)
+            if folder.exists() and not self._run.is_finished(name):
+                raise errors.CheckpointError(
+                    errors.explain(
+                        found=f"{folder} has no {manifest.FILE_NAME}",
+                        expected="a finished expert, or no such folder",
+                        do="Remove the folder, or choose another experts_dir",
+                    )
+                )
 
     @property
     def _lands(self) -> bool:

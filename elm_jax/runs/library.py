@@ -141,7 +141,8 @@ class BuildLibrary(LibraryRun):
         )
         for folder in folders:
             if manifest.read_manifest(folder).name not in known:
-                self.open_catalogue().add(folder)
+                # A training may have listed it while the keys were made.
+                self.open_catalogue().list_once(folder)
         print(f"library: {len(whole.names)} experts, {len(whole.keys)} keys")  # noqa: T201
 
     def _check_base(self, folders: list[pathlib.Path]) -> set[str]:

@@ -223,6 +223,7 @@ class Train(Run):
         settings = self._settings(names)
         own = shards.parse(self.shard).choose(names)
         self.landing.check_unchanged(own)
+        self.landing.check_free(own)
         part = f" of {len(names)} (shard {self.shard})" if self.shard else ""
         return {
             "experts": f"{len(own)}{part}: {', '.join(own)}",
@@ -304,6 +305,7 @@ class Train(Run):
         own = shards.parse(self.shard).choose(names)
         self.landing.publisher.check(own)
         self.landing.check_unchanged(own)
+        self.landing.check_free(own)
         todo = processes.agree(self.landing.unfinished(own))
         if len(todo) < len(own):
             print(f"finished already: {len(own) - len(todo)} of {len(own)}")  # noqa: T201

@@ -8,6 +8,7 @@ written by another thread.
 """
 
 import collections
+import contextlib
 import dataclasses
 import math
 import time
@@ -69,9 +70,9 @@ def train_fleet(
 ) -> dict[str, errors.ElmError]:
     """Trains all experts of a queue; returns those that failed, with the reason.
 
-    An expert whose metrics are not finite, or that cannot begin, leaves; the others
-    go on as if it had never been there. When asked to stop, all experts in slots
-    are saved where they are.
+    An expert whose metrics are not finite, that cannot begin, draw a batch, report or
+    finish, leaves; the others go on as if it had never been there. When asked to stop,
+    all experts in slots are saved where they are.
 
     Args:
       fleet: With any states, of experts that are through.
@@ -80,8 +81,8 @@ def train_fleet(
       should_stop: Asked after every step of the fleet, and after every expert that
         is readied; once True, always True, and nothing begins any more.
       after_step: Called with the number of the fleet's steps up to now.
-      slow_secs: Where compiling takes longer, all states are saved before it: no
-        signal is answered meanwhile.
+      slow_secs: Where compiling may take longer, or more work is unsaved, all states
+        are saved before it: no signal is answered meanwhile.
 
     Raises:
       ElmError: A state could not be saved.
@@ -90,7 +91,7 @@ def train_fleet(
         crew = _Crew(fleet, queue, saver, programs.Programs(slow_secs=slow_secs))
         try:
             while crew.fill_slots(should_stop) and not should_stop():
-                if crew.is_next_step_slow():
+                if crew.must_save_before_step():
                     crew.read_metrics(steps_left=0)
                     crew.save_all()
                     if not crew.running:
@@ -199,10 +200,10 @@ class _Crew:
         runner.member = dataclasses.replace(member, state=None)
         self.running[slot] = runner
 
-    def is_next_step_slow(self) -> bool:
-        """Returns whether the next step has to compile, and that takes long."""
+    def must_save_before_step(self) -> bool:
+        """Returns whether the next step has to compile, so that much could be lost."""
         first = next(iter(self._choose_runners().values()))
-        return self._programs.will_be_slow(first.batch)
+        return self._programs.must_save_before(first.batch)
 
     def step(self, frozen: Params) -> None:
         """Gives the devices a step of the experts whose turn it is."""
@@ -227,7 +228,10 @@ class _Crew:
         """Makes the next batches while the devices are busy, or counts the time."""
         begun = time.monotonic()
         for runner in runners:
-            runner.draw_batch()
+            try:
+                runner.draw_batch()
+            except errors.ElmError as error:
+                self._remove(runner, error)
         if self._fleet.is_idle:
             self._fleet.waited_secs += time.monotonic() - begun
 
@@ -260,8 +264,9 @@ class _Crew:
 
     def close(self) -> None:
         """Closes what the experts in slots have open."""
-        for runner in self.running.values():
-            runner.member.close()
+        with contextlib.ExitStack() as closing:
+            for runner in self.running.values():
+                closing.callback(runner.member.close)
 
     def _choose_slot(self) -> int:
         """Returns a free slot on the device with the fewest experts."""
@@ -294,14 +299,14 @@ class _Crew:
 
     def _note(self, taken: _Taken, metrics: Mapping[str, float]) -> None:
         runner, step, _, state = taken
+        is_last = step == runner.member.num_steps
         try:
             runner.tally.add(step, metrics)
-        except errors.TrainingError as error:
+            if runner.member.report.is_due(step) or is_last:
+                runner.report(step)
+        except errors.ElmError as error:
             self._remove(runner, error)
             return
-        is_last = step == runner.member.num_steps
-        if runner.member.report.is_due(step) or is_last:
-            runner.report(step)
         if is_last and state is not None:
             self._finish(runner, state)
         elif state is not None:
@@ -311,7 +316,8 @@ class _Crew:
         runner.has_failed = True
         self.failures[runner.name] = error
         self.running = {s: r for s, r in self.running.items() if r is not runner}
-        runner.member.close()
+        with contextlib.suppress(errors.ElmError):  # the first error says more
+            runner.member.close()
 
     def _save(self, runner: _Runner, step: int, state: TrainState) -> None:
         runner.saved_step = step
@@ -321,8 +327,11 @@ class _Crew:
 
     def _finish(self, runner: _Runner, state: TrainState) -> None:
         def finish() -> None:
-            runner.member.close()
-            runner.member.finish(state)
+            try:
+                runner.member.close()
+                runner.member.finish(state)
+            except errors.ElmError as error:
+                self.failures[runner.name] = error
 
         self._saves.append(self._saver.submit(finish))
 

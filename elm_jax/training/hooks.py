@@ -4,6 +4,7 @@ In this order: a run that goes on drops reports of steps after its state, but co
 not make up for one that a kill took away between saving and reporting.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -140,8 +141,9 @@ class ReportMetrics:
 
     def close(self) -> None:
         """Closes the writers."""
-        for writer in self._writers:
-            writer.close()
+        with contextlib.ExitStack() as closing:
+            for writer in self._writers:
+                closing.callback(writer.close)
 
 
 def summarise(sums: Mapping[str, float]) -> dict[str, float]:

@@ -60,7 +60,8 @@ def train(
       should_stop: Asked after every step; True makes that step the last.
       last_checkpoint: Names the newest checkpoint, for messages.
       known: Programs that `step_fn` has; None where none is slow to compile.
-      before_slow: Called before a slow one compiles, as no signal is answered then.
+      before_slow: Called before one compiles if that may be slow or much work would be
+        lost, as no signal is answered then.
 
     Raises:
       TrainingError: A metric is not finite, or a batch is not of the next step.
@@ -71,7 +72,7 @@ def train(
     start_step, is_last = step, step >= num_steps
     while not is_last:
         batch = _draw(batches, step)
-        if step > start_step and known.will_be_slow(batch):
+        if step > start_step and known.must_save_before(batch):
             tally.read()
             before_slow(step, state, {})
         annotation = jax.profiler.StepTraceAnnotation("train", step_num=step)

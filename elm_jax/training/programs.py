@@ -17,10 +17,13 @@ def shape_of(batch: Batch) -> Shape:
 
 
 class Programs:
-    """Foresees slow compilations, in which no signal can be answered.
+    """Foresees compilations, in which no signal can be answered.
+
+    How long one will take is not known, only what the last took; where that was little,
+    a signal in a longer one may cost no more than `slow_secs` of work either.
 
     Args:
-      slow_secs: From which time on one is slow.
+      slow_secs: From which time on a compilation is slow, or unsaved work is much.
       clock: Returns seconds; passed in so that tests need not wait.
     """
 
@@ -30,11 +33,21 @@ class Programs:
         self._slow_secs, self._clock = slow_secs, clock
         self._known: set[Shape] = set()
         self._last_secs = 0.0
+        self._saved_at = clock()
 
-    def will_be_slow(self, batch: Batch) -> bool:
-        """Returns whether the batch needs a new program, and the last took long."""
-        is_new = shape_of(batch) not in self._known
-        return is_new and self._last_secs > self._slow_secs
+    def must_save_before(self, batch: Batch) -> bool:
+        """Returns whether to save before a step that needs a new program.
+
+        So it is if the last program took long, or it is long since this was answered
+        with yes; whoever asks then saves.
+        """
+        if shape_of(batch) in self._known:
+            return False
+        now = self._clock()
+        if max(self._last_secs, now - self._saved_at) <= self._slow_secs:
+            return False
+        self._saved_at = now
+        return True
 
     @contextlib.contextmanager
     def running(self, batch: Batch) -> Iterator[None]:

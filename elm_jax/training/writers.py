@@ -1,9 +1,10 @@
 """Where metrics go: a line on the console, a line of JSON, TensorBoard."""
 
+import contextlib
 import json
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol, TextIO
 
 import tensorboardX
@@ -13,6 +14,7 @@ from elm_jax import errors, files
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 _ON_CONSOLE = ("loss", "accuracy", "learning_rate")
 _MUCH_WAITING = 0.02  # share of the time
+_MOST_SCALARS = 1000  # on their way to TensorBoard
 
 
 class MetricWriter(Protocol):
@@ -78,26 +80,23 @@ class JsonLinesWriter:
           ConfigError: The file cannot be written.
         """
         line = json.dumps({"step": step, **scalars}) + "\n"
-        try:
+        with _explained(self._path):
             if self._file is None:
                 files.write_text(self._path, self._read_kept_lines())
                 self._file = self._path.open("a")
             self._file.write(line)
             self._file.flush()
-        except OSError as error:
-            raise errors.ConfigError(
-                errors.explain(
-                    found=f"{self._path} cannot be written: {error}",
-                    expected="a folder with write permission and free space",
-                    do="Free space or correct the permission, then start again",
-                )
-            ) from error
 
     def close(self) -> None:
-        """Closes the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Closes the file.
+
+        Raises:
+          ConfigError: What was left could not be written.
+        """
+        now, self._file = self._file, None
+        if now is not None:
+            with _explained(self._path):
+                now.close()
 
     def _read_kept_lines(self) -> str:
         if not self._path.exists():
@@ -126,30 +125,60 @@ class TensorBoardWriter:
     def __init__(
         self, folder: str | pathlib.Path, *, start_step: int = 0, config: str = ""
     ) -> None:
-        self._folder, self._start_step, self._config = folder, start_step, config
+        self._folder, self._config = pathlib.Path(folder), config
+        self._start_step = start_step
         self._writer: tensorboardX.SummaryWriter | None = None
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Adds a point to each scalar's curve."""
-        if self._writer is None:
-            self._writer = tensorboardX.SummaryWriter(
-                str(self._folder),
-                purge_step=self._start_step + 1,
-                # Or a restart within the second would overwrite the file.
-                filename_suffix=f".from_{self._start_step}",
-            )
-            if self._config:
-                indented = self._config.replace("\n", "\n    ")  # verbatim in Markdown
-                self._writer.add_text("config", f"    {indented}", step)
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+        """Adds a point to each scalar's curve.
+
+        Raises:
+          ConfigError: The file cannot be written.
+        """
+        with _explained(self._folder):
+            self._writer = self._writer or self._begin(step)
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, step)
+            self._writer.flush()
 
     def close(self) -> None:
-        """Ends the event file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Ends the event file.
+
+        Raises:
+          ConfigError: What was left could not be written.
+        """
+        now, self._writer = self._writer, None
+        if now is not None:
+            with _explained(self._folder):
+                now.close()
+
+    def _begin(self, step: int) -> tensorboardX.SummaryWriter:
+        writer = tensorboardX.SummaryWriter(
+            str(self._folder),
+            purge_step=self._start_step + 1,
+            # Its thread dies of a full disk, and a full queue then waits for ever.
+            max_queue=_MOST_SCALARS,
+            # Or a restart within the second would overwrite the file.
+            filename_suffix=f".from_{self._start_step}",
+        )
+        if self._config:
+            indented = self._config.replace("\n", "\n    ")  # verbatim in Markdown
+            writer.add_text("config", f"    {indented}", step)
+        return writer
+
+
+@contextlib.contextmanager
+def _explained(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"{path} cannot be written: {error}",
+                expected="a folder with write permission and free space",
+                do="Free space or correct the permission, then start again",
+            )
+        ) from error
 
 
 def describe_secs(secs: float) -> str:

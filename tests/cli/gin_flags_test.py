@@ -1,5 +1,7 @@
 """Gin files and flags become runs, and every wrong name is told with a remedy."""
 
+import resource
+
 import pytest
 
 from elm_jax import errors
@@ -125,3 +127,15 @@ def test_a_run_writes_down_its_configuration(tmp_path):
     folder = tmp_path / "config"
     assert (folder / f"{run.name}.gin").read_text() == bound
     assert run.operative_config() == operative
+
+
+def test_as_many_files_may_be_open_as_the_system_allows():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
+        gin_flags.allow_open_files()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert soft == min(65_536, hard)
+        assert hard == before[1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -175,9 +175,12 @@ def test_sharded_equals_unsharded(unsharded, family, table):
     for name, value in one_metrics.items():
         # The norm is a sum over all gradients, and 1.01e-6 apart at the worst.
         assert_close(metrics[name], value, name, 1 + (name == "grad_norm"))
-    params = trees.flatten(now.params)
-    for name, leaf in trees.flatten(one.params).items():
-        assert_close(params[name], leaf, name)
+    # The optimiser's means show gradients that a step of this rate hides.
+    for what in ("params", "opt_state"):
+        leaves = jax.tree.leaves_with_path(getattr(one, what))
+        others = jax.tree.leaves(getattr(now, what))
+        for (path, leaf), other in zip(leaves, others, strict=True):
+            assert_close(other, leaf, f"{what}{jax.tree_util.keystr(path)}")
 
 
 def test_the_tables_of_the_meshes_above_are_all_there_are():

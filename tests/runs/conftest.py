@@ -19,5 +19,6 @@ def whole(base, tmp_path_factory):
     from tests.runs import fleet_test
 
     folder = tmp_path_factory.mktemp("whole")
-    fleet_test.train_in(folder, base, fleet_test.LISTED)
+    traced = "train.Train.profile_steps = (2, 3)"
+    fleet_test.train_in(folder, base, fleet_test.LISTED, traced)
     return folder

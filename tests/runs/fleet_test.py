@@ -156,6 +156,11 @@ def test_every_expert_lands_with_its_own_settings(whole):
     assert rates == pytest.approx([0, 1.5e-3, 3e-3, 1.5e-3])
 
 
+def test_steps_of_a_fleet_are_traced_in_a_folder_of_its_own(whole):
+    (trace,) = (whole / "work" / "fleet" / "profile").rglob("*.xplane.pb")
+    assert trace.stat().st_size > 0
+
+
 def rows_of(folder, name):
     lines = (folder / "work" / name / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]

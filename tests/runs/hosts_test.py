@@ -1,5 +1,7 @@
 """Joining other processes: one process is left alone, half a membership is refused."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from elm_jax import errors
@@ -23,6 +25,14 @@ def test_one_process_just_runs(tmp_path, capsys):
     with hosts.joined(Nothing(model_dir=str(tmp_path)), **ALONE):
         print("here")
     assert capsys.readouterr().out == "here\n"
+
+
+def test_a_device_that_runs_out_of_memory_is_told_with_remedies(tmp_path):
+    with (
+        pytest.raises(errors.ConfigError, match="(?s)memory ran out.*BATCH_SIZE"),
+        hosts.joined(Nothing(model_dir=str(tmp_path)), **ALONE),
+    ):
+        jax.block_until_ready(jnp.zeros(2**50))
 
 
 def test_a_count_without_an_address_is_refused(tmp_path):

@@ -133,6 +133,15 @@ def test_an_expert_that_cannot_be_listed_is_told_at_the_end(folder, capsys):
     assert "Keep one library per base" in str(failures[SHORT])
 
 
+def test_a_folder_without_an_expert_where_one_is_to_land_is_refused_first(folder):
+    run = make_run(folder)
+    save(run, SHORT)
+    run.landing.check_free(TASKS)
+    run.expert_dir(LONG).mkdir()
+    with pytest.raises(errors.CheckpointError, match=f"{LONG} has no manifest.json"):
+        run.plan()
+
+
 def test_finished_experts_of_the_same_settings_are_fine(folder):
     save(make_run(folder), *TASKS)
     same = ("train.Train.fleet_size = 0", "train.Train.save_every_steps = 7")

@@ -90,15 +90,17 @@ def test_what_two_processes_train_is_what_one_trains(folders, name):
 
 def test_each_step_is_reported_once_and_by_the_first_process(folders):
     (two, outputs), (one, _) = folders
-    losses = []
-    for folder in (two, one):
-        lines = (folder / "work" / TASK / "metrics.jsonl").read_text().splitlines()
-        losses.append({row["step"]: row["loss"] for row in map(json.loads, lines)})
-        assert len(lines) == 4
-    np.testing.assert_allclose(
-        list(losses[0].values()), list(losses[1].values()), rtol=1e-4
-    )
-    assert losses[0].keys() == losses[1].keys() == {1, 2, 3, 4}
+    for name in ("base", TASK):
+        losses = []
+        for folder in (two, one):
+            lines = (folder / "work" / name / "metrics.jsonl").read_text().splitlines()
+            losses.append({row["step"]: row["loss"] for row in map(json.loads, lines)})
+            assert len(lines) == 4
+        # Of other rows they would be other losses, at whatever rate.
+        np.testing.assert_allclose(
+            list(losses[0].values()), list(losses[1].values()), rtol=1e-4
+        )
+        assert losses[0].keys() == losses[1].keys() == {1, 2, 3, 4}
     for _, second in outputs:
         assert "step 4/4" not in second[1]
         assert second[0].replace("[Gloo]", "").count("expert") == 0

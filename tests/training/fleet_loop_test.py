@@ -199,6 +199,28 @@ def test_what_is_open_is_closed_also_when_a_save_fails():
     assert all(e.closed for e in crew)
 
 
+@pytest.mark.parametrize("what", ["finish", "note", "batch", "close"])
+def test_an_expert_that_fails_on_its_way_leaves_and_the_others_go_on(what):
+    """It cannot be saved where it belongs, or report, or read its rows, or close."""
+
+    class Broken(Expert):
+        def begin(self):
+            def fail(*of):
+                if what != "batch" or of[0] == 2:
+                    raise errors.DataError(f"no {what}")
+                return batch_of(self.seed, *of)
+
+            member, later = super().begin(), loop.Every(3, fail)
+            changed = {"note": {"report": later}, "batch": {"batch_fn": fail}}
+            return dataclasses.replace(member, **changed.get(what, {what: fail}))
+
+    crew = [Broken(9), *many(6)]
+    failures = {name: str(error) for name, error in run(*crew).items()}
+    assert failures == {"expert 9": f"no {what}"}
+    for expert, expected in zip(crew[1:], finals(6), strict=True):
+        toy.assert_same_bits(expert.final, expected)
+
+
 def test_an_expert_saved_after_its_last_step_is_only_finished():
     done = Expert(0, num_steps=4)
     done.start = finals(1)[0]

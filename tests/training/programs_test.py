@@ -7,7 +7,7 @@ def batch(length):
     return {"inputs": np.zeros((2, length)), "targets": np.zeros((2, 3))}
 
 
-def test_a_new_shape_is_slow_if_the_last_new_one_was():
+def test_a_new_shape_wants_a_save_if_the_last_new_one_was_slow():
     now = [0.0]
     known = programs.Programs(slow_secs=5.0, clock=lambda: now[0])
 
@@ -15,14 +15,26 @@ def test_a_new_shape_is_slow_if_the_last_new_one_was():
         with known.running(batch(length)):
             now[0] += secs
 
-    assert not known.will_be_slow(batch(8))  # nothing is known of the first
+    assert not known.must_save_before(batch(8))  # nothing is known of the first
     run(8, 9.0)
-    assert not known.will_be_slow(batch(8))
-    assert known.will_be_slow(batch(9))
+    assert not known.must_save_before(batch(8))
+    assert known.must_save_before(batch(9))
     run(8, 1.0)  # no news of compiling
-    assert known.will_be_slow(batch(9))
+    assert known.must_save_before(batch(9))
     run(9, 1.0)
-    assert not known.will_be_slow(batch(10))
+    assert not known.must_save_before(batch(10))
+
+
+def test_a_new_shape_wants_a_save_if_much_work_is_unsaved():
+    now = [0.0]
+    known = programs.Programs(slow_secs=5.0, clock=lambda: now[0])
+    with known.running(batch(8)):
+        now[0] = 4.0
+    assert not known.must_save_before(batch(9))
+    now[0] = 6.0
+    assert not known.must_save_before(batch(8))
+    assert known.must_save_before(batch(9))
+    assert not known.must_save_before(batch(10))  # it has just been saved
 
 
 def test_a_call_that_fails_has_made_no_program():
@@ -34,4 +46,4 @@ def test_a_call_that_fails_has_made_no_program():
         pass
     with known.running(batch(9)):
         pass
-    assert known.will_be_slow(batch(8))
+    assert known.must_save_before(batch(8))

@@ -7,6 +7,7 @@ import pytest
 
 from elm_jax import errors
 from elm_jax.training import writers
+from tests.checkpoints import sample
 
 
 def read_rows(path):
@@ -124,3 +125,29 @@ def test_writing_to_tensorboard_imports_no_tensorflow(tmp_path):
         "assert 'tensorflow' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+FULL_DISK = """
+import sys
+from elm_jax import errors
+from elm_jax.training import writers
+from tests.checkpoints import sample
+
+writer = getattr(writers, sys.argv[1])(sys.argv[2])
+scalars = {f"metric_{n}": 1.0 for n in range(200)}
+writer.write(1, scalars)
+with sample.full_disk(50):
+    for what in (lambda: writer.write(2, scalars), writer.close, writer.close):
+        try:
+            what()
+            print("fine")
+        except errors.ConfigError as error:
+            print("Free space" in str(error))
+"""
+
+
+@pytest.mark.parametrize("kind", ["JsonLinesWriter", "TensorBoardWriter"])
+def test_a_disk_that_fills_up_is_told_and_a_writer_closes_once(tmp_path, kind):
+    told, *closed = sample.run_script(FULL_DISK, kind, tmp_path / "metrics")
+    assert told == "True"
+    assert closed in (["True", "fine"], ["fine", "fine"])
