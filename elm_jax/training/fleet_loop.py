@@ -133,9 +133,13 @@ class _Runner:
         self.batch = {} if self.is_complete else self.member.batch_fn(self.step)
         self.shape = programs.shape_of(self.batch)
 
-    def _last_checkpoint(self) -> object:
+    def wait_for_save(self) -> None:
+        """Waits until its newest state is on disk, or is known not to be."""
         if self.saving is not None:
             futures.wait([self.saving])
+
+    def _last_checkpoint(self) -> object:
+        self.wait_for_save()
         return self.member.last_checkpoint()
 
     def report(self, step: int) -> None:
@@ -316,6 +320,7 @@ class _Crew:
         runner.has_failed = True
         self.failures[runner.name] = error
         self.running = {s: r for s, r in self.running.items() if r is not runner}
+        runner.wait_for_save()
         with contextlib.suppress(errors.ElmError):  # the first error says more
             runner.member.close()
 

@@ -62,7 +62,8 @@ class JsonLinesWriter:
     """One JSON object a line: `{"step": 100, "loss": 2.5, ...}`.
 
     A run that goes on from a saved state drops the lines after that state, and a
-    last line that a kill tore, so that the file reads as if it had never stopped.
+    last line that a kill tore, so that no step is in it twice. The line of a stop
+    stays; the next one then covers fewer steps.
 
     Args:
       path: Of the file; parents are made with the first line.

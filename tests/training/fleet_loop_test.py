@@ -221,6 +221,28 @@ def test_an_expert_that_fails_on_its_way_leaves_and_the_others_go_on(what):
         toy.assert_same_bits(expert.final, expected)
 
 
+def test_an_expert_that_leaves_is_closed_after_its_save_and_not_meanwhile():
+    class Broken(Expert):
+        def begin(self):
+            return dataclasses.replace(super().begin(), batch_fn=self.draw)
+
+        def draw(self, n):
+            if n == 3:
+                raise errors.DataError("no rows")
+            return batch_of(self.seed, n)
+
+        def save(self, step, state, metrics):
+            time.sleep(0.3)
+            super().save(step, state, metrics)
+
+        def close(self):
+            self.saved_before = list(self.saved)
+
+    broken = Broken(9)
+    assert str(run(broken, Expert(0))["expert 9"]) == "no rows"
+    assert broken.saved_before == [2]
+
+
 def test_an_expert_saved_after_its_last_step_is_only_finished():
     done = Expert(0, num_steps=4)
     done.start = finals(1)[0]
