@@ -6,6 +6,7 @@ each binding that nothing read is an error: gin itself forgives misspelt names.
 """
 
 import ast
+import contextlib
 import logging
 import pathlib
 import re
@@ -255,10 +256,10 @@ def allow_open_files() -> None:
     Hundreds of experts hold a token cache and a lock each; 1,024 is a usual limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _MOST_OPEN_FILES
-    most = most if hard == resource.RLIM_INFINITY else min(hard, most)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    known = [n for n in (hard, _MOST_OPEN_FILES) if n != resource.RLIM_INFINITY]
+    if soft != resource.RLIM_INFINITY and soft < min(known):
+        with contextlib.suppress(ValueError, OSError):  # macOS allows less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(known), hard))
 
 
 def main(*run_types: type[Run]) -> None:

@@ -74,4 +74,5 @@ def run_script(code, *arguments):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        timeout=300,  # a write that fails must not hang
     ).stdout.splitlines()
