@@ -33,7 +33,7 @@ from elm_jax.data import (
     vocabulary as vocabularies,
 )
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 def open_cache(

@@ -25,6 +25,7 @@ class Example(NamedTuple):
       choices_text: The answer choices.
       answer_choices: The template's own expression for its choices, or None.
       example_id: Place of the row in its source, stable over prompts.
+      inputs_cut: Whether the prompt has more tokens than `inputs`.
     """
 
     inputs: np.ndarray
@@ -36,6 +37,7 @@ class Example(NamedTuple):
     choices_text: tuple[str, ...]
     answer_choices: str | None
     example_id: int
+    inputs_cut: bool
 
 
 class Ragged(NamedTuple):
@@ -91,7 +93,7 @@ class Columns:
     """All examples of a split by column.
 
     Choices are ragged twice: `choices_of` gives for each example its range of rows
-    in `choices` and `choices_text`.
+    in `choices` and `choices_text`. `inputs_cut` is bool [examples].
     """
 
     inputs: Ragged
@@ -103,6 +105,7 @@ class Columns:
     inputs_text: Ragged
     targets_text: Ragged
     choices_text: Ragged
+    inputs_cut: np.ndarray
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns the plain arrays by name; `from_arrays` is the inverse."""
@@ -178,6 +181,7 @@ class TokenizedDataset(Sequence[Example]):
             choices_text=tuple(c.choices_text.text(j) for j in choices),
             answer_choices=self._answer_choices,
             example_id=int(c.example_ids[i]),
+            inputs_cut=bool(c.inputs_cut[i]),
         )
 
     def __iter__(self) -> Iterator[Example]:

@@ -89,7 +89,9 @@ def cut_to(
     limits = limits_of(features)
     short = {name: _cut(tokens[name], limit) for name, limit in limits.items()}
     lengths = {name: tokens[name].lengths.astype(np.int32) for name in TOKENS}
-    return Tokenized(_columns(rendered, {**tokens, **short}), lengths)
+    most = limits.get("inputs", lengths["inputs"].max(initial=0))
+    columns = _columns(rendered, {**tokens, **short}, lengths["inputs"] > most)
+    return Tokenized(columns, lengths)
 
 
 def limits_of(features: tasks.Features | None) -> dict[str, int]:
@@ -220,7 +222,9 @@ def _check_cut(
 
 
 def _columns(
-    rendered: rendering.RenderedSplit, tokens: dict[str, token_store.Ragged]
+    rendered: rendering.RenderedSplit,
+    tokens: dict[str, token_store.Ragged],
+    inputs_cut: np.ndarray,
 ) -> token_store.Columns:
     texts = token_store.Ragged.of_texts
     num_choices = [len(row) for row in rendered.choices]
@@ -234,4 +238,5 @@ def _columns(
         inputs_text=texts(rendered.inputs),
         targets_text=texts(rendered.targets),
         choices_text=texts([choice for row in rendered.choices for choice in row]),
+        inputs_cut=inputs_cut,
     )

@@ -55,8 +55,19 @@ def test_cut_tokens_are_what_seqio_trims_to(open_cache, colours, vocab, places):
         np.testing.assert_array_equal(ours.inputs, other["inputs"])
         np.testing.assert_array_equal(ours.targets, other["targets"])
     assert data.manifest["cut"]["inputs"] == 60
+    assert all(example.inputs_cut for example in data)
     assert data[0].inputs_text.startswith("The apple")
     assert int(data.manifest["length_percentiles"]["inputs"]["100"]) > 30
+
+
+def test_each_example_tells_whether_its_prompt_was_cut(open_cache, colours, vocab):
+    short = dataclasses.replace(FEATURES, inputs_length=42)
+    data = open_cache("colours_ask", features=short)
+    cut = [len(vocab.encode(example.inputs_text)) + 1 > 42 for example in data]
+    assert 0 < sum(cut) < len(cut)
+    assert [example.inputs_cut for example in data] == cut
+    assert data.columns.inputs_cut.tolist() == cut
+    assert data.manifest["cut"]["inputs"] == sum(cut)
 
 
 def test_opening_again_gives_the_same_and_builds_nothing(open_cache, colours, places):

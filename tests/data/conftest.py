@@ -110,6 +110,7 @@ def make_dataset():
             inputs_text=ragged.of_texts([""] * len(targets)),
             targets_text=ragged.of_texts([""] * len(targets)),
             choices_text=ragged.of_texts([]),
+            inputs_cut=np.zeros(len(targets), bool),
         )
         manifest = {
             "key": {"task": name, "split": "train"},
