@@ -1,11 +1,14 @@
 """Between config.json of Hugging Face's T5 and the fields of our model."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from elm_jax import errors
+from elm_jax.checkpoints import huggingface_rules
+from elm_jax.types import EOS_ID, PAD_ID
 
-_MODEL_TYPES = ("t5", "mt5")
+# By the model type, the feed-forward layer where config.json is silent.
+_MODEL_TYPES = {"t5": "relu", "mt5": "gated-gelu"}
 # feed_forward_proj there, mlp_activations here. Theirs reads `gated-gelu` as the tanh
 # form, which ours is, and a bare `gelu` as the exact one, which ours is not.
 _ACTIVATIONS = {
@@ -31,35 +34,54 @@ _RELPOS = {
 }
 
 
-def to_fields(settings: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
+def to_fields(
+    settings: Mapping[str, Any],
+    vocab_size: int,
+    *,
+    generation: Mapping[str, Any],
+    ignored_fields: Collection[str] = (),
+) -> dict[str, Any]:
     """Returns the fields of T5Config, all but `logits_via_embedding`.
+
+    `huggingface_rules` has the list of all fields and what becomes of each.
 
     Args:
       settings: Content of config.json.
       vocab_size: Rows of the embedding in the file, which may be more than a
         tokenizer has.
+      generation: Content of generation_config.json.
+      ignored_fields: Names of fields that no T5 has and that may be ignored.
 
     Raises:
       CheckpointError: It is no T5, or one that our network cannot compute; all that
         is wrong is said at once.
     """
-    wrong = [name for name in _COUNTS if not isinstance(settings.get(name), int)]
-    problems = [f"{name} is {settings.get(name)!r}" for name in wrong]
-    if settings.get("model_type") not in _MODEL_TYPES:
-        problems.append(f"model_type is {settings.get('model_type')!r}")
-    projection = settings.get("feed_forward_proj", "relu")
-    if projection not in _ACTIVATIONS:
+    kind = settings.get("model_type")
+    problems = [
+        f"{name} is {settings.get(name)!r}"
+        for name in _COUNTS
+        if type(settings.get(name)) is not int
+    ]
+    if kind not in tuple(_MODEL_TYPES):
+        problems.append(f"model_type is {kind!r}")
+    projection = settings.get("feed_forward_proj", _MODEL_TYPES.get(str(kind)))
+    if projection not in tuple(_ACTIVATIONS):
         problems.append(f"feed_forward_proj is {projection!r}")
-    if settings.get("layer_norm_epsilon", 1e-6) != 1e-6:
-        problems.append(f"layer_norm_epsilon is {settings['layer_norm_epsilon']!r}")
-    if problems:
+    problems += huggingface_rules.problems(settings, str(projection), ignored_fields)
+    found = [f"config.json: {'; '.join(problems)}"] if problems else []
+    problems = list(huggingface_rules.generation_problems(generation))
+    found += [f"generation_config.json: {'; '.join(problems)}"] if problems else []
+    if found:
         raise errors.CheckpointError(
             errors.explain(
-                found=f"config.json: {'; '.join(problems)}",
+                found=". ".join(found),
                 expected=f"model_type {' or '.join(_MODEL_TYPES)}, whole numbers, "
-                f"feed_forward_proj one of {', '.join(_ACTIVATIONS)}, and "
-                "layer_norm_epsilon 1e-6",
-                do="Use a T5, mT5, Flan-T5, T0, mT0 or ByT5 checkpoint",
+                f"feed_forward_proj one of {', '.join(_ACTIVATIONS)}, "
+                f"layer_norm_epsilon 1e-6, pad and start id {PAD_ID}, end id {EOS_ID}, "
+                "and no field that no T5 has",
+                do="Use a T5, mT5, Flan-T5, T0, mT0 or ByT5 checkpoint. A field that"
+                " no T5 has and that changes nothing may be named in"
+                " ImportHuggingFace.ignored_fields",
             )
         )
     fields: dict[str, Any] = {ours: settings[name] for name, ours in _COUNTS.items()}
@@ -67,7 +89,7 @@ def to_fields(settings: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
     fields["num_decoder_layers"] = settings["num_layers"] if depth is None else depth
     for name, (ours, default) in _RELPOS.items():
         fields[ours] = settings.get(name, default)
-    fields["mlp_activations"] = _ACTIVATIONS[projection]
+    fields["mlp_activations"] = _ACTIVATIONS[str(projection)]
     fields["vocab_size"] = vocab_size
     return fields
 
@@ -110,16 +132,18 @@ def from_fields(model: Mapping[str, Any], dtype: str) -> dict[str, Any]:
         "scale_decoder_outputs": tied,
         "is_encoder_decoder": True,
         "use_cache": True,
-        "decoder_start_token_id": 0,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
+        **generation_settings(),
         "dtype": dtype,
     }
 
 
 def generation_settings() -> dict[str, Any]:
     """Returns the content of generation_config.json for every T5."""
-    return {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+    return {
+        "decoder_start_token_id": PAD_ID,
+        "pad_token_id": PAD_ID,
+        "eos_token_id": EOS_ID,
+    }
 
 
 def is_scaled(settings: Mapping[str, Any]) -> bool | None:

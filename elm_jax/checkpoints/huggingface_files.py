@@ -17,6 +17,7 @@ from elm_jax.checkpoints import torch_files
 from elm_jax.checkpoints.tensors import Tensor
 
 CONFIG = "config.json"
+GENERATION = "generation_config.json"
 SAFETENSORS = "model.safetensors"
 TORCH = "pytorch_model.bin"
 _INDEX = ".index.json"
@@ -32,9 +33,16 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 class Model(NamedTuple):
-    """An opened model folder; `settings` is its config.json."""
+    """An opened model folder.
+
+    Attributes:
+      settings: Its config.json.
+      generation: Its generation_config.json, empty if there is none.
+      tensors: By name, not in memory yet.
+    """
 
     settings: dict[str, Any]
+    generation: dict[str, Any]
     tensors: dict[str, Tensor]
 
 
@@ -48,6 +56,8 @@ def open_folder(folder: pathlib.Path) -> Model:
       MissingExtraError: There are `.bin` files only, and torch is not installed.
     """
     settings = read_json(folder / CONFIG)
+    has_generation = (folder / GENERATION).is_file()
+    generation = read_json(folder / GENERATION) if has_generation else {}
     kind = next((kind for kind in _KINDS if (folder / kind).is_file()), None)
     if kind is None:
         raise errors.CheckpointError(
@@ -64,7 +74,7 @@ def open_folder(folder: pathlib.Path) -> Model:
         tensors |= open_file(path)
     if kind.endswith(_INDEX):
         _check_index(folder / kind, tensors)
-    return Model(settings, tensors)
+    return Model(settings, generation, tensors)
 
 
 def find_folder(
@@ -99,10 +109,10 @@ def find_folder(
     )
     try:
         # Most repositories hold the weights several times, in several formats.
-        patterns = [CONFIG, "model*.safetensors", SAFETENSORS + _INDEX]
+        patterns = [CONFIG, GENERATION, "model*.safetensors", SAFETENSORS + _INDEX]
         found = pathlib.Path(fetch(allow_patterns=patterns))
         if not any((found / kind).is_file() for kind in _KINDS[:2]):
-            patterns = [CONFIG, "pytorch_model*.bin", TORCH + _INDEX]
+            patterns = [CONFIG, GENERATION, "pytorch_model*.bin", TORCH + _INDEX]
             found = pathlib.Path(fetch(allow_patterns=patterns))
     except Exception as error:  # noqa: BLE001 - network, cache and Hub errors vary
         raise errors.CheckpointError(

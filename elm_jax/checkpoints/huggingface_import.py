@@ -1,6 +1,6 @@
 """From an opened model folder of Hugging Face to the leaves of our tree."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from elm_jax.checkpoints import (
     huggingface,
     huggingface_config,
     huggingface_files,
+    huggingface_rules,
     tensors,
 )
 from elm_jax.checkpoints.tensors import Leaf, Tensor
@@ -20,11 +21,17 @@ _SHARED = huggingface.place(huggingface.EMBEDDING).name
 _LM_HEAD = huggingface.place(huggingface.LOGITS).name
 
 
-def model_fields(model: huggingface_files.Model) -> dict[str, Any]:
+def model_fields(
+    model: huggingface_files.Model, ignored_fields: Collection[str] = ()
+) -> dict[str, Any]:
     """Returns the fields of T5Config, read from the configuration and the tensors.
 
     Whether the embedding serves as output layer is decided by what the file holds and
     checked against the configuration.
+
+    Args:
+      model: Opened.
+      ignored_fields: As for `huggingface_config.to_fields`.
 
     Raises:
       CheckpointError: It is no T5 that our network can compute, or what the file and
@@ -39,7 +46,12 @@ def model_fields(model: huggingface_files.Model) -> dict[str, Any]:
                 do="Use the folder of a T5ForConditionalGeneration",
             )
         )
-    fields = huggingface_config.to_fields(model.settings, embedding.shape[0])
+    fields = huggingface_config.to_fields(
+        model.settings,
+        embedding.shape[0],
+        generation=model.generation,
+        ignored_fields=ignored_fields,
+    )
     return fields | {"logits_via_embedding": _is_tied(model)}
 
 
@@ -78,6 +90,34 @@ def ignored(names: Iterable[str]) -> list[str]:
     """Returns which tensors no T5 reads: copies of the embedding, and an old table."""
     unread = (*huggingface.EMBEDDING_COPIES, huggingface.UNREAD)
     return [name for name in unread if name in names]
+
+
+def notes(
+    model: huggingface_files.Model, ignored_fields: Collection[str] = ()
+) -> list[str]:
+    """Returns lines about what the folder holds and an import does not take over."""
+    tensors_left = ignored(model.tensors)
+    fields_left = sorted(set(ignored_fields) & model.settings.keys())
+    lines = []
+    if tensors_left:
+        lines.append(f"not read, as no T5 reads them: {', '.join(tensors_left)}")
+    if fields_left:
+        lines.append(f"ignored, as ignored_fields says: {', '.join(fields_left)}")
+    for file, content, names in (
+        ("config.json", model.settings, huggingface_rules.not_taken_over),
+        (
+            huggingface_files.GENERATION,
+            model.generation,
+            huggingface_rules.unread_generation,
+        ),
+    ):
+        if left := names(content):
+            told = ", ".join(f"{name} = {content[name]!r}" for name in left)
+            lines.append(
+                f"not taken over from {file}, as runs say how answers are written:"
+                f" {told}"
+            )
+    return lines
 
 
 def _is_tied(model: huggingface_files.Model) -> bool:

@@ -101,14 +101,58 @@ def check(settings: Mapping[str, Any], *, of: str) -> str:
         wrong["init_lora_weights"] = init
     if not settings.get("target_modules"):
         wrong["target_modules"] = settings.get("target_modules")
+    wrong |= _wrong_numbers(settings) if kind == "LORA" else {}
+    wrong |= _contradictions(settings)
     if wrong:
         text = ", ".join(f"{name} = {value!r}" for name, value in wrong.items())
         raise _refused(
             f"{of} with {text}",
             "targets, and of what changes the result only "
-            + ", ".join(_HONOURED[kind]),
+            + ", ".join(_HONOURED[kind])
+            + ", with values that PEFT writes",
         )
     return kind
+
+
+def _wrong_numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of LoRA with values that PEFT would never write."""
+    ranks, alphas = (
+        settings.get(name) or {} for name in ("rank_pattern", "alpha_pattern")
+    )
+    is_right = {
+        "r": _is_rank(settings.get("r")),
+        # At 0 the adapter does nothing, and nobody trains that.
+        "lora_alpha": _is_number(settings.get("lora_alpha", 8), above=0),
+        "lora_dropout": _is_number(settings.get("lora_dropout", 0.0)),
+        # Text such as "false" would count as true.
+        "use_rslora": isinstance(settings.get("use_rslora", False), bool | None),
+        "rank_pattern": isinstance(ranks, dict) and all(map(_is_rank, ranks.values())),
+        "alpha_pattern": isinstance(alphas, dict)
+        and all(map(_is_number, alphas.values())),
+    }
+    return {name: settings.get(name) for name, right in is_right.items() if not right}
+
+
+def _contradictions(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields that PEFT refuses beside the others."""
+    layers = settings.get("layers_to_transform") not in (None, [])
+    patterns = settings.get("layers_pattern") not in (None, [], "")
+    is_pattern = isinstance(settings.get("target_modules"), str)
+    wrong = []
+    if layers and is_pattern:
+        wrong.append("layers_to_transform")
+    if patterns and (is_pattern or not layers):
+        wrong.append("layers_pattern")
+    return {name: settings[name] for name in wrong}
+
+
+def _is_rank(value: object) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_number(value: Any, *, above: float = -math.inf) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value > above
 
 
 def is_target(settings: Mapping[str, Any], module: str) -> bool:

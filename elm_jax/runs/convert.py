@@ -31,7 +31,9 @@ class ImportT5X(Run):
     Attributes:
       t5x_path: The checkpoint's folder, such as `checkpoint_1000000`, or its URL in a
         bucket, such as `gs://bucket/checkpoint_1000000`.
-      model: The model's shape; every tensor is checked against it.
+      model: The model's shape; every tensor is checked against it. What no tensor
+        shows is taken from here unchecked: which `mlp_activations` of the same number,
+        and `relpos_max_distance`.
       base_name: Name of the base, and of its folder in `{MODEL_DIR}`.
       storage_dtype: Of the base on disk; `source` keeps bfloat16 and makes float32 of
         all else. Whatever loads a base has float32 in memory.
@@ -76,7 +78,9 @@ class ImportHuggingFace(Run):
     """Reads a T5, mT5, ByT5, Flan-T5, T0 or mT0 of Hugging Face's into a base.
 
     The model's shape is read from the folder's config.json and its tensors, rows of
-    the vocabulary as they are in the file.
+    the vocabulary as they are in the file. A configuration that makes another function
+    of the same tensors than ours (another end, start or pad id, other norms, ...) is
+    refused; `elm_jax.checkpoints.huggingface_rules` lists each field.
 
     Attributes:
       huggingface_path: A folder, or a name on the Hub, such as `google/flan-t5-xl`.
@@ -85,6 +89,8 @@ class ImportHuggingFace(Run):
       storage_dtype: As for `ImportT5X`.
       dtype: In which the base computes.
       remat: As in T5Config.
+      ignored_fields: Names of fields in config.json that no T5 has and that change
+        nothing; others that no T5 has are refused.
     """
 
     huggingface_path: str
@@ -93,16 +99,18 @@ class ImportHuggingFace(Run):
     storage_dtype: StorageDtype = "source"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: Literal["none", "products", "layer"] = "products"
+    ignored_fields: tuple[str, ...] = ()
 
     def plan(self) -> Plan:
         """Returns what would be read and written; downloads nothing."""
         folder = pathlib.Path(source_place(self, self.huggingface_path))
-        leaves, model = None, "read after downloading"
+        leaves, model, notes = None, "read after downloading", []
         if folder.is_dir():
-            leaves, model, _ = self._open(folder)
+            leaves, model, notes = self._open(folder)
         return (
             import_plan(self, str(folder), self.base_name, self.storage_dtype)
             | {"model": model}
+            | ({"left out": "\n".join(notes)} if notes else {})
             | sizes(self, leaves, self.storage_dtype)
         )
 
@@ -112,9 +120,9 @@ class ImportHuggingFace(Run):
             return
         place = source_place(self, self.huggingface_path)
         folder = huggingface_files.find_folder(place, self.revision)
-        leaves, model, ignored = self._open(folder)
-        if ignored:
-            print(f"not read, as no T5 reads them: {', '.join(ignored)}")  # noqa: T201
+        leaves, model, notes = self._open(folder)
+        for line in notes:
+            print(line)  # noqa: T201
         save_base(
             self,
             leaves,
@@ -128,11 +136,11 @@ class ImportHuggingFace(Run):
         self, folder: pathlib.Path
     ) -> tuple[dict[str, Leaf], config.T5Config, list[str]]:
         opened = huggingface_files.open_folder(folder)
-        fields = huggingface_import.model_fields(opened)
+        fields = huggingface_import.model_fields(opened, self.ignored_fields)
         model = config.T5Config(**fields, dtype=self.dtype, remat=self.remat)
         shapes = t5.param_shapes(t5.T5(model))
         leaves = huggingface_import.open_leaves(opened, shapes, of=str(folder))
-        return leaves, model, huggingface_import.ignored(opened.tensors)
+        return leaves, model, huggingface_import.notes(opened, self.ignored_fields)
 
 
 def save_base(
