@@ -9,6 +9,8 @@ Importing adds the embedded suite and the tasks of the paper to our registry;
 `registered` adds what is asked for to SeqIO's, where T5X looks.
 """
 
+from typing import Any
+
 from elm_jax import errors
 from elm_jax.data import seqio_tasks, tasks, vocabulary
 from elm_jax.evaluation import metrics
@@ -16,6 +18,16 @@ from tasks import bigbench, compositional, generative, original, own, pocket
 
 # Imported for what they register.
 SUITES = (bigbench, compositional, generative, original, own, pocket)
+
+
+def seqio_vocabulary(vocabulary_file: str, extra_ids: int = 100) -> Any:
+    """Returns the vocabulary for T5X's model, the same as that of `registered` tasks.
+
+    Args:
+      vocabulary_file: A SentencePiece model, with sentinels of its own or without.
+      extra_ids: Number of sentinels that it gets, or brings.
+    """
+    return vocabulary.SentencePiece(vocabulary_file, extra_ids).seqio()
 
 
 def registered(
@@ -32,7 +44,7 @@ def registered(
     Args:
       name: Of ours.
       vocabulary_file: A SentencePiece model; the embedded suite's own if None.
-      extra_ids: Number of sentinels that the vocabulary gets; T5 has 100.
+      extra_ids: Number of sentinels that the vocabulary gets, or brings; T5 has 100.
       data_dir: Where the datasets of the paper lie.
       templates_dir: Where PromptSource's templates were unpacked.
       inputs_eos: Whether inputs end with the end token.

@@ -5,23 +5,32 @@ import functools
 import hashlib
 import importlib
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from elm_jax import errors
 from elm_jax.types import EOS_ID, PAD_ID
 
+# T5's sentinels as pieces; U+2581 stands for the space in front of a word.
+_SENTINEL = re.compile("\u2581?<extra_id_(\\d+)>")
+
 
 @dataclasses.dataclass(frozen=True)
 class SentencePiece:
     """A SentencePiece model plus T5's sentinel tokens at the end of the ids.
 
-    Encodes exactly as `seqio.SentencePieceVocabulary(path, extra_ids)` does: the
+    Encodes exactly as `seqio.SentencePieceVocabulary(path, num_added)` does: the
     text `<extra_id_0>` is the highest id, `<extra_id_1>` the one below, and so on.
+
+    Some files bring their sentinels as pieces of the model, such as T5X's
+    `cc_all.32000.100extra` and mT5's only one; nothing is added to those. For SeqIO
+    their right number of extra ids is 0, but T5 counts 100: both mean the same here.
 
     Attributes:
       path: The model file, trained with pad id 0 and end-of-sequence id 1.
-      extra_ids: Number of sentinels added to the model's own pieces.
+      extra_ids: Number of sentinels: those added to the model's own pieces, or those
+        among them; 0 adds none.
     """
 
     path: str
@@ -43,10 +52,36 @@ class SentencePiece:
         return self._processor.get_piece_size()
 
     @functools.cached_property
+    def num_added(self) -> int:
+        """Number of sentinels that the model file lacks and that are added to it.
+
+        Raises:
+          DataError: The file cannot be read, or brings other sentinels than asked for.
+        """
+        own = self._own_sentinels
+        if not own or not self.extra_ids:
+            return self.extra_ids
+        if own != set(range(self.extra_ids)):
+            count = len(own)
+            is_whole = own == set(range(count))
+            raise errors.DataError(
+                errors.explain(
+                    found=f"{self.path!r} brings {count} sentinels of its own"
+                    + ("" if is_whole else f", numbered up to {max(own)},")
+                    + f" for extra_ids = {self.extra_ids}",
+                    expected="none, or as many as extra_ids says",
+                    do=f"Set extra_ids to {count}, or to 0, which means the same"
+                    if is_whole
+                    else "Set extra_ids to 0; span corruption needs another file",
+                )
+            )
+        return 0
+
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """Content hash of the model file and `extra_ids`: 16 hex digits."""
+        """Content hash of the model file and what is added to it: 16 hex digits."""
         digest = hashlib.sha256(self._model_bytes)
-        digest.update(f"\0{self.extra_ids}".encode())
+        digest.update(f"\0{self.num_added}".encode())
         return digest.hexdigest()[:16]
 
     def encode(self, text: str) -> list[int]:
@@ -72,23 +107,43 @@ class SentencePiece:
         return self._processor.decode(kept)
 
     def sentinel_id(self, index: int) -> int:
-        """Returns the id of `<extra_id_{index}>`; sentinels count down from the top."""
-        if not 0 <= index < self.extra_ids:
+        """Returns the id of `<extra_id_{index}>`; sentinels count down from the top.
+
+        Raises:
+          ConfigError: There are fewer sentinels.
+          DataError: The model file has its own elsewhere.
+        """
+        own = len(self._own_sentinels)
+        if not 0 <= index < (own or self.extra_ids):
             raise errors.ConfigError(
                 errors.explain(
-                    found=f"sentinel {index} of a vocabulary with {self.extra_ids}",
-                    expected="an index below extra_ids",
+                    found=f"sentinel {index} of a vocabulary with"
+                    f" {own or self.extra_ids}",
+                    expected="an index below their number",
                     do="Use shorter chunks, or a vocabulary with more sentinels",
                 )
             )
-        return self.size - 1 - index
+        token = self.size - 1 - index
+        piece = self._processor.id_to_piece(token)
+        if own and not (
+            (match := _SENTINEL.fullmatch(piece)) and int(match[1]) == index
+        ):
+            raise errors.DataError(
+                errors.explain(
+                    found=f"{self.path!r} with {piece!r} as id {token}",
+                    expected=f"<extra_id_{index}>: sentinels counting down from the"
+                    " highest id, as span corruption takes them",
+                    do="Use another vocabulary for span corruption",
+                )
+            )
+        return token
 
     def seqio(self) -> Any:
         """Returns the same vocabulary as a SeqIO object; imports TensorFlow."""
         import seqio  # by way of `seqio_tasks.import_seqio`, when tasks are built
 
         self._processor  # noqa: B018 - our error for a bad file, not TensorFlow's
-        return seqio.SentencePieceVocabulary(self.path, extra_ids=self.extra_ids)
+        return seqio.SentencePieceVocabulary(self.path, extra_ids=self.num_added)
 
     @functools.cached_property
     def _model_bytes(self) -> bytes:
@@ -105,33 +160,50 @@ class SentencePiece:
             ) from error
 
     @functools.cached_property
-    def _processor(self) -> Any:
-        # Loaded on first use: constructing a vocabulary must not touch the disk.
-        import sentencepiece
+    def _own_sentinels(self) -> set[int]:
+        """The numbers of the sentinels among the model's own pieces."""
+        matches = (_SENTINEL.fullmatch(piece.piece) for piece in self._model().pieces)
+        return {int(match[1]) for match in matches if match}
 
+    def _model(self) -> Any:
         # Generated code, opaque to type checkers.
         model_pb2: Any = importlib.import_module(
             "sentencepiece.sentencepiece_model_pb2"
         )
-        processor = sentencepiece.SentencePieceProcessor()
         content = self._model_bytes
         try:
             model = model_pb2.ModelProto.FromString(content)
-            # Sentinels have to be pieces of the model, else their text would be
-            # split into letters where SeqIO gives one id.
-            for index in reversed(range(self.extra_ids)):
-                model.pieces.add(
-                    piece=f"▁<extra_id_{index}>",
-                    score=0.0,
-                    type=model_pb2.ModelProto.SentencePiece.USER_DEFINED,
-                )
+        except Exception as error:  # noqa: BLE001 - protobuf's errors vary
+            raise _not_a_model(self.path, content, str(error)) from error
+        # Most texts are no model, but any bytes may happen to be a message.
+        if not model.pieces:
+            raise _not_a_model(self.path, content, "it has no pieces")
+        return model
+
+    @functools.cached_property
+    def _processor(self) -> Any:
+        # Loaded on first use: constructing a vocabulary must not touch the disk.
+        import sentencepiece
+
+        model = self._model()
+        # Sentinels have to be pieces of the model, else their text would be split into
+        # letters where SeqIO gives one id.
+        for index in reversed(range(self.num_added)):
+            model.pieces.add(
+                piece=f"\u2581<extra_id_{index}>",
+                score=0.0,
+                type=type(model).SentencePiece.USER_DEFINED,
+            )
+        processor = sentencepiece.SentencePieceProcessor()
+        try:
             processor.LoadFromSerializedProto(model.SerializeToString())
-        except Exception as error:  # noqa: BLE001 - protobuf and C++ errors vary
+        except Exception as error:  # noqa: BLE001 - C++ errors vary
             raise errors.DataError(
                 errors.explain(
-                    found=f"{self.path!r} is not a SentencePiece model: {error}",
+                    found=f"{self.path!r} is a model of {len(model.pieces)} pieces that"
+                    f" SentencePiece does not take: {error}",
                     expected="a file written by SentencePieceTrainer",
-                    do="Correct the path, or copy the file again",
+                    do="Copy the file again, or use another",
                 )
             ) from error
         found = (processor.pad_id(), processor.eos_id())
@@ -144,3 +216,25 @@ class SentencePiece:
                 )
             )
         return processor
+
+
+def _not_a_model(path: str, content: bytes, why: str) -> errors.DataError:
+    """Returns the error for a file of another kind, which its start may tell."""
+    do = "Correct the path, or copy the file again"
+    if not content:
+        why = "it is empty"
+    elif content.startswith(b"version https://git-lfs"):
+        why, do = "it is a pointer of Git LFS", "Fetch the file that it stands for"
+    elif content.lstrip().startswith(b"{"):
+        why = "it is JSON"
+        do = "Name the .model file beside it, often spiece.model"
+    elif content.startswith((b"<pad>", b"<unk>")):
+        why = "it is the list of pieces"
+        do = "Name the .model file beside this .vocab file"
+    return errors.DataError(
+        errors.explain(
+            found=f"{path!r} is not a SentencePiece model: {why}",
+            expected="a file written by SentencePieceTrainer",
+            do=do,
+        )
+    )

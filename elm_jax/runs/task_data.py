@@ -29,7 +29,7 @@ class TaskData:
     Attributes:
       vocabulary_path: A SentencePiece model.
       feature_lengths: Tokens of `inputs` and `targets`, end tokens included.
-      extra_ids: Sentinels above the model's own pieces.
+      extra_ids: Sentinels above the model's own pieces, or those among them.
       inputs_eos: Whether inputs end with the end token.
       cache_dir: Where token caches are kept.
       data_dir: Where file sources find their datasets.

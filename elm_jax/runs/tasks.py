@@ -98,7 +98,7 @@ class ListTasks(TextRun):
       num_examples: Examples to show of each task; 0 only lists.
       num_rows: Rows to read of each task, the first ones; 0 for all.
       vocabulary_path: A SentencePiece model to count tokens with; "" leaves them out.
-      extra_ids: Its sentinels.
+      extra_ids: Its sentinels, as in TaskData.
       feature_lengths: Tokens of `inputs` and `targets` above which texts are cut.
       max_value_chars: As in a run's task data.
       html_path: A page of the same; "" writes none.

@@ -1,7 +1,10 @@
 """A small vocabulary, small tasks and the folders they need."""
 
 import dataclasses
+import importlib
 import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,3 +138,29 @@ def natural_dataset(make_dataset):
         return make_dataset(inputs, targets, name=name)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def bring_sentinels(
+    vocab: vocabulary.SentencePiece,
+) -> Callable[..., str]:
+    """Writes the model with sentinels of its own, as T5X's and mT5's files have them.
+
+    The function takes the new file's path, the sentinels' numbers in the order of
+    their ids, and what stands before their names.
+    """
+    model_pb2: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+
+    def write(path: pathlib.Path, indices: Iterable[int], start: str = "\u2581") -> str:
+        content = pathlib.Path(vocab.path).read_bytes()
+        model = model_pb2.ModelProto.FromString(content)
+        for index in indices:
+            model.pieces.add(
+                piece=f"{start}<extra_id_{index}>",
+                score=0.0,
+                type=model_pb2.ModelProto.SentencePiece.USER_DEFINED,
+            )
+        path.write_bytes(model.SerializeToString())
+        return str(path)
+
+    return write

@@ -1,5 +1,6 @@
 import hypothesis
 import hypothesis.strategies as st
+import jax
 import numpy as np
 import pytest
 
@@ -53,6 +54,21 @@ def test_inputs_and_targets_together_are_the_text(source, vocab, documents):
         assert len(chunk) == span_corruption.chunk_length(FEATURES)
         for one, other in zip(chunk[:-1], chunk[1:], strict=True):
             assert one in within or following[one] == other
+
+
+def test_batches_are_the_same_with_sentinels_that_the_file_brings(
+    source, documents, bring_sentinels, tmp_path
+):
+    path = bring_sentinels(tmp_path / "own.model", reversed(range(100)))
+    for extra_ids in (100, 0):
+        own = span_corruption.SpanCorruptionBatches(
+            [documents],
+            batch_size=8,
+            features=FEATURES,
+            vocabulary=vocabulary.SentencePiece(path, extra_ids),
+            seed=4,
+        )
+        jax.tree.map(np.testing.assert_array_equal, own.batch(0), source.batch(0))
 
 
 def test_there_is_no_padding_and_one_shape(source):

@@ -1,3 +1,4 @@
+import hashlib
 import pathlib
 
 import hypothesis
@@ -49,6 +50,92 @@ def test_fingerprint_follows_content_not_place(vocab, tmp_path):
     copy.write_bytes(pathlib.Path(vocab.path).read_bytes())
     assert vocabulary.SentencePiece(str(copy)).fingerprint == vocab.fingerprint
     assert vocabulary.SentencePiece(str(copy), 50).fingerprint != vocab.fingerprint
+
+
+@pytest.mark.parametrize("start", ["\u2581", ""])
+def test_a_file_that_brings_its_sentinels_serves_with_100_and_with_0(
+    vocab, bring_sentinels, tmp_path, start
+):
+    seqio_tasks.import_seqio()
+    import seqio
+
+    path = bring_sentinels(tmp_path / "own.model", reversed(range(100)), start)
+    right = seqio.SentencePieceVocabulary(path, extra_ids=0)
+    both = [vocabulary.SentencePiece(path, count) for count in (100, 0)]
+    assert both[0].fingerprint == both[1].fingerprint != vocab.fingerprint
+    texts = ["The <extra_id_0> is <extra_id_99> red <extra_id_7>.", "blue", ""]
+    for own in both:
+        assert own.size == vocab.size == right.vocab_size
+        assert own.encode_batch(texts) == [right.encode(text) for text in texts]
+        for index in (0, 1, 99):
+            assert own.sentinel_id(index) == vocab.sentinel_id(index)
+            assert right.decode([own.sentinel_id(index)]) == f"<extra_id_{index}>"
+        with pytest.raises(errors.ConfigError, match="sentinel 100 of .* with 100"):
+            own.sentinel_id(100)
+        assert own.seqio() == right
+    if start:  # the very ids of the file without sentinels to which 100 are added
+        assert both[0].encode_batch(texts) == vocab.encode_batch(texts)
+
+
+def test_the_fingerprint_of_an_ordinary_file_is_as_it_always_was(vocab):
+    content = pathlib.Path(vocab.path).read_bytes()
+    assert vocab.num_added == 100
+    digest = hashlib.sha256(content + b"\x00100").hexdigest()
+    assert vocab.fingerprint == digest[:16]
+
+
+def test_another_number_of_sentinels_than_the_file_brings_is_refused(
+    vocab, bring_sentinels, tmp_path
+):
+    path = bring_sentinels(tmp_path / "own.model", reversed(range(100)))
+    for use in (lambda v: v.fingerprint, lambda v: v.encode("red"), lambda v: v.size):
+        with pytest.raises(
+            errors.DataError, match="brings 100 sentinels.*\n.*\n.*to 100"
+        ):
+            use(vocabulary.SentencePiece(path, 50))
+    path = bring_sentinels(tmp_path / "gaps.model", [7])
+    with pytest.raises(errors.DataError, match="numbered up to 7"):
+        vocabulary.SentencePiece(path, 100).encode("red")
+    assert vocabulary.SentencePiece(path, 0).encode("red") == vocab.encode("red")
+
+
+def test_sentinels_counting_upwards_are_refused_where_one_is_asked_for(
+    vocab, bring_sentinels, tmp_path
+):
+    path = bring_sentinels(tmp_path / "up.model", range(100))
+    upwards = vocabulary.SentencePiece(path)
+    assert upwards.encode("red") == vocab.encode("red")
+    with pytest.raises(
+        errors.DataError, match="<extra_id_99>' as id .*\n.*<extra_id_0>"
+    ):
+        upwards.sentinel_id(0)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "empty"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
+        (b'{"version": "1.0"}', "JSON.*\n.*\n.*spiece.model"),
+        (b"<pad>\t0\n</s>\t0\n", "list of pieces"),
+        (b"not a model", "is not a SentencePiece model"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_by_its_start(tmp_path, content, told):
+    path = tmp_path / "wrong.model"
+    path.write_bytes(content)
+    with pytest.raises(errors.DataError, match=told):
+        vocabulary.SentencePiece(str(path)).encode("a")
+
+
+def test_a_model_with_a_piece_twice_is_not_called_another_kind_of_file(
+    bring_sentinels, tmp_path
+):
+    path = bring_sentinels(tmp_path / "twice.model", [0, 0])
+    with pytest.raises(
+        errors.DataError, match="SentencePiece does not take.*twice|defined"
+    ):
+        vocabulary.SentencePiece(path, 1).encode("a")
 
 
 def test_a_missing_or_wrong_file_is_told_with_its_path(tmp_path):

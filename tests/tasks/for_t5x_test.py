@@ -1,10 +1,16 @@
 """What T5X calls by our gin files gives it tasks of ours through SeqIO."""
 
+import importlib
+import pathlib
+
+import gin
 import pytest
 from seqio import MixtureRegistry, TaskRegistry
 
 from elm_jax import errors
 from tasks import for_t5x, pocket
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_a_task_is_known_to_seqio_with_its_metrics_and_vocabulary():
@@ -32,3 +38,42 @@ def test_a_mixture_brings_its_tasks():
 def test_a_pattern_is_no_name():
     with pytest.raises(errors.ConfigError, match="one task or mixture"):
         for_t5x.registered("pocket_w*")
+
+
+def test_the_model_gets_the_vocabulary_of_the_task():
+    name = "pocket_kinds_which_is"
+    path = pocket.VOCABULARY.path
+    for_t5x.registered(name, vocabulary_file=path, extra_ids=100)
+    theirs = TaskRegistry.get(name).output_features["targets"].vocabulary
+    assert for_t5x.seqio_vocabulary(path, 100) == theirs
+
+
+def test_a_vocabulary_that_brings_its_sentinels_serves_in_t5xs_gin_files(tmp_path):
+    """T5X builds it, as gin/t5x/tasks.gin says, from T5's own file."""
+    model_pb2 = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+    content = pathlib.Path(pocket.VOCABULARY.path).read_bytes()
+    model = model_pb2.ModelProto.FromString(content)
+    for index in reversed(range(100)):
+        piece = model.pieces.add(piece=f"\u2581<extra_id_{index}>", score=0.0)
+        piece.type = model_pb2.ModelProto.SentencePiece.USER_DEFINED
+    (tmp_path / "100extra.model").write_bytes(model.SerializeToString())
+    made = []
+
+    @gin.configurable("t5x_model", module="stand_in")
+    def t5x_model(vocabulary):
+        made.append(vocabulary)
+
+    with gin.unlock_config():
+        gin.clear_config()
+        gin.parse_config_files_and_bindings(
+            [str(ROOT / "gin/t5x/tasks.gin")],
+            [
+                "TASK = 'pocket_kinds_which_is'",
+                f"VOCABULARY_FILE = '{tmp_path}/100extra.model'",
+                "stand_in.t5x_model.vocabulary = %VOCABULARY",
+            ],
+        )
+        t5x_model()
+        gin.clear_config()
+    assert made[0].vocab_size == pocket.VOCABULARY.size
+    assert made[0].encode("<extra_id_0>") == [pocket.VOCABULARY.sentinel_id(0)]
