@@ -13,12 +13,11 @@ splits whose labels are public exist. What the files decide:
   4,265 sentences train, the next 533 validate, the last 533 test.
 """
 
-import json
 import pathlib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 
-from elm_jax.data import sources
+from elm_jax.data import row_files, sources
 
 # Of each class of Rotten Tomatoes: where a split begins and ends.
 POLARITY_SPLITS = {"train": (0, 4265), "validation": (4265, 4798), "test": (4798, 5331)}
@@ -26,14 +25,14 @@ POLARITY_SPLITS = {"train": (0, 4265), "validation": (4265, 4798), "test": (4798
 NO_CORRECT = sources.Skipped("no correct choice")
 NO_QUESTION = sources.Skipped("its question is not in the CommonsenseQA file")
 
-Rows = Iterator[sources.Row | sources.Skipped]
+Rows = Iterator[sources.Record]
 Paths = Sequence[pathlib.Path]
 
 
 def dream(paths: Paths, split: str) -> Rows:
     """Yields one row per question of dialogues `[turns, questions, id]`."""
     del split
-    dialogues = (d for path in paths for d in json.loads(path.read_text("utf-8")))
+    dialogues = (d for path in paths for d in row_files.read_json(path))
     for turns, questions, dialogue_id in dialogues:
         for question in questions:
             yield {"dialogue_id": dialogue_id, "dialogue": turns, **question}
@@ -84,10 +83,13 @@ def cos_e(paths: Paths, split: str) -> Rows:
 
 def cosmos_qa(paths: Paths, split: str) -> Rows:
     """Yields the CSV's records with the label as a number from 0 to 3."""
-    for record in sources.csv_rows(paths, split):
-        label = int(record["label"])
-        # A label of -1 would pick the last choice, as Python counts from the end.
-        yield {**record, "label": label} if 0 <= label < 4 else NO_CORRECT
+    return row_files.converted(sources.csv_rows(paths, split), _cosmos_row)
+
+
+def _cosmos_row(record: sources.Row) -> sources.Row | sources.Skipped:
+    label = int(record["label"])
+    # A label of -1 would pick the last choice, as Python counts from the end.
+    return {**record, "label": label} if 0 <= label < 4 else NO_CORRECT
 
 
 def quail(paths: Paths, split: str) -> Rows:

@@ -16,7 +16,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from elm_jax.data import rendering, sources, templates
+from elm_jax.data import rendering, row_files, sources, templates
 
 ALL, ELM = "all", "elm"  # the splits
 TWO_CORRECT = "more than one correct choice"
@@ -44,8 +44,7 @@ def task_json(paths: Sequence[pathlib.Path], split: str) -> Iterator[Any]:
         multiple-choice task.
     """
     for path in paths:
-        content = json.loads(path.read_text("utf-8", errors="surrogateescape"))
-        yield from rows(content, split)
+        yield from rows(row_files.read_json(path), split)
 
 
 def rows(content: Mapping[str, Any], split: str) -> Iterator[Any]:

@@ -37,7 +37,13 @@ def tfds_anli(row: sources.Row) -> sources.Row:
 
 def tfds_hellaswag(row: sources.Row) -> sources.Row:
     """Calls the context `ctx` and makes the label a text, as the Hub has them."""
-    return _renamed(row, context="ctx") | {"label": str(row["label"])}
+    return label_as_text(_renamed(row, context="ctx"))
+
+
+def label_as_text(row: sources.Row) -> sources.Row:
+    """Makes the label a text; one that is not there stays so."""
+    label = row["label"]
+    return {**row, "label": label if label is None else str(label)}
 
 
 def tfds_winogrande(row: sources.Row) -> sources.Row | sources.Skipped:

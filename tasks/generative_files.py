@@ -16,13 +16,11 @@ Reference: github.com/ThomasScialom/T0_continual_learning (arXiv 2205.12393).
 """
 
 import collections
-import gzip
-import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from elm_jax.data import regrouping, serving, sources
+from elm_jax.data import regrouping, row_files, serving, sources
 
 Rows = Iterator[sources.Record]
 Paths = Sequence[pathlib.Path]
@@ -30,6 +28,10 @@ Paths = Sequence[pathlib.Path]
 NUM_TATOEBA_TRAIN = 500_000
 NUM_WIKI_AUTO_HELD_OUT, NUM_WIKI_AUTO_TEST = 10_000, 4_000
 _NUM_TWEETS_HELD_OUT, _SEED = 250, 42
+_UTTERANCE = (
+    *("conv_id", "utterance_idx", "context"),
+    *("prompt", "speaker_idx", "utterance"),
+)
 _NLI_LABELS = ("entailment", "neutral", "contradiction")
 
 
@@ -44,7 +46,7 @@ def prompted(paths: Paths, split: str) -> Rows:
       split: Name of the split.
     """
     del split
-    content = json.loads(paths[0].read_text("utf-8"))
+    content = row_files.read_json(paths[0])
     for prompt, target in zip(content["src"], content["tgt"], strict=True):
         text = target if isinstance(target, str) else target[0]
         yield sources.Prompted(prompt.strip(), text.strip())
@@ -53,9 +55,7 @@ def prompted(paths: Paths, split: str) -> Rows:
 def parallel_lines(paths: Paths, split: str) -> Rows:
     """Yields pairs of lines of two files as normal and simple sentence."""
     del split
-    normal, simple = (
-        path.read_text("utf-8").rstrip("\n").split("\n") for path in paths
-    )
+    normal, simple = map(row_files.read_lines, paths)
     for one, other in zip(normal, simple, strict=True):
         yield {"normal_sentence": one, "simple_sentence": other}
 
@@ -63,7 +63,7 @@ def parallel_lines(paths: Paths, split: str) -> Rows:
 def asset(paths: Paths, split: str) -> Rows:
     """Yields each sentence of the first file with its lines of the others."""
     del split
-    columns = [path.read_text("utf-8").rstrip("\n").split("\n") for path in paths]
+    columns = map(row_files.read_lines, paths)
     for original, *simplifications in zip(*columns, strict=True):
         yield {
             "original": original.strip(),
@@ -89,8 +89,7 @@ def tatoeba(paths: Paths, split: str) -> Rows:
 
 
 def _open_text(path: pathlib.Path) -> Iterator[str]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
+    with row_files.open_text(path) as file:
         yield from file
 
 
@@ -104,9 +103,7 @@ def haiku(paths: Paths, split: str) -> Rows:
 def covid_qa(paths: Paths, split: str) -> Rows:
     """Yields one row per question of COVID-QA's file, which has SQuAD's form."""
     del split
-    articles = (
-        a for path in paths for a in json.loads(path.read_text("utf-8"))["data"]
-    )
+    articles = (a for path in paths for a in row_files.read_json(path)["data"])
     for paragraph in (p for article in articles for p in article["paragraphs"]):
         for question in paragraph["qas"]:
             yield {
@@ -119,27 +116,50 @@ def covid_qa(paths: Paths, split: str) -> Rows:
 
 def esnli(paths: Paths, split: str) -> Rows:
     """Yields e-SNLI's records in the fields of TFDS and the Hub."""
-    for record in sources.csv_rows(paths, split):
-        if record["gold_label"] not in _NLI_LABELS:
-            yield sources.Skipped("no gold label")
-            continue
-        yield {
-            "premise": record["Sentence1"],
-            "hypothesis": record["Sentence2"],
-            "label": _NLI_LABELS.index(record["gold_label"]),
-            "explanation_1": record["Explanation_1"],
-        }
+    return row_files.converted(sources.csv_rows(paths, split), _esnli_row)
+
+
+def _esnli_row(record: sources.Row) -> sources.Row | sources.Skipped:
+    if record["gold_label"] not in _NLI_LABELS:
+        return sources.Skipped("no gold label")
+    return {
+        "premise": record["Sentence1"],
+        "hypothesis": record["Sentence2"],
+        "label": _NLI_LABELS.index(record["gold_label"]),
+        "explanation_1": record["Explanation_1"],
+    }
 
 
 def empathetic(paths: Paths, split: str) -> Rows:
-    """Yields one row per reply of the authors' CSV files."""
-    yield from dialogues(sources.csv_rows(paths, split), split)
+    """Yields one row per reply of the authors' files."""
+    return dialogues(_utterances(paths), split)
+
+
+def _utterances(paths: Paths) -> Rows:
+    """Yields the lines of the authors' files, which only look like CSV.
+
+    Every comma ends a field: in texts they are written `_comma_`. A quote is a quote,
+    and candidates may follow the last field that the header names.
+    """
+    for path in paths:
+        header, *lines = row_files.read_lines(path)
+        names = header.split(",")
+        for number, line in enumerate(lines, 2):
+            fields = line.split(",")
+            if len(fields) < len(_UTTERANCE):
+                told = f"{len(fields)} fields in line {number} of {path.name}"
+                yield sources.Bad(row_files.RAGGED, told)
+                continue
+            yield dict(zip(names, fields, strict=False))
 
 
 def tweets(paths: Paths, split: str) -> Rows:
     """Yields tweets with a hashtag, each once; the split is drawn with seed 42."""
     found: dict[tuple[str, str], sources.Row] = {}
     for record in sources.csv_rows(paths, split):
+        if isinstance(record, sources.Bad):
+            yield record
+            continue
         hashtag = _hashtag(record["content"])
         if hashtag:
             key = (record["author"], record["content"])

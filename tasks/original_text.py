@@ -6,9 +6,9 @@ evaluation shows is read.
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from elm_jax.data import sources, tasks
+from elm_jax.data import row_files, sources, tasks
 from tasks import author_files
 
 
@@ -16,18 +16,20 @@ def dialogues(paths: Sequence[pathlib.Path], split: str) -> author_files.Rows:
     """Yields each dialogue of DREAM once, as running text."""
     seen = set()
     for row in author_files.dream(paths, split):
-        if not isinstance(row, sources.Skipped) and row["dialogue_id"] not in seen:
+        if not isinstance(row, Mapping):
+            yield row
+        elif row["dialogue_id"] not in seen:
             seen.add(row["dialogue_id"])
             yield {"text": " ".join(row["dialogue"])}
 
 
 def explanations(paths: Sequence[pathlib.Path], split: str) -> author_files.Rows:
     """Yields each question of CoS-E followed by its explanation; no answers."""
-    for row in author_files.cos_e(paths, split):
-        if isinstance(row, sources.Skipped):
-            yield row
-        else:
-            yield {"text": f"{row['question']} {row['abstractive_explanation']}"}
+    return row_files.converted(author_files.cos_e(paths, split), _explained)
+
+
+def _explained(row: sources.Row) -> sources.Row:
+    return {"text": " ".join((row["question"], row["abstractive_explanation"]))}
 
 
 TASKS = (

@@ -8,45 +8,44 @@ MRPC and WSC, which come as databases, thousands of files or need repairs; TFDS 
 Hub has them.
 """
 
-import csv
 import pathlib
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
-from elm_jax.data import sources
+from elm_jax.data import row_files, sources
 from tasks import conversions, public_qa
 
 Rows = Iterator[sources.Record]
 Paths = Sequence[pathlib.Path]
 
 
-def _crepe(paths: Paths) -> Iterator[list[str]]:
-    """Yields the fields of CSV files without a header: the class from 1, then texts."""
-    for path in paths:
-        with path.open(encoding="utf-8", newline="") as file:
-            yield from csv.reader(file)
+def _crepe(paths: Paths, *names: str) -> Rows:
+    """Yields CSV files without a header: the class, made to begin at 0, then texts."""
+    found = row_files.delimited_rows(paths, names=("label", *names))
+    return row_files.converted(found, _from_zero)
+
+
+def _from_zero(record: sources.Row) -> sources.Row:
+    return {**record, "label": int(record["label"]) - 1}
 
 
 def ag_news(paths: Paths, split: str) -> Rows:
     """Yields title and description as one text, and the class from 0."""
     del split
-    for label, title, description in _crepe(paths):
-        yield {"text": f"{title} {description}", "label": int(label) - 1}
+    found = _crepe(paths, "title", "description")
+    return row_files.converted(found, conversions.tfds_ag_news)
 
 
 def titled(paths: Paths, split: str) -> Rows:
     """Yields title and content, and the class from 0: DBpedia and Amazon reviews."""
     del split
-    for label, title, content in _crepe(paths):
-        yield {"title": title, "content": content, "label": int(label) - 1}
+    return _crepe(paths, "title", "content")
 
 
 def yelp(paths: Paths, split: str) -> Rows:
     """Yields a review and its stars less one."""
     del split
-    for label, text in _crepe(paths):
-        yield {"text": text, "label": int(label) - 1}
+    return _crepe(paths, "text")
 
 
 def imdb(paths: Paths, split: str) -> Rows:
@@ -59,7 +58,7 @@ def imdb(paths: Paths, split: str) -> Rows:
                     continue
                 content = archive.extractfile(member)
                 if content is not None:
-                    text = content.read().decode("utf-8")
+                    text = sources.decoded(content.read())
                     yield {"text": text, "label": ("neg", "pos").index(kind)}
 
 
@@ -93,9 +92,7 @@ def common_gen(paths: Paths, split: str) -> Rows:
 def document_and_summary(paths: Paths, split: str) -> Rows:
     """Yields pairs of lines of two files; Multi-News marks line breaks by a word."""
     del split
-    documents, summaries = (
-        path.read_text("utf-8").rstrip("\n").split("\n") for path in paths
-    )
+    documents, summaries = map(row_files.read_lines, paths)
     for document, summary in zip(documents, summaries, strict=True):
         text = document.strip().replace("NEWLINE_CHAR", "\n")
         yield {"document": text, "summary": summary.strip()}
@@ -106,47 +103,45 @@ def samsum(paths: Paths, split: str) -> Rows:
     yield from public_qa.json_list(paths, split)
 
 
-def _tab_separated(paths: Paths) -> Iterator[dict[str, Any]]:
-    for path in paths:
-        with path.open(encoding="utf-8", newline="") as file:
-            yield from csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
 def paws(paths: Paths, split: str) -> Rows:
     """Yields pairs of sentences; id and label are numbers."""
     del split
-    for record in _tab_separated(paths):
-        numbers = {name: int(record[name]) for name in ("id", "label")}
-        yield {**record, **numbers}
+    return row_files.converted(public_qa.tab_separated(paths), _paws_row)
+
+
+def _paws_row(record: sources.Row) -> sources.Row:
+    return {**record, **{name: int(record[name]) for name in ("id", "label")}}
 
 
 def qqp(paths: Paths, split: str) -> Rows:
-    """Yields pairs of questions; lines that lack a field are skipped."""
+    """Yields pairs of questions; lines that lack a field are skipped, as everywhere."""
     del split
-    for record in _tab_separated(paths):
-        label = record.get("is_duplicate")
-        if label not in ("0", "1"):
+    for record in public_qa.tab_separated(paths):
+        if isinstance(record, sources.Bad) or record["is_duplicate"] not in ("0", "1"):
             yield sources.Skipped("a line that lacks a field")
             continue
         yield {
             "question1": record["question1"],
             "question2": record["question2"],
-            "label": int(label),
+            "label": int(record["is_duplicate"]),
             "idx": int(record["id"]),
         }
 
 
 def story_cloze(paths: Paths, split: str) -> Rows:
     """Yields stories of four sentences with two endings, numbered from 1."""
-    for record in sources.csv_rows(paths, split):
-        sentences = {f"input_sentence_{n}": record[f"InputSentence{n}"] for n in "1234"}
-        yield {
-            "story_id": record["InputStoryid"],
-            **sentences,
-            "sentence_quiz1": record["RandomFifthSentenceQuiz1"],
-            "sentence_quiz2": record["RandomFifthSentenceQuiz2"],
-            "answer_right_ending": int(record["AnswerRightEnding"]),
-        }
+    return row_files.converted(sources.csv_rows(paths, split), _story)
+
+
+def _story(record: sources.Row) -> sources.Row:
+    sentences = {f"input_sentence_{n}": record[f"InputSentence{n}"] for n in "1234"}
+    return {
+        "story_id": record["InputStoryid"],
+        **sentences,
+        "sentence_quiz1": record["RandomFifthSentenceQuiz1"],
+        "sentence_quiz2": record["RandomFifthSentenceQuiz2"],
+        "answer_right_ending": int(record["AnswerRightEnding"]),
+    }
 
 
 def anli(paths: Paths, split: str) -> Rows:
@@ -158,8 +153,8 @@ def anli(paths: Paths, split: str) -> Rows:
 
 def hellaswag(paths: Paths, split: str) -> Rows:
     """Yields the lines with the label as a text, as the Hub has it."""
-    for record in sources.json_lines(paths, split):
-        yield {**record, "label": str(record["label"])}
+    rows = sources.json_lines(paths, split)
+    return row_files.converted(rows, conversions.label_as_text)
 
 
 def super_glue(paths: Paths, split: str) -> Rows:

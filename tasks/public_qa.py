@@ -5,20 +5,18 @@ forms of the files, and tested on small files of those forms; the authors' own w
 at hand. Only splits whose labels are public exist.
 """
 
-import csv
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from elm_jax.data import sources
+from elm_jax.data import row_files, sources
 
 Rows = Iterator[sources.Record]
 Paths = Sequence[pathlib.Path]
 
 
 def _json(paths: Paths) -> Iterator[Any]:
-    return (json.loads(path.read_text("utf-8")) for path in paths)
+    return map(row_files.read_json, paths)
 
 
 def _records(paths: Paths) -> Iterator[Mapping[str, Any]]:
@@ -46,7 +44,7 @@ def stem_and_choices(paths: Paths, split: str) -> Rows:
 def social_i_qa(paths: Paths, split: str) -> Rows:
     """Yields the lines of the first file with the labels of the second."""
     lines, labels = paths
-    found = labels.read_text("utf-8").split()
+    found = row_files.read_text(labels).split()
     records = list(sources.json_lines([lines], split))
     for record, label in zip(records, found, strict=True):
         yield {**record, "label": label}
@@ -147,19 +145,25 @@ def hotpot_qa(paths: Paths, split: str) -> Rows:
         }
 
 
+def tab_separated(paths: Paths) -> Iterator[sources.Row | sources.Bad]:
+    """Yields the records of tab-separated files with a header, quotes as they are."""
+    return row_files.delimited_rows(paths, delimiter="\t", has_quotes=False)
+
+
 def wiki_qa(paths: Paths, split: str) -> Rows:
     """Yields the lines of tab-separated files; the label is a number."""
     del split
-    for path in paths:
-        with path.open(encoding="utf-8", newline="") as file:
-            for record in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-                yield {
-                    "question_id": record["QuestionID"],
-                    "question": record["Question"],
-                    "document_title": record["DocumentTitle"],
-                    "answer": record["Sentence"],
-                    "label": int(record["Label"]),
-                }
+    return row_files.converted(tab_separated(paths), _wiki_qa_row)
+
+
+def _wiki_qa_row(record: sources.Row) -> sources.Row:
+    return {
+        "question_id": record["QuestionID"],
+        "question": record["Question"],
+        "document_title": record["DocumentTitle"],
+        "answer": record["Sentence"],
+        "label": int(record["Label"]),
+    }
 
 
 def _files(

@@ -17,7 +17,9 @@ from elm_jax.data import (
     cache_build,
     folders,
     function_templates,
+    records,
     rendering,
+    row_files,
     sandbox,
     sandbox_filters,
     seqio_tasks,
@@ -148,8 +150,9 @@ def cache_key(
 def _code_version() -> str:
     """Returns a hash of the modules whose text decides what a cache holds."""
     modules = (
-        *(function_templates, rendering, sandbox, sandbox_filters, seqio_tasks),
-        *(serving, shards, sources, templates, tokenizing, vocabularies),
+        *(cache_build, function_templates, records, rendering, row_files, sandbox),
+        *(sandbox_filters, seqio_tasks, serving, shards, sources, templates),
+        *(tokenizing, vocabularies),
     )
     digest = hashlib.sha256()
     for module in modules:

@@ -14,6 +14,21 @@ PromptFn = Callable[[sources.Row], Any]
 """`row -> (inputs, targets)`, `(inputs, targets, choices)`, or None to drop the row."""
 
 
+class _Named(sandbox_filters.Null):
+    """A null with a text of its own, from Unicode's private use area."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return _NAME
+
+    __repr__ = __str__
+
+
+_NAME = "\ue001"
+_NAMED = _Named()
+
+
 @dataclasses.dataclass(frozen=True)
 class FunctionTemplate:
     """One prompt of a dataset, as a function of a row.
@@ -53,15 +68,56 @@ class FunctionTemplate:
 
         Raises:
           TemplateError: The function gives something else than texts.
-          RowError: It fails for this row, such as for a field that is not there, or the
-            row is too long.
+          RowError: It fails for this row, such as for a field that is not there; it
+            prints a null; or the row is too long.
         """
         del seed
         if sandbox_filters.size(row) > templates.MAX_ROW_CHARS:
             limit = f"more than {templates.MAX_ROW_CHARS:,} characters"
             raise templates.RowError(templates.TOO_LONG, limit)
+        found = self._called(row)
+        if found is None:
+            return None
+        rendered = self._rendered(found)
+        if rendered is not None and self._prints_null(row, rendered):
+            told = "the function's text has the None or nan of a field without a value"
+            raise templates.RowError(templates.NULL_VALUE, told)
+        return rendered
+
+    def _prints_null(self, row: sources.Row, rendered: templates.Rendered) -> bool:
+        """Returns whether a text changes with what stands for nulls, and only so.
+
+        A function formats a None without a chance to notice. So it is called again for
+        a row with another name for nothing: if that name stands where `None` or `nan`
+        stood, and all else is equal, it was printed.
+        """
+        texts = (rendered.inputs, rendered.targets, *rendered.choices)
+        names = [name for name in ("None", "nan") if any(name in t for t in texts)]
+        if not names or not sandbox_filters.has_null(row):
+            return False
         try:
-            found = self.fn(row)
+            other = self._called(sandbox_filters.with_nulls(row, _NAMED))
+            again = None if other is None else self._rendered(other)
+        except (templates.RowError, errors.TemplateError):
+            return False
+        if again is None or again == rendered:
+            return False
+        others = (again.inputs, again.targets, *again.choices)
+        return any(
+            texts == tuple(text.replace(_NAME, name) for text in others)
+            for name in names
+        )
+
+    def _rendered(self, found: Any) -> templates.Rendered | None:
+        inputs, targets, choices = self._checked(found)
+        if not inputs.strip() or not targets.strip():
+            return None
+        stripped = tuple(choice.strip() for choice in choices)
+        return templates.Rendered(inputs.strip(), targets.strip(), stripped)
+
+    def _called(self, row: sources.Row) -> Any:
+        try:
+            return self.fn(row)
         except KeyError as error:
             raise templates.RowError(templates.MISSING_FIELD, str(error)) from error
         except IndexError as error:
@@ -71,13 +127,6 @@ class FunctionTemplate:
         except (ValueError, ArithmeticError) as error:
             reason = f"{type(error).__name__} in template"
             raise templates.RowError(reason, str(error)) from error
-        if found is None:
-            return None
-        inputs, targets, choices = self._checked(found)
-        if not inputs.strip() or not targets.strip():
-            return None
-        stripped = tuple(choice.strip() for choice in choices)
-        return templates.Rendered(inputs.strip(), targets.strip(), stripped)
 
     def _checked(self, found: Any) -> tuple[str, str, Sequence[str]]:
         parts = (*found, ()) if isinstance(found, tuple) and len(found) == 2 else found

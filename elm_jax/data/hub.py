@@ -137,8 +137,8 @@ def _parquet_rows(paths: list[pathlib.Path]) -> Iterator[sources.Row]:
         try:
             with parquet.ParquetFile(path) as file:
                 for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                    yield from batch.to_pylist()
-        except (pyarrow.ArrowException, OSError) as error:
+                    yield from _rows_of(batch)
+        except (pyarrow.ArrowException, OSError, UnicodeError) as error:
             raise errors.DataError(
                 errors.explain(
                     found=f"{path} cannot be read: {error}",
@@ -146,3 +146,29 @@ def _parquet_rows(paths: list[pathlib.Path]) -> Iterator[sources.Row]:
                     do="Fetch the file again",
                 )
             ) from error
+
+
+def _rows_of(batch: Any) -> list[dict[str, Any]]:
+    """Returns a batch's rows; rendering refuses texts that are not UTF-8."""
+    import pyarrow
+
+    try:
+        return batch.to_pylist()
+    except UnicodeError:
+        fields = [field.with_type(_as_bytes(field.type)) for field in batch.schema]
+        return sources.decoded(batch.cast(pyarrow.schema(fields)).to_pylist())
+
+
+def _as_bytes(kind: Any) -> Any:
+    """Returns an Arrow type with bytes in place of texts."""
+    import pyarrow
+
+    if pyarrow.types.is_string(kind):
+        return pyarrow.binary()
+    if pyarrow.types.is_large_string(kind):
+        return pyarrow.large_binary()
+    if pyarrow.types.is_list(kind):
+        return pyarrow.list_(_as_bytes(kind.value_type))
+    if pyarrow.types.is_struct(kind):
+        return pyarrow.struct([f.with_type(_as_bytes(f.type)) for f in kind])
+    return kind

@@ -98,7 +98,7 @@ def _column(tf: Any, feature: dict[str, Any]) -> Any:
 def _prompted(example: dict[str, Any]) -> sources.Prompted | sources.Skipped:
     """Returns the texts of one example."""
     texts = [
-        example[f"{name}_pretokenized"].numpy().decode("utf-8").strip()
+        sources.decoded(example[f"{name}_pretokenized"].numpy()).strip()
         for name in ("inputs", "targets")
     ]
     if not all(texts):
@@ -106,5 +106,5 @@ def _prompted(example: dict[str, Any]) -> sources.Prompted | sources.Skipped:
     choices: tuple[str, ...] = ()
     if "answer_choices" in example:
         found = example["answer_choices"].values.numpy()
-        choices = tuple(choice.decode("utf-8").strip() for choice in found)
+        choices = tuple(sources.decoded(choice).strip() for choice in found)
     return sources.Prompted(texts[0], texts[1], choices)

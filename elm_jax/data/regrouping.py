@@ -7,7 +7,8 @@ that are the end of a longer one, rows that a filter drops.
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from elm_jax.data import sources
+from elm_jax import errors
+from elm_jax.data import records, sources
 
 RegroupFn = Callable[[Iterator[sources.Record], str], Iterable[sources.Record]]
 """`(all rows of the source's split, our split) -> rows`, a function of a module."""
@@ -33,9 +34,24 @@ class Regrouped:
         return getattr(self.source, "origin", "") or getattr(self.source, "name", "")
 
     def rows(self, split: str, *, data_dir: str) -> Iterator[sources.Record]:
-        """Yields the rows of a split."""
+        """Yields the rows of a split.
+
+        Raises:
+          DataError: `fn` cannot put them together, such as for a field without a value.
+        """
         found = self.source.rows(self.splits[split], data_dir=data_dir)
-        yield from self.fn(found, split)
+        try:
+            yield from self.fn(found, split)
+        except records.ROW_ERRORS as error:
+            raise errors.DataError(
+                errors.explain(
+                    found=f"{self.splits[split]} of {self.name or 'a source'}, not to "
+                    f"be put together by {sources.name_of(self.fn)}: "
+                    f"{type(error).__name__}: {error}",
+                    expected="rows with the fields and types that it knows",
+                    do="Use another source (DATA_SOURCES), or another version of it",
+                )
+            ) from error
 
     def fingerprint(self, split: str, *, data_dir: str) -> str:
         """Returns a hash of the source's fingerprint and the function's module."""

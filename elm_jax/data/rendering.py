@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from elm_jax import errors
-from elm_jax.data import serving, sources, tasks, templates
+from elm_jax.data import sandbox_filters, serving, sources, tasks, templates
 
 ProgressFn = Callable[[int], None]
 """Called with the number of rows done so far."""
@@ -28,7 +28,7 @@ class RenderedSplit:
       example_ids: Place of the row in its source.
       num_rows: Rows the source had, dropped ones included.
       dropped: How many rows were dropped, by reason.
-      first_bad: Place of the first bad row and what is wrong with it, or "".
+      first_bad: Place of the first bad row, from 0, and what is wrong with it, or "".
     """
 
     inputs: list[str] = dataclasses.field(default_factory=list)
@@ -58,6 +58,11 @@ class RenderedSplit:
         self.targets.append(text.targets)
         self.choices.append(text.choices)
         self.labels.append(label)
+
+    def drop_bad(self, example_id: int, error: templates.RowError) -> None:
+        """Counts a row that is left out."""
+        self.dropped[f"bad: {error.reason}"] += 1
+        self.first_bad = self.first_bad or f"row {example_id}: {error}"
 
 
 def source_split(name: str, splits: Mapping[str, str], split: str) -> str:
@@ -177,6 +182,8 @@ def render_rows(
             result.dropped[f"skipped: {row.reason}"] += 1
             continue
         try:
+            if isinstance(row, sources.Bad):
+                raise templates.RowError(row.reason, row.detail)
             if isinstance(row, sources.Prompted):
                 _keep_rendered(result, example_id, templates.Rendered(*row))
                 continue
@@ -187,8 +194,7 @@ def render_rows(
             else:
                 _keep_example(result, example_id, row, template, split)
         except templates.RowError as error:
-            result.dropped[f"bad: {error.reason}"] += 1
-            result.first_bad = result.first_bad or f"row {example_id}: {error}"
+            result.drop_bad(example_id, error)
     return result
 
 
@@ -216,6 +222,8 @@ def _keep_document(
                 do=errors.did_you_mean(field, row),
             )
         )
+    if sandbox_filters.is_null(row[field]):
+        raise templates.RowError(templates.NULL_VALUE, f"the field {field!r}")
     text = str(row[field]).strip()
     if text:
         rendered = templates.Rendered("", text, ())
@@ -275,27 +283,40 @@ def check_rows(
 ) -> None:
     """Raises if a split has no examples, or too many rows that do not fit."""
     what = f"{split} of task {task.name!r}"
-    bad = sum(n for reason, n in dropped.items() if reason.startswith("bad: "))
+    bad = {r: n for r, n in dropped.items() if r.startswith("bad: ")}
+    num_bad = sum(bad.values())
     allowed = task.max_bad_share if isinstance(task, tasks.Task) else 0.0
-    if bad > allowed * num_rows:
-        prompt = f" {task.prompt!r}" if isinstance(task, tasks.Task) else ""
+    if num_bad > allowed * num_rows:
+        is_prompt = isinstance(task, tasks.Task)
+        misfit = f"do not fit its template {task.prompt!r}" if is_prompt else "are bad"
         # A template that fits no row at all is a wrong template.
         lacking = dropped[f"bad: {templates.MISSING_FIELD}"]
         kind = errors.TemplateError if lacking == num_rows else errors.DataError
+        several = f" ({in_words(bad)})" if len(bad) > 1 else ""
         raise kind(
             errors.explain(
-                found=f"{bad} of {num_rows} rows in {what} do not fit its "
-                f"template{prompt}, the first is {first_bad}",
+                found=f"{num_bad} of {num_rows} rows in {what} {misfit}{several}, "
+                f"the first is {first_bad}",
                 expected=f"at most {allowed:.0%} such rows",
                 do="Correct the rows or choose another prompt",
             )
         )
     if not num_examples:
-        counts = ", ".join(f"{n} x {reason}" for reason, n in dropped.items())
+        counts = in_words(dropped) or "none"
         raise errors.DataError(
             errors.explain(
-                found=f"{what} is empty: {num_rows} rows, dropped {counts or 0}",
+                found=f"{what} is empty: {num_rows} rows, dropped {counts}",
                 expected="at least one example",
                 do="Choose another split or prompt, or correct the source",
             )
         )
+
+
+def in_words(dropped: Mapping[str, int]) -> str:
+    """Returns counts of dropped rows by reason, the commonest first.
+
+    >>> in_words({"skipped: no gold label": 2, "bad: too long": 30})
+    '30 x bad: too long, 2 x skipped: no gold label'
+    """
+    counts = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{n} x {reason}" for reason, n in counts)

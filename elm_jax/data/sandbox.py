@@ -62,9 +62,12 @@ class Environment(sandbox.SandboxedEnvironment):
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
     def __init__(self) -> None:
-        super().__init__(undefined=sandbox_filters.Undefined)
+        super().__init__(
+            undefined=sandbox_filters.Undefined, finalize=sandbox_filters.printed
+        )
         self.globals = dict(sandbox_filters.FUNCTIONS)
         self.filters = dict(sandbox_filters.filters_by_name())
+        self.tests = {**self.tests, "none": sandbox_filters.is_null}
 
     def compiled(self, text: str) -> tuple[jinja2.Template, bool]:
         """Returns a template ready to render, and whether it changes lists in place.

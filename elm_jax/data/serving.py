@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from elm_jax import errors
-from elm_jax.data import sources
+from elm_jax.data import records, sources
 
 DEFAULT_ORDER = ("files", "tfds", "p3", "hub")
 KINDS = (*DEFAULT_ORDER, "examples")
 """`examples`: a few rows made by hand, to look at; only if the user names it."""
 
+NOT_CONVERTED = "fields of another form than its source should have"
 _PART = re.compile(r"([\w.\-]+)(?:\[(\d*):(\d*)\](?:~(\d+))?)?")
 
 
@@ -135,7 +136,7 @@ class Option:
     kind: str
     source: sources.Source
     splits: Mapping[str, str]
-    convert: Callable[[sources.Row], sources.Row | sources.Skipped] | None = None
+    convert: Callable[[sources.Row], sources.Record] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,11 +215,19 @@ class Served:
             if not isinstance(row, Mapping):
                 yield row  # skipped, prompted, or no row at all: rendering counts it
                 continue
-            converted = option.convert(row) if option.convert is not None else row
-            if not checked and not isinstance(converted, sources.Skipped):
+            converted = self._converted(row)
+            if not checked and isinstance(converted, Mapping):
                 self._check_fields(converted)
                 checked = True
             yield converted
+
+    def _converted(self, row: sources.Row) -> sources.Record:
+        if self.option.convert is None:
+            return row
+        try:
+            return self.option.convert(row)
+        except records.ROW_ERRORS as error:
+            return sources.Bad(NOT_CONVERTED, f"{type(error).__name__}: {error}")
 
     def _check_fields(self, row: sources.Row) -> None:
         present = {key.replace("-", "_") for key in row}

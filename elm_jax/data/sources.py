@@ -9,34 +9,23 @@ import dataclasses
 import functools
 import hashlib
 import inspect
-import json
 import pathlib
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from elm_jax import errors
+from elm_jax.data import records, row_files
 
-Row = Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Skipped:
-    """Stands where a source has a record but no row to give, and says why."""
-
-    reason: str
-
-
-class Prompted(NamedTuple):
-    """A record that is a prompt already; it needs no template."""
-
-    inputs: str
-    targets: str
-    choices: tuple[str, ...] = ()
-
-
-Record = Row | Prompted | Skipped
+# Tasks know these by this module.
+Row = records.Row
+Record = records.Record
+Prompted = records.Prompted
+Skipped = records.Skipped
+Bad = records.Bad
+json_lines = row_files.json_lines
+csv_rows = row_files.csv_rows
 
 
 class Source(Protocol):
@@ -81,7 +70,7 @@ class GeneratedRows:
 
 
 # What parsers raise when a file is not what they take it for, or is damaged.
-_FILE_ERRORS = (
+FILE_ERRORS = (
     *(ValueError, LookupError, TypeError, AttributeError),
     *(EOFError, OSError, csv.Error, tarfile.TarError, zlib.error),
     RecursionError,  # JSON in JSON in JSON
@@ -118,11 +107,11 @@ class FileRows:
         paths = self.paths(split, data_dir=data_dir)
         try:
             yield from self.parse(paths, split)
-        except _FILE_ERRORS as error:
+        except FILE_ERRORS as error:
             names = ", ".join(map(str, paths))
             raise errors.DataError(
                 errors.explain(
-                    found=f"{names} cannot be read as {self.parse.__name__}: "
+                    found=f"{names} cannot be read as {name_of(self.parse)}: "
                     f"{type(error).__name__}: {error}",
                     expected=f"the authors' file, as {self.origin} has it",
                     do="Fetch the file again, or correct it",
@@ -175,25 +164,6 @@ class FileRows:
         )
 
 
-def json_lines(paths: Sequence[pathlib.Path], split: str = "") -> Iterator[Row]:
-    """Yields one row per line of UTF-8 JSON-lines files.
-
-    Bytes that are not UTF-8 become characters that rendering refuses, row by row.
-    """
-    del split  # Each split has its own files.
-    for path in paths:
-        with path.open(encoding="utf-8", errors="surrogateescape") as file:
-            yield from (json.loads(line) for line in file if line.strip())
-
-
-def csv_rows(paths: Sequence[pathlib.Path], split: str = "") -> Iterator[Row]:
-    """Yields one row per record of UTF-8 CSV files with a header; values are text."""
-    del split
-    for path in paths:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            yield from csv.DictReader(file)
-
-
 @dataclasses.dataclass(frozen=True)
 class TfdsRows:
     """Rows of a dataset that TFDS has prepared below the data folder.
@@ -220,7 +190,7 @@ class TfdsRows:
             shuffle_files=False,
             read_config=config,
         )
-        yield from map(_decoded, dataset.as_numpy_iterator())
+        yield from map(decoded, dataset.as_numpy_iterator())
 
     def fingerprint(self, split: str, *, data_dir: str) -> str:
         """Returns a hash of TFDS's own description of the prepared files."""
@@ -255,17 +225,18 @@ class TfdsRows:
         return folder
 
 
-def _decoded(value: Any) -> Any:
-    """Returns TFDS's numpy values as Python values, bytes as text."""
+def decoded(value: Any) -> Any:
+    """Returns numpy's and TFDS's values as Python values, bytes as text."""
     if isinstance(value, Mapping):
-        return {key: _decoded(item) for key, item in value.items()}
+        return {key: decoded(item) for key, item in value.items()}
     if isinstance(value, bytes):
-        return value.decode("utf-8")
+        # As in files: rendering refuses what this makes of bytes that are not UTF-8.
+        return value.decode("utf-8", "surrogateescape")
     if hasattr(value, "tolist"):
         value = value.tolist()
-        return _decoded(value) if isinstance(value, (bytes, list)) else value
+        return decoded(value) if isinstance(value, (bytes, list)) else value
     if isinstance(value, list):
-        return [_decoded(item) for item in value]
+        return [decoded(item) for item in value]
     return value
 
 
@@ -282,6 +253,13 @@ def _no_split(split: str, known: Iterable[str]) -> errors.DataError:
 def hash_of(*parts: str) -> str:
     """Returns 16 hex digits of the SHA-256 of the parts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def name_of(fn: Callable[..., Any]) -> str:
+    """Returns a function's own name, also of one with bound arguments."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return fn.__name__
 
 
 def code_of(fn: Callable[..., Any]) -> str:

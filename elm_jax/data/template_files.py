@@ -1,9 +1,10 @@
 """PromptSource's files: one YAML per dataset, read without trust into templates."""
 
+import collections
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -125,6 +126,7 @@ def _read_templates(
             raise ValueError(f"it is larger than {MAX_FILE_BYTES:,} bytes")
         content = yaml.load(path.read_text("utf-8"), Loader=_Loader)  # noqa: S506
         found = [_template(entry) for entry in content["templates"].values()]
+        _check_once(template.name for template in found)
     except _YAML_ERRORS as error:
         raise errors.TemplateError(
             errors.explain(
@@ -134,6 +136,13 @@ def _read_templates(
             )
         ) from error
     return {template.name: template for template in found}
+
+
+def _check_once(names: Iterable[Any]) -> None:
+    """Raises ValueError for a name that comes twice: the last one would win."""
+    twice = [name for name, n in collections.Counter(names).items() if n > 1]
+    if twice:
+        raise ValueError(f"several entries named {', '.join(map(repr, twice))}")
 
 
 def _template(entry: Mapping[str, Any]) -> templates.Template:
@@ -162,8 +171,9 @@ class _Loader(_SafeLoader):
 
 
 def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
+    _check_once(key.value for key, _ in node.value)
     return loader.construct_mapping(node, deep=True)
 
 
-for _tag in ("!Template", "!TemplateMetadata"):
+for _tag in ("!Template", "!TemplateMetadata", _SafeLoader.DEFAULT_MAPPING_TAG):
     _Loader.add_constructor(_tag, _mapping)

@@ -5,9 +5,10 @@ nor change the row, nor work without end.
 
 Three deviations from `promptsource.templates.Template.apply`, all on purpose: values
 are not cut to 2,048 characters unless asked (`max_value_chars`; lengths are counted in
-tokens, by the cache); a field that the row lacks, or a label outside its choices, makes
-a bad row instead of an empty text or the last choice; and random choices are seeded
-instead of drawn from the process's generator. `template_files` reads them from YAML.
+tokens, by the cache); a field that the row lacks, one without a value (null, NaN) that
+is printed, or a label outside its choices, makes a bad row instead of an empty text,
+the word `None` or the last choice; and random choices are seeded instead of drawn from
+the process's generator. `template_files` reads them from YAML.
 """
 
 import copy
@@ -46,6 +47,7 @@ MISSING_ITEM = "missing item, such as a label outside the choices"
 WRONG_TYPE = "wrong type"
 TOO_LONG = "too long"
 NOT_UTF8 = "not UTF-8"
+NULL_VALUE = "null or NaN in its text"
 
 # Of all of a row's fields together. Longer ones are files gone wrong, not examples.
 MAX_ROW_CHARS = 1_000_000
@@ -136,6 +138,8 @@ class Template:
             raise self._error("a row with a field named answer_choices", fields)
         if sandbox_filters.size(fields) > MAX_ROW_CHARS:
             raise RowError(TOO_LONG, f"more than {MAX_ROW_CHARS:,} characters")
+        if sandbox_filters.has_null(fields):
+            fields = _with_nulls(fields)
         prompt, mutates = self._compiled_prompt
         if mutates:
             fields = copy.deepcopy(fields)
@@ -143,7 +147,7 @@ class Template:
         fields[sandbox_filters.GENERATOR] = sandbox_filters.Draws(f"{seed}/{self.id}")
         fields[sandbox_filters.BUDGET] = sandbox_filters.Budget()
         choices = self.render_choices(fields)
-        fields["answer_choices"] = list(choices) if choices else None
+        fields["answer_choices"] = list(choices) if choices else sandbox_filters.NULL
         parts = self._run(prompt, fields)
         if len(parts) > 2:
             raise RowError("more than one separator", f"{len(parts) - 1} of them")
@@ -213,6 +217,8 @@ class Template:
             raise RowError(MISSING_FIELD, self._fields(f"{error}", fields)) from error
         except sandbox_filters.MissingItemError as error:
             raise RowError(MISSING_ITEM, str(error)) from error
+        except sandbox_filters.NullError as error:
+            raise RowError(NULL_VALUE, str(error)) from error
         except (exceptions.SecurityError, MemoryError) as error:
             raise self._error(f"does something unsafe: {error}", fields) from error
         except (TypeError, AttributeError) as error:
@@ -242,6 +248,13 @@ class Template:
 
 
 _ENVIRONMENT = sandbox.Environment()
+
+
+def _with_nulls(fields: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return sandbox_filters.with_nulls(fields)
+    except RecursionError as error:
+        raise RowError(WRONG_TYPE, "its fields are nested too deep") from error
 
 
 def task_name(dataset: str, subset: str | None, prompt: str) -> str:

@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from elm_jax import errors
-from elm_jax.data import rendering, seqio_tasks, tasks, templates, token_store
+from elm_jax.data import (
+    rendering,
+    seqio_tasks,
+    sources,
+    tasks,
+    templates,
+    token_store,
+)
 from elm_jax.data import vocabulary as vocabularies
 from elm_jax.types import EOS_ID
 
@@ -89,8 +96,11 @@ def cut_to(
     limits = limits_of(features)
     short = {name: _cut(tokens[name], limit) for name, limit in limits.items()}
     lengths = {name: tokens[name].lengths.astype(np.int32) for name in TOKENS}
-    most = limits.get("inputs", lengths["inputs"].max(initial=0))
-    columns = _columns(rendered, {**tokens, **short}, lengths["inputs"] > most)
+    columns = _columns(
+        rendered,
+        {**tokens, **short},
+        inputs_cut=lengths["inputs"] > limits.get("inputs", np.inf),
+    )
     return Tokenized(columns, lengths)
 
 
@@ -141,20 +151,29 @@ def user_examples(
     )
     rendered = rendering.RenderedSplit()
     rows: dict[str, list[np.ndarray]] = {"inputs": [], "targets": []}
-    for example in dataset.as_numpy_iterator():
-        texts = {}
-        for name, column in rows.items():
-            column.append(example.get(name, np.zeros(0, np.int32)))
-            text = example.get(f"{name}_pretokenized")
-            ids = column[-1].tolist()
-            texts[name] = vocabulary.decode(ids) if text is None else text.decode()
-        text = templates.Rendered(texts["inputs"], texts["targets"], ())
-        rendered.keep(rendered.num_rows, text)
+    for number, example in enumerate(dataset.as_numpy_iterator()):
         rendered.num_rows += 1
+        tokens = {name: example.get(name, np.zeros(0, np.int32)) for name in rows}
+        texts = []
+        for name, ids in tokens.items():
+            text = example.get(f"{name}_pretokenized")
+            written = vocabulary.decode(ids.tolist()) if text is None else text
+            texts.append(sources.decoded(written))
+        text = templates.Rendered(texts[0], texts[1], ())
+        try:
+            rendering.check_utf8(text)
+        except templates.RowError as error:
+            rendered.drop_bad(number, error)
+            continue
+        rendered.keep(number, text)
+        for name, column in rows.items():
+            column.append(tokens[name])
     if not len(rendered):
         raise errors.DataError(
             errors.explain(
-                found=f"{split} of SeqIO task {task.name!r} is empty",
+                found=f"{split} of SeqIO task {task.name!r} is empty: "
+                f"{rendered.num_rows} rows, dropped "
+                f"{rendering.in_words(rendered.dropped) or 'none'}",
                 expected="at least one example",
                 do="Choose another split or correct the task",
             )

@@ -68,6 +68,28 @@ def test_a_row_that_does_not_fit_is_a_bad_row(row, reason):
     assert raised.value.reason == reason
 
 
+def told(row):
+    more = "" if row["a"] is None else f", {row['a']}"
+    return f"None of {row['l']}{more}: {row['q']}", "yes"
+
+
+def test_a_function_may_test_a_null_but_not_print_it():
+    template = function_templates.FunctionTemplate("told", told)
+    nan = float("nan")
+    assert template.render({"q": "a", "a": None, "l": []}, seed=0) == (
+        *("None of []: a", "yes"),
+        (),
+    )
+    assert template.render({"q": "a", "a": 1, "l": [], "b": nan}, seed=0) is not None
+    for row in (
+        *({"q": None, "a": 1, "l": []}, {"q": "a", "a": 1, "l": [None]}),
+        *({"q": nan, "a": 1, "l": []}, {"q": "a", "a": nan, "l": []}),
+    ):
+        with pytest.raises(templates.RowError) as raised:
+            template.render(row, seed=0)
+        assert raised.value.reason == templates.NULL_VALUE
+
+
 def test_what_is_no_text_is_told():
     broken = function_templates.FunctionTemplate("wrong", wrong)
     for value in (1, "text", ("a", 2), ("a", "b", "choices")):

@@ -5,7 +5,7 @@ import pytest
 from pyarrow import parquet
 
 from elm_jax import errors
-from elm_jax.data import hub
+from elm_jax.data import hub, rendering, templates
 
 ROWS = [
     {"q": "é?", "choices": {"label": ["A", "B"], "text": ["a", "b"]}, "label": i}
@@ -42,6 +42,23 @@ def test_the_fingerprint_follows_the_files(data_dir, tmp_path):
         hub.HubRows("some/set", "two").fingerprint("train_r1", data_dir=data_dir),
     }
     assert len(prints) == 4
+
+
+def test_texts_that_are_not_utf8_are_read_for_rendering_to_refuse(data_dir, tmp_path):
+    whole = pyarrow.array([b"plain", b"caf\xe9"], pyarrow.binary())
+    texts = pyarrow.Array.from_buffers(pyarrow.string(), 2, whole.buffers())
+    lists = pyarrow.ListArray.from_arrays([0, 1, 2], texts)
+    inner = pyarrow.StructArray.from_arrays([texts], ["t"])
+    table = pyarrow.table({"q": texts, "l": lists, "s": inner, "n": [1, None]})
+    folder = tmp_path / "hub/some/set/odd/train"
+    folder.mkdir(parents=True)
+    parquet.write_table(table, folder / "0000.parquet")
+    rows = list(hub.HubRows("some/set", "odd").rows("train", data_dir=data_dir))
+    assert rows[0] == {"q": "plain", "l": ["plain"], "s": {"t": "plain"}, "n": 1}
+    prompt = templates.Template("t", "1", "{{q}} ||| a")
+    found = rendering.render_rows(rows, split="train", template=prompt)
+    assert found.inputs == ["plain"]
+    assert found.dropped == {"bad: not UTF-8": 1}
 
 
 def test_a_damaged_file_is_named(data_dir, tmp_path):

@@ -1,5 +1,8 @@
 """Rows put together anew: splits, names, fingerprints, and what is missing."""
 
+import pytest
+
+from elm_jax import errors
 from elm_jax.data import regrouping, serving, sources
 
 
@@ -49,3 +52,14 @@ def test_it_serves_under_the_sources_name_and_says_what_the_source_lacks(tmp_pat
     assert served.name == "files: a place"
     made = sources.GeneratedRows(lambda split: [], "1")
     assert not regrouping.Regrouped(made, others, same).missing("first", data_dir="")
+
+
+def lengths(rows, split):
+    del split
+    yield from ({"n": len(row["n"])} for row in rows)
+
+
+def test_a_row_that_cannot_be_put_together_is_told_not_thrown(tmp_path):
+    (tmp_path / "n.jsonl").write_text('{"n": "a"}\n{"n": null}\n')
+    with pytest.raises(errors.DataError, match="all of a place, .* by lengths: Type"):
+        list(regrouped(lengths).rows("first", data_dir=str(tmp_path)))

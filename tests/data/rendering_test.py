@@ -47,6 +47,21 @@ def test_a_few_bad_rows_are_counted_and_many_are_an_error(render):
         render([*rows[3:], row(c=["x"])])
 
 
+def test_a_document_without_text_is_a_bad_row(places):
+    for null in (None, float("nan")):
+        rows = [{"text": "One."}, {"text": null}]
+        source = sources.GeneratedRows(lambda split, rows=rows: rows, version="1")
+        with pytest.raises(errors.DataError, match="1 of 2 rows .* are bad, .* row 1"):
+            rendering.render_split(tasks.TextTask("t", source), "train", places)
+
+
+def test_reasons_are_told_with_their_counts(render):
+    rows = [row(), row(a="z"), row(c=[]), row(a="z")]
+    told = "2 x bad: no correct choice, 1 x bad: fewer than two choices"
+    with pytest.raises(errors.DataError, match=told):
+        render(rows)
+
+
 def test_the_first_bad_row_is_named(render):
     with pytest.raises(errors.DataError, match="the first is row 1: no correct choice"):
         render([row(), row(a="z"), row(c=[])])

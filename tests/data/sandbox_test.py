@@ -11,8 +11,8 @@ DOUBLED = "{% set s = 'ab' %}" + "{% set s = s ~ s %}" * 60
 LAUGHS = "{% set s = ['ha', 'ha'] %}" + "{% set s = [s, s] %}" * 60
 LATE_LAUGHS = (
     "{% set a = [] %}{% set b = [] %}{% set c = [] %}{% set d = [] %}"
-    + "".join(f"{{{{ {i}.extend([{j}] * 400) }}}}" for i, j in ("ab", "bc", "cd"))
-    + "{{ d.extend(['ha'] * 400) }}{{ a }}"
+    + "".join(f"{{{{ {i}.extend([{j}] * 400) or '' }}}}" for i, j in ("ab", "bc", "cd"))
+    + "{{ d.extend(['ha'] * 400) or '' }}{{ a }}"
 )
 NAMESPACES = "".join(f"{{% set n{i} = namespace() %}}" for i in range(60)) + "".join(
     f"{{% set n{i}.a = [n{i + 1}, n{i + 1}] %}}" for i in range(59)
@@ -117,10 +117,10 @@ def test_answer_choices_are_held_as_prompts_are(name):
 
 def test_the_row_stays_as_it_was():
     row = {"y": ["p"], "d": {"k": "v"}}
-    jinja = "{{ y.append(1) }}{{ d.update({'k': 2}) }}{{ y }}{{ d }} ||| a"
+    jinja = "{{ y.append(1) or '' }}{{ d.update({'k': 2}) or '' }}{{ y }}{{ d }} ||| a"
     rendered = templates.Template("t", "1", jinja).render(row, seed=0)
     assert rendered is not None
-    assert rendered.inputs == "NoneNone['p', 1]{'k': 2}"
+    assert rendered.inputs == "['p', 1]{'k': 2}"
     assert row == {"y": ["p"], "d": {"k": "v"}}
 
 
@@ -148,6 +148,67 @@ def test_what_templates_need_is_there(jinja, expected):
     rendered = templates.Template("t", "1", f"{jinja} ||| a").render(ROW, seed=0)
     assert rendered is not None
     assert rendered.inputs == expected
+
+
+@pytest.mark.parametrize("null", [None, float("nan")])
+@pytest.mark.parametrize(
+    "jinja",
+    [
+        *("{{ v }}", "{{ 'a' ~ v }}", "{{ l }}", "{{ l | join }}", "{{ d }}"),
+        *("{{ '-'.join(l) }}", "{{ '%s' % v }}", "{{ '%s' | format(v) }}"),
+        *("{{ v | string }}", "{{ v | lower }}", "{{ v | trim }}", "{{ d.a }}"),
+        *("{{ v | replace('a', 'b') }}", "{{ 'a' | replace('a', v) }}"),
+        *("{{ v | int }}", "{{ l[v | int] }}", "{{ v | float }}", "{{ d.get('z') }}"),
+        *(
+            "{{ none }}",
+            "{{ d.get('z') ~ 'a' }}",
+            "{{ y | map(attribute='k') | list }}",
+        ),
+        *("{{ [v] }}", "{{ v | truncate(9) }}", "{{ [d.get('z')] | join }}"),
+        "{% for one in l %}{{ one }}{% endfor %}",
+        "{{ x if x == 'b' else v }}",
+    ],
+)
+def test_no_way_to_print_leads_to_the_name_of_nothing(jinja, null):
+    row = {"x": "a", "v": null, "l": ["a", null], "d": {"a": null}, "y": [{"k": null}]}
+    with pytest.raises(templates.RowError) as raised:
+        templates.Template("t", "1", f"{jinja} ||| a").render(row, seed=0)
+    assert raised.value.reason == templates.NULL_VALUE
+    choices = templates.Template("t", "1", "a ||| b", f"a ||| {jinja}")
+    with pytest.raises(templates.RowError):
+        choices.render(row, seed=0)
+
+
+@pytest.mark.parametrize("null", [None, float("nan")])
+@pytest.mark.parametrize(
+    ("jinja", "expected"),
+    [
+        ("{{ 'no' if v is none else v }}", "no"),
+        ("{{ 'no' if v == none else v }}{{ v is not none }}", "noFalse"),
+        ("{% if not v %}no{% endif %}", "no"),
+        ("{{ v or 'no' }}{{ v | default('no', true) }}", "nono"),
+        ("{{ v | int(-1) }}{{ v | int(default=7) }}", "-17"),
+        ("{{ none in l }}{{ v in l }}{{ l | length }}", "TrueTrue2"),
+        ("{{ l | select | join }}{{ l | reject('none') | join }}", "aa"),
+        ("{{ v is string }}{{ v is defined }}{{ v is mapping }}", "FalseTrueFalse"),
+        ("{{ l.append(1) | replace(none, '') }}{{ l | length }}", "3"),
+    ],
+)
+def test_nothing_may_be_tested_counted_and_replaced(jinja, expected, null):
+    row = {"v": null, "l": ["a", null]}
+    rendered = templates.Template("t", "1", f"{jinja} ||| a").render(row, seed=0)
+    assert rendered is not None
+    assert rendered.inputs == expected
+    assert row["l"][0] == "a"
+    assert len(row["l"]) == 2
+
+
+def test_a_text_that_is_no_number_is_no_label():
+    pick = templates.Template("t", "1", "q ||| {{ ['a', 'b'][label | int] }}")
+    assert pick.render({"label": "1"}, seed=0) == ("q", "b", ())
+    for label in ("", "one"):
+        with pytest.raises(templates.RowError, match="is no number"):
+            pick.render({"label": label}, seed=0)
 
 
 def test_a_name_that_is_not_there_is_told_with_those_that_are():

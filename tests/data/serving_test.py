@@ -153,3 +153,17 @@ def test_prompted_records_need_no_template(tmp_path):
     assert found.inputs == ["Which?", "Say a."]
     assert found.labels == [1, -1]
     assert found.dropped == {"bad: no correct choice": 1}
+
+
+def test_a_row_that_cannot_be_converted_is_bad_and_stops_no_other(tmp_path):
+    made = sources.GeneratedRows(
+        lambda split: [{"n": "1"}, {"n": None}, {"n": "3"}], version="1"
+    )
+    same = {"train": "train"}
+    option = serving.Option("hub", made, same, lambda row: {"n": int(row["n"])})
+    any_of = serving.AnyOf("d", (option,), fields=("n",))
+    first, second, third = serving.serve(any_of, "train", data_dir="").rows()
+    assert (first, third) == ({"n": 1}, {"n": 3})
+    assert isinstance(second, sources.Bad)
+    assert second.reason == serving.NOT_CONVERTED
+    assert "TypeError" in second.detail

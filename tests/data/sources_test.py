@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from elm_jax import errors
-from elm_jax.data import sources
+from elm_jax.data import rendering, sources, templates
 
 
 def count_rows(split, stop=3):
@@ -115,7 +115,8 @@ def test_tfds_rows_are_plain_python_and_need_no_tensorflow_to_name(tmp_path):
     record = str(folder / "small-train.tfrecord-00000-of-00001")
     with tf.io.TFRecordWriter(record) as writer:
         for i in range(3):
-            row = {"text": f"é{i}", "label": i, "answers": ["a", "b"]}
+            text = f"é{i}" if i < 2 else b"caf\xe9"
+            row = {"text": text, "label": i, "answers": ["a", "b"]}
             writer.write(features.serialize_example(features.encode_example(row)))
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
@@ -126,6 +127,10 @@ def test_tfds_rows_are_plain_python_and_need_no_tensorflow_to_name(tmp_path):
     rows = list(source.rows("train", data_dir=str(tmp_path)))
     assert rows[1] == {"text": "é1", "label": 1, "answers": ["a", "b"]}
     assert isinstance(rows[1]["label"], int)
+    prompt = templates.Template("t", "1", "{{text}} ||| {{label}}")
+    rendered = rendering.render_rows(rows, split="train", template=prompt)
+    assert rendered.inputs == ["é0", "é1"]
+    assert rendered.dropped == {"bad: not UTF-8": 1}
     assert len(source.fingerprint("train", data_dir=str(tmp_path))) == 16
     with pytest.raises(errors.DataError, match="tfds build small"):
         source.fingerprint("train", data_dir=str(tmp_path / "none"))

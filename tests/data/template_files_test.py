@@ -1,5 +1,6 @@
 import json
 import pathlib
+import re
 
 import pytest
 
@@ -69,6 +70,17 @@ def test_a_hostile_file_is_told(folder):
         with pytest.raises(errors.TemplateError, match="not a PromptSource file"):
             template_files.load_templates(str(folder), "birds", "small")
         assert name
+
+
+def test_of_two_templates_of_one_name_none_wins(folder):
+    path = folder / "birds" / "small" / "templates.yaml"
+    second = YAML.partition("templates:\n")[2].replace("Does", "Can")
+    for name, text in (("'fly?'", second.replace("aaaa", "bbbb")), ("'aaaa'", second)):
+        path.write_text(YAML + text)
+        with pytest.raises(
+            errors.TemplateError, match=f"several entries named {re.escape(name)}"
+        ):
+            template_files.load_templates(str(folder), "birds", "small")
 
 
 def test_yaml_may_not_make_other_objects(folder):

@@ -138,6 +138,22 @@ def test_a_dialogue_gives_one_row_per_reply_with_all_before_it(tmp_path):
     assert found[0]["emotion"] == "glad"
 
 
+def test_utterances_are_parted_at_every_comma_and_quotes_are_text(tmp_path):
+    header = "conv_id,utterance_idx,context,prompt,speaker_idx,utterance,selfeval,tags"
+    lines = [
+        'a,1,glad,I won.,1,"I won_comma_ today!,5|5|5_2|2|5,',
+        'a,2,glad,I won.,2,"Well" done.,5|5|5_2|2|5,,one|two',
+        "a,3,glad,I won.",
+        "a,3,glad,I won.,1,Thank you.,,",
+    ]
+    write(tmp_path / "empatheticdialogues/valid.csv", "\n".join([header, *lines]))
+    first, bad, second = rows_of("emdg", "validation", tmp_path)
+    assert (first["dialogue"], first["reply"]) == (['"I won, today!'], '"Well" done.')
+    assert second["reply"] == "Thank you."
+    assert isinstance(bad, sources.Bad)
+    assert "4 fields in line 4 of valid.csv" in bad.detail
+
+
 def test_eli5_keeps_plain_questions_with_their_best_answer(tmp_path):
     answers = {"text": ["poor", "good"], "score": [1, 5]}
     titles = ("Why is it so?", "Is it so?", "What? Really?", "")

@@ -204,6 +204,19 @@ def test_a_line_of_qqp_that_lacks_a_field_is_skipped_and_counted(tmp_path):
     assert found[1:] == [sources.Skipped("a line that lacks a field")]
 
 
+@pytest.mark.parametrize("name", ["ag_news", "paws_labeled_final", "story_cloze_2016"])
+def test_a_ragged_line_of_other_files_is_a_bad_row_of_its_own(name, tmp_path):
+    split, (text, *_), expected = FORMS[name]
+    source = public_files.FILES[name]
+    path = tmp_path / source.files[split][0].split("|")[0]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode() + b'"1"\n')
+    row, bad = source.rows(split, data_dir=str(tmp_path))
+    assert row.items() >= expected.items()
+    assert isinstance(bad, sources.Bad)
+    assert f"of {path.name}" in bad.detail
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
