@@ -66,7 +66,8 @@ def merge(
       weights: One finite number per expert. For `weighted`, at least 0 and not all
         0; only their ratios count. For `task_arithmetic`, any; 1 each if None.
       base: What the experts started from, with exactly the experts' leaves; for
-        methods that need it, and only for them.
+        methods that need it, and only for them. Adapters start from nothing: for
+        experts with any see `effects.task_arithmetic`.
       scale: Factor on the sum of weighted differences from the base.
 
     Returns:
@@ -200,17 +201,27 @@ def _combine_leaves(
 def _check_trees(
     experts: Sequence[Params], base: Params | None, *, needs_base: bool, method: str
 ) -> None:
-    if not experts:
-        _refuse(
-            found="no experts",
-            expected="one or more experts",
-            do="Name the experts to merge",
-        )
     if needs_base != (base is not None):
         _refuse(
             found=f"{method} {'without' if needs_base else 'with'} a base",
             expected=f"{'a' if needs_base else 'no'} base for this method",
             do="Give a base to methods that need it, and only to them",
+        )
+    check_alike(experts, base)
+
+
+def check_alike(experts: Sequence[Params], base: Params | None = None) -> None:
+    """Raises ConfigError unless there are experts, all of the same leaves.
+
+    Args:
+      experts: Trees.
+      base: Must have their leaves too, if given.
+    """
+    if not experts:
+        _refuse(
+            found="no experts",
+            expected="one or more experts",
+            do="Name the experts to merge",
         )
     others = [(f"expert {n}", tree) for n, tree in enumerate(experts)][1:]
     if base is not None:

@@ -11,6 +11,7 @@ AdapterSpec = bottleneck.Bottleneck | lora.Lora | ia3.Ia3
 
 KINDS: Mapping[str, type[AdapterSpec]] = {
     "bottleneck": bottleneck.Bottleneck,
+    "bottleneck_sum": bottleneck.BottleneckSum,
     "lora": lora.Lora,
     "ia3": ia3.Ia3,
 }

@@ -83,9 +83,10 @@ class Bottleneck:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a spec that no model can have."""
-        wrong = {}
-        if self.kind != "bottleneck":
-            wrong["kind"] = "bottleneck"
+        points.refuse(self, self._wrong("bottleneck"))
+
+    def _wrong(self, kind: str) -> dict[str, str]:
+        wrong = {} if self.kind == kind else {"kind": kind}
         if type(self.reduction_factor) is not int or self.reduction_factor < 1:
             wrong["reduction_factor"] = "a whole number of at least 1"
         if self.activation not in _ACTIVATIONS:
@@ -97,7 +98,7 @@ class Bottleneck:
             wrong["points"] = f"a tuple out of {', '.join(points.SUB_LAYERS)}"
         elif not places:
             wrong["points"] = "at least one"
-        points.refuse(self, wrong)
+        return wrong
 
     def adapter_fn(self, emb_dim: int) -> "Bottlenecks":
         """Returns what the model asks for the adapter of each insertion point.
@@ -118,6 +119,34 @@ class Bottleneck:
                 )
             )
         return Bottlenecks(self, emb_dim // self.reduction_factor)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BottleneckSum(Bottleneck):
+    """Bottlenecks of several experts in one place: a bottleneck of all their widths.
+
+    What merging by task arithmetic makes of them. A kind of its own, so that the
+    settings and manifests of ordinary ones stay as they were.
+
+    Attributes:
+      kind: "bottleneck_sum".
+      count: How many there are; each has the width that `reduction_factor` says.
+    """
+
+    kind: str = "bottleneck_sum"
+    count: int = 2
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a spec that no model can have."""
+        wrong = self._wrong("bottleneck_sum")
+        if type(self.count) is not int or self.count < 1:
+            wrong["count"] = "a whole number of at least 1"
+        points.refuse(self, wrong)
+
+    def adapter_fn(self, emb_dim: int) -> "Bottlenecks":
+        """As for `Bottleneck`."""
+        one = super().adapter_fn(emb_dim)
+        return dataclasses.replace(one, width=one.width * self.count)
 
 
 @dataclasses.dataclass(frozen=True)

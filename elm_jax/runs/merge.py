@@ -1,17 +1,27 @@
 """elm_merge: experts into an expert."""
 
 import dataclasses
+from typing import Any
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest
+from elm_jax.merging import effects as merging_effects
 from elm_jax.merging import methods
+from elm_jax.peft import adapters, effects
 from elm_jax.runs import bases, library
 from elm_jax.runs.run import Plan, Run
+from elm_jax.types import Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Merge(Run):
     """Merges experts of one base and kind into `<experts_dir>/<expert_name>`.
+
+    Averages are of parameters, the paper's way for adapters too. Task arithmetic adds
+    up what experts change: whole models' differences from the base, and adapters'
+    effects, whose base is an adapter that adds nothing. The sum of n LoRAs or
+    bottlenecks is n times as wide (`peft.effects` has the definitions); experts whose
+    weight is 0 take no place in it.
 
     Attributes:
       experts: Folders of experts, or shell patterns of them.
@@ -56,16 +66,7 @@ class Merge(Run):
         infos = [info for _, info in loaded]
         first = infos[0]
         self._check_like(infos)
-        start = None
-        if methods.METHODS.get(self.method, methods.METHODS["uniform"]).needs_base:
-            start = trees.split(base.params, first.trainable_pattern)[0]
-        merged = methods.merge(
-            self.method,
-            [params for params, _ in loaded],
-            weights=self.weights or None,
-            base=start,
-            scale=float(self.scale),
-        )
+        merged, adapter = self._merge([params for params, _ in loaded], base, first)
         recipe = {
             "method": self.method,
             "experts": [info.name for info in infos],
@@ -79,6 +80,7 @@ class Merge(Run):
                 first,
                 name=self.expert_name,
                 kind="merged",
+                adapter=bases.describe(adapter),
                 tasks=tuple(dict.fromkeys(t for info in infos for t in info.tasks)),
                 data={"merge": recipe},
                 steps=max(info.steps for info in infos),
@@ -88,6 +90,28 @@ class Merge(Run):
             ),
         )
         print(f"merged {len(loaded)} experts: {folder}")  # noqa: T201
+
+    def _merge(
+        self, params: list[Params], base: bases.Base, like: manifest.Manifest
+    ) -> tuple[dict[str, Any], adapters.AdapterSpec | None]:
+        """Returns the merged expert and its adapters' spec."""
+        spec, weights = bases.adapter_spec(like), self.weights or None
+        start, scale = None, float(self.scale)
+        if methods.METHODS.get(self.method, methods.METHODS["uniform"]).needs_base:
+            start = trees.split(base.params, like.trainable_pattern)[0]
+        if start is None or spec is None:
+            merged = methods.merge(
+                self.method, params, weights=weights, base=start, scale=scale
+            )
+            return merged, spec
+        merged, count = merging_effects.task_arithmetic(
+            params,
+            weights=weights,
+            base=trees.join(start, effects.neutral(params[0])),
+            scale=scale,
+            beside=effects.beside(params[0]),
+        )
+        return merged, effects.repeated(spec, count)
 
     def _check_like(self, infos: list[manifest.Manifest]) -> None:
         kinds = {(i.kind, i.trainable_pattern, str(i.adapter)) for i in infos}

@@ -1,0 +1,138 @@
+"""A sum of adapters adds what they add; a neutral one adds nothing."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.merging import effects as merging_effects
+from elm_jax.model import t5
+from elm_jax.peft import adapters, bottleneck, effects, experts, ia3, lora, points
+from tests.peft.sample import SHAPE, random_params
+
+SPECS = {
+    "bottleneck": bottleneck.Bottleneck(reduction_factor=16, points=points.SUB_LAYERS),
+    "relu": bottleneck.Bottleneck(reduction_factor=16, activation="relu"),
+    "parallel": bottleneck.Bottleneck(reduction_factor=16, parallel=True),
+    "sum": bottleneck.BottleneckSum(reduction_factor=16, count=3),
+    "lora": lora.Lora(rank=3, alpha=5.0, targets="/"),
+    "stable_lora": lora.Lora(rank=3, alpha=5.0, rank_stabilized=True, dropout=0.1),
+    "ia3": ia3.Ia3(targets="/"),
+}
+KINDS = pytest.mark.parametrize("kind", SPECS)
+
+
+def build(spec):
+    return t5.T5(SHAPE, spec.adapter_fn(SHAPE.emb_dim))
+
+
+def make(spec, seeds):
+    """A base of random numbers, and experts on it."""
+    wholes = [random_params(build(spec), seed) for seed in seeds]
+    base = trees.split(random_params(build(spec), 99), experts.ADAPTERS)[1]
+    return base, [trees.split(whole, experts.PROMPT_EXPERT)[0] for whole in wholes]
+
+
+def merge(base, parts, scale=1.0, weights=None):
+    start = trees.split(base, experts.PROMPT_EXPERT)[0]
+    return merging_effects.task_arithmetic(
+        parts,
+        weights=weights,
+        base=trees.join(start, effects.neutral(parts[0])),
+        scale=scale,
+        beside=effects.beside(parts[0]),
+    )
+
+
+def fits(params, spec):
+    shapes = t5.param_shapes(build(spec))
+    return not trees.diff(params, trees.split(shapes, experts.PROMPT_EXPERT)[0])
+
+
+@KINDS
+def test_one_expert_merges_to_itself_bit_for_bit(kind):
+    base, (expert,) = make(SPECS[kind], [0])
+    merged, count = merge(base, [expert])
+    assert trees.fingerprint(merged) == trees.fingerprint(expert)
+    assert effects.repeated(SPECS[kind], count) == SPECS[kind]
+
+
+@KINDS
+def test_an_order_changes_no_bit_and_a_weight_of_zero_leaves_an_expert_out(kind):
+    base, parts = make(SPECS[kind], [0, 1, 2])
+    merged, count = merge(base, parts, weights=[0.5, 2.0, 0.0], scale=0.7)
+    again, _ = merge(base, parts[::-1], weights=[0.0, 2.0, 0.5], scale=0.7)
+    assert trees.fingerprint(again) == trees.fingerprint(merged)
+    assert fits(merged, effects.repeated(SPECS[kind], count))
+    assert count == 2
+    alone, _ = merge(base, parts[:2], weights=[0.5, 2.0], scale=0.7)
+    assert trees.fingerprint(alone) == trees.fingerprint(merged)
+    one, _ = merge(base, parts, weights=[0.0, 0.0, 1.0])
+    assert trees.fingerprint(one) == trees.fingerprint(parts[2])
+
+
+@KINDS
+def test_what_an_adapter_adds_is_the_weighted_sum(kind):
+    """Adapters alone: one module, the same inputs, one layer of each expert."""
+    spec, rng = SPECS[kind], np.random.default_rng(5)
+    inputs, outputs = rng.normal(size=(2, 4, 3, SHAPE.emb_dim)).astype(np.float32)
+    point = "encoder/mlp"
+    if not isinstance(spec, bottleneck.Bottleneck):
+        point, outputs = "encoder/self_attention/value", outputs[..., :16]
+
+    def adapt(spec, params):
+        module = spec.adapter_fn(SHAPE.emb_dim)(point, name=None)
+        return module.apply({"params": params}, inputs, outputs)
+
+    module = spec.adapter_fn(SHAPE.emb_dim)(point, name=None)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), inputs, outputs)["params"]
+    parts = [
+        jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
+        for _ in range(3)
+    ]
+    named = [{"encoder_adapter": part} for part in parts]
+    merged, count = merge({}, named, weights=[1, -2, 3])
+    found = adapt(effects.repeated(spec, count), merged["encoder_adapter"]) - outputs
+    each = [adapt(spec, part) - outputs for part in parts]
+    expected = each[0] - 2 * each[1] + 3 * each[2]
+    # float32 sums in another order.
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    nothing, count = merge({}, named, scale=0.0)
+    assert effects.repeated(spec, count) == spec
+    assert np.array_equal(adapt(spec, nothing["encoder_adapter"]), outputs)
+
+
+@KINDS
+def test_layer_norms_are_added_up_as_differences_from_the_base(kind):
+    base, parts = make(SPECS[kind], [0, 1])
+    merged, _ = merge(base, parts, scale=0.5)
+    name = "decoder/decoder_norm/scale"
+    start, one, two = (trees.flatten(tree)[name] for tree in (base, *parts))
+    expected = start + 0.5 * (one - start) + 0.5 * (two - start)
+    np.testing.assert_allclose(trees.flatten(merged)[name], expected, rtol=1e-6)
+
+
+def test_the_scale_of_a_lora_stays_as_ranks_add_up():
+    for kind in ("lora", "stable_lora"):
+        wider = effects.repeated(SPECS[kind], 4)
+        assert wider.rank == 12
+        assert wider.scale == pytest.approx(SPECS[kind].scale, rel=1e-12)
+        assert wider.dropout == SPECS[kind].dropout
+
+
+def test_a_sum_of_sums_of_bottlenecks_counts_all():
+    assert effects.repeated(SPECS["sum"], 2).count == 6
+    wider = effects.repeated(SPECS["parallel"], 2)
+    assert (wider.count, wider.parallel, wider.kind) == (2, True, "bottleneck_sum")
+    fields = dataclasses.asdict(wider) | {"points": wider.points}
+    assert adapters.spec_type(fields["kind"])(**fields) == wider
+    with pytest.raises(errors.ConfigError, match="count = 0"):
+        bottleneck.BottleneckSum(count=0)
+
+
+def test_adapters_whose_sum_is_not_defined_are_refused_by_name():
+    expert = {"encoder_adapter": {"prefix": np.zeros(3, np.float32)}}
+    with pytest.raises(errors.ConfigError, match="encoder_adapter/prefix"):
+        effects.beside(expert)

@@ -1,0 +1,127 @@
+"""elm_merge by task arithmetic makes experts with adapters that can be used."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import experts, manifest
+from elm_jax.peft import bottleneck, fold, ia3, lora
+from elm_jax.peft import experts as expert_kinds
+from elm_jax.runs import bases, candidates, merge
+from tests.peft.sample import SHAPE, TOKENS, random_params
+
+SPECS = {
+    "prompt": bottleneck.Bottleneck(reduction_factor=16),
+    "lora": lora.Lora(rank=3),
+    "ia3": ia3.Ia3(),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A work folder with a base and two experts of each kind."""
+    path = tmp_path_factory.mktemp("work")
+    params = random_params(bases.build_model(SHAPE, None))
+    info = manifest.Manifest(
+        name="base",
+        kind="base",
+        base_name="base",
+        base_fingerprint=trees.fingerprint(params),
+        model=dataclasses.asdict(SHAPE),
+        trainable_pattern=".*",
+    )
+    experts.save_expert(path / "base", params, info)
+    for kind, spec in SPECS.items():
+        pattern = (
+            expert_kinds.PROMPT_EXPERT if kind == "prompt" else expert_kinds.ADAPTERS
+        )
+        for seed in (1, 2):
+            whole = random_params(bases.build_model(SHAPE, spec), seed)
+            experts.save_expert(
+                path / kind / f"{kind}_{seed}",
+                trees.split(whole, pattern)[0],
+                dataclasses.replace(
+                    info,
+                    name=f"{kind}_{seed}",
+                    kind="prompt",
+                    adapter=bases.describe(spec),
+                    trainable_pattern=pattern,
+                    tasks=("some_task",),
+                ),
+            )
+    return path
+
+
+def merge_all(folder, kind, name, **changes):
+    merge.Merge(
+        model_dir=str(folder),
+        experts=(f"{{MODEL_DIR}}/{kind}/*",),
+        expert_name=name,
+        initial_checkpoint_path="{MODEL_DIR}/base",
+        method="task_arithmetic",
+        **changes,
+    ).run()
+    return candidates.Candidate(name, (folder / "merged" / name,))
+
+
+def logits(base, candidate):
+    model = bases.build_model(base.config, candidate.adapter())
+    return jax.jit(model.apply)({"params": candidate.params(base)}, *TOKENS)
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    """The base's logits."""
+    return logits(bases.load_base(folder / "base"), candidates.Candidate("base"))
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_a_sum_of_experts_is_an_expert_that_is_loaded_and_scored(folder, kind, plain):
+    base = bases.load_base(folder / "base")
+    both = merge_all(folder, kind, f"{kind}_both", scale=0.5)
+    found = logits(base, both)
+    assert np.isfinite(found).all()
+    assert not np.allclose(found, plain)
+    none = merge_all(folder, kind, f"{kind}_none", scale=0.0)
+    assert np.array_equal(logits(base, none), plain)
+    one = merge_all(folder, kind, f"{kind}_one", weights=(0.0, 1.0))
+    expert = candidates.Candidate("x", (folder / kind / f"{kind}_2",))
+    assert trees.fingerprint(one.params(base)) == trees.fingerprint(expert.params(base))
+    assert one.adapter() == SPECS[kind]
+
+
+@pytest.mark.parametrize("kind", ["lora", "ia3"])
+def test_folded_into_the_base_a_sum_is_the_sum_of_the_folded_differences(folder, kind):
+    base = bases.load_base(folder / "base")
+    folded = []
+    for candidate in (
+        merge_all(folder, kind, f"{kind}_sum", scale=0.5),
+        *(
+            candidates.Candidate("x", (folder / kind / f"{kind}_{seed}",))
+            for seed in (1, 2)
+        ),
+    ):
+        folded.append(fold.fold(candidate.params(base), candidate.adapter()))
+    for name, leaf in trees.flatten(base.params).items():
+        found, one, two = (trees.flatten(tree)[name] for tree in folded)
+        expected = leaf + 0.5 * (one - leaf) + 0.5 * (two - leaf)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_manifest_tells_the_width_of_a_sum(folder):
+    merge_all(folder, "prompt", "wide")
+    info = manifest.read_manifest(folder / "merged" / "wide")
+    assert info.adapter is not None
+    assert (info.adapter["kind"], info.adapter["count"]) == ("bottleneck_sum", 2)
+    merge_all(folder, "lora", "wide_lora")
+    info = manifest.read_manifest(folder / "merged" / "wide_lora")
+    assert info.adapter is not None
+    assert (info.adapter["rank"], info.adapter["alpha"]) == (6, 32.0)
+
+
+def test_experts_of_two_kinds_have_no_sum(folder):
+    with pytest.raises(errors.ConfigError, match="different kinds"):
+        merge_all(folder, "*", "mixed")
