@@ -19,6 +19,8 @@ Metrics = Mapping[str, Any]
 
 PAD_ID = 0
 EOS_ID = 1
+# Written in place of a token where a model's logits are not finite.
+NOT_FINITE_ID = -1
 
 # Leaves below a key of this name hold every layer of a stack, on axis 0.
 LAYERS = "layers"

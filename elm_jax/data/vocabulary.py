@@ -51,6 +51,11 @@ class SentencePiece:
         """Number of ids, sentinels included."""
         return self._processor.get_piece_size()
 
+    @property
+    def unknown_id(self) -> int:
+        """The id of what no piece covers."""
+        return self._processor.unk_id()
+
     @functools.cached_property
     def num_added(self) -> int:
         """Number of sentinels that the model file lacks and that are added to it.

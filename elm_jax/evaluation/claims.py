@@ -49,8 +49,10 @@ def scores_unchanged(
 ) -> results.Claim:
     """Judges whether old scores are the same, byte for byte, after an expert is added.
 
-    Rows are compared as lines of JSON, the name of the run aside. They hold the hash
-    of their per-example scores, so one changed bit in one score shows.
+    Rows are compared as lines of JSON, aside from the name of the run and from what
+    they tell of the examples, which is no score and new to files of earlier versions.
+    They hold the hash of their per-example scores, so one changed bit in one score
+    shows.
 
     Args:
       before: Rows of the old experts, scored before the new one was added.
@@ -105,7 +107,8 @@ def _words(label: str) -> str:
 
 
 def _line(row: results.ResultRow) -> str:
-    return dataclasses.replace(row, run_id="").to_json()
+    facts = dataclasses.asdict(results.Facts())
+    return dataclasses.replace(row, run_id="", **facts).to_json()
 
 
 def _is_positive(gap: results.Interval) -> bool | None:

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from elm_jax import types
+from elm_jax import errors, types
 from elm_jax.evaluation import batching
 
 
@@ -49,6 +49,9 @@ def generate(
       batch_size: Examples per call of `decode_fn`, all devices together.
       least_input_length: As for `rank_classification.rank_classify`.
       progress: Called after every batch with examples done and in all.
+
+    Raises:
+      CheckpointError: The model's logits are not finite for an example.
     """
     rows = [examples[index] for index in range(len(examples))]
     if not rows:
@@ -71,6 +74,16 @@ def generate(
         total=len(inputs),
         progress=progress,
     ):
+        if types.NOT_FINITE_ID in tokens:
+            raise errors.CheckpointError(
+                errors.explain(
+                    found="logits that are not finite for example"
+                    f" {rows[position].example_id}",
+                    expected="finite ones: of others no answer can be chosen",
+                    do="Look at the losses of the training behind these parameters, or"
+                    " at where they were imported from",
+                )
+            )
         texts[position] = decode_text(_until_end(tokens.tolist()))
     return texts
 

@@ -1,32 +1,37 @@
 """Rank classification: the choice with the greatest log-probability is the answer.
 
 Score of a choice = sum of its tokens' log-probabilities, end token included, in
-float32. The first of equal scores wins, and such ties are counted.
+float32. Choices of one text are one answer, and an answer's score is that of its best
+choice. Where n answers share the best score and the right one is among them, the row
+counts as 1/n right: what a fair draw among them gives on average. So neither luck nor
+the order of the choices raises an accuracy, and a row whose answers no model can tell
+apart (see `answers`) is worth its chance, whatever the model. No row is left out for
+that: the rows that stay would depend on the vocabulary, and, if only those went whose
+right answer is hidden, on the label. Such rows and ties are counted instead. Chance is
+a fair guess among answers, so 50 for `yes, no, no`.
+
+The paper's code and T0's give a tie to its first choice; without ties all agree.
 
 Reference: the evaluation of arXiv 2302.03202 and of T0 (arXiv 2110.08207).
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
 from elm_jax import errors, types
-from elm_jax.evaluation import batching
+from elm_jax.evaluation import answers, batching
 
 
-class ChoiceExample(Protocol):
+class ChoiceExample(answers.Choices, Protocol):
     """A tokenised question with its answer choices."""
 
     @property
     def inputs(self) -> np.ndarray:
         """Int32 [length]."""
-        ...
-
-    @property
-    def choices(self) -> Sequence[np.ndarray]:
-        """One int32 [length] per choice, the end token included."""
         ...
 
     @property
@@ -54,26 +59,35 @@ class RankOutcome:
     Attributes:
       example_ids: int64 [n], dataset rows.
       labels: int32 [n], the right choices.
-      predictions: int32 [n], the chosen ones.
+      predictions: int32 [n], the chosen ones, the first of those with the best score.
       scores: n arrays float32 [num_choices], in nats (per token if normalised).
-      num_ties: Examples whose best score belongs to more than one choice.
+      answers: n arrays int32 [num_choices], the number of each choice's answer.
     """
 
     example_ids: np.ndarray
     labels: np.ndarray
     predictions: np.ndarray
     scores: tuple[np.ndarray, ...]
-    num_ties: int
+    answers: tuple[np.ndarray, ...]
+
+    @functools.cached_property
+    def credit(self) -> np.ndarray:
+        """Float64 [n] in [0, 1]: 1/m where the right answer is one of the m best."""
+        found = np.zeros(len(self.labels))
+        for i, (best, numbers) in enumerate(zip(self._best, self.answers, strict=True)):
+            if numbers[self.labels[i]] in best:
+                found[i] = 1.0 / len(best)
+        return found
 
     @property
-    def correct(self) -> np.ndarray:
-        """Bool [n]: where the prediction is the label."""
-        return self.predictions == self.labels
+    def num_ties(self) -> int:
+        """Examples whose best score belongs to more than one answer."""
+        return sum(len(best) > 1 for best in self._best)
 
     @property
     def accuracy(self) -> float:
-        """Share of right predictions, in percent."""
-        return 100.0 * float(self.correct.mean())
+        """Mean credit, in percent."""
+        return 100.0 * float(self.credit.mean())
 
     @property
     def num_choices(self) -> np.ndarray:
@@ -82,19 +96,28 @@ class RankOutcome:
 
     @property
     def chance(self) -> float:
-        """Accuracy of a fair guess, in percent."""
-        return 100.0 * float((1.0 / self.num_choices).mean())
+        """Accuracy of a fair guess among answers, in percent."""
+        counts = np.array([numbers.max() + 1 for numbers in self.answers])
+        return 100.0 * float((1.0 / counts).mean())
 
     def per_example(self) -> dict[str, np.ndarray]:
         """Returns the arrays that a result store keeps for this outcome."""
         return {
             "example_ids": self.example_ids,
-            "accuracy": 100.0 * self.correct.astype(np.float32),
+            "accuracy": 100.0 * self.credit.astype(np.float32),
             "labels": self.labels,
             "predictions": self.predictions,
             "num_choices": self.num_choices,
             "scores": np.concatenate(self.scores),
         }
+
+    @functools.cached_property
+    def _best(self) -> list[np.ndarray]:
+        """The answers with the best score of each example."""
+        return [
+            np.unique(numbers[scores == scores.max()])
+            for scores, numbers in zip(self.scores, self.answers, strict=True)
+        ]
 
 
 def rank_classify(
@@ -199,9 +222,11 @@ def _finish(
     if not np.isfinite(scores).all():
         raise errors.CheckpointError(
             errors.explain(
-                found=f"scores {scores.tolist()} for example {row.example_id}",
-                expected="finite log-probabilities",
-                do="Check the parameters for values that are not finite",
+                found=f"log-probabilities {scores.tolist()} of the choices of example"
+                f" {row.example_id}",
+                expected="finite ones: of others none is the greatest",
+                do="Look at the losses of the training behind these parameters, or at"
+                " where they were imported from",
             )
         )
     # Equal tokens at different places of a batch may differ in the last bit; a tie
@@ -222,5 +247,5 @@ def _outcome(
         labels=np.array([row.label for row in rows], np.int32),
         predictions=np.array([np.argmax(row) for row in scores], np.int32),
         scores=tuple(scores),
-        num_ties=sum(int((row == row.max()).sum() > 1) for row in scores),
+        answers=tuple(answers.number(row.choices_text) for row in rows),
     )

@@ -69,8 +69,31 @@ _CELL_FIELDS = tuple(field.name for field in dataclasses.fields(Cell))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ResultRow(Cell):
-    """One score; a line of JSON in a result store.
+class Facts:
+    """What a row tells of the examples behind its score, for readers to judge it by.
+
+    None where nobody counted, as in files of earlier versions.
+
+    Attributes:
+      data_fingerprint: Fingerprint of the tokens and texts that were scored.
+      inputs_cut: Examples whose prompt was cut, in percent.
+      undistinguished: Examples with choices that no model can tell apart, in percent.
+      undistinguished_reasons: Number of these examples by reason.
+      ties: Examples whose best score belongs to several answers, in percent.
+    """
+
+    data_fingerprint: str | None = None
+    inputs_cut: float | None = None
+    undistinguished: float | None = None
+    undistinguished_reasons: Mapping[str, int] = dataclasses.field(
+        default_factory=dict, hash=False
+    )
+    ties: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResultRow(Facts, Cell):
+    """One score; a line of JSON in a result store. Facts are no part of its key.
 
     Attributes:
       run_id: The run that wrote the row.
@@ -217,6 +240,7 @@ class ResultStore:
         values: Mapping[str, float],
         num_examples: int,
         per_example: Mapping[str, np.ndarray] | None = None,
+        facts: Facts | None = None,
     ) -> None:
         """Adds one row per metric, and the per-example file they share.
 
@@ -228,6 +252,7 @@ class ResultStore:
           per_example: Arrays by name: `example_ids` int64 [num_examples], one
             array [num_examples] for each metric that is a mean over examples, and
             whatever else explains them. None writes no file.
+          facts: What all these rows tell of the examples.
 
         Raises:
           ConfigError: A file cannot be written.
@@ -243,6 +268,7 @@ class ResultStore:
             *(
                 ResultRow(
                     **{name: getattr(cell, name) for name in _CELL_FIELDS},
+                    **dataclasses.asdict(facts or Facts()),
                     run_id=run_id,
                     metric=metric,
                     value=float(value),

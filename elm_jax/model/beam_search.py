@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from elm_jax.model import decoding_spec, stacks, t5
-from elm_jax.types import EOS_ID, PAD_ID, Params
+from elm_jax.types import EOS_ID, NOT_FINITE_ID, PAD_ID, Params
 
 Array = jax.Array
 
@@ -30,6 +30,7 @@ class _Search(NamedTuple):
     done_tokens: Array  # int32 [B, N, T], hypotheses that ended
     done_scores: Array  # float32 [B, N], after the length penalty
     searching: Array  # bool [B]
+    is_finite: Array  # bool [B], whether all logits so far were
     cache: stacks.DecodeCache  # of B * N rows
 
 
@@ -40,7 +41,8 @@ def make_search_fn(
 
     Inputs are int32 [B, S], tokens int32 [B, T] and scores float32 [B]: the best
     hypothesis of each input and its score after the length penalty. The end token is
-    included and followed by 0. An input of padding alone gives zeros and -inf. Of
+    included and followed by 0. An input of padding alone gives zeros and -inf, one with
+    logits that are not finite `NOT_FINITE_ID` and -inf. Of
     equal hypotheses the first wins: by beam, then by token id. An input's search ends
     by itself, so that the others of a batch change nothing.
 
@@ -93,6 +95,7 @@ def _start(
         done_tokens=tokens,
         done_scores=jnp.full(shape, -jnp.inf),
         searching=jnp.any(inputs != PAD_ID, axis=1),
+        is_finite=jnp.ones(len(inputs), bool),
         cache=cache,
     )
 
@@ -112,6 +115,7 @@ def _extend(
 ) -> _Search:
     """Returns the search one position later; `logits` are [B * N, V]."""
     num_beams = spec.num_beams
+    are_finite = jnp.isfinite(logits).reshape(len(now.searching), -1).all(axis=1)
     log_probs, beams, tokens = _continuations(now, logits)
     ends = tokens == EOS_ID
     rows = _gather(now.live_tokens, beams)
@@ -141,9 +145,11 @@ def _extend(
         live_log_probs=live_log_probs,
         done_tokens=done_tokens,
         done_scores=done_scores,
+        is_finite=now.is_finite & (are_finite | ~now.searching),
         cache=_reorder(cache, _gather(beams, best)),
     )
-    return search._replace(searching=_goes_on(search, spec, max_decode_len))
+    goes_on = _goes_on(search, spec, max_decode_len) & search.is_finite
+    return search._replace(searching=goes_on)
 
 
 def _continuations(now: _Search, logits: Array) -> tuple[Array, Array, Array]:
@@ -189,7 +195,8 @@ def _best(
         cut = _score(end.live_log_probs[:, 0], length, spec)
         tokens = jnp.where(is_none[:, None], end.live_tokens[:, 0], tokens)
         scores = jnp.where(is_none, cut, scores)
-    return tokens, scores
+    tokens = jnp.where(end.is_finite[:, None], tokens, NOT_FINITE_ID)
+    return tokens, jnp.where(end.is_finite, scores, -jnp.inf)
 
 
 def _score(log_probs: Array, length: Array, spec: decoding_spec.BeamSearch) -> Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from elm_jax.model import beam_search, decoding_spec, sampling, stacks, t5
-from elm_jax.types import EOS_ID, PAD_ID, Params
+from elm_jax.types import EOS_ID, NOT_FINITE_ID, PAD_ID, Params
 
 Array = jax.Array
 
@@ -33,7 +33,8 @@ def make_decode_fn(
     Inputs are int32 [B, S], ids int32 [B] (only sampling reads them), tokens int32
     [B, max_decode_len]. The end token is included and followed by 0; a row that
     does not end within `max_decode_len` has none, and a row of padding alone gives
-    zeros. Decoding stops once all rows ended.
+    zeros. Decoding stops once all rows ended; a row ends with `NOT_FINITE_ID` where its
+    logits are not finite, since any token chosen from such would be a wrong answer.
 
     Args:
       model: With adapters or without; the parameters are given later.
@@ -64,11 +65,13 @@ def make_decode_fn(
             )
             logits, cache = step
             chosen = choose(logits, now.position, example_ids).astype(jnp.int32)
+            is_finite = jnp.all(jnp.isfinite(logits), axis=-1)
+            chosen = jnp.where(is_finite, chosen, NOT_FINITE_ID)
             chosen = jnp.where(now.ended, PAD_ID, chosen)
             return _Progress(
                 position=now.position + 1,
-                last=chosen,
-                ended=now.ended | (chosen == EOS_ID),
+                last=jnp.maximum(chosen, PAD_ID),
+                ended=now.ended | (chosen == EOS_ID) | (chosen == NOT_FINITE_ID),
                 tokens=jax.lax.dynamic_update_slice_in_dim(
                     now.tokens, chosen[:, None], now.position, axis=1
                 ),

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import rich.console
 from rich.table import Table
+from rich.text import Text
 
 from elm_jax import errors
 from elm_jax.data import tasks as task_registry
@@ -19,11 +20,12 @@ from elm_jax.library import sampling
 from elm_jax.model import decoding_spec
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes, rules
-from elm_jax.reporting import text
+from elm_jax.reporting import marks, text
 from elm_jax.runs import (
     bases,
     candidates,
     library,
+    scored_rows,
     scorer,
     shards,
     task_data,
@@ -145,9 +147,12 @@ class Evaluate(Run):
         groups: dict[tuple[pathlib.Path, ...], list[Job]] = {}
 
         @functools.cache
-        def open_split(task: str, split: str) -> token_store.TokenizedDataset:
+        def open_split(task: str, split: str) -> ScoredSplit:
             with processes.main_first(f"token cache of {task} {split}"):
-                return data.open(task, split)
+                dataset = data.open(task, split)
+            rows = self._rows(len(dataset), split)
+            facts = scored_rows.facts(dataset, rows, data.vocabulary)
+            return ScoredSplit(dataset, rows, facts)
 
         jobs = list(self._jobs(base, open_split))
         processes.check_same(
@@ -192,9 +197,16 @@ class Evaluate(Run):
             params = program.place(candidate.params(base))
             adapter = candidate.adapter()
             for job in group:
-                scored = program.score(params, adapter, job.dataset, job.rows)
+                where = f"{job.cell.expert} on {job.cell.task} {job.cell.split}"
+                with errors.during(f"scoring {where}"):
+                    scored = program.score(params, adapter, job.of.dataset, job.of.rows)
                 if processes.is_main():
-                    store.record(job.cell, run_id=self.name, **scored._asdict())
+                    facts = dataclasses.replace(
+                        job.of.facts, ties=scored.values.get("ties")
+                    )
+                    store.record(
+                        job.cell, run_id=self.name, facts=facts, **scored._asdict()
+                    )
                 count += 1
                 progress(count)
 
@@ -210,7 +222,7 @@ class Evaluate(Run):
     def _jobs(
         self,
         base: bases.Base,
-        open_split: Callable[[str, str], token_store.TokenizedDataset],
+        open_split: Callable[[str, str], "ScoredSplit"],
     ) -> Iterator["Job"]:
         """Yields every candidate on every task and split that it is scored on."""
         registry = task_registry.registry
@@ -227,10 +239,8 @@ class Evaluate(Run):
         for candidate, tasks in self._own(pairs):
             for task in tasks:
                 for split in self.splits:
-                    dataset = open_split(task, split)
-                    rows = self._rows(len(dataset), split)
-                    cell = self._cell(candidate, base, dataset, rows)
-                    yield Job(candidate, cell, dataset, rows)
+                    opened = open_split(task, split)
+                    yield Job(candidate, self._cell(candidate, base, opened), opened)
 
     def _own(self, pairs: list[CandidateTasks]) -> list[CandidateTasks]:
         """Returns this shard's candidates; the same parameters stay together."""
@@ -255,9 +265,9 @@ class Evaluate(Run):
         self,
         candidate: candidates.Candidate,
         base: bases.Base,
-        dataset: token_store.TokenizedDataset,
-        rows: list[int],
+        opened: "ScoredSplit",
     ) -> results.Cell:
+        dataset, rows, facts = opened
         task, split = dataset.name, dataset.split
         known = task_registry.registry.task(task)
         info = candidate.manifest()
@@ -265,6 +275,9 @@ class Evaluate(Run):
         # Greedy decoding adds nothing, so that earlier results keep their keys.
         if not dataset.has_choices and self.decoding != decoding_spec.GREEDY:
             shaped_by.append(repr(self.decoding))
+        # Earlier versions gave what cannot be told apart to the first of its choices.
+        if facts.undistinguished:
+            shaped_by.append("ties are shared")
         return results.Cell(
             expert=candidate.name,
             base_fingerprint=base.fingerprint,
@@ -280,13 +293,20 @@ class Evaluate(Run):
         )
 
 
+class ScoredSplit(NamedTuple):
+    """A task's split, the places of the rows that are scored, and facts about them."""
+
+    dataset: token_store.TokenizedDataset
+    rows: list[int]
+    facts: results.Facts
+
+
 class Job(NamedTuple):
     """One candidate on one task and split."""
 
     candidate: candidates.Candidate
     cell: results.Cell
-    dataset: token_store.TokenizedDataset
-    rows: list[int]
+    of: ScoredSplit
 
 
 def _print_tables(rows: list[results.ResultRow]) -> None:
@@ -297,30 +317,47 @@ def _print_tables(rows: list[results.ResultRow]) -> None:
     """
     for split in dict.fromkeys(row.split for row in rows):
         shown = [r for r in rows if r.split == split and r.metric in metrics.MAIN_KEYS]
-        values: dict[tuple[str, str, str], list[float]] = {}
+        cells: dict[tuple[str, str, str], list[results.ResultRow]] = {}
         for row in shown:
-            key = (row.expert, row.dataset, row.metric)
-            values.setdefault(key, []).append(row.value)
-        means = {key: f"{sum(v) / len(v):.1f}" for key, v in values.items()}
-        columns = sorted({(dataset, metric) for _, dataset, metric in means})
+            cells.setdefault((row.expert, row.dataset, row.metric), []).append(row)
+        columns = sorted({(dataset, metric) for _, dataset, metric in cells})
         table = Table(title=f"{split}: percent, mean over prompts")
         table.add_column("expert", no_wrap=True)
         if len(columns) > _MOST_COLUMNS:
             for name in ("dataset", "metric", "score"):
                 table.add_column(name, no_wrap=True)
-            for key, mean in means.items():
-                table.add_row(*key, mean)
+            for key, own in cells.items():
+                letters = marks.of_data(own) + marks.of_scores(own)
+                names = [Text(text.plain(name)) for name in key]
+                table.add_row(*names, marks.beside(_mean(own), letters))
         else:
             names = text.without_common_prefix([dataset for dataset, _ in columns])
-            for name, (_, metric) in zip(names, columns, strict=True):
-                table.add_column(f"{name} {metric}")
+            for name, column in zip(names, columns, strict=True):
+                letters = marks.of_data(
+                    row
+                    for key, own in cells.items()
+                    if key[1:] == column
+                    for row in own
+                )
+                title = marks.beside(f"{text.plain(name)} {column[1]}", letters)
+                table.add_column(Text(title))
             for expert in dict.fromkeys(row.expert for row in shown):
-                cells = [means.get((expert, *column), "") for column in columns]
-                table.add_row(expert, *cells)
+                found = [cells.get((expert, *column), []) for column in columns]
+                scores = [
+                    marks.beside(_mean(own), marks.of_scores(own)) if own else ""
+                    for own in found
+                ]
+                table.add_row(Text(text.plain(expert)), *scores)
         console = rich.console.Console()
         # A log file has no width of its own, and may be as wide as the table.
         width = console.width if console.is_terminal else _LOG_WIDTH
         console.print(table, width=width)
+        for line in marks.legend(shown):
+            console.print(Text(text.plain(line)), width=width)
+
+
+def _mean(rows: list[results.ResultRow]) -> str:
+    return f"{sum(row.value for row in rows) / len(rows):.1f}"
 
 
 _MOST_COLUMNS = 6

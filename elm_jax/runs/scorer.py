@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from elm_jax.data import tasks as task_registry
-from elm_jax.data.token_store import Example, TokenizedDataset
+from elm_jax.data import token_store
 from elm_jax.evaluation import generation, metrics, rank_classification
 from elm_jax.model import decoding, decoding_spec, precision, scoring
 from elm_jax.partitioning import mesh as meshes
@@ -16,6 +16,10 @@ from elm_jax.partitioning import processes
 from elm_jax.peft import adapters
 from elm_jax.runs import bases, task_data
 from elm_jax.types import Params
+
+# In per-example files: the UTF-8 bytes of the texts that were written, end to end, and
+# int64 [n + 1], where each begins and ends.
+TEXTS, TEXT_OFFSETS = "texts.values", "texts.offsets"
 
 
 class Scores(NamedTuple):
@@ -67,7 +71,7 @@ class Scorer:
         self,
         params: Params,
         adapter: adapters.AdapterSpec | None,
-        dataset: TokenizedDataset,
+        dataset: token_store.TokenizedDataset,
         rows: Sequence[int],
     ) -> Scores:
         """Returns the scores of placed parameters on some rows of a dataset."""
@@ -80,7 +84,7 @@ class Scorer:
         self,
         params: Params,
         adapter: adapters.AdapterSpec | None,
-        examples: Sequence[Example],
+        examples: Sequence[token_store.Example],
     ) -> Scores:
         outcome = rank_classification.rank_classify(
             self._bind(self._programs(adapter).score, params),
@@ -96,7 +100,7 @@ class Scorer:
         self,
         params: Params,
         adapter: adapters.AdapterSpec | None,
-        examples: Sequence[Example],
+        examples: Sequence[token_store.Example],
         names: Sequence[str],
     ) -> Scores:
         texts = generation.generate(
@@ -108,6 +112,8 @@ class Scorer:
         targets = [example.targets_text for example in examples]
         values: dict[str, float] = {}
         per_example = {"example_ids": np.array([e.example_id for e in examples])}
+        written = token_store.Ragged.of_texts(texts)
+        per_example |= {TEXTS: written.values, TEXT_OFFSETS: written.offsets}
         for metric in map(metrics.get, names):
             values |= metric(targets, texts)
             per_example |= metric.per_example(targets, texts)

@@ -64,6 +64,11 @@ def test_scores_are_unchanged_if_rows_differ_in_the_run_only():
     assert claim.evidence.startswith("2 of 2 result rows are identical")
 
 
+def test_what_rows_tell_of_their_examples_is_no_score():
+    claim = claims.scores_unchanged([row()], [row(inputs_cut=2.0, ties=0.0)])
+    assert claim.holds is True
+
+
 @pytest.mark.parametrize("change", [{"value": 30.1}, {"per_example_sha256": "ab"}])
 def test_one_changed_score_is_noticed(change):
     claim = claims.scores_unchanged(

@@ -1,7 +1,9 @@
 import types
 
 import numpy as np
+import pytest
 
+from elm_jax import errors
 from elm_jax.evaluation import generation
 
 
@@ -56,3 +58,13 @@ def test_each_example_brings_its_id():
             batch_size=batch_size,
         )
         assert texts == ["7 100", "5 101", "6 102", "3 103"]
+
+
+def test_an_answer_from_logits_that_are_not_finite_is_refused():
+    with pytest.raises(errors.CheckpointError, match="not finite for example 1"):
+        generation.generate(
+            lambda inputs, ids: np.where(ids == 1, -1, 7)[:, None],
+            examples([5], [6]),
+            decode_text=join,
+            batch_size=2,
+        )

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +20,17 @@ class Example:
     choices: tuple[np.ndarray, ...]
     label: int
     example_id: int
+    choices_text: tuple[str, ...]
 
 
 def tokens(*ids):
     return np.array(ids, np.int32)
 
 
-def example(choices, *, label=0, inputs=(5, 6, 1), example_id=0):
-    return Example(tokens(*inputs), tuple(choices), label, example_id)
+def example(choices, *, label=0, inputs=(5, 6, 1), example_id=0, texts=()):
+    """Choices of other tokens, or of other texts if given, are other answers."""
+    names = tuple(texts) or tuple(map(str, choices))
+    return Example(tokens(*inputs), tuple(choices), label, example_id, names)
 
 
 def random_examples(count, *, seed=0):
@@ -37,10 +41,12 @@ def random_examples(count, *, seed=0):
         ids = rng.integers(2, VOCABULARY, rng.integers(0, longest))
         return np.append(ids, 1).astype(np.int32)
 
-    return [
-        Example(text(90), tuple(text(9) for _ in range(n)), int(rng.integers(n)), i)
-        for i, n in enumerate(rng.integers(2, 8, count))
-    ]
+    found = []
+    for i, n in enumerate(rng.integers(2, 8, count)):
+        inputs, choices = text(90), tuple(text(9) for _ in range(n))
+        names = tuple(map(str, choices))
+        found.append(Example(inputs, choices, int(rng.integers(n)), i, names))
+    return found
 
 
 def small_weights():
@@ -156,21 +162,77 @@ def test_a_thousand_uneven_examples_need_few_compiles():
     assert len(shapes) <= 16
 
 
-def test_ties_go_to_the_first_choice_and_are_counted():
-    def score_fn(inputs, choices, mask):
-        return np.where(mask, -(choices[..., 0] // 10).astype(np.float32), -np.inf)
+def by_first_token(inputs, choices, mask):
+    """Scores that are equal for 20 to 29, 30 to 39, and so on; the least is best."""
+    return np.where(mask, -(choices[..., 0] // 10).astype(np.float32), -np.inf)
 
+
+def test_ties_predict_the_first_choice_are_worth_a_fair_draw_and_are_counted():
     outcome = rank_classification.rank_classify(
-        score_fn,
+        by_first_token,
         [
             example([tokens(31, 1), tokens(22, 1), tokens(21, 1)], label=1),
+            example([tokens(31, 1), tokens(22, 1), tokens(21, 1)], label=0),
             example([tokens(11, 1), tokens(31, 1)], label=1),
+            example([tokens(11, 1), tokens(31, 1)], label=0),
         ],
         batch_size=2,
     )
-    assert outcome.predictions.tolist() == [1, 0]
-    assert outcome.num_ties == 1
-    assert outcome.accuracy == 50.0
+    assert outcome.predictions.tolist() == [1, 1, 0, 0]
+    assert outcome.credit.tolist() == [0.5, 0.0, 0.0, 1.0]
+    assert outcome.num_ties == 2
+    assert outcome.accuracy == 37.5
+    assert outcome.per_example()["accuracy"].tolist() == [50.0, 0.0, 0.0, 100.0]
+
+
+def test_the_order_of_choices_changes_no_accuracy():
+    choices = [tokens(31, 1), tokens(22, 1), tokens(21, 1), tokens(22, 1)]
+    texts = ["a", "b", "c", "b"]
+    for label in range(4):
+        found = set()
+        for order in itertools.permutations(range(4)):
+            one = example(
+                [choices[i] for i in order],
+                label=order.index(label),
+                texts=[texts[i] for i in order],
+            )
+            outcome = rank_classification.rank_classify(
+                by_first_token, [one], batch_size=1
+            )
+            found.add((outcome.accuracy, outcome.chance, outcome.num_ties))
+        assert found == {(0.0 if label == 0 else 50.0, 100.0 * (1 / 3), 1)}
+
+
+@pytest.mark.parametrize("label", [0, 1, 2])
+def test_a_choice_that_is_there_twice_is_one_answer_right_at_either_place(label):
+    choices = [tokens(31, 1), tokens(21, 1), tokens(21, 1)]
+    one = example(choices, label=label, texts=("yes", "no", "no"))
+    outcome = rank_classification.rank_classify(by_first_token, [one], batch_size=1)
+    assert outcome.chance == 50.0
+    assert outcome.num_ties == 0
+    assert outcome.predictions.tolist() == [1]
+    assert outcome.accuracy == (100.0 if label else 0.0)
+
+
+def test_rows_that_no_model_can_tell_apart_are_worth_their_chance():
+    rows = [
+        example([tokens(3, 2, 1)] * 3, label=label, texts="<>=") for label in (0, 1, 1)
+    ]
+    outcome = rank_classification.rank_classify(small_model(), rows, batch_size=2)
+    assert outcome.accuracy == outcome.chance == pytest.approx(100 / 3)
+    assert outcome.num_ties == 3
+
+
+def test_a_model_of_equal_scores_is_worth_chance_wherever_the_labels_are():
+    def flat(inputs, choices, mask):
+        return np.where(mask, np.float32(-1), -np.inf)
+
+    rows = random_examples(50)
+    firsts = [dataclasses.replace(row, label=0) for row in rows]
+    for some in (rows, firsts):
+        outcome = rank_classification.rank_classify(flat, some, batch_size=8)
+        assert outcome.accuracy == pytest.approx(outcome.chance)
+        assert outcome.num_ties == 50
 
 
 def test_equal_choices_tie_even_if_rounding_differs_by_place():
@@ -178,9 +240,10 @@ def test_equal_choices_tie_even_if_rounding_differs_by_place():
         noise = np.float32(1e-6) * np.arange(mask.shape[1], dtype=np.float32)
         return np.where(mask, -1.0 + noise, -np.inf).astype(np.float32)
 
-    twice = example([tokens(4, 1), tokens(4, 1)])
+    twice = example([tokens(4, 1), tokens(4, 1)], texts=("<", ">"))
     outcome = rank_classification.rank_classify(score_fn, [twice], batch_size=1)
     assert outcome.predictions.tolist() == [0]
+    assert outcome.accuracy == 50.0
     assert outcome.num_ties == 1
 
 
@@ -198,7 +261,7 @@ def test_length_normalisation_is_off_unless_asked():
     assert (plain.num_ties, normal.num_ties) == (0, 1)
 
 
-def test_chance_is_the_mean_of_one_over_the_number_of_choices():
+def test_chance_is_the_mean_of_one_over_the_number_of_answers():
     examples = [example([tokens(i, 1) for i in range(2, 2 + n)]) for n in (2, 4)]
     outcome = rank_classification.rank_classify(small_model(), examples, batch_size=2)
     assert outcome.chance == 37.5

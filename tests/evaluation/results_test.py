@@ -191,3 +191,27 @@ def _append_many(path, number):
 def test_a_line_holds_every_field_in_order():
     fields = [field.name for field in dataclasses.fields(results.ResultRow)]
     assert list(json.loads(row().to_json())) == fields
+
+
+def test_facts_come_back_are_no_part_of_the_key_and_lack_in_older_lines(tmp_path):
+    facts = results.Facts(
+        data_fingerprint="ab",
+        inputs_cut=12.5,
+        undistinguished=25.0,
+        undistinguished_reasons={"choices of the same text": 1},
+        ties=0.0,
+    )
+    store = results.ResultStore(tmp_path / "rows")
+    store.record(
+        cell(), run_id="r", values={"accuracy": 50.0}, num_examples=4, facts=facts
+    )
+    (new,) = results.ResultStore(tmp_path / "rows").rows()
+    assert new == row(**dataclasses.asdict(facts))
+    old = json.loads(new.to_json())
+    for name in dataclasses.asdict(facts):
+        del old[name]
+    (tmp_path / "old").write_text(f"{json.dumps(old)}\n")
+    (read,) = results.read_rows(tmp_path / "old")
+    assert read == row()
+    assert read.key("accuracy") == new.key("accuracy")
+    assert (read.inputs_cut, read.ties) == (None, None)

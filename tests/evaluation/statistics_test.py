@@ -184,8 +184,8 @@ def test_a_ranked_task_kept_in_a_store_gives_its_accuracy_back(tmp_path):
         example_ids=np.array([4, 2, 9]),
         labels=np.array([0, 1, 0], np.int32),
         predictions=np.array([0, 0, 0], np.int32),
-        scores=tuple(np.zeros((3, 2), np.float32)),
-        num_ties=3,
+        scores=tuple(np.array([[0, -1]] * 3, np.float32)),
+        answers=tuple(np.tile(np.arange(2), (3, 1))),
     )
     store = results.ResultStore(tmp_path / "rows.jsonl")
     store.record(

@@ -11,6 +11,7 @@ from elm_jax import trees
 from elm_jax.model import decoding, t5
 from elm_jax.model.decoding_spec import GREEDY, BeamSearch, Sampling
 from elm_jax.peft import bottleneck, ia3, lora
+from elm_jax.types import NOT_FINITE_ID
 
 IDS = np.arange(32, dtype=np.int32)
 
@@ -164,3 +165,25 @@ def test_the_golden_file_is_what_its_script_makes(decode_golden):
             np.testing.assert_allclose(
                 array, stored, rtol=1e-5, atol=1e-6, err_msg=name
             )
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *(GREEDY, Sampling(), BeamSearch(num_beams=2)),
+        BeamSearch(num_beams=2, rules="t5x", early_stopping="never"),
+    ],
+)
+def test_logits_that_are_not_finite_give_no_token_and_leave_the_others_alone(
+    tiny, spec
+):
+    inputs = np.array([[5, 6, 1], [5, 200, 1]], np.int32)
+    embedding = np.array(tiny.params["token_embedder"]["embedding"])
+    embedding[200] = np.nan
+    params = tiny.params | {"token_embedder": {"embedding": embedding}}
+    decode = decoding.make_decode_fn(tiny.model, spec, max_decode_len=4)
+    expected = np.asarray(decode(tiny.params, inputs, IDS[:2]))
+    found = np.asarray(decode(params, inputs, IDS[:2]))
+    np.testing.assert_array_equal(found[0], expected[0])
+    assert NOT_FINITE_ID in found[1]
+    assert NOT_FINITE_ID not in expected

@@ -1,0 +1,69 @@
+"""What result rows tell of the examples they score, known before anything is scored."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from elm_jax import errors
+from elm_jax.data import token_store, vocabulary
+from elm_jax.evaluation import answers, results
+
+
+def facts(
+    dataset: token_store.TokenizedDataset,
+    rows: Sequence[int],
+    pieces: vocabulary.SentencePiece,
+) -> results.Facts:
+    """Returns the facts about some rows of a dataset.
+
+    Args:
+      dataset: The tokens of a task's split.
+      rows: Their places in it.
+      pieces: The vocabulary that gave the tokens.
+
+    Raises:
+      DataError: There is no row, or the task has choices and no model can tell apart
+        any two of any row: every score would be chance.
+    """
+    if not len(rows):
+        raise errors.DataError(
+            errors.explain(
+                found=f"no row to score in {dataset.name} {dataset.split}, which has"
+                f" {len(dataset)}",
+                expected="one or more, besides those that queries are drawn from",
+                do="Score another split, or ask the library with fewer queries",
+            )
+        )
+    cut = dataset.columns.inputs_cut[list(rows)]
+    found = results.Facts(
+        data_fingerprint=dataset.fingerprint, inputs_cut=100.0 * float(cut.mean())
+    )
+    if not dataset.has_choices:
+        return found
+    doubtful = [dataset[row] for row in rows if _has_equal_choices(dataset, row)]
+    reasons = answers.problems(doubtful, pieces)
+    num_apart = len(rows) - len(doubtful) + sum(map(answers.are_any_apart, doubtful))
+    if not num_apart:
+        raise errors.DataError(_all_alike(dataset, reasons))
+    return dataclasses.replace(
+        found,
+        undistinguished=100.0 * len(doubtful) / len(rows),
+        undistinguished_reasons=reasons,
+    )
+
+
+def _has_equal_choices(dataset: token_store.TokenizedDataset, row: int) -> bool:
+    """Returns whether a row has choices of the same tokens, or one alone."""
+    start, stop = dataset.columns.choices_of[row : row + 2].tolist()
+    tokens = {dataset.columns.choices.row(i).tobytes() for i in range(start, stop)}
+    return len(tokens) < max(stop - start, 2)
+
+
+def _all_alike(dataset: token_store.TokenizedDataset, reasons: dict[str, int]) -> str:
+    counted = ", ".join(f"{count} rows: {name}" for name, count in reasons.items())
+    return errors.explain(
+        found=f"no choices that a model can tell apart in {dataset.name}"
+        f" {dataset.split} ({counted})",
+        expected="choices of different tokens in this vocabulary and length",
+        do="Use a vocabulary that has these characters, a greater targets_length, or"
+        " other answer choices; or leave the task out",
+    )
