@@ -44,6 +44,15 @@ def beside(name: str, letters: str) -> str:
     return f"{name} ({', '.join(letters)})" if letters else name
 
 
+def joined(one: str, other: str) -> str:
+    """Returns the letters of both, each once, in a fixed order.
+
+    >>> joined("t", "ct")
+    'ct'
+    """
+    return "".join(letter for letter in _SHARES if letter in one + other)
+
+
 def legend(rows: Sequence[results.ResultRow], *, shown: int = 3) -> tuple[str, ...]:
     """Returns a sentence for each letter that some rows need, worst tasks named."""
     found = []

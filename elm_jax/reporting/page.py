@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jinja2
+import markupsafe
 
 from elm_jax.evaluation import results
 from elm_jax.reporting import plots, report, text
@@ -26,6 +27,7 @@ _VERDICT_SIGNS = {True: "✓", False: "✕", None: "?"}
 @dataclasses.dataclass(frozen=True)
 class _HeatCell:
     text: str
+    mark: str  # letters of `marks`
     shade: int  # percent of full colour
     side: str  # "up", "down" or "" from the base model
     is_best: bool
@@ -56,11 +58,19 @@ def template(name: str) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        # Whatever the template prints, even by mistake, has no control characters.
-        finalize=lambda value: text.plain(value) if isinstance(value, str) else value,
+        finalize=_printable,
     )
     environment.filters["number"] = text.number
     return environment.get_template(name)
+
+
+def _printable(value: Any) -> Any:
+    """Returns a value without control characters, whatever the template prints.
+
+    What a macro made of such values is markup already and stays so.
+    """
+    is_text = isinstance(value, str) and not isinstance(value, markupsafe.Markup)
+    return text.plain(value) if is_text else value
 
 
 def _headline(one: report.Headline) -> list[dict[str, Any]]:
@@ -73,6 +83,7 @@ def _headline(one: report.Headline) -> list[dict[str, Any]]:
             "cells": [
                 {
                     "cell": cell,
+                    "mark": one.marks.get((row.label, j), ""),
                     "is_best": cell is not None
                     and not row.is_reference
                     and cell.mean == one.best(j),
@@ -132,6 +143,7 @@ def _heat_map(one: report.HeatMap) -> dict[str, Any]:
         gap = 0.0 if value is None else value - middles[j]
         return _HeatCell(
             text=text.number(value),
+            mark=one.marks.get((expert, j), ""),
             shade=round(100 * abs(gap) / reach),
             side="up" if gap > 0 else "down" if gap < 0 else "",
             is_best=value is not None and value == one.best(j),
@@ -144,6 +156,9 @@ def _heat_map(one: report.HeatMap) -> dict[str, Any]:
         "groups": [(name, datasets.count(name)) for name in dict.fromkeys(datasets)],
         "starts": [j == 0 or datasets[j] != datasets[j - 1] for j in columns],
         "prompts": [prompt for _, prompt in one.columns],
+        "column_marks": one.column_marks,
+        "marks": one.marks,
+        "legend": one.legend,
         "baseline": one.baseline if any(v is not None for v in one.baseline) else None,
         "has_retrieved": any(one.retrieved),
         "reach": reach,

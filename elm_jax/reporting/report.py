@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from elm_jax.evaluation import results
+from elm_jax.reporting import marks
 
 Interval = results.Interval
 
@@ -36,11 +37,17 @@ class Headline:
       columns: Names of the datasets, then of their mean.
       rows: Rows with as many cells.
       title: What is shown.
+      column_marks: Letters of `marks` that the data of a column needs, by its place.
+      marks: Those that a score needs, by (label, place of the column).
+      legend: What the letters mean, a sentence each.
     """
 
     columns: tuple[str, ...]
     rows: tuple[HeadlineRow, ...]
     title: str = "Unseen tasks"
+    column_marks: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    marks: Mapping[tuple[str, int], str] = dataclasses.field(default_factory=dict)
+    legend: tuple[str, ...] = ()
 
     def best(self, column: int) -> float | None:
         """Returns the best mean of a column, reference rows aside."""
@@ -59,6 +66,9 @@ class HeatMap:
       values: One row per expert, one value per column; None where not scored.
       baseline: The base model's scores, or None where not scored.
       retrieved: For each column, the expert that retrieval chose, or "".
+      column_marks: As for `Headline`.
+      marks: As for `Headline`, by (expert, place of the column).
+      legend: As for `Headline`.
     """
 
     title: str
@@ -67,6 +77,9 @@ class HeatMap:
     values: tuple[tuple[float | None, ...], ...]
     baseline: tuple[float | None, ...]
     retrieved: tuple[str, ...]
+    column_marks: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    marks: Mapping[tuple[str, int], str] = dataclasses.field(default_factory=dict)
+    legend: tuple[str, ...] = ()
 
     def best(self, column: int) -> float | None:
         """Returns the best value of a column."""
@@ -151,20 +164,21 @@ def heat_map(
       baseline: The `expert` of the base model's rows.
       retrieved: Expert that retrieval chose, by task.
     """
-    scores: dict[tuple[str, str], float] = {}
+    scores: dict[tuple[str, str], results.ResultRow] = {}
     tasks: dict[tuple[str, str], str] = {}
     experts: dict[str, None] = {}
     for row in rows:
         if row.expert in results.STRATEGIES and row.expert != baseline:
             continue
         tasks[row.dataset, row.prompt] = row.task
-        scores[row.expert, row.task] = row.value
+        scores[row.expert, row.task] = row
         if row.expert != baseline:
             experts[row.expert] = None
     columns = sorted(tasks)
 
     def values_of(expert: str) -> tuple[float | None, ...]:
-        return tuple(scores.get((expert, tasks[column])) for column in columns)
+        found = [scores.get((expert, tasks[column])) for column in columns]
+        return tuple(None if row is None else row.value for row in found)
 
     found = HeatMap(
         title=title,
@@ -177,8 +191,21 @@ def heat_map(
     names = sorted(
         experts, key=lambda name: (-(found.mean(values_of(name)) or 0), name)
     )
-    values = tuple(values_of(name) for name in names)
-    return dataclasses.replace(found, experts=tuple(names), values=values)
+    places = {tasks[column]: place for place, column in enumerate(columns)}
+    by_column: dict[int, list[results.ResultRow]] = {}
+    for (_, task), row in scores.items():
+        by_column.setdefault(places[task], []).append(row)
+    return dataclasses.replace(
+        found,
+        experts=tuple(names),
+        values=tuple(values_of(name) for name in names),
+        column_marks={j: marks.of_data(own) for j, own in by_column.items()},
+        marks={
+            (expert, places[task]): marks.of_scores([row])
+            for (expert, task), row in scores.items()
+        },
+        legend=marks.legend(tuple(scores.values())),
+    )
 
 
 def _mean(values: Sequence[float]) -> float | None:

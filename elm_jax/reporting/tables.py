@@ -3,14 +3,15 @@
 import dataclasses
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from elm_jax.evaluation import results
-from elm_jax.reporting import report, text
+from elm_jax.reporting import marks, report, text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +24,14 @@ class TextTable:
       rows: Rows with as many cells as the header; a second line of a cell says more
         about the first.
       strong: (row, column) of the cells to stress.
+      notes: Shown below it, a sentence each.
     """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     strong: frozenset[tuple[int, int]] = frozenset()
+    notes: tuple[str, ...] = ()
 
 
 def all_tables(one: report.Report) -> list[TextTable]:
@@ -49,9 +52,19 @@ def headline(one: report.Headline) -> TextTable:
     }
     return TextTable(
         title=f"{one.title} (percent, with 95 % interval)",
-        header=("", *one.columns),
-        rows=tuple((row.label, *map(_interval, row.cells)) for row in one.rows),
+        header=("", *_marked(one.columns, one.column_marks)),
+        rows=tuple(
+            (
+                row.label,
+                *(
+                    _interval(cell, one.marks.get((row.label, j), ""))
+                    for j, cell in enumerate(row.cells)
+                ),
+            )
+            for row in one.rows
+        ),
         strong=frozenset(strong),
+        notes=one.legend,
     )
 
 
@@ -65,14 +78,30 @@ def heat_map(one: report.HeatMap) -> TextTable:
     for j, column in enumerate(zip(*table[1:], strict=True)):
         best = max((value for value in column if value is not None), default=None)
         strong |= {(i + 1, j + 1) for i, v in enumerate(column) if v and v == best}
+    datasets = [*dict.fromkeys(dataset for dataset, _ in one.columns), "mean"]
+    heads: dict[int, str] = {}
+    letters: dict[tuple[str, int], str] = {}
+    for place, (dataset, _) in enumerate(one.columns):
+        for j in (datasets.index(dataset), len(datasets) - 1):
+            heads[j] = marks.joined(heads.get(j, ""), one.column_marks.get(place, ""))
+            for name, _ in named:
+                own = letters.get((name, j), ""), one.marks.get((name, place), "")
+                letters[name, j] = marks.joined(*own)
     return TextTable(
         title=f"{one.title} (percent, means over prompts)",
-        header=("", *dict.fromkeys(dataset for dataset, _ in one.columns), "mean"),
+        header=("", *_marked(datasets, heads)),
         rows=tuple(
-            (name, *map(text.number, values))
+            (
+                name,
+                *(
+                    marks.beside(text.number(value), letters.get((name, j), ""))
+                    for j, value in enumerate(values)
+                ),
+            )
             for (name, _), values in zip(named, table, strict=True)
         ),
         strong=frozenset(strong),
+        notes=one.legend,
     )
 
 
@@ -96,8 +125,8 @@ def claim_lines(claims: tuple[results.Claim, ...]) -> list[str]:
     ]
 
 
-def to_rich(one: TextTable) -> Table:
-    """Returns a table for the terminal; names are never read as markup."""
+def to_rich(one: TextTable) -> Group:
+    """Returns a table for the terminal and its notes; no name is read as markup."""
     title = Text(text.plain(one.title))
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for position, name in enumerate(one.header):
@@ -112,7 +141,7 @@ def to_rich(one: TextTable) -> Table:
         table.add_row(
             *(_rich_cell(cell, (i, j) in one.strong) for j, cell in enumerate(row))
         )
-    return table
+    return Group(table, *(Text(text.plain(note)) for note in one.notes))
 
 
 def to_markdown(one: TextTable) -> str:
@@ -132,6 +161,8 @@ def to_markdown(one: TextTable) -> str:
             _markdown_cell(cell, (i, j) in one.strong) for j, cell in enumerate(row)
         )
         lines.append(_line(cells))
+    for note in one.notes:
+        lines += ["", _escape(note)]
     return "\n".join(lines)
 
 
@@ -148,12 +179,16 @@ def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _interval(cell: results.Interval | None) -> str:
+def _marked(names: Iterable[str], letters: Mapping[int, str]) -> list[str]:
+    return [marks.beside(name, letters.get(j, "")) for j, name in enumerate(names)]
+
+
+def _interval(cell: results.Interval | None, letters: str) -> str:
     """Returns a mean, with its interval on a second line if there is one."""
+    mean = marks.beside(text.number(cell and cell.mean), letters)
     if cell is None or math.isnan(cell.low):
-        return text.number(cell and cell.mean)
-    ends = f"{text.number(cell.low)}–{text.number(cell.high)}"
-    return f"{text.number(cell.mean)}\n{ends}"
+        return mean
+    return f"{mean}\n{text.number(cell.low)}–{text.number(cell.high)}"
 
 
 def _rich_cell(cell: str, is_strong: bool) -> Text:

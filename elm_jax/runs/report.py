@@ -7,11 +7,13 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 import rich
+from rich.text import Text
 
 from elm_jax import errors, files
 from elm_jax.data import tasks as task_registry
 from elm_jax.evaluation import claims, metrics, results, selection, statistics
-from elm_jax.reporting import page, report, tables, text
+from elm_jax.reporting import marks, page, report, tables, text
+from elm_jax.runs import report_rows
 from elm_jax.runs.run import Plan, Run
 
 # Metrics of tasks whose answers are written, not ranked.
@@ -81,19 +83,24 @@ class Report(Run):
                     do="Run elm_eval with the same MODEL_DIR first",
                 )
             )
-        one = self._report(store)
+        gaps = self._gaps(store)
+        one = self._report(store, gaps)
         found = tables.all_tables(one)
         for table in found:
             rich.print(tables.to_rich(table))
         for line in tables.claim_lines(one.claims):
             rich.print(line)
+        for line in gaps:
+            rich.print(Text(text.plain(line)))
         target = self.path(self.output_path)
         files.write_text(target, page.render(one))
         files.write_text(target.with_name("tables.md"), tables.markdown(one))
         for path in (target, target.with_name("tables.md"), store.path):
             print(path)  # noqa: T201
 
-    def _report(self, store: results.ResultStore) -> report.Report:
+    def _report(
+        self, store: results.ResultStore, gaps: tuple[str, ...]
+    ) -> report.Report:
         unseen = self._expand(self.unseen_tasks)
         seen = self._expand(self.seen_tasks)
         votes = self._votes()
@@ -117,6 +124,7 @@ class Report(Run):
             curves=tuple(self._curves()),
             details=self._details(store),
             notes=(
+                *gaps,
                 "A dataset's score is the mean over its prompts; intervals are 95 %"
                 " bootstrap intervals over rows, the prompts of a row kept together.",
                 "The best single expert is chosen on validation rows. The oracle is"
@@ -142,8 +150,10 @@ class Report(Run):
 
     def _headline(
         self, store: results.ResultStore, unseen: Sequence[str]
-    ) -> report.Headline:
+    ) -> report.Headline | None:
         rows = self._rows(store, unseen)
+        if not rows:
+            return None  # none of the tasks is ranked
         datasets = sorted({row.dataset for row in rows})
         ways = {label: [row for row in rows if row.expert == label] for label in _NOTES}
         notes = dict(_NOTES)
@@ -152,17 +162,33 @@ class Report(Run):
             ways[label] = selection.view(singles, choice, label=label)
             notes[label] = note
         found = [self._chance(store, unseen, datasets)]
+        groups = [*(_of_dataset(rows, name) for name in datasets), rows]
+        letters: dict[tuple[str, int], str] = {}
         for label, own in ways.items():
             if own:
                 columns = statistics.columns(own, store.per_example)
-                parts = [statistics.of_dataset(columns, name) for name in datasets]
-                cells = [*map(statistics.interval, parts), statistics.interval(columns)]
+                # A mean over other prompts than those of the other rows is none.
+                cells = [
+                    statistics.interval({key: columns[key] for key in keys})
+                    if keys <= columns.keys()
+                    else None
+                    for keys in ({(r.dataset, r.task) for r in g} for g in groups)
+                ]
                 is_bound = label == "oracle"
                 found.append(
                     report.HeadlineRow(label, tuple(cells), notes[label], is_bound)
                 )
+                parts = [*(_of_dataset(own, name) for name in datasets), own]
+                for place, part in enumerate(parts):
+                    letters[label, place] = marks.of_scores(part)
         short = text.without_common_prefix(datasets)
-        return report.Headline(columns=(*short, "mean"), rows=tuple(found))
+        return report.Headline(
+            columns=(*short, "mean"),
+            rows=tuple(found),
+            column_marks=dict(enumerate(map(marks.of_data, groups))),
+            marks=letters,
+            legend=marks.legend([row for own in ways.values() for row in own]),
+        )
 
     def _choices(
         self, store: results.ResultStore, unseen: Sequence[str]
@@ -195,6 +221,27 @@ class Report(Run):
         means.append(sum(means) / len(means))
         cells = [None if math.isnan(m) else results.Interval(m) for m in means]
         return report.HeadlineRow("chance", tuple(cells), "a fair guess", True)
+
+    def _gaps(self, store: results.ResultStore) -> tuple[str, ...]:
+        """Returns what the rows lack of what is to be shown, a sentence each."""
+        unseen = self._expand(self.unseen_tasks)
+        shown = (self.metric, *_WRITTEN_METRICS)
+        report_rows.check(
+            store.rows(), unseen, split=self.split, metrics=shown, path=store.path
+        )
+        wanted = {
+            "Unseen": unseen,
+            "Seen": self._expand(self.seen_tasks),
+            "Composed": self._expand(self.composed_tasks),
+        }
+        rows = self._rows(store, unseen)
+        chosen_on = self._rows(store, unseen, split=self.selection_split)
+        return (
+            *report_rows.tasks_without_rows(
+                store.rows(), wanted, split=self.split, metrics=shown
+            ),
+            *report_rows.unequal(rows, chosen_on, labels=_NOTES),
+        )
 
     def _claims(
         self, store: results.ResultStore, unseen: Sequence[str]
@@ -259,6 +306,12 @@ class Report(Run):
 
     def _expand(self, names: str | tuple[str, ...]) -> list[str]:
         return task_registry.registry.expand(names) if names else []
+
+
+def _of_dataset(
+    rows: Sequence[results.ResultRow], name: str
+) -> list[results.ResultRow]:
+    return [row for row in rows if row.dataset == name]
 
 
 def _columns(

@@ -11,11 +11,21 @@ from elm_jax.reporting import report
 HOSTILE = "<script>alert(\"x\")</script> & 'q' {{ 7*7 }} | [red]"
 DATASETS = {"riddles": 3, "endings": 3, "senses": 2, "pronouns": 2}
 CHANCE = {"riddles": 33.3, "endings": 50.0, "senses": 50.0, "pronouns": 50.0}
+# Of what makes readers careful, what lies above and below the share that is marked.
+FACTS = {
+    "riddles": {"inputs_cut": 12.5, "undistinguished": 0.5},
+    "endings": {
+        "inputs_cut": 1.0,
+        "undistinguished": 25.0,
+        "undistinguished_reasons": {"choices of the same text": 50},
+    },
+}
 TRAINED = ("animals", "places", "weather", "recipes", "letters", "trades")
 
 
-def row(expert, dataset, prompt, value):
+def row(expert, dataset, prompt, value, **facts):
     return results.ResultRow(
+        **facts,
         expert=expert,
         base_fingerprint="0123456789abcdef",
         task=f"{dataset}_{prompt}",
@@ -46,7 +56,10 @@ def example_rows():
                 lift = 6.0 * float(skill @ wants) + rng.normal() * 2
                 value = min(97.5, max(8.0, CHANCE[dataset] + lift))
                 name = ("answer_the_question", "which_is_it", "choose")[prompt]
-                rows.append(row(expert, dataset, name, round(2 * value) / 2))
+                facts = FACTS.get(dataset, {})
+                if expert == experts[4]:
+                    facts = facts | {"ties": 2.5}
+                rows.append(row(expert, dataset, name, round(2 * value) / 2, **facts))
     return rows
 
 
@@ -72,7 +85,13 @@ def example_headline():
     chance = [results.Interval(value) for value in CHANCE.values()]
     chance.append(results.Interval(float(np.mean(list(CHANCE.values())))))
     rows.insert(0, report.HeadlineRow("chance", tuple(chance), "", is_reference=True))
-    return report.Headline((*DATASETS, "mean"), tuple(rows))
+    return report.Headline(
+        (*DATASETS, "mean"),
+        tuple(rows),
+        column_marks={0: "c", 1: "u", 4: "cu"},
+        marks={("retrieved", 1): "t", ("retrieved", 4): "t"},
+        legend=("c: what c means.", f"u: what u means, {HOSTILE}.", "t: ties."),
+    )
 
 
 def example_curve(name, *, seed):

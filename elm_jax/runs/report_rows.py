@@ -1,0 +1,102 @@
+"""What result rows lack of what a report is to show, told by name."""
+
+import pathlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from elm_jax import errors
+from elm_jax.evaluation import results, selection
+
+
+def check(
+    rows: Sequence[results.ResultRow],
+    unseen: Collection[str],
+    *,
+    split: str,
+    metrics: Collection[str],
+    path: pathlib.Path,
+) -> None:
+    """Raises DataError if no row is of the unseen tasks, the split and a metric.
+
+    Args:
+      rows: All there are, at least one.
+      unseen: Names of tasks.
+      split: What is reported.
+      metrics: What may be shown, the report's own first.
+      path: Where the rows are from, for the message.
+    """
+    own = [row for row in rows if row.task in unseen]
+    if any(row.split == split and row.metric in metrics for row in own):
+        return
+    known = own or rows
+    of = "them" if own else listed({row.task for row in known})
+    raise errors.DataError(
+        errors.explain(
+            found=f"no rows of {next(iter(metrics))} in split {split!r} for the unseen"
+            f" tasks {listed(unseen)} in {path}",
+            expected=f"some; it has rows of {of} in split"
+            f" {listed({row.split for row in known})}, by"
+            f" {listed({row.metric for row in known})}",
+            do="Correct split, metric or unseen_tasks of report.Report, or score these"
+            " tasks with elm_eval",
+        )
+    )
+
+
+def tasks_without_rows(
+    rows: Iterable[results.ResultRow],
+    wanted: Mapping[str, Collection[str]],
+    *,
+    split: str,
+    metrics: Collection[str],
+) -> Iterator[str]:
+    """Yields a sentence for each kind of tasks some of which have no row.
+
+    Args:
+      rows: All there are.
+      wanted: Names of tasks by what the report calls them.
+      split: What is reported.
+      metrics: What may be shown.
+    """
+    there = {row.task for row in rows if row.split == split and row.metric in metrics}
+    for kind, names in wanted.items():
+        lacking = set(names) - there
+        if lacking:
+            yield f"{kind} tasks without rows of split {split}: {listed(lacking)}."
+
+
+def unequal(
+    rows: Sequence[results.ResultRow],
+    chosen_on: Sequence[results.ResultRow],
+    *,
+    labels: Iterable[str],
+) -> Iterator[str]:
+    """Yields what the rows of unseen tasks lack to be compared, a sentence each.
+
+    Args:
+      rows: Those of the reported split and metric.
+      chosen_on: Those on which the best single expert is chosen.
+      labels: The strategies that are compared.
+    """
+    every = {row.task for row in rows}
+    for label in labels:
+        own = {row.task for row in rows if row.expert == label}
+        if own and own != every:
+            yield f"No mean of {label}: it was not scored on {listed(every - own)}."
+    if selection.single_experts(rows) and not selection.single_experts(chosen_on):
+        yield "No best single expert: none was scored on rows to choose it by."
+    silent = sum(row.inputs_cut is None for row in rows)
+    if silent:
+        yield (
+            f"{silent} of {len(rows)} rows are of an earlier version: they do not tell"
+            " how many prompts are cut, nor which choices cannot be told apart."
+        )
+
+
+def listed(names: Collection[str], *, shown: int = 5) -> str:
+    """Returns names in order, the first few if they are many.
+
+    >>> listed({"b", "a"}), listed("gfedcba"), listed([])
+    ('a, b', 'a, b, c, d, e and 2 more', 'none')
+    """
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{', '.join(sorted(names)[:shown])}{more}" if names else "none"
