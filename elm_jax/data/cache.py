@@ -15,6 +15,7 @@ from typing import Any
 from elm_jax import errors
 from elm_jax.data import (
     cache_build,
+    choices,
     folders,
     function_templates,
     records,
@@ -28,6 +29,7 @@ from elm_jax.data import (
     sources,
     tasks,
     templates,
+    token_counts,
     token_store,
     tokenizing,
 )
@@ -150,9 +152,9 @@ def cache_key(
 def _code_version() -> str:
     """Returns a hash of the modules whose text decides what a cache holds."""
     modules = (
-        *(cache_build, function_templates, records, rendering, row_files, sandbox),
-        *(sandbox_filters, seqio_tasks, serving, shards, sources, templates),
-        *(tokenizing, vocabularies),
+        *(cache_build, choices, function_templates, records, rendering, row_files),
+        *(sandbox, sandbox_filters, seqio_tasks, serving, shards, sources, templates),
+        *(token_counts, tokenizing, vocabularies),
     )
     digest = hashlib.sha256()
     for module in modules:

@@ -21,7 +21,15 @@ from concurrent.futures import process
 from typing import Any
 
 from elm_jax import errors
-from elm_jax.data import folders, rendering, shards, tasks, token_store, tokenizing
+from elm_jax.data import (
+    folders,
+    rendering,
+    shards,
+    tasks,
+    token_counts,
+    token_store,
+    tokenizing,
+)
 from elm_jax.data import vocabulary as vocabularies
 
 MANIFEST_FILE = "manifest.json"
@@ -138,8 +146,15 @@ class CacheBuild:
             )
         lengths = {
             name: shards.concatenated([shard.lengths[name] for shard in found])
-            for name in tokenizing.TOKENS
+            for name in token_counts.TOKENS
         }
+        unknown = token_counts.summed_unknown(
+            [
+                token_counts.count_unknown(shard.columns, self.vocabulary.unknown_id)
+                for shard in found
+            ]
+        )
+        indistinct = sum((s.indistinct for s in found), collections.Counter[str]())
         is_text = isinstance(self.task, tasks.TextTask)
         limits = None if is_text else self.features
         arrays = shards.joined(found)
@@ -150,7 +165,9 @@ class CacheBuild:
             "num_rows": num_rows,
             "num_examples": num_examples,
             "dropped": dict(sorted(dropped.items())),
-            **tokenizing.count_lengths(self.name, lengths, limits),
+            "unknown": unknown,
+            "indistinct": dict(sorted(indistinct.items())),
+            **token_counts.count_lengths(self.name, lengths, limits),
         }
         with folders.new_folder(self.folder) as temporary:
             path = temporary / token_store.ARRAYS_FILE

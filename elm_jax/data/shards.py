@@ -22,6 +22,7 @@ from elm_jax.data import (
     sources,
     tasks,
     templates,
+    token_counts,
     token_store,
     tokenizing,
 )
@@ -65,6 +66,7 @@ class Shard(NamedTuple):
       num_rows: Rows it was made from.
       dropped: How many were dropped, by reason.
       first_bad: What is wrong with its first bad row, or "".
+      indistinct: Rows whose choices cannot be told apart, by reason.
     """
 
     columns: token_store.Columns
@@ -72,6 +74,7 @@ class Shard(NamedTuple):
     num_rows: int
     dropped: collections.Counter[str]
     first_bad: str
+    indistinct: collections.Counter[str]
 
 
 def build(job: ShardJob, rows: Rows) -> int:
@@ -105,6 +108,7 @@ def write(
             "num_rows": rendered.num_rows,
             "dropped": dict(sorted(rendered.dropped.items())),
             "first_bad": rendered.first_bad,
+            "indistinct": dict(sorted(found.indistinct.items())),
         }
         text = json.dumps(content, ensure_ascii=False)
         (temporary / INDEX_FILE).write_text(text, encoding="utf-8")
@@ -117,10 +121,11 @@ def read(folder: pathlib.Path) -> Shard:
     arrays = token_store.map_arrays(path, content["arrays"])
     return Shard(
         token_store.Columns.from_arrays(arrays),
-        {name: arrays[f"lengths.{name}"] for name in tokenizing.TOKENS},
+        {name: arrays[f"lengths.{name}"] for name in token_counts.TOKENS},
         content["num_rows"],
         collections.Counter(content["dropped"]),
         content["first_bad"],
+        collections.Counter(content["indistinct"]),
     )
 
 

@@ -4,29 +4,26 @@ Tokens of our own tasks are those that SeqIO's preprocessors make of the same te
 (`seqio_tasks.to_seqio`; a test compares them), a row at a time and without TensorFlow.
 """
 
+import collections
 import dataclasses
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from elm_jax import errors
 from elm_jax.data import (
+    choices,
     rendering,
     seqio_tasks,
     sources,
     tasks,
     templates,
+    token_counts,
     token_store,
 )
 from elm_jax.data import vocabulary as vocabularies
 from elm_jax.types import EOS_ID
-
-TOKENS = ("inputs", "targets", "choices")
-_PERCENTILES = (0, 50, 90, 99, 100)
-# Above this share of cut targets a run would mostly learn beginnings.
-_MAX_CUT_TARGETS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +32,13 @@ class Tokenized:
 
     Attributes:
       columns: Cut tokens, and texts.
-      lengths: Tokens before cutting, of every row of `TOKENS`: int32.
+      lengths: Tokens before cutting, of every row of `token_counts.TOKENS`: int32.
+      indistinct: Rows whose choices cannot be told apart, by reason.
     """
 
     columns: token_store.Columns
     lengths: dict[str, np.ndarray]
+    indistinct: collections.Counter[str]
 
 
 def tokenize(
@@ -89,45 +88,22 @@ def cut_to(
       features: Lengths.
       known: Tokens of texts that choices may be, end tokens included.
     """
-    choices = [choice for row in rendered.choices for choice in row]
-    encoded = _encoded(known, choices, vocabulary)
-    ragged = token_store.Ragged.of([encoded[choice] for choice in choices])
+    texts = [choice for row in rendered.choices for choice in row]
+    encoded = _encoded(known, texts, vocabulary)
+    ragged = token_store.Ragged.of([encoded[text] for text in texts])
     tokens = {**tokens, "choices": ragged}
-    limits = limits_of(features)
+    limits = token_counts.limits_of(features)
     short = {name: _cut(tokens[name], limit) for name, limit in limits.items()}
-    lengths = {name: tokens[name].lengths.astype(np.int32) for name in TOKENS}
+    lengths = {n: tokens[n].lengths.astype(np.int32) for n in token_counts.TOKENS}
+    indistinct = choices.count_problems(
+        rendered.choices, encoded, vocabulary, limit=limits.get("choices")
+    )
     columns = _columns(
         rendered,
         {**tokens, **short},
         inputs_cut=lengths["inputs"] > limits.get("inputs", np.inf),
     )
-    return Tokenized(columns, lengths)
-
-
-def limits_of(features: tasks.Features | None) -> dict[str, int]:
-    """Returns the most tokens of each of `TOKENS`; nothing for plain text."""
-    if features is None:
-        return {}
-    longest = features.targets_length
-    return {"inputs": features.inputs_length, "targets": longest, "choices": longest}
-
-
-def count_lengths(
-    what: str, lengths: Mapping[str, np.ndarray], features: tasks.Features | None
-) -> dict[str, Any]:
-    """Returns how many were cut, and percentiles of lengths, as JSON values.
-
-    Raises:
-      DataError: Most targets or choices are cut.
-    """
-    limits = limits_of(features)
-    counts = {
-        "cut": {n: int(np.sum(lengths[n] > limit)) for n, limit in limits.items()},
-        "length_percentiles": {n: percentiles(lengths[n]) for n in lengths},
-    }
-    if features is not None:
-        _check_cut(what, counts, lengths, features)
-    return counts
+    return Tokenized(columns, lengths, indistinct)
 
 
 def user_examples(
@@ -208,36 +184,6 @@ def _cut(rows: token_store.Ragged, length: int) -> token_store.Ragged:
     ended = is_cut & (rows.values[rows.offsets[1:] - 1] == EOS_ID)
     values[offsets[1:][ended] - 1] = EOS_ID
     return token_store.Ragged(values, offsets)
-
-
-def percentiles(lengths: np.ndarray) -> dict[str, int]:
-    """Returns the shortest, middle, 90 %, 99 % and longest length, by percent."""
-    if not len(lengths):
-        return {}
-    found = np.percentile(lengths, _PERCENTILES, method="higher")
-    return {str(p): int(v) for p, v in zip(_PERCENTILES, found, strict=True)}
-
-
-def _check_cut(
-    what: str,
-    counts: dict[str, Any],
-    lengths: Mapping[str, np.ndarray],
-    features: tasks.Features,
-) -> None:
-    """Raises a DataError if most targets or choices are cut; inputs only count."""
-    for name in ("targets", "choices"):
-        total = max(len(lengths[name]), 1)
-        if counts["cut"].get(name, 0) > _MAX_CUT_TARGETS * total:
-            longest = counts["length_percentiles"][name]
-            raise errors.DataError(
-                errors.explain(
-                    found=f"{counts['cut'][name]} of {total} {name} in {what} are "
-                    f"longer than targets_length={features.targets_length} tokens",
-                    expected=f"room for most: half have {longest['50']} tokens, "
-                    f"90 % have {longest['90']}, the longest {longest['100']}",
-                    do="Set targets_length (TASK_FEATURE_LENGTHS) higher",
-                )
-            )
 
 
 def _columns(

@@ -39,12 +39,15 @@ class Lengths:
       percentiles: Tokens at each of `PERCENTS`.
       limit: The most tokens that a run takes.
       cut_share: Fraction of the column's texts that are longer, in [0, 1].
+      unknown_share: Fraction of the examples with a token here that stands for
+        characters that the vocabulary lacks, in [0, 1].
     """
 
     column: str
     percentiles: tuple[int, ...]
     limit: int
     cut_share: float
+    unknown_share: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +62,9 @@ class TaskCard:
       num_examples: Rows that became examples.
       is_whole: Whether that was all of the split.
       dropped: Reasons and counts, the commonest first.
+      first_bad: Place of the first bad row and what is wrong with it, or "".
+      indistinct: Why choices of an example cannot be told apart, and in how many; the
+        commonest first. Empty without a vocabulary.
       no_choice_share: Fraction of rows without a correct choice, in [0, 1].
       lengths: By column; empty without a vocabulary.
       examples: The first few.
@@ -72,6 +78,8 @@ class TaskCard:
     num_examples: int = 0
     is_whole: bool = True
     dropped: tuple[tuple[str, int], ...] = ()
+    first_bad: str = ""
+    indistinct: tuple[tuple[str, int], ...] = ()
     no_choice_share: float = 0.0
     lengths: tuple[Lengths, ...] = ()
     examples: tuple[TaskExample, ...] = ()
@@ -81,6 +89,20 @@ class TaskCard:
     def dropped_share(self) -> float:
         """Fraction of the rows that became no example, in [0, 1]."""
         return 1 - self.num_examples / self.num_rows if self.num_rows else 0.0
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes numbers of this task worthless, or worth less, as sentences."""
+        found = []
+        if self.num_rows and not self.num_examples:
+            found.append(f"No example is left: all {self.num_rows} rows are dropped.")
+        if self.num_examples and self.cut_share("inputs") == 1:
+            found.append("Every input is cut.")
+        if self.indistinct:
+            count = sum(n for _, n in self.indistinct)
+            part = share(count / self.num_examples)
+            found.append(f"{part} % have choices that cannot be told apart.")
+        return tuple(found)
 
     def cut_share(self, column: str) -> float | None:
         """Returns the fraction of a column that is cut, or None if not known."""

@@ -24,6 +24,7 @@ from elm_jax.reporting import marks, text
 from elm_jax.runs import (
     bases,
     candidates,
+    data_doubts,
     library,
     scored_rows,
     scorer,
@@ -155,6 +156,7 @@ class Evaluate(Run):
             return ScoredSplit(dataset, rows, facts)
 
         jobs = list(self._jobs(base, open_split))
+        data_doubts.check(job.of.dataset for job in jobs)
         processes.check_same(
             repr([job.cell for job in jobs]), what="list of what to score"
         )

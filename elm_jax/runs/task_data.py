@@ -16,6 +16,7 @@ from elm_jax.data import (
     token_store,
     vocabulary,
 )
+from elm_jax.runs import data_doubts
 from elm_jax.runs.progress import Progress
 
 
@@ -150,4 +151,4 @@ class OpenedData:
 
     def describe(self, dataset: token_store.TokenizedDataset) -> dict[str, Any]:
         """Returns what a manifest records of a dataset."""
-        return {"num_examples": len(dataset), "fingerprint": dataset.fingerprint}
+        return data_doubts.describe(dataset)

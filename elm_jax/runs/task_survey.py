@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 
 from elm_jax import errors
-from elm_jax.data import rendering, tasks, tokenizing, vocabulary
+from elm_jax.data import rendering, tasks, token_counts, tokenizing, vocabulary
 from elm_jax.reporting import task_page
 
 _FACTS = ("dataset", "prompt", "cluster", "role", "note")
@@ -48,6 +48,12 @@ class Surveyor:
             rendered.dropped[bad]
             + rendered.dropped[f"bad: {rendering.TOO_FEW_CHOICES}"]
         )
+        tokens = None
+        if self.vocabulary is not None:
+            is_text = isinstance(task, tasks.TextTask)
+            tokens = tokenizing.tokenize(
+                rendered, self.vocabulary, self.features, is_text=is_text
+            )
         return dataclasses.replace(
             card,
             num_rows=rendered.num_rows,
@@ -55,7 +61,9 @@ class Surveyor:
             is_whole=is_whole,
             dropped=tuple(rendered.dropped.most_common()),
             no_choice_share=without / max(rendered.num_rows, 1),
-            lengths=self._lengths(task, rendered),
+            first_bad=rendered.first_bad,
+            indistinct=tuple(tokens.indistinct.most_common()) if tokens else (),
+            lengths=self._lengths(task, tokens) if tokens else (),
             examples=tuple(
                 task_page.TaskExample(*fields)
                 for fields in itertools.islice(
@@ -85,22 +93,22 @@ class Surveyor:
         return rendered, next(rows, None) is None
 
     def _lengths(
-        self, task: tasks.AnyTask, rendered: rendering.RenderedSplit
+        self, task: tasks.AnyTask, tokens: tokenizing.Tokenized
     ) -> tuple[task_page.Lengths, ...]:
-        if self.vocabulary is None:
-            return ()
+        assert self.vocabulary is not None  # noqa: S101 - for type checkers
         is_text = isinstance(task, tasks.TextTask)
-        found = tokenizing.tokenize(
-            rendered, self.vocabulary, self.features, is_text=is_text
-        ).lengths
+        found = tokens.lengths
+        num_examples = max(len(tokens.columns.labels), 1)
+        unknown = token_counts.count_unknown(tokens.columns, self.vocabulary.unknown_id)
         return tuple(
             task_page.Lengths(
                 column=column,
-                percentiles=tuple(tokenizing.percentiles(found[column]).values()),
+                percentiles=tuple(token_counts.percentiles(found[column]).values()),
                 limit=limit,
                 cut_share=float(np.mean(found[column] > limit)) if not is_text else 0.0,
+                unknown_share=unknown[column]["examples"] / num_examples,
             )
-            for column, limit in tokenizing.limits_of(self.features).items()
+            for column, limit in token_counts.limits_of(self.features).items()
             if len(found[column]) and found[column].max()
         )
 

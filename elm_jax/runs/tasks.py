@@ -196,12 +196,17 @@ class ListTasks(TextRun):
             kinds = [facts.get(name, "") for name in ("cluster", "role", "metrics")]
             rich.print(Text(card.name, style="bold"))
             rich.print(Text(f"  {' · '.join(filter(None, kinds))}"))
-            rich.print(Text(f"  {_in_words(card)}\n"))
+            rich.print(Text(f"  {_in_words(card)}"))
+            for told in _troubles(card):
+                rich.print(Text(f"  {told}"))
+            for warning in card.warnings:
+                rich.print(Text(f"  {warning}", style="bold red"))
+            print()  # noqa: T201
         for card in cards:
             self._print_examples(card)
 
     def _print_examples(self, card: task_page.TaskCard) -> None:
-        dropped = ", ".join(f"{n} {why}" for why, n in card.dropped)
+        dropped = rendering.in_words(dict(card.dropped))
         title = f"{card.name} {self.split}: {card.num_examples} of {card.num_rows} rows"
         if card.problem:
             rich.print(Panel(escape(card.problem), title=escape(title)))
@@ -232,6 +237,20 @@ def _in_words(card: task_page.TaskCard) -> str:
         cut = f"{task_page.share(one.cut_share)} % cut"
         parts.append(f"{one.column} {middle} to {longest} tokens, {cut}")
     return "; ".join(parts)
+
+
+def _troubles(card: task_page.TaskCard) -> list[str]:
+    """Returns why rows are dropped, or count for little, a line for each reason."""
+    found = [f"dropped: {n} x {reason}" for reason, n in card.dropped]
+    if card.first_bad:
+        found.append(f"the first bad one is {card.first_bad}")
+    found += [
+        f"{task_page.share(one.unknown_share)} % with characters in {one.column} that "
+        "the vocabulary lacks"
+        for one in card.lengths
+        if one.unknown_share
+    ]
+    return found + [f"{n} x {reason}" for reason, n in card.indistinct]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from elm_jax.peft import adapters
 from elm_jax.peft import experts as expert_kinds
 from elm_jax.runs import (
     bases,
+    data_doubts,
     expert_settings,
     fleet,
     fleet_layout,
@@ -340,6 +341,7 @@ class Train(Run):
                 name: [data.open(task, "train") for task in tasks]
                 for name, tasks in names.items()
             }
+        data_doubts.check(d for some in examples.values() for d in some)
         every = [] if self.kind == "base" else [d for e in examples.values() for d in e]
         count = 0 if self.pack else self.num_shapes
         common = self.data.common_shapes(every, num_shapes=count)

@@ -70,6 +70,37 @@ def test_each_example_tells_whether_its_prompt_was_cut(open_cache, colours, voca
     assert data.manifest["cut"]["inputs"] == sum(cut)
 
 
+def test_unknown_characters_and_equal_choices_are_counted(
+    open_cache, registry, colours, variant, vocab
+):
+    rows = [
+        {"text": "red 漢", "choices": ["red", "漢", "字"], "answer": "red"},
+        {"text": "green", "choices": ["a b", "a  b"], "answer": "a b"},
+        {"text": "漢 red 字", "choices": ["red", "green"], "answer": "green"},
+        {"text": "blue", "choices": ["red", "漢"], "answer": "漢"},
+    ]
+    source = sources.GeneratedRows(lambda split: rows, version="1")
+    prompt = dataclasses.replace(colours.template, jinja="{{text}} ||| {{answer}}")
+    registry.add(variant(colours, "odd_ask", source=source, template=prompt))
+    told = open_cache("odd_ask").manifest
+    assert told["unknown"] == {
+        "inputs": {"examples": 2, "tokens": 3},
+        "targets": {"examples": 1, "tokens": 1},
+        "choices": {"examples": 2, "tokens": 3},
+    }
+    assert told["indistinct"] == {
+        "choices of the same text": 1,
+        "choices with unknown characters only": 1,
+    }
+    registry.add(variant(colours, "colours_again"))
+    again = open_cache("colours_again")
+    assert again.manifest["indistinct"] == {}
+    # This vocabulary lacks some letters of the question.
+    unknown = sum(vocab.encode(e.inputs_text).count(vocab.unknown_id) for e in again)
+    assert again.manifest["unknown"]["inputs"] == {"examples": 60, "tokens": unknown}
+    assert again.manifest["unknown"]["targets"] == {"examples": 0, "tokens": 0}
+
+
 def test_opening_again_gives_the_same_and_builds_nothing(open_cache, colours, places):
     first = open_cache("colours_ask")
     before = files_below(places.cache_dir)

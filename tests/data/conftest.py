@@ -119,6 +119,14 @@ def make_dataset():
             "key": {"task": name, "split": "train"},
             "fingerprint": name,
             "answer_choices": None,
+            "num_rows": len(targets),
+            "dropped": {},
+            "cut": {},
+            "unknown": {
+                column: {"examples": 0, "tokens": 0}
+                for column in ("inputs", "targets", "choices")
+            },
+            "indistinct": {},
         }
         return token_store.TokenizedDataset(columns, manifest)
 

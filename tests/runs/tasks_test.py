@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from elm_jax import errors
-from elm_jax.data import sources
+from elm_jax.data import sources, templates
 from elm_jax.data import tasks as registry
 from elm_jax.runs import tasks
 from tasks import compositional, generative, pocket
@@ -60,6 +60,66 @@ def test_a_task_that_cannot_be_read_is_told_beside_the_others(tmp_path, capsys):
     assert "cannot be read" in capsys.readouterr().out
     with pytest.raises(errors.DataError, match=r"no\.jsonl"):
         make(tmp_path, tasks=lost.name, data_dir=str(tmp_path)).run()
+
+
+def rows_of(split):
+    del split
+    yield from ({"t": "cat " * 30, "l": i % 2, "c": ["no", "no"]} for i in range(3))
+    yield {"t": "漢", "l": 0, "c": ["yes", "no"]}
+    yield {"t": None, "l": 0, "c": ["yes", "no"]}
+    yield {"t": "cat", "l": 5, "c": ["yes", "no"]}
+
+
+def add_task(name, rows_fn):
+    prompt = templates.Template(
+        "t",
+        "1",
+        "{{t}} ||| {{answer_choices[l]}}",
+        answer_choices="{{ c | join('|||') }}",
+    )
+    known = registry.registry.task("pocket_moods_was")
+    source = sources.GeneratedRows(rows_fn, version="1")
+    added = dataclasses.replace(known, name=name, source=source, template=prompt)
+    registry.registry.add(added)
+
+
+def test_the_terminal_tells_why_rows_are_dropped_and_what_is_not_to_be_told_apart(
+    tmp_path, capsys
+):
+    add_task("odd_task", rows_of)
+    make(tmp_path, tasks="odd_task").run()
+    told = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "6 rows; 33.3 % dropped",
+        "dropped: 1 x bad: null or NaN in its text",
+        "dropped: 1 x bad: missing item, such as a label outside the choices",
+        "the first bad one is row 4: null or NaN in its text",
+        "25.0 % with characters in inputs that the vocabulary lacks",
+        "3 x choices of the same text",
+        "75.0 % have choices that cannot be told apart.",
+    ):
+        assert part in told
+    assert "Every input is cut" not in told
+    page = (tmp_path / "tasks.html").read_text()
+    for part in ("row 4: null", "choices of the same text", "75.0 % have choices"):
+        assert part in page
+
+
+def cut_rows(split):
+    return list(rows_of(split))[:3]
+
+
+def unfit_rows(split):
+    return list(rows_of(split))[4:]
+
+
+def test_a_task_without_examples_or_of_cut_inputs_is_shown_and_told(tmp_path, capsys):
+    add_task("cut_task", cut_rows)
+    add_task("unfit_task", unfit_rows)
+    make(tmp_path, tasks=("cut_task", "unfit_task")).run()
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Every input is cut." in told
+    assert "No example is left: all 2 rows are dropped." in told
 
 
 def test_every_task_of_the_paper_can_be_listed_without_any_data(tmp_path, capsys):

@@ -1,0 +1,91 @@
+"""What a user should know of the data before a run trains on it or scores it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from elm_jax import errors
+from elm_jax.data import token_store
+from elm_jax.partitioning import processes
+
+_TOLD_SHARE = 0.05
+_MOST_NAMED = 5
+
+Dataset = token_store.TokenizedDataset
+
+
+def check(datasets: Iterable[Dataset]) -> None:
+    """Prints what share of inputs is cut, unreadable or missing, where it is much.
+
+    Raises:
+      DataError: Every input of a dataset is cut: what its template asks for last is
+        shown in no example.
+    """
+    each = list({(one.name, one.split): one for one in datasets}.values())
+    cut = [one for one in each if _cut_share(one) == 1]
+    if cut:
+        name = f"{cut[0].split} of {cut[0].name}"
+        others = f" and of {len(cut) - 1} more tasks" if len(cut) > 1 else ""
+        longest = cut[0].manifest["length_percentiles"]["inputs"]
+        limit = cut[0].manifest["key"]["inputs_length"]
+        raise errors.DataError(
+            errors.explain(
+                found=f"every input in {name}{others} is longer than inputs_length="
+                f"{limit} tokens, and cut at its end",
+                expected=f"room for most: half have {longest['50']} tokens, 90 % have "
+                f"{longest['90']}, the longest {longest['100']}",
+                do="Set inputs (TASK_FEATURE_LENGTHS) higher, or choose a prompt with "
+                "the question before the text",
+            )
+        )
+    if processes.is_main():
+        for what, share_fn in _DOUBTS.items():
+            line = _told(each, what, share_fn)
+            if line:
+                print(line)  # noqa: T201
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """Returns what a manifest records of a dataset's examples."""
+    counts = ("num_rows", "dropped", "cut", "unknown", "indistinct")
+    return {
+        "num_examples": len(dataset),
+        "fingerprint": dataset.fingerprint,
+        **{name: dataset.manifest[name] for name in counts},
+    }
+
+
+def _told(
+    datasets: list[Dataset], what: str, share_fn: Callable[[Dataset], float]
+) -> str:
+    """Returns a line about the datasets in which something is not rare, or ""."""
+    shares = {f"{one.name} {one.split}": share_fn(one) for one in datasets}
+    told = {name: share for name, share in shares.items() if share > _TOLD_SHARE}
+    if not told:
+        return ""
+    ordered = sorted(told.items(), key=lambda item: (-item[1], item[0]))
+    parts = [f"{100 * share:.1f} % of {name}" for name, share in ordered[:_MOST_NAMED]]
+    if len(ordered) > _MOST_NAMED:
+        parts.append(f"and more than {_TOLD_SHARE:.0%} of {len(ordered) - _MOST_NAMED}")
+    return f"{what}: {', '.join(parts)}"
+
+
+def _cut_share(dataset: Dataset) -> float:
+    return float(dataset.columns.inputs_cut.mean()) if len(dataset) else 0.0
+
+
+def _dropped_share(dataset: Dataset) -> float:
+    num_rows = dataset.manifest["num_rows"]
+    return 1 - len(dataset) / num_rows if num_rows else 0.0
+
+
+def _unknown_share(dataset: Dataset) -> float:
+    unknown: Mapping[str, Mapping[str, int]] = dataset.manifest["unknown"]
+    most = max(count["examples"] for count in unknown.values())
+    return most / len(dataset) if len(dataset) else 0.0
+
+
+_DOUBTS: Mapping[str, Callable[[Dataset], float]] = {
+    "inputs are cut": _cut_share,
+    "rows are dropped": _dropped_share,
+    "characters are unknown to the vocabulary": _unknown_share,
+}
