@@ -20,6 +20,7 @@ from elm_jax.runs import (
     library,
     merge,
     report,
+    show_examples,
     tasks,
     train,
 )
@@ -46,7 +47,7 @@ BINARIES = {
         convert_experts.ExportPeft,
         convert_experts.FoldExpert,
     ),
-    "elm_report": (report.Report,),
+    "elm_report": (report.Report, show_examples.ShowExamples),
     "elm_tasks": (
         *(tasks.ListTasks, tasks.FetchTemplates, tasks.TrainVocabulary),
         cache_tasks.CacheTasks,

@@ -1,4 +1,4 @@
-"""A base and a whole fleet of its experts, for the files that ask what else may be."""
+"""Folders that several files read: a base, a fleet of its experts, result rows."""
 
 import pytest
 
@@ -21,4 +21,16 @@ def whole(base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     traced = "train.Train.profile_steps = (2, 3)"
     fleet_test.train_in(folder, base, fleet_test.LISTED, traced)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scored_folder(tmp_path_factory):
+    """A base of random parameters and its result rows on `scored`'s tasks."""
+    from tests.runs import scored
+
+    folder = tmp_path_factory.mktemp("scored")
+    scored.save_base(folder)
+    with scored.registered():
+        scored.score(folder, "plain", "twice", "signs", "long", "written")
     return folder

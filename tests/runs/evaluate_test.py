@@ -8,11 +8,9 @@ from elm_jax.evaluation import answers, results
 from tests.runs import scored
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("scored")
-    scored.save_base(path)
-    return path
+@pytest.fixture
+def folder(scored_folder):
+    return scored_folder
 
 
 @pytest.fixture(autouse=True)
@@ -21,11 +19,9 @@ def toy_tasks():
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def rows(folder):
     """The rows of one evaluation by (task, metric)."""
-    with scored.registered():
-        scored.score(folder, "plain", "twice", "signs", "long", "written")
     found = results.ResultStore(folder / "results.jsonl").rows()
     return {(row.dataset, row.metric): row for row in found}
 

@@ -1,0 +1,284 @@
+"""elm_report: the examples behind a score, as they were read and answered."""
+
+import dataclasses
+import fnmatch
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import rich.console
+from rich.text import Text
+
+from elm_jax import errors, files
+from elm_jax.data import tasks as task_registry
+from elm_jax.data import token_store
+from elm_jax.evaluation import metrics, results
+from elm_jax.reporting import text
+from elm_jax.runs import report_rows, scorer, task_data
+from elm_jax.runs.run import Plan, Run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShowExamples(Run):
+    """Shows inputs, choices with log-probabilities, predictions and targets of cells.
+
+    Texts come from the token caches, answers from the per-example files beside the
+    result rows; a cache whose content is not what a row was scored on is refused.
+
+    Attributes:
+      tasks: Names or patterns of tasks and mixtures.
+      data: Vocabulary, lengths and folders of the evaluation.
+      experts: Names as the rows have them, strategies such as `base` among them; `*`
+        stands for any text.
+      split: The split that was scored.
+      which: `right`, full marks; `wrong`, less; or `all`.
+      max_examples: Examples of each expert and task, by their id; 0 for all.
+      results_path: Result rows.
+      output_path: JSON lines of the same, an example each; "" writes none.
+    """
+
+    tasks: str | tuple[str, ...]
+    data: task_data.TaskData
+    experts: tuple[str, ...] = ("*",)
+    split: str = "test"
+    which: Literal["all", "right", "wrong"] = "all"
+    max_examples: int = 5
+    results_path: str = "{MODEL_DIR}/results.jsonl"
+    output_path: str = ""
+
+    def plan(self) -> Plan:
+        """Returns what would be read and written."""
+        return {
+            "rows": self.path(self.results_path),
+            "tasks": ", ".join(task_registry.registry.expand(self.tasks)),
+            "experts": ", ".join(self.experts),
+            "files": self.path(self.output_path) if self.output_path else "none",
+        }
+
+    def run(self) -> None:
+        """Prints the examples of every cell that is asked for."""
+        store = results.ResultStore(self.path(self.results_path))
+        data = self.data.opened(self.fill)
+        console = rich.console.Console(highlight=False)
+        found: list[Example] = []
+        for row in self._cells(store):
+            dataset = data.open(row.task, row.split)
+            examples = self._examples(row, store.per_example(row), dataset, data)
+            for line in _heading(row, examples, self.which):
+                console.print(Text(line), soft_wrap=True)
+            shown = examples[: self.max_examples or None]
+            for example in shown:
+                for line in _lines(example):
+                    console.print(Text(line), soft_wrap=True)
+            found += shown
+        if self.output_path:
+            lines = [json.dumps(e._asdict(), ensure_ascii=False) for e in found]
+            target = self.path(self.output_path)
+            files.write_text(target, "".join(f"{line}\n" for line in lines))
+            print(target)  # noqa: T201
+
+    def _cells(self, store: results.ResultStore) -> list[results.ResultRow]:
+        """Returns one row for each cell that is asked for, of its main metric."""
+        tasks = task_registry.registry.expand(self.tasks)
+        cells: dict[tuple[Any, ...], results.ResultRow] = {}
+        for row in store.rows():
+            if (
+                row.task in tasks
+                and row.split == self.split
+                and row.metric in metrics.MAIN_KEYS
+                and any(_is_like(row.expert, pattern) for pattern in self.experts)
+            ):
+                cells.setdefault(row.key(""), row)
+        if cells:
+            return list(cells.values())
+        own = [row for row in store.rows() if row.task in tasks]
+        listed = report_rows.listed
+        raise errors.DataError(
+            errors.explain(
+                found=f"no rows of experts {listed(self.experts)} on"
+                f" {listed(tasks)} in split {self.split!r} in {store.path}",
+                expected=f"some; on these tasks it has rows of experts"
+                f" {listed({row.expert for row in own})}, in split"
+                f" {listed({row.split for row in own})}",
+                do="Correct experts, tasks or split, or score them with elm_eval",
+            )
+        )
+
+    def _examples(
+        self,
+        row: results.ResultRow,
+        arrays: Mapping[str, np.ndarray],
+        dataset: token_store.TokenizedDataset,
+        data: task_data.OpenedData,
+    ) -> list["Example"]:
+        """Returns the examples of a cell that are asked for, by id."""
+        _check_same(row, dataset)
+        scores = arrays.get(row.metric)
+        if scores is None and self.which != "all":
+            raise errors.DataError(
+                errors.explain(
+                    found=f"which = {self.which!r} with {row.metric} of {row.task}",
+                    expected="a metric that each example has a score by",
+                    do='Set which = "all"',
+                )
+            )
+        places = {int(n): i for i, n in enumerate(dataset.columns.example_ids)}
+        answers = list(_answers(arrays))
+        found = []
+        for i in np.argsort(arrays["example_ids"], kind="stable").tolist():
+            score = None if scores is None else float(scores[i])
+            is_right = score is not None and score >= 100.0
+            if self.which != "all" and is_right != (self.which == "right"):
+                continue
+            example = dataset[places[int(arrays["example_ids"][i])]]
+            seen = example.inputs_text
+            if example.inputs_cut:
+                seen = data.vocabulary.decode(example.inputs.tolist())
+            found.append(_example(row, example, seen, answers[i], score))
+        return found
+
+
+class Example(NamedTuple):
+    """An example and its answer; the fields of a line of JSON.
+
+    Attributes:
+      expert: Whose answer it is, as result rows name it.
+      expert_fingerprint: Of that expert's training.
+      task: Full name of the task.
+      split: Its split.
+      example_id: Place of the row in its source.
+      metric: The metric of the score.
+      score: Percent, or None where the metric has none for single examples.
+      inputs: The prompt; where it was cut, what was left of it.
+      inputs_cut: Whether it was cut.
+      target: What is right.
+      prediction: What was chosen or written.
+      choices: Texts of the choices; empty where answers are written.
+      log_probabilities: Of the choices, in nats, per token if that was asked for.
+    """
+
+    expert: str
+    expert_fingerprint: str
+    task: str
+    split: str
+    example_id: int
+    metric: str
+    score: float | None
+    inputs: str
+    inputs_cut: bool
+    target: str
+    prediction: str
+    choices: tuple[str, ...]
+    log_probabilities: tuple[float, ...]
+
+
+class _Answer(NamedTuple):
+    """What was answered: a text that was written, or the place of a choice."""
+
+    written: str
+    chosen: int
+    log_probabilities: tuple[float, ...]
+
+
+def _answers(arrays: Mapping[str, np.ndarray]) -> Iterator[_Answer]:
+    """Yields the answers of a per-example file in its order."""
+    if scorer.TEXTS in arrays:
+        texts = token_store.Ragged(arrays[scorer.TEXTS], arrays[scorer.TEXT_OFFSETS])
+        for i in range(len(texts.lengths)):
+            yield _Answer(texts.text(i), -1, ())
+        return
+    ends = np.cumsum(arrays["num_choices"])
+    for scores, chosen in zip(
+        np.split(arrays["scores"], ends[:-1]), arrays["predictions"], strict=True
+    ):
+        yield _Answer("", int(chosen), tuple(map(float, scores)))
+
+
+def _example(
+    row: results.ResultRow,
+    example: token_store.Example,
+    seen: str,
+    answer: _Answer,
+    score: float | None,
+) -> Example:
+    is_ranked = answer.chosen >= 0
+    return Example(
+        expert=row.expert,
+        expert_fingerprint=row.expert_fingerprint,
+        task=row.task,
+        split=row.split,
+        example_id=example.example_id,
+        metric=row.metric,
+        score=score,
+        inputs=seen,
+        inputs_cut=example.inputs_cut,
+        target=example.targets_text,
+        prediction=example.choices_text[answer.chosen] if is_ranked else answer.written,
+        choices=example.choices_text,
+        log_probabilities=answer.log_probabilities,
+    )
+
+
+def _check_same(row: results.ResultRow, dataset: token_store.TokenizedDataset) -> None:
+    """Raises DataError unless a row was scored on the content of a dataset."""
+    where = f"{row.task} {row.split}"
+    if row.data_fingerprint is None:
+        raise errors.DataError(
+            errors.explain(
+                found=f"a row of {row.expert} on {where} of an earlier version, which"
+                " does not tell what tokens and texts it was scored on",
+                expected="rows with data_fingerprint",
+                do="Score it again into another result file (results_path)",
+            )
+        )
+    if row.data_fingerprint != dataset.fingerprint:
+        raise errors.DataError(
+            errors.explain(
+                found=f"tokens and texts {dataset.fingerprint} of {where}, and a row of"
+                f" {row.expert} that was scored on {row.data_fingerprint}",
+                expected="the same rows, template, vocabulary and lengths as then",
+                do="Give TaskData the values that the evaluation had, or score again",
+            )
+        )
+
+
+def _is_like(name: str, pattern: str) -> bool:
+    """Returns whether a name fits a pattern in which only `*` stands for others.
+
+    >>> _is_like("x[v2]", "x[v2]"), _is_like("xv", "x[v2]"), _is_like("base", "b*")
+    (True, False, True)
+    """
+    literal = pattern.replace("[", "[[]").replace("?", "[?]")
+    return fnmatch.fnmatchcase(name, literal)
+
+
+def _heading(
+    row: results.ResultRow, examples: Sequence[Example], which: str
+) -> Iterator[str]:
+    who = f"{row.expert} {row.expert_fingerprint}".strip()
+    yield ""
+    yield text.plain(
+        f"{who} on {row.task} {row.split}: {row.metric} {row.value:.1f} over"
+        f" {row.num_examples} examples; {which}: {len(examples)}"
+    )
+
+
+def _lines(example: Example) -> Iterator[str]:
+    """Yields the lines of one example in the terminal."""
+    score = "" if example.score is None else f": {example.metric} {example.score:.1f}"
+    yield ""
+    yield f"  example {example.example_id}{score}"
+    yield from _block("inputs, cut" if example.inputs_cut else "inputs", example.inputs)
+    yield from _block("target", example.target)
+    yield from _block("predicted", example.prediction)
+    for choice, nats in zip(example.choices, example.log_probabilities, strict=True):
+        yield from _block(f"{nats:.4f}", choice)
+
+
+def _block(title: str, content: str) -> Iterator[str]:
+    """Yields a text beside its title; further lines are indented as far."""
+    first, *more = content.split("\n")
+    yield f"    {title:>12}  {text.plain(first)}"
+    for line in more:
+        yield f"    {'':>12}  {text.plain(line)}"
