@@ -1,7 +1,6 @@
 """Rows whose answer choices a model cannot tell apart, by reason.
 
-Choices of the same tokens get the same score from every model. `evaluation.answers`
-judges scored rows by the same rules and under the same names.
+Choices of the same tokens get the same score from every model.
 """
 
 import collections

@@ -267,7 +267,7 @@ def _keep_rendered(
         raise templates.RowError(TOO_FEW_CHOICES)
     if rendered.targets not in rendered.choices:
         raise templates.RowError(NO_CORRECT_CHOICE)
-    # Of equal choices the first is the label: ranking gives ties to the first too.
+    # Of equal choices the first is the label: for ranking they are one answer.
     label = rendered.choices.index(rendered.targets)
     result.keep(example_id, rendered, label=label)
 

@@ -41,15 +41,16 @@ def single_experts(rows: Iterable[results.ResultRow]) -> list[results.ResultRow]
     return [row for row in rows if row.expert not in results.STRATEGIES]
 
 
-def best_single(rows: Iterable[results.ResultRow]) -> str:
-    """Returns the expert with the best mean over datasets of means over prompts.
+def best_singles(rows: Iterable[results.ResultRow]) -> list[str]:
+    """Returns the experts with the best mean over datasets of means over prompts.
 
     Args:
       rows: Rows of single experts, of one split and metric; pass validation rows
         and report the expert's test rows.
 
     Returns:
-      The expert's name; the first by name where means are equal.
+      One name, or several in order where means are equal: which of them is called the
+      best single expert is then a matter of names.
 
     Raises:
       DataError: There is no row, or an expert lacks a task that another has.
@@ -65,7 +66,9 @@ def best_single(rows: Iterable[results.ResultRow]) -> str:
             groups.setdefault(datasets[task], []).append(scores[expert][task].value)
         return float(np.mean([np.mean(values) for values in groups.values()]))
 
-    return max(sorted(scores), key=mean_of)
+    means = {expert: mean_of(expert) for expert in sorted(scores)}
+    best = max(means.values())
+    return [expert for expert, mean in means.items() if mean == best]
 
 
 def oracle(rows: Iterable[results.ResultRow]) -> dict[str, str]:

@@ -199,9 +199,12 @@ class Report(Run):
             self._rows(store, unseen, split=self.selection_split)
         )
         if singles and chosen_on:
-            best = selection.best_single(chosen_on)
+            best, *equals = selection.best_singles(chosen_on)
             where = f"chosen on {self.selection_split} rows"
-            yield "best_single", selection.everywhere(best, singles), f"{best}, {where}"
+            note = f"{best}, {where}"
+            if equals:
+                note += f", the first by name of {1 + len(equals)} with the best mean"
+            yield "best_single", selection.everywhere(best, singles), note
             each = selection.oracle(chosen_on)
             yield "best_per_prompt", each, f"the best expert of each prompt, {where}"
         if singles:

@@ -1,11 +1,13 @@
 """What result rows tell of the examples they score, known before anything is scored."""
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 
 from elm_jax import errors
-from elm_jax.data import token_store, vocabulary
+from elm_jax.data import choices, token_store, vocabulary
 from elm_jax.evaluation import answers, results
+from elm_jax.types import EOS_ID
 
 
 def facts(
@@ -40,7 +42,9 @@ def facts(
     if not dataset.has_choices:
         return found
     doubtful = [dataset[row] for row in rows if _has_equal_choices(dataset, row)]
-    reasons = answers.problems(doubtful, pieces)
+    limit = dataset.manifest["key"]["targets_length"]
+    counts = collections.Counter(_reason(row, pieces, limit) for row in doubtful)
+    reasons = dict(counts.most_common())
     num_apart = len(rows) - len(doubtful) + sum(map(answers.are_any_apart, doubtful))
     if not num_apart:
         raise errors.DataError(_all_alike(dataset, reasons))
@@ -52,10 +56,19 @@ def facts(
 
 
 def _has_equal_choices(dataset: token_store.TokenizedDataset, row: int) -> bool:
-    """Returns whether a row has choices of the same tokens, or one alone."""
+    """Returns whether a row has choices of the same tokens."""
     start, stop = dataset.columns.choices_of[row : row + 2].tolist()
     tokens = {dataset.columns.choices.row(i).tobytes() for i in range(start, stop)}
-    return len(tokens) < max(stop - start, 2)
+    return len(tokens) < stop - start
+
+
+def _reason(
+    example: token_store.Example, pieces: vocabulary.SentencePiece, limit: int
+) -> str:
+    """Returns why choices of an example that has equal ones are alike."""
+    texts = example.choices_text
+    whole = [[*ids, EOS_ID] for ids in pieces.encode_batch(texts)]
+    return choices.problem(texts, whole, pieces, limit=limit)
 
 
 def _all_alike(dataset: token_store.TokenizedDataset, reasons: dict[str, int]) -> str:

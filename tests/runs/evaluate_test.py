@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from elm_jax import errors
-from elm_jax.evaluation import answers, results
+from elm_jax.data import choices
+from elm_jax.evaluation import results
 from tests.runs import scored
 
 
@@ -42,10 +43,10 @@ def test_a_row_tells_what_was_cut_and_what_cannot_be_told_apart(rows):
     )
     assert (plain.inputs_cut, plain.undistinguished, plain.ties) == (0.0, 0.0, 0.0)
     assert long.inputs_cut == 50.0
-    assert twice.undistinguished_reasons == {answers.SAME_TEXT: 8}
+    assert twice.undistinguished_reasons == {choices.SAME_TEXT: 8}
     assert twice.ties == 0.0
     assert signs.undistinguished == 25.0
-    assert signs.undistinguished_reasons == {answers.UNKNOWN: 2}
+    assert signs.undistinguished_reasons == {choices.UNKNOWN: 2}
     assert signs.ties == 25.0
     assert (written.inputs_cut, written.undistinguished, written.ties) == (
         0,
@@ -79,14 +80,14 @@ def test_the_table_marks_what_needs_care_and_says_why(folder, rows, capsys):
         assert head in out
     assert f"{rows['signs', 'accuracy'].value:.1f} (t)" in out
     assert "long_ask 50.0 %" in out
-    assert f"signs_ask 25.0 % (2 rows: {answers.UNKNOWN})" in out
+    assert f"signs_ask 25.0 % (2 rows: {choices.UNKNOWN})" in out
     assert "signs_ask 25.0 % of base" in out
 
 
 def test_a_task_of_choices_that_are_all_alike_is_refused_before_any_score(folder):
     with pytest.raises(errors.DataError) as caught:
         scored.score(folder, "plain", "alike", results_path="{MODEL_DIR}/none.jsonl")
-    assert f"alike_ask test (4 rows: {answers.UNKNOWN})" in str(caught.value)
+    assert f"alike_ask test (4 rows: {choices.UNKNOWN})" in str(caught.value)
     assert not (folder / "none.jsonl").exists()
 
 
