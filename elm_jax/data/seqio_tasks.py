@@ -2,16 +2,18 @@
 
 import contextlib
 import functools
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from elm_jax.data import rendering, tasks
+from elm_jax import errors
+from elm_jax.data import records, rendering, tasks
 from elm_jax.data import vocabulary as vocabularies
 
-SCORE_EVAL = "_score_eval"
+SCORE_EVAL = tasks.SCORE_EVAL
 RenderFn = Callable[[str], rendering.RenderedSplit]
 
 
@@ -242,6 +244,39 @@ def user_task(task: tasks.SeqioTask) -> Any:
     seqio = import_seqio()
 
     return seqio.TaskRegistry.get(task.name)
+
+
+def check_rates(mixture: tasks.Mixture, sizes: Mapping[str, int]) -> None:
+    """Raises a ConfigError unless a SeqIO mixture's rates are those of the sizes.
+
+    Args:
+      mixture: SeqIO's own.
+      sizes: Examples of the tasks that are mixed, by name; others are left out.
+    """
+    seqio = import_seqio()
+    theirs = seqio.MixtureRegistry.get(mixture.name)
+    names = [name for name in mixture.tasks if name in sizes]
+    try:
+        rates = {n: theirs.get_rate(seqio.TaskRegistry.get(n)) for n in names}
+    except records.ROW_ERRORS as error:  # of a function that a user wrote
+        rates = {}
+        told = f"unknown: {type(error).__name__}: {error}"
+    else:
+        told = " : ".join(f"{rates[n]:g} {n}" for n in names)
+    total, size = sum(rates.values()), sum(sizes[n] for n in names)
+    shares = ((rates.get(n, 0) / (total or 1), sizes[n] / size) for n in names)
+    if all(math.isclose(*pair, rel_tol=1e-3) for pair in shares):
+        return
+    raise errors.ConfigError(
+        errors.explain(
+            found=f"SeqIO's mixture {mixture.name!r} with rates {told}, of tasks with "
+            f"{', '.join(f'{sizes[n]} {n}' for n in names)} examples",
+            expected="rates in proportion to the examples: one model is trained on "
+            "every example of its tasks equally often",
+            do="Name the tasks instead to have it so; or register an "
+            "`elm_jax.data.tasks.Mixture` with caps",
+        )
+    )
 
 
 def _text_dataset(

@@ -21,6 +21,7 @@ from elm_jax.data import (
     templates,
 )
 
+SCORE_EVAL = "_score_eval"  # T0's ending of the names of tasks that rank choices
 ROLES = ("train", "unseen", "continual", "composed")
 PROTOCOLS = ("", "elm")
 SAME_SPLITS: Mapping[str, str] = MappingProxyType(
@@ -182,12 +183,15 @@ class Mixture:
       tasks: Names of tasks.
       max_examples: Cap per task, drawn at random by the run's seed; None for none.
       caps: Caps of single tasks, by name.
+      has_rates: Whether it is SeqIO's own, with rates of its own; `seqio_tasks` knows
+        whether they are those of the sizes.
     """
 
     name: str
     tasks: tuple[str, ...]
     max_examples: int | None = None
     caps: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    has_rates: bool = False
 
     def cap(self, task: str) -> int | None:
         """Returns the most examples that a task of the mixture may have."""
@@ -238,14 +242,30 @@ class Registry:
         seqio = sys.modules.get("seqio")
         if seqio is not None and name in seqio.TaskRegistry.names():
             return SeqioTask(name)
+        if seqio is not None and name in seqio.MixtureRegistry.names():
+            members = seqio.MixtureRegistry.get(name).tasks
+            names = tuple(member.name for member in members)
+            return Mixture(name, names, has_rates=True)
         raise errors.ConfigError(
             errors.explain(
                 found=f"no task or mixture named {name!r}",
                 expected="the name of a registered task or mixture, or a pattern",
-                do=f"{errors.did_you_mean(name, self._items)} A module of tasks has "
+                do=f"{errors.did_you_mean(name, self._names())} A module of tasks has "
                 "to be imported first, such as `import tasks.original` in a gin file",
             )
         )
+
+    def _names(self) -> list[str]:
+        """Returns all names, also those that a user's module registered with SeqIO.
+
+        What SeqIO has of ours, by `register_with_seqio`, is left out.
+        """
+        found = set(self._items)
+        seqio = sys.modules.get("seqio")
+        if seqio is not None:
+            theirs = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+            found |= {n for n in theirs if n.removesuffix(SCORE_EVAL) not in found}
+        return sorted(found)
 
     def task(self, name: str) -> AnyTask:
         """Returns the task of this name; a mixture is an error."""
@@ -271,7 +291,7 @@ class Registry:
           ConfigError: Nothing matches.
         """
         mixture, slash, rest = pattern.rpartition("/")
-        known = sorted(self.expand(mixture) if slash else self._items)
+        known = sorted(self.expand(mixture)) if slash else self._names()
         names = fnmatch.filter(known, rest)
         if slash and not names:
             raise errors.ConfigError(
@@ -307,7 +327,7 @@ class Registry:
         found: dict[str, int] = {}
         for pattern in [names] if isinstance(names, str) else names:
             wanted = self.expand(pattern)
-            for mixture in self.mixtures(pattern.partition("/")[0]):
+            for mixture in self.mixtures_of(pattern):
                 for task in filter(wanted.__contains__, mixture.tasks):
                     cap = mixture.cap(task)
                     if cap is not None:
@@ -318,6 +338,11 @@ class Registry:
         """Returns the prompted tasks for which `test` holds, sorted by name."""
         prompted = (item for item in self._items.values() if isinstance(item, Task))
         return sorted(filter(test, prompted), key=_name)
+
+    def mixtures_of(self, names: str | Iterable[str]) -> list[Mixture]:
+        """Returns the mixtures among names, whole or in part: `elm_train/cos_e_*`."""
+        patterns = [names] if isinstance(names, str) else names
+        return self.mixtures(pattern.partition("/")[0] for pattern in patterns)
 
 
 registry = Registry()

@@ -23,6 +23,7 @@ from elm_jax.runs import (
     fleet,
     fleet_layout,
     landing,
+    mixing,
     shards,
     task_data,
     trainer,
@@ -342,6 +343,7 @@ class Train(Run):
                 for name, tasks in names.items()
             }
         data_doubts.check(d for some in examples.values() for d in some)
+        mixing.check_rates(self, examples)
         every = [] if self.kind == "base" else [d for e in examples.values() for d in e]
         count = 0 if self.pack else self.num_shapes
         common = self.data.common_shapes(every, num_shapes=count)

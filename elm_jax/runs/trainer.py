@@ -18,7 +18,6 @@ from elm_jax.data import (
     span_corruption,
     token_store,
 )
-from elm_jax.data import tasks as task_registry
 from elm_jax.model import loss, precision, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes
@@ -26,6 +25,7 @@ from elm_jax.peft import experts as expert_kinds
 from elm_jax.runs import (
     bases,
     fleet_layout,
+    mixing,
     task_data,
     train_metrics,
     training_config,
@@ -268,18 +268,10 @@ class Trainer:
                 vocabulary=self._data.vocabulary,
                 **options,
             )
-        options["max_examples"] = self._caps(run, examples)
+        options["max_examples"] = mixing.caps(run, examples)
         if run.pack:
             return packing.PackedBatches(examples, row=common_shapes[0], **options)
         return batches.Batches(examples, shapes=common_shapes, **options)
-
-    def _caps(self, run: "train.Train", examples: Examples) -> dict[str, int]:
-        """Returns the most examples to use, by task, of those that have a limit."""
-        caps = task_registry.registry.caps(run.tasks)
-        limit = run.max_examples
-        if limit:
-            return {d.name: min(limit, caps.get(d.name, limit)) for d in examples}
-        return {d.name: caps[d.name] for d in examples if d.name in caps}
 
     def _prefetcher(self, expert: Prepared) -> prefetch.Prefetcher:
         return prefetch.Prefetcher(
@@ -304,7 +296,7 @@ class Trainer:
         kept["data"] = {d.name: d.fingerprint for d in examples}
         kept["vocabulary"] = self._data.vocabulary.fingerprint
         kept["order_of_data"] = [d.name for d in examples]
-        kept["max_examples"] = self._caps(run, examples)
+        kept["max_examples"] = mixing.caps(run, examples)
         kept["versions"] = manifest.installed_versions()
         return json.loads(json.dumps(kept))
 

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import pathlib
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -66,6 +67,10 @@ def registry(monkeypatch) -> tasks.Registry:
     """A registry of this test's own, found by the code under test."""
     fresh = tasks.Registry()
     monkeypatch.setattr(tasks, "registry", fresh)
+    seqio = sys.modules.get("seqio")
+    if seqio is not None:  # its registries are of the process, too
+        monkeypatch.setattr(seqio.TaskRegistry, "_REGISTRY", {})
+        monkeypatch.setattr(seqio.MixtureRegistry, "_REGISTRY", {})
     return fresh
 
 

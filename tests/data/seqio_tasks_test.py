@@ -1,6 +1,10 @@
+import functools
+from typing import Any
+
 import numpy as np
 import pytest
 
+from elm_jax import errors
 from elm_jax.data import rendering, seqio_tasks, tasks
 
 FEATURES = tasks.Features(inputs_length=30, targets_length=4)
@@ -185,3 +189,72 @@ def test_a_ranking_task_goes_through_seqios_evaluator(
 
 def rank_metric(targets, scores):
     return t5_rank_accuracy(targets, scores)
+
+
+@pytest.fixture
+def said(seqio, registry):
+    """Two tasks and four mixtures that a user registered with SeqIO alone."""
+
+    def rows(split, shuffle_files, seed=None, *, count):
+        import tensorflow as tf
+
+        del split, shuffle_files, seed
+        dataset: Any = tf.data.Dataset
+        return dataset.from_tensor_slices({"targets": ["red"] * count})
+
+    for name, count in (("said_red", 30), ("said_blue", 90)):
+        source = seqio.FunctionDataSource(
+            functools.partial(rows, count=count),
+            splits=("train",),
+            num_input_examples={"train": count},
+        )
+        seqio.TaskRegistry.add(name, source, preprocessors=[], output_features={})
+    sizes = seqio.mixing_rate_num_examples
+    for name, rates in {
+        "said_mix": [("said_red", 3.0), ("said_blue", 1.0)],
+        "said_by_size": [("said_red", sizes), ("said_blue", sizes)],
+        "said_thirds": [("said_red", 1), ("said_blue", 3)],
+        "said_oddly": [("said_red", lambda task: task.absent), ("said_blue", 1)],
+    }.items():
+        seqio.MixtureRegistry.add(name, rates)
+    return {"said_red": 30, "said_blue": 90}
+
+
+def test_patterns_and_mixtures_of_a_users_seqio_tasks_stand_for_them(
+    said, registry, colours, variant
+):
+    registry.add(variant(colours, "said_ours"))
+    assert registry.expand("said_mix") == ["said_blue", "said_red"]
+    assert registry.expand("said_*") == ["said_blue", "said_red", "said_ours"]
+    assert registry.expand("said_b*") == ["said_blue", "said_red"]  # a mixture's too
+    assert registry.expand("said_mix/*red") == ["said_red"]
+    assert isinstance(registry.task("said_red"), tasks.SeqioTask)
+    (mixture,) = registry.mixtures_of("said_mix/*red")
+    assert mixture.has_rates
+    assert registry.caps("said_mix") == {}
+    with pytest.raises(errors.ConfigError, match="Did you mean: said_red"):
+        registry.get("said_rod")
+
+
+def test_what_seqio_has_of_ours_is_not_found_twice(
+    seqio, registry, colours, variant, vocab, places
+):
+    registry.add(variant(colours, "given_one"))
+    options = {"vocabulary": vocab, "features": FEATURES, "places": places}
+    seqio_tasks.register_with_seqio("given_one", **options)
+    assert "given_one_score_eval" in seqio.TaskRegistry.names()
+    assert registry.match("given_*") == ["given_one"]
+
+
+def test_rates_are_those_of_the_sizes_or_refused(said, registry):
+    for name in ("said_by_size", "said_thirds"):
+        seqio_tasks.check_rates(registry.get(name), said)
+    seqio_tasks.check_rates(registry.get("said_mix"), {"said_red": 30, "other": 7})
+    told = r"rates 1 said_blue : 3 said_red, of tasks with 90 said_blue, 30 said_red"
+    with pytest.raises(errors.ConfigError, match=told):
+        seqio_tasks.check_rates(registry.get("said_mix"), said)
+    # A cap of ours changes the sizes, and so may a filter.
+    with pytest.raises(errors.ConfigError, match="in proportion"):
+        seqio_tasks.check_rates(registry.get("said_by_size"), {**said, "said_blue": 30})
+    with pytest.raises(errors.ConfigError, match="unknown: AttributeError"):
+        seqio_tasks.check_rates(registry.get("said_oddly"), said)
