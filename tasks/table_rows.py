@@ -35,8 +35,12 @@ class Dataset:
       t0_cap: T0's mixing rate per prompt, in examples; None if T0 lacks the dataset.
       dataset_cap: The original code's cap per prompt for adapter dataset experts.
       tfds: `name` of TFDS 4.9.10, and perhaps `splits`, `convert` and `lacks`; or None.
-      hub: `name`, `config` and perhaps `splits` and `convert`; `verified` says whether
-        anyone has read it with this project; or None.
+      hub: `name`, `config` (null for `default` or the only one) and perhaps `splits`,
+        `convert`, `mirrors` (more such entries) and `rows` (where the place has another
+        number); or None. `verified` says where that was read and when, pages and pinned
+        code and never by loading: A for this very repository and folder of converted
+        files, B where that folder is inferred from the dataset's own; false where no
+        Parquet files were seen, or nobody looked.
       p3: Whether P3 has its tasks.
       origin: Where the authors' own files are.
       manual: What a user must do by hand to have it, if so.

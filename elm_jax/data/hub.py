@@ -1,26 +1,75 @@
-r"""Datasets of the Hugging Face Hub: Parquet files on disk, or the `datasets` package.
+r"""Datasets of the Hugging Face Hub: Parquet files on disk, or fetched from there.
 
 Dataset scripts no longer run, so datasets that were scripts are read from the branch
-of Parquet files that the Hub makes of them, `refs/convert/parquet`. Its layout is
-`<config>/<split>/0000.parquet`. Whoever has no network on the machine that trains
-puts a copy of that branch below the data folder:
+of Parquet files that the Hub makes of them, `refs/convert/parquet`; where a dataset
+has lost it, from Parquet files of its own. Which files hold a split is found by
+listing them. Whoever has no network on the machine that trains puts a copy of either
+below the data folder:
 
     hf download allenai/cosmos_qa --repo-type dataset \
       --revision refs/convert/parquet --local-dir DATA/hub/allenai/cosmos_qa
 """
 
 import dataclasses
+import functools
 import importlib.util
 import pathlib
-import urllib.parse
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 from elm_jax import errors
-from elm_jax.data import sources
+from elm_jax.data import parquet_files, sources
 
 PARQUET_BRANCH = "refs/convert/parquet"
-_BATCH_ROWS = 1024
+_OWN_BRANCH = "main"
+
+
+class Remote(Protocol):
+    """Where repositories of datasets are listed and fetched; hashable."""
+
+    def list_files(self, repository: str, revision: str) -> Sequence[str]:
+        """Returns all files of a revision.
+
+        Raises:
+          LookupError: There is no such repository or revision.
+          Exception: Nobody answered.
+        """
+        ...
+
+    def fetch(self, repository: str, revision: str, file: str) -> str:
+        """Returns the path of a copy of a file; raises if it is not to be had."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class HuggingFace:
+    """The Hub itself; fetched files lie in huggingface_hub's own cache."""
+
+    def list_files(self, repository: str, revision: str) -> Sequence[str]:
+        """As `Remote` has it."""
+        import huggingface_hub  # pyright: ignore[reportMissingImports]
+        from huggingface_hub import errors as hub  # pyright: ignore
+
+        try:
+            return huggingface_hub.list_repo_files(
+                repository, repo_type="dataset", revision=revision
+            )
+        except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError) as error:
+            raise LookupError(_first_line(error)) from error
+
+    def fetch(self, repository: str, revision: str, file: str) -> str:
+        """As `Remote` has it."""
+        import huggingface_hub  # pyright: ignore[reportMissingImports]
+
+        return huggingface_hub.hf_hub_download(
+            repository, file, repo_type="dataset", revision=revision
+        )
+
+
+@functools.cache
+def hugging_face() -> HuggingFace | None:
+    """Returns the Hub, or None if huggingface_hub is not installed."""
+    return HuggingFace() if importlib.util.find_spec("huggingface_hub") else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +78,20 @@ class HubRows:
 
     Attributes:
       path: Dataset repository, such as `allenai/cosmos_qa`.
-      subset: Configuration name; None for the only one.
-      revision: A commit hash, or the branch of Parquet files. A branch may change;
-        then the texts' hash in a cache's manifest tells, but the cache's key does not.
+      subset: Configuration name; None for `default` or the only one.
+      revision: A commit hash, or the branch of Parquet files, for which the dataset's
+        own files stand in. A branch may change; then the texts' hash in a cache's
+        manifest tells, but the cache's key does not.
+      has_mirrors: Whether other places have the same rows: then the repository is
+        listed before it is said to have them.
+      remote: Where it is fetched from; None for the Hub.
     """
 
     path: str
     subset: str | None = None
     revision: str = PARQUET_BRANCH
+    has_mirrors: bool = False
+    remote: Remote | None = dataclasses.field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -45,27 +100,14 @@ class HubRows:
         return f"{self.path}{subset}@{self.revision}"
 
     def rows(self, split: str, *, data_dir: str) -> Iterator[sources.Record]:
-        """Yields the rows from files below the data folder, or downloads them.
+        """Yields the rows from files below the data folder, or fetches them.
 
         Raises:
-          MissingExtraError: There are no files and `datasets` is not installed.
+          MissingExtraError: There are no files and huggingface_hub is not installed.
           DataError: A file cannot be read, the Hub cannot be reached, or it has no
-            such dataset or split.
+            such dataset or split; what it has is listed.
         """
-        files = self.files(split, data_dir)
-        if files:
-            yield from _parquet_rows(files)
-            return
-        if importlib.util.find_spec("datasets") is None:
-            raise errors.MissingExtraError(
-                errors.explain(
-                    found="the package `datasets` is not installed",
-                    expected=f"it, to read {self.path} from the Hub, or a copy of the "
-                    f"Parquet files in {self.folder(data_dir)}",
-                    do="Run `pip install datasets`, or copy the files",
-                )
-            )
-        yield from self._downloaded(split, data_dir)
+        yield from parquet_files.rows(self.files(split, data_dir) or self._fetch(split))
 
     def fingerprint(self, split: str, *, data_dir: str) -> str:
         """Returns a hash of the files' content, or of what names them on the Hub."""
@@ -76,99 +118,118 @@ class HubRows:
 
     def missing(self, split: str, *, data_dir: str) -> str:
         """Returns "" if the rows can be asked for, else what is missing."""
-        if self.files(split, data_dir) or importlib.util.find_spec("datasets"):
+        try:
+            if self._local(split, data_dir):
+                return ""
+            here = f"no Parquet files in {self._root(data_dir)}"
+        except parquet_files.NotListed as error:
+            here = f"in {self._root(data_dir)} {error}"
+        remote = self._remote()
+        if remote is None:
+            return (
+                f"{here}, and the package `huggingface_hub` to fetch {self.path} is"
+                " not installed"
+            )
+        if not self.has_mirrors:
             return ""
-        return (
-            f"no Parquet files in {self.folder(data_dir) / split}, and the package "
-            f"`datasets` to download {self.path} is not installed"
-        )
+        found = [_find(remote, self, revision, split) for revision in self._revisions()]
+        # Whether one that did not answer has it is seen when it is read.
+        if any(one.files or not one.answered for one in found):
+            return ""
+        return "; ".join(one.reason for one in found)
 
     def folder(self, data_dir: str) -> pathlib.Path:
-        """Returns where a copy of the Parquet files would lie."""
-        return pathlib.Path(data_dir) / "hub" / self.path / (self.subset or "default")
+        """Returns where a copy of the branch of Parquet files has its splits."""
+        return self._root(data_dir) / (self.subset or "default")
 
     def files(self, split: str, data_dir: str) -> list[pathlib.Path]:
         """Returns the Parquet files of a split that lie below the data folder."""
-        return (
-            sorted((self.folder(data_dir) / split).glob("*.parquet"))
-            if data_dir
-            else []
+        try:
+            return self._local(split, data_dir)
+        except parquet_files.NotListed:
+            return []
+
+    def _root(self, data_dir: str) -> pathlib.Path:
+        return pathlib.Path(data_dir) / "hub" / self.path
+
+    def _local(self, split: str, data_dir: str) -> list[pathlib.Path]:
+        root = self._root(data_dir)
+        paths = parquet_files.below(root) if data_dir else []
+        found = parquet_files.find(paths, self.subset, split) if paths else []
+        return [root / path for path in found]
+
+    def _remote(self) -> Remote | None:
+        return self.remote or hugging_face()
+
+    def _revisions(self) -> tuple[str, ...]:
+        is_branch = self.revision == PARQUET_BRANCH
+        return (self.revision, _OWN_BRANCH) if is_branch else (self.revision,)
+
+    def _fetch(self, split: str) -> Iterator[pathlib.Path]:
+        remote = self._remote()
+        if remote is None:
+            raise errors.MissingExtraError(
+                errors.explain(
+                    found="the package `huggingface_hub` is not installed",
+                    expected=f"it, to read {self.path} from the Hub, or a copy of its "
+                    f"Parquet files in hub/{self.path} below the data folder",
+                    do='Run `pip install "elm_jax[hub]"`, or copy the files',
+                )
+            )
+        reasons = []
+        for revision in self._revisions():
+            found = _find(remote, self, revision, split)
+            if found.files:
+                for file in found.files:
+                    yield self._fetched(remote, revision, file)
+                return
+            reasons.append(found.reason)
+        raise self._unreadable(split, "; ".join(reasons))
+
+    def _fetched(self, remote: Remote, revision: str, file: str) -> pathlib.Path:
+        try:
+            return pathlib.Path(remote.fetch(self.path, revision, file))
+        except Exception as error:  # noqa: BLE001 - network, cache and Hub errors vary
+            raise self._unreadable(file, _first_line(error)) from error
+
+    def _unreadable(self, what: str, why: str) -> errors.DataError:
+        return errors.DataError(
+            errors.explain(
+                found=f"{what} of {self.name} cannot be read: {why}",
+                expected="a Hub dataset with Parquet files of this configuration and"
+                " split",
+                do="Check the connection and the name; or put a copy of its Parquet"
+                f" files into hub/{self.path} below the data folder, as"
+                " <configuration>/<split>/0000.parquet",
+            )
         )
 
-    def _downloaded(self, split: str, data_dir: str) -> Iterator[sources.Row]:
-        import datasets  # pyright: ignore[reportMissingImports]
 
-        cache_dir = data_dir or None
-        try:
-            if self.revision == PARQUET_BRANCH:
-                # By URL: the branch has no card that would name its splits.
-                branch = urllib.parse.quote(self.revision, safe="")
-                folder = f"{self.subset or 'default'}/{split}"
-                url = f"hf://datasets/{self.path}@{branch}/{folder}/*.parquet"
-                found: Any = datasets.load_dataset(
-                    "parquet", data_files={split: url}, split=split, cache_dir=cache_dir
-                )
-            else:
-                found = datasets.load_dataset(
-                    self.path,
-                    self.subset,
-                    split=split,
-                    revision=self.revision,
-                    cache_dir=cache_dir,
-                )
-            yield from found
-        except (OSError, ValueError) as error:
-            raise errors.DataError(
-                errors.explain(
-                    found=f"{split} of {self.name} cannot be read: {error}",
-                    expected="a Hub dataset with this configuration and split",
-                    do="Check the connection and the name; or put a copy of its "
-                    f"Parquet files into {self.folder(data_dir) / split}",
-                )
-            ) from error
+class _Found(NamedTuple):
+    """A split's files; or why there are none, and whether anybody said so."""
+
+    files: Sequence[str]
+    reason: str = ""
+    answered: bool = True
 
 
-def _parquet_rows(paths: list[pathlib.Path]) -> Iterator[sources.Row]:
-    """Yields the rows of Parquet files, in order; structs are dictionaries."""
-    import pyarrow
-    from pyarrow import parquet
-
-    for path in paths:
-        try:
-            with parquet.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                    yield from _rows_of(batch)
-        except (pyarrow.ArrowException, OSError, UnicodeError) as error:
-            raise errors.DataError(
-                errors.explain(
-                    found=f"{path} cannot be read: {error}",
-                    expected="a Parquet file",
-                    do="Fetch the file again",
-                )
-            ) from error
-
-
-def _rows_of(batch: Any) -> list[dict[str, Any]]:
-    """Returns a batch's rows; rendering refuses texts that are not UTF-8."""
-    import pyarrow
-
+def _find(remote: Remote, rows: HubRows, revision: str, split: str) -> _Found:
     try:
-        return batch.to_pylist()
-    except UnicodeError:
-        fields = [field.with_type(_as_bytes(field.type)) for field in batch.schema]
-        return sources.decoded(batch.cast(pyarrow.schema(fields)).to_pylist())
+        listed = _listed(remote, rows.path, revision)
+        return _Found(parquet_files.find(listed, rows.subset, split))
+    except parquet_files.NotListed as error:
+        return _Found((), f"{revision} of {rows.path} has {error}")
+    except LookupError as error:
+        return _Found((), f"there is no {revision} of {rows.path}: {error}")
+    except Exception as error:  # noqa: BLE001 - network, cache and Hub errors vary
+        why = f"{revision} of {rows.path} cannot be listed: {_first_line(error)}"
+        return _Found((), why, answered=False)
 
 
-def _as_bytes(kind: Any) -> Any:
-    """Returns an Arrow type with bytes in place of texts."""
-    import pyarrow
+@functools.cache
+def _listed(remote: Remote, repository: str, revision: str) -> tuple[str, ...]:
+    return tuple(remote.list_files(repository, revision))
 
-    if pyarrow.types.is_string(kind):
-        return pyarrow.binary()
-    if pyarrow.types.is_large_string(kind):
-        return pyarrow.large_binary()
-    if pyarrow.types.is_list(kind):
-        return pyarrow.list_(_as_bytes(kind.value_type))
-    if pyarrow.types.is_struct(kind):
-        return pyarrow.struct([f.with_type(_as_bytes(f.type)) for f in kind])
-    return kind
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

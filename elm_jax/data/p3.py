@@ -1,20 +1,29 @@
 """Tasks of P3 as T0's authors cached them: prompts and targets, already rendered.
 
-`bigscience/P3` on the Hub holds one folder per task, in SeqIO's cache format:
-`data/<task>/<split>.tfrecord-*` and `info.<split>.json`. A copy of such a folder below
-`<data folder>/p3/` serves the task of the same name. Its texts come from an older
-PromptSource and random choices were drawn once, so they differ here and there from
-what the templates of 0.2.3 give.
+`bigscience/P3` on the Hub holds one folder per task. Since March 2024 it is of Parquet
+files, `<task>/<split>-00000-of-00001.parquet`; before, in SeqIO's cache format,
+`data/<task>/<split>.tfrecord-*` and `info.<split>.json`. A copy of either folder, or of
+the branch of converted files, below `<data folder>/p3/` serves the task of the same
+name; TFRecords are taken if there are both. Its texts come from an older PromptSource
+and random choices were drawn once, so they differ here and there from what the
+templates of 0.2.3 give.
 """
 
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from elm_jax import errors
-from elm_jax.data import sources
+from elm_jax.data import parquet_files, sources
+
+# The last revision of TFRecords.
+TFRECORD_REVISION = "248047a08e9d5d0460fe7281323595aa078afe75"
+
+
+_TEXTS = ("inputs_pretokenized", "targets_pretokenized")
+_CHOICES = "answer_choices"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +40,10 @@ class P3Rows:
     def rows(
         self, split: str, *, data_dir: str
     ) -> Iterator[sources.Prompted | sources.Skipped]:
-        """Yields prompts, targets and choices; imports TensorFlow.
+        """Yields prompts, targets and choices; of TFRecords by TensorFlow.
 
         Raises:
-          DataError: The folder is missing or is no cache of SeqIO.
+          DataError: The folder is missing, incomplete or of another form.
         """
         reason = self.missing(split, data_dir=data_dir)
         if reason:
@@ -45,6 +54,25 @@ class P3Rows:
                     do="Fetch it, or use another source",
                 )
             )
+        if self._records(split, data_dir):
+            yield from self._cached(split, data_dir)
+            return
+        for row in parquet_files.rows(self._files(split, data_dir)):
+            lacking = [name for name in _TEXTS if name not in row]
+            if lacking:
+                raise errors.DataError(
+                    errors.explain(
+                        found=f"{self._folder(data_dir)} without {', '.join(lacking)}",
+                        expected=f"P3's columns {', '.join(_TEXTS)}",
+                        do="Fetch the folder again",
+                    )
+                )
+            # As in TFRecords, tasks without choices lack the column.
+            yield _prompted([row[name] for name in _TEXTS], row.get(_CHOICES) or ())
+
+    def _cached(
+        self, split: str, data_dir: str
+    ) -> Iterator[sources.Prompted | sources.Skipped]:
         from elm_jax.data import seqio_tasks
 
         tf: Any = seqio_tasks.import_tensorflow()
@@ -60,10 +88,12 @@ class P3Rows:
                     do="Fetch the folder again",
                 )
             ) from error
-        paths = [str(path) for path in self._files(split, data_dir)]
+        paths = [str(path) for path in self._records(split, data_dir)]
         records = tf.data.TFRecordDataset(paths)
         for record in records.as_numpy_iterator():
-            yield _prompted(tf.io.parse_single_example(record, columns))
+            example = tf.io.parse_single_example(record, columns)
+            choices = example[_CHOICES].values.numpy() if _CHOICES in example else ()
+            yield _prompted([example[name].numpy() for name in _TEXTS], choices)
 
     def fingerprint(self, split: str, *, data_dir: str) -> str:
         """Returns a hash of the files' content."""
@@ -72,18 +102,38 @@ class P3Rows:
 
     def missing(self, split: str, *, data_dir: str) -> str:
         """Returns "" if the folder is there, else how to get it."""
-        if data_dir and self._files(split, data_dir):
-            return ""
+        try:
+            if data_dir and self._files(split, data_dir):
+                return ""
+            found = ""
+        except parquet_files.NotListed as error:
+            found = f" ({error})"
         return (
-            f"no {split}.tfrecord-* in {self._folder(data_dir)}; it is the folder "
-            f"data/{self.name} of the Hub dataset bigscience/P3"
+            f"no {split} in {self._folder(data_dir)}{found}; it is the folder "
+            f"{self.name} of the Hub dataset bigscience/P3 (Parquet), or data/"
+            f"{self.name} of its revision {TFRECORD_REVISION} (TFRecords)"
         )
 
     def _folder(self, data_dir: str) -> pathlib.Path:
         return pathlib.Path(data_dir) / "p3" / self.name
 
+    def _records(self, split: str, data_dir: str) -> list[pathlib.Path]:
+        found = sorted(self._folder(data_dir).glob(f"{split}.tfrecord-*"))
+        counts = {path.name.rpartition("-of-")[2] for path in found}
+        if counts - {f"{len(found):05d}"}:
+            raise parquet_files.NotListed(
+                f"{len(found)} of {', '.join(sorted(counts))} files of {split}"
+            )
+        return found
+
     def _files(self, split: str, data_dir: str) -> list[pathlib.Path]:
-        return sorted(self._folder(data_dir).glob(f"{split}.tfrecord-*"))
+        if found := self._records(split, data_dir):
+            return found
+        folder = self._folder(data_dir)
+        # Each task is a configuration, in both layouts of Parquet files.
+        paths = [f"{self.name}/{path}" for path in parquet_files.below(folder)]
+        files = parquet_files.find(paths, self.name, split) if paths else []
+        return [folder.parent / file for file in files]
 
 
 def _column(tf: Any, feature: dict[str, Any]) -> Any:
@@ -95,16 +145,15 @@ def _column(tf: Any, feature: dict[str, Any]) -> Any:
     return tf.io.FixedLenFeature((), dtype)
 
 
-def _prompted(example: dict[str, Any]) -> sources.Prompted | sources.Skipped:
-    """Returns the texts of one example."""
-    texts = [
-        sources.decoded(example[f"{name}_pretokenized"].numpy()).strip()
-        for name in ("inputs", "targets")
-    ]
-    if not all(texts):
+def _prompted(
+    texts: Iterable[Any], choices: Iterable[Any]
+) -> sources.Prompted | sources.Skipped:
+    """Returns the prompt and target of one example, which may still be bytes."""
+    inputs, targets = map(_text, texts)
+    if not (inputs and targets):
         return sources.Skipped("an empty prompt or target")
-    choices: tuple[str, ...] = ()
-    if "answer_choices" in example:
-        found = example["answer_choices"].values.numpy()
-        choices = tuple(sources.decoded(choice).strip() for choice in found)
-    return sources.Prompted(texts[0], texts[1], choices)
+    return sources.Prompted(inputs, targets, tuple(map(_text, choices)))
+
+
+def _text(value: Any) -> str:
+    return (sources.decoded(value) or "").strip()

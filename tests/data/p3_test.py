@@ -1,8 +1,10 @@
-"""P3's folders are SeqIO caches; one is written here by SeqIO's own writer."""
+"""P3's folders: a SeqIO cache, written by SeqIO's own writer, and Parquet files."""
 
 import json
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from elm_jax import errors
 from elm_jax.data import p3, rendering, serving, sources, tasks, template_files
@@ -66,6 +68,40 @@ def test_prompts_targets_and_choices_come_as_they_were_cached(data_dir):
     ]
 
 
+@pytest.mark.parametrize("file", ["train-00000-of-00001.parquet", "train/0000.parquet"])
+def test_parquet_files_give_the_same_rows_as_the_cache(data_dir, tmp_path, file):
+    rows = [
+        {
+            "answer_choices": choices,
+            "inputs": [3, 4],
+            "inputs_pretokenized": inputs,
+            "targets": [5],
+            "targets_pretokenized": targets,
+        }
+        for inputs, targets, choices in EXAMPLES
+    ]
+    path = tmp_path / "p3" / "some_task" / file
+    path.parent.mkdir(parents=True)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    source = p3.P3Rows("some_task")
+    assert source.missing("train", data_dir=str(tmp_path)) == ""
+    found = list(source.rows("train", data_dir=str(tmp_path)))
+    assert found == list(source.rows("train", data_dir=str(data_dir)))
+    prints = {
+        source.fingerprint("train", data_dir=str(d)) for d in (data_dir, tmp_path)
+    }
+    assert len(prints) == 2
+    with pytest.raises(errors.DataError, match="no test: some_task with train"):
+        list(source.rows("test", data_dir=str(tmp_path)))
+    # Tasks without choices lack the column, others may not.
+    whole = pyarrow.Table.from_pylist(rows)
+    parquet.write_table(whole.drop_columns("answer_choices"), path)
+    assert next(source.rows("train", data_dir=str(tmp_path))).choices == ()
+    parquet.write_table(whole.drop_columns("inputs_pretokenized"), path)
+    with pytest.raises(errors.DataError, match="without inputs_pretokenized"):
+        list(source.rows("train", data_dir=str(tmp_path)))
+
+
 def test_a_task_is_served_by_p3_without_its_template(data_dir):
     source = serving.AnyOf(
         "some",
@@ -82,8 +118,21 @@ def test_a_task_is_served_by_p3_without_its_template(data_dir):
     assert rendering.served(task, "train", places).name == "p3: some_task"
 
 
+def test_a_copy_that_lacks_a_file_is_not_taken_for_the_whole(data_dir, tmp_path):
+    source = data_dir / "p3/some_task/train.tfrecord-00000-of-00001"
+    folder = tmp_path / "p3" / "some_task"
+    folder.mkdir(parents=True)
+    for name in ("train.tfrecord-00001-of-00003", "test-00000-of-00002.parquet"):
+        (folder / name).write_bytes(source.read_bytes())
+    for split, told in (("train", "1 of 00003"), ("test", "1 of 00002")):
+        with pytest.raises(errors.DataError, match=f"{told} files of {split}"):
+            list(p3.P3Rows("some_task").rows(split, data_dir=str(tmp_path)))
+
+
 def test_a_folder_that_is_not_there_or_no_cache_is_told(data_dir):
-    with pytest.raises(errors.DataError, match="data/other of the Hub dataset"):
+    with pytest.raises(
+        errors.DataError, match="other of the Hub dataset bigscience/P3"
+    ):
         list(p3.P3Rows("other").rows("train", data_dir=str(data_dir)))
     folder = data_dir / "p3" / "bad"
     folder.mkdir()

@@ -1,7 +1,7 @@
 """Parquet files in the layout of a Hub dataset's branch, made of our made rows.
 
 The schema is the tables': the fields that prompts read, under the names that the Hub's
-datasets have by the tables. Nobody has checked these names against the Hub.
+datasets have by the tables.
 """
 
 import pathlib
@@ -38,6 +38,11 @@ def hub_rows(name: str) -> list[dict[str, Any]]:
     rows = [dict(row) for row in made_rows(name)]
     if name == "trec":
         return [_trec(row) for row in rows]
+    if name == "wiki_hop_original":
+        return [
+            {"query" if key == "question" else key: row[key] for key in row}
+            for row in rows
+        ]
     if name == "emdg":
         return [said for n, row in enumerate(rows) for said in _utterances(row, n)]
     return rows

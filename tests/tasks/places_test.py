@@ -5,7 +5,11 @@ versions, features and names of splits are TFDS 4.9.10's for every dataset, rows
 ours, or TFDS's own random ones.
 """
 
+import re
+
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from elm_jax.data import rendering, serving, sources, tasks
 from tasks import compositional, conversions, generative, own, places, t0, table_rows
@@ -141,19 +145,77 @@ def test_a_place_that_lacks_a_field_is_left_out_for_the_prompts_that_read_it():
         assert ("tfds" in kinds[task.name]) == (not lacks)
 
 
-def test_every_hub_place_is_marked_unverified_and_has_the_splits_of_the_table():
-    for dataset in hub_files.DATASETS.values():
+# Where no Parquet files were seen, by the Hub's pages: scripts and archives, which
+# nothing reads any more.
+UNSEEN = {
+    *("wiki_bio", "gigaword", "multi_news", "ct0_gigaword", "wiki_auto", "esnli"),
+    *(name for name in hub_files.DATASETS if name.startswith("xlsum_")),
+}
+# Repositories with one configuration that has a name, as the Hub's pages show it. A
+# null in the table would do for those that listing finds, and for no others.
+NAMED = {
+    "amazon_polarity": "amazon_polarity",
+    "covid_qa": "covid_qa_deepset",
+    "dbpedia_14": "dbpedia_14",
+    "dream": "plain_text",
+    "esnli": "plain_text",
+    "imdb": "plain_text",
+    "quail": "quail",
+    "ropes": "plain_text",
+    "yelp_review_full": "yelp_review_full",
+}
+
+
+def hub_entries():
+    for name, dataset in hub_files.DATASETS.items():
         assert dataset.hub
-        assert dataset.hub["verified"] is False
-        splits = dataset.hub.get("splits", {})
+        for entry in (dataset.hub, *dataset.hub.get("mirrors", ())):
+            yield name, dataset, entry
+
+
+def test_every_hub_place_tells_where_it_was_read_and_when_or_that_none_was_seen():
+    seen = re.compile(r"[AB]: .+; read \d{4}-\d{2}")
+    for name, _, entry in hub_entries():
+        if entry["verified"] is False:
+            assert name in UNSEEN
+        else:
+            assert seen.fullmatch(entry["verified"]), name
+            assert name not in UNSEEN
+    assert len(hub_files.DATASETS) == 62
+
+
+def test_every_hub_place_has_the_configuration_and_splits_of_the_hubs_pages():
+    for name, dataset, entry in hub_entries():
+        splits = entry.get("splits", {})
         assert not splits or set(places.own_splits(dataset)) <= set(splits)
+        if name in NAMED:
+            assert entry["config"] == NAMED[name]
+
+
+def test_rows_that_a_place_has_in_another_number_are_told_there():
+    samsum = table_rows.datasets()["samsum"]
+    assert samsum.hub
+    assert (samsum.rows["train"], samsum.hub["rows"]["train"]) == (14732, 14731)
+
+
+def test_a_mirror_serves_what_lies_there_and_is_named(tmp_path):
+    first, mirror = options("social_i_qa", "hub")
+    rows = pa.Table.from_pylist(hub_files.hub_rows("social_i_qa"))
+    (tmp_path / "hub/lighteval/siqa/data").mkdir(parents=True)
+    file = tmp_path / "hub/lighteval/siqa/data/train-00000-of-00001.parquet"
+    parquet.write_table(rows, file)
+    source = places.source_of(table_rows.datasets()["social_i_qa"], ())
+    found = serving.serve(source, "train", data_dir=str(tmp_path), order=("hub",))
+    if first.source.missing("train", data_dir=str(tmp_path)):  # else it is fetched
+        assert found.name == "hub: lighteval/siqa@refs/convert/parquet"
+    assert list(mirror.source.rows("train", data_dir=str(tmp_path))) == rows.to_pylist()
 
 
 @pytest.mark.parametrize("name", hub_files.DATASETS)
 def test_prompts_read_parquet_files_as_they_read_its_rows(
     name, tmp_path, official_templates
 ):
-    (option,) = options(name, "hub")
+    option = options(name, "hub")[0]
     found = [
         task
         for suite in (t0, own, generative)

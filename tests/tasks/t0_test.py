@@ -298,5 +298,3 @@ def test_every_dataset_names_its_origin_and_some_place():
         assert dataset.origin
         sources = dataset.tfds or dataset.hub or dataset.p3 or dataset.manual
         assert sources, dataset.name
-        if dataset.hub:
-            assert dataset.hub["verified"] is False

@@ -1,4 +1,4 @@
-"""Tables whose prompts are ours: Continual-T0's files first, what is unverified."""
+"""Tables whose prompts are ours: Continual-T0's files first."""
 
 import json
 
@@ -30,11 +30,9 @@ def task_named(name):
 
 
 @pytest.mark.parametrize("table", ["generative", "compositional", "translation"])
-def test_datasets_name_their_origin_and_unverified_places_are_marked(table):
+def test_datasets_name_their_origin_and_whose_words_their_prompts_are(table):
     for entry in written.read(table).values():
         assert entry.dataset.origin
-        if entry.dataset.hub:
-            assert entry.dataset.hub["verified"] is False
         assert len({prompt.id for prompt in entry.prompts}) == len(entry.prompts)
         assert "our own words" in entry.dataset.note or table == "generative"
 
