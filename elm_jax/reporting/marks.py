@@ -11,7 +11,8 @@ from elm_jax.reporting import text
 
 # More percent of the examples than this are marked: fewer move a score by less.
 MOST_PERCENT = 1.0
-CUT, UNDISTINGUISHED, TIES = "c", "u", "t"
+CUT, UNDISTINGUISHED, TIES, PART = "c", "u", "t", "p"
+PART_LEGEND = f"{PART}: a mean over fewer tasks than the table has, not to be compared."
 _SHARES: dict[str, Callable[[results.Facts], float | None]] = {
     CUT: lambda row: row.inputs_cut,
     UNDISTINGUISHED: lambda row: row.undistinguished,
@@ -50,7 +51,7 @@ def joined(one: str, other: str) -> str:
     >>> joined("t", "ct")
     'ct'
     """
-    return "".join(letter for letter in _SHARES if letter in one + other)
+    return "".join(letter for letter in (*_SHARES, PART) if letter in one + other)
 
 
 def legend(rows: Sequence[results.ResultRow], *, shown: int = 3) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import jinja2
 import markupsafe
 
 from elm_jax.evaluation import results
-from elm_jax.reporting import plots, report, text
+from elm_jax.reporting import marks, plots, report, text
 
 # Scores this many points from the base model, or more, get the full colour, so that
 # a map of small differences stays pale.
@@ -166,6 +166,7 @@ def _heat_map(one: report.HeatMap) -> dict[str, Any]:
             {
                 "name": name,
                 "mean": one.mean(one.values[i]),
+                "mean_mark": marks.PART if one.is_part(one.values[i]) else "",
                 "cells": [cell(name, j, one.values[i][j]) for j in columns],
             }
             for i, name in enumerate(one.experts)

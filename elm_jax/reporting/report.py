@@ -93,6 +93,18 @@ class HeatMap:
             groups[dataset] += [] if value is None else [value]
         return {name: _mean(group) for name, group in groups.items()}
 
+    def parts(self, values: Sequence[float | None]) -> set[str]:
+        """Returns the datasets some of whose prompts lack in one row of values."""
+        lacking: set[str] = set()
+        known: set[str] = set()
+        for (dataset, _), value in zip(self.columns, values, strict=True):
+            (lacking if value is None else known).add(dataset)
+        return lacking & known
+
+    def is_part(self, values: Sequence[float | None]) -> bool:
+        """Returns whether the mean of one row of values leaves out some columns."""
+        return None in values and any(value is not None for value in values)
+
     def mean(self, values: Sequence[float | None]) -> float | None:
         """Returns the mean over datasets of means over prompts, of one row."""
         means = self.by_dataset(values).values()
@@ -165,46 +177,51 @@ def heat_map(
       retrieved: Expert that retrieval chose, by task.
     """
     scores: dict[tuple[str, str], results.ResultRow] = {}
-    tasks: dict[tuple[str, str], str] = {}
+    tasks: dict[str, tuple[str, str]] = {}
     experts: dict[str, None] = {}
     for row in rows:
         if row.expert in results.STRATEGIES and row.expert != baseline:
             continue
-        tasks[row.dataset, row.prompt] = row.task
+        tasks[row.task] = (row.dataset, row.prompt)
         scores[row.expert, row.task] = row
         if row.expert != baseline:
             experts[row.expert] = None
-    columns = sorted(tasks)
+    # Two tasks may have one prompt's name, and are two columns.
+    names = sorted(tasks, key=lambda task: (tasks[task], task))
 
     def values_of(expert: str) -> tuple[float | None, ...]:
-        found = [scores.get((expert, tasks[column])) for column in columns]
+        found = [scores.get((expert, task)) for task in names]
         return tuple(None if row is None else row.value for row in found)
 
     found = HeatMap(
         title=title,
-        columns=tuple(columns),
+        columns=tuple(tasks[task] for task in names),
         experts=(),
         values=(),
         baseline=values_of(baseline),
-        retrieved=tuple((retrieved or {}).get(tasks[key], "") for key in columns),
+        retrieved=tuple((retrieved or {}).get(task, "") for task in names),
     )
-    names = sorted(
+    order = sorted(
         experts, key=lambda name: (-(found.mean(values_of(name)) or 0), name)
     )
-    places = {tasks[column]: place for place, column in enumerate(columns)}
+    places = {task: place for place, task in enumerate(names)}
     by_column: dict[int, list[results.ResultRow]] = {}
     for (_, task), row in scores.items():
         by_column.setdefault(places[task], []).append(row)
+    values = tuple(values_of(name) for name in order)
+    legend = marks.legend(tuple(scores.values()))
+    if any(map(found.is_part, (found.baseline, *values))):
+        legend += (marks.PART_LEGEND,)
     return dataclasses.replace(
         found,
-        experts=tuple(names),
-        values=tuple(values_of(name) for name in names),
+        experts=tuple(order),
+        values=values,
         column_marks={j: marks.of_data(own) for j, own in by_column.items()},
         marks={
             (expert, places[task]): marks.of_scores([row])
             for (expert, task), row in scores.items()
         },
-        legend=marks.legend(tuple(scores.values())),
+        legend=legend,
     )
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
 from rich.console import Group
@@ -13,6 +13,9 @@ from rich.text import Text
 from elm_jax.evaluation import results
 from elm_jax.reporting import marks, report, text
 
+# Characters of names of rows, of cells, and of titles that are not cut further.
+_MOST_NAME, _MOST_CELL, _LEAST_TITLE = 28, 22, 12
+
 
 @dataclasses.dataclass(frozen=True)
 class TextTable:
@@ -20,7 +23,8 @@ class TextTable:
 
     Attributes:
       title: Shown above it.
-      header: Names of the columns; the first is of names, the others of numbers.
+      header: Names of the columns, with letters of `marks` in a second line; the first
+        is of names, the others of numbers.
       rows: Rows with as many cells as the header; a second line of a cell says more
         about the first.
       strong: (row, column) of the cells to stress.
@@ -87,6 +91,10 @@ def heat_map(one: report.HeatMap) -> TextTable:
             for name, _ in named:
                 own = letters.get((name, j), ""), one.marks.get((name, place), "")
                 letters[name, j] = marks.joined(*own)
+    for name, values in named:
+        parts = [datasets.index(dataset) for dataset in one.parts(values)]
+        for j in parts + [len(datasets) - 1] * one.is_part(values):
+            letters[name, j] = marks.joined(letters.get((name, j), ""), marks.PART)
     return TextTable(
         title=f"{one.title} (percent, means over prompts)",
         header=("", *_marked(datasets, heads)),
@@ -125,23 +133,59 @@ def claim_lines(claims: tuple[results.Claim, ...]) -> list[str]:
     ]
 
 
-def to_rich(one: TextTable) -> Group:
-    """Returns a table for the terminal and its notes; no name is read as markup."""
+def to_rich(one: TextTable, *, width: int) -> Group:
+    """Returns a table for the terminal and its notes; no name is read as markup.
+
+    Long names are cut, numbers never: columns for which a line has no room go to
+    further tables below, which repeat the names of the rows.
+
+    Args:
+      one: The table.
+      width: Characters in a line.
+    """
+    # Three of every column, and one of the line, are space.
+    needs = [_width(one, j, title=_LEAST_TITLE) + 3 for j in range(len(one.header))]
+    groups: list[list[int]] = []
+    left = 0
+    for j, need in enumerate(needs[1:], 1):
+        if not groups or need > left:
+            groups.append([])
+            left = width - needs[0] - 1
+        groups[-1].append(j)
+        left -= need
+    parts = [_rich_table(one, [0, *group], width=width) for group in groups or [[]]]
+    for part in parts[1:]:
+        part.title = Text(f"{text.plain(one.title)}, continued")
+    return Group(*parts, *(Text(text.plain(note)) for note in one.notes))
+
+
+def _width(one: TextTable, column: int, *, title: int) -> int:
+    """Returns a column's width, with so many characters of its title at most."""
+    lines = [line for row in one.rows for line in row[column].split("\n")]
+    longest = max([len(line) for line in lines], default=0)
+    most = _MOST_CELL if column else _MOST_NAME
+    longest_title = max(map(len, one.header[column].split("\n")))
+    return min(max(longest, min(longest_title, title)), most)
+
+
+def _rich_table(one: TextTable, columns: Sequence[int], *, width: int) -> Table:
     title = Text(text.plain(one.title))
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for position, name in enumerate(one.header):
-        is_first = position == 0
+    widths = [_width(one, j, title=_LEAST_TITLE) for j in columns]
+    spare = width - 1 - sum(n + 3 for n in widths)
+    for place, j in enumerate(columns):  # what is left goes to the titles
+        more = _width(one, j, title=_MOST_CELL) - widths[place]
+        widths[place] += max(0, min(more, spare))
+        spare -= max(0, more)
         table.add_column(
-            Text(text.plain(name)),
-            justify="left" if is_first else "right",
+            Text("\n".join(map(text.plain, one.header[j].split("\n")))),
+            justify="right" if j else "left",
             no_wrap=True,  # a cut name is easier to read than a broken one
-            max_width=28 if is_first else 22,
+            width=widths[place],
         )
     for i, row in enumerate(one.rows):
-        table.add_row(
-            *(_rich_cell(cell, (i, j) in one.strong) for j, cell in enumerate(row))
-        )
-    return Group(table, *(Text(text.plain(note)) for note in one.notes))
+        table.add_row(*(_rich_cell(row[j], (i, j) in one.strong) for j in columns))
+    return table
 
 
 def to_markdown(one: TextTable) -> str:
@@ -180,7 +224,13 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _marked(names: Iterable[str], letters: Mapping[int, str]) -> list[str]:
-    return [marks.beside(name, letters.get(j, "")) for j, name in enumerate(names)]
+    """Returns titles of columns, letters in a line of their own: none is cut away."""
+    found = []
+    for j, name in enumerate(names):
+        own = letters.get(j, "")
+        plain = text.plain(name)
+        found.append(f"{plain}\n({', '.join(own)})" if own else plain)
+    return found
 
 
 def _interval(cell: results.Interval | None, letters: str) -> str:

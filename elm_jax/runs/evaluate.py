@@ -351,11 +351,11 @@ def _print_tables(rows: list[results.ResultRow]) -> None:
                 ]
                 table.add_row(Text(text.plain(expert)), *scores)
         console = rich.console.Console()
-        # A log file has no width of its own, and may be as wide as the table.
-        width = console.width if console.is_terminal else _LOG_WIDTH
-        console.print(table, width=width)
+        if not console.is_terminal:  # a log file has no width of its own
+            console = rich.console.Console(width=_LOG_WIDTH)
+        console.print(table)
         for line in marks.legend(shown):
-            console.print(Text(text.plain(line)), width=width)
+            console.print(Text(text.plain(line)))
 
 
 def _mean(rows: list[results.ResultRow]) -> str:

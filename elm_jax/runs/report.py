@@ -6,7 +6,7 @@ import math
 import pathlib
 from collections.abc import Iterator, Sequence
 
-import rich
+import rich.console
 from rich.text import Text
 
 from elm_jax import errors, files
@@ -18,6 +18,7 @@ from elm_jax.runs.run import Plan, Run
 
 # Metrics of tasks whose answers are written, not ranked.
 _WRITTEN_METRICS = tuple(key for key in metrics.MAIN_KEYS if key != "accuracy")
+_LOG_WIDTH = 120
 _NOTES = {
     "base": "the base alone",
     "multitask": "one model trained on all prompts, same token budget",
@@ -86,12 +87,15 @@ class Report(Run):
         gaps = self._gaps(store)
         one = self._report(store, gaps)
         found = tables.all_tables(one)
+        console = rich.console.Console()
+        if not console.is_terminal:  # a log file has no width of its own
+            console = rich.console.Console(width=_LOG_WIDTH)
         for table in found:
-            rich.print(tables.to_rich(table))
+            console.print(tables.to_rich(table, width=console.width))
         for line in tables.claim_lines(one.claims):
-            rich.print(line)
+            console.print(Text(line))
         for line in gaps:
-            rich.print(Text(text.plain(line)))
+            console.print(Text(text.plain(line)))
         target = self.path(self.output_path)
         files.write_text(target, page.render(one))
         files.write_text(target.with_name("tables.md"), tables.markdown(one))

@@ -1,7 +1,9 @@
+import dataclasses
+
 import pytest
 
 from elm_jax.evaluation import results
-from elm_jax.reporting import report
+from elm_jax.reporting import marks, page, report, tables
 
 
 @pytest.fixture(name="rows")
@@ -32,6 +34,33 @@ def test_an_experts_mean_is_over_datasets_of_means_over_prompts(row):
     assert one.by_dataset(one.values[0]) == {"a": 20.0, "b": 60.0}
     assert one.mean(one.values[0]) == 40.0
     assert one.mean(one.baseline) is None
+
+
+def test_two_tasks_with_one_prompts_name_are_two_columns(row):
+    rows = [row("e", "a", "p", 10.0), row("base", "a", "p", 20.0)]
+    other = [dataclasses.replace(r, task="a_other", value=r.value + 60) for r in rows]
+    one = report.heat_map([*rows, *other], title="t")
+    assert one.columns == (("a", "p"), ("a", "p"))
+    assert one.values == ((70.0, 10.0),)
+    assert one.baseline == (80.0, 20.0)
+    assert one.mean(one.values[0]) == 40.0
+
+
+def test_a_mean_over_fewer_tasks_is_told(row):
+    full = [row("e", "a", "p", 10.0), row("e", "a", "q", 10.0), row("e", "b", "p", 1.0)]
+    one = report.heat_map(full, title="t")
+    assert one.legend == ()
+    one = report.heat_map([*full, row("f", "a", "q", 90.0)], title="t")
+    assert one.legend == (marks.PART_LEGEND,)
+    table = tables.heat_map(one)
+    assert table.rows[1:] == (
+        ("f", "90.0 (p)", "–", "90.0 (p)"),
+        ("e", "10.0", "1.0", "5.5"),
+    )
+    html = page.render(report.Report(title="t", heat_maps=(one,)))
+    assert '<td class="start">90.0<sup>p</sup></td>' in html
+    assert '<td class="start">5.5</td>' in html
+    assert marks.PART_LEGEND in html
 
 
 def test_strategies_are_no_experts(rows):

@@ -1,5 +1,6 @@
 import pathlib
 
+import pytest
 import rich.console
 
 from elm_jax.reporting import report, tables
@@ -49,10 +50,10 @@ MARKDOWN = """\
 """
 
 
-def shown(table):
-    console = rich.console.Console(width=160, color_system=None)
+def shown(table, width=160):
+    console = rich.console.Console(width=width, color_system=None)
     with console.capture() as capture:
-        console.print(tables.to_rich(table))
+        console.print(tables.to_rich(table, width=width))
     lines = [line.rstrip() for line in capture.get().splitlines()]
     return "\n".join(lines).strip("\n") + "\n"
 
@@ -69,6 +70,28 @@ def test_the_whole_example_as_markdown_is_the_golden_one(example):
     assert tables.markdown(example) == GOLDEN.read_text(), (
         "the tables changed; if that is meant, run tests/reporting/make_golden.py"
     )
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_number_is_cut_in_a_narrow_terminal(width):
+    names = [f"dataset_of_a_long_name_{n}" for n in range(9)]
+    rows = tuple(
+        (
+            f"expert_of_a_very_long_name_indeed_{i}",
+            *(f"{i}{j}.{j} (c, u)" for j in range(9)),
+        )
+        for i in range(3)
+    )
+    header = ("", *(f"{name}\n(c, {n})" for n, name in enumerate(names)))
+    one = tables.TextTable("Experts", header, rows, notes=("c: cut.",))
+    found = shown(one, width)
+    for row in rows:
+        for cell in row[1:]:
+            assert found.count(cell) == 1
+    assert all(f"(c, {n})" in found for n in range(9))
+    assert "Experts, continued" in found
+    assert max(map(len, found.splitlines())) <= width
+    assert found.splitlines()[-1] == "c: cut."
 
 
 def test_hostile_names_stay_text_in_the_terminal():

@@ -133,3 +133,20 @@ def test_rows_of_an_earlier_version_are_refused(show, scored_folder, tmp_path):
     (tmp_path / "per_example").symlink_to(scored_folder / "per_example")
     with pytest.raises(errors.DataError, match="of an earlier version"):
         show("plain", results_path=str(tmp_path / "old.jsonl"))
+
+
+def test_a_metric_of_a_corpus_has_no_right_examples(show, scored_folder, tmp_path):
+    for line in (scored_folder / "results.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row["metric"] == "rougeL":
+            (tmp_path / "bleu.jsonl").write_text(json.dumps(row | {"metric": "bleu"}))
+    (tmp_path / "per_example").symlink_to(scored_folder / "per_example")
+    where = {"results_path": str(tmp_path / "bleu.jsonl")}
+    assert [one["score"] for one in show("written", **where)] == [None] * 4
+    with pytest.raises(errors.DataError, match="which = 'right' with bleu"):
+        show("written", which="right", **where)
+
+
+def test_fewer_than_no_examples_are_refused(show):
+    with pytest.raises(errors.ConfigError, match="max_examples = -1"):
+        show("plain", max_examples=-1)
