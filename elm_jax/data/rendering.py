@@ -82,14 +82,29 @@ def served(
     task: tasks.Task | tasks.TextTask, split: str, places: tasks.Places
 ) -> serving.Served:
     """Returns the source that serves a task's split, by the user's order of them."""
-    protocol = f"{split}@{places.protocol}"
-    name = protocol if places.protocol and protocol in task.splits else split
     return serving.serve(
         task.source,
-        source_split(task.name, task.splits, name),
+        _part(task, split, places),
         data_dir=places.data_dir,
         order=places.sources,
     )
+
+
+def missing(task: tasks.Task | tasks.TextTask, split: str, places: tasks.Places) -> str:
+    """Returns "" if some place may have a task's split, else what the first lacks."""
+    return serving.missing(
+        task.source,
+        _part(task, split, places),
+        data_dir=places.data_dir,
+        order=places.sources,
+    )
+
+
+def _part(task: tasks.Task | tasks.TextTask, split: str, places: tasks.Places) -> str:
+    """Returns the part of the source's splits that a task's split stands for."""
+    protocol = f"{split}@{places.protocol}"
+    name = protocol if places.protocol and protocol in task.splits else split
+    return source_split(task.name, task.splits, name)
 
 
 def render_split(

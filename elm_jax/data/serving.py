@@ -288,6 +288,32 @@ def serve(
     )
 
 
+def missing(
+    source: sources.Source,
+    split: str,
+    *,
+    data_dir: str,
+    order: tuple[str, ...] = DEFAULT_ORDER,
+) -> str:
+    """Returns "" if a place has a part of a split, else what the first lacks.
+
+    Also "" where no place knows the split: `serve` tells.
+
+    Args:
+      source: As for `serve`.
+      split: As for `serve`.
+      data_dir: As for `serve`.
+      order: As for `serve`.
+    """
+    part = Part.parse(split)
+    options = [Option("own", source, {part.split: part.split})]
+    if isinstance(source, AnyOf):
+        options = [o for kind in order for o in source.options if o.kind == kind]
+    having = [option for option in options if part.split in option.splits]
+    reasons = [_missing(option, part.split, data_dir) for option in having]
+    return reasons[0] if reasons and all(reasons) else ""
+
+
 def check_order(order: tuple[str, ...]) -> None:
     """Raises a ConfigError if an order of sources names an unknown kind."""
     for kind in order or ("",):

@@ -6,7 +6,7 @@ import pathlib
 
 from elm_jax import errors
 from elm_jax.data import cache, cache_build, folders, rendering, seqio_tasks, tasks
-from elm_jax.runs import task_data
+from elm_jax.runs import data_folder, task_data
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Plan, Run
 
@@ -43,6 +43,7 @@ class CacheTasks(Run):
     def plan(self) -> Plan:
         """Returns which caches would be built, and where."""
         pairs = self._pairs()
+        self._check_folder(pairs)
         return {
             "caches": f"{len(pairs)}: {', '.join('/'.join(pair) for pair in pairs)}",
             "files": self.path(self.data.cache_dir),
@@ -50,11 +51,12 @@ class CacheTasks(Run):
 
     def run(self) -> None:
         """Builds those that are not there; fails at the end if some cannot be built."""
+        pairs = self._pairs()
+        self._check_folder(pairs)
         data = self.data.opened(self.fill)
         folders.check_writable(pathlib.Path(data.places.cache_dir))
         builds: list[cache_build.CacheBuild] = []
         failed: dict[str, errors.ElmError] = {}
-        pairs = self._pairs()
         for name, split in pairs:
             try:
                 build = cache.planned(
@@ -85,6 +87,10 @@ class CacheTasks(Run):
                     "other caches are kept",
                 )
             )
+
+    def _check_folder(self, pairs: list[tuple[str, str]]) -> None:
+        names = dict.fromkeys(name for name, _ in pairs)
+        data_folder.check(self.data.places(self.fill), names, self.splits)
 
     def _pairs(self) -> list[tuple[str, str]]:
         """Returns the tasks and splits to cache."""

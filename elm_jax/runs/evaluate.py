@@ -25,6 +25,7 @@ from elm_jax.runs import (
     bases,
     candidates,
     data_doubts,
+    data_folder,
     library,
     scored_rows,
     scorer,
@@ -119,8 +120,9 @@ class Evaluate(Run):
         """Returns what would be scored.
 
         Raises:
-          ConfigError: The devices do not divide a batch.
+          ConfigError: The devices do not divide a batch, or there is no data folder.
         """
+        self._check_folder()
         devices = train_plan.choose_devices(
             self.num_model, self.axis_rules, self.num_fsdp
         )
@@ -142,6 +144,7 @@ class Evaluate(Run):
 
     def run(self) -> None:
         """Scores what the result file lacks, and prints the scores of this run."""
+        self._check_folder()
         base = bases.load_base(self.path(self.initial_checkpoint_path))
         store = results.ResultStore(self.path(self.results_path))
         data = self.data.opened(self.fill)
@@ -174,6 +177,10 @@ class Evaluate(Run):
         keys = {job.cell.key("") for job in jobs}
         _print_tables([row for row in store.rows() if row.key("") in keys])
         print(store.path)  # noqa: T201
+
+    def _check_folder(self) -> None:
+        names = task_registry.registry.expand(self.tasks) if self.tasks else []
+        data_folder.check(self.data.places(self.fill), names, self.splits)
 
     def _score_all(
         self,

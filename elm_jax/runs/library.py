@@ -15,7 +15,7 @@ from elm_jax.checkpoints import manifest
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
 from elm_jax.library import catalogue, index, retrieval, sampling, text_formats
-from elm_jax.runs import bases, embedders, task_data
+from elm_jax.runs import bases, data_folder, embedders, task_data
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Plan, Run
 
@@ -279,6 +279,7 @@ class Retrieve(LibraryRun):
     def plan(self) -> Plan:
         """Returns which tasks would ask."""
         names = task_registry.registry.expand(self.tasks)
+        data_folder.check(self.data.places(self.fill), names, (self.split,))
         return {
             "library": self.path(self.library_dir),
             "tasks": f"{len(names)}: {', '.join(names)}",
@@ -299,12 +300,13 @@ class Retrieve(LibraryRun):
 
     def retrieve(self) -> list[Retrieved]:
         """Returns the votes of every task, and writes them to `votes_path`."""
+        names = task_registry.registry.expand(self.tasks)
+        data_folder.check(self.data.places(self.fill), names, (self.split,))
         data = self.data.opened(self.fill)
         opened = index.open_index(self.path(self.library_dir))
         active = self.open_catalogue().experts()
         embedder = self._make_embedder(data)
         found = []
-        names = task_registry.registry.expand(self.tasks)
         progress = Progress("retrieve", total=len(names), unit="tasks")
         for done, task in enumerate(names, 1):
             dataset = data.open(task, self.split)

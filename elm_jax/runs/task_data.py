@@ -106,13 +106,17 @@ class TaskData:
                 fill(self.vocabulary_path), self.extra_ids
             ),
             features=self.features,
-            places=tasks.Places(
-                cache_dir=fill(self.cache_dir),
-                data_dir=fill(self.data_dir),
-                templates_dir=fill(self.templates_dir),
-                sources=self.sources,
-                protocol=self.protocol,
-            ),
+            places=self.places(fill),
+        )
+
+    def places(self, fill: Callable[[str], str]) -> tasks.Places:
+        """Returns the folders with their paths filled in."""
+        return tasks.Places(
+            cache_dir=fill(self.cache_dir),
+            data_dir=fill(self.data_dir),
+            templates_dir=fill(self.templates_dir),
+            sources=self.sources,
+            protocol=self.protocol,
         )
 
 

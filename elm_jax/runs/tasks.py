@@ -15,7 +15,7 @@ from elm_jax.data import promptsource, rendering, serving, vocabulary_training
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import vocabulary as vocabularies
 from elm_jax.reporting import task_page
-from elm_jax.runs import task_survey
+from elm_jax.runs import data_folder, task_survey
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Plan, Run
 
@@ -71,6 +71,10 @@ class TextRun(Run):
             sources=self.sources,
             protocol=self.protocol,
         )
+
+    def check_folder(self, names: list[str]) -> None:
+        """Raises ConfigError if there is no data folder and tasks need one."""
+        data_folder.check(self.places, names, (self.split,))
 
     def render(self, name: str) -> rendering.RenderedSplit:
         """Returns the texts of a task's split."""
@@ -172,6 +176,7 @@ class ListTasks(TextRun):
             cards.append(surveyor.survey(name))
             progress(done)
         if all(card.problem for card in cards):
+            self.check_folder(names)
             self.render(names[0])  # raises, with the type that the problem has
         self._print(cards)
         if self.html_path:
@@ -268,6 +273,7 @@ class TrainVocabulary(TextRun):
     def plan(self) -> Plan:
         """Returns what would be read and written."""
         names = task_registry.registry.expand(self.tasks)
+        self.check_folder(names)
         return {
             "texts": f"{self.split} of {', '.join(names)}",
             "pieces": self.vocab_size,
@@ -282,6 +288,7 @@ class TrainVocabulary(TextRun):
             return
         texts: dict[str, None] = {}  # each once, in a fixed order
         names = task_registry.registry.expand(self.tasks)
+        self.check_folder(names)
         progress = Progress("read", total=len(names), unit="tasks")
         for done, name in enumerate(names, 1):
             found = self.render(name)

@@ -19,6 +19,7 @@ from elm_jax.peft import experts as expert_kinds
 from elm_jax.runs import (
     bases,
     data_doubts,
+    data_folder,
     expert_settings,
     fleet,
     fleet_layout,
@@ -224,6 +225,7 @@ class Train(Run):
         names = self.experts()
         settings = self._settings(names)
         own = shards.parse(self.shard).choose(names)
+        self._check_folder(names, own)
         self.landing.check_unchanged(own)
         self.landing.check_free(own)
         part = f" of {len(names)} (shard {self.shard})" if self.shard else ""
@@ -305,6 +307,7 @@ class Train(Run):
         names = self.experts()
         self._settings(names)
         own = shards.parse(self.shard).choose(names)
+        self._check_folder(names, own)
         self.landing.publisher.check(own)
         self.landing.check_unchanged(own)
         self.landing.check_free(own)
@@ -326,6 +329,13 @@ class Train(Run):
         names = list(names)
         expert_settings.check_patterns(self.per_expert, names)
         return [self.of_expert(name) for name in names]
+
+    def _check_folder(self, names: Mapping[str, list[str]], own: list[str]) -> None:
+        """Raises ConfigError if something is to be trained and its data is missing."""
+        places = self.data.places(self.fill)
+        if not data_folder.is_there(places) and self.landing.unfinished(own):
+            every = [task for some in names.values() for task in some]
+            data_folder.check(places, every, ("train",))
 
     def _prepare(self, names: Mapping[str, list[str]]) -> turns.TrainAll:
         """Returns what trains some of all experts, and then those that failed."""

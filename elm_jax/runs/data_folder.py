@@ -1,0 +1,50 @@
+"""The folder of datasets: said to be missing before anything else is complained of."""
+
+import pathlib
+from collections.abc import Iterable, Sequence
+
+from elm_jax import errors
+from elm_jax.data import rendering, tasks
+
+
+def is_there(places: tasks.Places) -> bool:
+    """Returns whether there is a data folder."""
+    return bool(places.data_dir) and pathlib.Path(places.data_dir).is_dir()
+
+
+def check(places: tasks.Places, names: Iterable[str], splits: Sequence[str]) -> None:
+    """Raises ConfigError if there is no data folder and tasks cannot do without.
+
+    Args:
+      places: Of the run.
+      names: Tasks.
+      splits: Splits of them that are wanted; () for all.
+    """
+    if is_there(places):
+        return
+    names = list(names)
+    lacking = {name: why for name in names if (why := _missing(name, splits, places))}
+    if not lacking:
+        return
+    first = next(iter(lacking))
+    raise errors.ConfigError(
+        errors.explain(
+            found=f"no data folder {places.data_dir!r}, and {len(lacking)} of "
+            f"{len(names)} tasks are read from one, such as {first} ({lacking[first]})",
+            expected="a folder that holds the datasets, as tasks/README.md lists them",
+            do="Name it with --gin.DATA_DIR=PATH, or set data_dir of the task data",
+        )
+    )
+
+
+def _missing(name: str, splits: Sequence[str], places: tasks.Places) -> str:
+    """Returns what keeps a task from being read, "" if nothing."""
+    task = tasks.registry.task(name)
+    if isinstance(task, tasks.SeqioTask):
+        return ""
+    for split in splits or task.splits:
+        if split in task.splits:
+            why = rendering.missing(task, split, places)
+            if why:
+                return why
+    return ""
