@@ -14,6 +14,7 @@ from elm_jax.checkpoints import (
     stores,
     streaming,
     t5x,
+    t5x_config,
     tensors,
 )
 from elm_jax.checkpoints.tensors import Leaf
@@ -32,23 +33,26 @@ class ImportT5X(Run):
       t5x_path: The checkpoint's folder, such as `checkpoint_1000000`, or its URL in a
         bucket, such as `gs://bucket/checkpoint_1000000`.
       model: The model's shape; every tensor is checked against it. What no tensor
-        shows is taken from here unchecked: which `mlp_activations` of the same number,
-        and `relpos_max_distance`.
+        shows is taken from here: `mlp_activations`, checked against T5X's `config.gin`
+        beside the checkpoint if there is one, and `relpos_max_distance`.
       base_name: Name of the base, and of its folder in `{MODEL_DIR}`.
       storage_dtype: Of the base on disk; `source` keeps bfloat16 and makes float32 of
         all else. Whatever loads a base has float32 in memory.
+      ignored_fields: Names of fields of the network in that `config.gin` that no T5 of
+        T5X has and that change nothing; others that none has are refused.
     """
 
     t5x_path: str
     model: config.T5Config
     base_name: str
     storage_dtype: StorageDtype = "source"
+    ignored_fields: tuple[str, ...] = ()
 
     def plan(self) -> Plan:
         """Returns what would be read and written; reads the source's metadata."""
         shapes = t5.param_shapes(t5.T5(self.model))
         source = source_place(self, self.t5x_path)
-        leaves = t5x.open_t5x(source).leaves() if t5x.is_t5x(source) else None
+        leaves = self._open(source).leaves() if t5x.is_t5x(source) else None
         return import_plan(self, source, self.base_name, self.storage_dtype) | sizes(
             self, leaves, self.storage_dtype, trees.count_params(shapes)
         )
@@ -58,9 +62,7 @@ class ImportT5X(Run):
         if is_finished(self, self.base_name):
             return
         source = source_place(self, self.t5x_path)
-        checkpoint = t5x.open_t5x(source)
-        shapes = t5.param_shapes(t5.T5(self.model))
-        t5x.check(checkpoint, shapes, of=source)
+        checkpoint = self._open(source)
         with t5x.reading(source):
             save_base(
                 self,
@@ -71,6 +73,12 @@ class ImportT5X(Run):
                 data={"t5x_path": source},
                 steps=checkpoint.step,
             )
+
+    def _open(self, source: str) -> t5x.Checkpoint:
+        checkpoint = t5x.open_t5x(source)
+        t5x.check(checkpoint, t5.param_shapes(t5.T5(self.model)), of=source)
+        t5x_config.check(source, self.model.mlp_activations, self.ignored_fields)
+        return checkpoint
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

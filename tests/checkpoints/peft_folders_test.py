@@ -50,12 +50,16 @@ def tensors_of(folder):
     return safetensors.numpy.load_file(folder / peft_folders.SAFETENSORS)
 
 
+# float32 sums in another order. Moving every parameter by its last bit moves the logits
+# of the LoRA cases by up to 2.4e-5 of the largest, more than by 1e-5 on some machines.
+TOLERANCE = 5e-5
+
+
 @pytest.mark.parametrize("case", make_peft_golden.CASES)
 def test_an_imported_adapter_computes_what_peft_computes(case):
     expected = np.load(peft_sample.FOLDER / case / "logits.npy")
-    # float32 sums in another order.
     error = np.abs(logits(load(case)) - expected).max()
-    assert error <= 1e-5 * np.abs(expected).max()
+    assert error <= TOLERANCE * np.abs(expected).max()
 
 
 def test_the_adapters_of_the_golden_files_change_the_result():
@@ -217,9 +221,8 @@ def test_peft_loads_what_is_exported_and_computes_the_same(tmp_path):
         base = make_peft_golden.make_base()
         model = peft.PeftModel.from_pretrained(base, str(tmp_path / case)).eval()
         expected = make_peft_golden.logits(model)
-        # float32 sums in another order.
         error = np.abs(logits(expert) - expected).max()
-        assert error <= 1e-5 * np.abs(expected).max(), case
+        assert error <= TOLERANCE * np.abs(expected).max(), case
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -116,6 +117,23 @@ def test_a_model_of_another_shape_is_refused_before_anything_is_written(tmp_path
     with pytest.raises(errors.CheckpointError, match="rel_embedding"):
         run.run()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_whose_own_settings_tell_another_network_is_refused(tmp_path):
+    source = FIXTURES / "plain_legacy_noopt"
+    shutil.copytree(source / "checkpoint_3", tmp_path / "t5x" / "checkpoint_3")
+    text = "network.T5Config.mlp_activations = ('silu', 'linear')"
+    (tmp_path / "t5x" / "config.gin").write_text(text)
+    run = convert.ImportT5X(
+        model_dir=str(tmp_path / "x"),
+        t5x_path=str(tmp_path / "t5x" / "checkpoint_3"),
+        model=MODEL,
+        base_name="base",
+    )
+    for fn in (run.plan, run.run):
+        with pytest.raises(errors.CheckpointError, match="silu"):
+            fn()
+    assert not (tmp_path / "x").exists()
 
 
 def test_plans_say_what_is_read_and_written_and_how_much_disk_is_free(tmp_path):
