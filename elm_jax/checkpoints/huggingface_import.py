@@ -112,7 +112,11 @@ def notes(
         ),
     ):
         if left := names(content):
-            told = ", ".join(f"{name} = {content[name]!r}" for name in left)
+            told = ", ".join(
+                # The old T5s have a page of settings by task.
+                name if isinstance(content[name], dict) else f"{name} = {content[name]}"
+                for name in left
+            )
             lines.append(
                 f"not taken over from {file}, as runs say how answers are written:"
                 f" {told}"

@@ -199,13 +199,14 @@ def test_other_special_ids_for_answers_are_refused(tmp_path, generation, told):
 
 
 def test_how_transformers_writes_answers_is_named_as_not_taken_over(tmp_path):
-    changes = {"num_beams": 4, "do_sample": False, "task_specific_params": {}}
+    tasks = {"summarization": {"num_beams": 4, "prefix": "summarize: "}}
+    changes = {"num_beams": 4, "do_sample": False, "task_specific_params": tasks}
     folder = write(tmp_path / "x", sample.CONFIG, changes)
     write_generation(folder, top_k=50, max_new_tokens=7, stop_strings=["."])
     model = huggingface_files.open_folder(folder)
     assert huggingface_import.notes(model) == [
         "not taken over from config.json, as runs say how answers are written:"
-        " num_beams = 4",
+        " num_beams = 4, task_specific_params",
         "not taken over from generation_config.json, as runs say how answers are"
         " written: max_new_tokens = 7, stop_strings = ['.']",
     ]
