@@ -18,6 +18,7 @@ from elm_jax.data import (
     choices,
     folders,
     function_templates,
+    nulls,
     records,
     rendering,
     row_files,
@@ -152,7 +153,15 @@ def cache_key(
 def _code_version() -> str:
     """Returns a hash of the modules whose text decides what a cache holds."""
     modules = (
-        *(cache_build, choices, function_templates, records, rendering, row_files),
+        *(
+            cache_build,
+            choices,
+            function_templates,
+            nulls,
+            records,
+            rendering,
+            row_files,
+        ),
         *(sandbox, sandbox_filters, seqio_tasks, serving, shards, sources, templates),
         *(token_counts, tokenizing, vocabularies),
     )

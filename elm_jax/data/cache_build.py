@@ -135,6 +135,9 @@ class CacheBuild:
         num_rows = sum(shard.num_rows for shard in found)
         num_examples = sum(len(shard.columns.labels) for shard in found)
         dropped = sum((shard.dropped for shard in found), collections.Counter[str]())
+        first_bad: dict[str, str] = {}
+        for reason, told in (item for s in found for item in s.first_bad.items()):
+            first_bad.setdefault(reason, told)
         if not isinstance(self.task, tasks.SeqioTask):
             rendering.check_rows(
                 self.task,
@@ -142,7 +145,7 @@ class CacheBuild:
                 num_rows=num_rows,
                 num_examples=num_examples,
                 dropped=dropped,
-                first_bad=next((s.first_bad for s in found if s.first_bad), ""),
+                first_bad=first_bad,
             )
         lengths = {
             name: shards.concatenated([shard.lengths[name] for shard in found])
@@ -165,6 +168,7 @@ class CacheBuild:
             "num_rows": num_rows,
             "num_examples": num_examples,
             "dropped": dict(sorted(dropped.items())),
+            "first_bad": first_bad,
             "unknown": unknown,
             "indistinct": dict(sorted(indistinct.items())),
             **token_counts.count_lengths(self.name, lengths, limits),

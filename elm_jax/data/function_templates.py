@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from elm_jax import errors
-from elm_jax.data import sandbox_filters, sources, templates
+from elm_jax.data import nulls, sandbox_filters, sources, templates
 
 PromptFn = Callable[[sources.Row], Any]
 """`row -> (inputs, targets)`, `(inputs, targets, choices)`, or None to drop the row."""
 
 
-class _Named(sandbox_filters.Null):
+class _Named(nulls.Null):
     """A null with a text of its own, from Unicode's private use area."""
 
     __slots__ = ()
@@ -93,10 +93,10 @@ class FunctionTemplate:
         """
         texts = (rendered.inputs, rendered.targets, *rendered.choices)
         names = [name for name in ("None", "nan") if any(name in t for t in texts)]
-        if not names or not sandbox_filters.has_null(row):
+        if not names or not nulls.has_null(row):
             return False
         try:
-            other = self._called(sandbox_filters.with_nulls(row, _NAMED))
+            other = self._called(nulls.with_nulls(row, _NAMED))
             again = None if other is None else self._rendered(other)
         except (templates.RowError, errors.TemplateError):
             return False

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from elm_jax import errors
-from elm_jax.data import sandbox_filters, serving, sources, tasks, templates
+from elm_jax.data import nulls, serving, sources, tasks, templates
 
 ProgressFn = Callable[[int], None]
 """Called with the number of rows done so far."""
@@ -28,7 +28,8 @@ class RenderedSplit:
       example_ids: Place of the row in its source.
       num_rows: Rows the source had, dropped ones included.
       dropped: How many rows were dropped, by reason.
-      first_bad: Place of the first bad row, from 0, and what is wrong with it, or "".
+      first_bad: Place of the first row, from 0, that is bad for a reason and what is
+        wrong with it, by reason, in the order of places.
     """
 
     inputs: list[str] = dataclasses.field(default_factory=list)
@@ -40,7 +41,7 @@ class RenderedSplit:
     dropped: collections.Counter[str] = dataclasses.field(
         default_factory=collections.Counter
     )
-    first_bad: str = ""
+    first_bad: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -61,8 +62,9 @@ class RenderedSplit:
 
     def drop_bad(self, example_id: int, error: templates.RowError) -> None:
         """Counts a row that is left out."""
-        self.dropped[f"bad: {error.reason}"] += 1
-        self.first_bad = self.first_bad or f"row {example_id}: {error}"
+        reason = f"bad: {error.reason}"
+        self.dropped[reason] += 1
+        self.first_bad.setdefault(reason, f"row {example_id}: {error}")
 
 
 def source_split(name: str, splits: Mapping[str, str], split: str) -> str:
@@ -237,7 +239,7 @@ def _keep_document(
                 do=errors.did_you_mean(field, row),
             )
         )
-    if sandbox_filters.is_null(row[field]):
+    if nulls.is_null(row[field]):
         raise templates.RowError(templates.NULL_VALUE, f"the field {field!r}")
     text = str(row[field]).strip()
     if text:
@@ -294,7 +296,7 @@ def check_rows(
     num_rows: int,
     num_examples: int,
     dropped: collections.Counter[str],
-    first_bad: str,
+    first_bad: Mapping[str, str],
 ) -> None:
     """Raises if a split has no examples, or too many rows that do not fit."""
     what = f"{split} of task {task.name!r}"
@@ -311,7 +313,7 @@ def check_rows(
         raise kind(
             errors.explain(
                 found=f"{num_bad} of {num_rows} rows in {what} {misfit}{several}, "
-                f"the first is {first_bad}",
+                f"the first is {next(iter(first_bad.values()))}",
                 expected=f"at most {allowed:.0%} such rows",
                 do="Correct the rows or choose another prompt",
             )

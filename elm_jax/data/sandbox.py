@@ -16,7 +16,7 @@ import jinja2
 from jinja2 import exceptions, nodes, sandbox, visitor
 from jinja2.runtime import LoopContext
 
-from elm_jax.data import sandbox_filters
+from elm_jax.data import nulls, sandbox_filters
 from elm_jax.data.sandbox_filters import BUDGET, Budget, BudgetError
 
 _MAX_TEXT_CHARS = 50_000  # PromptSource's longest template has 2,849
@@ -67,7 +67,7 @@ class Environment(sandbox.SandboxedEnvironment):
         )
         self.globals = dict(sandbox_filters.FUNCTIONS)
         self.filters = dict(sandbox_filters.filters_by_name())
-        self.tests = {**self.tests, "none": sandbox_filters.is_null}
+        self.tests = {**self.tests, "none": nulls.is_null}
 
     def compiled(self, text: str) -> tuple[jinja2.Template, bool]:
         """Returns a template ready to render, and whether it changes lists in place.

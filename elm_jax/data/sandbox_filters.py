@@ -17,6 +17,8 @@ import jinja2
 from jinja2 import exceptions, sandbox
 from jinja2.utils import Namespace
 
+from elm_jax.data import nulls
+
 # Names in a template's context that no template can spell: they hold a space.
 GENERATOR = "random generator"
 BUDGET = "render budget"
@@ -75,71 +77,6 @@ class Undefined(jinja2.StrictUndefined):
         super().__init__(hint, obj, name, exc)
 
 
-class NullError(jinja2.TemplateRuntimeError):
-    """A template prints a value that is not there."""
-
-
-class Null:
-    """Stands in a row for null and NaN: false, equal to none, and never printed.
-
-    Templates may test it, and say something else where it stands; its text would be
-    `None` or `nan`, which no dataset means.
-    """
-
-    __slots__ = ()
-
-    def __bool__(self) -> bool:
-        return False
-
-    def __eq__(self, other: object) -> bool:
-        return is_null(other)
-
-    def __hash__(self) -> int:
-        return hash(None)
-
-    def __str__(self) -> str:
-        raise NullError("a template prints a field, or an item of one, without a value")
-
-    __repr__ = __str__
-
-    def __format__(self, spec: str) -> str:
-        return str(self)
-
-
-NULL = Null()
-
-
-def is_null(value: Any) -> bool:
-    """Returns whether a value is null, NaN or what stands for them."""
-    if value is None or isinstance(value, Null):
-        return True
-    return isinstance(value, float) and value != value
-
-
-def has_null(value: Any) -> bool:
-    """Returns whether there is a null in a value or in what it holds."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, Mapping):
-            waiting += one.values()
-        elif isinstance(one, (list, tuple)):
-            waiting += one
-        elif is_null(one):
-            return True
-    return False
-
-
-def with_nulls(value: Any, stand_in: Null = NULL) -> Any:
-    """Returns a value with another in place of each null that it holds."""
-    if isinstance(value, Mapping):
-        return {key: with_nulls(item, stand_in) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        items = (with_nulls(item, stand_in) for item in value)
-        return list(items) if isinstance(value, list) else tuple(items)
-    return stand_in if is_null(value) else value
-
-
 @jinja2.pass_context
 def printed(context: Any, value: Any) -> Any:
     """Returns a value that a template prints; Jinja's `finalize`.
@@ -148,7 +85,7 @@ def printed(context: Any, value: Any) -> Any:
       NullError: There is none.
     """
     del context  # There so that Jinja does not run this while it compiles.
-    return str(NULL) if is_null(value) else value
+    return str(nulls.NULL) if nulls.is_null(value) else value
 
 
 _TOO_MUCH = "it takes more than a render may cost"
@@ -233,12 +170,7 @@ def _paid_loop(context: Any, items: Iterable[Any], turn_units: int) -> list[Any]
 @jinja2.pass_context
 def _paid_text(context: Any, parts: Sequence[Any]) -> str:
     budget: Budget = context[BUDGET]
-    return budget.charge("".join(map(_text, budget.charge(parts))))
-
-
-def _text(value: Any) -> str:
-    """Returns a value as text; raises NullError if there is none."""
-    return str(NULL if is_null(value) else value)
+    return budget.charge("".join(map(nulls.text_of, budget.charge(parts))))
 
 
 @jinja2.pass_context
@@ -292,7 +224,7 @@ def _join(
 
 def joined(budget: Budget, separator: str, items: Iterable[Any]) -> str:
     """Returns the joined texts of items, paid before they are joined."""
-    texts = [_text(item) for item in budget.charge(items)]
+    texts = [nulls.text_of(item) for item in budget.charge(items)]
     budget.spend(len(separator) * len(texts))
     return separator.join(texts)
 
@@ -303,7 +235,7 @@ def _replace(
 ) -> str:
     budget: Budget = context[BUDGET]
     budget.step()
-    # Not `_text`: PromptSource takes away the None that `append` gives by its name.
+    # Not `text_of`: PromptSource takes away the None that `append` gives by its name.
     value = budget.charge(str(budget.charge(text)))
     old, new = str(budget.charge(old)), str(budget.charge(new))
     return budget.charge(
@@ -374,8 +306,8 @@ def _guarded(name: str) -> Callable[..., Any]:
             budget.spend(units * len(value) if repeats else units)
             if name not in ("default", "d", "int", "truncate") and _is_large(one):
                 raise BudgetError(f"{one} as an argument of {name}")
-        if name in _OF_TEXT and is_null(value):
-            raise NullError(f"the filter {name} of a field without a value")
+        if name in _OF_TEXT and nulls.is_null(value):
+            raise nulls.NullError(f"the filter {name} of a field without a value")
         if name in _NUMBERS and not args and "default" not in kwargs:
             kwargs["default"] = None
         if name == "format":
@@ -387,7 +319,7 @@ def _guarded(name: str) -> Callable[..., Any]:
             result = list(result)
         if name in _NUMBERS and result is None:
             # Jinja's own answer, 0, would be the label of the first choice.
-            raise TypeError(f"{_text(value)!r:.80} is no number")
+            raise TypeError(f"{nulls.text_of(value)!r:.80} is no number")
         if name == "map":
             for item in result:
                 if isinstance(item, jinja2.Undefined):

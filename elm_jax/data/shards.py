@@ -65,7 +65,7 @@ class Shard(NamedTuple):
       lengths: Tokens of each row before cutting, by column: int32.
       num_rows: Rows it was made from.
       dropped: How many were dropped, by reason.
-      first_bad: What is wrong with its first bad row, or "".
+      first_bad: Its first bad row of each reason, and what is wrong with it.
       indistinct: Rows whose choices cannot be told apart, by reason.
     """
 
@@ -73,7 +73,7 @@ class Shard(NamedTuple):
     lengths: dict[str, np.ndarray]
     num_rows: int
     dropped: collections.Counter[str]
-    first_bad: str
+    first_bad: dict[str, str]
     indistinct: collections.Counter[str]
 
 

@@ -23,7 +23,7 @@ import jinja2
 from jinja2 import exceptions
 
 from elm_jax import errors
-from elm_jax.data import sandbox, sandbox_filters, sources
+from elm_jax.data import nulls, sandbox, sandbox_filters, sources
 
 SEPARATOR = "|||"
 # Stands for the separator while a template renders, so that a row whose text
@@ -138,7 +138,7 @@ class Template:
             raise self._error("a row with a field named answer_choices", fields)
         if sandbox_filters.size(fields) > MAX_ROW_CHARS:
             raise RowError(TOO_LONG, f"more than {MAX_ROW_CHARS:,} characters")
-        if sandbox_filters.has_null(fields):
+        if nulls.has_null(fields):
             fields = _with_nulls(fields)
         prompt, mutates = self._compiled_prompt
         if mutates:
@@ -147,7 +147,7 @@ class Template:
         fields[sandbox_filters.GENERATOR] = sandbox_filters.Draws(f"{seed}/{self.id}")
         fields[sandbox_filters.BUDGET] = sandbox_filters.Budget()
         choices = self.render_choices(fields)
-        fields["answer_choices"] = list(choices) if choices else sandbox_filters.NULL
+        fields["answer_choices"] = list(choices) if choices else nulls.NULL
         parts = self._run(prompt, fields)
         if len(parts) > 2:
             raise RowError("more than one separator", f"{len(parts) - 1} of them")
@@ -217,7 +217,7 @@ class Template:
             raise RowError(MISSING_FIELD, self._fields(f"{error}", fields)) from error
         except sandbox_filters.MissingItemError as error:
             raise RowError(MISSING_ITEM, str(error)) from error
-        except sandbox_filters.NullError as error:
+        except nulls.NullError as error:
             raise RowError(NULL_VALUE, str(error)) from error
         except (exceptions.SecurityError, MemoryError) as error:
             raise self._error(f"does something unsafe: {error}", fields) from error
@@ -252,7 +252,7 @@ _ENVIRONMENT = sandbox.Environment()
 
 def _with_nulls(fields: dict[str, Any]) -> dict[str, Any]:
     try:
-        return sandbox_filters.with_nulls(fields)
+        return nulls.with_nulls(fields)
     except RecursionError as error:
         raise RowError(WRONG_TYPE, "its fields are nested too deep") from error
 

@@ -4,7 +4,7 @@ As the report's page: no script, no request, every text escaped by the template 
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from elm_jax.reporting import page
 
@@ -62,7 +62,8 @@ class TaskCard:
       num_examples: Rows that became examples.
       is_whole: Whether that was all of the split.
       dropped: Reasons and counts, the commonest first.
-      first_bad: Place of the first bad row and what is wrong with it, or "".
+      first_bad: Place of the first row that is dropped for a reason and what is wrong
+        with it, by reason; not of rows that are left out on purpose.
       indistinct: Why choices of an example cannot be told apart, and in how many; the
         commonest first. Empty without a vocabulary.
       no_choice_share: Fraction of rows without a correct choice, in [0, 1].
@@ -78,7 +79,7 @@ class TaskCard:
     num_examples: int = 0
     is_whole: bool = True
     dropped: tuple[tuple[str, int], ...] = ()
-    first_bad: str = ""
+    first_bad: Mapping[str, str] = dataclasses.field(default_factory=dict)
     indistinct: tuple[tuple[str, int], ...] = ()
     no_choice_share: float = 0.0
     lengths: tuple[Lengths, ...] = ()

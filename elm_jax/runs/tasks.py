@@ -246,9 +246,11 @@ def _in_words(card: task_page.TaskCard) -> str:
 
 def _troubles(card: task_page.TaskCard) -> list[str]:
     """Returns why rows are dropped, or count for little, a line for each reason."""
-    found = [f"dropped: {n} x {reason}" for reason, n in card.dropped]
-    if card.first_bad:
-        found.append(f"the first bad one is {card.first_bad}")
+    found = []
+    for reason, n in card.dropped:
+        found.append(f"dropped: {n} x {reason}")
+        if reason in card.first_bad:
+            found.append(f"  the first is {card.first_bad[reason]}")
     found += [
         f"{task_page.share(one.unknown_share)} % with characters in {one.column} that "
         "the vocabulary lacks"

@@ -101,6 +101,22 @@ def test_unknown_characters_and_equal_choices_are_counted(
     assert again.manifest["unknown"]["targets"] == {"examples": 0, "tokens": 0}
 
 
+def test_dropped_rows_are_recorded_by_reason_with_the_first_place(
+    open_cache, registry, colours, variant
+):
+    def rows(split):
+        for number, row in enumerate([*colours.source.fn(split)] * 40):
+            yield {**row, "answer": None} if number in (2100, 2200) else row
+
+    source = sources.GeneratedRows(rows, version="1")
+    registry.add(variant(colours, "colours_lacking", source=source))
+    told = open_cache("colours_lacking").manifest
+    reason = f"bad: {templates.NULL_VALUE}"
+    assert told["dropped"] == {reason: 2}
+    assert told["first_bad"][reason].startswith("row 2100: ")
+    assert (told["num_rows"], told["num_examples"]) == (2400, 2398)
+
+
 def test_opening_again_gives_the_same_and_builds_nothing(open_cache, colours, places):
     first = open_cache("colours_ask")
     before = files_below(places.cache_dir)

@@ -62,6 +62,16 @@ def test_reasons_are_told_with_their_counts(render):
         render(rows)
 
 
+def test_the_first_row_of_each_reason_is_kept(render):
+    found = render(
+        [row(), row(c=[]), row(a="z"), row(a="z"), row(c=[])], max_bad_share=0.9
+    )
+    assert found.first_bad == {
+        "bad: fewer than two choices": "row 1: fewer than two choices",
+        "bad: no correct choice": "row 2: no correct choice",
+    }
+
+
 def test_the_first_bad_row_is_named(render):
     with pytest.raises(errors.DataError, match="the first is row 1: no correct choice"):
         render([row(), row(a="z"), row(c=[])])

@@ -43,15 +43,17 @@ def test_a_ragged_csv_row_is_counted_and_named(render, content, told):
     found = render(content)
     assert found.inputs == ["The heel broke. Good or bad?"]
     assert found.dropped == {f"bad: {row_files.RAGGED}": 1}
-    assert found.first_bad.startswith("row 1: ")
-    assert told in found.first_bad
+    (first,) = found.first_bad.values()
+    assert first.startswith("row 1: ")
+    assert told in first
     with pytest.raises(errors.DataError, match="1 of 2 rows .* train.file"):
         render(content, max_bad_share=0.05)
 
 
 def test_lines_are_counted_over_fields_of_several_lines(render):
     found = render('text,label\n"one\ntwo\nthree",1\nshort\n')
-    assert "line 5" in found.first_bad
+    (first,) = found.first_bad.values()
+    assert "line 5" in first
 
 
 def test_a_csv_field_may_be_as_long_as_a_row(render):
@@ -110,7 +112,8 @@ def test_a_null_that_would_be_printed_costs_its_row(render, value):
     found = render(rows, sources.json_lines)
     assert found.inputs == ["plain Good or bad?"]
     assert found.dropped == {f"bad: {templates.NULL_VALUE}": 1}
-    assert found.first_bad.startswith("row 1: ")
+    (first,) = found.first_bad.values()
+    assert first.startswith("row 1: ")
     tests = templates.Template(
         "t", "1", "{% if text %}{{text}}{% else %}Nothing{% endif %} ||| {{label}}"
     )

@@ -91,9 +91,9 @@ def test_the_terminal_tells_why_rows_are_dropped_and_what_is_not_to_be_told_apar
     told = " ".join(capsys.readouterr().out.split())
     for part in (
         "6 rows; 33.3 % dropped",
-        "dropped: 1 x bad: null or NaN in its text",
-        "dropped: 1 x bad: missing item, such as a label outside the choices",
-        "the first bad one is row 4: null or NaN in its text",
+        "dropped: 1 x bad: null or NaN in its text the first is row 4: null or NaN",
+        "dropped: 1 x bad: missing item, such as a label outside the choices the first",
+        "the first is row 5: missing item",
         "25.0 % with characters in inputs that the vocabulary lacks",
         "3 x choices of the same text",
         "75.0 % have choices that cannot be told apart.",
