@@ -1,7 +1,7 @@
 """Free-form answers: inputs to decoded texts."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -30,6 +30,18 @@ class Examples(Protocol):
     def __getitem__(self, index: int, /) -> InputExample: ...
 
 
+class Written(NamedTuple):
+    """What a model wrote, in the order of the examples.
+
+    Attributes:
+      texts: One text per example.
+      are_cut: bool [n], whether the model had not ended at the greatest length.
+    """
+
+    texts: list[str]
+    are_cut: np.ndarray
+
+
 def generate(
     decode_fn: Callable[[np.ndarray, np.ndarray], Any],
     examples: Examples,
@@ -38,7 +50,7 @@ def generate(
     batch_size: int,
     least_input_length: int = 32,
     progress: batching.Progress | None = None,
-) -> list[str]:
+) -> Written:
     """Returns the text that the model writes for each example, in their order.
 
     Args:
@@ -55,7 +67,7 @@ def generate(
     """
     rows = [examples[index] for index in range(len(examples))]
     if not rows:
-        return []
+        return Written([], np.zeros(0, bool))
     inputs = [row.inputs for row in rows]
     ids = np.array([row.example_id for row in rows], np.int32)
     lengths = [batching.round_up(len(row), least=least_input_length) for row in inputs]
@@ -66,7 +78,7 @@ def generate(
         return batching.pad(batch, longest), ids[positions]
 
     keys = [(lengths[i], row.tobytes()) for i, row in enumerate(inputs)]
-    texts = [""] * len(inputs)
+    texts, are_cut = [""] * len(inputs), np.zeros(len(inputs), bool)
     for position, tokens in batching.run(
         decode_fn,
         batching.cut(keys, batch_size),
@@ -84,8 +96,10 @@ def generate(
                     " at where they were imported from",
                 )
             )
-        texts[position] = decode_text(_until_end(tokens.tolist()))
-    return texts
+        answer = _until_end(tokens.tolist())
+        texts[position] = decode_text(answer)
+        are_cut[position] = len(answer) == len(tokens)
+    return Written(texts, are_cut)
 
 
 def _until_end(tokens: Sequence[int]) -> list[int]:

@@ -80,6 +80,7 @@ class Facts:
       undistinguished: Examples with choices that no model can tell apart, in percent.
       undistinguished_reasons: Number of these examples by reason.
       ties: Examples whose best score belongs to several answers, in percent.
+      answers_cut: Written answers that had no end at the greatest length, in percent.
     """
 
     data_fingerprint: str | None = None
@@ -89,6 +90,7 @@ class Facts:
         default_factory=dict, hash=False
     )
     ties: float | None = None
+    answers_cut: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Letters beside numbers that need care, and the legend that explains them.
 
 Prompts that are cut and choices that cannot be told apart belong to the data, whoever
-is scored on it; ties belong to one score.
+is scored on it; ties, and written answers without an end, belong to one score.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,18 +11,20 @@ from elm_jax.reporting import text
 
 # More percent of the examples than this are marked: fewer move a score by less.
 MOST_PERCENT = 1.0
-CUT, UNDISTINGUISHED, TIES, PART = "c", "u", "t", "p"
+CUT, UNDISTINGUISHED, TIES, NO_END, PART = "c", "u", "t", "e", "p"
 PART_LEGEND = f"{PART}: a mean over fewer tasks than the table has, not to be compared."
 _SHARES: dict[str, Callable[[results.Facts], float | None]] = {
     CUT: lambda row: row.inputs_cut,
     UNDISTINGUISHED: lambda row: row.undistinguished,
     TIES: lambda row: row.ties,
+    NO_END: lambda row: row.answers_cut,
 }
 _MEANINGS = {
     CUT: "prompts that are cut to the model's input",
     UNDISTINGUISHED: "answer choices that no model can tell apart (of one text they"
     " count as one answer, else a fair draw among them is counted)",
     TIES: "several answers with the best score, of which a fair draw is counted",
+    NO_END: "written answers that are cut: no end at the greatest length",
 }
 
 
@@ -33,14 +35,14 @@ def of_data(rows: Iterable[results.Facts]) -> str:
 
 def of_scores(rows: Iterable[results.Facts]) -> str:
     """Returns the letters that the scores of some rows need."""
-    return _letters(rows, (TIES,))
+    return _letters(rows, (TIES, NO_END))
 
 
 def beside(name: str, letters: str) -> str:
     """Returns a number or a name with its letters.
 
-    >>> beside("55.0", "ct"), beside("55.0", "")
-    ('55.0 (c, t)', '55.0')
+    >>> beside("55.0", "ct"), beside("55.0", ""), beside("", "")
+    ('55.0 (c, t)', '55.0', '')
     """
     return f"{name} ({', '.join(letters)})" if letters else name
 
@@ -79,7 +81,7 @@ def legend(rows: Sequence[results.ResultRow], *, shown: int = 3) -> tuple[str, .
 
 def _named(letter: str, share: float, row: results.ResultRow) -> str:
     found = f"{row.task} {text.number(share)} %"
-    if letter == TIES:
+    if letter in (TIES, NO_END):
         found += f" of {row.expert}"
     if letter == UNDISTINGUISHED and row.undistinguished_reasons:
         reasons = row.undistinguished_reasons.items()

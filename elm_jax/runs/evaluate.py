@@ -8,25 +8,21 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal, NamedTuple
 
-import rich.console
-from rich.table import Table
-from rich.text import Text
-
 from elm_jax import errors
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
-from elm_jax.evaluation import metrics, results
+from elm_jax.evaluation import results
 from elm_jax.library import sampling
 from elm_jax.model import decoding_spec
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes, rules
-from elm_jax.reporting import marks, text
 from elm_jax.runs import (
     bases,
     candidates,
     data_doubts,
     data_folder,
     library,
+    score_tables,
     scored_rows,
     scorer,
     shards,
@@ -175,7 +171,7 @@ class Evaluate(Run):
         if not processes.is_main():
             return
         keys = {job.cell.key("") for job in jobs}
-        _print_tables([row for row in store.rows() if row.key("") in keys])
+        score_tables.show([row for row in store.rows() if row.key("") in keys])
         print(store.path)  # noqa: T201
 
     def _check_folder(self) -> None:
@@ -211,10 +207,17 @@ class Evaluate(Run):
                     scored = program.score(params, adapter, job.of.dataset, job.of.rows)
                 if processes.is_main():
                     facts = dataclasses.replace(
-                        job.of.facts, ties=scored.values.get("ties")
+                        job.of.facts,
+                        ties=scored.ties,
+                        answers_cut=scored.answers_cut,
                     )
                     store.record(
-                        job.cell, run_id=self.name, facts=facts, **scored._asdict()
+                        job.cell,
+                        run_id=self.name,
+                        facts=facts,
+                        values=scored.values,
+                        num_examples=scored.num_examples,
+                        per_example=scored.per_example,
                     )
                 count += 1
                 progress(count)
@@ -316,58 +319,3 @@ class Job(NamedTuple):
     candidate: candidates.Candidate
     cell: results.Cell
     of: ScoredSplit
-
-
-def _print_tables(rows: list[results.ResultRow]) -> None:
-    """Prints each candidate's mean over prompts by dataset, one table per split.
-
-    Experts scored on their own tasks have a score in one column each: they are
-    listed, a line for every score.
-    """
-    for split in dict.fromkeys(row.split for row in rows):
-        shown = [r for r in rows if r.split == split and r.metric in metrics.MAIN_KEYS]
-        cells: dict[tuple[str, str, str], list[results.ResultRow]] = {}
-        for row in shown:
-            cells.setdefault((row.expert, row.dataset, row.metric), []).append(row)
-        columns = sorted({(dataset, metric) for _, dataset, metric in cells})
-        table = Table(title=f"{split}: percent, mean over prompts")
-        table.add_column("expert", no_wrap=True)
-        if len(columns) > _MOST_COLUMNS:
-            for name in ("dataset", "metric", "score"):
-                table.add_column(name, no_wrap=True)
-            for key, own in cells.items():
-                letters = marks.of_data(own) + marks.of_scores(own)
-                names = [Text(text.plain(name)) for name in key]
-                table.add_row(*names, marks.beside(_mean(own), letters))
-        else:
-            names = text.without_common_prefix([dataset for dataset, _ in columns])
-            for name, column in zip(names, columns, strict=True):
-                letters = marks.of_data(
-                    row
-                    for key, own in cells.items()
-                    if key[1:] == column
-                    for row in own
-                )
-                title = marks.beside(f"{text.plain(name)} {column[1]}", letters)
-                table.add_column(Text(title))
-            for expert in dict.fromkeys(row.expert for row in shown):
-                found = [cells.get((expert, *column), []) for column in columns]
-                scores = [
-                    marks.beside(_mean(own), marks.of_scores(own)) if own else ""
-                    for own in found
-                ]
-                table.add_row(Text(text.plain(expert)), *scores)
-        console = rich.console.Console()
-        if not console.is_terminal:  # a log file has no width of its own
-            console = rich.console.Console(width=_LOG_WIDTH)
-        console.print(table)
-        for line in marks.legend(shown):
-            console.print(Text(text.plain(line)))
-
-
-def _mean(rows: list[results.ResultRow]) -> str:
-    return f"{sum(row.value for row in rows) / len(rows):.1f}"
-
-
-_MOST_COLUMNS = 6
-_LOG_WIDTH = 120

@@ -23,11 +23,21 @@ TEXTS, TEXT_OFFSETS = "texts.values", "texts.offsets"
 
 
 class Scores(NamedTuple):
-    """What a result store keeps: see `results.ResultStore.record`."""
+    """What a result store keeps.
+
+    Attributes:
+      values: See `results.ResultStore.record`, as for the next two.
+      num_examples: How many were scored.
+      per_example: Arrays by name.
+      ties: See `results.Facts`, as for the next one.
+      answers_cut: None for ranked tasks, as `ties` is for others.
+    """
 
     values: Mapping[str, float]
     num_examples: int
     per_example: Mapping[str, np.ndarray]
+    ties: float | None = None
+    answers_cut: float | None = None
 
 
 class Scorer:
@@ -93,8 +103,9 @@ class Scorer:
             length_normalized=self._length_normalized,
         )
         values = {"accuracy": outcome.accuracy, "chance": outcome.chance}
-        values["ties"] = 100.0 * outcome.num_ties / len(examples)
-        return Scores(values, len(examples), outcome.per_example())
+        ties = 100.0 * outcome.num_ties / len(examples)
+        values["ties"] = ties
+        return Scores(values, len(examples), outcome.per_example(), ties=ties)
 
     def _generate(
         self,
@@ -103,7 +114,7 @@ class Scorer:
         examples: Sequence[token_store.Example],
         names: Sequence[str],
     ) -> Scores:
-        texts = generation.generate(
+        texts, are_cut = generation.generate(
             self._bind(self._programs(adapter).decode, params),
             examples,
             decode_text=self._data.vocabulary.decode,
@@ -117,7 +128,9 @@ class Scorer:
         for metric in map(metrics.get, names):
             values |= metric(targets, texts)
             per_example |= metric.per_example(targets, texts)
-        return Scores(values, len(examples), per_example)
+        per_example["answers_cut"] = are_cut
+        share = 100.0 * float(are_cut.mean())
+        return Scores(values, len(examples), per_example, answers_cut=share)
 
     def _bind(self, program: Callable[..., Any], params: Params) -> Callable[..., Any]:
         """Returns the program with its parameters; batches go to the devices.

@@ -165,6 +165,7 @@ class Example(NamedTuple):
       inputs_cut: Whether it was cut.
       target: What is right.
       prediction: What was chosen or written.
+      prediction_cut: Whether what was written had no end at the greatest length.
       choices: Texts of the choices; empty where answers are written.
       log_probabilities: Of the choices, in nats, per token if that was asked for.
     """
@@ -180,6 +181,7 @@ class Example(NamedTuple):
     inputs_cut: bool
     target: str
     prediction: str
+    prediction_cut: bool
     choices: tuple[str, ...]
     log_probabilities: tuple[float, ...]
 
@@ -188,6 +190,7 @@ class _Answer(NamedTuple):
     """What was answered: a text that was written, or the place of a choice."""
 
     written: str
+    is_cut: bool
     chosen: int
     log_probabilities: tuple[float, ...]
 
@@ -197,13 +200,13 @@ def _answers(arrays: Mapping[str, np.ndarray]) -> Iterator[_Answer]:
     if scorer.TEXTS in arrays:
         texts = token_store.Ragged(arrays[scorer.TEXTS], arrays[scorer.TEXT_OFFSETS])
         for i in range(len(texts.lengths)):
-            yield _Answer(texts.text(i), -1, ())
+            yield _Answer(texts.text(i), bool(arrays["answers_cut"][i]), -1, ())
         return
     ends = np.cumsum(arrays["num_choices"])
     for scores, chosen in zip(
         np.split(arrays["scores"], ends[:-1]), arrays["predictions"], strict=True
     ):
-        yield _Answer("", int(chosen), tuple(map(float, scores)))
+        yield _Answer("", False, int(chosen), tuple(map(float, scores)))
 
 
 def _example(
@@ -226,6 +229,7 @@ def _example(
         inputs_cut=example.inputs_cut,
         target=example.targets_text,
         prediction=example.choices_text[answer.chosen] if is_ranked else answer.written,
+        prediction_cut=answer.is_cut,
         choices=example.choices_text,
         log_probabilities=answer.log_probabilities,
     )
@@ -282,7 +286,8 @@ def _lines(example: Example) -> Iterator[str]:
     yield f"  example {example.example_id}{score}"
     yield from _block("inputs, cut" if example.inputs_cut else "inputs", example.inputs)
     yield from _block("target", example.target)
-    yield from _block("predicted", example.prediction)
+    title = "predicted, cut" if example.prediction_cut else "predicted"
+    yield from _block(title, example.prediction)
     for choice, nats in zip(example.choices, example.log_probabilities, strict=True):
         yield from _block(f"{nats:.4f}", choice)
 
@@ -290,6 +295,6 @@ def _lines(example: Example) -> Iterator[str]:
 def _block(title: str, content: str) -> Iterator[str]:
     """Yields a text beside its title; further lines are indented as far."""
     first, *more = content.split("\n")
-    yield f"    {title:>12}  {text.plain(first)}"
+    yield f"  {title:>14}  {text.plain(first)}"
     for line in more:
-        yield f"    {'':>12}  {text.plain(line)}"
+        yield f"  {'':>14}  {text.plain(line)}"

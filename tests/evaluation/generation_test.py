@@ -28,30 +28,33 @@ def join(ids):
 def test_texts_come_back_in_order_and_end_before_the_end_token():
     given = examples([7, 8], [5], [6] * 40, [3, 4, 5])
     for batch_size in (1, 3, 10):
-        texts = generation.generate(
+        texts, are_cut = generation.generate(
             echo, given, decode_text=join, batch_size=batch_size
         )
         assert texts == ["7 8", "5", " ".join(["6"] * 40), "3 4 5"]
+        assert not are_cut.any()
 
 
 def test_no_examples_give_no_texts():
-    assert generation.generate(echo, [], decode_text=join, batch_size=4) == []
+    written = generation.generate(echo, [], decode_text=join, batch_size=4)
+    assert (written.texts, written.are_cut.tolist()) == ([], [])
 
 
-def test_a_model_that_never_ends_is_cut_at_its_length():
-    texts = generation.generate(
+def test_a_model_that_never_ends_is_cut_at_its_length_and_told():
+    texts, are_cut = generation.generate(
         lambda inputs, example_ids: np.full((len(inputs), 3), 7),
         examples([5]),
         decode_text=join,
         batch_size=2,
     )
     assert texts == ["7 7 7"]
+    assert are_cut.tolist() == [True]
 
 
 def test_each_example_brings_its_id():
     given = examples([7, 8], [5], [6] * 40, [3, 4, 5])
     for batch_size in (1, 3):
-        texts = generation.generate(
+        texts, _ = generation.generate(
             lambda inputs, ids: np.stack([inputs[:, 0], ids + 100], axis=1),
             given,
             decode_text=join,

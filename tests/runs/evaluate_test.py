@@ -63,6 +63,13 @@ def test_rows_that_cannot_be_told_apart_have_their_chance(folder, rows):
     assert set(accuracy[2:].tolist()) <= {0.0, 100.0}
 
 
+def test_written_answers_without_an_end_are_told(folder, rows):
+    row = rows["written", "rougeL"]
+    store = results.ResultStore(folder / "results.jsonl")
+    are_cut = store.per_example(row)["answers_cut"]
+    assert row.answers_cut == 100.0 * are_cut.mean() > 0.0
+
+
 def test_written_answers_are_kept_as_texts(folder, rows):
     store = results.ResultStore(folder / "results.jsonl")
     arrays = store.per_example(rows["written", "rougeL"])

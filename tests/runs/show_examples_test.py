@@ -65,6 +65,7 @@ def test_written_answers_are_shown_as_they_were_decoded(show, scored_folder):
     content, ends = arrays["texts.values"].tobytes(), arrays["texts.offsets"]
     for i, one in enumerate(found):
         assert one["prediction"] == content[ends[i] : ends[i + 1]].decode()
+        assert one["prediction_cut"] == arrays["answers_cut"][i]
         assert one["target"] == f"dog {i}"
         assert (one["choices"], one["metric"]) == ([], "rougeL")
 
