@@ -243,6 +243,10 @@ class Report(Run):
         }
         rows = self._rows(store, unseen)
         chosen_on = self._rows(store, unseen, split=self.selection_split)
+        for metric in shown:
+            every = [task for names in wanted.values() for task in names]
+            report_rows.check_same_data(self._rows(store, every, metric=metric))
+        report_rows.check_same_data(chosen_on)
         return (
             *report_rows.tasks_without_rows(
                 store.rows(), wanted, split=self.split, metrics=shown

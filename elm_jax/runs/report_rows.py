@@ -42,6 +42,29 @@ def check(
     )
 
 
+def check_same_data(rows: Iterable[results.ResultRow]) -> None:
+    """Raises DataError if rows of one task, split and metric are of different data.
+
+    As after a change of lengths, vocabulary, template or source: such scores are not
+    to be compared. Rows of earlier versions do not tell.
+    """
+    known: dict[tuple[str, str, str], results.ResultRow] = {}
+    for row in rows:
+        if row.data_fingerprint is None:
+            continue
+        other = known.setdefault((row.task, row.split, row.metric), row)
+        if other.data_fingerprint != row.data_fingerprint:
+            raise errors.DataError(
+                errors.explain(
+                    found=f"{other.expert} on {row.task} {row.split} was scored on"
+                    f" other tokens and texts ({other.data_fingerprint}) than"
+                    f" {row.expert} ({row.data_fingerprint})",
+                    expected="one vocabulary, length, template and source for all",
+                    do="Score both again with the same data into another result file",
+                )
+            )
+
+
 def tasks_without_rows(
     rows: Iterable[results.ResultRow],
     wanted: Mapping[str, Collection[str]],
@@ -84,6 +107,13 @@ def unequal(
             yield f"No mean of {label}: it was not scored on {listed(every - own)}."
     if selection.single_experts(rows) and not selection.single_experts(chosen_on):
         yield "No best single expert: none was scored on rows to choose it by."
+    sizes: dict[str, dict[int, str]] = {}
+    for row in rows:
+        sizes.setdefault(row.task, {}).setdefault(row.num_examples, row.expert)
+    for task, found in sorted(sizes.items()):
+        if len(found) > 1:
+            parts = ", ".join(f"{who} on {n}" for n, who in sorted(found.items()))
+            yield f"Not all of {task} have the same examples: {parts}."
     silent = sum(row.inputs_cut is None for row in rows)
     if silent:
         yield (

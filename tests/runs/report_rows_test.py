@@ -15,7 +15,16 @@ def toy_tasks():
         yield
 
 
-def record(folder, expert, dataset, *, split="test", metric="accuracy", **facts):
+def record(
+    folder,
+    expert,
+    dataset,
+    *,
+    split="test",
+    metric="accuracy",
+    num_examples=2,
+    **facts,
+):
     cell = results.Cell(
         expert=expert,
         base_fingerprint="0123",
@@ -32,7 +41,7 @@ def record(folder, expert, dataset, *, split="test", metric="accuracy", **facts)
         cell,
         run_id="r",
         values={metric: 50.0} | ranked,
-        num_examples=2,
+        num_examples=num_examples,
         per_example={"example_ids": np.arange(2), metric: np.array([0.0, 100.0])},
         facts=results.Facts(inputs_cut=0.0, **facts),
     )
@@ -110,3 +119,20 @@ def test_rows_of_an_earlier_version_are_told(tmp_path):
     lines = (tmp_path / "results.jsonl").read_text().replace('"inputs_cut": 0.0, ', "")
     (tmp_path / "results.jsonl").write_text(lines)
     assert "1 of 1 rows are of an earlier version" in run(tmp_path)
+
+
+def test_rows_of_one_task_on_different_data_are_refused(tmp_path):
+    record(tmp_path, "base", "plain", data_fingerprint="aa")
+    record(tmp_path, "old", "plain")  # of an earlier version: it does not tell
+    assert "old" in run(tmp_path)
+    record(tmp_path, "e", "plain", data_fingerprint="bb")
+    text = refusal(tmp_path)
+    assert "base on plain_ask test was scored on other tokens and texts (aa)" in text
+    assert "than e (bb)" in text
+
+
+def test_rows_of_fewer_examples_are_told(tmp_path):
+    record(tmp_path, "base", "plain")
+    record(tmp_path, "e", "plain", num_examples=5)
+    told = "Not all of plain_ask have the same examples: base on 2, e on 5."
+    assert told in run(tmp_path)
