@@ -8,7 +8,10 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-GROUND = {"elm_jax.types", "elm_jax.errors", "elm_jax.trees", "elm_jax.files"}
+GROUND = {
+    f"elm_jax.{name}"
+    for name in ("types", "errors", "trees", "files", "paths", "fields")
+}
 ROOMS = (
     *("data", "model", "peft", "partitioning", "training", "checkpoints"),
     *("merging", "library", "evaluation", "reporting"),
@@ -21,7 +24,7 @@ ALLOWED = {
     "library": {"elm_jax.checkpoints"},
     "reporting": {"elm_jax.evaluation.results"},
     "runs": {f"elm_jax.{room}" for room in ROOMS},
-    "cli": {"elm_jax.runs"},
+    "cli": {"elm_jax.runs", "elm_jax.training.signals"},
     "tasks": {"elm_jax.data", "elm_jax.evaluation.metrics", "tasks"},
 }
 DATA_LIBRARIES = {"seqio", "tensorflow", "tensorflow_datasets", "tensorflow_text"}

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from elm_jax import errors, trees
+from elm_jax import errors, paths, trees
 from elm_jax.checkpoints import manifest as manifests
 from elm_jax.checkpoints import one_process
 from elm_jax.checkpoints.manifest import Manifest
@@ -35,7 +35,7 @@ def save_expert(folder: str | pathlib.Path, params: Params, manifest: Manifest) 
       CheckpointError: There is one already, the disk is full, the place cannot be
         written, or a base does not have the fingerprint its manifest names.
     """
-    final = pathlib.Path(folder).expanduser().absolute()
+    final = paths.absolute(folder)
     host = jax.tree.map(np.asarray, dict(params))
     _check_content(final, host, manifest)
     check_is_new(final)
@@ -67,7 +67,7 @@ def load_expert(
         all missing, extra and misshapen tensors are named at once.
       FingerprintError: It belongs to another base.
     """
-    path = pathlib.Path(folder).expanduser().absolute()
+    path = paths.absolute(folder)
     manifest = manifests.read_manifest(path)
     if base_fingerprint not in (None, manifest.base_fingerprint):
         raise errors.FingerprintError(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from elm_jax import paths
 from elm_jax.checkpoints import (
     experts,
     huggingface,
@@ -43,7 +44,7 @@ def save(
       CheckpointError: transformers' T5 has no place for a tensor, the folder is
         there already, or it cannot be written.
     """
-    final = pathlib.Path(folder).expanduser().absolute()
+    final = paths.absolute(folder)
     experts.check_is_new(final)
     settings = huggingface_config.from_fields(model, dtype.name)
     shapes = {}

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from elm_jax import errors
+from elm_jax import errors, paths
 from elm_jax.checkpoints import torch_files
 from elm_jax.checkpoints.tensors import Tensor
 
@@ -93,9 +93,9 @@ def find_folder(
       CheckpointError: Neither there nor to be had.
       MissingExtraError: huggingface_hub is needed and not installed.
     """
-    folder = pathlib.Path(source).expanduser()
+    folder = paths.absolute(source)
     if folder.is_dir():
-        return folder.absolute()
+        return folder
     if not _HUB_NAME.fullmatch(source):
         raise errors.CheckpointError(
             errors.explain(

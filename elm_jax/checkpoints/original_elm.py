@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from elm_jax import errors, trees
+from elm_jax import errors, paths, trees
 from elm_jax.checkpoints import experts, huggingface, layers, tensors, torch_files
 from elm_jax.types import LAYERS, Params
 
@@ -57,7 +57,7 @@ def load_elm(folder: str | pathlib.Path, expected: Params) -> ElmExpert:
         missing, extra or misshapen; all are named.
       MissingExtraError: torch is not installed.
     """
-    path = pathlib.Path(folder).expanduser().absolute()
+    path = paths.absolute(folder)
     # Below the folder, as a task's name may have a slash.
     files = {p.relative_to(path).as_posix(): p for p in sorted(path.rglob("*.pt"))}
     if not files:

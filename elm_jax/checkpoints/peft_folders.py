@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors.numpy
 
-from elm_jax import errors, trees
+from elm_jax import errors, paths, trees
 from elm_jax.checkpoints import (
     experts,
     huggingface_files,
@@ -57,7 +57,7 @@ def load_peft(folder: str | pathlib.Path, base: Params) -> PeftExpert:
         misshapen; all are named.
       MissingExtraError: There is a `.bin` file only, and torch is not installed.
     """
-    path = pathlib.Path(folder).expanduser().absolute()
+    path = paths.absolute(folder)
     settings = huggingface_files.read_json(path / CONFIG)
     kind = peft_settings.check(settings, of=f"{path / CONFIG}")
     found = _open_tensors(path)
@@ -249,7 +249,7 @@ def save_lora(
       CheckpointError: The expert holds more than LoRA, a tensor does not fit, the
         folder is there already, or it cannot be written.
     """
-    final = pathlib.Path(folder).expanduser().absolute()
+    final = paths.absolute(folder)
     experts.check_is_new(final)
     every = peft_settings.modules(base)
     plain = trees.flatten(layers.unstack_layers(params))

@@ -11,7 +11,7 @@ import enum
 import pathlib
 from typing import Any
 
-from elm_jax import errors, trees
+from elm_jax import errors, paths, trees
 from elm_jax.checkpoints import experts, manifest, t5x
 from elm_jax.checkpoints.train_state import TrainStateStore
 
@@ -64,7 +64,7 @@ def choose_starting_point(
         return StartingPoint(Kind.OWN_RUN, step=step)
     if not initial_checkpoint:
         return StartingPoint(Kind.SCRATCH)
-    path = pathlib.Path(initial_checkpoint).expanduser().absolute()
+    path = paths.absolute(initial_checkpoint)
     if (path / manifest.FILE_NAME).is_file():
         return StartingPoint(Kind.SAVED, path)
     if t5x.is_t5x(path):

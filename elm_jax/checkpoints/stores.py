@@ -2,17 +2,15 @@
 
 import json
 import pathlib
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
 
-from elm_jax import errors
+from elm_jax import errors, paths
 from elm_jax.checkpoints.tensors import Leaf, Tensor
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 ITEM_FILE = "_METADATA"
 # Array metadata as Orbax writes it; T5X's older format compresses by gzip.
 ORBAX_COMPRESSOR = {"id": "zstd", "level": 1}
@@ -28,14 +26,9 @@ def as_url(place: str | pathlib.Path) -> str:
     ('file:///tmp/a%20b/', 'gs://bucket/checkpoint_3/')
     """
     text = str(place)
-    if not is_url(text):
-        text = pathlib.Path(text).expanduser().absolute().as_uri()
+    if not paths.is_url(text):
+        text = paths.absolute(text).as_uri()
     return text if text.endswith("/") else f"{text}/"
-
-
-def is_url(text: str) -> bool:
-    """Returns whether a text is the URL of a folder, such as `gs://bucket/x`."""
-    return _URL.match(text) is not None
 
 
 def read_bytes(root: str, key: str) -> bytes | None:

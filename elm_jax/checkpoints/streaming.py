@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from elm_jax import errors, trees
+from elm_jax import errors, paths, trees
 from elm_jax.checkpoints import experts, manifest, stores
 from elm_jax.checkpoints.manifest import Manifest
 from elm_jax.checkpoints.tensors import Leaf
@@ -38,7 +38,7 @@ def save_base(
       CheckpointError: There is one already, the source is torn, the disk is full, or
         the place cannot be written.
     """
-    final = pathlib.Path(folder).expanduser().absolute()
+    final = paths.absolute(folder)
     experts.check_is_new(final)
     fingerprint, done = trees.Fingerprint(), 0
 
@@ -65,7 +65,7 @@ def open_expert(folder: str | pathlib.Path) -> tuple[dict[str, Leaf], Manifest]:
     Raises:
       CheckpointError: It is missing or torn.
     """
-    path = pathlib.Path(folder).expanduser().absolute()
+    path = paths.absolute(folder)
     info = manifest.read_manifest(path)
     try:
         return stores.open_leaves(stores.as_url(path / experts.PARAMS)), info

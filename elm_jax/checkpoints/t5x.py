@@ -16,7 +16,7 @@ import msgpack
 import numpy as np
 from flax import serialization
 
-from elm_jax import errors, trees
+from elm_jax import errors, paths, trees
 from elm_jax.checkpoints import experts, stores, tensors
 from elm_jax.checkpoints.tensors import Leaf, Tensor
 from elm_jax.types import LAYERS, Params
@@ -144,8 +144,8 @@ def reading(path: str | pathlib.Path) -> Iterator[None]:
 
 def _contents(path: str | pathlib.Path) -> list[str]:
     """Returns the names right below a folder or URL; none if there is no folder."""
-    if not stores.is_url(str(path)):
-        folder = pathlib.Path(path).expanduser()
+    if not paths.is_url(str(path)):
+        folder = paths.absolute(path)
         return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     with reading(path):
         return stores.list_names(stores.as_url(path))

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from flax import serialization
 
-from elm_jax import trees
+from elm_jax import paths, trees
 from elm_jax.checkpoints import experts, stores, t5x, tensors
 from elm_jax.checkpoints.tensors import Leaf
 from elm_jax.types import LAYERS
@@ -64,7 +64,7 @@ def save(
     Raises:
       CheckpointError: It is there already, or cannot be written.
     """
-    final = pathlib.Path(folder).expanduser().absolute()
+    final = paths.absolute(folder)
     experts.check_is_new(final)
     named = _scanned(leaves) if _TABLE in leaves else tensors.unstack(leaves)
     done = 0

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from elm_jax import errors, trees
+from elm_jax import errors, paths, trees
 from elm_jax.checkpoints import experts, one_process
 from elm_jax.partitioning import processes
 
@@ -54,7 +54,7 @@ class TrainStateStore:
                     do="Keep at least the newest state, or save none",
                 )
             )
-        self._folder = pathlib.Path(folder).expanduser().absolute()
+        self._folder = paths.absolute(folder)
         # Through JSON, so that tuples compare equal to the lists that come back.
         self._config: dict[str, Any] = json.loads(json.dumps(dict(config or {})))
         self._keep_last, self._keep_every_steps = keep_last, keep_every_steps

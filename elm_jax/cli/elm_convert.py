@@ -1,12 +1,18 @@
 """elm_convert: imports weights of other programs, and exports to them."""
 
-from elm_jax.cli import gin_flags
-from elm_jax.runs import convert, convert_experts, export
+from typing import TYPE_CHECKING
+
+from elm_jax.cli import start
+
+if TYPE_CHECKING:
+    from elm_jax.runs.run import Run
 
 
-def main() -> None:
-    """Runs the binary; see `gin_flags.main` for flags and exit statuses."""
-    gin_flags.main(
+def runs() -> "tuple[type[Run], ...]":
+    """Returns the runs of the binary; imports what they need."""
+    from elm_jax.runs import convert, convert_experts, export
+
+    return (
         convert.ImportT5X,
         convert.ImportHuggingFace,
         export.ExportHuggingFace,
@@ -16,6 +22,11 @@ def main() -> None:
         convert_experts.ExportPeft,
         convert_experts.FoldExpert,
     )
+
+
+def main() -> None:
+    """Runs the binary; see `gin_flags.main` for flags and exit statuses."""
+    start.main(__doc__, runs)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,29 @@
 """elm_library: fetches experts; builds, extends, lists and asks a library."""
 
-from elm_jax.cli import gin_flags
-from elm_jax.runs import fetch, library
+from typing import TYPE_CHECKING
+
+from elm_jax.cli import start
+
+if TYPE_CHECKING:
+    from elm_jax.runs.run import Run
 
 
-def main() -> None:
-    """Runs the binary; see `gin_flags.main` for flags and exit statuses."""
-    gin_flags.main(
+def runs() -> "tuple[type[Run], ...]":
+    """Returns the runs of the binary; imports what they need."""
+    from elm_jax.runs import fetch, library
+
+    return (
         library.BuildLibrary,
         library.ListExperts,
         library.RetireExperts,
         library.Retrieve,
         fetch.FetchExperts,
     )
+
+
+def main() -> None:
+    """Runs the binary; see `gin_flags.main` for flags and exit statuses."""
+    start.main(__doc__, runs)
 
 
 if __name__ == "__main__":

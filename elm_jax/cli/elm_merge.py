@@ -1,12 +1,23 @@
 """elm_merge: merges experts into one."""
 
-from elm_jax.cli import gin_flags
-from elm_jax.runs import merge
+from typing import TYPE_CHECKING
+
+from elm_jax.cli import start
+
+if TYPE_CHECKING:
+    from elm_jax.runs.run import Run
+
+
+def runs() -> "tuple[type[Run], ...]":
+    """Returns the runs of the binary; imports what they need."""
+    from elm_jax.runs import merge
+
+    return (merge.Merge,)
 
 
 def main() -> None:
     """Runs the binary; see `gin_flags.main` for flags and exit statuses."""
-    gin_flags.main(merge.Merge)
+    start.main(__doc__, runs)
 
 
 if __name__ == "__main__":

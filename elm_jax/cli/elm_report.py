@@ -1,12 +1,23 @@
 """elm_report: result rows as tables, plots and a page; the examples behind them."""
 
-from elm_jax.cli import gin_flags
-from elm_jax.runs import report, show_examples
+from typing import TYPE_CHECKING
+
+from elm_jax.cli import start
+
+if TYPE_CHECKING:
+    from elm_jax.runs.run import Run
+
+
+def runs() -> "tuple[type[Run], ...]":
+    """Returns the runs of the binary; imports what they need."""
+    from elm_jax.runs import report, show_examples
+
+    return (report.Report, show_examples.ShowExamples)
 
 
 def main() -> None:
     """Runs the binary; see `gin_flags.main` for flags and exit statuses."""
-    gin_flags.main(report.Report, show_examples.ShowExamples)
+    start.main(__doc__, runs)
 
 
 if __name__ == "__main__":

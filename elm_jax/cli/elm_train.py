@@ -1,12 +1,23 @@
 """elm_train: trains experts, a multitask baseline or a base."""
 
-from elm_jax.cli import gin_flags
-from elm_jax.runs import train
+from typing import TYPE_CHECKING
+
+from elm_jax.cli import start
+
+if TYPE_CHECKING:
+    from elm_jax.runs.run import Run
+
+
+def runs() -> "tuple[type[Run], ...]":
+    """Returns the runs of the binary; imports what they need."""
+    from elm_jax.runs import train
+
+    return (train.Train,)
 
 
 def main() -> None:
     """Runs the binary; see `gin_flags.main` for flags and exit statuses."""
-    gin_flags.main(train.Train)
+    start.main(__doc__, runs)
 
 
 if __name__ == "__main__":

@@ -7,18 +7,22 @@ each binding that nothing read is an error: gin itself forgives misspelt names.
 
 import ast
 import contextlib
+import importlib.util
 import logging
+import os
 import pathlib
 import re
 import resource
+import signal
 import sys
 import tokenize
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import gin
 from absl import flags
 
-from elm_jax import errors
+from elm_jax import errors, paths
+from elm_jax.cli import gin_errors, help_text, selectors
 from elm_jax.runs import hosts
 from elm_jax.runs.run import Run
 
@@ -30,6 +34,9 @@ _GIN_BINDINGS = flags.DEFINE_multi_string(
 )
 _GIN_SEARCH_PATHS = flags.DEFINE_list(
     "gin_search_paths", [], "Folders in which gin files are looked up, first wins."
+)
+_HELP = flags.DEFINE_bool(
+    "help", False, "Show this; with --gin_file the values that it gives."
 )
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print the resolved plan; compile, train and write nothing."
@@ -61,6 +68,7 @@ _HEARTBEAT_SECS = flags.DEFINE_integer(
 _GIN_ERRORS = (
     AttributeError,
     ImportError,
+    NameError,
     OSError,
     RuntimeError,
     SyntaxError,
@@ -69,15 +77,6 @@ _GIN_ERRORS = (
     ValueError,
 )
 _MOST_OPEN_FILES = 65_536
-_STATEMENT = re.compile(r"^(?P<name>[\w./]+) *=", re.MULTILINE)
-
-
-def files_root() -> pathlib.Path:
-    """Returns the folder that holds `gin/`: of the clone, or of the installed wheel."""
-    package = pathlib.Path(__file__).parents[1]
-    # Beside an installed package, `gin/` would be the gin-config package.
-    in_clone = (package.parent / "gin" / "parts").is_dir()
-    return package.parent if in_clone else package / "_files"
 
 
 def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
@@ -116,6 +115,7 @@ def build_run(
     gin_files: Sequence[str],
     bindings: Sequence[str] = (),
     search_paths: Sequence[str] = (),
+    show_required: bool = False,
 ) -> tuple[Run, str, str]:
     """Returns the run that gin files and bindings describe, with its configuration.
 
@@ -124,6 +124,7 @@ def build_run(
       gin_files: Paths, or names below a search path or the project's own files.
       bindings: Gin statements that override the files.
       search_paths: Folders looked into before the project's own files.
+      show_required: Whether `<NAME>` stands in for a NAME that has to be given.
 
     Returns:
       The run, the configuration as bound, and the operative one: everything that
@@ -134,53 +135,84 @@ def build_run(
         misspelt; a value is missing or of the wrong type.
     """
     gin.clear_config()
-    folders = [*search_paths, str(files_root())]
+    gin_files = [_expanded(name) for name in gin_files]
+    folders = [*map(_expanded, search_paths), str(selectors.files_root())]
     for folder in folders:
         gin.add_config_file_search_path(folder)
-    _check_files(gin_files, ["", *folders])
+    found = _find_files(gin_files, ["", *folders])
+    user_folders = [os.getcwd(), *(str(path.parent) for path in found)]
+    _let_import(user_folders)
     logging.disable(logging.ERROR)  # gin logs each folder that lacks a file
     try:
-        gin.parse_config_files_and_bindings(gin_files, bindings)
+        gin.parse_config_files_and_bindings(
+            gin_files, bindings, finalize_config=not show_required
+        )
+        if show_required:
+            for name in re.findall(r"^(\w+) = %gin.REQUIRED$", gin.config_str(), re.M):
+                gin.parse_config(f"{name} = '<{name}>'")
+            gin.finalize()
         run_type = _configured_run(run_types)
         run = gin.get_configurable(run_type)()
     except errors.ElmError:
         raise
     except _GIN_ERRORS as error:
-        raise errors.ConfigError(_explain_gin_error(error, gin_files)) from error
+        text = gin_errors.explain(
+            error,
+            gin_files=gin_files,
+            bound=gin.config_str(),
+            run_types=run_types,
+            folders=user_folders,
+        )
+        raise errors.ConfigError(text) from error
     finally:
         logging.disable(logging.NOTSET)
     bound, operative = gin.config_str(), gin.operative_config_str()
-    _check_unused(bound, operative)
+    _check_unused(bound, operative, run_type)
     return run, bound, operative
 
 
-def _check_files(gin_files: Sequence[str], folders: Sequence[str]) -> None:
+def _expanded(name: str) -> str:
+    """Returns a file or folder with `~` as the home: no shell sees it in a flag."""
+    return str(paths.absolute(name)) if name.startswith("~") else name
+
+
+def _find_files(gin_files: Sequence[str], folders: Sequence[str]) -> list[pathlib.Path]:
+    """Returns where the gin files are, or raises ConfigError."""
     if not gin_files:
         raise errors.ConfigError(
             errors.explain(
                 found="no --gin_file",
                 expected="at least one gin file",
-                do=f"Pass one of: {', '.join(_known_files())}",
+                do=f"Pass one of: {', '.join(selectors.gin_files())}",
             )
         )
+    found = []
     for name in gin_files:
-        if not any((pathlib.Path(folder) / name).is_file() for folder in folders):
+        places = [pathlib.Path(folder, name).absolute() for folder in folders]
+        found += [path for path in places if path.is_file()][:1]
+        if not any(path.is_file() for path in places):
             raise errors.ConfigError(
                 errors.explain(
                     found=f"no gin file {name!r} in {[f or '.' for f in folders]}",
                     expected="a path, or a name below one of these folders",
-                    do=errors.did_you_mean(name, _known_files()),
+                    do=errors.did_you_mean(name, selectors.gin_files()),
                 )
             )
 
+    return found
 
-def _known_files() -> list[str]:
-    root = files_root()
-    return sorted(
-        path.relative_to(root).as_posix()
-        for path in root.glob("gin/**/*.gin")
-        if "parts" not in path.parts
-    )
+
+def _let_import(folders: Iterable[str]) -> None:
+    """Lets gin files import modules of these folders, after all that is installed.
+
+    The package `tasks` is the project's own, also where the user's path has another.
+    """
+    spec = importlib.util.find_spec("tasks")
+    own = paths.PACKAGE / "tasks" / "__init__.py"
+    if spec is None or spec.origin is None or not own.samefile(spec.origin):
+        sys.path.insert(0, str(paths.PACKAGE))
+        importlib.invalidate_caches()
+    sys.path.extend(folder for folder in folders if folder not in sys.path)
 
 
 def _configured_run(run_types: Sequence[type[Run]]) -> type[Run]:
@@ -193,61 +225,18 @@ def _configured_run(run_types: Sequence[type[Run]]) -> type[Run]:
             errors.explain(
                 found=f"files that configure {[t.__name__ for t in named] or 'no run'}",
                 expected=f"exactly one of {names} for this binary",
-                do="Pass a gin file of this binary; README lists which belongs where",
+                do="Pass a gin file of this binary; --help lists the project's",
             )
         )
     return named[0]
 
 
-def _check_unused(bound: str, operative: str) -> None:
-    used = set(_STATEMENT.findall(operative))
-    unused = [name for name in _STATEMENT.findall(bound) if name not in used]
+def _check_unused(bound: str, operative: str, run_type: type[Run]) -> None:
+    used = set(gin_errors.STATEMENT.findall(operative))
+    unused = [name for name in gin_errors.STATEMENT.findall(bound) if name not in used]
     if unused:
-        hints = " ".join(f"{n}: {errors.did_you_mean(n, used)}" for n in unused)
-        raise errors.ConfigError(
-            errors.explain(
-                found=f"bindings that nothing reads: {', '.join(unused)}",
-                expected="every binding to be used by the run",
-                do=f"Correct or remove them. {hints}",
-            )
-        )
-
-
-def _explain_gin_error(error: Exception, gin_files: Sequence[str]) -> str:
-    text = str(error).strip()
-    advice = "Correct the name or value in the file or in the --gin flag named above"
-    bound = _STATEMENT.findall(gin.config_str())
-    field = re.search(r"'?([\w.]+)'? doesn't have a parameter named '(\w+)'", text)
-    part = re.search(r"No configurable matching '([\w.]+)'", text)
-    macro = re.search(r"No bindings specified for '(\w+)/gin.macro'", text)
-    missing = re.search(r"[Rr]equired .*?: ?(.*)", text)
-    if field:
-        advice = errors.did_you_mean(field[2], _field_names(field[1]))
-    elif part:
-        parts = {name.rpartition(".")[0] for name in bound} - {""}
-        advice = errors.did_you_mean(part[1], parts)
-    elif macro:
-        text = f"no macro {macro[1]}"  # gin shows the whole configuration
-        advice = errors.did_you_mean(macro[1], (n for n in bound if "." not in n))
-    elif "Unable to parse value" in text or "Unexpected token" in text:
-        advice = "Write strings in quotes, numbers and tuples as Python does"
-    elif "REQUIRED" in text or missing:
-        advice = "Give it a value, for example --gin.MODEL_DIR=path"
-    return errors.explain(
-        found=f"{text} (reading {', '.join(gin_files)})",
-        expected="a configuration that gin can build",
-        do=advice,
-    )
-
-
-def _field_names(selector: str) -> list[str]:
-    """Returns the fields of a dataclass that gin knows as `module.Class`."""
-    module_name, _, class_name = selector.rpartition(".")
-    for name, module in list(sys.modules.items()):
-        if f".{name}".endswith(f".{module_name}") and hasattr(module, class_name):
-            fields = getattr(getattr(module, class_name), "__dataclass_fields__", {})
-            return list(fields)
-    return []
+        text = gin_errors.explain_unused(unused, used=used, run_types=[run_type])
+        raise errors.ConfigError(text)
 
 
 def allow_open_files() -> None:
@@ -262,8 +251,31 @@ def allow_open_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(known), hard))
 
 
-def main(*run_types: type[Run]) -> None:
+def make_help(description: str, run_types: Sequence[type[Run]]) -> str:
+    """Returns what `--help` prints; with gin files the values that they give.
+
+    Raises:
+      ConfigError: As `build_run`.
+    """
+    if not _GIN_FILE.value:
+        own = flags.FLAGS.flags_by_module_dict()[__name__]
+        return help_text.make(description, run_types, own)
+    run, _, operative = build_run(
+        run_types,
+        gin_files=_GIN_FILE.value,
+        bindings=_GIN_BINDINGS.value,
+        search_paths=_GIN_SEARCH_PATHS.value,
+        show_required=True,
+    )
+    return help_text.make_of_run(description, run, operative)
+
+
+def main(description: str, *run_types: type[Run]) -> None:
     """Runs the program of a binary: parse flags, build the run, plan or run it.
+
+    Args:
+      description: What the binary does, its name before a colon.
+      *run_types: The runs it knows.
 
     Exits with 0 when done, 1 on an error the user can repair (its text goes to
     standard error), 143 or 130 after a SIGTERM or SIGINT was answered by saving.
@@ -280,6 +292,11 @@ def main(*run_types: type[Run]) -> None:
         )
     allow_open_files()
     try:
+        if _HELP.value:
+            text = make_help(description, run_types)
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head`
+            print(text)  # noqa: T201
+            return
         run, bound, operative = build_run(
             run_types,
             gin_files=_GIN_FILE.value,

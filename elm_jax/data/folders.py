@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import glob
 import os
 import pathlib
 import shutil
@@ -75,7 +76,7 @@ def _rename(temporary: str, path: pathlib.Path) -> None:
 
 
 def _remove_stale(path: pathlib.Path) -> None:
-    for other in path.parent.glob(f".{path.name}.*"):
+    for other in path.parent.glob(f".{glob.escape(path.name)}.*"):
         with contextlib.suppress(FileNotFoundError):  # its process ended meanwhile
             if time.time() - other.stat().st_mtime > _STALE_SECS:
                 shutil.rmtree(other, ignore_errors=True)

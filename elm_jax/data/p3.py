@@ -10,6 +10,7 @@ templates of 0.2.3 give.
 """
 
 import dataclasses
+import glob
 import json
 import pathlib
 from collections.abc import Iterable, Iterator
@@ -118,7 +119,8 @@ class P3Rows:
         return pathlib.Path(data_dir) / "p3" / self.name
 
     def _records(self, split: str, data_dir: str) -> list[pathlib.Path]:
-        found = sorted(self._folder(data_dir).glob(f"{split}.tfrecord-*"))
+        name = glob.escape(split)
+        found = sorted(self._folder(data_dir).glob(f"{name}.tfrecord-*"))
         counts = {path.name.rpartition("-of-")[2] for path in found}
         if counts - {f"{len(found):05d}"}:
             raise parquet_files.NotListed(

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from elm_jax import errors
+from elm_jax import fields
 
 _ACTIVATIONS = ("gelu", "linear", "relu", "silu", "swish", "tanh")
 _CHOICES = {
@@ -10,8 +10,6 @@ _CHOICES = {
     "remat": ("none", "products", "layer"),
     "attention": ("einsum", "dot_product", "cudnn"),
 }
-_SWITCHES = ("logits_via_embedding", "relpos_per_layer")
-_NOT_COUNTS = ("dropout_rate", "mlp_activations", *_SWITCHES, *_CHOICES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,60 +46,41 @@ class T5Config:
         weights: training through them needs a `dropout_rate` of 0.
     """
 
-    vocab_size: int
-    emb_dim: int
-    num_heads: int
-    head_dim: int
-    mlp_dim: int
-    num_encoder_layers: int
-    num_decoder_layers: int
+    vocab_size: fields.Count
+    emb_dim: fields.Count
+    num_heads: fields.Count
+    head_dim: fields.Count
+    mlp_dim: fields.Count
+    num_encoder_layers: fields.Count
+    num_decoder_layers: fields.Count
     mlp_activations: tuple[str, ...] = ("gelu", "linear")
-    dropout_rate: float = 0.0
+    dropout_rate: fields.ShareBelowOne = 0.0
     logits_via_embedding: bool = False
-    relpos_buckets: int = 32
-    relpos_max_distance: int = 128
+    relpos_buckets: fields.Count = 32
+    relpos_max_distance: fields.Count = 128
     relpos_per_layer: bool = False
     dtype: str = "float32"
-    scan_unroll: int = 1
+    scan_unroll: fields.Count = 1
     remat: str = "products"
     attention: str = "einsum"
 
     def __post_init__(self) -> None:
         """Raises ConfigError naming each field that no model can have."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        fields.check(self)
         wrong = {}
-        for name, value in fields.items():
-            if name not in _NOT_COUNTS and not (type(value) is int and value > 0):
-                wrong[name] = "a whole number above 0"
         for name, choices in _CHOICES.items():
-            if fields[name] not in choices:
+            if getattr(self, name) not in choices:
                 wrong[name] = f"one of {', '.join(choices)}"
-        for name in _SWITCHES:
-            if not isinstance(fields[name], bool):
-                wrong[name] = "True or False"
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             wrong["attention"] = "einsum or dot_product where dtype is float32"
         activations = self.mlp_activations
-        if not (
-            isinstance(activations, tuple)
-            and activations
-            and all(name in _ACTIVATIONS for name in activations)
-        ):
+        if not activations or not {*activations} <= {*_ACTIVATIONS}:
             wrong["mlp_activations"] = f"a tuple of {', '.join(_ACTIVATIONS)}"
-        if not 0 <= self.dropout_rate < 1:
-            wrong["dropout_rate"] = "a share in [0, 1)"
-        if "relpos_buckets" not in wrong and self.relpos_buckets % 4:
+        if self.relpos_buckets % 4:
             wrong["relpos_buckets"] = "a multiple of 4"
         elif self.relpos_max_distance <= self.relpos_buckets // 2:
             wrong["relpos_max_distance"] = "more than half of relpos_buckets"
-        if wrong:
-            raise errors.ConfigError(
-                errors.explain(
-                    found=", ".join(f"{name} = {fields[name]!r}" for name in wrong),
-                    expected="; ".join(f"{n}: {text}" for n, text in wrong.items()),
-                    do="Correct these fields of T5Config",
-                )
-            )
+        fields.refuse(self, wrong)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,7 +97,17 @@ class Execution:
     dtype: str = ""
     remat: str = ""
     attention: str = ""
-    scan_unroll: int = 0
+    scan_unroll: fields.CountOrNone = 0
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError naming each field that no model can have."""
+        fields.check(self)
+        refused = {
+            name: f"one of {', '.join(choices)}, or empty"
+            for name, choices in _CHOICES.items()
+            if getattr(self, name) not in ("", *choices)
+        }
+        fields.refuse(self, refused)
 
     def applied_to(self, shape: T5Config) -> T5Config:
         """Returns the shape with the fields that are set here.

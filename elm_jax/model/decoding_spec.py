@@ -1,10 +1,9 @@
 """How target tokens are chosen, as data: greedy, beam search or sampling."""
 
 import dataclasses
-import math
-from typing import Any, Literal
+from typing import Literal
 
-from elm_jax import errors
+from elm_jax import fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,26 +38,20 @@ class BeamSearch:
         only one of "t5x".
     """
 
-    num_beams: int = 4
+    num_beams: fields.Count = 4
     rules: Literal["huggingface", "t5x"] = "huggingface"
-    length_penalty: float = 1.0
+    length_penalty: fields.Finite = 1.0
     early_stopping: bool | Literal["never"] = False
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a search that cannot be done."""
-        wrong = _not_counts(self, "num_beams", least=1)
-        if self.rules not in ("huggingface", "t5x"):
-            wrong["rules"] = "huggingface or t5x"
-        if not _is_finite(self.length_penalty):
-            wrong["length_penalty"] = "a finite number"
-        elif self.rules == "t5x" and self.length_penalty < 0:
+        fields.check(self)
+        wrong = {}
+        if self.rules == "t5x" and self.length_penalty < 0:
             wrong["length_penalty"] = "at least 0 under the rules of t5x"
-        modes = ("never",) if self.rules == "t5x" else (True, False, "never")
-        if not any(self.early_stopping is mode for mode in modes[:-1]) and (
-            self.early_stopping != "never"
-        ):
-            wrong["early_stopping"] = " or ".join(map(repr, modes))
-        _refuse(self, wrong)
+        if self.rules == "t5x" and self.early_stopping != "never":
+            wrong["early_stopping"] = "'never' under the rules of t5x"
+        fields.refuse(self, wrong)
 
     @property
     def is_greedy(self) -> bool:
@@ -74,7 +67,8 @@ class Sampling:
     not on the batch, its size or the order of examples.
 
     Attributes:
-      temperature: Divides the logits; below 1 sharpens the distribution.
+      temperature: Divides the logits; below 1 sharpens the distribution. For the most
+        likely token there is `Greedy`.
       top_k: How many of the most likely tokens may be drawn; 0 for all. Of equal
         ones at the border those with the lowest ids.
       top_p: Then, of what `top_k` left, the fewest of the most likely tokens whose
@@ -82,47 +76,15 @@ class Sampling:
       seed: Of the draws.
     """
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
+    temperature: fields.Positive = 1.0
+    top_k: fields.CountOrNone = 0
+    top_p: fields.ShareAboveZero = 1.0
+    seed: fields.Seed = 0
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a distribution that does not exist."""
-        wrong = _not_counts(self, "top_k", "seed", least=0)
-        if "seed" not in wrong and self.seed >= 2**32:
-            wrong["seed"] = "a whole number below 2 ** 32"
-        if not _is_finite(self.temperature) or self.temperature <= 0:
-            wrong["temperature"] = "a number above 0; for the most likely token, Greedy"
-        if not _is_finite(self.top_p) or not 0 < self.top_p <= 1:
-            wrong["top_p"] = "a share in (0, 1]"
-        _refuse(self, wrong)
+        fields.check(self)
 
 
 DecodingSpec = Greedy | BeamSearch | Sampling
 GREEDY = Greedy()
-
-
-def _is_finite(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
-
-
-def _not_counts(spec: Any, *names: str, least: int) -> dict[str, str]:
-    values = {name: getattr(spec, name) for name in names}
-    return {
-        name: f"a whole number of at least {least}"
-        for name, value in values.items()
-        if type(value) is not int or value < least
-    }
-
-
-def _refuse(spec: Any, wrong: dict[str, str]) -> None:
-    if wrong:
-        raise errors.ConfigError(
-            errors.explain(
-                found=", ".join(f"{n} = {getattr(spec, n)!r}" for n in wrong),
-                expected="; ".join(f"{n}: {text}" for n, text in wrong.items()),
-                do=f"Correct these fields of {type(spec).__name__}",
-            )
-        )

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from elm_jax import errors
+from elm_jax import errors, fields
 from elm_jax.peft import points
 
 _ACTIVATIONS = ("gelu", "relu", "silu", "swish", "tanh")
@@ -69,9 +69,9 @@ class Bottleneck:
     """
 
     kind: str = "bottleneck"
-    reduction_factor: int = 32
+    reduction_factor: fields.Count = 32
     activation: str = "gelu"
-    init_std: float = 0.01
+    init_std: fields.NotNegative = 0.01
     points: tuple[str, ...] = (
         "encoder/self_attention",
         "encoder/mlp",
@@ -83,21 +83,15 @@ class Bottleneck:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a spec that no model can have."""
-        points.refuse(self, self._wrong("bottleneck"))
+        fields.check(self)
+        fields.refuse(self, self._wrong("bottleneck"))
 
     def _wrong(self, kind: str) -> dict[str, str]:
         wrong = {} if self.kind == kind else {"kind": kind}
-        if type(self.reduction_factor) is not int or self.reduction_factor < 1:
-            wrong["reduction_factor"] = "a whole number of at least 1"
         if self.activation not in _ACTIVATIONS:
             wrong["activation"] = f"one of {', '.join(_ACTIVATIONS)}"
-        if not isinstance(self.init_std, int | float) or self.init_std < 0:
-            wrong["init_std"] = "a number of at least 0"
-        places = self.points
-        if not (isinstance(places, tuple) and set(places) <= set(points.SUB_LAYERS)):
-            wrong["points"] = f"a tuple out of {', '.join(points.SUB_LAYERS)}"
-        elif not places:
-            wrong["points"] = "at least one"
+        if not self.points or not {*self.points} <= {*points.SUB_LAYERS}:
+            wrong["points"] = f"one or more of {', '.join(points.SUB_LAYERS)}"
         return wrong
 
     def adapter_fn(self, emb_dim: int) -> "Bottlenecks":
@@ -134,14 +128,12 @@ class BottleneckSum(Bottleneck):
     """
 
     kind: str = "bottleneck_sum"
-    count: int = 2
+    count: fields.Count = 2
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a spec that no model can have."""
-        wrong = self._wrong("bottleneck_sum")
-        if type(self.count) is not int or self.count < 1:
-            wrong["count"] = "a whole number of at least 1"
-        points.refuse(self, wrong)
+        fields.check(self)
+        fields.refuse(self, self._wrong("bottleneck_sum"))
 
     def adapter_fn(self, emb_dim: int) -> "Bottlenecks":
         """As for `Bottleneck`."""

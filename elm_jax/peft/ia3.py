@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from elm_jax import fields
 from elm_jax.peft import points
 
 
@@ -46,9 +47,10 @@ class Ia3:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a spec that no model can have."""
+        fields.check(self)
         wrong = {} if self.kind == "ia3" else {"kind": "ia3"}
         wrong |= points.wrong_targets(self.targets, points.PROJECTIONS)
-        points.refuse(self, wrong)
+        fields.refuse(self, wrong)
 
     def adapter_fn(self, emb_dim: int) -> "Ia3":
         """Returns itself: the shapes of the projections say the rest."""

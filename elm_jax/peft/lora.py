@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from elm_jax import fields
 from elm_jax.peft import points
 
 _POINTS = tuple(p for p in points.PROJECTIONS if not p.endswith("/hidden"))
@@ -65,25 +66,18 @@ class Lora:
     """
 
     kind: str = "lora"
-    rank: int = 8
-    alpha: float = 16.0
+    rank: fields.Count = 8
+    alpha: fields.Positive = 16.0
     rank_stabilized: bool = False
-    dropout: float = 0.0
+    dropout: fields.ShareBelowOne = 0.0
     targets: str = "/(query|value)$"
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a spec that no model can have."""
-        wrong = {}
-        if self.kind != "lora":
-            wrong["kind"] = "lora"
-        if type(self.rank) is not int or self.rank < 1:
-            wrong["rank"] = "a whole number of at least 1"
-        if not isinstance(self.alpha, int | float) or self.alpha <= 0:
-            wrong["alpha"] = "a number above 0"
-        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
-            wrong["dropout"] = "a share in [0, 1)"
+        fields.check(self)
+        wrong = {} if self.kind == "lora" else {"kind": "lora"}
         wrong |= points.wrong_targets(self.targets, _POINTS)
-        points.refuse(self, wrong)
+        fields.refuse(self, wrong)
 
     @property
     def scale(self) -> float:

@@ -1,14 +1,12 @@
-"""The insertion points of the model, and how a spec refuses wrong fields.
+"""The insertion points of the model, and what a spec may say of them.
 
 A sub-layer's point is `<stack>/<sub-layer>`; a projection's has the projection's
 name behind it. `hidden` is what enters the last projection of a feed-forward block.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-from elm_jax import errors
 
 SUB_LAYERS = (
     "encoder/self_attention",
@@ -25,23 +23,6 @@ PROJECTIONS = tuple(
     for sub_layer in SUB_LAYERS
     for part in (_MLP if sub_layer.endswith("/mlp") else _ATTENTION)
 )
-
-
-def refuse(spec: Any, wrong: Mapping[str, str]) -> None:
-    """Raises ConfigError if any field of a spec is wrong.
-
-    Args:
-      spec: A dataclass.
-      wrong: What would be right, by the name of the field.
-    """
-    if wrong:
-        raise errors.ConfigError(
-            errors.explain(
-                found=", ".join(f"{n} = {getattr(spec, n)!r}" for n in wrong),
-                expected="; ".join(f"{n}: {text}" for n, text in wrong.items()),
-                do=f"Correct these fields of {type(spec).__name__}",
-            )
-        )
 
 
 def wrong_targets(targets: Any, places: Sequence[str]) -> dict[str, str]:

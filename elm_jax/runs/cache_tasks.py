@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import pathlib
 
-from elm_jax import errors
+from elm_jax import errors, fields
 from elm_jax.data import cache, cache_build, folders, rendering, seqio_tasks, tasks
 from elm_jax.runs import data_folder, task_data
 from elm_jax.runs.progress import Progress
@@ -27,18 +27,7 @@ class CacheTasks(Run):
     tasks: str | tuple[str, ...]
     data: task_data.TaskData
     splits: tuple[str, ...] = ()
-    num_workers: int = 0
-
-    def check(self) -> None:
-        """Refuses a negative number of workers."""
-        if self.num_workers < 0:
-            raise errors.ConfigError(
-                errors.explain(
-                    found=f"num_workers = {self.num_workers}",
-                    expected="a count of processes, or 0 for one per core",
-                    do="Correct num_workers",
-                )
-            )
+    num_workers: fields.CountOrNone = 0
 
     def plan(self) -> Plan:
         """Returns which caches would be built, and where."""
@@ -53,7 +42,7 @@ class CacheTasks(Run):
         """Builds those that are not there; fails at the end if some cannot be built."""
         pairs = self._pairs()
         self._check_folder(pairs)
-        data = self.data.opened(self.fill)
+        data = self.data.opened(self.place)
         folders.check_writable(pathlib.Path(data.places.cache_dir))
         builds: list[cache_build.CacheBuild] = []
         failed: dict[str, errors.ElmError] = {}
@@ -90,7 +79,7 @@ class CacheTasks(Run):
 
     def _check_folder(self, pairs: list[tuple[str, str]]) -> None:
         names = dict.fromkeys(name for name, _ in pairs)
-        data_folder.check(self.data.places(self.fill), names, self.splits)
+        data_folder.check(self.data.places(self.place), names, self.splits)
 
     def _pairs(self) -> list[tuple[str, str]]:
         """Returns the tasks and splits to cache."""

@@ -6,12 +6,11 @@ import shutil
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from elm_jax import trees
+from elm_jax import paths, trees
 from elm_jax.checkpoints import (
     huggingface_files,
     huggingface_import,
     manifest,
-    stores,
     streaming,
     t5x,
     t5x_config,
@@ -42,9 +41,9 @@ class ImportT5X(Run):
         T5X has and that change nothing; others that none has are refused.
     """
 
-    t5x_path: str
+    t5x_path: paths.Place
     model: config.T5Config
-    base_name: str
+    base_name: paths.Name
     storage_dtype: StorageDtype = "source"
     ignored_fields: tuple[str, ...] = ()
 
@@ -101,8 +100,8 @@ class ImportHuggingFace(Run):
         nothing; others that no T5 has are refused.
     """
 
-    huggingface_path: str
-    base_name: str
+    huggingface_path: paths.Source
+    base_name: paths.Name
     revision: str | None = None
     storage_dtype: StorageDtype = "source"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -205,11 +204,8 @@ def is_finished(run: Run, base_name: str) -> bool:
 
 def source_place(run: Run, text: str) -> str:
     """Returns the URL, the folder if there is one, or the text as it is: a name."""
-    filled = run.fill(text)
-    if stores.is_url(filled):
-        return filled
-    folder = run.path(text)
-    return str(folder) if folder.exists() else filled
+    place = run.place(text)
+    return place if paths.is_url(place) or pathlib.Path(place).exists() else text
 
 
 def import_plan(

@@ -1,11 +1,10 @@
 """elm_convert: experts with adapters from other programs and to them."""
 
 import dataclasses
-import glob
 import pathlib
 from typing import Any, NamedTuple
 
-from elm_jax import errors, trees
+from elm_jax import errors, paths, trees
 from elm_jax.checkpoints import experts, manifest, original_elm, peft_folders
 from elm_jax.data import templates
 from elm_jax.model import t5
@@ -39,10 +38,10 @@ class ImportExperts(Run):
         one of the expert's own name.
     """
 
-    source_paths: str | tuple[str, ...]
-    initial_checkpoint_path: str
-    experts_dir: str = "{MODEL_DIR}/imported"
-    expert_name: str = ""
+    source_paths: paths.Patterns
+    initial_checkpoint_path: paths.Path
+    experts_dir: paths.Path = "{MODEL_DIR}/imported"
+    expert_name: paths.OptionalName = ""
     tasks: tuple[str, ...] = ()
 
     def name_of(self, source: pathlib.Path) -> str:
@@ -63,13 +62,11 @@ class ImportExperts(Run):
         named = self.source_paths
         found: dict[str, pathlib.Path] = {}
         for pattern in [named] if isinstance(named, str) else named:
-            text = str(self.path(pattern))
-            folders = [pathlib.Path(f) for f in sorted(glob.glob(text))]
-            folders = [folder for folder in folders if folder.is_dir()]
+            folders = [folder for folder in self.find(pattern) if folder.is_dir()]
             if not folders:
                 raise errors.CheckpointError(
                     errors.explain(
-                        found=f"no folder matches {text}",
+                        found=f"no folder matches {self.path(pattern)}",
                         expected="the folder of an expert, or a pattern of several",
                         do="Correct the path",
                     )
@@ -190,9 +187,9 @@ class ExportPeft(Run):
         `google/t5-xl-lm-adapt`; "" writes none.
     """
 
-    experts: str | tuple[str, ...]
-    export_dir: str = "{MODEL_DIR}/peft"
-    base_model: str = ""
+    experts: paths.Patterns
+    export_dir: paths.Path = "{MODEL_DIR}/peft"
+    base_model: paths.OptionalSource = ""
 
     def plan(self) -> Plan:
         """Returns what would be read and written."""
@@ -238,9 +235,9 @@ class FoldExpert(Run):
       experts_dir: Where the result goes, as `<experts_dir>/<name>`.
     """
 
-    expert_path: str
-    initial_checkpoint_path: str
-    experts_dir: str = "{MODEL_DIR}/folded"
+    expert_path: paths.Path
+    initial_checkpoint_path: paths.Path
+    experts_dir: paths.Path = "{MODEL_DIR}/folded"
 
     def plan(self) -> Plan:
         """Returns what would be read and written."""

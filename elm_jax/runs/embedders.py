@@ -3,14 +3,17 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import numpy as np
 
-from elm_jax import errors, types
+from elm_jax import errors, fields, paths, types
 from elm_jax.library import encoder, minilm, sentence_transformers
 from elm_jax.model import pooling, t5
 from elm_jax.runs import bases, task_data
 
+TextLength = Annotated[int, fields.Range(3, 2**31, is_open_above=True)]
+"""Tokens, with the two that BERT puts around a text."""
 KINDS = ("minilm", "encoder", "sentence_transformers")
 
 
@@ -27,10 +30,11 @@ class EmbedderSpec:
     """
 
     kind: str = "minilm"
-    path: str = ""
-    max_length: int = 256
+    path: paths.OptionalSource = ""
+    max_length: TextLength = 256
 
     def __post_init__(self) -> None:
+        fields.check(self)
         if self.kind not in KINDS:
             raise errors.ConfigError(
                 errors.explain(
@@ -43,24 +47,25 @@ class EmbedderSpec:
     def make(
         self,
         *,
-        fill: Callable[[str], str],
+        place: Callable[[str], str],
         load_base: Callable[[], bases.Base],
         data: task_data.OpenedData,
     ) -> types.Embedder:
         """Returns the embedder.
 
         Args:
-          fill: Replaces the placeholders of a path; `Run.fill`.
+          place: Makes an absolute path of a text; `Run.place`.
           load_base: Gives the base; called for kind `encoder` only.
           data: Whose vocabulary the base's encoder reads.
         """
-        path = fill(self.path)
+        path = place(self.path)
         if self.kind == "minilm":
             folder = pathlib.Path(path) if path else None
             return minilm.load(folder, max_length=self.max_length)
         if self.kind == "sentence_transformers":
             return sentence_transformers.SentenceTransformer(
-                path, max_length=self.max_length
+                path if pathlib.Path(path).is_dir() else self.path,
+                max_length=self.max_length,
             )
         return _encoder_embedder(load_base(), data, max_length=self.max_length)
 

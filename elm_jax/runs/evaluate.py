@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal, NamedTuple
 
-from elm_jax import errors
+from elm_jax import errors, fields, paths
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
 from elm_jax.evaluation import results
@@ -75,24 +75,24 @@ class Evaluate(Run):
     can_share_work: ClassVar[bool] = True
 
     data: task_data.TaskData
-    initial_checkpoint_path: str
+    initial_checkpoint_path: paths.Path
     tasks: str | tuple[str, ...] = ()
-    experts: tuple[str, ...] = ()
+    experts: tuple[paths.Pattern, ...] = ()
     strategies: tuple[Strategy, ...] = ()
     shard: str = ""
     own_tasks: bool = False
     retrieval: library.Retrieve | None = None
     splits: tuple[str, ...] = ("test",)
-    max_examples: int = 0
-    batch_size: int = 64
+    max_examples: fields.CountOrNone = 0
+    batch_size: fields.Count = 64
     axis_rules: str = "data"
-    num_fsdp: int = 1
-    num_model: int = 1
+    num_fsdp: fields.CountOrAll = 1
+    num_model: fields.Count = 1
     length_normalized: bool = False
     decoding: decoding_spec.DecodingSpec = decoding_spec.GREEDY
     protocol: str = "elm"
-    random_seed: int = 42
-    results_path: str = "{MODEL_DIR}/results.jsonl"
+    random_seed: fields.Seed = 42
+    results_path: paths.Path = "{MODEL_DIR}/results.jsonl"
 
     def check(self) -> None:
         """Raises ConfigError when fields contradict each other."""
@@ -143,7 +143,7 @@ class Evaluate(Run):
         self._check_folder()
         base = bases.load_base(self.path(self.initial_checkpoint_path))
         store = results.ResultStore(self.path(self.results_path))
-        data = self.data.opened(self.fill)
+        data = self.data.opened(self.place)
         groups: dict[tuple[pathlib.Path, ...], list[Job]] = {}
 
         @functools.cache
@@ -176,7 +176,7 @@ class Evaluate(Run):
 
     def _check_folder(self) -> None:
         names = task_registry.registry.expand(self.tasks) if self.tasks else []
-        data_folder.check(self.data.places(self.fill), names, self.splits)
+        data_folder.check(self.data.places(self.place), names, self.splits)
 
     def _score_all(
         self,

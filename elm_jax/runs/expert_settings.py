@@ -5,7 +5,7 @@ import fnmatch
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from elm_jax import errors
+from elm_jax import errors, fields
 
 if TYPE_CHECKING:
     from elm_jax.runs import train
@@ -24,12 +24,15 @@ class ExpertSettings:
       max_examples: Cap per task; 0 for all.
     """
 
-    train_steps: int | None = None
-    learning_rate: float | None = None
-    warmup_steps: int | None = None
+    train_steps: fields.Count | None = None
+    learning_rate: fields.NotNegative | None = None
+    warmup_steps: fields.CountOrNone | None = None
     decay: Literal["linear", "constant"] | None = None
-    random_seed: int | None = None
-    max_examples: int | None = None
+    random_seed: fields.Seed | None = None
+    max_examples: fields.CountOrNone | None = None
+
+    def __post_init__(self) -> None:
+        fields.check(self)
 
 
 _OF_OPTIMIZER = ("learning_rate", "warmup_steps", "decay")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from elm_jax import errors, trees
+from elm_jax import errors, fields, paths, trees
 from elm_jax.checkpoints import (
     experts,
     huggingface_export,
@@ -33,8 +33,8 @@ class Export(Run):
       storage_dtype: Of the written weights; `source` keeps bfloat16 and float32.
     """
 
-    expert_path: str
-    initial_checkpoint_path: str | None = None
+    expert_path: paths.Path
+    initial_checkpoint_path: paths.Path | None = None
     storage_dtype: convert.StorageDtype = "source"
 
     def target(self, info: manifest.Manifest) -> pathlib.Path:
@@ -108,8 +108,8 @@ class ExportHuggingFace(Export):
       max_shard_bytes: Above it there are several files and an index.
     """
 
-    export_dir: str = "{MODEL_DIR}/huggingface"
-    max_shard_bytes: int = 5_000_000_000
+    export_dir: paths.Path = "{MODEL_DIR}/huggingface"
+    max_shard_bytes: fields.Bytes = 5_000_000_000
 
     def target(self, info: manifest.Manifest) -> pathlib.Path:
         """Returns `<export_dir>/<name>`."""
@@ -142,7 +142,7 @@ class ExportT5X(Export):
       file_format: What T5X writes today, or its older format.
     """
 
-    export_dir: str = "{MODEL_DIR}/t5x"
+    export_dir: paths.Path = "{MODEL_DIR}/t5x"
     file_format: t5x_export.Format = "orbax"
 
     def target(self, info: manifest.Manifest) -> pathlib.Path:

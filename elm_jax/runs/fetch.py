@@ -1,9 +1,8 @@
 """elm_library: gets experts that trainings have published to a bucket."""
 
 import dataclasses
-import fnmatch
 
-from elm_jax import errors
+from elm_jax import errors, paths
 from elm_jax.checkpoints import bucket, manifest
 from elm_jax.library import lock
 from elm_jax.runs.progress import Progress
@@ -20,16 +19,16 @@ class FetchExperts(Run):
       experts_dir: Where they go.
     """
 
-    url: str
+    url: paths.Place
     experts: str | tuple[str, ...] = "*"
-    experts_dir: str = "{MODEL_DIR}/experts"
+    experts_dir: paths.Path = "{MODEL_DIR}/experts"
 
     def plan(self) -> Plan:
         """Returns what would be downloaded; looks into the bucket."""
         chosen = self._choose()
         missing = self._missing(chosen)
         return {
-            "bucket": self.fill(self.url),
+            "bucket": self.place(self.url),
             "experts": f"{len(chosen)}: {', '.join(copy.name for copy in chosen)}",
             "there already": len(chosen) - len(missing),
             "files": f"{sum(copy.num_files for copy in missing)} below"
@@ -51,7 +50,7 @@ class FetchExperts(Run):
                 progress(done)
 
             for copy in missing:
-                place = bucket.Bucket(self.fill(self.url))
+                place = bucket.Bucket(self.place(self.url))
                 place.fetch(copy, folder / copy.name, count)
         print(  # noqa: T201
             f"experts: {len(missing)} fetched, {len(chosen) - len(missing)} there"
@@ -64,17 +63,17 @@ class FetchExperts(Run):
         Raises:
           LibraryError: A pattern fits none.
         """
-        there = bucket.Bucket(self.fill(self.url)).experts()
+        there = bucket.Bucket(self.place(self.url)).experts()
         names: set[str] = set()
         for pattern in (
             (self.experts,) if isinstance(self.experts, str) else self.experts
         ):
-            fitting = fnmatch.filter(there, pattern)
+            fitting = paths.fitting(pattern, there)
             if not fitting:
                 raise errors.LibraryError(
                     errors.explain(
                         found=f"no expert {pattern!r} among {len(there)} in"
-                        f" {self.fill(self.url)}",
+                        f" {self.place(self.url)}",
                         expected="published experts (--gin.PUBLISH_URL of elm_train)",
                         do="Correct the pattern or the URL."
                         f" {errors.did_you_mean(pattern, there)}",

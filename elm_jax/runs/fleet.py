@@ -60,7 +60,9 @@ class FleetTrainer:
             else min(run.num_slots, len(names)),
             num_lanes=shared.num_lanes,
         )
-        stop = signals.StopRequest(grace_secs=run.stop_grace_secs)
+        stop = signals.StopRequest(
+            grace_secs=run.stop_grace_secs, has_unsaved=processes.are_several()
+        )
         with stop, fleet_table.FleetTable(names) as table, contextlib.ExitStack() as to:
 
             def begin(name: str) -> fleet_loop.Member:
@@ -69,13 +71,19 @@ class FleetTrainer:
                 ready = shared.prepare(name, examples[name], common_shapes)
                 return self._member(ready, table, fleet)
 
+            profile = self._profile(to)
+
+            def after_step(num_steps: int) -> None:
+                stop.note_unsaved()
+                profile(num_steps)
+
             queue = ((n, lambda n=n: begin(n)) for n in names)
             failures = fleet_loop.train_fleet(
                 fleet,
                 shared.frozen,
                 queue,
                 should_stop=agreement.PassedOnStop(stop),
-                after_step=self._profile(to),
+                after_step=after_step,
                 slow_secs=run.stop_grace_secs / 2,
             )
         stop.exit_if_requested()

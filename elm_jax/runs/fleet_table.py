@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from elm_jax.reporting import terminal
 from elm_jax.training import writers
 
 _COLUMNS = ("expert", "step", "loss", "rate", "steps/s", "time left")
@@ -25,7 +26,7 @@ class FleetTable:
     """
 
     def __init__(self, names: Sequence[str], *, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or terminal.console(stderr=True)
         self._waiting, self._total, self._landed = list(names), len(names), 0
         self._rows: dict[str, tuple[str, ...]] = {}
         self._live: Live | None = None
@@ -67,7 +68,6 @@ class FleetTable:
         self._landed += 1
         self._console.print(
             f"{name}: landed, {self._landed} of {self._total}",
-            markup=False,
             highlight=False,
             soft_wrap=True,
         )
@@ -79,10 +79,8 @@ class FleetTable:
     def render(self) -> Table:
         """Returns the table as it is now."""
         title = f"{self._landed} of {self._total} landed, {len(self._waiting)} waiting"
-        table = Table(*_COLUMNS, title=title)
-        for name, cells in sorted(self._rows.items()):
-            table.add_row(name, *cells)
-        return table
+        rows = [(name, *cells) for name, cells in sorted(self._rows.items())]
+        return terminal.table(title, _COLUMNS, rows)
 
 
 class _Row:

@@ -37,7 +37,7 @@ class Landing:
     def publisher(self) -> publishing.Publisher:
         """What hands finished experts to a bucket, in processes that land any."""
         run = self._run
-        return publishing.Publisher(run.fill(run.publish_url) if self._lands else "")
+        return publishing.Publisher(run.place(run.publish_url) if self._lands else "")
 
     def describe(self, names: Sequence[str]) -> Plan:
         """Returns what a plan says of experts; looks into the bucket."""

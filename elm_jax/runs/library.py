@@ -1,20 +1,17 @@
 """elm_library: build and extend a library, look at it, ask it."""
 
 import dataclasses
-import glob
 import json
 import pathlib
 import shutil
 from typing import NamedTuple
 
-import rich
-from rich.table import Table
-
-from elm_jax import errors, files, types
+from elm_jax import errors, fields, files, paths, types
 from elm_jax.checkpoints import manifest
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
 from elm_jax.library import catalogue, index, retrieval, sampling, text_formats
+from elm_jax.reporting import terminal
 from elm_jax.runs import bases, data_folder, embedders, task_data
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Plan, Run
@@ -27,14 +24,13 @@ def find_experts(run: Run, patterns: str | tuple[str, ...]) -> list[pathlib.Path
     """
     found: dict[pathlib.Path, None] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        text = str(run.path(pattern))
-        folders = [pathlib.Path(f).parent for f in glob.glob(f"{text}/manifest.json")]
+        folders = [f for f in run.find(pattern) if (f / manifest.FILE_NAME).is_file()]
         kinds = {folder: manifest.read_manifest(folder).kind for folder in folders}
         chosen = sorted(folder for folder, kind in kinds.items() if kind != "base")
         if not chosen:
             raise errors.LibraryError(
                 errors.explain(
-                    found=f"no expert matches {text}",
+                    found=f"no expert matches {run.path(pattern)}",
                     expected="one or more folders with a manifest.json",
                     do="Train experts first (elm_train), or correct the pattern",
                 )
@@ -66,7 +62,7 @@ class LibraryRun(Run):
       library_dir: The library's folder.
     """
 
-    library_dir: str = "{MODEL_DIR}/library"
+    library_dir: paths.Path = "{MODEL_DIR}/library"
 
     def open_catalogue(self) -> catalogue.Catalogue:
         """Returns the library's catalogue."""
@@ -89,15 +85,15 @@ class BuildLibrary(LibraryRun):
       random_seed: Of their choice.
     """
 
-    experts: str | tuple[str, ...]
+    experts: paths.Patterns
     data: task_data.TaskData
-    extends: str = ""
-    initial_checkpoint_path: str = ""
+    extends: paths.OptionalPath = ""
+    initial_checkpoint_path: paths.OptionalPath = ""
     embedder: embedders.EmbedderSpec = embedders.EmbedderSpec()
     text_format: str = "choice_instance"
-    num_keys: int = sampling.NUM_KEYS
+    num_keys: fields.Count = sampling.NUM_KEYS
     split: str = "train"
-    random_seed: int = 42
+    random_seed: fields.Seed = 42
 
     def check(self) -> None:
         """Raises ConfigError when the text format is unknown."""
@@ -120,10 +116,10 @@ class BuildLibrary(LibraryRun):
             _copy_library(self.path(self.extends), self.path(self.library_dir))
         folders = find_experts(self, self.experts)
         known = self._check_base(folders)
-        data = self.data.opened(self.fill)
+        data = self.data.opened(self.place)
         new = [self._new_expert(folder, data) for folder in folders]
         embedder = self.embedder.make(
-            fill=self.fill,
+            place=self.place,
             load_base=lambda: bases.load_base(self.path(self.initial_checkpoint_path)),
             data=data,
         )
@@ -212,13 +208,13 @@ class ListExperts(LibraryRun):
 
     def run(self) -> None:
         """Prints one line per expert."""
-        table = Table(title=str(self.path(self.library_dir)))
-        for column in ("expert", "kind", "tasks", "steps", "status"):
-            table.add_column(column)
-        for entry in self.open_catalogue().entries():
-            tasks = ", ".join(entry.tasks)
-            table.add_row(entry.name, entry.kind, tasks, str(entry.steps), entry.status)
-        rich.print(table)
+        header = ("expert", "kind", "tasks", "steps", "status")
+        rows = [
+            (entry.name, entry.kind, ", ".join(entry.tasks), entry.steps, entry.status)
+            for entry in self.open_catalogue().entries()
+        ]
+        title = str(self.path(self.library_dir))
+        terminal.show(terminal.table(title, header, rows))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -269,17 +265,17 @@ class Retrieve(LibraryRun):
 
     tasks: str | tuple[str, ...]
     data: task_data.TaskData
-    initial_checkpoint_path: str = ""
+    initial_checkpoint_path: paths.OptionalPath = ""
     embedder: embedders.EmbedderSpec = embedders.EmbedderSpec()
     split: str = "validation"
-    num_queries: int = sampling.NUM_QUERIES
-    random_seed: int = 42
-    votes_path: str = "{MODEL_DIR}/votes.jsonl"
+    num_queries: fields.Count = sampling.NUM_QUERIES
+    random_seed: fields.Seed = 42
+    votes_path: paths.Path = "{MODEL_DIR}/votes.jsonl"
 
     def plan(self) -> Plan:
         """Returns which tasks would ask."""
         names = task_registry.registry.expand(self.tasks)
-        data_folder.check(self.data.places(self.fill), names, (self.split,))
+        data_folder.check(self.data.places(self.place), names, (self.split,))
         return {
             "library": self.path(self.library_dir),
             "tasks": f"{len(names)}: {', '.join(names)}",
@@ -289,20 +285,19 @@ class Retrieve(LibraryRun):
 
     def run(self) -> None:
         """Prints the votes and writes them down."""
-        table = Table(title="Retrieved experts")
-        for column in ("task", "expert", "votes", "others"):
-            table.add_column(column)
+        rows = []
         for task, result in self.retrieve():
             (expert, votes), *others = result.votes
             rest = ", ".join(f"{name} {count}" for name, count in others[:3])
-            table.add_row(task, expert, str(votes), rest)
-        rich.print(table)
+            rows.append((task, expert, votes, rest))
+        header = ("task", "expert", "votes", "others")
+        terminal.show(terminal.table("Retrieved experts", header, rows))
 
     def retrieve(self) -> list[Retrieved]:
         """Returns the votes of every task, and writes them to `votes_path`."""
         names = task_registry.registry.expand(self.tasks)
-        data_folder.check(self.data.places(self.fill), names, (self.split,))
-        data = self.data.opened(self.fill)
+        data_folder.check(self.data.places(self.place), names, (self.split,))
+        data = self.data.opened(self.place)
         opened = index.open_index(self.path(self.library_dir))
         active = self.open_catalogue().experts()
         embedder = self._make_embedder(data)
@@ -334,7 +329,7 @@ class Retrieve(LibraryRun):
 
     def _make_embedder(self, data: task_data.OpenedData) -> types.Embedder:
         return self.embedder.make(
-            fill=self.fill,
+            place=self.place,
             load_base=lambda: bases.load_base(self.path(self.initial_checkpoint_path)),
             data=data,
         )

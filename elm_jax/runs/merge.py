@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from elm_jax import errors, trees
+from elm_jax import errors, fields, paths, trees
 from elm_jax.checkpoints import experts, manifest
 from elm_jax.merging import effects as merging_effects
 from elm_jax.merging import methods
@@ -33,13 +33,13 @@ class Merge(Run):
       scale: Factor on the differences from the base, for methods that take one.
     """
 
-    experts: tuple[str, ...]
-    expert_name: str
-    initial_checkpoint_path: str
-    experts_dir: str = "{MODEL_DIR}/merged"
+    experts: tuple[paths.Pattern, ...]
+    expert_name: paths.Name
+    initial_checkpoint_path: paths.Path
+    experts_dir: paths.Path = "{MODEL_DIR}/merged"
     method: str = "uniform"
-    weights: tuple[float, ...] = ()
-    scale: float = 1.0
+    weights: tuple[fields.Finite, ...] = ()
+    scale: fields.Finite = 1.0
 
     def plan(self) -> Plan:
         """Returns what would be merged."""

@@ -6,19 +6,15 @@ import math
 import pathlib
 from collections.abc import Iterator, Sequence
 
-import rich.console
-from rich.text import Text
-
-from elm_jax import errors, files
+from elm_jax import errors, files, paths
 from elm_jax.data import tasks as task_registry
 from elm_jax.evaluation import claims, metrics, results, selection, statistics
-from elm_jax.reporting import marks, page, report, tables, text
+from elm_jax.reporting import marks, page, report, tables, terminal, text
 from elm_jax.runs import report_rows
 from elm_jax.runs.run import Plan, Run
 
 # Metrics of tasks whose answers are written, not ranked.
 _WRITTEN_METRICS = tuple(key for key in metrics.MAIN_KEYS if key != "accuracy")
-_LOG_WIDTH = 120
 _NOTES = {
     "base": "the base alone",
     "multitask": "one model trained on all prompts, same token budget",
@@ -59,12 +55,12 @@ class Report(Run):
     metric: str = "accuracy"
     split: str = "test"
     selection_split: str = "validation"
-    results_path: str = "{MODEL_DIR}/results.jsonl"
-    results_after_path: str = ""
-    votes_path: str = "{MODEL_DIR}/votes.jsonl"
-    work_dir: str = "{MODEL_DIR}/work"
-    compare_work_dir: str = ""
-    output_path: str = "{MODEL_DIR}/report/index.html"
+    results_path: paths.Path = "{MODEL_DIR}/results.jsonl"
+    results_after_path: paths.OptionalPath = ""
+    votes_path: paths.Path = "{MODEL_DIR}/votes.jsonl"
+    work_dir: paths.Path = "{MODEL_DIR}/work"
+    compare_work_dir: paths.OptionalPath = ""
+    output_path: paths.Path = "{MODEL_DIR}/report/index.html"
 
     def plan(self) -> Plan:
         """Returns what would be read and written."""
@@ -87,15 +83,12 @@ class Report(Run):
         gaps = self._gaps(store)
         one = self._report(store, gaps)
         found = tables.all_tables(one)
-        console = rich.console.Console()
-        if not console.is_terminal:  # a log file has no width of its own
-            console = rich.console.Console(width=_LOG_WIDTH)
         for table in found:
-            console.print(tables.to_rich(table, width=console.width))
+            terminal.show(tables.to_rich(table, width=terminal.console().width))
         for line in tables.claim_lines(one.claims):
-            console.print(Text(line))
+            terminal.show(line)
         for line in gaps:
-            console.print(Text(text.plain(line)))
+            terminal.show(text.plain(line))
         target = self.path(self.output_path)
         files.write_text(target, page.render(one))
         files.write_text(target.with_name("tables.md"), tables.markdown(one))

@@ -3,16 +3,11 @@
 import dataclasses
 import hashlib
 import pathlib
-import types
-import typing
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import rich
-from rich.table import Table
-
-from elm_jax import errors, files
+from elm_jax import errors, fields, files, paths
 from elm_jax.partitioning import processes
+from elm_jax.reporting import terminal
 from elm_jax.training import signals
 
 Plan = dict[str, object]
@@ -23,15 +18,16 @@ class Run:
     """A job that a gin file describes and a binary runs.
 
     Attributes:
-      model_dir: The work folder; see `fill` for its place in other paths.
+      model_dir: The work folder; `{MODEL_DIR}` stands for it in other paths, and
+        `{PACKAGE}` for where the packages `elm_jax` and `tasks` lie.
     """
 
-    model_dir: str
+    model_dir: paths.Path
     can_share_work: ClassVar[bool] = False
     """Whether several processes may do one such run together."""
 
     def __post_init__(self) -> None:
-        _check_field_types(self)
+        fields.check(self)
         self.check()
 
     def check(self) -> None:
@@ -49,19 +45,21 @@ class Run:
         raise NotImplementedError
 
     def path(self, text: str) -> pathlib.Path:
-        """Returns the absolute path that `text` means in this run."""
-        return pathlib.Path(self.fill(text)).expanduser().absolute()
+        """Returns the absolute path that `text` means in this run.
 
-    def fill(self, text: str) -> str:
-        """Returns `text` with `{MODEL_DIR}` and `{PACKAGE}` replaced by folders.
-
-        `{PACKAGE}` is where the packages `elm_jax` and `tasks` lie: the clone, or the
-        place of the installed wheel.
+        `{MODEL_DIR}` in it is the work folder, and `{PACKAGE}` where the packages
+        `elm_jax` and `tasks` lie: the clone, or the place of the installed wheel.
         """
-        package = pathlib.Path(__file__).parents[2]
-        return text.replace("{MODEL_DIR}", self.model_dir).replace(
-            "{PACKAGE}", str(package)
-        )
+        return paths.absolute(paths.fill(text, self._folders))
+
+    def place(self, text: str) -> str:
+        """Returns the absolute path that `text` means; a URL and "" stay."""
+        filled = paths.fill(text, self._folders)
+        return filled if not filled or paths.is_url(filled) else str(self.path(text))
+
+    def find(self, pattern: str) -> list[pathlib.Path]:
+        """Returns what a path, or a shell pattern of paths, names on disk, sorted."""
+        return paths.find(pattern, self._folders)
 
     @property
     def name(self) -> str:
@@ -71,10 +69,8 @@ class Run:
 
     def show_plan(self) -> None:
         """Prints the plan as a table."""
-        table = Table(title=f"Plan of {type(self).__name__}", show_header=False)
-        for name, value in self.plan().items():
-            table.add_row(name, str(value))
-        rich.print(table)
+        title, rows = f"Plan of {type(self).__name__}", self.plan().items()
+        terminal.show(terminal.table(title, ("", ""), rows, show_header=False))
 
     def start(self, *, config: str, operative_config: str) -> None:
         """Writes down the configuration in the work folder, then runs.
@@ -108,48 +104,11 @@ class Run:
         path = self._config_path("operative.gin")
         return path.read_text() if path.is_file() else ""
 
+    @property
+    def _folders(self) -> dict[str, str]:
+        package = {"{PACKAGE}": str(paths.PACKAGE)}
+        model_dir = paths.absolute(paths.fill(self.model_dir, package))
+        return {"{MODEL_DIR}": str(model_dir), **package}
+
     def _config_path(self, ending: str) -> pathlib.Path:
         return self.path(f"{{MODEL_DIR}}/config/{self.name}.{ending}")
-
-
-def _check_field_types(part: Any) -> None:
-    """Raises ConfigError for a field of a run, or of its parts, of a wrong type."""
-    hints = typing.get_type_hints(type(part))
-    for field in dataclasses.fields(part):
-        value, hint = getattr(part, field.name), hints[field.name]
-        if not _has_type(value, hint):
-            plain = isinstance(hint, type) and not typing.get_args(hint)
-            raise errors.ConfigError(
-                errors.explain(
-                    found=f"{type(part).__name__}.{field.name} = {value!r}"
-                    f" ({type(value).__name__})",
-                    expected=hint.__name__ if plain else f"{hint}",
-                    do="Correct the value in the gin file or flag",
-                )
-            )
-        if dataclasses.is_dataclass(value):
-            _check_field_types(value)
-
-
-def _has_type(value: Any, hint: Any) -> bool:
-    """Returns whether a configuration value fits a field's annotation."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_has_type(value, choice) for choice in arguments)
-    if origin is typing.Literal:
-        return value in arguments
-    if origin is tuple:
-        return isinstance(value, tuple) and all(
-            _has_type(item, arguments[0]) for item in value
-        )
-    if origin is Mapping:
-        return isinstance(value, Mapping) and all(
-            _has_type(item, arguments[1]) for item in value.values()
-        )
-    if origin is not None or not isinstance(hint, type):
-        return True
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)

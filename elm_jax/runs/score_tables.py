@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 
-import rich.console
 from rich.table import Table
 from rich.text import Text
 
 from elm_jax.evaluation import metrics, results
-from elm_jax.reporting import marks, text
+from elm_jax.reporting import marks, terminal, text
 
 _MOST_COLUMNS = 6
-_LOG_WIDTH = 120
 
 Rows = Sequence[results.ResultRow]
 
@@ -21,9 +19,7 @@ def show(rows: Rows) -> None:
     Experts scored on their own tasks have a score in one column each: they are
     listed, a line for every score.
     """
-    console = rich.console.Console()
-    if not console.is_terminal:  # a log file has no width of its own
-        console = rich.console.Console(width=_LOG_WIDTH)
+    console = terminal.console()
     for split in dict.fromkeys(row.split for row in rows):
         shown = [r for r in rows if r.split == split and r.metric in metrics.MAIN_KEYS]
         cells: dict[tuple[str, str, str], list[results.ResultRow]] = {}

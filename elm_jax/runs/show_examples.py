@@ -7,14 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import rich.console
-from rich.text import Text
 
-from elm_jax import errors, files
+from elm_jax import errors, fields, files, paths
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
 from elm_jax.evaluation import metrics, results
-from elm_jax.reporting import text
+from elm_jax.reporting import terminal, text
 from elm_jax.runs import report_rows, scorer, task_data
 from elm_jax.runs.run import Plan, Run
 
@@ -43,9 +41,9 @@ class ShowExamples(Run):
     experts: tuple[str, ...] = ("*",)
     split: str = "test"
     which: Literal["all", "right", "wrong"] = "all"
-    max_examples: int = 5
-    results_path: str = "{MODEL_DIR}/results.jsonl"
-    output_path: str = ""
+    max_examples: fields.CountOrNone = 5
+    results_path: paths.Path = "{MODEL_DIR}/results.jsonl"
+    output_path: paths.OptionalPath = ""
 
     def check(self) -> None:
         """Raises ConfigError for a number of examples below 0."""
@@ -70,18 +68,17 @@ class ShowExamples(Run):
     def run(self) -> None:
         """Prints the examples of every cell that is asked for."""
         store = results.ResultStore(self.path(self.results_path))
-        data = self.data.opened(self.fill)
-        console = rich.console.Console(highlight=False)
+        data = self.data.opened(self.place)
         found: list[Example] = []
         for row in self._cells(store):
             dataset = data.open(row.task, row.split)
             examples = self._examples(row, store.per_example(row), dataset, data)
             for line in _heading(row, examples, self.which):
-                console.print(Text(line), soft_wrap=True)
+                terminal.show_line(line)
             shown = examples[: self.max_examples or None]
             for example in shown:
                 for line in _lines(example):
-                    console.print(Text(line), soft_wrap=True)
+                    terminal.show_line(line)
             found += shown
         if self.output_path:
             lines = [json.dumps(e._asdict(), ensure_ascii=False) for e in found]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from elm_jax import errors
+from elm_jax import errors, fields, paths
 from elm_jax.data import (
     cache,
     packing,
@@ -44,16 +44,16 @@ class TaskData:
         2048 for PromptSource's, T0's and the original ELM's cut.
     """
 
-    vocabulary_path: str
-    feature_lengths: Mapping[str, int]
-    extra_ids: int = 100
+    vocabulary_path: paths.Path
+    feature_lengths: Mapping[str, fields.Length]
+    extra_ids: fields.Sentinels = 100
     inputs_eos: bool = True
-    cache_dir: str = "{MODEL_DIR}/cache"
-    data_dir: str = ""
-    templates_dir: str = ""
+    cache_dir: paths.Path = "{MODEL_DIR}/cache"
+    data_dir: paths.OptionalPath = ""
+    templates_dir: paths.OptionalPath = ""
     sources: tuple[str, ...] = serving.DEFAULT_ORDER
     protocol: str = ""
-    max_value_chars: int = 0
+    max_value_chars: fields.CountOrNone = 0
 
     def __post_init__(self) -> None:
         lengths = self.feature_lengths
@@ -65,6 +65,7 @@ class TaskData:
                     do="Correct TASK_FEATURE_LENGTHS",
                 )
             )
+        fields.check(self)
 
     @property
     def features(self) -> tasks.Features:
@@ -95,26 +96,26 @@ class TaskData:
             return (packing.choose_row(lengths, self.features),)
         return shapes.choose_shapes(lengths, num_shapes=num_shapes)
 
-    def opened(self, fill: Callable[[str], str]) -> "OpenedData":
-        """Returns the vocabulary and folders with their paths filled in.
+    def opened(self, place: Callable[[str], str]) -> "OpenedData":
+        """Returns the vocabulary and folders with absolute paths.
 
         Args:
-          fill: Replaces the placeholders of a path; `Run.fill`.
+          place: Makes such a path of a text; `Run.place`.
         """
         return OpenedData(
             vocabulary=vocabulary.SentencePiece(
-                fill(self.vocabulary_path), self.extra_ids
+                place(self.vocabulary_path), self.extra_ids
             ),
             features=self.features,
-            places=self.places(fill),
+            places=self.places(place),
         )
 
-    def places(self, fill: Callable[[str], str]) -> tasks.Places:
-        """Returns the folders with their paths filled in."""
+    def places(self, place: Callable[[str], str]) -> tasks.Places:
+        """Returns the absolute folders; `place` as for `opened`."""
         return tasks.Places(
-            cache_dir=fill(self.cache_dir),
-            data_dir=fill(self.data_dir),
-            templates_dir=fill(self.templates_dir),
+            cache_dir=place(self.cache_dir),
+            data_dir=place(self.data_dir),
+            templates_dir=place(self.templates_dir),
             sources=self.sources,
             protocol=self.protocol,
         )

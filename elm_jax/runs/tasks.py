@@ -3,21 +3,23 @@
 import dataclasses
 import fnmatch
 from collections.abc import Mapping
+from typing import Annotated
 
-import rich
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from elm_jax import errors, files
+from elm_jax import errors, fields, files, paths
 from elm_jax.data import promptsource, rendering, serving, vocabulary_training
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import vocabulary as vocabularies
-from elm_jax.reporting import task_page
+from elm_jax.reporting import task_page, terminal
 from elm_jax.runs import data_folder, task_survey
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Plan, Run
+
+VocabSize = Annotated[int, fields.Range(4, 2**31, is_open_above=True)]
+"""Pieces: padding, end, unknown and one more at least."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class FetchTemplates(Run):
       templates_dir: Where they go.
     """
 
-    templates_dir: str = "{MODEL_DIR}/templates"
+    templates_dir: paths.Path = "{MODEL_DIR}/templates"
 
     def plan(self) -> Plan:
         """Returns where the templates would go."""
@@ -56,8 +58,8 @@ class TextRun(Run):
 
     tasks: str | tuple[str, ...]
     split: str = "train"
-    data_dir: str = ""
-    templates_dir: str = ""
+    data_dir: paths.OptionalPath = ""
+    templates_dir: paths.OptionalPath = ""
     sources: tuple[str, ...] = serving.DEFAULT_ORDER
     protocol: str = ""
 
@@ -66,8 +68,8 @@ class TextRun(Run):
         """The folders of data and templates."""
         return task_registry.Places(
             cache_dir="",
-            data_dir=self.fill(self.data_dir),
-            templates_dir=self.fill(self.templates_dir),
+            data_dir=self.place(self.data_dir),
+            templates_dir=self.place(self.templates_dir),
             sources=self.sources,
             protocol=self.protocol,
         )
@@ -112,15 +114,15 @@ class ListTasks(TextRun):
     cluster: str = ""
     role: str = ""
     metric: str = ""
-    num_examples: int = 1
-    num_rows: int = 0
-    vocabulary_path: str = ""
-    extra_ids: int = 100
-    feature_lengths: Mapping[str, int] = dataclasses.field(
+    num_examples: fields.CountOrNone = 1
+    num_rows: fields.CountOrNone = 0
+    vocabulary_path: paths.OptionalPath = ""
+    extra_ids: fields.Sentinels = 100
+    feature_lengths: Mapping[str, fields.Length] = dataclasses.field(
         default_factory=lambda: {"inputs": 512, "targets": 64}
     )
-    max_value_chars: int = 0
-    html_path: str = ""
+    max_value_chars: fields.CountOrNone = 0
+    html_path: paths.OptionalPath = ""
 
     def plan(self) -> Plan:
         """Returns which tasks would be shown."""
@@ -155,7 +157,7 @@ class ListTasks(TextRun):
           ElmError: No task can be read; the first one's reason.
         """
         names = self.names()
-        vocabulary_path = self.fill(self.vocabulary_path)
+        vocabulary_path = self.place(self.vocabulary_path)
         surveyor = task_survey.Surveyor(
             split=self.split,
             places=self.places,
@@ -195,17 +197,17 @@ class ListTasks(TextRun):
         return not self.metric or bool(fnmatch.filter(metrics, self.metric))
 
     def _print(self, cards: list[task_page.TaskCard]) -> None:
-        rich.print(Text(f"{len(cards)} tasks, {self.split}\n", style="bold"))
+        terminal.show(Text(f"{len(cards)} tasks, {self.split}\n", style="bold"))
         for card in cards:
             facts = dict(card.facts)
             kinds = [facts.get(name, "") for name in ("cluster", "role", "metrics")]
-            rich.print(Text(card.name, style="bold"))
-            rich.print(Text(f"  {' · '.join(filter(None, kinds))}"))
-            rich.print(Text(f"  {_in_words(card)}"))
+            terminal.show(Text(card.name, style="bold"))
+            terminal.show(Text(f"  {' · '.join(filter(None, kinds))}"))
+            terminal.show(Text(f"  {_in_words(card)}"))
             for told in _troubles(card):
-                rich.print(Text(f"  {told}"))
+                terminal.show(Text(f"  {told}"))
             for warning in card.warnings:
-                rich.print(Text(f"  {warning}", style="bold red"))
+                terminal.show(Text(f"  {warning}", style="bold red"))
             print()  # noqa: T201
         for card in cards:
             self._print_examples(card)
@@ -214,7 +216,7 @@ class ListTasks(TextRun):
         dropped = rendering.in_words(dict(card.dropped))
         title = f"{card.name} {self.split}: {card.num_examples} of {card.num_rows} rows"
         if card.problem:
-            rich.print(Panel(escape(card.problem), title=escape(title)))
+            terminal.show(Panel(card.problem, title=Text(title)))
         for example in card.examples:
             right = Text(f"-> {example.targets}\n")
             for number, choice in enumerate(example.choices):
@@ -224,8 +226,8 @@ class ListTasks(TextRun):
             sides.add_column(ratio=2)
             sides.add_column(ratio=1)
             sides.add_row(Text(example.inputs), right)
-            subtitle = escape(dropped) or None
-            rich.print(Panel(sides, title=escape(title), subtitle=subtitle))
+            subtitle = Text(dropped) if dropped else None
+            terminal.show(Panel(sides, title=Text(title), subtitle=subtitle))
 
 
 def _in_words(card: task_page.TaskCard) -> str:
@@ -269,8 +271,8 @@ class TrainVocabulary(TextRun):
       vocabulary_path: The model file to be.
     """
 
-    vocab_size: int
-    vocabulary_path: str = "{MODEL_DIR}/vocabulary.model"
+    vocab_size: VocabSize
+    vocabulary_path: paths.Path = "{MODEL_DIR}/vocabulary.model"
 
     def plan(self) -> Plan:
         """Returns what would be read and written."""

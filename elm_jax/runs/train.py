@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import jax
 
-from elm_jax import errors
+from elm_jax import errors, fields, paths
 from elm_jax.checkpoints import manifest
 from elm_jax.data import folders, shapes
 from elm_jax.data import tasks as task_registry
@@ -106,57 +106,47 @@ class Train(Run):
     tasks: str | tuple[str, ...]
     data: task_data.TaskData
     optimizer: optimizers.AdamW | optimizers.Adafactor
-    train_steps: int
-    batch_size: int
-    max_examples: int = 0
-    initial_checkpoint_path: str = ""
+    train_steps: fields.Count
+    batch_size: fields.Count
+    max_examples: fields.CountOrNone = 0
+    initial_checkpoint_path: paths.OptionalPath = ""
     model: config.T5Config | None = None
     adapter: adapters.AdapterSpec | None = None
     expert_parts: str = ""
-    experts_dir: str = "{MODEL_DIR}/experts"
-    publish_url: str = ""
-    library_dir: str = ""
-    expert_name: str = ""
+    experts_dir: paths.Path = "{MODEL_DIR}/experts"
+    publish_url: paths.OptionalPlace = ""
+    library_dir: paths.OptionalPath = ""
+    expert_name: paths.OptionalName = ""
     shard: str = ""
-    dropout_rate: float = 0.0
-    num_shapes: int = 4
+    dropout_rate: fields.ShareBelowOne = 0.0
+    num_shapes: fields.Count = 4
     pack: bool = False
     axis_rules: str = "data"
-    num_fsdp: int = 1
-    num_model: int = 1
+    num_fsdp: fields.CountOrAll = 1
+    num_model: fields.Count = 1
     execution: config.Execution = config.Execution()
-    random_seed: int = 42
+    random_seed: fields.Seed = 42
     per_expert: Mapping[str, expert_settings.ExpertSettings] = dataclasses.field(
         default_factory=dict
     )
-    fleet_size: int = 16
-    fleet_lanes: int = 0
-    device_memory_gib: float = 0.0
-    save_every_steps: int = 1000
-    keep_last: int = 1
-    keep_every_steps: int = 0
-    log_every_steps: int = 50
-    profile_steps: tuple[int, ...] = ()
-    stop_grace_secs: float = signals.GRACE_SECS
+    fleet_size: fields.CountOrNone = 16
+    fleet_lanes: fields.CountOrNone = 0
+    device_memory_gib: fields.NotNegative = 0.0
+    save_every_steps: fields.Count = 1000
+    keep_last: fields.Count = 1
+    keep_every_steps: fields.CountOrNone = 0
+    log_every_steps: fields.Count = 50
+    profile_steps: tuple[fields.Count, ...] = ()
+    stop_grace_secs: fields.Positive = signals.GRACE_SECS
     resume_changed_config: bool = False
 
     def check(self) -> None:
         """Raises ConfigError when fields contradict each other."""
-        counts = ("train_steps", "batch_size", "num_shapes", "num_model", "keep_last")
-        counts += ("save_every_steps", "log_every_steps")
-        wrong = {name: "at least 1" for name in counts if getattr(self, name) < 1}
+        wrong = {}
         if self.profile_steps and not _is_range(self.profile_steps):
             wrong["profile_steps"] = "(first, last) with 1 <= first < last, or ()"
-        if self.stop_grace_secs <= 0:
-            wrong["stop_grace_secs"] = "more than 0"
-        if self.fleet_size < 0 or self.fleet_lanes < 0:
-            wrong["fleet_size" if self.fleet_size < 0 else "fleet_lanes"] = "0 or more"
-        if self.max_examples < 0:
-            wrong["max_examples"] = "a cap, or 0 for none"
-        if self.keep_every_steps < 0 or self.keep_every_steps % self.save_every_steps:
+        if self.keep_every_steps % self.save_every_steps:
             wrong["keep_every_steps"] = "a multiple of save_every_steps, or 0"
-        if not 0 <= self.dropout_rate < 1:
-            wrong["dropout_rate"] = "a share in [0, 1)"
         if (self.kind == "base") != (self.model is not None):
             wrong["model"] = "a shape for kind base, and for no other"
         if (self.kind == "base") == bool(self.initial_checkpoint_path):
@@ -167,19 +157,9 @@ class Train(Run):
             wrong["expert_parts"] = "all for kind base"
         if self.dropout_rate and self.execution.attention in ("dot_product", "cudnn"):
             wrong["dropout_rate"] = "0, as fused attention drops no weights"
-        if self.num_fsdp != -1 and self.num_fsdp < 1:
-            wrong["num_fsdp"] = "at least 1, or -1 for all devices left"
         rules.axis_table(self.axis_rules)
         shards.parse(self.shard)
-        if wrong:
-            raise errors.ConfigError(
-                errors.explain(
-                    found=f"a run of kind {self.kind!r} with "
-                    + ", ".join(f"{n} = {getattr(self, n)!r:.60}" for n in wrong),
-                    expected="; ".join(f"{n}: {text}" for n, text in wrong.items()),
-                    do="Correct these fields of train.Train",
-                )
-            )
+        fields.refuse(self, wrong, of_kind=f"of kind {self.kind!r}")
         rules.check_axes(
             self.axis_rules, num_fsdp=self.num_fsdp, num_model=self.num_model
         )
@@ -332,7 +312,7 @@ class Train(Run):
 
     def _check_folder(self, names: Mapping[str, list[str]], own: list[str]) -> None:
         """Raises ConfigError if something is to be trained and its data is missing."""
-        places = self.data.places(self.fill)
+        places = self.data.places(self.place)
         if not data_folder.is_there(places) and self.landing.unfinished(own):
             every = [task for some in names.values() for task in some]
             data_folder.check(places, every, ("train",))
@@ -340,7 +320,7 @@ class Train(Run):
     def _prepare(self, names: Mapping[str, list[str]]) -> turns.TrainAll:
         """Returns what trains some of all experts, and then those that failed."""
         self.choose_devices()
-        data = self.data.opened(self.fill)
+        data = self.data.opened(self.place)
         data.check_fits(self.model_config().vocab_size)
         shared = trainer.Trainer(self, data)
         for folder in (self.expert_dir(""), self.work_dir("")):

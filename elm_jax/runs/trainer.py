@@ -193,8 +193,15 @@ class Trainer:
         """
         expert = self.prepare(name, examples, common_shapes)
         run, store = expert.run, expert.store
-        stop = signals.StopRequest(grace_secs=run.stop_grace_secs)
+        stop = signals.StopRequest(
+            grace_secs=run.stop_grace_secs, has_unsaved=processes.are_several()
+        )
         agreed = agreement.AgreedStop(stop)
+
+        def should_stop() -> bool:
+            stop.note_unsaved()  # it is asked after a step
+            return agreed()
+
         with stop, contextlib.ExitStack() as entered:
             entered.callback(stop.waiting_for(store.close))
             ready = entered.enter_context(self._prefetcher(expert))
@@ -212,7 +219,7 @@ class Trainer:
                 num_steps=run.train_steps,
                 hooks=[reporting, saving, *self._profiling(expert, to=entered)],
                 expert=name,
-                should_stop=agreed,
+                should_stop=should_stop,
                 last_checkpoint=store.latest_step,
                 known=self._known,
                 before_slow=saving.hook,

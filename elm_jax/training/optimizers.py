@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import jax
 import optax
 
-from elm_jax import errors, trees, types
+from elm_jax import fields, trees, types
 from elm_jax.training import schedules
 
 
@@ -54,18 +54,18 @@ class AdamW:
       Loshchilov and Hutter, https://arxiv.org/abs/1711.05101
     """
 
-    learning_rate: float = 1e-4
-    warmup_steps: int = 0
+    learning_rate: fields.NotNegative = 1e-4
+    warmup_steps: fields.CountOrNone = 0
     decay: Literal["linear", "constant"] = "linear"
-    weight_decay: float = 0.0
-    clip_norm: float | None = 1.0
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
+    weight_decay: fields.NotNegative = 0.0
+    clip_norm: fields.Positive | None = 1.0
+    b1: fields.ShareBelowOne = 0.9
+    b2: fields.ShareBelowOne = 0.999
+    eps: fields.Positive = 1e-8
     scale_by_parameter: bool = False
 
     def __post_init__(self) -> None:
-        _check_fields(self)
+        fields.check(self)
 
     def make(self, num_steps: int) -> optax.GradientTransformation:
         """Returns the transformation; its new states are for `num_steps` steps."""
@@ -113,15 +113,15 @@ class Adafactor:
       Shazeer and Stern, https://arxiv.org/abs/1804.04235, algorithms 4 and 5
     """
 
-    learning_rate: float = 1e-4
-    warmup_steps: int = 0
-    clip_norm: float | None = 0.5
-    decay_rate: float = 0.8
-    eps: float = 1e-30
-    clip_threshold: float = 1.0
+    learning_rate: fields.NotNegative = 1e-4
+    warmup_steps: fields.CountOrNone = 0
+    clip_norm: fields.Positive | None = 0.5
+    decay_rate: fields.Share = 0.8
+    eps: fields.Positive = 1e-30
+    clip_threshold: fields.Positive = 1.0
 
     def __post_init__(self) -> None:
-        _check_fields(self)
+        fields.check(self)
 
     def make(self, num_steps: int) -> optax.GradientTransformation:
         """Returns the transformation; its new states are for `num_steps` steps."""
@@ -193,24 +193,3 @@ def _allow_promotion(
             return tx.update(updates, state, params)
 
     return optax.GradientTransformation(tx.init, update)
-
-
-def _check_fields(optimizer: AdamW | Adafactor) -> None:
-    """Raises ConfigError for values no training can have."""
-    wrong = [
-        f"{type(optimizer).__name__}.{name} = {value!r}"
-        for name, value in dataclasses.asdict(optimizer).items()
-        if not isinstance(value, str) and value is not None and not value >= 0
-    ]
-    if optimizer.clip_norm == 0:
-        wrong.append("clip_norm = 0, which stops all learning")
-    if isinstance(optimizer, AdamW) and optimizer.decay not in ("linear", "constant"):
-        wrong.append(f"AdamW.decay = {optimizer.decay!r}")
-    if wrong:
-        raise errors.ConfigError(
-            errors.explain(
-                found=", ".join(wrong),
-                expected="numbers of at least 0; decay `linear` or `constant`",
-                do="Correct the values; clip_norm None switches clipping off",
-            )
-        )

@@ -3,7 +3,8 @@
 A run that SIGTERM or SIGINT (Ctrl-C) stopped exits with status 143 or 130, that is 128
 plus the signal's number, as shells count; started again it goes on. Status 0 means
 that the training is complete. While an expert trains, the run saves before it exits;
-at any other time there is nothing to save. A second signal ends the process at once.
+at any other time, and before the first step is done, there is nothing to save: it says
+so and leaves at once. A second signal ends the process in any case.
 
 Python runs a handler only between two instructions of the main thread, and while that
 compiles or waits for a device there is none. So a thread watches as well: if a signal
@@ -26,6 +27,11 @@ from typing import NoReturn, ParamSpec, Self
 GRACE_SECS = 10.0
 """Time to answer a signal: less than what SLURM and Kubernetes give before SIGKILL."""
 
+LEAVING_SECS = 2.0
+"""Time to leave in good order where nothing is to be saved."""
+
+_LEAVING = "nothing to save yet; leaving"
+_SAVING = "saving after this step; once more quits at once"
 _CAUGHT = (signal.SIGTERM, signal.SIGINT)
 _SHELL_OFFSET = 128
 
@@ -43,20 +49,28 @@ class StopRequest:
             state = loop.train(..., should_stop=stop)
         stop.exit_if_requested()
 
+    Without anything to save, until `note_unsaved` is called, a signal ends the program
+    as in `exit_on_signal`.
+
     Args:
       grace_secs: Time from a signal until the flag must have been looked at.
+      has_unsaved: Whether there is something to save from the beginning, here or in
+        another process, which is to hear of the signal.
     """
 
-    def __init__(self, *, grace_secs: float = GRACE_SECS) -> None:
-        self._grace_secs = grace_secs
+    def __init__(
+        self, *, grace_secs: float = GRACE_SECS, has_unsaved: bool = True
+    ) -> None:
+        self._grace_secs, self._has_unsaved = grace_secs, has_unsaved
         self._signal: signal.Signals | None = None
         self._entered = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        text = "saving after this step; once more quits at once"
         self._watch = self._entered.enter_context(
-            _handled(self._note, text, self._grace_secs)
+            _handled(self._note, _LEAVING, LEAVING_SECS)
         )
+        if self._has_unsaved:
+            self.note_unsaved()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -68,6 +82,11 @@ class StopRequest:
         if self._signal is not None:
             self._watch.is_answered = True
         return self._signal is not None
+
+    def note_unsaved(self) -> None:
+        """Says that from now on there is something to save."""
+        self._has_unsaved = True
+        self._watch.text, self._watch.grace_secs = _SAVING, self._grace_secs
 
     def waiting_for(self, fn: Callable[_Args, None]) -> Callable[_Args, None]:
         """Returns `fn`, free to take its time after a signal, as saving is."""
@@ -105,6 +124,8 @@ class StopRequest:
         del frame
         self._signal = signal.Signals(number)
         _note_stopping()
+        if not self._has_unsaved:
+            raise SystemExit(exit_status(number))
 
 
 def exit_status(number: int) -> int:
@@ -123,7 +144,7 @@ def number_of(status: object) -> int:
 
 
 @contextlib.contextmanager
-def exit_on_signal(*, grace_secs: float = GRACE_SECS) -> Iterator[None]:
+def exit_on_signal(*, grace_secs: float = LEAVING_SECS) -> Iterator[None]:
     """Within the context, a signal ends the program unless a `StopRequest` holds it.
 
     What is under way in the main thread is left in good order, by SystemExit; then the
@@ -140,7 +161,7 @@ def exit_on_signal(*, grace_secs: float = GRACE_SECS) -> Iterator[None]:
         _note_stopping()
         raise SystemExit(exit_status(number))
 
-    with _handled(leave, "stopping; once more quits at once", grace_secs) as watch:
+    with _handled(leave, _LEAVING, grace_secs) as watch:
         try:
             yield
         except SystemExit as stop:
@@ -148,6 +169,7 @@ def exit_on_signal(*, grace_secs: float = GRACE_SECS) -> Iterator[None]:
                 raise
             sys.stdout.flush()
             sys.stderr.flush()
+            watch.has_spoken.wait(LEAVING_SECS)
             os._exit(stop.code)
 
 
@@ -160,11 +182,13 @@ class _Watch:
       is_answered: Whether the main thread is about to end by itself.
       is_stopping: Whether it knows of a signal; the thread may not have run yet.
       is_patient: Whether it does something now that must not be cut short.
+      has_spoken: Set once the signal's name and `text` have been said.
     """
 
     def __init__(self, text: str, grace_secs: float) -> None:
         self.text, self.grace_secs = text, grace_secs
         self.is_answered = self.is_patient = self.is_stopping = False
+        self.has_spoken = threading.Event()
         self._first: signal.Signals | None = None
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
@@ -202,6 +226,7 @@ class _Watch:
             self._end("quitting at once")
         self._first = number
         _say(f"{number.name}: {self.text}")
+        self.has_spoken.set()
         return time.monotonic() + self.grace_secs
 
     def _end(self, text: str) -> NoReturn:

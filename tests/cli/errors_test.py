@@ -17,7 +17,7 @@ import pytest
 
 from elm_jax import errors, files, trees
 from elm_jax.checkpoints import experts, manifest
-from elm_jax.cli import gin_flags
+from elm_jax.cli import gin_flags, selectors
 from elm_jax.data import sources, templates
 from elm_jax.data import tasks as registered
 from elm_jax.library import catalogue
@@ -132,7 +132,7 @@ def test_a_binary_ends_with_status_1_and_no_traceback(tmp_path):
     command = [sys.executable, "-m", "elm_jax.cli.elm_train"]
     command += ["--gin_file=gin/pocket/prompt_experts.gin"]
     command += [f"--gin.MODEL_DIR={tmp_path}", "--gin.MIXTURE_OR_TASK_NAME=pocket_kind"]
-    root = str(gin_flags.files_root())
+    root = str(selectors.files_root())
     environment = {**os.environ, "PYTHONPATH": root}
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, check=False
@@ -275,7 +275,7 @@ def test_a_place_that_cannot_be_written_is_named(folder, blocked, gin_file, bind
 @pytest.mark.parametrize(
     ("binding", "parts"),
     [
-        ("TRAIN_STEP = 2", ["TRAIN_STEP", "TRAIN_STEPS?"]),
+        ("TRAIN_STEP = 2", ["TRAIN_STEP", "mean: TRAIN_STEPS, "]),
         ("train.Train.train_step = 2", ["'train_step'", "mean: train_steps"]),
         ("train.Trian.train_steps = 2", ["'train.Trian'", "train.Train?"]),
         ("config.T5Config.emb_dims = 2", ["'emb_dims'", "Did you mean: emb_dim"]),

@@ -35,7 +35,7 @@ def test_every_split_of_every_task_is_cached_once(make, tmp_path, capsys):
     run.run()
     assert times == {path: path.stat().st_mtime_ns for path in found.values()}
     # Runs that train find what it built.
-    opened = run.data.opened(run.fill)
+    opened = run.data.opened(run.place)
     name = next(iter(found)).parent.name
     assert len(opened.open(name, "test"))
     assert len(list((tmp_path / "cache").rglob("manifest.json"))) == len(found)

@@ -163,7 +163,7 @@ def test_what_does_not_train_is_kept_in_the_dtype_of_the_computation(folder):
     built.start(config=bound, operative_config=operative)
     params, _ = experts.load_expert(built.expert_dir(TASKS[0]))
     assert {leaf.dtype.name for leaf in trees.flatten(params).values()} == {"float32"}
-    shared = trainer.Trainer(built, built.data.opened(built.fill))
+    shared = trainer.Trainer(built, built.data.opened(built.place))
     kept = {n: leaf.dtype.name for n, leaf in trees.flatten(shared.frozen).items()}
     assert kept.pop("decoder/logits_dense/kernel") == "float32"
     assert set(kept.values()) == {"bfloat16"}

@@ -89,6 +89,29 @@ with signals.exit_on_signal(), signals.StopRequest() as stop:
 """
 
 
+UNSTEPPED = """
+with signals.exit_on_signal(), told():
+    with signals.StopRequest(has_unsaved=False) as stop:
+        ready()
+        time.sleep(60)
+"""
+UNSTEPPED_COMPILING = """
+with signals.exit_on_signal(), signals.StopRequest(has_unsaved=False) as stop:
+    ready()
+    spin(1.0).block_until_ready()
+"""
+STEPPED = """
+with signals.exit_on_signal(), signals.StopRequest(has_unsaved=False) as stop:
+    stop.note_unsaved()
+    ready()
+    while not stop():
+        time.sleep(0.01)
+    stop.waiting_for(time.sleep)(3)
+    print("saved")
+stop.exit_if_requested()
+"""
+
+
 def run(body, *numbers):
     """Sends signals to a program once it is ready.
 
@@ -129,8 +152,31 @@ def test_a_loop_ends_by_itself_and_then_the_program(number, status):
 def test_at_start_up_a_signal_ends_the_program_in_good_order(number, status):
     ended, output, told, secs = run(START_UP, number)
     assert (ended, output) == (status, ["left"])
+    assert "nothing to save yet; leaving" in told
     assert "Traceback" not in told
-    assert secs < signals.GRACE_SECS
+    assert secs < signals.LEAVING_SECS
+
+
+@BOTH
+def test_before_the_first_step_a_signal_ends_the_program_at_once(number, status):
+    ended, output, told, secs = run(UNSTEPPED, number)
+    assert (ended, output) == (status, ["left"])
+    assert f"{number.name}: nothing to save yet; leaving" in told
+    assert "Traceback" not in told
+    assert secs < signals.LEAVING_SECS
+
+
+def test_a_first_step_that_compiles_does_not_keep_the_program_from_ending():
+    ended, _, told, secs = run(UNSTEPPED_COMPILING, signal.SIGINT)
+    assert ended == 130
+    assert "nothing to save yet; leaving" in told
+    assert secs < 2 * signals.LEAVING_SECS
+
+
+def test_after_the_first_step_a_signal_is_answered_by_saving():
+    ended, output, told, _ = run(STEPPED, signal.SIGTERM)
+    assert (ended, output) == (143, ["saved"])
+    assert "SIGTERM: saving after this step" in told
 
 
 def test_threads_at_work_do_not_keep_the_program_from_ending():

@@ -1,0 +1,186 @@
+"""What to say of a configuration that gin cannot build."""
+
+import difflib
+import pathlib
+import re
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterable, Sequence
+
+from elm_jax import errors, paths
+from elm_jax.cli import selectors
+
+STATEMENT = re.compile(r"^(?P<name>[\w./]+) *=", re.MULTILINE)
+_LIBRARY = sysconfig.get_path("stdlib")
+_HELP = "--help lists all fields"
+_DYNAMIC = "from __gin__ import dynamic_registration"
+
+
+def explain(
+    error: Exception,
+    *,
+    gin_files: Sequence[str],
+    bound: str,
+    run_types: Sequence[type],
+    folders: Sequence[str],
+) -> str:
+    """Returns the message for what gin, or a module it imported, raised.
+
+    Args:
+      error: What was raised.
+      gin_files: That were read.
+      bound: All statements that gin has read.
+      run_types: The runs of the binary.
+      folders: Where modules of the user's are looked for.
+    """
+    text = str(error).strip()
+    macro = re.search(r"No bindings specified for '(\w+)/gin.macro'", text)
+    if macro:
+        text = f"no macro {macro[1]}"  # gin shows the whole configuration
+    advice = _advise(error, text, bound, run_types, folders)
+    where = f"reading {', '.join(gin_files)}{_raised_at(error)}"
+    return errors.explain(
+        found=f"{text} ({where})",
+        expected="a configuration that gin can build",
+        do=advice,
+    )
+
+
+def explain_unused(
+    unused: Sequence[str], *, used: Iterable[str], run_types: Sequence[type]
+) -> str:
+    """Returns the message for bindings that nothing reads.
+
+    Args:
+      unused: Their names.
+      used: Names of those that are read.
+      run_types: The run that was built.
+    """
+    names = [*selectors.all_fields(run_types), *used]
+    hints = " ".join(f"{name}: {near(name, names)}" for name in unused)
+    return errors.explain(
+        found=f"bindings that nothing reads: {', '.join(unused)}",
+        expected="every binding to be used by the run",
+        do=f"Correct or remove them. {hints}",
+    )
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Returns the full names whose last part is like that of a name, as a sentence.
+
+    >>> near("batch_sise", ["train.Train.batch_size", "BATCH_SIZE", "MODEL_DIR"])
+    'Did you mean: BATCH_SIZE, train.Train.batch_size?'
+    """
+    by_last: dict[str, set[str]] = {}
+    for full in known:
+        by_last.setdefault(full.rpartition(".")[2].lower(), set()).add(full)
+    last = name.rpartition(".")[2].lower()
+    if last in by_last:
+        return f"Did you mean: {', '.join(sorted(by_last[last]))}?"
+    likely = difflib.get_close_matches(last, by_last, n=3, cutoff=0.6)
+    found = [full for one in likely for full in sorted(by_last[one])]
+    if not found:
+        return f"No name is like it; {_HELP}."
+    return f"Did you mean: {', '.join(found[:6])}?"
+
+
+def hidden_module(name: str, folders: Sequence[str]) -> str:
+    """Returns what to do if a package of the project's hides a module of the user's.
+
+    Args:
+      name: Of the module that was imported.
+      folders: Where modules of the user's are looked for.
+
+    Returns:
+      "" if there is no such module.
+    """
+    top = name.partition(".")[0]
+    own = getattr(sys.modules.get(top), "__file__", None)
+    if top not in ("tasks", "elm_jax") or own is None:
+        return ""
+    for folder in folders:
+        for path in (pathlib.Path(folder, f"{top}.py"), pathlib.Path(folder, top)):
+            if path.exists() and not pathlib.Path(own).is_relative_to(path.resolve()):
+                return (
+                    f"{path} is hidden by the project's own package {top!r}: give it"
+                    " another name, such as my_tasks"
+                )
+    return ""
+
+
+def _advise(
+    error: Exception,
+    text: str,
+    bound: str,
+    run_types: Sequence[type],
+    folders: Sequence[str],
+) -> str:
+    names = STATEMENT.findall(bound)
+    parts = {selectors.of(part): part for part in selectors.with_parts(run_types)}
+    field = re.search(r"'?([\w.]+)'? doesn't have a parameter named '(\w+)'", text)
+    part = re.search(r"No configurable matching '([\w.]+)'", text)
+    macro = re.search(r"^no macro (\w+)", text)
+    symbol = re.search(r"'(\w+)' was not provided by an import statement", text)
+    if field:
+        return _nearest_field(field[2], of=field[1], known=run_types)
+    if part:
+        return _advise_part(part[1], parts, bound)
+    if symbol:
+        return _advise_import(symbol[1], parts)
+    if macro:
+        return errors.did_you_mean(macro[1], (n for n in names if "." not in n))
+    if isinstance(error, ImportError):
+        return hidden_module(error.name or "", folders) or (
+            f"Correct the name, or put the module into one of {', '.join(folders)}"
+        )
+    if "Unable to parse value" in text or "Unexpected token" in text:
+        return "Write strings in quotes, numbers and tuples as Python does"
+    if "REQUIRED" in text or re.search(r"[Rr]equired .*?: ?(.*)", text):
+        return "Give it a value, for example --gin.MODEL_DIR=path"
+    return "Correct the name or value in the file or in the --gin flag named above"
+
+
+def _nearest_field(name: str, *, of: str, known: Sequence[type]) -> str:
+    """Returns the fields of one dataclass that are like a name, else all of them."""
+    names = selectors.all_fields(known)
+    own = [n for n in names if f".{n.rpartition('.')[0]}".endswith(f".{of}")]
+    if not own:
+        return near(name, names)
+    last = [full.rpartition(".")[2] for full in own]
+    return errors.did_you_mean(name, last, shown=len(last))
+
+
+def _advise_part(name: str, parts: dict[str, type], bound: str) -> str:
+    """Returns what to do about a class that gin does not know."""
+    if name in parts:
+        line = selectors.import_line(parts[name])
+        missing = [one for one in (_DYNAMIC, line) if one not in bound]
+        if missing:
+            told = "` and `".join(missing)
+            return f"Add `{told}` before it, at the top of the gin file"
+    return f"{errors.did_you_mean(name, parts, shown=len(parts))} {_HELP}"
+
+
+def _advise_import(symbol: str, parts: dict[str, type]) -> str:
+    """Returns which import a gin file lacks."""
+    for part in parts.values():
+        if selectors.module_name(part) == symbol:
+            line = selectors.import_line(part)
+            return f"Add the line `{line}` to the gin file, below `{_DYNAMIC}`"
+    modules = sorted({selectors.module_name(part) for part in parts.values()})
+    return (
+        f"Import the module {symbol!r} in the gin file, or correct its name:"
+        f" {errors.did_you_mean(symbol, modules, shown=len(modules))}"
+    )
+
+
+def _raised_at(error: Exception) -> str:
+    """Returns the line of a module of the user's that raised, if one did."""
+    ours = paths.PACKAGE / "elm_jax"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = pathlib.PurePath(frame.filename)
+        is_installed = "site-packages" in path.parts or path.is_relative_to(_LIBRARY)
+        if not is_installed and path.is_absolute() and not path.is_relative_to(ours):
+            return f"; {frame.filename}, line {frame.lineno}"
+    return ""

@@ -1,0 +1,240 @@
+"""What a field of a configuration may hold: its type, its range, its kind of path.
+
+Ranges are part of annotations, `batch_size: fields.Count`, so that each is declared
+once: `check` reads them when a value is made, and `--help` shows them.
+"""
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from elm_jax import errors, paths
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers that a field may have; never infinite ones, and never NaN.
+
+    Attributes:
+      least: The least.
+      most: The greatest.
+      is_open: Whether `least` itself is left out.
+      is_open_above: Whether `most` itself is left out.
+      also: A number outside that is allowed, too.
+    """
+
+    least: float = -math.inf
+    most: float = math.inf
+    is_open: bool = False
+    is_open_above: bool = False
+    also: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        """Returns whether a number is in the range."""
+        if value == self.also:
+            return True
+        above = value > self.least if self.is_open else value >= self.least
+        below = value < self.most if self.is_open_above else value <= self.most
+        is_finite = isinstance(value, int) or math.isfinite(value)
+        return is_finite and above and below
+
+    def __str__(self) -> str:
+        """Returns the range in words, such as `at least 1` or `in [0, 1)`."""
+        text = f"{'above' if self.is_open else 'at least'} {self.least:,g}"
+        if self.least == -math.inf:
+            text = "finite"
+        elif _MUCH <= self.most < math.inf:
+            text += f" and below 2**{math.log2(self.most):g}"
+        elif self.most < math.inf:
+            left = "(" if self.is_open else "["
+            right = ")" if self.is_open_above else "]"
+            text = f"in {left}{self.least:,g}, {self.most:,g}{right}"
+        return text if self.also is None else f"{text}, or {self.also:g}"
+
+
+_MUCH = 2**16
+_MOST = 2**31  # Counts live in 32 bits on devices, and more is a slip.
+
+Count = Annotated[int, Range(1, _MOST, is_open_above=True)]
+CountOrNone = Annotated[int, Range(0, _MOST, is_open_above=True)]
+CountOrAll = Annotated[int, Range(1, _MOST, is_open_above=True, also=-1)]
+Length = Annotated[int, Range(2, _MOST, is_open_above=True)]
+"""Tokens of a text, its end token included."""
+Sentinels = Annotated[int, Range(0, 2**16, is_open_above=True)]
+Bytes = Annotated[int, Range(1)]
+Seed = Annotated[int, Range(0, 2**32, is_open_above=True)]
+"""JAX reads 32 bits of a seed: 2**32 would be another name for 0."""
+Finite = Annotated[float, Range()]
+NotNegative = Annotated[float, Range(0)]
+Positive = Annotated[float, Range(0, is_open=True)]
+Share = Annotated[float, Range(0, 1)]
+ShareBelowOne = Annotated[float, Range(0, 1, is_open_above=True)]
+ShareAboveZero = Annotated[float, Range(0, 1, is_open=True)]
+
+
+class Field(typing.NamedTuple):
+    """A field of a configuration dataclass.
+
+    Attributes:
+      name: Of the field.
+      hint: Its annotation.
+      default: Its default; `dataclasses.MISSING` if it has to be given.
+    """
+
+    name: str
+    hint: Any
+    default: Any
+
+
+@functools.cache
+def of(part: type) -> tuple[Field, ...]:
+    """Returns the fields of a dataclass, with what their annotations say."""
+    hints = typing.get_type_hints(part, include_extras=True)
+    found = []
+    for field in dataclasses.fields(part):
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        found.append(Field(field.name, hints[field.name], default))
+    return tuple(found)
+
+
+def parts(hint: Any) -> Iterator[type]:
+    """Yields the dataclasses that a field with such an annotation may hold."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        yield hint
+    for argument in typing.get_args(hint):
+        yield from parts(argument)
+
+
+def check(part: Any) -> None:
+    """Raises ConfigError for fields of a dataclass that hold what they may not.
+
+    All of them are named, with what each may hold. Dataclasses within are checked, too.
+    """
+    wrong: dict[str, tuple[Any, str]] = {}
+    for field in of(type(part)):
+        value = getattr(part, field.name)
+        problem = _problem(value, field.hint)
+        if problem:
+            wrong[field.name] = value, problem
+    refuse(part, {name: text for name, (_, text) in wrong.items()})
+    for field in of(type(part)):
+        for inner in _held(getattr(part, field.name)):
+            check(inner)
+
+
+def refuse(part: Any, wrong: Mapping[str, str], *, of_kind: str = "") -> None:
+    """Raises ConfigError if any field of a dataclass is wrong.
+
+    Args:
+      part: The dataclass.
+      wrong: What would be right, by the name of the field.
+      of_kind: What else decides what is right, in words.
+    """
+    if wrong:
+        name = type(part).__name__
+        told = [f"{name}.{field} = {getattr(part, field)!r:.100}" for field in wrong]
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"{', '.join(told)}{of_kind and f', {of_kind}'}",
+                expected="; ".join(f"{n}: {text}" for n, text in wrong.items()),
+                do=f"Correct {'this field' if len(wrong) == 1 else 'these fields'} of"
+                f" {name} in the gin file or flag",
+            )
+        )
+
+
+def describe(hint: Any) -> str:
+    """Returns an annotation in words.
+
+    >>> describe(Bytes), describe(float | None), describe(Share)
+    ('int, at least 1', 'float or None', 'float, in [0, 1]')
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return f"{describe(arguments[0])}, {arguments[1]}"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(describe, arguments))
+    if origin is typing.Literal:
+        return " or ".join(map(repr, arguments))
+    if origin is tuple:
+        return f"tuple of {describe(arguments[0])}"
+    if origin is Mapping:
+        return f"{{{describe(arguments[0])}: {describe(arguments[1])}}}"
+    if hint is type(None):
+        return "None"
+    return hint.__name__ if isinstance(hint, type) else str(hint)
+
+
+def _held(value: Any) -> Iterator[Any]:
+    """Yields the dataclasses that a value is or contains."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _held(item)
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _held(item)
+
+
+def _problem(value: Any, hint: Any) -> str:
+    """Returns what a value should be by its annotation, or "" if it is."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        plain, meaning = arguments[0], arguments[1]
+        if _problem(value, plain):
+            return describe(hint)
+        if isinstance(meaning, paths.Kind):
+            return meaning.wrong(value)
+        return "" if value in meaning else describe(hint)
+    if origin in (typing.Union, types.UnionType):
+        problems = [_problem(value, choice) for choice in arguments]
+        if not all(problems):
+            return ""
+        # Of a pattern or several, say what is wrong with the several.
+        fitting = [
+            p for p, c in zip(problems, arguments, strict=True) if _is_like(value, c)
+        ]
+        return fitting[0] if len(fitting) == 1 else describe(hint)
+    if origin is typing.Literal:
+        return "" if any(_is_same(value, one) for one in arguments) else describe(hint)
+    if origin is tuple:
+        items = value if isinstance(value, tuple) else ()
+        problems = [p for item in items if (p := _problem(item, arguments[0]))]
+        if isinstance(value, tuple) and not problems:
+            return ""
+        return f"tuple of {problems[0]}" if problems else describe(hint)
+    if origin is Mapping:
+        items = value.values() if isinstance(value, Mapping) else ()
+        problems = [p for item in items if (p := _problem(item, arguments[1]))]
+        if isinstance(value, Mapping) and not problems:
+            return ""
+        return f"values: {problems[0]}" if problems else describe(hint)
+    return "" if _has_type(value, hint) else describe(hint)
+
+
+def _is_like(value: Any, hint: Any) -> bool:
+    """Returns whether a value is of an annotation's outer type."""
+    while typing.get_origin(hint) is Annotated:
+        hint = typing.get_args(hint)[0]
+    return _has_type(value, typing.get_origin(hint) or hint)
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    return type(value) is type(other) and value == other
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    if not isinstance(hint, type):
+        return True
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)

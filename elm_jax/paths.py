@@ -1,0 +1,156 @@
+"""The one way in which a text becomes a path: checked, expanded, absolute.
+
+A text in a configuration is never a shell pattern unless its field says so, and a
+folder that is put into a pattern (`{MODEL_DIR}`, the current folder, the home folder)
+never becomes one, whatever characters it has.
+"""
+
+import dataclasses
+import fnmatch
+import glob
+import os
+import pathlib
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated
+
+from elm_jax import errors
+
+PACKAGE = pathlib.Path(__file__).parents[1]
+"""Where the packages `elm_jax` and `tasks` lie: the clone, or the installed wheel."""
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://")
+_PLACEHOLDER = re.compile(r"\{[A-Z_]+\}")
+_PLACEHOLDERS = ("{MODEL_DIR}", "{PACKAGE}")
+_LINE_BREAKS = ("Cc", "Zl", "Zp")  # control characters, line and paragraph separators
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What the text of a configuration field names.
+
+    Attributes:
+      text: In words.
+      may_be_empty: Whether "" stands for none.
+      is_name: Whether it is the name of one folder, not a path.
+    """
+
+    text: str
+    may_be_empty: bool = False
+    is_name: bool = False
+
+    def __str__(self) -> str:
+        """Returns the kind in words."""
+        return f'{self.text}, or ""' if self.may_be_empty else self.text
+
+    def wrong(self, text: str) -> str:
+        """Returns what should stand in place of a text that cannot be; else ""."""
+        if not text and self.may_be_empty:
+            return ""
+        if not text.strip():
+            return f"{self.text} that is not empty"
+        if any(unicodedata.category(letter) in _LINE_BREAKS for letter in text):
+            return f"{self.text} without line breaks and control characters"
+        if self.is_name and ("/" in text or text in (".", "..")):
+            return f"{self.text} without `/`, not `.` or `..`"
+        if not {*_PLACEHOLDER.findall(text)} <= {*_PLACEHOLDERS}:
+            return f"{self.text} with no placeholder but {', '.join(_PLACEHOLDERS)}"
+        return ""
+
+
+# For the fields of dataclasses that gin files configure; `fields.check` reads them.
+Path = Annotated[str, Kind("a path")]
+OptionalPath = Annotated[str, Kind("a path", may_be_empty=True)]
+Place = Annotated[str, Kind("a path or URL")]
+OptionalPlace = Annotated[str, Kind("a path or URL", may_be_empty=True)]
+Source = Annotated[str, Kind("a path or a model's name")]
+OptionalSource = Annotated[str, Kind("a path or a model's name", may_be_empty=True)]
+Pattern = Annotated[str, Kind("a path, or a shell pattern of paths")]
+Patterns = Pattern | tuple[Pattern, ...]
+Name = Annotated[str, Kind("a name", is_name=True)]
+OptionalName = Annotated[str, Kind("a name", may_be_empty=True, is_name=True)]
+
+
+def absolute(text: str | pathlib.Path) -> pathlib.Path:
+    """Returns the absolute path that a text names; `~` is the home folder.
+
+    Raises:
+      ConfigError: The text is empty, has control characters or names no user's home.
+    """
+    return pathlib.Path(_absolute(str(text), escape=str))
+
+
+def is_url(text: str) -> bool:
+    """Returns whether a text is a URL, such as `gs://bucket/x`, and no path."""
+    return _URL.match(text) is not None
+
+
+def fill(text: str, folders: Mapping[str, str]) -> str:
+    """Returns a text with each placeholder replaced by its folder, in one pass.
+
+    >>> fill("{MODEL_DIR}/x", {"{MODEL_DIR}": "/a[1]"})
+    '/a[1]/x'
+    """
+    return _PLACEHOLDER.sub(lambda match: folders.get(match[0], match[0]), text)
+
+
+def find(pattern: str, folders: Mapping[str, str]) -> list[pathlib.Path]:
+    """Returns what a path, or a shell pattern of paths, names on disk, sorted.
+
+    As far as the beginning of the pattern is there by that very name, it is no
+    pattern: `runs/a[1]/*` looks into the folder `a[1]` if there is one.
+
+    Args:
+      pattern: With placeholders.
+      folders: What they stand for; none of these is a pattern.
+    """
+    known = pathlib.Path("/")
+    literal = pathlib.Path(_absolute(fill(pattern, folders), escape=str))
+    escaped = {name: glob.escape(folder) for name, folder in folders.items()}
+    left = list(pathlib.Path(_absolute(fill(pattern, escaped), glob.escape)).parts[1:])
+    for part in literal.parts[1:]:
+        if not os.path.exists(known / part):
+            break
+        known /= part
+        del left[0]
+    if not left:
+        return [known]
+    found = glob.glob("/".join(left), root_dir=known)
+    return sorted(known / path for path in found)
+
+
+def fitting(pattern: str, names: Iterable[str]) -> list[str]:
+    """Returns the names that a shell pattern fits, or the one it is, in their order.
+
+    >>> fitting("a[1]", ["a1", "a[1]"]), fitting("a[1]", ["a1", "a2"])
+    (['a[1]'], ['a1'])
+    """
+    known = list(names)
+    return [pattern] if pattern in known else fnmatch.filter(known, pattern)
+
+
+def _absolute(text: str, escape: Callable[[str], str]) -> str:
+    """Returns an absolute path; what is put in front of the text is escaped."""
+    problem = Kind("a path").wrong(_PLACEHOLDER.sub("x", text))
+    if problem:
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"{text!r} as a path",
+                expected=problem,
+                do="Correct it, or set the variable of the shell that it comes from",
+            )
+        )
+    if text.startswith("~"):
+        user, slash, rest = text.partition("/")
+        home = os.path.expanduser(user)
+        if home == user:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"{text!r}, and no home folder of {user!r}",
+                    expected="~, or ~ and the name of a user of this machine",
+                    do="Write the path in full; a folder of that name is ./~...",
+                )
+            )
+        return f"{escape(home)}{slash}{rest}"
+    return text if text.startswith("/") else f"{escape(os.getcwd())}/{text}"

@@ -1,0 +1,49 @@
+"""Every binary with its runs, each built from a gin file of the project."""
+
+import dataclasses
+import importlib
+
+import pytest
+
+from elm_jax.cli import gin_flags, selectors
+
+BINARIES = ("train", "library", "eval", "merge", "convert", "report", "tasks")
+
+
+def runs_of(binary):
+    return importlib.import_module(f"elm_jax.cli.elm_{binary}").runs()
+
+
+RUN_TYPES = [run for binary in BINARIES for run in runs_of(binary)]
+PARTS = selectors.with_parts(RUN_TYPES)
+
+
+def held_by(value):
+    if dataclasses.is_dataclass(value):
+        yield value
+        for field in dataclasses.fields(value):
+            yield from held_by(getattr(value, field.name))
+
+
+@pytest.fixture(scope="session")
+def built_runs():
+    """Every run by its type, with the work folder `anywhere`."""
+    found = {}
+    for binary in BINARIES:
+        runs = runs_of(binary)
+        for name in reversed(selectors.gin_files(f"elm_{binary} ")):
+            if not {*runs} <= {*found}:
+                bindings = ["MODEL_DIR = 'anywhere'"]
+                built, *_ = gin_flags.build_run(
+                    runs, gin_files=[name], bindings=bindings
+                )
+                found.setdefault(type(built), built)
+        assert {*runs} <= {*found}
+    return found
+
+
+@pytest.fixture(scope="session")
+def examples(built_runs):
+    """A value of every dataclass that a gin file can configure, by its type."""
+    found = {type(one): one for run in built_runs.values() for one in held_by(run)}
+    return {part: found[part] if part in found else part() for part in PARTS}

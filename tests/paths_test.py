@@ -1,0 +1,59 @@
+"""A folder is found by its name, whatever characters it has."""
+
+import pathlib
+
+import pytest
+
+from elm_jax import errors, paths
+
+ODD = ["run[v2]", "a*", "b?", "c d", "[", "]", "[!x]", "ü"]
+
+
+def make(folder, *names):
+    for name in names:
+        (folder / name).mkdir(parents=True)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_substituted_folder_is_no_pattern(tmp_path, name):
+    make(tmp_path, f"{name}/e/one", "run2/e/two", "ax/e/two", "bx/e/two")
+    folders = {"{MODEL_DIR}": str(tmp_path / name)}
+    assert paths.find("{MODEL_DIR}/e/*", folders) == [tmp_path / name / "e/one"]
+
+
+def test_a_substituted_folder_that_is_missing_finds_nothing(tmp_path):
+    make(tmp_path, "run2/e/one")
+    folders = {"{MODEL_DIR}": str(tmp_path / "run[2]")}
+    assert paths.find("{MODEL_DIR}/e/*", folders) == []
+
+
+def test_the_current_and_the_home_folder_are_no_patterns(tmp_path, monkeypatch):
+    make(tmp_path, "x[1]/one", "x1/two")
+    monkeypatch.chdir(tmp_path / "x[1]")
+    monkeypatch.setenv("HOME", str(tmp_path / "x[1]"))
+    assert paths.find("o*", {}) == [tmp_path / "x[1]/one"]
+    assert paths.find("~/*", {}) == [tmp_path / "x[1]/one"]
+
+
+def test_what_is_there_by_the_very_name_is_meant(tmp_path):
+    make(tmp_path, "e[1]/one", "e1/two")
+    assert paths.find(f"{tmp_path}/e[1]", {}) == [tmp_path / "e[1]"]
+    assert paths.find(f"{tmp_path}/e[1]/*", {}) == [tmp_path / "e[1]/one"]
+
+
+def test_else_a_pattern_is_a_pattern(tmp_path):
+    make(tmp_path, "e1/b", "e2/a", "f/c")
+    found = paths.find(f"{tmp_path}/e[12]/*", {})
+    assert found == [tmp_path / "e1/b", tmp_path / "e2/a"]
+
+
+@pytest.mark.parametrize("text", ["", " ", "a\nb", "a\x00", "~no_such_user_here/x"])
+def test_a_text_that_names_nothing_is_no_path(text):
+    with pytest.raises(errors.ConfigError) as caught:
+        paths.absolute(text)
+    assert f"{text!r}" in str(caught.value)
+
+
+def test_a_path_of_a_path_is_itself():
+    path = pathlib.Path("/a/[x] {MODEL_DIR}")
+    assert paths.absolute(path) == path
