@@ -20,7 +20,7 @@ setup(
     name="elm_jax",
     version="0.1.0",
     description="Train, keep, retrieve, merge and judge expert language models in JAX",
-    long_description=(ROOT / "README.md").read_text()
+    long_description=(ROOT / "README.md").read_text("utf-8")
     if (ROOT / "README.md").exists()
     else "",
     long_description_content_type="text/markdown",

@@ -40,8 +40,16 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
 
 
 def write_text(path: pathlib.Path, content: str) -> None:
-    """Writes UTF-8 text as `write_bytes` does."""
-    write_bytes(path, content.encode())
+    """Writes UTF-8 text as `write_bytes` does, whatever the locale says.
+
+    Bytes of a path that are not UTF-8 come out as they were.
+    """
+    write_bytes(path, content.encode("utf-8", "surrogateescape"))
+
+
+def read_text(path: pathlib.Path) -> str:
+    """Returns what `write_text` wrote."""
+    return path.read_text("utf-8", "surrogateescape")
 
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)

@@ -130,9 +130,18 @@ def fitting(pattern: str, names: Iterable[str]) -> list[str]:
     return [pattern] if pattern in known else fnmatch.filter(known, pattern)
 
 
+def _unnameable(text: str) -> str:
+    """Returns what a path should have if the locale has no bytes for it, else ""."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        return f"letters that the locale ({error.encoding}) has; UTF-8 has all"
+    return ""
+
+
 def _absolute(text: str, escape: Callable[[str], str]) -> str:
     """Returns an absolute path; what is put in front of the text is escaped."""
-    problem = Kind("a path").wrong(_PLACEHOLDER.sub("x", text))
+    problem = Kind("a path").wrong(_PLACEHOLDER.sub("x", text)) or _unnameable(text)
     if problem:
         raise errors.ConfigError(
             errors.explain(

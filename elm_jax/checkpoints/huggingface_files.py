@@ -203,7 +203,7 @@ def _check_index(index: pathlib.Path, tensors: dict[str, Tensor]) -> None:
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Returns the mapping in a file, or raises CheckpointError."""
     with _reading(path):
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text("utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"a {type(content).__name__}")
         return content

@@ -297,7 +297,7 @@ def save_lora(
         for theirs, ours in moved.items()
     }
     with experts.new_folder(final) as partial:
-        (partial / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+        (partial / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
         safetensors.numpy.save_file(
             arrays, partial / SAFETENSORS, metadata={"format": "pt"}
         )

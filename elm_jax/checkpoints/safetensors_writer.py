@@ -44,7 +44,8 @@ class Writer:
         if len(shards) > 1:
             total = sum(map(self._num_bytes, self._shapes))
             content = {"metadata": {"total_size": total}, "weight_map": weight_map}
-            (folder / INDEX).write_text(json.dumps(content, indent=2, sort_keys=True))
+            text = json.dumps(content, indent=2, sort_keys=True)
+            (folder / INDEX).write_text(text, "utf-8")
 
     def write(self, name: str, array: np.ndarray) -> None:
         """Writes one tensor.

@@ -182,7 +182,7 @@ class ItemWriter:
             "store_array_data_equal_to_fill_value": True,
             "custom_metadata": None,
         }
-        (self._folder / ITEM_FILE).write_text(json.dumps(facts))
+        (self._folder / ITEM_FILE).write_text(json.dumps(facts), "utf-8")
 
 
 def copy_leaf(

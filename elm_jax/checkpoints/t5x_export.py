@@ -167,7 +167,9 @@ class _OrbaxWriter:
         _write_json(state / "_sharding", dict.fromkeys(keys, sharding))
         dataset.mkdir()
         for folder in (state, dataset, self._folder):
-            (folder / _COMMITTED).write_text("Checkpoint commit was successful.\n")
+            (folder / _COMMITTED).write_text(
+                "Checkpoint commit was successful.\n", "utf-8"
+            )
         handlers = {
             "dataset": "t5x.checkpoints.DatasetCheckpointHandler",
             "state": "orbax.checkpoint._src.handlers.pytree_checkpoint_handler."
@@ -190,4 +192,4 @@ def _leaf(array: np.ndarray) -> Leaf:
 
 
 def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), "utf-8")

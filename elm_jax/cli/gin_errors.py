@@ -131,8 +131,9 @@ def _advise(
     if macro:
         return errors.did_you_mean(macro[1], (n for n in names if "." not in n))
     if isinstance(error, ImportError):
-        return hidden_module(error.name or "", folders) or (
-            f"Correct the name, or put the module into one of {', '.join(folders)}"
+        named = re.search(r"'((?:tasks|elm_jax)\b[\w.]*)'", text)
+        return hidden_module(named[1] if named else "", folders) or (
+            f"Correct the name, or put the module into {' or '.join(folders)}"
         )
     if "Unable to parse value" in text or "Unexpected token" in text:
         return "Write strings in quotes, numbers and tuples as Python does"

@@ -17,9 +17,11 @@ import signal
 import sys
 import tokenize
 from collections.abc import Iterable, Sequence
+from typing import Any, TextIO
 
 import gin
 from absl import flags
+from gin import config as gin_config
 
 from elm_jax import errors, paths
 from elm_jax.cli import gin_errors, help_text, selectors
@@ -135,12 +137,16 @@ def build_run(
         misspelt; a value is missing or of the wrong type.
     """
     gin.clear_config()
+    # gin opens files in the locale's encoding, and has no public way to say another.
+    readers: Any = gin_config._FILE_READERS
+    readers[:] = [(_open_utf8, os.path.isfile)]
     gin_files = [_expanded(name) for name in gin_files]
     folders = [*map(_expanded, search_paths), str(selectors.files_root())]
     for folder in folders:
         gin.add_config_file_search_path(folder)
     found = _find_files(gin_files, ["", *folders])
-    user_folders = [os.getcwd(), *(str(path.parent) for path in found)]
+    own_folders = (str(path.parent) for path in found)
+    user_folders = list(dict.fromkeys((os.getcwd(), *own_folders)))
     _let_import(user_folders)
     logging.disable(logging.ERROR)  # gin logs each folder that lacks a file
     try:
@@ -151,6 +157,7 @@ def build_run(
             for name in re.findall(r"^(\w+) = %gin.REQUIRED$", gin.config_str(), re.M):
                 gin.parse_config(f"{name} = '<{name}>'")
             gin.finalize()
+        _check_imports(gin.config_str(), user_folders)
         run_type = _configured_run(run_types)
         run = gin.get_configurable(run_type)()
     except errors.ElmError:
@@ -169,6 +176,10 @@ def build_run(
     bound, operative = gin.config_str(), gin.operative_config_str()
     _check_unused(bound, operative, run_type)
     return run, bound, operative
+
+
+def _open_utf8(name: str) -> TextIO:
+    return open(name, encoding="utf-8")
 
 
 def _expanded(name: str) -> str:
@@ -213,6 +224,20 @@ def _let_import(folders: Iterable[str]) -> None:
         sys.path.insert(0, str(paths.PACKAGE))
         importlib.invalidate_caches()
     sys.path.extend(folder for folder in folders if folder not in sys.path)
+
+
+def _check_imports(bound: str, folders: Sequence[str]) -> None:
+    """Raises ConfigError for a package of ours that hides a module of the user's."""
+    for name in re.findall(r"^import (\w+)$", bound, re.MULTILINE):
+        advice = gin_errors.hidden_module(name, folders)
+        if advice:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"`import {name}`, which registers nothing",
+                    expected="modules that register tasks",
+                    do=advice,
+                )
+            )
 
 
 def _configured_run(run_types: Sequence[type[Run]]) -> type[Run]:

@@ -42,8 +42,8 @@ def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
     folder = pathlib.Path(metadata_directory, "{name}-{version}.dist-info")
     folder.mkdir()
     text = "Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n"
-    (folder / "METADATA").write_text(text)
-    (folder / "WHEEL").write_text("Wheel-Version: 1.0\\n")
+    (folder / "METADATA").write_text(text, "utf-8")
+    (folder / "WHEEL").write_text("Wheel-Version: 1.0\\n", "utf-8")
     return folder.name
 
 class __legacy__:
@@ -106,11 +106,11 @@ def download(
     """
     backend = folder / "backend" / "setuptools"
     backend.mkdir(parents=True)
-    (backend / "__init__.py").write_text("")
+    (backend / "__init__.py").write_text("", "utf-8")
     text = _BACKEND.replace("{name}", package).replace("{version}", version)
-    (backend / "build_meta.py").write_text(text)
+    (backend / "build_meta.py").write_text(text, "utf-8")
     wanted = folder / "requirements.txt"
-    wanted.write_text(f"{package}=={version} --hash=sha256:{sha256}\n")
+    wanted.write_text(f"{package}=={version} --hash=sha256:{sha256}\n", "utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--ignore-requires-python", "--no-binary", ":all:", "--require-hashes"]
     command += ["--no-build-isolation", "--dest", "archive", "-r", wanted.name]
@@ -127,6 +127,8 @@ def download(
         env=environment,
         capture_output=True,
         text=True,
+        encoding="utf-8",
+        errors="backslashreplace",
         check=False,
     )
     found = list((folder / "archive").glob(f"{package}-{version}.*"))

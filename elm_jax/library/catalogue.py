@@ -58,7 +58,7 @@ class Catalogue:
           LibraryError: No library is there, or a line is corrupt.
         """
         try:
-            lines = self._path.read_text().splitlines()
+            lines = self._path.read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise errors.LibraryError(
                 errors.explain(

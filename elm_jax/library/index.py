@@ -119,7 +119,7 @@ def open_index(index_dir: str | pathlib.Path) -> Index:
     """
     folder = pathlib.Path(index_dir)
     try:
-        record = json.loads((folder / "index.json").read_text())
+        record = json.loads((folder / "index.json").read_text("utf-8"))
         if record["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format version {record['format_version']}")
         experts = tuple(_read_expert(fields) for fields in record["experts"])

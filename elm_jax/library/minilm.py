@@ -43,8 +43,8 @@ def load(
     """
     folder = installed_folder() if folder is None else pathlib.Path(folder)
     try:
-        settings = json.loads((folder / "config.json").read_text())
-        pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
+        settings = json.loads((folder / "config.json").read_text("utf-8"))
+        pooling = json.loads((folder / "1_Pooling" / "config.json").read_text("utf-8"))
         _check_kind(folder, settings, pooling, max_length)
         config = bert.BertConfig(
             num_hidden_layers=settings["num_hidden_layers"],
@@ -134,7 +134,7 @@ def _check_kind(
         ],
         "normalised": any(
             part["type"].endswith("Normalize")
-            for part in json.loads((folder / "modules.json").read_text())
+            for part in json.loads((folder / "modules.json").read_text("utf-8"))
         ),
         f"positions for {max_length} tokens": 2
         < max_length

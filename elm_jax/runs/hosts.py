@@ -71,7 +71,7 @@ def joined(
             )
         with contextlib.ExitStack() as quiet:
             if not processes.is_main():
-                null = quiet.enter_context(open(os.devnull, "w"))
+                null = quiet.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 quiet.enter_context(contextlib.redirect_stdout(null))
             yield
             processes.barrier("end of the run")

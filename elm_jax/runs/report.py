@@ -275,7 +275,7 @@ class Report(Run):
         path = self.path(self.votes_path)
         if not path.is_file():
             return {}
-        lines = map(json.loads, path.read_text().splitlines())
+        lines = map(json.loads, path.read_text("utf-8").splitlines())
         return {line["task"]: [tuple(pair) for pair in line["votes"]] for line in lines}
 
     def _curves(self) -> list[report.Curve]:
@@ -296,7 +296,7 @@ class Report(Run):
         """Returns (step, loss) of every training below a work folder, by expert."""
         found = {}
         for path in sorted(self.path(work_dir).glob("*/metrics.jsonl")):
-            lines = map(json.loads, path.read_text().splitlines())
+            lines = map(json.loads, path.read_text("utf-8").splitlines())
             found[path.parent.name] = tuple((row["step"], row["loss"]) for row in lines)
         return found
 

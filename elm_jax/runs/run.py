@@ -102,7 +102,7 @@ class Run:
     def operative_config(self) -> str:
         """Returns the text of the configuration that `start` wrote, or ""."""
         path = self._config_path("operative.gin")
-        return path.read_text() if path.is_file() else ""
+        return files.read_text(path) if path.is_file() else ""
 
     @property
     def _folders(self) -> dict[str, str]:

@@ -55,6 +55,6 @@ def make_report(
 
 def read_last(folder: pathlib.Path) -> dict[str, float]:
     """Returns the metrics at the end, those that the machine's speed did not shape."""
-    last = json.loads((folder / _FILE).read_text().splitlines()[-1])
+    last = json.loads((folder / _FILE).read_text("utf-8").splitlines()[-1])
     kept = ("loss", "accuracy", "grad_norm")
     return {name: last[name] for name in kept if name in last}

@@ -183,12 +183,14 @@ class _Watch:
       is_stopping: Whether it knows of a signal; the thread may not have run yet.
       is_patient: Whether it does something now that must not be cut short.
       has_spoken: Set once the signal's name and `text` have been said.
+      hook: What Python would do with an exception that cannot be raised.
     """
 
     def __init__(self, text: str, grace_secs: float) -> None:
         self.text, self.grace_secs = text, grace_secs
         self.is_answered = self.is_patient = self.is_stopping = False
         self.has_spoken = threading.Event()
+        self.hook = sys.unraisablehook
         self._first: signal.Signals | None = None
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
@@ -201,6 +203,14 @@ class _Watch:
         if not self.is_stopping:
             signal.set_wakeup_fd(self._previous)
             os.close(self._writer)
+
+    def end_if_swallowed(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Ends the process if a callback, such as one of garbage, took SystemExit."""
+        stop = unraisable.exc_value
+        if self.is_stopping and isinstance(stop, SystemExit):
+            self.has_spoken.wait(LEAVING_SECS)
+            os._exit(stop.code if isinstance(stop.code, int) else 1)
+        self.hook(unraisable)
 
     def _run(self) -> None:
         deadline = None
@@ -254,9 +264,12 @@ def _handled(handler: _Handler, text: str, grace_secs: float) -> Iterator[_Watch
     before = watch.text, watch.grace_secs
     watch.text, watch.grace_secs = text, grace_secs
     handlers = {number: signal.signal(number, handler) for number in _CAUGHT}
+    hook, sys.unraisablehook = sys.unraisablehook, watch.end_if_swallowed
+    watch.hook = hook if is_outermost else watch.hook
     try:
         yield watch
     finally:
+        sys.unraisablehook = hook
         for number, old in handlers.items():
             signal.signal(number, old)
         watch.text, watch.grace_secs = before

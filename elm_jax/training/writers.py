@@ -84,7 +84,7 @@ class JsonLinesWriter:
         with _explained(self._path):
             if self._file is None:
                 files.write_text(self._path, self._read_kept_lines())
-                self._file = self._path.open("a")
+                self._file = self._path.open("a", encoding="utf-8")
             self._file.write(line)
             self._file.flush()
 
@@ -103,7 +103,7 @@ class JsonLinesWriter:
         if not self._path.exists():
             return ""
         kept = []
-        for line in self._path.read_text().splitlines(keepends=True):
+        for line in self._path.read_text("utf-8").splitlines(keepends=True):
             try:
                 step = json.loads(line)["step"]
             except (ValueError, KeyError, TypeError):

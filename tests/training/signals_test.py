@@ -112,6 +112,18 @@ stop.exit_if_requested()
 """
 
 
+SWALLOWED = """
+class Garbage:
+    def __del__(self):
+        ready()
+        time.sleep(60)
+
+with signals.exit_on_signal():
+    Garbage()
+    print("unreachable")
+"""
+
+
 def run(body, *numbers):
     """Sends signals to a program once it is ready.
 
@@ -177,6 +189,13 @@ def test_after_the_first_step_a_signal_is_answered_by_saving():
     ended, output, told, _ = run(STEPPED, signal.SIGTERM)
     assert (ended, output) == (143, ["saved"])
     assert "SIGTERM: saving after this step" in told
+
+
+def test_a_signal_that_a_callback_swallows_ends_the_program_all_the_same():
+    ended, output, told, secs = run(SWALLOWED, signal.SIGINT)
+    assert (ended, output) == (130, [])
+    assert "Traceback" not in told
+    assert secs < signals.LEAVING_SECS
 
 
 def test_threads_at_work_do_not_keep_the_program_from_ending():

@@ -1,0 +1,157 @@
+"""What only a program of its own shows: modules of the user's, locales, signals."""
+
+import ast
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from elm_jax import files
+from elm_jax.cli import selectors
+
+ROOT = selectors.files_root()
+LIST = """
+from __gin__ import dynamic_registration
+
+import my_tasks
+from elm_jax.runs import tasks as task_runs
+
+task_runs.ListTasks.model_dir = %MODEL_DIR
+task_runs.ListTasks.tasks = "shoes_*"
+task_runs.ListTasks.data_dir = "data"
+"""
+
+
+def start(binary, *arguments, cwd, **environment):
+    command = [sys.executable, "-m", f"elm_jax.cli.elm_{binary}", *arguments]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )
+
+
+def run(binary, *arguments, cwd, **environment):
+    with start(binary, *arguments, cwd=cwd, **environment) as process:
+        output, told = process.communicate(timeout=120)
+    return process.returncode, output, told
+
+
+@pytest.fixture
+def shoes(tmp_path):
+    """The recipe of the README, as printed, with rows for it."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    recipe = text[text.index("## How to add a task") :]
+    yaml, python = re.findall(r"```\w+\n(.*?)```", recipe, re.DOTALL)[:2]
+    rows = [{"text": f"Shoes no. {n} – fine", "label": n % 2} for n in range(4)]
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+    files.write_text(tmp_path / "my_templates/shoes/templates.yaml", yaml)
+    files.write_text(tmp_path / "my_tasks.py", python)
+    files.write_text(tmp_path / "data/shoes/train.jsonl", lines)
+    files.write_text(tmp_path / "mine.gin", LIST)
+    return tmp_path
+
+
+def test_the_recipe_for_a_task_works_as_printed(shoes):
+    # The folder has a module `tasks` as well, which `python -m` finds before ours.
+    files.write_text(shoes / "tasks.py", "raise RuntimeError('not ours')\n")
+    status, output, told = run(
+        "tasks", "--gin_file=mine.gin", "--gin.MODEL_DIR=out", cwd=shoes
+    )
+    assert (status, told.count(b"Traceback")) == (0, 0)
+    assert b"Shoes no. 0" in output
+
+
+def test_a_module_beside_the_gin_file_is_found_from_anywhere(shoes):
+    (shoes / "elsewhere").mkdir()
+    (shoes / "my_templates").rename(shoes / "elsewhere/my_templates")
+    (shoes / "data").rename(shoes / "elsewhere/data")
+    status, output, _ = run(
+        "tasks",
+        f"--gin_file={shoes}/mine.gin",
+        "--gin.MODEL_DIR=out",
+        cwd=shoes / "elsewhere",
+        LC_ALL="C",  # a terminal of ASCII alone
+        PYTHONUTF8="0",
+        PYTHONCOERCECLOCALE="0",
+    )
+    assert status == 0
+    assert b"Shoes no. 0 \\u2013 fine" in output
+
+
+@pytest.mark.parametrize("module", ["tasks", "tasks.shoes"])
+def test_a_hidden_module_of_the_users_is_told(shoes, module):
+    files.write_text(shoes / "tasks.py", "")
+    files.write_text(shoes / "mine.gin", LIST.replace("my_tasks", module))
+    status, _, told = run(
+        "tasks", "--gin_file=mine.gin", "--gin.MODEL_DIR=out", cwd=shoes
+    )
+    assert status == 1
+    assert b"hidden by the project's own package 'tasks'" in told
+    assert not (shoes / "out").exists()
+
+
+def test_a_name_that_the_locale_lacks_is_still_a_folder(shoes):
+    status, output, told = run(
+        "tasks",
+        "--gin_file=mine.gin",
+        "--gin.MODEL_DIR=läufe [1]",
+        "--gin.task_runs.ListTasks.html_path={MODEL_DIR}/page.html",
+        cwd=shoes,
+        LC_ALL="C",
+        PYTHONUTF8="0",
+        PYTHONCOERCECLOCALE="0",
+    )
+    assert status == 0, told
+    assert "Shoes no. 0 – fine" in (shoes / "läufe [1]/page.html").read_text("utf-8")
+    assert list((shoes / "läufe [1]/config").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_a_signal_in_the_first_seconds_ends_the_program_at_once(
+    tmp_path, number, status
+):
+    arguments = ["--gin_file=gin/pocket/base.gin", "--gin.MODEL_DIR=out"]
+    with start("train", *arguments, cwd=tmp_path) as process:
+        time.sleep(1.0)  # it is at its imports
+        process.send_signal(number)
+        begun = time.monotonic()
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert f"{number.name}: nothing to save yet; leaving" in told.decode()
+    assert b"Traceback" not in told
+    assert time.monotonic() - begun < 5
+
+
+def calls_without_encoding(path):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name, given = ast.unparse(node.func), len(node.args)
+        if any(keyword.arg == "encoding" for keyword in node.keywords):
+            continue
+        first = ast.unparse(node.args[0]) if node.args else ""
+        if name.endswith(".read_text") and given == 0:
+            yield ast.unparse(node)
+        if name.endswith(".write_text") and given < 2:
+            yield ast.unparse(node)
+        if name == "open" and not (given > 1 and "b" in ast.unparse(node.args[1])):
+            yield ast.unparse(node)
+        if re.fullmatch(r"(self\.)?_?(path|file)\.open", name) and "b" not in first:
+            yield ast.unparse(node)
+
+
+@pytest.mark.parametrize("room", ["elm_jax", "tasks", "launch"])
+def test_every_text_file_is_opened_as_utf_8(room):
+    for path in (pathlib.Path(__file__).parents[2] / room).rglob("*.py"):
+        assert not list(calls_without_encoding(path)), path
