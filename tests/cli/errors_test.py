@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -229,6 +230,27 @@ def test_a_missing_base_is_named_before_anything_else_is_made(tmp_path):
     told = fail(tmp_path, "pocket/prompt_experts", *LITTLE)
     assert f"no base in {tmp_path}/base" in told
     assert [path.name for path in tmp_path.iterdir()] == ["config"]
+
+
+def test_a_folder_with_brackets_is_no_pattern_and_is_printed_as_it_is(
+    made, tmp_path, capsys
+):
+    shutil.copytree(made, tmp_path / "run2")
+    folder = shutil.copytree(made, tmp_path / "run[2] x[/y]")
+    bindings = (f"MODEL_DIR = '{folder}'", *MERGE)
+    run, bound, operative = gin_flags.build_run(
+        RUNS, gin_files=["gin/pocket/merge.gin"], bindings=bindings
+    )
+    run.show_plan()
+    shown = "".join(line.strip("│ ") for line in capsys.readouterr().out.splitlines())
+    assert "run[2] x[/y]/merged" in re.sub(" *│ *", "", shown)
+    run.start(config=bound, operative_config=operative)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run2", "run[2] x["]
+    assert not (tmp_path / "run2/merged").exists()
+    assert len(list(folder.glob("merged/*/manifest.json"))) == 1
+    shutil.rmtree(folder / "merged")
+    shutil.rmtree(folder / "dataset_experts")
+    assert f"no expert matches {folder}" in fail(folder, "pocket/merge", *MERGE)
 
 
 @contextlib.contextmanager

@@ -103,6 +103,7 @@ def test_tfds_rows_are_plain_python_and_need_no_tensorflow_to_name(tmp_path):
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
+    tmp_path = tmp_path / "data [1]*"  # no pattern
     folder = tmp_path / "small" / "1.0.0"
     folder.mkdir(parents=True)
     features = tfds.features.FeaturesDict(
