@@ -111,33 +111,48 @@ def parts(hint: Any) -> Iterator[type]:
         yield from parts(argument)
 
 
-def check(part: Any) -> None:
+def check(part: Any, *, name: str = "") -> None:
     """Raises ConfigError for fields of a dataclass that hold what they may not.
 
     All of them are named, with what each may hold. Dataclasses within are checked, too.
+
+    Args:
+      part: The dataclass.
+      name: What messages call it, its class by default.
     """
-    wrong: dict[str, tuple[Any, str]] = {}
+    name = name or type(part).__name__
+    problems = {
+        field.name: _problem(getattr(part, field.name), field.hint)
+        for field in of(type(part))
+    }
+    refuse(part, {n: text for n, text in problems.items() if text}, name=name)
     for field in of(type(part)):
         value = getattr(part, field.name)
-        problem = _problem(value, field.hint)
-        if problem:
-            wrong[field.name] = value, problem
-    refuse(part, {name: text for name, (_, text) in wrong.items()})
-    for field in of(type(part)):
-        for inner in _held(getattr(part, field.name)):
-            check(inner)
+        if _is_dataclass(value):
+            check(value)
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                if _is_dataclass(item):
+                    check(item, name=f"{name}.{field.name}[{key!r}]")
 
 
-def refuse(part: Any, wrong: Mapping[str, str], *, of_kind: str = "") -> None:
+def _is_dataclass(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def refuse(
+    part: Any, wrong: Mapping[str, str], *, of_kind: str = "", name: str = ""
+) -> None:
     """Raises ConfigError if any field of a dataclass is wrong.
 
     Args:
       part: The dataclass.
       wrong: What would be right, by the name of the field.
       of_kind: What else decides what is right, in words.
+      name: What the message calls the dataclass, its class by default.
     """
     if wrong:
-        name = type(part).__name__
+        name = name or type(part).__name__
         told = [f"{name}.{field} = {getattr(part, field)!r:.100}" for field in wrong]
         raise errors.ConfigError(
             errors.explain(
@@ -169,18 +184,6 @@ def describe(hint: Any) -> str:
     if hint is type(None):
         return "None"
     return hint.__name__ if isinstance(hint, type) else str(hint)
-
-
-def _held(value: Any) -> Iterator[Any]:
-    """Yields the dataclasses that a value is or contains."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _held(item)
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _held(item)
 
 
 def _problem(value: Any, hint: Any) -> str:

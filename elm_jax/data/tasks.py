@@ -5,14 +5,13 @@ TensorFlow: a task becomes a real `seqio.Task` in `seqio_tasks`, when it is need
 """
 
 import dataclasses
-import fnmatch
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from elm_jax import errors
+from elm_jax import errors, paths
 from elm_jax.data import (
     function_templates,
     serving,
@@ -292,7 +291,7 @@ class Registry:
         """
         mixture, slash, rest = pattern.rpartition("/")
         known = sorted(self.expand(mixture)) if slash else self._names()
-        names = fnmatch.filter(known, rest)
+        names = paths.fitting(rest, known)
         if slash and not names:
             raise errors.ConfigError(
                 errors.explain(

@@ -1,11 +1,10 @@
 """What may differ from expert to expert in one training."""
 
 import dataclasses
-import fnmatch
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from elm_jax import errors, fields
+from elm_jax import errors, fields, paths
 
 if TYPE_CHECKING:
     from elm_jax.runs import train
@@ -14,6 +13,8 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExpertSettings:
     """Values for some experts of a run; None leaves what the run says.
+
+    The run checks them, and names the pattern that they are for.
 
     Attributes:
       train_steps: Updates.
@@ -30,9 +31,6 @@ class ExpertSettings:
     decay: Literal["linear", "constant"] | None = None
     random_seed: fields.Seed | None = None
     max_examples: fields.CountOrNone | None = None
-
-    def __post_init__(self) -> None:
-        fields.check(self)
 
 
 _OF_OPTIMIZER = ("learning_rate", "warmup_steps", "decay")
@@ -53,7 +51,7 @@ def merge(
     run: dict[str, Any] = {}
     optimizer: dict[str, Any] = {}
     for pattern, settings in by_pattern.items():
-        if fnmatch.fnmatch(name, pattern):
+        if paths.fitting(pattern, [name]):
             for field, value in dataclasses.asdict(settings).items():
                 if value is not None:
                     (optimizer if field in _OF_OPTIMIZER else run)[field] = value
@@ -91,7 +89,7 @@ def check_patterns(
     """Raises ConfigError for patterns that fit none of the names."""
     known = list(names)
     for pattern in by_pattern:
-        if not fnmatch.filter(known, pattern):
+        if not paths.fitting(pattern, known):
             raise errors.ConfigError(
                 errors.explain(
                     found=f"per_expert has {pattern!r}, which fits no expert",

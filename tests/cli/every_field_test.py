@@ -54,7 +54,7 @@ def put(part, name, value):
 
 def refusal(part, name, value):
     with pytest.raises(errors.ConfigError) as caught:
-        put(part, name, value)
+        fields.check(put(part, name, value))  # some are checked by the run alone
     told = str(caught.value)
     assert f"{type(part).__name__}.{name} = " in told
     assert "Expected: " in told

@@ -42,10 +42,10 @@ def test_an_expert_has_its_own_settings_and_the_runs_others():
         ({"max_examples": -1}, "max_examples = -1"),
     ],
 )
-def test_a_wrong_value_is_told_with_the_experts_name(settings, told):
-    with pytest.raises(errors.ConfigError, match=told) as raised:
-        make_run(**settings).of_expert(TASKS[1])
-    assert f"per_expert of expert {TASKS[1]!r}" in str(raised.value)
+def test_a_wrong_value_is_told_with_its_pattern_when_the_run_is_made(settings, told):
+    with pytest.raises(errors.ConfigError) as raised:
+        make_run(**settings)
+    assert f"per_expert['*_tell'].{told}" in str(raised.value)
 
 
 def test_a_setting_that_the_optimiser_does_not_have_is_refused():
