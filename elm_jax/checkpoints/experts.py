@@ -1,17 +1,19 @@
 """Saves and loads experts and bases: folders with a manifest and an Orbax item."""
 
 import contextlib
+import dataclasses
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from elm_jax import errors, paths, trees
+from elm_jax import errors, files, paths, trees
 from elm_jax.checkpoints import manifest as manifests
 from elm_jax.checkpoints import one_process
 from elm_jax.checkpoints.manifest import Manifest
@@ -23,13 +25,21 @@ _REMOVALS, _REMOVAL_SECS = 40, 0.05
 IO_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 
 
-def save_expert(folder: str | pathlib.Path, params: Params, manifest: Manifest) -> None:
+def save_expert(
+    folder: str | pathlib.Path,
+    params: Params,
+    manifest: Manifest,
+    *,
+    attached: Mapping[str, bytes] = types.MappingProxyType({}),
+) -> None:
     """Writes an expert or base; a reader sees all of it or nothing.
 
     Args:
       folder: Where it goes; parents are made.
       params: Its tensors only: not those of the base, unless it is one.
-      manifest: Its facts.
+      manifest: Its facts; the fingerprint of its parameters is added.
+      attached: Content of files that go beside them, by name, such as a base's
+        vocabulary.
 
     Raises:
       CheckpointError: There is one already, the disk is full, the place cannot be
@@ -37,12 +47,21 @@ def save_expert(folder: str | pathlib.Path, params: Params, manifest: Manifest) 
     """
     final = paths.absolute(folder)
     host = jax.tree.map(np.asarray, dict(params))
-    _check_content(final, host, manifest)
+    own = trees.fingerprint(host)
+    _check_content(final, host, manifest, own)
     check_is_new(final)
     with new_folder(final) as partial:
         with _checkpointer() as checkpointer:
             checkpointer.save(partial / PARAMS, args=ocp.args.StandardSave(host))
-        manifests.write_manifest(partial, manifest)
+        write_attached(partial, attached)
+        whole = dataclasses.replace(manifest, params_fingerprint=own)
+        manifests.write_manifest(partial, whole)
+
+
+def write_attached(folder: pathlib.Path, attached: Mapping[str, bytes]) -> None:
+    """Writes files beside an expert's parameters, by name."""
+    for name, content in attached.items():
+        files.write_bytes(folder / name, content)
 
 
 def load_expert(
@@ -132,11 +151,12 @@ def check_is_new(folder: pathlib.Path) -> None:
         )
 
 
-def _check_content(final: pathlib.Path, params: Params, manifest: Manifest) -> None:
-    own = trees.fingerprint(params) if manifest.kind == "base" else None
+def _check_content(
+    final: pathlib.Path, params: Params, manifest: Manifest, own: str
+) -> None:
     if not trees.flatten(params):
         found = f"no tensors for {final}"
-    elif own not in (None, manifest.base_fingerprint):
+    elif manifest.kind == "base" and own != manifest.base_fingerprint:
         found = f"base {manifest.name!r} has fingerprint {own}"
     else:
         return

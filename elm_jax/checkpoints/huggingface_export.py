@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from elm_jax.checkpoints import (
     experts,
     huggingface,
     huggingface_config,
+    huggingface_files,
+    recipes,
     safetensors_writer,
     stores,
     tensors,
@@ -29,6 +32,8 @@ def save(
     dtype: np.dtype,
     max_shard_bytes: int,
     on_bytes: stores.OnBytes,
+    recipe: Mapping[str, Any] = types.MappingProxyType({}),
+    vocabulary: bytes = b"",
 ) -> None:
     """Writes config.json, generation_config.json and safetensors; all or nothing.
 
@@ -39,6 +44,8 @@ def save(
       dtype: Of the tensors in the file: float32 or bfloat16.
       max_shard_bytes: Above it there are several files and an index.
       on_bytes: Called with the bytes written so far.
+      recipe: What it is made of, kept beside it (`recipes`); {} keeps nothing.
+      vocabulary: SentencePiece model to go with it, as spiece.model; b"" for none.
 
     Raises:
       CheckpointError: transformers' T5 has no place for a tensor, the folder is
@@ -61,6 +68,10 @@ def save(
             on_bytes(done)
         _write_json(partial / "config.json", settings)
         _write_json(partial / GENERATION, huggingface_config.generation_settings())
+        if vocabulary:
+            (partial / huggingface_files.VOCABULARY).write_bytes(vocabulary)
+        if recipe:
+            recipes.write(partial, recipe)
 
 
 def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from elm_jax.checkpoints.tensors import Tensor
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
+VOCABULARY = "spiece.model"
 SAFETENSORS = "model.safetensors"
 TORCH = "pytorch_model.bin"
 _INDEX = ".index.json"
@@ -109,10 +110,11 @@ def find_folder(
     )
     try:
         # Most repositories hold the weights several times, in several formats.
-        patterns = [CONFIG, GENERATION, "model*.safetensors", SAFETENSORS + _INDEX]
+        common = [CONFIG, GENERATION, VOCABULARY]
+        patterns = [*common, "model*.safetensors", SAFETENSORS + _INDEX]
         found = pathlib.Path(fetch(allow_patterns=patterns))
         if not any((found / kind).is_file() for kind in _KINDS[:2]):
-            patterns = [CONFIG, GENERATION, "pytorch_model*.bin", TORCH + _INDEX]
+            patterns = [*common, "pytorch_model*.bin", TORCH + _INDEX]
             found = pathlib.Path(fetch(allow_patterns=patterns))
     except Exception as error:  # noqa: BLE001 - network, cache and Hub errors vary
         raise errors.CheckpointError(

@@ -1,6 +1,8 @@
 """What an expert says of itself: `manifest.json` beside its parameters."""
 
 import dataclasses
+import functools
+import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -13,7 +15,10 @@ from elm_jax import errors, files
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
-_ADDED_LATER = ("training",)  # may be missing
+_ADDED_LATER = ("training", "vocabulary", "params_fingerprint")  # may be missing
+# What a training tells of its way, and not of what came out: two runs of one recipe
+# that were interrupted at other moments differ in these alone.
+_DIARY = ("metrics", "operative_config")
 _PACKAGES = ("elm_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 Kind = Literal["base", "prompt", "dataset", "multitask", "merged"]
@@ -37,6 +42,11 @@ class Manifest:
       seed: Of the training.
       versions: Of packages, by name.
       training: Settings that shaped it, by name; {} if nobody knows.
+      vocabulary: Of the tokens it was trained on (`vocabularies.describe`): its
+        `fingerprint`, `size` and `extra_ids`, and where it came from, `set_by`. {} if
+        nobody knows.
+      params_fingerprint: `trees.fingerprint` of the expert's own parameters; "" if it
+        was saved before this was recorded.
       metrics: At the end of the training, finite numbers by name.
       operative_config: Text of the gin configuration it came from.
       format_version: Of this file.
@@ -55,9 +65,23 @@ class Manifest:
     seed: int = 0
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    vocabulary: dict[str, Any] = dataclasses.field(default_factory=dict)
+    params_fingerprint: str = ""
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     operative_config: str = ""
     format_version: int = FORMAT_VERSION
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The expert's identity: 16 hex digits, a hash of its recipe and parameters.
+
+        Metrics and the text of the configuration are left out: they tell how a
+        training went, and differ where one was interrupted.
+        """
+        facts = dataclasses.asdict(self)
+        kept = {name: value for name, value in facts.items() if name not in _DIARY}
+        text = json.dumps(kept, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def installed_versions() -> dict[str, str]:
@@ -69,6 +93,15 @@ def installed_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:  # run from a bare clone
             versions[name] = "not installed"
     return versions
+
+
+def data_fingerprint(manifest: Manifest, task: str) -> str | None:
+    """Returns the fingerprint of the rows of a task that an expert was trained on.
+
+    None for experts whose manifest tells of none, such as imported ones.
+    """
+    facts = manifest.data.get(task)
+    return facts.get("fingerprint") if isinstance(facts, dict) else None
 
 
 def write_manifest(folder: pathlib.Path, manifest: Manifest) -> None:

@@ -8,6 +8,7 @@ import json
 import math
 import pathlib
 import re
+import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from elm_jax.checkpoints import (
     huggingface_files,
     layers,
     peft_settings,
+    recipes,
     tensors,
     torch_files,
 )
@@ -235,6 +237,7 @@ def save_lora(
     *,
     base: Params,
     base_name: str | None = None,
+    recipe: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
     """Writes a LoRA expert as a folder that `peft.PeftModel.from_pretrained` loads.
 
@@ -244,6 +247,7 @@ def save_lora(
       params: The expert's tensors, layers stacked.
       base: As for `load_peft`.
       base_name: Name or folder of the base for PEFT's users.
+      recipe: What it is made of, kept beside it (`recipes`); {} keeps nothing.
 
     Raises:
       CheckpointError: The expert holds more than LoRA, a tensor does not fit, the
@@ -301,6 +305,8 @@ def save_lora(
         safetensors.numpy.save_file(
             arrays, partial / SAFETENSORS, metadata={"format": "pt"}
         )
+        if recipe:
+            recipes.write(partial, recipe)
 
 
 def _as_int(number: float) -> int | float:

@@ -1,7 +1,9 @@
 """Writes a base part by part, so that no more than a tensor of it is in memory."""
 
+import dataclasses
 import json
 import pathlib
+import types
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -21,6 +23,7 @@ def save_base(
     *,
     dtype: np.dtype,
     on_bytes: stores.OnBytes,
+    attached: Mapping[str, bytes] = types.MappingProxyType({}),
 ) -> Manifest:
     """Writes what `experts.load_expert` reads; a reader sees all of it or nothing.
 
@@ -30,6 +33,7 @@ def save_base(
       make_manifest: Makes the manifest from the fingerprint, which is known last.
       dtype: Of all leaves on disk.
       on_bytes: Called with the bytes written so far.
+      attached: As for `experts.save_expert`.
 
     Returns:
       The manifest.
@@ -54,9 +58,32 @@ def save_base(
             fingerprint.start(name, leaf.shape, dtype)
             item.write(name, leaf, dtype, _AS_NUMPY, on_block)
         item.finish()
+        experts.write_attached(partial, attached)
         info = make_manifest(fingerprint.text)
+        info = dataclasses.replace(info, params_fingerprint=fingerprint.text)
         manifest.write_manifest(partial, info)
     return info
+
+
+def fingerprint(
+    leaves: Mapping[str, Leaf], *, dtype: np.dtype, on_bytes: stores.OnBytes
+) -> str:
+    """Returns the fingerprint that `save_base` would give, and writes nothing.
+
+    Args:
+      leaves: By name.
+      dtype: Of all leaves.
+      on_bytes: Called with the bytes read so far.
+    """
+    digest, done = trees.Fingerprint(), 0
+    for name, leaf in sorted(leaves.items()):
+        digest.start(name, leaf.shape, dtype)
+        for block in leaf.blocks():
+            part = np.asarray(block).astype(dtype, copy=False)
+            digest.add(part)
+            done += part.nbytes
+            on_bytes(done)
+    return digest.text
 
 
 def open_expert(folder: str | pathlib.Path) -> tuple[dict[str, Leaf], Manifest]:

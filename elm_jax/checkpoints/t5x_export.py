@@ -9,6 +9,7 @@ import base64
 import json
 import pathlib
 import time
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Protocol
 
@@ -16,7 +17,7 @@ import numpy as np
 from flax import serialization
 
 from elm_jax import paths, trees
-from elm_jax.checkpoints import experts, stores, t5x, tensors
+from elm_jax.checkpoints import experts, recipes, stores, t5x, tensors
 from elm_jax.checkpoints.tensors import Leaf
 from elm_jax.types import LAYERS
 
@@ -50,6 +51,7 @@ def save(
     file_format: Format,
     dtype: np.dtype,
     on_bytes: stores.OnBytes,
+    recipe: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
     """Writes a checkpoint that T5X restores; all of it or nothing.
 
@@ -60,6 +62,7 @@ def save(
       file_format: `legacy` (msgpack and zarr) or `orbax`.
       dtype: Of the weights in the file: float32 or bfloat16.
       on_bytes: Called with the bytes written so far.
+      recipe: What it is made of, kept beside it (`recipes`); {} keeps nothing.
 
     Raises:
       CheckpointError: It is there already, or cannot be written.
@@ -76,6 +79,8 @@ def save(
             done += array.size * dtype.itemsize
             on_bytes(done)
         writer.finish(step)
+        if recipe:
+            recipes.write(partial, recipe)
 
 
 def _scanned(leaves: Mapping[str, Leaf]) -> Iterator[tuple[str, np.ndarray]]:

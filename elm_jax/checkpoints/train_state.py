@@ -15,7 +15,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from elm_jax import errors, paths, trees
-from elm_jax.checkpoints import experts, one_process
+from elm_jax.checkpoints import experts, one_process, recipes
 from elm_jax.partitioning import processes
 
 _STATE, _CONFIG = "state", "config"
@@ -181,7 +181,7 @@ class TrainStateStore:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _check_config(self, saved: Mapping[str, Any]) -> None:
-        changes = find_changes(saved, self._config)
+        changes = recipes.find_changes(saved, self._config)
         if changes:
             raise errors.CheckpointError(
                 errors.explain(
@@ -221,24 +221,6 @@ class TrainStateStore:
                     do=do,
                 )
             ) from error
-
-
-def find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Returns what differs between two configurations, each with both values.
-
-    >>> find_changes({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
-    ['a/b: 1 before, 3 now']
-
-    Args:
-      before: JSON values by name, nested or not.
-      now: Likewise.
-    """
-    old, new = trees.flatten(before), trees.flatten(now)
-    return [
-        f"{name}: {old.get(name)!r} before, {new.get(name)!r} now"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
 
 
 def _name_leaves(state: Any) -> dict[str, Any]:

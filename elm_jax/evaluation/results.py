@@ -35,7 +35,8 @@ class Cell:
       dataset: The dataset the task belongs to; its prompts are averaged first.
       prompt: Name of the prompt within the dataset.
       split: Split of the dataset.
-      protocol: Short name of how it is scored, such as `elm` or `t0`.
+      protocol: How it is scored: whose rows, `elm` or `default`, and what else is not
+        as usual, such as `elm+length_normalized`.
       seed: Seed of everything random in scoring, such as the choice of rows.
       checkpoint_step: Training steps behind the parameters.
       scoring: Hash of what else shapes a score: the rows scored and their content,
@@ -70,11 +71,16 @@ _CELL_FIELDS = tuple(field.name for field in dataclasses.fields(Cell))
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a row tells of the examples behind its score, for readers to judge it by.
+    """What a row tells of whose score it is and of the examples, for readers.
 
-    None where nobody counted, as in files of earlier versions.
+    None or "" where nobody told, as in files of earlier versions.
 
     Attributes:
+      kind: The expert's kind, such as `prompt`, `multitask` or `merged`; `base` for
+        the base, `strategy` for what chooses among experts.
+      source: The expert's folder, relative to the store's; "" if it is none.
+      training_seed: Seed of the expert's training.
+      vocabulary: Fingerprint of the vocabulary of the tokens.
       data_fingerprint: Fingerprint of the tokens and texts that were scored.
       inputs_cut: Examples whose prompt was cut, in percent.
       undistinguished: Examples with choices that no model can tell apart, in percent.
@@ -83,6 +89,10 @@ class Facts:
       answers_cut: Written answers that had no end at the greatest length, in percent.
     """
 
+    kind: str = ""
+    source: str = ""
+    training_seed: int | None = None
+    vocabulary: str = ""
     data_fingerprint: str | None = None
     inputs_cut: float | None = None
     undistinguished: float | None = None
@@ -124,6 +134,24 @@ class ResultRow(Facts, Cell):
                     do="Check the split for examples and the expert's parameters",
                 )
             )
+
+    @property
+    def is_expert(self) -> bool:
+        """Whether it is of an expert's own parameters, merged and multitask ones too.
+
+        And so not of the base, nor of what chooses an expert for each task.
+        """
+        if self.kind:
+            return self.kind not in ("base", "strategy")
+        return self.expert not in STRATEGIES  # rows of release 0.1 tell no kind
+
+    @property
+    def is_single_expert(self) -> bool:
+        """Whether it may be chosen as best single expert or oracle: of one training.
+
+        Merged experts are a method's result, and multitask models the baseline.
+        """
+        return self.is_expert and self.kind not in ("multitask", "merged")
 
     def to_json(self) -> str:
         """Returns the row as one line of JSON, keys in the order of the fields."""
@@ -254,7 +282,7 @@ class ResultStore:
           per_example: Arrays by name: `example_ids` int64 [num_examples], one
             array [num_examples] for each metric that is a mean over examples, and
             whatever else explains them. None writes no file.
-          facts: What all these rows tell of the examples.
+          facts: What all these rows tell of the expert and the examples.
 
         Raises:
           ConfigError: A file cannot be written.

@@ -37,8 +37,8 @@ def select(
 
 
 def single_experts(rows: Iterable[results.ResultRow]) -> list[results.ResultRow]:
-    """Returns the rows whose expert is an expert and not a strategy's label."""
-    return [row for row in rows if row.expert not in results.STRATEGIES]
+    """Returns the rows of experts that may be chosen; see `is_single_expert`."""
+    return [row for row in rows if row.is_single_expert]
 
 
 def best_singles(rows: Iterable[results.ResultRow]) -> list[str]:

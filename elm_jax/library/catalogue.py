@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 from elm_jax import errors, files
@@ -13,6 +14,7 @@ from elm_jax.library import lock
 FILE_NAME = "catalogue.jsonl"
 KINDS = ("prompt", "dataset", "multitask", "merged")
 STATUSES = ("active", "retired")
+_ADDED_LATER = {"fingerprint"}  # lines of release 0.1 lack it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Entry:
       tasks: What it was trained on.
       steps: How many steps it was trained.
       status: `active`, or `retired`: kept and listed, but never retrieved.
+      fingerprint: `Manifest.fingerprint`, the expert's identity; "" in lines that
+        release 0.1 wrote.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Entry:
     tasks: tuple[str, ...]
     steps: int
     status: str = "active"
+    fingerprint: str = ""
 
 
 class Catalogue:
@@ -95,6 +100,31 @@ class Catalogue:
         path = self._library_dir.absolute() / self.get(name).path
         return pathlib.Path(os.path.normpath(path))
 
+    def check(self) -> None:
+        """Raises LibraryError if the folder of an active expert holds another one.
+
+        Such as one that was trained again since. Lines of release 0.1 do not tell.
+
+        Raises:
+          CheckpointError: An expert is not in its folder.
+        """
+        for entry in self.entries():
+            if entry.status != "active":
+                continue
+            folder = self.expert_dir(entry.name)
+            found = manifest.read_manifest(folder)
+            if entry.fingerprint not in ("", found.fingerprint):
+                raise errors.LibraryError(
+                    errors.explain(
+                        found=f"{folder} holds another expert ({found.fingerprint})"
+                        f" than {self._path} lists",
+                        expected=f"expert {entry.name!r} with fingerprint"
+                        f" {entry.fingerprint}",
+                        do="Build a new library (library_dir) from the experts as they"
+                        " are now, or put the listed one back",
+                    )
+                )
+
     def add(self, expert_dir: str | pathlib.Path) -> Entry:
         """Adds the expert of a folder, whose manifest says what it is.
 
@@ -109,16 +139,32 @@ class Catalogue:
         return entry
 
     def list_once(self, expert_dir: str | pathlib.Path) -> None:
-        """Adds the expert of a folder, unless it is listed with that folder already.
+        """Adds the expert of a folder, unless this very expert is listed already.
 
         Raises:
-          ElmError: As `add` does.
+          ElmError: As `add` does: also where another expert of its name is listed,
+            be it that it lay in the same folder.
         """
         entry = self._describe(expert_dir)
         with lock.hold(self._library_dir):
-            places = {(e.name, e.path) for e in self._entries_if_any()}
-            if (entry.name, entry.path) not in places:
+            if not any(_is_same(entry, old) for old in self._entries_if_any()):
                 self._append(entry)
+
+    def check_new(self, expert_dirs: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+        """Returns those of some folders whose experts are not listed; changes nothing.
+
+        Raises:
+          ElmError: As `list_once` would, of the first that cannot be listed.
+        """
+        entries = self._entries_if_any()
+        new: list[pathlib.Path] = []
+        for folder in expert_dirs:
+            entry = self._describe(folder)
+            if not any(_is_same(entry, old) for old in entries):
+                _check_new(entry, entries, self._path)
+                entries = (*entries, entry)
+                new.append(folder)
+        return new
 
     def retire(self, name: str) -> Entry:
         """Takes an expert out of retrieval; its line, files and keys stay.
@@ -141,6 +187,7 @@ class Catalogue:
             base_fingerprint=found.base_fingerprint,
             tasks=tuple(found.tasks),
             steps=found.steps,
+            fingerprint=found.fingerprint,
         )
 
     def _entries_if_any(self) -> tuple[Entry, ...]:
@@ -178,7 +225,7 @@ def _parse(line: str, number: int, path: pathlib.Path) -> Entry:
 def _find_problem(fields: Any) -> str:
     """Returns what is wrong with the JSON value of an entry, or an empty text."""
     known = {field.name for field in dataclasses.fields(Entry)}
-    if not isinstance(fields, dict) or fields.keys() != known:
+    if not isinstance(fields, dict) or fields.keys() | _ADDED_LATER != known:
         return "no object, or one with other fields"
     for name, value in fields.items():
         wanted = {"tasks": list, "steps": int}.get(name, str)
@@ -191,6 +238,16 @@ def _find_problem(fields: Any) -> str:
     return ""
 
 
+def _show(entry: Entry) -> str:
+    return f"{entry.kind} expert {entry.name!r} ({entry.path}, {entry.fingerprint})"
+
+
+def _is_same(entry: Entry, old: Entry) -> bool:
+    """Returns whether an expert is the one that a line lists, in the same folder."""
+    is_known = old.fingerprint in ("", entry.fingerprint)
+    return is_known and (entry.name, entry.path) == (old.name, old.path)
+
+
 def _check_new(entry: Entry, entries: tuple[Entry, ...], path: pathlib.Path) -> None:
     if entry.kind not in KINDS:
         raise errors.LibraryError(
@@ -200,14 +257,16 @@ def _check_new(entry: Entry, entries: tuple[Entry, ...], path: pathlib.Path) -> 
                 do="Give the folder of an expert; a base does not go into a library",
             )
         )
-    if any(other.name == entry.name for other in entries):
-        raise errors.LibraryError(
-            errors.explain(
-                found=f"expert {entry.name!r} is in {path} already",
-                expected="a name of its own for every expert, retired ones included",
-                do="Train it under another name, or leave it out",
+    for other in entries:
+        if other.name == entry.name:
+            raise errors.LibraryError(
+                errors.explain(
+                    found=f"{_show(entry)} for {path}, which lists {_show(other)}",
+                    expected="a name of its own for every expert, retired ones too",
+                    do="Train it under another name (expert_name), leave it out, or"
+                    " build another library (library_dir)",
+                )
             )
-        )
     if entries and entries[0].base_fingerprint != entry.base_fingerprint:
         raise errors.FingerprintError(
             errors.explain(

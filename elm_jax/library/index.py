@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,21 @@ class Index:
     def names(self) -> tuple[str, ...]:
         """The experts that have keys, in the order added."""
         return tuple(expert.name for expert in self.experts)
+
+    def check_has(self, names: Iterable[str]) -> None:
+        """Raises LibraryError unless all of some experts have keys, one or more."""
+        wanted = sorted(set(names))
+        unknown = sorted(set(wanted) - set(self.names))
+        if unknown or not wanted:
+            raise errors.LibraryError(
+                errors.explain(
+                    found=f"experts without keys: {', '.join(unknown)}"
+                    if unknown
+                    else "no expert to choose from",
+                    expected="one or more experts that the index has keys of",
+                    do="Extend the index by them, or leave them out",
+                )
+            )
 
     def rows_used(self, task: str, split: str) -> frozenset[int]:
         """Returns the rows of a split that are keys, and so no queries."""

@@ -135,15 +135,5 @@ def _check_queries(index: Index, queries: np.ndarray) -> None:
 def _check_experts(index: Index, experts: Collection[str] | None) -> dict[str, int]:
     """Returns the rank by name of the experts that may be retrieved."""
     wanted = sorted(set(index.names if experts is None else experts))
-    unknown = sorted(set(wanted) - set(index.names))
-    if unknown or not wanted:
-        raise errors.LibraryError(
-            errors.explain(
-                found=f"experts without keys: {', '.join(unknown)}"
-                if unknown
-                else "no expert to choose from",
-                expected="one or more experts that the index has keys of",
-                do="Extend the index by them, or leave them out",
-            )
-        )
+    index.check_has(wanted)
     return {name: rank for rank, name in enumerate(wanted)}

@@ -77,6 +77,25 @@ def merge(
       ConfigError: Unknown method, no experts, trees that differ, weights or a scale
         that are wrong or would be ignored, or a result that is not finite.
     """
+    chosen = check_options(method, len(experts), weights=weights, scale=scale)
+    _check_trees(experts, base, needs_base=chosen.needs_base, method=method)
+    given = [1.0] * len(experts) if weights is None else [float(w) for w in weights]
+    return chosen.fn(experts, given, base, scale)
+
+
+def check_options(
+    method: str,
+    num_experts: int,
+    *,
+    weights: Sequence[float] | None = None,
+    scale: float = 1.0,
+) -> MergeMethod:
+    """Returns a method by name, after a look at its options; reads no tree.
+
+    Raises:
+      ConfigError: Unknown method, or weights or a scale that are wrong or would be
+        ignored.
+    """
     if method not in METHODS:
         raise errors.ConfigError(
             errors.explain(
@@ -85,11 +104,8 @@ def merge(
                 do=errors.did_you_mean(method, METHODS),
             )
         )
-    chosen = METHODS[method]
-    _check_trees(experts, base, needs_base=chosen.needs_base, method=method)
-    _check_numbers(chosen, len(experts), weights, scale)
-    given = [1.0] * len(experts) if weights is None else [float(w) for w in weights]
-    return chosen.fn(experts, given, base, scale)
+    _check_numbers(METHODS[method], num_experts, weights, scale)
+    return METHODS[method]
 
 
 def average(

@@ -180,7 +180,7 @@ def heat_map(
     tasks: dict[str, tuple[str, str]] = {}
     experts: dict[str, None] = {}
     for row in rows:
-        if row.expert in results.STRATEGIES and row.expert != baseline:
+        if not row.is_single_expert and row.expert != baseline:
             continue
         tasks[row.task] = (row.dataset, row.prompt)
         scores[row.expert, row.task] = row

@@ -21,6 +21,7 @@ class Base(NamedTuple):
     config: config.T5Config
     params: Params
     fingerprint: str
+    manifest: manifest.Manifest
 
 
 def read_manifest(folder: pathlib.Path) -> manifest.Manifest:
@@ -52,21 +53,45 @@ def load_base(folder: pathlib.Path) -> Base:
     info = read_manifest(folder)
     shape = model_config(info)
     params, _ = experts.load_expert(folder, expected=t5.param_shapes(t5.T5(shape)))
-    # An expert with all parameters may serve as a base, and is then another one.
-    is_base = info.kind == "base"
-    fingerprint = info.base_fingerprint if is_base else trees.fingerprint(params)
-    params = trees.as_float32(params)
-    return Base(info.name, shape, params, fingerprint)
+    fingerprint = _recorded_fingerprint(info) or trees.fingerprint(params)
+    return Base(info.name, shape, trees.as_float32(params), fingerprint, info)
 
 
-def check_fits(info: manifest.Manifest, base: manifest.Manifest) -> None:
-    """Raises FingerprintError unless an expert was trained on a base."""
-    if info.base_fingerprint != base.base_fingerprint:
+def read_fingerprint(folder: pathlib.Path) -> str:
+    """Returns the fingerprint of the base in a folder, by its manifest if that tells.
+
+    Raises:
+      CheckpointError: There is no base, or it is corrupt.
+    """
+    info = read_manifest(folder)
+    return _recorded_fingerprint(info) or trees.fingerprint(
+        experts.load_expert(folder)[0]
+    )
+
+
+def _recorded_fingerprint(info: manifest.Manifest) -> str:
+    """Returns what a manifest tells of the parameters, or "".
+
+    An expert with all parameters may serve as a base, and is then another base than
+    the one that it was trained on.
+    """
+    return info.base_fingerprint if info.kind == "base" else info.params_fingerprint
+
+
+def check_fits(info: manifest.Manifest, base_name: str, fingerprint: str) -> None:
+    """Raises FingerprintError unless an expert was trained on a base.
+
+    Args:
+      info: The expert's.
+      base_name: Of the base, for the message.
+      fingerprint: Of the base.
+    """
+    if info.base_fingerprint != fingerprint:
         raise errors.FingerprintError(
             errors.explain(
                 found=f"expert {info.name!r} of base {info.base_name!r} "
                 f"({info.base_fingerprint})",
-                expected=f"one of base {base.name!r} ({base.base_fingerprint})",
+                expected=f"one of base {base_name!r} ({fingerprint})",
                 do="Name the base that the expert names",
             )
         )

@@ -2,11 +2,14 @@
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
-from elm_jax import trees
+from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest
+from elm_jax.evaluation import results
 from elm_jax.merging import methods
 from elm_jax.model import t5
 from elm_jax.peft import adapters
@@ -21,26 +24,45 @@ class Candidate:
     Attributes:
       name: What result rows call it.
       folders: The experts in it: none for the base, several for a uniform merge.
+      kind: The expert's own, `base`, or `strategy` for what was chosen for a task.
     """
 
     name: str
     folders: tuple[pathlib.Path, ...] = ()
+    kind: str = "base"
 
     def fingerprint(self) -> str:
-        """Returns a hash of the experts' manifests, 16 hex digits; "" for the base.
+        """Returns the identity of its experts, 16 hex digits; "" for the base."""
+        found = sorted(info.fingerprint for info in self.manifests())
+        if len(found) < 2:
+            return "".join(found)
+        return hashlib.sha256(" ".join(found).encode()).hexdigest()[:16]
 
-        A manifest tells of one training, so this is cheap also for large experts.
-        """
-        if not self.folders:
-            return ""
-        digest = hashlib.sha256()
-        for folder in sorted(self.folders):
-            digest.update((folder / manifest.FILE_NAME).read_bytes())
-        return digest.hexdigest()[:16]
+    def manifests(self) -> list[manifest.Manifest]:
+        """Returns the manifests of its experts."""
+        return [manifest.read_manifest(folder) for folder in self.folders]
 
     def manifest(self) -> manifest.Manifest | None:
         """Returns the manifest of its first expert; None for the base."""
         return manifest.read_manifest(self.folders[0]) if self.folders else None
+
+    def facts(self, beside: pathlib.Path) -> dict[str, Any]:
+        """Returns what result rows tell of it, beside its name.
+
+        Args:
+          beside: The folder to which the expert's is told.
+        """
+        infos = self.manifests()
+        seeds = {info.seed for info in infos}
+        source = ""
+        if len(self.folders) == 1:
+            relative = os.path.relpath(self.folders[0], beside)
+            source = pathlib.Path(relative).as_posix()
+        return {
+            "kind": self.kind,
+            "source": source,
+            "training_seed": seeds.pop() if len(seeds) == 1 else None,
+        }
 
     def adapter(self) -> adapters.AdapterSpec | None:
         """Returns the adapters that its experts need."""
@@ -72,5 +94,24 @@ def _load(folder: pathlib.Path, base: bases.Base, shapes: Params) -> Params:
 
 
 def of_experts(folders: Sequence[pathlib.Path]) -> list[Candidate]:
-    """Returns each expert as a candidate under its own name."""
-    return [Candidate(manifest.read_manifest(f).name, (f,)) for f in folders]
+    """Returns each expert as a candidate under its own name.
+
+    Raises:
+      ConfigError: An expert is named as a strategy is, so that their rows would be
+        taken for each other's.
+    """
+    found: list[Candidate] = []
+    for folder in folders:
+        info = manifest.read_manifest(folder)
+        is_label = info.name in results.STRATEGIES and info.name != info.kind
+        if is_label:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"{info.kind} expert {info.name!r} in {folder}",
+                    expected="a name that stands for no strategy:"
+                    f" {', '.join(results.STRATEGIES)}",
+                    do="Train or merge it under another expert_name",
+                )
+            )
+        found.append(Candidate(info.name, (folder,), info.kind))
+    return found

@@ -5,7 +5,13 @@ import pathlib
 from typing import Any, NamedTuple
 
 from elm_jax import errors, paths, trees
-from elm_jax.checkpoints import experts, manifest, original_elm, peft_folders
+from elm_jax.checkpoints import (
+    experts,
+    manifest,
+    original_elm,
+    peft_folders,
+    recipes,
+)
 from elm_jax.data import templates
 from elm_jax.model import t5
 from elm_jax.peft import adapters, bottleneck, fold
@@ -84,53 +90,98 @@ class ImportExperts(Run):
         return found
 
     def plan(self) -> Plan:
-        """Returns what would be read and written."""
+        """Returns what would be read and written; compares what is there already.
+
+        Raises:
+          CheckpointError: As `run`, of experts that are there.
+        """
         found = self.sources()
+        finished = [name for name in found if self._is_finished(name)]
+        if finished:
+            base = self._base()
+            for name in finished:
+                read = self.read(found[name], base)
+                self._check_same(self._manifest(name, read, base), read)
         return {
             "read": "\n".join(map(str, found.values())),
             "experts": f"{len(found)}: {', '.join(found)}",
-            "finished already": sum(self._is_finished(name) for name in found),
+            "finished already": len(finished),
             "files": self.path(f"{self.experts_dir}/<name>"),
         }
 
     def run(self) -> None:
-        """Reads, checks and writes what is not there."""
-        folder = self.path(self.initial_checkpoint_path)
-        base = bases.read_manifest(folder)
-        if base.kind != "base":  # an expert in the place of a base has its own
-            fingerprint = bases.load_base(folder).fingerprint
-            base = dataclasses.replace(base, base_fingerprint=fingerprint)
+        """Reads and checks all; writes what is not there, compares what is.
+
+        Raises:
+          CheckpointError: A source cannot be read, or another expert is there under a
+            name.
+        """
+        base = self._base()
         for name, source in self.sources().items():
+            found = self.read(source, base)
+            info = self._manifest(name, found, base)
             if self._is_finished(name):
+                self._check_same(info, found)
                 print(f"finished already: {name}")  # noqa: T201
                 continue
-            self._save(name, self.read(source, base), base)
+            place = self._folder(name)
+            experts.save_expert(place, found.params, info)
+            num_params = trees.count_params(found.params)
+            print(f"expert {name} ({num_params:,} parameters): {place}")  # noqa: T201
+
+    def _base(self) -> manifest.Manifest:
+        folder = self.path(self.initial_checkpoint_path)
+        fingerprint = bases.read_fingerprint(folder)
+        info = bases.read_manifest(folder)
+        return dataclasses.replace(info, base_fingerprint=fingerprint)
+
+    def _folder(self, name: str) -> pathlib.Path:
+        return self.path(f"{self.experts_dir}/{name}")
 
     def _is_finished(self, name: str) -> bool:
-        folder = self.path(f"{self.experts_dir}/{name}")
-        return (folder / manifest.FILE_NAME).is_file()
+        return (self._folder(name) / manifest.FILE_NAME).is_file()
 
-    def _save(self, name: str, found: _Read, base: manifest.Manifest) -> None:
-        folder = self.path(f"{self.experts_dir}/{name}")
-        experts.save_expert(
-            folder,
-            found.params,
-            manifest.Manifest(
-                name=name,
-                kind="prompt",
-                base_name=base.name,
-                base_fingerprint=base.base_fingerprint,
-                model=base.model,
-                adapter=bases.describe(found.adapter),
-                trainable_pattern=found.pattern,
-                tasks=self.tasks or (name,),
-                data=found.data,
-                versions=manifest.installed_versions(),
-                operative_config=self.operative_config(),
-            ),
+    def _check_same(self, asked: manifest.Manifest, found: _Read) -> None:
+        """Raises CheckpointError if the expert that is there is another one."""
+        folder = self._folder(asked.name)
+        there = manifest.read_manifest(folder)
+        own = there.params_fingerprint  # "" in what release 0.1 saved
+        own = own or trees.fingerprint(experts.load_expert(folder)[0])
+        recipes.check_same(
+            f"expert {folder}",
+            _identity(there) | {"weights": own},
+            _identity(asked) | {"weights": trees.fingerprint(found.params)},
+            do="Name another expert_name or experts_dir for this one, or remove the"
+            " folder to import it anew",
         )
-        num_params = trees.count_params(found.params)
-        print(f"expert {name} ({num_params:,} parameters): {folder}")  # noqa: T201
+
+    def _manifest(
+        self, name: str, found: _Read, base: manifest.Manifest
+    ) -> manifest.Manifest:
+        return manifest.Manifest(
+            name=name,
+            kind="prompt",
+            base_name=base.name,
+            base_fingerprint=base.base_fingerprint,
+            model=base.model,
+            adapter=bases.describe(found.adapter),
+            trainable_pattern=found.pattern,
+            tasks=self.tasks or (name,),
+            data=found.data,
+            versions=manifest.installed_versions(),
+            vocabulary=base.vocabulary,
+            operative_config=self.operative_config(),
+        )
+
+
+def _identity(info: manifest.Manifest) -> dict[str, Any]:
+    """Returns what must not differ between two imports of one expert."""
+    return {
+        "base": info.base_fingerprint,
+        "tasks": list(info.tasks),
+        "adapter": info.adapter,
+        "parts": info.trainable_pattern,
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -200,11 +251,19 @@ class ExportPeft(Run):
         }
 
     def run(self) -> None:
-        """Checks and writes what is not there."""
+        """Checks and writes what is not there.
+
+        Raises:
+          CheckpointError: Another export is there under a name.
+          ConfigError: An expert is no LoRA.
+        """
         for source in library.find_experts(self, self.experts):
             params, info = experts.load_expert(source)
             folder = self.path(f"{self.export_dir}/{info.name}")
-            if folder.is_dir():
+            recipe = {"name": info.name, "fingerprint": info.fingerprint}
+            recipe["base_model"] = self.base_model
+            if folder.exists():
+                recipes.check_same(f"export {folder}", recipes.read(folder), recipe)
                 print(f"finished already: {folder}")  # noqa: T201
                 continue
             if info.adapter is None or info.adapter["kind"] != "lora":
@@ -221,6 +280,7 @@ class ExportPeft(Run):
                 params,
                 base=t5.param_shapes(t5.T5(bases.model_config(info))),
                 base_name=self.base_model or None,
+                recipe=recipe,
             )
             print(f"expert {info.name}: {folder}")  # noqa: T201
 
@@ -240,24 +300,57 @@ class FoldExpert(Run):
     experts_dir: paths.Path = "{MODEL_DIR}/folded"
 
     def plan(self) -> Plan:
-        """Returns what would be read and written."""
+        """Returns what would be read and written; reads manifests.
+
+        Raises:
+          ElmError: As `run` before it reads parameters.
+        """
+        info, _, recipe = self._look()
         return {
             "read": self.path(self.expert_path),
             "base": self.path(self.initial_checkpoint_path),
-            "files": self.path(self.experts_dir),
+            "finished already": self._is_finished(info, recipe),
+            "files": self._folder(info),
         }
 
     def run(self) -> None:
-        """Folds, unless the result is there already."""
-        source = self.path(self.expert_path)
-        info = manifest.read_manifest(source)
-        folder = self.path(f"{self.experts_dir}/{info.name}")
-        if (folder / manifest.FILE_NAME).is_file():
-            print(f"finished already: {folder}")  # noqa: T201
+        """Folds, unless the same result is there already.
+
+        Raises:
+          CheckpointError: Another result is there.
+          ConfigError: The expert has no adapters.
+          FingerprintError: It belongs to another base.
+        """
+        info, spec, recipe = self._look()
+        if self._is_finished(info, recipe):
+            print(f"finished already: {self._folder(info)}")  # noqa: T201
             return
         base = bases.load_base(self.path(self.initial_checkpoint_path))
+        params, _ = experts.load_expert(
+            self.path(self.expert_path), base_fingerprint=base.fingerprint
+        )
+        experts.save_expert(
+            self._folder(info),
+            fold.fold(trees.replace(base.params, params), spec),
+            dataclasses.replace(
+                info,
+                adapter=None,
+                trainable_pattern=expert_kinds.DATASET_EXPERT,
+                data=info.data | recipe,
+                versions=manifest.installed_versions(),
+                operative_config=self.operative_config(),
+            ),
+        )
+        print(f"expert {info.name}: {self._folder(info)}")  # noqa: T201
+
+    def _look(
+        self,
+    ) -> tuple[manifest.Manifest, adapters.AdapterSpec, dict[str, Any]]:
+        """Returns the expert's manifest and adapters, and the result's recipe."""
+        info = manifest.read_manifest(self.path(self.expert_path))
+        folder = self.path(self.initial_checkpoint_path)
+        bases.check_fits(info, folder.name, bases.read_fingerprint(folder))
         spec = bases.adapter_spec(info)
-        params, _ = experts.load_expert(source, base_fingerprint=base.fingerprint)
         if spec is None:
             raise errors.ConfigError(
                 errors.explain(
@@ -266,16 +359,21 @@ class FoldExpert(Run):
                     do="Export it as it is with gin/t5/export_hf.gin",
                 )
             )
-        experts.save_expert(
-            folder,
-            fold.fold(trees.replace(base.params, params), spec),
-            dataclasses.replace(
-                info,
-                adapter=None,
-                trainable_pattern=expert_kinds.DATASET_EXPERT,
-                data=info.data | {"folded": bases.describe(spec)},
-                versions=manifest.installed_versions(),
-                operative_config=self.operative_config(),
-            ),
+        recipe = {"folded": info.adapter, "folded_from": info.fingerprint}
+        return info, spec, recipe
+
+    def _folder(self, info: manifest.Manifest) -> pathlib.Path:
+        return self.path(f"{self.experts_dir}/{info.name}")
+
+    def _is_finished(self, info: manifest.Manifest, recipe: dict[str, Any]) -> bool:
+        folder = self._folder(info)
+        if not (folder / manifest.FILE_NAME).is_file():
+            return False
+        there = manifest.read_manifest(folder)
+        both = recipe.keys() & there.data.keys()  # release 0.1 kept the adapter alone
+        recipes.check_same(
+            f"folded expert {folder}",
+            {k: there.data[k] for k in both} | {"base": there.base_fingerprint},
+            {k: recipe[k] for k in both} | {"base": info.base_fingerprint},
         )
-        print(f"expert {info.name}: {folder}")  # noqa: T201
+        return True

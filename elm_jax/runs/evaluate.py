@@ -6,12 +6,12 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from elm_jax import errors, fields, paths
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
-from elm_jax.evaluation import results
+from elm_jax.evaluation import naming, results
 from elm_jax.library import sampling
 from elm_jax.model import decoding_spec
 from elm_jax.partitioning import mesh as meshes
@@ -21,6 +21,7 @@ from elm_jax.runs import (
     candidates,
     data_doubts,
     data_folder,
+    expert_checks,
     library,
     score_tables,
     scored_rows,
@@ -28,6 +29,7 @@ from elm_jax.runs import (
     shards,
     task_data,
     train_plan,
+    vocabularies,
 )
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Plan, Run
@@ -67,7 +69,8 @@ class Evaluate(Run):
       length_normalized: Whether a choice's score is divided by its tokens.
       decoding: How tokens are chosen where a task has no choices: greedily, or by
         `decoding_spec.BeamSearch` or `decoding_spec.Sampling`.
-      protocol: Short name for the rows, such as `elm`.
+      protocol: What rows are to say of it, such as `elm`; refused where it is not
+        so. By default they say what is true (`Evaluate.protocol_of`).
       random_seed: Of the choice of rows.
       results_path: JSON lines.
     """
@@ -90,7 +93,7 @@ class Evaluate(Run):
     num_model: fields.Count = 1
     length_normalized: bool = False
     decoding: decoding_spec.DecodingSpec = decoding_spec.GREEDY
-    protocol: str = "elm"
+    protocol: str = ""
     random_seed: fields.Seed = 42
     results_path: paths.Path = "{MODEL_DIR}/results.jsonl"
 
@@ -111,19 +114,53 @@ class Evaluate(Run):
                     do="Set retrieval = @library.Retrieve(), or leave it out",
                 )
             )
+        if self.retrieval is not None and self.retrieval.data != self.data:
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"a retrieval with {self.retrieval.data}",
+                    expected=f"the data of the evaluation: {self.data}",
+                    do="Give both the same @task_data.TaskData()",
+                )
+            )
 
-    def plan(self) -> Plan:
-        """Returns what would be scored.
+    def protocol_of(self, dataset: token_store.TokenizedDataset) -> str:
+        """Returns what a row says of how it is scored, `default` or otherwise.
+
+        First whose rows are taken, then what is not as usual: scores by token, or
+        another decoding than greedy.
 
         Raises:
-          ConfigError: The devices do not divide a batch, or there is no data folder.
+          ConfigError: `protocol` says something else.
+        """
+        parts = [self.data.protocol or "default"]
+        if dataset.has_choices and self.length_normalized:
+            parts.append("length_normalized")
+        if not dataset.has_choices and self.decoding != decoding_spec.GREEDY:
+            parts.append(f"{self.decoding}".replace(" ", ""))
+        found = "+".join(parts)
+        if self.protocol not in ("", found):
+            raise errors.ConfigError(
+                errors.explain(
+                    found=f"protocol = {self.protocol!r} for {dataset.name}",
+                    expected=f"{found!r}, which is how it is scored",
+                    do="Leave protocol out, and choose rows by"
+                    " task_data.TaskData.protocol",
+                )
+            )
+        return found
+
+    def plan(self) -> Plan:
+        """Returns what would be scored; looks at base, experts and library.
+
+        Raises:
+          ElmError: As `run` before the first score, as far as no data is needed.
         """
         self._check_folder()
         devices = train_plan.choose_devices(
             self.num_model, self.axis_rules, self.num_fsdp
         )
         meshes.check_batch_size(self.batch_size, devices.mesh)
-        found = library.find_experts(self, self.experts) if self.experts else []
+        found = self._check_experts(self._open_data())
         names = task_registry.registry.expand(self.tasks) if self.tasks else []
         return {
             "strategies": ", ".join(self.strategies),
@@ -139,11 +176,17 @@ class Evaluate(Run):
         }
 
     def run(self) -> None:
-        """Scores what the result file lacks, and prints the scores of this run."""
+        """Scores what the result file lacks, and prints the scores of this run.
+
+        Raises:
+          ElmError: Something a user can repair, before the first score.
+        """
         self._check_folder()
+        data = self._open_data()
+        self._check_experts(data)
         base = bases.load_base(self.path(self.initial_checkpoint_path))
+        vocabularies.warn_if_unknown(base.manifest)
         store = results.ResultStore(self.path(self.results_path))
-        data = self.data.opened(self.place)
         groups: dict[tuple[pathlib.Path, ...], list[Job]] = {}
 
         @functools.cache
@@ -154,7 +197,7 @@ class Evaluate(Run):
             facts = scored_rows.facts(dataset, rows, data.vocabulary)
             return ScoredSplit(dataset, rows, facts)
 
-        jobs = list(self._jobs(base, open_split))
+        jobs = list(self._jobs(base, data, open_split))
         data_doubts.check(job.of.dataset for job in jobs)
         processes.check_same(
             repr([job.cell for job in jobs]), what="list of what to score"
@@ -171,12 +214,48 @@ class Evaluate(Run):
         if not processes.is_main():
             return
         keys = {job.cell.key("") for job in jobs}
-        score_tables.show([row for row in store.rows() if row.key("") in keys])
+        own = [row for row in store.rows() if row.key("") in keys]
+        score_tables.show(naming.told_apart(own))
         print(store.path)  # noqa: T201
 
     def _check_folder(self) -> None:
         names = task_registry.registry.expand(self.tasks) if self.tasks else []
         data_folder.check(self.data.places(self.place), names, self.splits)
+
+    def _open_data(self) -> task_data.OpenedData:
+        return self.data.opened(self.place, self.path(self.initial_checkpoint_path))
+
+    def _check_experts(self, data: task_data.OpenedData) -> list[pathlib.Path]:
+        """Returns the folders of `experts`, after a look at all that can be scored.
+
+        Raises:
+          ElmError: An expert, also of the library, does not fit base, model or
+            vocabulary; the library's are not those that it lists; or retrieval is for
+            other tasks.
+        """
+        named = library.find_experts(self, self.experts) if self.experts else []
+        candidates.of_experts(named)
+        listed: list[pathlib.Path] = []
+        if self.retrieval is not None:
+            listed = self.retrieval.check_library()
+            asked = task_registry.registry.expand(self.retrieval.tasks)
+            wanted = task_registry.registry.expand(self.tasks) if self.tasks else []
+            if sorted(asked) != sorted(wanted):
+                raise errors.ConfigError(
+                    errors.explain(
+                        found=f"retrieval for {len(asked)} tasks: {', '.join(asked)}"[
+                            :300
+                        ],
+                        expected=f"the {len(wanted)} tasks of the evaluation",
+                        do="Give both the same tasks, as MIXTURE_OR_TASK_NAME",
+                    )
+                )
+        expert_checks.check(
+            dict.fromkeys([*named, *listed]),
+            base_dir=self.path(self.initial_checkpoint_path),
+            vocabulary=data.vocabulary,
+        )
+        return named
 
     def _score_all(
         self,
@@ -208,6 +287,8 @@ class Evaluate(Run):
                 if processes.is_main():
                     facts = dataclasses.replace(
                         job.of.facts,
+                        **job.candidate.facts(store.path.parent),
+                        vocabulary=data.vocabulary.fingerprint,
                         ties=scored.ties,
                         answers_cut=scored.answers_cut,
                     )
@@ -234,6 +315,7 @@ class Evaluate(Run):
     def _jobs(
         self,
         base: bases.Base,
+        data: task_data.OpenedData,
         open_split: Callable[[str, str], "ScoredSplit"],
     ) -> Iterator["Job"]:
         """Yields every candidate on every task and split that it is scored on."""
@@ -252,7 +334,8 @@ class Evaluate(Run):
             for task in tasks:
                 for split in self.splits:
                     opened = open_split(task, split)
-                    yield Job(candidate, self._cell(candidate, base, opened), opened)
+                    cell = self._cell(candidate, base, data, opened)
+                    yield Job(candidate, cell, opened)
 
     def _own(self, pairs: list[CandidateTasks]) -> list[CandidateTasks]:
         """Returns this shard's candidates; the same parameters stay together."""
@@ -270,23 +353,27 @@ class Evaluate(Run):
             for label, number in (("retrieved", 1), ("merged_top3", 3)):
                 if label in self.strategies:
                     folders = tuple(map(listed.expert_dir, result.top(number)))
-                    found.append((candidates.Candidate(label, folders), [task]))
+                    chosen = candidates.Candidate(label, folders, "strategy")
+                    found.append((chosen, [task]))
         return found
 
     def _cell(
         self,
         candidate: candidates.Candidate,
         base: bases.Base,
+        data: task_data.OpenedData,
         opened: "ScoredSplit",
     ) -> results.Cell:
         dataset, rows, facts = opened
         task, split = dataset.name, dataset.split
         known = task_registry.registry.task(task)
         info = candidate.manifest()
-        shaped_by = [dataset.fingerprint, rows, self.length_normalized]
-        # Greedy decoding adds nothing, so that earlier results keep their keys.
-        if not dataset.has_choices and self.decoding != decoding_spec.GREEDY:
-            shaped_by.append(repr(self.decoding))
+        shaped_by: list[Any] = [dataset.fingerprint, rows, base.manifest.model]
+        if dataset.has_choices:
+            shaped_by.append(self.length_normalized)
+        else:  # what is written also depends on its greatest length and its metrics
+            shaped_by += [repr(self.decoding), data.features.targets_length]
+            shaped_by += [data.vocabulary.fingerprint, scorer.task_metrics(task)]
         # Earlier versions gave what cannot be told apart to the first of its choices.
         if facts.undistinguished:
             shaped_by.append("ties are shared")
@@ -298,7 +385,7 @@ class Evaluate(Run):
             dataset=getattr(known, "dataset", task),
             prompt=getattr(known, "prompt", task),
             split=split,
-            protocol=self.protocol,
+            protocol=self.protocol_of(dataset),
             seed=self.random_seed,
             checkpoint_step=info.steps if info else 0,
             scoring=hashlib.sha256(json.dumps(shaped_by).encode()).hexdigest()[:16],

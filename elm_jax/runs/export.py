@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -11,13 +12,14 @@ from elm_jax.checkpoints import (
     experts,
     huggingface_export,
     manifest,
+    recipes,
     streaming,
     t5x_export,
     tensors,
 )
 from elm_jax.checkpoints.tensors import Leaf
 from elm_jax.model import t5
-from elm_jax.runs import bases, convert
+from elm_jax.runs import base_import, bases, vocabularies
 from elm_jax.runs.progress import Progress, show_bytes
 from elm_jax.runs.run import Plan, Run
 
@@ -35,7 +37,7 @@ class Export(Run):
 
     expert_path: paths.Path
     initial_checkpoint_path: paths.Path | None = None
-    storage_dtype: convert.StorageDtype = "source"
+    storage_dtype: base_import.StorageDtype = "source"
 
     def target(self, info: manifest.Manifest) -> pathlib.Path:
         """Returns the folder to write."""
@@ -47,8 +49,9 @@ class Export(Run):
         leaves: Mapping[str, Leaf],
         info: manifest.Manifest,
         dtype: np.dtype,
+        recipe: dict[str, Any],
     ) -> None:
-        """Writes the folder."""
+        """Writes the folder, with its recipe."""
         raise NotImplementedError
 
     def plan(self) -> Plan:
@@ -56,20 +59,26 @@ class Export(Run):
         source = self.path(self.expert_path)
         plan: Plan = {"read": source, "storage dtype": self.storage_dtype}
         if not source.is_dir():
-            return plan | convert.sizes(self, None, self.storage_dtype)
+            return plan | base_import.sizes(self, None, self.storage_dtype)
         leaves, info = self._open()
-        sizes = convert.sizes(self, leaves, self.storage_dtype)
-        return plan | {"files": self.target(info)} | sizes
+        finished = self._is_finished(info)
+        sizes = base_import.sizes(self, leaves, self.storage_dtype)
+        files: Plan = {"files": self.target(info), "finished already": finished}
+        return plan | files | sizes
 
     def run(self) -> None:
-        """Checks and writes; does nothing if the folder is there."""
+        """Checks and writes; does nothing if the same export is there.
+
+        Raises:
+          CheckpointError: The model cannot be written so, or another export is there.
+        """
         leaves, info = self._open()
         folder = self.target(info)
-        if folder.is_dir():
+        if self._is_finished(info):
             print(f"finished already: {folder}")  # noqa: T201
             return
         dtype = tensors.storage_dtype(leaves, self.storage_dtype)
-        self.save(folder, leaves, info, dtype)
+        self.save(folder, leaves, info, dtype, self._recipe(info))
         size = show_bytes(trees.count_params(leaves) * dtype.itemsize)
         print(f"{info.kind} {info.name} ({size}): {folder}")  # noqa: T201
 
@@ -77,6 +86,30 @@ class Export(Run):
         """Returns the progress over the bytes that will be written."""
         total = trees.count_params(leaves) * dtype.itemsize
         return Progress("export", total=total, unit="bytes")
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what else decides what is written, by name."""
+        return {}
+
+    def _recipe(self, info: manifest.Manifest) -> dict[str, Any]:
+        made_of = {"name": info.name, "fingerprint": info.fingerprint}
+        if self.initial_checkpoint_path is not None:
+            folder = self.path(self.initial_checkpoint_path)
+            made_of["base_fingerprint"] = bases.read_fingerprint(folder)
+        return made_of | {"storage_dtype": self.storage_dtype} | self.settings()
+
+    def _is_finished(self, info: manifest.Manifest) -> bool:
+        """Returns whether this very export is there.
+
+        Raises:
+          CheckpointError: Another one is, or a folder without a recipe.
+        """
+        folder = self.target(info)
+        if not folder.exists():
+            return False
+        there = recipes.read(folder)
+        recipes.check_same(f"export {folder}", there, self._recipe(info))
+        return True
 
     def _open(self) -> tuple[dict[str, Leaf], manifest.Manifest]:
         leaves, info = streaming.open_expert(self.path(self.expert_path))
@@ -92,7 +125,7 @@ class Export(Run):
         if self.initial_checkpoint_path is not None:
             folder = self.path(self.initial_checkpoint_path)
             base, base_info = streaming.open_expert(folder)
-            bases.check_fits(info, base_info)
+            bases.check_fits(info, base_info.name, bases.read_fingerprint(folder))
             leaves = dict(sorted((base | leaves).items()))
         shapes = t5.param_shapes(t5.T5(bases.model_config(info)))
         experts.check_same_tensors(leaves, shapes, of=f"{info.kind} {info.name!r}")
@@ -115,14 +148,19 @@ class ExportHuggingFace(Export):
         """Returns `<export_dir>/<name>`."""
         return self.path(self.export_dir) / info.name
 
+    def settings(self) -> dict[str, Any]:
+        """Returns the size of files."""
+        return {"max_shard_bytes": self.max_shard_bytes}
+
     def save(
         self,
         folder: pathlib.Path,
         leaves: Mapping[str, Leaf],
         info: manifest.Manifest,
         dtype: np.dtype,
+        recipe: dict[str, Any],
     ) -> None:
-        """Writes the folder."""
+        """Writes the folder, with its recipe."""
         huggingface_export.save(
             folder,
             leaves,
@@ -130,7 +168,15 @@ class ExportHuggingFace(Export):
             dtype=dtype,
             max_shard_bytes=self.max_shard_bytes,
             on_bytes=self.progress(leaves, dtype),
+            recipe=recipe,
+            vocabulary=self._vocabulary(),
         )
+
+    def _vocabulary(self) -> bytes:
+        """Returns the vocabulary that travels with the base, if one does."""
+        folder = self.path(self.initial_checkpoint_path or self.expert_path)
+        path = folder / vocabularies.FILE_NAME
+        return path.read_bytes() if path.is_file() else b""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,14 +195,19 @@ class ExportT5X(Export):
         """Returns `<export_dir>/<name>/checkpoint_<step>`."""
         return self.path(self.export_dir) / info.name / f"checkpoint_{info.steps}"
 
+    def settings(self) -> dict[str, Any]:
+        """Returns the format."""
+        return {"file_format": self.file_format}
+
     def save(
         self,
         folder: pathlib.Path,
         leaves: Mapping[str, Leaf],
         info: manifest.Manifest,
         dtype: np.dtype,
+        recipe: dict[str, Any],
     ) -> None:
-        """Writes the folder."""
+        """Writes the folder, with its recipe."""
         t5x_export.save(
             folder,
             leaves,
@@ -164,4 +215,5 @@ class ExportT5X(Export):
             file_format=self.file_format,
             dtype=dtype,
             on_bytes=self.progress(leaves, dtype),
+            recipe=recipe,
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from elm_jax import errors, trees
-from elm_jax.checkpoints import experts, manifest, train_state
+from elm_jax.checkpoints import experts, manifest, recipes
 from elm_jax.library import catalogue
 from elm_jax.partitioning import processes
 from elm_jax.runs import publishing, training_config
@@ -46,7 +46,12 @@ class Landing:
 
     def land(self, name: str, result: "trainer.Finished") -> None:
         """Saves a finished expert and hands it on; its states on the way go."""
-        experts.save_expert(self._run.expert_dir(name), *result)
+        experts.save_expert(
+            self._run.expert_dir(name),
+            result.params,
+            result.manifest,
+            attached=result.attached,
+        )
         for problem in self.hand_on((name,)).values():
             text = f"{name} is finished, but not listed: {problem}\n"
             sys.stderr.write(text)  # `finish` tries again
@@ -84,7 +89,7 @@ class Landing:
         """Raises CheckpointError if finished experts are not those that are asked for.
 
         What shaped an expert is compared with what the run says now, by the settings
-        that both know; data and versions of packages are not.
+        that both know; versions of packages are not. `check_rows` compares the rows.
         """
         run = self._run
         base = run.path(run.initial_checkpoint_path or run.model_dir)
@@ -92,11 +97,14 @@ class Landing:
         if run.resume_changed_config or not base.is_dir():
             return
         changed: dict[str, list[str]] = {}  # names by what changed
+        tasks, tokens = run.experts(), {}
         for name, info in self._manifests(names):
-            settings = training_config.settings(self._run.of_expert(name))
-            before, now = trees.flatten(info.training), trees.flatten(settings)
+            tokens = tokens or training_config.of_tokens(run, run.open_data())
+            settings = training_config.settings(run.of_expert(name)) | tokens
+            before = trees.flatten(info.training | {"tasks": list(info.tasks)})
+            now = trees.flatten(settings | {"tasks": tasks[name]})
             both = before.keys() & now.keys()
-            found = train_state.find_changes(
+            found = recipes.find_changes(
                 {key: before[key] for key in both}, {key: now[key] for key in both}
             )
             if found:
@@ -115,6 +123,35 @@ class Landing:
                 )
             )
 
+    def check_rows(self, names: Sequence[str]) -> None:
+        """Raises CheckpointError if finished experts were trained on other rows.
+
+        Rows are compared by the fingerprints of their token caches, as far as these
+        are there; a run that trains anything has built them all.
+        """
+        run = self._run
+        if run.resume_changed_config:
+            return
+        data, changed = None, set[str]()
+        for name, info in self._manifests(names):
+            for task in info.tasks:
+                before = manifest.data_fingerprint(info, task)
+                data = data or run.open_data()
+                now = data.fingerprint_if_cached(task, "train")
+                if None not in (before, now) and before != now:
+                    changed.add(f"{name} (rows of {task})")
+        if changed:
+            raise errors.CheckpointError(
+                errors.explain(
+                    found="finished experts that were trained on other rows than the"
+                    f" tasks have now: {', '.join(sorted(changed))}",
+                    expected="the rows that they were trained on",
+                    do="Name the data they were trained on, choose another experts_dir"
+                    " (or MODEL_DIR), remove these experts to train them again, or keep"
+                    " them with --gin.train.Train.resume_changed_config=True",
+                )
+            )
+
     def check_free(self, names: Sequence[str]) -> None:
         """Raises CheckpointError if what is no expert lies where one is to be saved."""
         for name in names:
@@ -127,6 +164,23 @@ class Landing:
                         do="Remove the folder, or choose another experts_dir",
                     )
                 )
+            self._check_old_state(name)
+
+    def _check_old_state(self, name: str) -> None:
+        """Refuses to begin anew beside states where release 0.1 kept them."""
+        run = self._run
+        old, new = run.path(f"{{MODEL_DIR}}/work/{name}"), run.work_dir(name)
+        begun = any((old / "state").glob("[0-9]*")) and not new.exists()
+        if begun and not run.is_finished(name):
+            raise errors.CheckpointError(
+                errors.explain(
+                    found=f"saved states of an expert {name!r} in {old}, the place of"
+                    " release 0.1",
+                    expected=f"them in {new}",
+                    do="Move the folder there to go on from them, or remove it to"
+                    " begin anew",
+                )
+            )
 
     @property
     def _lands(self) -> bool:

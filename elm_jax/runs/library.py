@@ -12,7 +12,7 @@ from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
 from elm_jax.library import catalogue, index, retrieval, sampling, text_formats
 from elm_jax.reporting import terminal
-from elm_jax.runs import bases, data_folder, embedders, task_data
+from elm_jax.runs import bases, data_folder, embedders, task_data, vocabularies
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Plan, Run
 
@@ -100,23 +100,42 @@ class BuildLibrary(LibraryRun):
         text_formats.check_format(self.text_format)
 
     def plan(self) -> Plan:
-        """Returns the experts to be added and how."""
+        """Returns the experts to be added and how; reads manifests.
+
+        Raises:
+          ElmError: As `run` before it embeds anything.
+        """
         folders = find_experts(self, self.experts)
+        new = self._select_new(folders)
         return {
             "library": self.path(self.library_dir),
             "experts": f"{len(folders)}: {', '.join(f.name for f in folders)}",
+            "listed already": len(folders) - len(new),
             "keys per expert": self.num_keys,
             "embedder": self.embedder.kind,
             "text format": self.text_format,
         }
 
     def run(self) -> None:
-        """Adds what is not there yet."""
+        """Adds what is not there yet.
+
+        Raises:
+          FingerprintError: Experts are of several bases or vocabularies.
+          LibraryError: Two experts have one name, or keys were made otherwise.
+        """
+        folders = find_experts(self, self.experts)
+        self._select_new(folders)
         if self.extends:
             _copy_library(self.path(self.extends), self.path(self.library_dir))
-        folders = find_experts(self, self.experts)
-        known = self._check_base(folders)
-        data = self.data.opened(self.place)
+        unlisted = self._select_new(folders)
+        data = self.data.opened(
+            self.place,
+            self.path(self.initial_checkpoint_path)
+            if self.initial_checkpoint_path
+            else None,
+        )
+        for folder in folders:
+            vocabularies.check(manifest.read_manifest(folder), data.vocabulary)
         new = [self._new_expert(folder, data) for folder in folders]
         embedder = self.embedder.make(
             place=self.place,
@@ -135,31 +154,20 @@ class BuildLibrary(LibraryRun):
             ),
             progress=Progress("embed", unit="keys"),
         )
-        for folder in folders:
-            if manifest.read_manifest(folder).name not in known:
-                # A training may have listed it while the keys were made.
-                self.open_catalogue().list_once(folder)
+        for folder in unlisted:
+            # A training may have listed it while the keys were made.
+            self.open_catalogue().list_once(folder)
         print(f"library: {len(whole.names)} experts, {len(whole.keys)} keys")  # noqa: T201
 
-    def _check_base(self, folders: list[pathlib.Path]) -> set[str]:
-        """Returns the experts that are listed, after a look at everybody's base.
+    def _select_new(self, folders: list[pathlib.Path]) -> list[pathlib.Path]:
+        """Returns the folders of experts that are not listed, after a look at all.
 
         Keys are never taken back, so a wrong expert must not get as far as having any.
         """
-        exists = (self.path(self.library_dir) / catalogue.FILE_NAME).exists()
-        entries = self.open_catalogue().entries() if exists else ()
-        infos = [manifest.read_manifest(folder) for folder in folders]
-        expected = (entries or infos)[0].base_fingerprint
-        strangers = [i.name for i in infos if i.base_fingerprint != expected]
-        if strangers:
-            raise errors.FingerprintError(
-                errors.explain(
-                    found=f"experts of another base: {', '.join(strangers)}",
-                    expected=f"experts of the base with fingerprint {expected}",
-                    do="Keep one library per base",
-                )
-            )
-        return {entry.name for entry in entries}
+        listed = self.open_catalogue()
+        if not self.path(self.library_dir).exists() and self.extends:
+            listed = catalogue.Catalogue(self.path(self.extends))
+        return listed.check_new(folders)
 
     def _new_expert(
         self, folder: pathlib.Path, data: task_data.OpenedData
@@ -180,8 +188,25 @@ class BuildLibrary(LibraryRun):
 
 
 def _copy_library(old: pathlib.Path, new: pathlib.Path) -> None:
-    """Makes `new` a copy of `old`, whole or not at all, unless it is there."""
+    """Makes `new` a copy of `old`, whole or not at all; compares one that is there.
+
+    Raises:
+      LibraryError: There is no such library, or `new` does not extend it.
+    """
     if new.exists():
+        here, there = (catalogue.Catalogue(path).entries() for path in (new, old))
+        known = {(e.name, e.path, e.fingerprint) for e in here}
+        lacking = [
+            e.name for e in there if (e.name, e.path, e.fingerprint) not in known
+        ]
+        if lacking:
+            raise errors.LibraryError(
+                errors.explain(
+                    found=f"{new} without experts of {old}: {', '.join(lacking)}",
+                    expected="a library that extends it, and has all its experts",
+                    do="Choose another library_dir, or remove this library",
+                )
+            )
         return
     if old.parent != new.parent or not (old / catalogue.FILE_NAME).is_file():
         raise errors.LibraryError(
@@ -272,8 +297,27 @@ class Retrieve(LibraryRun):
     random_seed: fields.Seed = 42
     votes_path: paths.Path = "{MODEL_DIR}/votes.jsonl"
 
+    def check_library(self) -> list[pathlib.Path]:
+        """Returns the folders of the experts that may be retrieved.
+
+        Raises:
+          CheckpointError: An expert is not in its folder.
+          LibraryError: There is no library, a folder holds another expert than is
+            listed, or an expert has no keys.
+        """
+        listed = self.open_catalogue()
+        listed.check()
+        active = listed.experts()
+        index.open_index(self.path(self.library_dir)).check_has(active)
+        return [listed.expert_dir(name) for name in active]
+
     def plan(self) -> Plan:
-        """Returns which tasks would ask."""
+        """Returns which tasks would ask; looks at the library.
+
+        Raises:
+          ElmError: As `check_library`.
+        """
+        self.check_library()
         names = task_registry.registry.expand(self.tasks)
         data_folder.check(self.data.places(self.place), names, (self.split,))
         return {
@@ -297,7 +341,9 @@ class Retrieve(LibraryRun):
         """Returns the votes of every task, and writes them to `votes_path`."""
         names = task_registry.registry.expand(self.tasks)
         data_folder.check(self.data.places(self.place), names, (self.split,))
-        data = self.data.opened(self.place)
+        self.check_library()
+        base_dir = self.initial_checkpoint_path
+        data = self.data.opened(self.place, self.path(base_dir) if base_dir else None)
         opened = index.open_index(self.path(self.library_dir))
         active = self.open_catalogue().experts()
         embedder = self._make_embedder(data)

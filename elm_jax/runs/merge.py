@@ -1,10 +1,12 @@
 """elm_merge: experts into an expert."""
 
 import dataclasses
+import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from elm_jax import errors, fields, paths, trees
-from elm_jax.checkpoints import experts, manifest
+from elm_jax.checkpoints import experts, manifest, recipes
 from elm_jax.merging import effects as merging_effects
 from elm_jax.merging import methods
 from elm_jax.peft import adapters, effects
@@ -42,39 +44,43 @@ class Merge(Run):
     scale: fields.Finite = 1.0
 
     def plan(self) -> Plan:
-        """Returns what would be merged."""
+        """Returns what would be merged; reads manifests.
+
+        Raises:
+          ElmError: As `run` before it reads parameters.
+        """
         folders = library.find_experts(self, self.experts)
+        infos = self._read_infos(folders)
         return {
             "experts": f"{len(folders)}: {', '.join(f.name for f in folders)}",
             "method": self.method,
             "weights": self.weights or "equal",
             "scale": self.scale,
-            "files": self.path(f"{self.experts_dir}/{self.expert_name}"),
+            "finished already": self._is_finished(infos),
+            "files": self._folder,
         }
 
     def run(self) -> None:
-        """Merges, unless the result is there already."""
-        folder = self.path(f"{self.experts_dir}/{self.expert_name}")
-        if (folder / manifest.FILE_NAME).is_file():
-            print(f"finished already: {folder}")  # noqa: T201
+        """Merges, unless the same merge is there already.
+
+        Raises:
+          CheckpointError: Another merge is there under this name.
+          ElmError: Experts do not fit each other, the base or the method.
+        """
+        folders = library.find_experts(self, self.experts)
+        infos = self._read_infos(folders)
+        if self._is_finished(infos):
+            print(f"finished already: {self._folder}")  # noqa: T201
             return
         base = bases.load_base(self.path(self.initial_checkpoint_path))
-        folders = library.find_experts(self, self.experts)
         loaded = [
-            experts.load_expert(f, base_fingerprint=base.fingerprint) for f in folders
+            experts.load_expert(f, base_fingerprint=base.fingerprint)[0]
+            for f in folders
         ]
-        infos = [info for _, info in loaded]
         first = infos[0]
-        self._check_like(infos)
-        merged, adapter = self._merge([params for params, _ in loaded], base, first)
-        recipe = {
-            "method": self.method,
-            "experts": [info.name for info in infos],
-            "weights": list(self.weights),
-            "scale": self.scale,
-        }
+        merged, adapter = self._merge(loaded, base, first)
         experts.save_expert(
-            folder,
+            self._folder,
             merged,
             dataclasses.replace(
                 first,
@@ -82,22 +88,79 @@ class Merge(Run):
                 kind="merged",
                 adapter=bases.describe(adapter),
                 tasks=tuple(dict.fromkeys(t for info in infos for t in info.tasks)),
-                data={"merge": recipe},
+                data={"merge": self._recipe(infos)},
                 steps=max(info.steps for info in infos),
                 versions=manifest.installed_versions(),
+                training={},
                 metrics={},
                 operative_config=self.operative_config(),
             ),
         )
-        print(f"merged {len(loaded)} experts: {folder}")  # noqa: T201
+        print(f"merged {len(loaded)} experts: {self._folder}")  # noqa: T201
+
+    @property
+    def _folder(self) -> pathlib.Path:
+        return self.path(f"{self.experts_dir}/{self.expert_name}")
+
+    def _recipe(self, infos: list[manifest.Manifest]) -> dict[str, Any]:
+        """Returns all that decides what comes out."""
+        return {
+            "method": self.method,
+            "experts": [info.name for info in infos],
+            "fingerprints": [info.fingerprint for info in infos],
+            "weights": list(self.weights),
+            "scale": self.scale,
+        }
+
+    def _is_finished(self, infos: list[manifest.Manifest]) -> bool:
+        """Returns whether this very merge is there.
+
+        Raises:
+          CheckpointError: Another one is.
+        """
+        if not (self._folder / manifest.FILE_NAME).is_file():
+            return False
+        there = manifest.read_manifest(self._folder)
+        before, now = dict(there.data.get("merge", {})), self._recipe(infos)
+        if before and "fingerprints" not in before:  # by release 0.1, which kept none
+            del now["fingerprints"]
+        recipes.check_same(
+            f"merge {self._folder}",
+            before | {"base": there.base_fingerprint},
+            now | {"base": infos[0].base_fingerprint},
+            do="Undo the change, choose another expert_name, or remove the folder",
+        )
+        return True
+
+    def _read_infos(self, folders: list[pathlib.Path]) -> list[manifest.Manifest]:
+        """Returns the experts' manifests, if experts, base and method fit.
+
+        Raises:
+          ConfigError: The method is unknown, or the experts are of several kinds or
+            vocabularies.
+          FingerprintError: An expert is of another base.
+        """
+        infos = [manifest.read_manifest(folder) for folder in folders]
+        methods.check_options(
+            self.method,
+            len(infos),
+            weights=self.weights or None,
+            scale=float(self.scale),
+        )
+        base_dir = self.path(self.initial_checkpoint_path)
+        fingerprint = bases.read_fingerprint(base_dir)
+        for info in infos:
+            bases.check_fits(info, base_dir.name, fingerprint)
+        self._check_like(infos)
+        return infos
 
     def _merge(
-        self, params: list[Params], base: bases.Base, like: manifest.Manifest
+        self, params: Sequence[Params], base: bases.Base, like: manifest.Manifest
     ) -> tuple[dict[str, Any], adapters.AdapterSpec | None]:
         """Returns the merged expert and its adapters' spec."""
         spec, weights = bases.adapter_spec(like), self.weights or None
         start, scale = None, float(self.scale)
-        if methods.METHODS.get(self.method, methods.METHODS["uniform"]).needs_base:
+        if methods.METHODS[self.method].needs_base:
             start = trees.split(base.params, like.trainable_pattern)[0]
         if start is None or spec is None:
             merged = methods.merge(
@@ -114,6 +177,15 @@ class Merge(Run):
         return merged, effects.repeated(spec, count)
 
     def _check_like(self, infos: list[manifest.Manifest]) -> None:
+        known = {i.vocabulary["fingerprint"]: i.name for i in infos if i.vocabulary}
+        if len(known) > 1:
+            raise errors.FingerprintError(
+                errors.explain(
+                    found=f"experts of different vocabularies: {known}",
+                    expected="one vocabulary",
+                    do="Merge experts that were trained on the same tokens",
+                )
+            )
         kinds = {(i.kind, i.trainable_pattern, str(i.adapter)) for i in infos}
         if len(kinds) > 1:
             raise errors.ConfigError(

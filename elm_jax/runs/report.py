@@ -3,14 +3,21 @@
 import dataclasses
 import json
 import math
-import pathlib
 from collections.abc import Iterator, Sequence
 
-from elm_jax import errors, files, paths
+from elm_jax import errors, fields, files, paths
 from elm_jax.data import tasks as task_registry
-from elm_jax.evaluation import claims, metrics, results, selection, statistics
+from elm_jax.evaluation import (
+    claims,
+    metrics,
+    naming,
+    results,
+    selection,
+    statistics,
+)
 from elm_jax.reporting import marks, page, report, tables, terminal, text
-from elm_jax.runs import report_rows
+from elm_jax.runs import loss_curves, report_rows
+from elm_jax.runs.report_rows import ComparableRows
 from elm_jax.runs.run import Plan, Run
 
 # Metrics of tasks whose answers are written, not ranked.
@@ -37,6 +44,11 @@ class Report(Run):
       metric: What is shown of ranked tasks.
       split: What is reported.
       selection_split: Where the best single expert is chosen.
+      base_fingerprint: The base whose rows are reported, where a result file has rows
+        of several; "" if it has one.
+      protocol: Likewise the protocol.
+      vocabulary: Likewise the vocabulary's fingerprint.
+      random_seed: Likewise the seed that chose the rows; -1 if there is one.
       results_path: Result rows.
       results_after_path: Rows scored again after an expert was added, if any.
       votes_path: What retrieval answered.
@@ -55,6 +67,10 @@ class Report(Run):
     metric: str = "accuracy"
     split: str = "test"
     selection_split: str = "validation"
+    base_fingerprint: str = ""
+    protocol: str = ""
+    vocabulary: str = ""
+    random_seed: fields.SeedOrAny = -1
     results_path: paths.Path = "{MODEL_DIR}/results.jsonl"
     results_after_path: paths.OptionalPath = ""
     votes_path: paths.Path = "{MODEL_DIR}/votes.jsonl"
@@ -80,10 +96,10 @@ class Report(Run):
                     do="Run elm_eval with the same MODEL_DIR first",
                 )
             )
-        gaps = self._gaps(store)
-        one = self._report(store, gaps)
-        found = tables.all_tables(one)
-        for table in found:
+        reported = self._comparable(store)
+        gaps = self._gaps(reported)
+        one = self._report(reported, gaps)
+        for table in tables.all_tables(one):
             terminal.show(tables.to_rich(table, width=terminal.console().width))
         for line in tables.claim_lines(one.claims):
             terminal.show(line)
@@ -95,9 +111,7 @@ class Report(Run):
         for path in (target, target.with_name("tables.md"), store.path):
             print(path)  # noqa: T201
 
-    def _report(
-        self, store: results.ResultStore, gaps: tuple[str, ...]
-    ) -> report.Report:
+    def _report(self, reported: ComparableRows, gaps: tuple[str, ...]) -> report.Report:
         unseen = self._expand(self.unseen_tasks)
         seen = self._expand(self.seen_tasks)
         votes = self._votes()
@@ -108,18 +122,21 @@ class Report(Run):
             (seen, "Experts on their own tasks"),
         ):
             for metric in dict.fromkeys((self.metric, *_WRITTEN_METRICS)):
-                rows = self._rows(store, tasks, metric=metric)
+                rows = self._rows(reported, tasks, metric=metric)
                 if rows:
                     name = f"{title}: {metric}"
                     maps.append(report.heat_map(rows, title=name, retrieved=winners))
         return report.Report(
             title=self.title,
-            claims=tuple(self._claims(store, unseen)),
-            headline=self._headline(store, unseen),
+            claims=tuple(self._claims(reported, unseen)),
+            headline=self._headline(reported, unseen),
             heat_maps=tuple(maps),
             votes=tuple(report.Votes(t, tuple(c)) for t, c in sorted(votes.items())),
-            curves=tuple(self._curves()),
-            details=self._details(store),
+            curves=loss_curves.read(
+                self.path(self.work_dir),
+                self.path(self.compare_work_dir) if self.compare_work_dir else None,
+            ),
+            details=self._details(reported),
             notes=(
                 *gaps,
                 "A dataset's score is the mean over its prompts; intervals are 95 %"
@@ -129,41 +146,51 @@ class Report(Run):
             ),
         )
 
+    def _comparable(self, store: results.ResultStore) -> ComparableRows:
+        """Returns the rows that a table may hold side by side."""
+        only = {
+            "base_fingerprint": self.base_fingerprint,
+            "protocol": self.protocol,
+            "vocabulary": self.vocabulary,
+            "seed": None if self.random_seed < 0 else self.random_seed,
+        }
+        return ComparableRows(store, only)
+
     def _rows(
         self,
-        store: results.ResultStore,
+        reported: ComparableRows,
         tasks: Sequence[str],
         *,
         split: str = "",
         metric: str = "",
     ) -> list[results.ResultRow]:
-        """Returns the newest rows of some tasks, by default of what is reported."""
-        return selection.select(
-            _latest(store),
-            split=split or self.split,
-            metric=metric or self.metric,
-            tasks=tasks,
+        """Returns the rows of some tasks, by default of what is reported."""
+        return reported.of(
+            tasks, split=split or self.split, metric=metric or self.metric
         )
 
     def _headline(
-        self, store: results.ResultStore, unseen: Sequence[str]
+        self, reported: ComparableRows, unseen: Sequence[str]
     ) -> report.Headline | None:
-        rows = self._rows(store, unseen)
+        rows = self._rows(reported, unseen)
         if not rows:
             return None  # none of the tasks is ranked
         datasets = sorted({row.dataset for row in rows})
-        ways = {label: [row for row in rows if row.expert == label] for label in _NOTES}
         notes = dict(_NOTES)
-        for label, choice, note in self._choices(store, unseen):
+        for row in rows:  # those are methods' results, too
+            if row.kind in ("multitask", "merged"):
+                notes.setdefault(row.expert, f"a {row.kind} expert, {row.source}")
+        ways = {label: [row for row in rows if row.expert == label] for label in notes}
+        for label, choice, note in self._choices(reported, unseen):
             singles = selection.single_experts(rows)
             ways[label] = selection.view(singles, choice, label=label)
             notes[label] = note
-        found = [self._chance(store, unseen, datasets)]
+        found = [self._chance(reported, unseen, datasets)]
         groups = [*(_of_dataset(rows, name) for name in datasets), rows]
         letters: dict[tuple[str, int], str] = {}
         for label, own in ways.items():
             if own:
-                columns = statistics.columns(own, store.per_example)
+                columns = statistics.columns(own, reported.store.per_example)
                 # A mean over other prompts than those of the other rows is none.
                 cells = [
                     statistics.interval({key: columns[key] for key in keys})
@@ -188,12 +215,12 @@ class Report(Run):
         )
 
     def _choices(
-        self, store: results.ResultStore, unseen: Sequence[str]
+        self, reported: ComparableRows, unseen: Sequence[str]
     ) -> Iterator[tuple[str, dict[str, str], str]]:
         """Yields ways to choose among single experts: label, expert by task, note."""
-        singles = selection.single_experts(self._rows(store, unseen))
+        singles = selection.single_experts(self._rows(reported, unseen))
         chosen_on = selection.single_experts(
-            self._rows(store, unseen, split=self.selection_split)
+            self._rows(reported, unseen, split=self.selection_split)
         )
         if singles and chosen_on:
             best, *equals = selection.best_singles(chosen_on)
@@ -210,9 +237,12 @@ class Report(Run):
             yield "oracle", each, note
 
     def _chance(
-        self, store: results.ResultStore, unseen: Sequence[str], datasets: Sequence[str]
+        self,
+        reported: ComparableRows,
+        unseen: Sequence[str],
+        datasets: Sequence[str],
     ) -> report.HeadlineRow:
-        rows = self._rows(store, unseen, metric="chance")
+        rows = self._rows(reported, unseen, metric="chance")
         by_task = {(row.dataset, row.task): row.value for row in rows}
         means = []
         for dataset in datasets:
@@ -222,49 +252,79 @@ class Report(Run):
         cells = [None if math.isnan(m) else results.Interval(m) for m in means]
         return report.HeadlineRow("chance", tuple(cells), "a fair guess", True)
 
-    def _gaps(self, store: results.ResultStore) -> tuple[str, ...]:
+    def _gaps(self, reported: ComparableRows) -> tuple[str, ...]:
         """Returns what the rows lack of what is to be shown, a sentence each."""
         unseen = self._expand(self.unseen_tasks)
         shown = (self.metric, *_WRITTEN_METRICS)
         report_rows.check(
-            store.rows(), unseen, split=self.split, metrics=shown, path=store.path
+            reported.all,
+            unseen,
+            split=self.split,
+            metrics=shown,
+            path=reported.store.path,
         )
         wanted = {
             "Unseen": unseen,
             "Seen": self._expand(self.seen_tasks),
             "Composed": self._expand(self.composed_tasks),
         }
-        rows = self._rows(store, unseen)
-        chosen_on = self._rows(store, unseen, split=self.selection_split)
+        rows = self._rows(reported, unseen)
+        chosen_on = self._rows(reported, unseen, split=self.selection_split)
         for metric in shown:
             every = [task for names in wanted.values() for task in names]
-            report_rows.check_same_data(self._rows(store, every, metric=metric))
+            report_rows.check_same_data(self._rows(reported, every, metric=metric))
         report_rows.check_same_data(chosen_on)
         return (
             *report_rows.tasks_without_rows(
-                store.rows(), wanted, split=self.split, metrics=shown
+                reported.all, wanted, split=self.split, metrics=shown
             ),
             *report_rows.unequal(rows, chosen_on, labels=_NOTES),
+            *self._silent_claims(reported, rows),
         )
 
+    def _silent_claims(
+        self,
+        reported: ComparableRows,
+        rows: Sequence[results.ResultRow],
+    ) -> Iterator[str]:
+        """Yields why claims are not judged that the rows of an expert call for."""
+        composed = self._rows(reported, self._expand(self.composed_tasks))
+        judged = {
+            "experts against the multitask model": ("multitask", "retrieved"),
+            "merging": tuple(filter(None, (self.merged_expert, *self.merged_parts))),
+        }
+        there = {
+            "experts against the multitask model": {row.expert for row in rows},
+            "merging": {row.expert for row in composed},
+        }
+        asked = {
+            subject: names
+            for subject, names in judged.items()
+            if any(name.startswith(names) for name in there[subject])
+        }
+        yield from report_rows.lacking_claims(asked, there)
+
     def _claims(
-        self, store: results.ResultStore, unseen: Sequence[str]
+        self, reported: ComparableRows, unseen: Sequence[str]
     ) -> list[results.Claim]:
         """Returns the claims that the rows at hand can speak to."""
         found = []
-        rows = self._rows(store, unseen)
-        ways = _columns(store, rows)
+        rows = self._rows(reported, unseen)
+        ways = _columns(reported, rows)
         if {"multitask", "retrieved"} <= ways.keys():
             experts = {"retrieved": ways["retrieved"]}
-            for label, choice, _ in self._choices(store, unseen):
+            for label, choice, _ in self._choices(reported, unseen):
                 if label == "best_single":
                     name = next(iter(choice.values()))
                     experts[f"best single ({name})"] = ways[name]
             found.append(claims.experts_against_multitask(experts, ways["multitask"]))
         after = self.path(self.results_after_path) if self.results_after_path else None
         if after is not None and after.is_file():
-            found.append(_unchanged(_latest(store), results.read_rows(after)))
-        composed = _columns(store, self._rows(store, self._expand(self.composed_tasks)))
+            before = naming.newest(reported.store.rows())
+            found.append(_unchanged(before, results.read_rows(after)))
+        composed = _columns(
+            reported, self._rows(reported, self._expand(self.composed_tasks))
+        )
         if {self.merged_expert, *self.merged_parts} <= composed.keys():
             parts = {name: composed[name] for name in self.merged_parts}
             merged = composed[self.merged_expert]
@@ -278,34 +338,13 @@ class Report(Run):
         lines = map(json.loads, path.read_text("utf-8").splitlines())
         return {line["task"]: [tuple(pair) for pair in line["votes"]] for line in lines}
 
-    def _curves(self) -> list[report.Curve]:
-        curves = self._losses(self.work_dir)
-        others = self._losses(self.compare_work_dir) if self.compare_work_dir else {}
-        if self.compare_work_dir and not others:
-            raise errors.DataError(
-                errors.explain(
-                    found=f"no metrics in {self.path(self.compare_work_dir)}",
-                    expected="<expert>/metrics.jsonl, as elm_train writes them",
-                    do="Set COMPARE_WORK_DIR to the folder `work` of another MODEL_DIR,"
-                    ' or to ""',
-                )
-            )
-        return [report.Curve(n, own, others.get(n, ())) for n, own in curves.items()]
-
-    def _losses(self, work_dir: str) -> dict[str, tuple[tuple[int, float], ...]]:
-        """Returns (step, loss) of every training below a work folder, by expert."""
-        found = {}
-        for path in sorted(self.path(work_dir).glob("*/metrics.jsonl")):
-            lines = map(json.loads, path.read_text("utf-8").splitlines())
-            found[path.parent.name] = tuple((row["step"], row["loss"]) for row in lines)
-        return found
-
-    def _details(self, store: results.ResultStore) -> tuple[tuple[str, str], ...]:
-        rows = _latest(store)
+    def _details(self, reported: ComparableRows) -> tuple[tuple[str, str], ...]:
+        rows = reported.all
         return (
-            ("result rows", f"{len(rows)} in {pathlib.Path(store.path).name}"),
+            ("result rows", f"{len(rows)} in {reported.store.path.name}"),
             ("base", ", ".join(sorted({row.base_fingerprint for row in rows}))),
             ("protocol", ", ".join(sorted({row.protocol for row in rows}))),
+            ("vocabulary", ", ".join(sorted({row.vocabulary for row in rows}))),
         )
 
     def _expand(self, names: str | tuple[str, ...]) -> list[str]:
@@ -319,12 +358,12 @@ def _of_dataset(
 
 
 def _columns(
-    store: results.ResultStore, rows: Sequence[results.ResultRow]
+    reported: ComparableRows, rows: Sequence[results.ResultRow]
 ) -> dict[str, statistics.Columns]:
     """Returns the per-example results of every expert and strategy."""
     return {
         name: statistics.columns(
-            [row for row in rows if row.expert == name], store.per_example
+            [row for row in rows if row.expert == name], reported.store.per_example
         )
         for name in dict.fromkeys(row.expert for row in rows)
     }
@@ -344,15 +383,3 @@ def _unchanged(
     changed = sum(chosen[1].get(task) != expert for task, expert in chosen[0].items())
     text = f"Of {len(chosen[0])} old tasks, {changed} now retrieve a new expert."
     return dataclasses.replace(claim, evidence=f"{claim.evidence} {text}")
-
-
-def _latest(store: results.ResultStore) -> list[results.ResultRow]:
-    """Returns the rows of a store, the newest where an expert was scored again.
-
-    What `retrieved` stands for changes when its library grows.
-    """
-    newest = {
-        (row.expert, row.task, row.split, row.metric, row.protocol): row
-        for row in store.rows()
-    }
-    return list(newest.values())

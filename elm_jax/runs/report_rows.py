@@ -1,10 +1,46 @@
-"""What result rows lack of what a report is to show, told by name."""
+"""Which result rows a report shows, and what they lack of it, told by name."""
 
 import pathlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from elm_jax import errors
-from elm_jax.evaluation import results, selection
+from elm_jax.evaluation import naming, results, selection
+
+
+class ComparableRows:
+    """The newest rows of a store, of one base, protocol, vocabulary and seed per task.
+
+    Attributes:
+      store: Where they are from.
+      all: The rows.
+
+    Args:
+      store: Has the rows of all trainings, in the order they were written.
+      only: Values that fields must have; "" and None ask for nothing.
+
+    Raises:
+      DataError: A task has rows of several, and none is chosen.
+    """
+
+    def __init__(self, store: results.ResultStore, only: Mapping[str, object]) -> None:
+        found = naming.newest(store.rows())
+        for field, value in only.items():
+            if value not in ("", None):
+                found = [row for row in found if getattr(row, field) == value]
+        naming.check_comparable(found, only)
+        self.store, self.all = store, found
+        self._named: dict[tuple[str, ...], list[results.ResultRow]] = {}
+
+    def of(
+        self, tasks: Sequence[str], *, split: str, metric: str
+    ) -> list[results.ResultRow]:
+        """Returns the rows of some tasks; each expert has a name of its own in them."""
+        key = tuple(tasks)
+        if key not in self._named:
+            own = set(tasks)
+            rows = [row for row in self.all if row.task in own]
+            self._named[key] = naming.told_apart(rows)
+        return selection.select(self._named[key], split=split, metric=metric)
 
 
 def check(
@@ -120,6 +156,24 @@ def unequal(
             f"{silent} of {len(rows)} rows are of an earlier version: they do not tell"
             " how many prompts are cut, nor which choices cannot be told apart."
         )
+
+
+def lacking_claims(
+    judged: Mapping[str, Collection[str]], there: Mapping[str, Collection[str]]
+) -> Iterator[str]:
+    """Yields a sentence for each claim that cannot be judged.
+
+    Args:
+      judged: The names of experts that a claim compares, by its subject.
+      there: The names that have rows, by the same.
+    """
+    for subject, names in judged.items():
+        lacking = set(names) - set(there[subject])
+        if names and lacking:
+            yield (
+                f"No claim about {subject}: no rows of {listed(lacking)} among"
+                f" {listed(there[subject])}."
+            )
 
 
 def listed(names: Collection[str], *, shown: int = 5) -> str:

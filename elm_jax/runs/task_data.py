@@ -1,6 +1,7 @@
 """Where a run's tokens come from: vocabulary, lengths and folders in one value."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from elm_jax.data import (
     token_store,
     vocabulary,
 )
-from elm_jax.runs import data_doubts
+from elm_jax.runs import data_doubts, vocabularies
 from elm_jax.runs.progress import Progress
 
 
@@ -28,7 +29,8 @@ class TaskData:
     the folder that holds the packages `elm_jax` and `tasks`.
 
     Attributes:
-      vocabulary_path: A SentencePiece model.
+      vocabulary_path: A SentencePiece model; "" takes the one that travels with the
+        run's base, and its `extra_ids`.
       feature_lengths: Tokens of `inputs` and `targets`, end tokens included.
       extra_ids: Sentinels above the model's own pieces, or those among them.
       inputs_eos: Whether inputs end with the end token.
@@ -44,8 +46,8 @@ class TaskData:
         2048 for PromptSource's, T0's and the original ELM's cut.
     """
 
-    vocabulary_path: paths.Path
     feature_lengths: Mapping[str, fields.Length]
+    vocabulary_path: paths.OptionalPath = ""
     extra_ids: fields.Sentinels = 100
     inputs_eos: bool = True
     cache_dir: paths.Path = "{MODEL_DIR}/cache"
@@ -96,16 +98,20 @@ class TaskData:
             return (packing.choose_row(lengths, self.features),)
         return shapes.choose_shapes(lengths, num_shapes=num_shapes)
 
-    def opened(self, place: Callable[[str], str]) -> "OpenedData":
+    def opened(
+        self, place: Callable[[str], str], base_dir: pathlib.Path | None = None
+    ) -> "OpenedData":
         """Returns the vocabulary and folders with absolute paths.
 
         Args:
           place: Makes such a path of a text; `Run.place`.
+          base_dir: Folder of the run's base, if it has one.
+
+        Raises:
+          ConfigError: No vocabulary is named, and none comes with the base.
         """
         return OpenedData(
-            vocabulary=vocabulary.SentencePiece(
-                place(self.vocabulary_path), self.extra_ids
-            ),
+            vocabulary=self._vocabulary(place, base_dir),
             features=self.features,
             places=self.places(place),
         )
@@ -119,6 +125,37 @@ class TaskData:
             sources=self.sources,
             protocol=self.protocol,
         )
+
+    def _vocabulary(
+        self, fill: Callable[[str], str], base_dir: pathlib.Path | None
+    ) -> vocabulary.SentencePiece:
+        if self.vocabulary_path:
+            return vocabulary.SentencePiece(fill(self.vocabulary_path), self.extra_ids)
+        if base_dir is not None:
+            return vocabularies.of_base(base_dir)
+        raise errors.ConfigError(
+            errors.explain(
+                found="no vocabulary_path, in a run without a base",
+                expected="a SentencePiece model",
+                do="Name it with --gin.VOCABULARY=path, or with"
+                " --gin.task_data.TaskData.vocabulary_path=path",
+            )
+        )
+
+    def settings(self, vocabulary_fingerprint: str) -> dict[str, Any]:
+        """Returns what of this shapes tokens, by name, whatever folders are called.
+
+        Args:
+          vocabulary_fingerprint: Of the opened vocabulary.
+        """
+        return {
+            "vocabulary": vocabulary_fingerprint,
+            "feature_lengths": dict(self.feature_lengths),
+            "inputs_eos": self.inputs_eos,
+            "sources": list(self.sources),
+            "protocol": self.protocol,
+            "max_value_chars": self.max_value_chars,
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,18 +178,19 @@ class OpenedData:
                 progress=Progress(f"cache {task} {split}"),
             )
 
-    def check_fits(self, num_rows: int) -> None:
-        """Raises ConfigError if a model with so many embeddings lacks some ids."""
-        pieces = self.vocabulary.size
-        if num_rows < pieces:
-            raise errors.ConfigError(
-                errors.explain(
-                    found=f"a vocabulary of {pieces} ids for a model with {num_rows}",
-                    expected="a model with a row for every id",
-                    do="Use the vocabulary the base was trained with, or set"
-                    f" config.T5Config.vocab_size = {pieces} for a new base",
-                )
+    def fingerprint_if_cached(self, task: str, split: str) -> str | None:
+        """Returns the fingerprint of a split's rows; None if it is not cached here."""
+        try:
+            build = cache.planned(
+                task,
+                split,
+                vocabulary=self.vocabulary,
+                features=self.features,
+                places=self.places,
             )
+        except (errors.DataError, errors.TemplateError):  # the rows are not here
+            return None
+        return self.open(task, split).fingerprint if build.folder.is_dir() else None
 
     def describe(self, dataset: token_store.TokenizedDataset) -> dict[str, Any]:
         """Returns what a manifest records of a dataset."""

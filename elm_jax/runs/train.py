@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
@@ -29,6 +30,7 @@ from elm_jax.runs import (
     task_data,
     trainer,
     turns,
+    vocabularies,
 )
 from elm_jax.runs.run import Plan, Run
 from elm_jax.training import optimizers, signals
@@ -90,10 +92,11 @@ class Train(Run):
       save_every_steps: Period of the checkpoints that a killed run resumes from.
       keep_last: How many of the newest of those are kept until the expert is there.
       keep_every_steps: Those after a multiple of so many steps are kept for good, in
-        `{MODEL_DIR}/work/<name>/state`; 0 for none.
+        `state` in the expert's work folder, `{MODEL_DIR}/work/<folder>/<name>`, where
+        <folder> is that of `experts_dir` in MODEL_DIR; 0 for none.
       log_every_steps: Period of the metrics.
       profile_steps: `(first, last)`: an XProf trace of the steps between them goes to
-        `{MODEL_DIR}/work/<name>/profile`; the first step compiles.
+        `profile` in its work folder; the first step compiles.
       stop_grace_secs: Time in which SIGTERM and SIGINT must be answered. A step that
         takes longer is given up; where steps take half as long, each is saved.
       resume_changed_config: Whether to resume a run whose configuration differs, and
@@ -193,8 +196,18 @@ class Train(Run):
         return self.path(f"{self.experts_dir}/{name}")
 
     def work_dir(self, name: str) -> pathlib.Path:
-        """Returns where an expert's checkpoints and metrics lie while it trains."""
-        return self.path(f"{{MODEL_DIR}}/work/{name}")
+        """Returns where an expert's checkpoints and metrics lie while it trains.
+
+        Each `experts_dir` has a folder of its own there, so that two experts of one
+        name, such as LoRA and prompt experts of a task, do not share any.
+        """
+        home, target = self.path("{MODEL_DIR}"), self.path(self.experts_dir)
+        if target.is_relative_to(home):
+            owner = target.relative_to(home)
+        else:
+            digest = hashlib.sha256(str(target).encode()).hexdigest()[:8]
+            owner = pathlib.Path(f"{target.name}-{digest}")
+        return home / "work" / owner / name
 
     def plan(self) -> Plan:
         """Returns the resolved plan; reads manifests, compiles nothing.
@@ -264,6 +277,22 @@ class Train(Run):
             shape = bases.model_config(bases.read_manifest(folder))
         return dataclasses.replace(shape, dropout_rate=float(self.dropout_rate))
 
+    def open_data(self) -> task_data.OpenedData:
+        """Returns vocabulary, lengths and folders, held against base and model.
+
+        Raises:
+          FingerprintError: The base was trained with another vocabulary.
+          ConfigError: The vocabulary has more ids than the model.
+        """
+        if not self.initial_checkpoint_path:
+            data = self.data.opened(self.place)
+            vocabularies.check_size(self.model_config().vocab_size, data.vocabulary)
+            return data
+        folder = self.path(self.initial_checkpoint_path)
+        data = self.data.opened(self.place, folder)
+        vocabularies.check(bases.read_manifest(folder), data.vocabulary)
+        return data
+
     def build_model(self) -> t5.T5:
         """Returns the network that trains, computed as `execution` says."""
         shape = self.execution.applied_to(self.model_config())
@@ -295,6 +324,7 @@ class Train(Run):
         if len(todo) < len(own):
             print(f"finished already: {len(own) - len(todo)} of {len(own)}")  # noqa: T201
         train_all = self._prepare(names) if todo else None
+        self.landing.check_rows(own)
         is_apart = self.is_fleet and processes.are_several()
         way = turns.train_share if is_apart else turns.train_free
         fleet.raise_failures(way(self, own, todo, train_all), len(own))
@@ -320,8 +350,10 @@ class Train(Run):
     def _prepare(self, names: Mapping[str, list[str]]) -> turns.TrainAll:
         """Returns what trains some of all experts, and then those that failed."""
         self.choose_devices()
-        data = self.data.opened(self.place)
-        data.check_fits(self.model_config().vocab_size)
+        data = self.open_data()
+        if self.initial_checkpoint_path:
+            folder = self.path(self.initial_checkpoint_path)
+            vocabularies.warn_if_unknown(bases.read_manifest(folder))
         shared = trainer.Trainer(self, data)
         for folder in (self.expert_dir(""), self.work_dir("")):
             folders.check_writable(folder)

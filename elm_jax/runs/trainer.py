@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import math
+import types
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +30,7 @@ from elm_jax.runs import (
     task_data,
     train_metrics,
     training_config,
+    vocabularies,
 )
 from elm_jax.training import (
     agreement,
@@ -51,10 +53,11 @@ Examples = Sequence[token_store.TokenizedDataset]
 
 
 class Finished(NamedTuple):
-    """What a finished expert is saved as."""
+    """What a finished expert is saved as; `attached` has files by name."""
 
     params: Params
     manifest: manifest.Manifest
+    attached: Mapping[str, bytes] = types.MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,7 +182,10 @@ class Trainer:
 
     def finish(self, expert: Prepared, params: Params) -> Finished:
         """Returns what an expert with the given parameters is saved as."""
-        return Finished(params, self._manifest(expert, params))
+        attached = {}
+        if expert.run.kind == "base":
+            attached = vocabularies.attached(self._data.vocabulary)
+        return Finished(params, self._manifest(expert, params), attached)
 
     def train(
         self, name: str, examples: Examples, common_shapes: Sequence[shapes.Shape]
@@ -324,7 +330,11 @@ class Trainer:
             steps=max(run.train_steps, expert.start_step),
             seed=run.random_seed,
             versions=manifest.installed_versions(),
-            training=training_config.settings(run),
+            training=training_config.settings(run)
+            | training_config.of_tokens(run, self._data),
+            vocabulary=vocabularies.describe(
+                self._data.vocabulary, set_by="the training"
+            ),
             metrics=dict(train_metrics.read_last(run.work_dir(name))),
             operative_config=run.operative_config(),
         )

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from elm_jax.runs import bases
+from elm_jax.runs import bases, task_data
 
 if TYPE_CHECKING:
     from elm_jax.runs import train
@@ -37,8 +37,11 @@ def settings(run: "train.Train") -> dict[str, Any]:
     kept["adapter_kind"] = type(run.adapter).__name__
     kept["model"] = dataclasses.asdict(run.model_config())
     if run.initial_checkpoint_path:
-        info = bases.read_manifest(run.path(run.initial_checkpoint_path))
-        # An expert that serves as a base has a fingerprint of its own, of all it holds.
-        if info.kind == "base":
-            kept["base_fingerprint"] = info.base_fingerprint
+        folder = run.path(run.initial_checkpoint_path)
+        kept["base_fingerprint"] = bases.read_fingerprint(folder)
     return json.loads(json.dumps(kept))
+
+
+def of_tokens(run: "train.Train", data: task_data.OpenedData) -> dict[str, Any]:
+    """Returns what shaped an expert's tokens, beside its rows, for its manifest."""
+    return {"tokens": run.data.settings(data.vocabulary.fingerprint)}

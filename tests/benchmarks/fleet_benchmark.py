@@ -125,7 +125,7 @@ def run_way(way, gin_file, bindings, names, num_processes):
 
 def reports(folder):
     """Yields for each expert its reports: number of steps, and what they tell."""
-    for path in sorted((folder / "work").glob("*/metrics.jsonl")):
+    for path in sorted((folder / "work").rglob("metrics.jsonl")):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         before = [0, *(row["step"] for row in rows)]
         yield [(row["step"] - done, row) for done, row in zip(before, rows)]  # noqa: B905

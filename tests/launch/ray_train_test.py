@@ -130,7 +130,7 @@ def test_experts_of_a_node_that_dies_finish_on_the_other(
         ) as driver:
             begun = next(filter(None, map(BEGUN.search, driver.stdout)))
             name = EXPERTS[int(begun["shard"])]
-            state = parts / "work" / name / "state"
+            state = parts / "work" / "prompt_experts" / name / "state"
             while not any(path.name.isdigit() for path in state.glob("*")):
                 assert driver.poll() is None, driver.stdout.read()
                 time.sleep(0.02)

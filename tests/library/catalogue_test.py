@@ -63,6 +63,7 @@ def test_added_experts_are_listed_in_order_with_what_their_manifest_says(
         base_fingerprint="aaaa",
         tasks=("ant_task",),
         steps=7,
+        fingerprint=manifest.read_manifest(tmp_path / "experts" / "ant").fingerprint,
     )
     assert again.expert_dir("ant") == tmp_path / "experts" / "ant"
 
@@ -79,7 +80,8 @@ def test_library_and_experts_can_move_together(library, make_expert, tmp_path):
 
 def test_each_line_is_json_with_the_documented_fields(library, make_expert, path):
     library.add(make_expert("ant"))
-    library.add(make_expert("bee"))
+    bee = make_expert("bee")
+    library.add(bee)
     lines = path.read_text().splitlines()
     assert len(lines) == 2
     assert json.loads(lines[1]) == {
@@ -91,7 +93,44 @@ def test_each_line_is_json_with_the_documented_fields(library, make_expert, path
         "tasks": ["bee_task"],
         "steps": 7,
         "status": "active",
+        "fingerprint": manifest.read_manifest(bee).fingerprint,
     }
+
+
+def test_lines_of_release_0_1_have_no_fingerprint_and_are_read(
+    library, make_expert, path
+):
+    ant = make_expert("ant")
+    library.add(ant)
+    line = json.loads(path.read_text())
+    del line["fingerprint"]
+    path.write_text(json.dumps(line) + "\n")
+    library.list_once(ant)
+    library.check()
+    assert [entry.fingerprint for entry in library.entries()] == [""]
+
+
+def test_an_expert_that_was_trained_again_in_place_is_told(library, make_expert):
+    library.add(make_expert("ant"))
+    library.check()
+    again = make_expert("ant", seed=7)
+    with pytest.raises(errors.LibraryError, match="holds another expert"):
+        library.check()
+    with pytest.raises(errors.LibraryError, match="lists prompt expert 'ant'"):
+        library.list_once(again)
+
+
+def test_two_new_experts_of_one_name_are_refused_before_any_is_listed(
+    library, make_expert, tmp_path
+):
+    one = make_expert("ant")
+    other = tmp_path / "lora" / "ant"
+    other.mkdir(parents=True)
+    found = manifest.read_manifest(one)
+    manifest.write_manifest(other, dataclasses.replace(found, adapter={"kind": "lora"}))
+    with pytest.raises(errors.LibraryError, match=r"lora/ant.*experts/ant"):
+        library.check_new([one, other])
+    assert library.check_new([one]) == [one]
 
 
 def test_adding_keeps_the_lines_before_byte_for_byte(library, make_expert, path):
@@ -109,7 +148,7 @@ def test_a_retired_expert_is_kept_but_not_active(library, make_expert):
     assert library.get("ant") == retired
     assert [entry.status for entry in library.entries()] == ["retired", "active"]
     assert library.retire("ant") == retired
-    with pytest.raises(errors.LibraryError, match="'ant' is in"):
+    with pytest.raises(errors.LibraryError, match="lists prompt expert 'ant'"):
         library.add(make_expert("ant"))
 
 
@@ -127,7 +166,7 @@ def test_an_expert_of_another_base_is_refused_and_changes_nothing(
 def test_a_name_is_taken_once(library, make_expert):
     folder = make_expert("ant")
     library.add(folder)
-    with pytest.raises(errors.LibraryError, match="'ant' is in"):
+    with pytest.raises(errors.LibraryError, match="lists prompt expert 'ant'"):
         library.add(folder)
 
 
@@ -210,7 +249,7 @@ def test_listing_once_may_be_repeated_but_names_stay_unique(library, make_expert
     assert library.experts() == ("ant",)
     other = ant.with_name("other")
     ant.rename(other)
-    with pytest.raises(errors.LibraryError, match="is in .* already"):
+    with pytest.raises(errors.LibraryError, match="lists prompt expert"):
         library.list_once(other)
 
 

@@ -39,7 +39,8 @@ def train_on_one_device(folder, base):
         train_in(folder / way, base, *bindings)
     shutil.copytree(folder / "lanes", folder / "resumed", symlinks=True)
     shutil.rmtree(folder / "resumed" / "prompt_experts" / LEFT)
-    for state in (folder / "resumed" / "work" / LEFT / "state").iterdir():
+    work = folder / "resumed" / "work" / "prompt_experts" / LEFT
+    for state in (work / "state").iterdir():
         if state.name != "2":
             shutil.rmtree(state)
     train_in(folder / "resumed", base, KEEP, LANES)

@@ -131,6 +131,11 @@ def wait_for(run, text):
     raise AssertionError(f"{text!r} did not come; status {run.wait()}")
 
 
+def metrics_of(folder, name):
+    path = folder / "work" / "prompt_experts" / name / "metrics.jsonl"
+    return path.read_text().splitlines()
+
+
 def fingerprints(folder):
     return {
         path.name: trees.fingerprint(experts.load_expert(path)[0])
@@ -144,25 +149,27 @@ def test_every_expert_lands_with_its_own_settings(whole):
     }
     assert [info.steps for info in infos.values()] == [6, 4, 6]
     assert [info.seed for info in infos.values()] == [7, 42, 42]
-    assert not [*(whole / "work").glob("*/state")]
+    assert not [*(whole / "work").rglob("state")]
     assert sorted(catalogue.Catalogue(whole / "library").experts()) == sorted(TASKS)
     for name, info in infos.items():
-        lines = (whole / "work" / name / "metrics.jsonl").read_text().splitlines()
+        lines = metrics_of(whole, name)
         rows = [json.loads(line) for line in lines]
         assert [row["step"] for row in rows] == list(range(1, info.steps + 1))
         assert all(0 <= row["data_wait_share"] <= 1 for row in rows)
-        assert [*(whole / "work" / name / "tensorboard").iterdir()]
+        assert [*(whole / "work" / "prompt_experts" / name / "tensorboard").iterdir()]
     rates = [row["learning_rate"] for row in rows_of(whole, "pocket_notes_tell")]
     assert rates == pytest.approx([0, 1.5e-3, 3e-3, 1.5e-3])
 
 
 def test_steps_of_a_fleet_are_traced_in_a_folder_of_its_own(whole):
-    (trace,) = (whole / "work" / "fleet" / "profile").rglob("*.xplane.pb")
+    (trace,) = (whole / "work" / "prompt_experts" / "fleet" / "profile").rglob(
+        "*.xplane.pb"
+    )
     assert trace.stat().st_size > 0
 
 
 def rows_of(folder, name):
-    lines = (folder / "work" / name / "metrics.jsonl").read_text().splitlines()
+    lines = metrics_of(folder, name)
     return [json.loads(line) for line in lines]
 
 
@@ -195,7 +202,7 @@ def test_an_expert_of_a_fleet_is_close_to_the_one_that_had_all_devices(whole, al
 def cut_back(folder, step):
     """Makes a training whose states were kept one that was stopped at a step."""
     shutil.rmtree(folder / "prompt_experts")
-    for state in (folder / "work").glob("*/state/*"):
+    for state in (folder / "work").glob("*/*/state/*"):
         if int(state.name) != step:
             shutil.rmtree(state)
 

@@ -68,7 +68,7 @@ def start_with(base, folder):
 
 def reports(folder):
     """Returns what tells of progress: the sizes of all files of metrics."""
-    paths = sorted((folder / "work").glob("*/metrics.jsonl"))
+    paths = sorted((folder / "work").rglob("metrics.jsonl"))
     return [path.stat().st_size for path in paths]
 
 
@@ -106,7 +106,8 @@ def outcome(folder):
     }
     losses = {}
     for name in EXPERTS:
-        lines = (folder / "work" / name / "metrics.jsonl").read_text().splitlines()
+        work = folder / "work" / "prompt_experts" / name
+        lines = (work / "metrics.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]
         losses[name] = [(row["step"], row["loss"]) for row in rows]
     return bits, losses
@@ -139,7 +140,7 @@ def test_sigkill_at_random_moments_changes_no_bit_of_any_expert(
 
 
 def num_steps_reported(folder, name):
-    path = folder / "work" / name / "metrics.jsonl"
+    path = folder / "work" / "prompt_experts" / name / "metrics.jsonl"
     return len(path.read_text().splitlines()) if path.is_file() else 0
 
 
@@ -155,7 +156,7 @@ def test_a_stop_saves_the_step_that_was_under_way(base, expected, way, tmp_path)
         process.send_signal(signal.SIGINT if way == "fleet" else signal.SIGTERM)
         assert process.wait() == (130 if way == "fleet" else 143)
         assert time.monotonic() - begun < signals.GRACE_SECS
-    (saved,) = (folder / "work" / EXPERTS[1] / "state").iterdir()
+    (saved,) = (folder / "work" / "prompt_experts" / EXPERTS[1] / "state").iterdir()
     assert int(saved.name) >= last
     subprocess.run(experts_command(folder, way), check=True)
     assert outcome(folder) == expected

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 
 import jax
 import numpy as np
@@ -18,7 +19,7 @@ from elm_jax.runs import train, trainer, training_config
 TASKS = ("pocket_kinds_which_is", "pocket_notes_tell")
 SHORT, LONG = TASKS[1], TASKS[0]
 SHAPE = config.T5Config(
-    vocab_size=16,
+    vocab_size=576,
     emb_dim=8,
     num_heads=2,
     head_dim=4,
@@ -54,6 +55,7 @@ def facts_of(name, *, kind="prompt", fingerprint="f" * 8, training=None):
         base_fingerprint=fingerprint,
         model=dataclasses.asdict(SHAPE),
         trainable_pattern="norm",
+        tasks=(name,),
         training=training or {},
     )
 
@@ -75,6 +77,7 @@ def make_run(folder, *bindings):
 
 def result_of(run, name):
     training = training_config.settings(run.of_expert(name))
+    training |= training_config.of_tokens(run, run.open_data())
     facts = facts_of(name, training=training)
     return trainer.Finished({"norm": np.ones(3, np.float32)}, facts)
 
@@ -82,7 +85,8 @@ def result_of(run, name):
 def save(run, *names):
     """Saves experts and no more, as a run that is killed right after it."""
     for name in names:
-        experts.save_expert(run.expert_dir(name), *result_of(run, name))
+        result = result_of(run, name)
+        experts.save_expert(run.expert_dir(name), result.params, result.manifest)
 
 
 def listed(folder):
@@ -177,6 +181,57 @@ def test_more_steps_than_finished_experts_have_are_refused_by_name(folder):
     allowed = make_run(folder, "TRAIN_STEPS = 9", allowed)
     assert allowed.landing.unfinished(TASKS) == []
     allowed.landing.check_unchanged(TASKS)
+
+
+@pytest.mark.parametrize(
+    ("binding", "expected"),
+    [
+        (
+            "TASK_FEATURE_LENGTHS = {'inputs': 48, 'targets': 9}",
+            "tokens/feature_lengths/targets: 12 before, 9 now",
+        ),
+        ("task_data.TaskData.extra_ids = 9", "tokens/vocabulary: "),
+        ("task_data.TaskData.inputs_eos = False", "tokens/inputs_eos: True before"),
+        ("task_data.TaskData.protocol = 'elm'", "tokens/protocol: '' before, 'elm'"),
+    ],
+)
+def test_other_tokens_than_finished_experts_had_are_refused(folder, binding, expected):
+    save(make_run(folder), *TASKS)
+    check_refused(folder, make_run(folder, binding), expected)
+
+
+def test_other_rows_than_finished_experts_had_are_refused(folder):
+    run = make_run(folder)
+    rows = run.open_data().open(SHORT, "train").fingerprint
+    result = result_of(run, SHORT)
+    for fingerprint in (rows, "other rows"):
+        data = {SHORT: {"num_examples": 1, "fingerprint": fingerprint}}
+        info = dataclasses.replace(result.manifest, data=data)
+        shutil.rmtree(run.expert_dir(SHORT), ignore_errors=True)
+        experts.save_expert(run.expert_dir(SHORT), result.params, info)
+        if fingerprint == rows:
+            run.landing.check_rows([SHORT])
+    with pytest.raises(errors.CheckpointError, match=f"{SHORT} .rows of {SHORT}"):
+        run.landing.check_rows([SHORT])
+
+
+def test_states_that_release_0_1_kept_elsewhere_are_not_begun_anew(folder):
+    run = make_run(folder)
+    old = folder / "work" / LONG
+    (old / "state" / "3").mkdir(parents=True)
+    with pytest.raises(errors.CheckpointError, match=r"saved states .*work"):
+        run.plan()
+    run.work_dir(LONG).parent.mkdir(parents=True)
+    old.rename(run.work_dir(LONG))
+    run.plan()
+
+
+def test_experts_of_one_name_in_two_folders_share_no_work_folder(folder):
+    other = make_run(folder, "train.Train.experts_dir = '{MODEL_DIR}/lora'")
+    outside = make_run(folder, f"train.Train.experts_dir = '{folder.parent}/x'")
+    found = {run.work_dir(LONG) for run in (make_run(folder), other, outside)}
+    assert len(found) == 3
+    assert all(path.is_relative_to(folder / "work") for path in found)
 
 
 def test_another_base_is_refused_also_where_experts_are_only_in_the_bucket(folder):

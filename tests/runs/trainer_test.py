@@ -89,7 +89,7 @@ def begun(folder):
             "train.Train.random_seed = 7",
             "random_seed: 42 before, 7 now",
         ),
-        ("trainer_both", "task_data.TaskData.extra_ids = 99", "vocabulary: "),
+        ("trainer_both", "task_data.TaskData.extra_ids = 99", "575 ids, fingerprint"),
         ("trainer_capped", "", "max_examples/pocket_notes_tell: None before, 9 now"),
         ("trainer_swapped", "", "order_of_data"),
     ],

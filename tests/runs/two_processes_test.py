@@ -90,7 +90,7 @@ def test_what_two_processes_train_is_what_one_trains(folders, name):
 
 def test_each_step_is_reported_once_and_by_the_first_process(folders):
     (two, outputs), (one, _) = folders
-    for name in ("base", TASK):
+    for name in ("base", f"prompt_experts/{TASK}"):
         losses = []
         for folder in (two, one):
             lines = (folder / "work" / name / "metrics.jsonl").read_text().splitlines()

@@ -1,0 +1,89 @@
+"""What a result was made of, so that asking again can tell whether it is the same.
+
+A command that finds its result there compares what is asked now with the recipe that
+the result carries, field by field, before it says "finished already". Experts and
+bases carry it in their manifests, exports in a file of their own.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from elm_jax import errors, files, trees
+
+FILE_NAME = "elm_jax.json"
+
+
+def find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns what differs between two configurations, each with both values.
+
+    >>> find_changes({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
+    ['a/b: 1 before, 3 now']
+
+    Args:
+      before: JSON values by name, nested or not.
+      now: Likewise.
+    """
+    old, new = trees.flatten(before), trees.flatten(now)
+    return [
+        f"{name}: {old.get(name)!r} before, {new.get(name)!r} now"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def check_same(
+    what: object,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    *,
+    do: str = "Undo the change, choose another name or folder for the result, or remove"
+    " what is there to make it anew",
+) -> None:
+    """Raises CheckpointError unless a finished result is the one that is asked for.
+
+    Args:
+      what: The result, for the message.
+      before: Its recipe: JSON values by name, nested or not.
+      now: The recipe of what is asked for; tuples count as lists.
+      do: What a user can do.
+    """
+    changes = find_changes(before, json.loads(json.dumps(dict(now))))
+    if changes:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"{what} is finished, and was made otherwise: "
+                f"{'; '.join(changes)}",
+                expected="the recipe that it was made by",
+                do=do,
+            )
+        )
+
+
+def write(folder: pathlib.Path, recipe: Mapping[str, Any]) -> None:
+    """Writes a recipe into the folder of a result that has no manifest."""
+    text = json.dumps(dict(recipe), indent=2, sort_keys=True, allow_nan=False)
+    files.write_text(folder / FILE_NAME, text + "\n")
+
+
+def read(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the recipe that `write` left in a folder.
+
+    Raises:
+      CheckpointError: There is none that can be read.
+    """
+    path = folder / FILE_NAME
+    try:
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError(f"a {type(found).__name__}")
+    except (OSError, ValueError) as error:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"{folder}, but no recipe in it: {error}",
+                expected=f"{FILE_NAME}, which tells what the folder was made of",
+                do="Remove the folder to make it anew, or choose another place",
+            )
+        ) from error
+    return found

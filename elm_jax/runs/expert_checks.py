@@ -1,0 +1,78 @@
+"""Whether experts fit a base and a vocabulary, told from their manifests and shapes.
+
+Asked before hours of scoring and by `--dry_run`; no parameter is read.
+"""
+
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import experts, manifest, streaming
+from elm_jax.data import vocabulary as data_vocabulary
+from elm_jax.model import t5
+from elm_jax.runs import bases, vocabularies
+
+# Fields of T5Config that say how a function is computed, and not which.
+_COMPUTATION = ("dtype", "dropout_rate", "scan_unroll", "remat", "attention")
+
+
+def check(
+    folders: Iterable[pathlib.Path],
+    *,
+    base_dir: pathlib.Path,
+    vocabulary: data_vocabulary.SentencePiece,
+) -> None:
+    """Raises an error unless every expert can be put on a base.
+
+    Args:
+      folders: Of the experts.
+      base_dir: Folder of the base.
+      vocabulary: Of the tokens that they will read.
+
+    Raises:
+      CheckpointError: A manifest or its tensors are missing or do not fit the model.
+      FingerprintError: An expert is of another base or vocabulary.
+    """
+    base = bases.read_manifest(base_dir)
+    fingerprint = bases.read_fingerprint(base_dir)
+    vocabularies.check(base, vocabulary)
+    for folder in folders:
+        leaves, info = streaming.open_expert(folder)
+        with errors.during(f"looking at {folder}"):
+            bases.check_fits(info, base.name, fingerprint)
+            check_same_function(info, base)
+            vocabularies.check(info, vocabulary)
+            model = bases.build_model(
+                bases.model_config(base), bases.adapter_spec(info)
+            )
+            shapes = t5.param_shapes(model)
+            expected, _ = trees.split(shapes, info.trainable_pattern)
+            experts.check_same_tensors(
+                trees.unflatten(leaves), expected, of=f"expert {info.name!r}"
+            )
+
+
+def check_same_function(info: manifest.Manifest, base: manifest.Manifest) -> None:
+    """Raises CheckpointError if an expert was trained in another model than its base.
+
+    The same parameters give another function where, say, relative positions are cut
+    off at another distance.
+    """
+    mine, its = shape_fields(info), shape_fields(base)
+    wrong = [name for name in its if mine.get(name) != its[name]]
+    if wrong:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"expert {info.name!r} with "
+                + ", ".join(f"{name} = {mine.get(name)!r}" for name in wrong),
+                expected=f"the model of base {base.name!r}: "
+                + ", ".join(f"{name} = {its[name]!r}" for name in wrong),
+                do="Name the base that it was trained on",
+            )
+        )
+
+
+def shape_fields(info: manifest.Manifest) -> dict[str, Any]:
+    """Returns the fields of a model's record that decide which function it is."""
+    return {n: v for n, v in info.model.items() if n not in _COMPUTATION}

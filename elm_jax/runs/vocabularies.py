@@ -1,0 +1,109 @@
+"""The vocabulary of a base: it travels with it, and every run's is compared with it.
+
+The same tokens mean other text under another vocabulary, and nothing else shows it: a
+model scores them all the same. So manifests record the fingerprint of the vocabulary
+that a base and its experts were trained on, and a base's folder holds a copy.
+"""
+
+import pathlib
+import sys
+from typing import Any
+
+from elm_jax import errors
+from elm_jax.checkpoints import manifest
+from elm_jax.data import vocabulary as data_vocabulary
+
+FILE_NAME = "vocabulary.model"
+
+
+def describe(
+    vocabulary: data_vocabulary.SentencePiece, *, set_by: str
+) -> dict[str, Any]:
+    """Returns what a manifest records of a vocabulary.
+
+    Args:
+      vocabulary: The one that makes the tokens.
+      set_by: How it is known that it is the right one, such as `training`.
+    """
+    return {
+        "fingerprint": vocabulary.fingerprint,
+        "size": vocabulary.size,
+        "extra_ids": vocabulary.extra_ids,
+        "set_by": set_by,
+    }
+
+
+def attached(vocabulary: data_vocabulary.SentencePiece) -> dict[str, bytes]:
+    """Returns the file that travels with a base, for `experts.save_expert`."""
+    return {FILE_NAME: pathlib.Path(vocabulary.path).read_bytes()}
+
+
+def of_base(folder: pathlib.Path) -> data_vocabulary.SentencePiece:
+    """Returns the vocabulary that travels with a base.
+
+    Raises:
+      CheckpointError: The base's manifest cannot be read.
+      ConfigError: It has none, or not the one that its manifest names.
+    """
+    info = manifest.read_manifest(folder)
+    path = folder / FILE_NAME
+    if not info.vocabulary or not path.is_file():
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"no vocabulary_path, and base {info.name!r} in {folder} brings"
+                " no vocabulary",
+                expected="the SentencePiece model that the base was trained with",
+                do="Name it with --gin.VOCABULARY=path, or with"
+                " --gin.task_data.TaskData.vocabulary_path=path",
+            )
+        )
+    found = data_vocabulary.SentencePiece(str(path), info.vocabulary["extra_ids"])
+    check(info, found)
+    return found
+
+
+def check(info: manifest.Manifest, vocabulary: data_vocabulary.SentencePiece) -> None:
+    """Raises FingerprintError if a base or expert was trained on another vocabulary.
+
+    Where the manifest tells of none, as those before release 0.2 and of imports
+    without one do, nothing can be compared but the size.
+
+    Raises:
+      ConfigError: The vocabulary has more ids than the model has rows.
+    """
+    known = info.vocabulary
+    if known and known["fingerprint"] != vocabulary.fingerprint:
+        raise errors.FingerprintError(
+            errors.explain(
+                found=f"{vocabulary.path} ({vocabulary.size} ids, fingerprint"
+                f" {vocabulary.fingerprint}) for {info.kind} {info.name!r}",
+                expected=f"the vocabulary that it was trained with ({known['size']}"
+                f" ids, fingerprint {known['fingerprint']})",
+                do="Name that vocabulary, or leave vocabulary_path empty to take the"
+                " one in the base's folder",
+            )
+        )
+    check_size(info.model["vocab_size"], vocabulary)
+
+
+def check_size(num_rows: int, vocabulary: data_vocabulary.SentencePiece) -> None:
+    """Raises ConfigError if a model with so many embeddings lacks some ids."""
+    if num_rows < vocabulary.size:
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"a vocabulary of {vocabulary.size} ids ({vocabulary.path}) for a"
+                f" model with {num_rows}",
+                expected="a model with a row for every id",
+                do="Use the vocabulary the base was trained with, or set"
+                f" config.T5Config.vocab_size = {vocabulary.size} for a new base",
+            )
+        )
+
+
+def warn_if_unknown(info: manifest.Manifest) -> None:
+    """Says on standard error that a base does not tell its vocabulary."""
+    if not info.vocabulary:
+        sys.stderr.write(
+            f"{info.kind} {info.name} does not tell which vocabulary it was trained"
+            " with, so that yours cannot be compared with it\n"
+        )
