@@ -68,7 +68,6 @@ Sentinels = Annotated[int, Range(0, 2**16, is_open_above=True)]
 Bytes = Annotated[int, Range(1)]
 Seed = Annotated[int, Range(0, 2**32, is_open_above=True)]
 """JAX reads 32 bits of a seed: 2**32 would be another name for 0."""
-SeedOrAny = Annotated[int, Range(0, 2**32, is_open_above=True, also=-1)]
 Finite = Annotated[float, Range()]
 NotNegative = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, is_open=True)]

@@ -84,15 +84,43 @@ class Bucket:
         Raises:
           CheckpointError: The bucket is not there, or may not be listed.
         """
+        return {name: copies[0] for name, copies in self._copies().items()}
+
+    def check_single(self, names: Iterable[str]) -> None:
+        """Raises CheckpointError if a name stands for several experts here.
+
+        Copies of one expert, by two machines that trained it at once, are fine: their
+        recipes and parameters are the same.
+        """
+        copies = self._copies()
+        for name in names:
+            several = copies.get(name, [])
+            if len(several) < 2:
+                continue
+            found = {info.fingerprint for info in self.manifests(several)}
+            if len(found) > 1:
+                raise errors.CheckpointError(
+                    errors.explain(
+                        found=f"{len(found)} experts {name!r} in {self.url}:"
+                        f" {', '.join(sorted(found))}",
+                        expected="one expert of each name",
+                        do="Remove all but one of the folders"
+                        f" {', '.join(copy.digest for copy in several)} below"
+                        f" {self.url}{name}, and publish others to another URL",
+                    )
+                )
+
+    def _copies(self) -> dict[str, list[Copy]]:
+        """Returns the whole copies of each expert, sorted by digest."""
         files: dict[tuple[str, str], list[str]] = {}
         for key in self._list(""):
             name, digest, path = (*key.split("/", 2), "", "")[:3]
             if _NAME.fullmatch(name) and _DIGEST.fullmatch(digest):
                 files.setdefault((name, digest), []).append(path)
-        found: dict[str, Copy] = {}
+        found: dict[str, list[Copy]] = {}
         for (name, digest), paths in sorted(files.items()):
             if manifests.FILE_NAME in paths:
-                found.setdefault(name, Copy(name, digest, len(paths)))
+                found.setdefault(name, []).append(Copy(name, digest, len(paths)))
         return found
 
     def manifests(self, copies: Iterable[Copy]) -> Iterator[manifests.Manifest]:

@@ -69,7 +69,7 @@ class Catalogue:
                 errors.explain(
                     found=f"no catalogue at {self._path}: {error}",
                     expected="a library folder with at least one expert",
-                    do="Add an expert first, or correct the folder",
+                    do="Build the library first (elm_library), or correct the folder",
                 )
             ) from error
         return tuple(_parse(line, n, self._path) for n, line in enumerate(lines, 1))

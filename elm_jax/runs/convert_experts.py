@@ -243,10 +243,16 @@ class ExportPeft(Run):
     base_model: paths.OptionalSource = ""
 
     def plan(self) -> Plan:
-        """Returns what would be read and written."""
+        """Returns what would be read and written; compares what is there already.
+
+        Raises:
+          CheckpointError: As `run`, of exports that are there.
+        """
         found = library.find_experts(self, self.experts)
+        infos = [manifest.read_manifest(folder) for folder in found]
         return {
             "experts": f"{len(found)}: {', '.join(f.name for f in found)}",
+            "finished already": sum(map(self._is_finished, infos)),
             "files": self.path(f"{self.export_dir}/<name>"),
         }
 
@@ -259,11 +265,8 @@ class ExportPeft(Run):
         """
         for source in library.find_experts(self, self.experts):
             params, info = experts.load_expert(source)
-            folder = self.path(f"{self.export_dir}/{info.name}")
-            recipe = {"name": info.name, "fingerprint": info.fingerprint}
-            recipe["base_model"] = self.base_model
-            if folder.exists():
-                recipes.check_same(f"export {folder}", recipes.read(folder), recipe)
+            folder = self._folder(info)
+            if self._is_finished(info):
                 print(f"finished already: {folder}")  # noqa: T201
                 continue
             if info.adapter is None or info.adapter["kind"] != "lora":
@@ -280,9 +283,24 @@ class ExportPeft(Run):
                 params,
                 base=t5.param_shapes(t5.T5(bases.model_config(info))),
                 base_name=self.base_model or None,
-                recipe=recipe,
+                recipe=self._recipe(info),
             )
             print(f"expert {info.name}: {folder}")  # noqa: T201
+
+    def _folder(self, info: manifest.Manifest) -> pathlib.Path:
+        return self.path(f"{self.export_dir}/{info.name}")
+
+    def _recipe(self, info: manifest.Manifest) -> dict[str, Any]:
+        made_of = {"name": info.name, "fingerprint": info.fingerprint}
+        return made_of | {"base_model": self.base_model}
+
+    def _is_finished(self, info: manifest.Manifest) -> bool:
+        folder = self._folder(info)
+        if not folder.exists():
+            return False
+        there = recipes.read(folder)
+        recipes.check_same(f"export {folder}", there, self._recipe(info))
+        return True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 import dataclasses
 
 from elm_jax import errors, paths
-from elm_jax.checkpoints import bucket, manifest
+from elm_jax.checkpoints import bucket, manifest, recipes
 from elm_jax.library import lock
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Plan, Run
@@ -24,7 +24,11 @@ class FetchExperts(Run):
     experts_dir: paths.Path = "{MODEL_DIR}/experts"
 
     def plan(self) -> Plan:
-        """Returns what would be downloaded; looks into the bucket."""
+        """Returns what would be downloaded; looks into the bucket.
+
+        Raises:
+          CheckpointError: As `run` before it downloads anything.
+        """
         chosen = self._choose()
         missing = self._missing(chosen)
         return {
@@ -36,7 +40,12 @@ class FetchExperts(Run):
         }
 
     def run(self) -> None:
-        """Downloads what is not there yet."""
+        """Downloads what is not there yet, and compares what is.
+
+        Raises:
+          CheckpointError: A folder holds another expert than the bucket has of its
+            name, the bucket has several, or it cannot be read.
+        """
         chosen = self._choose()
         folder = self.path(self.experts_dir)
         with lock.hold(folder):
@@ -83,7 +92,20 @@ class FetchExperts(Run):
         return [there[name] for name in sorted(names)]
 
     def _missing(self, chosen: list[bucket.Copy]) -> list[bucket.Copy]:
-        folder = self.path(self.experts_dir)
-        return [
-            c for c in chosen if not (folder / c.name / manifest.FILE_NAME).is_file()
-        ]
+        """Returns what is not there; raises CheckpointError if another expert is."""
+        source, folder = (
+            bucket.Bucket(self.place(self.url)),
+            self.path(self.experts_dir),
+        )
+        source.check_single(copy.name for copy in chosen)
+        there = [c for c in chosen if (folder / c.name / manifest.FILE_NAME).is_file()]
+        for copy, info in zip(there, source.manifests(there), strict=True):
+            here = manifest.read_manifest(folder / copy.name)
+            recipes.check_same(
+                f"expert {folder / copy.name}",
+                {"name": here.name, "fingerprint": here.fingerprint},
+                {"name": info.name, "fingerprint": info.fingerprint},
+                do="Choose another experts_dir, or remove the folder to fetch the"
+                " bucket's expert",
+            )
+        return [copy for copy in chosen if copy not in there]

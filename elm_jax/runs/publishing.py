@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from elm_jax import errors
-from elm_jax.checkpoints import bucket, manifest
+from elm_jax.checkpoints import bucket, manifest, recipes
 from elm_jax.runs.progress import Progress, show_bytes
 from elm_jax.runs.run import Plan
 
@@ -92,13 +92,15 @@ class Publisher:
         return told
 
     def _work(self, to: bucket.Bucket) -> None:
-        there: set[str] = set()
+        there: dict[str, bucket.Copy] = {}
         while True:
             name, folder = self._waiting.get()
             start = time.monotonic()
             try:
-                there = there or set(to.experts())
-                if name not in there:
+                there = there or to.experts()
+                if name in there:
+                    _check_same(to, there[name], folder)
+                else:
                     size = show_bytes(to.publish(name, folder))
                     spent = time.monotonic() - start
                     print(f"published: {name}, {size} in {spent:.1f} s")  # noqa: T201
@@ -106,3 +108,16 @@ class Publisher:
                 self._failures[name] = error
                 sys.stderr.write(f"{name} is finished, but not published: {error}\n")
             self._num_done += 1
+
+
+def _check_same(to: bucket.Bucket, copy: bucket.Copy, folder: pathlib.Path) -> None:
+    """Raises CheckpointError if the bucket has another expert of this name."""
+    (there,) = to.manifests([copy])
+    here = manifest.read_manifest(folder)
+    recipes.check_same(
+        f"expert {copy.name} in {to.url}",
+        {"fingerprint": there.fingerprint},
+        {"fingerprint": here.fingerprint},
+        do="Publish to another URL, train under another name, or remove the bucket's"
+        " expert",
+    )

@@ -48,7 +48,7 @@ class Report(Run):
         of several; "" if it has one.
       protocol: Likewise the protocol.
       vocabulary: Likewise the vocabulary's fingerprint.
-      random_seed: Likewise the seed that chose the rows; -1 if there is one.
+      random_seed: Likewise the seed that chose the rows; None if there is one.
       results_path: Result rows.
       results_after_path: Rows scored again after an expert was added, if any.
       votes_path: What retrieval answered.
@@ -70,7 +70,7 @@ class Report(Run):
     base_fingerprint: str = ""
     protocol: str = ""
     vocabulary: str = ""
-    random_seed: fields.SeedOrAny = -1
+    random_seed: fields.Seed | None = None
     results_path: paths.Path = "{MODEL_DIR}/results.jsonl"
     results_after_path: paths.OptionalPath = ""
     votes_path: paths.Path = "{MODEL_DIR}/votes.jsonl"
@@ -152,7 +152,7 @@ class Report(Run):
             "base_fingerprint": self.base_fingerprint,
             "protocol": self.protocol,
             "vocabulary": self.vocabulary,
-            "seed": None if self.random_seed < 0 else self.random_seed,
+            "seed": self.random_seed,
         }
         return ComparableRows(store, only)
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from elm_jax.runs import train
 
 # Fields of a run that shape no bit of an expert, or do so by what is added below.
-_MAY_CHANGE = frozenset(
+MAY_CHANGE = frozenset(
     (
         *("model_dir", "experts_dir", "library_dir", "publish_url", "expert_name"),
         *("tasks", "data", "shard", "initial_checkpoint_path"),
@@ -32,7 +32,7 @@ def settings(run: "train.Train") -> dict[str, Any]:
       CheckpointError: The base's manifest cannot be read.
     """
     fields = dataclasses.asdict(run)
-    kept = {name: fields[name] for name in fields if name not in _MAY_CHANGE}
+    kept = {name: fields[name] for name in fields if name not in MAY_CHANGE}
     kept["optimizer_kind"] = type(run.optimizer).__name__
     kept["adapter_kind"] = type(run.adapter).__name__
     kept["model"] = dataclasses.asdict(run.model_config())

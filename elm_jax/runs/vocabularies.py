@@ -91,8 +91,8 @@ def check_size(num_rows: int, vocabulary: data_vocabulary.SentencePiece) -> None
     if num_rows < vocabulary.size:
         raise errors.ConfigError(
             errors.explain(
-                found=f"a vocabulary of {vocabulary.size} ids ({vocabulary.path}) for a"
-                f" model with {num_rows}",
+                found=f"a vocabulary of {vocabulary.size} ids for a model with"
+                f" {num_rows} ({vocabulary.path})",
                 expected="a model with a row for every id",
                 do="Use the vocabulary the base was trained with, or set"
                 f" config.T5Config.vocab_size = {vocabulary.size} for a new base",

@@ -65,3 +65,25 @@ def test_a_pattern_that_fits_nothing_is_an_error(pattern, url, tmp_path):
     with pytest.raises(errors.LibraryError, match="Did you mean|Known names"):
         start()
     assert names(tmp_path) == []
+
+
+def test_another_expert_of_a_name_in_the_folder_is_refused_by_name(url, tmp_path):
+    other = sample.make_manifest(name="dream_read", seed=9)
+    folder = tmp_path / "prompt_experts" / "dream_read"
+    experts.save_expert(folder, sample.make_expert(), other)
+    run, start = build(tmp_path, url)
+    for act in (run.plan, start):
+        with pytest.raises(errors.CheckpointError, match="dream_read.*fingerprint"):
+            act()
+    assert names(tmp_path) == ["dream_read"]
+
+
+def test_two_experts_of_one_name_in_a_bucket_are_refused(tmp_path):
+    place = bucket.Bucket(f"{tmp_path / 'bucket'}")
+    for seed in (1, 2):
+        facts = sample.make_manifest(name="dream_read", seed=seed)
+        experts.save_expert(tmp_path / f"{seed}", sample.make_expert(), facts)
+        place.publish("dream_read", tmp_path / f"{seed}")
+    run, _ = build(tmp_path, place.url)
+    with pytest.raises(errors.CheckpointError, match="2 experts 'dream_read'"):
+        run.plan()

@@ -200,6 +200,33 @@ def test_other_tokens_than_finished_experts_had_are_refused(folder, binding, exp
     check_refused(folder, make_run(folder, binding), expected)
 
 
+CHANGES = {
+    "kind": "train.Train.kind = 'dataset'",
+    "optimizer": "LEARNING_RATE = 0.5",
+    "train_steps": "TRAIN_STEPS = 9",
+    "batch_size": "BATCH_SIZE = 9",
+    "max_examples": "train.Train.max_examples = 9",
+    "adapter": "bottleneck.Bottleneck.reduction_factor = 2",
+    "expert_parts": "train.Train.expert_parts = 'adapters'",
+    "dropout_rate": "train.Train.dropout_rate = 0.25",
+    "num_shapes": "train.Train.num_shapes = 3",
+    "pack": "train.Train.pack = True",
+    "execution": "config.Execution.dtype = 'bfloat16'",
+    "random_seed": "train.Train.random_seed = 7",
+}
+
+
+def test_every_field_of_a_training_shapes_experts_or_is_known_not_to():
+    known = training_config.MAY_CHANGE | CHANGES.keys() | {"model"}
+    assert {field.name for field in dataclasses.fields(train.Train)} == known
+
+
+@pytest.mark.parametrize("field", CHANGES.keys() - {"kind", "execution"})
+def test_each_field_that_shapes_experts_is_refused_once_they_are_there(folder, field):
+    save(make_run(folder), *TASKS)
+    check_refused(folder, make_run(folder, CHANGES[field]), field)
+
+
 def test_other_rows_than_finished_experts_had_are_refused(folder):
     run = make_run(folder)
     rows = run.open_data().open(SHORT, "train").fingerprint

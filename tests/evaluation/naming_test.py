@@ -1,0 +1,125 @@
+"""Each expert has one name in a table, and no table mixes what cannot be compared."""
+
+import dataclasses
+
+import pytest
+
+from elm_jax import errors
+from elm_jax.evaluation import naming, results, selection
+
+PROMPT = results.ResultRow(
+    expert="reviews",
+    base_fingerprint="base",
+    expert_fingerprint="aaaaaaaaaaaaaaaa",
+    task="senses_same",
+    dataset="senses",
+    prompt="same",
+    split="test",
+    protocol="default",
+    seed=42,
+    checkpoint_step=100,
+    run_id="r",
+    metric="accuracy",
+    value=60.0,
+    num_examples=10,
+    kind="prompt",
+    source="prompt_experts/reviews",
+    training_seed=1,
+    vocabulary="v",
+)
+
+
+def changed(row=PROMPT, **changes):
+    return dataclasses.replace(row, **changes)
+
+
+LORA = changed(
+    expert_fingerprint="bbbbbbbbbbbbbbbb", source="lora_experts/reviews", value=40.0
+)
+
+
+def test_experts_that_share_no_name_keep_theirs():
+    other = changed(expert="topics", expert_fingerprint="c", source="x/topics")
+    assert naming.told_apart([PROMPT, other]) == [PROMPT, other]
+
+
+def test_experts_of_one_name_are_told_by_their_folders():
+    rows = naming.told_apart([PROMPT, LORA])
+    assert [(row.expert, row.value) for row in rows] == [
+        ("reviews (prompt_experts)", 60.0),
+        ("reviews (lora_experts)", 40.0),
+    ]
+    # Nothing else of the row changes, and its scores on disk are found as before.
+    assert changed(rows[0], expert="reviews") == PROMPT
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"training_seed": 7}, "(prompt_experts, seed 7, 100 steps)"),
+        ({"checkpoint_step": 9}, "(prompt_experts, seed 1, 9 steps)"),
+        ({}, "(prompt_experts, seed 1, 100 steps, bbbbbbbb)"),
+    ],
+)
+def test_where_folders_are_called_alike_seed_steps_and_fingerprint_tell(
+    changes, expected
+):
+    twin = changed(
+        LORA, source="elsewhere/prompt_experts/reviews", **changes, value=1.0
+    )
+    rows = naming.told_apart([PROMPT, twin])
+    assert rows[1].expert == f"reviews {expected}"
+    assert len({row.expert for row in rows}) == 2
+
+
+def test_an_expert_that_was_trained_again_replaces_the_old_one_on_all_tasks():
+    old = [PROMPT, changed(task="senses_other", prompt="other")]
+    again = changed(expert_fingerprint="dddddddddddddddd", value=70.0)
+    assert naming.newest([*old, again]) == [again]
+
+
+def test_experts_of_one_name_in_two_folders_do_not_replace_each_other():
+    assert naming.newest([PROMPT, LORA]) == [PROMPT, LORA]
+
+
+def test_of_a_strategy_the_newest_row_of_each_task_counts():
+    strategy = {"expert": "retrieved", "kind": "strategy", "source": ""}
+    old = changed(**strategy)
+    other_task = changed(**strategy, task="senses_other")
+    new = changed(**strategy, expert_fingerprint="ffff", value=90.0)
+    assert naming.newest([old, other_task, new]) == [other_task, new]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("base_fingerprint", "another"),
+        ("protocol", "elm"),
+        ("vocabulary", "w"),
+        ("seed", 43),
+    ],
+)
+def test_rows_that_no_table_may_mix_are_refused_by_field(field, value):
+    other = changed(expert="topics", **{field: value})
+    fields = ("base_fingerprint", "protocol", "vocabulary", "seed")
+    naming.check_comparable([PROMPT, LORA], fields)
+    with pytest.raises(errors.DataError, match=f"with {field} .*{value}"):
+        naming.check_comparable([PROMPT, other], fields)
+    # Of different tasks they may differ: one is ranked, another is written.
+    naming.check_comparable([PROMPT, changed(other, task="another")], fields)
+
+
+@pytest.mark.parametrize("kind", ["merged", "multitask"])
+def test_a_methods_expert_is_no_oracle_and_no_best_single(kind):
+    best = changed(expert="mine", expert_fingerprint="m", kind=kind, value=99.0)
+    singles = selection.single_experts([PROMPT, LORA, best])
+    assert best not in singles
+    assert best.is_expert
+    assert selection.oracle(singles[:1]) == {"senses_same": "reviews"}
+
+
+def test_rows_of_release_0_1_tell_no_kind_and_are_known_by_their_labels():
+    old = changed(kind="", source="", vocabulary="", training_seed=None)
+    assert old.is_single_expert
+    for label in results.STRATEGIES:
+        assert not changed(old, expert=label).is_single_expert

@@ -1,0 +1,245 @@
+"""What a command skips as finished it has compared: one changed field, and it acts.
+
+For every run that leaves a result, each of its fields is tried: the same command with
+that field changed must refuse and name what differs, or make another result beside
+the first. The table names every field, so that a new one cannot be forgotten.
+"""
+
+import dataclasses
+import pathlib
+import shutil
+
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import experts, manifest
+from elm_jax.model import config, t5
+from elm_jax.runs import (
+    convert,
+    convert_experts,
+    export,
+    merge,
+)
+from tests.checkpoints import peft_sample
+
+SHAPES = t5.param_shapes(t5.T5(peft_sample.CONFIG))
+T5X = pathlib.Path(__file__).parents[1] / "fixtures" / "t5x_tiny"
+BASE, BASE_DIR = "{MODEL_DIR}/base", {"initial_checkpoint_path": "{MODEL_DIR}/base"}
+
+REFUSES = "refuses"  # and names what differs
+ANEW = "anew"  # another result beside the first, which stays as it is
+SAME = "same"  # says that it is finished: the field decides nothing of the result
+
+
+def save_base(folder, scale=1.0):
+    params = trees.unflatten(
+        {n: scale * a for n, a in trees.flatten(peft_sample.base(SHAPES)).items()}
+    )
+    info = manifest.Manifest(
+        name=folder.name,
+        kind="base",
+        base_name=folder.name,
+        base_fingerprint=trees.fingerprint(params),
+        model=dataclasses.asdict(peft_sample.CONFIG),
+        trainable_pattern=".*",
+    )
+    experts.save_expert(folder, params, info)
+
+
+def peft(name):
+    return str(peft_sample.FOLDER / name)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A work folder with two bases, imported experts, another run's, and copies."""
+    folder = tmp_path_factory.mktemp("prepared")
+    save_base(folder / "base")
+    save_base(folder / "other_base", scale=0.5)
+    convert_experts.ImportPeft(
+        model_dir=str(folder),
+        source_paths=(peft("lora"), peft("lora_patterns")),
+        **BASE_DIR,
+    ).run()
+    # Another run's folder of the same name, as PEFT's `checkpoint-500` are.
+    shutil.copytree(peft("lora_patterns"), folder / "runs" / "lora")
+    hf = {"model_dir": str(folder), "expert_path": BASE}
+    export.ExportHuggingFace(**hf, export_dir="{MODEL_DIR}/hf").run()
+    half = {**hf, "expert_path": "{MODEL_DIR}/other_base"}
+    export.ExportHuggingFace(**half, export_dir="{MODEL_DIR}/hf").run()
+    return folder
+
+
+@pytest.fixture
+def folder(prepared, tmp_path):
+    target = tmp_path / "work"
+    shutil.copytree(prepared, target)
+    return target
+
+
+T5X_MODEL = config.T5Config(
+    vocab_size=384,
+    emb_dim=32,
+    num_heads=2,
+    head_dim=16,
+    mlp_dim=64,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+)
+RESULTS = {
+    convert.ImportT5X: (
+        {
+            "t5x_path": str(T5X / "plain_legacy_noopt" / "checkpoint_3"),
+            "model": T5X_MODEL,
+            "base_name": "t5x",
+        },
+        {
+            "t5x_path": (str(T5X / "plain_legacy_bf16" / "checkpoint_3"), REFUSES),
+            "model": (
+                dataclasses.replace(T5X_MODEL, relpos_max_distance=99),
+                REFUSES,
+            ),
+            "base_name": ("another", ANEW),
+            "storage_dtype": ("bfloat16", REFUSES),
+            "vocabulary_path": ("{PACKAGE}/tasks/pocket_world/pocket.model", REFUSES),
+            "extra_ids": (7, SAME),  # of a vocabulary that none was named of
+            "ignored_fields": (("gone",), SAME),
+        },
+    ),
+    convert.ImportHuggingFace: (
+        {"huggingface_path": "{MODEL_DIR}/hf/base", "base_name": "hf_base"},
+        {
+            "huggingface_path": ("{MODEL_DIR}/hf/other_base", REFUSES),
+            "base_name": ("another", ANEW),
+            "revision": ("v2", REFUSES),
+            "storage_dtype": ("bfloat16", REFUSES),
+            "vocabulary_path": ("{PACKAGE}/tasks/pocket_world/pocket.model", REFUSES),
+            "extra_ids": (7, SAME),
+            "dtype": ("float32", REFUSES),
+            "remat": ("none", REFUSES),
+            "ignored_fields": (("gone",), SAME),
+        },
+    ),
+    convert_experts.ImportPeft: (
+        {"source_paths": peft("lora"), **BASE_DIR},
+        {
+            "source_paths": ("{MODEL_DIR}/runs/lora", REFUSES),
+            "initial_checkpoint_path": ("{MODEL_DIR}/other_base", REFUSES),
+            "experts_dir": ("{MODEL_DIR}/elsewhere", ANEW),
+            "expert_name": ("another", ANEW),
+            "tasks": (("dream",), REFUSES),
+        },
+    ),
+    convert_experts.ExportPeft: (
+        {"experts": "{MODEL_DIR}/imported/lora"},
+        {
+            "experts": ("{MODEL_DIR}/imported/lora_patterns", ANEW),
+            "export_dir": ("{MODEL_DIR}/elsewhere", ANEW),
+            "base_model": ("google/t5", REFUSES),
+        },
+    ),
+    convert_experts.FoldExpert: (
+        {"expert_path": "{MODEL_DIR}/imported/lora", **BASE_DIR},
+        {
+            "expert_path": ("{MODEL_DIR}/imported/lora_patterns", ANEW),
+            "initial_checkpoint_path": ("{MODEL_DIR}/other_base", REFUSES),
+            "experts_dir": ("{MODEL_DIR}/elsewhere", ANEW),
+        },
+    ),
+    export.ExportHuggingFace: (
+        {"expert_path": BASE},
+        {
+            "expert_path": ("{MODEL_DIR}/other_base", ANEW),
+            "initial_checkpoint_path": (BASE, REFUSES),
+            "storage_dtype": ("bfloat16", REFUSES),
+            "export_dir": ("{MODEL_DIR}/elsewhere", ANEW),
+            "max_shard_bytes": (10_000, REFUSES),
+        },
+    ),
+    export.ExportT5X: (
+        {"expert_path": BASE},
+        {
+            "expert_path": ("{MODEL_DIR}/other_base", ANEW),
+            "initial_checkpoint_path": (BASE, REFUSES),
+            "storage_dtype": ("bfloat16", REFUSES),
+            "export_dir": ("{MODEL_DIR}/elsewhere", ANEW),
+            "file_format": ("legacy", REFUSES),
+        },
+    ),
+    merge.Merge: (
+        {
+            "experts": ("{MODEL_DIR}/imported/lora",) * 2,
+            "expert_name": "mine",
+            "method": "weighted",
+            "weights": (3.0,),
+            **BASE_DIR,
+        },
+        {
+            "experts": (("{MODEL_DIR}/imported/lora_patterns",), REFUSES),
+            "expert_name": ("another", ANEW),
+            "initial_checkpoint_path": ("{MODEL_DIR}/other_base", REFUSES),
+            "experts_dir": ("{MODEL_DIR}/elsewhere", ANEW),
+            "method": ("task_arithmetic", REFUSES),
+            "weights": ((2.0,), REFUSES),
+            "scale": (0.5, REFUSES),
+        },
+    ),
+}
+CASES = [
+    pytest.param(kind, field, id=f"{kind.__name__}.{field}")
+    for kind, (_, changes) in RESULTS.items()
+    for field in changes
+]
+
+
+def content(folder):
+    """Returns the bytes of all files of a work folder but its configurations."""
+    paths = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    return {p: p.read_bytes() for p in paths if "config" not in p.parts}
+
+
+@pytest.mark.parametrize("kind", RESULTS, ids=lambda kind: kind.__name__)
+def test_every_field_of_a_run_is_in_the_table(kind):
+    of_result = {field.name for field in dataclasses.fields(kind)} - {"model_dir"}
+    if kind is convert_experts.ImportPeft:
+        of_result -= {"adapter"}
+    assert set(RESULTS[kind][1]) == of_result
+
+
+@pytest.mark.parametrize(("kind", "field"), CASES)
+def test_a_changed_field_is_refused_by_name_or_makes_another_result(
+    folder, capsys, kind, field
+):
+    given, changes = RESULTS[kind]
+    value, expected = changes[field]
+    first = kind(model_dir=str(folder), **given)
+    first.run()
+    before = content(folder)
+    capsys.readouterr()
+    again = kind(model_dir=str(folder), **(given | {field: value}))
+    if expected == REFUSES:
+        with pytest.raises(errors.ElmError) as planned:
+            again.plan()
+        with pytest.raises(errors.ElmError):
+            again.run()
+        assert "To do: " in str(planned.value)
+    else:
+        again.plan()
+        again.run()
+        is_finished = "finished already" in capsys.readouterr().out
+        assert is_finished == (expected == SAME)
+    after = content(folder)
+    assert before.items() <= after.items()
+    assert (len(after) > len(before)) == (expected == ANEW)
+
+
+@pytest.mark.parametrize("kind", RESULTS, ids=lambda kind: kind.__name__)
+def test_the_same_command_again_says_finished_and_changes_nothing(folder, capsys, kind):
+    run = kind(model_dir=str(folder), **RESULTS[kind][0])
+    run.run()
+    before = content(folder)
+    capsys.readouterr()
+    run.plan()
+    run.run()
+    assert "finished already" in capsys.readouterr().out
+    assert content(folder) == before
