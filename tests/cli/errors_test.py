@@ -242,8 +242,9 @@ def test_a_folder_with_brackets_is_no_pattern_and_is_printed_as_it_is(
         RUNS, gin_files=["gin/pocket/merge.gin"], bindings=bindings
     )
     run.show_plan()
-    shown = "".join(line.strip("│ ") for line in capsys.readouterr().out.splitlines())
-    assert "run[2] x[/y]/merged" in re.sub(" *│ *", "", shown)
+    # A cell may be broken anywhere, also at the space.
+    shown = re.sub(r"[│\s]", "", capsys.readouterr().out)
+    assert "run[2]x[/y]/merged" in shown
     run.start(config=bound, operative_config=operative)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run2", "run[2] x["]
     assert not (tmp_path / "run2/merged").exists()
