@@ -71,7 +71,7 @@ def save(
         if vocabulary:
             (partial / huggingface_files.VOCABULARY).write_bytes(vocabulary)
         if recipe:
-            recipes.write(partial, recipe)
+            recipes.write(recipes.inside(partial), recipe)
 
 
 def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:

@@ -306,7 +306,7 @@ def save_lora(
             arrays, partial / SAFETENSORS, metadata={"format": "pt"}
         )
         if recipe:
-            recipes.write(partial, recipe)
+            recipes.write(recipes.inside(partial), recipe)
 
 
 def _as_int(number: float) -> int | float:

@@ -61,19 +61,28 @@ def check_same(
         )
 
 
-def write(folder: pathlib.Path, recipe: Mapping[str, Any]) -> None:
-    """Writes a recipe into the folder of a result that has no manifest."""
+def inside(folder: pathlib.Path) -> pathlib.Path:
+    """Returns where the recipe of a folder without a manifest lies."""
+    return folder / FILE_NAME
+
+
+def beside(file: pathlib.Path) -> pathlib.Path:
+    """Returns where the recipe of a single file lies."""
+    return file.with_name(f"{file.name}.{FILE_NAME}")
+
+
+def write(path: pathlib.Path, recipe: Mapping[str, Any]) -> None:
+    """Writes a recipe to its place."""
     text = json.dumps(dict(recipe), indent=2, sort_keys=True, allow_nan=False)
-    files.write_text(folder / FILE_NAME, text + "\n")
+    files.write_text(path, text + "\n")
 
 
-def read(folder: pathlib.Path) -> dict[str, Any]:
-    """Returns the recipe that `write` left in a folder.
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the recipe that `write` left.
 
     Raises:
       CheckpointError: There is none that can be read.
     """
-    path = folder / FILE_NAME
     try:
         found = json.loads(path.read_bytes())
         if not isinstance(found, dict):
@@ -81,9 +90,9 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise errors.CheckpointError(
             errors.explain(
-                found=f"{folder}, but no recipe in it: {error}",
-                expected=f"{FILE_NAME}, which tells what the folder was made of",
-                do="Remove the folder to make it anew, or choose another place",
+                found=f"a result in {path.parent}, but no recipe {path.name}: {error}",
+                expected="the file that tells what it was made of",
+                do="Remove the result to make it anew, or choose another place",
             )
         ) from error
     return found

@@ -80,7 +80,7 @@ def save(
             on_bytes(done)
         writer.finish(step)
         if recipe:
-            recipes.write(partial, recipe)
+            recipes.write(recipes.inside(partial), recipe)
 
 
 def _scanned(leaves: Mapping[str, Leaf]) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,6 +1,7 @@
 """What can be scored: the base, experts, and merges of experts, as parameters."""
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -8,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from elm_jax import errors, trees
-from elm_jax.checkpoints import experts, manifest
+from elm_jax.checkpoints import experts
+from elm_jax.checkpoints.manifest import Manifest, read_manifest
 from elm_jax.evaluation import results
 from elm_jax.merging import methods
 from elm_jax.model import t5
@@ -31,20 +33,23 @@ class Candidate:
     folders: tuple[pathlib.Path, ...] = ()
     kind: str = "base"
 
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """Returns the identity of its experts, 16 hex digits; "" for the base."""
-        found = sorted(info.fingerprint for info in self.manifests())
+        """The identity of its experts, 16 hex digits; "" for the base."""
+        found = sorted(info.fingerprint for info in self.manifests)
         if len(found) < 2:
             return "".join(found)
         return hashlib.sha256(" ".join(found).encode()).hexdigest()[:16]
 
-    def manifests(self) -> list[manifest.Manifest]:
-        """Returns the manifests of its experts."""
-        return [manifest.read_manifest(folder) for folder in self.folders]
+    @functools.cached_property
+    def manifests(self) -> tuple[Manifest, ...]:
+        """The manifests of its experts, read once."""
+        return tuple(read_manifest(folder) for folder in self.folders)
 
-    def manifest(self) -> manifest.Manifest | None:
-        """Returns the manifest of its first expert; None for the base."""
-        return manifest.read_manifest(self.folders[0]) if self.folders else None
+    @property
+    def manifest(self) -> Manifest | None:
+        """The manifest of its first expert; None for the base."""
+        return self.manifests[0] if self.manifests else None
 
     def facts(self, beside: pathlib.Path) -> dict[str, Any]:
         """Returns what result rows tell of it, beside its name.
@@ -52,7 +57,7 @@ class Candidate:
         Args:
           beside: The folder to which the expert's is told.
         """
-        infos = self.manifests()
+        infos = self.manifests
         seeds = {info.seed for info in infos}
         source = ""
         if len(self.folders) == 1:
@@ -66,7 +71,7 @@ class Candidate:
 
     def adapter(self) -> adapters.AdapterSpec | None:
         """Returns the adapters that its experts need."""
-        info = self.manifest()
+        info = self.manifest
         return None if info is None else bases.adapter_spec(info)
 
     def params(self, base: bases.Base) -> Params:
@@ -85,7 +90,7 @@ class Candidate:
 
 
 def _load(folder: pathlib.Path, base: bases.Base, shapes: Params) -> Params:
-    info = manifest.read_manifest(folder)
+    info = read_manifest(folder)
     expected, _ = trees.split(shapes, info.trainable_pattern)
     params, _ = experts.load_expert(
         folder, base_fingerprint=base.fingerprint, expected=expected
@@ -102,7 +107,7 @@ def of_experts(folders: Sequence[pathlib.Path]) -> list[Candidate]:
     """
     found: list[Candidate] = []
     for folder in folders:
-        info = manifest.read_manifest(folder)
+        info = read_manifest(folder)
         is_label = info.name in results.STRATEGIES and info.name != info.kind
         if is_label:
             raise errors.ConfigError(

@@ -298,7 +298,7 @@ class ExportPeft(Run):
         folder = self._folder(info)
         if not folder.exists():
             return False
-        there = recipes.read(folder)
+        there = recipes.read(recipes.inside(folder))
         recipes.check_same(f"export {folder}", there, self._recipe(info))
         return True
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -19,6 +17,7 @@ from elm_jax.partitioning import processes, rules
 from elm_jax.runs import (
     bases,
     candidates,
+    cell_keys,
     data_doubts,
     data_folder,
     expert_checks,
@@ -70,7 +69,7 @@ class Evaluate(Run):
       decoding: How tokens are chosen where a task has no choices: greedily, or by
         `decoding_spec.BeamSearch` or `decoding_spec.Sampling`.
       protocol: What rows are to say of it, such as `elm`; refused where it is not
-        so. By default they say what is true (`Evaluate.protocol_of`).
+        so. By default they say what is true (`cell_keys.protocol`).
       random_seed: Of the choice of rows.
       results_path: JSON lines.
     """
@@ -122,32 +121,6 @@ class Evaluate(Run):
                     do="Give both the same @task_data.TaskData()",
                 )
             )
-
-    def protocol_of(self, dataset: token_store.TokenizedDataset) -> str:
-        """Returns what a row says of how it is scored, `default` or otherwise.
-
-        First whose rows are taken, then what is not as usual: scores by token, or
-        another decoding than greedy.
-
-        Raises:
-          ConfigError: `protocol` says something else.
-        """
-        parts = [self.data.protocol or "default"]
-        if dataset.has_choices and self.length_normalized:
-            parts.append("length_normalized")
-        if not dataset.has_choices and self.decoding != decoding_spec.GREEDY:
-            parts.append(f"{self.decoding}".replace(" ", ""))
-        found = "+".join(parts)
-        if self.protocol not in ("", found):
-            raise errors.ConfigError(
-                errors.explain(
-                    found=f"protocol = {self.protocol!r} for {dataset.name}",
-                    expected=f"{found!r}, which is how it is scored",
-                    do="Leave protocol out, and choose rows by"
-                    " task_data.TaskData.protocol",
-                )
-            )
-        return found
 
     def plan(self) -> Plan:
         """Returns what would be scored; looks at base, experts and library.
@@ -326,7 +299,7 @@ class Evaluate(Run):
             pairs.append((candidates.Candidate("base"), names))
         folders = library.find_experts(self, self.experts) if self.experts else []
         for candidate in candidates.of_experts(folders):
-            info = candidate.manifest()
+            info = candidate.manifest
             own = list(info.tasks) if info else []
             pairs.append((candidate, own if self.own_tasks else names))
         pairs += self._retrieved()
@@ -365,30 +338,28 @@ class Evaluate(Run):
         opened: "ScoredSplit",
     ) -> results.Cell:
         dataset, rows, facts = opened
-        task, split = dataset.name, dataset.split
-        known = task_registry.registry.task(task)
-        info = candidate.manifest()
-        shaped_by: list[Any] = [dataset.fingerprint, rows, base.manifest.model]
-        if dataset.has_choices:
-            shaped_by.append(self.length_normalized)
-        else:  # what is written also depends on its greatest length and its metrics
-            shaped_by += [repr(self.decoding), data.features.targets_length]
-            shaped_by += [data.vocabulary.fingerprint, scorer.task_metrics(task)]
-        # Earlier versions gave what cannot be told apart to the first of its choices.
-        if facts.undistinguished:
-            shaped_by.append("ties are shared")
+        task = task_registry.registry.task(dataset.name)
+        info = candidate.manifest
+        how: dict[str, Any] = {
+            "length_normalized": self.length_normalized,
+            "decoding": self.decoding,
+        }
         return results.Cell(
             expert=candidate.name,
             base_fingerprint=base.fingerprint,
-            expert_fingerprint=candidate.fingerprint(),
-            task=task,
-            dataset=getattr(known, "dataset", task),
-            prompt=getattr(known, "prompt", task),
-            split=split,
-            protocol=self.protocol_of(dataset),
+            expert_fingerprint=candidate.fingerprint,
+            task=dataset.name,
+            dataset=getattr(task, "dataset", dataset.name),
+            prompt=getattr(task, "prompt", dataset.name),
+            split=dataset.split,
+            protocol=cell_keys.protocol(
+                dataset, rows_of=self.data.protocol, claimed=self.protocol, **how
+            ),
             seed=self.random_seed,
             checkpoint_step=info.steps if info else 0,
-            scoring=hashlib.sha256(json.dumps(shaped_by).encode()).hexdigest()[:16],
+            scoring=cell_keys.scoring(
+                dataset, rows, facts, base=base, data=data, **how
+            ),
         )
 
 

@@ -107,7 +107,7 @@ class Export(Run):
         folder = self.target(info)
         if not folder.exists():
             return False
-        there = recipes.read(folder)
+        there = recipes.read(recipes.inside(folder))
         recipes.check_same(f"export {folder}", there, self._recipe(info))
         return True
 

@@ -2,14 +2,17 @@
 
 import dataclasses
 import fnmatch
-from collections.abc import Mapping
-from typing import Annotated
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
 
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from elm_jax import errors, fields, files, paths
+from elm_jax.checkpoints import recipes
 from elm_jax.data import promptsource, rendering, serving, vocabulary_training
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import vocabulary as vocabularies
@@ -275,22 +278,40 @@ class TrainVocabulary(TextRun):
     vocabulary_path: paths.Path = "{MODEL_DIR}/vocabulary.model"
 
     def plan(self) -> Plan:
-        """Returns what would be read and written."""
+        """Returns what would be read and written; reads no text.
+
+        Raises:
+          CheckpointError: Another vocabulary is there.
+        """
         names = task_registry.registry.expand(self.tasks)
         self.check_folder(names)
         return {
+            "finished already": self._is_finished(self._recipe(None)),
             "texts": f"{self.split} of {', '.join(names)}",
             "pieces": self.vocab_size,
             "files": self.path(self.vocabulary_path),
         }
 
     def run(self) -> None:
-        """Trains it, unless it is there."""
+        """Trains it, unless the same one is there.
+
+        Raises:
+          CheckpointError: Another one is there.
+          DataError: The texts cannot be read, or are too few.
+        """
         path = self.path(self.vocabulary_path)
-        if path.is_file():
+        texts = self._texts()
+        if self._is_finished(self._recipe(texts)):
             print(f"finished already: {path}")  # noqa: T201
             return
-        texts: dict[str, None] = {}  # each once, in a fixed order
+        # The recipe goes first: a vocabulary without one would not be compared.
+        recipes.write(recipes.beside(path), self._recipe(texts))
+        vocabulary_training.train_vocabulary(texts, path, vocab_size=self.vocab_size)
+        print(f"vocabulary: {path}")  # noqa: T201
+
+    def _texts(self) -> dict[str, None]:
+        """Returns all texts, each once, in a fixed order."""
+        texts: dict[str, None] = {}
         names = task_registry.registry.expand(self.tasks)
         self.check_folder(names)
         progress = Progress("read", total=len(names), unit="tasks")
@@ -298,5 +319,36 @@ class TrainVocabulary(TextRun):
             found = self.render(name)
             texts.update(dict.fromkeys(filter(None, (*found.inputs, *found.targets))))
             progress(done)
-        vocabulary_training.train_vocabulary(texts, path, vocab_size=self.vocab_size)
-        print(f"vocabulary: {path}")  # noqa: T201
+        return texts
+
+    def _recipe(self, texts: Iterable[str] | None) -> dict[str, Any]:
+        """Returns what decides the vocabulary; without the texts if there are none."""
+        found: dict[str, Any] = {"vocab_size": self.vocab_size, "split": self.split}
+        found["tasks"] = task_registry.registry.expand(self.tasks)
+        if texts is not None:
+            content = json.dumps(list(texts)).encode()
+            found["texts"] = hashlib.sha256(content).hexdigest()
+        return found
+
+    def _is_finished(self, recipe: dict[str, Any]) -> bool:
+        """Returns whether this very vocabulary is there; one of release 0.1 counts.
+
+        Raises:
+          CheckpointError: Another one is there.
+        """
+        path = self.path(self.vocabulary_path)
+        if not path.is_file():
+            return False
+        record = recipes.beside(path)
+        if record.is_file():
+            there = recipes.read(record)
+        else:
+            pieces = vocabularies.SentencePiece(str(path), extra_ids=0)
+            there = {"vocab_size": pieces.size}
+        both = there.keys() & recipe.keys()
+        recipes.check_same(
+            f"vocabulary {path}",
+            {name: there[name] for name in both},
+            {name: recipe[name] for name in both},
+        )
+        return True

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
@@ -31,6 +30,7 @@ from elm_jax.runs import (
     trainer,
     turns,
     vocabularies,
+    work_folders,
 )
 from elm_jax.runs.run import Plan, Run
 from elm_jax.training import optimizers, signals
@@ -196,18 +196,9 @@ class Train(Run):
         return self.path(f"{self.experts_dir}/{name}")
 
     def work_dir(self, name: str) -> pathlib.Path:
-        """Returns where an expert's checkpoints and metrics lie while it trains.
-
-        Each `experts_dir` has a folder of its own there, so that two experts of one
-        name, such as LoRA and prompt experts of a task, do not share any.
-        """
+        """Returns where an expert's checkpoints and metrics lie while it trains."""
         home, target = self.path("{MODEL_DIR}"), self.path(self.experts_dir)
-        if target.is_relative_to(home):
-            owner = target.relative_to(home)
-        else:
-            digest = hashlib.sha256(str(target).encode()).hexdigest()[:8]
-            owner = pathlib.Path(f"{target.name}-{digest}")
-        return home / "work" / owner / name
+        return work_folders.of_expert(home, target, name)
 
     def plan(self) -> Plan:
         """Returns the resolved plan; reads manifests, compiles nothing.

@@ -14,14 +14,11 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest
 from elm_jax.model import config, t5
-from elm_jax.runs import (
-    convert,
-    convert_experts,
-    export,
-    merge,
-)
+from elm_jax.runs import convert, convert_experts, export, merge, tasks
+from tasks import pocket
 from tests.checkpoints import peft_sample
 
+SUITES = (pocket,)  # imported for what it registers
 SHAPES = t5.param_shapes(t5.T5(peft_sample.CONFIG))
 T5X = pathlib.Path(__file__).parents[1] / "fixtures" / "t5x_tiny"
 BASE, BASE_DIR = "{MODEL_DIR}/base", {"initial_checkpoint_path": "{MODEL_DIR}/base"}
@@ -164,6 +161,19 @@ RESULTS = {
             "storage_dtype": ("bfloat16", REFUSES),
             "export_dir": ("{MODEL_DIR}/elsewhere", ANEW),
             "file_format": ("legacy", REFUSES),
+        },
+    ),
+    tasks.TrainVocabulary: (
+        {"tasks": "pocket_reviews_sentiment", "vocab_size": 90, "split": "test"},
+        {
+            "tasks": ("pocket_topics", REFUSES),
+            "split": ("validation", REFUSES),
+            "data_dir": ("{MODEL_DIR}", SAME),  # as long as its rows are the same
+            "templates_dir": ("{MODEL_DIR}", SAME),
+            "sources": (("tfds",), SAME),
+            "protocol": ("elm", SAME),
+            "vocab_size": (91, REFUSES),
+            "vocabulary_path": ("{MODEL_DIR}/another.model", ANEW),
         },
     ),
     merge.Merge: (
