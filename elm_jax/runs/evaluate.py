@@ -133,7 +133,7 @@ class Evaluate(Run):
             self.num_model, self.axis_rules, self.num_fsdp
         )
         meshes.check_batch_size(self.batch_size, devices.mesh)
-        found = self._check_experts(self._open_data())
+        found = self._check_experts(self.data.opened(self.place))
         names = task_registry.registry.expand(self.tasks) if self.tasks else []
         return {
             "strategies": ", ".join(self.strategies),
@@ -155,7 +155,7 @@ class Evaluate(Run):
           ElmError: Something a user can repair, before the first score.
         """
         self._check_folder()
-        data = self._open_data()
+        data = self.data.opened(self.place)
         self._check_experts(data)
         base = bases.load_base(self.path(self.initial_checkpoint_path))
         vocabularies.warn_if_unknown(base.manifest)
@@ -194,9 +194,6 @@ class Evaluate(Run):
     def _check_folder(self) -> None:
         names = task_registry.registry.expand(self.tasks) if self.tasks else []
         data_folder.check(self.data.places(self.place), names, self.splits)
-
-    def _open_data(self) -> task_data.OpenedData:
-        return self.data.opened(self.place, self.path(self.initial_checkpoint_path))
 
     def _check_experts(self, data: task_data.OpenedData) -> list[pathlib.Path]:
         """Returns the folders of `experts`, after a look at all that can be scored.

@@ -128,12 +128,7 @@ class BuildLibrary(LibraryRun):
         if self.extends:
             _copy_library(self.path(self.extends), self.path(self.library_dir))
         unlisted = self._select_new(folders)
-        data = self.data.opened(
-            self.place,
-            self.path(self.initial_checkpoint_path)
-            if self.initial_checkpoint_path
-            else None,
-        )
+        data = self.data.opened(self.place)
         for folder in folders:
             vocabularies.check(manifest.read_manifest(folder), data.vocabulary)
         new = [self._new_expert(folder, data) for folder in folders]
@@ -342,8 +337,7 @@ class Retrieve(LibraryRun):
         names = task_registry.registry.expand(self.tasks)
         data_folder.check(self.data.places(self.place), names, (self.split,))
         self.check_library()
-        base_dir = self.initial_checkpoint_path
-        data = self.data.opened(self.place, self.path(base_dir) if base_dir else None)
+        data = self.data.opened(self.place)
         opened = index.open_index(self.path(self.library_dir))
         active = self.open_catalogue().experts()
         embedder = self._make_embedder(data)

@@ -10,7 +10,7 @@ from elm_jax.checkpoints import experts, manifest, recipes
 from elm_jax.merging import effects as merging_effects
 from elm_jax.merging import methods
 from elm_jax.peft import adapters, effects
-from elm_jax.runs import bases, library
+from elm_jax.runs import bases, expert_checks, library
 from elm_jax.runs.run import Plan, Run
 from elm_jax.types import Params
 
@@ -148,10 +148,12 @@ class Merge(Run):
             scale=float(self.scale),
         )
         base_dir = self.path(self.initial_checkpoint_path)
+        base = bases.read_manifest(base_dir)
         fingerprint = bases.read_fingerprint(base_dir)
         for info in infos:
-            bases.check_fits(info, base_dir.name, fingerprint)
-        self._check_like(infos)
+            bases.check_fits(info, base.name, fingerprint)
+            expert_checks.check_same_function(info, base)
+        self._check_like(infos, base)
         return infos
 
     def _merge(
@@ -176,8 +178,14 @@ class Merge(Run):
         )
         return merged, effects.repeated(spec, count)
 
-    def _check_like(self, infos: list[manifest.Manifest]) -> None:
-        known = {i.vocabulary["fingerprint"]: i.name for i in infos if i.vocabulary}
+    def _check_like(
+        self, infos: list[manifest.Manifest], base: manifest.Manifest
+    ) -> None:
+        known = {
+            info.vocabulary["fingerprint"]: info.name
+            for info in (base, *infos)
+            if info.vocabulary
+        }
         if len(known) > 1:
             raise errors.FingerprintError(
                 errors.explain(

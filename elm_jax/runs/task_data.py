@@ -29,8 +29,8 @@ class TaskData:
     the folder that holds the packages `elm_jax` and `tasks`.
 
     Attributes:
-      vocabulary_path: A SentencePiece model; "" takes the one that travels with the
-        run's base, and its `extra_ids`.
+      vocabulary_path: A SentencePiece model; or the folder of a base, which brings its
+        own, and with it the number of sentinels.
       feature_lengths: Tokens of `inputs` and `targets`, end tokens included.
       extra_ids: Sentinels above the model's own pieces, or those among them.
       inputs_eos: Whether inputs end with the end token.
@@ -46,8 +46,8 @@ class TaskData:
         2048 for PromptSource's, T0's and the original ELM's cut.
     """
 
+    vocabulary_path: paths.Path
     feature_lengths: Mapping[str, fields.Length]
-    vocabulary_path: paths.OptionalPath = ""
     extra_ids: fields.Sentinels = 100
     inputs_eos: bool = True
     cache_dir: paths.Path = "{MODEL_DIR}/cache"
@@ -98,20 +98,20 @@ class TaskData:
             return (packing.choose_row(lengths, self.features),)
         return shapes.choose_shapes(lengths, num_shapes=num_shapes)
 
-    def opened(
-        self, place: Callable[[str], str], base_dir: pathlib.Path | None = None
-    ) -> "OpenedData":
+    def opened(self, place: Callable[[str], str]) -> "OpenedData":
         """Returns the vocabulary and folders with absolute paths.
 
         Args:
           place: Makes such a path of a text; `Run.place`.
-          base_dir: Folder of the run's base, if it has one.
 
         Raises:
-          ConfigError: No vocabulary is named, and none comes with the base.
+          ConfigError: The folder of a base brings no vocabulary.
         """
+        path = pathlib.Path(place(self.vocabulary_path))
         return OpenedData(
-            vocabulary=self._vocabulary(place, base_dir),
+            vocabulary=vocabularies.of_base(path)
+            if path.is_dir()
+            else vocabulary.SentencePiece(str(path), self.extra_ids),
             features=self.features,
             places=self.places(place),
         )
@@ -124,22 +124,6 @@ class TaskData:
             templates_dir=place(self.templates_dir),
             sources=self.sources,
             protocol=self.protocol,
-        )
-
-    def _vocabulary(
-        self, fill: Callable[[str], str], base_dir: pathlib.Path | None
-    ) -> vocabulary.SentencePiece:
-        if self.vocabulary_path:
-            return vocabulary.SentencePiece(fill(self.vocabulary_path), self.extra_ids)
-        if base_dir is not None:
-            return vocabularies.of_base(base_dir)
-        raise errors.ConfigError(
-            errors.explain(
-                found="no vocabulary_path, in a run without a base",
-                expected="a SentencePiece model",
-                do="Name it with --gin.VOCABULARY=path, or with"
-                " --gin.task_data.TaskData.vocabulary_path=path",
-            )
         )
 
     def settings(self, vocabulary_fingerprint: str) -> dict[str, Any]:

@@ -275,13 +275,12 @@ class Train(Run):
           FingerprintError: The base was trained with another vocabulary.
           ConfigError: The vocabulary has more ids than the model.
         """
-        if not self.initial_checkpoint_path:
-            data = self.data.opened(self.place)
+        data = self.data.opened(self.place)
+        if self.initial_checkpoint_path:
+            folder = self.path(self.initial_checkpoint_path)
+            vocabularies.check(bases.read_manifest(folder), data.vocabulary)
+        else:
             vocabularies.check_size(self.model_config().vocab_size, data.vocabulary)
-            return data
-        folder = self.path(self.initial_checkpoint_path)
-        data = self.data.opened(self.place, folder)
-        vocabularies.check(bases.read_manifest(folder), data.vocabulary)
         return data
 
     def build_model(self) -> t5.T5:

@@ -50,11 +50,11 @@ def of_base(folder: pathlib.Path) -> data_vocabulary.SentencePiece:
     if not info.vocabulary or not path.is_file():
         raise errors.ConfigError(
             errors.explain(
-                found=f"no vocabulary_path, and base {info.name!r} in {folder} brings"
-                " no vocabulary",
-                expected="the SentencePiece model that the base was trained with",
-                do="Name it with --gin.VOCABULARY=path, or with"
-                " --gin.task_data.TaskData.vocabulary_path=path",
+                found=f"{folder} as vocabulary, whose base {info.name!r} brings none",
+                expected="a base that does, or a SentencePiece model: the one that the"
+                " base was trained with",
+                do="Name the model with --gin.VOCABULARY=path, or import the base again"
+                " with it",
             )
         )
     found = data_vocabulary.SentencePiece(str(path), info.vocabulary["extra_ids"])
@@ -79,8 +79,8 @@ def check(info: manifest.Manifest, vocabulary: data_vocabulary.SentencePiece) ->
                 f" {vocabulary.fingerprint}) for {info.kind} {info.name!r}",
                 expected=f"the vocabulary that it was trained with ({known['size']}"
                 f" ids, fingerprint {known['fingerprint']})",
-                do="Name that vocabulary, or leave vocabulary_path empty to take the"
-                " one in the base's folder",
+                do="Name that vocabulary, or the base's folder as vocabulary_path if"
+                " it brings one",
             )
         )
     check_size(info.model["vocab_size"], vocabulary)

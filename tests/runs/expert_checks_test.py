@@ -1,0 +1,286 @@
+"""What does not fit is found before the first score, and by --dry_run, by name."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import experts, manifest
+from elm_jax.data import vocabulary
+from elm_jax.evaluation import results
+from elm_jax.library import index
+from elm_jax.model import config, decoding_spec, t5
+from elm_jax.runs import (
+    bases,
+    cell_keys,
+    evaluate,
+    library,
+    merge,
+    task_data,
+    vocabularies,
+)
+from tasks import pocket
+
+SHAPE = config.T5Config(
+    vocab_size=576,
+    emb_dim=8,
+    num_heads=2,
+    head_dim=4,
+    mlp_dim=8,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+)
+OTHER = vocabulary.SentencePiece(pocket.VOCABULARY.path, extra_ids=90)
+TASK, PATTERN = "pocket_reviews_sentiment", "norm/"
+EXPERT, BASE = "{MODEL_DIR}/experts/reviews", "{MODEL_DIR}/base"
+
+
+class Counter:
+    """An embedder that counts: enough for keys."""
+
+    name = "counter"
+
+    def embed(self, texts):
+        return np.array([[len(text), 1.0] for text in texts], np.float32)
+
+
+def describe(pieces):
+    return vocabularies.describe(pieces, set_by="the training")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A work folder with a base, an expert and a library of it."""
+    params = t5.init_params(t5.T5(SHAPE), seed=0)
+    info = manifest.Manifest(
+        name="base",
+        kind="base",
+        base_name="base",
+        base_fingerprint=trees.fingerprint(params),
+        model=dataclasses.asdict(SHAPE),
+        trainable_pattern=".*",
+        vocabulary=describe(pocket.VOCABULARY),
+    )
+    attached = vocabularies.attached(pocket.VOCABULARY)
+    experts.save_expert(tmp_path / "base", params, info, attached=attached)
+    part, _ = trees.split(params, PATTERN)
+    own = {"name": "reviews", "kind": "prompt", "trainable_pattern": PATTERN}
+    info = dataclasses.replace(info, **own, tasks=(TASK,))
+    experts.save_expert(tmp_path / "experts" / "reviews", part, info)
+    run = library.LibraryRun(model_dir=str(tmp_path))
+    run.open_catalogue().add(tmp_path / "experts" / "reviews")
+    used = index.RowsUsed(TASK, "train", (0,))
+    index.extend(
+        tmp_path / "library",
+        [index.NewExpert("reviews", ["a text"], (used,))],
+        embedder=Counter(),
+        settings=index.Settings(embedder="counter"),
+    )
+    return tmp_path
+
+
+def data(**changes):
+    options = {
+        "vocabulary_path": pocket.VOCABULARY.path,
+        "feature_lengths": {"inputs": 48, "targets": 12},
+    }
+    return task_data.TaskData(**(options | changes))
+
+
+def evaluation(folder, **changes):
+    options = {
+        "model_dir": str(folder),
+        "data": data(),
+        "tasks": TASK,
+        "experts": (EXPERT,),
+        "strategies": ("base",),
+        "initial_checkpoint_path": BASE,
+        "max_examples": 4,
+        "batch_size": 8,
+    }
+    return evaluate.Evaluate(**(options | changes))
+
+
+def by_library(folder):
+    """An evaluation that meets the expert in the library alone."""
+    asked = library.Retrieve(model_dir=str(folder), tasks=TASK, data=data())
+    strategies = ("base", "retrieved")
+    return evaluation(folder, experts=(), strategies=strategies, retrieval=asked)
+
+
+def merging(folder):
+    return merge.Merge(
+        model_dir=str(folder),
+        experts=(EXPERT,),
+        expert_name="merged",
+        initial_checkpoint_path=BASE,
+    )
+
+
+def edit(folder, **changes):
+    """Writes fields of the expert's manifest, in the library's line as well."""
+    path = folder / "experts" / "reviews" / manifest.FILE_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    found = manifest.read_manifest(path.parent)
+    line = folder / "library" / "catalogue.jsonl"
+    entry = json.loads(line.read_text()) | {"fingerprint": found.fingerprint}
+    entry["base_fingerprint"] = found.base_fingerprint
+    line.write_text(json.dumps(entry) + "\n")
+
+
+def test_what_fits_passes(folder):
+    for run in (evaluation(folder), by_library(folder), merging(folder)):
+        run.plan()
+
+
+DIFFERING = {
+    "base": ({"base_fingerprint": "0123456789abcdef"}, "0123456789abcdef"),
+    "vocabulary": ({"vocabulary": describe(OTHER)}, OTHER.fingerprint),
+    "model": (
+        {"model": dataclasses.asdict(SHAPE) | {"relpos_max_distance": 99}},
+        "relpos_max_distance",
+    ),
+    "parts": ({"trainable_pattern": "norm/|wi_0"}, "wi_0"),
+    "adapter": (
+        {
+            "adapter": {"kind": "bottleneck", "reduction_factor": 2},
+            "trainable_pattern": "norm/|_adapter/",
+        },
+        "_adapter",
+    ),
+}
+
+
+@pytest.mark.parametrize("difference", DIFFERING)
+@pytest.mark.parametrize("make", [evaluation, by_library])
+def test_an_expert_that_differs_is_refused_before_anything_is_scored(
+    folder, make, difference
+):
+    changes, told = DIFFERING[difference]
+    edit(folder, **changes)
+    for act in (make(folder).plan, make(folder).run):
+        with pytest.raises(errors.ElmError, match=told):
+            act()
+    assert not (folder / "results.jsonl").exists()
+
+
+@pytest.mark.parametrize("difference", ["base", "vocabulary", "model"])
+def test_experts_that_differ_are_not_merged(folder, difference):
+    changes, _ = DIFFERING[difference]
+    edit(folder, **changes)
+    run = dataclasses.replace(merging(folder), experts=(EXPERT, EXPERT))
+    for act in (run.plan, run.run):
+        with pytest.raises(errors.ElmError):
+            act()
+    assert not (folder / "merged").exists()
+
+
+def test_an_expert_in_the_librarys_folder_that_is_not_the_listed_one_is_refused(folder):
+    path = folder / "experts" / "reviews" / manifest.FILE_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": 9}))
+    with pytest.raises(errors.LibraryError, match="holds another expert"):
+        by_library(folder).plan()
+
+
+def test_retrieval_for_other_tasks_or_data_is_refused(folder):
+    run = by_library(folder)
+    others = dataclasses.replace(run.retrieval, tasks="pocket_topics")
+    with pytest.raises(errors.ConfigError, match="the 1 tasks of the evaluation"):
+        dataclasses.replace(run, retrieval=others).plan()
+    shorter = data(feature_lengths={"inputs": 9, "targets": 9})
+    others = dataclasses.replace(run.retrieval, data=shorter)
+    with pytest.raises(errors.ConfigError, match="the data of the evaluation"):
+        dataclasses.replace(run, retrieval=others)
+
+
+@pytest.mark.parametrize("extra_ids", [90, 200])
+def test_another_vocabulary_is_refused_by_its_fingerprint(folder, extra_ids):
+    for act in ("plan", "run"):
+        run = evaluation(folder, data=data(extra_ids=extra_ids))
+        with pytest.raises(errors.FingerprintError, match="that it was trained with"):
+            getattr(run, act)()
+
+
+def test_a_larger_vocabulary_is_told_by_size_where_the_base_records_none(folder):
+    path = folder / "base" / manifest.FILE_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"vocabulary": {}}))
+    with pytest.raises(errors.ConfigError, match="676 ids for a model with 576"):
+        evaluation(folder, data=data(extra_ids=200)).plan()
+
+
+def test_a_base_brings_its_vocabulary(folder):
+    opened = data(vocabulary_path=str(folder / "base"), extra_ids=3).opened(str)
+    assert opened.vocabulary.fingerprint == pocket.VOCABULARY.fingerprint
+    evaluation(folder, data=data(vocabulary_path=BASE)).plan()
+    (folder / "base" / vocabularies.FILE_NAME).unlink()
+    with pytest.raises(errors.ConfigError, match="brings none"):
+        evaluation(folder, data=data(vocabulary_path=BASE)).plan()
+
+
+def test_an_expert_may_not_bear_the_name_of_a_strategy(folder):
+    edit(folder, name="retrieved")
+    with pytest.raises(errors.ConfigError, match="stands for no strategy"):
+        evaluation(folder).plan()
+
+
+SAYS = {
+    "protocol": ({"data": data(protocol="elm")}, "elm"),
+    "length_normalized": ({"length_normalized": True}, "default+length_normalized"),
+    "nothing": ({}, "default"),
+}
+
+
+@pytest.mark.parametrize("case", SAYS)
+def test_a_row_says_how_it_is_scored_and_nothing_else(folder, case):
+    changes, expected = SAYS[case]
+    run = evaluation(folder, **changes)
+    dataset = run.data.opened(run.place).open(TASK, "test")
+    how = {
+        "rows_of": run.data.protocol,
+        "length_normalized": run.length_normalized,
+        "decoding": run.decoding,
+    }
+    assert cell_keys.protocol(dataset, claimed="", **how) == expected
+    assert cell_keys.protocol(dataset, claimed=expected, **how) == expected
+    with pytest.raises(errors.ConfigError, match="which is how it is scored"):
+        cell_keys.protocol(dataset, claimed="t0", **how)
+
+
+class Written:
+    """A task without choices, as cells see it."""
+
+    has_choices, name, fingerprint = False, TASK, "rows"
+
+
+def key(folder, dataset, **changes):
+    options = {
+        "rows": [0, 1],
+        "facts": results.Facts(),
+        "base": bases.load_base(folder / "base"),
+        "data": data().opened(str),
+        "length_normalized": False,
+        "decoding": decoding_spec.GREEDY,
+    }
+    given = options | changes
+    return cell_keys.scoring(dataset, given.pop("rows"), given.pop("facts"), **given)
+
+
+def test_what_shapes_a_score_shapes_its_key(folder):
+    ranked = data().opened(str)
+    ranked = dataclasses.replace(
+        ranked, places=dataclasses.replace(ranked.places, cache_dir=str(folder / "c"))
+    ).open(TASK, "test")
+    base = bases.load_base(folder / "base")
+    model = base.manifest.model | {"dtype": "bfloat16"}
+    other = base._replace(manifest=dataclasses.replace(base.manifest, model=model))
+    longer = data(feature_lengths={"inputs": 48, "targets": 30}).opened(str)
+    beam = decoding_spec.BeamSearch()
+    of_ranked = [{}, {"rows": [0, 2]}, {"base": other}, {"length_normalized": True}]
+    of_written = [{}, {"rows": [0, 2]}, {"base": other}, {"decoding": beam}]
+    of_written += [{"data": longer}]
+    for dataset, changes in ((ranked, of_ranked), (Written, of_written)):
+        keys = [key(folder, dataset, **change) for change in changes]
+        assert len(set(keys)) == len(keys)
+        assert keys[0] == key(folder, dataset)
