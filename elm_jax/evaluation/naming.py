@@ -16,7 +16,8 @@ def newest(rows: Iterable[results.ResultRow]) -> list[results.ResultRow]:
     Of a strategy the newest row of each task counts: what `retrieved` stands for
     changes when its library grows. Of a folder the expert counts that was scored last:
     one that was trained again replaces the old one on all tasks, so that no table
-    mixes the two.
+    mixes the two. Rows of release 0.1, which do not tell whose they are nor by which
+    protocol, give way to newer ones of the same name on the same task.
     """
     kept: dict[tuple[object, ...], results.ResultRow] = {}
     owners: dict[tuple[str, str], str] = {}  # the newest fingerprint of each folder
@@ -29,7 +30,16 @@ def newest(rows: Iterable[results.ResultRow]) -> list[results.ResultRow]:
         key = (*who, row.vocabulary, *cell)
         kept.pop(key, None)
         kept[key] = row
-    return [row for row in kept.values() if not _is_replaced(row, owners)]
+    told = {_place(row) for row in kept.values() if row.kind}
+    return [
+        row
+        for row in kept.values()
+        if not _is_replaced(row, owners) and (row.kind or _place(row) not in told)
+    ]
+
+
+def _place(row: results.ResultRow) -> tuple[str, ...]:
+    return (row.expert, row.base_fingerprint, row.task, row.split, row.metric)
 
 
 def _is_replaced(row: results.ResultRow, owners: dict[tuple[str, str], str]) -> bool:

@@ -15,6 +15,7 @@ from elm_jax.reporting import marks, report, text
 
 # Characters of names of rows, of cells, and of titles that are not cut further.
 _MOST_NAME, _MOST_CELL, _LEAST_TITLE = 28, 22, 12
+_MOST_ALIKE = 44  # characters of names that begin alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,8 +137,9 @@ def claim_lines(claims: tuple[results.Claim, ...]) -> list[str]:
 def to_rich(one: TextTable, *, width: int) -> Group:
     """Returns a table for the terminal and its notes; no name is read as markup.
 
-    Long names are cut, numbers never: columns for which a line has no room go to
-    further tables below, which repeat the names of the rows.
+    Long names are cut, unless two would look alike, and numbers never: columns for
+    which a line has no room go to further tables below, which repeat the names of the
+    rows.
 
     Args:
       one: The table.
@@ -163,9 +165,19 @@ def _width(one: TextTable, column: int, *, title: int) -> int:
     """Returns a column's width, with so many characters of its title at most."""
     lines = [line for row in one.rows for line in row[column].split("\n")]
     longest = max([len(line) for line in lines], default=0)
-    most = _MOST_CELL if column else _MOST_NAME
+    most = _MOST_CELL if column else _most_name(lines)
     longest_title = max(map(len, one.header[column].split("\n")))
     return min(max(longest, min(longest_title, title)), most)
+
+
+def _most_name(names: Sequence[str]) -> int:
+    """Returns the length to which names are cut: none if two would look alike."""
+    different = set(names)
+    cut = {name[: _MOST_NAME - 1] for name in different if len(name) > _MOST_NAME}
+    short = {name for name in different if len(name) <= _MOST_NAME}
+    if len(cut) + len(short) == len(different):
+        return _MOST_NAME
+    return min(max(map(len, different)), _MOST_ALIKE)
 
 
 def _rich_table(one: TextTable, columns: Sequence[int], *, width: int) -> Table:

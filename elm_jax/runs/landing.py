@@ -92,9 +92,7 @@ class Landing:
         that both know; versions of packages are not. `check_rows` compares the rows.
         """
         run = self._run
-        base = run.path(run.initial_checkpoint_path or run.model_dir)
-        # Without its base nothing can be trained, but all may be finished.
-        if run.resume_changed_config or not base.is_dir():
+        if not self._compares:
             return
         changed: dict[str, list[str]] = {}  # names by what changed
         tasks, tokens = run.experts(), {}
@@ -130,7 +128,7 @@ class Landing:
         are there; a run that trains anything has built them all.
         """
         run = self._run
-        if run.resume_changed_config:
+        if not self._compares:
             return
         data, changed = None, set[str]()
         for name, info in self._manifests(names):
@@ -181,6 +179,16 @@ class Landing:
                     " begin anew",
                 )
             )
+
+    @property
+    def _compares(self) -> bool:
+        """Whether finished experts are compared with what is asked for.
+
+        Without its base nothing can be trained, but all may be finished.
+        """
+        run = self._run
+        base = run.path(run.initial_checkpoint_path or run.model_dir)
+        return base.is_dir() and not run.resume_changed_config
 
     @property
     def _lands(self) -> bool:

@@ -104,6 +104,6 @@ def warn_if_unknown(info: manifest.Manifest) -> None:
     """Says on standard error that a base does not tell its vocabulary."""
     if not info.vocabulary:
         sys.stderr.write(
-            f"{info.kind} {info.name} does not tell which vocabulary it was trained"
+            f"{info.kind} {info.name!r} does not tell which vocabulary it was trained"
             " with, so that yours cannot be compared with it\n"
         )

@@ -123,3 +123,9 @@ def test_rows_of_release_0_1_tell_no_kind_and_are_known_by_their_labels():
     assert old.is_single_expert
     for label in results.STRATEGIES:
         assert not changed(old, expert=label).is_single_expert
+
+
+def test_rows_of_release_0_1_give_way_to_those_of_the_same_name_and_task():
+    old = changed(kind="", source="", vocabulary="", protocol="elm", value=50.0)
+    elsewhere = changed(old, task="senses_other", prompt="other")
+    assert naming.newest([old, elsewhere, PROMPT]) == [elsewhere, PROMPT]

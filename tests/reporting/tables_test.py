@@ -115,3 +115,12 @@ def test_votes_of_a_task_without_queries_are_a_row():
 
 def test_claims_are_one_line_each(small):
     assert tables.claim_lines(small.claims) == ["A holds: holds. 1.0 > 0.0."]
+
+
+def test_long_names_are_cut_unless_two_would_look_alike():
+    alike = [f"an_expert_of_a_very_long_name ({kind})" for kind in ("prompt", "lora")]
+    other = "another_expert_of_a_very_long_name"
+    for names, is_whole in ((alike, True), ([alike[0], other], False)):
+        rows = tuple((name, "1.0") for name in names)
+        found = shown(tables.TextTable("Experts", ("", "mean"), rows), 80)
+        assert all(name in found for name in names) == is_whole
