@@ -7,6 +7,7 @@ each binding that nothing read is an error: gin itself forgives misspelt names.
 
 import ast
 import contextlib
+import importlib.machinery
 import importlib.util
 import logging
 import os
@@ -216,14 +217,24 @@ def _find_files(gin_files: Sequence[str], folders: Sequence[str]) -> list[pathli
 def _let_import(folders: Iterable[str]) -> None:
     """Lets gin files import modules of these folders, after all that is installed.
 
-    The package `tasks` is the project's own, also where the user's path has another.
+    The packages `elm_jax` and `tasks` are the project's own, also where a folder has
+    others: an editable install's finder comes after the whole path. Programs that this
+    one starts, such as those that build caches, get the path as it is then.
     """
-    spec = importlib.util.find_spec("tasks")
-    own = paths.PACKAGE / "tasks" / "__init__.py"
-    if spec is None or spec.origin is None or not own.samefile(spec.origin):
+    sys.path.extend(folder for folder in folders if folder not in sys.path)
+    importlib.invalidate_caches()
+    if not all(map(_is_found, ("elm_jax", "tasks"))):
         sys.path.insert(0, str(paths.PACKAGE))
         importlib.invalidate_caches()
-    sys.path.extend(folder for folder in folders if folder not in sys.path)
+
+
+def _is_found(name: str) -> bool:
+    """Returns whether a new process with this path would find our own package."""
+    # The path first: for what is imported already, `find_spec` does not look at it.
+    spec = importlib.machinery.PathFinder.find_spec(name)
+    spec = spec or importlib.util.find_spec(name)
+    own = paths.PACKAGE / name / "__init__.py"
+    return spec is not None and spec.origin is not None and own.samefile(spec.origin)
 
 
 def _check_imports(bound: str, folders: Sequence[str]) -> None:

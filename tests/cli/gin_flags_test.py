@@ -1,10 +1,14 @@
 """Gin files and flags become runs, and every wrong name is told with a remedy."""
 
+import importlib.util
+import pathlib
 import resource
+import sys
+from importlib.machinery import PathFinder
 
 import pytest
 
-from elm_jax import errors
+from elm_jax import errors, files, paths
 from elm_jax.cli import gin_flags
 from elm_jax.runs import library
 
@@ -108,6 +112,37 @@ def test_wrong_configurations_name_what_is_wrong(tmp_path, text, flags, names):
     assert "To do:" in message
     for name in names:
         assert name in message
+
+
+class EditableFinder:
+    """Finds the project's packages, as that of an editable install: after the path."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        del path, target
+        init = paths.PACKAGE / name / "__init__.py"
+        if name not in ("elm_jax", "tasks"):
+            return None
+        return importlib.util.spec_from_file_location(name, init)
+
+
+@pytest.mark.parametrize("name", ["tasks", "elm_jax"])
+@pytest.mark.parametrize("file", ["{}.py", "{}/__init__.py", "{}/pocket.py"])
+def test_a_users_package_never_wins_over_an_editable_install(
+    tmp_path, monkeypatch, name, file
+):
+    # What another process finds that gets this one's path, as those that build caches.
+    monkeypatch.chdir(tmp_path)
+    files.write_text(tmp_path / file.format(name), "raise RuntimeError('not ours')\n")
+    others = [p for p in sys.path if p and not pathlib.Path(p, "elm_jax").is_dir()]
+    monkeypatch.setattr(sys, "path", others)
+    monkeypatch.setattr(sys, "meta_path", [PathFinder, EditableFinder])
+    build(tmp_path, GOOD, "--gin.MODEL_DIR=x")
+    for ours in ("elm_jax", "tasks"):
+        monkeypatch.delitem(sys.modules, ours, raising=False)
+        spec = importlib.util.find_spec(ours)
+        assert spec.origin == str(paths.PACKAGE / ours / "__init__.py")
+    assert str(tmp_path) in sys.path
 
 
 def test_a_missing_file_lists_near_names():

@@ -1,6 +1,7 @@
 """What only a program of its own shows: modules of the user's, locales, signals."""
 
 import ast
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -30,19 +31,32 @@ task_runs.ListTasks.data_dir = "data"
 
 def start(binary, *arguments, cwd, **environment):
     command = [sys.executable, "-m", f"elm_jax.cli.elm_{binary}", *arguments]
+    return begin(command, cwd, PYTHONPATH=str(ROOT), **environment)
+
+
+def begin(command, cwd, **environment):
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, **environment},
     )
 
 
 def run(binary, *arguments, cwd, **environment):
-    with start(binary, *arguments, cwd=cwd, **environment) as process:
+    return ended(start(binary, *arguments, cwd=cwd, **environment))
+
+
+def ended(process):
+    with process:
         output, told = process.communicate(timeout=120)
     return process.returncode, output, told
+
+
+def is_installed_from_here():
+    origin = importlib.metadata.distribution("elm_jax").read_text("direct_url.json")
+    return json.loads(origin or "{}").get("url") == ROOT.as_uri()
 
 
 @pytest.fixture
@@ -68,6 +82,26 @@ def test_the_recipe_for_a_task_works_as_printed(shoes):
     )
     assert (status, told.count(b"Traceback")) == (0, 0)
     assert b"Shoes no. 0" in output
+
+
+@pytest.mark.skipif(
+    not is_installed_from_here(), reason="the installed programs are of another folder"
+)
+def test_an_installed_program_has_its_own_tasks_beside_a_users(tmp_path):
+    files.write_text(tmp_path / "tasks/own.py", "raise RuntimeError('not ours')\n")
+    status, output, told = ended(
+        begin(
+            [
+                pathlib.Path(sys.executable).with_name("elm_tasks"),
+                *("--gin_file=gin/own/tasks.gin", "--gin.MODEL_DIR=out"),
+                "--dry_run",
+            ],
+            tmp_path,
+            PYTHONPATH="",
+        )
+    )
+    assert status == 0, told
+    assert b"own_" in output
 
 
 def test_a_module_beside_the_gin_file_is_found_from_anywhere(shoes):
