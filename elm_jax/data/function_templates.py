@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import inspect
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from elm_jax import errors
@@ -85,28 +85,30 @@ class FunctionTemplate:
         return rendered
 
     def _prints_null(self, row: sources.Row, rendered: templates.Rendered) -> bool:
-        """Returns whether a text changes with what stands for nulls, and only so.
+        """Returns whether a text changes with what stands for a null, and only so.
 
         A function formats a None without a chance to notice. So it is called again for
         a row with another name for nothing: if that name stands where `None` or `nan`
-        stood, and all else is equal, it was printed.
+        stood, and all else is equal, it was printed. One null at a time, as the others
+        may be tested.
         """
         texts = (rendered.inputs, rendered.targets, *rendered.choices)
         names = [name for name in ("None", "nan") if any(name in t for t in texts)]
         if not names or not nulls.has_null(row):
             return False
-        try:
-            other = self._called(nulls.with_nulls(row, _NAMED))
-            again = None if other is None else self._rendered(other)
-        except (templates.RowError, errors.TemplateError):
-            return False
-        if again is None or again == rendered:
-            return False
-        others = (again.inputs, again.targets, *again.choices)
-        return any(
-            texts == tuple(text.replace(_NAME, name) for text in others)
-            for name in names
-        )
+        for renamed in _each_named(row):
+            try:
+                other = self._called(renamed)
+                again = None if other is None else self._rendered(other)
+            except (templates.RowError, errors.TemplateError):
+                continue
+            if again is None or again == rendered:
+                continue
+            others = (again.inputs, again.targets, *again.choices)
+            for name in names:
+                if texts == tuple(text.replace(_NAME, name) for text in others):
+                    return True
+        return False
 
     def _rendered(self, found: Any) -> templates.Rendered | None:
         inputs, targets, choices = self._checked(found)
@@ -142,3 +144,11 @@ class FunctionTemplate:
                 do="Correct the function",
             )
         )
+
+
+def _each_named(row: sources.Row) -> Iterator[sources.Row]:
+    try:
+        yield from nulls.each_replaced(row, _NAMED)
+    except RecursionError as error:
+        told = "its fields are nested too deep"
+        raise templates.RowError(templates.WRONG_TYPE, told) from error

@@ -5,7 +5,7 @@ sees, `NULL` stands for them: false, equal to none, and an error as soon as its 
 asked for, whichever way that is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jinja2
@@ -66,14 +66,31 @@ def has_null(value: Any) -> bool:
     return False
 
 
-def with_nulls(value: Any, stand_in: Null = NULL) -> Any:
-    """Returns a value with another in place of each null that it holds."""
+def with_nulls(value: Any) -> Any:
+    """Returns a value with `NULL` in place of each null that it holds."""
     if isinstance(value, Mapping):
-        return {key: with_nulls(item, stand_in) for key, item in value.items()}
+        return {key: with_nulls(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        items = (with_nulls(item, stand_in) for item in value)
+        items = (with_nulls(item) for item in value)
         return list(items) if isinstance(value, list) else tuple(items)
-    return stand_in if is_null(value) else value
+    return NULL if is_null(value) else value
+
+
+def each_replaced(value: Any, stand_in: Null) -> Iterator[Any]:
+    """Yields a value once for each null that it holds, with another in its place."""
+    if type(value) in _PLAIN:
+        return
+    if is_null(value):
+        yield stand_in
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            for other in each_replaced(item, stand_in):
+                yield {**value, key: other}
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            for other in each_replaced(item, stand_in):
+                made = [*value[:i], other, *value[i + 1 :]]
+                yield made if isinstance(value, list) else tuple(made)
 
 
 def text_of(value: Any) -> str:

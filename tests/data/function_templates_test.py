@@ -90,6 +90,44 @@ def test_a_function_may_test_a_null_but_not_print_it():
         assert raised.value.reason == templates.NULL_VALUE
 
 
+def hinted(row):
+    hint = f" {row['hint']}" if row["hint"] is not None else ""
+    return f"{row['text']}{hint} Good or bad?", "good"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": None, "hint": None},
+        {"text": None, "hint": float("nan")},
+        {"text": ["a", None, None], "hint": {"is": (float("nan"),)}},
+    ],
+)
+def test_of_several_nulls_each_that_is_printed_is_told(row):
+    template = function_templates.FunctionTemplate("some", hinted)
+    with pytest.raises(templates.RowError) as raised:
+        template.render(row, seed=0)
+    assert raised.value.reason == templates.NULL_VALUE
+
+
+def test_of_several_nulls_that_are_tested_none_is_told():
+    template = function_templates.FunctionTemplate("some", hinted)
+    row = {"text": "None of it.", "hint": None, "a": [None, float("nan")]}
+    found = template.render(row, seed=0)
+    assert found is not None
+    assert found.inputs == "None of it. Good or bad?"
+
+
+def test_nulls_that_are_nested_too_deep_make_a_bad_row():
+    deep = None
+    for _ in range(2_000):
+        deep = [deep]
+    template = function_templates.FunctionTemplate("some", hinted)
+    with pytest.raises(templates.RowError) as raised:
+        template.render({"text": "None of it.", "hint": None, "a": deep}, seed=0)
+    assert raised.value.reason == templates.WRONG_TYPE
+
+
 def test_what_is_no_text_is_told():
     broken = function_templates.FunctionTemplate("wrong", wrong)
     for value in (1, "text", ("a", 2), ("a", "b", "choices")):
