@@ -7,7 +7,6 @@ characters that rendering refuses, row by row.
 import codecs
 import csv
 import gzip
-import itertools
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,8 +15,6 @@ from typing import Any, TextIO
 from elm_jax.data.records import ROW_ERRORS, Bad, Record, Row
 
 RAGGED = "another number of fields than the header"
-# Comes after the last line of a CSV file; a quote that is never closed swallows it.
-_END = "\ue000end of the file"
 _FOREIGN_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -94,7 +91,8 @@ def csv_rows(paths: Sequence[pathlib.Path], split: str = "") -> Iterator[Row | B
     A record with fewer or more fields than the header is bad.
 
     Raises:
-      ValueError: Two columns share a name, or a quote is never closed.
+      ValueError: Two columns share a name, or a quote is never closed, or is
+        followed by more text.
     """
     del split
     return delimited_rows(paths)
@@ -123,25 +121,35 @@ def delimited_rows(
     csv.field_size_limit(_FIELD_LIMIT)
     for path in paths:
         with open_text(path, newline="") as file:
-            lines = itertools.chain(file, [_END])
-            reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)
+            # Strict: else a stray quote swallows rows up to the next one.
+            reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
             header: Sequence[str] = names
-            start = 1
-            for fields in reader:
-                if fields and fields[-1].endswith(_END):
-                    if fields != [_END]:
-                        raise ValueError(
-                            f"line {start} of {path.name} begins a record with a quote "
-                            "that is never closed"
-                        )
-                elif not header:
+            for start, fields in _numbered(reader, path):
+                if not header:
                     header = _checked_header(fields, path)
                 elif len(fields) == len(header):
                     yield dict(zip(header, fields, strict=True))
                 elif fields:
                     told = f"{len(fields)} instead of {len(header)} fields"
                     yield Bad(RAGGED, f"{told} in line {start} of {path.name}")
-                start = reader.line_num + 1
+
+
+def _numbered(reader: Any, path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
+    """Yields the records of a `csv.reader` with the number of their first line."""
+    while True:
+        start = reader.line_num + 1
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            is_open = str(error) == "unexpected end of data"
+            told = "a quote is never closed" if is_open else f"{error}"
+            raise ValueError(
+                f"the record that begins in line {start} of {path.name} is no CSV: "
+                f"{told} (noticed in line {reader.line_num})"
+            ) from error
+        if fields is None:
+            return
+        yield start, fields
 
 
 def _checked_header(fields: Sequence[str], path: pathlib.Path) -> Sequence[str]:

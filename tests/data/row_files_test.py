@@ -66,9 +66,20 @@ def test_a_csv_field_may_be_as_long_as_a_row(render):
 def test_a_quote_that_is_never_closed_does_not_swallow_rows(render):
     rows = "".join(f"shoe {i},1\n" for i in range(50))
     with pytest.raises(
-        errors.DataError, match=r"line 52 of train\.file begins .* never closed"
+        errors.DataError, match=r"begins in line 52 of train\.file .* never closed"
     ):
         render(f'text,label\n{rows}"a shoe,1\n{rows}')
+
+
+@pytest.mark.parametrize("field", ['"a shoe" of mine', '"a shoe', ' fine"'])
+def test_a_stray_quote_does_not_swallow_rows_up_to_the_next(render, field):
+    rows = "".join(f"shoe {i},1\n" for i in range(50))
+    content = f'text,label\n{rows}{field},1\n{rows}"so, so",0\n"its ""sole""",1\n'
+    if field.startswith('"'):
+        with pytest.raises(errors.DataError, match=r"begins in line 52 of train\.file"):
+            render(content)
+    else:  # inside of a field a quote is a letter
+        assert len(render(content).inputs) == 103
 
 
 def test_columns_of_one_name_are_refused(render):
