@@ -41,7 +41,7 @@ def explain(
     advice = _advise(error, text, bound, run_types, folders)
     where = f"reading {', '.join(gin_files)}{_raised_at(error)}"
     return errors.explain(
-        found=f"{text} ({where})",
+        found=f"{type(error).__name__}: {text} ({where})",
         expected="a configuration that gin can build",
         do=advice,
     )

@@ -14,9 +14,7 @@ import os
 import pathlib
 import re
 import resource
-import signal
 import sys
-import tokenize
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
@@ -67,18 +65,6 @@ _HEARTBEAT_SECS = flags.DEFINE_integer(
     lower_bound=1,
 )
 
-# What gin and the modules it imports raise for a file or value that is wrong.
-_GIN_ERRORS = (
-    AttributeError,
-    ImportError,
-    NameError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    tokenize.TokenError,
-    TypeError,
-    ValueError,
-)
 _MOST_OPEN_FILES = 65_536
 
 
@@ -163,7 +149,7 @@ def build_run(
         run = gin.get_configurable(run_type)()
     except errors.ElmError:
         raise
-    except _GIN_ERRORS as error:
+    except Exception as error:  # noqa: BLE001 - a user's module raises what it likes
         text = gin_errors.explain(
             error,
             gin_files=gin_files,
@@ -329,9 +315,7 @@ def main(description: str, *run_types: type[Run]) -> None:
     allow_open_files()
     try:
         if _HELP.value:
-            text = make_help(description, run_types)
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head`
-            print(text)  # noqa: T201
+            print(make_help(description, run_types))  # noqa: T201
             return
         run, bound, operative = build_run(
             run_types,

@@ -1,8 +1,11 @@
 """How a binary begins: what is slow to import comes after the handlers of signals."""
 
+import os
+import select
+import signal
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from elm_jax.training import signals
 
@@ -16,11 +19,32 @@ def main(description: str | None, runs: "Callable[[], tuple[type[Run], ...]]") -
     Args:
       description: What the binary does.
       runs: Returns the runs it knows.
+
+    Exits as `gin_flags.main`, and with 141 if nobody reads what it prints any more.
     """
     for stream in (sys.stdout, sys.stderr):
         # What a terminal's encoding lacks is shown as `\u2713`, and no error.
         stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
-    with signals.exit_on_signal():
-        from elm_jax.cli import gin_flags
+    try:
+        with signals.exit_on_signal():
+            from elm_jax.cli import gin_flags
 
-        gin_flags.main(description or "", *runs())
+            try:
+                gin_flags.main(description or "", *runs())
+            finally:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        closed = [one for one in (sys.stdout, sys.stderr) if _has_no_reader(one)]
+        if not closed:
+            raise  # another pipe, such as to a program that this one started
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in closed:
+            os.dup2(nowhere, stream.fileno())  # for what is still to be flushed
+        sys.exit(signals.exit_status(signal.SIGPIPE))
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    """Returns whether a stream is a pipe whose reader has ended, as `head` does."""
+    poll = select.poll()
+    poll.register(stream.fileno(), select.POLLOUT)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

@@ -8,12 +8,18 @@ from rich.table import Table
 _LOG_WIDTH = 120
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Passes the BrokenPipeError on, which rich would end the program for."""
+        raise  # noqa: PLE0704 - called where it is caught
+
+
 def console(*, stderr: bool = False) -> Console:
     """Returns a console that reads no markup and no emoji codes.
 
     A log file has no width of its own; it gets 120 characters.
     """
-    made = Console(stderr=stderr, markup=False, emoji=False)
+    made = _Console(stderr=stderr, markup=False, emoji=False)
     if not made.is_terminal:
         made.width = _LOG_WIDTH
     return made

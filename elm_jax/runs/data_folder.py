@@ -12,6 +12,21 @@ def is_there(places: tasks.Places) -> bool:
     return bool(places.data_dir) and pathlib.Path(places.data_dir).is_dir()
 
 
+def lacking(
+    places: tasks.Places, names: Iterable[str], splits: Sequence[str]
+) -> dict[str, str]:
+    """Returns the tasks that lack a data folder, each with what is missing.
+
+    Args:
+      places: Of the run.
+      names: Tasks.
+      splits: Splits of them that are wanted; () for all.
+    """
+    if is_there(places):
+        return {}
+    return {name: why for name in names if (why := _missing(name, splits, places))}
+
+
 def check(places: tasks.Places, names: Iterable[str], splits: Sequence[str]) -> None:
     """Raises ConfigError if there is no data folder and tasks cannot do without.
 
@@ -20,17 +35,15 @@ def check(places: tasks.Places, names: Iterable[str], splits: Sequence[str]) -> 
       names: Tasks.
       splits: Splits of them that are wanted; () for all.
     """
-    if is_there(places):
-        return
     names = list(names)
-    lacking = {name: why for name in names if (why := _missing(name, splits, places))}
-    if not lacking:
+    found = lacking(places, names, splits)
+    if not found:
         return
-    first = next(iter(lacking))
+    first = next(iter(found))
     raise errors.ConfigError(
         errors.explain(
-            found=f"no data folder {places.data_dir!r}, and {len(lacking)} of "
-            f"{len(names)} tasks are read from one, such as {first} ({lacking[first]})",
+            found=f"no data folder {places.data_dir!r}, and {len(found)} of "
+            f"{len(names)} tasks are read from one, such as {first} ({found[first]})",
             expected="a folder that holds the datasets, as tasks/README.md lists them",
             do="Name it with --gin.DATA_DIR=PATH, or set data_dir of the task data",
         )

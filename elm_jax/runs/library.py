@@ -312,9 +312,9 @@ class Retrieve(LibraryRun):
         Raises:
           ElmError: As `check_library`.
         """
-        self.check_library()
         names = task_registry.registry.expand(self.tasks)
         data_folder.check(self.data.places(self.place), names, (self.split,))
+        self.check_library()
         return {
             "library": self.path(self.library_dir),
             "tasks": f"{len(names)}: {', '.join(names)}",

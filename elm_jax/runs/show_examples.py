@@ -45,17 +45,6 @@ class ShowExamples(Run):
     results_path: paths.Path = "{MODEL_DIR}/results.jsonl"
     output_path: paths.OptionalPath = ""
 
-    def check(self) -> None:
-        """Raises ConfigError for a number of examples below 0."""
-        if self.max_examples < 0:
-            raise errors.ConfigError(
-                errors.explain(
-                    found=f"max_examples = {self.max_examples}",
-                    expected="a count, or 0 for all",
-                    do="Correct --gin.MAX_EXAMPLES",
-                )
-            )
-
     def plan(self) -> Plan:
         """Returns what would be read and written."""
         return {

@@ -128,9 +128,18 @@ class ListTasks(TextRun):
     html_path: paths.OptionalPath = ""
 
     def plan(self) -> Plan:
-        """Returns which tasks would be shown."""
+        """Returns which tasks would be shown.
+
+        Raises:
+          ConfigError: There is no data folder, and no task can do without.
+        """
         names = self.names()
         plan: Plan = {"tasks": f"{len(names)}: {', '.join(names)}", "split": self.split}
+        lacking = data_folder.lacking(self.places, names, (self.split,))
+        if len(lacking) == len(names):
+            self.check_folder(names)
+        if lacking:
+            plan["lack a data folder"] = ", ".join(lacking)
         return plan | ({"files": self.path(self.html_path)} if self.html_path else {})
 
     def names(self) -> list[str]:

@@ -3,8 +3,9 @@
 A run that SIGTERM or SIGINT (Ctrl-C) stopped exits with status 143 or 130, that is 128
 plus the signal's number, as shells count; started again it goes on. Status 0 means
 that the training is complete. While an expert trains, the run saves before it exits;
-at any other time, and before the first step is done, there is nothing to save: it says
-so and leaves at once. A second signal ends the process in any case.
+before the first step is done there is nothing to save, and at any other time what was
+saved is whole: it says so and leaves at once. A second signal ends the process in any
+case.
 
 Python runs a handler only between two instructions of the main thread, and while that
 compiles or waits for a device there is none. So a thread watches as well: if a signal
@@ -30,7 +31,8 @@ GRACE_SECS = 10.0
 LEAVING_SECS = 2.0
 """Time to leave in good order where nothing is to be saved."""
 
-_LEAVING = "nothing to save yet; leaving"
+_LEAVING = "leaving; what was saved is whole"
+_LEAVING_UNSTEPPED = "nothing to save yet; leaving"
 _SAVING = "saving after this step; once more quits at once"
 _CAUGHT = (signal.SIGTERM, signal.SIGINT)
 _SHELL_OFFSET = 128
@@ -67,7 +69,7 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         self._watch = self._entered.enter_context(
-            _handled(self._note, _LEAVING, LEAVING_SECS)
+            _handled(self._note, _LEAVING_UNSTEPPED, LEAVING_SECS)
         )
         if self._has_unsaved:
             self.note_unsaved()

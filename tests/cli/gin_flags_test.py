@@ -145,6 +145,29 @@ def test_a_users_package_never_wins_over_an_editable_install(
     assert str(tmp_path) in sys.path
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("{}['such']", "KeyError: 'such'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("assert not 'so'", "AssertionError"),
+        ("raise Exception('of mine')", "Exception: of mine"),
+        ("open('no_file')", "FileNotFoundError: "),
+    ],
+)
+def test_what_a_users_module_raises_is_told_with_its_line(
+    tmp_path, monkeypatch, line, told
+):
+    module = f"raising_{abs(hash(line))}"
+    files.write_text(tmp_path / f"{module}.py", f"\n{line}\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(errors.ConfigError) as caught:
+        build(tmp_path, f"{GOOD}import {module}\n", "--gin.MODEL_DIR=x")
+    message = str(caught.value)
+    assert f"Found: {told}" in message
+    assert f"{module}.py, line 2)" in message
+
+
 def test_a_missing_file_lists_near_names():
     with pytest.raises(errors.ConfigError, match="no gin file 'gin/pockt/base.gin'"):
         gin_flags.build_run([library.ListExperts], gin_files=["gin/pockt/base.gin"])

@@ -133,6 +133,19 @@ def test_a_hidden_module_of_the_users_is_told(shoes, module):
     assert not (shoes / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("--help",), ("--gin_file=mine.gin", "--gin.MODEL_DIR=out")],
+    ids=("help", "tasks"),
+)
+def test_a_program_ends_in_silence_when_nobody_reads_on(shoes, arguments):
+    with start("tasks", *arguments, cwd=shoes) as process:
+        process.stdout.close()  # as `head` does
+        told = process.stderr.read()
+    assert process.returncode == 141
+    assert b"Error" not in told
+
+
 def test_a_name_that_the_locale_lacks_is_still_a_folder(shoes):
     status, output, told = run(
         "tasks",
@@ -162,7 +175,7 @@ def test_a_signal_in_the_first_seconds_ends_the_program_at_once(
         begun = time.monotonic()
         _, told = process.communicate(timeout=60)
     assert process.returncode == status
-    assert f"{number.name}: nothing to save yet; leaving" in told.decode()
+    assert f"{number.name}: leaving; what was saved is whole" in told.decode()
     assert b"Traceback" not in told
     assert time.monotonic() - begun < 5
 

@@ -83,6 +83,10 @@ def test_a_list_of_tasks_that_all_lie_elsewhere_says_so(far, tmp_path):
     options = {"model_dir": str(tmp_path), "data_dir": ""}
     with pytest.raises(errors.ConfigError, match="no data folder ''"):
         list_tasks.ListTasks(**options, tasks=far[:2]).run()
+    with pytest.raises(errors.ConfigError, match="no data folder"):
+        list_tasks.ListTasks(**options, tasks=far[:2]).plan()
+    plan = list_tasks.ListTasks(**options, tasks=far).plan()
+    assert plan["lack a data folder"] == "far_ask, away_ask"
     list_tasks.ListTasks(**options, tasks=far).run()  # what can be read is shown
 
 

@@ -164,7 +164,7 @@ def test_a_loop_ends_by_itself_and_then_the_program(number, status):
 def test_at_start_up_a_signal_ends_the_program_in_good_order(number, status):
     ended, output, told, secs = run(START_UP, number)
     assert (ended, output) == (status, ["left"])
-    assert "nothing to save yet; leaving" in told
+    assert "leaving; what was saved is whole" in told
     assert "Traceback" not in told
     assert secs < signals.LEAVING_SECS
 
