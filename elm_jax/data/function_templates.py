@@ -2,8 +2,6 @@
 
 import dataclasses
 import hashlib
-import inspect
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -52,11 +50,9 @@ class FunctionTemplate:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the function's name and its module's text, in hex."""
-        path = inspect.getsourcefile(self.fn)
-        text = pathlib.Path(path).read_bytes() if path else b""
-        name = f"{self.fn.__module__}.{self.fn.__qualname__}{self.has_choices}"
-        return hashlib.sha256(name.encode() + b"\0" + text).hexdigest()
+        """SHA-256 of the function's name and text, as `sources.code_of`, in hex."""
+        code = f"{sources.code_of(self.fn)} {self.has_choices}"
+        return hashlib.sha256(code.encode()).hexdigest()
 
     def load(self, templates_dir: str) -> "FunctionTemplate":
         """Returns itself, as `TemplateRef.load` returns what it names."""

@@ -263,14 +263,28 @@ def name_of(fn: Callable[..., Any]) -> str:
 
 
 def code_of(fn: Callable[..., Any]) -> str:
-    """Returns a function's name, bound arguments and a hash of its module's text."""
+    """Returns a function's name, bound arguments and a hash of its module's text.
+
+    For a module of a package, such as `tasks`, of all modules beside it, which may be
+    what it calls. What is in this room itself is hashed for each cache.
+    """
     bound = ""
     while isinstance(fn, functools.partial):
         bound += repr((fn.args, sorted(fn.keywords.items())))
         fn = fn.func
-    path = inspect.getsourcefile(fn)
-    text = file_hash(pathlib.Path(path)) if path else ""
-    return f"{fn.__module__}.{fn.__qualname__}{bound}:{text}"
+    return f"{fn.__module__}.{fn.__qualname__}{bound}:{_text_hash(fn)}"
+
+
+def _text_hash(fn: Callable[..., Any]) -> str:
+    source = inspect.getsourcefile(fn)
+    if not source:
+        return ""
+    path = pathlib.Path(source)
+    package, _, _ = fn.__module__.rpartition(".")
+    if not package or package == __package__:
+        return file_hash(path)
+    modules = sorted(path.parent.glob("*.py"))
+    return hash_of(*(f"{one.name} {file_hash(one)}" for one in modules))
 
 
 def file_hash(path: pathlib.Path) -> str:

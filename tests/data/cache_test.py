@@ -1,8 +1,11 @@
+import ast
 import dataclasses
 import json
 import os
 import pathlib
+import re
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -164,6 +167,41 @@ def test_whatever_shapes_the_content_changes_the_key(
     }
     assert len(keys) == 11
     assert key() in keys
+
+
+def test_every_module_that_decides_content_changes_the_key(
+    colours, vocab, places, tmp_path, monkeypatch
+):
+    room = tmp_path / "data"
+    shutil.copytree(pathlib.Path(cache.__file__).parent, room)
+    monkeypatch.setattr(cache, "__file__", str(room / "cache.py"))
+
+    def code():
+        options = {"vocabulary": vocab, "features": FEATURES, "places": places}
+        return cache.cache_key(colours, "train", **options)["code"]
+
+    plain = code()
+    idle = set()
+    for path in room.glob("*.py"):
+        text = path.read_text("utf-8")
+        path.write_text(f"{text}# changed\n", "utf-8")
+        if code() == plain:
+            idle.add(path.stem)
+        path.write_text(text, "utf-8")
+    assert idle == {
+        *("batches", "cache", "packing", "prefetch", "promptsource", "shapes"),
+        *("span_corruption", "vocabulary_training"),
+    }
+    for path in room.glob("*.py"):
+        if path.stem not in idle:  # nor does it get there by way of another
+            used = set(re.findall(r"\w+", "".join(imports(path))))
+            assert not used & (idle - {"cache"}), path
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield f"{ast.unparse(node)}\n"
 
 
 def test_inputs_may_go_without_the_end_token(open_cache, colours, vocab):

@@ -1,4 +1,5 @@
 import functools
+import importlib
 import json
 
 import hypothesis
@@ -6,7 +7,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from elm_jax import errors
+from elm_jax import errors, files
 from elm_jax.data import rendering, sources, templates
 
 
@@ -135,3 +136,21 @@ def test_tfds_rows_are_plain_python_and_need_no_tensorflow_to_name(tmp_path):
     assert len(source.fingerprint("train", data_dir=str(tmp_path))) == 16
     with pytest.raises(errors.DataError, match="tfds build small"):
         source.fingerprint("train", data_dir=str(tmp_path / "none"))
+
+
+def test_what_a_parser_of_a_package_calls_is_part_of_its_code(tmp_path, monkeypatch):
+    for name in ("my_package/__init__.py", "my_package/parts.py", "my_helper.py"):
+        files.write_text(tmp_path / name, "")
+    files.write_text(tmp_path / "my_package/parsers.py", "def parse(): ...\n")
+    files.write_text(tmp_path / "my_parsers.py", "def parse(): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    packaged = importlib.import_module("my_package.parsers").parse
+    alone = importlib.import_module("my_parsers").parse
+    before = [sources.code_of(fn) for fn in (packaged, alone)]
+    files.write_text(tmp_path / "my_package/parts.py", "LIMIT = 3\n")
+    files.write_text(tmp_path / "my_helper.py", "LIMIT = 3\n")
+    after = [sources.code_of(fn) for fn in (packaged, alone)]
+    assert before[0] != after[0]
+    assert before[1] == after[1]
+    files.write_text(tmp_path / "my_parsers.py", "def parse(): return 1\n")
+    assert sources.code_of(alone) != after[1]
