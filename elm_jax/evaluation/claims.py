@@ -8,9 +8,9 @@ Reference: arXiv 2302.03202, abstract.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from elm_jax.evaluation import results, statistics
+from elm_jax.evaluation import results, selection, statistics
 
 
 def experts_against_multitask(
@@ -69,6 +69,35 @@ def scores_unchanged(
         evidence=f"{same} of {len(old)} result rows are identical;"
         f" {changed} differ, {lost} were not scored again.",
     )
+
+
+def expert_added(
+    before: Sequence[results.ResultRow], after: Sequence[results.ResultRow]
+) -> results.Claim:
+    """Judges `scores_unchanged`, and counts the retrievals that the new expert changed.
+
+    Args:
+      before: Rows of single experts and of `retrieved`; others are ignored.
+      after: As for `scores_unchanged`.
+    """
+    again = {(row.expert, row.task, row.split) for row in after}
+    old = [row for row in before if (row.expert, row.task, row.split) in again]
+    claim = scores_unchanged(selection.single_experts(old), after)
+    chosen = [
+        {
+            (row.task, row.split): row.expert_fingerprint
+            for row in rows
+            if row.expert == "retrieved" and row.kind
+        }
+        for rows in (old, after)
+    ]
+    both = chosen[0].keys() & chosen[1].keys()
+    if not both:  # rows of release 0.1 do not tell what was retrieved in the same way
+        return claim
+    tasks = {task for task, _ in both}
+    changed = {cell[0] for cell in both if chosen[0][cell] != chosen[1][cell]}
+    text = f"Of {len(tasks)} old tasks, {len(changed)} now retrieve a new expert."
+    return dataclasses.replace(claim, evidence=f"{claim.evidence} {text}")
 
 
 def merge_beats_parts(

@@ -2,39 +2,53 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Sequence
+import types
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from elm_jax import errors
 from elm_jax.evaluation import results
 
 Identity = tuple[str, str]  # name and fingerprint
+Folder = tuple[str, str]  # name and source
 
 
-def newest(rows: Iterable[results.ResultRow]) -> list[results.ResultRow]:
+def newest(
+    rows: Iterable[results.ResultRow],
+    current: Mapping[Folder, str] = types.MappingProxyType({}),
+) -> list[results.ResultRow]:
     """Returns rows without those that later ones replace.
 
     Of a strategy the newest row of each task counts: what `retrieved` stands for
-    changes when its library grows. Of a folder the expert counts that was scored last:
-    one that was trained again replaces the old one on all tasks, so that no table
-    mixes the two. Rows of release 0.1, which do not tell whose they are nor by which
-    protocol, give way to newer ones of the same name on the same task.
+    changes when its library grows. Of a folder one expert counts on all tasks, so that
+    no table mixes two trainings: the one that lies there now if it has rows, else the
+    one that was scored last. An expert is known by its fingerprint: a copy in another
+    folder is the same one. Rows of release 0.1, which do not tell whose they are nor
+    by which protocol, give way to newer ones of the same name on the same task.
+
+    Args:
+      rows: In the order they were written.
+      current: Fingerprint of the expert that lies in a folder now, where that is known.
     """
     kept: dict[tuple[object, ...], results.ResultRow] = {}
-    owners: dict[tuple[str, str], str] = {}  # the newest fingerprint of each folder
+    owners: dict[tuple[str, ...], str] = {}  # the fingerprint that counts, by folder
     for row in rows:
         cell = (row.task, row.split, row.metric, row.protocol, row.seed)
         who: tuple[str, ...] = (row.expert, row.base_fingerprint)
         if row.is_expert:
-            who = (*who, row.source, row.expert_fingerprint)
-            owners[row.expert, row.source] = row.expert_fingerprint
+            folder = (*who, row.source)
+            who = (*who, row.expert_fingerprint)
+            lying = current.get((row.expert, row.source))
+            if folder not in owners or owners[folder] != lying:
+                owners[folder] = row.expert_fingerprint
         key = (*who, row.vocabulary, *cell)
         kept.pop(key, None)
         kept[key] = row
+    alive = {(name, base, owner) for (name, base, _), owner in owners.items()}
     told = {_place(row) for row in kept.values() if row.kind}
     return [
         row
         for row in kept.values()
-        if not _is_replaced(row, owners) and (row.kind or _place(row) not in told)
+        if not _is_replaced(row, alive) and (row.kind or _place(row) not in told)
     ]
 
 
@@ -42,34 +56,59 @@ def _place(row: results.ResultRow) -> tuple[str, ...]:
     return (row.expert, row.base_fingerprint, row.task, row.split, row.metric)
 
 
-def _is_replaced(row: results.ResultRow, owners: dict[tuple[str, str], str]) -> bool:
+def _is_replaced(row: results.ResultRow, alive: set[tuple[str, ...]]) -> bool:
     # Rows of release 0.1 do not tell their folder: none of them is dropped.
     if not (row.is_expert and row.source):
         return False
-    return owners[row.expert, row.source] != row.expert_fingerprint
+    return (row.expert, row.base_fingerprint, row.expert_fingerprint) not in alive
 
 
-def check_comparable(rows: Iterable[results.ResultRow], fields: Iterable[str]) -> None:
-    """Raises DataError if rows of one task and metric differ in one of some fields.
+def check_comparable(
+    rows: Sequence[results.ResultRow], tables: Iterable[Collection[str]]
+) -> None:
+    """Raises DataError if means over some rows would mix what cannot be compared.
 
-    Such as rows of two bases, which no table may mix.
+    All rows must be of one base, one vocabulary and one seed; those of a table, by one
+    metric, of one protocol: ranked and written tasks may differ. What rows of release
+    0.1 say is no more than what a user claimed; they are compared among themselves.
+
+    Args:
+      rows: All that are shown, or that choose what is shown.
+      tables: The tasks of each table.
     """
-    for field in fields:
-        known: dict[tuple[str, str, str], object] = {}
+    _check_one("base_fingerprint", rows)
+    # Rows of release 0.1 tell no vocabulary: that of their base, which is the same.
+    _check_one("vocabulary", (row for row in rows if row.vocabulary))
+    _check_one("seed", rows)
+    for tasks in map(set, tables):
+        groups: dict[tuple[str, bool], list[results.ResultRow]] = {}
         for row in rows:
-            value = getattr(row, field)
-            other = known.setdefault((row.task, row.split, row.metric), value)
-            if other != value:
-                raise errors.DataError(
-                    errors.explain(
-                        found=f"rows of {row.task}, {row.split} with {field} {other!r}"
-                        f" and {value!r}",
-                        expected=f"one {field} for all rows of a task",
-                        do=f"Choose one in the report: set {field}"
-                        f"{' (random_seed)' if field == 'seed' else ''}, or"
-                        " score into another result file",
-                    )
+            if row.task in tasks:
+                groups.setdefault((row.metric, not row.kind), []).append(row)
+        for own in groups.values():
+            _check_one("protocol", own)
+
+
+def _check_one(field: str, rows: Iterable[results.ResultRow]) -> None:
+    first = None
+    for row in rows:
+        first = first or row
+        values = [getattr(one, field) for one in (first, row)]
+        if values[0] != values[1]:
+            raise errors.DataError(
+                errors.explain(
+                    found=f"rows with {field} {values[0]!r} ({_where(first)})"
+                    f" and {values[1]!r} ({_where(row)})",
+                    expected=f"one {field} for all that a mean or table compares",
+                    do=f"Choose one in the report: set {field}"
+                    f"{' (random_seed)' if field == 'seed' else ''}, or"
+                    " score into another result file",
                 )
+            )
+
+
+def _where(row: results.ResultRow) -> str:
+    return f"{row.expert} on {row.task} {row.split}"
 
 
 def told_apart(rows: Sequence[results.ResultRow]) -> list[results.ResultRow]:

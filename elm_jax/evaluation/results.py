@@ -15,9 +15,10 @@ import numpy as np
 
 from elm_jax import errors, files
 
-# Labels that stand in `expert` for a way to choose parameters, not for one expert.
+# Labels that stand in tables for a way to choose parameters, not for one expert.
 STRATEGIES = (
-    *("base", "multitask", "retrieved", "best_single", "oracle", "merged_top3"),
+    *("base", "multitask", "retrieved", "merged_top3"),
+    *("best_single", "best_per_prompt", "oracle", "chance"),
 )
 
 

@@ -1,7 +1,7 @@
 """elm_report: result rows to tables in the terminal and one HTML page."""
 
 import dataclasses
-import json
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -10,14 +10,13 @@ from elm_jax.data import tasks as task_registry
 from elm_jax.evaluation import (
     claims,
     metrics,
-    naming,
     results,
     selection,
     statistics,
 )
 from elm_jax.reporting import marks, page, report, tables, terminal, text
-from elm_jax.runs import loss_curves, report_rows
-from elm_jax.runs.report_rows import ComparableRows
+from elm_jax.runs import comparable_rows, loss_curves, report_rows, report_votes
+from elm_jax.runs.comparable_rows import ComparableRows
 from elm_jax.runs.run import Plan, Run
 
 # Metrics of tasks whose answers are written, not ranked.
@@ -25,7 +24,7 @@ _WRITTEN_METRICS = tuple(key for key in metrics.MAIN_KEYS if key != "accuracy")
 _NOTES = {
     "base": "the base alone",
     "multitask": "one model trained on all prompts, same token budget",
-    "retrieved": "RoE: the expert that 32 unlabelled instances vote for",
+    "retrieved": "",  # tells how many instances voted
     "merged_top3": "uniform merge of the three experts with most votes",
 }
 
@@ -114,24 +113,24 @@ class Report(Run):
     def _report(self, reported: ComparableRows, gaps: tuple[str, ...]) -> report.Report:
         unseen = self._expand(self.unseen_tasks)
         seen = self._expand(self.seen_tasks)
-        votes = self._votes()
-        winners = {task: counts[0][0] for task, counts in votes.items() if counts}
+        votes = self._votes(reported)
         maps = []
         for tasks, title in (
             (unseen, "Experts on unseen tasks"),
             (seen, "Experts on their own tasks"),
         ):
-            for metric in dict.fromkeys((self.metric, *_WRITTEN_METRICS)):
+            for metric in self._metrics():
                 rows = self._rows(reported, tasks, metric=metric)
                 if rows:
                     name = f"{title}: {metric}"
-                    maps.append(report.heat_map(rows, title=name, retrieved=winners))
+                    won = votes.winners
+                    maps.append(report.heat_map(rows, title=name, retrieved=won))
         return report.Report(
             title=self.title,
             claims=tuple(self._claims(reported, unseen)),
             headline=self._headline(reported, unseen),
             heat_maps=tuple(maps),
-            votes=tuple(report.Votes(t, tuple(c)) for t, c in sorted(votes.items())),
+            votes=votes.votes,
             curves=loss_curves.read(
                 self.path(self.work_dir),
                 self.path(self.compare_work_dir) if self.compare_work_dir else None,
@@ -154,7 +153,25 @@ class Report(Run):
             "vocabulary": self.vocabulary,
             "seed": self.random_seed,
         }
-        return ComparableRows(store, only)
+        shown = comparable_rows.Shown(
+            tables=self._tables(),
+            split=self.split,
+            selection_split=self.selection_split,
+            metrics=self._metrics(),
+            merged_expert=self.merged_expert,
+        )
+        return ComparableRows(store, only, shown)
+
+    def _tables(self) -> dict[str, list[str]]:
+        """Returns the names of tasks by what the report calls them."""
+        return {
+            "Unseen": self._expand(self.unseen_tasks),
+            "Seen": self._expand(self.seen_tasks),
+            "Composed": self._expand(self.composed_tasks),
+        }
+
+    def _metrics(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self.metric, *_WRITTEN_METRICS)))
 
     def _rows(
         self,
@@ -176,10 +193,11 @@ class Report(Run):
         if not rows:
             return None  # none of the tasks is ranked
         datasets = sorted({row.dataset for row in rows})
-        notes = dict(_NOTES)
+        notes = _NOTES | {"retrieved": self._votes(reported).note}
         for row in rows:  # those are methods' results, too
             if row.kind in ("multitask", "merged"):
-                notes.setdefault(row.expert, f"a {row.kind} expert, {row.source}")
+                parts = filter(None, (f"a {row.kind} expert", row.source))
+                notes.setdefault(row.expert, ", ".join(parts))
         ways = {label: [row for row in rows if row.expert == label] for label in notes}
         for label, choice, note in self._choices(reported, unseen):
             singles = selection.single_experts(rows)
@@ -254,31 +272,34 @@ class Report(Run):
 
     def _gaps(self, reported: ComparableRows) -> tuple[str, ...]:
         """Returns what the rows lack of what is to be shown, a sentence each."""
-        unseen = self._expand(self.unseen_tasks)
-        shown = (self.metric, *_WRITTEN_METRICS)
+        wanted, shown = self._tables(), self._metrics()
+        unseen = wanted["Unseen"]
         report_rows.check(
-            reported.all,
+            reported.newest,
             unseen,
             split=self.split,
             metrics=shown,
             path=reported.store.path,
         )
-        wanted = {
-            "Unseen": unseen,
-            "Seen": self._expand(self.seen_tasks),
-            "Composed": self._expand(self.composed_tasks),
-        }
         rows = self._rows(reported, unseen)
         chosen_on = self._rows(reported, unseen, split=self.selection_split)
+        every = [task for names in wanted.values() for task in names]
         for metric in shown:
-            every = [task for names in wanted.values() for task in names]
             report_rows.check_same_data(self._rows(reported, every, metric=metric))
         report_rows.check_same_data(chosen_on)
+        report_rows.check_same_examples(
+            row
+            for row in reported.all
+            if row.split == self.split or row.is_single_expert  # which are chosen from
+        )
+        others = self._votes(reported).others
         return (
             *report_rows.tasks_without_rows(
                 reported.all, wanted, split=self.split, metrics=shown
             ),
             *report_rows.unequal(rows, chosen_on, labels=_NOTES),
+            *reported.doubts(),
+            *report_rows.other_votes(others),
             *self._silent_claims(reported, rows),
         )
 
@@ -320,8 +341,8 @@ class Report(Run):
             found.append(claims.experts_against_multitask(experts, ways["multitask"]))
         after = self.path(self.results_after_path) if self.results_after_path else None
         if after is not None and after.is_file():
-            before = naming.newest(reported.store.rows())
-            found.append(_unchanged(before, results.read_rows(after)))
+            again = self._comparable(results.ResultStore(after))
+            found.append(claims.expert_added(reported.newest, again.newest))
         composed = _columns(
             reported, self._rows(reported, self._expand(self.composed_tasks))
         )
@@ -331,12 +352,11 @@ class Report(Run):
             found.append(claims.merge_beats_parts(merged, parts, metric=self.metric))
         return found
 
-    def _votes(self) -> dict[str, list[tuple[str, int]]]:
-        path = self.path(self.votes_path)
-        if not path.is_file():
-            return {}
-        lines = map(json.loads, path.read_text("utf-8").splitlines())
-        return {line["task"]: [tuple(pair) for pair in line["votes"]] for line in lines}
+    def _votes(self, reported: ComparableRows) -> report_votes.ShownVotes:
+        unseen = self._expand(self.unseen_tasks)
+        found = (self._rows(reported, unseen, metric=m) for m in self._metrics())
+        rows = list(itertools.chain.from_iterable(found))
+        return report_votes.read(self.path(self.votes_path), rows)
 
     def _details(self, reported: ComparableRows) -> tuple[tuple[str, str], ...]:
         rows = reported.all
@@ -367,19 +387,3 @@ def _columns(
         )
         for name in dict.fromkeys(row.expert for row in rows)
     }
-
-
-def _unchanged(
-    before: Sequence[results.ResultRow], after: Sequence[results.ResultRow]
-) -> results.Claim:
-    """Judges the old experts' scores; says how many retrievals the new ones changed."""
-    again = {(row.expert, row.task, row.split) for row in after}
-    old = [row for row in before if (row.expert, row.task, row.split) in again]
-    claim = claims.scores_unchanged(selection.single_experts(old), after)
-    chosen = [
-        {row.task: row.expert_fingerprint for row in rows if row.expert == "retrieved"}
-        for rows in (old, after)
-    ]
-    changed = sum(chosen[1].get(task) != expert for task, expert in chosen[0].items())
-    text = f"Of {len(chosen[0])} old tasks, {changed} now retrieve a new expert."
-    return dataclasses.replace(claim, evidence=f"{claim.evidence} {text}")

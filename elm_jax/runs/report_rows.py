@@ -1,46 +1,10 @@
-"""Which result rows a report shows, and what they lack of it, told by name."""
+"""What result rows lack of what a report is to show, told by name."""
 
 import pathlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from elm_jax import errors
-from elm_jax.evaluation import naming, results, selection
-
-
-class ComparableRows:
-    """The newest rows of a store, of one base, protocol, vocabulary and seed per task.
-
-    Attributes:
-      store: Where they are from.
-      all: The rows.
-
-    Args:
-      store: Has the rows of all trainings, in the order they were written.
-      only: Values that fields must have; "" and None ask for nothing.
-
-    Raises:
-      DataError: A task has rows of several, and none is chosen.
-    """
-
-    def __init__(self, store: results.ResultStore, only: Mapping[str, object]) -> None:
-        found = naming.newest(store.rows())
-        for field, value in only.items():
-            if value not in ("", None):
-                found = [row for row in found if getattr(row, field) == value]
-        naming.check_comparable(found, only)
-        self.store, self.all = store, found
-        self._named: dict[tuple[str, ...], list[results.ResultRow]] = {}
-
-    def of(
-        self, tasks: Sequence[str], *, split: str, metric: str
-    ) -> list[results.ResultRow]:
-        """Returns the rows of some tasks; each expert has a name of its own in them."""
-        key = tuple(tasks)
-        if key not in self._named:
-            own = set(tasks)
-            rows = [row for row in self.all if row.task in own]
-            self._named[key] = naming.told_apart(rows)
-        return selection.select(self._named[key], split=split, metric=metric)
+from elm_jax.evaluation import results, selection
 
 
 def check(
@@ -101,6 +65,32 @@ def check_same_data(rows: Iterable[results.ResultRow]) -> None:
             )
 
 
+def check_same_examples(rows: Iterable[results.ResultRow]) -> None:
+    """Raises DataError if rows of one task, split and metric are of other examples.
+
+    As where some experts were scored on a few examples, and others on all, or one
+    evaluation leaves the queries of a retrieval out. Rows of release 0.1, whose hash
+    of the scoring is another one, are compared among themselves.
+    """
+    groups: dict[tuple[object, ...], dict[tuple[str, int], list[str]]] = {}
+    for row in rows:
+        group = groups.setdefault((row.task, row.split, row.metric, not row.kind), {})
+        group.setdefault((row.scoring, row.num_examples), []).append(row.expert)
+    for (task, split, *_), found in groups.items():
+        if len(found) > 1:
+            parts = [f"{number} ({listed(who)})" for (_, number), who in found.items()]
+            raise errors.DataError(
+                errors.explain(
+                    found=f"scores of {task} {split} on different examples:"
+                    f" {', others on '.join(parts)}",
+                    expected="the same examples, scored in the same way, for all that"
+                    " one column compares",
+                    do="Score all of them by one configuration (MAX_EXAMPLES and"
+                    " retrieval included) into another result file",
+                )
+            )
+
+
 def tasks_without_rows(
     rows: Iterable[results.ResultRow],
     wanted: Mapping[str, Collection[str]],
@@ -155,6 +145,15 @@ def unequal(
         yield (
             f"{silent} of {len(rows)} rows are of an earlier version: they do not tell"
             " how many prompts are cut, nor which choices cannot be told apart."
+        )
+
+
+def other_votes(tasks: Collection[str]) -> Iterator[str]:
+    """Yields a sentence about tasks whose votes are not those of what was scored."""
+    if tasks:
+        yield (
+            f"No votes of {listed(tasks)}: they are for another expert than the one"
+            " that was scored as retrieved."
         )
 
 

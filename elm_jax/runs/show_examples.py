@@ -59,7 +59,7 @@ class ShowExamples(Run):
         store = results.ResultStore(self.path(self.results_path))
         data = self.data.opened(self.place)
         found: list[Example] = []
-        for row in self._cells(store):
+        for row in _told(self._cells(store)):
             dataset = data.open(row.task, row.split)
             examples = self._examples(row, store.per_example(row), dataset, data)
             for line in _heading(row, examples, self.which):
@@ -142,6 +142,9 @@ class Example(NamedTuple):
     Attributes:
       expert: Whose answer it is, as result rows name it.
       expert_fingerprint: Of that expert's training.
+      base_fingerprint: Of the base model.
+      protocol: How it was scored.
+      seed: Of everything random in scoring.
       task: Full name of the task.
       split: Its split.
       example_id: Place of the row in its source.
@@ -158,6 +161,9 @@ class Example(NamedTuple):
 
     expert: str
     expert_fingerprint: str
+    base_fingerprint: str
+    protocol: str
+    seed: int
     task: str
     split: str
     example_id: int
@@ -206,6 +212,9 @@ def _example(
     return Example(
         expert=row.expert,
         expert_fingerprint=row.expert_fingerprint,
+        base_fingerprint=row.base_fingerprint,
+        protocol=row.protocol,
+        seed=row.seed,
         task=row.task,
         split=row.split,
         example_id=example.example_id,
@@ -221,18 +230,34 @@ def _example(
     )
 
 
-def _check_same(row: results.ResultRow, dataset: token_store.TokenizedDataset) -> None:
-    """Raises DataError unless a row was scored on the content of a dataset."""
-    where = f"{row.task} {row.split}"
-    if row.data_fingerprint is None:
+def _told(rows: Sequence[results.ResultRow]) -> list[results.ResultRow]:
+    """Returns the rows that tell their data; prints a line for each other one.
+
+    Raises:
+      DataError: None does.
+    """
+    found = [row for row in rows if row.data_fingerprint is not None]
+    silent = [row for row in rows if row.data_fingerprint is None]
+    why = "of an earlier version, which does not tell what tokens and texts it was"
+    for row in silent if found else ():
+        where = f"{row.expert} on {row.task} {row.split}"
+        terminal.show_line(text.plain(f"left out: a row of {where} {why} scored on"))
+    if silent and not found:
+        row = silent[0]
         raise errors.DataError(
             errors.explain(
-                found=f"a row of {row.expert} on {where} of an earlier version, which"
-                " does not tell what tokens and texts it was scored on",
+                found=f"a row of {row.expert} on {row.task} {row.split} {why}"
+                " scored on",
                 expected="rows with data_fingerprint",
                 do="Score it again into another result file (results_path)",
             )
         )
+    return found
+
+
+def _check_same(row: results.ResultRow, dataset: token_store.TokenizedDataset) -> None:
+    """Raises DataError unless a row was scored on the content of a dataset."""
+    where = f"{row.task} {row.split}"
     if row.data_fingerprint != dataset.fingerprint:
         raise errors.DataError(
             errors.explain(

@@ -83,3 +83,16 @@ def test_a_score_that_was_not_taken_again_proves_nothing():
     assert claim.holds is None
     assert "1 were not scored again" in claim.evidence
     assert claims.scores_unchanged([], []).holds is None
+
+
+def test_a_retrieval_is_changed_only_between_rows_that_tell_their_kind():
+    chosen = row(expert="retrieved", kind="strategy", expert_fingerprint="one")
+    other = dataclasses.replace(chosen, expert_fingerprint="two")
+    found = claims.expert_added([row(), chosen], [row(), other])
+    assert found.holds is True
+    assert "Of 1 old tasks, 1 now retrieve a new expert." in found.evidence
+    found = claims.expert_added([row(), chosen], [row(), chosen])
+    assert "Of 1 old tasks, 0 now retrieve a new expert." in found.evidence
+    old = dataclasses.replace(chosen, kind="")
+    for pair in ([old], [other]), ([other], [old]):
+        assert "retrieve" not in claims.expert_added(*pair).evidence

@@ -90,23 +90,55 @@ def test_of_a_strategy_the_newest_row_of_each_task_counts():
     assert naming.newest([old, other_task, new]) == [other_task, new]
 
 
+def test_an_expert_of_two_folders_is_one_and_lives_while_one_of_them_has_it():
+    copy = changed(source="copies/reviews", task="senses_other", prompt="other")
+    assert naming.newest([PROMPT, copy]) == [PROMPT, copy]
+    assert {row.expert for row in naming.told_apart([PROMPT, copy])} == {"reviews"}
+    again = changed(expert_fingerprint="dddddddddddddddd", value=70.0)
+    assert naming.newest([PROMPT, copy, again]) == [PROMPT, copy, again]
+
+
+def test_an_expert_that_lies_in_its_folder_again_counts_although_it_is_older():
+    again = changed(expert_fingerprint="dddddddddddddddd", value=70.0)
+    folder = (PROMPT.expert, PROMPT.source)
+    assert naming.newest([PROMPT, again], {folder: "aaaaaaaaaaaaaaaa"}) == [PROMPT]
+    assert naming.newest([again, PROMPT], {folder: "dddddddddddddddd"}) == [again]
+    # What lies there and was never scored replaces nothing.
+    assert naming.newest([PROMPT, again], {folder: "eeeeeeeeeeeeeeee"}) == [again]
+
+
+def test_an_expert_of_another_base_replaces_none_in_the_same_folder():
+    other = changed(base_fingerprint="another", expert_fingerprint="dddddddddddddddd")
+    assert naming.newest([PROMPT, other]) == [PROMPT, other]
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
-    [
-        ("base_fingerprint", "another"),
-        ("protocol", "elm"),
-        ("vocabulary", "w"),
-        ("seed", 43),
-    ],
+    [("base_fingerprint", "another"), ("vocabulary", "w"), ("seed", 43)],
 )
-def test_rows_that_no_table_may_mix_are_refused_by_field(field, value):
-    other = changed(expert="topics", **{field: value})
-    fields = ("base_fingerprint", "protocol", "vocabulary", "seed")
-    naming.check_comparable([PROMPT, LORA], fields)
-    with pytest.raises(errors.DataError, match=f"with {field} .*{value}"):
-        naming.check_comparable([PROMPT, other], fields)
-    # Of different tasks they may differ: one is ranked, another is written.
-    naming.check_comparable([PROMPT, changed(other, task="another")], fields)
+def test_rows_of_any_tasks_that_no_mean_may_mix_are_refused_by_field(field, value):
+    naming.check_comparable([PROMPT, LORA], [])
+    for task in (PROMPT.task, "another"):
+        other = changed(expert="topics", task=task, **{field: value})
+        with pytest.raises(errors.DataError, match=f"with {field} .*{value}"):
+            naming.check_comparable([PROMPT, other], [[PROMPT.task], ["another"]])
+
+
+def test_tasks_of_a_table_have_one_protocol_by_one_metric():
+    other = changed(task="another", protocol="elm")
+    rows, table = [PROMPT, other], [PROMPT.task, "another"]
+    with pytest.raises(errors.DataError, match="with protocol 'default' .*'elm'"):
+        naming.check_comparable(rows, [table])
+    # One task is ranked, another is written; or they are in tables of their own.
+    naming.check_comparable([PROMPT, changed(other, metric="rougeL")], [table])
+    naming.check_comparable(rows, [table[:1], table[1:]])
+
+
+def test_rows_of_release_0_1_have_the_vocabulary_of_their_base():
+    old = changed(expert="topics", kind="", vocabulary="", protocol="elm")
+    naming.check_comparable([PROMPT, old], [[PROMPT.task]])
+    with pytest.raises(errors.DataError, match="with base_fingerprint"):
+        naming.check_comparable([PROMPT, changed(old, base_fingerprint="b")], [])
 
 
 @pytest.mark.parametrize("kind", ["merged", "multitask"])

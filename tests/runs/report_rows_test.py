@@ -1,9 +1,12 @@
 """A report says what is missing by name, and compares no means over other prompts."""
 
+import json
+
 import numpy as np
 import pytest
 
 from elm_jax import errors
+from elm_jax.checkpoints import manifest
 from elm_jax.evaluation import results
 from elm_jax.runs import report
 from tests.runs import scored
@@ -23,26 +26,34 @@ def record(
     split="test",
     metric="accuracy",
     num_examples=2,
+    name="results.jsonl",
+    base="0123",
+    fingerprint="",
+    protocol="elm",
+    scoring="",
+    values=(0.0, 100.0),
     **facts,
 ):
     cell = results.Cell(
         expert=expert,
-        base_fingerprint="0123",
+        base_fingerprint=base,
+        expert_fingerprint=fingerprint,
         task=f"{dataset}_ask",
         dataset=dataset,
         prompt="ask",
         split=split,
-        protocol="elm",
+        protocol=protocol,
         seed=0,
         checkpoint_step=0,
+        scoring=scoring,
     )
     ranked = {"chance": 50.0} if metric == "accuracy" else {}
-    results.ResultStore(folder / "results.jsonl").record(
+    results.ResultStore(folder / name).record(
         cell,
         run_id="r",
-        values={metric: 50.0} | ranked,
+        values={metric: float(np.mean(values))} | ranked,
         num_examples=num_examples,
-        per_example={"example_ids": np.arange(2), metric: np.array([0.0, 100.0])},
+        per_example={"example_ids": np.arange(2), metric: np.array(values)},
         facts=results.Facts(inputs_cut=0.0, **facts),
     )
 
@@ -131,8 +142,163 @@ def test_rows_of_one_task_on_different_data_are_refused(tmp_path):
     assert "than e (bb)" in text
 
 
-def test_rows_of_fewer_examples_are_told(tmp_path):
+def test_rows_of_release_0_1_on_fewer_examples_are_told(tmp_path):
     record(tmp_path, "base", "plain")
-    record(tmp_path, "e", "plain", num_examples=5)
+    record(tmp_path, "e", "plain", num_examples=5, kind="prompt")
     told = "Not all of plain_ask have the same examples: base on 2, e on 5."
     assert told in run(tmp_path)
+
+
+@pytest.mark.parametrize("other", [{"num_examples": 5}, {"scoring": "else"}])
+def test_scores_on_different_examples_are_refused_by_name(tmp_path, other):
+    record(tmp_path, "base", "plain", kind="base")
+    record(tmp_path, "e", "plain", kind="prompt", fingerprint="e", **other)
+    number = other.get("num_examples", 2)
+    assert (
+        f"scores of plain_ask test on different examples: 2 (base), others on {number}"
+        " (e)" in refusal(tmp_path)
+    )
+
+
+@pytest.mark.parametrize("tasks", ["seen_tasks", "composed_tasks"])
+def test_scores_on_different_examples_are_refused_in_every_table(tmp_path, tasks):
+    record(tmp_path, "base", "plain")
+    record(tmp_path, "base", "long", kind="base")
+    record(tmp_path, "e", "long", kind="prompt", num_examples=1)
+    run(tmp_path)
+    text = refusal(tmp_path, **{tasks: "long_ask"})
+    assert "scores of long_ask test on different examples" in text
+
+
+def test_experts_are_chosen_by_scores_on_the_same_examples(tmp_path):
+    for name, number in (("a", 2), ("b", 1)):
+        own = {"kind": "prompt", "fingerprint": name}
+        record(tmp_path, name, "plain", **own)
+        record(tmp_path, name, "plain", split="validation", num_examples=number, **own)
+    text = refusal(tmp_path, unseen_tasks="plain_ask")
+    assert "scores of plain_ask validation on different examples: 2 (a)" in text
+
+
+def test_no_mean_is_over_tasks_of_two_bases(tmp_path):
+    record(tmp_path, "base", "plain")
+    record(tmp_path, "base", "signs", base="4567")
+    text = refusal(tmp_path)
+    assert "rows with base_fingerprint '0123' (base on plain_ask test)" in text
+    assert "'4567' (base on signs_ask test)" in text
+    assert "Unseen tasks without rows of split test: plain_ask." in run(
+        tmp_path, base_fingerprint="4567"
+    )
+    # Rows of tasks that are not shown may be of any base.
+    run(tmp_path, unseen_tasks="plain_ask")
+
+
+def save_expert(folder, name, *, seed):
+    """Writes the manifest of an expert; returns its fingerprint."""
+    info = manifest.Manifest(
+        name=name,
+        kind="prompt",
+        base_name="base",
+        base_fingerprint="0123",
+        seed=seed,
+        model={},
+        trainable_pattern=".*",
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest.write_manifest(folder, info)
+    return info.fingerprint
+
+
+def test_the_expert_that_lies_in_its_folder_is_reported(tmp_path):
+    old = save_expert(tmp_path / "experts" / "e", "e", seed=1)
+    own = {"kind": "prompt", "source": "experts/e"}
+    record(tmp_path, "e", "plain", fingerprint=old, **own)
+    new = save_expert(tmp_path / "experts" / "e", "e", seed=2)
+    fields = {"unseen_tasks": "plain_ask"}
+    told = "e was trained again since it was scored"
+    assert told in run(tmp_path, **fields)
+    record(tmp_path, "e", "plain", fingerprint=new, values=(100.0, 100.0), **own)
+    text = run(tmp_path, **fields)
+    assert "| e | **100.0** |" in text
+    assert told not in text
+    save_expert(tmp_path / "experts" / "e", "e", seed=1)  # the old one, put back
+    assert "| e | **50.0** |" in run(tmp_path, **fields)
+
+
+def test_several_experts_of_a_strategy_are_told(tmp_path):
+    for name in ("one", "two"):
+        record(tmp_path, "retrieved", "plain", kind="strategy", fingerprint=name)
+    text = run(tmp_path, unseen_tasks="plain_ask")
+    assert "retrieved was scored with several experts on 1 tasks: the newest" in text
+
+
+def test_an_expert_has_one_name_in_all_tables(tmp_path):
+    for place, dataset in (("here", "plain"), ("there", "long")):
+        own = {"kind": "prompt", "fingerprint": place, "source": f"{place}/e"}
+        record(tmp_path, "e", dataset, **own)
+    text = run(tmp_path, unseen_tasks="plain_ask", seen_tasks="long_ask")
+    assert "| e (here) |" in text
+    assert "| e (there) |" in text
+
+
+def test_the_reports_own_merge_of_release_0_1_is_no_oracle(tmp_path):
+    record(tmp_path, "e", "plain")
+    record(tmp_path, "both", "plain", values=(100.0, 100.0))
+    fields = {"unseen_tasks": "plain_ask"}
+    assert "| oracle | 100.0" in run(tmp_path, **fields)
+    text = run(tmp_path, merged_expert="both", **fields)
+    assert "| oracle | 50.0" in text
+    assert "| both | **100.0**" in text
+    assert "4 of 4 rows tell neither the kind of their expert" in text
+
+
+def write_votes(folder, **counts):
+    lines = [
+        json.dumps({"task": f"{name}_ask", "votes": votes})
+        for name, votes in counts.items()
+    ]
+    (folder / "votes.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_votes_are_shown_of_tasks_that_retrieval_was_scored_on(tmp_path):
+    record(tmp_path, "base", "plain", kind="base")
+    record(tmp_path, "base", "signs", kind="base")
+    write_votes(tmp_path, plain=[["e", 5], ["f", 3]], signs=[["f", 8]])
+    assert "Retrieval votes" not in run(tmp_path)
+    record(tmp_path, "retrieved", "plain", kind="strategy", fingerprint="aa")
+    text = run(tmp_path)
+    assert "| plain_ask | 5 e | 3 f |  | 8 |" in text
+    assert "| signs_ask | 8 f" not in text
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "the expert that 8 unlabelled instances vote for" in page
+
+
+def test_votes_name_the_expert_that_was_scored_or_are_left_out(tmp_path):
+    for place in ("here", "there"):
+        own = {"kind": "prompt", "fingerprint": place, "source": f"{place}/e"}
+        record(tmp_path, "e", "plain", **own)
+    record(tmp_path, "retrieved", "plain", kind="strategy", fingerprint="there")
+    write_votes(tmp_path, plain=[["e", 8]])
+    text = run(tmp_path, unseen_tasks="plain_ask")
+    assert "8 e (there)" in text
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.count("e (there)") > 1
+    write_votes(tmp_path, plain=[["f", 8]])
+    text = run(tmp_path, unseen_tasks="plain_ask")
+    assert "Retrieval votes" not in text
+    assert "No votes of plain_ask: they are for another expert" in text
+
+
+def test_old_scores_are_compared_with_what_is_reported(tmp_path):
+    own = {"kind": "prompt", "source": "experts/e"}
+    record(tmp_path, "e", "plain", fingerprint="old", **own)
+    record(tmp_path, "e", "plain", fingerprint="new", **own)
+    after = {"name": "after.jsonl"} | own
+    record(tmp_path, "e", "plain", fingerprint="new", **after)
+    record(tmp_path, "e", "signs", base="4567", fingerprint="new", **after)
+    text = run(
+        tmp_path,
+        unseen_tasks="plain_ask",
+        base_fingerprint="0123",
+        results_after_path=str(tmp_path / "after.jsonl"),
+    )
+    assert "holds. 2 of 2 result rows are identical; 0 differ, 0 were not" in text

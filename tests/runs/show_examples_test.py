@@ -136,6 +136,29 @@ def test_rows_of_an_earlier_version_are_refused(show, scored_folder, tmp_path):
         show("plain", results_path=str(tmp_path / "old.jsonl"))
 
 
+def test_a_row_of_an_earlier_version_among_others_is_left_out_and_told(
+    show, scored_folder, tmp_path, capsys
+):
+    for line in (scored_folder / "results.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        old = row | {"expert": "old"}
+        del old["data_fingerprint"]
+        with (tmp_path / "mixed.jsonl").open("a") as file:
+            file.write(f"{json.dumps(old)}\n{line}\n")
+    (tmp_path / "per_example").symlink_to(scored_folder / "per_example")
+    found = show("plain", results_path=str(tmp_path / "mixed.jsonl"))
+    assert {one["expert"] for one in found} == {"base"}
+    told = "left out: a row of old on plain_ask test of an earlier version"
+    assert told in " ".join(capsys.readouterr().out.split())
+
+
+def test_lines_tell_base_protocol_and_seed(show, scored_folder):
+    row = results.ResultStore(scored_folder / "results.jsonl").rows()[0]
+    names = ("base_fingerprint", "protocol", "seed")
+    for one in show("plain"):
+        assert [one[name] for name in names] == [getattr(row, name) for name in names]
+
+
 def test_a_metric_of_a_corpus_has_no_right_examples(show, scored_folder, tmp_path):
     for line in (scored_folder / "results.jsonl").read_text().splitlines():
         row = json.loads(line)

@@ -1,0 +1,64 @@
+"""What retrieval answered, for the tasks on which a report shows what it chose."""
+
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from elm_jax.evaluation import results
+from elm_jax.reporting import report
+
+
+class ShownVotes(NamedTuple):
+    """Votes by task, the first of each for the expert that was scored as `retrieved`.
+
+    Attributes:
+      votes: In the order of the tasks' names.
+      others: Tasks whose votes are for another expert than the one that was scored.
+    """
+
+    votes: tuple[report.Votes, ...]
+    others: tuple[str, ...]
+
+    @property
+    def winners(self) -> dict[str, str]:
+        """The expert with most votes, by task."""
+        return {one.task: one.counts[0][0] for one in self.votes}
+
+    @property
+    def note(self) -> str:
+        """What `retrieved` is, in a few words."""
+        counts = sorted({sum(n for _, n in one.counts) for one in self.votes})
+        number = " to ".join(map(str, dict.fromkeys([*counts[:1], *counts[-1:]])))
+        instances = f"{number} unlabelled instances".strip()
+        return f"RoE: the expert that {instances} vote for"
+
+
+def read(path: pathlib.Path, rows: Sequence[results.ResultRow]) -> ShownVotes:
+    """Returns the votes that go with rows of `retrieved`.
+
+    Args:
+      path: What retrieval wrote down; there need be no such file.
+      rows: What is reported, under the names that the page has.
+    """
+    if not path.is_file():
+        return ShownVotes((), ())
+    chosen = {r.task: r.expert_fingerprint for r in rows if r.expert == "retrieved"}
+    names = {row.expert_fingerprint: row.expert for row in rows if row.is_expert}
+    shown, others = [], []
+    for task, counts in sorted(_lines(path)):
+        if task not in chosen or not counts:
+            continue
+        (winner, number), *rest = counts
+        name = names.get(chosen[task], winner)
+        if name != winner and not name.startswith(f"{winner} ("):
+            others.append(task)
+        else:
+            shown.append(report.Votes(task, ((name, number), *rest)))
+    return ShownVotes(tuple(shown), tuple(others))
+
+
+def _lines(path: pathlib.Path) -> Iterator[tuple[str, list[tuple[str, int]]]]:
+    for line in path.read_text("utf-8").splitlines():
+        one = json.loads(line)
+        yield one["task"], [(name, number) for name, number in one["votes"]]
