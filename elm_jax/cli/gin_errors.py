@@ -12,6 +12,9 @@ from elm_jax import errors, paths
 from elm_jax.cli import selectors
 
 STATEMENT = re.compile(r"^(?P<name>[\w./]+) *=", re.MULTILINE)
+OURS = ("elm_jax", "tasks")
+"""The project's packages, which no module of a user's may be named like."""
+
 _LIBRARY = sysconfig.get_path("stdlib")
 _HELP = "--help lists all fields"
 _DYNAMIC = "from __gin__ import dynamic_registration"
@@ -85,28 +88,38 @@ def near(name: str, known: Iterable[str]) -> str:
     return f"Did you mean: {', '.join(found[:6])}?"
 
 
-def hidden_module(name: str, folders: Sequence[str]) -> str:
-    """Returns what to do if a package of the project's hides a module of the user's.
+def hidden_module(name: str, folders: Sequence[str], *, kind: str) -> str:
+    """Returns what to do if another module hides one of the user's.
 
     Args:
-      name: Of the module that was imported.
+      name: Of the module that was imported, or could not be.
       folders: Where modules of the user's are looked for.
+      kind: Pattern of the files that make a folder a module.
 
     Returns:
       "" if there is no such module.
     """
     top = name.partition(".")[0]
-    own = getattr(sys.modules.get(top), "__file__", None)
-    if top not in ("tasks", "elm_jax") or own is None:
+    module = sys.modules.get(top)
+    file = getattr(module, "__file__", None)
+    places = [file] if file else list(getattr(module, "__path__", ()))
+    theirs = [
+        path
+        for folder in map(pathlib.Path, folders)
+        for path in (folder / f"{top}.py", folder / top)
+        if path.is_file() or (path.is_dir() and any(path.glob(kind)))
+    ]
+    resolved = [pathlib.Path(place).resolve() for place in places]
+    is_theirs = any(
+        place.is_relative_to(path.resolve()) for place in resolved for path in theirs
+    )
+    if module is None or is_theirs or not theirs:
         return ""
-    for folder in folders:
-        for path in (pathlib.Path(folder, f"{top}.py"), pathlib.Path(folder, top)):
-            if path.exists() and not pathlib.Path(own).is_relative_to(path.resolve()):
-                return (
-                    f"{path} is hidden by the project's own package {top!r}: give it"
-                    " another name, such as my_tasks"
-                )
-    return ""
+    where = ", ".join(map(str, places)) or "in the interpreter"
+    by = f"another module of this name ({where})"
+    if top in OURS:
+        by = f"the project's own package {top!r}"
+    return f"{theirs[0]} is hidden by {by}: give it another name, such as my_tasks"
 
 
 def _advise(
@@ -131,8 +144,9 @@ def _advise(
     if macro:
         return errors.did_you_mean(macro[1], (n for n in names if "." not in n))
     if isinstance(error, ImportError):
-        named = re.search(r"'((?:tasks|elm_jax)\b[\w.]*)'", text)
-        return hidden_module(named[1] if named else "", folders) or (
+        named = re.findall(r"'([\w.]+)'", text)
+        hidden = (hidden_module(name, folders, kind="*.py") for name in named)
+        return next(filter(None, hidden), "") or (
             f"Correct the name, or put the module into {' or '.join(folders)}"
         )
     if "Unable to parse value" in text or "Unexpected token" in text:

@@ -209,7 +209,7 @@ def _let_import(folders: Iterable[str]) -> None:
     """
     sys.path.extend(folder for folder in folders if folder not in sys.path)
     importlib.invalidate_caches()
-    if not all(map(_is_found, ("elm_jax", "tasks"))):
+    if not all(map(_is_found, gin_errors.OURS)):
         sys.path.insert(0, str(paths.PACKAGE))
         importlib.invalidate_caches()
 
@@ -224,13 +224,15 @@ def _is_found(name: str) -> bool:
 
 
 def _check_imports(bound: str, folders: Sequence[str]) -> None:
-    """Raises ConfigError for a package of ours that hides a module of the user's."""
-    for name in re.findall(r"^import (\w+)$", bound, re.MULTILINE):
-        advice = gin_errors.hidden_module(name, folders)
+    """Raises ConfigError if a module of the user's is hidden by what was imported."""
+    for line, name in re.findall(r"^((?:import|from) (\w+).*)$", bound, re.MULTILINE):
+        if name in gin_errors.OURS and line != f"import {name}":
+            continue  # a module of ours, as most files have; theirs may be beside it
+        advice = gin_errors.hidden_module(name, folders, kind="__init__.py")
         if advice:
             raise errors.ConfigError(
                 errors.explain(
-                    found=f"`import {name}`, which registers nothing",
+                    found=f"`{line}`, which is not the module beside the gin file",
                     expected="modules that register tasks",
                     do=advice,
                 )

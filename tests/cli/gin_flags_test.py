@@ -145,6 +145,40 @@ def test_a_users_package_never_wins_over_an_editable_install(
     assert str(tmp_path) in sys.path
 
 
+@pytest.mark.parametrize("file", ["{}.py", "{}/__init__.py"])
+@pytest.mark.parametrize(
+    ("name", "line", "by"),
+    [
+        ("cmd", "import cmd", "cmd.py"),  # of Python
+        ("yaml", "import yaml.nodes", "yaml"),  # installed
+        ("sys", "import sys", "in the interpreter"),
+        ("json", "from json import decoder", "json"),
+        ("json", "from json import shoes", "json"),  # which it lacks
+    ],
+)
+def test_a_users_module_that_another_hides_is_told(
+    tmp_path, monkeypatch, file, name, line, by
+):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    files.write_text(tmp_path / file.format(name), "")
+    with pytest.raises(errors.ConfigError) as caught:
+        build(tmp_path, f"{GOOD}{line}\n", "--gin.MODEL_DIR=x")
+    message = str(caught.value)
+    theirs = str(tmp_path / file.format(name)).removesuffix("/__init__.py")
+    assert f"{theirs} is hidden by" in message
+    assert by in message
+
+
+def test_a_users_module_beside_folders_and_a_copy_is_not_hidden(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    files.write_text(tmp_path / "json/README.md", "no module")
+    files.write_text(tmp_path / "of_mine_alone.py", "")
+    files.write_text(tmp_path / "gin_folder/of_mine_alone.py", "")
+    text = f"{GOOD}import json\nimport of_mine_alone\n"
+    build(tmp_path / "gin_folder", text, "--gin.MODEL_DIR=x")
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
