@@ -77,13 +77,16 @@ class ComparableRows:
         self.all = shown.of(self.newest)
         self._before = shown.of(found)
         naming.check_comparable(self.all, shown.tables.values())
-        # A name means one expert on the whole page.
-        self._named = [
-            dataclasses.replace(row, kind="merged")
-            if not row.kind and row.expert == shown.merged_expert
-            else row
-            for row in naming.told_apart(self.all)
-        ]
+        # Of release 0.1, only the report tells which row is its merge. A name means
+        # one expert on the whole page.
+        self._named = naming.told_apart(
+            [
+                dataclasses.replace(row, kind="merged")
+                if not row.kind and row.expert == shown.merged_expert
+                else row
+                for row in self.all
+            ]
+        )
 
     def of(
         self, tasks: Sequence[str], *, split: str, metric: str
@@ -129,7 +132,8 @@ class ComparableRows:
 def _lying(store: results.ResultStore) -> dict[naming.Folder, str]:
     """Returns the fingerprints of the experts that lie in the folders of rows now."""
     found: dict[naming.Folder, str] = {}
-    for name, source in {(r.expert, r.source) for r in store.rows() if r.source}:
+    own = [row for row in store.rows() if row.is_expert and row.source]
+    for name, source in sorted({(row.expert, row.source) for row in own}):
         folder = store.path.parent / source
         if (folder / manifest.FILE_NAME).is_file():
             info = manifest.read_manifest(folder)

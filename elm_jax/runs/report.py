@@ -361,10 +361,10 @@ class Report(Run):
     def _details(self, reported: ComparableRows) -> tuple[tuple[str, str], ...]:
         rows = reported.all
         return (
-            ("result rows", f"{len(rows)} in {reported.store.path.name}"),
+            ("result rows", f"{len(rows)} of {reported.store.path.name}"),
             ("base", ", ".join(sorted({row.base_fingerprint for row in rows}))),
             ("protocol", ", ".join(sorted({row.protocol for row in rows}))),
-            ("vocabulary", ", ".join(sorted({row.vocabulary for row in rows}))),
+            ("vocabulary", ", ".join(sorted({r.vocabulary for r in rows} - {""}))),
         )
 
     def _expand(self, names: str | tuple[str, ...]) -> list[str]:

@@ -219,8 +219,9 @@ def test_a_base_brings_its_vocabulary(folder):
         evaluation(folder, data=data(vocabulary_path=BASE)).plan()
 
 
-def test_an_expert_may_not_bear_the_name_of_a_strategy(folder):
-    edit(folder, name="retrieved")
+@pytest.mark.parametrize("name", ["retrieved", "best_per_prompt", "chance"])
+def test_an_expert_may_not_bear_the_name_of_a_strategy(folder, name):
+    edit(folder, name=name)
     with pytest.raises(errors.ConfigError, match="stands for no strategy"):
         evaluation(folder).plan()
 

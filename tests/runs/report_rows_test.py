@@ -251,6 +251,16 @@ def test_the_reports_own_merge_of_release_0_1_is_no_oracle(tmp_path):
     assert "4 of 4 rows tell neither the kind of their expert" in text
 
 
+def test_a_merge_of_release_0_1_is_no_oracle_beside_a_newer_one_of_its_name(tmp_path):
+    record(tmp_path, "e", "plain", kind="prompt", fingerprint="e")
+    record(tmp_path, "both", "plain", values=(100.0, 100.0), fingerprint="old")
+    own = {"kind": "merged", "fingerprint": "new", "source": "merged/both"}
+    record(tmp_path, "both", "long", **own)
+    fields = {"unseen_tasks": "plain_ask", "seen_tasks": "long_ask"}
+    text = run(tmp_path, merged_expert="both", **fields)
+    assert "| oracle | 50.0" in text
+
+
 def write_votes(folder, **counts):
     lines = [
         json.dumps({"task": f"{name}_ask", "votes": votes})
