@@ -133,7 +133,6 @@ def test_a_missing_import_is_told_with_the_line_to_add(tmp_path, run_type):
         ("num_fsdp = 3", "Did you mean: train.Train.num_fsdp?"),
         ("learning_rat = 3", "optimizers.AdamW.learning_rate"),
         ("optimizers.AdamW.lr = 3", "learning_rate, scale_by_parameter, warmup_steps"),
-        ("lora.Lora.rank = 3", "`from elm_jax.peft import lora`"),
         ("lora.Lorra.rank = 3", "Did you mean: lora.Lora"),
     ],
 )
@@ -146,3 +145,16 @@ def test_an_unknown_name_is_told_with_fields_that_are_like_it(binding, advice):
         )
     assert advice in str(caught.value)
     assert "elm_jax.runs" not in str(caught.value)
+
+
+def test_a_part_that_a_file_does_not_import_is_told_with_the_line_to_add():
+    # As gin says it; here it knows the name from the files of other tests.
+    error = ValueError("No configurable matching 'lora.Lora'.")
+    told = gin_errors.explain(
+        error,
+        gin_files=[],
+        bound=DYNAMIC,
+        run_types=runs.runs_of("train"),
+        folders=[],
+    )
+    assert "Add `from elm_jax.peft import lora` before it" in told
