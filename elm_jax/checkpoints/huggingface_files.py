@@ -30,7 +30,7 @@ _DTYPES = {
     "F64": np.dtype(np.float64),
     "I64": np.dtype(np.int64),
 }
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 class Model(NamedTuple):
@@ -97,7 +97,7 @@ def find_folder(
     folder = paths.absolute(source)
     if folder.is_dir():
         return folder
-    if not _HUB_NAME.fullmatch(source):
+    if not HUB_NAME.fullmatch(source):
         raise errors.CheckpointError(
             errors.explain(
                 found=f"no folder {source}",

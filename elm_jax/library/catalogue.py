@@ -113,7 +113,7 @@ class Catalogue:
                 continue
             folder = self.expert_dir(entry.name)
             found = manifest.read_manifest(folder)
-            if entry.fingerprint not in ("", found.fingerprint):
+            if not _is_same(self._describe(folder), entry):
                 raise errors.LibraryError(
                     errors.explain(
                         found=f"{folder} holds another expert ({found.fingerprint})"
@@ -243,9 +243,13 @@ def _show(entry: Entry) -> str:
 
 
 def _is_same(entry: Entry, old: Entry) -> bool:
-    """Returns whether an expert is the one that a line lists, in the same folder."""
-    is_known = old.fingerprint in ("", entry.fingerprint)
-    return is_known and (entry.name, entry.path) == (old.name, old.path)
+    """Returns whether an expert is the one that a line lists, in the same folder.
+
+    Lines of release 0.1 have no fingerprint; all else that they tell is compared.
+    """
+    fingerprint = entry.fingerprint if old.fingerprint else ""
+    like_old = {"status": old.status, "fingerprint": fingerprint}
+    return dataclasses.replace(entry, **like_old) == old
 
 
 def _check_new(entry: Entry, entries: tuple[Entry, ...], path: pathlib.Path) -> None:

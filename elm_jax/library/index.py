@@ -22,6 +22,7 @@ from elm_jax.library import lock, sampling, text_formats
 from elm_jax.types import Embedder
 
 FORMAT_VERSION = 1
+RECORD = "index.json"  # written last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +135,7 @@ def open_index(index_dir: str | pathlib.Path) -> Index:
     """
     folder = pathlib.Path(index_dir)
     try:
-        record = json.loads((folder / "index.json").read_text("utf-8"))
+        record = json.loads((folder / RECORD).read_text("utf-8"))
         if record["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format version {record['format_version']}")
         experts = tuple(_read_expert(fields) for fields in record["experts"])
@@ -182,7 +183,7 @@ def extend(
     """
     folder = pathlib.Path(index_dir)
     with lock.hold(folder):
-        exists = (folder / "index.json").exists()
+        exists = (folder / RECORD).exists()
         index = open_index(folder) if exists else None
         _check_settings(index, embedder=embedder, settings=settings)
         missing = _select_missing(index, new)
@@ -236,7 +237,7 @@ def _write(folder: pathlib.Path, index: Index) -> None:
         "settings": dataclasses.asdict(index.settings),
         "experts": [dataclasses.asdict(expert) for expert in index.experts],
     }
-    files.write_text(folder / "index.json", json.dumps(record) + "\n")
+    files.write_text(folder / RECORD, json.dumps(record) + "\n")
 
 
 def _read_expert(fields: dict[str, Any]) -> Expert:

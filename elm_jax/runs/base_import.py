@@ -67,6 +67,10 @@ class ImportBase(Run):
         """
         raise NotImplementedError
 
+    def known_of_model(self) -> dict[str, Any]:
+        """Returns the fields of the model that the run itself decides, by name."""
+        raise NotImplementedError
+
     @property
     def folder(self) -> pathlib.Path:
         """Where the base goes."""
@@ -133,9 +137,9 @@ class ImportBase(Run):
         there = manifest.read_manifest(self.folder)
         before: dict[str, Any] = {"kind": there.kind}
         now: dict[str, Any] = {"kind": "base"}
-        if source is not None:
-            before["model"] = there.model
-            now["model"] = dataclasses.asdict(source.model)
+        model = dataclasses.asdict(source.model) if source else self.known_of_model()
+        before["model"] = {name: there.model.get(name) for name in model}
+        now["model"] = model
         vocabulary = self._vocabulary_facts(source)
         if vocabulary:  # else the user leaves it to the base
             before["vocabulary"] = there.vocabulary.get("fingerprint", "none")
@@ -227,7 +231,8 @@ class ImportBase(Run):
         if vocabulary is None:
             print(  # noqa: T201
                 "vocabulary: none is named, so that no run can compare its own with it;"
-                " import again with --gin.VOCABULARY=path to have it checked"
+                " to have it checked, remove the folder and import it again with"
+                " --gin.VOCABULARY=path (its fingerprint stays the same)"
             )
         else:
             print(f"vocabulary: {vocabulary.path}, {facts['set_by']}")  # noqa: T201

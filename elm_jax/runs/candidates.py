@@ -15,7 +15,7 @@ from elm_jax.evaluation import results
 from elm_jax.merging import methods
 from elm_jax.model import t5
 from elm_jax.peft import adapters
-from elm_jax.runs import bases
+from elm_jax.runs import bases, expert_checks
 from elm_jax.types import Params
 
 
@@ -58,7 +58,8 @@ class Candidate:
           beside: The folder to which the expert's is told.
         """
         infos = self.manifests
-        seeds = {info.seed for info in infos}
+        # A merge's manifest has the seed of its first expert.
+        seeds = {None if info.kind == "merged" else info.seed for info in infos}
         source = ""
         if len(self.folders) == 1:
             relative = os.path.relpath(self.folders[0], beside)
@@ -79,10 +80,12 @@ class Candidate:
 
         Raises:
           CheckpointError: An expert does not fit the base's shape.
+          ConfigError: Experts that are to be merged are not alike.
           FingerprintError: An expert belongs to another base.
         """
         if not self.folders:
             return base.params
+        expert_checks.check_alike(self.manifests)
         shapes = t5.param_shapes(bases.build_model(base.config, self.adapter()))
         parts = [_load(folder, base, shapes) for folder in self.folders]
         part = parts[0] if len(parts) == 1 else methods.merge("uniform", parts)

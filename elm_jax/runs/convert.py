@@ -51,6 +51,10 @@ class ImportT5X(ImportBase):
         t5x_config.check(place, self.model.mlp_activations, self.ignored_fields)
         return Source(checkpoint.leaves(), self.model, checkpoint.step)
 
+    def known_of_model(self) -> dict[str, Any]:
+        """Returns the whole shape."""
+        return dataclasses.asdict(self.model)
+
     def run(self) -> None:
         """Reads, checks and writes; compares if the base is there."""
         with t5x.reading(source_place(self, self.t5x_path)):
@@ -87,6 +91,10 @@ class ImportHuggingFace(ImportBase):
         path = source_place(self, self.huggingface_path)
         return {"huggingface_path": path, "revision": self.revision}
 
+    def known_of_model(self) -> dict[str, Any]:
+        """Returns how it computes; the rest is the folder's."""
+        return {"dtype": self.dtype, "remat": self.remat}
+
     def plan(self) -> Plan:
         """Returns what would be read and written; downloads nothing."""
         folder = pathlib.Path(source_place(self, self.huggingface_path))
@@ -112,6 +120,8 @@ class ImportHuggingFace(ImportBase):
 
 
 def source_place(run: Run, text: str) -> str:
-    """Returns the URL, the folder if there is one, or the text as it is: a name."""
+    """Returns the URL or path, or the text as it is if it can only be a name."""
     place = run.place(text)
-    return place if paths.is_url(place) or pathlib.Path(place).exists() else text
+    may_be_name = huggingface_files.HUB_NAME.fullmatch(text) is not None
+    is_there = paths.is_url(place) or pathlib.Path(place).exists()
+    return place if is_there or not may_be_name else text

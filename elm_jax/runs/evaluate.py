@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from elm_jax import errors, fields, paths
+from elm_jax.checkpoints import manifest
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
 from elm_jax.evaluation import naming, results
@@ -208,6 +209,8 @@ class Evaluate(Run):
         listed: list[pathlib.Path] = []
         if self.retrieval is not None:
             listed = self.retrieval.check_library()
+            if "merged_top3" in self.strategies:
+                expert_checks.check_alike([*map(manifest.read_manifest, listed)])
             asked = task_registry.registry.expand(self.retrieval.tasks)
             wanted = task_registry.registry.expand(self.tasks) if self.tasks else []
             if sorted(asked) != sorted(wanted):
@@ -225,6 +228,10 @@ class Evaluate(Run):
             base_dir=self.path(self.initial_checkpoint_path),
             vocabulary=data.vocabulary,
         )
+        every = map(manifest.read_manifest, dict.fromkeys([*named, *listed]))
+        note = expert_checks.describe_lengths(every, self.data.feature_lengths)
+        if note:
+            print(f"note: {note}")  # noqa: T201
         return named
 
     def _score_all(

@@ -3,8 +3,10 @@
 Asked before hours of scoring and by `--dry_run`; no parameter is read.
 """
 
+import collections
+import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from elm_jax import errors, trees
@@ -53,6 +55,45 @@ def check(
             )
 
 
+def check_alike(
+    infos: Sequence[manifest.Manifest], base: manifest.Manifest | None = None
+) -> None:
+    """Raises an error unless experts can be merged.
+
+    Args:
+      infos: The experts'.
+      base: Their base's, for its vocabulary.
+
+    Raises:
+      ConfigError: They are of several kinds, parts or adapters: equal shapes alone do
+        not make two adapters compute alike.
+      FingerprintError: They were trained on several vocabularies.
+    """
+    every = [*infos] if base is None else [base, *infos]
+    known = {i.vocabulary["fingerprint"]: i.name for i in every if i.vocabulary}
+    if len(known) > 1:
+        raise errors.FingerprintError(
+            errors.explain(
+                found=f"experts of different vocabularies: {known}",
+                expected="one vocabulary",
+                do="Merge experts that were trained on the same tokens",
+            )
+        )
+    kinds: dict[str, str] = {}
+    for info in infos:
+        kind = [info.kind, info.trainable_pattern, info.adapter]
+        kinds.setdefault(json.dumps(kind, sort_keys=True), info.name)
+    if len(kinds) > 1:
+        told = "; ".join(f"{name}: {kind}" for kind, name in kinds.items())
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"experts of different kinds: {told}",
+                expected="one kind, one trainable pattern, one adapter spec",
+                do="Merge prompt experts with prompt experts, dataset with dataset",
+            )
+        )
+
+
 def check_same_function(info: manifest.Manifest, base: manifest.Manifest) -> None:
     """Raises CheckpointError if an expert was trained in another model than its base.
 
@@ -71,6 +112,30 @@ def check_same_function(info: manifest.Manifest, base: manifest.Manifest) -> Non
                 do="Name the base that it was trained on",
             )
         )
+
+
+def describe_lengths(
+    infos: Iterable[manifest.Manifest], lengths: Mapping[str, int]
+) -> str:
+    """Returns how many experts were trained at other lengths than some; "" for none.
+
+    No fault, as relative positions have no end, but worth to know.
+
+    Args:
+      infos: The experts'.
+      lengths: Tokens of inputs and targets by which they are to be scored.
+    """
+    others: collections.Counter[str] = collections.Counter()
+    for info in infos:
+        tokens = info.training.get("tokens", {})  # release 0.1 kept none
+        trained_at = tokens.get("feature_lengths", lengths)
+        if dict(trained_at) != dict(lengths):
+            others[json.dumps(trained_at)] += 1
+    return "; ".join(
+        f"{count} experts were trained at {told}, and are scored at"
+        f" {json.dumps(dict(lengths))}"
+        for told, count in others.items()
+    )
 
 
 def shape_fields(info: manifest.Manifest) -> dict[str, Any]:

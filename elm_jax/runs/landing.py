@@ -94,6 +94,8 @@ class Landing:
         run = self._run
         if not self._compares:
             return
+        here = [name for name in names if run.is_finished(name)]
+        self.publisher.check_same({name: run.expert_dir(name) for name in here})
         changed: dict[str, list[str]] = {}  # names by what changed
         tasks, tokens = run.experts(), {}
         for name, info in self._manifests(names):

@@ -7,7 +7,7 @@ import shutil
 from typing import NamedTuple
 
 from elm_jax import errors, fields, files, paths, types
-from elm_jax.checkpoints import manifest
+from elm_jax.checkpoints import manifest, recipes
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
 from elm_jax.library import catalogue, index, retrieval, sampling, text_formats
@@ -107,6 +107,7 @@ class BuildLibrary(LibraryRun):
         """
         folders = find_experts(self, self.experts)
         new = self._select_new(folders)
+        self._check(folders)
         return {
             "library": self.path(self.library_dir),
             "experts": f"{len(folders)}: {', '.join(f.name for f in folders)}",
@@ -125,12 +126,10 @@ class BuildLibrary(LibraryRun):
         """
         folders = find_experts(self, self.experts)
         self._select_new(folders)
+        data = self._check(folders)
         if self.extends:
             _copy_library(self.path(self.extends), self.path(self.library_dir))
         unlisted = self._select_new(folders)
-        data = self.data.opened(self.place)
-        for folder in folders:
-            vocabularies.check(manifest.read_manifest(folder), data.vocabulary)
         new = [self._new_expert(folder, data) for folder in folders]
         embedder = self.embedder.make(
             place=self.place,
@@ -153,6 +152,38 @@ class BuildLibrary(LibraryRun):
             # A training may have listed it while the keys were made.
             self.open_catalogue().list_once(folder)
         print(f"library: {len(whole.names)} experts, {len(whole.keys)} keys")  # noqa: T201
+
+    def _check(self, folders: list[pathlib.Path]) -> task_data.OpenedData:
+        """Returns vocabulary and folders, held against experts, base and index.
+
+        Raises:
+          CheckpointError: The keys that are there were made by other settings.
+          FingerprintError: The base or an expert has another vocabulary.
+        """
+        data = self.data.opened(self.place)
+        infos = [manifest.read_manifest(folder) for folder in folders]
+        if self.initial_checkpoint_path:
+            base_dir = self.path(self.initial_checkpoint_path)
+            infos.append(bases.read_manifest(base_dir))
+        for info in infos:
+            vocabularies.check(info, data.vocabulary)
+        folder = self.path(self.library_dir)
+        if self.extends and not folder.exists():
+            folder = self.path(self.extends)
+        if (folder / index.RECORD).is_file():
+            settings = dataclasses.asdict(index.open_index(folder).settings)
+            asked = {
+                "text_format": self.text_format,
+                "num_keys": self.num_keys,
+                "seed": self.random_seed,
+            }
+            recipes.check_same(
+                f"index of {folder}",
+                {name: settings[name] for name in asked},
+                asked,
+                do="Use those settings, or build another library (library_dir)",
+            )
+        return data
 
     def _select_new(self, folders: list[pathlib.Path]) -> list[pathlib.Path]:
         """Returns the folders of experts that are not listed, after a look at all.
@@ -297,12 +328,20 @@ class Retrieve(LibraryRun):
 
         Raises:
           CheckpointError: An expert is not in its folder.
+          FingerprintError: An expert or the base has another vocabulary.
           LibraryError: There is no library, a folder holds another expert than is
             listed, or an expert has no keys.
         """
         listed = self.open_catalogue()
         listed.check()
         active = listed.experts()
+        infos = [manifest.read_manifest(listed.expert_dir(name)) for name in active]
+        if self.initial_checkpoint_path:
+            base_dir = self.path(self.initial_checkpoint_path)
+            infos.append(bases.read_manifest(base_dir))
+        pieces = self.data.opened(self.place).vocabulary
+        for info in infos:
+            vocabularies.check(info, pieces)
         index.open_index(self.path(self.library_dir)).check_has(active)
         return [listed.expert_dir(name) for name in active]
 

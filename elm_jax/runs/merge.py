@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from elm_jax import errors, fields, paths, trees
+from elm_jax import fields, paths, trees
 from elm_jax.checkpoints import experts, manifest, recipes
 from elm_jax.merging import effects as merging_effects
 from elm_jax.merging import methods
@@ -91,6 +91,7 @@ class Merge(Run):
                 data={"merge": self._recipe(infos)},
                 steps=max(info.steps for info in infos),
                 versions=manifest.installed_versions(),
+                vocabulary=next((i.vocabulary for i in infos if i.vocabulary), {}),
                 training={},
                 metrics={},
                 operative_config=self.operative_config(),
@@ -122,7 +123,8 @@ class Merge(Run):
             return False
         there = manifest.read_manifest(self._folder)
         before, now = dict(there.data.get("merge", {})), self._recipe(infos)
-        if before and "fingerprints" not in before:  # by release 0.1, which kept none
+        if before and "fingerprints" not in before:
+            print("a merge of release 0.1: its experts are compared by name")  # noqa: T201
             del now["fingerprints"]
         recipes.check_same(
             f"merge {self._folder}",
@@ -153,7 +155,7 @@ class Merge(Run):
         for info in infos:
             bases.check_fits(info, base.name, fingerprint)
             expert_checks.check_same_function(info, base)
-        self._check_like(infos, base)
+        expert_checks.check_alike(infos, base)
         return infos
 
     def _merge(
@@ -177,29 +179,3 @@ class Merge(Run):
             beside=effects.beside(params[0]),
         )
         return merged, effects.repeated(spec, count)
-
-    def _check_like(
-        self, infos: list[manifest.Manifest], base: manifest.Manifest
-    ) -> None:
-        known = {
-            info.vocabulary["fingerprint"]: info.name
-            for info in (base, *infos)
-            if info.vocabulary
-        }
-        if len(known) > 1:
-            raise errors.FingerprintError(
-                errors.explain(
-                    found=f"experts of different vocabularies: {known}",
-                    expected="one vocabulary",
-                    do="Merge experts that were trained on the same tokens",
-                )
-            )
-        kinds = {(i.kind, i.trainable_pattern, str(i.adapter)) for i in infos}
-        if len(kinds) > 1:
-            raise errors.ConfigError(
-                errors.explain(
-                    found=f"experts of different kinds: {sorted(map(str, kinds))}",
-                    expected="one kind, one trainable pattern, one adapter spec",
-                    do="Merge prompt experts with prompt experts, dataset with dataset",
-                )
-            )

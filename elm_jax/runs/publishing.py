@@ -35,6 +35,19 @@ class Publisher:
         if self._bucket is not None:
             self._bucket.check(names)
 
+    def check_same(self, folders: Mapping[str, pathlib.Path]) -> None:
+        """Raises CheckpointError if the bucket has another expert of one's name.
+
+        Args:
+          folders: Of finished experts, by name.
+        """
+        if self._bucket is not None and folders:
+            self._bucket.check_single(folders)
+            there = self._bucket.experts()
+            for name, folder in folders.items():
+                if name in there:
+                    _check_same(self._bucket, there[name], folder)
+
     def published(self) -> frozenset[str]:
         """Returns the names of the experts that are in the bucket now.
 

@@ -189,7 +189,7 @@ def test_an_unknown_expert_is_answered_with_the_nearest_name(library, make_exper
 
 
 def test_a_missing_library_is_not_an_empty_one(library):
-    with pytest.raises(errors.LibraryError, match="Add an expert first"):
+    with pytest.raises(errors.LibraryError, match="elm_library"):
         library.entries()
 
 

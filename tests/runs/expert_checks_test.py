@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from elm_jax.library import index
 from elm_jax.model import config, decoding_spec, t5
 from elm_jax.runs import (
     bases,
+    candidates,
     cell_keys,
     evaluate,
+    expert_checks,
     library,
     merge,
     task_data,
@@ -193,6 +196,66 @@ def test_retrieval_for_other_tasks_or_data_is_refused(folder):
     others = dataclasses.replace(run.retrieval, data=shorter)
     with pytest.raises(errors.ConfigError, match="the data of the evaluation"):
         dataclasses.replace(run, retrieval=others)
+
+
+def test_retrieval_by_another_vocabulary_is_refused(folder):
+    other = {"tasks": TASK, "data": data(extra_ids=90)}
+    run = library.Retrieve(model_dir=str(folder), **other)
+    for act in (run.plan, run.retrieve):
+        with pytest.raises(errors.FingerprintError, match=OTHER.fingerprint):
+            act()
+    assert not (folder / "votes.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"num_keys": 7}, "num_keys: 100 before, 7 now"),
+        ({"text_format": "label_instance"}, "text_format: 'choice_instance' before"),
+        ({"random_seed": 7}, "seed: 42 before, 7 now"),
+        ({"data": data(extra_ids=90)}, OTHER.fingerprint),
+    ],
+)
+def test_a_library_that_was_built_otherwise_is_refused_by_name(folder, changes, told):
+    given = {"model_dir": str(folder), "experts": EXPERT, "data": data()}
+    assert library.BuildLibrary(**given).plan()["listed already"] == 1
+    run = library.BuildLibrary(**(given | changes))
+    for act in (run.plan, run.run):
+        with pytest.raises(errors.CheckpointError, match=told):
+            act()
+
+
+@pytest.mark.parametrize("kind", ["lora", "parallel"])
+def test_adapters_of_equal_shapes_that_compute_otherwise_are_not_averaged(folder, kind):
+    """Such as LoRAs of another alpha, which one spec would scale alike."""
+    spec = {"kind": "lora", "rank": 4, "alpha": 8.0}
+    other = spec | {"alpha": 64.0}
+    if kind == "parallel":
+        spec = {"kind": "bottleneck", "reduction_factor": 2, "parallel": False}
+        other = spec | {"parallel": True}
+    info = manifest.read_manifest(folder / "experts" / "reviews")
+    one, two = (dataclasses.replace(info, adapter=each) for each in (spec, other))
+    expert_checks.check_alike([one, one])
+    with pytest.raises(errors.ConfigError, match="one adapter spec"):
+        expert_checks.check_alike([one, two])
+    twin = folder / "experts" / "twin"
+    shutil.copytree(folder / "experts" / "reviews", twin)
+    edit(folder, adapter=spec)
+    manifest.write_manifest(twin, dataclasses.replace(two, name="twin"))
+    folders = (folder / "experts" / "reviews", twin)
+    with pytest.raises(errors.ConfigError, match="one adapter spec"):
+        candidates.Candidate("merged_top3", folders).params(
+            bases.load_base(folder / "base")
+        )
+
+
+def test_experts_of_other_lengths_are_told_and_scored(folder, capsys):
+    lengths = {"inputs": 20, "targets": 12}
+    edit(folder, training={"tokens": {"feature_lengths": lengths}})
+    evaluation(folder).plan()
+    told = capsys.readouterr().out
+    assert "1 experts were trained at" in told
+    assert '"inputs": 20' in told
 
 
 @pytest.mark.parametrize("extra_ids", [90, 200])

@@ -253,3 +253,35 @@ def test_the_same_command_again_says_finished_and_changes_nothing(folder, capsys
     run.run()
     assert "finished already" in capsys.readouterr().out
     assert content(folder) == before
+
+
+def test_what_is_no_fold_of_an_expert_is_not_taken_for_one(folder):
+    """The expert's own folder, and that of another expert of its name."""
+    given = {"expert_path": "{MODEL_DIR}/imported/lora", **BASE_DIR}
+    own = convert_experts.FoldExpert(
+        model_dir=str(folder), **given, experts_dir="{MODEL_DIR}/imported"
+    )
+    for act in (own.plan, own.run):
+        with pytest.raises(errors.CheckpointError, match="folded"):
+            act()
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (convert.ImportHuggingFace, {"dtype": "float32"}),
+        (convert.ImportHuggingFace, {"storage_dtype": "bfloat16"}),
+    ],
+)
+def test_a_base_whose_source_is_gone_is_compared_by_what_the_run_says(
+    folder, capsys, kind, changes
+):
+    given = RESULTS[kind][0]
+    kind(model_dir=str(folder), **given).run()
+    shutil.rmtree(folder / "hf" / "base")
+    kind(model_dir=str(folder), **given).run()
+    assert "finished already" in capsys.readouterr().out
+    again = kind(model_dir=str(folder), **(given | changes))
+    for act in (again.plan, again.run):
+        with pytest.raises(errors.CheckpointError, match=next(iter(changes))):
+            act()

@@ -271,3 +271,17 @@ def test_another_base_is_refused_also_where_experts_are_only_in_the_bucket(folde
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"base_fingerprint": "new"}))
     check_refused(folder, make_run(folder, published), "base_fingerprint: ")
+
+
+def test_another_expert_of_a_name_in_the_bucket_is_told_before_training(folder):
+    run = make_run(folder, f"PUBLISH_URL = '{folder / 'bucket'}'")
+    save(run, *TASKS)
+    run.landing.finish(TASKS)
+    run.plan()
+    shutil.rmtree(run.expert_dir(SHORT))
+    result = result_of(run, SHORT)
+    other = dataclasses.replace(result.manifest, seed=99)
+    experts.save_expert(run.expert_dir(SHORT), result.params, other)
+    for act in (run.plan, run.run):
+        with pytest.raises(errors.CheckpointError, match=f"{SHORT} in .*bucket"):
+            act()
