@@ -12,6 +12,27 @@ Identity = tuple[str, str]  # name and fingerprint
 Folder = tuple[str, str]  # name and source
 
 
+def check_is_no_label(name: str, kind: str, where: object = "expert_name") -> None:
+    """Raises ConfigError if an expert is called as a strategy is.
+
+    Their rows would be taken for each other's. A multitask expert bears its own label.
+
+    Args:
+      name: The expert's.
+      kind: Likewise.
+      where: Where the name is from, for the message.
+    """
+    if name in results.STRATEGIES and name != kind:
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"{kind} expert {name!r} ({where})",
+                expected="a name that stands for no strategy:"
+                f" {', '.join(results.STRATEGIES)}",
+                do="Train, merge or import it under another expert_name",
+            )
+        )
+
+
 def newest(
     rows: Iterable[results.ResultRow],
     current: Mapping[Folder, str] = types.MappingProxyType({}),

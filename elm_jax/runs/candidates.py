@@ -8,10 +8,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from elm_jax import errors, trees
+from elm_jax import trees
 from elm_jax.checkpoints import experts
 from elm_jax.checkpoints.manifest import Manifest, read_manifest
-from elm_jax.evaluation import results
+from elm_jax.evaluation import naming
 from elm_jax.merging import methods
 from elm_jax.model import t5
 from elm_jax.peft import adapters
@@ -111,15 +111,6 @@ def of_experts(folders: Sequence[pathlib.Path]) -> list[Candidate]:
     found: list[Candidate] = []
     for folder in folders:
         info = read_manifest(folder)
-        is_label = info.name in results.STRATEGIES and info.name != info.kind
-        if is_label:
-            raise errors.ConfigError(
-                errors.explain(
-                    found=f"{info.kind} expert {info.name!r} in {folder}",
-                    expected="a name that stands for no strategy:"
-                    f" {', '.join(results.STRATEGIES)}",
-                    do="Train or merge it under another expert_name",
-                )
-            )
+        naming.check_is_no_label(info.name, info.kind, folder)
         found.append(Candidate(info.name, (folder,), info.kind))
     return found

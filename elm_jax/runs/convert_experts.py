@@ -13,6 +13,7 @@ from elm_jax.checkpoints import (
     recipes,
 )
 from elm_jax.data import templates
+from elm_jax.evaluation import naming
 from elm_jax.model import t5
 from elm_jax.peft import adapters, bottleneck, fold
 from elm_jax.peft import experts as expert_kinds
@@ -49,6 +50,10 @@ class ImportExperts(Run):
     experts_dir: paths.Path = "{MODEL_DIR}/imported"
     expert_name: paths.OptionalName = ""
     tasks: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raises ConfigError if the expert would be called as a strategy is."""
+        naming.check_is_no_label(self.expert_name, "prompt")
 
     def name_of(self, source: pathlib.Path) -> str:
         """Returns an expert's name by default."""

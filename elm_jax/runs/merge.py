@@ -7,6 +7,7 @@ from typing import Any
 
 from elm_jax import fields, paths, trees
 from elm_jax.checkpoints import experts, manifest, recipes
+from elm_jax.evaluation import naming
 from elm_jax.merging import effects as merging_effects
 from elm_jax.merging import methods
 from elm_jax.peft import adapters, effects
@@ -42,6 +43,10 @@ class Merge(Run):
     method: str = "uniform"
     weights: tuple[fields.Finite, ...] = ()
     scale: fields.Finite = 1.0
+
+    def check(self) -> None:
+        """Raises ConfigError if the result would be called as a strategy is."""
+        naming.check_is_no_label(self.expert_name, "merged")
 
     def plan(self) -> Plan:
         """Returns what would be merged; reads manifests.

@@ -12,6 +12,7 @@ from elm_jax import errors, fields, paths
 from elm_jax.checkpoints import manifest
 from elm_jax.data import folders, shapes
 from elm_jax.data import tasks as task_registry
+from elm_jax.evaluation import naming
 from elm_jax.model import config, t5
 from elm_jax.partitioning import cpu_devices, processes, rules
 from elm_jax.peft import adapters
@@ -160,6 +161,7 @@ class Train(Run):
             wrong["expert_parts"] = "all for kind base"
         if self.dropout_rate and self.execution.attention in ("dot_product", "cudnn"):
             wrong["dropout_rate"] = "0, as fused attention drops no weights"
+        naming.check_is_no_label(self.expert_name, self.kind)
         rules.axis_table(self.axis_rules)
         shards.parse(self.shard)
         fields.refuse(self, wrong, of_kind=f"of kind {self.kind!r}")

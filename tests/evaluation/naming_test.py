@@ -161,3 +161,11 @@ def test_rows_of_release_0_1_give_way_to_those_of_the_same_name_and_task():
     old = changed(kind="", source="", vocabulary="", protocol="elm", value=50.0)
     elsewhere = changed(old, task="senses_other", prompt="other")
     assert naming.newest([old, elsewhere, PROMPT]) == [elsewhere, PROMPT]
+
+
+def test_no_expert_is_called_as_a_strategy_but_the_multitask_one():
+    naming.check_is_no_label("multitask", "multitask")
+    naming.check_is_no_label("reviews", "prompt")
+    for label in results.STRATEGIES:
+        with pytest.raises(errors.ConfigError, match="stands for no strategy"):
+            naming.check_is_no_label(label, "merged")
