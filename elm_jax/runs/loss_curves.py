@@ -2,12 +2,15 @@
 
 import collections
 import json
+import os
 import pathlib
+from collections.abc import Iterator
 
 from elm_jax import errors
 from elm_jax.reporting import report
 
 FILE_NAME = "metrics.jsonl"
+_NOT_EXPERTS = ("state", "profile", "tensorboard")  # what a work folder holds
 
 
 def read(
@@ -38,12 +41,20 @@ def read(
     )
 
 
+def _metrics_files(work_dir: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields the metrics of trainings, also while some go on and their states change."""
+    for folder, names, files in os.walk(work_dir):
+        names[:] = [name for name in names if name not in _NOT_EXPERTS]
+        if FILE_NAME in files:
+            yield pathlib.Path(folder, FILE_NAME)
+
+
 def _losses(work_dir: pathlib.Path) -> dict[str, tuple[tuple[int, float], ...]]:
     """Returns (step, loss) of every training below a folder, by expert.
 
     Experts that share a name are told by their folders.
     """
-    paths = sorted(work_dir.rglob(FILE_NAME))
+    paths = sorted(_metrics_files(work_dir))
     counts = collections.Counter(path.parent.name for path in paths)
     found = {}
     for path in paths:

@@ -68,7 +68,8 @@ def start_with(base, folder):
 
 def reports(folder):
     """Returns what tells of progress: the sizes of all files of metrics."""
-    paths = sorted((folder / "work").rglob("metrics.jsonl"))
+    # Of known depth: folders of states come and go below.
+    paths = sorted((folder / "work").glob("*/*/metrics.jsonl"))
     return [path.stat().st_size for path in paths]
 
 
