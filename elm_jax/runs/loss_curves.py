@@ -42,7 +42,7 @@ def read(
 
 
 def _metrics_files(work_dir: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields the metrics of trainings, also while some go on and their states change."""
+    """Yields the metrics of trainings, also of those that go on meanwhile."""
     for folder, names, files in os.walk(work_dir):
         names[:] = [name for name in names if name not in _NOT_EXPERTS]
         if FILE_NAME in files:
