@@ -274,7 +274,8 @@ def _handled(handler: _Handler, text: str, grace_secs: float) -> Iterator[_Watch
         sys.unraisablehook = hook
         for number, old in handlers.items():
             signal.signal(number, old)
-        watch.text, watch.grace_secs = before
+        if not watch.is_stopping:  # its thread may have yet to say what held then
+            watch.text, watch.grace_secs = before
         if is_outermost:
             _watches.clear()
             watch.close()

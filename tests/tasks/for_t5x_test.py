@@ -59,12 +59,13 @@ def test_a_vocabulary_that_brings_its_sentinels_serves_in_t5xs_gin_files(tmp_pat
     (tmp_path / "100extra.model").write_bytes(model.SerializeToString())
     made = []
 
-    @gin.configurable("t5x_model", module="stand_in")
-    def t5x_model(vocabulary):
-        made.append(vocabulary)
-
     with gin.unlock_config():
         gin.clear_config()
+
+        @gin.configurable("t5x_model", module="stand_in")
+        def t5x_model(vocabulary):
+            made.append(vocabulary)
+
         gin.parse_config_files_and_bindings(
             [str(ROOT / "gin/t5x/tasks.gin")],
             [
