@@ -97,6 +97,8 @@ class ImportBase(Run):
                 return
             self.check_recipe(source)
             self._check_weights(source)
+            for change in self._moves():
+                print(f"the same weights from another place: {change}")  # noqa: T201
         print(f"finished already: {self.folder}")  # noqa: T201
 
     def describe(self, source: Source | None) -> Plan:
@@ -109,7 +111,10 @@ class ImportBase(Run):
           CheckpointError: Another base has the name.
         """
         is_there = self.check_recipe(source)
-        finished = f"{is_there}; run to compare its weights" if is_there else is_there
+        finished: bool | str = is_there
+        if is_there:
+            moves = self._moves() if source else []
+            finished = "; ".join(["True", *moves, "run to compare its weights"])
         leaves = source.leaves if source else None
         notes = {"left out": "\n".join(source.notes)} if source and source.notes else {}
         return {
@@ -125,6 +130,9 @@ class ImportBase(Run):
 
     def check_recipe(self, source: Source | None) -> bool:
         """Returns whether the base that is asked for is there, its weights aside.
+
+        Where the weights can be read, they decide, and their place does not: a folder
+        may have been moved.
 
         Args:
           source: What is asked for, if it can be opened.
@@ -145,10 +153,20 @@ class ImportBase(Run):
             before["vocabulary"] = there.vocabulary.get("fingerprint", "none")
             now["vocabulary"] = vocabulary["fingerprint"]
         asked = self._data()
+        if source:
+            asked = {k: value for k, value in asked.items() if k not in self.origin()}
         before |= {name: there.data[name] for name in asked if name in there.data}
         now |= {name: asked[name] for name in asked if name in there.data}
         recipes.check_same(f"base {self.folder}", before, now)
         return True
+
+    def _moves(self) -> list[str]:
+        """Returns what differs in where a finished base came from, with both places."""
+        if not (self.folder / manifest.FILE_NAME).is_file():
+            return []
+        data, now = manifest.read_manifest(self.folder).data, self.origin()
+        before = {name: data[name] for name in now if name in data}
+        return recipes.find_changes(before, {name: now[name] for name in before})
 
     def _check_weights(self, source: Source) -> None:
         dtype = tensors.storage_dtype(source.leaves, self.storage_dtype)

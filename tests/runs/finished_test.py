@@ -25,6 +25,7 @@ BASE, BASE_DIR = "{MODEL_DIR}/base", {"initial_checkpoint_path": "{MODEL_DIR}/ba
 
 REFUSES = "refuses"  # and names what differs
 ANEW = "anew"  # another result beside the first, which stays as it is
+REFUSES_RUNNING = "refuses when it runs"  # only then it reads the weights
 SAME = "same"  # says that it is finished: the field decides nothing of the result
 
 
@@ -91,7 +92,10 @@ RESULTS = {
             "base_name": "t5x",
         },
         {
-            "t5x_path": (str(T5X / "plain_legacy_bf16" / "checkpoint_3"), REFUSES),
+            "t5x_path": (
+                str(T5X / "plain_legacy_bf16" / "checkpoint_3"),
+                REFUSES_RUNNING_RUNNING,
+            ),
             "model": (
                 dataclasses.replace(T5X_MODEL, relpos_max_distance=99),
                 REFUSES,
@@ -106,9 +110,9 @@ RESULTS = {
     convert.ImportHuggingFace: (
         {"huggingface_path": "{MODEL_DIR}/hf/base", "base_name": "hf_base"},
         {
-            "huggingface_path": ("{MODEL_DIR}/hf/other_base", REFUSES),
+            "huggingface_path": ("{MODEL_DIR}/hf/other_base", REFUSES_RUNNING),
             "base_name": ("another", ANEW),
-            "revision": ("v2", REFUSES),
+            "revision": ("v2", SAME),  # of a folder: its weights are compared
             "storage_dtype": ("bfloat16", REFUSES),
             "vocabulary_path": ("{PACKAGE}/tasks/pocket_world/pocket.model", REFUSES),
             "extra_ids": (7, SAME),
@@ -227,7 +231,11 @@ def test_a_changed_field_is_refused_by_name_or_makes_another_result(
     before = content(folder)
     capsys.readouterr()
     again = kind(model_dir=str(folder), **(given | {field: value}))
-    if expected == REFUSES:
+    if expected == REFUSES_RUNNING:
+        assert "run to compare its weights" in str(again.plan()["finished already"])
+        with pytest.raises(errors.ElmError, match="To do: "):
+            again.run()
+    elif expected == REFUSES:
         with pytest.raises(errors.ElmError) as planned:
             again.plan()
         with pytest.raises(errors.ElmError):
@@ -264,6 +272,25 @@ def test_what_is_no_fold_of_an_expert_is_not_taken_for_one(folder):
     for act in (own.plan, own.run):
         with pytest.raises(errors.CheckpointError, match="folded"):
             act()
+
+
+def test_a_base_whose_source_was_moved_is_finished_and_the_places_are_told(
+    folder, capsys
+):
+    given = RESULTS[convert.ImportHuggingFace][0]
+    convert.ImportHuggingFace(model_dir=str(folder), **given).run()
+    before = content(folder / "hf_base")
+    (folder / "hf" / "base").rename(folder / "moved")
+    capsys.readouterr()
+    again = convert.ImportHuggingFace(
+        model_dir=str(folder), **(given | {"huggingface_path": "{MODEL_DIR}/moved"})
+    )
+    assert "moved" in str(again.plan()["finished already"])
+    again.run()
+    told = capsys.readouterr().out
+    assert "the same weights from another place: huggingface_path: " in told
+    assert "finished already" in told
+    assert content(folder / "hf_base") == before
 
 
 @pytest.mark.parametrize(
