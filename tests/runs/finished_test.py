@@ -94,7 +94,7 @@ RESULTS = {
         {
             "t5x_path": (
                 str(T5X / "plain_legacy_bf16" / "checkpoint_3"),
-                REFUSES_RUNNING_RUNNING,
+                REFUSES_RUNNING,
             ),
             "model": (
                 dataclasses.replace(T5X_MODEL, relpos_max_distance=99),
