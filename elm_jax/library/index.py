@@ -289,6 +289,12 @@ def _select_missing(index: Index | None, new: Sequence[NewExpert]) -> list[NewEx
             for e in new
             if e.name in known and known[e.name].texts_sha256 != _hash(e.texts)
         ],
+        # Also where the texts are alike: these rows are left out of the queries.
+        "with keys of other rows": [
+            e.name
+            for e in new
+            if e.name in known and known[e.name].sources != e.sources
+        ],
     }
     problems = {problem: names for problem, names in problems.items() if names}
     if problems or not (known or new):
