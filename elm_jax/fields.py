@@ -122,7 +122,7 @@ def check(part: Any, *, name: str = "") -> None:
     """
     name = name or type(part).__name__
     problems = {
-        field.name: _problem(getattr(part, field.name), field.hint)
+        field.name: problem(getattr(part, field.name), field.hint)
         for field in of(type(part))
     }
     refuse(part, {n: text for n, text in problems.items() if text}, name=name)
@@ -186,18 +186,18 @@ def describe(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
-def _problem(value: Any, hint: Any) -> str:
+def problem(value: Any, hint: Any) -> str:
     """Returns what a value should be by its annotation, or "" if it is."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         plain, meaning = arguments[0], arguments[1]
-        if _problem(value, plain):
+        if problem(value, plain):
             return describe(hint)
         if isinstance(meaning, paths.Kind):
             return meaning.wrong(value)
         return "" if value in meaning else describe(hint)
     if origin in (typing.Union, types.UnionType):
-        problems = [_problem(value, choice) for choice in arguments]
+        problems = [problem(value, choice) for choice in arguments]
         if not all(problems):
             return ""
         # Of a pattern or several, say what is wrong with the several.
@@ -209,13 +209,13 @@ def _problem(value: Any, hint: Any) -> str:
         return "" if any(_is_same(value, one) for one in arguments) else describe(hint)
     if origin is tuple:
         items = value if isinstance(value, tuple) else ()
-        problems = [p for item in items if (p := _problem(item, arguments[0]))]
+        problems = [p for item in items if (p := problem(item, arguments[0]))]
         if isinstance(value, tuple) and not problems:
             return ""
         return f"tuple of {problems[0]}" if problems else describe(hint)
     if origin is Mapping:
         items = value.values() if isinstance(value, Mapping) else ()
-        problems = [p for item in items if (p := _problem(item, arguments[1]))]
+        problems = [p for item in items if (p := problem(item, arguments[1]))]
         if isinstance(value, Mapping) and not problems:
             return ""
         return f"values: {problems[0]}" if problems else describe(hint)

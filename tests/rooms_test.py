@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 GROUND = {
     f"elm_jax.{name}"
-    for name in ("types", "errors", "trees", "files", "paths", "fields")
+    for name in ("types", "errors", "trees", "files", "paths", "fields", "json_files")
 }
 ROOMS = (
     *("data", "model", "peft", "partitioning", "training", "checkpoints"),

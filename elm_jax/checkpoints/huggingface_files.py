@@ -2,17 +2,16 @@
 
 import contextlib
 import functools
-import json
 import pathlib
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import ml_dtypes
 import numpy as np
 import safetensors
 
-from elm_jax import errors, paths
+from elm_jax import errors, json_files, paths
 from elm_jax.checkpoints import torch_files
 from elm_jax.checkpoints.tensors import Tensor
 
@@ -22,6 +21,7 @@ VOCABULARY = "spiece.model"
 SAFETENSORS = "model.safetensors"
 TORCH = "pytorch_model.bin"
 _INDEX = ".index.json"
+_MOST_JSON_BYTES = 2**26  # an index has a line a tensor
 _KINDS = (SAFETENSORS, SAFETENSORS + _INDEX, TORCH, TORCH + _INDEX)
 _DTYPES = {
     "F32": np.dtype(np.float32),
@@ -174,8 +174,8 @@ def _reading(path: pathlib.Path) -> Iterator[None]:
 
 
 def _shards(index: pathlib.Path) -> list[pathlib.Path]:
-    names = sorted(set(read_json(index).get("weight_map", {}).values()))
-    paths = [index.parent / pathlib.PurePosixPath(name).name for name in names]
+    names = sorted(set(_weight_map(index).values()))
+    paths = [index.parent / name for name in names]
     absent = [path.name for path in paths if not path.is_file()]
     if absent or not paths:
         raise errors.CheckpointError(
@@ -189,8 +189,29 @@ def _shards(index: pathlib.Path) -> list[pathlib.Path]:
     return paths
 
 
+class _Index(TypedDict):
+    weight_map: dict[str, str]
+
+
+def _weight_map(index: pathlib.Path) -> dict[str, str]:
+    """Returns the file of each tensor by its name."""
+    with _reading(index):
+        content = read_json(index)
+        if problems := json_files.misfits(content, _Index, known_only=True):
+            raise ValueError("; ".join(problems))
+        outside = sorted({n for n in content["weight_map"].values() if not _is_name(n)})
+        if outside:
+            raise ValueError(f"weight_map names {outside[0]!r:.60}, no file beside it")
+        return content["weight_map"]
+
+
+def _is_name(text: str) -> bool:
+    """Returns whether a text is a file's name, and no path."""
+    return text.isprintable() and pathlib.PurePath(text).parts == (text,) != ("..",)
+
+
 def _check_index(index: pathlib.Path, tensors: dict[str, Tensor]) -> None:
-    listed = set(read_json(index)["weight_map"])
+    listed = set(_weight_map(index))
     wrong = sorted(listed ^ tensors.keys())
     if wrong:
         raise errors.CheckpointError(
@@ -205,10 +226,7 @@ def _check_index(index: pathlib.Path, tensors: dict[str, Tensor]) -> None:
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Returns the mapping in a file, or raises CheckpointError."""
     with _reading(path):
-        content = json.loads(path.read_text("utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"a {type(content).__name__}")
-        return content
+        return json_files.read_object(path, most_bytes=_MOST_JSON_BYTES)
 
 
 def _listing(folder: pathlib.Path) -> str:

@@ -6,12 +6,9 @@ import hashlib
 import importlib.metadata
 import json
 import pathlib
-import types
-import typing
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
-from elm_jax import errors, files
+from elm_jax import errors, fields, files, json_files
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
@@ -61,8 +58,8 @@ class Manifest:
     adapter: dict[str, Any] | None = None
     tasks: tuple[str, ...] = ()
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
-    steps: int = 0
-    seed: int = 0
+    steps: fields.CountOrNone = 0
+    seed: fields.Seed = 0
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
     vocabulary: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -134,8 +131,8 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
     """
     path = folder / FILE_NAME
     try:
-        text = path.read_bytes()
-    except OSError as error:
+        text = json_files.read_bytes(path)
+    except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     return parse(text, path)
 
@@ -151,7 +148,7 @@ def parse(text: bytes, path: object) -> Manifest:
       CheckpointError: As `read_manifest`.
     """
     try:
-        content = json.loads(text)
+        content = json_files.parse(text)
     except ValueError as error:
         raise _unreadable(path, error) from error
     problems = _problems(content)
@@ -177,35 +174,40 @@ def _unreadable(path: object, error: Exception) -> errors.CheckpointError:
 
 
 def _problems(content: Any) -> list[str]:
-    if not isinstance(content, dict):
-        return [f"a {type(content).__name__} instead of a mapping"]
-    version = content.get("format_version")
-    if version != FORMAT_VERSION:
-        return [f"format_version is {version!r}"]
-    hints = typing.get_type_hints(Manifest)
-    missing = [
-        f"{name} is missing"
-        for name in hints
-        if name not in content and name not in _ADDED_LATER
+    if isinstance(content, dict) and content.get("format_version") != FORMAT_VERSION:
+        return [f"format_version is {content.get('format_version')!r:.60}"]
+    found = json_files.misfits(content, Manifest, added_later=_ADDED_LATER)
+    return found or [
+        f"{field}: {problem}"
+        for field, part, of in (
+            ("vocabulary", content.get("vocabulary"), _Vocabulary),
+            ("training", content.get("training"), _Training),
+            ("data", content["data"], _Data),
+        )
+        if part
+        for problem in json_files.misfits(part, of, known_only=True)
     ]
-    unknown = [f"{name} is unknown" for name in content if name not in hints]
-    wrong = [
-        f"{name} is {content[name]!r:.60}"
-        for name, hint in hints.items()
-        if name in content and not _fits(content[name], hint)
-    ]
-    return missing + unknown + wrong
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Returns whether a JSON value may stand in a field; items are not looked at."""
-    origin = typing.get_origin(hint) or hint
-    if origin is types.UnionType:
-        return any(_fits(value, choice) for choice in typing.get_args(hint))
-    if origin is Literal:
-        return value in typing.get_args(hint)
-    if origin is tuple:
-        return isinstance(value, list) and all(isinstance(v, str) for v in value)
-    if origin in (dict, Mapping):
-        return isinstance(value, dict)
-    return isinstance(value, origin) and not isinstance(value, bool)
+class _Vocabulary(TypedDict):
+    """What others read of `Manifest.vocabulary`."""
+
+    fingerprint: str
+    size: int
+    extra_ids: fields.Sentinels
+
+
+class _Tokens(TypedDict):
+    feature_lengths: NotRequired[dict[str, int]]
+
+
+class _Training(TypedDict):
+    """What others read of `Manifest.training`, where it is."""
+
+    tokens: NotRequired[_Tokens]
+
+
+class _Data(TypedDict):
+    """What others read of `Manifest.data`, where it is."""
+
+    merge: NotRequired[dict[str, Any]]

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from elm_jax import errors, files, trees
+from elm_jax import errors, files, json_files, trees
 
 FILE_NAME = "elm_jax.json"
 
@@ -84,9 +84,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
       CheckpointError: There is none that can be read.
     """
     try:
-        found = json.loads(path.read_bytes())
-        if not isinstance(found, dict):
-            raise ValueError(f"a {type(found).__name__}")
+        found = json_files.read_object(path)
     except (OSError, ValueError) as error:
         raise errors.CheckpointError(
             errors.explain(

@@ -3,17 +3,34 @@
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import tensorstore as ts
 
-from elm_jax import errors, paths
+from elm_jax import errors, json_files, paths
 from elm_jax.checkpoints.tensors import Leaf, Tensor
 
 ITEM_FILE = "_METADATA"
 # Array metadata as Orbax writes it; T5X's older format compresses by gzip.
 ORBAX_COMPRESSOR = {"id": "zstd", "level": 1}
+
+
+class _Key(TypedDict):
+    key: str | int
+
+
+class _Entry(TypedDict):
+    key_metadata: tuple[_Key, ...]
+
+
+class _Facts(TypedDict):
+    """What is read of an item's `_METADATA`."""
+
+    tree_metadata: dict[str, _Entry]
+    use_zarr3: NotRequired[bool | None]
+    use_ocdbt: NotRequired[bool]
+
 
 OnBytes = Callable[[int], None]
 """Called with the bytes of an array or a part of it, when it has been copied."""
@@ -87,7 +104,9 @@ def _start(root: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, Any]]
     content = read_bytes(root, ITEM_FILE)
     if content is None:
         raise ValueError(f"no {ITEM_FILE} in {root}")
-    facts = json.loads(content)
+    facts = json_files.parse(content)
+    if problems := json_files.misfits(facts, _Facts, known_only=True):
+        raise ValueError(f"{ITEM_FILE}: {'; '.join(problems)}")
     driver = "zarr3" if facts.get("use_zarr3") else "zarr"
     opening = {}
     for entry in facts["tree_metadata"].values():

@@ -12,7 +12,7 @@ import pathlib
 import re
 from typing import Any
 
-from elm_jax import errors
+from elm_jax import errors, json_files
 from elm_jax.data import cache_build, folders, rendering, tasks, token_store
 from elm_jax.data import vocabulary as vocabularies
 
@@ -148,7 +148,7 @@ def _code_version() -> str:
 
 def _read(folder: pathlib.Path) -> token_store.TokenizedDataset:
     try:
-        manifest = json.loads((folder / cache_build.MANIFEST_FILE).read_text("utf-8"))
+        manifest = json_files.read_object(folder / cache_build.MANIFEST_FILE)
         arrays = token_store.map_arrays(
             folder / token_store.ARRAYS_FILE, manifest["arrays"]
         )

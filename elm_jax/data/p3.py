@@ -11,12 +11,11 @@ templates of 0.2.3 give.
 
 import dataclasses
 import glob
-import json
 import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from elm_jax import errors
+from elm_jax import errors, json_files
 from elm_jax.data import parquet_files, sources
 
 # The last revision of TFRecords.
@@ -79,9 +78,9 @@ class P3Rows:
         tf: Any = seqio_tasks.import_tensorflow()
         info = self._folder(data_dir) / f"info.{split}.json"
         try:
-            described = json.loads(info.read_text("utf-8"))["features"]
+            described = json_files.read_object(info)["features"]
             columns = {n: _column(tf, f) for n, f in described.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise errors.DataError(
                 errors.explain(
                     found=f"{info} is not as SeqIO writes it: {error}",

@@ -7,11 +7,11 @@ characters that rendering refuses, row by row.
 import codecs
 import csv
 import gzip
-import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
+from elm_jax import json_files
 from elm_jax.data.records import ROW_ERRORS, Bad, Record, Row
 
 RAGGED = "another number of fields than the header"
@@ -21,8 +21,10 @@ _FOREIGN_MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-# The largest that every platform takes; the csv module's own is 131,072 characters.
-_FIELD_LIMIT = 2**31 - 1
+MOST_CHARS = 2**28
+"""Of a file that is read whole, unpacked."""
+MOST_RECORD_CHARS = 2**24
+"""Of a line of JSON or a record of CSV."""
 
 
 def open_text(path: pathlib.Path, *, newline: str | None = None) -> TextIO:
@@ -43,9 +45,49 @@ def open_text(path: pathlib.Path, *, newline: str | None = None) -> TextIO:
 
 
 def read_text(path: pathlib.Path) -> str:
-    """Returns a text file's content; line ends are as everywhere in Python."""
+    """Returns a text file's content; line ends are as everywhere in Python.
+
+    Raises:
+      ValueError: It has more than `MOST_CHARS`, as a small packed file may.
+    """
     with open_text(path) as file:
-        return file.read()
+        text = file.read(MOST_CHARS + 1)
+    if len(text) > MOST_CHARS:
+        raise ValueError(f"{path.name} has more than {MOST_CHARS:,} characters")
+    return text
+
+
+class Lines:
+    """The lines of an open file; a record of several may not go on for ever.
+
+    Args:
+      file: Open.
+      path: Of it, for messages.
+    """
+
+    def __init__(self, file: TextIO, path: pathlib.Path) -> None:
+        self._file, self._path = file, path
+        self._number, self._left = 0, MOST_RECORD_CHARS
+
+    def __iter__(self) -> Iterator[str]:
+        """Yields the lines, with their ends.
+
+        Raises:
+          ValueError: The record has more than `MOST_RECORD_CHARS`.
+        """
+        while line := self._file.readline(self._left + 1):
+            self._number += 1
+            self._left -= len(line)
+            if self._left < 0:
+                raise ValueError(
+                    f"line {self._number} of {self._path.name} goes on after"
+                    f" {MOST_RECORD_CHARS:,} characters of one record"
+                )
+            yield line
+
+    def begin(self) -> None:
+        """Says that the next line begins a record."""
+        self._left = MOST_RECORD_CHARS
 
 
 def read_lines(path: pathlib.Path) -> list[str]:
@@ -58,31 +100,30 @@ def read_lines(path: pathlib.Path) -> list[str]:
 
 def read_json(path: pathlib.Path) -> Any:
     """Returns the content of a JSON file."""
-    return json.loads(read_text(path))
+    return json_files.parse(read_text(path), of_others=True)
 
 
 def json_lines(paths: Sequence[pathlib.Path], split: str = "") -> Iterator[Row]:
     """Yields one row per line of UTF-8 JSON-lines files.
 
     Raises:
-      ValueError: A line is no JSON; names file and line.
+      ValueError: A line is no JSON, or has an end too far away; names file and line.
     """
     del split  # Each split has its own files.
     for path in paths:
         with open_text(path) as file:
-            for number, line in enumerate(file, 1):
+            lines = Lines(file, path)
+            for number, line in enumerate(lines, 1):
+                lines.begin()
                 if line.strip():
                     yield _parsed(line, path, number)
 
 
 def _parsed(line: str, path: pathlib.Path, number: int) -> Row:
     try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        where = f"line {number} of {path.name}"
-        raise ValueError(
-            f"{where} is no JSON: {error.msg} at character {error.pos + 1} of it"
-        ) from error
+        return json_files.parse(line.rstrip("\n"), of_others=True)
+    except ValueError as error:
+        raise ValueError(f"line {number} of {path.name}: {error}") from error
 
 
 def csv_rows(paths: Sequence[pathlib.Path], split: str = "") -> Iterator[Row | Bad]:
@@ -91,8 +132,8 @@ def csv_rows(paths: Sequence[pathlib.Path], split: str = "") -> Iterator[Row | B
     A record with fewer or more fields than the header is bad.
 
     Raises:
-      ValueError: Two columns share a name, or a quote is never closed, or is
-        followed by more text.
+      ValueError: Two columns share a name, a quote is never closed or is followed by
+        more text, or a record is too long.
     """
     del split
     return delimited_rows(paths)
@@ -118,13 +159,17 @@ def delimited_rows(
     """
     quoting = csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE
     # It holds for the whole process: rendering counts the rows that are too long.
-    csv.field_size_limit(_FIELD_LIMIT)
+    csv.field_size_limit(MOST_RECORD_CHARS)
     for path in paths:
         with open_text(path, newline="") as file:
             # Strict: else a stray quote swallows rows up to the next one.
-            reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+            lines = Lines(file, path)
+            reader = csv.reader(
+                lines, delimiter=delimiter, quoting=quoting, strict=True
+            )
             header: Sequence[str] = names
             for start, fields in _numbered(reader, path):
+                lines.begin()
                 if not header:
                     header = _checked_header(fields, path)
                 elif len(fields) == len(header):

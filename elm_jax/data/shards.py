@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from elm_jax import json_files
 from elm_jax.data import (
     folders,
     rendering,
@@ -116,7 +117,7 @@ def write(
 
 def read(folder: pathlib.Path) -> Shard:
     """Returns a shard; raises OSError, ValueError or KeyError for a damaged one."""
-    content = json.loads((folder / INDEX_FILE).read_text("utf-8"))
+    content = json_files.read_object(folder / INDEX_FILE)
     path = folder / token_store.ARRAYS_FILE
     arrays = token_store.map_arrays(path, content["arrays"])
     return Shard(

@@ -9,11 +9,12 @@ import json
 import math
 import os
 import pathlib
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from elm_jax import errors, files
+from elm_jax import errors, files, json_files
 
 # Labels that stand in tables for a way to choose parameters, not for one expert.
 STRATEGIES = (
@@ -67,6 +68,8 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+# What numpy raises for a file that is none of its own.
+_NO_ARRAYS = (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile)
 _CELL_FIELDS = tuple(field.name for field in dataclasses.fields(Cell))
 
 
@@ -157,6 +160,14 @@ class ResultRow(Facts, Cell):
     def to_json(self) -> str:
         """Returns the row as one line of JSON, keys in the order of the fields."""
         return json.dumps(dataclasses.asdict(self), allow_nan=False)
+
+
+_WITH_DEFAULT = tuple(
+    field.name
+    for field in dataclasses.fields(ResultRow)
+    if field.default is not dataclasses.MISSING
+    or field.default_factory is not dataclasses.MISSING
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,8 +347,17 @@ class ResultStore:
                     do=f"Remove the row from {self.path} and score it again",
                 )
             )
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except _NO_ARRAYS as error:
+            raise errors.DataError(
+                errors.explain(
+                    found=f"{path} is no file of arrays: {error} ({where})",
+                    expected="per-example values, as elm_eval writes them",
+                    do=f"Remove the row from {self.path} and score it again",
+                )
+            ) from error
 
 
 def read_rows(path: str | pathlib.Path) -> list[ResultRow]:
@@ -355,14 +375,17 @@ def read_rows(path: str | pathlib.Path) -> list[ResultRow]:
                 do="Correct the permission, or name another file",
             )
         ) from error
-    complete = lines + ([tail] if _is_row(tail) else [])
+    if tail and (problem := _problem(tail)):
+        json_files.tell_cut(path, problem)
+        tail = b""
+    complete = [*lines, tail] if tail else lines
     return [_parse(line, path=path, number=i) for i, line in enumerate(complete, 1)]
 
 
 def _parse(line: bytes, *, path: pathlib.Path, number: int) -> ResultRow:
     try:
-        return ResultRow(**json.loads(line))
-    except (ValueError, TypeError) as error:
+        return _row(line)
+    except ValueError as error:
         raise errors.DataError(
             errors.explain(
                 found=f"line {number} of {path} is not a result row: {error}",
@@ -372,12 +395,24 @@ def _parse(line: bytes, *, path: pathlib.Path, number: int) -> ResultRow:
         ) from error
 
 
-def _is_row(line: bytes) -> bool:
+def _row(line: bytes) -> ResultRow:
+    """Returns the row of a line; raises ValueError that tells what is wrong."""
+    content = json_files.parse(line)
+    if problems := json_files.misfits(content, ResultRow, added_later=_WITH_DEFAULT):
+        raise ValueError("; ".join(problems))
     try:
-        ResultRow(**json.loads(line))
-    except (ValueError, TypeError, errors.DataError):
-        return False
-    return True
+        return ResultRow(**content)
+    except errors.DataError as error:
+        raise ValueError(f"{error}") from error
+
+
+def _problem(line: bytes) -> str:
+    """Returns what keeps a line from being a row, or ""."""
+    try:
+        _row(line)
+    except ValueError as error:
+        return f"{error}"
+    return ""
 
 
 def _append(path: pathlib.Path, content: bytes) -> None:
@@ -401,10 +436,10 @@ def _mend(file: io.FileIO) -> None:
         return
     file.seek(0)
     tail = file.readall().rpartition(b"\n")[2]
-    if _is_row(tail):
-        file.write(b"\n")
-    else:
+    if _problem(tail):
         file.truncate(size - len(tail))
+    else:
+        file.write(b"\n")
 
 
 @contextlib.contextmanager

@@ -7,13 +7,14 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from elm_jax import errors, files
+from elm_jax import errors, files, json_files
 from elm_jax.checkpoints import manifest
 from elm_jax.library import lock
 
 FILE_NAME = "catalogue.jsonl"
 KINDS = ("prompt", "dataset", "multitask", "merged")
 STATUSES = ("active", "retired")
+_MOST_BYTES = 2**30  # some million lines
 _ADDED_LATER = {"fingerprint"}  # lines of release 0.1 lack it
 
 
@@ -63,8 +64,9 @@ class Catalogue:
           LibraryError: No library is there, or a line is corrupt.
         """
         try:
-            lines = self._path.read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            content = json_files.read_bytes(self._path, most_bytes=_MOST_BYTES)
+            lines = content.decode("utf-8-sig").splitlines()
+        except (OSError, ValueError) as error:
             raise errors.LibraryError(
                 errors.explain(
                     found=f"no catalogue at {self._path}: {error}",
@@ -206,7 +208,7 @@ class Catalogue:
 def _parse(line: str, number: int, path: pathlib.Path) -> Entry:
     fields: Any = None
     try:
-        fields = json.loads(line)
+        fields = json_files.parse(line)
         problem = _find_problem(fields)
     except ValueError as error:
         problem = str(error)
@@ -224,13 +226,8 @@ def _parse(line: str, number: int, path: pathlib.Path) -> Entry:
 
 def _find_problem(fields: Any) -> str:
     """Returns what is wrong with the JSON value of an entry, or an empty text."""
-    known = {field.name for field in dataclasses.fields(Entry)}
-    if not isinstance(fields, dict) or fields.keys() | _ADDED_LATER != known:
-        return "no object, or one with other fields"
-    for name, value in fields.items():
-        wanted = {"tasks": list, "steps": int}.get(name, str)
-        if not isinstance(value, wanted):
-            return f"{name} is {value!r}"
+    if problems := json_files.misfits(fields, Entry, added_later=_ADDED_LATER):
+        return "; ".join(problems)
     if fields["kind"] not in KINDS:
         return f"kind is {fields['kind']!r}"
     if fields["status"] not in STATUSES:

@@ -13,16 +13,17 @@ import io
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from elm_jax import errors, files
+from elm_jax import errors, files, json_files
 from elm_jax.library import lock, sampling, text_formats
 from elm_jax.types import Embedder
 
 FORMAT_VERSION = 1
 RECORD = "index.json"  # written last
+_MOST_RECORD_BYTES = 2**30  # a line of it tells the rows of one expert
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +70,14 @@ class Expert:
     num_keys: int
     sources: tuple[RowsUsed, ...]
     texts_sha256: str
+
+
+class _Record(TypedDict):
+    """The content of `index.json`."""
+
+    format_version: int
+    settings: Settings
+    experts: tuple[Expert, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +144,11 @@ def open_index(index_dir: str | pathlib.Path) -> Index:
     """
     folder = pathlib.Path(index_dir)
     try:
-        record = json.loads((folder / RECORD).read_text("utf-8"))
-        if record["format_version"] != FORMAT_VERSION:
-            raise ValueError(f"format version {record['format_version']}")
+        record = json_files.read_object(folder / RECORD, most_bytes=_MOST_RECORD_BYTES)
+        if record.get("format_version") != FORMAT_VERSION:
+            raise ValueError(f"format version {record.get('format_version')}")
+        if problems := json_files.misfits(record, _Record):
+            raise ValueError(f"{RECORD}: {'; '.join(problems)}")
         experts = tuple(_read_expert(fields) for fields in record["experts"])
         total = sum(expert.num_keys for expert in experts)
         keys = np.load(folder / "keys.npy", allow_pickle=False)[:total]

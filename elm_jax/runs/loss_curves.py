@@ -1,12 +1,12 @@
 """The losses of trainings, from their work folders."""
 
 import collections
-import json
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import TypedDict
 
-from elm_jax import errors
+from elm_jax import errors, fields, json_files
 from elm_jax.reporting import report
 
 FILE_NAME = "metrics.jsonl"
@@ -23,7 +23,8 @@ def read(
       compare_dir: Where those of another training of the same experts lie.
 
     Raises:
-      DataError: There are no metrics below `compare_dir`.
+      DataError: There are no metrics below `compare_dir`, or a line of metrics is
+        none that a training writes.
     """
     curves = _losses(work_dir)
     others = _losses(compare_dir) if compare_dir else {}
@@ -61,6 +62,28 @@ def _losses(work_dir: pathlib.Path) -> dict[str, tuple[tuple[int, float], ...]]:
         name = path.parent.name
         if counts[name] > 1:
             name = path.parent.relative_to(work_dir).as_posix()
-        lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-        found[name] = tuple((row["step"], row["loss"]) for row in lines)
+        found[name] = tuple(_points(path))
     return found
+
+
+class _Line(TypedDict):
+    step: fields.CountOrNone
+    loss: fields.Finite
+
+
+def _points(path: pathlib.Path) -> Iterator[tuple[int, float]]:
+    def problem(row: object) -> str:
+        return "; ".join(json_files.misfits(row, _Line, known_only=True))
+
+    try:
+        for _, row in json_files.lines(path, problem):
+            yield row["step"], row["loss"]
+    except (OSError, ValueError) as error:
+        raise errors.DataError(
+            errors.explain(
+                found=f"{path}: {error}",
+                expected="lines of step, loss and other numbers, as elm_train writes"
+                " them",
+                do="Remove the line, or the file to have no curve of this training",
+            )
+        ) from error

@@ -1,10 +1,10 @@
 """What retrieval answered, for the tasks on which a report shows what it chose."""
 
-import json
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
+from elm_jax import errors, fields, json_files
 from elm_jax.evaluation import results
 from elm_jax.reporting import report
 
@@ -40,6 +40,9 @@ def read(path: pathlib.Path, rows: Sequence[results.ResultRow]) -> ShownVotes:
     Args:
       path: What retrieval wrote down; there need be no such file.
       rows: What is reported, under the names that the page has.
+
+    Raises:
+      DataError: A line of the file is none of those that retrieval writes.
     """
     if not path.is_file():
         return ShownVotes((), ())
@@ -58,7 +61,24 @@ def read(path: pathlib.Path, rows: Sequence[results.ResultRow]) -> ShownVotes:
     return ShownVotes(tuple(shown), tuple(others))
 
 
+class _Line(TypedDict):
+    task: str
+    votes: tuple[tuple[str, fields.Count], ...]
+
+
 def _lines(path: pathlib.Path) -> Iterator[tuple[str, list[tuple[str, int]]]]:
-    for line in path.read_text("utf-8").splitlines():
-        one = json.loads(line)
-        yield one["task"], [(name, number) for name, number in one["votes"]]
+    def problem(one: object) -> str:
+        return "; ".join(json_files.misfits(one, _Line))
+
+    try:
+        for _, one in json_files.lines(path, problem):
+            yield one["task"], [(name, number) for name, number in one["votes"]]
+    except (OSError, ValueError) as error:
+        raise errors.DataError(
+            errors.explain(
+                found=f"{path}: {error}",
+                expected="lines of a task's name and its votes, as elm_library writes"
+                " them",
+                do="Remove the file and run elm_library's retrieval again",
+            )
+        ) from error

@@ -102,7 +102,7 @@ def test_a_byte_order_mark_is_no_part_of_the_data(render, parse):
 def test_the_line_that_is_no_json_is_named(render):
     lines = LINES.splitlines(keepends=True)
     lines[16] = '{"text": "shoe 16", "label": 0\n'
-    told = r"line 17 of train\.file is no JSON: .* at character 32 of it"
+    told = r"line 17 of train\.file: no JSON: .*\(character 31\)"
     with pytest.raises(errors.DataError, match=told):
         render("".join(lines), sources.json_lines)
 
