@@ -7,7 +7,7 @@ and a prefetching thread all see the same batches.
 import dataclasses
 import functools
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -169,28 +169,6 @@ class Batches:
         """Returns the smallest shape that has room for all of these examples."""
         longest = self._examples.lengths[members].max(axis=0, keepdims=True)
         return int(shapes_lib.assign_shapes(longest, self._shapes)[0])
-
-
-def eval_batches(
-    datasets: Sequence[token_store.TokenizedDataset],
-    *,
-    batch_size: int,
-    num_shapes: int = 4,
-    max_examples: MaxExamples = None,
-) -> Iterator[Batch]:
-    """Yields every example once, in a fixed order and few shapes.
-
-    The last batch may have padding rows, whose loss weight is 0.
-    """
-    source = Batches(
-        datasets,
-        batch_size=batch_size,
-        seed=0,
-        num_shapes=num_shapes,
-        max_examples=max_examples,
-        shuffle=False,
-    )
-    yield from map(source.batch, range(source.num_batches_per_epoch))
 
 
 class Examples:

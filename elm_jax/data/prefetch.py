@@ -96,17 +96,3 @@ class Prefetcher(Iterator[tuple[int, Batch]]):
             self._ready.put(None)
         except BaseException as error:  # noqa: BLE001 - raised again in the consumer
             self._ready.put(_Failure(error))
-
-
-def prefetch(
-    batch_fn: Callable[[int], Batch],
-    start_step: int = 0,
-    *,
-    stop_step: int | None = None,
-    depth: int = 2,
-    put_fn: Callable[[Batch], Batch] | None = None,
-) -> Prefetcher:
-    """Returns an iterator over `(step, batch)`; see `Prefetcher`."""
-    return Prefetcher(
-        batch_fn, start_step, stop_step=stop_step, depth=depth, put_fn=put_fn
-    )

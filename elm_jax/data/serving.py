@@ -73,11 +73,6 @@ class Part:
             None if seed is None else int(seed),
         )
 
-    @property
-    def is_all(self) -> bool:
-        """Whether the part is the whole split."""
-        return self.start == 0 and self.stop is None
-
     def of(
         self, rows_fn: Callable[[], Iterator[sources.Record]]
     ) -> Iterator[sources.Record]:

@@ -116,14 +116,6 @@ def test_a_cap_gives_the_same_random_subset_in_any_mixture(natural_dataset):
     assert subset != first
 
 
-def test_evaluation_sees_each_example_once_in_a_fixed_order(natural_dataset):
-    dataset = natural_dataset(37)
-    runs = [list(batches.eval_batches([dataset], batch_size=8)) for _ in range(2)]
-    assert all(same(a, b) for a, b in zip(*runs, strict=True))
-    seen = [e for batch in runs[0] for e in examples_of(batch)]
-    assert len(seen) == len(set(seen)) == 37
-
-
 def test_plain_text_is_refused(make_dataset):
     text = make_dataset([], [[5, 6, 7]], text=True)
     with pytest.raises(errors.DataError, match="span corruption"):

@@ -11,7 +11,7 @@ def square(step):
 
 
 def test_steps_come_in_order_and_end():
-    with prefetch.prefetch(square, 3, stop_step=7) as ready:
+    with prefetch.Prefetcher(square, 3, stop_step=7) as ready:
         assert [(s, b["value"]) for s, b in ready] == [
             (3, 9),
             (4, 16),
@@ -27,7 +27,7 @@ def test_at_most_depth_batches_are_made_ahead():
         made.append(step)
         return {}
 
-    with prefetch.prefetch(make, depth=2) as ready:
+    with prefetch.Prefetcher(make, depth=2) as ready:
         next(ready)
         time.sleep(0.2)
         assert len(made) <= 4  # one taken, two ready, one waiting for room
@@ -39,7 +39,7 @@ def test_an_error_in_the_thread_raises_in_the_loop():
             raise ValueError("row 2")
         return {}
 
-    with prefetch.prefetch(fail) as ready:
+    with prefetch.Prefetcher(fail) as ready:
         next(ready)
         next(ready)
         with pytest.raises(ValueError, match="row 2"):
@@ -50,7 +50,7 @@ def test_an_error_in_the_thread_raises_in_the_loop():
 
 def test_closing_ends_the_thread():
     before = threading.active_count()
-    ready = prefetch.prefetch(square)
+    ready = prefetch.Prefetcher(square)
     next(ready)
     ready.close()
     ready.close()
@@ -64,7 +64,7 @@ def test_batches_are_put_in_the_thread():
         threads.add(threading.current_thread())
         return {"put": batch["value"] + 1}
 
-    with prefetch.prefetch(square, stop_step=3, put_fn=put) as ready:
+    with prefetch.Prefetcher(square, stop_step=3, put_fn=put) as ready:
         assert [b["put"] for _, b in ready] == [1, 2, 5]
     assert threading.current_thread() not in threads
 
@@ -74,14 +74,14 @@ def test_waiting_is_measured():
         time.sleep(0.05)
         return {}
 
-    with prefetch.prefetch(slow, stop_step=4) as ready:
+    with prefetch.Prefetcher(slow, stop_step=4) as ready:
         assert ready.waited_secs == 0.0
         list(ready)
         assert ready.waited_secs > 0.15  # four batches, the first begun before
 
 
 def test_who_takes_long_between_batches_does_not_wait():
-    with prefetch.prefetch(square, stop_step=4) as ready:
+    with prefetch.Prefetcher(square, stop_step=4) as ready:
         time.sleep(0.1)
         before = ready.waited_secs
         for _ in ready:
