@@ -88,7 +88,6 @@ class Batches:
         fixed by seed.
       shard: `(index, count)`: which equal part of each batch's rows to make, for one
         of several processes.
-      shuffle: False keeps examples in order of size, for evaluation.
     """
 
     def __init__(
@@ -101,12 +100,11 @@ class Batches:
         shapes: Sequence[shapes_lib.Shape] | None = None,
         max_examples: MaxExamples = None,
         shard: tuple[int, int] = (0, 1),
-        shuffle: bool = True,
     ) -> None:
         check_sizes(batch_size, seed=seed, shard=shard)
         self._examples = Examples(datasets, seed=seed, max_examples=max_examples)
         self._batch_size, self._seed = batch_size, seed
-        self._shard, self._shuffle = shard, shuffle
+        self._shard = shard
         lengths = self._examples.lengths
         chosen = shapes or shapes_lib.choose_shapes(lengths, num_shapes=num_shapes)
         self._shapes = tuple(chosen)
@@ -147,10 +145,8 @@ class Batches:
         shape_index: list[int] = []
         for index in range(len(self._shapes)):
             members = np.flatnonzero(self._assigned == index)
-            if self._shuffle:
-                members = generator(self._seed, _WITHIN, epoch, index).permutation(
-                    members
-                )
+            shuffler = generator(self._seed, _WITHIN, epoch, index)
+            members = shuffler.permutation(members)
             cut = len(members) // size * size
             full.append(members[:cut].reshape(-1, size))
             shape_index += [index] * (cut // size)
@@ -160,9 +156,7 @@ class Batches:
         for rows in left.reshape(-1, size):
             shape_index.append(self._covering(rows[rows >= 0]))
         rows = np.concatenate([*full, left.reshape(-1, size)]).astype(np.int64)
-        order = np.arange(len(rows))
-        if self._shuffle:
-            order = generator(self._seed, _BETWEEN, epoch).permutation(len(rows))
+        order = generator(self._seed, _BETWEEN, epoch).permutation(len(rows))
         return _Plan(rows[order], np.asarray(shape_index)[order])
 
     def _covering(self, members: np.ndarray) -> int:
