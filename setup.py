@@ -1,10 +1,13 @@
 """Package definition: tested version ranges, extras and console scripts."""
 
 import pathlib
+import re
 
 from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
+PACKAGE = (ROOT / "elm_jax" / "__init__.py").read_text("utf-8")
+VERSION = re.findall(r'^__version__ = "(.+)"$', PACKAGE, re.MULTILINE)[0]
 BINARIES = ("train", "library", "eval", "merge", "convert", "report", "tasks")
 
 # gin files travel in the wheel below elm_jax/_files, so that `gin/...` names are
@@ -18,17 +21,28 @@ GIN_PACKAGES = {
 
 setup(
     name="elm_jax",
-    version="0.1.0",
+    version=VERSION,
     description="Train, keep, retrieve, merge and judge expert language models in JAX",
     long_description=(ROOT / "README.md").read_text("utf-8")
     if (ROOT / "README.md").exists()
     else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     packages=[*find_packages(include=["elm_jax*", "tasks*"]), *GIN_PACKAGES],
     package_dir={"": ".", **GIN_PACKAGES},
     package_data={
+        "elm_jax": ["py.typed"],
         "elm_jax.reporting": ["*.css", "*.jinja"],
         "tasks": ["**/*.yaml", "**/*.model", "**/*.json", "**/*.csv"],
         **{package: ["*.gin"] for package in GIN_PACKAGES},

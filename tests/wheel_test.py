@@ -78,6 +78,7 @@ def test_the_wheel_is_what_ran(installed, tmp_path):
 
 def test_the_wheel_holds_gin_files_templates_and_the_page(installed):
     for name in (
+        "elm_jax/py.typed",
         "elm_jax/_files/gin/pocket/base.gin",
         "elm_jax/_files/gin/parts/suites/pocket.gin",
         "elm_jax/reporting/page.css",
