@@ -25,6 +25,10 @@ class CheckpointError(ElmError):
     """A checkpoint or manifest is missing, corrupt or of another model."""
 
 
+class ExistsError(CheckpointError):
+    """A result is there already, perhaps another process's that was quicker."""
+
+
 class FingerprintError(CheckpointError):
     """An expert was trained on another base than the one it meets."""
 
@@ -39,6 +43,13 @@ class TrainingError(ElmError):
 
 class MissingExtraError(ElmError):
     """An optional dependency is not installed; the message names the extra."""
+
+
+def first_line(error: BaseException) -> str:
+    """Returns what an error of a library says, without the details in further lines."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{error}".partition("\n")[0][:300] or type(error).__name__
 
 
 @contextlib.contextmanager

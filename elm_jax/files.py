@@ -1,13 +1,12 @@
 """Atomic writes: a reader sees the old file or the whole new one, never a part."""
 
 import errno
-import fcntl
 import os
 import pathlib
-import sys
-import tempfile
 
-from elm_jax import errors
+from elm_jax import errors, temporaries
+
+_NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
@@ -17,19 +16,17 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
       ConfigError: The disk is full or the folder cannot be written. The old file,
         if any, is still there.
     """
-    temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        temporaries.remove_left(path.parent)
+        with temporaries.file(path) as (handle, made):
+            with os.fdopen(handle, "wb", closefd=False) as file:
+                file.write(content)
+            os.fsync(handle)
+            os.chmod(made, 0o644)
+            os.replace(made, path)
+        sync(path.parent)
     except OSError as error:
-        if temporary:
-            pathlib.Path(temporary).unlink(missing_ok=True)
         raise errors.ConfigError(
             errors.explain(
                 found=f"{path} cannot be written: {error.strerror or error}",
@@ -52,29 +49,17 @@ def read_text(path: pathlib.Path) -> str:
     return path.read_text("utf-8", "surrogateescape")
 
 
-_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+def sync(path: str | pathlib.Path) -> None:
+    """Waits until a file, or a folder's list of names, is on disk.
 
-
-def lock(handle: int, *, wait: bool = True) -> bool:
-    """Takes the lock of an open file for this process, and tells whether it has it.
-
-    The lock is the operating system's (`flock`) and goes with the handle. Where the
-    file system has none, this says so and counts as taken: whoever starts processes
-    there must not start two for one job.
-
-    Args:
-      handle: Of a file that is open.
-      wait: Whether to wait for another process that has it.
+    File systems that cannot do so for folders are let be.
     """
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in _NO_SYNC:
             raise
-        sys.stderr.write(
-            f"no file locks here ({error.strerror}): let only one process at a time"
-            " do each job\n"
-        )
-    return True

@@ -10,7 +10,10 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 GROUND = {
     f"elm_jax.{name}"
-    for name in ("types", "errors", "trees", "files", "paths", "fields", "json_files")
+    for name in (
+        *("types", "errors", "trees", "paths", "fields", "json_files"),
+        *("files", "folders", "locks", "temporaries"),
+    )
 }
 ROOMS = (
     *("data", "model", "peft", "partitioning", "training", "checkpoints"),

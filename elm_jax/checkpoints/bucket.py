@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import tensorstore as ts
 
-from elm_jax import errors
+from elm_jax import errors, folders
 from elm_jax.checkpoints import experts, stores
 from elm_jax.checkpoints import manifest as manifests
 
@@ -172,7 +172,7 @@ class Bucket:
           CheckpointError: There is something, a file's name is no plain one, a file
             is missing or another than was published, or reading or writing fails.
         """
-        experts.check_is_new(folder)
+        folders.check_is_new(folder)
         root = f"{copy.name}/{copy.digest}/"
         # Listed again, as the first look may be older than some of the files.
         paths = [key.removeprefix(root) for key in self._list(root)]
@@ -222,7 +222,7 @@ class Bucket:
             raise errors.CheckpointError(
                 errors.explain(
                     # TensorStore's own reason comes before its details in brackets.
-                    found=f"{self.url}: {experts.first_line(error).split(' [')[0]}",
+                    found=f"{self.url}: {errors.first_line(error).split(' [')[0]}",
                     expected="a bucket that is there, which this machine can reach and"
                     " may list, read and write",
                     do="Correct the URL, the network or the credentials: for gs:// as"

@@ -3,24 +3,21 @@
 import contextlib
 import dataclasses
 import pathlib
-import shutil
-import time
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from elm_jax import errors, files, paths, trees
+from elm_jax import errors, files, folders, paths, trees
 from elm_jax.checkpoints import manifest as manifests
 from elm_jax.checkpoints import one_process
 from elm_jax.checkpoints.manifest import Manifest
 from elm_jax.types import Params
 
 PARAMS = "params"
-_REMOVALS, _REMOVAL_SECS = 40, 0.05
 # What Orbax, TensorStore and the file system raise when reading or writing fails.
 IO_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 
@@ -42,14 +39,15 @@ def save_expert(
         vocabulary.
 
     Raises:
-      CheckpointError: There is one already, the disk is full, the place cannot be
-        written, or a base does not have the fingerprint its manifest names.
+      ExistsError: There is one already, perhaps since a moment ago.
+      CheckpointError: The disk is full, the place cannot be written, or a base does
+        not have the fingerprint its manifest names.
     """
     final = paths.absolute(folder)
     host = jax.tree.map(np.asarray, dict(params))
     own = trees.fingerprint(host)
     _check_content(final, host, manifest, own)
-    check_is_new(final)
+    folders.check_is_new(final)
     with new_folder(final) as partial:
         with _checkpointer() as checkpointer:
             checkpointer.save(partial / PARAMS, args=ocp.args.StandardSave(host))
@@ -139,18 +137,6 @@ def check_same_tensors(found: Params, expected: Params, *, of: str) -> None:
         )
 
 
-def check_is_new(folder: pathlib.Path) -> None:
-    """Raises CheckpointError if there is a folder already."""
-    if folder.exists():
-        raise errors.CheckpointError(
-            errors.explain(
-                found=f"{folder} is there already",
-                expected="a new folder: experts do not change once saved",
-                do="Choose another name, or remove the folder",
-            )
-        )
-
-
 def _check_content(
     final: pathlib.Path, params: Params, manifest: Manifest, own: str
 ) -> None:
@@ -169,40 +155,10 @@ def _check_content(
     )
 
 
-@contextlib.contextmanager
-def new_folder(final: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a hidden sibling to write into; renames it to `final` at the end.
-
-    A sibling left by a killed run is removed first; when writing fails nothing
-    stays behind.
-    """
-    partial = final.with_name(f".{final.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(final)
-    except (*IO_ERRORS, errors.ConfigError) as error:
-        raise errors.CheckpointError(
-            errors.explain(
-                found=f"{final} cannot be written: {first_line(error)}",
-                expected="a folder with write permission and free space",
-                do="Free space, correct the permission or choose another folder",
-            )
-        ) from error
-    finally:
-        _remove(partial)
-
-
-def _remove(folder: pathlib.Path) -> None:
-    """Removes a folder in which threads of a failed write may still make files."""
-    for _ in range(_REMOVALS):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            return
-        time.sleep(_REMOVAL_SECS)
-
-
-def first_line(error: BaseException) -> str:
-    """Returns what an error says, without the details of TensorStore's own."""
-    return f"{error}".partition("\n")[0][:300] or type(error).__name__
+def new_folder(
+    final: pathlib.Path,
+) -> contextlib.AbstractContextManager[pathlib.Path]:
+    """Returns what `folders.new_folder` does, with a CheckpointError if it fails."""
+    return folders.new_folder(
+        final, errors.CheckpointError, (*IO_ERRORS, errors.ConfigError)
+    )

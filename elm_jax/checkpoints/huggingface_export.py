@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from elm_jax import paths
+from elm_jax import folders, paths
 from elm_jax.checkpoints import (
     experts,
     huggingface,
@@ -52,7 +52,7 @@ def save(
         there already, or it cannot be written.
     """
     final = paths.absolute(folder)
-    experts.check_is_new(final)
+    folders.check_is_new(final)
     settings = huggingface_config.from_fields(model, dtype.name)
     shapes = {}
     for name, leaf in tensors.plain_shapes(leaves).items():

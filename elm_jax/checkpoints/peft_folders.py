@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors.numpy
 
-from elm_jax import errors, paths, trees
+from elm_jax import errors, folders, paths, trees
 from elm_jax.checkpoints import (
     experts,
     huggingface_files,
@@ -254,7 +254,7 @@ def save_lora(
         folder is there already, or it cannot be written.
     """
     final = paths.absolute(folder)
-    experts.check_is_new(final)
+    folders.check_is_new(final)
     every = peft_settings.modules(base)
     plain = trees.flatten(layers.unstack_layers(params))
     others = [name for name in trees.flatten(params) if "/lora_" not in name]

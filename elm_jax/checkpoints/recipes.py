@@ -7,7 +7,7 @@ bases carry it in their manifests, exports in a file of their own.
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from elm_jax import errors, files, json_files, trees
@@ -59,6 +59,29 @@ def check_same(
                 do=do,
             )
         )
+
+
+def make_once(make: Callable[[], object], is_finished: Callable[[], bool]) -> bool:
+    """Makes a result, unless another process does meanwhile; returns who did.
+
+    Args:
+      make: Raises ExistsError if there is something already.
+      is_finished: Compares the recipe of what is there with the one that is asked
+        for; False if what is there is no result.
+
+    Returns:
+      Whether it was made here; else the same result has been made elsewhere.
+
+    Raises:
+      ElmError: As `make` does, or as `is_finished` of a result made otherwise.
+    """
+    try:
+        make()
+    except errors.ExistsError:
+        if not is_finished():
+            raise
+        return False
+    return True
 
 
 def inside(folder: pathlib.Path) -> pathlib.Path:

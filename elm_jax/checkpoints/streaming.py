@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from elm_jax import errors, paths, trees
+from elm_jax import errors, folders, paths, trees
 from elm_jax.checkpoints import experts, manifest, stores
 from elm_jax.checkpoints.manifest import Manifest
 from elm_jax.checkpoints.tensors import Leaf
@@ -43,7 +43,7 @@ def save_base(
         the place cannot be written.
     """
     final = paths.absolute(folder)
-    experts.check_is_new(final)
+    folders.check_is_new(final)
     fingerprint, done = trees.Fingerprint(), 0
 
     def on_block(block: np.ndarray) -> None:
@@ -100,7 +100,7 @@ def open_expert(folder: str | pathlib.Path) -> tuple[dict[str, Leaf], Manifest]:
         raise errors.CheckpointError(
             errors.explain(
                 found=f"{path / experts.PARAMS} cannot be read: "
-                f"{experts.first_line(error)}",
+                f"{errors.first_line(error)}",
                 expected="the tensors of a saved expert",
                 do="Copy the whole folder again",
             )

@@ -135,7 +135,7 @@ def reading(path: str | pathlib.Path) -> Iterator[None]:
     except (*experts.IO_ERRORS, msgpack.UnpackException) as error:
         raise errors.CheckpointError(
             errors.explain(
-                found=f"{path} cannot be read: {experts.first_line(error)}",
+                found=f"{path} cannot be read: {errors.first_line(error)}",
                 expected="a complete checkpoint of T5X",
                 do="Copy the whole folder again, with all arrays it names",
             )

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from flax import serialization
 
-from elm_jax import paths, trees
+from elm_jax import folders, paths, trees
 from elm_jax.checkpoints import experts, recipes, stores, t5x, tensors
 from elm_jax.checkpoints.tensors import Leaf
 from elm_jax.types import LAYERS
@@ -68,7 +68,7 @@ def save(
       CheckpointError: It is there already, or cannot be written.
     """
     final = paths.absolute(folder)
-    experts.check_is_new(final)
+    folders.check_is_new(final)
     named = _scanned(leaves) if _TABLE in leaves else tensors.unstack(leaves)
     done = 0
     with experts.new_folder(final) as partial:

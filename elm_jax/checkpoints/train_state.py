@@ -213,7 +213,7 @@ class TrainStateStore:
         try:
             yield
         except experts.IO_ERRORS as error:
-            reason = experts.first_line(error)
+            reason = errors.first_line(error)
             raise errors.CheckpointError(
                 errors.explain(
                     found=f"{self._folder} cannot be {verb}: {reason}",

@@ -12,8 +12,8 @@ import pathlib
 import re
 from typing import Any
 
-from elm_jax import errors, json_files
-from elm_jax.data import cache_build, folders, rendering, tasks, token_store
+from elm_jax import errors, folders, json_files
+from elm_jax.data import cache_build, rendering, tasks, token_store
 from elm_jax.data import vocabulary as vocabularies
 
 # Modules of this room that come before or after caches; all others, whatever parsers,

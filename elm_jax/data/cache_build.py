@@ -20,9 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import process
 from typing import Any
 
-from elm_jax import errors
+from elm_jax import errors, folders
 from elm_jax.data import (
-    folders,
     rendering,
     shards,
     tasks,
@@ -173,7 +172,10 @@ class CacheBuild:
             "indistinct": dict(sorted(indistinct.items())),
             **token_counts.count_lengths(self.name, lengths, limits),
         }
-        with folders.new_folder(self.folder) as temporary:
+        with (
+            contextlib.suppress(errors.ExistsError),  # of another process, the same
+            folders.new_folder(self.folder) as temporary,
+        ):
             path = temporary / token_store.ARRAYS_FILE
             manifest["arrays"] = token_store.write_arrays(path, arrays)
             text = json.dumps(manifest, indent=1, ensure_ascii=False)

@@ -22,8 +22,8 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 
-from elm_jax import errors
-from elm_jax.data import folders, template_files
+from elm_jax import errors, folders
+from elm_jax.data import template_files
 
 PACKAGE = "promptsource"
 VERSION = "0.2.3"
@@ -84,7 +84,11 @@ def fetch_templates(
             say(f"fetching {PACKAGE} {VERSION} from the package index")
             archive = download(pathlib.Path(scratch), PACKAGE, VERSION, SHA256)
         _check_hash(archive, SHA256)
-        with folders.new_folder(root) as temporary:
+        count = 0
+        with (
+            contextlib.suppress(errors.ExistsError),  # another process was quicker
+            folders.new_folder(root) as temporary,
+        ):
             count = unpack_templates(archive, temporary)
     say(f"unpacked {count} files of templates to {root}")
     return root

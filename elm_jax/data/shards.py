@@ -6,6 +6,7 @@ process made it, or many, or some of them before the machine was switched off.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -16,9 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from elm_jax import json_files
+from elm_jax import errors, folders, json_files
 from elm_jax.data import (
-    folders,
     rendering,
     sources,
     tasks,
@@ -102,7 +102,10 @@ def write(
     """Writes a shard whole or not at all."""
     arrays = found.columns.arrays()
     arrays |= {f"lengths.{name}": n for name, n in found.lengths.items()}
-    with folders.new_folder(folder) as temporary:
+    with (
+        contextlib.suppress(errors.ExistsError),  # of another process, the same bytes
+        folders.new_folder(folder) as temporary,
+    ):
         index = token_store.write_arrays(temporary / token_store.ARRAYS_FILE, arrays)
         content = {
             "arrays": index,

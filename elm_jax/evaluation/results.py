@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from elm_jax import errors, files, json_files
+from elm_jax import errors, files, json_files, locks
 
 # Labels that stand in tables for a way to choose parameters, not for one expert.
 STRATEGIES = (
@@ -448,7 +448,7 @@ def _writing(path: pathlib.Path) -> Iterator[io.FileIO]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a+b", buffering=0) as file:
-            files.lock(file.fileno())
+            locks.take(file.fileno(), of=path)
             yield file
     except OSError as error:
         raise errors.ConfigError(

@@ -11,19 +11,21 @@ import os
 import pathlib
 from collections.abc import Iterator, Mapping
 
-from elm_jax import errors, files
+from elm_jax import errors, locks
 
 
 @contextlib.contextmanager
 def hold(folder: pathlib.Path) -> Iterator[None]:
     """Waits until no other process holds the folder's lock, then holds it.
 
+    After ten seconds standard error says who is waited for, and then every minute.
+
     Raises:
       LibraryError: The folder cannot be made or written.
     """
     handle = _open(folder)
     try:
-        files.lock(handle)
+        locks.take(handle, of=folder)
         yield
     finally:
         os.close(handle)
@@ -61,7 +63,7 @@ def _try(folder: pathlib.Path) -> Iterator[bool]:
     """Holds the folder's lock if it is free, and tells whether it was."""
     handle = _open(folder)
     try:
-        yield files.lock(handle, wait=False)
+        yield locks.take(handle, wait=False)
     finally:
         os.close(handle)
 

@@ -92,8 +92,10 @@ class ImportBase(Run):
             reason = str(error).splitlines()[0]
             print(f"compared by name alone, as the source is gone: {reason}")  # noqa: T201
         else:
-            if not is_there:
-                self._save(source)
+            is_own = not is_there and recipes.make_once(
+                lambda: self._save(source), lambda: self.check_recipe(source)
+            )
+            if is_own:
                 return
             self.check_recipe(source)
             self._check_weights(source)

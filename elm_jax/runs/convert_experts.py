@@ -124,15 +124,25 @@ class ImportExperts(Run):
         base = self._base()
         for name, source in self.sources().items():
             found = self.read(source, base)
-            info = self._manifest(name, found, base)
-            if self._is_finished(name):
-                self._check_same(info, found)
+            if not self._import(name, found, self._manifest(name, found, base)):
                 print(f"finished already: {name}")  # noqa: T201
                 continue
             place = self._folder(name)
-            experts.save_expert(place, found.params, info)
             num_params = trees.count_params(found.params)
             print(f"expert {name} ({num_params:,} parameters): {place}")  # noqa: T201
+
+    def _import(self, name: str, found: _Read, info: manifest.Manifest) -> bool:
+        """Returns whether the expert was saved here; else the same one is there."""
+
+        def is_same() -> bool:
+            if not self._is_finished(name):
+                return False
+            self._check_same(info, found)
+            return True
+
+        return not is_same() and recipes.make_once(
+            lambda: experts.save_expert(self._folder(name), found.params, info), is_same
+        )
 
     def _base(self) -> manifest.Manifest:
         folder = self.path(self.initial_checkpoint_path)
@@ -282,15 +292,24 @@ class ExportPeft(Run):
                         do="Export whole models with gin/t5/export_hf.gin",
                     )
                 )
-            peft_folders.save_lora(
-                folder,
-                info.adapter,
+            done = f"expert {info.name}"
+            done = done if self._save(params, info) else "finished already"
+            print(f"{done}: {folder}")  # noqa: T201
+
+    def _save(self, params: Params, info: manifest.Manifest) -> bool:
+        """Writes an expert; returns False if another process wrote the same."""
+        spec = dict(info.adapter or {})
+        return recipes.make_once(
+            lambda: peft_folders.save_lora(
+                self._folder(info),
+                spec,
                 params,
                 base=t5.param_shapes(t5.T5(bases.model_config(info))),
                 base_name=self.base_model or None,
                 recipe=self._recipe(info),
-            )
-            print(f"expert {info.name}: {folder}")  # noqa: T201
+            ),
+            lambda: self._is_finished(info),
+        )
 
     def _folder(self, info: manifest.Manifest) -> pathlib.Path:
         return self.path(f"{self.export_dir}/{info.name}")
@@ -352,19 +371,21 @@ class FoldExpert(Run):
         params, _ = experts.load_expert(
             self.path(self.expert_path), base_fingerprint=base.fingerprint
         )
-        experts.save_expert(
-            self._folder(info),
-            fold.fold(trees.replace(base.params, params), spec),
-            dataclasses.replace(
-                info,
-                adapter=None,
-                trainable_pattern=expert_kinds.DATASET_EXPERT,
-                data=info.data | recipe,
-                versions=manifest.installed_versions(),
-                operative_config=self.operative_config(),
-            ),
+        folded = fold.fold(trees.replace(base.params, params), spec)
+        whole = dataclasses.replace(
+            info,
+            adapter=None,
+            trainable_pattern=expert_kinds.DATASET_EXPERT,
+            data=info.data | recipe,
+            versions=manifest.installed_versions(),
+            operative_config=self.operative_config(),
         )
-        print(f"expert {info.name}: {self._folder(info)}")  # noqa: T201
+        is_own = recipes.make_once(
+            lambda: experts.save_expert(self._folder(info), folded, whole),
+            lambda: self._is_finished(info, recipe),
+        )
+        done = f"expert {info.name}" if is_own else "finished already"
+        print(f"{done}: {self._folder(info)}")  # noqa: T201
 
     def _look(
         self,

@@ -78,7 +78,13 @@ class Export(Run):
             print(f"finished already: {folder}")  # noqa: T201
             return
         dtype = tensors.storage_dtype(leaves, self.storage_dtype)
-        self.save(folder, leaves, info, dtype, self._recipe(info))
+        is_own = recipes.make_once(
+            lambda: self.save(folder, leaves, info, dtype, self._recipe(info)),
+            lambda: self._is_finished(info),
+        )
+        if not is_own:
+            print(f"finished already: {folder}")  # noqa: T201
+            return
         size = show_bytes(trees.count_params(leaves) * dtype.itemsize)
         print(f"{info.kind} {info.name} ({size}): {folder}")  # noqa: T201
 

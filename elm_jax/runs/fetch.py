@@ -1,6 +1,7 @@
 """elm_library: gets experts that trainings have published to a bucket."""
 
 import dataclasses
+from collections.abc import Callable
 
 from elm_jax import errors, paths
 from elm_jax.checkpoints import bucket, manifest, recipes
@@ -59,11 +60,18 @@ class FetchExperts(Run):
                 progress(done)
 
             for copy in missing:
-                place = bucket.Bucket(self.place(self.url))
-                place.fetch(copy, folder / copy.name, count)
+                self._fetch(copy, count)
         print(  # noqa: T201
             f"experts: {len(missing)} fetched, {len(chosen) - len(missing)} there"
             f" already, in {folder}"
+        )
+
+    def _fetch(self, copy: bucket.Copy, on_file: Callable[[], None]) -> None:
+        """Downloads an expert, unless a training saves it here meanwhile."""
+        place = bucket.Bucket(self.place(self.url))
+        recipes.make_once(
+            lambda: place.fetch(copy, self.path(self.experts_dir) / copy.name, on_file),
+            lambda: not self._missing([copy]),
         )
 
     def _choose(self) -> list[bucket.Copy]:

@@ -45,16 +45,28 @@ class Landing:
         return {"finished already": count, **self.publisher.describe(names)}
 
     def land(self, name: str, result: "trainer.Finished") -> None:
-        """Saves a finished expert and hands it on; its states on the way go."""
-        experts.save_expert(
-            self._run.expert_dir(name),
-            result.params,
-            result.manifest,
-            attached=result.attached,
+        """Saves a finished expert and hands it on; its states on the way go.
+
+        Raises:
+          CheckpointError: A run in another MODEL_DIR saved another expert there.
+        """
+        folder = self._run.expert_dir(name)
+        recipes.make_once(
+            lambda: experts.save_expert(
+                folder, result.params, result.manifest, attached=result.attached
+            ),
+            lambda: self._is_same(name),
         )
         for problem in self.hand_on((name,)).values():
             text = f"{name} is finished, but not listed: {problem}\n"
             sys.stderr.write(text)  # `finish` tries again
+
+    def _is_same(self, name: str) -> bool:
+        if not self._run.is_finished(name):
+            return False
+        self.check_unchanged((name,))
+        self.check_rows((name,))
+        return True
 
     def hand_on(self, names: Sequence[str]) -> Failures:
         """Lists and publishes those that are finished, unless that has been done.

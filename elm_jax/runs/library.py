@@ -3,14 +3,20 @@
 import dataclasses
 import json
 import pathlib
-import shutil
 from typing import NamedTuple
 
 from elm_jax import errors, fields, files, paths, types
 from elm_jax.checkpoints import manifest, recipes
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
-from elm_jax.library import catalogue, index, retrieval, sampling, text_formats
+from elm_jax.library import (
+    catalogue,
+    copying,
+    index,
+    retrieval,
+    sampling,
+    text_formats,
+)
 from elm_jax.reporting import terminal
 from elm_jax.runs import bases, data_folder, embedders, task_data, vocabularies
 from elm_jax.runs.progress import Progress
@@ -128,7 +134,7 @@ class BuildLibrary(LibraryRun):
         self._select_new(folders)
         data = self._check(folders)
         if self.extends:
-            _copy_library(self.path(self.extends), self.path(self.library_dir))
+            copying.copy(self.path(self.extends), self.path(self.library_dir))
         unlisted = self._select_new(folders)
         new = [self._new_expert(folder, data) for folder in folders]
         embedder = self.embedder.make(
@@ -211,42 +217,6 @@ class BuildLibrary(LibraryRun):
             texts += instance_texts(dataset, rows, self.text_format)
             used.append(index.RowsUsed(task, self.split, tuple(rows)))
         return index.NewExpert(info.name, texts, tuple(used))
-
-
-def _copy_library(old: pathlib.Path, new: pathlib.Path) -> None:
-    """Makes `new` a copy of `old`, whole or not at all; compares one that is there.
-
-    Raises:
-      LibraryError: There is no such library, or `new` does not extend it.
-    """
-    if new.exists():
-        here, there = (catalogue.Catalogue(path).entries() for path in (new, old))
-        known = {(e.name, e.path, e.fingerprint) for e in here}
-        lacking = [
-            e.name for e in there if (e.name, e.path, e.fingerprint) not in known
-        ]
-        if lacking:
-            raise errors.LibraryError(
-                errors.explain(
-                    found=f"{new} without experts of {old}: {', '.join(lacking)}",
-                    expected="a library that extends it, and has all its experts",
-                    do="Choose another library_dir, or remove this library",
-                )
-            )
-        return
-    if old.parent != new.parent or not (old / catalogue.FILE_NAME).is_file():
-        raise errors.LibraryError(
-            errors.explain(
-                found=f"{old} to be extended by {new}",
-                expected="a library, and a new folder beside it: the catalogue names"
-                " experts by relative paths",
-                do="Build the first one, or choose a folder beside it",
-            )
-        )
-    partial = new.with_name(f".{new.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(old, partial)
-    partial.rename(new)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

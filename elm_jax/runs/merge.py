@@ -66,7 +66,7 @@ class Merge(Run):
         }
 
     def run(self) -> None:
-        """Merges, unless the same merge is there already.
+        """Merges, unless the same merge is there already, or is by then.
 
         Raises:
           CheckpointError: Another merge is there under this name.
@@ -84,25 +84,26 @@ class Merge(Run):
         ]
         first = infos[0]
         merged, adapter = self._merge(loaded, base, first)
-        experts.save_expert(
-            self._folder,
-            merged,
-            dataclasses.replace(
-                first,
-                name=self.expert_name,
-                kind="merged",
-                adapter=bases.describe(adapter),
-                tasks=tuple(dict.fromkeys(t for info in infos for t in info.tasks)),
-                data={"merge": self._recipe(infos)},
-                steps=max(info.steps for info in infos),
-                versions=manifest.installed_versions(),
-                vocabulary=next((i.vocabulary for i in infos if i.vocabulary), {}),
-                training={},
-                metrics={},
-                operative_config=self.operative_config(),
-            ),
+        info = dataclasses.replace(
+            first,
+            name=self.expert_name,
+            kind="merged",
+            adapter=bases.describe(adapter),
+            tasks=tuple(dict.fromkeys(t for info in infos for t in info.tasks)),
+            data={"merge": self._recipe(infos)},
+            steps=max(info.steps for info in infos),
+            versions=manifest.installed_versions(),
+            vocabulary=next((i.vocabulary for i in infos if i.vocabulary), {}),
+            training={},
+            metrics={},
+            operative_config=self.operative_config(),
         )
-        print(f"merged {len(loaded)} experts: {self._folder}")  # noqa: T201
+        is_own = recipes.make_once(
+            lambda: experts.save_expert(self._folder, merged, info),
+            lambda: self._is_finished(infos),
+        )
+        done = f"merged {len(loaded)} experts" if is_own else "finished already"
+        print(f"{done}: {self._folder}")  # noqa: T201
 
     @property
     def _folder(self) -> pathlib.Path:

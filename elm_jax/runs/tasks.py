@@ -16,6 +16,7 @@ from elm_jax.checkpoints import recipes
 from elm_jax.data import promptsource, rendering, serving, vocabulary_training
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import vocabulary as vocabularies
+from elm_jax.library import lock
 from elm_jax.reporting import task_page, terminal
 from elm_jax.runs import data_folder, task_survey
 from elm_jax.runs.progress import Progress
@@ -310,12 +311,16 @@ class TrainVocabulary(TextRun):
         """
         path = self.path(self.vocabulary_path)
         texts = self._texts()
-        if self._is_finished(self._recipe(texts)):
-            print(f"finished already: {path}")  # noqa: T201
-            return
-        # The recipe goes first: a vocabulary without one would not be compared.
-        recipes.write(recipes.beside(path), self._recipe(texts))
-        vocabulary_training.train_vocabulary(texts, path, vocab_size=self.vocab_size)
+        # It and its recipe are two files, which must not be of two processes.
+        with lock.hold(path.parent):
+            if self._is_finished(self._recipe(texts)):
+                print(f"finished already: {path}")  # noqa: T201
+                return
+            # The recipe goes first: a vocabulary without one would not be compared.
+            recipes.write(recipes.beside(path), self._recipe(texts))
+            vocabulary_training.train_vocabulary(
+                texts, path, vocab_size=self.vocab_size
+            )
         print(f"vocabulary: {path}")  # noqa: T201
 
     def _texts(self) -> dict[str, None]:

@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 
 import jax
 
-from elm_jax import errors, fields, paths
+from elm_jax import errors, fields, folders, paths
 from elm_jax.checkpoints import manifest
-from elm_jax.data import folders, shapes
+from elm_jax.data import shapes
 from elm_jax.data import tasks as task_registry
 from elm_jax.evaluation import naming
 from elm_jax.model import config, t5

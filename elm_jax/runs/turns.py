@@ -44,14 +44,31 @@ def train_free(
     """
     run.landing.hand_on(names)  # what a killed run has left
     failures: Failures = {}
+    of_others = set(todo)
     while todo and train_all is not None:
         with _hold_free(run, todo) as held:
             mine = processes.agree(run.landing.unfinished(held))
             failures |= train_all(mine)
+            of_others -= {*mine}
         todo = processes.agree(run.landing.unfinished(todo))
         todo = [name for name in todo if name not in failures]
+    failures |= _compare(run, sorted(of_others))
     # What a run beside this one has left is handed on here, too.
-    return failures | run.landing.finish(names)
+    return failures | run.landing.finish([n for n in names if n not in failures])
+
+
+def _compare(run: "train.Train", names: Sequence[str]) -> Failures:
+    """Returns why experts that another run has trained meanwhile are not ours, if so.
+
+    They are finished now, and are compared as those that were so from the beginning.
+    """
+    try:
+        run.landing.check_unchanged(names)
+        run.landing.check_rows(names)
+    except errors.CheckpointError as error:
+        others = errors.CheckpointError(f"the same as {names[0]}")
+        return dict.fromkeys(names, others) | {names[0]: error}
+    return {}
 
 
 def train_share(

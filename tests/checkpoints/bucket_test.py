@@ -212,8 +212,5 @@ def test_a_fetch_that_was_killed_leaves_nothing_that_looks_whole(tmp_path):
     with pytest.raises(Killed):
         place.fetch(place.experts()["x"], folder, kill)
     assert not folder.exists()
-    left = folder.with_name(".x.partial")  # as SIGKILL would leave it
-    (left / "params").mkdir(parents=True)
-    (left / "params" / "part").write_bytes(b"half")
     assert fetch(place, folder) == contents(tmp_path / "x")
     assert [p.name for p in pathlib.Path(tmp_path / "new").iterdir()] == ["x"]

@@ -157,7 +157,8 @@ def test_a_killed_conversion_leaves_nothing_that_looks_complete(tmp_path):
         check=False,
     )
     assert done.returncode == -signal.SIGKILL
-    assert [path.name for path in tmp_path.iterdir()] == [".x.partial"]
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".x.")
     with pytest.raises(errors.CheckpointError):
         experts.load_expert(tmp_path / "x")
     save(tmp_path / "x", sample.make_params())

@@ -1,0 +1,49 @@
+"""A library that starts from another: its files, copied whole or not at all."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+
+from elm_jax import errors, folders
+from elm_jax.library import catalogue, lock
+
+
+def copy(old: pathlib.Path, new: pathlib.Path) -> None:
+    """Makes `new` a copy of `old`, whole or not at all; compares one that is there.
+
+    Raises:
+      LibraryError: There is no such library, or `new` does not extend it.
+    """
+    if not new.exists():
+        _check_beside(old, new)
+        with (
+            contextlib.suppress(errors.ExistsError),  # another process was quicker
+            folders.new_folder(new, errors.LibraryError) as made,
+            # Of several files, which others may be about to extend.
+            lock.hold(old) if os.access(old, os.W_OK) else contextlib.nullcontext(),
+        ):
+            shutil.copytree(old, made, dirs_exist_ok=True)
+    here, there = (catalogue.Catalogue(path).entries() for path in (new, old))
+    known = {(e.name, e.path, e.fingerprint) for e in here}
+    lacking = [e.name for e in there if (e.name, e.path, e.fingerprint) not in known]
+    if lacking:
+        raise errors.LibraryError(
+            errors.explain(
+                found=f"{new} without experts of {old}: {', '.join(lacking)}",
+                expected="a library that extends it, and has all its experts",
+                do="Choose another library_dir, or remove this library",
+            )
+        )
+
+
+def _check_beside(old: pathlib.Path, new: pathlib.Path) -> None:
+    if old.parent != new.parent or not (old / catalogue.FILE_NAME).is_file():
+        raise errors.LibraryError(
+            errors.explain(
+                found=f"{old} to be extended by {new}",
+                expected="a library, and a new folder beside it: the catalogue names"
+                " experts by relative paths",
+                do="Build the first one, or choose a folder beside it",
+            )
+        )
