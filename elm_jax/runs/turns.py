@@ -66,8 +66,10 @@ def _compare(run: "train.Train", names: Sequence[str]) -> Failures:
         run.landing.check_unchanged(names)
         run.landing.check_rows(names)
     except errors.CheckpointError as error:
-        others = errors.CheckpointError(f"the same as {names[0]}")
-        return dict.fromkeys(names, others) | {names[0]: error}
+        others: Failures = dict.fromkeys(
+            names, errors.CheckpointError(f"the same as {names[0]}")
+        )
+        return others | {names[0]: error}
     return {}
 
 
