@@ -12,12 +12,16 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
+import numpy as np
+
 from elm_jax import errors, paths
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
     """Numbers that a field may have; never infinite ones, and never NaN.
+
+    What a field of type float holds must also be in it when rounded to float32.
 
     Attributes:
       least: The least.
@@ -56,6 +60,7 @@ class Range:
         return text if self.also is None else f"{text}, or {self.also:g}"
 
 
+_FLOAT32 = np.finfo(np.float32)
 _MUCH = 2**16
 _MOST = 2**31  # Counts live in 32 bits on devices, and more is a slip.
 
@@ -71,6 +76,7 @@ Seed = Annotated[int, Range(0, 2**32, is_open_above=True)]
 Finite = Annotated[float, Range()]
 NotNegative = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, is_open=True)]
+Seconds = Annotated[float, Range(0, _MOST, is_open=True, is_open_above=True)]
 Share = Annotated[float, Range(0, 1)]
 ShareBelowOne = Annotated[float, Range(0, 1, is_open_above=True)]
 ShareAboveZero = Annotated[float, Range(0, 1, is_open=True)]
@@ -195,7 +201,11 @@ def problem(value: Any, hint: Any) -> str:
             return describe(hint)
         if isinstance(meaning, paths.Kind):
             return meaning.wrong(value)
-        return "" if value in meaning else describe(hint)
+        if value not in meaning:
+            return describe(hint)
+        if plain is float and _as_float32(value) not in meaning:
+            return f"{describe(hint)}, also as float32: now {_as_float32(value):g}"
+        return ""
     if origin in (typing.Union, types.UnionType):
         problems = [problem(value, choice) for choice in arguments]
         if not all(problems):
@@ -220,6 +230,14 @@ def problem(value: Any, hint: Any) -> str:
             return ""
         return f"values: {problems[0]}" if problems else describe(hint)
     return "" if _has_type(value, hint) else describe(hint)
+
+
+def _as_float32(value: float) -> float:
+    """Returns what devices compute with; they take the least numbers for 0."""
+    if abs(value) > float(_FLOAT32.max):  # also of an int of any size
+        return math.inf if value > 0 else -math.inf
+    rounded = float(np.float32(value))
+    return rounded if abs(rounded) >= _FLOAT32.tiny else 0.0
 
 
 def _is_like(value: Any, hint: Any) -> bool:

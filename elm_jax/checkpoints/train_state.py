@@ -8,6 +8,7 @@ import contextlib
 import json
 import pathlib
 import shutil
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from elm_jax import errors, paths, trees
 from elm_jax.checkpoints import experts, one_process, recipes
 from elm_jax.partitioning import processes
 
-_STATE, _CONFIG = "state", "config"
+_STATE, _CONFIG, _SUMS = "state", "config", "sums"
 _PARTIAL = ".orbax-checkpoint-tmp"  # ends the name of what Orbax has not finished
 
 
@@ -60,12 +61,22 @@ class TrainStateStore:
         self._keep_last, self._keep_every_steps = keep_last, keep_every_steps
         self._manager: ocp.CheckpointManager | None = None
 
-    def save(self, step: int, state: Any) -> None:
+    def save(
+        self,
+        step: int,
+        state: Any,
+        sums: Mapping[str, float] = types.MappingProxyType({}),
+    ) -> None:
         """Begins to write the state after `step` steps, as soon as the last is whole.
 
         Returns when the state may be donated: it is copied from an accelerator; of a
         CPU's arrays Orbax holds views, and JAX then gives their memory to no one.
         Once the new state is whole, the oldest over the limit is dropped.
+
+        Args:
+          step: Steps that were taken.
+          state: Any pytree of arrays.
+          sums: Of metrics that were not reported yet, for `read_sums`.
 
         Raises:
           CheckpointError: The disk is full or the folder cannot be written, by this
@@ -77,7 +88,9 @@ class TrainStateStore:
             state = jax.device_get(state)
         tree = trees.unflatten(_name_leaves(state))
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(tree), config=ocp.args.JsonSave(self._config)
+            state=ocp.args.StandardSave(tree),
+            config=ocp.args.JsonSave(self._config),
+            sums=ocp.args.JsonSave(dict(sums)),
         )
         with self._writing():
             self._open().save(step, args=args)
@@ -100,6 +113,41 @@ class TrainStateStore:
         with self._explained("read", do="Correct the permission"):
             return self._open().latest_step()
 
+    def steps(self) -> list[int]:
+        """Returns the steps of all states on disk, in order."""
+        if self.latest_step() is None:
+            return []
+        with self._explained("read", do="Correct the permission"):
+            return sorted(self._open().all_steps())
+
+    def name_last_good(self, most: int) -> str:
+        """Names the newest state of at most so many steps, and what is newer.
+
+        Args:
+          most: Steps after which no state can be gone on from.
+        """
+        steps = self.steps()
+        good = [step for step in steps if step <= most]
+        text = str(good[-1]) if good else "none was saved"
+        newer = [str(self._folder / str(step)) for step in steps if step > most]
+        start = "go on from it" if good else "begin anew"
+        return f"{text}; remove {', '.join(newer)} to {start}" if newer else text
+
+    def read_sums(self) -> dict[str, float] | None:
+        """Returns what `save` was given beside the newest state.
+
+        None if there is no state, or if release 0.1 saved it, which kept no sums.
+
+        Raises:
+          CheckpointError: It cannot be read.
+        """
+        step = self.latest_step()
+        if step is None or not (self._folder / f"{step}" / _SUMS).is_dir():
+            return None
+        with self._explained("read", do=self._repair(step)):
+            args = ocp.args.Composite(sums=ocp.args.JsonRestore())
+            return dict(self._open().restore(step, args=args)[_SUMS])
+
     def restore(self, target: Any, *, allow_changed_config: bool = False) -> Any | None:
         """Returns the newest state, or None if there is none.
 
@@ -115,7 +163,7 @@ class TrainStateStore:
         step = self.latest_step()
         if step is None:
             return None
-        repair = f"Remove {self._folder / str(step)} to go on from the state before"
+        repair = self._repair(step)
         with self._explained("read", do=repair):
             manager = self._open()
             args = ocp.args.Composite(config=ocp.args.JsonRestore())
@@ -143,6 +191,9 @@ class TrainStateStore:
             self._manager.close()
             self._manager = None
 
+    def _repair(self, step: int) -> str:
+        return f"Remove {self._folder / str(step)} to go on from the state before"
+
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
             options: dict[str, Any] = {}
@@ -166,6 +217,7 @@ class TrainStateStore:
                 item_handlers={
                     _STATE: ocp.StandardCheckpointHandler(multiprocessing_options=who),
                     _CONFIG: ocp.JsonCheckpointHandler(multiprocessing_options=who),
+                    _SUMS: ocp.JsonCheckpointHandler(multiprocessing_options=who),
                 },
             )
         return self._manager

@@ -151,7 +151,8 @@ class FleetTrainer:
                 step_secs_fn=lambda: fleet.step_secs,
             ),
             finish=finish,
-            last_checkpoint=ready.store.latest_step,
+            sums=ready.sums,
+            last_good=ready.store.name_last_good,
             close=close,
         )
 

@@ -141,7 +141,7 @@ class Train(Run):
     keep_every_steps: fields.CountOrNone = 0
     log_every_steps: fields.Count = 50
     profile_steps: tuple[fields.Count, ...] = ()
-    stop_grace_secs: fields.Positive = signals.GRACE_SECS
+    stop_grace_secs: fields.Seconds = signals.GRACE_SECS
     resume_changed_config: bool = False
 
     def check(self) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import math
+import sys
 import types
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,6 +35,7 @@ from elm_jax.runs import (
 )
 from elm_jax.training import (
     agreement,
+    finite,
     fleet,
     hooks,
     loop,
@@ -72,6 +74,7 @@ class Prepared:
       store: Its saved states.
       state: Where it starts.
       start_step: The step of that.
+      sums: Of metrics that were not reported before it.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Prepared:
     store: train_state.TrainStateStore
     state: state.TrainState
     start_step: int
+    sums: Mapping[str, float]
 
 
 class Trainer:
@@ -164,8 +168,15 @@ class Trainer:
         now = now if restored is None else restored
         start = int(now.step)
         processes.check_same(f"{start}", what=f"saved state of {name}")
+        sums = store.read_sums()
         if start:
             print(f"{name}: goes on from its own step {start}")  # noqa: T201
+            good = store.name_last_good
+            finite.check_restored(now, step=start, expert=name, last_good=good)
+        if start and sums is None:
+            text = "was saved without sums of metrics, as by release 0.1"
+            next_one = f"the next line of metrics is of the steps after {start}"
+            print(f"{name}: its state {text}; {next_one}", file=sys.stderr)  # noqa: T201
         # The program is for all experts; what it reads of the rates is the expert's.
         rates = schedules.set_schedule(
             now.opt_state, run.optimizer.schedule(run.train_steps)
@@ -178,6 +189,7 @@ class Trainer:
             store=store,
             state=dataclasses.replace(now, opt_state=rates),
             start_step=start,
+            sums=sums or {},
         )
 
     def finish(self, expert: Prepared, params: Params) -> Finished:
@@ -213,20 +225,27 @@ class Trainer:
             ready = entered.enter_context(self._prefetcher(expert))
             saving = hooks.SaveSchedule(
                 run.save_every_steps,
-                stop.waiting_for(hooks.save_states(store)),
+                stop.waiting_for(
+                    hooks.checked(
+                        hooks.save_states(store),
+                        expert=name,
+                        last_good=store.name_last_good,
+                    )
+                ),
                 slow_secs=self._slow_secs,
             )
-            reporting = self._reporting(expert, ready=ready, to=entered)
             now = loop.train(
                 expert.state,
                 self.frozen,
                 step_fn=self._step_fn,
                 batches=ready,
                 num_steps=run.train_steps,
-                hooks=[reporting, saving, *self._profiling(expert, to=entered)],
+                report=self._reporting(expert, ready=ready, to=entered),
+                hooks=[saving, *self._profiling(expert, to=entered)],
+                sums=expert.sums,
                 expert=name,
                 should_stop=should_stop,
-                last_checkpoint=store.latest_step,
+                last_good=store.name_last_good,
                 known=self._known,
                 before_slow=saving.hook,
             )

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from elm_jax import errors
-from elm_jax.training import programs
+from elm_jax.training import finite, programs
 from elm_jax.training.fleet import Fleet
 from elm_jax.training.state import TrainState
 from elm_jax.training.tally import Tally
@@ -38,10 +38,12 @@ class Member:
       state: Where it starts.
       batch_fn: Gives the batch of the step that follows n finished ones.
       num_steps: Steps at which it is complete.
-      report: Gets the metrics; its state is None.
-      save: Gets the state, in another thread.
+      report: Gets the metrics summed since the last report; its state is None.
+      save: Gets the state, and what was summed for the next report, in another
+        thread.
       finish: Gets the state after the last step, in another thread.
-      last_checkpoint: Names the newest checkpoint, for messages.
+      sums: Of the steps since the last report of a training that goes on.
+      last_good: Names the newest saved state of at most so many steps, for messages.
       close: Called when the expert leaves its slot, for whatever reason.
     """
 
@@ -51,7 +53,8 @@ class Member:
     report: ScheduledHook
     save: ScheduledHook
     finish: Callable[[TrainState], None]
-    last_checkpoint: Callable[[], object] = lambda: None
+    sums: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    last_good: finite.LastGood = finite.nothing_saved
     close: Callable[[], None] = lambda: None
 
 
@@ -70,9 +73,9 @@ def train_fleet(
 ) -> dict[str, errors.ElmError]:
     """Trains all experts of a queue; returns those that failed, with the reason.
 
-    An expert whose metrics are not finite, that cannot begin, draw a batch, report or
-    finish, leaves; the others go on as if it had never been there. When asked to stop,
-    all experts in slots are saved where they are.
+    An expert whose metrics or state are not finite, that cannot begin, draw a batch,
+    report or finish, leaves; the others go on as if it had never been there. When asked
+    to stop, all experts in slots are saved where they are.
 
     Args:
       fleet: With any states, of experts that are through.
@@ -100,7 +103,6 @@ def train_fleet(
                 after_step(crew.num_steps)
                 crew.read_metrics(steps_left=_STEPS_AHEAD if crew.running else 0)
             crew.read_metrics(steps_left=0)
-            crew.report_all()
             crew.save_all()
         finally:
             try:
@@ -116,11 +118,11 @@ class _Runner:
     def __init__(self, name: str, member: Member) -> None:
         self.name, self.member = name, member
         self.step = self.start_step = int(jax.device_get(member.state.step))
-        self.saved_step, self.reported_step = self.step, self.step
+        self.saved_step = self.step
         self.has_failed = False
         self.last_turn = 0  # the fleet's step at which it came, or went on
         self.saving: futures.Future[None] | None = None
-        self.tally = Tally(1, expert=name, last_checkpoint=self._last_checkpoint)
+        self.tally = Tally(expert=name, last_good=self._last_good, sums=member.sums)
         self.batch: Batch = {}
 
     @property
@@ -138,14 +140,15 @@ class _Runner:
         if self.saving is not None:
             futures.wait([self.saving])
 
-    def _last_checkpoint(self) -> object:
-        self.wait_for_save()
-        return self.member.last_checkpoint()
+    def check(self, step: int, state: TrainState) -> None:
+        """Raises TrainingError if a state of its own is not finite."""
+        finite.check_state(
+            state, step=step, expert=self.name, last_good=self._last_good
+        )
 
-    def report(self, step: int) -> None:
-        """Reports the metrics since the last time."""
-        self.member.report.hook(step, None, self.tally.take(0))
-        self.reported_step = step
+    def _last_good(self, most: int) -> str:
+        self.wait_for_save()
+        return self.member.last_good(most)
 
 
 class _Taken(NamedTuple):
@@ -249,17 +252,17 @@ class _Crew:
                     self._note(each, {n: float(v[each.lane]) for n, v in host.items()})
         self._raise_failed_saves()
 
-    def report_all(self) -> None:
-        """Reports every expert that is in a slot, where it is."""
-        for runner in self.running.values():
-            if runner.step > runner.reported_step:
-                runner.report(runner.step)
-
     def save_all(self) -> None:
         """Saves every expert that is in a slot, where it is."""
-        for slot, runner in self.running.items():
+        for slot, runner in list(self.running.items()):
             if runner.step > runner.saved_step:
-                self._save(runner, runner.step, self._fleet.get(slot))
+                state = self._fleet.get(slot)
+                try:
+                    runner.check(runner.step, state)
+                except errors.TrainingError as error:
+                    self._remove(runner, error)
+                    continue
+                self._save(runner, runner.step, state)
 
     def wait_for_saves(self) -> None:
         """Waits until all states are on disk, and raises what went wrong."""
@@ -306,8 +309,11 @@ class _Crew:
         is_last = step == runner.member.num_steps
         try:
             runner.tally.add(step, metrics)
-            if runner.member.report.is_due(step) or is_last:
-                runner.report(step)
+            report = runner.member.report
+            if report.is_due(step) or is_last:
+                report.hook(step, None, runner.tally.take())
+            if state is not None:
+                runner.check(step, state)
         except errors.ElmError as error:
             self._remove(runner, error)
             return
@@ -327,7 +333,7 @@ class _Crew:
     def _save(self, runner: _Runner, step: int, state: TrainState) -> None:
         runner.saved_step = step
         hook = runner.member.save.hook
-        runner.saving = self._saver.submit(hook, step, state, {})
+        runner.saving = self._saver.submit(hook, step, state, runner.tally.sums)
         self._saves.append(runner.saving)
 
     def _finish(self, runner: _Runner, state: TrainState) -> None:

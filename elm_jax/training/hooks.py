@@ -1,7 +1,8 @@
 """What happens between steps: metrics are reported and states are saved.
 
 In this order: a run that goes on drops reports of steps after its state, but could
-not make up for one that a kill took away between saving and reporting.
+not make up for one that a kill took away between saving and reporting. With a state
+is saved what was summed for the next report.
 """
 
 import contextlib
@@ -10,8 +11,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from elm_jax.training import finite
 from elm_jax.training.writers import MetricWriter
 from elm_jax.types import Hook, Metrics
+
+TIMES = ("data_wait_share", "steps_per_sec", "tokens_per_sec", "secs_left")
+"""What a report says of the machine's speed; all else follows from seed and data."""
 
 _SAVE_RATIO = 10.0  # time between two saves of slow steps, over that of saving
 
@@ -22,17 +27,34 @@ class StateStore(Protocol):
     When `save` returns, the memory of the state may be given to the next step.
     """
 
-    def save(self, step: int, state: Any) -> None: ...  # noqa: D102
+    def save(self, step: int, state: Any, sums: Metrics) -> None: ...  # noqa: D102
 
 
 def save_states(store: StateStore) -> Hook:
-    """Returns a hook that gives the state to the store."""
+    """Returns a hook that gives the state, and sums of metrics, to the store."""
 
     def save(step: int, state: Any, metrics: Metrics) -> None:
-        del metrics
-        store.save(step, state)
+        store.save(step, state, metrics)
 
     return save
+
+
+def checked(hook: Hook, *, expert: str, last_good: finite.LastGood) -> Hook:
+    """Returns a hook that is called with states that are finite.
+
+    It raises TrainingError for others.
+
+    Args:
+      hook: Such as `save_states`.
+      expert: Name of what trains, for the message.
+      last_good: For the message.
+    """
+
+    def check(step: int, state: Any, metrics: Metrics) -> None:
+        finite.check_state(state, step=step, expert=expert, last_good=last_good)
+        hook(step, state, metrics)
+
+    return check
 
 
 class SaveSchedule:

@@ -1,13 +1,14 @@
 """The train loop: it draws batches, calls the step and its hooks, nothing else."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from elm_jax import errors
-from elm_jax.training import programs
+from elm_jax.training import finite, programs
 from elm_jax.training.state import TrainState
 from elm_jax.training.step import StepFn
 from elm_jax.training.tally import Tally
@@ -15,7 +16,7 @@ from elm_jax.types import Batch, Hook, Metrics, Params, ScheduledHook
 
 
 class Every(NamedTuple):
-    """A hook and its period; the last step of a training fires every hook."""
+    """A hook and its period."""
 
     every_steps: int
     hook: Hook
@@ -35,10 +36,12 @@ def train(
     step_fn: StepFn,
     batches: Iterator[tuple[int, Batch]],
     num_steps: int,
+    report: ScheduledHook | None = None,
     hooks: Sequence[ScheduledHook] = (),
+    sums: Mapping[str, float] = types.MappingProxyType({}),
     expert: str = "",
     should_stop: Callable[[], bool] = lambda: False,
-    last_checkpoint: Callable[[], object] = lambda: None,
+    last_good: finite.LastGood = finite.nothing_saved,
     known: programs.Programs | None = None,
     before_slow: Hook = _do_nothing,
 ) -> TrainState:
@@ -46,8 +49,10 @@ def train(
 
     Metrics of a step are read once the next one is on its way, so that the device
     never waits for the host; only where hooks fire does the loop wait for the step.
-    A hook gets the number of steps done, the state after them, and each metric
-    summed over the steps since it last fired, with their number as `num_steps`.
+    The report gets the number of steps done, the state after them, and each metric
+    summed over the steps since the last report, with their number as `num_steps`.
+    Hooks get what has been summed up to then for the next report: saved with the
+    state, and given back as `sums`, it makes reports what they would have been.
 
     Args:
       state: Where to start; its memory is given up to the first step.
@@ -55,10 +60,14 @@ def train(
       step_fn: From `make_train_step`.
       batches: `(n, batch)` for the step that follows n finished ones.
       num_steps: Steps at which the training is complete.
-      hooks: Called in this order.
+      report: Called before the hooks, where it is due and after the last step of the
+        training; a stop makes no report.
+      hooks: Called in this order, where they are due and after the last step, also
+        that of a stop.
+      sums: Of the steps since the last report of a training that goes on.
       expert: Name of what trains, for messages.
       should_stop: Asked after every step; True makes that step the last.
-      last_checkpoint: Names the newest checkpoint, for messages.
+      last_good: Names the newest saved state of at most so many steps, for messages.
       known: Programs that `step_fn` has; None where none is slow to compile.
       before_slow: Called before one compiles if that may be slow or much work would be
         lost, as no signal is answered then.
@@ -67,14 +76,14 @@ def train(
       TrainingError: A metric is not finite, or a batch is not of the next step.
     """
     step = int(jax.device_get(state.step))
-    tally = Tally(len(hooks), expert=expert, last_checkpoint=last_checkpoint)
+    tally = Tally(expert=expert, last_good=last_good, sums=sums)
     known = known or programs.Programs(slow_secs=math.inf)
     start_step, is_last = step, step >= num_steps
     while not is_last:
         batch = _draw(batches, step)
         if step > start_step and known.must_save_before(batch):
             tally.read()
-            before_slow(step, state, {})
+            before_slow(step, state, tally.sums)
         annotation = jax.profiler.StepTraceAnnotation("train", step_num=step)
         with annotation, known.running(batch):
             state, metrics = step_fn(state, frozen, batch)
@@ -82,12 +91,16 @@ def train(
         # Waits for the step before: with more steps in flight, XLA's CPU client may run
         # out of threads in collectives that wait for each other.
         tally.push(step, metrics)
-        is_last = step == num_steps or should_stop()
-        due = [n for n, each in enumerate(hooks) if each.is_due(step) or is_last]
-        if due or is_last:
+        is_complete = step == num_steps
+        is_last = is_complete or should_stop()
+        reports = [r for r in (report,) if r and (r.is_due(step) or is_complete)]
+        due = [each for each in hooks if each.is_due(step) or is_last]
+        if reports or due or is_last:
             tally.read()
-        for number in due:
-            hooks[number].hook(step, state, tally.take(number))
+        for each in reports:
+            each.hook(step, state, tally.take())
+        for each in due:
+            each.hook(step, state, tally.sums)
     return state
 
 

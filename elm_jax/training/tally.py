@@ -1,33 +1,40 @@
-"""Metrics on the host: checked to be finite, summed between firings of each hook."""
+"""Metrics on the host: checked to be finite, summed between two reports."""
 
-import math
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Mapping
 
 import jax
 
-from elm_jax import errors
+from elm_jax.training import finite
 from elm_jax.types import Metrics
 
 
 class Tally:
-    """Sums of metrics, one window per hook.
+    """Sums of metrics over the steps since the last report.
 
     Args:
-      num_windows: How many sums are kept and emptied apart from each other.
       expert: Name of what trains, for the message of a metric that is not finite.
-      last_checkpoint: Names the newest checkpoint, for the same message.
+      last_good: Names the newest saved state of at most so many steps, for the same
+        message.
+      sums: To begin with: those that were saved with the state of a training that
+        goes on, so that its next report is of the steps that it would have been of.
     """
 
     def __init__(
         self,
-        num_windows: int,
         *,
         expert: str = "",
-        last_checkpoint: Callable[[], object] = lambda: None,
+        last_good: finite.LastGood = finite.nothing_saved,
+        sums: Mapping[str, float] = types.MappingProxyType({}),
     ) -> None:
-        self._windows: list[dict[str, float]] = [{} for _ in range(num_windows)]
-        self._expert, self._last_checkpoint = expert, last_checkpoint
+        self._sums = dict(sums)
+        self._expert, self._last_good = expert, last_good
         self._pending: tuple[int, Metrics] | None = None
+
+    @property
+    def sums(self) -> dict[str, float]:
+        """The sums so far, of the metrics that have been read."""
+        return dict(self._sums)
 
     def push(self, step: int, metrics: Metrics) -> None:
         """Takes the device's metrics of `step`, and reads those pushed before."""
@@ -35,7 +42,7 @@ class Tally:
         self._pending = (step, metrics)
 
     def read(self) -> None:
-        """Waits for the metrics pushed last and adds them to every window.
+        """Waits for the metrics pushed last and adds them.
 
         Raises:
           TrainingError: One of them is not finite.
@@ -46,36 +53,18 @@ class Tally:
         self.add(step, {n: float(v) for n, v in jax.device_get(metrics).items()})
 
     def add(self, step: int, host: Mapping[str, float]) -> None:
-        """Adds metrics that are on the host to every window.
+        """Adds metrics that are on the host.
 
         Raises:
           TrainingError: One of them is not finite.
         """
-        self._check_finite(step, host)
-        for window in self._windows:
-            for name, value in {**host, "num_steps": 1.0}.items():
-                window[name] = window.get(name, 0.0) + value
-
-    def take(self, window: int) -> dict[str, float]:
-        """Returns a window's sums and empties it."""
-        sums, self._windows[window] = self._windows[window], {}
-        return sums
-
-    def _check_finite(self, step: int, host: Mapping[str, float]) -> None:
-        bad = [
-            f"{name} = {value}"
-            for name, value in host.items()
-            if not math.isfinite(value)
-        ]
-        if not bad:
-            return
-        saved = self._last_checkpoint()
-        raise errors.TrainingError(
-            errors.explain(
-                found=f"{', '.join(bad)} in step {step} of expert "
-                f"{self._expert or '(unnamed)'}; step {step - 1} was finite",
-                expected="finite metrics in every step",
-                do="Lower the learning rate or clip_norm, or look at the batch of "
-                f"step {step}. Last good checkpoint: {saved or 'none was saved'}",
-            )
+        finite.check_metrics(
+            host, step=step, expert=self._expert, last_good=self._last_good
         )
+        for name, value in {**host, "num_steps": 1.0}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def take(self) -> dict[str, float]:
+        """Returns the sums and begins anew."""
+        sums, self._sums = self._sums, {}
+        return sums

@@ -62,8 +62,7 @@ class JsonLinesWriter:
     """One JSON object a line: `{"step": 100, "loss": 2.5, ...}`.
 
     A run that goes on from a saved state drops the lines after that state, and a
-    last line that a kill tore, so that no step is in it twice. The line of a stop
-    stays; the next one then covers fewer steps.
+    last line that a kill tore, so that no step is in it twice.
 
     Args:
       path: Of the file; parents are made with the first line.
@@ -108,7 +107,7 @@ class JsonLinesWriter:
                 step = json.loads(line)["step"]
             except (ValueError, KeyError, TypeError):
                 break
-            if step > self._start_step:
+            if step > self._start_step or not line.endswith("\n"):
                 break
             kept.append(line)
         return "".join(kept)

@@ -49,7 +49,7 @@ class Expert:
             report=loop.Every(1, self.note),
             save=loop.Every(2, self.save),
             finish=self.finish,
-            last_checkpoint=lambda: max(self.saved, default=None),
+            last_good=lambda most: f"{max(self.saved, default=None)}",
             close=self.close,
         )
 
@@ -318,3 +318,68 @@ def test_an_expert_that_is_ahead_gets_its_turn_where_lanes_are_few():
     queue = ((f"expert {e.seed}", e.begin) for e in crew)
     assert not fleet_loop.train_fleet(fleet, frozen, queue, after_step=taken.append)
     assert turns[0] < 40
+
+
+class Infinite(Expert):
+    """An expert whose first update is infinite, while its loss is not."""
+
+    def begin(self):
+        member = super().begin()
+        rate = schedules.Schedule(np.inf, np.inf, 0, self.num_steps)
+        opt_state = schedules.set_schedule(member.state.opt_state, rate)
+        state = dataclasses.replace(member.state, opt_state=opt_state)
+        return dataclasses.replace(member, state=state, save=loop.Every(1, self.save))
+
+
+def test_an_expert_whose_last_update_is_infinite_is_not_finished():
+    crew = [Infinite(9, num_steps=1), *many(6)]
+    failures = {name: str(error) for name, error in run(*crew).items()}
+    assert list(failures) == ["expert 9"]
+    assert "the update of step 1 of expert expert 9" in failures["expert 9"]
+    assert crew[0].final is None
+    assert crew[0].closed
+    for expert, expected in zip(crew[1:], finals(6), strict=True):
+        toy.assert_same_bits(expert.final, expected)
+
+
+def test_an_infinite_state_is_saved_neither_by_schedule_nor_at_a_stop():
+    by_schedule, seldom = Infinite(9), Infinite(8)
+    assert list(run(by_schedule)) == ["expert 9"]
+    seldom.begin = lambda: dataclasses.replace(
+        Infinite.begin(seldom), save=loop.Every(1000, seldom.save)
+    )
+    crew, taken = [seldom, *many(3)], [0]
+    failures = run(*crew, should_stop=lambda: taken[-1] >= 1, after_step=taken.append)
+    assert list(failures) == ["expert 8"]
+    assert not by_schedule.saved
+    assert not seldom.saved
+    assert any(e.saved for e in crew[1:])
+
+
+def test_sums_saved_at_a_stop_make_the_next_report_that_of_a_run_without_one():
+    class Reports(Expert):
+        sums = {}
+
+        def begin(self):
+            report = loop.Every(4, self.note)
+            return dataclasses.replace(super().begin(), report=report, sums=self.sums)
+
+        def note(self, step, state, metrics):
+            self.losses[step] = dict(metrics)
+
+        def save(self, step, state, metrics):
+            super().save(step, state, metrics)
+            self.sums = dict(metrics)
+
+    def crew():
+        return [Reports(seed, num_steps=9) for seed in range(3)]
+
+    whole, stopped = crew(), crew()
+    assert not run(*whole)
+    for num_steps in (5, 7, 6, 1000):
+        for e in stopped:
+            e.start = e.saved[max(e.saved)] if e.saved else None
+        taken, left = [0], [e for e in stopped if e.final is None]
+        run(*left, should_stop=lambda: taken[-1] >= num_steps, after_step=taken.append)  # noqa: B023
+    assert [e.losses for e in stopped] == [e.losses for e in whole]
+    assert all(list(e.losses) == [4, 8, 9] for e in whole)

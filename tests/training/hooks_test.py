@@ -71,15 +71,15 @@ def test_closing_a_report_closes_its_writers():
     assert writer.is_closed
 
 
-def test_saving_hands_step_and_state_to_the_store():
+def test_saving_hands_step_state_and_sums_to_the_store():
     saved = {}
 
     class Store:
-        def save(self, step, state):
-            saved[step] = state
+        def save(self, step, state, sums):
+            saved[step] = (state, sums)
 
-    hooks.save_states(Store())(7, "state", {})
-    assert saved == {7: "state"}
+    hooks.save_states(Store())(7, "state", {"loss": 2.0})
+    assert saved == {7: ("state", {"loss": 2.0})}
 
 
 def schedule_of(every_steps, times, cost=0.0):

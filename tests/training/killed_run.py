@@ -18,12 +18,12 @@ from elm_jax.checkpoints import train_state
 from elm_jax.training import hooks, loop, signals, writers
 from tests.training import toy
 
-NUM_STEPS, SAVE_STEPS, GRACE_SECS = 36, 3, 2.0
+NUM_STEPS, SAVE_STEPS, LOG_STEPS, GRACE_SECS = 36, 3, 4, 2.0
 
 
 class TalkingStore(train_state.TrainStateStore):
-    def save(self, step, state):
-        super().save(step, state)  # waits for the save before
+    def save(self, step, state, sums):
+        super().save(step, state, sums)  # waits for the save before
         print(f"saving {step}", flush=True)
         self._under_way = step
 
@@ -67,8 +67,9 @@ def main(folder, *stuck_at):
             step_fn=step_fn,
             batches=toy.batches(start_step),
             num_steps=NUM_STEPS,
+            report=loop.Every(LOG_STEPS, report),
+            sums=store.read_sums() or {},
             hooks=[
-                loop.Every(1, report),
                 hooks.SaveSchedule(
                     SAVE_STEPS,
                     stop.waiting_for(hooks.save_states(store)),
@@ -76,7 +77,7 @@ def main(folder, *stuck_at):
                 ),
             ],
             should_stop=stop,
-            last_checkpoint=store.latest_step,
+            last_good=store.name_last_good,
         )
         store.close()
     stop.exit_if_requested()

@@ -39,23 +39,51 @@ def test_training_lowers_the_loss():
     seen = []
     fixed = ((n, jax.device_put(toy.batch_at(0))) for n in range(200))
     begin = toy.start(optimizers.AdamW(learning_rate=0.02), num_steps=200)
-    hook = loop.Every(100, lambda step, state, sums: seen.append(sums["loss"]))
-    run(200, begin=begin, batches=fixed, hooks=[hook])
+    report = loop.Every(100, lambda step, state, sums: seen.append(sums["loss"]))
+    run(200, begin=begin, batches=fixed, report=report)
     assert seen[1] < 0.8 * seen[0]
 
 
-def test_hooks_fire_on_their_steps_and_on_the_last():
+def recorder(to, name):
+    return lambda step, state, sums: to.append((name, step, sums.get("num_steps", 0)))
+
+
+def test_report_and_hooks_fire_on_their_steps_and_on_the_last():
+    """A hook gets what the next report will begin with."""
     fired = []
-
-    def recorder(name):
-        return lambda step, state, sums: fired.append((name, step, sums["num_steps"]))
-
-    hooks = [loop.Every(3, recorder("three")), loop.Every(4, recorder("four"))]
-    run(7, hooks=hooks)
+    report = loop.Every(4, recorder(fired, "report"))
+    run(7, report=report, hooks=[loop.Every(3, recorder(fired, "save"))])
     assert fired == [
-        *[("three", 3, 3.0), ("four", 4, 4.0), ("three", 6, 3.0)],
-        *[("three", 7, 1.0), ("four", 7, 3.0)],
+        *[("save", 3, 3), ("report", 4, 4), ("save", 6, 2)],
+        *[("report", 7, 3), ("save", 7, 0)],
     ]
+
+
+def test_with_the_sums_of_its_state_a_training_that_goes_on_reports_as_one_that_ran():
+    whole, parts, saved = [], [], []
+
+    def keep(step, state, sums):
+        saved.append((jax.tree.map(np.asarray, state), sums))
+
+    def reporting(to):
+        return loop.Every(4, lambda step, state, sums: to.append((step, sums)))
+
+    _, frozen, step_fn = toy.start()
+    run(6, report=reporting(whole))
+    run(6, report=reporting(parts), hooks=[loop.Every(3, keep)], should_stop=lambda: 1)
+    assert parts == []  # a stop is saved, and makes no report
+    for _ in range(5):
+        state, sums = saved[-1]
+        begin = (jax.tree.map(jnp.asarray, state), frozen, step_fn)
+        run(
+            6,
+            begin=begin,
+            report=reporting(parts),
+            hooks=[loop.Every(3, keep)],
+            should_stop=lambda: True,
+            sums=sums,
+        )
+    assert parts == whole
 
 
 def test_a_hook_sees_the_state_of_its_own_step():
@@ -69,8 +97,8 @@ def test_a_hook_sees_the_state_of_its_own_step():
 
 def test_sums_of_a_window_are_those_of_its_steps():
     single, window = [], []
-    run(6, hooks=[loop.Every(1, lambda step, state, sums: single.append(sums["loss"]))])
-    run(6, hooks=[loop.Every(3, lambda step, state, sums: window.append(sums["loss"]))])
+    run(6, report=loop.Every(1, lambda *given: single.append(given[2]["loss"])))
+    run(6, report=loop.Every(3, lambda *given: window.append(given[2]["loss"])))
     assert window == [sum(single[:3]), sum(single[3:])]
 
 
@@ -137,7 +165,7 @@ def test_a_number_that_is_not_finite_names_step_expert_and_checkpoint():
         run(
             batches=poisoned(),
             expert="dream_answer",
-            last_checkpoint=lambda: "step 3",
+            last_good=lambda most: f"step {most}",
         )
     message = str(caught.value)
     assert "loss = nan" in message
@@ -167,7 +195,8 @@ def test_before_a_slow_compilation_the_state_may_be_saved():
 
     known = programs.Programs(slow_secs=-1.0)
     whole = run(5, batches=batches(), known=known, before_slow=save)
-    assert called == [(2, 2, {})]
+    ((step, done, sums),) = called
+    assert (step, done, sums["num_steps"]) == (2, 2, 2.0)
     run(5, batches=batches(), known=known, before_slow=save)
     assert len(called) == 1
     toy.assert_same_bits(run(5, batches=batches()), whole)

@@ -26,8 +26,8 @@ OPTIMIZER = optimizers.AdamW(learning_rate=0.1, eps=1e-3)
 
 
 class TalkingStore(train_state.TrainStateStore):
-    def save(self, step, state):
-        super().save(step, state)
+    def save(self, step, state, sums):
+        super().save(step, state, sums)
         self.wait()
         print(f"saved {step}", flush=True)
 
