@@ -43,6 +43,7 @@ setup(
     package_dir={"": ".", **GIN_PACKAGES},
     package_data={
         "elm_jax": ["py.typed"],
+        "elm_jax.data": ["*.txt"],
         "elm_jax.reporting": ["*.css", "*.jinja"],
         "tasks": ["**/*.yaml", "**/*.model", "**/*.json", "**/*.csv"],
         **{package: ["*.gin"] for package in GIN_PACKAGES},

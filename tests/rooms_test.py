@@ -13,6 +13,7 @@ GROUND = {
     for name in (
         *("types", "errors", "trees", "paths", "fields", "json_files"),
         *("files", "folders", "locks", "temporaries"),
+        *("limited", "limited_worker"),
     )
 }
 ROOMS = (

@@ -84,8 +84,8 @@ class CacheBuild:
         if isinstance(self.task, tasks.SeqioTask):
             yield self._shard_of_seqio(), None, ()
             return
-        if self.template is not None and hasattr(self.template, "check"):
-            self.template.check()
+        if self.template is not None:
+            rendering.check_template(self.template, self.places.limits)
         rows = rendering.served(self.task, self.split, self.places).rows()
         for start, some in shards.deal(rows):
             folder = self.parts_dir / f"{start:010d}"
@@ -97,6 +97,7 @@ class CacheBuild:
                 field=getattr(self.task, "field", ""),
                 vocabulary=dataclasses.replace(self.vocabulary),
                 features=self.features,
+                limits=self.places.limits,
             )
             yield folder, None if folder.is_dir() else job, some
 

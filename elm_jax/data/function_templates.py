@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from elm_jax import errors
-from elm_jax.data import nulls, sandbox_filters, sources, templates
+from elm_jax.data import nulls, sources, templates
 
 PromptFn = Callable[[sources.Row], Any]
 """`row -> (inputs, targets)`, `(inputs, targets, choices)`, or None to drop the row."""
@@ -68,9 +68,7 @@ class FunctionTemplate:
             prints a null; or the row is too long.
         """
         del seed
-        if sandbox_filters.size(row) > templates.MAX_ROW_CHARS:
-            limit = f"more than {templates.MAX_ROW_CHARS:,} characters"
-            raise templates.RowError(templates.TOO_LONG, limit)
+        templates.check_length(row)
         found = self._called(row)
         if found is None:
             return None

@@ -2,11 +2,19 @@
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from elm_jax import errors
-from elm_jax.data import nulls, serving, sources, tasks, templates
+from elm_jax import errors, limited
+from elm_jax.data import (
+    limited_rendering,
+    nulls,
+    serving,
+    sources,
+    tasks,
+    templates,
+)
 
 ProgressFn = Callable[[int], None]
 """Called with the number of rows done so far."""
@@ -14,6 +22,9 @@ ProgressFn = Callable[[int], None]
 EMPTY = "renders to nothing"
 NO_CORRECT_CHOICE = "no correct choice"
 TOO_FEW_CHOICES = "fewer than two choices"
+
+# Rows that go to a process with limits at once.
+_BATCH_ROWS = 256
 
 
 @dataclasses.dataclass
@@ -140,6 +151,7 @@ def render_split(
         split=split,
         template=load_template(task, split, places, max_value_chars),
         field=task.field if isinstance(task, tasks.TextTask) else "",
+        limits=places.limits,
         progress=progress,
     )
     check_rows(
@@ -178,6 +190,7 @@ def render_rows(
     template: Any,
     field: str = "",
     start: int = 0,
+    limits: limited.Limits = limited.DEFAULT,
     progress: ProgressFn | None = None,
 ) -> RenderedSplit:
     """Returns the texts of some rows, and what became of the others.
@@ -188,10 +201,16 @@ def render_rows(
       template: What `load_template` gives.
       field: The field of plain text.
       start: Place of the first row in its source.
+      limits: Of each row, where the template may be a stranger's.
       progress: Told the number of rows done, now and then.
+
+    Raises:
+      TemplateError: The template does not compile, does what it may not, or crosses a
+        limit; names the row.
     """
     result = RenderedSplit()
-    for example_id, row in enumerate(rows, start):
+    seen = enumerate(rows, start)
+    for example_id, row, found in _each_rendered(seen, template, split, limits):
         result.num_rows += 1
         if progress and result.num_rows % 256 == 0:
             progress(result.num_rows)
@@ -209,10 +228,50 @@ def render_rows(
             if template is None:
                 _keep_document(result, example_id, row, field)
             else:
-                _keep_example(result, example_id, row, template, split)
+                _keep_example(result, example_id, found, template)
         except templates.RowError as error:
             result.drop_bad(example_id, error)
     return result
+
+
+def check_template(template: Any, limits: limited.Limits) -> None:
+    """Raises a TemplateError if a template's text does not compile or is not allowed.
+
+    Args:
+      template: What `load_template` gives; only Jinja's can be wrong.
+      limits: As for `render_rows`.
+    """
+    if limited_rendering.is_strange(template):
+        limited_rendering.check(template, limits)
+    elif isinstance(template, templates.Template):
+        template.check()
+
+
+_Found = templates.Rendered | templates.RowError | None
+
+
+def _each_rendered(
+    rows: Iterator[tuple[int, sources.Record]],
+    template: Any,
+    split: str,
+    limits: limited.Limits,
+) -> Iterator[tuple[int, sources.Record, _Found]]:
+    """Yields places and rows with what a template makes of those that are mappings."""
+    if not limited_rendering.is_strange(template):
+        for example_id, row in rows:
+            found = None
+            if template is not None and isinstance(row, Mapping):
+                try:
+                    found = template.render(row, seed=f"{split}/{example_id}")
+                except templates.RowError as error:
+                    found = error
+            yield example_id, row, found
+        return
+    while some := list(itertools.islice(rows, _BATCH_ROWS)):
+        wanted = [(place, row) for place, row in some if isinstance(row, Mapping)]
+        rendered = iter(limited_rendering.render(template, split, wanted, limits))
+        for example_id, row in some:
+            yield example_id, row, next(rendered) if isinstance(row, Mapping) else None
 
 
 def check_utf8(text: templates.Rendered) -> None:
@@ -251,13 +310,10 @@ def _keep_document(
 
 
 def _keep_example(
-    result: RenderedSplit,
-    example_id: int,
-    row: sources.Row,
-    template: Any,
-    split: str,
+    result: RenderedSplit, example_id: int, rendered: _Found, template: Any
 ) -> None:
-    rendered = template.render(row, seed=f"{split}/{example_id}")
+    if isinstance(rendered, templates.RowError):
+        raise rendered
     if rendered is None:
         result.dropped[EMPTY] += 1
         return

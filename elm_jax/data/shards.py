@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from elm_jax import errors, folders, json_files
+from elm_jax import errors, folders, json_files, limited
 from elm_jax.data import (
     rendering,
     sources,
@@ -47,6 +47,7 @@ class ShardJob:
       field: The field of plain text; empty for prompts.
       vocabulary: Of all tokens.
       features: Lengths.
+      limits: Of what a stranger's template may cost for a row.
     """
 
     folder: pathlib.Path
@@ -56,6 +57,7 @@ class ShardJob:
     field: str
     vocabulary: vocabularies.SentencePiece
     features: tasks.Features
+    limits: limited.Limits = limited.DEFAULT
 
 
 class Shard(NamedTuple):
@@ -83,10 +85,16 @@ def build(job: ShardJob, rows: Rows) -> int:
 
     Raises:
       DataError: The folder cannot be written.
-      TemplateError: The template does not compile or does what it may not.
+      TemplateError: The template does not compile, does what it may not or crosses a
+        limit.
     """
     rendered = rendering.render_rows(
-        rows, split=job.split, start=job.start, template=job.template, field=job.field
+        rows,
+        split=job.split,
+        start=job.start,
+        template=job.template,
+        field=job.field,
+        limits=job.limits,
     )
     vocabulary = _shared(job.vocabulary.path, job.vocabulary.extra_ids)
     found = tokenizing.tokenize(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from elm_jax import errors, paths
+from elm_jax import errors, limited, paths
 from elm_jax.data import (
     function_templates,
     serving,
@@ -75,6 +75,7 @@ class Places:
       templates_dir: Where PromptSource's templates were unpacked.
       sources: Kinds of sources, the preferred one first, as `serving.KINDS` has them.
       protocol: Whose choice of rows: "" for ours, `elm` for the original code's.
+      limits: Of what a stranger's template may cost for a row.
     """
 
     cache_dir: str
@@ -82,6 +83,7 @@ class Places:
     templates_dir: str = ""
     sources: tuple[str, ...] = serving.DEFAULT_ORDER
     protocol: str = ""
+    limits: limited.Limits = limited.DEFAULT
 
     def __post_init__(self) -> None:
         serving.check_order(self.sources)

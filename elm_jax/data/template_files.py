@@ -1,16 +1,20 @@
-"""PromptSource's files: one YAML per dataset, read without trust into templates."""
+"""PromptSource's files: one YAML per dataset, read without trust into templates.
+
+YAML can ask for endless work in a few bytes, and crash its readers by depth. So a file
+that the project does not know by its hash is read in a process with limits.
+"""
 
 import collections
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
 
-from elm_jax import errors
-from elm_jax.data import templates
+from elm_jax import errors, limited
+from elm_jax.data import known_files, templates
 
 TEMPLATES_FILE = "templates.yaml"
 MAX_FILE_BYTES = 4 << 20
@@ -123,19 +127,50 @@ def _read_templates(
     del modified_ns  # Part of the cache's key: a changed file is read anew.
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise ValueError(f"it is larger than {MAX_FILE_BYTES:,} bytes")
-        content = yaml.load(path.read_text("utf-8"), Loader=_Loader)  # noqa: S506
-        found = [_template(entry) for entry in content["templates"].values()]
-        _check_once(template.name for template in found)
-    except _YAML_ERRORS as error:
-        raise errors.TemplateError(
-            errors.explain(
-                found=f"{path} is not a PromptSource file: {error}",
-                expected="a mapping with `templates`, each a `!Template`",
-                do="Fetch the templates again, or correct the file",
-            )
-        ) from error
+            raise _bad_file(path, f"it is larger than {MAX_FILE_BYTES:,} bytes")
+        content = path.read_bytes()
+    except OSError as error:
+        raise _bad_file(path, str(error)) from error
+    is_known = known_files.is_known(content)
+    if is_known:
+        entries, problem = _entries(content)
+    else:
+        try:
+            worker = limited.worker()
+            ((entries, problem),) = worker.map(f"{__name__}:reader", None, [content])
+        except limited.LimitError as error:
+            raise _bad_file(path, error.reason) from error
+    if problem:
+        raise _bad_file(path, problem)
+    found = [_template(entry, is_known) for entry in entries]
     return {template.name: template for template in found}
+
+
+def _bad_file(path: pathlib.Path, why: str) -> errors.TemplateError:
+    return errors.TemplateError(
+        errors.explain(
+            found=f"{path} is not a PromptSource file: {why}",
+            expected="a mapping with `templates`, each a `!Template`",
+            do="Fetch the templates again, or correct the file",
+        )
+    )
+
+
+def reader(shared: None) -> Callable[[bytes], tuple[Sequence[Any], str]]:
+    """Returns, in the process with limits, what reads a file's content."""
+    del shared
+    return _entries
+
+
+def _entries(content: bytes) -> tuple[Sequence[Mapping[str, Any]], str]:
+    """Returns the fields of each template in a file, or what is wrong with it."""
+    try:
+        loaded = yaml.load(content.decode("utf-8"), Loader=_Loader)  # noqa: S506
+        found = [_fields(entry) for entry in loaded["templates"].values()]
+        _check_once(fields["name"] for fields in found)
+    except _YAML_ERRORS as error:
+        return (), str(error) or type(error).__name__
+    return found, ""
 
 
 def _check_once(names: Iterable[Any]) -> None:
@@ -145,21 +180,31 @@ def _check_once(names: Iterable[Any]) -> None:
         raise ValueError(f"several entries named {', '.join(map(repr, twice))}")
 
 
-def _template(entry: Mapping[str, Any]) -> templates.Template:
+def _fields(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a template's fields as JSON has them, or raises TypeError."""
     metadata = entry["metadata"]
     for name in ("name", "id", "jinja", "answer_choices"):
         optional = name == "answer_choices" and entry[name] is None
         if not isinstance(entry[name], str) and not optional:
             raise TypeError(f"{name} is not a text")
-    return templates.Template(
-        name=entry["name"],
-        id=entry["id"],
-        jinja=entry["jinja"],
-        answer_choices=entry["answer_choices"],
-        metrics=tuple(metadata["metrics"] or ()),
-        original_task=bool(metadata["original_task"]),
-        choices_in_prompt=bool(metadata["choices_in_prompt"]),
-    )
+    metrics = metadata["metrics"] or []
+    if not isinstance(metrics, list) or not all(isinstance(m, str) for m in metrics):
+        # One text would become a metric for each of its letters.
+        raise TypeError(f"metrics {metrics!r:.80} are not a list of texts")
+    return {
+        "name": entry["name"],
+        "id": entry["id"],
+        "jinja": entry["jinja"],
+        "answer_choices": entry["answer_choices"],
+        "metrics": metrics,
+        "original_task": bool(metadata["original_task"]),
+        "choices_in_prompt": bool(metadata["choices_in_prompt"]),
+    }
+
+
+def _template(entry: Mapping[str, Any], is_known: bool) -> templates.Template:
+    metrics = tuple(entry["metrics"])
+    return templates.Template(**{**entry, "metrics": metrics}, is_known=is_known)
 
 
 # libyaml's parser where PyYAML has it: ten times as fast.
@@ -172,6 +217,9 @@ class _Loader(_SafeLoader):
 
 def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
     _check_once(key.value for key, _ in node.value)
+    if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+        # Merges of merges multiply: 700 bytes of them take hours.
+        raise ValueError("a merge key (<<)")
     return loader.construct_mapping(node, deep=True)
 
 

@@ -1,7 +1,8 @@
 """PromptSource templates: rendered in a sandbox (see `sandbox`).
 
-A template's text is untrusted: it can neither reach Python objects behind the row,
-nor change the row, nor work without end.
+A template's text is untrusted: it can neither reach Python objects behind the row nor
+change the row. `limited_rendering` keeps one that may be a stranger's from working
+without end.
 
 Three deviations from `promptsource.templates.Template.apply`, all on purpose: values
 are not cut to 2,048 characters unless asked (`max_value_chars`; lengths are counted in
@@ -16,7 +17,7 @@ import dataclasses
 import functools
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jinja2
@@ -26,20 +27,10 @@ from elm_jax import errors
 from elm_jax.data import nulls, sandbox, sandbox_filters, sources
 
 SEPARATOR = "|||"
-# Stands for the separator while a template renders, so that a row whose text
-# contains `|||` is not split in the wrong place. From Unicode's private use area.
-_MARK = "\ue000"
-
-# What Python and Jinja raise when a value is not what a template takes it for.
-_ROW_ERRORS = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
+# One of these stands for the separator while a template renders, so that a row whose
+# text contains `|||` is not split in the wrong place: the first that neither the
+# template nor the row has. Unicode's private use area.
+_MARKS = tuple(map(chr, range(0xE000, 0xF900)))
 
 # Reasons of a RowError, to be counted by; others name an exception's type.
 MISSING_FIELD = "missing field"
@@ -48,8 +39,10 @@ WRONG_TYPE = "wrong type"
 TOO_LONG = "too long"
 NOT_UTF8 = "not UTF-8"
 NULL_VALUE = "null or NaN in its text"
+NO_MARK = "no character left to part it by"
 
-# Of all of a row's fields together. Longer ones are files gone wrong, not examples.
+# Of all of a row's fields together, and of all of its texts. Longer ones are files gone
+# wrong, not examples.
 MAX_ROW_CHARS = 1_000_000
 # Where PromptSource itself cuts what a template prints; see `max_value_chars`.
 PROMPTSOURCE_CHARS = 2048
@@ -68,11 +61,12 @@ class RowError(errors.DataError):
 
     Attributes:
       reason: One of few texts, to be counted by.
+      detail: What is wrong with this row.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
+        self.reason, self.detail = reason, detail
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +84,8 @@ class Template:
       max_value_chars: Length to which what the prompt and target print is cut, at a
         space, ending in `...`; 0 for none. PromptSource, T0 and the original ELM cut
         at `PROMPTSOURCE_CHARS` (never the answer choices themselves).
+      is_known: Whether it comes from a file that the project knows by its hash
+        (`known_files`); others are rendered in a process with limits.
     """
 
     name: str
@@ -100,6 +96,7 @@ class Template:
     original_task: bool = True
     choices_in_prompt: bool = False
     max_value_chars: int = 0
+    is_known: bool = False
 
     @property
     def jinja_sha256(self) -> str:
@@ -129,44 +126,68 @@ class Template:
           seed: Decides random choices, together with the template's id.
 
         Raises:
-          TemplateError: The template does not compile, does something unsafe, or asks
-            for more work than a render may cost.
+          TemplateError: The template does not compile, or does something unsafe.
           RowError: This row does not fit, such as a label outside the choices.
         """
+        look = _look(row)
         fields = {key.replace("-", "_"): value for key, value in row.items()}
         if "answer_choices" in fields:
             raise self._error("a row with a field named answer_choices", fields)
-        if sandbox_filters.size(fields) > MAX_ROW_CHARS:
-            raise RowError(TOO_LONG, f"more than {MAX_ROW_CHARS:,} characters")
-        if nulls.has_null(fields):
-            fields = _with_nulls(fields)
-        prompt, mutates = self._compiled_prompt
+        if look.has_null:
+            fields = _copied(fields, nulls.with_nulls)
+        mark = self._mark if self._mark not in look.marks else self._other_mark(look)
+        (prompt, mutates), compiled_choices = self._compiled(mark)
         if mutates:
-            fields = copy.deepcopy(fields)
+            fields = _copied(fields, copy.deepcopy)
         fields = {**sandbox_filters.FUNCTIONS, **fields}
         fields[sandbox_filters.GENERATOR] = sandbox_filters.Draws(f"{seed}/{self.id}")
-        fields[sandbox_filters.BUDGET] = sandbox_filters.Budget()
-        choices = self.render_choices(fields)
+        choices: tuple[str, ...] = ()
+        if compiled_choices:
+            choices = tuple(self._run(compiled_choices[0], fields, mark))
         fields["answer_choices"] = list(choices) if choices else nulls.NULL
-        parts = self._run(prompt, fields)
+        parts = self._run(prompt, fields, mark)
         if len(parts) > 2:
             raise RowError("more than one separator", f"{len(parts) - 1} of them")
         if len(parts) < 2 or not all(parts):
             return None
+        if sum(map(len, (*parts, *choices))) > MAX_ROW_CHARS:
+            raise RowError(TOO_LONG, f"a text of more than {MAX_ROW_CHARS:,}")
         return Rendered(parts[0], parts[1], choices)
-
-    def render_choices(self, fields: dict[str, Any]) -> tuple[str, ...]:
-        """Returns the answer choices of a row, stripped; empty if it has none."""
-        compiled = self._compiled_choices
-        return tuple(self._run(compiled[0], fields)) if compiled else ()
 
     def check(self) -> None:
         """Raises a TemplateError if a text does not compile or is not allowed."""
-        self._compiled_prompt  # noqa: B018 - cached properties
-        self._compiled_choices  # noqa: B018
+        self._compiled(self._mark)
 
     @functools.cached_property
-    def _compiled_prompt(self) -> tuple[jinja2.Template, bool]:
+    def _mark(self) -> str:
+        """What stands for the separator, unless a row has it."""
+        return self._other_mark(_Look())
+
+    def _other_mark(self, look: "_Look") -> str:
+        """Returns what stands for the separator in one row."""
+        taken = {*look.marks, *self.jinja, *(self.answer_choices or "")}
+        for mark in _MARKS:
+            if mark not in taken:
+                return mark
+        raise RowError(NO_MARK, "it has every character of the private use area")
+
+    @functools.cached_property
+    def _by_mark(self) -> dict[str, Any]:
+        return {}
+
+    def _compiled(self, mark: str) -> tuple[Any, Any]:
+        """Returns the prompt and the choices, compiled with a mark between parts."""
+        if mark not in self._by_mark:
+            if len(self._by_mark) >= 8:  # rows of all kinds of icons
+                self._by_mark.clear()
+            choices = self.answer_choices
+            self._by_mark[mark] = (
+                self._compile(self._cutting_jinja(), mark),
+                None if choices is None else self._compile(choices, mark),
+            )
+        return self._by_mark[mark]
+
+    def _cutting_jinja(self) -> str:
         if SEPARATOR not in self.jinja:
             raise errors.TemplateError(
                 errors.explain(
@@ -175,22 +196,15 @@ class Template:
                     do="Put the separator between the prompt and its target",
                 )
             )
-        text = self.jinja
-        if self.max_value_chars:
-            # PromptSource's own way, which also cuts only the last of `a if b else c`.
-            cut = f" | string | truncate({self.max_value_chars}) }}}}"
-            text = text.replace("}}", cut)
-        return self._compile(text)
+        if not self.max_value_chars:
+            return self.jinja
+        # PromptSource's own way, which also cuts only the last of `a if b else c`.
+        cut = f" | string | truncate({self.max_value_chars}) }}}}"
+        return self.jinja.replace("}}", cut)
 
-    @functools.cached_property
-    def _compiled_choices(self) -> tuple[jinja2.Template, bool] | None:
-        return (
-            None if self.answer_choices is None else self._compile(self.answer_choices)
-        )
-
-    def _compile(self, text: str) -> tuple[jinja2.Template, bool]:
+    def _compile(self, text: str, mark: str) -> tuple[jinja2.Template, bool]:
         try:
-            return _ENVIRONMENT.compiled(text.replace(SEPARATOR, _MARK))
+            return _ENVIRONMENT.compiled(text.replace(SEPARATOR, mark))
         except jinja2.TemplateSyntaxError as error:
             raise errors.TemplateError(
                 errors.explain(
@@ -200,32 +214,28 @@ class Template:
                 )
             ) from error
 
-    def _run(self, compiled: jinja2.Template, fields: dict[str, Any]) -> list[str]:
-        budget: sandbox_filters.Budget = fields[sandbox_filters.BUDGET]
-        pieces: list[str] = []
-        length = 0
+    def _run(
+        self, compiled: jinja2.Template, fields: dict[str, Any], mark: str
+    ) -> list[str]:
         try:
-            # What `render` does, but stopped before a text becomes too long.
-            for piece in compiled.root_render_func(
-                compiled.new_context(fields, shared=True)
-            ):
-                length += len(piece)
-                if length > budget.left:
-                    budget.spend(length)  # raises
-                pieces.append(piece)
+            # What `render` does, without its way of telling errors.
+            context = compiled.new_context(fields, shared=True)
+            text = "".join(compiled.root_render_func(context))
         except sandbox_filters.MissingFieldError as error:
             raise RowError(MISSING_FIELD, self._fields(f"{error}", fields)) from error
         except sandbox_filters.MissingItemError as error:
             raise RowError(MISSING_ITEM, str(error)) from error
         except nulls.NullError as error:
             raise RowError(NULL_VALUE, str(error)) from error
-        except (exceptions.SecurityError, MemoryError) as error:
+        except exceptions.SecurityError as error:
             raise self._error(f"does something unsafe: {error}", fields) from error
         except (TypeError, AttributeError) as error:
             raise RowError(WRONG_TYPE, str(error)) from error
-        except _ROW_ERRORS as error:
+        except MemoryError:
+            raise  # a question of limits, not of the row
+        except Exception as error:  # a template may make any of Python's raise
             raise RowError(f"{type(error).__name__} in template", str(error)) from error
-        return [part.strip() for part in "".join(pieces).split(_MARK)]
+        return [part.strip() for part in text.split(mark)]
 
     def _fields(self, found: str, fields: Mapping[str, Any]) -> str:
         present = sorted(
@@ -250,9 +260,66 @@ class Template:
 _ENVIRONMENT = sandbox.Environment()
 
 
-def _with_nulls(fields: dict[str, Any]) -> dict[str, Any]:
+@dataclasses.dataclass
+class _Look:
+    """What one walk over a row finds.
+
+    Attributes:
+      num_chars: Characters of its texts, and one for each value besides.
+      has_null: Whether a value is null or NaN.
+      marks: Characters of its texts that may not stand for the separator.
+    """
+
+    num_chars: int = 0
+    has_null: bool = False
+    marks: set[str] = dataclasses.field(default_factory=set)
+
+
+def _look(row: sources.Row) -> _Look:
+    """Returns what is in a row, items of items included.
+
+    Raises:
+      RowError: It is too long, or a field's name is no text.
+    """
+    found = _Look()
+    waiting: list[Any] = [row]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            found.num_chars += len(one)
+            if not one.isascii():
+                found.marks.update(_PRIVATE.findall(one))
+        elif isinstance(one, Mapping):
+            waiting += one.keys()
+            waiting += one.values()
+            found.num_chars += 1
+        elif isinstance(one, (list, tuple)):
+            waiting += one
+            found.num_chars += 1
+        else:
+            found.num_chars += len(one) if isinstance(one, bytes) else 1
+            found.has_null = found.has_null or nulls.is_null(one)
+        if found.num_chars + len(waiting) > MAX_ROW_CHARS:
+            raise RowError(TOO_LONG, f"more than {MAX_ROW_CHARS:,} characters")
+    for key in row:
+        if not isinstance(key, str):
+            raise RowError(WRONG_TYPE, f"a field whose name is {key!r:.80}, no text")
+    return found
+
+
+def check_length(row: sources.Row) -> None:
+    """Raises a RowError if a row is longer than any example."""
+    _look(row)
+
+
+_PRIVATE = re.compile("[\ue000-\uf8ff]")
+
+
+def _copied(
+    fields: dict[str, Any], copy_fn: Callable[[dict[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
     try:
-        return nulls.with_nulls(fields)
+        return copy_fn(fields)
     except RecursionError as error:
         raise RowError(WRONG_TYPE, "its fields are nested too deep") from error
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from elm_jax import errors, fields, paths
+from elm_jax import errors, fields, limited, paths
 from elm_jax.data import (
     cache,
     packing,
@@ -44,6 +44,7 @@ class TaskData:
         it is one; `tasks/README.md` has the difference.
       max_value_chars: Characters to which templates cut what they print; 0 for none,
         2048 for PromptSource's, T0's and the original ELM's cut.
+      limits: Of what a template that is not official may cost for a row.
     """
 
     vocabulary_path: paths.Path
@@ -56,6 +57,7 @@ class TaskData:
     sources: tuple[str, ...] = serving.DEFAULT_ORDER
     protocol: str = ""
     max_value_chars: fields.CountOrNone = 0
+    limits: limited.Limits = limited.DEFAULT
 
     def __post_init__(self) -> None:
         lengths = self.feature_lengths
@@ -124,6 +126,7 @@ class TaskData:
             templates_dir=place(self.templates_dir),
             sources=self.sources,
             protocol=self.protocol,
+            limits=self.limits,
         )
 
     def settings(self, vocabulary_fingerprint: str) -> dict[str, Any]:

@@ -89,6 +89,7 @@ class Surveyor:
             split=self.split,
             template=rendering.load_template(task, self.split, self.places, chars),
             field=task.field if isinstance(task, tasks.TextTask) else "",
+            limits=self.places.limits,
         )
         return rendered, next(rows, None) is None
 

@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from elm_jax import errors, fields, files, paths
+from elm_jax import errors, fields, files, limited, paths
 from elm_jax.checkpoints import recipes
 from elm_jax.data import promptsource, rendering, serving, vocabulary_training
 from elm_jax.data import tasks as task_registry
@@ -58,6 +58,7 @@ class TextRun(Run):
       sources: Kinds of sources, the preferred one first, as in a run's task data;
         `("examples",)` shows rows made by hand and needs no data.
       protocol: As in a run's task data.
+      limits: As in a run's task data.
     """
 
     tasks: str | tuple[str, ...]
@@ -66,6 +67,7 @@ class TextRun(Run):
     templates_dir: paths.OptionalPath = ""
     sources: tuple[str, ...] = serving.DEFAULT_ORDER
     protocol: str = ""
+    limits: limited.Limits = limited.DEFAULT
 
     @property
     def places(self) -> task_registry.Places:
@@ -76,6 +78,7 @@ class TextRun(Run):
             templates_dir=self.place(self.templates_dir),
             sources=self.sources,
             protocol=self.protocol,
+            limits=self.limits,
         )
 
     def check_folder(self, names: list[str]) -> None:

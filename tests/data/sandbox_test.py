@@ -1,24 +1,9 @@
-import time
-
 import pytest
 
 from elm_jax import errors
-from elm_jax.data import sandbox_filters, templates
+from elm_jax.data import templates
 
 ROW = {"x": "a b c", "y": ["p", "q"], "n": 3, "d": {"k": "v"}, "long": "word " * 2000}
-
-DOUBLED = "{% set s = 'ab' %}" + "{% set s = s ~ s %}" * 60
-LAUGHS = "{% set s = ['ha', 'ha'] %}" + "{% set s = [s, s] %}" * 60
-LATE_LAUGHS = (
-    "{% set a = [] %}{% set b = [] %}{% set c = [] %}{% set d = [] %}"
-    + "".join(f"{{{{ {i}.extend([{j}] * 400) or '' }}}}" for i, j in ("ab", "bc", "cd"))
-    + "{{ d.extend(['ha'] * 400) or '' }}{{ a }}"
-)
-NAMESPACES = "".join(f"{{% set n{i} = namespace() %}}" for i in range(60)) + "".join(
-    f"{{% set n{i}.a = [n{i + 1}, n{i + 1}] %}}" for i in range(59)
-)
-LOOPS = "{% for a in range(9000) %}{% for b in range(9000) %}x{% endfor %}{% endfor %}"
-DEEP_LOOPS = "{% for a in y * 9 %}" * 12 + "x" + "{% endfor %}" * 12
 
 ESCAPES = {
     "attribute walk": "{{ x.__class__.__mro__[1].__subclasses__() }}",
@@ -42,36 +27,6 @@ ESCAPES = {
     "format method": "{{ '{0.__class__.__mro__}'.format(x) }}",
     "format_map method": "{{ '{x.__class__}'.format_map(d) }}",
     "format width": "{{ '{:>9999999999}'.format(x) }}",
-    "percent width": "{{ '%9999999999d' % n }}",
-    "percent star": "{{ '%*d' % (999999999, n) }}",
-    "format filter": "{{ '%9999999999d' | format(n) }}",
-    "endless loop": "{% for a in range(10 ** 15) %}{% endfor %}",
-    "huge range": "{{ range(10 ** 12) | list }}",
-    "summed range": "{{ range(10 ** 12) | sum }}",
-    "nested loops": LOOPS,
-    "deep loops": DEEP_LOOPS,
-    "loops that print": "{% for a in range(5000) %}"
-    + "{{ long }}" * 9
-    + "{% endfor %}",
-    "loops of text": "{% for a in range(5000) %}" + "t" * 20000 + "{% endfor %}",
-    "multiplied text": "{{ 'a' * 10 ** 10 }}",
-    "multiplied list": "{{ [0] * 10 ** 10 }}",
-    "multiplied by text": "{{ 10 ** 10 * 'a' }}",
-    "multiplied twice": "{{ 'a' * 10 ** 6 * 10 ** 6 }}",
-    "power": "{{ 10 ** (10 ** 10) }}",
-    "power of powers": "{{ 2 ** 9999 ** 9 * 1 }}",
-    "squares": "{% set s = 99 %}" + "{% set s = s * s %}" * 60,
-    "doubled text": DOUBLED,
-    "added text": DOUBLED.replace("~", "+"),
-    "nested lists": LAUGHS + "{{ s }}",
-    "nested lists compared": LAUGHS + "{{ s == s }}",
-    "lists filled later": LATE_LAUGHS,
-    "a list in itself": "{% set a = [1] %}{{ a.append(a) }}",
-    "namespaces in a ring": NAMESPACES + "{{ n0 }}" + DOUBLED,
-    "nested joins": "{{ (y * 999) | join((y * 999) | join((y * 999) | join)) }}",
-    "join method": "{{ ('ab' * 9999).join(long) | length }}" * 30,
-    "replace filter": "{{ long | replace('', long) }}",
-    "replace method": "{{ long.replace('w', long) }}",
     "center": "{{ x | center(10 ** 9) }}",
     "center method": "{{ x.center(10 ** 9) }}",
     "ljust method": "{{ x.ljust(10 ** 9) }}",
@@ -81,8 +36,6 @@ ESCAPES = {
     "batch": "{{ y | batch(10 ** 9, 'x') | list }}",
     "slice": "{{ y | slice(10 ** 9) | list }}",
     "to_bytes": "{{ n.to_bytes(10 ** 10, 'big') }}",
-    "rounding": "{{ n | round(10 ** 9, 'floor') }}",
-    "sum of lists": "{{ [y] | sum(start=[]) }}",
     "lipsum": "{{ lipsum(n=10 ** 9) }}",
     "cycler": "{{ cycler.__init__.__globals__.os.popen('true') }}",
     "a block of text": "{% set a %}{{ long }}{% endset %}",
@@ -96,23 +49,33 @@ ESCAPES = {
 
 
 @pytest.mark.parametrize("name", ESCAPES)
-def test_a_hostile_template_is_refused_within_a_second(name):
+def test_a_template_that_reaches_for_more_than_a_row_is_refused(name):
     hostile = templates.Template("t", "1", f"{ESCAPES[name]} ||| a")
-    start = time.process_time()
     with pytest.raises((errors.TemplateError, templates.RowError)) as raised:
-        for _ in range(3):  # a bound that one render keeps, no cache does
-            hostile.render(ROW, seed=0)
-    assert time.process_time() - start < 1.0
+        hostile.render(ROW, seed=0)
     # A few are only undefined names, which is a bad row and stops no build of others.
     missing = ("lipsum", "cycler", "self")
     assert isinstance(raised.value, errors.TemplateError) or name in missing
+    in_choices = templates.Template("t", "1", "a ||| b", ESCAPES[name])
+    with pytest.raises((errors.TemplateError, templates.RowError)):
+        in_choices.render(ROW, seed=0)
 
 
-@pytest.mark.parametrize("name", ["multiplied text", "nested loops", "nested joins"])
-def test_answer_choices_are_held_as_prompts_are(name):
-    hostile = templates.Template("t", "1", "a ||| b", ESCAPES[name])
-    with pytest.raises(errors.TemplateError):
-        hostile.render(ROW, seed=0)
+@pytest.mark.parametrize(
+    "jinja",
+    [
+        *("{{ range }}", "{{ x.upper }}", "{{ x['upper'] }}", "{{ [zip] }}"),
+        *("{{ '%r' % range }}", "{{ '%s' | format(x.upper) }}", "{{ x.upper ~ '' }}"),
+        *("{{ range | string }}", "{{ [range] | join }}", "{{ {'k': x.upper} }}"),
+        *("{{ '-'.join([x.upper]) }}", "{{ y | map(attribute='upper') | list }}"),
+        *("{{ x.upper.fn }}", "{{ x | replace('a', x.upper) }}", "{{ d.items }}"),
+        "{% for a in y %}{{ loop.cycle }}{% endfor %}",
+    ],
+)
+def test_a_function_has_no_text_as_its_address_differs_between_processes(jinja):
+    for texts in ((f"{jinja} ||| a", None), ("a ||| b", jinja)):
+        with pytest.raises(errors.TemplateError, match="the function"):
+            templates.Template("t", "1", *texts).render(ROW, seed=0)
 
 
 def test_the_row_stays_as_it_was():
@@ -214,11 +177,3 @@ def test_a_text_that_is_no_number_is_no_label():
 def test_a_name_that_is_not_there_is_told_with_those_that_are():
     with pytest.raises(errors.TemplateError, match="templates may use abs, capitalize"):
         templates.Template("t", "1", "{{ x | center(9) }} ||| a").check()
-
-
-def test_sizes_count_items_of_items():
-    ring: list[object] = ["ab"]
-    assert sandbox_filters.size("abc") == 3
-    assert sandbox_filters.size({"ab": ["c", 1]}) == 50 + 2 + 2 * 50 + 1 + 1
-    ring.append(ring)
-    assert sandbox_filters.size(ring, 1000) > 1000

@@ -15,8 +15,7 @@ def template(jinja, answer_choices=None):
 @hypothesis.given(st.text(), st.text())
 def test_text_of_a_row_never_splits_the_prompt(one, other):
     rendered = template("a{{x}}b ||| c{{y}}d").render({"x": one, "y": other}, seed=0)
-    if templates._MARK not in one + other:
-        assert rendered == (f"a{one}b", f"c{other}d", ())
+    assert rendered == (f"a{one}b", f"c{other}d", ())
 
 
 def test_choices_that_hold_the_separator_stay_whole():
@@ -25,6 +24,24 @@ def test_choices_that_hold_the_separator_stay_whole():
     ).render({"q": "?", "c": ["a ||| b", "c"]}, seed=0)
     assert rendered.choices == ("a ||| b", "c")
     assert rendered.targets == "c"
+
+
+def test_no_character_of_a_row_parts_its_choices_or_shifts_its_label():
+    pick = template("pick ||| {{ answer_choices[label] }}", "{{ c | join('|||') }}")
+    for icon in (
+        "\ue000",
+        "\ue001\ue000\ue002",
+        "".join(map(chr, range(0xE000, 0xE100))),
+    ):
+        row = {"c": [f"{icon} home", "left", "right"], "label": 1}
+        found = pick.render(row, seed=0)
+        assert found == ("pick", "left", (f"{icon} home", "left", "right"))
+    every = {"c": ["".join(map(chr, range(0xE000, 0xF900))), "b"], "label": 1}
+    with pytest.raises(templates.RowError) as raised:
+        pick.render(every, seed=0)
+    assert raised.value.reason == templates.NO_MARK
+    own = template("{{ 'a\ue000b' }} ||| {{ x }}").render({"x": "c"}, seed=0)
+    assert own == ("a\ue000b", "c", ())
 
 
 def test_random_choices_are_a_function_of_the_seed():
@@ -110,6 +127,26 @@ def test_a_row_of_a_million_characters_is_a_bad_row():
     with pytest.raises(templates.RowError) as raised:
         template("{{x}} ||| a").render({"x": "a", "y": ["b" * 10**6]}, seed=0)
     assert raised.value.reason == templates.TOO_LONG
+
+
+def test_a_text_of_a_million_characters_is_a_bad_row():
+    with pytest.raises(templates.RowError) as raised:
+        template("{{ x * 2000 }} ||| a").render({"x": "a" * 1000}, seed=0)
+    assert raised.value.reason == templates.TOO_LONG
+
+
+def test_a_field_without_a_text_as_its_name_is_a_bad_row():
+    with pytest.raises(templates.RowError, match="whose name is 5"):
+        template("{{x}} ||| a").render({"x": "a", 5: "b"}, seed=0)
+
+
+def test_a_row_that_is_nested_deep_is_a_bad_row():
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    for jinja in ("{{ x }} ||| a", "{{ x.append(1) }} ||| a"):
+        with pytest.raises(templates.RowError):
+            template(jinja).render({"x": deep, "n": None}, seed=0)
 
 
 def test_values_are_cut_as_promptsource_does_only_when_asked():
