@@ -81,6 +81,7 @@ def test_the_wheel_holds_gin_files_templates_and_the_page(installed):
         "elm_jax/py.typed",
         "elm_jax/_files/gin/pocket/base.gin",
         "elm_jax/_files/gin/parts/suites/pocket.gin",
+        "elm_jax/data/known_files.txt",
         "elm_jax/reporting/page.css",
         "tasks/pocket_world/pocket.model",
         "tasks/tables/prompts.csv",

@@ -18,6 +18,8 @@ from elm_jax.data import known_files, templates
 
 TEMPLATES_FILE = "templates.yaml"
 MAX_FILE_BYTES = 4 << 20
+# Of a number in a file; YAML has them to the base 60, which take quadratic time.
+_MAX_DIGITS = 100
 
 _YAML_ERRORS = (
     *(yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError),
@@ -223,5 +225,14 @@ def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
     return loader.construct_mapping(node, deep=True)
 
 
+def _number(loader: Any, node: yaml.ScalarNode) -> Any:
+    if len(node.value) > _MAX_DIGITS:
+        raise ValueError(f"a number of {len(node.value):,} characters")
+    tag = node.tag.rpartition(":")[2]
+    return getattr(loader, f"construct_yaml_{tag}")(node)
+
+
+for _tag in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _number)
 for _tag in ("!Template", "!TemplateMetadata", _SafeLoader.DEFAULT_MAPPING_TAG):
     _Loader.add_constructor(_tag, _mapping)

@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 LIST = ROOT / "elm_jax/data/known_files.txt"
 
 
-def lines_of(folder: pathlib.Path, *, root: pathlib.Path) -> Iterator[str]:
+def lines_of(folder: pathlib.Path, *, root: pathlib.Path = ROOT) -> Iterator[str]:
     """Yields a line of the list for each template file and vocabulary in a folder."""
     for path in sorted([*folder.rglob("templates.yaml"), *folder.rglob("*.model")]):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -26,7 +26,7 @@ def lines_of(folder: pathlib.Path, *, root: pathlib.Path) -> Iterator[str]:
 def main(official: pathlib.Path) -> None:
     """Writes the list anew."""
     lines = [*lines_of(official, root=official.parent)]
-    lines += lines_of(ROOT / "tasks", root=ROOT)
+    lines += lines_of(ROOT / "tasks")
     LIST.write_text("\n".join(lines) + "\n", "utf-8")
 
 

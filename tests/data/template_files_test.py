@@ -5,8 +5,12 @@ import re
 import pytest
 
 from elm_jax import errors
-from elm_jax.data import template_files, templates
+from elm_jax.data import known_files, template_files, templates
+from tests.data import make_known_files
 
+MERGES = "m0: &m0 {k: v}\n" + "".join(
+    f"m{i}: &m{i}\n  <<: [{', '.join([f'*m{i - 1}'] * 10)}]\n" for i in range(1, 9)
+)
 YAML = """\
 dataset: birds
 subset: small
@@ -64,12 +68,43 @@ def test_a_hostile_file_is_told(folder):
         "shared lists": laughs + YAML.replace("no ||| yes", "*a39"),
         "too large": YAML + "# " + "x" * (5 << 20),
         "too deep": "templates: " + "[" * 20000,
+        "deep block": "- " * 100_000 + "a",
+        "deep flow": "x: " + "[" * 30_000 + "]" * 30_000,
+        "merges of merges": MERGES,
+        "a number to the base 60": "x: 1" + ":59" * 1_300_000,
+        "a fraction to the base 60": "x: 1" + ":59" * 1_300_000 + ".5",
+        "metrics as a text": YAML.replace("\n      - Accuracy", " Accuracy"),
+        "no UTF-8": b"\xff\xfe",
     }
     for name, text in hostile.items():
-        path.write_text(text)
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
         with pytest.raises(errors.TemplateError, match="not a PromptSource file"):
             template_files.load_templates(str(folder), "birds", "small")
         assert name
+
+
+def test_only_a_file_known_by_its_hash_is_believed(tmp_path):
+    ours = pathlib.Path(template_files.__file__).parents[2] / "tasks/own_words"
+    (name,) = list(template_files.load_templates(str(ours), "dream"))[:1]
+    ref = template_files.TemplateRef("dream", name, folder=str(ours))
+    assert ref.load("").is_known
+    copied = tmp_path / "dream" / "templates.yaml"
+    copied.parent.mkdir()
+    content = (ours / "dream" / "templates.yaml").read_bytes()
+    for added, is_known in ((b"", True), (b"\n", False)):
+        copied.write_bytes(content + added)
+        found = template_files.TemplateRef("dream", name).load(str(tmp_path))
+        assert found.is_known == is_known
+        assert found.sha256 == ref.load("").sha256
+
+
+def test_the_list_of_known_files_is_that_of_this_checkout(official_templates):
+    there = known_files.LIST.read_text("utf-8").splitlines()
+    official = pathlib.Path(official_templates)
+    made = [*make_known_files.lines_of(official, root=official.parent)]
+    ours = [*make_known_files.lines_of(make_known_files.ROOT / "tasks")]
+    do = "run python tests/data/make_known_files.py TEMPLATES_DIR"
+    assert there == made + ours, do
 
 
 def test_of_two_templates_of_one_name_none_wins(folder):

@@ -11,7 +11,7 @@ import shutil
 
 import pytest
 
-from elm_jax import errors, trees
+from elm_jax import errors, limited, trees
 from elm_jax.checkpoints import experts, manifest
 from elm_jax.model import config, t5
 from elm_jax.runs import convert, convert_experts, export, merge, tasks
@@ -176,6 +176,7 @@ RESULTS = {
             "templates_dir": ("{MODEL_DIR}", SAME),
             "sources": (("tfds",), SAME),
             "protocol": ("elm", SAME),
+            "limits": (limited.Limits(cpu_secs=9.0), SAME),
             "vocab_size": (91, REFUSES),
             "vocabulary_path": ("{MODEL_DIR}/another.model", ANEW),
         },
