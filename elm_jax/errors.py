@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 
 
@@ -50,6 +51,17 @@ def first_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return f"{error}".partition("\n")[0][:300] or type(error).__name__
+
+
+def reason(error: BaseException) -> str:
+    """Returns why the operating system refused, if TensorStore tells it, else all.
+
+    >>> reason(ValueError("Error writing x: No space left on device [os_error_code=28]"))
+    'No space left on device'
+    """
+    text = first_line(error)
+    whole = re.search(r": ([^:]*) \[os_error_code", f"{error}")
+    return whole[1] if whole else text
 
 
 @contextlib.contextmanager

@@ -87,7 +87,7 @@ def writing(
         full = isinstance(why, OSError) and why.errno in _FULL
         raise error_type(
             errors.explain(
-                found=f"{path} cannot be written: {errors.first_line(why)}",
+                found=f"{path} cannot be written: {errors.reason(why)}",
                 expected="a folder with write permission and free space",
                 do="Free space or choose another folder; nothing half-written is left"
                 if full

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 
 from elm_jax import errors, files, folders, paths, trees
 from elm_jax.checkpoints import manifest as manifests
-from elm_jax.checkpoints import one_process
+from elm_jax.checkpoints import one_process, orbax_logs
 from elm_jax.checkpoints.manifest import Manifest
 from elm_jax.types import Params
 
@@ -113,6 +113,7 @@ def load_expert(
 
 def _checkpointer() -> ocp.Checkpointer:
     """Returns what reads and writes by itself, whatever other processes do."""
+    orbax_logs.silence()
     alone = one_process.options()
     handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
     return ocp.Checkpointer(handler, multiprocessing_options=alone)

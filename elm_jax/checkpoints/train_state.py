@@ -16,7 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from elm_jax import errors, paths, trees
-from elm_jax.checkpoints import experts, one_process, recipes
+from elm_jax.checkpoints import experts, one_process, orbax_logs, recipes
 from elm_jax.partitioning import processes
 
 _STATE, _CONFIG, _SUMS = "state", "config", "sums"
@@ -196,6 +196,7 @@ class TrainStateStore:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
+            orbax_logs.silence()
             options: dict[str, Any] = {}
             who = ocp.options.MultiprocessingOptions()
             if processes.are_apart():
@@ -265,7 +266,7 @@ class TrainStateStore:
         try:
             yield
         except experts.IO_ERRORS as error:
-            reason = errors.first_line(error)
+            reason = errors.reason(error)
             raise errors.CheckpointError(
                 errors.explain(
                     found=f"{self._folder} cannot be {verb}: {reason}",
