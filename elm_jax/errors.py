@@ -56,12 +56,11 @@ def first_line(error: BaseException) -> str:
 def reason(error: BaseException) -> str:
     """Returns why the operating system refused, if TensorStore tells it, else all.
 
-    >>> reason(ValueError("Error writing x: No space left on device [os_error_code=28]"))
-    'No space left on device'
+    >>> reason(ValueError("Error writing x: Disk quota exceeded [os_error_code='122']"))
+    'Disk quota exceeded'
     """
-    text = first_line(error)
-    whole = re.search(r": ([^:]*) \[os_error_code", f"{error}")
-    return whole[1] if whole else text
+    found = re.search(r': ([^:\[\]"]+) \[.*os_error_code', f"{error}", re.DOTALL)
+    return found[1] if found else first_line(error)
 
 
 @contextlib.contextmanager
