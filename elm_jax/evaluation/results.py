@@ -231,8 +231,8 @@ class ResultStore:
     def __init__(self, path: str | pathlib.Path) -> None:
         self.path = pathlib.Path(path)
         self._rows: dict[tuple[str | int, ...], ResultRow] = {}
-        for row in read_rows(self.path):
-            self._rows.setdefault(row.key(row.metric), row)
+        self._num_bytes = _end_of_lines(self.path)  # of the file, read so far
+        self._keep(read_rows(self.path))
 
     def rows(self) -> tuple[ResultRow, ...]:
         """Returns all rows in the order in which they were written."""
@@ -249,10 +249,39 @@ class ResultStore:
     def append(self, *rows: ResultRow) -> None:
         """Adds rows; a row that is there already, with its value, is left out.
 
+        Be it that another process has added it a moment ago.
+
         Raises:
           DataError: A row of the same key has another value.
           ConfigError: The file cannot be written.
         """
+        if not self._select_new(rows):
+            return
+        with _writing(self.path) as file:
+            self._read_others(file)
+            new = self._select_new(rows)
+            lines = "".join(f"{row.to_json()}\n" for row in new)
+            _append(file, lines.encode())
+            self._num_bytes = file.tell()
+        self._keep(new)
+
+    def _keep(self, rows: Iterable[ResultRow]) -> None:
+        for row in rows:
+            self._rows.setdefault(row.key(row.metric), row)
+
+    def _read_others(self, file: io.FileIO) -> None:
+        """Reads the rows that other processes have added since this one has looked."""
+        _mend(file)
+        num_bytes = file.seek(0, os.SEEK_END)
+        if num_bytes == self._num_bytes:
+            return
+        file.seek(self._num_bytes if num_bytes > self._num_bytes else 0)
+        try:
+            self._keep([_row(line) for line in file.readall().splitlines()])
+        except ValueError:
+            self._keep(read_rows(self.path))  # which says what is wrong in which line
+
+    def _select_new(self, rows: Iterable[ResultRow]) -> list[ResultRow]:
         new: dict[tuple[str | int, ...], ResultRow] = {}
         for row in rows:
             old = self._rows.get(row.key(row.metric))
@@ -268,11 +297,7 @@ class ResultStore:
                         " another expert_fingerprint",
                     )
                 )
-        if not new:
-            return
-        lines = "".join(f"{row.to_json()}\n" for row in new.values())
-        _append(self.path, lines.encode())
-        self._rows.update(new)
+        return list(new.values())
 
     def record(
         self,
@@ -415,18 +440,27 @@ def _problem(line: bytes) -> str:
     return ""
 
 
-def _append(path: pathlib.Path, content: bytes) -> None:
-    """Appends all of `content` after the last whole line of a file, or nothing."""
-    with _writing(path) as file:
-        _mend(file)
-        start = file.seek(0, os.SEEK_END)
-        try:
-            if file.write(content) < len(content):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(file.fileno())
-        except OSError:
-            file.truncate(start)
-            raise
+def _append(file: io.FileIO, content: bytes) -> None:
+    """Appends all of `content` to a file of whole lines, or nothing."""
+    start = file.seek(0, os.SEEK_END)
+    try:
+        if file.write(content) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(file.fileno())
+    except OSError:
+        file.truncate(start)
+        raise
+
+
+def _end_of_lines(path: pathlib.Path) -> int:
+    """Returns the size of a file that ends with a whole line, else 0."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            last = os.pread(file.fileno(), 1, size - 1) if size else b""
+    except OSError:  # there is none yet, or `read_rows` says why it cannot be read
+        return 0
+    return size if last == b"\n" else 0
 
 
 def _mend(file: io.FileIO) -> None:

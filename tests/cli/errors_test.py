@@ -87,10 +87,8 @@ def save_base(folder, seed):
     return params, facts
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A base, two dataset experts, a prompt expert and a catalogue of it."""
-    path = tmp_path_factory.mktemp("made")
+def make_experts(path):
+    """Makes a base, two dataset experts, a prompt expert and a catalogue of it."""
     params, facts = save_base(path, seed=0)
     for name in ("pocket_topics", "pocket_reviews"):
         info = dataclasses.replace(facts, name=name, kind="dataset", tasks=(name,))
@@ -104,6 +102,12 @@ def made(tmp_path_factory):
     info = dataclasses.replace(info, trainable_pattern=pattern)
     experts.save_expert(path / "prompt_experts" / name, part, info)
     catalogue.Catalogue(path / "library").add(path / "prompt_experts" / name)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    path = tmp_path_factory.mktemp("made")
+    make_experts(path)
     return path
 
 

@@ -67,6 +67,25 @@ def test_a_row_that_is_there_is_not_written_twice(tmp_path):
     assert len((tmp_path / "rows").read_text().splitlines()) == 1
 
 
+def test_a_row_that_another_process_has_just_written_is_not_written_twice(tmp_path):
+    one, other = (results.ResultStore(tmp_path / "rows") for _ in range(2))
+    one.append(row(), row(task="one"))
+    other.append(row(run_id="other"), row(task="other"))
+    one.append(row(task="other"), row(task="last"))
+    lines = results.ResultStore(tmp_path / "rows").rows()
+    assert [r.task for r in lines] == [row().task, "one", "other", "last"]
+    assert len((tmp_path / "rows").read_text().splitlines()) == 4
+
+
+def test_another_value_that_another_process_has_just_written_is_refused(tmp_path):
+    one, other = (results.ResultStore(tmp_path / "rows") for _ in range(2))
+    one.append(row(task="before"))
+    one.append(row())
+    with pytest.raises(errors.DataError, match=r"50\.5, and 50\.0"):
+        other.append(row(50.5))
+    assert len((tmp_path / "rows").read_text().splitlines()) == 2
+
+
 def test_another_value_for_the_same_cell_is_refused(tmp_path):
     store = results.ResultStore(tmp_path / "rows")
     store.append(row())
