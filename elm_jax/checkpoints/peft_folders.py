@@ -7,7 +7,6 @@ matrices filled up with zeros and its factors moved into `lora_b`: the same func
 import json
 import math
 import pathlib
-import re
 import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from elm_jax.checkpoints import (
     experts,
     huggingface_files,
     layers,
+    peft_patterns,
     peft_settings,
     recipes,
     tensors,
@@ -64,13 +64,15 @@ def load_peft(folder: str | pathlib.Path, base: Params) -> PeftExpert:
     kind = peft_settings.check(settings, of=f"{path / CONFIG}")
     found = _open_tensors(path)
     every = peft_settings.modules(base)
+    asked = settings["target_modules"]
+    settings = peft_patterns.without_patterns(settings, every, of=f"{path / CONFIG}")
     try:
         chosen = {
-            n: m for n, m in every.items() if peft_settings.is_target(settings, n)
+            n: m for n, m in every.items() if peft_patterns.is_target(settings, n)
         }
         shapes = _lora_shapes if kind == "LORA" else _ia3_shapes
         expected = shapes(settings, chosen)
-    except (KeyError, TypeError, ValueError, re.error, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise errors.CheckpointError(
             errors.explain(
                 found=f"{path / CONFIG} with settings that cannot be read: {error!r}",
@@ -81,8 +83,7 @@ def load_peft(folder: str | pathlib.Path, base: Params) -> PeftExpert:
     if not chosen:
         raise errors.CheckpointError(
             errors.explain(
-                found=f"target_modules = {settings['target_modules']!r} in"
-                f" {path / CONFIG}",
+                found=f"target_modules = {asked!r} in {path / CONFIG}",
                 expected=f"projections of this T5, such as {next(iter(every))}",
                 do="Name the base that the adapter was trained on",
             )
@@ -117,7 +118,7 @@ def _lora_shapes(
 ) -> dict[str, tensors.Shape]:
     shapes = {}
     for name, module in chosen.items():
-        rank = peft_settings.rank(settings, name)
+        rank = peft_patterns.rank(settings, name)
         inputs, outputs = module.shape
         for side, shape in zip(
             _lora_names(name), ((rank, inputs), (outputs, rank)), strict=True
@@ -132,7 +133,7 @@ def _import_lora(
     chosen: Mapping[str, Module],
     every: Mapping[str, Module],
 ) -> PeftExpert:
-    rank = max(peft_settings.rank(settings, name) for name in chosen)
+    rank = max(peft_patterns.rank(settings, name) for name in chosen)
     is_stable = bool(settings.get("use_rslora"))
     alpha = float(settings.get("lora_alpha", 8))
     common = alpha / (math.sqrt(rank) if is_stable else rank)
@@ -146,9 +147,9 @@ def _import_lora(
         lora_b = np.zeros((rank, outputs), np.float32)
         if name in chosen:
             side_a, side_b = _lora_names(name)
-            own = peft_settings.rank(settings, name)
+            own = peft_patterns.rank(settings, name)
             lora_a[:, :own] = arrays[side_a].T
-            factor = np.float32(peft_settings.scale(settings, name) / common)
+            factor = np.float32(peft_patterns.scale(settings, name) / common)
             lora_b[:own] = arrays[side_b].T * factor
         leaves[f"{module.path}_adapter/lora_a"] = lora_a
         leaves[f"{module.path}_adapter/lora_b"] = lora_b
@@ -186,7 +187,7 @@ def _ia3_shapes(
     shapes, wrong = {}, []
     for name, module in chosen.items():
         inputs, outputs = module.shape
-        if not peft_settings.is_feed_forward(settings, name):
+        if not peft_patterns.is_feed_forward(settings, name):
             shapes[_ia3_name(name)] = tensors.Shape((outputs, 1))
         elif module.point.endswith("/wo"):
             shapes[_ia3_name(name)] = tensors.Shape((1, inputs))
@@ -215,7 +216,7 @@ def _import_ia3(
         if module.point.endswith("/wo"):
             places[f"{name} inputs"] = _hidden(module)
     for name in chosen:
-        is_inside = peft_settings.is_feed_forward(settings, name)
+        is_inside = peft_patterns.is_feed_forward(settings, name)
         place = f"{name} inputs" if is_inside else name
         factors[place] = arrays[_ia3_name(name)].ravel()
     used = {name: places[name] for name in factors}

@@ -9,7 +9,7 @@ Reference:
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from elm_jax import errors, trees
@@ -153,66 +153,6 @@ def _is_rank(value: object) -> bool:
 def _is_number(value: Any, *, above: float = -math.inf) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and math.isfinite(value) and value > above
-
-
-def is_target(settings: Mapping[str, Any], module: str) -> bool:
-    """Returns whether a module has an adapter, by PEFT's rules."""
-    targets, excluded = settings["target_modules"], settings.get("exclude_modules")
-    if excluded and _is_named(excluded, module):
-        return False
-    if targets == "all-linear":
-        return True
-    return _is_named(targets, module) and (
-        isinstance(targets, str) or _is_layer(settings, module)
-    )
-
-
-def _is_named(names: str | Sequence[str], module: str) -> bool:
-    if isinstance(names, str):
-        return re.fullmatch(names, module) is not None
-    return any(module == name or module.endswith(f".{name}") for name in names)
-
-
-def _is_layer(settings: Mapping[str, Any], module: str) -> bool:
-    wanted = settings.get("layers_to_transform")
-    if wanted is None or wanted == []:
-        return True
-    patterns = settings.get("layers_pattern") or [r"[^.]*"]
-    patterns = [patterns] if isinstance(patterns, str) else patterns
-    for pattern in patterns:
-        if match := re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", module):
-            wanted = [wanted] if isinstance(wanted, int) else wanted
-            return int(match[1]) in wanted
-    return False
-
-
-def is_feed_forward(settings: Mapping[str, Any], module: str) -> bool:
-    """Returns whether (IA)3's factors are on a module's inputs, by PEFT's rules."""
-    names = settings.get("feedforward_modules") or []
-    if isinstance(names, str):
-        return re.fullmatch(names, module) is not None
-    return any(module.endswith(name) for name in names)
-
-
-def rank(settings: Mapping[str, Any], module: str) -> int:
-    """Returns LoRA's rank at a module."""
-    return _by_pattern(settings.get("rank_pattern"), module, settings["r"])
-
-
-def scale(settings: Mapping[str, Any], module: str) -> float:
-    """Returns LoRA's factor at a module."""
-    alpha = _by_pattern(
-        settings.get("alpha_pattern"), module, settings.get("lora_alpha", 8)
-    )
-    divisor = rank(settings, module)
-    return alpha / (math.sqrt(divisor) if settings.get("use_rslora") else divisor)
-
-
-def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return default
 
 
 def points_pattern(chosen: Iterable[str], every: Iterable[str]) -> str:
