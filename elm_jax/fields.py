@@ -70,6 +70,8 @@ CountOrAll = Annotated[int, Range(1, _MOST, is_open_above=True, also=-1)]
 Length = Annotated[int, Range(2, _MOST, is_open_above=True)]
 """Tokens of a text, its end token included."""
 Sentinels = Annotated[int, Range(0, 2**16, is_open_above=True)]
+Layers = Annotated[int, Range(1, 1024)]
+"""Forty times what the deepest T5 has; conversions name each one."""
 Bytes = Annotated[int, Range(1)]
 Seed = Annotated[int, Range(0, 2**32, is_open_above=True)]
 """JAX reads 32 bits of a seed: 2**32 would be another name for 0."""
@@ -77,6 +79,8 @@ Finite = Annotated[float, Range()]
 NotNegative = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, is_open=True)]
 Seconds = Annotated[float, Range(0, _MOST, is_open=True, is_open_above=True)]
+Scale = Annotated[float, Range(0, _MOST, is_open=True, is_open_above=True)]
+"""A factor; float32 holds its products with numbers of a model."""
 Share = Annotated[float, Range(0, 1)]
 ShareBelowOne = Annotated[float, Range(0, 1, is_open_above=True)]
 ShareAboveZero = Annotated[float, Range(0, 1, is_open=True)]

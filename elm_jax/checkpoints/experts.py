@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 
 from elm_jax import errors, files, folders, paths, trees
 from elm_jax.checkpoints import manifest as manifests
-from elm_jax.checkpoints import one_process, orbax_logs
+from elm_jax.checkpoints import one_process, orbax_logs, tensors
 from elm_jax.checkpoints.manifest import Manifest
 from elm_jax.types import Params
 
@@ -40,8 +40,8 @@ def save_expert(
 
     Raises:
       ExistsError: There is one already, perhaps since a moment ago.
-      CheckpointError: The disk is full, the place cannot be written, or a base does
-        not have the fingerprint its manifest names.
+      CheckpointError: The disk is full, the place cannot be written, a number is not
+        finite, or a base does not have the fingerprint its manifest names.
     """
     final = paths.absolute(folder)
     host = jax.tree.map(np.asarray, dict(params))
@@ -146,6 +146,8 @@ def _check_content(
     elif manifest.kind == "base" and own != manifest.base_fingerprint:
         found = f"base {manifest.name!r} has fingerprint {own}"
     else:
+        what = f"{manifest.kind} {manifest.name!r}"
+        tensors.check_finite(trees.flatten(params), of=what)
         return
     raise errors.CheckpointError(
         errors.explain(

@@ -1,9 +1,9 @@
 """Between config.json of Hugging Face's T5 and the fields of our model."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
-from elm_jax import errors
+from elm_jax import errors, fields, json_files
 from elm_jax.checkpoints import huggingface_rules
 from elm_jax.types import EOS_ID, PAD_ID
 
@@ -34,6 +34,19 @@ _RELPOS = {
 }
 
 
+class _Numbers(TypedDict):
+    """Fields of config.json that are numbers of ours."""
+
+    d_model: fields.Count
+    num_heads: fields.Count
+    d_kv: fields.Count
+    d_ff: fields.Count
+    num_layers: fields.Layers
+    num_decoder_layers: NotRequired[fields.Layers | None]
+    relative_attention_num_buckets: NotRequired[fields.Count]
+    relative_attention_max_distance: NotRequired[fields.Count]
+
+
 def to_fields(
     settings: Mapping[str, Any],
     vocab_size: int,
@@ -57,16 +70,12 @@ def to_fields(
         is wrong is said at once.
     """
     kind = settings.get("model_type")
-    problems = [
-        f"{name} is {settings.get(name)!r}"
-        for name in _COUNTS
-        if type(settings.get(name)) is not int
-    ]
+    problems = json_files.misfits(dict(settings), _Numbers, known_only=True)
     if kind not in tuple(_MODEL_TYPES):
-        problems.append(f"model_type is {kind!r}")
+        problems.append(f"model_type is {json_files.shown(kind)}")
     projection = settings.get("feed_forward_proj", _MODEL_TYPES.get(str(kind)))
     if projection not in tuple(_ACTIVATIONS):
-        problems.append(f"feed_forward_proj is {projection!r}")
+        problems.append(f"feed_forward_proj is {json_files.shown(projection)}")
     problems += huggingface_rules.problems(settings, str(projection), ignored_fields)
     found = [f"config.json: {'; '.join(problems)}"] if problems else []
     problems = list(huggingface_rules.generation_problems(generation))
@@ -75,7 +84,8 @@ def to_fields(
         raise errors.CheckpointError(
             errors.explain(
                 found=". ".join(found),
-                expected=f"model_type {' or '.join(_MODEL_TYPES)}, whole numbers, "
+                expected=f"model_type {' or '.join(_MODEL_TYPES)}, whole numbers "
+                "from 1 on, "
                 f"feed_forward_proj one of {', '.join(_ACTIVATIONS)}, "
                 f"layer_norm_epsilon 1e-6, pad and start id {PAD_ID}, end id {EOS_ID}, "
                 "and no field that no T5 has",
@@ -84,14 +94,14 @@ def to_fields(
                 " ImportHuggingFace.ignored_fields",
             )
         )
-    fields: dict[str, Any] = {ours: settings[name] for name, ours in _COUNTS.items()}
+    made: dict[str, Any] = {ours: settings[name] for name, ours in _COUNTS.items()}
     depth = settings.get("num_decoder_layers")
-    fields["num_decoder_layers"] = settings["num_layers"] if depth is None else depth
+    made["num_decoder_layers"] = settings["num_layers"] if depth is None else depth
     for name, (ours, default) in _RELPOS.items():
-        fields[ours] = settings.get(name, default)
-    fields["mlp_activations"] = _ACTIVATIONS[str(projection)]
-    fields["vocab_size"] = vocab_size
-    return fields
+        made[ours] = settings.get(name, default)
+    made["mlp_activations"] = _ACTIVATIONS[str(projection)]
+    made["vocab_size"] = vocab_size
+    return made
 
 
 def from_fields(model: Mapping[str, Any], dtype: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import ml_dtypes
@@ -23,13 +23,20 @@ TORCH = "pytorch_model.bin"
 _INDEX = ".index.json"
 _MOST_JSON_BYTES = 2**26  # an index has a line a tensor
 _KINDS = (SAFETENSORS, SAFETENSORS + _INDEX, TORCH, TORCH + _INDEX)
+_INTEGERS = (("I", "int"), ("U", "uint"))
 _DTYPES = {
     "F32": np.dtype(np.float32),
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F16": np.dtype(np.float16),
     "F64": np.dtype(np.float64),
-    "I64": np.dtype(np.int64),
+    # No numbers of a model; known, to be refused by name.
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    **{f"{s}{n}": np.dtype(f"{k}{n}") for s, k in _INTEGERS for n in (8, 16, 32, 64)},
+    "BOOL": np.dtype(np.bool_),
 }
+# An AttributeError is what safetensors raises for dtypes that numpy lacks.
+_READING = (OSError, ValueError, TypeError, AttributeError, safetensors.SafetensorError)
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -71,10 +78,17 @@ def open_folder(folder: pathlib.Path) -> Model:
     files = _shards(folder / kind) if kind.endswith(_INDEX) else [folder / kind]
     open_file = torch_files.open_file if TORCH in kind else open_safetensors
     tensors: dict[str, Tensor] = {}
+    places: dict[str, str] = {}
+    twice: list[str] = []
     for path in files:
-        tensors |= open_file(path)
+        found = open_file(path)
+        twice += [name for name in found if name in places]
+        places = dict.fromkeys(found, path.name) | places
+        tensors |= found
     if kind.endswith(_INDEX):
-        _check_index(folder / kind, tensors)
+        _check_index(folder / kind, places)
+    if twice:
+        raise _torn(f"{folder} with tensors in several files: {_few(twice)}")
     return Model(settings, generation, tensors)
 
 
@@ -163,7 +177,7 @@ def _read_safetensors(path: pathlib.Path, name: str) -> np.ndarray:
 def _reading(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
+    except _READING as error:
         raise errors.CheckpointError(
             errors.explain(
                 found=f"{path} cannot be read: {error}",
@@ -210,17 +224,30 @@ def _is_name(text: str) -> bool:
     return text.isprintable() and pathlib.PurePath(text).parts == (text,) != ("..",)
 
 
-def _check_index(index: pathlib.Path, tensors: dict[str, Tensor]) -> None:
-    listed = set(_weight_map(index))
-    wrong = sorted(listed ^ tensors.keys())
+def _check_index(index: pathlib.Path, places: dict[str, str]) -> None:
+    listed = _weight_map(index)
+    wrong = sorted(
+        name
+        for name in listed.keys() | places.keys()
+        if listed.get(name) != places.get(name)
+    )
     if wrong:
-        raise errors.CheckpointError(
-            errors.explain(
-                found=f"{index} and its shards differ in: {', '.join(wrong)}",
-                expected="the same tensors in both",
-                do="Download the whole folder again",
-            )
+        raise _torn(f"{index} and its shards differ in: {_few(wrong)}")
+
+
+def _torn(found: str) -> errors.CheckpointError:
+    return errors.CheckpointError(
+        errors.explain(
+            found=found,
+            expected="every tensor in one file, and in the one that the index names",
+            do="Download the whole folder again",
         )
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{', '.join(names[:5])}{more}"
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from elm_jax.json_files import shown
 from elm_jax.types import EOS_ID, PAD_ID
 
 # These shape our model.
@@ -135,18 +136,21 @@ def problems(
     yield from _other_start(settings)
     for alias, name in _ALIASES.items():
         if alias in settings and settings[alias] != settings.get(name):
-            yield f"{alias} is {settings[alias]!r}, but {name} {settings.get(name)!r}"
+            told = f"{name} {shown(settings.get(name))}"
+            yield f"{alias} is {shown(settings[alias])}, but {told}"
     yield from _other_activation(settings, activations)
     for name in ("tie_word_embeddings", "scale_decoder_outputs"):
         if not isinstance(settings.get(name), bool | None):
-            yield f"{name} is {settings[name]!r}"
+            yield f"{name} is {shown(settings[name])}"
     named = settings.get("architectures") or []
-    if not all(_ARCHITECTURE.fullmatch(str(name)) for name in named):
-        yield f"architectures is {named!r}"
+    if not isinstance(named, list) or not all(
+        _ARCHITECTURE.fullmatch(str(name)) for name in named
+    ):
+        yield f"architectures is {shown(named)}"
     known = {*READ, *REQUIRED, *_ALIASES, *_GENERATION, *IGNORED, *ignored}
     known |= {"architectures", "bos_token_id", "dense_act_fn", "is_gated_act"}
     for name in sorted(settings.keys() - known):
-        yield f"unknown field {name} is {settings[name]!r}"
+        yield f"unknown field {shown(name)[1:-1]} is {shown(settings[name])}"
 
 
 def generation_problems(settings: Mapping[str, Any]) -> Iterator[str]:
@@ -183,14 +187,14 @@ def _other_value(
     settings: Mapping[str, Any], name: str, allowed: tuple[Any, ...]
 ) -> Iterator[str]:
     if name in settings and settings[name] not in allowed:
-        yield f"{name} is {settings[name]!r} (here {allowed[0]!r})"
+        yield f"{name} is {shown(settings[name])} (here {allowed[0]!r})"
 
 
 def _other_start(settings: Mapping[str, Any]) -> Iterator[str]:
     """Yields a start by `bos_token_id`, which counts where no other is named."""
     first = settings.get("bos_token_id")
     if settings.get("decoder_start_token_id") is None and first not in (None, PAD_ID):
-        yield f"bos_token_id is {first!r} without a decoder_start_token_id"
+        yield f"bos_token_id is {shown(first)} without a decoder_start_token_id"
 
 
 def _other_activation(settings: Mapping[str, Any], activations: str) -> Iterator[str]:
@@ -199,4 +203,5 @@ def _other_activation(settings: Mapping[str, Any], activations: str) -> Iterator
     name = "gelu_new" if activations == "gated-gelu" else name
     for field, meant in (("dense_act_fn", name), ("is_gated_act", bool(gated))):
         if settings.get(field, meant) != meant:
-            yield f"{field} is {settings[field]!r}, but feed_forward_proj {activations}"
+            told = f"feed_forward_proj {activations:.60}"
+            yield f"{field} is {shown(settings[field])}, but {told}"

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import pathlib
+import re
 from typing import Any, Literal, NotRequired, TypedDict
 
 from elm_jax import errors, fields, files, json_files
@@ -177,16 +178,29 @@ def _problems(content: Any) -> list[str]:
     if isinstance(content, dict) and content.get("format_version") != FORMAT_VERSION:
         return [f"format_version is {content.get('format_version')!r:.60}"]
     found = json_files.misfits(content, Manifest, added_later=_ADDED_LATER)
-    return found or [
-        f"{field}: {problem}"
-        for field, part, of in (
-            ("vocabulary", content.get("vocabulary"), _Vocabulary),
-            ("training", content.get("training"), _Training),
-            ("data", content["data"], _Data),
-        )
-        if part
-        for problem in json_files.misfits(part, of, known_only=True)
-    ]
+    return (
+        found
+        or _wrong_pattern(content["trainable_pattern"])
+        or [
+            f"{field}: {problem}"
+            for field, part, of in (
+                ("vocabulary", content.get("vocabulary"), _Vocabulary),
+                ("training", content.get("training"), _Training),
+                ("data", content["data"], _Data),
+            )
+            if part
+            for problem in json_files.misfits(part, of, known_only=True)
+        ]
+    )
+
+
+def _wrong_pattern(pattern: str) -> list[str]:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError, MemoryError) as error:
+        told = json_files.shown(pattern)
+        return [f"trainable_pattern is {told}, no regular expression: {error}"]
+    return []
 
 
 class _Vocabulary(TypedDict):

@@ -59,7 +59,11 @@ def load_elm(folder: str | pathlib.Path, expected: Params) -> ElmExpert:
     """
     path = paths.absolute(folder)
     # Below the folder, as a task's name may have a slash.
-    files = {p.relative_to(path).as_posix(): p for p in sorted(path.rglob("*.pt"))}
+    files = {
+        p.relative_to(path).as_posix(): p
+        for p in sorted(path.rglob("*.pt"))
+        if p.is_file()
+    }
     if not files:
         raise errors.CheckpointError(
             errors.explain(
@@ -104,7 +108,9 @@ def from_tensors(
         theirs[name]: tensors.Shape(leaf.shape[::-1]) for name, leaf in wanted.items()
     }
     experts.check_same_tensors(named, shapes, of=of)
-    plain = {n: named[theirs[n]].astype(np.float32).T for n in wanted}
+    arrays = {n: tensors.cast(named[theirs[n]], np.float32) for n in wanted}
+    tensors.check_finite(arrays, of=of)
+    plain = {n: array.T for n, array in arrays.items()}
     return ElmExpert(task, layers.stack_layers(trees.unflatten(plain)))
 
 

@@ -89,7 +89,9 @@ def load_peft(folder: str | pathlib.Path, base: Params) -> PeftExpert:
             )
         )
     experts.check_same_tensors(found, expected, of=str(path))
-    arrays = {n: tensor.read().astype(np.float32) for n, tensor in found.items()}
+    tensors.check_floats(found, "float64")
+    arrays = {n: tensors.cast(t.read(), np.float32) for n, t in found.items()}
+    tensors.check_finite(arrays, of=str(path))
     make = _import_lora if kind == "LORA" else _import_ia3
     return make(settings, arrays, chosen, every)
 
@@ -301,6 +303,7 @@ def save_lora(
         theirs: np.ascontiguousarray(np.asarray(plain[ours], np.float32).T)
         for theirs, ours in moved.items()
     }
+    tensors.check_finite(arrays, of=f"the LoRA expert for {final}")
     with experts.new_folder(final) as partial:
         (partial / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
         safetensors.numpy.save_file(

@@ -7,12 +7,11 @@ Reference:
   huggingface/peft 0.21: LoraConfig, IA3Config, check_target_module_exists.
 """
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from elm_jax import errors, trees
+from elm_jax import errors, fields, json_files, trees
 from elm_jax.checkpoints import huggingface, tensors
 from elm_jax.types import LAYERS, Params
 
@@ -41,6 +40,16 @@ _WITHOUT_EFFECT = (
 )
 # Other values of init_lora_weights change the base too.
 _INIT_LORA = (None, True, False, "gaussian", "eva", "orthogonal")
+
+
+_Names = str | tuple[str, ...] | None
+_TYPES: Mapping[str, Any] = {
+    "target_modules": _Names,
+    "exclude_modules": _Names,
+    "feedforward_modules": _Names,
+    "layers_pattern": _Names,
+    "layers_to_transform": int | tuple[int, ...] | None,
+}
 
 
 class Module(NamedTuple):
@@ -88,7 +97,7 @@ def check(settings: Mapping[str, Any], *, of: str) -> str:
     """
     kind = settings.get("peft_type")
     if kind not in tuple(_HONOURED):
-        raise _refused(f"{of} of peft_type {kind!r}", "LORA or IA3")
+        raise _refused(f"{of} of peft_type {json_files.shown(kind)}", "LORA or IA3")
     known = (*_HONOURED[kind], *_WITHOUT_EFFECT, "init_lora_weights")
     # An option that is off is None, False, empty or, for biases, "none".
     wrong = {
@@ -99,12 +108,20 @@ def check(settings: Mapping[str, Any], *, of: str) -> str:
     init = settings.get("init_lora_weights")
     if init not in _INIT_LORA:
         wrong["init_lora_weights"] = init
+    wrong |= {
+        name: settings.get(name)
+        for name, hint in _TYPES.items()
+        if not json_files.fits(settings.get(name), hint)
+    }
     if not settings.get("target_modules"):
         wrong["target_modules"] = settings.get("target_modules")
     wrong |= _wrong_numbers(settings) if kind == "LORA" else {}
     wrong |= _contradictions(settings)
     if wrong:
-        text = ", ".join(f"{name} = {value!r}" for name, value in wrong.items())
+        text = ", ".join(
+            f"{json_files.shown(name)[1:-1]} = {json_files.shown(value)}"
+            for name, value in wrong.items()
+        )
         raise _refused(
             f"{of} with {text}",
             "targets, and of what changes the result only "
@@ -120,15 +137,16 @@ def _wrong_numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
         settings.get(name) or {} for name in ("rank_pattern", "alpha_pattern")
     )
     is_right = {
-        "r": _is_rank(settings.get("r")),
+        "r": json_files.fits(settings.get("r"), fields.Count),
         # At 0 the adapter does nothing, and nobody trains that.
-        "lora_alpha": _is_number(settings.get("lora_alpha", 8), above=0),
-        "lora_dropout": _is_number(settings.get("lora_dropout", 0.0)),
+        "lora_alpha": json_files.fits(settings.get("lora_alpha", 8), fields.Scale),
+        "lora_dropout": json_files.fits(
+            settings.get("lora_dropout", 0.0), fields.ShareBelowOne
+        ),
         # Text such as "false" would count as true.
         "use_rslora": isinstance(settings.get("use_rslora", False), bool | None),
-        "rank_pattern": isinstance(ranks, dict) and all(map(_is_rank, ranks.values())),
-        "alpha_pattern": isinstance(alphas, dict)
-        and all(map(_is_number, alphas.values())),
+        "rank_pattern": json_files.fits(ranks, dict[str, fields.Count]),
+        "alpha_pattern": json_files.fits(alphas, dict[str, fields.Scale]),
     }
     return {name: settings.get(name) for name, right in is_right.items() if not right}
 
@@ -144,15 +162,6 @@ def _contradictions(settings: Mapping[str, Any]) -> dict[str, Any]:
     if patterns and (is_pattern or not layers):
         wrong.append("layers_pattern")
     return {name: settings[name] for name in wrong}
-
-
-def _is_rank(value: object) -> bool:
-    return type(value) is int and value >= 1
-
-
-def _is_number(value: Any, *, above: float = -math.inf) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and value > above
 
 
 def points_pattern(chosen: Iterable[str], every: Iterable[str]) -> str:

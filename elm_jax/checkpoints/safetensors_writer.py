@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from elm_jax.checkpoints import tensors
+
 _DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 INDEX = "model.safetensors.index.json"
 
@@ -51,12 +53,15 @@ class Writer:
         """Writes one tensor.
 
         Raises:
+          CheckpointError: A number is not finite.
           ValueError: It has another shape than was said.
         """
         if array.shape != self._shapes[name]:
             raise ValueError(f"{name} {array.shape} instead of {self._shapes[name]}")
         path, offset = self._places[name]
-        data = np.ascontiguousarray(array, self._dtype).view(np.uint8)
+        values = np.ascontiguousarray(tensors.cast(array, self._dtype))
+        tensors.check_finite({name: values}, of="the expert or base")
+        data = values.view(np.uint8)
         with path.open("r+b") as file:
             file.seek(offset)
             file.write(data.data)

@@ -9,6 +9,7 @@ import numpy as np
 import tensorstore as ts
 
 from elm_jax import errors, json_files, paths
+from elm_jax.checkpoints import tensors
 from elm_jax.checkpoints.tensors import Leaf, Tensor
 
 ITEM_FILE = "_METADATA"
@@ -181,12 +182,20 @@ class ItemWriter:
           dtype: In which to write it.
           value_metadata: What Orbax keeps of it, its type above all.
           on_block: Called with each part, in the dtype written.
+
+        Raises:
+          CheckpointError: A number is not finite.
         """
         keys = name.split("/")
         path = f"{'.'.join(keys)}/"
         kvstore = {"driver": "ocdbt", "base": self._root, "path": path}
         store = create(kvstore, leaf, dtype, ORBAX_COMPRESSOR)
-        copy_leaf(store, leaf, dtype, on_block)
+
+        def on_part(block: np.ndarray) -> None:
+            tensors.check_finite({name: block}, of="the source")
+            on_block(block)
+
+        copy_leaf(store, leaf, dtype, on_part)
         self._tree[str(tuple(keys))] = {
             "key_metadata": [{"key": key, "key_type": 2} for key in keys],
             "value_metadata": dict(value_metadata),
@@ -214,7 +223,7 @@ def copy_leaf(
     """
     done = 0
     for part in leaf.blocks():
-        block = np.ascontiguousarray(part, dtype).reshape(part.shape)
+        block = np.ascontiguousarray(tensors.cast(part, dtype)).reshape(part.shape)
         if block.shape[1:] != leaf.shape[1:]:
             raise errors.CheckpointError(
                 errors.explain(

@@ -75,7 +75,7 @@ def save(
         make = _LegacyWriter if file_format == "legacy" else _OrbaxWriter
         writer: _Writer = make(partial)
         for name, array in named:
-            writer.write(name, np.ascontiguousarray(array, dtype))
+            writer.write(name, np.ascontiguousarray(tensors.cast(array, dtype)))
             done += array.size * dtype.itemsize
             on_bytes(done)
         writer.finish(step)
@@ -107,6 +107,7 @@ class _LegacyWriter:
         self._specs: dict[str, Any] = {}
 
     def write(self, name: str, array: np.ndarray) -> None:
+        tensors.check_finite({name: array}, of="the expert or base")
         path = f"target.{name.replace('/', '.')}/"
         leaf = _leaf(array)
         store = stores.create(f"{self._root}{path}", leaf, array.dtype, _COMPRESSOR)

@@ -15,6 +15,7 @@ from elm_jax import errors, trees
 from elm_jax.checkpoints import layers
 from elm_jax.types import LAYERS, Params
 
+_SHOWN = 5  # tensors in a message
 _FLOATS = ("float32", "bfloat16", "float16")
 
 
@@ -105,7 +106,7 @@ def stack(plain: Mapping[str, Tensor]) -> dict[str, Leaf]:
 
 def _read_each(ordered: list[Tensor], dtype: np.dtype) -> Iterator[np.ndarray]:
     for tensor in ordered:
-        yield tensor.read().astype(dtype, copy=False)[None]
+        yield cast(tensor.read(), dtype)[None]
 
 
 def unstack(leaves: Mapping[str, Leaf]) -> Iterator[tuple[str, np.ndarray]]:
@@ -146,7 +147,7 @@ def read(leaf: Leaf) -> np.ndarray:
 
 def read_all(leaves: Mapping[str, Leaf], dtype: np.dtype | type) -> dict[str, Any]:
     """Returns the tree of all leaves in memory, in one dtype."""
-    arrays = {n: read(leaf).astype(dtype, copy=False) for n, leaf in leaves.items()}
+    arrays = {n: cast(read(leaf), dtype) for n, leaf in leaves.items()}
     return trees.unflatten(arrays)
 
 
@@ -157,6 +158,64 @@ def of_tree(tree: Params) -> dict[str, Leaf]:
         array = np.asarray(leaf)
         leaves[name] = whole(Tensor(array.shape, array.dtype, lambda a=array: a))
     return leaves
+
+
+def cast(array: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
+    """Returns an array in a dtype; what is too large for it becomes infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(array).astype(dtype, copy=False)
+
+
+def check_finite(arrays: Mapping[str, np.ndarray], *, of: str) -> None:
+    """Raises CheckpointError that names all tensors with NaN or infinity.
+
+    Args:
+      arrays: By name, in the dtype in which they will be used.
+      of: What they are of, for the message.
+    """
+    wrong = []
+    for name, array in arrays.items():
+        count = array.size - int(np.count_nonzero(np.isfinite(array)))
+        if count:
+            wrong.append(f"{count:,} of {array.size:,} in {name}")
+    if wrong:
+        more = f" and {len(wrong) - _SHOWN} more tensors" if len(wrong) > _SHOWN else ""
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"numbers of {of} that are NaN or infinite, or too large for"
+                f" {', '.join(sorted({a.dtype.name for a in arrays.values()}))}:"
+                f" {', '.join(wrong[:_SHOWN])}{more}",
+                expected="finite numbers, as in every model that works",
+                do="Copy the weights again; if they were trained so, take an earlier"
+                " checkpoint",
+            )
+        )
+
+
+def check_floats(found: Mapping[str, Any], *also: str) -> set[str]:
+    """Returns the names of the dtypes of tensors, if all hold numbers of a model.
+
+    Args:
+      found: What has a `dtype`, by name.
+      *also: Names of dtypes that are allowed beside the usual ones.
+
+    Raises:
+      CheckpointError: Some tensor holds no such numbers.
+    """
+    allowed = (*_FLOATS, *also)
+    names = [n for n, tensor in found.items() if tensor.dtype.name not in allowed]
+    dtypes = {tensor.dtype.name for tensor in found.values()}
+    if names:
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"{', '.join(names[:_SHOWN])}{more} of dtypes"
+                f" {', '.join(sorted(dtypes))}",
+                expected=f"weights in {', '.join(allowed)}",
+                do="Use a checkpoint that is not quantised",
+            )
+        )
+    return dtypes
 
 
 def storage_dtype(leaves: Mapping[str, Leaf], wanted: str) -> np.dtype:
@@ -170,16 +229,7 @@ def storage_dtype(leaves: Mapping[str, Leaf], wanted: str) -> np.dtype:
     Raises:
       CheckpointError: Some leaf holds no such numbers.
     """
-    found = {leaf.dtype.name for leaf in leaves.values()}
-    if not found <= set(_FLOATS):
-        names = [n for n, leaf in leaves.items() if leaf.dtype.name not in _FLOATS]
-        raise errors.CheckpointError(
-            errors.explain(
-                found=f"{', '.join(names)} of dtypes {', '.join(sorted(found))}",
-                expected=f"weights in {', '.join(_FLOATS)}",
-                do="Use a checkpoint that is not quantised",
-            )
-        )
+    found = check_floats(leaves)
     if wanted == "source":
         wanted = "bfloat16" if found == {"bfloat16"} else "float32"
     return np.dtype(wanted)

@@ -22,13 +22,20 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
       MissingExtraError: torch is not installed.
     """
     content = _load_all(path)
-    others = [name for name, value in content.items() if not hasattr(value, "numpy")]
-    if others:
+    wrong = [
+        f"{name} is {problem}"
+        for name, value in content.items()
+        if (problem := _problem(value))
+    ]
+    wrong += [f"{name!r:.60} is no name" for name in content if type(name) is not str]
+    if wrong:
+        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise errors.CheckpointError(
             errors.explain(
-                found=f"{path} holds other things than tensors: {', '.join(others)}",
-                expected="a state dictionary",
-                do="Name the file of the model's weights",
+                found=f"{path} holds other things than plain tensors of numbers:"
+                f" {'; '.join(wrong[:5])}{more}",
+                expected="a state dictionary, not quantised",
+                do="Name the file of the model's weights, or save them as float32",
             )
         )
     load = functools.partial(_load_all, path)
@@ -37,7 +44,7 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
     return {
         name: Tensor(
             tuple(value.shape),
-            _as_numpy(value[..., :0] if value.ndim else value).dtype,
+            _dtype(value),
             functools.partial(_read, load, name),
         )
         for name, value in content.items()
@@ -52,9 +59,41 @@ def read_tensor(path: pathlib.Path) -> np.ndarray:
       MissingExtraError: torch is not installed.
     """
     content = _load(path)
-    if not hasattr(content, "numpy"):
-        raise _unreadable(path, f"a {type(content).__name__}, not a tensor")
+    if problem := _problem(content):
+        raise _unreadable(path, f"{problem}, not a tensor of plain numbers")
     return np.array(_as_numpy(content))
+
+
+def _problem(value: Any) -> str:
+    """Returns what a value is instead of a tensor that numpy can hold, or "".
+
+    A tensor may claim a shape of which its file holds a few numbers only.
+    """
+    torch = import_torch()
+    if not isinstance(value, torch.Tensor):
+        return f"a {type(value).__name__}"
+    if value.is_nested or value.layout != torch.strided:
+        return f"a {'nested' if value.is_nested else value.layout} tensor"
+    if value.is_meta:
+        return "a tensor without numbers (meta)"
+    if value.dtype not in _dtypes():
+        return f"a tensor of {value.dtype}"
+    size = value.numel() * value.element_size()
+    if size > value.untyped_storage().nbytes():
+        return f"a tensor of {size:,} bytes of which the file holds fewer"
+    return ""
+
+
+@functools.cache
+def _dtypes() -> dict[Any, np.dtype]:
+    torch = import_torch()
+    names = ("float64", "float32", "float16", "int64", "int32", "int16", "int8")
+    found = {getattr(torch, name): np.dtype(name) for name in (*names, "uint8")}
+    return found | {torch.bfloat16: np.dtype(ml_dtypes.bfloat16)}
+
+
+def _dtype(value: Any) -> np.dtype:
+    return _dtypes()[value.dtype]
 
 
 def _read(load: Any, name: str) -> np.ndarray:
@@ -80,14 +119,20 @@ def _load_all(path: pathlib.Path) -> dict[str, Any]:
 def _load(path: pathlib.Path) -> Any:
     torch = import_torch()
     try:
-        return torch.load(
-            path,
-            map_location="cpu",
-            weights_only=True,
-            mmap=zipfile.is_zipfile(path),
-        )
+        is_archive = zipfile.is_zipfile(path)
+        if is_archive:
+            _check_stored(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except Exception as error:  # noqa: BLE001 - torch raises many kinds
         raise _unreadable(path, error) from error
+
+
+def _check_stored(path: pathlib.Path) -> None:
+    """Raises ValueError for a packed member, of which torch writes none."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"its member {member.filename!r:.80} is compressed")
 
 
 def _unreadable(path: pathlib.Path, why: object) -> errors.CheckpointError:

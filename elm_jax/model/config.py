@@ -51,8 +51,8 @@ class T5Config:
     num_heads: fields.Count
     head_dim: fields.Count
     mlp_dim: fields.Count
-    num_encoder_layers: fields.Count
-    num_decoder_layers: fields.Count
+    num_encoder_layers: fields.Layers
+    num_decoder_layers: fields.Layers
     mlp_activations: tuple[str, ...] = ("gelu", "linear")
     dropout_rate: fields.ShareBelowOne = 0.0
     logits_via_embedding: bool = False

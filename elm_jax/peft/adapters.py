@@ -26,7 +26,7 @@ def spec_type(kind: object) -> type[AdapterSpec]:
     Raises:
       ConfigError: There is no such kind.
     """
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise errors.ConfigError(
             errors.explain(
                 found=f"adapter kind {kind!r}",

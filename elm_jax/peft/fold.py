@@ -30,6 +30,11 @@ def fold(params: Params, spec: adapters.AdapterSpec) -> Params:
                 do="Use the expert as it is, with its base",
             )
         )
+    with np.errstate(over="ignore", invalid="ignore"):  # looked at when it is saved
+        return _fold(params, spec)
+
+
+def _fold(params: Params, spec: adapters.AdapterSpec) -> Params:
     added, base = (trees.flatten(t) for t in trees.split(params, experts.ADAPTERS))
     for name, leaf in added.items():
         path, _, part = name.partition("_adapter/")

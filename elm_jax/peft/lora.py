@@ -67,7 +67,7 @@ class Lora:
 
     kind: str = "lora"
     rank: fields.Count = 8
-    alpha: fields.Positive = 16.0
+    alpha: fields.Scale = 16.0
     rank_stabilized: bool = False
     dropout: fields.ShareBelowOne = 0.0
     targets: str = "/(query|value)$"

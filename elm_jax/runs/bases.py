@@ -136,11 +136,16 @@ def _from_json(cls: Callable[..., _T], fields: Mapping[str, Any], name: str) -> 
     except (TypeError, errors.ConfigError) as error:
         raise errors.CheckpointError(
             errors.explain(
-                found=f"manifest of {name!r}: {error}",
+                found=f"manifest of {name!r}: {_first(error)}",
                 expected="the fields that the expert was saved with",
                 do="Save the expert again, or read it with the elm_jax that wrote it",
             )
         ) from error
+
+
+def _first(error: Exception) -> str:
+    """Returns what an error has found, without what it advises for gin files."""
+    return f"{error}".partition("\n")[0].removeprefix("Found: ")
 
 
 def build_model(shape: config.T5Config, adapter: adapters.AdapterSpec | None) -> t5.T5:

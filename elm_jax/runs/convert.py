@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from typing import Any, Literal
 
-from elm_jax import paths
+from elm_jax import errors, paths
 from elm_jax.checkpoints import (
     huggingface_files,
     huggingface_import,
@@ -108,7 +108,17 @@ class ImportHuggingFace(ImportBase):
     def _open(self, folder: pathlib.Path) -> Source:
         opened = huggingface_files.open_folder(folder)
         fields = huggingface_import.model_fields(opened, self.ignored_fields)
-        model = config.T5Config(**fields, dtype=self.dtype, remat=self.remat)
+        try:
+            model = config.T5Config(**fields, dtype=self.dtype, remat=self.remat)
+        except errors.ConfigError as error:
+            raise errors.CheckpointError(
+                errors.explain(
+                    found=f"{folder / huggingface_files.CONFIG} of a T5 that cannot be:"
+                    f" {str(error).partition(chr(10))[0].removeprefix('Found: ')}",
+                    expected="the configuration that the weights were trained with",
+                    do="Download the folder again",
+                )
+            ) from error
         shapes = t5.param_shapes(t5.T5(model))
         path = folder / huggingface_files.VOCABULARY
         return Source(

@@ -17,7 +17,7 @@ from elm_jax.evaluation import naming
 from elm_jax.model import t5
 from elm_jax.peft import adapters, bottleneck, fold
 from elm_jax.peft import experts as expert_kinds
-from elm_jax.runs import bases, library
+from elm_jax.runs import bases, expert_checks, library
 from elm_jax.runs.run import Plan, Run
 from elm_jax.types import Params
 
@@ -393,7 +393,8 @@ class FoldExpert(Run):
         """Returns the expert's manifest and adapters, and the result's recipe."""
         info = manifest.read_manifest(self.path(self.expert_path))
         folder = self.path(self.initial_checkpoint_path)
-        bases.check_fits(info, folder.name, bases.read_fingerprint(folder))
+        base = bases.read_manifest(folder)
+        bases.check_fits(info, base.name, bases.read_fingerprint(folder))
         spec = bases.adapter_spec(info)
         if spec is None:
             raise errors.ConfigError(
@@ -403,6 +404,8 @@ class FoldExpert(Run):
                     do="Export it as it is with gin/t5/export_hf.gin",
                 )
             )
+        expert_checks.check_same_function(info, base)
+        expert_checks.check_tensors(self.path(self.expert_path), base)
         recipe = {"folded": info.adapter, "folded_from": info.fingerprint}
         return info, spec, recipe
 

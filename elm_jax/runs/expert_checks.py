@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from elm_jax import errors, trees
-from elm_jax.checkpoints import experts, manifest, streaming
+from elm_jax.checkpoints import experts, manifest, streaming, tensors
 from elm_jax.data import vocabulary as data_vocabulary
 from elm_jax.model import t5
 from elm_jax.runs import bases, vocabularies
@@ -45,14 +45,31 @@ def check(
             bases.check_fits(info, base.name, fingerprint)
             check_same_function(info, base)
             vocabularies.check(info, vocabulary)
-            model = bases.build_model(
-                bases.model_config(base), bases.adapter_spec(info)
-            )
-            shapes = t5.param_shapes(model)
-            expected, _ = trees.split(shapes, info.trainable_pattern)
-            experts.check_same_tensors(
-                trees.unflatten(leaves), expected, of=f"expert {info.name!r}"
-            )
+            _check_tensors(leaves, info, base)
+
+
+def check_tensors(folder: pathlib.Path, base: manifest.Manifest) -> None:
+    """Raises CheckpointError unless an expert's tensors are those its manifest tells.
+
+    Such as matrices of the rank that its adapters have there; no parameter is read.
+
+    Args:
+      folder: Of the expert.
+      base: The manifest of its base.
+    """
+    leaves, info = streaming.open_expert(folder)
+    with errors.during(f"looking at {folder}"):
+        _check_tensors(leaves, info, base)
+
+
+def _check_tensors(
+    leaves: Mapping[str, tensors.Leaf], info: manifest.Manifest, base: manifest.Manifest
+) -> None:
+    model = bases.build_model(bases.model_config(base), bases.adapter_spec(info))
+    expected, _ = trees.split(t5.param_shapes(model), info.trainable_pattern)
+    experts.check_same_tensors(
+        trees.unflatten(leaves), expected, of=f"expert {info.name!r}"
+    )
 
 
 def check_alike(

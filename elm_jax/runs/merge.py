@@ -158,9 +158,10 @@ class Merge(Run):
         base_dir = self.path(self.initial_checkpoint_path)
         base = bases.read_manifest(base_dir)
         fingerprint = bases.read_fingerprint(base_dir)
-        for info in infos:
+        for folder, info in zip(folders, infos, strict=True):
             bases.check_fits(info, base.name, fingerprint)
             expert_checks.check_same_function(info, base)
+            expert_checks.check_tensors(folder, base)
         expert_checks.check_alike(infos, base)
         return infos
 
