@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 GROUND = {
     f"elm_jax.{name}"
     for name in (
-        *("types", "errors", "trees", "paths", "fields", "json_files"),
+        *("types", "errors", "trees", "paths", "fields", "json_files", "printing"),
         *("files", "folders", "locks", "temporaries"),
         *("limited", "limited_worker"),
     )

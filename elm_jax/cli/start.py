@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
+from elm_jax import printing
 from elm_jax.training import signals
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def main(description: str | None, runs: "Callable[[], tuple[type[Run], ...]]") -
     for stream in (sys.stdout, sys.stderr):
         # What a terminal's encoding lacks is shown as `\u2713`, and no error.
         stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+    printing.escape_all()
     try:
         with signals.exit_on_signal():
             from elm_jax.cli import gin_flags

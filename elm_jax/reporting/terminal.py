@@ -1,14 +1,31 @@
-"""Text on the terminal, shown as it is: a name such as `run[v2]` is no markup."""
+"""Text on the terminal, shown as it is: a name such as `run[v2]` is no markup.
 
-from collections.abc import Iterable, Sequence
+Nor is it a command to the terminal: control characters are shown as U+FFFD.
+"""
 
-from rich.console import Console, RenderableType
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
+
+from elm_jax import printing
 
 _LOG_WIDTH = 120
 
 
 class _Console(Console):
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Yields what is to be printed, without commands to the terminal in texts."""
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(printing.replaced(segment.text), segment.style)
+
     def on_broken_pipe(self) -> None:
         """Passes the BrokenPipeError on, which rich would end the program for."""
         raise  # noqa: PLE0704 - called where it is caught
@@ -19,7 +36,8 @@ def console(*, stderr: bool = False) -> Console:
 
     A log file has no width of its own; it gets 120 characters.
     """
-    made = _Console(stderr=stderr, markup=False, emoji=False)
+    stream = printing.unescaped(sys.stderr if stderr else sys.stdout)
+    made = _Console(file=stream, stderr=stderr, markup=False, emoji=False)
     if not made.is_terminal:
         made.width = _LOG_WIDTH
     return made
