@@ -24,6 +24,15 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 _PLACEHOLDER = re.compile(r"\{[A-Z_]+\}")
 _PLACEHOLDERS = ("{MODEL_DIR}", "{PACKAGE}")
 _LINE_BREAKS = ("Cc", "Zl", "Zp")  # control characters, line and paragraph separators
+# SeqIO's characters and the hyphen, of ASCII: no two names look alike, or are one to a
+# file system. None begins with a dot (hidden, `..`), or reads as a flag.
+_NAME = re.compile(r"\w[\w.:#\-]*", re.ASCII)
+NAME_BYTES = 200
+"""The longest name. File systems take 255 bytes; temporary files' names need some."""
+NAME_RULE = (
+    f"a name: 1 to {NAME_BYTES} of the letters a to z and A to Z, digits,"
+    " `_`, `.`, `-`, `:` and `#`, the first a letter, a digit or `_`"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Kind:
     Attributes:
       text: In words.
       may_be_empty: Whether "" stands for none.
-      is_name: Whether it is the name of one folder, not a path.
+      is_name: Whether it is a name as `is_name` has it, not a path.
     """
 
     text: str
@@ -48,12 +57,12 @@ class Kind:
         """Returns what should stand in place of a text that cannot be; else ""."""
         if not text and self.may_be_empty:
             return ""
+        if self.is_name:
+            return "" if is_name(text) else NAME_RULE
         if not text.strip():
             return f"{self.text} that is not empty"
         if any(unicodedata.category(letter) in _LINE_BREAKS for letter in text):
             return f"{self.text} without line breaks and control characters"
-        if self.is_name and ("/" in text or text in (".", "..")):
-            return f"{self.text} without `/`, not `.` or `..`"
         if not {*_PLACEHOLDER.findall(text)} <= {*_PLACEHOLDERS}:
             return f"{self.text} with no placeholder but {', '.join(_PLACEHOLDERS)}"
         return ""
@@ -70,6 +79,37 @@ Pattern = Annotated[str, Kind("a path, or a shell pattern of paths")]
 Patterns = Pattern | tuple[Pattern, ...]
 Name = Annotated[str, Kind("a name", is_name=True)]
 OptionalName = Annotated[str, Kind("a name", may_be_empty=True, is_name=True)]
+
+
+def is_name(text: object) -> bool:
+    """Returns whether something is a name: of an expert, base, task or dataset.
+
+    Names become folders and objects of buckets, and are printed: they are `NAME_RULE`
+    wherever they are read, and so never paths.
+
+    >>> is_name("dream_answer-2"), is_name("../x"), is_name("[bold]x"), is_name("")
+    (True, False, False, False)
+    """
+    if not isinstance(text, str) or len(text) > NAME_BYTES:
+        return False
+    return _NAME.fullmatch(text) is not None
+
+
+def check_name(text: str, *, of: str, do: str = "Rename it") -> str:
+    """Returns a name.
+
+    Args:
+      text: What should be one.
+      of: What it names, for the message.
+      do: What to do if it is none.
+
+    Raises:
+      ConfigError: It is none.
+    """
+    if is_name(text):
+        return text
+    found = f"{text!r:.100} as the name of {of}"
+    raise errors.ConfigError(errors.explain(found=found, expected=NAME_RULE, do=do))
 
 
 def absolute(text: str | pathlib.Path) -> pathlib.Path:

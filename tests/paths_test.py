@@ -57,3 +57,23 @@ def test_a_text_that_names_nothing_is_no_path(text):
 def test_a_path_of_a_path_is_itself():
     path = pathlib.Path("/a/[x] {MODEL_DIR}")
     assert paths.absolute(path) == path
+
+
+def test_a_name_has_room_for_what_temporary_files_add(tmp_path):
+    longest = "x" * paths.NAME_BYTES
+    assert paths.is_name(longest)
+    assert not paths.is_name(f"{longest}x")
+    (tmp_path / f".{longest}.{'y' * 40}.partial").mkdir()
+
+
+@pytest.mark.parametrize(
+    "name", ["glue_mnli_v002", "mc4.en", "wmt:de_en", "x#2", "7-b"]
+)
+def test_seqio_and_t0_names_are_names(name):
+    assert paths.check_name(name, of="a task") == name
+
+
+@pytest.mark.parametrize("value", [None, 3, "", "..", "a\n", "ａ", "x/y"])
+def test_what_is_no_name_is_refused_with_the_rule(value):
+    with pytest.raises(errors.ConfigError, match="1 to 200"):
+        paths.check_name(value, of="an expert")

@@ -5,11 +5,14 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import re
+import stat
+from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
-from elm_jax import errors, fields, files, json_files
+from elm_jax import errors, fields, files, json_files, paths
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
@@ -106,10 +109,19 @@ def write_manifest(folder: pathlib.Path, manifest: Manifest) -> None:
     """Writes `manifest.json` into a folder, whole or not at all.
 
     Raises:
-      CheckpointError: A value is no JSON, such as a metric that is not finite.
+      CheckpointError: A value is no JSON, such as a metric that is not finite, or what
+        should be a name is none.
       ConfigError: The file cannot be written.
     """
     content = dataclasses.asdict(manifest)
+    if odd := _odd_names(content):
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"manifest of {manifest.name!r:.100}: {'; '.join(odd)}",
+                expected=f"in its place {paths.NAME_RULE}",
+                do="Choose another name",
+            )
+        )
     try:
         text = json.dumps(content, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -126,16 +138,41 @@ def write_manifest(folder: pathlib.Path, manifest: Manifest) -> None:
 def read_manifest(folder: pathlib.Path) -> Manifest:
     """Returns the manifest of an expert's folder.
 
+    Every use of a folder begins here: what is in it must be in it.
+
     Raises:
       CheckpointError: It is missing, no JSON, of another version, or its fields
-        are not those of a manifest; all that is wrong is named at once.
+        are not those of a manifest, all that is wrong being named at once; or there
+        is a link in the folder.
     """
     path = folder / FILE_NAME
+    check_holds_its_files(folder)
     try:
         text = json_files.read_bytes(path)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     return parse(text, path)
+
+
+def check_holds_its_files(folder: pathlib.Path) -> None:
+    """Raises CheckpointError if something in a folder is neither file nor folder.
+
+    A link would be followed to where its writer wants, a pipe waited for. The folder
+    itself may be a link, as may those around it.
+    """
+    for where, names, file_names in os.walk(folder):
+        for name in [*names, *file_names]:
+            mode = os.lstat(os.path.join(where, name)).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                found = "a link" if stat.S_ISLNK(mode) else "no file"
+                raise errors.CheckpointError(
+                    errors.explain(
+                        found=f"{os.path.join(where, name)!r}, which is {found}",
+                        expected=f"an expert or base whose files all lie in {folder}",
+                        do="Put the file itself there (`cp -rL` copies so), or remove"
+                        " it; the expert's folder itself may be a link",
+                    )
+                )
 
 
 def parse(text: bytes, path: object) -> Manifest:
@@ -159,6 +196,14 @@ def parse(text: bytes, path: object) -> Manifest:
                 found=f"{path}: {'; '.join(problems)}",
                 expected=f"the fields of a manifest of version {FORMAT_VERSION}",
                 do="Save the expert again, or read it with the elm_jax that wrote it",
+            )
+        )
+    if odd := _odd_names(content):
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"{path}: {'; '.join(odd)}",
+                expected=f"in its place {paths.NAME_RULE}",
+                do="If you trust the expert, give it such a name in the file",
             )
         )
     return Manifest(**(content | {"tasks": tuple(content["tasks"])}))
@@ -225,3 +270,10 @@ class _Data(TypedDict):
     """What others read of `Manifest.data`, where it is."""
 
     merge: NotRequired[dict[str, Any]]
+
+
+def _odd_names(content: Mapping[str, Any]) -> list[str]:
+    """Returns what should be a name in a manifest's content, and is none."""
+    own = [(name, content[name]) for name in ("name", "base_name")]
+    named = [*own, *(("a task", task) for task in content["tasks"])]
+    return [f"{of} is {text!r:.100}" for of, text in named if not paths.is_name(text)]

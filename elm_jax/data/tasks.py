@@ -5,7 +5,6 @@ TensorFlow: a task becomes a real `seqio.Task` in `seqio_tasks`, when it is need
 """
 
 import dataclasses
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -210,16 +209,14 @@ class Registry:
         """Registers tasks and mixtures.
 
         Raises:
-          ConfigError: Another item has the name, or the name cannot be a folder's.
+          ConfigError: Another item has the name, or it is no name (`paths.is_name`).
         """
         for item in items:
-            if not re.fullmatch(r"\w[\w.\-]*", item.name):
-                raise errors.ConfigError(
-                    errors.explain(
-                        found=f"the name {item.name!r}",
-                        expected="letters, digits, underscore, dot and hyphen",
-                        do="Make names with `templates.task_name`",
-                    )
+            for name in (item.name, getattr(item, "dataset", item.name)):
+                paths.check_name(
+                    name,
+                    of="a task, mixture or dataset",
+                    do="Register it under such a name",
                 )
             if self._items.setdefault(item.name, item) != item:
                 raise errors.ConfigError(
@@ -242,6 +239,7 @@ class Registry:
             return self._items[name]
         seqio = sys.modules.get("seqio")
         if seqio is not None and name in seqio.TaskRegistry.names():
+            paths.check_name(name, of="a task of SeqIO", do="Register it under one")
             return SeqioTask(name)
         if seqio is not None and name in seqio.MixtureRegistry.names():
             members = seqio.MixtureRegistry.get(name).tasks

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from elm_jax import errors, files, json_files
+from elm_jax import errors, files, json_files, paths
 from elm_jax.checkpoints import manifest
 from elm_jax.library import lock
 
@@ -228,6 +228,12 @@ def _find_problem(fields: Any) -> str:
     """Returns what is wrong with the JSON value of an entry, or an empty text."""
     if problems := json_files.misfits(fields, Entry, added_later=_ADDED_LATER):
         return "; ".join(problems)
+    names = [fields["name"], fields["base_name"], *fields["tasks"]]
+    for name in names:
+        if not paths.is_name(name):
+            return f"{name!r:.100} is not {paths.NAME_RULE}"
+    if problem := paths.Kind("a path").wrong(fields["path"]):
+        return f"path is {fields['path']!r:.100}, not {problem}"
     if fields["kind"] not in KINDS:
         return f"kind is {fields['kind']!r}"
     if fields["status"] not in STATUSES:

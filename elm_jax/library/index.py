@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from elm_jax import errors, files, json_files
+from elm_jax import errors, files, json_files, paths
 from elm_jax.library import lock, sampling, text_formats
 from elm_jax.types import Embedder
 
@@ -256,6 +256,9 @@ def _read_expert(fields: dict[str, Any]) -> Expert:
         RowsUsed(source["task"], source["split"], tuple(source["rows"]))
         for source in fields["sources"]
     )
+    for name in (fields["name"], *(source.task for source in sources)):
+        if not paths.is_name(name):
+            raise ValueError(f"{name!r:.100} is not {paths.NAME_RULE}")
     return Expert(**{**fields, "sources": sources})
 
 

@@ -49,7 +49,7 @@ class ImportExperts(Run):
     initial_checkpoint_path: paths.Path
     experts_dir: paths.Path = "{MODEL_DIR}/imported"
     expert_name: paths.OptionalName = ""
-    tasks: tuple[str, ...] = ()
+    tasks: tuple[paths.Name, ...] = ()
 
     def check(self) -> None:
         """Raises ConfigError if the expert would be called as a strategy is."""
@@ -68,7 +68,8 @@ class ImportExperts(Run):
 
         Raises:
           CheckpointError: A path or pattern names no folder.
-          ConfigError: Two folders have one name.
+          ConfigError: Two folders have one name, or one has none that an expert may
+            have.
         """
         named = self.source_paths
         found: dict[str, pathlib.Path] = {}
@@ -83,7 +84,11 @@ class ImportExperts(Run):
                     )
                 )
             for folder in folders:
-                name = self.expert_name or self.name_of(folder)
+                name = paths.check_name(
+                    self.expert_name or self.name_of(folder),
+                    of=f"the expert in {folder}",
+                    do="Import it with expert_name",
+                )
                 if found.setdefault(name, folder) != folder:
                     raise errors.ConfigError(
                         errors.explain(

@@ -246,7 +246,7 @@ class RetireExperts(LibraryRun):
       experts: Their names.
     """
 
-    experts: tuple[str, ...]
+    experts: tuple[paths.Name, ...]
 
     def plan(self) -> Plan:
         """Returns who would be retired."""

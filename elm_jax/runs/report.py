@@ -61,8 +61,8 @@ class Report(Run):
     unseen_tasks: str | tuple[str, ...]
     seen_tasks: str | tuple[str, ...] = ()
     composed_tasks: str | tuple[str, ...] = ()
-    merged_expert: str = ""
-    merged_parts: tuple[str, ...] = ()
+    merged_expert: paths.OptionalName = ""
+    merged_parts: tuple[paths.Name, ...] = ()
     metric: str = "accuracy"
     split: str = "test"
     selection_split: str = "validation"

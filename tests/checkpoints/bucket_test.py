@@ -105,8 +105,7 @@ def test_no_file_of_a_bucket_leaves_the_expert_folder(path, tmp_path):
 
 
 def test_a_manifest_with_an_odd_name_is_neither_published_nor_fetched(tmp_path):
-    facts = sample.make_manifest(name="../evil")
-    experts.save_expert(tmp_path / "x", sample.make_expert(), facts)
+    sample.rename(save(tmp_path / "x"), "../evil")
     place = bucket.Bucket(f"{tmp_path / 'bucket'}")
     with pytest.raises(errors.CheckpointError, match="evil"):
         place.publish("x", tmp_path / "x")

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -66,3 +67,53 @@ def test_what_is_no_json_is_refused_and_leaves_no_file(tmp_path, value):
 
 def test_versions_name_what_shapes_a_training():
     assert {"jax", "optax", "elm_jax"} <= manifest.installed_versions().keys()
+
+
+# What is a path, hidden, a flag, markup, more than one line, too long or no text.
+NO_NAMES = (
+    *("", ".", "..", "../../ESCAPED", "a/b", "/etc", "a\\b", ".x", "-rf"),
+    *("[/]x", "[bold]x[/bold]", "a\nb", "a\n", "\x1b[31m", "a b", "é", "x" * 201),
+)
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+@pytest.mark.parametrize("field", ["name", "base_name", "tasks"])
+def test_a_name_that_is_none_is_neither_read_nor_written(tmp_path, field, name):
+    odd = (name,) if field == "tasks" else name
+    write(tmp_path, **{field: odd})
+    with pytest.raises(errors.CheckpointError, match=r"manifest\.json: .* is "):
+        manifest.read_manifest(tmp_path)
+    (tmp_path / manifest.FILE_NAME).unlink()
+    with pytest.raises(errors.CheckpointError, match="1 to 200"):
+        manifest.write_manifest(tmp_path, sample.make_manifest(**{field: odd}))
+    assert not list(tmp_path.iterdir())
+
+
+def make_link(path):
+    path.symlink_to("/etc/hostname")
+
+
+def make_folder_link(path):
+    path.symlink_to("/etc")
+
+
+@pytest.mark.parametrize("make", [make_link, make_folder_link, os.mkfifo])
+@pytest.mark.parametrize("name", [manifest.FILE_NAME, "vocabulary.model", "params/d/x"])
+def test_nothing_is_followed_out_of_a_folder_nor_waited_for(tmp_path, make, name):
+    write(tmp_path)
+    (tmp_path / "params" / "d").mkdir(parents=True)
+    (tmp_path / name).unlink(missing_ok=True)
+    make(tmp_path / name)
+    with pytest.raises(
+        errors.CheckpointError, match=f"{name}', which is (a link|no f)"
+    ):
+        manifest.read_manifest(tmp_path)
+
+
+def test_the_folder_itself_may_be_a_link(tmp_path):
+    (tmp_path / "big disk" / "x").mkdir(parents=True)
+    write(tmp_path / "big disk" / "x")
+    (tmp_path / "experts").symlink_to(tmp_path / "big disk")
+    (tmp_path / "y").symlink_to(tmp_path / "experts" / "x")
+    for folder in ("experts/x", "y"):
+        assert manifest.read_manifest(tmp_path / folder) == sample.make_manifest()

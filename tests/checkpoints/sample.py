@@ -1,6 +1,7 @@
 """A small base, an expert of it and their manifests."""
 
 import contextlib
+import json
 import pathlib
 import resource
 import subprocess
@@ -48,6 +49,12 @@ def make_manifest(**changes):
         "operative_config": "MODEL_DIR = '/x'\n",
     }
     return manifest.Manifest(**(facts | changes))
+
+
+def rename(folder, name):
+    """Puts another name into an expert's manifest, whatever it is."""
+    path = folder / manifest.FILE_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"name": name}))
 
 
 @contextlib.contextmanager

@@ -210,6 +210,11 @@ ENTRY = catalogue.Entry("a", "p", "prompt", "b", "f", ("t",), 1)
         json.dumps(dataclasses.asdict(ENTRY) | {"name": 3}),
         json.dumps(dataclasses.asdict(ENTRY) | {"status": "asleep"}),
         json.dumps(dataclasses.asdict(ENTRY) | {"kind": "base"}),
+        json.dumps(dataclasses.asdict(ENTRY) | {"name": "../x"}),
+        json.dumps(dataclasses.asdict(ENTRY) | {"name": "[/]x"}),
+        json.dumps(dataclasses.asdict(ENTRY) | {"base_name": ""}),
+        json.dumps(dataclasses.asdict(ENTRY) | {"tasks": ["a\n"]}),
+        json.dumps(dataclasses.asdict(ENTRY) | {"path": "a\x1b[2J"}),
     ],
 )
 def test_a_corrupt_line_is_named_by_its_number(library, make_expert, path, bad):

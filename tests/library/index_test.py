@@ -194,6 +194,12 @@ def damage_version(folder):
     (folder / "index.json").write_text(json.dumps(record | {"format_version": 9}))
 
 
+def lead_elsewhere(folder):
+    record = json.loads((folder / "index.json").read_text())
+    record["experts"][0]["name"] = "../x"
+    (folder / "index.json").write_text(json.dumps(record))
+
+
 def damage_keys(folder):
     np.save(folder / "keys.npy", np.zeros((2, 64), np.float32))
 
@@ -224,6 +230,7 @@ def remove_owners(folder):
     [
         damage_record,
         damage_version,
+        lead_elsewhere,
         damage_keys,
         damage_owners,
         cut_keys,

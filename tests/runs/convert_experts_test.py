@@ -1,6 +1,7 @@
 """Experts of other programs come in, are used as our own, and go out."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from elm_jax.checkpoints import experts, manifest, peft_folders
 from elm_jax.model import t5
 from elm_jax.peft import bottleneck
 from elm_jax.runs import bases, candidates, convert_experts, export, merge
-from tests.checkpoints import peft_sample
+from tests.checkpoints import peft_sample, sample
 
 SHAPES = t5.param_shapes(t5.T5(peft_sample.CONFIG))
 TOKENS = (peft_sample.INPUTS, peft_sample.TARGETS)
@@ -98,6 +99,42 @@ def test_an_export_comes_back_bit_for_bit(folder):
         again = peft_folders.load_peft(folder / "peft" / case, SHAPES)
         params, _ = experts.load_expert(folder / "imported" / case)
         assert trees.fingerprint(again.params) == trees.fingerprint(params)
+
+
+@pytest.mark.parametrize("name", ["../../ESCAPED", "", ".", "a/b", "/tmp/x"])
+def test_a_name_that_leads_elsewhere_writes_nothing(folder, tmp_path, name):
+    outer = tmp_path / "outer"
+    shutil.copytree(folder / "base", outer / "work/base")
+    shutil.copytree(folder / "imported/lora", outer / "work/imported/lora")
+    sample.rename(outer / "work/imported/lora", name)
+    before = sorted(tmp_path.rglob("*"))
+    here = {"model_dir": str(outer / "work")}
+    expert = {"expert_path": "{MODEL_DIR}/imported/lora"}
+    base = {"initial_checkpoint_path": "{MODEL_DIR}/base"}
+    for run in (
+        convert_experts.ExportPeft(experts="{MODEL_DIR}/imported/*", **here),
+        convert_experts.FoldExpert(**expert, **base, **here),
+        export.ExportHuggingFace(**expert, **here),
+        export.ExportT5X(**expert, **here),
+    ):
+        for act in (run.plan, run.run):
+            with pytest.raises(errors.CheckpointError, match="1 to 200"):
+                act()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_whose_name_gives_none_needs_an_expert_name(folder, tmp_path):
+    shutil.copytree(peft_sample.FOLDER / "lora", tmp_path / "東京")
+    run = convert_experts.ImportPeft(
+        model_dir=str(folder),
+        source_paths=str(tmp_path / "東京"),
+        initial_checkpoint_path="{MODEL_DIR}/base",
+        experts_dir=str(tmp_path / "imported"),
+    )
+    with pytest.raises(errors.ConfigError, match="expert_name"):
+        run.plan()
+    dataclasses.replace(run, expert_name="tokyo").run()
+    assert manifest.read_manifest(tmp_path / "imported/tokyo").name == "tokyo"
 
 
 def test_what_is_no_lora_is_not_exported(folder):
