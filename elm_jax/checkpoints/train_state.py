@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from elm_jax import errors, paths, trees
+from elm_jax import errors, fields, json_files, paths, trees
 from elm_jax.checkpoints import experts, one_process, orbax_logs, recipes
 from elm_jax.partitioning import processes
 
@@ -146,7 +146,10 @@ class TrainStateStore:
             return None
         with self._explained("read", do=self._repair(step)):
             args = ocp.args.Composite(sums=ocp.args.JsonRestore())
-            return dict(self._open().restore(step, args=args)[_SUMS])
+            sums = self._open().restore(step, args=args)[_SUMS]
+            if not json_files.fits(sums, dict[str, fields.Finite]):
+                raise ValueError(f"sums of metrics are {json_files.shown(sums)}")
+            return sums
 
     def restore(self, target: Any, *, allow_changed_config: bool = False) -> Any | None:
         """Returns the newest state, or None if there is none.

@@ -1,9 +1,11 @@
 """Where the metrics of one expert's training go, and what its manifest keeps."""
 
-import json
 import pathlib
+import sys
 from collections.abc import Callable
+from typing import NotRequired, TypedDict
 
+from elm_jax import fields, json_files
 from elm_jax.partitioning import processes
 from elm_jax.training import hooks, optimizers, writers
 
@@ -53,8 +55,36 @@ def make_report(
     )
 
 
-def read_last(folder: pathlib.Path) -> dict[str, float]:
-    """Returns the metrics at the end, those that the machine's speed did not shape."""
-    last = json.loads((folder / _FILE).read_text("utf-8").splitlines()[-1])
+class _Last(TypedDict):
+    step: fields.CountOrNone
+    loss: NotRequired[fields.Finite]
+    accuracy: NotRequired[fields.Finite]
+    grad_norm: NotRequired[fields.Finite]
+
+
+def read_last(folder: pathlib.Path, *, step: int) -> dict[str, float]:
+    """Returns the metrics at the end, those that the machine's speed did not shape.
+
+    They are the last line's. If somebody has damaged or removed the file since it was
+    written, or the line is of another step, there are none, and standard error is told
+    so.
+
+    Args:
+      folder: Of the expert's work files.
+      step: The last one.
+    """
+    path = folder / _FILE
+    try:
+        lines = json_files.read_bytes(path, most_bytes=sys.maxsize).splitlines()
+        last = json_files.parse(lines[-1] if lines else b"")
+        problems = json_files.misfits(last, _Last, known_only=True)
+        if not problems and last["step"] != step:
+            problems = [f"the last line is of step {last['step']} instead of {step}"]
+        if problems:
+            raise ValueError("; ".join(problems))
+    except (OSError, ValueError) as error:
+        text = f"{path} does not tell of the end, nor does the manifest then: {error}"
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+        return {}
     kept = ("loss", "accuracy", "grad_norm")
     return {name: last[name] for name in kept if name in last}

@@ -335,6 +335,8 @@ class Trainer:
     def _manifest(self, expert: Prepared, params: Params) -> manifest.Manifest:
         run, base = expert.run, self._base
         name, examples = expert.name, expert.examples
+        # A changed configuration may ask for fewer than were taken before.
+        steps = max(run.train_steps, expert.start_step)
         return manifest.Manifest(
             name=name,
             kind=run.kind,
@@ -345,8 +347,7 @@ class Trainer:
             trainable_pattern=run.pattern,
             tasks=tuple(dataset.name for dataset in examples),
             data={d.name: self._data.describe(d) for d in examples},
-            # A changed configuration may ask for fewer than were taken before.
-            steps=max(run.train_steps, expert.start_step),
+            steps=steps,
             seed=run.random_seed,
             versions=manifest.installed_versions(),
             training=training_config.settings(run)
@@ -354,6 +355,6 @@ class Trainer:
             vocabulary=vocabularies.describe(
                 self._data.vocabulary, set_by="the training"
             ),
-            metrics=dict(train_metrics.read_last(run.work_dir(name))),
+            metrics=train_metrics.read_last(run.work_dir(name), step=steps),
             operative_config=run.operative_config(),
         )

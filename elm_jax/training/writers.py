@@ -5,11 +5,11 @@ import json
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Protocol, TextIO
+from typing import Protocol, TextIO, TypedDict
 
 import tensorboardX
 
-from elm_jax import errors, files
+from elm_jax import errors, fields, files, json_files
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 _ON_CONSOLE = ("loss", "accuracy", "learning_rate")
@@ -62,7 +62,8 @@ class JsonLinesWriter:
     """One JSON object a line: `{"step": 100, "loss": 2.5, ...}`.
 
     A run that goes on from a saved state drops the lines after that state, and a
-    last line that a kill tore, so that no step is in it twice.
+    last line that a kill tore, so that no step is in it twice. Lines before it that
+    cannot be read are left out, and standard error is told so.
 
     Args:
       path: Of the file; parents are made with the first line.
@@ -82,7 +83,7 @@ class JsonLinesWriter:
         line = json.dumps({"step": step, **scalars}) + "\n"
         with _explained(self._path):
             if self._file is None:
-                files.write_text(self._path, self._read_kept_lines())
+                files.write_bytes(self._path, self._read_kept_lines())
                 self._file = self._path.open("a", encoding="utf-8")
             self._file.write(line)
             self._file.flush()
@@ -98,19 +99,34 @@ class JsonLinesWriter:
             with _explained(self._path):
                 now.close()
 
-    def _read_kept_lines(self) -> str:
-        if not self._path.exists():
-            return ""
+    def _read_kept_lines(self) -> bytes:
+        if self._start_step == 0 or not self._path.exists():
+            return b""
+        *whole, _ = self._path.read_bytes().split(b"\n")
         kept = []
-        for line in self._path.read_text("utf-8").splitlines(keepends=True):
+        for number, line in enumerate(whole, 1):
             try:
-                step = json.loads(line)["step"]
-            except (ValueError, KeyError, TypeError):
+                step = step_of(line)
+            except ValueError as error:
+                text = f"{self._path}: line {number} is left out: {error}"
+                print(text, file=sys.stderr, flush=True)  # noqa: T201
+                continue
+            if step > self._start_step:
                 break
-            if step > self._start_step or not line.endswith("\n"):
-                break
-            kept.append(line)
-        return "".join(kept)
+            kept.append(line + b"\n")
+        return b"".join(kept)
+
+
+class _Row(TypedDict):
+    step: fields.CountOrNone
+
+
+def step_of(line: bytes) -> int:
+    """Returns the step of a line of `JsonLinesWriter`; raises ValueError if damaged."""
+    row = json_files.parse(line)
+    if problems := json_files.misfits(row, _Row, known_only=True):
+        raise ValueError("; ".join(problems))
+    return row["step"]
 
 
 class TensorBoardWriter:

@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,6 +56,48 @@ def test_an_empty_store_has_no_state_and_makes_no_folder(tmp_path):
     assert store.restore(make_state()) is None
     store.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_sums_of_metrics_come_back_with_the_newest_state(tmp_path):
+    store = make_store(tmp_path)
+    assert store.read_sums() is None
+    sums = {"loss": 0.1 + 0.2, "num_steps": 3.0}
+    store.save(3, make_state(3), sums)
+    assert store.read_sums() == sums
+    store.save(4, make_state(4))
+    store.close()
+    assert make_store(tmp_path).read_sums() == {}
+
+
+def test_a_state_of_release_0_1_has_no_sums(tmp_path):
+    save_one(make_store(tmp_path), 3, make_state(3))
+    shutil.rmtree(tmp_path / "states" / "3" / "sums")
+    store = make_store(tmp_path)
+    assert store.read_sums() is None
+    assert_same_bits(store.restore(make_state()), make_state(3))
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"loss": "x"}', '{"loss": NaN}'])
+def test_sums_that_were_damaged_say_what_to_remove(tmp_path, content):
+    save_one(make_store(tmp_path), 3, make_state(3))
+    folder = tmp_path / "states" / "3"
+    path = folder / "sums" / "metadata"
+    assert path.is_file()
+    path.write_text(content)
+    with pytest.raises(errors.CheckpointError, match=f"Remove {folder}"):
+        make_store(tmp_path).read_sums()
+
+
+def test_the_last_good_state_is_named_with_those_to_remove(tmp_path):
+    store = make_store(tmp_path, keep_last=3)
+    assert store.name_last_good(9) == "none was saved"
+    for step in (2, 4, 6):
+        store.save(step, make_state(step))
+    folder = tmp_path / "states"
+    assert store.name_last_good(6) == "6"
+    assert store.name_last_good(5) == f"4; remove {folder}/6 to go on from it"
+    told = f"none was saved; remove {folder}/2, {folder}/4, {folder}/6 to begin anew"
+    assert store.name_last_good(1) == told
 
 
 def test_only_the_newest_states_are_kept(tmp_path):

@@ -17,10 +17,10 @@ from elm_jax import trees
 from elm_jax.checkpoints import train_state
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes
-from elm_jax.training import agreement, hooks, loop, optimizers, signals, state
+from elm_jax.training import agreement, hooks, loop, optimizers, signals, state, writers
 from tests.training import toy
 
-NUM_STEPS, SAVE_STEPS, NUM_ROWS = 24, 3, 8
+NUM_STEPS, SAVE_STEPS, LOG_STEPS, NUM_ROWS = 24, 3, 4, 8
 # A large epsilon, or Adam makes large steps of rounding errors.
 OPTIMIZER = optimizers.AdamW(learning_rate=0.1, eps=1e-3)
 
@@ -74,6 +74,11 @@ def main(folder, address, count, index, num_devices):
     )
     now = store.restore(now) or now
     print(f"starts at {int(now.step)}", flush=True)
+    path, start_step = folder / "metrics.jsonl", int(now.step)
+    rows = writers.JsonLinesWriter(path, start_step=start_step)
+    report = hooks.ReportMetrics(
+        [rows] if processes.is_main() else [], num_steps=NUM_STEPS
+    )
     with signals.StopRequest() as stop:
         agreed = agreement.AgreedStop(stop)
         now = loop.train(
@@ -82,6 +87,8 @@ def main(folder, address, count, index, num_devices):
             step_fn=step_fn,
             batches=((n, batch_at(n, mesh)) for n in range(int(now.step), NUM_STEPS)),
             num_steps=NUM_STEPS,
+            report=loop.Every(LOG_STEPS, report),
+            sums=store.read_sums() or {},
             hooks=[loop.Every(SAVE_STEPS, hooks.save_states(store))],
             should_stop=agreed,
         )

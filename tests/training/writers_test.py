@@ -65,6 +65,19 @@ def test_going_on_drops_later_and_torn_lines(tmp_path, tail):
     assert read_rows(path) == [{"step": 1}, {"step": 2}, {"step": 3}]
 
 
+@pytest.mark.parametrize(
+    "line", [b"\xff\xfe", b'{"step": "x"}', b"[]", b"\x00", b'{"step": -1}', b""]
+)
+def test_a_damaged_line_before_the_state_is_told_and_left_out(tmp_path, line, capsys):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n{"step": 3}\n')
+    writer = writers.JsonLinesWriter(path, start_step=2)
+    writer.write(4, {})
+    writer.close()
+    assert read_rows(path) == [{"step": 1}, {"step": 2}, {"step": 4}]
+    assert f"{path}: line 2 is left out" in capsys.readouterr().err
+
+
 def test_starting_anew_begins_the_file_anew(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 9}\n')
