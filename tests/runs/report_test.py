@@ -96,3 +96,79 @@ def test_without_another_training_each_frame_has_one_curve(folder):
 def test_a_folder_without_losses_to_compare_with_is_named(folder):
     with pytest.raises(errors.DataError, match="(?s)no metrics.*nowhere.*To do: "):
         run(folder, "COMPARE_WORK_DIR = '{MODEL_DIR}/nowhere'")
+
+
+VOTES = [
+    (b"garbage\n", "line 1: no JSON"),
+    (b'{"task": "x"}\n', "line 1: votes is missing"),
+    (b'{"task": "x", "votes": 5}\n', "line 1: votes is 5"),
+    (b'{"task": "x", "votes": [["a"]]}\n', r"line 1: votes is \[\['a'\]\]"),
+    (b'{"task": "x", "votes": [["a", "b"]]}\n', "line 1: votes is"),
+    (b'{"task": null, "votes": [["a", 1]]}\n', "line 1: task is None"),
+    (b"\xff\xfe\n", "line 1: no UTF-8"),
+    (b"[" * 100_000 + b"\n", "line 1: more than 64 lists"),
+    (b"\0" * 8 + b"\n", "line 1: no JSON"),
+    (b'{"task": "x", "vo', None),
+    (b"\0" * 8, None),
+    (b"\xff\xfe", None),
+]
+METRICS = [
+    (b"garbage\n", "line 3: no JSON"),
+    (b"\0" * 8 + b"\n", "line 3: no JSON"),
+    (b'{"step": 1}\n', "line 3: loss is missing"),
+    (b'{"step": 1, "loss": "x"}\n', "line 3: loss is 'x'"),
+    (b'{"step": 1, "loss": null}\n', "line 3: loss is None"),
+    (b'{"step": 1, "loss": Infinity}\n', "line 3: the number Infinity"),
+    (b"[1]\n", "line 3: a list instead of an object"),
+    (b"\xff\xfe\n", "line 3: no UTF-8"),
+    (b'{"step": 30, "lo', None),
+    (b"\0" * 8, None),
+    (b"\xff\xfe", None),
+]
+ROW = (
+    '{"expert": "base", "base_fingerprint": "0123", "task": "t", "dataset": "t",'
+    ' "prompt": "p", "split": "test", "protocol": "elm", "seed": 0, "run_id": "r",'
+    ' "checkpoint_step": 0, "metric": "accuracy", "value": 50.0, "num_examples": 2}'
+)
+ROWS = [
+    (ROW.replace('"base"', '["a"]'), r"line 2 .* expert is \['a'\]"),
+    (ROW.replace('"base"', "{}"), "expert is {}"),
+    (ROW.replace('"base"', "5"), "expert is 5"),
+    (ROW.replace('"base"', "null"), "expert is None"),
+    (ROW.replace('"task": "t"', '"task": ["a"]'), r"task is \['a'\]"),
+    (ROW.replace('"accuracy"', "[]"), r"metric is \[\]"),
+    (ROW.replace("50.0", "1" + "0" * 400), "a whole number of 401 digits"),
+    (ROW.replace("50.0", "NaN"), "NaN, which is not finite"),
+    (ROW.replace("50.0", "true"), "value is True"),
+    (ROW.replace('"num_examples": 2', '"num_examples": 0'), "over 0 examples"),
+    (ROW.replace('"num_examples": 2', '"num_examples": 2.0'), "num_examples is 2.0"),
+    (ROW.replace('"seed": 0, ', ""), "seed is missing"),
+    (ROW.replace("{", '{"\x1b": 1, ').replace("\x1b", "\\u001b"), r"\\x1b' is unknown"),
+    (ROW.replace("{", '{"expert": "x", '), "the key 'expert' 2 times"),
+    ("[" * 200_000, "more than 64 lists"),
+    ("\0\0", "no JSON"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [("votes.jsonl", *one) for one in VOTES]
+    + [("work/reviews/metrics.jsonl", *one) for one in METRICS]
+    + [("results.jsonl", f"{row}\n".encode(), told) for row, told in ROWS]
+    + [("results.jsonl", row.encode(), None) for row, _ in ROWS],
+    ids=lambda value: f"{value}"[:40],
+)
+def test_a_damaged_line_is_refused_and_an_unfinished_last_one_told_and_left_out(
+    folder, capsys, name, content, told
+):
+    """The lines of the report on damaged inputs, and more of their kind."""
+    path = folder / name
+    with path.open("ab") as file:
+        file.write(content)
+    if told is None:
+        run(folder)
+        assert f"{path}: the last line is left out" in capsys.readouterr().err
+        return
+    with pytest.raises(errors.DataError, match=told) as caught:
+        run(folder)
+    assert str(path) in str(caught.value)
