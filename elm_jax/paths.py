@@ -23,12 +23,14 @@ PACKAGE = pathlib.Path(__file__).parents[1]
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 _PLACEHOLDER = re.compile(r"\{[A-Z_]+\}")
 _PLACEHOLDERS = ("{MODEL_DIR}", "{PACKAGE}")
+_MOST_PART_BYTES = 255
+_MOST_PATH_BYTES = 3_500  # of 4,095, as some lie below
 _LINE_BREAKS = ("Cc", "Zl", "Zp")  # control characters, line and paragraph separators
 # SeqIO's characters and the hyphen, of ASCII: no two names look alike, or are one to a
 # file system. None begins with a dot (hidden, `..`), or reads as a flag.
 _NAME = re.compile(r"\w[\w.:#\-]*", re.ASCII)
 NAME_BYTES = 200
-"""The longest name. File systems take 255 bytes; temporary files' names need some."""
+"""The longest name. File systems take 255 bytes; hashes and endings need some."""
 NAME_RULE = (
     f"a name: 1 to {NAME_BYTES} of the letters a to z and A to Z, digits,"
     " `_`, `.`, `-`, `:` and `#`, the first a letter, a digit or `_`"
@@ -116,9 +118,10 @@ def absolute(text: str | pathlib.Path) -> pathlib.Path:
     """Returns the absolute path that a text names; `~` is the home folder.
 
     Raises:
-      ConfigError: The text is empty, has control characters or names no user's home.
+      ConfigError: The text is empty, has control characters, names no user's home, or
+        is longer than file systems take.
     """
-    return pathlib.Path(_absolute(str(text), escape=str))
+    return pathlib.Path(_short_enough(_absolute(str(text), escape=str)))
 
 
 def is_url(text: str) -> bool:
@@ -146,7 +149,7 @@ def find(pattern: str, folders: Mapping[str, str]) -> list[pathlib.Path]:
       folders: What they stand for; none of these is a pattern.
     """
     known = pathlib.Path("/")
-    literal = pathlib.Path(_absolute(fill(pattern, folders), escape=str))
+    literal = pathlib.Path(_short_enough(_absolute(fill(pattern, folders), str)))
     escaped = {name: glob.escape(folder) for name, folder in folders.items()}
     left = list(pathlib.Path(_absolute(fill(pattern, escaped), glob.escape)).parts[1:])
     for part in literal.parts[1:]:
@@ -177,6 +180,22 @@ def _unnameable(text: str) -> str:
     except UnicodeEncodeError as error:
         return f"letters that the locale ({error.encoding}) has; UTF-8 has all"
     return ""
+
+
+def _short_enough(text: str) -> str:
+    """Returns an absolute path, or raises ConfigError if it is too long for one."""
+    lengths = [len(os.fsencode(part)) for part in text.split("/")]
+    if max(lengths) > _MOST_PART_BYTES or sum(lengths) > _MOST_PATH_BYTES:
+        raise errors.ConfigError(
+            errors.explain(
+                found=f"a path with a name of {max(lengths):,} bytes, of"
+                f" {len(os.fsencode(text)):,} bytes in all: {text[:300]}...",
+                expected=f"names of at most {_MOST_PART_BYTES} bytes, and paths of"
+                f" {_MOST_PATH_BYTES:,}, which file systems take",
+                do="Choose a shorter name or folder",
+            )
+        )
+    return text
 
 
 def _absolute(text: str, escape: Callable[[str], str]) -> str:

@@ -59,11 +59,11 @@ def test_a_path_of_a_path_is_itself():
     assert paths.absolute(path) == path
 
 
-def test_a_name_has_room_for_what_temporary_files_add(tmp_path):
+def test_a_name_has_room_for_endings(tmp_path):
     longest = "x" * paths.NAME_BYTES
     assert paths.is_name(longest)
     assert not paths.is_name(f"{longest}x")
-    (tmp_path / f".{longest}.{'y' * 40}.partial").mkdir()
+    (tmp_path / f".{longest}.{'y' * 40}.parts").mkdir()
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,26 @@ def test_seqio_and_t0_names_are_names(name):
 def test_what_is_no_name_is_refused_with_the_rule(value):
     with pytest.raises(errors.ConfigError, match="1 to 200"):
         paths.check_name(value, of="an expert")
+
+
+@pytest.mark.parametrize(
+    "text", ["n" * 256, f"é{'é' * 127}", "{MODEL_DIR}/" + "n" * 256]
+)
+def test_a_name_that_no_file_system_takes_is_refused(text):
+    with pytest.raises(errors.ConfigError, match="256 bytes.*\n.*at most 255"):
+        paths.absolute(f"/{text}/x")
+    with pytest.raises(errors.ConfigError, match="at most 255"):
+        paths.find(text, {})
+
+
+def test_a_path_that_no_file_system_takes_is_refused():
+    with pytest.raises(errors.ConfigError, match="4,0.. bytes in all"):
+        paths.absolute("/" + "/".join(["n" * 100] * 40))
+
+
+def test_the_longest_names_are_taken_and_looked_for(tmp_path):
+    path = tmp_path / ("[" * 255)
+    path.mkdir()
+    assert paths.absolute(path) == path
+    assert paths.find("{MODEL_DIR}/*", {"{MODEL_DIR}": str(path)}) == []
+    assert paths.find("{MODEL_DIR}", {"{MODEL_DIR}": str(path)}) == [path]

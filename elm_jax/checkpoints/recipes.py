@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from elm_jax import errors, files, json_files, trees
+from elm_jax import errors, files, json_files, paths, trees
 
 FILE_NAME = "elm_jax.json"
 
@@ -90,8 +90,12 @@ def inside(folder: pathlib.Path) -> pathlib.Path:
 
 
 def beside(file: pathlib.Path) -> pathlib.Path:
-    """Returns where the recipe of a single file lies."""
-    return file.with_name(f"{file.name}.{FILE_NAME}")
+    """Returns where the recipe of a single file lies.
+
+    Raises:
+      ConfigError: The file's name leaves no room for its ending.
+    """
+    return paths.absolute(file.with_name(f"{file.name}.{FILE_NAME}"))
 
 
 def write(path: pathlib.Path, recipe: Mapping[str, Any]) -> None:

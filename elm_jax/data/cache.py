@@ -12,7 +12,7 @@ import pathlib
 import re
 from typing import Any
 
-from elm_jax import errors, folders, json_files
+from elm_jax import errors, folders, json_files, paths
 from elm_jax.data import cache_build, rendering, tasks, token_store
 from elm_jax.data import vocabulary as vocabularies
 
@@ -81,11 +81,13 @@ def planned(
     """
     task = tasks.registry.task(task_name)
     for name in (task_name, split):
-        if not re.fullmatch(r"[\w][\w.:\-\[\]%]*", name):
+        is_short = len(name.encode()) <= paths.NAME_BYTES
+        if not is_short or not re.fullmatch(r"[\w][\w.:\-\[\]%]*", name):
             raise errors.ConfigError(
                 errors.explain(
                     found=f"the name {name!r}",
-                    expected="a task and a split whose names can be folders",
+                    expected="a task and a split whose names can be folders, of"
+                    f" {paths.NAME_BYTES} bytes at most",
                     do="Correct the name",
                 )
             )

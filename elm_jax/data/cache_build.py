@@ -111,9 +111,16 @@ class CacheBuild:
         try:
             if not self.folder.is_dir():
                 self._join(parts)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             if not self.folder.is_dir():  # else another process was quicker
-                raise
+                raise errors.DataError(
+                    errors.explain(
+                        found=f"shards of {self.name} that another process has removed,"
+                        " as it could not build the cache",
+                        expected=f"all of them in {self.parts_dir}",
+                        do="Start again; what was wrong there is told then, if it is",
+                    )
+                ) from error
         finally:
             shutil.rmtree(self.parts_dir, ignore_errors=True)
 

@@ -313,6 +313,7 @@ class TrainVocabulary(TextRun):
           DataError: The texts cannot be read, or are too few.
         """
         path = self.path(self.vocabulary_path)
+        record = recipes.beside(path)
         texts = self._texts()
         # It and its recipe are two files, which must not be of two processes.
         with lock.hold(path.parent):
@@ -320,7 +321,7 @@ class TrainVocabulary(TextRun):
                 print(f"finished already: {path}")  # noqa: T201
                 return
             # The recipe goes first: a vocabulary without one would not be compared.
-            recipes.write(recipes.beside(path), self._recipe(texts))
+            recipes.write(record, self._recipe(texts))
             vocabulary_training.train_vocabulary(
                 texts, path, vocab_size=self.vocab_size
             )

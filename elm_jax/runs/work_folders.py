@@ -1,7 +1,10 @@
 """Where an expert's states and metrics lie while it trains."""
 
 import hashlib
+import os
 import pathlib
+
+_MOST_BYTES = 200
 
 
 def of_expert(
@@ -25,5 +28,7 @@ def of_expert(
         owner = experts_dir.relative_to(model_dir)
     else:
         digest = hashlib.sha256(str(experts_dir).encode()).hexdigest()[:8]
-        owner = pathlib.Path(f"{experts_dir.name}-{digest}")
+        # The longest names have no room for a hash.
+        last = os.fsencode(experts_dir.name)[:_MOST_BYTES].decode("utf-8", "ignore")
+        owner = pathlib.Path(f"{last}-{digest}")
     return model_dir / "work" / owner / name
