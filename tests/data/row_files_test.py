@@ -151,3 +151,62 @@ def test_a_conversion_passes_on_what_is_no_row_and_names_the_row_it_fails_for():
     assert [next(found) for _ in range(3)] == [bad, {"n": 1}, skipped]
     with pytest.raises(ValueError, match="row 3, from 0, does not fit: ValueError"):
         next(found)
+
+
+def test_a_comma_too_many_is_a_bad_row_and_no_traceback(render):
+    found = render("text,label\ngood film,1\nbad, really,0\n")  # extracomma.csv
+    assert found.inputs == ["good film Good or bad?"]
+    assert found.dropped == {f"bad: {row_files.RAGGED}": 1}
+
+
+ROW = '{"text": "shoe", "label": 1}\n'
+DAMAGED_LINES = [
+    ("[" * 100_000 + "\n", "line 2 of .*: more than 64 lists"),
+    ('{"text": "a", "text": "b", "label": 1}\n', "line 2 of .*: the key 'text' 2"),
+    ('{"text": "a", "label": Infinity}\n', "line 2 of .*: the number Infinity"),
+    ('{"text": "a", "label": 1e999}\n', "line 2 of .*: the number 1e999"),
+    ('{"text": "a", "label": 1' + "0" * 5_000 + "}\n", "line 2 of .*: .*digits"),
+    ("\0\0\0\n", "line 2 of .*: no JSON"),
+    ('{"text": "a", "la', "line 2 of .*: no JSON"),
+]
+
+
+@pytest.mark.parametrize(("line", "told"), DAMAGED_LINES, ids=lambda v: v[:30])
+def test_a_damaged_line_of_rows_is_refused_by_its_number(render, line, told):
+    with pytest.raises(errors.DataError, match=told):
+        render(ROW + line, sources.json_lines)
+
+
+@pytest.mark.parametrize("is_packed", [True, False])
+@pytest.mark.parametrize(
+    ("parse", "start"),
+    [
+        (sources.json_lines, ROW + '{"text": "'),
+        (sources.csv_rows, "text,label\nshoe,"),
+        (sources.csv_rows, 'text,label\nshoe,"'),
+    ],
+)
+def test_a_line_or_record_without_end_is_refused_before_it_fills_the_memory(
+    tmp_path, parse, start, is_packed
+):
+    """Also where the file is small: a line of zeros packs well."""
+    path = tmp_path / ("rows.gz" if is_packed else "rows")
+    with gzip.open(path, "wb", 1) if is_packed else path.open("wb") as file:
+        file.write(start.encode())
+        part = b"0" * 1023 + (b"\n" if start.endswith(',"') else b"0")
+        for _ in range(33):
+            file.write(part * 2**9)
+    with pytest.raises(ValueError, match="goes on after|field larger"):
+        list(parse([path]))
+
+
+def test_a_packed_file_that_is_read_whole_has_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_files, "MOST_CHARS", 1_000)
+    path = tmp_path / "x.json.gz"
+    with gzip.open(path, "wt") as file:
+        file.write('"' + "0" * 998 + '"')
+    assert row_files.read_json(path) == "0" * 998
+    with gzip.open(path, "wt") as file:
+        file.write('"' + "0" * 999 + '"')
+    with pytest.raises(ValueError, match="more than 1,000 characters"):
+        row_files.read_json(path)

@@ -91,10 +91,11 @@ def test_the_table_marks_what_needs_care_and_says_why(folder, rows, capsys):
     assert "signs_ask 25.0 % of base" in out
 
 
-def test_a_task_of_choices_that_are_all_alike_is_refused_before_any_score(folder):
+@pytest.mark.parametrize("name", ["alike", "foreign"])
+def test_a_task_of_choices_that_are_all_alike_is_refused_before_any_score(folder, name):
     with pytest.raises(errors.DataError) as caught:
-        scored.score(folder, "plain", "alike", results_path="{MODEL_DIR}/none.jsonl")
-    assert f"alike_ask test (4 rows: {choices.UNKNOWN})" in str(caught.value)
+        scored.score(folder, "plain", name, results_path="{MODEL_DIR}/none.jsonl")
+    assert f"{name}_ask test (4 rows: {choices.UNKNOWN})" in str(caught.value)
     assert not (folder / "none.jsonl").exists()
 
 
@@ -107,3 +108,24 @@ def test_scores_that_are_not_finite_name_expert_and_task(tmp_path, name):
         scored.score(tmp_path, name)
     assert f"While scoring base on {name}_ask test." in caught.value.__notes__
     assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_choices_that_are_cut_to_the_same_tokens_are_told_and_drawn_fairly(
+    folder, capsys
+):
+    """Half of the rows have choices that differ behind the greatest length."""
+    scored.score(folder, "ends", results_path="{MODEL_DIR}/ends.jsonl")
+    out = " ".join(capsys.readouterr().out.split())
+    rows = results.ResultStore(folder / "ends.jsonl").rows()
+    found = {row.metric: row for row in rows}
+    accuracy = found["accuracy"]
+    assert accuracy.undistinguished == accuracy.ties == 50.0
+    assert accuracy.undistinguished_reasons == {choices.CUT: 4}
+    store = results.ResultStore(folder / "ends.jsonl")
+    values = store.per_example(accuracy)["accuracy"]
+    assert set(values[1::2].tolist()) == {50.0}  # neither answer's by its place
+    assert set(values[::2].tolist()) <= {0.0, 100.0}
+    assert found["chance"].value == 50.0
+    assert "ends accuracy (u)" in out
+    assert f"ends_ask 50.0 % (4 rows: {choices.CUT})" in out
+    assert "ends_ask 50.0 % of base" in out

@@ -36,6 +36,17 @@ ROWS = {
     "alike": [(f"{i} and {i + 1} ?", ("<", ">", "="), ">") for i in range(4)],
     "long": [(f"{LONG} {i} ?", ("yes", "no"), "yes") for i in range(4)]
     + [(f"Row {i} ?", ("yes", "no"), "no") for i in range(4)],
+    # Alike up to the greatest length of a choice; half of all choices may be cut.
+    "ends": [
+        (
+            f"Row {i} ?",
+            (f"{LONG} yes", f"{LONG} no") if i % 2 else ("yes", "no"),
+            answer,
+        )
+        for i in range(8)
+        for answer in [f"{LONG} no" if i % 2 else "no"]
+    ],
+    "foreign": [(f"Row {i} ?", ("猫", "狗"), "狗") for i in range(4)],
     "written": [(f"Row {i} ?", (), f"dog {i}") for i in range(4)],
 }
 
