@@ -9,10 +9,9 @@ Hub has them.
 """
 
 import pathlib
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 
-from elm_jax.data import row_files, sources
+from elm_jax.data import archives, row_files, sources
 from tasks import conversions, public_qa
 
 Rows = Iterator[sources.Record]
@@ -50,16 +49,16 @@ def yelp(paths: Paths, split: str) -> Rows:
 
 def imdb(paths: Paths, split: str) -> Rows:
     """Yields reviews of the archive, 1 for positive ones; it is not unpacked."""
+    kinds = ("neg", "pos")
+
+    def is_review(name: str) -> bool:
+        _, part, kind, *rest = (*name.split("/"), "", "", "")[:4]
+        return part == split and kind in kinds and any(rest)
+
     for path in paths:
-        with tarfile.open(path, "r|*") as archive:
-            for member in archive:
-                _, part, kind, *name = (*member.name.split("/"), "", "", "")[:4]
-                if part != split or kind not in ("neg", "pos") or not any(name):
-                    continue
-                content = archive.extractfile(member)
-                if content is not None:
-                    text = sources.decoded(content.read())
-                    yield {"text": text, "label": ("neg", "pos").index(kind)}
+        for name, content in archives.members(path, is_review):
+            label = kinds.index(name.split("/")[2])
+            yield {"text": sources.decoded(content), "label": label}
 
 
 def trec(paths: Paths, split: str) -> Rows:

@@ -127,7 +127,7 @@ def rows(paths: Iterable[pathlib.Path]) -> Iterator[sources.Row]:
 
     for path in paths:
         try:
-            with parquet.ParquetFile(path) as file:
+            with parquet.ParquetFile(path, page_checksum_verification=True) as file:
                 for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                     yield from _rows_of(batch)
         except (pyarrow.ArrowException, OSError, UnicodeError) as error:

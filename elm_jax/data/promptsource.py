@@ -18,12 +18,11 @@ import os
 import pathlib
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 
 from elm_jax import errors, folders
-from elm_jax.data import template_files
+from elm_jax.data import archives, template_files
 
 PACKAGE = "promptsource"
 VERSION = "0.2.3"
@@ -174,25 +173,28 @@ def _yaml_files(
     archive: pathlib.Path,
 ) -> Iterator[tuple[pathlib.PurePosixPath, bytes]]:
     """Yields path below the templates' folder and content of each YAML file."""
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            path = pathlib.PurePosixPath(member.name)
-            if path.name != template_files.TEMPLATES_FILE or not member.isfile():
-                continue
+    try:
+        for name, content in archives.members(archive, _is_yaml):
+            path = pathlib.PurePosixPath(name)
             with contextlib.suppress(ValueError):
                 path = path.relative_to(_TEMPLATES)
             if path.is_absolute() or ".." in path.parts or len(path.parts) > 3:
-                raise _bad_archive(archive, f"path {member.name!r}")
-            if member.size > template_files.MAX_FILE_BYTES:
-                raise _bad_archive(archive, f"{member.name} of {member.size} bytes")
-            file = tar.extractfile(member)
-            if file is not None:
-                yield path, file.read()
+                raise _bad_archive(archive, f"path {name!r:.100}")
+            if len(content) > template_files.MAX_FILE_BYTES:
+                raise _bad_archive(archive, f"{name!r:.100} of {len(content):,} bytes")
+            yield path, content
+    except archives.ERRORS as error:
+        raise _bad_archive(archive, f"{type(error).__name__}: {error}") from error
+
+
+def _is_yaml(name: str) -> bool:
+    return pathlib.PurePosixPath(name).name == template_files.TEMPLATES_FILE
 
 
 def _check_hash(archive: pathlib.Path, sha256: str) -> None:
     try:
-        found = hashlib.sha256(archive.read_bytes()).hexdigest()
+        with archive.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         found = error.strerror or str(error)
     if found != sha256:

@@ -10,13 +10,11 @@ import functools
 import hashlib
 import inspect
 import pathlib
-import tarfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from elm_jax import errors
-from elm_jax.data import records, row_files
+from elm_jax.data import archives, records, row_files
 
 # Tasks know these by this module.
 Row = records.Row
@@ -72,7 +70,7 @@ class GeneratedRows:
 # What parsers raise when a file is not what they take it for, or is damaged.
 FILE_ERRORS = (
     *(ValueError, LookupError, TypeError, AttributeError),
-    *(EOFError, OSError, csv.Error, tarfile.TarError, zlib.error),
+    *(*archives.ERRORS, csv.Error),
     RecursionError,  # JSON in JSON in JSON
 )
 
