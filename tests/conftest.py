@@ -49,3 +49,12 @@ def official_templates(tmp_path_factory: pytest.TempPathFactory) -> str:
         return str(promptsource.fetch_templates(tmp_path_factory.mktemp("templates")))
     except errors.DataError as error:
         pytest.skip(f"official templates: the package index is out of reach: {error}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints the figures of the fuzzer by class."""
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            for name, text in getattr(report, "user_properties", ()):
+                if name == "fuzz":
+                    terminalreporter.write_line(text)

@@ -1,0 +1,38 @@
+"""The fuzzer itself: a seed gives the same inputs, and it sees what goes wrong."""
+
+import random
+
+import pytest
+
+from tests.fuzz import campaign, contract, formats, mutators, names
+
+
+def test_every_format_has_a_share():
+    assert formats.FORMATS.keys() == names.SHARES.keys()
+
+
+@pytest.mark.parametrize("name", ["csv", "yaml", "jsonl_gz"])
+def test_a_seed_gives_the_same_damage(tmp_path, name):
+    chosen, made = formats.FORMATS[name], []
+    for variant in (0, 1):
+        (tmp_path / f"valid{variant}").mkdir()
+        chosen.make(tmp_path / f"valid{variant}", variant)
+    for attempt in range(2):
+        folder = tmp_path / f"attempt{attempt}"
+        folder.mkdir()
+        chosen.make(folder, 0)
+        other = tmp_path / "valid1"
+        mutators.damage(random.Random("3"), folder, other, dict(chosen.damaged))
+        made.append(contract.content(folder))
+    assert made[0] == made[1] != contract.content(tmp_path / "valid0")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    enumerate(["typed", "raw", "memory", "crash", "hang", "silent", "outside"]),
+)
+def test_each_class_is_told(monkeypatch, number, kind):
+    monkeypatch.setenv("ELM_FUZZ_BROKEN", "1")
+    monkeypatch.setattr(campaign, "LIMIT_SECS", 1.0)
+    (found,) = campaign.run([("broken", number)], seed=0)
+    assert found.kind == kind, found

@@ -1,0 +1,15 @@
+"""The formats' names with their shares of all inputs; slow ones get fewer."""
+
+GROUPS = {
+    "rows": {"csv": 3, "jsonl": 3, "jsonl_gz": 2, "archive": 2, "yaml": 2, "jinja": 2},
+    "records": {
+        **{"manifest": 2, "catalogue": 2, "index": 2, "cache": 2},
+        **{"results": 1, "metrics": 1, "votes": 1},
+    },
+    "weights": {
+        **{"orbax": 1, "orbax_streamed": 1, "safetensors": 1, "hf_config": 1},
+        **{"peft": 1, "peft_config": 1},
+    },
+    "foreign": {"sentencepiece": 1, "tokenizer": 1},
+}
+SHARES = {name: share for group in GROUPS.values() for name, share in group.items()}

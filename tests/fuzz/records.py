@@ -1,0 +1,338 @@
+"""Formats of our own records: manifests, libraries, caches, results, diaries."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from elm_jax import trees
+from elm_jax.checkpoints import experts, manifest
+from elm_jax.data import cache, sources, tasks, vocabulary, vocabulary_training
+from elm_jax.evaluation import results
+from elm_jax.library import catalogue, index, retrieval
+from elm_jax.runs import bases, library, report
+from tasks import pocket
+from tests.checkpoints import peft_sample, sample
+from tests.fuzz.contract import Format, Valid, content, guarded, same
+from tests.fuzz.rows import _make_jsonl, _task
+
+MODEL = dataclasses.asdict(peft_sample.CONFIG)
+_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f/]{1,250}")
+
+
+assert pocket  # noqa: S101 - importing it registers the report's task
+
+
+def make_expert(folder: pathlib.Path, variant: int, name: str = "") -> None:
+    """Writes an expert; its parameters and facts differ by variant."""
+    info = sample.make_manifest(
+        name=name or f"expert_{variant}", model=MODEL, steps=10 + variant, seed=variant
+    )
+    experts.save_expert(folder, sample.make_expert(variant), info)
+
+
+def _lines(content: bytes) -> list[Any]:
+    return [json.loads(line) for line in content.splitlines() if line.strip()]
+
+
+def _strict(text: bytes) -> Any:
+    """Parses JSON as the standard library does; two equal keys are an error."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key twice")
+        return dict(pairs)
+
+    return json.loads(text.decode("utf-8-sig"), object_pairs_hook=once)
+
+
+def _make_manifest(folder: pathlib.Path, variant: int) -> None:
+    make_expert(folder / "expert", variant)
+
+
+def _read_manifest(folder: pathlib.Path) -> Any:
+    info = manifest.read_manifest(folder / "expert")
+    bases.model_config(info)
+    bases.adapter_spec(info)
+    run = library.LibraryRun(model_dir=str(folder))
+    library.find_experts(run, str(folder / "*"))
+    params, _ = experts.load_expert(folder / "expert")
+    return dataclasses.asdict(info) | {"loaded": trees.fingerprint(params)}
+
+
+def _judge_manifest(folder: pathlib.Path, value: Any, valid: Valid) -> str:
+    found = _strict((folder / "expert/manifest.json").read_bytes())
+    right = dataclasses.asdict(manifest.Manifest(**found))
+    name = found["name"]
+    if not _NAME.fullmatch(name) or name.strip(". ") == "":
+        return f"the name {name!r}"
+    value = dict(value)
+    params = value.pop("loaded")
+    if params not in [one["loaded"] for one in valid.values]:
+        return "other parameters"
+    if value["params_fingerprint"] not in ("", params):  # "" in those of release 0.1
+        return "parameters under another fingerprint"
+    value = value | {"tasks": list(value["tasks"])}
+    right = right | {"tasks": list(right["tasks"])}
+    return "" if value == right else f"read {value!r:.300}, not {right!r:.300}"
+
+
+def _make_catalogue(folder: pathlib.Path, variant: int) -> None:
+    listed = catalogue.Catalogue(folder / "library")
+    for number in range(3):
+        place = folder / f"experts/e{number}"
+        make_expert(place, number + 3 * variant, f"expert_{number}_{variant}")
+        listed.add(place)
+    listed.retire(f"expert_2_{variant}")
+
+
+def _read_catalogue(folder: pathlib.Path) -> Any:
+    library.ListExperts(model_dir=str(folder)).run()
+    listed = catalogue.Catalogue(folder / "library")
+    listed.check()
+    return [dataclasses.asdict(entry) for entry in listed.entries()]
+
+
+def _judge_catalogue(folder: pathlib.Path, value: Any, valid: Valid) -> str:
+    del valid
+    text = (folder / "library/catalogue.jsonl").read_bytes()
+    found = [{"fingerprint": ""} | one for one in _lines(text)]
+    value = [one | {"tasks": list(one["tasks"])} for one in value]
+    if len({one["name"] for one in found}) < len(found):
+        return "a name twice"
+    return "" if value == found else f"read {value!r:.300}, not {found!r:.300}"
+
+
+class _Embedder:
+    name = "letters"
+
+    def embed(self, texts: Any) -> np.ndarray:
+        rows = [[text.count(c) + 0.25 for c in "abcdefg"] for text in texts]
+        return np.asarray(rows, np.float32)
+
+
+_QUERIES = ("a bad cab", "gaffe", "egg", "dab")
+
+
+def _make_index(folder: pathlib.Path, variant: int) -> None:
+    words = ("abba", "cabbage", "deed", "feed", "gag", "bead", "face", "cage", "fade")
+    new = [
+        index.NewExpert(
+            f"expert_{number}",
+            [f"{word} {variant}" for word in words[number::3]],
+            (index.RowsUsed(f"task_{number}", "train", (1, 4, 7 + variant)),),
+        )
+        for number in range(3)
+    ]
+    settings = index.Settings("letters", num_keys=3)
+    index.extend(folder, new, embedder=_Embedder(), settings=settings)
+
+
+def _read_index(folder: pathlib.Path) -> Any:
+    found = index.open_index(folder)
+    votes = retrieval.retrieve_for_texts(found, _QUERIES, embedder=_Embedder())
+    settings = dataclasses.asdict(found.settings)
+    listed = [dataclasses.asdict(one) for one in found.experts]
+    return (votes.votes, found.keys, found.owners, settings, listed)
+
+
+def _judge_index(folder: pathlib.Path, value: Any, valid: Valid) -> str:
+    """Keys have a checksum; what stands in index.json may be another's, as it says."""
+    if not guarded(folder, value, valid):
+        return ""
+    votes, keys, owners, settings, listed = value
+    right = valid.values[0]
+    if not same((keys, owners), right[1:3]):
+        return "other keys or owners"
+    record = _strict((folder / "index.json").read_bytes())
+    text = json.loads(json.dumps([settings, listed]))
+    if text[0] != record["settings"] or len(text[1]) != len(record["experts"]):
+        return f"settings {settings} instead of {record['settings']}"
+    for one, other in zip(text[1], record["experts"], strict=True):
+        if any(one[name] != other[name] for name in one if name in other):
+            return f"expert {one} instead of {other}"
+    if len({one["name"] for one in listed}) < len(listed):
+        return "an expert twice"
+    return "" if sum(n for _, n in votes) == len(_QUERIES) else f"votes {votes}"
+
+
+def _make_cache(folder: pathlib.Path, variant: int) -> None:
+    (folder / "data").mkdir()
+    _make_jsonl(folder / "data", variant)
+    make_vocabulary(folder / "data/tiny.model", 0)
+    _open_cache(folder)
+
+
+def make_vocabulary(path: pathlib.Path, variant: int) -> None:
+    """Trains a small vocabulary."""
+    texts = [
+        f"what is the number of row {n} red river yes no {variant}" for n in range(60)
+    ]
+    vocabulary_training.train_vocabulary(texts, path, vocab_size=36 + variant)
+
+
+@functools.cache
+def _registered() -> str:
+    task = _task(sources.json_lines, "train.jsonl")
+    tasks.registry.add(task)
+    return task.name
+
+
+def _open_cache(folder: pathlib.Path) -> Any:
+    return cache.open_cache(
+        _registered(),
+        "train",
+        vocabulary=vocabulary.SentencePiece(str(folder / "data/tiny.model")),
+        features=tasks.Features(inputs_length=20, targets_length=30),
+        places=tasks.Places(
+            cache_dir=str(folder / "cache"), data_dir=str(folder / "data")
+        ),
+    )
+
+
+def _read_cache(folder: pathlib.Path) -> Any:
+    found = _open_cache(folder)
+    facts = json.loads(json.dumps(dict(found.manifest)))
+    return ([tuple(one) for one in found], found.name, found.split, facts)
+
+
+def _make_results(folder: pathlib.Path, variant: int) -> None:
+    store = results.ResultStore(folder / "results.jsonl")
+    for number, expert in enumerate(("base", "expert_a", "retrieved")):
+        for split in ("test", "validation"):
+            values = np.array([0.0, 100.0, 0.0, 100.0][: 3 + variant])
+            store.record(
+                results.Cell(
+                    expert=expert,
+                    base_fingerprint="0123",
+                    expert_fingerprint="77aa" if number else "",
+                    task="pocket_endings_what_next",
+                    dataset="pocket_endings",
+                    prompt="what_next",
+                    split=split,
+                    protocol="elm",
+                    seed=0,
+                    checkpoint_step=10,
+                    scoring="55",
+                ),
+                run_id="r",
+                values={"accuracy": float(values.mean()), "chance": 50.0},
+                num_examples=len(values),
+                per_example={"example_ids": np.arange(len(values)), "accuracy": values},
+                facts=results.Facts(
+                    kind=("base", "prompt", "strategy")[number], inputs_cut=0.0
+                ),
+            )
+    votes = {"task": "pocket_endings_what_next", "votes": [["expert_a", 20 + variant]]}
+    (folder / "votes.jsonl").write_text(json.dumps(votes) + "\n")
+    (folder / "work/expert_a").mkdir(parents=True)
+    losses = [{"step": 10 * n, "loss": 3.0 / n, "accuracy": 0.5} for n in (1, 2, 3)]
+    text = "".join(f"{json.dumps(one)}\n" for one in losses)
+    (folder / "work/expert_a/metrics.jsonl").write_text(text)
+
+
+def _read_report(folder: pathlib.Path) -> Any:
+    run = report.Report(
+        model_dir=str(folder), title="Fuzzed", unseen_tasks="pocket_endings_what_next"
+    )
+    run.run()
+    rows = results.ResultStore(folder / "results.jsonl").rows()
+    page = (folder / "report/index.html").read_text("utf-8")
+    return ([dataclasses.asdict(row) for row in rows], page)
+
+
+def _judge_results(folder: pathlib.Path, value: Any, valid: Valid) -> str:
+    known = valid.folders[0]
+    if content(folder).get("results.jsonl") == content(known)["results.jsonl"]:
+        return "" if same(value, valid.values[0]) else "another page of the same rows"
+    *lines, tail = (folder / "results.jsonl").read_bytes().split(b"\n")
+    found = [_strict(line) for line in lines]
+    if tail.strip():  # a killed writer's, dropped unless it is whole
+        with contextlib.suppress(ValueError):
+            found.append(_strict(tail))
+    names = {field.name for field in dataclasses.fields(results.ResultRow)}
+    rows = {json.dumps(one, sort_keys=True): one for one in value[0]}
+    for one in found:
+        if not isinstance(one, dict) or not one.keys() <= names:
+            continue  # such a tail is dropped, too
+        alike = [r for r in rows.values() if all(r[k] == one[k] for k in one)]
+        key = [n for n in names if n in results._CELL_FIELDS or n == "metric"]
+        first = [
+            r for r in rows.values() if all(r.get(k) == one.get(k, "") for k in key)
+        ]
+        if not alike and not first:
+            return f"the row {one!r:.200} is gone"
+    return "" if len(rows) <= len(found) else "rows out of nothing"
+
+
+def _judge_lines_of(name: str, *kept: str) -> Any:
+    """Returns a judge: the rows are the valid ones, and the lines are read."""
+
+    def judge(folder: pathlib.Path, value: Any, valid: Valid) -> str:
+        if not any(same(value[0], one[0]) for one in valid.values):
+            return "other rows"
+        if (
+            any(same(value, one) for one in valid.values)
+            or not (folder / name).is_file()
+        ):
+            return ""
+        *lines, tail = (folder / name).read_bytes().split(b"\n")
+        for line in lines:
+            one = _strict(line)
+            if any(key not in one for key in kept):
+                return f"read the line {line!r:.200}"
+        del tail
+        return ""
+
+    return judge
+
+
+FORMATS = {
+    "manifest": Format(
+        _make_manifest,
+        _read_manifest,
+        _judge_manifest,
+        {"expert/manifest.json": ("json",)},
+    ),
+    "catalogue": Format(
+        _make_catalogue,
+        _read_catalogue,
+        _judge_catalogue,
+        {"library/catalogue.jsonl": ("json", "text")},
+    ),
+    "index": Format(
+        _make_index,
+        _read_index,
+        _judge_index,
+        {"index.json": ("json",), "*.npy": ("npy", "bytes")},
+    ),
+    "cache": Format(
+        _make_cache,
+        _read_cache,
+        guarded,
+        {"cache/*/*/manifest.json": ("json",), "cache/*/*/arrays.bin": ("bytes",)},
+    ),
+    "results": Format(
+        _make_results,
+        _read_report,
+        _judge_results,
+        {"results.jsonl": ("json", "text"), "per_example/*/*.npz": ("bytes",)},
+    ),
+    "metrics": Format(
+        _make_results,
+        _read_report,
+        _judge_lines_of("work/expert_a/metrics.jsonl", "step", "loss"),
+        {"work/*/metrics.jsonl": ("json", "text")},
+    ),
+    "votes": Format(
+        _make_results,
+        _read_report,
+        _judge_lines_of("votes.jsonl", "task", "votes"),
+        {"votes.jsonl": ("json", "text")},
+    ),
+}
