@@ -58,7 +58,7 @@ def open_cache(
     build = planned(
         task_name, split, vocabulary=vocabulary, features=features, places=places
     )
-    if not build.folder.is_dir():
+    if not build.is_built():
         folders.check_writable(pathlib.Path(places.cache_dir))
         cache_build.build_here(build, progress)
     return _read(build.folder)

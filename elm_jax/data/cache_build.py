@@ -124,8 +124,11 @@ class CacheBuild:
         finally:
             shutil.rmtree(self.parts_dir, ignore_errors=True)
 
-    def was_overtaken(self) -> bool:
-        """Whether another process has built it; if so, removes the shards made here."""
+    def is_built(self) -> bool:
+        """Whether it is there; if so, removes shards that are left.
+
+        They are of this process, which another has overtaken, or of a killed one.
+        """
         if not self.folder.is_dir():
             return False
         shutil.rmtree(self.parts_dir, ignore_errors=True)
@@ -219,7 +222,7 @@ def build_here(build: CacheBuild, progress: Progress | None = None) -> None:
                 progress(done)
         _finish(build, parts)
     except errors.DataError:
-        if not build.was_overtaken():
+        if not build.is_built():
             raise
     finally:
         build.drop_empty()
@@ -331,7 +334,7 @@ class _Crew:
             build.drop_empty()
 
     def _fail(self, build: CacheBuild, error: errors.ElmError) -> None:
-        if build.was_overtaken():
+        if build.is_built():
             return
         error.add_note(f"While caching {build.name}.")
         self.failed.setdefault(build.name, error)

@@ -57,7 +57,7 @@ class CacheTasks(Run):
             except (errors.DataError, errors.TemplateError) as error:
                 failed[f"{split} of task {name!r}"] = error
                 continue
-            if not build.folder.is_dir():
+            if not build.is_built():
                 builds.append(build)
         if builds:
             progress = Progress("cache", total=_count_rows(builds), unit="rows")

@@ -179,12 +179,15 @@ class Evaluate(Run):
         done = {row.key("") for row in store.rows()}
         is_done = processes.agree([job.cell.key("") in done for job in jobs])
         for job, skip in zip(jobs, is_done, strict=True):
+            # In the order of all, so that rows have it also after a kill.
+            group = groups.setdefault(job.candidate.folders, [])
             if not skip:
-                groups.setdefault(job.candidate.folders, []).append(job)
-        total = sum(map(len, groups.values()))
+                group.append(job)
+        todo = [group for group in groups.values() if group]
+        total = sum(map(len, todo))
         print(f"to score: {total}; scored already: {len(jobs) - total}")  # noqa: T201
-        if groups:
-            self._score_all(base, data, store, list(groups.values()))
+        if todo:
+            self._score_all(base, data, store, todo)
         if not processes.is_main():
             return
         keys = {job.cell.key("") for job in jobs}

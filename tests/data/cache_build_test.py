@@ -112,6 +112,19 @@ def test_shards_that_another_build_has_removed_are_told(make):
         build.finish(parts)
 
 
+def test_shards_that_a_kill_left_beside_a_whole_cache_go_when_it_is_next_opened(
+    make, expected, tmp_path
+):
+    builds = make("cut_off")
+    for build in builds:
+        cache_build.build_here(build)
+        (build.parts_dir / "0000000000").mkdir(parents=True)
+        (build.parts_dir / "0000000000" / "index.json").write_text("{}")
+    assert all(build.is_built() for build in builds)
+    assert content(tmp_path / "cut_off") == expected
+    assert not any(build.parts_dir.exists() for build in builds)
+
+
 def test_a_build_overtaken_while_it_writes_takes_the_others_cache(
     make, expected, tmp_path, monkeypatch
 ):

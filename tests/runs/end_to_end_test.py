@@ -172,6 +172,23 @@ def test_a_grid_that_is_run_again_scores_nothing(folder, capsys):
     assert (folder / "results.jsonl").read_bytes() == before
 
 
+def test_rows_have_the_same_order_after_a_kill(folder):
+    """A strategy is scored with the parameters of the expert that it names."""
+    where = "evaluate.Evaluate.results_path = '{MODEL_DIR}/cut/results.jsonl'"
+    few = (*SMALL[1:], "evaluate.Evaluate.max_examples = 8", where)
+    few += ("evaluate.Evaluate.splits = ('test',)",)
+    few += ("evaluate.Evaluate.strategies = ('base', 'retrieved')",)
+    run(folder, "evaluate", *few)
+    path = folder / "cut" / "results.jsonl"
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    first = next(i for i, line in enumerate(lines) if b'"expert": "retrieved"' in line)
+    assert first < len(lines) - 8  # others are scored after it
+    path.write_bytes(b"".join(lines[:first]))
+    run(folder, "evaluate", *few)
+    assert path.read_bytes() == whole
+
+
 def test_trained_experts_are_skipped(folder, capsys):
     train_all(folder)
     out = capsys.readouterr().out
