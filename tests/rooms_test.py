@@ -13,7 +13,7 @@ GROUND = {
     for name in (
         *("types", "errors", "trees", "paths", "fields", "json_files", "printing"),
         *("files", "folders", "locks", "temporaries"),
-        *("limited", "limited_worker"),
+        *("limited", "limited_worker", "native_files"),
     )
 }
 ROOMS = (

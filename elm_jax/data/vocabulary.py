@@ -4,12 +4,14 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import math
 import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from elm_jax import errors
+from elm_jax import errors, native_files
+from elm_jax.data import known_files
 from elm_jax.types import EOS_ID, PAD_ID
 
 # T5's sentinels as pieces; U+2581 stands for the space in front of a word.
@@ -183,6 +185,8 @@ class SentencePiece:
         # Most texts are no model, but any bytes may happen to be a message.
         if not model.pieces:
             raise _not_a_model(self.path, content, "it has no pieces")
+        if not all(math.isfinite(piece.score) for piece in model.pieces):
+            raise _not_a_model(self.path, content, "a piece has no finite score")
         return model
 
     @functools.cached_property
@@ -199,18 +203,24 @@ class SentencePiece:
                 score=0.0,
                 type=type(model).SentencePiece.USER_DEFINED,
             )
+        content = model.SerializeToString()
+        is_known = known_files.is_known(self._model_bytes)
+        problem = "" if is_known else native_files.problem_of_pieces(content)
         processor = sentencepiece.SentencePieceProcessor()
-        try:
-            processor.LoadFromSerializedProto(model.SerializeToString())
-        except Exception as error:  # noqa: BLE001 - C++ errors vary
+        if not problem:
+            try:
+                processor.LoadFromSerializedProto(content)
+            except Exception as error:  # noqa: BLE001 - C++ errors vary
+                problem = str(error)
+        if problem:
             raise errors.DataError(
                 errors.explain(
                     found=f"{self.path!r} is a model of {len(model.pieces)} pieces that"
-                    f" SentencePiece does not take: {error}",
+                    f" SentencePiece does not take: {problem}",
                     expected="a file written by SentencePieceTrainer",
                     do="Copy the file again, or use another",
                 )
-            ) from error
+            )
         found = (processor.pad_id(), processor.eos_id())
         if found != (PAD_ID, EOS_ID):
             raise errors.DataError(

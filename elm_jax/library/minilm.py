@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.numpy
 import tokenizers
 
-from elm_jax import errors, fields, json_files
+from elm_jax import errors, fields, json_files, native_files
 from elm_jax.library import bert, encoder
 
 # A package on the index that carries the released weights.
@@ -68,7 +68,10 @@ def load(
         params = bert.stack_layers(
             safetensors.numpy.load(content), config.num_hidden_layers
         )
-        tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer_json = (folder / "tokenizer.json").read_bytes()
+        if problem := native_files.problem_of_tokenizer(tokenizer_json):
+            raise ValueError(f"tokenizer.json: {problem}")
+        tokenizer = tokenizers.Tokenizer.from_buffer(tokenizer_json)
     except errors.LibraryError:
         raise
     except Exception as error:  # the readers' own kinds are many, and undocumented

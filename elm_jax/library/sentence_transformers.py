@@ -2,12 +2,13 @@
 
 import importlib
 import importlib.util
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from elm_jax import errors
+from elm_jax import errors, native_files
 
 
 class SentenceTransformer:
@@ -43,6 +44,20 @@ class SentenceTransformer:
         vectors = self._loaded.encode(list(texts), show_progress_bar=False)
         return np.asarray(vectors, np.float32)
 
+    def check(self) -> None:
+        """Raises LibraryError for a folder whose tokenizer.json crashes its reader."""
+        path = pathlib.Path(self._model) / "tokenizer.json"
+        if not path.is_file():
+            return
+        if problem := native_files.problem_of_tokenizer(path.read_bytes()):
+            raise errors.LibraryError(
+                errors.explain(
+                    found=f"{path} cannot be used: {problem}",
+                    expected="the file that the model was released with",
+                    do="Download the model again or name another folder",
+                )
+            )
+
     def _load(self) -> Any:
         if importlib.util.find_spec("sentence_transformers") is None:
             raise errors.MissingExtraError(
@@ -53,6 +68,7 @@ class SentenceTransformer:
                     " the embedder minilm, which needs no torch",
                 )
             )
+        self.check()
         package = importlib.import_module("sentence_transformers")
         loaded = package.SentenceTransformer(self._model, device=self._device)
         if self._max_length is not None:
