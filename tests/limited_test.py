@@ -67,7 +67,7 @@ def fail_once(number):
 @pytest.fixture
 def worker(monkeypatch):
     monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[1]))
-    limits = limited.Limits(memory_bytes=2**28, cpu_secs=0.6, wall_secs=1.0)
+    limits = limited.Limits(memory_bytes=2**28, cpu_secs=0.6, wall_secs=6.0)
     made = limited.Worker(limits)
     yield made
     made.close()
@@ -85,7 +85,7 @@ def test_items_are_done_in_order_by_one_process(worker):
     ("item", "reason"),
     [
         (("spin", 9), "it took more than 0.6 s of CPU"),
-        (("sleep", 9), "it took more than 1 s on the clock"),
+        (("sleep", 99), "it took more than 6 s on the clock"),
         (("hoard", 2**29), "it needed more memory"),
         (("answer", 2**25), "it needed more memory"),
         (("die", signal.SIGSEGV), "what reads it crashed (SIGSEGV)"),
@@ -101,7 +101,7 @@ def test_what_crosses_a_limit_is_named_and_the_next_call_works(worker, item, rea
         worker.map(f"{HERE}:act", None, [("", 0)] * 3 + [item, ("", 0)])
     assert raised.value.index == 3
     assert raised.value.reason.startswith(reason)
-    assert time.monotonic() - start < 8
+    assert time.monotonic() - start < 60  # on a machine with much else to do
     assert worker.map(f"{HERE}:square", 0, [3]) == [9]
 
 
@@ -180,7 +180,9 @@ def is_running(pid):
 
 
 def test_the_process_imports_nothing_heavy(worker):
-    heavy = worker.map("tests.limited_test:loaded", None, ["jax", "numpy", "seqio"])
+    heavy = worker.map(
+        "tests.limited_test:loaded", None, ["jax", "tensorflow", "seqio"]
+    )
     assert heavy == [False] * 3
 
 
