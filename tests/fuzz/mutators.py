@@ -196,8 +196,8 @@ def _with_change(rng: random.Random, whole: Any) -> str:
 
 def change_safetensors(rng: random.Random, data: bytes, other: bytes) -> bytes:
     """Changes the header of a safetensors file, its length made to fit or not."""
-    size = struct.unpack("<Q", data[:8])[0]
-    if 8 + size > len(data):
+    size = int.from_bytes(data[:8], "little")
+    if not 8 <= 8 + size <= len(data) - 1:
         return flip(rng, data, other)
     if rng.random() < 0.1:
         return (
@@ -211,7 +211,8 @@ def change_safetensors(rng: random.Random, data: bytes, other: bytes) -> bytes:
 
 def change_values(rng: random.Random, data: bytes, other: bytes) -> bytes:
     """Puts NaN, infinity or zero in place of a float32 in the last half of a file."""
-    del other
+    if len(data) < 16:
+        return flip(rng, data, other)
     place = (rng.randrange(len(data) // 2, max(1, len(data) - 4)) // 4) * 4
     value = rng.choice((float("nan"), float("inf"), float("-inf"), 0.0, 1e38))
     return data[:place] + struct.pack("<f", value) + data[place + 4 :]
@@ -219,7 +220,7 @@ def change_values(rng: random.Random, data: bytes, other: bytes) -> bytes:
 
 def change_npy(rng: random.Random, data: bytes, other: bytes) -> bytes:
     """Changes the text of the header of a npy file, its length kept."""
-    if data[:6] != b"\x93NUMPY":
+    if data[:6] != b"\x93NUMPY" or len(data) < 128:
         return flip(rng, data, other)
     size = struct.unpack("<H", data[8:10])[0]
     header = rng.choice((change_number, insert_text))(rng, data[10 : 10 + size], other)
