@@ -20,6 +20,10 @@ _ADDED_LATER = ("training", "vocabulary", "params_fingerprint")  # may be missin
 # What a training tells of its way, and not of what came out: two runs of one recipe
 # that were interrupted at other moments differ in these alone.
 _DIARY = ("metrics", "operative_config")
+_RECIPE = (
+    *("name", "kind", "base_fingerprint", "model", "trainable_pattern", "adapter"),
+    *("tasks", "data", "steps"),
+)
 _PACKAGES = ("elm_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 Kind = Literal["base", "prompt", "dataset", "multitask", "merged"]
@@ -82,6 +86,23 @@ class Manifest:
         facts = dataclasses.asdict(self)
         kept = {name: value for name, value in facts.items() if name not in _DIARY}
         text = json.dumps(kept, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def recipe(self) -> str:
+        """What it is trained on and how, its seed aside: 16 hex digits.
+
+        "" of a merge, whose parts are known by their parameters alone.
+        """
+        if self.kind == "merged":
+            return ""
+        training = {k: v for k, v in self.training.items() if "seed" not in k}
+        facts = {
+            **{name: getattr(self, name) for name in _RECIPE},
+            "training": training,
+            "vocabulary": self.vocabulary.get("fingerprint"),
+        }
+        text = json.dumps(facts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

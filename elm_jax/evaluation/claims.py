@@ -1,7 +1,8 @@
 """The paper's three claims, judged by result rows.
 
 A claim about a difference holds if the whole interval of the paired difference lies
-above zero, fails if it lies below, and is undecided otherwise.
+above zero, fails if it lies below, and is undecided otherwise. From less than three
+trainings it is a claim about these trainings (`results.Claim.verdict`).
 
 Reference: arXiv 2302.03202, abstract.
 """
@@ -10,37 +11,34 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from elm_jax.evaluation import results, selection, statistics
+from elm_jax.evaluation import estimates, results, selection
 
 
 def experts_against_multitask(
-    experts: Mapping[str, statistics.Columns],
-    multitask: statistics.Columns,
+    experts: Mapping[str, estimates.Estimate],
+    multitask: estimates.Estimate,
     *,
     judged_by: str = "retrieved",
-    seed: int = 0,
 ) -> results.Claim:
     """Judges whether experts beat the multitask model on unseen tasks.
 
     Args:
-      experts: Per-example results on unseen tasks by strategy, such as `retrieved`
-        and `best_single`; all are shown.
+      experts: Scores on unseen tasks by strategy, such as `retrieved` and
+        `best_single`; all are shown.
       multitask: Those of the multitask model.
       judged_by: The strategy whose difference decides; fixed before the results are
         known, so that having several of them makes no claim easier.
-      seed: Seed of the resampling.
     """
-    gaps = {
-        name: statistics.interval(statistics.difference(one, multitask), seed=seed)
-        for name, one in experts.items()
-    }
-    level = statistics.interval(multitask, seed=seed)
+    differences = {name: one - multitask for name, one in experts.items()}
+    gaps = {name: one.interval for name, one in differences.items()}
+    level = multitask.interval
     parts = [f"{_words(name)} {gap:+.1f} points" for name, gap in gaps.items()]
     return results.Claim(
         title="Experts beat the multitask model on unseen tasks",
         holds=_is_positive(gaps[judged_by]),
         evidence=f"Against multitask ({level:.1f}): {', '.join(parts)}"
         f"; judged by {_words(judged_by)}.",
+        num_trainings=differences[judged_by].num_trainings,
     )
 
 
@@ -101,33 +99,30 @@ def expert_added(
 
 
 def merge_beats_parts(
-    merged: statistics.Columns,
-    parts: Mapping[str, statistics.Columns],
+    merged: estimates.Estimate,
+    parts: Mapping[str, estimates.Estimate],
     *,
     metric: str,
-    seed: int = 0,
 ) -> results.Claim:
     """Judges whether a merged expert beats each of its parts on the composed task.
 
     It has to beat every part, so testing all of them needs no correction.
 
     Args:
-      merged: Per-example results of the merge on the composed task.
+      merged: Scores of the merge on the composed tasks.
       parts: Those of each expert in it, alone, by name; at least one.
       metric: Name of the metric, for the text.
-      seed: Seed of the resampling.
     """
-    gaps = {
-        name: statistics.interval(statistics.difference(merged, one), seed=seed)
-        for name, one in parts.items()
-    }
+    differences = {name: merged - one for name, one in parts.items()}
+    gaps = {name: one.interval for name, one in differences.items()}
     verdicts = [_is_positive(gap) for gap in gaps.values()]
-    level = statistics.interval(merged, seed=seed)
+    level = merged.interval
     texts = [f"{gap:+.1f} against {name} alone" for name, gap in gaps.items()]
     return results.Claim(
         title="A merge of two experts beats either alone on the composed task",
         holds=False if False in verdicts else None if None in verdicts else True,
         evidence=f"Merged: {metric} {level:.1f}; {', '.join(texts)}.",
+        num_trainings=min(one.num_trainings for one in differences.values()),
     )
 
 

@@ -137,6 +137,7 @@ def told_apart(rows: Sequence[results.ResultRow]) -> list[results.ResultRow]:
 
     An expert that shares its name with another gets what tells the two apart in
     brackets: its folder, else also its training seed and steps, else its fingerprint.
+    Trainings of one recipe with several seeds are one expert.
     """
     owners: dict[str, dict[Identity, results.ResultRow]] = {}
     for row in rows:
@@ -145,14 +146,61 @@ def told_apart(rows: Sequence[results.ResultRow]) -> list[results.ResultRow]:
             owners.setdefault(row.expert, {}).setdefault(identity, row)
     labels: dict[Identity, str] = {}
     for name, found in owners.items():
-        if len(found) > 1:
-            labels |= dict(zip(found, _labels(name, list(found.values())), strict=True))
+        groups = _by_recipe(found)
+        if len(groups) > 1:
+            first = [found[own[0]] for own in groups]
+            for own, label in zip(groups, _labels(name, first), strict=True):
+                labels |= dict.fromkeys(own, label)
     return [
         dataclasses.replace(row, expert=label)
         if row.is_expert and (label := labels.get((row.expert, row.expert_fingerprint)))
         else row
         for row in rows
     ]
+
+
+def averaged(rows: Iterable[results.ResultRow]) -> list[results.ResultRow]:
+    """Returns rows in which the trainings of an expert are one row, of their means.
+
+    Args:
+      rows: As `told_apart` returns them.
+    """
+    groups: dict[tuple[str, ...], list[results.ResultRow]] = {}
+    for row in rows:
+        key = (row.expert, row.task, row.split, row.metric, row.protocol)
+        groups.setdefault(key, []).append(row)
+    return [own[0] if len(own) == 1 else _average(own) for own in groups.values()]
+
+
+def _average(rows: Sequence[results.ResultRow]) -> results.ResultRow:
+    def mean(values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    return dataclasses.replace(
+        rows[0],
+        value=sum(row.value for row in rows) / len(rows),
+        ties=mean(row.ties for row in rows),
+        answers_cut=mean(row.answers_cut for row in rows),
+        training_seed=None,
+        source="",
+        per_example_path=None,
+        per_example_sha256=None,
+    )
+
+
+def _by_recipe(found: Mapping[Identity, results.ResultRow]) -> list[list[Identity]]:
+    """Returns the trainings of each expert, of all that share a name."""
+    groups: dict[object, list[Identity]] = {}
+    for identity, row in found.items():
+        known = row.recipe and row.training_seed is not None
+        groups.setdefault(row.recipe if known else identity, []).append(identity)
+    parted = []
+    for own in groups.values():
+        seeds = {found[identity].training_seed for identity in own}
+        # Two trainings of one seed differ in what no recipe tells.
+        parted += [own] if len(seeds) == len(own) else [[one] for one in own]
+    return parted
 
 
 def _labels(name: str, rows: Sequence[results.ResultRow]) -> list[str]:

@@ -16,10 +16,14 @@ import numpy as np
 
 from elm_jax import errors, files, json_files, locks
 
+# A claim about a way to train is more than a claim about trainings from this many on.
+LEAST_TRAININGS = 3
+
 # Labels that stand in tables for a way to choose parameters, not for one expert.
 STRATEGIES = (
     *("base", "multitask", "retrieved", "merged_top3"),
     *("best_single", "best_per_prompt", "oracle", "chance"),
+    *("best_single_crossfit", "best_per_prompt_crossfit", "random_expert"),
 )
 
 
@@ -84,6 +88,8 @@ class Facts:
         the base, `strategy` for what chooses among experts.
       source: The expert's folder, relative to the store's; "" if it is none.
       training_seed: Seed of the expert's training.
+      recipe: Hash of what the expert is trained on and how, its seed aside: equal for
+        its trainings with several seeds.
       vocabulary: Fingerprint of the vocabulary of the tokens.
       data_fingerprint: Fingerprint of the tokens and texts that were scored.
       inputs_cut: Examples whose prompt was cut, in percent.
@@ -96,6 +102,7 @@ class Facts:
     kind: str = ""
     source: str = ""
     training_seed: int | None = None
+    recipe: str = ""
     vocabulary: str = ""
     data_fingerprint: str | None = None
     inputs_cut: float | None = None
@@ -206,11 +213,31 @@ class Claim:
       title: The statement, as one sentence.
       holds: True, False, or None where the data cannot decide.
       evidence: The numbers, in words.
+      num_trainings: Training seeds behind it; None if it is not about trainings.
     """
 
     title: str
     holds: bool | None
     evidence: str
+    num_trainings: int | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Whether it holds, in words: of how many trainings, if these are too few.
+
+        >>> Claim("A beats B", True, "", num_trainings=1).verdict
+        'holds in this training'
+        >>> Claim("A beats B", False, "", num_trainings=2).verdict
+        'does not hold in these 2 trainings'
+        >>> Claim("A beats B", True, "", num_trainings=3).verdict
+        'holds'
+        """
+        words = {True: "holds", False: "does not hold", None: "undecided"}[self.holds]
+        number = self.num_trainings
+        if self.holds is None or number is None or number >= LEAST_TRAININGS:
+            return words
+        of = "this training" if number == 1 else f"these {number} trainings"
+        return f"{words} in {of}"
 
 
 class ResultStore:
@@ -347,8 +374,15 @@ class ResultStore:
             )
         )
 
-    def per_example(self, row: ResultRow) -> dict[str, np.ndarray]:
+    def per_example(
+        self, row: ResultRow, *, only: Sequence[str] = ()
+    ) -> dict[str, np.ndarray]:
         """Returns the arrays of a row's per-example file.
+
+        Args:
+          row: One that the store has.
+          only: Names of those that are asked for, as far as they are there; all by
+            default.
 
         Raises:
           DataError: The row names no file, or the file is missing or altered.
@@ -374,7 +408,8 @@ class ResultStore:
             )
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
+                names = [n for n in arrays.files if not only or n in only]
+                return {name: arrays[name] for name in names}
         except _NO_ARRAYS as error:
             raise errors.DataError(
                 errors.explain(

@@ -1,4 +1,4 @@
-"""Means over prompts and datasets, with bootstrap intervals over rows.
+"""Means over prompts and datasets, and what they are when rows are drawn again.
 
 The statistic is the paper's: a dataset's score is the mean over its prompts, the
 total is the mean over datasets. What varies is which rows a dataset holds, so rows
@@ -8,13 +8,9 @@ they are not independent. Prompts stay fixed; the interval says nothing about pr
 that nobody wrote. Two models are compared on the same rows, by the differences of
 their results, which is far sharper than comparing two intervals.
 
-The ends are percentiles of the resampled means. They have no width where all rows
-agree, and the ends are NaN where a dataset has a single row.
-
 Reference: Efron and Tibshirani, An Introduction to the Bootstrap, chapters 8 and 13.
 """
 
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -23,7 +19,7 @@ import numpy as np
 from elm_jax import errors
 from elm_jax.evaluation import results
 
-# Resampled counts are drawn in blocks of about this many entries, to bound memory.
+# Resampled counts are used in blocks of about this many entries, to bound memory.
 _BLOCK_SIZE = 2_000_000
 
 
@@ -86,59 +82,28 @@ def of_dataset(one: Columns, dataset: str) -> dict[tuple[str, str], Column]:
     return {key: column for key, column in one.items() if key[0] == dataset}
 
 
+def check(one: Columns) -> None:
+    """Raises DataError if there is no column, or one without rows."""
+    if not one or not all(len(column.values) for column in one.values()):
+        raise errors.DataError(
+            errors.explain(
+                found="no results" if not one else "a task without rows",
+                expected="one or more tasks with one or more rows each",
+                do="Check which rows were selected",
+            )
+        )
+
+
 def mean(one: Columns) -> float:
     """Returns the mean over datasets of the mean over their prompts.
 
     Raises:
       DataError: There is no column, or one without rows.
     """
-    return interval(one, num_resamples=1).mean
-
-
-def interval(
-    one: Columns, *, seed: int = 0, num_resamples: int = 1000, level: float = 0.95
-) -> results.Interval:
-    """Returns the mean over datasets of means over prompts, with an interval.
-
-    A dataset's draws depend on the seed and its name only: other datasets and the
-    order of anything do not change them.
-
-    Args:
-      one: The results of one model, or differences of two.
-      seed: Seed of the resampling.
-      num_resamples: Number of bootstrap resamples.
-      level: Share of resampled means inside the interval, in (0, 1).
-
-    Raises:
-      DataError: There is no column, or one without rows.
-    """
+    check(one)
     datasets = sorted({dataset for dataset, _ in one})
-    if not datasets or not all(len(column.values) for column in one.values()):
-        raise errors.DataError(
-            errors.explain(
-                found="no results" if not datasets else "a task without rows",
-                expected="one or more tasks with one or more rows each",
-                do="Check which rows were selected",
-            )
-        )
-    tables = [_table(of_dataset(one, dataset)) for dataset in datasets]
-    num_rows = sum(len(table) for table in tables)
-    point = float(np.mean([_prompt_mean(table) for table in tables]))
-    if min(len(table) for table in tables) == 1:
-        return results.Interval(point, num_rows=num_rows)
-    means = [
-        _resampled_means(table, seed=_seed(seed, dataset), num_resamples=num_resamples)
-        for dataset, table in zip(datasets, tables, strict=True)
-    ]
-    outside = (1.0 - level) / 2.0
-    low, high = np.quantile(np.mean(means, axis=0), [outside, 1.0 - outside])
-    return results.Interval(point, float(low), float(high), num_rows)
-
-
-def by_dataset(one: Columns, *, seed: int = 0) -> dict[str, results.Interval]:
-    """Returns the interval of each dataset by name; `interval` gives their mean's."""
-    datasets = sorted({dataset for dataset, _ in one})
-    return {name: interval(of_dataset(one, name), seed=seed) for name in datasets}
+    tables = [table(of_dataset(one, dataset))[1] for dataset in datasets]
+    return float(np.mean([prompt_mean(values) for values in tables]))
 
 
 def difference(one: Columns, other: Columns) -> dict[tuple[str, str], Column]:
@@ -172,47 +137,40 @@ def _sorted(column: Column) -> Column:
     return Column(column.example_ids[order], column.values[order])
 
 
-def _table(one: Columns) -> np.ndarray:
-    """Returns [rows, prompts], NaN where a prompt lacks a row."""
+def table(one: Columns) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the ids of rows, and [rows, prompts], NaN where a prompt lacks a row."""
     ids = np.unique(np.concatenate([column.example_ids for column in one.values()]))
-    table = np.full((len(ids), len(one)), np.nan)
+    values = np.full((len(ids), len(one)), np.nan)
     for position, key in enumerate(sorted(one)):
         column = one[key]
-        table[np.searchsorted(ids, column.example_ids), position] = column.values
-    return table
+        values[np.searchsorted(ids, column.example_ids), position] = column.values
+    return ids, values
 
 
-def _prompt_mean(table: np.ndarray) -> float:
-    return float(np.nanmean(table, axis=0).mean())
+def prompt_mean(values: np.ndarray) -> float:
+    """Returns the mean over prompts of a table's means over rows."""
+    return float(np.nanmean(values, axis=0).mean())
 
 
-def _resampled_means(
-    table: np.ndarray, *, seed: np.random.SeedSequence, num_resamples: int
-) -> np.ndarray:
-    """Returns [num_resamples] means over prompts of resampled rows.
+def resampled(values: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Returns [resamples] means over prompts of resampled rows.
 
     A prompt none of whose rows is drawn is left out of that mean.
+
+    Args:
+      values: [rows, prompts], NaN where a prompt lacks a row.
+      times: [resamples, rows], how often each row is drawn.
     """
-    num_rows = len(table)
-    known = np.isfinite(table).astype(np.float64)
-    filled = np.where(known, table, 0.0)
-    rng = np.random.default_rng(seed)
-    block = max(1, _BLOCK_SIZE // num_rows)
+    known = np.isfinite(values).astype(np.float64)
+    filled = np.where(known, values, 0.0)
+    block = max(1, _BLOCK_SIZE // len(values))
     means: list[np.ndarray] = []
-    for start in range(0, num_resamples, block):
-        size = min(block, num_resamples - start)
-        # A resample is how often each row is drawn; sums are then matrix products.
-        drawn = rng.integers(num_rows, size=(size, num_rows))
-        drawn += num_rows * np.arange(size)[:, np.newaxis]
-        times = np.bincount(drawn.ravel(), minlength=size * num_rows)
-        times = times.reshape(size, num_rows).astype(np.float64)
-        counts = times @ known
-        prompt_means = (times @ filled) / np.maximum(counts, 1.0)
+    for start in range(0, len(times), block):
+        drawn = times[start : start + block].astype(np.float64)
+        # Sums over drawn rows are matrix products.
+        counts = drawn @ known
+        prompt_means = (drawn @ filled) / np.maximum(counts, 1.0)
         means.append(
             (prompt_means * (counts > 0)).sum(axis=1) / (counts > 0).sum(axis=1)
         )
     return np.concatenate(means)
-
-
-def _seed(seed: int, dataset: str) -> np.random.SeedSequence:
-    return np.random.SeedSequence([seed, zlib.crc32(dataset.encode())])

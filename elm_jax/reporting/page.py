@@ -16,7 +16,7 @@ import jinja2
 import markupsafe
 
 from elm_jax.evaluation import results
-from elm_jax.reporting import marks, plots, report, text
+from elm_jax.reporting import marks, plots, report, tables, text
 
 # Scores this many points from the base model, or more, get the full colour, so that
 # a map of small differences stays pale.
@@ -39,11 +39,11 @@ def render(one: report.Report) -> str:
     return template("page.html.jinja").render(
         report=one,
         headline=one.headline and _headline(one.headline),
+        figures=[tables.figures(part) for part in one.figures],
         dots=one.headline and _dots(one.headline),
         heat_maps=[_heat_map(part) for part in one.heat_maps],
         votes=[_votes(part) for part in one.votes],
         curves=[_curve(part) for part in one.curves],
-        verdicts=text.VERDICTS,
         signs=_VERDICT_SIGNS,
     )
 
@@ -74,7 +74,7 @@ def _printable(value: Any) -> Any:
 
 
 def _headline(one: report.Headline) -> list[dict[str, Any]]:
-    """Returns the rows of the main table, with the best cells marked."""
+    """Returns the rows of the main table, with the cells to stress."""
     return [
         {
             "label": row.label,
@@ -84,15 +84,13 @@ def _headline(one: report.Headline) -> list[dict[str, Any]]:
                 {
                     "cell": cell,
                     "mark": one.marks.get((row.label, j), ""),
-                    "is_best": cell is not None
-                    and not row.is_reference
-                    and cell.mean == one.best(j),
+                    "is_best": (i, j) in one.strong,
                     "has_interval": cell is not None and not math.isnan(cell.low),
                 }
                 for j, cell in enumerate(row.cells)
             ],
         }
-        for row in one.rows
+        for i, row in enumerate(one.rows)
     ]
 
 

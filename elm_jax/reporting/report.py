@@ -20,7 +20,7 @@ class HeadlineRow:
       cells: One score per column, or None where there is none.
       note: What it is, in a few words.
       is_reference: Whether it is a mark to compare with, such as chance or an upper
-        bound, which is never marked as the best.
+        bound, which is never stressed.
     """
 
     label: str
@@ -40,6 +40,7 @@ class Headline:
       column_marks: Letters of `marks` that the data of a column needs, by its place.
       marks: Those that a score needs, by (label, place of the column).
       legend: What the letters mean, a sentence each.
+      strong: (row, column), from 0, of the scores to stress.
     """
 
     columns: tuple[str, ...]
@@ -48,11 +49,35 @@ class Headline:
     column_marks: Mapping[int, str] = dataclasses.field(default_factory=dict)
     marks: Mapping[tuple[str, int], str] = dataclasses.field(default_factory=dict)
     legend: tuple[str, ...] = ()
+    strong: frozenset[tuple[int, int]] = frozenset()
 
-    def best(self, column: int) -> float | None:
-        """Returns the best mean of a column, reference rows aside."""
-        cells = [row.cells[column] for row in self.rows if not row.is_reference]
-        return max((cell.mean for cell in cells if cell is not None), default=None)
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """A table of figures about some ways or experts.
+
+    Attributes:
+      title: What is shown.
+      columns: Titles of the figures.
+      rows: A name and its figures; None where there is none.
+      notes: How to read it, a sentence each.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple["Figure", ...]], ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Signed:
+    """A difference: shown with its sign."""
+
+    value: Interval
+
+
+Figure = Interval | Signed | float | str | None
+"""Intervals and floats are shown to one decimal."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +168,7 @@ class Report:
       summary: One or two sentences below the title.
       claims: The claims, with verdicts.
       headline: The main table.
+      figures: What goes with the main table, such as differences of its rows.
       heat_maps: Experts x tasks, such as one for unseen and one for trained tasks.
       votes: Retrieval votes by task.
       curves: Learning curves.
@@ -154,6 +180,7 @@ class Report:
     summary: str = ""
     claims: tuple[results.Claim, ...] = ()
     headline: Headline | None = None
+    figures: tuple[Figures, ...] = ()
     heat_maps: tuple[HeatMap, ...] = ()
     votes: tuple[Votes, ...] = ()
     curves: tuple[Curve, ...] = ()

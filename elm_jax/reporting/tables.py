@@ -1,7 +1,6 @@
 """A report as tables of text: for the terminal, and as Markdown."""
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -42,19 +41,14 @@ class TextTable:
 def all_tables(one: report.Report) -> list[TextTable]:
     """Returns the tables of everything in a report but its curves."""
     found = [headline(one.headline)] if one.headline else []
+    found += [figures(part) for part in one.figures]
     found += [heat_map(part) for part in one.heat_maps]
     found += [votes(one.votes)] if one.votes else []
     return found
 
 
 def headline(one: report.Headline) -> TextTable:
-    """Returns the main table, intervals below the means, the best stressed."""
-    strong = {
-        (i, j + 1)
-        for i, row in enumerate(one.rows)
-        for j, cell in enumerate(row.cells)
-        if cell and not row.is_reference and cell.mean == one.best(j)
-    }
+    """Returns the main table, intervals below the means."""
     return TextTable(
         title=f"{one.title} (percent, with 95 % interval)",
         header=("", *_marked(one.columns, one.column_marks)),
@@ -62,27 +56,45 @@ def headline(one: report.Headline) -> TextTable:
             (
                 row.label,
                 *(
-                    _interval(cell, one.marks.get((row.label, j), ""))
+                    text.interval(cell, letters=one.marks.get((row.label, j), ""))
                     for j, cell in enumerate(row.cells)
                 ),
             )
             for row in one.rows
         ),
-        strong=frozenset(strong),
+        strong=frozenset((i, j + 1) for i, j in one.strong),
         notes=one.legend,
     )
 
 
+def figures(one: report.Figures) -> TextTable:
+    """Returns a table of figures, intervals below them."""
+    return TextTable(
+        title=one.title,
+        header=("", *one.columns),
+        rows=tuple((name, *map(figure, own)) for name, own in one.rows),
+        notes=one.notes,
+    )
+
+
+def figure(one: report.Figure) -> str:
+    """Returns a figure as text, its interval on a second line."""
+    if isinstance(one, str):
+        return one
+    if isinstance(one, report.Signed):
+        return text.interval(one.value, signed=True)
+    return text.interval(one) if isinstance(one, results.Interval) else text.number(one)
+
+
 def heat_map(one: report.HeatMap) -> TextTable:
-    """Returns experts x datasets, means over prompts, the best stressed."""
+    """Returns experts x datasets, means over prompts.
+
+    None is stressed: the best of many is best by luck, too.
+    """
     named = [("base", one.baseline), *zip(one.experts, one.values, strict=True)]
     table = [
         (*one.by_dataset(values).values(), one.mean(values)) for _, values in named
     ]
-    strong: set[tuple[int, int]] = set()
-    for j, column in enumerate(zip(*table[1:], strict=True)):
-        best = max((value for value in column if value is not None), default=None)
-        strong |= {(i + 1, j + 1) for i, v in enumerate(column) if v and v == best}
     datasets = [*dict.fromkeys(dataset for dataset, _ in one.columns), "mean"]
     heads: dict[int, str] = {}
     letters: dict[tuple[str, int], str] = {}
@@ -109,7 +121,6 @@ def heat_map(one: report.HeatMap) -> TextTable:
             )
             for (name, _), values in zip(named, table, strict=True)
         ),
-        strong=frozenset(strong),
         notes=one.legend,
     )
 
@@ -128,8 +139,7 @@ def votes(some: tuple[report.Votes, ...]) -> TextTable:
 def claim_lines(claims: tuple[results.Claim, ...]) -> list[str]:
     """Returns one line per claim: its statement, its verdict, its numbers."""
     return [
-        f"{text.plain(claim.title)}: {text.VERDICTS[claim.holds]}."
-        f" {text.plain(claim.evidence)}"
+        f"{text.plain(claim.title)}: {claim.verdict}. {text.plain(claim.evidence)}"
         for claim in claims
     ]
 
@@ -243,14 +253,6 @@ def _marked(names: Iterable[str], letters: Mapping[int, str]) -> list[str]:
         plain = text.plain(name)
         found.append(f"{plain}\n({', '.join(own)})" if own else plain)
     return found
-
-
-def _interval(cell: results.Interval | None, letters: str) -> str:
-    """Returns a mean, with its interval on a second line if there is one."""
-    mean = marks.beside(text.number(cell and cell.mean), letters)
-    if cell is None or math.isnan(cell.low):
-        return mean
-    return f"{mean}\n{text.number(cell.low)}–{text.number(cell.high)}"
 
 
 def _rich_cell(cell: str, is_strong: bool) -> Text:

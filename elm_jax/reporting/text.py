@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Sequence
 
-VERDICTS = {True: "holds", False: "does not hold", None: "undecided"}
+from elm_jax.evaluation import results
 
 
 def plain(name: object) -> str:
@@ -29,6 +29,27 @@ def number(value: float | None, *, signed: bool = False) -> str:
         return "–"
     text = f"{value:+.1f}" if signed else f"{value:.1f}"
     return ("0.0" if float(text) == 0 else text).replace("-", "−")
+
+
+def p_value(value: float) -> str:
+    """Returns a p-value to three decimals, or what it is below.
+
+    >>> p_value(0.25), p_value(1e-9)
+    ('0.250', '<0.001')
+    """
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def interval(
+    value: results.Interval | None, *, signed: bool = False, letters: str = ""
+) -> str:
+    """Returns a mean, with its interval on a second line if there is one."""
+    mean = number(value and value.mean, signed=signed)
+    mean = f"{mean} ({', '.join(letters)})" if letters else mean
+    if value is None or math.isnan(value.low):
+        return mean
+    low, high = (number(end, signed=signed) for end in (value.low, value.high))
+    return f"{mean}\n{low} to {high}" if signed else f"{mean}\n{low}–{high}"
 
 
 def without_common_prefix(names: Sequence[str]) -> tuple[str, ...]:

@@ -68,6 +68,7 @@ class Candidate:
             "kind": self.kind,
             "source": source,
             "training_seed": seeds.pop() if len(seeds) == 1 else None,
+            "recipe": infos[0].recipe if len(infos) == 1 else "",
         }
 
     def adapter(self) -> adapters.AdapterSpec | None:

@@ -4,8 +4,10 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from elm_jax.checkpoints import manifest
-from elm_jax.evaluation import naming, results, selection
+from elm_jax.evaluation import naming, results, selection, statistics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,20 +81,71 @@ class ComparableRows:
         naming.check_comparable(self.all, shown.tables.values())
         # Of release 0.1, only the report tells which row is its merge. A name means
         # one expert on the whole page.
-        self._named = naming.told_apart(
-            [
-                dataclasses.replace(row, kind="merged")
-                if not row.kind and row.expert == shown.merged_expert
-                else row
-                for row in self.all
-            ]
+        self._named, self._partly = _whole_trainings(
+            naming.told_apart(
+                [
+                    dataclasses.replace(row, kind="merged")
+                    if not row.kind and row.expert == shown.merged_expert
+                    else row
+                    for row in self.all
+                ]
+            )
         )
+        self._averaged = naming.averaged(self._named)
+        self._behind: dict[tuple[str, ...], list[results.ResultRow]] = {}
+        for row in sorted(self._named, key=lambda row: row.training_seed or 0):
+            self._behind.setdefault(_cell(row), []).append(row)
+        self._ids: dict[bytes, np.ndarray] = {}
+        self._columns: dict[tuple[str, str], statistics.Column] = {}
 
     def of(
         self, tasks: Sequence[str], *, split: str, metric: str
     ) -> list[results.ResultRow]:
-        """Returns the rows of some tasks; each expert has a name of its own in them."""
-        return selection.select(self._named, split=split, metric=metric, tasks=tasks)
+        """Returns the rows of some tasks; each expert has a name of its own in them.
+
+        Of an expert that was trained with several seeds it is their mean.
+        """
+        return selection.select(self._averaged, split=split, metric=metric, tasks=tasks)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The name of each expert by the fingerprint of each of its trainings."""
+        return {r.expert_fingerprint: r.expert for r in self._named if r.is_expert}
+
+    def trainings(
+        self, rows: Sequence[results.ResultRow]
+    ) -> list[dict[tuple[str, str], statistics.Column]]:
+        """Returns the per-example results behind rows that `of` gave, by training.
+
+        Args:
+          rows: At most one for each task, of one metric; at least one.
+
+        Returns:
+          As many as the expert of the rows that was trained least often has.
+
+        Raises:
+          DataError: A row has no per-example values, or there are two of a task.
+        """
+        behind = [self._behind[_cell(row)] for row in rows]
+        number = min(map(len, behind))
+        return [
+            statistics.columns([own[place] for own in behind], self._column)
+            for place in range(number)
+        ]
+
+    def _column(self, row: results.ResultRow) -> dict[str, np.ndarray]:
+        """Returns ids and values of a row, each file read and each id kept once."""
+        key = (row.per_example_path or "", row.metric)
+        if key not in self._columns or not key[0]:
+            found = self.store.per_example(row, only=("example_ids", row.metric))
+            if row.metric not in found:
+                return found
+            ids = np.asarray(found["example_ids"], np.int64)
+            ids = self._ids.setdefault(ids.tobytes(), ids)
+            values = np.asarray(found[row.metric], np.float64)
+            self._columns[key] = statistics.Column(ids, values)
+        ids, values = self._columns[key]
+        return {"example_ids": ids, row.metric: values}
 
     def doubts(self) -> Iterator[str]:
         """Yields what is doubtful about whose the rows are, a sentence each."""
@@ -120,6 +173,11 @@ class ComparableRows:
                 f"{name} was trained again since it was scored: its scores are those of"
                 " the old training."
             )
+        for name, number in sorted(self._partly.items()):
+            yield (
+                f"{number} trainings of {name} are left out: they were not scored on"
+                " all tasks that its other trainings were scored on."
+            )
         silent = sum(not row.kind for row in self.all)
         if silent:
             yield (
@@ -127,6 +185,34 @@ class ComparableRows:
                 " expert nor the true protocol, as those of release 0.1: a merged"
                 " expert among them may be taken for a single one."
             )
+
+
+def _cell(row: results.ResultRow) -> tuple[str, ...]:
+    return (row.expert, row.task, row.split, row.metric, row.protocol)
+
+
+def _whole_trainings(
+    rows: Sequence[results.ResultRow],
+) -> tuple[list[results.ResultRow], dict[str, int]]:
+    """Returns rows of trainings that have all cells that others of their expert have.
+
+    And the number of trainings that are left out, by expert.
+    """
+    cells: dict[str, dict[str, set[tuple[str, ...]]]] = {}
+    for row in rows:
+        if row.is_expert:
+            own = cells.setdefault(row.expert, {})
+            own.setdefault(row.expert_fingerprint, set()).add(_cell(row))
+    partly: dict[str, int] = {}
+    dropped: set[tuple[str, str]] = set()
+    for name, own in cells.items():
+        most = max(map(len, own.values()))
+        short = [mark for mark, found in own.items() if len(found) < most]
+        if short:
+            partly[name] = len(short)
+            dropped |= {(name, mark) for mark in short}
+    kept = [row for row in rows if (row.expert, row.expert_fingerprint) not in dropped]
+    return kept, partly
 
 
 def _lying(store: results.ResultStore) -> dict[naming.Folder, str]:

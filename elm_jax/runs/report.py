@@ -7,16 +7,17 @@ from collections.abc import Iterator, Sequence
 
 from elm_jax import errors, fields, files, paths
 from elm_jax.data import tasks as task_registry
-from elm_jax.evaluation import (
-    claims,
-    metrics,
-    results,
-    selection,
-    statistics,
-)
+from elm_jax.evaluation import claims, estimates, metrics, results
 from elm_jax.reporting import marks, page, report, tables, terminal, text
-from elm_jax.runs import comparable_rows, loss_curves, report_rows, report_votes
+from elm_jax.runs import (
+    comparable_rows,
+    loss_curves,
+    report_figures,
+    report_rows,
+    report_votes,
+)
 from elm_jax.runs.comparable_rows import ComparableRows
+from elm_jax.runs.report_ways import Way, Ways
 from elm_jax.runs.run import Plan, Run
 
 # Metrics of tasks whose answers are written, not ranked.
@@ -113,6 +114,7 @@ class Report(Run):
     def _report(self, reported: ComparableRows, gaps: tuple[str, ...]) -> report.Report:
         unseen = self._expand(self.unseen_tasks)
         seen = self._expand(self.seen_tasks)
+        ways = self._ways(reported, unseen)
         votes = self._votes(reported)
         maps = []
         for tasks, title in (
@@ -127,8 +129,9 @@ class Report(Run):
                     maps.append(report.heat_map(rows, title=name, retrieved=won))
         return report.Report(
             title=self.title,
-            claims=tuple(self._claims(reported, unseen)),
-            headline=self._headline(reported, unseen),
+            claims=tuple(self._claims(reported, ways)),
+            headline=ways and self._headline(ways, reported),
+            figures=report_figures.tables(ways) if ways else (),
             heat_maps=tuple(maps),
             votes=votes.votes,
             curves=loss_curves.read(
@@ -140,8 +143,8 @@ class Report(Run):
                 *gaps,
                 "A dataset's score is the mean over its prompts; intervals are 95 %"
                 " bootstrap intervals over rows, the prompts of a row kept together.",
-                "The best single expert is chosen on validation rows. The oracle is"
-                " chosen on the reported rows: an upper bound, not a method.",
+                "What is chosen by the rows that are reported, as the oracle is, is an"
+                " upper bound, not a method: it has no interval and is never bold.",
             ),
         )
 
@@ -186,84 +189,56 @@ class Report(Run):
             tasks, split=split or self.split, metric=metric or self.metric
         )
 
-    def _headline(
-        self, reported: ComparableRows, unseen: Sequence[str]
-    ) -> report.Headline | None:
-        rows = self._rows(reported, unseen)
-        if not rows:
-            return None  # none of the tasks is ranked
-        datasets = sorted({row.dataset for row in rows})
-        notes = _NOTES | {"retrieved": self._votes(reported).note}
-        for row in rows:  # those are methods' results, too
-            if row.kind in ("multitask", "merged"):
-                parts = filter(None, (f"a {row.kind} expert", row.source))
-                notes.setdefault(row.expert, ", ".join(parts))
-        ways = {label: [row for row in rows if row.expert == label] for label in notes}
-        for label, choice, note in self._choices(reported, unseen):
-            singles = selection.single_experts(rows)
-            ways[label] = selection.view(singles, choice, label=label)
-            notes[label] = note
-        found = [self._chance(reported, unseen, datasets)]
-        groups = [*(_of_dataset(rows, name) for name in datasets), rows]
+    def _headline(self, ways: Ways, reported: ComparableRows) -> report.Headline:
+        found = [self._chance(ways, reported)]
+        groups = [*(_of_dataset(ways.rows, name) for name in ways.datasets), ways.rows]
         letters: dict[tuple[str, int], str] = {}
-        for label, own in ways.items():
-            if own:
-                columns = statistics.columns(own, reported.store.per_example)
-                # A mean over other prompts than those of the other rows is none.
-                cells = [
-                    statistics.interval({key: columns[key] for key in keys})
-                    if keys <= columns.keys()
-                    else None
-                    for keys in ({(r.dataset, r.task) for r in g} for g in groups)
-                ]
-                is_bound = label == "oracle"
-                found.append(
-                    report.HeadlineRow(label, tuple(cells), notes[label], is_bound)
-                )
-                parts = [*(_of_dataset(own, name) for name in datasets), own]
-                for place, part in enumerate(parts):
-                    letters[label, place] = marks.of_scores(part)
-        short = text.without_common_prefix(datasets)
+        for way in ways.all:
+            cells = [_cell(way, name) for name in (*ways.datasets, "")]
+            found.append(
+                report.HeadlineRow(way.label, tuple(cells), way.note, way.is_reference)
+            )
+            parts = [*(_of_dataset(way.rows, name) for name in ways.datasets), way.rows]
+            for place, part in enumerate(parts):
+                letters[way.label, place] = marks.of_scores(part)
+        short = text.without_common_prefix(ways.datasets)
         return report.Headline(
             columns=(*short, "mean"),
             rows=tuple(found),
             column_marks=dict(enumerate(map(marks.of_data, groups))),
             marks=letters,
-            legend=marks.legend([row for own in ways.values() for row in own]),
+            legend=(
+                *marks.legend([row for way in ways.all for row in way.rows]),
+                report_figures.resampled(ways.all),
+            ),
+            # The first row is chance.
+            strong=frozenset((i + 1, j) for i, j in report_figures.strong(ways.all)),
         )
 
-    def _choices(
-        self, reported: ComparableRows, unseen: Sequence[str]
-    ) -> Iterator[tuple[str, dict[str, str], str]]:
-        """Yields ways to choose among single experts: label, expert by task, note."""
-        singles = selection.single_experts(self._rows(reported, unseen))
-        chosen_on = selection.single_experts(
-            self._rows(reported, unseen, split=self.selection_split)
+    def _ways(self, reported: ComparableRows, unseen: Sequence[str]) -> Ways | None:
+        """Returns what the main table compares; None if no unseen task is ranked."""
+        rows = self._rows(reported, unseen)
+        if not rows:
+            return None
+        notes = _NOTES | {"retrieved": self._votes(reported).note}
+        for row in rows:  # those are methods' results, too
+            if row.kind in ("multitask", "merged"):
+                parts = filter(None, (f"a {row.kind} expert", row.source))
+                notes.setdefault(row.expert, ", ".join(parts))
+        return Ways(
+            reported,
+            rows,
+            chosen_on=self._rows(reported, unseen, split=self.selection_split),
+            notes=notes,
+            selection_split=self.selection_split,
         )
-        if singles and chosen_on:
-            best, *equals = selection.best_singles(chosen_on)
-            where = f"chosen on {self.selection_split} rows"
-            note = f"{best}, {where}"
-            if equals:
-                note += f", the first by name of {1 + len(equals)} with the best mean"
-            yield "best_single", selection.everywhere(best, singles), note
-            each = selection.oracle(chosen_on)
-            yield "best_per_prompt", each, f"the best expert of each prompt, {where}"
-        if singles:
-            each = selection.oracle(singles)
-            note = "the best expert of each prompt, chosen on these rows: a bound"
-            yield "oracle", each, note
 
-    def _chance(
-        self,
-        reported: ComparableRows,
-        unseen: Sequence[str],
-        datasets: Sequence[str],
-    ) -> report.HeadlineRow:
-        rows = self._rows(reported, unseen, metric="chance")
+    def _chance(self, ways: Ways, reported: ComparableRows) -> report.HeadlineRow:
+        names = sorted({row.task for row in ways.rows})
+        rows = self._rows(reported, names, metric="chance")
         by_task = {(row.dataset, row.task): row.value for row in rows}
         means = []
-        for dataset in datasets:
+        for dataset in ways.datasets:
             values = [v for (name, _), v in by_task.items() if name == dataset]
             means.append(sum(values) / len(values) if values else float("nan"))
         means.append(sum(means) / len(means))
@@ -326,24 +301,17 @@ class Report(Run):
         yield from report_rows.lacking_claims(asked, there)
 
     def _claims(
-        self, reported: ComparableRows, unseen: Sequence[str]
+        self, reported: ComparableRows, ways: Ways | None
     ) -> list[results.Claim]:
         """Returns the claims that the rows at hand can speak to."""
         found = []
-        rows = self._rows(reported, unseen)
-        ways = _columns(reported, rows)
-        if {"multitask", "retrieved"} <= ways.keys():
-            experts = {"retrieved": ways["retrieved"]}
-            for label, choice, _ in self._choices(reported, unseen):
-                if label == "best_single":
-                    name = next(iter(choice.values()))
-                    experts[f"best single ({name})"] = ways[name]
-            found.append(claims.experts_against_multitask(experts, ways["multitask"]))
+        if ways is not None:
+            found += _claim_of_experts(ways)
         after = self.path(self.results_after_path) if self.results_after_path else None
         if after is not None and after.is_file():
             again = self._comparable(results.ResultStore(after))
             found.append(claims.expert_added(reported.newest, again.newest))
-        composed = _columns(
+        composed = _scores(
             reported, self._rows(reported, self._expand(self.composed_tasks))
         )
         if {self.merged_expert, *self.merged_parts} <= composed.keys():
@@ -377,13 +345,42 @@ def _of_dataset(
     return [row for row in rows if row.dataset == name]
 
 
-def _columns(
+def _cell(way: Way, dataset: str) -> results.Interval | None:
+    """Returns the score on a dataset, or the mean over all for ""; None if part lacks.
+
+    A mean over other prompts than those of the other ways is none. Where the rows
+    chose, an interval from them would be of the luck, too.
+    """
+    one = way.whole if not dataset else None
+    if dataset and way.score is not None and dataset in way.score.datasets:
+        one = way.score.of(dataset)
+    if one is None:
+        return None
+    return results.Interval(one.mean) if way.is_bound else one.interval
+
+
+def _claim_of_experts(ways: Ways) -> Iterator[results.Claim]:
+    multitask, retrieved = (ways.by_label(n) for n in ("multitask", "retrieved"))
+    if not (multitask and retrieved and multitask.whole and retrieved.whole):
+        return
+    experts = {"retrieved": retrieved.whole}
+    best = ways.by_label("best_single")
+    if best is not None and best.whole is not None and not best.is_bound:
+        experts[f"best single ({best.note.partition(',')[0]})"] = best.whole
+    fitted = ways.by_label("best_single_crossfit")
+    if fitted is not None and fitted.whole is not None:
+        experts["best single (cross-fitted)"] = fitted.whole
+    yield claims.experts_against_multitask(experts, multitask.whole)
+
+
+def _scores(
     reported: ComparableRows, rows: Sequence[results.ResultRow]
-) -> dict[str, statistics.Columns]:
-    """Returns the per-example results of every expert and strategy."""
+) -> dict[str, estimates.Estimate]:
+    """Returns the score of every expert and strategy."""
+    draws = estimates.Draws()
+    names = dict.fromkeys(row.expert for row in rows)
+    own = {name: [row for row in rows if row.expert == name] for name in names}
     return {
-        name: statistics.columns(
-            [row for row in rows if row.expert == name], reported.store.per_example
-        )
-        for name in dict.fromkeys(row.expert for row in rows)
+        name: estimates.estimate(reported.trainings(of), draws, who=name)
+        for name, of in own.items()
     }

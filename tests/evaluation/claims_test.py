@@ -3,13 +3,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from elm_jax.evaluation import claims, results, statistics
+from elm_jax.evaluation import claims, estimates, results, statistics
 
 
-def columns(share, *, num_rows=200, task="q"):
+def score(share, *, num_rows=200, num_trainings=1):
     """The first `share` of the rows are right."""
     values = 100.0 * (np.arange(num_rows) < share * num_rows)
-    return {(task, task): statistics.Column(np.arange(num_rows), values)}
+    one = {("q", "q"): statistics.Column(np.arange(num_rows), values)}
+    return estimates.estimate([one] * num_trainings, estimates.Draws())
 
 
 @pytest.mark.parametrize(
@@ -17,7 +18,7 @@ def columns(share, *, num_rows=200, task="q"):
 )
 def test_experts_beat_multitask_only_if_the_whole_interval_says_so(share, holds):
     claim = claims.experts_against_multitask(
-        {"retrieved": columns(share), "best_single": columns(0.9)}, columns(0.5)
+        {"retrieved": score(share), "best_single": score(0.9)}, score(0.5)
     )
     assert claim.holds is holds
     assert "best single +40.0 [" in claim.evidence
@@ -29,11 +30,30 @@ def test_experts_beat_multitask_only_if_the_whole_interval_says_so(share, holds)
     [(0.5, 0.6, True), (0.5, 0.9, False), (0.5, 0.8, None), (0.8, 0.9, False)],
 )
 def test_a_merge_has_to_beat_every_part(first, second, holds):
-    parts = {"one": columns(first), "two": columns(second)}
-    claim = claims.merge_beats_parts(columns(0.8), parts, metric="accuracy")
+    parts = {"one": score(first), "two": score(second)}
+    claim = claims.merge_beats_parts(score(0.8), parts, metric="accuracy")
     assert claim.holds is holds
     assert "against one alone" in claim.evidence
     assert "against two alone" in claim.evidence
+
+
+@pytest.mark.parametrize(
+    ("numbers", "verdict"),
+    [
+        ((1, 1), "holds in this training"),
+        ((5, 2), "holds in these 2 trainings"),
+        ((3, 5), "holds"),
+    ],
+)
+def test_a_claim_holds_only_of_three_trainings_of_both(numbers, verdict):
+    ours, theirs = (
+        score(share, num_trainings=number)
+        for share, number in zip((0.7, 0.5), numbers, strict=True)
+    )
+    claim = claims.experts_against_multitask({"retrieved": ours}, theirs)
+    assert claim.verdict == verdict
+    merge = claims.merge_beats_parts(ours, {"one": theirs}, metric="accuracy")
+    assert merge.verdict == verdict
 
 
 def row(**changes):

@@ -85,12 +85,27 @@ def example_headline():
     chance = [results.Interval(value) for value in CHANCE.values()]
     chance.append(results.Interval(float(np.mean(list(CHANCE.values())))))
     rows.insert(0, report.HeadlineRow("chance", tuple(chance), "", is_reference=True))
+    strong = frozenset({(3, 0), (5, 0), (5, 4)})
     return report.Headline(
         (*DATASETS, "mean"),
         tuple(rows),
         column_marks={0: "c", 1: "u", 4: "cu"},
         marks={("retrieved", 1): "t", ("retrieved", 4): "t"},
+        strong=strong,
         legend=("c: what c means.", f"u: what u means, {HOSTILE}.", "t: ties."),
+    )
+
+
+def example_figures():
+    gap = results.Interval(3.5, 1.2, 5.8)
+    return report.Figures(
+        title="Differences from multitask (points)",
+        columns=("difference", "won : lost", "least shown", HOSTILE),
+        rows=(
+            ("retrieved", (report.Signed(gap), "31 : 12", 3.4, gap)),
+            (HOSTILE, (None, HOSTILE, 0.04, None)),
+        ),
+        notes=("difference: what it is.", HOSTILE),
     )
 
 
@@ -129,6 +144,7 @@ def example_report():
             ),
         ),
         headline=example_headline(),
+        figures=(example_figures(),),
         heat_maps=(
             report.heat_map(rows, title="Experts on unseen tasks", retrieved=retrieved),
         ),
@@ -186,6 +202,7 @@ def small_fixture():
                 report.HeadlineRow("base", (cell(31.0, 28.0, 34.0), None)),
                 report.HeadlineRow("oracle", (cell(60.0, math.nan), None), "", True),
             ),
+            strong=frozenset({(1, 0)}),
         ),
         heat_maps=(
             report.heat_map(

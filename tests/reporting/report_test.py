@@ -73,11 +73,13 @@ def test_no_rows_make_an_empty_map():
     assert (one.columns, one.experts, one.values) == ((), (), ())
 
 
-def test_reference_rows_are_never_the_best():
-    rows = (
-        report.HeadlineRow("base", (results.Interval(40.0), None)),
-        report.HeadlineRow("oracle", (results.Interval(80.0), None), is_reference=True),
+def test_figures_are_shown_with_intervals_and_signs():
+    gap = results.Interval(2.0, -1.0, 5.0)
+    one = report.Figures(
+        "t", ("a", "b", "c", "d"), (("way", (gap, report.Signed(gap), "<5", None)),)
     )
-    headline = report.Headline(("a", "b"), rows)
-    assert headline.best(0) == 40.0
-    assert headline.best(1) is None
+    table = tables.figures(one)
+    assert table.rows == (("way", "2.0\n−1.0–5.0", "+2.0\n−1.0 to +5.0", "<5", "–"),)
+    html = page.render(report.Report(title="t", figures=(one,)))
+    assert "<td>+2.0<small>−1.0 to +5.0</small></td>" in html
+    assert "<td>&lt;5</td>" in html

@@ -37,7 +37,7 @@ MARKDOWN = """\
 |  | quail | mean |
 |---|---:|---:|
 | base | 30.0 | 30.0 |
-| one\\|two | **40.0** | **40.0** |
+| one\\|two | 40.0 | 40.0 |
 | three | 20.0 | 20.0 |
 
 **Retrieval votes**

@@ -105,7 +105,7 @@ def test_a_mean_over_fewer_prompts_is_none_and_is_told(tmp_path):
         record(tmp_path, "base", dataset)
     record(tmp_path, "retrieved", "signs")
     text = run(tmp_path)
-    assert "| retrieved | – | **50.0** (0.0–100.0) | – |" in text
+    assert "| retrieved | – | 50.0 (0.0–100.0) | – |" in text
     assert "No mean of retrieved: it was not scored on plain_ask." in text
 
 
@@ -115,7 +115,7 @@ def test_marks_and_what_they_mean_are_in_tables_and_page(tmp_path, capsys):
     record(tmp_path, "base", "signs", ties=50.0, **alike)
     text = run(tmp_path)
     assert "|  | plain | signs (u) | mean (u) |" in text
-    assert "| **50.0 (t)** (0.0–100.0) |" in text
+    assert "| 50.0 (t) (0.0–100.0) |" in text
     out = " ".join(capsys.readouterr().out.split())
     assert "signs_ask 25.0 % (1 rows: <b>)" in out
     page = (tmp_path / "report" / "index.html").read_text()
@@ -218,10 +218,10 @@ def test_the_expert_that_lies_in_its_folder_is_reported(tmp_path):
     assert told in run(tmp_path, **fields)
     record(tmp_path, "e", "plain", fingerprint=new, values=(100.0, 100.0), **own)
     text = run(tmp_path, **fields)
-    assert "| e | **100.0** |" in text
+    assert "| e | 100.0 |" in text
     assert told not in text
     save_expert(tmp_path / "experts" / "e", "e", seed=1)  # the old one, put back
-    assert "| e | **50.0** |" in run(tmp_path, **fields)
+    assert "| e | 50.0 |" in run(tmp_path, **fields)
 
 
 def test_several_experts_of_a_strategy_are_told(tmp_path):
@@ -247,7 +247,7 @@ def test_the_reports_own_merge_of_release_0_1_is_no_oracle(tmp_path):
     assert "| oracle | 100.0" in run(tmp_path, **fields)
     text = run(tmp_path, merged_expert="both", **fields)
     assert "| oracle | 50.0" in text
-    assert "| both | **100.0**" in text
+    assert "| both | 100.0" in text
     assert "4 of 4 rows tell neither the kind of their expert" in text
 
 

@@ -1,0 +1,272 @@
+"""What choosing among experts is worth: chosen on some folds, reported on the others.
+
+The best of many experts, chosen on the rows that are reported, is better than it is:
+luck is chosen, too. So the rows of every dataset are dealt out into folds; for each
+fold the expert is chosen on the other folds, and its score on this fold counts. A row
+stays in one fold with all its prompts. The number speaks of experts that were chosen on
+`1 - 1 / folds` of the rows.
+
+Each resample of rows chooses again. What it misses is the difference between what its
+choice gets on the resampled rows and what the same choice gets on all rows: in the
+world of a resample, the luck of these rows is merit, so that resampled scores
+themselves would lie too high.
+
+Reference: Stone (1974), Cross-validatory choice and assessment of statistical
+predictions.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from elm_jax.evaluation import estimates, statistics
+
+NUM_FOLDS = 5
+_BLOCK_SIZE = 4_000_000  # Entries of sums over folds that are held at once.
+
+
+class Chosen(NamedTuple):
+    """A way to choose among experts, cross-fitted.
+
+    Attributes:
+      estimate: The score on the folds that did not choose.
+      columns: Each row's result by the expert that the other folds chose.
+      counts: On how many folds, of all tasks, each expert was chosen; most first.
+    """
+
+    estimate: estimates.Estimate
+    columns: statistics.Columns
+    counts: tuple[tuple[str, int], ...]
+
+
+class CrossFitted(NamedTuple):
+    """The two ways to choose: one expert for all tasks, and one for each task."""
+
+    best_single: Chosen
+    best_per_prompt: Chosen
+
+
+def cross_fit(
+    experts: Mapping[str, statistics.Columns],
+    draws: estimates.Draws,
+    *,
+    num_folds: int = NUM_FOLDS,
+) -> CrossFitted | None:
+    """Returns what choosing among experts is worth on rows that did not choose.
+
+    Args:
+      experts: Results of each expert, in the order in which equals are preferred.
+      draws: How rows are resampled.
+      num_folds: Parts of the rows of each dataset, at most as many as it has rows.
+
+    Returns:
+      None if the experts have not all the same rows, or a dataset has a single one.
+    """
+    datasets = sorted({key[0] for one in experts.values() for key in one})
+    parts = [_part(experts, name) for name in datasets]
+    known = [part for part in parts if part is not None]
+    if not known or len(known) < len(datasets):
+        return None
+    folds = min(num_folds, *(len(part.ids) for part in known))
+    known = [part.with_folds(draws, folds) for part in known]
+    point = _Choice(known, [np.ones((1, len(part.ids))) for part in known])
+    size = max(
+        max(part.shape[1] * part.shape[2], part.shape[1] * len(known)) for part in known
+    )
+    block = max(1, _BLOCK_SIZE // (folds * size))
+    missed: list[list[np.ndarray]] = [[], []]
+    for start in range(0, draws.num_resamples, block):
+        times = [
+            draws.times(part.dataset, len(part.ids))[start : start + block]
+            for part in known
+        ]
+        found = _Choice(known, [one.astype(np.float32) for one in times], all_of=point)
+        missed[0].append(found.single - found.single_on_all)
+        missed[1].append(found.each - found.each_on_all)
+    names = tuple(experts)
+    singles = [np.tile(point.singles, (1, len(part.tasks))) for part in known]
+    return CrossFitted(
+        *(
+            Chosen(
+                estimates.Estimate(
+                    tuple(datasets),
+                    means[0],
+                    np.concatenate(errors),
+                    tuple(len(part.ids) for part in known),
+                    tuple(part.rows for part in known),
+                ),
+                _columns(known, chosen, experts, names),
+                _counts(chosen, names),
+            )
+            for means, errors, chosen in (
+                (point.single, missed[0], singles),
+                (point.each, missed[1], point.eachs),
+            )
+        )
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """The results of all experts on one dataset."""
+
+    dataset: str
+    tasks: tuple[tuple[str, str], ...]
+    ids: np.ndarray
+    table: np.ndarray  # float32 [rows, experts, prompts], 0 where a prompt lacks a row
+    known: np.ndarray  # float32 [rows, prompts]
+    rows: int
+    folds: tuple[np.ndarray, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.table.shape
+
+    def with_folds(self, draws: estimates.Draws, number: int) -> "_Part":
+        of = draws.folds(self.dataset, len(self.ids), number)
+        folds = tuple(np.flatnonzero(of == k) for k in range(number))
+        return dataclasses.replace(self, folds=folds)
+
+
+def _part(
+    experts: Mapping[str, statistics.Columns],
+    dataset: str,
+) -> _Part | None:
+    table = known = ids = None
+    tasks: list[tuple[str, str]] = []
+    for place, one in enumerate(experts.values()):
+        own = statistics.of_dataset(one, dataset)
+        if not own:
+            return None
+        own_ids, values = statistics.table(own)
+        if table is None or known is None or ids is None:
+            if len(own_ids) < 2:
+                return None
+            tasks, ids, known = sorted(own), own_ids, np.isfinite(values)
+            table = np.empty((len(ids), len(experts), len(tasks)), np.float32)
+        same = sorted(own) == tasks and np.array_equal(ids, own_ids)
+        if not same or not np.array_equal(known, np.isfinite(values)):
+            return None
+        table[:, place] = np.where(known, values, 0.0)
+    if table is None or known is None or ids is None:
+        return None
+    rows = estimates.rows_key(tasks, ids, np.where(known, 0.0, np.nan))
+    return _Part(dataset, tuple(tasks), ids, table, known.astype(np.float32), rows)
+
+
+class _Choice:
+    """Choices by some resamples, and what they get.
+
+    Args:
+      parts: The results, by dataset.
+      times: [resamples, rows] of each dataset.
+      all_of: The choice by all rows once, whose sums tell what choices get on all.
+
+    Attributes:
+      single, each: [resamples, datasets], scores on the folds that did not choose.
+      single_on_all, each_on_all: What the same choices get on all rows; with `all_of`.
+      singles: [folds, 1], the first resample's expert for all tasks.
+      eachs: [folds, prompts] for each dataset, its expert for each.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[_Part],
+        times: Sequence[np.ndarray],
+        all_of: "_Choice | None" = None,
+    ) -> None:
+        num_folds, num_experts = len(parts[0].folds), parts[0].shape[1]
+        train = np.zeros((num_folds, len(times[0]), num_experts), times[0].dtype)
+        tested, each, each_on_all = [], [], []
+        self.eachs: list[np.ndarray] = []
+        self.sums: list[tuple[np.ndarray, np.ndarray]] = []
+        for j, (part, drawn) in enumerate(zip(parts, times, strict=True)):
+            sums, counts = _sums(part, drawn)  # [folds, B, E, P], [folds, B, P]
+            self.sums.append((sums, counts))
+            total, count = sums.sum(axis=0), counts.sum(axis=0)
+            weight = (count > 0) / np.maximum(count, 1)  # of a row in its prompt's mean
+            weight = weight / (count > 0).sum(axis=1, keepdims=True)
+            left = (count - counts)[:, :, np.newaxis]
+            scores = (total - sums) / np.maximum(left, 1)
+            # Of a prompt whose rows all lie in this fold nothing is known: it is 0 for
+            # all experts.
+            train += scores.mean(axis=-1)
+            best = scores.argmax(axis=2)  # [folds, B, P]
+            each.append(_taken(sums, best, weight))
+            tested.append((sums * weight[:, np.newaxis]).sum(axis=-1))
+            self.eachs.append(best[:, 0])
+            if all_of is not None:
+                whole, num = all_of.sums[j]
+                once = num.sum(axis=0)[0]
+                mean = whole[:, 0] / np.maximum(once, 1) / (once > 0).sum()
+                each_on_all.append(_taken_of_all(mean, best))
+        best = train.argmax(axis=2)  # [folds, B]
+        self.singles = best[:, :1]
+        place = best[:, :, np.newaxis]
+        self.single = np.stack(
+            [np.take_along_axis(one, place, 2)[..., 0].sum(axis=0) for one in tested],
+            axis=1,
+        )
+        self.each = np.stack(each, axis=1)
+        if all_of is not None:
+            fold = np.arange(num_folds)[:, np.newaxis]
+            self.each_on_all = np.stack(each_on_all, axis=1)
+            self.single_on_all = np.stack(
+                [one[:, 0][fold, best].sum(axis=0) for one in all_of.tested], axis=1
+            )
+        self.tested = tested
+
+
+def _sums(part: _Part, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns sums of results and counts of rows, of each fold."""
+    sums, counts = [], []
+    for fold in part.folds:
+        drawn = times[:, fold]
+        flat = part.table[fold].astype(drawn.dtype, copy=False)
+        found = drawn @ flat.reshape(len(fold), -1)
+        sums.append(found.reshape(len(drawn), *part.shape[1:]))
+        counts.append(drawn @ part.known[fold].astype(drawn.dtype, copy=False))
+    return np.stack(sums), np.stack(counts)
+
+
+def _taken(sums: np.ndarray, best: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Returns [B], the scores of the experts [folds, B, P] on their folds."""
+    own = np.take_along_axis(sums, best[:, :, np.newaxis], axis=2)[:, :, 0]
+    return (own * weight).sum(axis=(0, 2))
+
+
+def _taken_of_all(mean: np.ndarray, best: np.ndarray) -> np.ndarray:
+    """Returns the same of the contributions [folds, E, P] of all rows."""
+    fold = np.arange(len(mean))[:, np.newaxis, np.newaxis]
+    return mean[fold, best, np.arange(mean.shape[2])].sum(axis=(0, 2))
+
+
+def _columns(
+    parts: Sequence[_Part],
+    chosen: Sequence[np.ndarray],
+    experts: Mapping[str, statistics.Columns],
+    names: Sequence[str],
+) -> statistics.Columns:
+    found = {}
+    for part, best in zip(parts, chosen, strict=True):
+        for p, key in enumerate(part.tasks):
+            is_there = part.known[:, p] > 0
+            values = np.empty(len(part.ids))
+            for k, fold in enumerate(part.folds):
+                column = experts[names[int(best[k, p])]][key]
+                whole = np.full(len(part.ids), np.nan)
+                whole[np.searchsorted(part.ids, column.example_ids)] = column.values
+                values[fold] = whole[fold]
+            found[key] = statistics.Column(part.ids[is_there], values[is_there])
+    return found
+
+
+def _counts(
+    chosen: Sequence[np.ndarray], names: Sequence[str]
+) -> tuple[tuple[str, int], ...]:
+    places = np.concatenate([best.ravel() for best in chosen])
+    every, times = np.unique(places, return_counts=True)
+    order = np.argsort(-times, kind="stable")
+    return tuple((names[int(every[i])], int(times[i])) for i in order)

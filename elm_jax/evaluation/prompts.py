@@ -1,0 +1,81 @@
+"""How scores spread over prompts, and whether a new prompt keeps an order of models."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from elm_jax.evaluation import statistics
+
+
+class Spread(NamedTuple):
+    """Scores of prompts; each figure is the mean over datasets of that figure.
+
+    Attributes:
+      mean: Over prompts.
+      median: Likewise.
+      lower: First quartile.
+      upper: Third quartile.
+      worst: The lowest score of a prompt.
+      worst_task: The task with the lowest score of all.
+    """
+
+    mean: float
+    median: float
+    lower: float
+    upper: float
+    worst: float
+    worst_task: str
+
+
+def spread(one: statistics.Columns) -> Spread:
+    """Returns how the scores of a model spread over prompts.
+
+    Raises:
+      DataError: There is no column, or one without rows.
+    """
+    statistics.check(one)
+    scores = _scores(one)
+    rows = [
+        (np.mean(own), *np.quantile(own, [0.5, 0.25, 0.75]), np.min(own))
+        for own in (list(by_task.values()) for by_task in scores.values())
+    ]
+    tasks = {task: score for own in scores.values() for task, score in own.items()}
+    worst = min(sorted(tasks), key=lambda task: tasks[task])
+    mean, median, lower, upper, least = np.mean(rows, axis=0).tolist()
+    return Spread(mean, median, lower, upper, least, worst)
+
+
+def chance_of_order(one: statistics.Columns, other: statistics.Columns) -> float:
+    """Returns how likely the order of two models' means holds for a new prompt.
+
+    That is, for one more prompt of these datasets: each prompt is left out in turn, and
+    the order by all others compared with the one by it alone; equals count half. The
+    mean over datasets of means over prompts.
+
+    Returns:
+      A probability; NaN where no dataset has two prompts.
+
+    Raises:
+      DataError: The two have not the same rows of the same tasks.
+    """
+    scores = _scores(statistics.difference(one, other))
+    gaps = [np.array(list(own.values())) for own in scores.values()]
+    means = np.array([own.mean() for own in gaps])
+    chances = []
+    for place, own in enumerate(gaps):
+        if len(own) > 1:
+            without = (own.sum() - own) / (len(own) - 1)
+            order = without + means.sum() - means[place]
+            chances.append(np.mean(0.5 + 0.5 * np.sign(order.round(9) * own.round(9))))
+    return float(np.mean(chances)) if chances else math.nan
+
+
+def _scores(one: statistics.Columns) -> Mapping[str, dict[str, float]]:
+    """Returns the mean over rows of each task, by dataset."""
+    found: dict[str, dict[str, float]] = {}
+    for dataset, task in sorted(one):
+        values = one[dataset, task].values
+        found.setdefault(dataset, {})[task] = float(values.mean())
+    return found

@@ -1,0 +1,293 @@
+"""Tables of figures below a report's main table: what its numbers are worth."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from elm_jax.evaluation import (
+    comparisons,
+    controls,
+    estimates,
+    prompts,
+    variance,
+)
+from elm_jax.reporting import report, text
+from elm_jax.runs.report_ways import Way, Ways
+
+BASELINES = ("multitask", "base")
+
+
+def tables(ways: Ways) -> tuple[report.Figures, ...]:
+    """Returns the tables that rows can fill."""
+    return tuple(
+        found
+        for table in (_against, _choosing, _prompts, _variance, _library)
+        if (found := table(ways)) is not None
+    )
+
+
+def strong(ways: Sequence[Way]) -> frozenset[tuple[int, int]]:
+    """Returns which scores to stress, by places of the way and the column.
+
+    Of a column in which a way is shown to be worse than another, those that no other
+    is shown to beat; all pairs and columns are compared at once. Bounds and references
+    take no part.
+    """
+    taking = [
+        (place, way.whole)
+        for place, way in enumerate(ways)
+        if way.whole is not None and not way.is_reference
+    ]
+    if len(taking) < 2 or len({one.rows for _, one in taking}) > 1:
+        return frozenset()
+    columns = comparisons.not_worse([one for _, one in taking])
+    return frozenset(
+        (taking[i][0], column) for column, own in enumerate(columns) for i in own
+    )
+
+
+def resampled(ways: Sequence[Way]) -> str:
+    """Returns what intervals are from, as a sentence."""
+    several = [
+        f"{len(way.columns)} of {way.label}" for way in ways if len(way.columns) > 1
+    ]
+    if not several:
+        return (
+            "Intervals are from resampling rows, and of one training: they say nothing"
+            " about another."
+        )
+    return (
+        "Intervals are from resampling rows, and trainings where there are several"
+        f" ({', '.join(several)}); those of one training say nothing about another."
+    )
+
+
+def _against(ways: Ways) -> report.Figures | None:
+    found = [w for label in BASELINES if (w := ways.by_label(label)) and w.whole]
+    if not found:
+        return None
+    baseline = found[0]
+    base = baseline.whole
+    assert base is not None  # noqa: S101 - for the type checker
+    others = {
+        way.label: way
+        for way in ways.all
+        if way.whole is not None
+        and not way.is_reference
+        and way is not baseline
+        and way.whole.rows == base.rows
+    }
+    if not others:
+        return None
+    scores = {k: w.whole for k, w in others.items() if w.whole is not None}
+    found_gaps = comparisons.against(base, scores)
+    tests = [comparisons.sign_test(w.mean, baseline.mean) for w in others.values()]
+    corrected = comparisons.holm([test.p_value for test in tests])
+    rows = []
+    for (label, way), test, p_value in zip(
+        others.items(), tests, corrected, strict=True
+    ):
+        gap = found_gaps[label]
+        chance = prompts.chance_of_order(way.mean, baseline.mean)
+        rows.append(
+            (
+                label,
+                (
+                    report.Signed(gap.gap),
+                    report.Signed(gap.simultaneous),
+                    f"{test.wins} : {test.losses}",
+                    text.p_value(p_value),
+                    gap.least,
+                    100.0 * chance,
+                    str(gap.num_trainings),
+                ),
+            )
+        )
+    return report.Figures(
+        title=f"Differences from {baseline.label} (points)",
+        columns=(
+            *("difference", "all at once", "won : lost", "exact p", "least shown"),
+            *("new prompt, %", "trainings"),
+        ),
+        rows=tuple(rows),
+        notes=(
+            "difference: with its own 95 % interval. all at once: with intervals that"
+            f" hold together for all {len(rows)} in 95 of 100 cases; only these tell"
+            " which of several is better.",
+            "won : lost: rows, by a row's mean over prompts; exact p: of the sign test"
+            " of these (McNemar's under one prompt), corrected for the number of ways"
+            " by Holm's steps.",
+            "least shown: the smallest true difference that such rows show in 8 of 10"
+            " cases, all at once.",
+            "new prompt: the chance that the order of the two means holds for one more"
+            " prompt of these datasets.",
+        ),
+    )
+
+
+def _choosing(ways: Ways) -> report.Figures | None:
+    oracle = ways.by_label("oracle")
+    if ways.cross_fitted is None or oracle is None or oracle.whole is None:
+        return None
+    bounds = {
+        "best_single": max(_expert_means(ways)),
+        "best_per_prompt": oracle.whole.mean,
+    }
+    rows = []
+    for label, bound in bounds.items():
+        one = getattr(ways.cross_fitted, label)
+        elsewhere = None if ways.chosen_here else ways.by_label(label)
+        score = elsewhere and elsewhere.whole
+        chosen = ", ".join(f"{count} {name}" for name, count in one.counts[:2])
+        figures = (bound, one.estimate.interval, bound - one.estimate.mean)
+        rows.append((label, (*figures, score and score.interval, chosen)))
+    return report.Figures(
+        title=f"What choosing among {len(ways.experts)} experts is worth (percent)",
+        columns=(
+            *("chosen here", "cross-fitted", "optimism", "chosen elsewhere"),
+            "folds that chose",
+        ),
+        rows=tuple(rows),
+        notes=(
+            "chosen here: on the rows that are reported, a bound and no score of a"
+            " method. cross-fitted: chosen on four fifths of the rows, reported on the"
+            " last, the choice repeated in every resample. optimism: their difference,"
+            " luck for the most part.",
+        ),
+    )
+
+
+def _expert_means(ways: Ways) -> list[float]:
+    by_expert: dict[str, dict[str, list[float]]] = {}
+    for row in ways.singles:
+        own = by_expert.setdefault(row.expert, {})
+        own.setdefault(row.dataset, []).append(row.value)
+    return [
+        float(np.mean([np.mean(values) for values in own.values()]))
+        for own in by_expert.values()
+    ]
+
+
+def _prompts(ways: Ways) -> report.Figures | None:
+    rows = []
+    for way in ways.all:
+        if way.whole is None or way.is_bound:
+            continue
+        own = prompts.spread(way.mean)
+        figures = (own.mean, own.median, own.lower, own.upper, own.worst)
+        rows.append((way.label, (*figures, own.worst_task)))
+    if not rows:
+        return None
+    return report.Figures(
+        title="Over prompts (percent, means over datasets)",
+        columns=("mean", "median", "1st quartile", "3rd quartile", "worst", "worst of"),
+        rows=tuple(rows),
+    )
+
+
+def _variance(ways: Ways) -> report.Figures | None:
+    rows = []
+    for way in ways.all:
+        if way.whole is None or way.is_bound or way.is_reference or not way.rows:
+            continue
+        own = variance.shares(way.columns)
+        if own is not None:
+            shares = (own.row, own.prompt, own.training, own.rest)
+            errors = (own.row_error, own.prompt_error, own.training_error)
+            rows.append((way.label, (*shares, *errors, str(len(way.columns)))))
+    if not rows:
+        return None
+    return report.Figures(
+        title="Where the variance comes from",
+        columns=(
+            *("rows, %", "prompts, %", "trainings, %", "rest, %"),
+            *("± by rows", "± by prompts", "± by trainings", "trainings"),
+        ),
+        rows=tuple(rows),
+        notes=(
+            "Shares of the variance of a single answer: by rows, prompts and trainings"
+            " that are good or bad for all others; the rest goes its own way in each."
+            " ±: standard error of the mean, in points, if these were drawn anew.",
+        ),
+    )
+
+
+def _library(ways: Ways) -> report.Figures | None:
+    means = _expert_means(ways)
+    if ways.cross_fitted is None or len(means) < 2:
+        return None
+    lowest, lower, median, upper, highest = np.quantile(means, [0, 0.25, 0.5, 0.75, 1])
+    rows: list[tuple[str, tuple[report.Figure, ...]]] = [
+        ("experts", (str(len(means)),)),
+        ("random expert", (float(np.mean(means)),)),
+        ("lowest to highest", (f"{_to(lowest, highest)}",)),
+        ("quartiles", (f"{_to(lower, median, upper)}",)),
+        *_retrieval(ways),
+    ]
+    return report.Figures(
+        title="The library, and how well retrieval chooses from it",
+        columns=("",),
+        rows=tuple(rows),
+        notes=(
+            "Means over unseen datasets, in percent; regret in points. The oracle is"
+            " chosen on these rows: the regret to it is too great.",
+        ),
+    )
+
+
+def _retrieval(ways: Ways) -> Iterator[tuple[str, tuple[report.Figure, ...]]]:
+    way, chosen = ways.by_label("retrieved"), ways.retrieved
+    score = way and way.whole
+    if way is None or score is None:
+        return
+    names = sorted({row.expert for row in ways.library})
+    scores = {name: {} for name in names}
+    for row in ways.library:
+        scores[row.expert][row.dataset, row.task] = row.value
+    if len(chosen) == len(way.rows):
+        own = controls.rank(chosen, scores)
+        yield (
+            "mean rank of the retrieved expert",
+            (
+                f"{own.mean:.1f} of {own.num_experts} (drawn at random:"
+                f" {own.of_random:.1f}); a best one on {own.best} of {own.num_tasks}"
+                " prompts",
+            ),
+        )
+    best = {}
+    for name in names:
+        for key, value in scores[name].items():
+            best[key] = max(value, best.get(key, -math.inf))
+    by_dataset: dict[str, list[float]] = {}
+    for (dataset, _), value in best.items():
+        by_dataset.setdefault(dataset, []).append(value)
+    oracle = float(np.mean([np.mean(values) for values in by_dataset.values()]))
+    kinds = " and ".join(sorted({row.kind or "unknown" for row in ways.library}))
+    yield (
+        f"oracle of the same {len(names)} experts (kind {kinds})",
+        (oracle,),
+    )
+    yield "regret of retrieved to this oracle", (oracle - score.mean,)
+    fitted = ways.library_cross_fitted
+    if fitted is not None:
+        gap: estimates.Estimate = fitted.best_per_prompt.estimate - score
+        yield (
+            "regret to the best per prompt, cross-fitted",
+            (report.Signed(gap.interval),),
+        )
+
+
+def _to(*values: float) -> str:
+    return " to ".join(text.number(float(value)) for value in values)
+
+
+def planned(num_rows: dict[str, int]) -> str:
+    """Returns the smallest differences that rows can show, for a plan."""
+    parts = [
+        f"{comparisons.least_difference(num_rows, differ=share):.1f} points if the two"
+        f" differ on {share:.0%} of the rows"
+        for share in (0.1, 0.3)
+    ]
+    total = sum(num_rows.values())
+    return f"{'; '.join(parts)} ({total:,} rows of {len(num_rows)} datasets)"

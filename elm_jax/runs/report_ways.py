@@ -1,0 +1,259 @@
+"""The ways to choose parameters that a report compares, with what each one scores."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+
+from elm_jax.evaluation import (
+    controls,
+    cross_fitting,
+    estimates,
+    results,
+    selection,
+    statistics,
+)
+from elm_jax.runs.comparable_rows import ComparableRows
+
+Rows = Sequence[results.ResultRow]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way to choose parameters for each task.
+
+    Attributes:
+      label: Its name.
+      note: What it is, in a few words.
+      rows: Its scores, as rows of its name; none of what no row tells.
+      columns: Its results, by training.
+      score: On the datasets on all of whose tasks it was scored; None if there is
+        none.
+      is_whole: Whether that is all of them.
+      is_bound: Whether it was chosen by the rows that are reported.
+      is_reference: Whether it is there to compare with, and no way to choose.
+    """
+
+    label: str
+    note: str
+    rows: Rows = ()
+    columns: Sequence[statistics.Columns] = ()
+    score: estimates.Estimate | None = None
+    is_whole: bool = False
+    is_bound: bool = False
+    is_reference: bool = False
+
+    @property
+    def whole(self) -> estimates.Estimate | None:
+        """Its score if that is of all tasks."""
+        return self.score if self.is_whole else None
+
+    @functools.cached_property
+    def mean(self) -> statistics.Columns:
+        """Its results, means over its trainings."""
+        return average(self.columns)
+
+
+class Ways:
+    """All ways that rows of one metric and split can speak of.
+
+    Attributes:
+      rows: The rows.
+      singles: Those of single experts.
+      draws: How they are resampled.
+      datasets: Names.
+      all: The ways, in the order in which they are shown.
+      chosen_here: Whether experts are chosen by the rows that are reported.
+      cross_fitted: What choosing is worth; None for less than two experts, or where
+        it cannot be told.
+
+    Args:
+      reported: Has the results of rows.
+      rows: What is reported of some tasks.
+      chosen_on: Rows of the same tasks by which experts are chosen.
+      notes: What each strategy is, by label; also the order.
+      selection_split: Where experts are chosen.
+
+    Raises:
+      DataError: An expert lacks a task that another has.
+    """
+
+    def __init__(
+        self,
+        reported: ComparableRows,
+        rows: Rows,
+        *,
+        chosen_on: Rows,
+        notes: Mapping[str, str],
+        selection_split: str,
+    ) -> None:
+        self.rows = rows
+        self.draws = estimates.Draws()
+        self.datasets = sorted({row.dataset for row in rows})
+        self._reported = reported
+        self._keys = {(row.dataset, row.task) for row in rows}
+        self.singles = selection.single_experts(rows)
+        self._chosen_on = selection.single_experts(chosen_on)
+        self.chosen_here = _are_same(self.singles, self._chosen_on)
+        self._where = f"chosen on {selection_split} rows"
+        if self.chosen_here:
+            self._where = "chosen on these rows: a bound"
+        self.cross_fitted = None
+        if len({row.expert for row in self.singles}) > 1:
+            selection.oracle(self.singles)  # refuses experts that lack a task
+            self.cross_fitted = cross_fitting.cross_fit(self.experts, self.draws)
+        self.all = [*self._strategies(notes), *self._choices()]
+
+    @functools.cached_property
+    def experts(self) -> dict[str, statistics.Columns]:
+        """Results of each single expert, means over its trainings."""
+        names = sorted({row.expert for row in self.singles})
+        of: dict[str, list[results.ResultRow]] = {name: [] for name in names}
+        for row in self.singles:
+            of[row.expert].append(row)
+        return {name: average(self._reported.trainings(of[name])) for name in names}
+
+    def by_label(self, label: str) -> Way | None:
+        """Returns a way, or None if there is none of this name."""
+        return next((way for way in self.all if way.label == label), None)
+
+    @functools.cached_property
+    def library(self) -> list[results.ResultRow]:
+        """The single experts' rows, of the kinds that retrieval chose from.
+
+        All kinds, if rows do not tell what it chose.
+        """
+        names = self._reported.names
+        own = [names.get(row.expert_fingerprint) for row in self._retrieved]
+        kinds = {row.kind for row in self.singles if row.expert in own}
+        return [row for row in self.singles if not kinds or row.kind in kinds]
+
+    @functools.cached_property
+    def library_cross_fitted(self) -> cross_fitting.CrossFitted | None:
+        """What choosing among the experts of `library` is worth."""
+        names = sorted({row.expert for row in self.library})
+        if len(names) == len(self.experts):
+            return self.cross_fitted
+        if len(names) < 2:
+            return None
+        own = {name: self.experts[name] for name in names}
+        return cross_fitting.cross_fit(own, self.draws)
+
+    @property
+    def retrieved(self) -> dict[tuple[str, str], str]:
+        """The expert that retrieval chose, by (dataset, task), where rows tell it."""
+        names = self._reported.names
+        there = {row.expert for row in self.singles}
+        return {
+            (row.dataset, row.task): name
+            for row in self._retrieved
+            if (name := names.get(row.expert_fingerprint)) in there
+        }
+
+    @property
+    def _retrieved(self) -> Rows:
+        return [row for row in self.rows if row.expert == "retrieved"]
+
+    def _strategies(self, notes: Mapping[str, str]) -> Iterator[Way]:
+        for label, note in notes.items():
+            own = [row for row in self.rows if row.expert == label]
+            if own:
+                yield self._way(label, note, own, own)
+
+    def _choices(self) -> Iterator[Way]:
+        if not self.singles:
+            return
+        here = self.chosen_here
+        if self._chosen_on:
+            best, *equals = selection.best_singles(self._chosen_on)
+            note = f"{best}, {self._where}"
+            if equals:
+                note += f", the first by name of {1 + len(equals)} with the best mean"
+            yield self._view("best_single", note, self._everywhere(best), here)
+            note = f"the best expert of each prompt, {self._where}"
+            yield self._view(
+                "best_per_prompt", note, selection.oracle(self._chosen_on), here
+            )
+        if self.cross_fitted is not None:
+            number = cross_fitting.NUM_FOLDS
+            for label, what in (
+                ("best_single", "the best expert"),
+                ("best_per_prompt", "the best expert of each prompt"),
+            ):
+                one: cross_fitting.Chosen = getattr(self.cross_fitted, label)
+                yield Way(
+                    label=f"{label}_crossfit",
+                    note=f"{what}, chosen on {number - 1} of {number} parts of these"
+                    " rows and reported on the other",
+                    columns=[one.columns],
+                    score=one.estimate,
+                    is_whole=True,
+                )
+        note = "the best expert of each prompt, chosen on these rows: a bound"
+        yield self._view("oracle", note, selection.oracle(self.singles), True)
+        if self.cross_fitted is not None:
+            yield from self._random()
+
+    def _random(self) -> Iterator[Way]:
+        columns = controls.average(self.experts)
+        if columns is not None:
+            yield Way(
+                label="random_expert",
+                note=f"the mean over {len(self.experts)} single experts",
+                columns=[columns],
+                score=estimates.estimate([columns], self.draws),
+                is_whole=True,
+                is_reference=True,
+            )
+
+    def _everywhere(self, name: str) -> dict[str, str]:
+        return selection.everywhere(name, self.singles)
+
+    def _view(
+        self, label: str, note: str, choice: dict[str, str], is_bound: bool
+    ) -> Way:
+        shown = selection.view(self.singles, choice, label=label)
+        own = [row for row in self.singles if choice.get(row.task) == row.expert]
+        return self._way(label, note, shown, own, is_bound=is_bound)
+
+    def _way(
+        self, label: str, note: str, shown: Rows, own: Rows, *, is_bound: bool = False
+    ) -> Way:
+        columns = self._reported.trainings(own)
+        there = {
+            name
+            for name in self.datasets
+            if {key for key in self._keys if key[0] == name} <= columns[0].keys()
+        }
+        score = None
+        if there:
+            kept = [{k: v for k, v in c.items() if k[0] in there} for c in columns]
+            score = estimates.estimate(kept, self.draws, who=label)
+        return Way(
+            label=label,
+            note=note,
+            rows=shown,
+            columns=columns,
+            score=score,
+            is_whole=len(there) == len(self.datasets),
+            is_bound=is_bound,
+            is_reference=is_bound,
+        )
+
+
+def average(trainings: Sequence[statistics.Columns]) -> statistics.Columns:
+    """Returns the mean of each row over trainings, which have the same rows."""
+    if len(trainings) == 1:
+        return trainings[0]
+    found = controls.average({str(place): one for place, one in enumerate(trainings)})
+    return trainings[0] if found is None else found
+
+
+def _are_same(singles: Rows, chosen_on: Rows) -> bool:
+    """Returns whether experts are chosen by rows that are reported."""
+    splits = {row.split for row in singles} & {row.split for row in chosen_on}
+    data = {row.task: row.data_fingerprint for row in singles}
+    # One file under the names of two splits is one split.
+    return bool(splits) or any(
+        row.data_fingerprint is not None and row.data_fingerprint == data.get(row.task)
+        for row in chosen_on
+    )
