@@ -70,6 +70,7 @@ setup(
         "sacrebleu>=2.4,<3",
         "safetensors>=0.5,<0.9",
         "sentencepiece>=0.2.0,<0.2.3",  # 0.2.3 breaks seqio under older protobuf
+        "scipy>=1.14,<2",
         "seqio==0.0.20",
         "tensorboardX>=2.6.2,<3",
         "tensorflow-datasets>=4.9.7,<5",

@@ -11,18 +11,23 @@ sampling error of the difference between correlated proportions.
 """
 
 import math
+import statistics as normal
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from elm_jax.evaluation import estimates, results, statistics
 
 _LEVEL = 0.95
+# Of a hundred or so rows, resamples reach less far than other rows would: at 0.95, some
+# way is called better in 4 to 8 of 100 tables in which none is.
+_CAREFUL_LEVEL = 0.98
+_LEAST_SCALE = 1e-3  # points; below it lies the rounding of equal choices
 _POWER = 0.8
-_NORMAL = float(stats.norm.ppf(0.5 + _LEVEL / 2))
-_POWER_NORMAL = float(stats.norm.ppf(_POWER))
+_NORMAL = normal.NormalDist().inv_cdf(0.5 + _LEVEL / 2)
+_POWER_NORMAL = normal.NormalDist().inv_cdf(_POWER)
 
 
 class Comparison(NamedTuple):
@@ -103,7 +108,7 @@ def not_worse(ways: Sequence[estimates.Estimate]) -> list[set[int]]:
         for pair, gap in gaps.items()
         for name in places
     }
-    reach = _reach(list(parts.values()))
+    reach = _reach(list(parts.values()), level=_CAREFUL_LEVEL)
     found = []
     for name in places:
         beaten = set()
@@ -132,8 +137,9 @@ def sign_test(one: statistics.Columns, other: statistics.Columns) -> SignTest:
         losses += int((means < 0).sum())
     if not wins + losses:
         return SignTest(0, 0, 1.0)
-    p_value = stats.binomtest(wins, wins + losses).pvalue
-    return SignTest(wins, losses, float(p_value))
+    # Twice the smaller tail of fair coins.
+    tail = float(special.bdtr(min(wins, losses), wins + losses, 0.5))
+    return SignTest(wins, losses, min(1.0, 2 * tail))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -169,13 +175,13 @@ def least_difference(num_rows: Mapping[str, int], *, differ: float) -> float:
     return (_NORMAL + _POWER_NORMAL) * error
 
 
-def _reach(gaps: Sequence[estimates.Estimate]) -> float:
-    """Returns how many standard errors hold all of some errors in 95 % of resamples."""
+def _reach(gaps: Sequence[estimates.Estimate], *, level: float = _LEVEL) -> float:
+    """Returns how many standard errors hold all of some errors in most resamples."""
     widest = np.zeros(len(gaps[0].errors) if gaps else 0)
     for gap in gaps:
-        if gap.scale > 0:
+        if gap.scale > _LEAST_SCALE:
             widest = np.maximum(widest, np.abs(gap.error) / gap.scale)
-    return max(_NORMAL, float(np.quantile(widest, _LEVEL)) if len(widest) else 0.0)
+    return max(_NORMAL, float(np.quantile(widest, level)) if len(widest) else 0.0)
 
 
 def _null_scale(gap: estimates.Estimate) -> float:

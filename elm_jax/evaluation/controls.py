@@ -1,10 +1,11 @@
 """What a library's experts score without any choice, and how good a choice is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from elm_jax import errors
 from elm_jax.evaluation import statistics
 
 
@@ -27,6 +28,26 @@ def average(experts: Mapping[str, statistics.Columns]) -> statistics.Columns | N
         key: statistics.Column(first[key].example_ids, values / number)
         for key, values in total.items()
     }
+
+
+def mean_of(trainings: Sequence[statistics.Columns]) -> statistics.Columns:
+    """Returns each row's mean over trainings of one expert.
+
+    Raises:
+      DataError: They have not the same rows.
+    """
+    if len(trainings) == 1:
+        return trainings[0]
+    found = average({str(place): one for place, one in enumerate(trainings)})
+    if found is None:
+        raise errors.DataError(
+            errors.explain(
+                found="trainings of one expert with different rows",
+                expected="all scored on the same rows",
+                do="Score them by one configuration",
+            )
+        )
+    return found
 
 
 class Rank(NamedTuple):

@@ -92,6 +92,8 @@ class Estimate:
       num_rows: Rows of each dataset.
       rows: What tells these rows from others; equal for what may be subtracted.
       num_trainings: Training seeds behind it; the fewer of two, in a difference.
+      has_tails: Whether its errors are Student's, of few trainings, which may have no
+        variance.
     """
 
     datasets: tuple[str, ...]
@@ -100,6 +102,7 @@ class Estimate:
     num_rows: tuple[int, ...]
     rows: tuple[int, ...]
     num_trainings: int = 1
+    has_tails: bool = False
 
     def of(self, dataset: str) -> "Estimate":
         """Returns the part that is of one dataset."""
@@ -111,6 +114,7 @@ class Estimate:
             self.num_rows[j : j + 1],
             self.rows[j : j + 1],
             self.num_trainings,
+            self.has_tails,
         )
 
     @property
@@ -136,9 +140,14 @@ class Estimate:
 
     @functools.cached_property
     def scale(self) -> float:
-        """The standard error of a normal distribution with this interval."""
+        """The standard error of a normal distribution with this interval.
+
+        Or the errors' own, if that is greater: choices that differ in a few resamples
+        have no width, and great errors.
+        """
         found = self.interval
-        return (found.high - found.low) / (2 * _NORMAL)
+        width = (found.high - found.low) / (2 * _NORMAL)
+        return width if self.has_tails else max(width, float(self.error.std()))
 
     def __sub__(self, other: "Estimate") -> "Estimate":
         """Returns the paired difference.
@@ -159,6 +168,7 @@ class Estimate:
             means=self.means - other.means,
             errors=self.errors - other.errors,
             num_trainings=min(self.num_trainings, other.num_trainings),
+            has_tails=self.has_tails or other.has_tails,
         )
 
 
@@ -178,19 +188,35 @@ def estimate(
     statistics.check(trainings[0])
     datasets = sorted({dataset for dataset, _ in trainings[0]})
     parts = [_of_dataset(trainings, name, draws) for name in datasets]
-    by_training = np.stack([one.by_training for one in parts], axis=1)  # [S, D]
-    means = by_training.mean(axis=0)
-    missed = np.stack([one.errors for one in parts], axis=1)
-    if len(trainings) > 1:
-        weights = draws.trainings(who, len(trainings))
-        missed = missed + weights @ (by_training - means)
-    return Estimate(
+    by_training = np.stack([one.by_training for one in parts], axis=1)
+    of_rows = Estimate(
         tuple(datasets),
-        means,
-        missed,
+        by_training.mean(axis=0),
+        np.stack([one.errors for one in parts], axis=1),
         tuple(one.num_rows for one in parts),
         tuple(one.rows for one in parts),
-        len(trainings),
+    )
+    return of_trainings(of_rows, by_training, draws, who=who)
+
+
+def of_trainings(
+    one: Estimate, by_training: np.ndarray, draws: Draws, *, who: str
+) -> Estimate:
+    """Returns an estimate whose errors are those of its trainings, too.
+
+    Args:
+      one: With the errors of rows alone.
+      by_training: [trainings, datasets], the means of each training.
+      draws: How these are weighed.
+      who: Whose trainings these are.
+    """
+    number = len(by_training)
+    if number == 1:
+        return one
+    apart = by_training - by_training.mean(axis=0)
+    errors_of_both = one.errors + draws.trainings(who, number) @ apart
+    return dataclasses.replace(
+        one, errors=errors_of_both, num_trainings=number, has_tails=True
     )
 
 

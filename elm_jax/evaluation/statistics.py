@@ -35,7 +35,8 @@ class Column(NamedTuple):
     values: np.ndarray
 
 
-Columns = Mapping[tuple[str, str], Column]
+Key = tuple[str, str]  # dataset, task
+Columns = Mapping[Key, Column]
 """Columns of one model by (dataset, task)."""
 
 

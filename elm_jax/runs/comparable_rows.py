@@ -114,7 +114,7 @@ class ComparableRows:
 
     def trainings(
         self, rows: Sequence[results.ResultRow]
-    ) -> list[dict[tuple[str, str], statistics.Column]]:
+    ) -> list[dict[statistics.Key, statistics.Column]]:
         """Returns the per-example results behind rows that `of` gave, by training.
 
         Args:

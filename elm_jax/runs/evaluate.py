@@ -22,6 +22,7 @@ from elm_jax.runs import (
     data_doubts,
     data_folder,
     expert_checks,
+    least_difference,
     library,
     score_tables,
     scored_rows,
@@ -134,7 +135,8 @@ class Evaluate(Run):
             self.num_model, self.axis_rules, self.num_fsdp
         )
         meshes.check_batch_size(self.batch_size, devices.mesh)
-        found = self._check_experts(self.data.opened(self.place))
+        data = self.data.opened(self.place)
+        found = self._check_experts(data)
         names = task_registry.registry.expand(self.tasks) if self.tasks else []
         return {
             "strategies": ", ".join(self.strategies),
@@ -145,9 +147,27 @@ class Evaluate(Run):
             "shard": self.shard or "all",
             "splits": ", ".join(self.splits),
             "decoding": self.decoding,
+            "smallest difference": self._least_difference(data, names),
             "devices": devices,
             "files": self.path(self.results_path),
         }
+
+    def _least_difference(self, data: task_data.OpenedData, names: list[str]) -> str:
+        """Returns the smallest difference that the rows can show, if they are known."""
+        num_rows: dict[str, int] = {}
+        for name in names:
+            task = task_registry.registry.task(name)
+            dataset = getattr(task, "dataset", name)
+            if dataset not in num_rows:  # prompts of a dataset have the same rows
+                known = data.num_rows_if_cached(name, self.splits[-1])
+                num_rows[dataset] = (
+                    self.max_examples  # at most
+                    if known is None
+                    else len(self._rows(known, self.splits[-1]))
+                )
+        if not num_rows or not all(num_rows.values()):
+            return "unknown before tokens are cached"
+        return f"{self.splits[-1]}: {least_difference.describe(num_rows)}"
 
     def run(self) -> None:
         """Scores what the result file lacks, and prints the scores of this run.

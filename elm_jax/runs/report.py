@@ -11,6 +11,7 @@ from elm_jax.evaluation import claims, estimates, metrics, results
 from elm_jax.reporting import marks, page, report, tables, terminal, text
 from elm_jax.runs import (
     comparable_rows,
+    least_difference,
     loss_curves,
     report_figures,
     report_rows,
@@ -79,11 +80,25 @@ class Report(Run):
     output_path: paths.Path = "{MODEL_DIR}/report/index.html"
 
     def plan(self) -> Plan:
-        """Returns what would be read and written."""
+        """Returns what would be read and written, and what the rows can show.
+
+        Raises:
+          DataError: A line of the result file is not a result row.
+        """
         return {
             "rows": self.path(self.results_path),
+            "smallest difference": self._least_difference(),
             "files": self.path(self.output_path),
         }
+
+    def _least_difference(self) -> str:
+        unseen = set(self._expand(self.unseen_tasks))
+        shown = (self.split, self.metric)
+        return least_difference.of_rows(
+            row
+            for row in results.read_rows(self.path(self.results_path))
+            if (row.split, row.metric) == shown and row.task in unseen
+        )
 
     def run(self) -> None:
         """Prints the tables and writes the page."""

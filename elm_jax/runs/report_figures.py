@@ -84,6 +84,7 @@ def _against(ways: Ways) -> report.Figures | None:
     found_gaps = comparisons.against(base, scores)
     tests = [comparisons.sign_test(w.mean, baseline.mean) for w in others.values()]
     corrected = comparisons.holm([test.p_value for test in tests])
+    several = any(len(way.columns) > 1 for way in (baseline, *others.values()))
     rows = []
     for (label, way), test, p_value in zip(
         others.items(), tests, corrected, strict=True
@@ -100,7 +101,7 @@ def _against(ways: Ways) -> report.Figures | None:
                     text.p_value(p_value),
                     gap.least,
                     100.0 * chance,
-                    str(gap.num_trainings),
+                    *([str(gap.num_trainings)] if several else []),
                 ),
             )
         )
@@ -108,7 +109,7 @@ def _against(ways: Ways) -> report.Figures | None:
         title=f"Differences from {baseline.label} (points)",
         columns=(
             *("difference", "all at once", "won : lost", "exact p", "least shown"),
-            *("new prompt, %", "trainings"),
+            *(["new prompt, %", "trainings"] if several else ["new prompt, %"]),
         ),
         rows=tuple(rows),
         notes=(
@@ -121,7 +122,12 @@ def _against(ways: Ways) -> report.Figures | None:
             "least shown: the smallest true difference that such rows show in 8 of 10"
             " cases, all at once.",
             "new prompt: the chance that the order of the two means holds for one more"
-            " prompt of these datasets.",
+            " prompt of these datasets, by leaving each out in turn.",
+            *(
+                ["trainings: seeds of the two, the fewer of them."]
+                if several
+                else ["All are of one training: 'in this training' goes with each."]
+            ),
         ),
     )
 
@@ -151,9 +157,9 @@ def _choosing(ways: Ways) -> report.Figures | None:
         rows=tuple(rows),
         notes=(
             "chosen here: on the rows that are reported, a bound and no score of a"
-            " method. cross-fitted: chosen on four fifths of the rows, reported on the"
-            " last, the choice repeated in every resample. optimism: their difference,"
-            " luck for the most part.",
+            " method. cross-fitted: chosen on one half of the rows, reported on the"
+            " other, and the other way round; each resample chooses again. optimism:"
+            " their difference, luck for the most part.",
         ),
     )
 
@@ -195,14 +201,14 @@ def _variance(ways: Ways) -> report.Figures | None:
         if own is not None:
             shares = (own.row, own.prompt, own.training, own.rest)
             errors = (own.row_error, own.prompt_error, own.training_error)
-            rows.append((way.label, (*shares, *errors, str(len(way.columns)))))
+            rows.append((way.label, (*shares, *errors)))
     if not rows:
         return None
     return report.Figures(
         title="Where the variance comes from",
         columns=(
             *("rows, %", "prompts, %", "trainings, %", "rest, %"),
-            *("± by rows", "± by prompts", "± by trainings", "trainings"),
+            *("± by rows", "± by prompts", "± by trainings"),
         ),
         rows=tuple(rows),
         notes=(
@@ -231,7 +237,8 @@ def _library(ways: Ways) -> report.Figures | None:
         rows=tuple(rows),
         notes=(
             "Means over unseen datasets, in percent; regret in points. The oracle is"
-            " chosen on these rows: the regret to it is too great.",
+            " chosen on these rows: the regret to it is too great; the cross-fitted one"
+            " is to the best expert of each prompt, chosen on other folds.",
         ),
     )
 
@@ -245,16 +252,13 @@ def _retrieval(ways: Ways) -> Iterator[tuple[str, tuple[report.Figure, ...]]]:
     scores = {name: {} for name in names}
     for row in ways.library:
         scores[row.expert][row.dataset, row.task] = row.value
+    kinds = " and ".join(sorted({row.kind or "unknown" for row in ways.library}))
+    yield "retrieved from", (f"{len(names)} of kind {kinds}",)
     if len(chosen) == len(way.rows):
         own = controls.rank(chosen, scores)
-        yield (
-            "mean rank of the retrieved expert",
-            (
-                f"{own.mean:.1f} of {own.num_experts} (drawn at random:"
-                f" {own.of_random:.1f}); a best one on {own.best} of {own.num_tasks}"
-                " prompts",
-            ),
-        )
+        yield "mean rank of retrieved", (f"{own.mean:.1f} of {own.num_experts}",)
+        yield "rank of a random one", (own.of_random,)
+        yield "a best one retrieved", (f"{own.best} of {own.num_tasks} prompts",)
     best = {}
     for name in names:
         for key, value in scores[name].items():
@@ -263,31 +267,13 @@ def _retrieval(ways: Ways) -> Iterator[tuple[str, tuple[report.Figure, ...]]]:
     for (dataset, _), value in best.items():
         by_dataset.setdefault(dataset, []).append(value)
     oracle = float(np.mean([np.mean(values) for values in by_dataset.values()]))
-    kinds = " and ".join(sorted({row.kind or "unknown" for row in ways.library}))
-    yield (
-        f"oracle of the same {len(names)} experts (kind {kinds})",
-        (oracle,),
-    )
-    yield "regret of retrieved to this oracle", (oracle - score.mean,)
+    yield "oracle of these", (oracle,)
+    yield "regret to this oracle", (oracle - score.mean,)
     fitted = ways.library_cross_fitted
     if fitted is not None:
         gap: estimates.Estimate = fitted.best_per_prompt.estimate - score
-        yield (
-            "regret to the best per prompt, cross-fitted",
-            (report.Signed(gap.interval),),
-        )
+        yield "regret, cross-fitted", (report.Signed(gap.interval),)
 
 
 def _to(*values: float) -> str:
     return " to ".join(text.number(float(value)) for value in values)
-
-
-def planned(num_rows: dict[str, int]) -> str:
-    """Returns the smallest differences that rows can show, for a plan."""
-    parts = [
-        f"{comparisons.least_difference(num_rows, differ=share):.1f} points if the two"
-        f" differ on {share:.0%} of the rows"
-        for share in (0.1, 0.3)
-    ]
-    total = sum(num_rows.values())
-    return f"{'; '.join(parts)} ({total:,} rows of {len(num_rows)} datasets)"

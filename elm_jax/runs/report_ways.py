@@ -50,7 +50,7 @@ class Way:
     @functools.cached_property
     def mean(self) -> statistics.Columns:
         """Its results, means over its trainings."""
-        return average(self.columns)
+        return controls.mean_of(self.columns)
 
 
 class Ways:
@@ -104,13 +104,13 @@ class Ways:
         self.all = [*self._strategies(notes), *self._choices()]
 
     @functools.cached_property
-    def experts(self) -> dict[str, statistics.Columns]:
-        """Results of each single expert, means over its trainings."""
+    def experts(self) -> dict[str, list[dict[statistics.Key, statistics.Column]]]:
+        """Results of each training of each single expert."""
         names = sorted({row.expert for row in self.singles})
         of: dict[str, list[results.ResultRow]] = {name: [] for name in names}
         for row in self.singles:
             of[row.expert].append(row)
-        return {name: average(self._reported.trainings(of[name])) for name in names}
+        return {name: self._reported.trainings(of[name]) for name in names}
 
     def by_label(self, label: str) -> Way | None:
         """Returns a way, or None if there is none of this name."""
@@ -174,7 +174,6 @@ class Ways:
                 "best_per_prompt", note, selection.oracle(self._chosen_on), here
             )
         if self.cross_fitted is not None:
-            number = cross_fitting.NUM_FOLDS
             for label, what in (
                 ("best_single", "the best expert"),
                 ("best_per_prompt", "the best expert of each prompt"),
@@ -182,9 +181,9 @@ class Ways:
                 one: cross_fitting.Chosen = getattr(self.cross_fitted, label)
                 yield Way(
                     label=f"{label}_crossfit",
-                    note=f"{what}, chosen on {number - 1} of {number} parts of these"
-                    " rows and reported on the other",
-                    columns=[one.columns],
+                    note=f"{what}, chosen on one half of these rows and reported on"
+                    " the other, and the other way round",
+                    columns=one.columns,
                     score=one.estimate,
                     is_whole=True,
                 )
@@ -194,13 +193,18 @@ class Ways:
             yield from self._random()
 
     def _random(self) -> Iterator[Way]:
-        columns = controls.average(self.experts)
-        if columns is not None:
+        number = min(map(len, self.experts.values()))
+        columns = [
+            controls.average({k: own[place] for k, own in self.experts.items()})
+            for place in range(number)
+        ]
+        known = [one for one in columns if one is not None]
+        if len(known) == number:
             yield Way(
                 label="random_expert",
                 note=f"the mean over {len(self.experts)} single experts",
-                columns=[columns],
-                score=estimates.estimate([columns], self.draws),
+                columns=known,
+                score=estimates.estimate(known, self.draws, who="random_expert"),
                 is_whole=True,
                 is_reference=True,
             )
@@ -238,14 +242,6 @@ class Ways:
             is_bound=is_bound,
             is_reference=is_bound,
         )
-
-
-def average(trainings: Sequence[statistics.Columns]) -> statistics.Columns:
-    """Returns the mean of each row over trainings, which have the same rows."""
-    if len(trainings) == 1:
-        return trainings[0]
-    found = controls.average({str(place): one for place, one in enumerate(trainings)})
-    return trainings[0] if found is None else found
 
 
 def _are_same(singles: Rows, chosen_on: Rows) -> bool:

@@ -167,6 +167,17 @@ class OpenedData:
 
     def fingerprint_if_cached(self, task: str, split: str) -> str | None:
         """Returns the fingerprint of a split's rows; None if it is not cached here."""
+        found = self._open_if_cached(task, split)
+        return None if found is None else found.fingerprint
+
+    def num_rows_if_cached(self, task: str, split: str) -> int | None:
+        """Returns the number of a split's rows; None if it is not cached here."""
+        found = self._open_if_cached(task, split)
+        return None if found is None else len(found)
+
+    def _open_if_cached(
+        self, task: str, split: str
+    ) -> token_store.TokenizedDataset | None:
         try:
             build = cache.planned(
                 task,
@@ -177,7 +188,7 @@ class OpenedData:
             )
         except (errors.DataError, errors.TemplateError):  # the rows are not here
             return None
-        return self.open(task, split).fingerprint if build.folder.is_dir() else None
+        return self.open(task, split) if build.folder.is_dir() else None
 
     def describe(self, dataset: token_store.TokenizedDataset) -> dict[str, Any]:
         """Returns what a manifest records of a dataset."""

@@ -66,9 +66,8 @@ def test_the_sign_test_of_one_prompt_is_mcnemars_exact_one():
     wins, losses = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
     found = comparisons.sign_test(one, other)
     assert (found.wins, found.losses) == (wins, losses)
-    # Twice the tail of fair coins.
-    tail = stats.binom.cdf(min(wins, losses), wins + losses, 0.5)
-    assert found.p_value == pytest.approx(2 * tail)
+    exact = stats.binomtest(wins, wins + losses).pvalue
+    assert found.p_value == pytest.approx(exact)
     assert comparisons.sign_test(one, one) == (0, 0, 1.0)
 
 

@@ -1,0 +1,176 @@
+"""A report calls nothing better that is luck, and says of which trainings it speaks."""
+
+import re
+
+import numpy as np
+import pytest
+
+from elm_jax.evaluation import results
+from elm_jax.runs import report
+from tests.runs import scored
+
+TASKS = ("plain_ask", "signs_ask", "alike_ask")
+NUM_ROWS = 120
+
+
+@pytest.fixture(autouse=True)
+def toy_tasks():
+    with scored.registered():
+        yield
+
+
+def record(folder, expert, rate, rng, *, split="validation", kind="prompt", **facts):
+    """Scores of an expert that is right on each row with the same chance."""
+    store = results.ResultStore(folder / "results.jsonl")
+    for task in TASKS:
+        values = 100.0 * (rng.random(NUM_ROWS) < rate)
+        cell = results.Cell(
+            expert=expert,
+            base_fingerprint="0123",
+            expert_fingerprint=f"{expert}{facts.get('training_seed', '')}",
+            task=task,
+            dataset=task.removesuffix("_ask"),
+            prompt="ask",
+            split=split,
+            protocol="elm",
+            seed=0,
+            checkpoint_step=0,
+            scoring=split,
+        )
+        store.record(
+            cell,
+            run_id="r",
+            values={"accuracy": float(values.mean())},
+            num_examples=NUM_ROWS,
+            per_example={"example_ids": np.arange(NUM_ROWS), "accuracy": values},
+            facts=results.Facts(kind=kind, inputs_cut=0.0, **facts),
+        )
+
+
+def run(folder, **fields):
+    fields = {"unseen_tasks": TASKS, "split": "validation"} | fields
+    one = report.Report(model_dir=str(folder), title="t", **fields)
+    one.start(config="", operative_config="")
+    return (folder / "report" / "tables.md").read_text()
+
+
+def line(text, label, *, of=""):
+    part = text[text.index(of) :]
+    return next(row for row in part.splitlines() if row.startswith(f"| {label} |"))
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("noise")
+    rng = np.random.default_rng(1)
+    record(folder, "multitask", 0.5, rng, kind="multitask")
+    record(folder, "retrieved", 0.5, rng, kind="strategy")
+    for place in range(40):
+        record(folder, f"e{place:02d}", 0.5, rng)
+    return folder
+
+
+def test_the_best_of_many_equals_is_a_bound_without_interval_and_nothing_is_bold(noise):
+    text = run(noise)
+    assert "**" not in text.split("**Unseen tasks (percent")[1].split("\n\n**")[0][50:]
+    for label in ("best_single", "best_per_prompt", "oracle"):
+        assert "–" not in line(text, label)  # no interval
+    page = (noise / "report" / "index.html").read_text()
+    assert page.count("chosen on these rows: a bound") == 3
+    assert 'class="best"' not in page.split('id="map-1"')[0]
+
+
+def test_the_optimism_of_choosing_is_told(noise):
+    found = line(run(noise), "best_per_prompt", of="What choosing among 40 experts")
+    plain, fitted, optimism = (
+        float(re.match(r"[−\d.]+", cell).group().replace("−", "-"))
+        for cell in (c.strip() for c in found.split("|")[2:5])
+    )
+    assert plain > 57
+    assert 45 < fitted < 55
+    assert optimism == pytest.approx(plain - fitted, abs=0.11)
+
+
+def test_a_claim_does_not_hold_by_the_luck_of_the_best(noise):
+    text = run(noise)
+    claim = text.split("\n\n")[1]
+    assert "undecided" in claim
+    assert "best single (cross-fitted)" in claim
+    assert "best single (e" not in claim
+
+
+def test_a_choice_by_other_rows_is_a_method(noise, tmp_path):
+    rng = np.random.default_rng(1)
+    for split in ("validation", "test"):
+        record(tmp_path, "multitask", 0.5, rng, split=split, kind="multitask")
+        record(tmp_path, "retrieved", 0.6, rng, split=split, kind="strategy")
+        for place in range(5):
+            record(tmp_path, f"e{place}", 0.5 + 0.4 * (place == 3), rng, split=split)
+    text = run(tmp_path, split="test")
+    assert "–" in line(text, "best_single")
+    assert "**" in line(text, "best_single")
+    assert "**" in line(text, "best_single_crossfit")
+    assert "**" not in line(text, "multitask") + line(text, "oracle")
+    assert "best single (e3) +" in text
+    # The same file under the names of two splits is one.
+    same = tmp_path / "same"
+    rng = np.random.default_rng(1)
+    for split in ("validation", "test"):
+        for place in range(3):
+            record(same, f"e{place}", 0.5, rng, split=split, data_fingerprint="aa")
+    assert "–" not in line(run(same, split="test"), "best_single")
+
+
+def seeds(folder, *, number, recipe="r", rng=None):
+    rng = rng or np.random.default_rng(2)
+    for seed in range(number):
+        own = {"training_seed": seed, "recipe": recipe, "source": f"m{seed}/multitask"}
+        record(folder, "multitask", 0.4 + 0.1 * seed, rng, kind="multitask", **own)
+
+
+def test_trainings_of_one_recipe_are_one_expert_with_an_interval_of_both(tmp_path):
+    seeds(tmp_path, number=3)
+    record(tmp_path, "retrieved", 0.5, np.random.default_rng(3), kind="strategy")
+    text = run(tmp_path)
+    rows = results.ResultStore(tmp_path / "results.jsonl").rows()
+    own = [row.value for row in rows if row.expert == "multitask"]
+    found = line(text, "multitask").split("|")[-2]
+    mean, low, high = map(float, re.findall(r"[\d.]+", found))
+    assert mean == pytest.approx(np.mean(own), abs=0.06)
+    # t of two degrees of freedom: 4.3 standard errors of trainings 10 points apart.
+    assert high - low == pytest.approx(2 * 4.3 * 10 / 3**0.5, rel=0.15)
+    assert "trainings where there are several (3 of multitask)" in text
+    assert "undecided." in text
+
+
+def test_other_recipes_and_equal_seeds_are_told_apart(tmp_path):
+    rng = np.random.default_rng(2)
+    for place, recipe in (("one", "r"), ("two", "s")):
+        own = {"recipe": recipe, "source": f"{place}/multitask"}
+        seed = ("one", "two").index(place)
+        record(
+            tmp_path, "multitask", 0.5, rng, kind="multitask", training_seed=seed, **own
+        )
+    text = run(tmp_path)
+    assert line(text, "multitask (one)")
+    assert line(text, "multitask (two)")
+    assert "of one training: they say nothing" in text
+
+
+def test_a_training_that_lacks_tasks_is_left_out_and_told(tmp_path):
+    seeds(tmp_path, number=3)
+    lines = (tmp_path / "results.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "results.jsonl").write_text("".join(lines[:-1]))
+    text = run(tmp_path)
+    assert "1 trainings of multitask are left out" in text
+    assert "several (2 of multitask)" in text
+
+
+def test_a_plan_says_what_rows_can_show(noise, tmp_path):
+    one = report.Report(
+        model_dir=str(noise), title="t", unseen_tasks=TASKS, split="validation"
+    )
+    told = one.plan()["smallest difference"]
+    assert told.startswith("4.7 points if two models differ on 10% of the rows, 8.1")
+    empty = report.Report(model_dir=str(tmp_path), title="t", unseen_tasks=TASKS)
+    assert "no rows are scored" in empty.plan()["smallest difference"]
