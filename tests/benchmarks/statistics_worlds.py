@@ -1,0 +1,128 @@
+"""Worlds whose truth is known, to see how often a report's statistics miss it."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from elm_jax.evaluation import comparisons, cross_fitting, estimates, statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """A library and three ways without choice, each right on each row by chance.
+
+    Attributes:
+      num_experts: Single experts, all as good as the others but for what is planted.
+      prompts: Prompts of each dataset.
+      num_rows: Rows of each dataset.
+      rate: Chance of being right, in percent.
+      planted: Points by which the first expert is better.
+      num_trainings: Of each of the two ways that are compared.
+      spread: Standard deviation of trainings, in points.
+    """
+
+    num_experts: int
+    prompts: tuple[int, ...]
+    num_rows: int
+    rate: float = 50.0
+    planted: float = 0.0
+    num_trainings: int = 1
+    spread: float = 0.0
+
+    def draw(self, rng: np.random.Generator, rate: float) -> statistics.Columns:
+        """Returns results of a model; a row is as hard under all its prompts."""
+        ids = np.arange(self.num_rows)
+        found: dict[statistics.Key, statistics.Column] = {}
+        for place, number in enumerate(self.prompts):
+            shared = rng.random(self.num_rows)
+            for prompt in range(number):
+                is_shared = rng.random(self.num_rows) < 0.5
+                own = np.where(is_shared, shared, rng.random(self.num_rows))
+                values = 100.0 * (own < rate / 100)
+                key = (f"d{place}", f"d{place}_{prompt:03d}")
+                found[key] = statistics.Column(ids, values)
+        return found
+
+
+@dataclasses.dataclass
+class Counts:
+    """In how many worlds something was so.
+
+    Attributes:
+      worlds: Number of worlds.
+      called_better: Some way was stressed, or better than the first one by intervals
+        that hold all at once.
+      found: The first expert was chosen, and better than the first way by the
+        interval of the cross-fitted choice.
+      single: The interval of a mean held the truth.
+      paired: That of a difference.
+      chosen: That of a cross-fitted choice.
+      together: All simultaneous intervals did.
+    """
+
+    worlds: int = 0
+    called_better: int = 0
+    found: int = 0
+    single: int = 0
+    paired: int = 0
+    chosen: int = 0
+    together: int = 0
+
+    def shares(self) -> dict[str, float]:
+        """Returns the counts in percent of the worlds."""
+        counts = dataclasses.asdict(self)
+        number = counts.pop("worlds")
+        return {name: 100.0 * count / number for name, count in counts.items()}
+
+
+def run(world: World, *, num_worlds: int, seed: int = 0) -> Counts:
+    """Returns how often statistics were right in so many worlds."""
+    counts = Counts(worlds=num_worlds)
+    for trial in range(num_worlds):
+        rng = np.random.default_rng([seed, trial])
+        draws = estimates.Draws(seed=trial)
+        _judge(world, rng, draws, counts)
+    return counts
+
+
+def _judge(
+    world: World, rng: np.random.Generator, draws: estimates.Draws, counts: Counts
+) -> None:
+    experts = {
+        f"e{place:04d}": [world.draw(rng, world.rate + world.planted * (place == 0))]
+        for place in range(world.num_experts)
+    }
+    ways = []
+    for name in ("multitask", "retrieved", "merged"):
+        trainings = [
+            world.draw(rng, world.rate + world.spread * rng.normal())
+            for _ in range(world.num_trainings)
+        ]
+        ways.append(estimates.estimate(trainings, draws, who=name))
+    fitted = cross_fitting.cross_fit(experts, draws)
+    truth = world.rate
+    if fitted is not None:
+        first = sum(n for name, n in fitted.best_single.counts if name == "e0000")
+        share = first / sum(n for _, n in fitted.best_single.counts)
+        own = fitted.best_single.estimate.interval
+        counts.chosen += own.low <= truth + share * world.planted <= own.high
+        gap = (fitted.best_single.estimate - ways[0]).interval
+        counts.found += share == 1 and gap.low > 0
+        ways += [fitted.best_single.estimate, fitted.best_per_prompt.estimate]
+    compared = comparisons.against(ways[0], {str(i): w for i, w in enumerate(ways[1:])})
+    intervals = [one.simultaneous for one in compared.values()]
+    is_better = any(one.low > 0 for one in intervals)
+    counts.called_better += is_better or any(comparisons.not_worse(ways))
+    own, gap = ways[1].interval, compared["0"].gap
+    counts.single += own.low <= truth <= own.high
+    counts.paired += gap.low <= 0 <= gap.high
+    several = comparisons.against(ways[0], {"1": ways[1], "2": ways[2]})
+    counts.together += all(
+        one.simultaneous.low <= 0 <= one.simultaneous.high for one in several.values()
+    )
+
+
+def error_of(share: float, num_worlds: int) -> float:
+    """Returns the standard error of a share in percent."""
+    return 100.0 * math.sqrt(share / 100 * (1 - share / 100) / num_worlds)

@@ -1,0 +1,40 @@
+"""Small worlds of known truth; benchmarks/statistics_benchmark.py has large ones."""
+
+import pytest
+
+from tests.benchmarks import statistics_worlds
+
+NUM_WORLDS = 80
+
+
+def most(share):
+    """Returns the greatest percentage that luck makes of this one."""
+    return share + 3.3 * statistics_worlds.error_of(share, NUM_WORLDS)
+
+
+@pytest.fixture(scope="module")
+def noise():
+    world = statistics_worlds.World(20, (1, 1, 1), 120)
+    return statistics_worlds.run(world, num_worlds=NUM_WORLDS).shares()
+
+
+def test_of_noise_nothing_is_called_better(noise):
+    assert noise["called_better"] <= most(5.0)
+
+
+@pytest.mark.parametrize("kind", ["single", "paired", "chosen", "together"])
+def test_intervals_hold_the_truth(noise, kind):
+    assert 100 - noise[kind] <= most(5.0)
+
+
+def test_a_planted_expert_is_found():
+    world = statistics_worlds.World(8, (3,) * 6, 400, planted=6.0)
+    found = statistics_worlds.run(world, num_worlds=20).shares()
+    assert found["found"] >= 75
+
+
+def test_intervals_of_three_trainings_hold_the_truth_of_all():
+    world = statistics_worlds.World(2, (2, 2), 100, num_trainings=3, spread=4.0)
+    found = statistics_worlds.run(world, num_worlds=NUM_WORLDS).shares()
+    assert 100 - found["single"] <= most(5.0)
+    assert 100 - found["paired"] <= most(5.0)
