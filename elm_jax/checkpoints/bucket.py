@@ -12,32 +12,38 @@ replaces single objects whole:
   whole copies take the first by digest; both have the same tensors.
 - An upload that was killed has no manifest. The next one from the same folder writes
   over it, one from another folder beside it.
+- A copy counts if all of its objects are those that gave the digest. Beside it lies
+  `<digest>.json`, which says which state of each object was read and found right; what
+  is in another state now, or has no such record, is read again.
 
 Stores need no conditional writes, which not all have, and nothing is ever removed.
 """
 
-import collections
+import concurrent.futures
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import pathlib
 import re
+import sys
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorstore as ts
 
-from elm_jax import errors, folders
+from elm_jax import errors, folders, json_files, paths
 from elm_jax.checkpoints import experts, stores
 from elm_jax.checkpoints import manifest as manifests
 
 # Names come from whoever writes to the bucket. Neither `..` nor hidden files fit.
-_NAME = re.compile(r"\w[\w.\-]{0,199}", re.ASCII)
+_FILE = re.compile(r"\w[\w.\-]{0,199}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _MARK = "_elm_jax"  # written to see whether one may write
-_AT_ONCE = 4  # files in memory and on their way
+_AT_ONCE = 4  # files on their way; one that is written is in memory
+_PART_BYTES = 2**26
 _TRIES, _LOOK_SECS = 4, 60.0
 _FILE_SECS = 3600.0
 
@@ -60,8 +66,9 @@ class Bucket:
     """A place for experts by TensorStore: `gs://`, `s3://`, `file://` or a folder.
 
     Passing errors of the network are tried again by TensorStore, for a quarter of an
-    hour when files are read or written. A file is held in memory, and at most four
-    are; Orbax writes about 2 GiB into one. S3 takes 5 GB at most.
+    hour when files are read or written. Four files are on their way at once, read in
+    parts of 64 MiB and written whole; Orbax writes about 2 GiB into one. S3 takes 5 GB
+    at most.
 
     Args:
       place: URL or path; touched by the methods only. With `AWS_ENDPOINT_URL` in the
@@ -70,6 +77,7 @@ class Bucket:
 
     def __init__(self, place: str) -> None:
         self.url = stores.as_url(place)
+        self._whole: set[Copy] = set()
 
     def check(self, names: Iterable[str]) -> None:
         """Raises CheckpointError unless experts of these names can be written here."""
@@ -78,13 +86,63 @@ class Bucket:
             store = _open(self.url, tries=_TRIES)
             store.write(_MARK, b"experts of elm_jax\n").result(timeout=_LOOK_SECS)
 
-    def experts(self) -> dict[str, Copy]:
-        """Returns the whole experts by name; what has another form is none.
+    def experts(self, names: Iterable[str] | None = None) -> dict[str, Copy]:
+        """Returns the first whole copy of each expert that has one.
+
+        What is not whole is told on standard error.
+
+        Args:
+          names: Of experts to look for; None for all that there are.
 
         Raises:
-          CheckpointError: The bucket is not there, or may not be listed.
+          CheckpointError: The bucket is not there, or may not be read.
         """
-        return {name: copies[0] for name, copies in self._copies().items()}
+        found = {}
+        for name, copies in self.copies(names).items():
+            whole = next(filter(self.is_whole, copies), None)
+            if whole is not None:
+                found[name] = whole
+        return found
+
+    def pick(self, names: Iterable[str]) -> list[Copy]:
+        """Returns a copy of each expert: the only one, or the first whole of several.
+
+        Raises:
+          CheckpointError: None of several is whole.
+        """
+        picked = []
+        for name, copies in self.copies(names).items():
+            whole = copies if len(copies) == 1 else [*filter(self.is_whole, copies)]
+            if not whole:
+                raise _damaged(f"{len(copies)} copies of {name} in {self.url}")
+            picked.append(whole[0])
+        return picked
+
+    def is_whole(self, copy: Copy) -> bool:
+        """Returns whether all objects of a copy are those published; tells if not.
+
+        Raises:
+          CheckpointError: They cannot be read.
+        """
+        if copy in self._whole:
+            return True
+        root = f"{copy.name}/{copy.digest}/"
+        keys, known = self._list(root), self._record(copy)
+
+        def digest(key: str) -> str:
+            state, found = known.get(key.removeprefix(root), ("", ""))
+            return found if state and state == self._state(key) else self._digest(key)
+
+        with self._telling():
+            digests = dict(_at_once(digest, keys))
+        is_whole = copy.digest == _combine(
+            {key.removeprefix(root): found for key, found in digests.items()}
+        )
+        if is_whole:
+            self._whole.add(copy)
+        else:
+            sys.stderr.write(f"{self.url}{root} is damaged, and does not count\n")
+        return is_whole
 
     def check_single(self, names: Iterable[str]) -> None:
         """Raises CheckpointError if a name stands for several experts here.
@@ -92,9 +150,12 @@ class Bucket:
         Copies of one expert, by two machines that trained it at once, are fine: their
         recipes and parameters are the same.
         """
-        copies = self._copies()
+        names = list(names)
+        copies = self.copies(names)
         for name in names:
             several = copies.get(name, [])
+            if len(several) > 1:
+                several = [*filter(self.is_whole, several)]
             if len(several) < 2:
                 continue
             found = {info.fingerprint for info in self.manifests(several)}
@@ -110,17 +171,28 @@ class Bucket:
                     )
                 )
 
-    def _copies(self) -> dict[str, list[Copy]]:
-        """Returns the whole copies of each expert, sorted by digest."""
+    def copies(self, names: Iterable[str] | None = None) -> dict[str, list[Copy]]:
+        """Returns the copies of each expert that have a manifest, sorted by digest.
+
+        Args:
+          names: Of experts to look for; None for all that there are.
+
+        Raises:
+          CheckpointError: The bucket is not there, or may not be listed.
+        """
         files: dict[tuple[str, str], list[str]] = {}
-        for key in self._list(""):
+        wanted = None if names is None else {*names}
+        one = f"{next(iter(wanted))}/" if wanted and len(wanted) == 1 else ""
+        for key in self._list(one):
             name, digest, path = (*key.split("/", 2), "", "")[:3]
-            if _NAME.fullmatch(name) and _DIGEST.fullmatch(digest):
+            if wanted is not None and name not in wanted:
+                continue
+            if paths.is_name(name) and _DIGEST.fullmatch(digest):
                 files.setdefault((name, digest), []).append(path)
         found: dict[str, list[Copy]] = {}
-        for (name, digest), paths in sorted(files.items()):
-            if manifests.FILE_NAME in paths:
-                found.setdefault(name, []).append(Copy(name, digest, len(paths)))
+        for (name, digest), own in sorted(files.items()):
+            if manifests.FILE_NAME in own:
+                found.setdefault(name, []).append(Copy(name, digest, len(own)))
         return found
 
     def manifests(self, copies: Iterable[Copy]) -> Iterator[manifests.Manifest]:
@@ -129,34 +201,41 @@ class Bucket:
         Raises:
           CheckpointError: One cannot be read, or is no manifest.
         """
-        paths = [f"{c.name}/{c.digest}/{manifests.FILE_NAME}" for c in copies]
-        for path, content in self._read("", paths):
-            yield manifests.parse(content, f"{self.url}{path}")
+        for copy in copies:
+            key = f"{copy.name}/{copy.digest}/{manifests.FILE_NAME}"
+            with self._telling():
+                content = self._small(key)
+            yield _named(manifests.parse(content, f"{self.url}{key}"), copy.name)
 
     def publish(self, name: str, folder: pathlib.Path) -> int:
         """Uploads an expert's folder, and returns its bytes.
 
         Raises:
-          CheckpointError: A name is no plain one, the folder is no expert's, or
-            something could not be written or reads otherwise than written.
+          CheckpointError: A name is no plain one or not the expert's, the folder is no
+            expert's or has links, or something could not be written or reads otherwise
+            than written.
         """
+        _check_names([name])
+        _named(manifests.read_manifest(folder), name)
         with self._telling():
-            paths = [p for p in sorted(folder.rglob("*")) if p.is_file()]
-            files = {p.relative_to(folder).as_posix(): p for p in paths}
-            _check_names((name, *files, manifests.read_manifest(folder).name))
+            found = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+            files = {p.relative_to(folder).as_posix(): p for p in found}
+            _check_files(files)
             digests = {path: _digest_of_file(file) for path, file in files.items()}
-            root = f"{name}/{_combine(digests)}/"
-            store = _open(f"{self.url}{root}")
-            last = files.pop(manifests.FILE_NAME)
-            writes = _overlapped(
-                files, lambda path: store.write(path, files[path].read_bytes())
-            )
-            collections.deque(writes, maxlen=0)
-            for path, content in self._read(root, files):
-                if _digest(content) != digests[path]:
+            digest = _combine(digests)
+            root, last = f"{name}/{digest}/", files.pop(manifests.FILE_NAME)
+
+            def put(path: str) -> tuple[str, str]:
+                self._write(f"{root}{path}", files[path].read_bytes())
+                state = self._state(f"{root}{path}")
+                if self._digest(f"{root}{path}") != digests[path]:
                     raise ValueError(f"{root}{path} reads otherwise than written")
-            store.write(last.name, last.read_bytes()).result(timeout=_FILE_SECS)
-            return sum(path.stat().st_size for path in paths)
+                return state, digests[path]
+
+            record = json.dumps(dict(_at_once(put, list(files))), indent=1)
+            self._write(f"{name}/{digest}.json", record.encode())
+            self._write(f"{root}{last.name}", last.read_bytes())
+            return sum(path.stat().st_size for path in found)
 
     def fetch(
         self, copy: Copy, folder: pathlib.Path, on_file: Callable[[], None]
@@ -174,45 +253,90 @@ class Bucket:
         """
         folders.check_is_new(folder)
         root = f"{copy.name}/{copy.digest}/"
+        _check_names([copy.name])
         # Listed again, as the first look may be older than some of the files.
-        paths = [key.removeprefix(root) for key in self._list(root)]
-        _check_names((copy.name, *paths))
+        own = [key.removeprefix(root) for key in self._list(root)]
+        _check_files(own)
         with experts.new_folder(folder) as partial:
-            digests = {}
-            for path, content in self._read(root, paths):
+
+            def get(path: str) -> str:
                 (partial / path).parent.mkdir(parents=True, exist_ok=True)
-                (partial / path).write_bytes(content)
-                digests[path] = _digest(content)
+                digest = hashlib.sha256()
+                with (partial / path).open("wb") as file:
+                    for part in self._parts(f"{root}{path}"):
+                        digest.update(part)
+                        file.write(part)
+                return digest.hexdigest()
+
+            digests = {}
+            getting = _at_once(get, own)
+            while True:
+                with self._telling():  # only around reading: callers have their own
+                    path, digest = next(getting, ("", ""))
+                if not digest:
+                    break
+                digests[path] = digest
                 on_file()
             if _combine(digests) != copy.digest:
-                raise errors.CheckpointError(
-                    errors.explain(
-                        found=f"files of {self.url}{root} that are not those published",
-                        expected="the names and contents that gave the digest",
-                        do="Remove these objects and publish the expert again",
-                    )
-                )
-            _check_names([manifests.read_manifest(partial).name])
+                raise _damaged(f"{self.url}{root}")
+            _named(manifests.read_manifest(partial), copy.name)
 
     def _list(self, prefix: str) -> list[str]:
         """Returns the keys below a prefix, sorted, but not those that mark folders."""
+        below = ts.KvStore.KeyRange(prefix, f"{prefix[:-1]}0" if prefix else "")
         with self._telling():
-            store = _open(f"{self.url}{prefix}", tries=_TRIES)
-            keys = store.list().result(timeout=_LOOK_SECS)
+            store = _open(self.url, tries=_TRIES)
+            keys = store.list(below).result(timeout=_LOOK_SECS)
         names = sorted(key.decode(errors="replace") for key in keys)
-        return [f"{prefix}{name}" for name in names if not name.endswith("/")]
+        return [name for name in names if not name.endswith("/")]
 
-    def _read(self, root: str, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        store = _open(f"{self.url}{root}")
-        answers = _overlapped(paths, store.read)
-        while True:
-            with self._telling():  # only around reading: callers have errors of theirs
-                path, answer = next(answers, ("", None))
-                if answer is None:
-                    return
-                if answer.state != "value":
-                    raise ValueError(f"{root}{path} is missing")
-            yield path, answer.value
+    def _write(self, key: str, content: bytes) -> None:
+        _open(self.url).write(key, content).result(timeout=_FILE_SECS)
+
+    def _read(self, key: str, start: int, end: int | None) -> Any:
+        asked = _open(self.url).read(key, byte_range=slice(start, end))
+        found = asked.result(timeout=_FILE_SECS)
+        if found.state != "value":
+            raise ValueError(f"{key} is missing")
+        return found
+
+    def _parts(self, key: str) -> Iterator[bytes]:
+        """Yields an object's content; its size is not known, and may be any."""
+        start = 0
+        with contextlib.suppress(_BeyondEnd):
+            while True:
+                yield _in_range(lambda at=start: self._read(key, at, at + _PART_BYTES))
+                start += _PART_BYTES
+        # The rest is shorter; from a byte before it, as some refuse to read nothing.
+        before = min(start, 1)
+        yield self._read(key, start - before, None).value[before:]
+
+    def _small(self, key: str) -> bytes:
+        """Returns the content of an object that must not be large."""
+        content = b""
+        for part in self._parts(key):
+            content += part
+            if len(content) > json_files.MOST_BYTES:
+                raise ValueError(f"{key} has more than {json_files.MOST_BYTES:,} bytes")
+        return content
+
+    def _digest(self, key: str) -> str:
+        digest = hashlib.sha256()
+        for part in self._parts(key):
+            digest.update(part)
+        return digest.hexdigest()
+
+    def _state(self, key: str) -> str:
+        """Returns what the store changes whenever an object is written."""
+        return self._read(key, 0, 0).stamp.generation.hex()
+
+    def _record(self, copy: Copy) -> dict[str, tuple[str, str]]:
+        """Returns state and digest of objects when they were published, by path."""
+        try:
+            found = json_files.parse(self._small(f"{copy.name}/{copy.digest}.json"))
+            return {path: (state, digest) for path, (state, digest) in found.items()}
+        except (ValueError, TypeError, AttributeError):
+            return {}  # no record: all is read
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
@@ -254,26 +378,71 @@ def _open(url: str, *, tries: int = 0) -> ts.KvStore:
     return ts.KvStore.open(spec, context=context).result()
 
 
-def _overlapped(
-    paths: Iterable[str], start: Callable[[str], Any]
-) -> Iterator[tuple[str, Any]]:
-    """Yields each path with the result of the future that `start` gives, in order."""
-    going: collections.deque[tuple[str, Any]] = collections.deque()
-    for path in paths:
-        going.append((path, start(path)))
-        if len(going) == _AT_ONCE:
-            first, future = going.popleft()
-            yield first, future.result(timeout=_FILE_SECS)
-    for path, future in going:
-        yield path, future.result(timeout=_FILE_SECS)
+class _BeyondEnd(Exception):
+    """An object ends before what was asked for."""
 
 
-def _check_names(paths: Iterable[str]) -> None:
-    odd = [p for p in paths if not all(_NAME.fullmatch(n) for n in p.split("/"))]
+def _in_range(read: Callable[[], Any]) -> bytes:
+    try:
+        return read().value
+    except ValueError as error:
+        if "OUT_OF_RANGE" in str(error):
+            raise _BeyondEnd from error
+        raise
+
+
+def _at_once(act: Callable[[str], Any], keys: Sequence[str]) -> Iterator[Any]:
+    """Yields each key with what `act` returns for it, in order; some at a time."""
+    pool = concurrent.futures.ThreadPoolExecutor(_AT_ONCE)
+    try:
+        yield from zip(keys, pool.map(act, keys), strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _damaged(what: str) -> errors.CheckpointError:
+    return errors.CheckpointError(
+        errors.explain(
+            found=f"{what}: files that are not those published",
+            expected="the names and contents that gave the digest",
+            do="Remove these objects and publish the expert again",
+        )
+    )
+
+
+def _named(info: manifests.Manifest, name: str) -> manifests.Manifest:
+    """Returns a manifest that is the expert's of a name; else a CheckpointError."""
+    if info.name != name:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"expert {info.name!r} below the name {name!r} of a bucket",
+                expected="one name",
+                do="Publish the expert under its own",
+            )
+        )
+    return info
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Raises CheckpointError for what is no name."""
+    odd = [name for name in names if not paths.is_name(name)]
     if odd:
         raise errors.CheckpointError(
             errors.explain(
-                found=f"names of an expert or its files: {f'{odd}'[:300]}",
+                found=f"names of experts: {f'{odd}'[:300]}",
+                expected=paths.NAME_RULE,
+                do="Rename them",
+            )
+        )
+
+
+def _check_files(found: Iterable[str]) -> None:
+    """Raises CheckpointError for paths that may lead out of an expert's folder."""
+    odd = [p for p in found if not all(_FILE.fullmatch(n) for n in p.split("/"))]
+    if odd:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"names of an expert's files: {f'{odd}'[:300]}",
                 expected="letters, digits, `_`, `-` and `.`, not first a dot or dash",
                 do="Rename or remove them",
             )

@@ -80,7 +80,8 @@ class FetchExperts(Run):
         Raises:
           LibraryError: A pattern fits none.
         """
-        there = bucket.Bucket(self.place(self.url)).experts()
+        place = bucket.Bucket(self.place(self.url))
+        there = place.copies()
         names: set[str] = set()
         for pattern in (
             (self.experts,) if isinstance(self.experts, str) else self.experts
@@ -97,7 +98,7 @@ class FetchExperts(Run):
                     )
                 )
             names.update(fitting)
-        return [there[name] for name in sorted(names)]
+        return place.pick(sorted(names))
 
     def _missing(self, chosen: list[bucket.Copy]) -> list[bucket.Copy]:
         """Returns what is not there; raises CheckpointError if another expert is."""

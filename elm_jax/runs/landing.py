@@ -94,7 +94,7 @@ class Landing:
     def unfinished(self, names: Sequence[str]) -> list[str]:
         """Returns the experts that are neither here nor in the bucket."""
         names = [name for name in names if not self._run.is_finished(name)]
-        there = self.publisher.published() if names else ()
+        there = self.publisher.published(names) if names else ()
         return [name for name in names if name not in there]
 
     def check_unchanged(self, names: Sequence[str]) -> None:

@@ -43,18 +43,20 @@ class Publisher:
         """
         if self._bucket is not None and folders:
             self._bucket.check_single(folders)
-            there = self._bucket.experts()
+            there = self._bucket.experts(folders)
             for name, folder in folders.items():
                 if name in there:
                     _check_same(self._bucket, there[name], folder)
 
-    def published(self) -> frozenset[str]:
-        """Returns the names of the experts that are in the bucket now.
+    def published(self, names: Iterable[str]) -> frozenset[str]:
+        """Returns those of some experts that are whole in the bucket now.
 
         Raises:
           CheckpointError: The bucket is not there, or may not be listed.
         """
-        return frozenset(self._bucket.experts() if self._bucket is not None else ())
+        return frozenset(
+            self._bucket.experts(names) if self._bucket is not None else ()
+        )
 
     def manifests(
         self, names: Iterable[str]
@@ -65,7 +67,8 @@ class Publisher:
           CheckpointError: As `published`, or one cannot be read.
         """
         if self._bucket is not None:
-            copies = self._bucket.experts()
+            names = list(names)
+            copies = self._bucket.experts(names)
             some = [name for name in names if name in copies]
             found = self._bucket.manifests(copies[name] for name in some)
             yield from zip(some, found, strict=True)
@@ -74,7 +77,7 @@ class Publisher:
         """Returns what a plan says of it; looks into the bucket."""
         if self._bucket is None:
             return {}
-        there = len(self.published().intersection(names))
+        there = len(self.published(names))
         return {"published to": f"{self._bucket.url}, {there} there already"}
 
     def put(self, folders: Mapping[str, pathlib.Path]) -> None:
@@ -105,12 +108,11 @@ class Publisher:
         return told
 
     def _work(self, to: bucket.Bucket) -> None:
-        there: dict[str, bucket.Copy] = {}
         while True:
             name, folder = self._waiting.get()
             start = time.monotonic()
             try:
-                there = there or to.experts()
+                there = to.experts([name])
                 if name in there:
                     _check_same(to, there[name], folder)
                 else:
