@@ -266,9 +266,9 @@ def _check_arrays(
     keys: np.ndarray, owners: np.ndarray, experts: tuple[Expert, ...]
 ) -> None:
     counts = [expert.num_keys for expert in experts]
+    if keys.ndim != 2 or keys.dtype != np.float32 or len(keys) != sum(counts):
+        raise ValueError(f"keys.npy has {keys.dtype} {keys.shape}, not {sum(counts)}")
     wanted = np.repeat(np.arange(len(experts)), counts)
-    if keys.ndim != 2 or keys.dtype != np.float32 or len(keys) != len(wanted):
-        raise ValueError(f"keys.npy has {keys.dtype} {keys.shape}, not {len(wanted)}")
     if not np.array_equal(owners, wanted):
         raise ValueError("owners.npy and index.json tell of other owners")
 

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import jax
@@ -65,9 +65,12 @@ def load(
             layer_norm_eps=settings["layer_norm_eps"],
         )
         content = (folder / "model.safetensors").read_bytes()
-        params = bert.stack_layers(
-            safetensors.numpy.load(content), config.num_hidden_layers
-        )
+        tensors = safetensors.numpy.load(content)
+        _check_layers(tensors, config.num_hidden_layers)
+        params = bert.stack_layers(tensors, config.num_hidden_layers)
+        # Computes nothing: whatever does not fit is told now.
+        tokens = jax.ShapeDtypeStruct((1, max_length), np.int32)
+        jax.eval_shape(lambda p, t: bert.encode(p, t, config), params, tokens)
         tokenizer_json = (folder / "tokenizer.json").read_bytes()
         if problem := native_files.problem_of_tokenizer(tokenizer_json):
             raise ValueError(f"tokenizer.json: {problem}")
@@ -112,6 +115,14 @@ def installed_folder() -> pathlib.Path:
             )
         )
     return pathlib.Path(spec.submodule_search_locations[0]) / "model"
+
+
+def _check_layers(tensors: Mapping[str, Any], num_layers: int) -> None:
+    """Raises ValueError if a file has more layers than its settings tell, or fewer."""
+    start = "encoder.layer."
+    found = {name.split(".")[2] for name in tensors if name.startswith(start)}
+    if len(found) > num_layers:
+        raise ValueError(f"num_hidden_layers is {num_layers}, of {len(found)} layers")
 
 
 def _make_tokenize_fn(

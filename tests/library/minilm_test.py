@@ -123,6 +123,11 @@ def test_a_folder_of_ones_own_serves(folder, embedder):
         ("config.json", {"hidden_act": "relu"}, "'hidden_act': 'relu'"),
         ("config.json", {"max_position_embeddings": 128}, "positions for 256 tokens"),
         ("config.json", {"num_hidden_layers": 7}, "encoder.layer.6"),
+        ("config.json", {"num_hidden_layers": 1}, "1, of 6 layers"),
+        ("config.json", {"num_hidden_layers": 6.0}, "num_hidden_layers is 6.0"),
+        ("config.json", {"num_attention_heads": 7}, "cannot reshape"),
+        ("config.json", {"num_attention_heads": 0}, "num_attention_heads is 0"),
+        ("config.json", {"layer_norm_eps": None}, "layer_norm_eps is None"),
         (
             "1_Pooling/config.json",
             {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True},
