@@ -237,7 +237,7 @@ def change_inside_gzip(rng: random.Random, data: bytes, other: bytes) -> bytes:
         return data
     if rng.random() < 0.05:
         member = gzip.compress(bytes(1 << 24), 9, mtime=0)
-        return gzip.compress(inner, mtime=0) + member * rng.choice((4, 80))
+        return gzip.compress(inner, mtime=0) + member * rng.choice((4, 48))
     change = rng.choice(
         (flip, truncate, extend, move_chunk, change_number, replace_byte)
     )
