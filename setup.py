@@ -94,6 +94,10 @@ setup(
         "test": [
             "basedpyright>=1.29",
             "hypothesis>=6.100",
+            # A server of S3; flask and flask-cors are what it needs of moto[server].
+            "flask>=3,<4",
+            "flask-cors>=6,<7",
+            "moto[s3]>=5.2,<6",
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ray>=2.40,<3",
