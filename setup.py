@@ -76,6 +76,7 @@ setup(
         "tensorflow-datasets>=4.9.7,<5",
         "tensorstore>=0.1.74",
         "tokenizers>=0.20,<0.24",
+        "xxhash>=3.2,<5",
     ],
     extras_require={
         "gpu": ["jax[cuda12]>=0.10,<0.12"],

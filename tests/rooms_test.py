@@ -12,7 +12,7 @@ GROUND = {
     f"elm_jax.{name}"
     for name in (
         *("types", "errors", "trees", "paths", "fields", "json_files", "printing"),
-        *("files", "folders", "locks", "temporaries"),
+        *("files", "folders", "locks", "temporaries", "seals"),
         *("limited", "limited_worker", "native_files"),
     )
 }

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 
 from elm_jax import errors, files, folders, paths, trees
 from elm_jax.checkpoints import manifest as manifests
-from elm_jax.checkpoints import one_process, orbax_logs, tensors
+from elm_jax.checkpoints import digests, one_process, orbax_logs, tensors
 from elm_jax.checkpoints.manifest import Manifest
 from elm_jax.types import Params
 
@@ -34,7 +34,7 @@ def save_expert(
     Args:
       folder: Where it goes; parents are made.
       params: Its tensors only: not those of the base, unless it is one.
-      manifest: Its facts; the fingerprint of its parameters is added.
+      manifest: Its facts; the fingerprint and the digests of its parameters are added.
       attached: Content of files that go beside them, by name, such as a base's
         vocabulary.
 
@@ -52,7 +52,9 @@ def save_expert(
         with _checkpointer() as checkpointer:
             checkpointer.save(partial / PARAMS, args=ocp.args.StandardSave(host))
         write_attached(partial, attached)
-        whole = dataclasses.replace(manifest, params_fingerprint=own)
+        whole = dataclasses.replace(
+            manifest, params_fingerprint=own, digests=digests.of_tree(host)
+        )
         manifests.write_manifest(partial, whole)
 
 
@@ -80,8 +82,9 @@ def load_expert(
       Arrays of numpy with the dtypes they were saved in, and the manifest.
 
     Raises:
-      CheckpointError: The expert is missing, torn, or not of the expected shapes;
-        all missing, extra and misshapen tensors are named at once.
+      CheckpointError: The expert is missing, torn, not of the expected shapes, or
+        has other values than were saved; all missing, extra, misshapen and altered
+        tensors are named at once.
       FingerprintError: It belongs to another base.
     """
     path = paths.absolute(folder)
@@ -108,6 +111,7 @@ def load_expert(
         ) from error
     if expected is not None:
         check_same_tensors(params, expected, of=f"expert {manifest.name!r} in {path}")
+    digests.check(params, manifest, path)
     return params, manifest
 
 

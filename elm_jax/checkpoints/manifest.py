@@ -12,14 +12,17 @@ import stat
 from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
-from elm_jax import errors, fields, files, json_files, paths
+from elm_jax import errors, fields, files, json_files, paths, seals
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
-_ADDED_LATER = ("training", "vocabulary", "params_fingerprint")  # may be missing
+# May be missing.
+_ADDED_LATER = ("training", "vocabulary", "params_fingerprint", "digests")
 # What a training tells of its way, and not of what came out: two runs of one recipe
 # that were interrupted at other moments differ in these alone.
 _DIARY = ("metrics", "operative_config")
+# Beside `params_fingerprint` they tell nothing new.
+_WITHOUT_SAY = (*_DIARY, "digests")
 _RECIPE = (
     *("name", "kind", "base_fingerprint", "model", "trainable_pattern", "adapter"),
     *("tasks", "data", "steps"),
@@ -52,6 +55,8 @@ class Manifest:
         nobody knows.
       params_fingerprint: `trees.fingerprint` of the expert's own parameters; "" if it
         was saved before this was recorded.
+      digests: `digests.of_array` of each tensor by name; {} if it was saved before
+        these were recorded.
       metrics: At the end of the training, finite numbers by name.
       operative_config: Text of the gin configuration it came from.
       format_version: Of this file.
@@ -72,6 +77,7 @@ class Manifest:
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
     vocabulary: dict[str, Any] = dataclasses.field(default_factory=dict)
     params_fingerprint: str = ""
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     operative_config: str = ""
     format_version: int = FORMAT_VERSION
@@ -81,10 +87,13 @@ class Manifest:
         """The expert's identity: 16 hex digits, a hash of its recipe and parameters.
 
         Metrics and the text of the configuration are left out: they tell how a
-        training went, and differ where one was interrupted.
+        training went, and differ where one was interrupted. Digests of tensors are
+        left out, since the fingerprint of the parameters is in.
         """
         facts = dataclasses.asdict(self)
-        kept = {name: value for name, value in facts.items() if name not in _DIARY}
+        kept = {
+            name: value for name, value in facts.items() if name not in _WITHOUT_SAY
+        }
         text = json.dumps(kept, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -144,7 +153,7 @@ def write_manifest(folder: pathlib.Path, manifest: Manifest) -> None:
             )
         )
     try:
-        text = json.dumps(content, indent=2, allow_nan=False)
+        text = json.dumps(seals.seal(content), indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise errors.CheckpointError(
             errors.explain(
@@ -162,9 +171,9 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
     Every use of a folder begins here: what is in it must be in it.
 
     Raises:
-      CheckpointError: It is missing, no JSON, of another version, or its fields
-        are not those of a manifest, all that is wrong being named at once; or there
-        is a link in the folder.
+      CheckpointError: It is missing, no JSON, of another version, its fields are
+        not those of a manifest (all that is wrong is named at once), a value was changed
+        after it was written, or there is a link in the folder.
     """
     path = folder / FILE_NAME
     check_holds_its_files(folder)
@@ -210,8 +219,10 @@ def parse(text: bytes, path: object) -> Manifest:
         content = json_files.parse(text)
     except ValueError as error:
         raise _unreadable(path, error) from error
-    problems = _problems(content)
-    if problems:
+    sealed = content
+    if isinstance(content, dict):
+        content = {name: content[name] for name in content if name != seals.KEY}
+    if problems := _problems(content):
         raise errors.CheckpointError(
             errors.explain(
                 found=f"{path}: {'; '.join(problems)}",
@@ -227,6 +238,17 @@ def parse(text: bytes, path: object) -> Manifest:
                 do="If you trust the expert, give it such a name in the file",
             )
         )
+    try:
+        seals.open_sealed(sealed)
+    except ValueError as error:
+        raise errors.CheckpointError(
+            errors.explain(
+                found=f"{path}: {error}",
+                expected="every byte as it was saved",
+                do="Copy the folder again; if you changed the file yourself, and know"
+                f" that it is right, remove its {seals.KEY!r} as well",
+            )
+        ) from error
     return Manifest(**(content | {"tasks": tuple(content["tasks"])}))
 
 

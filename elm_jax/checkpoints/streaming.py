@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from elm_jax import errors, folders, paths, trees
-from elm_jax.checkpoints import experts, manifest, stores
+from elm_jax.checkpoints import digests, experts, manifest, stores
 from elm_jax.checkpoints.manifest import Manifest
 from elm_jax.checkpoints.tensors import Leaf
 
@@ -45,10 +45,12 @@ def save_base(
     final = paths.absolute(folder)
     folders.check_is_new(final)
     fingerprint, done = trees.Fingerprint(), 0
+    digest, found = digests.Digest((), dtype), {}
 
     def on_block(block: np.ndarray) -> None:
         nonlocal done
         fingerprint.add(block)
+        digest.add(block)
         done += block.nbytes
         on_bytes(done)
 
@@ -56,11 +58,15 @@ def save_base(
         item = stores.ItemWriter(partial / experts.PARAMS)
         for name, leaf in sorted(leaves.items()):
             fingerprint.start(name, leaf.shape, dtype)
+            digest = digests.Digest(leaf.shape, dtype)
             item.write(name, leaf, dtype, _AS_NUMPY, on_block)
+            found[name] = digest.text
         item.finish()
         experts.write_attached(partial, attached)
         info = make_manifest(fingerprint.text)
-        info = dataclasses.replace(info, params_fingerprint=fingerprint.text)
+        info = dataclasses.replace(
+            info, params_fingerprint=fingerprint.text, digests=found
+        )
         manifest.write_manifest(partial, info)
     return info
 
@@ -89,13 +95,16 @@ def fingerprint(
 def open_expert(folder: str | pathlib.Path) -> tuple[dict[str, Leaf], Manifest]:
     """Returns the leaves of an expert or base, not in memory yet, and its manifest.
 
+    The leaves compare themselves with the manifest as they are read
+    (`digests.checked`).
+
     Raises:
-      CheckpointError: It is missing or torn.
+      CheckpointError: It is missing or torn, or has other tensors than were saved.
     """
     path = paths.absolute(folder)
     info = manifest.read_manifest(path)
     try:
-        return stores.open_leaves(stores.as_url(path / experts.PARAMS)), info
+        leaves = stores.open_leaves(stores.as_url(path / experts.PARAMS))
     except (*experts.IO_ERRORS, json.JSONDecodeError) as error:
         raise errors.CheckpointError(
             errors.explain(
@@ -105,3 +114,4 @@ def open_expert(folder: str | pathlib.Path) -> tuple[dict[str, Leaf], Manifest]:
                 do="Copy the whole folder again",
             )
         ) from error
+    return digests.checked(leaves, info, path), info

@@ -2,7 +2,8 @@
 
 A cache is a folder `<cache_dir>/<task>/<split>-<key>` with `manifest.json` and one
 file of arrays. The key is a hash of everything that shaped the content, so a cache
-is never stale: whatever changes, another folder is built. Folders appear whole.
+is never stale: whatever changes, another folder is built. Folders appear whole, and
+every byte is compared with its digest when a process first opens them.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import pathlib
 import re
 from typing import Any
 
-from elm_jax import errors, folders, json_files, paths
+from elm_jax import errors, folders, json_files, paths, seals
 from elm_jax.data import cache_build, rendering, tasks, token_store
 from elm_jax.data import vocabulary as vocabularies
 
@@ -61,7 +62,7 @@ def open_cache(
     if not build.is_built():
         folders.check_writable(pathlib.Path(places.cache_dir))
         cache_build.build_here(build, progress)
-    return _read(build.folder)
+    return _read(build)
 
 
 def planned(
@@ -148,9 +149,15 @@ def _code_version() -> str:
     return digest.hexdigest()[:16]
 
 
-def _read(folder: pathlib.Path) -> token_store.TokenizedDataset:
+def _read(build: cache_build.CacheBuild) -> token_store.TokenizedDataset:
+    folder = build.folder
     try:
-        manifest = json_files.read_object(folder / cache_build.MANIFEST_FILE)
+        sealed = json_files.read_object(folder / cache_build.MANIFEST_FILE)
+        if seals.KEY not in sealed:
+            raise KeyError(seals.KEY)
+        manifest = seals.open_sealed(sealed)
+        if manifest["key"] != json.loads(json.dumps(build.key)):
+            raise ValueError("it was made of other rows or settings")
         arrays = token_store.map_arrays(
             folder / token_store.ARRAYS_FILE, manifest["arrays"]
         )

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import process
 from typing import Any
 
-from elm_jax import errors, folders
+from elm_jax import errors, folders, seals
 from elm_jax.data import (
     rendering,
     shards,
@@ -141,7 +141,7 @@ class CacheBuild:
                 folder.rmdir()
 
     def _join(self, parts: Sequence[pathlib.Path]) -> None:
-        found = [shards.read(part) for part in parts]
+        found = [_read_shard(part, self.name) for part in parts]
         num_rows = sum(shard.num_rows for shard in found)
         num_examples = sum(len(shard.columns.labels) for shard in found)
         dropped = sum((shard.dropped for shard in found), collections.Counter[str]())
@@ -189,7 +189,8 @@ class CacheBuild:
         ):
             path = temporary / token_store.ARRAYS_FILE
             manifest["arrays"] = token_store.write_arrays(path, arrays)
-            text = json.dumps(manifest, indent=1, ensure_ascii=False)
+            sealed = seals.seal(manifest)
+            text = json.dumps(sealed, indent=1, ensure_ascii=False)
             (temporary / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
 
     def _shard_of_seqio(self) -> pathlib.Path:
@@ -203,6 +204,20 @@ class CacheBuild:
             found = tokenizing.cut_to(rendered, tokens, self.vocabulary, self.features)
             shards.write(folder, rendered, found)
         return folder
+
+
+def _read_shard(part: pathlib.Path, name: str) -> shards.Shard:
+    try:
+        return shards.read(part)
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.DataError(
+            errors.explain(
+                found=f"a shard of {name} is damaged: {part}: {error}",
+                expected="the bytes that were written",
+                do="Start again: the shards of this cache were removed, and are made"
+                " anew",
+            )
+        ) from error
 
 
 def build_here(build: CacheBuild, progress: Progress | None = None) -> None:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from elm_jax import errors, folders, json_files, limited
+from elm_jax import errors, folders, json_files, limited, seals
 from elm_jax.data import (
     rendering,
     sources,
@@ -122,13 +122,13 @@ def write(
             "first_bad": rendered.first_bad,
             "indistinct": dict(sorted(found.indistinct.items())),
         }
-        text = json.dumps(content, ensure_ascii=False)
+        text = json.dumps(seals.seal(content), ensure_ascii=False)
         (temporary / INDEX_FILE).write_text(text, encoding="utf-8")
 
 
 def read(folder: pathlib.Path) -> Shard:
     """Returns a shard; raises OSError, ValueError or KeyError for a damaged one."""
-    content = json_files.read_object(folder / INDEX_FILE)
+    content = seals.open_sealed(json_files.read_object(folder / INDEX_FILE))
     path = folder / token_store.ARRAYS_FILE
     arrays = token_store.map_arrays(path, content["arrays"])
     return Shard(

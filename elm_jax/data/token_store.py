@@ -1,12 +1,15 @@
 """Tokenised examples of one split, read from a memory-mapped file."""
 
 import dataclasses
+import functools
 import itertools
+import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import xxhash
 
 ARRAYS_FILE = "arrays.bin"
 _ALIGNMENT = 64  # Bytes; any memory map of one dtype then starts aligned.
@@ -191,7 +194,7 @@ class TokenizedDataset(Sequence[Example]):
 def write_arrays(
     path: pathlib.Path, arrays: Mapping[str, np.ndarray | Sequence[np.ndarray]]
 ) -> dict[str, list[Any]]:
-    """Writes arrays end to end and returns where: name to [dtype, shape, offset].
+    """Writes arrays end to end; returns name to [dtype, shape, offset, digest].
 
     An array may be given in pieces along its first axis; it is written piece by piece.
     """
@@ -201,9 +204,12 @@ def write_arrays(
             file.write(b"\0" * (-file.tell() % _ALIGNMENT))
             pieces = [array] if isinstance(array, np.ndarray) else array
             shape = [sum(map(len, pieces)), *pieces[0].shape[1:]]
-            index[name] = [pieces[0].dtype.str, shape, file.tell()]
+            start, digest = file.tell(), xxhash.xxh3_128()
             for piece in pieces:
-                file.write(np.ascontiguousarray(piece).data)
+                content = _bytes_of(piece)
+                file.write(content)
+                digest.update(content)
+            index[name] = [pieces[0].dtype.str, shape, start, digest.hexdigest()]
     return index
 
 
@@ -212,15 +218,39 @@ def map_arrays(
 ) -> dict[str, np.ndarray]:
     """Returns memory-mapped views of what `write_arrays` wrote.
 
+    All bytes are read and compared with their digests, once a process as long as the
+    file's time and size are the same.
+
     Raises:
-      ValueError: The file is shorter than the index says.
+      ValueError: The file is shorter than the index says, or was changed.
     """
     buffer = np.memmap(path, dtype=np.uint8, mode="r")
-    arrays = {}
-    for name, (dtype, shape, offset) in index.items():
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        if offset + size > buffer.size:
+    arrays, wanted = {}, []
+    for name, (dtype, shape, offset, digest) in index.items():
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if offset < 0 or min(shape) < 0 or offset + size > buffer.size:
             raise ValueError(f"{path.name} ends before {name}")
         part = buffer[offset : offset + size]
         arrays[name] = np.asarray(part).view(dtype).reshape(shape)
+        wanted.append((name, offset, size, digest))
+    facts = path.stat()
+    _check(path, (facts.st_ino, facts.st_mtime_ns, facts.st_size), tuple(wanted))
     return arrays
+
+
+@functools.lru_cache(4096)
+def _check(
+    path: pathlib.Path,
+    state: tuple[int, ...],  # noqa: ARG001 - another state of the file is read anew
+    wanted: tuple[tuple[str, int, int, str], ...],
+) -> None:
+    """Raises ValueError unless parts of a file have their digests."""
+    buffer = np.memmap(path, dtype=np.uint8, mode="r")
+    for name, offset, size, digest in wanted:
+        content = _bytes_of(buffer[offset : offset + size])
+        if xxhash.xxh3_128(content).hexdigest() != digest:
+            raise ValueError(f"{path.name} has other {name} than were written")
+
+
+def _bytes_of(array: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

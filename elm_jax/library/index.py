@@ -4,6 +4,9 @@ Three files lie in the library's folder: `keys.npy` float32 [keys, width],
 `owners.npy` int32 [keys], positions in the list of experts in `index.json`, which is
 written last. Until it is, a reader sees the library as it was: rows that it does not
 count are what a killed writer left, and the next one overwrites them.
+
+Nothing of it is believed: `index.json` has a hash of itself and of each expert's keys;
+owners follow from it.
 """
 
 import collections
@@ -11,17 +14,26 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import pathlib
+import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
 
-from elm_jax import errors, files, json_files, paths
+from elm_jax import errors, files, json_files, paths, seals
 from elm_jax.library import lock, sampling, text_formats
 from elm_jax.types import Embedder
 
 FORMAT_VERSION = 1
+# As `np.save` writes it.
+_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00(?P<length>..)\{'descr': '<[fi]4', 'fortran_order': False, "
+    rb"'shape': \((?P<shape>[0-9, ]{2,99})\), \} *\n",
+    re.DOTALL,
+)
 RECORD = "index.json"  # written last
 _MOST_RECORD_BYTES = 2**30  # a line of it tells the rows of one expert
 
@@ -64,12 +76,15 @@ class Expert:
       num_keys: Its keys; they follow those of the experts before it.
       sources: The rows behind its keys, in the keys' order.
       texts_sha256: Hash of the texts that were embedded.
+      keys_sha256: Hash of its keys; "" in an index of release 0.1 that has not grown
+        since.
     """
 
     name: str
     num_keys: int
     sources: tuple[RowsUsed, ...]
     texts_sha256: str
+    keys_sha256: str = ""
 
 
 class _Record(TypedDict):
@@ -144,17 +159,12 @@ def open_index(index_dir: str | pathlib.Path) -> Index:
     """
     folder = pathlib.Path(index_dir)
     try:
-        record = json_files.read_object(folder / RECORD, most_bytes=_MOST_RECORD_BYTES)
-        if record.get("format_version") != FORMAT_VERSION:
-            raise ValueError(f"format version {record.get('format_version')}")
-        if problems := json_files.misfits(record, _Record):
-            raise ValueError(f"{RECORD}: {'; '.join(problems)}")
-        experts = tuple(_read_expert(fields) for fields in record["experts"])
+        settings, experts = _read_record(folder)
         total = sum(expert.num_keys for expert in experts)
-        keys = np.load(folder / "keys.npy", allow_pickle=False)[:total]
-        owners = np.load(folder / "owners.npy", allow_pickle=False)[:total]
+        keys = _load(folder / "keys.npy")[:total]
+        owners = _load(folder / "owners.npy")[:total]
         _check_arrays(keys, owners, experts)
-        return Index(Settings(**record["settings"]), experts, keys, owners)
+        return Index(settings, experts, keys, owners)
     except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
         raise errors.LibraryError(
             errors.explain(
@@ -225,7 +235,9 @@ def _append(
                 do=f"Check the embedder {embedder.name} and its weights",
             )
         )
-    expert = Expert(new.name, len(keys), new.sources, _hash(new.texts))
+    expert = Expert(
+        new.name, len(keys), new.sources, _hash(new.texts), _hash_keys(keys)
+    )
     position = 0 if index is None else len(index.experts)
     owners = np.full(len(keys), position, np.int32)
     if index is None:
@@ -243,12 +255,73 @@ def _write(folder: pathlib.Path, index: Index) -> None:
         content = io.BytesIO()
         np.save(content, array, allow_pickle=False)
         files.write_bytes(folder / f"{name}.npy", content.getvalue())
+    owned = zip(index.experts, _split(index.keys, index.experts), strict=True)
+    # Those of release 0.1 get their hash now; the others have this one.
+    experts = [
+        dataclasses.replace(expert, keys_sha256=_hash_keys(keys))
+        for expert, keys in owned
+    ]
     record = {
         "format_version": FORMAT_VERSION,
         "settings": dataclasses.asdict(index.settings),
-        "experts": [dataclasses.asdict(expert) for expert in index.experts],
+        "experts": [dataclasses.asdict(expert) for expert in experts],
     }
-    files.write_text(folder / RECORD, json.dumps(record) + "\n")
+    files.write_text(folder / RECORD, json.dumps(seals.seal(record)) + "\n")
+
+
+def _read_record(folder: pathlib.Path) -> tuple[Settings, tuple[Expert, ...]]:
+    sealed = json_files.read_object(folder / RECORD, most_bytes=_MOST_RECORD_BYTES)
+    record = {name: sealed[name] for name in sealed if name != seals.KEY}
+    if record.get("format_version") != FORMAT_VERSION:
+        raise ValueError(f"format version {record.get('format_version')}")
+    experts = record.get("experts")
+    is_old = isinstance(experts, list) and all(
+        isinstance(expert, dict) and "keys_sha256" not in expert for expert in experts
+    )
+    if is_old:
+        record["experts"] = [{**expert, "keys_sha256": ""} for expert in experts]
+    if problems := json_files.misfits(record, _Record):
+        raise ValueError(f"{RECORD}: {'; '.join(problems)}")
+    if seals.KEY not in sealed and not is_old:
+        raise ValueError(f"{RECORD}: {seals.KEY} is missing")
+    seals.open_sealed(sealed)
+    if is_old:
+        text = (
+            f"note: the index in {folder} is of release 0.1, without hashes of its"
+            " keys: they cannot be compared with what was written; the hashes are"
+            " written when it next grows"
+        )
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+    found = tuple(_read_expert(fields) for fields in record["experts"])
+    return Settings(**record["settings"]), found
+
+
+def _load(path: pathlib.Path) -> np.ndarray:
+    """Returns an array that `_write` wrote.
+
+    Raises:
+      ValueError: The file is none, or its header tells of more or less than it holds;
+        before memory is taken. NumPy's own reader of headers is one of Python.
+    """
+    with path.open("rb") as file:
+        found = _HEADER.match(file.read(256))
+    if not found:
+        raise ValueError(f"{path.name}: no array of float32 or int32")
+    shape = [int(size) for size in found["shape"].split(b",") if size.strip()]
+    start, size = 10 + int.from_bytes(found["length"], "little"), path.stat().st_size
+    if found.end() != start or start + math.prod(shape) * 4 != size:
+        raise ValueError(f"{path.name}: {size:,} bytes for {shape} numbers")
+    return np.load(path, allow_pickle=False)
+
+
+def _split(keys: np.ndarray, experts: Sequence[Expert]) -> list[np.ndarray]:
+    """Returns each expert's keys."""
+    ends = np.cumsum([expert.num_keys for expert in experts])
+    return np.split(keys, ends[:-1])
+
+
+def _hash_keys(keys: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(keys).data).hexdigest()
 
 
 def _read_expert(fields: dict[str, Any]) -> Expert:
@@ -271,6 +344,12 @@ def _check_arrays(
     wanted = np.repeat(np.arange(len(experts)), counts)
     if not np.array_equal(owners, wanted):
         raise ValueError("owners.npy and index.json tell of other owners")
+    owned = zip(experts, _split(keys, experts), strict=True)
+    for expert, own in owned:
+        if expert.keys_sha256 not in ("", _hash_keys(own)):
+            raise ValueError(f"keys.npy has other keys of {expert.name!r:.80}")
+    if not np.all(np.isfinite(keys)):
+        raise ValueError("keys.npy has numbers that are not finite")
 
 
 def _check_settings(

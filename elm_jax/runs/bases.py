@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from elm_jax import errors, trees
-from elm_jax.checkpoints import experts, manifest
+from elm_jax.checkpoints import digests, experts, manifest
 from elm_jax.model import config, t5
 from elm_jax.peft import adapters
 from elm_jax.types import Params
@@ -53,7 +53,7 @@ def load_base(folder: pathlib.Path) -> Base:
     info = read_manifest(folder)
     shape = model_config(info)
     params, _ = experts.load_expert(folder, expected=t5.param_shapes(t5.T5(shape)))
-    fingerprint = _recorded_fingerprint(info) or trees.fingerprint(params)
+    fingerprint = digests.recorded_fingerprint(info) or trees.fingerprint(params)
     return Base(info.name, shape, trees.as_float32(params), fingerprint, info)
 
 
@@ -64,18 +64,9 @@ def read_fingerprint(folder: pathlib.Path) -> str:
       CheckpointError: There is no base, or it is corrupt.
     """
     info = read_manifest(folder)
-    return _recorded_fingerprint(info) or trees.fingerprint(
+    return digests.recorded_fingerprint(info) or trees.fingerprint(
         experts.load_expert(folder)[0]
     )
-
-
-def _recorded_fingerprint(info: manifest.Manifest) -> str:
-    """Returns what a manifest tells of the parameters, or "".
-
-    An expert with all parameters may serve as a base, and is then another base than
-    the one that it was trained on.
-    """
-    return info.base_fingerprint if info.kind == "base" else info.params_fingerprint
 
 
 def check_fits(info: manifest.Manifest, base_name: str, fingerprint: str) -> None:

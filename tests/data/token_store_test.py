@@ -37,3 +37,26 @@ def test_mapped_arrays_are_what_was_written(tmp_path):
     (tmp_path / "file").write_bytes(b"\0" * 64)
     with pytest.raises(ValueError, match="ends before"):
         token_store.map_arrays(tmp_path / "file", index)
+
+
+def test_one_flipped_bit_is_told_by_the_array(tmp_path):
+    arrays = {"a": np.arange(500, dtype=np.int32), "b": np.arange(3, dtype=np.uint8)}
+    path = tmp_path / "file"
+    index = token_store.write_arrays(path, arrays)
+    content = path.read_bytes()
+    for name, place in (("a", 0), ("a", 1999), ("b", index["b"][2] + 2)):
+        token_store.map_arrays(path, index)
+        path.write_bytes(
+            content[:place] + bytes([content[place] ^ 8]) + content[place + 1 :]
+        )
+        with pytest.raises(ValueError, match=f"other {name} than were written"):
+            token_store.map_arrays(path, index)
+        path.write_bytes(content)
+
+
+def test_a_file_is_hashed_once_for_as_long_as_it_stays(tmp_path):
+    index = token_store.write_arrays(tmp_path / "file", {"a": np.arange(9)})
+    token_store._check.cache_clear()
+    for _ in range(3):
+        token_store.map_arrays(tmp_path / "file", index)
+    assert token_store._check.cache_info().misses == 1

@@ -249,3 +249,90 @@ def test_a_damaged_index_is_refused_by_name(tmp_path, extend, damage):
 def test_a_missing_index_says_to_build_one(tmp_path):
     with pytest.raises(errors.LibraryError, match="Build the library"):
         index.open_index(tmp_path / "nowhere")
+
+
+def test_one_key_times_a_million_is_refused_by_its_expert(tmp_path, extend):
+    extend(CATS, DOGS)
+    keys = np.load(tmp_path / "keys.npy")
+    keys[3] *= 1e6
+    np.save(tmp_path / "keys.npy", keys)
+    with pytest.raises(errors.LibraryError, match="other keys of 'dogs'"):
+        index.open_index(tmp_path)
+
+
+def as_release_0_1_wrote_it(folder):
+    record = json.loads((folder / "index.json").read_text())
+    del record["digest"]
+    for expert in record["experts"]:
+        del expert["keys_sha256"]
+    (folder / "index.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_keys_that_are_not_finite_are_refused_also_without_hashes(
+    tmp_path, extend, value
+):
+    extend(CATS)
+    as_release_0_1_wrote_it(tmp_path)
+    keys = np.load(tmp_path / "keys.npy")
+    keys[1, 2] = value
+    np.save(tmp_path / "keys.npy", keys)
+    with pytest.raises(errors.LibraryError, match="not finite"):
+        index.open_index(tmp_path)
+
+
+def test_an_index_of_release_0_1_opens_with_a_note_and_gets_hashes_as_it_grows(
+    tmp_path, extend, capsys
+):
+    made = extend(CATS, DOGS)
+    as_release_0_1_wrote_it(tmp_path)
+    opened = index.open_index(tmp_path)
+    assert opened.keys.tobytes() == made.keys.tobytes()
+    assert "without hashes" in capsys.readouterr().err
+    extend(BIRDS)
+    capsys.readouterr()
+    grown = index.open_index(tmp_path)
+    assert grown.experts[:2] == made.experts
+    assert capsys.readouterr().err == ""
+
+
+def test_a_claimed_shape_takes_no_memory(tmp_path, extend):
+    extend(CATS)
+    content = (tmp_path / "keys.npy").read_bytes()
+    claimed = content.replace(b"'shape': (3, ", b"'shape': (3000000000000, ")
+    (tmp_path / "keys.npy").write_bytes(claimed)
+    with pytest.raises(errors.LibraryError, match="build it again"):
+        index.open_index(tmp_path)
+    shorter = claimed.replace(b" " * 12 + b"\n", b"\n")  # the header's padding
+    (tmp_path / "keys.npy").write_bytes(shorter)
+    with pytest.raises(errors.LibraryError, match=r"bytes for \[30+, "):
+        index.open_index(tmp_path)
+
+
+def test_no_random_damage_gives_another_index(tmp_path, extend):
+    made = extend(CATS, DOGS)
+    rng, refused = np.random.default_rng(0), 0
+    names = ("keys.npy", "owners.npy", "index.json")
+    contents = {name: (tmp_path / name).read_bytes() for name in names}
+    for n in range(300):
+        name = names[n % 3]
+        damaged = bytearray(contents[name])
+        place = int(rng.integers(len(damaged)))
+        if n // 3 % 3 == 0:
+            damaged[place] ^= 1 << int(rng.integers(8))
+        elif n // 3 % 3 == 1:
+            part = damaged[place : place + 4]
+            damaged[place : place + 4] = rng.bytes(len(part))
+        else:
+            del damaged[place:]
+        (tmp_path / name).write_bytes(damaged)
+        try:
+            found = index.open_index(tmp_path)
+        except errors.LibraryError:
+            refused += 1
+        else:
+            assert found.experts == made.experts, (name, place)
+            assert found.settings == made.settings, (name, place)
+            assert found.keys.tobytes() == made.keys.tobytes(), (name, place)
+        (tmp_path / name).write_bytes(contents[name])
+    assert refused > 250
