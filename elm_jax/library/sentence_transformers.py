@@ -1,5 +1,6 @@
 """Any other model of sentence-transformers as an embedder, through an extra."""
 
+import hashlib
 import importlib
 import importlib.util
 import pathlib
@@ -27,12 +28,20 @@ class SentenceTransformer:
     ) -> None:
         self._model, self._max_length, self._device = model, max_length, device
         self._loaded: Any = None
+        self._name = ""
 
     @property
     def name(self) -> str:
-        """What the index records of this embedder."""
+        """What the index records: of a folder its name and content, not its place."""
+        self._name = self._name or self._make_name()
+        return self._name
+
+    def _make_name(self) -> str:
         tail = "" if self._max_length is None else f"-{self._max_length}"
-        return f"sentence-transformers:{self._model}{tail}"
+        folder = pathlib.Path(self._model)
+        is_folder = folder.is_dir()
+        model = f"{folder.name}-{_hash_files(folder)}" if is_folder else self._model
+        return f"sentence-transformers:{model}{tail}"
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Returns one vector per text, float32 [len(texts), width].
@@ -74,3 +83,19 @@ class SentenceTransformer:
         if self._max_length is not None:
             loaded.max_seq_length = self._max_length
         return loaded
+
+
+def _hash_files(folder: pathlib.Path) -> str:
+    """Returns a hash of the names and content of all files below a folder.
+
+    Which of them decide the vectors is the package's to know. Files whose name begins
+    with a dot, such as a download's, are left out.
+    """
+    digest = hashlib.sha256()
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    for name, path in sorted((p.relative_to(folder).as_posix(), p) for p in paths):
+        if not any(part.startswith(".") for part in name.split("/")):
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{name}\0{content}\0".encode())
+    return digest.hexdigest()[:8]

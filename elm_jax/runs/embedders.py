@@ -83,7 +83,9 @@ def _encoder_embedder(
         return np.asarray(program(base.params, tokens))
 
     return encoder.EncoderEmbedder(
-        name=f"encoder-{base.fingerprint}-{max_length}",
+        # Pooled by the mean, which is the one way of `model/pooling.py`.
+        name=f"encoder-mean-{base.fingerprint}-{data.vocabulary.fingerprint}"
+        f"-{max_length}",
         tokenize_fn=tokenize,
         encode_fn=encode,
         max_length=max_length,

@@ -75,8 +75,8 @@ def test_texts_are_cut_at_the_length_asked_for_and_no_sooner(golden):
 
 
 def test_the_name_tells_weights_and_length_apart(embedder):
-    assert embedder.name == "minilm-53aa5117-256"
-    assert minilm.load(max_length=64).name == "minilm-53aa5117-64"
+    assert embedder.name == "minilm-38ee63b5-256"
+    assert minilm.load(max_length=64).name == "minilm-38ee63b5-64"
 
 
 def test_finding_and_loading_it_imports_no_torch():
@@ -114,6 +114,23 @@ def folder(tmp_path):
 def test_a_folder_of_ones_own_serves(folder, embedder):
     text = ["any text"]
     assert minilm.load(folder).embed(text).tobytes() == embedder.embed(text).tobytes()
+
+
+def test_a_folder_that_gives_other_vectors_has_another_name(folder, embedder):
+    assert minilm.load(folder).name == embedder.name
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 0.1}))
+    blurred = minilm.load(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    content = json.loads((folder / "tokenizer.json").read_text())
+    words = content["model"]["vocab"]
+    words["cat"], words["dog"] = words["dog"], words["cat"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    swapped = minilm.load(folder)
+    assert len({embedder.name, blurred.name, swapped.name}) == 3
+    for other in (blurred, swapped):
+        assert np.abs(other.embed(["a cat"]) - embedder.embed(["a cat"])).max() > 1e-3
 
 
 @pytest.mark.parametrize(

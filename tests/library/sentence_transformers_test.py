@@ -18,6 +18,19 @@ def test_constructing_loads_nothing_and_the_name_tells_model_and_length():
     assert other.name == "sentence-transformers:gtr-t5-large-256"
 
 
+def test_a_folders_name_is_of_its_content_not_of_its_place(tmp_path):
+    def name_of(place, content):
+        folder = tmp_path / place / "model"
+        (folder / "1_Pooling").mkdir(parents=True)
+        (folder / "config.json").write_text(content)
+        (folder / "1_Pooling" / "config.json").write_text("{}")
+        return sentence_transformers.SentenceTransformer(str(folder)).name
+
+    assert name_of("a", "{}") == name_of("b", "{}")
+    assert name_of("a2", "{ }") != name_of("b2", "{}")
+    assert name_of("c", "{}").startswith("sentence-transformers:model-")
+
+
 @pytest.mark.skipif(IS_INSTALLED, reason="sentence-transformers is installed")
 def test_without_the_package_the_error_names_the_extra():
     embedder = sentence_transformers.SentenceTransformer("gtr-t5-large")
