@@ -51,10 +51,26 @@ def make_manifest(**changes):
     return manifest.Manifest(**(facts | changes))
 
 
+def edit_manifest(folder, **changes):
+    """Puts other fields into a manifest, without its digest, as a user may."""
+    path = folder / manifest.FILE_NAME
+    content = json.loads(path.read_text()) | changes
+    content.pop("digest", None)
+    path.write_text(json.dumps(content))
+
+
+def replace_in_manifest(folder, old, new):
+    """Puts another text for each of some text in a manifest, without its digest."""
+    edit_manifest(folder)
+    path = folder / manifest.FILE_NAME
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
 def rename(folder, name):
     """Puts another name into an expert's manifest, whatever it is."""
-    path = folder / manifest.FILE_NAME
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"name": name}))
+    edit_manifest(folder, name=name)
 
 
 @contextlib.contextmanager

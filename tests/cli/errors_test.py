@@ -27,6 +27,7 @@ from elm_jax.peft import bottleneck
 from elm_jax.peft import experts as kinds
 from elm_jax.runs import bases, convert, evaluate, library, merge, report, tasks, train
 from tasks import pocket
+from tests.checkpoints import sample
 
 RUNS = (train.Train, evaluate.Evaluate, merge.Merge, report.Report, convert.ImportT5X)
 RUNS += (library.BuildLibrary, library.RetireExperts, library.Retrieve)
@@ -190,8 +191,8 @@ def test_rows_without_a_correct_choice_are_counted_and_the_first_is_named(folder
 
 def test_an_empty_split_is_named(folder):
     split, name = "library.BuildLibrary.split = 'test'", "pocket_kinds_which_is"
-    path = folder / "prompt_experts" / name / manifest.FILE_NAME
-    path.write_text(path.read_text().replace(f'"{name}"', '"errors_good"'))
+    expert = folder / "prompt_experts" / name
+    sample.replace_in_manifest(expert, f'"{name}"', '"errors_good"')
     told = fail(folder, "pocket/library", split)
     assert "test of task 'errors_good' is empty" in told
 
@@ -205,15 +206,13 @@ def test_targets_that_do_not_fit_their_length_are_counted(folder):
 
 
 def test_a_base_of_another_shape_is_told_by_its_tensors(folder):
-    path = folder / "base" / manifest.FILE_NAME
-    path.write_text(path.read_text().replace('"emb_dim": 16', '"emb_dim": 32'))
+    sample.replace_in_manifest(folder / "base", '"emb_dim": 16', '"emb_dim": 32')
     told = fail(folder, "pocket/prompt_experts", *LITTLE)
     assert "decoder/decoder_norm/scale (16,) instead of (32,)" in told
 
 
 def test_a_manifest_with_an_unknown_field_of_the_model_is_told(folder):
-    path = folder / "base" / manifest.FILE_NAME
-    path.write_text(path.read_text().replace('"emb_dim"', '"embedding"'))
+    sample.replace_in_manifest(folder / "base", '"emb_dim"', '"embedding"')
     assert "'embedding'" in fail(folder, "pocket/prompt_experts", *LITTLE)
 
 

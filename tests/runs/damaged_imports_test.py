@@ -18,7 +18,7 @@ from elm_jax.checkpoints import experts, manifest, torch_files
 from elm_jax.model import t5
 from elm_jax.peft import lora
 from elm_jax.runs import bases, convert, convert_experts, export, merge
-from tests.checkpoints import huggingface_sample, peft_sample
+from tests.checkpoints import huggingface_sample, peft_sample, sample
 
 SHAPE = huggingface_sample.CONFIG
 DEEP = "[" * 100_000
@@ -347,10 +347,8 @@ SPECS = [
 def test_an_expert_is_not_folded_or_merged_by_a_spec_that_is_not_its_tensors(
     work, expert, make, changes, told
 ):
-    path = expert / manifest.FILE_NAME
-    content = json.loads(path.read_text())
-    content["adapter"] |= changes
-    path.write_text(json.dumps(content))
+    adapter = manifest.read_manifest(expert).adapter | changes
+    sample.edit_manifest(expert, adapter=adapter)
     for act in (make(work, expert).plan, make(work, expert).run):
         with pytest.raises(errors.CheckpointError, match=told):
             act()

@@ -25,6 +25,7 @@ from elm_jax.runs import (
     vocabularies,
 )
 from tasks import pocket
+from tests.checkpoints import sample
 
 SHAPE = config.T5Config(
     vocab_size=576,
@@ -124,9 +125,9 @@ def merging(folder):
 
 def edit(folder, **changes):
     """Writes fields of the expert's manifest, in the library's line as well."""
-    path = folder / "experts" / "reviews" / manifest.FILE_NAME
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    found = manifest.read_manifest(path.parent)
+    expert = folder / "experts" / "reviews"
+    sample.edit_manifest(expert, **changes)
+    found = manifest.read_manifest(expert)
     line = folder / "library" / "catalogue.jsonl"
     entry = json.loads(line.read_text()) | {"fingerprint": found.fingerprint}
     entry["base_fingerprint"] = found.base_fingerprint
@@ -181,8 +182,7 @@ def test_experts_that_differ_are_not_merged(folder, difference):
 
 
 def test_an_expert_in_the_librarys_folder_that_is_not_the_listed_one_is_refused(folder):
-    path = folder / "experts" / "reviews" / manifest.FILE_NAME
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": 9}))
+    sample.edit_manifest(folder / "experts" / "reviews", seed=9)
     with pytest.raises(errors.LibraryError, match="holds another expert"):
         by_library(folder).plan()
 
@@ -267,8 +267,7 @@ def test_another_vocabulary_is_refused_by_its_fingerprint(folder, extra_ids):
 
 
 def test_a_larger_vocabulary_is_told_by_size_where_the_base_records_none(folder):
-    path = folder / "base" / manifest.FILE_NAME
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"vocabulary": {}}))
+    sample.edit_manifest(folder / "base", vocabulary={})
     with pytest.raises(errors.ConfigError, match="676 ids for a model with 576"):
         evaluation(folder, data=data(extra_ids=200)).plan()
 

@@ -15,6 +15,7 @@ from elm_jax.cli import gin_flags
 from elm_jax.library import catalogue
 from elm_jax.model import config, t5
 from elm_jax.runs import train, trainer, training_config
+from tests.checkpoints import sample
 
 TASKS = ("pocket_kinds_which_is", "pocket_notes_tell")
 SHORT, LONG = TASKS[1], TASKS[0]
@@ -152,6 +153,7 @@ def test_finished_experts_of_the_same_settings_are_fine(folder):
     make_run(folder, *same).landing.check_unchanged(TASKS)
     # A manifest that does not tell, or knows settings that are no more, is no reason.
     path = folder / "prompt_experts" / SHORT / manifest.FILE_NAME
+    sample.edit_manifest(path.parent)
     content = json.loads(path.read_text())
     for training in ({}, {"gone": 1}, None):
         content["training"] = training
@@ -267,9 +269,7 @@ def test_another_base_is_refused_also_where_experts_are_only_in_the_bucket(folde
     save(run, *TASKS)
     run.landing.finish(TASKS)
     (folder / "prompt_experts").rename(folder / "elsewhere")
-    path = folder / "base" / manifest.FILE_NAME
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"base_fingerprint": "new"}))
+    sample.edit_manifest(folder / "base", base_fingerprint="new")
     check_refused(folder, make_run(folder, published), "base_fingerprint: ")
 
 
