@@ -72,6 +72,9 @@ def load(
         content = (folder / "model.safetensors").read_bytes()
         tensors = safetensors.numpy.load(content)
         _check_layers(tensors, config.num_hidden_layers)
+        bad = [name for name, x in tensors.items() if not np.isfinite(x).all()]
+        if bad:
+            raise ValueError(f"model.safetensors: numbers that are not finite in {bad}")
         params = bert.stack_layers(tensors, config.num_hidden_layers)
         # Computes nothing: whatever does not fit is told now.
         tokens = jax.ShapeDtypeStruct((1, max_length), np.int32)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from elm_jax import trees
+from elm_jax import seals, trees
 from elm_jax.checkpoints import experts, manifest
 from elm_jax.data import cache, sources, tasks, vocabulary, vocabulary_training
 from elm_jax.evaluation import results
@@ -67,6 +67,7 @@ def _read_manifest(folder: pathlib.Path) -> Any:
 
 def _judge_manifest(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     found = _strict((folder / "expert/manifest.json").read_bytes())
+    found.pop(seals.KEY, None)  # where it is there, the reader has compared it
     right = dataclasses.asdict(manifest.Manifest(**found))
     name = found["name"]
     if not _NAME.fullmatch(name) or name.strip(". ") == "":

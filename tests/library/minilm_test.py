@@ -180,3 +180,13 @@ def test_a_file_without_a_tensor_names_it(folder):
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
     with pytest.raises(errors.LibraryError, match=r"layer\.3\.output\.dense\.bias"):
         minilm.load(folder)
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(folder):
+    path = folder / "model.safetensors"
+    tensors = dict(safetensors.numpy.load(path.read_bytes()))
+    name = "encoder.layer.0.output.dense.bias"
+    tensors[name] = np.full_like(tensors[name], np.nan)
+    path.write_bytes(safetensors.numpy.save(tensors))
+    with pytest.raises(errors.LibraryError, match=f"not finite in .*{name}"):
+        minilm.load(folder)
