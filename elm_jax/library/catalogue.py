@@ -61,7 +61,7 @@ class Catalogue:
         """Returns all experts, retired ones too, in the order they were added.
 
         Raises:
-          LibraryError: No library is there, or a line is corrupt.
+          LibraryError: No library is there, a line is corrupt, or two have one name.
         """
         try:
             content = json_files.read_bytes(self._path, most_bytes=_MOST_BYTES)
@@ -74,7 +74,9 @@ class Catalogue:
                     do="Build the library first (elm_library), or correct the folder",
                 )
             ) from error
-        return tuple(_parse(line, n, self._path) for n, line in enumerate(lines, 1))
+        entries = tuple(_parse(x, n, self._path) for n, x in enumerate(lines, 1))
+        _check_names(entries, self._path)
+        return entries
 
     def experts(self) -> tuple[str, ...]:
         """Returns the names of the active experts in the order they were added."""
@@ -222,6 +224,20 @@ def _parse(line: str, number: int, path: pathlib.Path) -> Entry:
             )
         )
     return Entry(**{**fields, "tasks": tuple(fields["tasks"])})
+
+
+def _check_names(entries: tuple[Entry, ...], path: pathlib.Path) -> None:
+    first: dict[str, int] = {}
+    for number, entry in enumerate(entries, 1):
+        if first.setdefault(entry.name, number) != number:
+            raise errors.LibraryError(
+                errors.explain(
+                    found=f"lines {first[entry.name]} and {number} of {path} both"
+                    f" list {entry.name!r}",
+                    expected="a name of its own for every expert, retired ones too",
+                    do="Delete the line that is wrong",
+                )
+            )
 
 
 def _find_problem(fields: Any) -> str:

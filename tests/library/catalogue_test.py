@@ -228,6 +228,15 @@ def test_a_corrupt_line_is_named_by_its_number(library, make_expert, path, bad):
     assert path.read_text() == good + bad + "\n" + good
 
 
+def test_two_lines_of_one_name_are_refused_by_their_numbers(library, make_expert, path):
+    for name in ("a", "b"):
+        library.add(make_expert(name))
+    one, other = path.read_text("utf-8").splitlines()
+    path.write_text("\n".join([one, other, one]), "utf-8")
+    with pytest.raises(errors.LibraryError, match="lines 1 and 3 of .* list 'a'"):
+        library.entries()
+
+
 def test_writers_at_the_same_time_lose_no_expert(tmp_path, make_expert):
     folders = [make_expert(f"e{n}") for n in range(12)]
 
