@@ -11,7 +11,7 @@ def describe(num_rows: Mapping[str, int]) -> str:
     """Returns what a comparison of two models can show, in words.
 
     >>> describe({"quail": 400, "dream": 100})
-    '3.5 points if two models differ on 10% of the rows, 6.1 on 30% (500 rows)'
+    '5.0 points if two models differ on 10% of the rows, 8.6 on 30% (500 rows)'
 
     Args:
       num_rows: Rows of each dataset, at least one.
