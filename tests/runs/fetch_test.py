@@ -56,7 +56,8 @@ def test_patterns_choose_experts(url, tmp_path):
 def test_progress_counts_files_with_rate_and_time(url, tmp_path, capsys):
     _, start = build(tmp_path, url, "EXPERTS = 'quail_choose'")
     start()
-    assert re.fullmatch(r"fetch: 11/11 files, .*/s, 0 s\n", capsys.readouterr().err)
+    *_, last = capsys.readouterr().err.splitlines()  # several on a slow machine
+    assert re.fullmatch(r"fetch: 11/11 files, .*/s, 0 s", last)
 
 
 @pytest.mark.parametrize("pattern", ["dreem_answer", "../*", "/etc"])
