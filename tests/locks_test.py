@@ -17,8 +17,9 @@ with open(sys.argv[1], "a") as file:
     sys.stdin.read()
 """
 WAIT = """
-import sys
+import signal, sys
 from elm_jax import locks
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
 locks._FIRST_SECS, locks._EVERY_SECS = 0.2, 0.1
 with open(sys.argv[1], "a") as file:
     locks.take(file.fileno(), of="expert x")
@@ -73,7 +74,10 @@ def test_who_waits_can_be_ended(tmp_path, holder, number):
     with start(WAIT, tmp_path / "lock") as waiter:
         waiter.stderr.readline()
         waiter.send_signal(number)
-        waiter.communicate(timeout=20)
+        try:
+            waiter.communicate(timeout=60)
+        finally:
+            waiter.kill()
         assert waiter.returncode == -number
 
 
