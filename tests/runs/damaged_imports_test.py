@@ -94,7 +94,7 @@ def test_a_byte_order_mark_does_no_harm(model, tmp_path):
     path = model / "config.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     convert.ImportHuggingFace(
-        *(), model_dir=str(tmp_path), huggingface_path=str(model), base_name="base"
+        model_dir=str(tmp_path), huggingface_path=str(model), base_name="base"
     ).run()
     assert (tmp_path / "base" / "manifest.json").is_file()
 
