@@ -10,7 +10,8 @@ import sys
 import warnings
 from typing import Any
 
-_PLACE = "/orbax/"
+# A module of Orbax, a folder that it writes, and the format of its files.
+_MARKS = ("/orbax/", "orbax-checkpoint-tmp", "OCDBT")
 
 
 @functools.cache
@@ -34,5 +35,5 @@ def silence() -> None:
 
 def _is_of_others(record: logging.LogRecord) -> bool:
     """Returns whether a record is no error of Orbax or of a task of its."""
-    is_orbax = _PLACE in record.pathname or _PLACE in record.getMessage()
-    return record.levelno < logging.ERROR or not is_orbax
+    told = f"{record.pathname} {record.getMessage()}"
+    return record.levelno < logging.ERROR or not any(mark in told for mark in _MARKS)
