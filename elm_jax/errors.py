@@ -7,7 +7,25 @@ from collections.abc import Iterable, Iterator
 
 
 class ElmError(Exception):
-    """Base of all errors that a user of elm_jax can cause and repair."""
+    """Base of all errors that a user of elm_jax can cause and repair.
+
+    >>> raise ConfigError(found="no tasks", expected="one or more", do="Name one")
+    Traceback (most recent call last):
+    elm_jax.errors.ConfigError: Found: no tasks.
+    Expected: one or more.
+    To do: Name one.
+
+    Args:
+      text: The whole message, where it is made already.
+      found: What is wrong, with the name or place of it.
+      expected: What would be right.
+      do: What the user can do about it.
+    """
+
+    def __init__(
+        self, text: str = "", *, found: str = "", expected: str = "", do: str = ""
+    ) -> None:
+        super().__init__(text or explain(found=found, expected=expected, do=do))
 
 
 class ConfigError(ElmError):

@@ -165,12 +165,10 @@ def refuse(
         name = name or type(part).__name__
         told = [f"{name}.{field} = {getattr(part, field)!r:.100}" for field in wrong]
         raise errors.ConfigError(
-            errors.explain(
-                found=f"{', '.join(told)}{of_kind and f', {of_kind}'}",
-                expected="; ".join(f"{n}: {text}" for n, text in wrong.items()),
-                do=f"Correct {'this field' if len(wrong) == 1 else 'these fields'} of"
-                f" {name} in the gin file or flag",
-            )
+            found=f"{', '.join(told)}{of_kind and f', {of_kind}'}",
+            expected="; ".join(f"{n}: {text}" for n, text in wrong.items()),
+            do=f"Correct {'this field' if len(wrong) == 1 else 'these fields'} of"
+            f" {name} in the gin file or flag",
         )
 
 

@@ -28,11 +28,9 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
         sync(path.parent)
     except OSError as error:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"{path} cannot be written: {error.strerror or error}",
-                expected="a folder with write permission and free space",
-                do="Free space, correct the permission or choose another folder",
-            )
+            found=f"{path} cannot be written: {error.strerror or error}",
+            expected="a folder with write permission and free space",
+            do="Free space, correct the permission or choose another folder",
         ) from error
 
 

@@ -53,11 +53,9 @@ def check_is_new(path: pathlib.Path) -> None:
     """Raises ExistsError if there is something already."""
     if os.path.lexists(path):
         raise errors.ExistsError(
-            errors.explain(
-                found=f"{path} is there already",
-                expected="a new folder: what is finished does not change",
-                do="Choose another name, or remove the folder",
-            )
+            found=f"{path} is there already",
+            expected="a new folder: what is finished does not change",
+            do="Choose another name, or remove the folder",
         )
 
 
@@ -86,13 +84,11 @@ def writing(
         why = why or error
         full = isinstance(why, OSError) and why.errno in _FULL
         raise error_type(
-            errors.explain(
-                found=f"{path} cannot be written: {errors.reason(why)}",
-                expected="a folder with write permission and free space",
-                do="Free space or choose another folder; nothing half-written is left"
-                if full
-                else "Free space, correct the permission or choose another folder",
-            )
+            found=f"{path} cannot be written: {errors.reason(why)}",
+            expected="a folder with write permission and free space",
+            do="Free space or choose another folder; nothing half-written is left"
+            if full
+            else "Free space, correct the permission or choose another folder",
         ) from error
 
 

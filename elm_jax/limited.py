@@ -67,11 +67,9 @@ class LimitError(errors.ElmError):
 
     def __init__(self, index: int, reason: str, limits: Limits) -> None:
         super().__init__(
-            errors.explain(
-                found=f"item {index}: {reason}",
-                expected=str(limits),
-                do="Use another file, or raise the limits",
-            )
+            found=f"item {index}: {reason}",
+            expected=str(limits),
+            do="Use another file, or raise the limits",
         )
         self.index, self.reason = index, reason
 

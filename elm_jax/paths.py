@@ -111,7 +111,7 @@ def check_name(text: str, *, of: str, do: str = "Rename it") -> str:
     if is_name(text):
         return text
     found = f"{text!r:.100} as the name of {of}"
-    raise errors.ConfigError(errors.explain(found=found, expected=NAME_RULE, do=do))
+    raise errors.ConfigError(found=found, expected=NAME_RULE, do=do)
 
 
 def absolute(text: str | pathlib.Path) -> pathlib.Path:
@@ -187,13 +187,11 @@ def _short_enough(text: str) -> str:
     lengths = [len(os.fsencode(part)) for part in text.split("/")]
     if max(lengths) > _MOST_PART_BYTES or sum(lengths) > _MOST_PATH_BYTES:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"a path with a name of {max(lengths):,} bytes, of"
-                f" {len(os.fsencode(text)):,} bytes in all: {text[:300]}...",
-                expected=f"names of at most {_MOST_PART_BYTES} bytes, and paths of"
-                f" {_MOST_PATH_BYTES:,}, which file systems take",
-                do="Choose a shorter name or folder",
-            )
+            found=f"a path with a name of {max(lengths):,} bytes, of"
+            f" {len(os.fsencode(text)):,} bytes in all: {text[:300]}...",
+            expected=f"names of at most {_MOST_PART_BYTES} bytes, and paths of"
+            f" {_MOST_PATH_BYTES:,}, which file systems take",
+            do="Choose a shorter name or folder",
         )
     return text
 
@@ -203,22 +201,18 @@ def _absolute(text: str, escape: Callable[[str], str]) -> str:
     problem = Kind("a path").wrong(_PLACEHOLDER.sub("x", text)) or _unnameable(text)
     if problem:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"{text!r} as a path",
-                expected=problem,
-                do="Correct it, or set the variable of the shell that it comes from",
-            )
+            found=f"{text!r} as a path",
+            expected=problem,
+            do="Correct it, or set the variable of the shell that it comes from",
         )
     if text.startswith("~"):
         user, slash, rest = text.partition("/")
         home = os.path.expanduser(user)
         if home == user:
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"{text!r}, and no home folder of {user!r}",
-                    expected="~, or ~ and the name of a user of this machine",
-                    do="Write the path in full; a folder of that name is ./~...",
-                )
+                found=f"{text!r}, and no home folder of {user!r}",
+                expected="~, or ~ and the name of a user of this machine",
+                do="Write the path in full; a folder of that name is ./~...",
             )
         return f"{escape(home)}{slash}{rest}"
     return text if text.startswith("/") else f"{escape(os.getcwd())}/{text}"

@@ -107,7 +107,7 @@ def _check(options: argparse.Namespace) -> None:
     else:
         return
     raise errors.ConfigError(
-        errors.explain(found=found, expected=expected, do="Correct it; see --help")
+        found=found, expected=expected, do="Correct it; see --help"
     )
 
 
@@ -118,11 +118,9 @@ def _resources(options: argparse.Namespace) -> dict[str, Any]:
         others = {name: float(amount) for name, amount in pairs}
     except ValueError as error:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"--resources={options.resources}",
-                expected="name=amount,name=amount",
-                do="Correct it, for example --resources=TPU=4",
-            )
+            found=f"--resources={options.resources}",
+            expected="name=amount,name=amount",
+            do="Correct it, for example --resources=TPU=4",
         ) from error
     return {
         "num_cpus": options.num_cpus,
@@ -136,12 +134,10 @@ def _import_ray() -> Any:
         import ray
     except ImportError as error:
         raise errors.MissingExtraError(
-            errors.explain(
-                found="no package ray",
-                expected="it, on every node of the cluster",
-                do="Install the extra: pip install 'elm_jax[ray]', in a clone"
-                " pip install -e '.[ray]'",
-            )
+            found="no package ray",
+            expected="it, on every node of the cluster",
+            do="Install the extra: pip install 'elm_jax[ray]', in a clone"
+            " pip install -e '.[ray]'",
         ) from error
     return ray
 
@@ -152,12 +148,10 @@ def _train(options: argparse.Namespace, shards: Sequence[str]) -> None:
         ray.init(address=options.address)
     except ConnectionError as error:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"no Ray cluster at {options.address!r}: {error}",
-                expected="a running one",
-                do="Start it (ray start --head), give --address=host:port, or"
-                " --address=local for one on this machine",
-            )
+            found=f"no Ray cluster at {options.address!r}: {error}",
+            expected="a running one",
+            do="Start it (ray start --head), give --address=host:port, or"
+            " --address=local for one on this machine",
         ) from error
     task = ray.remote(
         max_calls=1,
@@ -180,11 +174,9 @@ def _train(options: argparse.Namespace, shards: Sequence[str]) -> None:
     if failed:
         texts = "\n".join(f"{shard}: {error}" for shard, error in failed.items())
         raise errors.TrainingError(
-            errors.explain(
-                found=f"{len(failed)} of {len(shards)} shards failed:\n{texts}",
-                expected="all to finish",
-                do="Mend what they say and give the same command again",
-            )
+            found=f"{len(failed)} of {len(shards)} shards failed:\n{texts}",
+            expected="all to finish",
+            do="Mend what they say and give the same command again",
         )
 
 

@@ -65,10 +65,8 @@ def registered(
     )
     if name not in names:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"{name!r}, which stands for {', '.join(names) or 'nothing'}",
-                expected="the name of one task or mixture",
-                do="Choose one that `elm_tasks` lists",
-            )
+            found=f"{name!r}, which stands for {', '.join(names) or 'nothing'}",
+            expected="the name of one task or mixture",
+            do="Choose one that `elm_tasks` lists",
         )
     return name

@@ -161,14 +161,12 @@ class Bucket:
             found = {info.fingerprint for info in self.manifests(several)}
             if len(found) > 1:
                 raise errors.CheckpointError(
-                    errors.explain(
-                        found=f"{len(found)} experts {name!r} in {self.url}:"
-                        f" {', '.join(sorted(found))}",
-                        expected="one expert of each name",
-                        do="Remove all but one of the folders"
-                        f" {', '.join(copy.digest for copy in several)} below"
-                        f" {self.url}{name}, and publish others to another URL",
-                    )
+                    found=f"{len(found)} experts {name!r} in {self.url}:"
+                    f" {', '.join(sorted(found))}",
+                    expected="one expert of each name",
+                    do="Remove all but one of the folders"
+                    f" {', '.join(copy.digest for copy in several)} below"
+                    f" {self.url}{name}, and publish others to another URL",
                 )
 
     def copies(self, names: Iterable[str] | None = None) -> dict[str, list[Copy]]:
@@ -344,15 +342,13 @@ class Bucket:
             yield
         except experts.IO_ERRORS as error:
             raise errors.CheckpointError(
-                errors.explain(
-                    # TensorStore's own reason comes before its details in brackets.
-                    found=f"{self.url}: {errors.first_line(error).split(' [')[0]}",
-                    expected="a bucket that is there, which this machine can reach and"
-                    " may list, read and write",
-                    do="Correct the URL, the network or the credentials: for gs:// as"
-                    " `gcloud auth application-default login` makes them, for s3:// as"
-                    " `aws configure` does",
-                )
+                # TensorStore's own reason comes before its details in brackets.
+                found=f"{self.url}: {errors.first_line(error).split(' [')[0]}",
+                expected="a bucket that is there, which this machine can reach and"
+                " may list, read and write",
+                do="Correct the URL, the network or the credentials: for gs:// as"
+                " `gcloud auth application-default login` makes them, for s3:// as"
+                " `aws configure` does",
             ) from error
 
 
@@ -402,11 +398,9 @@ def _at_once(act: Callable[[str], Any], keys: Sequence[str]) -> Iterator[Any]:
 
 def _damaged(what: str) -> errors.CheckpointError:
     return errors.CheckpointError(
-        errors.explain(
-            found=f"{what}: files that are not those published",
-            expected="the names and contents that gave the digest",
-            do="Remove these objects and publish the expert again",
-        )
+        found=f"{what}: files that are not those published",
+        expected="the names and contents that gave the digest",
+        do="Remove these objects and publish the expert again",
     )
 
 
@@ -414,11 +408,9 @@ def _named(info: manifests.Manifest, name: str) -> manifests.Manifest:
     """Returns a manifest that is the expert's of a name; else a CheckpointError."""
     if info.name != name:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"expert {info.name!r} below the name {name!r} of a bucket",
-                expected="one name",
-                do="Publish the expert under its own",
-            )
+            found=f"expert {info.name!r} below the name {name!r} of a bucket",
+            expected="one name",
+            do="Publish the expert under its own",
         )
     return info
 
@@ -428,11 +420,9 @@ def _check_names(names: Iterable[str]) -> None:
     odd = [name for name in names if not paths.is_name(name)]
     if odd:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"names of experts: {f'{odd}'[:300]}",
-                expected=paths.NAME_RULE,
-                do="Rename them",
-            )
+            found=f"names of experts: {f'{odd}'[:300]}",
+            expected=paths.NAME_RULE,
+            do="Rename them",
         )
 
 
@@ -441,11 +431,9 @@ def _check_files(found: Iterable[str]) -> None:
     odd = [p for p in found if not all(_FILE.fullmatch(n) for n in p.split("/"))]
     if odd:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"names of an expert's files: {f'{odd}'[:300]}",
-                expected="letters, digits, `_`, `-` and `.`, not first a dot or dash",
-                do="Rename or remove them",
-            )
+            found=f"names of an expert's files: {f'{odd}'[:300]}",
+            expected="letters, digits, `_`, `-` and `.`, not first a dot or dash",
+            do="Rename or remove them",
         )
 
 

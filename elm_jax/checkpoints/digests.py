@@ -148,13 +148,11 @@ def _refuse(wrong: list[str], info: Manifest, folder: pathlib.Path) -> None:
     if not wrong:
         return
     raise errors.CheckpointError(
-        errors.explain(
-            found=f"{folder} holds other tensors than its manifest tells of"
-            f" {info.kind} {info.name!r}: {', '.join(wrong)}",
-            expected="the values with which it was saved: these are damaged, or of"
-            " another model",
-            do="Copy the whole folder again, or train or import it again",
-        )
+        found=f"{folder} holds other tensors than its manifest tells of"
+        f" {info.kind} {info.name!r}: {', '.join(wrong)}",
+        expected="the values with which it was saved: these are damaged, or of"
+        " another model",
+        do="Copy the whole folder again, or train or import it again",
     )
 
 

@@ -91,23 +91,19 @@ def load_expert(
     manifest = manifests.read_manifest(path)
     if base_fingerprint not in (None, manifest.base_fingerprint):
         raise errors.FingerprintError(
-            errors.explain(
-                found=f"expert {manifest.name!r} of base {manifest.base_name!r} "
-                f"({manifest.base_fingerprint})",
-                expected=f"an expert of the base with fingerprint {base_fingerprint}",
-                do="Load the base that the expert names, or train the expert again",
-            )
+            found=f"expert {manifest.name!r} of base {manifest.base_name!r} "
+            f"({manifest.base_fingerprint})",
+            expected=f"an expert of the base with fingerprint {base_fingerprint}",
+            do="Load the base that the expert names, or train the expert again",
         )
     try:
         with _checkpointer() as checkpointer:
             params = checkpointer.restore(path / PARAMS)
     except IO_ERRORS as error:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"{path / PARAMS} cannot be read: {error}",
-                expected="the tensors of a saved expert",
-                do="Copy the whole folder again, or train the expert again",
-            )
+            found=f"{path / PARAMS} cannot be read: {error}",
+            expected="the tensors of a saved expert",
+            do="Copy the whole folder again, or train the expert again",
         ) from error
     if expected is not None:
         check_same_tensors(params, expected, of=f"expert {manifest.name!r} in {path}")
@@ -134,11 +130,9 @@ def check_same_tensors(found: Params, expected: Params, *, of: str) -> None:
     difference = trees.diff(found, expected)
     if difference:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"tensors of {of} do not fit: {difference}",
-                expected=f"the model's {len(trees.flatten(expected))} tensors",
-                do="Use the model and adapter that the checkpoint was written with",
-            )
+            found=f"tensors of {of} do not fit: {difference}",
+            expected=f"the model's {len(trees.flatten(expected))} tensors",
+            do="Use the model and adapter that the checkpoint was written with",
         )
 
 
@@ -154,11 +148,9 @@ def _check_content(
         tensors.check_finite(trees.flatten(params), of=what)
         return
     raise errors.CheckpointError(
-        errors.explain(
-            found=found,
-            expected=f"tensors; for a base, those of {manifest.base_fingerprint}",
-            do="Check the trainable pattern, and make the manifest from the tensors",
-        )
+        found=found,
+        expected=f"tensors; for a base, those of {manifest.base_fingerprint}",
+        do="Check the trainable pattern, and make the manifest from the tensors",
     )
 
 

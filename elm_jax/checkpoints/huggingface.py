@@ -91,13 +91,11 @@ def place(name: str) -> Place:
         theirs = inner and f"{stack}.block.{number}.layer.{inner}"
     if theirs is None:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"tensor {name}",
-                expected="those of T5ForConditionalGeneration: no adapters, and one "
-                "table of relative positions a stack",
-                do="Export an expert with adapters in PEFT's format, and a model with "
-                "relative positions per layer in T5X's",
-            )
+            found=f"tensor {name}",
+            expected="those of T5ForConditionalGeneration: no adapters, and one "
+            "table of relative positions a stack",
+            do="Export an expert with adapters in PEFT's format, and a model with "
+            "relative positions per layer in T5X's",
         )
     return Place(f"{theirs}.weight", is_transposed)
 

@@ -82,17 +82,15 @@ def to_fields(
     found += [f"generation_config.json: {'; '.join(problems)}"] if problems else []
     if found:
         raise errors.CheckpointError(
-            errors.explain(
-                found=". ".join(found),
-                expected=f"model_type {' or '.join(_MODEL_TYPES)}, whole numbers "
-                "from 1 on, "
-                f"feed_forward_proj one of {', '.join(_ACTIVATIONS)}, "
-                f"layer_norm_epsilon 1e-6, pad and start id {PAD_ID}, end id {EOS_ID}, "
-                "and no field that no T5 has",
-                do="Use a T5, mT5, Flan-T5, T0, mT0 or ByT5 checkpoint. A field that"
-                " no T5 has and that changes nothing may be named in"
-                " ImportHuggingFace.ignored_fields",
-            )
+            found=". ".join(found),
+            expected=f"model_type {' or '.join(_MODEL_TYPES)}, whole numbers "
+            "from 1 on, "
+            f"feed_forward_proj one of {', '.join(_ACTIVATIONS)}, "
+            f"layer_norm_epsilon 1e-6, pad and start id {PAD_ID}, end id {EOS_ID}, "
+            "and no field that no T5 has",
+            do="Use a T5, mT5, Flan-T5, T0, mT0 or ByT5 checkpoint. A field that"
+            " no T5 has and that changes nothing may be named in"
+            " ImportHuggingFace.ignored_fields",
         )
     made: dict[str, Any] = {ours: settings[name] for name, ours in _COUNTS.items()}
     depth = settings.get("num_decoder_layers")
@@ -121,11 +119,9 @@ def from_fields(model: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     projections = {ours: name for name, ours in reversed(_ACTIVATIONS.items())}
     if activations not in projections:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"mlp_activations {activations}",
-                expected=f"one of {', '.join(map(str, projections))}",
-                do="Export to T5X's format",
-            )
+            found=f"mlp_activations {activations}",
+            expected=f"one of {', '.join(map(str, projections))}",
+            do="Export to T5X's format",
         )
     tied = model["logits_via_embedding"]
     return {

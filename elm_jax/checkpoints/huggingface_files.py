@@ -69,11 +69,9 @@ def open_folder(folder: pathlib.Path) -> Model:
     kind = next((kind for kind in _KINDS if (folder / kind).is_file()), None)
     if kind is None:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"{folder} holds {_listing(folder)}",
-                expected=f"weights: one of {', '.join(_KINDS)}",
-                do="Correct the path, or download the whole folder",
-            )
+            found=f"{folder} holds {_listing(folder)}",
+            expected=f"weights: one of {', '.join(_KINDS)}",
+            do="Correct the path, or download the whole folder",
         )
     files = _shards(folder / kind) if kind.endswith(_INDEX) else [folder / kind]
     open_file = torch_files.open_file if TORCH in kind else open_safetensors
@@ -113,11 +111,9 @@ def find_folder(
         return folder
     if not HUB_NAME.fullmatch(source):
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"no folder {source}",
-                expected="a model folder, or a name on the Hugging Face Hub",
-                do="Correct the path",
-            )
+            found=f"no folder {source}",
+            expected="a model folder, or a name on the Hugging Face Hub",
+            do="Correct the path",
         )
     fetch = functools.partial(
         download or _import_download(source), source, revision=revision
@@ -132,11 +128,9 @@ def find_folder(
             found = pathlib.Path(fetch(allow_patterns=patterns))
     except Exception as error:  # noqa: BLE001 - network, cache and Hub errors vary
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"no folder {source}, and the Hub says: {error}",
-                expected="a model folder, or a name on the Hugging Face Hub",
-                do="Correct the path or name, or download the folder by hand",
-            )
+            found=f"no folder {source}, and the Hub says: {error}",
+            expected="a model folder, or a name on the Hugging Face Hub",
+            do="Correct the path or name, or download the folder by hand",
         ) from error
     return found
 
@@ -146,11 +140,9 @@ def _import_download(source: str) -> Callable[..., str]:
         import huggingface_hub  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise errors.MissingExtraError(
-            errors.explain(
-                found=f"no folder {source}, and no package huggingface_hub",
-                expected="a model folder, or the package to download one by name",
-                do='Correct the path, or run `pip install "elm_jax[hub]"`',
-            )
+            found=f"no folder {source}, and no package huggingface_hub",
+            expected="a model folder, or the package to download one by name",
+            do='Correct the path, or run `pip install "elm_jax[hub]"`',
         ) from error
     return huggingface_hub.snapshot_download
 
@@ -179,11 +171,9 @@ def _reading(path: pathlib.Path) -> Iterator[None]:
         yield
     except _READING as error:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"{path} cannot be read: {error}",
-                expected="a file of a Hugging Face model folder",
-                do="Correct the path, or download the file again",
-            )
+            found=f"{path} cannot be read: {error}",
+            expected="a file of a Hugging Face model folder",
+            do="Correct the path, or download the file again",
         ) from error
 
 
@@ -193,12 +183,10 @@ def _shards(index: pathlib.Path) -> list[pathlib.Path]:
     absent = [path.name for path in paths if not path.is_file()]
     if absent or not paths:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"{index} names {len(paths)} files; not there: "
-                f"{', '.join(absent) or 'any'}",
-                expected="every shard beside its index",
-                do="Download the whole folder",
-            )
+            found=f"{index} names {len(paths)} files; not there: "
+            f"{', '.join(absent) or 'any'}",
+            expected="every shard beside its index",
+            do="Download the whole folder",
         )
     return paths
 
@@ -237,11 +225,9 @@ def _check_index(index: pathlib.Path, places: dict[str, str]) -> None:
 
 def _torn(found: str) -> errors.CheckpointError:
     return errors.CheckpointError(
-        errors.explain(
-            found=found,
-            expected="every tensor in one file, and in the one that the index names",
-            do="Download the whole folder again",
-        )
+        found=found,
+        expected="every tensor in one file, and in the one that the index names",
+        do="Download the whole folder again",
     )
 
 

@@ -40,11 +40,9 @@ def model_fields(
     embedding = model.tensors.get(_SHARED)
     if embedding is None or len(embedding.shape) != 2:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"no matrix {_SHARED} among {len(model.tensors)} tensors",
-                expected="the embedding of a T5",
-                do="Use the folder of a T5ForConditionalGeneration",
-            )
+            found=f"no matrix {_SHARED} among {len(model.tensors)} tensors",
+            expected="the embedding of a T5",
+            do="Use the folder of a T5ForConditionalGeneration",
         )
     fields = huggingface_config.to_fields(
         model.settings,
@@ -151,12 +149,10 @@ def _are_equal(found: Mapping[str, Tensor], one: str, other: str) -> bool:
 
 def _ambiguous(what: str) -> errors.CheckpointError:
     return errors.CheckpointError(
-        errors.explain(
-            found=f"{what} by config.json (model_type, tie_word_embeddings, "
-            "scale_decoder_outputs)",
-            expected=f"either {_LM_HEAD} and tie_word_embeddings false (T5 1.1), or "
-            "no such tensor and tie_word_embeddings true (T5 1.0)",
-            do="Correct tie_word_embeddings in config.json to what the model was "
-            "trained with, and remove scale_decoder_outputs",
-        )
+        found=f"{what} by config.json (model_type, tie_word_embeddings, "
+        "scale_decoder_outputs)",
+        expected=f"either {_LM_HEAD} and tie_word_embeddings false (T5 1.1), or "
+        "no such tensor and tie_word_embeddings true (T5 1.0)",
+        do="Correct tie_word_embeddings in config.json to what the model was "
+        "trained with, and remove scale_decoder_outputs",
     )

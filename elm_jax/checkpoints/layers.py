@@ -95,9 +95,7 @@ def _check_stacks(stacks: Mapping[str, Mapping[int, Any]]) -> None:
             wrong.append(f"{name} has shapes {shapes}")
     if wrong:
         raise errors.CheckpointError(
-            errors.explain(
-                found="; ".join(wrong),
-                expected="the same tensors in all layers of a stack, from 0 on",
-                do="Check that the checkpoint is complete and of a T5 model",
-            )
+            found="; ".join(wrong),
+            expected="the same tensors in all layers of a stack, from 0 on",
+            do="Check that the checkpoint is complete and of a T5 model",
         )

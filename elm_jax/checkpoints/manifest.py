@@ -146,21 +146,17 @@ def write_manifest(folder: pathlib.Path, manifest: Manifest) -> None:
     content = dataclasses.asdict(manifest)
     if odd := _odd_names(content):
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"manifest of {manifest.name!r:.100}: {'; '.join(odd)}",
-                expected=f"in its place {paths.NAME_RULE}",
-                do="Choose another name",
-            )
+            found=f"manifest of {manifest.name!r:.100}: {'; '.join(odd)}",
+            expected=f"in its place {paths.NAME_RULE}",
+            do="Choose another name",
         )
     try:
         text = json.dumps(seals.seal(content), indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"manifest of {manifest.name!r}: {error}",
-                expected="text, finite numbers, and lists and mappings of them",
-                do="Convert arrays with float() or str(), and drop what is not finite",
-            )
+            found=f"manifest of {manifest.name!r}: {error}",
+            expected="text, finite numbers, and lists and mappings of them",
+            do="Convert arrays with float() or str(), and drop what is not finite",
         ) from error
     files.write_text(folder / FILE_NAME, text + "\n")
 
@@ -196,12 +192,10 @@ def check_holds_its_files(folder: pathlib.Path) -> None:
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 found = "a link" if stat.S_ISLNK(mode) else "no file"
                 raise errors.CheckpointError(
-                    errors.explain(
-                        found=f"{os.path.join(where, name)!r}, which is {found}",
-                        expected=f"an expert or base whose files all lie in {folder}",
-                        do="Put the file itself there (`cp -rL` copies so), or remove"
-                        " it; the expert's folder itself may be a link",
-                    )
+                    found=f"{os.path.join(where, name)!r}, which is {found}",
+                    expected=f"an expert or base whose files all lie in {folder}",
+                    do="Put the file itself there (`cp -rL` copies so), or remove"
+                    " it; the expert's folder itself may be a link",
                 )
 
 
@@ -222,30 +216,24 @@ def parse(text: bytes, path: object) -> Manifest:
     content = _unsealed(sealed)
     if problems := _problems(content):
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"{path}: {'; '.join(problems)}",
-                expected=f"the fields of a manifest of version {FORMAT_VERSION}",
-                do="Save the expert again, or read it with the elm_jax that wrote it",
-            )
+            found=f"{path}: {'; '.join(problems)}",
+            expected=f"the fields of a manifest of version {FORMAT_VERSION}",
+            do="Save the expert again, or read it with the elm_jax that wrote it",
         )
     if odd := _odd_names(content):
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"{path}: {'; '.join(odd)}",
-                expected=f"in its place {paths.NAME_RULE}",
-                do="If you trust the expert, give it such a name in the file",
-            )
+            found=f"{path}: {'; '.join(odd)}",
+            expected=f"in its place {paths.NAME_RULE}",
+            do="If you trust the expert, give it such a name in the file",
         )
     try:
         seals.open_sealed(sealed)
     except ValueError as error:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"{path}: {error}",
-                expected="every byte as it was saved",
-                do="Copy the folder again; if you changed the file yourself, and know"
-                f" that it is right, remove its {seals.KEY!r} as well",
-            )
+            found=f"{path}: {error}",
+            expected="every byte as it was saved",
+            do="Copy the folder again; if you changed the file yourself, and know"
+            f" that it is right, remove its {seals.KEY!r} as well",
         ) from error
     return Manifest(**(content | {"tasks": tuple(content["tasks"])}))
 
@@ -258,11 +246,9 @@ def _unsealed(sealed: Any) -> Any:
 
 def _unreadable(path: object, error: Exception) -> errors.CheckpointError:
     return errors.CheckpointError(
-        errors.explain(
-            found=f"{path} cannot be read: {error}",
-            expected="an expert's folder, with manifest.json and params/",
-            do="Correct the path, or save or copy the expert again",
-        )
+        found=f"{path} cannot be read: {error}",
+        expected="an expert's folder, with manifest.json and params/",
+        do="Correct the path, or save or copy the expert again",
     )
 
 

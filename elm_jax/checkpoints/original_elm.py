@@ -66,11 +66,9 @@ def load_elm(folder: str | pathlib.Path, expected: Params) -> ElmExpert:
     }
     if not files:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"no .pt file in {path}",
-                expected="the folder adapter_params of an expert of the ELM code",
-                do="Correct the path, or unpack the archive of experts",
-            )
+            found=f"no .pt file in {path}",
+            expected="the folder adapter_params of an expert of the ELM code",
+            do="Correct the path, or unpack the archive of experts",
         )
     named = {
         n.removesuffix(".pt"): torch_files.read_tensor(p) for n, p in files.items()
@@ -95,11 +93,9 @@ def from_tensors(
     tasks = sorted({match[1] for name in named if (match := _TASK.search(name))})
     if len(tasks) > 1:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"{of} with adapters of the tasks {', '.join(tasks)}",
-                expected="the adapters of one",
-                do="Import a folder per expert",
-            )
+            found=f"{of} with adapters of the tasks {', '.join(tasks)}",
+            expected="the adapters of one",
+            do="Import a folder per expert",
         )
     task = tasks[0] if tasks else "<task>"
     wanted = tensors.plain_shapes(trees.flatten(expected))
@@ -132,11 +128,9 @@ def original_name(name: str, task: str) -> str:
     stack, number, adapter, side, part = match.groups()
     if (stack, adapter) not in _SUB_LAYERS:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"tensor {name}",
-                expected="adapters after self-attention and feed-forward only",
-                do="Leave Bottleneck.points as it is by default",
-            )
+            found=f"tensor {name}",
+            expected="adapters after self-attention and feed-forward only",
+            do="Leave Bottleneck.points as it is by default",
         )
     return (
         f"{stack}.block.{number}.layer.{_SUB_LAYERS[stack, adapter]}"

@@ -74,19 +74,15 @@ def load_peft(folder: str | pathlib.Path, base: Params) -> PeftExpert:
         expected = shapes(settings, chosen)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"{path / CONFIG} with settings that cannot be read: {error!r}",
-                expected="what PEFT's save_pretrained wrote",
-                do="Copy the file again",
-            )
+            found=f"{path / CONFIG} with settings that cannot be read: {error!r}",
+            expected="what PEFT's save_pretrained wrote",
+            do="Copy the file again",
         ) from error
     if not chosen:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"target_modules = {asked!r} in {path / CONFIG}",
-                expected=f"projections of this T5, such as {next(iter(every))}",
-                do="Name the base that the adapter was trained on",
-            )
+            found=f"target_modules = {asked!r} in {path / CONFIG}",
+            expected=f"projections of this T5, such as {next(iter(every))}",
+            do="Name the base that the adapter was trained on",
         )
     experts.check_same_tensors(found, expected, of=str(path))
     tensors.check_floats(found, "float64")
@@ -102,11 +98,9 @@ def _open_tensors(folder: pathlib.Path) -> dict[str, tensors.Tensor]:
     if (folder / TORCH).is_file():
         return torch_files.open_file(folder / TORCH)
     raise errors.CheckpointError(
-        errors.explain(
-            found=f"{folder} with neither {SAFETENSORS} nor {TORCH}",
-            expected="a folder that PEFT's save_pretrained wrote",
-            do="Correct the path, or copy the whole folder",
-        )
+        found=f"{folder} with neither {SAFETENSORS} nor {TORCH}",
+        expected="a folder that PEFT's save_pretrained wrote",
+        do="Correct the path, or copy the whole folder",
     )
 
 
@@ -197,12 +191,10 @@ def _ia3_shapes(
             wrong.append(name)
     if wrong:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"(IA)3 on the inputs of {', '.join(wrong)}",
-                expected="inputs of `wo`, and outputs of any projection",
-                do="Merge the adapter into the base in PEFT (merge_and_unload), and"
-                " import that",
-            )
+            found=f"(IA)3 on the inputs of {', '.join(wrong)}",
+            expected="inputs of `wo`, and outputs of any projection",
+            do="Merge the adapter into the base in PEFT (merge_and_unload), and"
+            " import that",
         )
     return shapes
 
@@ -263,12 +255,10 @@ def save_lora(
     others = [name for name in trees.flatten(params) if "/lora_" not in name]
     if others:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"an expert that also holds {', '.join(others)}",
-                expected="LoRA and nothing else, which is what PEFT has a place for",
-                do="Train with expert_parts = 'adapters', or fold the expert into its"
-                " base (gin/t5/fold.gin) and export that to Hugging Face",
-            )
+            found=f"an expert that also holds {', '.join(others)}",
+            expected="LoRA and nothing else, which is what PEFT has a place for",
+            do="Train with expert_parts = 'adapters', or fold the expert into its"
+            " base (gin/t5/fold.gin) and export that to Hugging Face",
         )
     points, expected, moved = set(), {}, {}
     for name, module in every.items():

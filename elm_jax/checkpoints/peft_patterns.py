@@ -73,11 +73,9 @@ def reader(settings: Mapping[str, Any]) -> Callable[[Sequence[str]], Any]:
 
 def _unreadable(of: str, what: str) -> errors.CheckpointError:
     return errors.CheckpointError(
-        errors.explain(
-            found=f"{of} with {what}",
-            expected="what PEFT's save_pretrained wrote",
-            do="Copy the file again, or name its modules one by one",
-        )
+        found=f"{of} with {what}",
+        expected="what PEFT's save_pretrained wrote",
+        do="Copy the file again, or name its modules one by one",
     )
 
 

@@ -198,10 +198,8 @@ def target_modules(points: Iterable[str], known: Mapping[str, Module]) -> Any:
 
 def _refused(found: str, expected: str) -> errors.CheckpointError:
     return errors.CheckpointError(
-        errors.explain(
-            found=found,
-            expected=expected,
-            do="In PEFT, merge the adapter into the base (merge_and_unload), save"
-            " the model, and import that with gin/t5/import_hf.gin",
-        )
+        found=found,
+        expected=expected,
+        do="In PEFT, merge the adapter into the base (merge_and_unload), save"
+        " the model, and import that with gin/t5/import_hf.gin",
     )

@@ -52,12 +52,9 @@ def check_same(
     changes = find_changes(before, json.loads(json.dumps(dict(now))))
     if changes:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"{what} is finished, and was made otherwise: "
-                f"{'; '.join(changes)}",
-                expected="the recipe that it was made by",
-                do=do,
-            )
+            found=f"{what} is finished, and was made otherwise: {'; '.join(changes)}",
+            expected="the recipe that it was made by",
+            do=do,
         )
 
 
@@ -114,10 +111,8 @@ def read(path: pathlib.Path) -> dict[str, Any]:
         found = json_files.read_object(path)
     except (OSError, ValueError) as error:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"a result in {path.parent}, but no recipe {path.name}: {error}",
-                expected="the file that tells what it was made of",
-                do="Remove the result to make it anew, or choose another place",
-            )
+            found=f"a result in {path.parent}, but no recipe {path.name}: {error}",
+            expected="the file that tells what it was made of",
+            do="Remove the result to make it anew, or choose another place",
         ) from error
     return found

@@ -226,11 +226,9 @@ def copy_leaf(
         block = np.ascontiguousarray(tensors.cast(part, dtype)).reshape(part.shape)
         if block.shape[1:] != leaf.shape[1:]:
             raise errors.CheckpointError(
-                errors.explain(
-                    found=f"values of shape {block.shape} for one of {leaf.shape}",
-                    expected="what the file's own metadata says",
-                    do="Copy the checkpoint again: it is torn",
-                )
+                found=f"values of shape {block.shape} for one of {leaf.shape}",
+                expected="what the file's own metadata says",
+                do="Copy the checkpoint again: it is torn",
             )
         if leaf.shape:
             target = store[done : done + len(block)]

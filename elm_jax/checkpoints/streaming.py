@@ -107,11 +107,8 @@ def open_expert(folder: str | pathlib.Path) -> tuple[dict[str, Leaf], Manifest]:
         leaves = stores.open_leaves(stores.as_url(path / experts.PARAMS))
     except (*experts.IO_ERRORS, json.JSONDecodeError) as error:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"{path / experts.PARAMS} cannot be read: "
-                f"{errors.first_line(error)}",
-                expected="the tensors of a saved expert",
-                do="Copy the whole folder again",
-            )
+            found=f"{path / experts.PARAMS} cannot be read: {errors.first_line(error)}",
+            expected="the tensors of a saved expert",
+            do="Copy the whole folder again",
         ) from error
     return digests.checked(leaves, info, path), info

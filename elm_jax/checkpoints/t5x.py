@@ -134,11 +134,9 @@ def reading(path: str | pathlib.Path) -> Iterator[None]:
         yield
     except (*experts.IO_ERRORS, msgpack.UnpackException) as error:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"{path} cannot be read: {errors.first_line(error)}",
-                expected="a complete checkpoint of T5X",
-                do="Copy the whole folder again, with all arrays it names",
-            )
+            found=f"{path} cannot be read: {errors.first_line(error)}",
+            expected="a complete checkpoint of T5X",
+            do="Copy the whole folder again, with all arrays it names",
         ) from error
 
 
@@ -216,11 +214,9 @@ def _not_t5x(path: str | pathlib.Path, names: list[str]) -> errors.CheckpointErr
     inside = [name for name in names if name.startswith("checkpoint_")]
     found = f"{path} holds neither `{LEGACY_FILE}` nor `{STATE}/{stores.ITEM_FILE}`"
     return errors.CheckpointError(
-        errors.explain(
-            found=found if names else f"no folder {path}",
-            expected="a folder checkpoint_<step> that T5X wrote",
-            do=f"Name one of those inside it: {', '.join(inside)}"
-            if inside
-            else "Correct the path",
-        )
+        found=found if names else f"no folder {path}",
+        expected="a folder checkpoint_<step> that T5X wrote",
+        do=f"Name one of those inside it: {', '.join(inside)}"
+        if inside
+        else "Correct the path",
     )

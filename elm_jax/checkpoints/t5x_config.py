@@ -51,11 +51,9 @@ def network_fields(path: str | pathlib.Path) -> dict[str, Any]:
         bound = dict(_BINDING.findall(content.decode()))
     except UnicodeError as error:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"{FILE_NAME} beside {path} cannot be read: {error}",
-                expected="what T5X wrote there",
-                do="Copy the file again, or move the checkpoint away from it",
-            )
+            found=f"{FILE_NAME} beside {path} cannot be read: {error}",
+            expected="what T5X wrote there",
+            do="Copy the file again, or move the checkpoint away from it",
         ) from error
     fields = {}
     for name, text in bound.items():
@@ -98,11 +96,9 @@ def check(
         problems.append(f"T5Config.mlp_activations = {found!r}")
     if problems:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"{FILE_NAME} beside {path}: {'; '.join(problems)}",
-                expected=f"mlp_activations {tuple(activations)!r}, as the model has"
-                " them, and no field that no T5 of T5X has",
-                do="Correct config.T5Config.mlp_activations. A field that changes"
-                " nothing may be named in ImportT5X.ignored_fields",
-            )
+            found=f"{FILE_NAME} beside {path}: {'; '.join(problems)}",
+            expected=f"mlp_activations {tuple(activations)!r}, as the model has"
+            " them, and no field that no T5 of T5X has",
+            do="Correct config.T5Config.mlp_activations. A field that changes"
+            " nothing may be named in ImportT5X.ignored_fields",
         )

@@ -181,14 +181,12 @@ def check_finite(arrays: Mapping[str, np.ndarray], *, of: str) -> None:
     if wrong:
         more = f" and {len(wrong) - _SHOWN} more tensors" if len(wrong) > _SHOWN else ""
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"numbers of {of} that are NaN or infinite, or too large for"
-                f" {', '.join(sorted({a.dtype.name for a in arrays.values()}))}:"
-                f" {', '.join(wrong[:_SHOWN])}{more}",
-                expected="finite numbers, as in every model that works",
-                do="Copy the weights again; if they were trained so, take an earlier"
-                " checkpoint",
-            )
+            found=f"numbers of {of} that are NaN or infinite, or too large for"
+            f" {', '.join(sorted({a.dtype.name for a in arrays.values()}))}:"
+            f" {', '.join(wrong[:_SHOWN])}{more}",
+            expected="finite numbers, as in every model that works",
+            do="Copy the weights again; if they were trained so, take an earlier"
+            " checkpoint",
         )
 
 
@@ -208,12 +206,10 @@ def check_floats(found: Mapping[str, Any], *also: str) -> set[str]:
     if names:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"{', '.join(names[:_SHOWN])}{more} of dtypes"
-                f" {', '.join(sorted(dtypes))}",
-                expected=f"weights in {', '.join(allowed)}",
-                do="Use a checkpoint that is not quantised",
-            )
+            found=f"{', '.join(names[:_SHOWN])}{more} of dtypes"
+            f" {', '.join(sorted(dtypes))}",
+            expected=f"weights in {', '.join(allowed)}",
+            do="Use a checkpoint that is not quantised",
         )
     return dtypes
 

@@ -31,12 +31,10 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
     if wrong:
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"{path} holds other things than plain tensors of numbers:"
-                f" {'; '.join(wrong[:5])}{more}",
-                expected="a state dictionary, not quantised",
-                do="Name the file of the model's weights, or save them as float32",
-            )
+            found=f"{path} holds other things than plain tensors of numbers:"
+            f" {'; '.join(wrong[:5])}{more}",
+            expected="a state dictionary, not quantised",
+            do="Name the file of the model's weights, or save them as float32",
         )
     load = functools.partial(_load_all, path)
     if not zipfile.is_zipfile(path):
@@ -137,12 +135,10 @@ def _check_stored(path: pathlib.Path) -> None:
 
 def _unreadable(path: pathlib.Path, why: object) -> errors.CheckpointError:
     return errors.CheckpointError(
-        errors.explain(
-            found=f"{path} cannot be read: {why}",
-            expected="what torch's weights-only loading takes",
-            do="Download the file again, or convert it to safetensors; a file that"
-            " needs more than weights-only loading could run code",
-        )
+        found=f"{path} cannot be read: {why}",
+        expected="what torch's weights-only loading takes",
+        do="Download the file again, or convert it to safetensors; a file that"
+        " needs more than weights-only loading could run code",
     )
 
 
@@ -156,10 +152,8 @@ def import_torch() -> Any:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise errors.MissingExtraError(
-            errors.explain(
-                found="no package torch",
-                expected="it, to read a file that torch wrote",
-                do='Run `pip install "elm_jax[torch]"`, or use safetensors',
-            )
+            found="no package torch",
+            expected="it, to read a file that torch wrote",
+            do='Run `pip install "elm_jax[torch]"`, or use safetensors',
         ) from error
     return torch

@@ -49,11 +49,9 @@ class TrainStateStore:
     ) -> None:
         if keep_last < 1:
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"keep_last = {keep_last}",
-                    expected="1 or more",
-                    do="Keep at least the newest state, or save none",
-                )
+                found=f"keep_last = {keep_last}",
+                expected="1 or more",
+                do="Keep at least the newest state, or save none",
             )
         self._folder = paths.absolute(folder)
         # Through JSON, so that tuples compare equal to the lists that come back.
@@ -240,13 +238,11 @@ class TrainStateStore:
         changes = recipes.find_changes(saved, self._config)
         if changes:
             raise errors.CheckpointError(
-                errors.explain(
-                    found=f"{self._folder} holds a training with another "
-                    f"configuration: {'; '.join(changes)}",
-                    expected="the configuration that the training began with",
-                    do="Undo the change, choose another MODEL_DIR, or allow the change,"
-                    " as with --gin.train.Train.resume_changed_config=True",
-                )
+                found=f"{self._folder} holds a training with another "
+                f"configuration: {'; '.join(changes)}",
+                expected="the configuration that the training began with",
+                do="Undo the change, choose another MODEL_DIR, or allow the change,"
+                " as with --gin.train.Train.resume_changed_config=True",
             )
 
     @contextlib.contextmanager
@@ -271,11 +267,9 @@ class TrainStateStore:
         except experts.IO_ERRORS as error:
             reason = errors.reason(error)
             raise errors.CheckpointError(
-                errors.explain(
-                    found=f"{self._folder} cannot be {verb}: {reason}",
-                    expected="a folder with whole states, space and permission",
-                    do=do,
-                )
+                found=f"{self._folder} cannot be {verb}: {reason}",
+                expected="a folder with whole states, space and permission",
+                do=do,
             ) from error
 
 

@@ -178,11 +178,9 @@ def _find_files(gin_files: Sequence[str], folders: Sequence[str]) -> list[pathli
     """Returns where the gin files are, or raises ConfigError."""
     if not gin_files:
         raise errors.ConfigError(
-            errors.explain(
-                found="no --gin_file",
-                expected="at least one gin file",
-                do=f"Pass one of: {', '.join(selectors.gin_files())}",
-            )
+            found="no --gin_file",
+            expected="at least one gin file",
+            do=f"Pass one of: {', '.join(selectors.gin_files())}",
         )
     found = []
     for name in gin_files:
@@ -190,11 +188,9 @@ def _find_files(gin_files: Sequence[str], folders: Sequence[str]) -> list[pathli
         found += [path for path in places if path.is_file()][:1]
         if not any(path.is_file() for path in places):
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"no gin file {name!r} in {[f or '.' for f in folders]}",
-                    expected="a path, or a name below one of these folders",
-                    do=errors.did_you_mean(name, selectors.gin_files()),
-                )
+                found=f"no gin file {name!r} in {[f or '.' for f in folders]}",
+                expected="a path, or a name below one of these folders",
+                do=errors.did_you_mean(name, selectors.gin_files()),
             )
 
     return found
@@ -231,11 +227,9 @@ def _check_imports(bound: str, folders: Sequence[str]) -> None:
         advice = gin_errors.hidden_module(name, folders, kind="__init__.py")
         if advice:
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"`{line}`, which is not the module beside the gin file",
-                    expected="modules that register tasks",
-                    do=advice,
-                )
+                found=f"`{line}`, which is not the module beside the gin file",
+                expected="modules that register tasks",
+                do=advice,
             )
 
 
@@ -246,11 +240,9 @@ def _configured_run(run_types: Sequence[type[Run]]) -> type[Run]:
     names = [t.__name__ for t in run_types]
     if len(named) != 1:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"files that configure {[t.__name__ for t in named] or 'no run'}",
-                expected=f"exactly one of {names} for this binary",
-                do="Pass a gin file of this binary; --help lists the project's",
-            )
+            found=f"files that configure {[t.__name__ for t in named] or 'no run'}",
+            expected=f"exactly one of {names} for this binary",
+            do="Pass a gin file of this binary; --help lists the project's",
         )
     return named[0]
 

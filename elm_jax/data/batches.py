@@ -190,13 +190,11 @@ class Examples:
         for dataset in datasets or (None,):
             if dataset is None or not dataset.columns.inputs.lengths.all():
                 raise errors.DataError(
-                    errors.explain(
-                        found=f"{dataset.name} has examples without inputs"
-                        if dataset
-                        else "no datasets to draw batches from",
-                        expected="tasks with inputs and targets",
-                        do="Name a prompted task; plain text is for span corruption",
-                    )
+                    found=f"{dataset.name} has examples without inputs"
+                    if dataset
+                    else "no datasets to draw batches from",
+                    expected="tasks with inputs and targets",
+                    do="Name a prompted task; plain text is for span corruption",
                 )
         self._columns = [dataset.columns for dataset in datasets]
         kept = [_subset(dataset, seed, max_examples) for dataset in datasets]
@@ -259,12 +257,10 @@ def check_sizes(batch_size: int, *, seed: int, shard: tuple[int, int]) -> None:
     good = batch_size > 0 and 0 <= index < count and batch_size % count == 0
     if not good or seed < 0:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"batch_size={batch_size}, seed={seed}, shard {index} of {count}",
-                expected="a positive batch size that the number of processes divides, "
-                "and a seed of 0 or more",
-                do="Correct BATCH_SIZE or RANDOM_SEED",
-            )
+            found=f"batch_size={batch_size}, seed={seed}, shard {index} of {count}",
+            expected="a positive batch size that the number of processes divides, "
+            "and a seed of 0 or more",
+            do="Correct BATCH_SIZE or RANDOM_SEED",
         )
 
 

@@ -85,12 +85,10 @@ def planned(
         is_short = len(name.encode()) <= paths.NAME_BYTES
         if not is_short or not re.fullmatch(r"[\w][\w.:\-\[\]%]*", name):
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"the name {name!r}",
-                    expected="a task and a split whose names can be folders, of"
-                    f" {paths.NAME_BYTES} bytes at most",
-                    do="Correct the name",
-                )
+                found=f"the name {name!r}",
+                expected="a task and a split whose names can be folders, of"
+                f" {paths.NAME_BYTES} bytes at most",
+                do="Correct the name",
             )
     key = cache_key(
         task, split, vocabulary=vocabulary, features=features, places=places
@@ -165,10 +163,8 @@ def _read(build: cache_build.CacheBuild) -> token_store.TokenizedDataset:
         return token_store.TokenizedDataset(columns, manifest)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.DataError(
-            errors.explain(
-                found=f"the token cache {folder} is damaged: {error}",
-                expected=f"{cache_build.MANIFEST_FILE} and {token_store.ARRAYS_FILE} "
-                "as written",
-                do=f"Delete {folder}; it is built again when next needed",
-            )
+            found=f"the token cache {folder} is damaged: {error}",
+            expected=f"{cache_build.MANIFEST_FILE} and {token_store.ARRAYS_FILE} "
+            "as written",
+            do=f"Delete {folder}; it is built again when next needed",
         ) from error

@@ -114,12 +114,10 @@ class CacheBuild:
         except FileNotFoundError as error:
             if not self.folder.is_dir():  # else another process was quicker
                 raise errors.DataError(
-                    errors.explain(
-                        found=f"shards of {self.name} that another process has removed,"
-                        " as it could not build the cache",
-                        expected=f"all of them in {self.parts_dir}",
-                        do="Start again; what was wrong there is told then, if it is",
-                    )
+                    found=f"shards of {self.name} that another process has removed,"
+                    " as it could not build the cache",
+                    expected=f"all of them in {self.parts_dir}",
+                    do="Start again; what was wrong there is told then, if it is",
                 ) from error
         finally:
             shutil.rmtree(self.parts_dir, ignore_errors=True)
@@ -211,12 +209,9 @@ def _read_shard(part: pathlib.Path, name: str) -> shards.Shard:
         return shards.read(part)
     except (ValueError, KeyError, TypeError) as error:
         raise errors.DataError(
-            errors.explain(
-                found=f"a shard of {name} is damaged: {part}: {error}",
-                expected="the bytes that were written",
-                do="Start again: the shards of this cache were removed, and are made"
-                " anew",
-            )
+            found=f"a shard of {name} is damaged: {part}: {error}",
+            expected="the bytes that were written",
+            do="Start again: the shards of this cache were removed, and are made anew",
         ) from error
 
 
@@ -326,13 +321,11 @@ class _Crew:
                     self._fail(build, error)
                 except process.BrokenProcessPool as error:
                     raise errors.DataError(
-                        errors.explain(
-                            found=f"a worker process died while building {build.name}",
-                            expected="memory for every worker, and a main module that "
-                            "other processes can import",
-                            do="Start again with fewer workers (num_workers); finished "
-                            "shards are kept",
-                        )
+                        found=f"a worker process died while building {build.name}",
+                        expected="memory for every worker, and a main module that "
+                        "other processes can import",
+                        do="Start again with fewer workers (num_workers); finished "
+                        "shards are kept",
                     ) from error
                 self._one_less(build)
 

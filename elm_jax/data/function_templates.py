@@ -132,11 +132,9 @@ class FunctionTemplate:
             if all(isinstance(text, str) for text in texts):
                 return parts
         raise errors.TemplateError(
-            errors.explain(
-                found=f"function template {self.name!r} gave {found!r:.200}",
-                expected="(inputs, targets) or (inputs, targets, choices), or None",
-                do="Correct the function",
-            )
+            found=f"function template {self.name!r} gave {found!r:.200}",
+            expected="(inputs, targets) or (inputs, targets, choices), or None",
+            do="Correct the function",
         )
 
 

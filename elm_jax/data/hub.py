@@ -169,12 +169,10 @@ class HubRows:
         remote = self._remote()
         if remote is None:
             raise errors.MissingExtraError(
-                errors.explain(
-                    found="the package `huggingface_hub` is not installed",
-                    expected=f"it, to read {self.path} from the Hub, or a copy of its "
-                    f"Parquet files in hub/{self.path} below the data folder",
-                    do='Run `pip install "elm_jax[hub]"`, or copy the files',
-                )
+                found="the package `huggingface_hub` is not installed",
+                expected=f"it, to read {self.path} from the Hub, or a copy of its "
+                f"Parquet files in hub/{self.path} below the data folder",
+                do='Run `pip install "elm_jax[hub]"`, or copy the files',
             )
         reasons = []
         for revision in self._revisions():
@@ -194,14 +192,11 @@ class HubRows:
 
     def _unreadable(self, what: str, why: str) -> errors.DataError:
         return errors.DataError(
-            errors.explain(
-                found=f"{what} of {self.name} cannot be read: {why}",
-                expected="a Hub dataset with Parquet files of this configuration and"
-                " split",
-                do="Check the connection and the name; or put a copy of its Parquet"
-                f" files into hub/{self.path} below the data folder, as"
-                " <configuration>/<split>/0000.parquet",
-            )
+            found=f"{what} of {self.name} cannot be read: {why}",
+            expected="a Hub dataset with Parquet files of this configuration and split",
+            do="Check the connection and the name; or put a copy of its Parquet"
+            f" files into hub/{self.path} below the data folder, as"
+            " <configuration>/<split>/0000.parquet",
         )
 
 

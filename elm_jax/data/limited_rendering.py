@@ -160,9 +160,7 @@ def _too_much(
     limits: limited.Limits,
 ) -> errors.TemplateError:
     return errors.TemplateError(
-        errors.explain(
-            found=f"template {template.name!r} took too much{where}: {error.reason}",
-            expected=f"{limits}, for each row",
-            do="Use another template, or raise the limits of the task data",
-        )
+        found=f"template {template.name!r} took too much{where}: {error.reason}",
+        expected=f"{limits}, for each row",
+        do="Use another template, or raise the limits of the task data",
     )

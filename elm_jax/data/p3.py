@@ -48,11 +48,9 @@ class P3Rows:
         reason = self.missing(split, data_dir=data_dir)
         if reason:
             raise errors.DataError(
-                errors.explain(
-                    found=f"{split} of P3's {self.name}: {reason}",
-                    expected="a copy of its folder",
-                    do="Fetch it, or use another source",
-                )
+                found=f"{split} of P3's {self.name}: {reason}",
+                expected="a copy of its folder",
+                do="Fetch it, or use another source",
             )
         if self._records(split, data_dir):
             yield from self._cached(split, data_dir)
@@ -61,11 +59,9 @@ class P3Rows:
             lacking = [name for name in _TEXTS if name not in row]
             if lacking:
                 raise errors.DataError(
-                    errors.explain(
-                        found=f"{self._folder(data_dir)} without {', '.join(lacking)}",
-                        expected=f"P3's columns {', '.join(_TEXTS)}",
-                        do="Fetch the folder again",
-                    )
+                    found=f"{self._folder(data_dir)} without {', '.join(lacking)}",
+                    expected=f"P3's columns {', '.join(_TEXTS)}",
+                    do="Fetch the folder again",
                 )
             # As in TFRecords, tasks without choices lack the column.
             yield _prompted([row[name] for name in _TEXTS], row.get(_CHOICES) or ())
@@ -82,11 +78,9 @@ class P3Rows:
             columns = {n: _column(tf, f) for n, f in described.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise errors.DataError(
-                errors.explain(
-                    found=f"{info} is not as SeqIO writes it: {error}",
-                    expected="a JSON object with `features`",
-                    do="Fetch the folder again",
-                )
+                found=f"{info} is not as SeqIO writes it: {error}",
+                expected="a JSON object with `features`",
+                do="Fetch the folder again",
             ) from error
         paths = [str(path) for path in self._records(split, data_dir)]
         records = tf.data.TFRecordDataset(paths)

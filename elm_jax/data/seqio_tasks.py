@@ -268,14 +268,12 @@ def check_rates(mixture: tasks.Mixture, sizes: Mapping[str, int]) -> None:
     if all(math.isclose(*pair, rel_tol=1e-3) for pair in shares):
         return
     raise errors.ConfigError(
-        errors.explain(
-            found=f"SeqIO's mixture {mixture.name!r} with rates {told}, of tasks with "
-            f"{', '.join(f'{sizes[n]} {n}' for n in names)} examples",
-            expected="rates in proportion to the examples: one model is trained on "
-            "every example of its tasks equally often",
-            do="Name the tasks instead to have it so; or register an "
-            "`elm_jax.data.tasks.Mixture` with caps",
-        )
+        found=f"SeqIO's mixture {mixture.name!r} with rates {told}, of tasks with "
+        f"{', '.join(f'{sizes[n]} {n}' for n in names)} examples",
+        expected="rates in proportion to the examples: one model is trained on "
+        "every example of its tasks equally often",
+        do="Name the tasks instead to have it so; or register an "
+        "`elm_jax.data.tasks.Mixture` with caps",
     )
 
 

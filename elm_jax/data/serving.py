@@ -59,11 +59,9 @@ class Part:
         match = _PART.fullmatch(text)
         if match is None:
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"the split {text!r}",
-                    expected="a name, name[start:stop] or name[start:stop]~seed",
-                    do="Correct the task's splits",
-                )
+                found=f"the split {text!r}",
+                expected="a name, name[start:stop] or name[start:stop]~seed",
+                do="Correct the task's splits",
             )
         split, start, stop, seed = match.groups()
         return cls(
@@ -229,12 +227,10 @@ class Served:
         lacking = [field for field in self.fields if field not in present]
         if lacking:
             raise errors.DataError(
-                errors.explain(
-                    found=f"{self.name}: rows without {', '.join(lacking)}, only with "
-                    f"{', '.join(sorted(row))}",
-                    expected=f"the fields {', '.join(self.fields)}",
-                    do="Use another source (DATA_SOURCES), or another version of it",
-                )
+                found=f"{self.name}: rows without {', '.join(lacking)}, only with "
+                f"{', '.join(sorted(row))}",
+                expected=f"the fields {', '.join(self.fields)}",
+                do="Use another source (DATA_SOURCES), or another version of it",
             )
 
 
@@ -274,12 +270,10 @@ def serve(
                 return Served(kind, option, chosen, data_dir, source.fields)
             reasons.append(f"{kind}: {reason}")
     raise errors.DataError(
-        errors.explain(
-            found=f"no source has {part.split} of {source.dataset}"
-            + "".join(f"\n  {reason}" for reason in reasons),
-            expected=f"one of {', '.join(order)}, below the data folder {data_dir!r}",
-            do=source.advice or "Get it as one of the lines above says",
-        )
+        found=f"no source has {part.split} of {source.dataset}"
+        + "".join(f"\n  {reason}" for reason in reasons),
+        expected=f"one of {', '.join(order)}, below the data folder {data_dir!r}",
+        do=source.advice or "Get it as one of the lines above says",
     )
 
 
@@ -314,11 +308,9 @@ def check_order(order: tuple[str, ...]) -> None:
     for kind in order or ("",):
         if kind not in KINDS:
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"the kind of source {kind!r}",
-                    expected=f"one or more of {', '.join(KINDS)}",
-                    do=errors.did_you_mean(kind, KINDS),
-                )
+                found=f"the kind of source {kind!r}",
+                expected=f"one or more of {', '.join(KINDS)}",
+                do=errors.did_you_mean(kind, KINDS),
             )
 
 

@@ -80,11 +80,9 @@ def assign_shapes(lengths: np.ndarray, shapes: Sequence[Shape]) -> np.ndarray:
     if (assigned < 0).any():
         longest = lengths[assigned < 0].max(axis=0)
         raise errors.ConfigError(
-            errors.explain(
-                found=f"examples of up to {tuple(map(int, longest))} tokens",
-                expected=f"room in one of the shapes {[tuple(s) for s in shapes]}",
-                do="Add a larger shape, or let the shapes be chosen from the data",
-            )
+            found=f"examples of up to {tuple(map(int, longest))} tokens",
+            expected=f"room in one of the shapes {[tuple(s) for s in shapes]}",
+            do="Add a larger shape, or let the shapes be chosen from the data",
         )
     return assigned
 

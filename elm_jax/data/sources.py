@@ -108,12 +108,10 @@ class FileRows:
         except FILE_ERRORS as error:
             names = ", ".join(map(str, paths))
             raise errors.DataError(
-                errors.explain(
-                    found=f"{names} cannot be read as {name_of(self.parse)}: "
-                    f"{type(error).__name__}: {error}",
-                    expected=f"the authors' file, as {self.origin} has it",
-                    do="Fetch the file again, or correct it",
-                )
+                found=f"{names} cannot be read as {name_of(self.parse)}: "
+                f"{type(error).__name__}: {error}",
+                expected=f"the authors' file, as {self.origin} has it",
+                do="Fetch the file again, or correct it",
             ) from error
 
     def fingerprint(self, split: str, *, data_dir: str) -> str:
@@ -141,11 +139,9 @@ class FileRows:
         folder = pathlib.Path(data_dir)
         if not data_dir or not folder.is_dir():
             raise errors.DataError(
-                errors.explain(
-                    found=f"no data folder {data_dir!r}",
-                    expected=f"a folder that holds {', '.join(self.files[split])}",
-                    do=f"Name the folder (DATA_DIR); get the files from {self.origin}",
-                )
+                found=f"no data folder {data_dir!r}",
+                expected=f"a folder that holds {', '.join(self.files[split])}",
+                do=f"Name the folder (DATA_DIR); get the files from {self.origin}",
             )
         return [self._existing(folder, names) for names in self.files[split]]
 
@@ -154,11 +150,9 @@ class FileRows:
             if (folder / name).is_file():
                 return folder / name
         raise errors.DataError(
-            errors.explain(
-                found=f"no file {' or '.join(names.split('|'))} in {folder}",
-                expected="the authors' file of this split",
-                do=f"Get it from {self.origin} and put it there",
-            )
+            found=f"no file {' or '.join(names.split('|'))} in {folder}",
+            expected="the authors' file of this split",
+            do=f"Get it from {self.origin} and put it there",
         )
 
 
@@ -213,12 +207,10 @@ class TfdsRows:
         folder = pathlib.Path(data_dir) / self.name
         if not (folder / "dataset_info.json").is_file():
             raise errors.DataError(
-                errors.explain(
-                    found=f"no prepared TFDS dataset in {folder}",
-                    expected="a folder with dataset_info.json, as TFDS writes it",
-                    do=f"Run `tfds build {self.name.split('/')[0]} "
-                    f"--data_dir {data_dir or 'DIR'}`, or name the folder that has it",
-                )
+                found=f"no prepared TFDS dataset in {folder}",
+                expected="a folder with dataset_info.json, as TFDS writes it",
+                do=f"Run `tfds build {self.name.split('/')[0]} "
+                f"--data_dir {data_dir or 'DIR'}`, or name the folder that has it",
             )
         return folder
 
@@ -240,11 +232,9 @@ def decoded(value: Any) -> Any:
 
 def _no_split(split: str, known: Iterable[str]) -> errors.DataError:
     return errors.DataError(
-        errors.explain(
-            found=f"no split {split!r}",
-            expected=f"one of {', '.join(sorted(known)) or 'none'}",
-            do=errors.did_you_mean(split, known),
-        )
+        found=f"no split {split!r}",
+        expected=f"one of {', '.join(sorted(known)) or 'none'}",
+        do=errors.did_you_mean(split, known),
     )
 
 

@@ -68,11 +68,9 @@ class SpanCorruptionBatches:
         self._num_chunks = len(self._documents.values) // self._chunk
         if not self._num_chunks:
             raise errors.DataError(
-                errors.explain(
-                    found=f"{len(self._documents.values)} tokens of text",
-                    expected=f"at least one chunk of {self._chunk} tokens",
-                    do="Give more text, or shorter TASK_FEATURE_LENGTHS",
-                )
+                found=f"{len(self._documents.values)} tokens of text",
+                expected=f"at least one chunk of {self._chunk} tokens",
+                do="Give more text, or shorter TASK_FEATURE_LENGTHS",
             )
         self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
 
@@ -150,12 +148,9 @@ def chunk_length(
     """
     if not (0 < noise_density < 1 and mean_span_length >= 1):
         raise errors.ConfigError(
-            errors.explain(
-                found=f"noise_density={noise_density}, "
-                f"mean_span_length={mean_span_length}",
-                expected="a share between 0 and 1, and a length of 1 or more",
-                do="Use T5's 0.15 and 3.0",
-            )
+            found=f"noise_density={noise_density}, mean_span_length={mean_span_length}",
+            expected="a share between 0 and 1, and a length of 1 or more",
+            do="Use T5's 0.15 and 3.0",
         )
     best = 0
     for length in range(2, features.inputs_length + features.targets_length):
@@ -165,11 +160,9 @@ def chunk_length(
             best = length
     if not best:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"lengths {features.inputs_length} and {features.targets_length}",
-                expected="room for a span, its sentinel and the end token in both",
-                do="Set longer TASK_FEATURE_LENGTHS",
-            )
+            found=f"lengths {features.inputs_length} and {features.targets_length}",
+            expected="room for a span, its sentinel and the end token in both",
+            do="Set longer TASK_FEATURE_LENGTHS",
         )
     return best
 

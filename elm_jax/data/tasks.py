@@ -56,11 +56,9 @@ class Features:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 2:
                 raise errors.ConfigError(
-                    errors.explain(
-                        found=f"{name}={value!r}",
-                        expected="a length of 2 tokens or more: one and the end token",
-                        do=f"Set {name} (TASK_FEATURE_LENGTHS) higher",
-                    )
+                    found=f"{name}={value!r}",
+                    expected="a length of 2 tokens or more: one and the end token",
+                    do=f"Set {name} (TASK_FEATURE_LENGTHS) higher",
                 )
 
 
@@ -88,11 +86,9 @@ class Places:
         serving.check_order(self.sources)
         if self.protocol not in PROTOCOLS:
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"protocol {self.protocol!r}",
-                    expected=f"one of {', '.join(map(repr, PROTOCOLS))}",
-                    do="Correct the protocol of the task data",
-                )
+                found=f"protocol {self.protocol!r}",
+                expected=f"one of {', '.join(map(repr, PROTOCOLS))}",
+                do="Correct the protocol of the task data",
             )
 
 
@@ -135,11 +131,9 @@ class Task:
     def __post_init__(self) -> None:
         if self.role not in ROLES:
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"task {self.name!r} with role {self.role!r}",
-                    expected=f"one of {', '.join(ROLES)}",
-                    do=errors.did_you_mean(self.role, ROLES),
-                )
+                found=f"task {self.name!r} with role {self.role!r}",
+                expected=f"one of {', '.join(ROLES)}",
+                do=errors.did_you_mean(self.role, ROLES),
             )
 
 
@@ -220,11 +214,9 @@ class Registry:
                 )
             if self._items.setdefault(item.name, item) != item:
                 raise errors.ConfigError(
-                    errors.explain(
-                        found=f"two different tasks or mixtures named {item.name!r}",
-                        expected="one definition for one name",
-                        do="Rename one: a changed task gets a new name",
-                    )
+                    found=f"two different tasks or mixtures named {item.name!r}",
+                    expected="one definition for one name",
+                    do="Rename one: a changed task gets a new name",
                 )
 
     def get(self, name: str) -> AnyTask | Mixture:
@@ -246,12 +238,10 @@ class Registry:
             names = tuple(member.name for member in members)
             return Mixture(name, names, has_rates=True)
         raise errors.ConfigError(
-            errors.explain(
-                found=f"no task or mixture named {name!r}",
-                expected="the name of a registered task or mixture, or a pattern",
-                do=f"{errors.did_you_mean(name, self._names())} A module of tasks has "
-                "to be imported first, such as `import tasks.original` in a gin file",
-            )
+            found=f"no task or mixture named {name!r}",
+            expected="the name of a registered task or mixture, or a pattern",
+            do=f"{errors.did_you_mean(name, self._names())} A module of tasks has "
+            "to be imported first, such as `import tasks.original` in a gin file",
         )
 
     def _names(self) -> list[str]:
@@ -271,11 +261,9 @@ class Registry:
         item = self.get(name)
         if isinstance(item, Mixture):
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"{name!r} is a mixture of {len(item.tasks)} tasks",
-                    expected="the name of one task",
-                    do=f"Name one of them, such as {item.tasks[0]!r}",
-                )
+                found=f"{name!r} is a mixture of {len(item.tasks)} tasks",
+                expected="the name of one task",
+                do=f"Name one of them, such as {item.tasks[0]!r}",
             )
         return item
 
@@ -294,11 +282,9 @@ class Registry:
         names = paths.fitting(rest, known)
         if slash and not names:
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"no task {rest!r} among the {len(known)} of {mixture!r}",
-                    expected="the name of one of them, or a pattern",
-                    do=errors.did_you_mean(rest, known),
-                )
+                found=f"no task {rest!r} among the {len(known)} of {mixture!r}",
+                expected="the name of one of them, or a pattern",
+                do=errors.did_you_mean(rest, known),
             )
         return names or [self.get(pattern).name]
 

@@ -60,21 +60,17 @@ class TemplateRef:
         collection = load_templates(folder, self.dataset, self.subset)
         if self.name not in collection:
             raise errors.TemplateError(
-                errors.explain(
-                    found=f"no template {self.name!r} for {self.dataset}",
-                    expected=f"a name in {self.dataset}/{TEMPLATES_FILE}",
-                    do=errors.did_you_mean(self.name, collection),
-                )
+                found=f"no template {self.name!r} for {self.dataset}",
+                expected=f"a name in {self.dataset}/{TEMPLATES_FILE}",
+                do=errors.did_you_mean(self.name, collection),
             )
         template = collection[self.name]
         if self.jinja_sha256 and template.jinja_sha256 != self.jinja_sha256:
             raise errors.TemplateError(
-                errors.explain(
-                    found=f"template {self.name!r} for {self.dataset} with a text of "
-                    f"sha256 {template.jinja_sha256}",
-                    expected=f"sha256 {self.jinja_sha256}, as in PromptSource 0.2.3",
-                    do="Fetch the templates again; give a changed one another name",
-                )
+                found=f"template {self.name!r} for {self.dataset} with a text of "
+                f"sha256 {template.jinja_sha256}",
+                expected=f"sha256 {self.jinja_sha256}, as in PromptSource 0.2.3",
+                do="Fetch the templates again; give a changed one another name",
             )
         if not self.choices:
             return template
@@ -100,24 +96,20 @@ def load_templates(
     root = pathlib.Path(folder)
     if not folder or not root.is_dir():
         raise errors.TemplateError(
-            errors.explain(
-                found=f"no template folder {folder!r}",
-                expected="a folder of unpacked PromptSource templates",
-                do="Run `elm_tasks --gin_file=gin/original/templates.gin "
-                "--gin.MODEL_DIR=DIR`, or name a folder (TEMPLATES_DIR)",
-            )
+            found=f"no template folder {folder!r}",
+            expected="a folder of unpacked PromptSource templates",
+            do="Run `elm_tasks --gin_file=gin/original/templates.gin "
+            "--gin.MODEL_DIR=DIR`, or name a folder (TEMPLATES_DIR)",
         )
     path = root / dataset / (subset or "") / TEMPLATES_FILE
     if not path.is_file():
         known = (p.parent.relative_to(root) for p in root.rglob(TEMPLATES_FILE))
         raise errors.TemplateError(
-            errors.explain(
-                found=f"no file {path}",
-                expected="one templates.yaml per dataset and subset",
-                do=errors.did_you_mean(
-                    f"{dataset}/{subset or ''}".strip("/"), map(str, known)
-                ),
-            )
+            found=f"no file {path}",
+            expected="one templates.yaml per dataset and subset",
+            do=errors.did_you_mean(
+                f"{dataset}/{subset or ''}".strip("/"), map(str, known)
+            ),
         )
     return _read_templates(path, path.stat().st_mtime_ns)
 
@@ -150,11 +142,9 @@ def _read_templates(
 
 def _bad_file(path: pathlib.Path, why: str) -> errors.TemplateError:
     return errors.TemplateError(
-        errors.explain(
-            found=f"{path} is not a PromptSource file: {why}",
-            expected="a mapping with `templates`, each a `!Template`",
-            do="Fetch the templates again, or correct the file",
-        )
+        found=f"{path} is not a PromptSource file: {why}",
+        expected="a mapping with `templates`, each a `!Template`",
+        do="Fetch the templates again, or correct the file",
     )
 
 

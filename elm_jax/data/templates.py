@@ -190,11 +190,9 @@ class Template:
     def _cutting_jinja(self) -> str:
         if SEPARATOR not in self.jinja:
             raise errors.TemplateError(
-                errors.explain(
-                    found=f"template {self.name!r} has no {SEPARATOR}",
-                    expected=f"prompt {SEPARATOR} target",
-                    do="Put the separator between the prompt and its target",
-                )
+                found=f"template {self.name!r} has no {SEPARATOR}",
+                expected=f"prompt {SEPARATOR} target",
+                do="Put the separator between the prompt and its target",
             )
         if not self.max_value_chars:
             return self.jinja
@@ -207,11 +205,9 @@ class Template:
             return _ENVIRONMENT.compiled(text.replace(SEPARATOR, mark))
         except jinja2.TemplateSyntaxError as error:
             raise errors.TemplateError(
-                errors.explain(
-                    found=f"template {self.name!r}, line {error.lineno}: {error}",
-                    expected="a Jinja template that says what PromptSource's say",
-                    do="Correct its text in templates.yaml",
-                )
+                found=f"template {self.name!r}, line {error.lineno}: {error}",
+                expected="a Jinja template that says what PromptSource's say",
+                do="Correct its text in templates.yaml",
             ) from error
 
     def _run(
@@ -249,11 +245,9 @@ class Template:
 
     def _error(self, found: str, fields: Mapping[str, Any]) -> errors.TemplateError:
         return errors.TemplateError(
-            errors.explain(
-                found=self._fields(f"template {self.name!r} {found}", fields),
-                expected="a template that makes one prompt of one row's fields",
-                do="Use another template, or correct it",
-            )
+            found=self._fields(f"template {self.name!r} {found}", fields),
+            expected="a template that makes one prompt of one row's fields",
+            do="Use another template, or correct it",
         )
 
 

@@ -92,11 +92,9 @@ def _check_cut(
         if counts["cut"].get(name, 0) > _MAX_CUT_TARGETS * total:
             longest = counts["length_percentiles"][name]
             raise errors.DataError(
-                errors.explain(
-                    found=f"{counts['cut'][name]} of {total} {name} in {what} are "
-                    f"longer than targets_length={features.targets_length} tokens",
-                    expected=f"room for most: half have {longest['50']} tokens, "
-                    f"90 % have {longest['90']}, the longest {longest['100']}",
-                    do="Set targets_length (TASK_FEATURE_LENGTHS) higher",
-                )
+                found=f"{counts['cut'][name]} of {total} {name} in {what} are "
+                f"longer than targets_length={features.targets_length} tokens",
+                expected=f"room for most: half have {longest['50']} tokens, "
+                f"90 % have {longest['90']}, the longest {longest['100']}",
+                do="Set targets_length (TASK_FEATURE_LENGTHS) higher",
             )

@@ -115,11 +115,9 @@ def user_examples(
     size = feature.vocabulary.vocab_size if feature else None
     if size != vocabulary.size:
         raise errors.DataError(
-            errors.explain(
-                found=f"SeqIO task {task.name!r} with a vocabulary of {size} ids",
-                expected=f"targets in the run's vocabulary of {vocabulary.size} ids",
-                do="Give both the same SentencePiece model and extra_ids",
-            )
+            found=f"SeqIO task {task.name!r} with a vocabulary of {size} ids",
+            expected=f"targets in the run's vocabulary of {vocabulary.size} ids",
+            do="Give both the same SentencePiece model and extra_ids",
         )
     rendering.source_split(task.name, {s: s for s in seqio_task.splits}, split)
     dataset = seqio_task.get_dataset(
@@ -146,13 +144,11 @@ def user_examples(
             column.append(tokens[name])
     if not len(rendered):
         raise errors.DataError(
-            errors.explain(
-                found=f"{split} of SeqIO task {task.name!r} is empty: "
-                f"{rendered.num_rows} rows, dropped "
-                f"{rendering.in_words(rendered.dropped) or 'none'}",
-                expected="at least one example",
-                do="Choose another split or correct the task",
-            )
+            found=f"{split} of SeqIO task {task.name!r} is empty: "
+            f"{rendered.num_rows} rows, dropped "
+            f"{rendering.in_words(rendered.dropped) or 'none'}",
+            expected="at least one example",
+            do="Choose another split or correct the task",
         )
     return rendered, {n: token_store.Ragged.of(column) for n, column in rows.items()}
 

@@ -41,11 +41,9 @@ class SentencePiece:
     def __post_init__(self) -> None:
         if not isinstance(self.extra_ids, int) or self.extra_ids < 0:
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"extra_ids={self.extra_ids!r}",
-                    expected="a count of sentinel tokens, 0 or more",
-                    do="Use 100, as T5 does",
-                )
+                found=f"extra_ids={self.extra_ids!r}",
+                expected="a count of sentinel tokens, 0 or more",
+                do="Use 100, as T5 does",
             )
 
     @property
@@ -72,15 +70,13 @@ class SentencePiece:
             count = len(own)
             is_whole = own == set(range(count))
             raise errors.DataError(
-                errors.explain(
-                    found=f"{self.path!r} brings {count} sentinels of its own"
-                    + ("" if is_whole else f", numbered up to {max(own)},")
-                    + f" for extra_ids = {self.extra_ids}",
-                    expected="none, or as many as extra_ids says",
-                    do=f"Set extra_ids to {count}, or to 0, which means the same"
-                    if is_whole
-                    else "Set extra_ids to 0; span corruption needs another file",
-                )
+                found=f"{self.path!r} brings {count} sentinels of its own"
+                + ("" if is_whole else f", numbered up to {max(own)},")
+                + f" for extra_ids = {self.extra_ids}",
+                expected="none, or as many as extra_ids says",
+                do=f"Set extra_ids to {count}, or to 0, which means the same"
+                if is_whole
+                else "Set extra_ids to 0; span corruption needs another file",
             )
         return 0
 
@@ -123,12 +119,9 @@ class SentencePiece:
         own = len(self._own_sentinels)
         if not 0 <= index < (own or self.extra_ids):
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"sentinel {index} of a vocabulary with"
-                    f" {own or self.extra_ids}",
-                    expected="an index below their number",
-                    do="Use shorter chunks, or a vocabulary with more sentinels",
-                )
+                found=f"sentinel {index} of a vocabulary with {own or self.extra_ids}",
+                expected="an index below their number",
+                do="Use shorter chunks, or a vocabulary with more sentinels",
             )
         token = self.size - 1 - index
         piece = self._processor.id_to_piece(token)
@@ -136,12 +129,10 @@ class SentencePiece:
             (match := _SENTINEL.fullmatch(piece)) and int(match[1]) == index
         ):
             raise errors.DataError(
-                errors.explain(
-                    found=f"{self.path!r} with {piece!r} as id {token}",
-                    expected=f"<extra_id_{index}>: sentinels counting down from the"
-                    " highest id, as span corruption takes them",
-                    do="Use another vocabulary for span corruption",
-                )
+                found=f"{self.path!r} with {piece!r} as id {token}",
+                expected=f"<extra_id_{index}>: sentinels counting down from the"
+                " highest id, as span corruption takes them",
+                do="Use another vocabulary for span corruption",
             )
         return token
 
@@ -158,12 +149,10 @@ class SentencePiece:
             return pathlib.Path(self.path).read_bytes()
         except OSError as error:
             raise errors.DataError(
-                errors.explain(
-                    found=f"no readable vocabulary at {self.path!r}: {error.strerror}",
-                    expected="a SentencePiece model file",
-                    do="Correct the path, or train a model, as"
-                    " gin/original/vocabulary.gin does",
-                )
+                found=f"no readable vocabulary at {self.path!r}: {error.strerror}",
+                expected="a SentencePiece model file",
+                do="Correct the path, or train a model, as"
+                " gin/original/vocabulary.gin does",
             ) from error
 
     @functools.cached_property
@@ -214,21 +203,17 @@ class SentencePiece:
                 problem = str(error)
         if problem:
             raise errors.DataError(
-                errors.explain(
-                    found=f"{self.path!r} is a model of {len(model.pieces)} pieces that"
-                    f" SentencePiece does not take: {problem}",
-                    expected="a file written by SentencePieceTrainer",
-                    do="Copy the file again, or use another",
-                )
+                found=f"{self.path!r} is a model of {len(model.pieces)} pieces that"
+                f" SentencePiece does not take: {problem}",
+                expected="a file written by SentencePieceTrainer",
+                do="Copy the file again, or use another",
             )
         found = (processor.pad_id(), processor.eos_id())
         if found != (PAD_ID, EOS_ID):
             raise errors.DataError(
-                errors.explain(
-                    found=f"{self.path!r} has pad and end ids {found}",
-                    expected=f"pad id {PAD_ID} and end id {EOS_ID}, as T5 has them",
-                    do="Train it with pad_id=0, eos_id=1, unk_id=2, bos_id=-1",
-                )
+                found=f"{self.path!r} has pad and end ids {found}",
+                expected=f"pad id {PAD_ID} and end id {EOS_ID}, as T5 has them",
+                do="Train it with pad_id=0, eos_id=1, unk_id=2, bos_id=-1",
             )
         return processor
 
@@ -247,9 +232,7 @@ def _not_a_model(path: str, content: bytes, why: str) -> errors.DataError:
         why = "it is the list of pieces"
         do = "Name the .model file beside this .vocab file"
     return errors.DataError(
-        errors.explain(
-            found=f"{path!r} is not a SentencePiece model: {why}",
-            expected="a file written by SentencePieceTrainer",
-            do=do,
-        )
+        found=f"{path!r} is not a SentencePiece model: {why}",
+        expected="a file written by SentencePieceTrainer",
+        do=do,
     )

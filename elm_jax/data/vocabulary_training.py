@@ -45,10 +45,8 @@ def train_vocabulary(
         )
     except RuntimeError as error:
         raise errors.DataError(
-            errors.explain(
-                found=f"no vocabulary of {vocab_size} pieces: {error}",
-                expected="enough text for the size",
-                do="Choose a smaller VOCAB_SIZE or give more text",
-            )
+            found=f"no vocabulary of {vocab_size} pieces: {error}",
+            expected="enough text for the size",
+            do="Choose a smaller VOCAB_SIZE or give more text",
         ) from error
     files.write_bytes(path, model.getvalue())

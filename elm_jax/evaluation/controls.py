@@ -41,11 +41,9 @@ def mean_of(trainings: Sequence[statistics.Columns]) -> statistics.Columns:
     found = average({str(place): one for place, one in enumerate(trainings)})
     if found is None:
         raise errors.DataError(
-            errors.explain(
-                found="trainings of one expert with different rows",
-                expected="all scored on the same rows",
-                do="Score them by one configuration",
-            )
+            found="trainings of one expert with different rows",
+            expected="all scored on the same rows",
+            do="Score them by one configuration",
         )
     return found
 

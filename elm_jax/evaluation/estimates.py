@@ -157,11 +157,9 @@ class Estimate:
         """
         if (self.datasets, self.rows) != (other.datasets, other.rows):
             raise errors.DataError(
-                errors.explain(
-                    found=f"different rows in two scores on {', '.join(self.datasets)}",
-                    expected="two models scored on the same rows of the same tasks",
-                    do="Score both on the same tasks, split and number of rows",
-                )
+                found=f"different rows in two scores on {', '.join(self.datasets)}",
+                expected="two models scored on the same rows of the same tasks",
+                do="Score both on the same tasks, split and number of rows",
             )
         return dataclasses.replace(
             self,
@@ -240,11 +238,9 @@ def _of_dataset(
             and np.array_equal(np.isnan(first), np.isnan(values))
         ):
             raise errors.DataError(
-                errors.explain(
-                    found=f"trainings of one expert with different rows of {dataset}",
-                    expected="all scored on the same rows",
-                    do="Score them by one configuration",
-                )
+                found=f"trainings of one expert with different rows of {dataset}",
+                expected="all scored on the same rows",
+                do="Score them by one configuration",
             )
     by_training = np.array([statistics.prompt_mean(values) for _, values in tables])
     average = np.mean([values for _, values in tables], axis=0)

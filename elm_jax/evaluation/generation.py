@@ -88,13 +88,11 @@ def generate(
     ):
         if types.NOT_FINITE_ID in tokens:
             raise errors.CheckpointError(
-                errors.explain(
-                    found="logits that are not finite for example"
-                    f" {rows[position].example_id}",
-                    expected="finite ones: of others no answer can be chosen",
-                    do="Look at the losses of the training behind these parameters, or"
-                    " at where they were imported from",
-                )
+                found="logits that are not finite for example"
+                f" {rows[position].example_id}",
+                expected="finite ones: of others no answer can be chosen",
+                do="Look at the losses of the training behind these parameters, or"
+                " at where they were imported from",
             )
         answer = _until_end(tokens.tolist())
         texts[position] = decode_text(answer)

@@ -104,11 +104,9 @@ def _corpus_bleu(
     counts = sorted({len(texts) for texts in references})
     if len(counts) > 1:
         raise errors.DataError(
-            errors.explain(
-                found=f"targets with {counts[0]} and with {counts[-1]} references",
-                expected="the same number of reference texts for every example",
-                do="Keep as many references as every example has",
-            )
+            found=f"targets with {counts[0]} and with {counts[-1]} references",
+            expected="the same number of reference texts for every example",
+            do="Keep as many references as every example has",
         )
     import sacrebleu  # here, because loading it costs a third of a second
 
@@ -267,11 +265,9 @@ def _check_lengths(targets: Sequence[Any], predictions: Sequence[Any]) -> None:
     if len(targets) == len(predictions) > 0:
         return
     raise errors.DataError(
-        errors.explain(
-            found=f"{len(targets)} targets and {len(predictions)} predictions",
-            expected="as many predictions as targets, and at least one",
-            do="Check the split for examples, and the order (targets, predictions)",
-        )
+        found=f"{len(targets)} targets and {len(predictions)} predictions",
+        expected="as many predictions as targets, and at least one",
+        do="Check the split for examples, and the order (targets, predictions)",
     )
 
 
@@ -352,9 +348,7 @@ def get(name: str) -> Metric:
     if name in METRICS:
         return METRICS[name]
     raise errors.ConfigError(
-        errors.explain(
-            found=f"metric {name!r}",
-            expected="the name of a metric",
-            do=errors.did_you_mean(name, METRICS),
-        )
+        found=f"metric {name!r}",
+        expected="the name of a metric",
+        do=errors.did_you_mean(name, METRICS),
     )

@@ -24,12 +24,10 @@ def check_is_no_label(name: str, kind: str, where: object = "expert_name") -> No
     """
     if name in results.STRATEGIES and name != kind:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"{kind} expert {name!r} ({where})",
-                expected="a name that stands for no strategy:"
-                f" {', '.join(results.STRATEGIES)}",
-                do="Train, merge or import it under another expert_name",
-            )
+            found=f"{kind} expert {name!r} ({where})",
+            expected="a name that stands for no strategy:"
+            f" {', '.join(results.STRATEGIES)}",
+            do="Train, merge or import it under another expert_name",
         )
 
 
@@ -117,14 +115,12 @@ def _check_one(field: str, rows: Iterable[results.ResultRow]) -> None:
         values = [getattr(one, field) for one in (first, row)]
         if values[0] != values[1]:
             raise errors.DataError(
-                errors.explain(
-                    found=f"rows with {field} {values[0]!r} ({_where(first)})"
-                    f" and {values[1]!r} ({_where(row)})",
-                    expected=f"one {field} for all that a mean or table compares",
-                    do=f"Choose one in the report: set {field}"
-                    f"{' (random_seed)' if field == 'seed' else ''}, or"
-                    " score into another result file",
-                )
+                found=f"rows with {field} {values[0]!r} ({_where(first)})"
+                f" and {values[1]!r} ({_where(row)})",
+                expected=f"one {field} for all that a mean or table compares",
+                do=f"Choose one in the report: set {field}"
+                f"{' (random_seed)' if field == 'seed' else ''}, or"
+                " score into another result file",
             )
 
 

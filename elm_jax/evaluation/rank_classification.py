@@ -186,11 +186,9 @@ def _check(rows: Sequence[ChoiceExample]) -> None:
             break
     if problem:
         raise errors.DataError(
-            errors.explain(
-                found=problem,
-                expected="one or more examples whose label is one of their choices",
-                do="Check the task's answer choices and its split",
-            )
+            found=problem,
+            expected="one or more examples whose label is one of their choices",
+            do="Check the task's answer choices and its split",
         )
 
 
@@ -221,13 +219,11 @@ def _finish(
     scores = np.array(scores[: len(row.choices)], np.float32)
     if not np.isfinite(scores).all():
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"log-probabilities {scores.tolist()} of the choices of example"
-                f" {row.example_id}",
-                expected="finite ones: of others none is the greatest",
-                do="Look at the losses of the training behind these parameters, or at"
-                " where they were imported from",
-            )
+            found=f"log-probabilities {scores.tolist()} of the choices of example"
+            f" {row.example_id}",
+            expected="finite ones: of others none is the greatest",
+            do="Look at the losses of the training behind these parameters, or at"
+            " where they were imported from",
         )
     # Equal tokens at different places of a batch may differ in the last bit; a tie
     # must stay a tie, or the first choice does not win.

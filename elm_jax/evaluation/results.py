@@ -138,12 +138,10 @@ class ResultRow(Facts, Cell):
     def __post_init__(self) -> None:
         if not math.isfinite(self.value) or self.num_examples < 1:
             raise errors.DataError(
-                errors.explain(
-                    found=f"{self.metric} = {self.value} over {self.num_examples}"
-                    f" examples, for {self.expert} on {self.task}",
-                    expected="a finite score over one or more examples",
-                    do="Check the split for examples and the expert's parameters",
-                )
+                found=f"{self.metric} = {self.value} over {self.num_examples}"
+                f" examples, for {self.expert} on {self.task}",
+                expected="a finite score over one or more examples",
+                do="Check the split for examples and the expert's parameters",
             )
 
     @property
@@ -316,13 +314,11 @@ class ResultStore:
                 new[row.key(row.metric)] = row
             elif old.value != row.value:
                 raise errors.DataError(
-                    errors.explain(
-                        found=f"{row.metric} of {row.expert} on {row.task} is"
-                        f" {row.value}, and {old.value} in {self.path}",
-                        expected="one value per cell and metric",
-                        do="Write to another result file, or give the parameters"
-                        " another expert_fingerprint",
-                    )
+                    found=f"{row.metric} of {row.expert} on {row.task} is"
+                    f" {row.value}, and {old.value} in {self.path}",
+                    expected="one value per cell and metric",
+                    do="Write to another result file, or give the parameters"
+                    " another expert_fingerprint",
                 )
         return list(new.values())
 
@@ -390,21 +386,17 @@ class ResultStore:
         where = f"{row.expert} on {row.task}"
         if row.per_example_path is None:
             raise errors.DataError(
-                errors.explain(
-                    found=f"no per-example file for {where}",
-                    expected="one, because intervals resample examples",
-                    do="Score it again with per-example values",
-                )
+                found=f"no per-example file for {where}",
+                expected="one, because intervals resample examples",
+                do="Score it again with per-example values",
             )
         path = self.path.parent / row.per_example_path
         content = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(content).hexdigest() != row.per_example_sha256:
             raise errors.DataError(
-                errors.explain(
-                    found=f"{path} is {'altered' if content else 'missing'} ({where})",
-                    expected=f"the file with SHA-256 {row.per_example_sha256}",
-                    do=f"Remove the row from {self.path} and score it again",
-                )
+                found=f"{path} is {'altered' if content else 'missing'} ({where})",
+                expected=f"the file with SHA-256 {row.per_example_sha256}",
+                do=f"Remove the row from {self.path} and score it again",
             )
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
@@ -412,11 +404,9 @@ class ResultStore:
                 return {name: arrays[name] for name in names}
         except _NO_ARRAYS as error:
             raise errors.DataError(
-                errors.explain(
-                    found=f"{path} is no file of arrays: {error} ({where})",
-                    expected="per-example values, as elm_eval writes them",
-                    do=f"Remove the row from {self.path} and score it again",
-                )
+                found=f"{path} is no file of arrays: {error} ({where})",
+                expected="per-example values, as elm_eval writes them",
+                do=f"Remove the row from {self.path} and score it again",
             ) from error
 
 
@@ -429,11 +419,9 @@ def read_rows(path: str | pathlib.Path) -> list[ResultRow]:
         *lines, tail = path.read_bytes().split(b"\n")
     except OSError as error:
         raise errors.DataError(
-            errors.explain(
-                found=f"{path} cannot be read: {error.strerror}",
-                expected="a file of result rows, as elm_eval writes it",
-                do="Correct the permission, or name another file",
-            )
+            found=f"{path} cannot be read: {error.strerror}",
+            expected="a file of result rows, as elm_eval writes it",
+            do="Correct the permission, or name another file",
         ) from error
     if tail and (problem := _problem(tail)):
         json_files.tell_cut(path, problem)
@@ -447,11 +435,9 @@ def _parse(line: bytes, *, path: pathlib.Path, number: int) -> ResultRow:
         return _row(line)
     except ValueError as error:
         raise errors.DataError(
-            errors.explain(
-                found=f"line {number} of {path} is not a result row: {error}",
-                expected="a JSON object with the fields of a result row",
-                do="Remove the line, or name the right file",
-            )
+            found=f"line {number} of {path} is not a result row: {error}",
+            expected="a JSON object with the fields of a result row",
+            do="Remove the line, or name the right file",
         ) from error
 
 
@@ -521,11 +507,9 @@ def _writing(path: pathlib.Path) -> Iterator[io.FileIO]:
             yield file
     except OSError as error:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"{path} cannot be written: {error.strerror or error}",
-                expected="a file with write permission and free space",
-                do="Free space, correct the permission or choose another folder",
-            )
+            found=f"{path} cannot be written: {error.strerror or error}",
+            expected="a file with write permission and free space",
+            do="Free space, correct the permission or choose another folder",
         ) from error
 
 

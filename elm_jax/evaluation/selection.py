@@ -116,12 +116,10 @@ def view(
     if have != sorted(choice):
         wrong = [task for task in sorted(choice) if have.count(task) != 1][0]
         raise errors.DataError(
-            errors.explain(
-                found=f"{have.count(wrong)} rows of {choice[wrong]} on {wrong}",
-                expected="one row for each chosen expert and task",
-                do="Score the chosen experts on these tasks; select one split,"
-                " metric and protocol",
-            )
+            found=f"{have.count(wrong)} rows of {choice[wrong]} on {wrong}",
+            expected="one row for each chosen expert and task",
+            do="Score the chosen experts on these tasks; select one split,"
+            " metric and protocol",
         )
     return [dataclasses.replace(row, expert=label) for row in chosen]
 
@@ -140,10 +138,8 @@ def _grid(
         return grid
     lacking = [name for name in sorted(grid) if grid[name].keys() != tasks]
     raise errors.DataError(
-        errors.explain(
-            found=f"{num_rows} rows for {len(grid)} experts and {len(tasks)} tasks"
-            + (f"; {lacking[0]} lacks a task" if lacking else ""),
-            expected="one row for every expert and task",
-            do="Score all experts on all tasks; select one split, metric and protocol",
-        )
+        found=f"{num_rows} rows for {len(grid)} experts and {len(tasks)} tasks"
+        + (f"; {lacking[0]} lacks a task" if lacking else ""),
+        expected="one row for every expert and task",
+        do="Score all experts on all tasks; select one split, metric and protocol",
     )

@@ -66,12 +66,10 @@ def columns(
             problem = "an example that is there twice"
         if problem:
             raise errors.DataError(
-                errors.explain(
-                    found=f"{problem} for {row.metric} of {row.expert} on {row.task}",
-                    expected="one row with per-example values for each task",
-                    do="Select rows of one expert, split and metric that is a mean"
-                    " over examples",
-                )
+                found=f"{problem} for {row.metric} of {row.expert} on {row.task}",
+                expected="one row with per-example values for each task",
+                do="Select rows of one expert, split and metric that is a mean"
+                " over examples",
             )
         values = np.asarray(arrays[row.metric], np.float64)
         found[key] = Column(np.asarray(arrays["example_ids"], np.int64), values)
@@ -87,11 +85,9 @@ def check(one: Columns) -> None:
     """Raises DataError if there is no column, or one without rows."""
     if not one or not all(len(column.values) for column in one.values()):
         raise errors.DataError(
-            errors.explain(
-                found="no results" if not one else "a task without rows",
-                expected="one or more tasks with one or more rows each",
-                do="Check which rows were selected",
-            )
+            found="no results" if not one else "a task without rows",
+            expected="one or more tasks with one or more rows each",
+            do="Check which rows were selected",
         )
 
 
@@ -123,12 +119,10 @@ def difference(one: Columns, other: Columns) -> dict[tuple[str, str], Column]:
             unlike.append(key)
     if unlike:
         raise errors.DataError(
-            errors.explain(
-                found=f"different rows of {unlike[0][1]}"
-                f" (and {len(unlike) - 1} other tasks)",
-                expected="two models scored on the same rows of the same tasks",
-                do="Score both on the same tasks, split and number of rows",
-            )
+            found=f"different rows of {unlike[0][1]}"
+            f" (and {len(unlike) - 1} other tasks)",
+            expected="two models scored on the same rows of the same tasks",
+            do="Score both on the same tasks, split and number of rows",
         )
     return found
 

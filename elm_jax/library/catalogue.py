@@ -68,11 +68,9 @@ class Catalogue:
             lines = content.decode("utf-8-sig").splitlines()
         except (OSError, ValueError) as error:
             raise errors.LibraryError(
-                errors.explain(
-                    found=f"no catalogue at {self._path}: {error}",
-                    expected="a library folder with at least one expert",
-                    do="Build the library first (elm_library), or correct the folder",
-                )
+                found=f"no catalogue at {self._path}: {error}",
+                expected="a library folder with at least one expert",
+                do="Build the library first (elm_library), or correct the folder",
             ) from error
         entries = tuple(_parse(x, n, self._path) for n, x in enumerate(lines, 1))
         _check_names(entries, self._path)
@@ -91,11 +89,9 @@ class Catalogue:
         entries = {entry.name: entry for entry in self.entries()}
         if name not in entries:
             raise errors.LibraryError(
-                errors.explain(
-                    found=f"no expert {name!r} in {self._path}",
-                    expected="the name of an expert in this library",
-                    do=errors.did_you_mean(name, entries),
-                )
+                found=f"no expert {name!r} in {self._path}",
+                expected="the name of an expert in this library",
+                do=errors.did_you_mean(name, entries),
             )
         return entries[name]
 
@@ -119,14 +115,12 @@ class Catalogue:
             found = manifest.read_manifest(folder)
             if not _is_same(self._describe(folder), entry):
                 raise errors.LibraryError(
-                    errors.explain(
-                        found=f"{folder} holds another expert ({found.fingerprint})"
-                        f" than {self._path} lists",
-                        expected=f"expert {entry.name!r} with fingerprint"
-                        f" {entry.fingerprint}",
-                        do="Build a new library (library_dir) from the experts as they"
-                        " are now, or put the listed one back",
-                    )
+                    found=f"{folder} holds another expert ({found.fingerprint})"
+                    f" than {self._path} lists",
+                    expected=f"expert {entry.name!r} with fingerprint"
+                    f" {entry.fingerprint}",
+                    do="Build a new library (library_dir) from the experts as they"
+                    " are now, or put the listed one back",
                 )
 
     def add(self, expert_dir: str | pathlib.Path) -> Entry:
@@ -217,11 +211,9 @@ def _parse(line: str, number: int, path: pathlib.Path) -> Entry:
     if problem:
         names = ", ".join(field.name for field in dataclasses.fields(Entry))
         raise errors.LibraryError(
-            errors.explain(
-                found=f"line {number} of {path} is corrupt ({problem}): {line[:80]!r}",
-                expected=f"one JSON object with {names}",
-                do="Repair or delete the line, and add the expert again",
-            )
+            found=f"line {number} of {path} is corrupt ({problem}): {line[:80]!r}",
+            expected=f"one JSON object with {names}",
+            do="Repair or delete the line, and add the expert again",
         )
     return Entry(**{**fields, "tasks": tuple(fields["tasks"])})
 
@@ -231,12 +223,10 @@ def _check_names(entries: tuple[Entry, ...], path: pathlib.Path) -> None:
     for number, entry in enumerate(entries, 1):
         if first.setdefault(entry.name, number) != number:
             raise errors.LibraryError(
-                errors.explain(
-                    found=f"lines {first[entry.name]} and {number} of {path} both"
-                    f" list {entry.name!r}",
-                    expected="a name of its own for every expert, retired ones too",
-                    do="Delete the line that is wrong",
-                )
+                found=f"lines {first[entry.name]} and {number} of {path} both"
+                f" list {entry.name!r}",
+                expected="a name of its own for every expert, retired ones too",
+                do="Delete the line that is wrong",
             )
 
 
@@ -274,29 +264,23 @@ def _is_same(entry: Entry, old: Entry) -> bool:
 def _check_new(entry: Entry, entries: tuple[Entry, ...], path: pathlib.Path) -> None:
     if entry.kind not in KINDS:
         raise errors.LibraryError(
-            errors.explain(
-                found=f"{entry.name!r} of kind {entry.kind!r} at {entry.path}",
-                expected=f"an expert, of kind {', '.join(KINDS)}",
-                do="Give the folder of an expert; a base does not go into a library",
-            )
+            found=f"{entry.name!r} of kind {entry.kind!r} at {entry.path}",
+            expected=f"an expert, of kind {', '.join(KINDS)}",
+            do="Give the folder of an expert; a base does not go into a library",
         )
     for other in entries:
         if other.name == entry.name:
             raise errors.LibraryError(
-                errors.explain(
-                    found=f"{_show(entry)} for {path}, which lists {_show(other)}",
-                    expected="a name of its own for every expert, retired ones too",
-                    do="Train it under another name (expert_name), leave it out, or"
-                    " build another library (library_dir)",
-                )
+                found=f"{_show(entry)} for {path}, which lists {_show(other)}",
+                expected="a name of its own for every expert, retired ones too",
+                do="Train it under another name (expert_name), leave it out, or"
+                " build another library (library_dir)",
             )
     if entries and entries[0].base_fingerprint != entry.base_fingerprint:
         raise errors.FingerprintError(
-            errors.explain(
-                found=f"expert {entry.name!r} of base {entry.base_name}"
-                f" ({entry.base_fingerprint})",
-                expected=f"base {entries[0].base_name}"
-                f" ({entries[0].base_fingerprint}), as all of {path}",
-                do="Keep one library per base",
-            )
+            found=f"expert {entry.name!r} of base {entry.base_name}"
+            f" ({entry.base_fingerprint})",
+            expected=f"base {entries[0].base_name}"
+            f" ({entries[0].base_fingerprint}), as all of {path}",
+            do="Keep one library per base",
         )

@@ -29,21 +29,17 @@ def copy(old: pathlib.Path, new: pathlib.Path) -> None:
     lacking = [e.name for e in there if (e.name, e.path, e.fingerprint) not in known]
     if lacking:
         raise errors.LibraryError(
-            errors.explain(
-                found=f"{new} without experts of {old}: {', '.join(lacking)}",
-                expected="a library that extends it, and has all its experts",
-                do="Choose another library_dir, or remove this library",
-            )
+            found=f"{new} without experts of {old}: {', '.join(lacking)}",
+            expected="a library that extends it, and has all its experts",
+            do="Choose another library_dir, or remove this library",
         )
 
 
 def _check_beside(old: pathlib.Path, new: pathlib.Path) -> None:
     if old.parent != new.parent or not (old / catalogue.FILE_NAME).is_file():
         raise errors.LibraryError(
-            errors.explain(
-                found=f"{old} to be extended by {new}",
-                expected="a library, and a new folder beside it: the catalogue names"
-                " experts by relative paths",
-                do="Build the first one, or choose a folder beside it",
-            )
+            found=f"{old} to be extended by {new}",
+            expected="a library, and a new folder beside it: the catalogue names"
+            " experts by relative paths",
+            do="Build the first one, or choose a folder beside it",
         )

@@ -88,11 +88,9 @@ class EncoderEmbedder:
         if rows and len(rows) == len(texts) and fit:
             return
         raise errors.LibraryError(
-            errors.explain(
-                found=f"{len(texts)} texts with {sorted(sizes)} tokens",
-                expected=f"one or more texts of 1 to {self._lengths[-1]} tokens",
-                do="Give texts; let the tokenizer truncate and add an end token",
-            )
+            found=f"{len(texts)} texts with {sorted(sizes)} tokens",
+            expected=f"one or more texts of 1 to {self._lengths[-1]} tokens",
+            do="Give texts; let the tokenizer truncate and add an end token",
         )
 
 

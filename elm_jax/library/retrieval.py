@@ -109,11 +109,9 @@ def retrieve_for_texts(
     """
     if embedder.name != index.settings.embedder:
         raise errors.LibraryError(
-            errors.explain(
-                found=f"queries embedded by {embedder.name}",
-                expected=f"{index.settings.embedder}, which made the keys",
-                do="Use that embedder, or build an index with this one",
-            )
+            found=f"queries embedded by {embedder.name}",
+            expected=f"{index.settings.embedder}, which made the keys",
+            do="Use that embedder, or build an index with this one",
         )
     return retrieve(index, embedder.embed(texts), experts=experts)
 
@@ -123,12 +121,10 @@ def _check_queries(index: Index, queries: np.ndarray) -> None:
     fits = queries.ndim == 2 and queries.shape[1] == width and len(queries) > 0
     if not fits or not np.all(np.isfinite(queries)):
         raise errors.LibraryError(
-            errors.explain(
-                found=f"queries of shape {queries.shape}"
-                + (" that are not finite" if fits else ""),
-                expected=f"[one or more, {width}] finite numbers",
-                do="Embed at least one text with the embedder of the index",
-            )
+            found=f"queries of shape {queries.shape}"
+            + (" that are not finite" if fits else ""),
+            expected=f"[one or more, {width}] finite numbers",
+            do="Embed at least one text with the embedder of the index",
         )
 
 

@@ -63,12 +63,10 @@ def divide_rows(
     for name, number in wanted:
         if number > 0 and not len(getattr(parts, name)):
             raise errors.DataError(
-                errors.explain(
-                    found=f"{num_rows} rows for {num_keys} keys and"
-                    f" {num_queries} queries: none is left for {name}",
-                    expected="one row for keys, and two more where there are queries",
-                    do="Give more rows, or draw fewer keys from this split",
-                )
+                found=f"{num_rows} rows for {num_keys} keys and"
+                f" {num_queries} queries: none is left for {name}",
+                expected="one row for keys, and two more where there are queries",
+                do="Give more rows, or draw fewer keys from this split",
             )
     return parts
 

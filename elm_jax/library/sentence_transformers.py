@@ -60,22 +60,18 @@ class SentenceTransformer:
             return
         if problem := native_files.problem_of_tokenizer(path.read_bytes()):
             raise errors.LibraryError(
-                errors.explain(
-                    found=f"{path} cannot be used: {problem}",
-                    expected="the file that the model was released with",
-                    do="Download the model again or name another folder",
-                )
+                found=f"{path} cannot be used: {problem}",
+                expected="the file that the model was released with",
+                do="Download the model again or name another folder",
             )
 
     def _load(self) -> Any:
         if importlib.util.find_spec("sentence_transformers") is None:
             raise errors.MissingExtraError(
-                errors.explain(
-                    found=f"no package sentence-transformers for model {self._model}",
-                    expected="the extra elm_jax[sentence-transformers]",
-                    do="Run `pip install 'elm_jax[sentence-transformers]'`, or use"
-                    " the embedder minilm, which needs no torch",
-                )
+                found=f"no package sentence-transformers for model {self._model}",
+                expected="the extra elm_jax[sentence-transformers]",
+                do="Run `pip install 'elm_jax[sentence-transformers]'`, or use"
+                " the embedder minilm, which needs no torch",
             )
         self.check()
         package = importlib.import_module("sentence_transformers")

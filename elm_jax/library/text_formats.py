@@ -66,9 +66,7 @@ def check_format(name: str) -> None:
     """Raises ConfigError unless `name` is a text format."""
     if name not in FORMATS:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"text format {name!r}",
-                expected=f"one of {', '.join(FORMATS)}",
-                do=errors.did_you_mean(name, FORMATS),
-            )
+            found=f"text format {name!r}",
+            expected=f"one of {', '.join(FORMATS)}",
+            do=errors.did_you_mean(name, FORMATS),
         )

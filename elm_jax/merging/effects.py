@@ -86,10 +86,8 @@ def _concatenate(
     joined = np.concatenate(arrays, axis)
     if not np.all(np.isfinite(joined)) or not all(math.isfinite(f) for _, f in parts):
         raise errors.ConfigError(
-            errors.explain(
-                found=f"the merged parameter {name} is not finite",
-                expected="finite parameters and products within their dtype",
-                do="Check the experts for NaN and the weights for size",
-            )
+            found=f"the merged parameter {name} is not finite",
+            expected="finite parameters and products within their dtype",
+            do="Check the experts for NaN and the weights for size",
         )
     return joined

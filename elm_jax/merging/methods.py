@@ -98,11 +98,9 @@ def check_options(
     """
     if method not in METHODS:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"merge method {method!r}",
-                expected=f"one of {', '.join(sorted(METHODS))}",
-                do=errors.did_you_mean(method, METHODS),
-            )
+            found=f"merge method {method!r}",
+            expected=f"one of {', '.join(sorted(METHODS))}",
+            do=errors.did_you_mean(method, METHODS),
         )
     _check_numbers(METHODS[method], num_experts, weights, scale)
     return METHODS[method]
@@ -295,4 +293,4 @@ def _check_numbers(
 
 
 def _refuse(*, found: str, expected: str, do: str) -> None:
-    raise errors.ConfigError(errors.explain(found=found, expected=expected, do=do))
+    raise errors.ConfigError(found=found, expected=expected, do=do)

@@ -226,12 +226,10 @@ class Attention(nn.Module):
         config = self.config
         if config.dropout_rate and not deterministic:
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"dropout_rate = {config.dropout_rate} in a training with"
-                    f" attention = {config.attention!r}",
-                    expected="no dropout: fused attention holds no weights to drop",
-                    do="Set dropout_rate = 0, or attention = 'einsum'",
-                )
+                found=f"dropout_rate = {config.dropout_rate} in a training with"
+                f" attention = {config.attention!r}",
+                expected="no dropout: fused attention holds no weights to drop",
+                do="Set dropout_rate = 0, or attention = 'einsum'",
             )
         parts = (part.swapaxes(1, 2) for part in (query, *attended))
         bias = None if bias is None else bias.astype(config.dtype)
@@ -245,11 +243,9 @@ class Attention(nn.Module):
             )
         except (NotImplementedError, RuntimeError, ValueError) as error:
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"attention = {config.attention!r}, refused by JAX: {error}",
-                    expected="a device and a shape for which JAX has this attention",
-                    do="Set attention = 'dot_product' or 'einsum'",
-                )
+                found=f"attention = {config.attention!r}, refused by JAX: {error}",
+                expected="a device and a shape for which JAX has this attention",
+                do="Set attention = 'dot_product' or 'einsum'",
             ) from error
         return mixed.swapaxes(1, 2)
 

@@ -44,12 +44,10 @@ def make_mesh(*, num_data: int = -1, num_fsdp: int = 1, num_model: int = 1) -> M
     shape = mesh_shape(num_devices, num_data, num_fsdp, num_model)
     if math.prod(shape) != num_devices:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"a mesh of num_data = {num_data} by num_fsdp = {num_fsdp} by"
-                f" num_model = {num_model} for {num_devices} devices",
-                expected="a product equal to the number of devices",
-                do="Choose a num_fsdp and num_model that divide it, and num_data = -1",
-            )
+            found=f"a mesh of num_data = {num_data} by num_fsdp = {num_fsdp} by"
+            f" num_model = {num_model} for {num_devices} devices",
+            expected="a product equal to the number of devices",
+            do="Choose a num_fsdp and num_model that divide it, and num_data = -1",
         )
     # Auto: the compiler derives the placement of what lies between the arguments.
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -59,12 +57,10 @@ def check_joined() -> None:
     """Raises ConfigError if there are other processes that this one has not joined."""
     if jax.process_count() > 1 and not jax.distributed.is_initialized():
         raise errors.ConfigError(
-            errors.explain(
-                found=f"{jax.device_count()} devices of {jax.process_count()} processes"
-                " that were not joined",
-                expected="processes that can agree, and save together or apart",
-                do="Add --multiprocess to the command, on every host",
-            )
+            found=f"{jax.device_count()} devices of {jax.process_count()} processes"
+            " that were not joined",
+            expected="processes that can agree, and save together or apart",
+            do="Add --multiprocess to the command, on every host",
         )
 
 
@@ -105,11 +101,9 @@ def plan(params: Params, mesh: Mesh | AbstractMesh, table: str) -> list[Placemen
         placements.append(Placement(name, shape, spec, share_bytes))
     if uneven:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"dimensions that the mesh does not divide: {'; '.join(uneven)}",
-                expected="each dimension a multiple of its mesh axis",
-                do="Choose a smaller num_model or num_fsdp, or the axis rules `data`",
-            )
+            found=f"dimensions that the mesh does not divide: {'; '.join(uneven)}",
+            expected="each dimension a multiple of its mesh axis",
+            do="Choose a smaller num_model or num_fsdp, or the axis rules `data`",
         )
     return placements
 
@@ -158,14 +152,11 @@ def check_batch_size(batch_size: int, mesh: Mesh | AbstractMesh) -> None:
     shares = batch_shares(mesh)
     if batch_size % shares:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"a batch of {batch_size} rows for {shares} devices that split"
-                " it",
-                expected=f"a multiple of {shares}",
-                do=f"Set BATCH_SIZE to {-(-batch_size // shares) * shares}, or split"
-                " the parameters over more devices and the batch over fewer"
-                " (num_model)",
-            )
+            found=f"a batch of {batch_size} rows for {shares} devices that split it",
+            expected=f"a multiple of {shares}",
+            do=f"Set BATCH_SIZE to {-(-batch_size // shares) * shares}, or split"
+            " the parameters over more devices and the batch over fewer"
+            " (num_model)",
         )
 
 
@@ -245,12 +236,10 @@ def _from_rows(
         start, stop, _ = on_rows.indices(shape[0])
         if not first <= start <= stop <= first + len(rows):
             raise errors.ElmError(
-                errors.explain(
-                    found=f"rows {start} to {stop} wanted by a device of a process"
-                    f" that has {first} to {first + len(rows)}",
-                    expected="rows that the process has",
-                    do="Report this: the batch and the mesh disagree",
-                )
+                found=f"rows {start} to {stop} wanted by a device of a process"
+                f" that has {first} to {first + len(rows)}",
+                expected="rows that the process has",
+                do="Report this: the batch and the mesh disagree",
             )
         return rows[(slice(start - first, stop - first), *others)]
 

@@ -205,12 +205,10 @@ def _number(environ: Mapping[str, str], name: str, default: int) -> int:
         return default
     if not text.isdecimal():
         raise errors.ConfigError(
-            errors.explain(
-                found=f"environment variable {name} = {text!r}",
-                expected="a whole number",
-                do="Correct or unset it, or give --coordinator_address,"
-                " --process_count and --process_index",
-            )
+            found=f"environment variable {name} = {text!r}",
+            expected="a whole number",
+            do="Correct or unset it, or give --coordinator_address,"
+            " --process_count and --process_index",
         )
     return int(text)
 
@@ -220,13 +218,11 @@ def _check_alone(environ: Mapping[str, str]) -> None:
     number = _number(environ, "SLURM_STEP_NUM_TASKS", 1)
     if number > 1:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"{number} processes of one SLURM step that would all do the"
-                " same, each by itself",
-                expected="one process, or processes that were told to join",
-                do="Add --multiprocess to train one model on all of them, or"
-                " --nomultiprocess if each is to work alone",
-            )
+            found=f"{number} processes of one SLURM step that would all do the"
+            " same, each by itself",
+            expected="one process, or processes that were told to join",
+            do="Add --multiprocess to train one model on all of them, or"
+            " --nomultiprocess if each is to work alone",
         )
 
 
@@ -237,15 +233,13 @@ def _incomplete(wanted: Membership) -> errors.ConfigError:
         if field.name != "local_device_ids"
     }
     return errors.ConfigError(
-        errors.explain(
-            found=", ".join(f"{flag} = {value!r}" for flag, value in known.items())
-            + ", from flags and environment",
-            expected="the host:port of process 0, the number of processes, and an"
-            " index below it",
-            do="Give these flags to every process (a Kubernetes indexed job knows its"
-            " index, and the address if it has a subdomain; --process_count is its"
-            f" number of completions). Looked at: {_LOOKED_FOR}",
-        )
+        found=", ".join(f"{flag} = {value!r}" for flag, value in known.items())
+        + ", from flags and environment",
+        expected="the host:port of process 0, the number of processes, and an"
+        " index below it",
+        do="Give these flags to every process (a Kubernetes indexed job knows its"
+        " index, and the address if it has a subdomain; --process_count is its"
+        f" number of completions). Looked at: {_LOOKED_FOR}",
     )
 
 
@@ -256,14 +250,12 @@ def _explained(wanted: Membership) -> Iterator[None]:
     except (RuntimeError, ValueError, OSError) as error:
         address = wanted.coordinator_address or "no address"
         raise errors.ConfigError(
-            errors.explain(
-                found=f"process {wanted.process_index} of {wanted.process_count} could"
-                f" not join at {address}: {f'{error}'.partition(chr(10))[0]}",
-                expected="a coordinator that all processes reach, and every process"
-                " started",
-                do="Check address, port and firewall, and that all processes run;"
-                f" or that one of these is there: {_LOOKED_FOR}",
-            )
+            found=f"process {wanted.process_index} of {wanted.process_count} could"
+            f" not join at {address}: {f'{error}'.partition(chr(10))[0]}",
+            expected="a coordinator that all processes reach, and every process"
+            " started",
+            do="Check address, port and firewall, and that all processes run;"
+            f" or that one of these is there: {_LOOKED_FOR}",
         ) from error
 
 
@@ -335,11 +327,9 @@ def check_same(text: str, *, what: str) -> None:
     others = [n for n, row in enumerate(digests) if (row != digests[0]).any()]
     if others:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"another {what} in processes {others} than in process 0",
-                expected="one command on every host, with the same files",
-                do="Give every process the same flags, gin files, data and versions",
-            )
+            found=f"another {what} in processes {others} than in process 0",
+            expected="one command on every host, with the same files",
+            do="Give every process the same flags, gin files, data and versions",
         )
 
 

@@ -83,11 +83,9 @@ def axis_table(name: str) -> Mapping[str, MeshAxis]:
     """
     if name not in TABLES:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"axis rules {name!r}",
-                expected=f"one of {', '.join(TABLES)}",
-                do=errors.did_you_mean(name, TABLES),
-            )
+            found=f"axis rules {name!r}",
+            expected=f"one of {', '.join(TABLES)}",
+            do=errors.did_you_mean(name, TABLES),
         )
     return TABLES[name]
 
@@ -110,13 +108,11 @@ def check_axes(name: str, *, num_fsdp: int, num_model: int) -> None:
         found = " and ".join(f"num_{axis} = {sizes[axis]}" for axis in unused)
         others = [n for n in TABLES if set(unused) <= _split_by(TABLES[n])]
         raise errors.ConfigError(
-            errors.explain(
-                found=f"{found} with axis rules {name!r}, which keep parameters whole"
-                " there",
-                expected="1, or rules that split parameters",
-                do=f"Set axis_rules to {' or '.join(map(repr, others))}, or the number"
-                " to 1",
-            )
+            found=f"{found} with axis rules {name!r}, which keep parameters whole"
+            " there",
+            expected="1, or rules that split parameters",
+            do=f"Set axis_rules to {' or '.join(map(repr, others))}, or the number"
+            " to 1",
         )
 
 
@@ -140,12 +136,10 @@ def logical_axes(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
             return stack + axes
     patterns = {pattern: pattern for pattern, _ in _PARAMETERS}
     raise errors.ConfigError(
-        errors.explain(
-            found=f"parameter {name} {tuple(shape)}, which no rule places",
-            expected="a parameter of the model, or a rule for it",
-            do=f"Add its pattern to the parameters' rules. "
-            f"{errors.did_you_mean(name, patterns, shown=3)}",
-        )
+        found=f"parameter {name} {tuple(shape)}, which no rule places",
+        expected="a parameter of the model, or a rule for it",
+        do=f"Add its pattern to the parameters' rules. "
+        f"{errors.did_you_mean(name, patterns, shown=3)}",
     )
 
 

@@ -29,10 +29,8 @@ def spec_type(kind: object) -> type[AdapterSpec]:
     if not isinstance(kind, str) or kind not in KINDS:
         near = errors.did_you_mean(str(kind), KINDS)
         raise errors.ConfigError(
-            errors.explain(
-                found=f"adapter kind {kind!r}; {near}",
-                expected=f"one of {', '.join(KINDS)}",
-                do="Correct the adapter's kind",
-            )
+            found=f"adapter kind {kind!r}; {near}",
+            expected=f"one of {', '.join(KINDS)}",
+            do="Correct the adapter's kind",
         )
     return KINDS[str(kind)]

@@ -105,12 +105,10 @@ class Bottleneck:
         """
         if emb_dim % self.reduction_factor:
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"reduction_factor = {self.reduction_factor} for a model"
-                    f" width of {emb_dim}",
-                    expected="a factor that divides the width",
-                    do="Choose another Bottleneck.reduction_factor",
-                )
+                found=f"reduction_factor = {self.reduction_factor} for a model"
+                f" width of {emb_dim}",
+                expected="a factor that divides the width",
+                do="Choose another Bottleneck.reduction_factor",
             )
         return Bottlenecks(self, emb_dim // self.reduction_factor)
 

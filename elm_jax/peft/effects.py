@@ -64,11 +64,9 @@ def beside(params: Params) -> dict[str, tuple[int, bool]]:
     unknown = [n for n, part in own.items() if part not in {**_BESIDE, **_NEUTRAL}]
     if unknown:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"adapters with {', '.join(unknown)}",
-                expected=f"parameters named {', '.join({**_BESIDE, **_NEUTRAL})}",
-                do="Merge by averaging (uniform, weighted), which needs no base",
-            )
+            found=f"adapters with {', '.join(unknown)}",
+            expected=f"parameters named {', '.join({**_BESIDE, **_NEUTRAL})}",
+            do="Merge by averaging (uniform, weighted), which needs no base",
         )
     return {name: _BESIDE[part] for name, part in own.items() if part in _BESIDE}
 

@@ -38,11 +38,9 @@ def trainable_pattern(name: str) -> str:
     """
     if name not in PARTS:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"expert parts {name!r}",
-                expected=f"one of {', '.join(PARTS)}",
-                do=errors.did_you_mean(name, PARTS),
-            )
+            found=f"expert parts {name!r}",
+            expected=f"one of {', '.join(PARTS)}",
+            do=errors.did_you_mean(name, PARTS),
         )
     return PARTS[name]
 
@@ -57,11 +55,9 @@ def split(params: Params, pattern: str) -> tuple[Params, Params]:
     trained, frozen = trees.split(params, pattern)
     if not trained:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"no parameter of the model that fits {pattern!r}",
-                expected="at least one that trains",
-                do="Correct the adapter's targets: a gated feed-forward block has"
-                " wi_0 and wi_1, a plain one has wi",
-            )
+            found=f"no parameter of the model that fits {pattern!r}",
+            expected="at least one that trains",
+            do="Correct the adapter's targets: a gated feed-forward block has"
+            " wi_0 and wi_1, a plain one has wi",
         )
     return trained, frozen

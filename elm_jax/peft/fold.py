@@ -24,11 +24,9 @@ def fold(params: Params, spec: adapters.AdapterSpec) -> Params:
     """
     if not isinstance(spec, lora.Lora | ia3.Ia3):
         raise errors.ConfigError(
-            errors.explain(
-                found=f"adapters of kind {spec.kind!r}",
-                expected="lora or ia3: others are not part of a matrix",
-                do="Use the expert as it is, with its base",
-            )
+            found=f"adapters of kind {spec.kind!r}",
+            expected="lora or ia3: others are not part of a matrix",
+            do="Use the expert as it is, with its base",
         )
     with np.errstate(over="ignore", invalid="ignore"):  # looked at when it is saved
         return _fold(params, spec)

@@ -32,12 +32,10 @@ def read_manifest(folder: pathlib.Path) -> manifest.Manifest:
     """
     if not folder.is_dir():
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"no base in {folder}",
-                expected="a folder with manifest.json and params/",
-                do="Train one (gin/pocket/base.gin), import one (elm_convert), or"
-                " name another with --gin.INITIAL_CHECKPOINT_PATH",
-            )
+            found=f"no base in {folder}",
+            expected="a folder with manifest.json and params/",
+            do="Train one (gin/pocket/base.gin), import one (elm_convert), or"
+            " name another with --gin.INITIAL_CHECKPOINT_PATH",
         )
     return manifest.read_manifest(folder)
 
@@ -79,12 +77,10 @@ def check_fits(info: manifest.Manifest, base_name: str, fingerprint: str) -> Non
     """
     if info.base_fingerprint != fingerprint:
         raise errors.FingerprintError(
-            errors.explain(
-                found=f"expert {info.name!r} of base {info.base_name!r} "
-                f"({info.base_fingerprint})",
-                expected=f"one of base {base_name!r} ({fingerprint})",
-                do="Name the base that the expert names",
-            )
+            found=f"expert {info.name!r} of base {info.base_name!r} "
+            f"({info.base_fingerprint})",
+            expected=f"one of base {base_name!r} ({fingerprint})",
+            do="Name the base that the expert names",
         )
 
 
@@ -126,11 +122,9 @@ def _from_json(cls: Callable[..., _T], fields: Mapping[str, Any], name: str) -> 
         return cls(**values)
     except (TypeError, errors.ConfigError) as error:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"manifest of {name!r}: {_first(error)}",
-                expected="the fields that the expert was saved with",
-                do="Save the expert again, or read it with the elm_jax that wrote it",
-            )
+            found=f"manifest of {name!r}: {_first(error)}",
+            expected="the fields that the expert was saved with",
+            do="Save the expert again, or read it with the elm_jax that wrote it",
         ) from error
 
 

@@ -69,12 +69,10 @@ class CacheTasks(Run):
         if failed:
             found = "\n".join(f"{name}: {error}" for name, error in failed.items())
             raise errors.DataError(
-                errors.explain(
-                    found=f"{len(failed)} of {len(pairs)} caches failed\n{found}",
-                    expected="data, templates and lengths that serve every task",
-                    do="Correct what is named, or leave those tasks or splits out; the "
-                    "other caches are kept",
-                )
+                found=f"{len(failed)} of {len(pairs)} caches failed\n{found}",
+                expected="data, templates and lengths that serve every task",
+                do="Correct what is named, or leave those tasks or splits out; the "
+                "other caches are kept",
             )
 
     def _check_folder(self, pairs: list[tuple[str, str]]) -> None:
@@ -90,11 +88,9 @@ class CacheTasks(Run):
             pairs += [(name, split) for split in wanted if split in known]
         if not pairs:
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"no task with one of the splits {', '.join(self.splits)}",
-                    expected="splits that the tasks have",
-                    do="Correct splits, or leave them out for all",
-                )
+                found=f"no task with one of the splits {', '.join(self.splits)}",
+                expected="splits that the tasks have",
+                do="Correct splits, or leave them out for all",
             )
         return pairs
 

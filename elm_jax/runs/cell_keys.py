@@ -47,11 +47,9 @@ def protocol(
     found = "+".join(parts)
     if claimed not in ("", found):
         raise errors.ConfigError(
-            errors.explain(
-                found=f"protocol = {claimed!r} for {dataset.name}",
-                expected=f"{found!r}, which is how it is scored",
-                do="Leave protocol out, and choose rows by task_data.TaskData.protocol",
-            )
+            found=f"protocol = {claimed!r} for {dataset.name}",
+            expected=f"{found!r}, which is how it is scored",
+            do="Leave protocol out, and choose rows by task_data.TaskData.protocol",
         )
     return found
 

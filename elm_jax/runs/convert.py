@@ -112,12 +112,10 @@ class ImportHuggingFace(ImportBase):
             model = config.T5Config(**fields, dtype=self.dtype, remat=self.remat)
         except errors.ConfigError as error:
             raise errors.CheckpointError(
-                errors.explain(
-                    found=f"{folder / huggingface_files.CONFIG} of a T5 that cannot be:"
-                    f" {str(error).partition(chr(10))[0].removeprefix('Found: ')}",
-                    expected="the configuration that the weights were trained with",
-                    do="Download the folder again",
-                )
+                found=f"{folder / huggingface_files.CONFIG} of a T5 that cannot be:"
+                f" {str(error).partition(chr(10))[0].removeprefix('Found: ')}",
+                expected="the configuration that the weights were trained with",
+                do="Download the folder again",
             ) from error
         shapes = t5.param_shapes(t5.T5(model))
         path = folder / huggingface_files.VOCABULARY

@@ -77,11 +77,9 @@ class ImportExperts(Run):
             folders = [folder for folder in self.find(pattern) if folder.is_dir()]
             if not folders:
                 raise errors.CheckpointError(
-                    errors.explain(
-                        found=f"no folder matches {self.path(pattern)}",
-                        expected="the folder of an expert, or a pattern of several",
-                        do="Correct the path",
-                    )
+                    found=f"no folder matches {self.path(pattern)}",
+                    expected="the folder of an expert, or a pattern of several",
+                    do="Correct the path",
                 )
             for folder in folders:
                 name = paths.check_name(
@@ -91,11 +89,9 @@ class ImportExperts(Run):
                 )
                 if found.setdefault(name, folder) != folder:
                     raise errors.ConfigError(
-                        errors.explain(
-                            found=f"{folder} and {found[name]} for an expert {name!r}",
-                            expected="a name for each",
-                            do="Import them one by one with expert_name",
-                        )
+                        found=f"{folder} and {found[name]} for an expert {name!r}",
+                        expected="a name for each",
+                        do="Import them one by one with expert_name",
                     )
         return found
 
@@ -291,11 +287,9 @@ class ExportPeft(Run):
                 continue
             if info.adapter is None or info.adapter["kind"] != "lora":
                 raise errors.ConfigError(
-                    errors.explain(
-                        found=f"expert {info.name!r} with adapter {info.adapter}",
-                        expected="a LoRA expert",
-                        do="Export whole models with gin/t5/export_hf.gin",
-                    )
+                    found=f"expert {info.name!r} with adapter {info.adapter}",
+                    expected="a LoRA expert",
+                    do="Export whole models with gin/t5/export_hf.gin",
                 )
             done = f"expert {info.name}"
             done = done if self._save(params, info) else "finished already"
@@ -403,11 +397,9 @@ class FoldExpert(Run):
         spec = bases.adapter_spec(info)
         if spec is None:
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"expert {info.name!r} without adapters",
-                    expected="one with LoRA or (IA)3",
-                    do="Export it as it is with gin/t5/export_hf.gin",
-                )
+                found=f"expert {info.name!r} without adapters",
+                expected="one with LoRA or (IA)3",
+                do="Export it as it is with gin/t5/export_hf.gin",
             )
         expert_checks.check_same_function(info, base)
         expert_checks.check_tensors(self.path(self.expert_path), base)

@@ -28,14 +28,12 @@ def check(datasets: Iterable[Dataset]) -> None:
         longest = cut[0].manifest["length_percentiles"]["inputs"]
         limit = cut[0].manifest["key"]["inputs_length"]
         raise errors.DataError(
-            errors.explain(
-                found=f"every input in {name}{others} is longer than inputs_length="
-                f"{limit} tokens, and cut at its end",
-                expected=f"room for most: half have {longest['50']} tokens, 90 % have "
-                f"{longest['90']}, the longest {longest['100']}",
-                do="Set inputs (TASK_FEATURE_LENGTHS) higher, or choose a prompt with "
-                "the question before the text",
-            )
+            found=f"every input in {name}{others} is longer than inputs_length="
+            f"{limit} tokens, and cut at its end",
+            expected=f"room for most: half have {longest['50']} tokens, 90 % have "
+            f"{longest['90']}, the longest {longest['100']}",
+            do="Set inputs (TASK_FEATURE_LENGTHS) higher, or choose a prompt with "
+            "the question before the text",
         )
     if processes.is_main():
         for what, share_fn in _DOUBTS.items():

@@ -41,12 +41,10 @@ def check(places: tasks.Places, names: Iterable[str], splits: Sequence[str]) -> 
         return
     first = next(iter(found))
     raise errors.ConfigError(
-        errors.explain(
-            found=f"no data folder {places.data_dir!r}, and {len(found)} of "
-            f"{len(names)} tasks are read from one, such as {first} ({found[first]})",
-            expected="a folder that holds the datasets, as tasks/README.md lists them",
-            do="Name it with --gin.DATA_DIR=PATH, or set data_dir of the task data",
-        )
+        found=f"no data folder {places.data_dir!r}, and {len(found)} of "
+        f"{len(names)} tasks are read from one, such as {first} ({found[first]})",
+        expected="a folder that holds the datasets, as tasks/README.md lists them",
+        do="Name it with --gin.DATA_DIR=PATH, or set data_dir of the task data",
     )
 
 

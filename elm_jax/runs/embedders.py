@@ -37,11 +37,9 @@ class EmbedderSpec:
         fields.check(self)
         if self.kind not in KINDS:
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"embedder kind {self.kind!r}",
-                    expected=f"one of {', '.join(KINDS)}",
-                    do=errors.did_you_mean(self.kind, KINDS),
-                )
+                found=f"embedder kind {self.kind!r}",
+                expected=f"one of {', '.join(KINDS)}",
+                do=errors.did_you_mean(self.kind, KINDS),
             )
 
     def make(

@@ -107,21 +107,17 @@ class Evaluate(Run):
         asks = set(self.strategies) - {"base"}
         if bool(asks) != (self.retrieval is not None):
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"strategies {self.strategies} "
-                    f"{'with' if self.retrieval else 'without'} a retrieval",
-                    expected="a retrieval for `retrieved` and `merged_top3`, and for"
-                    " nothing else",
-                    do="Set retrieval = @library.Retrieve(), or leave it out",
-                )
+                found=f"strategies {self.strategies} "
+                f"{'with' if self.retrieval else 'without'} a retrieval",
+                expected="a retrieval for `retrieved` and `merged_top3`, and for"
+                " nothing else",
+                do="Set retrieval = @library.Retrieve(), or leave it out",
             )
         if self.retrieval is not None and self.retrieval.data != self.data:
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"a retrieval with {self.retrieval.data}",
-                    expected=f"the data of the evaluation: {self.data}",
-                    do="Give both the same @task_data.TaskData()",
-                )
+                found=f"a retrieval with {self.retrieval.data}",
+                expected=f"the data of the evaluation: {self.data}",
+                do="Give both the same @task_data.TaskData()",
             )
 
     def plan(self) -> Plan:
@@ -238,13 +234,9 @@ class Evaluate(Run):
             wanted = task_registry.registry.expand(self.tasks) if self.tasks else []
             if sorted(asked) != sorted(wanted):
                 raise errors.ConfigError(
-                    errors.explain(
-                        found=f"retrieval for {len(asked)} tasks: {', '.join(asked)}"[
-                            :300
-                        ],
-                        expected=f"the {len(wanted)} tasks of the evaluation",
-                        do="Give both the same tasks, as MIXTURE_OR_TASK_NAME",
-                    )
+                    found=f"retrieval for {len(asked)} tasks: {', '.join(asked)}"[:300],
+                    expected=f"the {len(wanted)} tasks of the evaluation",
+                    do="Give both the same tasks, as MIXTURE_OR_TASK_NAME",
                 )
         expert_checks.check(
             dict.fromkeys([*named, *listed]),

@@ -90,11 +90,9 @@ def check_alike(
     known = {i.vocabulary["fingerprint"]: i.name for i in every if i.vocabulary}
     if len(known) > 1:
         raise errors.FingerprintError(
-            errors.explain(
-                found=f"experts of different vocabularies: {known}",
-                expected="one vocabulary",
-                do="Merge experts that were trained on the same tokens",
-            )
+            found=f"experts of different vocabularies: {known}",
+            expected="one vocabulary",
+            do="Merge experts that were trained on the same tokens",
         )
     kinds: dict[str, str] = {}
     for info in infos:
@@ -103,11 +101,9 @@ def check_alike(
     if len(kinds) > 1:
         told = "; ".join(f"{name}: {kind}" for kind, name in kinds.items())
         raise errors.ConfigError(
-            errors.explain(
-                found=f"experts of different kinds: {told}",
-                expected="one kind, one trainable pattern, one adapter spec",
-                do="Merge prompt experts with prompt experts, dataset with dataset",
-            )
+            found=f"experts of different kinds: {told}",
+            expected="one kind, one trainable pattern, one adapter spec",
+            do="Merge prompt experts with prompt experts, dataset with dataset",
         )
 
 
@@ -121,13 +117,11 @@ def check_same_function(info: manifest.Manifest, base: manifest.Manifest) -> Non
     wrong = [name for name in its if mine.get(name) != its[name]]
     if wrong:
         raise errors.CheckpointError(
-            errors.explain(
-                found=f"expert {info.name!r} with "
-                + ", ".join(f"{name} = {mine.get(name)!r}" for name in wrong),
-                expected=f"the model of base {base.name!r}: "
-                + ", ".join(f"{name} = {its[name]!r}" for name in wrong),
-                do="Name the base that it was trained on",
-            )
+            found=f"expert {info.name!r} with "
+            + ", ".join(f"{name} = {mine.get(name)!r}" for name in wrong),
+            expected=f"the model of base {base.name!r}: "
+            + ", ".join(f"{name} = {its[name]!r}" for name in wrong),
+            do="Name the base that it was trained on",
         )
 
 

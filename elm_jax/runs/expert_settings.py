@@ -70,11 +70,9 @@ def applied_to(run: "train.Train", name: str) -> "train.Train":
     if odd:
         kind = type(run.optimizer).__name__
         raise errors.ConfigError(
-            errors.explain(
-                found=f"per_expert sets {', '.join(odd)} of expert {name!r}",
-                expected=f"settings that {kind} has",
-                do=f"Leave out {', '.join(odd)}, or choose another optimizer",
-            )
+            found=f"per_expert sets {', '.join(odd)} of expert {name!r}",
+            expected=f"settings that {kind} has",
+            do=f"Leave out {', '.join(odd)}, or choose another optimizer",
         )
     try:
         optimizer = dataclasses.replace(run.optimizer, **of_optimizer)
@@ -91,9 +89,7 @@ def check_patterns(
     for pattern in by_pattern:
         if not paths.fitting(pattern, known):
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"per_expert has {pattern!r}, which fits no expert",
-                    expected="patterns of names of experts of this run",
-                    do=errors.did_you_mean(pattern, known),
-                )
+                found=f"per_expert has {pattern!r}, which fits no expert",
+                expected="patterns of names of experts of this run",
+                do=errors.did_you_mean(pattern, known),
             )

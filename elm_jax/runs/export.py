@@ -121,12 +121,9 @@ class Export(Run):
         leaves, info = streaming.open_expert(self.path(self.expert_path))
         if info.adapter is not None:
             raise errors.CheckpointError(
-                errors.explain(
-                    found=f"{info.kind} expert {info.name!r} with adapters: "
-                    f"{info.adapter}",
-                    expected="a whole model without adapters",
-                    do="Export LoRA and (IA)3 experts to PEFT's format",
-                )
+                found=f"{info.kind} expert {info.name!r} with adapters: {info.adapter}",
+                expected="a whole model without adapters",
+                do="Export LoRA and (IA)3 experts to PEFT's format",
             )
         if self.initial_checkpoint_path is not None:
             folder = self.path(self.initial_checkpoint_path)

@@ -89,13 +89,11 @@ class FetchExperts(Run):
             fitting = paths.fitting(pattern, there)
             if not fitting:
                 raise errors.LibraryError(
-                    errors.explain(
-                        found=f"no expert {pattern!r} among {len(there)} in"
-                        f" {self.place(self.url)}",
-                        expected="published experts (--gin.PUBLISH_URL of elm_train)",
-                        do="Correct the pattern or the URL."
-                        f" {errors.did_you_mean(pattern, there)}",
-                    )
+                    found=f"no expert {pattern!r} among {len(there)} in"
+                    f" {self.place(self.url)}",
+                    expected="published experts (--gin.PUBLISH_URL of elm_train)",
+                    do="Correct the pattern or the URL."
+                    f" {errors.did_you_mean(pattern, there)}",
                 )
             names.update(fitting)
         return place.pick(sorted(names))

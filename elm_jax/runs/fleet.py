@@ -169,11 +169,9 @@ def raise_failures(failures: Mapping[str, errors.ElmError], total: int) -> None:
     if failures:
         reasons = "\n".join(f"  {n}: {error}" for n, error in failures.items())
         raise errors.TrainingError(
-            errors.explain(
-                found=f"{len(failures)} of {total} experts failed; the others are"
-                f" finished\n{reasons}",
-                expected="every expert to finish",
-                do="Change what each message says, then give the command again: it"
-                " trains only what is not finished",
-            )
+            found=f"{len(failures)} of {total} experts failed; the others are"
+            f" finished\n{reasons}",
+            expected="every expert to finish",
+            do="Change what each message says, then give the command again: it"
+            " trains only what is not finished",
         )

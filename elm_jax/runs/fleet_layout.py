@@ -151,15 +151,13 @@ def choose_layout(
     num_model, parts = min(tried, key=lambda each: sum(each[1].values()))
     used = ", ".join(f"{use} {_size(size)}" for use, size in parts.items() if size)
     raise errors.ConfigError(
-        errors.explain(
-            found=f"a fleet that takes {_size(sum(parts.values()))} on each of"
-            f" {num_devices} devices of {_size(memory_bytes or 0)}, the base split over"
-            f" {num_model}: {used}",
-            expected=f"at most {_USABLE_SHARE:.0%} of a device's memory",
-            do="Train fewer experts at a time, a smaller BATCH_SIZE, remat = 'layer',"
-            " or use more devices; a base too large for one process's devices trains"
-            " with fleet_size = 0 and axis_rules = 'fsdp' over those of all",
-        )
+        found=f"a fleet that takes {_size(sum(parts.values()))} on each of"
+        f" {num_devices} devices of {_size(memory_bytes or 0)}, the base split over"
+        f" {num_model}: {used}",
+        expected=f"at most {_USABLE_SHARE:.0%} of a device's memory",
+        do="Train fewer experts at a time, a smaller BATCH_SIZE, remat = 'layer',"
+        " or use more devices; a base too large for one process's devices trains"
+        " with fleet_size = 0 and axis_rules = 'fsdp' over those of all",
     )
 
 
@@ -202,13 +200,11 @@ def of_run(run: "train.Train") -> Layout:
 def _check_num_model(num_model: int, num_devices: int) -> None:
     if num_model > num_devices:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"num_model = {num_model} for the {num_devices} devices of this"
-                " process",
-                expected="a fleet's base on the devices of one process",
-                do=f"Set num_model to {num_devices} at most, or fleet_size = 0 to train"
-                " one after another over the devices of all processes",
-            )
+            found=f"num_model = {num_model} for the {num_devices} devices of this"
+            " process",
+            expected="a fleet's base on the devices of one process",
+            do=f"Set num_model to {num_devices} at most, or fleet_size = 0 to train"
+            " one after another over the devices of all processes",
         )
 
 
@@ -292,11 +288,9 @@ def _fit_lanes(
 
 def _too_many_lanes(asked: int, fitting: int, told: str) -> errors.ConfigError:
     return errors.ConfigError(
-        errors.explain(
-            found=f"fleet_lanes = {asked}{told}",
-            expected=f"at most {_USABLE_SHARE:.0%} of a device's memory",
-            do=f"Set fleet_lanes to {fitting}, or to 0, which takes what fits",
-        )
+        found=f"fleet_lanes = {asked}{told}",
+        expected=f"at most {_USABLE_SHARE:.0%} of a device's memory",
+        do=f"Set fleet_lanes to {fitting}, or to 0, which takes what fits",
     )
 
 

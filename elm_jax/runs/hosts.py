@@ -62,12 +62,10 @@ def joined(
     try:
         if not run.can_share_work:
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"{jax.process_count()} processes for {type(run).__name__}",
-                    expected="a run that several processes do together: a training or"
-                    " an evaluation",
-                    do="Start this one once, without --multiprocess",
-                )
+                found=f"{jax.process_count()} processes for {type(run).__name__}",
+                expected="a run that several processes do together: a training or"
+                " an evaluation",
+                do="Start this one once, without --multiprocess",
             )
         with contextlib.ExitStack() as quiet:
             if not processes.is_main():

@@ -124,15 +124,13 @@ class Landing:
         if changed:
             told = "\n".join(f"  {', '.join(n)}: {text}" for text, n in changed.items())
             raise errors.CheckpointError(
-                errors.explain(
-                    found="finished experts that were trained with another"
-                    f" configuration\n{told}",
-                    expected="the configuration that they were trained with",
-                    do="Undo the change, choose another experts_dir (or MODEL_DIR),"
-                    " remove these experts, also from a PUBLISH_URL, to train them"
-                    " again, or keep them as they are with"
-                    " --gin.train.Train.resume_changed_config=True",
-                )
+                found="finished experts that were trained with another"
+                f" configuration\n{told}",
+                expected="the configuration that they were trained with",
+                do="Undo the change, choose another experts_dir (or MODEL_DIR),"
+                " remove these experts, also from a PUBLISH_URL, to train them"
+                " again, or keep them as they are with"
+                " --gin.train.Train.resume_changed_config=True",
             )
 
     def check_rows(self, names: Sequence[str]) -> None:
@@ -154,14 +152,12 @@ class Landing:
                     changed.add(f"{name} (rows of {task})")
         if changed:
             raise errors.CheckpointError(
-                errors.explain(
-                    found="finished experts that were trained on other rows than the"
-                    f" tasks have now: {', '.join(sorted(changed))}",
-                    expected="the rows that they were trained on",
-                    do="Name the data they were trained on, choose another experts_dir"
-                    " (or MODEL_DIR), remove these experts to train them again, or keep"
-                    " them with --gin.train.Train.resume_changed_config=True",
-                )
+                found="finished experts that were trained on other rows than the"
+                f" tasks have now: {', '.join(sorted(changed))}",
+                expected="the rows that they were trained on",
+                do="Name the data they were trained on, choose another experts_dir"
+                " (or MODEL_DIR), remove these experts to train them again, or keep"
+                " them with --gin.train.Train.resume_changed_config=True",
             )
 
     def check_free(self, names: Sequence[str]) -> None:
@@ -170,11 +166,9 @@ class Landing:
             folder = self._run.expert_dir(name)
             if folder.exists() and not self._run.is_finished(name):
                 raise errors.CheckpointError(
-                    errors.explain(
-                        found=f"{folder} has no {manifest.FILE_NAME}",
-                        expected="a finished expert, or no such folder",
-                        do="Remove the folder, or choose another experts_dir",
-                    )
+                    found=f"{folder} has no {manifest.FILE_NAME}",
+                    expected="a finished expert, or no such folder",
+                    do="Remove the folder, or choose another experts_dir",
                 )
             self._check_old_state(name)
 
@@ -185,13 +179,11 @@ class Landing:
         begun = any((old / "state").glob("[0-9]*")) and not new.exists()
         if begun and not run.is_finished(name):
             raise errors.CheckpointError(
-                errors.explain(
-                    found=f"saved states of an expert {name!r} in {old}, the place of"
-                    " release 0.1",
-                    expected=f"them in {new}",
-                    do="Move the folder there to go on from them, or remove it to"
-                    " begin anew",
-                )
+                found=f"saved states of an expert {name!r} in {old}, the place of"
+                " release 0.1",
+                expected=f"them in {new}",
+                do="Move the folder there to go on from them, or remove it to"
+                " begin anew",
             )
 
     @property

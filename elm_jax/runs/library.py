@@ -35,11 +35,9 @@ def find_experts(run: Run, patterns: str | tuple[str, ...]) -> list[pathlib.Path
         chosen = sorted(folder for folder, kind in kinds.items() if kind != "base")
         if not chosen:
             raise errors.LibraryError(
-                errors.explain(
-                    found=f"no expert matches {run.path(pattern)}",
-                    expected="one or more folders with a manifest.json",
-                    do="Train experts first (elm_train), or correct the pattern",
-                )
+                found=f"no expert matches {run.path(pattern)}",
+                expected="one or more folders with a manifest.json",
+                do="Train experts first (elm_train), or correct the pattern",
             )
         found.update(dict.fromkeys(chosen))
     return list(found)

@@ -30,12 +30,10 @@ def read(
     others = _losses(compare_dir) if compare_dir else {}
     if compare_dir and not others:
         raise errors.DataError(
-            errors.explain(
-                found=f"no metrics in {compare_dir}",
-                expected=f"<expert>/{FILE_NAME}, as elm_train writes them",
-                do="Set COMPARE_WORK_DIR to the folder `work` of another MODEL_DIR, or"
-                ' to ""',
-            )
+            found=f"no metrics in {compare_dir}",
+            expected=f"<expert>/{FILE_NAME}, as elm_train writes them",
+            do="Set COMPARE_WORK_DIR to the folder `work` of another MODEL_DIR, or"
+            ' to ""',
         )
     return tuple(
         report.Curve(name, own, others.get(name, ())) for name, own in curves.items()
@@ -80,10 +78,7 @@ def _points(path: pathlib.Path) -> Iterator[tuple[int, float]]:
             yield row["step"], row["loss"]
     except (OSError, ValueError) as error:
         raise errors.DataError(
-            errors.explain(
-                found=f"{path}: {error}",
-                expected="lines of step, loss and other numbers, as elm_train writes"
-                " them",
-                do="Remove the line, or the file to have no curve of this training",
-            )
+            found=f"{path}: {error}",
+            expected="lines of step, loss and other numbers, as elm_train writes them",
+            do="Remove the line, or the file to have no curve of this training",
         ) from error

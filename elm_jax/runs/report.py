@@ -105,11 +105,9 @@ class Report(Run):
         store = results.ResultStore(self.path(self.results_path))
         if not store.rows():
             raise errors.DataError(
-                errors.explain(
-                    found=f"no result rows in {store.path}",
-                    expected="rows that elm_eval wrote",
-                    do="Run elm_eval with the same MODEL_DIR first",
-                )
+                found=f"no result rows in {store.path}",
+                expected="rows that elm_eval wrote",
+                do="Run elm_eval with the same MODEL_DIR first",
             )
         reported = self._comparable(store)
         gaps = self._gaps(reported)

@@ -30,15 +30,13 @@ def check(
     known = own or rows
     of = "them" if own else listed({row.task for row in known})
     raise errors.DataError(
-        errors.explain(
-            found=f"no rows of {next(iter(metrics))} in split {split!r} for the unseen"
-            f" tasks {listed(unseen)} in {path}",
-            expected=f"some; it has rows of {of} in split"
-            f" {listed({row.split for row in known})}, by"
-            f" {listed({row.metric for row in known})}",
-            do="Correct split, metric or unseen_tasks of report.Report, or score these"
-            " tasks with elm_eval",
-        )
+        found=f"no rows of {next(iter(metrics))} in split {split!r} for the unseen"
+        f" tasks {listed(unseen)} in {path}",
+        expected=f"some; it has rows of {of} in split"
+        f" {listed({row.split for row in known})}, by"
+        f" {listed({row.metric for row in known})}",
+        do="Correct split, metric or unseen_tasks of report.Report, or score these"
+        " tasks with elm_eval",
     )
 
 
@@ -55,13 +53,11 @@ def check_same_data(rows: Iterable[results.ResultRow]) -> None:
         other = known.setdefault((row.task, row.split, row.metric), row)
         if other.data_fingerprint != row.data_fingerprint:
             raise errors.DataError(
-                errors.explain(
-                    found=f"{other.expert} on {row.task} {row.split} was scored on"
-                    f" other tokens and texts ({other.data_fingerprint}) than"
-                    f" {row.expert} ({row.data_fingerprint})",
-                    expected="one vocabulary, length, template and source for all",
-                    do="Score both again with the same data into another result file",
-                )
+                found=f"{other.expert} on {row.task} {row.split} was scored on"
+                f" other tokens and texts ({other.data_fingerprint}) than"
+                f" {row.expert} ({row.data_fingerprint})",
+                expected="one vocabulary, length, template and source for all",
+                do="Score both again with the same data into another result file",
             )
 
 
@@ -80,14 +76,12 @@ def check_same_examples(rows: Iterable[results.ResultRow]) -> None:
         if len(found) > 1:
             parts = [f"{number} ({listed(who)})" for (_, number), who in found.items()]
             raise errors.DataError(
-                errors.explain(
-                    found=f"scores of {task} {split} on different examples:"
-                    f" {', others on '.join(parts)}",
-                    expected="the same examples, scored in the same way, for all that"
-                    " one column compares",
-                    do="Score all of them by one configuration (MAX_EXAMPLES and"
-                    " retrieval included) into another result file",
-                )
+                found=f"scores of {task} {split} on different examples:"
+                f" {', others on '.join(parts)}",
+                expected="the same examples, scored in the same way, for all that"
+                " one column compares",
+                do="Score all of them by one configuration (MAX_EXAMPLES and"
+                " retrieval included) into another result file",
             )
 
 

@@ -75,10 +75,7 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[str, list[tuple[str, int]]]]:
             yield one["task"], [(name, number) for name, number in one["votes"]]
     except (OSError, ValueError) as error:
         raise errors.DataError(
-            errors.explain(
-                found=f"{path}: {error}",
-                expected="lines of a task's name and its votes, as elm_library writes"
-                " them",
-                do="Remove the file and run elm_library's retrieval again",
-            )
+            found=f"{path}: {error}",
+            expected="lines of a task's name and its votes, as elm_library writes them",
+            do="Remove the file and run elm_library's retrieval again",
         ) from error

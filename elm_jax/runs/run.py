@@ -91,12 +91,10 @@ class Run:
         """Raises ConfigError if this process does not see what the first one wrote."""
         if not self._config_path("operative.gin").is_file():
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"MODEL_DIR {self.path(self.model_dir)} on this host without"
-                    " what process 0 has just written there",
-                    expected="one folder that all hosts share, such as on NFS",
-                    do="Name a shared folder with --gin.MODEL_DIR",
-                )
+                found=f"MODEL_DIR {self.path(self.model_dir)} on this host without"
+                " what process 0 has just written there",
+                expected="one folder that all hosts share, such as on NFS",
+                do="Name a shared folder with --gin.MODEL_DIR",
             )
 
     def operative_config(self) -> str:

@@ -28,12 +28,10 @@ def facts(
     """
     if not len(rows):
         raise errors.DataError(
-            errors.explain(
-                found=f"no row to score in {dataset.name} {dataset.split}, which has"
-                f" {len(dataset)}",
-                expected="one or more, besides those that queries are drawn from",
-                do="Score another split, or ask the library with fewer queries",
-            )
+            found=f"no row to score in {dataset.name} {dataset.split}, which has"
+            f" {len(dataset)}",
+            expected="one or more, besides those that queries are drawn from",
+            do="Score another split, or ask the library with fewer queries",
         )
     cut = dataset.columns.inputs_cut[list(rows)]
     found = results.Facts(

@@ -53,11 +53,9 @@ def parse(text: str) -> Shard:
     shard = Shard(int(match[1]), int(match[2])) if match else Shard(0, 0)
     if not shard.index < shard.count <= _MOST_SHARDS:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"shard = {text!r}",
-                expected=f'"i/n" with 0 <= i < n <= {_MOST_SHARDS}, such as "0/4"; or'
-                ' "" for everything',
-                do="Correct --gin.SHARD; the first shard is 0",
-            )
+            found=f"shard = {text!r}",
+            expected=f'"i/n" with 0 <= i < n <= {_MOST_SHARDS}, such as "0/4"; or'
+            ' "" for everything',
+            do="Correct --gin.SHARD; the first shard is 0",
         )
     return shard

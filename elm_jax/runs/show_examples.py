@@ -92,14 +92,12 @@ class ShowExamples(Run):
         own = [row for row in store.rows() if row.task in tasks]
         listed = report_rows.listed
         raise errors.DataError(
-            errors.explain(
-                found=f"no rows of experts {listed(self.experts)} on"
-                f" {listed(tasks)} in split {self.split!r} in {store.path}",
-                expected=f"some; on these tasks it has rows of experts"
-                f" {listed({row.expert for row in own})}, in split"
-                f" {listed({row.split for row in own})}",
-                do="Correct experts, tasks or split, or score them with elm_eval",
-            )
+            found=f"no rows of experts {listed(self.experts)} on"
+            f" {listed(tasks)} in split {self.split!r} in {store.path}",
+            expected=f"some; on these tasks it has rows of experts"
+            f" {listed({row.expert for row in own})}, in split"
+            f" {listed({row.split for row in own})}",
+            do="Correct experts, tasks or split, or score them with elm_eval",
         )
 
     def _examples(
@@ -114,11 +112,9 @@ class ShowExamples(Run):
         scores = arrays.get(row.metric)
         if scores is None and self.which != "all":
             raise errors.DataError(
-                errors.explain(
-                    found=f"which = {self.which!r} with {row.metric} of {row.task}",
-                    expected="a metric that each example has a score by",
-                    do='Set which = "all"',
-                )
+                found=f"which = {self.which!r} with {row.metric} of {row.task}",
+                expected="a metric that each example has a score by",
+                do='Set which = "all"',
             )
         places = {int(n): i for i, n in enumerate(dataset.columns.example_ids)}
         answers = list(_answers(arrays))
@@ -245,12 +241,9 @@ def _told(rows: Sequence[results.ResultRow]) -> list[results.ResultRow]:
     if silent and not found:
         row = silent[0]
         raise errors.DataError(
-            errors.explain(
-                found=f"a row of {row.expert} on {row.task} {row.split} {why}"
-                " scored on",
-                expected="rows with data_fingerprint",
-                do="Score it again into another result file (results_path)",
-            )
+            found=f"a row of {row.expert} on {row.task} {row.split} {why} scored on",
+            expected="rows with data_fingerprint",
+            do="Score it again into another result file (results_path)",
         )
     return found
 
@@ -260,12 +253,10 @@ def _check_same(row: results.ResultRow, dataset: token_store.TokenizedDataset) -
     where = f"{row.task} {row.split}"
     if row.data_fingerprint != dataset.fingerprint:
         raise errors.DataError(
-            errors.explain(
-                found=f"tokens and texts {dataset.fingerprint} of {where}, and a row of"
-                f" {row.expert} that was scored on {row.data_fingerprint}",
-                expected="the same rows, template, vocabulary and lengths as then",
-                do="Give TaskData the values that the evaluation had, or score again",
-            )
+            found=f"tokens and texts {dataset.fingerprint} of {where}, and a row of"
+            f" {row.expert} that was scored on {row.data_fingerprint}",
+            expected="the same rows, template, vocabulary and lengths as then",
+            do="Give TaskData the values that the evaluation had, or score again",
         )
 
 

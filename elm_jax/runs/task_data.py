@@ -63,11 +63,9 @@ class TaskData:
         lengths = self.feature_lengths
         if not isinstance(lengths, Mapping) or set(lengths) != {"inputs", "targets"}:
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"feature_lengths = {lengths!r}",
-                    expected='{"inputs": tokens, "targets": tokens}',
-                    do="Correct TASK_FEATURE_LENGTHS",
-                )
+                found=f"feature_lengths = {lengths!r}",
+                expected='{"inputs": tokens, "targets": tokens}',
+                do="Correct TASK_FEATURE_LENGTHS",
             )
         fields.check(self)
 

@@ -90,11 +90,9 @@ class TextRun(Run):
         task = task_registry.registry.task(name)
         if isinstance(task, task_registry.SeqioTask):
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"{name} is defined in SeqIO alone",
-                    expected="a task of elm_jax's registry",
-                    do="Look at it with SeqIO's own tools",
-                )
+                found=f"{name} is defined in SeqIO alone",
+                expected="a task of elm_jax's registry",
+                do="Look at it with SeqIO's own tools",
             )
         return rendering.render_split(task, self.split, self.places)
 
@@ -158,11 +156,9 @@ class ListTasks(TextRun):
             filters = ("dataset", "cluster", "role", "metric")
             given = [f"{f} = {getattr(self, f)!r}" for f in filters if getattr(self, f)]
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"none of {len(names)} tasks with {', '.join(given)}",
-                    expected="filters that some of the tasks pass",
-                    do="Correct them; they are shell patterns, such as `*QA*`",
-                )
+                found=f"none of {len(names)} tasks with {', '.join(given)}",
+                expected="filters that some of the tasks pass",
+                do="Correct them; they are shell patterns, such as `*QA*`",
             )
         return found
 

@@ -185,11 +185,9 @@ class Train(Run):
             return found
         if len(found) > 1:
             raise errors.ConfigError(
-                errors.explain(
-                    found=f"expert_name {self.expert_name!r} for {len(found)} experts",
-                    expected="a name only where one expert is trained",
-                    do="Leave expert_name out, or name tasks of one expert",
-                )
+                found=f"expert_name {self.expert_name!r} for {len(found)} experts",
+                expected="a name only where one expert is trained",
+                do="Leave expert_name out, or name tasks of one expert",
             )
         return {self.expert_name: next(iter(found.values()))}
 

@@ -49,13 +49,11 @@ def of_base(folder: pathlib.Path) -> data_vocabulary.SentencePiece:
     path = folder / FILE_NAME
     if not info.vocabulary or not path.is_file():
         raise errors.ConfigError(
-            errors.explain(
-                found=f"{folder} as vocabulary, whose base {info.name!r} brings none",
-                expected="a base that does, or a SentencePiece model: the one that the"
-                " base was trained with",
-                do="Name the model with --gin.VOCABULARY=path, or import the base again"
-                " with it",
-            )
+            found=f"{folder} as vocabulary, whose base {info.name!r} brings none",
+            expected="a base that does, or a SentencePiece model: the one that the"
+            " base was trained with",
+            do="Name the model with --gin.VOCABULARY=path, or import the base again"
+            " with it",
         )
     found = data_vocabulary.SentencePiece(str(path), info.vocabulary["extra_ids"])
     check(info, found)
@@ -74,14 +72,12 @@ def check(info: manifest.Manifest, vocabulary: data_vocabulary.SentencePiece) ->
     known = info.vocabulary
     if known and known["fingerprint"] != vocabulary.fingerprint:
         raise errors.FingerprintError(
-            errors.explain(
-                found=f"{vocabulary.path} ({vocabulary.size} ids, fingerprint"
-                f" {vocabulary.fingerprint}) for {info.kind} {info.name!r}",
-                expected=f"the vocabulary that it was trained with ({known['size']}"
-                f" ids, fingerprint {known['fingerprint']})",
-                do="Name that vocabulary, or the base's folder as vocabulary_path if"
-                " it brings one",
-            )
+            found=f"{vocabulary.path} ({vocabulary.size} ids, fingerprint"
+            f" {vocabulary.fingerprint}) for {info.kind} {info.name!r}",
+            expected=f"the vocabulary that it was trained with ({known['size']}"
+            f" ids, fingerprint {known['fingerprint']})",
+            do="Name that vocabulary, or the base's folder as vocabulary_path if"
+            " it brings one",
         )
     check_size(info.model["vocab_size"], vocabulary)
 
@@ -90,13 +86,11 @@ def check_size(num_rows: int, vocabulary: data_vocabulary.SentencePiece) -> None
     """Raises ConfigError if a model with so many embeddings lacks some ids."""
     if num_rows < vocabulary.size:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"a vocabulary of {vocabulary.size} ids for a model with"
-                f" {num_rows} ({vocabulary.path})",
-                expected="a model with a row for every id",
-                do="Use the vocabulary the base was trained with, or set"
-                f" config.T5Config.vocab_size = {vocabulary.size} for a new base",
-            )
+            found=f"a vocabulary of {vocabulary.size} ids for a model with"
+            f" {num_rows} ({vocabulary.path})",
+            expected="a model with a row for every id",
+            do="Use the vocabulary the base was trained with, or set"
+            f" config.T5Config.vocab_size = {vocabulary.size} for a new base",
         )
 
 

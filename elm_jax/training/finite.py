@@ -115,10 +115,8 @@ def describe(names: list[str]) -> str:
 
 def _error(found: str, *, expected: str, step: int, saved: str) -> errors.TrainingError:
     return errors.TrainingError(
-        errors.explain(
-            found=found,
-            expected=expected,
-            do="Lower the learning rate or clip_norm, or look at the batch of step"
-            f" {step}. Last good checkpoint: {saved}",
-        )
+        found=found,
+        expected=expected,
+        do="Lower the learning rate or clip_norm, or look at the batch of step"
+        f" {step}. Last good checkpoint: {saved}",
     )

@@ -108,10 +108,8 @@ def _draw(batches: Iterator[tuple[int, Batch]], step: int) -> Batch:
     index, batch = next(batches, (None, {}))
     if index != step:
         raise errors.TrainingError(
-            errors.explain(
-                found=f"a batch for step {index} (None: there was none)",
-                expected=f"the batch for step {step}, where the state is",
-                do="Start the batches at the step of the state",
-            )
+            found=f"a batch for step {index} (None: there was none)",
+            expected=f"the batch for step {step}, where the state is",
+            do="Start the batches at the step of the state",
         )
     return batch

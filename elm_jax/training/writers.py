@@ -189,11 +189,9 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise errors.ConfigError(
-            errors.explain(
-                found=f"{path} cannot be written: {error}",
-                expected="a folder with write permission and free space",
-                do="Free space or correct the permission, then start again",
-            )
+            found=f"{path} cannot be written: {error}",
+            expected="a folder with write permission and free space",
+            do="Free space or correct the permission, then start again",
         ) from error
 
 
