@@ -11,9 +11,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 GROUND = {
     f"elm_jax.{name}"
     for name in (
-        *("types", "errors", "trees", "paths", "fields", "json_files", "printing"),
-        *("files", "folders", "locks", "temporaries", "seals"),
-        *("limited", "limited_worker", "native_files"),
+        *("types", "errors", "trees", "paths", "fields", "printing"),
+        *("disk", "limits"),
     )
 }
 ROOMS = (

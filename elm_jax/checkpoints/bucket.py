@@ -34,9 +34,10 @@ from typing import Any, NamedTuple
 
 import tensorstore as ts
 
-from elm_jax import errors, folders, json_files, paths
+from elm_jax import errors, paths
 from elm_jax.checkpoints import experts, stores
 from elm_jax.checkpoints import manifest as manifests
+from elm_jax.disk import folders, json_files
 
 # Names come from whoever writes to the bucket. Neither `..` nor hidden files fit.
 _FILE = re.compile(r"\w[\w.\-]{0,199}", re.ASCII)

@@ -11,10 +11,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from elm_jax import errors, files, folders, paths, trees
+from elm_jax import errors, paths, trees
 from elm_jax.checkpoints import digests, one_process, orbax_logs, tensors
 from elm_jax.checkpoints import manifest as manifests
 from elm_jax.checkpoints.manifest import Manifest
+from elm_jax.disk import files, folders
 from elm_jax.types import Params
 
 PARAMS = "params"

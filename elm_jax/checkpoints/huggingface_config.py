@@ -3,8 +3,9 @@
 from collections.abc import Collection, Mapping
 from typing import Any, NotRequired, TypedDict
 
-from elm_jax import errors, fields, json_files
+from elm_jax import errors, fields
 from elm_jax.checkpoints import huggingface_rules
+from elm_jax.disk import json_files
 from elm_jax.types import EOS_ID, PAD_ID
 
 # By the model type, the feed-forward layer where config.json is silent.

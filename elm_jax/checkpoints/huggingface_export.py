@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from elm_jax import folders, paths
+from elm_jax import paths
 from elm_jax.checkpoints import (
     experts,
     huggingface,
@@ -20,6 +20,7 @@ from elm_jax.checkpoints import (
     tensors,
 )
 from elm_jax.checkpoints.tensors import Leaf
+from elm_jax.disk import folders
 
 GENERATION = "generation_config.json"
 

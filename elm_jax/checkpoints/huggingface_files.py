@@ -11,9 +11,10 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from elm_jax import errors, json_files, paths
+from elm_jax import errors, paths
 from elm_jax.checkpoints import torch_files
 from elm_jax.checkpoints.tensors import Tensor
+from elm_jax.disk import json_files
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"

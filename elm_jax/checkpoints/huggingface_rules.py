@@ -23,7 +23,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from elm_jax.json_files import shown
+from elm_jax.disk.json_files import shown
 from elm_jax.types import EOS_ID, PAD_ID
 
 # These shape our model.

@@ -12,7 +12,8 @@ import stat
 from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
-from elm_jax import errors, fields, files, json_files, paths, seals
+from elm_jax import errors, fields, paths
+from elm_jax.disk import files, json_files, seals
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors.numpy
 
-from elm_jax import errors, folders, paths, trees
+from elm_jax import errors, paths, trees
 from elm_jax.checkpoints import (
     experts,
     huggingface_files,
@@ -26,6 +26,7 @@ from elm_jax.checkpoints import (
     torch_files,
 )
 from elm_jax.checkpoints.peft_settings import Module
+from elm_jax.disk import folders
 from elm_jax.types import Params
 
 CONFIG = "adapter_config.json"

@@ -12,7 +12,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from elm_jax import errors, limited
+from elm_jax import errors
+from elm_jax.limits import limited
 
 
 def without_patterns(

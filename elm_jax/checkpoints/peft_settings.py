@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from elm_jax import errors, fields, json_files, trees
+from elm_jax import errors, fields, trees
 from elm_jax.checkpoints import huggingface, tensors
+from elm_jax.disk import json_files
 from elm_jax.types import LAYERS, Params
 
 _SUB_LAYERS = {

@@ -10,7 +10,8 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from elm_jax import errors, files, json_files, paths, trees
+from elm_jax import errors, paths, trees
+from elm_jax.disk import files, json_files
 
 FILE_NAME = "elm_jax.json"
 

@@ -8,9 +8,10 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 import tensorstore as ts
 
-from elm_jax import errors, json_files, paths
+from elm_jax import errors, paths
 from elm_jax.checkpoints import tensors
 from elm_jax.checkpoints.tensors import Leaf, Tensor
+from elm_jax.disk import json_files
 
 ITEM_FILE = "_METADATA"
 # Array metadata as Orbax writes it; T5X's older format compresses by gzip.

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from elm_jax import errors, folders, paths, trees
+from elm_jax import errors, paths, trees
 from elm_jax.checkpoints import digests, experts, manifest, stores
 from elm_jax.checkpoints.manifest import Manifest
 from elm_jax.checkpoints.tensors import Leaf
+from elm_jax.disk import folders
 
 _AS_NUMPY = {"value_type": "np.ndarray", "skip_deserialize": False}
 

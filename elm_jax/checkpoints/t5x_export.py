@@ -16,9 +16,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from flax import serialization
 
-from elm_jax import folders, paths, trees
+from elm_jax import paths, trees
 from elm_jax.checkpoints import experts, recipes, stores, t5x, tensors
 from elm_jax.checkpoints.tensors import Leaf
+from elm_jax.disk import folders
 from elm_jax.types import LAYERS
 
 Format = Literal["legacy", "orbax"]

@@ -15,8 +15,9 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from elm_jax import errors, fields, json_files, paths, trees
+from elm_jax import errors, fields, paths, trees
 from elm_jax.checkpoints import experts, one_process, orbax_logs, recipes
+from elm_jax.disk import json_files
 from elm_jax.partitioning import processes
 
 _STATE, _CONFIG, _SUMS = "state", "config", "sums"

@@ -13,9 +13,10 @@ import pathlib
 import re
 from typing import Any
 
-from elm_jax import errors, folders, json_files, paths, seals
+from elm_jax import errors, paths
 from elm_jax.data import cache_build, rendering, tasks, token_store
 from elm_jax.data import vocabulary as vocabularies
+from elm_jax.disk import folders, json_files, seals
 
 # Modules of this room that come before or after caches; all others, whatever parsers,
 # places and texts they are for, decide what is in one.

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import process
 from typing import Any
 
-from elm_jax import errors, folders, seals
+from elm_jax import errors
 from elm_jax.data import (
     rendering,
     shards,
@@ -30,6 +30,7 @@ from elm_jax.data import (
     tokenizing,
 )
 from elm_jax.data import vocabulary as vocabularies
+from elm_jax.disk import folders, seals
 
 MANIFEST_FILE = "manifest.json"
 # Shards that wait for a worker, for each worker: rows are read no further ahead.

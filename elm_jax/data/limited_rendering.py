@@ -10,8 +10,9 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from elm_jax import errors, limited
+from elm_jax import errors
 from elm_jax.data import sources, templates
+from elm_jax.limits import limited
 
 # A pickled row above this is surely longer than `templates.MAX_ROW_CHARS` allows.
 _MAX_ROW_BYTES = 16 * templates.MAX_ROW_CHARS

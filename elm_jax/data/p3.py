@@ -15,8 +15,9 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from elm_jax import errors, json_files
+from elm_jax import errors
 from elm_jax.data import parquet_files, sources
+from elm_jax.disk import json_files
 
 # The last revision of TFRecords.
 TFRECORD_REVISION = "248047a08e9d5d0460fe7281323595aa078afe75"

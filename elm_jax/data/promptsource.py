@@ -21,8 +21,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
-from elm_jax import errors, folders
+from elm_jax import errors
 from elm_jax.data import archives, template_files
+from elm_jax.disk import folders
 
 PACKAGE = "promptsource"
 VERSION = "0.2.3"

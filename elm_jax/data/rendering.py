@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from elm_jax import errors, limited
+from elm_jax import errors
 from elm_jax.data import (
     limited_rendering,
     nulls,
@@ -15,6 +15,7 @@ from elm_jax.data import (
     tasks,
     templates,
 )
+from elm_jax.limits import limited
 
 ProgressFn = Callable[[int], None]
 """Called with the number of rows done so far."""

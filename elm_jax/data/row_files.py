@@ -11,8 +11,8 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
-from elm_jax import json_files
 from elm_jax.data.records import ROW_ERRORS, Bad, Record, Row
+from elm_jax.disk import json_files
 
 RAGGED = "another number of fields than the header"
 _FOREIGN_MARKS = {

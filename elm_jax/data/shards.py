@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from elm_jax import errors, folders, json_files, limited, seals
+from elm_jax import errors
 from elm_jax.data import (
     rendering,
     sources,
@@ -28,6 +28,8 @@ from elm_jax.data import (
     tokenizing,
 )
 from elm_jax.data import vocabulary as vocabularies
+from elm_jax.disk import folders, json_files, seals
+from elm_jax.limits import limited
 
 SHARD_ROWS = 2048
 INDEX_FILE = "index.json"

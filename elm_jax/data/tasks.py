@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from elm_jax import errors, limited, paths
+from elm_jax import errors, paths
 from elm_jax.data import (
     function_templates,
     serving,
@@ -18,6 +18,7 @@ from elm_jax.data import (
     template_files,
     templates,
 )
+from elm_jax.limits import limited
 
 SCORE_EVAL = "_score_eval"  # T0's ending of the names of tasks that rank choices
 ROLES = ("train", "unseen", "continual", "composed")

@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from elm_jax import errors, limited
+from elm_jax import errors
 from elm_jax.data import known_files, templates
+from elm_jax.limits import limited
 
 TEMPLATES_FILE = "templates.yaml"
 MAX_FILE_BYTES = 4 << 20

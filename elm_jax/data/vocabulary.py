@@ -10,8 +10,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from elm_jax import errors, native_files
+from elm_jax import errors
 from elm_jax.data import known_files
+from elm_jax.limits import native_files
 from elm_jax.types import EOS_ID, PAD_ID
 
 # T5's sentinels as pieces; U+2581 stands for the space in front of a word.

@@ -5,7 +5,8 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from elm_jax import errors, files
+from elm_jax import errors
+from elm_jax.disk import files
 
 
 def train_vocabulary(

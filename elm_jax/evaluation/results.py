@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from elm_jax import errors, files, json_files, locks
+from elm_jax import errors
+from elm_jax.disk import files, json_files, locks
 
 # A claim about a way to train is more than a claim about trainings from this many on.
 LEAST_TRAININGS = 3

@@ -7,8 +7,9 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from elm_jax import errors, files, json_files, paths
+from elm_jax import errors, paths
 from elm_jax.checkpoints import manifest
+from elm_jax.disk import files, json_files
 from elm_jax.library import lock
 
 FILE_NAME = "catalogue.jsonl"

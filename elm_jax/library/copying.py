@@ -5,7 +5,8 @@ import os
 import pathlib
 import shutil
 
-from elm_jax import errors, folders
+from elm_jax import errors
+from elm_jax.disk import folders
 from elm_jax.library import catalogue, lock
 
 

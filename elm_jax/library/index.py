@@ -23,7 +23,8 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from elm_jax import errors, files, json_files, paths, seals
+from elm_jax import errors, paths
+from elm_jax.disk import files, json_files, seals
 from elm_jax.library import lock, sampling, text_formats
 from elm_jax.types import Embedder
 

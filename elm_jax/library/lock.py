@@ -11,7 +11,8 @@ import os
 import pathlib
 from collections.abc import Iterator, Mapping
 
-from elm_jax import errors, locks
+from elm_jax import errors
+from elm_jax.disk import locks
 
 
 @contextlib.contextmanager

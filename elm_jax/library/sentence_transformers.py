@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from elm_jax import errors, native_files
+from elm_jax import errors
+from elm_jax.limits import native_files
 
 
 class SentenceTransformer:

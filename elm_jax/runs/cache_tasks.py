@@ -4,8 +4,9 @@ import collections
 import dataclasses
 import pathlib
 
-from elm_jax import errors, fields, folders
+from elm_jax import errors, fields
 from elm_jax.data import cache, cache_build, rendering, seqio_tasks, tasks
+from elm_jax.disk import folders
 from elm_jax.runs import data_folder, task_data
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Plan, Run

@@ -5,10 +5,11 @@ import json
 import pathlib
 from typing import NamedTuple
 
-from elm_jax import errors, fields, files, paths, types
+from elm_jax import errors, fields, paths, types
 from elm_jax.checkpoints import manifest, recipes
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
+from elm_jax.disk import files
 from elm_jax.library import (
     catalogue,
     copying,

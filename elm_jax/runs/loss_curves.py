@@ -6,7 +6,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import TypedDict
 
-from elm_jax import errors, fields, json_files
+from elm_jax import errors, fields
+from elm_jax.disk import json_files
 from elm_jax.reporting import report
 
 FILE_NAME = "metrics.jsonl"

@@ -5,8 +5,9 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
-from elm_jax import errors, fields, files, paths
+from elm_jax import errors, fields, paths
 from elm_jax.data import tasks as task_registry
+from elm_jax.disk import files
 from elm_jax.evaluation import claims, estimates, metrics, results
 from elm_jax.reporting import marks, page, report, tables, terminal, text
 from elm_jax.runs import (

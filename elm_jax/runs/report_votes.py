@@ -4,7 +4,8 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypedDict
 
-from elm_jax import errors, fields, json_files
+from elm_jax import errors, fields
+from elm_jax.disk import json_files
 from elm_jax.evaluation import results
 from elm_jax.reporting import report
 

@@ -5,7 +5,8 @@ import hashlib
 import pathlib
 from typing import ClassVar
 
-from elm_jax import errors, fields, files, paths
+from elm_jax import errors, fields, paths
+from elm_jax.disk import files
 from elm_jax.partitioning import processes
 from elm_jax.reporting import terminal
 from elm_jax.training import signals

@@ -8,9 +8,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from elm_jax import errors, fields, files, paths
+from elm_jax import errors, fields, paths
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
+from elm_jax.disk import files
 from elm_jax.evaluation import metrics, results
 from elm_jax.reporting import terminal, text
 from elm_jax.runs import report_rows, scorer, task_data

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from elm_jax import errors, fields, limited, paths
+from elm_jax import errors, fields, paths
 from elm_jax.data import (
     cache,
     packing,
@@ -17,6 +17,7 @@ from elm_jax.data import (
     token_store,
     vocabulary,
 )
+from elm_jax.limits import limited
 from elm_jax.runs import data_doubts, vocabularies
 from elm_jax.runs.progress import Progress
 

@@ -11,12 +11,14 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from elm_jax import errors, fields, files, limited, paths
+from elm_jax import errors, fields, paths
 from elm_jax.checkpoints import recipes
 from elm_jax.data import promptsource, rendering, serving, vocabulary_training
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import vocabulary as vocabularies
+from elm_jax.disk import files
 from elm_jax.library import lock
+from elm_jax.limits import limited
 from elm_jax.reporting import task_page, terminal
 from elm_jax.runs import data_folder, task_survey
 from elm_jax.runs.progress import Progress

@@ -8,10 +8,11 @@ from typing import ClassVar, Literal
 
 import jax
 
-from elm_jax import errors, fields, folders, paths
+from elm_jax import errors, fields, paths
 from elm_jax.checkpoints import manifest
 from elm_jax.data import shapes
 from elm_jax.data import tasks as task_registry
+from elm_jax.disk import folders
 from elm_jax.evaluation import naming
 from elm_jax.model import config, t5
 from elm_jax.partitioning import cpu_devices, processes, rules

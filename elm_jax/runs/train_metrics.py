@@ -5,7 +5,8 @@ import sys
 from collections.abc import Callable
 from typing import NotRequired, TypedDict
 
-from elm_jax import fields, json_files
+from elm_jax import fields
+from elm_jax.disk import json_files
 from elm_jax.partitioning import processes
 from elm_jax.training import hooks, optimizers, writers
 

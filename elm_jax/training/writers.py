@@ -9,7 +9,8 @@ from typing import Protocol, TextIO, TypedDict
 
 import tensorboardX
 
-from elm_jax import errors, fields, files, json_files
+from elm_jax import errors, fields
+from elm_jax.disk import files, json_files
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 _ON_CONSOLE = ("loss", "accuracy", "learning_rate")

@@ -19,8 +19,8 @@ from typing import Any
 
 import sentencepiece
 
-from elm_jax import files
 from elm_jax.data import templates
+from elm_jax.disk import files
 from tasks import pocket
 from tasks.pocket_world import prose
 

@@ -36,7 +36,7 @@ import time
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from elm_jax import files  # noqa: E402 - as one may run without installing
+from elm_jax.disk import files  # noqa: E402 - as one may run without installing
 
 CASES = (
     "matmul",

@@ -14,8 +14,8 @@ import json
 import resource
 import sys
 
-from elm_jax import limited
 from elm_jax.data import rendering, tasks
+from elm_jax.limits import limited
 from tasks import original  # noqa: F401 - it registers
 
 PREFIXES = ("dream_", "cos_e_v1.11_")

@@ -2,8 +2,9 @@
 
 import pytest
 
-from elm_jax import errors, limited
+from elm_jax import errors
 from elm_jax.checkpoints import peft_patterns, peft_settings
+from elm_jax.limits import limited
 from elm_jax.model import t5
 from tests.checkpoints import peft_sample
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from elm_jax import errors, folders
+from elm_jax import errors
 from elm_jax.checkpoints import recipes
+from elm_jax.disk import folders
 
 
 def make(folder, recipe):

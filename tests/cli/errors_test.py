@@ -16,11 +16,12 @@ import sys
 
 import pytest
 
-from elm_jax import errors, files, trees
+from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest
 from elm_jax.cli import gin_flags, selectors
 from elm_jax.data import sources, templates
 from elm_jax.data import tasks as registered
+from elm_jax.disk import files
 from elm_jax.library import catalogue
 from elm_jax.model import config, t5
 from elm_jax.peft import bottleneck

@@ -8,8 +8,9 @@ from importlib.machinery import PathFinder
 
 import pytest
 
-from elm_jax import errors, files, paths
+from elm_jax import errors, paths
 from elm_jax.cli import gin_flags
+from elm_jax.disk import files
 from elm_jax.runs import library
 
 HEADER = """

@@ -13,8 +13,8 @@ import time
 
 import pytest
 
-from elm_jax import files
 from elm_jax.cli import selectors
+from elm_jax.disk import files
 
 ROOT = selectors.files_root()
 LIST = """

@@ -4,8 +4,9 @@ import time
 
 import pytest
 
-from elm_jax import errors, limited
+from elm_jax import errors
 from elm_jax.data import limited_rendering, rendering, sources, tasks, templates
+from elm_jax.limits import limited
 
 ROW = {"x": "a b c", "y": ["p", "q"], "n": 3, "d": {"k": "v"}, "long": "word " * 2000}
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "templates"

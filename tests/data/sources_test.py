@@ -7,8 +7,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from elm_jax import errors, files
+from elm_jax import errors
 from elm_jax.data import rendering, sources, templates
+from elm_jax.disk import files
 
 
 def count_rows(split, stop=3):

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from elm_jax import seals, trees
+from elm_jax import trees
 from elm_jax.checkpoints import experts, manifest
 from elm_jax.data import cache, sources, tasks, vocabulary, vocabulary_training
+from elm_jax.disk import seals
 from elm_jax.evaluation import results
 from elm_jax.library import catalogue, index, retrieval
 from elm_jax.runs import bases, library, report

@@ -11,8 +11,9 @@ import shutil
 
 import pytest
 
-from elm_jax import errors, limited, trees
+from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest
+from elm_jax.limits import limited
 from elm_jax.model import config, t5
 from elm_jax.runs import convert, convert_experts, export, merge, tasks
 from tasks import pocket

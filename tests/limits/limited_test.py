@@ -10,9 +10,10 @@ import time
 
 import pytest
 
-from elm_jax import errors, limited
+from elm_jax import errors
+from elm_jax.limits import limited
 
-HERE = "tests.limited_test"
+HERE = "tests.limits.limited_test"
 
 
 def square(shared):
@@ -66,7 +67,7 @@ def fail_once(number):
 
 @pytest.fixture
 def worker(monkeypatch):
-    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[1]))
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[2]))
     limits = limited.Limits(memory_bytes=2**28, cpu_secs=0.6, wall_secs=6.0)
     made = limited.Worker(limits)
     yield made
@@ -149,8 +150,8 @@ def test_limits_have_ranges():
 def test_the_process_ends_with_the_one_that_started_it():
     code = f"""
 import os, sys, threading
-sys.path.insert(0, {str(pathlib.Path(__file__).parents[1])!r})
-from elm_jax import limited
+sys.path.insert(0, {str(pathlib.Path(__file__).parents[2])!r})
+from elm_jax.limits import limited
 worker = limited.Worker()
 print(*worker.map("{HERE}:act", None, [("", 0)]), flush=True)
 work = lambda: worker.map("{HERE}:act", None, [("spin", 0.3)] * 1000)
@@ -181,7 +182,7 @@ def is_running(pid):
 
 def test_the_process_imports_nothing_heavy(worker):
     heavy = worker.map(
-        "tests.limited_test:loaded", None, ["jax", "tensorflow", "seqio"]
+        "tests.limits.limited_test:loaded", None, ["jax", "tensorflow", "seqio"]
     )
     assert heavy == [False] * 3
 

@@ -8,13 +8,14 @@ import threading
 
 import pytest
 
-from elm_jax import errors, files, folders, temporaries
+from elm_jax import errors
+from elm_jax.disk import files, folders, temporaries
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 # Writes half of the folder and the file `a`, then does nothing more.
 AT_WORK = """
 import os, pathlib, sys, time
-from elm_jax import folders, temporaries
+from elm_jax.disk import folders, temporaries
 path = pathlib.Path(sys.argv[1])
 with folders.new_folder(path) as made, temporaries.file(path) as (handle, _):
     (made / "half").write_text("half")
@@ -176,7 +177,7 @@ def test_where_locks_tell_nothing_an_hour_does(tmp_path, writer, monkeypatch, ki
         def no_locks(handle):
             raise NotImplementedError
 
-        monkeypatch.setattr("elm_jax.locks.try_take", no_locks)
+        monkeypatch.setattr("elm_jax.disk.locks.try_take", no_locks)
     else:
         left = [path for path in left if path.is_dir()]
         for path in left:

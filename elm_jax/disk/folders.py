@@ -12,7 +12,8 @@ import pathlib
 import tempfile
 from collections.abc import Iterator
 
-from elm_jax import errors, files, temporaries
+from elm_jax import errors
+from elm_jax.disk import files, temporaries
 
 _OCCUPIED = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from elm_jax import limited
+from elm_jax.limits import limited
 
 # Characters of every script, in texts of ordinary length; no halves of pairs.
 _FIRST, _LAST, _LENGTH = 0x20, 0xD7FF, 64

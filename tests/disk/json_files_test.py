@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from elm_jax import json_files
+from elm_jax.disk import json_files
 
 DEEP = 100_000
 REFUSED = {

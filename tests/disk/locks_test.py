@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from elm_jax import locks
+from elm_jax.disk import locks
 
 HOLD = """
 import sys
-from elm_jax import locks
+from elm_jax.disk import locks
 with open(sys.argv[1], "a") as file:
     locks.take(file.fileno())
     print("held", flush=True)
@@ -18,7 +18,7 @@ with open(sys.argv[1], "a") as file:
 """
 WAIT = """
 import signal, sys
-from elm_jax import locks
+from elm_jax.disk import locks
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
 locks._FIRST_SECS, locks._EVERY_SECS = 0.2, 0.1
 with open(sys.argv[1], "a") as file:

@@ -4,7 +4,8 @@ import errno
 import os
 import pathlib
 
-from elm_jax import errors, temporaries
+from elm_jax import errors
+from elm_jax.disk import temporaries
 
 _NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)
 

@@ -23,7 +23,8 @@ import weakref
 from collections.abc import Sequence
 from typing import Annotated, Any, BinaryIO
 
-from elm_jax import errors, fields, limited_worker
+from elm_jax import errors, fields
+from elm_jax.limits import limited_worker
 
 Memory = Annotated[int, fields.Range(2**28)]
 """Bytes; below 256 MiB the libraries themselves may not fit."""
@@ -193,10 +194,11 @@ class _Process:
         self._place.write(limited_worker.PLACE.pack(-1))
         self._place.flush()
         place = self._place.fileno()
-        root = str(pathlib.Path(__file__).parents[1])
+        root = str(pathlib.Path(__file__).parents[2])
         code = (
-            "import sys; sys.path[:] = sys.argv[3:]; from elm_jax import limited_worker"
-            "; limited_worker.main(int(sys.argv[1]), int(sys.argv[2]))"
+            "import sys; sys.path[:] = sys.argv[3:]; "
+            "from elm_jax.limits import limited_worker; "
+            "limited_worker.main(int(sys.argv[1]), int(sys.argv[2]))"
         )
         path = [root, *(entry for entry in sys.path if os.path.isabs(entry))]
         # Without the site module and the environment it starts in half the time, and

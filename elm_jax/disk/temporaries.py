@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from elm_jax import locks
+from elm_jax.disk import locks
 
 _LOCK = "lock"  # in a folder; a file is locked itself
 _CONTENT = "content"

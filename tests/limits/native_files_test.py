@@ -7,11 +7,12 @@ import struct
 import pytest
 import sentencepiece.sentencepiece_model_pb2 as model_pb2
 
-from elm_jax import errors, native_files
+from elm_jax import errors
 from elm_jax.data import vocabulary
 from elm_jax.library import sentence_transformers
+from elm_jax.limits import native_files
 
-POCKET = pathlib.Path(__file__).parents[1] / "tasks/pocket_world/pocket.model"
+POCKET = pathlib.Path(__file__).parents[2] / "tasks/pocket_world/pocket.model"
 
 
 def pieces(change):

@@ -1,0 +1,1 @@
+"""What is written is whole or not there, and what is read is what was written."""

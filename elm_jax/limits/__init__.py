@@ -1,0 +1,1 @@
+"""Strangers' templates and files are read in processes with limits."""
