@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from elm_jax.checkpoints import manifest
-from elm_jax.evaluation import naming, results, selection, statistics
+from elm_jax.evaluation import naming, result_store, results, selection, statistics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class ComparableRows:
     """
 
     def __init__(
-        self, store: results.ResultStore, only: Mapping[str, object], shown: Shown
+        self, store: result_store.ResultStore, only: Mapping[str, object], shown: Shown
     ) -> None:
         asked = {name: v for name, v in only.items() if v not in ("", None)}
         found = [
@@ -215,7 +215,7 @@ def _whole_trainings(
     return kept, partly
 
 
-def _lying(store: results.ResultStore) -> dict[naming.Folder, str]:
+def _lying(store: result_store.ResultStore) -> dict[naming.Folder, str]:
     """Returns the fingerprints of the experts that lie in the folders of rows now."""
     found: dict[naming.Folder, str] = {}
     own = [row for row in store.rows() if row.is_expert and row.source]

@@ -10,7 +10,7 @@ from elm_jax import errors, fields, paths
 from elm_jax.checkpoints import manifest
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
-from elm_jax.evaluation import naming, results
+from elm_jax.evaluation import naming, result_store, results
 from elm_jax.library import sampling
 from elm_jax.model import decoding_spec
 from elm_jax.partitioning import mesh as meshes
@@ -176,7 +176,7 @@ class Evaluate(Run):
         self._check_experts(data)
         base = bases.load_base(self.path(self.initial_checkpoint_path))
         vocabularies.warn_if_unknown(base.manifest)
-        store = results.ResultStore(self.path(self.results_path))
+        store = result_store.ResultStore(self.path(self.results_path))
         groups: dict[tuple[pathlib.Path, ...], list[Job]] = {}
 
         @functools.cache
@@ -253,7 +253,7 @@ class Evaluate(Run):
         self,
         base: bases.Base,
         data: task_data.OpenedData,
-        store: results.ResultStore,
+        store: result_store.ResultStore,
         groups: list[list["Job"]],
     ) -> None:
         program = scorer.Scorer(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from elm_jax import errors, fields, paths
 from elm_jax.data import tasks as task_registry
 from elm_jax.disk import files
-from elm_jax.evaluation import claims, estimates, metrics, results
+from elm_jax.evaluation import claims, estimates, metrics, result_store, results
 from elm_jax.reporting import marks, page, report, tables, terminal, text
 from elm_jax.runs import (
     comparable_rows,
@@ -97,13 +97,13 @@ class Report(Run):
         shown = (self.split, self.metric)
         return least_difference.of_rows(
             row
-            for row in results.read_rows(self.path(self.results_path))
+            for row in result_store.read_rows(self.path(self.results_path))
             if (row.split, row.metric) == shown and row.task in unseen
         )
 
     def run(self) -> None:
         """Prints the tables and writes the page."""
-        store = results.ResultStore(self.path(self.results_path))
+        store = result_store.ResultStore(self.path(self.results_path))
         if not store.rows():
             raise errors.DataError(
                 found=f"no result rows in {store.path}",
@@ -162,7 +162,7 @@ class Report(Run):
             ),
         )
 
-    def _comparable(self, store: results.ResultStore) -> ComparableRows:
+    def _comparable(self, store: result_store.ResultStore) -> ComparableRows:
         """Returns the rows that a table may hold side by side."""
         only = {
             "base_fingerprint": self.base_fingerprint,
@@ -323,7 +323,7 @@ class Report(Run):
             found += _claim_of_experts(ways)
         after = self.path(self.results_after_path) if self.results_after_path else None
         if after is not None and after.is_file():
-            again = self._comparable(results.ResultStore(after))
+            again = self._comparable(result_store.ResultStore(after))
             found.append(claims.expert_added(reported.newest, again.newest))
         composed = _scores(
             reported, self._rows(reported, self._expand(self.composed_tasks))

@@ -26,7 +26,7 @@ class Scores(NamedTuple):
     """What a result store keeps.
 
     Attributes:
-      values: See `results.ResultStore.record`, as for the next two.
+      values: See `result_store.ResultStore.record`, as for the next two.
       num_examples: How many were scored.
       per_example: Arrays by name.
       ties: See `results.Facts`, as for the next one.

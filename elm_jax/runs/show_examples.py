@@ -12,7 +12,7 @@ from elm_jax import errors, fields, paths
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
 from elm_jax.disk import files
-from elm_jax.evaluation import metrics, results
+from elm_jax.evaluation import metrics, result_store, results
 from elm_jax.reporting import terminal, text
 from elm_jax.runs import report_rows, scorer, task_data
 from elm_jax.runs.run import Plan, Run
@@ -57,7 +57,7 @@ class ShowExamples(Run):
 
     def run(self) -> None:
         """Prints the examples of every cell that is asked for."""
-        store = results.ResultStore(self.path(self.results_path))
+        store = result_store.ResultStore(self.path(self.results_path))
         data = self.data.opened(self.place)
         found: list[Example] = []
         for row in _told(self._cells(store)):
@@ -76,7 +76,7 @@ class ShowExamples(Run):
             files.write_text(target, "".join(f"{line}\n" for line in lines))
             print(target)  # noqa: T201
 
-    def _cells(self, store: results.ResultStore) -> list[results.ResultRow]:
+    def _cells(self, store: result_store.ResultStore) -> list[results.ResultRow]:
         """Returns one row for each cell that is asked for, of its main metric."""
         tasks = task_registry.registry.expand(self.tasks)
         cells: dict[tuple[Any, ...], results.ResultRow] = {}

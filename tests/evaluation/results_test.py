@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from elm_jax import errors
-from elm_jax.evaluation import results
+from elm_jax.evaluation import result_store, results
 
 
 def cell(**changes):
@@ -32,28 +32,28 @@ def row(value=50.0, **changes):
 
 def test_rows_come_back_as_they_were_written(tmp_path):
     rows = (row(100 / 3), row(25.0, expert='<script>"\n'), row(0.0, metric="f1"))
-    results.ResultStore(tmp_path / "new" / "rows.jsonl").append(*rows)
-    assert results.ResultStore(tmp_path / "new" / "rows.jsonl").rows() == rows
+    result_store.ResultStore(tmp_path / "new" / "rows.jsonl").append(*rows)
+    assert result_store.ResultStore(tmp_path / "new" / "rows.jsonl").rows() == rows
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path):
     for name in ("a", "b"):
-        results.ResultStore(tmp_path / name).append(row(), row(1.5, task="t"))
+        result_store.ResultStore(tmp_path / name).append(row(), row(1.5, task="t"))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_a_grid_that_is_run_again_skips_what_it_has(tmp_path):
     cells = [cell(task=f"t{i}") for i in range(3)]
-    first = results.ResultStore(tmp_path / "rows")
+    first = result_store.ResultStore(tmp_path / "rows")
     for one in cells[:2]:
         first.record(one, run_id="1", values={"accuracy": 50.0}, num_examples=4)
-    again = results.ResultStore(tmp_path / "rows")
+    again = result_store.ResultStore(tmp_path / "rows")
     assert again.missing(cells, ["accuracy"]) == cells[2:]
     assert again.missing(cells, ["accuracy", "f1"]) == cells
 
 
 def test_other_parameters_are_another_cell(tmp_path):
-    store = results.ResultStore(tmp_path / "rows")
+    store = result_store.ResultStore(tmp_path / "rows")
     store.append(row(expert_fingerprint="aa"))
     assert store.has(cell(expert_fingerprint="aa"), "accuracy")
     assert not store.has(cell(expert_fingerprint="bb"), "accuracy")
@@ -61,24 +61,24 @@ def test_other_parameters_are_another_cell(tmp_path):
 
 
 def test_a_row_that_is_there_is_not_written_twice(tmp_path):
-    store = results.ResultStore(tmp_path / "rows")
+    store = result_store.ResultStore(tmp_path / "rows")
     store.append(row())
     store.append(row(run_id="later"))
     assert len((tmp_path / "rows").read_text().splitlines()) == 1
 
 
 def test_a_row_that_another_process_has_just_written_is_not_written_twice(tmp_path):
-    one, other = (results.ResultStore(tmp_path / "rows") for _ in range(2))
+    one, other = (result_store.ResultStore(tmp_path / "rows") for _ in range(2))
     one.append(row(), row(task="one"))
     other.append(row(run_id="other"), row(task="other"))
     one.append(row(task="other"), row(task="last"))
-    lines = results.ResultStore(tmp_path / "rows").rows()
+    lines = result_store.ResultStore(tmp_path / "rows").rows()
     assert [r.task for r in lines] == [row().task, "one", "other", "last"]
     assert len((tmp_path / "rows").read_text().splitlines()) == 4
 
 
 def test_another_value_that_another_process_has_just_written_is_refused(tmp_path):
-    one, other = (results.ResultStore(tmp_path / "rows") for _ in range(2))
+    one, other = (result_store.ResultStore(tmp_path / "rows") for _ in range(2))
     one.append(row(task="before"))
     one.append(row())
     with pytest.raises(errors.DataError, match=r"50\.5, and 50\.0"):
@@ -87,7 +87,7 @@ def test_another_value_that_another_process_has_just_written_is_refused(tmp_path
 
 
 def test_another_value_for_the_same_cell_is_refused(tmp_path):
-    store = results.ResultStore(tmp_path / "rows")
+    store = result_store.ResultStore(tmp_path / "rows")
     store.append(row())
     with pytest.raises(errors.DataError, match=r"50\.5, and 50\.0"):
         store.append(row(50.5))
@@ -97,22 +97,22 @@ def test_another_value_for_the_same_cell_is_refused(tmp_path):
 @pytest.mark.parametrize("kept", [1, 40, -2])
 def test_the_open_last_line_of_a_killed_run_is_dropped(tmp_path, kept):
     path = tmp_path / "rows"
-    results.ResultStore(path).append(row(), row(task="lost"))
+    result_store.ResultStore(path).append(row(), row(task="lost"))
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1][:kept])
-    store = results.ResultStore(path)
+    store = result_store.ResultStore(path)
     assert store.rows() == (row(),)
     store.append(row(task="next"))
     assert path.read_bytes().count(b"\n") == 2
-    assert results.ResultStore(path).rows() == (row(), row(task="next"))
+    assert result_store.ResultStore(path).rows() == (row(), row(task="next"))
 
 
 def test_a_whole_last_line_without_its_newline_is_kept(tmp_path):
     path = tmp_path / "rows"
     path.write_text(row().to_json())
-    store = results.ResultStore(path)
+    store = result_store.ResultStore(path)
     store.append(row(task="next"))
-    assert results.ResultStore(path).rows() == (row(), row(task="next"))
+    assert result_store.ResultStore(path).rows() == (row(), row(task="next"))
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "{}", '{"expert": 1}', "null"])
@@ -120,7 +120,7 @@ def test_a_malformed_line_is_named(tmp_path, line):
     path = tmp_path / "rows"
     path.write_text(f"{row().to_json()}\n{line}\n")
     with pytest.raises(errors.DataError, match="line 2 of"):
-        results.ResultStore(path)
+        result_store.ResultStore(path)
 
 
 @pytest.mark.parametrize("changes", [{"value": np.nan}, {"num_examples": 0}])
@@ -130,7 +130,7 @@ def test_a_score_of_nothing_is_no_row(changes):
 
 
 def test_per_example_arrays_come_back_and_are_checked(tmp_path):
-    store = results.ResultStore(tmp_path / "rows")
+    store = result_store.ResultStore(tmp_path / "rows")
     arrays = {"example_ids": np.arange(4), "accuracy": np.array([0, 100, 0, 100.0])}
     store.record(
         cell(),
@@ -139,7 +139,7 @@ def test_per_example_arrays_come_back_and_are_checked(tmp_path):
         num_examples=4,
         per_example=arrays,
     )
-    (written,) = results.ResultStore(tmp_path / "rows").rows()
+    (written,) = result_store.ResultStore(tmp_path / "rows").rows()
     assert not written.per_example_path.startswith("/")
     found = store.per_example(written)
     assert {k: v.tolist() for k, v in found.items()} == {
@@ -158,14 +158,14 @@ def test_per_example_arrays_come_back_and_are_checked(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
-    store = results.ResultStore(tmp_path / "file" / "rows")
+    store = result_store.ResultStore(tmp_path / "file" / "rows")
     with pytest.raises(errors.ConfigError, match="cannot be written"):
         store.append(row())
 
 
 def test_a_full_disk_leaves_the_old_rows_only(tmp_path):
     path = tmp_path / "rows"
-    results.ResultStore(path).append(row())
+    result_store.ResultStore(path).append(row())
     process = multiprocessing.get_context("spawn").Process(
         target=_append_with_little_space, args=(path,)
     )
@@ -179,7 +179,7 @@ def _append_with_little_space(path):
     import resource
     import signal
 
-    store = results.ResultStore(path)
+    store = result_store.ResultStore(path)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails instead
     limit = path.stat().st_size + 100
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -197,12 +197,12 @@ def test_rows_that_several_processes_write_at_once_are_all_there(tmp_path):
     for writer in writers:
         writer.join()
         assert writer.exitcode == 0
-    tasks = {row.task for row in results.ResultStore(path).rows()}
+    tasks = {row.task for row in result_store.ResultStore(path).rows()}
     assert tasks == {f"task_{n}_{i}" for n in range(3) for i in range(40)}
 
 
 def _append_many(path, number):
-    store = results.ResultStore(path)
+    store = result_store.ResultStore(path)
     for i in range(40):
         store.append(row(task=f"task_{number}_{i}"))
 
@@ -220,17 +220,17 @@ def test_facts_come_back_are_no_part_of_the_key_and_lack_in_older_lines(tmp_path
         undistinguished_reasons={"choices of the same text": 1},
         ties=0.0,
     )
-    store = results.ResultStore(tmp_path / "rows")
+    store = result_store.ResultStore(tmp_path / "rows")
     store.record(
         cell(), run_id="r", values={"accuracy": 50.0}, num_examples=4, facts=facts
     )
-    (new,) = results.ResultStore(tmp_path / "rows").rows()
+    (new,) = result_store.ResultStore(tmp_path / "rows").rows()
     assert new == row(**dataclasses.asdict(facts))
     old = json.loads(new.to_json())
     for name in dataclasses.asdict(facts):
         del old[name]
     (tmp_path / "old").write_text(f"{json.dumps(old)}\n")
-    (read,) = results.read_rows(tmp_path / "old")
+    (read,) = result_store.read_rows(tmp_path / "old")
     assert read == row()
     assert read.key("accuracy") == new.key("accuracy")
     assert (read.inputs_cut, read.ties) == (None, None)

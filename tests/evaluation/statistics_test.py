@@ -6,7 +6,13 @@ import pytest
 from hypothesis import strategies as st
 
 from elm_jax import errors
-from elm_jax.evaluation import estimates, rank_classification, results, statistics
+from elm_jax.evaluation import (
+    estimates,
+    rank_classification,
+    result_store,
+    results,
+    statistics,
+)
 
 
 def column(values, ids=None):
@@ -202,7 +208,7 @@ def test_a_ranked_task_kept_in_a_store_gives_its_accuracy_back(tmp_path):
         scores=tuple(np.array([[0, -1]] * 3, np.float32)),
         answers=tuple(np.tile(np.arange(2), (3, 1))),
     )
-    store = results.ResultStore(tmp_path / "rows.jsonl")
+    store = result_store.ResultStore(tmp_path / "rows.jsonl")
     store.record(
         row("accuracy"),
         run_id="r",

@@ -14,7 +14,7 @@ from elm_jax import trees
 from elm_jax.checkpoints import experts, manifest
 from elm_jax.data import cache, sources, tasks, vocabulary, vocabulary_training
 from elm_jax.disk import seals
-from elm_jax.evaluation import results
+from elm_jax.evaluation import result_store, results
 from elm_jax.library import catalogue, index, retrieval
 from elm_jax.runs import bases, library, report
 from tasks import pocket
@@ -204,7 +204,7 @@ def _read_cache(folder: pathlib.Path) -> Any:
 
 
 def _make_results(folder: pathlib.Path, variant: int) -> None:
-    store = results.ResultStore(folder / "results.jsonl")
+    store = result_store.ResultStore(folder / "results.jsonl")
     for number, expert in enumerate(("base", "expert_a", "retrieved")):
         for split in ("test", "validation"):
             values = np.array([0.0, 100.0, 0.0, 100.0][: 3 + variant])
@@ -243,7 +243,7 @@ def _read_report(folder: pathlib.Path) -> Any:
         model_dir=str(folder), title="Fuzzed", unseen_tasks="pocket_endings_what_next"
     )
     run.run()
-    rows = results.ResultStore(folder / "results.jsonl").rows()
+    rows = result_store.ResultStore(folder / "results.jsonl").rows()
     page = (folder / "report/index.html").read_text("utf-8")
     return ([dataclasses.asdict(row) for row in rows], page)
 

@@ -9,7 +9,7 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts
 from elm_jax.cli import gin_flags
-from elm_jax.evaluation import claims, results, selection
+from elm_jax.evaluation import claims, result_store, selection
 from elm_jax.library import index, sampling
 from elm_jax.runs import bases, convert, evaluate, library, merge, report, tasks, train
 
@@ -87,7 +87,7 @@ def test_prompt_experts_hold_adapters_and_norms_only(folder):
 
 
 def test_retrieved_rows_equal_the_rows_of_the_expert_they_name(folder):
-    rows = results.ResultStore(folder / "results.jsonl").rows()
+    rows = result_store.ResultStore(folder / "results.jsonl").rows()
     lines = (folder / "votes.jsonl").read_text().splitlines()
     winner = {v["task"]: v["votes"][0][0] for v in map(json.loads, lines)}
     pairs = 0
@@ -109,12 +109,12 @@ def test_shards_of_an_evaluation_write_its_rows(folder):
     tasks_bound = f"evaluate.Evaluate.tasks = {TRAINED}"
     whole = {
         row.key(row.metric): row.value
-        for row in results.ResultStore(folder / "results.jsonl").rows()
+        for row in result_store.ResultStore(folder / "results.jsonl").rows()
     }
     counts = []
     for shard in ("0/2", "1/2"):
         run(folder, "own_tasks", tasks_bound, *SMALL, where, f"SHARD = '{shard}'")
-        rows = results.ResultStore(folder / "shards" / "results.jsonl").rows()
+        rows = result_store.ResultStore(folder / "shards" / "results.jsonl").rows()
         counts.append(len({row.expert for row in rows}))
     assert {row.key(row.metric): row.value for row in rows}.items() <= whole.items()
     names = {path.name for path in (folder / "prompt_experts").iterdir()}
@@ -123,7 +123,7 @@ def test_shards_of_an_evaluation_write_its_rows(folder):
 
 
 def test_query_rows_are_never_scored(folder):
-    store = results.ResultStore(folder / "results.jsonl")
+    store = result_store.ResultStore(folder / "results.jsonl")
     rows = [r for r in store.rows() if r.split == "validation"]
     assert rows
     for row in rows:
@@ -142,7 +142,7 @@ def test_scores_on_other_rows_are_other_cells(folder, tmp_path):
     for number in (8, 16):
         more = f"evaluate.Evaluate.max_examples = {number}"
         run(tmp_path, "own_tasks", *few, *one, more)
-    rows = results.ResultStore(tmp_path / "results.jsonl").rows()
+    rows = result_store.ResultStore(tmp_path / "results.jsonl").rows()
     assert {row.num_examples for row in rows} == {8, 16}
 
 
@@ -161,7 +161,7 @@ def test_scores_by_other_decoding_are_other_cells(folder, tmp_path, capsys):
         paths = [f"gin/parts/decoding/{part}.gin" for part in parts]
         run(tmp_path, "own_tasks", *bindings, parts=paths)
     assert "to score: 0; scored already: 1" in capsys.readouterr().out
-    rows = results.ResultStore(tmp_path / "results.jsonl").rows()
+    rows = result_store.ResultStore(tmp_path / "results.jsonl").rows()
     assert len({row.scoring for row in rows}) == 3
 
 
@@ -227,8 +227,8 @@ def test_a_grown_library_keeps_the_old_keys(folder):
 
 
 def test_old_scores_are_the_same_bytes_after_the_library_grew(folder):
-    before = results.ResultStore(folder / "results.jsonl").rows()
-    after = results.read_rows(folder / "results_after.jsonl")
+    before = result_store.ResultStore(folder / "results.jsonl").rows()
+    after = result_store.read_rows(folder / "results_after.jsonl")
     scored = {(row.expert, row.task, row.split) for row in after}
     old = [row for row in before if (row.expert, row.task, row.split) in scored]
     singles = selection.single_experts(old)

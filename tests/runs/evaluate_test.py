@@ -5,7 +5,7 @@ import pytest
 
 from elm_jax import errors
 from elm_jax.data import choices
-from elm_jax.evaluation import results
+from elm_jax.evaluation import result_store
 from tests.runs import scored
 
 
@@ -23,7 +23,7 @@ def toy_tasks():
 @pytest.fixture
 def rows(folder):
     """The rows of one evaluation by (task, metric)."""
-    found = results.ResultStore(folder / "results.jsonl").rows()
+    found = result_store.ResultStore(folder / "results.jsonl").rows()
     return {(row.dataset, row.metric): row for row in found}
 
 
@@ -57,7 +57,7 @@ def test_a_row_tells_what_was_cut_and_what_cannot_be_told_apart(rows):
 
 
 def test_rows_that_cannot_be_told_apart_have_their_chance(folder, rows):
-    store = results.ResultStore(folder / "results.jsonl")
+    store = result_store.ResultStore(folder / "results.jsonl")
     accuracy = store.per_example(rows["signs", "accuracy"])["accuracy"]
     np.testing.assert_allclose(accuracy[:2], 100 / 3)
     assert set(accuracy[2:].tolist()) <= {0.0, 100.0}
@@ -65,13 +65,13 @@ def test_rows_that_cannot_be_told_apart_have_their_chance(folder, rows):
 
 def test_written_answers_without_an_end_are_told(folder, rows):
     row = rows["written", "rougeL"]
-    store = results.ResultStore(folder / "results.jsonl")
+    store = result_store.ResultStore(folder / "results.jsonl")
     are_cut = store.per_example(row)["answers_cut"]
     assert row.answers_cut == 100.0 * are_cut.mean() > 0.0
 
 
 def test_written_answers_are_kept_as_texts(folder, rows):
-    store = results.ResultStore(folder / "results.jsonl")
+    store = result_store.ResultStore(folder / "results.jsonl")
     arrays = store.per_example(rows["written", "rougeL"])
     offsets, content = arrays["texts.offsets"], arrays["texts.values"].tobytes()
     assert len(offsets) == 5
@@ -116,12 +116,12 @@ def test_choices_that_are_cut_to_the_same_tokens_are_told_and_drawn_fairly(
     """Half of the rows have choices that differ behind the greatest length."""
     scored.score(folder, "ends", results_path="{MODEL_DIR}/ends.jsonl")
     out = " ".join(capsys.readouterr().out.split())
-    rows = results.ResultStore(folder / "ends.jsonl").rows()
+    rows = result_store.ResultStore(folder / "ends.jsonl").rows()
     found = {row.metric: row for row in rows}
     accuracy = found["accuracy"]
     assert accuracy.undistinguished == accuracy.ties == 50.0
     assert accuracy.undistinguished_reasons == {choices.CUT: 4}
-    store = results.ResultStore(folder / "ends.jsonl")
+    store = result_store.ResultStore(folder / "ends.jsonl")
     values = store.per_example(accuracy)["accuracy"]
     assert set(values[1::2].tolist()) == {50.0}  # neither answer's by its place
     assert set(values[::2].tolist()) <= {0.0, 100.0}

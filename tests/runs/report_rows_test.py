@@ -7,7 +7,7 @@ import pytest
 
 from elm_jax import errors
 from elm_jax.checkpoints import manifest
-from elm_jax.evaluation import results
+from elm_jax.evaluation import result_store, results
 from elm_jax.runs import report
 from tests.runs import scored
 
@@ -48,7 +48,7 @@ def record(
         scoring=scoring,
     )
     ranked = {"chance": 50.0} if metric == "accuracy" else {}
-    results.ResultStore(folder / name).record(
+    result_store.ResultStore(folder / name).record(
         cell,
         run_id="r",
         values={metric: float(np.mean(values))} | ranked,

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from elm_jax.evaluation import results
+from elm_jax.evaluation import result_store, results
 from elm_jax.runs import report
 from tests.runs import scored
 
@@ -21,7 +21,7 @@ def toy_tasks():
 
 def record(folder, expert, rate, rng, *, split="validation", kind="prompt", **facts):
     """Scores of an expert that is right on each row with the same chance."""
-    store = results.ResultStore(folder / "results.jsonl")
+    store = result_store.ResultStore(folder / "results.jsonl")
     for task in TASKS:
         values = 100.0 * (rng.random(NUM_ROWS) < rate)
         cell = results.Cell(
@@ -132,7 +132,7 @@ def test_trainings_of_one_recipe_are_one_expert_with_an_interval_of_both(tmp_pat
     seeds(tmp_path, number=3)
     record(tmp_path, "retrieved", 0.5, np.random.default_rng(3), kind="strategy")
     text = run(tmp_path)
-    rows = results.ResultStore(tmp_path / "results.jsonl").rows()
+    rows = result_store.ResultStore(tmp_path / "results.jsonl").rows()
     own = [row.value for row in rows if row.expert == "multitask"]
     found = line(text, "multitask").split("|")[-2]
     mean, low, high = map(float, re.findall(r"[\d.]+", found))

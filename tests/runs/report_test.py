@@ -8,7 +8,7 @@ import pytest
 
 from elm_jax import errors
 from elm_jax.cli import gin_flags
-from elm_jax.evaluation import results
+from elm_jax.evaluation import result_store, results
 from elm_jax.runs import report
 
 COMPARED = "COMPARE_WORK_DIR = '{MODEL_DIR}/alone/work'"
@@ -51,7 +51,7 @@ def folder(tmp_path):
         seed=0,
         checkpoint_step=0,
     )
-    results.ResultStore(tmp_path / "results.jsonl").record(
+    result_store.ResultStore(tmp_path / "results.jsonl").record(
         cell,
         run_id="r",
         values={"accuracy": 50.0},

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from elm_jax import errors
-from elm_jax.evaluation import results
+from elm_jax.evaluation import result_store
 from elm_jax.runs import show_examples
 from tests.runs import scored
 
@@ -41,7 +41,7 @@ def test_log_probabilities_and_predictions_give_the_score_again(
     show, scored_folder, name
 ):
     found = show(name, max_examples=0)
-    rows = results.ResultStore(scored_folder / "results.jsonl").rows()
+    rows = result_store.ResultStore(scored_folder / "results.jsonl").rows()
     (row,) = (r for r in rows if (r.dataset, r.metric) == (name, "accuracy"))
     assert len(found) == row.num_examples
     credits = []
@@ -59,9 +59,9 @@ def test_log_probabilities_and_predictions_give_the_score_again(
 
 def test_written_answers_are_shown_as_they_were_decoded(show, scored_folder):
     found = show("written", max_examples=0)
-    rows = results.ResultStore(scored_folder / "results.jsonl").rows()
+    rows = result_store.ResultStore(scored_folder / "results.jsonl").rows()
     row = next(r for r in rows if r.dataset == "written")
-    arrays = results.ResultStore(scored_folder / "results.jsonl").per_example(row)
+    arrays = result_store.ResultStore(scored_folder / "results.jsonl").per_example(row)
     content, ends = arrays["texts.values"].tobytes(), arrays["texts.offsets"]
     for i, one in enumerate(found):
         assert one["prediction"] == content[ends[i] : ends[i + 1]].decode()
@@ -153,7 +153,7 @@ def test_a_row_of_an_earlier_version_among_others_is_left_out_and_told(
 
 
 def test_lines_tell_base_protocol_and_seed(show, scored_folder):
-    row = results.ResultStore(scored_folder / "results.jsonl").rows()[0]
+    row = result_store.ResultStore(scored_folder / "results.jsonl").rows()[0]
     names = ("base_fingerprint", "protocol", "seed")
     for one in show("plain"):
         assert [one[name] for name in names] == [getattr(row, name) for name in names]
