@@ -157,13 +157,14 @@ def run(inputs: Iterable[tuple[str, int]], *, seed: int) -> Iterator[Outcome]:
 
 
 def shared_out(count: int, chosen: Iterable[str]) -> list[tuple[str, int]]:
-    """Returns so many inputs, shared out over all formats; those of the chosen ones."""
+    """Returns so many inputs, shared out over all formats; those of the chosen ones.
+
+    The formats take turns, so that a campaign that is stopped has tried all of them.
+    """
     total = sum(names.SHARES.values())
-    return [
-        (name, number)
-        for name in chosen
-        for number in range(round(count * names.SHARES[name] / total))
-    ]
+    sizes = {name: round(count * names.SHARES[name] / total) for name in chosen}
+    inputs = [(name, number) for name, size in sizes.items() for number in range(size)]
+    return sorted(inputs, key=lambda one: (one[1] + 1) / sizes[one[0]])
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
