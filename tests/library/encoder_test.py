@@ -61,6 +61,17 @@ def test_no_texts_no_tokens_and_too_many_are_refused(texts):
         make_embedder().embed(texts)
 
 
+def test_vectors_that_are_not_finite_are_refused():
+    embedder = encoder.EncoderEmbedder(
+        name="too large",
+        tokenize_fn=lambda texts: [[1]] * len(texts),
+        encode_fn=lambda tokens: np.full((len(tokens), 2), np.inf),
+        max_length=8,
+    )
+    with pytest.raises(errors.LibraryError, match="too large: .* not finite"):
+        embedder.embed(["a"])
+
+
 def test_a_tokenizer_that_loses_a_text_is_refused():
     embedder = encoder.EncoderEmbedder(
         name="lossy", tokenize_fn=lambda _: [[1]], encode_fn=encode, max_length=8

@@ -1,6 +1,5 @@
 """Several processes as one program."""
 
-import socket
 import subprocess
 import sys
 
@@ -8,9 +7,14 @@ import pytest
 
 from elm_jax import errors
 from elm_jax.partitioning import processes
+from tests.partitioning import addresses
 
 PROGRAM = """
 import sys, time
+
+def say(*words):  # on a line of its own among those that libraries print
+    print("\\nSAID", *words, flush=True)
+
 import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 2)
 from elm_jax import errors
@@ -25,28 +29,28 @@ def total(devices, rows, shard=None):
     return placed.shape[0], int(jax.jit(lambda x: x.sum())(placed))
 
 split, shared = mesh.make_mesh(), mesh.make_mesh(num_model=4)
-print(mesh.process_shard(split) == (rank, 2), mesh.process_shard(shared) == (0, 1))
+say(mesh.process_shard(split) == (rank, 2), mesh.process_shard(shared) == (0, 1))
 own = np.full((4, 1), rank + 1, np.int32)
-print(*total(split, own), *total(shared, np.arange(4, dtype=np.int32)[:, None]))
-print(*total(split, np.arange(8, dtype=np.int32)[:, None], shard=(0, 1)))
+say(*total(split, own), *total(shared, np.arange(4, dtype=np.int32)[:, None]))
+say(*total(split, np.arange(8, dtype=np.int32)[:, None], shard=(0, 1)))
 try:
     mesh.shard_batch({"rows": own}, split, shard=(0, 2))
-    print("none refused" if rank else "own rows")
+    say("none refused" if rank else "own rows")
 except errors.ElmError as error:
-    print("own rows" if "rows 4 to 6" in str(error) else error)
-print(processes.agree({"found": ["a", rank + 7]}), processes.is_main() == (rank == 0))
+    say("own rows" if "rows 4 to 6" in str(error) else error)
+say(processes.agree({"found": ["a", rank + 7]}), processes.is_main() == (rank == 0))
 processes.check_same("text", what="text")
 try:
     processes.check_same(f"{rank}", what="step")
 except errors.ConfigError as error:
-    print("another step in processes [1]" in str(error))
+    say("another step in processes [1]" in str(error))
 whole = mesh.place({"encoder_norm": {"scale": np.arange(8.0)}}, shared, "data")
-print(processes.gather(whole)["encoder_norm"]["scale"].sum())
+say(processes.gather(whole)["encoder_norm"]["scale"].sum())
 with processes.main_first("test"):
     pass
-print(processes.exchange([rank, 5]).tolist())
+say(processes.exchange([rank, 5]).tolist())
 with processes.apart():
-    print(processes.is_main(), processes.agree(rank) == rank, processes.are_apart())
+    say(processes.is_main(), processes.agree(rank) == rank, processes.are_apart())
     processes.check_same(f"{rank}", what="step")
     messages.tell("colour", "blue")
     messages.tell("colour", f"green {rank}")
@@ -54,7 +58,7 @@ with processes.apart():
     while sorted(colours.values()) != ["green 0", "green 1"]:
         time.sleep(0.05)
         colours = messages.told("colour")
-print(colours, messages.told("size"), processes.are_several())
+say(colours, messages.told("size"), processes.are_several())
 """
 
 SLURM = {
@@ -148,22 +152,22 @@ def test_several_tasks_of_a_slurm_step_do_not_all_do_the_same():
     processes.start(environ=SLURM | {"SLURM_STEP_NUM_TASKS": "1"})
 
 
-def test_two_processes_share_one_batch_agree_and_part():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(rank), address],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [run.communicate(timeout=120)[0] for run in runs]
-    for text in outputs:
-        lines = [line for line in text.splitlines() if "[Gloo]" not in line]
-        assert lines == [
+def test_two_processes_share_one_batch_agree_and_part(tmp_path):
+    address, runs = addresses.free_address(), []
+    for rank in range(2):
+        with (tmp_path / f"{rank}").open("w") as log:
+            command = [sys.executable, "-c", PROGRAM, str(rank), address]
+            runs.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
+    try:
+        statuses = [run.wait(timeout=400) for run in runs]
+    finally:
+        for run in runs:
+            run.kill()
+    logs = [(tmp_path / f"{rank}").read_text() for rank in range(2)]
+    assert statuses == [0, 0], "\n".join(logs)
+    for log in logs:
+        said = [n.partition("SAID ")[2] for n in log.splitlines() if "SAID " in n]
+        assert said == [
             "True True",
             "8 12 4 6",
             "8 28",
@@ -174,4 +178,4 @@ def test_two_processes_share_one_batch_agree_and_part():
             "[[0, 5], [1, 5]]",
             "True True True",
             "{0: 'green 0', 1: 'green 1'} {} True",
-        ]
+        ], log

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -11,6 +10,7 @@ import pytest
 
 from elm_jax import trees
 from elm_jax.checkpoints import experts
+from tests.partitioning import addresses
 
 pytestmark = pytest.mark.slow
 
@@ -24,19 +24,13 @@ SCORE = [f"--gin.evaluate.Evaluate.tasks='{TASK}'"]
 SCORE += [f"--gin.evaluate.Evaluate.{n}" for n in ("max_examples=24", "batch_size=8")]
 
 
-def free_address():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return f"localhost:{free.getsockname()[1]}"
-
-
 def run(binary, gin_file, folder, arguments, *, count, num_devices):
     """Runs a command in some processes; returns their outputs, errors and statuses."""
     command = [sys.executable, "-m", f"elm_jax.cli.{binary}"]
     command += [f"--gin_file=gin/pocket/{gin_file}.gin", f"--gin.MODEL_DIR={folder}"]
     command += arguments
     if count > 1:
-        command += [f"--coordinator_address={free_address()}"]
+        command += [f"--coordinator_address={addresses.free_address()}"]
         command += [f"--process_count={count}", "--heartbeat_secs=20"]
     environ = os.environ | {"JAX_NUM_CPU_DEVICES": str(num_devices)}
     runs = [
@@ -123,7 +117,7 @@ def test_processes_that_were_told_different_things_are_refused(tmp_path):
     command += ["--gin_file=gin/pocket/prompt_experts.gin"]
     command += [
         f"--gin.MODEL_DIR={tmp_path}",
-        f"--coordinator_address={free_address()}",
+        f"--coordinator_address={addresses.free_address()}",
     ]
     command += [*PROMPT, "--process_count=2", "--heartbeat_secs=20"]
     runs = [

@@ -3,7 +3,6 @@
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from tests.partitioning import addresses
 from tests.training import resume_test
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -19,16 +19,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 BOUND_SECS = 60
 
 
-def free_address():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return f"localhost:{free.getsockname()[1]}"
-
-
 def start(folder, *, count=2, num_devices=2):
     """Starts the processes of one training, four devices in all by default."""
     folder.mkdir(exist_ok=True)
-    address = free_address()
+    address = addresses.free_address()
     command = [sys.executable, "-m", "tests.training.together_run", str(folder)]
     return [
         subprocess.Popen(
