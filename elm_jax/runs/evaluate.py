@@ -14,7 +14,7 @@ from elm_jax.evaluation import naming, result_store, results
 from elm_jax.library import sampling
 from elm_jax.model import decoding_spec
 from elm_jax.partitioning import mesh as meshes
-from elm_jax.partitioning import processes, rules
+from elm_jax.partitioning import processes
 from elm_jax.runs import (
     bases,
     candidates,
@@ -24,6 +24,7 @@ from elm_jax.runs import (
     expert_checks,
     least_difference,
     library,
+    moved_fields,
     score_tables,
     scored_rows,
     scorer,
@@ -32,6 +33,7 @@ from elm_jax.runs import (
     train_plan,
     vocabularies,
 )
+from elm_jax.runs.placement import MOVED, Placement
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Plan, Run
 
@@ -39,6 +41,7 @@ Strategy = Literal["base", "retrieved", "merged_top3"]
 CandidateTasks = tuple[candidates.Candidate, list[str]]
 
 
+@moved_fields.takes_old_names(MOVED)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate(Run):
     """Scores candidates on tasks and appends result rows; what is there is skipped.
@@ -62,11 +65,7 @@ class Evaluate(Run):
       splits: Splits of the tasks to score.
       max_examples: Rows per task and split, drawn by the seed; 0 for all.
       batch_size: Examples per call, over all devices.
-      axis_rules: Name of the table that places parameters on the mesh.
-      num_fsdp: Devices that split the batch and keep a part of each parameter, under
-        `fsdp` and `fsdp_model`; -1 for all that `num_model` leaves.
-      num_model: Devices that share the parameters and the work on them, under
-        `data_model` and `fsdp_model`. Devices that are left split the batch.
+      placement: How parameters and batches lie over the devices.
       length_normalized: Whether a choice's score is divided by its tokens.
       decoding: How tokens are chosen where a task has no choices: greedily, or by
         `decoding_spec.BeamSearch` or `decoding_spec.Sampling`.
@@ -89,9 +88,7 @@ class Evaluate(Run):
     splits: tuple[str, ...] = ("test",)
     max_examples: fields.CountOrNone = 0
     batch_size: fields.Count = 64
-    axis_rules: str = "data"
-    num_fsdp: fields.CountOrAll = 1
-    num_model: fields.Count = 1
+    placement: Placement = Placement()
     length_normalized: bool = False
     decoding: decoding_spec.DecodingSpec = decoding_spec.GREEDY
     protocol: str = ""
@@ -100,9 +97,6 @@ class Evaluate(Run):
 
     def check(self) -> None:
         """Raises ConfigError when fields contradict each other."""
-        rules.check_axes(
-            self.axis_rules, num_fsdp=self.num_fsdp, num_model=self.num_model
-        )
         shards.parse(self.shard)
         asks = set(self.strategies) - {"base"}
         if bool(asks) != (self.retrieval is not None):
@@ -127,9 +121,7 @@ class Evaluate(Run):
           ElmError: As `run` before the first score, as far as no data is needed.
         """
         self._check_folder()
-        devices = train_plan.choose_devices(
-            self.num_model, self.axis_rules, self.num_fsdp
-        )
+        devices = train_plan.choose_devices(self.placement)
         meshes.check_batch_size(self.batch_size, devices.mesh)
         data = self.data.opened(self.place)
         found = self._check_experts(data)
@@ -260,11 +252,9 @@ class Evaluate(Run):
             base,
             data,
             batch_size=self.batch_size,
-            axis_rules=self.axis_rules,
+            where=self.placement,
             length_normalized=self.length_normalized,
             decoding=self.decoding,
-            num_fsdp=self.num_fsdp,
-            num_model=self.num_model,
         )
         total = sum(map(len, groups))
         progress, count = Progress("score", total=total, unit="cells"), 0

@@ -184,8 +184,8 @@ def of_run(run: "train.Train") -> Layout:
     """
     cpu_devices.request()
     num_devices, num_model = jax.local_device_count(), 0
-    if run.axis_rules != "data" and run.num_model > 1:
-        num_model = run.num_model
+    if run.placement.num_model > 1:
+        num_model = run.placement.num_model
         _check_num_model(num_model, num_devices)
         num_devices -= num_devices % num_model
     return choose_layout(
@@ -218,7 +218,7 @@ def describe_run(run: "train.Train") -> Plan:
     tx = run.optimizer.make(run.train_steps)
     layout = of_run(run) if run.is_fleet else None
     if layout is None:
-        devices = train_plan.choose_devices(run.num_model, run.axis_rules, run.num_fsdp)
+        devices = train_plan.choose_devices(run.placement)
     else:
         devices = train_plan.Devices(
             num_data=1, num_model=layout.num_model, axis_rules=layout.axis_rules

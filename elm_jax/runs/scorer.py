@@ -14,7 +14,7 @@ from elm_jax.model import decoding, decoding_spec, precision, scoring
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes
 from elm_jax.peft import adapters
-from elm_jax.runs import bases, task_data
+from elm_jax.runs import bases, placement, task_data
 from elm_jax.types import Params
 
 # In per-example files: the UTF-8 bytes of the texts that were written, end to end, and
@@ -47,9 +47,7 @@ class Scorer:
       base: Gives the model's shape.
       data: Whose vocabulary turns generated tokens into text.
       batch_size: Examples per call, all devices together.
-      axis_rules: Name of the table that places parameters on the mesh.
-      num_fsdp: Devices that split the batch and keep a part of each parameter.
-      num_model: Devices that share the parameters and the work on them.
+      where: How parameters and batches lie over the devices.
       length_normalized: Whether a choice's score is divided by its tokens.
       decoding: How tokens are chosen where a task has no choices.
     """
@@ -60,16 +58,16 @@ class Scorer:
         data: task_data.OpenedData,
         *,
         batch_size: int,
-        axis_rules: str = "data",
-        num_fsdp: int = 1,
-        num_model: int = 1,
+        where: placement.Placement,
         length_normalized: bool = False,
         decoding: decoding_spec.DecodingSpec = decoding_spec.GREEDY,
     ) -> None:
         self._base, self._data = base, data
-        self._batch_size, self._axis_rules = batch_size, axis_rules
+        self._batch_size, self._axis_rules = batch_size, where.axis_rules
         self._length_normalized, self._decoding = length_normalized, decoding
-        self._mesh = meshes.make_mesh(num_fsdp=num_fsdp, num_model=num_model)
+        self._mesh = meshes.make_mesh(
+            num_fsdp=where.num_fsdp, num_model=where.num_model
+        )
         meshes.check_batch_size(batch_size, self._mesh)
 
     def place(self, params: Params) -> Params:

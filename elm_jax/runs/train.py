@@ -15,7 +15,7 @@ from elm_jax.data import tasks as task_registry
 from elm_jax.disk import folders
 from elm_jax.evaluation import naming
 from elm_jax.model import config, t5
-from elm_jax.partitioning import cpu_devices, processes, rules
+from elm_jax.partitioning import cpu_devices, processes
 from elm_jax.peft import adapters
 from elm_jax.peft import experts as expert_kinds
 from elm_jax.runs import (
@@ -27,6 +27,7 @@ from elm_jax.runs import (
     fleet_layout,
     landing,
     mixing,
+    moved_fields,
     shards,
     task_data,
     trainer,
@@ -34,12 +35,14 @@ from elm_jax.runs import (
     vocabularies,
     work_folders,
 )
+from elm_jax.runs.placement import MOVED, Placement
 from elm_jax.runs.run import Plan, Run
 from elm_jax.training import optimizers, signals
 
 Kind = Literal["base", "prompt", "dataset", "multitask"]
 
 
+@moved_fields.takes_old_names(MOVED)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train(Run):
     """Trains one expert per task, or a base, into `<experts_dir>/<name>`.
@@ -75,11 +78,7 @@ class Train(Run):
       num_shapes: Length buckets; each is a compilation, and fewer pad more.
       pack: Several examples per row instead of length buckets; `batch_size` then
         counts rows, up to twice as long as the features, chosen by the data.
-      axis_rules: Name of the table that places parameters on the mesh.
-      num_fsdp: Devices that split the batch and keep a part of each parameter, under
-        `fsdp` and `fsdp_model`; -1 for all that `num_model` leaves.
-      num_model: Devices that share the parameters and the work on them, under
-        `data_model` and `fsdp_model`. Devices that are left split the batch.
+      placement: How parameters and batches lie over the devices.
       execution: How the model is computed, where it is not as the base records.
       random_seed: Of initialisation, batches and dropout.
       per_expert: Settings of experts whose names fit a pattern, where they differ
@@ -126,9 +125,7 @@ class Train(Run):
     dropout_rate: fields.ShareBelowOne = 0.0
     num_shapes: fields.Count = 4
     pack: bool = False
-    axis_rules: str = "data"
-    num_fsdp: fields.CountOrAll = 1
-    num_model: fields.Count = 1
+    placement: Placement = Placement()
     execution: config.Execution = config.Execution()
     random_seed: fields.Seed = 42
     per_expert: Mapping[str, expert_settings.ExpertSettings] = dataclasses.field(
@@ -163,12 +160,8 @@ class Train(Run):
         if self.dropout_rate and self.execution.attention in ("dot_product", "cudnn"):
             wrong["dropout_rate"] = "0, as fused attention drops no weights"
         naming.check_is_no_label(self.expert_name, self.kind)
-        rules.axis_table(self.axis_rules)
         shards.parse(self.shard)
         fields.refuse(self, wrong, of_kind=f"of kind {self.kind!r}")
-        rules.check_axes(
-            self.axis_rules, num_fsdp=self.num_fsdp, num_model=self.num_model
-        )
 
     def experts(self) -> dict[str, list[str]]:
         """Returns the tasks of each expert to be, by the expert's name.
@@ -232,7 +225,7 @@ class Train(Run):
         what is no fleet they train together.
         """
         shares_base = self.pattern != expert_kinds.DATASET_EXPERT
-        is_whole = self.axis_rules in ("data", "data_model")
+        is_whole = self.placement.axis_rules in ("data", "data_model")
         several = shares_base and is_whole and len(self.experts()) > 1
         return bool(self.fleet_size) and several
 

@@ -13,6 +13,7 @@ from elm_jax.model import config, cost, precision, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import rules
 from elm_jax.peft import experts as expert_kinds
+from elm_jax.runs import placement
 from elm_jax.runs.run import Plan
 from elm_jax.training import state as states
 from elm_jax.types import Params
@@ -61,11 +62,11 @@ def batch_shape(batch_size: int, features: "tasks.Features") -> cost.Shape:
     )
 
 
-def choose_devices(num_model: int, axis_rules: str, num_fsdp: int = 1) -> Devices:
+def choose_devices(place: placement.Placement) -> Devices:
     """Returns the devices of all processes, or one model's if there are too few."""
-    shape = meshes.mesh_shape(jax.device_count(), -1, num_fsdp, num_model)
+    shape = meshes.mesh_shape(jax.device_count(), -1, place.num_fsdp, place.num_model)
     sizes = dict(zip(("num_data", "num_fsdp", "num_model"), shape, strict=True))
-    return Devices(**sizes, axis_rules=axis_rules)
+    return Devices(**sizes, axis_rules=place.axis_rules)
 
 
 def bytes_per_device(

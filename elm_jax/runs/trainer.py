@@ -93,13 +93,16 @@ class Trainer:
     def __init__(self, run: "train.Train", data: task_data.OpenedData) -> None:
         self._run, self._data = run, data
         self._model = run.build_model()
-        self._axis_rules = run.axis_rules
+        self._axis_rules = run.placement.axis_rules
         if run.is_fleet:
             layout = fleet_layout.of_run(run)
             self._axis_rules, self.num_lanes = layout.axis_rules, layout.num_lanes
             self.mesh = fleet.make_mesh(num_model=layout.num_model)
         else:
-            self.mesh = meshes.make_mesh(num_fsdp=run.num_fsdp, num_model=run.num_model)
+            place = run.placement
+            self.mesh = meshes.make_mesh(
+                num_fsdp=place.num_fsdp, num_model=place.num_model
+            )
             meshes.check_batch_size(run.batch_size, self.mesh)
             split_rows = meshes.SplitRows(self.mesh)
             self._model = self._model.clone(split_rows=split_rows)

@@ -15,7 +15,7 @@ MAY_CHANGE = frozenset(
         *("model_dir", "experts_dir", "library_dir", "publish_url", "expert_name"),
         *("tasks", "data", "shard", "initial_checkpoint_path"),
         *("save_every_steps", "keep_last", "keep_every_steps", "stop_grace_secs"),
-        *("axis_rules", "num_fsdp", "num_model"),  # where it is computed
+        "placement",  # where it is computed
         *("log_every_steps", "profile_steps", "resume_changed_config"),
         *("per_expert", "fleet_size", "fleet_lanes", "device_memory_gib"),
     )

@@ -14,7 +14,7 @@ import pytest
 from elm_jax import errors
 from elm_jax.checkpoints import experts, manifest
 from elm_jax.model import decoding_spec
-from elm_jax.runs import embedders, evaluate, library, task_data
+from elm_jax.runs import embedders, evaluate, library, placement, task_data
 from tests.runs import scored
 
 REFUSES = "refuses"  # and names what differs
@@ -207,9 +207,7 @@ SCORES = {
     "splits": (("validation",), ADDS),
     "max_examples": (3, ADDS),
     "batch_size": (16, SAME),
-    "axis_rules": ("fsdp", SAME),
-    "num_fsdp": (2, REFUSES),  # as `data` splits nothing
-    "num_model": (2, REFUSES),
+    "placement": (placement.Placement(axis_rules="fsdp"), SAME),
     "length_normalized": (True, ADDS),
     "decoding": (decoding_spec.BeamSearch(num_beams=2), SAME),  # tasks have choices
     "protocol": ("elm", REFUSES),  # which it is not

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from elm_jax.cli import gin_flags
-from elm_jax.runs import fleet_layout, train
+from elm_jax.runs import fleet_layout, placement, train
 from tests.runs.fleet_test import (
     ALONE,
     FEW,
@@ -90,7 +90,7 @@ def test_rules_that_could_split_a_base_but_need_not_change_no_bit(
     whole, base, tmp_path
 ):
     """Those of `data_model`, where as many devices as models is one."""
-    train_in(tmp_path, base, "train.Train.axis_rules = 'data_model'")
+    train_in(tmp_path, base, "placement.Placement.axis_rules = 'data_model'")
     assert fingerprints(tmp_path) == fingerprints(whole)
 
 
@@ -101,7 +101,9 @@ def memory_for_half_a_base(folder, base):
         gin_files=[prepare(folder, base, PER_EXPERT)],
         bindings=[f"MODEL_DIR = '{folder}'", *NAMED, *FEW],
     )
-    half = dataclasses.replace(run, axis_rules="data_model", num_model=2)
+    half = dataclasses.replace(
+        run, placement=placement.Placement(axis_rules="data_model", num_model=2)
+    )
     needed = sum(fleet_layout.of_run(half).bytes_per_device.values())
     gib = 1.001 * needed / 0.9 / 2**30  # a tenth of the memory is not for the plan
     layout = fleet_layout.of_run(dataclasses.replace(run, device_memory_gib=gib))

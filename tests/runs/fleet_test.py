@@ -238,7 +238,10 @@ def test_what_is_wrong_with_one_expert_is_told_before_any_trains(
 
 
 def test_a_base_is_not_split_over_more_devices_than_the_process_has(base, tmp_path):
-    split = ("train.Train.axis_rules = 'data_model'", "train.Train.num_model = 16")
+    split = (
+        "placement.Placement.axis_rules = 'data_model'",
+        "placement.Placement.num_model = 16",
+    )
     with pytest.raises(errors.ConfigError, match="fleet_size = 0 to train one after"):
         train_in(tmp_path, base, *split)
 

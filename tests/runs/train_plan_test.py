@@ -8,7 +8,7 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.model import config, cost, t5
 from elm_jax.peft import bottleneck, experts
-from elm_jax.runs import train_plan
+from elm_jax.runs import placement, train_plan
 from elm_jax.training import optimizers
 
 XL = config.T5Config(
@@ -86,16 +86,22 @@ def test_a_prompt_expert_costs_less_than_a_dataset_expert():
 
 
 def test_more_devices_than_this_machine_has_can_be_planned():
-    devices = train_plan.choose_devices(64, "data_model")
+    devices = train_plan.choose_devices(
+        placement.Placement(num_model=64, axis_rules="data_model")
+    )
     assert (devices.num_data, devices.num_model) == (1, 64)
-    devices = train_plan.choose_devices(16, "data_model")
+    devices = train_plan.choose_devices(
+        placement.Placement(num_model=16, axis_rules="data_model")
+    )
     _, plan = parts_of("dataset", devices, optimizers.Adafactor())
     assert plan["devices"].endswith("; this machine has 8")
 
 
 @pytest.mark.parametrize("num_model", [1, 2, 8])
 def test_devices_of_this_machine_are_all_used(num_model):
-    devices = train_plan.choose_devices(num_model, "data_model")
+    devices = train_plan.choose_devices(
+        placement.Placement(num_model=num_model, axis_rules="data_model")
+    )
     assert devices.count == 8
 
 

@@ -19,7 +19,10 @@ SHAPE = [f"--gin.config.T5Config.{name}=16" for name in ("emb_dim", "mlp_dim")]
 TRAIN = ["--gin.TRAIN_STEPS=4", "--gin.BATCH_SIZE=8"]
 TRAIN += ["--gin.train.Train.log_every_steps=1", "--gin.train.Train.save_every_steps=2"]
 PROMPT = [f"--gin.MIXTURE_OR_TASK_NAME=('{TASK}',)", *TRAIN]
-SPLIT = ["--gin.train.Train.axis_rules=fsdp", "--gin.train.Train.num_fsdp=4"]
+SPLIT = [
+    "--gin.placement.Placement.axis_rules=fsdp",
+    "--gin.placement.Placement.num_fsdp=4",
+]
 SCORE = [f"--gin.evaluate.Evaluate.tasks='{TASK}'"]
 SCORE += [f"--gin.evaluate.Evaluate.{n}" for n in ("max_examples=24", "batch_size=8")]
 
