@@ -2,10 +2,13 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
+
+from tests import readmes
 
 ROOT = pathlib.Path(__file__).parents[1]
 GROUND = {
@@ -96,3 +99,18 @@ def test_runs_import_without_tensorflow():
         "('tensorflow', 'seqio', 'torch')]\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_readme_of_the_code_has_the_same_table():
+    text = (ROOT / "elm_jax" / "README.md").read_text("utf-8")
+    ground = text[text.index("The ground is") : text.index("| room |")]
+    names = re.findall(r"`(\w+)(?:\.py|/)`", ground)
+    assert {f"elm_jax.{name}" for name in names} == GROUND
+    allowed = {}
+    for room, _, imports in readmes.table_after(text, "## Rooms"):
+        names = re.findall(r"`([\w/]+?)(?:\.py|/)`", imports)
+        rooms = {f"elm_jax.{name.replace('/', '.')}" for name in names}
+        if imports == "all rooms above":
+            rooms = {f"elm_jax.{name}" for name in allowed}
+        allowed[room.strip("`/")] = rooms
+    assert allowed == {room: ALLOWED[room] for room in ALLOWED if room != "tasks"}

@@ -15,6 +15,7 @@ import pytest
 
 from elm_jax.cli import selectors
 from elm_jax.disk import files
+from tests import readmes
 
 ROOT = selectors.files_root()
 LIST = """
@@ -61,14 +62,12 @@ def is_installed_from_here():
 
 @pytest.fixture
 def shoes(tmp_path):
-    """The recipe of the README, as printed, with rows for it."""
-    text = (ROOT / "README.md").read_text("utf-8")
-    recipe = text[text.index("## How to add a task") :]
-    yaml, python = re.findall(r"```\w+\n(.*?)```", recipe, re.DOTALL)[:2]
-    rows = [{"text": f"Shoes no. {n} – fine", "label": n % 2} for n in range(4)]
+    """The recipe of the README of tasks/, as printed, with rows for it."""
+    for block in readmes.blocks(ROOT / "tasks" / "README.md"):
+        if block.file:
+            files.write_text(tmp_path / block.file, block.code)
+    rows = [{"text": "Shoes no. 0 – fine", "label": n % 2} for n in range(304)]
     lines = "".join(f"{json.dumps(row)}\n" for row in rows)
-    files.write_text(tmp_path / "my_templates/shoes/templates.yaml", yaml)
-    files.write_text(tmp_path / "my_tasks.py", python)
     files.write_text(tmp_path / "data/shoes/train.jsonl", lines)
     files.write_text(tmp_path / "mine.gin", LIST)
     return tmp_path

@@ -1,0 +1,80 @@
+"""Every command and every Python block of every README works as it is printed."""
+
+import re
+
+import pytest
+
+from tests import readmes
+
+PARAMETERS = pytest.mark.parametrize(
+    "readme", readmes.READMES, ids=lambda path: str(path.relative_to(readmes.ROOT))
+)
+
+
+def commands(readme):
+    return [block.code for block in readmes.blocks(readme) if block.language == "bash"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A clone in which every command is understood, and none is run."""
+    return readmes.World(tmp_path_factory.mktemp("built"), really=False)
+
+
+@pytest.fixture(scope="module")
+def pocket(tmp_path_factory):
+    """A clone in which the quickstart has run, on a tiny model."""
+    world = readmes.World(tmp_path_factory.mktemp("pocket"), really=True)
+    done = world.run("bash launch/quickstart.sh")
+    assert done.returncode == 0, (world.failures, done.stdout, done.stderr)
+    return world
+
+
+@PARAMETERS
+def test_every_command_of_a_readme_is_understood(readme, built):
+    built.write_files(readme)
+    for code in commands(readme):
+        done = built.run(code)
+        assert done.returncode == 0, (code, built.failures, done.stdout, done.stderr)
+        assert not built.failures, done.stdout
+
+
+def test_a_misspelt_binding_of_a_readme_is_found(built):
+    built.run("elm_train --gin_file=gin/pocket/base.gin --gin.MODEL_DIRR=runs/pocket")
+    assert len(built.failures) == 1
+    built.failures.clear()
+
+
+@pytest.mark.slow
+@PARAMETERS
+def test_the_commands_on_the_embedded_suite_run(readme, pocket):
+    pocket.write_files(readme)
+    for code in commands(readme):
+        done = pocket.run(code)
+        assert done.returncode == 0, (code, pocket.failures, done.stdout, done.stderr)
+
+
+@PARAMETERS
+def test_the_links_of_a_readme_lead_somewhere(readme):
+    for link in re.findall(r"\]\(([^)]+)\)", readme.read_text("utf-8")):
+        if not link.startswith("https://"):
+            name, _, title = link.partition("#")
+            path = (readme.parent / name) if name else readme
+            assert path.exists(), link
+            assert not title or title in titles(path), link
+
+
+def titles(path):
+    """The anchors of a Markdown file's titles, as GitHub makes them."""
+    lines = re.findall(r"^#+ (.+)$", path.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line).lower().replace(" ", "-") for line in lines}
+
+
+@pytest.mark.slow
+@PARAMETERS
+def test_the_python_of_a_readme_runs(readme, pocket):
+    pocket.write_files(readme)
+    for block in readmes.blocks(readme):
+        if block.language == "python":
+            status, output = pocket.run_python(block.code)
+            assert status == 0, (block.code, output)
