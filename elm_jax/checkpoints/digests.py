@@ -113,11 +113,7 @@ def checked(
 
 
 def recorded_fingerprint(info: Manifest) -> str:
-    """Returns what a manifest tells of all parameters, or "".
-
-    An expert with all parameters may serve as a base, and is then another base than
-    the one that it was trained on.
-    """
+    """Returns the fingerprint that a manifest tells of all its parameters, or ""."""
     return info.base_fingerprint if info.kind == "base" else info.params_fingerprint
 
 

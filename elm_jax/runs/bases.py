@@ -1,9 +1,9 @@
-"""A base model from disk: parameters, shape and fingerprint, and experts put on it."""
+"""What manifests say of models: which base, which shape, which adapters."""
 
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import digests, experts, manifest
@@ -14,18 +14,8 @@ from elm_jax.types import Params
 _T = TypeVar("_T")
 
 
-class Base(NamedTuple):
-    """One base model in memory; many experts are put on it."""
-
-    name: str
-    config: config.T5Config
-    params: Params
-    fingerprint: str
-    manifest: manifest.Manifest
-
-
 def read_manifest(folder: pathlib.Path) -> manifest.Manifest:
-    """Returns the manifest of a base.
+    """Returns the manifest of what serves as a base: see `as_base`.
 
     Raises:
       CheckpointError: There is no base, or its manifest is corrupt.
@@ -37,49 +27,54 @@ def read_manifest(folder: pathlib.Path) -> manifest.Manifest:
             do="Train one (gin/pocket/base.gin), import one (elm_convert), or"
             " name another with --gin.INITIAL_CHECKPOINT_PATH",
         )
-    return manifest.read_manifest(folder)
+    info = manifest.read_manifest(folder)
+    return as_base(info, lambda: experts.load_expert(folder)[0])
 
 
-def load_base(folder: pathlib.Path) -> Base:
-    """Returns the base whose folder `elm_train` or `elm_convert` wrote.
+def as_base(
+    info: manifest.Manifest, load_params: Callable[[], Params]
+) -> manifest.Manifest:
+    """Returns a manifest with its own name and fingerprint as those of the base.
 
-    Its parameters are float32 in memory, in whatever dtype they are on disk.
+    An expert that holds all parameters may serve as a base, and is then another base
+    than the one that it was trained on.
+
+    Args:
+      info: Of a base, or of such an expert.
+      load_params: Returns its parameters; called only if `info` does not tell their
+        fingerprint, as those of release 0.1 do not.
 
     Raises:
-      CheckpointError: There is no base, or it is corrupt.
+      CheckpointError: It has adapters, and so is no whole model.
     """
-    info = read_manifest(folder)
-    shape = model_config(info)
-    params, _ = experts.load_expert(folder, expected=t5.param_shapes(t5.T5(shape)))
-    fingerprint = digests.recorded_fingerprint(info) or trees.fingerprint(params)
-    return Base(info.name, shape, trees.as_float32(params), fingerprint, info)
+    if info.adapter is not None:
+        raise errors.CheckpointError(
+            found=f"{info.kind} expert {info.name!r} with adapters as a base",
+            expected="a whole model: a base, a dataset expert or a folded expert",
+            do="Name its base, or fold a LoRA or (IA)3 expert into it"
+            " (gin/t5/fold.gin)",
+        )
+    fingerprint = digests.recorded_fingerprint(info) or trees.fingerprint(load_params())
+    return dataclasses.replace(info, base_name=info.name, base_fingerprint=fingerprint)
 
 
 def read_fingerprint(folder: pathlib.Path) -> str:
-    """Returns the fingerprint of the base in a folder, by its manifest if that tells.
-
-    Raises:
-      CheckpointError: There is no base, or it is corrupt.
-    """
-    info = read_manifest(folder)
-    return digests.recorded_fingerprint(info) or trees.fingerprint(
-        experts.load_expert(folder)[0]
-    )
+    """Returns the fingerprint of what serves as a base, as `read_manifest` does."""
+    return read_manifest(folder).base_fingerprint
 
 
-def check_fits(info: manifest.Manifest, base_name: str, fingerprint: str) -> None:
+def check_fits(info: manifest.Manifest, base: manifest.Manifest) -> None:
     """Raises FingerprintError unless an expert was trained on a base.
 
     Args:
       info: The expert's.
-      base_name: Of the base, for the message.
-      fingerprint: Of the base.
+      base: The base's, from `read_manifest` or `as_base`.
     """
-    if info.base_fingerprint != fingerprint:
+    if info.base_fingerprint != base.base_fingerprint:
         raise errors.FingerprintError(
             found=f"expert {info.name!r} of base {info.base_name!r} "
             f"({info.base_fingerprint})",
-            expected=f"one of base {base_name!r} ({fingerprint})",
+            expected=f"one of base {base.name!r} ({base.base_fingerprint})",
             do="Name the base that the expert names",
         )
 

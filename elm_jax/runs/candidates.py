@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from elm_jax import trees
-from elm_jax.checkpoints import experts
 from elm_jax.checkpoints.manifest import Manifest, read_manifest
 from elm_jax.evaluation import naming
 from elm_jax.merging import methods
-from elm_jax.model import t5
 from elm_jax.peft import adapters
-from elm_jax.runs import bases, expert_checks
+from elm_jax.runs import bases, expert_checks, loaded
 from elm_jax.types import Params
 
 
@@ -76,7 +74,7 @@ class Candidate:
         info = self.manifest
         return None if info is None else bases.adapter_spec(info)
 
-    def params(self, base: bases.Base) -> Params:
+    def params(self, base: loaded.Base) -> Params:
         """Returns the whole model's parameters: the base's, the experts' over them.
 
         Raises:
@@ -87,19 +85,13 @@ class Candidate:
         if not self.folders:
             return base.params
         expert_checks.check_alike(self.manifests)
-        shapes = t5.param_shapes(bases.build_model(base.config, self.adapter()))
-        parts = [_load(folder, base, shapes) for folder in self.folders]
-        part = parts[0] if len(parts) == 1 else methods.merge("uniform", parts)
-        return trees.replace(base.params, part)
-
-
-def _load(folder: pathlib.Path, base: bases.Base, shapes: Params) -> Params:
-    info = read_manifest(folder)
-    expected, _ = trees.split(shapes, info.trainable_pattern)
-    params, _ = experts.load_expert(
-        folder, base_fingerprint=base.fingerprint, expected=expected
-    )
-    return params
+        parts = [loaded.Expert.load(folder) for folder in self.folders]
+        for part in parts:
+            base.check_fits(part)
+        if len(parts) == 1:
+            return base.with_expert(parts[0])
+        merged = methods.merge("uniform", [part.params for part in parts])
+        return trees.replace(base.params, merged)
 
 
 def of_experts(folders: Sequence[pathlib.Path]) -> list[Candidate]:

@@ -13,7 +13,7 @@ from elm_jax import errors
 from elm_jax.data import token_store
 from elm_jax.evaluation import results
 from elm_jax.model import decoding_spec
-from elm_jax.runs import bases, scorer, task_data
+from elm_jax.runs import loaded, scorer, task_data
 
 
 def protocol(
@@ -59,7 +59,7 @@ def scoring(
     rows: Sequence[int],
     facts: results.Facts,
     *,
-    base: bases.Base,
+    base: loaded.Base,
     data: task_data.OpenedData,
     length_normalized: bool,
     decoding: decoding_spec.DecodingSpec,

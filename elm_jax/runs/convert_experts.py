@@ -17,7 +17,7 @@ from elm_jax.evaluation import naming
 from elm_jax.model import t5
 from elm_jax.peft import adapters, bottleneck, fold
 from elm_jax.peft import experts as expert_kinds
-from elm_jax.runs import bases, expert_checks, library
+from elm_jax.runs import bases, expert_checks, library, loaded
 from elm_jax.runs.run import Plan, Run
 from elm_jax.types import Params
 
@@ -142,14 +142,11 @@ class ImportExperts(Run):
             return True
 
         return not is_same() and recipes.make_once(
-            lambda: experts.save_expert(self._folder(name), found.params, info), is_same
+            lambda: loaded.Expert(found.params, info).save(self._folder(name)), is_same
         )
 
     def _base(self) -> manifest.Manifest:
-        folder = self.path(self.initial_checkpoint_path)
-        fingerprint = bases.read_fingerprint(folder)
-        info = bases.read_manifest(folder)
-        return dataclasses.replace(info, base_fingerprint=fingerprint)
+        return bases.read_manifest(self.path(self.initial_checkpoint_path))
 
     def _folder(self, name: str) -> pathlib.Path:
         return self.path(f"{self.experts_dir}/{name}")
@@ -280,8 +277,8 @@ class ExportPeft(Run):
           ConfigError: An expert is no LoRA.
         """
         for source in library.find_experts(self, self.experts):
-            params, info = experts.load_expert(source)
-            folder = self._folder(info)
+            expert = loaded.Expert.load(source)
+            info, folder = expert.manifest, self._folder(expert.manifest)
             if self._is_finished(info):
                 print(f"finished already: {folder}")  # noqa: T201
                 continue
@@ -292,11 +289,12 @@ class ExportPeft(Run):
                     do="Export whole models with gin/t5/export_hf.gin",
                 )
             done = f"expert {info.name}"
-            done = done if self._save(params, info) else "finished already"
+            done = done if self._save(expert) else "finished already"
             print(f"{done}: {folder}")  # noqa: T201
 
-    def _save(self, params: Params, info: manifest.Manifest) -> bool:
+    def _save(self, expert: loaded.Expert) -> bool:
         """Writes an expert; returns False if another process wrote the same."""
+        info, params = expert.manifest, expert.params
         spec = dict(info.adapter or {})
         return recipes.make_once(
             lambda: peft_folders.save_lora(
@@ -366,11 +364,9 @@ class FoldExpert(Run):
         if self._is_finished(info, recipe):
             print(f"finished already: {self._folder(info)}")  # noqa: T201
             return
-        base = bases.load_base(self.path(self.initial_checkpoint_path))
-        params, _ = experts.load_expert(
-            self.path(self.expert_path), base_fingerprint=base.fingerprint
-        )
-        folded = fold.fold(trees.replace(base.params, params), spec)
+        base = loaded.Base.load(self.path(self.initial_checkpoint_path))
+        expert = loaded.Expert.load(self.path(self.expert_path))
+        folded = fold.fold(base.with_expert(expert), spec)
         whole = dataclasses.replace(
             info,
             adapter=None,
@@ -380,7 +376,7 @@ class FoldExpert(Run):
             operative_config=self.operative_config(),
         )
         is_own = recipes.make_once(
-            lambda: experts.save_expert(self._folder(info), folded, whole),
+            lambda: loaded.Expert(folded, whole).save(self._folder(info)),
             lambda: self._is_finished(info, recipe),
         )
         done = f"expert {info.name}" if is_own else "finished already"
@@ -391,9 +387,8 @@ class FoldExpert(Run):
     ) -> tuple[manifest.Manifest, adapters.AdapterSpec, dict[str, Any]]:
         """Returns the expert's manifest and adapters, and the result's recipe."""
         info = manifest.read_manifest(self.path(self.expert_path))
-        folder = self.path(self.initial_checkpoint_path)
-        base = bases.read_manifest(folder)
-        bases.check_fits(info, base.name, bases.read_fingerprint(folder))
+        base = bases.read_manifest(self.path(self.initial_checkpoint_path))
+        bases.check_fits(info, base)
         spec = bases.adapter_spec(info)
         if spec is None:
             raise errors.ConfigError(

@@ -10,7 +10,7 @@ import numpy as np
 from elm_jax import errors, fields, paths, types
 from elm_jax.library import encoder, minilm, sentence_transformers
 from elm_jax.model import pooling, t5
-from elm_jax.runs import bases, task_data
+from elm_jax.runs import loaded, task_data
 
 TextLength = Annotated[int, fields.Range(3, 2**31, is_open_above=True)]
 """Tokens, with the two that BERT puts around a text."""
@@ -46,7 +46,7 @@ class EmbedderSpec:
         self,
         *,
         place: Callable[[str], str],
-        load_base: Callable[[], bases.Base],
+        load_base: Callable[[], loaded.Base],
         data: task_data.OpenedData,
     ) -> types.Embedder:
         """Returns the embedder.
@@ -69,7 +69,7 @@ class EmbedderSpec:
 
 
 def _encoder_embedder(
-    base: bases.Base, data: task_data.OpenedData, *, max_length: int
+    base: loaded.Base, data: task_data.OpenedData, *, max_length: int
 ) -> encoder.EncoderEmbedder:
     program = pooling.make_encode_fn(t5.T5(base.config))
 

@@ -16,7 +16,6 @@ from elm_jax.model import decoding_spec
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes
 from elm_jax.runs import (
-    bases,
     candidates,
     cell_keys,
     data_doubts,
@@ -24,6 +23,7 @@ from elm_jax.runs import (
     expert_checks,
     least_difference,
     library,
+    loaded,
     moved_fields,
     score_tables,
     scored_rows,
@@ -166,7 +166,7 @@ class Evaluate(Run):
         self._check_folder()
         data = self.data.opened(self.place)
         self._check_experts(data)
-        base = bases.load_base(self.path(self.initial_checkpoint_path))
+        base = loaded.Base.load(self.path(self.initial_checkpoint_path))
         vocabularies.warn_if_unknown(base.manifest)
         store = result_store.ResultStore(self.path(self.results_path))
         groups: dict[tuple[pathlib.Path, ...], list[Job]] = {}
@@ -243,7 +243,7 @@ class Evaluate(Run):
 
     def _score_all(
         self,
-        base: bases.Base,
+        base: loaded.Base,
         data: task_data.OpenedData,
         store: result_store.ResultStore,
         groups: list[list["Job"]],
@@ -296,7 +296,7 @@ class Evaluate(Run):
 
     def _jobs(
         self,
-        base: bases.Base,
+        base: loaded.Base,
         data: task_data.OpenedData,
         open_split: Callable[[str, str], "ScoredSplit"],
     ) -> Iterator["Job"]:
@@ -342,7 +342,7 @@ class Evaluate(Run):
     def _cell(
         self,
         candidate: candidates.Candidate,
-        base: bases.Base,
+        base: loaded.Base,
         data: task_data.OpenedData,
         opened: "ScoredSplit",
     ) -> results.Cell:

@@ -37,12 +37,11 @@ def check(
       FingerprintError: An expert is of another base or vocabulary.
     """
     base = bases.read_manifest(base_dir)
-    fingerprint = bases.read_fingerprint(base_dir)
     vocabularies.check(base, vocabulary)
     for folder in folders:
         leaves, info = streaming.open_expert(folder)
         with errors.during(f"looking at {folder}"):
-            bases.check_fits(info, base.name, fingerprint)
+            bases.check_fits(info, base)
             check_same_function(info, base)
             vocabularies.check(info, vocabulary)
             _check_tensors(leaves, info, base)
@@ -151,4 +150,5 @@ def describe_lengths(
 
 def shape_fields(info: manifest.Manifest) -> dict[str, Any]:
     """Returns the fields of a model's record that decide which function it is."""
-    return {n: v for n, v in info.model.items() if n not in _COMPUTATION}
+    fields = {n: v for n, v in info.model.items() if n not in _COMPUTATION}
+    return json.loads(json.dumps(fields))  # lists for tuples, as from a file

@@ -127,8 +127,8 @@ class Export(Run):
             )
         if self.initial_checkpoint_path is not None:
             folder = self.path(self.initial_checkpoint_path)
-            base, base_info = streaming.open_expert(folder)
-            bases.check_fits(info, base_info.name, bases.read_fingerprint(folder))
+            bases.check_fits(info, bases.read_manifest(folder))
+            base, _ = streaming.open_expert(folder)
             leaves = dict(sorted((base | leaves).items()))
         shapes = t5.param_shapes(t5.T5(bases.model_config(info)))
         experts.check_same_tensors(leaves, shapes, of=f"{info.kind} {info.name!r}")

@@ -19,7 +19,7 @@ from elm_jax.library import (
     text_formats,
 )
 from elm_jax.reporting import terminal
-from elm_jax.runs import bases, data_folder, embedders, task_data, vocabularies
+from elm_jax.runs import bases, data_folder, embedders, loaded, task_data, vocabularies
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Plan, Run
 
@@ -138,7 +138,7 @@ class BuildLibrary(LibraryRun):
         new = [self._new_expert(folder, data) for folder in folders]
         embedder = self.embedder.make(
             place=self.place,
-            load_base=lambda: bases.load_base(self.path(self.initial_checkpoint_path)),
+            load_base=lambda: loaded.Base.load(self.path(self.initial_checkpoint_path)),
             data=data,
         )
         whole = index.extend(
@@ -378,6 +378,6 @@ class Retrieve(LibraryRun):
     def _make_embedder(self, data: task_data.OpenedData) -> types.Embedder:
         return self.embedder.make(
             place=self.place,
-            load_base=lambda: bases.load_base(self.path(self.initial_checkpoint_path)),
+            load_base=lambda: loaded.Base.load(self.path(self.initial_checkpoint_path)),
             data=data,
         )

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from elm_jax import fields, paths, trees
-from elm_jax.checkpoints import experts, manifest, recipes
+from elm_jax.checkpoints import manifest, recipes
 from elm_jax.evaluation import naming
 from elm_jax.merging import effects as merging_effects
 from elm_jax.merging import methods
 from elm_jax.peft import adapters, effects
-from elm_jax.runs import bases, expert_checks, library
+from elm_jax.runs import bases, expert_checks, library, loaded
 from elm_jax.runs.run import Plan, Run
 from elm_jax.types import Params
 
@@ -77,13 +77,10 @@ class Merge(Run):
         if self._is_finished(infos):
             print(f"finished already: {self._folder}")  # noqa: T201
             return
-        base = bases.load_base(self.path(self.initial_checkpoint_path))
-        loaded = [
-            experts.load_expert(f, base_fingerprint=base.fingerprint)[0]
-            for f in folders
-        ]
+        base = loaded.Base.load(self.path(self.initial_checkpoint_path))
+        parts = [loaded.Expert.load(folder) for folder in folders]
         first = infos[0]
-        merged, adapter = self._merge(loaded, base, first)
+        merged, adapter = self._merge([part.params for part in parts], base, first)
         info = dataclasses.replace(
             first,
             name=self.expert_name,
@@ -99,10 +96,10 @@ class Merge(Run):
             operative_config=self.operative_config(),
         )
         is_own = recipes.make_once(
-            lambda: experts.save_expert(self._folder, merged, info),
+            lambda: loaded.Expert(merged, info).save(self._folder),
             lambda: self._is_finished(infos),
         )
-        done = f"merged {len(loaded)} experts" if is_own else "finished already"
+        done = f"merged {len(parts)} experts" if is_own else "finished already"
         print(f"{done}: {self._folder}")  # noqa: T201
 
     @property
@@ -155,18 +152,16 @@ class Merge(Run):
             weights=self.weights or None,
             scale=float(self.scale),
         )
-        base_dir = self.path(self.initial_checkpoint_path)
-        base = bases.read_manifest(base_dir)
-        fingerprint = bases.read_fingerprint(base_dir)
+        base = bases.read_manifest(self.path(self.initial_checkpoint_path))
         for folder, info in zip(folders, infos, strict=True):
-            bases.check_fits(info, base.name, fingerprint)
+            bases.check_fits(info, base)
             expert_checks.check_same_function(info, base)
             expert_checks.check_tensors(folder, base)
         expert_checks.check_alike(infos, base)
         return infos
 
     def _merge(
-        self, params: Sequence[Params], base: bases.Base, like: manifest.Manifest
+        self, params: Sequence[Params], base: loaded.Base, like: manifest.Manifest
     ) -> tuple[dict[str, Any], adapters.AdapterSpec | None]:
         """Returns the merged expert and its adapters' spec."""
         spec, weights = bases.adapter_spec(like), self.weights or None

@@ -14,7 +14,7 @@ from elm_jax.model import decoding, decoding_spec, precision, scoring
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes
 from elm_jax.peft import adapters
-from elm_jax.runs import bases, placement, task_data
+from elm_jax.runs import bases, loaded, placement, task_data
 from elm_jax.types import Params
 
 # In per-example files: the UTF-8 bytes of the texts that were written, end to end, and
@@ -54,7 +54,7 @@ class Scorer:
 
     def __init__(
         self,
-        base: bases.Base,
+        base: loaded.Base,
         data: task_data.OpenedData,
         *,
         batch_size: int,

@@ -27,6 +27,7 @@ from elm_jax.peft import experts as expert_kinds
 from elm_jax.runs import (
     bases,
     fleet_layout,
+    loaded,
     mixing,
     task_data,
     train_metrics,
@@ -108,7 +109,7 @@ class Trainer:
             self._model = self._model.clone(split_rows=split_rows)
         self._base = None
         if run.initial_checkpoint_path:
-            self._base = bases.load_base(run.path(run.initial_checkpoint_path))
+            self._base = loaded.Base.load(run.path(run.initial_checkpoint_path))
         self.tx = run.optimizer.make(run.train_steps)
         self.loss_fn = loss.make_loss_fn(self._model)
         self._step_fn = step.make_train_step(self.loss_fn, self.tx)

@@ -12,7 +12,7 @@ import numpy as np
 from elm_jax import trees
 from elm_jax.checkpoints import experts, huggingface, streaming, tensors
 from elm_jax.model import t5
-from elm_jax.runs import bases, convert, convert_experts
+from elm_jax.runs import bases, convert, convert_experts, loaded
 from tests.checkpoints import huggingface_sample, peft_sample
 from tests.fuzz.contract import Format, Valid, guarded
 from tests.fuzz.records import make_expert
@@ -59,7 +59,7 @@ def _read_model(folder: pathlib.Path) -> Any:
         dtype="float32",
         storage_dtype="float32",
     ).run()
-    base = bases.load_base(folder / "out/base")
+    base = loaded.Base.load(folder / "out/base")
     info = bases.read_manifest(folder / "out/base")
     return (trees.flatten(base.params), info.model)
 

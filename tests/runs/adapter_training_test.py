@@ -8,7 +8,7 @@ import pytest
 from elm_jax import trees
 from elm_jax.checkpoints import experts
 from elm_jax.cli import gin_flags
-from elm_jax.runs import bases, candidates, evaluate, library, merge, train
+from elm_jax.runs import candidates, evaluate, library, loaded, merge, train
 from tests.runs.end_to_end_test import SHAPE
 
 RUNS = (train.Train, library.BuildLibrary, evaluate.Evaluate)
@@ -65,7 +65,7 @@ def test_an_expert_holds_what_trained_and_it_moved(folder, kind, leaves):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_manifest_tells_the_model_that_the_expert_needs(folder, kind):
     source = trained(folder, kind)[0]
-    base = bases.load_base(folder / "base")
+    base = loaded.Base.load(folder / "base")
     candidate = candidates.Candidate("x", (source,))
     whole = candidate.params(base)
     added, _ = trees.split(whole, "_adapter/")

@@ -11,7 +11,7 @@ from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest, peft_folders
 from elm_jax.model import t5
 from elm_jax.peft import bottleneck
-from elm_jax.runs import bases, candidates, convert_experts, export, merge
+from elm_jax.runs import bases, candidates, convert_experts, export, loaded, merge
 from tests.checkpoints import peft_sample, sample
 
 SHAPES = t5.param_shapes(t5.T5(peft_sample.CONFIG))
@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
 
 
 def logits(folder, expert):
-    base = bases.load_base(folder / "base")
+    base = loaded.Base.load(folder / "base")
     candidate = candidates.Candidate("x", (folder / expert,))
     model = bases.build_model(base.config, candidate.adapter())
     return jax.jit(model.apply)({"params": candidate.params(base)}, *TOKENS)

@@ -10,7 +10,7 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.checkpoints import t5x
 from elm_jax.model import config, t5
-from elm_jax.runs import bases, convert, export
+from elm_jax.runs import convert, export, loaded
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "t5x_tiny"
 MODEL = config.T5Config(
@@ -51,7 +51,7 @@ def test_a_base_goes_to_hugging_face_and_back(tmp_path):
     )
     assert again.plan()["bytes to read"] == run.plan()["bytes to read"]
     again.run()
-    one, other = bases.load_base(base), bases.load_base(tmp_path / "b" / "base")
+    one, other = loaded.Base.load(base), loaded.Base.load(tmp_path / "b" / "base")
     assert one.fingerprint == other.fingerprint
     assert one.config == other.config
 
@@ -64,7 +64,7 @@ def test_a_base_goes_to_t5x_and_back(tmp_path, file_format):
     ).run()
     params, step = t5x.load_t5x(tmp_path / "t5x" / "base" / "checkpoint_3")
     assert step == 3
-    assert trees.fingerprint(params) == bases.load_base(base).fingerprint
+    assert trees.fingerprint(params) == loaded.Base.load(base).fingerprint
 
 
 def test_bfloat16_stays_so_on_disk_and_is_float32_in_memory(tmp_path):
@@ -75,7 +75,7 @@ def test_bfloat16_stays_so_on_disk_and_is_float32_in_memory(tmp_path):
         for folder in (kept, wide)
     )
     assert kept_bytes < wide_bytes
-    one, other = bases.load_base(kept), bases.load_base(wide)
+    one, other = loaded.Base.load(kept), loaded.Base.load(wide)
     assert trees.fingerprint(one.params) == trees.fingerprint(other.params)
     assert one.fingerprint != other.fingerprint
     leaves = trees.flatten(one.params).values()
@@ -91,7 +91,7 @@ def test_the_scanned_network_computes_t5xs_logits_and_goes_back(tmp_path):
         base_name="base",
     )
     run.run()
-    base = bases.load_base(tmp_path / "base")
+    base = loaded.Base.load(tmp_path / "base")
     with np.load(FIXTURES / "scan_reference.npz") as file:
         logits = t5.T5(base.config).apply(
             {"params": base.params},

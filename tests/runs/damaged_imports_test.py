@@ -17,7 +17,7 @@ from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest, torch_files
 from elm_jax.model import t5
 from elm_jax.peft import lora
-from elm_jax.runs import bases, convert, convert_experts, export, merge
+from elm_jax.runs import convert, convert_experts, export, loaded, merge
 from tests.checkpoints import huggingface_sample, peft_sample, sample
 
 SHAPE = huggingface_sample.CONFIG
@@ -378,7 +378,7 @@ def infinite(work, tmp_path, monkeypatch):
     leaves = trees.flatten(params)
     leaves[next(iter(leaves))].flat[0] = np.inf
     experts.save_expert(tmp_path / "expert", trees.unflatten(leaves), info)
-    whole = bases.load_base(work / "base")
+    whole = loaded.Base.load(work / "base")
     leaves = trees.flatten(whole.params)
     leaves["decoder/decoder_norm/scale"] = np.full(16, np.nan, np.float32)
     broken = trees.unflatten(leaves)

@@ -11,7 +11,16 @@ from elm_jax.checkpoints import experts
 from elm_jax.cli import gin_flags
 from elm_jax.evaluation import claims, result_store, selection
 from elm_jax.library import index, sampling
-from elm_jax.runs import bases, convert, evaluate, library, merge, report, tasks, train
+from elm_jax.runs import (
+    convert,
+    evaluate,
+    library,
+    loaded,
+    merge,
+    report,
+    tasks,
+    train,
+)
 
 RUNS = (train.Train, library.BuildLibrary, evaluate.Evaluate, merge.Merge)
 RUNS += (report.Report, convert.ImportT5X, tasks.ListTasks)
@@ -245,8 +254,8 @@ def test_the_page_judges_the_three_claims_and_asks_for_nothing(folder):
 
 
 def test_an_expert_that_serves_as_a_base_is_another_base(folder):
-    base = bases.load_base(folder / "base")
-    multitask = bases.load_base(folder / "multitask")
+    base = loaded.Base.load(folder / "base")
+    multitask = loaded.Base.load(folder / "multitask")
     assert multitask.fingerprint == trees.fingerprint(multitask.params)
     assert multitask.fingerprint != base.fingerprint
 

@@ -14,12 +14,12 @@ from elm_jax.evaluation import results
 from elm_jax.library import index
 from elm_jax.model import config, decoding_spec, t5
 from elm_jax.runs import (
-    bases,
     candidates,
     cell_keys,
     evaluate,
     expert_checks,
     library,
+    loaded,
     merge,
     task_data,
     vocabularies,
@@ -268,7 +268,7 @@ def test_adapters_of_equal_shapes_that_compute_otherwise_are_not_averaged(folder
     folders = (folder / "experts" / "reviews", twin)
     with pytest.raises(errors.ConfigError, match="one adapter spec"):
         candidates.Candidate("merged_top3", folders).params(
-            bases.load_base(folder / "base")
+            loaded.Base.load(folder / "base")
         )
 
 
@@ -344,7 +344,7 @@ def key(folder, dataset, **changes):
     options = {
         "rows": [0, 1],
         "facts": results.Facts(),
-        "base": bases.load_base(folder / "base"),
+        "base": loaded.Base.load(folder / "base"),
         "data": data().opened(str),
         "length_normalized": False,
         "decoding": decoding_spec.GREEDY,
@@ -358,9 +358,11 @@ def test_what_shapes_a_score_shapes_its_key(folder):
     ranked = dataclasses.replace(
         ranked, places=dataclasses.replace(ranked.places, cache_dir=str(folder / "c"))
     ).open(TASK, "test")
-    base = bases.load_base(folder / "base")
+    base = loaded.Base.load(folder / "base")
     model = base.manifest.model | {"dtype": "bfloat16"}
-    other = base._replace(manifest=dataclasses.replace(base.manifest, model=model))
+    other = dataclasses.replace(
+        base, manifest=dataclasses.replace(base.manifest, model=model)
+    )
     longer = data(feature_lengths={"inputs": 48, "targets": 30}).opened(str)
     beam = decoding_spec.BeamSearch()
     of_ranked = [{}, {"rows": [0, 2]}, {"base": other}, {"length_normalized": True}]

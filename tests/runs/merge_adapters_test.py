@@ -10,7 +10,7 @@ from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest
 from elm_jax.peft import bottleneck, fold, ia3, lora
 from elm_jax.peft import experts as expert_kinds
-from elm_jax.runs import bases, candidates, merge
+from elm_jax.runs import bases, candidates, loaded, merge
 from tests.peft.sample import SHAPE, TOKENS, random_params
 
 SPECS = {
@@ -75,12 +75,12 @@ def logits(base, candidate):
 @pytest.fixture(scope="module")
 def plain(folder):
     """The base's logits."""
-    return logits(bases.load_base(folder / "base"), candidates.Candidate("base"))
+    return logits(loaded.Base.load(folder / "base"), candidates.Candidate("base"))
 
 
 @pytest.mark.parametrize("kind", SPECS)
 def test_a_sum_of_experts_is_an_expert_that_is_loaded_and_scored(folder, kind, plain):
-    base = bases.load_base(folder / "base")
+    base = loaded.Base.load(folder / "base")
     both = merge_all(folder, kind, f"{kind}_both", scale=0.5)
     found = logits(base, both)
     assert np.isfinite(found).all()
@@ -95,7 +95,7 @@ def test_a_sum_of_experts_is_an_expert_that_is_loaded_and_scored(folder, kind, p
 
 @pytest.mark.parametrize("kind", ["lora", "ia3"])
 def test_folded_into_the_base_a_sum_is_the_sum_of_the_folded_differences(folder, kind):
-    base = bases.load_base(folder / "base")
+    base = loaded.Base.load(folder / "base")
     folded = []
     for candidate in (
         merge_all(folder, kind, f"{kind}_sum", scale=0.5),
