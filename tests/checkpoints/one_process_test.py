@@ -8,7 +8,7 @@ import numpy as np
 from elm_jax import trees
 from elm_jax.checkpoints import experts, train_state
 from tests.checkpoints import sample
-from tests.training.together_test import free_address
+from tests.partitioning import addresses
 
 PROGRAM = """
 import pathlib, sys
@@ -47,7 +47,7 @@ processes.barrier("end")
 
 
 def test_what_each_of_two_processes_saves_is_whole_and_its_own(tmp_path):
-    address = free_address()
+    address = addresses.free_address()
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, f"{rank}", address, f"{tmp_path}"],

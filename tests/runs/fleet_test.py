@@ -16,7 +16,7 @@ from elm_jax.checkpoints import bucket, experts
 from elm_jax.cli import gin_flags
 from elm_jax.library import catalogue
 from elm_jax.runs import train
-from tests.training.together_test import free_address
+from tests.partitioning import addresses
 
 pytestmark = pytest.mark.slow
 
@@ -101,7 +101,10 @@ def start_joined(folder, base, *bindings, text=PER_EXPERT):
         *bindings,
     )
     command += ["--gin." + "=".join(each.split(" = ")) for each in bindings]
-    command += [f"--coordinator_address={free_address()}", "--process_count=2"]
+    command += [
+        f"--coordinator_address={addresses.free_address()}",
+        "--process_count=2",
+    ]
     environ = {n: v for n, v in os.environ.items() if n != "XLA_FLAGS"}
     environ["JAX_NUM_CPU_DEVICES"] = f"{jax.local_device_count()}"
     return [
