@@ -1,26 +1,31 @@
-"""Strangers' templates rendered in a process with limits, rows in batches.
+"""Strangers' templates rendered in a process with limits, rows in chunks.
 
 Whoever writes a template decides what it costs. So a template that does not come from a
 file that the project knows by its hash has a process to itself (`limited`): one that
 works without end, or takes all memory, ends with that process and an error that names
 template and row.
+
+A row alone costs as much to send as to render. So many travel as one, and have the
+limits of one; only where they cross those is each rendered by itself.
 """
 
+import itertools
+import json
 import pickle
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from elm_jax import errors
-from elm_jax.data import sources, templates
+from elm_jax.data import records, templates
 from elm_jax.limits import limited
 
 # A pickled row above this is surely longer than `templates.MAX_ROW_CHARS` allows.
-_MAX_ROW_BYTES = 16 * templates.MAX_ROW_CHARS
-# Rows that travel at once; each is held here and there.
-_BATCH_BYTES = 1 << 24
+_MAX_PICKLED_BYTES = 16 * templates.MAX_ROW_CHARS
 
 Found = templates.Rendered | templates.RowError | None
-_TEXT, _ROW, _TEMPLATE = "text", "row", "template"
+_ROW, _TEMPLATE = "row", "template"
+_HEADER = struct.Struct("<Q")
 
 
 def is_strange(template: Any) -> bool:
@@ -41,7 +46,7 @@ def check(template: templates.Template, limits: limited.Limits) -> None:
 def render(
     template: templates.Template,
     split: str,
-    rows: Sequence[tuple[int, sources.Row]],
+    rows: Sequence[tuple[int, records.Row]],
     limits: limited.Limits,
 ) -> list[Found]:
     """Returns what a template makes of rows, as `templates.Template.render`.
@@ -55,21 +60,20 @@ def render(
     Raises:
       TemplateError: It does not compile, does something unsafe or crosses a limit.
     """
-    found: list[Found] = [None] * len(rows)
-    waiting: list[tuple[int, int, bytes]] = []
-    size = 0
-    for place, (example_id, row) in enumerate(rows):
-        packed = _packed(row)
-        if isinstance(packed, templates.RowError):
-            found[place] = packed
-            continue
-        waiting.append((place, example_id, packed))
-        size += len(packed)
-        if size > _BATCH_BYTES:
-            _fill(found, waiting, template, split, limits)
-            waiting, size = [], 0
-    _fill(found, waiting, template, split, limits)
-    return found
+    packed = _packed(rows)
+    if isinstance(packed, templates.RowError) and len(rows) == 1:
+        return [packed]
+    if isinstance(packed, bytes):
+        try:
+            (answer,) = limited.worker(limits).map(
+                _name(renderer), (_text(template), split), [packed]
+            )
+            return _unpacked(answer)
+        except limited.LimitError as error:
+            if len(rows) == 1:
+                where = f" for row {rows[0][0]}"
+                raise _too_much(template, where, error, limits) from error
+    return [found for row in rows for found in render(template, split, [row], limits)]
 
 
 def checker(text: dict[str, Any]) -> Callable[[None], str | None]:
@@ -86,62 +90,91 @@ def checker(text: dict[str, Any]) -> Callable[[None], str | None]:
     return check_once
 
 
-def renderer(text: dict[str, Any]) -> Callable[[tuple[str, bytes]], Any]:
-    """Returns, in the process with limits, what renders a row of seed and content."""
+def renderer(shared: tuple[dict[str, Any], str]) -> Callable[[bytes], bytes]:
+    """Returns, in the process with limits, what renders pickled rows."""
+    text, split = shared
     template = templates.Template(**text)
 
-    def render_one(item: tuple[str, bytes]) -> Any:
-        seed, packed = item
-        try:
-            # Of the process that started this one, which has read the row.
-            found = template.render(pickle.loads(packed), seed=seed)  # noqa: S301
-        except templates.RowError as error:
-            return [_ROW, error.reason, error.detail]
-        except errors.TemplateError as error:
-            return [_TEMPLATE, str(error)]
-        return None if found is None else [_TEXT, *found]
+    def outcomes(packed: bytes) -> Iterator[Found | errors.TemplateError]:
+        # Of the process that started this one, which has read the rows.
+        for example_id, row in zip(*pickle.loads(packed), strict=True):  # noqa: S301
+            try:
+                yield template.render(row, seed=f"{split}/{example_id}")
+            except templates.RowError as error:
+                yield error
+            except errors.TemplateError as error:
+                yield error
+                return
 
-    return render_one
+    return lambda packed: _answer(outcomes(packed))
 
 
-def _packed(row: sources.Row) -> bytes | templates.RowError:
+def _packed(rows: Sequence[tuple[int, records.Row]]) -> bytes | templates.RowError:
+    """Returns rows as bytes, or what is wrong with one of them."""
     try:
-        packed = pickle.dumps(dict(row), pickle.HIGHEST_PROTOCOL)
+        plain = [row if type(row) is dict else dict(row) for _, row in rows]
+        ids = [example_id for example_id, _ in rows]
+        packed = pickle.dumps((ids, plain), pickle.HIGHEST_PROTOCOL)
     except RecursionError:
         return templates.RowError(templates.WRONG_TYPE, "fields nested too deep")
     except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:
         return templates.RowError(templates.WRONG_TYPE, str(error))
-    if len(packed) > _MAX_ROW_BYTES:
+    if len(packed) > _MAX_PICKLED_BYTES:
         limit = f"more than {templates.MAX_ROW_CHARS:,} characters"
         return templates.RowError(templates.TOO_LONG, limit)
     return packed
 
 
-def _fill(
-    found: list[Found],
-    waiting: Sequence[tuple[int, int, bytes]],
-    template: templates.Template,
-    split: str,
-    limits: limited.Limits,
-) -> None:
-    """Puts what rows become to their places."""
-    items = [(f"{split}/{example_id}", packed) for _, example_id, packed in waiting]
-    try:
-        answers = limited.worker(limits).map(_name(renderer), _text(template), items)
-    except limited.LimitError as error:
-        where = f" for row {waiting[error.index][1]}"
-        raise _too_much(template, where, error, limits) from error
-    for (place, _, _), answer in zip(waiting, answers, strict=True):
-        if answer is None:
-            continue
-        kind, *rest = answer
-        if kind == _TEMPLATE:
-            raise errors.TemplateError(*rest)
-        if kind == _ROW:
-            found[place] = templates.RowError(*rest)
+def _answer(outcomes: Iterable[Found | errors.TemplateError]) -> bytes:
+    """Returns outcomes as bytes: what each is and lengths in JSON, then all texts."""
+    kinds: list[Any] = []
+    texts: list[str] = []
+    for found in outcomes:
+        if found is None:
+            kinds.append(None)
+        elif isinstance(found, templates.Rendered):
+            kinds.append(len(found.choices))
+            texts += found[:2]
+            texts += found.choices
+        elif isinstance(found, templates.RowError):
+            kinds.append([_ROW, found.reason, found.detail])
         else:
-            inputs, targets, choices = rest
-            found[place] = templates.Rendered(inputs, targets, tuple(choices))
+            kinds.append([_TEMPLATE, str(found)])
+    head = _encoded(json.dumps([kinds, [*map(len, texts)]], ensure_ascii=False))
+    return _HEADER.pack(len(head)) + head + _encoded("".join(texts))
+
+
+def _unpacked(answer: bytes) -> list[Found]:
+    """Returns the outcomes of an answer; raises TemplateError where one was raised."""
+    (size,) = _HEADER.unpack_from(answer)
+    start = _HEADER.size + size
+    kinds, lengths = json.loads(_decoded(answer[_HEADER.size : start]))
+    text = _decoded(answer[start:])
+    places = itertools.accumulate(lengths, initial=0)
+    texts = [text[start:end] for start, end in itertools.pairwise(places)]
+    outcomes: list[Found] = []
+    place = 0
+    for kind in kinds:
+        if isinstance(kind, int):
+            inputs, targets, *choices = texts[place : place + 2 + kind]
+            outcomes.append(templates.Rendered(inputs, targets, tuple(choices)))
+            place += 2 + kind
+        elif kind is None:
+            outcomes.append(None)
+        elif kind[0] == _ROW:
+            outcomes.append(templates.RowError(*kind[1:]))
+        else:
+            raise errors.TemplateError(kind[1])
+    return outcomes
+
+
+def _encoded(text: str) -> bytes:
+    # Halves of surrogate pairs stay what they are.
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _decoded(content: bytes) -> str:
+    return content.decode("utf-8", "surrogatepass")
 
 
 def _name(function: Callable[..., Any]) -> str:

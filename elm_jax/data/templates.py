@@ -24,7 +24,7 @@ import jinja2
 from jinja2 import exceptions
 
 from elm_jax import errors
-from elm_jax.data import nulls, sandbox, sandbox_filters, sources
+from elm_jax.data import nulls, records, sandbox, sandbox_filters
 
 SEPARATOR = "|||"
 # One of these stands for the separator while a template renders, so that a row whose
@@ -115,7 +115,7 @@ class Template:
         del templates_dir
         return self
 
-    def render(self, row: sources.Row, *, seed: int | str) -> Rendered | None:
+    def render(self, row: records.Row, *, seed: int | str) -> Rendered | None:
         """Returns the row as text, or None where the template renders to nothing.
 
         >>> Template("t", "1", "{{q}}? ||| {{a}}").render({"q": "Up", "a": 1}, seed=0)
@@ -269,7 +269,7 @@ class _Look:
     marks: set[str] = dataclasses.field(default_factory=set)
 
 
-def _look(row: sources.Row) -> _Look:
+def _look(row: records.Row) -> _Look:
     """Returns what is in a row, items of items included.
 
     Raises:
@@ -301,7 +301,7 @@ def _look(row: sources.Row) -> _Look:
     return found
 
 
-def check_length(row: sources.Row) -> None:
+def check_length(row: records.Row) -> None:
     """Raises a RowError if a row is longer than any example."""
     _look(row)
 

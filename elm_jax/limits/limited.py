@@ -110,7 +110,7 @@ class Worker:
 
         Args:
           name: `module:function`; the function is given `shared` once, and gives the
-            function of an item. What that gives must be JSON's.
+            function of an item. What that gives must be bytes, or JSON's.
           shared: What all items need; it and the items are pickled.
           items: What to do; each has the limits for itself.
 
@@ -223,12 +223,17 @@ class _Process:
         try:
             stdin.write(limited_worker.HEADER.pack(len(request)) + request)
             stdin.flush()
-            (size,) = limited_worker.HEADER.unpack(
-                self._read(limited_worker.HEADER.size)
-            )
-            return json.loads(self._read(size).decode("utf-8", "surrogatepass"))
+            head = self._read(limited_worker.ANSWERS.size)
+            size, num_bytes = limited_worker.ANSWERS.unpack(head)
+            content = self._read(size + num_bytes)
         except (EOFError, BrokenPipeError):
             raise self._ended() from None
+        answers = json.loads(content[:size].decode("utf-8", "surrogatepass"))
+        for answer in answers:
+            if answer[0] == limited_worker.BYTES:
+                answer[1] = content[size : size + answer[1]]
+                size += len(answer[1])
+        return answers
 
     def _read(self, size: int) -> bytes:
         """Returns so many bytes of the answers.

@@ -1,11 +1,12 @@
 """The process behind `limited.Worker`: reads work, does it under limits, answers.
 
 It imports only what the work needs, so that it starts in a tenth of a second. What it
-is given is pickled by the process that started it; what it gives back is JSON, because
-that process believes nothing that was made of strangers' files.
+is given is pickled by the process that started it; what it gives back is JSON and plain
+bytes, because that process believes nothing that was made of strangers' files.
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -18,15 +19,19 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 HEADER = struct.Struct("<Q")
-"""Length of what follows, in bytes."""
+"""Length of the request that follows, in bytes."""
+ANSWERS = struct.Struct("<QQ")
+"""Lengths of what follows, in bytes: a JSON list of answers, and the parts of it that
+are bytes themselves, one after the other."""
 PLACE = struct.Struct("<q")
 """Place of the item that is being done; -1 before the first."""
 
 # An answer above this is cut short, to go on in the next, so that the reader's memory
 # stays small; one item's own result above it counts as too much memory.
 MAX_ANSWER_BYTES = 1 << 25
+_GARBAGE = 20_000  # objects, of which the collector looks for rings
 _PARENT = os.getppid()
-VALUE, RAISED, MEMORY = "value", "raised", "memory"
+VALUE, BYTES, RAISED, MEMORY = "value", "bytes", "raised", "memory"
 
 
 def main(memory_bytes: int, place_fd: int) -> None:
@@ -45,11 +50,17 @@ def main(memory_bytes: int, place_fd: int) -> None:
             if last is None or last[0] != (name, shared):
                 # The first item pays for what all of them need.
                 _begin(0, place_fd, cpu_secs)
-                last = ((name, shared), _made(name, shared))
+                made = _made(name, shared)
+                if last is None:
+                    # Modules stay, and an item leaves little: look seldom.
+                    gc.freeze()
+                    gc.set_threshold(_GARBAGE)
+                last = ((name, shared), made)
             parts = _answers(last[1], items, place_fd, cpu_secs)
             signal.setitimer(signal.ITIMER_PROF, 0)
-            body = b"[" + b",".join(parts) + b"]"
-            answers.write(HEADER.pack(len(body)) + body)
+            encoded = b"[" + b",".join(part for part, _ in parts) + b"]"
+            raw = b"".join(content for _, content in parts)
+            answers.write(ANSWERS.pack(len(encoded), len(raw)) + encoded + raw)
             answers.flush()
             os.pwrite(place_fd, PLACE.pack(-1), 0)
 
@@ -86,28 +97,34 @@ def _begin(place: int, place_fd: int, cpu_secs: float) -> None:
 
 def _answers(
     do: Callable[[Any], Any], items: list[Any], place_fd: int, cpu_secs: float
-) -> list[bytes]:
-    """Returns the encoded answers of the first items, at best of all."""
-    parts: list[bytes] = []
+) -> list[tuple[bytes, bytes]]:
+    """Returns the first items' answers, at best all: JSON and bytes of each."""
+    parts: list[tuple[bytes, bytes]] = []
     total = 0
     for place, item in enumerate(items):
         _begin(place, place_fd, cpu_secs)
         try:
-            part = _encoded([VALUE, do(item)])
-            if len(part) > MAX_ANSWER_BYTES:
-                part = _encoded([MEMORY])
+            part = _encoded(do(item))
+            if sum(map(len, part)) > MAX_ANSWER_BYTES:
+                part = _json([MEMORY]), b""
         except MemoryError:
-            part = _encoded([MEMORY])
+            part = _json([MEMORY]), b""
         except Exception as error:  # noqa: BLE001 - the other side makes an error of it
-            part = _encoded([RAISED, f"{type(error).__name__}: {error}"[:2000]])
-        total += len(part)
+            part = _json([RAISED, f"{type(error).__name__}: {error}"[:2000]]), b""
+        total += sum(map(len, part))
         if total > MAX_ANSWER_BYTES and parts:
             break
         parts.append(part)
     return parts
 
 
-def _encoded(answer: list[Any]) -> bytes:
+def _encoded(value: Any) -> tuple[bytes, bytes]:
+    if isinstance(value, bytes):
+        return _json([BYTES, len(value)]), value
+    return _json([VALUE, value]), b""
+
+
+def _json(answer: list[Any]) -> bytes:
     # Halves of surrogate pairs stay what they are.
     return json.dumps(answer, ensure_ascii=False).encode("utf-8", "surrogatepass")
 

@@ -1,4 +1,4 @@
-"""The benchmarks of the model's rooms run, and print one JSON line each."""
+"""The benchmarks run, and print one JSON line each."""
 
 import json
 import pathlib
@@ -28,6 +28,13 @@ def test_importing_the_model_brings_no_tensorflow():
     row = run_tiny("imports")
     assert row["num_modules"] > 10
     assert not row["has_tensorflow"]
+
+
+def test_the_limited_rendering_benchmark_counts_both_processes():
+    row = run_tiny("limited_rendering")
+    assert row["rows"] == 600
+    assert row["limited_secs"] > row["start_secs"] > 0
+    assert row["ratio"] > 1
 
 
 @pytest.mark.slow
