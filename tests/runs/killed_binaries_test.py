@@ -2,7 +2,9 @@
 
 ELM_NUM_KILLS is how many kills there are over all binaries, 10 if unset. Which stage
 is killed when follows from a seed; the moment is a share of the time that a run takes,
-or a little after one of the changes that it makes to its files.
+or a little after one of the changes that it makes to its files. ELM_KILLS_SECS ends
+the kills after so many seconds, ELM_KILLS_SEED gives others; figures are printed as
+they grow (`-s`).
 """
 
 import collections
@@ -19,6 +21,8 @@ from tests.runs import binaries
 pytestmark = pytest.mark.slow
 
 NUM_KILLS = int(os.environ.get("ELM_NUM_KILLS", "10"))
+MOST_SECS = float(os.environ.get("ELM_KILLS_SECS", "inf"))
+SEED = int(os.environ.get("ELM_KILLS_SEED", "0"))
 MOST_IN_A_ROW = 3
 POLL_SECS = 0.003
 
@@ -120,10 +124,10 @@ def finish(started, stage, folder, reference):
 def test_a_binary_that_is_killed_at_any_moment_leaves_the_files_of_one_that_is_not(
     folders, started, model_dir, references
 ):
-    rng = random.Random(0)
+    rng, until = random.Random(SEED), time.monotonic() + MOST_SECS
     num_kills, num_late = collections.Counter(), collections.Counter()
     different, stages = [], rng.sample(binaries.STAGES, len(binaries.STAGES))
-    while (left := NUM_KILLS - num_kills.total()) > 0:
+    while (left := NUM_KILLS - num_kills.total()) > 0 and time.monotonic() < until:
         assert num_late.total() <= NUM_KILLS, num_late
         stage = min(stages, key=lambda stage: num_kills[stage.name])
         reference = references[stage.name]
@@ -144,6 +148,10 @@ def test_a_binary_that_is_killed_at_any_moment_leaves_the_files_of_one_that_is_n
             where = folders / f"different {len(different)}"
             shutil.copytree(model_dir, where)
             different.append("\n  ".join([f"{stage.name} ({where}):", *found]))
-    print(f"kills: {dict(num_kills)}; had ended before: {dict(num_late)}")
+        print(
+            f"kills: {num_kills.total()}, {dict(num_kills)}; had ended before:"
+            f" {dict(num_late)}; different: {len(different)}",
+            flush=True,
+        )
     assert not different, "\n".join(different)
     assert len(stages) > NUM_KILLS or len(num_kills) == len(stages)
