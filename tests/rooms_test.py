@@ -78,7 +78,10 @@ def test_only_data_and_tasks_import_seqio_or_tensorflow(path):
 @pytest.mark.parametrize("path", source_files(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_only_the_flags_file_imports_gin(path):
     if path.name != "gin_flags.py":
-        assert not [n for n in imported_names(path) if within(n, ["gin"])]
+        found = [n for n in imported_names(path) if within(n, ["gin"])]
+        # T5X's settings are parsed as gin's files are; the parser alone binds nothing.
+        parser = ["gin.config_parser"] if path.name == "t5x_config.py" else []
+        assert found == parser
 
 
 def test_the_gin_folder_holds_no_python():

@@ -10,11 +10,12 @@ Reference:
   examples/scalable_t5.
 """
 
-import ast
 import pathlib
-import re
-from collections.abc import Collection, Sequence
+import tokenize
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+from gin import config_parser
 
 from elm_jax import errors
 from elm_jax.checkpoints import stores, t5x
@@ -22,15 +23,32 @@ from elm_jax.checkpoints import stores, t5x
 FILE_NAME = "config.gin"
 # T5X's own default.
 _ACTIVATIONS = ("relu",)
-_KNOWN = (
+KNOWN = (
     *("vocab_size", "emb_dim", "num_heads", "head_dim", "mlp_dim", "mlp_activations"),
     *("num_encoder_layers", "num_decoder_layers", "logits_via_embedding"),
     # They shape a training, or how it is computed.
     *("dtype", "dropout_rate", "float32_attention_logits", "remat_policy"),
     *("scan_layers", "param_scan_axis"),
 )
-# A binding as gin writes it: its value may go on over lines that are indented.
-_BINDING = re.compile(r"^([\w./]+) = ((?:\\\n)?.*(?:\n[ \t)\]}].*)*)", re.MULTILINE)
+
+
+# What gin's parser raises, and below it Python's own.
+_UNREADABLE = (
+    *(SyntaxError, tokenize.TokenError, ValueError, TypeError),
+    *(RecursionError, MemoryError),
+)
+
+
+class _AsTexts(config_parser.ParserDelegate):
+    """Gives macros and references as the texts that they are, and resolves nothing."""
+
+    def configurable_reference(
+        self, scoped_configurable_name: str, evaluate: bool
+    ) -> str:
+        return f"@{scoped_configurable_name}{'()' if evaluate else ''}"
+
+    def macro(self, scoped_name: str) -> str:
+        return f"%{scoped_name}"
 
 
 def network_fields(path: str | pathlib.Path) -> dict[str, Any]:
@@ -47,30 +65,30 @@ def network_fields(path: str | pathlib.Path) -> dict[str, Any]:
         content = stores.read_bytes(f"{parent}/", FILE_NAME)
     if content is None:
         return {}
+    bound: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     try:
-        bound = dict(_BINDING.findall(content.decode()))
-    except UnicodeError as error:
+        for one in config_parser.ConfigParser(content.decode(), _AsTexts()):
+            if not isinstance(one, config_parser.BindingStatement):
+                continue
+            if not one.arg_name:
+                bound[one.selector] = one.value
+            elif one.selector.rpartition(".")[2] == "T5Config":
+                fields[one.arg_name] = one.value
+    except _UNREADABLE as error:
         raise errors.CheckpointError(
-            found=f"{FILE_NAME} beside {path} cannot be read: {error}",
+            found=f"{FILE_NAME} beside {path} cannot be read:"
+            f" {errors.first_line(error)}",
             expected="what T5X wrote there",
             do="Copy the file again, or move the checkpoint away from it",
         ) from error
-    fields = {}
-    for name, text in bound.items():
-        owner, _, field = name.rpartition(".")
-        if re.search(r"(^|[./])T5Config$", owner):
-            macro = bound.get(text.removeprefix("%"), text)
-            fields[field] = _value(macro if text.startswith("%") else text)
-    return fields
+    return {name: _resolved(value, bound) for name, value in fields.items()}
 
 
-def _value(text: str) -> Any:
-    """Returns the value of a literal, and the text of anything else."""
-    text = text.replace("\\\n", " ").strip()
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text
+def _resolved(value: Any, bound: Mapping[str, Any]) -> Any:
+    """Returns a macro's value for the macro, and anything else as it is."""
+    is_macro = isinstance(value, str) and value.startswith("%")
+    return bound.get(value[1:], value) if is_macro else value
 
 
 def check(
@@ -88,7 +106,7 @@ def check(
     fields = network_fields(path)
     problems = [
         f"T5Config.{name} = {fields[name]!r}"
-        for name in sorted(fields.keys() - {*_KNOWN, *ignored_fields})
+        for name in sorted(fields.keys() - {*KNOWN, *ignored_fields})
     ]
     found = fields.get("mlp_activations", _ACTIVATIONS)
     is_same = isinstance(found, list | tuple) and [*found] == [*activations]

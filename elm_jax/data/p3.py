@@ -73,22 +73,23 @@ class P3Rows:
         from elm_jax.data import seqio_tasks
 
         tf: Any = seqio_tasks.import_tensorflow()
-        info = self._folder(data_dir) / f"info.{split}.json"
+        folder = self._folder(data_dir)
+        _check_info(folder / f"info.{split}.json")
+        # Whatever the description says of choices: none are read where there are none.
+        columns = {name: tf.io.FixedLenFeature((), tf.string) for name in _TEXTS}
+        columns[_CHOICES] = tf.io.VarLenFeature(tf.string)
+        paths = [str(path) for path in self._records(split, data_dir)]
         try:
-            described = json_files.read_object(info)["features"]
-            columns = {n: _column(tf, f) for n, f in described.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            for record in tf.data.TFRecordDataset(paths).as_numpy_iterator():
+                example = tf.io.parse_single_example(record, columns)
+                choices = example[_CHOICES].values.numpy()
+                yield _prompted([example[name].numpy() for name in _TEXTS], choices)
+        except tf.errors.OpError as error:
             raise errors.DataError(
-                found=f"{info} is not as SeqIO writes it: {error}",
-                expected="a JSON object with `features`",
+                found=f"{split} in {folder} cannot be read: {error.message}",
+                expected="records as SeqIO writes them",
                 do="Fetch the folder again",
             ) from error
-        paths = [str(path) for path in self._records(split, data_dir)]
-        records = tf.data.TFRecordDataset(paths)
-        for record in records.as_numpy_iterator():
-            example = tf.io.parse_single_example(record, columns)
-            choices = example[_CHOICES].values.numpy() if _CHOICES in example else ()
-            yield _prompted([example[name].numpy() for name in _TEXTS], choices)
 
     def fingerprint(self, split: str, *, data_dir: str) -> str:
         """Returns a hash of the files' content."""
@@ -132,13 +133,23 @@ class P3Rows:
         return [folder.parent / file for file in files]
 
 
-def _column(tf: Any, feature: dict[str, Any]) -> Any:
-    # A record knows texts, int64 and float32 only.
-    name = feature["dtype"]
-    dtype = tf.as_dtype("int64" if name in ("int32", "bool") else name)
-    if feature["shape"]:
-        return tf.io.VarLenFeature(dtype)
-    return tf.io.FixedLenFeature((), dtype)
+def _check_info(path: pathlib.Path) -> None:
+    """Raises DataError unless a file describes the texts as SeqIO does."""
+    try:
+        described = json_files.read_object(path)["features"]
+        odd = [
+            name
+            for name in _TEXTS
+            if described[name]["dtype"] != "string" or described[name]["shape"]
+        ]
+        if odd:
+            raise ValueError(f"{', '.join(odd)} is no text")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise errors.DataError(
+            found=f"{path} is not as SeqIO writes it: {error}",
+            expected="a JSON object with `features`",
+            do="Fetch the folder again",
+        ) from error
 
 
 def _prompted(

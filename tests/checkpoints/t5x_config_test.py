@@ -79,6 +79,28 @@ def test_another_network_is_refused_by_field(checkpoint, line, told):
     assert "config.gin beside" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "network.T5Config.positions 'rotary'",
+        "network.T5Config.mlp_activations = ('gelu',",
+        "network.T5Config.mlp_activations = 'gelu",
+        "network.T5Config.emb_dim = " + "[" * 9999,
+        "utils.SaveCheckpointConfig.fns = [range]",
+        "A = 190:20",
+    ],
+)
+def test_a_file_that_gin_cannot_parse_is_told(checkpoint, line):
+    with pytest.raises(errors.CheckpointError, match="cannot be read"):
+        t5x_config.check(checkpoint(WRITTEN + line), GELU)
+
+
+def test_a_block_of_the_network_counts_as_its_bindings_do(checkpoint):
+    path = checkpoint("network.T5Config:\n  positions = 'rotary'\n")
+    with pytest.raises(errors.CheckpointError, match="positions = 'rotary'"):
+        t5x_config.check(path, GELU)
+
+
 def test_a_file_that_is_no_text_is_told(checkpoint, tmp_path):
     path = checkpoint("")
     (tmp_path / "config.gin").write_bytes(b"\xff\xfe")

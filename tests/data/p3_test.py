@@ -1,6 +1,7 @@
 """P3's folders: a SeqIO cache, written by SeqIO's own writer, and Parquet files."""
 
 import json
+import shutil
 
 import pyarrow
 import pytest
@@ -100,6 +101,36 @@ def test_parquet_files_give_the_same_rows_as_the_cache(data_dir, tmp_path, file)
     parquet.write_table(whole.drop_columns("inputs_pretokenized"), path)
     with pytest.raises(errors.DataError, match="without inputs_pretokenized"):
         list(source.rows("train", data_dir=str(tmp_path)))
+
+
+@pytest.fixture
+def copied(data_dir, tmp_path):
+    """A folder of its own, which may be damaged."""
+    shutil.copytree(data_dir / "p3/some_task", tmp_path / "p3/some_task")
+    return tmp_path
+
+
+@pytest.mark.parametrize("place", [0, 20, -1])
+def test_a_flipped_bit_in_a_record_is_told(copied, place):
+    path = copied / "p3/some_task/train.tfrecord-00000-of-00001"
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(errors.DataError, match="train in .* cannot be read"):
+        list(p3.P3Rows("some_task").rows("train", data_dir=str(copied)))
+
+
+def test_choices_are_those_of_the_records_whatever_the_description_lists(copied):
+    path = copied / "p3/some_task/info.train.json"
+    described = json.loads(path.read_text())
+    described["features"]["choices"] = described["features"].pop("answer_choices")
+    path.write_text(json.dumps(described))
+    first = next(p3.P3Rows("some_task").rows("train", data_dir=str(copied)))
+    assert first.choices == ("yes", "no")
+    described["features"]["targets_pretokenized"] = {"shape": [None], "dtype": "string"}
+    path.write_text(json.dumps(described))
+    with pytest.raises(errors.DataError, match="targets_pretokenized is no text"):
+        list(p3.P3Rows("some_task").rows("train", data_dir=str(copied)))
 
 
 def test_a_task_is_served_by_p3_without_its_template(data_dir):

@@ -2,7 +2,17 @@
 
 import os
 
-from tests.fuzz import broken, foreign, records, rows, weights
+from tests.fuzz import (
+    broken,
+    buckets,
+    foreign,
+    records,
+    rows,
+    t5x_files,
+    tables,
+    torch_files,
+    weights,
+)
 from tests.fuzz.contract import Format
 
 FORMATS: dict[str, Format] = {
@@ -10,6 +20,10 @@ FORMATS: dict[str, Format] = {
     **rows.FORMATS,
     **records.FORMATS,
     **weights.FORMATS,
+    **tables.FORMATS,
+    **t5x_files.FORMATS,
+    **buckets.FORMATS,
+    **torch_files.FORMATS,
 }
 if os.environ.get("ELM_FUZZ_BROKEN"):
     FORMATS["broken"] = broken.FORMAT

@@ -10,6 +10,11 @@ GROUPS = {
         **{"orbax": 1, "orbax_streamed": 1, "safetensors": 1, "hf_config": 1},
         **{"peft": 1, "peft_config": 1},
     },
-    "foreign": {"sentencepiece": 1, "tokenizer": 1},
+    "foreign": {"sentencepiece": 1, "tokenizer": 1, "torch": 1},
+    "tables": {"parquet": 2, "p3_parquet": 1, "p3_records": 1},
+    "stores": {
+        **{"t5x": 1, "t5x_orbax": 1, "t5x_settings": 1},
+        **{"bucket": 1, "bucket_server": 1},
+    },
 }
 SHARES = {name: share for group in GROUPS.values() for name, share in group.items()}

@@ -17,7 +17,7 @@ from elm_jax.data import rendering, sources, tasks, template_files, templates
 from tasks import public_files
 from tests.fuzz.contract import Format, Valid, same
 
-_TEMPLATE = templates.Template(
+TEMPLATE = templates.Template(
     name="ask",
     id="1",
     jinja="{{question}} ||| {{answer_choices[label | int]}}",
@@ -32,13 +32,13 @@ def _task(parse: sources.Parser, file: str) -> tasks.Task:
         prompt="ask",
         cluster="QA",
         source=sources.FileRows(parse, {"train": [file]}, "nowhere"),
-        template=_TEMPLATE,
+        template=TEMPLATE,
         metrics=("accuracy",),
         max_bad_share=1.0,
     )
 
 
-def _rows(variant: int) -> list[dict[str, Any]]:
+def make_rows(variant: int) -> list[dict[str, Any]]:
     things = ("apple, red", 'the "big" river', "stone\nwall", "été 猫", "window")
     return [
         {
@@ -61,7 +61,7 @@ def _read_rows(parse: sources.Parser, file: str) -> Any:
     return read
 
 
-def _judge_rendered(records: list[Any], found: rendering.RenderedSplit) -> str:
+def judge_rendered(records: list[Any], found: rendering.RenderedSplit) -> str:
     """Compares each kept example with what its own record says."""
     if found.num_rows != len(records):
         return f"{found.num_rows} rows of {len(records)}"
@@ -81,7 +81,7 @@ def _make_csv(folder: pathlib.Path, variant: int) -> None:
     with (folder / "train.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["question", "first", "second", "label"])
         writer.writeheader()
-        writer.writerows(_rows(variant))
+        writer.writerows(make_rows(variant))
 
 
 def _judge_csv(folder: pathlib.Path, value: Any, valid: Valid) -> str:
@@ -93,7 +93,7 @@ def _judge_csv(folder: pathlib.Path, value: Any, valid: Valid) -> str:
         dict(zip(header, one, strict=True)) if len(one) == len(header) else None
         for one in records
     ]
-    return _judge_rendered(rows, value)
+    return judge_rendered(rows, value)
 
 
 def _make_jsonl(folder: pathlib.Path, variant: int) -> None:
@@ -101,7 +101,7 @@ def _make_jsonl(folder: pathlib.Path, variant: int) -> None:
 
 
 def _jsonl(variant: int) -> bytes:
-    lines = [json.dumps(row, ensure_ascii=False) for row in _rows(variant)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in make_rows(variant)]
     return "".join(f"{line}\n" for line in lines).encode()
 
 
@@ -113,7 +113,7 @@ def _judge_jsonl(folder: pathlib.Path, value: Any, valid: Valid) -> str:
 def _judge_lines(content: bytes, value: Any) -> str:
     text = content.decode("utf-8-sig", "surrogateescape")
     lines = io.StringIO(text, newline=None)
-    return _judge_rendered([json.loads(n) for n in lines if n.strip()], value)
+    return judge_rendered([json.loads(n) for n in lines if n.strip()], value)
 
 
 def _make_gz(folder: pathlib.Path, variant: int) -> None:

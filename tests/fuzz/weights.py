@@ -50,7 +50,7 @@ def _make_model(folder: pathlib.Path, variant: int) -> None:
     huggingface_sample.write_folder(folder / "model", theirs)
 
 
-def _read_model(folder: pathlib.Path) -> Any:
+def read_model(folder: pathlib.Path) -> Any:
     shutil.rmtree(folder / "out", ignore_errors=True)
     convert.ImportHuggingFace(
         model_dir=str(folder / "out"),
@@ -118,7 +118,7 @@ def _make_peft(folder: pathlib.Path, variant: int) -> None:
     shapes = t5.param_shapes(t5.T5(peft_sample.CONFIG))
     theirs = peft_sample.theirs(shapes)
     huggingface_sample.write_folder(folder / "model", theirs, peft_sample.CONFIG)
-    _read_model(folder)
+    read_model(folder)
 
 
 def _read_peft(folder: pathlib.Path) -> Any:
@@ -170,12 +170,12 @@ FORMATS = {
     "orbax_streamed": Format(_make_orbax, _streamed, guarded, _ORBAX),
     "safetensors": Format(
         _make_model,
-        _read_model,
+        read_model,
         _judge_model,
         {"model/model.safetensors": ("safetensors", "safetensors", "bytes")},
     ),
     "hf_config": Format(
-        _make_model, _read_model, _judge_model, {"model/config.json": ("json",)}
+        _make_model, read_model, _judge_model, {"model/config.json": ("json",)}
     ),
     "peft": Format(
         _make_peft,
