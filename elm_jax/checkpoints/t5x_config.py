@@ -44,11 +44,11 @@ class _AsTexts(config_parser.ParserDelegate):
 
     def configurable_reference(
         self, scoped_configurable_name: str, evaluate: bool
-    ) -> str:
+    ) -> Any:
         return f"@{scoped_configurable_name}{'()' if evaluate else ''}"
 
-    def macro(self, scoped_name: str) -> str:
-        return f"%{scoped_name}"
+    def macro(self, macro_name: str) -> Any:
+        return f"%{macro_name}"
 
 
 def network_fields(path: str | pathlib.Path) -> dict[str, Any]:
