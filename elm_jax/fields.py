@@ -6,6 +6,7 @@ once: `check` reads them when a value is made, and `--help` shows them.
 
 import dataclasses
 import functools
+import inspect
 import math
 import struct
 import types
@@ -115,9 +116,17 @@ def of(part: type) -> tuple[Field, ...]:
 
 
 def parts(hint: Any) -> Iterator[type]:
-    """Yields the dataclasses that a field with such an annotation may hold."""
+    """Yields the dataclasses that a field with such an annotation may hold.
+
+    Of an abstract one, such as `MergeMethod`, those that extend it, as far as they are
+    imported.
+    """
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        yield hint
+        if inspect.isabstract(hint):
+            for kind in hint.__subclasses__():
+                yield from parts(kind)
+        else:
+            yield hint
     for argument in typing.get_args(hint):
         yield from parts(argument)
 

@@ -39,6 +39,8 @@ class Cell:
       checkpoint_step: Training steps behind the parameters.
       scoring: Hash of what else shapes a score: the rows scored and their content,
         length normalisation. "" if nobody needs it.
+      settings: Hash of a strategy's options; "" for those that it has by default, and
+        where there is no strategy.
     """
 
     expert: str
@@ -52,6 +54,7 @@ class Cell:
     seed: int
     checkpoint_step: int
     scoring: str = ""
+    settings: str = ""
 
     def key(self, metric: str) -> tuple[str | int, ...]:
         """Returns the identity of this cell's row for `metric`."""
@@ -60,7 +63,8 @@ class Cell:
     @property
     def digest(self) -> str:
         """16 hex digits that name this cell in file names."""
-        text = json.dumps([getattr(self, name) for name in CELL_FIELDS])
+        names = [name for name in CELL_FIELDS if name != "settings" or self.settings]
+        text = json.dumps([getattr(self, name) for name in names])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -76,6 +80,9 @@ class Facts:
     Attributes:
       kind: The expert's kind, such as `prompt`, `multitask` or `merged`; `base` for
         the base, `strategy` for what chooses among experts.
+      strategy: What kind of strategy gave the parameters, such as `retrieved`.
+      strategy_note: What it is, in a few words.
+      experts: Fingerprints of the experts that it used by name, the first one first.
       source: The expert's folder, relative to the store's; "" if it is none.
       training_seed: Seed of the expert's training.
       recipe: Hash of what the expert is trained on and how, its seed aside: equal for
@@ -90,6 +97,9 @@ class Facts:
     """
 
     kind: str = ""
+    strategy: str = ""
+    strategy_note: str = ""
+    experts: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     source: str = ""
     training_seed: int | None = None
     recipe: str = ""

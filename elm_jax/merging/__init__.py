@@ -1,1 +1,1 @@
-"""Merge methods as pure functions over parameter trees."""
+"""Merge methods: values that make one parameter tree of several."""

@@ -3,17 +3,18 @@
 import dataclasses
 import functools
 import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from elm_jax import trees
 from elm_jax.checkpoints.manifest import Manifest, read_manifest
 from elm_jax.evaluation import naming
-from elm_jax.merging import methods
+from elm_jax.merging import averages
+from elm_jax.merging.method import MergeMethod
 from elm_jax.peft import adapters
-from elm_jax.runs import bases, expert_checks, loaded
+from elm_jax.runs import loaded, merged_params
 from elm_jax.types import Params
 
 
@@ -23,21 +24,43 @@ class Candidate:
 
     Attributes:
       name: What result rows call it.
-      folders: The experts in it: none for the base, several for a uniform merge.
+      folders: The experts in it: none for the base, several for a merge.
       kind: The expert's own, `base`, or `strategy` for what was chosen for a task.
+      method: How its experts are merged.
+      strategy: The kind of strategy that gave it; "" for none.
+      settings: Hash of the strategy's options; "" for those it has by default.
+      note: What the strategy is, in a few words.
     """
 
     name: str
     folders: tuple[pathlib.Path, ...] = ()
     kind: str = "base"
+    method: MergeMethod = averages.Uniform()
+    strategy: str = ""
+    settings: str = ""
+    note: str = ""
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """The identity of its experts, 16 hex digits; "" for the base."""
-        found = sorted(info.fingerprint for info in self.manifests)
-        if len(found) < 2:
-            return "".join(found)
-        return hashlib.sha256(" ".join(found).encode()).hexdigest()[:16]
+        """The identity of its parameters, 16 hex digits; "" for the base."""
+        parts = [info.fingerprint for info in self.manifests]
+        if not self.is_merged:
+            return "".join(parts)
+        text = " ".join(sorted(parts))
+        if self.method != averages.Uniform():
+            text = json.dumps([parts, self.method.recipe()], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether its parameters are not those of one expert or of the base."""
+        is_mean = self.method == averages.Uniform()
+        return len(self.folders) > (1 if is_mean else 0)
+
+    @property
+    def origin(self) -> tuple[object, ...]:
+        """What its parameters are made of; candidates of equal ones share them."""
+        return (self.folders, self.method)
 
     @functools.cached_property
     def manifests(self) -> tuple[Manifest, ...]:
@@ -64,18 +87,16 @@ class Candidate:
             source = pathlib.Path(relative).as_posix()
         return {
             "kind": self.kind,
+            "strategy": self.strategy,
+            "strategy_note": self.note,
+            "experts": {info.name: info.fingerprint for info in infos},
             "source": source,
             "training_seed": seeds.pop() if len(seeds) == 1 else None,
             "recipe": infos[0].recipe if len(infos) == 1 else "",
         }
 
-    def adapter(self) -> adapters.AdapterSpec | None:
-        """Returns the adapters that its experts need."""
-        info = self.manifest
-        return None if info is None else bases.adapter_spec(info)
-
-    def params(self, base: loaded.Base) -> Params:
-        """Returns the whole model's parameters: the base's, the experts' over them.
+    def load(self, base: loaded.Base) -> tuple[Params, adapters.AdapterSpec | None]:
+        """Returns the whole model's parameters, and the adapters among them.
 
         Raises:
           CheckpointError: An expert does not fit the base's shape.
@@ -83,15 +104,13 @@ class Candidate:
           FingerprintError: An expert belongs to another base.
         """
         if not self.folders:
-            return base.params
-        expert_checks.check_alike(self.manifests)
-        parts = [loaded.Expert.load(folder) for folder in self.folders]
-        for part in parts:
-            base.check_fits(part)
-        if len(parts) == 1:
-            return base.with_expert(parts[0])
-        merged = methods.merge("uniform", [part.params for part in parts])
-        return trees.replace(base.params, merged)
+            return base.params, None
+        expert, *others = [loaded.Expert.load(folder) for folder in self.folders]
+        if self.is_merged:
+            expert = merged_params.merged_expert(
+                self.method, [expert, *others], base, name=self.name
+            )
+        return base.with_expert(expert), expert.adapter
 
 
 def of_experts(folders: Sequence[pathlib.Path]) -> list[Candidate]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from elm_jax import errors, trees
-from elm_jax.merging import effects
+from elm_jax.merging import task_arithmetic
 
 BESIDE = {"a/up": (-2, True), "a/down": (-1, False)}
 BASE = {"norm": np.ones(2, np.float32)}
@@ -20,13 +20,14 @@ def expert(seed, dtype=np.float32, width=3):
 
 
 def merge(experts, base=BASE, **options):
-    options = {"weights": None, "scale": 1.0} | options
-    return effects.task_arithmetic(experts, base=base, beside=BESIDE, **options)
+    method = task_arithmetic.TaskArithmetic(**options)
+    merged = method.merge(experts, base=base, beside=BESIDE)
+    return merged.params, merged.num_beside
 
 
 def test_inner_widths_add_up_and_factors_go_to_one_side():
     one, two = expert(1), expert(2)
-    merged, count = merge([one, two], weights=[2.0, -1.0], scale=0.5)
+    merged, count = merge([one, two], weights=(2.0, -1.0), scale=0.5)
     assert count == 2
     found = trees.flatten(merged)
     assert (found["a/down"].shape, found["a/up"].shape) == ((4, 6), (6, 4))
@@ -55,9 +56,9 @@ def test_dtypes_stay():
     [
         ([], {}, "no experts"),
         ([expert(1), expert(2, width=4)], {}, "a/down"),
-        ([expert(1), expert(2)], {"weights": [1.0]}, "one finite weight per expert"),
-        ([expert(1)], {"scale": float("inf")}, "a finite number"),
-        ([expert(1)], {"scale": 1e39}, "not finite"),
+        ([expert(1), expert(2)], {"weights": (1.0,)}, "one finite weight per expert"),
+        ([expert(1)], {"scale": float("inf")}, "float, finite"),
+        ([expert(1)], {"scale": 3e38, "weights": (3e38,)}, "not finite"),
         ([expert(1)], {"base": {}}, "the base differs"),
     ],
 )

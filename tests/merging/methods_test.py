@@ -1,6 +1,7 @@
 """Every merge method keeps its laws, bit for bit where it says so."""
 
 import itertools
+import json
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from elm_jax import errors, trees
-from elm_jax.merging import methods
+from elm_jax.merging import averages, combining, methods
 
 DTYPES = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16))
 SHAPES = ((), (1,), (3,), (2, 3), (0, 4))
@@ -42,9 +43,13 @@ def assert_same_bits(found, expected):
         assert other.tobytes() == np.asarray(leaf).tobytes(), name
 
 
+def merge(method, experts, *, base=None, **options):
+    return methods.of(method, **options).merge(experts, base=base).params
+
+
 def merge_with(method, experts, base, **options):
     base = base if method in NEEDS_BASE else None
-    return methods.merge(method, experts, base=base, **options)
+    return merge(method, experts, base=base, **options)
 
 
 @pytest.mark.parametrize("method", methods.METHODS)
@@ -61,7 +66,7 @@ def test_one_expert_merges_to_itself(method, parts):
 @settings(max_examples=30, deadline=None)
 def test_a_one_hot_weight_gives_that_expert_bit_for_bit(method, chosen, parts):
     *experts, base = parts
-    weights = [float(n == chosen) for n in range(3)]
+    weights = tuple(float(n == chosen) for n in range(3))
     merged = merge_with(method, experts, base, weights=weights)
     assert_same_bits(merged, experts[chosen])
 
@@ -71,9 +76,9 @@ def test_a_one_hot_weight_gives_that_expert_bit_for_bit(method, chosen, parts):
 @settings(max_examples=20, deadline=None)
 def test_equal_experts_average_to_themselves(count, parts):
     (expert,) = parts
-    assert_same_bits(methods.merge("uniform", [expert] * count), expert)
-    weights = [0.1 + n for n in range(count)]
-    weighted = methods.merge("weighted", [expert] * count, weights=weights)
+    assert_same_bits(merge("uniform", [expert] * count), expert)
+    weights = tuple(0.1 + n for n in range(count))
+    weighted = merge("weighted", [expert] * count, weights=weights)
     assert_same_bits(weighted, expert)
 
 
@@ -81,8 +86,8 @@ def test_equal_experts_average_to_themselves(count, parts):
 @settings(max_examples=40, deadline=None)
 def test_equal_experts_with_weights_of_sum_one_merge_to_themselves(parts):
     expert, base = parts
-    weights = [0.1] * 10
-    merged = methods.merge("task_arithmetic", [expert] * 10, weights=weights, base=base)
+    weights = (0.1,) * 10
+    merged = merge("task_arithmetic", [expert] * 10, weights=weights, base=base)
     assert_same_bits(merged, expert)
 
 
@@ -92,10 +97,10 @@ def test_equal_experts_with_weights_of_sum_one_merge_to_themselves(parts):
 def test_the_order_of_experts_changes_no_bit(method, parts):
     *experts, base = parts
     weights = [0.7, 0.1, 0.2]
-    takes_weights = methods.METHODS[method].takes_weights
+    takes_weights = methods.METHODS[method].takes_weights()
 
     def merged(order):
-        options = {"weights": [weights[n] for n in order]} if takes_weights else {}
+        options = {"weights": tuple(weights[n] for n in order)} if takes_weights else {}
         try:
             return merge_with(method, [experts[n] for n in order], base, **options)
         except errors.ConfigError as error:  # beyond the range of the dtype
@@ -113,7 +118,7 @@ def test_the_order_of_experts_changes_no_bit(method, parts):
 @settings(max_examples=40, deadline=None)
 def test_zero_scale_gives_the_base_bit_for_bit(parts):
     *experts, base = parts
-    merged = methods.merge("task_arithmetic", experts, base=base, scale=0.0)
+    merged = merge("task_arithmetic", experts, base=base, scale=0.0)
     assert_same_bits(merged, base)
 
 
@@ -122,7 +127,7 @@ def test_zero_scale_gives_the_base_bit_for_bit(parts):
 def test_merging_the_base_alone_changes_nothing_at_any_scale(parts):
     base, _ = parts
     for scale in (0.3, 1.0, 2.0, -1.0):
-        merged = methods.merge("task_arithmetic", [base], base=base, scale=scale)
+        merged = merge("task_arithmetic", [base], base=base, scale=scale)
         for name, leaf in trees.flatten(base).items():
             np.testing.assert_array_equal(trees.flatten(merged)[name], leaf)
 
@@ -132,23 +137,23 @@ def tree(*values, dtype=np.float32):
 
 
 def test_uniform_is_the_arithmetic_mean():
-    merged = methods.merge("uniform", [tree(1, 2), tree(3, 6)])
+    merged = merge("uniform", [tree(1, 2), tree(3, 6)])
     np.testing.assert_array_equal(merged["w"], [2, 4])
 
 
 def test_only_the_ratios_of_average_weights_count():
     experts = [tree(1, 2), tree(3, 6)]
-    merged = methods.merge("weighted", experts, weights=[3, 1])
+    merged = merge("weighted", experts, weights=(3, 1))
     np.testing.assert_array_equal(merged["w"], [1.5, 3])
-    again = methods.merge("weighted", experts, weights=[0.75, 0.25])
+    again = merge("weighted", experts, weights=(0.75, 0.25))
     assert_same_bits(again, merged)
 
 
 def test_task_arithmetic_adds_scaled_differences_and_negation_subtracts():
     base, one, two = tree(10, 10), tree(11, 10), tree(10, 14)
-    add = methods.merge("task_arithmetic", [one, two], base=base, scale=0.5)
+    add = merge("task_arithmetic", [one, two], base=base, scale=0.5)
     np.testing.assert_array_equal(add["w"], [10.5, 12])
-    forget = methods.merge("task_arithmetic", [one], base=base, weights=[-1])
+    forget = merge("task_arithmetic", [one], base=base, weights=(-1,))
     np.testing.assert_array_equal(forget["w"], [9, 10])
 
 
@@ -156,8 +161,8 @@ def test_uniform_equals_task_arithmetic_with_scale_one_over_n():
     rng = np.random.default_rng(0)
     parts = [{"w": rng.normal(size=50).astype(np.float32)} for _ in range(4)]
     *experts, base = parts
-    arithmetic = methods.merge("task_arithmetic", experts, base=base, scale=1 / 3)
-    uniform = methods.merge("uniform", experts)
+    arithmetic = merge("task_arithmetic", experts, base=base, scale=1 / 3)
+    uniform = merge("uniform", experts)
     np.testing.assert_allclose(arithmetic["w"], uniform["w"], rtol=1e-6)
 
 
@@ -165,21 +170,21 @@ def test_a_mean_in_bfloat16_rounds_once():
     # In bfloat16 itself 256 + 1 is 256, and ten ones on top stay lost.
     experts = [tree(256.0, dtype=ml_dtypes.bfloat16)]
     experts += [tree(1.0, dtype=ml_dtypes.bfloat16)] * 9
-    merged = methods.merge("uniform", experts)
+    merged = merge("uniform", experts)
     assert merged["w"].dtype == ml_dtypes.bfloat16
     assert merged["w"][0] == ml_dtypes.bfloat16(26.5)
 
 
 def test_leaves_longer_than_a_chunk_are_merged_whole():
-    size = methods.CHUNK_SIZE + 1
+    size = combining.CHUNK_SIZE + 1
     values = np.arange(2 * size, dtype=np.float32).reshape(2, size)
-    merged = methods.merge("uniform", [{"w": values}, {"w": values + 2}])
+    merged = merge("uniform", [{"w": values}, {"w": values + 2}])
     np.testing.assert_array_equal(merged["w"], values + 1)
 
 
 def test_jax_arrays_are_taken_and_inputs_stay_as_they_were():
     one, two = {"w": jnp.ones(3)}, {"w": np.zeros(3, np.float32)}
-    merged = methods.merge("weighted", [one, two], weights=[0, 2])
+    merged = merge("weighted", [one, two], weights=(0, 2))
     merged["w"][:] = 5
     np.testing.assert_array_equal(two["w"], 0)
 
@@ -194,35 +199,50 @@ def test_jax_arrays_are_taken_and_inputs_stay_as_they_were():
         ({"experts": [tree(1), tree(1, dtype=np.float16)]}, "w float16 instead"),
         ({"experts": [tree(1, dtype=np.int32)]}, "dtype int32"),
         ({"experts": [tree(np.nan), tree(1)]}, "w is not finite"),
-        ({"weights": [1.0, 1.0]}, "weights for uniform"),
+        ({"weights": (1.0, 1.0)}, "weights .* for uniform"),
         ({"scale": 0.5}, "scale 0.5 for uniform"),
         ({"base": tree(0)}, "uniform with a base"),
         ({"method": "task_arithmetic"}, "task_arithmetic without a base"),
         ({"method": "task_arithmetic", "base": tree(1, 2)}, "the base differs"),
         (
             {"method": "task_arithmetic", "base": tree(0), "scale": np.inf},
-            "scale inf",
+            "scale = inf",
         ),
-        ({"method": "weighted", "weights": [1.0]}, "for 2 experts"),
-        ({"method": "weighted", "weights": [1.0, np.nan]}, "nan"),
-        ({"method": "weighted", "weights": [1.0, -0.5]}, "subtract an expert"),
-        ({"method": "weighted", "weights": [0.0, 0.0]}, "sum above 0"),
+        ({"method": "weighted", "weights": (1.0,)}, "for 2 experts"),
+        ({"method": "weighted", "weights": (1.0, np.nan)}, "nan"),
+        ({"method": "weighted", "weights": (1.0, -0.5)}, "subtract an expert"),
+        ({"method": "weighted", "weights": (0.0, 0.0)}, "sum above 0"),
     ],
 )
 def test_bad_input_is_refused_with_what_was_found(options, message):
     arguments = {"method": "uniform", "experts": [tree(1), tree(2)]} | options
     method, experts = arguments.pop("method"), arguments.pop("experts")
     with pytest.raises(errors.ConfigError, match=message):
-        methods.merge(method, experts, **arguments)
+        merge(method, experts, **arguments)
 
 
 def test_a_sum_beyond_the_dtype_is_refused_by_name():
     big = tree(60000, dtype=np.float16)
     with pytest.raises(errors.ConfigError, match="w is not finite"):
-        methods.merge("task_arithmetic", [big] * 3, base=tree(0, dtype=np.float16))
+        merge("task_arithmetic", [big] * 3, base=tree(0, dtype=np.float16))
 
 
 def test_every_method_has_a_reference_under_its_own_name():
     for name, method in methods.METHODS.items():
         assert method.name == name
         assert "arXiv" in method.reference
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_a_recipe_names_the_method_and_gives_it_back(name):
+    method = methods.of(name)
+    recipe = json.loads(json.dumps(method.recipe()))
+    assert recipe.pop("method") == name
+    options = {n: tuple(v) if isinstance(v, list) else v for n, v in recipe.items()}
+    assert methods.of(name, **options) == method
+
+
+def test_a_method_without_weights_refuses_to_get_some():
+    assert averages.Weighted().with_weights([2, 1]).weights == (2.0, 1.0)
+    with pytest.raises(errors.ConfigError, match="weights for uniform"):
+        averages.Uniform().with_weights([2, 1])

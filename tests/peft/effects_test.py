@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from elm_jax import errors, trees
-from elm_jax.merging import effects as merging_effects
+from elm_jax.merging import task_arithmetic
 from elm_jax.model import t5
 from elm_jax.peft import adapters, bottleneck, effects, experts, ia3, lora, points
 from tests.peft.sample import SHAPE, random_params
@@ -35,15 +35,15 @@ def make(spec, seeds):
     return base, [trees.split(whole, experts.PROMPT_EXPERT)[0] for whole in wholes]
 
 
-def merge(base, parts, scale=1.0, weights=None):
+def merge(base, parts, scale=1.0, weights=()):
     start = trees.split(base, experts.PROMPT_EXPERT)[0]
-    return merging_effects.task_arithmetic(
+    method = task_arithmetic.TaskArithmetic(weights=tuple(weights), scale=scale)
+    merged = method.merge(
         parts,
-        weights=weights,
         base=trees.join(start, effects.neutral(parts[0])),
-        scale=scale,
         beside=effects.beside(parts[0]),
     )
+    return merged.params, merged.num_beside
 
 
 def fits(params, spec):

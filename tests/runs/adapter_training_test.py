@@ -67,7 +67,7 @@ def test_the_manifest_tells_the_model_that_the_expert_needs(folder, kind):
     source = trained(folder, kind)[0]
     base = loaded.Base.load(folder / "base")
     candidate = candidates.Candidate("x", (source,))
-    whole = candidate.params(base)
+    whole = candidate.load(base)[0]
     added, _ = trees.split(whole, "_adapter/")
     assert bool(added) == (kind != "norm")
 

@@ -47,8 +47,9 @@ def folder(tmp_path_factory):
 def logits(folder, expert):
     base = loaded.Base.load(folder / "base")
     candidate = candidates.Candidate("x", (folder / expert,))
-    model = bases.build_model(base.config, candidate.adapter())
-    return jax.jit(model.apply)({"params": candidate.params(base)}, *TOKENS)
+    params, adapter = candidate.load(base)
+    model = bases.build_model(base.config, adapter)
+    return jax.jit(model.apply)({"params": params}, *TOKENS)
 
 
 def golden(case):

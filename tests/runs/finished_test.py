@@ -14,6 +14,7 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest
 from elm_jax.limits import limited
+from elm_jax.merging import averages, task_arithmetic
 from elm_jax.model import config, t5
 from elm_jax.runs import convert, convert_experts, export, merge, tasks
 from tasks import pocket
@@ -186,7 +187,7 @@ RESULTS = {
         {
             "experts": ("{MODEL_DIR}/imported/lora",) * 2,
             "expert_name": "mine",
-            "method": "weighted",
+            "method": "task_arithmetic",
             "weights": (3.0,),
             **BASE_DIR,
         },
@@ -195,7 +196,7 @@ RESULTS = {
             "expert_name": ("another", ANEW),
             "initial_checkpoint_path": ("{MODEL_DIR}/other_base", REFUSES),
             "experts_dir": ("{MODEL_DIR}/elsewhere", ANEW),
-            "method": ("task_arithmetic", REFUSES),
+            "method": ("weighted", REFUSES),
             "weights": ((2.0,), REFUSES),
             "scale": (0.5, REFUSES),
         },
@@ -314,3 +315,29 @@ def test_a_base_whose_source_is_gone_is_compared_by_what_the_run_says(
     for act in (again.plan, again.run):
         with pytest.raises(errors.CheckpointError, match=next(iter(changes))):
             act()
+
+
+def test_options_of_a_merge_may_be_written_in_their_former_fields(folder, capsys):
+    """And make the merge, the recipe and the bytes that the method's options make."""
+    before = {"method": "task_arithmetic", "weights": (3.0,), "scale": 0.5}
+    now = {"method": task_arithmetic.TaskArithmetic(weights=(3.0,), scale=0.5)}
+    given, _ = RESULTS[merge.Merge]
+    for name, options in (("former", before), ("now", now)):
+        fields = {**given, "weights": (), "expert_name": name} | options
+        merge.Merge(model_dir=str(folder), **fields).run()
+        told = "options of the method now" in capsys.readouterr().out
+        assert told == (name == "former")
+    former, again = (
+        manifest.read_manifest(folder / "merged" / name) for name in ("former", "now")
+    )
+    assert former == dataclasses.replace(again, name="former")
+    assert former.data["merge"] == {
+        "method": "task_arithmetic",
+        "experts": ["lora"],
+        "fingerprints": former.data["merge"]["fingerprints"],
+        "weights": [3.0],
+        "scale": 0.5,
+    }
+    both = fields | before | {"method": averages.Weighted()}
+    with pytest.raises(errors.ConfigError, match="Move them to Weighted"):
+        merge.Merge(model_dir=str(folder), **both)

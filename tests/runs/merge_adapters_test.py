@@ -68,8 +68,9 @@ def merge_all(folder, kind, name, **changes):
 
 
 def logits(base, candidate):
-    model = bases.build_model(base.config, candidate.adapter())
-    return jax.jit(model.apply)({"params": candidate.params(base)}, *TOKENS)
+    params, adapter = candidate.load(base)
+    model = bases.build_model(base.config, adapter)
+    return jax.jit(model.apply)({"params": params}, *TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +90,9 @@ def test_a_sum_of_experts_is_an_expert_that_is_loaded_and_scored(folder, kind, p
     assert np.array_equal(logits(base, none), plain)
     one = merge_all(folder, kind, f"{kind}_one", weights=(0.0, 1.0))
     expert = candidates.Candidate("x", (folder / kind / f"{kind}_2",))
-    assert trees.fingerprint(one.params(base)) == trees.fingerprint(expert.params(base))
-    assert one.adapter() == SPECS[kind]
+    found, adapter = one.load(base)
+    assert trees.fingerprint(found) == trees.fingerprint(expert.load(base)[0])
+    assert adapter == SPECS[kind]
 
 
 @pytest.mark.parametrize("kind", ["lora", "ia3"])
@@ -104,7 +106,7 @@ def test_folded_into_the_base_a_sum_is_the_sum_of_the_folded_differences(folder,
             for seed in (1, 2)
         ),
     ):
-        folded.append(fold.fold(candidate.params(base), candidate.adapter()))
+        folded.append(fold.fold(*candidate.load(base)))
     for name, leaf in trees.flatten(base.params).items():
         found, one, two = (trees.flatten(tree)[name] for tree in folded)
         expected = leaf + 0.5 * (one - leaf) + 0.5 * (two - leaf)

@@ -1,0 +1,70 @@
+"""Averages of parameters: the paper's way of merging, for adapters too."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+from elm_jax import fields
+from elm_jax.merging import combining
+from elm_jax.merging.method import Beside, Merged, MergeMethod
+from elm_jax.types import Params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Uniform(MergeMethod):
+    """The mean of the experts' parameters.
+
+    Equal experts, and so a single one, merge to themselves, bit for bit.
+    """
+
+    name: ClassVar[str] = "uniform"
+    reference: ClassVar[str] = (
+        "Jang et al. 2023, arXiv:2302.03202 (top-k experts);"
+        " Wortsman et al. 2022, arXiv:2203.05482 (uniform soup)"
+    )
+
+    def _merge(
+        self, experts: Sequence[Params], base: Params | None, beside: Beside
+    ) -> Merged:
+        del base, beside
+        return Merged(_mean(experts, [1.0] * len(experts)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weighted(MergeMethod):
+    """The mean of the experts' parameters, weighted.
+
+    Equal experts, and so a single one, merge to themselves, bit for bit.
+
+    Attributes:
+      weights: One per expert, at least 0 and not all 0, of which only the ratios count;
+        empty for equal ones.
+    """
+
+    name: ClassVar[str] = "weighted"
+    reference: ClassVar[str] = (
+        "Matena and Raffel 2022, arXiv:2111.09832 (isotropic merging)"
+    )
+    weights: tuple[fields.Finite, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for weights that make no average."""
+        super().__post_init__()
+        if self.weights and (min(self.weights) < 0 or math.fsum(self.weights) <= 0):
+            combining.refuse(
+                found=f"weights {list(self.weights)}",
+                expected="weights of at least 0 with a sum above 0",
+                do="Use task_arithmetic to subtract an expert",
+            )
+
+    def _merge(
+        self, experts: Sequence[Params], base: Params | None, beside: Beside
+    ) -> Merged:
+        del base, beside
+        return Merged(_mean(experts, self.weights or [1.0] * len(experts)))
+
+
+def _mean(experts: Sequence[Params], weights: Sequence[float]) -> dict[str, object]:
+    total = math.fsum(weights)
+    return combining.combine(experts, [weight / total for weight in weights])
