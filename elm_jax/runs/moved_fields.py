@@ -9,16 +9,20 @@ import dataclasses
 import functools
 import inspect
 import sys
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from elm_jax import fields
+from elm_jax import errors, fields
 
 _Run = TypeVar("_Run")
 
 
 def takes_old_names(
     moved: Mapping[str, str],
+    *,
+    by_name: Callable[[str], Any] | None = None,
+    silent: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> Callable[[type[_Run]], type[_Run]]:
     """Returns a decorator of a dataclass whose fields have moved into its parts.
 
@@ -27,13 +31,20 @@ def takes_old_names(
 
     Args:
       moved: By each old name, the part's field and the name in it, `part.name`.
+      by_name: Makes a part of its name, where a run's field may hold one.
+      silent: By old name, the value that asked for nothing: it is left out.
     """
 
     def decorate(run_type: type[_Run]) -> type[_Run]:
         build: Callable[..., None] = run_type.__init__
 
         def __init__(self: _Run, **values: Any) -> None:  # noqa: N807
-            build(self, **_with_new_names(run_type, values, moved))
+            told = {
+                name: value
+                for name, value in values.items()
+                if name not in silent or value != silent[name]
+            }
+            build(self, **_with_new_names(run_type, told, moved, by_name))
 
         # Gin takes a name only if the signature has it.
         known = inspect.signature(build)
@@ -48,7 +59,10 @@ def takes_old_names(
 
 
 def _with_new_names(
-    run_type: Any, values: Mapping[str, Any], moved: Mapping[str, str]
+    run_type: Any,
+    values: Mapping[str, Any],
+    moved: Mapping[str, str],
+    by_name: Callable[[str], Any] | None,
 ) -> dict[str, Any]:
     """Returns arguments of a run in which parts hold what old names say."""
     changes: dict[str, dict[str, Any]] = {}
@@ -58,7 +72,18 @@ def _with_new_names(
     result = {name: value for name, value in values.items() if name not in moved}
     defaults = {field.name: field.default for field in fields.of(run_type)}
     for part, changed in changes.items():
-        result[part] = dataclasses.replace(result.get(part, defaults[part]), **changed)
+        held = result.get(part, defaults[part])
+        if by_name is not None and isinstance(held, str):
+            held = by_name(held)
+        known = [field.name for field in dataclasses.fields(held)]
+        for name, value in changed.items():
+            if name not in known:
+                raise errors.ConfigError(
+                    found=f"{name} = {value} for {held}",
+                    expected=f"one of {', '.join(known) or 'no options'}",
+                    do=f"Leave {name} out, or take another {part}",
+                )
+        result[part] = dataclasses.replace(held, **changed)
     for old, new in moved.items():
         if old in values:
             part, _, name = new.partition(".")

@@ -187,8 +187,7 @@ RESULTS = {
         {
             "experts": ("{MODEL_DIR}/imported/lora",) * 2,
             "expert_name": "mine",
-            "method": "task_arithmetic",
-            "weights": (3.0,),
+            "method": averages.Weighted(weights=(3.0,)),
             **BASE_DIR,
         },
         {
@@ -196,9 +195,7 @@ RESULTS = {
             "expert_name": ("another", ANEW),
             "initial_checkpoint_path": ("{MODEL_DIR}/other_base", REFUSES),
             "experts_dir": ("{MODEL_DIR}/elsewhere", ANEW),
-            "method": ("weighted", REFUSES),
-            "weights": ((2.0,), REFUSES),
-            "scale": (0.5, REFUSES),
+            "method": (averages.Weighted(weights=(2.0,)), REFUSES),
         },
     ),
 }
@@ -317,16 +314,29 @@ def test_a_base_whose_source_is_gone_is_compared_by_what_the_run_says(
             act()
 
 
+@pytest.mark.parametrize(
+    "method",
+    [task_arithmetic.TaskArithmetic(weights=(3.0,)), averages.Uniform()],
+    ids=lambda method: method.name,
+)
+def test_another_method_is_another_merge(folder, method):
+    given, _ = RESULTS[merge.Merge]
+    merge.Merge(model_dir=str(folder), **given).run()
+    with pytest.raises(errors.CheckpointError, match="method: .weighted. before"):
+        merge.Merge(model_dir=str(folder), **(given | {"method": method})).plan()
+
+
 def test_options_of_a_merge_may_be_written_in_their_former_fields(folder, capsys):
     """And make the merge, the recipe and the bytes that the method's options make."""
     before = {"method": "task_arithmetic", "weights": (3.0,), "scale": 0.5}
     now = {"method": task_arithmetic.TaskArithmetic(weights=(3.0,), scale=0.5)}
     given, _ = RESULTS[merge.Merge]
     for name, options in (("former", before), ("now", now)):
-        fields = {**given, "weights": (), "expert_name": name} | options
+        fields = {**given, "expert_name": name} | options
         merge.Merge(model_dir=str(folder), **fields).run()
-        told = "options of the method now" in capsys.readouterr().out
-        assert told == (name == "former")
+        told = capsys.readouterr().err
+        new = "merge.Merge.scale is now task_arithmetic.TaskArithmetic.scale"
+        assert (new in told) == (name == "former")
     former, again = (
         manifest.read_manifest(folder / "merged" / name) for name in ("former", "now")
     )
@@ -338,6 +348,11 @@ def test_options_of_a_merge_may_be_written_in_their_former_fields(folder, capsys
         "weights": [3.0],
         "scale": 0.5,
     }
-    both = fields | before | {"method": averages.Weighted()}
-    with pytest.raises(errors.ConfigError, match="Move them to Weighted"):
-        merge.Merge(model_dir=str(folder), **both)
+
+
+def test_a_former_field_that_says_nothing_fits_every_method(folder):
+    given, _ = RESULTS[merge.Merge]
+    said = given | {"method": "uniform", "weights": (), "scale": 1.0}
+    assert merge.Merge(model_dir=str(folder), **said).chosen_method().name == "uniform"
+    with pytest.raises(errors.ConfigError, match="scale = 0.5 for Uniform"):
+        merge.Merge(model_dir=str(folder), **(said | {"scale": 0.5}))
