@@ -260,8 +260,8 @@ class Evaluate(Run):
         progress, count = Progress("score", total=total, unit="cells"), 0
         for group in groups:  # one set of parameters each
             candidate = group[0].candidate
-            loaded, adapter = candidate.load(base)
-            params = program.place(loaded)
+            whole, adapter = candidate.load(base)
+            params = program.place(whole)
             for job in group:
                 where = f"{job.cell.expert} on {job.cell.task} {job.cell.split}"
                 with errors.during(f"scoring {where}"):

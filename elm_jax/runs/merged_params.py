@@ -60,7 +60,7 @@ def merged_expert(
 
 
 def recipe(method: MergeMethod, infos: Sequence[manifest.Manifest]) -> dict[str, Any]:
-    """Returns all that decides what a merge is: the method, its options, the experts."""
+    """Returns all that decides what a merge is: method, options and experts."""
     options = method.recipe()
     return {
         "method": options.pop("method"),

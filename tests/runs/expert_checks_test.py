@@ -267,13 +267,8 @@ def test_adapters_of_equal_shapes_that_compute_otherwise_are_not_averaged(folder
     manifest.write_manifest(twin, dataclasses.replace(two, name="twin"))
     folders = (folder / "experts" / "reviews", twin)
     with pytest.raises(errors.ConfigError, match="one adapter spec"):
-<<<<<<< HEAD
-        candidates.Candidate("merged_top3", folders).params(
-            loaded.Base.load(folder / "base")
-=======
         candidates.Candidate("merged_top3", folders).load(
-            bases.load_base(folder / "base")
->>>>>>> acc0ea9 (A merge method is a value with its own options)
+            loaded.Base.load(folder / "base")
         )
 
 
