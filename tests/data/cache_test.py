@@ -20,6 +20,7 @@ from elm_jax.data import (
     sources,
     tasks,
     templates,
+    tensorflow_imports,
     vocabulary,
 )
 
@@ -230,7 +231,7 @@ def test_plain_text_is_kept_whole(open_cache, registry, vocab):
 
 
 def test_a_seqio_task_of_a_users_own_is_cached(open_cache, registry, vocab):
-    seqio = seqio_tasks.import_seqio()
+    seqio = tensorflow_imports.import_seqio()
     import tensorflow as tf
 
     def dataset_fn(split, shuffle_files, seed=None):

@@ -8,7 +8,15 @@ import pytest
 from pyarrow import parquet
 
 from elm_jax import errors
-from elm_jax.data import p3, rendering, serving, sources, tasks, template_files
+from elm_jax.data import (
+    p3,
+    rendering,
+    serving,
+    sources,
+    tasks,
+    template_files,
+    tensorflow_imports,
+)
 
 EXAMPLES = [
     ("Which one? ", " yes", ["yes", "no "]),
@@ -19,9 +27,8 @@ EXAMPLES = [
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    from elm_jax.data import seqio_tasks
 
-    tf = seqio_tasks.import_tensorflow()
+    tf = tensorflow_imports.import_tensorflow()
     root = tmp_path_factory.mktemp("data")
     folder = root / "p3" / "some_task"
     folder.mkdir(parents=True)

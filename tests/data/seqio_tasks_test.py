@@ -1,11 +1,12 @@
 import functools
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
 from elm_jax import errors
-from elm_jax.data import rendering, seqio_tasks, tasks
+from elm_jax.data import rendering, seqio_tasks, tasks, tensorflow_imports
 
 FEATURES = tasks.Features(inputs_length=30, targets_length=4)
 LENGTHS = {"inputs": 30, "targets": 4}
@@ -13,7 +14,7 @@ LENGTHS = {"inputs": 30, "targets": 4}
 
 @pytest.fixture(scope="module")
 def seqio():
-    return seqio_tasks.import_seqio()
+    return tensorflow_imports.import_seqio()
 
 
 def test_a_task_gives_seqio_texts_and_tokens_with_end_tokens(
@@ -258,3 +259,11 @@ def test_rates_are_those_of_the_sizes_or_refused(said, registry):
         seqio_tasks.check_rates(registry.get("said_by_size"), {**said, "said_blue": 30})
     with pytest.raises(errors.ConfigError, match="unknown: AttributeError"):
         seqio_tasks.check_rates(registry.get("said_oddly"), said)
+
+
+@pytest.mark.parametrize("module", ["seqio", "tensorflow", "tensorflow_datasets"])
+def test_what_an_installation_without_tensorflow_lacks_is_named(module, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(errors.MissingExtraError, match=f"no module {module} in"):
+        tensorflow_imports.import_seqio()
+        tensorflow_imports.import_tfds()

@@ -7,7 +7,7 @@ import pytest
 import sentencepiece
 
 from elm_jax import errors
-from elm_jax.data import seqio_tasks, vocabulary
+from elm_jax.data import tensorflow_imports, vocabulary
 
 TEXTS = st.lists(
     st.sampled_from(["the red apple", "What?", "é \u0130", "<extra_id_3>", "  ", "\n"])
@@ -17,7 +17,7 @@ TEXTS = st.lists(
 
 
 def test_encodes_and_decodes_as_seqio_does(vocab):
-    seqio_tasks.import_seqio()
+    tensorflow_imports.import_seqio()
     theirs = vocab.seqio()
     assert theirs.vocab_size == vocab.size
 
@@ -56,7 +56,7 @@ def test_fingerprint_follows_content_not_place(vocab, tmp_path):
 def test_a_file_that_brings_its_sentinels_serves_with_100_and_with_0(
     vocab, bring_sentinels, tmp_path, start
 ):
-    seqio_tasks.import_seqio()
+    tensorflow_imports.import_seqio()
     import seqio
 
     path = bring_sentinels(tmp_path / "own.model", reversed(range(100)), start)

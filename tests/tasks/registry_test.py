@@ -14,7 +14,14 @@ import sys
 
 import pytest
 
-from elm_jax.data import rendering, seqio_tasks, serving, tasks, template_files
+from elm_jax.data import (
+    rendering,
+    seqio_tasks,
+    serving,
+    tasks,
+    template_files,
+    tensorflow_imports,
+)
 from elm_jax.evaluation import metrics
 from elm_jax.library import sampling
 from tasks import own, pocket, table_rows
@@ -213,7 +220,7 @@ def example(rendered, row, targets):
 
 def check_with_seqio(task, places):
     """Compares a task's SeqIO examples with texts and tokens made without SeqIO."""
-    seqio_tasks.import_seqio()
+    tensorflow_imports.import_seqio()
     import tensorflow as tf
     from seqio import test_utils
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from elm_jax.data import seqio_tasks, sources
+from elm_jax.data import sources, tensorflow_imports
 from tasks import table_rows, written
 
-seqio_tasks.import_tensorflow()
+tensorflow_imports.import_tensorflow()
 import tensorflow_datasets as tfds  # noqa: E402 - after TensorFlow was kept quiet
 
 DATASETS: Mapping[str, table_rows.Dataset] = {
