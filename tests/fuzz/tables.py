@@ -91,9 +91,8 @@ def _make_p3_parquet(folder: pathlib.Path, variant: int) -> None:
 
 
 def _make_p3_records(folder: pathlib.Path, variant: int) -> None:
-    from elm_jax.data import seqio_tasks
 
-    tf = seqio_tasks.import_tensorflow()
+    tf = tensorflow_imports.import_tensorflow()
     place = folder / "p3/some_task"
     place.mkdir(parents=True)
 
