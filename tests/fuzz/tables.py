@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from elm_jax.data import hub, p3, rendering, sources, tasks
+from elm_jax.data import hub, p3, rendering, sources, tasks, tensorflow_imports
 from tests.fuzz.contract import Format, Valid, same
 from tests.fuzz.rows import TEMPLATE, judge_rendered, make_rows
 
@@ -91,7 +91,6 @@ def _make_p3_parquet(folder: pathlib.Path, variant: int) -> None:
 
 
 def _make_p3_records(folder: pathlib.Path, variant: int) -> None:
-
     tf = tensorflow_imports.import_tensorflow()
     place = folder / "p3/some_task"
     place.mkdir(parents=True)
