@@ -62,16 +62,16 @@ def rows(content: Mapping[str, Any], split: str) -> Iterator[Any]:
         raise TypeError("examples is no list")
     seen: set[str] = set()
     for example in content["examples"]:
-        known = json.dumps(example, sort_keys=True)
-        if known in seen and split != ELM:
+        as_text = json.dumps(example, sort_keys=True)
+        if as_text in seen and split != ELM:
             yield REPEATED
             continue
-        seen.add(known)
+        seen.add(as_text)
         if not isinstance(example, Mapping):
             yield example  # rendering counts it
             continue
-        own = {name: example[name] for name in _FIELDS if name in example}
-        yield {**shared, **own}
+        fields = {name: example[name] for name in _FIELDS if name in example}
+        yield {**shared, **fields}
 
 
 _FIELDS = ("input", "target_scores")

@@ -30,16 +30,16 @@ def _mixtures() -> list[tasks.Mixture]:
         for prompt in entries[task.dataset].prompts
         if prompt.name == task.prompt and prompt.is_trained
     ]
-    found = [
+    mixtures = [
         tasks.Mixture("elm_generative", tuple(task.name for task in TASKS)),
         tasks.Mixture(
             "elm_continual_train", tuple(trained), max_examples=MAX_TRAIN_EXAMPLES
         ),
     ]
     for name in entries:
-        own = tuple(task.name for task in TASKS if task.dataset == name)
-        found.append(tasks.Mixture(name, own))
-    return found
+        members = tuple(task.name for task in TASKS if task.dataset == name)
+        mixtures.append(tasks.Mixture(name, members))
+    return mixtures
 
 
 MIXTURES = tuple(_mixtures())

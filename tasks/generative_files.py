@@ -56,8 +56,8 @@ def parallel_lines(paths: Paths, split: str) -> Rows:
     """Yields pairs of lines of two files as normal and simple sentence."""
     del split
     normal, simple = map(row_files.read_lines, paths)
-    for one, other in zip(normal, simple, strict=True):
-        yield {"normal_sentence": one, "simple_sentence": other}
+    for normal_line, simple_line in zip(normal, simple, strict=True):
+        yield {"normal_sentence": normal_line, "simple_sentence": simple_line}
 
 
 def asset(paths: Paths, split: str) -> Rows:
@@ -81,11 +81,11 @@ def tatoeba(paths: Paths, split: str) -> Rows:
         count = sum(1 for _ in _open_text(paths[0]))
     english, others = map(_open_text, paths)
     taken = -1
-    for number, (one, other) in enumerate(zip(english, others, strict=True)):
+    for number, (source, target) in enumerate(zip(english, others, strict=True)):
         place = number * NUM_TATOEBA_TRAIN // count
         if place > taken or count <= NUM_TATOEBA_TRAIN:
             taken = place
-            yield {"source": one.strip(), "target": other.strip()}
+            yield {"source": source.strip(), "target": target.strip()}
 
 
 def _open_text(path: pathlib.Path) -> Iterator[str]:
@@ -155,7 +155,7 @@ def _utterances(paths: Paths) -> Rows:
 
 def tweets(paths: Paths, split: str) -> Rows:
     """Yields tweets with a hashtag, each once; the split is drawn with seed 42."""
-    found: dict[tuple[str, str], sources.Row] = {}
+    by_content: dict[tuple[str, str], sources.Row] = {}
     for record in sources.csv_rows(paths, split):
         if isinstance(record, sources.Bad):
             yield record
@@ -163,15 +163,15 @@ def tweets(paths: Paths, split: str) -> Rows:
         hashtag = _hashtag(record["content"])
         if hashtag:
             key = (record["author"], record["content"])
-            found[key] = {**record, "hashtag_token": hashtag}
-    order = serving.torch_permutation(len(found), _SEED)
+            by_content[key] = {**record, "hashtag_token": hashtag}
+    order = serving.torch_permutation(len(by_content), _SEED)
     held_out = _NUM_TWEETS_HELD_OUT
     part = {
         "test": order[:held_out],
         "validation": order[held_out : 2 * held_out],
         "train": order[2 * held_out :],
     }[split]
-    rows = list(found.values())
+    rows = list(by_content.values())
     yield from (rows[number] for number in part)
 
 

@@ -79,8 +79,8 @@ def options_of(
             regroup_fn = (regroup_fns or {})[entry["regroup"]]
             source = regrouping.Regrouped(source, regroup_fn, splits)
             splits = {split: split for split in splits}
-        known = conversions.TFDS if kind == "tfds" else conversions.HUB
-        convert = known.get(entry.get("convert", ""))
+        converters = conversions.TFDS if kind == "tfds" else conversions.HUB
+        convert = converters.get(entry.get("convert", ""))
         options.append(serving.Option(kind, source, splits, convert))
     made = sources.GeneratedRows(made_fn, version="1")
     return [*options, serving.Option("examples", made, same)]

@@ -20,8 +20,8 @@ Paths = Sequence[pathlib.Path]
 
 def _crepe(paths: Paths, *names: str) -> Rows:
     """Yields CSV files without a header: the class, made to begin at 0, then texts."""
-    found = row_files.delimited_rows(paths, names=("label", *names))
-    return row_files.converted(found, _from_zero)
+    raw_rows = row_files.delimited_rows(paths, names=("label", *names))
+    return row_files.converted(raw_rows, _from_zero)
 
 
 def _from_zero(record: sources.Row) -> sources.Row:
@@ -31,8 +31,8 @@ def _from_zero(record: sources.Row) -> sources.Row:
 def ag_news(paths: Paths, split: str) -> Rows:
     """Yields title and description as one text, and the class from 0."""
     del split
-    found = _crepe(paths, "title", "description")
-    return row_files.converted(found, conversions.tfds_ag_news)
+    raw_rows = _crepe(paths, "title", "description")
+    return row_files.converted(raw_rows, conversions.tfds_ag_news)
 
 
 def titled(paths: Paths, split: str) -> Rows:

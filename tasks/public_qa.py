@@ -44,9 +44,9 @@ def stem_and_choices(paths: Paths, split: str) -> Rows:
 def social_i_qa(paths: Paths, split: str) -> Rows:
     """Yields the lines of the first file with the labels of the second."""
     lines, labels = paths
-    found = row_files.read_text(labels).split()
+    label_texts = row_files.read_text(labels).split()
     records = list(sources.json_lines([lines], split))
-    for record, label in zip(records, found, strict=True):
+    for record, label in zip(records, label_texts, strict=True):
         yield {**record, "label": label}
 
 

@@ -45,24 +45,24 @@ def _mixtures() -> list[tasks.Mixture]:
     }
     elm = [p for p in by_role["train"] if p.elm]
     t0 = [p for p in by_role["train"] if p.t0]
-    found = [
+    mixtures = [
         _mixture("elm_train", elm, [(p.task, p.max_examples) for p in elm]),
         _mixture("t0_train", t0, [(p.task, datasets[p.dataset].t0_cap) for p in t0]),
         _mixture("elm_unseen", (p for p in by_role["unseen"] if p.elm)),
         _mixture("t0_eval", (p for p in by_role["unseen"] if p.t0)),
     ]
     for name, dataset in datasets.items():
-        own: Sequence[table_rows.Prompt] = [p for p in prompts if p.dataset == name]
-        own = [p for p in own if p.elm] or own
-        found.append(_mixture(name, own))
+        members: Sequence[table_rows.Prompt] = [p for p in prompts if p.dataset == name]
+        members = [p for p in members if p.elm] or members
+        mixtures.append(_mixture(name, members))
         if dataset.dataset_cap is not None:
-            caps = [(p.task, dataset.dataset_cap) for p in own]
-            found.append(_mixture(f"elm_{name}", own, caps))
+            caps = [(p.task, dataset.dataset_cap) for p in members]
+            mixtures.append(_mixture(f"elm_{name}", members, caps))
     for cluster in dict.fromkeys(datasets[p.dataset].cluster for p in elm):
         slug = re.sub(r"\W+", "_", cluster.lower())
-        own = [p for p in elm if datasets[p.dataset].cluster == cluster]
-        found.append(_mixture(f"cluster_{slug}", own))
-    return found
+        members = [p for p in elm if datasets[p.dataset].cluster == cluster]
+        mixtures.append(_mixture(f"cluster_{slug}", members))
+    return mixtures
 
 
 TASKS = tuple(map(table_tasks.task_of, table_rows.prompts()))

@@ -53,8 +53,8 @@ def _splits(
     splits = dict(dataset.splits)
     if dataset.role != "train" or not prompt.elm:
         return splits
-    own = serving.Part.parse(splits["validation"]).split
-    seen = f"{own}[:{_NUM_SEEN_ROWS}]~{_SEED}"
+    validation = serving.Part.parse(splits["validation"]).split
+    seen = f"{validation}[:{_NUM_SEEN_ROWS}]~{_SEED}"
     cap, rows = prompt.max_examples, dataset.rows["train"]
     train = f"train[:{cap}]~{_SEED}" if cap is not None and cap < rows else "train"
     return splits | {

@@ -56,13 +56,13 @@ class Entry:
 def read(table: str) -> Mapping[str, Entry]:
     """Returns a table's datasets by name, in its order."""
     content = json.loads((FOLDER / f"{table}.json").read_text("utf-8"))
-    found = {}
+    entries_by_name = {}
     for name, entry in content.items():
         prompts = tuple(Prompt(**prompt) for prompt in entry.pop("prompts"))
         examples = entry.pop("examples")
         dataset = table_rows.Dataset(name, promptsource="", p3=False, **entry)
-        found[name] = Entry(dataset, prompts, examples)
-    return found
+        entries_by_name[name] = Entry(dataset, prompts, examples)
+    return entries_by_name
 
 
 def example_rows(table: str, name: str, split: str) -> list[Mapping[str, Any]]:

@@ -10,6 +10,14 @@ PARAMETERS = pytest.mark.parametrize(
     "readme", readmes.READMES, ids=lambda path: str(path.relative_to(readmes.ROOT))
 )
 
+QUICKSTART = """
+run() { "$1" --gin_file="gin/pocket/$2.gin" --gin.MODEL_DIR=runs/pocket; }
+run elm_train base
+run elm_train prompt_experts
+run elm_library library
+run elm_eval evaluate
+"""
+
 
 def commands(readme):
     return [block.code for block in readmes.blocks(readme) if block.language == "bash"]
@@ -23,9 +31,9 @@ def built(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pocket(tmp_path_factory):
-    """A clone in which the quickstart has run, on a tiny model."""
+    """A clone in which steps of the quickstart have run, on a tiny model."""
     world = readmes.World(tmp_path_factory.mktemp("pocket"), really=True)
-    done = world.run("bash launch/quickstart.sh")
+    done = world.run(QUICKSTART)
     assert done.returncode == 0, (world.failures, done.stdout, done.stderr)
     return world
 
@@ -78,3 +86,12 @@ def test_the_python_of_a_readme_runs(readme, pocket):
         if block.language == "python":
             status, output = pocket.run_python(block.code)
             assert status == 0, (block.code, output)
+
+
+def test_the_files_that_the_rules_for_contributors_name_exist():
+    text = (readmes.ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    named = re.findall(r"`([\w/]+\.(?:py|txt|json|sh))`", text)
+    assert len(named) > 40
+    folders = ("", "elm_jax", "tests")
+    for name in named:
+        assert any((readmes.ROOT / folder / name).is_file() for folder in folders), name

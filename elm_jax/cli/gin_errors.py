@@ -1,4 +1,4 @@
-"""What to say of a configuration that gin cannot build."""
+"""Error messages for configurations that gin cannot build."""
 
 import difflib
 import pathlib
@@ -35,7 +35,7 @@ def explain(
       gin_files: That were read.
       bound: All statements that gin has read.
       run_types: The runs of the binary.
-      folders: Where modules of the user's are looked for.
+      folders: Where the user's modules are looked for.
     """
     text = str(error).strip()
     macro = re.search(r"No bindings specified for '(\w+)/gin.macro'", text)
@@ -69,31 +69,31 @@ def explain_unused(
     )
 
 
-def near(name: str, known: Iterable[str]) -> str:
-    """Returns the full names whose last part is like that of a name, as a sentence.
+def near(name: str, names: Iterable[str]) -> str:
+    """Returns a sentence with the full names that resemble a name in their last part.
 
     >>> near("batch_sise", ["train.Train.batch_size", "BATCH_SIZE", "MODEL_DIR"])
     'Did you mean: BATCH_SIZE, train.Train.batch_size?'
     """
     by_last: dict[str, set[str]] = {}
-    for full in known:
+    for full in names:
         by_last.setdefault(full.rpartition(".")[2].lower(), set()).add(full)
     last = name.rpartition(".")[2].lower()
     if last in by_last:
         return f"Did you mean: {', '.join(sorted(by_last[last]))}?"
     likely = difflib.get_close_matches(last, by_last, n=3, cutoff=0.6)
-    found = [full for one in likely for full in sorted(by_last[one])]
-    if not found:
+    close = [full for ending in likely for full in sorted(by_last[ending])]
+    if not close:
         return f"No name is like it; {_HELP}."
-    return f"Did you mean: {', '.join(found[:6])}?"
+    return f"Did you mean: {', '.join(close[:6])}?"
 
 
 def hidden_module(name: str, folders: Sequence[str], *, kind: str) -> str:
-    """Returns what to do if another module hides one of the user's.
+    """Returns what to do if another module hides a module of the user.
 
     Args:
       name: Of the module that was imported, or could not be.
-      folders: Where modules of the user's are looked for.
+      folders: Where the user's modules are looked for.
       kind: Pattern of the files that make a folder a module.
 
     Returns:
@@ -136,7 +136,7 @@ def _advise(
     macro = re.search(r"^no macro (\w+)", text)
     symbol = re.search(r"'(\w+)' was not provided by an import statement", text)
     if field:
-        return _nearest_field(field[2], of=field[1], known=run_types)
+        return _nearest_field(field[2], of=field[1], types=run_types)
     if part:
         return _advise_part(part[1], parts, bound)
     if symbol:
@@ -156,13 +156,13 @@ def _advise(
     return "Correct the name or value in the file or in the --gin flag named above"
 
 
-def _nearest_field(name: str, *, of: str, known: Sequence[type]) -> str:
-    """Returns the fields of one dataclass that are like a name, else all of them."""
-    names = selectors.all_fields(known)
-    own = [n for n in names if f".{n.rpartition('.')[0]}".endswith(f".{of}")]
-    if not own:
+def _nearest_field(name: str, *, of: str, types: Sequence[type]) -> str:
+    """Returns the fields of a dataclass that resemble a name, or else all fields."""
+    names = selectors.all_fields(types)
+    fields = [n for n in names if f".{n.rpartition('.')[0]}".endswith(f".{of}")]
+    if not fields:
         return near(name, names)
-    last = [full.rpartition(".")[2] for full in own]
+    last = [full.rpartition(".")[2] for full in fields]
     return errors.did_you_mean(name, last, shown=len(last))
 
 
@@ -170,10 +170,12 @@ def _advise_part(name: str, parts: dict[str, type], bound: str) -> str:
     """Returns what to do about a class that gin does not know."""
     if name in parts:
         line = selectors.import_line(parts[name])
-        missing = [one for one in (_DYNAMIC, line) if one not in bound]
+        missing = [
+            line_needed for line_needed in (_DYNAMIC, line) if line_needed not in bound
+        ]
         if missing:
-            told = "` and `".join(missing)
-            return f"Add `{told}` before it, at the top of the gin file"
+            lines = "` and `".join(missing)
+            return f"Add `{lines}` before it, at the top of the gin file"
     return f"{errors.did_you_mean(name, parts, shown=len(parts))} {_HELP}"
 
 
@@ -191,7 +193,7 @@ def _advise_import(symbol: str, parts: dict[str, type]) -> str:
 
 
 def _raised_at(error: Exception) -> str:
-    """Returns the line of a module of the user's that raised, if one did."""
+    """Returns the line of the user's module that raised the error, if one did."""
     ours = paths.PACKAGE / "elm_jax"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = pathlib.PurePath(frame.filename)

@@ -113,7 +113,7 @@ def build_run(
       gin_files: Paths, or names below a search path or the project's own files.
       bindings: Gin statements that override the files.
       search_paths: Folders looked into before the project's own files.
-      show_required: Whether `<NAME>` stands in for a NAME that has to be given.
+      show_required: Whether a required NAME without a value gets the value `<NAME>`.
 
     Returns:
       The run, the configuration as bound, and the operative one: everything that
@@ -124,15 +124,15 @@ def build_run(
         misspelt; a value is missing or of the wrong type.
     """
     gin.clear_config()
-    # gin opens files in the locale's encoding, and has no public way to say another.
+    # gin opens files in the locale's encoding, and has no public setting for it.
     readers: Any = gin_config._FILE_READERS
     readers[:] = [(_open_utf8, os.path.isfile)]
     gin_files = [_expanded(name) for name in gin_files]
     folders = [*map(_expanded, search_paths), str(selectors.files_root())]
     for folder in folders:
         gin.add_config_file_search_path(folder)
-    found = _find_files(gin_files, ["", *folders])
-    own_folders = (str(path.parent) for path in found)
+    files_found = _find_files(gin_files, ["", *folders])
+    own_folders = (str(path.parent) for path in files_found)
     user_folders = list(dict.fromkeys((os.getcwd(), *own_folders)))
     _let_import(user_folders)
     logging.disable(logging.ERROR)  # gin logs each folder that lacks a file
@@ -170,7 +170,7 @@ def _open_utf8(name: str) -> TextIO:
 
 
 def _expanded(name: str) -> str:
-    """Returns a file or folder with `~` as the home: no shell sees it in a flag."""
+    """Returns a path with `~` replaced: the shell does not do so within a flag."""
     return str(paths.absolute(name)) if name.startswith("~") else name
 
 
@@ -182,10 +182,10 @@ def _find_files(gin_files: Sequence[str], folders: Sequence[str]) -> list[pathli
             expected="at least one gin file",
             do=f"Pass one of: {', '.join(selectors.gin_files())}",
         )
-    found = []
+    files_found = []
     for name in gin_files:
         places = [pathlib.Path(folder, name).absolute() for folder in folders]
-        found += [path for path in places if path.is_file()][:1]
+        files_found += [path for path in places if path.is_file()][:1]
         if not any(path.is_file() for path in places):
             raise errors.ConfigError(
                 found=f"no gin file {name!r} in {[f or '.' for f in folders]}",
@@ -193,15 +193,15 @@ def _find_files(gin_files: Sequence[str], folders: Sequence[str]) -> list[pathli
                 do=errors.did_you_mean(name, selectors.gin_files()),
             )
 
-    return found
+    return files_found
 
 
 def _let_import(folders: Iterable[str]) -> None:
     """Lets gin files import modules of these folders, after all that is installed.
 
-    The packages `elm_jax` and `tasks` are the project's own, also where a folder has
-    others: an editable install's finder comes after the whole path. Programs that this
-    one starts, such as those that build caches, get the path as it is then.
+    The packages `elm_jax` and `tasks` stay the project's own, even if a folder has
+    others of these names: the finder of an editable install comes after the whole path.
+    Processes that this one starts, such as those that build caches, inherit the path.
     """
     sys.path.extend(folder for folder in folders if folder not in sys.path)
     importlib.invalidate_caches()
@@ -215,15 +215,17 @@ def _is_found(name: str) -> bool:
     # The path first: for what is imported already, `find_spec` does not look at it.
     spec = importlib.machinery.PathFinder.find_spec(name)
     spec = spec or importlib.util.find_spec(name)
-    own = paths.PACKAGE / name / "__init__.py"
-    return spec is not None and spec.origin is not None and own.samefile(spec.origin)
+    our_file = paths.PACKAGE / name / "__init__.py"
+    return (
+        spec is not None and spec.origin is not None and our_file.samefile(spec.origin)
+    )
 
 
 def _check_imports(bound: str, folders: Sequence[str]) -> None:
-    """Raises ConfigError if a module of the user's is hidden by what was imported."""
+    """Raises ConfigError if an imported module hides a module of the user."""
     for line, name in re.findall(r"^((?:import|from) (\w+).*)$", bound, re.MULTILINE):
         if name in gin_errors.OURS and line != f"import {name}":
-            continue  # a module of ours, as most files have; theirs may be beside it
+            continue  # ours, which most files import; a user's may exist as well
         advice = gin_errors.hidden_module(name, folders, kind="__init__.py")
         if advice:
             raise errors.ConfigError(
@@ -256,15 +258,17 @@ def _check_unused(bound: str, operative: str, run_type: type[Run]) -> None:
 
 
 def allow_open_files() -> None:
-    """Lets this process open as many files as the system lets it, up to 65,536.
+    """Raises this process's limit of open files as far as allowed, up to 65,536.
 
-    Hundreds of experts hold a token cache and a lock each; 1,024 is a usual limit.
+    Hundreds of experts each need a token cache and a lock; 1,024 is a usual limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    known = [n for n in (hard, _MOST_OPEN_FILES) if n != resource.RLIM_INFINITY]
-    if soft != resource.RLIM_INFINITY and soft < min(known):
-        with contextlib.suppress(ValueError, OSError):  # macOS allows less than it says
-            resource.setrlimit(resource.RLIMIT_NOFILE, (min(known), hard))
+    limits = [n for n in (hard, _MOST_OPEN_FILES) if n != resource.RLIM_INFINITY]
+    if soft != resource.RLIM_INFINITY and soft < min(limits):
+        with contextlib.suppress(
+            ValueError, OSError
+        ):  # macOS may allow less than it reports
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits), hard))
 
 
 def make_help(description: str, run_types: Sequence[type[Run]]) -> str:
@@ -274,8 +278,8 @@ def make_help(description: str, run_types: Sequence[type[Run]]) -> str:
       ConfigError: As `build_run`.
     """
     if not _GIN_FILE.value:
-        own = flags.FLAGS.flags_by_module_dict()[__name__]
-        return help_text.make(description, run_types, own)
+        our_flags = flags.FLAGS.flags_by_module_dict()[__name__]
+        return help_text.make(description, run_types, our_flags)
     run, _, operative = build_run(
         run_types,
         gin_files=_GIN_FILE.value,

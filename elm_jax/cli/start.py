@@ -1,4 +1,4 @@
-"""How a binary begins: what is slow to import comes after the handlers of signals."""
+"""Starts a program: installs signal handlers, then imports what is slow to import."""
 
 import os
 import select
@@ -21,10 +21,10 @@ def main(description: str | None, runs: "Callable[[], tuple[type[Run], ...]]") -
       description: What the binary does.
       runs: Returns the runs it knows.
 
-    Exits as `gin_flags.main`, and with 141 if nobody reads what it prints any more.
+    Exits as `gin_flags.main` does, and with 141 if the reader of its output has ended.
     """
     for stream in (sys.stdout, sys.stderr):
-        # What a terminal's encoding lacks is shown as `\u2713`, and no error.
+        # Characters that the terminal's encoding lacks are shown as `\u2713`.
         stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     printing.escape_all()
     try:
@@ -36,12 +36,14 @@ def main(description: str | None, runs: "Callable[[], tuple[type[Run], ...]]") -
             finally:
                 sys.stdout.flush()
     except BrokenPipeError:
-        closed = [one for one in (sys.stdout, sys.stderr) if _has_no_reader(one)]
+        closed = [
+            stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)
+        ]
         if not closed:
-            raise  # another pipe, such as to a program that this one started
+            raise  # another pipe, for example to a program that this one started
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in closed:
-            os.dup2(nowhere, stream.fileno())  # for what is still to be flushed
+            os.dup2(nowhere, stream.fileno())  # output that is flushed later goes there
         sys.exit(signals.exit_status(signal.SIGPIPE))
 
 

@@ -1,4 +1,4 @@
-"""Tar archives, packed or not, read in a stream to their true end.
+"""Reads tar archives, compressed or not, as a stream, and checks their end.
 
 Python's own reader takes a damaged header for the end of an archive, does not verify
 the checksum of gzip in a stream, and believes every size. Here each is an error.
@@ -21,7 +21,7 @@ _MOST_HEADER_BYTES = 2**20
 _PACKED = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 _READ_BYTES = 2**16
 
-# What reading raises where an archive is damaged or none.
+# What reading raises if the file is damaged or is not an archive.
 ERRORS = (
     *(ValueError, EOFError, OSError),
     *(tarfile.TarError, zlib.error, lzma.LZMAError),
@@ -33,11 +33,11 @@ def members(
 ) -> Iterator[tuple[str, bytes]]:
     """Yields name and content of the files in an archive, in their order.
 
-    Damage may show at the end only: until then nothing that was yielded counts.
+    Damage may only show at the end, so use what was yielded only after the last one.
 
     Args:
-      path: A tar archive, plain or packed by gzip, bzip2 or xz.
-      is_wanted: Says by name which files to read. Links and folders never are.
+      path: A tar archive, plain or compressed by gzip, bzip2 or xz.
+      is_wanted: Says by name which files to read. Links and folders are never read.
 
     Raises:
       One of `ERRORS`: It is damaged, ends too early, or has more than
@@ -64,10 +64,10 @@ def members(
 
 
 def _check_end(tar: tarfile.TarFile, path: pathlib.Path) -> None:
-    """Reads what follows the mark of the end; the checksum of the packing comes last.
+    """Reads what follows the end mark; the checksum of the compression comes last.
 
     Raises:
-      ValueError: It is more than padding.
+      ValueError: There is more than padding.
     """
     stream: Any = tar.fileobj
     while rest := stream.read(_READ_BYTES):
@@ -91,16 +91,16 @@ class _Limited:
 
 
 class _Info(tarfile.TarInfo):
-    """A header that must be whole; only a block of zeros ends an archive."""
+    """A header that must be complete; only a block of zeros ends an archive."""
 
     @classmethod
     def frombuf(cls, buf: Any, encoding: Any, errors: Any) -> "_Info":
-        """Returns the header in a block; its sizes are not believed."""
-        found = super().frombuf(buf, encoding, errors)
-        is_header = not (found.isfile() or found.isdir() or found.issym())
-        if found.size < 0 or (is_header and found.size > _MOST_HEADER_BYTES):
-            raise tarfile.ReadError(f"a header of {found.size:,} bytes")
-        return found
+        """Returns the header in a block, after a check of its sizes."""
+        info = super().frombuf(buf, encoding, errors)
+        is_header = not (info.isfile() or info.isdir() or info.issym())
+        if info.size < 0 or (is_header and info.size > _MOST_HEADER_BYTES):
+            raise tarfile.ReadError(f"a header of {info.size:,} bytes")
+        return info
 
     @classmethod
     def fromtarfile(cls, *args: Any, **kwargs: Any) -> "_Info":

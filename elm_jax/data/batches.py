@@ -25,7 +25,7 @@ _SUBSET, _WITHIN, _BETWEEN = range(3)
 
 
 class BatchSource(Protocol):
-    """What a train loop draws from."""
+    """Where a train loop gets its batches."""
 
     @property
     def shapes(self) -> tuple[shapes_lib.Shape, ...]:
@@ -75,8 +75,8 @@ class Batches:
     """Batches of like-sized examples, padded to one of a few shapes.
 
     In each epoch every example is seen once. Examples are shuffled within their
-    shape, what does not fill a batch there is batched together in a larger shape,
-    and the batches are shuffled. Only the last of those may have padding rows.
+    shape. Those that do not fill a batch there are batched together in a larger shape.
+    Then the batches are shuffled. Only the last of them may have padding rows.
 
     Args:
       datasets: Tokenised tasks; a mixture is several, in proportion to their sizes.
@@ -252,7 +252,7 @@ def my_rows(rows: np.ndarray, shard: tuple[int, int]) -> np.ndarray:
 
 
 def check_sizes(batch_size: int, *, seed: int, shard: tuple[int, int]) -> None:
-    """Raises a ConfigError for a batch size, seed or shard that cannot be."""
+    """Raises ConfigError if a batch size, seed or shard is out of range."""
     index, count = shard
     good = batch_size > 0 and 0 <= index < count and batch_size % count == 0
     if not good or seed < 0:

@@ -18,8 +18,7 @@ from elm_jax.data import cache_build, rendering, tasks, token_store
 from elm_jax.data import vocabulary as vocabularies
 from elm_jax.disk import folders, json_files, seals
 
-# Modules of this room that come before or after caches; all others, whatever parsers,
-# places and texts they are for, decide what is in one.
+# Modules of this room that have no influence on what is in a cache; all others have.
 _WITHOUT_SAY = frozenset(
     (
         *("batches", "cache", "packing", "prefetch", "promptsource", "shapes"),
@@ -49,7 +48,7 @@ def open_cache(
       vocabulary: Of inputs, targets and choices.
       features: Lengths to which tokens are cut; cut ones keep their end token.
       places: Folders of data, templates and caches.
-      progress: Told the number of rows done while building.
+      progress: Called with the number of rows done while building.
 
     Raises:
       ConfigError: No such task.

@@ -1,8 +1,8 @@
-"""Builds token caches, in this process or on all cores, going on where it stopped.
+"""Builds token caches, in this process or on all cores, and can continue a build.
 
-Shards of a cache that is being built lie in `.<split>-<key>.parts` beside it. They are
-named by the cache's key, so that a build that was killed, or a second one at the same
-time, finds only what it would have made itself, byte for byte.
+Shards of a cache that is being built are in `.<split>-<key>.parts` beside it. They are
+named by the cache's key. So a build that continues, or a second one at the same time,
+finds only shards that it would have made itself, byte for byte.
 """
 
 import collections
@@ -33,7 +33,7 @@ from elm_jax.data import vocabulary as vocabularies
 from elm_jax.disk import folders, seals
 
 MANIFEST_FILE = "manifest.json"
-# Shards that wait for a worker, for each worker: rows are read no further ahead.
+# How many shards may wait for each worker; this limits how far rows are read ahead.
 _AHEAD = 2
 
 Progress = Callable[[int], None]
@@ -42,7 +42,7 @@ Progress = Callable[[int], None]
 
 @dataclasses.dataclass(frozen=True)
 class CacheBuild:
-    """A cache to be.
+    """A cache that is to be built.
 
     Attributes:
       task: The task.
@@ -64,24 +64,24 @@ class CacheBuild:
 
     @property
     def name(self) -> str:
-        """What it is, in words."""
+        """The task and split, in words."""
         return f"{self.split} of task {self.task.name!r}"
 
     @property
     def parts_dir(self) -> pathlib.Path:
-        """Where its shards lie until it is whole."""
+        """The folder of its shards, until the cache is complete."""
         return self.folder.parent / f".{self.folder.name}.parts"
 
     @functools.cached_property
     def template(self) -> Any:
-        """The template, or None where there is none; see `rendering.load_template`."""
+        """The template, or None without one; see `rendering.load_template`."""
         if isinstance(self.task, tasks.SeqioTask):
             return None
         chars = self.features.max_value_chars
         return rendering.load_template(self.task, self.split, self.places, chars)
 
     def shards(self) -> Iterator[tuple[pathlib.Path, shards.ShardJob | None, Any]]:
-        """Yields each shard's folder, its job (None if it is done) and its rows."""
+        """Yields for each shard its folder, job (None if it is done) and rows."""
         if isinstance(self.task, tasks.SeqioTask):
             yield self._shard_of_seqio(), None, ()
             return
@@ -103,7 +103,7 @@ class CacheBuild:
             yield folder, None if folder.is_dir() else job, some
 
     def finish(self, parts: Sequence[pathlib.Path]) -> None:
-        """Joins the shards to the cache, unless another process has, and clears up.
+        """Joins the shards, unless another process has; then removes them.
 
         Raises:
           DataError: Too many rows do not fit, there are no examples, targets are too
@@ -113,7 +113,7 @@ class CacheBuild:
             if not self.folder.is_dir():
                 self._join(parts)
         except FileNotFoundError as error:
-            if not self.folder.is_dir():  # else another process was quicker
+            if not self.folder.is_dir():  # otherwise another process was faster
                 raise errors.DataError(
                     found=f"shards of {self.name} that another process has removed,"
                     " as it could not build the cache",
@@ -124,9 +124,9 @@ class CacheBuild:
             shutil.rmtree(self.parts_dir, ignore_errors=True)
 
     def is_built(self) -> bool:
-        """Whether it is there; if so, removes shards that are left.
+        """Returns whether the cache is on disk; if so, removes shards that are left.
 
-        They are of this process, which another has overtaken, or of a killed one.
+        They may be this process's own, if another one was faster, or a killed one's.
         """
         if not self.folder.is_dir():
             return False
@@ -140,13 +140,17 @@ class CacheBuild:
                 folder.rmdir()
 
     def _join(self, parts: Sequence[pathlib.Path]) -> None:
-        found = [_read_shard(part, self.name) for part in parts]
-        num_rows = sum(shard.num_rows for shard in found)
-        num_examples = sum(len(shard.columns.labels) for shard in found)
-        dropped = sum((shard.dropped for shard in found), collections.Counter[str]())
+        shards_read = [_read_shard(part, self.name) for part in parts]
+        num_rows = sum(shard.num_rows for shard in shards_read)
+        num_examples = sum(len(shard.columns.labels) for shard in shards_read)
+        dropped = sum(
+            (shard.dropped for shard in shards_read), collections.Counter[str]()
+        )
         first_bad: dict[str, str] = {}
-        for reason, told in (item for s in found for item in s.first_bad.items()):
-            first_bad.setdefault(reason, told)
+        for reason, problem in (
+            item for shard_read in shards_read for item in shard_read.first_bad.items()
+        ):
+            first_bad.setdefault(reason, problem)
         if not isinstance(self.task, tasks.SeqioTask):
             rendering.check_rows(
                 self.task,
@@ -157,19 +161,22 @@ class CacheBuild:
                 first_bad=first_bad,
             )
         lengths = {
-            name: shards.concatenated([shard.lengths[name] for shard in found])
+            name: shards.concatenated([shard.lengths[name] for shard in shards_read])
             for name in token_counts.TOKENS
         }
         unknown = token_counts.summed_unknown(
             [
                 token_counts.count_unknown(shard.columns, self.vocabulary.unknown_id)
-                for shard in found
+                for shard in shards_read
             ]
         )
-        indistinct = sum((s.indistinct for s in found), collections.Counter[str]())
+        indistinct = sum(
+            (shard_read.indistinct for shard_read in shards_read),
+            collections.Counter[str](),
+        )
         is_text = isinstance(self.task, tasks.TextTask)
         limits = None if is_text else self.features
-        arrays = shards.joined(found)
+        arrays = shards.joined(shards_read)
         manifest = {
             "key": self.key,
             "fingerprint": shards.fingerprint(arrays),
@@ -200,8 +207,10 @@ class CacheBuild:
             rendered, tokens = tokenizing.user_examples(
                 self.task, self.split, self.vocabulary
             )
-            found = tokenizing.cut_to(rendered, tokens, self.vocabulary, self.features)
-            shards.write(folder, rendered, found)
+            tokenized = tokenizing.cut_to(
+                rendered, tokens, self.vocabulary, self.features
+            )
+            shards.write(folder, rendered, tokenized)
         return folder
 
 
@@ -220,7 +229,7 @@ def build_here(build: CacheBuild, progress: Progress | None = None) -> None:
     """Builds a cache in this process.
 
     Raises:
-      ElmError: The task's data, template or places do not serve.
+      ElmError: The task's data or template is missing or does not fit.
     """
     parts, done = [], 0
     try:
@@ -247,13 +256,13 @@ def build_all(
 ) -> dict[str, errors.ElmError]:
     """Builds caches on several cores; the files are those of `build_here`.
 
-    This process reads the rows; the workers render and tokenise them. A cache that
-    fails does not keep the others from being built.
+    This process reads the rows; the workers render and tokenise them. If one
+    cache fails, the others are built all the same.
 
     Args:
       builds: What to build.
       num_workers: Processes; 0 for one per core.
-      progress: Told the number of rows done of all caches together.
+      progress: Called with the number of rows done, of all caches together.
 
     Returns:
       The errors of the caches that failed, by their names.
@@ -272,7 +281,7 @@ def build_all(
 
 
 class _Crew:
-    """Hands shards to processes and finishes each cache after its last shard."""
+    """Gives shards to workers, and finishes each cache after its last shard."""
 
     def __init__(
         self,
@@ -288,9 +297,9 @@ class _Crew:
         self._done = 0
 
     def begin(self, build: CacheBuild) -> None:
-        """Deals out all shards of a cache that are not there yet."""
+        """Gives out all shards of a cache that are not on disk yet."""
         parts = []
-        # One more than its shards, until all are dealt out.
+        # One more than its shards, until all are given out.
         self._left[build.name] += 1
         try:
             for folder, job, rows in build.shards():
@@ -355,9 +364,9 @@ class _Crew:
 
 
 def _end_with_parent() -> None:
-    """Ends this worker when the process that started it dies, killed or not.
+    """Ends this worker when the process that started it ends, even if it was killed.
 
-    Else it would wait for work for ever: it holds the other end of its own queue.
+    Otherwise the worker would wait for work for ever.
     """
 
     def watch() -> None:
@@ -369,12 +378,12 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _finish(build: CacheBuild, parts: Sequence[pathlib.Path]) -> None:
-    """Finishes a cache, also that of a source without rows."""
-    if not parts:
+def _finish(build: CacheBuild, folders: Sequence[pathlib.Path]) -> None:
+    """Finishes a cache, even if its source has no rows."""
+    if not folders:
         empty = rendering.RenderedSplit()
-        found = tokenizing.tokenize(empty, build.vocabulary, build.features)
+        tokenized = tokenizing.tokenize(empty, build.vocabulary, build.features)
         folder = build.parts_dir / "empty"
-        shards.write(folder, empty, found)
-        parts = [folder]
-    build.finish(parts)
+        shards.write(folder, empty, tokenized)
+        folders = [folder]
+    build.finish(folders)

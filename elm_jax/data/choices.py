@@ -13,7 +13,7 @@ SAME_TEXT = "choices of the same text"
 UNKNOWN = "choices with unknown characters only"
 CUT = "choices cut to the same tokens"
 SAME_TOKENS = "choices of the same tokens"
-# Of several reasons in one row, the first counts.
+# If a row has several reasons, the first of these counts.
 _ORDER = (UNKNOWN, CUT, SAME_TOKENS, SAME_TEXT)
 
 
@@ -27,9 +27,9 @@ def count_problems(
     """Returns how many rows have choices that cannot be told apart, by reason.
 
     Args:
-      rows: The choices of each row; rows without any are passed over.
+      rows: The choices of each row; rows without choices are skipped.
       encoded: Tokens of each choice, uncut, with the end token.
-      vocabulary: What gave them.
+      vocabulary: The vocabulary of these tokens.
       limit: Tokens to which choices are cut, or None.
     """
     counts: collections.Counter[str] = collections.Counter()
@@ -52,17 +52,17 @@ def problem(
     groups: dict[tuple[int, ...], list[int]] = {}
     for place, row in enumerate(tokens):
         is_cut = limit is not None and len(row) > limit
-        seen = (*row[: limit - 1], EOS_ID) if limit and is_cut else tuple(row)
-        groups.setdefault(seen, []).append(place)
+        kept = (*row[: limit - 1], EOS_ID) if limit and is_cut else tuple(row)
+        groups.setdefault(kept, []).append(place)
     if len(groups) == len(tokens):
         return ""
-    found: set[str] = set()
+    reasons: set[str] = set()
     for places in groups.values():
         if len(places) > 1:
             same = [texts[place] for place in places]
             whole = {tuple(tokens[place]) for place in places}
-            found.add(_reason(same, whole, vocabulary))
-    return next(reason for reason in _ORDER if reason in found)
+            reasons.add(_reason(same, whole, vocabulary))
+    return next(reason for reason in _ORDER if reason in reasons)
 
 
 def _reason(
@@ -75,5 +75,5 @@ def _reason(
         return SAME_TEXT
     if len(whole) > 1:
         return CUT
-    known = [token for token in whole.pop() if token != vocabulary.unknown_id]
-    return SAME_TOKENS if vocabulary.decode(known).strip() else UNKNOWN
+    covered = [token for token in whole.pop() if token != vocabulary.unknown_id]
+    return SAME_TOKENS if vocabulary.decode(covered).strip() else UNKNOWN

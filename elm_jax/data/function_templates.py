@@ -1,4 +1,4 @@
-"""Templates that are Python functions, for what Jinja says badly."""
+"""Templates that are Python functions, for prompts that are hard to write in Jinja."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,7 @@ PromptFn = Callable[[sources.Row], Any]
 
 
 class _Named(nulls.Null):
-    """A null with a text of its own, from Unicode's private use area."""
+    """A null whose text is a character of Unicode's private use area."""
 
     __slots__ = ()
 
@@ -33,8 +33,8 @@ class FunctionTemplate:
 
     Attributes:
       name: Unique among the templates of its dataset and subset.
-      fn: A function of a module, so that other processes find it. Equal rows give equal
-        texts. It is the user's own code: nothing holds it in a sandbox.
+      fn: A function of a module, so that other processes can import it. Equal rows must
+        give equal texts. It is the user's own code and runs without a sandbox.
       has_choices: Whether it gives answer choices, one of which is the target.
     """
 
@@ -63,28 +63,28 @@ class FunctionTemplate:
         """Returns the row as text, or None where the function gives None or nothing.
 
         Raises:
-          TemplateError: The function gives something else than texts.
-          RowError: It fails for this row, such as for a field that is not there; it
+          TemplateError: The function returns something other than texts.
+          RowError: It fails for this row, for example because a field is missing; it
             prints a null; or the row is too long.
         """
         del seed
         templates.check_length(row)
-        found = self._called(row)
-        if found is None:
+        returned = self._called(row)
+        if returned is None:
             return None
-        rendered = self._rendered(found)
+        rendered = self._rendered(returned)
         if rendered is not None and self._prints_null(row, rendered):
-            told = "the function's text has the None or nan of a field without a value"
-            raise templates.RowError(templates.NULL_VALUE, told)
+            reason = "the text has the None or nan of a field without a value"
+            raise templates.RowError(templates.NULL_VALUE, reason)
         return rendered
 
     def _prints_null(self, row: sources.Row, rendered: templates.Rendered) -> bool:
-        """Returns whether a text changes with what stands for a null, and only so.
+        """Returns whether the function has printed a null of the row as text.
 
-        A function formats a None without a chance to notice. So it is called again for
-        a row with another name for nothing: if that name stands where `None` or `nan`
-        stood, and all else is equal, it was printed. One null at a time, as the others
-        may be tested.
+        When a function formats None, nobody can notice. So it is called again for a row
+        in which an object with another text replaces the null. If only that text has
+        changed, where `None` or `nan` was, the null was printed. Nulls are replaced one
+        at a time, because the function may test the others.
         """
         texts = (rendered.inputs, rendered.targets, *rendered.choices)
         names = [name for name in ("None", "nan") if any(name in t for t in texts)]
@@ -104,8 +104,8 @@ class FunctionTemplate:
                     return True
         return False
 
-    def _rendered(self, found: Any) -> templates.Rendered | None:
-        inputs, targets, choices = self._checked(found)
+    def _rendered(self, returned: Any) -> templates.Rendered | None:
+        inputs, targets, choices = self._checked(returned)
         if not inputs.strip() or not targets.strip():
             return None
         stripped = tuple(choice.strip() for choice in choices)
@@ -124,15 +124,19 @@ class FunctionTemplate:
             reason = f"{type(error).__name__} in template"
             raise templates.RowError(reason, str(error)) from error
 
-    def _checked(self, found: Any) -> tuple[str, str, Sequence[str]]:
-        parts = (*found, ()) if isinstance(found, tuple) and len(found) == 2 else found
+    def _checked(self, returned: Any) -> tuple[str, str, Sequence[str]]:
+        parts = (
+            (*returned, ())
+            if isinstance(returned, tuple) and len(returned) == 2
+            else returned
+        )
         fits = isinstance(parts, tuple) and len(parts) == 3
         if fits and not isinstance(parts[2], str):
             texts = (parts[0], parts[1], *parts[2])
             if all(isinstance(text, str) for text in texts):
                 return parts
         raise errors.TemplateError(
-            found=f"function template {self.name!r} gave {found!r:.200}",
+            found=f"function template {self.name!r} gave {returned!r:.200}",
             expected="(inputs, targets) or (inputs, targets, choices), or None",
             do="Correct the function",
         )

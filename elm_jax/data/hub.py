@@ -3,8 +3,8 @@ r"""Datasets of the Hugging Face Hub: Parquet files on disk, or fetched from the
 Dataset scripts no longer run, so datasets that were scripts are read from the branch
 of Parquet files that the Hub makes of them, `refs/convert/parquet`; where a dataset
 has lost it, from Parquet files of its own. Which files hold a split is found by
-listing them. Whoever has no network on the machine that trains puts a copy of either
-below the data folder:
+listing them. If the machine that trains has no network, put a copy of either below the
+data folder:
 
     hf download allenai/cosmos_qa --repo-type dataset \
       --revision refs/convert/parquet --local-dir DATA/hub/allenai/cosmos_qa
@@ -32,21 +32,21 @@ class Remote(Protocol):
 
         Raises:
           LookupError: There is no such repository or revision.
-          Exception: Nobody answered.
+          Exception: The Hub did not answer.
         """
         ...
 
     def fetch(self, repository: str, revision: str, file: str) -> str:
-        """Returns the path of a copy of a file; raises if it is not to be had."""
+        """Returns the path of a local copy of a file, or raises an error."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class HuggingFace:
-    """The Hub itself; fetched files lie in huggingface_hub's own cache."""
+    """The Hub itself; fetched files are in huggingface_hub's own cache."""
 
     def list_files(self, repository: str, revision: str) -> Sequence[str]:
-        """As `Remote` has it."""
+        """See `Remote`."""
         import huggingface_hub  # pyright: ignore[reportMissingImports]
         from huggingface_hub import errors as hub  # pyright: ignore
 
@@ -58,7 +58,7 @@ class HuggingFace:
             raise LookupError(_first_line(error)) from error
 
     def fetch(self, repository: str, revision: str, file: str) -> str:
-        """As `Remote` has it."""
+        """See `Remote`."""
         import huggingface_hub  # pyright: ignore[reportMissingImports]
 
         return huggingface_hub.hf_hub_download(
@@ -79,11 +79,11 @@ class HubRows:
     Attributes:
       path: Dataset repository, such as `allenai/cosmos_qa`.
       subset: Configuration name; None for `default` or the only one.
-      revision: A commit hash, or the branch of Parquet files, for which the dataset's
-        own files stand in. A branch may change; then the texts' hash in a cache's
-        manifest tells, but the cache's key does not.
-      has_mirrors: Whether other places have the same rows: then the repository is
-        listed before it is said to have them.
+      revision: A commit hash, or the branch of Parquet files; if that is missing, the
+        dataset's own files are used. A branch may change. Then the hash of the texts
+        in a cache's manifest differs, but the cache's key does not.
+      has_mirrors: Whether other repositories have the same rows. Then this one is only
+        used after its list of files was read.
       remote: Where it is fetched from; None for the Hub.
     """
 
@@ -110,14 +110,14 @@ class HubRows:
         yield from parquet_files.rows(self.files(split, data_dir) or self._fetch(split))
 
     def fingerprint(self, split: str, *, data_dir: str) -> str:
-        """Returns a hash of the files' content, or of what names them on the Hub."""
+        """Returns a hash of the files' content, or of their place on the Hub."""
         contents = [sources.file_hash(path) for path in self.files(split, data_dir)]
         return sources.hash_of(
             "hub", split, self.path, str(self.subset), self.revision, *contents
         )
 
     def missing(self, split: str, *, data_dir: str) -> str:
-        """Returns "" if the rows can be asked for, else what is missing."""
+        """Returns "" if the rows can be read, otherwise what is missing."""
         try:
             if self._local(split, data_dir):
                 return ""
@@ -132,18 +132,20 @@ class HubRows:
             )
         if not self.has_mirrors:
             return ""
-        found = [_find(remote, self, revision, split) for revision in self._revisions()]
-        # Whether one that did not answer has it is seen when it is read.
-        if any(one.files or not one.answered for one in found):
+        listings = [
+            _find(remote, self, revision, split) for revision in self._revisions()
+        ]
+        # If one did not answer, whether it has the split is seen when it is read.
+        if any(listing.files or not listing.answered for listing in listings):
             return ""
-        return "; ".join(one.reason for one in found)
+        return "; ".join(listing.reason for listing in listings)
 
     def folder(self, data_dir: str) -> pathlib.Path:
-        """Returns where a copy of the branch of Parquet files has its splits."""
+        """Returns the folder of the splits in a copy of the branch of Parquet files."""
         return self._root(data_dir) / (self.subset or "default")
 
     def files(self, split: str, data_dir: str) -> list[pathlib.Path]:
-        """Returns the Parquet files of a split that lie below the data folder."""
+        """Returns the Parquet files of a split below the data folder."""
         try:
             return self._local(split, data_dir)
         except parquet_files.NotListed:
@@ -155,8 +157,8 @@ class HubRows:
     def _local(self, split: str, data_dir: str) -> list[pathlib.Path]:
         root = self._root(data_dir)
         paths = parquet_files.below(root) if data_dir else []
-        found = parquet_files.find(paths, self.subset, split) if paths else []
-        return [root / path for path in found]
+        names = parquet_files.find(paths, self.subset, split) if paths else []
+        return [root / path for path in names]
 
     def _remote(self) -> Remote | None:
         return self.remote or hugging_face()
@@ -176,12 +178,12 @@ class HubRows:
             )
         reasons = []
         for revision in self._revisions():
-            found = _find(remote, self, revision, split)
-            if found.files:
-                for file in found.files:
+            listing = _find(remote, self, revision, split)
+            if listing.files:
+                for file in listing.files:
                     yield self._fetched(remote, revision, file)
                 return
-            reasons.append(found.reason)
+            reasons.append(listing.reason)
         raise self._unreadable(split, "; ".join(reasons))
 
     def _fetched(self, remote: Remote, revision: str, file: str) -> pathlib.Path:
@@ -201,7 +203,7 @@ class HubRows:
 
 
 class _Found(NamedTuple):
-    """A split's files; or why there are none, and whether anybody said so."""
+    """A split's files; or why there are none, and whether the Hub answered."""
 
     files: Sequence[str]
     reason: str = ""

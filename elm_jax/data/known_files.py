@@ -1,8 +1,8 @@
 """Files that the project knows by hash: PromptSource's own and those of `tasks`.
 
-The list beside this module is as `sha256sum` writes it; a program,
-`tests/data/make_known_files.py`,
-makes it from an unpacked PromptSource 0.2.3 and this checkout.
+The list beside this module has the format of `sha256sum`. The program
+`tests/data/make_known_files.py` makes it from an unpacked PromptSource 0.2.3 and this
+checkout.
 """
 
 import functools

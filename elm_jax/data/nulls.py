@@ -1,8 +1,8 @@
-"""Null and NaN in rows: what templates may test, and nothing may print.
+"""Null and NaN in rows: templates may test them, but must not print them.
 
-Their texts, `None` and `nan`, are what no dataset means. In a row that a Jinja template
-sees, `NULL` stands for them: false, equal to none, and an error as soon as its text is
-asked for, whichever way that is.
+No dataset means the texts `None` and `nan`. In the rows that a Jinja template sees,
+`NULL` replaces them: it is false and equal to none, and every way to turn it into text
+is an error.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,11 +14,11 @@ _PLAIN = frozenset((str, int, bool, bytes))
 
 
 class NullError(jinja2.TemplateRuntimeError):
-    """A template prints a value that is not there."""
+    """A template prints a value that is missing."""
 
 
 class Null:
-    """A value that is not there."""
+    """A missing value."""
 
     __slots__ = ()
 
@@ -44,30 +44,30 @@ NULL = Null()
 
 
 def is_null(value: Any) -> bool:
-    """Returns whether a value is null, NaN or what stands for them."""
+    """Returns whether a value is null, NaN or `NULL`."""
     if value is None or isinstance(value, Null):
         return True
     return isinstance(value, float) and value != value
 
 
 def has_null(value: Any) -> bool:
-    """Returns whether there is a null in a value or in what it holds."""
+    """Returns whether a value is or contains a null."""
     waiting = [value]
     while waiting:
-        one = waiting.pop()
-        if type(one) in _PLAIN:
+        item = waiting.pop()
+        if type(item) in _PLAIN:
             continue
-        if isinstance(one, (list, tuple)):
-            waiting += one
-        elif isinstance(one, Mapping):
-            waiting += one.values()
-        elif is_null(one):
+        if isinstance(item, (list, tuple)):
+            waiting += item
+        elif isinstance(item, Mapping):
+            waiting += item.values()
+        elif is_null(item):
             return True
     return False
 
 
 def with_nulls(value: Any) -> Any:
-    """Returns a value with `NULL` in place of each null that it holds."""
+    """Returns a value with `NULL` in place of each null in it."""
     if isinstance(value, Mapping):
         return {key: with_nulls(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -77,7 +77,7 @@ def with_nulls(value: Any) -> Any:
 
 
 def each_replaced(value: Any, stand_in: Null) -> Iterator[Any]:
-    """Yields a value once for each null that it holds, with another in its place."""
+    """Yields a value once for each null in it, with that null replaced."""
     if type(value) in _PLAIN:
         return
     if is_null(value):
@@ -94,5 +94,5 @@ def each_replaced(value: Any, stand_in: Null) -> Iterator[Any]:
 
 
 def text_of(value: Any) -> str:
-    """Returns a value as text; raises NullError if there is none."""
+    """Returns a value as text; raises NullError for a null."""
     return str(NULL if is_null(value) else value)

@@ -99,11 +99,11 @@ class P3Rows:
         try:
             if data_dir and self._files(split, data_dir):
                 return ""
-            found = ""
+            problem = ""
         except parquet_files.NotListed as error:
-            found = f" ({error})"
+            problem = f" ({error})"
         return (
-            f"no {split} in {self._folder(data_dir)}{found}; it is the folder "
+            f"no {split} in {self._folder(data_dir)}{problem}; it is the folder "
             f"{self.name} of the Hub dataset bigscience/P3 (Parquet), or data/"
             f"{self.name} of its revision {TFRECORD_REVISION} (TFRecords)"
         )
@@ -113,22 +113,22 @@ class P3Rows:
 
     def _records(self, split: str, data_dir: str) -> list[pathlib.Path]:
         name = glob.escape(split)
-        found = sorted(self._folder(data_dir).glob(f"{name}.tfrecord-*"))
-        counts = {path.name.rpartition("-of-")[2] for path in found}
-        if counts - {f"{len(found):05d}"}:
+        files = sorted(self._folder(data_dir).glob(f"{name}.tfrecord-*"))
+        counts = {path.name.rpartition("-of-")[2] for path in files}
+        if counts - {f"{len(files):05d}"}:
             raise parquet_files.NotListed(
-                f"{len(found)} of {', '.join(sorted(counts))} files of {split}"
+                f"{len(files)} of {', '.join(sorted(counts))} files of {split}"
             )
-        return found
+        return files
 
     def _files(self, split: str, data_dir: str) -> list[pathlib.Path]:
-        if found := self._records(split, data_dir):
-            return found
+        if records := self._records(split, data_dir):
+            return records
         folder = self._folder(data_dir)
         # Each task is a configuration, in both layouts of Parquet files.
         paths = [f"{self.name}/{path}" for path in parquet_files.below(folder)]
-        files = parquet_files.find(paths, self.name, split) if paths else []
-        return [folder.parent / file for file in files]
+        paths_of_split = parquet_files.find(paths, self.name, split) if paths else []
+        return [folder.parent / file for file in paths_of_split]
 
 
 def _check_info(path: pathlib.Path) -> None:

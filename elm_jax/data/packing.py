@@ -1,4 +1,4 @@
-"""Several examples side by side in one row, kept apart by segment ids."""
+"""Packing: several examples in one row, separated by segment ids."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from elm_jax.data import shapes as shapes_lib
 from elm_jax.data import tasks, token_store
 from elm_jax.types import PAD_ID, Batch
 
-_ROWS, _ORDER = 10, 11  # Streams of random numbers beside those of `batches`.
+_ROWS, _ORDER = 10, 11  # Streams of random numbers, different from those of `batches`.
 # For choosing a row's lengths: examples looked at, growth from one length of targets
 # to the next, and the share of tokens that is not padding from which a row will do.
 _LOOKED_AT, _GROWTH, _GOOD_SHARE = 2048, 1.2, 0.9
@@ -166,8 +166,8 @@ def _target_lengths(lengths: np.ndarray, most: int) -> list[int]:
 def pack(lengths: np.ndarray, shape: shapes_lib.Shape, *, seed: int) -> list[list[int]]:
     """Returns for each row the numbers of the examples in it.
 
-    Longest first, each into the fullest row that has room for both its parts; among
-    examples of the same lengths, as many at once as that row takes.
+    The longest examples come first. Each goes into the fullest row that has room
+    for its inputs and targets.
 
     >>> pack(np.array([[3, 1], [5, 1], [3, 1]]), shapes_lib.Shape(8, 4), seed=0)
     [[1, 0], [2]]
@@ -191,7 +191,7 @@ def pack(lengths: np.ndarray, shape: shapes_lib.Shape, *, seed: int) -> list[lis
 
 
 class _Rows:
-    """Rows under way, found by the room that is left in them.
+    """Rows that are being filled, indexed by the room that is left in them.
 
     Attributes:
       numbers: For each row, its examples.
@@ -207,7 +207,7 @@ class _Rows:
         self._room_sum = np.full(size, self._none, np.int32)
 
     def fill(self, waiting: list[int], inputs: int, targets: int) -> list[int]:
-        """Puts like examples into one row; returns those that it has no room for."""
+        """Puts examples of equal lengths into a row; returns those left over."""
         row, (inputs_room, targets_room) = self._take_fullest(inputs, targets)
         count = min(
             inputs_room // inputs, targets_room // targets if targets else 2**31
@@ -228,8 +228,8 @@ class _Rows:
             return len(self.numbers) - 1, self._shape
         up, right = divmod(place, fitting.shape[1])
         room = (inputs + up, targets + right)
-        found = self._by_room[room]
-        row = found.pop()
-        if not found:
+        rows = self._by_room[room]
+        row = rows.pop()
+        if not rows:
             self._room_sum[room] = self._none
         return row, room

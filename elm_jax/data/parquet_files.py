@@ -1,6 +1,6 @@
 """Parquet files: their rows in order, and which of many files hold a split.
 
-Two layouts are known, both the Hub's:
+Two layouts are known, both of the Hub:
 
     <config>/<split>/0000.parquet                     its branch of converted files
     <config>/<split>-00000-of-00002.parquet           a dataset's own files; `data`, or
@@ -22,13 +22,13 @@ _SHARD = re.compile(
     r"(?:-(?P<number>\d{5})-of-(?P<count>\d{5})(?:-[0-9a-f]+)?)?\.parquet"
 )
 _CONVERTED = re.compile(r"\d+\.parquet")
-# Where the Hub leaves out what comes after the first gigabytes.
+# In such folders the Hub has only the first gigabytes of a dataset.
 _PARTIAL = "partial-"
 _DEFAULT = "default"
 
 
 class NotListed(LookupError):
-    """Files that do not hold a split; the message says what they hold."""
+    """Files without the wanted split; the message says what they have."""
 
 
 def find(paths: Iterable[str], config: str | None, split: str) -> list[str]:
@@ -44,8 +44,8 @@ def find(paths: Iterable[str], config: str | None, split: str) -> list[str]:
     ['plain/test/0000.parquet']
 
     Raises:
-      NotListed: There is no such configuration or split, several might be meant, or
-        files are missing.
+      NotListed: There is no such configuration or split, several fit, or files are
+        missing.
     """
     paths = sorted(paths)
     configs = _configs(paths)
@@ -87,7 +87,7 @@ def told(configs: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
 def _configs(paths: Iterable[str]) -> dict[str, dict[str, list[str]]]:
     """Returns the files by configuration, "" for one without a name, and split."""
     converted: dict[str, dict[str, list[str]]] = {}
-    own: dict[str, dict[str, list[str]]] = {}
+    original: dict[str, dict[str, list[str]]] = {}
     for path in (path for path in paths if path.endswith(".parquet")):
         *folders, file = path.split("/")
         if any(folder.startswith(".") for folder in folders):
@@ -98,11 +98,11 @@ def _configs(paths: Iterable[str]) -> dict[str, dict[str, list[str]]]:
             converted.setdefault(config, {}).setdefault(split, []).append(path)
         elif match and len(folders) <= 2:
             config = folders[-1] if folders and folders != ["data"] else ""
-            own.setdefault(config, {}).setdefault(match["split"], []).append(path)
-    # A folder with copies of both has each row twice: the converted ones serve.
-    merged = own | converted
-    for config in own.keys() & converted.keys():
-        merged[config] = own[config] | converted[config]
+            original.setdefault(config, {}).setdefault(match["split"], []).append(path)
+    # A folder with both kinds has each row twice: only the converted files are used.
+    merged = original | converted
+    for config in original.keys() & converted.keys():
+        merged[config] = original[config] | converted[config]
     return merged
 
 
@@ -111,9 +111,9 @@ def _shard(path: str) -> re.Match[str] | None:
 
 
 def below(folder: pathlib.Path) -> list[str]:
-    """Returns the Parquet files below a folder, relative to it; none if it is none."""
-    found = folder.rglob("*.parquet") if folder.is_dir() else ()
-    return sorted(path.relative_to(folder).as_posix() for path in found)
+    """Returns the Parquet files below a folder, relative to it; [] without a folder."""
+    paths = folder.rglob("*.parquet") if folder.is_dir() else ()
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
 def rows(paths: Iterable[pathlib.Path]) -> Iterator[sources.Row]:

@@ -1,4 +1,4 @@
-"""Batches made in a background thread while the device computes."""
+"""Makes batches in a background thread while the device computes."""
 
 import contextlib
 import queue
@@ -16,14 +16,14 @@ class _Failure(NamedTuple):
 
 
 class Prefetcher(Iterator[tuple[int, Batch]]):
-    """Iterates over `(step, batch)` from a step on, made ahead in a thread.
+    """Iterates over `(step, batch)`, which a thread makes in advance.
 
     Ends before `stop_step`. Use it as a context manager, or call `close`.
 
     Args:
       batch_fn: `step -> batch`, such as `Batches(...).batch`.
       start_step: First step.
-      stop_step: Step before which to end; None to go on for ever.
+      stop_step: Step before which to end; None for no end.
       depth: How many batches to hold ready, at least 1.
       put_fn: Applied to each batch in the thread, such as a transfer to the device.
     """

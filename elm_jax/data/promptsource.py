@@ -1,15 +1,15 @@
 """Fetches PromptSource's templates without running any of its code.
 
 PromptSource 0.2.3 is on the package index as a source archive only, for Pythons
-before 3.10. `pip download` is the ordinary way to such an archive: it knows the
+before 3.10. `pip download` is the usual way to fetch such an archive: it knows the
 user's index, mirror, proxy and certificates. But it also *builds the metadata* of a
-source archive, which runs the archive's `setup.py`. Here it does not: pip is told to
-use the build backend that is installed (`--no-build-isolation`, PEP 517), and what
-it finds under that name, first on its path, is the dozen lines of `_BACKEND` below,
-which write the metadata that we know already. pip itself checks the archive's hash
+source archive, which runs the archive's `setup.py`. To prevent this, pip is told to
+use the installed build backend (`--no-build-isolation`, PEP 517), and the module that
+it finds under that name, first on its path, is `_BACKEND` below: a dozen lines that
+write the metadata that we know already. pip itself checks the archive's hash
 before it unpacks anything (`--require-hashes`), and we check it again.
 
-Of the archive only files named `templates.yaml` are unpacked, by checked paths.
+Only files named `templates.yaml` are unpacked, after a check of their paths.
 """
 
 import contextlib
@@ -58,20 +58,20 @@ def fetch_templates(
     *,
     archive: pathlib.Path | None = None,
 ) -> pathlib.Path:
-    """Returns the folder of unpacked templates, fetching them if they are not there.
+    """Returns the folder of unpacked templates; fetches them if needed.
 
     The folder, `<templates_dir>/promptsource-0.2.3`, appears whole or not at all.
 
     Args:
       templates_dir: Where to unpack; made if needed.
-      progress: Told in words what is being done.
-      archive: The archive, if the user has fetched it; else the package index is
-        asked.
+      progress: Called with a text that says what is being done.
+      archive: The archive, if the user has fetched it; otherwise it is downloaded
+        from the package index.
 
     Raises:
-      DataError: The archive cannot be had or has another hash, or the folder cannot
-        be written.
-      TemplateError: The archive's paths are not as they should be.
+      DataError: The archive cannot be fetched or has another hash, or the folder
+        cannot be written.
+      TemplateError: A path in the archive is unsafe, or it has no templates.
     """
     say = progress or (lambda text: None)
     root = pathlib.Path(templates_dir) / FOLDER
@@ -86,7 +86,7 @@ def fetch_templates(
         _check_hash(archive, SHA256)
         count = 0
         with (
-            contextlib.suppress(errors.ExistsError),  # another process was quicker
+            contextlib.suppress(errors.ExistsError),  # another process was faster
             folders.new_folder(root) as temporary,
         ):
             count = unpack_templates(archive, temporary)
@@ -113,11 +113,11 @@ def download(
     (backend / "__init__.py").write_text("", "utf-8")
     text = _BACKEND.replace("{name}", package).replace("{version}", version)
     (backend / "build_meta.py").write_text(text, "utf-8")
-    wanted = folder / "requirements.txt"
-    wanted.write_text(f"{package}=={version} --hash=sha256:{sha256}\n", "utf-8")
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{package}=={version} --hash=sha256:{sha256}\n", "utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--ignore-requires-python", "--no-binary", ":all:", "--require-hashes"]
-    command += ["--no-build-isolation", "--dest", "archive", "-r", wanted.name]
+    command += ["--no-build-isolation", "--dest", "archive", "-r", requirements.name]
     # An absolute path: pip runs the backend from the unpacked archive's folder. Old
     # versions of pip need telling to use the backend at all; new ones always do.
     environment = {
@@ -135,8 +135,8 @@ def download(
         errors="backslashreplace",
         check=False,
     )
-    found = list((folder / "archive").glob(f"{package}-{version}.*"))
-    if result.returncode != 0 or len(found) != 1:
+    archives = list((folder / "archive").glob(f"{package}-{version}.*"))
+    if result.returncode != 0 or len(archives) != 1:
         tail = "; ".join(result.stderr.strip().splitlines()[-3:])
         raise errors.DataError(
             found=f"`pip download` of {package} {version} failed: {tail}",
@@ -144,13 +144,13 @@ def download(
             do="Check the connection and pip's index; or fetch the archive by "
             "other means and give its path",
         )
-    return found[0]
+    return archives[0]
 
 
 def unpack_templates(archive: pathlib.Path, folder: pathlib.Path) -> int:
     """Writes the archive's `templates.yaml` files below `folder`; returns how many.
 
-    Everything else in the archive is passed over. Nothing is written outside
+    Everything else in the archive is skipped. Nothing is written outside of
     `folder`, whatever the archive's paths say.
 
     Raises:
@@ -193,12 +193,12 @@ def _is_yaml(name: str) -> bool:
 def _check_hash(archive: pathlib.Path, sha256: str) -> None:
     try:
         with archive.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        found = error.strerror or str(error)
-    if found != sha256:
+        digest = error.strerror or str(error)
+    if digest != sha256:
         raise errors.DataError(
-            found=f"{archive} with sha256 {found}",
+            found=f"{archive} with sha256 {digest}",
             expected=f"{PACKAGE} {VERSION}, sha256 {sha256}",
             do="Fetch it again; do not use a file that has another hash",
         )

@@ -1,4 +1,4 @@
-"""What a source may give: a row, a prompt, or a place where neither can be had."""
+"""What a source yields: a row, a finished prompt, or a mark that there is no row."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ Row = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """Stands where a source has a record but no row to give, and says why.
+    """Marks a record that the dataset leaves out on purpose, and says why.
 
-    It has no place among the rows: what the dataset leaves out on purpose.
+    It does not count as a row: the rows are numbered without it.
     """
 
     reason: str
@@ -19,10 +19,10 @@ class Skipped:
 
 @dataclasses.dataclass(frozen=True)
 class Bad:
-    """Stands where a row should be and is damaged.
+    """Marks a row that is damaged.
 
     Attributes:
-      reason: One of few texts, to be counted by.
+      reason: One of a few texts, by which bad rows are counted.
       detail: What is wrong with this one, and where.
     """
 
@@ -31,7 +31,7 @@ class Bad:
 
 
 class Prompted(NamedTuple):
-    """A record that is a prompt already; it needs no template."""
+    """A record that is a finished prompt; it needs no template."""
 
     inputs: str
     targets: str
@@ -40,5 +40,5 @@ class Prompted(NamedTuple):
 
 Record = Row | Prompted | Skipped | Bad
 
-# What code that takes a row apart raises where the row has another form.
+# What code that reads a row raises if the row has another form.
 ROW_ERRORS = (LookupError, TypeError, ValueError, AttributeError)

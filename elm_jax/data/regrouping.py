@@ -1,7 +1,7 @@
-"""Rows made of several rows of another source, or of a part of them.
+"""Rows that are made of several rows of another source, or of only some of them.
 
-For what one row at a time cannot say: dialogues kept as one utterance per row, splits
-that are the end of a longer one, rows that a filter drops.
+For example: dialogues of which the source has one utterance per row, splits that are
+the end of a longer one, and rows that a filter drops.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ RegroupFn = Callable[[Iterator[sources.Record], str], Iterable[sources.Record]]
 
 @dataclasses.dataclass(frozen=True)
 class Regrouped:
-    """Another source's rows, put together anew.
+    """Another source's rows, grouped in another way.
 
     Attributes:
       source: Gives the rows.
-      fn: Puts them together; equal rows give equal rows.
-      splits: Splits of ours to the source's; two may come from one.
+      fn: Groups the rows. Equal input must give equal output.
+      splits: The source's split for each of ours; two of ours may come from one.
     """
 
     source: sources.Source
@@ -39,9 +39,9 @@ class Regrouped:
         Raises:
           DataError: `fn` cannot put them together, such as for a field without a value.
         """
-        found = self.source.rows(self.splits[split], data_dir=data_dir)
+        rows_of_source = self.source.rows(self.splits[split], data_dir=data_dir)
         try:
-            yield from self.fn(found, split)
+            yield from self.fn(rows_of_source, split)
         except records.ROW_ERRORS as error:
             raise errors.DataError(
                 found=f"{self.splits[split]} of {self.name or 'a source'}, not to "
@@ -53,8 +53,8 @@ class Regrouped:
 
     def fingerprint(self, split: str, *, data_dir: str) -> str:
         """Returns a hash of the source's fingerprint and the function's module."""
-        found = self.source.fingerprint(self.splits[split], data_dir=data_dir)
-        return sources.hash_of("regrouped", split, sources.code_of(self.fn), found)
+        of_source = self.source.fingerprint(self.splits[split], data_dir=data_dir)
+        return sources.hash_of("regrouped", split, sources.code_of(self.fn), of_source)
 
     def missing(self, split: str, *, data_dir: str) -> str:
         """Returns what the source lacks of the split, "" if nothing."""

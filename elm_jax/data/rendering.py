@@ -1,4 +1,4 @@
-"""Rows of a task's split to texts, with everything dropped counted by reason."""
+"""Turns the rows of a task's split into texts, and counts dropped rows by reason."""
 
 import collections
 import dataclasses
@@ -40,8 +40,8 @@ class RenderedSplit:
       example_ids: Place of the row in its source.
       num_rows: Rows the source had, dropped ones included.
       dropped: How many rows were dropped, by reason.
-      first_bad: Place of the first row, from 0, that is bad for a reason and what is
-        wrong with it, by reason, in the order of places.
+      first_bad: For each reason, the place of the first bad row, from 0, and what is
+        wrong with it, in the order of places.
     """
 
     inputs: list[str] = dataclasses.field(default_factory=list)
@@ -93,7 +93,7 @@ def source_split(name: str, splits: Mapping[str, str], split: str) -> str:
 def served(
     task: tasks.Task | tasks.TextTask, split: str, places: tasks.Places
 ) -> serving.Served:
-    """Returns the source that serves a task's split, by the user's order of them."""
+    """Returns the first source, in the user's order, that has a task's split."""
     return serving.serve(
         task.source,
         _part(task, split, places),
@@ -103,7 +103,7 @@ def served(
 
 
 def missing(task: tasks.Task | tasks.TextTask, split: str, places: tasks.Places) -> str:
-    """Returns "" if some place may have a task's split, else what the first lacks."""
+    """Returns "" if some source may have a task's split, else what the first lacks."""
     return serving.missing(
         task.source,
         _part(task, split, places),
@@ -129,21 +129,21 @@ def render_split(
 ) -> RenderedSplit:
     """Returns the texts of a task's split in the source's order.
 
-    Rows that render to nothing are dropped and counted, as T0 does; rows that do
-    not fit the template too, unless they are many.
+    Rows that render to nothing are dropped and counted, as T0 does. So are rows that do
+    not fit the template; many of them are an error.
 
     Args:
       task: A prompted task or a plain text task.
       split: One of the task's split names.
       places: Where data and templates are.
-      progress: Told the number of rows done, now and then.
+      progress: Called with the number of rows done, now and then.
       max_value_chars: See `templates.Template`.
 
     Raises:
       DataError: The split is unknown or empty, or more than the task's
         `max_bad_share` of its rows do not fit.
-      TemplateError: The template is missing, does what it may not, or names a field
-        that no row has.
+      TemplateError: The template is missing, does something that is not allowed, or
+        names a field that no row has.
     """
     result = render_rows(
         served(task, split, places).rows(),
@@ -172,7 +172,7 @@ def load_template(
 ) -> Any:
     """Returns a task's template, cutting values if asked.
 
-    None for plain text, and where the source's rows are prompted already.
+    None for plain text, and if the source's rows are finished prompts.
     """
     if isinstance(task, tasks.TextTask) or served(task, split, places).is_prompted:
         return None
@@ -192,7 +192,7 @@ def render_rows(
     limits: limited.Limits = limited.DEFAULT,
     progress: ProgressFn | None = None,
 ) -> RenderedSplit:
-    """Returns the texts of some rows, and what became of the others.
+    """Returns the texts of some rows, and counts of those that were dropped.
 
     Args:
       rows: Rows in the source's order.
@@ -200,16 +200,16 @@ def render_rows(
       template: What `load_template` gives.
       field: The field of plain text.
       start: Place of the first row in its source.
-      limits: Of each row, where the template may be a stranger's.
-      progress: Told the number of rows done, now and then.
+      limits: Of time and memory for each row, if the template may be a stranger's.
+      progress: Called with the number of rows done, now and then.
 
     Raises:
-      TemplateError: The template does not compile, does what it may not, or crosses a
-        limit; names the row.
+      TemplateError: The template does not compile, does something that is not
+        allowed, or crosses a limit; the message names the row.
     """
     result = RenderedSplit()
-    seen = enumerate(rows, start)
-    for example_id, row, found in _each_rendered(seen, template, split, limits):
+    numbered = enumerate(rows, start)
+    for example_id, row, rendered in _each_rendered(numbered, template, split, limits):
         result.num_rows += 1
         if progress and result.num_rows % 256 == 0:
             progress(result.num_rows)
@@ -227,7 +227,7 @@ def render_rows(
             if template is None:
                 _keep_document(result, example_id, row, field)
             else:
-                _keep_example(result, example_id, found, template)
+                _keep_example(result, example_id, rendered, template)
         except templates.RowError as error:
             result.drop_bad(example_id, error)
     return result
@@ -258,25 +258,26 @@ def _each_rendered(
     """Yields places and rows with what a template makes of those that are mappings."""
     if not limited_rendering.is_strange(template):
         for example_id, row in rows:
-            found = None
+            result = None
             if template is not None and isinstance(row, Mapping):
                 try:
-                    found = template.render(row, seed=f"{split}/{example_id}")
+                    result = template.render(row, seed=f"{split}/{example_id}")
                 except templates.RowError as error:
-                    found = error
-            yield example_id, row, found
+                    result = error
+            yield example_id, row, result
         return
-    while some := list(itertools.islice(rows, _BATCH_ROWS)):
-        wanted = [(place, row) for place, row in some if isinstance(row, Mapping)]
-        rendered = iter(limited_rendering.render(template, split, wanted, limits))
-        for example_id, row in some:
+    while batch := list(itertools.islice(rows, _BATCH_ROWS)):
+        mappings = [(place, row) for place, row in batch if isinstance(row, Mapping)]
+        rendered = iter(limited_rendering.render(template, split, mappings, limits))
+        for example_id, row in batch:
             yield example_id, row, next(rendered) if isinstance(row, Mapping) else None
 
 
 def check_utf8(text: templates.Rendered) -> None:
-    """Raises a RowError if a text has characters that no UTF-8 can say.
+    """Raises a RowError if a text has characters that UTF-8 cannot encode.
 
-    They come from files that are not UTF-8, and from halves of JSON's escaped pairs.
+    They come from files that are not UTF-8, and from single halves of the surrogate
+    pairs that JSON can write.
     """
     try:
         for part in (text.inputs, text.targets, *text.choices):
@@ -337,7 +338,7 @@ def _keep_rendered(
         raise templates.RowError(TOO_FEW_CHOICES)
     if rendered.targets not in rendered.choices:
         raise templates.RowError(NO_CORRECT_CHOICE)
-    # Of equal choices the first is the label: for ranking they are one answer.
+    # If choices are equal, the first is the label: for ranking they are one answer.
     label = rendered.choices.index(rendered.targets)
     result.keep(example_id, rendered, label=label)
 
@@ -351,7 +352,7 @@ def check_rows(
     dropped: collections.Counter[str],
     first_bad: Mapping[str, str],
 ) -> None:
-    """Raises if a split has no examples, or too many rows that do not fit."""
+    """Raises an error if a split has no examples, or too many rows that do not fit."""
     what = f"{split} of task {task.name!r}"
     bad = {r: n for r, n in dropped.items() if r.startswith("bad: ")}
     num_bad = sum(bad.values())
@@ -359,7 +360,7 @@ def check_rows(
     if num_bad > allowed * num_rows:
         is_prompt = isinstance(task, tasks.Task)
         misfit = f"do not fit its template {task.prompt!r}" if is_prompt else "are bad"
-        # A template that fits no row at all is a wrong template.
+        # If a template fits no row at all, the template is wrong.
         lacking = dropped[f"bad: {templates.MISSING_FIELD}"]
         kind = errors.TemplateError if lacking == num_rows else errors.DataError
         several = f" ({in_words(bad)})" if len(bad) > 1 else ""

@@ -28,7 +28,7 @@ MOST_RECORD_CHARS = 2**24
 
 
 def open_text(path: pathlib.Path, *, newline: str | None = None) -> TextIO:
-    """Returns an open text file, unpacked if its name ends in `.gz`.
+    """Returns an open text file, decompressed if its name ends in `.gz`.
 
     Raises:
       ValueError: It begins with the mark of UTF-16 or UTF-32.
@@ -45,10 +45,10 @@ def open_text(path: pathlib.Path, *, newline: str | None = None) -> TextIO:
 
 
 def read_text(path: pathlib.Path) -> str:
-    """Returns a text file's content; line ends are as everywhere in Python.
+    """Returns a text file's content; all line ends become newlines, as usual in Python.
 
     Raises:
-      ValueError: It has more than `MOST_CHARS`, as a small packed file may.
+      ValueError: It has more than `MOST_CHARS`; a small compressed file may.
     """
     with open_text(path) as file:
         text = file.read(MOST_CHARS + 1)
@@ -58,7 +58,7 @@ def read_text(path: pathlib.Path) -> str:
 
 
 class Lines:
-    """The lines of an open file; a record of several may not go on for ever.
+    """The lines of an open file, with a limit for records of several lines.
 
     Args:
       file: Open.
@@ -86,14 +86,14 @@ class Lines:
             yield line
 
     def begin(self) -> None:
-        """Says that the next line begins a record."""
+        """Must be called when the next line begins a new record."""
         self._left = MOST_RECORD_CHARS
 
 
 def read_lines(path: pathlib.Path) -> list[str]:
-    """Returns a text file's lines without their ends, empty ones at its end left out.
+    """Returns the lines of a text file without line ends and without empty last lines.
 
-    Unlike `str.splitlines`, at nothing but line ends.
+    Unlike `str.splitlines`, it splits at line ends only, not at form feeds and such.
     """
     return read_text(path).rstrip("\n").split("\n")
 
@@ -146,23 +146,23 @@ def delimited_rows(
     delimiter: str = ",",
     has_quotes: bool = True,
 ) -> Iterator[Row | Bad]:
-    """Yields one row per record of files whose fields a character parts.
+    """Yields one row per record of files whose fields a character separates.
 
     Args:
       paths: The files.
       names: Of the fields, where files have no header.
       delimiter: Between fields.
-      has_quotes: Whether fields may stand in double quotes, as in CSV.
+      has_quotes: Whether fields may be in double quotes, as in CSV.
 
     Raises:
       ValueError: As `csv_rows`.
     """
     quoting = csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE
-    # It holds for the whole process: rendering counts the rows that are too long.
+    # This limit is of the whole process; rendering counts rows that are too long.
     csv.field_size_limit(MOST_RECORD_CHARS)
     for path in paths:
         with open_text(path, newline="") as file:
-            # Strict: else a stray quote swallows rows up to the next one.
+            # Strict: otherwise a stray quote would swallow rows up to the next one.
             lines = Lines(file, path)
             reader = csv.reader(
                 lines, delimiter=delimiter, quoting=quoting, strict=True
@@ -207,10 +207,10 @@ def _checked_header(fields: Sequence[str], path: pathlib.Path) -> Sequence[str]:
 def converted(
     records: Iterable[Record], convert: Callable[[Row], Record]
 ) -> Iterator[Record]:
-    """Yields what `convert` makes of each row; what is no row is passed on.
+    """Yields what `convert` makes of each row; other records are not changed.
 
     Raises:
-      ValueError: `convert` fails for a row; says for which.
+      ValueError: `convert` fails for a row; the message says for which.
     """
     for number, record in enumerate(records):
         if not isinstance(record, Mapping):

@@ -1,9 +1,8 @@
-"""Jinja for strangers' templates: what they may say.
+"""The part of Jinja that templates of strangers may use.
 
-Jinja's own sandbox keeps templates from Python's insides; here they may besides use
-only what PromptSource's own templates use (`NODES`, `FILTERS`, `METHODS`). How much
-time and memory they take is no question of this module: `limited_rendering` runs them
-in a process that has limits.
+Jinja's own sandbox keeps templates away from Python's internals. Here they may only use
+what PromptSource's own templates use (`NODES`, `FILTERS`, `METHODS`). This module does
+not limit time and memory: `limited_rendering` runs templates in a process with limits.
 """
 
 import types
@@ -52,7 +51,7 @@ MUTATORS = frozenset(("append", "extend", "pop", "update"))
 
 
 class Environment(sandbox.SandboxedEnvironment):
-    """A sandbox that lets through what PromptSource's templates say."""
+    """A sandbox that allows what PromptSource's templates use."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -66,8 +65,8 @@ class Environment(sandbox.SandboxedEnvironment):
         """Returns a template ready to render, and whether it changes lists in place.
 
         Raises:
-          jinja2.TemplateSyntaxError: It is not Jinja, is too large, or says something
-            that templates may not.
+          jinja2.TemplateSyntaxError: It is not Jinja, is too large, or uses something
+            that is not allowed.
         """
         if len(text) > _MAX_TEXT_CHARS:
             raise _refused(f"{len(text)} characters, more than {_MAX_TEXT_CHARS}")
@@ -87,7 +86,7 @@ class Environment(sandbox.SandboxedEnvironment):
         return jinja2.Template.from_code(self, code, self.globals), mutates
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """Returns a value's attribute or item; a method as what cannot be printed."""
+        """Returns a value's attribute or item; methods cannot be printed."""
         return _unprinted(super().getattr(_open(obj), attribute))
 
     def getitem(self, obj: Any, argument: Any) -> Any:
@@ -117,7 +116,7 @@ class Environment(sandbox.SandboxedEnvironment):
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        """Calls what is safe to call."""
+        """Calls a function, if that is safe."""
         del context
         if isinstance(obj, jinja2.Undefined) or not self.is_safe_callable(obj):
             name = getattr(obj, "name", type(obj).__name__)
@@ -139,11 +138,11 @@ def _open(obj: Any) -> Any:
     return obj
 
 
-def _unprinted(found: Any) -> Any:
-    is_value = not callable(found) or isinstance(
-        found, (jinja2.Undefined, sandbox_filters.Callable)
+def _unprinted(value: Any) -> Any:
+    is_value = not callable(value) or isinstance(
+        value, (jinja2.Undefined, sandbox_filters.Callable)
     )
-    return found if is_value else sandbox_filters.Callable(found)
+    return value if is_value else sandbox_filters.Callable(value)
 
 
 def _refused(what: str) -> jinja2.TemplateSyntaxError:
@@ -151,7 +150,7 @@ def _refused(what: str) -> jinja2.TemplateSyntaxError:
 
 
 def _check(tree: nodes.Node) -> bool:
-    """Raises for a node that templates may not hold; returns whether it mutates."""
+    """Raises an error for a forbidden node; returns whether it changes lists."""
     count, mutates, waiting = 0, False, [(tree, 0)]
     while waiting:
         node, depth = waiting.pop()
@@ -173,7 +172,7 @@ _INFINITE = (float("inf"), float("-inf"))
 
 
 class _Rewriter(visitor.NodeTransformer):
-    """Puts filters where Jinja would be silent about nulls and labels below 0."""
+    """Adds filters where Jinja itself would accept nulls and labels below 0."""
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
         """A computed index may not count from the end."""

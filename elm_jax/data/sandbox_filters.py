@@ -1,6 +1,6 @@
-"""What a template's filters and functions do: Jinja's own, and PromptSource's three.
+"""The filters and functions of templates: Jinja's own, and three of PromptSource.
 
-They differ from Jinja's where it would make a text of nothing; see `nulls`.
+They differ from Jinja's where those would turn a missing value into text; see `nulls`.
 """
 
 import collections
@@ -38,11 +38,11 @@ class MissingFieldError(jinja2.UndefinedError):
 
 
 class MissingItemError(jinja2.UndefinedError):
-    """A template asked for an item that a field does not have, such as a choice."""
+    """A template asked for an item that a field lacks, such as a choice."""
 
 
 class Undefined(jinja2.StrictUndefined):
-    """Tells a missing field of the row from a missing item inside a field."""
+    """Distinguishes a missing field of a row from a missing item in a field."""
 
     __slots__ = ()
 
@@ -60,9 +60,9 @@ class Undefined(jinja2.StrictUndefined):
 
 
 class Callable:
-    """A function or method in a template: it may be called, and has no text.
+    """A function or method in a template: it may be called, but not printed.
 
-    Python's own text of it holds an address, other in every process.
+    Python's text for it contains an address, which differs from process to process.
 
     Args:
       fn: The function.
@@ -79,7 +79,7 @@ class Callable:
         return getattr(self.fn, "__name__", "").lstrip("_")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Never called by Jinja: the environment looks at `fn` first."""
+        """Is never called by Jinja, because the environment calls `fn` itself."""
         raise exceptions.SecurityError(f"{self.name!r} may not be called here")
 
     def __str__(self) -> str:
@@ -110,7 +110,7 @@ def _joined_texts(context: Any, parts: Sequence[Any]) -> str:
 
 @jinja2.pass_context
 def _checked_index(context: Any, index: Any) -> Any:
-    """Returns the index of an item; a label of -1 is no label, not the last one."""
+    """Returns the index of an item; -1 means no label, not the last item."""
     del context
     if isinstance(index, jinja2.Undefined):
         str(index)  # raises, and names the field that is missing
@@ -120,14 +120,14 @@ def _checked_index(context: Any, index: Any) -> Any:
 
 
 class Draws:
-    """Random choices as a function of a seed; costs nothing until the first."""
+    """Random choices that depend on a seed only; the generator is made when needed."""
 
     def __init__(self, seed: str) -> None:
         self._seed = seed
 
     @functools.cached_property
     def generator(self) -> random.Random:
-        """The generator, at its start when first used."""
+        """The generator; the first use starts it from the seed."""
         return random.Random(self._seed)  # noqa: S311 - no secret
 
 
@@ -170,7 +170,7 @@ def _zip(*columns: Iterable[Any]) -> list[tuple[Any, ...]]:
 
 
 class _Namespace(Namespace):
-    """Jinja's namespace, printed without its values: they may hold one another."""
+    """Jinja's namespace, printed without its values, which may contain each other."""
 
     def __repr__(self) -> str:
         return "namespace"
@@ -186,7 +186,7 @@ FUNCTIONS: Mapping[str, Callable] = types.MappingProxyType(
 
 
 def filters_by_name() -> dict[str, collections.abc.Callable[..., Any]]:
-    """Returns every filter of a template, and two that `sandbox` puts into it.
+    """Returns every filter of templates, and two that `sandbox` adds to them.
 
     Those two have a space in their name, which no template can spell.
     """
@@ -206,7 +206,7 @@ _JINJA = sandbox.SandboxedEnvironment(undefined=Undefined)
 
 
 def _guarded(name: str) -> collections.abc.Callable[..., Any]:
-    """Returns Jinja's filter of this name, which says so where there is nothing."""
+    """Returns Jinja's filter of this name, which refuses missing values."""
 
     @jinja2.pass_context
     def filtered(context: Any, value: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,8 +1,8 @@
-"""Which of several places serves a dataset, and which part of a split is wanted.
+"""Chooses where a dataset is read from, and which part of a split is used.
 
-A dataset may lie in its authors' files, in TFDS, on the Hub or in P3's cache. `AnyOf`
-holds these places; `serve` takes the first one, in the user's order, that has the
-split. A split may be asked for in parts:
+A dataset may be in its authors' files, in TFDS, on the Hub or in P3's cache. `AnyOf`
+lists these places; `serve` takes the first one, in the user's order, that has the
+split. A part of a split is written like this:
 
     train             all of it
     train[:50000]     the first 50,000 rows, in the source's order
@@ -134,7 +134,7 @@ class Option:
 
 @dataclasses.dataclass(frozen=True)
 class AnyOf:
-    """A dataset that several places may have.
+    """A dataset that may be read from several places.
 
     Attributes:
       dataset: Its name, for messages.
@@ -194,11 +194,11 @@ class Served:
     def fingerprint(self) -> str:
         """Returns a hash that changes whenever the rows may change."""
         option = self.option
-        theirs = option.splits[self.part.split]
-        found = option.source.fingerprint(theirs, data_dir=self.data_dir)
+        split = option.splits[self.part.split]
+        fingerprint = option.source.fingerprint(split, data_dir=self.data_dir)
         if option.convert is not None:
-            found = f"{found}-{sources.code_of(option.convert)}"
-        return found
+            fingerprint = f"{fingerprint}-{sources.code_of(option.convert)}"
+        return fingerprint
 
     def _all_rows(self) -> Iterator[sources.Record]:
         option = self.option
@@ -265,7 +265,7 @@ def serve(
                 continue
             reason = _missing(option, part.split, data_dir)
             if not reason:
-                # Of a few examples there are no parts.
+                # The few examples made by hand have no parts.
                 chosen = Part(part.split) if kind == "examples" else part
                 return Served(kind, option, chosen, data_dir, source.fields)
             reasons.append(f"{kind}: {reason}")
@@ -286,7 +286,7 @@ def missing(
 ) -> str:
     """Returns "" if a place has a part of a split, else what the first lacks.
 
-    Also "" where no place knows the split: `serve` tells.
+    Also "" if no place knows the split; then `serve` raises an error.
 
     Args:
       source: As for `serve`.

@@ -1,7 +1,7 @@
-"""Few static shapes for examples of many lengths.
+"""A few fixed shapes for examples of many lengths.
 
-Every shape is one compilation, every padded token is wasted work: `choose_shapes`
-trades the one for the other, `assign_shapes` puts each example where it fits.
+Each shape costs one compilation, and each token of padding costs work. `choose_shapes`
+balances the two; `assign_shapes` finds the smallest shape that each example fits.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ import numpy as np
 
 from elm_jax import errors
 
-# Lengths are rounded up to a multiple: what vector units like, and it lets datasets
-# of like lengths share shapes.
+# Lengths are rounded up to a multiple of this: vector units prefer it, and datasets of
+# similar lengths then share shapes.
 MULTIPLE = 4
 _MAX_CANDIDATES = 1024
 
@@ -27,7 +27,7 @@ class Shape(NamedTuple):
 def choose_shapes(
     lengths: np.ndarray, *, num_shapes: int, multiple: int = MULTIPLE
 ) -> tuple[Shape, ...]:
-    """Returns up to `num_shapes` shapes that pad the given examples little.
+    """Returns up to `num_shapes` shapes that need little padding for the examples.
 
     One shape has room for every example. The others are added one by one, each where
     it saves most padding; more shapes never pad more.

@@ -1,8 +1,8 @@
-"""Parts of a token cache: some rows in, one small folder out, in any process.
+"""Parts of a token cache: any process turns some rows into one small folder.
 
-A split's rows are dealt out by place, `SHARD_ROWS` at a time, whoever works on them.
-A shard holds the same bytes wherever it is made, so a cache is the same whether one
-process made it, or many, or some of them before the machine was switched off.
+The rows of a split are divided by their place, `SHARD_ROWS` to a shard. A shard has the
+same bytes whichever process makes it. So a cache is the same whether it was made by one
+process, by many, or by several with interruptions.
 """
 
 import collections
@@ -39,17 +39,17 @@ Rows = Sequence[sources.Record]
 
 @dataclasses.dataclass(frozen=True)
 class ShardJob:
-    """What a process needs besides the rows; travels between processes.
+    """What a process needs to make a shard, besides the rows; can be pickled.
 
     Attributes:
-      folder: The folder to be.
+      folder: The shard's folder, to be written.
       start: Place of the first row in its source.
       split: The task's split; part of the seed of random choices.
       template: The template, or None for plain text and rows prompted already.
       field: The field of plain text; empty for prompts.
       vocabulary: Of all tokens.
       features: Lengths.
-      limits: Of what a stranger's template may cost for a row.
+      limits: Of time and memory for each row, for a stranger's template.
     """
 
     folder: pathlib.Path
@@ -63,7 +63,7 @@ class ShardJob:
 
 
 class Shard(NamedTuple):
-    """A shard that was made.
+    """A shard that was read from disk.
 
     Attributes:
       columns: Its examples, memory-mapped.
@@ -99,19 +99,21 @@ def build(job: ShardJob, rows: Rows) -> int:
         limits=job.limits,
     )
     vocabulary = _shared(job.vocabulary.path, job.vocabulary.extra_ids)
-    found = tokenizing.tokenize(
+    tokenized = tokenizing.tokenize(
         rendered, vocabulary, job.features, is_text=bool(job.field)
     )
-    write(job.folder, rendered, found)
+    write(job.folder, rendered, tokenized)
     return len(rows)
 
 
 def write(
-    folder: pathlib.Path, rendered: rendering.RenderedSplit, found: tokenizing.Tokenized
+    folder: pathlib.Path,
+    rendered: rendering.RenderedSplit,
+    tokenized: tokenizing.Tokenized,
 ) -> None:
     """Writes a shard whole or not at all."""
-    arrays = found.columns.arrays()
-    arrays |= {f"lengths.{name}": n for name, n in found.lengths.items()}
+    arrays = tokenized.columns.arrays()
+    arrays |= {f"lengths.{name}": n for name, n in tokenized.lengths.items()}
     with (
         contextlib.suppress(errors.ExistsError),  # of another process, the same bytes
         folders.new_folder(folder) as temporary,
@@ -122,7 +124,7 @@ def write(
             "num_rows": rendered.num_rows,
             "dropped": dict(sorted(rendered.dropped.items())),
             "first_bad": rendered.first_bad,
-            "indistinct": dict(sorted(found.indistinct.items())),
+            "indistinct": dict(sorted(tokenized.indistinct.items())),
         }
         text = json.dumps(seals.seal(content), ensure_ascii=False)
         (temporary / INDEX_FILE).write_text(text, encoding="utf-8")
@@ -149,19 +151,19 @@ def joined(shards: Sequence[Shard]) -> dict[str, list[np.ndarray]]:
     Only offsets are held in memory; the pieces of everything else stay mapped.
     """
     parts = [shard.columns.arrays() for shard in shards]
-    found: dict[str, list[np.ndarray]] = {}
+    arrays: dict[str, list[np.ndarray]] = {}
     for name in parts[0]:
         pieces = [part[name] for part in parts]
         is_offsets = name.endswith(".offsets") or name == "choices_of"
-        found[name] = [_joined_offsets(pieces)] if is_offsets else pieces
-    return found
+        arrays[name] = [_joined_offsets(pieces)] if is_offsets else pieces
+    return arrays
 
 
 def fingerprint(arrays: dict[str, list[np.ndarray]]) -> str:
     """Returns a hash of tokens and texts, however they are cut into pieces.
 
-    What follows from these is left out: a dataset that was scored or trained on before
-    there was such a column keeps its 16 hex digits.
+    Nor have columns that can be computed from these, so the hash of a dataset did not
+    change when such a column was added.
     """
     digest = hashlib.sha256()
     for name, pieces in arrays.items():
@@ -188,13 +190,13 @@ def deal(
 
 
 def sendable(template: Any) -> Any:
-    """Returns a template without what it has compiled, which cannot travel."""
+    """Returns a template without its compiled parts, which cannot be pickled."""
     is_plain = isinstance(template, templates.Template)
     return dataclasses.replace(template) if is_plain else template
 
 
 def concatenated(pieces: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns one array of pieces that may be memory-mapped."""
+    """Returns the concatenation of pieces, which may be memory-mapped."""
     return np.concatenate([np.asarray(piece) for piece in pieces])
 
 
@@ -205,5 +207,5 @@ def _joined_offsets(pieces: Sequence[np.ndarray]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def _shared(path: str, extra_ids: int) -> vocabularies.SentencePiece:
-    """Returns a vocabulary that a process loads once for all its shards."""
+    """Returns a vocabulary; each process loads it once for all its shards."""
     return vocabularies.SentencePiece(path, extra_ids)

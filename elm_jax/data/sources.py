@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from elm_jax import errors
 from elm_jax.data import archives, records, row_files, tensorflow_imports
 
-# Tasks know these by this module.
+# Modules of tasks use these names from this module.
 Row = records.Row
 Record = records.Record
 Prompted = records.Prompted
@@ -27,7 +27,7 @@ csv_rows = row_files.csv_rows
 
 
 class Source(Protocol):
-    """Named splits of records, and a cheap fingerprint of what is in them.
+    """Named splits of records, with a fingerprint that is cheap to compute.
 
     A source may also have `missing(split, *, data_dir) -> str`: "" if it has the
     split, else what is missing and how to get it.
@@ -67,11 +67,11 @@ class GeneratedRows:
         return hash_of("generated", split, self.version, code_of(self.fn))
 
 
-# What parsers raise when a file is not what they take it for, or is damaged.
+# What parsers raise if a file is damaged or has another format.
 FILE_ERRORS = (
     *(ValueError, LookupError, TypeError, AttributeError),
     *(*archives.ERRORS, csv.Error),
-    RecursionError,  # JSON in JSON in JSON
+    RecursionError,  # deeply nested JSON
 )
 
 Parser = Callable[[Sequence[pathlib.Path], str], Iterable[Record]]
@@ -86,7 +86,7 @@ class FileRows:
       parse: `(paths, split) -> rows`, given the split's paths in the order of `files`.
       files: Split name to its files, relative to the data folder. A file may be
         given as `one|other`: the first that exists is read.
-      origin: Where a user gets the files; part of the error when they lack.
+      origin: Where a user gets the files; part of the error if they are missing.
       is_prompted: Whether the parser yields `Prompted` records.
     """
 
@@ -121,7 +121,7 @@ class FileRows:
         return hash_of("files", split, code_of(self.parse), *contents)
 
     def missing(self, split: str, *, data_dir: str) -> str:
-        """Returns "" if the files are there, else which lack and where they are."""
+        """Returns "" if the files exist, else which are missing, and their origin."""
         folder = pathlib.Path(data_dir)
         lacking = [
             names
@@ -194,7 +194,7 @@ class TfdsRows:
         return hash_of("tfds", split, self.name, *described)
 
     def missing(self, split: str, *, data_dir: str) -> str:
-        """Returns "" if TFDS has prepared it there, else how to have it do so."""
+        """Returns "" if TFDS has prepared the dataset there, else how to prepare it."""
         del split
         folder = pathlib.Path(data_dir) / self.name
         if data_dir and (folder / "dataset_info.json").is_file():
@@ -219,7 +219,7 @@ def decoded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: decoded(item) for key, item in value.items()}
     if isinstance(value, bytes):
-        # As in files: rendering refuses what this makes of bytes that are not UTF-8.
+        # As for files: rendering refuses what stands for bytes that are not UTF-8.
         return value.decode("utf-8", "surrogateescape")
     if hasattr(value, "tolist"):
         value = value.tolist()
@@ -229,11 +229,11 @@ def decoded(value: Any) -> Any:
     return value
 
 
-def _no_split(split: str, known: Iterable[str]) -> errors.DataError:
+def _no_split(split: str, splits: Iterable[str]) -> errors.DataError:
     return errors.DataError(
         found=f"no split {split!r}",
-        expected=f"one of {', '.join(sorted(known)) or 'none'}",
-        do=errors.did_you_mean(split, known),
+        expected=f"one of {', '.join(sorted(splits)) or 'none'}",
+        do=errors.did_you_mean(split, splits),
     )
 
 
@@ -271,7 +271,7 @@ def _text_hash(fn: Callable[..., Any]) -> str:
     if not package or package == __package__:
         return file_hash(path)
     modules = sorted(path.parent.glob("*.py"))
-    return hash_of(*(f"{one.name} {file_hash(one)}" for one in modules))
+    return hash_of(*(f"{module.name} {file_hash(module)}" for module in modules))
 
 
 def file_hash(path: pathlib.Path) -> str:

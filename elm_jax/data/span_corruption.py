@@ -19,11 +19,11 @@ _DOCUMENTS, _CHUNKS, _NOISE = 20, 21, 22  # Streams beside those of `batches`.
 
 
 class SpanCorruptionBatches:
-    """Batches that ask for the spans missing from chunks of running text.
+    """Batches for span corruption: the model predicts spans missing from running text.
 
     Each epoch shuffles the documents, joins them, and cuts the text into chunks that
-    fill a row exactly once corrupted: there is no padding. What is left at the end of
-    an epoch (less than one chunk) is not seen in it.
+    fill a row exactly once corrupted: there is no padding. The rest at the end of an
+    epoch (less than one chunk) is not used in that epoch.
 
     Args:
       datasets: Tokenised plain text tasks.

@@ -73,7 +73,7 @@ class Places:
       templates_dir: Where PromptSource's templates were unpacked.
       sources: Kinds of sources, the preferred one first, as `serving.KINDS` has them.
       protocol: Whose choice of rows: "" for ours, `elm` for the original code's.
-      limits: Of what a stranger's template may cost for a row.
+      limits: Of time and memory for each row, for a stranger's template.
     """
 
     cache_dir: str
@@ -157,7 +157,7 @@ class TextTask:
 
 @dataclasses.dataclass(frozen=True)
 class SeqioTask:
-    """A task that a user's module registered with SeqIO itself, by its name there.
+    """A task that a user's module registered with SeqIO; its name is SeqIO's.
 
     Its inputs and targets are what SeqIO gives; it has no answer choices, so it is
     trained on and generated for, but not ranked.
@@ -178,8 +178,8 @@ class Mixture:
       tasks: Names of tasks.
       max_examples: Cap per task, drawn at random by the run's seed; None for none.
       caps: Caps of single tasks, by name.
-      has_rates: Whether it is SeqIO's own, with rates of its own; `seqio_tasks` knows
-        whether they are those of the sizes.
+      has_rates: Whether it is a mixture of SeqIO, with rates of its own; `seqio_tasks`
+        checks that these are in proportion to the sizes.
     """
 
     name: str
@@ -190,8 +190,8 @@ class Mixture:
 
     def cap(self, task: str) -> int | None:
         """Returns the most examples that a task of the mixture may have."""
-        known = [c for c in (self.max_examples, self.caps.get(task)) if c is not None]
-        return min(known, default=None)
+        caps = [c for c in (self.max_examples, self.caps.get(task)) if c is not None]
+        return min(caps, default=None)
 
 
 class Registry:
@@ -223,7 +223,7 @@ class Registry:
     def get(self, name: str) -> AnyTask | Mixture:
         """Returns the task or mixture of this name.
 
-        Names that only SeqIO knows are found once a user's module has imported it.
+        Names that only SeqIO knows can be found after a user's module has imported it.
 
         Raises:
           ConfigError: Nothing has this name.
@@ -248,14 +248,14 @@ class Registry:
     def _names(self) -> list[str]:
         """Returns all names, also those that a user's module registered with SeqIO.
 
-        What SeqIO has of ours, by `register_with_seqio`, is left out.
+        Tasks that `register_with_seqio` has put there are left out.
         """
-        found = set(self._items)
+        names = set(self._items)
         seqio = sys.modules.get("seqio")
         if seqio is not None:
-            theirs = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
-            found |= {n for n in theirs if n.removesuffix(SCORE_EVAL) not in found}
-        return sorted(found)
+            seqio_names = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+            names |= {n for n in seqio_names if n.removesuffix(SCORE_EVAL) not in names}
+        return sorted(names)
 
     def task(self, name: str) -> AnyTask:
         """Returns the task of this name; a mixture is an error."""
@@ -279,13 +279,13 @@ class Registry:
           ConfigError: Nothing matches.
         """
         mixture, slash, rest = pattern.rpartition("/")
-        known = sorted(self.expand(mixture)) if slash else self._names()
-        names = paths.fitting(rest, known)
+        candidates = sorted(self.expand(mixture)) if slash else self._names()
+        names = paths.fitting(rest, candidates)
         if slash and not names:
             raise errors.ConfigError(
-                found=f"no task {rest!r} among the {len(known)} of {mixture!r}",
+                found=f"no task {rest!r} among the {len(candidates)} of {mixture!r}",
                 expected="the name of one of them, or a pattern",
-                do=errors.did_you_mean(rest, known),
+                do=errors.did_you_mean(rest, candidates),
             )
         return names or [self.get(pattern).name]
 
@@ -294,31 +294,31 @@ class Registry:
 
         In the order given, mixtures in their own order, each task once.
         """
-        found: dict[str, None] = {}
+        expanded: dict[str, None] = {}
         for pattern in [names] if isinstance(names, str) else names:
             for name in self.match(pattern):
                 item = self.get(name)
                 members = item.tasks if isinstance(item, Mixture) else (name,)
-                found.update(dict.fromkeys(self.task(m).name for m in members))
-        return list(found)
+                expanded.update(dict.fromkeys(self.task(m).name for m in members))
+        return list(expanded)
 
     def mixtures(self, names: str | Iterable[str]) -> list[Mixture]:
         """Returns the mixtures among what names and patterns stand for."""
         patterns = [names] if isinstance(names, str) else names
-        found = [self.get(name) for p in patterns for name in self.match(p)]
-        return [item for item in found if isinstance(item, Mixture)]
+        items = [self.get(name) for p in patterns for name in self.match(p)]
+        return [item for item in items if isinstance(item, Mixture)]
 
     def caps(self, names: str | Iterable[str]) -> dict[str, int]:
         """Returns the caps that the mixtures among names set, by task."""
-        found: dict[str, int] = {}
+        caps: dict[str, int] = {}
         for pattern in [names] if isinstance(names, str) else names:
             wanted = self.expand(pattern)
             for mixture in self.mixtures_of(pattern):
                 for task in filter(wanted.__contains__, mixture.tasks):
                     cap = mixture.cap(task)
                     if cap is not None:
-                        found[task] = min(cap, found.get(task, cap))
-        return found
+                        caps[task] = min(cap, caps.get(task, cap))
+        return caps
 
     def select(self, test: Callable[[Task], bool]) -> list[Task]:
         """Returns the prompted tasks for which `test` holds, sorted by name."""

@@ -1,7 +1,7 @@
 """PromptSource's files: one YAML per dataset, read without trust into templates.
 
-YAML can ask for endless work in a few bytes, and crash its readers by depth. So a file
-that the project does not know by its hash is read in a process with limits.
+A few bytes of YAML can cause endless work, and deep nesting crashes its readers. So a
+file that the project does not know by its hash is read in a process with limits.
 """
 
 import collections
@@ -76,8 +76,8 @@ class TemplateRef:
         if not self.choices:
             return template
         shown = (template.answer_choices or "").split(templates.SEPARATOR)
-        own = [choice.strip() for choice in shown]
-        jinja = f"{{% set answer_choices = {own!r} %}}{template.jinja}"
+        own_choices = [choice.strip() for choice in shown]
+        jinja = f"{{% set answer_choices = {own_choices!r} %}}{template.jinja}"
         return dataclasses.replace(template, jinja=jinja, answer_choices=self.choices)
 
 
@@ -104,12 +104,12 @@ def load_templates(
         )
     path = root / dataset / (subset or "") / TEMPLATES_FILE
     if not path.is_file():
-        known = (p.parent.relative_to(root) for p in root.rglob(TEMPLATES_FILE))
+        datasets = (p.parent.relative_to(root) for p in root.rglob(TEMPLATES_FILE))
         raise errors.TemplateError(
             found=f"no file {path}",
             expected="one templates.yaml per dataset and subset",
             do=errors.did_you_mean(
-                f"{dataset}/{subset or ''}".strip("/"), map(str, known)
+                f"{dataset}/{subset or ''}".strip("/"), map(str, datasets)
             ),
         )
     return _read_templates(path, path.stat().st_mtime_ns)
@@ -137,8 +137,8 @@ def _read_templates(
             raise _bad_file(path, error.reason) from error
     if problem:
         raise _bad_file(path, problem)
-    found = [_template(entry, is_known) for entry in entries]
-    return {template.name: template for template in found}
+    parsed = [_template(entry, is_known) for entry in entries]
+    return {template.name: template for template in parsed}
 
 
 def _bad_file(path: pathlib.Path, why: str) -> errors.TemplateError:
@@ -156,18 +156,18 @@ def reader(shared: None) -> Callable[[bytes], tuple[Sequence[Any], str]]:
 
 
 def _entries(content: bytes) -> tuple[Sequence[Mapping[str, Any]], str]:
-    """Returns the fields of each template in a file, or what is wrong with it."""
+    """Returns the fields of each template, and "" or what is wrong with the file."""
     try:
         loaded = yaml.load(content.decode("utf-8"), Loader=_Loader)  # noqa: S506
-        found = [_fields(entry) for entry in loaded["templates"].values()]
-        _check_once(fields["name"] for fields in found)
+        entries = [_fields(entry) for entry in loaded["templates"].values()]
+        _check_once(fields["name"] for fields in entries)
     except _YAML_ERRORS as error:
         return (), str(error) or type(error).__name__
-    return found, ""
+    return entries, ""
 
 
 def _check_once(names: Iterable[Any]) -> None:
-    """Raises ValueError for a name that comes twice: the last one would win."""
+    """Raises ValueError if two templates have one name; the last one would win."""
     twice = [name for name, n in collections.Counter(names).items() if n > 1]
     if twice:
         raise ValueError(f"several entries named {', '.join(map(repr, twice))}")
@@ -182,7 +182,7 @@ def _fields(entry: Mapping[str, Any]) -> dict[str, Any]:
             raise TypeError(f"{name} is not a text")
     metrics = metadata["metrics"] or []
     if not isinstance(metrics, list) or not all(isinstance(m, str) for m in metrics):
-        # One text would become a metric for each of its letters.
+        # A text instead of a list would become one metric for each of its letters.
         raise TypeError(f"metrics {metrics!r:.80} are not a list of texts")
     return {
         "name": entry["name"],

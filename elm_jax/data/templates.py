@@ -275,30 +275,30 @@ def _look(row: records.Row) -> _Look:
     Raises:
       RowError: It is too long, or a field's name is no text.
     """
-    found = _Look()
+    look = _Look()
     waiting: list[Any] = [row]
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, str):
-            found.num_chars += len(one)
-            if not one.isascii():
-                found.marks.update(_PRIVATE.findall(one))
-        elif isinstance(one, Mapping):
-            waiting += one.keys()
-            waiting += one.values()
-            found.num_chars += 1
-        elif isinstance(one, (list, tuple)):
-            waiting += one
-            found.num_chars += 1
+        item = waiting.pop()
+        if isinstance(item, str):
+            look.num_chars += len(item)
+            if not item.isascii():
+                look.marks.update(_PRIVATE.findall(item))
+        elif isinstance(item, Mapping):
+            waiting += item.keys()
+            waiting += item.values()
+            look.num_chars += 1
+        elif isinstance(item, (list, tuple)):
+            waiting += item
+            look.num_chars += 1
         else:
-            found.num_chars += len(one) if isinstance(one, bytes) else 1
-            found.has_null = found.has_null or nulls.is_null(one)
-        if found.num_chars + len(waiting) > MAX_ROW_CHARS:
+            look.num_chars += len(item) if isinstance(item, bytes) else 1
+            look.has_null = look.has_null or nulls.is_null(item)
+        if look.num_chars + len(waiting) > MAX_ROW_CHARS:
             raise RowError(TOO_LONG, f"more than {MAX_ROW_CHARS:,} characters")
     for key in row:
         if not isinstance(key, str):
             raise RowError(WRONG_TYPE, f"a field whose name is {key!r:.80}, no text")
-    return found
+    return look
 
 
 def check_length(row: records.Row) -> None:

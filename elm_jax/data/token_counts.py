@@ -1,4 +1,4 @@
-"""What a token cache tells of itself: lengths, cuts, and tokens that say nothing."""
+"""Counts that a token cache records: lengths, cut texts, and unknown tokens."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from elm_jax.data import tasks, token_store
 
 TOKENS = ("inputs", "targets", "choices")
 _PERCENTILES = (0, 50, 90, 99, 100)
-# Above this share of cut targets a run would mostly learn beginnings.
+# With a greater share of cut targets, a model would mostly learn their beginnings.
 _MAX_CUT_TARGETS = 0.5
 
 
@@ -27,18 +27,18 @@ def count_unknown(
 ) -> dict[str, dict[str, int]]:
     """Returns unknown tokens by column: how many `tokens`, in how many `examples`.
 
-    A text that has characters no piece covers reads the same as many others. What was
-    cut away is not counted.
+    A text with characters that the vocabulary lacks looks the same to a model as many
+    others. What was cut off is not counted.
     """
-    found = {}
+    counts = {}
     for name in TOKENS:
         column: token_store.Ragged = getattr(columns, name)
-        places = np.flatnonzero(np.asarray(column.values) == unknown_id)
-        rows = np.unique(np.searchsorted(column.offsets, places, side="right") - 1)
+        positions = np.flatnonzero(np.asarray(column.values) == unknown_id)
+        rows = np.unique(np.searchsorted(column.offsets, positions, side="right") - 1)
         if name == "choices":
             rows = np.unique(np.searchsorted(columns.choices_of, rows, side="right"))
-        found[name] = {"examples": len(rows), "tokens": len(places)}
-    return found
+        counts[name] = {"examples": len(rows), "tokens": len(positions)}
+    return counts
 
 
 def summed_unknown(
@@ -76,8 +76,8 @@ def percentiles(lengths: np.ndarray) -> dict[str, int]:
     """Returns the shortest, middle, 90 %, 99 % and longest length, by percent."""
     if not len(lengths):
         return {}
-    found = np.percentile(lengths, _PERCENTILES, method="higher")
-    return {str(p): int(v) for p, v in zip(_PERCENTILES, found, strict=True)}
+    values = np.percentile(lengths, _PERCENTILES, method="higher")
+    return {str(p): int(v) for p, v in zip(_PERCENTILES, values, strict=True)}
 
 
 def _check_cut(

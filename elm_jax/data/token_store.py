@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 
 ARRAYS_FILE = "arrays.bin"
-_ALIGNMENT = 64  # Bytes; any memory map of one dtype then starts aligned.
+_ALIGNMENT = 64  # Bytes; so a memory map of any dtype starts aligned.
 
 
 class Example(NamedTuple):
@@ -112,19 +112,19 @@ class Columns:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns the plain arrays by name; `from_arrays` is the inverse."""
-        found: dict[str, np.ndarray] = {}
+        arrays: dict[str, np.ndarray] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Ragged):
-                found[f"{field.name}.values"] = value.values
-                found[f"{field.name}.offsets"] = value.offsets
+                arrays[f"{field.name}.values"] = value.values
+                arrays[f"{field.name}.offsets"] = value.offsets
             else:
-                found[field.name] = value
-        return found
+                arrays[field.name] = value
+        return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Columns":
-        """Returns the columns of what `arrays` gave."""
+        """Returns the columns that `arrays` was called for."""
         parts: dict[str, Any] = {}
         for name in (field.name for field in dataclasses.fields(cls)):
             if name in arrays:

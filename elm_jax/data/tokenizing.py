@@ -1,7 +1,7 @@
 """Texts to tokens by SentencePiece; TensorFlow only for tasks that SeqIO defines.
 
-Tokens of our own tasks are those that SeqIO's preprocessors make of the same texts
-(`seqio_tasks.to_seqio`; a test compares them), a row at a time and without TensorFlow.
+The tokens of our own tasks equal those that SeqIO's preprocessors make of the same
+texts (`seqio_tasks.to_seqio`; a test compares them), without TensorFlow.
 """
 
 import collections
@@ -63,13 +63,13 @@ def tokenize(
     if features.inputs_eos:
         for row in inputs:
             row.append(EOS_ID)
-    known = _encoded({}, rendered.targets, vocabulary)
-    targets = [known[text] for text in rendered.targets]
+    token_ids = _encoded({}, rendered.targets, vocabulary)
+    targets = [token_ids[text] for text in rendered.targets]
     tokens = {
         "inputs": token_store.Ragged.of(inputs),
         "targets": token_store.Ragged.of(targets),
     }
-    return cut_to(rendered, tokens, vocabulary, features, known)
+    return cut_to(rendered, tokens, vocabulary, features, token_ids)
 
 
 def cut_to(
@@ -77,7 +77,7 @@ def cut_to(
     tokens: dict[str, token_store.Ragged],
     vocabulary: vocabularies.SentencePiece,
     features: tasks.Features | None,
-    known: Mapping[str, list[int]] = types.MappingProxyType({}),
+    token_ids: Mapping[str, list[int]] = types.MappingProxyType({}),
 ) -> Tokenized:
     """Returns inputs, targets and choices cut to `features`, or whole if None.
 
@@ -86,10 +86,10 @@ def cut_to(
       tokens: Uncut inputs and targets.
       vocabulary: Of the choices.
       features: Lengths.
-      known: Tokens of texts that choices may be, end tokens included.
+      token_ids: Tokens of texts that choices may be, end tokens included.
     """
     texts = [choice for row in rendered.choices for choice in row]
-    encoded = _encoded(known, texts, vocabulary)
+    encoded = _encoded(token_ids, texts, vocabulary)
     ragged = token_store.Ragged.of([encoded[text] for text in texts])
     tokens = {**tokens, "choices": ragged}
     limits = token_counts.limits_of(features)
@@ -154,17 +154,17 @@ def user_examples(
 
 
 def _encoded(
-    known: Mapping[str, list[int]],
+    token_ids: Mapping[str, list[int]],
     texts: Sequence[str],
     vocabulary: vocabularies.SentencePiece,
 ) -> dict[str, list[int]]:
     """Returns tokens by text, end tokens included; each text is encoded once."""
-    found = dict(known)
-    new = [text for text in dict.fromkeys(texts) if text not in found]
+    encoded = dict(token_ids)
+    new = [text for text in dict.fromkeys(texts) if text not in encoded]
     for text, row in zip(new, vocabulary.encode_batch(new), strict=True):
         row.append(EOS_ID)
-        found[text] = row
-    return found
+        encoded[text] = row
+    return encoded
 
 
 def _cut(rows: token_store.Ragged, length: int) -> token_store.Ragged:

@@ -26,9 +26,9 @@ class SentencePiece:
     Encodes exactly as `seqio.SentencePieceVocabulary(path, num_added)` does: the
     text `<extra_id_0>` is the highest id, `<extra_id_1>` the one below, and so on.
 
-    Some files bring their sentinels as pieces of the model, such as T5X's
-    `cc_all.32000.100extra` and mT5's only one; nothing is added to those. For SeqIO
-    their right number of extra ids is 0, but T5 counts 100: both mean the same here.
+    Some model files contain their sentinels as pieces, such as T5X's
+    `cc_all.32000.100extra` and mT5's file; nothing is added to those. For SeqIO the
+    right number of extra ids is then 0, while T5 counts 100: both mean the same here.
 
     Attributes:
       path: The model file, trained with pad id 0 and end-of-sequence id 1.
@@ -54,7 +54,7 @@ class SentencePiece:
 
     @property
     def unknown_id(self) -> int:
-        """The id of what no piece covers."""
+        """The id of text that no piece covers."""
         return self._processor.unk_id()
 
     @functools.cached_property
@@ -64,15 +64,15 @@ class SentencePiece:
         Raises:
           DataError: The file cannot be read, or brings other sentinels than asked for.
         """
-        own = self._own_sentinels
-        if not own or not self.extra_ids:
+        sentinels = self._own_sentinels
+        if not sentinels or not self.extra_ids:
             return self.extra_ids
-        if own != set(range(self.extra_ids)):
-            count = len(own)
-            is_whole = own == set(range(count))
+        if sentinels != set(range(self.extra_ids)):
+            count = len(sentinels)
+            is_whole = sentinels == set(range(count))
             raise errors.DataError(
                 found=f"{self.path!r} brings {count} sentinels of its own"
-                + ("" if is_whole else f", numbered up to {max(own)},")
+                + ("" if is_whole else f", numbered up to {max(sentinels)},")
                 + f" for extra_ids = {self.extra_ids}",
                 expected="none, or as many as extra_ids says",
                 do=f"Set extra_ids to {count}, or to 0, which means the same"
@@ -117,16 +117,17 @@ class SentencePiece:
           ConfigError: There are fewer sentinels.
           DataError: The model file has its own elsewhere.
         """
-        own = len(self._own_sentinels)
-        if not 0 <= index < (own or self.extra_ids):
+        num_own = len(self._own_sentinels)
+        count = num_own or self.extra_ids
+        if not 0 <= index < count:
             raise errors.ConfigError(
-                found=f"sentinel {index} of a vocabulary with {own or self.extra_ids}",
+                found=f"sentinel {index} of a vocabulary with {count}",
                 expected="an index below their number",
                 do="Use shorter chunks, or a vocabulary with more sentinels",
             )
         token = self.size - 1 - index
         piece = self._processor.id_to_piece(token)
-        if own and not (
+        if num_own and not (
             (match := _SENTINEL.fullmatch(piece)) and int(match[1]) == index
         ):
             raise errors.DataError(
@@ -171,7 +172,7 @@ class SentencePiece:
             model = model_pb2.ModelProto.FromString(content)
         except Exception as error:  # noqa: BLE001 - protobuf's errors vary
             raise _not_a_model(self.path, content, str(error)) from error
-        # Most texts are no model, but any bytes may happen to be a message.
+        # Most text files do not parse as a model, but some bytes do by chance.
         if not model.pieces:
             raise _not_a_model(self.path, content, "it has no pieces")
         if not all(math.isfinite(piece.score) for piece in model.pieces):
@@ -184,8 +185,8 @@ class SentencePiece:
         import sentencepiece
 
         model = self._model()
-        # Sentinels have to be pieces of the model, else their text would be split into
-        # letters where SeqIO gives one id.
+        # Sentinels must be pieces of the model. Otherwise their text would be split
+        # into letters, while SeqIO gives one id.
         for index in reversed(range(self.num_added)):
             model.pieces.add(
                 piece=f"\u2581<extra_id_{index}>",
@@ -208,10 +209,10 @@ class SentencePiece:
                 expected="a file written by SentencePieceTrainer",
                 do="Copy the file again, or use another",
             )
-        found = (processor.pad_id(), processor.eos_id())
-        if found != (PAD_ID, EOS_ID):
+        special_ids = (processor.pad_id(), processor.eos_id())
+        if special_ids != (PAD_ID, EOS_ID):
             raise errors.DataError(
-                found=f"{self.path!r} has pad and end ids {found}",
+                found=f"{self.path!r} has pad and end ids {special_ids}",
                 expected=f"pad id {PAD_ID} and end id {EOS_ID}, as T5 has them",
                 do="Train it with pad_id=0, eos_id=1, unk_id=2, bos_id=-1",
             )
@@ -219,7 +220,7 @@ class SentencePiece:
 
 
 def _not_a_model(path: str, content: bytes, why: str) -> errors.DataError:
-    """Returns the error for a file of another kind, which its start may tell."""
+    """Returns the error for a file of another kind, guessed from its start."""
     do = "Correct the path, or copy the file again"
     if not content:
         why = "it is empty"

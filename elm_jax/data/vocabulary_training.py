@@ -18,7 +18,7 @@ def train_vocabulary(
 
     Args:
       texts: Sentences or documents; long ones are used whole.
-      path: The model file to be.
+      path: The model file, to be written.
       vocab_size: Pieces, special ids included and sentinels not.
 
     Raises:

@@ -15,7 +15,7 @@ from elm_jax.library import lock
 FILE_NAME = "catalogue.jsonl"
 KINDS = ("prompt", "dataset", "multitask", "merged")
 STATUSES = ("active", "retired")
-_MOST_BYTES = 2**30  # some million lines
+_MOST_BYTES = 2**30  # enough for some million lines
 _ADDED_LATER = {"fingerprint"}  # lines of release 0.1 lack it
 
 
@@ -102,9 +102,10 @@ class Catalogue:
         return pathlib.Path(os.path.normpath(path))
 
     def check(self) -> None:
-        """Raises LibraryError if the folder of an active expert holds another one.
+        """Raises LibraryError if the folder of an active expert holds another expert.
 
-        Such as one that was trained again since. Lines of release 0.1 do not tell.
+        For example one that was trained again since. Lines of release 0.1 have no
+        fingerprint to compare.
 
         Raises:
           CheckpointError: An expert is not in its folder.
@@ -113,10 +114,10 @@ class Catalogue:
             if entry.status != "active":
                 continue
             folder = self.expert_dir(entry.name)
-            found = manifest.read_manifest(folder)
+            info = manifest.read_manifest(folder)
             if not _is_same(self._describe(folder), entry):
                 raise errors.LibraryError(
-                    found=f"{folder} holds another expert ({found.fingerprint})"
+                    found=f"{folder} holds another expert ({info.fingerprint})"
                     f" than {self._path} lists",
                     expected=f"expert {entry.name!r} with fingerprint"
                     f" {entry.fingerprint}",
@@ -141,8 +142,8 @@ class Catalogue:
         """Adds the expert of a folder, unless this very expert is listed already.
 
         Raises:
-          ElmError: As `add` does: also where another expert of its name is listed,
-            be it that it lay in the same folder.
+          ElmError: As `add` does; also if another expert of its name is listed, even if
+            that one was in the same folder.
         """
         entry = self._describe(expert_dir)
         with lock.hold(self._library_dir):
@@ -177,16 +178,16 @@ class Catalogue:
         return retired
 
     def _describe(self, expert_dir: str | pathlib.Path) -> Entry:
-        found = manifest.read_manifest(pathlib.Path(expert_dir))
+        info = manifest.read_manifest(pathlib.Path(expert_dir))
         return Entry(
-            name=found.name,
+            name=info.name,
             path=os.path.relpath(expert_dir, self._library_dir),
-            kind=found.kind,
-            base_name=found.base_name,
-            base_fingerprint=found.base_fingerprint,
-            tasks=tuple(found.tasks),
-            steps=found.steps,
-            fingerprint=found.fingerprint,
+            kind=info.kind,
+            base_name=info.base_name,
+            base_fingerprint=info.base_fingerprint,
+            tasks=tuple(info.tasks),
+            steps=info.steps,
+            fingerprint=info.fingerprint,
         )
 
     def _entries_if_any(self) -> tuple[Entry, ...]:
@@ -255,7 +256,7 @@ def _show(entry: Entry) -> str:
 def _is_same(entry: Entry, old: Entry) -> bool:
     """Returns whether an expert is the one that a line lists, in the same folder.
 
-    Lines of release 0.1 have no fingerprint; all else that they tell is compared.
+    Lines of release 0.1 have no fingerprint; there, all other fields are compared.
     """
     fingerprint = entry.fingerprint if old.fingerprint else ""
     like_old = {"status": old.status, "fingerprint": fingerprint}

@@ -1,4 +1,4 @@
-"""A library that starts from another: its files, copied whole or not at all."""
+"""Copies a library, as the start of a larger one."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from elm_jax.library import catalogue, lock
 
 
 def copy(old: pathlib.Path, new: pathlib.Path) -> None:
-    """Makes `new` a copy of `old`, whole or not at all; compares one that is there.
+    """Makes `new` a copy of `old`, completely or not at all; checks it if it exists.
 
     Raises:
       LibraryError: There is no such library, or `new` does not extend it.
@@ -19,15 +19,19 @@ def copy(old: pathlib.Path, new: pathlib.Path) -> None:
     if not new.exists():
         _check_beside(old, new)
         with (
-            contextlib.suppress(errors.ExistsError),  # another process was quicker
+            contextlib.suppress(errors.ExistsError),  # another process was faster
             folders.new_folder(new, errors.LibraryError) as made,
-            # Of several files, which others may be about to extend.
+            # Several files, which another process may be extending.
             lock.hold(old) if os.access(old, os.W_OK) else contextlib.nullcontext(),
         ):
             shutil.copytree(old, made, dirs_exist_ok=True)
-    here, there = (catalogue.Catalogue(path).entries() for path in (new, old))
-    known = {(e.name, e.path, e.fingerprint) for e in here}
-    lacking = [e.name for e in there if (e.name, e.path, e.fingerprint) not in known]
+    new_entries, old_entries = (
+        catalogue.Catalogue(path).entries() for path in (new, old)
+    )
+    copied = {(e.name, e.path, e.fingerprint) for e in new_entries}
+    lacking = [
+        e.name for e in old_entries if (e.name, e.path, e.fingerprint) not in copied
+    ]
     if lacking:
         raise errors.LibraryError(
             found=f"{new} without experts of {old}: {', '.join(lacking)}",

@@ -1,4 +1,4 @@
-"""An embedder made of a tokenizer and an encoder; texts are padded to few shapes."""
+"""Makes an embedder of a tokenizer and an encoder; pads texts to a few lengths."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from elm_jax import errors
 TokenizeFn = Callable[[Sequence[str]], Sequence[Sequence[int]]]
 EncodeFn = Callable[[np.ndarray], Any]
 
-# Rows per call. Few, since the last call of a list is filled up with copies.
+# Rows per call. Not many, because the last call is filled up with copies.
 BATCH_SIZE = 8
 
 
@@ -22,14 +22,14 @@ class EncoderEmbedder:
 
     Args:
       name: What the index records. Keys and queries must come from embedders of one
-        name, so it should tell weights and text length apart.
+        name, so different weights or text lengths should give different names.
       tokenize_fn: `texts -> token ids`, 1 to `max_length` per text, end token
         included, none equal to `pad_id`.
       encode_fn: `int32 [batch, length] -> vectors [batch, width]`, pooled over the
         positions that are not `pad_id`. It is called with the lengths of
         `padded_lengths` only, so that it compiles a few times at most.
       max_length: The longest text in tokens.
-      pad_id: Stands behind the end of shorter texts.
+      pad_id: Fills up shorter texts.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class EncoderEmbedder:
         """
         rows = self._tokenize_fn(texts)
         self._check(texts, rows)
-        # Longest first: texts of like length share a call and pad each other little.
+        # Longest first: texts of similar length share a call, which saves padding.
         order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
         parts = []
         for start in range(0, len(order), BATCH_SIZE):

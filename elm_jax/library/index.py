@@ -1,12 +1,13 @@
-"""The key vectors of a library and whose they are; grows, never changes.
+"""The keys of a library and their owners. An index can grow; its keys never change.
 
-Three files lie in the library's folder: `keys.npy` float32 [keys, width],
+There are three files in the library's folder: `keys.npy` float32 [keys, width],
 `owners.npy` int32 [keys], positions in the list of experts in `index.json`, which is
-written last. Until it is, a reader sees the library as it was: rows that it does not
-count are what a killed writer left, and the next one overwrites them.
+written last. Until then a reader sees the library as it was before. Rows of the arrays
+beyond those that `index.json` counts are what a killed writer left; the next writer
+overwrites them.
 
-Nothing of it is believed: `index.json` has a hash of itself and of each expert's keys;
-owners follow from it.
+Everything is checked when it is read: `index.json` has a hash of itself and of each
+expert's keys, and determines the owners.
 """
 
 import collections
@@ -36,12 +37,12 @@ _HEADER = re.compile(
     re.DOTALL,
 )
 RECORD = "index.json"  # written last
-_MOST_RECORD_BYTES = 2**30  # a line of it tells the rows of one expert
+_MOST_RECORD_BYTES = 2**30  # a line lists the rows of one expert
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What all keys of an index share; queries must share it too.
+    """Settings that all keys of an index, and all queries, have in common.
 
     Attributes:
       embedder: The embedder's name.
@@ -70,7 +71,7 @@ class RowsUsed:
 
 @dataclasses.dataclass(frozen=True)
 class Expert:
-    """Whose keys they are: a run of rows of the index.
+    """An owner of keys: consecutive rows of the index are its keys.
 
     Attributes:
       name: The expert.
@@ -98,7 +99,7 @@ class _Record(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class NewExpert:
-    """An expert whose keys are to be made: formatted texts and where they are from."""
+    """An expert that will get keys: formatted texts, and the rows they come from."""
 
     name: str
     texts: Sequence[str]
@@ -111,7 +112,7 @@ class Index:
 
     Attributes:
       settings: How its keys were made.
-      experts: Whose they are, in the order added.
+      experts: Owners of the keys, in the order added.
       keys: float32 [keys, width].
       owners: int32 [keys], positions in `experts`.
     """
@@ -140,7 +141,7 @@ class Index:
             )
 
     def rows_used(self, task: str, split: str) -> frozenset[int]:
-        """Returns the rows of a split that are keys, and so no queries."""
+        """Returns the rows of a split that serve as keys, and so not as queries."""
         return frozenset(
             row
             for expert in self.experts
@@ -154,7 +155,7 @@ def open_index(index_dir: str | pathlib.Path) -> Index:
     """Returns the index of a folder.
 
     Raises:
-      LibraryError: There is none, or its files are corrupt or do not fit together.
+      LibraryError: There is no index, or its files are corrupt or do not fit together.
     """
     folder = pathlib.Path(index_dir)
     try:
@@ -183,15 +184,15 @@ def extend(
 ) -> Index:
     """Adds experts to the index of a folder, or starts it; returns the whole index.
 
-    Keys that were there keep every byte. An expert's keys depend on its own texts
-    only, not on what is added with it. The index is written whenever it has grown by
-    an eighth, so that a killed run loses little; the same call again goes on from
-    there, since experts that have keys of the same texts are left as they are.
+    Existing keys keep every byte. The keys of an expert depend on its own texts only,
+    not on other experts. The index is written whenever it has grown by an eighth, so
+    that a killed run loses little. The same call continues from there, because experts
+    that have keys of the same texts are skipped.
 
     Args:
       index_dir: The library's folder.
       new: Experts to have keys; may be empty if the index exists.
-      embedder: Must bear the name in `settings`.
+      embedder: Must have the name in `settings`.
       settings: Must equal those of the index, if it exists.
       progress: Called with keys done and keys in all.
 
@@ -251,7 +252,7 @@ def _write(folder: pathlib.Path, index: Index) -> None:
         np.save(content, array, allow_pickle=False)
         files.write_bytes(folder / f"{name}.npy", content.getvalue())
     owned = zip(index.experts, _split(index.keys, index.experts), strict=True)
-    # Those of release 0.1 get their hash now; the others have this one.
+    # Keys of release 0.1 get their hash now; all others have it already.
     experts = [
         dataclasses.replace(expert, keys_sha256=_hash_keys(keys))
         for expert, keys in owned
@@ -287,24 +288,25 @@ def _read_record(folder: pathlib.Path) -> tuple[Settings, tuple[Expert, ...]]:
             " written when it next grows"
         )
         print(text, file=sys.stderr, flush=True)  # noqa: T201
-    found = tuple(_read_expert(fields) for fields in record["experts"])
-    return Settings(**record["settings"]), found
+    listed = tuple(_read_expert(fields) for fields in record["experts"])
+    return Settings(**record["settings"]), listed
 
 
 def _load(path: pathlib.Path) -> np.ndarray:
     """Returns an array that `_write` wrote.
 
     Raises:
-      ValueError: The file is none, or its header tells of more or less than it holds;
-        before memory is taken. NumPy's own reader of headers is one of Python.
+      ValueError: The file is no such array, or its size differs from what its header
+        says. This is found before memory is taken. NumPy's own reader of headers
+        evaluates Python literals.
     """
     with path.open("rb") as file:
-        found = _HEADER.match(file.read(256))
-    if not found:
+        header = _HEADER.match(file.read(256))
+    if not header:
         raise ValueError(f"{path.name}: no array of float32 or int32")
-    shape = [int(size) for size in found["shape"].split(b",") if size.strip()]
-    start, size = 10 + int.from_bytes(found["length"], "little"), path.stat().st_size
-    if found.end() != start or start + math.prod(shape) * 4 != size:
+    shape = [int(size) for size in header["shape"].split(b",") if size.strip()]
+    start, size = 10 + int.from_bytes(header["length"], "little"), path.stat().st_size
+    if header.end() != start or start + math.prod(shape) * 4 != size:
         raise ValueError(f"{path.name}: {size:,} bytes for {shape} numbers")
     return np.load(path, allow_pickle=False)
 
@@ -336,12 +338,12 @@ def _check_arrays(
     counts = [expert.num_keys for expert in experts]
     if keys.ndim != 2 or keys.dtype != np.float32 or len(keys) != sum(counts):
         raise ValueError(f"keys.npy has {keys.dtype} {keys.shape}, not {sum(counts)}")
-    wanted = np.repeat(np.arange(len(experts)), counts)
-    if not np.array_equal(owners, wanted):
+    expected = np.repeat(np.arange(len(experts)), counts)
+    if not np.array_equal(owners, expected):
         raise ValueError("owners.npy and index.json tell of other owners")
-    owned = zip(experts, _split(keys, experts), strict=True)
-    for expert, own in owned:
-        if expert.keys_sha256 not in ("", _hash_keys(own)):
+    pairs = zip(experts, _split(keys, experts), strict=True)
+    for expert, keys_of_expert in pairs:
+        if expert.keys_sha256 not in ("", _hash_keys(keys_of_expert)):
             raise ValueError(f"keys.npy has other keys of {expert.name!r:.80}")
     if not np.all(np.isfinite(keys)):
         raise ValueError("keys.npy has numbers that are not finite")
@@ -351,11 +353,11 @@ def _check_settings(
     index: Index | None, *, embedder: Embedder, settings: Settings
 ) -> None:
     given = dataclasses.replace(settings, embedder=embedder.name)
-    known = settings if index is None else index.settings
-    if not given == settings == known:
+    of_index = settings if index is None else index.settings
+    if not given == settings == of_index:
         raise errors.LibraryError(
             found=f"embedder {embedder.name} with {settings}",
-            expected=f"{known}, as the keys were made",
+            expected=f"{of_index}, as the keys were made",
             do="Use those settings, or build an index in another folder. Embedders"
             " had other names in release 0.1, which did not tell tokenizers apart:"
             " build its index anew",
@@ -363,8 +365,8 @@ def _check_settings(
 
 
 def _select_missing(index: Index | None, new: Sequence[NewExpert]) -> list[NewExpert]:
-    """Returns the experts without keys, after a look at all of them."""
-    known = {} if index is None else {e.name: e for e in index.experts}
+    """Returns the experts without keys, after a check of all experts."""
+    indexed = {} if index is None else {e.name: e for e in index.experts}
     counts = collections.Counter(expert.name for expert in new)
     problems = {
         "given twice": [name for name, count in counts.items() if count > 1],
@@ -375,24 +377,24 @@ def _select_missing(index: Index | None, new: Sequence[NewExpert]) -> list[NewEx
         "with keys of other texts": [
             e.name
             for e in new
-            if e.name in known and known[e.name].texts_sha256 != _hash(e.texts)
+            if e.name in indexed and indexed[e.name].texts_sha256 != _hash(e.texts)
         ],
-        # Also where the texts are alike: these rows are left out of the queries.
+        # Even if the texts are equal: these rows are left out of the queries.
         "with keys of other rows": [
             e.name
             for e in new
-            if e.name in known and known[e.name].sources != e.sources
+            if e.name in indexed and indexed[e.name].sources != e.sources
         ],
     }
     problems = {problem: names for problem, names in problems.items() if names}
-    if problems or not (known or new):
+    if problems or not (indexed or new):
         raise errors.LibraryError(
             found=f"experts {problems}" if problems else "no expert at all",
             expected="experts with one row for each text, each once; keys that"
             " are there never change",
             do="Correct them, or give a new expert a new name",
         )
-    return [expert for expert in new if expert.name not in known]
+    return [expert for expert in new if expert.name not in indexed]
 
 
 def _hash(texts: Sequence[str]) -> str:

@@ -1,9 +1,9 @@
 """One writer at a time in a folder, on one machine or a shared file system.
 
-The lock of a folder goes with the process that holds it, however it ends. It is the
-operating system's (`flock`): NFS and other file systems for clusters have it between
-machines, a bucket that is mounted as a folder has it between the processes of one
-machine only. Readers need none: files and folders are replaced whole.
+A lock is released when the process that holds it ends, however it ends. It is a lock of
+the operating system (`flock`). On NFS and other file systems of clusters it works
+between machines; on a bucket that is mounted as a folder only between the processes of
+one machine. Readers need no lock, because files and folders are replaced atomically.
 """
 
 import contextlib
@@ -19,7 +19,8 @@ from elm_jax.disk import locks
 def hold(folder: pathlib.Path) -> Iterator[None]:
     """Waits until no other process holds the folder's lock, then holds it.
 
-    After ten seconds standard error says who is waited for, and then every minute.
+    After ten seconds, and then every minute, standard error says which process it
+    waits for.
 
     Raises:
       LibraryError: The folder cannot be made or written.
@@ -36,7 +37,7 @@ def hold(folder: pathlib.Path) -> Iterator[None]:
 def hold_free(names: Mapping[pathlib.Path, str]) -> Iterator[list[str]]:
     """Holds the locks of all the folders that no other process holds.
 
-    If others hold every one, waits for the first of them.
+    If other processes hold all of them, waits for the first.
 
     Args:
       names: What each folder is for, one or more.
@@ -61,7 +62,7 @@ def hold_free(names: Mapping[pathlib.Path, str]) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def _try(folder: pathlib.Path) -> Iterator[bool]:
-    """Holds the folder's lock if it is free, and tells whether it was."""
+    """Takes the folder's lock if it is free; returns whether it was."""
     handle = _open(folder)
     try:
         yield locks.take(handle, wait=False)

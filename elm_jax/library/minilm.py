@@ -27,11 +27,11 @@ _FILES = (
     *("config.json", "modules.json", "1_Pooling/config.json"),
     *("tokenizer.json", "model.safetensors"),
 )
-_PAD_ID = -1  # no token's id: the text "[PAD]" has one, and counts
+_PAD_ID = -1  # not an id of a token: the text "[PAD]" has an id, and counts
 
 
 class _Settings(TypedDict):
-    """What is read of config.json."""
+    """The fields of config.json that are used."""
 
     model_type: str
     hidden_act: str
@@ -45,9 +45,9 @@ class _Settings(TypedDict):
 def load(
     folder: str | pathlib.Path | None = None, *, max_length: int = MAX_LENGTH
 ) -> encoder.EncoderEmbedder:
-    """Returns the embedder whose weights, tokenizer and settings lie in a folder.
+    """Returns the embedder whose weights, tokenizer and settings are in a folder.
 
-    Any BERT with mean pooling and unit vectors serves, such as all-MiniLM-L12-v2.
+    Any BERT with mean pooling and unit vectors works, such as all-MiniLM-L12-v2.
 
     Args:
       folder: In sentence-transformers' layout: `config.json`, `model.safetensors`,
@@ -78,7 +78,7 @@ def load(
         if bad:
             raise ValueError(f"model.safetensors: numbers that are not finite in {bad}")
         params = bert.stack_layers(tensors, config.num_hidden_layers)
-        # Computes nothing: whatever does not fit is told now.
+        # This computes nothing, but raises an error now if tensors do not fit.
         tokens = jax.ShapeDtypeStruct((1, max_length), np.int32)
         jax.eval_shape(lambda p, t: bert.encode(p, t, config), params, tokens)
         tokenizer_json = (folder / "tokenizer.json").read_bytes()
@@ -87,7 +87,9 @@ def load(
         tokenizer = tokenizers.Tokenizer.from_buffer(tokenizer_json)
     except errors.LibraryError:
         raise
-    except Exception as error:  # the readers' own kinds are many, and undocumented
+    except (
+        Exception
+    ) as error:  # the exceptions of the readers are many, and undocumented
         raise errors.LibraryError(
             found=f"{folder} cannot be read: {type(error).__name__} {error}",
             expected="config.json, model.safetensors, tokenizer.json and"
@@ -123,15 +125,15 @@ def installed_folder() -> pathlib.Path:
 
 
 def _check_layers(tensors: Mapping[str, Any], num_layers: int) -> None:
-    """Raises ValueError if a file has more layers than its settings tell, or fewer."""
+    """Raises ValueError if a file has other layers than its settings say."""
     start = "encoder.layer."
-    found = {name.split(".")[2] for name in tensors if name.startswith(start)}
-    if len(found) > num_layers:
-        raise ValueError(f"num_hidden_layers is {num_layers}, of {len(found)} layers")
+    layers = {name.split(".")[2] for name in tensors if name.startswith(start)}
+    if len(layers) > num_layers:
+        raise ValueError(f"num_hidden_layers is {num_layers}, of {len(layers)} layers")
 
 
 def _hash_files(folder: pathlib.Path) -> str:
-    """Returns a hash of all files that are read: each decides the vectors."""
+    """Returns a hash of all files that are read: each influences the vectors."""
     digest = hashlib.sha256()
     for name in _FILES:
         with (folder / name).open("rb") as file:
@@ -164,7 +166,7 @@ def _make_encode_fn(params: Any, config: bert.BertConfig) -> encoder.EncodeFn:
 def _check_kind(
     folder: pathlib.Path, settings: Any, pooling: Any, max_length: int
 ) -> None:
-    found = {
+    properties = {
         "model_type": settings["model_type"],
         "hidden_act": settings["hidden_act"],
         "position_embedding_type": settings.get("position_embedding_type", "absolute"),
@@ -189,7 +191,9 @@ def _check_kind(
         "normalised": True,
         f"positions for {max_length} tokens": True,
     }
-    wrong = {name: value for name, value in found.items() if value != expected[name]}
+    wrong = {
+        name: value for name, value in properties.items() if value != expected[name]
+    }
     if wrong:
         raise errors.LibraryError(
             found=f"{folder} has {wrong}",

@@ -1,4 +1,4 @@
-"""Which expert a target's instances ask for: nearest keys, one vote per query."""
+"""Retrieval: each query votes for the expert that owns the nearest key."""
 
 import collections
 import dataclasses
@@ -10,9 +10,9 @@ from elm_jax import errors
 from elm_jax.library.index import Index
 from elm_jax.types import Embedder
 
-# Scores nearer than this, as a fraction of the product of the vectors' lengths, are
-# one score: equal texts embedded in batches of other shapes differ by less, and such
-# noise must not choose an expert.
+# Scores whose difference is below this fraction of the product of the vectors' lengths
+# count as equal. Equal texts differ by less if they are embedded in batches of other
+# shapes, and such noise must not choose an expert.
 TIE_TOLERANCE = 1e-6
 
 # Bounds the scores held at once to 64 MiB.
@@ -21,11 +21,11 @@ MAX_SCORES = 1 << 24
 
 @dataclasses.dataclass(frozen=True)
 class Retrieval:
-    """What the queries of one target ask for.
+    """The votes of the queries of one target task.
 
     Attributes:
-      votes: Experts that any query asks for, with their counts, most votes first,
-        equal counts by name.
+      votes: Experts with at least one vote, with their counts, most votes first;
+        equal counts are ordered by name.
       nearest: The expert each query votes for.
       scores: float32 [queries], each query's greatest inner product.
       num_ties: Queries whose greatest score several experts share; they vote for
@@ -50,10 +50,10 @@ class Retrieval:
 def retrieve(
     index: Index, queries: np.ndarray, *, experts: Collection[str] | None = None
 ) -> Retrieval:
-    """Returns the experts whose keys lie nearest to the queries.
+    """Returns the experts whose keys are nearest to the queries.
 
     Every key is compared (exact maximum inner product); a query votes for the owner
-    of its nearest key. The order of queries and experts changes nothing.
+    of its nearest key. The order of queries and experts has no influence.
 
     Args:
       index: The keys.
@@ -69,7 +69,7 @@ def retrieve(
     """
     _check_queries(index, queries)
     names = _check_experts(index, experts)
-    # Owners are ranked by name, so that the least rank settles a tie.
+    # Owners are ranked by name, so that the lowest rank decides a tie.
     ranks = np.array([names.get(expert.name, -1) for expert in index.experts])
     key_ranks = ranks[index.owners]
     keys, key_ranks = index.keys[key_ranks >= 0], key_ranks[key_ranks >= 0]

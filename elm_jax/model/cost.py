@@ -148,7 +148,7 @@ def activation_bytes(
 
     kept = kept_by(config.remat, *num_layers)
     if config.remat != "none":  # what the layer at work has computed again
-        kept += max(kept_by("none", *one) for one in ((1, 0), (0, 1)))
+        kept += max(kept_by("none", *layer) for layer in ((1, 0), (0, 1)))
     logits = 2 * 4 * shape.targets_length * math.ceil(config.vocab_size / num_model)
     return shape.batch_size * (size * kept + logits)
 

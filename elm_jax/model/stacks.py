@@ -179,9 +179,11 @@ class DecoderLayer(nn.Module):
         deterministic: bool,
     ) -> tuple[Array, layers.KeysValues]:
         y = self.pre_self_attention_layer_norm(x)
-        own = extend(self.self_attention.keys_values(y, deterministic=deterministic))
+        own_keys_values = extend(
+            self.self_attention.keys_values(y, deterministic=deterministic)
+        )
         out = self.self_attention(
-            y, own, mask=own_mask, bias=bias, deterministic=deterministic
+            y, own_keys_values, mask=own_mask, bias=bias, deterministic=deterministic
         )
         y = self.self_attention_adapter(y, out, deterministic=deterministic)
         x = x + self.dropout(y, deterministic=deterministic)
@@ -201,7 +203,7 @@ class DecoderLayer(nn.Module):
         out = self.mlp(y, deterministic=deterministic)
         y = self.mlp_adapter(y, out, deterministic=deterministic)
         x = x + self.dropout(y, deterministic=deterministic)
-        return self.split_rows(x), own
+        return self.split_rows(x), own_keys_values
 
 
 class Encoder(nn.Module):

@@ -1,4 +1,4 @@
-"""Devices as a mesh of data, fsdp and model; arrays put in their places."""
+"""Arranges devices in a mesh (data, fsdp, model), and places arrays on it."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ AXES = ("data", "fsdp", "model")
 
 
 class Placement(NamedTuple):
-    """Where one parameter lies, for a table of the plan."""
+    """How one parameter is placed, for the table of a plan."""
 
     name: str
     shape: tuple[int, ...]
@@ -33,7 +33,7 @@ def make_mesh(*, num_data: int = -1, num_fsdp: int = 1, num_model: int = 1) -> M
         many as the others leave.
       num_fsdp: Shares of a batch and of the parameters; -1 for as many as
         `num_model` leaves.
-      num_model: Shares of a parameter that are computed apart.
+      num_model: Shares of a parameter, on devices that divide the work on it.
 
     Raises:
       ConfigError: The product is not the number of devices, or there are other
@@ -49,7 +49,7 @@ def make_mesh(*, num_data: int = -1, num_fsdp: int = 1, num_model: int = 1) -> M
             expected="a product equal to the number of devices",
             do="Choose a num_fsdp and num_model that divide it, and num_data = -1",
         )
-    # Auto: the compiler derives the placement of what lies between the arguments.
+    # Auto: the compiler chooses the placement of intermediate values.
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -82,7 +82,7 @@ def mesh_shape(
 
 
 def plan(params: Params, mesh: Mesh | AbstractMesh, table: str) -> list[Placement]:
-    """Returns where each parameter is to lie; leaves need only `shape` and `dtype`.
+    """Returns the placement of each parameter; leaves need only `shape` and `dtype`.
 
     Raises:
       ConfigError: A name has no rule, or an axis of the mesh does not divide a
@@ -138,7 +138,7 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def batch_shares(mesh: Mesh | AbstractMesh) -> int:
-    """Returns into how many parts the rows of a batch are split."""
+    """Returns the number of parts into which the rows of a batch are split."""
     return math.prod(mesh.shape[axis] for axis in rules.BATCH_AXES)
 
 
@@ -162,9 +162,9 @@ def check_batch_size(batch_size: int, mesh: Mesh | AbstractMesh) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class SplitRows:
-    """Keeps the rows of activations split as those of batches, in a compiled program.
+    """Keeps the rows of activations split like those of batches, in a compiled program.
 
-    Without, the compiler may gather the batch instead of the parameters that `fsdp`
+    Without it, the compiler may gather the batch instead of the parameters that `fsdp`
     splits.
 
     Attributes:
@@ -189,8 +189,8 @@ def process_shard(mesh: Mesh) -> tuple[int, int]:
     """Returns `(index, count)`: which equal part of a batch's rows this process makes.
 
     Processes whose devices hold the same rows, because they share the parameters
-    computed on them, get the same part. (0, 1) stands for all rows: of one process,
-    and where the rows of its devices do not lie side by side.
+    computed on them, get the same part. (0, 1) means all rows: for a single process,
+    and if the rows of this process's devices are not consecutive.
     """
     shares = batch_shares(mesh)
     sharding = NamedSharding(mesh, PartitionSpec(rules.BATCH_AXES))

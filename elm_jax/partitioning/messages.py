@@ -1,18 +1,19 @@
-"""What joined processes tell each other without waiting, while they work apart.
+"""Short texts that joined processes send each other without waiting.
 
-Texts lie with JAX's coordinator in process 0 and go with it: nothing stays on a disk.
+The texts are kept by JAX's coordinator in process 0, never on a disk, and are lost when
+it ends.
 """
 
 from typing import Any
 
 import jax
-from jax._src import distributed  # has no public name; Orbax reaches it so, too
+from jax._src import distributed  # has no public name; Orbax uses it in the same way
 
 _FOLDER = "elm_jax"
 
 
 def tell(topic: str, text: str) -> None:
-    """Leaves a text for all processes, in place of an earlier one of this process.
+    """Leaves a text for all processes; it replaces an earlier one of this process.
 
     Args:
       topic: What it is about.
@@ -23,15 +24,15 @@ def tell(topic: str, text: str) -> None:
 
 
 def told(topic: str) -> dict[int, str]:
-    """Returns what processes have told up to now, by their index.
+    """Returns the texts that processes have left so far, by their index.
 
-    Nothing if process 0 cannot be reached: heartbeats decide whether it is dead.
+    Returns {} if process 0 cannot be reached; heartbeats find out whether it is dead.
     """
     try:
-        found = _client().key_value_dir_get(f"{_FOLDER}/{topic}/")
+        entries = _client().key_value_dir_get(f"{_FOLDER}/{topic}/")
     except jax.errors.JaxRuntimeError:
         return {}
-    return {int(key.rpartition("/")[2]): text for key, text in found}
+    return {int(key.rpartition("/")[2]): text for key, text in entries}
 
 
 def _client() -> Any:

@@ -1,4 +1,4 @@
-"""One program on many hosts: JAX's own runtime, and what its processes agree on."""
+"""One program on many hosts: how its processes join, agree and wait for each other."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,7 @@ HEARTBEAT_SECS = 100
 
 _LONGEST_WAIT_SECS = 7 * 24 * 3600
 
-# A name may be waited for once; processes come to their barriers in one order.
+# Each barrier needs a new name; all processes reach barriers in the same order.
 _barriers = itertools.count()
 
 _works_apart = threading.Event()
@@ -39,7 +39,7 @@ _LOOKED_FOR = (
 
 @dataclasses.dataclass(frozen=True)
 class Membership:
-    """What a process must know to join the others.
+    """The facts that a process needs to join the others.
 
     Attributes:
       coordinator_address: `host:port` of process 0; "" if unknown.
@@ -55,7 +55,7 @@ class Membership:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all is known and fits together."""
+        """Whether all values are known and fit together."""
         has_port = re.fullmatch(r".+:\d+", self.coordinator_address) is not None
         return has_port and 0 <= self.process_index < self.process_count
 
@@ -74,9 +74,9 @@ def start(
     Does nothing for one process alone, which needs no coordinator.
 
     Args:
-      multiprocess: Whether there are others; None if the other arguments tell.
-      coordinator_address: `host:port` of process 0, the same in every process; what
-        is not given here is taken from the environment.
+      multiprocess: Whether there are others; None to conclude it from the rest.
+      coordinator_address: `host:port` of process 0, the same in every process.
+        Values that are not given are taken from the environment.
       process_count: How many processes there are.
       process_index: Which one this is, from 0.
       heartbeat_secs: Silence after which a process counts as dead, and all others
@@ -84,8 +84,8 @@ def start(
       environ: Environment variables.
 
     Raises:
-      ConfigError: What is given does not fit together, something is not told, or
-        SLURM started several processes that nobody asked to join.
+      ConfigError: Values contradict each other or are missing, or SLURM started
+        several processes without a request to join them.
     """
     given = Membership(coordinator_address, process_count, process_index)
     if multiprocess is False or given == Membership(process_count=1):
@@ -106,7 +106,7 @@ def start(
                 cluster_detection_method="deactivate",
                 heartbeat_timeout_seconds=heartbeat_secs,
             )
-        else:  # a TPU, or what else JAX knows
+        else:  # a TPU, or another environment that JAX knows
             jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_secs)
 
 
@@ -115,10 +115,10 @@ def complete(
     environ: Mapping[str, str],
     full_host_name: Callable[[], str] = socket.getfqdn,
 ) -> Membership:
-    """Returns a membership with what the environment tells of the rest.
+    """Returns a membership with missing values taken from the environment.
 
     Args:
-      given: What flags said; it wins.
+      given: Values of flags; they win.
       environ: Environment variables.
       full_host_name: Returns this host's name with its domain; Kubernetes puts the
         pods of a job with a `subdomain` into one.
@@ -126,24 +126,24 @@ def complete(
     Raises:
       ConfigError: A variable is no number.
     """
-    found = _of_jax(environ)
+    detected = _of_jax(environ)
     if "TPU_WORKER_HOSTNAMES" not in environ:  # TPUs have an environment of their own
         if "SLURM_PROCID" in environ:
-            found = _fill(found, _of_slurm(environ))
+            detected = _fill(detected, _of_slurm(environ))
         elif "JOB_COMPLETION_INDEX" in environ:
-            found = _fill(found, _of_kubernetes(environ, full_host_name))
-    return _fill(given, found)
+            detected = _fill(detected, _of_kubernetes(environ, full_host_name))
+    return _fill(given, detected)
 
 
-def _fill(one: Membership, other: Membership) -> Membership:
+def _fill(preferred: Membership, fallback: Membership) -> Membership:
     """Returns the first membership, with the second's values where it has none."""
     nothing = Membership()
     missing = {
-        field.name: getattr(other, field.name)
+        field.name: getattr(fallback, field.name)
         for field in dataclasses.fields(Membership)
-        if getattr(one, field.name) == getattr(nothing, field.name)
+        if getattr(preferred, field.name) == getattr(nothing, field.name)
     }
-    return dataclasses.replace(one, **missing)
+    return dataclasses.replace(preferred, **missing)
 
 
 def _of_jax(environ: Mapping[str, str]) -> Membership:
@@ -156,7 +156,7 @@ def _of_jax(environ: Mapping[str, str]) -> Membership:
 
 def _of_slurm(environ: Mapping[str, str]) -> Membership:
     nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST", "")
-    # One job a port, so that two jobs on a node do not meet.
+    # A port for each job, so that two jobs on a node do not collide.
     port = 61440 + _number(environ, "SLURM_JOB_ID", 0) % 4096
     count = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else ""
     count = count or "SLURM_NTASKS"
@@ -181,8 +181,8 @@ def first_node(nodes: str) -> str:
     >>> [first_node(text) for text in ("n[007-009,12],m1", "gpu-1,gpu-2", "a")]
     ['n007', 'gpu-1', 'a']
     """
-    found = re.match(r"([^\[,]+)(?:\[(\d+))?", nodes)
-    return "".join(part or "" for part in found.groups()) if found else ""
+    match = re.match(r"([^\[,]+)(?:\[(\d+))?", nodes)
+    return "".join(part or "" for part in match.groups()) if match else ""
 
 
 def _of_kubernetes(
@@ -226,14 +226,14 @@ def _check_alone(environ: Mapping[str, str]) -> None:
         )
 
 
-def _incomplete(wanted: Membership) -> errors.ConfigError:
-    known = {
-        f"--{field.name}": getattr(wanted, field.name)
+def _incomplete(membership: Membership) -> errors.ConfigError:
+    values = {
+        f"--{field.name}": getattr(membership, field.name)
         for field in dataclasses.fields(Membership)
         if field.name != "local_device_ids"
     }
     return errors.ConfigError(
-        found=", ".join(f"{flag} = {value!r}" for flag, value in known.items())
+        found=", ".join(f"{flag} = {value!r}" for flag, value in values.items())
         + ", from flags and environment",
         expected="the host:port of process 0, the number of processes, and an"
         " index below it",
@@ -260,12 +260,12 @@ def _explained(wanted: Membership) -> Iterator[None]:
 
 
 def are_several() -> bool:
-    """Returns whether this process works together with others that it has joined."""
+    """Returns whether this process has joined others and works together with them."""
     return _are_joined() and not _works_apart.is_set()
 
 
 def are_apart() -> bool:
-    """Returns whether this process has joined others, and works by itself now."""
+    """Returns whether this process has joined others, but works alone now."""
     return _are_joined() and _works_apart.is_set()
 
 
@@ -280,11 +280,11 @@ def _are_joined() -> bool:
 
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
-    """Within the context this process works by itself, as if it had joined no others.
+    """A context in which this process works alone, as if it had joined no others.
 
-    In all its threads: it is the main one, agrees with itself and waits for nobody.
-    What it computes has to lie on `jax.local_devices()`, what it writes has to be its
-    own. The others may be anywhere else meanwhile; `messages` passes between them.
+    This holds for all its threads: `is_main` is true, and nothing waits for the other
+    processes. It must compute on `jax.local_devices()` only, and write only files of
+    its own. Meanwhile processes can use `messages`.
     """
     _works_apart.set()
     try:
@@ -294,7 +294,7 @@ def apart() -> Iterator[None]:
 
 
 def is_main() -> bool:
-    """Returns whether this process writes what is written once: the first, or only."""
+    """Returns whether this process is the one that writes shared files."""
     return not are_several() or jax.process_index() == 0
 
 
@@ -302,15 +302,15 @@ def agree(value: Any) -> Any:
     """Returns process 0's value in every process; call it in all of them.
 
     Args:
-      value: JSON data, such as what was found on disk, which others may see later.
+      value: JSON data, such as what this process sees on disk; others may see it later.
     """
     if not are_several():
         return value
     barrier("before agreeing")
     content = np.frombuffer(json.dumps(value).encode(), np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
-    own = content if is_main() else np.zeros(size, np.uint8)
-    return json.loads(multihost_utils.broadcast_one_to_all(own).tobytes())
+    sent = content if is_main() else np.zeros(size, np.uint8)
+    return json.loads(multihost_utils.broadcast_one_to_all(sent).tobytes())
 
 
 def check_same(text: str, *, what: str) -> None:
@@ -335,18 +335,18 @@ def check_same(text: str, *, what: str) -> None:
 
 def exchange(numbers: Sequence[int]) -> np.ndarray:
     """Returns every process's numbers, int [processes, numbers]; call it in all."""
-    own = np.asarray(numbers, np.int32)
+    row = np.asarray(numbers, np.int32)
     if not are_several():
-        return own[None]
+        return row[None]
     barrier("before exchanging")
-    return np.asarray(multihost_utils.process_allgather(own))
+    return np.asarray(multihost_utils.process_allgather(row))
 
 
 def barrier(name: str) -> None:
-    """Waits until every process has come here, however long that takes.
+    """Waits until every process has reached this call, however long that takes.
 
-    Not by a computation of the devices: those give up on late ones after 30 seconds
-    on a CPU. That no process is dead is seen by heartbeats.
+    This is not a computation on devices, because those fail after 30 seconds on a CPU
+    if a process is late. Heartbeats find out whether a process has died.
     """
     if are_several():
         everyone = set(range(jax.process_count()))
@@ -356,10 +356,10 @@ def barrier(name: str) -> None:
 
 @contextlib.contextmanager
 def main_first(name: str) -> Iterator[None]:
-    """Within the context process 0 works alone; then the others do, and find it done.
+    """A context in which process 0 works first, and the others after it.
 
-    For what is built once and read by all, such as a token cache. On hosts that share
-    no disk each builds its own.
+    For files that are built once and read by all, such as a token cache: the others
+    find them complete. On hosts that share no disk each builds its own.
     """
     if not is_main():
         barrier(name)

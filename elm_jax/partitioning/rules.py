@@ -1,4 +1,4 @@
-"""Where each parameter lies: name, to logical axes, to axes of the mesh.
+"""How parameters are split: from names to logical axes to axes of the mesh.
 
 Reference:
   google-research/t5x, t5x/partitioning.py, for the names of the axes and for the
@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec
 from elm_jax import errors
 from elm_jax.types import LAYERS
 
-# Searched in order in a parameter's name without the key of the stack; the first
-# match tells the logical axes. A parameter of a stack has `layers` in front.
+# Patterns are tried in order on a parameter's name, without the key of the stack. The
+# first match gives the logical axes; parameters of a stack get `layers` in front.
 _PARAMETERS = (
     (r"token_embedder/embedding$", ("vocab", "embed")),
     (r"relpos_bias/rel_embedding$", ("heads", "relpos_buckets")),

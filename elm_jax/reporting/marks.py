@@ -1,7 +1,8 @@
 """Letters beside numbers that need care, and the legend that explains them.
 
-Prompts that are cut and choices that cannot be told apart belong to the data, whoever
-is scored on it; ties, and written answers without an end, belong to one score.
+Cut prompts, and choices that cannot be told apart, are properties of the data, so their
+letters stand beside columns. Ties, and generated answers without an end, are properties
+of one score.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from elm_jax.evaluation import results
 from elm_jax.reporting import text
 
-# More percent of the examples than this are marked: fewer move a score by less.
+# Percent of the examples above which a letter is shown; fewer change a score by less.
 MOST_PERCENT = 1.0
 CUT, UNDISTINGUISHED, TIES, NO_END, PART = "c", "u", "t", "e", "p"
 PART_LEGEND = f"{PART}: a mean over fewer tasks than the table has, not to be compared."
@@ -29,12 +30,12 @@ _MEANINGS = {
 
 
 def of_data(rows: Iterable[results.Facts]) -> str:
-    """Returns the letters that the data behind some rows needs."""
+    """Returns the letters for the data of some rows."""
     return _letters(rows, (CUT, UNDISTINGUISHED))
 
 
 def of_scores(rows: Iterable[results.Facts]) -> str:
-    """Returns the letters that the scores of some rows need."""
+    """Returns the letters for the scores of some rows."""
     return _letters(rows, (TIES, NO_END))
 
 
@@ -47,53 +48,53 @@ def beside(name: str, letters: str) -> str:
     return f"{name} ({', '.join(letters)})" if letters else name
 
 
-def joined(one: str, other: str) -> str:
+def joined(letters: str, more: str) -> str:
     """Returns the letters of both, each once, in a fixed order.
 
     >>> joined("t", "ct")
     'ct'
     """
-    return "".join(letter for letter in (*_SHARES, PART) if letter in one + other)
+    return "".join(letter for letter in (*_SHARES, PART) if letter in letters + more)
 
 
 def legend(rows: Sequence[results.ResultRow], *, shown: int = 3) -> tuple[str, ...]:
-    """Returns a sentence for each letter that some rows need, worst tasks named."""
-    found = []
+    """Returns a sentence for each letter that applies, worst tasks named."""
+    sentences = []
     for letter, share_of in _SHARES.items():
         worst: dict[str, tuple[float, results.ResultRow]] = {}
         for row in rows:
             share = share_of(row)
             if share is not None and share > MOST_PERCENT:
-                known = worst.get(row.task)
-                if known is None or share > known[0]:
+                worst_yet = worst.get(row.task)
+                if worst_yet is None or share > worst_yet[0]:
                     worst[row.task] = share, row
         if worst:
             order = sorted(worst, key=lambda task: (-worst[task][0], task))
             named = [_named(letter, *worst[task]) for task in order[:shown]]
             if len(order) > shown:
                 named.append(f"{len(order) - shown} more tasks")
-            found.append(
+            sentences.append(
                 f"{letter}: more than {MOST_PERCENT:g} % of the rows of a task have"
                 f" {_MEANINGS[letter]}: {'; '.join(named)}."
             )
-    return tuple(found)
+    return tuple(sentences)
 
 
 def _named(letter: str, share: float, row: results.ResultRow) -> str:
-    found = f"{row.task} {text.number(share)} %"
+    phrase = f"{row.task} {text.number(share)} %"
     if letter in (TIES, NO_END):
-        found += f" of {row.expert}"
+        phrase += f" of {row.expert}"
     if letter == UNDISTINGUISHED and row.undistinguished_reasons:
         reasons = row.undistinguished_reasons.items()
-        found += f" ({', '.join(f'{n} rows: {reason}' for reason, n in reasons)})"
-    return found
+        phrase += f" ({', '.join(f'{n} rows: {reason}' for reason, n in reasons)})"
+    return phrase
 
 
 def _letters(rows: Iterable[results.Facts], among: Sequence[str]) -> str:
-    known = list(rows)
+    all_rows = list(rows)
 
     def is_marked(letter: str) -> bool:
-        shares = [_SHARES[letter](row) for row in known]
+        shares = [_SHARES[letter](row) for row in all_rows]
         return any(share is not None and share > MOST_PERCENT for share in shares)
 
     return "".join(letter for letter in among if is_marked(letter))

@@ -1,7 +1,7 @@
-"""A report as one HTML page that holds everything it needs and asks for nothing.
+"""A report as one HTML page without external files.
 
-The page runs no script and makes no request; its policy forbids both. Every text is
-escaped by the template engine, and has lost what does not print.
+The page runs no script and makes no request; its content security policy forbids both.
+The template engine escapes every text, and control characters are removed.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ import markupsafe
 from elm_jax.evaluation import results
 from elm_jax.reporting import marks, plots, report, tables, text
 
-# Scores this many points from the base model, or more, get the full colour, so that
-# a map of small differences stays pale.
+# The full colour means at least this many points from the base model, so that a map of
+# small differences stays pale.
 _LEAST_COLOUR_RANGE = 10.0
 _VERDICT_SIGNS = {True: "✓", False: "✕", None: "?"}
 
@@ -34,16 +34,16 @@ class _HeatCell:
     is_retrieved: bool
 
 
-def render(one: report.Report) -> str:
+def render(shown: report.Report) -> str:
     """Returns the HTML text of a report."""
     return template("page.html.jinja").render(
-        report=one,
-        headline=one.headline and _headline(one.headline),
-        figures=[tables.figures(part) for part in one.figures],
-        dots=one.headline and _dots(one.headline),
-        heat_maps=[_heat_map(part) for part in one.heat_maps],
-        votes=[_votes(part) for part in one.votes],
-        curves=[_curve(part) for part in one.curves],
+        report=shown,
+        headline=shown.headline and _headline(shown.headline),
+        figures=[tables.figures(part) for part in shown.figures],
+        dots=shown.headline and _dots(shown.headline),
+        heat_maps=[_heat_map(part) for part in shown.heat_maps],
+        votes=[_votes(part) for part in shown.votes],
+        curves=[_curve(part) for part in shown.curves],
         signs=_VERDICT_SIGNS,
     )
 
@@ -67,13 +67,13 @@ def template(name: str) -> jinja2.Template:
 def _printable(value: Any) -> Any:
     """Returns a value without control characters, whatever the template prints.
 
-    What a macro made of such values is markup already and stays so.
+    The output of a macro is markup already, and stays as it is.
     """
     is_text = isinstance(value, str) and not isinstance(value, markupsafe.Markup)
     return text.plain(value) if is_text else value
 
 
-def _headline(one: report.Headline) -> list[dict[str, Any]]:
+def _headline(headline: report.Headline) -> list[dict[str, Any]]:
     """Returns the rows of the main table, with the cells to stress."""
     return [
         {
@@ -83,20 +83,20 @@ def _headline(one: report.Headline) -> list[dict[str, Any]]:
             "cells": [
                 {
                     "cell": cell,
-                    "mark": one.marks.get((row.label, j), ""),
-                    "is_best": (i, j) in one.strong,
+                    "mark": headline.marks.get((row.label, j), ""),
+                    "is_best": (i, j) in headline.strong,
                     "has_interval": cell is not None and not math.isnan(cell.low),
                 }
                 for j, cell in enumerate(row.cells)
             ],
         }
-        for i, row in enumerate(one.rows)
+        for i, row in enumerate(headline.rows)
     ]
 
 
-def _dots(one: report.Headline) -> dict[str, Any] | None:
+def _dots(headline: report.Headline) -> dict[str, Any] | None:
     """Returns places of the last column's means and intervals on one axis."""
-    rows = [(row, cell) for row in one.rows if (cell := row.cells[-1])]
+    rows = [(row, cell) for row in headline.rows if (cell := row.cells[-1])]
     if not rows:
         return None
     axis = plots.axis([value for _, cell in rows for value in _ends(cell)])
@@ -113,25 +113,25 @@ def _dots(one: report.Headline) -> dict[str, Any] | None:
         }
 
     return {
-        "title": one.columns[-1],
+        "title": headline.columns[-1],
         "rows": [place(row, cell) for row, cell in rows],
         "ticks": [(axis.place(tick), f"{tick:g}") for tick in axis.ticks],
     }
 
 
 def _ends(cell: results.Interval) -> list[float]:
-    """Returns the mean of a cell and what is known of its interval."""
+    """Returns the mean of a cell, and the ends of its interval if it has one."""
     values = (cell.mean, cell.low, cell.high)
     return [value for value in values if not math.isnan(value)]
 
 
-def _heat_map(one: report.HeatMap) -> dict[str, Any]:
+def _heat_map(heat_map: report.HeatMap) -> dict[str, Any]:
     """Returns a map with its cells shaded by their distance from the base model."""
-    columns = range(len(one.columns))
-    middles = [_middle(one, j) for j in columns]
+    columns = range(len(heat_map.columns))
+    middles = [_middle(heat_map, j) for j in columns]
     gaps = [
         abs(value - middles[j])
-        for row in one.values
+        for row in heat_map.values
         for j, value in enumerate(row)
         if value is not None
     ]
@@ -141,71 +141,73 @@ def _heat_map(one: report.HeatMap) -> dict[str, Any]:
         gap = 0.0 if value is None else value - middles[j]
         return _HeatCell(
             text=text.number(value),
-            mark=one.marks.get((expert, j), ""),
+            mark=heat_map.marks.get((expert, j), ""),
             shade=round(100 * abs(gap) / reach),
             side="up" if gap > 0 else "down" if gap < 0 else "",
-            is_best=value is not None and value == one.best(j),
-            is_retrieved=expert == one.retrieved[j],
+            is_best=value is not None and value == heat_map.best(j),
+            is_retrieved=expert == heat_map.retrieved[j],
         )
 
-    datasets = [dataset for dataset, _ in one.columns]
+    datasets = [dataset for dataset, _ in heat_map.columns]
     return {
-        "title": one.title,
+        "title": heat_map.title,
         "groups": [(name, datasets.count(name)) for name in dict.fromkeys(datasets)],
         "starts": [j == 0 or datasets[j] != datasets[j - 1] for j in columns],
-        "prompts": [prompt for _, prompt in one.columns],
-        "column_marks": one.column_marks,
-        "marks": one.marks,
-        "legend": one.legend,
-        "baseline": one.baseline if any(v is not None for v in one.baseline) else None,
-        "has_retrieved": any(one.retrieved),
+        "prompts": [prompt for _, prompt in heat_map.columns],
+        "column_marks": heat_map.column_marks,
+        "marks": heat_map.marks,
+        "legend": heat_map.legend,
+        "baseline": heat_map.baseline
+        if any(v is not None for v in heat_map.baseline)
+        else None,
+        "has_retrieved": any(heat_map.retrieved),
         "reach": reach,
         "rows": [
             {
                 "name": name,
-                "mean": one.mean(one.values[i]),
-                "mean_mark": marks.PART if one.is_part(one.values[i]) else "",
-                "cells": [cell(name, j, one.values[i][j]) for j in columns],
+                "mean": heat_map.mean(heat_map.values[i]),
+                "mean_mark": marks.PART if heat_map.is_part(heat_map.values[i]) else "",
+                "cells": [cell(name, j, heat_map.values[i][j]) for j in columns],
             }
-            for i, name in enumerate(one.experts)
+            for i, name in enumerate(heat_map.experts)
         ],
     }
 
 
-def _middle(one: report.HeatMap, column: int) -> float:
-    """Returns the base model's score, or the median of the experts' without one."""
-    base = one.baseline[column]
+def _middle(heat_map: report.HeatMap, column: int) -> float:
+    """Returns the base model's score, or without one the experts' median."""
+    base = heat_map.baseline[column]
     if base is not None:
         return base
-    known = [value for row in one.values if (value := row[column]) is not None]
-    return statistics.median(known) if known else 0.0
+    values = [value for row in heat_map.values if (value := row[column]) is not None]
+    return statistics.median(values) if values else 0.0
 
 
-def _votes(one: report.Votes, *, shown: int = 5) -> dict[str, Any]:
-    """Returns the bars of one task; what is beyond the first few is one bar."""
-    total = sum(count for _, count in one.counts) or 1
-    bars = [(name, count) for name, count in one.counts[:shown]]
-    rest = one.counts[shown:]
+def _votes(votes: report.Votes, *, shown: int = 5) -> dict[str, Any]:
+    """Returns the bars of one task; all experts after the first few share one bar."""
+    total = sum(count for _, count in votes.counts) or 1
+    bars = [(name, count) for name, count in votes.counts[:shown]]
+    rest = votes.counts[shown:]
 
     def bar(name: str, count: int, is_rest: bool) -> dict[str, Any]:
         width = round(100.0 * count / total, 1)
         return {"name": name, "count": count, "width": width, "is_rest": is_rest}
 
-    found = [bar(name, count, False) for name, count in bars]
+    drawn = [bar(name, count, False) for name, count in bars]
     if rest:
         others = "1 other expert" if len(rest) == 1 else f"{len(rest)} other experts"
-        found.append(bar(others, sum(count for _, count in rest), True))
-    return {"task": one.task, "total": total, "bars": found}
+        drawn.append(bar(others, sum(count for _, count in rest), True))
+    return {"task": votes.task, "total": total, "bars": drawn}
 
 
-def _curve(one: report.Curve) -> dict[str, Any]:
-    losses: Sequence[float] = [loss for _, loss in one.points]
-    path, other = plots.line_paths(one)
+def _curve(curve: report.Curve) -> dict[str, Any]:
+    losses: Sequence[float] = [loss for _, loss in curve.points]
+    path, other = plots.line_paths(curve)
     return {
-        "name": one.name,
+        "name": curve.name,
         "path": path,
         "other": other,
         "first": f"{losses[0]:.2f}" if losses else "–",
         "last": f"{losses[-1]:.2f}" if losses else "–",
-        "steps": one.points[-1][0] if one.points else 0,
+        "steps": curve.points[-1][0] if curve.points else 0,
     }

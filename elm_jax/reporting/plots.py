@@ -1,4 +1,4 @@
-"""Places of marks in plots: plain geometry, in percent of the plot's area."""
+"""Positions of marks in plots, in percent of the plot's area."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ class Axis:
     ticks: tuple[float, ...]
 
     def place(self, value: float) -> float:
-        """Returns where a value lies, in percent of the axis."""
+        """Returns the position of a value, in percent of the axis."""
         return round(100.0 * (value - self.low) / (self.high - self.low), 2)
 
 
@@ -56,24 +56,24 @@ def line_paths(curve: report.Curve, *, most_points: int = 120) -> tuple[str, str
       most_points: Upper limit of points of each, which bounds the size of a page.
 
     Returns:
-      The `d` attributes of the curve's path and of the one laid over it; "" for
-      fewer than two points.
+      The `d` attributes of the paths of the curve and of the one to compare with; ""
+      for fewer than two points.
     """
     both = [_means(points, most_points) for points in (curve.points, curve.other)]
-    known = np.concatenate(both)
-    if not len(known):
+    all_points = np.concatenate(both)
+    if not len(all_points):
         return "", ""
-    low, span = known.min(axis=0), np.ptp(known, axis=0)
-    one, other = (100.0 * (m - low) / np.where(span > 0, span, 1.0) for m in both)
-    return _path(one), _path(other)
+    low, span = all_points.min(axis=0), np.ptp(all_points, axis=0)
+    first, second = (100.0 * (m - low) / np.where(span > 0, span, 1.0) for m in both)
+    return _path(first), _path(second)
 
 
 def _means(points: Sequence[tuple[int, float]], most_points: int) -> np.ndarray:
     """Returns means of parts of a curve, float64 [parts, 2]; none of a single point."""
-    found = np.array([p for p in points if math.isfinite(p[1])], np.float64)
-    if len(found) < 2:
+    finite = np.array([p for p in points if math.isfinite(p[1])], np.float64)
+    if len(finite) < 2:
         return np.empty((0, 2))
-    parts = np.array_split(found, min(most_points, len(found)))
+    parts = np.array_split(finite, min(most_points, len(finite)))
     return np.array([part.mean(axis=0) for part in parts])
 
 

@@ -1,4 +1,4 @@
-"""What a report shows, as data; tables and the page draw it and compute nothing."""
+"""The content of a report, as data; tables and the page only draw it."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,7 +54,7 @@ class Headline:
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """A table of figures about some ways or experts.
+    """A table of numbers about some methods or experts.
 
     Attributes:
       title: What is shown.
@@ -119,12 +119,12 @@ class HeatMap:
         return {name: _mean(group) for name, group in groups.items()}
 
     def parts(self, values: Sequence[float | None]) -> set[str]:
-        """Returns the datasets some of whose prompts lack in one row of values."""
+        """Returns the datasets of which only some prompts have a value."""
         lacking: set[str] = set()
-        known: set[str] = set()
+        complete: set[str] = set()
         for (dataset, _), value in zip(self.columns, values, strict=True):
-            (lacking if value is None else known).add(dataset)
-        return lacking & known
+            (lacking if value is None else complete).add(dataset)
+        return lacking & complete
 
     def is_part(self, values: Sequence[float | None]) -> bool:
         """Returns whether the mean of one row of values leaves out some columns."""
@@ -151,7 +151,7 @@ class Curve:
     Attributes:
       name: Name of the expert.
       points: (step, loss in nats per token), by step.
-      other: Those of the same expert trained in another way, to be laid over.
+      other: Points of the same expert trained in another way, drawn for comparison.
     """
 
     name: str
@@ -213,7 +213,7 @@ def heat_map(
         scores[row.expert, row.task] = row
         if row.expert != baseline:
             experts[row.expert] = None
-    # Two tasks may have one prompt's name, and are two columns.
+    # Two tasks whose prompts have the same name are two columns.
     names = sorted(tasks, key=lambda task: (tasks[task], task))
 
     def values_of(expert: str) -> tuple[float | None, ...]:
@@ -243,7 +243,9 @@ def heat_map(
         found,
         experts=tuple(order),
         values=values,
-        column_marks={j: marks.of_data(own) for j, own in by_column.items()},
+        column_marks={
+            j: marks.of_data(rows_of_column) for j, rows_of_column in by_column.items()
+        },
         marks={
             (expert, places[task]): marks.of_scores([row])
             for (expert, task), row in scores.items()

@@ -38,78 +38,82 @@ class TextTable:
     notes: tuple[str, ...] = ()
 
 
-def all_tables(one: report.Report) -> list[TextTable]:
-    """Returns the tables of everything in a report but its curves."""
-    found = [headline(one.headline)] if one.headline else []
-    found += [figures(part) for part in one.figures]
-    found += [heat_map(part) for part in one.heat_maps]
-    found += [votes(one.votes)] if one.votes else []
-    return found
+def all_tables(shown: report.Report) -> list[TextTable]:
+    """Returns the tables of a report; curves have none."""
+    made = [headline(shown.headline)] if shown.headline else []
+    made += [figures(part) for part in shown.figures]
+    made += [heat_map(part) for part in shown.heat_maps]
+    made += [votes(shown.votes)] if shown.votes else []
+    return made
 
 
-def headline(one: report.Headline) -> TextTable:
+def headline(shown: report.Headline) -> TextTable:
     """Returns the main table, intervals below the means."""
     return TextTable(
-        title=f"{one.title} (percent, with 95 % interval)",
-        header=("", *_marked(one.columns, one.column_marks)),
+        title=f"{shown.title} (percent, with 95 % interval)",
+        header=("", *_marked(shown.columns, shown.column_marks)),
         rows=tuple(
             (
                 row.label,
                 *(
-                    text.interval(cell, letters=one.marks.get((row.label, j), ""))
+                    text.interval(cell, letters=shown.marks.get((row.label, j), ""))
                     for j, cell in enumerate(row.cells)
                 ),
             )
-            for row in one.rows
+            for row in shown.rows
         ),
-        strong=frozenset((i, j + 1) for i, j in one.strong),
-        notes=one.legend,
+        strong=frozenset((i, j + 1) for i, j in shown.strong),
+        notes=shown.legend,
     )
 
 
-def figures(one: report.Figures) -> TextTable:
+def figures(shown: report.Figures) -> TextTable:
     """Returns a table of figures, intervals below them."""
     return TextTable(
-        title=one.title,
-        header=("", *one.columns),
-        rows=tuple((name, *map(figure, own)) for name, own in one.rows),
-        notes=one.notes,
+        title=shown.title,
+        header=("", *shown.columns),
+        rows=tuple((name, *map(figure, values)) for name, values in shown.rows),
+        notes=shown.notes,
     )
 
 
-def figure(one: report.Figure) -> str:
+def figure(value: report.Figure) -> str:
     """Returns a figure as text, its interval on a second line."""
-    if isinstance(one, str):
-        return one
-    if isinstance(one, report.Signed):
-        return text.interval(one.value, signed=True)
-    return text.interval(one) if isinstance(one, results.Interval) else text.number(one)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, report.Signed):
+        return text.interval(value.value, signed=True)
+    return (
+        text.interval(value)
+        if isinstance(value, results.Interval)
+        else text.number(value)
+    )
 
 
-def heat_map(one: report.HeatMap) -> TextTable:
+def heat_map(shown: report.HeatMap) -> TextTable:
     """Returns experts x datasets, means over prompts.
 
-    None is stressed: the best of many is best by luck, too.
+    No value is bold: the best of many is partly best by luck.
     """
-    named = [("base", one.baseline), *zip(one.experts, one.values, strict=True)]
+    named = [("base", shown.baseline), *zip(shown.experts, shown.values, strict=True)]
     table = [
-        (*one.by_dataset(values).values(), one.mean(values)) for _, values in named
+        (*shown.by_dataset(values).values(), shown.mean(values)) for _, values in named
     ]
-    datasets = [*dict.fromkeys(dataset for dataset, _ in one.columns), "mean"]
+    datasets = [*dict.fromkeys(dataset for dataset, _ in shown.columns), "mean"]
     heads: dict[int, str] = {}
     letters: dict[tuple[str, int], str] = {}
-    for place, (dataset, _) in enumerate(one.columns):
+    for place, (dataset, _) in enumerate(shown.columns):
         for j in (datasets.index(dataset), len(datasets) - 1):
-            heads[j] = marks.joined(heads.get(j, ""), one.column_marks.get(place, ""))
+            heads[j] = marks.joined(heads.get(j, ""), shown.column_marks.get(place, ""))
             for name, _ in named:
-                own = letters.get((name, j), ""), one.marks.get((name, place), "")
-                letters[name, j] = marks.joined(*own)
+                both = letters.get((name, j), ""), shown.marks.get((name, place), "")
+                letters[name, j] = marks.joined(*both)
     for name, values in named:
-        parts = [datasets.index(dataset) for dataset in one.parts(values)]
-        for j in parts + [len(datasets) - 1] * one.is_part(values):
+        parts = [datasets.index(dataset) for dataset in shown.parts(values)]
+        for j in parts + [len(datasets) - 1] * shown.is_part(values):
             letters[name, j] = marks.joined(letters.get((name, j), ""), marks.PART)
     return TextTable(
-        title=f"{one.title} (percent, means over prompts)",
+        title=f"{shown.title} (percent, means over prompts)",
         header=("", *_marked(datasets, heads)),
         rows=tuple(
             (
@@ -121,17 +125,17 @@ def heat_map(one: report.HeatMap) -> TextTable:
             )
             for (name, _), values in zip(named, table, strict=True)
         ),
-        notes=one.legend,
+        notes=shown.legend,
     )
 
 
-def votes(some: tuple[report.Votes, ...]) -> TextTable:
+def votes(shown: tuple[report.Votes, ...]) -> TextTable:
     """Returns the three experts with the most votes of every task."""
     rows: list[tuple[str, ...]] = []
-    for one in some:
-        names = [f"{count} {name}" for name, count in one.counts[:3]]
-        total = sum(count for _, count in one.counts)
-        rows.append((one.task, *names, *[""] * (3 - len(names)), str(total)))
+    for task_votes in shown:
+        names = [f"{count} {name}" for name, count in task_votes.counts[:3]]
+        total = sum(count for _, count in task_votes.counts)
+        rows.append((task_votes.task, *names, *[""] * (3 - len(names)), str(total)))
     header = ("", "most votes", "second", "third", "queries")
     return TextTable(title="Retrieval votes", header=header, rows=tuple(rows))
 
@@ -144,19 +148,18 @@ def claim_lines(claims: tuple[results.Claim, ...]) -> list[str]:
     ]
 
 
-def to_rich(one: TextTable, *, width: int) -> Group:
+def to_rich(table: TextTable, *, width: int) -> Group:
     """Returns a table for the terminal and its notes; no name is read as markup.
 
-    Long names are cut, unless two would look alike, and numbers never: columns for
-    which a line has no room go to further tables below, which repeat the names of the
-    rows.
+    Long names are cut, unless two would look alike. Numbers are never cut: columns for
+    which a line has no room go to further tables below, which repeat the row names.
 
     Args:
-      one: The table.
+      table: The table.
       width: Characters in a line.
     """
-    # Three of every column, and one of the line, are space.
-    needs = [_width(one, j, title=_LEAST_TITLE) + 3 for j in range(len(one.header))]
+    # Each column has three characters of space, and the line one.
+    needs = [_width(table, j, title=_LEAST_TITLE) + 3 for j in range(len(table.header))]
     groups: list[list[int]] = []
     left = 0
     for j, need in enumerate(needs[1:], 1):
@@ -165,18 +168,18 @@ def to_rich(one: TextTable, *, width: int) -> Group:
             left = width - needs[0] - 1
         groups[-1].append(j)
         left -= need
-    parts = [_rich_table(one, [0, *group], width=width) for group in groups or [[]]]
+    parts = [_rich_table(table, [0, *group], width=width) for group in groups or [[]]]
     for part in parts[1:]:
-        part.title = Text(f"{text.plain(one.title)}, continued")
-    return Group(*parts, *(Text(text.plain(note)) for note in one.notes))
+        part.title = Text(f"{text.plain(table.title)}, continued")
+    return Group(*parts, *(Text(text.plain(note)) for note in table.notes))
 
 
-def _width(one: TextTable, column: int, *, title: int) -> int:
-    """Returns a column's width, with so many characters of its title at most."""
-    lines = [line for row in one.rows for line in row[column].split("\n")]
+def _width(table: TextTable, column: int, *, title: int) -> int:
+    """Returns a column's width; `title` limits how much of its title counts."""
+    lines = [line for row in table.rows for line in row[column].split("\n")]
     longest = max([len(line) for line in lines], default=0)
     most = _MOST_CELL if column else _most_name(lines)
-    longest_title = max(map(len, one.header[column].split("\n")))
+    longest_title = max(map(len, table.header[column].split("\n")))
     return min(max(longest, min(longest_title, title)), most)
 
 
@@ -190,27 +193,27 @@ def _most_name(names: Sequence[str]) -> int:
     return min(max(map(len, different)), _MOST_ALIKE)
 
 
-def _rich_table(one: TextTable, columns: Sequence[int], *, width: int) -> Table:
-    title = Text(text.plain(one.title))
+def _rich_table(content: TextTable, columns: Sequence[int], *, width: int) -> Table:
+    title = Text(text.plain(content.title))
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    widths = [_width(one, j, title=_LEAST_TITLE) for j in columns]
+    widths = [_width(content, j, title=_LEAST_TITLE) for j in columns]
     spare = width - 1 - sum(n + 3 for n in widths)
-    for place, j in enumerate(columns):  # what is left goes to the titles
-        more = _width(one, j, title=_MOST_CELL) - widths[place]
+    for place, j in enumerate(columns):  # the space that is left goes to the titles
+        more = _width(content, j, title=_MOST_CELL) - widths[place]
         widths[place] += max(0, min(more, spare))
         spare -= max(0, more)
         table.add_column(
-            Text("\n".join(map(text.plain, one.header[j].split("\n")))),
+            Text("\n".join(map(text.plain, content.header[j].split("\n")))),
             justify="right" if j else "left",
             no_wrap=True,  # a cut name is easier to read than a broken one
             width=widths[place],
         )
-    for i, row in enumerate(one.rows):
-        table.add_row(*(_rich_cell(row[j], (i, j) in one.strong) for j in columns))
+    for i, row in enumerate(content.rows):
+        table.add_row(*(_rich_cell(row[j], (i, j) in content.strong) for j in columns))
     return table
 
 
-def to_markdown(one: TextTable) -> str:
+def to_markdown(table: TextTable) -> str:
     r"""Returns a GitHub-flavoured Markdown table, below its title in bold.
 
     >>> print(to_markdown(TextTable("T", ("", "x|y"), (("a", "1.0"),))))
@@ -220,24 +223,24 @@ def to_markdown(one: TextTable) -> str:
     |---|---:|
     | a | 1.0 |
     """
-    lines = [f"**{_escape(one.title)}**", "", _line(map(_escape, one.header))]
-    lines.append("|---|" + "---:|" * (len(one.header) - 1))
-    for i, row in enumerate(one.rows):
+    lines = [f"**{_escape(table.title)}**", "", _line(map(_escape, table.header))]
+    lines.append("|---|" + "---:|" * (len(table.header) - 1))
+    for i, row in enumerate(table.rows):
         cells = (
-            _markdown_cell(cell, (i, j) in one.strong) for j, cell in enumerate(row)
+            _markdown_cell(cell, (i, j) in table.strong) for j, cell in enumerate(row)
         )
         lines.append(_line(cells))
-    for note in one.notes:
+    for note in table.notes:
         lines += ["", _escape(note)]
     return "\n".join(lines)
 
 
-def markdown(one: report.Report) -> str:
-    """Returns the whole report, its curves aside, as Markdown."""
-    parts = [f"# {_escape(one.title)}", _escape(one.summary)]
-    parts += ["\n".join(f"- {_escape(line)}" for line in claim_lines(one.claims))]
-    parts += [to_markdown(table) for table in all_tables(one)]
-    parts += ["\n".join(f"- {_escape(note)}" for note in one.notes)]
+def markdown(shown: report.Report) -> str:
+    """Returns the whole report, without its curves, as Markdown."""
+    parts = [f"# {_escape(shown.title)}", _escape(shown.summary)]
+    parts += ["\n".join(f"- {_escape(line)}" for line in claim_lines(shown.claims))]
+    parts += [to_markdown(table) for table in all_tables(shown)]
+    parts += ["\n".join(f"- {_escape(note)}" for note in shown.notes)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -246,21 +249,23 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _marked(names: Iterable[str], letters: Mapping[int, str]) -> list[str]:
-    """Returns titles of columns, letters in a line of their own: none is cut away."""
-    found = []
+    """Returns column titles with letters on a second line, so that none is cut off."""
+    titles = []
     for j, name in enumerate(names):
-        own = letters.get(j, "")
+        letters_of_column = letters.get(j, "")
         plain = text.plain(name)
-        found.append(f"{plain}\n({', '.join(own)})" if own else plain)
-    return found
+        titles.append(
+            f"{plain}\n({', '.join(letters_of_column)})" if letters_of_column else plain
+        )
+    return titles
 
 
 def _rich_cell(cell: str, is_strong: bool) -> Text:
     first, *more = cell.split("\n")
-    found = Text(text.plain(first), style="bold" if is_strong else "")
+    cell_text = Text(text.plain(first), style="bold" if is_strong else "")
     for line in more:
-        found.append(f"\n{text.plain(line)}", style="not bold dim")
-    return found
+        cell_text.append(f"\n{text.plain(line)}", style="not bold dim")
+    return cell_text
 
 
 def _markdown_cell(cell: str, is_strong: bool) -> str:

@@ -1,6 +1,7 @@
-"""Tasks as one HTML page: counts, lengths and rendered examples; nothing is fetched.
+"""Tasks as one HTML page: counts, lengths and rendered examples.
 
-As the report's page: no script, no request, every text escaped by the template engine.
+Like the report's page, it has no script and makes no request, and the template engine
+escapes every text.
 """
 
 import dataclasses
@@ -52,7 +53,7 @@ class Lengths:
 
 @dataclasses.dataclass(frozen=True)
 class TaskCard:
-    """What is known of one task's split.
+    """Facts about one split of a task.
 
     Attributes:
       name: The task.
@@ -60,7 +61,7 @@ class TaskCard:
       facts: Names and values, such as dataset and cluster.
       num_rows: Rows that were read.
       num_examples: Rows that became examples.
-      is_whole: Whether that was all of the split.
+      is_whole: Whether these are all rows of the split.
       dropped: Reasons and counts, the commonest first.
       first_bad: Place of the first row that is dropped for a reason and what is wrong
         with it, by reason; not of rows that are left out on purpose.
@@ -93,21 +94,23 @@ class TaskCard:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What makes numbers of this task worthless, or worth less, as sentences."""
-        found = []
+        """Sentences about problems that make scores on this task less meaningful."""
+        sentences = []
         if self.num_rows and not self.num_examples:
-            found.append(f"No example is left: all {self.num_rows} rows are dropped.")
+            sentences.append(
+                f"No example is left: all {self.num_rows} rows are dropped."
+            )
         if self.num_examples and self.cut_share("inputs") == 1:
-            found.append("Every input is cut.")
+            sentences.append("Every input is cut.")
         if self.indistinct:
             count = sum(n for _, n in self.indistinct)
             part = share(count / self.num_examples)
-            found.append(f"{part} % have choices that cannot be told apart.")
-        return tuple(found)
+            sentences.append(f"{part} % have choices that cannot be told apart.")
+        return tuple(sentences)
 
     def cut_share(self, column: str) -> float | None:
         """Returns the fraction of a column that is cut, or None if not known."""
-        shares = {one.column: one.cut_share for one in self.lengths}
+        shares = {length.column: length.cut_share for length in self.lengths}
         return shares.get(column)
 
 

@@ -1,6 +1,6 @@
-"""Text on the terminal, shown as it is: a name such as `run[v2]` is no markup.
+"""Prints text to the terminal exactly as it is: `run[v2]` in a name is not markup.
 
-Nor is it a command to the terminal: control characters are shown as U+FFFD.
+Control characters are shown as U+FFFD, so that no text can be a terminal command.
 """
 
 import sys
@@ -19,7 +19,7 @@ class _Console(Console):
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterator[Segment]:
-        """Yields what is to be printed, without commands to the terminal in texts."""
+        """Yields what rich will print, with control characters in texts replaced."""
         for segment in super().render(renderable, options):
             if segment.control:
                 yield segment
@@ -27,7 +27,7 @@ class _Console(Console):
                 yield Segment(printing.replaced(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
-        """Passes the BrokenPipeError on, which rich would end the program for."""
+        """Raises the BrokenPipeError again; rich itself would end the program."""
         raise  # noqa: PLE0704 - called where it is caught
 
 
@@ -60,7 +60,7 @@ def table(
     *,
     show_header: bool = True,
 ) -> Table:
-    """Returns a table; what is too long for its column goes on in the next line.
+    """Returns a table; long cells continue on the next line.
 
     Args:
       title: Above it.
