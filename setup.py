@@ -28,6 +28,8 @@ setup(
     else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    keywords="experts T5 JAX Flax adapters LoRA model-merging retrieval",
+    project_urls={"Paper": "https://arxiv.org/abs/2302.03202"},
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",
