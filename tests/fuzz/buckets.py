@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 from elm_jax import trees
@@ -19,8 +20,12 @@ _NAMES = ("expert_a", "expert_b")
 
 def _make_folder(folder: pathlib.Path, variant: int) -> None:
     """Publishes two experts, the first of them in two copies of the same tensors."""
+    _publish(folder, variant, (_NAMES[0], *_NAMES))
+
+
+def _publish(folder: pathlib.Path, variant: int, names: Sequence[str]) -> None:
     place = bucket.Bucket(str(folder / "bucket"))
-    for copy, name in enumerate((_NAMES[0], *_NAMES)):
+    for copy, name in enumerate(names):
         seed = 2 * variant + _NAMES.index(name)
         source = folder / f"source{copy}"
         make_expert(source, seed, name)
@@ -29,8 +34,8 @@ def _make_folder(folder: pathlib.Path, variant: int) -> None:
 
 
 def _make_objects(folder: pathlib.Path, variant: int) -> None:
-    """Keeps the objects' contents in files and their keys in a list beside them."""
-    _make_folder(folder, variant)
+    """Keeps the objects of two copies in files, and their keys in a list beside."""
+    _publish(folder, variant, (_NAMES[0], _NAMES[0]))
     root = folder / "bucket"
     paths = sorted(path for path in root.rglob("*") if path.is_file())
     keys = [path.relative_to(root).as_posix() for path in paths]

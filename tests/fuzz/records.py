@@ -263,7 +263,7 @@ def _judge_results(folder: pathlib.Path, value: Any, valid: Valid) -> str:
         if not isinstance(one, dict) or not one.keys() <= names:
             continue  # such a tail is dropped, too
         alike = [r for r in rows.values() if all(r[k] == one[k] for k in one)]
-        key = [n for n in names if n in results._CELL_FIELDS or n == "metric"]
+        key = [n for n in names if n in results.CELL_FIELDS or n == "metric"]
         first = [
             r for r in rows.values() if all(r.get(k) == one.get(k, "") for k in key)
         ]

@@ -93,6 +93,7 @@ class Workshop:
             for folder, value in zip(folders, values, strict=True):
                 wrong = chosen.judge(folder, value, self._valid[name])
                 assert not wrong, f"{name}: the valid input is judged {wrong}"
+            gc.freeze()  # what lives on, which each collection would look at
         return self._valid[name]
 
     def _outside(self) -> dict[str, tuple[int, int]]:
