@@ -2,13 +2,13 @@
 
 Six whose files this project was tested on; `public_files` has the others. Rows have the
 fields that PromptSource's templates expect, which are those of the Hub's datasets. Only
-splits whose labels are public exist. What the files decide:
+splits whose labels are public exist. What the files determine:
 
 - *CoS-E v1.11* is explanations by question id; the questions are CommonsenseQA's.
   With the files of CommonsenseQA v1.11 (5 choices) every explanation has its
   question. With those of v1.0 (3 choices) 8,092 of 10,962 have: ids that both
   versions share. The others are counted as skipped.
-- *CommonsenseQA* is v1.11 where its files are, else v1.0.
+- *CommonsenseQA* is v1.11 if its files exist, otherwise v1.0.
 - *Rotten Tomatoes* is split as the Hub's dataset is: of each class the first
   4,265 sentences train, the next 533 validate, the last 533 test.
 """
@@ -88,7 +88,7 @@ def cosmos_qa(paths: Paths, split: str) -> Rows:
 
 def _cosmos_row(record: sources.Row) -> sources.Row | sources.Skipped:
     label = int(record["label"])
-    # A label of -1 would pick the last choice, as Python counts from the end.
+    # In Python a label of -1 would select the last choice.
     return {**record, "label": label} if 0 <= label < 4 else NO_CORRECT
 
 

@@ -12,8 +12,8 @@ All have one split, `validation`: every example once. Under the protocol `elm` i
 what the original code's file has: repeated examples too, and of the merged
 `conceptual_combinations` one subtask twice. `bigbench_files` says how prompts are made.
 
-The files are read from the user's data folder. The Hub's copies are no place of these
-rows: they hold prompts that BIG-bench's own program put together, and no subtasks.
+The files are read from the user's data folder. The Hub's copies are not used: they hold
+prompts that BIG-bench's own program put together, and no subtasks.
 """
 
 import csv
@@ -37,7 +37,7 @@ _NOTES = {
     "strategyqa": "one repeated example left out",
     "winowhy": "three repeated examples left out",
 }
-# Where the original code's file has other subtasks than each once.
+# Datasets of which the original code's file does not have each subtask once.
 _ELM_SUBTASKS = {
     "conceptual_combinations": (
         *("contradictions", "emergent_properties", "fanciful_fictional_combinations"),
@@ -56,7 +56,7 @@ class File(NamedTuple):
       dataset: BIG-bench's name of the task.
       subtask: Of the subtask, or "".
       rows: Published number of different examples.
-      repeated: Number of repeated ones; None where nobody has counted.
+      repeated: Number of repeated ones; None if it was not counted.
     """
 
     dataset: str
@@ -86,7 +86,7 @@ def _files() -> tuple[File, ...]:
 
 @functools.cache
 def examples() -> Mapping[str, Mapping[str, Any]]:
-    """Returns made contents of `task.json` files by folder; they are ours."""
+    """Returns contents of `task.json` files that we made up, by folder."""
     path = table_rows.FOLDER / "bigbench_examples.json"
     return json.loads(path.read_text("utf-8"))
 

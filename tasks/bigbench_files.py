@@ -1,10 +1,10 @@
 """BIG-bench's `task.json` files as rows, and the prompt that the paper makes of a row.
 
-What the files decide, and what their readers made of it:
+What the files say, and how programs read it:
 
-- *Choices are shown* unless the file says not. `logic_grid_puzzle` says the text
+- *Choices are shown* unless the file says otherwise. `logic_grid_puzzle` has the text
   "false" instead of a truth value; BIG-bench's own program and the original ELM code
-  took it for yes, and so does this.
+  read it as true, and so do we.
 - *Repeated examples* (one in `strategyqa`, three in `winowhy`) are left out, as by
   BIG-bench's own program; the original ELM code kept them, and so does the split `elm`.
 - *Order.* Choices are shown and ranked in the file's order. BIG-bench's own program
@@ -40,7 +40,7 @@ def task_json(paths: Sequence[pathlib.Path], split: str) -> Iterator[Any]:
       split: `all`, or `elm` for repeated examples too.
 
     Raises:
-      ValueError, KeyError, TypeError, AttributeError, RecursionError: A file is no
+      ValueError, KeyError, TypeError, AttributeError, RecursionError: A file is not a
         multiple-choice task.
     """
     for path in paths:

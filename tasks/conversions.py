@@ -41,7 +41,7 @@ def tfds_hellaswag(row: sources.Row) -> sources.Row:
 
 
 def label_as_text(row: sources.Row) -> sources.Row:
-    """Makes the label a text; one that is not there stays so."""
+    """Makes the label a text; a missing label stays missing."""
     label = row["label"]
     return {**row, "label": label if label is None else str(label)}
 

@@ -1,12 +1,12 @@
-"""Our tasks for T5X: what its gin files name as module and call for a task's name.
+"""Our tasks for T5X: the module that its gin files name.
 
     from tasks import for_t5x
     MIXTURE_OR_TASK_MODULE = "tasks.for_t5x"
     MIXTURE_OR_TASK_NAME = @for_t5x.registered()
     for_t5x.registered.name = "pocket_kinds"
 
-Importing adds the embedded suite and the tasks of the paper to our registry;
-`registered` adds what is asked for to SeqIO's, where T5X looks.
+Importing it adds the embedded suite and the tasks of the paper to our registry.
+`registered` adds one of them to SeqIO's registry, where T5X looks.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from elm_jax.data import seqio_tasks, tasks, vocabulary
 from elm_jax.evaluation import metrics
 from tasks import bigbench, compositional, generative, original, own, pocket
 
-# Imported for what they register.
+# Imported because they register tasks.
 SUITES = (bigbench, compositional, generative, original, own, pocket)
 
 
@@ -45,7 +45,7 @@ def registered(
       name: Of ours.
       vocabulary_file: A SentencePiece model; the embedded suite's own if None.
       extra_ids: Number of sentinels that the vocabulary gets, or brings; T5 has 100.
-      data_dir: Where the datasets of the paper lie.
+      data_dir: Folder of the datasets of the paper.
       templates_dir: Where PromptSource's templates were unpacked.
       inputs_eos: Whether inputs end with the end token.
 

@@ -1,9 +1,9 @@
 """The eight generative tasks of Continual-T0 on which the paper adds experts.
 
 Sixteen prompts over nine datasets: Wiki-Auto and ASSET are one task, simplification.
-The prompts are in our own words, under the names of the original code; whoever puts
-Continual-T0's files into the data folder, below `ct0_data/`, is served their very
-prompts. `tables/generative.json` is the table.
+The prompts are in our own words, under the names of the original code. If the data
+folder has Continual-T0's files, below `ct0_data/`, their own prompts are used instead.
+`tables/generative.json` is the table.
 
 Mixtures: one per dataset, under its name; `elm_generative` (all 16 prompts);
 `elm_continual_train` (the ten that the paper trains experts on, at most 100,000

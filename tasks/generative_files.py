@@ -41,8 +41,8 @@ def prompted(paths: Paths, split: str) -> Rows:
     A target may be a list of references; the first is the target.
 
     Args:
-      paths: The file; others only have to be there, where its other splits are drawn
-        otherwise than here and must not mix with ours.
+      paths: The file to read first. Others only have to exist: their rows were drawn in
+        another way, and must not be mixed with ours.
       split: Name of the split.
     """
     del split
@@ -138,8 +138,8 @@ def empathetic(paths: Paths, split: str) -> Rows:
 def _utterances(paths: Paths) -> Rows:
     """Yields the lines of the authors' files, which only look like CSV.
 
-    Every comma ends a field: in texts they are written `_comma_`. A quote is a quote,
-    and candidates may follow the last field that the header names.
+    Every comma ends a field: in texts they are written `_comma_`. Quotes have no
+    special meaning, and candidates may follow the last field that the header names.
     """
     for path in paths:
         header, *lines = row_files.read_lines(path)
@@ -227,8 +227,8 @@ def eli5_files(paths: Paths, split: str) -> Rows:
 def dialogues(rows: Iterable[sources.Record], split: str) -> Rows:
     """Yields one row per reply, with all that was said before it.
 
-    A dialogue is kept from its first utterance on; what repeats a speaker or leaves a
-    number out is passed over, as Continual-T0 does.
+    A dialogue is kept from its first utterance on; an utterance that
+    repeats a speaker or leaves a number out is skipped, as Continual-T0 does.
     """
     del split
     said: list[str] = []

@@ -2,7 +2,7 @@
 
 DREAM, CoS-E v1.11, CommonsenseQA, Cosmos QA, QuAIL and Rotten Tomatoes, out of the
 table that `tasks.t0` registers. The mixtures `dream`, `cos_e_v1.11` and so on hold all
-prompts of one dataset. `author_files` says what their files decide.
+prompts of one dataset. `author_files` says what their files determine.
 """
 
 from collections.abc import Mapping

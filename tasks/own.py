@@ -1,4 +1,4 @@
-"""Prompts in the project's own words, so that nobody's templates are needed.
+"""Prompts in the project's own words, which need no templates of others.
 
 One for each of the paper's 36 training and 11 unseen datasets, below `own_words/` in
 PromptSource's form; all their names end with `own_words`. Rows are the datasets' own,

@@ -1,4 +1,4 @@
-"""Where each official dataset may lie: files, TFDS, P3 and the Hub, as one source."""
+"""The places of each official dataset (files, TFDS, P3, Hub) as one source."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +21,7 @@ FILES: Mapping[str, sources.FileRows] = {
 def source_of(
     dataset: table_rows.Dataset, fields: tuple[str, ...], *, p3_task: str = ""
 ) -> serving.AnyOf:
-    """Returns the places of a dataset as one task sees them.
+    """Returns the places of a dataset that have what one task needs.
 
     Args:
       dataset: Row of the table.
@@ -39,7 +39,7 @@ def source_of(
 
 
 def own_splits(dataset: table_rows.Dataset) -> list[str]:
-    """Returns the names of the dataset's own splits that ours are made of."""
+    """Returns the names of the dataset's own splits that our splits use."""
     parts = (*dataset.splits.values(), *dataset.elm.values())
     return list(dict.fromkeys(serving.Part.parse(part).split for part in parts))
 
@@ -54,7 +54,7 @@ def options_of(
 
     Args:
       dataset: Row of a table.
-      files: The authors' own files, if a parser for them is here.
+      files: The authors' own files, if we have a parser for them.
       made_fn: Gives the rows made by hand.
       regroup_fns: What the table's `regroup` names.
     """

@@ -21,13 +21,13 @@ FOLDER = pathlib.Path(__file__).parent / "pocket_world"
 VOCABULARY = vocabulary.SentencePiece(str(FOLDER / "pocket.model"))
 TEMPLATES_DIR = str(FOLDER / "templates")
 
-# The word tables are no part of the rows' own modules, whose text a token cache
-# notices by itself.
+# A token cache notices changes of the modules that make rows, but not of the word
+# tables.
 WORLD_VERSION = hashlib.sha256((FOLDER / "words.py").read_bytes()).hexdigest()[:8]
 
 
 class Dataset(NamedTuple):
-    """One dataset of the suite: a function in `rows`, and the prompts it is seen by."""
+    """One dataset of the suite: a function in `rows`, and the names of its prompts."""
 
     name: str
     cluster: str

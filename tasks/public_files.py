@@ -2,7 +2,7 @@
 
 Rows have the fields that PromptSource's templates expect. Written from the published
 forms of the files, and tested on small files of those forms; the authors' own were not
-at hand. Only splits whose labels are public exist. `public_qa` has the questions and
+available. Only splits whose labels are public exist. `public_qa` has the questions and
 answers. Not read from their authors' files: app_reviews, wiki_bio, CNN/DailyMail, XSum,
 MRPC and WSC, which come as databases, thousands of files or need repairs; TFDS or the
 Hub has them.

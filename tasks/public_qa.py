@@ -2,7 +2,7 @@
 
 Rows have the fields that PromptSource's templates expect. Written from the published
 forms of the files, and tested on small files of those forms; the authors' own were not
-at hand. Only splits whose labels are public exist.
+available. Only splits whose labels are public exist.
 """
 
 import pathlib

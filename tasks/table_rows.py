@@ -1,10 +1,11 @@
-"""The tables of official tasks as rows; reads two small files, and nothing else.
+"""The tables of official tasks as rows, read from two small files.
 
 `tables/datasets.json` has one entry per dataset: where PromptSource keeps its prompts,
 its cluster and role, its splits (ours to parts of the dataset's own), the original
-code's choice of rows where that is no slip (`elm`), published numbers of rows, T0's cap
-per prompt, and the places that have it. `tables/prompts.csv` has one row per prompt;
-`jinja_sha256` is of PromptSource 0.2.3's text, and `fields` are what it reads of a row.
+code's choice of rows unless that was a mistake (`elm`), published numbers of rows,
+T0's cap per prompt, and the places that have it. `tables/prompts.csv` has one row per
+prompt; `jinja_sha256` is that of PromptSource 0.2.3's text, and `fields` are the fields
+of a row that it uses.
 `tables/own_prompts.csv` has the same of the prompts in our own words.
 """
 
@@ -24,7 +25,7 @@ class Dataset:
     """One dataset.
 
     Attributes:
-      name: What all names of its tasks begin with (ANLI's end with the round).
+      name: The beginning of the names of its tasks (ANLI's end with the round).
       promptsource: PromptSource's folder, `dataset` or `dataset/subset`.
       cluster: Kind of task.
       role: `train` or `unseen`.
@@ -43,8 +44,8 @@ class Dataset:
         Parquet files were seen, or nobody looked.
       p3: Whether P3 has its tasks.
       origin: Where the authors' own files are.
-      manual: What a user must do by hand to have it, if so.
-      note: What a user should know of its rows.
+      manual: What a user must do by hand to get it, if anything.
+      note: What a user should know about its rows.
     """
 
     name: str
