@@ -22,6 +22,7 @@ VOCABULARY = "spiece.model"
 SAFETENSORS = "model.safetensors"
 TORCH = "pytorch_model.bin"
 _INDEX = ".index.json"
+_MOST_NAME_BYTES = 255  # what file systems take
 _MOST_JSON_BYTES = 2**26  # an index has a line a tensor
 _KINDS = (SAFETENSORS, SAFETENSORS + _INDEX, TORCH, TORCH + _INDEX)
 _INTEGERS = (("I", "int"), ("U", "uint"))
@@ -210,7 +211,8 @@ def _weight_map(index: pathlib.Path) -> dict[str, str]:
 
 def _is_name(text: str) -> bool:
     """Returns whether a text is a file's name, and no path."""
-    return text.isprintable() and pathlib.PurePath(text).parts == (text,) != ("..",)
+    is_one = text.isprintable() and pathlib.PurePath(text).parts == (text,) != ("..",)
+    return is_one and len(text.encode()) <= _MOST_NAME_BYTES
 
 
 def _check_index(index: pathlib.Path, places: dict[str, str]) -> None:

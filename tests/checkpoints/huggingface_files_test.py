@@ -47,6 +47,15 @@ def test_a_lost_shard_is_named(tmp_path):
         huggingface_files.open_folder(folder)
 
 
+@pytest.mark.parametrize("name", ["x" * 256, "é" * 128, "..", "a/b", "/etc/passwd"])
+def test_what_can_be_no_file_beside_the_index_is_refused(tmp_path, name):
+    folder = write_shards(tmp_path / "x")
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(errors.CheckpointError, match="no file beside it"):
+        huggingface_files.open_folder(folder)
+
+
 def test_a_shard_without_what_the_index_says_is_named(tmp_path):
     folder = write_shards(tmp_path / "x")
     shutil.copy(folder / "model-0.safetensors", folder / "model-1.safetensors")
