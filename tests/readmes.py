@@ -35,7 +35,7 @@ _FENCE = re.compile(
     r"(?P<before>[^\n]*)\n\n?```(?P<language>\w*)\n(?P<code>.*?)^```", re.DOTALL | re.M
 )
 _TRAINED = "('pocket_topics_about', 'pocket_reviews_good_or_bad')"
-_FEW_STEPS = {"TRAIN_STEPS": "2", "BATCH_SIZE": "8", "train.Train.num_shapes": "1"}
+_FEW_STEPS = {"TRAIN_STEPS": "2", "BATCH_SIZE": "8", "options.Batching.num_shapes": "1"}
 
 
 class Block(NamedTuple):

@@ -1,6 +1,7 @@
 """Every import in the project obeys the table of rooms."""
 
 import ast
+import graphlib
 import pathlib
 import re
 import subprocess
@@ -69,6 +70,47 @@ def test_imports_obey_the_table_of_rooms(path):
     assert not [name for name in ours if not within(name, allowed)]
 
 
+def imports_of_files():
+    """The files that each file imports, also under TYPE_CHECKING and in functions."""
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for path in source_files()
+    }
+
+    def module_of(name):
+        while name and name not in modules:  # `a.b` names b in a, or a file of its own
+            name = name.rpartition(".")[0]
+        return name
+
+    return {
+        module: {module_of(name) for name in imported_names(path)} - {""}
+        for module, path in modules.items()
+    }
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Of all rooms, and of ground files: a reader follows imports downwards only."""
+    order = [*graphlib.TopologicalSorter(imports_of_files()).static_order()]
+    assert order.index("elm_jax.errors") < order.index("elm_jax.runs.train")
+
+
+def test_a_circle_would_be_found(monkeypatch, tmp_path):
+    for name, other in (("one", "two"), ("two", "one")):
+        text = f"if TYPE_CHECKING:\n    from elm_jax import {other}\n"
+        (tmp_path / "elm_jax").mkdir(exist_ok=True)
+        (tmp_path / "elm_jax" / f"{name}.py").write_text(text)
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    with pytest.raises(graphlib.CycleError, match=r"elm_jax\.one"):
+        graphlib.TopologicalSorter(imports_of_files()).prepare()
+
+
+def test_nothing_below_a_training_sees_it():
+    below = [*ROOT.glob("elm_jax/runs/training/*.py"), *ROOT.glob("elm_jax/training/*")]
+    for path in below:
+        if path.suffix == ".py":
+            assert "elm_jax.runs.train" not in set(imported_names(path)), path
+
+
 @pytest.mark.parametrize("path", source_files(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_only_data_and_tasks_import_seqio_or_tensorflow(path):
     if room_of(path) not in ("data", "tasks"):
@@ -96,8 +138,8 @@ def test_no_file_is_a_drawer():
 def test_runs_import_without_tensorflow():
     code = (
         "import sys, pkgutil, importlib, elm_jax.runs as runs\n"
-        "for m in pkgutil.iter_modules(runs.__path__):\n"
-        "    importlib.import_module('elm_jax.runs.' + m.name)\n"
+        "for m in pkgutil.walk_packages(runs.__path__, 'elm_jax.runs.'):\n"
+        "    importlib.import_module(m.name)\n"
         "assert not [m for m in sys.modules if m.split('.')[0] in "
         "('tensorflow', 'seqio', 'torch')]\n"
     )

@@ -30,7 +30,9 @@ _RECIPE = (
 )
 _PACKAGES = ("elm_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
-Kind = Literal["base", "prompt", "dataset", "multitask", "merged"]
+TrainedKind = Literal["base", "prompt", "dataset", "multitask"]
+Kind = Literal[TrainedKind, "merged"]
+"""What experts and bases are, as their manifests say: the one list of it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

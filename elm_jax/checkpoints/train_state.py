@@ -243,7 +243,7 @@ class TrainStateStore:
                 f"configuration: {'; '.join(changes)}",
                 expected="the configuration that the training began with",
                 do="Undo the change, choose another MODEL_DIR, or allow the change,"
-                " as with --gin.train.Train.resume_changed_config=True",
+                " as with --gin.options.Saving.resume_changed_config=True",
             )
 
     @contextlib.contextmanager

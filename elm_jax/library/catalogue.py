@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import typing
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,7 +14,7 @@ from elm_jax.disk import files, json_files
 from elm_jax.library import lock
 
 FILE_NAME = "catalogue.jsonl"
-KINDS = ("prompt", "dataset", "multitask", "merged")
+KINDS = tuple(kind for kind in typing.get_args(manifest.Kind) if kind != "base")
 STATUSES = ("active", "retired")
 _MOST_BYTES = 2**30  # enough for some million lines
 _ADDED_LATER = {"fingerprint"}  # lines of release 0.1 lack it

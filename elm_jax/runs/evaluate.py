@@ -30,10 +30,9 @@ from elm_jax.runs import (
     scorer,
     shards,
     task_data,
-    train_plan,
     vocabularies,
 )
-from elm_jax.runs.placement import MOVED, Placement
+from elm_jax.runs.placement import MOVED, Placement, choose_devices
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Plan, Run
 
@@ -121,7 +120,7 @@ class Evaluate(Run):
           ElmError: As `run` before the first score, as far as no data is needed.
         """
         self._check_folder()
-        devices = train_plan.choose_devices(self.placement)
+        devices = choose_devices(self.placement)
         meshes.check_batch_size(self.batch_size, devices.mesh)
         data = self.data.opened(self.place)
         found = self._check_experts(data)

@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from elm_jax import errors, fields, paths
+from elm_jax.training import optimizers
 
-if TYPE_CHECKING:
-    from elm_jax.runs import train
+_Optimizer = optimizers.AdamW | optimizers.Adafactor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,25 +58,30 @@ def merge(
     return run, optimizer
 
 
-def applied_to(run: "train.Train", name: str) -> "train.Train":
-    """Returns a run with the settings of one expert in place of its own.
+def optimizer_of(
+    run_optimizer: _Optimizer, changes: Mapping[str, Any], name: str
+) -> _Optimizer:
+    """Returns a run's optimiser with what an expert changes of it.
+
+    Args:
+      run_optimizer: The run's.
+      changes: New values by field, as `merge` gives them.
+      name: The expert's, for messages.
 
     Raises:
-      ConfigError: A value is wrong, or the run's optimiser has no such setting.
+      ConfigError: A value is wrong, or the run's optimiser has no such field.
     """
-    own, of_optimizer = merge(run.per_expert, name)
-    known = {field.name for field in dataclasses.fields(run.optimizer)}
-    odd = sorted(of_optimizer.keys() - known)
+    known = {field.name for field in dataclasses.fields(run_optimizer)}
+    odd = sorted(changes.keys() - known)
     if odd:
-        kind = type(run.optimizer).__name__
+        kind = type(run_optimizer).__name__
         raise errors.ConfigError(
             found=f"per_expert sets {', '.join(odd)} of expert {name!r}",
             expected=f"settings that {kind} has",
             do=f"Leave out {', '.join(odd)}, or choose another optimizer",
         )
     try:
-        optimizer = dataclasses.replace(run.optimizer, **of_optimizer)
-        return dataclasses.replace(run, per_expert={}, optimizer=optimizer, **own)
+        return dataclasses.replace(run_optimizer, **changes)
     except errors.ConfigError as error:
         raise errors.ConfigError(f"per_expert of expert {name!r}: {error}") from error
 

@@ -15,7 +15,7 @@ class FetchExperts(Run):
     """Downloads finished experts of a bucket; those that are in the folder stay.
 
     Attributes:
-      url: Where trainings published them (`train.Train.publish_url`).
+      url: Where trainings published them (`options.Results.publish_url`).
       experts: Names, or shell patterns of names.
       experts_dir: Where they go.
     """

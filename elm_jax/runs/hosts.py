@@ -28,7 +28,7 @@ def joined(
     Only the first of them writes to standard output. One that fails ends at once, so
     that the others, which would wait for it, fail too: JAX ends them as soon as they
     miss its heartbeat. One that a signal stops ends when all have saved, or, if they
-    work apart, as `turns.train_share` says.
+    work apart, as `work_sharing.train_share` says.
 
     Args:
       run: What all of them do.
@@ -106,8 +106,8 @@ def _explain_memory(error: Exception) -> str:
         found=f"a device's memory ran out: {f'{error}'.partition(chr(10))[0]:.300}",
         expected="memory for parameters, optimiser and activations; --dry_run tells",
         do="Take a smaller BATCH_SIZE, config.Execution.remat = 'layer', fewer"
-        " fleet_lanes, or more devices (num_fsdp, num_model). The same command goes on"
-        " from the last saved state",
+        " options.Fleet.lanes, or more devices (num_fsdp, num_model). The same command"
+        " goes on from the last saved state",
     )
 
 

@@ -2,7 +2,11 @@
 
 import dataclasses
 
+import jax
+from jax.sharding import AbstractMesh
+
 from elm_jax import fields
+from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import rules
 
 
@@ -31,5 +35,43 @@ class Placement:
         )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Devices:
+    """How a batch and a model are laid over devices, which need not be here.
+
+    Attributes:
+      num_data: Shares of a batch among devices with the same parameters.
+      num_fsdp: Shares of a batch and of the parameters.
+      num_model: Shares of a parameter.
+      axis_rules: Name of the table that tells which parameters are shared.
+    """
+
+    num_data: int
+    num_fsdp: int = 1
+    num_model: int
+    axis_rules: str
+
+    @property
+    def count(self) -> int:
+        """How many devices."""
+        return self.num_data * self.num_fsdp * self.num_model
+
+    def __str__(self) -> str:
+        sizes = f"{self.num_data} (data) x {self.num_fsdp} (fsdp) x"
+        return f"{sizes} {self.num_model} (model) by rules {self.axis_rules!r}"
+
+    @property
+    def mesh(self) -> AbstractMesh:
+        """The devices as a mesh that no hardware stands behind."""
+        return AbstractMesh((self.num_data, self.num_fsdp, self.num_model), meshes.AXES)
+
+
+def choose_devices(place: Placement) -> Devices:
+    """Returns the devices of all processes, or one model's if there are too few."""
+    shape = meshes.mesh_shape(jax.device_count(), -1, place.num_fsdp, place.num_model)
+    sizes = dict(zip(("num_data", "num_fsdp", "num_model"), shape, strict=True))
+    return Devices(**sizes, axis_rules=place.axis_rules)
+
+
 MOVED = {name: f"placement.{name}" for name in ("axis_rules", "num_fsdp", "num_model")}
-"""Fields that runs had themselves up to release 0.3, and where they are now."""
+"""Fields that runs had themselves before release 0.2, and where they are now."""

@@ -56,7 +56,7 @@ class Report(Run):
       votes_path: What retrieval answered.
       work_dir: Where the metrics of trainings lie.
       compare_work_dir: Where those of the same experts lie that were trained in
-        another way, such as alone (`fleet_size = 0`); laid over the curves.
+        another way, such as alone (`options.Fleet.size = 0`); laid over the curves.
       output_path: The HTML page; tables go beside it as Markdown.
     """
 

@@ -108,13 +108,12 @@ class TaskData:
         Raises:
           ConfigError: The folder of a base brings no vocabulary.
         """
-        path = pathlib.Path(place(self.vocabulary_path))
-        return OpenedData(
-            vocabulary=vocabularies.of_base(path)
-            if path.is_dir()
-            else vocabulary.SentencePiece(str(path), self.extra_ids),
-            features=self.features,
-            places=self.places(place),
+        return self.placed(place).opened()
+
+    def placed(self, place: Callable[[str], str]) -> "PlacedData":
+        """Returns this with absolute paths; `place` as for `opened`."""
+        return PlacedData(
+            self, pathlib.Path(place(self.vocabulary_path)), self.places(place)
         )
 
     def places(self, place: Callable[[str], str]) -> tasks.Places:
@@ -142,6 +141,30 @@ class TaskData:
             "protocol": self.protocol,
             "max_value_chars": self.max_value_chars,
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class PlacedData:
+    """What tokens are made of, with absolute paths; nothing is read yet."""
+
+    options: TaskData
+    vocabulary_path: pathlib.Path
+    places: tasks.Places
+
+    def opened(self) -> "OpenedData":
+        """Returns the vocabulary and folders.
+
+        Raises:
+          ConfigError: The folder of a base brings no vocabulary.
+        """
+        path, extra_ids = self.vocabulary_path, self.options.extra_ids
+        return OpenedData(
+            vocabulary=vocabularies.of_base(path)
+            if path.is_dir()
+            else vocabulary.SentencePiece(str(path), extra_ids),
+            features=self.options.features,
+            places=self.places,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

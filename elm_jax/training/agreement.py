@@ -14,8 +14,8 @@ class AgreedStop:
     """Whether any process was asked to stop; the same answer after the same step.
 
     For one process it is the request itself. Several ask each other every two
-    seconds or so, after a step that they agreed on the last time; a process that asks
-    waits until the others have come as far.
+    seconds or so (`note_step`), after a step that they agreed on the last time; a
+    process that asks waits until the others have come as far.
 
     Args:
       stop: What this process was asked.
@@ -33,14 +33,18 @@ class AgreedStop:
         self._period_steps = self._steps_left = 1
         self._asked_at = clock()
 
-    def __call__(self) -> bool:
-        """Returns whether to stop now; to be asked once after each step."""
-        own = self._stop()
+    def note_step(self) -> None:
+        """Counts a step; asks the other processes when it is time to."""
         if not processes.are_several():
-            return own
+            return
         self._steps_left -= 1
         if self._steps_left == 0:
             self._ask()
+
+    def is_requested(self) -> bool:
+        """Returns whether to stop after the last step that was noted."""
+        if not processes.are_several():
+            return self._stop()
         return self._agreed > 0
 
     def exit_if_requested(self) -> None:
@@ -71,9 +75,9 @@ class AgreedStop:
 class PassedOnStop:
     """Whether this process, or one that works apart, was asked to stop.
 
-    Each stops after its own step, and passes a signal on at once; the others hear of
-    it within two seconds or so, wait for nobody, and answer it as their own. For one
-    process alone it is the request itself.
+    Each stops after its own step, and passes a signal on after it (`note_step`); the
+    others hear of it within two seconds or so, wait for nobody, and answer it as their
+    own. For one process alone it is the request itself.
 
     Args:
       stop: What this process was asked.
@@ -89,10 +93,10 @@ class PassedOnStop:
         self._stop, self._clock = stop, clock
         self._look_at = clock()
 
-    def __call__(self) -> bool:
-        """Returns whether to stop now; to be asked after each step."""
+    def note_step(self) -> None:
+        """Tells the other processes of a signal, or looks whether they tell of one."""
         if not processes.are_apart():
-            return self._stop()
+            return
         if self._stop():
             pass_on(self._stop.signal_number)
         elif self._clock() >= self._look_at:
@@ -100,6 +104,9 @@ class PassedOnStop:
             number = passed_on()
             if number:
                 self._stop.pass_on(number)
+
+    def is_requested(self) -> bool:
+        """Returns whether to stop now."""
         return self._stop()
 
 

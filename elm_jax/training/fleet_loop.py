@@ -9,7 +9,6 @@ written by another thread.
 
 import collections
 import contextlib
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,46 +19,21 @@ import jax
 import numpy as np
 
 from elm_jax import errors
-from elm_jax.training import finite, programs
+from elm_jax.training import programs
 from elm_jax.training.fleet import Fleet
+from elm_jax.training.job import Job
 from elm_jax.training.state import TrainState
-from elm_jax.training.tally import Tally
-from elm_jax.types import Batch, Params, ScheduledHook
+from elm_jax.types import Params
 
 _MOST_STEPS_WAITED = 32  # of the fleet, before an expert's shape is taken first
 _STEPS_AHEAD = 1  # Steps given to the devices whose metrics are not read yet.
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Member:
-    """An expert that is about to train, or to go on.
+Queue = Iterator[tuple[str, Callable[[], Job]]]
+"""Names of experts in their order, and what begins each when its turn comes."""
 
-    Attributes:
-      state: Where it starts.
-      batch_fn: Gives the batch of the step that follows n finished ones.
-      num_steps: Steps at which it is complete.
-      report: Gets the metrics summed since the last report; its state is None.
-      save: Gets the state, and what was summed for the next report, in another
-        thread.
-      finish: Gets the state after the last step, in another thread.
-      sums: Of the steps since the last report of a training that goes on.
-      last_good: Names the newest saved state of at most so many steps, for messages.
-      close: Called when the expert leaves its slot, for whatever reason.
-    """
-
-    state: TrainState
-    batch_fn: Callable[[int], Batch]
-    num_steps: int
-    report: ScheduledHook
-    save: ScheduledHook
-    finish: Callable[[TrainState], None]
-    sums: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    last_good: finite.LastGood = finite.nothing_saved
-    close: Callable[[], None] = lambda: None
-
-
-Queue = Iterator[tuple[str, Callable[[], Member]]]
-"""Names of experts in their order, and what readies each when its turn comes."""
+Finish = Callable[[Job, TrainState], None]
+"""Takes an expert and its last state; called in another thread."""
 
 
 def train_fleet(
@@ -67,6 +41,7 @@ def train_fleet(
     frozen: Params,
     queue: Queue,
     *,
+    finish: Finish,
     should_stop: Callable[[], bool] = lambda: False,
     after_step: Callable[[int], None] = lambda num_steps: None,
     slow_secs: float = math.inf,
@@ -80,9 +55,10 @@ def train_fleet(
     Args:
       fleet: With any states, of experts that are through.
       frozen: The part of the model that does not train, on the fleet's devices.
-      queue: What to train.
+      queue: What to train; states are saved in another thread.
+      finish: What becomes of experts that are complete.
       should_stop: Asked after every step of the fleet, and after every expert that
-        is readied; once True, always True, and nothing begins any more.
+        begins; once True, always True, and no further one begins.
       after_step: Called with the number of the fleet's steps up to now.
       slow_secs: Where compiling may take longer, or more work is unsaved, all states
         are saved before it: no signal is answered meanwhile.
@@ -91,12 +67,14 @@ def train_fleet(
       ElmError: A state could not be saved.
     """
     with futures.ThreadPoolExecutor(max_workers=1) as saver:
-        crew = _Crew(fleet, queue, saver, programs.Programs(slow_secs=slow_secs))
+        known = programs.Programs(slow_secs=slow_secs)
+        crew = _Crew(fleet, queue, finish, saver=saver, known=known)
         try:
             while crew.fill_slots(should_stop) and not should_stop():
                 if crew.must_save_before_step():
                     crew.read_metrics(steps_left=0)
                     crew.save_all()
+                    known.note_saved()
                     if not crew.running:
                         continue
                 crew.step(frozen)
@@ -112,49 +90,10 @@ def train_fleet(
     return crew.failures
 
 
-class _Runner:
-    """An expert in a slot."""
+class _GivenStep(NamedTuple):
+    """A step of one expert that the devices have, and its state if it is due."""
 
-    def __init__(self, name: str, member: Member) -> None:
-        self.name, self.member = name, member
-        self.step = self.start_step = int(jax.device_get(member.state.step))
-        self.saved_step = self.step
-        self.has_failed = False
-        self.last_turn = 0  # the fleet's step at which it came, or went on
-        self.saving: futures.Future[None] | None = None
-        self.tally = Tally(expert=name, last_good=self._last_good, sums=member.sums)
-        self.batch: Batch = {}
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether its last step is on its way."""
-        return self.step >= self.member.num_steps
-
-    def draw_batch(self) -> None:
-        """Makes the next batch; its shape decides when the step may be."""
-        self.batch = {} if self.is_complete else self.member.batch_fn(self.step)
-        self.shape = programs.shape_of(self.batch)
-
-    def wait_for_save(self) -> None:
-        """Waits until its newest state is on disk, or is known not to be."""
-        if self.saving is not None:
-            futures.wait([self.saving])
-
-    def check(self, step: int, state: TrainState) -> None:
-        """Raises TrainingError if a state of its own is not finite."""
-        finite.check_state(
-            state, step=step, expert=self.name, last_good=self._last_good
-        )
-
-    def _last_good(self, most: int) -> str:
-        self.wait_for_save()
-        return self.member.last_good(most)
-
-
-class _Taken(NamedTuple):
-    """A step of one expert, given to the devices: its lane, the state if it is due."""
-
-    runner: _Runner
+    job: Job
     step: int
     lane: int
     state: TrainState | None
@@ -167,15 +106,17 @@ class _Crew:
         self,
         fleet: Fleet,
         queue: Queue,
+        finish: Finish,
+        *,
         saver: futures.ThreadPoolExecutor,
         known: programs.Programs,
     ) -> None:
         self._fleet, self._queue, self._saver = fleet, queue, saver
-        self._programs = known
+        self._hand_over, self._programs = finish, known
         self.num_steps = 0
-        self.running: dict[int, _Runner] = {}
+        self.running: dict[int, Job] = {}
         self.failures: dict[str, errors.ElmError] = {}
-        self._pending: collections.deque[tuple[Any, list[_Taken]]]
+        self._pending: collections.deque[tuple[Any, list[_GivenStep]]]
         self._pending = collections.deque()
         self._saves: list[futures.Future[None]] = []
 
@@ -186,83 +127,83 @@ class _Crew:
             if begin is None:
                 break
             try:
-                self._begin(name, begin())
+                self._begin(begin())
             except errors.ElmError as error:
                 self.failures[name] = error
         return bool(self.running)
 
-    def _begin(self, name: str, member: Member) -> None:
-        runner = _Runner(name, member)
+    def _begin(self, job: Job) -> None:
+        assert job.state is not None
         try:
-            runner.draw_batch()
+            job.draw_batch()
         except BaseException:
-            member.close()
+            job.close()
             raise
-        if runner.is_complete:
-            self._finish(runner, member.state)
+        if job.is_complete:
+            self._finish(job, job.state)
             return
-        slot, runner.last_turn = self._choose_slot(), self.num_steps
-        self._fleet.put(slot, member.state)
-        # The state lives in the slot from now on, and only there.
-        runner.member = dataclasses.replace(member, state=None)
-        self.running[slot] = runner
+        slot, job.last_turn = self._choose_slot(), self.num_steps
+        self._fleet.put(slot, job.state)
+        job.state = None  # it lives in the slot from now on, and only there
+        self.running[slot] = job
 
     def must_save_before_step(self) -> bool:
         """Returns whether the next step has to compile, so that much could be lost."""
-        first = next(iter(self._choose_runners().values()))
+        first = next(iter(self._choose_jobs().values()))
         return self._programs.must_save_before(first.batch)
 
     def step(self, frozen: Params) -> None:
         """Gives the devices a step of the experts whose turn it is."""
-        chosen = self._choose_runners()
-        batches = {slot: runner.batch for slot, runner in chosen.items()}
+        chosen = self._choose_jobs()
+        batches = {slot: job.batch for slot, job in chosen.items()}
         with self._programs.running(next(iter(batches.values()))):
             metrics, lanes = self._fleet.step(frozen, batches)
         self.num_steps += 1
-        taken = []
-        for slot, runner in chosen.items():
-            runner.step += 1
-            runner.last_turn = self.num_steps
-            is_due = runner.member.save.is_due(runner.step)
-            kept = self._fleet.get(slot) if is_due or runner.is_complete else None
-            taken.append(_Taken(runner, runner.step, lanes[slot], kept))
-            if runner.is_complete:
+        given = []
+        for slot, job in chosen.items():
+            job.step += 1
+            job.last_turn = self.num_steps
+            job.after_step(job.step)
+            is_due = job.save.is_due(job.step)
+            kept = self._fleet.get(slot) if is_due or job.is_complete else None
+            given.append(_GivenStep(job, job.step, lanes[slot], kept))
+            if job.is_complete:
                 del self.running[slot]
-        self._pending.append((metrics, taken))
+        self._pending.append((metrics, given))
         self._draw_batches(chosen.values())
 
-    def _draw_batches(self, runners: Iterable[_Runner]) -> None:
+    def _draw_batches(self, jobs: Iterable[Job]) -> None:
         """Makes the next batches while the devices are busy, or counts the time."""
         begun = time.monotonic()
-        for runner in runners:
+        for job in jobs:
             try:
-                runner.draw_batch()
+                job.draw_batch()
             except errors.ElmError as error:
-                self._remove(runner, error)
+                self._remove(job, error)
         if self._fleet.is_idle:
             self._fleet.waited_secs += time.monotonic() - begun
 
     def read_metrics(self, *, steps_left: int) -> None:
         """Waits for all steps but the newest, and does what is due after them."""
         while len(self._pending) > steps_left:
-            metrics, taken = self._pending.popleft()
+            metrics, given = self._pending.popleft()
             host = {n: np.asarray(v) for n, v in jax.device_get(metrics).items()}
-            for each in taken:
-                if not each.runner.has_failed:
+            for each in given:
+                if not each.job.has_failed:
                     self._note(each, {n: float(v[each.lane]) for n, v in host.items()})
         self._raise_failed_saves()
 
     def save_all(self) -> None:
         """Saves every expert that is in a slot, where it is."""
-        for slot, runner in list(self.running.items()):
-            if runner.step > runner.saved_step:
+        for slot, job in list(self.running.items()):
+            if job.step > job.saved_step:
                 state = self._fleet.get(slot)
                 try:
-                    runner.check(runner.step, state)
+                    job.check(job.step, state)
                 except errors.TrainingError as error:
-                    self._remove(runner, error)
+                    self._remove(job, error)
                     continue
-                self._save(runner, runner.step, state)
+                self._save(job, job.step, state)
 
     def wait_for_saves(self) -> None:
         """Waits until all states are on disk, and raises what went wrong."""
@@ -272,8 +213,8 @@ class _Crew:
     def close(self) -> None:
         """Closes what the experts in slots have open."""
         with contextlib.ExitStack() as closing:
-            for runner in self.running.values():
-                closing.callback(runner.member.close)
+            for job in self.running.values():
+                closing.callback(job.close)
 
     def _choose_slot(self) -> int:
         """Returns a free slot on the device with the fewest experts."""
@@ -281,21 +222,21 @@ class _Crew:
         free = set(range(self._fleet.num_slots)) - self.running.keys()
         return min(free, key=lambda s: (count[self._fleet.device_of(s)], s))
 
-    def _choose_runners(self) -> dict[int, _Runner]:
+    def _choose_jobs(self) -> dict[int, Job]:
         """Returns the experts of the next step: most devices busy, then most lanes.
 
         Unless one has waited for too long: then those who can go with it.
         """
-        longest = min(self.running.values(), key=lambda runner: runner.last_turn)
+        longest = min(self.running.values(), key=lambda job: job.last_turn)
         is_too_long = self.num_steps - longest.last_turn >= _MOST_STEPS_WAITED
         waiting: dict[Any, dict[int, list[int]]] = {}
 
-        def order(item: tuple[int, _Runner]) -> tuple[bool, int, int]:
-            slot, runner = item
-            return not (is_too_long and runner is longest), runner.step, slot
+        def order(item: tuple[int, Job]) -> tuple[bool, int, int]:
+            slot, job = item
+            return not (is_too_long and job is longest), job.step, slot
 
-        for slot, runner in sorted(self.running.items(), key=order):
-            devices = waiting.setdefault(runner.shape, {})
+        for slot, job in sorted(self.running.items(), key=order):
+            devices = waiting.setdefault(job.shape, {})
             own = devices.setdefault(self._fleet.device_of(slot), [])
             if len(own) < self._fleet.lanes_per_device:
                 own.append(slot)
@@ -304,45 +245,44 @@ class _Crew:
             best = waiting[longest.shape]
         return {slot: self.running[slot] for own in best.values() for slot in own}
 
-    def _note(self, taken: _Taken, metrics: Mapping[str, float]) -> None:
-        runner, step, _, state = taken
-        is_last = step == runner.member.num_steps
+    def _note(self, given: _GivenStep, metrics: Mapping[str, float]) -> None:
+        job, step, _, state = given
+        is_last = step == job.num_steps
         try:
-            runner.tally.add(step, metrics)
-            report = runner.member.report
-            if report.is_due(step) or is_last:
-                report.hook(step, None, runner.tally.take())
+            job.tally.add(step, metrics)
+            if job.report.is_due(step) or is_last:
+                job.report.hook(step, None, job.tally.take())
             if state is not None:
-                runner.check(step, state)
+                job.check(step, state)
         except errors.ElmError as error:
-            self._remove(runner, error)
+            self._remove(job, error)
             return
         if is_last and state is not None:
-            self._finish(runner, state)
+            self._finish(job, state)
         elif state is not None:
-            self._save(runner, step, state)
+            self._save(job, step, state)
 
-    def _remove(self, runner: _Runner, error: errors.ElmError) -> None:
-        runner.has_failed = True
-        self.failures[runner.name] = error
-        self.running = {s: r for s, r in self.running.items() if r is not runner}
-        runner.wait_for_save()
+    def _remove(self, job: Job, error: errors.ElmError) -> None:
+        job.has_failed = True
+        self.failures[job.name] = error
+        self.running = {s: r for s, r in self.running.items() if r is not job}
+        job.wait_for_save()
         with contextlib.suppress(errors.ElmError):  # the first error says more
-            runner.member.close()
+            job.close()
 
-    def _save(self, runner: _Runner, step: int, state: TrainState) -> None:
-        runner.saved_step = step
-        hook = runner.member.save.hook
-        runner.saving = self._saver.submit(hook, step, state, runner.tally.sums)
-        self._saves.append(runner.saving)
+    def _save(self, job: Job, step: int, state: TrainState) -> None:
+        job.saved_step = step
+        hook = job.save.hook
+        job.saving = self._saver.submit(hook, step, state, job.tally.sums)
+        self._saves.append(job.saving)
 
-    def _finish(self, runner: _Runner, state: TrainState) -> None:
+    def _finish(self, job: Job, state: TrainState) -> None:
         def finish() -> None:
             try:
-                runner.member.close()
-                runner.member.finish(state)
+                job.close()
+                self._hand_over(job, state)
             except errors.ElmError as error:
-                self.failures[runner.name] = error
+                self.failures[job.name] = error
 
         self._saves.append(self._saver.submit(finish))
 

@@ -69,7 +69,7 @@ class SaveSchedule:
       hook: Saves.
       slow_secs: From which time on a step is slow.
       step_secs_fn: Returns what the last step took, where others lie between two steps
-        of this training; by default the time between two questions.
+        of this training; by default the time between two notes.
       clock: Returns seconds; passed in so that tests need not wait.
     """
 
@@ -87,10 +87,10 @@ class SaveSchedule:
         self._step_secs_fn = step_secs_fn
         self._last_step_at: float | None = None  # the first step compiles
         self._not_before = -math.inf
-        self._saved_step = -1
+        self._saved_step = self._due_step = -1
 
-    def is_due(self, step: int) -> bool:
-        """Returns whether to save after this step; to be asked once after each."""
+    def note_step(self, step: int) -> None:
+        """Notes that a step has ended, and decides whether to save after it."""
         now, before = self._clock(), self._last_step_at
         self._last_step_at = now
         if before is None:
@@ -101,8 +101,12 @@ class SaveSchedule:
         if secs > self._slow_secs and now > self._not_before:
             is_due = True
         if is_due:
+            self._due_step = step
             self._not_before = math.inf  # until it is saved, which may be later
-        return is_due
+
+    def is_due(self, step: int) -> bool:
+        """Returns whether to save after this step, the last that was noted."""
+        return step == self._due_step
 
     def hook(self, step: int, state: Any, metrics: Metrics) -> None:
         """Saves, unless that step has been saved."""

@@ -25,7 +25,11 @@ class Every(NamedTuple):
         return step % self.every_steps == 0
 
 
-def _do_nothing(step: int, state: Any, metrics: Metrics) -> None:
+def _save_nothing(step: int, state: Any, metrics: Metrics) -> None:
+    pass
+
+
+def _note_nothing(step: int) -> None:
     pass
 
 
@@ -40,10 +44,11 @@ def train(
     hooks: Sequence[ScheduledHook] = (),
     sums: Mapping[str, float] = types.MappingProxyType({}),
     expert: str = "",
+    after_step: Callable[[int], None] = _note_nothing,
     should_stop: Callable[[], bool] = lambda: False,
     last_good: finite.LastGood = finite.nothing_saved,
     known: programs.Programs | None = None,
-    before_slow: Hook = _do_nothing,
+    before_slow: Hook = _save_nothing,
 ) -> TrainState:
     """Returns the state after `num_steps` steps, or after the step of a stop.
 
@@ -66,7 +71,8 @@ def train(
         that of a stop.
       sums: Of the steps since the last report of a training that goes on.
       expert: Name of what trains, for messages.
-      should_stop: Asked after every step; True makes that step the last.
+      after_step: Called with the number of each step once the devices have it.
+      should_stop: Asked after that; True makes the step the last.
       last_good: Names the newest saved state of at most so many steps, for messages.
       known: Programs that `step_fn` has; None where none is slow to compile.
       before_slow: Called before one compiles if that may be slow or much work would be
@@ -84,6 +90,7 @@ def train(
         if step > start_step and known.must_save_before(batch):
             tally.read()
             before_slow(step, state, tally.sums)
+            known.note_saved()
         annotation = jax.profiler.StepTraceAnnotation("train", step_num=step)
         with annotation, known.running(batch):
             state, metrics = step_fn(state, frozen, batch)
@@ -91,6 +98,7 @@ def train(
         # Waits for the step before: with more steps in flight, XLA's CPU client may run
         # out of threads in collectives that wait for each other.
         tally.push(step, metrics)
+        after_step(step)
         is_complete = step == num_steps
         is_last = is_complete or should_stop()
         reports = [r for r in (report,) if r and (r.is_due(step) or is_complete)]

@@ -38,16 +38,17 @@ class Programs:
     def must_save_before(self, batch: Batch) -> bool:
         """Returns whether to save before a step that needs a new program.
 
-        So it is if the last program took long, or it is long since this was answered
-        with yes; whoever asks then saves.
+        One should if the last new program took long to compile, or if the last save
+        of this kind (`note_saved`) was long ago.
         """
         if shape_of(batch) in self._known:
             return False
-        now = self._clock()
-        if max(self._last_secs, now - self._saved_at) <= self._slow_secs:
-            return False
-        self._saved_at = now
-        return True
+        secs_since_save = self._clock() - self._saved_at
+        return max(self._last_secs, secs_since_save) > self._slow_secs
+
+    def note_saved(self) -> None:
+        """Says that all work up to now has been saved."""
+        self._saved_at = self._clock()
 
     @contextlib.contextmanager
     def running(self, batch: Batch) -> Iterator[None]:

@@ -15,7 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from elm_jax import trees
 from elm_jax.model import config, cost, loss, precision, scoring, t5
 from elm_jax.peft import bottleneck, experts
-from elm_jax.runs import train_plan
+from elm_jax.runs import placement
+from elm_jax.runs.training import step_cost
 from elm_jax.training import fleet, optimizers, state, step
 
 XL = config.T5Config(
@@ -40,7 +41,7 @@ TINY = dataclasses.replace(
 )
 NUM_CHOICES = 4
 NUM_STEPS = 10_000  # that the schedules are for
-DEVICES = train_plan.Devices(num_data=1, num_model=1, axis_rules="data")
+DEVICES = placement.Devices(num_data=1, num_model=1, axis_rules="data")
 MEMORY_SHARE = 0.9  # of all memory that an estimate may fill
 
 
@@ -206,7 +207,7 @@ def estimate_bytes(job, sizes):
     if job.tx is None:  # nothing is kept for a backward pass
         logits = 2 * 4 * NUM_CHOICES * sizes.targets_length * shape.vocab_size
         return trees.count_bytes(job.frozen) + sizes.batch_size * logits
-    parts = train_plan.bytes_per_device(
+    parts = step_cost.bytes_per_device(
         shape, sizes, DEVICES, tx=job.tx, trainable=job.trainable, frozen=job.frozen
     )
     own = sum(parts[n] for n in ("trained parameters", "gradients", "optimiser"))

@@ -77,7 +77,11 @@ def prepare(folder, args):
     }
     if args.data_dir:
         bindings["TASK_FEATURE_LENGTHS"] = {"inputs": 512, "targets": 128}
-    first = {**bindings, "TRAIN_STEPS": 1, "train.Train.experts_dir": f"{folder}/warm"}
+    first = {
+        **bindings,
+        "TRAIN_STEPS": 1,
+        "options.Results.experts_dir": f"{folder}/warm",
+    }
     elm("elm_train", f"gin/{suite}/prompt_experts.gin", first)  # builds the caches
     return f"gin/{suite}/prompt_experts.gin", bindings, names
 
@@ -99,11 +103,11 @@ def choose_tasks(suite, count):
 def run_way(way, gin_file, bindings, names, num_processes):
     """Returns the figures of one way: totals, and real tokens per second."""
     folder = pathlib.Path(bindings["MODEL_DIR"])
-    mine = {**bindings, "train.Train.experts_dir": f"{folder}/{way}"}
+    mine = {**bindings, "options.Results.experts_dir": f"{folder}/{way}"}
     shutil.rmtree(folder / way, ignore_errors=True)
     shutil.rmtree(folder / "work", ignore_errors=True)
     if way != "fleet":
-        mine["train.Train.fleet_size"] = 0
+        mine["options.Fleet.size"] = 0
     spread = [i * len(names) // num_processes for i in range(num_processes)]
     shards = spread if way == "processes" else [None]
     runs = []

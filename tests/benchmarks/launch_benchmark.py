@@ -40,7 +40,7 @@ def launch_secs(folder: pathlib.Path, shape: dict[str, int]) -> float:
         f"--gin.MODEL_DIR={folder}",
         "--gin.TRAIN_STEPS=1",
         "--gin.BATCH_SIZE=16",
-        "--gin.train.Train.log_every_steps=1",
+        "--gin.options.Metrics.every_steps=1",
         "--gin.TASK_FEATURE_LENGTHS={'inputs': 256, 'targets': 64}",
         *(f"--gin.config.T5Config.{name}={size}" for name, size in shape.items()),
     ]

@@ -18,7 +18,7 @@ import tensorstore as ts
 
 from elm_jax import errors
 from elm_jax.checkpoints import bucket, experts
-from elm_jax.runs import publishing
+from elm_jax.runs.training import publishing
 from tests.checkpoints import sample
 from tests.partitioning import addresses
 

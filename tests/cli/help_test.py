@@ -129,7 +129,7 @@ def test_a_missing_import_is_told_with_the_line_to_add(tmp_path, run_type):
     ("binding", "advice"),
     [
         ("train.Train.batch_sise = 3", "Did you mean: batch_size"),
-        ("batch_sise = 3", "Did you mean: BATCH_SIZE, train.Train.batch_size?"),
+        ("batch_sise = 3", "Did you mean: BATCH_SIZE, train.Train.batch_size"),
         ("num_fsdp = 3", "Did you mean: placement.Placement.num_fsdp?"),
         ("learning_rat = 3", "optimizers.AdamW.learning_rate"),
         ("optimizers.AdamW.lr = 3", "learning_rate, scale_by_parameter, warmup_steps"),

@@ -47,7 +47,7 @@ ONE = ("--gin.MIXTURE_OR_TASK_NAME=('pocket_reviews_good_or_bad',)",)
 TRAIN = (
     *("elm_train", "gin/pocket/prompt_experts.gin", *ONE),
     *("--gin.TRAIN_STEPS=2", "--gin.BATCH_SIZE=8"),
-    *("--gin.train.Train.num_shapes=1", "--gin.train.Train.save_every_steps=1"),
+    *("--gin.options.Batching.num_shapes=1", "--gin.options.Saving.every_steps=1"),
 )
 EVALUATE = (
     *("elm_eval", "gin/pocket/own_tasks.gin"),

@@ -110,8 +110,8 @@ def test_experts_of_a_node_that_dies_finish_on_the_other(
         f"MIXTURE_OR_TASK_NAME = {EXPERTS}",
         f"TRAIN_STEPS = {NUM_STEPS}",
         "BATCH_SIZE = 8",
-        "train.Train.num_shapes = 1",
-        "train.Train.save_every_steps = 5",
+        "options.Batching.num_shapes = 1",
+        "options.Saving.every_steps = 5",
     )
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     sharded.run(whole, "base", "TRAIN_STEPS = 2", "BATCH_SIZE = 8", *SHAPE)

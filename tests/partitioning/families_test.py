@@ -12,7 +12,8 @@ from elm_jax.model import config, cost, decoding, decoding_spec, loss, scoring, 
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import rules
 from elm_jax.peft import bottleneck, experts, ia3, lora, points
-from elm_jax.runs import train_plan
+from elm_jax.runs import placement
+from elm_jax.runs.training import step_cost
 from elm_jax.training import optimizers, state, step
 
 # Sums over devices are added in another order; a few units in the last place of
@@ -133,14 +134,14 @@ def check_bytes(model, now, frozen, devices, table, tx):
     if devices is None:
         return
     sizes = {f"num_{axis}": devices.shape[axis] for axis in meshes.AXES}
-    planned = train_plan.bytes_per_device(
+    planned = step_cost.bytes_per_device(
         model.config,
         cost.Shape(
             batch_size=NUM_ROWS,
             inputs_length=INPUTS_LENGTH,
             targets_length=TARGETS_LENGTH,
         ),
-        train_plan.Devices(**sizes, axis_rules=table),
+        placement.Devices(**sizes, axis_rules=table),
         tx=tx,
         trainable=now.params,
         frozen=frozen,

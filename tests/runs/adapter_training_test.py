@@ -13,7 +13,7 @@ from tests.runs.end_to_end_test import SHAPE
 
 RUNS = (train.Train, library.BuildLibrary, evaluate.Evaluate)
 KINDS = ("lora", "ia3", "norm", "parallel")
-FEW = ("TRAIN_STEPS = 3", "BATCH_SIZE = 8", "train.Train.num_shapes = 1")
+FEW = ("TRAIN_STEPS = 3", "BATCH_SIZE = 8", "options.Batching.num_shapes = 1")
 
 pytestmark = pytest.mark.slow
 

@@ -30,8 +30,8 @@ PAIR = (
     " '{MODEL_DIR}/prompt_experts/pocket_reviews_good_or_bad')"
 )
 OFTEN = {
-    **{"TRAIN_STEPS": 9, "BATCH_SIZE": 8, "train.Train.num_shapes": 1},
-    **{"train.Train.save_every_steps": 2, "train.Train.log_every_steps": 3},
+    **{"TRAIN_STEPS": 9, "BATCH_SIZE": 8, "options.Batching.num_shapes": 1},
+    **{"options.Saving.every_steps": 2, "options.Metrics.every_steps": 3},
 }
 CACHE = """
 from __gin__ import dynamic_registration

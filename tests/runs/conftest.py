@@ -5,7 +5,8 @@ import pytest
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
-    from tests.runs import end_to_end_test, fleet_test
+    from tests.runs import end_to_end_test
+    from tests.runs.training import fleet_test
 
     folder = tmp_path_factory.mktemp("base")
     few = ("TRAIN_STEPS = 2", "BATCH_SIZE = 8", *end_to_end_test.SHAPE)
@@ -16,10 +17,10 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="session")
 def whole(base, tmp_path_factory):
     """Experts of a fleet that nothing stopped."""
-    from tests.runs import fleet_test
+    from tests.runs.training import fleet_test
 
     folder = tmp_path_factory.mktemp("whole")
-    traced = "train.Train.profile_steps = (2, 3)"
+    traced = "options.Metrics.profile_steps = (2, 3)"
     fleet_test.train_in(folder, base, fleet_test.LISTED, traced)
     return folder
 

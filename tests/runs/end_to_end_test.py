@@ -49,7 +49,7 @@ def run(folder, gin_file, *bindings, parts=()):
 def train_all(folder):
     tasks_bound = f"MIXTURE_OR_TASK_NAME = {TRAINED}"
     run(folder, "base", "TRAIN_STEPS = 4", "BATCH_SIZE = 8", *SHAPE)
-    few = ("TRAIN_STEPS = 3", "BATCH_SIZE = 8", "train.Train.num_shapes = 1")
+    few = ("TRAIN_STEPS = 3", "BATCH_SIZE = 8", "options.Batching.num_shapes = 1")
     run(folder, "prompt_experts", tasks_bound, *few)
     run(folder, "dataset_experts", tasks_bound, *few)
     run(folder, "multitask", tasks_bound, *few)
@@ -72,7 +72,7 @@ def folder(tmp_path_factory):
     run(path, "merge", f"merge.Merge.experts = {parts}")
     tested = f"({', '.join(MERGED)}, '{{MODEL_DIR}}/merged/*')"
     run(path, "compose", f"evaluate.Evaluate.experts = {tested}", *SMALL)
-    few = ("TRAIN_STEPS = 2", "BATCH_SIZE = 8", "train.Train.num_shapes = 1")
+    few = ("TRAIN_STEPS = 2", "BATCH_SIZE = 8", "options.Batching.num_shapes = 1")
     run(path, "new_expert", *few)
     run(path, "grow", keys)
     run(path, "after", *SMALL)
@@ -207,7 +207,7 @@ def test_trained_experts_are_skipped(folder, capsys):
 
 def test_two_trainings_give_the_same_bytes(folder, tmp_path):
     shutil.copytree(folder / "base", tmp_path / "base")
-    few = ("TRAIN_STEPS = 3", "BATCH_SIZE = 8", "train.Train.num_shapes = 1")
+    few = ("TRAIN_STEPS = 3", "BATCH_SIZE = 8", "options.Batching.num_shapes = 1")
     run(tmp_path, "dataset_experts", f"MIXTURE_OR_TASK_NAME = {TRAINED}", *few)
     for name in ("pocket_kinds", "pocket_reviews"):
         one, _ = experts.load_expert(folder / "dataset_experts" / name)

@@ -1,5 +1,6 @@
 import pytest
 
+import tasks.pocket  # noqa: F401 - registers the tasks
 from elm_jax import errors
 from elm_jax.runs import expert_settings, task_data, train
 from elm_jax.training import optimizers
@@ -13,7 +14,8 @@ DATA = task_data.TaskData(
 def make_run(pattern="*_tell", optimizer=None, **settings):
     return train.Train(
         model_dir="unused",
-        kind="dataset",
+        kind="prompt",
+        expert_parts="norms",
         tasks=TASKS,
         data=DATA,
         optimizer=optimizer or optimizers.AdamW(),
@@ -26,11 +28,12 @@ def make_run(pattern="*_tell", optimizer=None, **settings):
 
 def test_an_expert_has_its_own_settings_and_the_runs_others():
     run = make_run(train_steps=3, learning_rate=0.5, decay="constant")
-    own = run.of_expert(TASKS[1])
-    assert own.train_steps == 3
-    assert own.optimizer == optimizers.AdamW(learning_rate=0.5, decay="constant")
-    assert own.batch_size == 8
-    assert run.of_expert(TASKS[0]).optimizer == run.optimizer
+    experts = run.spec().experts
+    changed, other = (experts[name] for name in TASKS[::-1])
+    assert changed.train_steps == 3
+    assert changed.optimizer == optimizers.AdamW(learning_rate=0.5, decay="constant")
+    assert changed.random_seed == other.random_seed == run.random_seed
+    assert other.optimizer == run.optimizer
 
 
 @pytest.mark.parametrize(
@@ -51,7 +54,7 @@ def test_a_wrong_value_is_told_with_its_pattern_when_the_run_is_made(settings, t
 def test_a_setting_that_the_optimiser_does_not_have_is_refused():
     run = make_run(optimizer=optimizers.Adafactor(), decay="linear")
     with pytest.raises(errors.ConfigError, match="settings that Adafactor has"):
-        run.of_expert(TASKS[1])
+        run.spec()
 
 
 def test_a_pattern_that_fits_no_expert_is_refused():

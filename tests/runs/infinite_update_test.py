@@ -3,11 +3,11 @@
 import pytest
 
 from elm_jax import errors
-from tests.runs import fleet_test
+from tests.runs.training import fleet_test
 
 pytestmark = pytest.mark.slow
 
-ONE = ("TRAIN_STEPS = 1", "BATCH_SIZE = 8", "train.Train.num_shapes = 1")
+ONE = ("TRAIN_STEPS = 1", "BATCH_SIZE = 8", "options.Batching.num_shapes = 1")
 # The first update of Adam is the rate, and more where a parameter decays.
 DECAYS = "optimizers.AdamW.weight_decay = 1.0"
 TOO_FAST, SLOWER = "LEARNING_RATE = 3.4e38", "LEARNING_RATE = 1e-3"

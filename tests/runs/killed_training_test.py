@@ -36,13 +36,13 @@ START_UP_SECS = 8.0  # a kill before the first step comes within them
 COMMON = (
     f"--gin.TRAIN_STEPS={NUM_STEPS}",
     "--gin.BATCH_SIZE=8",
-    "--gin.train.Train.num_shapes=1",
-    f"--gin.train.Train.log_every_steps={LOG_STEPS}",
-    "--gin.train.Train.save_every_steps=2",
+    "--gin.options.Batching.num_shapes=1",
+    f"--gin.options.Metrics.every_steps={LOG_STEPS}",
+    "--gin.options.Saving.every_steps=2",
 )
 # By default several experts train as a fleet, of which two fit at a time here.
-WAYS = {"alone": "--gin.train.Train.fleet_size=0"}
-WAYS["fleet"] = "--gin.train.Train.fleet_size=2"
+WAYS = {"alone": "--gin.options.Fleet.size=0"}
+WAYS["fleet"] = "--gin.options.Fleet.size=2"
 
 
 def command(folder, gin_file, *more):
@@ -160,7 +160,7 @@ def num_steps_reported(folder, name):
 def test_a_stop_saves_the_step_that_was_under_way(base, expected, way, tmp_path):
     folder = start_with(base, tmp_path)
     last = NUM_STEPS - 6
-    seldom = "--gin.train.Train.save_every_steps=1000"
+    seldom = "--gin.options.Saving.every_steps=1000"
     with subprocess.Popen(experts_command(folder, way, seldom)) as process:
         while num_steps_reported(folder, EXPERTS[1]) < last:
             assert process.poll() is None

@@ -1,5 +1,6 @@
 """Fields that have moved into parts of a run are still read by their old names."""
 
+import ast
 import dataclasses
 
 import pytest
@@ -7,15 +8,33 @@ import pytest
 from elm_jax import errors
 from elm_jax.cli import gin_flags
 from elm_jax.runs import evaluate, moved_fields, placement, train
+from elm_jax.runs.training import options
 
 PROMPT_EXPERTS = "gin/pocket/prompt_experts.gin"
 EVALUATION = "gin/pocket/evaluate.gin"
 SPLIT = ("placement.Placement.axis_rules = 'fsdp_model'",)
 # By old name: a value, and what else has to be said for it to make sense.
 OF_TRAIN = {
+    "max_examples": ("7", ()),
+    "num_shapes": ("9", ()),
+    "pack": ("True", ()),
     "axis_rules": ("'fsdp'", ()),
     "num_fsdp": ("4", SPLIT),
     "num_model": ("2", SPLIT),
+    "fleet_size": ("0", ()),
+    "fleet_lanes": ("2", ()),
+    "device_memory_gib": ("1.5", ()),
+    "save_every_steps": ("7", ()),
+    "keep_last": ("3", ()),
+    "keep_every_steps": ("14000", ()),
+    "stop_grace_secs": ("2.5", ()),
+    "resume_changed_config": ("True", ()),
+    "log_every_steps": ("7", ()),
+    "profile_steps": ("(2, 4)", ()),
+    "experts_dir": ("'elsewhere'", ()),
+    "expert_name": ("'mine'", ()),
+    "publish_url": ("'gs://bucket/path'", ()),
+    "library_dir": ("'library'", ()),
 }
 OF_EVALUATE = {name: case for name, case in OF_TRAIN.items() if name in placement.MOVED}
 CASES = [
@@ -33,7 +52,7 @@ def build(run_type, file, *bindings):
 
 
 def test_every_moved_field_is_tried():
-    assert set(OF_TRAIN) == set(train.MOVED)
+    assert set(OF_TRAIN) == set(options.MOVED)
     assert set(OF_EVALUATE) == set(placement.MOVED)
 
 
@@ -42,15 +61,17 @@ def test_an_old_name_builds_the_run_of_its_new_name_and_tells_it_once(
     capsys, run_type, file, old, value, also
 ):
     name = f"{run_type.__module__.rpartition('.')[2]}.{run_type.__name__}"
-    new = train.MOVED[old]
+    new = options.MOVED[old]
     run = build(run_type, file, *also, f"{name}.{old} = {value}")
     told = capsys.readouterr().err
     part, _, field = new.partition(".")
     part_name = type(getattr(run, part))
     full = f"{part_name.__module__.rpartition('.')[2]}.{part_name.__name__}.{field}"
     assert told.count(f"{name}.{old} is now {full} ") == 1
-    assert run == build(run_type, file, *also, f"{full} = {value}")
-    assert run != build(run_type, file, *also)
+    plain = build(run_type, file, *also)
+    changed = {field: ast.literal_eval(value)}
+    changed = {part: dataclasses.replace(getattr(plain, part), **changed)}
+    assert run == dataclasses.replace(plain, **changed) != plain
     capsys.readouterr()
     dataclasses.replace(run)
     assert capsys.readouterr().err == ""  # a run that was built has no old names

@@ -24,8 +24,8 @@ BINDINGS = (
     f"MIXTURE_OR_TASK_NAME = {EXPERTS}",
     "TRAIN_STEPS = 6",
     "BATCH_SIZE = 8",
-    "train.Train.num_shapes = 1",
-    "train.Train.save_every_steps = 2",
+    "options.Batching.num_shapes = 1",
+    "options.Saving.every_steps = 2",
 )
 
 

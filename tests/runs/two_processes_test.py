@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 TASK = "pocket_reviews_good_or_bad"
 SHAPE = [f"--gin.config.T5Config.{name}=16" for name in ("emb_dim", "mlp_dim")]
 TRAIN = ["--gin.TRAIN_STEPS=4", "--gin.BATCH_SIZE=8"]
-TRAIN += ["--gin.train.Train.log_every_steps=1", "--gin.train.Train.save_every_steps=2"]
+TRAIN += ["--gin.options.Metrics.every_steps=1", "--gin.options.Saving.every_steps=2"]
 PROMPT = [f"--gin.MIXTURE_OR_TASK_NAME=('{TASK}',)", *TRAIN]
 SPLIT = [
     "--gin.placement.Placement.axis_rules=fsdp",

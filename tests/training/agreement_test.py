@@ -13,12 +13,12 @@ from elm_jax.training import agreement, signals
 def test_one_process_stops_at_once_with_the_status_of_its_signal():
     with signals.StopRequest() as stop:
         agreed, passed_on = agreement.AgreedStop(stop), agreement.PassedOnStop(stop)
-        assert not agreed()
-        assert not passed_on()
+        assert not agreed.is_requested()
+        assert not passed_on.is_requested()
         agreed.exit_if_requested()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert agreed()
-        assert passed_on()
+        assert agreed.is_requested()
+        assert passed_on.is_requested()
     assert stop.signal_number == signal.SIGTERM
     with pytest.raises(SystemExit, match="143"):
         agreed.exit_if_requested()
@@ -35,7 +35,8 @@ def test_a_signal_after_the_last_question_of_several_is_not_lost(monkeypatch):
         agreed = agreement.AgreedStop(stop, clock=lambda: now[0])
         for _ in range(12):
             now[0] += 0.1
-            assert not agreed()
+            agreed.note_step()
+            assert not agreed.is_requested()
         os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(SystemExit, match="143"):
         agreed.exit_if_requested()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from elm_jax import errors
-from elm_jax.training import fleet_loop, loop, optimizers, schedules
+from elm_jax.training import fleet_loop, job, loop, optimizers, schedules
 from tests.training import toy
 from tests.training.fleet_test import make_toy_fleet
 
@@ -40,7 +40,8 @@ class Expert:
     def begin(self):
         now = self.start or toy.start()[0]
         schedule = optimizers.AdamW(learning_rate=self.rate).schedule(self.num_steps)
-        return fleet_loop.Member(
+        return job.Job(
+            name=f"expert {self.seed}",
             state=dataclasses.replace(
                 now, opt_state=schedules.set_schedule(now.opt_state, schedule)
             ),
@@ -48,7 +49,6 @@ class Expert:
             num_steps=self.num_steps,
             report=loop.Every(1, self.note),
             save=loop.Every(2, self.save),
-            finish=self.finish,
             last_good=lambda most: f"{max(self.saved, default=None)}",
             close=self.close,
         )
@@ -69,7 +69,13 @@ class Expert:
 def run(*crew, **options):
     fleet, frozen = the_fleet()
     queue = ((f"expert {e.seed}", e.begin) for e in crew)
-    return fleet_loop.train_fleet(fleet, frozen, queue, **options)
+    finish = functools.partial(finish_one, crew)
+    return fleet_loop.train_fleet(fleet, frozen, queue, finish=finish, **options)
+
+
+def finish_one(crew, done, state):
+    (expert,) = (one for one in crew if f"expert {one.seed}" == done.name)
+    expert.finish(state)
 
 
 def many(count=7):
@@ -212,6 +218,9 @@ def test_an_expert_that_fails_on_its_way_leaves_and_the_others_go_on(what):
 
             member, later = super().begin(), loop.Every(3, fail)
             changed = {"note": {"report": later}, "batch": {"batch_fn": fail}}
+            if what == "finish":
+                self.finish = fail
+                return member
             return dataclasses.replace(member, **changed.get(what, {what: fail}))
 
     crew = [Broken(9), *many(6)]
@@ -316,7 +325,10 @@ def test_an_expert_that_is_ahead_gets_its_turn_where_lanes_are_few():
     crew = [Same(seed, num_steps=120) for seed in (1, 2)]
     crew.append(Same(0, num_steps=203, start=start))
     queue = ((f"expert {e.seed}", e.begin) for e in crew)
-    assert not fleet_loop.train_fleet(fleet, frozen, queue, after_step=taken.append)
+    finish = functools.partial(finish_one, crew)
+    assert not fleet_loop.train_fleet(
+        fleet, frozen, queue, finish=finish, after_step=taken.append
+    )
     assert turns[0] < 40
 
 

@@ -61,6 +61,11 @@ def main(folder, *stuck_at):
     if stuck_at:
         step_fn = stuck(step_fn, int(*stuck_at))
     with signals.StopRequest(grace_secs=GRACE_SECS) as stop:
+        saving = hooks.SaveSchedule(
+            SAVE_STEPS,
+            stop.waiting_for(hooks.save_states(store)),
+            slow_secs=GRACE_SECS / 2,
+        )
         state = loop.train(
             state,
             frozen,
@@ -69,13 +74,8 @@ def main(folder, *stuck_at):
             num_steps=NUM_STEPS,
             report=loop.Every(LOG_STEPS, report),
             sums=store.read_sums() or {},
-            hooks=[
-                hooks.SaveSchedule(
-                    SAVE_STEPS,
-                    stop.waiting_for(hooks.save_states(store)),
-                    slow_secs=GRACE_SECS / 2,
-                ),
-            ],
+            hooks=[saving],
+            after_step=saving.note_step,
             should_stop=stop,
             last_good=store.name_last_good,
         )

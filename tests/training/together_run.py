@@ -90,7 +90,8 @@ def main(folder, address, count, index, num_devices):
             report=loop.Every(LOG_STEPS, report),
             sums=store.read_sums() or {},
             hooks=[loop.Every(SAVE_STEPS, hooks.save_states(store))],
-            should_stop=agreed,
+            after_step=lambda step: agreed.note_step(),
+            should_stop=agreed.is_requested,
         )
     store.close()
     agreed.exit_if_requested()

@@ -9,7 +9,8 @@ from elm_jax import errors, trees
 from elm_jax.checkpoints import experts
 from elm_jax.cli import gin_flags
 from elm_jax.data import tasks as registered
-from elm_jax.runs import train, trainer
+from elm_jax.runs import train
+from elm_jax.runs.training import shared_model
 from tests.runs.end_to_end_test import SHAPE
 
 pytestmark = pytest.mark.slow
@@ -20,8 +21,8 @@ registered.registry.add(
     registered.Mixture("trainer_capped", TASKS, caps={"pocket_notes_tell": 9}),
     registered.Mixture("trainer_swapped", TASKS[::-1]),
 )
-FEW = ("BATCH_SIZE = 8", "train.Train.num_shapes = 1")
-FEW += ("train.Train.log_every_steps = 1", "train.Train.save_every_steps = 2")
+FEW = ("BATCH_SIZE = 8", "options.Batching.num_shapes = 1")
+FEW += ("options.Metrics.every_steps = 1", "options.Saving.every_steps = 2")
 
 
 def build(folder, gin_file, *bindings):
@@ -45,8 +46,8 @@ def folder(tmp_path_factory):
         "base",
         *SHAPE,
         "TRAIN_STEPS = 5",
-        "train.Train.keep_every_steps = 4",
-        "train.Train.profile_steps = (2, 4)",
+        "options.Saving.keep_every_steps = 4",
+        "options.Metrics.profile_steps = (2, 4)",
     )
     return path
 
@@ -68,7 +69,7 @@ def test_states_to_keep_outlive_the_training(folder):
     assert sorted(path.name for path in states.iterdir()) == ["4", "5"]
 
 
-BEGUN = ("TRAIN_STEPS = 2", "train.Train.keep_every_steps = 2")
+BEGUN = ("TRAIN_STEPS = 2", "options.Saving.keep_every_steps = 2")
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_other_versions_of_packages_are_refused_unless_allowed(begun, tmp_path):
         errors.CheckpointError, match="versions/elm_jax: '0.0.1' before"
     ):
         run(folder, "multitask", mixture, *BEGUN)
-    allowed = "train.Train.resume_changed_config = True"
+    allowed = "options.Saving.resume_changed_config = True"
     run(folder, "multitask", mixture, *BEGUN, allowed)
     assert (folder / "multitask" / "manifest.json").is_file()
 
@@ -128,7 +129,7 @@ def test_another_place_or_period_changes_nothing(begun, tmp_path):
         "multitask",
         "MIXTURE_OR_TASK_NAME = 'trainer_both'",
         *BEGUN,
-        "train.Train.log_every_steps = 2",
+        "options.Metrics.every_steps = 2",
         f"INITIAL_CHECKPOINT_PATH = '{begun}/base'",
     )
     assert (folder / "multitask" / "manifest.json").is_file()
@@ -140,8 +141,8 @@ def test_packed_rows_train_an_expert(begun):
         "multitask",
         "MIXTURE_OR_TASK_NAME = 'trainer_both'",
         "TRAIN_STEPS = 2",
-        "train.Train.pack = True",
-        "train.Train.expert_name = 'packed'",
+        "options.Batching.pack = True",
+        "options.Results.expert_name = 'packed'",
     )
     lines = (begun / "work" / "packed" / "metrics.jsonl").read_text().splitlines()
     padded = (begun / "work" / "multitask" / "metrics.jsonl").read_text().splitlines()
@@ -163,7 +164,26 @@ def test_what_does_not_train_is_kept_in_the_dtype_of_the_computation(folder):
     built.start(config=bound, operative_config=operative)
     params, _ = experts.load_expert(built.expert_dir(TASKS[0]))
     assert {leaf.dtype.name for leaf in trees.flatten(params).values()} == {"float32"}
-    shared = trainer.Trainer(built, built.data.opened(built.place))
+    shared = shared_model.on_all_devices(built.spec())
     kept = {n: leaf.dtype.name for n, leaf in trees.flatten(shared.frozen).items()}
     assert kept.pop("decoder/logits_dense/kernel") == "float32"
     assert set(kept.values()) == {"bfloat16"}
+
+
+def test_an_expert_that_cannot_go_on_keeps_no_other_from_training(folder):
+    """One rule, alone and in a fleet: the error at the end names those that failed."""
+    alone = (
+        *("options.Fleet.size = 0", "options.Saving.keep_every_steps = 2"),
+        *("options.Results.experts_dir = '{MODEL_DIR}/alone'", "TRAIN_STEPS = 2"),
+    )
+    run(folder, "prompt_experts", *alone, f"MIXTURE_OR_TASK_NAME = '{TASKS[0]}'")
+    shutil.rmtree(folder / "alone")
+    with pytest.raises(errors.TrainingError, match="1 of 2 experts failed") as caught:
+        run(
+            folder,
+            "prompt_experts",
+            *(*alone, f"MIXTURE_OR_TASK_NAME = {TASKS}", "LEARNING_RATE = 0.5"),
+        )
+    assert f"{TASKS[0]}: " in str(caught.value)
+    assert "learning_rate: 0.01 before, 0.5 now" in str(caught.value)
+    assert [path.name for path in (folder / "alone").iterdir()] == [TASKS[1]]

@@ -8,7 +8,8 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.model import config, cost, t5
 from elm_jax.peft import bottleneck, experts
-from elm_jax.runs import placement, train_plan
+from elm_jax.runs import placement
+from elm_jax.runs.training import step_cost
 from elm_jax.training import optimizers
 
 XL = config.T5Config(
@@ -25,7 +26,7 @@ XL = config.T5Config(
 NUM_BASE = 2_849_757_184
 NUM_PROMPT = 25_618_432  # adapters and layer norms, as the paper counts
 BATCH = cost.Shape(batch_size=8, inputs_length=512, targets_length=128)
-ONE = train_plan.Devices(num_data=1, num_model=1, axis_rules="data")
+ONE = placement.Devices(num_data=1, num_model=1, axis_rules="data")
 
 
 def parts_of(kind, devices, tx, shape=XL):
@@ -35,10 +36,10 @@ def parts_of(kind, devices, tx, shape=XL):
     parts = {"prompt": experts.PROMPT_EXPERT, "dataset": experts.DATASET_EXPERT}
     pattern = parts[kind]
     trainable, frozen = trees.split(t5.param_shapes(model), pattern)
-    parts = train_plan.bytes_per_device(
+    parts = step_cost.bytes_per_device(
         shape, BATCH, devices, tx=tx.make(10), trainable=trainable, frozen=frozen
     )
-    plan = train_plan.describe(model, BATCH, devices, pattern=pattern, tx=tx.make(10))
+    plan = step_cost.describe(model, BATCH, devices, pattern=pattern, tx=tx.make(10))
     return parts, plan
 
 
@@ -55,7 +56,7 @@ def test_a_prompt_expert_keeps_base_once_and_optimiser_state_for_its_own():
 
 
 def test_a_dataset_expert_is_shared_among_devices_but_for_its_norms():
-    devices = train_plan.Devices(num_data=2, num_model=4, axis_rules="data_model")
+    devices = placement.Devices(num_data=2, num_model=4, axis_rules="data_model")
     one, _ = parts_of("dataset", ONE, optimizers.Adafactor())
     parts, plan = parts_of("dataset", devices, optimizers.Adafactor())
     assert parts["frozen parameters"] == 0
@@ -86,11 +87,11 @@ def test_a_prompt_expert_costs_less_than_a_dataset_expert():
 
 
 def test_more_devices_than_this_machine_has_can_be_planned():
-    devices = train_plan.choose_devices(
+    devices = placement.choose_devices(
         placement.Placement(num_model=64, axis_rules="data_model")
     )
     assert (devices.num_data, devices.num_model) == (1, 64)
-    devices = train_plan.choose_devices(
+    devices = placement.choose_devices(
         placement.Placement(num_model=16, axis_rules="data_model")
     )
     _, plan = parts_of("dataset", devices, optimizers.Adafactor())
@@ -99,14 +100,14 @@ def test_more_devices_than_this_machine_has_can_be_planned():
 
 @pytest.mark.parametrize("num_model", [1, 2, 8])
 def test_devices_of_this_machine_are_all_used(num_model):
-    devices = train_plan.choose_devices(
+    devices = placement.choose_devices(
         placement.Placement(num_model=num_model, axis_rules="data_model")
     )
     assert devices.count == 8
 
 
 def test_fully_sharded_parameters_are_split_over_all_devices():
-    devices = train_plan.Devices(num_data=1, num_fsdp=8, num_model=1, axis_rules="fsdp")
+    devices = placement.Devices(num_data=1, num_fsdp=8, num_model=1, axis_rules="fsdp")
     parts, _ = parts_of("dataset", devices, optimizers.AdamW())
     for name in ("trained parameters", "gradients"):
         assert NUM_BASE / 2 <= parts[name] < 1.001 * NUM_BASE / 2
@@ -114,6 +115,6 @@ def test_fully_sharded_parameters_are_split_over_all_devices():
 
 
 def test_a_batch_that_does_not_divide_is_refused_in_the_plan():
-    devices = train_plan.Devices(num_data=3, num_model=1, axis_rules="data")
+    devices = placement.Devices(num_data=3, num_model=1, axis_rules="data")
     with pytest.raises(errors.ConfigError, match="a batch of 8 rows for 3 devices"):
         parts_of("dataset", devices, optimizers.Adafactor())

@@ -1,6 +1,6 @@
 import pytest
 
-from elm_jax.runs import train_metrics
+from elm_jax.runs.training import metrics
 
 LAST = '{"step": 6, "loss": 2.5, "accuracy": 0.5, "grad_norm": 1.0, "secs_left": 0.0}'
 
@@ -8,7 +8,7 @@ LAST = '{"step": 6, "loss": 2.5, "accuracy": 0.5, "grad_norm": 1.0, "secs_left":
 def test_the_manifest_keeps_of_the_last_line_what_speed_did_not_shape(tmp_path):
     text = f'{{"step": 4, "loss": 3.0}}\n{LAST}\n'
     (tmp_path / "metrics.jsonl").write_text(text)
-    assert train_metrics.read_last(tmp_path, step=6) == {
+    assert metrics.read_last(tmp_path, step=6) == {
         **{"loss": 2.5, "accuracy": 0.5, "grad_norm": 1.0}
     }
 
@@ -27,5 +27,5 @@ def test_a_file_that_was_damaged_after_the_end_gives_no_metrics_and_is_told(
 ):
     if content is not None:
         (tmp_path / "metrics.jsonl").write_bytes(content)
-    assert train_metrics.read_last(tmp_path, step=6) == {}
+    assert metrics.read_last(tmp_path, step=6) == {}
     assert told in capsys.readouterr().err

@@ -2,71 +2,29 @@
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
 
 import jax
 import optax
-from jax.sharding import AbstractMesh
 
 from elm_jax import trees
+from elm_jax.data import tasks
 from elm_jax.model import config, cost, precision, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import rules
 from elm_jax.peft import experts as expert_kinds
-from elm_jax.runs import placement
+from elm_jax.runs.placement import Devices
 from elm_jax.runs.run import Plan
 from elm_jax.training import state as states
 from elm_jax.types import Params
 
-if TYPE_CHECKING:
-    from elm_jax.data import tasks
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Devices:
-    """How a batch and a model are laid over devices, which need not be here.
-
-    Attributes:
-      num_data: Shares of a batch among devices with the same parameters.
-      num_fsdp: Shares of a batch and of the parameters.
-      num_model: Shares of a parameter.
-      axis_rules: Name of the table that tells which parameters are shared.
-    """
-
-    num_data: int
-    num_fsdp: int = 1
-    num_model: int
-    axis_rules: str
-
-    @property
-    def count(self) -> int:
-        """How many devices."""
-        return self.num_data * self.num_fsdp * self.num_model
-
-    def __str__(self) -> str:
-        sizes = f"{self.num_data} (data) x {self.num_fsdp} (fsdp) x"
-        return f"{sizes} {self.num_model} (model) by rules {self.axis_rules!r}"
-
-    @property
-    def mesh(self) -> AbstractMesh:
-        """The devices as a mesh that no hardware stands behind."""
-        return AbstractMesh((self.num_data, self.num_fsdp, self.num_model), meshes.AXES)
-
-
-def batch_shape(batch_size: int, features: "tasks.Features") -> cost.Shape:
+def batch_shape(batch_size: int, features: tasks.Features) -> cost.Shape:
     """Returns a batch of the longest inputs and targets."""
     return cost.Shape(
         batch_size=batch_size,
         inputs_length=features.inputs_length,
         targets_length=features.targets_length,
     )
-
-
-def choose_devices(place: placement.Placement) -> Devices:
-    """Returns the devices of all processes, or one model's if there are too few."""
-    shape = meshes.mesh_shape(jax.device_count(), -1, place.num_fsdp, place.num_model)
-    sizes = dict(zip(("num_data", "num_fsdp", "num_model"), shape, strict=True))
-    return Devices(**sizes, axis_rules=place.axis_rules)
 
 
 def bytes_per_device(

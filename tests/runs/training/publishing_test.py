@@ -5,7 +5,7 @@ import pytest
 
 from elm_jax import errors
 from elm_jax.checkpoints import bucket, experts
-from elm_jax.runs import publishing
+from elm_jax.runs.training import publishing
 from tests.checkpoints import sample
 
 

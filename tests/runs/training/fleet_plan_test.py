@@ -7,9 +7,9 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.model import cost, t5
 from elm_jax.peft import bottleneck, experts
-from elm_jax.runs import fleet_layout
+from elm_jax.runs.training import fleet_plan, machine
 from elm_jax.training import optimizers
-from tests.runs.train_plan_test import NUM_PROMPT, XL
+from tests.runs.training.step_cost_test import NUM_PROMPT, XL
 
 GIB = 2**30
 
@@ -19,7 +19,7 @@ def fleet():
     model = t5.T5(XL, bottleneck.Bottleneck(reduction_factor=32).adapter_fn(2048))
     shapes = t5.param_shapes(model)
     trainable, frozen = trees.split(shapes, experts.PROMPT_EXPERT)
-    return fleet_layout.Fleet(
+    return fleet_plan.Needs(
         shape=XL,
         batch=cost.Shape(batch_size=8, inputs_length=512, targets_length=128),
         tx=optimizers.AdamW().make(10),
@@ -32,7 +32,7 @@ def fleet():
 
 def choose(fleet, gib, num_devices=8, **options):
     memory = None if gib is None else int(gib * GIB)
-    return fleet_layout.choose_layout(
+    return fleet_plan.choose_layout(
         fleet, num_devices=num_devices, memory_bytes=memory, **options
     )
 
@@ -75,7 +75,7 @@ def test_as_many_lanes_are_taken_as_fit(fleet):
         assert (found.num_model, found.num_lanes) == (1, lanes)
         assert found.bytes_per_device == fleet.bytes_per_device(8, 1, num_lanes=lanes)
         assert ("4 lanes would take" in found.why) == (lanes < 4)
-    with pytest.raises(errors.ConfigError, match="Set fleet_lanes to 2, or to 0"):
+    with pytest.raises(errors.ConfigError, match=r"Fleet.lanes to 2, or to 0"):
         choose(fleet, two / 0.9 + 0.1, needs_all_lanes=True)
     assert choose(fleet, four / 0.9 + 0.1, needs_all_lanes=True).num_lanes == 4
 
@@ -109,5 +109,5 @@ def test_a_fleet_that_fits_in_no_way_is_refused_with_what_takes_the_memory(fleet
 
 
 def test_a_cpu_does_not_tell_its_memory_and_may_be_told():
-    assert fleet_layout.device_memory() is None
-    assert fleet_layout.device_memory(1.5) == 1.5 * GIB
+    assert machine.device_memory() is None
+    assert machine.device_memory(1.5) == 1.5 * GIB

@@ -1,4 +1,4 @@
-"""Who trains which experts now: other runs and processes are at the same list."""
+"""Which experts this process trains now: other runs and processes share the list."""
 
 import contextlib
 import itertools
@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import jax
 
@@ -14,12 +13,10 @@ from elm_jax import errors
 from elm_jax.library import lock
 from elm_jax.partitioning import messages, processes
 from elm_jax.runs import shards
+from elm_jax.runs.training.landing import Failures, Landing
+from elm_jax.runs.training.spec import TrainingSpec
 from elm_jax.training import agreement, signals
 
-if TYPE_CHECKING:
-    from elm_jax.runs import train
-
-Failures = dict[str, errors.ElmError]
 TrainAll = Callable[[Sequence[str]], Failures]
 """Trains experts that nobody else is at; returns those that failed."""
 
@@ -28,8 +25,10 @@ _LEAVING_SECS = 1.0  # for a process to print why it ends
 _shares = itertools.count()
 
 
-def train_free(
-    run: "train.Train",
+def train_unfinished(
+    spec: TrainingSpec,
+    landing: Landing,
+    *,
     names: Sequence[str],
     todo: Sequence[str],
     train_all: TrainAll | None,
@@ -37,34 +36,35 @@ def train_free(
     """Trains experts until all are there, by this run or another; returns failures.
 
     Args:
-      run: The training.
+      spec: The training.
+      landing: Where its finished experts go.
       names: Of its experts; those that are finished are listed and published.
       todo: Those that were not finished, the same in all processes that work together.
       train_all: Trains some of them; None if there is nothing to do.
     """
-    run.landing.hand_on(names)  # what a killed run has left
+    landing.list_and_publish(names)  # what a killed run has left
     failures: Failures = {}
     of_others = set(todo)
     while todo and train_all is not None:
-        with _hold_free(run, todo) as held:
-            mine = processes.agree(run.landing.unfinished(held))
+        with _hold_unheld(spec, todo) as held:
+            mine = processes.agree(landing.unfinished(held))
             failures |= train_all(mine)
             of_others -= {*mine}
-        todo = processes.agree(run.landing.unfinished(todo))
+        todo = processes.agree(landing.unfinished(todo))
         todo = [name for name in todo if name not in failures]
-    failures |= _compare(run, sorted(of_others))
-    # What a run beside this one has left is handed on here, too.
-    return failures | run.landing.finish([n for n in names if n not in failures])
+    failures |= _compare(landing, sorted(of_others))
+    # What a run beside this one has left is listed and published here, too.
+    return failures | landing.finish([n for n in names if n not in failures])
 
 
-def _compare(run: "train.Train", names: Sequence[str]) -> Failures:
+def _compare(landing: Landing, names: Sequence[str]) -> Failures:
     """Returns why experts that another run has trained meanwhile are not ours, if so.
 
     They are finished now, and are compared as those that were so from the beginning.
     """
     try:
-        run.landing.check_unchanged(names)
-        run.landing.check_rows(names)
+        landing.check_unchanged(names)
+        landing.check_rows(names)
     except errors.CheckpointError as error:
         others: Failures = dict.fromkeys(
             names, errors.CheckpointError(f"the same as {names[0]}")
@@ -74,7 +74,9 @@ def _compare(run: "train.Train", names: Sequence[str]) -> Failures:
 
 
 def train_share(
-    run: "train.Train",
+    spec: TrainingSpec,
+    landing: Landing,
+    *,
     names: Sequence[str],
     todo: Sequence[str],
     train_all: TrainAll | None,
@@ -92,7 +94,8 @@ def train_share(
     waits `stop_grace_secs` at most for them.
 
     Args:
-      run: The training; its `shard` has been taken.
+      spec: The training.
+      landing: Where its finished experts go.
       names: Experts of all joined processes, the same in each.
       todo: Those of them that were not finished, the same in each.
       train_all: Trains some of them, on local devices; None if there is nothing to do.
@@ -101,29 +104,34 @@ def train_share(
       SystemExit: A signal came to one of the processes.
     """
     topic = f"failures of share {next(_shares)}"
-    own = shards.Shard(jax.process_index(), jax.process_count()).choose(names)
-    own_todo = [name for name in own if name in todo]
+    grace_secs = spec.saving.stop_grace_secs
+    share = shards.Shard(jax.process_index(), jax.process_count()).choose(names)
+    todo_here = [name for name in share if name in todo]
     with processes.apart():
         try:
-            failures = train_free(run, own, own_todo, train_all)
-            texts = _meet(topic, failures)
+            failures = train_unfinished(
+                spec, landing, names=share, todo=todo_here, train_all=train_all
+            )
+            texts = _wait_for_all(topic, failures)
         except SystemExit as stop:
             agreement.pass_on(signals.number_of(stop.code))
-            _leave_last(topic, most_secs=run.stop_grace_secs)
+            _leave_last(topic, most_secs=grace_secs)
             raise
         if texts:
-            _leave_last(topic, most_secs=run.stop_grace_secs)
+            _leave_last(topic, most_secs=grace_secs)
     return {n: errors.TrainingError(text) for n, text in texts.items()} | failures
 
 
-def _meet(topic: str, failures: Mapping[str, errors.ElmError]) -> dict[str, str]:
+def _wait_for_all(
+    topic: str, failures: Mapping[str, errors.ElmError]
+) -> dict[str, str]:
     """Returns what failed in all processes, when all are through with their shares.
 
     Raises:
       SystemExit: One was stopped.
     """
-    own = {name: f"{error}" for name, error in failures.items()}
-    messages.tell(topic, json.dumps(own))
+    texts = {name: f"{error}" for name, error in failures.items()}
+    messages.tell(topic, json.dumps(texts))
     told, is_first = messages.told(topic), True
     while len(told) < jax.process_count():
         _exit_if_stopped()
@@ -158,11 +166,31 @@ def _leave_last(topic: str, *, most_secs: float) -> None:
 
 
 @contextlib.contextmanager
-def _hold_free(run: "train.Train", names: Sequence[str]) -> Iterator[list[str]]:
+def _hold_unheld(spec: TrainingSpec, names: Sequence[str]) -> Iterator[list[str]]:
     """Holds what no other run trains; the first process does so for all."""
     with contextlib.ExitStack() as stack:
         held: list[str] = []
         if processes.is_main():
-            free = {run.work_dir(name): name for name in names}
-            held = stack.enter_context(lock.hold_free(free))
+            folders = {spec.experts[name].work_dir: name for name in names}
+            held = stack.enter_context(lock.hold_free(folders))
         yield processes.agree(held)
+
+
+def raise_failures(failures: Mapping[str, errors.ElmError], total: int) -> None:
+    """Raises TrainingError that names all experts that failed, if any, with reasons.
+
+    Args:
+      failures: Reasons by expert.
+      total: How many experts were to be trained; of one alone its own error is raised.
+    """
+    if len(failures) == 1 == total:
+        raise next(iter(failures.values()))
+    if failures:
+        reasons = "\n".join(f"  {n}: {error}" for n, error in failures.items())
+        raise errors.TrainingError(
+            found=f"{len(failures)} of {total} experts failed; the others are"
+            f" finished\n{reasons}",
+            expected="every expert to finish",
+            do="Change what each message says, then give the command again: it"
+            " trains only what is not finished",
+        )

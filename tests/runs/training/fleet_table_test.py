@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from elm_jax.runs import fleet_table
+from elm_jax.runs.training import fleet_table
 
 SCALARS = {
     "loss": 1.25,

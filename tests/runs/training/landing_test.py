@@ -14,7 +14,8 @@ from elm_jax.checkpoints import bucket, experts, manifest
 from elm_jax.cli import gin_flags
 from elm_jax.library import catalogue
 from elm_jax.model import config, t5
-from elm_jax.runs import train, trainer, training_config
+from elm_jax.runs import loaded, placement, train
+from elm_jax.runs.training import options, record
 from tests.checkpoints import sample
 
 TASKS = ("pocket_kinds_which_is", "pocket_notes_tell")
@@ -69,7 +70,7 @@ def make_run(folder, *bindings):
             f"MODEL_DIR = '{folder}'",
             f"MIXTURE_OR_TASK_NAME = {TASKS}",
             "TRAIN_STEPS = 5",
-            "train.Train.library_dir = '{MODEL_DIR}/library'",
+            "options.Results.library_dir = '{MODEL_DIR}/library'",
             *bindings,
         ],
     )
@@ -77,10 +78,11 @@ def make_run(folder, *bindings):
 
 
 def result_of(run, name):
-    training = training_config.settings(run.of_expert(name))
-    training |= training_config.of_tokens(run, run.open_data())
+    spec = run.spec()
+    training = record.settings(spec, spec.experts[name])
+    training |= record.of_tokens(spec, spec.open_data())
     facts = facts_of(name, training=training)
-    return trainer.Finished({"norm": np.ones(3, np.float32)}, facts)
+    return loaded.Expert({"norm": np.ones(3, np.float32)}, facts)
 
 
 def save(run, *names):
@@ -111,7 +113,7 @@ def test_what_was_saved_and_no_more_is_listed_published_and_cleared_up(folder):
     save(run, *TASKS)
     states[1].mkdir(parents=True)
     os.utime(states[1], (2**32, 2**32))  # of another training, later
-    assert run.landing.hand_on(TASKS) == {}
+    assert run.landing.list_and_publish(TASKS) == {}
     assert run.landing.finish(TASKS) == {}
     assert listed(folder) == sorted(TASKS)
     assert sorted(bucket.Bucket(f"{folder / 'bucket'}").experts()) == sorted(TASKS)
@@ -119,10 +121,10 @@ def test_what_was_saved_and_no_more_is_listed_published_and_cleared_up(folder):
 
 
 def test_states_to_keep_stay_also_then(folder):
-    run = make_run(folder, "train.Train.keep_every_steps = 1000")
+    run = make_run(folder, "options.Saving.keep_every_steps = 1000")
     (run.work_dir(SHORT) / "state").mkdir(parents=True)
     save(run, SHORT)
-    run.landing.hand_on([SHORT])
+    run.landing.list_and_publish([SHORT])
     assert (run.work_dir(SHORT) / "state").exists()
 
 
@@ -149,7 +151,7 @@ def test_a_folder_without_an_expert_where_one_is_to_land_is_refused_first(folder
 
 def test_finished_experts_of_the_same_settings_are_fine(folder):
     save(make_run(folder), *TASKS)
-    same = ("train.Train.fleet_size = 0", "train.Train.save_every_steps = 7")
+    same = ("options.Fleet.size = 0", "options.Saving.every_steps = 7")
     make_run(folder, *same).landing.check_unchanged(TASKS)
     # A manifest that does not tell, or knows settings that are no more, is no reason.
     path = folder / "prompt_experts" / SHORT / manifest.FILE_NAME
@@ -179,7 +181,7 @@ def test_more_steps_than_finished_experts_have_are_refused_by_name(folder):
     changed = make_run(folder, "TRAIN_STEPS = 9")
     text = check_refused(folder, changed, f"{LONG}: train_steps: 5 before, 9 now")
     assert SHORT not in text  # it has steps of its own
-    allowed = "train.Train.resume_changed_config = True"
+    allowed = "options.Saving.resume_changed_config = True"
     allowed = make_run(folder, "TRAIN_STEPS = 9", allowed)
     assert allowed.landing.unfinished(TASKS) == []
     allowed.landing.check_unchanged(TASKS)
@@ -207,20 +209,37 @@ CHANGES = {
     "optimizer": "LEARNING_RATE = 0.5",
     "train_steps": "TRAIN_STEPS = 9",
     "batch_size": "BATCH_SIZE = 9",
-    "max_examples": "train.Train.max_examples = 9",
+    "max_examples": "options.Batching.max_examples = 9",
     "adapter": "bottleneck.Bottleneck.reduction_factor = 2",
     "expert_parts": "train.Train.expert_parts = 'adapters'",
     "dropout_rate": "train.Train.dropout_rate = 0.25",
-    "num_shapes": "train.Train.num_shapes = 3",
-    "pack": "train.Train.pack = True",
+    "num_shapes": "options.Batching.num_shapes = 3",
+    "pack": "options.Batching.pack = True",
     "execution": "config.Execution.dtype = 'bfloat16'",
     "random_seed": "train.Train.random_seed = 7",
 }
 
 
+# Fields that shape no bit of an expert, or do so by what else is compared.
+MAY_CHANGE = {
+    *("model_dir", "tasks", "data", "shard", "initial_checkpoint_path", "per_expert"),
+    *("axis_rules", "num_fsdp", "num_model"),  # where it is computed
+    *("size", "lanes", "device_memory_gib"),
+    *("every_steps", "keep_last", "keep_every_steps", "stop_grace_secs"),
+    *("resume_changed_config", "profile_steps"),
+    *("experts_dir", "expert_name", "publish_url", "library_dir"),
+}
+PARTS = (
+    *(options.Batching, options.Fleet, options.Saving, options.Metrics),
+    *(options.Results, placement.Placement),
+)
+
+
 def test_every_field_of_a_training_shapes_experts_or_is_known_not_to():
-    known = training_config.MAY_CHANGE | CHANGES.keys() | {"model"}
-    assert {field.name for field in dataclasses.fields(train.Train)} == known
+    names = {field.name for part in PARTS for field in dataclasses.fields(part)}
+    parts = {new.partition(".")[0] for new in options.MOVED.values()}
+    names |= {field.name for field in dataclasses.fields(train.Train)} - parts
+    assert names == MAY_CHANGE | CHANGES.keys() | {"model"}
 
 
 @pytest.mark.parametrize("field", sorted(CHANGES.keys() - {"kind", "execution"}))
@@ -231,7 +250,7 @@ def test_each_field_that_shapes_experts_is_refused_once_they_are_there(folder, f
 
 def test_other_rows_than_finished_experts_had_are_refused(folder):
     run = make_run(folder)
-    rows = run.open_data().open(SHORT, "train").fingerprint
+    rows = run.spec().open_data().open(SHORT, "train").fingerprint
     result = result_of(run, SHORT)
     for fingerprint in (rows, "other rows"):
         data = {SHORT: {"num_examples": 1, "fingerprint": fingerprint}}
@@ -256,8 +275,8 @@ def test_states_that_release_0_1_kept_elsewhere_are_not_begun_anew(folder):
 
 
 def test_experts_of_one_name_in_two_folders_share_no_work_folder(folder):
-    other = make_run(folder, "train.Train.experts_dir = '{MODEL_DIR}/lora'")
-    outside = make_run(folder, f"train.Train.experts_dir = '{folder.parent}/x'")
+    other = make_run(folder, "options.Results.experts_dir = '{MODEL_DIR}/lora'")
+    outside = make_run(folder, f"options.Results.experts_dir = '{folder.parent}/x'")
     found = {run.work_dir(LONG) for run in (make_run(folder), other, outside)}
     assert len(found) == 3
     assert all(path.is_relative_to(folder / "work") for path in found)

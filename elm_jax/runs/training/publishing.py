@@ -119,7 +119,7 @@ class Publisher:
                     size = show_bytes(to.publish(name, folder))
                     spent = time.monotonic() - start
                     print(f"published: {name}, {size} in {spent:.1f} s")  # noqa: T201
-            except Exception as error:  # noqa: BLE001 - `finish` hands it on
+            except Exception as error:  # noqa: BLE001 - `finish` tells of it
                 self._failures[name] = error
                 sys.stderr.write(f"{name} is finished, but not published: {error}\n")
             self._num_done += 1

@@ -10,8 +10,9 @@ import sys
 import pytest
 
 from elm_jax.cli import gin_flags
-from elm_jax.runs import fleet_layout, placement, train
-from tests.runs.fleet_test import (
+from elm_jax.runs import placement, train
+from elm_jax.runs.training import fleet_plan, machine
+from tests.runs.training.fleet_test import (
     ALONE,
     FEW,
     KEEP,
@@ -26,14 +27,14 @@ from tests.runs.fleet_test import (
 
 pytestmark = pytest.mark.slow
 
-LANES = "train.Train.fleet_lanes = 2"
+LANES = "options.Fleet.lanes = 2"
 LEFT = TASKS[0]  # what a run was at when it was stopped, the others being finished
 
 
 def train_on_one_device(folder, base):
     """Trains the experts in several ways, each in a folder of its own."""
     folder, base = pathlib.Path(folder), pathlib.Path(base)
-    ways = {"alone": (ALONE,), "fleet": ("train.Train.fleet_size = 2",)}
+    ways = {"alone": (ALONE,), "fleet": ("options.Fleet.size = 2",)}
     for way, bindings in (ways | {"lanes": (KEEP, LANES)}).items():
         (folder / way).mkdir()
         train_in(folder / way, base, *bindings)
@@ -50,12 +51,12 @@ def train_on_one_device(folder, base):
 def one_device(base, tmp_path_factory):
     """Folder of experts that were trained where there is one device."""
     folder = tmp_path_factory.mktemp("one_device")
-    code = "import sys; from tests.runs import fleet_devices_test as this\n"
+    code = "import sys; from tests.runs.training import fleet_devices_test as this\n"
     code += "this.train_on_one_device(*sys.argv[1:])"
     environ = {n: v for n, v in os.environ.items() if n != "XLA_FLAGS"}
     run = subprocess.run(
         [sys.executable, "-c", code, str(folder), str(base)],
-        cwd=pathlib.Path(__file__).parents[2],
+        cwd=pathlib.Path(__file__).parents[3],
         env=environ | {"JAX_NUM_CPU_DEVICES": "1"},
         stdout=subprocess.PIPE,
         text=True,
@@ -94,6 +95,12 @@ def test_rules_that_could_split_a_base_but_need_not_change_no_bit(
     assert fingerprints(tmp_path) == fingerprints(whole)
 
 
+def layout_of(run):
+    run.choose_devices()
+    here = machine.this_machine(run.fleet.device_memory_gib)
+    return fleet_plan.layout_of(run.spec(), here)
+
+
 def memory_for_half_a_base(folder, base):
     """Returns GiB of a device that just hold half a base and an expert's step."""
     run, *_ = gin_flags.build_run(
@@ -104,9 +111,9 @@ def memory_for_half_a_base(folder, base):
     half = dataclasses.replace(
         run, placement=placement.Placement(axis_rules="data_model", num_model=2)
     )
-    needed = sum(fleet_layout.of_run(half).bytes_per_device.values())
+    needed = sum(layout_of(half).bytes_per_device.values())
     gib = 1.001 * needed / 0.9 / 2**30  # a tenth of the memory is not for the plan
-    layout = fleet_layout.of_run(dataclasses.replace(run, device_memory_gib=gib))
+    layout = layout_of(dataclasses.replace(run, device_memory_gib=gib))
     assert (layout.axis_rules, layout.num_model) == ("data_model", 2)
     return gib
 
@@ -116,7 +123,7 @@ def test_a_base_that_does_not_fit_is_split_and_its_experts_learn_the_same(
 ):
     """Two devices add in another order than one: loss to 1e-5; 1.4e-7 was seen."""
     gib = memory_for_half_a_base(tmp_path, base)
-    train_in(tmp_path, base, f"train.Train.device_memory_gib = {gib}")
+    train_in(tmp_path, base, f"options.Fleet.device_memory_gib = {gib}")
     for name in TASKS:
         pair = [rows_of(folder, name) for folder in (tmp_path, whole)]
         losses, expected = ([row["loss"] for row in rows] for rows in pair)

@@ -25,11 +25,11 @@ TASKS = (
     "pocket_notes_tell",
     "pocket_reviews_good_or_bad",
 )
-KEEP, ALONE = "train.Train.keep_every_steps = 2", "train.Train.fleet_size = 0"
-LISTED = "train.Train.library_dir = '{MODEL_DIR}/library'"
+KEEP, ALONE = "options.Saving.keep_every_steps = 2", "options.Fleet.size = 0"
+LISTED = "options.Results.library_dir = '{MODEL_DIR}/library'"
 NAMED = (f"MIXTURE_OR_TASK_NAME = {TASKS}",)
-FEW = ("TRAIN_STEPS = 6", "BATCH_SIZE = 8", "train.Train.num_shapes = 2")
-OFTEN = ("train.Train.log_every_steps = 1", "train.Train.save_every_steps = 2")
+FEW = ("TRAIN_STEPS = 6", "BATCH_SIZE = 8", "options.Batching.num_shapes = 2")
+OFTEN = ("options.Metrics.every_steps = 1", "options.Saving.every_steps = 2")
 # What a user's own gin file says about experts that need something else.
 PER_EXPERT = """
 from __gin__ import dynamic_registration
@@ -245,7 +245,7 @@ def test_a_base_is_not_split_over_more_devices_than_the_process_has(base, tmp_pa
         "placement.Placement.axis_rules = 'data_model'",
         "placement.Placement.num_model = 16",
     )
-    with pytest.raises(errors.ConfigError, match="fleet_size = 0 to train one after"):
+    with pytest.raises(errors.ConfigError, match="Fleet.size = 0 to train one after"):
         train_in(tmp_path, base, *split)
 
 

@@ -1,0 +1,63 @@
+"""How kinds of trained experts differ: objective, grouping and parts that train."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from elm_jax.checkpoints import manifest
+from elm_jax.data import tasks as task_registry
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What a name of a kind stands for.
+
+    Attributes:
+      objective: `span_corruption` restores what was cut out of text and makes a base
+        from scratch; `supervised` learns targets from inputs and starts from a base.
+      grouping: One expert for each `prompt`, that is task; one for each `dataset` of
+        the tasks; or one for `all`.
+      parts: Which parameters train unless a run says otherwise: a name in
+        `peft.experts.PARTS`.
+    """
+
+    objective: Literal["span_corruption", "supervised"]
+    grouping: Literal["prompt", "dataset", "all"]
+    parts: str
+
+    @property
+    def makes_base(self) -> bool:
+        """Whether a base comes out, which starts from no other."""
+        return self.objective == "span_corruption"
+
+
+KINDS: Mapping[manifest.TrainedKind, Kind] = {
+    "base": Kind(objective="span_corruption", grouping="all", parts="all"),
+    "prompt": Kind(
+        objective="supervised", grouping="prompt", parts="adapters_and_norms"
+    ),
+    "dataset": Kind(objective="supervised", grouping="dataset", parts="all"),
+    "multitask": Kind(objective="supervised", grouping="all", parts="all"),
+}
+
+
+def group(kind: manifest.TrainedKind, tasks: Iterable[str]) -> dict[str, list[str]]:
+    """Returns the tasks of each expert to be, by the expert's name.
+
+    An expert for all tasks is named like its kind.
+
+    Args:
+      kind: Of the experts.
+      tasks: Names of registered tasks.
+    """
+    grouping = KINDS[kind].grouping
+    experts: dict[str, list[str]] = {}
+    for task in tasks:
+        names = {"prompt": task, "dataset": _dataset_of(task), "all": kind}
+        experts.setdefault(names[grouping], []).append(task)
+    return experts
+
+
+def _dataset_of(task: str) -> str:
+    """Returns the dataset of a task; a task that names none is one by itself."""
+    return getattr(task_registry.registry.task(task), "dataset", task)

@@ -1,0 +1,79 @@
+"""From what is asked for to what trains it: data, model and schedule put together."""
+
+from collections.abc import Callable, Mapping
+
+from elm_jax.disk import folders
+from elm_jax.partitioning import processes
+from elm_jax.runs import bases, data_doubts, task_data, vocabularies
+from elm_jax.runs.loaded import Expert
+from elm_jax.runs.training import fleet_plan, kinds, machine, mixing, shared_model
+from elm_jax.runs.training.fleet import SideBySide
+from elm_jax.runs.training.job import Jobs
+from elm_jax.runs.training.solo import Solo
+from elm_jax.runs.training.spec import TrainingSpec
+
+
+def make(
+    spec: TrainingSpec,
+    land: Callable[[str, Expert], None],
+    *,
+    operative_config: str,
+) -> Solo | SideBySide:
+    """Returns what trains any of a training's experts, alone or side by side.
+
+    Caches that are not there yet are built.
+
+    Args:
+      spec: The training.
+      land: Takes the name of a finished expert and what it is saved as.
+      operative_config: Text of the configuration, to be written down.
+
+    Raises:
+      ElmError: Data, base, vocabulary, devices and folders do not go together.
+    """
+    data = spec.open_data()
+    if spec.base_dir is not None:
+        vocabularies.warn_if_unknown(bases.read_manifest(spec.base_dir))
+    layout = None
+    if spec.is_fleet:
+        here = machine.this_machine(spec.fleet.device_memory_gib)
+        layout = fleet_plan.layout_of(spec, here)
+        shared = shared_model.for_fleet(spec, layout)
+    else:
+        shared = shared_model.on_all_devices(spec)
+    for folder in (spec.experts_dir, spec.work_dir):
+        folders.check_writable(folder)
+    examples = _open_examples(spec, data)
+    num_shapes = 0 if spec.batching.pack else spec.batching.num_shapes
+    every = [dataset for datasets in examples.values() for dataset in datasets]
+    if kinds.KINDS[spec.kind].objective == "span_corruption":
+        every = []  # all of its batches have the lengths that are asked for
+    jobs = Jobs(
+        spec,
+        shared,
+        data=data,
+        examples=examples,
+        common_shapes=spec.data.options.common_shapes(every, num_shapes=num_shapes),
+        operative_config=operative_config,
+    )
+    if layout is None:
+        return Solo(spec, shared, jobs, land)
+    return SideBySide(spec, shared, jobs, land, layout=layout)
+
+
+def _open_examples(
+    spec: TrainingSpec, data: task_data.OpenedData
+) -> Mapping[str, mixing.Examples]:
+    """Returns the data of each expert, also of those that others train.
+
+    All caches come first: a task that cannot be read is told before any training, and
+    shapes must not depend on the shard or on what is finished already.
+    """
+    with processes.main_first("token caches"):
+        examples = {
+            name: [data.open(task, "train") for task in expert.tasks]
+            for name, expert in spec.experts.items()
+        }
+    data_doubts.check(d for datasets in examples.values() for d in datasets)
+    mixing.check_rates(spec.tasks, spec.batching.max_examples, examples)
+    return examples

@@ -1,0 +1,107 @@
+"""What the experts of one training share: the model, its base on devices, a loss."""
+
+import functools
+
+import jax
+import optax
+
+from elm_jax import trees
+from elm_jax.model import loss, precision, t5
+from elm_jax.partitioning import mesh as meshes
+from elm_jax.peft import experts as expert_parts
+from elm_jax.runs.loaded import Base
+from elm_jax.runs.training.fleet_plan import Layout
+from elm_jax.runs.training.spec import TrainingSpec
+from elm_jax.training import fleet, state
+from elm_jax.types import Params
+
+
+class SharedModel:
+    """A model and its base on a mesh of devices.
+
+    Args:
+      spec: The training.
+      model: Its network.
+      mesh: Where.
+      axis_rules: Name of the table that places parameters on the mesh.
+
+    Attributes:
+      mesh: As given.
+      base: In the host's memory; None for a model from scratch.
+      tx: The optimiser; its rates are those of the run until a state has others.
+      loss_fn: Loss of all parameters on a batch.
+    """
+
+    def __init__(
+        self,
+        spec: TrainingSpec,
+        *,
+        model: t5.T5,
+        mesh: jax.sharding.Mesh,
+        axis_rules: str,
+    ) -> None:
+        self._pattern, self._model = spec.pattern, model
+        self._axis_rules, self.mesh = axis_rules, mesh
+        self.base: Base | None = None
+        if spec.base_dir is not None:
+            self.base = Base.load(spec.base_dir)
+        self.tx: optax.GradientTransformation = spec.optimizer.make(spec.train_steps)
+        self.loss_fn = loss.make_loss_fn(model)
+
+    @functools.cached_property
+    def frozen(self) -> Params:
+        """What trains in no expert, on the devices."""
+        return trees.split(self._placed_base, self._pattern)[1]
+
+    @functools.cached_property
+    def _placed_base(self) -> Params:
+        if self.base is None:
+            return {}
+        placed = meshes.place(self.base.params, self.mesh, self._axis_rules)
+        trained, frozen = trees.split(placed, self._pattern)
+        frozen = precision.in_compute_dtype(self._model.config, frozen)
+        return trees.join(trained, frozen)
+
+    def initial_state(self, random_seed: int) -> state.TrainState:
+        """Returns the state before the first step of an expert.
+
+        Args:
+          random_seed: The expert's own.
+        """
+        shapes_of_all = t5.param_shapes(self._model)
+        places = meshes.shardings(shapes_of_all, self.mesh, self._axis_rules)
+        given = trees.flatten(self._placed_base)
+        new = {n: place for n, place in trees.flatten(places).items() if n not in given}
+        added = t5.init_params(
+            self._model, seed=random_seed, places=trees.unflatten(new)
+        )
+        params = trees.join(added, self._placed_base)
+        trainable, _ = expert_parts.split(params, self._pattern)
+        return state.init_state(trainable, self.tx, seed=random_seed)
+
+
+def on_all_devices(spec: TrainingSpec) -> SharedModel:
+    """Returns the model on the devices of all processes, which split its batches.
+
+    Raises:
+      ConfigError: They do not divide a batch.
+      CheckpointError: The base cannot be read.
+    """
+    mesh = meshes.make_mesh(
+        num_fsdp=spec.placement.num_fsdp, num_model=spec.placement.num_model
+    )
+    meshes.check_batch_size(spec.batch_size, mesh)
+    model = spec.build_model().clone(split_rows=meshes.SplitRows(mesh))
+    rules = spec.placement.axis_rules
+    return SharedModel(spec, model=model, mesh=mesh, axis_rules=rules)
+
+
+def for_fleet(spec: TrainingSpec, layout: Layout) -> SharedModel:
+    """Returns the model on the devices of this process, laid out for a fleet.
+
+    Raises:
+      CheckpointError: The base cannot be read.
+    """
+    mesh = fleet.make_mesh(num_model=layout.num_model)
+    model, rules = spec.build_model(), layout.axis_rules
+    return SharedModel(spec, model=model, mesh=mesh, axis_rules=rules)
