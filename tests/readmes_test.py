@@ -41,6 +41,7 @@ def pocket(tmp_path_factory):
 @PARAMETERS
 def test_every_command_of_a_readme_is_understood(readme, built):
     built.write_files(readme)
+    built.failures.clear()
     for code in commands(readme):
         done = built.run(code)
         assert done.returncode == 0, (code, built.failures, done.stdout, done.stderr)
