@@ -1,5 +1,6 @@
 """The fuzzer itself: a seed gives the same inputs, and it sees what goes wrong."""
 
+import collections
 import random
 
 import pytest
@@ -36,3 +37,12 @@ def test_each_class_is_told(monkeypatch, number, kind):
     monkeypatch.setattr(campaign, "LIMIT_SECS", 1.0)
     (found,) = campaign.run([("broken", number)], seed=0)
     assert found.kind == kind, found
+
+
+def test_a_campaign_that_is_stopped_has_tried_all_formats_by_their_shares():
+    inputs = campaign.shared_out(4600, names.SHARES)
+    counts = collections.Counter(name for name, _ in inputs[: len(inputs) // 10])
+    whole = collections.Counter(name for name, _ in inputs)
+    assert counts.keys() == names.SHARES.keys()
+    assert all(abs(counts[name] - whole[name] / 10) <= 1 for name in counts)
+    assert all(inputs.index((name, 0)) < inputs.index((name, 1)) for name in counts)
