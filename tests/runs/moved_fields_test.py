@@ -109,3 +109,10 @@ def test_a_name_that_never_was_is_refused_as_before():
         build(train.Train, PROMPT_EXPERTS, "train.Train.num_fdsp = 2")
     with pytest.raises(TypeError, match="num_fdsp"):
         evaluate.Evaluate(num_fdsp=2)
+
+
+def test_a_training_has_at_most_fifteen_fields_beside_its_parts():
+    parts = {new.partition(".")[0] for new in options.MOVED.values()}
+    names = {field.name for field in dataclasses.fields(train.Train)} - {"model_dir"}
+    assert parts <= names
+    assert len(names - parts) <= 15
