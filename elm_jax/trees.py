@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,10 +64,19 @@ def split(tree: Params, pattern: str) -> tuple[dict[str, Any], dict[str, Any]]:
     >>> split({"norm": {"scale": 1}, "wi": 2}, "norm/")
     ({'norm': {'scale': 1}}, {'wi': 2})
     """
-    matches = re.compile(pattern).search
+    return select(tree, filter(re.compile(pattern).search, flatten(tree)))
+
+
+def select(tree: Params, names: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the part of `tree` with such names of leaves, and the rest.
+
+    >>> select({"norm": {"scale": 1}, "wi": 2}, ["norm/scale"])
+    ({'norm': {'scale': 1}}, {'wi': 2})
+    """
+    chosen = frozenset(names)
     leaves = flatten(tree)
-    selected = {name: leaf for name, leaf in leaves.items() if matches(name)}
-    rest = {name: leaf for name, leaf in leaves.items() if name not in selected}
+    selected = {name: leaf for name, leaf in leaves.items() if name in chosen}
+    rest = {name: leaf for name, leaf in leaves.items() if name not in chosen}
     return unflatten(selected), unflatten(rest)
 
 

@@ -2,9 +2,12 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 import jax
 import pytest
+
+from elm_jax.limits import limited
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -28,6 +31,16 @@ def data_dir() -> pathlib.Path:
     if not path.is_dir():
         pytest.skip(f"real data: no folder {path}; set ELM_DATA_DIR")
     return path
+
+
+@pytest.fixture
+def short_limits() -> Iterator[limited.Limits]:
+    """Limits under which work without end is ended soon."""
+    before = limited.current()
+    short = limited.Limits(cpu_secs=0.3)
+    limited.use(short)
+    yield short
+    limited.use(before)
 
 
 @pytest.fixture(scope="session")

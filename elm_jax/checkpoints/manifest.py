@@ -7,13 +7,13 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import re
 import stat
 from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
 from elm_jax import errors, fields, paths
 from elm_jax.disk import files, json_files, seals
+from elm_jax.limits import patterns
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
@@ -277,10 +277,9 @@ def _problems(content: Any) -> list[str]:
 
 def _wrong_pattern(pattern: str) -> list[str]:
     try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError, MemoryError) as error:
-        told = json_files.shown(pattern)
-        return [f"trainable_pattern is {told}, no regular expression: {error}"]
+        patterns.found_in(pattern, ())
+    except patterns.PatternError as error:
+        return [f"trainable_pattern is {json_files.shown(pattern)}, {error.reason}"]
     return []
 
 

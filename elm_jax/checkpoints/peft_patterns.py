@@ -17,11 +17,7 @@ from elm_jax.limits import limited
 
 
 def without_patterns(
-    settings: Mapping[str, Any],
-    modules: Iterable[str],
-    *,
-    of: str,
-    limits: limited.Limits = limited.DEFAULT,
+    settings: Mapping[str, Any], modules: Iterable[str], *, of: str
 ) -> dict[str, Any]:
     """Returns settings that mean the same for some modules and hold no pattern.
 
@@ -29,14 +25,13 @@ def without_patterns(
       settings: The content of adapter_config.json.
       modules: Names of all projections.
       of: What they are of, for the message.
-      limits: Of all patterns together.
 
     Raises:
       CheckpointError: A pattern is none, or matching takes too much.
     """
     names = list(modules)
     try:
-        worker = limited.worker(limits)
+        worker = limited.worker()
         answers = worker.map(f"{__name__}:reader", dict(settings), [names])
     except limited.LimitError as error:
         raise _unreadable(of, f"patterns that take too much: {error.reason}") from error

@@ -24,7 +24,7 @@ from gin import config as gin_config
 
 from elm_jax import errors, paths
 from elm_jax.cli import gin_errors, help_text, selectors
-from elm_jax.runs import hosts
+from elm_jax.runs import hosts, reading
 from elm_jax.runs.run import Run
 
 _GIN_FILE = flags.DEFINE_multi_string(
@@ -146,6 +146,7 @@ def build_run(
             gin.finalize()
         _check_imports(gin.config_str(), user_folders)
         run_type = _configured_run(run_types)
+        _configured_reading().use()
         run = gin.get_configurable(run_type)()
     except errors.ElmError:
         raise
@@ -249,11 +250,19 @@ def _configured_run(run_types: Sequence[type[Run]]) -> type[Run]:
     return named[0]
 
 
+def _configured_reading() -> reading.Reading:
+    """Returns how this process reads files, as the parsed files say if they do."""
+    is_bound = re.search(r"\bReading\.\w+ *=", gin.config_str())
+    return (gin.get_configurable(reading.Reading) if is_bound else reading.Reading)()
+
+
 def _check_unused(bound: str, operative: str, run_type: type[Run]) -> None:
     used = set(gin_errors.STATEMENT.findall(operative))
     unused = [name for name in gin_errors.STATEMENT.findall(bound) if name not in used]
     if unused:
-        text = gin_errors.explain_unused(unused, used=used, run_types=[run_type])
+        text = gin_errors.explain_unused(
+            unused, used=used, run_types=[run_type, reading.Reading]
+        )
         raise errors.ConfigError(text)
 
 
@@ -279,7 +288,8 @@ def make_help(description: str, run_types: Sequence[type[Run]]) -> str:
     """
     if not _GIN_FILE.value:
         our_flags = flags.FLAGS.flags_by_module_dict()[__name__]
-        return help_text.make(description, run_types, our_flags)
+        configured = [*run_types, reading.Reading]
+        return help_text.make(description, configured, our_flags)
     run, _, operative = build_run(
         run_types,
         gin_files=_GIN_FILE.value,

@@ -189,7 +189,7 @@ def render_rows(
     template: Any,
     field: str = "",
     start: int = 0,
-    limits: limited.Limits = limited.DEFAULT,
+    limits: limited.Limits | None = None,
     progress: ProgressFn | None = None,
 ) -> RenderedSplit:
     """Returns the texts of some rows, and counts of those that were dropped.
@@ -200,7 +200,8 @@ def render_rows(
       template: What `load_template` gives.
       field: The field of plain text.
       start: Place of the first row in its source.
-      limits: Of time and memory for each row, if the template may be a stranger's.
+      limits: Of time and memory for each row, if the template may be a stranger's;
+        None for those of this process.
       progress: Called with the number of rows done, now and then.
 
     Raises:
@@ -209,6 +210,7 @@ def render_rows(
     """
     result = RenderedSplit()
     numbered = enumerate(rows, start)
+    limits = limits or limited.current()
     for example_id, row, rendered in _each_rendered(numbered, template, split, limits):
         result.num_rows += 1
         if progress and result.num_rows % 256 == 0:

@@ -59,7 +59,7 @@ class ShardJob:
     field: str
     vocabulary: vocabularies.SentencePiece
     features: tasks.Features
-    limits: limited.Limits = limited.DEFAULT
+    limits: limited.Limits = dataclasses.field(default_factory=limited.current)
 
 
 class Shard(NamedTuple):
@@ -90,6 +90,7 @@ def build(job: ShardJob, rows: Rows) -> int:
       TemplateError: The template does not compile, does what it may not or crosses a
         limit.
     """
+    limited.use(job.limits)  # another process than the run's may do this
     rendered = rendering.render_rows(
         rows,
         split=job.split,

@@ -81,7 +81,7 @@ class Places:
     templates_dir: str = ""
     sources: tuple[str, ...] = serving.DEFAULT_ORDER
     protocol: str = ""
-    limits: limited.Limits = limited.DEFAULT
+    limits: limited.Limits = dataclasses.field(default_factory=limited.current)
 
     def __post_init__(self) -> None:
         serving.check_order(self.sources)

@@ -56,6 +56,18 @@ class Limits:
 
 
 DEFAULT = Limits()
+_current = DEFAULT
+
+
+def current() -> Limits:
+    """Returns the limits of this process, for work that is given no others."""
+    return _current
+
+
+def use(limits: Limits) -> None:
+    """Makes limits those of this process."""
+    global _current  # noqa: PLW0603 - one value for all callers, as with a locale
+    _current = limits
 
 
 class LimitError(errors.ElmError):
@@ -311,9 +323,13 @@ def _close(
             file.close()
 
 
-def worker(limits: Limits = DEFAULT) -> Worker:
-    """Returns this process's worker with such limits; all callers share it."""
-    return _worker(limits, os.getpid())
+def worker(limits: Limits | None = None) -> Worker:
+    """Returns this process's worker with such limits; all callers share it.
+
+    Args:
+      limits: None for `current`.
+    """
+    return _worker(limits or current(), os.getpid())
 
 
 @functools.lru_cache(maxsize=8)

@@ -16,37 +16,29 @@ _FIRST, _LAST, _LENGTH = 0x20, 0xD7FF, 64
 
 
 @functools.lru_cache(maxsize=8)
-def problem_of_pieces(content: bytes, limits: limited.Limits = limited.DEFAULT) -> str:
+def problem_of_pieces(content: bytes) -> str:
     """Returns what is wrong with a SentencePiece model, or "".
 
     Args:
       content: The model, serialized; each is looked at once.
-      limits: Of loading it and encoding some texts.
     """
-    return _problem(pieces_reader, content, limits)
+    return _problem(pieces_reader, content)
 
 
 @functools.lru_cache(maxsize=8)
-def problem_of_tokenizer(
-    content: bytes, limits: limited.Limits = limited.DEFAULT
-) -> str:
+def problem_of_tokenizer(content: bytes) -> str:
     """Returns what is wrong with a tokenizer.json, or "".
 
     Args:
       content: The file; each is looked at once.
-      limits: Of loading it and encoding some texts.
     """
-    return _problem(tokenizer_reader, content, limits)
+    return _problem(tokenizer_reader, content)
 
 
-def _problem(
-    reader: Callable[[None], Callable[[bytes], str]],
-    content: bytes,
-    limits: limited.Limits,
-) -> str:
+def _problem(reader: Callable[[None], Callable[[bytes], str]], content: bytes) -> str:
     name = f"{__name__}:{reader.__name__}"
     try:
-        (found,) = limited.worker(limits).map(name, None, [content])
+        (found,) = limited.worker().map(name, None, [content])
     except limited.LimitError as error:
         return error.reason
     return found

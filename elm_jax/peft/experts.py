@@ -1,9 +1,12 @@
 """Which parameters make an expert, by name pattern.
 
-Patterns are for `trees.split`, which searches them in `/`-joined names.
+Patterns are regular expressions, searched in `/`-joined names.
 """
 
+from typing import Any
+
 from elm_jax import errors, trees
+from elm_jax.limits import patterns
 from elm_jax.types import Params
 
 # Everything that an adapter of any kind adds lies below a key that ends so.
@@ -61,3 +64,26 @@ def split(params: Params, pattern: str) -> tuple[Params, Params]:
             " wi_0 and wi_1, a plain one has wi",
         )
     return trained, frozen
+
+
+def part(params: Params, pattern: str, *, of: str) -> dict[str, Any]:
+    """Returns the part of a model's parameters that an expert consists of.
+
+    Args:
+      params: All of the model's; only their names count.
+      pattern: From the expert's manifest, and so perhaps a stranger's.
+      of: Whose it is, for the message.
+
+    Raises:
+      CheckpointError: The pattern is no regular expression, or takes too much.
+    """
+    try:
+        names = patterns.found_in(pattern, trees.flatten(params))
+    except patterns.PatternError as error:
+        raise errors.CheckpointError(
+            found=f"{of} with the trainable_pattern {pattern!r:.100}, which is"
+            f" {error.reason}",
+            expected=f"a pattern such as {', '.join(PARTS.values())}",
+            do="Copy or train the expert again",
+        ) from error
+    return trees.select(params, names)[0]

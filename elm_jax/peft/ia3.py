@@ -5,13 +5,13 @@ Reference:
 """
 
 import dataclasses
-import re
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from elm_jax import fields
+from elm_jax.limits import patterns
 from elm_jax.peft import points
 
 
@@ -59,6 +59,6 @@ class Ia3:
 
     def __call__(self, point: str, *, name: str) -> Ia3Adapter | None:
         """Returns a new adapter module for `point`, or None where none belongs."""
-        if point in points.PROJECTIONS and re.search(self.targets, point):
+        if point in patterns.found_in(self.targets, points.PROJECTIONS):
             return Ia3Adapter(name=name)
         return None

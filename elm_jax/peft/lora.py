@@ -9,13 +9,13 @@ Reference:
 
 import dataclasses
 import math
-import re
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from elm_jax import fields
+from elm_jax.limits import patterns
 from elm_jax.peft import points
 
 _POINTS = tuple(p for p in points.PROJECTIONS if not p.endswith("/hidden"))
@@ -92,6 +92,6 @@ class Lora:
 
     def __call__(self, point: str, *, name: str) -> LoraAdapter | None:
         """Returns a new adapter module for `point`, or None where none belongs."""
-        if point in _POINTS and re.search(self.targets, point):
+        if point in patterns.found_in(self.targets, _POINTS):
             return LoraAdapter(self, name=name)
         return None

@@ -4,9 +4,10 @@ A sub-layer's point is `<stack>/<sub-layer>`; a projection's has the projection'
 name behind it. `hidden` is what enters the last projection of a feed-forward block.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any
+
+from elm_jax.limits import patterns
 
 SUB_LAYERS = (
     "encoder/self_attention",
@@ -32,9 +33,11 @@ def wrong_targets(targets: Any, places: Sequence[str]) -> dict[str, str]:
       targets: Should be a regular expression that is found in one place or more.
       places: Names of insertion points.
     """
-    try:
-        if any(re.search(targets, place) for place in places):
-            return {}
-    except (TypeError, re.error):
+    if not isinstance(targets, str):
         return {"targets": "a regular expression"}
+    try:
+        if patterns.found_in(targets, places):
+            return {}
+    except patterns.PatternError as error:
+        return {"targets": f"a regular expression; this is {error.reason}"}
     return {"targets": f"a pattern that is found in one of {', '.join(places)}"}

@@ -13,6 +13,7 @@ from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest, streaming, tensors
 from elm_jax.data import vocabulary as data_vocabulary
 from elm_jax.model import t5
+from elm_jax.peft import experts as expert_kinds
 from elm_jax.runs import bases, vocabularies
 
 # Fields of T5Config that say how a function is computed, and not which.
@@ -65,10 +66,9 @@ def _check_tensors(
     leaves: Mapping[str, tensors.Leaf], info: manifest.Manifest, base: manifest.Manifest
 ) -> None:
     model = bases.build_model(bases.model_config(base), bases.adapter_spec(info))
-    expected, _ = trees.split(t5.param_shapes(model), info.trainable_pattern)
-    experts.check_same_tensors(
-        trees.unflatten(leaves), expected, of=f"expert {info.name!r}"
-    )
+    of = f"expert {info.name!r}"
+    expected = expert_kinds.part(t5.param_shapes(model), info.trainable_pattern, of=of)
+    experts.check_same_tensors(trees.unflatten(leaves), expected, of=of)
 
 
 def check_alike(

@@ -12,6 +12,7 @@ from elm_jax import trees
 from elm_jax.checkpoints import expert_places, experts, manifest
 from elm_jax.model import config, t5
 from elm_jax.peft import adapters
+from elm_jax.peft import experts as expert_kinds
 from elm_jax.runs import bases, expert_checks, vocabularies
 from elm_jax.types import Params
 
@@ -129,9 +130,9 @@ class Base(Expert):
         bases.check_fits(expert.manifest, self.as_base)
         expert_checks.check_same_function(expert.manifest, self.manifest)
         model = bases.build_model(self.config, expert.adapter)
-        pattern = expert.manifest.trainable_pattern
-        wanted, _ = trees.split(t5.param_shapes(model), pattern)
-        experts.check_same_tensors(expert.params, wanted, of=f"expert {expert.name!r}")
+        of, pattern = f"expert {expert.name!r}", expert.manifest.trainable_pattern
+        wanted = expert_kinds.part(t5.param_shapes(model), pattern, of=of)
+        experts.check_same_tensors(expert.params, wanted, of=of)
 
     @classmethod
     def _read(cls, folder: pathlib.Path) -> Self:

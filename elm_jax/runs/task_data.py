@@ -58,7 +58,7 @@ class TaskData:
     sources: tuple[str, ...] = serving.DEFAULT_ORDER
     protocol: str = ""
     max_value_chars: fields.CountOrNone = 0
-    limits: limited.Limits = limited.DEFAULT
+    limits: limited.Limits = dataclasses.field(default_factory=limited.current)
 
     def __post_init__(self) -> None:
         lengths = self.feature_lengths

@@ -69,7 +69,7 @@ class TextRun(Run):
     templates_dir: paths.OptionalPath = ""
     sources: tuple[str, ...] = serving.DEFAULT_ORDER
     protocol: str = ""
-    limits: limited.Limits = limited.DEFAULT
+    limits: limited.Limits = dataclasses.field(default_factory=limited.current)
 
     @property
     def places(self) -> task_registry.Places:

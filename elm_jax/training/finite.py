@@ -47,7 +47,12 @@ def check_metrics(
 
 
 def check_state(
-    state: Any, *, step: int, expert: str, last_good: LastGood = nothing_saved
+    state: Any,
+    *,
+    step: int,
+    expert: str,
+    last_good: LastGood = nothing_saved,
+    is_restored: bool = False,
 ) -> None:
     """Raises TrainingError if a number of the state after a step is not finite.
 
@@ -56,29 +61,21 @@ def check_state(
       step: Updates that it has had.
       expert: Name of what trains.
       last_good: For the message.
+      is_restored: Whether it was saved before, as release 0.1 saved any.
     """
     bad = find_not_finite(state)
     if bad:
-        raise _error(
-            f"the update of step {step} of expert {expert or '(unnamed)'} left numbers"
-            f" that are not finite in {describe(bad)}; its loss was finite",
-            expected="finite parameters and moments of the optimiser after every step",
-            step=step,
-            saved=last_good(step - 1),
+        name, tensors = expert or "(unnamed)", describe(bad)
+        found = (
+            f"the saved state of expert {name} after step {step} has numbers that are"
+            f" not finite in {tensors}"
+            if is_restored
+            else f"the update of step {step} of expert {name} left numbers that are"
+            f" not finite in {tensors}; its loss was finite"
         )
-
-
-def check_restored(state: Any, *, step: int, expert: str, last_good: LastGood) -> None:
-    """Raises TrainingError if a saved state holds numbers that are not finite.
-
-    Release 0.1 saved such states.
-    """
-    bad = find_not_finite(state)
-    if bad:
         raise _error(
-            f"the saved state of expert {expert} after step {step} has numbers that are"
-            f" not finite in {describe(bad)}",
-            expected="finite parameters and moments of the optimiser",
+            found,
+            expected="finite parameters and moments of the optimiser after every step",
             step=step,
             saved=last_good(step - 1),
         )

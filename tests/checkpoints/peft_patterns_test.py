@@ -4,7 +4,6 @@ import pytest
 
 from elm_jax import errors
 from elm_jax.checkpoints import peft_patterns, peft_settings
-from elm_jax.limits import limited
 from elm_jax.model import t5
 from tests.checkpoints import peft_sample
 
@@ -83,10 +82,10 @@ EVIL = "(([a-z0-9._A-Z])*)*!"
     ],
     ids=lambda settings: next(reversed(settings)),
 )
+@pytest.mark.usefixtures("short_limits")
 def test_a_pattern_without_end_is_an_error_within_seconds(settings):
-    short = limited.Limits(cpu_secs=0.3)
     with pytest.raises(errors.CheckpointError, match=r"more than 0\.3 s of CPU"):
-        resolved(limits=short, **settings)
+        resolved(**settings)
 
 
 @pytest.mark.parametrize("pattern", ["(", "a{2,1}", "(?P<n>a)(?P<n>b)", "*"])
@@ -119,8 +118,6 @@ def test_settings_without_patterns_mean_the_same_for_every_module(settings):
             assert ask(plain, name) == ask(settings, name)
 
 
-def resolved(limits=limited.DEFAULT, **settings):
+def resolved(**settings):
     settings = {"r": 8, "lora_alpha": 16, **settings}
-    return peft_patterns.without_patterns(
-        settings, MODULES, of="adapter_config.json", limits=limits
-    )
+    return peft_patterns.without_patterns(settings, MODULES, of="adapter_config.json")

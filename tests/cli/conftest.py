@@ -6,6 +6,7 @@ import importlib
 import pytest
 
 from elm_jax.cli import gin_flags, selectors
+from elm_jax.runs import reading
 
 BINARIES = ("train", "library", "eval", "merge", "convert", "report", "tasks")
 
@@ -15,7 +16,7 @@ def runs_of(binary):
 
 
 RUN_TYPES = [run for binary in BINARIES for run in runs_of(binary)]
-PARTS = selectors.with_parts(RUN_TYPES)
+PARTS = selectors.with_parts([*RUN_TYPES, reading.Reading])
 
 
 def held_by(value):

@@ -9,6 +9,7 @@ import pytest
 
 from elm_jax import errors, fields
 from elm_jax.cli import gin_errors, gin_flags, help_text, selectors
+from elm_jax.runs import reading
 
 from . import conftest as runs
 
@@ -16,7 +17,7 @@ from . import conftest as runs
 def help_of(binary):
     module = importlib.import_module(f"elm_jax.cli.elm_{binary}")
     own = gin_flags.flags.FLAGS.flags_by_module_dict()[gin_flags.__name__]
-    return help_text.make(module.__doc__, module.runs(), own)
+    return help_text.make(module.__doc__, [*module.runs(), reading.Reading], own)
 
 
 @pytest.mark.parametrize("binary", runs.BINARIES)
@@ -26,7 +27,7 @@ def test_help_names_every_field_with_its_range_and_meaning(binary):
     assert f"Usage: elm_{binary} --gin_file=FILE" in told
     for flag in ("--gin_file", "--gin.NAME=VALUE", "--dry_run", "--help"):
         assert f"  {flag}" in told
-    for part in selectors.with_parts(runs.runs_of(binary)):
+    for part in selectors.with_parts([*runs.runs_of(binary), reading.Reading]):
         for field in fields.of(part):
             name = f"  {selectors.of(part)}.{field.name}\n"
             assert name in told

@@ -117,3 +117,13 @@ def test_an_expert_without_parameters_is_refused():
 def test_an_unknown_name_is_refused_with_the_nearest_one():
     with pytest.raises(errors.ConfigError, match="Did you mean: adapters"):
         experts.trainable_pattern("adapter")
+
+
+@pytest.mark.usefixtures("short_limits")
+def test_a_pattern_of_a_manifest_that_takes_for_ever_is_an_error_that_names_it():
+    shapes = t5.param_shapes(t5.T5(XL))
+    told = r"expert 'x' with the trainable_pattern .*too much: .* 0\.3 s of CPU"
+    with pytest.raises(errors.CheckpointError, match=told):
+        experts.part(shapes, r"([\w/]+)+!", of="expert 'x'")
+    norms = experts.part(shapes, r"norm/", of="expert 'x'")
+    assert norms == experts.part(shapes, experts.NORMS, of="expert 'x'")

@@ -55,3 +55,12 @@ def test_a_manifest_from_before_other_kinds_gives_the_same_bottleneck():
 def test_an_unknown_or_wrong_spec_is_refused(fields, told):
     with pytest.raises(errors.CheckpointError, match=told):
         bases.adapter_spec(info(fields))
+
+
+@pytest.mark.usefixtures("short_limits")
+@pytest.mark.parametrize("kind", ["lora", "ia3"])
+def test_targets_of_a_manifest_that_take_for_ever_are_an_error_that_names_them(kind):
+    endless = {"kind": kind, "targets": r"([\w/]+)+!"}
+    told = r"(?s)manifest of 'x'.*targets.*0\.3 s of CPU"
+    with pytest.raises(errors.CheckpointError, match=told):
+        bases.adapter_spec(info(endless))

@@ -197,7 +197,9 @@ class Jobs:
         if step:
             print(f"{name}: goes on from its own step {step}")  # noqa: T201
             good = store.name_last_good
-            finite.check_restored(start, step=step, expert=name, last_good=good)
+            finite.check_state(
+                start, step=step, expert=name, last_good=good, is_restored=True
+            )
         if step and sums is None:
             text = "was saved without sums of metrics, as by release 0.1"
             next_one = f"the next line of metrics is of the steps after {step}"
