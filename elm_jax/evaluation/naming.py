@@ -12,7 +12,13 @@ Identity = tuple[str, str]  # name and fingerprint
 Folder = tuple[str, str]  # name and source
 
 
-def check_is_no_label(name: str, kind: str, where: object = "expert_name") -> None:
+def check_is_no_label(
+    name: str,
+    kind: str,
+    where: object = "expert_name",
+    *,
+    labels: Collection[str] = (),
+) -> None:
     """Raises ConfigError if an expert is called as a strategy is.
 
     Their rows would be taken for each other's. A multitask expert bears its own label.
@@ -21,12 +27,13 @@ def check_is_no_label(name: str, kind: str, where: object = "expert_name") -> No
       name: The expert's.
       kind: Likewise.
       where: Where the name is from, for the message.
+      labels: Names of further strategies.
     """
-    if name in results.STRATEGIES and name != kind:
+    if name in {*results.STRATEGIES, *labels} and name != kind:
         raise errors.ConfigError(
             found=f"{kind} expert {name!r} ({where})",
             expected="a name that stands for no strategy:"
-            f" {', '.join(results.STRATEGIES)}",
+            f" {', '.join(dict.fromkeys([*results.STRATEGIES, *labels]))}",
             do="Train, merge or import it under another expert_name",
         )
 
@@ -52,9 +59,9 @@ def newest(
     owners: dict[tuple[str, ...], str] = {}  # the fingerprint that counts, by folder
     for row in rows:
         cell = (row.task, row.split, row.metric, row.protocol, row.seed)
-        who: tuple[str, ...] = (row.expert, row.base_fingerprint)
+        who: tuple[str, ...] = (row.expert, row.base_fingerprint, row.settings)
         if row.is_expert:
-            folder = (*who, row.source)
+            folder = (row.expert, row.base_fingerprint, row.source)
             who = (*who, row.expert_fingerprint)
             lying = current.get((row.expert, row.source))
             if folder not in owners or owners[folder] != lying:

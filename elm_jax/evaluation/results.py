@@ -11,12 +11,13 @@ from elm_jax import errors
 # A claim about a way to train is more than a claim about trainings from this many on.
 LEAST_TRAININGS = 3
 
-# Labels that stand in tables for a way to choose parameters, not for one expert.
-STRATEGIES = (
-    *("base", "multitask", "retrieved", "merged_top3"),
+# Names in tables of what reports make of the rows of others.
+VIEWS = (
     *("best_single", "best_per_prompt", "oracle", "chance"),
     *("best_single_crossfit", "best_per_prompt_crossfit", "random_expert"),
 )
+# Names that no expert may have: up to release 0.1 rows told a strategy by it alone.
+STRATEGIES = ("base", "multitask", "retrieved", "merged_top3", *VIEWS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Collection, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from elm_jax.types import Embedder
 # count as equal. Equal texts differ by less if they are embedded in batches of other
 # shapes, and such noise must not choose an expert.
 TIE_TOLERANCE = 1e-6
+
+By = Literal["votes", "similarity"]
 
 # Bounds the scores held at once to 64 MiB.
 MAX_SCORES = 1 << 24
@@ -41,6 +44,24 @@ class Retrieval:
     def expert(self) -> str:
         """The expert with most votes."""
         return self.votes[0][0]
+
+    def ranked(self, by: By) -> tuple[tuple[str, float], ...]:
+        """Returns the experts that any query asks for, with what ranks them.
+
+        Greatest first, equal ones by name. Sums have six digits, so that the noise of
+        other batches does not tell in them; a similarity below 0 counts as 0.
+
+        Args:
+          by: `votes`, or `similarity`: the greatest inner products of the queries that
+            vote for an expert, summed.
+        """
+        if by == "votes":
+            return tuple((name, float(count)) for name, count in self.votes)
+        sums = dict.fromkeys((name for name, _ in self.votes), 0.0)
+        for name, score in zip(self.nearest, self.scores.tolist(), strict=True):
+            sums[name] += max(0.0, score)
+        rounded = {name: float(f"{total:.6g}") for name, total in sums.items()}
+        return tuple(sorted(rounded.items(), key=lambda item: (-item[1], item[0])))
 
     def top(self, num_experts: int) -> tuple[str, ...]:
         """Returns the experts with most votes; fewer if fewer have any."""

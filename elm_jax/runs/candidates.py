@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from elm_jax.checkpoints.manifest import Manifest, read_manifest
@@ -62,6 +62,14 @@ class Candidate:
         """What its parameters are made of; candidates of equal ones share them."""
         return (self.folders, self.method)
 
+    @property
+    def origin_text(self) -> str:
+        """The same as a text, which decides who scores it of several machines."""
+        parts = [*map(str, self.folders)]
+        if self.method != averages.Uniform():
+            parts.append(f"{self.method}")
+        return " ".join(parts)
+
     @functools.cached_property
     def manifests(self) -> tuple[Manifest, ...]:
         """The manifests of its experts, read once."""
@@ -113,8 +121,14 @@ class Candidate:
         return base.with_expert(expert), expert.adapter
 
 
-def of_experts(folders: Sequence[pathlib.Path]) -> list[Candidate]:
+def of_experts(
+    folders: Sequence[pathlib.Path], *, labels: Collection[str] = ()
+) -> list[Candidate]:
     """Returns each expert as a candidate under its own name.
+
+    Args:
+      folders: Of the experts.
+      labels: Names of the strategies that are scored beside them.
 
     Raises:
       ConfigError: An expert is named as a strategy is, so that their rows would be
@@ -123,6 +137,6 @@ def of_experts(folders: Sequence[pathlib.Path]) -> list[Candidate]:
     found: list[Candidate] = []
     for folder in folders:
         info = read_manifest(folder)
-        naming.check_is_no_label(info.name, info.kind, folder)
-        found.append(Candidate(info.name, (folder,), info.kind))
+        naming.check_is_no_label(info.name, info.kind, folder, labels=labels)
+        found.append(Candidate(info.name, (folder,), info.kind, strategy="expert"))
     return found

@@ -4,39 +4,39 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar
 
 from elm_jax import errors, fields, paths
 from elm_jax.checkpoints import manifest
 from elm_jax.data import tasks as task_registry
-from elm_jax.data import token_store
-from elm_jax.evaluation import naming, result_store, results
+from elm_jax.evaluation import naming, result_store
 from elm_jax.library import sampling
 from elm_jax.model import decoding_spec
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes
 from elm_jax.runs import (
     candidates,
-    cell_keys,
     data_doubts,
     data_folder,
     expert_checks,
+    jobs,
     least_difference,
     library,
     loaded,
     moved_fields,
+    queries,
     score_tables,
     scored_rows,
     scorer,
     shards,
+    strategies,
     task_data,
     vocabularies,
 )
 from elm_jax.runs.placement import MOVED, Placement, choose_devices
-from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Plan, Run
+from elm_jax.runs.strategy import LibraryStrategy, Strategy
 
-Strategy = Literal["base", "retrieved", "merged_top3"]
 CandidateTasks = tuple[candidates.Candidate, list[str]]
 
 
@@ -55,12 +55,16 @@ class Evaluate(Run):
       data: Vocabulary, lengths and folders of the tasks' tokens.
       initial_checkpoint_path: Folder of the base.
       experts: Folders of experts, or shell patterns, each scored under its name.
-      strategies: `base`; `retrieved`, the expert that a library gives for a task;
-        `merged_top3`, the uniform merge of the three with most votes.
+      strategies: Ways to come to parameters for each task, such as
+        `@strategies.MergeTopK()`; or their names: `base`, `retrieved` (the expert that
+        a library gives for a task) and `merged_top3` (the uniform merge of the three
+        with most votes).
       shard: `i/n` scores part i, from 0, of the candidates dealt out to n machines,
         into the one result file; "" scores all.
       own_tasks: Whether each expert is scored on the tasks it was trained on.
-      retrieval: How a library is asked; needed by `retrieved` and `merged_top3`.
+      retrieval: How a library is asked, `@queries.Queries()`; needed by strategies
+        that ask one, which all but `base` do. `@library.Retrieve()`, as up to release
+        0.3, is still read.
       splits: Splits of the tasks to score.
       max_examples: Rows per task and split, drawn by the seed; 0 for all.
       batch_size: Examples per call, over all devices.
@@ -80,10 +84,10 @@ class Evaluate(Run):
     initial_checkpoint_path: paths.Path
     tasks: str | tuple[str, ...] = ()
     experts: tuple[paths.Pattern, ...] = ()
-    strategies: tuple[Strategy, ...] = ()
+    strategies: tuple[Strategy | str, ...] = ()
     shard: str = ""
     own_tasks: bool = False
-    retrieval: library.Retrieve | None = None
+    retrieval: queries.Queries | None = None
     splits: tuple[str, ...] = ("test",)
     max_examples: fields.CountOrNone = 0
     batch_size: fields.Count = 64
@@ -97,21 +101,25 @@ class Evaluate(Run):
     def check(self) -> None:
         """Raises ConfigError when fields contradict each other."""
         shards.parse(self.shard)
-        asks = set(self.strategies) - {"base"}
-        if bool(asks) != (self.retrieval is not None):
+        asking = [one for one in self._strategies() if one.needs_library]
+        if bool(asking) != (self.retrieval is not None):
             raise errors.ConfigError(
                 found=f"strategies {self.strategies} "
                 f"{'with' if self.retrieval else 'without'} a retrieval",
-                expected="a retrieval for `retrieved` and `merged_top3`, and for"
+                expected="a retrieval for strategies that ask a library, and for"
                 " nothing else",
-                do="Set retrieval = @library.Retrieve(), or leave it out",
+                do="Set retrieval = @queries.Queries(), or leave it out",
             )
-        if self.retrieval is not None and self.retrieval.data != self.data:
+        former = self.retrieval
+        if isinstance(former, library.Retrieve) and former.data != self.data:
             raise errors.ConfigError(
-                found=f"a retrieval with {self.retrieval.data}",
+                found=f"a retrieval with {former.data}",
                 expected=f"the data of the evaluation: {self.data}",
-                do="Give both the same @task_data.TaskData()",
+                do="Set retrieval = @queries.Queries(), which has the evaluation's",
             )
+
+    def _strategies(self) -> tuple[Strategy, ...]:
+        return strategies.of(self.strategies)
 
     def plan(self) -> Plan:
         """Returns what would be scored; looks at base, experts and library.
@@ -124,9 +132,11 @@ class Evaluate(Run):
         meshes.check_batch_size(self.batch_size, devices.mesh)
         data = self.data.opened(self.place)
         found = self._check_experts(data)
-        names = task_registry.registry.expand(self.tasks) if self.tasks else []
+        names = self._names()
         return {
-            "strategies": ", ".join(self.strategies),
+            "strategies": ", ".join(
+                one if isinstance(one, str) else f"{one}" for one in self.strategies
+            ),
             "experts": f"{len(found)}: {', '.join(folder.name for folder in found)}",
             "tasks": "each expert's own"
             if self.own_tasks
@@ -168,42 +178,58 @@ class Evaluate(Run):
         base = loaded.Base.load(self.path(self.initial_checkpoint_path))
         vocabularies.warn_if_unknown(base.manifest)
         store = result_store.ResultStore(self.path(self.results_path))
-        groups: dict[tuple[pathlib.Path, ...], list[Job]] = {}
 
         @functools.cache
-        def open_split(task: str, split: str) -> ScoredSplit:
+        def open_split(task: str, split: str) -> jobs.ScoredSplit:
             with processes.main_first(f"token cache of {task} {split}"):
                 dataset = data.open(task, split)
             rows = self._rows(len(dataset), split)
             facts = scored_rows.facts(dataset, rows, data.vocabulary)
-            return ScoredSplit(dataset, rows, facts)
+            return jobs.ScoredSplit(dataset, rows, facts)
 
-        jobs = list(self._jobs(base, data, open_split))
-        data_doubts.check(job.of.dataset for job in jobs)
+        keys = jobs.Keys(
+            base=base,
+            data=data,
+            rows_of=self.data.protocol,
+            claimed=self.protocol,
+            seed=self.random_seed,
+            length_normalized=self.length_normalized,
+            decoding=self.decoding,
+        )
+        asked = list(self._jobs(keys, open_split))
+        data_doubts.check(job.of.dataset for job in asked)
         processes.check_same(
-            repr([job.cell for job in jobs]), what="list of what to score"
+            repr([job.cell for job in asked]), what="list of what to score"
         )
         done = {row.key("") for row in store.rows()}
-        is_done = processes.agree([job.cell.key("") in done for job in jobs])
-        for job, skip in zip(jobs, is_done, strict=True):
+        is_done = processes.agree([job.cell.key("") in done for job in asked])
+        groups: dict[tuple[object, ...], list[jobs.Job]] = {}
+        for job, skip in zip(asked, is_done, strict=True):
             # In the order of all, so that rows have it also after a kill.
-            group = groups.setdefault(job.candidate.folders, [])
+            group = groups.setdefault(job.candidate.origin, [])
             if not skip:
                 group.append(job)
         todo = [group for group in groups.values() if group]
         total = sum(map(len, todo))
-        print(f"to score: {total}; scored already: {len(jobs) - total}")  # noqa: T201
+        print(f"to score: {total}; scored already: {len(asked) - total}")  # noqa: T201
         if todo:
-            self._score_all(base, data, store, todo)
-        if not processes.is_main():
-            return
-        keys = {job.cell.key("") for job in jobs}
-        own = [row for row in store.rows() if row.key("") in keys]
-        score_tables.show(naming.told_apart(own))
-        print(store.path)  # noqa: T201
+            program = scorer.Scorer(
+                base,
+                data,
+                batch_size=self.batch_size,
+                where=self.placement,
+                length_normalized=self.length_normalized,
+                decoding=self.decoding,
+            )
+            jobs.score(todo, program, keys, store, run_id=self.name)
+        if processes.is_main():
+            of_this = {job.cell.key("") for job in asked}
+            own = [row for row in store.rows() if row.key("") in of_this]
+            score_tables.show(naming.told_apart(own))
+            print(store.path)  # noqa: T201
 
     def _check_folder(self) -> None:
-        names = task_registry.registry.expand(self.tasks) if self.tasks else []
+        names = self._names()
         data_folder.check(self.data.places(self.place), names, self.splits)
 
     def _check_experts(self, data: task_data.OpenedData) -> list[pathlib.Path]:
@@ -214,21 +240,15 @@ class Evaluate(Run):
             vocabulary; the library's are not those that it lists; or retrieval is for
             other tasks.
         """
-        named = library.find_experts(self, self.experts) if self.experts else []
-        candidates.of_experts(named)
+        named, found = self._experts(), self._strategies()
+        candidates.of_experts(named, labels=self._labels())
         listed: list[pathlib.Path] = []
         if self.retrieval is not None:
-            listed = self.retrieval.check_library()
-            if "merged_top3" in self.strategies:
-                expert_checks.check_alike([*map(manifest.read_manifest, listed)])
-            asked = task_registry.registry.expand(self.retrieval.tasks)
-            wanted = task_registry.registry.expand(self.tasks) if self.tasks else []
-            if sorted(asked) != sorted(wanted):
-                raise errors.ConfigError(
-                    found=f"retrieval for {len(asked)} tasks: {', '.join(asked)}"[:300],
-                    expected=f"the {len(wanted)} tasks of the evaluation",
-                    do="Give both the same tasks, as MIXTURE_OR_TASK_NAME",
-                )
+            listed = [*self._check_library(self.retrieval).values()]
+        if any(strategy.merges for strategy in found):
+            expert_checks.check_alike([*map(manifest.read_manifest, listed)])
+        for given, _ in strategies.without_library(found, self._names(), self.path):
+            listed += given.folders
         expert_checks.check(
             dict.fromkeys([*named, *listed]),
             base_dir=self.path(self.initial_checkpoint_path),
@@ -240,49 +260,39 @@ class Evaluate(Run):
             print(f"note: {note}")  # noqa: T201
         return named
 
-    def _score_all(
-        self,
-        base: loaded.Base,
-        data: task_data.OpenedData,
-        store: result_store.ResultStore,
-        groups: list[list["Job"]],
-    ) -> None:
-        program = scorer.Scorer(
-            base,
-            data,
-            batch_size=self.batch_size,
-            where=self.placement,
-            length_normalized=self.length_normalized,
-            decoding=self.decoding,
+    def _check_library(self, asked: queries.Queries) -> dict[str, pathlib.Path]:
+        """Returns the folders of the experts that may be retrieved, by name.
+
+        Raises:
+          ElmError: There is no such library, or a former retrieval is for other tasks.
+        """
+        folders = asked.check_library(
+            self._asker(asked), self.data, base_path=self.initial_checkpoint_path
         )
-        total = sum(map(len, groups))
-        progress, count = Progress("score", total=total, unit="cells"), 0
-        for group in groups:  # one set of parameters each
-            candidate = group[0].candidate
-            whole, adapter = candidate.load(base)
-            params = program.place(whole)
-            for job in group:
-                where = f"{job.cell.expert} on {job.cell.task} {job.cell.split}"
-                with errors.during(f"scoring {where}"):
-                    scored = program.score(params, adapter, job.of.dataset, job.of.rows)
-                if processes.is_main():
-                    facts = dataclasses.replace(
-                        job.of.facts,
-                        **job.candidate.facts(store.path.parent),
-                        vocabulary=data.vocabulary.fingerprint,
-                        ties=scored.ties,
-                        answers_cut=scored.answers_cut,
-                    )
-                    store.record(
-                        job.cell,
-                        run_id=self.name,
-                        facts=facts,
-                        values=scored.values,
-                        num_examples=scored.num_examples,
-                        per_example=scored.per_example,
-                    )
-                count += 1
-                progress(count)
+        if isinstance(asked, library.Retrieve):
+            names = task_registry.registry.expand(asked.tasks)
+            wanted = self._names()
+            if sorted(names) != sorted(wanted):
+                raise errors.ConfigError(
+                    found=f"retrieval for {len(names)} tasks: {', '.join(names)}"[:300],
+                    expected=f"the {len(wanted)} tasks of the evaluation",
+                    do="Set retrieval = @queries.Queries(), which has the evaluation's",
+                )
+        return folders
+
+    def _asker(self, asked: queries.Queries) -> Run:
+        """Returns whose work folder the paths of a retrieval are about."""
+        return asked if isinstance(asked, Run) else self
+
+    def _names(self) -> list[str]:
+        return task_registry.registry.expand(self.tasks) if self.tasks else []
+
+    def _experts(self) -> list[pathlib.Path]:
+        return library.find_experts(self, self.experts) if self.experts else []
+
+    def _labels(self) -> set[str]:
+        found = self._strategies()
+        return {s.label for s in found if isinstance(s, LibraryStrategy)}
 
     def _rows(self, num_rows: int, split: str) -> list[int]:
         """Returns the rows to score: none of them a query, all of them if allowed."""
@@ -294,94 +304,31 @@ class Evaluate(Run):
         return sorted(chosen.tolist())
 
     def _jobs(
-        self,
-        base: loaded.Base,
-        data: task_data.OpenedData,
-        open_split: Callable[[str, str], "ScoredSplit"],
-    ) -> Iterator["Job"]:
+        self, keys: jobs.Keys, open_split: Callable[[str, str], jobs.ScoredSplit]
+    ) -> Iterator[jobs.Job]:
         """Yields every candidate on every task and split that it is scored on."""
-        registry = task_registry.registry
-        names = registry.expand(self.tasks) if self.tasks else []
-        pairs: list[CandidateTasks] = []
-        if "base" in self.strategies:
-            pairs.append((candidates.Candidate("base"), names))
-        folders = library.find_experts(self, self.experts) if self.experts else []
-        for candidate in candidates.of_experts(folders):
+        names, found = self._names(), self._strategies()
+        pairs = [*strategies.without_library(found, names, self.path)]
+        for candidate in candidates.of_experts(self._experts(), labels=self._labels()):
             info = candidate.manifest
             own = list(info.tasks) if info else []
             pairs.append((candidate, own if self.own_tasks else names))
-        pairs += self._retrieved()
+        if self.retrieval is not None:
+            questions = self.retrieval.ask(
+                self._asker(self.retrieval),
+                names,
+                self.data,
+                base_path=self.initial_checkpoint_path,
+            )
+            pairs += strategies.from_library(found, questions, self.path)
         for candidate, tasks in self._own(pairs):
             for task in tasks:
                 for split in self.splits:
                     opened = open_split(task, split)
-                    cell = self._cell(candidate, base, data, opened)
-                    yield Job(candidate, cell, opened)
+                    yield jobs.Job(candidate, keys.cell(candidate, opened), opened)
 
     def _own(self, pairs: list[CandidateTasks]) -> list[CandidateTasks]:
         """Returns this shard's candidates; the same parameters stay together."""
-        names = [" ".join(map(str, candidate.folders)) for candidate, _ in pairs]
+        names = [candidate.origin_text for candidate, _ in pairs]
         own = set(shards.parse(self.shard).choose(set(names)))
         return [pair for pair, name in zip(pairs, names, strict=True) if name in own]
-
-    def _retrieved(self) -> list[CandidateTasks]:
-        """Returns what the library gives for each of its tasks, by strategy."""
-        if self.retrieval is None:
-            return []
-        listed = self.retrieval.open_catalogue()
-        found = []
-        for task, result in self.retrieval.retrieve():
-            for label, number in (("retrieved", 1), ("merged_top3", 3)):
-                if label in self.strategies:
-                    folders = tuple(map(listed.expert_dir, result.top(number)))
-                    chosen = candidates.Candidate(label, folders, "strategy")
-                    found.append((chosen, [task]))
-        return found
-
-    def _cell(
-        self,
-        candidate: candidates.Candidate,
-        base: loaded.Base,
-        data: task_data.OpenedData,
-        opened: "ScoredSplit",
-    ) -> results.Cell:
-        dataset, rows, facts = opened
-        task = task_registry.registry.task(dataset.name)
-        info = candidate.manifest
-        how: dict[str, Any] = {
-            "length_normalized": self.length_normalized,
-            "decoding": self.decoding,
-        }
-        return results.Cell(
-            expert=candidate.name,
-            base_fingerprint=base.fingerprint,
-            expert_fingerprint=candidate.fingerprint,
-            task=dataset.name,
-            dataset=getattr(task, "dataset", dataset.name),
-            prompt=getattr(task, "prompt", dataset.name),
-            split=dataset.split,
-            protocol=cell_keys.protocol(
-                dataset, rows_of=self.data.protocol, claimed=self.protocol, **how
-            ),
-            seed=self.random_seed,
-            checkpoint_step=info.steps if info else 0,
-            scoring=cell_keys.scoring(
-                dataset, rows, facts, base=base, data=data, **how
-            ),
-        )
-
-
-class ScoredSplit(NamedTuple):
-    """A task's split, the places of the rows that are scored, and facts about them."""
-
-    dataset: token_store.TokenizedDataset
-    rows: list[int]
-    facts: results.Facts
-
-
-class Job(NamedTuple):
-    """One candidate on one task and split."""
-
-    candidate: candidates.Candidate
-    cell: results.Cell
-    of: ScoredSplit

@@ -1,25 +1,28 @@
 """elm_library: build and extend a library, look at it, ask it."""
 
 import dataclasses
-import json
 import pathlib
-from typing import NamedTuple
 
-from elm_jax import errors, fields, paths, types
+from elm_jax import errors, fields, paths
 from elm_jax.checkpoints import manifest, recipes
 from elm_jax.data import tasks as task_registry
-from elm_jax.data import token_store
-from elm_jax.disk import files
 from elm_jax.library import (
     catalogue,
     copying,
     index,
-    retrieval,
     sampling,
     text_formats,
 )
 from elm_jax.reporting import terminal
-from elm_jax.runs import bases, data_folder, embedders, loaded, task_data, vocabularies
+from elm_jax.runs import (
+    bases,
+    data_folder,
+    embedders,
+    loaded,
+    queries,
+    task_data,
+    vocabularies,
+)
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Plan, Run
 
@@ -42,21 +45,6 @@ def find_experts(run: Run, patterns: str | tuple[str, ...]) -> list[pathlib.Path
             )
         found.update(dict.fromkeys(chosen))
     return list(found)
-
-
-def instance_texts(
-    dataset: token_store.TokenizedDataset, rows: list[int], text_format: str
-) -> list[str]:
-    """Returns what the chosen examples look like to an embedder; no labels."""
-    return [
-        text_formats.format_text(
-            text_format,
-            inputs=example.inputs_text,
-            choices=example.choices_text,
-            answer_choices=example.answer_choices,
-        )
-        for example in (dataset[row] for row in rows)
-    ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -213,7 +201,7 @@ class BuildLibrary(LibraryRun):
                 len(dataset), seed=self.random_seed, num_keys=share
             )
             rows = parts.keys.tolist()
-            texts += instance_texts(dataset, rows, self.text_format)
+            texts += queries.instance_texts(dataset, rows, self.text_format)
             used.append(index.RowsUsed(task, self.split, tuple(rows)))
         return index.NewExpert(info.name, texts, tuple(used))
 
@@ -261,68 +249,28 @@ class RetireExperts(LibraryRun):
             print(f"retired: {name}")  # noqa: T201
 
 
-class Retrieved(NamedTuple):
-    """What a library answered for one task."""
-
-    task: str
-    result: retrieval.Retrieval
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Retrieve(LibraryRun):
+class Retrieve(queries.Queries, LibraryRun):
     """Asks a library which expert fits each task, by unlabelled instances (RoE).
 
     Attributes:
       tasks: Names or patterns of tasks and mixtures.
       data: Vocabulary, lengths and folders of their rows.
       initial_checkpoint_path: Folder of the base, for the embedder `encoder`.
-      embedder: The one that made the keys.
-      split: Where the queries come from; labels are not used.
-      num_queries: Instances that vote.
-      random_seed: Of their choice.
-      votes_path: JSON lines, one per task: its name and all votes.
     """
 
     tasks: str | tuple[str, ...]
     data: task_data.TaskData
-    initial_checkpoint_path: paths.OptionalPath = ""
-    embedder: embedders.EmbedderSpec = embedders.EmbedderSpec()
-    split: str = "validation"
-    num_queries: fields.Count = sampling.NUM_QUERIES
-    random_seed: fields.Seed = 42
-    votes_path: paths.Path = "{MODEL_DIR}/votes.jsonl"
-
-    def check_library(self) -> list[pathlib.Path]:
-        """Returns the folders of the experts that may be retrieved.
-
-        Raises:
-          CheckpointError: An expert is not in its folder.
-          FingerprintError: An expert or the base has another vocabulary.
-          LibraryError: There is no library, a folder holds another expert than is
-            listed, or an expert has no keys.
-        """
-        listed = self.open_catalogue()
-        listed.check()
-        active = listed.experts()
-        infos = [manifest.read_manifest(listed.expert_dir(name)) for name in active]
-        if self.initial_checkpoint_path:
-            base_dir = self.path(self.initial_checkpoint_path)
-            infos.append(bases.read_manifest(base_dir))
-        pieces = self.data.opened(self.place).vocabulary
-        for info in infos:
-            vocabularies.check(info, pieces)
-        index.open_index(self.path(self.library_dir)).check_has(active)
-        return [listed.expert_dir(name) for name in active]
 
     def plan(self) -> Plan:
         """Returns which tasks would ask; looks at the library.
 
         Raises:
-          ElmError: As `check_library`.
+          ElmError: As `queries.Queries.check_library`.
         """
         names = task_registry.registry.expand(self.tasks)
         data_folder.check(self.data.places(self.place), names, (self.split,))
-        self.check_library()
+        self.check_library(self, self.data)
         return {
             "library": self.path(self.library_dir),
             "tasks": f"{len(names)}: {', '.join(names)}",
@@ -333,51 +281,11 @@ class Retrieve(LibraryRun):
     def run(self) -> None:
         """Prints the votes and writes them down."""
         rows = []
-        for task, result in self.retrieve():
-            (expert, votes), *others = result.votes
+        for question in self.ask(
+            self, task_registry.registry.expand(self.tasks), self.data
+        ):
+            (expert, votes), *others = question.result.votes
             rest = ", ".join(f"{name} {count}" for name, count in others[:3])
-            rows.append((task, expert, votes, rest))
+            rows.append((question.task, expert, votes, rest))
         header = ("task", "expert", "votes", "others")
         terminal.show(terminal.table("Retrieved experts", header, rows))
-
-    def retrieve(self) -> list[Retrieved]:
-        """Returns the votes of every task, and writes them to `votes_path`."""
-        names = task_registry.registry.expand(self.tasks)
-        data_folder.check(self.data.places(self.place), names, (self.split,))
-        self.check_library()
-        data = self.data.opened(self.place)
-        opened = index.open_index(self.path(self.library_dir))
-        active = self.open_catalogue().experts()
-        embedder = self._make_embedder(data)
-        found = []
-        progress = Progress("retrieve", total=len(names), unit="tasks")
-        for done, task in enumerate(names, 1):
-            dataset = data.open(task, self.split)
-            used = len(opened.rows_used(task, self.split))
-            parts = sampling.divide_rows(
-                len(dataset),
-                # Rows that are keys are found by the seed that chose them.
-                seed=opened.settings.seed if used else self.random_seed,
-                num_keys=used,
-                num_queries=self.num_queries,
-            )
-            texts = instance_texts(
-                dataset, parts.queries.tolist(), opened.settings.text_format
-            )
-            result = retrieval.retrieve_for_texts(
-                opened, texts, embedder=embedder, experts=active
-            )
-            found.append(Retrieved(task, result))
-            progress(done)
-        lines = [json.dumps({"task": t, "votes": r.votes}) for t, r in found]
-        files.write_text(
-            self.path(self.votes_path), "".join(f"{line}\n" for line in lines)
-        )
-        return found
-
-    def _make_embedder(self, data: task_data.OpenedData) -> types.Embedder:
-        return self.embedder.make(
-            place=self.place,
-            load_base=lambda: loaded.Base.load(self.path(self.initial_checkpoint_path)),
-            data=data,
-        )

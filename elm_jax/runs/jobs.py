@@ -1,0 +1,134 @@
+"""What an evaluation scores: each candidate on each task and split, in turn."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from elm_jax import errors
+from elm_jax.data import tasks as task_registry
+from elm_jax.data import token_store
+from elm_jax.evaluation import result_store, results
+from elm_jax.model import decoding_spec
+from elm_jax.partitioning import processes
+from elm_jax.runs import candidates, cell_keys, loaded, scorer, task_data
+from elm_jax.runs.progress import Progress
+
+
+class ScoredSplit(NamedTuple):
+    """A task's split, the places of the rows that are scored, and facts about them."""
+
+    dataset: token_store.TokenizedDataset
+    rows: list[int]
+    facts: results.Facts
+
+
+class Job(NamedTuple):
+    """One candidate on one task and split."""
+
+    candidate: candidates.Candidate
+    cell: results.Cell
+    of: ScoredSplit
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Keys:
+    """What all cells of an evaluation have in their keys.
+
+    Attributes:
+      base: The base.
+      data: Vocabulary and lengths.
+      rows_of: The protocol of the task data.
+      claimed: What the user says of the protocol; "" for nothing.
+      seed: Of the choice of rows.
+      length_normalized: Whether a choice's score is divided by its tokens.
+      decoding: How tokens are chosen where a task has no choices.
+    """
+
+    base: loaded.Base
+    data: task_data.OpenedData
+    rows_of: str
+    claimed: str
+    seed: int
+    length_normalized: bool
+    decoding: decoding_spec.DecodingSpec
+
+    def cell(self, candidate: candidates.Candidate, on: ScoredSplit) -> results.Cell:
+        """Returns what a candidate's score on a split is about.
+
+        Raises:
+          ConfigError: The protocol is not the one that is claimed.
+        """
+        dataset, rows, facts = on
+        task = task_registry.registry.task(dataset.name)
+        info = candidate.manifest
+        how: dict[str, Any] = {
+            "length_normalized": self.length_normalized,
+            "decoding": self.decoding,
+        }
+        return results.Cell(
+            expert=candidate.name,
+            base_fingerprint=self.base.fingerprint,
+            expert_fingerprint=candidate.fingerprint,
+            task=dataset.name,
+            dataset=getattr(task, "dataset", dataset.name),
+            prompt=getattr(task, "prompt", dataset.name),
+            split=dataset.split,
+            protocol=cell_keys.protocol(
+                dataset, rows_of=self.rows_of, claimed=self.claimed, **how
+            ),
+            seed=self.seed,
+            checkpoint_step=info.steps if info else 0,
+            scoring=cell_keys.scoring(
+                dataset, rows, facts, base=self.base, data=self.data, **how
+            ),
+            settings=candidate.settings,
+        )
+
+
+def score(
+    groups: Sequence[Sequence[Job]],
+    program: scorer.Scorer,
+    keys: Keys,
+    store: result_store.ResultStore,
+    *,
+    run_id: str,
+) -> None:
+    """Scores jobs and stores their rows; the first process writes.
+
+    Args:
+      groups: Jobs of the same parameters, which are loaded once.
+      program: What scores.
+      keys: Whose base and data these are.
+      store: Where rows go.
+      run_id: The run that they name.
+
+    Raises:
+      ElmError: What kept a job from being scored, with its expert and task.
+    """
+    progress = Progress("score", total=sum(map(len, groups)), unit="cells")
+    count = 0
+    for group in groups:
+        whole, adapter = group[0].candidate.load(keys.base)
+        params = program.place(whole)
+        for job in group:
+            where = f"{job.cell.expert} on {job.cell.task} {job.cell.split}"
+            with errors.during(f"scoring {where}"):
+                scored = program.score(params, adapter, job.of.dataset, job.of.rows)
+            if processes.is_main():
+                facts = dataclasses.replace(
+                    job.of.facts,
+                    **job.candidate.facts(store.path.parent),
+                    vocabulary=keys.data.vocabulary.fingerprint,
+                    ties=scored.ties,
+                    answers_cut=scored.answers_cut,
+                )
+                store.record(
+                    job.cell,
+                    run_id=run_id,
+                    facts=facts,
+                    values=scored.values,
+                    num_examples=scored.num_examples,
+                    per_example=scored.per_example,
+                )
+            count += 1
+            progress(count)

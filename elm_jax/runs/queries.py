@@ -1,0 +1,158 @@
+"""How a library is asked which experts fit a task: unlabelled rows of it vote (RoE)."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from elm_jax import fields, paths
+from elm_jax.checkpoints import manifest
+from elm_jax.data import token_store
+from elm_jax.disk import files
+from elm_jax.library import catalogue, index, retrieval, sampling, text_formats
+from elm_jax.partitioning import processes
+from elm_jax.runs import bases, data_folder, embedders, loaded, task_data, vocabularies
+from elm_jax.runs.progress import Progress
+from elm_jax.runs.run import Run
+
+
+class Question(NamedTuple):
+    """A task that asked a library, the rows that did, and the answer.
+
+    Attributes:
+      task: Its name.
+      dataset: The split that the rows are of.
+      rows: Places of the rows, which are not scored; their labels are not used.
+      result: What the library answered.
+      experts: Folders of the experts that may be chosen, by name.
+    """
+
+    task: str
+    dataset: token_store.TokenizedDataset
+    rows: tuple[int, ...]
+    result: retrieval.Retrieval
+    experts: Mapping[str, pathlib.Path]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Queries:
+    """Which library is asked, and by which unlabelled rows of each task.
+
+    Attributes:
+      library_dir: The library's folder.
+      initial_checkpoint_path: Folder of the base whose encoder embeds, for the embedder
+        `encoder`; "" for the base of the run.
+      embedder: The one that made the keys.
+      split: Where the queries come from; labels are not used.
+      num_queries: Instances that vote.
+      random_seed: Of their choice.
+      votes_path: JSON lines, one per task: its name and all votes.
+    """
+
+    library_dir: paths.Path = "{MODEL_DIR}/library"
+    initial_checkpoint_path: paths.OptionalPath = ""
+    embedder: embedders.EmbedderSpec = embedders.EmbedderSpec()
+    split: str = "validation"
+    num_queries: fields.Count = sampling.NUM_QUERIES
+    random_seed: fields.Seed = 42
+    votes_path: paths.Path = "{MODEL_DIR}/votes.jsonl"
+
+    def check_library(
+        self, run: Run, data: task_data.TaskData, *, base_path: str = ""
+    ) -> dict[str, pathlib.Path]:
+        """Returns the folders of the experts that may be retrieved, by name.
+
+        Args:
+          run: Whose paths these are.
+          data: Whose vocabulary the experts must have.
+          base_path: The base of the run, if it has one.
+
+        Raises:
+          CheckpointError: An expert is not in its folder.
+          FingerprintError: An expert or the base has another vocabulary.
+          LibraryError: There is no library, a folder holds another expert than is
+            listed, or an expert has no keys.
+        """
+        listed = catalogue.Catalogue(run.path(self.library_dir))
+        listed.check()
+        folders = {name: listed.expert_dir(name) for name in listed.experts()}
+        infos = [manifest.read_manifest(folder) for folder in folders.values()]
+        if base := self.initial_checkpoint_path or base_path:
+            infos.append(bases.read_manifest(run.path(base)))
+        pieces = data.opened(run.place).vocabulary
+        for info in infos:
+            vocabularies.check(info, pieces)
+        index.open_index(run.path(self.library_dir)).check_has([*folders])
+        return folders
+
+    def ask(
+        self,
+        run: Run,
+        tasks: Sequence[str],
+        data: task_data.TaskData,
+        *,
+        base_path: str = "",
+    ) -> list[Question]:
+        """Returns the votes of every task; the first process writes `votes_path`.
+
+        Args:
+          run: Whose paths these are.
+          tasks: Names.
+          data: Of their rows.
+          base_path: The base of the run, if it has one.
+
+        Raises:
+          ElmError: As `check_library`, or rows are missing.
+        """
+        data_folder.check(data.places(run.place), tasks, (self.split,))
+        folders = self.check_library(run, data, base_path=base_path)
+        rows = data.opened(run.place)
+        opened = index.open_index(run.path(self.library_dir))
+        base = self.initial_checkpoint_path or base_path
+        embedder = self.embedder.make(
+            place=run.place,
+            load_base=lambda: loaded.Base.load(run.path(base)),
+            data=rows,
+        )
+        progress = Progress("retrieve", total=len(tasks), unit="tasks")
+        questions = []
+        for done, task in enumerate(tasks, 1):
+            dataset = rows.open(task, self.split)
+            used = len(opened.rows_used(task, self.split))
+            parts = sampling.divide_rows(
+                len(dataset),
+                # Rows that are keys are found by the seed that chose them.
+                seed=opened.settings.seed if used else self.random_seed,
+                num_keys=used,
+                num_queries=self.num_queries,
+            )
+            asking = parts.queries.tolist()
+            result = retrieval.retrieve_for_texts(
+                opened,
+                instance_texts(dataset, asking, opened.settings.text_format),
+                embedder=embedder,
+                experts=[*folders],
+            )
+            questions.append(Question(task, dataset, tuple(asking), result, folders))
+            progress(done)
+        if processes.is_main():
+            votes = [{"task": one.task, "votes": one.result.votes} for one in questions]
+            text = "".join(f"{json.dumps(line)}\n" for line in votes)
+            files.write_text(run.path(self.votes_path), text)
+        return questions
+
+
+def instance_texts(
+    dataset: token_store.TokenizedDataset, rows: list[int], text_format: str
+) -> list[str]:
+    """Returns what the chosen examples look like to an embedder; no labels."""
+    return [
+        text_formats.format_text(
+            text_format,
+            inputs=example.inputs_text,
+            choices=example.choices_text,
+            answer_choices=example.answer_choices,
+        )
+        for example in (dataset[row] for row in rows)
+    ]

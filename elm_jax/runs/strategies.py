@@ -1,0 +1,221 @@
+"""The strategies that there are: the base, an expert, what a library gives."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar
+
+from elm_jax import errors, fields, paths
+from elm_jax.evaluation import results
+from elm_jax.library import retrieval
+from elm_jax.merging import averages
+from elm_jax.merging.method import MergeMethod
+from elm_jax.runs import candidates, queries
+from elm_jax.runs.strategy import (
+    Choice,
+    LibraryStrategy,
+    Strategy,
+    Target,
+    options_of,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Base(Strategy):
+    """The base alone."""
+
+    kind: ClassVar[str] = "base"
+
+    def choose(self, target: Target) -> candidates.Candidate:
+        """Returns the base."""
+        return candidates.Candidate("base", strategy=self.kind)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Expert(Strategy):
+    """One expert on all tasks; the same as naming it among `Evaluate.experts`.
+
+    Attributes:
+      path: Its folder.
+    """
+
+    kind: ClassVar[str] = "expert"
+    path: paths.Path
+
+    def choose(self, target: Target) -> candidates.Candidate:
+        """Returns the expert, under its own name."""
+        (found,) = candidates.of_experts([target.path(self.path)])
+        return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Retrieved(LibraryStrategy):
+    """RoE: the experts that the queries ask for, averaged if they are several.
+
+    Attributes:
+      num_experts: How many; fewer where fewer are asked for.
+      by: What ranks and weighs them: `votes`, or the summed `similarity` of those
+        queries that vote for an expert to the nearest of its keys.
+    """
+
+    kind: ClassVar[str] = "retrieved"
+    num_experts: fields.Count = 1
+    by: retrieval.By = "votes"
+
+    @property
+    def default_name(self) -> str:
+        """`retrieved`, and what is not as by default."""
+        parts = [self.kind]
+        parts += [f"top{self.num_experts}"] if self.num_experts > 1 else []
+        parts += [f"by_{self.by}"] if self.by != "votes" else []
+        return "_".join(parts)
+
+    @property
+    def note(self) -> str:
+        """What it is; of one expert by votes the report says how many voted."""
+        if self == dataclasses.replace(Retrieved(), name=self.name):
+            return ""
+        if self.num_experts == 1:
+            return f"RoE: the expert with the greatest {self.by}"
+        return f"mean of the {self.num_experts} experts of most {self.by}, weighted so"
+
+    @property
+    def merges(self) -> bool:
+        """Whether it may take several experts."""
+        return self.num_experts > 1
+
+    def pick(self, question: queries.Question) -> Choice:
+        """Returns the first experts, with their weights."""
+        first = question.result.ranked(self.by)[: self.num_experts]
+        names = tuple(name for name, _ in first)
+        if len(names) == 1:
+            return Choice(names)
+        weights = tuple(weight for _, weight in first)
+        return Choice(names, averages.Weighted(weights=weights))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MergeTopK(LibraryStrategy):
+    """A merge of the experts that the queries ask for, by any method, saved nowhere.
+
+    Attributes:
+      num_experts: How many; fewer where fewer are asked for.
+      method: How they are merged.
+      by: What ranks them, as for `Retrieved`.
+      weigh: Whether the method is given weights: what ranks them.
+    """
+
+    kind: ClassVar[str] = "merged_top_k"
+    num_experts: fields.Count = 3
+    method: MergeMethod = averages.Uniform()
+    by: retrieval.By = "votes"
+    weigh: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for weights where the method takes none."""
+        super().__post_init__()
+        if self.weigh:
+            self.method.with_weights([1.0] * self.num_experts)
+
+    @property
+    def default_name(self) -> str:
+        """`merged_top3`, and what is not as by default."""
+        parts = [f"merged_top{self.num_experts}"]
+        parts += [self.method.name] if self.method != averages.Uniform() else []
+        parts += [f"by_{self.by}"] if self.by != "votes" else []
+        return "_".join([*parts, *(["weighted"] if self.weigh else [])])
+
+    @property
+    def note(self) -> str:
+        """What it is."""
+        number = {2: "two", 3: "three"}.get(self.num_experts, f"{self.num_experts}")
+        what = f"{self.method.name} merge of the {number} experts with most {self.by}"
+        options = options_of(self.method)
+        told = ", ".join(f"{name} {value}" for name, value in options.items())
+        weighed = ["weighted by them"] if self.weigh else []
+        return ", ".join(filter(None, [what, told, *weighed]))
+
+    @property
+    def merges(self) -> bool:
+        """Whether it may take several experts."""
+        return self.num_experts > 1
+
+    def pick(self, question: queries.Question) -> Choice:
+        """Returns the first experts, and the method."""
+        first = question.result.ranked(self.by)[: self.num_experts]
+        names = tuple(name for name, _ in first)
+        method = self.method
+        if self.weigh:
+            method = method.with_weights([weight for _, weight in first])
+        return Choice(names, method)
+
+
+NAMED: Mapping[str, Strategy] = {
+    "base": Base(),
+    "retrieved": Retrieved(),
+    "merged_top3": MergeTopK(),
+}
+"""Those that gin files may name by a text alone."""
+
+
+def of(strategies: Sequence[Strategy | str]) -> tuple[Strategy, ...]:
+    """Returns strategies, those that are named by a text as values.
+
+    Raises:
+      ConfigError: One is unknown, or two bear one name.
+    """
+    labels: dict[str, Strategy] = {}
+    for one in strategies:
+        if isinstance(one, str) and one not in NAMED:
+            raise errors.ConfigError(
+                found=f"strategy {one!r}",
+                expected=f"one of {', '.join(NAMED)}, or a value such as"
+                " @strategies.MergeTopK()",
+                do=errors.did_you_mean(one, NAMED),
+            )
+        strategy = NAMED[one] if isinstance(one, str) else one
+        label = f"{strategy}"
+        if isinstance(strategy, LibraryStrategy):
+            label = strategy.label
+        if label in results.VIEWS or label in ("base", "multitask"):
+            raise errors.ConfigError(
+                found=f"a strategy {label!r}: {strategy}",
+                expected="a name that reports do not use for something else",
+                do="Give it another name",
+            )
+        if labels.setdefault(label, strategy) != strategy:
+            raise errors.ConfigError(
+                found=f"two strategies {label!r}: {labels[label]} and {strategy}",
+                expected="one for each name: rows of both would be mixed",
+                do="Give one of them another name",
+            )
+    return tuple(labels.values())
+
+
+def without_library(
+    strategies: Sequence[Strategy],
+    tasks: Sequence[str],
+    path: Callable[[str], pathlib.Path],
+) -> Iterator[tuple[candidates.Candidate, list[str]]]:
+    """Yields what strategies that ask no library give, each with its tasks."""
+    for strategy in strategies:
+        if strategy.needs_library:
+            continue
+        chosen: dict[candidates.Candidate, list[str]] = {}
+        for task in tasks:
+            given = strategy.choose(Target(task, path))
+            chosen.setdefault(given, []).append(task)
+        yield from chosen.items()
+
+
+def from_library(
+    strategies: Sequence[Strategy],
+    questions: Sequence[queries.Question],
+    path: Callable[[str], pathlib.Path],
+) -> Iterator[tuple[candidates.Candidate, list[str]]]:
+    """Yields what strategies that ask a library give for each task that asked."""
+    for question in questions:
+        target = Target(question.task, path, question)
+        for strategy in strategies:
+            if strategy.needs_library:
+                yield strategy.choose(target), [question.task]

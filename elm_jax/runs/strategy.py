@@ -1,0 +1,146 @@
+"""What a strategy is: a value that gives the parameters that are scored on a task.
+
+A strategy of your own is a frozen dataclass that extends `LibraryStrategy` (or
+`Strategy`, if it asks no library), in a module that the gin file imports.
+"""
+
+import abc
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+from elm_jax import fields, paths
+from elm_jax.merging import averages
+from elm_jax.merging.method import MergeMethod
+from elm_jax.runs import candidates, queries
+
+
+class Target(NamedTuple):
+    """A task for which a strategy gives parameters.
+
+    Attributes:
+      task: Its name.
+      path: Makes an absolute path of a text; `Run.path`.
+      question: How the task asked the library, with the rows that did and the votes;
+        None for strategies that need none.
+    """
+
+    task: str
+    path: Callable[[str], pathlib.Path]
+    question: queries.Question | None = None
+
+
+class Choice(NamedTuple):
+    """Experts that a strategy takes from a library.
+
+    Attributes:
+      experts: Their names, the most important one first.
+      method: How they are merged.
+    """
+
+    experts: tuple[str, ...]
+    method: MergeMethod = averages.Uniform()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Strategy(abc.ABC):
+    """A way in which the parameters for a task come to be."""
+
+    kind: ClassVar[str]
+    """What result rows call this kind of strategy."""
+    needs_library: ClassVar[bool] = False
+    """Whether it needs the votes of a library, and the unlabelled rows that vote."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for an option that it cannot have."""
+        fields.check(self)
+
+    @property
+    def merges(self) -> bool:
+        """Whether it may merge experts, which then have to be alike."""
+        return False
+
+    @abc.abstractmethod
+    def choose(self, target: Target) -> candidates.Candidate:
+        """Returns what is to be scored on a task.
+
+        Raises:
+          ElmError: There is nothing for this task.
+        """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LibraryStrategy(Strategy):
+    """Experts that a library gives for a task.
+
+    Attributes:
+      name: What result rows and reports call it; "" for `default_name`.
+    """
+
+    needs_library: ClassVar[bool] = True
+    name: paths.OptionalName = ""
+
+    @property
+    def label(self) -> str:
+        """What result rows call it."""
+        return self.name or self.default_name
+
+    @property
+    def default_name(self) -> str:
+        """What it is called where nobody names it."""
+        return self.kind
+
+    @property
+    def note(self) -> str:
+        """What it is, in a few words; "" leaves that to the report."""
+        return ""
+
+    @property
+    def settings(self) -> str:
+        """Hash of its options, 8 hex digits; "" if they are those by default.
+
+        Options that are as by default are left out, so that a new one moves no hash.
+        """
+        options = options_of(self)
+        options.pop("name", None)
+        if not options:
+            return ""
+        text = json.dumps(options, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def choose(self, target: Target) -> candidates.Candidate:
+        """Returns the experts that it takes from the library, merged."""
+        question = target.question
+        assert question is not None  # noqa: S101 - it says that it needs the library
+        choice = self.pick(question)
+        choice.method.check(len(choice.experts))
+        return candidates.Candidate(
+            self.label,
+            tuple(question.experts[name] for name in choice.experts),
+            "strategy",
+            choice.method,
+            strategy=self.kind,
+            settings=self.settings,
+            note=self.note,
+        )
+
+    @abc.abstractmethod
+    def pick(self, question: queries.Question) -> Choice:
+        """Returns which experts of the library it takes, and how they are merged."""
+
+
+def options_of(value: Any) -> dict[str, Any]:
+    """Returns the fields of a dataclass that are not as by default, as JSON values."""
+    options: dict[str, Any] = {}
+    for field in fields.of(type(value)):
+        held = getattr(value, field.name)
+        if held == field.default:
+            continue
+        if dataclasses.is_dataclass(held) and not isinstance(held, type):
+            options[field.name] = [type(held).__name__, options_of(held)]
+        else:
+            options[field.name] = held
+    return options
