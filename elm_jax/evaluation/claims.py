@@ -18,7 +18,7 @@ def experts_against_multitask(
     experts: Mapping[str, estimates.Estimate],
     multitask: estimates.Estimate,
     *,
-    judged_by: str = "retrieved",
+    judged_by: str,
 ) -> results.Claim:
     """Judges whether experts beat the multitask model on unseen tasks.
 
@@ -75,7 +75,8 @@ def expert_added(
     """Judges `scores_unchanged`, and counts the retrievals that the new expert changed.
 
     Args:
-      before: Rows of single experts and of `retrieved`; others are ignored.
+      before: Rows of single experts, and of strategies that choose one for each task;
+        others are ignored.
       after: As for `scores_unchanged`.
     """
     again = {(row.expert, row.task, row.split) for row in after}
@@ -83,16 +84,16 @@ def expert_added(
     claim = scores_unchanged(selection.single_experts(old), after)
     chosen = [
         {
-            (row.task, row.split): row.expert_fingerprint
+            (row.task, row.split, row.expert): row.expert_fingerprint
             for row in rows
-            if row.expert == "retrieved" and row.kind
+            if row.is_choice and row.kind
         }
         for rows in (old, after)
     ]
     both = chosen[0].keys() & chosen[1].keys()
     if not both:  # rows of release 0.1 do not tell what was retrieved in the same way
         return claim
-    tasks = {task for task, _ in both}
+    tasks = {task for task, *_ in both}
     changed = {cell[0] for cell in both if chosen[0][cell] != chosen[1][cell]}
     text = f"Of {len(tasks)} old tasks, {len(changed)} now retrieve a new expert."
     return dataclasses.replace(claim, evidence=f"{claim.evidence} {text}")
@@ -127,7 +128,7 @@ def merge_beats_parts(
 
 
 def _words(label: str) -> str:
-    return label.replace("_", " ") if label in results.STRATEGIES else label
+    return label.replace("_", " ") if label in results.VIEWS else label
 
 
 def _line(row: results.ResultRow) -> str:

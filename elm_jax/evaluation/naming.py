@@ -135,6 +135,26 @@ def _where(row: results.ResultRow) -> str:
     return f"{row.expert} on {row.task} {row.split}"
 
 
+def strategies_told_apart(
+    rows: Sequence[results.ResultRow],
+) -> list[results.ResultRow]:
+    """Returns rows in which strategies of one name and other options have other names.
+
+    Args:
+      rows: Under the names that the file has.
+    """
+    settings: dict[str, set[str]] = {}
+    for row in rows:
+        if row.role == "strategy":
+            settings.setdefault(row.expert, set()).add(row.settings)
+    return [
+        dataclasses.replace(row, expert=f"{row.expert} (settings {row.settings})")
+        if row.settings and len(settings.get(row.expert, ())) > 1
+        else row
+        for row in rows
+    ]
+
+
 def told_apart(rows: Sequence[results.ResultRow]) -> list[results.ResultRow]:
     """Returns rows in whose `expert` each expert has a name of its own.
 

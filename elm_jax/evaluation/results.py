@@ -4,12 +4,18 @@ import dataclasses
 import hashlib
 import json
 import math
+import typing
 from collections.abc import Mapping
+from typing import Literal
 
 from elm_jax import errors
 
 # A claim about a way to train is more than a claim about trainings from this many on.
 LEAST_TRAININGS = 3
+
+Role = Literal["base", "multitask", "strategy", "merged", "expert"]
+ROLES: tuple[Role, ...] = typing.get_args(Role)
+"""In the order in which tables show them."""
 
 # Names in tables of what reports make of the rows of others.
 VIEWS = (
@@ -144,6 +150,25 @@ class ResultRow(Facts, Cell):
                 expected="a finite score over one or more examples",
                 do="Check the split for examples and the expert's parameters",
             )
+
+    @property
+    def role(self) -> Role:
+        """What its parameters are; rows of release 0.1 tell it by their name alone."""
+        if self.kind in ("base", "strategy", "multitask", "merged"):
+            return self.kind
+        if self.kind or self.expert not in STRATEGIES:
+            return "expert"
+        names: dict[str, Role] = {"base": "base", "multitask": "multitask"}
+        return names.get(self.expert, "strategy")
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether a strategy chose one expert for the task."""
+        if self.role != "strategy":
+            return False
+        if self.strategy:
+            return len(self.experts) == 1
+        return self.expert == "retrieved"  # up to release 0.3 no other one chose
 
     @property
     def is_expert(self) -> bool:

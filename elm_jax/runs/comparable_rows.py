@@ -68,11 +68,13 @@ class ComparableRows:
         self, store: result_store.ResultStore, only: Mapping[str, object], shown: Shown
     ) -> None:
         asked = {name: v for name, v in only.items() if v not in ("", None)}
-        found = [
-            row
-            for row in store.rows()
-            if all(getattr(row, name) == value for name, value in asked.items())
-        ]
+        found = naming.strategies_told_apart(
+            [
+                row
+                for row in store.rows()
+                if all(getattr(row, name) == value for name, value in asked.items())
+            ]
+        )
         self.store = store
         self._lying = _lying(store)
         self.newest = naming.newest(found, self._lying)

@@ -2,34 +2,29 @@
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 
 from elm_jax import errors, fields, paths
 from elm_jax.data import tasks as task_registry
 from elm_jax.disk import files
-from elm_jax.evaluation import claims, estimates, metrics, result_store, results
-from elm_jax.reporting import marks, page, report, tables, terminal, text
+from elm_jax.evaluation import claims, metrics, result_store, results
+from elm_jax.reporting import page, report, tables, terminal, text
 from elm_jax.runs import (
     comparable_rows,
     least_difference,
     loss_curves,
+    report_claims,
     report_figures,
+    report_headline,
     report_rows,
     report_votes,
 )
 from elm_jax.runs.comparable_rows import ComparableRows
-from elm_jax.runs.report_ways import Way, Ways
+from elm_jax.runs.report_ways import Ways
 from elm_jax.runs.run import Plan, Run
 
 # Metrics of tasks whose answers are written, not ranked.
 _WRITTEN_METRICS = tuple(key for key in metrics.MAIN_KEYS if key != "accuracy")
-_NOTES = {
-    "base": "the base alone",
-    "multitask": "one model trained on all prompts, same token budget",
-    "retrieved": "",  # tells how many instances voted
-    "merged_top3": "uniform merge of the three experts with most votes",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +39,8 @@ class Report(Run):
       merged_expert: The merge that is to solve them.
       merged_parts: The experts in it.
       metric: What is shown of ranked tasks.
+      judged_by: The strategy that is held against the multitask model, chosen before
+        the results are known.
       split: What is reported.
       selection_split: Where the best single expert is chosen.
       base_fingerprint: The base whose rows are reported, where a result file has rows
@@ -67,6 +64,7 @@ class Report(Run):
     merged_expert: paths.OptionalName = ""
     merged_parts: tuple[paths.Name, ...] = ()
     metric: str = "accuracy"
+    judged_by: paths.Name = "retrieved"
     split: str = "test"
     selection_split: str = "validation"
     base_fingerprint: str = ""
@@ -144,7 +142,7 @@ class Report(Run):
         return report.Report(
             title=self.title,
             claims=tuple(self._claims(reported, ways)),
-            headline=ways and self._headline(ways, reported),
+            headline=ways and report_headline.make(ways, reported),
             figures=report_figures.tables(ways) if ways else (),
             heat_maps=tuple(maps),
             votes=votes.votes,
@@ -203,61 +201,19 @@ class Report(Run):
             tasks, split=split or self.split, metric=metric or self.metric
         )
 
-    def _headline(self, ways: Ways, reported: ComparableRows) -> report.Headline:
-        found = [self._chance(ways, reported)]
-        groups = [*(_of_dataset(ways.rows, name) for name in ways.datasets), ways.rows]
-        letters: dict[tuple[str, int], str] = {}
-        for way in ways.all:
-            cells = [_cell(way, name) for name in (*ways.datasets, "")]
-            found.append(
-                report.HeadlineRow(way.label, tuple(cells), way.note, way.is_reference)
-            )
-            parts = [*(_of_dataset(way.rows, name) for name in ways.datasets), way.rows]
-            for place, part in enumerate(parts):
-                letters[way.label, place] = marks.of_scores(part)
-        short = text.without_common_prefix(ways.datasets)
-        return report.Headline(
-            columns=(*short, "mean"),
-            rows=tuple(found),
-            column_marks=dict(enumerate(map(marks.of_data, groups))),
-            marks=letters,
-            legend=(
-                *marks.legend([row for way in ways.all for row in way.rows]),
-                report_figures.resampled(ways.all),
-            ),
-            # The first row is chance.
-            strong=frozenset((i + 1, j) for i, j in report_figures.strong(ways.all)),
-        )
-
     def _ways(self, reported: ComparableRows, unseen: Sequence[str]) -> Ways | None:
         """Returns what the main table compares; None if no unseen task is ranked."""
         rows = self._rows(reported, unseen)
         if not rows:
             return None
-        notes = _NOTES | {"retrieved": self._votes(reported).note}
-        for row in rows:  # those are methods' results, too
-            if row.kind in ("multitask", "merged"):
-                parts = filter(None, (f"a {row.kind} expert", row.source))
-                notes.setdefault(row.expert, ", ".join(parts))
+        votes = self._votes(reported)
         return Ways(
             reported,
             rows,
             chosen_on=self._rows(reported, unseen, split=self.selection_split),
-            notes=notes,
+            note_of=lambda row: _note(row, votes.note),
             selection_split=self.selection_split,
         )
-
-    def _chance(self, ways: Ways, reported: ComparableRows) -> report.HeadlineRow:
-        names = sorted({row.task for row in ways.rows})
-        rows = self._rows(reported, names, metric="chance")
-        by_task = {(row.dataset, row.task): row.value for row in rows}
-        means = []
-        for dataset in ways.datasets:
-            values = [v for (name, _), v in by_task.items() if name == dataset]
-            means.append(sum(values) / len(values) if values else float("nan"))
-        means.append(sum(means) / len(means))
-        cells = [None if math.isnan(m) else results.Interval(m) for m in means]
-        return report.HeadlineRow("chance", tuple(cells), "a fair guess", True)
 
     def _gaps(self, reported: ComparableRows) -> tuple[str, ...]:
         """Returns what the rows lack of what is to be shown, a sentence each."""
@@ -286,53 +242,36 @@ class Report(Run):
             *report_rows.tasks_without_rows(
                 reported.all, wanted, split=self.split, metrics=shown
             ),
-            *report_rows.unequal(rows, chosen_on, labels=_NOTES),
+            *report_rows.unequal(rows, chosen_on),
             *reported.doubts(),
             *report_rows.other_votes(others),
-            *self._silent_claims(reported, rows),
+            *report_claims.silent(self._judged(), rows, self._composed(reported)),
         )
-
-    def _silent_claims(
-        self,
-        reported: ComparableRows,
-        rows: Sequence[results.ResultRow],
-    ) -> Iterator[str]:
-        """Yields why claims are not judged that the rows of an expert call for."""
-        composed = self._rows(reported, self._expand(self.composed_tasks))
-        judged = {
-            "experts against the multitask model": ("multitask", "retrieved"),
-            "merging": tuple(filter(None, (self.merged_expert, *self.merged_parts))),
-        }
-        there = {
-            "experts against the multitask model": {row.expert for row in rows},
-            "merging": {row.expert for row in composed},
-        }
-        asked = {
-            subject: names
-            for subject, names in judged.items()
-            if any(name.startswith(names) for name in there[subject])
-        }
-        yield from report_rows.lacking_claims(asked, there)
 
     def _claims(
         self, reported: ComparableRows, ways: Ways | None
-    ) -> list[results.Claim]:
-        """Returns the claims that the rows at hand can speak to."""
-        found = []
+    ) -> Iterator[results.Claim]:
+        """Yields the claims that the rows at hand can speak to."""
+        judged = self._judged()
         if ways is not None:
-            found += _claim_of_experts(ways)
+            yield from report_claims.of_experts(judged, ways)
         after = self.path(self.results_after_path) if self.results_after_path else None
         if after is not None and after.is_file():
             again = self._comparable(result_store.ResultStore(after))
-            found.append(claims.expert_added(reported.newest, again.newest))
-        composed = _scores(
-            reported, self._rows(reported, self._expand(self.composed_tasks))
+            yield claims.expert_added(reported.newest, again.newest)
+        yield from report_claims.of_merging(
+            judged, reported, self._composed(reported), metric=self.metric
         )
-        if {self.merged_expert, *self.merged_parts} <= composed.keys():
-            parts = {name: composed[name] for name in self.merged_parts}
-            merged = composed[self.merged_expert]
-            found.append(claims.merge_beats_parts(merged, parts, metric=self.metric))
-        return found
+
+    def _judged(self) -> report_claims.Judged:
+        return report_claims.Judged(
+            strategy=self.judged_by,
+            merged=self.merged_expert,
+            parts=self.merged_parts,
+        )
+
+    def _composed(self, reported: ComparableRows) -> list[results.ResultRow]:
+        return self._rows(reported, self._expand(self.composed_tasks))
 
     def _votes(self, reported: ComparableRows) -> report_votes.ShownVotes:
         unseen = self._expand(self.unseen_tasks)
@@ -353,48 +292,17 @@ class Report(Run):
         return task_registry.registry.expand(names) if names else []
 
 
-def _of_dataset(
-    rows: Sequence[results.ResultRow], name: str
-) -> list[results.ResultRow]:
-    return [row for row in rows if row.dataset == name]
-
-
-def _cell(way: Way, dataset: str) -> results.Interval | None:
-    """Returns the score on a dataset, or the mean over all for ""; None if part lacks.
-
-    A mean over other prompts than those of the other ways is none. Where the rows
-    chose, an interval from them would be of the luck, too.
-    """
-    one = way.whole if not dataset else None
-    if dataset and way.score is not None and dataset in way.score.datasets:
-        one = way.score.of(dataset)
-    if one is None:
-        return None
-    return results.Interval(one.mean) if way.is_bound else one.interval
-
-
-def _claim_of_experts(ways: Ways) -> Iterator[results.Claim]:
-    multitask, retrieved = (ways.by_label(n) for n in ("multitask", "retrieved"))
-    if not (multitask and retrieved and multitask.whole and retrieved.whole):
-        return
-    experts = {"retrieved": retrieved.whole}
-    best = ways.by_label("best_single")
-    if best is not None and best.whole is not None and not best.is_bound:
-        experts[f"best single ({best.note.partition(',')[0]})"] = best.whole
-    fitted = ways.by_label("best_single_crossfit")
-    if fitted is not None and fitted.whole is not None:
-        experts["best single (cross-fitted)"] = fitted.whole
-    yield claims.experts_against_multitask(experts, multitask.whole)
-
-
-def _scores(
-    reported: ComparableRows, rows: Sequence[results.ResultRow]
-) -> dict[str, estimates.Estimate]:
-    """Returns the score of every expert and strategy."""
-    draws = estimates.Draws()
-    names = dict.fromkeys(row.expert for row in rows)
-    own = {name: [row for row in rows if row.expert == name] for name in names}
-    return {
-        name: estimates.estimate(reported.trainings(of), draws, who=name)
-        for name, of in own.items()
-    }
+def _note(row: results.ResultRow, of_votes: str) -> str:
+    """Returns what a row's strategy, baseline or method is, in a few words."""
+    if row.strategy_note:
+        return row.strategy_note
+    if row.role == "base":
+        return "the base alone"
+    if row.role == row.expert == "multitask":
+        return "one model trained on all prompts, same token budget"
+    if row.role in ("multitask", "merged"):
+        return ", ".join(filter(None, (f"a {row.kind} expert", row.source)))
+    if row.is_choice:
+        return of_votes
+    # Up to release 0.3 rows told none, and no other strategy merged.
+    return "uniform merge of the three experts with most votes"

@@ -10,21 +10,20 @@ from elm_jax.evaluation import (
     controls,
     estimates,
     prompts,
+    results,
     variance,
 )
 from elm_jax.reporting import report, text
 from elm_jax.runs.report_ways import Way, Ways
 
-BASELINES = ("multitask", "base")
+BASELINES: tuple[results.Role, ...] = ("multitask", "base")
 
 
 def tables(ways: Ways) -> tuple[report.Figures, ...]:
     """Returns the tables that rows can fill."""
-    return tuple(
-        found
-        for table in (_against, _choosing, _prompts, _variance, _library)
-        if (found := table(ways)) is not None
-    )
+    found = [table(ways) for table in (_against, _choosing, _prompts, _variance)]
+    found += [_library(ways, way) for way in ways.choosing or [None]]
+    return tuple(table for table in found if table is not None)
 
 
 def strong(ways: Sequence[Way]) -> frozenset[tuple[int, int]]:
@@ -64,7 +63,7 @@ def resampled(ways: Sequence[Way]) -> str:
 
 
 def _against(ways: Ways) -> report.Figures | None:
-    found = [w for label in BASELINES if (w := ways.by_label(label)) and w.whole]
+    found = [w for role in BASELINES if (w := ways.of_role(role)) and w.whole]
     if not found:
         return None
     baseline = found[0]
@@ -219,7 +218,8 @@ def _variance(ways: Ways) -> report.Figures | None:
     )
 
 
-def _library(ways: Ways) -> report.Figures | None:
+def _library(ways: Ways, chooser: Way | None) -> report.Figures | None:
+    """Returns the table of the library and a strategy that chose from it, if any."""
     means = _expert_means(ways)
     if ways.cross_fitted is None or len(means) < 2:
         return None
@@ -229,10 +229,11 @@ def _library(ways: Ways) -> report.Figures | None:
         ("random expert", (float(np.mean(means)),)),
         ("lowest to highest", (f"{_to(lowest, highest)}",)),
         ("quartiles", (f"{_to(lower, median, upper)}",)),
-        *_retrieval(ways),
+        *(_retrieval(ways, chooser) if chooser else ()),
     ]
+    who = chooser.label if chooser and len(ways.choosing) > 1 else "retrieval"
     return report.Figures(
-        title="The library, and how well retrieval chooses from it",
+        title=f"The library, and how well {who} chooses from it",
         columns=("",),
         rows=tuple(rows),
         notes=(
@@ -243,16 +244,15 @@ def _library(ways: Ways) -> report.Figures | None:
     )
 
 
-def _retrieval(ways: Ways) -> Iterator[tuple[str, tuple[report.Figure, ...]]]:
-    way, chosen = ways.by_label("retrieved"), ways.retrieved
-    score = way and way.whole
-    if way is None or score is None:
+def _retrieval(ways: Ways, way: Way) -> Iterator[tuple[str, tuple[report.Figure, ...]]]:
+    score, chosen, library = way.whole, ways.chosen(way), ways.library(way)
+    if score is None:
         return
-    names = sorted({row.expert for row in ways.library})
+    names = sorted({row.expert for row in library})
     scores = {name: {} for name in names}
-    for row in ways.library:
+    for row in library:
         scores[row.expert][row.dataset, row.task] = row.value
-    kinds = " and ".join(sorted({row.kind or "unknown" for row in ways.library}))
+    kinds = " and ".join(sorted({row.kind or "unknown" for row in library}))
     yield "retrieved from", (f"{len(names)} of kind {kinds}",)
     if len(chosen) == len(way.rows):
         own = controls.rank(chosen, scores)
@@ -269,7 +269,7 @@ def _retrieval(ways: Ways) -> Iterator[tuple[str, tuple[report.Figure, ...]]]:
     oracle = float(np.mean([np.mean(values) for values in by_dataset.values()]))
     yield "oracle of these", (oracle,)
     yield "regret to this oracle", (oracle - score.mean,)
-    fitted = ways.library_cross_fitted
+    fitted = ways.library_cross_fitted(way)
     if fitted is not None:
         gap: estimates.Estimate = fitted.best_per_prompt.estimate - score
         yield "regret, cross-fitted", (report.Signed(gap.interval),)

@@ -110,18 +110,15 @@ def tasks_without_rows(
 def unequal(
     rows: Sequence[results.ResultRow],
     chosen_on: Sequence[results.ResultRow],
-    *,
-    labels: Iterable[str],
 ) -> Iterator[str]:
     """Yields what the rows of unseen tasks lack to be compared, a sentence each.
 
     Args:
       rows: Those of the reported split and metric.
       chosen_on: Those on which the best single expert is chosen.
-      labels: The strategies that are compared.
     """
     every = {row.task for row in rows}
-    for label in labels:
+    for label in _compared(rows):
         own = {row.task for row in rows if row.expert == label}
         if own and own != every:
             yield f"No mean of {label}: it was not scored on {listed(every - own)}."
@@ -140,6 +137,13 @@ def unequal(
             f"{silent} of {len(rows)} rows are of an earlier version: they do not tell"
             " how many prompts are cut, nor which choices cannot be told apart."
         )
+
+
+def _compared(rows: Sequence[results.ResultRow]) -> list[str]:
+    """Returns the names of base, baseline and strategies, in the order of tables."""
+    shown = ("base", "multitask", "strategy")
+    roles = {row.expert: row.role for row in rows if row.role in shown}
+    return sorted(roles, key=lambda name: results.ROLES.index(roles[name]))
 
 
 def other_votes(tasks: Collection[str]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from elm_jax.reporting import report
 
 
 class ShownVotes(NamedTuple):
-    """Votes by task, the first of each for the expert that was scored as `retrieved`.
+    """Votes by task, the first of each for the expert that was chosen and scored.
 
     Attributes:
       votes: In the order of the tasks' names.
@@ -36,7 +36,7 @@ class ShownVotes(NamedTuple):
 
 
 def read(path: pathlib.Path, rows: Sequence[results.ResultRow]) -> ShownVotes:
-    """Returns the votes that go with rows of `retrieved`.
+    """Returns the votes that go with rows of strategies that chose one expert.
 
     Args:
       path: What retrieval wrote down; there need be no such file.
@@ -47,19 +47,28 @@ def read(path: pathlib.Path, rows: Sequence[results.ResultRow]) -> ShownVotes:
     """
     if not path.is_file():
         return ShownVotes((), ())
-    chosen = {r.task: r.expert_fingerprint for r in rows if r.expert == "retrieved"}
+    chosen: dict[str, set[str]] = {}
+    for row in rows:
+        if row.is_choice:
+            chosen.setdefault(row.task, set()).add(row.expert_fingerprint)
     names = {row.expert_fingerprint: row.expert for row in rows if row.is_expert}
     shown, others = [], []
     for task, counts in sorted(_lines(path)):
         if task not in chosen or not counts:
             continue
         (winner, number), *rest = counts
-        name = names.get(chosen[task], winner)
-        if name != winner and not name.startswith(f"{winner} ("):
-            others.append(task)
-        else:
+        known = sorted(names.get(mark, winner) for mark in chosen[task])
+        name = next((n for n in known if _is_one_of(n, winner)), "")
+        if name:
             shown.append(report.Votes(task, ((name, number), *rest)))
+        else:
+            others.append(task)
     return ShownVotes(tuple(shown), tuple(others))
+
+
+def _is_one_of(label: str, name: str) -> bool:
+    """Returns whether a label is a name, or the name and what tells it apart."""
+    return label == name or label.startswith(f"{name} (")
 
 
 class _Line(TypedDict):

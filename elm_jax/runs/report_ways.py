@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from elm_jax.evaluation import (
     controls,
@@ -23,6 +23,7 @@ class Way:
 
     Attributes:
       label: Its name.
+      role: What its rows are, such as `strategy`; "" for views, which have none.
       note: What it is, in a few words.
       rows: Its scores, as rows of its name; none of what no row tells.
       columns: Its results, by training.
@@ -35,6 +36,7 @@ class Way:
 
     label: str
     note: str
+    role: str = ""
     rows: Rows = ()
     columns: Sequence[statistics.Columns] = ()
     score: estimates.Estimate | None = None
@@ -70,7 +72,7 @@ class Ways:
       reported: Has the results of rows.
       rows: What is reported of some tasks.
       chosen_on: Rows of the same tasks by which experts are chosen.
-      notes: What each strategy is, by label; also the order.
+      note_of: Returns what the row's strategy or method is, in a few words.
       selection_split: Where experts are chosen.
 
     Raises:
@@ -83,7 +85,7 @@ class Ways:
         rows: Rows,
         *,
         chosen_on: Rows,
-        notes: Mapping[str, str],
+        note_of: Callable[[results.ResultRow], str],
         selection_split: str,
     ) -> None:
         self.rows = rows
@@ -101,7 +103,7 @@ class Ways:
         if len({row.expert for row in self.singles}) > 1:
             selection.oracle(self.singles)  # refuses experts that lack a task
             self.cross_fitted = cross_fitting.cross_fit(self.experts, self.draws)
-        self.all = [*self._strategies(notes), *self._choices()]
+        self.all = [*self._methods(note_of), *self._choices()]
 
     @functools.cached_property
     def experts(self) -> dict[str, list[dict[statistics.Key, statistics.Column]]]:
@@ -116,21 +118,33 @@ class Ways:
         """Returns a way, or None if there is none of this name."""
         return next((way for way in self.all if way.label == label), None)
 
+    def of_role(self, role: results.Role) -> Way | None:
+        """Returns the way of a role, or None if there is none, or several are."""
+        found = [way for way in self.all if way.role == role]
+        return found[0] if len(found) == 1 else None
+
     @functools.cached_property
-    def library(self) -> list[results.ResultRow]:
-        """The single experts' rows, of the kinds that retrieval chose from.
+    def choosing(self) -> list[Way]:
+        """The strategies that chose one expert for each task."""
+        return [
+            way
+            for way in self.all
+            if way.role == "strategy" and all(row.is_choice for row in way.rows)
+        ]
+
+    def library(self, way: Way) -> list[results.ResultRow]:
+        """Returns the single experts' rows, of the kinds that a strategy chose from.
 
         All kinds, if rows do not tell what it chose.
         """
         names = self._reported.names
-        own = [names.get(row.expert_fingerprint) for row in self._retrieved]
+        own = [names.get(row.expert_fingerprint) for row in way.rows]
         kinds = {row.kind for row in self.singles if row.expert in own}
         return [row for row in self.singles if not kinds or row.kind in kinds]
 
-    @functools.cached_property
-    def library_cross_fitted(self) -> cross_fitting.CrossFitted | None:
-        """What choosing among the experts of `library` is worth."""
-        names = sorted({row.expert for row in self.library})
+    def library_cross_fitted(self, way: Way) -> cross_fitting.CrossFitted | None:
+        """Returns what choosing among the experts of `library` is worth."""
+        names = sorted({row.expert for row in self.library(way)})
         if len(names) == len(self.experts):
             return self.cross_fitted
         if len(names) < 2:
@@ -138,26 +152,27 @@ class Ways:
         own = {name: self.experts[name] for name in names}
         return cross_fitting.cross_fit(own, self.draws)
 
-    @property
-    def retrieved(self) -> dict[tuple[str, str], str]:
-        """The expert that retrieval chose, by (dataset, task), where rows tell it."""
+    def chosen(self, way: Way) -> dict[tuple[str, str], str]:
+        """Returns the experts that a strategy chose, by (dataset, task), if told."""
         names = self._reported.names
         there = {row.expert for row in self.singles}
         return {
             (row.dataset, row.task): name
-            for row in self._retrieved
+            for row in way.rows
             if (name := names.get(row.expert_fingerprint)) in there
         }
 
-    @property
-    def _retrieved(self) -> Rows:
-        return [row for row in self.rows if row.expert == "retrieved"]
-
-    def _strategies(self, notes: Mapping[str, str]) -> Iterator[Way]:
-        for label, note in notes.items():
-            own = [row for row in self.rows if row.expert == label]
-            if own:
-                yield self._way(label, note, own, own)
+    def _methods(self, note_of: Callable[[results.ResultRow], str]) -> Iterator[Way]:
+        """Yields what is no view: all but single experts, by role and as they come."""
+        first: dict[str, results.ResultRow] = {}
+        for row in self.rows:
+            if row.role != "expert":
+                first.setdefault(row.expert, row)
+        order = sorted(first.values(), key=lambda row: results.ROLES.index(row.role))
+        for one in order:
+            own = [row for row in self.rows if row.expert == one.expert]
+            way = self._way(one.expert, note_of(one), own, own)
+            yield dataclasses.replace(way, role=one.role)
 
     def _choices(self) -> Iterator[Way]:
         if not self.singles:

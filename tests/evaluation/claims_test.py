@@ -18,7 +18,9 @@ def score(share, *, num_rows=200, num_trainings=1):
 )
 def test_experts_beat_multitask_only_if_the_whole_interval_says_so(share, holds):
     claim = claims.experts_against_multitask(
-        {"retrieved": score(share), "best_single": score(0.9)}, score(0.5)
+        {"retrieved": score(share), "best_single": score(0.9)},
+        score(0.5),
+        judged_by="retrieved",
     )
     assert claim.holds is holds
     assert "best single +40.0 [" in claim.evidence
@@ -50,7 +52,9 @@ def test_a_claim_holds_only_of_three_trainings_of_both(numbers, verdict):
         score(share, num_trainings=number)
         for share, number in zip((0.7, 0.5), numbers, strict=True)
     )
-    claim = claims.experts_against_multitask({"retrieved": ours}, theirs)
+    claim = claims.experts_against_multitask(
+        {"retrieved": ours}, theirs, judged_by="retrieved"
+    )
     assert claim.verdict == verdict
     merge = claims.merge_beats_parts(ours, {"one": theirs}, metric="accuracy")
     assert merge.verdict == verdict

@@ -1,0 +1,102 @@
+"""The claims that a report judges, and why some are not."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from elm_jax.evaluation import claims, estimates, results
+from elm_jax.runs import report_rows
+from elm_jax.runs.comparable_rows import ComparableRows
+from elm_jax.runs.report_ways import Ways
+
+_EXPERTS, _MERGING = "experts against the multitask model", "merging"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Whose rows decide the claims.
+
+    Attributes:
+      strategy: The one that is held against the multitask model.
+      merged: The merge that is to beat its parts; "" for none.
+      parts: Names of these.
+    """
+
+    strategy: str
+    merged: str = ""
+    parts: tuple[str, ...] = ()
+
+    @property
+    def merging(self) -> tuple[str, ...]:
+        """The merge and its parts, as far as they are named."""
+        return tuple(filter(None, (self.merged, *self.parts)))
+
+
+def silent(
+    judged: Judged,
+    rows: Sequence[results.ResultRow],
+    composed: Sequence[results.ResultRow],
+) -> Iterator[str]:
+    """Yields why claims are not judged that the rows of an expert call for.
+
+    Args:
+      judged: Whose rows decide.
+      rows: Those of unseen tasks.
+      composed: Those of composed tasks.
+    """
+    baselines = {row.expert for row in rows if row.role == "multitask"}
+    baseline = baselines.pop() if len(baselines) == 1 else "multitask"
+    names = {_EXPERTS: (baseline, judged.strategy), _MERGING: judged.merging}
+    there = {
+        _EXPERTS: {row.expert for row in rows},
+        _MERGING: {row.expert for row in composed},
+    }
+    asked = {
+        subject: own
+        for subject, own in names.items()
+        if any(name.startswith(own) for name in there[subject])
+    }
+    yield from report_rows.lacking_claims(asked, there)
+
+
+def of_experts(judged: Judged, ways: Ways) -> Iterator[results.Claim]:
+    """Yields the claim that experts beat the multitask model, if rows can tell."""
+    multitask, strategy = ways.of_role("multitask"), ways.by_label(judged.strategy)
+    if not (multitask and strategy and multitask.whole and strategy.whole):
+        return
+    experts = {judged.strategy: strategy.whole}
+    best = ways.by_label("best_single")
+    if best is not None and best.whole is not None and not best.is_bound:
+        experts[f"best single ({best.note.partition(',')[0]})"] = best.whole
+    fitted = ways.by_label("best_single_crossfit")
+    if fitted is not None and fitted.whole is not None:
+        experts["best single (cross-fitted)"] = fitted.whole
+    yield claims.experts_against_multitask(
+        experts, multitask.whole, judged_by=judged.strategy
+    )
+
+
+def of_merging(
+    judged: Judged,
+    reported: ComparableRows,
+    composed: Sequence[results.ResultRow],
+    *,
+    metric: str,
+) -> Iterator[results.Claim]:
+    """Yields the claim that a merge beats its parts, if rows of all are there."""
+    scores = _scores(reported, composed)
+    if {judged.merged, *judged.parts} <= scores.keys():
+        parts = {name: scores[name] for name in judged.parts}
+        yield claims.merge_beats_parts(scores[judged.merged], parts, metric=metric)
+
+
+def _scores(
+    reported: ComparableRows, rows: Sequence[results.ResultRow]
+) -> dict[str, estimates.Estimate]:
+    """Returns the score of every expert and strategy."""
+    draws = estimates.Draws()
+    names = dict.fromkeys(row.expert for row in rows)
+    own = {name: [row for row in rows if row.expert == name] for name in names}
+    return {
+        name: estimates.estimate(reported.trainings(of), draws, who=name)
+        for name, of in own.items()
+    }
