@@ -258,6 +258,8 @@ def _configured_reading() -> reading.Reading:
 
 def _check_unused(bound: str, operative: str, run_type: type[Run]) -> None:
     used = set(gin_errors.STATEMENT.findall(operative))
+    # What a scope reads, gin tells under the scope alone, wherever it was bound.
+    used |= {name.rpartition("/")[2] for name in used}
     unused = [name for name in gin_errors.STATEMENT.findall(bound) if name not in used]
     if unused:
         text = gin_errors.explain_unused(

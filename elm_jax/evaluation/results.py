@@ -167,7 +167,7 @@ class ResultRow(Facts, Cell):
         if self.role != "strategy":
             return False
         if self.strategy:
-            return len(self.experts) == 1
+            return [*self.experts.values()] == [self.expert_fingerprint]
         return self.expert == "retrieved"  # up to release 0.3 no other one chose
 
     @property

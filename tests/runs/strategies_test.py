@@ -1,0 +1,369 @@
+"""Strategies: values that gin files name, those of other people among them."""
+
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import experts, manifest
+from elm_jax.cli import gin_flags
+from elm_jax.data import tasks as task_registry
+from elm_jax.evaluation import result_store
+from elm_jax.library import retrieval
+from elm_jax.merging import averages, task_arithmetic
+from elm_jax.partitioning import processes
+from elm_jax.runs import (
+    candidates,
+    evaluate,
+    library,
+    loaded,
+    queries,
+    report,
+    strategies,
+)
+from tests.runs import finished_scores_test as toy
+from tests.runs import scored
+
+TASKS = toy.TASKS
+OF_OTHERS = '''
+"""A strategy and a merge method of somebody else's."""
+
+import dataclasses
+from typing import ClassVar
+
+from elm_jax import fields, trees
+from elm_jax.merging.method import Merged, MergeMethod
+from elm_jax.runs.strategy import Choice, LibraryStrategy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class First(MergeMethod):
+    """The first expert, times a number.
+
+    Attributes:
+      factor: The number.
+    """
+
+    name: ClassVar[str] = "first"
+    reference: ClassVar[str] = "arXiv:0000.00000"
+    factor: fields.Finite = 1.0
+
+    def _merge(self, experts, base, beside):
+        flat = trees.flatten(experts[0])
+        scaled = {n: (a * self.factor).astype(a.dtype) for n, a in flat.items()}
+        return Merged(trees.unflatten(scaled))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LongestRow(LibraryStrategy):
+    """The expert whose place by name is the length of the longest query.
+
+    Attributes:
+      offset: Added to the length.
+    """
+
+    kind: ClassVar[str] = "longest_row"
+    note: ClassVar[str] = "by the longest unlabelled row"
+    offset: fields.CountOrNone = 0
+
+    def pick(self, question):
+        longest = max(len(question.dataset[i].inputs_text) for i in question.rows)
+        names = sorted(question.experts)
+        return Choice((names[(longest + self.offset) % len(names)],))
+'''
+GIN = """
+from __gin__ import dynamic_registration
+
+from elm_jax.runs import embedders
+from elm_jax.runs import evaluate
+from elm_jax.runs import queries
+from elm_jax.runs import strategies
+from elm_jax.runs import task_data
+import of_others
+
+MODEL_DIR = %gin.REQUIRED
+
+task_data.TaskData:
+  vocabulary_path = "VOCABULARY"
+  feature_lengths = {"inputs": 24, "targets": 8}
+
+embedders.EmbedderSpec:
+  kind = "encoder"
+  max_length = 24
+
+queries.Queries:
+  embedder = @embedders.EmbedderSpec()
+  num_queries = 2
+
+of_others.First.factor = 0.5
+merged/strategies.MergeTopK:
+  num_experts = 2
+  method = @of_others.First()
+
+evaluate.Evaluate:
+  model_dir = %MODEL_DIR
+  data = @task_data.TaskData()
+  initial_checkpoint_path = "{MODEL_DIR}/base"
+  tasks = ("plain_ask", "signs_ask")
+  experts = ("{MODEL_DIR}/experts/plain", "{MODEL_DIR}/experts/twice")
+  strategies = (
+      "base",
+      @strategies.Retrieved(),
+      @merged/strategies.MergeTopK(),
+      @of_others.LongestRow(),
+  )
+  retrieval = @queries.Queries()
+  splits = ("validation", "test")
+  batch_size = 8
+"""
+
+
+@pytest.fixture(autouse=True)
+def toy_tasks():
+    with scored.registered():
+        yield
+
+
+@pytest.fixture(scope="module")
+def library_folder(tmp_path_factory):
+    """A work folder with a base, two experts and their library."""
+    folder = tmp_path_factory.mktemp("library")
+    with scored.registered():
+        scored.save_base(folder)
+        for seed, name in enumerate(("plain", "twice"), start=1):
+            toy.save_expert(folder, name, seed)
+        toy.build(folder).run()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def others(library_folder):
+    """The rows of an evaluation by strategies of others, from gin alone."""
+    folder = library_folder
+    (folder / "of_others.py").write_text(OF_OTHERS, "utf-8")
+    text = GIN.replace("VOCABULARY", str(scored.MODEL))
+    (folder / "others.gin").write_text(text, "utf-8")
+    with scored.registered():
+        run, bound, operative = gin_flags.build_run(
+            (evaluate.Evaluate,),
+            gin_files=[str(folder / "others.gin")],
+            bindings=[f"MODEL_DIR = '{folder}'"],
+        )
+        run.plan()
+        run.start(config=bound, operative_config=operative)
+    return run
+
+
+def rows_of(run):
+    rows = result_store.ResultStore(run.path(run.results_path)).rows()
+    return [row for row in rows if row.metric == "accuracy"]
+
+
+def test_a_strategy_and_a_merge_method_of_others_are_scored_from_gin_alone(others):
+    rows = rows_of(others)
+    found = {row.expert for row in rows}
+    merged = "merged_top2_first"
+    assert found >= {"base", "retrieved", merged, "longest_row", "plain", "twice"}
+    for row in rows:
+        if row.expert == "longest_row":
+            assert (row.kind, row.strategy, row.settings) == (
+                *("strategy", "longest_row"),
+                "",
+            )
+            ((name, mark),) = row.experts.items()
+            assert row.expert_fingerprint == mark
+            (same,) = {
+                one.per_example_sha256
+                for one in rows
+                if (one.expert, one.task, one.split) == (name, row.task, row.split)
+            }
+            assert row.per_example_sha256 == same
+        if row.expert == merged:
+            assert row.strategy == "merged_top_k"
+            assert row.settings
+            assert row.strategy_note.startswith("first merge of the two experts")
+
+
+def test_the_merge_of_others_has_the_parameters_that_it_makes(others, library_folder):
+    method = sys.modules["of_others"].First(factor=0.5)
+    folders = tuple(library_folder / "experts" / name for name in ("twice", "plain"))
+    base = loaded.Base.load(library_folder / "base")
+    found, adapter = candidates.Candidate("x", folders, method=method).load(base)
+    assert adapter is None
+    expert = trees.flatten(experts.load_expert(folders[0])[0])
+    whole = trees.flatten(found)
+    for name, leaf in expert.items():
+        np.testing.assert_array_equal(whole[name], leaf * np.float32(0.5))
+
+
+def test_a_report_shows_strategies_of_others_as_they_are(others, library_folder):
+    shown = report.Report(
+        model_dir=str(library_folder), title="Others", unseen_tasks=TASKS
+    )
+    shown.run()
+    text = (library_folder / "report" / "tables.md").read_text("utf-8")
+    headline = text.partition("**Unseen tasks")[2].partition("\n**")[0]
+    cells = [line.split("|") for line in headline.splitlines() if "|" in line]
+    names = [cell[1].strip() for cell in cells[2:]]
+    assert names[:2] == ["chance", "base"]
+    assert {*names[2:5]} == {"retrieved", "merged_top2_first", "longest_row"}
+    assert names[5] == "oracle"  # no rows are left to choose a best single one on
+    assert "how well longest_row chooses from it" in text
+    assert "how well retrieved chooses from it" in text
+    assert "how well merged_top2_first" not in text
+    page = (library_folder / "report" / "index.html").read_text("utf-8")
+    assert "by the longest unlabelled row" in page
+
+
+def test_what_is_scored_is_not_scored_again(others, capsys):
+    before = others.path(others.results_path).read_bytes()
+    others.run()
+    assert "to score: 0" in capsys.readouterr().out
+    assert others.path(others.results_path).read_bytes() == before
+
+
+def test_rows_of_earlier_versions_tell_no_strategy_and_are_not_scored_again(
+    others, capsys, tmp_path
+):
+    """Rows as release 0.3 wrote them, of the strategies that it had."""
+    run = dataclasses.replace(
+        others,
+        strategies=("base", "retrieved"),
+        results_path=str(tmp_path / "results.jsonl"),
+    )
+    new = ("strategy", "strategy_note", "experts", "settings")
+    lines = others.path(others.results_path).read_text("utf-8").splitlines()
+    old = [json.loads(line) for line in lines]
+    old = [row for row in old if row["strategy"] in ("base", "expert", "retrieved")]
+    for row in old:
+        for name in new:
+            del row[name]
+    text = "".join(f"{json.dumps(row)}\n" for row in old)
+    (tmp_path / "results.jsonl").write_text(text, "utf-8")
+    run.run()
+    assert "to score: 0" in capsys.readouterr().out
+    assert (tmp_path / "results.jsonl").read_text("utf-8") == text
+    found = rows_of(run)
+    assert {row.role for row in found} == {"base", "expert", "strategy"}
+    assert all(row.is_choice == (row.expert == "retrieved") for row in found)
+
+
+def test_votes_are_written_by_the_main_process_only(others, monkeypatch):
+    votes = others.path("{MODEL_DIR}/votes.jsonl")
+    before = votes.read_bytes()
+    assert [json.loads(line)["task"] for line in before.splitlines()] == [*TASKS]
+    votes.unlink()
+    monkeypatch.setattr(processes, "is_main", lambda: False)
+    others.retrieval.ask(others, TASKS, others.data, base_path="{MODEL_DIR}/base")
+    assert not votes.exists()
+    monkeypatch.undo()
+    others.retrieval.ask(others, TASKS, others.data, base_path="{MODEL_DIR}/base")
+    assert votes.read_bytes() == before
+
+
+def test_a_retrieval_as_it_was_asks_what_a_part_asks(others, library_folder):
+    """`@library.Retrieve()` had tasks and data of its own."""
+    former = toy.ask(library_folder)
+    names = task_registry.registry.expand(TASKS)
+    asked = former.ask(former, names, former.data)
+    again = others.retrieval.ask(
+        others, names, others.data, base_path="{MODEL_DIR}/base"
+    )
+    assert [one.result.votes for one in asked] == [one.result.votes for one in again]
+    assert [one.rows for one in asked] == [one.rows for one in again]
+    assert isinstance(former, library.Retrieve)
+    assert isinstance(former, queries.Queries)
+
+
+RESULT = retrieval.Retrieval(
+    votes=(("a", 2), ("b", 2), ("c", 1)),
+    nearest=("a", "b", "c", "b", "a"),
+    scores=np.array([0.25, 0.5, 3.0, 0.5, 0.25], np.float32),
+    num_ties=0,
+)
+
+
+def question(tmp_path):
+    folders = {name: tmp_path / name for name in "abc"}
+    return queries.Question("task", None, (), RESULT, folders)  # type: ignore[arg-type]
+
+
+def test_experts_are_ranked_by_votes_or_by_similarity():
+    assert RESULT.ranked("votes") == (("a", 2.0), ("b", 2.0), ("c", 1.0))
+    assert RESULT.ranked("similarity") == (("c", 3.0), ("b", 1.0), ("a", 0.5))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "names", "method"),
+    [
+        (strategies.Retrieved(), "a", averages.Uniform()),
+        (strategies.Retrieved(by="similarity"), "c", averages.Uniform()),
+        (
+            strategies.Retrieved(num_experts=3),
+            "abc",
+            averages.Weighted(weights=(2.0, 2.0, 1.0)),
+        ),
+        (strategies.MergeTopK(), "abc", averages.Uniform()),
+        (
+            strategies.MergeTopK(
+                num_experts=2,
+                method=task_arithmetic.TaskArithmetic(scale=0.3),
+                by="similarity",
+                weigh=True,
+            ),
+            "cb",
+            task_arithmetic.TaskArithmetic(weights=(3.0, 1.0), scale=0.3),
+        ),
+    ],
+    ids=lambda value: getattr(value, "label", ""),
+)
+def test_what_a_library_strategy_takes(tmp_path, strategy, names, method):
+    target = strategies.Target("task", tmp_path.joinpath, question(tmp_path))
+    found = strategy.choose(target)
+    assert "".join(folder.name for folder in found.folders) == names
+    assert found.method == method
+    assert (found.name, found.kind) == (strategy.label, "strategy")
+
+
+def test_settings_tell_options_that_are_not_as_by_default_and_no_name():
+    assert strategies.MergeTopK(name="mine").settings == ""
+    other = strategies.MergeTopK(method=averages.Weighted())
+    assert other.settings
+    assert other.settings == dataclasses.replace(other, name="x").settings
+    scaled = [
+        strategies.MergeTopK(method=task_arithmetic.TaskArithmetic(scale=scale))
+        for scale in (0.3, 0.4)
+    ]
+    assert scaled[0].settings != scaled[1].settings
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("retreived",), "Did you mean: retrieved"),
+        ((strategies.MergeTopK(name="oracle"),), "reports do not use"),
+        (
+            (strategies.Retrieved(name="x"), strategies.MergeTopK(name="x")),
+            "two strategies 'x'",
+        ),
+    ],
+)
+def test_names_of_strategies_that_cannot_be_are_refused(given, told):
+    with pytest.raises(errors.ConfigError, match=told):
+        strategies.of(given)
+
+
+def test_a_merge_without_weights_cannot_be_weighed():
+    with pytest.raises(errors.ConfigError, match="weights for uniform"):
+        strategies.MergeTopK(weigh=True)
+
+
+def test_one_expert_as_a_strategy_is_the_expert(library_folder):
+    strategy = strategies.Expert(path=str(library_folder / "experts" / "plain"))
+    (found,) = strategies.without_library([strategy], TASKS, library_folder.joinpath)
+    folder = library_folder / "experts" / "plain"
+    assert found == (candidates.of_experts([folder])[0], [*TASKS])
+    assert found[0].fingerprint == manifest.read_manifest(folder).fingerprint
