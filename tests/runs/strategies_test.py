@@ -210,7 +210,7 @@ def test_a_report_shows_strategies_of_others_as_they_are(others, library_folder)
     names = [cell[1].strip() for cell in cells[2:]]
     assert names[:2] == ["chance", "base"]
     assert {*names[2:5]} == {"retrieved", "merged_top2_first", "longest_row"}
-    assert names[5] == "oracle"  # no rows are left to choose a best single one on
+    assert names[5] == "best_single"  # views come after what was scored
     assert "how well longest_row chooses from it" in text
     assert "how well retrieved chooses from it" in text
     assert "how well merged_top2_first" not in text
