@@ -19,6 +19,7 @@ from elm_jax.runs import (
     data_doubts,
     data_folder,
     expert_checks,
+    former_retrieval,
     jobs,
     least_difference,
     library,
@@ -110,13 +111,7 @@ class Evaluate(Run):
                 " nothing else",
                 do="Set retrieval = @queries.Queries(), or leave it out",
             )
-        former = self.retrieval
-        if isinstance(former, library.Retrieve) and former.data != self.data:
-            raise errors.ConfigError(
-                found=f"a retrieval with {former.data}",
-                expected=f"the data of the evaluation: {self.data}",
-                do="Set retrieval = @queries.Queries(), which has the evaluation's",
-            )
+        former_retrieval.check_data(self.retrieval, self.data)
 
     def _strategies(self) -> tuple[Strategy, ...]:
         return strategies.of(self.strategies)
@@ -134,9 +129,7 @@ class Evaluate(Run):
         found = self._check_experts(data)
         names = self._names()
         return {
-            "strategies": ", ".join(
-                one if isinstance(one, str) else f"{one}" for one in self.strategies
-            ),
+            "strategies": ", ".join(map(str, self.strategies)),
             "experts": f"{len(found)}: {', '.join(folder.name for folder in found)}",
             "tasks": "each expert's own"
             if self.own_tasks
@@ -144,27 +137,19 @@ class Evaluate(Run):
             "shard": self.shard or "all",
             "splits": ", ".join(self.splits),
             "decoding": self.decoding,
-            "smallest difference": self._least_difference(data, names),
+            "smallest difference": least_difference.of_tasks(
+                names, self.splits[-1], lambda task: self._num_rows(data, task)
+            ),
             "devices": devices,
             "files": self.path(self.results_path),
         }
 
-    def _least_difference(self, data: task_data.OpenedData, names: list[str]) -> str:
-        """Returns the smallest difference that the rows can show, if they are known."""
-        num_rows: dict[str, int] = {}
-        for name in names:
-            task = task_registry.registry.task(name)
-            dataset = getattr(task, "dataset", name)
-            if dataset not in num_rows:  # prompts of a dataset have the same rows
-                known = data.num_rows_if_cached(name, self.splits[-1])
-                num_rows[dataset] = (
-                    self.max_examples  # at most
-                    if known is None
-                    else len(self._rows(known, self.splits[-1]))
-                )
-        if not num_rows or not all(num_rows.values()):
-            return "unknown before tokens are cached"
-        return f"{self.splits[-1]}: {least_difference.describe(num_rows)}"
+    def _num_rows(self, data: task_data.OpenedData, task: str) -> int:
+        """Returns how many rows would be scored, at most; 0 if nobody knows."""
+        known = data.num_rows_if_cached(task, self.splits[-1])
+        if known is None:
+            return self.max_examples
+        return len(self._rows(known, self.splits[-1]))
 
     def run(self) -> None:
         """Scores what the result file lacks, and prints the scores of this run.
@@ -244,7 +229,13 @@ class Evaluate(Run):
         candidates.of_experts(named, labels=self._labels())
         listed: list[pathlib.Path] = []
         if self.retrieval is not None:
-            listed = [*self._check_library(self.retrieval).values()]
+            folders = self.retrieval.check_library(
+                former_retrieval.asker(self.retrieval, self),
+                self.data,
+                base_path=self.initial_checkpoint_path,
+            )
+            listed = [*folders.values()]
+            former_retrieval.check_tasks(self.retrieval, self._names())
         if any(strategy.merges for strategy in found):
             expert_checks.check_alike([*map(manifest.read_manifest, listed)])
         for given, _ in strategies.without_library(found, self._names(), self.path):
@@ -259,30 +250,6 @@ class Evaluate(Run):
         if note:
             print(f"note: {note}")  # noqa: T201
         return named
-
-    def _check_library(self, asked: queries.Queries) -> dict[str, pathlib.Path]:
-        """Returns the folders of the experts that may be retrieved, by name.
-
-        Raises:
-          ElmError: There is no such library, or a former retrieval is for other tasks.
-        """
-        folders = asked.check_library(
-            self._asker(asked), self.data, base_path=self.initial_checkpoint_path
-        )
-        if isinstance(asked, library.Retrieve):
-            names = task_registry.registry.expand(asked.tasks)
-            wanted = self._names()
-            if sorted(names) != sorted(wanted):
-                raise errors.ConfigError(
-                    found=f"retrieval for {len(names)} tasks: {', '.join(names)}"[:300],
-                    expected=f"the {len(wanted)} tasks of the evaluation",
-                    do="Set retrieval = @queries.Queries(), which has the evaluation's",
-                )
-        return folders
-
-    def _asker(self, asked: queries.Queries) -> Run:
-        """Returns whose work folder the paths of a retrieval are about."""
-        return asked if isinstance(asked, Run) else self
 
     def _names(self) -> list[str]:
         return task_registry.registry.expand(self.tasks) if self.tasks else []
@@ -315,7 +282,7 @@ class Evaluate(Run):
             pairs.append((candidate, own if self.own_tasks else names))
         if self.retrieval is not None:
             questions = self.retrieval.ask(
-                self._asker(self.retrieval),
+                former_retrieval.asker(self.retrieval, self),
                 names,
                 self.data,
                 base_path=self.initial_checkpoint_path,

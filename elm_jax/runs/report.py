@@ -18,6 +18,7 @@ from elm_jax.runs import (
     report_headline,
     report_rows,
     report_votes,
+    report_ways,
 )
 from elm_jax.runs.comparable_rows import ComparableRows
 from elm_jax.runs.report_ways import Ways
@@ -211,7 +212,7 @@ class Report(Run):
             reported,
             rows,
             chosen_on=self._rows(reported, unseen, split=self.selection_split),
-            note_of=lambda row: _note(row, votes.note),
+            note_of=lambda row: report_ways.note(row, votes.note),
             selection_split=self.selection_split,
         )
 
@@ -290,19 +291,3 @@ class Report(Run):
 
     def _expand(self, names: str | tuple[str, ...]) -> list[str]:
         return task_registry.registry.expand(names) if names else []
-
-
-def _note(row: results.ResultRow, of_votes: str) -> str:
-    """Returns what a row's strategy, baseline or method is, in a few words."""
-    if row.strategy_note:
-        return row.strategy_note
-    if row.role == "base":
-        return "the base alone"
-    if row.role == row.expert == "multitask":
-        return "one model trained on all prompts, same token budget"
-    if row.role in ("multitask", "merged"):
-        return ", ".join(filter(None, (f"a {row.kind} expert", row.source)))
-    if row.is_choice:
-        return of_votes
-    # Up to release 0.3 rows told none, and no other strategy merged.
-    return "uniform merge of the three experts with most votes"

@@ -268,3 +268,24 @@ def _are_same(singles: Rows, chosen_on: Rows) -> bool:
         row.data_fingerprint is not None and row.data_fingerprint == data.get(row.task)
         for row in chosen_on
     )
+
+
+def note(row: results.ResultRow, of_votes: str) -> str:
+    """Returns what a row's strategy, baseline or method is, in a few words.
+
+    Args:
+      row: One of it.
+      of_votes: What one is that chose by votes.
+    """
+    if row.strategy_note:
+        return row.strategy_note
+    if row.role == "base":
+        return "the base alone"
+    if row.role == row.expert == "multitask":
+        return "one model trained on all prompts, same token budget"
+    if row.role in ("multitask", "merged"):
+        return ", ".join(filter(None, (f"a {row.kind} expert", row.source)))
+    if row.is_choice:
+        return of_votes
+    # Up to release 0.3 rows told none, and no other strategy merged.
+    return "uniform merge of the three experts with most votes"

@@ -224,7 +224,7 @@ def test_retrieval_for_other_tasks_or_data_is_refused(folder):
 def test_retrieval_by_another_vocabulary_is_refused(folder):
     other = {"tasks": TASK, "data": data(extra_ids=90)}
     run = library.Retrieve(model_dir=str(folder), **other)
-    for act in (run.plan, run.retrieve):
+    for act in (run.plan, run.run):
         with pytest.raises(errors.FingerprintError, match=OTHER.fingerprint):
             act()
     assert not (folder / "votes.jsonl").exists()

@@ -1,0 +1,41 @@
+"""Retrievals of evaluations as they were up to release 0.3: runs of their own.
+
+They have tasks, data and a work folder, which may be others than the evaluation's.
+"""
+
+from collections.abc import Sequence
+
+from elm_jax import errors
+from elm_jax.data import tasks as task_registry
+from elm_jax.runs import library, queries, task_data
+from elm_jax.runs.run import Run
+
+_DO = "Set retrieval = @queries.Queries(), which has the evaluation's"
+
+
+def asker(asked: queries.Queries, run: Run) -> Run:
+    """Returns the run whose work folder the paths of a retrieval are about."""
+    return asked if isinstance(asked, Run) else run
+
+
+def check_data(asked: queries.Queries | None, data: task_data.TaskData) -> None:
+    """Raises ConfigError if a retrieval has other data than the evaluation."""
+    if isinstance(asked, library.Retrieve) and asked.data != data:
+        raise errors.ConfigError(
+            found=f"a retrieval with {asked.data}",
+            expected=f"the data of the evaluation: {data}",
+            do=_DO,
+        )
+
+
+def check_tasks(asked: queries.Queries, names: Sequence[str]) -> None:
+    """Raises ConfigError if a retrieval is for other tasks than the evaluation."""
+    if not isinstance(asked, library.Retrieve):
+        return
+    own = task_registry.registry.expand(asked.tasks)
+    if sorted(own) != sorted(names):
+        raise errors.ConfigError(
+            found=f"retrieval for {len(own)} tasks: {', '.join(own)}"[:300],
+            expected=f"the {len(names)} tasks of the evaluation",
+            do=_DO,
+        )
