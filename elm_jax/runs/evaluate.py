@@ -64,8 +64,7 @@ class Evaluate(Run):
         into the one result file; "" scores all.
       own_tasks: Whether each expert is scored on the tasks it was trained on.
       retrieval: How a library is asked, `@queries.Queries()`; needed by strategies
-        that ask one, which all but `base` do. `@library.Retrieve()`, as up to release
-        0.3, is still read.
+        that ask one. `@library.Retrieve()`, as up to release 0.3, is still read.
       splits: Splits of the tasks to score.
       max_examples: Rows per task and split, drawn by the seed; 0 for all.
       batch_size: Examples per call, over all devices.
