@@ -47,6 +47,21 @@ class SentencePiece:
                 do="Use 100, as T5 does",
             )
 
+    @classmethod
+    def with_content(
+        cls, content: bytes, *, name: str, extra_ids: int = 100
+    ) -> "SentencePiece":
+        """Returns the vocabulary of a file that is in memory.
+
+        Args:
+          content: Of the model file.
+          name: In place of its path, for messages.
+          extra_ids: As above.
+        """
+        made = cls(name, extra_ids)
+        vars(made)["_model_bytes"] = content
+        return made
+
     @property
     def size(self) -> int:
         """Number of ids, sentinels included."""

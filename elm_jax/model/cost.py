@@ -11,11 +11,9 @@ from elm_jax.model import config as config_lib
 from elm_jax.types import LAYERS, Params
 
 _EMBEDDING = "token_embedder/embedding"
+# Where the last product of a layer is: in the first of these that is there.
+_LAST = ("/mlp_adapter/", "/mlp/wo_adapter/", "/mlp/wo/kernel")
 # Weights of the decoder that see each position of the inputs.
-# The last product of a layer, whichever of these it has first.
-_LAST = ("/mlp_adapter/up/kernel", "/mlp/wo_adapter/lora_b", "/mlp/wo/kernel")
-# Parameters whose gradients need what attention mixed.
-_OF_MIXED = r"attention/out/|/out_adapter/lora_a$"
 _FROM_INPUTS = r"encoder_decoder_attention/(key|value)(_adapter)?/"
 
 
@@ -92,13 +90,45 @@ def _is_again(
         return False
     if config.remat == "layer":
         # What comes out of a layer's last product is needed by no gradient.
-        ends = [n for n in _LAST if any(n in name for name in trees.flatten(params))]
-        return not product.name.endswith(ends[0])
+        return product.name not in _last_products(config, params)
     # Products with weights are kept. Mixed values are needed for the gradient of the
     # output projection alone, weights of attention always.
     if product.name.endswith("values"):
-        return any(re.search(_OF_MIXED, name) for name in trees.flatten(trainable))
+        return _reads_mixed(config, trainable)
     return not product.has_weight
+
+
+def _last_products(config: config_lib.T5Config, params: Params) -> set[str]:
+    """Returns the last matrix of each stack's layers, an adapter's if there is one."""
+    found = set()
+    leaves = trees.flatten(params)
+    for stack in ("encoder/", "decoder/"):
+        for place in _LAST:
+            ends = [
+                name
+                for name, leaf in leaves.items()
+                if name.startswith(stack)
+                and place in name
+                and len(leaf.shape) - (f"/{LAYERS}/" in name) == 2
+                and leaf.shape[-1] == config.emb_dim
+            ]
+            if ends:
+                found.add(max(ends))
+                break
+    return found
+
+
+def _reads_mixed(config: config_lib.T5Config, trainable: Params) -> bool:
+    """Returns whether a gradient needs what attention mixed.
+
+    Those of the output projection do, and of a matrix that an adapter puts beside it.
+    """
+    joined = config.num_heads * config.head_dim
+    return any(
+        "attention/out/" in name
+        or ("/out_adapter/" in name and leaf.shape[-2:-1] == (joined,))
+        for name, leaf in trees.flatten(trainable).items()
+    )
 
 
 def _products(

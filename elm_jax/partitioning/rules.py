@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from jax.sharding import PartitionSpec
 
 from elm_jax import errors
+from elm_jax.peft import adapters
 from elm_jax.types import LAYERS
 
 # Patterns are tried in order on a parameter's name, without the key of the stack. The
@@ -24,20 +25,15 @@ _PARAMETERS = (
     (r"mlp/wi(_\d+)?/kernel$", ("embed", "mlp")),
     (r"mlp/wo/kernel$", ("mlp", "embed")),
     (r"decoder/logits_dense/kernel$", ("embed", "vocab")),
-    (r"_adapter/down/kernel$", ("embed", "adapter")),
-    (r"_adapter/down/bias$", ("adapter",)),
-    (r"_adapter/up/kernel$", ("adapter", "embed")),
-    (r"_adapter/up/bias$", ("embed",)),
-    (r"attention/(query|key|value)_adapter/lora_a$", ("embed", "adapter")),
-    (r"attention/(query|key|value)_adapter/lora_b$", ("adapter", "joined_kv")),
-    (r"attention/(query|key|value)_adapter/ia3_scale$", ("joined_kv",)),
-    (r"attention/out_adapter/lora_a$", ("joined_kv", "adapter")),
-    (r"mlp/wi(_\d+)?_adapter/lora_a$", ("embed", "adapter")),
-    (r"mlp/wi(_\d+)?_adapter/lora_b$", ("adapter", "mlp")),
-    (r"mlp/(wi(_\d+)?|hidden)_adapter/ia3_scale$", ("mlp",)),
-    (r"mlp/wo_adapter/lora_a$", ("mlp", "adapter")),
-    (r"(out|wo)_adapter/lora_b$", ("adapter", "embed")),
-    (r"(out|wo)_adapter/ia3_scale$", ("embed",)),
+)
+# What a projection or sub-layer reads and gives, by the place of its adapter.
+_ADAPTED = (
+    (r"attention/(query|key|value)$", ("embed", "joined_kv")),
+    (r"attention/out$", ("joined_kv", "embed")),
+    (r"mlp/wi(_\d+)?$", ("embed", "mlp")),
+    (r"mlp/hidden$", ("mlp", "mlp")),
+    (r"mlp/wo$", ("mlp", "embed")),
+    (r"(attention|mlp)$", ("embed", "embed")),
 )
 
 MeshAxis = str | tuple[str, ...] | None
@@ -131,6 +127,9 @@ def logical_axes(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
       ConfigError: No rule matches the name, or the one that does has another rank.
     """
     stack = (LAYERS,) if LAYERS in name.split("/") else ()
+    adapted = _adapter_axes(name)
+    if len(stack + adapted) == len(shape):
+        return stack + adapted
     for pattern, axes in _PARAMETERS:
         if re.search(pattern, name) and len(stack + axes) == len(shape):
             return stack + axes
@@ -141,6 +140,17 @@ def logical_axes(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
         do=f"Add its pattern to the parameters' rules. "
         f"{errors.did_you_mean(name, patterns, shown=3)}",
     )
+
+
+def _adapter_axes(name: str) -> tuple[str, ...]:
+    """Returns the logical axes of an adapter's parameter; () of any other."""
+    path, is_adapter, part = name.partition("_adapter/")
+    axes: tuple[str, ...] = adapters.merged("axes").get(part, ())
+    ends = next((ends for p, ends in _ADAPTED if re.search(p, path)), None)
+    if not is_adapter or ends is None:
+        return ()
+    known = {"inputs": ends[0], "outputs": ends[1]}
+    return tuple(known.get(axis, axis) for axis in axes)
 
 
 def partition_spec(

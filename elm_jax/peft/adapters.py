@@ -1,23 +1,64 @@
 """The kinds of adapters, by name."""
 
-from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from elm_jax import errors
-from elm_jax.peft import bottleneck, ia3, lora
+from elm_jax.peft import bottleneck, ia3, kind, lora
 
-# Each is a frozen dataclass, JSON-ready by `dataclasses.asdict`, with a field `kind`
-# and a method `adapter_fn(emb_dim)` that gives a types.AdapterFn.
-AdapterSpec = bottleneck.Bottleneck | lora.Lora | ia3.Ia3
+AdapterSpec = kind.AdapterKind
 
-KINDS: Mapping[str, type[AdapterSpec]] = {
-    "bottleneck": bottleneck.Bottleneck,
-    "bottleneck_sum": bottleneck.BottleneckSum,
-    "lora": lora.Lora,
-    "ia3": ia3.Ia3,
-}
+_Kind = TypeVar("_Kind", bound=type[kind.AdapterKind])
+
+KINDS: dict[str, type[kind.AdapterKind]] = {}
 
 
-def spec_type(kind: object) -> type[AdapterSpec]:
+def register(spec: _Kind) -> _Kind:
+    """Makes a kind of adapters known under its name; a decorator.
+
+    Args:
+      spec: A frozen dataclass, a subclass of `kind.AdapterKind`.
+
+    Raises:
+      ConfigError: Another class has the name, or a parameter has other axes, or adds
+        up in another way, than one of the same name has in another kind.
+    """
+    fields: Any = vars(spec).get("__dataclass_fields__", {})
+    name = fields["kind"].default if "kind" in fields else None
+    problem = ""
+    if not isinstance(name, str) or not name.isidentifier():
+        problem = "which has no field `kind` with its name"
+    elif name in KINDS and _place(KINDS[name]) != _place(spec):
+        problem = f"whose name {name!r} is that of {_place(KINDS[name])}"
+    else:
+        for attribute in ("axes", "beside", "neutral"):
+            known, own = merged(attribute), getattr(spec, attribute)
+            other = [part for part in own if known.get(part, own[part]) != own[part]]
+            if other and name not in KINDS:
+                problem = f"whose {attribute} of {', '.join(other)} another kind has"
+                problem += " otherwise"
+    if problem:
+        raise errors.ConfigError(
+            found=f"adapter kind {_place(spec)}, {problem}",
+            expected="a dataclass with a name, and names of parameters, of its own",
+            do="Rename the kind or the parameters of its module",
+        )
+    KINDS[str(name)] = spec
+    return spec
+
+
+def merged(attribute: str) -> dict[str, Any]:
+    """Returns what all kinds say of their parameters, by the parameters' names.
+
+    Args:
+      attribute: `axes`, `beside` or `neutral`.
+    """
+    found: dict[str, Any] = {}
+    for spec in KINDS.values():
+        found |= getattr(spec, attribute)
+    return found
+
+
+def spec_type(name: object) -> type[kind.AdapterKind]:
     """Returns the dataclass that specifies adapters of a kind.
 
     >>> spec_type("lora").__name__
@@ -26,11 +67,19 @@ def spec_type(kind: object) -> type[AdapterSpec]:
     Raises:
       ConfigError: There is no such kind.
     """
-    if not isinstance(kind, str) or kind not in KINDS:
-        near = errors.did_you_mean(str(kind), KINDS)
+    if not isinstance(name, str) or name not in KINDS:
+        near = errors.did_you_mean(str(name), KINDS)
         raise errors.ConfigError(
-            found=f"adapter kind {kind!r}; {near}",
+            found=f"adapter kind {name!r}; {near}",
             expected=f"one of {', '.join(KINDS)}",
-            do="Correct the adapter's kind",
+            do="Correct the adapter's kind, or import the module that registers it",
         )
-    return KINDS[str(kind)]
+    return KINDS[name]
+
+
+def _place(spec: type) -> str:
+    return f"{spec.__module__}.{spec.__qualname__}"
+
+
+for _spec in (bottleneck.Bottleneck, bottleneck.BottleneckSum, lora.Lora, ia3.Ia3):
+    register(_spec)

@@ -7,12 +7,15 @@ Reference:
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from elm_jax import errors, fields
+from elm_jax.peft import kind as kinds
 from elm_jax.peft import points
 
 _ACTIVATIONS = ("gelu", "relu", "silu", "swish", "tanh")
@@ -50,7 +53,7 @@ class BottleneckAdapter(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Bottleneck:
+class Bottleneck(kinds.AdapterKind):
     """Where bottleneck adapters go and how they start.
 
     The defaults are those of the paper's prompt experts.
@@ -80,6 +83,19 @@ class Bottleneck:
     )
     parallel: bool = False
     start_at_identity: bool = False
+
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "down/kernel": ("inputs", "adapter"),
+        "down/bias": ("adapter",),
+        "up/kernel": ("adapter", "outputs"),
+        "up/bias": ("outputs",),
+    }
+    beside: ClassVar[Mapping[str, tuple[int, bool]]] = {
+        "down/kernel": (-1, False),
+        "down/bias": (-1, False),
+        "up/kernel": (-2, True),
+    }
+    neutral: ClassVar[Mapping[str, float]] = {"up/bias": 0.0}
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a spec that no model can have."""
@@ -111,6 +127,12 @@ class Bottleneck:
                 do="Choose another Bottleneck.reduction_factor",
             )
         return Bottlenecks(self, emb_dim // self.reduction_factor)
+
+    def repeated(self, times: int) -> "BottleneckSum":
+        """Returns the spec of one bottleneck as wide as so many."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        count = fields.pop("count", 1) * times
+        return BottleneckSum(**fields | {"kind": "bottleneck_sum", "count": count})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,28 +22,15 @@ Reference:
   huggingface/peft 0.21, LoraModel.add_weighted_adapter, combination type `cat`.
 """
 
-import dataclasses
-import math
 import re
 from typing import Any
 
 import numpy as np
 
 from elm_jax import errors, trees
-from elm_jax.peft import adapters, bottleneck, experts, lora
+from elm_jax.peft import adapters, experts
 from elm_jax.types import Params
 
-# By the name below `..._adapter/`: the axis along which adapters of several experts
-# are put beside each other, and whether an expert's factor belongs there.
-_BESIDE = {
-    "lora_a": (-1, False),
-    "lora_b": (-2, True),
-    "down/kernel": (-1, False),
-    "down/bias": (-1, False),
-    "up/kernel": (-2, True),
-}
-# The value of those that are added up with which an adapter adds nothing.
-_NEUTRAL = {"up/bias": 0.0, "ia3_scale": 1.0}
 _PART = re.compile(rf"{experts.ADAPTERS}(.+)$")
 
 
@@ -59,25 +46,27 @@ def beside(params: Params) -> dict[str, tuple[int, bool]]:
     Raises:
       ConfigError: An adapter has parameters of which no sum is defined.
     """
-    parts = {name: _PART.search(name) for name in trees.flatten(params)}
-    own = {name: match[1] for name, match in parts.items() if match}
-    unknown = [n for n, part in own.items() if part not in {**_BESIDE, **_NEUTRAL}]
+    side, rest = adapters.merged("beside"), adapters.merged("neutral")
+    matches = {name: _PART.search(name) for name in trees.flatten(params)}
+    parts = {name: match[1] for name, match in matches.items() if match}
+    unknown = [n for n, part in parts.items() if part not in {**side, **rest}]
     if unknown:
         raise errors.ConfigError(
             found=f"adapters with {', '.join(unknown)}",
-            expected=f"parameters named {', '.join({**_BESIDE, **_NEUTRAL})}",
+            expected=f"parameters named {', '.join({**side, **rest})}",
             do="Merge by averaging (uniform, weighted), which needs no base",
         )
-    return {name: _BESIDE[part] for name, part in own.items() if part in _BESIDE}
+    return {name: side[part] for name, part in parts.items() if part in side}
 
 
 def neutral(params: Params) -> dict[str, Any]:
     """Returns the other parameters of an expert's adapters, as they add nothing."""
+    rest = adapters.merged("neutral")
     return trees.unflatten(
         {
-            name: np.full(leaf.shape, _NEUTRAL[match[1]], leaf.dtype)
+            name: np.full(leaf.shape, rest[match[1]], leaf.dtype)
             for name, leaf in trees.flatten(params).items()
-            if (match := _PART.search(name)) and match[1] in _NEUTRAL
+            if (match := _PART.search(name)) and match[1] in rest
         }
     )
 
@@ -85,22 +74,9 @@ def neutral(params: Params) -> dict[str, Any]:
 def repeated(spec: adapters.AdapterSpec, times: int) -> adapters.AdapterSpec:
     """Returns the spec of so many adapters of one spec beside each other.
 
+    >>> from elm_jax.peft import lora
     >>> repeated(lora.Lora(rank=4, alpha=8.0), 3)
     Lora(kind='lora', rank=12, alpha=24.0, rank_stabilized=False, dropout=0.0, \
 targets='/(query|value)$')
     """
-    if times == 1:
-        return spec
-    if isinstance(spec, lora.Lora):
-        # The factor on the product stays as it is.
-        more = math.sqrt(times) if spec.rank_stabilized else times
-        return dataclasses.replace(
-            spec, rank=spec.rank * times, alpha=spec.alpha * more
-        )
-    if isinstance(spec, bottleneck.Bottleneck):
-        fields = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)}
-        count = fields.pop("count", 1) * times
-        return bottleneck.BottleneckSum(
-            **fields | {"kind": "bottleneck_sum", "count": count}
-        )
-    return spec
+    return spec if times == 1 else spec.repeated(times)

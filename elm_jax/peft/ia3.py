@@ -5,13 +5,17 @@ Reference:
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from elm_jax import fields
 from elm_jax.limits import patterns
+from elm_jax.peft import kind as kinds
 from elm_jax.peft import points
 
 
@@ -31,7 +35,7 @@ class Ia3Adapter(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ia3:
+class Ia3(kinds.AdapterKind):
     """Which projections get factors; a types.AdapterFn.
 
     At the start all factors are one, so that the model starts exactly as the base.
@@ -45,6 +49,9 @@ class Ia3:
     kind: str = "ia3"
     targets: str = "/(key|value|hidden)$"
 
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {"ia3_scale": ("outputs",)}
+    neutral: ClassVar[Mapping[str, float]] = {"ia3_scale": 1.0}
+
     def __post_init__(self) -> None:
         """Raises ConfigError for a spec that no model can have."""
         fields.check(self)
@@ -52,13 +59,19 @@ class Ia3:
         wrong |= points.wrong_targets(self.targets, points.PROJECTIONS)
         fields.refuse(self, wrong)
 
-    def adapter_fn(self, emb_dim: int) -> "Ia3":
-        """Returns itself: the shapes of the projections say the rest."""
-        del emb_dim
-        return self
-
     def __call__(self, point: str, *, name: str) -> Ia3Adapter | None:
         """Returns a new adapter module for `point`, or None where none belongs."""
         if point in patterns.found_in(self.targets, points.PROJECTIONS):
             return Ia3Adapter(name=name)
         return None
+
+    def fold(
+        self, path: str, parts: Mapping[str, np.ndarray], kernels: dict[str, Any]
+    ) -> None:
+        """Multiplies the matrix that makes the scaled values, or that reads them."""
+        scale = parts["ia3_scale"]
+        if path.endswith("/hidden"):
+            name, scale = f"{path.removesuffix('hidden')}wo/kernel", scale[..., :, None]
+        else:
+            name, scale = f"{path}/kernel", scale[..., None, :]
+        kernels[name] = np.asarray(kernels[name]) * scale

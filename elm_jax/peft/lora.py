@@ -9,13 +9,17 @@ Reference:
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from elm_jax import fields
 from elm_jax.limits import patterns
+from elm_jax.peft import kind as kinds
 from elm_jax.peft import points
 
 _POINTS = tuple(p for p in points.PROJECTIONS if not p.endswith("/hidden"))
@@ -49,7 +53,7 @@ class LoraAdapter(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Lora:
+class Lora(kinds.AdapterKind):
     """Which projections get LoRA; a types.AdapterFn.
 
     At the start `lora_b` is zero, so that the model starts exactly as the base.
@@ -72,6 +76,15 @@ class Lora:
     dropout: fields.ShareBelowOne = 0.0
     targets: str = "/(query|value)$"
 
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "lora_a": ("inputs", "adapter"),
+        "lora_b": ("adapter", "outputs"),
+    }
+    beside: ClassVar[Mapping[str, tuple[int, bool]]] = {
+        "lora_a": (-1, False),
+        "lora_b": (-2, True),
+    }
+
     def __post_init__(self) -> None:
         """Raises ConfigError for a spec that no model can have."""
         fields.check(self)
@@ -85,13 +98,23 @@ class Lora:
         root = math.sqrt(self.rank) if self.rank_stabilized else self.rank
         return self.alpha / root
 
-    def adapter_fn(self, emb_dim: int) -> "Lora":
-        """Returns itself: the shapes of the projections say the rest."""
-        del emb_dim
-        return self
-
     def __call__(self, point: str, *, name: str) -> LoraAdapter | None:
         """Returns a new adapter module for `point`, or None where none belongs."""
         if point in patterns.found_in(self.targets, _POINTS):
             return LoraAdapter(self, name=name)
         return None
+
+    def repeated(self, times: int) -> "Lora":
+        """Returns the spec of `times` as many ranks, with the same scale."""
+        more = math.sqrt(times) if self.rank_stabilized else times
+        return dataclasses.replace(
+            self, rank=self.rank * times, alpha=self.alpha * more
+        )
+
+    def fold(
+        self, path: str, parts: Mapping[str, np.ndarray], kernels: dict[str, Any]
+    ) -> None:
+        """Adds the scaled product of the two matrices to the projection's."""
+        product = np.float32(self.scale) * (parts["lora_a"] @ parts["lora_b"])
+        name = f"{path}/kernel"
+        kernels[name] = np.asarray(kernels[name]) + product

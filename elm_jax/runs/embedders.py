@@ -47,14 +47,15 @@ class EmbedderSpec:
         *,
         place: Callable[[str], str],
         load_base: Callable[[], loaded.Base],
-        data: task_data.OpenedData,
+        load_data: Callable[[], task_data.OpenedData],
     ) -> types.Embedder:
         """Returns the embedder.
 
         Args:
           place: Makes an absolute path of a text; `Run.place`.
           load_base: Gives the base; called for kind `encoder` only.
-          data: Whose vocabulary the base's encoder reads.
+          load_data: Gives the vocabulary that the base's encoder reads; called for
+            kind `encoder` only.
         """
         path = place(self.path)
         if self.kind == "minilm":
@@ -65,7 +66,7 @@ class EmbedderSpec:
                 path if pathlib.Path(path).is_dir() else self.path,
                 max_length=self.max_length,
             )
-        return _encoder_embedder(load_base(), data, max_length=self.max_length)
+        return _encoder_embedder(load_base(), load_data(), max_length=self.max_length)
 
 
 def _encoder_embedder(

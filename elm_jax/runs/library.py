@@ -127,7 +127,7 @@ class BuildLibrary(LibraryRun):
         embedder = self.embedder.make(
             place=self.place,
             load_base=lambda: loaded.Base.load(self.path(self.initial_checkpoint_path)),
-            data=data,
+            load_data=lambda: data,
         )
         whole = index.extend(
             self.path(self.library_dir),

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from elm_jax import trees
+from elm_jax import paths, trees
 from elm_jax.checkpoints import expert_places, experts, manifest
 from elm_jax.model import config, t5
 from elm_jax.peft import adapters
@@ -27,11 +27,14 @@ class Expert:
       manifest: What they are: name, base, adapters, tasks, how they were trained.
       attached: Content of files that go with them, by name, such as a base's
         vocabulary.
+      folder: Where they were loaded from; None for what is in memory alone, or was
+        loaded from elsewhere than a folder.
     """
 
     params: Params
     manifest: manifest.Manifest
     attached: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    folder: pathlib.Path | None = None
 
     @classmethod
     def load(cls, place: str | pathlib.Path) -> Self:
@@ -45,7 +48,9 @@ class Expert:
           MissingExtraError: The place needs a package that is not installed.
         """
         with expert_places.opened(place) as folder:
-            return cls._read(folder)
+            found = cls._read(folder)
+        kept = None if paths.is_url(f"{place}") else folder
+        return dataclasses.replace(found, folder=kept)
 
     def save(self, place: str | pathlib.Path) -> None:
         """Writes the expert into a new place, whole or not at all.

@@ -88,18 +88,41 @@ class Scorer:
             return self._rank(params, adapter, examples)
         return self._generate(params, adapter, examples, task_metrics(dataset.name))
 
+    def rank(
+        self,
+        params: Params,
+        adapter: adapters.AdapterSpec | None,
+        examples: Sequence[token_store.Example],
+    ) -> rank_classification.RankOutcome:
+        """Returns the scores that placed parameters give to examples' choices."""
+        return rank_classification.rank_classify(
+            self._bind(self._programs(adapter).score, params),
+            examples,
+            batch_size=self._batch_size,
+            length_normalized=self._length_normalized,
+        )
+
+    def write(
+        self,
+        params: Params,
+        adapter: adapters.AdapterSpec | None,
+        examples: Sequence[token_store.Example],
+    ) -> generation.Written:
+        """Returns the texts that placed parameters write for examples."""
+        return generation.generate(
+            self._bind(self._programs(adapter).decode, params),
+            examples,
+            decode_text=self._data.vocabulary.decode,
+            batch_size=self._batch_size,
+        )
+
     def _rank(
         self,
         params: Params,
         adapter: adapters.AdapterSpec | None,
         examples: Sequence[token_store.Example],
     ) -> Scores:
-        outcome = rank_classification.rank_classify(
-            self._bind(self._programs(adapter).score, params),
-            examples,
-            batch_size=self._batch_size,
-            length_normalized=self._length_normalized,
-        )
+        outcome = self.rank(params, adapter, examples)
         values = {"accuracy": outcome.accuracy, "chance": outcome.chance}
         ties = 100.0 * outcome.num_ties / len(examples)
         values["ties"] = ties
@@ -112,12 +135,7 @@ class Scorer:
         examples: Sequence[token_store.Example],
         names: Sequence[str],
     ) -> Scores:
-        texts, are_cut = generation.generate(
-            self._bind(self._programs(adapter).decode, params),
-            examples,
-            decode_text=self._data.vocabulary.decode,
-            batch_size=self._batch_size,
-        )
+        texts, are_cut = self.write(params, adapter, examples)
         targets = [example.targets_text for example in examples]
         values: dict[str, float] = {}
         per_example = {"example_ids": np.array([e.example_id for e in examples])}

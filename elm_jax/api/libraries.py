@@ -1,0 +1,136 @@
+"""A library of experts that is asked from Python."""
+
+import functools
+import pathlib
+import re
+from collections.abc import Sequence
+
+from elm_jax import errors, paths, types
+from elm_jax.api import pieces
+from elm_jax.data import tasks
+from elm_jax.library import catalogue, index, retrieval, text_formats
+from elm_jax.runs import embedders, loaded, task_data
+
+_NAMES = re.compile(r"(minilm|encoder-mean)-.*-(\d+)|sentence-transformers:(.+)")
+
+
+class Library:
+    """Experts that can be found by what they were trained on.
+
+    Args:
+      folder: What `elm_library` built.
+      base: The base of its experts; needed only if its encoder made the keys.
+      embedder: What embeds texts; by default what made the keys.
+      vocabulary: A SentencePiece model, for a base that brings none.
+    """
+
+    def __init__(
+        self,
+        folder: str | pathlib.Path,
+        base: loaded.Base | None = None,
+        *,
+        embedder: embedders.EmbedderSpec | None = None,
+        vocabulary: str | pathlib.Path | None = None,
+    ) -> None:
+        self._folder, self._base = paths.absolute(folder), base
+        self._embedder_spec, self._vocabulary = embedder, vocabulary
+        self._catalogue = catalogue.Catalogue(self._folder)
+
+    @property
+    def names(self) -> list[str]:
+        """The experts that may be retrieved.
+
+        Raises:
+          LibraryError: There is no library.
+        """
+        return list(self._catalogue.experts())
+
+    def load(self, name: str) -> loaded.Expert:
+        """Returns one of its experts.
+
+        Raises:
+          LibraryError: The library has none of this name.
+          CheckpointError: Its folder is not there, or damaged.
+        """
+        return loaded.Expert.load(self._catalogue.expert_dir(name))
+
+    def retrieve(
+        self, texts: Sequence[str], choices: Sequence[str] = ()
+    ) -> retrieval.Retrieval:
+        """Returns which experts' training examples lie nearest to texts.
+
+        Args:
+          texts: Inputs of the task that needs an expert; no answers.
+          choices: The answer choices of them all; part of what is compared, in
+            formats of text that have them.
+
+        Returns:
+          `expert`, the name with most votes; `votes`, `(name, number)` in order; and
+          for each text its `nearest` expert and the inner product, in `scores`.
+
+        Raises:
+          LibraryError: There is no library, no text, or the embedder is another than
+            made the keys.
+        """
+        opened = index.open_index(self._folder)
+        written = " ||| ".join(choices) or None
+        return retrieval.retrieve_for_texts(
+            opened,
+            [
+                text_formats.format_text(
+                    opened.settings.text_format,
+                    inputs=text,
+                    choices=choices,
+                    answer_choices=written,
+                )
+                for text in texts
+            ],
+            embedder=self._embedder,
+            experts=self.names,
+        )
+
+    @functools.cached_property
+    def _embedder(self) -> types.Embedder:
+        made_by = index.open_index(self._folder).settings.embedder
+        spec = self._embedder_spec or _spec_of(made_by)
+        return spec.make(
+            place=_place, load_base=self._needed_base, load_data=self._open_data
+        )
+
+    def _needed_base(self) -> loaded.Base:
+        if self._base is None:
+            raise errors.LibraryError(
+                found="a library whose keys the base's encoder made, and no base",
+                expected="the base",
+                do="Give it: elm_jax.Library(folder, base)",
+            )
+        return self._base
+
+    def _open_data(self) -> task_data.OpenedData:
+        return task_data.OpenedData(
+            vocabulary=pieces.of_base(self._needed_base(), self._vocabulary),
+            features=tasks.Features(),
+            places=tasks.Places(cache_dir=""),
+        )
+
+
+def _place(text: str) -> str:
+    return f"{paths.absolute(text)}" if text else ""
+
+
+def _spec_of(name: str) -> embedders.EmbedderSpec:
+    """Returns the embedder of a name that an index records.
+
+    Raises:
+      LibraryError: The name does not tell it.
+    """
+    match = _NAMES.fullmatch(name)
+    if match is None or match[3]:
+        raise errors.LibraryError(
+            found=f"a library whose keys {name} made",
+            expected="an embedder that its name tells: minilm or the base's encoder",
+            do="Give the embedder: elm_jax.Library(folder, embedder=...), with an"
+            " elm_jax.runs.embedders.EmbedderSpec",
+        )
+    kind = "minilm" if match[1] == "minilm" else "encoder"
+    return embedders.EmbedderSpec(kind=kind, max_length=int(match[2]))

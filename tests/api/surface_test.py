@@ -1,0 +1,238 @@
+"""What Python gets from `elm_jax` is what the binaries give."""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import elm_jax
+from elm_jax import errors, trees
+from elm_jax.evaluation import result_store
+from elm_jax.library import sampling
+from elm_jax.peft import ia3, lora
+from elm_jax.runs import embedders, library, merge, scorer
+from tests.runs import scored
+
+SHOP = [
+    {"inputs": f"Row {i} ?", "targets": ("yes", "no")[i % 2], "choices": ["yes", "no"]}
+    for i in range(12)
+]
+PETS = [{"inputs": f"What is {i} ?", "targets": f"dog {i}"} for i in range(12)]
+LENGTHS = {"inputs": 24, "targets": 8}
+OPTIONS = {
+    **{"steps": 2, "batch_size": 8, "lengths": LENGTHS, "vocabulary": scored.MODEL},
+    "adapter": lora.Lora(rank=2),
+}
+TASKS = ("plain_ask", "signs_ask", "written_ask")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A base, two experts and what the binaries make of them."""
+    folder = tmp_path_factory.mktemp("world")
+    scored.save_base(folder)
+    base = elm_jax.Base.load(folder / "base")
+    with scored.registered():
+        elm_jax.train(base, SHOP, name="shop", folder=folder, **OPTIONS)
+        elm_jax.train(base, PETS, name="pets", folder=folder, **OPTIONS)
+        scored.score(
+            folder,
+            *(name.removesuffix("_ask") for name in TASKS),
+            experts=("{MODEL_DIR}/experts/shop",),
+        )
+        data = dataclasses.replace(scored.make_data(), data_dir=str(folder / "rows"))
+        asked = {
+            "model_dir": f"{folder}",
+            "data": data,
+            "initial_checkpoint_path": "{MODEL_DIR}/base",
+            "embedder": embedders.EmbedderSpec(kind="encoder", max_length=24),
+        }
+        library.BuildLibrary(
+            experts="{MODEL_DIR}/experts/*",
+            text_format="label_instance",
+            num_keys=6,
+            **asked,
+        ).run()
+        library.Retrieve(tasks="plain_ask", num_queries=4, **asked).run()
+        merge.Merge(
+            model_dir=f"{folder}",
+            experts=("{MODEL_DIR}/experts/shop", "{MODEL_DIR}/experts/pets"),
+            expert_name="both",
+            initial_checkpoint_path="{MODEL_DIR}/base",
+        ).run()
+        yield folder
+
+
+@functools.cache
+def model(world, expert="shop"):
+    base = elm_jax.Base.load(world / "base")
+    found = elm_jax.Expert.load(world / "experts" / expert) if expert else None
+    return elm_jax.Model(base, found, vocabulary=scored.MODEL, max_tokens=8)
+
+
+def arrays(world, task, expert):
+    """What `elm_eval` keeps of each example."""
+    store = result_store.ResultStore(world / "results.jsonl")
+    row = next(r for r in store.rows() if (r.task, r.expert) == (task, expert))
+    return store.per_example(row)
+
+
+@pytest.mark.parametrize("task", ["plain", "signs"])
+@pytest.mark.parametrize("expert", ["", "shop"])
+def test_choices_have_the_scores_that_elm_eval_gives_to_the_bit(world, task, expert):
+    kept = arrays(world, f"{task}_ask", expert or "base")
+    rows = [scored.ROWS[task][i] for i in kept["example_ids"]]
+    found = model(world, expert).score_all([r[0] for r in rows], [r[1] for r in rows])
+    np.testing.assert_array_equal(np.concatenate(found), kept["scores"])
+
+
+def test_one_text_has_the_scores_that_it_has_among_others(world):
+    (text, choices, _), *_ = scored.ROWS["plain"]
+    one = model(world)
+    scores = one.score(text, choices)
+    assert scores.shape == (2,)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, one.score_all([text], [choices])[0], rtol=1e-6)
+    assert one.choose(text, choices) == choices[int(scores.argmax())]
+
+
+def test_texts_are_those_that_elm_eval_writes(world):
+    kept = arrays(world, "written_ask", "shop")
+    values, offsets = kept[scorer.TEXTS], kept[scorer.TEXT_OFFSETS]
+    written = [
+        values[a:b].tobytes().decode()
+        for a, b in zip(offsets[:-1], offsets[1:], strict=True)
+    ]
+    texts = [scored.ROWS["written"][i][0] for i in kept["example_ids"]]
+    assert model(world).generate_all(texts) == written
+    assert model(world).generate(texts[0]) == written[0]
+
+
+def test_a_library_answers_as_elm_library_does(world):
+    (line,) = (world / "votes.jsonl").read_text().splitlines()
+    base = elm_jax.Base.load(world / "base")
+    asked = elm_jax.Library(world / "library", base, vocabulary=scored.MODEL)
+    assert asked.names == ["pets", "shop"]
+    queries = sampling.divide_rows(8, seed=42, num_queries=4).queries
+    texts = [scored.ROWS["plain"][i][0] for i in queries]
+    found = asked.retrieve(texts, ("yes", "no"))
+    assert [list(vote) for vote in found.votes] == json.loads(line)["votes"]
+    assert asked.load(found.expert).name == found.expert
+    with pytest.raises(errors.LibraryError, match="no base"):
+        elm_jax.Library(world / "library").retrieve(texts)
+
+
+def test_a_merge_has_the_tensors_of_elm_merge_and_can_be_saved(world, tmp_path):
+    base = elm_jax.Base.load(world / "base")
+    parts = [elm_jax.Expert.load(world / "experts" / n) for n in ("shop", "pets")]
+    # Not on disk, as what was just made.
+    parts[1] = dataclasses.replace(parts[1], folder=None)
+    both = elm_jax.merge(parts, base, name="both")
+    made = elm_jax.Expert.load(world / "merged" / "both")
+    assert trees.fingerprint(both.params) == trees.fingerprint(made.params)
+    assert both.manifest.fingerprint == made.manifest.fingerprint
+    both.save(tmp_path / "both")
+    again = elm_jax.Expert.load(tmp_path / "both")
+    assert again.manifest == both.manifest
+    summed = elm_jax.merge(parts, base, name="sum", method="task_arithmetic")
+    assert summed.adapter == lora.Lora(rank=4, alpha=32.0)
+    with pytest.raises(errors.ConfigError, match="uniform"):
+        elm_jax.merge(parts, base, name="both", method="unifrom")
+
+
+def test_training_goes_on_where_it_was_and_refuses_other_rows(world):
+    base = elm_jax.Base.load(world / "base")
+    before = elm_jax.Expert.load(world / "experts" / "shop")
+    again = elm_jax.train(base, SHOP, name="shop", folder=world, **OPTIONS)
+    assert again.manifest == before.manifest
+    assert again.manifest.tasks == ("shop",)
+    with pytest.raises(errors.DataError, match="other rows of 'shop'"):
+        elm_jax.train(base, SHOP[:9], name="shop", folder=world, **OPTIONS)
+
+
+def test_without_a_folder_nothing_stays_and_the_expert_is_the_same(world):
+    base = elm_jax.Base.load(world / "base")
+    base = dataclasses.replace(base, folder=None)
+    expert = elm_jax.train(base, SHOP, name="shop", **OPTIONS)
+    there = elm_jax.Expert.load(world / "experts" / "shop")
+    assert expert.folder is None
+    assert trees.fingerprint(expert.params) == trees.fingerprint(there.params)
+
+
+def test_a_base_that_brings_its_vocabulary_needs_none_named(world):
+    (text, choices, _), *_ = scored.ROWS["plain"]
+    base = elm_jax.Base.load(world / "base")
+    with pytest.raises(errors.ConfigError, match="brings no vocabulary"):
+        elm_jax.Model(base)
+    attached = {"vocabulary.model": scored.MODEL.read_bytes()}
+    whole = dataclasses.replace(base, attached=attached)
+    np.testing.assert_array_equal(
+        elm_jax.Model(whole).score(text, choices), model(world, "").score(text, choices)
+    )
+    elm_jax.train(whole, PETS, name="pets", **(OPTIONS | {"vocabulary": None}))
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([], "no rows"),
+        ([{"inputs": "x", "target": "y"}], "the fields inputs, target"),
+        (["x"], "row 0 with str"),
+        ([SHOP[0], PETS[0]], "rows with choices beside rows without"),
+        ([{"inputs": "x", "targets": "z", "choices": ["a", "b"]}], "its template"),
+        ([{"inputs": " ", "targets": "z"}], "is empty"),
+        ([{"inputs": 1, "targets": "z"}], "1, which is no text"),
+        ([{"inputs": "x", "targets": "a", "choices": "ab"}], "choices = 'ab'"),
+    ],
+)
+def test_rows_of_another_form_are_refused(world, rows, told):
+    base = elm_jax.Base.load(world / "base")
+    with pytest.raises(errors.ElmError, match=told):
+        # A name for each: a task stays what it is.
+        elm_jax.train(base, rows, name=f"odd_{told.split()[-1]:.4}", **OPTIONS)
+
+
+def test_what_cannot_be_scored_is_refused(world):
+    one = model(world)
+    for text, choices in (("", ("a", "b")), ("x", ("a",)), ("x", ())):
+        with pytest.raises(errors.DataError):
+            one.score(text, choices)
+    with pytest.raises(errors.DataError):
+        one.generate(" ")
+
+
+def test_an_adapter_of_another_kind_trains_too(world):
+    base = elm_jax.Base.load(world / "base")
+    options = OPTIONS | {"adapter": ia3.Ia3()}
+    assert elm_jax.train(base, PETS, name="pets", **options).adapter == ia3.Ia3()
+
+
+def run_python(code):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{pathlib.Path(elm_jax.__file__).parents[1]}"},
+    ).stdout
+
+
+def test_the_names_are_there_before_anything_is_imported():
+    code = "import elm_jax, sys; print(*dir(elm_jax)); print(*sys.modules)"
+    names, modules = map(str.split, run_python(code).splitlines())
+    assert set(elm_jax.__all__) <= set(names)
+    assert not {"jax", "numpy", "elm_jax.errors"} & set(modules)
+    with pytest.raises(AttributeError, match="no attribute 'Modle'"):
+        elm_jax.Modle  # noqa: B018
+
+
+def test_no_name_imports_tensorflow_or_torch():
+    names = " ".join(f"elm_jax.{name};" for name in elm_jax.__all__)
+    modules = run_python(f"import elm_jax, sys; {names} print(*sys.modules)").split()
+    assert not {"tensorflow", "torch", "seqio", "gin"} & set(modules)
