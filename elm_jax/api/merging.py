@@ -1,13 +1,13 @@
 """Merging experts from Python, as `elm_merge` does."""
 
-import contextlib
-import dataclasses
-import pathlib
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from elm_jax.runs import loaded, merge
+from elm_jax import paths
+from elm_jax.evaluation import naming
+from elm_jax.merging import methods
+from elm_jax.merging.method import MergeMethod
+from elm_jax.runs import loaded, merged_params
 
 
 def merge_experts(
@@ -15,46 +15,24 @@ def merge_experts(
     base: loaded.Base,
     *,
     name: str,
-    method: Any = "uniform",
+    method: MergeMethod | str = "uniform",
     **options: Any,
 ) -> loaded.Expert:
     """Returns the expert that several are together.
 
     Args:
-      experts: Two or more of one base, of one kind and with like adapters.
+      experts: One or more of one base, of one kind and with like adapters.
       base: Their base.
       name: Of the result.
-      method: The name of a merge method, such as `uniform`, the mean of parameters,
-        or `task_arithmetic`.
-      **options: Those of `merge.Merge`, such as `weights` and `scale`.
+      method: A merge method, or the name of one, such as `uniform`, the mean of
+        parameters, or `task_arithmetic`.
+      **options: Of the method that is named, such as `scale`.
 
     Raises:
-      ConfigError: The experts are not alike, or the method or its options are wrong.
+      CheckpointError: An expert does not fit the base.
+      ConfigError: The experts are not alike, or a name or an option is wrong.
       FingerprintError: An expert is of another base.
     """
-    with tempfile.TemporaryDirectory(prefix="elm_jax-") as scratch:
-        home = pathlib.Path(scratch)
-        with contextlib.redirect_stdout(None):
-            job = merge.Merge(
-                model_dir=scratch,
-                # Numbered, as two experts may have one name.
-                experts=tuple(
-                    f"{_folder(expert, home / 'parts' / f'{number}')}"
-                    for number, expert in enumerate(experts)
-                ),
-                expert_name=name,
-                initial_checkpoint_path=f"{_folder(base, home / 'base')}",
-                method=method,
-                **options,
-            )
-            job.run()
-        merged = loaded.Expert.load(home / "merged" / name)
-        return dataclasses.replace(merged, folder=None)
-
-
-def _folder(expert: loaded.Expert, new: pathlib.Path) -> pathlib.Path:
-    """Returns where an expert lies; it is saved in a new place if nowhere."""
-    if expert.folder is not None:
-        return expert.folder
-    expert.save(new)
-    return new
+    naming.check_is_no_label(paths.check_name(name, of="an expert"), "merged")
+    chosen = methods.of(method, **options) if isinstance(method, str) else method
+    return merged_params.merged_expert(chosen, experts, base, name=name)
