@@ -26,6 +26,7 @@ ROOMS = (
 # Besides ground files and the room itself.
 ALLOWED = {
     **{room: set() for room in ROOMS},
+    "partitioning": {"elm_jax.peft.adapters"},
     "training": {"elm_jax.partitioning"},
     "checkpoints": {"elm_jax.partitioning"},
     "library": {"elm_jax.checkpoints"},
