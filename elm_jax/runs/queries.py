@@ -113,7 +113,7 @@ class Queries:
         embedder = self.embedder.make(
             place=run.place,
             load_base=lambda: loaded.Base.load(run.path(base)),
-            data=rows,
+            load_data=lambda: rows,
         )
         progress = Progress("retrieve", total=len(tasks), unit="tasks")
         questions = []
