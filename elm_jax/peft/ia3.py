@@ -59,6 +59,11 @@ class Ia3(kinds.AdapterKind):
         wrong |= points.wrong_targets(self.targets, points.PROJECTIONS)
         fields.refuse(self, wrong)
 
+    def adapter_fn(self, emb_dim: int) -> "Ia3":
+        """Returns itself: the shapes of the projections say the rest."""
+        del emb_dim
+        return self
+
     def __call__(self, point: str, *, name: str) -> Ia3Adapter | None:
         """Returns a new adapter module for `point`, or None where none belongs."""
         if point in patterns.found_in(self.targets, points.PROJECTIONS):

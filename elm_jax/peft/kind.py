@@ -10,6 +10,9 @@ A kind is a frozen dataclass with `AdapterKind` as its base and
         axes = {"scale": ("outputs",)}
         neutral = {"scale": 1.0}
 
+        def adapter_fn(self, emb_dim):
+            return self
+
         def __call__(self, point, *, name):
             return ScaleModule(name=name) if point.endswith("/mlp") else None
 
@@ -19,6 +22,7 @@ rest it defines. Its cost is estimated from the shapes of its parameters
 (`model/cost.py`).
 """
 
+import abc
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -29,12 +33,14 @@ from elm_jax import errors, types
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdapterKind:
-    """Where adapters of a kind go and what they are; a types.AdapterFn, or makes one.
+class AdapterKind(abc.ABC):
+    """Where adapters of a kind go and what they are.
 
     Attributes:
       kind: The kind's name, in manifests too; a field of the dataclass, with the name
         as its default.
+
+    Variables of the class:
       axes: Logical axes of each parameter, by its name below `..._adapter/`:
         `inputs` and `outputs` of what is adapted, and `adapter`, the adapter's own
         width. Of two kinds parameters of one name have one meaning.
@@ -49,8 +55,12 @@ class AdapterKind:
     beside: ClassVar[Mapping[str, tuple[int, bool]]] = {}
     neutral: ClassVar[Mapping[str, float]] = {}
 
+    @abc.abstractmethod
     def adapter_fn(self, emb_dim: int) -> types.AdapterFn:
         """Returns what the model asks for the adapter of each insertion point.
+
+        Often the spec itself, with `__call__(point, *, name)`, which gives a flax
+        module, or None where none belongs.
 
         Args:
           emb_dim: Model width.
@@ -58,18 +68,6 @@ class AdapterKind:
         Raises:
           ConfigError: Such adapters do not fit the width.
         """
-        del emb_dim
-        return self
-
-    def __call__(self, point: str, *, name: str) -> Any | None:
-        """Returns a new adapter module for `point`, or None where none belongs.
-
-        Args:
-          point: An insertion point, see `points`.
-          name: Of the module; a flax module with
-            `__call__(inputs, outputs, *, deterministic=True)`.
-        """
-        raise NotImplementedError
 
     def repeated(self, times: int) -> "AdapterKind":
         """Returns the spec of so many adapters beside each other, `times` > 1.

@@ -98,6 +98,11 @@ class Lora(kinds.AdapterKind):
         root = math.sqrt(self.rank) if self.rank_stabilized else self.rank
         return self.alpha / root
 
+    def adapter_fn(self, emb_dim: int) -> "Lora":
+        """Returns itself: the shapes of the projections say the rest."""
+        del emb_dim
+        return self
+
     def __call__(self, point: str, *, name: str) -> LoraAdapter | None:
         """Returns a new adapter module for `point`, or None where none belongs."""
         if point in patterns.found_in(self.targets, _POINTS):

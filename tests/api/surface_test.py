@@ -136,10 +136,9 @@ def test_a_merge_has_the_tensors_of_elm_merge_and_can_be_saved(world, tmp_path):
     both = elm_jax.merge(parts, base, name="both")
     made = elm_jax.Expert.load(world / "merged" / "both")
     assert trees.fingerprint(both.params) == trees.fingerprint(made.params)
-    assert both.manifest.fingerprint == made.manifest.fingerprint
     both.save(tmp_path / "both")
     again = elm_jax.Expert.load(tmp_path / "both")
-    assert again.manifest == both.manifest
+    assert again.manifest.fingerprint == made.manifest.fingerprint
     summed = elm_jax.merge(parts, base, name="sum", method="task_arithmetic")
     assert summed.adapter == lora.Lora(rank=4, alpha=32.0)
     with pytest.raises(errors.ConfigError, match="uniform"):

@@ -38,6 +38,10 @@ class Gain(kind.AdapterKind):
     axes: ClassVar[Mapping[str, tuple[str, ...]]] = {"gain": ("outputs",)}
     neutral: ClassVar[Mapping[str, float]] = {"gain": 1.0}
 
+    def adapter_fn(self, emb_dim):
+        del emb_dim
+        return self
+
     def __call__(self, point, *, name):
         is_there = point in points.PROJECTIONS and point.endswith(f"/{self.part}")
         return GainAdapter(name=name) if is_there else None
