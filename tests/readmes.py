@@ -73,7 +73,7 @@ def blocks(readme):
 _SHAPE = {
     f"config.T5Config.{name}": value
     for name, value in {
-        **{"emb_dim": "16", "num_heads": "2", "head_dim": "8", "mlp_dim": "16"},
+        **{"emb_dim": "32", "num_heads": "2", "head_dim": "8", "mlp_dim": "16"},
         **{"num_encoder_layers": "1", "num_decoder_layers": "1"},
     }.items()
 }
