@@ -25,7 +25,7 @@ NO_CORRECT_CHOICE = "no correct choice"
 TOO_FEW_CHOICES = "fewer than two choices"
 
 # Rows that go to a process with limits at once.
-_BATCH_ROWS = 256
+_BATCH_ROWS = 1024
 
 
 @dataclasses.dataclass
