@@ -75,7 +75,7 @@ class AgreedStop:
 class PassedOnStop:
     """Whether this process, or one that works apart, was asked to stop.
 
-    Each stops after its own step, and passes a signal on after it (`note_step`); the
+    Each stops after its own step, and passes a signal on after it (`listen`); the
     others hear of it within two seconds or so, wait for nobody, and answer it as their
     own. For one process alone it is the request itself.
 
@@ -93,7 +93,7 @@ class PassedOnStop:
         self._stop, self._clock = stop, clock
         self._look_at = clock()
 
-    def note_step(self) -> None:
+    def listen(self) -> None:
         """Tells the other processes of a signal, or looks whether they tell of one."""
         if not processes.are_apart():
             return

@@ -42,6 +42,7 @@ def train_fleet(
     queue: Queue,
     *,
     finish: Finish,
+    listen: Callable[[], None] = lambda: None,
     should_stop: Callable[[], bool] = lambda: False,
     after_step: Callable[[int], None] = lambda num_steps: None,
     slow_secs: float = math.inf,
@@ -57,6 +58,8 @@ def train_fleet(
       frozen: The part of the model that does not train, on the fleet's devices.
       queue: What to train; states are saved in another thread.
       finish: What becomes of experts that are complete.
+      listen: Called before each time that `should_stop` is asked, to learn what other
+        processes tell: before a step that compiles as late as can be.
       should_stop: Asked after every step of the fleet, and after every expert that
         begins; once True, always True, and no further one begins.
       after_step: Called with the number of the fleet's steps up to now.
@@ -70,7 +73,7 @@ def train_fleet(
         known = programs.Programs(slow_secs=slow_secs)
         crew = _Crew(fleet, queue, finish, saver=saver, known=known)
         try:
-            while crew.fill_slots(should_stop) and not should_stop():
+            while crew.fill_slots(listen, should_stop):
                 if crew.must_save_before_step():
                     crew.read_metrics(steps_left=0)
                     crew.save_all()
@@ -120,8 +123,11 @@ class _Crew:
         self._pending = collections.deque()
         self._saves: list[futures.Future[None]] = []
 
-    def fill_slots(self, should_stop: Callable[[], bool]) -> bool:
-        """Puts experts of the queue into free slots; returns whether any trains."""
+    def fill_slots(
+        self, listen: Callable[[], None], should_stop: Callable[[], bool]
+    ) -> bool:
+        """Puts experts of the queue into free slots; returns whether to take a step."""
+        listen()
         while len(self.running) < self._fleet.num_slots and not should_stop():
             name, begin = next(self._queue, ("", None))
             if begin is None:
@@ -130,7 +136,8 @@ class _Crew:
                 self._begin(begin())
             except errors.ElmError as error:
                 self.failures[name] = error
-        return bool(self.running)
+            listen()
+        return bool(self.running) and not should_stop()
 
     def _begin(self, job: Job) -> None:
         assert job.state is not None

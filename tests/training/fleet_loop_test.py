@@ -395,3 +395,14 @@ def test_sums_saved_at_a_stop_make_the_next_report_that_of_a_run_without_one():
         run(*left, should_stop=lambda: taken[-1] >= num_steps, after_step=taken.append)  # noqa: B023
     assert [e.losses for e in stopped] == [e.losses for e in whole]
     assert all(list(e.losses) == [4, 8, 9] for e in whole)
+
+
+def test_a_signal_that_others_tell_while_experts_begin_comes_before_any_step():
+    """The first step compiles, which may take longer than the others wait."""
+    heard, crew = [], many(2)
+    failures = run(
+        *crew, listen=lambda: heard.append(1), should_stop=lambda: len(heard) >= 3
+    )
+    assert not failures
+    assert [expert.losses for expert in crew] == [{}, {}]
+    assert all(expert.closed for expert in crew)

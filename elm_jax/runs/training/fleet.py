@@ -62,9 +62,7 @@ class SideBySide:
 
             def begin(name: str) -> Job:
                 print(f"expert {names.index(name) + 1}/{len(names)}: {name}")  # noqa: T201
-                job = self._jobs.begin(name, _surroundings(fleet, table, grace_secs))
-                stop_of_any.note_step()
-                return job
+                return self._jobs.begin(name, _surroundings(fleet, table, grace_secs))
 
             def finish(job: Job, last: TrainState) -> None:
                 self._jobs.keep_last_state(job, last)
@@ -76,7 +74,6 @@ class SideBySide:
 
             def after_step(num_steps: int) -> None:
                 stop.note_unsaved()
-                stop_of_any.note_step()
                 trace(num_steps)
 
             failures = fleet_loop.train_fleet(
@@ -84,6 +81,7 @@ class SideBySide:
                 self._shared.frozen,
                 ((name, lambda name=name: begin(name)) for name in names),
                 finish=finish,
+                listen=stop_of_any.listen,
                 should_stop=stop_of_any.is_requested,
                 after_step=after_step,
                 slow_secs=grace_secs / 2,
