@@ -24,7 +24,7 @@ def describe(spec: TrainingSpec) -> Plan:
         )
     rows = step_cost.describe(
         spec.build_model(),
-        step_cost.batch_shape(spec.batch_size, spec.data.options.features),
+        spec.longest_batch(),
         devices,
         pattern=spec.pattern,
         tx=spec.optimizer.make(spec.train_steps),

@@ -187,7 +187,7 @@ def _needs_of(spec: TrainingSpec, machine: Machine) -> Needs:
     num_shares = spec.num_shards * machine.num_processes
     return Needs(
         shape=model.config,
-        batch=step_cost.batch_shape(spec.batch_size, spec.data.options.features),
+        batch=spec.longest_batch(),
         tx=spec.optimizer.make(spec.train_steps),
         trainable=trainable,
         frozen=frozen,

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping
 
 from elm_jax.checkpoints import manifest
-from elm_jax.model import config, t5
+from elm_jax.model import config, cost, t5
 from elm_jax.peft import adapters
 from elm_jax.peft import experts as expert_parts
 from elm_jax.runs import bases, task_data, vocabularies
@@ -132,6 +132,15 @@ class TrainingSpec:
             shape = bases.model_config(bases.read_manifest(self.base_dir))
         assert shape is not None
         return dataclasses.replace(shape, dropout_rate=float(self.dropout_rate))
+
+    def longest_batch(self) -> cost.Shape:
+        """Returns the shape of a batch of the longest inputs and targets."""
+        features = self.data.options.features
+        return cost.Shape(
+            batch_size=self.batch_size,
+            inputs_length=features.inputs_length,
+            targets_length=features.targets_length,
+        )
 
     def build_model(self) -> t5.T5:
         """Returns the network that trains, computed as `execution` says."""

@@ -7,7 +7,6 @@ import jax
 import optax
 
 from elm_jax import trees
-from elm_jax.data import tasks
 from elm_jax.model import config, cost, precision, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import rules
@@ -16,15 +15,6 @@ from elm_jax.runs.placement import Devices
 from elm_jax.runs.run import Plan
 from elm_jax.training import state as states
 from elm_jax.types import Params
-
-
-def batch_shape(batch_size: int, features: tasks.Features) -> cost.Shape:
-    """Returns a batch of the longest inputs and targets."""
-    return cost.Shape(
-        batch_size=batch_size,
-        inputs_length=features.inputs_length,
-        targets_length=features.targets_length,
-    )
 
 
 def bytes_per_device(
