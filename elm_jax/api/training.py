@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,7 @@ def train_expert(
       batch_size: Examples per update, over all devices.
       learning_rate: Of the first step.
       adapter: By default the paper's bottleneck adapters, of a width of 1/32 of the
-        model's.
+        model's, or of the least greater share that divides it.
       lengths: Tokens of `inputs` and `targets` above which they are cut; by default
         512 and 64.
       seed: Of initialisation and batches.
@@ -75,12 +76,17 @@ def train_expert(
             train_steps=steps,
             batch_size=batch_size,
             initial_checkpoint_path=f"{_base_dir(base, home)}",
-            adapter=adapter or bottleneck.Bottleneck(),
+            adapter=adapter or _default_adapter(base.config.emb_dim),
             random_seed=seed,
         )
         job.run()
         expert = loaded.Expert.load(job.expert_dir(name))
         return dataclasses.replace(expert, folder=None) if is_scratch else expert
+
+
+def _default_adapter(emb_dim: int) -> bottleneck.Bottleneck:
+    """Returns the paper's adapters; wider ones where 32 does not divide the width."""
+    return bottleneck.Bottleneck(reduction_factor=math.gcd(32, emb_dim))
 
 
 def _write_rows(path: pathlib.Path, examples: Sequence[rows.Row]) -> None:

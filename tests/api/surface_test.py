@@ -15,7 +15,7 @@ import elm_jax
 from elm_jax import errors, trees
 from elm_jax.evaluation import result_store
 from elm_jax.library import sampling
-from elm_jax.peft import ia3, lora
+from elm_jax.peft import bottleneck, ia3, lora
 from elm_jax.runs import embedders, library, merge, scorer
 from tests.runs import scored
 
@@ -174,7 +174,9 @@ def test_a_base_that_brings_its_vocabulary_needs_none_named(world):
     np.testing.assert_array_equal(
         elm_jax.Model(whole).score(text, choices), model(world, "").score(text, choices)
     )
-    elm_jax.train(whole, PETS, name="pets", **(OPTIONS | {"vocabulary": None}))
+    options = OPTIONS | {"vocabulary": None, "adapter": None}
+    expert = elm_jax.train(whole, PETS, name="pets", **options)
+    assert expert.adapter == bottleneck.Bottleneck(reduction_factor=16)
 
 
 @pytest.mark.parametrize(
