@@ -44,7 +44,7 @@ SHAPE = config.T5Config(
 )
 ADAPTER = bottleneck.Bottleneck(reduction_factor=4)
 LITTLE = ("TRAIN_STEPS = 2", "BATCH_SIZE = 8")
-MERGE = ("merge.Merge.method = 'uniform'", "merge.Merge.scale = 1.0")
+MERGE = ("task_arithmetic.TaskArithmetic.scale = 1.0",)
 
 
 def good_rows(split):
