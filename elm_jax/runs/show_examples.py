@@ -81,12 +81,9 @@ class ShowExamples(Run):
         tasks = task_registry.registry.expand(self.tasks)
         cells: dict[tuple[Any, ...], results.ResultRow] = {}
         for row in store.rows():
-            if (
-                row.task in tasks
-                and row.split == self.split
-                and row.metric in metrics.MAIN_KEYS
-                and any(_is_like(row.expert, pattern) for pattern in self.experts)
-            ):
+            is_named = any(_is_like(row.expert, pattern) for pattern in self.experts)
+            is_asked = row.task in tasks and row.split == self.split and is_named
+            if is_asked and row.metric in metrics.MAIN_KEYS:
                 cells.setdefault(row.key(""), row)
         if cells:
             return list(cells.values())

@@ -7,10 +7,6 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-from rich.panel import Panel
-from rich.table import Table
-from rich.text import Text
-
 from elm_jax import errors, fields, paths
 from elm_jax.checkpoints import recipes
 from elm_jax.data import promptsource, rendering, serving, vocabulary_training
@@ -19,13 +15,13 @@ from elm_jax.data import vocabulary as vocabularies
 from elm_jax.disk import files
 from elm_jax.library import lock
 from elm_jax.limits import limited
-from elm_jax.reporting import task_page, terminal
-from elm_jax.runs import data_folder, task_survey
+from elm_jax.reporting import task_page
+from elm_jax.runs import data_folder, task_cards, task_survey
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Plan, Run
 
+# Padding, end, unknown and one more piece at least.
 VocabSize = Annotated[int, fields.Range(4, 2**31, is_open_above=True)]
-"""Pieces: padding, end, unknown and one more at least."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,8 +149,8 @@ class ListTasks(TextRun):
           ConfigError: None does.
         """
         names = task_registry.registry.expand(self.tasks)
-        found = [name for name in names if self._is_wanted(name)]
-        if not found:
+        wanted = [name for name in names if self._is_wanted(name)]
+        if not wanted:
             filters = ("dataset", "cluster", "role", "metric")
             given = [f"{f} = {getattr(self, f)!r}" for f in filters if getattr(self, f)]
             raise errors.ConfigError(
@@ -162,7 +158,7 @@ class ListTasks(TextRun):
                 expected="filters that some of the tasks pass",
                 do="Correct them; they are shell patterns, such as `*QA*`",
             )
-        return found
+        return wanted
 
     def run(self) -> None:
         """Prints them, and writes the page if asked.
@@ -194,12 +190,11 @@ class ListTasks(TextRun):
         if all(card.problem for card in cards):
             self.check_folder(names)
             self.render(names[0])  # raises, with the type that the problem has
-        self._print(cards)
+        task_cards.show(cards, self.split)
         if self.html_path:
-            title = f"{len(cards)} tasks, {self.split}"
-            text = task_page.render(title, cards)
-            files.write_text(self.path(self.html_path), text)
-            print(f"page: {self.path(self.html_path)}")  # noqa: T201
+            page, title = self.path(self.html_path), f"{len(cards)} tasks, {self.split}"
+            files.write_text(page, task_page.render(title, cards))
+            print(f"page: {page}")  # noqa: T201
 
     def _is_wanted(self, name: str) -> bool:
         task = task_registry.registry.task(name)
@@ -209,71 +204,6 @@ class ListTasks(TextRun):
                 return False
         metrics = getattr(task, "metrics", ())
         return not self.metric or bool(fnmatch.filter(metrics, self.metric))
-
-    def _print(self, cards: list[task_page.TaskCard]) -> None:
-        terminal.show(Text(f"{len(cards)} tasks, {self.split}\n", style="bold"))
-        for card in cards:
-            facts = dict(card.facts)
-            kinds = [facts.get(name, "") for name in ("cluster", "role", "metrics")]
-            terminal.show(Text(card.name, style="bold"))
-            terminal.show(Text(f"  {' · '.join(filter(None, kinds))}"))
-            terminal.show(Text(f"  {_in_words(card)}"))
-            for told in _troubles(card):
-                terminal.show(Text(f"  {told}"))
-            for warning in card.warnings:
-                terminal.show(Text(f"  {warning}", style="bold red"))
-            print()  # noqa: T201
-        for card in cards:
-            self._print_examples(card)
-
-    def _print_examples(self, card: task_page.TaskCard) -> None:
-        dropped = rendering.in_words(dict(card.dropped))
-        title = f"{card.name} {self.split}: {card.num_examples} of {card.num_rows} rows"
-        if card.problem:
-            terminal.show(Panel(card.problem, title=Text(title)))
-        for example in card.examples:
-            right = Text(f"-> {example.targets}\n")
-            for number, choice in enumerate(example.choices):
-                mark = "*" if number == example.label else " "
-                right.append(f"\n{mark} {choice}")
-            sides = Table.grid(expand=True, padding=(0, 3))
-            sides.add_column(ratio=2)
-            sides.add_column(ratio=1)
-            sides.add_row(Text(example.inputs), right)
-            subtitle = Text(dropped) if dropped else None
-            terminal.show(Panel(sides, title=Text(title), subtitle=subtitle))
-
-
-def _in_words(card: task_page.TaskCard) -> str:
-    """Returns a task's counts and lengths as a line."""
-    if card.problem:
-        return f"cannot be read: {card.problem.splitlines()[0]}"
-    parts = [
-        f"{card.num_rows}{'' if card.is_whole else '+'} rows",
-        f"{task_page.share(card.dropped_share)} % dropped",
-        f"{task_page.share(card.no_choice_share)} % without a correct choice",
-    ]
-    for one in card.lengths:
-        middle, longest = one.percentiles[1], one.percentiles[-1]
-        cut = f"{task_page.share(one.cut_share)} % cut"
-        parts.append(f"{one.column} {middle} to {longest} tokens, {cut}")
-    return "; ".join(parts)
-
-
-def _troubles(card: task_page.TaskCard) -> list[str]:
-    """Returns why rows are dropped, or count for little, a line for each reason."""
-    found = []
-    for reason, n in card.dropped:
-        found.append(f"dropped: {n} x {reason}")
-        if reason in card.first_bad:
-            found.append(f"  the first is {card.first_bad[reason]}")
-    found += [
-        f"{task_page.share(one.unknown_share)} % with characters in {one.column} that "
-        "the vocabulary lacks"
-        for one in card.lengths
-        if one.unknown_share
-    ]
-    return found + [f"{n} x {reason}" for reason, n in card.indistinct]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
