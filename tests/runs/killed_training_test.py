@@ -110,7 +110,7 @@ def outcome(folder):
         text = (own / "manifest.json").read_text()
         text = re.sub(r'"digest": "\w+"', "", text.replace(str(folder), "MODEL_DIR"))
         text = re.sub(r"\\\\\\n +", "", text)  # gin breaks lines by a path's length
-        manifests[name] = re.sub(r"save_every_steps = \d+", "SELDOM", text)
+        manifests[name] = re.sub(r"Saving.every_steps = \d+", "SELDOM", text)
         rows = rows_of(folder, name)
         metrics[name] = [without_times(row) for row in rows]
     return bits, manifests, metrics
