@@ -1,4 +1,4 @@
-"""Retrievals of evaluations as they were up to release 0.3: runs of their own.
+"""Retrievals of evaluations as they were up to release 0.1: runs of their own.
 
 They have tasks, data and a work folder, which may be others than the evaluation's.
 """

@@ -178,6 +178,8 @@ def test_a_users_module_beside_folders_and_a_copy_is_not_hidden(tmp_path, monkey
     files.write_text(tmp_path / "gin_folder/of_mine_alone.py", "")
     text = f"{GOOD}import json\nimport of_mine_alone\n"
     build(tmp_path / "gin_folder", text, "--gin.MODEL_DIR=x")
+    # The current folder's, not the copy beside the gin file.
+    assert sys.modules["of_mine_alone"].__file__ == str(tmp_path / "of_mine_alone.py")
 
 
 @pytest.mark.parametrize(
