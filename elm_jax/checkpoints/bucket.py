@@ -29,7 +29,7 @@ import pathlib
 import re
 import sys
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorstore as ts
@@ -268,14 +268,15 @@ class Bucket:
                 return digest.hexdigest()
 
             digests = {}
-            getting = _at_once(get, own)
-            while True:
-                with self._telling():  # only around reading: callers have their own
-                    path, digest = next(getting, ("", ""))
-                if not digest:
-                    break
-                digests[path] = digest
-                on_file()
+            # Closed, so that no thread still writes where a failure removes.
+            with contextlib.closing(_at_once(get, own)) as getting:
+                while True:
+                    with self._telling():  # only around reading: callers have their own
+                        path, digest = next(getting, ("", ""))
+                    if not digest:
+                        break
+                    digests[path] = digest
+                    on_file()
             if _combine(digests) != copy.digest:
                 raise _damaged(f"{self.url}{root}")
             _named(manifests.read_manifest(partial), copy.name)
@@ -388,8 +389,13 @@ def _in_range(read: Callable[[], Any]) -> bytes:
         raise
 
 
-def _at_once(act: Callable[[str], Any], keys: Sequence[str]) -> Iterator[Any]:
-    """Yields each key with what `act` returns for it, in order; some at a time."""
+def _at_once(
+    act: Callable[[str], Any], keys: Sequence[str]
+) -> Generator[Any, None, None]:
+    """Yields each key with what `act` returns for it, in order; some at a time.
+
+    Once it is closed, no thread acts.
+    """
     pool = concurrent.futures.ThreadPoolExecutor(_AT_ONCE)
     try:
         yield from zip(keys, pool.map(act, keys), strict=True)
