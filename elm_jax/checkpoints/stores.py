@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import urllib.parse
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NotRequired, TypedDict
 
@@ -16,6 +18,8 @@ from elm_jax.disk import json_files
 ITEM_FILE = "_METADATA"
 # Array metadata as Orbax writes it; T5X's older format compresses by gzip.
 ORBAX_COMPRESSOR = {"id": "zstd", "level": 1}
+
+_INFLATED_BYTES = 1 << 22  # at once, where a stream is only looked through
 
 
 class _Key(TypedDict):
@@ -51,9 +55,18 @@ def as_url(place: str | pathlib.Path) -> str:
 
 
 def read_bytes(root: str, key: str) -> bytes | None:
-    """Returns the content of a file below a folder's URL, None if there is none."""
+    """Returns the content of a file below a folder's URL, None if there is none.
+
+    Raises:
+      IsADirectoryError: There is a folder of this name on disk.
+    """
     result = ts.KvStore.open(root).result().read(key).result()
-    return result.value if result.state == "value" else None
+    if result.state == "value":
+        return result.value
+    _, is_local, path = root.partition("file://")
+    if is_local and pathlib.Path(urllib.parse.unquote(path), key).is_dir():
+        raise IsADirectoryError(f"{key} is a folder")
+    return None
 
 
 def list_names(root: str) -> list[str]:
@@ -77,9 +90,31 @@ def finish_open(future: Any) -> Tensor:
     store = future.result()
 
     def read() -> np.ndarray:
-        return np.asarray(store.read().result())
+        array = np.asarray(store.read().result())
+        _check_ends(store)
+        return array
 
     return Tensor(tuple(store.shape), store.dtype.numpy_dtype, read)
+
+
+def _check_ends(store: Any) -> None:
+    """Raises ValueError if a part that is compressed by gzip ends early.
+
+    TensorStore takes what it can decompress of it, and looks at no checksum then.
+    """
+    facts = store.spec(retain_context=False).to_json().get("metadata", {})
+    if (facts.get("compressor") or {}).get("id") not in ("gzip", "zlib"):
+        return
+    for key in store.kvstore.list().result():
+        if key.rpartition(b"/")[2].startswith(b".z"):  # metadata
+            continue
+        compressed = store.kvstore.read(key).result().value
+        stream = zlib.decompressobj(wbits=47)  # with the header of either
+        while compressed and not stream.eof:
+            stream.decompress(compressed, _INFLATED_BYTES)
+            compressed = stream.unconsumed_tail
+        if not stream.eof or stream.unused_data:
+            raise ValueError(f"{key.decode(errors='replace')} does not end as gzip")
 
 
 def open_item(

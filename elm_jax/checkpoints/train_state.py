@@ -16,11 +16,17 @@ import jax
 import orbax.checkpoint as ocp
 
 from elm_jax import errors, fields, paths, trees
-from elm_jax.checkpoints import experts, one_process, orbax_logs, recipes
+from elm_jax.checkpoints import (
+    checksums,
+    experts,
+    one_process,
+    orbax_logs,
+    recipes,
+)
 from elm_jax.disk import json_files
 from elm_jax.partitioning import processes
 
-_STATE, _CONFIG, _SUMS = "state", "config", "sums"
+_STATE, _CONFIG, _SUMS, _CHECKSUMS = "state", "config", "sums", "checksums"
 _PARTIAL = ".orbax-checkpoint-tmp"  # ends the name of what Orbax has not finished
 
 
@@ -83,6 +89,7 @@ class TrainStateStore:
         """
         self.wait()
         self._remove_partial()  # what a killed save may have left
+        digests = checksums.of_leaves(_name_leaves(state))
         if processes.are_apart():  # of its devices alone Orbax saves no arrays
             state = jax.device_get(state)
         tree = trees.unflatten(_name_leaves(state))
@@ -90,6 +97,7 @@ class TrainStateStore:
             state=ocp.args.StandardSave(tree),
             config=ocp.args.JsonSave(self._config),
             sums=ocp.args.JsonSave(dict(sums)),
+            checksums=ocp.args.JsonSave(digests),
         )
         with self._writing():
             self._open().save(step, args=args)
@@ -160,7 +168,8 @@ class TrainStateStore:
 
         Raises:
           CheckpointError: The configuration changed (each change is named), the
-            state has other tensors (all are named), or it cannot be read.
+            state has other tensors or values than were saved (all are named), or it
+            cannot be read.
         """
         step = self.latest_step()
         if step is None:
@@ -182,9 +191,32 @@ class TrainStateStore:
             args = ocp.args.StandardRestore(trees.unflatten(wanted))
             restored = manager.restore(step, args=ocp.args.Composite(state=args))
         leaves = trees.flatten(restored[_STATE])
+        self._check_values(step, leaves)
         return jax.tree.unflatten(
             jax.tree.structure(target), [leaves[name] for name in _name_leaves(target)]
         )
+
+    def _check_values(self, step: int, leaves: Mapping[str, Any]) -> None:
+        """Raises CheckpointError unless tensors are those that were saved.
+
+        States that release 0.1 saved have no checksums.
+        """
+        if not (self._folder / f"{step}" / _CHECKSUMS).is_dir():
+            return
+        with self._explained("read", do=self._repair(step)):
+            args = ocp.args.Composite(checksums=ocp.args.JsonRestore())
+            saved = self._open().restore(step, args=args)[_CHECKSUMS]
+            if not json_files.fits(saved, dict[str, int]):
+                raise ValueError(f"checksums are {json_files.shown(saved)}")
+        found = checksums.of_leaves(leaves)
+        wrong = [name for name in found if found[name] != saved.get(name)]
+        if wrong:
+            raise errors.CheckpointError(
+                found=f"step {step} in {self._folder} has other values than were"
+                f" saved: {', '.join(wrong)}",
+                expected="the values of the training: these are damaged",
+                do=self._repair(step),
+            )
 
     def close(self) -> None:
         """Waits as `wait` does and frees what the store holds; states stay on disk."""
@@ -221,6 +253,7 @@ class TrainStateStore:
                     _STATE: ocp.StandardCheckpointHandler(multiprocessing_options=who),
                     _CONFIG: ocp.JsonCheckpointHandler(multiprocessing_options=who),
                     _SUMS: ocp.JsonCheckpointHandler(multiprocessing_options=who),
+                    _CHECKSUMS: ocp.JsonCheckpointHandler(multiprocessing_options=who),
                 },
             )
         return self._manager

@@ -25,6 +25,7 @@ TFRECORD_REVISION = "248047a08e9d5d0460fe7281323595aa078afe75"
 
 _TEXTS = ("inputs_pretokenized", "targets_pretokenized")
 _CHOICES = "answer_choices"
+_FRAME_BYTES = 16  # of a record: its length, 8 bytes, and two checksums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +78,10 @@ class P3Rows:
         columns = {name: tf.io.FixedLenFeature((), tf.string) for name in _TEXTS}
         columns[_CHOICES] = tf.io.VarLenFeature(tf.string)
         paths = [str(path) for path in self._records(split, data_dir)]
+        num_bytes = 0
         try:
             for record in tf.data.TFRecordDataset(paths).as_numpy_iterator():
+                num_bytes += _FRAME_BYTES + len(record)
                 example = tf.io.parse_single_example(record, columns)
                 choices = example[_CHOICES].values.numpy()
                 yield _prompted([example[name].numpy() for name in _TEXTS], choices)
@@ -88,6 +91,15 @@ class P3Rows:
                 expected="records as SeqIO writes them",
                 do="Fetch the folder again",
             ) from error
+        # TensorFlow takes a few bytes after the last record for the end.
+        file_bytes = sum(pathlib.Path(path).stat().st_size for path in paths)
+        if num_bytes != file_bytes:
+            raise errors.DataError(
+                found=f"{split} in {folder}: {file_bytes:,} bytes, and records of"
+                f" {num_bytes:,}",
+                expected="files that end after a record",
+                do="Fetch the folder again",
+            )
 
     def fingerprint(self, split: str, *, data_dir: str) -> str:
         """Returns a hash of the files' content."""

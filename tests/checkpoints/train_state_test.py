@@ -276,3 +276,49 @@ def test_parameters_lie_under_their_names(tmp_path):
     named = train_state._name_leaves(make_state())
     params = trees.flatten(sample.make_params())
     assert [n for n in named if n.startswith("0/")] == [f"0/{n}" for n in params]
+
+
+def test_a_state_of_other_values_than_were_saved_is_refused_with_their_names(tmp_path):
+    save_one(make_store(tmp_path), 3, make_state(3))
+    other = make_store(tmp_path / "other")
+    save_one(other, 3, make_state(4))
+    saved = tmp_path / "states" / "3" / "state"
+    shutil.rmtree(saved)
+    shutil.copytree(tmp_path / "other" / "states" / "3" / "state", saved)
+    with pytest.raises(errors.CheckpointError, match="(?s)other values.*Remove") as e:
+        make_store(tmp_path).restore(make_state())
+    told = str(e.value).splitlines()[0].removesuffix(".")
+    names = {*told.rpartition(": ")[2].split(", ")}
+    assert names == {
+        name
+        for name, leaf in train_state._name_leaves(make_state(3)).items()
+        if not np.array_equal(leaf, train_state._name_leaves(make_state(4))[name])
+    }
+
+
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
+def test_no_flipped_bit_of_a_state_is_believed(tmp_path):
+    save_one(make_store(tmp_path), 3, make_state(3))
+    state = tmp_path / "states" / "3" / "state"
+    file = max(
+        state.rglob("*"), key=lambda path: path.is_file() and path.stat().st_size
+    )
+    content = file.read_bytes()
+    refused = 0
+    for place in range(0, 8 * len(content), 8 * len(content) // 24):
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << place % 8
+        file.write_bytes(damaged)
+        try:
+            restored = make_store(tmp_path).restore(make_state())
+        except errors.CheckpointError:
+            refused += 1
+        else:  # a byte between the values
+            assert_same_bits(restored, make_state(3))
+    assert refused
+
+
+def test_a_state_without_checksums_of_release_0_1_is_restored(tmp_path):
+    save_one(make_store(tmp_path), 3, make_state(3))
+    shutil.rmtree(tmp_path / "states" / "3" / "checksums")
+    assert_same_bits(make_store(tmp_path).restore(make_state()), make_state(3))

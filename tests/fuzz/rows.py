@@ -70,7 +70,8 @@ def judge_rendered(records: list[Any], found: rendering.RenderedSplit) -> str:
     for place, example_id in enumerate(found.example_ids):
         row = records[example_id]
         choices = tuple(str(row[name]).strip() for name in ("first", "second"))
-        right = (str(row["question"]).strip(), choices, choices[int(row["label"])])
+        label = int(float(row["label"]))  # as Jinja's filter does
+        right = (str(row["question"]).strip(), choices, choices[label])
         kept = (found.inputs[place], found.choices[place], found.targets[place])
         if right != kept or choices[found.labels[place]] != right[2]:
             return f"row {example_id} is {kept!r} instead of {right!r}"
