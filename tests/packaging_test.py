@@ -1,6 +1,7 @@
 """Files about the project agree with the project."""
 
 import importlib.metadata
+import json
 import pathlib
 import re
 import subprocess
@@ -8,6 +9,7 @@ import sys
 
 import pytest
 import yaml
+from packaging import requirements
 
 import elm_jax
 
@@ -89,6 +91,36 @@ def test_both_locks_name_the_same_packages_of_our_own_choice():
         assert direct <= {name for names in parts.values() for name in names}
         assert "tensorflow-cpu" not in parts["# For runs:"]
     assert [*locks[0]] == [*locks[1]] == ["# For runs:", "# For SeqIO:", "# For tests:"]
+
+
+@pytest.fixture(scope="module")
+def asked_for():
+    """What setup.py asks for, tests included, also if an older one was installed."""
+    code = (
+        "import json, setuptools\n"
+        "from distutils import core\n"
+        "setup = core.run_setup('setup.py', stop_after='init')\n"
+        "print(json.dumps([*setup.install_requires, *setup.extras_require['test']]))\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
+    return [requirements.Requirement(line) for line in json.loads(done.stdout)]
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-newest.lock"])
+def test_pins_lie_in_the_ranges_that_an_installation_without_a_lock_takes(
+    asked_for, name
+):
+    lines = (ROOT / name).read_text("utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if "==" in line)
+    assert len(asked_for) > 25
+    outside = {
+        str(asked): pins.get(package)
+        for asked in asked_for
+        if (package := re.sub(r"[-_.]+", "-", asked.name).lower()) not in pins
+        or not asked.specifier.contains(pins[package])
+    }
+    assert outside == {}
 
 
 def test_what_a_run_needs_brings_neither_tensorflow_nor_seqio():
