@@ -4,18 +4,22 @@ import contextlib
 import json
 import pathlib
 import sys
+import time
 from collections.abc import Iterator, Mapping
-from typing import Protocol, TextIO, TypedDict
+from typing import Any, Protocol, TextIO, TypedDict
 
-import tensorboardX
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2 as untyped_events
 
 from elm_jax import errors, fields
 from elm_jax.disk import files, json_files
 
+# Its names are made when it is imported, where no type checker sees them.
+_events: Any = untyped_events
+
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 _ON_CONSOLE = ("loss", "accuracy", "learning_rate")
 _MUCH_WAITING = 0.02  # share of the time
-_MOST_SCALARS = 1000  # on their way to TensorBoard
 
 
 class MetricWriter(Protocol):
@@ -144,10 +148,10 @@ class TensorBoardWriter:
     ) -> None:
         self._folder, self._config = pathlib.Path(folder), config
         self._start_step = start_step
-        self._writer: tensorboardX.SummaryWriter | None = None
+        self._writer: event_file_writer.EventsWriter | None = None
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Adds a point to each scalar's curve.
+        """Adds a point to each scalar's curve; it is on disk when this returns.
 
         Raises:
           ConfigError: The file cannot be written.
@@ -155,7 +159,7 @@ class TensorBoardWriter:
         with _explained(self._folder):
             self._writer = self._writer or self._begin(step)
             for name, value in scalars.items():
-                self._writer.add_scalar(name, value, step)
+                self._writer.write_event(_event(step, summary.scalar(name, value)))
             self._writer.flush()
 
     def close(self) -> None:
@@ -169,19 +173,28 @@ class TensorBoardWriter:
             with _explained(self._folder):
                 now.close()
 
-    def _begin(self, step: int) -> tensorboardX.SummaryWriter:
-        writer = tensorboardX.SummaryWriter(
-            str(self._folder),
-            purge_step=self._start_step + 1,
-            # Its thread dies of a full disk, and a full queue then waits for ever.
-            max_queue=_MOST_SCALARS,
-            # Or a restart within the second would overwrite the file.
-            filename_suffix=f".from_{self._start_step}",
+    def _begin(self, step: int) -> event_file_writer.EventsWriter:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # Not `SummaryWriter`: its thread writes later, and dies of a full disk alone.
+        # The suffix is there, or a restart within the second would overwrite the file.
+        writer = event_file_writer.EventsWriter(
+            str(self._folder / "events"), f".from_{self._start_step}"
+        )
+        start = _events.SessionLog(status=_events.SessionLog.START)
+        writer.write_event(
+            _events.Event(
+                wall_time=time.time(), step=self._start_step + 1, session_log=start
+            )
         )
         if self._config:
             indented = self._config.replace("\n", "\n    ")  # verbatim in Markdown
-            writer.add_text("config", f"    {indented}", step)
+            writer.write_event(_event(step, summary.text("config", f"    {indented}")))
         return writer
+
+
+def _event(step: int, value: Any) -> Any:
+    """Returns an event of TensorBoard: a summary after a step."""
+    return _events.Event(wall_time=time.time(), step=step, summary=value)
 
 
 @contextlib.contextmanager
