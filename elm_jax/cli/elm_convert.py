@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 def runs() -> "tuple[type[Run], ...]":
     """Returns the runs of the binary; imports what they need."""
-    from elm_jax.runs import convert, convert_experts, export
+    from elm_jax.runs import convert, convert_bottlenecks, convert_experts, export
 
     return (
         convert.ImportT5X,
@@ -20,6 +20,7 @@ def runs() -> "tuple[type[Run], ...]":
         convert_experts.ImportElmExperts,
         convert_experts.ImportPeft,
         convert_experts.ExportPeft,
+        convert_bottlenecks.ExportBottleneck,
         convert_experts.FoldExpert,
     )
 

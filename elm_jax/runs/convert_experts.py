@@ -13,9 +13,9 @@ from elm_jax.checkpoints import (
 )
 from elm_jax.data import templates
 from elm_jax.model import t5
-from elm_jax.peft import adapters, bottleneck, fold
+from elm_jax.peft import adapters, bottleneck, fold, lora
 from elm_jax.peft import experts as expert_kinds
-from elm_jax.runs import bases, expert_checks, library, loaded
+from elm_jax.runs import bases, expert_checks, expert_export, loaded
 from elm_jax.runs.expert_import import ImportExperts, ReadExpert
 from elm_jax.runs.run import Plan, Run
 
@@ -64,87 +64,31 @@ class ImportPeft(ImportExperts):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportPeft(Run):
-    """Writes LoRA experts as folders for PEFT, `<export_dir>/<name>`.
+class ExportPeft(expert_export.ExportExperts):
+    """Writes LoRA experts as folders for PEFT, `<export_dir>/<name>`."""
 
-    Attributes:
-      experts: Folders of experts, or shell patterns of them.
-      export_dir: Where the folders go.
-      base_model: Name or folder of the base for PEFT's users, such as
-        `google/t5-xl-lm-adapt`; "" writes none.
-    """
-
-    experts: paths.Patterns
     export_dir: paths.Path = "{MODEL_DIR}/peft"
-    base_model: paths.OptionalSource = ""
 
-    def plan(self) -> Plan:
-        """Returns what would be read and written; compares what is there already.
+    def check_expert(self, info: manifest.Manifest) -> adapters.AdapterSpec:
+        """Returns the adapters of a LoRA expert."""
+        return expert_export.spec_of_kind(info, lora.Lora, "a LoRA expert")
 
-        Raises:
-          CheckpointError: As `run`, of exports that are there.
-        """
-        found = library.find_experts(self, self.experts)
-        infos = [manifest.read_manifest(folder) for folder in found]
-        return {
-            "experts": f"{len(found)}: {', '.join(f.name for f in found)}",
-            "finished already": sum(map(self._is_finished, infos)),
-            "files": self.path(f"{self.export_dir}/<name>"),
-        }
-
-    def run(self) -> None:
-        """Checks and writes what is not there.
-
-        Raises:
-          CheckpointError: Another export is there under a name.
-          ConfigError: An expert is no LoRA.
-        """
-        for source in library.find_experts(self, self.experts):
-            expert = loaded.Expert.load(source)
-            info, folder = expert.manifest, self._folder(expert.manifest)
-            if self._is_finished(info):
-                print(f"finished already: {folder}")  # noqa: T201
-                continue
-            if info.adapter is None or info.adapter["kind"] != "lora":
-                raise errors.ConfigError(
-                    found=f"expert {info.name!r} with adapter {info.adapter}",
-                    expected="a LoRA expert",
-                    do="Export whole models with gin/t5/export_hf.gin",
-                )
-            done = f"expert {info.name}"
-            done = done if self._save(expert) else "finished already"
-            print(f"{done}: {folder}")  # noqa: T201
-
-    def _save(self, expert: loaded.Expert) -> bool:
-        """Writes an expert; returns False if another process wrote the same."""
-        info, params = expert.manifest, expert.params
-        spec = dict(info.adapter or {})
-        return recipes.make_once(
-            lambda: peft_folders.save_lora(
-                self._folder(info),
-                spec,
-                params,
-                base=t5.param_shapes(t5.T5(bases.model_config(info))),
-                base_name=self.base_model or None,
-                recipe=self._recipe(info),
-            ),
-            lambda: self._is_finished(info),
+    def save(
+        self,
+        folder: pathlib.Path,
+        expert: loaded.Expert,
+        spec: adapters.AdapterSpec,
+        recipe: dict[str, Any],
+    ) -> None:
+        """Writes what `peft.PeftModel.from_pretrained` loads."""
+        peft_folders.save_lora(
+            folder,
+            dataclasses.asdict(spec),
+            expert.params,
+            base=t5.param_shapes(t5.T5(expert.config)),
+            base_name=self.base_model or None,
+            recipe=recipe,
         )
-
-    def _folder(self, info: manifest.Manifest) -> pathlib.Path:
-        return self.path(f"{self.export_dir}/{info.name}")
-
-    def _recipe(self, info: manifest.Manifest) -> dict[str, Any]:
-        made_of = {"name": info.name, "fingerprint": info.fingerprint}
-        return made_of | {"base_model": self.base_model}
-
-    def _is_finished(self, info: manifest.Manifest) -> bool:
-        folder = self._folder(info)
-        if not folder.exists():
-            return False
-        there = recipes.read(recipes.inside(folder))
-        recipes.check_same(f"export {folder}", there, self._recipe(info))
-        return True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

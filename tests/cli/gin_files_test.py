@@ -13,6 +13,7 @@ from elm_jax.cli import gin_flags
 from elm_jax.runs import (
     cache_tasks,
     convert,
+    convert_bottlenecks,
     convert_experts,
     evaluate,
     export,
@@ -45,6 +46,7 @@ BINARIES = {
         convert_experts.ImportElmExperts,
         convert_experts.ImportPeft,
         convert_experts.ExportPeft,
+        convert_bottlenecks.ExportBottleneck,
         convert_experts.FoldExpert,
     ),
     "elm_report": (report.Report, show_examples.ShowExamples),

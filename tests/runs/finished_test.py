@@ -16,9 +16,17 @@ from elm_jax.checkpoints import experts, manifest
 from elm_jax.limits import limited
 from elm_jax.merging import averages, task_arithmetic
 from elm_jax.model import config, t5
-from elm_jax.runs import convert, convert_experts, export, merge, moved_fields, tasks
+from elm_jax.runs import (
+    convert,
+    convert_bottlenecks,
+    convert_experts,
+    export,
+    merge,
+    moved_fields,
+    tasks,
+)
 from tasks import pocket
-from tests.checkpoints import peft_sample
+from tests.checkpoints import bottleneck_sample, peft_sample
 
 SUITES = (pocket,)  # imported for what it registers
 SHAPES = t5.param_shapes(t5.T5(peft_sample.CONFIG))
@@ -61,6 +69,8 @@ def prepared(tmp_path_factory):
         source_paths=(peft("lora"), peft("lora_patterns")),
         **BASE_DIR,
     ).run()
+    bottleneck_sample.save(folder / "bottlenecks/one", folder / "base", "paper")
+    bottleneck_sample.save(folder / "bottlenecks/two", folder / "base", "sum")
     # Another run's folder of the same name, as PEFT's `checkpoint-500` are.
     shutil.copytree(peft("lora_patterns"), folder / "runs" / "lora")
     hf = {"model_dir": str(folder), "expert_path": BASE}
@@ -137,6 +147,14 @@ RESULTS = {
         {"experts": "{MODEL_DIR}/imported/lora"},
         {
             "experts": ("{MODEL_DIR}/imported/lora_patterns", ANEW),
+            "export_dir": ("{MODEL_DIR}/elsewhere", ANEW),
+            "base_model": ("google/t5", REFUSES),
+        },
+    ),
+    convert_bottlenecks.ExportBottleneck: (
+        {"experts": "{MODEL_DIR}/bottlenecks/one"},
+        {
+            "experts": ("{MODEL_DIR}/bottlenecks/two", ANEW),
             "export_dir": ("{MODEL_DIR}/elsewhere", ANEW),
             "base_model": ("google/t5", REFUSES),
         },
