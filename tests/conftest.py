@@ -1,13 +1,26 @@
 """Strict JAX settings for every test: eight CPU devices, no silent promotion."""
 
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import jax
 import pytest
 
 from elm_jax.limits import limited
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # The tests and the programs that they start compile the same small models over and
+    # over. They share what was compiled in this run, and nothing of other runs.
+    compiled = tempfile.mkdtemp(prefix="elm_jax_compiled_")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    jax.config.update("jax_compilation_cache_dir", compiled)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
