@@ -60,7 +60,9 @@ def registered(
         vocabulary=used,
         # T5X gives the lengths itself.
         features=tasks.Features(inputs_eos=inputs_eos),
-        places=tasks.Places("", data_dir=data_dir, templates_dir=templates_dir),
+        data_options=tasks.DataOptions(
+            "", data_dir=data_dir, templates_dir=templates_dir
+        ),
         metric_fns={name: metric.fn for name, metric in metrics.METRICS.items()},
     )
     if name not in names:

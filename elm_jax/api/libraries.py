@@ -110,7 +110,7 @@ class Library:
         return task_data.OpenedData(
             vocabulary=pieces.of_base(self._needed_base(), self._vocabulary),
             features=tasks.Features(),
-            places=tasks.Places(cache_dir=""),
+            data_options=tasks.DataOptions(cache_dir=""),
         )
 
 

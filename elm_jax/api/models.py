@@ -59,7 +59,7 @@ class Model:
             task_data.OpenedData(
                 vocabulary=self._vocabulary,
                 features=tasks.Features(targets_length=max_tokens),
-                places=tasks.Places(cache_dir=""),
+                data_options=tasks.DataOptions(cache_dir=""),
             ),
             batch_size=batch_size,
             where=placement.Placement(),

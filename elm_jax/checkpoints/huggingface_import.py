@@ -70,7 +70,7 @@ def open_leaves(
     for name, leaf in tensors.plain_shapes(trees.flatten(expected)).items():
         place = places[name] = huggingface.place(name)
         shape = leaf.shape[::-1] if place.is_transposed else leaf.shape
-        wanted[place.name] = tensors.Shape(shape)
+        wanted[place.name] = tensors.ShapeOnly(shape)
     found = dict(model.tensors)
     for name in ignored(found):
         del found[name]

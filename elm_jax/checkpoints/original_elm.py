@@ -101,7 +101,8 @@ def from_tensors(
     wanted = tensors.plain_shapes(trees.flatten(expected))
     theirs = {name: original_name(name, task) for name in wanted}
     shapes = {
-        theirs[name]: tensors.Shape(leaf.shape[::-1]) for name, leaf in wanted.items()
+        theirs[name]: tensors.ShapeOnly(leaf.shape[::-1])
+        for name, leaf in wanted.items()
     }
     experts.check_same_tensors(named, shapes, of=of)
     arrays = {n: tensors.cast(named[theirs[n]], np.float32) for n in wanted}

@@ -112,7 +112,7 @@ def _lora_names(module: str) -> tuple[str, str]:
 
 def _lora_shapes(
     settings: Mapping[str, Any], chosen: Mapping[str, Module]
-) -> dict[str, tensors.Shape]:
+) -> dict[str, tensors.ShapeOnly]:
     shapes = {}
     for name, module in chosen.items():
         rank = peft_patterns.rank(settings, name)
@@ -120,7 +120,7 @@ def _lora_shapes(
         for side, shape in zip(
             _lora_names(name), ((rank, inputs), (outputs, rank)), strict=True
         ):
-            shapes[side] = tensors.Shape(shape)
+            shapes[side] = tensors.ShapeOnly(shape)
     return shapes
 
 
@@ -180,14 +180,14 @@ def _hidden(module: Module) -> Module:
 
 def _ia3_shapes(
     settings: Mapping[str, Any], chosen: Mapping[str, Module]
-) -> dict[str, tensors.Shape]:
+) -> dict[str, tensors.ShapeOnly]:
     shapes, wrong = {}, []
     for name, module in chosen.items():
         inputs, outputs = module.shape
         if not peft_patterns.is_feed_forward(settings, name):
-            shapes[_ia3_name(name)] = tensors.Shape((outputs, 1))
+            shapes[_ia3_name(name)] = tensors.ShapeOnly((outputs, 1))
         elif module.point.endswith("/wo"):
-            shapes[_ia3_name(name)] = tensors.Shape((1, inputs))
+            shapes[_ia3_name(name)] = tensors.ShapeOnly((1, inputs))
         else:
             wrong.append(name)
     if wrong:
@@ -269,7 +269,7 @@ def save_lora(
         points.add(module.point)
         inputs, outputs = module.shape
         shapes = ((inputs, spec["rank"]), (spec["rank"], outputs))
-        expected |= {n: tensors.Shape(s) for n, s in zip(ours, shapes, strict=True)}
+        expected |= {n: tensors.ShapeOnly(s) for n, s in zip(ours, shapes, strict=True)}
         for side, mine in zip(_lora_names(name), ours, strict=True):
             moved[side] = mine
     experts.check_same_tensors(plain, expected, of=f"the LoRA expert for {final}")

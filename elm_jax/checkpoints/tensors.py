@@ -121,21 +121,23 @@ def unstack(leaves: Mapping[str, Leaf]) -> Iterator[tuple[str, np.ndarray]]:
             yield name, read(leaf)
 
 
-class Shape(NamedTuple):
+class ShapeOnly(NamedTuple):
     """A leaf of which the shape is all that counts."""
 
     shape: tuple[int, ...]
 
 
-def plain_shapes(leaves: Mapping[str, Any]) -> dict[str, Shape]:
+def plain_shapes(leaves: Mapping[str, Any]) -> dict[str, ShapeOnly]:
     """Returns the shapes that `unstack` gives, by name; leaves need a `shape`."""
     shapes = {}
     for name, leaf in leaves.items():
         above, found, rest = name.partition(f"/{LAYERS}/")
         for number in range(leaf.shape[0]) if found else ():
-            shapes[f"{above}/{LAYERS}_{number}/{rest}"] = Shape(tuple(leaf.shape[1:]))
+            shapes[f"{above}/{LAYERS}_{number}/{rest}"] = ShapeOnly(
+                tuple(leaf.shape[1:])
+            )
         if not found:
-            shapes[name] = Shape(tuple(leaf.shape))
+            shapes[name] = ShapeOnly(tuple(leaf.shape))
     return shapes
 
 

@@ -28,7 +28,7 @@ class BatchSource(Protocol):
     """Where a train loop gets its batches."""
 
     @property
-    def shapes(self) -> tuple[shapes_lib.Shape, ...]:
+    def shapes(self) -> tuple[shapes_lib.Lengths, ...]:
         """All lengths that batches may have; each is one compilation."""
         ...
 
@@ -86,8 +86,8 @@ class Batches:
       shapes: The shapes to use instead, such as those of a whole fleet of experts.
       max_examples: Cap per task, or caps by task; a larger task gives a random subset,
         fixed by seed.
-      shard: `(index, count)`: which equal part of each batch's rows to make, for one
-        of several processes.
+      batch_part: `(index, count)`: which equal part of each batch's rows to make, for
+        one of several processes.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class Batches:
         batch_size: int,
         seed: int,
         num_shapes: int = 4,
-        shapes: Sequence[shapes_lib.Shape] | None = None,
+        shapes: Sequence[shapes_lib.Lengths] | None = None,
         max_examples: MaxExamples = None,
-        shard: tuple[int, int] = (0, 1),
+        batch_part: tuple[int, int] = (0, 1),
     ) -> None:
-        check_sizes(batch_size, seed=seed, shard=shard)
+        check_sizes(batch_size, seed=seed, batch_part=batch_part)
         self._examples = Examples(datasets, seed=seed, max_examples=max_examples)
         self._batch_size, self._seed = batch_size, seed
-        self._shard = shard
+        self._batch_part = batch_part
         lengths = self._examples.lengths
         chosen = shapes or shapes_lib.choose_shapes(lengths, num_shapes=num_shapes)
         self._shapes = tuple(chosen)
@@ -113,7 +113,7 @@ class Batches:
         self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
 
     @property
-    def shapes(self) -> tuple[shapes_lib.Shape, ...]:
+    def shapes(self) -> tuple[shapes_lib.Lengths, ...]:
         """All lengths that batches may have, smallest first."""
         return self._shapes
 
@@ -137,7 +137,7 @@ class Batches:
         """Returns the batch of a step, from 0; the same for every call."""
         epoch, index = divmod(step, self.num_batches_per_epoch)
         plan = self._plan(epoch)
-        rows = my_rows(plan.rows[index], self._shard)
+        rows = my_rows(plan.rows[index], self._batch_part)
         return self._examples.padded(rows, self._shapes[plan.shape_index[index]])
 
     def _make_plan(self, epoch: int) -> _Plan:
@@ -215,7 +215,7 @@ class Examples:
         columns, row = self._columns[self._dataset[number]], self._row[number]
         return columns.inputs.row(row), columns.targets.row(row)
 
-    def padded(self, numbers: np.ndarray, shape: shapes_lib.Shape) -> Batch:
+    def padded(self, numbers: np.ndarray, shape: shapes_lib.Lengths) -> Batch:
         """Returns examples as a batch; number -1 gives a row of padding."""
         inputs = np.full((len(numbers), shape.inputs_length), PAD_ID, np.int32)
         targets = np.full((len(numbers), shape.targets_length), PAD_ID, np.int32)
@@ -244,20 +244,20 @@ def shift_right(targets: np.ndarray) -> np.ndarray:
     return np.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=PAD_ID)
 
 
-def my_rows(rows: np.ndarray, shard: tuple[int, int]) -> np.ndarray:
-    """Returns the part of a batch's rows that belongs to a shard."""
-    index, count = shard
+def my_rows(rows: np.ndarray, batch_part: tuple[int, int]) -> np.ndarray:
+    """Returns the part of a batch's rows that belongs to a process."""
+    index, count = batch_part
     size = len(rows) // count
     return rows[index * size : (index + 1) * size]
 
 
-def check_sizes(batch_size: int, *, seed: int, shard: tuple[int, int]) -> None:
-    """Raises ConfigError if a batch size, seed or shard is out of range."""
-    index, count = shard
+def check_sizes(batch_size: int, *, seed: int, batch_part: tuple[int, int]) -> None:
+    """Raises ConfigError if a batch size, seed or part is out of range."""
+    index, count = batch_part
     good = batch_size > 0 and 0 <= index < count and batch_size % count == 0
     if not good or seed < 0:
         raise errors.ConfigError(
-            found=f"batch_size={batch_size}, seed={seed}, shard {index} of {count}",
+            found=f"batch_size={batch_size}, seed={seed}, part {index} of {count}",
             expected="a positive batch size that the number of processes divides, "
             "and a seed of 0 or more",
             do="Correct BATCH_SIZE or RANDOM_SEED",

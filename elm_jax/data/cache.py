@@ -35,7 +35,7 @@ def open_cache(
     *,
     vocabulary: vocabularies.SentencePiece,
     features: tasks.Features,
-    places: tasks.Places,
+    data_options: tasks.DataOptions,
     progress: rendering.ProgressFn | None = None,
 ) -> token_store.TokenizedDataset:
     """Returns the tokenised examples of a task's split, building them if needed.
@@ -47,7 +47,7 @@ def open_cache(
       split: One of the task's split names, such as `train`.
       vocabulary: Of inputs, targets and choices.
       features: Lengths to which tokens are cut; cut ones keep their end token.
-      places: Folders of data, templates and caches.
+      data_options: Folders of data, templates and caches.
       progress: Called with the number of rows done while building.
 
     Raises:
@@ -57,10 +57,14 @@ def open_cache(
       TemplateError: The template is missing or does not fit the rows.
     """
     build = planned(
-        task_name, split, vocabulary=vocabulary, features=features, places=places
+        task_name,
+        split,
+        vocabulary=vocabulary,
+        features=features,
+        data_options=data_options,
     )
     if not build.is_built():
-        folders.check_writable(pathlib.Path(places.cache_dir))
+        folders.check_writable(pathlib.Path(data_options.cache_dir))
         cache_build.build_here(build, progress)
     return _read(build)
 
@@ -71,7 +75,7 @@ def planned(
     *,
     vocabulary: vocabularies.SentencePiece,
     features: tasks.Features,
-    places: tasks.Places,
+    data_options: tasks.DataOptions,
 ) -> cache_build.CacheBuild:
     """Returns the cache that `open_cache` would open, built or not.
 
@@ -91,12 +95,12 @@ def planned(
                 do="Correct the name",
             )
     key = cache_key(
-        task, split, vocabulary=vocabulary, features=features, places=places
+        task, split, vocabulary=vocabulary, features=features, data_options=data_options
     )
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    folder = pathlib.Path(places.cache_dir) / task_name / f"{split}-{digest[:16]}"
+    folder = pathlib.Path(data_options.cache_dir) / task_name / f"{split}-{digest[:16]}"
     return cache_build.CacheBuild(
-        task, split, folder, key, vocabulary, features, places
+        task, split, folder, key, vocabulary, features, data_options
     )
 
 
@@ -106,7 +110,7 @@ def cache_key(
     *,
     vocabulary: vocabularies.SentencePiece,
     features: tasks.Features,
-    places: tasks.Places,
+    data_options: tasks.DataOptions,
 ) -> dict[str, Any]:
     """Returns everything that shapes a cache, by name, as JSON values.
 
@@ -126,7 +130,7 @@ def cache_key(
         # What a user's own task does is not in sight: by SeqIO's custom, a task that
         # changes gets a new name.
         return key
-    source = rendering.served(task, split, places)
+    source = rendering.served(task, split, data_options)
     key["source_split"] = dataclasses.asdict(source.part)
     key["source"] = source.fingerprint()
     key["served_by"] = source.name
@@ -134,7 +138,9 @@ def cache_key(
         return key | {"field": task.field}
     if source.is_prompted:
         return key | {"max_bad_share": task.max_bad_share}
-    template = rendering.load_template(task, split, places, features.max_value_chars)
+    template = rendering.load_template(
+        task, split, data_options, features.max_value_chars
+    )
     return key | {"template": template.sha256, "max_bad_share": task.max_bad_share}
 
 

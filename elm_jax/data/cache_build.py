@@ -1,8 +1,8 @@
 """Builds token caches, in this process or on all cores, and can continue a build.
 
-Shards of a cache that is being built are in `.<split>-<key>.parts` beside it. They are
+Parts of a cache that is being built are in `.<split>-<key>.parts` beside it. They are
 named by the cache's key. So a build that continues, or a second one at the same time,
-finds only shards that it would have made itself, byte for byte.
+finds only parts that it would have made itself, byte for byte.
 """
 
 import collections
@@ -22,8 +22,8 @@ from typing import Any
 
 from elm_jax import errors
 from elm_jax.data import (
+    cache_parts,
     rendering,
-    shards,
     tasks,
     token_counts,
     token_store,
@@ -33,7 +33,7 @@ from elm_jax.data import vocabulary as vocabularies
 from elm_jax.disk import folders, seals
 
 MANIFEST_FILE = "manifest.json"
-# How many shards may wait for each worker; this limits how far rows are read ahead.
+# How many parts may wait for each worker; this limits how far rows are read ahead.
 _AHEAD = 2
 
 Progress = Callable[[int], None]
@@ -51,7 +51,7 @@ class CacheBuild:
       key: Everything that shapes the cache, for its manifest.
       vocabulary: Of all tokens.
       features: Lengths.
-      places: Folders of data and templates.
+      data_options: Folders of data and templates.
     """
 
     task: tasks.AnyTask
@@ -60,7 +60,7 @@ class CacheBuild:
     key: dict[str, Any]
     vocabulary: vocabularies.SentencePiece
     features: tasks.Features
-    places: tasks.Places
+    data_options: tasks.DataOptions
 
     @property
     def name(self) -> str:
@@ -69,7 +69,7 @@ class CacheBuild:
 
     @property
     def parts_dir(self) -> pathlib.Path:
-        """The folder of its shards, until the cache is complete."""
+        """The folder of its parts, until the cache is complete."""
         return self.folder.parent / f".{self.folder.name}.parts"
 
     @functools.cached_property
@@ -78,32 +78,32 @@ class CacheBuild:
         if isinstance(self.task, tasks.SeqioTask):
             return None
         chars = self.features.max_value_chars
-        return rendering.load_template(self.task, self.split, self.places, chars)
+        return rendering.load_template(self.task, self.split, self.data_options, chars)
 
-    def shards(self) -> Iterator[tuple[pathlib.Path, shards.ShardJob | None, Any]]:
-        """Yields for each shard its folder, job (None if it is done) and rows."""
+    def parts(self) -> Iterator[tuple[pathlib.Path, cache_parts.PartJob | None, Any]]:
+        """Yields for each part its folder, job (None if it is done) and rows."""
         if isinstance(self.task, tasks.SeqioTask):
             yield self._shard_of_seqio(), None, ()
             return
         if self.template is not None:
-            rendering.check_template(self.template, self.places.limits)
-        rows = rendering.served(self.task, self.split, self.places).rows()
-        for start, some in shards.deal(rows):
+            rendering.check_template(self.template, self.data_options.limits)
+        rows = rendering.served(self.task, self.split, self.data_options).rows()
+        for start, some in cache_parts.deal(rows):
             folder = self.parts_dir / f"{start:010d}"
-            job = shards.ShardJob(
+            job = cache_parts.PartJob(
                 folder=folder,
                 start=start,
                 split=self.split,
-                template=shards.sendable(self.template),
+                template=cache_parts.sendable(self.template),
                 field=getattr(self.task, "field", ""),
                 vocabulary=dataclasses.replace(self.vocabulary),
                 features=self.features,
-                limits=self.places.limits,
+                limits=self.data_options.limits,
             )
             yield folder, None if folder.is_dir() else job, some
 
     def finish(self, parts: Sequence[pathlib.Path]) -> None:
-        """Joins the shards, unless another process has; then removes them.
+        """Joins the parts, unless another process has; then removes them.
 
         Raises:
           DataError: Too many rows do not fit, there are no examples, targets are too
@@ -115,7 +115,7 @@ class CacheBuild:
         except FileNotFoundError as error:
             if not self.folder.is_dir():  # otherwise another process was faster
                 raise errors.DataError(
-                    found=f"shards of {self.name} that another process has removed,"
+                    found=f"parts of {self.name} that another process has removed,"
                     " as it could not build the cache",
                     expected=f"all of them in {self.parts_dir}",
                     do="Start again; what was wrong there is told then, if it is",
@@ -124,7 +124,7 @@ class CacheBuild:
             shutil.rmtree(self.parts_dir, ignore_errors=True)
 
     def is_built(self) -> bool:
-        """Returns whether the cache is on disk; if so, removes shards that are left.
+        """Returns whether the cache is on disk; if so, removes parts that are left.
 
         They may be this process's own, if another one was faster, or a killed one's.
         """
@@ -140,15 +140,13 @@ class CacheBuild:
                 folder.rmdir()
 
     def _join(self, parts: Sequence[pathlib.Path]) -> None:
-        shards_read = [_read_shard(part, self.name) for part in parts]
-        num_rows = sum(shard.num_rows for shard in shards_read)
-        num_examples = sum(len(shard.columns.labels) for shard in shards_read)
-        dropped = sum(
-            (shard.dropped for shard in shards_read), collections.Counter[str]()
-        )
+        parts_read = [_read_part(part, self.name) for part in parts]
+        num_rows = sum(part.num_rows for part in parts_read)
+        num_examples = sum(len(part.columns.labels) for part in parts_read)
+        dropped = sum((part.dropped for part in parts_read), collections.Counter[str]())
         first_bad: dict[str, str] = {}
         for reason, problem in (
-            item for shard_read in shards_read for item in shard_read.first_bad.items()
+            item for part_read in parts_read for item in part_read.first_bad.items()
         ):
             first_bad.setdefault(reason, problem)
         if not isinstance(self.task, tasks.SeqioTask):
@@ -161,25 +159,25 @@ class CacheBuild:
                 first_bad=first_bad,
             )
         lengths = {
-            name: shards.concatenated([shard.lengths[name] for shard in shards_read])
+            name: cache_parts.concatenated([part.lengths[name] for part in parts_read])
             for name in token_counts.TOKENS
         }
         unknown = token_counts.summed_unknown(
             [
-                token_counts.count_unknown(shard.columns, self.vocabulary.unknown_id)
-                for shard in shards_read
+                token_counts.count_unknown(part.columns, self.vocabulary.unknown_id)
+                for part in parts_read
             ]
         )
         indistinct = sum(
-            (shard_read.indistinct for shard_read in shards_read),
+            (part_read.indistinct for part_read in parts_read),
             collections.Counter[str](),
         )
         is_text = isinstance(self.task, tasks.TextTask)
         limits = None if is_text else self.features
-        arrays = shards.joined(shards_read)
+        arrays = cache_parts.joined(parts_read)
         manifest = {
             "key": self.key,
-            "fingerprint": shards.fingerprint(arrays),
+            "fingerprint": cache_parts.fingerprint(arrays),
             "answer_choices": getattr(self.template, "answer_choices", None),
             "num_rows": num_rows,
             "num_examples": num_examples,
@@ -200,7 +198,7 @@ class CacheBuild:
             (temporary / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
 
     def _shard_of_seqio(self) -> pathlib.Path:
-        """Returns the one shard of a task that SeqIO alone can read."""
+        """Returns the one part of a task that SeqIO alone can read."""
         assert isinstance(self.task, tasks.SeqioTask)  # noqa: S101 - for type checkers
         folder = self.parts_dir / "seqio"
         if not folder.is_dir():
@@ -210,18 +208,18 @@ class CacheBuild:
             tokenized = tokenizing.cut_to(
                 rendered, tokens, self.vocabulary, self.features
             )
-            shards.write(folder, rendered, tokenized)
+            cache_parts.write(folder, rendered, tokenized)
         return folder
 
 
-def _read_shard(part: pathlib.Path, name: str) -> shards.Shard:
+def _read_part(part: pathlib.Path, name: str) -> cache_parts.Part:
     try:
-        return shards.read(part)
+        return cache_parts.read(part)
     except (ValueError, KeyError, TypeError) as error:
         raise errors.DataError(
-            found=f"a shard of {name} is damaged: {part}: {error}",
+            found=f"a part of {name} is damaged: {part}: {error}",
             expected="the bytes that were written",
-            do="Start again: the shards of this cache were removed, and are made anew",
+            do="Start again: the parts of this cache were removed, and are made anew",
         ) from error
 
 
@@ -233,9 +231,9 @@ def build_here(build: CacheBuild, progress: Progress | None = None) -> None:
     """
     parts, done = [], 0
     try:
-        for folder, job, rows in build.shards():
+        for folder, job, rows in build.parts():
             if job is not None:
-                shards.build(job, rows)
+                cache_parts.build(job, rows)
             parts.append(folder)
             done += len(rows)
             if progress:
@@ -281,7 +279,7 @@ def build_all(
 
 
 class _Crew:
-    """Gives shards to workers, and finishes each cache after its last shard."""
+    """Gives parts to workers, and finishes each cache after its last part."""
 
     def __init__(
         self,
@@ -297,18 +295,18 @@ class _Crew:
         self._done = 0
 
     def begin(self, build: CacheBuild) -> None:
-        """Gives out all shards of a cache that are not on disk yet."""
+        """Gives out all parts of a cache that are not on disk yet."""
         parts = []
-        # One more than its shards, until all are given out.
+        # One more than its parts, until all are given out.
         self._left[build.name] += 1
         try:
-            for folder, job, rows in build.shards():
+            for folder, job, rows in build.parts():
                 parts.append(folder)
                 if job is None:
                     self._count(len(rows))
                     continue
                 self._left[build.name] += 1
-                self._waiting[self._pool.submit(shards.build, job, rows)] = build
+                self._waiting[self._pool.submit(cache_parts.build, job, rows)] = build
                 self.wait(self._most_waiting)
                 if build.name in self.failed:
                     break
@@ -318,7 +316,7 @@ class _Crew:
         self._one_less(build)
 
     def wait(self, most: int) -> None:
-        """Waits until at most so many shards are unfinished."""
+        """Waits until at most so many parts are unfinished."""
         while len(self._waiting) > most:
             done, _ = concurrent.futures.wait(
                 self._waiting, return_when=concurrent.futures.FIRST_COMPLETED
@@ -335,7 +333,7 @@ class _Crew:
                         expected="memory for every worker, and a main module that "
                         "other processes can import",
                         do="Start again with fewer workers (num_workers); finished "
-                        "shards are kept",
+                        "parts are kept",
                     ) from error
                 self._one_less(build)
 
@@ -384,6 +382,6 @@ def _finish(build: CacheBuild, folders: Sequence[pathlib.Path]) -> None:
         empty = rendering.RenderedSplit()
         tokenized = tokenizing.tokenize(empty, build.vocabulary, build.features)
         folder = build.parts_dir / "empty"
-        shards.write(folder, empty, tokenized)
+        cache_parts.write(folder, empty, tokenized)
         folders = [folder]
     build.finish(folders)

@@ -28,7 +28,7 @@ class PackedBatches:
       seed: Decides rows, order and subsets; 0 or more.
       max_examples: Cap per task, or caps by task; a larger task gives a random subset,
         fixed by seed.
-      shard: `(index, count)`: which equal part of each batch's rows to make.
+      batch_part: `(index, count)`: which equal part of each batch's rows to make.
 
     Raises:
       ConfigError: An example is longer than a row.
@@ -39,22 +39,22 @@ class PackedBatches:
         datasets: Sequence[token_store.TokenizedDataset],
         *,
         batch_size: int,
-        row: shapes_lib.Shape,
+        row: shapes_lib.Lengths,
         seed: int,
         max_examples: batches_lib.MaxExamples = None,
-        shard: tuple[int, int] = (0, 1),
+        batch_part: tuple[int, int] = (0, 1),
     ) -> None:
-        batches_lib.check_sizes(batch_size, seed=seed, shard=shard)
+        batches_lib.check_sizes(batch_size, seed=seed, batch_part=batch_part)
         self._examples = batches_lib.Examples(
             datasets, seed=seed, max_examples=max_examples
         )
-        self._batch_size, self._seed, self._shard = batch_size, seed, shard
+        self._batch_size, self._seed, self._batch_part = batch_size, seed, batch_part
         self._shape = row
         shapes_lib.assign_shapes(self._examples.lengths, [self._shape])
         self._rows = pack(self._examples.lengths, self._shape, seed=seed)
 
     @property
-    def shapes(self) -> tuple[shapes_lib.Shape, ...]:
+    def shapes(self) -> tuple[shapes_lib.Lengths, ...]:
         """The one shape."""
         return (self._shape,)
 
@@ -85,7 +85,7 @@ class PackedBatches:
             self._rows[row] for row in order[start : start + self._batch_size]
         ]
         chosen += [()] * (self._batch_size - len(chosen))
-        first, count = self._shard
+        first, count = self._batch_part
         size = self._batch_size // count
         return self._filled(chosen[first * size : (first + 1) * size])
 
@@ -126,7 +126,7 @@ class PackedBatches:
         }
 
 
-def choose_row(lengths: np.ndarray, features: tasks.Features) -> shapes_lib.Shape:
+def choose_row(lengths: np.ndarray, features: tasks.Features) -> shapes_lib.Lengths:
     """Returns lengths of a row that leave little padding on either of its sides.
 
     Inputs are those of `features`, or twice as long where only that leaves room for
@@ -139,11 +139,11 @@ def choose_row(lengths: np.ndarray, features: tasks.Features) -> shapes_lib.Shap
     """
     rng = batches_lib.generator(0, _ROWS)
     looked_at = lengths[rng.permutation(len(lengths))[:_LOOKED_AT]]
-    best = shapes_lib.Shape(features.inputs_length, features.targets_length)
+    best = shapes_lib.Lengths(features.inputs_length, features.targets_length)
     best_share = 0.0
     for times in (1, 2):
         for targets in _target_lengths(lengths, times * features.targets_length):
-            shape = shapes_lib.Shape(times * features.inputs_length, targets)
+            shape = shapes_lib.Lengths(times * features.inputs_length, targets)
             cells = len(pack(looked_at, shape, seed=0)) * sum(shape)
             share = looked_at.sum() / cells
             if share > best_share:
@@ -163,13 +163,15 @@ def _target_lengths(lengths: np.ndarray, most: int) -> list[int]:
     return tried
 
 
-def pack(lengths: np.ndarray, shape: shapes_lib.Shape, *, seed: int) -> list[list[int]]:
+def pack(
+    lengths: np.ndarray, shape: shapes_lib.Lengths, *, seed: int
+) -> list[list[int]]:
     """Returns for each row the numbers of the examples in it.
 
     The longest examples come first. Each goes into the fullest row that has room
     for its inputs and targets.
 
-    >>> pack(np.array([[3, 1], [5, 1], [3, 1]]), shapes_lib.Shape(8, 4), seed=0)
+    >>> pack(np.array([[3, 1], [5, 1], [3, 1]]), shapes_lib.Lengths(8, 4), seed=0)
     [[1, 0], [2]]
 
     Args:
@@ -197,7 +199,7 @@ class _Rows:
       numbers: For each row, its examples.
     """
 
-    def __init__(self, shape: shapes_lib.Shape) -> None:
+    def __init__(self, shape: shapes_lib.Lengths) -> None:
         self.numbers: list[list[int]] = []
         self._shape = shape
         self._by_room: dict[tuple[int, int], list[int]] = {}

@@ -95,38 +95,42 @@ def source_split(name: str, splits: Mapping[str, str], split: str) -> str:
 
 
 def served(
-    task: tasks.Task | tasks.TextTask, split: str, places: tasks.Places
+    task: tasks.Task | tasks.TextTask, split: str, data_options: tasks.DataOptions
 ) -> serving.Served:
     """Returns the first source, in the user's order, that has a task's split."""
     return serving.serve(
         task.source,
-        _part(task, split, places),
-        data_dir=places.data_dir,
-        order=places.sources,
+        _part(task, split, data_options),
+        data_dir=data_options.data_dir,
+        order=data_options.sources,
     )
 
 
-def missing(task: tasks.Task | tasks.TextTask, split: str, places: tasks.Places) -> str:
+def missing(
+    task: tasks.Task | tasks.TextTask, split: str, data_options: tasks.DataOptions
+) -> str:
     """Returns "" if some source may have a task's split, else what the first lacks."""
     return serving.missing(
         task.source,
-        _part(task, split, places),
-        data_dir=places.data_dir,
-        order=places.sources,
+        _part(task, split, data_options),
+        data_dir=data_options.data_dir,
+        order=data_options.sources,
     )
 
 
-def _part(task: tasks.Task | tasks.TextTask, split: str, places: tasks.Places) -> str:
+def _part(
+    task: tasks.Task | tasks.TextTask, split: str, data_options: tasks.DataOptions
+) -> str:
     """Returns the part of the source's splits that a task's split stands for."""
-    protocol = f"{split}@{places.protocol}"
-    name = protocol if places.protocol and protocol in task.splits else split
+    protocol = f"{split}@{data_options.protocol}"
+    name = protocol if data_options.protocol and protocol in task.splits else split
     return source_split(task.name, task.splits, name)
 
 
 def render_split(
     task: tasks.Task | tasks.TextTask,
     split: str,
-    places: tasks.Places,
+    data_options: tasks.DataOptions,
     *,
     progress: ProgressFn | None = None,
     max_value_chars: int = 0,
@@ -139,7 +143,7 @@ def render_split(
     Args:
       task: A prompted task or a plain text task.
       split: One of the task's split names.
-      places: Where data and templates are.
+      data_options: Where data and templates are.
       progress: Called with the number of rows done, now and then.
       max_value_chars: See `templates.Template`.
 
@@ -150,11 +154,11 @@ def render_split(
         names a field that no row has.
     """
     result = render_rows(
-        served(task, split, places).rows(),
+        served(task, split, data_options).rows(),
         split=split,
-        template=load_template(task, split, places, max_value_chars),
+        template=load_template(task, split, data_options, max_value_chars),
         field=task.field if isinstance(task, tasks.TextTask) else "",
-        limits=places.limits,
+        limits=data_options.limits,
         progress=progress,
     )
     check_rows(
@@ -171,16 +175,19 @@ def render_split(
 def load_template(
     task: tasks.Task | tasks.TextTask,
     split: str,
-    places: tasks.Places,
+    data_options: tasks.DataOptions,
     max_value_chars: int = 0,
 ) -> Any:
     """Returns a task's template, cutting values if asked.
 
     None for plain text, and if the source's rows are finished prompts.
     """
-    if isinstance(task, tasks.TextTask) or served(task, split, places).is_prompted:
+    if (
+        isinstance(task, tasks.TextTask)
+        or served(task, split, data_options).is_prompted
+    ):
         return None
-    template = task.template.load(places.templates_dir)
+    template = task.template.load(data_options.templates_dir)
     if max_value_chars and isinstance(template, templates.Template):
         template = dataclasses.replace(template, max_value_chars=max_value_chars)
     return template

@@ -20,7 +20,7 @@ def to_seqio(
     *,
     vocabulary: vocabularies.SentencePiece,
     features: tasks.Features,
-    places: tasks.Places,
+    data_options: tasks.DataOptions,
     render_fn: RenderFn | None = None,
     metric_fns: Iterable[Callable[..., Any]] = (),
 ) -> Any:
@@ -35,13 +35,15 @@ def to_seqio(
       vocabulary: Of both features.
       features: Says whether inputs end with the end token; lengths are given to
         `get_dataset`, as ever in SeqIO.
-      places: Where data and templates are.
+      data_options: Where data and templates are.
       render_fn: Gives the texts of a split; reads and renders them if None.
       metric_fns: SeqIO metric functions of the task.
     """
     seqio = tensorflow_imports.import_seqio()
 
-    render = render_fn or functools.partial(rendering.render_split, task, places=places)
+    render = render_fn or functools.partial(
+        rendering.render_split, task, data_options=data_options
+    )
     is_text = isinstance(task, tasks.TextTask)
     sp = vocabulary.seqio()
     output_features = {
@@ -70,7 +72,7 @@ def to_seqio_score_eval(
     *,
     vocabulary: vocabularies.SentencePiece,
     features: tasks.Features,
-    places: tasks.Places,
+    data_options: tasks.DataOptions,
     render_fn: RenderFn | None = None,
     metric_fns: Iterable[Callable[..., Any]] = (),
 ) -> Any:
@@ -86,13 +88,15 @@ def to_seqio_score_eval(
       task: A prompted task whose rows have answer choices.
       vocabulary: As for `to_seqio`.
       features: As for `to_seqio`.
-      places: As for `to_seqio`.
+      data_options: As for `to_seqio`.
       render_fn: As for `to_seqio`.
       metric_fns: SeqIO metric functions of `(targets, scores)`.
     """
     seqio = tensorflow_imports.import_seqio()
 
-    render = render_fn or functools.partial(rendering.render_split, task, places=places)
+    render = render_fn or functools.partial(
+        rendering.render_split, task, data_options=data_options
+    )
     sp = vocabulary.seqio()
     return seqio.Task(
         f"{task.name}{SCORE_EVAL}",
@@ -142,7 +146,7 @@ def register_with_seqio(
     *,
     vocabulary: vocabularies.SentencePiece,
     features: tasks.Features,
-    places: tasks.Places,
+    data_options: tasks.DataOptions,
     metric_fns: Mapping[str, Callable[..., Any]] | None = None,
 ) -> list[str]:
     """Adds our tasks and mixtures to SeqIO's registries, for SeqIO and T5X users.
@@ -156,7 +160,7 @@ def register_with_seqio(
       names: Names or patterns of tasks and mixtures; a mixture brings its tasks.
       vocabulary: Of inputs and targets.
       features: As for `to_seqio`.
-      places: Where data and templates are.
+      data_options: Where data and templates are.
       metric_fns: SeqIO metric functions by the names that tasks use; those not
         given are left out. `rank_classification` is that of the ranking tasks.
 
@@ -169,7 +173,7 @@ def register_with_seqio(
     ranking: list[str] = []
     for name in task_names:
         task = tasks.registry.task(name)
-        if isinstance(task, tasks.Task) and _has_choices(task, places):
+        if isinstance(task, tasks.Task) and _has_choices(task, data_options):
             ranking.append(f"{name}{SCORE_EVAL}")
             if ranking[-1] not in seqio.TaskRegistry.names():
                 rank_fn = (metric_fns or {}).get("rank_classification")
@@ -177,7 +181,7 @@ def register_with_seqio(
                     task,
                     vocabulary=vocabulary,
                     features=features,
-                    places=places,
+                    data_options=data_options,
                     metric_fns=[rank_fn] if rank_fn else [],
                 )
                 seqio.TaskRegistry.add_provider(ranking[-1], provider)
@@ -189,7 +193,7 @@ def register_with_seqio(
             task,
             vocabulary=vocabulary,
             features=features,
-            places=places,
+            data_options=data_options,
             metric_fns=fns,
         )
         seqio.TaskRegistry.add_provider(name, provider)
@@ -204,7 +208,12 @@ def register_with_seqio(
                 seqio.MixtureRegistry.add(ranking_mixtures[-1], ranked, default_rate=1)
         if mixture.name not in names_here:
             rates = [
-                (n, functools.partial(_size_rate, places=places, cap=mixture.cap(n)))
+                (
+                    n,
+                    functools.partial(
+                        _size_rate, data_options=data_options, cap=mixture.cap(n)
+                    ),
+                )
                 for n in mixture.tasks
             ]
             seqio.MixtureRegistry.add(mixture.name, rates)
@@ -310,21 +319,21 @@ def _source(task: tasks.Task | tasks.TextTask, dataset_fn: Callable[..., Any]) -
     return seqio.FunctionDataSource(dataset_fn, splits=splits)
 
 
-def _has_choices(task: tasks.Task, places: tasks.Places) -> bool:
+def _has_choices(task: tasks.Task, data_options: tasks.DataOptions) -> bool:
     if task.num_choices is not None:
         return task.num_choices != 0
-    return task.template.load(places.templates_dir).answer_choices is not None
+    return task.template.load(data_options.templates_dir).answer_choices is not None
 
 
-def _size_rate(task: Any, *, places: tasks.Places, cap: int | None) -> float:
+def _size_rate(task: Any, *, data_options: tasks.DataOptions, cap: int | None) -> float:
     """Returns the number of training examples of a registered task, capped."""
-    size = _train_size(task.name, places)
+    size = _train_size(task.name, data_options)
     return float(size if cap is None else min(size, cap))
 
 
 @functools.lru_cache(maxsize=4096)
-def _train_size(name: str, places: tasks.Places) -> int:
+def _train_size(name: str, data_options: tasks.DataOptions) -> int:
     task = tasks.registry.task(name)
     if isinstance(task, tasks.SeqioTask):
         return user_task(task).num_input_examples("train")
-    return len(rendering.render_split(task, "train", places))
+    return len(rendering.render_split(task, "train", data_options))

@@ -17,7 +17,7 @@ MULTIPLE = 4
 _MAX_CANDIDATES = 1024
 
 
-class Shape(NamedTuple):
+class Lengths(NamedTuple):
     """Lengths of one batch's inputs and targets in tokens."""
 
     inputs_length: int
@@ -26,7 +26,7 @@ class Shape(NamedTuple):
 
 def choose_shapes(
     lengths: np.ndarray, *, num_shapes: int, multiple: int = MULTIPLE
-) -> tuple[Shape, ...]:
+) -> tuple[Lengths, ...]:
     """Returns up to `num_shapes` shapes that need little padding for the examples.
 
     One shape has room for every example. The others are added one by one, each where
@@ -59,11 +59,11 @@ def choose_shapes(
             break
         chosen.append(best)
         padded = np.where(fits[best], np.minimum(padded, cells[best]), padded)
-    shapes = [Shape(*map(int, candidates[index])) for index in chosen]
+    shapes = [Lengths(*map(int, candidates[index])) for index in chosen]
     return tuple(sorted(shapes, key=_area))
 
 
-def assign_shapes(lengths: np.ndarray, shapes: Sequence[Shape]) -> np.ndarray:
+def assign_shapes(lengths: np.ndarray, shapes: Sequence[Lengths]) -> np.ndarray:
     """Returns the index of the smallest shape each example fits: int [examples].
 
     Args:
@@ -87,5 +87,5 @@ def assign_shapes(lengths: np.ndarray, shapes: Sequence[Shape]) -> np.ndarray:
     return assigned
 
 
-def _area(shape: Shape) -> tuple[int, int]:
+def _area(shape: Lengths) -> tuple[int, int]:
     return sum(shape), shape.inputs_length

@@ -33,7 +33,7 @@ class SpanCorruptionBatches:
       seed: Decides documents' order and spans; 0 or more.
       noise_density: Share of tokens to drop, in (0, 1).
       mean_span_length: Mean length of a dropped span in tokens, at least 1.
-      shard: `(index, count)`: which equal part of each batch's rows to make.
+      batch_part: `(index, count)`: which equal part of each batch's rows to make.
 
     Raises:
       ConfigError: Too few sentinels for a chunk, or a share or length out of range.
@@ -50,10 +50,10 @@ class SpanCorruptionBatches:
         seed: int,
         noise_density: float = 0.15,
         mean_span_length: float = 3.0,
-        shard: tuple[int, int] = (0, 1),
+        batch_part: tuple[int, int] = (0, 1),
     ) -> None:
-        batches_lib.check_sizes(batch_size, seed=seed, shard=shard)
-        self._batch_size, self._seed, self._shard = batch_size, seed, shard
+        batches_lib.check_sizes(batch_size, seed=seed, batch_part=batch_part)
+        self._batch_size, self._seed, self._batch_part = batch_size, seed, batch_part
         self._chunk = chunk_length(
             features, noise_density=noise_density, mean_span_length=mean_span_length
         )
@@ -75,10 +75,10 @@ class SpanCorruptionBatches:
         self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
 
     @property
-    def shapes(self) -> tuple[shapes_lib.Shape, ...]:
+    def shapes(self) -> tuple[shapes_lib.Lengths, ...]:
         """The one shape; every batch fills it."""
         return (
-            shapes_lib.Shape(
+            shapes_lib.Lengths(
                 self._chunk - self._noise + self._spans + 1,
                 self._noise + self._spans + 1,
             ),
@@ -95,7 +95,9 @@ class SpanCorruptionBatches:
     def batch(self, step: int) -> Batch:
         """Returns the batch of a step, from 0; the same for every call."""
         rows = step * self._batch_size + np.arange(self._batch_size)
-        pairs = [self._row(int(row)) for row in batches_lib.my_rows(rows, self._shard)]
+        pairs = [
+            self._row(int(row)) for row in batches_lib.my_rows(rows, self._batch_part)
+        ]
         targets = np.stack([target for _, target in pairs])
         return {
             "encoder_input_tokens": np.stack([source for source, _ in pairs]),

@@ -64,7 +64,7 @@ class Features:
 
 
 @dataclasses.dataclass(frozen=True)
-class Places:
+class DataOptions:
     """Folders that data comes from and goes to.
 
     Attributes:

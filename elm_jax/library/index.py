@@ -41,7 +41,7 @@ _MOST_RECORD_BYTES = 2**30  # a line lists the rows of one expert
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class IndexSettings:
     """Settings that all keys of an index, and all queries, have in common.
 
     Attributes:
@@ -93,7 +93,7 @@ class _Record(TypedDict):
     """The content of `index.json`."""
 
     format_version: int
-    settings: Settings
+    settings: IndexSettings
     experts: tuple[Expert, ...]
 
 
@@ -117,7 +117,7 @@ class Index:
       owners: int32 [keys], positions in `experts`.
     """
 
-    settings: Settings
+    settings: IndexSettings
     experts: tuple[Expert, ...]
     keys: np.ndarray
     owners: np.ndarray
@@ -179,7 +179,7 @@ def extend(
     new: Sequence[NewExpert],
     *,
     embedder: Embedder,
-    settings: Settings,
+    settings: IndexSettings,
     progress: Callable[[int, int], None] | None = None,
 ) -> Index:
     """Adds experts to the index of a folder, or starts it; returns the whole index.
@@ -220,7 +220,7 @@ def extend(
 
 
 def _append(
-    index: Index | None, new: NewExpert, *, embedder: Embedder, settings: Settings
+    index: Index | None, new: NewExpert, *, embedder: Embedder, settings: IndexSettings
 ) -> Index:
     keys = np.asarray(embedder.embed(new.texts), np.float32)
     width = keys.shape[-1] if index is None else index.keys.shape[1]
@@ -265,7 +265,7 @@ def _write(folder: pathlib.Path, index: Index) -> None:
     files.write_text(folder / RECORD, json.dumps(seals.seal(record)) + "\n")
 
 
-def _read_record(folder: pathlib.Path) -> tuple[Settings, tuple[Expert, ...]]:
+def _read_record(folder: pathlib.Path) -> tuple[IndexSettings, tuple[Expert, ...]]:
     sealed = json_files.read_object(folder / RECORD, most_bytes=_MOST_RECORD_BYTES)
     record = {name: sealed[name] for name in sealed if name != seals.KEY}
     if record.get("format_version") != FORMAT_VERSION:
@@ -289,7 +289,7 @@ def _read_record(folder: pathlib.Path) -> tuple[Settings, tuple[Expert, ...]]:
         )
         print(text, file=sys.stderr, flush=True)  # noqa: T201
     listed = tuple(_read_expert(fields) for fields in record["experts"])
-    return Settings(**record["settings"]), listed
+    return IndexSettings(**record["settings"]), listed
 
 
 def _load(path: pathlib.Path) -> np.ndarray:
@@ -350,7 +350,7 @@ def _check_arrays(
 
 
 def _check_settings(
-    index: Index | None, *, embedder: Embedder, settings: Settings
+    index: Index | None, *, embedder: Embedder, settings: IndexSettings
 ) -> None:
     given = dataclasses.replace(settings, embedder=embedder.name)
     of_index = settings if index is None else index.settings

@@ -13,7 +13,7 @@ from elm_jax.limits import limited
 
 OURS = frozenset(
     (
-        # peft.experts.PARTS
+        # peft.expert_parts.PARTS
         *(r"_adapter/|_norm/scale$", r"_adapter/", r"_norm/scale$", r".*"),
         # What adapters are at if nothing else is said: LoRA and (IA)3.
         *(r"/(query|value)$", r"/(key|value|hidden)$"),

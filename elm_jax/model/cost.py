@@ -18,7 +18,7 @@ _FROM_INPUTS = r"encoder_decoder_attention/(key|value)(_adapter)?/"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shape:
+class BatchShape:
     """A batch: inputs [batch_size, inputs_length] and targets likewise."""
 
     batch_size: int
@@ -36,7 +36,9 @@ class _Product(NamedTuple):
     name: str
 
 
-def forward_flops(config: config_lib.T5Config, shape: Shape, params: Params) -> int:
+def forward_flops(
+    config: config_lib.T5Config, shape: BatchShape, params: Params
+) -> int:
     """Returns the operations of one forward pass, a multiply-add counting as two.
 
     Matrix products only, which is nearly all; padding counts as work.
@@ -50,7 +52,7 @@ def forward_flops(config: config_lib.T5Config, shape: Shape, params: Params) -> 
     >>> config = config_lib.T5Config(vocab_size=8, emb_dim=4, num_heads=1, head_dim=4,
     ...     mlp_dim=4, num_encoder_layers=1, num_decoder_layers=1)
     >>> from elm_jax.model import t5
-    >>> shape = Shape(batch_size=1, inputs_length=1, targets_length=1)
+    >>> shape = BatchShape(batch_size=1, inputs_length=1, targets_length=1)
     >>> forward_flops(config, shape, t5.param_shapes(t5.T5(config)))
     688
     """
@@ -58,7 +60,7 @@ def forward_flops(config: config_lib.T5Config, shape: Shape, params: Params) -> 
 
 
 def train_flops(
-    config: config_lib.T5Config, shape: Shape, *, trainable: Params, frozen: Params
+    config: config_lib.T5Config, shape: BatchShape, *, trainable: Params, frozen: Params
 ) -> int:
     """Returns the operations of one training step, counted as in `forward_flops`.
 
@@ -133,7 +135,7 @@ def _reads_mixed(config: config_lib.T5Config, trainable: Params) -> bool:
 
 def _products(
     config: config_lib.T5Config,
-    shape: Shape,
+    shape: BatchShape,
     params: Params,
     trained: Mapping[str, Any],
 ) -> Iterator[_Product]:
@@ -160,7 +162,7 @@ def _products(
 
 
 def activation_bytes(
-    config: config_lib.T5Config, shape: Shape, *, num_model: int = 1
+    config: config_lib.T5Config, shape: BatchShape, *, num_model: int = 1
 ) -> int:
     """Returns an estimate of the bytes kept from the forward to the backward pass.
 
@@ -185,7 +187,7 @@ def activation_bytes(
 
 def _kept_values(
     config: config_lib.T5Config,
-    shape: Shape,
+    shape: BatchShape,
     remat: str,
     num_encoder_layers: int,
     num_decoder_layers: int,

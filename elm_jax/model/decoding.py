@@ -17,7 +17,7 @@ DecodeWithParamsFn = Callable[[Params, Any, Any], Array]
 _ChooseFn = Callable[[Array, Array, Array], Array]
 
 
-class _Progress(NamedTuple):
+class _DecodeState(NamedTuple):
     position: Array  # int32 scalar, the next one to decode
     last: Array  # int32 [B], the decoder's inputs there
     ended: Array  # bool [B]
@@ -51,10 +51,10 @@ def make_decode_fn(
 
     @jax.jit
     def decode(params: Params, inputs: Array, example_ids: Array) -> Array:
-        def is_under_way(now: _Progress) -> Array:
+        def is_under_way(now: _DecodeState) -> Array:
             return (now.position < max_decode_len) & ~jnp.all(now.ended)
 
-        def advance(now: _Progress) -> _Progress:
+        def advance(now: _DecodeState) -> _DecodeState:
             step: Any = model.apply(
                 {"params": params},
                 inputs,
@@ -68,7 +68,7 @@ def make_decode_fn(
             is_finite = jnp.all(jnp.isfinite(logits), axis=-1)
             chosen = jnp.where(is_finite, chosen, NOT_FINITE_ID)
             chosen = jnp.where(now.ended, PAD_ID, chosen)
-            return _Progress(
+            return _DecodeState(
                 position=now.position + 1,
                 last=jnp.maximum(chosen, PAD_ID),
                 ended=now.ended | (chosen == EOS_ID) | (chosen == NOT_FINITE_ID),
@@ -84,7 +84,7 @@ def make_decode_fn(
             max_decode_len=max_decode_len,
             method=model.start_decoding,
         )
-        start = _Progress(
+        start = _DecodeState(
             position=jnp.zeros((), jnp.int32),
             last=jnp.full(inputs.shape[:1], PAD_ID, jnp.int32),
             ended=jnp.all(inputs == PAD_ID, axis=1),

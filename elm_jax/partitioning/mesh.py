@@ -185,7 +185,7 @@ class SplitRows:
         return jax.lax.with_sharding_constraint(x, sharding)
 
 
-def process_shard(mesh: Mesh) -> tuple[int, int]:
+def process_part(mesh: Mesh) -> tuple[int, int]:
     """Returns `(index, count)`: which equal part of a batch's rows this process makes.
 
     Processes whose devices hold the same rows, because they share the parameters
@@ -203,19 +203,20 @@ def process_shard(mesh: Mesh) -> tuple[int, int]:
 
 
 def shard_batch(
-    batch: Batch, mesh: Mesh, *, shard: tuple[int, int] | None = None
+    batch: Batch, mesh: Mesh, *, part: tuple[int, int] | None = None
 ) -> dict[str, Any]:
     """Returns the batch split over the axes data and fsdp of the mesh.
 
     Args:
       batch: Arrays with rows on axis 0: those of this process.
       mesh: From `make_mesh`.
-      shard: Which part of all rows these are; None for `process_shard(mesh)`.
+      part: Which part of all rows these are, `(index, count)`; None for
+        `process_part(mesh)`.
 
     Raises:
       ConfigError: The mesh does not divide the rows.
     """
-    index, count = process_shard(mesh) if shard is None else shard
+    index, count = process_part(mesh) if part is None else part
     sharding = NamedSharding(mesh, PartitionSpec(rules.BATCH_AXES))
     placed = {}
     for name, leaf in batch.items():

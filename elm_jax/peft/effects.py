@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 
 from elm_jax import errors, trees
-from elm_jax.peft import adapters, experts
+from elm_jax.peft import adapters, expert_parts
 from elm_jax.types import Params
 
-_PART = re.compile(rf"{experts.ADAPTERS}(.+)$")
+_PART = re.compile(rf"{expert_parts.ADAPTERS}(.+)$")
 
 
 def beside(params: Params) -> dict[str, tuple[int, bool]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from elm_jax import trees
-from elm_jax.peft import experts, kind
+from elm_jax.peft import expert_parts, kind
 from elm_jax.types import Params
 
 _ADAPTER = "_adapter/"
@@ -25,7 +25,7 @@ def fold(params: Params, spec: kind.AdapterKind) -> Params:
       ConfigError: The adapters are no linear functions of what they adapt.
     """
     spec.check_can_fold()
-    added, base = (trees.flatten(t) for t in trees.split(params, experts.ADAPTERS))
+    added, base = (trees.flatten(t) for t in trees.split(params, expert_parts.ADAPTERS))
     by_path: dict[str, dict[str, Any]] = {}
     for name, leaf in added.items():
         path, _, part = name.partition(_ADAPTER)

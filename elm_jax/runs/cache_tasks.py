@@ -16,7 +16,7 @@ from elm_jax.runs.run import Plan, Run
 class CacheTasks(Run):
     """Builds the token caches of tasks before training needs them.
 
-    Killed and started again, it goes on with the first shard that is not there.
+    Killed and started again, it goes on with the first part that is not there.
 
     Attributes:
       tasks: Names or patterns of tasks and mixtures.
@@ -44,7 +44,7 @@ class CacheTasks(Run):
         pairs = self._pairs()
         self._check_folder(pairs)
         data = self.data.opened(self.place)
-        folders.check_writable(pathlib.Path(data.places.cache_dir))
+        folders.check_writable(pathlib.Path(data.data_options.cache_dir))
         builds: list[cache_build.CacheBuild] = []
         failed: dict[str, errors.ElmError] = {}
         for name, split in pairs:
@@ -53,7 +53,7 @@ class CacheTasks(Run):
                     *(name, split),
                     vocabulary=data.vocabulary,
                     features=data.features,
-                    places=data.places,
+                    data_options=data.data_options,
                 )
             except (errors.DataError, errors.TemplateError) as error:
                 failed[f"{split} of task {name!r}"] = error
@@ -66,7 +66,7 @@ class CacheTasks(Run):
                 builds, num_workers=self.num_workers, progress=progress
             )
         done = len(pairs) - len(failed)
-        print(f"caches: {done} of {len(pairs)} in {data.places.cache_dir}")  # noqa: T201
+        print(f"caches: {done} of {len(pairs)} in {data.data_options.cache_dir}")  # noqa: T201
         if failed:
             found = "\n".join(f"{name}: {error}" for name, error in failed.items())
             raise errors.DataError(
@@ -78,7 +78,7 @@ class CacheTasks(Run):
 
     def _check_folder(self, pairs: list[tuple[str, str]]) -> None:
         names = dict.fromkeys(name for name, _ in pairs)
-        data_folder.check(self.data.places(self.place), names, self.splits)
+        data_folder.check(self.data.data_options(self.place), names, self.splits)
 
     def _pairs(self) -> list[tuple[str, str]]:
         """Returns the tasks and splits to cache."""
@@ -109,6 +109,6 @@ def _count_rows(builds: list[cache_build.CacheBuild]) -> int:
     for build in builds:
         if not isinstance(build.task, tasks.SeqioTask):
             key = f"{build.key['source']}/{build.key['source_split']}"
-            served[key] = rendering.served(build.task, build.split, build.places)
+            served[key] = rendering.served(build.task, build.split, build.data_options)
             uses[key] += 1
     return sum(n * sum(1 for _ in served[key].rows()) for key, n in uses.items())

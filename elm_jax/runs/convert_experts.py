@@ -13,8 +13,7 @@ from elm_jax.checkpoints import (
 )
 from elm_jax.data import templates
 from elm_jax.model import t5
-from elm_jax.peft import adapters, bottleneck, fold, lora
-from elm_jax.peft import experts as expert_kinds
+from elm_jax.peft import adapters, bottleneck, expert_parts, fold, lora
 from elm_jax.runs import bases, expert_checks, expert_export, loaded
 from elm_jax.runs.expert_import import ImportExperts, ReadExpert
 from elm_jax.runs.run import Plan, Run
@@ -43,7 +42,7 @@ class ImportElmExperts(ImportExperts):
     def read(self, source: pathlib.Path, base: manifest.Manifest) -> ReadExpert:
         """Returns adapters and layer norms."""
         model = bases.build_model(bases.model_config(base), self.adapter)
-        pattern = expert_kinds.PROMPT_EXPERT
+        pattern = expert_parts.PROMPT_EXPERT
         expected, _ = trees.split(t5.param_shapes(model), pattern)
         expert = original_elm.load_elm(source, expected)
         data = {"elm_path": str(source), "elm_task": expert.task}
@@ -60,7 +59,7 @@ class ImportPeft(ImportExperts):
         expert = peft_folders.load_peft(source, shapes)
         spec = bases.spec_from_json(expert.spec, str(source))
         data = {"peft_path": str(source)}
-        return ReadExpert(expert.params, spec, expert_kinds.ADAPTERS, data)
+        return ReadExpert(expert.params, spec, expert_parts.ADAPTERS, data)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,7 +136,7 @@ class FoldExpert(Run):
         whole = dataclasses.replace(
             info,
             adapter=None,
-            trainable_pattern=expert_kinds.DATASET_EXPERT,
+            trainable_pattern=expert_parts.DATASET_EXPERT,
             data=info.data | recipe,
             versions=manifest.installed_versions(),
             operative_config=self.operative_config(),

@@ -7,55 +7,59 @@ from elm_jax import errors
 from elm_jax.data import rendering, tasks
 
 
-def is_there(places: tasks.Places) -> bool:
+def is_there(data_options: tasks.DataOptions) -> bool:
     """Returns whether there is a data folder."""
-    return bool(places.data_dir) and pathlib.Path(places.data_dir).is_dir()
+    return bool(data_options.data_dir) and pathlib.Path(data_options.data_dir).is_dir()
 
 
 def lacking(
-    places: tasks.Places, names: Iterable[str], splits: Sequence[str]
+    data_options: tasks.DataOptions, names: Iterable[str], splits: Sequence[str]
 ) -> dict[str, str]:
     """Returns the tasks that lack a data folder, each with what is missing.
 
     Args:
-      places: Of the run.
+      data_options: Of the run.
       names: Tasks.
       splits: Splits of them that are wanted; () for all.
     """
-    if is_there(places):
+    if is_there(data_options):
         return {}
-    return {name: why for name in names if (why := _missing(name, splits, places))}
+    return {
+        name: why for name in names if (why := _missing(name, splits, data_options))
+    }
 
 
-def check(places: tasks.Places, names: Iterable[str], splits: Sequence[str]) -> None:
+def check(
+    data_options: tasks.DataOptions, names: Iterable[str], splits: Sequence[str]
+) -> None:
     """Raises ConfigError if there is no data folder and tasks cannot do without.
 
     Args:
-      places: Of the run.
+      data_options: Of the run.
       names: Tasks.
       splits: Splits of them that are wanted; () for all.
     """
     names = list(names)
-    found = lacking(places, names, splits)
+    found = lacking(data_options, names, splits)
     if not found:
         return
     first = next(iter(found))
     raise errors.ConfigError(
-        found=f"no data folder {places.data_dir!r}, and {len(found)} of "
+        found=f"no data folder {data_options.data_dir!r}, and {len(found)} of "
         f"{len(names)} tasks are read from one, such as {first} ({found[first]})",
         expected="a folder that holds the datasets, as tasks/README.md lists them",
         do="Name it with --gin.DATA_DIR=PATH, or set data_dir of the task data",
     )
 
 
-def _missing(name: str, splits: Sequence[str], places: tasks.Places) -> str:
+def _missing(name: str, splits: Sequence[str], data_options: tasks.DataOptions) -> str:
     """Returns what keeps a task from being read, "" if nothing."""
     task = tasks.registry.task(name)
     if isinstance(task, tasks.SeqioTask):
         return ""
     for split in splits or task.splits:
         if split in task.splits:
-            why = rendering.missing(task, split, places)
+            why = rendering.missing(task, split, data_options)
             if why:
                 return why
     return ""

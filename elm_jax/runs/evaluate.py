@@ -214,7 +214,7 @@ class Evaluate(Run):
 
     def _check_folder(self) -> None:
         names = self._names()
-        data_folder.check(self.data.places(self.place), names, self.splits)
+        data_folder.check(self.data.data_options(self.place), names, self.splits)
 
     def _check_experts(self, data: task_data.OpenedData) -> list[pathlib.Path]:
         """Returns the folders of `experts`, after a look at all that can be scored.

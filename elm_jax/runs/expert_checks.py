@@ -13,7 +13,7 @@ from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest, streaming, tensors
 from elm_jax.data import vocabulary as data_vocabulary
 from elm_jax.model import t5
-from elm_jax.peft import experts as expert_kinds
+from elm_jax.peft import expert_parts
 from elm_jax.runs import bases, vocabularies
 
 # Fields of T5Config that say how a function is computed, and not which.
@@ -67,7 +67,7 @@ def _check_tensors(
 ) -> None:
     model = bases.build_model(bases.model_config(base), bases.adapter_spec(info))
     of = f"expert {info.name!r}"
-    expected = expert_kinds.part(t5.param_shapes(model), info.trainable_pattern, of=of)
+    expected = expert_parts.part(t5.param_shapes(model), info.trainable_pattern, of=of)
     experts.check_same_tensors(trees.unflatten(leaves), expected, of=of)
 
 

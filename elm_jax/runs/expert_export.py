@@ -7,8 +7,7 @@ from typing import Any
 from elm_jax import errors, paths
 from elm_jax.checkpoints import experts, manifest, recipes
 from elm_jax.model import t5
-from elm_jax.peft import adapters
-from elm_jax.peft import experts as expert_kinds
+from elm_jax.peft import adapters, expert_parts
 from elm_jax.runs import bases, library, loaded
 from elm_jax.runs.run import Plan, Run
 
@@ -132,5 +131,5 @@ def _check_tensors(expert: loaded.Expert) -> None:
     """Raises CheckpointError unless an expert has the tensors of its manifest."""
     of, pattern = f"expert {expert.name!r}", expert.manifest.trainable_pattern
     model = bases.build_model(expert.config, expert.adapter)
-    wanted = expert_kinds.part(t5.param_shapes(model), pattern, of=of)
+    wanted = expert_parts.part(t5.param_shapes(model), pattern, of=of)
     experts.check_same_tensors(expert.params, wanted, of=of)

@@ -133,7 +133,7 @@ class BuildLibrary(LibraryRun):
             self.path(self.library_dir),
             new,
             embedder=embedder,
-            settings=index.Settings(
+            settings=index.IndexSettings(
                 embedder=embedder.name,
                 text_format=self.text_format,
                 num_keys=self.num_keys,
@@ -269,7 +269,7 @@ class Retrieve(queries.Queries, LibraryRun):
           ElmError: As `queries.Queries.check_library`.
         """
         names = task_registry.registry.expand(self.tasks)
-        data_folder.check(self.data.places(self.place), names, (self.split,))
+        data_folder.check(self.data.data_options(self.place), names, (self.split,))
         self.check_library(self, self.data)
         return {
             "library": self.path(self.library_dir),

@@ -11,8 +11,7 @@ import numpy as np
 from elm_jax import paths, trees
 from elm_jax.checkpoints import expert_places, experts, manifest
 from elm_jax.model import config, t5
-from elm_jax.peft import adapters
-from elm_jax.peft import experts as expert_kinds
+from elm_jax.peft import adapters, expert_parts
 from elm_jax.runs import bases, expert_checks, vocabularies
 from elm_jax.types import Params
 
@@ -136,7 +135,7 @@ class Base(Expert):
         expert_checks.check_same_function(expert.manifest, self.manifest)
         model = bases.build_model(self.config, expert.adapter)
         of, pattern = f"expert {expert.name!r}", expert.manifest.trainable_pattern
-        wanted = expert_kinds.part(t5.param_shapes(model), pattern, of=of)
+        wanted = expert_parts.part(t5.param_shapes(model), pattern, of=of)
         experts.check_same_tensors(expert.params, wanted, of=of)
 
     @classmethod

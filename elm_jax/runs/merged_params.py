@@ -7,8 +7,7 @@ from typing import Any
 from elm_jax import trees
 from elm_jax.checkpoints import manifest
 from elm_jax.merging.method import NOTHING, MergeMethod
-from elm_jax.peft import adapters, effects
-from elm_jax.peft import experts as expert_kinds
+from elm_jax.peft import adapters, effects, expert_parts
 from elm_jax.runs import bases, expert_checks, loaded
 
 # Options of methods that all merges had up to release 0.3.
@@ -82,7 +81,7 @@ def _merge(
     if not method.needs_base:
         return method.merge(params).params, spec
     of, pattern = f"expert {like.name!r}", like.manifest.trainable_pattern
-    start = expert_kinds.part(base.params, pattern, of=of)
+    start = expert_parts.part(base.params, pattern, of=of)
     if spec is not None:
         # A base has no adapters: what theirs start from is one that adds nothing.
         start = trees.join(start, effects.neutral(params[0]))

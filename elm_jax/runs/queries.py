@@ -105,7 +105,7 @@ class Queries:
         Raises:
           ElmError: As `check_library`, or rows are missing.
         """
-        data_folder.check(data.places(run.place), tasks, (self.split,))
+        data_folder.check(data.data_options(run.place), tasks, (self.split,))
         folders = self.check_library(run, data, base_path=base_path)
         rows = data.opened(run.place)
         opened = index.open_index(run.path(self.library_dir))

@@ -82,7 +82,7 @@ class TaskData:
 
     def common_shapes(
         self, datasets: Sequence[token_store.TokenizedDataset], *, num_shapes: int
-    ) -> tuple[shapes.Shape, ...]:
+    ) -> tuple[shapes.Lengths, ...]:
         """Returns the lengths of batches of datasets that share compiled programs.
 
         Args:
@@ -113,12 +113,12 @@ class TaskData:
     def placed(self, place: Callable[[str], str]) -> "PlacedData":
         """Returns this with absolute paths; `place` as for `opened`."""
         return PlacedData(
-            self, pathlib.Path(place(self.vocabulary_path)), self.places(place)
+            self, pathlib.Path(place(self.vocabulary_path)), self.data_options(place)
         )
 
-    def places(self, place: Callable[[str], str]) -> tasks.Places:
+    def data_options(self, place: Callable[[str], str]) -> tasks.DataOptions:
         """Returns the absolute folders; `place` as for `opened`."""
-        return tasks.Places(
+        return tasks.DataOptions(
             cache_dir=place(self.cache_dir),
             data_dir=place(self.data_dir),
             templates_dir=place(self.templates_dir),
@@ -149,7 +149,7 @@ class PlacedData:
 
     options: TaskData
     vocabulary_path: pathlib.Path
-    places: tasks.Places
+    data_options: tasks.DataOptions
 
     def opened(self) -> "OpenedData":
         """Returns the vocabulary and folders.
@@ -163,7 +163,7 @@ class PlacedData:
             if path.is_dir()
             else vocabulary.SentencePiece(str(path), extra_ids),
             features=self.options.features,
-            places=self.places,
+            data_options=self.data_options,
         )
 
 
@@ -173,7 +173,7 @@ class OpenedData:
 
     vocabulary: vocabulary.SentencePiece
     features: tasks.Features
-    places: tasks.Places
+    data_options: tasks.DataOptions
 
     def open(self, task: str, split: str) -> token_store.TokenizedDataset:
         """Returns a task's split as tokens, from the cache or built into it."""
@@ -183,7 +183,7 @@ class OpenedData:
                 split,
                 vocabulary=self.vocabulary,
                 features=self.features,
-                places=self.places,
+                data_options=self.data_options,
                 progress=Progress(f"cache {task} {split}"),
             )
 
@@ -206,7 +206,7 @@ class OpenedData:
                 split,
                 vocabulary=self.vocabulary,
                 features=self.features,
-                places=self.places,
+                data_options=self.data_options,
             )
         except (errors.DataError, errors.TemplateError):  # the rows are not here
             return None

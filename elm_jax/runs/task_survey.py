@@ -18,7 +18,7 @@ class Surveyor:
 
     Attributes:
       split: The split to read.
-      places: Where data and templates are.
+      data_options: Where data and templates are.
       features: Lengths that say what would be cut.
       vocabulary: Counts tokens; None leaves lengths out.
       num_rows: Rows to read of each task, 0 for all.
@@ -26,7 +26,7 @@ class Surveyor:
     """
 
     split: str
-    places: tasks.Places
+    data_options: tasks.DataOptions
     features: tasks.Features
     vocabulary: vocabulary.SentencePiece | None
     num_rows: int
@@ -81,15 +81,17 @@ class Surveyor:
         self, task: tasks.Task | tasks.TextTask
     ) -> tuple[rendering.RenderedSplit, bool]:
         """Returns the texts of the first rows, and whether these were all."""
-        rows = rendering.served(task, self.split, self.places).rows()
+        rows = rendering.served(task, self.split, self.data_options).rows()
         some = itertools.islice(rows, self.num_rows) if self.num_rows else rows
         chars = self.features.max_value_chars
         rendered = rendering.render_rows(
             some,
             split=self.split,
-            template=rendering.load_template(task, self.split, self.places, chars),
+            template=rendering.load_template(
+                task, self.split, self.data_options, chars
+            ),
             field=task.field if isinstance(task, tasks.TextTask) else "",
-            limits=self.places.limits,
+            limits=self.data_options.limits,
         )
         return rendered, next(rows, None) is None
 

@@ -68,9 +68,9 @@ class TextRun(Run):
     limits: limited.Limits = dataclasses.field(default_factory=limited.current)
 
     @property
-    def places(self) -> task_registry.Places:
+    def data_options(self) -> task_registry.DataOptions:
         """The folders of data and templates."""
-        return task_registry.Places(
+        return task_registry.DataOptions(
             cache_dir="",
             data_dir=self.place(self.data_dir),
             templates_dir=self.place(self.templates_dir),
@@ -81,7 +81,7 @@ class TextRun(Run):
 
     def check_folder(self, names: list[str]) -> None:
         """Raises ConfigError if there is no data folder and tasks need one."""
-        data_folder.check(self.places, names, (self.split,))
+        data_folder.check(self.data_options, names, (self.split,))
 
     def render(self, name: str) -> rendering.RenderedSplit:
         """Returns the texts of a task's split."""
@@ -92,7 +92,7 @@ class TextRun(Run):
                 expected="a task of elm_jax's registry",
                 do="Look at it with SeqIO's own tools",
             )
-        return rendering.render_split(task, self.split, self.places)
+        return rendering.render_split(task, self.split, self.data_options)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,7 @@ class ListTasks(TextRun):
         """
         names = self.names()
         plan: Plan = {"tasks": f"{len(names)}: {', '.join(names)}", "split": self.split}
-        lacking = data_folder.lacking(self.places, names, (self.split,))
+        lacking = data_folder.lacking(self.data_options, names, (self.split,))
         if len(lacking) == len(names):
             self.check_folder(names)
         if lacking:
@@ -170,7 +170,7 @@ class ListTasks(TextRun):
         vocabulary_path = self.place(self.vocabulary_path)
         surveyor = task_survey.Surveyor(
             split=self.split,
-            places=self.places,
+            data_options=self.data_options,
             features=task_registry.Features(
                 inputs_length=self.feature_lengths["inputs"],
                 targets_length=self.feature_lengths["targets"],

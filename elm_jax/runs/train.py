@@ -12,8 +12,7 @@ from elm_jax.data import tasks as task_registry
 from elm_jax.evaluation import naming
 from elm_jax.model import config
 from elm_jax.partitioning import cpu_devices, processes
-from elm_jax.peft import adapters
-from elm_jax.peft import experts as expert_parts
+from elm_jax.peft import adapters, expert_parts
 from elm_jax.runs import (
     data_folder,
     expert_settings,
@@ -32,7 +31,7 @@ from elm_jax.runs.training import (
     schedule,
     work_sharing,
 )
-from elm_jax.runs.training.spec import ExpertSpec, TrainingSpec, pattern_of
+from elm_jax.runs.training.spec import ExpertSpec, TrainingSpec, trainable_pattern_of
 from elm_jax.training import optimizers
 
 
@@ -58,7 +57,7 @@ class Train(Run):
       initial_checkpoint_path: Folder of the base; not for kind `base`.
       model: Shape of a base trained from scratch; experts take their base's.
       adapter: What experts add to the base, if `expert_parts` has adapters.
-      expert_parts: A name in `peft.experts.PARTS`; by default `adapters_and_norms`
+      expert_parts: A name in `peft.expert_parts.PARTS`; by default `adapters_and_norms`
         for prompt experts, else `all`.
       dropout_rate: Fraction in [0, 1), while training.
       random_seed: Of initialisation, batches and dropout.
@@ -105,7 +104,7 @@ class Train(Run):
         """Raises ConfigError when fields contradict each other."""
         wrong = {}
         makes_base = kinds.KINDS[self.kind].makes_base
-        pattern = pattern_of(self.kind, self.expert_parts)
+        pattern = trainable_pattern_of(self.kind, self.expert_parts)
         if makes_base != (self.model is not None):
             wrong["model"] = "a shape for kind base, and for no other"
         if makes_base == bool(self.initial_checkpoint_path):
@@ -263,10 +262,10 @@ class Train(Run):
 
     def _check_folder(self, asked: TrainingSpec, names: list[str]) -> None:
         """Raises ConfigError if something is to be trained and its data is missing."""
-        places = asked.data.places
-        if not data_folder.is_there(places) and self.landing.unfinished(names):
+        data_options = asked.data.data_options
+        if not data_folder.is_there(data_options) and self.landing.unfinished(names):
             every = [task for expert in asked.experts.values() for task in expert.tasks]
-            data_folder.check(places, every, ("train",))
+            data_folder.check(data_options, every, ("train",))
 
 
 def _show_range(numbers: Iterable[int]) -> str:

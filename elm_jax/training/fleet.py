@@ -55,7 +55,7 @@ def make_mesh(*, num_model: int = 1) -> Mesh:
     )
 
 
-class Fleet:
+class Slots:
     """The states of the experts in the slots, on their devices.
 
     Args:
@@ -234,10 +234,10 @@ class Fleet:
             return shape, NamedSharding(self._mesh, PartitionSpec(AXIS, *spec))
 
         leaves, structure = jax.tree.flatten(example)
-        shapes, places = zip(*map(describe, leaves), strict=True)
+        shapes, shardings = zip(*map(describe, leaves), strict=True)
         make = jax.jit(
             lambda: [jnp.zeros(s.shape, s.dtype) for s in shapes],
-            out_shardings=list(places),
+            out_shardings=list(shardings),
         )
         return jax.tree.unflatten(structure, make())
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from elm_jax import errors
 from elm_jax.training import programs
-from elm_jax.training.fleet import Fleet
+from elm_jax.training.fleet import Slots
 from elm_jax.training.job import Job
 from elm_jax.training.state import TrainState
 from elm_jax.types import Params
@@ -37,7 +37,7 @@ Finish = Callable[[Job, TrainState], None]
 
 
 def train_fleet(
-    fleet: Fleet,
+    fleet: Slots,
     frozen: Params,
     queue: Queue,
     *,
@@ -107,7 +107,7 @@ class _Crew:
 
     def __init__(
         self,
-        fleet: Fleet,
+        fleet: Slots,
         queue: Queue,
         finish: Finish,
         *,

@@ -38,15 +38,15 @@ def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> StepFn
     def call(
         state: TrainState, frozen: Params, batch: Batch
     ) -> tuple[TrainState, Metrics]:
-        places = jax.tree.map(lambda leaf: leaf.sharding, state)
-        key = tuple(jax.tree.leaves(places))
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        key = tuple(jax.tree.leaves(shardings))
         if key not in compiled:
             # Left to itself the compiler may move a parameter, and the next step
             # would have to be compiled again.
             compiled[key] = jax.jit(
                 functools.partial(take_step, loss_fn, tx),
                 donate_argnums=0,
-                out_shardings=(places, None),
+                out_shardings=(shardings, None),
             )
         return compiled[key](state, frozen, batch)
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from elm_jax import trees
 from elm_jax.model import config, cost, loss, precision, scoring, t5
-from elm_jax.peft import bottleneck, experts
+from elm_jax.peft import bottleneck, expert_parts
 from elm_jax.runs import placement
 from elm_jax.runs.training import step_cost
 from elm_jax.training import fleet, optimizers, state, step
@@ -168,7 +168,7 @@ def make_job(args, name):
     if name == "rank_classification":
         shapes = precision.in_compute_dtype(shape, shapes)
         return Job(model, None, "", {}, shapes, num_experts=1, is_fleet=False)
-    pattern = experts.PROMPT_EXPERT if is_prompt else experts.DATASET_EXPERT
+    pattern = expert_parts.PROMPT_EXPERT if is_prompt else expert_parts.DATASET_EXPERT
     kind = optimizers.AdamW if is_prompt else optimizers.Adafactor
     tx = kind(learning_rate=1e-4).make(NUM_STEPS)
     trained, frozen = trees.split(shapes, pattern)
@@ -188,7 +188,7 @@ def choose_sizes(args, job):
     batch_size = max(args.batch_size, job.num_experts)
     batch_size -= batch_size % job.num_experts
     while True:
-        sizes = cost.Shape(
+        sizes = cost.BatchShape(
             batch_size=batch_size,
             inputs_length=args.inputs_length,
             targets_length=args.targets_length,
@@ -302,7 +302,7 @@ def fleet_work(job, sizes):
     place = NamedSharding(mesh, PartitionSpec())
     trained, frozen = jax.device_put(init_params(job), place)
     first = state.init_state(trained, job.tx, seed=0)
-    group = fleet.Fleet(
+    group = fleet.Slots(
         loss.make_loss_fn(job.model),
         job.tx,
         example=first,

@@ -12,7 +12,7 @@ from elm_jax import trees
 from elm_jax.model import config, cost, scoring, t5
 
 FOLDER = pathlib.Path(__file__).parent
-SIZES = cost.Shape(batch_size=8, inputs_length=512, targets_length=128)
+SIZES = cost.BatchShape(batch_size=8, inputs_length=512, targets_length=128)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_operations_of_scoring_are_those_that_xla_counts(programs):
         num_decoder_layers=2,
         scan_unroll=2,
     )
-    sizes = cost.Shape(batch_size=4, inputs_length=96, targets_length=48)
+    sizes = cost.BatchShape(batch_size=4, inputs_length=96, targets_length=48)
     model = t5.T5(shape)
     params = t5.param_shapes(model)
     batch = (

@@ -27,7 +27,7 @@ def main():
     pairs = [(n, s) for n in names for s in ("train", "validation", "test")]
     _, import_secs = timed(tensorflow_imports.import_seqio)
     with tempfile.TemporaryDirectory() as folder:
-        places = tasks.Places(cache_dir=folder)
+        data_options = tasks.DataOptions(cache_dir=folder)
 
         def open_all():
             return [
@@ -35,7 +35,7 @@ def main():
                     *pair,
                     vocabulary=pocket.VOCABULARY,
                     features=FEATURES,
-                    places=places,
+                    data_options=data_options,
                 )
                 for pair in pairs
             ]
@@ -49,7 +49,7 @@ def main():
             for n in (1, 4, 8, 16)
         }
         sources["packed"] = packing.PackedBatches(
-            train, row=shapes.Shape(128, 32), **options
+            train, row=shapes.Lengths(128, 32), **options
         )
         _, batch_secs = timed(
             lambda: [sources["buckets_8"].batch(i) for i in range(NUM_BATCHES)]

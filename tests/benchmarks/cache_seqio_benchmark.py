@@ -67,14 +67,14 @@ def timed(fn):
     return fn(), time.perf_counter() - wall, time.process_time() - cpu
 
 
-def generated(task, places):
+def generated(task, data_options):
     """A SeqIO dataset function that renders row by row."""
     import tensorflow as tf
 
     def dataset_fn(split, shuffle_files, seed=None):
         del shuffle_files, seed
-        template = rendering.load_template(task, split, places)
-        served = rendering.served(task, split, places)
+        template = rendering.load_template(task, split, data_options)
+        served = rendering.served(task, split, data_options)
 
         def examples():
             for number, row in enumerate(served.rows()):
@@ -90,20 +90,20 @@ def generated(task, places):
     return dataset_fn
 
 
-def with_seqio(pairs, vocab, places, *, slices):
+def with_seqio(pairs, vocab, data_options, *, slices):
     import seqio
 
     count = 0
     for name, split in pairs:
         task = tasks.registry.task(name)
         theirs = seqio_tasks.to_seqio(
-            task, vocabulary=vocab, features=FEATURES, places=places
+            task, vocabulary=vocab, features=FEATURES, data_options=data_options
         )
         if not slices:
             theirs = seqio.Task(
                 name,
                 source=seqio.FunctionDataSource(
-                    generated(task, places), splits=theirs.splits
+                    generated(task, data_options), splits=theirs.splits
                 ),
                 preprocessors=theirs.preprocessors,
                 output_features=theirs.output_features,
@@ -114,24 +114,26 @@ def with_seqio(pairs, vocab, places, *, slices):
     return count
 
 
-def plan(pairs, vocab, places, folder):
-    places = dataclasses.replace(places, cache_dir=str(folder))
+def plan(pairs, vocab, data_options, folder):
+    data_options = dataclasses.replace(data_options, cache_dir=str(folder))
     return [
-        cache.planned(*pair, vocabulary=vocab, features=FEATURES, places=places)
+        cache.planned(
+            *pair, vocabulary=vocab, features=FEATURES, data_options=data_options
+        )
         for pair in pairs
     ]
 
 
-def with_ours(pairs, vocab, places, folder):
+def with_ours(pairs, vocab, data_options, folder):
     count = 0
-    for build in plan(pairs, vocab, places, folder):
+    for build in plan(pairs, vocab, data_options, folder):
         cache_build.build_here(build)
         manifest = json.loads((build.folder / "manifest.json").read_text())
         count += manifest["num_examples"]
     return count
 
 
-def make_expert(path, places, folder):
+def make_expert(path, data_options, folder):
     """Two processes cache 50,000 examples of DREAM; seconds and memory of all three.
 
     In a process of its own, whose memory holds nothing else.
@@ -141,7 +143,9 @@ def make_expert(path, places, folder):
     source = Repeated(dream.source, NUM_EXAMPLES)
     name = "dream_baseline_repeated"
     tasks.registry.add(dataclasses.replace(dream, name=name, source=source))
-    builds = plan([(name, "train")], vocabulary.SentencePiece(path), places, folder)
+    builds = plan(
+        [(name, "train")], vocabulary.SentencePiece(path), data_options, folder
+    )
     failed, secs, _ = timed(lambda: cache_build.build_all(builds, num_workers=2))
     assert not failed
     parent = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -153,11 +157,11 @@ def make_expert(path, places, folder):
     }
 
 
-def trained(pairs, places, path):
+def trained(pairs, data_options, path):
     """A vocabulary of all texts of the tasks."""
     texts = {}
     for name, split in pairs:
-        found = rendering.render_split(tasks.registry.task(name), split, places)
+        found = rendering.render_split(tasks.registry.task(name), split, data_options)
         texts.update(dict.fromkeys((*found.inputs, *found.targets)))
     vocabulary_training.train_vocabulary(texts, path, vocab_size=NUM_PIECES)
     return str(path)
@@ -186,28 +190,30 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
         templates_dir = promptsource.fetch_templates(folder / "templates")
-        places = tasks.Places(
+        data_options = tasks.DataOptions(
             cache_dir="", data_dir=sys.argv[1], templates_dir=str(templates_dir)
         )
         path = (
             sys.argv[2]
             if len(sys.argv) > 2
-            else trained(pairs, places, folder / "vocabulary.model")
+            else trained(pairs, data_options, folder / "vocabulary.model")
         )
         vocab = vocabulary.SentencePiece(path)
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(1, context) as alone:
-            expert = alone.submit(make_expert, path, places, folder / "expert")
+            expert = alone.submit(make_expert, path, data_options, folder / "expert")
             result |= expert.result()
         tensorflow_imports.import_seqio()
         turn = itertools.count()
         secs, count = take_turns(
             {
                 "ours": lambda: with_ours(
-                    pairs, vocab, places, folder / f"{next(turn)}"
+                    pairs, vocab, data_options, folder / f"{next(turn)}"
                 ),
-                "seqio": lambda: with_seqio(pairs, vocab, places, slices=False),
-                "seqio_slices": lambda: with_seqio(pairs, vocab, places, slices=True),
+                "seqio": lambda: with_seqio(pairs, vocab, data_options, slices=False),
+                "seqio_slices": lambda: with_seqio(
+                    pairs, vocab, data_options, slices=True
+                ),
             }
         )
     result |= {"num_examples": count, "load": round(os.getloadavg()[0], 1)}

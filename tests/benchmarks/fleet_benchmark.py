@@ -167,20 +167,22 @@ def measure_growth(size):
     import numpy as np
 
     from elm_jax.model import config, cost, loss, t5
-    from elm_jax.peft import bottleneck, experts
+    from elm_jax.peft import bottleneck, expert_parts
     from elm_jax.training import fleet, optimizers, state
 
     shape = config.T5Config(vocab_size=1024, **SIZES[size])
     spec = bottleneck.Bottleneck(reduction_factor=8 if size == "tiny" else 32)
     model = t5.T5(shape, spec.adapter_fn(shape.emb_dim))
-    trained, frozen = experts.split(t5.init_params(model, seed=0), r"_adapter/|_norm/")
+    trained, frozen = expert_parts.split(
+        t5.init_params(model, seed=0), r"_adapter/|_norm/"
+    )
     tx = optimizers.AdamW().make(10)
     example = state.init_state(trained, tx, seed=0)
     lengths = {"encoder_input_tokens": 96, "decoder_input_tokens": 8}
     lengths |= {"decoder_target_tokens": 8}
     needed = {}
     for slots in (4, 8):
-        crew = fleet.Fleet(
+        crew = fleet.Slots(
             loss.make_loss_fn(model),
             tx,
             example=example,
@@ -198,7 +200,7 @@ def measure_growth(size):
             - sizes.alias_size_in_bytes
         ) * crew.num_devices
     own = sum(jnp.asarray(leaf).nbytes for leaf in jax.tree.leaves(example))
-    batch_shape = cost.Shape(batch_size=8, inputs_length=96, targets_length=8)
+    batch_shape = cost.BatchShape(batch_size=8, inputs_length=96, targets_length=8)
     return {
         "bytes_per_further_expert": (needed[8] - needed[4]) // 4,
         "own_parameters_and_moments_bytes": own,

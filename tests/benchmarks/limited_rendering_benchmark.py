@@ -30,14 +30,14 @@ def official_work(data_dir: str, templates_dir: str) -> Work:
     """Returns the templates of both datasets with the rows that they render."""
     from tasks import original  # noqa: F401, PLC0415 - it registers
 
-    places = tasks.Places("", data_dir=data_dir, templates_dir=templates_dir)
+    data_options = tasks.DataOptions("", data_dir=data_dir, templates_dir=templates_dir)
     work = []
     for name in sorted(tasks.registry.expand("*")):
         task = tasks.registry.task(name)
         if name.startswith(PREFIXES) and isinstance(task, tasks.Task):
-            template = rendering.load_template(task, "train", places)
+            template = rendering.load_template(task, "train", data_options)
             if isinstance(template, templates.Template):
-                rows = list(rendering.served(task, "train", places).rows())
+                rows = list(rendering.served(task, "train", data_options).rows())
                 work.append((template, rows))
     return work
 

@@ -45,7 +45,7 @@ def lengths_of(datasets):
 
 def make_sources(datasets, features, num_tokens):
     """Returns sources of batches of about so many tokens, padding included."""
-    full = shapes.Shape(features.inputs_length, features.targets_length)
+    full = shapes.Lengths(features.inputs_length, features.targets_length)
     row = packing.choose_row(lengths_of(datasets), features)
     packed_rows = max(1, round(num_tokens / sum(row)))
     packed = packing.PackedBatches(datasets, batch_size=packed_rows, row=row, seed=0)
@@ -81,7 +81,7 @@ class Way:
                 batch["encoder_input_tokens"],
                 batch["decoder_input_tokens"],
             )
-            shape = shapes.Shape(inputs.shape[1], targets.shape[1])
+            shape = shapes.Lengths(inputs.shape[1], targets.shape[1])
             if shape in left:
                 self.take(batch)
                 left.remove(shape)

@@ -41,20 +41,26 @@ def open_real(
       names: Tasks.
     """
     templates = templates_dir or str(promptsource.fetch_templates(folder))
-    places = tasks.Places(
+    data_options = tasks.DataOptions(
         cache_dir=str(folder / "cache"), data_dir=data_dir, templates_dir=templates
     )
     path = folder / f"{VOCAB_SIZE}.model"
     if not path.is_file():
         texts: dict[str, None] = {}
         for name in tasks.registry.expand("original_text"):
-            found = rendering.render_split(tasks.registry.task(name), "train", places)
+            found = rendering.render_split(
+                tasks.registry.task(name), "train", data_options
+            )
             texts.update(dict.fromkeys(filter(None, (*found.inputs, *found.targets))))
         vocabulary_training.train_vocabulary(texts, path, vocab_size=VOCAB_SIZE)
     pieces = vocabulary.SentencePiece(str(path), 0)
     return [
         cache.open_cache(
-            name, "train", vocabulary=pieces, features=features, places=places
+            name,
+            "train",
+            vocabulary=pieces,
+            features=features,
+            data_options=data_options,
         )
         for name in names
     ]
@@ -64,14 +70,14 @@ def open_pocket(
     folder: pathlib.Path, *, features: tasks.Features
 ) -> list[token_store.TokenizedDataset]:
     """Returns training splits of two tasks of the embedded suite."""
-    places = tasks.Places(cache_dir=str(folder / "cache"))
+    data_options = tasks.DataOptions(cache_dir=str(folder / "cache"))
     return [
         cache.open_cache(
             name,
             "train",
             vocabulary=pocket.VOCABULARY,
             features=features,
-            places=places,
+            data_options=data_options,
         )
         for name in POCKET_TASKS
     ]

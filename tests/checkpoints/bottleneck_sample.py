@@ -9,8 +9,7 @@ import numpy as np
 from elm_jax import trees
 from elm_jax.checkpoints import experts, manifest, torch_bottleneck
 from elm_jax.model import t5
-from elm_jax.peft import bottleneck, points
-from elm_jax.peft import experts as expert_kinds
+from elm_jax.peft import bottleneck, expert_parts, points
 from elm_jax.runs import bases
 from tests.checkpoints import peft_sample
 
@@ -40,8 +39,8 @@ CASES = {
 def draw(spec, parts):
     """Returns an expert's parameters, float32."""
     shapes = t5.param_shapes(bases.build_model(peft_sample.CONFIG, spec))
-    pattern = expert_kinds.PARTS[parts]
-    shapes = trees.flatten(expert_kinds.part(shapes, pattern, of="the sample"))
+    pattern = expert_parts.PARTS[parts]
+    shapes = trees.flatten(expert_parts.part(shapes, pattern, of="the sample"))
     rng = np.random.default_rng(2)
     drawn = {}
     for name in sorted(shapes):
@@ -69,7 +68,7 @@ def save(folder, base, case):
         base_fingerprint=bases.read_fingerprint(base),
         model=dataclasses.asdict(peft_sample.CONFIG),
         adapter=bases.describe(spec),
-        trainable_pattern=expert_kinds.PARTS[parts],
+        trainable_pattern=expert_parts.PARTS[parts],
         tasks=("a_task",),
     )
     experts.save_expert(folder, draw(spec, parts), info)

@@ -7,13 +7,13 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.checkpoints import original_elm, tensors
 from elm_jax.model import config, t5
-from elm_jax.peft import bottleneck, experts
+from elm_jax.peft import bottleneck, expert_parts
 from tests.checkpoints import elm_reference, peft_sample
 
 SHAPE = peft_sample.CONFIG
 SPEC = bottleneck.Bottleneck(reduction_factor=4)
 MODEL = t5.T5(SHAPE, SPEC.adapter_fn(SHAPE.emb_dim))
-EXPECTED, _ = trees.split(t5.param_shapes(MODEL), experts.PROMPT_EXPERT)
+EXPECTED, _ = trees.split(t5.param_shapes(MODEL), expert_parts.PROMPT_EXPERT)
 BASE_SHAPES = t5.param_shapes(t5.T5(SHAPE))
 START = "encoder.block.0.layer.0.adapter_controller.adapters"
 
@@ -59,7 +59,7 @@ def test_an_expert_of_t5_xl_is_506_files():
         num_decoder_layers=24,
     )
     model = t5.T5(xl, bottleneck.Bottleneck().adapter_fn(xl.emb_dim))
-    expected, _ = trees.split(t5.param_shapes(model), experts.PROMPT_EXPERT)
+    expected, _ = trees.split(t5.param_shapes(model), expert_parts.PROMPT_EXPERT)
     names = tensors.plain_shapes(trees.flatten(expected))
     assert len({original_elm.original_name(name, "x") for name in names}) == 506
 

@@ -24,8 +24,7 @@ from elm_jax.data import tasks as registered
 from elm_jax.disk import files
 from elm_jax.library import catalogue
 from elm_jax.model import config, t5
-from elm_jax.peft import bottleneck
-from elm_jax.peft import experts as kinds
+from elm_jax.peft import bottleneck, expert_parts
 from elm_jax.runs import bases, convert, evaluate, library, merge, report, tasks, train
 from tasks import pocket
 from tests.checkpoints import sample
@@ -96,7 +95,7 @@ def make_experts(path):
         info = dataclasses.replace(facts, name=name, kind="dataset", tasks=(name,))
         experts.save_expert(path / "dataset_experts" / name, params, info)
     model = bases.build_model(SHAPE, ADAPTER)
-    pattern = kinds.trainable_pattern("adapters_and_norms")
+    pattern = expert_parts.trainable_pattern("adapters_and_norms")
     part, _ = trees.split(t5.init_params(model, seed=0), pattern)
     name = "pocket_kinds_which_is"
     info = dataclasses.replace(facts, name=name, kind="prompt", tasks=(name,))

@@ -95,7 +95,8 @@ def test_shards_together_are_the_whole_batch(natural_dataset):
     dataset = natural_dataset(90)
     whole = batches.Batches([dataset], batch_size=8, seed=1)
     parts = [
-        batches.Batches([dataset], batch_size=8, seed=1, shard=(i, 4)) for i in range(4)
+        batches.Batches([dataset], batch_size=8, seed=1, batch_part=(i, 4))
+        for i in range(4)
     ]
     for step in range(15):
         made = [part.batch(step) for part in parts]
@@ -125,9 +126,10 @@ def test_plain_text_is_refused(make_dataset):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"batch_size": 0}, {"seed": -1}, {"shard": (0, 3)}, {"shard": (4, 4)}]
+    "wrong",
+    [{"batch_size": 0}, {"seed": -1}, {"batch_part": (0, 3)}, {"batch_part": (4, 4)}],
 )
 def test_impossible_sizes_are_refused(natural_dataset, wrong):
-    options = {"batch_size": 4, "seed": 0, "shard": (0, 1)} | wrong
+    options = {"batch_size": 4, "seed": 0, "batch_part": (0, 1)} | wrong
     with pytest.raises(errors.ConfigError, match="batch_size="):
         batches.Batches([natural_dataset(4)], **options)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from elm_jax import errors
-from elm_jax.data import cache, cache_build, shards, tasks, token_store
+from elm_jax.data import cache, cache_build, cache_parts, tasks, token_store
 from tests.data import killed_build
 
 PAIRS = [("odd", "train"), ("odd", "test")]
@@ -61,11 +61,11 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)  # returns when its workers have ended too
     left = {path: path.stat().st_mtime_ns for path in folder.glob("*/.*/*/index.json")}
-    assert 3 <= len(left) < killed_build.NUM_ROWS // shards.SHARD_ROWS
+    assert 3 <= len(left) < killed_build.NUM_ROWS // cache_parts.PART_ROWS
     assert not list(folder.rglob("manifest.json"))
-    # Finished shards are kept: the next build makes only the others.
+    # Finished parts are kept: the next build makes only the others.
     (build, _) = make("killed")
-    jobs = [job for _, job, _ in build.shards()]
+    jobs = [job for _, job, _ in build.parts()]
     assert jobs.count(None) >= len(left)
     again = start(vocab, folder)
     assert again.communicate(timeout=60)[0] == "failed:\n"
@@ -104,8 +104,8 @@ def test_a_build_that_another_process_finished_first_is_taken(make, tmp_path):
 def test_shards_that_another_build_has_removed_are_told(make):
     (build,) = make("removed", [("odd", "test")])
     parts = []
-    for folder, job, rows in build.shards():
-        shards.build(job, rows)
+    for folder, job, rows in build.parts():
+        cache_parts.build(job, rows)
         parts.append(folder)
     shutil.rmtree(build.parts_dir)
     with pytest.raises(errors.DataError, match="another process has removed"):
@@ -132,7 +132,7 @@ def test_a_build_overtaken_while_it_writes_takes_the_others_cache(
 
     def overtake(path, arrays):
         monkeypatch.undo()
-        for build in builds:  # by another process: the shards below `path` go
+        for build in builds:  # by another process: the parts below `path` go
             cache_build.build_here(build)
         return write(path, arrays)
 
@@ -149,10 +149,14 @@ def test_builds_of_the_same_caches_at_once_all_succeed(expected, vocab, tmp_path
 
 
 @pytest.mark.parametrize("split", ["../../up", "a/b", ".hidden", ""])
-def test_no_name_leads_out_of_the_caches_folder(make, vocab, places, split):
+def test_no_name_leads_out_of_the_caches_folder(make, vocab, data_options, split):
     with pytest.raises(errors.ElmError):
         cache.planned(
-            "odd", split, vocabulary=vocab, features=tasks.Features(), places=places
+            "odd",
+            split,
+            vocabulary=vocab,
+            features=tasks.Features(),
+            data_options=data_options,
         )
     for name in ("../up", "/up", "..", "a/b"):
         with pytest.raises(errors.ConfigError, match="the name"):

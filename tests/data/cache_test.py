@@ -28,9 +28,13 @@ FEATURES = tasks.Features(inputs_length=64, targets_length=8)
 
 
 @pytest.fixture
-def open_cache(vocab, places):
+def open_cache(vocab, data_options):
     def run(name, split="train", **changes):
-        options = {"vocabulary": vocab, "features": FEATURES, "places": places}
+        options = {
+            "vocabulary": vocab,
+            "features": FEATURES,
+            "data_options": data_options,
+        }
         return cache.open_cache(name, split, **(options | changes))
 
     return run
@@ -56,12 +60,12 @@ def test_tokens_texts_choices_and_labels_agree(open_cache, colours, vocab):
         data[60]
 
 
-def test_cut_tokens_are_what_seqio_trims_to(open_cache, colours, vocab, places):
+def test_cut_tokens_are_what_seqio_trims_to(open_cache, colours, vocab, data_options):
     # Shorter than the inputs under any vocabulary that SentencePiece's releases train.
     short = tasks.Features(inputs_length=20, targets_length=2)
     data = open_cache("colours_ask", features=short)
     task = seqio_tasks.to_seqio(
-        colours, vocabulary=vocab, features=short, places=places
+        colours, vocabulary=vocab, features=short, data_options=data_options
     )
     theirs = task.get_dataset({"inputs": 20, "targets": 2}, "train", shuffle=False)
     for ours, other in zip(data, theirs.as_numpy_iterator(), strict=True):
@@ -133,11 +137,13 @@ def test_dropped_rows_are_recorded_by_reason_with_the_first_place(
     assert (told["num_rows"], told["num_examples"]) == (2400, 2398)
 
 
-def test_opening_again_gives_the_same_and_builds_nothing(open_cache, colours, places):
+def test_opening_again_gives_the_same_and_builds_nothing(
+    open_cache, colours, data_options
+):
     first = open_cache("colours_ask")
-    before = files_below(places.cache_dir)
+    before = files_below(data_options.cache_dir)
     again = open_cache("colours_ask")
-    assert files_below(places.cache_dir) == before
+    assert files_below(data_options.cache_dir) == before
     assert again.fingerprint == first.fingerprint
     assert all(
         a.inputs_text == b.inputs_text for a, b in zip(first, again, strict=True)
@@ -145,12 +151,16 @@ def test_opening_again_gives_the_same_and_builds_nothing(open_cache, colours, pl
 
 
 def test_whatever_shapes_the_content_changes_the_key(
-    colours, vocab, places, tmp_path, variant
+    colours, vocab, data_options, tmp_path, variant
 ):
     def key(task=colours, split="train", vocabulary=vocab, features=FEATURES):
         return json.dumps(
             cache.cache_key(
-                task, split, vocabulary=vocabulary, features=features, places=places
+                task,
+                split,
+                vocabulary=vocabulary,
+                features=features,
+                data_options=data_options,
             )
         )
 
@@ -183,14 +193,18 @@ def test_whatever_shapes_the_content_changes_the_key(
 
 
 def test_every_module_that_decides_content_changes_the_key(
-    colours, vocab, places, tmp_path, monkeypatch
+    colours, vocab, data_options, tmp_path, monkeypatch
 ):
     room = tmp_path / "data"
     shutil.copytree(pathlib.Path(cache.__file__).parent, room)
     monkeypatch.setattr(cache, "__file__", str(room / "cache.py"))
 
     def code():
-        options = {"vocabulary": vocab, "features": FEATURES, "places": places}
+        options = {
+            "vocabulary": vocab,
+            "features": FEATURES,
+            "data_options": data_options,
+        }
         return cache.cache_key(colours, "train", **options)["code"]
 
     plain = code()
@@ -262,55 +276,61 @@ def test_a_seqio_task_of_a_users_own_is_cached(open_cache, registry, vocab):
 
 
 def test_targets_too_long_for_the_features_are_an_error(
-    open_cache, registry, colours, variant, places
+    open_cache, registry, colours, variant, data_options
 ):
     tell = templates.Template("tell", "2", "Say {{answer}} ||| {{text}} {{text}}")
     registry.add(variant(colours, "colours_tell", template=tell))
     with pytest.raises(errors.DataError, match="60 of 60 targets .* targets_length=8"):
         open_cache("colours_tell")
-    assert files_below(places.cache_dir) == []
+    assert files_below(data_options.cache_dir) == []
 
 
-def test_an_unknown_task_is_told_before_anything_is_made(open_cache, colours, places):
+def test_an_unknown_task_is_told_before_anything_is_made(
+    open_cache, colours, data_options
+):
     with pytest.raises(errors.ConfigError, match="Did you mean: colours_ask"):
         open_cache("colors_ask")
-    assert not os.path.exists(places.cache_dir)
+    assert not os.path.exists(data_options.cache_dir)
 
 
 def test_bad_data_leaves_no_folder_behind(
-    open_cache, registry, colours, variant, places
+    open_cache, registry, colours, variant, data_options
 ):
     source = sources.GeneratedRows(lambda split: [], version="1")
     registry.add(variant(colours, "nothing", source=source))
     with pytest.raises(errors.DataError, match="is empty"):
         open_cache("nothing")
-    assert files_below(places.cache_dir) == []
+    assert files_below(data_options.cache_dir) == []
 
 
 def test_a_place_that_cannot_be_written_is_told(open_cache, colours, tmp_path):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file" / "caches", "/proc/caches"):
         with pytest.raises(errors.DataError, match="cannot be written"):
-            open_cache("colours_ask", places=tasks.Places(cache_dir=str(place)))
+            open_cache(
+                "colours_ask", data_options=tasks.DataOptions(cache_dir=str(place))
+            )
 
 
-def test_a_damaged_cache_is_told_with_the_folder_to_delete(open_cache, colours, places):
+def test_a_damaged_cache_is_told_with_the_folder_to_delete(
+    open_cache, colours, data_options
+):
     open_cache("colours_ask")
-    (arrays,) = pathlib.Path(places.cache_dir).rglob("arrays.bin")
+    (arrays,) = pathlib.Path(data_options.cache_dir).rglob("arrays.bin")
     arrays.write_bytes(arrays.read_bytes()[:1000])
     with pytest.raises(errors.DataError, match="Delete .*colours_ask/train-"):
         open_cache("colours_ask")
-    (manifest,) = pathlib.Path(places.cache_dir).rglob("manifest.json")
+    (manifest,) = pathlib.Path(data_options.cache_dir).rglob("manifest.json")
     manifest.write_text("{")
     with pytest.raises(errors.DataError, match="damaged"):
         open_cache("colours_ask")
 
 
-def test_no_random_damage_is_read_as_other_tokens(open_cache, colours, places):
+def test_no_random_damage_is_read_as_other_tokens(open_cache, colours, data_options):
     whole = open_cache("colours_ask")
     expected = [str(example) for example in whole]
     rng, refused = np.random.default_rng(0), 0
-    files = [*whole_files(pathlib.Path(places.cache_dir))]
+    files = [*whole_files(pathlib.Path(data_options.cache_dir))]
     for n in range(90):
         path, content = files[n % len(files)]
         damaged, place = bytearray(content), int(rng.integers(len(content)))
@@ -341,13 +361,13 @@ def whole_files(folder):
 
 
 def test_a_cache_of_other_settings_under_this_name_is_refused(
-    open_cache, colours, places
+    open_cache, colours, data_options
 ):
     open_cache("colours_ask")
-    (own,) = pathlib.Path(places.cache_dir).rglob("train-*")
+    (own,) = pathlib.Path(data_options.cache_dir).rglob("train-*")
     features = dataclasses.replace(FEATURES, targets_length=9)
     open_cache("colours_ask", features=features)
-    (other,) = set(pathlib.Path(places.cache_dir).rglob("train-*")) - {own}
+    (other,) = set(pathlib.Path(data_options.cache_dir).rglob("train-*")) - {own}
     shutil.rmtree(own)
     other.rename(own)
     with pytest.raises(errors.DataError, match="other rows or settings"):
@@ -366,13 +386,13 @@ def test_a_damaged_shard_is_told_and_made_anew(open_cache, colours, monkeypatch)
 
     with monkeypatch.context() as patched:
         patched.setattr(cache_build.CacheBuild, "_join", damage)
-        with pytest.raises(errors.DataError, match="shard of train.*is damaged"):
+        with pytest.raises(errors.DataError, match="part of train.*is damaged"):
             open_cache("colours_ask")
     assert len(open_cache("colours_ask"))
 
 
 def test_a_full_disk_is_told_and_leaves_nothing_half_written(
-    open_cache, colours, places
+    open_cache, colours, data_options
 ):
     # A limit on file size fails in the middle of writing, as a full disk does.
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -383,7 +403,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "cannot be written: File too large" in str(raised.value)
-    assert not list(pathlib.Path(places.cache_dir).rglob("*.*"))
+    assert not list(pathlib.Path(data_options.cache_dir).rglob("*.*"))
     assert len(open_cache("colours_ask")) == 60
 
 
@@ -402,7 +422,7 @@ tasks.registry.add(tasks.Task(
 data = cache.open_cache(
     "rows_ask", "train", vocabulary=vocabulary.SentencePiece(sys.argv[1]),
     features=tasks.Features(64, 8),
-    places=tasks.Places(cache_dir=str(folder / "caches"), data_dir=str(folder)),
+    data_options=tasks.DataOptions(str(folder / "caches"), data_dir=str(folder)),
 )
 batches.Batches([data], batch_size=8, seed=0).batch(3)
 print({"tensorflow", "seqio"} & sys.modules.keys() != set(), len(data))

@@ -58,8 +58,8 @@ def vocab(tmp_path_factory) -> vocabulary.SentencePiece:
 
 
 @pytest.fixture
-def places(tmp_path: pathlib.Path) -> tasks.Places:
-    return tasks.Places(cache_dir=str(tmp_path / "caches"))
+def data_options(tmp_path: pathlib.Path) -> tasks.DataOptions:
+    return tasks.DataOptions(cache_dir=str(tmp_path / "caches"))
 
 
 @pytest.fixture

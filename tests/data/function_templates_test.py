@@ -29,7 +29,7 @@ def rows(split):
     yield {"q": "none", "a": "nothing", "c": ()}
 
 
-def test_a_function_is_a_template_like_another(places):
+def test_a_function_is_a_template_like_another(data_options):
     (task,) = tasks.prompted_tasks(
         "made",
         [ASK],
@@ -38,7 +38,7 @@ def test_a_function_is_a_template_like_another(places):
         metrics=("accuracy",),
     )
     assert (task.name, task.prompt) == ("made_ask", "ask")
-    found = rendering.render_split(task, "train", places)
+    found = rendering.render_split(task, "train", data_options)
     assert found.inputs[:2] == ["q0?", "q1?"]
     assert found.labels[:2] == [0, 1]
     assert found.dropped == {"renders to nothing": 1}

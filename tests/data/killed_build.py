@@ -1,4 +1,4 @@
-"""Builds caches of many shards in processes; a test kills it on the way.
+"""Builds caches of many parts in processes; a test kills it on the way.
 
 Usage: python -m tests.data.killed_build VOCABULARY CACHE_DIR NUM_WORKERS
 """
@@ -38,10 +38,12 @@ def add_tasks():
 
 
 def builds(vocabulary_path, cache_dir, pairs):
-    places = tasks.Places(cache_dir=cache_dir)
+    data_options = tasks.DataOptions(cache_dir=cache_dir)
     vocab = vocabulary.SentencePiece(vocabulary_path)
     return [
-        cache.planned(*pair, vocabulary=vocab, features=FEATURES, places=places)
+        cache.planned(
+            *pair, vocabulary=vocab, features=FEATURES, data_options=data_options
+        )
         for pair in pairs
     ]
 

@@ -169,9 +169,9 @@ def test_limits_of_the_task_data_reach_the_process():
     task = tasks.Task(
         *("t", "t", "t", "", sources.GeneratedRows(endless, "1"), slow, ("accuracy",)),
     )
-    places = tasks.Places("", limits=limited.Limits(cpu_secs=0.2))
+    data_options = tasks.DataOptions("", limits=limited.Limits(cpu_secs=0.2))
     with pytest.raises(errors.TemplateError, match=r"more than 0\.2 s of CPU"):
-        rendering.render_split(task, "train", places)
+        rendering.render_split(task, "train", data_options)
 
 
 def endless(split):

@@ -150,10 +150,10 @@ def test_a_task_is_served_by_p3_without_its_template(data_dir):
         "some_task", "some", "task", "", source,
         template_files.TemplateRef("no", "such"), ("accuracy",),
     )  # fmt: skip
-    places = tasks.Places("", str(data_dir))
-    found = rendering.render_split(task, "train", places)
+    data_options = tasks.DataOptions("", str(data_dir))
+    found = rendering.render_split(task, "train", data_options)
     assert found.labels == [0, 1]
-    assert rendering.served(task, "train", places).name == "p3: some_task"
+    assert rendering.served(task, "train", data_options).name == "p3: some_task"
 
 
 def test_a_copy_that_lacks_a_file_is_not_taken_for_the_whole(data_dir, tmp_path):

@@ -7,7 +7,7 @@ from elm_jax import errors
 from elm_jax.data import packing, shapes, tasks
 
 FEATURES = tasks.Features(inputs_length=256, targets_length=64)
-ROW = shapes.Shape(256, 64)
+ROW = shapes.Lengths(256, 64)
 
 
 def segments_of(batch):
@@ -72,19 +72,19 @@ def test_a_chosen_row_has_room_for_every_example(longest):
 
 
 def test_examples_without_targets_are_packed():
-    rows = packing.pack(np.array([[4, 0]] * 5), shapes.Shape(8, 4), seed=0)
+    rows = packing.pack(np.array([[4, 0]] * 5), shapes.Lengths(8, 4), seed=0)
     assert sorted(map(len, rows)) == [1, 2, 2]
 
 
 def test_segments_do_not_see_each_other(packed):
     batch = packed.batch(0)
     for side in ("encoder", "decoder"):
-        ids, places = batch[f"{side}_segment_ids"], batch[f"{side}_positions"]
+        ids, positions = batch[f"{side}_segment_ids"], batch[f"{side}_positions"]
         starts = (ids > 0) & (np.diff(ids, axis=1, prepend=0) > 0)
-        assert not places[starts].any()
+        assert not positions[starts].any()
         inside = (ids > 0) & ~starts
         np.testing.assert_array_equal(
-            places[inside], np.roll(places, 1, axis=1)[inside] + 1
+            positions[inside], np.roll(positions, 1, axis=1)[inside] + 1
         )
     starts = np.diff(batch["decoder_segment_ids"], axis=1, prepend=0) > 0
     assert not batch["decoder_input_tokens"][starts].any()
@@ -104,7 +104,7 @@ def test_shards_together_are_the_whole_batch(natural_dataset, packed):
             batch_size=8,
             row=ROW,
             seed=1,
-            shard=(i, 2),
+            batch_part=(i, 2),
         )
         for i in range(2)
     ]
@@ -114,6 +114,6 @@ def test_shards_together_are_the_whole_batch(natural_dataset, packed):
 
 
 def test_an_example_longer_than_a_row_is_an_error(natural_dataset):
-    short = shapes.Shape(16, 64)
+    short = shapes.Lengths(16, 64)
     with pytest.raises(errors.ConfigError, match="room in one of the shapes"):
         packing.PackedBatches([natural_dataset(50)], batch_size=8, row=short, seed=1)

@@ -13,7 +13,7 @@ def row(*, a="x", c=("x", "y"), show=True, q="Which?"):
 
 
 @pytest.fixture
-def render(places):
+def render(data_options):
     def run(rows, *, template=PROMPT, max_bad_share=0.05):
         task = tasks.Task(
             name="made",
@@ -25,7 +25,7 @@ def render(places):
             metrics=(),
             max_bad_share=max_bad_share,
         )
-        return rendering.render_split(task, "train", places)
+        return rendering.render_split(task, "train", data_options)
 
     return run
 
@@ -47,12 +47,12 @@ def test_a_few_bad_rows_are_counted_and_many_are_an_error(render):
         render([*rows[3:], row(c=["x"])])
 
 
-def test_a_document_without_text_is_a_bad_row(places):
+def test_a_document_without_text_is_a_bad_row(data_options):
     for null in (None, float("nan")):
         rows = [{"text": "One."}, {"text": null}]
         source = sources.GeneratedRows(lambda split, rows=rows: rows, version="1")
         with pytest.raises(errors.DataError, match="1 of 2 rows .* are bad, .* row 1"):
-            rendering.render_split(tasks.TextTask("t", source), "train", places)
+            rendering.render_split(tasks.TextTask("t", source), "train", data_options)
 
 
 def test_reasons_are_told_with_their_counts(render):
@@ -128,16 +128,18 @@ def test_a_template_that_fits_no_row_is_told(render):
         render([row()], template=templates.Template("t", "1", "{{absent}} ||| b"))
 
 
-def test_an_unknown_split_is_told_with_those_there_are(colours, places):
+def test_an_unknown_split_is_told_with_those_there_are(colours, data_options):
     with pytest.raises(errors.DataError, match="one of train, validation, test"):
-        rendering.render_split(colours, "valid", places)
+        rendering.render_split(colours, "valid", data_options)
 
 
-def test_documents_are_kept_whole_and_need_their_field(places):
+def test_documents_are_kept_whole_and_need_their_field(data_options):
     rows = [{"text": " One. "}, {"text": ""}, {"text": "Two."}]
     source = sources.GeneratedRows(lambda split: rows, version="1")
-    found = rendering.render_split(tasks.TextTask("t", source), "train", places)
+    found = rendering.render_split(tasks.TextTask("t", source), "train", data_options)
     assert found.targets == ["One.", "Two."]
     assert found.dropped == {"renders to nothing": 1}
     with pytest.raises(errors.DataError, match="Did you mean: text"):
-        rendering.render_split(tasks.TextTask("t", source, "txt"), "train", places)
+        rendering.render_split(
+            tasks.TextTask("t", source, "txt"), "train", data_options
+        )

@@ -26,8 +26,8 @@ def render(tmp_path):
             splits={"train": "train"},
             max_bad_share=max_bad_share,
         )
-        places = tasks.Places("", str(tmp_path))
-        return rendering.render_split(task, "train", places)
+        data_options = tasks.DataOptions("", str(tmp_path))
+        return rendering.render_split(task, "train", data_options)
 
     return run
 

@@ -19,10 +19,10 @@ def seqio():
 
 
 def test_a_task_gives_seqio_texts_and_tokens_with_end_tokens(
-    seqio, colours, vocab, places
+    seqio, colours, vocab, data_options
 ):
     task = seqio_tasks.to_seqio(
-        colours, vocabulary=vocab, features=FEATURES, places=places
+        colours, vocabulary=vocab, features=FEATURES, data_options=data_options
     )
     assert isinstance(task, seqio.Task)
     assert list(task.splits) == ["train", "validation", "test"]
@@ -40,9 +40,9 @@ def test_a_task_gives_seqio_texts_and_tokens_with_end_tokens(
     assert [example["example_id"] for example in examples] == list(range(60))
 
 
-def test_seqio_trims_and_keeps_the_end_token(seqio, colours, vocab, places):
+def test_seqio_trims_and_keeps_the_end_token(seqio, colours, vocab, data_options):
     task = seqio_tasks.to_seqio(
-        colours, vocabulary=vocab, features=FEATURES, places=places
+        colours, vocabulary=vocab, features=FEATURES, data_options=data_options
     )
     for example in task.get_dataset(
         LENGTHS, "train", shuffle=False
@@ -52,7 +52,7 @@ def test_seqio_trims_and_keeps_the_end_token(seqio, colours, vocab, places):
 
 
 def test_registered_tasks_and_mixtures_feed_seqio_and_t5x(
-    seqio, registry, colours, variant, vocab, places
+    seqio, registry, colours, variant, vocab, data_options
 ):
     def accuracy(targets, predictions):
         return {"accuracy": 1.0}
@@ -61,7 +61,7 @@ def test_registered_tasks_and_mixtures_feed_seqio_and_t5x(
     registry.add(
         one, other, tasks.Mixture("registered_both", (one.name, other.name), 20)
     )
-    options = {"vocabulary": vocab, "features": FEATURES, "places": places}
+    options = {"vocabulary": vocab, "features": FEATURES, "data_options": data_options}
     names = seqio_tasks.register_with_seqio(
         "registered_both", metric_fns={"accuracy": accuracy}, **options
     )
@@ -94,7 +94,7 @@ def test_registered_tasks_and_mixtures_feed_seqio_and_t5x(
     assert batch["decoder_loss_weights"].shape == (2, 4)
 
 
-def test_plain_text_has_targets_alone_and_no_end_token(seqio, vocab, places):
+def test_plain_text_has_targets_alone_and_no_end_token(seqio, vocab, data_options):
     from elm_jax.data import sources
 
     source = sources.GeneratedRows(lambda split: [{"text": "red apple"}], version="1")
@@ -102,7 +102,7 @@ def test_plain_text_has_targets_alone_and_no_end_token(seqio, vocab, places):
         tasks.TextTask("documents", source),
         vocabulary=vocab,
         features=FEATURES,
-        places=places,
+        data_options=data_options,
     )
     (example,) = task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
     assert "inputs" not in example
@@ -122,13 +122,13 @@ def t5_rank_accuracy(targets, scores):
 
 
 def test_a_ranking_task_has_an_example_per_choice_as_t5_expects(
-    seqio, colours, vocab, places
+    seqio, colours, vocab, data_options
 ):
     task = seqio_tasks.to_seqio_score_eval(
-        colours, vocabulary=vocab, features=FEATURES, places=places
+        colours, vocabulary=vocab, features=FEATURES, data_options=data_options
     )
     assert task.name == "colours_ask_score_eval"
-    rendered = rendering.render_split(colours, "validation", places)
+    rendered = rendering.render_split(colours, "validation", data_options)
     dataset = task.get_dataset(None, "validation", shuffle=False)
     assert dataset.element_spec["idx"].shape == (2,)
     examples = list(dataset.as_numpy_iterator())
@@ -153,7 +153,7 @@ def test_a_ranking_task_has_an_example_per_choice_as_t5_expects(
 
 
 def test_a_ranking_task_goes_through_seqios_evaluator(
-    seqio, registry, colours, variant, vocab, places, tmp_path
+    seqio, registry, colours, variant, vocab, data_options, tmp_path
 ):
     one = variant(colours, "ranked_one")
     registry.add(one)
@@ -161,7 +161,7 @@ def test_a_ranking_task_goes_through_seqios_evaluator(
         "ranked_one",
         vocabulary=vocab,
         features=tasks.Features(inputs_length=60, targets_length=8),
-        places=places,
+        data_options=data_options,
         metric_fns={"rank_classification": rank_metric},
     )
     evaluator = seqio.Evaluator(
@@ -183,7 +183,7 @@ def test_a_ranking_task_goes_through_seqios_evaluator(
     )
     found = found.result() if hasattr(found, "result") else found
     scores = found["ranked_one_score_eval"]
-    labels = rendering.render_split(one, "validation", places).labels
+    labels = rendering.render_split(one, "validation", data_options).labels
     # Equal scores: the first choice wins, as in `elm_jax.evaluation`.
     expected = 100 * np.mean([label == 0 for label in labels])
     assert scores["accuracy"] == pytest.approx(expected)
@@ -239,10 +239,10 @@ def test_patterns_and_mixtures_of_a_users_seqio_tasks_stand_for_them(
 
 
 def test_what_seqio_has_of_ours_is_not_found_twice(
-    seqio, registry, colours, variant, vocab, places
+    seqio, registry, colours, variant, vocab, data_options
 ):
     registry.add(variant(colours, "given_one"))
-    options = {"vocabulary": vocab, "features": FEATURES, "places": places}
+    options = {"vocabulary": vocab, "features": FEATURES, "data_options": data_options}
     seqio_tasks.register_with_seqio("given_one", **options)
     assert "given_one_score_eval" in seqio.TaskRegistry.names()
     assert registry.match("given_*") == ["given_one"]

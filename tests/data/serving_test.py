@@ -72,9 +72,9 @@ def test_every_place_that_lacks_the_split_is_told_with_what_to_do(any_of, tmp_pa
 
 def test_an_unknown_kind_or_protocol_or_part_is_refused():
     with pytest.raises(errors.ConfigError, match="Did you mean: files"):
-        tasks.Places("", sources=("file",))
+        tasks.DataOptions("", sources=("file",))
     with pytest.raises(errors.ConfigError, match="protocol 't0'"):
-        tasks.Places("", protocol="t0")
+        tasks.DataOptions("", protocol="t0")
     with pytest.raises(errors.ConfigError, match="name\\[start:stop\\]"):
         serving.Part.parse("train[:3]~x")
 
@@ -131,9 +131,9 @@ def test_a_protocols_own_rows_replace_the_split_of_that_name(any_of, tmp_path):
         splits={"train": "train", "train@elm": "train[:5]", "half": "train[10:]"},
     )
     for protocol, count in (("", 20), ("elm", 5)):
-        places = tasks.Places("", str(tmp_path), protocol=protocol)
-        assert len(rendering.render_split(task, "train", places)) == count
-        assert len(rendering.render_split(task, "half", places)) == 10
+        data_options = tasks.DataOptions("", str(tmp_path), protocol=protocol)
+        assert len(rendering.render_split(task, "train", data_options)) == count
+        assert len(rendering.render_split(task, "half", data_options)) == 10
 
 
 def test_prompted_records_need_no_template(tmp_path):
@@ -149,7 +149,7 @@ def test_prompted_records_need_no_template(tmp_path):
         ("accuracy",),
         max_bad_share=0.5,
     )  # fmt: skip
-    found = rendering.render_split(task, "train", tasks.Places("", str(tmp_path)))
+    found = rendering.render_split(task, "train", tasks.DataOptions("", str(tmp_path)))
     assert found.inputs == ["Which?", "Say a."]
     assert found.labels == [1, -1]
     assert found.dropped == {"bad: no correct choice": 1}

@@ -45,4 +45,4 @@ def test_lengths_are_multiples_and_the_last_shape_holds_all(lengths, num_shapes)
 
 def test_an_example_that_fits_no_shape_is_an_error():
     with pytest.raises(errors.ConfigError, match=r"up to \(9, 3\) tokens"):
-        shapes.assign_shapes(np.array([[9, 3]]), [shapes.Shape(8, 8)])
+        shapes.assign_shapes(np.array([[9, 3]]), [shapes.Lengths(8, 8)])

@@ -110,7 +110,7 @@ def test_shards_together_are_the_whole_batch(source, documents, vocab):
             features=FEATURES,
             vocabulary=vocab,
             seed=4,
-            shard=(i, 2),
+            batch_part=(i, 2),
         )
         for i in range(2)
     ]

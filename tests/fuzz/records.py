@@ -131,7 +131,7 @@ def _make_index(folder: pathlib.Path, variant: int) -> None:
         )
         for number in range(3)
     ]
-    settings = index.Settings("letters", num_keys=3)
+    settings = index.IndexSettings("letters", num_keys=3)
     index.extend(folder, new, embedder=_Embedder(), settings=settings)
 
 
@@ -191,7 +191,7 @@ def _open_cache(folder: pathlib.Path) -> Any:
         "train",
         vocabulary=vocabulary.SentencePiece(str(folder / "data/tiny.model")),
         features=tasks.Features(inputs_length=20, targets_length=30),
-        places=tasks.Places(
+        data_options=tasks.DataOptions(
             cache_dir=str(folder / "cache"), data_dir=str(folder / "data")
         ),
     )

@@ -55,8 +55,10 @@ def _read_rows(parse: sources.Parser, file: str) -> Any:
     task = _task(parse, file)
 
     def read(folder: pathlib.Path) -> Any:
-        places = tasks.Places(cache_dir=str(folder / "cache"), data_dir=str(folder))
-        return rendering.render_split(task, "train", places)
+        data_options = tasks.DataOptions(
+            cache_dir=str(folder / "cache"), data_dir=str(folder)
+        )
+        return rendering.render_split(task, "train", data_options)
 
     return read
 
@@ -214,7 +216,7 @@ def _make_yaml(folder: pathlib.Path, variant: int) -> None:
 def _read_yaml(folder: pathlib.Path) -> Any:
     found = template_files.load_templates(str(folder), "films")
     for template in found.values():
-        rendering.check_template(template, tasks.Places(cache_dir="").limits)
+        rendering.check_template(template, tasks.DataOptions(cache_dir="").limits)
     return {
         name: (one.id, one.jinja, one.answer_choices, list(one.metrics))
         for name, one in found.items()

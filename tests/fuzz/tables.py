@@ -48,8 +48,10 @@ def _read_parquet(folder: pathlib.Path) -> Any:
         metrics=("accuracy",),
         max_bad_share=1.0,
     )
-    places = tasks.Places(cache_dir=str(folder / "cache"), data_dir=str(folder))
-    return rendering.render_split(task, "train", places)
+    data_options = tasks.DataOptions(
+        cache_dir=str(folder / "cache"), data_dir=str(folder)
+    )
+    return rendering.render_split(task, "train", data_options)
 
 
 def _judge_parquet(folder: pathlib.Path, value: Any, valid: Valid) -> str:

@@ -8,7 +8,7 @@ import pytest
 from elm_jax import errors
 from elm_jax.library import index
 
-SETTINGS = index.Settings(embedder="bag", text_format="instance")
+SETTINGS = index.IndexSettings(embedder="bag", text_format="instance")
 
 
 def new_expert(name, *texts, rows=None, task="t", split="train"):
@@ -135,7 +135,7 @@ def test_other_settings_than_the_keys_were_made_with_are_refused(
     extend(CATS)
     values = {"embedder": "bag", "text_format": "instance"} | change
     with pytest.raises(errors.LibraryError, match=message):
-        extend(DOGS, settings=index.Settings(**values))
+        extend(DOGS, settings=index.IndexSettings(**values))
 
 
 def test_another_embedder_or_width_is_refused(extend, make_embedder):
@@ -182,7 +182,7 @@ def test_keys_that_are_not_finite_are_refused(extend, make_embedder):
 
 def test_an_unknown_text_format_is_refused_at_once():
     with pytest.raises(errors.ConfigError, match="Did you mean"):
-        index.Settings(embedder="bag", text_format="instnace")
+        index.IndexSettings(embedder="bag", text_format="instnace")
 
 
 def damage_record(folder):

@@ -16,7 +16,7 @@ def make_index(keys_by_expert):
     )
     counts = [expert.num_keys for expert in experts]
     return index.Index(
-        settings=index.Settings(embedder="bag"),
+        settings=index.IndexSettings(embedder="bag"),
         experts=experts,
         keys=np.concatenate(
             [np.asarray(k, np.float32) for k in keys_by_expert.values()]
@@ -171,7 +171,7 @@ def test_texts_find_the_expert_that_speaks_like_them(tmp_path, make_embedder):
         new("food", ["bread and butter", "soup today"]),
     ]
     made = index.extend(
-        tmp_path, experts, embedder=embedder, settings=index.Settings("bag")
+        tmp_path, experts, embedder=embedder, settings=index.IndexSettings("bag")
     )
     found = retrieval.retrieve_for_texts(
         made, ["snow and rain", "butter and bread", "hot soup"], embedder=embedder

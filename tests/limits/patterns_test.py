@@ -4,7 +4,7 @@ import time
 import pytest
 
 from elm_jax.limits import patterns
-from elm_jax.peft import experts, ia3, lora
+from elm_jax.peft import expert_parts, ia3, lora
 
 NAMES = ("encoder/layers/attention/query/kernel", "decoder/final_norm/scale")
 ENDLESS = {
@@ -14,7 +14,7 @@ ENDLESS = {
 
 
 def test_the_projects_own_patterns_need_no_process():
-    ours = {*experts.PARTS.values(), lora.Lora().targets, ia3.Ia3().targets}
+    ours = {*expert_parts.PARTS.values(), lora.Lora().targets, ia3.Ia3().targets}
     assert ours == patterns.OURS
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from elm_jax import trees
 from elm_jax.model import config, cost, loss, t5
-from elm_jax.peft import bottleneck, experts, lora
+from elm_jax.peft import bottleneck, expert_parts, lora
 from elm_jax.training import optimizers, state, step
 
-SHAPE = cost.Shape(batch_size=2, inputs_length=32, targets_length=16)
+SHAPE = cost.BatchShape(batch_size=2, inputs_length=32, targets_length=16)
 
 
 # Wide enough for matrix products to outweigh norms, softmax and activations, as they
@@ -29,7 +29,7 @@ SMALL = config.T5Config(
     num_decoder_layers=3,
     scan_unroll=3,
 )
-SMALL_SHAPE = cost.Shape(batch_size=4, inputs_length=96, targets_length=48)
+SMALL_SHAPE = cost.BatchShape(batch_size=4, inputs_length=96, targets_length=48)
 
 
 def batch_shapes(shape):
@@ -52,7 +52,9 @@ def make_model(shape, kind):
         "dataset": None,
     }[kind]
     model = t5.T5(shape, spec and spec.adapter_fn(shape.emb_dim))
-    pattern = experts.DATASET_EXPERT if spec is None else experts.PROMPT_EXPERT
+    pattern = (
+        expert_parts.DATASET_EXPERT if spec is None else expert_parts.PROMPT_EXPERT
+    )
     return model, *trees.split(t5.param_shapes(model), pattern)
 
 
@@ -113,7 +115,7 @@ def test_no_gradient_of_a_frozen_weight_is_computed():
         num_encoder_layers=2,
         num_decoder_layers=2,
     )
-    sizes = cost.Shape(batch_size=2, inputs_length=11, targets_length=7)
+    sizes = cost.BatchShape(batch_size=2, inputs_length=11, targets_length=7)
     weights = {(32, 40), (40, 32), (32, 72), (72, 32), (32, 104), (104, 32)}
 
     def weight_products(kind):
@@ -161,7 +163,7 @@ def test_bytes_are_of_the_order_that_xla_allocates(tiny, remat):
     wide = dataclasses.replace(
         tiny.config, emb_dim=64, mlp_dim=128, head_dim=32, remat=remat
     )
-    shape = cost.Shape(batch_size=8, inputs_length=64, targets_length=32)
+    shape = cost.BatchShape(batch_size=8, inputs_length=64, targets_length=32)
     loss_fn = loss.make_loss_fn(t5.T5(wide))
     batch = batch_shapes(shape)
     params = t5.param_shapes(t5.T5(wide))

@@ -8,7 +8,7 @@ import pytest
 
 from elm_jax import trees
 from elm_jax.model import config, loss, precision, scoring, t5
-from elm_jax.peft import bottleneck, experts, ia3, lora
+from elm_jax.peft import bottleneck, expert_parts, ia3, lora
 
 SPECS = (bottleneck.Bottleneck(reduction_factor=4), lora.Lora(), ia3.Ia3())
 
@@ -16,7 +16,7 @@ SPECS = (bottleneck.Bottleneck(reduction_factor=4), lora.Lora(), ia3.Ia3())
 def make(tiny, dtype, spec, **changes):
     shape = dataclasses.replace(tiny.config, dtype=dtype, **changes)
     model = t5.T5(shape, spec.adapter_fn(shape.emb_dim))
-    return model, trees.split(t5.init_params(model, seed=0), experts.PROMPT_EXPERT)
+    return model, trees.split(t5.init_params(model, seed=0), expert_parts.PROMPT_EXPERT)
 
 
 @pytest.mark.slow

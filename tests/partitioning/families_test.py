@@ -11,7 +11,7 @@ from elm_jax import trees
 from elm_jax.model import config, cost, decoding, decoding_spec, loss, scoring, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import rules
-from elm_jax.peft import bottleneck, experts, ia3, lora, points
+from elm_jax.peft import bottleneck, expert_parts, ia3, lora, points
 from elm_jax.runs import placement
 from elm_jax.runs.training import step_cost
 from elm_jax.training import optimizers, state, step
@@ -105,7 +105,7 @@ def outcome(family, devices, table):
         arrays = meshes.shard_batch(ARRAYS, devices)
     else:
         arrays = dict(ARRAYS)
-    trained, frozen = trees.split(params, experts.trainable_pattern(parts))
+    trained, frozen = trees.split(params, expert_parts.trainable_pattern(parts))
     tx = optimizer.make(10)
     now = state.init_state(trained, tx, seed=0)
     check_bytes(model, now, frozen, devices, table, tx)
@@ -136,7 +136,7 @@ def check_bytes(model, now, frozen, devices, table, tx):
     sizes = {f"num_{axis}": devices.shape[axis] for axis in meshes.AXES}
     planned = step_cost.bytes_per_device(
         model.config,
-        cost.Shape(
+        cost.BatchShape(
             batch_size=NUM_ROWS,
             inputs_length=INPUTS_LENGTH,
             targets_length=TARGETS_LENGTH,

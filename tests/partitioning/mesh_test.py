@@ -95,18 +95,18 @@ def test_fully_sharded_parameters_leave_an_eighth_on_each_device(params):
 
 
 def test_one_process_makes_all_rows():
-    assert mesh.process_shard(mesh.make_mesh(num_fsdp=2)) == (0, 1)
+    assert mesh.process_part(mesh.make_mesh(num_fsdp=2)) == (0, 1)
 
 
 @pytest.mark.parametrize("num_fsdp", [1, 8])
 def test_drawn_parameters_do_not_depend_on_where_they_lie(num_fsdp):
     devices = mesh.make_mesh(num_fsdp=num_fsdp)
-    places = mesh.shardings(t5.param_shapes(MODEL), devices, "fsdp")
-    drawn = t5.init_params(MODEL, seed=5, places=places)
+    data_options = mesh.shardings(t5.param_shapes(MODEL), devices, "fsdp")
+    drawn = t5.init_params(MODEL, seed=5, data_options=data_options)
     alone = t5.init_params(MODEL, seed=5)
     assert trees.fingerprint(drawn) == trees.fingerprint(alone)
-    some, _ = trees.split(places, "norm")
-    assert trees.flatten(t5.init_params(MODEL, seed=5, places=some)).keys() == (
+    some, _ = trees.split(data_options, "norm")
+    assert trees.flatten(t5.init_params(MODEL, seed=5, data_options=some)).keys() == (
         trees.flatten(some).keys()
     )
 

@@ -23,18 +23,18 @@ rank = int(sys.argv[1])
 environ = {"JOB_COMPLETION_INDEX": sys.argv[1]}
 processes.start(coordinator_address=sys.argv[2], process_count=2, environ=environ)
 
-def total(devices, rows, shard=None):
-    batch = mesh.shard_batch({"rows": rows}, devices, shard=shard)
+def total(devices, rows, part=None):
+    batch = mesh.shard_batch({"rows": rows}, devices, part=part)
     placed = batch["rows"]
     return placed.shape[0], int(jax.jit(lambda x: x.sum())(placed))
 
 split, shared = mesh.make_mesh(), mesh.make_mesh(num_model=4)
-say(mesh.process_shard(split) == (rank, 2), mesh.process_shard(shared) == (0, 1))
+say(mesh.process_part(split) == (rank, 2), mesh.process_part(shared) == (0, 1))
 own = np.full((4, 1), rank + 1, np.int32)
 say(*total(split, own), *total(shared, np.arange(4, dtype=np.int32)[:, None]))
-say(*total(split, np.arange(8, dtype=np.int32)[:, None], shard=(0, 1)))
+say(*total(split, np.arange(8, dtype=np.int32)[:, None], part=(0, 1)))
 try:
-    mesh.shard_batch({"rows": own}, split, shard=(0, 2))
+    mesh.shard_batch({"rows": own}, split, part=(0, 2))
     say("none refused" if rank else "own rows")
 except errors.ElmError as error:
     say("own rows" if "rows 4 to 6" in str(error) else error)

@@ -9,7 +9,7 @@ import pytest
 
 from elm_jax import errors, trees
 from elm_jax.model import t5
-from elm_jax.peft import adapters, bottleneck, experts, ia3, lora, points
+from elm_jax.peft import adapters, bottleneck, expert_parts, ia3, lora, points
 from tests.peft.sample import SHAPE, TOKENS, random_params, run
 
 SPECS = (
@@ -60,7 +60,7 @@ def test_cached_decoding_gives_the_logits_of_one_pass(spec):
 @pytest.mark.parametrize("spec", SPECS)
 def test_adding_adapters_leaves_the_names_and_shapes_of_the_base(spec):
     shapes = t5.param_shapes(t5.T5(SHAPE, spec.adapter_fn(SHAPE.emb_dim)))
-    added, base = trees.split(shapes, experts.ADAPTERS)
+    added, base = trees.split(shapes, expert_parts.ADAPTERS)
     assert added
     assert not trees.diff(base, t5.param_shapes(t5.T5(SHAPE)))
 
@@ -70,7 +70,7 @@ def test_a_bottleneck_can_start_bit_for_bit_as_the_base():
         exact = dataclasses.replace(spec, start_at_identity=True)
         model = t5.T5(SHAPE, exact.adapter_fn(SHAPE.emb_dim))
         params = t5.init_params(model, seed=0)
-        _, base = trees.split(params, experts.ADAPTERS)
+        _, base = trees.split(params, expert_parts.ADAPTERS)
         assert np.array_equal(run(model, params), run(t5.T5(SHAPE), base))
 
 

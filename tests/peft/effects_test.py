@@ -9,7 +9,7 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.merging import task_arithmetic
 from elm_jax.model import t5
-from elm_jax.peft import adapters, bottleneck, effects, experts, ia3, lora, points
+from elm_jax.peft import adapters, bottleneck, effects, expert_parts, ia3, lora, points
 from tests.peft.sample import SHAPE, random_params
 
 SPECS = {
@@ -31,12 +31,12 @@ def build(spec):
 def make(spec, seeds):
     """A base of random numbers, and experts on it."""
     wholes = [random_params(build(spec), seed) for seed in seeds]
-    base = trees.split(random_params(build(spec), 99), experts.ADAPTERS)[1]
-    return base, [trees.split(whole, experts.PROMPT_EXPERT)[0] for whole in wholes]
+    base = trees.split(random_params(build(spec), 99), expert_parts.ADAPTERS)[1]
+    return base, [trees.split(whole, expert_parts.PROMPT_EXPERT)[0] for whole in wholes]
 
 
 def merge(base, parts, scale=1.0, weights=()):
-    start = trees.split(base, experts.PROMPT_EXPERT)[0]
+    start = trees.split(base, expert_parts.PROMPT_EXPERT)[0]
     method = task_arithmetic.TaskArithmetic(weights=tuple(weights), scale=scale)
     merged = method.merge(
         parts,
@@ -48,7 +48,7 @@ def merge(base, parts, scale=1.0, weights=()):
 
 def fits(params, spec):
     shapes = t5.param_shapes(build(spec))
-    return not trees.diff(params, trees.split(shapes, experts.PROMPT_EXPERT)[0])
+    return not trees.diff(params, trees.split(shapes, expert_parts.PROMPT_EXPERT)[0])
 
 
 @KINDS

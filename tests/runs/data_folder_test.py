@@ -91,10 +91,12 @@ def test_a_list_of_tasks_that_all_lie_elsewhere_says_so(far, tmp_path):
 
 
 def test_tasks_that_need_no_folder_are_not_asked_for_one(far, tmp_path):
-    places = tasks.Places("", "")
-    data_folder.check(places, ["plain_ask", "here_ask"], ("train", "test"))
-    data_folder.check(places, ["far_ask"], ("no such split",))
-    data_folder.check(dataclasses.replace(places, data_dir=str(tmp_path)), far, ())
-    only_files = dataclasses.replace(places, sources=("files",))
+    data_options = tasks.DataOptions("", "")
+    data_folder.check(data_options, ["plain_ask", "here_ask"], ("train", "test"))
+    data_folder.check(data_options, ["far_ask"], ("no such split",))
+    data_folder.check(
+        dataclasses.replace(data_options, data_dir=str(tmp_path)), far, ()
+    )
+    only_files = dataclasses.replace(data_options, sources=("files",))
     with pytest.raises(errors.ConfigError, match="1 of 1 tasks"):
         data_folder.check(only_files, ["here_ask"], ("train",))

@@ -80,7 +80,7 @@ def folder(tmp_path):
         tmp_path / "library",
         [index.NewExpert("reviews", ["a text"], (used,))],
         embedder=Counter(),
-        settings=index.Settings(embedder="counter"),
+        settings=index.IndexSettings(embedder="counter"),
     )
     return tmp_path
 
@@ -356,7 +356,10 @@ def key(folder, dataset, **changes):
 def test_what_shapes_a_score_shapes_its_key(folder):
     ranked = data().opened(str)
     ranked = dataclasses.replace(
-        ranked, places=dataclasses.replace(ranked.places, cache_dir=str(folder / "c"))
+        ranked,
+        data_options=dataclasses.replace(
+            ranked.data_options, cache_dir=str(folder / "c")
+        ),
     ).open(TASK, "test")
     base = loaded.Base.load(folder / "base")
     model = base.manifest.model | {"dtype": "bfloat16"}

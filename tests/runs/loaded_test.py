@@ -14,8 +14,7 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.checkpoints import bucket, manifest
 from elm_jax.model import t5
-from elm_jax.peft import experts as kinds
-from elm_jax.peft import lora
+from elm_jax.peft import expert_parts, lora
 from elm_jax.runs import bases, loaded
 from tests.runs import scored
 
@@ -40,12 +39,12 @@ def make_base(dtype=np.float32):
 
 def make_expert(base, **changes):
     model = bases.build_model(scored.SHAPE, SPEC)
-    params = trees.split(t5.init_params(model, seed=1), kinds.ADAPTERS)[0]
+    params = trees.split(t5.init_params(model, seed=1), expert_parts.ADAPTERS)[0]
     info = dataclasses.replace(
         base.manifest,
         name="reviews",
         kind="prompt",
-        trainable_pattern=kinds.ADAPTERS,
+        trainable_pattern=expert_parts.ADAPTERS,
         adapter=bases.describe(SPEC),
     )
     return loaded.Expert(params, dataclasses.replace(info, **changes))

@@ -8,8 +8,7 @@ import pytest
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest
-from elm_jax.peft import bottleneck, fold, ia3, lora
-from elm_jax.peft import experts as expert_kinds
+from elm_jax.peft import bottleneck, expert_parts, fold, ia3, lora
 from elm_jax.runs import bases, candidates, loaded, merge
 from tests.peft.sample import SHAPE, TOKENS, random_params
 
@@ -36,7 +35,7 @@ def folder(tmp_path_factory):
     experts.save_expert(path / "base", params, info)
     for kind, spec in SPECS.items():
         pattern = (
-            expert_kinds.PROMPT_EXPERT if kind == "prompt" else expert_kinds.ADAPTERS
+            expert_parts.PROMPT_EXPERT if kind == "prompt" else expert_parts.ADAPTERS
         )
         for seed in (1, 2):
             whole = random_params(bases.build_model(SHAPE, spec), seed)

@@ -47,9 +47,9 @@ def test_a_gin_file_sets_the_limits_of_the_process(tmp_path):
 def test_rows_have_the_limits_of_the_process_unless_a_run_has_others():
     reading.Reading(wall_secs=7.0).use()
     run = tasks.ListTasks(model_dir="x", tasks="a")
-    assert run.places.limits == limited.Limits(wall_secs=7.0)
+    assert run.data_options.limits == limited.Limits(wall_secs=7.0)
     other = dataclasses.replace(run, limits=limited.Limits(cpu_secs=1.0))
-    assert other.places.limits == limited.Limits(cpu_secs=1.0)
+    assert other.data_options.limits == limited.Limits(cpu_secs=1.0)
 
 
 def test_limits_out_of_their_range_and_misspelt_ones_are_refused(tmp_path):

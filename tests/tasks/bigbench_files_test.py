@@ -32,8 +32,8 @@ def write(folder, content, name="known_unknowns"):
 
 def render(folder, content, protocol=""):
     write(folder, content)
-    places = tasks.Places("", str(folder), protocol=protocol)
-    return rendering.render_split(TASK, "validation", places)
+    data_options = tasks.DataOptions("", str(folder), protocol=protocol)
+    return rendering.render_split(TASK, "validation", data_options)
 
 
 def prompt(**content):

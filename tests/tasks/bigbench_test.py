@@ -122,12 +122,12 @@ def made_dir(tmp_path_factory):
 
 
 @pytest.fixture
-def places(made_dir, tmp_path):
-    return tasks.Places(str(tmp_path / "caches"), str(made_dir))
+def data_options(made_dir, tmp_path):
+    return tasks.DataOptions(str(tmp_path / "caches"), str(made_dir))
 
 
-def render(name, places):
-    return rendering.render_split(BY_NAME[name], "validation", places)
+def render(name, data_options):
+    return rendering.render_split(BY_NAME[name], "validation", data_options)
 
 
 def test_the_datasets_and_subtasks_are_the_papers(facts_dir):
@@ -170,8 +170,8 @@ def test_no_dataset_is_one_that_is_trained_on_and_no_split_is_for_training():
 
 
 @pytest.mark.parametrize("name", BY_HAND)
-def test_a_prompt_of_every_dataset_is_what_the_rule_says_by_hand(places, name):
-    found = render(f"bigbench_{name}", places)
+def test_a_prompt_of_every_dataset_is_what_the_rule_says_by_hand(data_options, name):
+    found = render(f"bigbench_{name}", data_options)
     prompt, choices, label = BY_HAND[name]
     assert found.inputs[0] == prompt
     assert "|".join(found.choices[0]) == choices
@@ -185,23 +185,23 @@ def test_the_cases_by_hand_are_of_all_13_datasets():
 
 
 def test_every_task_renders_alike_from_files_a_clone_and_the_made_examples(
-    places, made_dir, tmp_path
+    data_options, made_dir, tmp_path
 ):
     clone = tmp_path / "BIG-bench" / "bigbench"
     clone.mkdir(parents=True)
     (clone / "benchmark_tasks").symlink_to(made_dir / "bigbench")
-    examples = tasks.Places("", sources=("examples",))
+    examples = tasks.DataOptions("", sources=("examples",))
     for name in BY_NAME:
-        found = render(name, places)
+        found = render(name, data_options)
         assert len(found) >= 2
         assert not found.dropped
-        assert found == render(name, tasks.Places("", str(tmp_path)))
+        assert found == render(name, tasks.DataOptions("", str(tmp_path)))
         assert found == render(name, examples)
 
 
 def test_merged_datasets_hold_all_subtasks_and_for_elm_what_its_file_has(made_dir):
     name = "bigbench_conceptual_combinations_merged_zero_shot"
-    ours, elm = (tasks.Places("", str(made_dir), protocol=p) for p in ("", "elm"))
+    ours, elm = (tasks.DataOptions("", str(made_dir), protocol=p) for p in ("", "elm"))
     by_subtask = [
         render(member, ours).inputs
         for member in MIXTURES["bigbench_conceptual_combinations"].tasks
@@ -217,7 +217,7 @@ def test_merged_datasets_hold_all_subtasks_and_for_elm_what_its_file_has(made_di
 def test_a_missing_file_is_told_with_where_to_get_it_and_where_to_put_it(tmp_path):
     name = "bigbench_logical_deduction_five_objects_zero_shot"
     with pytest.raises(errors.DataError) as raised:
-        render(name, tasks.Places("", str(tmp_path)))
+        render(name, tasks.DataOptions("", str(tmp_path)))
     for told in (
         "github.com/google/BIG-bench",
         "bigbench/benchmark_tasks",
@@ -228,16 +228,16 @@ def test_a_missing_file_is_told_with_where_to_get_it_and_where_to_put_it(tmp_pat
         assert told in str(raised.value)
 
 
-def test_tokens_of_a_cache_have_the_right_choice(places):
+def test_tokens_of_a_cache_have_the_right_choice(data_options):
     name = "bigbench_language_identification_zero_shot"
     data = cache.open_cache(
         name,
         "validation",
         vocabulary=VOCABULARY,
         features=tasks.Features(512, 64),
-        places=places,
+        data_options=data_options,
     )
-    found = render(name, places)
+    found = render(name, data_options)
     assert data.manifest["key"]["served_by"].startswith("files: github.com/google")
     for example, choices, label in zip(data, found.choices, found.labels, strict=True):
         assert example.label == label
@@ -245,19 +245,19 @@ def test_tokens_of_a_cache_have_the_right_choice(places):
         assert (example.choices[label] == example.targets).all()
 
 
-def registered(places, names):
+def registered(data_options, names):
     return seqio_tasks.register_with_seqio(
         names,
         vocabulary=VOCABULARY,
         features=tasks.Features(512, 64),
-        places=places,
+        data_options=data_options,
         metric_fns={name: metric.fn for name, metric in metrics.METRICS.items()},
     )
 
 
 @pytest.fixture(scope="module")
 def seqio_names(made_dir):
-    return registered(tasks.Places("", str(made_dir)), "*bigbench*")
+    return registered(tasks.DataOptions("", str(made_dir)), "*bigbench*")
 
 
 def test_seqio_has_every_task_and_mixture_and_their_ranking_ones(seqio_names):
@@ -265,12 +265,12 @@ def test_seqio_has_every_task_and_mixture_and_their_ranking_ones(seqio_names):
         assert {name, f"{name}_score_eval"} <= set(seqio_names)
 
 
-def test_seqios_helpers_see_each_task_as_rendered(seqio_names, places):
+def test_seqios_helpers_see_each_task_as_rendered(seqio_names, data_options):
     from seqio import TaskRegistry, test_utils
 
     del seqio_names
     for name in BY_NAME:
-        found = render(name, places)
+        found = render(name, data_options)
         expected = [
             {"inputs": inputs, "targets": targets, "example_id": number}
             for inputs, targets, number in zip(
@@ -287,12 +287,14 @@ def test_seqios_helpers_see_each_task_as_rendered(seqio_names, places):
         np.testing.assert_array_equal(first["targets"], tokens)
 
 
-def test_ranking_examples_are_one_per_choice_and_score_as_t5_ranks(seqio_names, places):
+def test_ranking_examples_are_one_per_choice_and_score_as_t5_ranks(
+    seqio_names, data_options
+):
     from seqio import TaskRegistry
 
     del seqio_names
     for name in BY_NAME:
-        found = render(name, places)
+        found = render(name, data_options)
         task = TaskRegistry.get(f"{name}_score_eval")
         dataset = task.get_dataset(None, "validation", shuffle=False)
         examples = list(dataset.as_numpy_iterator())
@@ -316,7 +318,7 @@ def test_the_authors_files_have_the_published_numbers_of_rows(data_dir):
         if not (data_dir / "bigbench" / file.folder / "task.json").is_file():
             continue
         present.append(file)
-        found = render(task.name, tasks.Places("", str(data_dir)))
+        found = render(task.name, tasks.DataOptions("", str(data_dir)))
         assert len(found) == file.rows
         again = found.dropped.pop("skipped: an earlier example again", 0)
         assert file.repeated in (None, again)

@@ -29,14 +29,14 @@ def test_there_are_five_languages_and_nobody_trains_on_them():
 
 
 def test_every_task_asks_for_both_skills_and_has_metrics_for_its_script():
-    places = tasks.Places("", sources=("examples",))
+    data_options = tasks.DataOptions("", sources=("examples",))
     entries = written.read("compositional")
     for task, language in zip(
         compositional.TASKS,
         ("Korean", "Spanish", "Chinese", "Japanese", "French"),
         strict=True,
     ):
-        found = rendering.render_split(task, "eval_300", places)
+        found = rendering.render_split(task, "eval_300", data_options)
         rows = entries[task.dataset].examples
         assert found.inputs == [
             f"{row['text']}\n\nSum up the article above in one sentence, and translate "
@@ -57,20 +57,20 @@ def test_300_rows_are_drawn_from_crosssums_files(tmp_path):
     ]
     path = tmp_path / "crosssum/english-korean_train.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
-    places = tasks.Places("", str(tmp_path))
-    found = rendering.render_split(compositional.TASKS[0], "eval_300", places)
+    data_options = tasks.DataOptions("", str(tmp_path))
+    found = rendering.render_split(compositional.TASKS[0], "eval_300", data_options)
     expected = sorted(serving.torch_permutation(320, 42)[:300])
     assert [int(text.split()[1]) for text in found.targets] == expected
 
 
 def test_the_skills_have_tasks_of_their_own():
-    places = tasks.Places("", sources=("examples",))
+    data_options = tasks.DataOptions("", sources=("examples",))
     assert len(compositional.TRANSLATIONS) == 5
     cap = compositional.TRANSLATION_MIXTURE.cap(compositional.TRANSLATIONS[0].name)
     assert cap == 100_000
     for task in compositional.TRANSLATIONS:
         assert task.role == "train"
-        found = rendering.render_split(task, "validation_300", places)
+        found = rendering.render_split(task, "validation_300", data_options)
         assert len(found) == 2
     summaries = tasks.registry.task("xsum_DOC_write_summary_of_above")
     assert isinstance(summaries, tasks.Task)

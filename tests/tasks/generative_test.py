@@ -8,7 +8,7 @@ from elm_jax import errors
 from elm_jax.data import rendering, serving, tasks
 from tasks import generative, written
 
-EXAMPLES = tasks.Places("", sources=("examples",))
+EXAMPLES = tasks.DataOptions("", sources=("examples",))
 MIXTURES = {mixture.name: mixture for mixture in generative.MIXTURES}
 BY_NAME = {task.name: task for task in generative.TASKS}
 
@@ -91,8 +91,8 @@ def test_protocol_elm_takes_the_first_rows(tmp_path):
     folder.mkdir(parents=True)
     content = {"src": [f"p{n}" for n in range(400)], "tgt": ["t"] * 400}
     (folder / "explain_why.test.json").write_text(json.dumps(content))
-    ours = tasks.Places("", str(tmp_path))
-    elm = tasks.Places("", str(tmp_path), protocol="elm")
+    ours = tasks.DataOptions("", str(tmp_path))
+    elm = tasks.DataOptions("", str(tmp_path), protocol="elm")
     haiku, esnli = BY_NAME["haiku_do_nothing"], BY_NAME["esnli_explain_why"]
     drawn = rendering.render_split(haiku, "eval_300", ours).example_ids
     assert len(drawn) == 300
@@ -105,6 +105,6 @@ def test_protocol_elm_takes_the_first_rows(tmp_path):
 def test_a_dataset_that_is_nowhere_says_how_to_get_it(tmp_path):
     task = BY_NAME["eli5_generate_a_question_1"]
     with pytest.raises(errors.DataError) as raised:
-        rendering.render_split(task, "eval_300", tasks.Places("", str(tmp_path)))
+        rendering.render_split(task, "eval_300", tasks.DataOptions("", str(tmp_path)))
     assert "eli5/train_asks.jsonl" in str(raised.value)
     assert "ct0_data/eli5" in str(raised.value)

@@ -21,16 +21,16 @@ COUNTS = {
 
 
 @pytest.fixture(scope="session")
-def places(data_dir, official_templates, tmp_path_factory):
-    return tasks.Places(
+def data_options(data_dir, official_templates, tmp_path_factory):
+    return tasks.DataOptions(
         cache_dir=str(tmp_path_factory.mktemp("caches")),
         data_dir=str(data_dir),
         templates_dir=official_templates,
     )
 
 
-def render(name, split, places):
-    return rendering.render_split(tasks.registry.task(name), split, places)
+def render(name, split, data_options):
+    return rendering.render_split(tasks.registry.task(name), split, data_options)
 
 
 def test_names_prompts_and_metrics_are_t0s(facts_dir):
@@ -55,31 +55,31 @@ def test_names_prompts_and_metrics_are_t0s(facts_dir):
 
 
 @pytest.mark.parametrize("dataset", COUNTS)
-def test_every_prompt_renders_every_row(dataset, places):
+def test_every_prompt_renders_every_row(dataset, data_options):
     for task in original.TASKS[dataset]:
         for split, count in COUNTS[dataset].items():
-            found = render(task.name, split, places)
+            found = render(task.name, split, data_options)
             assert len(found) == count, (task.name, split)
             assert not [r for r in found.dropped if not r.startswith("skipped")]
             ranked = "accuracy" in task.metrics
             assert all((label >= 0) == ranked for label in found.labels)
 
 
-def test_explanations_without_a_question_are_counted(places):
-    found = render("cos_e_v1.11_i_think", "train", places)
+def test_explanations_without_a_question_are_counted(data_options):
+    found = render("cos_e_v1.11_i_think", "train", data_options)
     assert found.num_rows == 9741
     assert found.dropped == {
         "skipped: its question is not in the CommonsenseQA file": 2550
     }
 
 
-def test_texts_are_what_plain_jinja_makes_of_the_official_templates(places):
+def test_texts_are_what_plain_jinja_makes_of_the_official_templates(data_options):
     plain = jinja2.Environment()
     plain.globals["zip"] = zip
     for found in original.TASKS.values():
         for task in found:
-            template = task.template.load(places.templates_dir)
-            source_rows = task.source.rows("validation", data_dir=places.data_dir)
+            template = task.template.load(data_options.templates_dir)
+            source_rows = task.source.rows("validation", data_dir=data_options.data_dir)
             for i, row in zip(range(40), source_rows, strict=False):
                 if not isinstance(row, dict):
                     continue
@@ -149,17 +149,17 @@ def test_texts_are_what_plain_jinja_makes_of_the_official_templates(places):
         ),
     ],
 )
-def test_golden_rows(places, name, split, number, inputs, targets, label):
+def test_golden_rows(data_options, name, split, number, inputs, targets, label):
     # Change these only if the official template or the authors' file has changed.
-    found = render(name, split, places)
+    found = render(name, split, data_options)
     assert found.inputs[number] == inputs
     assert found.targets[number] == targets
     assert found.labels[number] == label
 
 
-def test_quail_reads_alike_from_xml_and_json_lines(places):
-    dev = render("quail_no_prompt_text", "validation", places)
-    challenge = render("quail_no_prompt_text", "challenge", places)
+def test_quail_reads_alike_from_xml_and_json_lines(data_options):
+    dev = render("quail_no_prompt_text", "validation", data_options)
+    challenge = render("quail_no_prompt_text", "challenge", data_options)
     assert dev.inputs[0].startswith("Candy watched the bearded man drive")
     assert dev.inputs[0].endswith("- not enough information")
     assert dev.targets[0] == "As he got out of the car"
@@ -177,17 +177,17 @@ def test_quail_reads_alike_from_xml_and_json_lines(places):
         "rotten_tomatoes_Reviewer_Enjoyment",
     ],
 )
-def test_no_row_is_in_two_splits(places, name):
+def test_no_row_is_in_two_splits(data_options, name):
     dataset = next(d for d, found in original.TASKS.items() if name.startswith(d))
-    texts = [set(render(name, split, places).inputs) for split in COUNTS[dataset]]
+    texts = [set(render(name, split, data_options).inputs) for split in COUNTS[dataset]]
     assert len(set.union(*texts)) == sum(map(len, texts))
 
 
-def test_no_dialogue_is_in_two_splits(places):
+def test_no_dialogue_is_in_two_splits(data_options):
     ids = [
         {
             row["dialogue_id"]
-            for row in author_files.DREAM.rows(s, data_dir=places.data_dir)
+            for row in author_files.DREAM.rows(s, data_dir=data_options.data_dir)
         }
         for s in COUNTS["dream"]
     ]
@@ -195,14 +195,16 @@ def test_no_dialogue_is_in_two_splits(places):
     assert len(set.union(*ids)) == sum(map(len, ids))
 
 
-def test_sentiments_are_balanced_in_every_split(places):
+def test_sentiments_are_balanced_in_every_split(data_options):
     for split, count in COUNTS["rotten_tomatoes"].items():
-        found = render("rotten_tomatoes_Reviewer_Enjoyment", split, places)
+        found = render("rotten_tomatoes_Reviewer_Enjoyment", split, data_options)
         assert sum(found.labels) * 2 == count
 
 
-def test_real_tokens_are_whole_when_lengths_allow(places, tmp_path):
-    texts = render("rotten_tomatoes_Reviewer_Enjoyment", "validation", places).inputs
+def test_real_tokens_are_whole_when_lengths_allow(data_options, tmp_path):
+    texts = render(
+        "rotten_tomatoes_Reviewer_Enjoyment", "validation", data_options
+    ).inputs
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
         model_prefix=str(tmp_path / "small"),
@@ -220,7 +222,7 @@ def test_real_tokens_are_whole_when_lengths_allow(places, tmp_path):
         "validation",
         vocabulary=vocab,
         features=tasks.Features(512, 64),
-        places=places,
+        data_options=data_options,
     )
     assert data.manifest["cut"] == {"inputs": 0, "targets": 0, "choices": 0}
     for example in data:
@@ -228,19 +230,19 @@ def test_real_tokens_are_whole_when_lengths_allow(places, tmp_path):
         assert (example.choices[example.label] == example.targets).all()
 
 
-def test_files_that_are_not_there_are_named_with_their_origin(places):
+def test_files_that_are_not_there_are_named_with_their_origin(data_options):
     for name, origin in (
         ("cosmos_qa_no_prompt_id", "wilburOne/cosmosqa"),
         ("quail_no_prompt_id", "text-machine-lab/quail"),
     ):
         with pytest.raises(errors.DataError, match=origin):
-            render(name, "train", places)
+            render(name, "train", data_options)
 
 
-def test_an_unknown_prompt_is_told_with_the_nearest(places):
+def test_an_unknown_prompt_is_told_with_the_nearest(data_options):
     ref = template_files.TemplateRef("dream", "base-line")
     with pytest.raises(errors.TemplateError, match="Did you mean: baseline"):
-        ref.load(places.templates_dir)
+        ref.load(data_options.templates_dir)
 
 
 def write(folder, name, lines):
@@ -265,7 +267,7 @@ def test_with_five_choices_the_letter_prompt_drops_the_fifth(
     lines = [json.dumps(record) for record in records]
     write(tmp_path, "commonsense_qa/train_rand_split.jsonl", lines)
     write(tmp_path, "cos_e/v1.0_train_rand_split.jsonl", lines[:1])
-    here = tasks.Places("", str(tmp_path), official_templates)
+    here = tasks.DataOptions("", str(tmp_path), official_templates)
     found = render("commonsense_qa_question_answering", "train", here)
     assert len(found) == 10
     letters = render("commonsense_qa_question_to_answer_index", "train", here)
@@ -287,7 +289,7 @@ def test_records_without_a_correct_answer_are_skipped_and_counted(
         "</questions></text></data>"
     )
     write(tmp_path, "quail/dev.xml", [quail])
-    here = tasks.Places("", str(tmp_path), official_templates)
+    here = tasks.DataOptions("", str(tmp_path), official_templates)
     for name in ("cosmos_qa_no_prompt_text", "quail_no_prompt_text"):
         found = render(name, "validation", here)
         assert len(found) == 1

@@ -81,7 +81,7 @@ def test_choice_tasks_come_once_more_as_score_eval_in_seqio():
         tuple(MIXTURES),
         vocabulary=pocket.VOCABULARY,
         features=tasks.Features(),
-        places=write_own.PLACES,
+        data_options=write_own.PLACES,
     )
     from seqio import MixtureRegistry, TaskRegistry
 
@@ -136,7 +136,7 @@ def test_templates_read_the_fields_that_the_table_says():
 )
 def test_real_rows_are_all_kept(data_dir, dataset, split, count):
     (task,) = (task for task in own.TASKS if task.dataset == dataset)
-    found = rendering.render_split(task, split, tasks.Places("", str(data_dir)))
+    found = rendering.render_split(task, split, tasks.DataOptions("", str(data_dir)))
     assert len(found) == count
     assert not [r for r in found.dropped if not r.startswith("skipped")]
     assert min(found.labels) >= 0

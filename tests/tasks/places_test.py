@@ -12,7 +12,15 @@ import pytest
 from pyarrow import parquet
 
 from elm_jax.data import rendering, serving, sources, tasks
-from tasks import compositional, conversions, generative, own, places, t0, table_rows
+from tasks import (
+    compositional,
+    conversions,
+    generative,
+    own,
+    places,
+    t0,
+    table_rows,
+)
 from tests.tasks import hub_files, tfds_mocks
 
 NAMES = list(tfds_mocks.DATASETS)
@@ -84,7 +92,7 @@ def test_prompts_read_a_prepared_dataset_as_they_read_its_rows(
     first = (official or ours)[0]
     split = judged_split(first)
     tfds_mocks.prepare(name, tfds_split(first), tmp_path)
-    stored = tasks.Places("", str(tmp_path), sources=("tfds",))
+    stored = tasks.DataOptions("", str(tmp_path), sources=("tfds",))
     served = rendering.served(first, split, stored)
     assert served.name.startswith("tfds: ")
     rows = list(served.rows())
@@ -228,7 +236,7 @@ def test_prompts_read_parquet_files_as_they_read_its_rows(
     hub_files.write(
         name, getattr(option.source, "splits", {}).get(theirs, theirs), tmp_path
     )
-    stored = tasks.Places("", str(tmp_path), sources=("hub",))
+    stored = tasks.DataOptions("", str(tmp_path), sources=("hub",))
     rows = list(rendering.served(first, judged_split(first), stored).rows())
     made = hub_files.made_rows(name)
     # One of the made dialogues has two replies.

@@ -171,9 +171,9 @@ def test_keys_queries_and_evaluation_rows_of_real_files_are_other_rows(
     dataset, data_dir
 ):
     (task,) = (task for task in own.TASKS if task.dataset == dataset)
-    places = tasks.Places("", str(data_dir))
+    data_options = tasks.DataOptions("", str(data_dir))
     train, judged = (
-        rendering.render_split(task, split, places).inputs
+        rendering.render_split(task, split, data_options).inputs
         for split in ("train", "validation")
     )
     keys = sampling.divide_rows(len(train), seed=42, num_keys=sampling.NUM_KEYS).keys
@@ -192,14 +192,14 @@ def is_official(task):
     return isinstance(ref, template_files.TemplateRef) and ref.folder is None
 
 
-def examples_of(task, places):
+def examples_of(task, data_options):
     """The first split of a task that has rows here, and its first texts."""
     split = next(s for s in ("validation", "test", "train") if s in task.splits)
-    rows = rendering.served(task, split, places).rows()
+    rows = rendering.served(task, split, data_options).rows()
     rendered = rendering.render_rows(
         itertools.islice(rows, NUM_ROWS),
         split=split,
-        template=rendering.load_template(task, split, places),
+        template=rendering.load_template(task, split, data_options),
     )
     assert len(rendered), task.name
     return split, rendered
@@ -218,17 +218,17 @@ def example(rendered, row, targets):
     }
 
 
-def check_with_seqio(task, places):
+def check_with_seqio(task, data_options):
     """Compares a task's SeqIO examples with texts and tokens made without SeqIO."""
     tensorflow_imports.import_seqio()
     import tensorflow as tf
     from seqio import test_utils
 
-    split, rendered = examples_of(task, places)
+    split, rendered = examples_of(task, data_options)
     options = {
         "vocabulary": pocket.VOCABULARY,
         "features": FEATURES,
-        "places": places,
+        "data_options": data_options,
         "render_fn": {split: rendered}.__getitem__,
     }
     dtypes = {"inputs": tf.int32, "targets": tf.int32, "inputs_pretokenized": tf.string}
@@ -259,19 +259,21 @@ def check_with_seqio(task, places):
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(NUM_PARTS))
 def test_every_official_task_gives_seqio_its_examples(part, official_templates):
-    places = tasks.Places("", templates_dir=official_templates, sources=("examples",))
+    data_options = tasks.DataOptions(
+        "", templates_dir=official_templates, sources=("examples",)
+    )
     official = [task for task in items(tasks.Task) if is_official(task)]
     assert len(official) >= 446
     for task in official[part::NUM_PARTS]:
-        check_with_seqio(task, places)
+        check_with_seqio(task, data_options)
 
 
 @pytest.mark.slow
 def test_every_other_task_gives_seqio_its_examples():
-    places = tasks.Places("", sources=("examples",))
+    data_options = tasks.DataOptions("", sources=("examples",))
     for task in items(tasks.Task):
         if not is_official(task):
-            check_with_seqio(task, places)
+            check_with_seqio(task, data_options)
 
 
 @pytest.mark.slow
@@ -282,21 +284,21 @@ def test_every_other_task_gives_seqio_its_examples():
 def test_predicting_the_target_has_full_marks_in_seqios_evaluator():
     from seqio import TaskRegistry, test_utils
 
-    places = tasks.Places("", sources=("examples",))
+    data_options = tasks.DataOptions("", sources=("examples",))
     seen = set()
     for task in items(tasks.Task):
         # An evaluator takes a quarter of a second: one of each kind.
         if is_official(task) or (task.cluster, task.metrics) in seen:
             continue
         seen.add((task.cluster, task.metrics))
-        _, rendered = examples_of(task, places)
+        _, rendered = examples_of(task, data_options)
         name = f"full_marks_{task.name}"
         fns = [metrics.get(metric).fn for metric in task.metrics]
         provider = seqio_tasks.to_seqio(
             dataclasses.replace(task, name=name),
             vocabulary=pocket.VOCABULARY,
             features=FEATURES,
-            places=places,
+            data_options=data_options,
             metric_fns=fns,
         )
         TaskRegistry.add_provider(name, provider)

@@ -255,16 +255,16 @@ def test_no_evaluation_row_is_in_a_training_or_index_split():
 
 
 def test_seen_tasks_have_the_originals_300_rows(data_dir, official_templates):
-    places = tasks.Places("", str(data_dir), official_templates)
+    data_options = tasks.DataOptions("", str(data_dir), official_templates)
     task = BY_NAME["cosmos_qa_no_prompt_text"]
-    assert len(rendering.render_split(task, "validation", places)) == 2985
-    seen = rendering.render_split(task, "validation_300", places)
+    assert len(rendering.render_split(task, "validation", data_options)) == 2985
+    seen = rendering.render_split(task, "validation_300", data_options)
     assert len(seen) == 300
     rows: list = list(task.source.rows("validation", data_dir=str(data_dir)))
     # The first numbers of torch's permutation of 2,985 with seed 42.
     for number in (147, 2892, 1362, 2017):
         assert any(rows[number]["question"] in text for text in seen.inputs)
-    elm = tasks.Places("", str(data_dir), official_templates, protocol="elm")
+    elm = tasks.DataOptions("", str(data_dir), official_templates, protocol="elm")
     again = rendering.render_split(task, "validation", elm)
     assert again.inputs == seen.inputs
     dream = BY_NAME["dream_baseline"]
@@ -277,7 +277,7 @@ def test_a_caches_manifest_says_which_source_served(tmp_path, official_templates
         "train",
         vocabulary=vocabulary.SentencePiece(pocket.VOCABULARY.path),
         features=tasks.Features(512, 64),
-        places=tasks.Places(
+        data_options=tasks.DataOptions(
             str(tmp_path), templates_dir=official_templates, sources=("examples",)
         ),
     )

@@ -17,11 +17,11 @@ def test_continual_t0s_files_come_first_in_both_layouts(tmp_path, outer):
     text = json.dumps(content)
     (folder / "covid_cloze_book_qa.train.json").write_text(text)
     task = task_named("covid_qa_covid_qa_deepset")
-    places = tasks.Places("", str(tmp_path))
-    assert len(rendering.render_split(task, "train", places)) == 1
-    assert "T0_continual_learning" in rendering.served(task, "train", places).name
+    data_options = tasks.DataOptions("", str(tmp_path))
+    assert len(rendering.render_split(task, "train", data_options)) == 1
+    assert "T0_continual_learning" in rendering.served(task, "train", data_options).name
     # The original code trains on all of them.
-    elm = tasks.Places("", str(tmp_path), protocol="elm")
+    elm = tasks.DataOptions("", str(tmp_path), protocol="elm")
     assert len(rendering.render_split(task, "train", elm)) == 301
 
 
@@ -43,7 +43,7 @@ def test_rows_without_a_prompts_fields_are_refused_by_name(tmp_path):
     text = "writer,content\nx,go #on there\n"
     (tmp_path / "twitter/tweets.csv").write_text(text)
     with pytest.raises(errors.DataError, match="author"):
-        rendering.render_split(task, "test", tasks.Places("", str(tmp_path)))
+        rendering.render_split(task, "test", tasks.DataOptions("", str(tmp_path)))
 
 
 def test_tweets_of_two_ways_to_split_them_do_not_mix(tmp_path):
@@ -52,10 +52,10 @@ def test_tweets_of_two_ways_to_split_them_do_not_mix(tmp_path):
     folder = tmp_path / "ct0_data/twitter_top20"
     folder.mkdir(parents=True)
     content = json.dumps({"src": ["p"], "tgt": ["t"]})
-    places = tasks.Places("", str(tmp_path))
+    data_options = tasks.DataOptions("", str(tmp_path))
     (folder / "tweet_as+about.test.json").write_text(content)
     with pytest.raises(errors.DataError, match="train.json"):
-        rendering.render_split(task, "test", places)
+        rendering.render_split(task, "test", data_options)
     (folder / "tweet_as+about.train.json").write_text(content)
     for split in ("train", "test"):
-        assert rendering.render_split(task, split, places).inputs == ["p"]
+        assert rendering.render_split(task, split, data_options).inputs == ["p"]

@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from elm_jax.model import config, loss, t5
-from elm_jax.peft import bottleneck, experts, ia3, lora
+from elm_jax.peft import bottleneck, expert_parts, ia3, lora
 from elm_jax.training import fleet as fleet_lib
 from elm_jax.training import optimizers, schedules, state, step
 from tests.training import toy
@@ -28,7 +28,7 @@ def make_toy_fleet(num_lanes=1, num_slots=4, num_devices=2):
     mesh = make_mesh(num_devices)
     example, frozen, _ = toy.start()
     tx, _ = toy.make_step()
-    fleet = fleet_lib.Fleet(
+    fleet = fleet_lib.Slots(
         toy.loss_fn,
         tx,
         example=example,
@@ -140,9 +140,12 @@ SHAPE = config.T5Config(
     dropout_rate=0.1,
 )
 KINDS = {
-    "bottleneck": (bottleneck.Bottleneck(reduction_factor=4), experts.PROMPT_EXPERT),
-    "lora": (lora.Lora(rank=2), experts.ADAPTERS),
-    "ia3": (ia3.Ia3(), experts.ADAPTERS),
+    "bottleneck": (
+        bottleneck.Bottleneck(reduction_factor=4),
+        expert_parts.PROMPT_EXPERT,
+    ),
+    "lora": (lora.Lora(rank=2), expert_parts.ADAPTERS),
+    "ia3": (ia3.Ia3(), expert_parts.ADAPTERS),
 }
 
 
@@ -170,7 +173,7 @@ def make_t5(kind):
     """Returns (loss_fn, tx, trainable, frozen)."""
     spec, pattern = KINDS[kind]
     model = t5.T5(SHAPE, spec and spec.adapter_fn(SHAPE.emb_dim))
-    trained, frozen = experts.split(t5.init_params(model, seed=0), pattern)
+    trained, frozen = expert_parts.split(t5.init_params(model, seed=0), pattern)
     tx = optimizers.AdamW(learning_rate=1e-2, warmup_steps=2).make(20)
     return loss.make_loss_fn(model), tx, trained, frozen
 
@@ -188,7 +191,7 @@ def test_an_expert_of_a_t5_fleet_has_the_bits_of_one_trained_alone(kind):
     step_fn = step.make_train_step(loss_fn, tx)
     mesh = make_mesh(1)
     example = state.init_state(trained, tx, seed=0)
-    fleet = fleet_lib.Fleet(loss_fn, tx, example=example, mesh=mesh, num_slots=4)
+    fleet = fleet_lib.Slots(loss_fn, tx, example=example, mesh=mesh, num_slots=4)
     frozen_before = jax.tree.map(np.array, frozen)
     packed = kind == "lora"
     for slot in (1, 3):
@@ -216,7 +219,7 @@ def test_a_base_split_over_devices_serves_a_fleet():
     base = jax.tree.map(place, frozen)
     whole = NamedSharding(mesh, PartitionSpec())
     example = state.init_state(jax.device_put(trained, whole), tx, seed=0)
-    fleet = fleet_lib.Fleet(loss_fn, tx, example=example, mesh=mesh, num_slots=2)
+    fleet = fleet_lib.Slots(loss_fn, tx, example=example, mesh=mesh, num_slots=2)
     fleet.put(1, example)
     step_fn = step.make_train_step(loss_fn, tx)
     now = state.init_state(trained, tx, seed=0)

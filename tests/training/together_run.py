@@ -45,7 +45,7 @@ def place(tree, mesh):
 
 def batch_at(step, mesh):
     """This process's rows of the batch, on its devices."""
-    index, count = meshes.process_shard(mesh)
+    index, count = meshes.process_part(mesh)
     rng = np.random.default_rng((toy.SEED, step))
     size = NUM_ROWS // count
     rows = {

@@ -26,7 +26,7 @@ def describe(spec: TrainingSpec) -> Plan:
         spec.build_model(),
         spec.longest_batch(),
         devices,
-        pattern=spec.pattern,
+        trainable_pattern=spec.trainable_pattern,
         tx=spec.optimizer.make(spec.train_steps),
     )
     return rows if layout is None else rows | _describe_fleet(layout, devices_here)

@@ -89,13 +89,13 @@ class SideBySide:
         stop.exit_if_requested()
         return failures
 
-    def _make_fleet(self, num_experts: int) -> fleet_lib.Fleet:
+    def _make_fleet(self, num_experts: int) -> fleet_lib.Slots:
         shared, layout = self._shared, self._layout
         # What is left of a list has the program, and so the bits, of all of it.
         num_slots = layout.num_slots
         if layout.num_lanes == 1:
             num_slots = min(num_slots, num_experts)
-        return fleet_lib.Fleet(
+        return fleet_lib.Slots(
             shared.loss_fn,
             shared.tx,
             example=shared.initial_state(self._spec.random_seed),
@@ -121,7 +121,7 @@ class SideBySide:
 
 
 def _surroundings(
-    fleet: fleet_lib.Fleet, table: fleet_table.FleetTable, grace_secs: float
+    fleet: fleet_lib.Slots, table: fleet_table.FleetTable, grace_secs: float
 ) -> Surroundings:
     """Returns what a fleet and its table give to an expert that begins."""
     waited_before = fleet.waited_secs

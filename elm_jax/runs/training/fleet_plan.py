@@ -13,7 +13,7 @@ import optax
 
 from elm_jax import errors
 from elm_jax.model import config, cost, t5
-from elm_jax.peft import experts as expert_parts
+from elm_jax.peft import expert_parts
 from elm_jax.runs.placement import Devices
 from elm_jax.runs.training import step_cost
 from elm_jax.runs.training.machine import Machine
@@ -59,7 +59,7 @@ class Needs:
     """
 
     shape: config.T5Config
-    batch: cost.Shape
+    batch: cost.BatchShape
     tx: optax.GradientTransformation
     trainable: Params
     frozen: Params
@@ -182,7 +182,9 @@ def layout_of(spec: TrainingSpec, machine: Machine) -> Layout:
 
 def _needs_of(spec: TrainingSpec, machine: Machine) -> Needs:
     model = spec.build_model()
-    trainable, frozen = expert_parts.split(t5.param_shapes(model), spec.pattern)
+    trainable, frozen = expert_parts.split(
+        t5.param_shapes(model), spec.trainable_pattern
+    )
     # The largest of the shares that machines and their processes are dealt.
     num_shares = spec.num_shards * machine.num_processes
     return Needs(

@@ -67,7 +67,7 @@ class Jobs:
         *,
         data: task_data.OpenedData,
         examples: Mapping[str, mixing.Examples],
-        common_shapes: Sequence[shapes.Shape],
+        common_shapes: Sequence[shapes.Lengths],
         operative_config: str,
     ) -> None:
         self._spec, self._shared, self._data = spec, shared, data
@@ -147,7 +147,7 @@ class Jobs:
             "seed": expert.random_seed,
         }
         if not spec.is_fleet:
-            given["shard"] = meshes.process_shard(self._shared.mesh)
+            given["batch_part"] = meshes.process_part(self._shared.mesh)
         if kinds.KINDS[spec.kind].objective == "span_corruption":
             return span_corruption.SpanCorruptionBatches(
                 examples,

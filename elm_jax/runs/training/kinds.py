@@ -18,7 +18,7 @@ class Kind:
       grouping: One expert for each `prompt`, that is task; one for each `dataset` of
         the tasks; or one for `all`.
       parts: Which parameters train unless a run says otherwise: a name in
-        `peft.experts.PARTS`.
+        `peft.expert_parts.PARTS`.
     """
 
     objective: Literal["span_corruption", "supervised"]

@@ -115,7 +115,7 @@ def of_expert(
         base_fingerprint=base.fingerprint if base else trees.fingerprint(params),
         model=dataclasses.asdict(spec.model_config()),
         adapter=bases.describe(spec.adapter),
-        trainable_pattern=spec.pattern,
+        trainable_pattern=spec.trainable_pattern,
         tasks=tuple(dataset.name for dataset in examples),
         data={d.name: data.describe(d) for d in examples},
         steps=steps,

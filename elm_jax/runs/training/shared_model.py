@@ -8,7 +8,7 @@ import optax
 from elm_jax import trees
 from elm_jax.model import loss, precision, t5
 from elm_jax.partitioning import mesh as meshes
-from elm_jax.peft import experts as expert_parts
+from elm_jax.peft import expert_parts
 from elm_jax.runs.loaded import Base
 from elm_jax.runs.training.fleet_plan import Layout
 from elm_jax.runs.training.spec import TrainingSpec
@@ -40,7 +40,7 @@ class SharedModel:
         mesh: jax.sharding.Mesh,
         axis_rules: str,
     ) -> None:
-        self._pattern, self._model = spec.pattern, model
+        self._trainable_pattern, self._model = spec.trainable_pattern, model
         self._axis_rules, self.mesh = axis_rules, mesh
         self.base: Base | None = None
         if spec.base_dir is not None:
@@ -51,14 +51,14 @@ class SharedModel:
     @functools.cached_property
     def frozen(self) -> Params:
         """What trains in no expert, on the devices."""
-        return trees.split(self._placed_base, self._pattern)[1]
+        return trees.split(self._placed_base, self._trainable_pattern)[1]
 
     @functools.cached_property
     def _placed_base(self) -> Params:
         if self.base is None:
             return {}
         placed = meshes.place(self.base.params, self.mesh, self._axis_rules)
-        trained, frozen = trees.split(placed, self._pattern)
+        trained, frozen = trees.split(placed, self._trainable_pattern)
         frozen = precision.in_compute_dtype(self._model.config, frozen)
         return trees.join(trained, frozen)
 
@@ -76,7 +76,7 @@ class SharedModel:
             self._model, seed=random_seed, places=trees.unflatten(new)
         )
         params = trees.join(added, self._placed_base)
-        trainable, _ = expert_parts.split(params, self._pattern)
+        trainable, _ = expert_parts.split(params, self._trainable_pattern)
         return state.init_state(trainable, self.tx, seed=random_seed)
 
 

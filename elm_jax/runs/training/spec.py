@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from elm_jax.checkpoints import manifest
 from elm_jax.model import config, cost, t5
-from elm_jax.peft import adapters
-from elm_jax.peft import experts as expert_parts
+from elm_jax.peft import adapters, expert_parts
 from elm_jax.runs import bases, task_data, vocabularies
 from elm_jax.runs.placement import Placement
 from elm_jax.runs.training import kinds, options
@@ -103,9 +102,9 @@ class TrainingSpec:
     num_shards: int
 
     @property
-    def pattern(self) -> str:
+    def trainable_pattern(self) -> str:
         """Which parameters train, as a pattern of their names."""
-        return pattern_of(self.kind, self.parts)
+        return trainable_pattern_of(self.kind, self.parts)
 
     @property
     def is_fleet(self) -> bool:
@@ -116,7 +115,7 @@ class TrainingSpec:
         the list, and each trains its share as a fleet of its own, on its own devices;
         what is no fleet they train together.
         """
-        shares_base = self.pattern != expert_parts.DATASET_EXPERT
+        shares_base = self.trainable_pattern != expert_parts.DATASET_EXPERT
         is_whole = self.placement.axis_rules in ("data", "data_model")
         several = shares_base and is_whole and len(self.experts) > 1
         return bool(self.fleet.size) and several
@@ -133,10 +132,10 @@ class TrainingSpec:
         assert shape is not None
         return dataclasses.replace(shape, dropout_rate=float(self.dropout_rate))
 
-    def longest_batch(self) -> cost.Shape:
+    def longest_batch(self) -> cost.BatchShape:
         """Returns the shape of a batch of the longest inputs and targets."""
         features = self.data.options.features
-        return cost.Shape(
+        return cost.BatchShape(
             batch_size=self.batch_size,
             inputs_length=features.inputs_length,
             targets_length=features.targets_length,
@@ -162,12 +161,12 @@ class TrainingSpec:
         return data
 
 
-def pattern_of(kind: manifest.TrainedKind, parts: str) -> str:
+def trainable_pattern_of(kind: manifest.TrainedKind, parts: str) -> str:
     """Returns the pattern of the parameters that train.
 
     Args:
       kind: Of the experts.
-      parts: A name in `peft.experts.PARTS`; "" for what is usual for the kind.
+      parts: A name in `peft.expert_parts.PARTS`; "" for what is usual for the kind.
 
     Raises:
       ConfigError: There are no such parts.

@@ -10,7 +10,7 @@ from elm_jax import trees
 from elm_jax.model import config, cost, precision, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import rules
-from elm_jax.peft import experts as expert_kinds
+from elm_jax.peft import expert_parts
 from elm_jax.runs.placement import Devices
 from elm_jax.runs.run import Plan
 from elm_jax.training import state as states
@@ -19,7 +19,7 @@ from elm_jax.types import Params
 
 def bytes_per_device(
     shape: config.T5Config,
-    batch: cost.Shape,
+    batch: cost.BatchShape,
     devices: Devices,
     *,
     tx: optax.GradientTransformation,
@@ -41,8 +41,8 @@ def bytes_per_device(
     Raises:
       ConfigError: An axis of the mesh does not divide a parameter.
     """
-    places = meshes.shardings(trainable, devices.mesh, devices.axis_rules)
-    state = states.plan_state(meshes.with_shardings(trainable, places), tx)
+    shardings = meshes.shardings(trainable, devices.mesh, devices.axis_rules)
+    state = states.plan_state(meshes.with_shardings(trainable, shardings), tx)
     trained = meshes.planned_bytes(state.params)
     frozen = precision.in_compute_dtype(shape, frozen)
     kept = meshes.plan(frozen, devices.mesh, devices.axis_rules)
@@ -63,10 +63,10 @@ def bytes_per_device(
 
 def describe(
     model: t5.T5,
-    batch: cost.Shape,
+    batch: cost.BatchShape,
     devices: Devices,
     *,
-    pattern: str,
+    trainable_pattern: str,
     tx: optax.GradientTransformation,
 ) -> Plan:
     """Returns the rows of a plan that tell what a step costs.
@@ -75,7 +75,7 @@ def describe(
       model: The network.
       batch: Over all devices.
       devices: Where.
-      pattern: Of the names of the parameters that train.
+      trainable_pattern: Of the names of the parameters that train.
       tx: The optimiser.
 
     Raises:
@@ -84,7 +84,7 @@ def describe(
     """
     meshes.check_batch_size(batch.batch_size, devices.mesh)
     shapes = t5.param_shapes(model)
-    trainable, frozen = expert_kinds.split(shapes, pattern)
+    trainable, frozen = expert_parts.split(shapes, trainable_pattern)
     parts = bytes_per_device(
         model.config, batch, devices, tx=tx, trainable=trainable, frozen=frozen
     )

@@ -6,7 +6,7 @@ import pytest
 
 from elm_jax import errors, trees
 from elm_jax.model import cost, t5
-from elm_jax.peft import bottleneck, experts
+from elm_jax.peft import bottleneck, expert_parts
 from elm_jax.runs.training import fleet_plan, machine
 from elm_jax.training import optimizers
 from tests.runs.training.step_cost_test import NUM_PROMPT, XL
@@ -18,10 +18,10 @@ GIB = 2**30
 def fleet():
     model = t5.T5(XL, bottleneck.Bottleneck(reduction_factor=32).adapter_fn(2048))
     shapes = t5.param_shapes(model)
-    trainable, frozen = trees.split(shapes, experts.PROMPT_EXPERT)
+    trainable, frozen = trees.split(shapes, expert_parts.PROMPT_EXPERT)
     return fleet_plan.Needs(
         shape=XL,
-        batch=cost.Shape(batch_size=8, inputs_length=512, targets_length=128),
+        batch=cost.BatchShape(batch_size=8, inputs_length=512, targets_length=128),
         tx=optimizers.AdamW().make(10),
         trainable=trainable,
         frozen=frozen,

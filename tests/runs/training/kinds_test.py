@@ -7,7 +7,7 @@ import pytest
 import tasks.pocket  # noqa: F401 - registers the tasks
 from elm_jax.checkpoints import manifest
 from elm_jax.library import catalogue
-from elm_jax.peft import experts
+from elm_jax.peft import expert_parts
 from elm_jax.runs.training import kinds
 
 TASKS = ("pocket_kinds_which_is", "pocket_notes_tell", "pocket_notes_write_sentence")
@@ -17,7 +17,7 @@ def test_every_kind_that_manifests_name_is_trained_or_merged():
     assert set(kinds.KINDS) == set(typing.get_args(manifest.TrainedKind))
     assert set(typing.get_args(manifest.Kind)) == {*kinds.KINDS, "merged"}
     assert set(catalogue.KINDS) == {*kinds.KINDS, "merged"} - {"base"}
-    assert {kind.parts for kind in kinds.KINDS.values()} <= set(experts.PARTS)
+    assert {kind.parts for kind in kinds.KINDS.values()} <= set(expert_parts.PARTS)
 
 
 def test_a_base_alone_learns_by_span_corruption():

@@ -7,7 +7,7 @@ import pytest
 
 from elm_jax import errors, trees
 from elm_jax.model import config, cost, t5
-from elm_jax.peft import bottleneck, experts
+from elm_jax.peft import bottleneck, expert_parts
 from elm_jax.runs import placement
 from elm_jax.runs.training import step_cost
 from elm_jax.training import optimizers
@@ -25,7 +25,7 @@ XL = config.T5Config(
 )
 NUM_BASE = 2_849_757_184
 NUM_PROMPT = 25_618_432  # adapters and layer norms, as the paper counts
-BATCH = cost.Shape(batch_size=8, inputs_length=512, targets_length=128)
+BATCH = cost.BatchShape(batch_size=8, inputs_length=512, targets_length=128)
 ONE = placement.Devices(num_data=1, num_model=1, axis_rules="data")
 
 
@@ -33,13 +33,18 @@ def parts_of(kind, devices, tx, shape=XL):
     spec = bottleneck.Bottleneck(reduction_factor=32)
     adapter_fn = spec.adapter_fn(shape.emb_dim) if kind == "prompt" else None
     model = t5.T5(shape, adapter_fn)
-    parts = {"prompt": experts.PROMPT_EXPERT, "dataset": experts.DATASET_EXPERT}
+    parts = {
+        "prompt": expert_parts.PROMPT_EXPERT,
+        "dataset": expert_parts.DATASET_EXPERT,
+    }
     pattern = parts[kind]
     trainable, frozen = trees.split(t5.param_shapes(model), pattern)
     parts = step_cost.bytes_per_device(
         shape, BATCH, devices, tx=tx.make(10), trainable=trainable, frozen=frozen
     )
-    plan = step_cost.describe(model, BATCH, devices, pattern=pattern, tx=tx.make(10))
+    plan = step_cost.describe(
+        model, BATCH, devices, trainable_pattern=pattern, tx=tx.make(10)
+    )
     return parts, plan
 
 

@@ -19,9 +19,11 @@ PATH = pathlib.Path(__file__).parent / "official_examples.csv"
 
 
 def render(task: tasks.Task, templates_dir: str) -> rendering.RenderedSplit:
-    places = tasks.Places("", templates_dir=templates_dir, sources=("examples",))
+    data_options = tasks.DataOptions(
+        "", templates_dir=templates_dir, sources=("examples",)
+    )
     split = "validation"
-    return rendering.render_split(task, split, places)
+    return rendering.render_split(task, split, data_options)
 
 
 def digest(found: rendering.RenderedSplit) -> str:

@@ -13,7 +13,7 @@ from elm_jax.data import rendering, tasks
 from tasks import own
 
 PATH = pathlib.Path(__file__).parent / "own_examples.json"
-PLACES = tasks.Places("", sources=("examples",))
+PLACES = tasks.DataOptions("", sources=("examples",))
 
 
 def first_example(task: tasks.Task) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from elm_jax import errors
-from elm_jax.data import shards, sources, tasks, token_store
+from elm_jax.data import cache_parts, sources, tasks, token_store
 from tests.data.conftest import PROMPT, colour_rows
 
 FEATURES = tasks.Features(inputs_length=30, targets_length=8)
@@ -14,7 +14,7 @@ FEATURES = tasks.Features(inputs_length=30, targets_length=8)
 @pytest.fixture
 def job(vocab, tmp_path):
     def make(name, start=0, template=PROMPT):
-        return shards.ShardJob(
+        return cache_parts.PartJob(
             *(tmp_path / name, start, "train", template, "", vocab, FEATURES)
         )
 
@@ -22,39 +22,39 @@ def job(vocab, tmp_path):
 
 
 def test_rows_are_dealt_out_by_place():
-    rows = ({"i": i} for i in range(2 * shards.SHARD_ROWS + 3))
-    dealt = list(shards.deal(rows))
+    rows = ({"i": i} for i in range(2 * cache_parts.PART_ROWS + 3))
+    dealt = list(cache_parts.deal(rows))
     assert [start for start, _ in dealt] == [
         0,
-        shards.SHARD_ROWS,
-        2 * shards.SHARD_ROWS,
+        cache_parts.PART_ROWS,
+        2 * cache_parts.PART_ROWS,
     ]
     assert [row["i"] for _, some in dealt for row in some] == list(
-        range(2 * shards.SHARD_ROWS + 3)
+        range(2 * cache_parts.PART_ROWS + 3)
     )
-    assert list(shards.deal(iter(()))) == []
+    assert list(cache_parts.deal(iter(()))) == []
 
 
 def test_shards_joined_are_the_shard_of_all_rows(job):
     rows = [*colour_rows("train"), sources.Skipped("why"), {"text": "no choices"}]
-    shards.build(job("whole"), rows)
+    cache_parts.build(job("whole"), rows)
     for number, cut in enumerate(itertools.pairwise([0, 10, 11, 40, len(rows)])):
-        shards.build(job(f"part{number}", start=cut[0]), rows[slice(*cut)])
-    whole = shards.read(job("whole").folder)
-    parts = [shards.read(job(f"part{number}").folder) for number in range(4)]
+        cache_parts.build(job(f"part{number}", start=cut[0]), rows[slice(*cut)])
+    whole = cache_parts.read(job("whole").folder)
+    parts = [cache_parts.read(job(f"part{number}").folder) for number in range(4)]
     expected = whole.columns.arrays()
-    joined = shards.joined(parts)
+    joined = cache_parts.joined(parts)
     assert joined.keys() == expected.keys()
     for name, pieces in joined.items():
-        np.testing.assert_array_equal(shards.concatenated(pieces), expected[name])
+        np.testing.assert_array_equal(cache_parts.concatenated(pieces), expected[name])
     assert sum(part.num_rows for part in parts) == whole.num_rows == 62
     assert whole.dropped == {"skipped: why": 1, "bad: missing field": 1}
     assert whole.first_bad == parts[3].first_bad
     assert "row 61" in whole.first_bad["bad: missing field"]
     pieces = {name: [array] for name, array in expected.items()}
-    assert shards.fingerprint(joined) == shards.fingerprint(pieces)
+    assert cache_parts.fingerprint(joined) == cache_parts.fingerprint(pieces)
     # As before there was this column, so that earlier results and states stay known.
-    assert shards.fingerprint(joined) == shards.fingerprint(
+    assert cache_parts.fingerprint(joined) == cache_parts.fingerprint(
         {name: array for name, array in pieces.items() if name != "inputs_cut"}
     )
     assert whole.lengths["inputs"].max() > 30
@@ -62,10 +62,12 @@ def test_shards_joined_are_the_shard_of_all_rows(job):
 
 
 def test_a_shard_without_examples_joins_too(job):
-    shards.build(job("some"), list(colour_rows("train"))[:3])
-    shards.build(job("none", start=3), [sources.Skipped("why")])
-    parts = [shards.read(job(name).folder) for name in ("some", "none")]
-    arrays = {n: shards.concatenated(p) for n, p in shards.joined(parts).items()}
+    cache_parts.build(job("some"), list(colour_rows("train"))[:3])
+    cache_parts.build(job("none", start=3), [sources.Skipped("why")])
+    parts = [cache_parts.read(job(name).folder) for name in ("some", "none")]
+    arrays = {
+        n: cache_parts.concatenated(p) for n, p in cache_parts.joined(parts).items()
+    }
     columns = token_store.Columns.from_arrays(arrays)
     assert len(columns.labels) == 3
     assert columns.choices_of[-1] == len(columns.choices.lengths)
@@ -73,6 +75,6 @@ def test_a_shard_without_examples_joins_too(job):
 
 def test_a_place_that_cannot_be_written_is_told(vocab):
     there = pathlib.Path("/proc/none")
-    bad = shards.ShardJob(there, 0, "train", PROMPT, "", vocab, FEATURES)
+    bad = cache_parts.PartJob(there, 0, "train", PROMPT, "", vocab, FEATURES)
     with pytest.raises(errors.DataError, match="cannot be written"):
-        shards.build(bad, list(colour_rows("train")))
+        cache_parts.build(bad, list(colour_rows("train")))

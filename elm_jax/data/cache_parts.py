@@ -1,6 +1,6 @@
 """Parts of a token cache: any process turns some rows into one small folder.
 
-The rows of a split are divided by their place, `SHARD_ROWS` to a shard. A shard has the
+The rows of a split are divided by their place, `PART_ROWS` to a part. A part has the
 same bytes whichever process makes it. So a cache is the same whether it was made by one
 process, by many, or by several with interruptions.
 """
@@ -31,18 +31,18 @@ from elm_jax.data import vocabulary as vocabularies
 from elm_jax.disk import folders, json_files, seals
 from elm_jax.limits import limited
 
-SHARD_ROWS = 2048
+PART_ROWS = 2048
 INDEX_FILE = "index.json"
 
 Rows = Sequence[sources.Record]
 
 
 @dataclasses.dataclass(frozen=True)
-class ShardJob:
-    """What a process needs to make a shard, besides the rows; can be pickled.
+class PartJob:
+    """What a process needs to make a part, besides the rows; can be pickled.
 
     Attributes:
-      folder: The shard's folder, to be written.
+      folder: The part's folder, to be written.
       start: Place of the first row in its source.
       split: The task's split; part of the seed of random choices.
       template: The template, or None for plain text and rows prompted already.
@@ -62,8 +62,8 @@ class ShardJob:
     limits: limited.Limits = dataclasses.field(default_factory=limited.current)
 
 
-class Shard(NamedTuple):
-    """A shard that was read from disk.
+class Part(NamedTuple):
+    """A part that was read from disk.
 
     Attributes:
       columns: Its examples, memory-mapped.
@@ -82,7 +82,7 @@ class Shard(NamedTuple):
     indistinct: collections.Counter[str]
 
 
-def build(job: ShardJob, rows: Rows) -> int:
+def build(job: PartJob, rows: Rows) -> int:
     """Renders and tokenises rows into the job's folder; returns how many there were.
 
     Raises:
@@ -112,7 +112,7 @@ def write(
     rendered: rendering.RenderedSplit,
     tokenized: tokenizing.Tokenized,
 ) -> None:
-    """Writes a shard whole or not at all."""
+    """Writes a part whole or not at all."""
     arrays = tokenized.columns.arrays()
     arrays |= {f"lengths.{name}": n for name, n in tokenized.lengths.items()}
     with (
@@ -131,12 +131,12 @@ def write(
         (temporary / INDEX_FILE).write_text(text, encoding="utf-8")
 
 
-def read(folder: pathlib.Path) -> Shard:
-    """Returns a shard; raises OSError, ValueError or KeyError for a damaged one."""
+def read(folder: pathlib.Path) -> Part:
+    """Returns a part; raises OSError, ValueError or KeyError for a damaged one."""
     content = seals.open_sealed(json_files.read_object(folder / INDEX_FILE))
     path = folder / token_store.ARRAYS_FILE
     arrays = token_store.map_arrays(path, content["arrays"])
-    return Shard(
+    return Part(
         token_store.Columns.from_arrays(arrays),
         {name: arrays[f"lengths.{name}"] for name in token_counts.TOKENS},
         content["num_rows"],
@@ -146,15 +146,15 @@ def read(folder: pathlib.Path) -> Shard:
     )
 
 
-def joined(shards: Sequence[Shard]) -> dict[str, list[np.ndarray]]:
-    """Returns the arrays of all shards' examples in order, each array in pieces.
+def joined(parts: Sequence[Part]) -> dict[str, list[np.ndarray]]:
+    """Returns the arrays of all parts' examples in order, each array in pieces.
 
     Only offsets are held in memory; the pieces of everything else stay mapped.
     """
-    parts = [shard.columns.arrays() for shard in shards]
+    columns = [part.columns.arrays() for part in parts]
     arrays: dict[str, list[np.ndarray]] = {}
-    for name in parts[0]:
-        pieces = [part[name] for part in parts]
+    for name in columns[0]:
+        pieces = [part[name] for part in columns]
         is_offsets = name.endswith(".offsets") or name == "choices_of"
         arrays[name] = [_joined_offsets(pieces)] if is_offsets else pieces
     return arrays
@@ -179,11 +179,11 @@ def fingerprint(arrays: dict[str, list[np.ndarray]]) -> str:
 def deal(
     rows: Iterator[sources.Record],
 ) -> Iterator[tuple[int, list[sources.Record]]]:
-    """Yields the place of the first row, and the rows, of each shard."""
+    """Yields the place of the first row, and the rows, of each part."""
     start, some = 0, []
     for row in rows:
         some.append(row)
-        if len(some) == SHARD_ROWS:
+        if len(some) == PART_ROWS:
             yield start, some
             start, some = start + len(some), []
     if some:
@@ -208,5 +208,5 @@ def _joined_offsets(pieces: Sequence[np.ndarray]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def _shared(path: str, extra_ids: int) -> vocabularies.SentencePiece:
-    """Returns a vocabulary; each process loads it once for all its shards."""
+    """Returns a vocabulary; each process loads it once for all its parts."""
     return vocabularies.SentencePiece(path, extra_ids)

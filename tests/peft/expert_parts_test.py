@@ -9,7 +9,7 @@ import pytest
 
 from elm_jax import errors, trees
 from elm_jax.model import config, loss, t5
-from elm_jax.peft import bottleneck, experts, lora
+from elm_jax.peft import bottleneck, expert_parts, lora
 
 XL = config.T5Config(
     vocab_size=32128,
@@ -25,7 +25,7 @@ XL = config.T5Config(
 @pytest.fixture(scope="module")
 def xl_expert():
     model = t5.T5(XL, bottleneck.Bottleneck().adapter_fn(XL.emb_dim))
-    return trees.split(t5.param_shapes(model), experts.PROMPT_EXPERT)
+    return trees.split(t5.param_shapes(model), expert_parts.PROMPT_EXPERT)
 
 
 def test_a_prompt_expert_of_t5_xl_has_25_618_432_parameters(xl_expert):
@@ -48,7 +48,7 @@ def test_a_prompt_expert_of_t5_xl_has_96_adapters_and_506_tensors(xl_expert):
 
 def test_a_dataset_expert_is_everything(xl_expert):
     whole = trees.join(*xl_expert)
-    expert, rest = trees.split(whole, experts.DATASET_EXPERT)
+    expert, rest = trees.split(whole, expert_parts.DATASET_EXPERT)
     assert expert == whole
     assert rest == {}
 
@@ -86,24 +86,24 @@ def test_an_expert_s_gradient_is_that_of_the_whole_model():
         whole = jax.grad(lambda p: loss_fn(p, batch, None)[0])(trees.join(expert, rest))
         return jax.grad(value)(expert), whole
 
-    expert, rest = trees.split(params, experts.PROMPT_EXPERT)
+    expert, rest = trees.split(params, expert_parts.PROMPT_EXPERT)
     part, whole = map(trees.flatten, gradients(expert, rest))
     assert set(part) < set(whole)
     for name, leaf in part.items():
-        assert re.search(experts.PROMPT_EXPERT, name)
+        assert re.search(expert_parts.PROMPT_EXPERT, name)
         assert jnp.any(leaf != 0)
         largest = np.abs(whole[name]).max()
         np.testing.assert_allclose(leaf, whole[name], atol=1e-5 * largest)
 
 
 def test_norms_only_are_the_122_layer_norms(xl_expert):
-    norms, rest = trees.split(trees.join(*xl_expert), experts.NORMS)
+    norms, rest = trees.split(trees.join(*xl_expert), expert_parts.NORMS)
     assert trees.count_params(norms) == 122 * 2048 == 249_856
     assert all("_adapter/" in n or "norm" not in n for n in trees.flatten(rest))
 
 
 def test_adapters_alone_are_a_prompt_expert_without_norms(xl_expert):
-    alone, _ = trees.split(xl_expert[0], experts.ADAPTERS)
+    alone, _ = trees.split(xl_expert[0], expert_parts.ADAPTERS)
     assert trees.count_params(alone) == 25_368_576
     assert trees.count_params(xl_expert[0]) == 25_368_576 + 249_856
 
@@ -111,12 +111,12 @@ def test_adapters_alone_are_a_prompt_expert_without_norms(xl_expert):
 def test_an_expert_without_parameters_is_refused():
     plain = t5.T5(XL, lora.Lora(targets="mlp/wi$"))
     with pytest.raises(errors.ConfigError, match="wi_0 and wi_1"):
-        experts.split(t5.param_shapes(plain), experts.ADAPTERS)
+        expert_parts.split(t5.param_shapes(plain), expert_parts.ADAPTERS)
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one():
     with pytest.raises(errors.ConfigError, match="Did you mean: adapters"):
-        experts.trainable_pattern("adapter")
+        expert_parts.trainable_pattern("adapter")
 
 
 @pytest.mark.usefixtures("short_limits")
@@ -124,6 +124,6 @@ def test_a_pattern_of_a_manifest_that_takes_for_ever_is_an_error_that_names_it()
     shapes = t5.param_shapes(t5.T5(XL))
     told = r"expert 'x' with the trainable_pattern .*too much: .* 0\.3 s of CPU"
     with pytest.raises(errors.CheckpointError, match=told):
-        experts.part(shapes, r"([\w/]+)+!", of="expert 'x'")
-    norms = experts.part(shapes, r"norm/", of="expert 'x'")
-    assert norms == experts.part(shapes, experts.NORMS, of="expert 'x'")
+        expert_parts.part(shapes, r"([\w/]+)+!", of="expert 'x'")
+    norms = expert_parts.part(shapes, r"norm/", of="expert 'x'")
+    assert norms == expert_parts.part(shapes, expert_parts.NORMS, of="expert 'x'")
