@@ -100,7 +100,7 @@ def titles(path):
 def test_the_python_of_a_readme_runs(readme, pocket):
     pocket.write_files(readme)
     for block in readmes.blocks(readme):
-        # Those for transformers are run in checkpoints/torch_bottleneck_test.py.
+        # Those for transformers are run by tests in checkpoints/, where torch is.
         if block.language == "python" and "import transformers" not in block.code:
             status, output = pocket.run_python(block.code)
             assert status == 0, (block.code, output)

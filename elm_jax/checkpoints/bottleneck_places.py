@@ -55,6 +55,23 @@ def find(name: str) -> Place | None:
     return Place(point, layer, f"{layer}.{module}", side, part)
 
 
+def plain_name(point: str, index: int, side: str, part: str) -> str:
+    """Returns our plain name of a tensor; inverse of `find`.
+
+    >>> plain_name("decoder/mlp", 3, "up", "bias")
+    'decoder/layers_3/mlp_adapter/up/bias'
+
+    Args:
+      point: The insertion point.
+      index: Of the layer in its stack, from 0.
+      side: `down` or `up`.
+      part: `kernel` or `bias`.
+    """
+    ours = next(name for name, place in _SUB_LAYERS.items() if place[0] == point)
+    stack, _, sub_layer = ours.partition("/")
+    return f"{stack}/{LAYERS}_{index}/{sub_layer}_adapter/{side}/{part}"
+
+
 def width(params: Params, points: Collection[str], *, of: str) -> int:
     """Returns the width of the middle of an expert's adapters.
 

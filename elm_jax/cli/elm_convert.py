@@ -21,6 +21,8 @@ def runs() -> "tuple[type[Run], ...]":
         convert_experts.ImportPeft,
         convert_experts.ExportPeft,
         convert_bottlenecks.ExportBottleneck,
+        convert_bottlenecks.ImportAdapterHub,
+        convert_bottlenecks.ExportAdapterHub,
         convert_experts.FoldExpert,
     )
 

@@ -7,7 +7,12 @@ import jax
 import numpy as np
 
 from elm_jax import trees
-from elm_jax.checkpoints import experts, manifest, torch_bottleneck
+from elm_jax.checkpoints import (
+    adapterhub_folders,
+    experts,
+    manifest,
+    torch_bottleneck,
+)
 from elm_jax.model import t5
 from elm_jax.peft import bottleneck, expert_parts, points
 from elm_jax.runs import bases
@@ -83,5 +88,14 @@ def export(case, folder):
         draw(spec, parts),
         model=dataclasses.asdict(peft_sample.CONFIG),
         facts={"name": case, "base_name": "base", "base_model": "google/t5"},
+    )
+    return folder
+
+
+def export_to_hub(case, folder):
+    """Writes a case for AdapterHub's `adapters`."""
+    spec, parts = CASES[case]
+    adapterhub_folders.save(
+        folder, dataclasses.asdict(spec), draw(spec, parts), base=SHAPES, name=case
     )
     return folder

@@ -71,8 +71,8 @@ def make_base():
     for name, parameter in named.items():
         parameter.data = torch.tensor(drawn[name])
     model.encoder.embed_tokens = model.decoder.embed_tokens = model.shared
-    if model.config.scale_decoder_outputs:  # as for tied embeddings
-        model.config.scale_decoder_outputs = False
+    # As for tied embeddings; transformers 4 asks tie_word_embeddings instead.
+    model.config.scale_decoder_outputs = False
     return model
 
 

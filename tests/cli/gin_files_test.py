@@ -47,6 +47,8 @@ BINARIES = {
         convert_experts.ImportPeft,
         convert_experts.ExportPeft,
         convert_bottlenecks.ExportBottleneck,
+        convert_bottlenecks.ImportAdapterHub,
+        convert_bottlenecks.ExportAdapterHub,
         convert_experts.FoldExpert,
     ),
     "elm_report": (report.Report, show_examples.ShowExamples),

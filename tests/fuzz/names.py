@@ -8,7 +8,7 @@ GROUPS = {
     },
     "weights": {
         **{"orbax": 1, "orbax_streamed": 1, "safetensors": 1, "hf_config": 1},
-        **{"peft": 1, "peft_config": 1},
+        **{"peft": 1, "peft_config": 1, "adapterhub": 1, "adapterhub_config": 1},
     },
     "foreign": {"sentencepiece": 1, "tokenizer": 1, "torch": 1},
     "tables": {"parquet": 2, "p3_parquet": 1, "p3_records": 1},

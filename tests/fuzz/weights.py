@@ -12,8 +12,18 @@ import numpy as np
 from elm_jax import trees
 from elm_jax.checkpoints import experts, huggingface, streaming, tensors
 from elm_jax.model import t5
-from elm_jax.runs import bases, convert, convert_experts, loaded
-from tests.checkpoints import huggingface_sample, peft_sample
+from elm_jax.runs import (
+    bases,
+    convert,
+    convert_bottlenecks,
+    convert_experts,
+    loaded,
+)
+from tests.checkpoints import (
+    huggingface_sample,
+    make_adapterhub_golden,
+    peft_sample,
+)
 from tests.fuzz.contract import Format, Valid, guarded
 from tests.fuzz.records import make_expert
 
@@ -134,6 +144,62 @@ def _read_peft(folder: pathlib.Path) -> Any:
     return (trees.flatten(params), info.adapter)
 
 
+def _make_hub(folder: pathlib.Path, variant: int) -> None:
+    case = ("houlsby", "learned")[variant]
+    shutil.copytree(make_adapterhub_golden.FOLDER / case, folder / "adapter")
+    (folder / "adapter/logits.npy").unlink()
+    shapes = t5.param_shapes(t5.T5(peft_sample.CONFIG))
+    theirs = peft_sample.theirs(shapes)
+    huggingface_sample.write_folder(folder / "model", theirs, peft_sample.CONFIG)
+    read_model(folder)
+
+
+def _read_hub(folder: pathlib.Path) -> Any:
+    shutil.rmtree(folder / "experts", ignore_errors=True)
+    convert_bottlenecks.ImportAdapterHub(
+        model_dir=str(folder),
+        source_paths=str(folder / "adapter"),
+        initial_checkpoint_path=str(folder / "out/base"),
+        experts_dir=str(folder / "experts"),
+        expert_name="imported",
+    ).run()
+    params, info = experts.load_expert(folder / "experts/imported")
+    return (trees.flatten(params), info.adapter)
+
+
+def _judge_hub(folder: pathlib.Path, value: Any, valid: Valid) -> str:
+    """Compares activation and sums of both projections with the files' own."""
+    del valid
+    params, spec = value
+    theirs = _plain(folder / "adapter/adapter.safetensors")
+    settings = json.loads((folder / "adapter/adapter_config.json").read_text("utf-8"))
+    config, former = settings["config"], {"gelu": "gelu_new"}
+    named = config["non_linearity"].lower()
+    named = named if "version" in settings else former.get(named, named)
+    if {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu"}.get(named, named) != (
+        spec["activation"]
+    ):
+        return f"computes {spec['activation']} instead of {named}"
+    scale = config.get("scaling", 1.0)
+    sums = dict.fromkeys(("down/kernel", "down/bias", "up/kernel", "up/bias"), 0.0)
+    made = dict(sums)
+    for name, array in theirs.items():
+        if name.endswith(".scaling"):
+            continue
+        start, _, end = name.rpartition("adapter_")
+        side = end.partition(".")[0]
+        part = "bias" if end.endswith("bias") else "kernel"
+        factor = theirs[f"{start}scaling"] if scale == "learned" else scale
+        factor = factor if side == "up" else 1.0
+        total = np.abs(array.astype(np.float64) * factor).sum()
+        sums[f"{side}/{part}"] += float(total)
+    for name, array in params.items():
+        _, part = name.rsplit("_adapter/")
+        made[part] += float(np.abs(array.astype(np.float64)).sum())
+    is_same = all(math.isclose(sums[n], made[n], rel_tol=1e-5) for n in sums)
+    return "" if is_same else f"sums are {made} instead of {sums}"
+
+
 def _judge_peft(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     """Compares the change of each projection with the file's own product."""
     del valid
@@ -182,6 +248,15 @@ FORMATS = {
         _read_peft,
         _judge_peft,
         {"adapter/adapter_model.safetensors": ("safetensors", "bytes")},
+    ),
+    "adapterhub": Format(
+        _make_hub,
+        _read_hub,
+        _judge_hub,
+        {"adapter/adapter.safetensors": ("safetensors", "bytes")},
+    ),
+    "adapterhub_config": Format(
+        _make_hub, _read_hub, _judge_hub, {"adapter/adapter_config.json": ("json",)}
     ),
     "peft_config": Format(
         _make_peft, _read_peft, _judge_peft, {"adapter/adapter_config.json": ("json",)}

@@ -2,13 +2,22 @@
 
 import dataclasses
 import json
+import shutil
 
+import jax
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest
-from elm_jax.runs import convert_bottlenecks
-from tests.checkpoints import bottleneck_sample, peft_sample
+from elm_jax.peft import expert_parts
+from elm_jax.runs import bases, candidates, convert_bottlenecks, loaded
+from tests.checkpoints import (
+    bottleneck_sample,
+    make_adapterhub_golden,
+    peft_sample,
+)
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +86,78 @@ def test_tensors_that_a_manifest_does_not_tell_of_are_refused(work, tmp_path):
     with pytest.raises(errors.CheckpointError, match="misshapen"):
         run.run()
     assert not (tmp_path / "torch").exists()
+
+
+# AdapterHub's `adapters`.
+
+
+def importing(work, source, **fields):
+    return convert_bottlenecks.ImportAdapterHub(
+        model_dir=str(work),
+        source_paths=str(source),
+        initial_checkpoint_path="{MODEL_DIR}/base",
+        **fields,
+    )
+
+
+@pytest.mark.parametrize("case", make_adapterhub_golden.CASES)
+def test_an_adapter_of_adapterhub_is_one_of_our_experts(work, case):
+    run = importing(work, make_adapterhub_golden.FOLDER / case)
+    run.run()
+    assert run.plan()["finished already"] == 1
+    base = loaded.Base.load(work / "base")
+    candidate = candidates.Candidate("x", (work / "imported" / case,))
+    params, adapter = candidate.load(base)
+    model = bases.build_model(base.config, adapter)
+    tokens = (peft_sample.INPUTS, peft_sample.TARGETS)
+    found = jax.jit(model.apply)({"params": params}, *tokens)
+    expected = np.load(make_adapterhub_golden.FOLDER / case / "logits.npy")
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    info = manifest.read_manifest(work / "imported" / case)
+    assert info.trainable_pattern == expert_parts.ADAPTERS
+
+
+def exporting(work, tmp_path, **fields):
+    return convert_bottlenecks.ExportAdapterHub(
+        model_dir=str(work), export_dir=str(tmp_path / "hub"), **fields
+    )
+
+
+def test_an_expert_comes_back_from_adapterhub_s_format_bit_for_bit(
+    work, tmp_path, capsys
+):
+    run = exporting(
+        work, tmp_path, experts="{MODEL_DIR}/experts/paper", layer_norms="beside"
+    )
+    run.run()
+    assert "to be loaded besides the adapter: " in capsys.readouterr().out
+    assert run.plan()["finished already"] == 1
+    importing(work, tmp_path / "hub/paper", expert_name="again").run()
+    params, info = experts.load_expert(work / "imported/again")
+    expected, original = experts.load_expert(work / "experts/paper")
+    assert trees.fingerprint(params) == trees.fingerprint(expected)
+    assert info.adapter == original.adapter
+    assert info.trainable_pattern == original.trainable_pattern
+
+
+def test_layer_norms_and_parallel_adapters_are_refused_by_a_dry_run(work, tmp_path):
+    run = exporting(work, tmp_path, experts="{MODEL_DIR}/experts/paper")
+    for act in (run.plan, run.run):
+        with pytest.raises(errors.ConfigError, match="layer norms.*\n.*\n.*'beside'"):
+            act()
+    run = exporting(work, tmp_path, experts="{MODEL_DIR}/experts/parallel")
+    for act in (run.plan, run.run):
+        with pytest.raises(errors.CheckpointError, match="parallel = True"):
+            act()
+    assert not (tmp_path / "hub").exists()
+
+
+def test_a_head_that_was_trained_is_not_left_behind(work, tmp_path):
+    folder = shutil.copytree(make_adapterhub_golden.FOLDER / "houlsby", tmp_path / "x")
+    path = folder / "model_head.safetensors"
+    head = safetensors.numpy.load_file(path)
+    head["lm_head.weight"][3, 4] += 0.01
+    safetensors.numpy.save_file(head, path)
+    with pytest.raises(errors.CheckpointError, match=r"another head.*lm_head\.weight"):
+        importing(work, folder).run()
+    assert not (work / "imported/x").exists()

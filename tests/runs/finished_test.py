@@ -26,7 +26,11 @@ from elm_jax.runs import (
     tasks,
 )
 from tasks import pocket
-from tests.checkpoints import bottleneck_sample, peft_sample
+from tests.checkpoints import (
+    bottleneck_sample,
+    make_adapterhub_golden,
+    peft_sample,
+)
 
 SUITES = (pocket,)  # imported for what it registers
 SHAPES = t5.param_shapes(t5.T5(peft_sample.CONFIG))
@@ -58,6 +62,10 @@ def peft(name):
     return str(peft_sample.FOLDER / name)
 
 
+def hub(name):
+    return str(make_adapterhub_golden.FOLDER / name)
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A work folder with two bases, imported experts, another run's, and copies."""
@@ -69,6 +77,10 @@ def prepared(tmp_path_factory):
         source_paths=(peft("lora"), peft("lora_patterns")),
         **BASE_DIR,
     ).run()
+    convert_bottlenecks.ImportAdapterHub(
+        model_dir=str(folder), source_paths=(hub("learned"), hub("channel")), **BASE_DIR
+    ).run()
+    shutil.copytree(hub("learned"), folder / "runs" / "houlsby")
     bottleneck_sample.save(folder / "bottlenecks/one", folder / "base", "paper")
     bottleneck_sample.save(folder / "bottlenecks/two", folder / "base", "sum")
     # Another run's folder of the same name, as PEFT's `checkpoint-500` are.
@@ -157,6 +169,25 @@ RESULTS = {
             "experts": ("{MODEL_DIR}/bottlenecks/two", ANEW),
             "export_dir": ("{MODEL_DIR}/elsewhere", ANEW),
             "base_model": ("google/t5", REFUSES),
+        },
+    ),
+    convert_bottlenecks.ImportAdapterHub: (
+        {"source_paths": hub("houlsby"), **BASE_DIR},
+        {
+            "source_paths": ("{MODEL_DIR}/runs/houlsby", REFUSES),
+            "initial_checkpoint_path": ("{MODEL_DIR}/other_base", REFUSES),
+            "experts_dir": ("{MODEL_DIR}/elsewhere", ANEW),
+            "expert_name": ("another", ANEW),
+            "tasks": (("dream",), REFUSES),
+        },
+    ),
+    convert_bottlenecks.ExportAdapterHub: (
+        {"experts": "{MODEL_DIR}/imported/learned"},
+        {
+            "experts": ("{MODEL_DIR}/imported/channel", ANEW),
+            "export_dir": ("{MODEL_DIR}/elsewhere", ANEW),
+            "base_model": ("google/t5", REFUSES),
+            "layer_norms": ("beside", SAME),  # of an expert that has none
         },
     ),
     convert_experts.FoldExpert: (
