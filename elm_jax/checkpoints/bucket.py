@@ -21,21 +21,16 @@ Stores need no conditional writes, which not all have, and nothing is ever remov
 
 import concurrent.futures
 import contextlib
-import functools
 import hashlib
 import json
-import os
 import pathlib
 import re
 import sys
-import urllib.parse
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import tensorstore as ts
-
 from elm_jax import errors, paths
-from elm_jax.checkpoints import experts, stores
+from elm_jax.checkpoints import experts, objects, stores
 from elm_jax.checkpoints import manifest as manifests
 from elm_jax.disk import folders, json_files
 
@@ -44,9 +39,6 @@ _FILE = re.compile(r"\w[\w.\-]{0,199}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _MARK = "_elm_jax"  # written to see whether one may write
 _AT_ONCE = 4  # files on their way; one that is written is in memory
-_PART_BYTES = 2**26
-_TRIES, _LOOK_SECS = 4, 60.0
-_FILE_SECS = 3600.0
 
 
 class Copy(NamedTuple):
@@ -78,14 +70,14 @@ class Bucket:
 
     def __init__(self, place: str) -> None:
         self.url = stores.as_url(place)
+        self._objects = objects.Objects(self.url)
         self._whole: set[Copy] = set()
 
     def check(self, names: Iterable[str]) -> None:
         """Raises CheckpointError unless experts of these names can be written here."""
         _check_names(names)
-        with self._telling():
-            store = _open(self.url, tries=_TRIES)
-            store.write(_MARK, b"experts of elm_jax\n").result(timeout=_LOOK_SECS)
+        with self._objects.telling():
+            self._objects.try_write(_MARK, b"experts of elm_jax\n")
 
     def experts(self, names: Iterable[str] | None = None) -> dict[str, Copy]:
         """Returns the first whole copy of each expert that has one.
@@ -128,13 +120,14 @@ class Bucket:
         if copy in self._whole:
             return True
         root = f"{copy.name}/{copy.digest}/"
-        keys, known = self._list(root), self._record(copy)
+        keys, known = self._objects.list(root), self._record(copy)
 
         def digest(key: str) -> str:
             state, found = known.get(key.removeprefix(root), ("", ""))
-            return found if state and state == self._state(key) else self._digest(key)
+            is_as_published = state and state == self._objects.state(key)
+            return found if is_as_published else self._objects.digest(key)
 
-        with self._telling():
+        with self._objects.telling():
             digests = dict(_at_once(digest, keys))
         is_whole = copy.digest == _combine(
             {key.removeprefix(root): found for key, found in digests.items()}
@@ -182,7 +175,7 @@ class Bucket:
         files: dict[tuple[str, str], list[str]] = {}
         wanted = None if names is None else {*names}
         one = f"{next(iter(wanted))}/" if wanted and len(wanted) == 1 else ""
-        for key in self._list(one):
+        for key in self._objects.list(one):
             name, digest, path = (*key.split("/", 2), "", "")[:3]
             if wanted is not None and name not in wanted:
                 continue
@@ -202,8 +195,8 @@ class Bucket:
         """
         for copy in copies:
             key = f"{copy.name}/{copy.digest}/{manifests.FILE_NAME}"
-            with self._telling():
-                content = self._small(key)
+            with self._objects.telling():
+                content = self._objects.small(key)
             yield _named(manifests.parse(content, f"{self.url}{key}"), copy.name)
 
     def publish(self, name: str, folder: pathlib.Path) -> int:
@@ -216,7 +209,7 @@ class Bucket:
         """
         _check_names([name])
         _named(manifests.read_manifest(folder), name)
-        with self._telling():
+        with self._objects.telling():
             found = [p for p in sorted(folder.rglob("*")) if p.is_file()]
             files = {p.relative_to(folder).as_posix(): p for p in found}
             _check_files(files)
@@ -225,15 +218,15 @@ class Bucket:
             root, last = f"{name}/{digest}/", files.pop(manifests.FILE_NAME)
 
             def put(path: str) -> tuple[str, str]:
-                self._write(f"{root}{path}", files[path].read_bytes())
-                state = self._state(f"{root}{path}")
-                if self._digest(f"{root}{path}") != digests[path]:
+                self._objects.write(f"{root}{path}", files[path].read_bytes())
+                state = self._objects.state(f"{root}{path}")
+                if self._objects.digest(f"{root}{path}") != digests[path]:
                     raise ValueError(f"{root}{path} reads otherwise than written")
                 return state, digests[path]
 
             record = json.dumps(dict(_at_once(put, list(files))), indent=1)
-            self._write(f"{name}/{digest}.json", record.encode())
-            self._write(f"{root}{last.name}", last.read_bytes())
+            self._objects.write(f"{name}/{digest}.json", record.encode())
+            self._objects.write(f"{root}{last.name}", last.read_bytes())
             return sum(path.stat().st_size for path in found)
 
     def fetch(
@@ -254,7 +247,7 @@ class Bucket:
         root = f"{copy.name}/{copy.digest}/"
         _check_names([copy.name])
         # Listed again, as the first look may be older than some of the files.
-        own = [key.removeprefix(root) for key in self._list(root)]
+        own = [key.removeprefix(root) for key in self._objects.list(root)]
         _check_files(own)
         with experts.new_folder(folder) as partial:
 
@@ -262,7 +255,7 @@ class Bucket:
                 (partial / path).parent.mkdir(parents=True, exist_ok=True)
                 digest = hashlib.sha256()
                 with (partial / path).open("wb") as file:
-                    for part in self._parts(f"{root}{path}"):
+                    for part in self._objects.parts(f"{root}{path}"):
                         digest.update(part)
                         file.write(part)
                 return digest.hexdigest()
@@ -271,7 +264,8 @@ class Bucket:
             # Closed, so that no thread still writes where a failure removes.
             with contextlib.closing(_at_once(get, own)) as getting:
                 while True:
-                    with self._telling():  # only around reading: callers have their own
+                    # Only around reading: what `on_file` raises is not of the bucket.
+                    with self._objects.telling():
                         path, digest = next(getting, ("", ""))
                     if not digest:
                         break
@@ -281,112 +275,15 @@ class Bucket:
                 raise _damaged(f"{self.url}{root}")
             _named(manifests.read_manifest(partial), copy.name)
 
-    def _list(self, prefix: str) -> list[str]:
-        """Returns the keys below a prefix, sorted, but not those that mark folders."""
-        below = ts.KvStore.KeyRange(prefix, f"{prefix[:-1]}0" if prefix else "")
-        with self._telling():
-            store = _open(self.url, tries=_TRIES)
-            keys = store.list(below).result(timeout=_LOOK_SECS)
-        names = sorted(key.decode(errors="replace") for key in keys)
-        return [name for name in names if not name.endswith("/")]
-
-    def _write(self, key: str, content: bytes) -> None:
-        _open(self.url).write(key, content).result(timeout=_FILE_SECS)
-
-    def _read(self, key: str, start: int, end: int | None) -> Any:
-        asked = _open(self.url).read(key, byte_range=slice(start, end))
-        found = asked.result(timeout=_FILE_SECS)
-        if found.state != "value":
-            raise ValueError(f"{key} is missing")
-        return found
-
-    def _parts(self, key: str) -> Iterator[bytes]:
-        """Yields an object's content; its size is not known, and may be any."""
-        start = 0
-        with contextlib.suppress(_BeyondEnd):
-            while True:
-                yield _in_range(lambda at=start: self._read(key, at, at + _PART_BYTES))
-                start += _PART_BYTES
-        # The rest is shorter; from a byte before it, as some refuse to read nothing.
-        before = min(start, 1)
-        yield self._read(key, start - before, None).value[before:]
-
-    def _small(self, key: str) -> bytes:
-        """Returns the content of an object that must not be large."""
-        content = b""
-        for part in self._parts(key):
-            content += part
-            if len(content) > json_files.MOST_BYTES:
-                raise ValueError(f"{key} has more than {json_files.MOST_BYTES:,} bytes")
-        return content
-
-    def _digest(self, key: str) -> str:
-        digest = hashlib.sha256()
-        for part in self._parts(key):
-            digest.update(part)
-        return digest.hexdigest()
-
-    def _state(self, key: str) -> str:
-        """Returns what the store changes whenever an object is written."""
-        return self._read(key, 0, 0).stamp.generation.hex()
-
     def _record(self, copy: Copy) -> dict[str, tuple[str, str]]:
         """Returns state and digest of objects when they were published, by path."""
         try:
-            found = json_files.parse(self._small(f"{copy.name}/{copy.digest}.json"))
+            found = json_files.parse(
+                self._objects.small(f"{copy.name}/{copy.digest}.json")
+            )
             return {path: (state, digest) for path, (state, digest) in found.items()}
         except (ValueError, TypeError, AttributeError):
             return {}  # no record: all is read
-
-    @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
-        try:
-            yield
-        except experts.IO_ERRORS as error:
-            raise errors.CheckpointError(
-                # TensorStore's own reason comes before its details in brackets.
-                found=f"{self.url}: {errors.first_line(error).split(' [')[0]}",
-                expected="a bucket that is there, which this machine can reach and"
-                " may list, read and write",
-                do="Correct the URL, the network or the credentials: for gs:// as"
-                " `gcloud auth application-default login` makes them, for s3:// as"
-                " `aws configure` does",
-            ) from error
-
-
-@functools.cache
-def _context() -> ts.Context:
-    """Returns what all stores share: connections, credentials, what lies in memory."""
-    return ts.Context()
-
-
-def _open(url: str, *, tries: int = 0) -> ts.KvStore:
-    """Returns the store below a URL; `tries` limits TensorStore's own number."""
-    context = _context()
-    if tries:
-        kinds = ("gcs_request_retries", "s3_request_retries")
-        context = ts.Context({k: {"max_retries": tries} for k in kinds}, context)
-    spec: Any = url
-    endpoint = os.environ.get("AWS_ENDPOINT_URL")
-    if endpoint and url.startswith("s3://"):
-        parts = urllib.parse.urlsplit(url)
-        path = urllib.parse.unquote(parts.path).removeprefix("/")
-        spec = {"driver": "s3", "bucket": parts.netloc, "path": path}
-        spec["endpoint"] = endpoint
-    return ts.KvStore.open(spec, context=context).result()
-
-
-class _BeyondEnd(Exception):
-    """An object ends before what was asked for."""
-
-
-def _in_range(read: Callable[[], Any]) -> bytes:
-    try:
-        return read().value
-    except ValueError as error:
-        if "OUT_OF_RANGE" in str(error):
-            raise _BeyondEnd from error
-        raise
 
 
 def _at_once(

@@ -17,7 +17,7 @@ import pytest
 import tensorstore as ts
 
 from elm_jax import errors
-from elm_jax.checkpoints import bucket, experts
+from elm_jax.checkpoints import bucket, experts, objects
 from elm_jax.runs.training import publishing
 from tests.checkpoints import sample
 from tests.partitioning import addresses
@@ -99,11 +99,11 @@ def contents(folder):
 
 
 def store(place):
-    return bucket._open(place.url)
+    return objects.open_store(place.url)
 
 
 def key_of(place, end):
-    return next(k for k in place._list("x/") if k.endswith(end))
+    return next(k for k in place._objects.list("x/") if k.endswith(end))
 
 
 def put(place, key, content):
@@ -117,7 +117,7 @@ def get(place, key):
 def test_what_was_published_is_fetched_bit_for_bit_by_parts(
     place, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(bucket, "_PART_BYTES", 100)
+    monkeypatch.setattr(objects, "_PART_BYTES", 100)
     written = contents(save(tmp_path / "x"))
     place.check(["x"])
     assert place.experts() == {}

@@ -9,7 +9,7 @@ import pytest
 import tensorstore as ts
 
 from elm_jax import errors, trees
-from elm_jax.checkpoints import bucket, experts
+from elm_jax.checkpoints import bucket, experts, objects
 from tests.checkpoints import sample
 
 DIGEST = "0" * 32
@@ -124,7 +124,7 @@ def test_a_manifest_with_an_odd_name_is_neither_published_nor_fetched(tmp_path):
 
 
 def put(url, key):
-    store = ts.KvStore.open(url, context=bucket._context()).result()
+    store = ts.KvStore.open(url, context=objects._context()).result()
     store.write(key, b"{}").result()
 
 
