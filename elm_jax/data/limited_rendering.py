@@ -9,20 +9,26 @@ A row alone costs as much to send as to render. So many travel as one, and have 
 limits of one; only where they cross those is each rendered by itself.
 """
 
+import collections
+import concurrent.futures
 import itertools
 import json
 import pickle
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from elm_jax import errors
-from elm_jax.data import records, templates
+from elm_jax.data import records, sources, templates
 from elm_jax.limits import limited
 
 # A pickled row above this is surely longer than `templates.MAX_ROW_CHARS` allows.
 _MAX_PICKLED_BYTES = 16 * templates.MAX_ROW_CHARS
 
+_CHUNK_ROWS = 512  # that go to the process at once
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 Found = templates.Rendered | templates.RowError | None
 _ROW, _TEMPLATE = "row", "template"
 _HEADER = struct.Struct("<Q")
@@ -41,6 +47,34 @@ def check(template: templates.Template, limits: limited.Limits) -> None:
         raise _too_much(template, "", error, limits) from error
     if found is not None:
         raise errors.TemplateError(found)
+
+
+def each_rendered(
+    rows: Iterator[tuple[int, sources.Record]],
+    template: templates.Template,
+    split: str,
+    limits: limited.Limits,
+) -> Iterator[tuple[int, sources.Record, Found]]:
+    """Yields places and rows with what a template makes of those that are mappings.
+
+    While some rows are used here, the next ones are rendered in the other process.
+
+    Raises:
+      TemplateError: As `render`.
+    """
+
+    def render_some(
+        some: list[tuple[int, sources.Record]],
+    ) -> list[tuple[int, sources.Record, Found]]:
+        mappings = [(place, row) for place, row in some if isinstance(row, Mapping)]
+        found = iter(render(template, split, mappings, limits))
+        return [
+            (place, row, next(found) if isinstance(row, Mapping) else None)
+            for place, row in some
+        ]
+
+    for rendered in _ahead(render_some, _chunks(rows)):
+        yield from rendered
 
 
 def render(
@@ -74,6 +108,28 @@ def render(
                 where = f" for row {rows[0][0]}"
                 raise _too_much(template, where, error, limits) from error
     return [found for row in rows for found in render(template, split, [row], limits)]
+
+
+def _chunks(
+    rows: Iterator[tuple[int, sources.Record]],
+) -> Iterator[list[tuple[int, sources.Record]]]:
+    while some := list(itertools.islice(rows, _CHUNK_ROWS)):
+        yield some
+
+
+def _ahead(do: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
+    """Yields what `do` gives for each item; the next one is done meanwhile."""
+    pool = concurrent.futures.ThreadPoolExecutor(2)
+    try:
+        waiting: collections.deque[concurrent.futures.Future[_R]] = collections.deque()
+        for item in items:
+            waiting.append(pool.submit(do, item))
+            if len(waiting) > 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def checker(text: dict[str, Any]) -> Callable[[None], str | None]:

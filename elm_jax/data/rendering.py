@@ -1,11 +1,9 @@
 """Turns the rows of a task's split into texts, and counts dropped rows by reason."""
 
 import collections
-import concurrent.futures
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from elm_jax import errors
 from elm_jax.data import (
@@ -18,18 +16,12 @@ from elm_jax.data import (
 )
 from elm_jax.limits import limited
 
-_T = TypeVar("_T")
-_R = TypeVar("_R")
-
 ProgressFn = Callable[[int], None]
 """Called with the number of rows done so far."""
 
 EMPTY = "renders to nothing"
 NO_CORRECT_CHOICE = "no correct choice"
 TOO_FEW_CHOICES = "fewer than two choices"
-
-# Rows that go to a process with limits at once.
-_BATCH_ROWS = 512
 
 
 @dataclasses.dataclass
@@ -269,48 +261,17 @@ def _each_rendered(
     limits: limited.Limits,
 ) -> Iterator[tuple[int, sources.Record, _Found]]:
     """Yields places and rows with what a template makes of those that are mappings."""
-    if not limited_rendering.is_strange(template):
-        for example_id, row in rows:
-            result = None
-            if template is not None and isinstance(row, Mapping):
-                try:
-                    result = template.render(row, seed=f"{split}/{example_id}")
-                except templates.RowError as error:
-                    result = error
-            yield example_id, row, result
+    if limited_rendering.is_strange(template):
+        yield from limited_rendering.each_rendered(rows, template, split, limits)
         return
-
-    def render(batch: _Batch) -> tuple[_Batch, list[_Found]]:
-        mappings = [(place, row) for place, row in batch if isinstance(row, Mapping)]
-        return batch, limited_rendering.render(template, split, mappings, limits)
-
-    for batch, results in _ahead(render, _batches(rows)):
-        rendered = iter(results)
-        for example_id, row in batch:
-            yield example_id, row, next(rendered) if isinstance(row, Mapping) else None
-
-
-_Batch = list[tuple[int, sources.Record]]
-
-
-def _batches(rows: Iterator[tuple[int, sources.Record]]) -> Iterator[_Batch]:
-    while batch := list(itertools.islice(rows, _BATCH_ROWS)):
-        yield batch
-
-
-def _ahead(do: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
-    """Yields what `do` gives for each item; the next one is done meanwhile."""
-    pool = concurrent.futures.ThreadPoolExecutor(2)
-    try:
-        waiting: collections.deque[concurrent.futures.Future[_R]] = collections.deque()
-        for item in items:
-            waiting.append(pool.submit(do, item))
-            if len(waiting) > 2:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for example_id, row in rows:
+        result = None
+        if template is not None and isinstance(row, Mapping):
+            try:
+                result = template.render(row, seed=f"{split}/{example_id}")
+            except templates.RowError as error:
+                result = error
+        yield example_id, row, result
 
 
 def check_utf8(text: templates.Rendered) -> None:

@@ -143,7 +143,7 @@ def test_a_row_that_cannot_travel_is_a_bad_row():
 
 
 def test_a_split_is_the_same_whether_its_template_is_known_or_not(monkeypatch):
-    monkeypatch.setattr(rendering, "_BATCH_ROWS", 256)
+    monkeypatch.setattr(limited_rendering, "_CHUNK_ROWS", 256)
     rows = [{"q": f"q{i}", "a": i % 4} for i in range(700)]
     rows[3] = sources.Skipped("none")
     rows[300] = {"q": "x"}
