@@ -5,6 +5,7 @@ a sum of whole numbers, one for each element, so it is the same however the tens
 placed, and no process needs all of them.
 """
 
+import collections
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -26,11 +27,23 @@ def of_leaves(leaves: Mapping[str, Any]) -> dict[str, int]:
       leaves: Arrays of any dtype, on any devices; all processes call together for
         arrays that they share.
     """
-    sums = {name: _of_array(jnp.asarray(leaf)) for name, leaf in leaves.items()}
-    return {name: int(value) for name, value in jax.device_get(sums).items()}
+    groups: dict[Any, dict[str, Any]] = collections.defaultdict(dict)
+    for name, leaf in leaves.items():
+        devices = leaf.sharding.device_set if isinstance(leaf, jax.Array) else ()
+        groups[frozenset(devices)][name] = leaf
+    sums: dict[str, int] = {}
+    for group in groups.values():
+        # One program at a time: sums of several processes must not cross.
+        found = jax.device_get(_of_group(group))
+        sums |= {name: int(value) for name, value in found.items()}
+    return {name: sums[name] for name in leaves}
 
 
 @jax.jit
+def _of_group(leaves: dict[str, Any]) -> dict[str, jax.Array]:
+    return {name: _of_array(jnp.asarray(leaf)) for name, leaf in leaves.items()}
+
+
 def _of_array(array: jax.Array) -> jax.Array:
     """Returns the sum over elements of a bijective hash of bits, moved by place."""
     words = _words(array)

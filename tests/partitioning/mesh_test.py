@@ -101,12 +101,12 @@ def test_one_process_makes_all_rows():
 @pytest.mark.parametrize("num_fsdp", [1, 8])
 def test_drawn_parameters_do_not_depend_on_where_they_lie(num_fsdp):
     devices = mesh.make_mesh(num_fsdp=num_fsdp)
-    data_options = mesh.shardings(t5.param_shapes(MODEL), devices, "fsdp")
-    drawn = t5.init_params(MODEL, seed=5, data_options=data_options)
+    places = mesh.shardings(t5.param_shapes(MODEL), devices, "fsdp")
+    drawn = t5.init_params(MODEL, seed=5, places=places)
     alone = t5.init_params(MODEL, seed=5)
     assert trees.fingerprint(drawn) == trees.fingerprint(alone)
-    some, _ = trees.split(data_options, "norm")
-    assert trees.flatten(t5.init_params(MODEL, seed=5, data_options=some)).keys() == (
+    some, _ = trees.split(places, "norm")
+    assert trees.flatten(t5.init_params(MODEL, seed=5, places=some)).keys() == (
         trees.flatten(some).keys()
     )
 
