@@ -46,7 +46,13 @@ def run(binary, gin_file, folder, arguments, *, count, num_devices):
         )
         for index in range(count)
     ]
-    outputs = [each.communicate(timeout=600) for each in runs]
+    try:
+        outputs = [each.communicate(timeout=600) for each in runs]
+    finally:
+        for each in runs:
+            if each.poll() is None:  # it waits for one that has ended
+                each.kill()
+                each.communicate()
     return [(*out, each.returncode) for each, out in zip(runs, outputs, strict=True)]
 
 
