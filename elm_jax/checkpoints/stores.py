@@ -98,17 +98,19 @@ def finish_open(future: Any) -> Tensor:
 
 
 def _check_ends(store: Any) -> None:
-    """Raises ValueError if a part that is compressed by gzip ends early.
+    """Raises ValueError if a file of an array compressed by gzip ends early or late.
 
-    TensorStore takes what it can decompress of it, and looks at no checksum then.
+    TensorStore takes what it can decompress, and looks at no checksum then; of metadata
+    it takes the first JSON value.
     """
     facts = store.spec(retain_context=False).to_json().get("metadata", {})
     if (facts.get("compressor") or {}).get("id") not in ("gzip", "zlib"):
         return
     for key in store.kvstore.list().result():
-        if key.rpartition(b"/")[2].startswith(b".z"):  # metadata
-            continue
         compressed = store.kvstore.read(key).result().value
+        if key.rpartition(b"/")[2].startswith(b".z"):  # metadata
+            json_files.parse(compressed)
+            continue
         stream = zlib.decompressobj(wbits=47)  # with the header of either
         while compressed and not stream.eof:
             stream.decompress(compressed, _INFLATED_BYTES)
