@@ -108,6 +108,12 @@ def test_a_file_that_is_no_text_is_told(checkpoint, tmp_path):
         t5x_config.check(path, GELU)
 
 
+def test_a_folder_in_its_place_is_told(tmp_path):
+    (tmp_path / "config.gin").mkdir()
+    with pytest.raises(errors.CheckpointError, match=r"config\.gin is a folder"):
+        t5x_config.network_fields(tmp_path / "checkpoint_3")
+
+
 def test_a_field_no_t5_has_may_be_ignored_by_name(checkpoint):
     path = checkpoint(WRITTEN + "network.T5Config.note = 1")
     with pytest.raises(errors.CheckpointError, match="T5Config.note = 1"):

@@ -67,6 +67,24 @@ def test_a_lost_part_of_an_array_is_an_error(tmp_path):
         t5x.load_t5x(copy)
 
 
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("0", lambda content: content[:-1]),  # of gzip's own checksum
+        ("0", lambda content: content[:-8]),
+        ("0", lambda content: content + b"\0"),
+        (".zarray", lambda content: content + b"{}"),
+    ],
+)
+def test_a_file_of_an_array_that_ends_early_or_late_is_an_error(tmp_path, file, damage):
+    copy = tmp_path / "checkpoint_3"
+    shutil.copytree(FIXTURES / "plain_legacy_noopt" / "checkpoint_3", copy)
+    path = copy / "target.decoder.decoder_norm.scale" / file
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(errors.CheckpointError, match="cannot be read"):
+        t5x.load_t5x(copy)
+
+
 def test_a_torn_file_is_an_error(tmp_path):
     whole = FIXTURES / "plain_legacy_opt" / "checkpoint_3" / "checkpoint"
     (tmp_path / "checkpoint").write_bytes(whole.read_bytes()[:5000])

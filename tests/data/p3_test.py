@@ -127,6 +127,13 @@ def test_a_flipped_bit_in_a_record_is_told(copied, place):
         list(p3.P3Rows("some_task").rows("train", data_dir=str(copied)))
 
 
+def test_bytes_after_the_last_record_are_told(copied):
+    path = copied / "p3/some_task/train.tfrecord-00000-of-00001"
+    path.write_bytes(path.read_bytes() + b"\0\0\0")
+    with pytest.raises(errors.DataError, match="files that end after a record"):
+        list(p3.P3Rows("some_task").rows("train", data_dir=str(copied)))
+
+
 def test_choices_are_those_of_the_records_whatever_the_description_lists(copied):
     path = copied / "p3/some_task/info.train.json"
     described = json.loads(path.read_text())
