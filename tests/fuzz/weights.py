@@ -1,5 +1,6 @@
 """Formats of weights: Orbax folders, safetensors, settings of HF and PEFT."""
 
+import functools
 import json
 import math
 import pathlib
@@ -121,14 +122,21 @@ def _judge_model(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     return ""
 
 
-def _make_peft(folder: pathlib.Path, variant: int) -> None:
-    case = ("lora", "lora_layers")[variant]
-    shutil.copytree(peft_sample.FOLDER / case, folder / "adapter")
+def _make_expert(
+    cases: tuple[pathlib.Path, pathlib.Path], folder: pathlib.Path, variant: int
+) -> None:
+    """Writes a golden expert and the base that it is of."""
+    shutil.copytree(cases[variant], folder / "adapter")
     (folder / "adapter/logits.npy").unlink()
     shapes = t5.param_shapes(t5.T5(peft_sample.CONFIG))
     theirs = peft_sample.theirs(shapes)
     huggingface_sample.write_folder(folder / "model", theirs, peft_sample.CONFIG)
     read_model(folder)
+
+
+_make_peft = functools.partial(
+    _make_expert, (peft_sample.FOLDER / "lora", peft_sample.FOLDER / "lora_layers")
+)
 
 
 def _read_peft(folder: pathlib.Path) -> Any:
@@ -144,14 +152,13 @@ def _read_peft(folder: pathlib.Path) -> Any:
     return (trees.flatten(params), info.adapter)
 
 
-def _make_hub(folder: pathlib.Path, variant: int) -> None:
-    case = ("houlsby", "learned")[variant]
-    shutil.copytree(make_adapterhub_golden.FOLDER / case, folder / "adapter")
-    (folder / "adapter/logits.npy").unlink()
-    shapes = t5.param_shapes(t5.T5(peft_sample.CONFIG))
-    theirs = peft_sample.theirs(shapes)
-    huggingface_sample.write_folder(folder / "model", theirs, peft_sample.CONFIG)
-    read_model(folder)
+_make_hub = functools.partial(
+    _make_expert,
+    (
+        make_adapterhub_golden.FOLDER / "houlsby",
+        make_adapterhub_golden.FOLDER / "learned",
+    ),
+)
 
 
 def _read_hub(folder: pathlib.Path) -> Any:
