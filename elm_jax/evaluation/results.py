@@ -21,6 +21,7 @@ ROLES: tuple[Role, ...] = typing.get_args(Role)
 VIEWS = (
     *("best_single", "best_per_prompt", "oracle", "chance"),
     *("best_single_crossfit", "best_per_prompt_crossfit", "random_expert"),
+    *("library_oracle", "shuffled_experts"),
 )
 # Names that no expert may have: up to release 0.1 rows told a strategy by it alone.
 STRATEGIES = ("base", "multitask", "retrieved", "merged_top3", *VIEWS)

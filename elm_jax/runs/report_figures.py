@@ -1,20 +1,17 @@
 """Tables of figures below a report's main table: what its numbers are worth."""
 
-import math
-from collections.abc import Iterator, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from elm_jax.evaluation import (
     comparisons,
-    controls,
-    estimates,
     prompts,
     results,
     variance,
 )
 from elm_jax.reporting import report, text
-from elm_jax.runs.report_ways import Way, Ways
+from elm_jax.runs import report_library
+from elm_jax.runs.report_way import Way
+from elm_jax.runs.report_ways import Ways
 
 BASELINES: tuple[results.Role, ...] = ("multitask", "base")
 
@@ -22,7 +19,7 @@ BASELINES: tuple[results.Role, ...] = ("multitask", "base")
 def tables(ways: Ways) -> tuple[report.Figures, ...]:
     """Returns the tables that rows can fill."""
     found = [table(ways) for table in (_against, _choosing, _prompts, _variance)]
-    found += [_library(ways, way) for way in ways.choosing or [None]]
+    found += [report_library.table(ways, way) for way in ways.choosing or [None]]
     return tuple(table for table in found if table is not None)
 
 
@@ -136,7 +133,7 @@ def _choosing(ways: Ways) -> report.Figures | None:
     if ways.cross_fitted is None or oracle is None or oracle.whole is None:
         return None
     bounds = {
-        "best_single": max(_expert_means(ways)),
+        "best_single": max(report_library.means(ways.singles)),
         "best_per_prompt": oracle.whole.mean,
     }
     rows = []
@@ -161,17 +158,6 @@ def _choosing(ways: Ways) -> report.Figures | None:
             " their difference, luck for the most part.",
         ),
     )
-
-
-def _expert_means(ways: Ways) -> list[float]:
-    by_expert: dict[str, dict[str, list[float]]] = {}
-    for row in ways.singles:
-        own = by_expert.setdefault(row.expert, {})
-        own.setdefault(row.dataset, []).append(row.value)
-    return [
-        float(np.mean([np.mean(values) for values in own.values()]))
-        for own in by_expert.values()
-    ]
 
 
 def _prompts(ways: Ways) -> report.Figures | None:
@@ -216,64 +202,3 @@ def _variance(ways: Ways) -> report.Figures | None:
             " ±: standard error of the mean, in points, if these were drawn anew.",
         ),
     )
-
-
-def _library(ways: Ways, chooser: Way | None) -> report.Figures | None:
-    """Returns the table of the library and a strategy that chose from it, if any."""
-    means = _expert_means(ways)
-    if ways.cross_fitted is None or len(means) < 2:
-        return None
-    lowest, lower, median, upper, highest = np.quantile(means, [0, 0.25, 0.5, 0.75, 1])
-    rows: list[tuple[str, tuple[report.Figure, ...]]] = [
-        ("experts", (str(len(means)),)),
-        ("random expert", (float(np.mean(means)),)),
-        ("lowest to highest", (f"{_to(lowest, highest)}",)),
-        ("quartiles", (f"{_to(lower, median, upper)}",)),
-        *(_retrieval(ways, chooser) if chooser else ()),
-    ]
-    who = chooser.label if chooser and len(ways.choosing) > 1 else "retrieval"
-    return report.Figures(
-        title=f"The library, and how well {who} chooses from it",
-        columns=("",),
-        rows=tuple(rows),
-        notes=(
-            "Means over unseen datasets, in percent; regret in points. The oracle is"
-            " chosen on these rows: the regret to it is too great; the cross-fitted one"
-            " is to the best expert of each prompt, chosen on other folds.",
-        ),
-    )
-
-
-def _retrieval(ways: Ways, way: Way) -> Iterator[tuple[str, tuple[report.Figure, ...]]]:
-    score, chosen, library = way.whole, ways.chosen(way), ways.library(way)
-    if score is None:
-        return
-    names = sorted({row.expert for row in library})
-    scores = {name: {} for name in names}
-    for row in library:
-        scores[row.expert][row.dataset, row.task] = row.value
-    kinds = " and ".join(sorted({row.kind or "unknown" for row in library}))
-    yield "retrieved from", (f"{len(names)} of kind {kinds}",)
-    if len(chosen) == len(way.rows):
-        own = controls.rank(chosen, scores)
-        yield "mean rank of retrieved", (f"{own.mean:.1f} of {own.num_experts}",)
-        yield "rank of a random one", (own.of_random,)
-        yield "a best one retrieved", (f"{own.best} of {own.num_tasks} prompts",)
-    best = {}
-    for name in names:
-        for key, value in scores[name].items():
-            best[key] = max(value, best.get(key, -math.inf))
-    by_dataset: dict[str, list[float]] = {}
-    for (dataset, _), value in best.items():
-        by_dataset.setdefault(dataset, []).append(value)
-    oracle = float(np.mean([np.mean(values) for values in by_dataset.values()]))
-    yield "oracle of these", (oracle,)
-    yield "regret to this oracle", (oracle - score.mean,)
-    fitted = ways.library_cross_fitted(way)
-    if fitted is not None:
-        gap: estimates.Estimate = fitted.best_per_prompt.estimate - score
-        yield "regret, cross-fitted", (report.Signed(gap.interval),)
-
-
-def _to(*values: float) -> str:
-    return " to ".join(text.number(float(value)) for value in values)

@@ -7,7 +7,8 @@ from elm_jax.evaluation import results
 from elm_jax.reporting import marks, report, text
 from elm_jax.runs import report_figures
 from elm_jax.runs.comparable_rows import ComparableRows
-from elm_jax.runs.report_ways import Way, Ways
+from elm_jax.runs.report_way import Way
+from elm_jax.runs.report_ways import Ways
 
 
 def make(ways: Ways, reported: ComparableRows) -> report.Headline:

@@ -2,57 +2,18 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from elm_jax.evaluation import (
-    controls,
     cross_fitting,
     estimates,
     results,
     selection,
     statistics,
 )
+from elm_jax.runs import report_controls
 from elm_jax.runs.comparable_rows import ComparableRows
-
-Rows = Sequence[results.ResultRow]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Way:
-    """One way to choose parameters for each task.
-
-    Attributes:
-      label: Its name.
-      role: What its rows are, such as `strategy`; "" for views, which have none.
-      note: What it is, in a few words.
-      rows: Its scores, as rows of its name; none of what no row tells.
-      columns: Its results, by training.
-      score: On the datasets on all of whose tasks it was scored; None if there is
-        none.
-      is_whole: Whether that is all of them.
-      is_bound: Whether it was chosen by the rows that are reported.
-      is_reference: Whether it is there to compare with, and no way to choose.
-    """
-
-    label: str
-    note: str
-    role: str = ""
-    rows: Rows = ()
-    columns: Sequence[statistics.Columns] = ()
-    score: estimates.Estimate | None = None
-    is_whole: bool = False
-    is_bound: bool = False
-    is_reference: bool = False
-
-    @property
-    def whole(self) -> estimates.Estimate | None:
-        """Its score if that is of all tasks."""
-        return self.score if self.is_whole else None
-
-    @functools.cached_property
-    def mean(self) -> statistics.Columns:
-        """Its results, means over its trainings."""
-        return controls.mean_of(self.columns)
+from elm_jax.runs.report_way import Rows, Way
 
 
 class Ways:
@@ -64,6 +25,7 @@ class Ways:
       draws: How they are resampled.
       datasets: Names.
       all: The ways, in the order in which they are shown.
+      choosing: The strategies that chose one expert for each task.
       chosen_here: Whether experts are chosen by the rows that are reported.
       cross_fitted: What choosing is worth; None for less than two experts, or where
         it cannot be told.
@@ -103,7 +65,13 @@ class Ways:
         if len({row.expert for row in self.singles}) > 1:
             selection.oracle(self.singles)  # refuses experts that lack a task
             self.cross_fitted = cross_fitting.cross_fit(self.experts, self.draws)
-        self.all = [*self._methods(note_of), *self._choices()]
+        self.all = [*self._methods(note_of)]
+        self.choosing = [
+            way
+            for way in self.all
+            if way.role == "strategy" and all(row.is_choice for row in way.rows)
+        ]
+        self.all += self._choices()
 
     @functools.cached_property
     def experts(self) -> dict[str, list[dict[statistics.Key, statistics.Column]]]:
@@ -122,15 +90,6 @@ class Ways:
         """Returns the way of a role, or None if there is none, or several are."""
         found = [way for way in self.all if way.role == role]
         return found[0] if len(found) == 1 else None
-
-    @functools.cached_property
-    def choosing(self) -> list[Way]:
-        """The strategies that chose one expert for each task."""
-        return [
-            way
-            for way in self.all
-            if way.role == "strategy" and all(row.is_choice for row in way.rows)
-        ]
 
     def library(self, way: Way) -> list[results.ResultRow]:
         """Returns the single experts' rows, of the kinds that a strategy chose from.
@@ -204,25 +163,29 @@ class Ways:
                 )
         note = "the best expert of each prompt, chosen on these rows: a bound"
         yield self._view("oracle", note, selection.oracle(self.singles), True)
-        if self.cross_fitted is not None:
-            yield from self._random()
+        yield from self._of_library()
 
-    def _random(self) -> Iterator[Way]:
-        number = min(map(len, self.experts.values()))
-        columns = [
-            controls.average({k: own[place] for k, own in self.experts.items()})
-            for place in range(number)
-        ]
-        known = [one for one in columns if one is not None]
-        if len(known) == number:
-            yield Way(
-                label="random_expert",
-                note=f"the mean over {len(self.experts)} single experts",
-                columns=known,
-                score=estimates.estimate(known, self.draws, who="random_expert"),
-                is_whole=True,
-                is_reference=True,
+    def _of_library(self) -> Iterator[Way]:
+        """Yields what experts score without a choice for the task, and the bound."""
+        if self.cross_fitted is None:
+            return
+        if self.choosing:
+            first = self.choosing[0]
+            own = self.library(first)
+            names = {row.expert for row in own}
+            if len(names) < len(self.experts):
+                note = f"the same of the {len(names)} experts that {first.label} may"
+                note += " choose: a bound"
+                best = selection.oracle(own)
+                yield self._view("library_oracle", note, best, True)
+            elsewhere = report_controls.elsewhere(
+                first, self.chosen(first), self.experts, self.draws
             )
+            if elsewhere is not None:
+                yield elsewhere
+        drawn = report_controls.random_expert(self.experts, self.draws)
+        if drawn is not None:
+            yield drawn
 
     def _everywhere(self, name: str) -> dict[str, str]:
         return selection.everywhere(name, self.singles)

@@ -1,5 +1,6 @@
 """A report calls nothing better that is luck, and says of which trainings it speaks."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -174,3 +175,64 @@ def test_a_plan_says_what_rows_can_show(noise, tmp_path):
     assert told.startswith("4.7 points if two models differ on 10% of the rows, 8.1")
     empty = report.Report(model_dir=str(tmp_path), title="t", unseen_tasks=TASKS)
     assert "no rows are scored" in empty.plan()["smallest difference"]
+
+
+def choices(folder):
+    """A library of two prompt experts that fit, and a dataset expert that is best."""
+    rates = {"one": (0.9, 0.3, 0.3), "two": (0.3, 0.9, 0.9), "all": (0.95,) * 3}
+    store = result_store.ResultStore(folder / "results.jsonl")
+    rng = np.random.default_rng(5)
+    chosen = ("one", "two", "two")
+    right = {name: rng.random((3, NUM_ROWS)) for name in rates}
+    for name in (*rates, "retrieved"):
+        for place, task in enumerate(TASKS):
+            who = chosen[place] if name == "retrieved" else name
+            values = 100.0 * (right[who][place] < rates[who][place])
+            cell = results.Cell(
+                expert=name,
+                base_fingerprint="0123",
+                expert_fingerprint=who,
+                task=task,
+                dataset=task.removesuffix("_ask"),
+                prompt="ask",
+                split="validation",
+                protocol="elm",
+                seed=0,
+                checkpoint_step=0,
+            )
+            kind = {"all": "dataset", "retrieved": "strategy"}.get(name, "prompt")
+            facts = results.Facts(kind=kind, inputs_cut=0.0)
+            if name == "retrieved":
+                facts = dataclasses.replace(
+                    facts, strategy="retrieved", experts={who: who}
+                )
+            store.record(
+                cell,
+                run_id="r",
+                values={"accuracy": float(values.mean())},
+                num_examples=NUM_ROWS,
+                per_example={"example_ids": np.arange(NUM_ROWS), "accuracy": values},
+                facts=facts,
+            )
+
+
+def first_number(text):
+    return float(re.search(r"[\d.]+", text.split("|")[-2]).group())
+
+
+def test_retrieval_stands_beside_experts_of_other_tasks_and_its_own_bound(tmp_path):
+    choices(tmp_path)
+    text = run(tmp_path)
+    assert first_number(line(text, "oracle")) > 93  # may take the dataset expert
+    assert 86 < first_number(line(text, "library_oracle")) < 93
+    # The expert of the others: 0.3 on the first, (0.3 + 0.9) / 2 on the second.
+    assert 45 < first_number(line(text, "shuffled_experts")) < 55
+    part = text[text.index("how well retrieval chooses") :]
+    assert "2 of kind prompt" in part
+    assert first_number(line(part, "these below retrieved")) == 2
+    drawn = line(part, "random for each dataset")
+    assert 55 < first_number(drawn) < 65
+    assert "(" in drawn
+    # Three datasets have six orders; in two of them each has its expert.
+    assert "0.333" in line(part, "such a fit by chance")
+    assert first_number(line(part, "regret to this oracle")) == 0
