@@ -47,7 +47,7 @@ setup(
     package_data={
         "elm_jax": ["py.typed"],
         "elm_jax.data": ["*.txt"],
-        "elm_jax.reporting": ["*.css", "*.jinja"],
+        "elm_jax.reporting": ["*.css", "*.jinja", "*.js"],
         "tasks": ["**/*.yaml", "**/*.model", "**/*.json", "**/*.csv"],
         **{package: ["*.gin"] for package in GIN_PACKAGES},
     },

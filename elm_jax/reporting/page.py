@@ -1,14 +1,13 @@
 """A report as one HTML page without external files.
 
-The page runs no script and makes no request; its content security policy forbids both.
-The template engine escapes every text, and control characters are removed.
+The page makes no request; its content security policy forbids that, and every script
+but its own, which is named by a hash. Without scripts it shows the same numbers. The
+template engine escapes every text, and control characters are removed.
 """
 
-import dataclasses
 import functools
 import math
 import pathlib
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,32 +15,24 @@ import jinja2
 import markupsafe
 
 from elm_jax.evaluation import results
-from elm_jax.reporting import marks, plots, report, tables, text
+from elm_jax.reporting import embedded, heat_maps, plots, report, tables, text
 
-# The full colour means at least this many points from the base model, so that a map of
-# small differences stays pale.
-_LEAST_COLOUR_RANGE = 10.0
+SCRIPTS = ("page_maps.js",)
 _VERDICT_SIGNS = {True: "✓", False: "✕", None: "?"}
-
-
-@dataclasses.dataclass(frozen=True)
-class _HeatCell:
-    text: str
-    mark: str  # letters of `marks`
-    shade: int  # percent of full colour
-    side: str  # "up", "down" or "" from the base model
-    is_best: bool
-    is_retrieved: bool
 
 
 def render(shown: report.Report) -> str:
     """Returns the HTML text of a report."""
+    script = embedded.script(*SCRIPTS)
     return template("page.html.jinja").render(
         report=shown,
+        script=script,
+        script_policy=markupsafe.Markup(embedded.policy_of(script)),  # noqa: S704
+        shades=range(1, heat_maps.SHADES + 1),
         headline=shown.headline and _headline(shown.headline),
         figures=[tables.figures(part) for part in shown.figures],
         dots=shown.headline and _dots(shown.headline),
-        heat_maps=[_heat_map(part) for part in shown.heat_maps],
+        heat_maps=[heat_maps.draw(part) for part in shown.heat_maps],
         votes=[_votes(part) for part in shown.votes],
         curves=[_curve(part) for part in shown.curves],
         signs=_VERDICT_SIGNS,
@@ -123,64 +114,6 @@ def _ends(cell: results.Interval) -> list[float]:
     """Returns the mean of a cell, and the ends of its interval if it has one."""
     values = (cell.mean, cell.low, cell.high)
     return [value for value in values if not math.isnan(value)]
-
-
-def _heat_map(heat_map: report.HeatMap) -> dict[str, Any]:
-    """Returns a map with its cells shaded by their distance from the base model."""
-    columns = range(len(heat_map.columns))
-    middles = [_middle(heat_map, j) for j in columns]
-    gaps = [
-        abs(value - middles[j])
-        for row in heat_map.values
-        for j, value in enumerate(row)
-        if value is not None
-    ]
-    reach = max([_LEAST_COLOUR_RANGE, *gaps])
-
-    def cell(expert: str, j: int, value: float | None) -> _HeatCell:
-        gap = 0.0 if value is None else value - middles[j]
-        return _HeatCell(
-            text=text.number(value),
-            mark=heat_map.marks.get((expert, j), ""),
-            shade=round(100 * abs(gap) / reach),
-            side="up" if gap > 0 else "down" if gap < 0 else "",
-            is_best=value is not None and value == heat_map.best(j),
-            is_retrieved=expert == heat_map.retrieved[j],
-        )
-
-    datasets = [dataset for dataset, _ in heat_map.columns]
-    return {
-        "title": heat_map.title,
-        "groups": [(name, datasets.count(name)) for name in dict.fromkeys(datasets)],
-        "starts": [j == 0 or datasets[j] != datasets[j - 1] for j in columns],
-        "prompts": [prompt for _, prompt in heat_map.columns],
-        "column_marks": heat_map.column_marks,
-        "marks": heat_map.marks,
-        "legend": heat_map.legend,
-        "baseline": heat_map.baseline
-        if any(v is not None for v in heat_map.baseline)
-        else None,
-        "has_retrieved": any(heat_map.retrieved),
-        "reach": reach,
-        "rows": [
-            {
-                "name": name,
-                "mean": heat_map.mean(heat_map.values[i]),
-                "mean_mark": marks.PART if heat_map.is_part(heat_map.values[i]) else "",
-                "cells": [cell(name, j, heat_map.values[i][j]) for j in columns],
-            }
-            for i, name in enumerate(heat_map.experts)
-        ],
-    }
-
-
-def _middle(heat_map: report.HeatMap, column: int) -> float:
-    """Returns the base model's score, or without one the experts' median."""
-    base = heat_map.baseline[column]
-    if base is not None:
-        return base
-    values = [value for row in heat_map.values if (value := row[column]) is not None]
-    return statistics.median(values) if values else 0.0
 
 
 def _votes(votes: report.Votes, *, shown: int = 5) -> dict[str, Any]:

@@ -94,6 +94,8 @@ class HeatMap:
       column_marks: As for `Headline`.
       marks: As for `Headline`, by (expert, place of the column).
       legend: As for `Headline`.
+      tasks: Names of the columns' tasks; () where nobody needs them.
+      references: What else is shown beside experts, such as strategies.
     """
 
     title: str
@@ -105,11 +107,8 @@ class HeatMap:
     column_marks: Mapping[int, str] = dataclasses.field(default_factory=dict)
     marks: Mapping[tuple[str, int], str] = dataclasses.field(default_factory=dict)
     legend: tuple[str, ...] = ()
-
-    def best(self, column: int) -> float | None:
-        """Returns the best value of a column."""
-        values = [row[column] for row in self.values]
-        return max((value for value in values if value is not None), default=None)
+    tasks: tuple[str, ...] = ()
+    references: tuple["Reference", ...] = ()
 
     def by_dataset(self, values: Sequence[float | None]) -> dict[str, float | None]:
         """Returns the mean over prompts of each dataset, of one row of values."""
@@ -134,6 +133,36 @@ class HeatMap:
         """Returns the mean over datasets of means over prompts, of one row."""
         means = self.by_dataset(values).values()
         return _mean([value for value in means if value is not None])
+
+    def mean_letters(self) -> dict[tuple[str, str], str]:
+        """Returns the letters of means, by name and dataset; "" for that over all."""
+        letters: dict[tuple[str, str], str] = {}
+        for (name, place), own in self.marks.items():
+            for dataset in (self.columns[place][0], "") if own else ():
+                before = letters.get((name, dataset), "")
+                letters[name, dataset] = marks.joined(before, own)
+        named = [("base", self.baseline), *zip(self.experts, self.values, strict=True)]
+        named += [(one.label, one.values) for one in self.references]
+        for name, values in named:
+            for dataset in [*self.parts(values), *[""] * self.is_part(values)]:
+                before = letters.get((name, dataset), "")
+                letters[name, dataset] = marks.joined(before, marks.PART)
+        return letters
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """What is no expert in a map of experts: a baseline or a strategy.
+
+    Attributes:
+      label: Its name.
+      values: As in a row of the map.
+      is_bound: Whether it was chosen by the values that are shown.
+    """
+
+    label: str
+    values: tuple[float | None, ...]
+    is_bound: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +256,7 @@ def heat_map(
         values=(),
         baseline=values_of(baseline),
         retrieved=tuple((retrieved or {}).get(task, "") for task in names),
+        tasks=tuple(names),
     )
     order = sorted(
         experts, key=lambda name: (-(found.mean(values_of(name)) or 0), name)

@@ -15,6 +15,8 @@ from elm_jax.reporting import marks, report, text
 # Characters of names of rows, of cells, and of titles that are not cut further.
 _MOST_NAME, _MOST_CELL, _LEAST_TITLE = 28, 22, 12
 _MOST_ALIKE = 44  # characters of names that begin alike
+# A terminal shows so many rows of a table, else so many of its first and last ones.
+_MOST_ROWS, _SHOWN_ROWS = 40, 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,17 +103,15 @@ def heat_map(shown: report.HeatMap) -> TextTable:
     ]
     datasets = [*dict.fromkeys(dataset for dataset, _ in shown.columns), "mean"]
     heads: dict[int, str] = {}
-    letters: dict[tuple[str, int], str] = {}
     for place, (dataset, _) in enumerate(shown.columns):
         for j in (datasets.index(dataset), len(datasets) - 1):
             heads[j] = marks.joined(heads.get(j, ""), shown.column_marks.get(place, ""))
-            for name, _ in named:
-                both = letters.get((name, j), ""), shown.marks.get((name, place), "")
-                letters[name, j] = marks.joined(*both)
-    for name, values in named:
-        parts = [datasets.index(dataset) for dataset in shown.parts(values)]
-        for j in parts + [len(datasets) - 1] * shown.is_part(values):
-            letters[name, j] = marks.joined(letters.get((name, j), ""), marks.PART)
+    found = shown.mean_letters()
+    letters = {
+        (name, j): found.get((name, dataset), "")
+        for name, _ in named
+        for j, dataset in enumerate([*datasets[:-1], ""])
+    }
     return TextTable(
         title=f"{shown.title} (percent, means over prompts)",
         header=("", *_marked(datasets, heads)),
@@ -126,6 +126,32 @@ def heat_map(shown: report.HeatMap) -> TextTable:
             for (name, _), values in zip(named, table, strict=True)
         ),
         notes=shown.legend,
+    )
+
+
+def shortened(table: TextTable, *, rest: str) -> TextTable:
+    """Returns a table for a terminal: of many rows the first and the last ten.
+
+    Args:
+      table: Its first row stays, too, which is that of the base.
+      rest: Where all rows are.
+    """
+    if len(table.rows) <= _MOST_ROWS:
+        return table
+    first, last = table.rows[: _SHOWN_ROWS + 1], table.rows[-_SHOWN_ROWS:]
+    left_out = len(table.rows) - len(first) - len(last)
+    gap = (f"… {left_out} more", *[""] * (len(table.header) - 1))
+    moved = {
+        (i if i < len(first) else i - left_out + 1, j)
+        for i, j in table.strong
+        if i < len(first) or i >= len(table.rows) - len(last)
+    }
+    note = f"{left_out} of {len(table.rows)} rows are not shown; all are in {rest}."
+    return dataclasses.replace(
+        table,
+        rows=(*first, gap, *last),
+        strong=frozenset(moved),
+        notes=(note, *table.notes),
     )
 
 

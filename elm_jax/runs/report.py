@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 
 from elm_jax import errors, fields, paths
 from elm_jax.data import tasks as task_registry
-from elm_jax.disk import files
 from elm_jax.evaluation import claims, metrics, result_store, results
-from elm_jax.reporting import page, report, tables, terminal, text
+from elm_jax.reporting import report
 from elm_jax.runs import (
     comparable_rows,
     least_difference,
     loss_curves,
     report_claims,
     report_figures,
+    report_files,
     report_headline,
     report_rows,
     report_votes,
@@ -55,7 +55,7 @@ class Report(Run):
       work_dir: Where the metrics of trainings lie.
       compare_work_dir: Where those of the same experts lie that were trained in
         another way, such as alone (`options.Fleet.size = 0`); laid over the curves.
-      output_path: The HTML page; tables go beside it as Markdown.
+      output_path: The HTML page; tables go beside it as Markdown and CSV.
     """
 
     title: str
@@ -112,16 +112,10 @@ class Report(Run):
         reported = self._comparable(store)
         gaps = self._gaps(reported)
         one = self._report(reported, gaps)
-        for table in tables.all_tables(one):
-            terminal.show(tables.to_rich(table, width=terminal.console().width))
-        for line in tables.claim_lines(one.claims):
-            terminal.show(line)
-        for line in gaps:
-            terminal.show(text.plain(line))
         target = self.path(self.output_path)
-        files.write_text(target, page.render(one))
-        files.write_text(target.with_name("tables.md"), tables.markdown(one))
-        for path in (target, target.with_name("tables.md"), store.path):
+        report_files.show(one, target)
+        report_files.show_gaps(gaps)
+        for path in (*report_files.write(one, target), store.path):
             print(path)  # noqa: T201
 
     def _report(self, reported: ComparableRows, gaps: tuple[str, ...]) -> report.Report:

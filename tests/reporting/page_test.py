@@ -1,15 +1,18 @@
+import base64
 import dataclasses
+import hashlib
 import html.parser
+import json
 import pathlib
 import re
 
 import pytest
 
 from elm_jax.evaluation import results
-from elm_jax.reporting import page, report
+from elm_jax.reporting import embedded, page, report
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "page.html"
-VOID = {"meta", "link", "path"}
+VOID = {"meta", "link", "path", "input"}
 
 
 class Page(html.parser.HTMLParser):
@@ -18,6 +21,7 @@ class Page(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.tags, self.attributes, self.texts, self.open = set(), [], [], []
+        self.scripts = []
         self.feed(text)
         self.close()
         assert self.open == []
@@ -35,7 +39,8 @@ class Page(html.parser.HTMLParser):
         self.tags.add(tag)
 
     def handle_data(self, data):
-        self.texts.append(data)
+        is_script = self.open and self.open[-1] == "script"
+        (self.scripts if is_script else self.texts).append(data)
 
 
 def test_the_page_is_the_golden_one(example):
@@ -47,7 +52,12 @@ def test_the_page_is_the_golden_one(example):
 
 def test_hostile_names_become_text_and_nothing_else(example, hostile):
     found = Page(page.render(example))
-    assert "script" not in found.tags
+    own, *data = reversed(found.scripts)
+    assert own == embedded.script(*page.SCRIPTS)
+    for content in data:  # names are in it, and no element or comment
+        assert "alert" in json.dumps(json.loads(content))
+        assert not set("<>&") & set(content)
+    assert len(data) == len(example.heat_maps)
     assert found.texts.count(hostile) >= 5
     quiet = dataclasses.replace(example, notes=())
     names = {name for _, name, _ in found.attributes}
@@ -67,8 +77,11 @@ def test_the_page_asks_for_nothing(example):
     assert linked == ["data:,"]
     assert not re.search(r"url\(|@import|https?:", text)
     policy = next(v for _, name, v in found.attributes if v and "default-src" in v)
+    digest = hashlib.sha256(found.scripts[-1].encode()).digest()
+    allowed = base64.b64encode(digest).decode()
     assert policy.startswith(
-        "default-src 'none'; style-src 'unsafe-inline'; img-src data:;"
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{allowed}';"
+        " img-src data:;"
     )
 
 

@@ -24,7 +24,6 @@ def test_a_heat_map_orders_experts_by_mean_and_tasks_by_dataset(rows):
     assert one.values == ((60.0, 50.0), (None, 20.0))
     assert one.baseline == (None, 30.0)
     assert one.retrieved == ("", "weak")
-    assert one.best(1) == 50.0
     assert [one.mean(values) for values in one.values] == [55.0, 20.0]
 
 

@@ -124,3 +124,23 @@ def test_long_names_are_cut_unless_two_would_look_alike():
         rows = tuple((name, "1.0") for name in names)
         found = shown(tables.TextTable("Experts", ("", "mean"), rows), 80)
         assert all(name in found for name in names) == is_whole
+
+
+def test_a_terminal_shows_the_first_and_last_rows_of_a_long_table():
+    rows = tuple((f"row {i}", f"{i}") for i in range(297))
+    strong = frozenset({(10, 1), (11, 1), (287, 1), (296, 1)})
+    long = tables.TextTable("t", ("", "n"), rows, strong=strong, notes=("why",))
+    short = tables.shortened(long, rest="here/tables.md")
+    shown = [*range(11), *range(287, 297)]
+    assert [row[0] for row in short.rows if row[1]] == [f"row {i}" for i in shown]
+    assert short.rows[11] == ("… 276 more", "")
+    assert {short.rows[i][0] for i, _ in short.strong} == {
+        "row 10",
+        "row 287",
+        "row 296",
+    }
+    told = "276 of 297 rows are not shown; all are in here/tables.md."
+    assert short.notes == (told, "why")
+    for number in (1, 40):
+        part = tables.TextTable("t", ("", "n"), rows[:number])
+        assert tables.shortened(part, rest="x") == part

@@ -1,0 +1,229 @@
+"""Experts x tasks as a table of a page: coloured cells, and the values behind them.
+
+Before the prompts of a dataset stands the mean over them, to which a reader folds the
+dataset. A map of 296 experts and 113 prompts has 38,000 cells; so their HTML is joined
+here, a row at a time, and not by the template.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import markupsafe
+
+from elm_jax.reporting import embedded, marks, report, text
+
+SHADES = 20  # steps of colour from none to full
+# The full colour means at least this many points from the base model, so that a map of
+# small differences stays pale.
+_LEAST_COLOUR_RANGE = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    """A column of the page.
+
+    Attributes:
+      dataset: Its dataset; "" for the mean over all.
+      prompt: Place of the prompt in the map; None for a mean.
+      title: What stands above it.
+      letters: Of `marks`, for the data.
+      is_start: Whether it is the first one of its dataset.
+    """
+
+    dataset: str
+    prompt: int | None
+    title: str
+    letters: str = ""
+    is_start: bool = True
+
+
+class _Drawing:
+    """A map's columns, with what all its cells are compared with."""
+
+    def __init__(
+        self, shown: report.HeatMap, links: Mapping[tuple[str, str], str]
+    ) -> None:
+        self.map, self.links = shown, links
+        self.letters = shown.mean_letters()
+        self.columns = list(_columns(shown))
+        self.rows = [self.values(own) for own in shown.values]
+        baseline = self.values(shown.baseline)
+        # What is compared, by column; a mean over a part of the prompts is not.
+        compared = [
+            [
+                row[j]
+                for name, row in zip(shown.experts, self.rows, strict=True)
+                if self._is_compared(name, j)
+            ]
+            for j in range(len(self.columns))
+        ]
+        self.middles = [*map(_middle, baseline, compared)]
+        self.best = [*map(_greatest, compared)]
+        gaps = [
+            abs(value - middle)
+            for middle, own in zip(self.middles, compared, strict=True)
+            for value in own
+            if value is not None
+        ]
+        self.reach = max([_LEAST_COLOUR_RANGE, *gaps])
+
+    def values(self, own: Sequence[float | None]) -> list[float | None]:
+        """Returns the values of a row: its means, and its prompts."""
+        means = self.map.by_dataset(own)
+        means[""] = self.map.mean(own)
+        return [
+            means[column.dataset] if column.prompt is None else own[column.prompt]
+            for column in self.columns
+        ]
+
+    def row(self, name: str, values: Sequence[float | None]) -> markupsafe.Markup:
+        """Returns an expert's row, its cells shaded by their distance from the base."""
+        cells = []
+        for j, value in enumerate(values):
+            classes = ["start"] if self.columns[j].is_start else []
+            inside = self._inside(name, j, value)
+            if value is not None and self._is_compared(name, j):
+                gap = value - self.middles[j]
+                shade = round(SHADES * abs(gap) / self.reach)
+                classes += [f"{'u' if gap > 0 else 'd'} s{shade}"] if shade else []
+                classes += ["best"] if value == self.best[j] else []
+            if self._is_retrieved(name, j):
+                inside += '<span class="mark" title="retrieved">◆</span>'
+            named = f' class="{" ".join(classes)}"' if classes else ""
+            cells.append(f"<td{named}>{inside}</td>")
+        return _row(name, cells)
+
+    def reference(
+        self, name: str, values: Sequence[float | None], kind: str = "reference"
+    ) -> markupsafe.Markup:
+        """Returns the row of what is no expert, without colours."""
+        cells = []
+        for j, value in enumerate(values):
+            named = ' class="start"' if self.columns[j].is_start else ""
+            cells.append(f"<td{named}>{self._inside(name, j, value)}</td>")
+        return _row(name, cells, kind)
+
+    def _is_compared(self, name: str, j: int) -> bool:
+        """Returns whether a cell has a colour: all but the mean over all, and parts."""
+        column = self.columns[j]
+        if column.prompt is not None:
+            return True
+        letters = self.letters.get((name, column.dataset), "")
+        return bool(column.dataset) and marks.PART not in letters
+
+    def _inside(self, name: str, j: int, value: float | None) -> str:
+        column = self.columns[j]
+        if column.prompt is None:
+            letters = self.letters.get((name, column.dataset), "")
+        else:
+            letters = self.map.marks.get((name, column.prompt), "")
+        shown = f"{text.number(value)}{_sup(letters)}"
+        link = self._link(name, column)
+        return f'<a href="{markupsafe.escape(link)}">{shown}</a>' if link else shown
+
+    def _link(self, name: str, column: _Column) -> str:
+        if column.prompt is None or not self.map.tasks:
+            return ""
+        return self.links.get((name, self.map.tasks[column.prompt]), "")
+
+    def _is_retrieved(self, name: str, j: int) -> bool:
+        prompt = self.columns[j].prompt
+        return prompt is not None and self.map.retrieved[prompt] == name
+
+
+def draw(
+    shown: report.HeatMap, links: Mapping[tuple[str, str], str] | None = None
+) -> dict[str, Any]:
+    """Returns what the template prints of a map.
+
+    Args:
+      shown: The map.
+      links: Where examples of (label, task) are shown.
+    """
+    drawing = _Drawing(shown, links or {})
+    columns = drawing.columns
+    has_base = any(value is not None for value in shown.baseline)
+    pinned = [drawing.reference("base", drawing.values(shown.baseline))] * has_base
+    references = [(one.label, drawing.values(one.values)) for one in shown.references]
+    for one, (label, values) in zip(shown.references, references, strict=True):
+        kind = "reference bound" if one.is_bound else "reference"
+        pinned.append(drawing.reference(label, values, kind))
+    groups = [
+        (name, sum(column.dataset == name for column in columns))
+        for name in dict.fromkeys(column.dataset for column in columns)
+    ]
+    return {
+        "title": shown.title,
+        "groups": groups,
+        "columns": columns,
+        "column_sups": [markupsafe.Markup(_sup(c.letters)) for c in columns],  # noqa: S704
+        "legend": shown.legend,
+        "has_base": has_base,
+        "has_bound": any(one.is_bound for one in shown.references),
+        "has_retrieved": any(shown.retrieved),
+        "reach": drawing.reach,
+        "num_experts": len(shown.experts),
+        "pinned": pinned,
+        "rows": [
+            drawing.row(name, values)
+            for name, values in zip(shown.experts, drawing.rows, strict=True)
+        ],
+        "values": embedded.json(
+            {
+                "groups": groups,
+                "columns": [column.title for column in columns],
+                "pinned": [["base", _exact(drawing.values(shown.baseline))]] * has_base
+                + [[label, _exact(values)] for label, values in references],
+                "rows": [
+                    [name, _exact(values)]
+                    for name, values in zip(shown.experts, drawing.rows, strict=True)
+                ],
+            }
+        ),
+    }
+
+
+def _columns(shown: report.HeatMap) -> Iterator[_Column]:
+    """Yields the mean over all, then each dataset's mean and prompts."""
+    of_all = "".join(shown.column_marks.values())
+    yield _Column("", None, "mean", marks.joined(of_all, ""))
+    datasets = [dataset for dataset, _ in shown.columns]
+    for name in dict.fromkeys(datasets):
+        prompts = [j for j, dataset in enumerate(datasets) if dataset == name]
+        if len(prompts) > 1:
+            letters = "".join(shown.column_marks.get(j, "") for j in prompts)
+            yield _Column(name, None, "mean", marks.joined(letters, ""))
+        for j in prompts:
+            letters = shown.column_marks.get(j, "")
+            title = shown.columns[j][1]
+            yield _Column(name, j, title, letters, len(prompts) == 1)
+
+
+def _row(name: str, cells: Sequence[str], kind: str = "") -> markupsafe.Markup:
+    shown = markupsafe.escape(text.plain(name))
+    named = f' class="{kind}"' if kind else ""
+    head = f'<th scope="row" title="{shown}">{shown}</th>'
+    return markupsafe.Markup(f"<tr{named}>{head}{''.join(cells)}</tr>")  # noqa: S704
+
+
+def _sup(letters: str) -> str:
+    return f"<sup>{','.join(letters)}</sup>" if letters else ""
+
+
+def _exact(values: Sequence[float | None]) -> list[float | None]:
+    """Returns values to sort by and to download: rounded to 0.0001 percent."""
+    return [None if value is None else round(value, 4) for value in values]
+
+
+def _middle(base: float | None, values: Sequence[float | None]) -> float:
+    """Returns the base model's score, or without one the experts' median."""
+    if base is not None:
+        return base
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else 0.0
+
+
+def _greatest(values: Sequence[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
