@@ -85,6 +85,7 @@ def test_the_wheel_holds_gin_files_templates_and_the_page(installed):
         "elm_jax/reporting/page.css",
         "elm_jax/reporting/page.html.jinja",
         "elm_jax/reporting/page_maps.js",
+        "elm_jax/reporting/page_pairs.js",
         "tasks/pocket_world/pocket.model",
         "tasks/tables/prompts.csv",
         "tasks/tables/datasets.json",

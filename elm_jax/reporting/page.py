@@ -15,9 +15,9 @@ import jinja2
 import markupsafe
 
 from elm_jax.evaluation import results
-from elm_jax.reporting import embedded, heat_maps, plots, report, tables, text
+from elm_jax.reporting import embedded, heat_maps, pairs, plots, report, tables, text
 
-SCRIPTS = ("page_maps.js",)
+SCRIPTS = ("page_maps.js", "page_pairs.js")
 _VERDICT_SIGNS = {True: "✓", False: "✕", None: "?"}
 
 
@@ -33,6 +33,7 @@ def render(shown: report.Report) -> str:
         figures=[tables.figures(part) for part in shown.figures],
         dots=shown.headline and _dots(shown.headline),
         heat_maps=[heat_maps.draw(part) for part in shown.heat_maps],
+        pairs=shown.pairs and pairs.draw(shown.pairs),
         votes=[_votes(part) for part in shown.votes],
         curves=[_curve(part) for part in shown.curves],
         signs=_VERDICT_SIGNS,

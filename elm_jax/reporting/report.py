@@ -7,6 +7,7 @@ import numpy as np
 
 from elm_jax.evaluation import results
 from elm_jax.reporting import marks
+from elm_jax.reporting.pairs import Pairs
 
 Interval = results.Interval
 
@@ -199,6 +200,7 @@ class Report:
       headline: The main table.
       figures: What goes with the main table, such as differences of its rows.
       heat_maps: Experts x tasks, such as one for unseen and one for trained tasks.
+      pairs: Models of which a reader of the page may compare any two.
       votes: Retrieval votes by task.
       curves: Learning curves.
       details: Facts about the run, as (name, value).
@@ -211,6 +213,7 @@ class Report:
     headline: Headline | None = None
     figures: tuple[Figures, ...] = ()
     heat_maps: tuple[HeatMap, ...] = ()
+    pairs: Pairs | None = None
     votes: tuple[Votes, ...] = ()
     curves: tuple[Curve, ...] = ()
     details: tuple[tuple[str, str], ...] = ()

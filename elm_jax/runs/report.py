@@ -16,6 +16,8 @@ from elm_jax.runs import (
     report_figures,
     report_files,
     report_headline,
+    report_maps,
+    report_pairs,
     report_rows,
     report_votes,
     report_ways,
@@ -119,27 +121,16 @@ class Report(Run):
             print(path)  # noqa: T201
 
     def _report(self, reported: ComparableRows, gaps: tuple[str, ...]) -> report.Report:
-        unseen = self._expand(self.unseen_tasks)
-        seen = self._expand(self.seen_tasks)
-        ways = self._ways(reported, unseen)
+        ways = self._ways(reported, self._expand(self.unseen_tasks))
+        maps = self._maps(reported, ways)
         votes = self._votes(reported)
-        maps = []
-        for tasks, title in (
-            (unseen, "Experts on unseen tasks"),
-            (seen, "Experts on their own tasks"),
-        ):
-            for metric in self._metrics():
-                rows = self._rows(reported, tasks, metric=metric)
-                if rows:
-                    name = f"{title}: {metric}"
-                    won = votes.winners
-                    maps.append(report.heat_map(rows, title=name, retrieved=won))
         return report.Report(
             title=self.title,
             claims=tuple(self._claims(reported, ways)),
             headline=ways and report_headline.make(ways, reported),
             figures=report_figures.tables(ways) if ways else (),
             heat_maps=tuple(maps),
+            pairs=ways and report_pairs.make(ways, maps[0], judged_by=self.judged_by),
             votes=votes.votes,
             curves=loss_curves.read(
                 self.path(self.work_dir),
@@ -154,6 +145,25 @@ class Report(Run):
                 " upper bound, not a method: it has no interval and is never bold.",
             ),
         )
+
+    def _maps(
+        self, reported: ComparableRows, ways: Ways | None
+    ) -> list[report.HeatMap]:
+        """Returns the maps; the first one is of what the main table compares."""
+        won = self._votes(reported).winners
+        maps = []
+        for names, title in (
+            (self.unseen_tasks, "Experts on unseen tasks"),
+            (self.seen_tasks, "Experts on their own tasks"),
+        ):
+            for metric in self._metrics():
+                rows = self._rows(reported, self._expand(names), metric=metric)
+                if rows:
+                    compared = ways if ways and ways.rows == rows else None
+                    name = f"{title}: {metric}"
+                    made = report_maps.make(rows, title=name, won=won, ways=compared)
+                    maps.append(made)
+        return maps
 
     def _comparable(self, store: result_store.ResultStore) -> ComparableRows:
         """Returns the rows that a table may hold side by side."""

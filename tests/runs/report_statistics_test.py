@@ -1,6 +1,7 @@
 """A report calls nothing better that is luck, and says of which trainings it speaks."""
 
 import dataclasses
+import json
 import re
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.runs import scored
 
 TASKS = ("plain_ask", "signs_ask", "alike_ask")
 NUM_ROWS = 120
+PAIRS = re.compile(r'(?s)<section class="pairs".*?class="values">(.*?)</script>')
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +80,14 @@ def test_the_best_of_many_equals_is_a_bound_without_interval_and_nothing_is_bold
         assert "–" not in line(text, label)  # no interval
     page = (noise / "report" / "index.html").read_text()
     assert page.count("chosen on these rows: a bound") == 3
+    for table in PAIRS.findall(page):
+        models = {one["label"]: one for one in json.loads(table)["models"]}
+        bounds = {"best_single", "best_per_prompt", "oracle"}
+        assert {name for name, one in models.items() if one["isBound"]} == bounds
+        assert sum(one["isExpert"] for one in models.values()) == 40
+        assert not {"best_single_crossfit", "random_expert"} & models.keys()
+    assert PAIRS.search(page)
+    assert page.count('<tr class="reference bound">') == 3
     assert 'class="best"' not in page.split('id="map-1"')[0]
 
 

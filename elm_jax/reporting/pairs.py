@@ -1,0 +1,220 @@
+"""Answers of many models on the same rows, packed, so that a page compares any two.
+
+The page subtracts answers row by row and gives normal intervals (`page_pairs.js`). An
+answer is the place of its score in a list of the scores that occur, which takes one bit
+where answers are right or wrong: 296 experts on 113 prompts of 300 rows take 1.3 MB.
+"""
+
+import base64
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import markupsafe
+import numpy as np
+
+from elm_jax.reporting import embedded
+
+Key = tuple[str, str]  # dataset, task
+# Characters of packed answers in a page; 8 MB are 1,000 models on 113 prompts of 300
+# rows.
+MOST_CHARACTERS = 8_000_000
+_MOST_EXACT = 256  # different scores; of more, such as of ROUGE, 0.01 points are kept
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A column of a comparison.
+
+    Attributes:
+      dataset: Its dataset.
+      prompt: Its prompt.
+      task: Its full name.
+      example_ids: int64 [n], the rows of the dataset that it has, each once, in order.
+    """
+
+    dataset: str
+    prompt: str
+    task: str
+    example_ids: np.ndarray
+
+    @property
+    def key(self) -> Key:
+        """What answers are kept by."""
+        return self.dataset, self.task
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Whose answers are compared.
+
+    Attributes:
+      label: Its name.
+      answers: By task, float64 [n] scores in percent, in the order of the task's ids.
+      is_expert: Whether it is a single expert.
+      is_bound: Whether it was chosen by these answers; it gets no interval.
+      num_trainings: Training seeds of whose answers these are the means.
+    """
+
+    label: str
+    answers: Mapping[Key, np.ndarray]
+    is_expert: bool = False
+    is_bound: bool = False
+    num_trainings: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Models of which a reader may compare any two.
+
+    Attributes:
+      tasks: By dataset.
+      models: In the order in which they are offered, the best experts first.
+      first: Label of the model that is compared when the page opens.
+      second: Label of the one that it is compared with.
+    """
+
+    tasks: tuple[Task, ...]
+    models: tuple[Model, ...]
+    first: str
+    second: str
+
+
+def draw(pairs: Pairs) -> dict[str, Any]:
+    """Returns what the template prints: data for the script, and what they lack."""
+    codes = [_Code.of(task, pairs.models) for task in pairs.tasks]
+    models: list[dict[str, Any]] = []
+    left = MOST_CHARACTERS
+    for model in pairs.models:
+        packed = _packed(model, pairs.tasks, codes)
+        left -= len(packed)
+        if left < 0:
+            break
+        models.append(
+            {
+                "label": model.label,
+                "isExpert": model.is_expert,
+                "isBound": model.is_bound,
+                "numTrainings": model.num_trainings,
+                "lacks": [i for i, t in enumerate(pairs.tasks) if not _has(model, t)],
+                "answers": packed,
+            }
+        )
+    num_experts = sum(model.is_expert for model in pairs.models)
+    return {
+        "data": _data(pairs, codes, models, num_experts),
+        "left_out": len(pairs.models) - len(models),
+        "num_models": len(models),
+        "num_lines": _num_lines(pairs),
+    }
+
+
+def _data(
+    pairs: Pairs,
+    codes: Sequence["_Code"],
+    models: Sequence[Mapping[str, Any]],
+    num_experts: int,
+) -> markupsafe.Markup:
+    datasets = list(dict.fromkeys(task.dataset for task in pairs.tasks))
+    rows = {name: _rows(pairs.tasks, name) for name in datasets}
+    tasks = []
+    for task, code in zip(pairs.tasks, codes, strict=True):
+        own = rows[task.dataset]
+        is_whole = np.array_equal(own, task.example_ids)
+        tasks.append(
+            {
+                "dataset": datasets.index(task.dataset),
+                "prompt": task.prompt,
+                "numRows": len(task.example_ids),
+                # Places among the dataset's rows; null for all in their order.
+                "places": None
+                if is_whole
+                else np.searchsorted(own, task.example_ids).tolist(),
+                "scores": code.scores.tolist(),
+                "bits": code.bits,
+            }
+        )
+    miss = 0.05 / (2 * _num_lines(pairs))
+    return embedded.json(
+        {
+            "datasets": [
+                {"name": name, "numRows": len(rows[name])} for name in datasets
+            ],
+            "tasks": tasks,
+            "models": models,
+            "numExperts": num_experts,
+            "first": pairs.first,
+            "second": pairs.second,
+            # Standard errors to the ends of a 95 % interval, and of all lines at once.
+            "reach": statistics.NormalDist().inv_cdf(0.975),
+            "reachAtOnce": statistics.NormalDist().inv_cdf(1 - miss),
+        }
+    )
+
+
+def _num_lines(pairs: Pairs) -> int:
+    """Returns the number of differences in a table: prompts, datasets, their mean."""
+    return len(pairs.tasks) + len({task.dataset for task in pairs.tasks}) + 1
+
+
+def _rows(tasks: Sequence[Task], dataset: str) -> np.ndarray:
+    """Returns the ids of all rows of a dataset, in order."""
+    first, *others = [t.example_ids for t in tasks if t.dataset == dataset]
+    if all(np.array_equal(first, ids) for ids in others):
+        return first
+    return np.unique(np.concatenate([first, *others]))
+
+
+def _has(model: Model, task: Task) -> bool:
+    return task.key in model.answers
+
+
+@dataclasses.dataclass(frozen=True)
+class _Code:
+    """How the answers of a task become bits.
+
+    Attributes:
+      scores: float64, those that occur, in order.
+      bits: Of the place of a score; 1, 2, 4, 8 or 16.
+      step: To what scores are rounded first; 0 for not at all.
+    """
+
+    scores: np.ndarray
+    bits: int
+    step: float = 0.0
+
+    @classmethod
+    def of(cls, task: Task, models: Sequence[Model]) -> "_Code":
+        own = [model.answers[task.key] for model in models if _has(model, task)]
+        found = np.unique(np.concatenate(own)) if own else np.zeros(1)
+        step = 0.0 if len(found) <= _MOST_EXACT else 0.01
+        if step:
+            found = np.unique(np.round(found, 2))
+        needed = max(1, math.ceil(math.log2(len(found))))
+        return cls(found, next(b for b in (1, 2, 4, 8, 16) if b >= needed), step)
+
+    def pack(self, answers: np.ndarray) -> bytes:
+        """Returns the places of scores, high bits first; of 16 bits, low byte first."""
+        if self.step:
+            answers = np.round(answers, 2)
+        places = np.searchsorted(self.scores, answers)
+        if self.bits == 16:
+            return places.astype("<u2").tobytes()
+        each = 8 // self.bits
+        padded = np.zeros(-len(places) % each + len(places), np.uint8)
+        padded[: len(places)] = places
+        shifts = np.arange(each)[::-1] * self.bits
+        parts = padded.reshape(-1, each).astype(np.int64) << shifts
+        return parts.sum(axis=1).astype(np.uint8).tobytes()
+
+
+def _packed(model: Model, tasks: Sequence[Task], codes: Sequence[_Code]) -> str:
+    """Returns a model's answers on all tasks that it has, each in whole bytes."""
+    parts = [
+        code.pack(model.answers[task.key])
+        for task, code in zip(tasks, codes, strict=True)
+        if _has(model, task)
+    ]
+    return base64.b64encode(b"".join(parts)).decode()
