@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-from elm_jax import fields
+from elm_jax import fields, trees
 from elm_jax.merging import combining
 from elm_jax.merging.method import Beside, Merged, MergeMethod
 from elm_jax.types import Params
@@ -63,6 +63,29 @@ class Weighted(MergeMethod):
     ) -> Merged:
         del base, beside
         return Merged(_mean(experts, self.weights or [1.0] * len(experts)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunningMean(MergeMethod):
+    """The mean of the experts' parameters, for any number of experts.
+
+    They are added up one after another, in the order of their fingerprints, and those
+    on disk are read one at a time, so that hundreds need no more memory than two. A
+    sum may differ from that of `Uniform` in its last bit. Equal experts, and so a
+    single one, merge to themselves, bit for bit.
+    """
+
+    name: ClassVar[str] = "running_mean"
+    reference: ClassVar[str] = Uniform.reference
+
+    def _merge(
+        self, experts: Sequence[Params], base: Params | None, beside: Beside
+    ) -> Merged:
+        del base, beside
+        found = combining.RunningMean()
+        for expert in sorted(experts, key=trees.fingerprint):
+            found.add(expert)
+        return Merged(found.mean())
 
 
 def _mean(experts: Sequence[Params], weights: Sequence[float]) -> dict[str, object]:

@@ -47,6 +47,55 @@ def combine(
     return trees.unflatten(merged)
 
 
+class RunningMean:
+    """The mean of trees that come one after another; one sum is kept, in float64.
+
+    Memory does not grow with their number. The order in which they come may change the
+    last bit of a sum, so whoever gives them gives them in an order of their own.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, np.ndarray] = {}
+        self._dtypes: dict[str, np.dtype] = {}
+        self._count = 0
+
+    def add(self, tree: Params) -> None:
+        """Adds a tree.
+
+        Raises:
+          ConfigError: It has not the leaves, shapes and dtypes of the first one.
+        """
+        leaves = {name: np.asarray(leaf) for name, leaf in trees.flatten(tree).items()}
+        if not self._count:
+            self._dtypes = {name: leaf.dtype for name, leaf in leaves.items()}
+            # Starting from the first term, not from 0.0, keeps the sign of zeros.
+            self._sums = {n: leaf.astype(np.float64) for n, leaf in leaves.items()}
+            self._count = 1
+            return
+        first = {n: (s.shape, self._dtypes[n]) for n, s in self._sums.items()}
+        if {n: (leaf.shape, leaf.dtype) for n, leaf in leaves.items()} != first:
+            refuse(
+                found=f"expert {self._count} that differs from expert 0",
+                expected="equal names, shapes and dtypes",
+                do="Merge experts of one kind and one base, in one dtype",
+            )
+        for name, leaf in leaves.items():
+            self._sums[name] += leaf
+        self._count += 1
+
+    def mean(self) -> dict[str, Any]:
+        """Returns the mean of one or more trees, in their dtypes, rounded once.
+
+        Raises:
+          ConfigError: A result is not finite.
+        """
+        found = {}
+        for name, total in self._sums.items():
+            found[name] = (total / self._count).astype(self._dtypes[name])
+            check_finite(name, found[name])
+        return trees.unflatten(found)
+
+
 def check_finite(name: str, leaf: np.ndarray) -> None:
     """Raises ConfigError for a merged parameter that is not finite."""
     if not np.all(np.isfinite(leaf)):

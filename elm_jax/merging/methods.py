@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from elm_jax import errors
-from elm_jax.merging.averages import Uniform, Weighted
+from elm_jax.merging.averages import RunningMean, Uniform, Weighted
 from elm_jax.merging.method import MergeMethod
 from elm_jax.merging.task_arithmetic import TaskArithmetic
 
 METHODS: Mapping[str, type[MergeMethod]] = {
-    method.name: method for method in (Uniform, Weighted, TaskArithmetic)
+    method.name: method for method in (Uniform, Weighted, RunningMean, TaskArithmetic)
 }
 
 

@@ -113,11 +113,12 @@ class Candidate:
         """
         if not self.folders:
             return base.params, None
-        expert, *others = [loaded.Expert.load(folder) for folder in self.folders]
         if self.is_merged:
-            expert = merged_params.merged_expert(
-                self.method, [expert, *others], base, name=self.name
+            expert = merged_params.of_folders(
+                self.method, self.folders, base, name=self.name
             )
+        else:
+            expert = loaded.Expert.load(self.folders[0])
         return base.with_expert(expert), expert.adapter
 
 

@@ -58,8 +58,8 @@ class Evaluate(Run):
       experts: Folders of experts, or shell patterns, each scored under its name.
       strategies: Ways to come to parameters for each task, such as
         `@strategies.MergeTopK()`; or their names: `base`, `retrieved` (the expert that
-        a library gives for a task) and `merged_top3` (the uniform merge of the three
-        with most votes).
+        a library gives for a task), `merged_top3` (the uniform merge of the three with
+        most votes), and the controls `merged_all` and `random_weights`.
       shard: `i/n` scores part i, from 0, of the candidates dealt out to n machines,
         into the one result file; "" scores all.
       own_tasks: Whether each expert is scored on the tasks it was trained on.

@@ -86,10 +86,9 @@ class Merge(Run):
             print(f"finished already: {self._folder}")  # noqa: T201
             return
         base = loaded.Base.load(self.path(self.initial_checkpoint_path))
-        parts = [loaded.Expert.load(folder) for folder in folders]
-        merged = merged_params.merged_expert(
+        merged = merged_params.of_folders(
             self.chosen_method(),
-            parts,
+            folders,
             base,
             name=self.expert_name,
             operative_config=self.operative_config(),
@@ -98,7 +97,7 @@ class Merge(Run):
             lambda: merged.save(self._folder),
             lambda: self._is_finished(infos),
         )
-        done = f"merged {len(parts)} experts" if is_own else "finished already"
+        done = f"merged {len(folders)} experts" if is_own else "finished already"
         print(f"{done}: {self._folder}")  # noqa: T201
 
     @property

@@ -1,17 +1,72 @@
-"""Experts in memory that are merged by a method into one."""
+"""Experts that are merged by a method into one, which is in memory."""
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from elm_jax import trees
-from elm_jax.checkpoints import manifest
+from elm_jax.checkpoints import digests, manifest
+from elm_jax.merging import averages, combining
 from elm_jax.merging.method import NOTHING, MergeMethod
 from elm_jax.peft import adapters, effects, expert_parts
 from elm_jax.runs import bases, expert_checks, loaded
 
 # Options of methods that all merges had up to release 0.3.
 OPTIONS_BEFORE: dict[str, Any] = {"weights": (), "scale": 1.0}
+
+
+def of_folders(
+    method: MergeMethod,
+    folders: Sequence[pathlib.Path],
+    base: loaded.Base,
+    *,
+    name: str,
+    operative_config: str = "",
+) -> loaded.Expert:
+    """Returns the expert that a method makes of experts on disk.
+
+    Those of a running mean are read one at a time, others all at once.
+
+    Args:
+      method: How.
+      folders: Of the experts, one or more.
+      base: What they are of.
+      name: Of the result.
+      operative_config: Text of the configuration that asked for it.
+
+    Raises:
+      CheckpointError: One is missing, damaged, or does not fit the base.
+      ConfigError: They are not alike, or cannot be merged so.
+      FingerprintError: One is of another base or vocabulary.
+    """
+    if not isinstance(method, averages.RunningMean):
+        parts = [loaded.Expert.load(folder) for folder in folders]
+        return merged_expert(
+            method, parts, base, name=name, operative_config=operative_config
+        )
+    infos = [manifest.read_manifest(folder) for folder in folders]
+    method.check(len(infos))
+    expert_checks.check_alike(infos)
+    found = combining.RunningMean()
+    for folder in _by_fingerprint(folders, infos):
+        part = loaded.Expert.load(folder)
+        base.check_fits(part)
+        found.add(part.params)
+    info = _manifest(method, infos, name, operative_config=operative_config)
+    return loaded.Expert(found.mean(), info)
+
+
+def _by_fingerprint(
+    folders: Sequence[pathlib.Path], infos: Sequence[manifest.Manifest]
+) -> list[pathlib.Path]:
+    """Returns folders in the order in which `RunningMean` adds up trees in memory."""
+
+    def mark(place: int) -> str:
+        recorded = digests.recorded_fingerprint(infos[place])  # not of release 0.1
+        return recorded or trees.fingerprint(loaded.Expert.load(folders[place]).params)
+
+    return [folders[place] for place in sorted(range(len(folders)), key=mark)]
 
 
 def merged_expert(
@@ -22,7 +77,7 @@ def merged_expert(
     name: str,
     operative_config: str = "",
 ) -> loaded.Expert:
-    """Returns the expert that a method makes of experts.
+    """Returns the expert that a method makes of experts in memory.
 
     Args:
       method: How.
@@ -42,11 +97,23 @@ def merged_expert(
         base.check_fits(part)
     expert_checks.check_alike(infos)
     params, adapter = _merge(method, parts, base)
-    info = dataclasses.replace(
+    info = _manifest(method, infos, name, operative_config=operative_config)
+    info = dataclasses.replace(info, adapter=bases.describe(adapter))
+    return loaded.Expert(params, info)
+
+
+def _manifest(
+    method: MergeMethod,
+    infos: Sequence[manifest.Manifest],
+    name: str,
+    *,
+    operative_config: str,
+) -> manifest.Manifest:
+    """Returns the manifest of a merge whose adapters are those of its experts."""
+    return dataclasses.replace(
         infos[0],
         name=name,
         kind="merged",
-        adapter=bases.describe(adapter),
         tasks=tuple(dict.fromkeys(t for info in infos for t in info.tasks)),
         data={"merge": recipe(method, infos)},
         steps=max(info.steps for info in infos),
@@ -56,7 +123,6 @@ def merged_expert(
         metrics={},
         operative_config=operative_config,
     )
-    return loaded.Expert(params, info)
 
 
 def recipe(method: MergeMethod, infos: Sequence[manifest.Manifest]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from elm_jax import errors, fields, paths
 from elm_jax.evaluation import results
 from elm_jax.library import retrieval
-from elm_jax.merging import averages
+from elm_jax.merging import averages, noise
 from elm_jax.merging.method import MergeMethod
 from elm_jax.runs import candidates, queries
 from elm_jax.runs.strategy import (
@@ -150,10 +150,60 @@ class MergeTopK(LibraryStrategy):
         return Choice(names, method)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MergeAll(LibraryStrategy):
+    """A control: the mean of all experts of the library, whatever the queries say."""
+
+    kind: ClassVar[str] = "merged_all"
+
+    @property
+    def note(self) -> str:
+        """What it is."""
+        return "the mean of all experts of the library"
+
+    @property
+    def merges(self) -> bool:
+        """Always."""
+        return True
+
+    def pick(self, question: queries.Question) -> Choice:
+        """Returns all experts, by name."""
+        return Choice(tuple(sorted(question.experts)), averages.RunningMean())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandomWeights(LibraryStrategy):
+    """A control: noise as great as what the retrieved expert changes, in its place.
+
+    Attributes:
+      random_seed: Of the noise.
+    """
+
+    kind: ClassVar[str] = "random_weights"
+    random_seed: fields.Seed = 0
+
+    @property
+    def default_name(self) -> str:
+        """`random_weights`, and the seed if it is not 0."""
+        return f"{self.kind}_{self.random_seed}" if self.random_seed else self.kind
+
+    @property
+    def note(self) -> str:
+        """What it is."""
+        return "noise of the shapes and norms of the expert with most votes"
+
+    def pick(self, question: queries.Question) -> Choice:
+        """Returns the first expert, and what makes noise of it."""
+        (name, _), *_ = question.result.ranked("votes")
+        return Choice((name,), noise.Noise(random_seed=self.random_seed))
+
+
 NAMED: Mapping[str, Strategy] = {
     "base": Base(),
     "retrieved": Retrieved(),
     "merged_top3": MergeTopK(),
+    "merged_all": MergeAll(),
+    "random_weights": RandomWeights(),
 }
 """Those that gin files may name by a text alone."""
 

@@ -77,6 +77,7 @@ def test_a_one_hot_weight_gives_that_expert_bit_for_bit(method, chosen, parts):
 def test_equal_experts_average_to_themselves(count, parts):
     (expert,) = parts
     assert_same_bits(merge("uniform", [expert] * count), expert)
+    assert_same_bits(merge("running_mean", [expert] * count), expert)
     weights = tuple(0.1 + n for n in range(count))
     weighted = merge("weighted", [expert] * count, weights=weights)
     assert_same_bits(weighted, expert)

@@ -1,8 +1,10 @@
 """Strategies: values that gin files name, those of other people among them."""
 
 import dataclasses
+import gc
 import json
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from elm_jax.cli import gin_flags
 from elm_jax.data import tasks as task_registry
 from elm_jax.evaluation import result_store
 from elm_jax.library import retrieval
-from elm_jax.merging import averages, task_arithmetic
+from elm_jax.merging import averages, noise, task_arithmetic
 from elm_jax.partitioning import processes
 from elm_jax.runs import (
     candidates,
@@ -367,3 +369,68 @@ def test_one_expert_as_a_strategy_is_the_expert(library_folder):
     folder = library_folder / "experts" / "plain"
     assert found == (candidates.of_experts([folder])[0], [*TASKS])
     assert found[0].fingerprint == manifest.read_manifest(folder).fingerprint
+
+
+def test_controls_of_a_library_are_scored_by_their_names(others, tmp_path):
+    run = dataclasses.replace(
+        others,
+        strategies=("merged_all", "random_weights"),
+        experts=(),
+        splits=("test",),
+        results_path=str(tmp_path / "results.jsonl"),
+    )
+    run.run()
+    found = rows_of(run)
+    labels = sorted(row.expert for row in found)
+    assert labels == ["merged_all"] * 2 + ["random_weights"] * 2
+    text = others.path("{MODEL_DIR}/votes.jsonl").read_text("utf-8")
+    lines = map(json.loads, text.splitlines())
+    votes = {line["task"]: line["votes"][0][0] for line in lines}
+    for row in found:
+        assert row.kind == "strategy"
+        assert not row.is_choice
+        all_of_them = {"plain", "twice"}
+        first = {votes[row.task]}
+        assert {*row.experts} == (all_of_them if row.expert == "merged_all" else first)
+        assert row.expert_fingerprint not in row.experts.values()
+    assert len({r.expert_fingerprint for r in found if r.expert == "merged_all"}) == 1
+
+
+def test_a_mean_of_many_experts_holds_one_at_a_time(library_folder, monkeypatch):
+    folders = tuple(library_folder / "experts" / name for name in ("twice", "plain"))
+    base = loaded.Base.load(library_folder / "base")
+    trees_of = [experts.load_expert(folder)[0] for folder in folders]
+    expected = averages.RunningMean().merge(trees_of).params
+    before: list[weakref.ref[loaded.Expert]] = []
+    load = loaded.Expert.load
+
+    def load_one(folder):
+        gc.collect()
+        assert not any(one() for one in before[:-1])
+        found = load(folder)
+        before.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(loaded.Expert, "load", load_one)
+    for order in (folders, folders[::-1], folders * 3):
+        before.clear()
+        method = averages.RunningMean()
+        found, _ = candidates.Candidate("x", order, method=method).load(base)
+        assert len(before) == len(order)
+        whole = trees.flatten(found)
+        for name, leaf in trees.flatten(expected).items():
+            np.testing.assert_array_equal(whole[name], leaf)
+
+
+def test_noise_in_place_of_an_expert_differs_by_its_seed(library_folder):
+    folders = (library_folder / "experts" / "plain",)
+    base = loaded.Base.load(library_folder / "base")
+    found = [
+        candidates.Candidate("x", folders, method=noise.Noise(random_seed=seed))
+        for seed in (0, 0, 1)
+    ]
+    assert found[0].fingerprint == found[1].fingerprint != found[2].fingerprint
+    ours, same, other = (trees.fingerprint(one.load(base)[0]) for one in found)
+    assert ours == same != other
+    names = [strategies.RandomWeights(random_seed=seed).label for seed in (0, 2)]
+    assert names == ["random_weights", "random_weights_2"]
