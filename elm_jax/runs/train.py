@@ -29,6 +29,7 @@ from elm_jax.runs.training import (
     landing,
     options,
     schedule,
+    seeds,
     work_sharing,
 )
 from elm_jax.runs.training.spec import ExpertSpec, TrainingSpec, trainable_pattern_of
@@ -60,7 +61,9 @@ class Train(Run):
       expert_parts: A name in `peft.expert_parts.PARTS`; by default `adapters_and_norms`
         for prompt experts, else `all`.
       dropout_rate: Fraction in [0, 1), while training.
-      random_seed: Of initialisation, batches and dropout.
+      random_seed: Of initialisation, batches and dropout. Several, such as
+        `(42, 43, 44)`, train each expert once with each, into
+        `<experts_dir>/seed<number>/<name>`; reports take these for one expert.
       execution: How the model is computed, where it is not as the base records.
       per_expert: Settings of experts whose names fit a pattern, where they differ
         from the run's; later patterns win.
@@ -87,7 +90,7 @@ class Train(Run):
     adapter: adapters.AdapterSpec | None = None
     expert_parts: str = ""
     dropout_rate: fields.ShareBelowOne = 0.0
-    random_seed: fields.Seed = 42
+    random_seed: fields.Seed | tuple[fields.Seed, ...] = 42
     execution: config.Execution = config.Execution()
     per_expert: Mapping[str, expert_settings.ExpertSettings] = dataclasses.field(
         default_factory=dict
@@ -115,6 +118,7 @@ class Train(Run):
             wrong["expert_parts"] = "all for kind base"
         if self.dropout_rate and self.execution.attention in ("dot_product", "cudnn"):
             wrong["dropout_rate"] = "0, as fused attention drops no weights"
+        wrong |= seeds.problems(self.random_seed, self.results, self.per_expert)
         naming.check_is_no_label(self.results.expert_name, self.kind)
         shards.parse(self.shard)
         fields.refuse(self, wrong, of_kind=f"of kind {self.kind!r}")
@@ -138,7 +142,11 @@ class Train(Run):
         return {name: next(iter(grouped.values()))}
 
     def expert_dir(self, name: str) -> pathlib.Path:
-        """Returns where an expert goes when it is finished."""
+        """Returns where an expert goes when it is finished.
+
+        Args:
+          name: Its own, or `seed<number>/<name>` of one of several trainings.
+        """
         return self.path(f"{self.results.experts_dir}/{name}")
 
     def work_dir(self, name: str) -> pathlib.Path:
@@ -154,14 +162,20 @@ class Train(Run):
         """
         by_name = self.experts()
         expert_settings.check_patterns(self.per_expert, by_name)
+        by_folder = seeds.by_folder(self.random_seed)
         base, library = self.initial_checkpoint_path, self.results.library_dir
         return TrainingSpec(
             kind=self.kind,
-            experts={name: self._expert_spec(name, by_name[name]) for name in by_name},
+            experts={
+                one.name: one
+                for folder, seed in by_folder.items()
+                for name in by_name
+                for one in [self._expert_spec(name, by_name[name], folder, seed)]
+            },
             tasks=self.tasks,
             optimizer=self.optimizer,
             train_steps=self.train_steps,
-            random_seed=self.random_seed,
+            random_seed=next(iter(by_folder.values())),
             batch_size=self.batch_size,
             base_dir=self.path(base) if base else None,
             model=self.model,
@@ -183,19 +197,23 @@ class Train(Run):
             num_shards=shards.parse(self.shard).count,
         )
 
-    def _expert_spec(self, name: str, tasks: Iterable[str]) -> ExpertSpec:
+    def _expert_spec(
+        self, name: str, tasks: Iterable[str], folder: str, seed: int
+    ) -> ExpertSpec:
+        path = f"{folder}{name}"
         changes, of_optimizer = expert_settings.merge(self.per_expert, name)
         values = {
             "train_steps": self.train_steps,
-            "random_seed": self.random_seed,
+            "random_seed": seed,
             "max_examples": self.batching.max_examples,
         }
         return ExpertSpec(
-            name=name,
+            name=path,
+            expert_name=name,
             tasks=tuple(tasks),
             optimizer=expert_settings.optimizer_of(self.optimizer, of_optimizer, name),
-            folder=self.expert_dir(name),
-            work_dir=self.work_dir(name),
+            folder=self.expert_dir(path),
+            work_dir=self.work_dir(path),
             **values | changes,
         )
 

@@ -109,9 +109,9 @@ def of_expert(
     # A changed configuration may ask for fewer than were taken before.
     steps = max(expert.train_steps, start_step)
     return manifest.Manifest(
-        name=expert.name,
+        name=expert.expert_name,
         kind=spec.kind,
-        base_name=base.name if base else expert.name,
+        base_name=base.name if base else expert.expert_name,
         base_fingerprint=base.fingerprint if base else trees.fingerprint(params),
         model=dataclasses.asdict(spec.model_config()),
         adapter=bases.describe(spec.adapter),

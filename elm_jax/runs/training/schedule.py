@@ -1,5 +1,6 @@
 """From what is asked for to what trains it: data, model and schedule put together."""
 
+import functools
 from collections.abc import Callable, Mapping
 
 from elm_jax.disk import folders
@@ -45,7 +46,8 @@ def make(
         folders.check_writable(folder)
     examples = _open_examples(spec, data)
     num_shapes = 0 if spec.batching.pack else spec.batching.num_shapes
-    every = [dataset for datasets in examples.values() for dataset in datasets]
+    # Each once, whatever the number of experts or seeds that train on it.
+    every = [*{d.name: d for own in examples.values() for d in own}.values()]
     if kinds.KINDS[spec.kind].objective == "span_corruption":
         every = []  # all of its batches have the lengths that are asked for
     jobs = Jobs(
@@ -69,9 +71,10 @@ def _open_examples(
     All caches come first: a task that cannot be read is told before any training, and
     shapes must not depend on the shard or on what is finished already.
     """
+    open_task = functools.cache(lambda task: data.open(task, "train"))
     with processes.main_first("token caches"):
         examples = {
-            name: [data.open(task, "train") for task in expert.tasks]
+            name: [open_task(task) for task in expert.tasks]
             for name, expert in spec.experts.items()
         }
     data_doubts.check(d for datasets in examples.values() for d in datasets)

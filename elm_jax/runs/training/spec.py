@@ -18,7 +18,9 @@ class ExpertSpec:
     """One expert to be trained: what it may have for itself alone.
 
     Attributes:
-      name: Of the expert.
+      name: Of this training, unique: the expert's, below `seed<number>/` where each
+        expert is trained with several seeds.
+      expert_name: Of the expert, the same for all seeds.
       tasks: Those that it is trained on.
       optimizer: With the expert's own rates.
       train_steps: Updates.
@@ -29,6 +31,7 @@ class ExpertSpec:
     """
 
     name: str
+    expert_name: str
     tasks: tuple[str, ...]
     optimizer: optimizers.AdamW | optimizers.Adafactor
     train_steps: int
@@ -49,7 +52,7 @@ class TrainingSpec:
 
     Attributes:
       kind: Of the experts.
-      experts: All of them by name, also those that other machines train.
+      experts: All trainings of them by name, also those that other machines train.
       tasks: Names or patterns of tasks and mixtures, which may limit their tasks.
       optimizer: Of the run; programs are compiled for it, whatever the experts' rates.
       train_steps: Likewise.

@@ -1,0 +1,97 @@
+"""Several seeds train each expert several times, and reports know it as one."""
+
+import numpy as np
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import experts, manifest
+from tests.runs.training import landing_test
+
+folder = landing_test.folder
+NAMES = sorted(landing_test.TASKS)
+SETTINGS = "short/expert_settings.ExpertSettings"
+FEW = ("BATCH_SIZE = 4", "options.Results.library_dir = ''")
+
+
+def make_run(folder, seeds, *bindings):
+    return landing_test.make_run(
+        folder, f"train.Train.random_seed = {seeds}", *FEW, *bindings
+    )
+
+
+def test_every_seed_trains_every_expert_into_a_folder_of_its_own(folder):
+    run = make_run(folder, (7, 9))
+    found = run.spec().experts
+    assert sorted(found) == [f"seed{seed}/{n}" for seed in (7, 9) for n in NAMES]
+    for name, one in found.items():
+        assert one.folder == folder / "prompt_experts" / name
+        assert one.work_dir == folder / "work" / "prompt_experts" / name
+        assert name == f"seed{one.random_seed}/{one.expert_name}"
+    assert run.plan()["experts"].startswith("4: seed7/")
+
+
+def test_one_seed_needs_no_folder_and_a_tuple_of_one_has_one(folder):
+    assert sorted(make_run(folder, 7).spec().experts) == NAMES
+    of_one = make_run(folder, (7,)).spec().experts
+    assert sorted(of_one) == [f"seed7/{n}" for n in NAMES]
+
+
+def test_patterns_of_settings_are_of_names_whatever_the_seed(folder):
+    found = make_run(folder, (7, 9)).spec().experts
+    steps = {name: one.train_steps for name, one in found.items()}
+    assert steps == {
+        f"seed{seed}/{name}": 3 if name == landing_test.SHORT else 5
+        for seed in (7, 9)
+        for name in NAMES
+    }
+
+
+@pytest.mark.parametrize(
+    ("seeds", "binding", "told"),
+    [
+        ("()", "", "a seed, or one or more different ones"),
+        ("(7, 7)", "", "a seed, or one or more different ones"),
+        ("(7, -1)", "", "tuple of int, at least 0"),
+        ("'many'", "", "int, at least 0"),
+        ("(7, 9)", "options.Results.library_dir = 'here'", "library for each seed"),
+        ("(7, 9)", "options.Results.publish_url = 'here'", "library for each seed"),
+        ("(7, 9)", f"{SETTINGS}.random_seed = 3", "no random_seed"),
+    ],
+)
+def test_seeds_that_cannot_be_are_refused_when_the_run_is_made(
+    folder, seeds, binding, told
+):
+    with pytest.raises(errors.ConfigError, match=told):
+        make_run(folder, seeds, *filter(None, [binding]))
+
+
+def test_trainings_of_a_recipe_differ_in_their_seeds_alone_and_more_can_follow(
+    folder, capsys
+):
+    run = make_run(folder, (7, 9))
+    run.run()
+    infos = {
+        name: manifest.read_manifest(one.folder)
+        for name, one in run.spec().experts.items()
+    }
+    for name in NAMES:
+        own = [infos[f"seed{seed}/{name}"] for seed in (7, 9)]
+        assert [info.name for info in own] == [name, name]
+        assert [info.seed for info in own] == [7, 9]
+        assert len({info.recipe for info in own}) == 1
+        assert len({info.fingerprint for info in own}) == 2
+    capsys.readouterr()
+    more = make_run(folder, (7, 9, 8))
+    assert more.plan()["finished already"] == 4
+    run.run()
+    assert "finished already: 4 of 4" in capsys.readouterr().out
+    alone = make_run(folder, 9, "options.Results.experts_dir = '{MODEL_DIR}/alone'")
+    alone.run()
+    for name in NAMES:
+        one, _ = experts.load_expert(folder / "prompt_experts" / "seed9" / name)
+        other, _ = experts.load_expert(folder / "alone" / name)
+        for key, value in trees.flatten(one).items():
+            np.testing.assert_array_equal(value, trees.flatten(other)[key], key)
+    changed = make_run(folder, (7, 9), "TRAIN_STEPS = 6")
+    with pytest.raises(errors.CheckpointError, match=f"seed7/{landing_test.LONG}"):
+        changed.plan()
