@@ -28,6 +28,8 @@ _RECIPE = (
     *("name", "kind", "base_fingerprint", "model", "trainable_pattern", "adapter"),
     *("tasks", "data", "steps"),
 )
+# What a merge tells of its experts that differs from seed to seed.
+_OF_ONE_SEED = ("fingerprints", "seeds")
 _PACKAGES = ("elm_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 TrainedKind = Literal["base", "prompt", "dataset", "multitask"]
@@ -50,7 +52,7 @@ class Manifest:
       tasks: Names of the tasks it was trained on.
       data: Counts and hashes of its training data, by task.
       steps: Updates done.
-      seed: Of the training.
+      seed: Of the training; of a merge that of its first expert.
       versions: Of packages, by name.
       training: Settings that shaped it, by name; {} if nobody knows.
       vocabulary: Of the tokens it was trained on (`vocabularies.describe`): its
@@ -104,18 +106,39 @@ class Manifest:
     def recipe(self) -> str:
         """What it is trained on and how, its seed aside: 16 hex digits.
 
-        "" of a merge, whose parts are known by their parameters alone.
+        Of a merge, what its experts are trained on, and how they are merged; "" up to
+        release 0.3, whose merges know their experts by the parameters alone.
         """
+        facts = {name: getattr(self, name) for name in _RECIPE}
         if self.kind == "merged":
-            return ""
-        training = {k: v for k, v in self.training.items() if "seed" not in k}
-        facts = {
-            **{name: getattr(self, name) for name in _RECIPE},
-            "training": training,
-            "vocabulary": self.vocabulary.get("fingerprint"),
-        }
+            merge = self._merge
+            recipes = merge.get("recipes")
+            if not isinstance(recipes, list) or not recipes or not all(recipes):
+                return ""
+            facts["data"] = {k: v for k, v in merge.items() if k not in _OF_ONE_SEED}
+        else:
+            training = {k: v for k, v in self.training.items() if "seed" not in k}
+            facts["training"] = training
+            facts["vocabulary"] = self.vocabulary.get("fingerprint")
         text = json.dumps(facts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def training_seed(self) -> int | None:
+        """The seed of the training; of a merge that of all of its experts.
+
+        None where they have several, or nobody knows.
+        """
+        if self.kind != "merged":
+            return self.seed
+        seeds = self._merge.get("seeds")
+        is_one = isinstance(seeds, list) and seeds == [self.seed] * len(seeds)
+        return self.seed if is_one and seeds else None
+
+    @property
+    def _merge(self) -> dict[str, Any]:
+        found = self.data.get("merge")
+        return found if isinstance(found, dict) else {}
 
 
 def installed_versions() -> dict[str, str]:

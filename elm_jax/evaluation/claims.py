@@ -82,21 +82,24 @@ def expert_added(
     again = {(row.expert, row.task, row.split) for row in after}
     old = [row for row in before if (row.expert, row.task, row.split) in again]
     claim = scores_unchanged(selection.single_experts(old), after)
-    chosen = [
-        {
-            (row.task, row.split, row.expert): row.expert_fingerprint
-            for row in rows
-            if row.is_choice and row.kind
-        }
-        for rows in (old, after)
-    ]
+    chosen = [_choices(rows) for rows in (old, after)]
     both = chosen[0].keys() & chosen[1].keys()
     if not both:  # rows of release 0.1 do not tell what was retrieved in the same way
         return claim
     tasks = {task for task, *_ in both}
-    changed = {cell[0] for cell in both if chosen[0][cell] != chosen[1][cell]}
+    changed = {cell[0] for cell in both if not chosen[1][cell] <= chosen[0][cell]}
     text = f"Of {len(tasks)} old tasks, {len(changed)} now retrieve a new expert."
     return dataclasses.replace(claim, evidence=f"{claim.evidence} {text}")
+
+
+def _choices(rows: Iterable[results.ResultRow]) -> dict[tuple[str, ...], set[str]]:
+    """Returns the fingerprints, of all training seeds, that strategies chose."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    for row in rows:
+        if row.is_choice and row.kind:
+            cell = (row.task, row.split, row.expert)
+            found.setdefault(cell, set()).add(row.expert_fingerprint)
+    return found
 
 
 def merge_beats_parts(

@@ -45,11 +45,13 @@ def newest(
     """Returns rows without those that later ones replace.
 
     Of a strategy the newest row of each task counts: what `retrieved` stands for
-    changes when its library grows. Of a folder one expert counts on all tasks, so that
-    no table mixes two trainings: the one that lies there now if it has rows, else the
-    one that was scored last. An expert is known by its fingerprint: a copy in another
-    folder is the same one. Rows of release 0.1, which do not tell whose they are nor
-    by which protocol, give way to newer ones of the same name on the same task.
+    changes when its library grows; where the same library was scored with several
+    training seeds, the newest row of each seed. Of a folder one expert counts on all
+    tasks, so that no table mixes two trainings: the one that lies there now if it has
+    rows, else the one that was scored last. An expert is known by its fingerprint: a
+    copy in another folder is the same one. Rows of release 0.1, which do not tell whose
+    they are nor by which protocol, give way to newer ones of the same name on the same
+    task.
 
     Args:
       rows: In the order they were written.
@@ -67,15 +69,50 @@ def newest(
             if folder not in owners or owners[folder] != lying:
                 owners[folder] = row.expert_fingerprint
         key = (*who, row.vocabulary, *cell)
+        if row.library:
+            key = (*key, row.library, row.training_seed)
         kept.pop(key, None)
         kept[key] = row
     alive = {(name, base, owner) for (name, base, _), owner in owners.items()}
     told = {_place(row) for row in kept.values() if row.kind}
-    return [
-        row
-        for row in kept.values()
-        if not _is_replaced(row, alive) and (row.kind or _place(row) not in told)
-    ]
+    found = [row for row in kept.values() if row.kind or _place(row) not in told]
+    dead = {row.expert_fingerprint for row in found if _is_replaced(row, alive)}
+    found = [row for row in found if not _is_replaced(row, alive)]
+    return _of_newest_library(found, dead)
+
+
+def _of_newest_library(
+    rows: Sequence[results.ResultRow], dead: Collection[str]
+) -> list[results.ResultRow]:
+    """Returns rows without those of strategies that newer libraries replace.
+
+    Those that differ from the newest in the training seed alone stay, unless experts
+    behind them have been replaced.
+
+    Args:
+      rows: In the order they were written, one for each library and seed of it.
+      dead: Fingerprints of experts that were replaced.
+    """
+    groups: dict[tuple[object, ...], list[results.ResultRow]] = {}
+    for row in rows:
+        if row.role == "strategy":
+            groups.setdefault(_strategy_cell(row), []).append(row)
+    replaced = set[int]()
+    for own in groups.values():
+        newest = own[-1]
+        replaced |= {
+            id(row)
+            for row in own[:-1]
+            if not row.library
+            or row.library != newest.library
+            or not {*row.experts.values()}.isdisjoint(dead)
+        }
+    return [row for row in rows if id(row) not in replaced]
+
+
+def _strategy_cell(row: results.ResultRow) -> tuple[object, ...]:
+    who = (row.expert, row.base_fingerprint, row.settings, row.vocabulary)
+    return (*who, row.task, row.split, row.metric, row.protocol, row.seed)
 
 
 def _place(row: results.ResultRow) -> tuple[str, ...]:

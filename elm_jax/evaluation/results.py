@@ -92,9 +92,13 @@ class Facts:
       strategy_note: What it is, in a few words.
       experts: Fingerprints of the experts that it used by name, the first one first.
       source: The expert's folder, relative to the store's; "" if it is none.
-      training_seed: Seed of the expert's training.
+      training_seed: Seed of the expert's training; of a strategy's row that of all
+        experts behind it, or of all that it could take if `library` is there.
       recipe: Hash of what the expert is trained on and how, its seed aside: equal for
         its trainings with several seeds.
+      library: Hash of the recipes of all experts that a strategy could take, and of
+        how they were asked: equal where only the training seed differs. "" if they
+        are of several seeds.
       vocabulary: Fingerprint of the vocabulary of the tokens.
       data_fingerprint: Fingerprint of the tokens and texts that were scored.
       inputs_cut: Examples whose prompt was cut, in percent.
@@ -111,6 +115,7 @@ class Facts:
     source: str = ""
     training_seed: int | None = None
     recipe: str = ""
+    library: str = ""
     vocabulary: str = ""
     data_fingerprint: str | None = None
     inputs_cut: float | None = None

@@ -30,6 +30,9 @@ class Candidate:
       strategy: The kind of strategy that gave it; "" for none.
       settings: Hash of the strategy's options; "" for those it has by default.
       note: What the strategy is, in a few words.
+      library: Hash of what the strategy took its experts from, where all of that was
+        trained with one seed; see `queries.Question`.
+      library_seed: That seed.
     """
 
     name: str
@@ -39,6 +42,8 @@ class Candidate:
     strategy: str = ""
     settings: str = ""
     note: str = ""
+    library: str = ""
+    library_seed: int | None = None
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -87,8 +92,9 @@ class Candidate:
           beside: The folder to which the expert's is told.
         """
         infos = self.manifests
-        # A merge's manifest has the seed of its first expert.
-        seeds = {None if info.kind == "merged" else info.seed for info in infos}
+        seeds = {info.training_seed for info in infos}
+        if self.library:
+            seeds = {self.library_seed}
         source = ""
         if len(self.folders) == 1:
             relative = os.path.relpath(self.folders[0], beside)
@@ -101,6 +107,7 @@ class Candidate:
             "source": source,
             "training_seed": seeds.pop() if len(seeds) == 1 else None,
             "recipe": infos[0].recipe if len(infos) == 1 else "",
+            "library": self.library,
         }
 
     def load(self, base: loaded.Base) -> tuple[Params, adapters.AdapterSpec | None]:

@@ -109,6 +109,10 @@ class ComparableRows:
         """
         return selection.select(self._averaged, split=split, metric=metric, tasks=tasks)
 
+    def behind(self, row: results.ResultRow) -> list[results.ResultRow]:
+        """Returns the rows of all trainings behind one that `of` gave."""
+        return self._behind[_cell(row)]
+
     @property
     def names(self) -> dict[str, str]:
         """The name of each expert by the fingerprint of each of its trainings."""
@@ -128,7 +132,7 @@ class ComparableRows:
         Raises:
           DataError: A row has no per-example values, or there are two of a task.
         """
-        behind = [self._behind[_cell(row)] for row in rows]
+        behind = [self.behind(row) for row in rows]
         number = min(map(len, behind))
         return [
             statistics.columns([own[place] for own in behind], self._column)
@@ -151,13 +155,14 @@ class ComparableRows:
 
     def doubts(self) -> Iterator[str]:
         """Yields what is doubtful about whose the rows are, a sentence each."""
-        chosen: dict[str, dict[tuple[str, str], set[str]]] = {}
+        chosen: dict[str, dict[tuple[str, str, int | None], set[str]]] = {}
         for row in self._before:
             if not row.is_expert:
                 own = chosen.setdefault(row.expert, {})
-                own.setdefault((row.task, row.split), set()).add(row.expert_fingerprint)
+                cell = (row.task, row.split, row.training_seed if row.library else None)
+                own.setdefault(cell, set()).add(row.expert_fingerprint)
         for label, by_cell in sorted(chosen.items()):
-            tasks = {task for (task, _), found in by_cell.items() if len(found) > 1}
+            tasks = {task for (task, *_), found in by_cell.items() if len(found) > 1}
             if tasks:
                 yield (
                     f"{label} was scored with several experts on {len(tasks)} tasks:"
@@ -196,25 +201,39 @@ def _cell(row: results.ResultRow) -> tuple[str, ...]:
 def _whole_trainings(
     rows: Sequence[results.ResultRow],
 ) -> tuple[list[results.ResultRow], dict[str, int]]:
-    """Returns rows of trainings that have all cells that others of their expert have.
+    """Returns rows of trainings that have all cells that others of their name have.
 
-    And the number of trainings that are left out, by expert.
+    And the number of trainings that are left out, by name. Where no training of a
+    strategy has all cells, its newest rows are taken for one.
     """
-    cells: dict[str, dict[str, set[tuple[str, ...]]]] = {}
+    cells: dict[str, dict[object, set[tuple[str, ...]]]] = {}
     for row in rows:
-        if row.is_expert:
+        if (training := _training(row)) is not None:
             own = cells.setdefault(row.expert, {})
-            own.setdefault(row.expert_fingerprint, set()).add(_cell(row))
+            own.setdefault(training, set()).add(_cell(row))
     partly: dict[str, int] = {}
-    dropped: set[tuple[str, str]] = set()
+    dropped: set[tuple[str, object]] = set()
+    mixed = set[str]()
+    strategies = {row.expert for row in rows if row.role == "strategy"}
     for name, own in cells.items():
         most = max(map(len, own.values()))
-        short = [mark for mark, found in own.items() if len(found) < most]
+        if name in strategies and most < len(set().union(*own.values())):
+            mixed.add(name)
+            continue
+        short = [training for training, found in own.items() if len(found) < most]
         if short:
             partly[name] = len(short)
-            dropped |= {(name, mark) for mark in short}
-    kept = [row for row in rows if (row.expert, row.expert_fingerprint) not in dropped]
-    return kept, partly
+            dropped |= {(name, training) for training in short}
+    kept = [row for row in rows if (row.expert, _training(row)) not in dropped]
+    newest = {_cell(row): id(row) for row in kept if row.expert in mixed}
+    return [r for r in kept if newest.get(_cell(r), id(r)) == id(r)], partly
+
+
+def _training(row: results.ResultRow) -> object:
+    """Returns what tells the trainings of a name apart; None for the base."""
+    if row.role == "strategy":
+        return row.training_seed if row.library else ""
+    return row.expert_fingerprint if row.is_expert else None
 
 
 def _lying(store: result_store.ResultStore) -> dict[naming.Folder, str]:

@@ -118,6 +118,8 @@ class Merge(Run):
         if before and "fingerprints" not in before:
             print("a merge of release 0.1: its experts are compared by name")  # noqa: T201
             del now["fingerprints"]
+        if "recipes" not in before:  # up to release 0.3
+            del now["recipes"], now["seeds"]
         recipes.check_same(
             f"merge {self._folder}",
             before | {"base": there.base_fingerprint},

@@ -132,6 +132,8 @@ def recipe(method: MergeMethod, infos: Sequence[manifest.Manifest]) -> dict[str,
         "method": options.pop("method"),
         "experts": [info.name for info in infos],
         "fingerprints": [info.fingerprint for info in infos],
+        "recipes": [info.recipe for info in infos],
+        "seeds": [info.training_seed for info in infos],
         # Merges that are there have them, whatever their method is.
         **OPTIONS_BEFORE,
         **options,

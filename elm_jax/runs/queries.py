@@ -1,6 +1,7 @@
 """How a library is asked which experts fit a task: unlabelled rows of it vote (RoE)."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,9 @@ class Question(NamedTuple):
       rows: Places of the rows, which are not scored; their labels are not used.
       result: What the library answered.
       experts: Folders of the experts that may be chosen, by name.
+      library: Hash of the recipes of all of these and of how they are asked, equal
+        for libraries of several training seeds; "" unless one seed trained them all.
+      training_seed: That seed; None without one.
     """
 
     task: str
@@ -33,6 +37,8 @@ class Question(NamedTuple):
     rows: tuple[int, ...]
     result: retrieval.Retrieval
     experts: Mapping[str, pathlib.Path]
+    library: str = ""
+    training_seed: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,6 +121,7 @@ class Queries:
             load_base=lambda: loaded.Base.load(run.path(base)),
             load_data=lambda: rows,
         )
+        library, seed = self._library_of([*folders.values()], opened.settings)
         progress = Progress("retrieve", total=len(tasks), unit="tasks")
         questions = []
         for done, task in enumerate(tasks, 1):
@@ -134,13 +141,29 @@ class Queries:
                 embedder=embedder,
                 experts=[*folders],
             )
-            questions.append(Question(task, dataset, tuple(asking), result, folders))
+            questions.append(
+                Question(task, dataset, tuple(asking), result, folders, library, seed)
+            )
             progress(done)
         if processes.is_main():
             votes = [{"task": one.task, "votes": one.result.votes} for one in questions]
             text = "".join(f"{json.dumps(line)}\n" for line in votes)
             files.write_text(run.path(self.votes_path), text)
         return questions
+
+    def _library_of(
+        self, folders: Sequence[pathlib.Path], settings: index.IndexSettings
+    ) -> tuple[str, int | None]:
+        """Returns `library` and `training_seed` of questions to such experts."""
+        infos = [manifest.read_manifest(folder) for folder in folders]
+        seeds = {info.training_seed for info in infos}
+        recipes = sorted((info.name, info.recipe) for info in infos)
+        seed = seeds.pop() if len(seeds) == 1 else None
+        if seed is None or not all(recipe for _, recipe in recipes):
+            return "", None
+        how = [dataclasses.asdict(settings), self.split, self.num_queries]
+        text = json.dumps([recipes, *how, self.random_seed], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16], seed
 
 
 def instance_texts(

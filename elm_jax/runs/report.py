@@ -282,7 +282,7 @@ class Report(Run):
         unseen = self._expand(self.unseen_tasks)
         found = (self._rows(reported, unseen, metric=m) for m in self._metrics())
         rows = list(itertools.chain.from_iterable(found))
-        return report_votes.read(self.path(self.votes_path), rows)
+        return report_votes.read(self.path(self.votes_path), rows, reported.names)
 
     def _details(self, reported: ComparableRows) -> tuple[tuple[str, str], ...]:
         rows = reported.all

@@ -1,7 +1,7 @@
 """What retrieval answered, for the tasks on which a report shows what it chose."""
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
 from elm_jax import errors, fields
@@ -35,12 +35,17 @@ class ShownVotes(NamedTuple):
         return f"RoE: the expert that {instances} vote for"
 
 
-def read(path: pathlib.Path, rows: Sequence[results.ResultRow]) -> ShownVotes:
+def read(
+    path: pathlib.Path,
+    rows: Sequence[results.ResultRow],
+    names: Mapping[str, str],
+) -> ShownVotes:
     """Returns the votes that go with rows of strategies that chose one expert.
 
     Args:
       path: What retrieval wrote down; there need be no such file.
       rows: What is reported, under the names that the page has.
+      names: Of each expert by the fingerprint of each of its trainings.
 
     Raises:
       DataError: A line of the file is none of those that retrieval writes.
@@ -51,7 +56,6 @@ def read(path: pathlib.Path, rows: Sequence[results.ResultRow]) -> ShownVotes:
     for row in rows:
         if row.is_choice:
             chosen.setdefault(row.task, set()).add(row.expert_fingerprint)
-    names = {row.expert_fingerprint: row.expert for row in rows if row.is_expert}
     shown, others = [], []
     for task, counts in sorted(_lines(path)):
         if task not in chosen or not counts:

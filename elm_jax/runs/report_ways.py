@@ -112,14 +112,20 @@ class Ways:
         return cross_fitting.cross_fit(own, self.draws)
 
     def chosen(self, way: Way) -> dict[tuple[str, str], str]:
-        """Returns the experts that a strategy chose, by (dataset, task), if told."""
+        """Returns the experts that a strategy chose, by (dataset, task), if told.
+
+        And if all of its trainings chose the same one.
+        """
         names = self._reported.names
         there = {row.expert for row in self.singles}
-        return {
-            (row.dataset, row.task): name
-            for row in way.rows
-            if (name := names.get(row.expert_fingerprint)) in there
-        }
+        chosen = {}
+        for row in way.rows:
+            behind = self._reported.behind(row)
+            found = {names.get(one.expert_fingerprint) for one in behind}
+            name = found.pop()
+            if name in there and not found:
+                chosen[row.dataset, row.task] = name
+        return chosen
 
     def _methods(self, note_of: Callable[[results.ResultRow], str]) -> Iterator[Way]:
         """Yields what is no view: all but single experts, by role and as they come."""

@@ -125,6 +125,8 @@ class LibraryStrategy(Strategy):
             strategy=self.kind,
             settings=self.settings,
             note=self.note,
+            library=question.library,
+            library_seed=question.training_seed,
         )
 
     @abc.abstractmethod

@@ -117,6 +117,9 @@ def test_a_retrieval_is_changed_only_between_rows_that_tell_their_kind():
     assert "Of 1 old tasks, 1 now retrieve a new expert." in found.evidence
     found = claims.expert_added([row(), chosen], [row(), chosen])
     assert "Of 1 old tasks, 0 now retrieve a new expert." in found.evidence
+    seeds = [chosen, dataclasses.replace(other, training_seed=7)]
+    found = claims.expert_added([row(), *seeds], [row(), *seeds[::-1]])
+    assert "Of 1 old tasks, 0 now retrieve a new expert." in found.evidence
     old = dataclasses.replace(chosen, kind="")
     for pair in ([old], [other]), ([other], [old]):
         assert "retrieve" not in claims.expert_added(*pair).evidence

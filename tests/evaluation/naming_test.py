@@ -169,3 +169,34 @@ def test_no_expert_is_called_as_a_strategy_but_the_multitask_one():
     for label in results.STRATEGIES:
         with pytest.raises(errors.ConfigError, match="stands for no strategy"):
             naming.check_is_no_label(label, "merged")
+
+
+RETRIEVED = changed(
+    expert="retrieved",
+    kind="strategy",
+    strategy="retrieved",
+    source="",
+    library="l",
+    experts={"reviews": PROMPT.expert_fingerprint},
+)
+
+
+def test_a_strategy_has_a_row_of_each_training_seed_of_its_library():
+    other = changed(RETRIEVED, training_seed=2, expert_fingerprint="b")
+    again = changed(other, value=90.0)
+    assert naming.newest([RETRIEVED, other, again]) == [RETRIEVED, again]
+
+
+@pytest.mark.parametrize("library", ["grown", ""])
+def test_rows_of_another_library_replace_those_of_all_seeds(library):
+    other = changed(RETRIEVED, training_seed=2, expert_fingerprint="b")
+    newer = changed(RETRIEVED, library=library, value=90.0)
+    assert naming.newest([RETRIEVED, other, newer]) == [newer]
+    assert naming.newest([newer, RETRIEVED, other]) == [RETRIEVED, other]
+
+
+def test_a_seed_whose_experts_were_trained_again_is_no_further_training():
+    again = changed(expert_fingerprint="dddddddddddddddd", training_seed=2)
+    experts = {"reviews": again.expert_fingerprint}
+    newer = changed(RETRIEVED, training_seed=2, experts=experts)
+    assert naming.newest([PROMPT, RETRIEVED, again, newer]) == [again, newer]

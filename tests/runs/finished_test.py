@@ -395,6 +395,8 @@ def test_options_of_a_merge_may_be_written_in_their_former_fields(folder, capsys
         "method": "task_arithmetic",
         "experts": ["lora"],
         "fingerprints": former.data["merge"]["fingerprints"],
+        "recipes": former.data["merge"]["recipes"],
+        "seeds": [0],
         "weights": [3.0],
         "scale": 0.5,
     }

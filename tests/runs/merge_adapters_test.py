@@ -1,6 +1,7 @@
 """elm_merge by task arithmetic makes experts with adapters that can be used."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -126,3 +127,50 @@ def test_the_manifest_tells_the_width_of_a_sum(folder):
 def test_experts_of_two_kinds_have_no_sum(folder):
     with pytest.raises(errors.ConfigError, match="different kinds"):
         merge_all(folder, "*", "mixed")
+
+
+def test_merges_of_one_recipe_are_one_expert_whatever_the_seed(folder, tmp_path):
+    for seed in (1, 2):
+        for name in ("lora_1", "lora_2"):
+            params, info = experts.load_expert(folder / "lora" / name)
+            of_seed = dataclasses.replace(info, seed=seed)
+            experts.save_expert(tmp_path / f"seed{seed}" / name, params, of_seed)
+    (tmp_path / "base").symlink_to(folder / "base")
+
+    def merged(name, *patterns):
+        run = merge.Merge(
+            model_dir=str(tmp_path),
+            experts=patterns,
+            expert_name="both",
+            initial_checkpoint_path="{MODEL_DIR}/base",
+            experts_dir=f"{{MODEL_DIR}}/merged/{name}",
+        )
+        run.run()
+        assert run.plan()["finished already"]
+        return manifest.read_manifest(tmp_path / "merged" / name / "both")
+
+    one, two = (merged(name, f"{{MODEL_DIR}}/{name}/*") for name in ("seed1", "seed2"))
+    assert one.recipe == two.recipe != ""
+    assert (one.training_seed, two.training_seed) == (1, 2)
+    assert one.fingerprint != two.fingerprint
+    other = merged("part", "{MODEL_DIR}/seed1/lora_1")
+    assert other.recipe not in ("", one.recipe)
+    mixed = merged("mixed", "{MODEL_DIR}/seed1/lora_1", "{MODEL_DIR}/seed2/lora_2")
+    assert mixed.training_seed is None
+    facts = candidates.Candidate("both", (tmp_path / "merged/seed2/both",), "merged")
+    told = facts.facts(tmp_path)
+    assert (told["training_seed"], told["recipe"]) == (2, two.recipe)
+
+
+def test_a_merge_of_an_earlier_release_is_finished_and_has_no_recipe(folder):
+    done = merge_all(folder, "lora", "earlier").folders[0]
+    params, info = experts.load_expert(done)
+    kept = {
+        k: v for k, v in info.data["merge"].items() if k not in ("recipes", "seeds")
+    }
+    shutil.rmtree(done)
+    experts.save_expert(done, params, dataclasses.replace(info, data={"merge": kept}))
+    merge_all(folder, "lora", "earlier")
+    found = manifest.read_manifest(done)
+    assert found.data["merge"] == kept
+    assert (found.recipe, found.training_seed) == ("", None)

@@ -177,6 +177,55 @@ def test_a_training_that_lacks_tasks_is_left_out_and_told(tmp_path):
     assert "several (2 of multitask)" in text
 
 
+def of_library(folder, *, number):
+    """Scores of a strategy that asked a library of each seed."""
+    rng = np.random.default_rng(4)
+    for seed in range(number):
+        experts = {"e": f"e{seed}"}
+        facts = {"training_seed": seed, "library": "l", "experts": experts}
+        facts |= {"strategy": "retrieved", "strategy_note": "by votes"}
+        record(folder, "retrieved", 0.4 + 0.1 * seed, rng, kind="strategy", **facts)
+
+
+def test_a_strategy_that_asked_a_library_of_each_seed_is_one_way(tmp_path):
+    of_library(tmp_path, number=3)
+    seeds(tmp_path, number=3)
+    text = run(tmp_path)
+    rows = result_store.ResultStore(tmp_path / "results.jsonl").rows()
+    own = [row.value for row in rows if row.expert == "retrieved"]
+    found = line(text, "retrieved").split("|")[-2]
+    mean, low, high = map(float, re.findall(r"[\d.]+", found))
+    assert mean == pytest.approx(np.mean(own), abs=0.06)
+    of_seeds = np.reshape(own, (3, len(TASKS))).mean(axis=1)
+    width = 2 * 4.3 * np.std(of_seeds, ddof=1) / 3**0.5
+    assert high - low == pytest.approx(width, rel=0.15)
+    assert "(3 of multitask, 3 of retrieved)" in text
+    assert "newest row counts" not in text
+    claim = next(one for one in text.splitlines() if "beat the multitask" in one)
+    assert "undecided." in claim
+
+
+def test_a_seed_whose_library_was_asked_for_some_tasks_only_is_left_out(tmp_path):
+    of_library(tmp_path, number=3)
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    text = run(tmp_path)
+    assert "1 trainings of retrieved are left out" in text
+    assert "several (2 of retrieved)" in text
+
+
+def test_rows_of_a_strategy_that_no_seed_has_all_of_are_one_training(tmp_path):
+    of_library(tmp_path, number=2)
+    path = tmp_path / "results.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:2], *lines[4:]]))  # each lacks a task
+    text = run(tmp_path)
+    assert "of one training: they say nothing" in text
+    kept = [json.loads(one)["value"] for one in (lines[0], *lines[4:])]
+    mean = float(line(text, "retrieved").split("|")[-2].split("(")[0])
+    assert mean == pytest.approx(np.mean(kept), abs=0.06)
+
+
 def test_a_plan_says_what_rows_can_show(noise, tmp_path):
     one = report.Report(
         model_dir=str(noise), title="t", unseen_tasks=TASKS, split="validation"
