@@ -201,6 +201,33 @@ def test_the_merge_of_others_has_the_parameters_that_it_makes(others, library_fo
         np.testing.assert_array_equal(whole[name], leaf * np.float32(0.5))
 
 
+def test_libraries_of_two_seeds_are_alike_and_those_of_mixed_seeds_are_none(
+    library_folder, tmp_path
+):
+    (tmp_path / "base").symlink_to(library_folder / "base")
+    folders = {"all 1": (1, 1), "all 2": (2, 2), "mixed": (1, 2)}
+    found = {}
+    for place, seeds in folders.items():
+        home = tmp_path / place
+        for name, seed in zip(("plain", "twice"), seeds, strict=True):
+            params, info = experts.load_expert(library_folder / "experts" / name)
+            of_seed = dataclasses.replace(info, seed=seed)
+            experts.save_expert(home / "experts" / name, params, of_seed)
+        (home / "base").symlink_to(library_folder / "base")
+        toy.build(home).run()
+        asked = toy.ask(home)
+        (answer,) = asked.ask(asked, TASKS[:1], asked.data)
+        found[place] = (answer.library, answer.training_seed)
+    assert found["all 1"][0] == found["all 2"][0] != ""
+    assert [found[place][1] for place in folders] == [1, 2, None]
+    assert found["mixed"] == ("", None)
+    # Rows tell it, whichever expert was chosen.
+    run = toy.score(tmp_path / "all 2", experts=(), strategies=("base", "merged_top3"))
+    run.run()
+    told = {row.expert: (row.library, row.training_seed) for row in rows_of(run)}
+    assert told == {"base": ("", None), "merged_top3": (found["all 2"][0], 2)}
+
+
 def test_a_report_shows_strategies_of_others_as_they_are(others, library_folder):
     shown = report.Report(
         model_dir=str(library_folder), title="Others", unseen_tasks=TASKS
