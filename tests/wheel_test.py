@@ -84,6 +84,8 @@ def test_the_wheel_holds_gin_files_templates_and_the_page(installed):
         "elm_jax/data/known_files.txt",
         "elm_jax/reporting/page.css",
         "elm_jax/reporting/page.html.jinja",
+        "elm_jax/reporting/examples.css",
+        "elm_jax/reporting/examples.html.jinja",
         "elm_jax/reporting/page_maps.js",
         "elm_jax/reporting/page_pairs.js",
         "tasks/pocket_world/pocket.model",

@@ -6,11 +6,13 @@ is never stale: whatever changes, another folder is built. Folders appear whole,
 every byte is compared with its digest when a process first opens them.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from elm_jax import errors, paths
@@ -66,7 +68,39 @@ def open_cache(
     if not build.is_built():
         folders.check_writable(pathlib.Path(data_options.cache_dir))
         cache_build.build_here(build, progress)
-    return _read(build)
+    return _read(build.folder, key=build.key)
+
+
+def find(
+    cache_dir: str | pathlib.Path, task_name: str, split: str, *, fingerprint: str
+) -> token_store.TokenizedDataset | None:
+    """Returns the cache of a split that has some content, however it was made.
+
+    Nothing is built, and neither sources nor templates are asked for.
+
+    Args:
+      cache_dir: Folder of all caches.
+      task_name: Name of a task.
+      split: One of its splits.
+      fingerprint: Of tokens and texts, as result rows tell it.
+
+    Returns:
+      None if there is no such cache; a folder whose manifest is damaged is none.
+
+    Raises:
+      DataError: Its arrays are damaged.
+    """
+    folder = pathlib.Path(cache_dir) / task_name
+    if not folder.is_dir():
+        return None
+    for one in sorted(folder.iterdir()):
+        if one.name.startswith(f"{split}-"):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                if _manifest(one)["fingerprint"] == fingerprint:
+                    break
+    else:
+        return None
+    return _read(one)
 
 
 def planned(
@@ -153,14 +187,13 @@ def _code_version() -> str:
     return digest.hexdigest()[:16]
 
 
-def _read(build: cache_build.CacheBuild) -> token_store.TokenizedDataset:
-    folder = build.folder
+def _read(
+    folder: pathlib.Path, *, key: Mapping[str, Any] | None = None
+) -> token_store.TokenizedDataset:
+    """Returns the cache in a folder, which has to be of a key if one is given."""
     try:
-        sealed = json_files.read_object(folder / cache_build.MANIFEST_FILE)
-        if seals.KEY not in sealed:
-            raise KeyError(seals.KEY)
-        manifest = seals.open_sealed(sealed)
-        if manifest["key"] != json.loads(json.dumps(build.key)):
+        manifest = _manifest(folder)
+        if key is not None and manifest["key"] != json.loads(json.dumps(key)):
             raise ValueError("it was made of other rows or settings")
         arrays = token_store.map_arrays(
             folder / token_store.ARRAYS_FILE, manifest["arrays"]
@@ -174,3 +207,10 @@ def _read(build: cache_build.CacheBuild) -> token_store.TokenizedDataset:
             "as written",
             do=f"Delete {folder}; it is built again when next needed",
         ) from error
+
+
+def _manifest(folder: pathlib.Path) -> dict[str, Any]:
+    sealed = json_files.read_object(folder / cache_build.MANIFEST_FILE)
+    if seals.KEY not in sealed:
+        raise KeyError(seals.KEY)
+    return seals.open_sealed(sealed)

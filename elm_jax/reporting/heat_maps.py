@@ -48,6 +48,7 @@ class _Drawing:
         self.map, self.links = shown, links
         self.letters = shown.mean_letters()
         self.columns = list(_columns(shown))
+        self.tasks = [self._tasks(column) for column in self.columns]
         self.rows = [self.values(own) for own in shown.values]
         baseline = self.values(shown.baseline)
         # What is compared, by column; a mean over a part of the prompts is not.
@@ -77,6 +78,13 @@ class _Drawing:
             means[column.dataset] if column.prompt is None else own[column.prompt]
             for column in self.columns
         ]
+
+    def _tasks(self, column: _Column) -> list[str]:
+        """Returns the tasks of a column; none for the mean over all."""
+        if column.prompt is not None:
+            return [*self.map.tasks[column.prompt : column.prompt + 1]]
+        both = zip(self.map.columns, self.map.tasks, strict=bool(self.map.tasks))
+        return [task for (dataset, _), task in both if dataset == column.dataset]
 
     def row(self, name: str, values: Sequence[float | None]) -> markupsafe.Markup:
         """Returns an expert's row, its cells shaded by their distance from the base."""
@@ -120,13 +128,13 @@ class _Drawing:
         else:
             letters = self.map.marks.get((name, column.prompt), "")
         shown = f"{text.number(value)}{_sup(letters)}"
-        link = self._link(name, column)
+        link = self._link(name, j)
         return f'<a href="{markupsafe.escape(link)}">{shown}</a>' if link else shown
 
-    def _link(self, name: str, column: _Column) -> str:
-        if column.prompt is None or not self.map.tasks:
-            return ""
-        return self.links.get((name, self.map.tasks[column.prompt]), "")
+    def _link(self, name: str, j: int) -> str:
+        """Returns where examples are: of a mean, those of its first prompt."""
+        found = ((name, task) for task in self.tasks[j])
+        return next((self.links[one] for one in found if one in self.links), "")
 
     def _is_retrieved(self, name: str, j: int) -> bool:
         prompt = self.columns[j].prompt
@@ -163,6 +171,7 @@ def draw(
         "has_base": has_base,
         "has_bound": any(one.is_bound for one in shown.references),
         "has_retrieved": any(shown.retrieved),
+        "has_links": bool(links),
         "reach": drawing.reach,
         "num_experts": len(shown.experts),
         "pinned": pinned,

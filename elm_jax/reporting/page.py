@@ -32,7 +32,7 @@ def render(shown: report.Report) -> str:
         headline=shown.headline and _headline(shown.headline),
         figures=[tables.figures(part) for part in shown.figures],
         dots=shown.headline and _dots(shown.headline),
-        heat_maps=[heat_maps.draw(part) for part in shown.heat_maps],
+        heat_maps=[heat_maps.draw(part, shown.examples) for part in shown.heat_maps],
         pairs=shown.pairs and pairs.draw(shown.pairs),
         votes=[_votes(part) for part in shown.votes],
         curves=[_curve(part) for part in shown.curves],
@@ -76,6 +76,7 @@ def _headline(headline: report.Headline) -> list[dict[str, Any]]:
                 {
                     "cell": cell,
                     "mark": headline.marks.get((row.label, j), ""),
+                    "link": headline.links.get((row.label, j), ""),
                     "is_best": (i, j) in headline.strong,
                     "has_interval": cell is not None and not math.isnan(cell.low),
                 }

@@ -42,6 +42,7 @@ class Headline:
       marks: Those that a score needs, by (label, place of the column).
       legend: What the letters mean, a sentence each.
       strong: (row, column), from 0, of the scores to stress.
+      links: Where examples are, by (label, place of the column).
     """
 
     columns: tuple[str, ...]
@@ -51,6 +52,7 @@ class Headline:
     marks: Mapping[tuple[str, int], str] = dataclasses.field(default_factory=dict)
     legend: tuple[str, ...] = ()
     strong: frozenset[tuple[int, int]] = frozenset()
+    links: Mapping[tuple[str, int], str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,6 +203,7 @@ class Report:
       figures: What goes with the main table, such as differences of its rows.
       heat_maps: Experts x tasks, such as one for unseen and one for trained tasks.
       pairs: Models of which a reader of the page may compare any two.
+      examples: Where examples are shown, by (label, task), seen from the page.
       votes: Retrieval votes by task.
       curves: Learning curves.
       details: Facts about the run, as (name, value).
@@ -214,6 +217,7 @@ class Report:
     figures: tuple[Figures, ...] = ()
     heat_maps: tuple[HeatMap, ...] = ()
     pairs: Pairs | None = None
+    examples: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
     votes: tuple[Votes, ...] = ()
     curves: tuple[Curve, ...] = ()
     details: tuple[tuple[str, str], ...] = ()

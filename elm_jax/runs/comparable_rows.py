@@ -50,6 +50,7 @@ class ComparableRows:
 
     Attributes:
       store: Where they are from.
+      shown: What is shown of them.
       newest: The newest rows, also those that are not shown.
       all: Those that are shown or chosen by, under the names that the file has.
 
@@ -75,7 +76,7 @@ class ComparableRows:
                 if all(getattr(row, name) == value for name, value in asked.items())
             ]
         )
-        self.store = store
+        self.store, self.shown = store, shown
         self._lying = _lying(store)
         self.newest = naming.newest(found, self._lying)
         self.all = shown.of(self.newest)
@@ -152,6 +153,16 @@ class ComparableRows:
             self._columns[key] = statistics.Column(ids, values)
         ids, values = self._columns[key]
         return {"example_ids": ids, row.metric: values}
+
+    def details(self) -> tuple[tuple[str, str], ...]:
+        """Returns whose these rows are, as names and values."""
+        rows = self.all
+        return (
+            ("result rows", f"{len(rows)} of {self.store.path.name}"),
+            ("base", ", ".join(sorted({row.base_fingerprint for row in rows}))),
+            ("protocol", ", ".join(sorted({row.protocol for row in rows}))),
+            ("vocabulary", ", ".join(sorted({r.vocabulary for r in rows} - {""}))),
+        )
 
     def doubts(self) -> Iterator[str]:
         """Yields what is doubtful about whose the rows are, a sentence each."""

@@ -13,12 +13,13 @@ from elm_jax.runs import (
     least_difference,
     loss_curves,
     report_claims,
+    report_examples,
     report_figures,
     report_files,
+    report_gaps,
     report_headline,
     report_maps,
     report_pairs,
-    report_rows,
     report_votes,
     report_ways,
 )
@@ -55,6 +56,9 @@ class Report(Run):
       results_after_path: Rows scored again after an expert was added, if any.
       votes_path: What retrieval answered.
       work_dir: Where the metrics of trainings lie.
+      cache_dir: Token caches, for the pages of examples beside the report; tasks whose
+        tokens are not there have none. "" for no such pages.
+      max_examples: Of each task, the first ones of the dataset; 0 for all.
       compare_work_dir: Where those of the same experts lie that were trained in
         another way, such as alone (`options.Fleet.size = 0`); laid over the curves.
       output_path: The HTML page; tables go beside it as Markdown and CSV.
@@ -78,6 +82,8 @@ class Report(Run):
     results_after_path: paths.OptionalPath = ""
     votes_path: paths.Path = "{MODEL_DIR}/votes.jsonl"
     work_dir: paths.Path = "{MODEL_DIR}/work"
+    cache_dir: paths.OptionalPath = "{MODEL_DIR}/cache"
+    max_examples: fields.CountOrNone = 20
     compare_work_dir: paths.OptionalPath = ""
     output_path: paths.Path = "{MODEL_DIR}/report/index.html"
 
@@ -112,16 +118,37 @@ class Report(Run):
                 do="Run elm_eval with the same MODEL_DIR first",
             )
         reported = self._comparable(store)
-        gaps = self._gaps(reported)
-        one = self._report(reported, gaps)
+        gaps = report_gaps.of(
+            reported, self._judged(), other_votes=self._votes(reported).others
+        )
+        ways = self._ways(reported, self._expand(self.unseen_tasks))
+        examples = ways and self._examples(ways, reported)
+        one = self._report(reported, gaps, ways)
+        if examples is not None:
+            one = examples.linked(one)
         target = self.path(self.output_path)
         report_files.show(one, target)
         report_files.show_gaps(gaps)
-        for path in (*report_files.write(one, target), store.path):
+        written = report_files.write(one, target)
+        pages = examples.write(target) if examples else []
+        for path in (*written, *pages, store.path):
             print(path)  # noqa: T201
 
-    def _report(self, reported: ComparableRows, gaps: tuple[str, ...]) -> report.Report:
-        ways = self._ways(reported, self._expand(self.unseen_tasks))
+    def _examples(
+        self, ways: Ways, reported: ComparableRows
+    ) -> report_examples.Pages | None:
+        if not self.cache_dir:
+            return None
+        return report_examples.Pages(
+            ways,
+            reported,
+            cache_dir=self.path(self.cache_dir),
+            max_examples=self.max_examples or None,
+        )
+
+    def _report(
+        self, reported: ComparableRows, gaps: tuple[str, ...], ways: Ways | None
+    ) -> report.Report:
         maps = self._maps(reported, ways)
         votes = self._votes(reported)
         return report.Report(
@@ -136,7 +163,7 @@ class Report(Run):
                 self.path(self.work_dir),
                 self.path(self.compare_work_dir) if self.compare_work_dir else None,
             ),
-            details=self._details(reported),
+            details=reported.details(),
             notes=(
                 *gaps,
                 "A dataset's score is the mean over its prompts; intervals are 95 %"
@@ -220,39 +247,6 @@ class Report(Run):
             selection_split=self.selection_split,
         )
 
-    def _gaps(self, reported: ComparableRows) -> tuple[str, ...]:
-        """Returns what the rows lack of what is to be shown, a sentence each."""
-        wanted, shown = self._tables(), self._metrics()
-        unseen = wanted["Unseen"]
-        report_rows.check(
-            reported.newest,
-            unseen,
-            split=self.split,
-            metrics=shown,
-            path=reported.store.path,
-        )
-        rows = self._rows(reported, unseen)
-        chosen_on = self._rows(reported, unseen, split=self.selection_split)
-        every = [task for names in wanted.values() for task in names]
-        for metric in shown:
-            report_rows.check_same_data(self._rows(reported, every, metric=metric))
-        report_rows.check_same_data(chosen_on)
-        report_rows.check_same_examples(
-            row
-            for row in reported.all
-            if row.split == self.split or row.is_single_expert  # which are chosen from
-        )
-        others = self._votes(reported).others
-        return (
-            *report_rows.tasks_without_rows(
-                reported.all, wanted, split=self.split, metrics=shown
-            ),
-            *report_rows.unequal(rows, chosen_on),
-            *reported.doubts(),
-            *report_rows.other_votes(others),
-            *report_claims.silent(self._judged(), rows, self._composed(reported)),
-        )
-
     def _claims(
         self, reported: ComparableRows, ways: Ways | None
     ) -> Iterator[results.Claim]:
@@ -283,15 +277,6 @@ class Report(Run):
         found = (self._rows(reported, unseen, metric=m) for m in self._metrics())
         rows = list(itertools.chain.from_iterable(found))
         return report_votes.read(self.path(self.votes_path), rows, reported.names)
-
-    def _details(self, reported: ComparableRows) -> tuple[tuple[str, str], ...]:
-        rows = reported.all
-        return (
-            ("result rows", f"{len(rows)} of {reported.store.path.name}"),
-            ("base", ", ".join(sorted({row.base_fingerprint for row in rows}))),
-            ("protocol", ", ".join(sorted({row.protocol for row in rows}))),
-            ("vocabulary", ", ".join(sorted({r.vocabulary for r in rows} - {""}))),
-        )
 
     def _expand(self, names: str | tuple[str, ...]) -> list[str]:
         return task_registry.registry.expand(names) if names else []

@@ -14,7 +14,7 @@ from elm_jax.data import token_store
 from elm_jax.disk import files
 from elm_jax.evaluation import metrics, result_store, results
 from elm_jax.reporting import terminal, text
-from elm_jax.runs import report_rows, scorer, task_data
+from elm_jax.runs import cell_examples, report_rows, task_data
 from elm_jax.runs.run import Plan, Run
 
 
@@ -115,7 +115,7 @@ class ShowExamples(Run):
                 do='Set which = "all"',
             )
         places = {int(n): i for i, n in enumerate(dataset.columns.example_ids)}
-        answers = list(_answers(arrays))
+        answers = list(cell_examples.answers(arrays))
         found = []
         for i in np.argsort(arrays["example_ids"], kind="stable").tolist():
             score = None if scores is None else float(scores[i])
@@ -172,34 +172,11 @@ class Example(NamedTuple):
     log_probabilities: tuple[float, ...]
 
 
-class _Answer(NamedTuple):
-    """What was answered: a text that was written, or the place of a choice."""
-
-    written: str
-    is_cut: bool
-    chosen: int
-    log_probabilities: tuple[float, ...]
-
-
-def _answers(arrays: Mapping[str, np.ndarray]) -> Iterator[_Answer]:
-    """Yields the answers of a per-example file in its order."""
-    if scorer.TEXTS in arrays:
-        texts = token_store.Ragged(arrays[scorer.TEXTS], arrays[scorer.TEXT_OFFSETS])
-        for i in range(len(texts.lengths)):
-            yield _Answer(texts.text(i), bool(arrays["answers_cut"][i]), -1, ())
-        return
-    ends = np.cumsum(arrays["num_choices"])
-    for scores, chosen in zip(
-        np.split(arrays["scores"], ends[:-1]), arrays["predictions"], strict=True
-    ):
-        yield _Answer("", False, int(chosen), tuple(map(float, scores)))
-
-
 def _example(
     row: results.ResultRow,
     example: token_store.Example,
     seen: str,
-    answer: _Answer,
+    answer: cell_examples.Answer,
     score: float | None,
 ) -> Example:
     is_ranked = answer.chosen >= 0
