@@ -142,5 +142,9 @@ def links(
 
 
 def _nats(value: float) -> str:
-    """Returns a log-probability with a true minus sign."""
-    return f"{value:.2f}".replace("-", "−")
+    """Returns a log-probability with a true minus sign.
+
+    >>> _nats(-3.456), _nats(-0.001)
+    ('−3.46', '0.00')
+    """
+    return "0.00" if abs(value) < 0.005 else f"{value:.2f}".replace("-", "−")

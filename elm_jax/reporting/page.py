@@ -18,6 +18,8 @@ from elm_jax.evaluation import results
 from elm_jax.reporting import embedded, heat_maps, pairs, plots, report, tables, text
 
 SCRIPTS = ("page_maps.js", "page_pairs.js")
+# More votes or curves than these are shown when the reader asks for them.
+_MOST_CARDS = 48
 _VERDICT_SIGNS = {True: "✓", False: "✕", None: "?"}
 
 
@@ -37,6 +39,7 @@ def render(shown: report.Report) -> str:
         votes=[_votes(part) for part in shown.votes],
         curves=[_curve(part) for part in shown.curves],
         signs=_VERDICT_SIGNS,
+        MOST_CARDS=_MOST_CARDS,
     )
 
 

@@ -74,7 +74,11 @@ def test_the_page_asks_for_nothing(example):
         for _, name, value in found.attributes
         if name in ("src", "href", "action")
     ]
-    assert linked == ["data:,"]
+    first, *parts = linked
+    assert first == "data:,"
+    ids = {f"#{value}" for _, name, value in found.attributes if name == "id"}
+    assert parts
+    assert set(parts) <= ids  # places of the page itself
     assert not re.search(r"url\(|@import|https?:", text)
     policy = next(v for _, name, v in found.attributes if v and "default-src" in v)
     digest = hashlib.sha256(found.scripts[-1].encode()).digest()
@@ -122,3 +126,18 @@ def test_one_constant_score_has_an_axis():
     row = report.HeadlineRow("base", (results.Interval(0.0),))
     one = report.Headline(("mean",), (row,))
     assert "left:0.0%" in page.render(report.Report(title="x", headline=one))
+
+
+def test_many_votes_and_curves_wait_until_a_reader_asks_for_them(example):
+    few = Page(page.render(example))
+    assert "details" not in few.tags
+    many = dataclasses.replace(
+        example, votes=example.votes * 20, curves=example.curves * 5
+    )
+    found = Page(page.render(many))
+    summaries = [t for t in found.texts if t.startswith("Show all")]
+    assert summaries == [
+        f"Show all {len(many.votes)} tasks",
+        f"Show all {len(many.curves)} curves",
+    ]
+    assert ("details", "open", None) not in found.attributes
