@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 def runs() -> "tuple[type[Run], ...]":
     """Returns the runs of the binary; imports what they need."""
-    from elm_jax.runs import report, show_examples
+    from elm_jax.runs import replay, report, show_examples
 
-    return (report.Report, show_examples.ShowExamples)
+    return (report.Report, show_examples.ShowExamples, replay.Replay)
 
 
 def main() -> None:

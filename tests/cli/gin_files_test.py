@@ -20,6 +20,7 @@ from elm_jax.runs import (
     fetch,
     library,
     merge,
+    replay,
     report,
     show_examples,
     tasks,
@@ -51,7 +52,7 @@ BINARIES = {
         convert_bottlenecks.ExportAdapterHub,
         convert_experts.FoldExpert,
     ),
-    "elm_report": (report.Report, show_examples.ShowExamples),
+    "elm_report": (report.Report, show_examples.ShowExamples, replay.Replay),
     "elm_tasks": (
         *(tasks.ListTasks, tasks.FetchTemplates, tasks.TrainVocabulary),
         cache_tasks.CacheTasks,
@@ -182,3 +183,12 @@ def test_a_t5x_gin_file_gives_its_command_and_takes_our_tasks(program):
         if isinstance(statement, config_parser.IncludeStatement)
     ]
     assert includes[-1] == "gin/t5x/tasks.gin"  # after T5X's, whose None it replaces
+
+
+@pytest.mark.parametrize("name", ["gin/original/report.gin", "gin/t5/report.gin"])
+def test_reports_of_data_without_rows_to_choose_by_say_that_they_cross_fit(name):
+    run, *_ = gin_flags.build_run(
+        (report.Report,), gin_files=[name], bindings=["MODEL_DIR = 'anywhere'"]
+    )
+    assert run.split == run.selection_split
+    assert "what it is worth cross-fitted" in header(name).replace("\n# ", " ")

@@ -1,0 +1,192 @@
+"""What our result rows hold against published numbers."""
+
+import functools
+import pathlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from elm_jax import errors
+from elm_jax.data import tasks as task_registry
+from elm_jax.evaluation import controls, result_store, results
+from elm_jax.runs import comparable_rows, report_ways
+from elm_jax.runs.replay_data import MEAN, Row, Table
+from elm_jax.runs.report_way import Way
+
+_NOTHING = "not scored"
+
+
+class Ours(NamedTuple):
+    """Our number for a cell.
+
+    Attributes:
+      value: It, with its interval if it has one; None if there is none.
+      why: Why there is none, or why it is not to be judged; "" if it is.
+    """
+
+    value: results.Interval | None
+    why: str = ""
+
+
+class Place(NamedTuple):
+    """Where the result rows of a published row are.
+
+    Attributes:
+      path: The result file.
+      only: Values that fields of rows must have, such as the base's fingerprint.
+      label: The name in rows, or of a report's view.
+    """
+
+    path: pathlib.Path
+    only: tuple[tuple[str, object], ...]
+    label: str
+
+
+class Scores:
+    """Our results by published row; each result file is read once.
+
+    Attributes:
+      places: Where the results of each row are.
+
+    Args:
+      places: The same.
+      num_queries: Rows that may be left out of a split, as queries are.
+    """
+
+    def __init__(self, places: Mapping[str, Place], num_queries: int) -> None:
+        self.places = places
+        self._num_queries = num_queries
+        self._read = functools.cache(_ways)
+
+    def cell(self, table: Table, row: Row, column: str) -> Ours:
+        """Returns our number for a cell; `column` is a dataset's name or `MEAN`."""
+        place = self.places[row["name"]]
+        if table["kind"] == "gains":
+            return self._gain(table, row, "")
+        ways = self._read(place.path, place.only, _asked(table))
+        way = ways and ways.by_label(place.label)
+        if ways is None or way is None:
+            return Ours(None, _NOTHING)
+        why = self._part(table, way, column)
+        if table["kind"] == "ranks":
+            return Ours(_rank(ways, way, column), why)
+        whole = way.score
+        if whole is None or (column != MEAN and column not in whole.datasets):
+            return Ours(None, why or _NOTHING)
+        if column == MEAN and why:
+            return Ours(None, why)
+        one = whole if column == MEAN else whole.of(column)
+        return Ours(results.Interval(one.mean) if way.is_bound else one.interval, why)
+
+    def cross_fitted(self, table: Table, row: Row) -> results.Interval | None:
+        """Returns the gain of the same choice where other rows chose; None if none."""
+        return self._gain(table, row, "_crossfit").value
+
+    def told(self, table: Table, row: Row) -> str:
+        """Returns whose rows are held against a published row."""
+        place = self.places[row["name"]]
+        ways = self._read(place.path, place.only, _asked(table))
+        if ways is None or ways.by_label(place.label) is None:
+            return f"Ours would be: {place.label} of {place.path}."
+        of = sorted({one.base_fingerprint for one in ways.rows})
+        return f"Ours: {place.label} of {place.path}, base {', '.join(of)}."
+
+    def _gain(self, table: Table, row: Row, ending: str) -> Ours:
+        ours, theirs = (
+            self.places[name] for name in (row["name"], row.get("minus", ""))
+        )
+        found: list[Way] = []
+        for place, label in ((ours, ours.label + ending), (theirs, theirs.label)):
+            ways = self._read(place.path, place.only, _asked(table))
+            way = ways and ways.by_label(label)
+            if way is None or way.score is None:
+                return Ours(None, _NOTHING)
+            if why := self._part(table, way, MEAN):
+                return Ours(None, why)
+            found.append(way)
+        one, other = (way.score for way in found)
+        assert one is not None  # noqa: S101 - looked at above
+        assert other is not None  # noqa: S101
+        bound = results.Interval(one.mean - other.mean)
+        if found[0].is_bound:
+            return Ours(bound)
+        try:
+            return Ours((one - other).interval)
+        except errors.DataError:  # of other rows, such as those of queries
+            return Ours(bound)
+
+    def _part(self, table: Table, way: Way, column: str) -> str:
+        """Returns which prompts or rows of a cell lack; "" if none does."""
+        wanted: dict[str, set[str]] = {}
+        for name in _asked(table).names:
+            dataset = getattr(task_registry.registry.task(name), "dataset", name)
+            wanted.setdefault(dataset, set()).add(name)
+        there: dict[str, set[str]] = {}
+        for dataset, task in way.columns[0]:
+            there.setdefault(dataset, set()).add(task)
+        sizes = {one["name"]: one["rows"] for one in table["columns"]}
+        lacking = []
+        for dataset in wanted if column == MEAN else (column,):
+            own = wanted.get(dataset, set()) & there.get(dataset, set())
+            if len(own) < len(wanted.get(dataset, ())):
+                lacking.append(f"{len(own)} of {len(wanted[dataset])} prompts")
+                continue
+            least = min(len(way.columns[0][dataset, task].values) for task in own)
+            if least < sizes.get(dataset, 0) - self._num_queries:
+                lacking.append(f"{least} of {sizes[dataset]} rows")
+        if column != MEAN or not lacking:
+            return "".join(lacking[:1])
+        whole = len(wanted) - len(lacking)
+        return f"{whole} of {len(wanted)} datasets"
+
+
+class _Asked(NamedTuple):
+    names: tuple[str, ...]
+    split: str
+    metric: str
+
+
+def _asked(table: Table) -> _Asked:
+    names = task_registry.registry.expand(table["tasks"])
+    return _Asked(tuple(names), table["split"], table["metric"])
+
+
+def _ways(
+    path: pathlib.Path, only: tuple[tuple[str, object], ...], asked: _Asked
+) -> report_ways.Ways | None:
+    """Returns what a result file says of a table's tasks; None for nothing."""
+    if not path.is_file():
+        return None
+    shown = comparable_rows.Shown(
+        tables={"Unseen": asked.names},
+        split=asked.split,
+        selection_split=asked.split,
+        metrics=(asked.metric,),
+    )
+    reported = comparable_rows.ComparableRows(
+        result_store.ResultStore(path), dict(only), shown
+    )
+    rows = reported.of(asked.names, split=asked.split, metric=asked.metric)
+    if not rows:
+        return None
+    return report_ways.Ways(
+        reported,
+        rows,
+        chosen_on=rows,
+        note_of=lambda row: row.strategy_note,
+        selection_split=asked.split,
+    )
+
+
+def _rank(ways: report_ways.Ways, way: Way, column: str) -> results.Interval | None:
+    """Returns the mean rank over prompts of what a strategy chose."""
+    chosen = ways.chosen(way)
+    scores: dict[str, dict[tuple[str, str], float]] = {}
+    for row in ways.library(way):
+        scores.setdefault(row.expert, {})[row.dataset, row.task] = row.value
+    keys = [key for key in chosen if column in (MEAN, key[0])]
+    if len(scores) < 2 or not keys:
+        return None
+    ranks = [controls.rank({key: chosen[key]}, scores).mean for key in keys]
+    return results.Interval(float(np.mean(ranks)))
