@@ -28,11 +28,10 @@ def make(ways: Ways, shown: report.HeatMap, *, judged_by: str) -> pairs.Pairs | 
     ways_with_rows = [way for way in ways.all if way.rows]
     columns = [way.mean for way in ways_with_rows]
     experts = {name: controls.mean_of(ways.experts[name]) for name in shown.experts}
-    ids = {
-        key: np.sort(column.example_ids)
-        for one in (*experts.values(), *columns)
-        for key, column in one.items()
-    }
+    ids: dict[statistics.Key, np.ndarray] = {}
+    for one in (*columns, *experts.values()):
+        for key in one.keys() - ids.keys():
+            ids[key] = np.sort(one[key].example_ids)
     models = [
         pairs.Model(
             way.label,
@@ -74,8 +73,11 @@ def _answers(
 ) -> dict[statistics.Key, np.ndarray]:
     """Returns scores in the order of ids; none of tasks that have other rows."""
     found = {}
-    for key, column in one.items():
-        order = np.argsort(column.example_ids, kind="stable")
-        if np.array_equal(column.example_ids[order], ids[key]):
-            found[key] = column.values[order]
+    for key, (own, values) in one.items():
+        if np.array_equal(own, ids[key]):
+            found[key] = values
+            continue
+        order = np.argsort(own, kind="stable")
+        if np.array_equal(own[order], ids[key]):
+            found[key] = values[order]
     return found

@@ -10,6 +10,7 @@ import pytest
 
 from elm_jax.evaluation import results
 from elm_jax.reporting import embedded, page, report
+from tests.benchmarks import page_benchmark
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "page.html"
 VOID = {"meta", "link", "path", "input"}
@@ -141,3 +142,10 @@ def test_many_votes_and_curves_wait_until_a_reader_asks_for_them(example):
         f"Show all {len(many.curves)} curves",
     ]
     assert ("details", "open", None) not in found.attributes
+
+
+def test_a_page_of_the_papers_size_has_less_than_four_megabytes():
+    one = page_benchmark.simulated()
+    assert len(one.heat_maps[0].experts) == 296
+    assert len(one.heat_maps[0].columns) == 113
+    assert len(page.render(one).encode()) < 4_000_000
