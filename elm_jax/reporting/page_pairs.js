@@ -150,10 +150,17 @@ class PairTable {
     this.cautions = section.querySelector(".cautions");
     const { datasets, tasks } = this.data;
     this.open = new Set(tasks.length > MOST_OPEN_PROMPTS ? [] : datasets.map((d) => d.name));
+    this.order = null; // that of the datasets; else whether the greatest is first
+    this.heads = [...this.table.tHead.rows[0].cells];
+    this.foldAll = section.querySelector(".fold-all");
     this.addControls();
     this.show();
     section.querySelector(".tools").hidden = false;
     section.querySelector(".needs-script").hidden = true;
+  }
+
+  get areAllOpen() {
+    return this.data.datasets.every(({ name }) => this.open.has(name));
   }
 
   addControls() {
@@ -178,6 +185,16 @@ class PairTable {
       this.show();
     });
     this.atOnce.addEventListener("change", () => this.show());
+    this.foldAll.addEventListener("click", () => {
+      const names = this.data.datasets.map(({ name }) => name);
+      this.open = new Set(this.areAllOpen ? [] : names);
+      this.show();
+    });
+    // Once the greatest first, once the least, then again as the datasets come.
+    makeButton(this.heads[3], () => {
+      this.order = this.order === null ? true : this.order ? false : null;
+      this.show();
+    });
     this.section.querySelector(".csv").addEventListener("click", () => {
       saveFile(fileName(`${this.models.map(({ label }) => label).join(" minus ")}`), this.csv());
     });
@@ -202,8 +219,12 @@ class PairTable {
       return line;
     });
     this.cautions.replaceChildren(...told);
-    this.table.tHead.rows[0].cells[1].textContent = one.label;
-    this.table.tHead.rows[0].cells[2].textContent = other.label;
+    this.heads[1].textContent = one.label;
+    this.heads[2].textContent = other.label;
+    const sorted = { true: "descending", false: "ascending" }[this.order];
+    if (sorted) this.heads[3].setAttribute("aria-sort", sorted);
+    else this.heads[3].removeAttribute("aria-sort");
+    this.foldAll.textContent = this.areAllOpen ? "Fold all datasets" : "Show all prompts";
     const { total, datasets } = this.found;
     const lines = datasets.flatMap(({ own, prompts }) => [own, ...prompts]);
     const ends = [total, ...lines].filter(Boolean).map(
@@ -213,7 +234,7 @@ class PairTable {
     const body = this.table.tBodies[0];
     body.replaceChildren();
     if (total) body.append(this.row(total, "total"));
-    for (const { name, own, prompts } of datasets) {
+    for (const { name, own, prompts } of this.ordered(datasets, ({ own }) => own)) {
       const isOpen = this.open.has(name);
       const head = this.row(own ?? { name, difference: NaN, error: NaN }, "dataset");
       const button = makeButton(head.cells[0], () => {
@@ -225,8 +246,16 @@ class PairTable {
       });
       button.setAttribute("aria-expanded", String(isOpen));
       body.append(head);
-      if (isOpen) body.append(...prompts.map((prompt) => this.row(prompt, "prompt")));
+      if (!isOpen) continue;
+      body.append(...this.ordered(prompts, (one) => one).map((one) => this.row(one, "prompt")));
     }
+  }
+
+  /** Returns datasets or prompts in the order that the reader has chosen. */
+  ordered(lines, lineOf) {
+    if (this.order === null) return lines;
+    const value = (one) => lineOf(one)?.difference ?? null;
+    return lines.toSorted((a, b) => compareValues(value(a), value(b), this.order));
   }
 
   /** Returns a row of the table; texts are texts, whatever they hold. */

@@ -276,3 +276,30 @@ def test_what_would_make_a_page_too_large_is_left_out_and_told(monkeypatch):
     monkeypatch.setattr(pairs, "MOST_CHARACTERS", 3 * size)
     assert pairs.draw(made(models))["left_out"] == 2
     assert len(json.loads(pairs.draw(made(models))["data"])["models"]) == 3
+
+
+def test_a_reader_sorts_by_the_difference_and_opens_all_datasets(opened):
+    rng = np.random.default_rng(10)
+    tab = opened(made({"one": draw(rng, 0.6), "other": draw(rng, 0.5)}))
+    names = "[...document.querySelectorAll('.pair tbody th')].map((h) => h.innerText)"
+    as_they_come = tab.run(names)
+    lines = found_lines(tab)
+    for is_greatest_first in (True, False):
+        tab.run("document.querySelector('.pair thead button').focus()")
+        tab.press("Enter")
+        expected = ["mean"]
+        parts = {}
+        for (dataset, prompt), (gap, *_) in lines.items():
+            parts.setdefault(dataset, []).append((gap, prompt))
+        del parts["mean"]
+        sign = -1 if is_greatest_first else 1
+        for dataset, own in sorted(parts.items(), key=lambda one: sign * one[1][0][0]):
+            prompts = sorted(own[1:], key=lambda one: sign * one[0])
+            expected += [dataset, *(prompt for _, prompt in prompts)]
+        assert tab.run(names) == expected
+    tab.press("Enter")
+    assert tab.run(names) == as_they_come
+    tab.run("document.querySelector('.pairs .fold-all').click()")
+    assert tab.run(names) == ["mean", *sorted(PROMPTS)]
+    tab.run("document.querySelector('.pairs .fold-all').click()")
+    assert tab.run(names) == as_they_come
