@@ -67,6 +67,7 @@ setup(
         "numpy>=2.0,<3",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
+        "pyarrow>=17",
         "pyyaml>=6.0,<7",
         "rich>=13,<16",
         "rouge-score>=0.1.2,<0.2",

@@ -3,7 +3,7 @@
 # nothing when that has been done for the same pins. Called by the other scripts.
 #
 #   bash launch/install.sh                        # everything, about 3 GB
-#   bash launch/install.sh --without_tensorflow   # 0.9 GB: no SeqIO, no TFDS, no tests
+#   bash launch/install.sh --without_tensorflow   # 1.1 GB: no SeqIO, no TFDS, no tests
 #   PYTHON=/path/to/python3.12 bash launch/install.sh
 #
 # Without PYTHON it takes the newest supported Python that it finds. Python 3.11 has the
@@ -36,7 +36,7 @@ pins=$(cat "$lock")
 size="3 GB"
 if [ "${1:-}" = "--without_tensorflow" ]; then
   pins=$(sed '/^# For SeqIO:/,$d' "$lock")
-  size="0.9 GB"
+  size="1.1 GB"
 fi
 wanted=$({ echo "$version"; echo "$pins"; cat setup.py; } | sha256sum | cut -d' ' -f1)
 if [ "$(cat .venv/installed 2>/dev/null || true)" = "$wanted" ]; then

@@ -15,16 +15,23 @@ def of_readmes(chosen):
 
 
 ALL = of_readmes(readmes.READMES)
+
+
+def chosen(*names):
+    return of_readmes(
+        [
+            readme
+            for readme in readmes.READMES
+            if os.environ.get("ELM_READMES") == "all"
+            or readme.parent == readmes.ROOT
+            or readme.parent.name in names
+        ]
+    )
+
+
 # Those whose commands run, not only build: ELM_READMES=all for all of them.
-RUN = of_readmes(
-    [
-        readme
-        for readme in readmes.READMES
-        if os.environ.get("ELM_READMES") == "all"
-        or readme.parent == readmes.ROOT
-        or readme.parent.name in ("merging", "peft")
-    ]
-)
+RUN = chosen("merging", "peft")
+RUN_PYTHON = chosen("merging", "peft", "evaluation")
 
 QUICKSTART = """
 run() { "$1" --gin_file="gin/pocket/$2.gin" --gin.MODEL_DIR=runs/pocket; }
@@ -96,7 +103,7 @@ def titles(path):
 
 
 @pytest.mark.slow
-@RUN
+@RUN_PYTHON
 def test_the_python_of_a_readme_runs(readme, pocket):
     pocket.write_files(readme)
     for block in readmes.blocks(readme):

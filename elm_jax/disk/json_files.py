@@ -64,17 +64,23 @@ def parse(content: bytes | str, *, of_others: bool = False) -> Any:
 
 def _parse(content: bytes | str, of_others: bool) -> Any:
     text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
-    value = json.loads(
-        text,
+    if text.startswith("\ufeff"):
+        raise json.JSONDecodeError("Unexpected UTF-8 BOM", text, 0)
+    value = _decoder(of_others).decode(text)
+    check_depth(text, value)
+    if "\\u" in text and not of_others:
+        json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    return value
+
+
+@functools.cache
+def _decoder(of_others: bool) -> json.JSONDecoder:
+    return json.JSONDecoder(
         object_pairs_hook=_object,
         parse_int=int if of_others else _int,
         parse_float=_float,
         parse_constant=_float_or_nan if of_others else _float,
     )
-    check_depth(text, value)
-    if "\\u" in text and not of_others:
-        json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
-    return value
 
 
 def check_depth(text: str, value: Any) -> None:
@@ -211,22 +217,56 @@ def misfits(
     """
     if not isinstance(content, dict):
         return [f"{kind(content)} instead of an object"]
+    names, kinds = tuple(content), tuple(map(type, content.values()))
+    wrong_names, doubtful = _by_shape(of, names, kinds, tuple(added_later), known_only)
+    wrong = (
+        text
+        for name, hint in doubtful
+        for text in _misfits_within(name, content[name], hint)
+    )
+    return [*wrong_names, *itertools.islice(wrong, _MOST_TOLD)]
+
+
+@functools.lru_cache(maxsize=256)
+def _by_shape(
+    of: type,
+    names: tuple[str, ...],
+    kinds: tuple[type, ...],
+    added_later: tuple[str, ...],
+    known_only: bool,
+) -> tuple[list[str], list[tuple[str, Any]]]:
+    """Returns what is wrong with an object's names, and whose values to look at.
+
+    That is, with their annotations, those of which not every value of its type fits.
+    The lines of a file share a few shapes.
+    """
     hints = _hints(of)
     optional = {*added_later, *getattr(of, "__optional_keys__", ())}
-    lacking = [name for name in hints if name not in content]
+    lacking = [name for name in hints if name not in names]
     missing = [f"{name} is missing" for name in lacking if name not in optional]
-    others = () if known_only else content.keys() - hints.keys()
+    others = () if known_only else set(names) - hints.keys()
     unknown = [
         f"{name if name.isidentifier() else shown(name)} is unknown"
         for name in sorted(others)
     ]
-    wrong = (
-        text
+    kind_of = dict(zip(names, kinds, strict=True))
+    doubtful = [
+        (name, hint)
         for name, hint in hints.items()
-        if name in content
-        for text in _misfits_within(name, content[name], hint)
-    )
-    return missing + unknown + [*itertools.islice(wrong, _MOST_TOLD)]
+        if name in kind_of and kind_of[name] not in _plain_types(hint)
+    ]
+    return missing + unknown, doubtful
+
+
+@functools.cache
+def _plain_types(hint: Any) -> frozenset[type]:
+    """Returns types of which every value fits an annotation."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType, typing.NotRequired):
+        return frozenset[type]().union(*map(_plain_types, typing.get_args(hint)))
+    if hint is float:
+        return frozenset((float, int))
+    return frozenset((hint,) if hint in (str, int, bool, types.NoneType) else ())
 
 
 def _misfits_within(place: str, value: Any, hint: Any) -> Iterator[str]:
@@ -267,8 +307,9 @@ def fits(value: Any, hint: Any) -> bool:
             return all(fits(item, arguments[0]) for item in value)
         return len(value) == len(arguments) and all(map(fits, value, arguments))
     if origin in (dict, Mapping):
-        return isinstance(value, dict) and all(
-            fits(item, arguments[1]) for item in value.values()
+        return isinstance(value, dict) and (
+            _plain_types(arguments[1]).issuperset(map(type, value.values()))
+            or all(fits(item, arguments[1]) for item in value.values())
         )
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, choice) for choice in arguments)

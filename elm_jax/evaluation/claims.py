@@ -47,8 +47,9 @@ def scores_unchanged(
 ) -> results.Claim:
     """Judges whether old scores are the same, byte for byte, after an expert is added.
 
-    Rows are compared as lines of JSON, aside from the name of the run and from what
-    they tell of the examples, which is no score and new to files of earlier versions.
+    Rows are compared as lines of JSON, aside from the name of the run, from where the
+    per-example scores lie, and from what they tell of the examples, which is no score
+    and new to files of earlier versions.
     They hold the hash of their per-example scores, so one changed bit in one score
     shows.
 
@@ -136,7 +137,8 @@ def _words(label: str) -> str:
 
 def _line(row: results.ResultRow) -> str:
     facts = dataclasses.asdict(results.Facts())
-    return dataclasses.replace(row, run_id="", **facts).to_json()
+    places = dict.fromkeys(results.PLACE_FIELDS)
+    return dataclasses.replace(row, run_id="", **facts, **places).to_json()
 
 
 def _is_positive(gap: results.Interval) -> bool | None:

@@ -244,8 +244,8 @@ def _average(rows: Sequence[results.ResultRow]) -> results.ResultRow:
         answers_cut=mean(row.answers_cut for row in rows),
         training_seed=None,
         source="",
-        per_example_path=None,
         per_example_sha256=None,
+        **dict.fromkeys(results.PLACE_FIELDS),
     )
 
 

@@ -3,21 +3,17 @@
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import io
 import os
 import pathlib
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from elm_jax import errors
-from elm_jax.disk import files, json_files, locks
+from elm_jax.disk import json_files, locks
+from elm_jax.evaluation import per_example_files, row_cache
 from elm_jax.evaluation.results import CELL_FIELDS, Cell, Facts, ResultRow
-
-# What numpy raises for a file that is none of its own.
-_NO_ARRAYS = (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile)
 
 _WITH_DEFAULT = tuple(
     field.name
@@ -45,8 +41,19 @@ class ResultStore:
     def __init__(self, path: str | pathlib.Path) -> None:
         self.path = pathlib.Path(path)
         self._rows: dict[tuple[str | int, ...], ResultRow] = {}
-        self._num_bytes = _end_of_lines(self.path)  # of the file, read so far
-        self._keep(read_rows(self.path))
+        # Ends of the records that rows name, by path; once somebody records.
+        self._ends: dict[str, int] | None = None
+        self._records = per_example_files.Records(self.path)
+        kept = row_cache.load(self.path)
+        with row_cache.without_collector():
+            self._keep(kept.rows)
+            new = _read(self.path, after=kept)
+            self._keep(new.rows)
+        # Of the file, read so far up to the end of a line.
+        self._read = new._replace(rows=[])
+        has_tail = len(new.rows) > new.num_lines - kept.num_lines
+        self._is_exact = not has_tail  # whether these lines are those of all rows
+        self._keep_rows_if_many(kept.num_bytes)
 
     def rows(self) -> tuple[ResultRow, ...]:
         """Returns all rows in the order in which they were written."""
@@ -69,31 +76,38 @@ class ResultStore:
           DataError: A row of the same key has another value.
           ConfigError: The file cannot be written.
         """
-        if not self._select_new(rows):
-            return
-        with _writing(self.path) as file:
-            self._read_others(file)
-            new = self._select_new(rows)
-            lines = "".join(f"{row.to_json()}\n" for row in new)
-            _append(file, lines.encode())
-            self._num_bytes = file.tell()
+        if self._select_new(rows):
+            with _writing(self.path) as file:
+                self._read_others(file)
+                self._add(file, self._select_new(rows))
+
+    def _add(self, file: io.FileIO, new: Sequence[ResultRow]) -> None:
+        """Appends rows that are not there to the locked file."""
+        lines = "".join(f"{row.to_json()}\n" for row in new).encode()
+        _append(file, lines)
+        self._read.hash.update(lines)
+        self._read = self._read._replace(
+            num_bytes=file.tell(), num_lines=self._read.num_lines + len(new)
+        )
         self._keep(new)
 
-    def _keep(self, rows: Iterable[ResultRow]) -> None:
+    def _keep(self, rows: Sequence[ResultRow]) -> None:
         for row in rows:
             self._rows.setdefault(row.key(row.metric), row)
+        if self._ends is not None:
+            _note_ends(self._ends, rows)
 
     def _read_others(self, file: io.FileIO) -> None:
         """Reads the rows that other processes have added since this one has looked."""
         _mend(file)
         num_bytes = file.seek(0, os.SEEK_END)
-        if num_bytes == self._num_bytes:
+        if num_bytes < self._read.num_bytes:  # somebody has made it anew
+            self._read, self._is_exact = row_cache.NOTHING, False
+        elif num_bytes == self._read.num_bytes:
             return
-        file.seek(self._num_bytes if num_bytes > self._num_bytes else 0)
-        try:
-            self._keep([_row(line) for line in file.readall().splitlines()])
-        except ValueError:
-            self._keep(read_rows(self.path))  # which says what is wrong in which line
+        new = _read(self.path, after=self._read)
+        self._keep(new.rows)
+        self._read = new._replace(rows=[])
 
     def _select_new(self, rows: Iterable[ResultRow]) -> list[ResultRow]:
         new: dict[tuple[str | int, ...], ResultRow] = {}
@@ -128,36 +142,50 @@ class ResultStore:
           run_id: The run that scored it.
           values: Score by metric.
           num_examples: Number of examples scored.
-          per_example: Arrays by name: `example_ids` int64 [num_examples], one
-            array [num_examples] for each metric that is a mean over examples, and
-            whatever else explains them. None writes no file.
+          per_example: Arrays by name, of one dimension: `example_ids` int64
+            [num_examples], one array [num_examples] for each metric that is a mean over
+            examples, and whatever else explains them. None writes no record.
           facts: What all these rows tell of the expert and the examples.
 
         Raises:
+          DataError: A row of the same key has another value.
           ConfigError: A file cannot be written.
         """
-        path = digest = None
-        if per_example is not None:
-            path = f"per_example/{cell.digest[:2]}/{cell.digest}.npz"
-            content = _to_npz(per_example)
-            digest = hashlib.sha256(content).hexdigest()
-            # The file goes first: a row never names a file that is not there.
-            files.write_bytes(self.path.parent / path, content)
-        self.append(
-            *(
-                ResultRow(
-                    **{name: getattr(cell, name) for name in CELL_FIELDS},
-                    **dataclasses.asdict(facts or Facts()),
-                    run_id=run_id,
-                    metric=metric,
-                    value=float(value),
-                    num_examples=num_examples,
-                    per_example_path=path,
-                    per_example_sha256=digest,
-                )
-                for metric, value in values.items()
+        digest = per_example_files.values_hash(per_example) if per_example else None
+        rows = [
+            ResultRow(
+                **{name: getattr(cell, name) for name in CELL_FIELDS},
+                **dataclasses.asdict(facts or Facts()),
+                run_id=run_id,
+                metric=metric,
+                value=float(value),
+                num_examples=num_examples,
+                per_example_sha256=digest,
             )
-        )
+            for metric, value in values.items()
+        ]
+        if not self._select_new(rows):
+            return
+        with _writing(self.path) as file:
+            self._read_others(file)
+            new = self._select_new(rows)
+            if new and per_example is not None:
+                # First the record: a row never names one that is not there.
+                if self._ends is None:
+                    self._ends = {}
+                    _note_ends(self._ends, self._rows.values())
+                place = self._records.append(cell, per_example, self._ends)
+                new = [dataclasses.replace(row, **place._asdict()) for row in new]
+            self._add(file, new)
+
+    def finish(self) -> None:
+        """Sees to it that the file opens fast, when many rows were added."""
+        self._keep_rows_if_many(0)
+
+    def _keep_rows_if_many(self, num_kept: int) -> None:
+        if self._is_exact and self._read.num_bytes - num_kept >= row_cache.LEAST_BYTES:
+            rows = [*self._rows.values()]
+            row_cache.save(self.path, self._read._replace(rows=rows))
 
     def per_example(
         self, row: ResultRow, *, only: Sequence[str] = ()
@@ -172,51 +200,56 @@ class ResultStore:
         Raises:
           DataError: The row names no file, or the file is missing or altered.
         """
-        where = f"{row.expert} on {row.task}"
         if row.per_example_path is None:
             raise errors.DataError(
-                found=f"no per-example file for {where}",
+                found=f"no per-example file for {row.expert} on {row.task}",
                 expected="one, because intervals resample examples",
                 do="Score it again with per-example values",
             )
-        path = self.path.parent / row.per_example_path
-        content = path.read_bytes() if path.is_file() else b""
-        if hashlib.sha256(content).hexdigest() != row.per_example_sha256:
-            raise errors.DataError(
-                found=f"{path} is {'altered' if content else 'missing'} ({where})",
-                expected=f"the file with SHA-256 {row.per_example_sha256}",
-                do=f"Remove the row from {self.path} and score it again",
-            )
-        try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                names = [n for n in arrays.files if not only or n in only]
-                return {name: arrays[name] for name in names}
-        except _NO_ARRAYS as error:
-            raise errors.DataError(
-                found=f"{path} is no file of arrays: {error} ({where})",
-                expected="per-example values, as elm_eval writes them",
-                do=f"Remove the row from {self.path} and score it again",
-            ) from error
+        return per_example_files.read(self.path, row, only)
+
+
+def _note_ends(ends: dict[str, int], rows: Iterable[ResultRow]) -> None:
+    for row in rows:
+        if row.per_example_offset is not None:
+            path = row.per_example_path or ""
+            end = row.per_example_offset + (row.per_example_length or 0)
+            ends[path] = max(end, ends.get(path, 0))
 
 
 def read_rows(path: str | pathlib.Path) -> list[ResultRow]:
     """Returns the rows of a file, or none if there is no file; see `ResultStore`."""
-    path = pathlib.Path(path)
+    with row_cache.without_collector():
+        return _read(pathlib.Path(path), after=row_cache.NOTHING).rows
+
+
+def _read(path: pathlib.Path, *, after: row_cache.Covered) -> row_cache.Covered:
+    """Returns the rows of the lines after some, and where the last whole line ends."""
     if not path.exists():
-        return []
+        return row_cache.NOTHING._replace(hash=row_cache.NOTHING.hash.copy())
     try:
-        *lines, tail = path.read_bytes().split(b"\n")
+        with path.open("rb") as file:
+            file.seek(after.num_bytes)
+            content = file.read()
     except OSError as error:
         raise errors.DataError(
             found=f"{path} cannot be read: {error.strerror}",
             expected="a file of result rows, as elm_eval writes it",
             do="Correct the permission, or name another file",
         ) from error
+    *lines, tail = content.split(b"\n")
+    read = len(content) - len(tail)
+    covers = after.hash.copy()
+    covers.update(memoryview(content)[:read])
     if tail and (problem := _problem(tail)):
         json_files.tell_cut(path, problem)
         tail = b""
     complete = [*lines, tail] if tail else lines
-    return [_parse(line, path=path, number=i) for i, line in enumerate(complete, 1)]
+    first = after.num_lines + 1
+    rows = [_parse(line, path=path, number=i) for i, line in enumerate(complete, first)]
+    return row_cache.Covered(
+        rows, after.num_bytes + read, after.num_lines + len(lines), covers
+    )
 
 
 def _parse(line: bytes, *, path: pathlib.Path, number: int) -> ResultRow:
@@ -262,17 +295,6 @@ def _append(file: io.FileIO, content: bytes) -> None:
         raise
 
 
-def _end_of_lines(path: pathlib.Path) -> int:
-    """Returns the size of a file that ends with a whole line, else 0."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            last = os.pread(file.fileno(), 1, size - 1) if size else b""
-    except OSError:  # there is none yet, or `read_rows` says why it cannot be read
-        return 0
-    return size if last == b"\n" else 0
-
-
 def _mend(file: io.FileIO) -> None:
     """Ends a file with a whole line, as `read_rows` understands it."""
     size = file.seek(0, os.SEEK_END)
@@ -300,10 +322,3 @@ def _writing(path: pathlib.Path) -> Iterator[io.FileIO]:
             expected="a file with write permission and free space",
             do="Free space, correct the permission or choose another folder",
         ) from error
-
-
-def _to_npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-    buffer = io.BytesIO()
-    # Not compressed: the bytes, and so the hash, must not depend on zlib's version.
-    np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]
-    return buffer.getvalue()

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import operator
 import typing
 from collections.abc import Mapping
 from typing import Literal
@@ -66,7 +67,7 @@ class Cell:
 
     def key(self, metric: str) -> tuple[str | int, ...]:
         """Returns the identity of this cell's row for `metric`."""
-        return (*(getattr(self, name) for name in CELL_FIELDS), metric)
+        return (*_cell_values(self), metric)
 
     @property
     def digest(self) -> str:
@@ -77,6 +78,12 @@ class Cell:
 
 
 CELL_FIELDS = tuple(field.name for field in dataclasses.fields(Cell))
+_cell_values = operator.attrgetter(*CELL_FIELDS)
+PLACE_FIELDS = (
+    *("per_example_path", "per_example_offset", "per_example_length"),
+    "per_example_record_sha256",
+)
+"""Of a row: where its per-example values lie, which says nothing about them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,7 +145,11 @@ class ResultRow(Facts, Cell):
       num_examples: Number of examples behind the value, at least 1.
       per_example_path: File of per-example values, relative to the store's
         folder, or None.
-      per_example_sha256: Content hash of that file, or None.
+      per_example_sha256: Hash of the values, the same wherever they lie, or None.
+      per_example_offset: First byte of the record of these values in the file; None
+        where the file has no others, as in files of earlier versions.
+      per_example_length: Bytes of the record.
+      per_example_record_sha256: Hash of the file's schema and the record.
     """
 
     run_id: str
@@ -147,6 +158,9 @@ class ResultRow(Facts, Cell):
     num_examples: int
     per_example_path: str | None = None
     per_example_sha256: str | None = None
+    per_example_offset: int | None = None
+    per_example_length: int | None = None
+    per_example_record_sha256: str | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value) or self.num_examples < 1:

@@ -99,7 +99,7 @@ class ComparableRows:
         for row in sorted(self._named, key=lambda row: row.training_seed or 0):
             self._behind.setdefault(_cell(row), []).append(row)
         self._ids: dict[bytes, np.ndarray] = {}
-        self._columns: dict[tuple[str, str], statistics.Column] = {}
+        self._columns: dict[tuple[object, ...], statistics.Column] = {}
 
     def of(
         self, tasks: Sequence[str], *, split: str, metric: str
@@ -142,8 +142,9 @@ class ComparableRows:
 
     def _column(self, row: results.ResultRow) -> dict[str, np.ndarray]:
         """Returns ids and values of a row, each file read and each id kept once."""
-        key = (row.per_example_path or "", row.metric)
-        if key not in self._columns or not key[0]:
+        # No metric has two records of the same place.
+        key = (row.per_example_path, row.per_example_offset, row.metric)
+        if key not in self._columns:
             found = self.store.per_example(row, only=("example_ids", row.metric))
             if row.metric not in found:
                 return found

@@ -132,3 +132,5 @@ def score(
                 )
             count += 1
             progress(count)
+    if processes.is_main():
+        store.finish()

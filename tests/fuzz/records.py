@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import functools
+import io
 import json
 import pathlib
 import re
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from elm_jax import trees
 from elm_jax.checkpoints import experts, manifest
 from elm_jax.data import cache, sources, tasks, vocabulary, vocabulary_training
 from elm_jax.disk import seals
-from elm_jax.evaluation import result_store, results
+from elm_jax.evaluation import result_store, results, row_cache
 from elm_jax.library import catalogue, index, retrieval
 from elm_jax.runs import bases, library, report
 from tasks import pocket
@@ -238,6 +240,37 @@ def _make_results(folder: pathlib.Path, variant: int) -> None:
     (folder / "work/expert_a/metrics.jsonl").write_text(text)
 
 
+def _make_old_results(folder: pathlib.Path, variant: int) -> None:
+    """Writes the same as earlier versions did: a file of values for each cell."""
+    _make_results(folder, variant)
+    path = folder / "results.jsonl"
+    store = result_store.ResultStore(path)
+    lines = []
+    for number, row in enumerate(store.rows()):
+        name = f"per_example/{number}.npz"
+        buffer = io.BytesIO()
+        np.savez(buffer, **store.per_example(row))  # pyright: ignore[reportArgumentType]
+        (folder / name).write_bytes(buffer.getvalue())
+        old = {**json.loads(row.to_json()), "per_example_path": name}
+        for field in results.PLACE_FIELDS[1:]:
+            del old[field]
+        lines.append(json.dumps(old))
+    for made in folder.glob("per_example/*.arrow"):
+        made.unlink()
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def _make_kept_rows(folder: pathlib.Path, variant: int) -> None:
+    _make_results(folder, variant)
+    with mock.patch.object(row_cache, "LEAST_BYTES", 1):
+        result_store.ResultStore(folder / "results.jsonl").finish()
+
+
+def _read_rows(folder: pathlib.Path) -> Any:
+    rows = result_store.ResultStore(folder / "results.jsonl").rows()
+    return ([dataclasses.asdict(row) for row in rows], "")
+
+
 def _read_report(folder: pathlib.Path) -> Any:
     run = report.Report(
         model_dir=str(folder), title="Fuzzed", unseen_tasks="pocket_endings_what_next"
@@ -252,7 +285,10 @@ def _judge_results(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     known = valid.folders[0]
     if content(folder).get("results.jsonl") == content(known)["results.jsonl"]:
         return "" if same(value, valid.values[0]) else "another page of the same rows"
-    *lines, tail = (folder / "results.jsonl").read_bytes().split(b"\n")
+    path = folder / "results.jsonl"
+    if not path.exists():
+        return "rows out of nothing" if value[0] else ""
+    *lines, tail = path.read_bytes().split(b"\n")
     found = [_strict(line) for line in lines]
     if tail.strip():  # a killed writer's, dropped unless it is whole
         with contextlib.suppress(ValueError):
@@ -323,7 +359,19 @@ FORMATS = {
         _make_results,
         _read_report,
         _judge_results,
-        {"results.jsonl": ("json", "text"), "per_example/*/*.npz": ("bytes",)},
+        {"results.jsonl": ("json", "text"), "per_example/*.arrow": ("bytes",)},
+    ),
+    "old_results": Format(
+        _make_old_results,
+        _read_report,
+        _judge_results,
+        {"results.jsonl": ("json", "text"), "per_example/*.npz": ("bytes",)},
+    ),
+    "kept_rows": Format(
+        _make_kept_rows,
+        _read_rows,
+        _judge_results,
+        {".results.jsonl.rows": ("bytes",), "results.jsonl": ("json", "text")},
     ),
     "metrics": Format(
         _make_results,
