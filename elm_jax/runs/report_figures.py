@@ -9,7 +9,7 @@ from elm_jax.evaluation import (
     variance,
 )
 from elm_jax.reporting import report, text
-from elm_jax.runs import report_library
+from elm_jax.runs import report_library, report_settings
 from elm_jax.runs.report_way import Way
 from elm_jax.runs.report_ways import Ways
 
@@ -18,7 +18,8 @@ BASELINES: tuple[results.Role, ...] = ("multitask", "base")
 
 def tables(ways: Ways) -> tuple[report.Figures, ...]:
     """Returns the tables that rows can fill."""
-    found = [table(ways) for table in (_against, _choosing, _prompts, _variance)]
+    made = (_against, _choosing, _settings, _prompts, _variance)
+    found = [table(ways) for table in made]
     found += [report_library.table(ways, way) for way in ways.choosing or [None]]
     return tuple(table for table in found if table is not None)
 
@@ -157,6 +158,12 @@ def _choosing(ways: Ways) -> report.Figures | None:
             " other, and the other way round; each resample chooses again. optimism:"
             " their difference, luck for the most part.",
         ),
+    )
+
+
+def _settings(ways: Ways) -> report.Figures | None:
+    return report_settings.table(
+        ways.settings, ways.chosen_on, chosen_here=ways.settings_chosen_here
     )
 
 

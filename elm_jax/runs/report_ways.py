@@ -11,7 +11,7 @@ from elm_jax.evaluation import (
     selection,
     statistics,
 )
-from elm_jax.runs import report_controls
+from elm_jax.runs import report_controls, report_settings
 from elm_jax.runs.comparable_rows import ComparableRows
 from elm_jax.runs.report_way import Rows, Way
 
@@ -26,6 +26,8 @@ class Ways:
       datasets: Names.
       all: The ways, in the order in which they are shown.
       choosing: The strategies that chose one expert for each task.
+      settings: Those of one kind that differ in settings alone.
+      chosen_on: Rows by which experts and settings are chosen.
       chosen_here: Whether experts are chosen by the rows that are reported.
       cross_fitted: What choosing is worth; None for less than two experts, or where
         it cannot be told.
@@ -50,7 +52,7 @@ class Ways:
         note_of: Callable[[results.ResultRow], str],
         selection_split: str,
     ) -> None:
-        self.rows = rows
+        self.rows, self.chosen_on = rows, chosen_on
         self.draws = estimates.Draws()
         self.datasets = sorted({row.dataset for row in rows})
         self._reported = reported
@@ -71,6 +73,8 @@ class Ways:
             for way in self.all
             if way.role == "strategy" and all(row.is_choice for row in way.rows)
         ]
+        self.settings = tuple(report_settings.of(self.all, self.draws))
+        self.all += map(report_settings.view, self.settings)
         self.all += self._choices()
 
     @functools.cached_property
@@ -81,6 +85,11 @@ class Ways:
         for row in self.singles:
             of[row.expert].append(row)
         return {name: self._reported.trainings(of[name]) for name in names}
+
+    @property
+    def settings_chosen_here(self) -> bool:
+        """Whether settings would be chosen by the rows that are reported."""
+        return _are_same(self.rows, self.chosen_on)
 
     def by_label(self, label: str) -> Way | None:
         """Returns a way, or None if there is none of this name."""
@@ -228,10 +237,10 @@ class Ways:
         )
 
 
-def _are_same(singles: Rows, chosen_on: Rows) -> bool:
-    """Returns whether experts are chosen by rows that are reported."""
-    splits = {row.split for row in singles} & {row.split for row in chosen_on}
-    data = {row.task: row.data_fingerprint for row in singles}
+def _are_same(rows: Rows, chosen_on: Rows) -> bool:
+    """Returns whether what chooses are rows that are reported."""
+    splits = {row.split for row in rows} & {row.split for row in chosen_on}
+    data = {row.task: row.data_fingerprint for row in rows}
     # One file under the names of two splits is one split.
     return bool(splits) or any(
         row.data_fingerprint is not None and row.data_fingerprint == data.get(row.task)

@@ -227,7 +227,8 @@ def of(strategies: Sequence[Strategy | str]) -> tuple[Strategy, ...]:
         label = f"{strategy}"
         if isinstance(strategy, LibraryStrategy):
             label = strategy.label
-        if label in results.VIEWS or label in ("base", "multitask"):
+        is_view = label in results.VIEWS or label.endswith("_crossfit")
+        if is_view or label in ("base", "multitask"):
             raise errors.ConfigError(
                 found=f"a strategy {label!r}: {strategy}",
                 expected="a name that reports do not use for something else",

@@ -295,3 +295,45 @@ def test_retrieval_stands_beside_experts_of_other_tasks_and_its_own_bound(tmp_pa
     # Three datasets have six orders; in two of them each has its expert.
     assert "0.333" in line(part, "such a fit by chance")
     assert first_number(line(part, "regret to this oracle")) == 0
+
+
+def numbers(row):
+    """The first number of each cell, and whether it has an interval."""
+    cells = [cell.strip() for cell in row.split("|")[2:-1]]
+    found = [re.match(r"[\d.]+", cell) for cell in cells]
+    pairs = zip(found, cells, strict=True)
+    return [(float(one.group()), "–" in cell) if one else cell for one, cell in pairs]
+
+
+def test_the_best_of_many_settings_is_worth_what_other_rows_say(tmp_path):
+    rng = np.random.default_rng(11)
+    record(tmp_path, "multitask", 0.5, rng, kind="multitask")
+    for place in range(20):
+        own = {"kind": "strategy", "strategy": "merged_top_k"}
+        record(tmp_path, f"merged_{place}", 0.5, rng, **own)
+    record(tmp_path, "retrieved", 0.5, rng, kind="strategy", strategy="retrieved")
+    text = run(tmp_path)
+    found = line(text, "20 of merged_top_k")
+    (bound, has), (fitted, fitted_has), (optimism, _), elsewhere, _, each = numbers(
+        found
+    )
+    assert (has, fitted_has, elsewhere) == (False, True, "–")
+    assert bound > 53
+    assert 45 < fitted < 53
+    assert optimism == pytest.approx(bound - fitted, abs=0.11)
+    assert 45 < each[0] < 55
+    assert numbers(line(text, "merged_top_k_crossfit"))[-1] == (fitted, True)
+    assert "of retrieved" not in text[text.index("choosing among settings") :]
+
+
+def test_settings_that_other_rows_choose_are_told(tmp_path):
+    rng = np.random.default_rng(8)
+    for split in ("validation", "test"):
+        for place in range(4):
+            own = {"kind": "strategy", "strategy": "merged_top_k", "split": split}
+            record(tmp_path, f"merged_{place}", 0.5 + 0.3 * (place == 2), rng, **own)
+    text = run(tmp_path, split="test")
+    found = numbers(line(text, "4 of merged_top_k"))
+    assert found[3][0] == found[0][0]  # validation rows choose the best one, too
+    assert found[3][1]
+    assert "6 merged_2" in line(text, "4 of merged_top_k")

@@ -374,6 +374,7 @@ def test_settings_tell_options_that_are_not_as_by_default_and_no_name():
     [
         (("retreived",), "Did you mean: retrieved"),
         ((strategies.MergeTopK(name="oracle"),), "reports do not use"),
+        ((strategies.MergeTopK(name="best_crossfit"),), "reports do not use"),
         (
             (strategies.Retrieved(name="x"), strategies.MergeTopK(name="x")),
             "two strategies 'x'",

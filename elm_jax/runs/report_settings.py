@@ -1,0 +1,119 @@
+"""What choosing among the settings of one strategy is worth, such as the best scale."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from elm_jax.evaluation import cross_fitting, estimates
+from elm_jax.reporting import report
+from elm_jax.runs.report_way import Rows, Way
+
+
+class Settings(NamedTuple):
+    """Ways that differ in the settings of one kind of strategy alone.
+
+    Attributes:
+      kind: The kind of strategy, such as `merged_top_k`.
+      ways: Two or more, all scored on the same rows.
+      cross_fitted: What choosing among them is worth.
+    """
+
+    kind: str
+    ways: tuple[Way, ...]
+    cross_fitted: cross_fitting.CrossFitted
+
+
+def of(ways: Sequence[Way], draws: estimates.Draws) -> Iterator[Settings]:
+    """Yields the groups of ways that differ in settings alone."""
+    kinds: dict[str, list[Way]] = {}
+    for way in ways:
+        told = {row.strategy for row in way.rows}
+        kind = told.pop() if len(told) == 1 else ""
+        if way.role == "strategy" and way.whole is not None and kind:
+            kinds.setdefault(kind, []).append(way)
+    for kind, own in sorted(kinds.items()):
+        if len(own) < 2 or len({way.whole and way.whole.rows for way in own}) > 1:
+            continue
+        columns = {way.label: way.columns for way in own}
+        fitted = cross_fitting.cross_fit(columns, draws)
+        if fitted is not None:
+            yield Settings(kind, tuple(own), fitted)
+
+
+def view(one: Settings) -> Way:
+    """Returns the way to choose one setting for all tasks, cross-fitted."""
+    chosen = one.cross_fitted.best_single
+    return Way(
+        label=f"{one.kind}_crossfit",
+        note=f"the best of {len(one.ways)} settings of {one.kind}, chosen on one half"
+        " of these rows and reported on the other, and the other way round",
+        columns=chosen.columns,
+        score=chosen.estimate,
+        is_whole=True,
+    )
+
+
+def table(
+    settings: Sequence[Settings], chosen_on: Rows, *, chosen_here: bool
+) -> report.Figures | None:
+    """Returns what choosing settings is worth, a line for each kind of strategy.
+
+    Args:
+      settings: The groups.
+      chosen_on: Rows by which settings may be chosen.
+      chosen_here: Whether these are the rows that are reported.
+    """
+    if not settings:
+        return None
+    rows: list[tuple[str, tuple[report.Figure, ...]]] = []
+    for one in settings:
+        scores = {way.label: way.whole for way in one.ways if way.whole is not None}
+        bound = max(score.mean for score in scores.values())
+        fitted = one.cross_fitted.best_single
+        elsewhere = None
+        if not chosen_here and (best := _best(chosen_on, scores)):
+            elsewhere = scores[best].interval
+        counts = ", ".join(f"{number} {name}" for name, number in fitted.counts[:2])
+        rows.append(
+            (
+                f"{len(scores)} of {one.kind}",
+                (
+                    *(bound, fitted.estimate.interval, bound - fitted.estimate.mean),
+                    *(elsewhere, counts),
+                    one.cross_fitted.best_per_prompt.estimate.interval,
+                ),
+            )
+        )
+    return report.Figures(
+        title="What choosing among settings is worth (percent)",
+        columns=(
+            *("chosen here", "cross-fitted", "optimism", "chosen elsewhere"),
+            *("folds that chose", "one for each prompt"),
+        ),
+        rows=tuple(rows),
+        notes=(
+            "One setting, such as a scale or a number of experts, for all tasks, as in"
+            " the table of choosing among experts. one for each prompt: cross-fitted,"
+            " too.",
+        ),
+    )
+
+
+def _best(rows: Rows, labels: dict[str, estimates.Estimate]) -> str:
+    """Returns the label with the best mean over datasets; "" if one lacks tasks."""
+    found: dict[str, dict[str, dict[str, float]]] = {label: {} for label in labels}
+    for row in rows:
+        if row.expert in found:
+            found[row.expert].setdefault(row.dataset, {})[row.task] = row.value
+    tasks = {
+        tuple((name, *sorted(own)) for name, own in sorted(one.items()))
+        for one in found.values()
+    }
+    if len(tasks) != 1 or tasks == {()}:
+        return ""
+    means = {
+        label: float(np.mean([np.mean([*own.values()]) for own in one.values()]))
+        for label, one in found.items()
+    }
+    return max(sorted(means), key=lambda label: means[label])
