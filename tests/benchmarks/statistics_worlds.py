@@ -5,7 +5,13 @@ import math
 
 import numpy as np
 
-from elm_jax.evaluation import comparisons, cross_fitting, estimates, statistics
+from elm_jax.evaluation import (
+    comparisons,
+    controls,
+    cross_fitting,
+    estimates,
+    statistics,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +64,8 @@ class Counts:
       single: The interval of a mean held the truth.
       paired: That of a difference.
       chosen: That of a cross-fitted choice.
+      regret: That of its difference from a way that did not choose, where no expert is
+        better than another.
       together: All simultaneous intervals did.
     """
 
@@ -67,6 +75,7 @@ class Counts:
     single: int = 0
     paired: int = 0
     chosen: int = 0
+    regret: int = 0
     together: int = 0
 
     def shares(self) -> dict[str, float]:
@@ -108,6 +117,8 @@ def _judge(
         own = fitted.best_single.estimate.interval
         counts.chosen += own.low <= truth + share * world.planted <= own.high
         gap = (fitted.best_single.estimate - ways[0]).interval
+        regret = (fitted.best_per_prompt.estimate - ways[1]).interval
+        counts.regret += regret.low <= 0 <= regret.high
         counts.found += share == 1 and gap.low > 0
         ways += [fitted.best_single.estimate, fitted.best_per_prompt.estimate]
     compared = comparisons.against(ways[0], {str(i): w for i, w in enumerate(ways[1:])})
@@ -121,6 +132,112 @@ def _judge(
     counts.together += all(
         one.simultaneous.low <= 0 <= one.simultaneous.high for one in several.values()
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Library:
+    """Experts of which one is chosen for each dataset, and settings of a strategy.
+
+    Attributes:
+      of: Experts, prompts and rows; experts are not all as good: see `spread`.
+      fit: Points by which one expert is better on each dataset than elsewhere.
+      finds: Chance that the choice finds it; else, one is chosen at random.
+      shared: Share of the answers that settings have in common.
+      num_settings: All equally good.
+    """
+
+    of: World
+    fit: float = 0.0
+    finds: float = 0.0
+    shared: float = 0.8
+    num_settings: int = 5
+
+
+@dataclasses.dataclass
+class LibraryCounts(Counts):
+    """In how many worlds something was so.
+
+    Attributes:
+      fits: The choice was found to fit its datasets, by shuffling, at 5 %.
+      beats_random: It was found better than random choices, at 5 %.
+      settings: The interval of a cross-fitted setting held the truth.
+    """
+
+    fits: int = 0
+    beats_random: int = 0
+    settings: int = 0
+
+
+def run_library(
+    library: Library, *, num_worlds: int, seed: int = 0
+) -> dict[str, float]:
+    """Returns how often controls of a library were so, in percent of the worlds."""
+    counts = LibraryCounts(worlds=num_worlds)
+    for trial in range(num_worlds):
+        rng = np.random.default_rng([seed, trial])
+        _judge_library(library, rng, estimates.Draws(seed=trial), counts)
+    shares = counts.shares()
+    return {name: shares[name] for name in ("fits", "beats_random", "settings")}
+
+
+def _judge_library(
+    library: Library,
+    rng: np.random.Generator,
+    draws: estimates.Draws,
+    counts: LibraryCounts,
+) -> None:
+    world = library.of
+    quality = world.rate + world.spread * rng.normal(size=world.num_experts)
+    fitting = rng.permutation(world.num_experts)[: len(world.prompts)]
+    names = [f"e{place:04d}" for place in range(world.num_experts)]
+    scores: dict[str, dict[tuple[str, str], float]] = {}
+    for place, name in enumerate(names):
+        usual, best = (
+            world.draw(rng, rate)
+            for rate in (quality[place], quality[place] + library.fit)
+        )
+        at = [f"d{d}" for d, own in enumerate(fitting) if own == place]
+        scores[name] = {
+            key: float((best if key[0] in at else usual)[key].values.mean())
+            for key in usual
+        }
+    chosen = {}
+    for d in range(len(world.prompts)):
+        is_found = rng.random() < library.finds
+        name = names[fitting[d] if is_found else rng.integers(len(names))]
+        chosen |= {key: name for key in scores[name] if key[0] == f"d{d}"}
+    shuffled = controls.shuffled(chosen, scores)
+    counts.fits += shuffled is not None and shuffled.p_value <= 0.05
+    counts.beats_random += controls.random_experts(chosen, scores).p_value <= 0.05
+    common = world.draw(rng, world.rate)
+    settings = {
+        f"s{place}": [_alike(common, world.draw(rng, world.rate), library.shared, rng)]
+        for place in range(library.num_settings)
+    }
+    fitted = cross_fitting.cross_fit(settings, draws)
+    if fitted is not None:
+        own = fitted.best_single.estimate.interval
+        counts.settings += own.low <= world.rate <= own.high
+
+
+def _alike(
+    one: statistics.Columns,
+    other: statistics.Columns,
+    shared: float,
+    rng: np.random.Generator,
+) -> statistics.Columns:
+    """Returns results that are those of the first on a share of the rows."""
+    return {
+        key: statistics.Column(
+            column.example_ids,
+            np.where(
+                rng.random(len(column.values)) < shared,
+                column.values,
+                other[key].values,
+            ),
+        )
+        for key, column in one.items()
+    }
 
 
 def error_of(share: float, num_worlds: int) -> float:

@@ -22,7 +22,7 @@ def test_of_noise_nothing_is_called_better(noise):
     assert noise["called_better"] <= most(5.0)
 
 
-@pytest.mark.parametrize("kind", ["single", "paired", "chosen", "together"])
+@pytest.mark.parametrize("kind", ["single", "paired", "chosen", "regret", "together"])
 def test_intervals_hold_the_truth(noise, kind):
     assert 100 - noise[kind] <= most(5.0)
 
@@ -38,3 +38,27 @@ def test_intervals_of_three_trainings_hold_the_truth_of_all():
     found = statistics_worlds.run(world, num_worlds=NUM_WORLDS).shares()
     assert 100 - found["single"] <= most(5.0)
     assert 100 - found["paired"] <= most(5.0)
+
+
+@pytest.fixture(scope="module")
+def at_random():
+    world = statistics_worlds.World(12, (2,) * 6, 100, spread=4.0)
+    library = statistics_worlds.Library(world)
+    return statistics_worlds.run_library(library, num_worlds=NUM_WORLDS)
+
+
+@pytest.mark.parametrize("test", ["fits", "beats_random"])
+def test_choices_at_random_are_seldom_found_to_be_more(at_random, test):
+    assert at_random[test] <= most(5.0)
+
+
+def test_intervals_of_chosen_settings_hold_the_truth(at_random):
+    assert 100 - at_random["settings"] <= most(5.0)
+
+
+def test_choices_that_fit_are_found():
+    world = statistics_worlds.World(12, (2,) * 6, 200, spread=2.0)
+    library = statistics_worlds.Library(world, fit=20.0, finds=0.9)
+    found = statistics_worlds.run_library(library, num_worlds=20)
+    assert found["fits"] >= 75
+    assert found["beats_random"] >= 75
