@@ -25,7 +25,8 @@ run "dataset experts: all parameters, one per dataset" elm_train dataset_experts
 run "multitask baseline: all prompts, the same token budget" elm_train multitask
 run "library: 100 keys for each prompt expert" elm_library library
 run "evaluation on unseen tasks" elm_eval evaluate
-run "evaluation of experts on their own tasks" elm_eval own_tasks
+run "evaluation of experts on their own tasks" elm_eval own_tasks \
+  --gin.evaluate.Evaluate.experts='("{MODEL_DIR}/multitask", "{MODEL_DIR}/prompt_experts/*")'
 run "merge: two skills for the composed task" elm_merge merge
 run "evaluation on the composed task" elm_eval compose
 run "one more expert, later" elm_train new_expert

@@ -18,6 +18,7 @@ from elm_jax.runs import (
     report_files,
     report_gaps,
     report_headline,
+    report_held_in,
     report_maps,
     report_pairs,
     report_votes,
@@ -155,7 +156,7 @@ class Report(Run):
             title=self.title,
             claims=tuple(self._claims(reported, ways)),
             headline=ways and report_headline.make(ways, reported),
-            figures=report_figures.tables(ways) if ways else (),
+            figures=self._figures(reported, ways) if ways else (),
             heat_maps=tuple(maps),
             pairs=ways and report_pairs.make(ways, maps[0], judged_by=self.judged_by),
             votes=votes.votes,
@@ -191,6 +192,15 @@ class Report(Run):
                     made = report_maps.make(rows, title=name, won=won, ways=compared)
                     maps.append(made)
         return maps
+
+    def _figures(
+        self, reported: ComparableRows, ways: Ways
+    ) -> tuple[report.Figures, ...]:
+        seen = self._rows(reported, self._expand(self.seen_tasks))
+        return (
+            *report_figures.tables(ways),
+            *report_held_in.table(ways, reported, seen),
+        )
 
     def _comparable(self, store: result_store.ResultStore) -> ComparableRows:
         """Returns the rows that a table may hold side by side."""

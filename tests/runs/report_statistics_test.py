@@ -337,3 +337,31 @@ def test_settings_that_other_rows_choose_are_told(tmp_path):
     assert found[3][0] == found[0][0]  # validation rows choose the best one, too
     assert found[3][1]
     assert "6 merged_2" in line(text, "4 of merged_top_k")
+
+
+def test_held_in_scores_stand_beside_held_out_ones(tmp_path):
+    rng = np.random.default_rng(3)
+    for label, rate in (("base", 0.5), ("multitask", 0.9)):
+        record(tmp_path, label, rate, rng, kind=label)
+    for task in TASKS[:2]:
+        record(tmp_path, task, 0.6, rng)
+    text = run(tmp_path, unseen_tasks=TASKS[2:], seen_tasks=TASKS[:2])
+    part = text[text.index("Held-in and held-out") :]
+    rows = result_store.ResultStore(tmp_path / "results.jsonl").rows()
+    by = {(row.expert, row.task): row.value for row in rows}
+    for label in ("base", "multitask"):
+        held_in, held_out, number = numbers(line(part, label))
+        assert held_in[0] == pytest.approx(
+            np.mean([by[label, task] for task in TASKS[:2]]), abs=0.06
+        )
+        assert held_out[0] == pytest.approx(by[label, TASKS[2]], abs=0.06)
+        assert held_in[1]
+        assert held_out[1]
+        assert number[0] == 2
+    own = numbers(line(part, "own prompt expert"))
+    # All experts were scored on both tasks: each task's own is the one of its name.
+    wanted = np.mean([by[task, task] for task in TASKS[:2]])
+    assert own[0][0] == pytest.approx(wanted, abs=0.06)
+    wanted = np.mean([by[task, TASKS[2]] for task in TASKS[:2]])
+    assert own[1][0] == pytest.approx(wanted, abs=0.06)
+    assert "Held-in" not in run(tmp_path)
