@@ -44,8 +44,8 @@ def table(
             "held-in: on tasks that experts and the multitask model were trained on,"
             " and rows that they were not. held-out: on the unseen tasks. own expert:"
             " the one that was trained on the task; held-out, the mean over those of"
-            " its kind. The two are of different datasets: their distance says nothing by"
-            " itself, how it differs between two lines does.",
+            " its kind. The two are of different datasets: their distance says nothing"
+            " by itself, how it differs between two lines does.",
         ),
     )
     return (made,)
