@@ -46,7 +46,7 @@ for seed in "${seeds[@]}"; do
   prompt="{MODEL_DIR}/prompt_experts/seed$seed/*"
   dataset="{MODEL_DIR}/dataset_experts/seed$seed"
   library="{MODEL_DIR}/library/seed$seed"
-  grown="{MODEL_DIR}/library_grown/seed$seed"
+  grown="{MODEL_DIR}/library/seed${seed}_grown"  # beside the one that it extends
   merged="{MODEL_DIR}/merged/seed$seed"
   parts="'$dataset/pocket_topics', '$dataset/pocket_reviews'"
   run "library $of" elm_library library --gin.EXPERTS="$prompt" \
