@@ -15,7 +15,7 @@ bash launch/install.sh
 
 mkdir -p "$out"
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$out/compiled}
-num_steps=$((6 + 7 * ${#seeds[@]}))
+num_steps=$((7 + 7 * ${#seeds[@]}))
 step=0
 start=$SECONDS
 run() {
@@ -69,5 +69,7 @@ for seed in "${seeds[@]}"; do
     --gin.library.Retrieve.library_dir="$grown"
 done
 
+run "text formats, embedders and rules of votes" elm_library compare_retrieval \
+  --gin.retrieval_comparison.CompareRetrieval.library_dir="{MODEL_DIR}/library/seed${seeds[0]}"
 run "report" elm_report report
 printf '\ndone in %d s; open %s/report/index.html\n' "$((SECONDS - start))" "$out"

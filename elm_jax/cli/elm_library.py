@@ -10,13 +10,14 @@ if TYPE_CHECKING:
 
 def runs() -> "tuple[type[Run], ...]":
     """Returns the runs of the binary; imports what they need."""
-    from elm_jax.runs import fetch, library
+    from elm_jax.runs import fetch, library, retrieval_comparison
 
     return (
         library.BuildLibrary,
         library.ListExperts,
         library.RetireExperts,
         library.Retrieve,
+        retrieval_comparison.CompareRetrieval,
         fetch.FetchExperts,
     )
 

@@ -126,15 +126,12 @@ class Queries:
         questions = []
         for done, task in enumerate(tasks, 1):
             dataset = rows.open(task, self.split)
-            used = len(opened.rows_used(task, self.split))
-            parts = sampling.divide_rows(
-                len(dataset),
-                # Rows that are keys are found by the seed that chose them.
-                seed=opened.settings.seed if used else self.random_seed,
-                num_keys=used,
+            asking = rows_that_ask(
+                opened,
+                dataset,
                 num_queries=self.num_queries,
+                random_seed=self.random_seed,
             )
-            asking = parts.queries.tolist()
             result = retrieval.retrieve_for_texts(
                 opened,
                 instance_texts(dataset, asking, opened.settings.text_format),
@@ -164,6 +161,32 @@ class Queries:
         how = [dataclasses.asdict(settings), self.split, self.num_queries]
         text = json.dumps([recipes, *how, self.random_seed], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16], seed
+
+
+def rows_that_ask(
+    opened: index.Index,
+    dataset: token_store.TokenizedDataset,
+    *,
+    num_queries: int,
+    random_seed: int,
+) -> list[int]:
+    """Returns the places of the rows of a task that ask a library; none is a key.
+
+    Args:
+      opened: The library's keys.
+      dataset: The split that the rows are of.
+      num_queries: How many.
+      random_seed: Of their choice.
+    """
+    used = len(opened.rows_used(dataset.name, dataset.split))
+    parts = sampling.divide_rows(
+        len(dataset),
+        # Rows that are keys are found by the seed that chose them.
+        seed=opened.settings.seed if used else random_seed,
+        num_keys=used,
+        num_queries=num_queries,
+    )
+    return parts.queries.tolist()
 
 
 def instance_texts(
