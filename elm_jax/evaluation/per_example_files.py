@@ -24,6 +24,7 @@ import os
 import pathlib
 import re
 import socket
+import stat
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -169,38 +170,32 @@ def read(
     Raises:
       DataError: The file is missing or altered.
     """
-    path = rows_path.parent / f"{row.per_example_path}"
-    where = f"{row.expert} on {row.task}"
-    do = f"Remove the row from {rows_path} and score it again"
-    start, is_record = row.per_example_offset, row.per_example_offset is not None
+    path = os.path.join(rows_path.parent, f"{row.per_example_path}")
+    is_record = row.per_example_offset is not None
     wanted = row.per_example_record_sha256 if is_record else row.per_example_sha256
-    try:
-        schema = _schema(path, _stamp(path)) if is_record else _NO_SCHEMA
-        content = _content(path, row)
-    except (*_NO_ARRAYS, *_arrow_errors()):
-        schema, content = _NO_SCHEMA, b""
-    found = schema.hash.copy()
-    found.update(content)
-    if found.hexdigest() != wanted:
-        is_there = content or path.is_file()
+    schema, content = _content(path, row)
+    digest = schema.hash.copy()
+    digest.update(content)
+    if digest.hexdigest() != wanted:
+        state = "altered" if os.path.isfile(path) else "missing"
+        what = "a record" if is_record else "the file"
+        start = f" from byte {row.per_example_offset} on" if is_record else ""
         raise errors.DataError(
-            found=f"{path} is {'altered' if is_there else 'missing'} ({where})",
-            expected=f"a record with SHA-256 {wanted} from byte {start} on"
-            if is_record
-            else f"the file with SHA-256 {wanted}",
-            do=do,
+            found=f"{path} is {state} ({row.expert} on {row.task})",
+            expected=f"{what} with SHA-256 {wanted}{start}",
+            do=f"Remove the row from {rows_path} and score it again",
         )
     try:
         if is_record:
-            return _decoded(schema.value, content, row.per_example_sha256, only)
+            return _decoded(schema, content, row.per_example_sha256, only)
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             names = [n for n in arrays.files if not only or n in only]
             return {name: arrays[name] for name in names}
     except (*_NO_ARRAYS, *_arrow_errors()) as error:
         raise errors.DataError(
-            found=f"{path} is no file of arrays: {error} ({where})",
+            found=f"{path} is no file of arrays: {error} ({row.expert} on {row.task})",
             expected="per-example values, as elm_eval writes them",
-            do=do,
+            do=f"Remove the row from {rows_path} and score it again",
         ) from error
 
 
@@ -212,17 +207,31 @@ def values_hash(arrays: Mapping[str, np.ndarray]) -> str:
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
-def _content(path: pathlib.Path, row: ResultRow) -> bytes:
-    """Returns the bytes that a row names, or fewer where the file ends before."""
-    if not path.is_file():
-        return b""
-    if row.per_example_offset is None:
-        return path.read_bytes()
+def _content(path: str, row: ResultRow) -> tuple["_Schema", bytes]:
+    """Returns a file's schema, if it has one, and the bytes that a row names.
+
+    Or as many of them as are there.
+    """
     start, length = row.per_example_offset, row.per_example_length or 0
-    with path.open("rb", buffering=0) as file:
-        left = os.fstat(file.fileno()).st_size - start
-        is_there = start >= 0 and 0 < length <= left
-        return os.pread(file.fileno(), length, start) if is_there else b""
+    try:
+        # A pipe must not make us wait.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except (OSError, ValueError):
+        return _NO_SCHEMA, b""
+    try:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode):
+            return _NO_SCHEMA, b""
+        if start is None:
+            return _NO_SCHEMA, pathlib.Path(path).read_bytes()
+        if start < 0 or not 0 < length <= facts.st_size - start:
+            return _NO_SCHEMA, b""
+        schema = _schema(path, (facts.st_dev, facts.st_ino, facts.st_mtime_ns))
+        return schema, os.pread(handle, length, start)
+    except (*_NO_ARRAYS, *_arrow_errors()):
+        return _NO_SCHEMA, b""
+    finally:
+        os.close(handle)
 
 
 def _encoded(cell: Cell, arrays: Mapping[str, np.ndarray]) -> tuple[bytes, bytes]:
@@ -263,7 +272,7 @@ def _texts(values: np.ndarray, offsets: np.ndarray) -> Any:
 
 
 def _decoded(
-    schema: Any, content: bytes, digest: str | None, only: Collection[str]
+    schema: "_Schema", content: bytes, digest: str | None, only: Collection[str]
 ) -> dict[str, np.ndarray]:
     """Returns the arrays of a record.
 
@@ -272,24 +281,19 @@ def _decoded(
     """
     import pyarrow as pa
 
-    batch = pa.ipc.read_record_batch(pa.py_buffer(content), schema)
+    batch = pa.ipc.read_record_batch(pa.py_buffer(content), schema.value)
     batch.validate(full=True)
-    names = schema.names
-    first = names.index(VALUES_HASH)
-    if batch.column(first)[0].as_py() != digest:
+    if batch.column(schema.hash_place)[0].as_py() != digest:
         raise ValueError(f"a record of other values than those with SHA-256 {digest}")
     found: dict[str, np.ndarray] = {}
-    for place in range(first + 1, len(names)):
-        name, kind = names[place], schema.field(place).type.value_type
-        is_text = pa.types.is_large_string(kind)
-        own = (f"{name}{_TEXT}", f"{name}{_ENDS}") if is_text else (name,)
-        if only and not any(one in only for one in own):
+    for place, names, is_text in schema.arrays:
+        if only and not any(name in only for name in names):
             continue
         values = batch.column(place).values
         if is_text:
-            found |= zip(own, _bytes_of(values), strict=True)
+            found |= zip(names, _bytes_of(values), strict=True)
         else:
-            found[name] = np.array(values.to_numpy(zero_copy_only=False))
+            found[names[0]] = np.array(values.to_numpy(zero_copy_only=False))
     return found
 
 
@@ -305,18 +309,16 @@ def _bytes_of(texts: Any) -> tuple[np.ndarray, np.ndarray]:
 class _Schema(NamedTuple):
     value: Any  # pyarrow.Schema
     hash: Any  # of its bytes; to be copied
+    hash_place: int = 0  # of the column with the hash of values
+    # Place of each column of arrays, names of these, and whether they are of texts.
+    arrays: tuple[tuple[int, tuple[str, ...], bool], ...] = ()
 
 
 _NO_SCHEMA = _Schema(None, hashlib.sha256())
 
 
-def _stamp(path: pathlib.Path) -> tuple[int, int, int]:
-    facts = path.stat()
-    return facts.st_dev, facts.st_ino, facts.st_mtime_ns
-
-
 @functools.lru_cache(maxsize=64)
-def _schema(path: pathlib.Path, stamp: tuple[int, int, int]) -> _Schema:
+def _schema(path: str, stamp: tuple[int, int, int]) -> _Schema:
     """Returns the schema of a file.
 
     Raises:
@@ -326,15 +328,21 @@ def _schema(path: pathlib.Path, stamp: tuple[int, int, int]) -> _Schema:
     import pyarrow as pa
 
     del stamp  # tells a file from another one that took its name
-    if not path.is_file():
-        raise FileNotFoundError(path)
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         start = file.read(_MOST_SCHEMA_BYTES)
     source = pa.BufferReader(start)
     value = pa.ipc.read_schema(pa.ipc.read_message(source))
-    return _Schema(value, hashlib.sha256(start[: source.tell()]))
+    hash_place, arrays = value.names.index(VALUES_HASH), []
+    for place in range(hash_place + 1, len(value.names)):
+        name, kind = value.names[place], value.field(place).type
+        is_text = pa.types.is_large_string(getattr(kind, "value_type", None))
+        names = (f"{name}{_TEXT}", f"{name}{_ENDS}") if is_text else (name,)
+        arrays.append((place, names, is_text))
+    digest = hashlib.sha256(start[: source.tell()])
+    return _Schema(value, digest, hash_place, tuple(arrays))
 
 
+@functools.cache
 def _arrow_errors() -> tuple[type[Exception], ...]:
     import pyarrow as pa
 

@@ -27,11 +27,13 @@ def select(
     expert: str | None = None,
 ) -> list[results.ResultRow]:
     """Returns the rows of one split and metric, of the tasks or expert if given."""
+    wanted = None if tasks is None else frozenset(tasks)
     return [
         row
         for row in rows
-        if (row.split, row.metric) == (split, metric)
-        and (tasks is None or row.task in tasks)
+        if row.metric == metric
+        and row.split == split
+        and (wanted is None or row.task in wanted)
         and (expert is None or row.expert == expert)
     ]
 

@@ -94,7 +94,9 @@ class ComparableRows:
                 ]
             )
         )
-        self._averaged = naming.averaged(self._named)
+        self._tables: dict[tuple[str, str], list[results.ResultRow]] = {}
+        for row in naming.averaged(self._named):
+            self._tables.setdefault((row.split, row.metric), []).append(row)
         self._behind: dict[tuple[str, ...], list[results.ResultRow]] = {}
         for row in sorted(self._named, key=lambda row: row.training_seed or 0):
             self._behind.setdefault(_cell(row), []).append(row)
@@ -108,13 +110,14 @@ class ComparableRows:
 
         Of an expert that was trained with several seeds it is their mean.
         """
-        return selection.select(self._averaged, split=split, metric=metric, tasks=tasks)
+        own = self._tables.get((split, metric), ())
+        return selection.select(own, split=split, metric=metric, tasks=tasks)
 
     def behind(self, row: results.ResultRow) -> list[results.ResultRow]:
         """Returns the rows of all trainings behind one that `of` gave."""
         return self._behind[_cell(row)]
 
-    @property
+    @functools.cached_property
     def names(self) -> dict[str, str]:
         """The name of each expert by the fingerprint of each of its trainings."""
         return {r.expert_fingerprint: r.expert for r in self._named if r.is_expert}
