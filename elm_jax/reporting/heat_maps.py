@@ -18,6 +18,8 @@ SHADES = 20  # steps of colour from none to full
 # The full colour means at least this many points from the base model, so that a map of
 # small differences stays pale.
 _LEAST_COLOUR_RANGE = 10.0
+# A map with more columns opens with its datasets folded to their means.
+_MOST_OPEN_COLUMNS = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,8 +164,11 @@ def draw(
         (name, sum(column.dataset == name for column in columns))
         for name in dict.fromkeys(column.dataset for column in columns)
     ]
+    is_folded = len(columns) > _MOST_OPEN_COLUMNS
     return {
         "title": shown.title,
+        "is_folded": is_folded,
+        "hidden": [*_hidden(groups)] if is_folded else [],
         "groups": groups,
         "columns": columns,
         "column_sups": [markupsafe.Markup(_sup(c.letters)) for c in columns],  # noqa: S704
@@ -192,6 +197,15 @@ def draw(
             }
         ),
     }
+
+
+def _hidden(groups: Sequence[tuple[str, int]]) -> Iterator[tuple[int, int]]:
+    """Yields ranges of columns that folded datasets hide, from 1, that of names too."""
+    start = 2
+    for _, count in groups:
+        if count > 1:
+            yield start + 1, start + count - 1
+        start += count
 
 
 def _columns(shown: report.HeatMap) -> Iterator[_Column]:

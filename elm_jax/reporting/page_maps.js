@@ -2,9 +2,6 @@
 // Maps of experts: sort by a column, filter by name, fold datasets, download.
 // The page shows the same numbers without this script. It asks for nothing.
 
-// More columns than these are folded to means of datasets when the page opens.
-const MOST_OPEN_COLUMNS = 24;
-
 /** Returns whether a name has every word of a search in it. */
 function hasWords(name, search) {
   const words = search.toLowerCase().split(/\s+/);
@@ -83,8 +80,8 @@ class ExpertMap {
     this.foldAll = section.querySelector(".fold-all");
     this.told = section.querySelector("output");
     this.addControls();
-    const mayFold = this.columns.length > MOST_OPEN_COLUMNS;
-    if (mayFold) this.foldable.forEach((group) => this.folded.add(group));
+    const isFolded = section.classList.contains("folded");
+    if (isFolded) this.foldable.forEach((group) => this.folded.add(group));
     this.show();
     section.querySelector(".tools").hidden = false;
     // Names of datasets stay in sight to the right of the names of experts.
@@ -198,3 +195,4 @@ class ExpertMap {
 const expertMaps = [...document.querySelectorAll("section.map")].map(
   (section) => new ExpertMap(section),
 );
+document.getElementById("folding").remove(); // from now on, each map has its own rules
