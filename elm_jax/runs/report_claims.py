@@ -83,20 +83,28 @@ def of_merging(
     metric: str,
 ) -> Iterator[results.Claim]:
     """Yields the claim that a merge beats its parts, if rows of all are there."""
-    scores = _scores(reported, composed)
+    scores = _scores(reported, composed, merged=judged.merged)
     if {judged.merged, *judged.parts} <= scores.keys():
         parts = {name: scores[name] for name in judged.parts}
         yield claims.merge_beats_parts(scores[judged.merged], parts, metric=metric)
 
 
 def _scores(
-    reported: ComparableRows, rows: Sequence[results.ResultRow]
+    reported: ComparableRows, rows: Sequence[results.ResultRow], *, merged: str
 ) -> dict[str, estimates.Estimate]:
-    """Returns the score of every expert and strategy."""
+    """Returns the score of every expert and strategy.
+
+    The merge of a seed is made of the parts of this seed, so that all of them share the
+    errors of trainings: a difference is that of each seed.
+    """
     draws = estimates.Draws()
     names = dict.fromkeys(row.expert for row in rows)
     own = {name: [row for row in rows if row.expert == name] for name in names}
+    trainings = {name: reported.trainings(of) for name, of in own.items()}
+    number = len(trainings.get(merged, ()))
     return {
-        name: estimates.estimate(reported.trainings(of), draws, who=name)
-        for name, of in own.items()
+        name: estimates.estimate(
+            one, draws, who=merged if 1 < number == len(one) else name
+        )
+        for name, one in trainings.items()
     }

@@ -205,6 +205,21 @@ def test_a_strategy_that_asked_a_library_of_each_seed_is_one_way(tmp_path):
     assert "undecided." in claim
 
 
+def test_a_merge_is_held_against_its_parts_of_the_same_seed(tmp_path):
+    rng = np.random.default_rng(5)
+    for seed, rate in enumerate((0.2, 0.45, 0.7)):
+        own = {"training_seed": seed, "recipe": "r"}
+        for name, kind, gain in (("both", "merged", 0.2), ("one", "dataset", 0.0)):
+            facts = own | {"source": f"{kind}/{seed}/{name}"}
+            record(tmp_path, name, rate + gain, rng, kind=kind, **facts)
+    text = run(
+        tmp_path, composed_tasks=TASKS, merged_expert="both", merged_parts=("one",)
+    )
+    claim = next(line for line in text.splitlines() if "A merge of two" in line)
+    # By the scores of other seeds it could not be told: they are 25 points apart.
+    assert "on the composed task: holds. Merged" in claim
+
+
 def test_a_seed_whose_library_was_asked_for_some_tasks_only_is_left_out(tmp_path):
     of_library(tmp_path, number=3)
     path = tmp_path / "results.jsonl"
