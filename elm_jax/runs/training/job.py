@@ -223,6 +223,7 @@ class Jobs:
             num_steps=expert.train_steps,
             optimizer=expert.optimizer,
             config=self._operative_config,
+            wanted=self._spec.metrics,
             console=console,
             waited_secs_fn=around.waited_secs_fn,
         )

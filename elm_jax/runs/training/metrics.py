@@ -2,13 +2,14 @@
 
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NotRequired, TypedDict
 
 from elm_jax import fields
 from elm_jax.disk import json_files
 from elm_jax.partitioning import processes
-from elm_jax.training import hooks, optimizers, writers
+from elm_jax.runs.training import options
+from elm_jax.training import hooks, optimizers, trackers, writers
 
 _FILE = "metrics.jsonl"
 
@@ -21,10 +22,11 @@ def make_report(
     num_steps: int,
     optimizer: optimizers.Optimizer,
     config: str,
+    wanted: options.Metrics,
     waited_secs_fn: Callable[[], float] | None = None,
     console: writers.MetricWriter | None = None,
 ) -> hooks.ReportMetrics:
-    """Returns a hook that writes to console, JSON lines and TensorBoard.
+    """Returns a hook that writes to console, JSON lines, TensorBoard and trackers.
 
     Of several processes the first writes.
 
@@ -34,18 +36,16 @@ def make_report(
       start_step: Of the state that the training goes on from.
       num_steps: At which it is complete.
       optimizer: Gives the learning rate.
-      config: Text to show in TensorBoard.
+      config: Text to show in TensorBoard and trackers.
+      wanted: Which trackers.
       waited_secs_fn: Time that the loop has waited for batches up to now.
       console: What shows the metrics; None for a line each time.
     """
+    sinks = _sinks(
+        folder, expert=expert, start_step=start_step, config=config, wanted=wanted
+    )
     return hooks.ReportMetrics(
-        (
-            console or writers.ConsoleWriter(expert, num_steps=num_steps),
-            writers.JsonLinesWriter(folder / _FILE, start_step=start_step),
-            writers.TensorBoardWriter(
-                folder / "tensorboard", start_step=start_step, config=config
-            ),
-        )
+        (console or writers.ConsoleWriter(expert, num_steps=num_steps), *sinks)
         if processes.is_main()
         else (),
         num_steps=num_steps,
@@ -54,6 +54,32 @@ def make_report(
             step, num_steps=num_steps
         ),
     )
+
+
+def _sinks(
+    folder: pathlib.Path,
+    *,
+    expert: str,
+    start_step: int,
+    config: str,
+    wanted: options.Metrics,
+) -> Iterator[writers.MetricWriter]:
+    """Yields what keeps metrics: files, then the trackers that are wanted."""
+    sent_step = trackers.last_sent_step(folder / _FILE) if wanted.trackers else 0
+    yield writers.JsonLinesWriter(folder / _FILE, start_step=start_step)
+    yield writers.TensorBoardWriter(
+        folder / "tensorboard", start_step=start_step, config=config
+    )
+    for name in wanted.trackers:
+        yield trackers.TrackerWriter(
+            name,
+            folder,
+            expert=expert,
+            project=wanted.tracker_project,
+            start_step=start_step,
+            sent_step=sent_step,
+            config=config,
+        )
 
 
 class _Last(TypedDict):

@@ -4,7 +4,7 @@ import dataclasses
 
 from elm_jax import fields, paths
 from elm_jax.runs import placement
-from elm_jax.training import signals
+from elm_jax.training import signals, trackers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,14 +89,20 @@ class Metrics:
       every_steps: Period of the metrics.
       profile_steps: `(first, last)`: an XProf trace of the steps between them goes to
         `profile` in the expert's work folder; the first step compiles.
+      trackers: Where metrics go beside files: `trackio`, `wandb` (Weights & Biases);
+        each is an extra.
+      tracker_project: Name of the trackers' project.
     """
 
     every_steps: fields.Count = 50
     profile_steps: tuple[fields.Count, ...] = ()
+    trackers: tuple[str, ...] = ()
+    tracker_project: paths.Name = "elm_jax"
 
     def __post_init__(self) -> None:
-        """Raises ConfigError unless the steps to be traced are a range."""
+        """Raises ElmError unless steps are a range and trackers are installed."""
         fields.check(self)
+        trackers.check(self.trackers)
         wrong, steps = {}, self.profile_steps
         if steps and not (len(steps) == 2 and steps[0] < steps[1]):
             wrong["profile_steps"] = "(first, last) with 1 <= first < last, or ()"
