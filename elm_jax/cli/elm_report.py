@@ -10,9 +10,12 @@ if TYPE_CHECKING:
 
 def runs() -> "tuple[type[Run], ...]":
     """Returns the runs of the binary; imports what they need."""
-    from elm_jax.runs import replay, report, show_examples
+    from elm_jax.runs import export_results, replay, report, show_examples
 
-    return (report.Report, show_examples.ShowExamples, replay.Replay)
+    return (
+        *(report.Report, show_examples.ShowExamples, replay.Replay),
+        export_results.ExportResults,
+    )
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from elm_jax.runs import (
     convert_experts,
     evaluate,
     export,
+    export_results,
     fetch,
     library,
     merge,
@@ -54,7 +55,10 @@ BINARIES = {
         convert_bottlenecks.ExportAdapterHub,
         convert_experts.FoldExpert,
     ),
-    "elm_report": (report.Report, show_examples.ShowExamples, replay.Replay),
+    "elm_report": (
+        *(report.Report, show_examples.ShowExamples, replay.Replay),
+        export_results.ExportResults,
+    ),
     "elm_tasks": (
         *(tasks.ListTasks, tasks.FetchTemplates, tasks.TrainVocabulary),
         cache_tasks.CacheTasks,
