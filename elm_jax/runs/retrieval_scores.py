@@ -140,7 +140,7 @@ class Scores:
         base = scores[own]
         others = {self._label(k): one for k, one in scores.items() if k != own}
         gaps = comparisons.against(base, others) if others else {}
-        best = sorted(others, key=lambda name: -others[name].mean)[:_NUM_SHOWN]
+        best = _best_apart(others)[:_NUM_SHOWN]
         rows: list[tuple[str, tuple[report.Figure, ...]]] = [
             ("the library's own way", (base.interval, None)),
             *(
@@ -164,7 +164,8 @@ class Scores:
             columns=("score", "difference"),
             rows=tuple(rows),
             notes=(
-                "The best ways are chosen by the rows that score them: bounds."
+                "The best ways are chosen by the rows that score them: bounds. Of ways"
+                " that retrieve the same experts one is shown."
                 f" Differences hold together for all {len(others)} ways; that of the"
                 " cross-fitted one, chosen on one half of the rows and scored on the"
                 " other, has an interval of its own.",
@@ -187,3 +188,11 @@ class Scores:
 
     def _estimate(self, columns: _Trainings) -> estimates.Estimate:
         return estimates.estimate(columns, self._draws, who="library")
+
+
+def _best_apart(ways: Mapping[str, estimates.Estimate]) -> list[str]:
+    """Returns ways by their scores, of those with the same results the first."""
+    found: dict[bytes, str] = {}
+    for name in sorted(ways, key=lambda name: -ways[name].mean):
+        found.setdefault(ways[name].errors.tobytes(), name)
+    return [*found.values()]

@@ -111,7 +111,11 @@ def test_the_librarys_own_way_scores_what_its_experts_score(folder):
     best = [scores[name, task] for name, task in zip(NAMES, toy.TASKS, strict=True)]
     assert number("oracle of these experts") == mean(best)
     assert number("random expert") == mean([*scores.values()])
-    assert text.count("\n| encoder, ") == 10 + 5
+    parts = text.split("library's own (")
+    every, best = (part.count("\n| encoder, ") for part in parts)
+    assert every == 10
+    # Two experts for two tasks: four ways that differ, at most.
+    assert 1 <= best <= 4
     assert "Differences hold together for all 39 ways" in text
 
 
