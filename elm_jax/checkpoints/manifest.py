@@ -32,7 +32,7 @@ _RECIPE = (
 _OF_ONE_SEED = ("fingerprints", "seeds")
 _PACKAGES = ("elm_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
-TrainedKind = Literal["base", "prompt", "dataset", "multitask"]
+TrainedKind = Literal["base", "prompt", "dataset", "multitask", "selection"]
 Kind = Literal[TrainedKind, "merged"]
 """What experts and bases are, as their manifests say: the one list of it."""
 

@@ -14,7 +14,7 @@ from elm_jax import errors
 # A claim about a way to train is more than a claim about trainings from this many on.
 LEAST_TRAININGS = 3
 
-Role = Literal["base", "multitask", "strategy", "merged", "expert"]
+Role = Literal["base", "multitask", "selection", "strategy", "merged", "expert"]
 ROLES: tuple[Role, ...] = typing.get_args(Role)
 """In the order in which tables show them."""
 
@@ -174,7 +174,7 @@ class ResultRow(Facts, Cell):
     @property
     def role(self) -> Role:
         """What its parameters are; rows of release 0.1 tell it by their name alone."""
-        if self.kind in ("base", "strategy", "multitask", "merged"):
+        if self.kind in ("base", "strategy", "multitask", "merged", "selection"):
             return self.kind
         if self.kind or self.expert not in STRATEGIES:
             return "expert"
@@ -204,9 +204,10 @@ class ResultRow(Facts, Cell):
     def is_single_expert(self) -> bool:
         """Whether it may be chosen as best single expert or oracle: of one training.
 
-        Merged experts are a method's result, and multitask models the baseline.
+        Merged experts are a method's result, multitask models the baseline, and what
+        was trained on the rows that choose is a control.
         """
-        return self.is_expert and self.kind not in ("multitask", "merged")
+        return self.is_expert and self.role == "expert"
 
     def to_json(self) -> str:
         """Returns the row as one line of JSON, keys in the order of the fields."""

@@ -145,7 +145,9 @@ class Ways:
         order = sorted(first.values(), key=lambda row: results.ROLES.index(row.role))
         for one in order:
             own = [row for row in self.rows if row.expert == one.expert]
-            way = self._way(one.expert, note_of(one), own, own)
+            # Trained on the rows that choose: where these are reported, it knows them.
+            knows = one.role == "selection" and self.settings_chosen_here
+            way = self._way(one.expert, note_of(one), own, own, is_bound=knows)
             yield dataclasses.replace(way, role=one.role)
 
     def _choices(self) -> Iterator[Way]:
@@ -261,6 +263,8 @@ def note(row: results.ResultRow, of_votes: str) -> str:
         return "the base alone"
     if row.role == row.expert == "multitask":
         return "one model trained on all prompts, same token budget"
+    if row.role == "selection":
+        return "one expert, trained on the labelled rows by which others are chosen"
     if row.role in ("multitask", "merged"):
         return ", ".join(filter(None, (f"a {row.kind} expert", row.source)))
     if row.is_choice:

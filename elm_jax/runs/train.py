@@ -45,9 +45,10 @@ class Train(Run):
     command can be given again after any interruption.
 
     Attributes:
-      kind: What comes out: a `prompt`, `dataset` or `multitask` expert of a base, or
-        a `base` from scratch by span corruption. Each stands for an objective, a
-        grouping of the tasks and the parts that train (`training.kinds`).
+      kind: What comes out: a `prompt`, `dataset` or `multitask` expert of a base, a
+        `selection` expert, the control that is trained on the rows by which others are
+        chosen, or a `base` from scratch by span corruption. Each stands for an
+        objective, a grouping of the tasks and the parts that train (`training.kinds`).
       tasks: Names or patterns of tasks and mixtures. Prompt experts are trained one
         for each task, dataset experts one for each dataset among the tasks, and the
         other kinds are one model for all of them.

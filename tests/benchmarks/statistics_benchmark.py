@@ -25,6 +25,9 @@ WORLDS = {
     "planted +3: 40 experts, 11 x 400 rows, 3 prompts": statistics_worlds.World(
         40, (3,) * 11, 400, planted=3.0
     ),
+    "planted +3: 40 experts, 11 x 600 rows, 3 prompts": statistics_worlds.World(
+        40, (3,) * 11, 600, planted=3.0
+    ),
     "3 trainings, 3 points apart: 3 x 200 rows, 2 prompts": statistics_worlds.World(
         2, (2, 2, 2), 200, num_trainings=3, spread=3.0
     ),

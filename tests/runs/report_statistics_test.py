@@ -380,3 +380,18 @@ def test_held_in_scores_stand_beside_held_out_ones(tmp_path):
     wanted = np.mean([by[task, TASKS[2]] for task in TASKS[:2]])
     assert own[1][0] == pytest.approx(wanted, abs=0.06)
     assert "Held-in" not in run(tmp_path)
+
+
+def test_an_expert_of_the_rows_that_choose_is_a_control_and_is_never_chosen(tmp_path):
+    rng = np.random.default_rng(4)
+    for split in ("validation", "test"):
+        record(tmp_path, "selection", 0.9, rng, kind="selection", split=split)
+        for place in range(3):
+            record(tmp_path, f"e{place}", 0.5, rng, split=split)
+    text = run(tmp_path, split="test")
+    assert "–" in line(text, "selection")  # a method, with intervals
+    assert first_number(line(text, "oracle")) < 65
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "trained on the labelled rows by which others are chosen" in page
+    # Where the rows that it was trained on are reported, it is a bound.
+    assert "–" not in line(run(tmp_path), "selection")

@@ -35,6 +35,7 @@ COUNTS = {
     "t0": (446, 99),
     "own": (47, 2),
     "pocket": (35, 21),
+    "pocket_selection": (10, 1),
     "bigbench": (22, 15),
     "generative": (16, 11),
     "compositional": (10, 2),

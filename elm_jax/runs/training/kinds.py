@@ -38,6 +38,10 @@ KINDS: Mapping[manifest.TrainedKind, Kind] = {
     ),
     "dataset": Kind(objective="supervised", grouping="dataset", parts="all"),
     "multitask": Kind(objective="supervised", grouping="all", parts="all"),
+    # Of the labelled rows by which other experts are chosen: a control of the choice.
+    "selection": Kind(
+        objective="supervised", grouping="all", parts="adapters_and_norms"
+    ),
 }
 
 

@@ -1,0 +1,31 @@
+import dataclasses
+import itertools
+
+from elm_jax.data import tasks
+from tasks import pocket, pocket_selection
+
+
+def test_what_trains_is_what_chooses_and_nothing_that_is_reported():
+    unseen = tasks.registry.expand("pocket_unseen")
+    found = tasks.registry.expand("pocket_selection")
+    assert len(found) == len(unseen) == 10
+    for name, other in zip(found, unseen, strict=True):
+        task, of = tasks.registry.task(name), tasks.registry.task(other)
+        assert task.splits == {"train": "validation"}
+        own = {"name": task.name, "splits": task.splits, "source": task.source}
+        assert task == dataclasses.replace(of, **own)
+        marks = [
+            s.fingerprint("validation", data_dir="") for s in (task.source, of.source)
+        ]
+        assert marks[0] == marks[1]
+
+
+def test_rows_that_choose_are_others_than_those_that_are_reported():
+    for task in pocket_selection.TASKS:
+        source = pocket.source(task.dataset.removeprefix("pocket_"))
+        one, other = (
+            [repr(row) for row in itertools.islice(source.rows(split, data_dir=""), 50)]
+            for split in (task.splits["train"], "test")
+        )
+        assert one
+        assert not {*one} & {*other}
