@@ -9,7 +9,7 @@ from typing import ClassVar
 from elm_jax import errors, fields, paths
 from elm_jax.checkpoints import manifest
 from elm_jax.data import tasks as task_registry
-from elm_jax.evaluation import naming, result_store
+from elm_jax.evaluation import naming, racing, result_store
 from elm_jax.library import sampling
 from elm_jax.model import decoding_spec
 from elm_jax.partitioning import mesh as meshes
@@ -26,6 +26,7 @@ from elm_jax.runs import (
     loaded,
     moved_fields,
     queries,
+    raced,
     score_tables,
     scored_rows,
     scorer,
@@ -75,6 +76,8 @@ class Evaluate(Run):
       protocol: What rows are to say of it, such as `elm`; refused where it is not
         so. By default they say what is true (`cell_keys.protocol`).
       random_seed: Of the choice of rows.
+      race: How experts race, `@racing.Racing()`, so that only the best of each ranked
+        task are scored on all rows; None scores all of them.
       results_path: JSON lines.
     """
 
@@ -96,11 +99,14 @@ class Evaluate(Run):
     decoding: decoding_spec.DecodingSpec = decoding_spec.GREEDY
     protocol: str = ""
     random_seed: fields.Seed = 42
+    race: racing.Racing | None = None
     results_path: paths.Path = "{MODEL_DIR}/results.jsonl"
 
     def check(self) -> None:
         """Raises ConfigError when fields contradict each other."""
         shards.parse(self.shard)
+        if self.race and self.shard:
+            fields.refuse(self, {"shard": "'' in a race, which needs all experts"})
         asking = [one for one in self._strategies() if one.needs_library]
         if bool(asking) != (self.retrieval is not None):
             raise errors.ConfigError(
@@ -185,26 +191,20 @@ class Evaluate(Run):
         processes.check_same(
             repr([job.cell for job in asked]), what="list of what to score"
         )
-        done = {row.key("") for row in store.rows()}
-        is_done = processes.agree([job.cell.key("") in done for job in asked])
-        groups: dict[tuple[object, ...], list[jobs.Job]] = {}
-        for job, skip in zip(asked, is_done, strict=True):
-            # In the order of all, so that rows have it also after a kill.
-            group = groups.setdefault(job.candidate.origin, [])
-            if not skip:
-                group.append(job)
-        todo = [group for group in groups.values() if group]
-        total = sum(map(len, todo))
-        print(f"to score: {total}; scored already: {len(asked) - total}")  # noqa: T201
-        if todo:
-            program = scorer.Scorer(
-                base,
-                data,
-                batch_size=self.batch_size,
-                where=self.placement,
-                length_normalized=self.length_normalized,
-                decoding=self.decoding,
+        program = scorer.Scorer(
+            base,
+            data,
+            batch_size=self.batch_size,
+            where=self.placement,
+            length_normalized=self.length_normalized,
+            decoding=self.decoding,
+        )
+        if self.race is not None:
+            asked = raced.staying(
+                self.race, asked, program, keys, store, run_id=self.name
             )
+        todo = jobs.unscored(asked, store)
+        if todo:
             jobs.score(todo, program, keys, store, run_id=self.name)
         if processes.is_main():
             of_this = {job.cell.key("") for job in asked}

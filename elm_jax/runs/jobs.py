@@ -85,6 +85,25 @@ class Keys:
         )
 
 
+def unscored(asked: Sequence[Job], store: result_store.ResultStore) -> list[list[Job]]:
+    """Returns the jobs whose rows a store lacks, those of the same parameters together.
+
+    Prints how many they are.
+    """
+    done = {row.key("") for row in store.rows()}
+    is_done = processes.agree([job.cell.key("") in done for job in asked])
+    groups: dict[tuple[object, ...], list[Job]] = {}
+    for job, skip in zip(asked, is_done, strict=True):
+        # In the order of all, so that rows have it also after a kill.
+        group = groups.setdefault(job.candidate.origin, [])
+        if not skip:
+            group.append(job)
+    todo = [group for group in groups.values() if group]
+    total = sum(map(len, todo))
+    print(f"to score: {total}; scored already: {len(asked) - total}")  # noqa: T201
+    return todo
+
+
 def score(
     groups: Sequence[Sequence[Job]],
     program: scorer.Scorer,

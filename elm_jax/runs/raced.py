@@ -1,0 +1,162 @@
+"""Races among the experts of an evaluation: rounds on growing samples of rows."""
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from elm_jax import errors
+from elm_jax.evaluation import racing, result_store
+from elm_jax.partitioning import processes
+from elm_jax.reporting import terminal, text
+from elm_jax.runs import jobs, scored_rows, scorer
+
+_METRIC = "accuracy"  # of ranked tasks; in result files from 0 to 100
+
+
+@dataclasses.dataclass
+class _TaskRace:
+    """The race on a task and split.
+
+    Attributes:
+      left: Jobs of the experts that are not dropped.
+      order: All rows in the order in which rounds take them.
+      ends: Rows that have been seen after each round.
+      num_experts: That began.
+      values: Float [left, rows seen], from 0 to 1.
+      work: Rows scored up to now, over all experts.
+    """
+
+    left: list[jobs.Job]
+    order: np.ndarray
+    ends: tuple[int, ...]
+    num_experts: int
+    values: np.ndarray
+    work: int = 0
+
+    def has_dropped(self, job: jobs.Job) -> bool:
+        """Returns whether a job was in this race, and no longer is."""
+        is_here = _may_race(job) and _place(job) == _place(self.left[0])
+        return is_here and job not in self.left
+
+    def sample(self, place: int, keys: jobs.Keys) -> jobs.ScoredSplit:
+        """Returns the rows that a round adds."""
+        begin = self.ends[place - 1] if place else 0
+        rows = sorted(self.order[begin : self.ends[place]].tolist())
+        dataset = self.left[0].of.dataset
+        known = scored_rows.facts(dataset, rows, keys.data.vocabulary)
+        return jobs.ScoredSplit(dataset, rows, known)
+
+    def drop(self, added: np.ndarray, race: racing.Racing) -> None:
+        """Takes the values of a round, float [left, rows], and drops who has lost."""
+        self.work += added.size
+        seen = np.concatenate([self.values, added], axis=1)
+        stay = race.staying(
+            seen, num_experts=self.num_experts, num_rows=len(self.order)
+        )
+        self.values = seen[stay]
+        self.left = [job for job, is_in in zip(self.left, stay, strict=True) if is_in]
+
+
+def staying(
+    race: racing.Racing,
+    asked: Sequence[jobs.Job],
+    program: scorer.Scorer,
+    keys: jobs.Keys,
+    store: result_store.ResultStore,
+    *,
+    run_id: str,
+) -> list[jobs.Job]:
+    """Returns the jobs that are scored on all rows, and prints what races saved.
+
+    Experts race on each ranked task and split; other candidates and tasks do not, and
+    all their jobs are returned. Scores of the rounds are kept beside the result file,
+    in one that ends with `.race.jsonl`, so that a race that was stopped goes on.
+
+    Args:
+      race: How they race.
+      asked: All jobs of the evaluation.
+      program: What scores.
+      keys: Whose base and data these are.
+      store: The evaluation's.
+      run_id: The run that rows name.
+
+    Raises:
+      ConfigError: Several processes evaluate together.
+    """
+    if processes.are_several():
+        raise errors.ConfigError(
+            found="a race of several processes together",
+            expected="one process, which sees all scores",
+            do="Start one process, or leave evaluate.Evaluate.race out",
+        )
+    early = result_store.ResultStore(store.path.with_suffix(".race.jsonl"))
+    races = _races(race, asked, seed=keys.seed)
+    for place in range(max((len(one.ends) for one in races), default=0)):
+        running = [one for one in races if len(one.ends) > place]
+        rounds = []
+        for one in running:
+            sample = one.sample(place, keys)
+            rounds.append(
+                [
+                    jobs.Job(job.candidate, keys.cell(job.candidate, sample), sample)
+                    for job in one.left
+                ]
+            )
+        todo = jobs.unscored([job for own in rounds for job in own], early)
+        jobs.score(todo, program, keys, early, run_id=run_id)
+        rows = {row.key(_METRIC): row for row in early.rows() if row.metric == _METRIC}
+        for one, own in zip(running, rounds, strict=True):
+            found = [rows[job.cell.key(_METRIC)] for job in own]
+            values = [early.per_example(r, only=(_METRIC,))[_METRIC] for r in found]
+            one.drop(np.stack(values) / 100.0, race)
+    _show(races)
+    return [job for job in asked if not any(one.has_dropped(job) for one in races)]
+
+
+def _races(
+    race: racing.Racing, asked: Sequence[jobs.Job], *, seed: int
+) -> list[_TaskRace]:
+    entrants: dict[tuple[str, str], list[jobs.Job]] = {}
+    for job in asked:
+        if _may_race(job):
+            entrants.setdefault(_place(job), []).append(job)
+    found = []
+    for place, own in entrants.items():
+        if len(own) > 1:
+            rows = own[0].of.rows
+            key = zlib.crc32(" ".join(place).encode())
+            order = racing.order(rows, seed=[seed, key])
+            ends = race.rounds(len(rows))
+            values = np.zeros((len(own), 0))
+            found.append(_TaskRace(own, order, ends, len(own), values))
+    return found
+
+
+def _may_race(job: jobs.Job) -> bool:
+    return job.candidate.strategy == "expert" and job.of.dataset.has_choices
+
+
+def _place(job: jobs.Job) -> tuple[str, str]:
+    return job.cell.task, job.cell.split
+
+
+def _show(races: Sequence[_TaskRace]) -> None:
+    """Prints who goes on to all rows, and the share of the work that all need."""
+    table = Table(title="races")
+    for title in ("task", "split", "experts", "on all rows", "work"):
+        table.add_column(title, no_wrap=title != "task")
+    work = whole = 0
+    for one in races:
+        full = one.num_experts * len(one.order)
+        own = one.work + len(one.left) * len(one.order)
+        work, whole = work + own, whole + full
+        name, split = _place(one.left[0])
+        counts = (f"{one.num_experts}", f"{len(one.left)}", f"{own / full:.0%}")
+        table.add_row(Text(text.plain(name)), Text(text.plain(split)), *counts)
+    if races:
+        table.add_row("all", "", "", "", f"{work / whole:.0%}")
+        terminal.show(table)

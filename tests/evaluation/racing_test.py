@@ -1,0 +1,90 @@
+"""Races lose the best expert seldom, save work, and never drop what is as good."""
+
+import numpy as np
+import pytest
+
+from elm_jax.evaluation import racing
+
+
+def run_race(values, spec):
+    """Returns the experts that are scored on all rows, and the share of the work."""
+    num_experts, num_rows = values.shape
+    left, work, before = np.arange(num_experts), 0, 0
+    for end in spec.rounds(num_rows):
+        work += len(left) * (end - before)
+        stay = spec.staying(
+            values[left, :end], num_experts=num_experts, num_rows=num_rows
+        )
+        left, before = left[stay], end
+    return left, (work + len(left) * num_rows) / values.size
+
+
+def world(rng, accuracies, num_rows):
+    """Answers of experts that share what makes a row hard."""
+    hard = rng.normal(size=num_rows)
+    own = rng.normal(size=(len(accuracies), num_rows))
+    ranks = (hard + own).argsort(axis=1).argsort(axis=1) / num_rows
+    values = (ranks < np.asarray(accuracies)[:, None]).astype(float)
+    return values[:, rng.permutation(num_rows)]
+
+
+@pytest.mark.parametrize("num_rows", [1, 31, 63, 64, 300, 5000])
+def test_rounds_double_up_to_half_of_the_rows(num_rows):
+    ends = racing.Racing(first_rows=32).rounds(num_rows)
+    assert all(late == 2 * early for early, late in zip(ends, ends[1:], strict=False))
+    assert bool(ends) == (num_rows >= 64)
+    if ends:
+        assert ends[0] == 32
+        assert num_rows / 4 < ends[-1] <= num_rows / 2
+
+
+def test_the_best_of_many_that_are_nearly_as_good_is_lost_in_at_most_one_race_of_20():
+    rng = np.random.default_rng(0)
+    spec = racing.Racing(chance_of_losing=0.05, first_rows=16)
+    lost, num_races = 0, 200
+    for _ in range(num_races):
+        values = world(rng, rng.uniform(0.4, 0.6, 50), 256)
+        left, _ = run_race(values, spec)
+        means = values.mean(axis=1)
+        lost += means[left].max() < means.max()
+    assert lost <= 0.05 * num_races
+
+
+def test_a_race_that_a_good_expert_runs_saves_most_of_the_work():
+    rng = np.random.default_rng(1)
+    values = world(rng, [0.9, *rng.uniform(0.3, 0.5, 99)], 2000)
+    left, share = run_race(values, racing.Racing())
+    assert left.tolist() == [0]
+    assert share < 0.12
+
+
+def test_experts_that_answer_alike_stay_together():
+    values = np.tile(np.random.default_rng(2).integers(0, 2, 64), (5, 1)) * 1.0
+    stay = racing.Racing().staying(values, num_experts=5, num_rows=128)
+    assert stay.all()
+
+
+def test_the_sign_test_is_that_of_hand_computation():
+    # 12 wins and no loss have a chance of 2 ** -12; one opponent, one round.
+    leader, other = np.ones(12), np.zeros(12)
+    spec = racing.Racing(chance_of_losing=2.0**-12.1, first_rows=12)
+    assert spec.rounds(24) == (12,)
+    values = np.stack([leader, other])
+    assert spec.staying(values, num_experts=2, num_rows=24).tolist() == [True, True]
+    stricter = racing.Racing(chance_of_losing=2.0**-11.9, first_rows=12)
+    assert stricter.staying(values, num_experts=2, num_rows=24).tolist() == [
+        True,
+        False,
+    ]
+
+
+def test_a_fair_draw_counts_against_the_leader():
+    leader, other = np.ones(64), np.full(64, 0.5)
+    values = np.stack([leader, other])
+    assert racing.Racing().staying(values, num_experts=2, num_rows=128).all()
+
+
+def test_all_experts_have_one_order_of_rows():
+    first, second = (racing.order([3, 5, 9, 11], seed=1) for _ in range(2))
+    assert first.tolist() == second.tolist()
+    assert sorted(first) == [3, 5, 9, 11]

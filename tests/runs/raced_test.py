@@ -1,0 +1,125 @@
+"""Races in an evaluation: the same best expert as on all rows, for less work."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from elm_jax import errors
+from elm_jax.checkpoints import experts, manifest
+from elm_jax.evaluation import racing, result_store
+from elm_jax.model import t5
+from tests.runs import scored
+
+NAMES = tuple(f"expert_{seed}" for seed in range(1, 7))
+RACE = racing.Racing(first_rows=16)
+
+
+def save_experts(folder):
+    base = manifest.read_manifest(folder / "base")
+    for seed, name in enumerate(NAMES, 1):
+        params = t5.init_params(t5.T5(scored.SHAPE), seed=seed)
+        info = dataclasses.replace(
+            base,
+            name=name,
+            kind="dataset",
+            base_fingerprint=base.base_fingerprint,
+            tasks=("plain_ask",),
+            steps=1,
+        )
+        experts.save_expert(folder / "experts" / name, params, info)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A base, six experts of random parameters, and all their scores."""
+    found = tmp_path_factory.mktemp("raced")
+    with pytest.MonkeyPatch.context() as patch:
+        rows = [(f"Row {i} ?", ("dog", "cat"), "dog") for i in range(64)]
+        patch.setitem(scored.ROWS, "plain", rows)
+        with scored.registered():
+            scored.save_base(found)
+            save_experts(found)
+            run(found, results_path="{MODEL_DIR}/all.jsonl")
+            yield found
+
+
+def run(folder, *tasks, **changes):
+    fields = {"experts": ("{MODEL_DIR}/experts/*",)} | changes
+    scored.score(folder, *(tasks or ("plain",)), **fields)
+
+
+def accuracies(path):
+    return {
+        row.expert: row.value
+        for row in result_store.read_rows(path)
+        if row.metric == "accuracy"
+    }
+
+
+def test_the_best_are_scored_on_all_rows_and_the_worst_are_not(folder, capsys):
+    run(folder, race=RACE, results_path="{MODEL_DIR}/raced.jsonl")
+    everyone, raced = (accuracies(folder / f"{n}.jsonl") for n in ("all", "raced"))
+    single = {name: everyone[name] for name in NAMES}
+    assert max(single.values()) > min(single.values()) + 50  # a race that can be won
+    best = max(single.values())
+    assert raced == {name: everyone[name] for name in raced}
+    assert {name for name in NAMES if single[name] == best} <= raced.keys()
+    assert len(raced) < len(everyone)
+    assert "base" in raced  # is no expert, and does not race
+    assert "races" in capsys.readouterr().out
+
+
+def test_rounds_score_rows_that_are_not_of_other_rounds(folder):
+    store = result_store.ResultStore(folder / "raced.race.jsonl")
+    ids = {}
+    for row in store.rows():
+        if row.metric == "accuracy":
+            arrays = store.per_example(row, only=("example_ids",))
+            ids.setdefault(row.expert, []).extend(arrays["example_ids"].tolist())
+    assert ids.keys() == set(NAMES)
+    for own in ids.values():
+        assert len(own) == len(set(own)) in (16, 32)
+
+
+def test_a_race_that_is_run_again_scores_nothing(folder, capsys):
+    before = [
+        (folder / f"raced{end}").read_bytes() for end in (".jsonl", ".race.jsonl")
+    ]
+    run(folder, race=RACE, results_path="{MODEL_DIR}/raced.jsonl")
+    after = [(folder / f"raced{end}").read_bytes() for end in (".jsonl", ".race.jsonl")]
+    assert before == after
+    lines = [x for x in capsys.readouterr().out.splitlines() if "to score" in x]
+    assert lines
+    assert all(line.startswith("to score: 0;") for line in lines)
+
+
+def test_a_race_goes_on_where_it_was_stopped(folder):
+    whole = (folder / "raced.race.jsonl").read_bytes()
+    path = folder / "stopped.race.jsonl"
+    lines = whole.splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[: len(lines) // 2]))
+    run(folder, race=RACE, results_path="{MODEL_DIR}/stopped.jsonl")
+    raced, stopped = (accuracies(folder / f"{n}.jsonl") for n in ("raced", "stopped"))
+    assert raced == stopped
+
+
+def test_tasks_whose_answers_are_written_and_lone_experts_do_not_race(folder):
+    run(folder, "written", race=RACE, results_path="{MODEL_DIR}/written.jsonl")
+    rows = result_store.read_rows(folder / "written.jsonl")
+    assert {row.expert for row in rows} == {"base", *NAMES}
+    one = (f"{{MODEL_DIR}}/experts/{NAMES[0]}",)
+    run(folder, race=RACE, experts=one, results_path="{MODEL_DIR}/one.jsonl")
+    assert accuracies(folder / "one.jsonl").keys() == {"base", NAMES[0]}
+
+
+def test_a_race_of_a_shard_is_refused(folder):
+    with pytest.raises(errors.ConfigError, match="(?s)shard.*needs all experts"):
+        run(folder, race=RACE, shard="0/2")
+
+
+def test_the_order_of_rows_depends_on_seed_and_task_only():
+    rows = list(range(40))
+    orders = [racing.order(rows, seed=[seed, key]) for seed in (1, 2) for key in (3, 4)]
+    assert len({tuple(order) for order in orders}) == 4
+    assert all(np.array_equal(np.sort(order), rows) for order in orders)
