@@ -277,7 +277,7 @@ def _check_new(entry: Entry, entries: tuple[Entry, ...], path: pathlib.Path) -> 
                 found=f"{_show(entry)} for {path}, which lists {_show(other)}",
                 expected="a name of its own for every expert, retired ones too",
                 do="Train it under another name (expert_name), leave it out, or"
-                " build another library (library_dir)",
+                " build another library (library_dir), such as one for each seed",
             )
     if entries and entries[0].base_fingerprint != entry.base_fingerprint:
         raise errors.FingerprintError(
