@@ -13,6 +13,7 @@ import pytest
 
 from elm_jax import errors
 from elm_jax.checkpoints import experts, manifest
+from elm_jax.evaluation import racing
 from elm_jax.model import decoding_spec
 from elm_jax.runs import embedders, evaluate, library, placement, task_data
 from tests.runs import scored
@@ -212,6 +213,7 @@ SCORES = {
     "decoding": (decoding_spec.BeamSearch(num_beams=2), SAME),  # tasks have choices
     "protocol": ("elm", REFUSES),  # which it is not
     "random_seed": (7, ADDS),
+    "race": (racing.Racing(), SAME),  # who wins it has the scores that it had before
     "results_path": ("{MODEL_DIR}/other.jsonl", ADDS),
 }
 
