@@ -113,6 +113,10 @@ class Facts:
       undistinguished_reasons: Number of these examples by reason.
       ties: Examples whose best score belongs to several answers, in percent.
       answers_cut: Written answers that had no end at the greatest length, in percent.
+      overlap: Examples that are among the rows which the experts behind it were trained
+        on, or nearly so, in percent; None where none of these rows were at hand, and
+        for a base.
+      overlap_unknown: Training tasks whose rows were not at hand to be compared.
     """
 
     kind: str = ""
@@ -132,6 +136,8 @@ class Facts:
     )
     ties: float | None = None
     answers_cut: float | None = None
+    overlap: float | None = None
+    overlap_unknown: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
 """Letters beside numbers that need care, and the legend that explains them.
 
 Cut prompts, and choices that cannot be told apart, are properties of the data, so their
-letters stand beside columns. Ties, and generated answers without an end, are properties
-of one score.
+letters stand beside columns. Ties, generated answers without an end, and rows that
+an expert was trained on are properties of one score.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,13 +12,15 @@ from elm_jax.reporting import text
 
 # Percent of the examples above which a letter is shown; fewer change a score by less.
 MOST_PERCENT = 1.0
-CUT, UNDISTINGUISHED, TIES, NO_END, PART = "c", "u", "t", "e", "p"
+CUT, UNDISTINGUISHED, TIES, NO_END, OVERLAP, PART = "c", "u", "t", "e", "o", "p"
+_OF_SCORES = (TIES, NO_END, OVERLAP)
 PART_LEGEND = f"{PART}: a mean over fewer tasks than the table has, not to be compared."
 _SHARES: dict[str, Callable[[results.Facts], float | None]] = {
     CUT: lambda row: row.inputs_cut,
     UNDISTINGUISHED: lambda row: row.undistinguished,
     TIES: lambda row: row.ties,
     NO_END: lambda row: row.answers_cut,
+    OVERLAP: lambda row: row.overlap,
 }
 _MEANINGS = {
     CUT: "prompts that are cut to the model's input",
@@ -26,6 +28,7 @@ _MEANINGS = {
     " count as one answer, else a fair draw among them is counted)",
     TIES: "several answers with the best score, of which a fair draw is counted",
     NO_END: "written answers that are cut: no end at the greatest length",
+    OVERLAP: "the text of rows that the expert was trained on, or nearly",
 }
 
 
@@ -36,7 +39,7 @@ def of_data(rows: Iterable[results.Facts]) -> str:
 
 def of_scores(rows: Iterable[results.Facts]) -> str:
     """Returns the letters for the scores of some rows."""
-    return _letters(rows, (TIES, NO_END))
+    return _letters(rows, _OF_SCORES)
 
 
 def beside(name: str, letters: str) -> str:
@@ -77,12 +80,19 @@ def legend(rows: Sequence[results.ResultRow], *, shown: int = 3) -> tuple[str, .
                 f"{letter}: more than {MOST_PERCENT:g} % of the rows of a task have"
                 f" {_MEANINGS[letter]}: {'; '.join(named)}."
             )
+    unknown = {row.expert for row in rows if row.overlap_unknown}
+    if unknown:
+        sentences.append(
+            f"Not compared with their training rows ({OVERLAP}), or with some alone,"
+            f" since these were not at hand: {len(unknown)} of"
+            f" {len({row.expert for row in rows})} candidates."
+        )
     return tuple(sentences)
 
 
 def _named(letter: str, share: float, row: results.ResultRow) -> str:
     phrase = f"{row.task} {text.number(share)} %"
-    if letter in (TIES, NO_END):
+    if letter in _OF_SCORES:
         phrase += f" of {row.expert}"
     if letter == UNDISTINGUISHED and row.undistinguished_reasons:
         reasons = row.undistinguished_reasons.items()

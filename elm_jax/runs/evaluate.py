@@ -25,6 +25,7 @@ from elm_jax.runs import (
     library,
     loaded,
     moved_fields,
+    overlaps,
     queries,
     raced,
     score_tables,
@@ -75,6 +76,7 @@ class Evaluate(Run):
         `decoding_spec.BeamSearch` or `decoding_spec.Sampling`.
       protocol: What rows are to say of it, such as `elm`; refused where it is not
         so. By default they say what is true (`cell_keys.protocol`).
+      overlap: Rows like an expert's training rows: `refuse` over 1 %, `mark`, `ignore`.
       random_seed: Of the choice of rows.
       race: How experts race, `@racing.Racing()`, so that only the best of each ranked
         task are scored on all rows; None scores all of them.
@@ -98,6 +100,7 @@ class Evaluate(Run):
     length_normalized: bool = False
     decoding: decoding_spec.DecodingSpec = decoding_spec.GREEDY
     protocol: str = ""
+    overlap: overlaps.Action = "refuse"
     random_seed: fields.Seed = 42
     race: racing.Racing | None = None
     results_path: paths.Path = "{MODEL_DIR}/results.jsonl"
@@ -112,8 +115,7 @@ class Evaluate(Run):
             raise errors.ConfigError(
                 found=f"strategies {self.strategies} "
                 f"{'with' if self.retrieval else 'without'} a retrieval",
-                expected="a retrieval for strategies that ask a library, and for"
-                " nothing else",
+                expected="a retrieval just for strategies that ask a library",
                 do="Set retrieval = @queries.Queries(), or leave it out",
             )
         former_retrieval.check_data(self.retrieval, self.data)
@@ -187,6 +189,7 @@ class Evaluate(Run):
             decoding=self.decoding,
         )
         asked = list(self._jobs(keys, open_split))
+        asked = overlaps.told(asked, store, data.data_options.cache_dir, self.overlap)
         data_doubts.check(job.of.dataset for job in asked)
         processes.check_same(
             repr([job.cell for job in asked]), what="list of what to score"
@@ -207,14 +210,12 @@ class Evaluate(Run):
         if todo:
             jobs.score(todo, program, keys, store, run_id=self.name)
         if processes.is_main():
-            of_this = {job.cell.key("") for job in asked}
-            own = [row for row in store.rows() if row.key("") in of_this]
-            score_tables.show(naming.told_apart(own))
+            score_tables.show(naming.told_apart(jobs.rows_of(asked, store)))
             print(store.path)  # noqa: T201
 
     def _check_folder(self) -> None:
-        names = self._names()
-        data_folder.check(self.data.data_options(self.place), names, self.splits)
+        folders = self.data.data_options(self.place)
+        data_folder.check(folders, self._names(), self.splits)
 
     def _check_experts(self, data: task_data.OpenedData) -> list[pathlib.Path]:
         """Returns the folders of `experts`, after a look at all that can be scored.
@@ -245,8 +246,7 @@ class Evaluate(Run):
             vocabulary=data.vocabulary,
         )
         every = map(manifest.read_manifest, dict.fromkeys([*named, *listed]))
-        note = expert_checks.describe_lengths(every, self.data.feature_lengths)
-        if note:
+        if note := expert_checks.describe_lengths(every, self.data.feature_lengths):
             print(f"note: {note}")  # noqa: T201
         return named
 

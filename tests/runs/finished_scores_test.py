@@ -212,6 +212,7 @@ SCORES = {
     "length_normalized": (True, ADDS),
     "decoding": (decoding_spec.BeamSearch(num_beams=2), SAME),  # tasks have choices
     "protocol": ("elm", REFUSES),  # which it is not
+    "overlap": ("ignore", SAME),
     "random_seed": (7, ADDS),
     "race": (racing.Racing(), SAME),  # who wins it has the scores that it had before
     "results_path": ("{MODEL_DIR}/other.jsonl", ADDS),
