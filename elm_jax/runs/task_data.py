@@ -1,5 +1,6 @@
 """Where a run's tokens come from: vocabulary, lengths and folders in one value."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +12,11 @@ from elm_jax import errors, fields, paths
 from elm_jax.data import (
     cache,
     packing,
+    rendering,
     serving,
     shapes,
     tasks,
+    templates,
     token_store,
     vocabulary,
 )
@@ -186,6 +189,17 @@ class OpenedData:
                 data_options=self.data_options,
                 progress=Progress(f"cache {task} {split}"),
             )
+
+    def template_text(self, task: str) -> str:
+        """Returns the text of a task's template; "" if it has none, or none is here."""
+        found = tasks.registry.task(task)
+        if isinstance(found, tasks.SeqioTask):
+            return ""
+        with contextlib.suppress(errors.ElmError):  # tokens may be there without it
+            template = rendering.load_template(found, "train", self.data_options)
+            if isinstance(template, templates.Template):
+                return template.jinja
+        return ""
 
     def fingerprint_if_cached(self, task: str, split: str) -> str | None:
         """Returns the fingerprint of a split's rows; None if it is not cached here."""

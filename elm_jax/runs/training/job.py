@@ -18,7 +18,7 @@ from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes
 from elm_jax.runs import task_data, vocabularies
 from elm_jax.runs.loaded import Expert
-from elm_jax.runs.training import kinds, metrics, mixing, options, record
+from elm_jax.runs.training import card, kinds, metrics, mixing, options, record
 from elm_jax.runs.training.shared_model import SharedModel
 from elm_jax.runs.training.spec import ExpertSpec, TrainingSpec
 from elm_jax.training import finite, hooks, loop, profiling, schedules, state, writers
@@ -137,8 +137,11 @@ class Jobs:
             start_step=job.start_step,
             operative_config=self._operative_config,
         )
-        attached = vocabularies.attached(vocabulary) if makes_base else {}
-        return Expert(params, info, attached)
+        if makes_base:
+            return Expert(params, info, vocabularies.attached(vocabulary))
+        templates = {task: self._data.template_text(task) for task in info.tasks}
+        told = card.text(info, templates).encode()
+        return Expert(params, info, {card.FILE_NAME: told})
 
     def _batch_source(self, expert: ExpertSpec) -> batches.BatchSource:
         spec, examples = self._spec, self._examples[expert.name]

@@ -1,0 +1,49 @@
+"""A card tells what a manifest has, and the template, as Markdown."""
+
+import dataclasses
+
+from elm_jax.checkpoints import manifest
+from elm_jax.runs.training import card
+
+INFO = manifest.Manifest(
+    name="kinds",
+    kind="prompt",
+    base_name="small",
+    base_fingerprint="0123456789abcdef",
+    model={"emb_dim": 8},
+    trainable_pattern="_adapter/|_norm/scale$",
+    adapter={"kind": "bottleneck"},
+    tasks=("kinds_what", "kinds_which"),
+    data={"kinds_what": {"num_examples": 600, "fingerprint": "4cd32b740af0f5f5"}},
+    steps=200,
+    seed=7,
+    training={"batch_size": 24, "model": {"emb_dim": 8}, "optimizer": {"b1": 0.9}},
+    metrics={"loss": 0.00230041},
+)
+
+
+def test_a_card_has_base_rows_settings_and_templates():
+    lines = card.text(INFO, {"kinds_what": "What is {{x}}? ||| ```{{y}}```"}).split(
+        "\n"
+    )
+    assert lines[0] == "# kinds"
+    for line in (
+        "| base | small, fingerprint 0123456789abcdef |",
+        "| steps | 200 |",
+        "| seed | 7 |",
+        "| loss at the end | 0.0023 |",
+        "| licence of the data | not known |",
+        "| kinds_what | 600 | 4cd32b740af0f5f5 |",
+        "| kinds_which |  |  |",
+        "| optimizer.b1 | `0.9` |",
+        "````jinja",
+        "What is {{x}}? ||| ```{{y}}```",
+        "kinds_which: none, or not at hand.",
+    ):
+        assert line in lines
+    assert r"| trained parameters | `_adapter/\|_norm/scale$` |" in lines
+
+
+def test_a_card_is_made_of_the_simplest_manifest():
+    least = dataclasses.replace(INFO, data={}, training={}, metrics={}, adapter=None)
+    assert "| adapter | none |" in card.text(least, {})
