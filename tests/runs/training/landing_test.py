@@ -226,7 +226,7 @@ MAY_CHANGE = {
     *("axis_rules", "num_fsdp", "num_model"),  # where it is computed
     *("size", "lanes", "device_memory_gib"),
     *("every_steps", "keep_last", "keep_every_steps", "stop_grace_secs"),
-    *("resume_changed_config", "profile_steps"),
+    *("resume_changed_config", "profile_steps", "trackers", "tracker_project"),
     *("experts_dir", "expert_name", "publish_url", "library_dir"),
 }
 PARTS = (
