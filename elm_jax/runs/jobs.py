@@ -1,7 +1,8 @@
 """What an evaluation scores: each candidate on each task and split, in turn."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent import futures
 from typing import Any, NamedTuple
 
 from elm_jax import errors
@@ -10,8 +11,10 @@ from elm_jax.data import token_store
 from elm_jax.evaluation import result_store, results
 from elm_jax.model import decoding_spec
 from elm_jax.partitioning import processes
+from elm_jax.peft import adapters
 from elm_jax.runs import candidates, cell_keys, loaded, scorer, task_data
 from elm_jax.runs.progress import Progress
+from elm_jax.types import Params
 
 
 class ScoredSplit(NamedTuple):
@@ -138,9 +141,7 @@ def score(
     """
     progress = Progress("score", total=sum(map(len, groups)), unit="cells")
     count = 0
-    for group in groups:
-        whole, adapter = group[0].candidate.load(keys.base)
-        params = program.place(whole)
+    for group, (params, adapter) in _loaded(groups, keys.base, program):
         for job in group:
             where = f"{job.cell.expert} on {job.cell.task} {job.cell.split}"
             with errors.during(f"scoring {where}"):
@@ -163,5 +164,28 @@ def score(
                 )
             count += 1
             progress(count)
+        del params  # the devices' memory is for the next ones
     if processes.is_main():
         store.finish()
+
+
+def _loaded(
+    groups: Sequence[Sequence[Job]], base: loaded.Base, program: scorer.Scorer
+) -> Iterator[tuple[Sequence[Job], tuple[Params, adapters.AdapterSpec | None]]]:
+    """Yields groups with placed parameters; the next are read while these are scored.
+
+    Processes that score together read in turn: all have to be at the same place.
+    """
+    with futures.ThreadPoolExecutor(max_workers=1) as reader:
+        coming = None
+        for place, group in enumerate(groups):
+            load = coming or reader.submit(group[0].candidate.load, base)
+            coming = None
+            whole, adapter = load.result()
+            params = program.place(whole)
+            del whole, load  # so that no third model is held while the next is read
+            if place + 1 < len(groups) and not processes.are_several():
+                following = groups[place + 1][0].candidate
+                coming = reader.submit(following.load, base)
+            yield group, (params, adapter)
+            del params

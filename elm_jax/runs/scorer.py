@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from elm_jax import trees
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
 from elm_jax.evaluation import generation, metrics, rank_classification
@@ -63,6 +64,8 @@ class Scorer:
         decoding: decoding_spec.DecodingSpec = decoding_spec.GREEDY,
     ) -> None:
         self._base, self._data = base, data
+        self._base_leaves = trees.flatten(base.params)
+        self._placed_base: dict[str, jax.Array] = {}
         self._batch_size, self._axis_rules = batch_size, where.axis_rules
         self._length_normalized, self._decoding = length_normalized, decoding
         self._mesh = meshes.make_mesh(
@@ -71,9 +74,20 @@ class Scorer:
         meshes.check_batch_size(batch_size, self._mesh)
 
     def place(self, params: Params) -> Params:
-        """Returns the parameters on the devices, to be scored on several tasks."""
-        placed = meshes.place(params, self._mesh, self._axis_rules)
-        return precision.in_compute_dtype(self._base.config, placed)
+        """Returns the parameters on the devices, to be scored on several tasks.
+
+        Those of the base are placed once for all experts in turn that leave them as
+        they are. An expert that brings all parameters frees their memory.
+        """
+        leaves = trees.flatten(params)
+        of_base = {n for n, leaf in leaves.items() if leaf is self._base_leaves.get(n)}
+        kept = {n: a for n, a in self._placed_base.items() if n in of_base}
+        self._placed_base = kept
+        missing = {n: leaf for n, leaf in leaves.items() if n not in kept}
+        placed = meshes.place(trees.unflatten(missing), self._mesh, self._axis_rules)
+        cast = trees.flatten(precision.in_compute_dtype(self._base.config, placed))
+        self._placed_base = kept | {n: a for n, a in cast.items() if n in of_base}
+        return trees.unflatten(dict(sorted((kept | cast).items())))
 
     def score(
         self,

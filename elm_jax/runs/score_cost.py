@@ -1,0 +1,118 @@
+"""What an evaluation costs, for its plan: cells, operations and hours."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from elm_jax.data import token_store
+from elm_jax.model import config as config_lib
+from elm_jax.model import cost, t5
+from elm_jax.runs.run import Plan
+
+# Operations per second by which hours are told: what an accelerator of 400 TFLOP/s does
+# at 40 %.
+USUAL_FLOPS = 1.6e14
+
+
+class Part(NamedTuple):
+    """A task and split, and how many candidates are scored on it.
+
+    Attributes:
+      dataset: Its tokens; None if they are not cached.
+      num_rows: That are scored.
+      num_cells: Candidates.
+    """
+
+    dataset: token_store.TokenizedDataset | None
+    num_rows: int
+    num_cells: int
+
+
+def cell_flops(
+    shape: config_lib.T5Config, dataset: token_store.TokenizedDataset, num_rows: int
+) -> int:
+    """Returns the operations that it takes to score a model of a shape on some rows.
+
+    Of rows and choices of the mean length, as `cost.forward_flops` counts; padding and
+    adapters are left out. An input is encoded once for all of its choices. Written
+    answers count with the lengths of the right ones.
+
+    Args:
+      shape: Of the model.
+      dataset: The tokens.
+      num_rows: That are scored.
+    """
+    params = t5.param_shapes(t5.T5(shape))
+    inputs = _mean(dataset.columns.inputs.lengths)
+    answers = dataset.columns.targets
+    per_row = 1.0
+    if dataset.has_choices:
+        answers = dataset.columns.choices
+        per_row = len(answers.lengths) / len(dataset)
+
+    def forward(targets_length: int) -> int:
+        batch = cost.BatchShape(
+            batch_size=1, inputs_length=inputs, targets_length=targets_length
+        )
+        return cost.forward_flops(shape, batch, params)
+
+    encoded = forward(0)
+    decoded = forward(_mean(answers.lengths)) - encoded
+    return round(num_rows * (encoded + per_row * decoded))
+
+
+def describe(
+    shape: config_lib.T5Config,
+    parts: Iterable[Part],
+    *,
+    num_shards: int = 1,
+    device_flops: float = USUAL_FLOPS,
+) -> Plan:
+    """Returns the lines of a plan: cells, and what all of them cost.
+
+    Args:
+      shape: Of the base.
+      parts: All tasks and splits.
+      num_shards: Machines that share the work.
+      device_flops: Operations per second of all devices of a machine.
+    """
+    found = list(parts)
+    num_cells = sum(part.num_cells for part in found)
+    cells = f"{num_cells:,}"
+    if num_shards > 1:
+        cells += (
+            f", about {-(-num_cells // num_shards):,} in each of {num_shards} shards"
+        )
+    known = [part for part in found if part.dataset is not None and part.num_cells]
+    total = sum(
+        part.num_cells * cell_flops(shape, part.dataset, part.num_rows)
+        for part in known
+        if part.dataset is not None
+    )
+    secs = total / device_flops
+    told = f"{total:.2g} FLOPs, {_time(secs)} at {device_flops / 1e12:g} TFLOP/s"
+    if num_shards > 1:
+        told += f" ({_time(secs / num_shards)} a shard)"
+    unknown = sum(part.num_cells for part in found if part.dataset is None)
+    if unknown:
+        told += f"; {unknown:,} cells more, whose tokens are not cached"
+    return {
+        "cells": cells,
+        "cost, about": told if known else "unknown before tokens are cached",
+    }
+
+
+def _mean(lengths: np.ndarray) -> int:
+    return round(float(lengths.mean()))
+
+
+def _time(secs: float) -> str:
+    """Returns a time span in hours, or below one hour in seconds.
+
+    >>> _time(0.25), _time(1800), _time(90 * 60)
+    ('less than 1 s', '1800 s', '1.5 hours')
+    """
+    if secs < 1:
+        return "less than 1 s"
+    return f"{secs / 3600:,.1f} hours" if secs >= 3600 else f"{secs:.0f} s"

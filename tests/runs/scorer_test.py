@@ -1,0 +1,95 @@
+"""On the way to the devices: the base once, the next parameters while others score."""
+
+import dataclasses
+import gc
+import threading
+import weakref
+
+import jax
+import numpy as np
+import pytest
+
+from elm_jax import trees
+from elm_jax.runs import candidates, jobs, loaded, placement, scorer
+from tests.runs import scored
+
+
+@pytest.fixture
+def base(tmp_path):
+    scored.save_base(tmp_path)
+    return loaded.Base.load(tmp_path / "base")
+
+
+@pytest.fixture
+def program(base):
+    data = scored.make_data().opened(str)
+    where = placement.Placement()
+    return scorer.Scorer(base, data, batch_size=8, where=where)
+
+
+def changed(base, pattern):
+    """Returns the base's parameters with some of them doubled."""
+    own, _ = trees.split(base.params, pattern)
+    return trees.replace(base.params, jax.tree.map(lambda leaf: 2 * leaf, own))
+
+
+def test_what_an_expert_leaves_as_it_is_is_placed_once(base, program):
+    first = trees.flatten(program.place(base.params))
+    second = trees.flatten(program.place(changed(base, ".*norm.*")))
+    norms = {name for name in first if "norm" in name}
+    assert norms
+    assert {name for name in first if second[name] is not first[name]} == norms
+    for name in norms:
+        np.testing.assert_array_equal(second[name], 2 * first[name])
+
+
+def test_placed_parameters_are_those_that_were_given(base, program):
+    for params in (base.params, changed(base, ".*mlp.*"), changed(base, ".*norm.*")):
+        given, placed = trees.flatten(params), trees.flatten(program.place(params))
+        assert given.keys() == placed.keys()
+        for name, leaf in given.items():
+            np.testing.assert_array_equal(placed[name], leaf)
+
+
+def test_an_expert_with_all_parameters_frees_the_memory_of_the_base(base, program):
+    placed = trees.flatten(program.place(base.params))
+    kept = [weakref.ref(leaf) for leaf in placed.values()]
+    del placed
+    program.place(changed(base, ".*norm.*"))
+    assert any(leaf() is not None for leaf in kept)
+    program.place(changed(base, ".*"))
+    gc.collect()
+    assert all(leaf() is None for leaf in kept)
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched(candidates.Candidate):
+    """A candidate that tells when it is loaded."""
+
+    is_loaded: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+    def load(self, base):
+        self.is_loaded.set()
+        return super().load(base)
+
+
+def test_the_next_parameters_are_read_while_others_are_scored(base, program):
+    first, second, third = (Watched(name) for name in ("first", "second", "third"))
+    groups = [[jobs.Job(one, None, None)] for one in (first, second, third)]
+    loading = jobs._loaded(groups, base, program)
+    assert next(loading)[0] == groups[0]
+    assert second.is_loaded.wait(timeout=60)
+    assert not third.is_loaded.is_set()  # one at a time
+    assert [group for group, _ in loading] == groups[1:]
+
+
+def test_an_expert_that_cannot_be_read_fails_in_its_turn(base, program):
+    class Broken(Watched):
+        def load(self, base):
+            raise ValueError("is broken")
+
+    groups = [[jobs.Job(one, None, None)] for one in (Watched("good"), Broken("bad"))]
+    loading = jobs._loaded(groups, base, program)
+    assert next(loading)[0] == groups[0]
+    with pytest.raises(ValueError, match="is broken"):
+        next(loading)
