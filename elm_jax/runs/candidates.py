@@ -14,7 +14,7 @@ from elm_jax.evaluation import naming
 from elm_jax.merging import averages
 from elm_jax.merging.method import MergeMethod
 from elm_jax.peft import adapters
-from elm_jax.runs import loaded, merged_params
+from elm_jax.runs import loaded, merged_params, shards
 from elm_jax.types import Params
 
 
@@ -148,3 +148,12 @@ def of_experts(
         naming.check_is_no_label(info.name, info.kind, folder, labels=labels)
         found.append(Candidate(info.name, (folder,), info.kind, strategy="expert"))
     return found
+
+
+def of_shard(
+    pairs: Sequence[tuple[Candidate, list[str]]], shard: shards.Shard
+) -> list[tuple[Candidate, list[str]]]:
+    """Returns a shard's candidates with their tasks; equal parameters stay together."""
+    names = [candidate.origin_text for candidate, _ in pairs]
+    own = set(shard.choose(set(names)))
+    return [pair for pair, name in zip(pairs, names, strict=True) if name in own]

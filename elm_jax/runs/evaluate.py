@@ -1,16 +1,17 @@
 """elm_eval: base, experts, retrieved and merged experts on tasks, as result rows."""
 
+import collections
 import dataclasses
 import functools
+import itertools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
-from elm_jax import errors, fields, paths
+from elm_jax import fields, paths
 from elm_jax.checkpoints import manifest
 from elm_jax.data import tasks as task_registry
 from elm_jax.evaluation import naming, racing, result_store
-from elm_jax.library import sampling
 from elm_jax.model import decoding_spec
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes
@@ -28,6 +29,7 @@ from elm_jax.runs import (
     overlaps,
     queries,
     raced,
+    score_cost,
     score_tables,
     scored_rows,
     scorer,
@@ -39,8 +41,6 @@ from elm_jax.runs import (
 from elm_jax.runs.placement import MOVED, Placement, choose_devices
 from elm_jax.runs.run import Plan, Run
 from elm_jax.runs.strategy import LibraryStrategy, Strategy
-
-CandidateTasks = tuple[candidates.Candidate, list[str]]
 
 
 @moved_fields.takes_old_names(MOVED)
@@ -58,12 +58,10 @@ class Evaluate(Run):
       data: Vocabulary, lengths and folders of the tasks' tokens.
       initial_checkpoint_path: Folder of the base.
       experts: Folders of experts, or shell patterns, each scored under its name.
-      strategies: Ways to come to parameters for each task, such as
-        `@strategies.MergeTopK()`; or their names: `base`, `retrieved` (the expert that
-        a library gives for a task), `merged_top3` (the uniform merge of the three with
-        most votes), and the controls `merged_all` and `random_weights`.
-      shard: `i/n` scores part i, from 0, of the candidates dealt out to n machines,
-        into the one result file; "" scores all.
+      strategies: Ways to come to parameters for each task, `@strategies.MergeTopK()`
+        or names: `base`, `retrieved`, `merged_top3` (of the three with most votes), and
+        the controls `merged_all` and `random_weights`.
+      shard: `i/n` scores part i, from 0, of the candidates of n machines; "" all.
       own_tasks: Whether each expert is scored on the tasks it was trained on.
       retrieval: How a library is asked, `@queries.Queries()`; needed by strategies
         that ask one. `@library.Retrieve()`, as up to release 0.3, is still read.
@@ -78,8 +76,8 @@ class Evaluate(Run):
         so. By default they say what is true (`cell_keys.protocol`).
       overlap: Rows like an expert's training rows: `refuse` over 1 %, `mark`, `ignore`.
       random_seed: Of the choice of rows.
-      race: How experts race, `@racing.Racing()`, so that only the best of each ranked
-        task are scored on all rows; None scores all of them.
+      race: How experts race, `@racing.Racing()`: only the best get all rows; or None.
+      device_flops: Operations per second, for the hours that a plan tells.
       results_path: JSON lines.
     """
 
@@ -103,6 +101,7 @@ class Evaluate(Run):
     overlap: overlaps.Action = "refuse"
     random_seed: fields.Seed = 42
     race: racing.Racing | None = None
+    device_flops: fields.Positive = score_cost.USUAL_FLOPS
     results_path: paths.Path = "{MODEL_DIR}/results.jsonl"
 
     def check(self) -> None:
@@ -110,14 +109,7 @@ class Evaluate(Run):
         shards.parse(self.shard)
         if self.race and self.shard:
             fields.refuse(self, {"shard": "'' in a race, which needs all experts"})
-        asking = [one for one in self._strategies() if one.needs_library]
-        if bool(asking) != (self.retrieval is not None):
-            raise errors.ConfigError(
-                found=f"strategies {self.strategies} "
-                f"{'with' if self.retrieval else 'without'} a retrieval",
-                expected="a retrieval just for strategies that ask a library",
-                do="Set retrieval = @queries.Queries(), or leave it out",
-            )
+        strategies.check_is_asked(self._strategies(), self.retrieval)
         former_retrieval.check_data(self.retrieval, self.data)
 
     def _strategies(self) -> tuple[Strategy, ...]:
@@ -134,7 +126,8 @@ class Evaluate(Run):
         meshes.check_batch_size(self.batch_size, devices.mesh)
         data = self.data.opened(self.place)
         found = self._check_experts(data)
-        names = self._names()
+        names, parts = self._names(), [*self._parts(data, found)]
+        num_rows = {p.task: p.num_rows for p in parts if p.split == self.splits[-1]}
         return {
             "strategies": ", ".join(map(str, self.strategies)),
             "experts": f"{len(found)}: {', '.join(folder.name for folder in found)}",
@@ -145,18 +138,32 @@ class Evaluate(Run):
             "splits": ", ".join(self.splits),
             "decoding": self.decoding,
             "smallest difference": least_difference.of_tasks(
-                names, self.splits[-1], lambda task: self._num_rows(data, task)
+                names, self.splits[-1], num_rows.__getitem__
+            ),
+            **score_cost.describe(
+                self.path(self.initial_checkpoint_path),
+                parts,
+                num_shards=shards.parse(self.shard).count,
+                device_flops=self.device_flops,
             ),
             "devices": devices,
             "files": self.path(self.results_path),
         }
 
-    def _num_rows(self, data: task_data.OpenedData, task: str) -> int:
-        """Returns how many rows would be scored, at most; 0 if nobody knows."""
-        known = data.num_rows_if_cached(task, self.splits[-1])
-        if known is None:
-            return self.max_examples
-        return len(self._rows(known, self.splits[-1]))
+    def _parts(
+        self, data: task_data.OpenedData, experts: Sequence[pathlib.Path]
+    ) -> Iterator[score_cost.Part]:
+        """Yields what would be scored on each task and split."""
+        names = self._names()
+        count = collections.Counter(dict.fromkeys(names, len(self.strategies)))
+        for folder in experts:
+            own = manifest.read_manifest(folder).tasks
+            count.update(own if self.own_tasks else names)
+        for task, split in itertools.product(count, self.splits):
+            dataset, rows = data.open_if_cached(task, split), self.max_examples
+            if dataset is not None:
+                rows = len(self._rows(len(dataset), split))
+            yield score_cost.Part(task, split, dataset, rows, count[task])
 
     def run(self) -> None:
         """Scores what the result file lacks, and prints the scores of this run.
@@ -221,9 +228,8 @@ class Evaluate(Run):
         """Returns the folders of `experts`, after a look at all that can be scored.
 
         Raises:
-          ElmError: An expert, also of the library, does not fit base, model or
-            vocabulary; the library's are not those that it lists; or retrieval is for
-            other tasks.
+          ElmError: An expert, also of the library, does not fit; the library's are not
+            those that it lists; or retrieval is for other tasks.
         """
         named, found = self._experts(), self._strategies()
         candidates.of_experts(named, labels=self._labels())
@@ -240,13 +246,11 @@ class Evaluate(Run):
             expert_checks.check_alike([*map(manifest.read_manifest, listed)])
         for given, _ in strategies.without_library(found, self._names(), self.path):
             listed += given.folders
-        expert_checks.check(
-            dict.fromkeys([*named, *listed]),
-            base_dir=self.path(self.initial_checkpoint_path),
-            vocabulary=data.vocabulary,
-        )
-        every = map(manifest.read_manifest, dict.fromkeys([*named, *listed]))
-        if note := expert_checks.describe_lengths(every, self.data.feature_lengths):
+        every = [*dict.fromkeys([*named, *listed])]
+        base_dir = self.path(self.initial_checkpoint_path)
+        expert_checks.check(every, base_dir=base_dir, vocabulary=data.vocabulary)
+        infos = map(manifest.read_manifest, every)
+        if note := expert_checks.describe_lengths(infos, self.data.feature_lengths):
             print(f"note: {note}")  # noqa: T201
         return named
 
@@ -262,12 +266,13 @@ class Evaluate(Run):
 
     def _rows(self, num_rows: int, split: str) -> list[int]:
         """Returns the rows to score: none of them a query, all of them if allowed."""
-        asks_here = self.retrieval is not None and self.retrieval.split == split
-        num_queries = self.retrieval.num_queries if self.retrieval and asks_here else 0
-        seed = self.retrieval.random_seed if self.retrieval else self.random_seed
-        parts = sampling.divide_rows(num_rows, seed=seed, num_queries=num_queries)
-        chosen = parts.evaluation[: self.max_examples or None]
-        return sorted(chosen.tolist())
+        return scored_rows.choose(
+            num_rows,
+            split=split,
+            asked=self.retrieval,
+            seed=self.random_seed,
+            most=self.max_examples,
+        )
 
     def _jobs(
         self, keys: jobs.Keys, open_split: Callable[[str, str], jobs.ScoredSplit]
@@ -287,14 +292,9 @@ class Evaluate(Run):
                 base_path=self.initial_checkpoint_path,
             )
             pairs += strategies.from_library(found, questions, self.path)
-        for candidate, tasks in self._own(pairs):
+        shard = shards.parse(self.shard)
+        for candidate, tasks in candidates.of_shard(pairs, shard):
             for task in tasks:
                 for split in self.splits:
                     opened = open_split(task, split)
                     yield jobs.Job(candidate, keys.cell(candidate, opened), opened)
-
-    def _own(self, pairs: list[CandidateTasks]) -> list[CandidateTasks]:
-        """Returns this shard's candidates; the same parameters stay together."""
-        names = [candidate.origin_text for candidate, _ in pairs]
-        own = set(shards.parse(self.shard).choose(set(names)))
-        return [pair for pair, name in zip(pairs, names, strict=True) if name in own]

@@ -1,5 +1,6 @@
 """What an evaluation costs, for its plan: cells, operations and hours."""
 
+import pathlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 from elm_jax.data import token_store
 from elm_jax.model import config as config_lib
 from elm_jax.model import cost, t5
+from elm_jax.runs import bases
 from elm_jax.runs.run import Plan
 
 # Operations per second by which hours are told: what an accelerator of 400 TFLOP/s does
@@ -19,11 +21,15 @@ class Part(NamedTuple):
     """A task and split, and how many candidates are scored on it.
 
     Attributes:
+      task: Its name.
+      split: Likewise.
       dataset: Its tokens; None if they are not cached.
-      num_rows: That are scored.
+      num_rows: That are scored; 0 if nobody knows.
       num_cells: Candidates.
     """
 
+    task: str
+    split: str
     dataset: token_store.TokenizedDataset | None
     num_rows: int
     num_cells: int
@@ -63,7 +69,7 @@ def cell_flops(
 
 
 def describe(
-    shape: config_lib.T5Config,
+    base_dir: pathlib.Path,
     parts: Iterable[Part],
     *,
     num_shards: int = 1,
@@ -72,12 +78,13 @@ def describe(
     """Returns the lines of a plan: cells, and what all of them cost.
 
     Args:
-      shape: Of the base.
+      base_dir: Folder of the base, whose shape counts.
       parts: All tasks and splits.
       num_shards: Machines that share the work.
       device_flops: Operations per second of all devices of a machine.
     """
     found = list(parts)
+    shape = bases.model_config(bases.read_manifest(base_dir))
     num_cells = sum(part.num_cells for part in found)
     cells = f"{num_cells:,}"
     if num_shards > 1:

@@ -7,7 +7,28 @@ from collections.abc import Sequence
 from elm_jax import errors
 from elm_jax.data import choices, token_store, vocabulary
 from elm_jax.evaluation import answers, results
+from elm_jax.library import sampling
+from elm_jax.runs import queries
 from elm_jax.types import EOS_ID
+
+
+def choose(
+    num_rows: int, *, split: str, asked: queries.Queries | None, seed: int, most: int
+) -> list[int]:
+    """Returns the rows to score: none of them a query, all of them if allowed.
+
+    Args:
+      num_rows: Of the split.
+      split: Its name.
+      asked: How a library is asked; None if none is.
+      seed: Of the choice; where a library is asked, its own counts.
+      most: Rows at most; 0 for all.
+    """
+    num_queries = asked.num_queries if asked and asked.split == split else 0
+    parts = sampling.divide_rows(
+        num_rows, seed=asked.random_seed if asked else seed, num_queries=num_queries
+    )
+    return sorted(parts.evaluation[: most or None].tolist())
 
 
 def facts(

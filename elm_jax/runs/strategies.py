@@ -270,3 +270,14 @@ def from_library(
         for strategy in strategies:
             if strategy.needs_library:
                 yield strategy.choose(target), [question.task]
+
+
+def check_is_asked(found: Sequence[Strategy], asked: queries.Queries | None) -> None:
+    """Raises ConfigError unless a library is asked just where a strategy needs it."""
+    if any(strategy.needs_library for strategy in found) == (asked is not None):
+        return
+    raise errors.ConfigError(
+        found=f"strategies {found} {'with' if asked else 'without'} a retrieval",
+        expected="a retrieval just for strategies that ask a library",
+        do="Set retrieval = @queries.Queries(), or leave it out",
+    )

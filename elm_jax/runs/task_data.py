@@ -203,17 +203,18 @@ class OpenedData:
 
     def fingerprint_if_cached(self, task: str, split: str) -> str | None:
         """Returns the fingerprint of a split's rows; None if it is not cached here."""
-        found = self._open_if_cached(task, split)
+        found = self.open_if_cached(task, split)
         return None if found is None else found.fingerprint
 
     def num_rows_if_cached(self, task: str, split: str) -> int | None:
         """Returns the number of a split's rows; None if it is not cached here."""
-        found = self._open_if_cached(task, split)
+        found = self.open_if_cached(task, split)
         return None if found is None else len(found)
 
-    def _open_if_cached(
+    def open_if_cached(
         self, task: str, split: str
     ) -> token_store.TokenizedDataset | None:
+        """Returns a task's split as tokens; None if it is not cached here."""
         try:
             build = cache.planned(
                 task,

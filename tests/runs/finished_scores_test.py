@@ -215,6 +215,7 @@ SCORES = {
     "overlap": ("ignore", SAME),
     "random_seed": (7, ADDS),
     "race": (racing.Racing(), SAME),  # who wins it has the scores that it had before
+    "device_flops": (1e12, SAME),
     "results_path": ("{MODEL_DIR}/other.jsonl", ADDS),
 }
 

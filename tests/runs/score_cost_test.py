@@ -28,6 +28,12 @@ class Tokens:
         return self._num_rows
 
 
+@pytest.fixture
+def base_dir(tmp_path):
+    scored.save_base(tmp_path)
+    return tmp_path / "base"
+
+
 def forward(inputs, targets):
     batch = cost.BatchShape(batch_size=1, inputs_length=inputs, targets_length=targets)
     return cost.forward_flops(SHAPE, batch, t5.param_shapes(t5.T5(SHAPE)))
@@ -50,11 +56,14 @@ def test_a_written_answer_costs_a_forward_pass_of_its_length():
     assert score_cost.cell_flops(SHAPE, Tokens(4, 10, 7), 4) == 4 * forward(10, 7)
 
 
-def test_a_plan_tells_cells_hours_and_shards():
+def test_a_plan_tells_cells_hours_and_shards(base_dir):
     dataset = Tokens(5, 10, 3, choices=(3,))
-    parts = [score_cost.Part(dataset, 5, 30), score_cost.Part(None, 0, 10)]
+    parts = [
+        score_cost.Part("dream", "test", dataset, 5, 30),
+        score_cost.Part("wiki", "test", None, 0, 10),
+    ]
     flops = 30 * 5 * forward(10, 3)
-    plan = score_cost.describe(SHAPE, parts, num_shards=4, device_flops=flops / 7200)
+    plan = score_cost.describe(base_dir, parts, num_shards=4, device_flops=flops / 7200)
     assert plan["cells"] == "40, about 10 in each of 4 shards"
     told = plan["cost, about"]
     assert told.startswith(f"{flops:.2g} FLOPs, 2.0 hours at")
@@ -62,8 +71,8 @@ def test_a_plan_tells_cells_hours_and_shards():
     assert told.endswith("10 cells more, whose tokens are not cached")
 
 
-def test_without_tokens_the_cost_is_unknown():
-    plan = score_cost.describe(SHAPE, [score_cost.Part(None, 0, 10)])
+def test_without_tokens_the_cost_is_unknown(base_dir):
+    plan = score_cost.describe(base_dir, [score_cost.Part("wiki", "test", None, 0, 10)])
     assert plan["cost, about"] == "unknown before tokens are cached"
 
 
