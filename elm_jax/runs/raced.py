@@ -12,7 +12,7 @@ from elm_jax import errors
 from elm_jax.evaluation import racing, result_store
 from elm_jax.partitioning import processes
 from elm_jax.reporting import terminal, text
-from elm_jax.runs import jobs, scored_rows, scorer
+from elm_jax.runs import jobs, scorer
 
 _METRIC = "accuracy"  # of ranked tasks; in result files from 0 to 100
 
@@ -42,13 +42,17 @@ class _TaskRace:
         is_here = _may_race(job) and _place(job) == _place(self.left[0])
         return is_here and job not in self.left
 
-    def sample(self, place: int, keys: jobs.Keys) -> jobs.ScoredSplit:
-        """Returns the rows that a round adds."""
+    def jobs_of_round(self, place: int, keys: jobs.Keys) -> list[jobs.Job]:
+        """Returns the jobs of a round: who is left, on the rows that it adds."""
         begin = self.ends[place - 1] if place else 0
         rows = sorted(self.order[begin : self.ends[place]].tolist())
-        dataset = self.left[0].of.dataset
-        known = scored_rows.facts(dataset, rows, keys.data.vocabulary)
-        return jobs.ScoredSplit(dataset, rows, known)
+        found = []
+        for job in self.left:
+            # With the facts of all rows: in few rows, all choices may be alike.
+            sample = job.of._replace(rows=rows)
+            cell = keys.cell(job.candidate, sample)
+            found.append(jobs.Job(job.candidate, cell, sample))
+        return found
 
     def drop(self, added: np.ndarray, race: racing.Racing) -> None:
         """Takes the values of a round, float [left, rows], and drops who has lost."""
@@ -72,9 +76,10 @@ def staying(
 ) -> list[jobs.Job]:
     """Returns the jobs that are scored on all rows, and prints what races saved.
 
-    Experts race on each ranked task and split; other candidates and tasks do not, and
-    all their jobs are returned. Scores of the rounds are kept beside the result file,
-    in one that ends with `.race.jsonl`, so that a race that was stopped goes on.
+    Single experts race on each ranked task and split; other candidates, such as the
+    multitask model and merges, and other tasks do not: all their jobs are returned.
+    Scores of the rounds are kept beside the result file, in one that ends with
+    `.race.jsonl`, so that a race that was stopped goes on.
 
     Args:
       race: How they race.
@@ -97,15 +102,7 @@ def staying(
     races = _races(race, asked, seed=keys.seed)
     for place in range(max((len(one.ends) for one in races), default=0)):
         running = [one for one in races if len(one.ends) > place]
-        rounds = []
-        for one in running:
-            sample = one.sample(place, keys)
-            rounds.append(
-                [
-                    jobs.Job(job.candidate, keys.cell(job.candidate, sample), sample)
-                    for job in one.left
-                ]
-            )
+        rounds = [one.jobs_of_round(place, keys) for one in running]
         todo = jobs.unscored([job for own in rounds for job in own], early)
         jobs.score(todo, program, keys, early, run_id=run_id)
         rows = {row.key(_METRIC): row for row in early.rows() if row.metric == _METRIC}
@@ -137,7 +134,14 @@ def _races(
 
 
 def _may_race(job: jobs.Job) -> bool:
-    return job.candidate.strategy == "expert" and job.of.dataset.has_choices
+    """Returns whether a job is of a single expert, on a task with choices.
+
+    Others are what experts are compared with: in a race they would be dropped, or drop
+    the best expert.
+    """
+    is_expert = job.candidate.strategy == "expert"
+    is_single = job.candidate.kind not in ("multitask", "merged", "selection")
+    return is_expert and is_single and job.of.dataset.has_choices
 
 
 def _place(job: jobs.Job) -> tuple[str, str]:

@@ -16,18 +16,22 @@ RACE = racing.Racing(first_rows=16)
 
 
 def save_experts(folder):
-    base = manifest.read_manifest(folder / "base")
     for seed, name in enumerate(NAMES, 1):
-        params = t5.init_params(t5.T5(scored.SHAPE), seed=seed)
-        info = dataclasses.replace(
-            base,
-            name=name,
-            kind="dataset",
-            base_fingerprint=base.base_fingerprint,
-            tasks=("plain_ask",),
-            steps=1,
-        )
-        experts.save_expert(folder / "experts" / name, params, info)
+        save_expert(folder / "experts" / name, seed=seed)
+
+
+def save_expert(folder, *, seed, kind="dataset"):
+    base = manifest.read_manifest(folder.parents[1] / "base")
+    params = t5.init_params(t5.T5(scored.SHAPE), seed=seed)
+    info = dataclasses.replace(
+        base,
+        name=folder.name,
+        kind=kind,
+        base_fingerprint=base.base_fingerprint,
+        tasks=("plain_ask",),
+        steps=1,
+    )
+    experts.save_expert(folder, params, info)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,9 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         rows = [(f"Row {i} ?", ("dog", "cat"), "dog") for i in range(64)]
         patch.setitem(scored.ROWS, "plain", rows)
+        # Nearly all choices are alike in this vocabulary: "<" and ">" are unknown.
+        doubtful = [(f"{i} ?", ("<", ">"), "<") for i in range(63)]
+        patch.setitem(scored.ROWS, "alike", [*doubtful, ("Row ?", ("yes", "no"), "no")])
         with scored.registered():
             scored.save_base(found)
             save_experts(found)
@@ -111,6 +118,26 @@ def test_tasks_whose_answers_are_written_and_lone_experts_do_not_race(folder):
     one = (f"{{MODEL_DIR}}/experts/{NAMES[0]}",)
     run(folder, race=RACE, experts=one, results_path="{MODEL_DIR}/one.jsonl")
     assert accuracies(folder / "one.jsonl").keys() == {"base", NAMES[0]}
+
+
+def test_a_round_may_have_only_rows_whose_choices_are_alike(folder):
+    run(folder, "alike", race=RACE, results_path="{MODEL_DIR}/alike.jsonl")
+    assert accuracies(folder / "alike.jsonl").keys() == {"base", *NAMES}
+
+
+def test_what_experts_are_compared_with_does_not_race(folder):
+    everyone = accuracies(folder / "all.jsonl")
+    best, *_, worst = sorted(NAMES, key=lambda name: -everyone[name])
+    for name, like, kind in (
+        ("all_prompts", worst, "multitask"),
+        ("m", best, "merged"),
+    ):
+        save_expert(folder / "others" / name, seed=1 + NAMES.index(like), kind=kind)
+    both = ("{MODEL_DIR}/experts/*", "{MODEL_DIR}/others/*")
+    run(folder, race=RACE, experts=both, results_path="{MODEL_DIR}/both.jsonl")
+    raced = accuracies(folder / "both.jsonl")
+    alone = accuracies(folder / "raced.jsonl")
+    assert raced.keys() == {*alone, "all_prompts", "m"}
 
 
 def test_a_race_of_a_shard_is_refused(folder):
