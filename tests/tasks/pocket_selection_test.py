@@ -1,8 +1,13 @@
 import dataclasses
 import itertools
+import pathlib
 
 from elm_jax.data import tasks
+from elm_jax.evaluation import overlap
+from elm_jax.reporting import marks
 from tasks import pocket, pocket_selection
+
+_ROOT = pathlib.Path(pocket.__file__).parents[1]
 
 
 def test_what_trains_is_what_chooses_and_nothing_that_is_reported():
@@ -29,3 +34,21 @@ def test_rows_that_choose_are_others_than_those_that_are_reported():
         )
         assert one
         assert not {*one} & {*other}
+
+
+def test_its_commands_mark_rows_like_those_that_it_was_trained_on():
+    trained, scored = (
+        overlap.Texts.of(inputs(split)) for split in ("validation", "test")
+    )
+    (places,) = overlap.Search([scored]).rows_in(trained)
+    assert overlap.share(range(len(scored)), [places]) > marks.MOST_PERCENT
+    for path in ("gin/pocket/selection.gin", "elm_jax/evaluation/README.md"):
+        _, _, after = (_ROOT / path).read_text().partition('"{MODEL_DIR}/selection"')
+        assert "Evaluate.overlap='\"mark\"'" in after[:100]
+
+
+def inputs(split):
+    task = tasks.registry.task("pocket_endings_go_on")
+    template = task.template.load("")
+    for seed, row in enumerate(task.source.rows(split, data_dir="")):
+        yield template.render(row, seed=seed).inputs
