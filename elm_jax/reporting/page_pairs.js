@@ -103,7 +103,11 @@ function compareModels(data, one, other) {
 /** Returns a number to one decimal with a true minus sign, as the tables have it. */
 function shownNumber(value, isSigned = false) {
   if (value === null || Number.isNaN(value)) return "–";
-  const text = Math.abs(value).toFixed(1);
+  const size = Math.abs(value);
+  // Halves go to the even digit, as in Python: 12.25 is 12.2, and toFixed makes it 12.3.
+  const isHalf = (4 * size) % 2 === 1;
+  const tenths = Math.floor(10 * size);
+  const text = (isHalf ? (tenths + (tenths % 2)) / 10 : size).toFixed(1);
   if (text === "0.0") return isSigned ? "+0.0" : text;
   return `${value < 0 ? "−" : isSigned ? "+" : ""}${text}`;
 }

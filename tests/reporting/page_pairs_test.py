@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from elm_jax.evaluation import comparisons, estimates, statistics
-from elm_jax.reporting import page, pairs, report
+from elm_jax.reporting import page, pairs, report, text
 from tests.reporting import browser
 
 pytestmark = browser.needed
@@ -163,6 +163,15 @@ def test_packed_answers_are_unpacked_in_the_browser_as_they_were(opened):
             column.values.tolist() for _, column in sorted(models[label].items())
         ]
         assert found == expected
+
+
+def test_numbers_are_rounded_as_those_of_the_tables(opened):
+    rng = np.random.default_rng(11)
+    tab = opened(made({"one": draw(rng, 0.6), "other": draw(rng, 0.5)}))
+    # Of 400 rows, each fourth mean lies half way between two tenths, such as 12.25.
+    values = [*np.arange(-400, 401) / 4, *(100 * np.arange(1, 300) / 300)]
+    shown = tab.run(f"{[float(v) for v in values]}.map((one) => shownNumber(one))")
+    assert shown == [text.number(float(value)) for value in values]
 
 
 def test_of_many_different_scores_two_decimals_are_kept(opened):
