@@ -45,9 +45,12 @@ class _Drawing:
     """A map's columns, with what all its cells are compared with."""
 
     def __init__(
-        self, shown: report.HeatMap, links: Mapping[tuple[str, str], str]
+        self,
+        shown: report.HeatMap,
+        links: Mapping[tuple[str, str], str],
+        cards: Mapping[str, str],
     ) -> None:
-        self.map, self.links = shown, links
+        self.map, self.links, self.cards = shown, links, cards
         self.letters = shown.mean_letters()
         self.columns = list(_columns(shown))
         self.tasks = [self._tasks(column) for column in self.columns]
@@ -103,7 +106,7 @@ class _Drawing:
                 inside += '<span class="mark" title="retrieved">◆</span>'
             named = f' class="{" ".join(classes)}"' if classes else ""
             cells.append(f"<td{named}>{inside}</td>")
-        return _row(name, cells)
+        return _row(name, cells, card=self.cards.get(name, ""))
 
     def reference(
         self, name: str, values: Sequence[float | None], kind: str = "reference"
@@ -113,7 +116,7 @@ class _Drawing:
         for j, value in enumerate(values):
             named = ' class="start"' if self.columns[j].is_start else ""
             cells.append(f"<td{named}>{self._inside(name, j, value)}</td>")
-        return _row(name, cells, kind)
+        return _row(name, cells, kind, self.cards.get(name, ""))
 
     def _is_compared(self, name: str, j: int) -> bool:
         """Returns whether a cell has a colour: all but the mean over all, and parts."""
@@ -144,15 +147,18 @@ class _Drawing:
 
 
 def draw(
-    shown: report.HeatMap, links: Mapping[tuple[str, str], str] | None = None
+    shown: report.HeatMap,
+    links: Mapping[tuple[str, str], str] | None = None,
+    cards: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Returns what the template prints of a map.
 
     Args:
       shown: The map.
       links: Where examples of (label, task) are shown.
+      cards: Where an expert's card is, by its name.
     """
-    drawing = _Drawing(shown, links or {})
+    drawing = _Drawing(shown, links or {}, cards or {})
     columns = drawing.columns
     has_base = any(value is not None for value in shown.baseline)
     pinned = [drawing.reference("base", drawing.values(shown.baseline))] * has_base
@@ -224,10 +230,13 @@ def _columns(shown: report.HeatMap) -> Iterator[_Column]:
             yield _Column(name, j, title, letters, len(prompts) == 1)
 
 
-def _row(name: str, cells: Sequence[str], kind: str = "") -> markupsafe.Markup:
+def _row(
+    name: str, cells: Sequence[str], kind: str = "", card: str = ""
+) -> markupsafe.Markup:
     shown = markupsafe.escape(text.plain(name))
     named = f' class="{kind}"' if kind else ""
-    head = f'<th scope="row" title="{shown}">{shown}</th>'
+    inside = f'<a href="{markupsafe.escape(card)}">{shown}</a>' if card else shown
+    head = f'<th scope="row" title="{shown}">{inside}</th>'
     return markupsafe.Markup(f"<tr{named}>{head}{''.join(cells)}</tr>")  # noqa: S704
 
 

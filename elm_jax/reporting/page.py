@@ -34,7 +34,10 @@ def render(shown: report.Report) -> str:
         headline=shown.headline and _headline(shown.headline),
         figures=[tables.figures(part) for part in shown.figures],
         dots=shown.headline and _dots(shown.headline),
-        heat_maps=[heat_maps.draw(part, shown.examples) for part in shown.heat_maps],
+        heat_maps=[
+            heat_maps.draw(part, shown.examples, shown.cards)
+            for part in shown.heat_maps
+        ],
         pairs=shown.pairs and pairs.draw(shown.pairs),
         votes=[_votes(part) for part in shown.votes],
         curves=[_curve(part) for part in shown.curves],

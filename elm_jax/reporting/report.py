@@ -204,6 +204,7 @@ class Report:
       heat_maps: Experts x tasks, such as one for unseen and one for trained tasks.
       pairs: Models of which a reader of the page may compare any two.
       examples: Where examples are shown, by (label, task), seen from the page.
+      cards: Where an expert's card is, by its name, seen from the page.
       votes: Retrieval votes by task.
       curves: Learning curves.
       details: Facts about the run, as (name, value).
@@ -218,6 +219,7 @@ class Report:
     heat_maps: tuple[HeatMap, ...] = ()
     pairs: Pairs | None = None
     examples: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
+    cards: Mapping[str, str] = dataclasses.field(default_factory=dict)
     votes: tuple[Votes, ...] = ()
     curves: tuple[Curve, ...] = ()
     details: tuple[tuple[str, str], ...] = ()

@@ -249,7 +249,7 @@ def to_markdown(table: TextTable) -> str:
     |---|---:|
     | a | 1.0 |
     """
-    lines = [f"**{_escape(table.title)}**", "", _line(map(_escape, table.header))]
+    lines = [f"**{escape(table.title)}**", "", _line(map(escape, table.header))]
     lines.append("|---|" + "---:|" * (len(table.header) - 1))
     for i, row in enumerate(table.rows):
         cells = (
@@ -257,16 +257,20 @@ def to_markdown(table: TextTable) -> str:
         )
         lines.append(_line(cells))
     for note in table.notes:
-        lines += ["", _escape(note)]
+        lines += ["", escape(note)]
     return "\n".join(lines)
 
 
 def markdown(shown: report.Report) -> str:
     """Returns the whole report, without its curves, as Markdown."""
-    parts = [f"# {_escape(shown.title)}", _escape(shown.summary)]
-    parts += ["\n".join(f"- {_escape(line)}" for line in claim_lines(shown.claims))]
+    parts = [f"# {escape(shown.title)}", escape(shown.summary)]
+    parts += ["\n".join(f"- {escape(line)}" for line in claim_lines(shown.claims))]
     parts += [to_markdown(table) for table in all_tables(shown)]
-    parts += ["\n".join(f"- {_escape(note)}" for note in shown.notes)]
+    parts += ["\n".join(f"- {escape(note)}" for note in shown.notes)]
+    if shown.cards:
+        links = shown.cards.items()
+        parts.append("**Cards of experts**")
+        parts.append("\n".join(f"- [{escape(name)}]({own})" for name, own in links))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -295,11 +299,11 @@ def _rich_cell(cell: str, is_strong: bool) -> Text:
 
 
 def _markdown_cell(cell: str, is_strong: bool) -> str:
-    first, *more = map(_escape, cell.split("\n"))
+    first, *more = map(escape, cell.split("\n"))
     first = f"**{first}**" if is_strong else first
     return " ".join([first, *(f"({line})" for line in more)])
 
 
-def _escape(name: str) -> str:
+def escape(name: str) -> str:
     """Returns text that Markdown shows as it is."""
     return re.sub(r"([\\`*|<>\[\]&#])", r"\\\1", text.plain(name))

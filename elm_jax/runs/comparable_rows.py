@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -78,6 +79,7 @@ class ComparableRows:
         )
         self.store, self.shown = store, shown
         self._lying = _lying(store)
+        self._sources = {(s, lies) for (_, s), lies in self._lying.items()}
         self.newest = naming.newest(found, self._lying)
         self.all = shown.of(self.newest)
         self._before = shown.of(found)
@@ -116,6 +118,15 @@ class ComparableRows:
     def behind(self, row: results.ResultRow) -> list[results.ResultRow]:
         """Returns the rows of all trainings behind one that `of` gave."""
         return self._behind[_cell(row)]
+
+    def folder(self, row: results.ResultRow) -> pathlib.Path | None:
+        """Returns where the expert of a row lies; None if it is not as it was scored.
+
+        Args:
+          row: Of one training, as `behind` gives them.
+        """
+        is_there = (row.source, row.expert_fingerprint) in self._sources
+        return self.store.path.parent / row.source if is_there else None
 
     @functools.cached_property
     def names(self) -> dict[str, str]:

@@ -12,6 +12,7 @@ from elm_jax.runs import (
     comparable_rows,
     least_difference,
     loss_curves,
+    report_cards,
     report_claims,
     report_examples,
     report_figures,
@@ -62,7 +63,7 @@ class Report(Run):
       max_examples: Of each task, the first ones of the dataset; 0 for all.
       compare_work_dir: Where those of the same experts lie that were trained in
         another way, such as alone (`options.Fleet.size = 0`); laid over the curves.
-      output_path: The HTML page; tables go beside it as Markdown and CSV.
+      output_path: The HTML page; beside it go tables as Markdown and CSV, and cards.
     """
 
     title: str
@@ -127,11 +128,13 @@ class Report(Run):
         one = self._report(reported, gaps, ways)
         if examples is not None:
             one = examples.linked(one)
+        cards = report_cards.Cards(reported, ways and ways.draws)
+        one = cards.linked(one)
         target = self.path(self.output_path)
         report_files.show(one, target)
         report_files.show_gaps(gaps)
         written = report_files.write(one, target)
-        pages = examples.write(target) if examples else []
+        pages = cards.write(target) + (examples.write(target) if examples else [])
         for path in (*written, *pages, store.path):
             print(path)  # noqa: T201
 

@@ -1,0 +1,96 @@
+"""A card of an expert beside a report: what it scored, and what it says of itself."""
+
+import dataclasses
+import hashlib
+import re
+import urllib.parse
+from collections.abc import Iterable
+
+from elm_jax.evaluation import results
+from elm_jax.reporting import tables, text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What an expert scored on some datasets.
+
+    Attributes:
+      title: Which datasets these are.
+      rows: Name of the dataset, prompts, rows, the expert's score, that of the base if
+        it was scored there, and letters of `marks`.
+      notes: How to read it, a sentence each.
+    """
+
+    title: str
+    rows: tuple[tuple[str, int, int | None, results.Interval, float | None, str], ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Card:
+    """What is known of an expert.
+
+    Attributes:
+      name: That of the report.
+      facts: As (name, value).
+      scores: Tables of them.
+      own: Text of the card in its folder; "" if there is none at hand.
+      own_address: Where that is, seen from this card.
+    """
+
+    name: str
+    facts: tuple[tuple[str, str], ...]
+    scores: tuple[Scores, ...]
+    own: str = ""
+    own_address: str = ""
+
+
+def render(card: Card) -> str:
+    """Returns a card as Markdown; what others wrote is shown as text, not drawn."""
+    parts = [f"# {tables.escape(card.name)}"]
+    facts = (f"- {tables.escape(k)}: {tables.escape(v)}" for k, v in card.facts)
+    parts += ["\n".join(facts), *map(_table, card.scores)]
+    if card.own:
+        lines = "\n".join(map(text.plain, card.own.split("\n"))).strip("\n")
+        fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", lines))])
+        address = urllib.parse.quote(card.own_address)
+        parts.append(f"The expert's [own card]({address}), written when it landed:")
+        parts.append(f"{fence}markdown\n{lines}\n{fence}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(shown: Scores) -> str:
+    return tables.to_markdown(
+        tables.TextTable(
+            title=f"{shown.title} (percent, means over prompts)",
+            header=("dataset", "prompts", "rows", "score", "base"),
+            rows=tuple(
+                (
+                    dataset,
+                    f"{num_prompts}",
+                    "" if num_rows is None else f"{num_rows}",
+                    text.interval(score, letters=letters),
+                    text.number(base),
+                )
+                for dataset, num_prompts, num_rows, score, base, letters in shown.rows
+            ),
+            notes=shown.notes,
+        )
+    )
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """Returns the name of each card's file: no two alike, also where case is ignored.
+
+    >>> [*file_names(["dream", "a/b"]).values()]
+    ['dream.md', 'a_b-c14cddc033f64b9d.md']
+    """
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        safe = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII).lstrip(".")[:100]
+        if safe != name or safe.lower() in taken:
+            safe += f"-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        taken.add(safe.lower())
+        found[name] = f"{safe}.md"
+    return found
