@@ -242,6 +242,12 @@ def _average(rows: Sequence[results.ResultRow]) -> results.ResultRow:
         value=sum(row.value for row in rows) / len(rows),
         ties=mean(row.ties for row in rows),
         answers_cut=mean(row.answers_cut for row in rows),
+        # Of one seed that knows some of the rows, a mean may not tell.
+        overlap=max((r.overlap for r in rows if r.overlap is not None), default=None),
+        overlap_unknown=max(
+            (r.overlap_unknown for r in rows if r.overlap_unknown is not None),
+            default=None,
+        ),
         training_seed=None,
         source="",
         per_example_sha256=None,

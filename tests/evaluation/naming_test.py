@@ -6,6 +6,7 @@ import pytest
 
 from elm_jax import errors
 from elm_jax.evaluation import naming, results, selection
+from elm_jax.reporting import marks
 
 PROMPT = results.ResultRow(
     expert="reviews",
@@ -200,3 +201,16 @@ def test_a_seed_whose_experts_were_trained_again_is_no_further_training():
     experts = {"reviews": again.expert_fingerprint}
     newer = changed(RETRIEVED, training_seed=2, experts=experts)
     assert naming.newest([PROMPT, RETRIEVED, again, newer]) == [again, newer]
+
+
+def test_rows_of_several_seeds_are_marked_if_one_of_them_was_trained_on_them():
+    seeds = [
+        changed(training_seed=1, overlap_unknown=0),
+        changed(training_seed=2, overlap=0.0, overlap_unknown=0),
+        changed(training_seed=3, overlap=4.0, overlap_unknown=2),
+    ]
+    (row,) = naming.averaged(seeds)
+    assert (row.overlap, row.overlap_unknown) == (4.0, 2)
+    assert marks.of_scores([row]) == marks.OVERLAP
+    (row,) = naming.averaged([changed(), changed(training_seed=2)])
+    assert (row.overlap, row.overlap_unknown) == (None, None)
