@@ -18,6 +18,7 @@ from elm_jax.runs import (
     bases,
     data_folder,
     embedders,
+    library_card,
     loaded,
     queries,
     task_data,
@@ -144,6 +145,7 @@ class BuildLibrary(LibraryRun):
         for folder in unlisted:
             # A training may have listed it while the keys were made.
             self.open_catalogue().list_once(folder)
+        library_card.write(self.path(self.library_dir))
         print(f"library: {len(whole.names)} experts, {len(whole.keys)} keys")  # noqa: T201
 
     def _check(self, folders: list[pathlib.Path]) -> task_data.OpenedData:
@@ -247,6 +249,7 @@ class RetireExperts(LibraryRun):
         for name in self.experts:
             listed.retire(name)
             print(f"retired: {name}")  # noqa: T201
+        library_card.write(self.path(self.library_dir))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

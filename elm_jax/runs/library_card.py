@@ -1,0 +1,78 @@
+"""What a library says of itself to people: `card.md` beside its catalogue."""
+
+import contextlib
+import pathlib
+from collections.abc import Sequence
+
+from elm_jax import errors
+from elm_jax.checkpoints import manifest
+from elm_jax.disk import files
+from elm_jax.library import catalogue, index, lock
+from elm_jax.reporting import tables
+
+FILE_NAME = "card.md"
+_HEADER = ("expert", "kind", "keys", "steps", "seed", "fingerprint", "status", "tasks")
+
+
+def write(library_dir: pathlib.Path) -> None:
+    """Writes the card of a library as it is now; leaves one alone that says the same.
+
+    Nothing reads it: it tells what the catalogue and the index hold.
+
+    Raises:
+      LibraryError: There is no library, or its files are corrupt.
+      ConfigError: The card cannot be written.
+    """
+    with lock.hold(library_dir):
+        text = _text(library_dir)
+        path = library_dir / FILE_NAME
+        if not path.is_file() or path.read_bytes() != text.encode():
+            files.write_text(path, text)
+
+
+def _text(folder: pathlib.Path) -> str:
+    listed = catalogue.Catalogue(folder)
+    entries = listed.entries()
+    facts = {"base": f"{entries[0].base_name}, {entries[0].base_fingerprint}"}
+    num_keys: dict[str, int] = {}
+    if (folder / index.RECORD).is_file():
+        opened = index.open_index(folder)
+        num_keys = {expert.name: expert.num_keys for expert in opened.experts}
+        settings = opened.settings
+        facts |= {
+            "embedder": settings.embedder,
+            "text format": settings.text_format,
+            "keys per expert": f"{settings.num_keys}, of rows drawn with seed"
+            f" {settings.seed}",
+        }
+    facts["experts"] = f"{len(entries)}, of which {len(listed.experts())} are active"
+    lines = [f"- {name}: {tables.escape(value)}" for name, value in facts.items()]
+    rows = [
+        (
+            entry.name,
+            entry.kind,
+            f"{num_keys.get(entry.name, 0)}",
+            f"{entry.steps}",
+            _seed(folder / entry.path, entry),
+            entry.fingerprint or "not known",
+            entry.status,
+            ", ".join(entry.tasks),
+        )
+        for entry in entries
+    ]
+    return "\n\n".join(
+        [f"# {tables.escape(folder.name)}", "\n".join(lines), _table(rows)]
+    )
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    return tables.to_markdown(tables.TextTable("Experts", _HEADER, tuple(rows))) + "\n"
+
+
+def _seed(folder: pathlib.Path, entry: catalogue.Entry) -> str:
+    """Returns the seed of a training, if the expert is where the library lists it."""
+    with contextlib.suppress(errors.ElmError):  # who asks the library is told of it
+        info = manifest.read_manifest(folder)
+        if info.fingerprint == entry.fingerprint and info.training_seed is not None:
+            return f"{info.training_seed}"
+    return "not known"
