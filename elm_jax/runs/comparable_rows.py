@@ -86,7 +86,7 @@ class ComparableRows:
         naming.check_comparable(self.all, shown.tables.values())
         # Of release 0.1, only the report tells which row is its merge. A name means
         # one expert on the whole page.
-        self._named, self._partly = _whole_trainings(
+        self._named, self._partly, self._mixed = _whole_trainings(
             naming.told_apart(
                 [
                     dataclasses.replace(row, kind="merged")
@@ -211,6 +211,11 @@ class ComparableRows:
                 f"{number} trainings of {name} are left out: they were not scored on"
                 " all tasks that its other trainings were scored on."
             )
+        for name in sorted(self._mixed):
+            yield (
+                f"{name} is shown as one training, and its rows are of several: none"
+                " of them was scored on all tasks, so the newest row of each counts."
+            )
         silent = sum(not row.kind for row in self.all)
         if silent:
             yield (
@@ -226,11 +231,11 @@ def _cell(row: results.ResultRow) -> tuple[str, ...]:
 
 def _whole_trainings(
     rows: Sequence[results.ResultRow],
-) -> tuple[list[results.ResultRow], dict[str, int]]:
+) -> tuple[list[results.ResultRow], dict[str, int], set[str]]:
     """Returns rows of trainings that have all cells that others of their name have.
 
     And the number of trainings that are left out, by name. Where no training of a
-    strategy has all cells, its newest rows are taken for one.
+    strategy has all cells, its newest rows are taken for one: the names of these, too.
     """
     cells: dict[str, dict[object, set[tuple[str, ...]]]] = {}
     for row in rows:
@@ -252,7 +257,8 @@ def _whole_trainings(
             dropped |= {(name, training) for training in short}
     kept = [row for row in rows if (row.expert, _training(row)) not in dropped]
     newest = {_cell(row): id(row) for row in kept if row.expert in mixed}
-    return [r for r in kept if newest.get(_cell(r), id(r)) == id(r)], partly
+    whole = [r for r in kept if newest.get(_cell(r), id(r)) == id(r)]
+    return whole, partly, mixed
 
 
 def _training(row: results.ResultRow) -> object:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -395,3 +396,14 @@ def test_an_expert_of_the_rows_that_choose_is_a_control_and_is_never_chosen(tmp_
     assert "trained on the labelled rows by which others are chosen" in page
     # Where the rows that it was trained on are reported, it is a bound.
     assert "–" not in line(run(tmp_path), "selection")
+
+
+def test_a_strategy_whose_rows_are_of_several_trainings_says_so(tmp_path):
+    rng = np.random.default_rng(6)
+    record(tmp_path, "base", 0.5, rng, kind="base")
+    for seed, task in enumerate(TASKS):
+        with mock.patch(f"{__name__}.TASKS", (task,)):
+            seeds = {"training_seed": seed, "library": "one"}
+            record(tmp_path, "retrieved", 0.7, rng, kind="strategy", **seeds)
+    told = "retrieved is shown as one training, and its rows are of several"
+    assert told in run(tmp_path)
