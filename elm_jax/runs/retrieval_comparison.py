@@ -200,7 +200,8 @@ class CompareRetrieval(library.LibraryRun):
         total = len(self.embedders) * len(self.text_formats)
         progress = Progress("compare", total=total, unit="formats")
         count = 0
-        for spec in self.embedders:
+        labels = _labels(self.embedders)
+        for spec, label in zip(self.embedders, labels, strict=True):
             embedder = self._embedder(spec, data)
             for text_format in self.text_formats:
                 keys = [_embed(embedder, one, text_format) for one in sources]
@@ -220,7 +221,7 @@ class CompareRetrieval(library.LibraryRun):
                         for task, own in vectors.items()
                     }
                     yield (
-                        retrieval_scores.Setting(spec.kind, text_format, number, by),
+                        retrieval_scores.Setting(label, text_format, number, by),
                         is_own and (number, by) == (1, "votes"),
                         choice,
                     )
@@ -235,6 +236,20 @@ class CompareRetrieval(library.LibraryRun):
             load_base=lambda: loaded.Base.load(self.path(self.initial_checkpoint_path)),
             load_data=lambda: data,
         )
+
+
+def _labels(specs: Sequence[EmbedderSpec]) -> list[str]:
+    """Returns a name for each embedder: its kind, and what tells it from its like."""
+    found = []
+    for spec in specs:
+        alike = [other for other in specs if other.kind == spec.kind]
+        parts = [spec.kind]
+        if len({other.path for other in alike}) > 1:
+            parts.append(spec.path or "of the package")
+        if len({other.max_length for other in alike}) > 1:
+            parts.append(f"of {spec.max_length} tokens")
+        found.append(" ".join(parts))
+    return found
 
 
 def _embed(embedder: types.Embedder, of: _Asking, text_format: str) -> np.ndarray:

@@ -27,7 +27,7 @@ class Setting(NamedTuple):
     """A way to ask.
 
     Attributes:
-      embedder: Its kind.
+      embedder: Its kind, and what tells it from others of its kind.
       text_format: What an instance looks like to it.
       num_nearest: Keys for which each query has a say.
       by: What it adds to their experts.

@@ -119,6 +119,17 @@ def test_the_librarys_own_way_scores_what_its_experts_score(folder):
     assert "Differences hold together for all 39 ways" in text
 
 
+def test_two_embedders_of_a_kind_are_two_ways_to_ask(folder):
+    path = "{MODEL_DIR}/both.md"
+    formats = ("choice_instance", "label")
+    both = (toy.ENCODER, OTHER)
+    compare(folder, embedders=both, text_formats=formats, output_path=path).run()
+    text = (folder / "both.md").read_text()
+    for length in (toy.ENCODER.max_length, OTHER.max_length):
+        assert f"| encoder of {length} tokens, choice_instance |" in text
+    assert "Differences hold together for all 15 ways" in text
+
+
 def test_without_the_librarys_own_way_there_is_nothing_to_compare_with(folder):
     for changes in ({"text_formats": ("label",)}, {"embedders": (OTHER,)}):
         with pytest.raises(errors.LibraryError, match="its own embedder and text"):
