@@ -10,7 +10,8 @@ from elm_jax.checkpoints import digests, manifest
 from elm_jax.merging import averages, combining
 from elm_jax.merging.method import NOTHING, MergeMethod
 from elm_jax.peft import adapters, effects, expert_parts
-from elm_jax.runs import bases, expert_checks, loaded
+from elm_jax.runs import bases, expert_checks, loaded, merged_card
+from elm_jax.runs.training import card
 
 # Options of methods that all merges had up to release 0.3.
 OPTIONS_BEFORE: dict[str, Any] = {"weights": (), "scale": 1.0}
@@ -54,7 +55,7 @@ def of_folders(
         base.check_fits(part)
         found.add(part.params)
     info = _manifest(method, infos, name, operative_config=operative_config)
-    return loaded.Expert(found.mean(), info)
+    return _with_card(found.mean(), info, method)
 
 
 def _by_fingerprint(
@@ -99,7 +100,14 @@ def merged_expert(
     params, adapter = _merge(method, parts, base)
     info = _manifest(method, infos, name, operative_config=operative_config)
     info = dataclasses.replace(info, adapter=bases.describe(adapter))
-    return loaded.Expert(params, info)
+    return _with_card(params, info, method)
+
+
+def _with_card(
+    params: dict[str, Any], info: manifest.Manifest, method: MergeMethod
+) -> loaded.Expert:
+    told = merged_card.text(info, method).encode()
+    return loaded.Expert(params, info, {card.FILE_NAME: told})
 
 
 def _manifest(

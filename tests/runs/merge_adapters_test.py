@@ -9,6 +9,7 @@ import pytest
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest
+from elm_jax.merging import task_arithmetic
 from elm_jax.peft import bottleneck, expert_parts, fold, ia3, lora
 from elm_jax.runs import bases, candidates, loaded, merge
 from tests.peft.sample import SHAPE, TOKENS, random_params
@@ -61,8 +62,7 @@ def merge_all(folder, kind, name, **changes):
         experts=(f"{{MODEL_DIR}}/{kind}/*",),
         expert_name=name,
         initial_checkpoint_path="{MODEL_DIR}/base",
-        method="task_arithmetic",
-        **changes,
+        **({"method": "task_arithmetic"} | changes),
     ).run()
     return candidates.Candidate(name, (folder / "merged" / name,))
 
@@ -77,6 +77,26 @@ def logits(base, candidate):
 def plain(folder):
     """The base's logits."""
     return logits(loaded.Base.load(folder / "base"), candidates.Candidate("base"))
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_the_card_of_a_merge_has_method_options_parts_and_weights(folder, kind):
+    weights = (0.25, -1.0)
+    method = task_arithmetic.TaskArithmetic(scale=0.5, weights=weights)
+    made = merge_all(folder, kind, f"{kind}_card", method=method)
+    text = (made.folders[0] / "card.md").read_text()
+    lines = text.splitlines()
+    assert lines[0] == f"# {kind}_card"
+    assert "- method: task_arithmetic" in lines
+    assert "- option scale: 0.5" in lines
+    for seed, weight in ((1, "0.25"), (2, "-1")):
+        part = folder / kind / f"{kind}_{seed}"
+        own = manifest.read_manifest(part).fingerprint
+        assert f"| {kind}_{seed} | {weight} | 0 | {own} |" in lines
+    averaged = merge_all(folder, kind, f"{kind}_mean", method="running_mean")
+    told = (averaged.folders[0] / "card.md").read_text()
+    assert "- weights: none given" in told
+    assert "option" not in told
 
 
 @pytest.mark.parametrize("kind", SPECS)
