@@ -45,6 +45,7 @@ def world(tmp_path_factory):
             folder,
             *(name.removesuffix("_ask") for name in TASKS),
             experts=("{MODEL_DIR}/experts/shop",),
+            overlap="mark",  # these are the rows that it was trained on
         )
         data = dataclasses.replace(scored.make_data(), data_dir=str(folder / "rows"))
         asked = {
