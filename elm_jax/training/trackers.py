@@ -153,7 +153,7 @@ def _run_id(folder: pathlib.Path, *, is_new: bool) -> str:
     """Returns the id of a training's runs: a new one, or that which it had before."""
     path = folder / _ID_FILE
     if not is_new and path.is_file():
-        return path.read_text().strip()
+        return path.read_text("utf-8").strip()
     run_id = uuid.uuid4().hex[:12]
     files.write_text(path, f"{run_id}\n")
     return run_id
