@@ -4,28 +4,7 @@ import numpy as np
 import pytest
 
 from elm_jax.evaluation import racing
-
-
-def run_race(values, spec):
-    """Returns the experts that are scored on all rows, and the share of the work."""
-    num_experts, num_rows = values.shape
-    left, work, before = np.arange(num_experts), 0, 0
-    for end in spec.rounds(num_rows):
-        work += len(left) * (end - before)
-        stay = spec.staying(
-            values[left, :end], num_experts=num_experts, num_rows=num_rows
-        )
-        left, before = left[stay], end
-    return left, (work + len(left) * num_rows) / values.size
-
-
-def world(rng, accuracies, num_rows):
-    """Answers of experts that share what makes a row hard."""
-    hard = rng.normal(size=num_rows)
-    own = rng.normal(size=(len(accuracies), num_rows))
-    ranks = (hard + own).argsort(axis=1).argsort(axis=1) / num_rows
-    values = (ranks < np.asarray(accuracies)[:, None]).astype(float)
-    return values[:, rng.permutation(num_rows)]
+from tests.benchmarks.racing_benchmark import run_race, simulate
 
 
 @pytest.mark.parametrize("num_rows", [1, 31, 63, 64, 300, 5000])
@@ -43,7 +22,7 @@ def test_the_best_of_many_that_are_nearly_as_good_is_lost_in_at_most_one_race_of
     spec = racing.Racing(chance_of_losing=0.05, first_rows=16)
     lost, num_races = 0, 200
     for _ in range(num_races):
-        values = world(rng, rng.uniform(0.4, 0.6, 50), 256)
+        values = simulate(rng, rng.uniform(0.4, 0.6, 50), 256)
         left, _ = run_race(values, spec)
         means = values.mean(axis=1)
         lost += means[left].max() < means.max()
@@ -52,7 +31,7 @@ def test_the_best_of_many_that_are_nearly_as_good_is_lost_in_at_most_one_race_of
 
 def test_a_race_that_a_good_expert_runs_saves_most_of_the_work():
     rng = np.random.default_rng(1)
-    values = world(rng, [0.9, *rng.uniform(0.3, 0.5, 99)], 2000)
+    values = simulate(rng, [0.9, *rng.uniform(0.3, 0.5, 99)], 2000)
     left, share = run_race(values, racing.Racing())
     assert left.tolist() == [0]
     assert share < 0.12

@@ -107,7 +107,8 @@ def test_every_part_alone_makes_a_page(example):
     for field in dataclasses.fields(report.Report):
         if field.name != "title":
             part = {field.name: getattr(example, field.name)}
-            Page(page.render(report.Report(title="One part", **part)))
+            found = Page(page.render(report.Report(title="One part", **part)))
+            assert found.texts.count("One part") == 2, field.name
 
 
 def test_parts_without_numbers_are_drawn_as_dashes():
