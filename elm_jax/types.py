@@ -1,7 +1,7 @@
 """Names and protocols that several rooms share; no behaviour."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,6 +24,24 @@ NOT_FINITE_ID = -1
 
 # Leaves below a key of this name hold every layer of a stack, on axis 0.
 LAYERS = "layers"
+
+
+class Side(NamedTuple):
+    """How adapters of several experts lie beside each other in one parameter.
+
+    Attributes:
+      axis: Along which the experts' parameters are joined.
+      takes_factor: Whether an expert's factor belongs to this parameter.
+      place: Name of the adapter that it is a part of.
+      is_linear: Whether the adapter is nothing but the product of two such matrices,
+        up to a factor that is common to all experts: the one that is joined along
+        axis -1, then the one along axis -2.
+    """
+
+    axis: int
+    takes_factor: bool
+    place: str = ""
+    is_linear: bool = False
 
 
 class LossFn(Protocol):

@@ -5,9 +5,9 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-from elm_jax import fields, trees
+from elm_jax import fields
 from elm_jax.merging import combining
-from elm_jax.merging.method import Beside, Merged, MergeMethod
+from elm_jax.merging.method import Beside, Merged, MergeMethod, Unit
 from elm_jax.types import Params
 
 
@@ -23,6 +23,14 @@ class Uniform(MergeMethod):
         "Jang et al. 2023, arXiv:2302.03202 (top-k experts);"
         " Wortsman et al. 2022, arXiv:2203.05482 (uniform soup)"
     )
+
+    @property
+    def unit(self) -> Unit:
+        """Each number by itself."""
+        return "value"
+
+    def _needs_order(self, beside: Beside) -> bool:
+        return False  # terms are sorted
 
     def _merge(
         self, experts: Sequence[Params], base: Params | None, beside: Beside
@@ -47,6 +55,14 @@ class Weighted(MergeMethod):
         "Matena and Raffel 2022, arXiv:2111.09832 (isotropic merging)"
     )
     weights: tuple[fields.Finite, ...] = ()
+
+    @property
+    def unit(self) -> Unit:
+        """Each number by itself."""
+        return "value"
+
+    def _needs_order(self, beside: Beside) -> bool:
+        return False  # terms are sorted
 
     def __post_init__(self) -> None:
         """Raises ConfigError for weights that make no average."""
@@ -78,12 +94,17 @@ class RunningMean(MergeMethod):
     name: ClassVar[str] = "running_mean"
     reference: ClassVar[str] = Uniform.reference
 
+    @property
+    def unit(self) -> Unit:
+        """Each number by itself."""
+        return "value"
+
     def _merge(
         self, experts: Sequence[Params], base: Params | None, beside: Beside
     ) -> Merged:
         del base, beside
         found = combining.RunningMean()
-        for expert in sorted(experts, key=trees.fingerprint):
+        for expert in experts:  # in an order of their own
             found.add(expert)
         return Merged(found.mean())
 

@@ -4,16 +4,44 @@ import abc
 import dataclasses
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
-from elm_jax import errors, fields
+import numpy as np
+
+from elm_jax import errors, fields, trees
 from elm_jax.merging import combining
-from elm_jax.types import Params
+from elm_jax.types import Params, Side
 
-Beside = Mapping[str, tuple[int, bool]]
-"""By a leaf's name: the axis along which experts' leaves are put beside each other, and
-whether an expert's factor belongs there."""
+Beside = Mapping[str, Side]
+"""By its name, how a parameter of adapters lies beside those of other experts."""
 NOTHING: Beside = types.MappingProxyType({})
+
+Unit = Literal["value", "tensor", "place", "expert"]
+"""What a method can merge by itself, without the rest of the experts:
+
+- `value`: each number; parameters in `beside` a tensor at a time.
+- `tensor`: a leaf; of a leaf that holds a stack of layers, one layer.
+- `place`: all parameters in `beside` of one adapter, in one layer; the others a tensor
+  at a time.
+- `expert`: whole experts only.
+"""
+
+Statistics = Mapping[str, Any]
+"""What was measured with one expert, by names of leaves; methods say which."""
+
+LAWS: Mapping[str, str] = types.MappingProxyType(
+    {
+        "order": "the order of the experts, with their weights, changes no bit",
+        "one_expert": "one expert merges to itself, bit for bit",
+        "one_hot": "weights [1, 0, 0] give the first expert, bit for bit",
+        "equal_experts": "equal experts merge to themselves, with weights of sum 1",
+        "zero_scale": "scale 0 gives the base, bit for bit",
+        "scaling": "twice the scale changes the base twice as much",
+        "sign": "experts that change the opposite merge to the opposite change",
+        "replay": "the same recipe gives the same bits",
+    }
+)
+"""What merging should keep to; `MergeMethod.breaks` names what a method does not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,19 +52,23 @@ class Merged:
       params: NumPy arrays in the dtypes of the experts.
       num_beside: How many experts' adapters lie beside each other in it: so many times
         as wide they are.
+      rank: Inner width of its adapters, where the method has chosen one; 0 elsewhere.
+      facts: What it tells of the merge, such as a share of energy that was cut off.
     """
 
     params: dict[str, Any]
     num_beside: int = 1
+    rank: int = 0
+    facts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MergeMethod(abc.ABC):
     """A way to make one expert of several, with its options as fields.
 
-    Laws, kept bit for bit by every method: the order of the experts (with their
-    weights) does not matter, and weights [1, 0, 0] give the first. A method says which
-    further laws it keeps.
+    `LAWS` has the laws that methods keep with their default options, but for those that
+    `breaks` names. Two of them `merge` itself sees to: experts are given in an order of
+    their own, and those of weight 0 are not given at all.
 
     A subclass is used by its value, also one from outside of this package; what has a
     line in `methods.METHODS` can be named by its name alone.
@@ -48,10 +80,21 @@ class MergeMethod(abc.ABC):
     """Where it was proposed."""
     needs_base: ClassVar[bool] = False
     """Whether it starts from the base."""
+    needs_statistics: ClassVar[str] = ""
+    """What has to be measured with each expert; "" for nothing."""
+    on_effects: ClassVar[bool] = False
+    """Whether it merges what LoRAs do, not their matrices: ranks may differ."""
+    breaks: ClassVar[Mapping[str, str]] = types.MappingProxyType({})
+    """Laws that it does not keep, with the reason."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError for an option that it cannot have."""
         fields.check(self)
+
+    @property
+    def unit(self) -> Unit:
+        """The smallest part of experts that it can merge by itself."""
+        return "expert"
 
     @classmethod
     def takes_weights(cls) -> bool:
@@ -97,32 +140,118 @@ class MergeMethod(abc.ABC):
         experts: Sequence[Params],
         *,
         base: Params | None = None,
-        beside: Beside = NOTHING,
+        beside: Mapping[str, tuple[Any, ...]] = NOTHING,
+        marks: Sequence[str] = (),
+        statistics: Sequence[Statistics] = (),
     ) -> Merged:
-        """Returns the expert that it makes of experts.
+        """Returns the expert that it makes of experts, or the part of it.
+
+        Parts of experts, no smaller than `unit` says, give the bits that they have in
+        the whole. A layer that is given apart has a name of its own and no leading
+        axis: `encoder/layers_3/mlp/wi/kernel`.
 
         Args:
           experts: One or more trees with equal names, shapes and floating dtypes.
           base: What the experts started from, with exactly their leaves but for those
             in `beside`; for a method that needs it, and only for one.
           beside: Leaves of adapters, of which the base has none.
+          marks: Texts that tell the experts apart, such as their fingerprints, and by
+            which they are ordered; found from the trees if they are not given, so that
+            whoever gives parts of experts has to give them.
+          statistics: For a method that needs them: one for each expert.
 
         Raises:
           ConfigError: Trees that differ, options that are not for so many experts, or
             a result that is not finite.
         """
         self.check(len(experts))
-        if self.needs_base != (base is not None):
-            combining.refuse(
-                found=f"{self.name} {'without' if self.needs_base else 'with'} a base",
-                expected=f"{'a' if self.needs_base else 'no'} base for this method",
-                do="Give a base to methods that need it, and only to them",
-            )
+        self._check_given(base, statistics, len(experts))
         combining.check_alike(experts)
-        return self._merge(experts, base, beside)
+        sides = {name: Side(*side) for name, side in beside.items()}
+        places = self._used(experts, sides, marks)
+        method = self._for_experts(places)
+        experts = [experts[place] for place in places]
+        statistics = [statistics[place] for place in places] if statistics else ()
+        if len(experts) == 1 and method._keeps_one():
+            return Merged(_copied(experts[0]))
+        return method._merge_with(experts, base, sides, statistics)
 
     @abc.abstractmethod
     def _merge(
         self, experts: Sequence[Params], base: Params | None, beside: Beside
     ) -> Merged:
         """Returns the merged expert; the arguments are checked, as `merge` has them."""
+
+    def _merge_with(
+        self,
+        experts: Sequence[Params],
+        base: Params | None,
+        beside: Beside,
+        statistics: Sequence[Statistics],
+    ) -> Merged:
+        """Returns the merged expert; for methods that need statistics."""
+        del statistics
+        return self._merge(experts, base, beside)
+
+    def _keeps_one(self) -> bool:
+        """Returns whether one expert, with its weight, is itself by definition.
+
+        Then it is given back as it is, without being taken apart and put together.
+        """
+        return False
+
+    def _needs_order(self, beside: Beside) -> bool:
+        """Returns whether the order of the experts could change a bit."""
+        del beside
+        return True
+
+    def _for_experts(self, places: Sequence[int]) -> Self:
+        """Returns the method for the experts in these places, in this order."""
+        weights: Sequence[float] = getattr(self, "weights", ())
+        if not weights or list(places) == list(range(len(weights))):
+            return self
+        return dataclasses.replace(
+            self, **{"weights": tuple(weights[place] for place in places)}
+        )
+
+    def _used(
+        self, experts: Sequence[Params], beside: Beside, marks: Sequence[str]
+    ) -> list[int]:
+        """Returns the places of experts that have a weight, in their order."""
+        weights = getattr(self, "weights", ()) or (1.0,) * len(experts)
+        used = [place for place, weight in enumerate(weights) if weight != 0.0]
+        used = used or [0]
+        if len(used) > 1 and self._needs_order(beside):
+            keys = {
+                place: (
+                    marks[place] if marks else trees.fingerprint(experts[place]),
+                    weights[place],
+                )
+                for place in used
+            }
+            used.sort(key=lambda place: keys[place])
+        return used
+
+    def _check_given(
+        self, base: Params | None, statistics: Sequence[Statistics], num_experts: int
+    ) -> None:
+        if self.needs_base != (base is not None):
+            combining.refuse(
+                found=f"{self.name} {'without' if self.needs_base else 'with'} a base",
+                expected=f"{'a' if self.needs_base else 'no'} base for this method",
+                do="Give a base to methods that need it, and only to them",
+            )
+        wanted = num_experts if self.needs_statistics else 0
+        if len(statistics) != wanted:
+            combining.refuse(
+                found=f"{self.name} with statistics of {len(statistics)} experts",
+                expected=f"{wanted}: {self.needs_statistics or 'it needs none'}",
+                do="Give what the method needs, measured with each expert",
+            )
+
+
+def _copied(expert: Params) -> dict[str, Any]:
+    leaves = {name: np.array(leaf) for name, leaf in trees.flatten(expert).items()}
+    for name, leaf in leaves.items():
+        combining.check_finite(name, leaf)
+    return trees.unflatten(leaves)

@@ -9,7 +9,7 @@ import numpy as np
 
 from elm_jax import fields, trees
 from elm_jax.merging import combining
-from elm_jax.merging.method import Beside, Merged, MergeMethod
+from elm_jax.merging.method import Beside, Merged, MergeMethod, Unit
 from elm_jax.types import Params
 
 
@@ -36,8 +36,17 @@ class TaskArithmetic(MergeMethod):
         " huggingface/peft 0.21, LoraModel.add_weighted_adapter, `cat`"
     )
     needs_base: ClassVar[bool] = True
+    on_effects: ClassVar[bool] = True
     weights: tuple[fields.Finite, ...] = ()
     scale: fields.Finite = 1.0
+
+    @property
+    def unit(self) -> Unit:
+        """Each number by itself."""
+        return "value"
+
+    def _needs_order(self, beside: Beside) -> bool:
+        return bool(beside)  # other terms are sorted
 
     def _merge(
         self, experts: Sequence[Params], base: Params | None, beside: Beside
@@ -53,17 +62,11 @@ class TaskArithmetic(MergeMethod):
         )
         if not beside:
             return Merged(params, max(1, sum(factor != 0.0 for factor in factors)))
-        # By content, so that the order of the experts changes no bit.
-        used = [
-            (trees.fingerprint(expert), factor, leaves)
-            for expert, factor, leaves in zip(experts, factors, flat, strict=True)
-            if factor != 0.0
-        ]
-        used.sort(key=lambda part: part[:2])
-        parts = [(leaves, factor) for _, factor, leaves in used] or [(flat[0], 0.0)]
+        used = zip(flat, factors, strict=True)
+        parts = [part for part in used if part[1] != 0.0] or [(flat[0], 0.0)]
         joined = {
-            name: _put_beside(name, parts, axis=axis, scaled=scaled)
-            for name, (axis, scaled) in beside.items()
+            name: _put_beside(name, parts, axis=side.axis, scaled=side.takes_factor)
+            for name, side in beside.items()
         }
         return Merged(trees.join(params, trees.unflatten(joined)), len(parts))
 

@@ -22,26 +22,25 @@ Reference:
   huggingface/peft 0.21, LoraModel.add_weighted_adapter, combination type `cat`.
 """
 
+import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from elm_jax import errors, trees
-from elm_jax.peft import adapters, expert_parts
-from elm_jax.types import Params
+from elm_jax.peft import adapters, expert_parts, lora
+from elm_jax.types import Params, Side
 
 _PART = re.compile(rf"{expert_parts.ADAPTERS}(.+)$")
 
 
-def beside(params: Params) -> dict[str, tuple[int, bool]]:
-    """Returns the parameters of adapters that a sum puts beside each other.
+def beside(params: Params) -> dict[str, Side]:
+    """Returns the parameters of adapters that a sum puts beside each other, by name.
 
     Args:
-      params: An expert's.
-
-    Returns:
-      By name, the axis, and whether an expert's factor belongs there.
+      params: An expert's, or a part of them.
 
     Raises:
       ConfigError: An adapter has parameters of which no sum is defined.
@@ -56,7 +55,18 @@ def beside(params: Params) -> dict[str, tuple[int, bool]]:
             expected=f"parameters named {', '.join({**side, **rest})}",
             do="Merge by averaging (uniform, weighted), which needs no base",
         )
-    return {name: side[part] for name, part in parts.items() if part in side}
+    linear = {
+        n for spec in adapters.KINDS.values() if spec.is_linear for n in spec.beside
+    }
+    return {
+        name: Side(
+            *side[part],
+            place=name.removesuffix(f"/{part}"),
+            is_linear=part in linear,
+        )
+        for name, part in parts.items()
+        if part in side
+    }
 
 
 def neutral(params: Params) -> dict[str, Any]:
@@ -71,12 +81,83 @@ def neutral(params: Params) -> dict[str, Any]:
     )
 
 
-def repeated(spec: adapters.AdapterSpec, times: int) -> adapters.AdapterSpec:
+def repeated(
+    spec: adapters.AdapterSpec, times: int, rank: int = 0
+) -> adapters.AdapterSpec:
     """Returns the spec of so many adapters of one spec beside each other.
 
-    >>> from elm_jax.peft import lora
     >>> repeated(lora.Lora(rank=4, alpha=8.0), 3)
     Lora(kind='lora', rank=12, alpha=24.0, rank_stabilized=False, dropout=0.0, \
 targets='/(query|value)$')
+
+    Args:
+      spec: Of the experts' adapters.
+      times: As `Merged.num_beside`.
+      rank: As `Merged.rank`; if it is not 0, it is the inner width, as of adapters that
+        were put beside each other and then cut.
+
+    Raises:
+      ConfigError: Adapters of the kind have no rank.
     """
+    if rank:
+        return spec.of_rank(rank)
     return spec if times == 1 else spec.repeated(times)
+
+
+def common(specs: Sequence[adapters.AdapterSpec]) -> adapters.AdapterSpec:
+    """Returns the one spec that adapters of several can be written in.
+
+    LoRAs may differ in rank, scale and dropout. The result is the one of the highest
+    rank; of several, the last in the order of their texts.
+
+    >>> common([lora.Lora(rank=2, alpha=4.0), lora.Lora(rank=4, alpha=4.0)])
+    Lora(kind='lora', rank=4, alpha=4.0, rank_stabilized=False, dropout=0.0, \
+targets='/(query|value)$')
+
+    Args:
+      specs: One or more.
+
+    Raises:
+      ConfigError: They differ in anything else.
+    """
+
+    def size(spec: adapters.AdapterSpec) -> tuple[int, str]:
+        return spec.rank if isinstance(spec, lora.Lora) else 0, repr(spec)
+
+    found = max(specs, key=size)  # whatever their order is
+    for spec in specs:
+        same = spec
+        if isinstance(spec, lora.Lora) and isinstance(found, lora.Lora):
+            same = dataclasses.replace(found, targets=spec.targets)
+        if same != found:
+            raise errors.ConfigError(
+                found=f"adapters {found} and {spec}",
+                expected="one spec, or LoRAs of the same targets: no parameter of one"
+                " kind of adapters means what one of another kind does",
+                do="Merge experts of one kind, or fold LoRAs into whole models first",
+            )
+    return found
+
+
+def widened(
+    params: Params, spec: adapters.AdapterSpec, *, to: adapters.AdapterSpec
+) -> dict[str, Any]:
+    """Returns an expert whose LoRAs do the same with another spec's rank and scale.
+
+    Args:
+      params: The expert's.
+      spec: Of its adapters.
+      to: Of `common`.
+    """
+    if spec == to or not isinstance(spec, lora.Lora) or not isinstance(to, lora.Lora):
+        return dict(params)
+    leaves = dict(trees.flatten(params))
+    for name, side in beside(params).items():
+        leaf = np.asarray(leaves[name])
+        if side.takes_factor and spec.scale != to.scale:
+            factor = spec.scale / to.scale
+            leaf = (leaf.astype(np.float64) * factor).astype(leaf.dtype)
+        sizes = [(0, 0)] * leaf.ndim
+        sizes[side.axis] = (0, to.rank - spec.rank)
+        leaves[name] = np.pad(leaf, sizes)
+    return trees.unflatten(leaves)

@@ -48,12 +48,15 @@ class AdapterKind(abc.ABC):
         axis, and whether an expert's factor belongs there (see `effects`).
       neutral: The value of the others with which an adapter adds nothing; a sum adds
         their distances from it. A kind with parameters in neither is averaged only.
+      is_linear: Whether an adapter is nothing but the product of the two matrices in
+        `beside`, up to a factor of its spec, so that products can be merged.
     """
 
     kind: str
     axes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     beside: ClassVar[Mapping[str, tuple[int, bool]]] = {}
     neutral: ClassVar[Mapping[str, float]] = {}
+    is_linear: ClassVar[bool] = False
 
     @abc.abstractmethod
     def adapter_fn(self, emb_dim: int) -> types.AdapterFn:
@@ -76,6 +79,18 @@ class AdapterKind(abc.ABC):
         """
         del times
         return self
+
+    def of_rank(self, rank: int) -> "AdapterKind":
+        """Returns the spec of such adapters with another inner width, scaled alike.
+
+        Raises:
+          ConfigError: The kind has no widths to choose from.
+        """
+        raise errors.ConfigError(
+            found=f"adapters of kind {self.kind!r} for a rank of {rank}",
+            expected="lora, or another kind that defines `of_rank`",
+            do="Leave the rank out",
+        )
 
     def fold(
         self, path: str, parts: Mapping[str, np.ndarray], kernels: dict[str, Any]

@@ -84,6 +84,7 @@ class Lora(kinds.AdapterKind):
         "lora_a": (-1, False),
         "lora_b": (-2, True),
     }
+    is_linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a spec that no model can have."""
@@ -115,6 +116,11 @@ class Lora(kinds.AdapterKind):
         return dataclasses.replace(
             self, rank=self.rank * times, alpha=self.alpha * more
         )
+
+    def of_rank(self, rank: int) -> "Lora":
+        """Returns the spec of another rank, with the same scale."""
+        root = math.sqrt(rank) if self.rank_stabilized else rank
+        return dataclasses.replace(self, rank=rank, alpha=self.scale * root)
 
     def fold(
         self, path: str, parts: Mapping[str, np.ndarray], kernels: dict[str, Any]

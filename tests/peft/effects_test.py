@@ -136,3 +136,39 @@ def test_adapters_whose_sum_is_not_defined_are_refused_by_name():
     expert = {"encoder_adapter": {"prefix": np.zeros(3, np.float32)}}
     with pytest.raises(errors.ConfigError, match="encoder_adapter/prefix"):
         effects.beside(expert)
+
+
+def test_loras_of_several_ranks_and_scales_do_the_same_in_their_common_spec():
+    specs = [
+        lora.Lora(rank=2, alpha=3.0, targets="/"),
+        lora.Lora(rank=4, alpha=5.0, targets="/", rank_stabilized=True),
+    ]
+    wanted = effects.common(specs)
+    assert wanted == effects.common(specs[::-1]) == specs[1]
+    rng = np.random.default_rng(0)
+    for spec in specs:
+        a, b = rng.normal(size=(2, 3, 6, spec.rank)).astype(np.float32)
+        b = np.swapaxes(b, -1, -2)
+        expert = {"layers": {"query_adapter": {"lora_a": a, "lora_b": b}}}
+        found = trees.flatten(effects.widened(expert, spec, to=wanted))
+        wide_a, wide_b = found.values()
+        assert wide_a.shape == (3, 6, 4)
+        assert wide_a.dtype == np.float32
+        np.testing.assert_allclose(
+            wanted.scale * (wide_a @ wide_b), spec.scale * (a @ b), rtol=2e-6
+        )
+
+
+def test_adapters_of_several_kinds_have_no_common_spec():
+    for other in (SPECS["ia3"], lora.Lora(rank=3), SPECS["bottleneck"]):
+        with pytest.raises(errors.ConfigError, match="one spec, or LoRAs"):
+            effects.common([SPECS["lora"], other])
+
+
+def test_a_rank_is_chosen_with_the_scale_that_adapters_have():
+    for kind in ("lora", "stable_lora"):
+        cut = effects.repeated(SPECS[kind], 5, rank=2)
+        assert cut.rank == 2
+        assert cut.scale == pytest.approx(SPECS[kind].scale, rel=1e-12)
+    with pytest.raises(errors.ConfigError, match="Leave the rank out"):
+        effects.repeated(SPECS["bottleneck"], 5, rank=2)
