@@ -10,10 +10,13 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from elm_jax import errors, paths
 from elm_jax.data import cache_build, rendering, tasks, token_store
@@ -72,7 +75,12 @@ def open_cache(
 
 
 def find(
-    cache_dir: str | pathlib.Path, task_name: str, split: str, *, fingerprint: str
+    cache_dir: str | pathlib.Path,
+    task_name: str,
+    split: str,
+    *,
+    fingerprint: str,
+    is_checked: bool = True,
 ) -> token_store.TokenizedDataset | None:
     """Returns the cache of a split that has some content, however it was made.
 
@@ -83,6 +91,8 @@ def find(
       task_name: Name of a task.
       split: One of its splits.
       fingerprint: Of tokens and texts, as result rows tell it.
+      is_checked: Whether all bytes are compared with their digests. Who reads few rows
+        of a large file may leave it to a hash of just these.
 
     Returns:
       None if there is no such cache; a folder whose manifest is damaged is none.
@@ -100,7 +110,7 @@ def find(
                     break
     else:
         return None
-    return _read(one)
+    return _read(one, is_checked=is_checked)
 
 
 def planned(
@@ -188,16 +198,18 @@ def _code_version() -> str:
 
 
 def _read(
-    folder: pathlib.Path, *, key: Mapping[str, Any] | None = None
+    folder: pathlib.Path,
+    *,
+    key: Mapping[str, Any] | None = None,
+    is_checked: bool = True,
 ) -> token_store.TokenizedDataset:
     """Returns the cache in a folder, which has to be of a key if one is given."""
     try:
         manifest = _manifest(folder)
         if key is not None and manifest["key"] != json.loads(json.dumps(key)):
             raise ValueError("it was made of other rows or settings")
-        arrays = token_store.map_arrays(
-            folder / token_store.ARRAYS_FILE, manifest["arrays"]
-        )
+        mapped = token_store.map_arrays if is_checked else _map_unchecked
+        arrays = mapped(folder / token_store.ARRAYS_FILE, manifest["arrays"])
         columns = token_store.Columns.from_arrays(arrays)
         return token_store.TokenizedDataset(columns, manifest)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -207,6 +219,24 @@ def _read(
             "as written",
             do=f"Delete {folder}; it is built again when next needed",
         ) from error
+
+
+def _map_unchecked(
+    path: pathlib.Path, index: Mapping[str, Sequence[Any]]
+) -> dict[str, np.ndarray]:
+    """Returns what `token_store.map_arrays` does, whatever the bytes are.
+
+    Raises:
+      ValueError: The file is shorter than the index says.
+    """
+    buffer, arrays = np.memmap(path, dtype=np.uint8, mode="r"), {}
+    for name, (dtype, shape, offset, _) in index.items():
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if offset < 0 or min(shape) < 0 or offset + size > buffer.size:
+            raise ValueError(f"{path.name} ends before {name}")
+        part = np.asarray(buffer[offset : offset + size])
+        arrays[name] = part.view(dtype).reshape(shape)
+    return arrays
 
 
 def _manifest(folder: pathlib.Path) -> dict[str, Any]:

@@ -248,11 +248,22 @@ def _average(rows: Sequence[results.ResultRow]) -> results.ResultRow:
             (r.overlap_unknown for r in rows if r.overlap_unknown is not None),
             default=None,
         ),
+        overlap_with={
+            name: _greatest([r.overlap_with.get(name) for r in rows])
+            for row in rows
+            for name in row.overlap_with
+        },
         training_seed=None,
         source="",
         per_example_sha256=None,
         **dict.fromkeys(results.PLACE_FIELDS),
     )
+
+
+def _greatest(values: Sequence[float | None]) -> float | None:
+    """Returns the greatest value; None if one of them is not known."""
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) == len(values) else None
 
 
 def _by_recipe(found: Mapping[Identity, results.ResultRow]) -> list[list[Identity]]:

@@ -8,28 +8,38 @@ Texts are compared as in the paper of GPT-3 (appendix C), word by word:
 - of any number, an equal text is one, template included.
 
 It takes few lines, so no library is used: those for MinHash estimate how alike two
-whole texts are, and miss a passage that stands in a longer prompt.
+whole texts are, and miss a passage that stands in a longer prompt. Texts are cut into
+words once, as numbers that can be kept (`Texts.arrays`). Everything else is arithmetic
+on blocks of these, so that memory does not grow with the number of rows.
 """
 
+import array
 import dataclasses
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import xxhash
+
+from elm_jax.evaluation import template_words, word_runs
 
 RUN_WORDS = 13
 """Words of a run, as GPT-3's."""
 LEAST_WORDS = 8
 """Own words below which a run says nothing, as GPT-3's."""
-# Rows of a task from which on its template can be told from their own words.
-_LEAST_ROWS = 20
-# Words of the runs by which a template is known.
-_TEMPLATE_WORDS = 3
-_MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that every power has an inverse
+VERSION = 1
+"""Of what `Texts` has of a text: another one if that changes."""
 _EMPTY = 0
-_START, _END = (np.uint64(xxhash.xxh3_64_intdigest(t)) for t in (b"\0<", b"\0>"))
+_WORD = re.compile(r"\w+")
+
+
+class _Places(dict[str, int]):
+    """Numbers words in the order in which they are first asked for."""
+
+    def __missing__(self, word: str) -> int:
+        place = self[word] = len(self)
+        return place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,54 +48,97 @@ class Texts:
 
     Attributes:
       whole: Of each row's whole text: uint64 [rows].
-      words: The rows' own words, end to end: uint64 [words].
+      vocabulary: Of each word of the task: uint64 [different words].
+      words: The rows' own words, end to end, as places in `vocabulary`: uint16 or
+        uint32 [words].
       offsets: Row i has words `offsets[i]` to `offsets[i + 1]`: int64 [rows + 1].
     """
 
     whole: np.ndarray
+    vocabulary: np.ndarray
     words: np.ndarray
     offsets: np.ndarray
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Texts":
         """Returns the texts of all rows of one task, in their order."""
-        known: dict[str, int] = {}
-        wholes, hashes, lengths = [], [], []
+        places = _Places()
+        wholes, flat, ends = array.array("Q"), array.array("I"), array.array("q", [0])
         for text in texts:
             found = normalized(text)
-            for word in found:
-                if word not in known:
-                    known[word] = xxhash.xxh3_64_intdigest(word.encode())
+            flat.extend(map(places.__getitem__, found))
             whole = xxhash.xxh3_64_intdigest(" ".join(found).encode(), seed=1)
             wholes.append(whole if found else _EMPTY)
-            hashes.append(np.array([known[word] for word in found], np.uint64))
-            lengths.append(len(found))
-        own = _without_template(hashes)
-        counts = np.fromiter(map(len, own), np.int64, len(own))
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        flat = np.concatenate(own) if own else np.zeros(0, np.uint64)
-        return cls(np.array(wholes, np.uint64), flat, offsets)
+            ends.append(len(flat))
+        hashes = (xxhash.xxh3_64_intdigest(word.encode()) for word in places)
+        vocabulary = np.fromiter(hashes, np.uint64, len(places))
+        kind = np.uint16 if len(places) <= 2**16 else np.uint32
+        words = np.frombuffer(flat, np.uint32).astype(kind)
+        del flat
+        offsets = np.array(ends, np.int64)
+        is_own = ~template_words.find(vocabulary, words, offsets)
+        counts = np.concatenate([[0], np.cumsum(is_own)])
+        whole = np.array(wholes, np.uint64)
+        return cls(whole, vocabulary, words[is_own], counts[offsets])
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Texts":
+        """Returns the texts that `arrays` was called for.
+
+        Raises:
+          ValueError: They do not fit together.
+          KeyError: One is missing.
+        """
+        made = cls(**{one.name: arrays[one.name] for one in dataclasses.fields(cls)})
+        ends = made.offsets
+        kinds = [own.dtype.kind + f"{own.ndim}" for own in made.arrays().values()]
+        fits = kinds == ["u1", "u1", "u1", "i1"] and len(ends) > 0
+        fits = fits and len(ends) == len(made.whole) + 1 and ends[0] == 0
+        fits = fits and ends[-1] == len(made.words) and (np.diff(ends) >= 0).all()
+        if not fits or made.words.max(initial=0) >= max(1, len(made.vocabulary)):
+            raise ValueError("words that do not fit the rows")
+        return made
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns all of it by name; `from_arrays` is the inverse."""
+        return {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
 
     def __len__(self) -> int:
         return len(self.whole)
 
-    def runs(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the hashes of all runs of `size` own words, and the row of each."""
-        return _runs(self.words, self.offsets, size)
+    def rows(self, places: Sequence[int]) -> "Texts":
+        """Returns some of the rows, without the template that all of them show."""
+        parts = [self.words[self.offsets[i] : self.offsets[i + 1]] for i in places]
+        lengths = np.fromiter(map(len, parts), np.int64, len(parts))
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        words = np.concatenate([self.words[:0], *parts])
+        return Texts(self.whole[list(places)], self.vocabulary, words, offsets)
 
-    def sought(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns hashes by which rows are found elsewhere, and the row of each."""
-        lengths = np.diff(self.offsets)
+    def blocks(self) -> Iterator[tuple[word_runs.Runs, np.ndarray]]:
+        """Yields the runs of own words of some rows, and where each row begins."""
+        for first, last in word_runs.blocks(self.offsets):
+            ends = self.offsets[first : last + 1]
+            words = self.vocabulary[self.words[ends[0] : ends[-1]]]
+            yield word_runs.Runs(words, ends - ends[0]), ends - ends[0]
+
+    def sought(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """Returns hashes by which rows are found elsewhere, and the row of each.
+
+        By the number of words of which they are hashes; 0 stands for whole texts.
+        """
         (filled,) = np.nonzero(self.whole != _EMPTY)  # empty texts tell nothing
-        hashes, rows = [self.whole[filled]], [filled]
-        for size in self.sizes:
-            found, owners = self.runs(size)
-            if size < RUN_WORDS:
-                is_all = lengths[owners] == size
-                found, owners = found[is_all], owners[is_all]
-            hashes.append(found)
-            rows.append(owners)
-        return np.concatenate(hashes), np.concatenate(rows)
+        parts = {size: [] for size in self.sizes}
+        first = 0
+        for runs, ends in self.blocks():
+            lengths = np.diff(ends)
+            for size, own in parts.items():
+                hashes, begins = runs.of(size)
+                rows = np.searchsorted(ends, begins, "right") - 1
+                is_asked = (lengths[rows] == size) | (size == RUN_WORDS)
+                own.append((hashes[is_asked], rows[is_asked] + first))
+            first += len(lengths)
+        found = {size: _joined(own) for size, own in parts.items()}
+        return {0: (self.whole[filled], filled), **found}
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -99,10 +152,12 @@ class Search:
 
     def __init__(self, sought: Sequence[Texts]) -> None:
         """Takes the rows that are looked for: those to be scored."""
-        self._sought = [one.sought() for one in sought]
-        found = [np.zeros(0, np.uint64), *(hashes for hashes, _ in self._sought)]
-        self._hashes = np.unique(np.concatenate(found))
-        self._sizes = sorted({size for one in sought for size in one.sizes})
+        parts = [one.sought() for one in sought]
+        sizes = sorted({size for own in parts for size in own})
+        self._by_size = {
+            size: _Sought([own.get(size, _NOTHING) for own in parts]) for size in sizes
+        }
+        self._num_tasks = len(parts)
 
     def rows_in(self, training: Texts) -> list[np.ndarray]:
         """Returns for each of the tasks which rows overlap with training rows.
@@ -113,19 +168,53 @@ class Search:
         Returns:
           Places of rows, ascending, each once: int64, an array for each task.
         """
-        there = [training.whole, *(training.runs(size)[0] for size in self._sizes)]
-        hits = np.concatenate([self._known(hashes) for hashes in there])
-        if not len(hits):
-            return [np.zeros(0, np.int64) for _ in self._sought]
-        return [np.unique(rows[np.isin(own, hits)]) for own, rows in self._sought]
+        found = []
+        for size, own in self._by_size.items():
+            hits = [training.whole[:0]]
+            if size:
+                hits += [runs.in_set(size, own.set) for runs, _ in training.blocks()]
+            else:
+                hits.append(training.whole[own.set.are_in(training.whole)])
+            found.append(own.owners(np.unique(np.concatenate(hits))))
+        tasks, rows = _joined(found)
+        return [np.unique(rows[tasks == task]) for task in range(self._num_tasks)]
 
-    def _known(self, hashes: np.ndarray) -> np.ndarray:
-        """Returns those hashes that are looked for."""
-        if not len(self._hashes):
-            return hashes[:0]
-        places = np.searchsorted(self._hashes, hashes)
-        places = np.minimum(places, len(self._hashes) - 1)
-        return hashes[self._hashes[places] == hashes]
+
+class _Sought:
+    """Hashes of several tasks' rows.
+
+    Attributes:
+      set: The hashes.
+    """
+
+    def __init__(self, tasks: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+        hashes, rows = _joined(tasks)
+        order = np.argsort(hashes, kind="stable")
+        counts = [len(own) for own, _ in tasks]
+        self._hashes, self._rows = hashes[order], rows[order]
+        self._tasks = np.repeat(np.arange(len(tasks), dtype=np.int32), counts)[order]
+        self.set = word_runs.HashSet(self._hashes)
+
+    def owners(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the tasks and rows that have some of the hashes."""
+        first = np.searchsorted(self._hashes, hashes, "left")
+        last = np.searchsorted(self._hashes, hashes, "right")
+        places = word_runs.ranges(first, last - first)
+        return self._tasks[places], self._rows[places]
+
+
+_NOTHING = (np.zeros(0, np.uint64), np.zeros(0, np.int64))
+
+
+def _joined(
+    parts: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns pairs of arrays, each end to end."""
+    first, second = zip(*parts, strict=True) if parts else ([], [])
+    return (
+        np.concatenate([*first]) if first else _NOTHING[0],
+        np.concatenate([*second]) if second else _NOTHING[1],
+    )
 
 
 def normalized(text: str) -> list[str]:
@@ -134,7 +223,7 @@ def normalized(text: str) -> list[str]:
     >>> normalized("The CAT -- it's ﬁne!")
     ['the', 'cat', 'it', 's', 'fine']
     """
-    return re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def share(rows: Collection[int], found: Iterable[np.ndarray]) -> float:
@@ -143,54 +232,5 @@ def share(rows: Collection[int], found: Iterable[np.ndarray]) -> float:
     >>> share([1, 2, 5, 6], [np.array([2, 3]), np.array([2, 5])])
     50.0
     """
-    every = {int(row) for rows_found in found for row in rows_found}
-    return 100.0 * len(every.intersection(rows)) / len(rows)
-
-
-def _without_template(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Returns each row without the words in runs that most rows have.
-
-    A row's start and end count as words, so that short beginnings are found, too.
-    """
-    if len(rows) < _LEAST_ROWS:
-        return list(rows)
-    edge = _TEMPLATE_WORDS - 1
-    start, end = np.full(edge, _START), np.full(edge, _END)
-    padded = [np.concatenate([start, row, end]) for row in rows]
-    lengths = np.fromiter(map(len, padded), np.int64, len(padded))
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    words = np.concatenate(padded)
-    hashes, owners = _runs(words, offsets, _TEMPLATE_WORDS)
-    in_a_row = hashes ^ (owners.astype(np.uint64) * np.uint64(_MULTIPLIER))
-    _, firsts = np.unique(in_a_row, return_index=True)
-    kinds, counts = np.unique(hashes[firsts], return_counts=True)
-    is_common = np.isin(hashes, kinds[counts > len(rows) / 2])
-    is_template = np.zeros(len(words), bool)
-    begins = _begins(offsets, _TEMPLATE_WORDS)[is_common]
-    for place in range(_TEMPLATE_WORDS):
-        is_template[begins + place] = True
-    return [
-        words[first + edge : last - edge][~is_template[first + edge : last - edge]]
-        for first, last in zip(offsets[:-1], offsets[1:], strict=True)
-    ]
-
-
-def _begins(offsets: np.ndarray, size: int) -> np.ndarray:
-    """Returns where runs of `size` words begin that lie within one row."""
-    counts = np.maximum(np.diff(offsets) - size + 1, 0)
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
-    within = np.arange(total) - np.repeat(ends - counts, counts)
-    return np.repeat(offsets[:-1], counts) + within
-
-
-def _runs(
-    words: np.ndarray, offsets: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the hashes of all runs of `size` words within rows, and their rows."""
-    begins = _begins(offsets, size)
-    hashes = np.zeros(len(begins), np.uint64)
-    for place in range(size):
-        hashes = hashes * np.uint64(_MULTIPLIER) + words[begins + place]
-    counts = np.maximum(np.diff(offsets) - size + 1, 0)
-    return hashes, np.repeat(np.arange(len(counts)), counts)
+    every = np.concatenate([np.zeros(0, np.int64), *found])
+    return 100.0 * float(np.isin(np.array(rows), every).mean())

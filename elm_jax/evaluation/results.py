@@ -117,6 +117,11 @@ class Facts:
         on, or nearly so, in percent; None where none of these rows were at hand, and
         for a base.
       overlap_unknown: Training tasks whose rows were not at hand to be compared.
+      overlap_with: In percent, examples that are among other rows, or nearly: `base`,
+        those that the base was trained on; of a strategy that asked a library,
+        `queries`, those that asked, and `keys`, those behind the library's keys; and
+        `queries in keys`, what of the queries is among the keys. None of rows that were
+        not at hand, so that nothing was compared; empty where nothing was to be.
     """
 
     kind: str = ""
@@ -138,6 +143,9 @@ class Facts:
     answers_cut: float | None = None
     overlap: float | None = None
     overlap_unknown: int | None = None
+    overlap_with: Mapping[str, float | None] = dataclasses.field(
+        default_factory=dict, hash=False
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -232,7 +232,7 @@ def _append(
             do=f"Check the embedder {embedder.name} and its weights",
         )
     expert = Expert(
-        new.name, len(keys), new.sources, _hash(new.texts), _hash_keys(keys)
+        new.name, len(keys), new.sources, hash_of_texts(new.texts), _hash_keys(keys)
     )
     position = 0 if index is None else len(index.experts)
     owners = np.full(len(keys), position, np.int32)
@@ -377,7 +377,8 @@ def _select_missing(index: Index | None, new: Sequence[NewExpert]) -> list[NewEx
         "with keys of other texts": [
             e.name
             for e in new
-            if e.name in indexed and indexed[e.name].texts_sha256 != _hash(e.texts)
+            if e.name in indexed
+            and indexed[e.name].texts_sha256 != hash_of_texts(e.texts)
         ],
         # Even if the texts are equal: these rows are left out of the queries.
         "with keys of other rows": [
@@ -397,5 +398,6 @@ def _select_missing(index: Index | None, new: Sequence[NewExpert]) -> list[NewEx
     return [expert for expert in new if expert.name not in indexed]
 
 
-def _hash(texts: Sequence[str]) -> str:
+def hash_of_texts(texts: Sequence[str]) -> str:
+    """Returns what `Expert.texts_sha256` is of the texts of its keys."""
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()

@@ -5,7 +5,7 @@ letters stand beside columns. Ties, generated answers without an end, and rows t
 an expert was trained on are properties of one score.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from elm_jax.evaluation import results
 from elm_jax.reporting import text
@@ -29,6 +29,12 @@ _MEANINGS = {
     TIES: "several answers with the best score, of which a fair draw is counted",
     NO_END: "written answers that are cut: no end at the greatest length",
     OVERLAP: "the text of rows that the expert was trained on, or nearly",
+}
+
+_OTHERS = {
+    "base": "rows that the base was trained on",
+    "queries": "rows that asked the library for experts",
+    "keys": "rows behind the library's keys",
 }
 
 
@@ -80,6 +86,7 @@ def legend(rows: Sequence[results.ResultRow], *, shown: int = 3) -> tuple[str, .
                 f"{letter}: more than {MOST_PERCENT:g} % of the rows of a task have"
                 f" {_MEANINGS[letter]}: {'; '.join(named)}."
             )
+    sentences += _of_others(rows, shown=shown)
     unknown = {row.expert for row in rows if row.overlap_unknown}
     if unknown:
         sentences.append(
@@ -88,6 +95,31 @@ def legend(rows: Sequence[results.ResultRow], *, shown: int = 3) -> tuple[str, .
             f" {len({row.expert for row in rows})} candidates."
         )
     return tuple(sentences)
+
+
+def _of_others(rows: Sequence[results.ResultRow], *, shown: int) -> Iterator[str]:
+    """Yields sentences about rows that are among others, or were not compared."""
+    missing = []
+    for name, others in _OTHERS.items():
+        worst: dict[str, float] = {}
+        for row in rows:
+            share = row.overlap_with.get(name, 0.0)
+            if share is None:
+                missing.append(others)
+            elif share > MOST_PERCENT:
+                worst[row.task] = max(share, worst.get(row.task, 0.0))
+        if worst:
+            order = sorted(worst, key=lambda task: (-worst[task], task))
+            named = [f"{task} {text.number(worst[task])} %" for task in order[:shown]]
+            if len(order) > shown:
+                named.append(f"{len(order) - shown} more tasks")
+            yield (
+                f"More than {MOST_PERCENT:g} % of the rows of a task are also, or"
+                f" nearly, {others}: {'; '.join(named)}."
+            )
+    if missing:
+        names = ", nor with ".join(dict.fromkeys(missing))
+        yield f"Not compared with {names}: these were not at hand."
 
 
 def _named(letter: str, share: float, row: results.ResultRow) -> str:

@@ -14,7 +14,7 @@ from elm_jax.evaluation import naming
 from elm_jax.merging import averages
 from elm_jax.merging.method import MergeMethod
 from elm_jax.peft import adapters
-from elm_jax.runs import loaded, merged_params, shards
+from elm_jax.runs import loaded, merged_params, queries, shards
 from elm_jax.types import Params
 
 
@@ -33,6 +33,7 @@ class Candidate:
       library: Hash of what the strategy took its experts from, where all of that was
         trained with one seed; see `queries.Question`.
       library_seed: That seed.
+      question: How a task asked for it; None for what no library gave.
     """
 
     name: str
@@ -44,6 +45,9 @@ class Candidate:
     note: str = ""
     library: str = ""
     library_seed: int | None = None
+    question: queries.Question | None = dataclasses.field(
+        default=None, compare=False, repr=False
+    )
 
     @functools.cached_property
     def fingerprint(self) -> str:

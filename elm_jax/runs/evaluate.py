@@ -195,8 +195,8 @@ class Evaluate(Run):
             length_normalized=self.length_normalized,
             decoding=self.decoding,
         )
-        asked = list(self._jobs(keys, open_split))
-        asked = overlaps.told(asked, store, data.data_options.cache_dir, self.overlap)
+        compared = (data.data_options.cache_dir, self.overlap, base.manifest)
+        asked = overlaps.told([*self._jobs(keys, open_split)], store, *compared)
         data_doubts.check(job.of.dataset for job in asked)
         processes.check_same(
             repr([job.cell for job in asked]), what="list of what to score"

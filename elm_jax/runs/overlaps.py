@@ -1,26 +1,18 @@
-"""Which of the rows to score an expert was trained on, or on nearly the same."""
+"""What share of the rows to score is known: to an expert, its base or a library."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
-
-import numpy as np
 
 from elm_jax import errors
 from elm_jax.checkpoints import manifest
-from elm_jax.data import cache, token_store
 from elm_jax.evaluation import overlap, result_store
 from elm_jax.partitioning import processes
 from elm_jax.reporting import marks
-from elm_jax.runs import jobs
-from elm_jax.runs.progress import Progress
+from elm_jax.runs import jobs, queries, row_search
 
 Action = Literal["refuse", "mark", "ignore"]
 _MOST_NAMED = 5
-
-Rows = tuple[str, str]
-"""A training task and the fingerprint of its rows."""
-Split = tuple[str, str]
 
 
 def told(
@@ -28,28 +20,32 @@ def told(
     store: result_store.ResultStore,
     cache_dir: str,
     action: Action,
+    base: manifest.Manifest,
 ) -> list[jobs.Job]:
     """Returns the jobs with what share of their rows the candidate was trained on.
+
+    And with what share of them the base was trained on, and a library has as keys or
+    was asked with. For these nothing is refused: all that is compared has the base in
+    common, and keys and queries are there without their labels.
 
     Args:
       asked: All jobs of an evaluation.
       store: Jobs that it has rows of are not compared again.
       cache_dir: Where the token caches of trainings are looked for, by the fingerprints
-        that manifests tell. Nothing is built.
-      action: `refuse` where more than `marks.MOST_PERCENT` of a job's rows overlap,
-        `mark` these, or `ignore` it all.
+        that manifests tell. None is built.
+      action: `refuse` where more than `marks.MOST_PERCENT` of a job's rows overlap with
+        training rows of its experts, `mark` these, or `ignore` it all.
+      base: The base's manifest.
 
     Raises:
-      DataError: Some are to be refused; or a cache is damaged.
+      DataError: Some are to be refused; or a token cache is damaged.
     """
     if action == "ignore":
         return list(asked)
     are_done = jobs.are_done(asked, store)
     every = [job for job, done in zip(asked, are_done, strict=True) if not done]
-    splits = {_split(job): job.of.dataset for job in every}
-    trained_on = dict.fromkeys(rows for job in every for rows in _trained_on(job)[0])
-    found = _found(list(trained_on), splits, cache_dir)
-    marked = [_with_facts(job, found) for job in every]
+    comparison = _Comparison(every, cache_dir, base)
+    marked = [comparison.with_facts(job) for job in every]
     if action == "refuse":
         _check(marked)
     unknown = {job.cell.expert for job in marked if job.of.facts.overlap_unknown}
@@ -64,70 +60,77 @@ def told(
     ]
 
 
-def _split(job: jobs.Job) -> Split:
+class _Comparison:
+    """What of the rows of some jobs is known."""
+
+    def __init__(
+        self, every: Sequence[jobs.Job], cache_dir: str, base: manifest.Manifest
+    ) -> None:
+        splits = {_split(job): job.of.dataset for job in every}
+        self._search = row_search.RowSearch(splits, cache_dir)
+        self._base = _training((base,))
+        trained_on = [_training(job.candidate.manifests)[0] for job in every]
+        if every:
+            trained_on.append(self._base[0])
+        self._found = self._search.in_training(
+            [*dict.fromkeys(rows for own in trained_on for rows in own)]
+        )
+
+    def with_facts(self, job: jobs.Job) -> jobs.Job:
+        """Returns a job whose facts tell what of its rows is known."""
+        base, missing = self._share(job, self._base)
+        others = {"base": None if missing else base}
+        if job.candidate.question is not None:
+            others |= self._of_library(job, job.candidate.question)
+        facts = dataclasses.replace(job.of.facts, overlap_with=others)
+        if job.candidate.manifests:
+            share, missing = self._share(job, _training(job.candidate.manifests))
+            facts = dataclasses.replace(facts, overlap=share, overlap_unknown=missing)
+        return job._replace(of=job.of._replace(facts=facts))
+
+    def _share(
+        self, job: jobs.Job, trained_on: tuple[list[row_search.Training], int]
+    ) -> tuple[float | None, int]:
+        """Returns the percentage among training rows, and tasks not compared."""
+        tasks, unknown = trained_on
+        here = [places for rows in tasks if (places := self._found[rows]) is not None]
+        share = _percent(job, here) if here else None
+        return share, unknown + len(tasks) - len(here)
+
+    def _of_library(
+        self, job: jobs.Job, question: queries.Question
+    ) -> dict[str, float | None]:
+        keys = self._search.in_keys(question)
+        return {
+            "queries": _percent(job, [self._search.in_queries(question)]),
+            "keys": None if keys is None else _percent(job, [keys]),
+            "queries in keys": self._search.queries_in_keys(question),
+        }
+
+
+def _split(job: jobs.Job) -> row_search.Split:
     return job.of.dataset.name, job.of.dataset.split
 
 
-def _trained_on(job: jobs.Job) -> tuple[list[Rows], int]:
-    """Returns a candidate's training rows, and how many tasks tell of none."""
-    known: list[Rows] = []
+def _percent(job: jobs.Job, found: Iterable[row_search.Places]) -> float:
+    return overlap.share(job.of.rows, [places[_split(job)] for places in found])
+
+
+def _training(
+    infos: Sequence[manifest.Manifest],
+) -> tuple[list[row_search.Training], int]:
+    """Returns training rows that manifests tell, and how many tasks tell of none."""
+    tasks: list[row_search.Training] = []
     unknown = 0
-    for info in job.candidate.manifests:
+    for info in infos:
         for task in info.tasks:
             fingerprint = manifest.data_fingerprint(info, task)
             if fingerprint is None:
                 unknown += 1
             else:
-                known.append((task, fingerprint))
+                tasks.append((task, fingerprint))
         unknown += not info.tasks
-    return known, unknown
-
-
-def _found(
-    asked: Sequence[Rows],
-    splits: dict[Split, token_store.TokenizedDataset],
-    cache_dir: str,
-) -> dict[Rows, dict[Split, np.ndarray] | None]:
-    """Returns which rows of each split are among training rows; None if not here.
-
-    Training rows are read one task after another, since all may not fit in memory.
-    """
-    if not asked:
-        return {}
-    search = overlap.Search([overlap.Texts.of(_texts(one)) for one in splits.values()])
-    progress = Progress("compare with training rows", total=len(asked), unit="tasks")
-    found: dict[Rows, dict[Split, np.ndarray] | None] = {}
-    for count, (task, fingerprint) in enumerate(asked, start=1):
-        rows = cache.find(cache_dir, task, "train", fingerprint=fingerprint)
-        found[task, fingerprint] = None
-        if rows is not None:
-            places = search.rows_in(overlap.Texts.of(_texts(rows)))
-            found[task, fingerprint] = dict(zip(splits, places, strict=True))
-        progress(count)
-    return found
-
-
-def _texts(dataset: token_store.TokenizedDataset) -> Iterator[str]:
-    """Yields what a model is asked in each row; plain texts are targets alone."""
-    columns = dataset.columns
-    for row in range(len(dataset)):
-        yield columns.inputs_text.text(row) or columns.targets_text.text(row)
-
-
-def _with_facts(
-    job: jobs.Job, found: dict[Rows, dict[Split, np.ndarray] | None]
-) -> jobs.Job:
-    if not job.candidate.manifests:  # what a base was trained on is not at hand
-        return job
-    known, unknown = _trained_on(job)
-    here = [places for rows in known if (places := found[rows]) is not None]
-    share = overlap.share(job.of.rows, [places[_split(job)] for places in here])
-    facts = dataclasses.replace(
-        job.of.facts,
-        overlap=share if here else None,
-        overlap_unknown=unknown + len(known) - len(here),
-    )
-    return job._replace(of=job.of._replace(facts=facts))
+    return tasks, unknown
 
 
 def _check(every: Sequence[jobs.Job]) -> None:

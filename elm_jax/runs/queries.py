@@ -30,6 +30,8 @@ class Question(NamedTuple):
       library: Hash of the recipes of all of these and of how they are asked, equal
         for libraries of several training seeds; "" unless one seed trained them all.
       training_seed: That seed; None without one.
+      keys: The experts' entries in the index, which tell the rows behind their keys.
+      text_format: What these rows and the queries look like to the embedder.
     """
 
     task: str
@@ -39,6 +41,8 @@ class Question(NamedTuple):
     experts: Mapping[str, pathlib.Path]
     library: str = ""
     training_seed: int | None = None
+    keys: tuple[index.Expert, ...] = ()
+    text_format: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,6 +126,7 @@ class Queries:
             load_data=lambda: rows,
         )
         library, seed = self._library_of([*folders.values()], opened.settings)
+        keys = tuple(one for one in opened.experts if one.name in folders)
         progress = Progress("retrieve", total=len(tasks), unit="tasks")
         questions = []
         for done, task in enumerate(tasks, 1):
@@ -139,7 +144,17 @@ class Queries:
                 experts=[*folders],
             )
             questions.append(
-                Question(task, dataset, tuple(asking), result, folders, library, seed)
+                Question(
+                    task,
+                    dataset,
+                    tuple(asking),
+                    result,
+                    folders,
+                    library,
+                    seed,
+                    keys,
+                    opened.settings.text_format,
+                )
             )
             progress(done)
         if processes.is_main():

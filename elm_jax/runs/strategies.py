@@ -269,7 +269,8 @@ def from_library(
         target = Target(question.task, path, question)
         for strategy in strategies:
             if strategy.needs_library:
-                yield strategy.choose(target), [question.task]
+                given = dataclasses.replace(strategy.choose(target), question=question)
+                yield given, [question.task]
 
 
 def check_is_asked(found: Sequence[Strategy], asked: queries.Queries | None) -> None:

@@ -1,8 +1,12 @@
 """Rows that were trained on are found, whatever stands around them, and no others."""
 
-import numpy as np
+import collections
+import hashlib
 
-from elm_jax.evaluation import overlap
+import numpy as np
+import pytest
+
+from elm_jax.evaluation import overlap, word_runs
 
 NUM_PLANTED = 1000
 SYLLABLES = [f"{first}{second}" for first in "bdfglmnprs" for second in "aeiou"]
@@ -84,3 +88,94 @@ def test_several_tasks_are_sought_at_once():
     search = overlap.Search([overlap.Texts.of(asked(x)) for x in (first, second)])
     found = search.rows_in(overlap.Texts.of([second[3], first[1], second[20]]))
     assert [rows.tolist() for rows in found] == [[1], [3, 20]]
+
+
+def naive_rows_in(training, scored):
+    """What `Search` finds, by sets of tuples of words."""
+
+    def runs(row, size):
+        return {tuple(row[i : i + size]) for i in range(len(row) - size + 1)}
+
+    def own_words(texts):
+        rows = [overlap.normalized(text) for text in texts]
+        if len(rows) < 20:
+            return rows
+        padded = [[1, 1, *row, 2, 2] for row in rows]
+        threes = [
+            {tuple(row[i : i + 3]) for i in range(len(row) - 2)} for row in padded
+        ]
+        counts = collections.Counter(three for own in threes for three in own)
+        own = []
+        for row in padded:
+            drop = set()
+            for i in range(len(row) - 2):
+                if counts[tuple(row[i : i + 3])] > len(rows) / 2:
+                    drop |= {i, i + 1, i + 2}
+            own.append([row[i] for i in range(2, len(row) - 2) if i not in drop])
+        return own
+
+    there = own_words(training)
+    wholes = {tuple(overlap.normalized(text)) for text in training}
+    found = []
+    for place, row in enumerate(own_words(scored)):
+        size = min(len(row), overlap.RUN_WORDS)
+        text = tuple(overlap.normalized(scored[place]))
+        is_long = size >= overlap.LEAST_WORDS
+        if (text and text in wholes) or (
+            is_long and any(runs(row, size) & runs(other, size) for other in there)
+        ):
+            found.append(place)
+    return found
+
+
+def test_the_search_finds_what_sets_of_words_find(monkeypatch):
+    monkeypatch.setattr(word_runs, "_BLOCK_WORDS", 50)  # rows of many blocks
+    random = np.random.default_rng(0)
+    some = 0
+    for _ in range(30):
+        shared = sentences(random, 8, least=0, most=30)
+
+        def texts(number, shared=shared):
+            made = [
+                random.choice(shared) if random.random() < 0.4 else text
+                for text in sentences(random, number, least=0, most=30)
+            ]
+            if random.random() < 0.5:
+                made = [f"All rows of one task begin so: {text}" for text in made]
+            return made
+
+        training, scored = texts(random.integers(0, 60)), texts(25)
+        expected = naive_rows_in(training, scored)
+        assert rows_in(training, scored) == expected
+        some += len(expected)
+    assert some > 50
+
+
+def test_texts_that_are_kept_are_those_that_were_made():
+    made = overlap.Texts.of(asked(sentences(np.random.default_rng(0), 30)))
+    again = overlap.Texts.from_arrays(made.arrays())
+    assert all(
+        np.array_equal(one, again.arrays()[name]) for name, one in made.arrays().items()
+    )
+    cut = {**made.arrays(), "words": made.words[:-1]}
+    with pytest.raises(ValueError, match="do not fit"):
+        overlap.Texts.from_arrays(cut)
+
+
+def test_what_is_kept_changes_with_its_version_only():
+    """If this fails, what is made of texts has changed: raise `overlap.VERSION`."""
+    made = overlap.Texts.of(asked(["Ünder ﬁve?", "", *(f"no {i}" for i in range(20))]))
+    digest = hashlib.sha256()
+    for array in made.arrays().values():
+        digest.update(np.ascontiguousarray(array).tobytes())
+    assert (overlap.VERSION, digest.hexdigest()[:16]) == (1, "314108ef049ccedc")
+
+
+def test_some_rows_keep_their_own_words_alone():
+    made = overlap.Texts.of(asked(sentences(np.random.default_rng(0), 30)))
+    some = made.rows([4, 7])
+    assert len(some) == 2
+    assert some.words[: some.offsets[1]].tolist() == (
+        made.words[made.offsets[4] : made.offsets[5]].tolist()
+    )
+    assert some.whole.tolist() == made.whole[[4, 7]].tolist()

@@ -12,6 +12,7 @@ from tests.fuzz import (
     tables,
     torch_files,
     weights,
+    words,
 )
 from tests.fuzz.contract import Format
 
@@ -24,6 +25,7 @@ FORMATS: dict[str, Format] = {
     **t5x_files.FORMATS,
     **buckets.FORMATS,
     **torch_files.FORMATS,
+    **words.FORMATS,
 }
 if os.environ.get("ELM_FUZZ_BROKEN"):
     FORMATS["broken"] = broken.FORMAT

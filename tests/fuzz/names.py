@@ -4,7 +4,7 @@ GROUPS = {
     "rows": {"csv": 3, "jsonl": 3, "jsonl_gz": 2, "archive": 2, "yaml": 2, "jinja": 2},
     "records": {
         **{"manifest": 2, "catalogue": 2, "index": 2, "cache": 2},
-        **{"results": 1, "old_results": 1, "kept_rows": 1},
+        **{"results": 1, "old_results": 1, "kept_rows": 1, "kept_words": 1},
         **{"metrics": 1, "votes": 1},
     },
     "weights": {

@@ -165,11 +165,12 @@ def _judge_index(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     return "" if sum(n for _, n in votes) == len(_QUERIES) else f"votes {votes}"
 
 
-def _make_cache(folder: pathlib.Path, variant: int) -> None:
+def make_cache(folder: pathlib.Path, variant: int) -> None:
+    """Writes rows, a vocabulary and the token cache of both."""
     (folder / "data").mkdir()
     _make_jsonl(folder / "data", variant)
     make_vocabulary(folder / "data/tiny.model", 0)
-    _open_cache(folder)
+    open_cache(folder)
 
 
 def make_vocabulary(path: pathlib.Path, variant: int) -> None:
@@ -187,7 +188,8 @@ def _registered() -> str:
     return task.name
 
 
-def _open_cache(folder: pathlib.Path) -> Any:
+def open_cache(folder: pathlib.Path) -> Any:
+    """Returns what `make_cache` has made."""
     return cache.open_cache(
         _registered(),
         "train",
@@ -200,7 +202,7 @@ def _open_cache(folder: pathlib.Path) -> Any:
 
 
 def _read_cache(folder: pathlib.Path) -> Any:
-    found = _open_cache(folder)
+    found = open_cache(folder)
     facts = json.loads(json.dumps(dict(found.manifest)))
     return ([tuple(one) for one in found], found.name, found.split, facts)
 
@@ -350,7 +352,7 @@ FORMATS = {
         {"index.json": ("json",), "*.npy": ("npy", "bytes")},
     ),
     "cache": Format(
-        _make_cache,
+        make_cache,
         _read_cache,
         guarded,
         {"cache/*/*/manifest.json": ("json",), "cache/*/*/arrays.bin": ("bytes",)},

@@ -1,13 +1,18 @@
 """elm_eval refuses to score an expert on rows that it was trained on, or says so."""
 
 import dataclasses
+import json
 import shutil
 
 import pytest
 
 from elm_jax import errors
+from elm_jax.checkpoints import manifest
+from elm_jax.disk import seals
 from elm_jax.evaluation import result_store
-from elm_jax.runs import strategies
+from elm_jax.library import index
+from elm_jax.reporting import marks
+from elm_jax.runs import queries, strategies
 from tests.runs import finished_scores_test as toy
 from tests.runs import scored
 
@@ -96,3 +101,91 @@ def test_nothing_is_compared_if_one_says_so(folder):
     rows = score(folder, "signs", overlap="ignore")
     assert rows["plain", "signs"].overlap is None
     assert rows["plain", "signs"].overlap_unknown is None
+
+
+def ask(folder, *names):
+    """Scores the base and what a library of `plain` gives, on some tasks."""
+    retrieval = queries.Queries(embedder=toy.ENCODER, num_queries=2)
+    return score(
+        folder,
+        *names,
+        experts=(),
+        strategies=("base", "retrieved"),
+        retrieval=retrieval,
+        overlap="mark",
+    )
+
+
+def test_rows_are_compared_with_queries_and_keys_of_the_library(folder):
+    toy.build(folder, experts=("{MODEL_DIR}/experts/plain",)).run()
+    rows = ask(folder, "twice")
+    # Of eight rows, the same in all splits and tasks, two ask and four are keys.
+    others = rows["retrieved", "twice"].overlap_with
+    assert others["queries"] == 25.0
+    assert others["keys"] == 50.0
+    (owner,) = index.open_index(folder / "library").experts
+    (source,) = owner.sources
+    ((_, asking),) = [
+        (one.task, one.rows)
+        for one in queries.Queries(embedder=toy.ENCODER, num_queries=2).ask(
+            toy.build(folder), ["twice_ask"], toy.DATA, base_path="{MODEL_DIR}/base"
+        )
+    ]
+    both = {*asking} & {*source.rows}
+    assert others["queries in keys"] == 50.0 * len(both)
+    assert rows["base", "twice"].overlap_with == {"base": None}
+    told = " ".join(marks.legend([*rows.values()]))
+    assert "also, or nearly, rows that asked the library for experts: twice_ask" in told
+    assert "rows behind the library's keys: twice_ask 50.0 %" in told
+    assert "Not compared with rows that the base was trained on" in told
+
+
+def test_keys_whose_rows_are_not_at_hand_are_not_compared(folder):
+    toy.build(folder, experts=("{MODEL_DIR}/experts/plain",)).run()
+    shutil.rmtree(folder / "cache" / "plain_ask")
+    others = ask(folder, "twice")["retrieved", "twice"].overlap_with
+    assert others == {
+        "base": None,
+        "queries": 25.0,
+        "keys": None,
+        "queries in keys": None,
+    }
+
+
+def test_keys_of_other_rows_than_the_manifest_tells_are_not_compared(folder):
+    toy.build(folder, experts=("{MODEL_DIR}/experts/plain",)).run()
+    (owner,) = index.open_index(folder / "library").experts
+    path = folder / "library" / index.RECORD
+    record = json.loads(path.read_text())
+    record["experts"][0]["texts_sha256"] = "0" * 64
+    del record["digest"]
+    path.write_text(json.dumps(seals.seal(record)))
+    assert ask(folder, "twice")["retrieved", "twice"].overlap_with["keys"] is None
+
+
+def test_rows_that_the_base_was_trained_on_are_told_and_not_refused(folder):
+    params, info = toy.experts.load_expert(folder / "base")
+    own = manifest.read_manifest(folder / "experts" / "plain")
+    info = dataclasses.replace(info, tasks=own.tasks, data=own.data)
+    shutil.rmtree(folder / "base")
+    toy.experts.save_expert(folder / "base", params, info)
+    rows = score(folder, "signs", experts=())
+    assert rows["base", "signs"].overlap_with == {"base": 75.0}
+    assert rows["base", "signs"].overlap is None
+    told = " ".join(marks.legend([*rows.values()]))
+    assert "rows that the base was trained on: signs_ask 75.0 %" in told
+
+
+def test_damaged_training_rows_are_refused_with_both_ways_out(folder):
+    (path,) = folder.glob("cache/plain_ask/train-*/arrays.bin")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    for action in ("refuse", "mark"):
+        with pytest.raises(errors.DataError) as caught:
+            score(folder, "signs", overlap=action)
+        assert f"the token cache {path.parent} is damaged" in str(caught.value)
+        assert "Delete that folder, and build it again" in str(caught.value)
+        assert 'evaluate.Evaluate.overlap = "ignore"' in str(caught.value)
+    rows = score(folder, "signs", overlap="ignore")
+    assert rows["plain", "signs"].overlap_with == {}
