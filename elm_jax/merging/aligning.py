@@ -1,0 +1,141 @@
+"""Bottlenecks whose hidden units are put in one order before they are averaged.
+
+A bottleneck `U g(D x + b) + c` does the same if its hidden units change places: columns
+of D with their biases, and rows of U. Two that learnt the same units in another order
+have a mean that does neither. So the units of each expert are first matched with those
+of one of them: the permutation with the greatest sum of inner products of what belongs
+to a unit, its parts of D, b and U.
+
+Reference:
+  Singh and Jaggi 2020, arXiv:1910.05653 (fusion after alignment);
+  Ainsworth et al. 2023, arXiv:2209.04836 (matching of weights);
+  for adapters He et al. 2023, arXiv:2308.15982.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy import optimize
+
+from elm_jax import fields, trees
+from elm_jax.merging import averages, layers
+from elm_jax.merging.method import Beside, Merged, MergeMethod, Unit
+from elm_jax.types import Params
+
+Leaves = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlignedAverage(MergeMethod):
+    """The mean of the experts' parameters, their hidden units matched before.
+
+    The units of each bottleneck are put in the order that those of the expert with the
+    greatest weight have. All other parameters, and the two matrices of LoRAs, which
+    have no units to match, are averaged as they are: of LoRAs, take `low_rank_sum`.
+
+    Defaults and tools: no other tool merges bottlenecks. MerA (arXiv:2308.15982)
+    matches by optimal transport, which gives a permutation, too, where all units weigh
+    alike.
+
+    Attributes:
+      weights: As of `averages.Weighted`.
+    """
+
+    name: ClassVar[str] = "aligned"
+    reference: ClassVar[str] = (
+        "Ainsworth et al. 2023, arXiv:2209.04836; He et al. 2023, arXiv:2308.15982"
+    )
+    weights: tuple[fields.Finite, ...] = ()
+
+    @property
+    def unit(self) -> Unit:
+        """An adapter's parameters depend on each other."""
+        return "place"
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for weights that make no average."""
+        super().__post_init__()
+        averages.Weighted(weights=self.weights)
+
+    def _merge(
+        self, experts: Sequence[Params], base: Params | None, beside: Beside
+    ) -> Merged:
+        flat = [trees.flatten(expert) for expert in experts]
+        weights = self.weights or (1.0,) * len(experts)
+        matched = aligned(flat, beside, reference=int(np.argmax(weights)))
+        method = averages.Weighted(weights=tuple(weights))
+        return method.merge([trees.unflatten(leaves) for leaves in matched])
+
+
+def places(beside: Beside, *, is_linear: bool) -> dict[str, list[str]]:
+    """Returns the names of the parameters of adapters, by the adapters' names.
+
+    Args:
+      beside: Of these parameters.
+      is_linear: Whether those that are products are asked for, or all others.
+    """
+    found: dict[str, list[str]] = collections.defaultdict(list)
+    for name, side in beside.items():
+        if side.is_linear == is_linear:
+            found[side.place].append(name)
+    return dict(found)
+
+
+def aligned(
+    experts: Sequence[Mapping[str, Any]],
+    beside: Beside,
+    *,
+    reference: int,
+    on_move: Callable[[int, str, tuple[Any, ...], np.ndarray], None] | None = None,
+) -> list[dict[str, np.ndarray]]:
+    """Returns experts whose bottlenecks have their units in the order of one's.
+
+    Args:
+      experts: Their leaves by name.
+      beside: Which of them belong to adapters.
+      reference: The expert, by its number, whose order the others get.
+      on_move: Called with each expert's number, parameter, layer and order of units, to
+        move what belongs to them.
+    """
+    found = [{name: np.asarray(leaf) for name, leaf in e.items()} for e in experts]
+    if len(experts) == 1:
+        return found
+    for names in places(beside, is_linear=False).values():
+        axes = {name: beside[name].axis for name in names}
+        indices = [index for _, index in layers.units(names[0], found[0][names[0]])]
+        for number, leaves in enumerate(found):
+            if number == reference:
+                continue
+            leaves.update({name: leaves[name].copy() for name in names})
+            for index in indices:
+                wanted = {name: found[reference][name][index] for name in names}
+                there = {name: leaves[name][index] for name in names}
+                order = matching(wanted, there, axes)
+                for name in names:
+                    leaves[name][index] = there[name].take(order, axis=axes[name])
+                    if on_move:
+                        on_move(number, name, index, order)
+    return found
+
+
+def matching(wanted: Leaves, there: Leaves, axes: Mapping[str, int]) -> np.ndarray:
+    """Returns the order of units [width] that comes nearest to another adapter's.
+
+    Args:
+      wanted: One layer's parameters of the adapter whose order is wanted.
+      there: Of the adapter whose units are to change places.
+      axes: Of each parameter, the axis of the units.
+    """
+    gains = _units(wanted, axes) @ _units(there, axes).T
+    _, order = optimize.linear_sum_assignment(gains, maximize=True)
+    return order
+
+
+def _units(leaves: Leaves, axes: Mapping[str, int]) -> np.ndarray:
+    """Returns what belongs to each unit, [width, numbers] float64."""
+    parts = [np.moveaxis(leaves[name], axes[name], 0) for name in sorted(axes)]
+    rows = [part.reshape(len(part), -1).astype(np.float64) for part in parts]
+    return np.concatenate(rows, axis=1)

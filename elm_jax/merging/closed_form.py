@@ -1,0 +1,228 @@
+"""Matrices that interfere least with what each expert reads, without any data.
+
+What an expert changes in a matrix, `D_t` [inputs, outputs], is made of the inputs that
+it was trained on: `G_t = D_t D_t'` stands for their covariance. The methods find the
+matrix M that differs least from each D_t on such inputs,
+
+    minimise sum_t trace((M - D_t)' G_t (M - D_t)),  so  (sum_t G_t) M = sum_t G_t D_t,
+
+and differ in how G_t is scaled and how the solution is kept from following noise. They
+are exact in a core: M lies in what the D_t span.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from elm_jax import fields
+from elm_jax.merging import averages, core, singular
+from elm_jax.merging.deltas import Layer
+from elm_jax.merging.spectral import MatrixMethod
+
+# Eigenvalues of sums of squares, relative to the greatest: rounding below.
+_LEAST = 1e-13
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InterferenceMethod(MatrixMethod):
+    """The base and matrices that interfere least with the experts' own.
+
+    Attributes:
+      weights: One per expert, at least 0 and not all 0: how much it counts. Only their
+        ratios matter.
+    """
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for weights that do not weigh."""
+        super().__post_init__()
+        averages.Weighted(weights=self.weights)
+
+    def _is_sum(self, layer: Layer) -> bool:
+        del layer
+        return False
+
+    def _keeps_one(self) -> bool:
+        plain = dataclasses.replace(self, weights=())
+        return super(InterferenceMethod, plain)._keeps_one()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Covariance(InterferenceMethod):
+    """The least squares solution with `G_t = D_t D_t'`.
+
+    `M = (sum w_t G_t)^+ sum w_t G_t D_t`, with `+` the pseudo-inverse. Experts that
+    change more weigh more. `scale` is 1.
+
+    Tools: the authors' code does the same to all of W, base included, in one variant.
+    """
+
+    name: ClassVar[str] = "covariance"
+    reference: ClassVar[str] = "Hameed et al. 2026, arXiv:2604.01329"
+
+    def _matrix(self, layer: Layer) -> np.ndarray:
+        frame, matrices = _in_span(layer.changes)
+        gram, target = _equations(matrices, layer.weights)
+        values, vectors = _eigen(gram)
+        inverse = np.where(values > 0, 1.0 / np.where(values > 0, values, 1.0), 0.0)
+        return frame @ (vectors @ (inverse[:, None] * (vectors.T @ target)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wudi(InterferenceMethod):
+    """WUDI in closed form, filtered: the equations with `G_t = D_t D_t' / |D_t|^2`.
+
+    From the start S the solution is approached in directions v_k of great eigenvalues
+    l_k of `C = sum G_t` only: `M = S + sum_k h_k / l_k v_k v_k' (sum G_t D_t - C S)`.
+    With all `h_k` 1 it is the exact solution, which follows noise and is worse than
+    WUDI's few steps of Adam; `h_k = 1 - exp(-time l_k)` is gradient descent that stops
+    early; and `h_k = 0` beyond the first K cuts the rest off. K is the participation
+    ratio `(sum s)^2 / sum s^2` of the singular values `s_k = sqrt(l_k)`.
+
+    Tools: FusionBench starts from the sum, as here by default, and takes 300 steps of
+    Adam; another code divides what it finds by T, and a third minimises another
+    function, a scalar product. SWUDI's paper has the filters.
+
+    Attributes:
+      start: From where: the "sum" of the D_t, or "zero", which makes it a pure filter.
+      cut: Whether directions beyond the participation ratio are left at the start.
+      time: Of the descent, in units of 1 / the greatest eigenvalue; 0 for no end.
+    """
+
+    name: ClassVar[str] = "wudi"
+    reference: ClassVar[str] = (
+        "Cheng et al. 2025, arXiv:2503.08099 (WUDI); Wei et al. 2026, arXiv:2606.07289"
+        " (filters)"
+    )
+    breaks: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"equal_experts": "directions that are cut off stay at the start, the sum"}
+    )
+    start: Literal["sum", "zero"] = "sum"
+    cut: bool = True
+    time: fields.NotNegative = 0.0
+
+    def _keeps_one(self) -> bool:
+        is_exact = not self.cut and not self.time
+        return (self.start == "sum" or is_exact) and super()._keeps_one()
+
+    def _matrix(self, layer: Layer) -> np.ndarray:
+        frame, matrices = _in_span(layer.changes)
+        squares = np.square(matrices).sum(axis=(1, 2))
+        shares = layer.weights / np.where(squares > 0, squares, 1.0)
+        gram, target = _equations(matrices, shares)
+        values, vectors = _eigen(gram)
+        if not values[0]:
+            return np.zeros(layer.changes.shape[1:])
+        start = matrices.sum(axis=0) * (self.start == "sum")
+        filters = np.where(values > 0, 1.0, 0.0)
+        if self.time:
+            filters = -np.expm1(-self.time * values / values[0])
+        if self.cut:
+            sizes = np.sqrt(values)
+            filters[round(float(sizes.sum() ** 2 / values.sum())) :] = 0.0
+        steps = filters / np.where(values > 0, values, 1.0)
+        gap = vectors.T @ (target - gram @ start)
+        return frame @ (start + vectors @ (steps[:, None] * gap))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ace(InterferenceMethod):
+    """ACE: the equations with centred covariances, a prior and a spectral correction.
+
+    `S_t` is D_t D_t' of D_t without the mean of its columns. If the traces of the
+    `D_t D_t'` differ much (the variance of their logarithms is more than 0.3 of the
+    square of the mean), S_t is divided by its trace. With `e_t = epsilon`, likewise
+    divided, and C the mean of the rows of `sum S_t` in every row,
+    `M = (sum S_t + e_t + C')^-1 sum (S_t + e_t) D_t`; and if the traces differ much, a
+    flat spectrum is added: the first 30 % of the singular directions of M and the
+    residual `sum (S_t - mean S) D_t`, all with the mean of their singular values.
+
+    `epsilon` is a number, not a share, so that the result depends on the size of what
+    experts change; of a LoRA that is A B, without alpha / rank.
+
+    Tools: the authors' code leaves the mean of the columns out of D_t, too, and counts
+    30 % of min(m, n) directions, arbitrary ones beyond the rank; here, of the rank.
+
+    Attributes:
+      epsilon: Added to the covariances' diagonals.
+      flat_share: Of the directions that the flat spectrum has.
+    """
+
+    name: ClassVar[str] = "ace"
+    reference: ClassVar[str] = "Xu et al. 2026, arXiv:2603.02945"
+    breaks: ClassVar[Mapping[str, str]] = MappingProxyType(
+        dict.fromkeys(
+            ("one_expert", "one_hot", "equal_experts"),
+            "its prior pulls every solution towards nothing, a single expert's too",
+        )
+    )
+    epsilon: fields.Positive = 0.01
+    flat_share: fields.Share = 0.3
+
+    def _matrix(self, layer: Layer) -> np.ndarray:
+        matrices, weights = layer.changes, layer.weights[:, None, None]
+        count, rows, columns = matrices.shape
+        left, right = layer.frames
+        ones = np.ones(rows) if left is None else left.T @ np.ones(len(left))
+        across = np.ones(columns) if right is None else right @ np.ones(right.shape[1])
+        width = columns if right is None else right.shape[1]
+        height = rows if left is None else len(left)
+        # With unit vectors u of the mean, D D' - (D u)(D u)' is the centred D's.
+        means = matrices @ across / np.sqrt(width)
+        each = matrices @ matrices.transpose(0, 2, 1)
+        is_uneven = _is_uneven(np.trace(each, axis1=1, axis2=2))
+        centred = each - means[:, :, None] * means[:, None, :]
+        traces = np.trace(centred, axis1=1, axis2=2) + 1e-12
+        scales = traces if is_uneven else np.ones(count)
+        centred = centred * weights / scales[:, None, None]
+        ridges = self.epsilon * layer.weights / scales
+        total, ridge = centred.sum(axis=0), ridges.sum()
+        prior = np.outer(total @ ones / height, ones)
+        if is_uneven:
+            prior = prior / (np.trace(each, axis1=1, axis2=2).mean() + 1e-12)
+        target = (centred @ matrices + ridges[:, None, None] * matrices).sum(axis=0)
+        found = np.linalg.solve(total + ridge * np.eye(rows) + prior, target)
+        if not is_uneven:
+            return found
+        mean = (total + ridge * np.eye(rows)) / weights.sum()
+        residual = ((centred - weights * mean) @ matrices).sum(axis=0)
+        return found + self._flat(found + residual)
+
+    def _flat(self, matrix: np.ndarray) -> np.ndarray:
+        u, sizes, v = singular.svd(matrix)
+        kept = max(1, int(singular.rank(sizes) * self.flat_share))
+        return float(sizes[:kept].mean()) * u[:, :kept] @ v[:kept]
+
+
+def _is_uneven(traces: np.ndarray) -> bool:
+    logs = np.log(traces + 1e-12)
+    return len(logs) > 1 and bool(logs.var(ddof=1) / (logs.mean() ** 2 + 1e-12) > 0.3)  # noqa: PLR2004
+
+
+def _in_span(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns orthonormal columns that all matrices span, and these written in them."""
+    count, rows, columns = matrices.shape
+    if count * columns >= rows:
+        return np.eye(rows), matrices
+    frame = core.span(np.concatenate(list(matrices), axis=1))
+    return frame, frame.T @ matrices
+
+
+def _equations(
+    matrices: np.ndarray, factors: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `sum f_t D_t D_t'` and `sum f_t D_t D_t' D_t`."""
+    factors = factors[:, None, None]
+    inner = matrices.transpose(0, 2, 1) @ matrices
+    beside = (matrices * np.sqrt(factors)).transpose(1, 0, 2)
+    beside = beside.reshape(matrices.shape[1], -1)
+    return beside @ beside.T, (matrices @ inner * factors).sum(axis=0)
+
+
+def _eigen(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns eigenvalues, descending, zeros for rounding, and vectors in columns."""
+    values, vectors = np.linalg.eigh(gram)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    return np.where(values > _LEAST * values[0], values, 0.0), vectors

@@ -1,0 +1,141 @@
+"""Methods that merge what experts change in the base, a layer at a time."""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from elm_jax import fields, trees
+from elm_jax.merging import by_layer, combining, views
+from elm_jax.merging.method import Beside, Merged, MergeMethod, Unit
+from elm_jax.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One layer of all experts.
+
+    Attributes:
+      name: Such as `encoder/layers_3/mlp/wi/kernel`.
+      changes: What each expert changes there, float64 [experts, ...]; not empty.
+      weights: Of the experts, float64 [experts].
+      is_inner: Whether it is an inner side of bottlenecks.
+      frames: Orthonormal columns, and rows, in which matrices are written that are
+        cores of LoRAs; None for matrices that are what they are.
+      seen: What the method has found in all layers.
+    """
+
+    name: str
+    changes: np.ndarray
+    weights: np.ndarray
+    is_inner: bool = False
+    frames: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
+    seen: Any = None
+
+    @property
+    def weighted(self) -> np.ndarray:
+        """What each expert changes, times its weight."""
+        return self.changes * self.along(self.weights)
+
+    def along(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns a number for each expert in a shape that multiplies changes."""
+        return numbers.reshape(-1, *[1] * (self.changes.ndim - 1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeltaMethod(MergeMethod):
+    """The base and what is made of the experts' differences from it.
+
+    `views` says what an expert of each kind changes, and how the result becomes an
+    expert again. A subclass defines `_change`.
+
+    Attributes:
+      weights: One per expert, a factor on what it changes; empty for 1 each.
+      scale: Factor on what the merged expert changes.
+      align: Whether hidden units of bottlenecks are matched first; `aligning` tells
+        how. Experts that were trained from one seed need it less.
+      rank: Of the merged LoRAs; 0 for the sum of the experts' ranks, which loses
+        nothing. What a lower one cuts off is told in the facts `discarded_energy`.
+    """
+
+    needs_base = True
+    on_effects = True
+    weights: tuple[fields.Finite, ...] = ()
+    scale: fields.Finite = 1.0
+    align: bool = True
+    rank: fields.CountOrNone = 0
+
+    @property
+    def unit(self) -> Unit:
+        """An adapter's parameters depend on each other."""
+        return "place"
+
+    @property
+    def _space(self) -> views.Space:
+        """In which numbers LoRAs are merged."""
+        return "core"
+
+    def _is_sum(self, layer: Layer) -> bool:
+        """Returns whether the changes of a layer are added up, not averaged."""
+        del layer
+        return True
+
+    @abc.abstractmethod
+    def _change(self, layer: Layer) -> np.ndarray:
+        """Returns what the merged expert changes in one layer, without `scale`."""
+
+    def _look(self, every: by_layer.ByLayer) -> Any:
+        """Returns what has to be known of all layers before the first is merged."""
+        del every
+
+    def _keeps_one(self) -> bool:
+        is_plain = self.scale == 1.0 and self.weights in ((), (1.0,))
+        return is_plain and not self.rank and "one_expert" not in self.breaks
+
+    def _merge(
+        self, experts: Sequence[Params], base: Params | None, beside: Beside
+    ) -> Merged:
+        assert base is not None  # noqa: S101 - `merge` has looked
+        flat = [trees.flatten(expert) for expert in experts]
+        weights = np.array(self.weights or (1.0,) * len(experts))
+        as_products = self._space != "parameters" and _rank(flat[0], beside) > 0
+        rank = self.rank or len(experts) * _rank(flat[0], beside)
+        every = by_layer.of(
+            flat,
+            trees.flatten(base),
+            beside,
+            space=self._space,
+            rank=rank,
+            reference=int(np.argmax(weights)) if self.align else None,
+        )
+        facts, seen = {}, self._look(every)
+        for view in every:
+            layer = Layer(
+                view.name, view.changes(), weights, view.is_inner, view.frames, seen
+            )
+            if not layer.changes.size:
+                continue
+            with np.errstate(over="ignore", invalid="ignore"):  # reported below
+                change = self._change(layer)
+                view.put(change * self._factor(layer))
+            facts |= {f"{fact}/{view.name}": it for fact, it in view.facts.items()}
+        for name, leaf in every.out.items():
+            combining.check_finite(name, leaf)
+        params = trees.unflatten(every.out)
+        return Merged(params, rank=rank if as_products else 0, facts=facts)
+
+    def _factor(self, layer: Layer) -> float:
+        if not layer.is_inner:
+            return float(self.scale)
+        total = float(layer.weights.sum())
+        return 1.0 / (total or len(layer.weights)) if self._is_sum(layer) else 1.0
+
+
+def _rank(leaves: Params, beside: Beside) -> int:
+    """Returns the greatest rank of an expert's LoRAs; 0 for none."""
+    return max(
+        (leaves[n].shape[side.axis] for n, side in beside.items() if side.is_linear),
+        default=0,
+    )

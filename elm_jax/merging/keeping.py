@@ -1,0 +1,127 @@
+"""Which numbers of a change are kept, and how the kept ones are scaled up again.
+
+Each function takes what one expert changes in one layer, float64 [...], and the share
+`density` in (0, 1] that is to be left, and returns the change with zeros elsewhere. Of
+n numbers `int(density * n)` are left, at least 1.
+"""
+
+import zlib
+from typing import Literal
+
+import numpy as np
+
+Keep = Literal["all", "magnitude", "random", "outliers", "della"]
+Rescale = Literal["none", "density", "l1"]
+
+
+def magnitude(change: np.ndarray, density: float) -> np.ndarray:
+    """Returns the change with its greatest numbers; of equal ones the first.
+
+    >>> magnitude(np.array([3.0, -1.0, -4.0, 2.0]), 0.5).tolist()
+    [3.0, 0.0, -4.0, 0.0]
+    """
+    return np.where(_greatest(change, _count(change, density)), change, 0.0)
+
+
+def outliers(change: np.ndarray, density: float, dropped: float) -> np.ndarray:
+    """Returns the change without its greatest numbers, and then the next greatest.
+
+    >>> outliers(np.array([3.0, -1.0, -4.0, 2.0]), 0.5, 0.25).tolist()
+    [3.0, 0.0, 0.0, 2.0]
+
+    Args:
+      change: Of one expert.
+      density: The share that is left.
+      dropped: The share of the greatest ones that goes first, in [0, 1). If that
+        and `density` are together more than all, fewer are dropped.
+    """
+    count = _count(change, density)
+    first = min(int(dropped * change.size), change.size - count)
+    left = _greatest(change, first + count) & ~_greatest(change, first)
+    return np.where(left, change, 0.0)
+
+
+def random(change: np.ndarray, density: float, rng: np.random.Generator) -> np.ndarray:
+    """Returns the change with each number kept by a chance of `density`."""
+    return np.where(rng.random(change.shape) < density, change, 0.0)
+
+
+def della(
+    change: np.ndarray, density: float, spread: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Returns the change with greater numbers kept by a greater chance.
+
+    In each row, the last axis, the number of rank i of m by size is kept by the chance
+    `density - spread + 2 * spread * (i - 1) / (m - 1)`, i = m for the greatest.
+
+    Args:
+      change: Of one expert.
+      density: The mean chance.
+      spread: How much less the least number's chance is, and the greatest's more.
+      rng: Source of chance.
+    """
+    rows = np.atleast_1d(change)
+    ranks = np.argsort(np.argsort(np.abs(rows), axis=-1, kind="stable"), axis=-1)
+    most = rows.shape[-1] - 1
+    share = ranks / most if most else np.full(rows.shape, 0.5)
+    chance = (density - spread + 2 * spread * share).reshape(change.shape)
+    return np.where(rng.random(change.shape) < chance, change, 0.0)
+
+
+def rescaled(
+    kept: np.ndarray, change: np.ndarray, density: float, how: Rescale
+) -> np.ndarray:
+    """Returns the kept numbers scaled up for those that were dropped.
+
+    Args:
+      kept: What is left of `change`.
+      change: All of it.
+      density: The share that was to be left.
+      how: "density" divides by it, as DARE's paper; "l1" gives the sum of sizes that
+        `change` has, as mergekit; "none" leaves them.
+    """
+    if how == "density":
+        return kept / density
+    if how == "l1":
+        left = np.abs(kept).sum()
+        return kept * (np.abs(change).sum() / left) if left else kept
+    return kept
+
+
+def generators(
+    name: str, layer: np.ndarray, random_seed: int
+) -> list[np.random.Generator]:
+    """Returns a source of chance for each expert in one layer.
+
+    It depends on the seed, the layer's name and the sizes of what the expert changes
+    there, so that neither the order of experts nor the rest of them changes it. Experts
+    that change the same get different ones.
+
+    Args:
+      name: Of the layer.
+      layer: What the experts change, [experts, ...].
+      random_seed: Of the method.
+    """
+    seen: dict[int, int] = {}
+    found = []
+    for change in layer:
+        mark = zlib.crc32(np.abs(change).tobytes())
+        seen[mark] = seen.get(mark, -1) + 1
+        seed = [random_seed, zlib.crc32(name.encode()), mark, seen[mark]]
+        found.append(np.random.default_rng(seed))
+    return found
+
+
+def _count(change: np.ndarray, density: float) -> int:
+    return max(1, int(density * change.size))
+
+
+def _greatest(change: np.ndarray, count: int) -> np.ndarray:
+    """Returns where the greatest numbers are; of equal ones the first."""
+    sizes = np.abs(change).ravel()
+    if count in (0, sizes.size):
+        return np.full(change.shape, count > 0)
+    least = np.partition(sizes, sizes.size - count)[sizes.size - count]
+    found = sizes > least
+    found[np.flatnonzero(sizes == least)[: count - int(found.sum())]] = True
+    return found.reshape(change.shape)

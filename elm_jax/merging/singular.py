@@ -1,0 +1,50 @@
+"""Singular values of many small and of long matrices, fast on CPUs."""
+
+import numpy as np
+
+# From here on the Gram matrix of a long matrix is decomposed instead, which is several
+# times as fast. Singular values below 1e-8 of the greatest are then lost in rounding,
+# less than what float32 parameters tell.
+_LONG = 3
+_LEAST = 1e-7
+
+
+def svd(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns `u * s @ v` of matrices [..., m, n], as numpy's thin SVD does.
+
+    Of matrices three times as long as wide, vectors of singular values below 1e-7 of
+    the greatest are zeros, and so are these.
+
+    Returns:
+      u [..., m, k], s [..., k] descending, v [..., k, n], with k = min(m, n).
+    """
+    rows, columns = matrices.shape[-2:]
+    if rows >= _LONG * columns:
+        return _long_svd(matrices)
+    if columns >= _LONG * rows:
+        right, sizes, left = _long_svd(np.swapaxes(matrices, -1, -2))
+        return np.swapaxes(left, -1, -2), sizes, np.swapaxes(right, -1, -2)
+    return np.linalg.svd(matrices, full_matrices=False)
+
+
+def rank(sizes: np.ndarray) -> int:
+    """Returns how many singular values are more than rounding, at least 0."""
+    return int((sizes > _LEAST * sizes[:1]).sum())
+
+
+def nearest_orthonormal(matrix: np.ndarray) -> np.ndarray:
+    """Returns the matrix with all its singular values, but for zeros, made 1."""
+    left, sizes, right = svd(matrix)
+    kept = rank(sizes)
+    return left[:, :kept] @ right[:kept]
+
+
+def _long_svd(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    squares, vectors = np.linalg.eigh(np.swapaxes(matrices, -1, -2) @ matrices)
+    sizes = np.sqrt(np.maximum(squares, 0.0))[..., ::-1]
+    sizes = np.where(sizes > _LEAST * sizes[..., :1], sizes, 0.0)
+    right = vectors[..., ::-1]
+    is_kept = (sizes > 0)[..., None, :]
+    inverse = 1.0 / np.where(is_kept, sizes[..., None, :], np.inf)
+    left = (matrices @ right) * inverse
+    return left, sizes, np.swapaxes(np.where(is_kept, right, 0.0), -1, -2)

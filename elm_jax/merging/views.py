@@ -1,0 +1,198 @@
+"""Experts as what they change, a layer at a time, and the way back.
+
+What a layer of an expert changes is an array: the distance of its parameters from the
+base's, or, of a LoRA, the product of its two matrices.
+
+| parameters | what they change | base |
+|---|---|---|
+| all parameters, norms | the parameter's difference | the base's parameter |
+| (IA)3 | the same | 1, with which it changes nothing |
+| bottlenecks: D, b, U, c | the parameters, their units matched | 0 |
+| LoRA | the product A B, without the factor alpha / rank | 0 |
+
+The inner side of a bottleneck, D and b, says what its units look for, not how much they
+add. A sum of several is therefore divided by the sum of the weights, and a scale is for
+U and c alone: with equal D the effects are then summed exactly.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from elm_jax.merging import core, singular
+
+Space = Literal["parameters", "core", "knots"]
+# Of the greatest singular value; the paper cuts at 1e-4, whatever the greatest is.
+_KNOTS_CUT = 1e-4
+Leaves = Mapping[str, np.ndarray]
+
+
+class View(abc.ABC):
+    """One layer of several experts.
+
+    Attributes:
+      name: Of the layer: `encoder/layers_3/mlp/wi/kernel`, or an adapter's place.
+      is_inner: Whether it is an inner side of bottlenecks.
+      facts: What the way back has told, by name.
+    """
+
+    def __init__(self, name: str, *, is_inner: bool = False) -> None:
+        self.name = name
+        self.is_inner = is_inner
+        self.facts: dict[str, float] = {}
+
+    @abc.abstractmethod
+    def changes(self) -> np.ndarray:
+        """Returns what each expert changes: float64 [experts, ...]."""
+
+    @abc.abstractmethod
+    def put(self, change: np.ndarray) -> None:
+        """Writes what the merged expert changes, [...], into the result."""
+
+    @abc.abstractmethod
+    def put_product(self, left: np.ndarray, right: np.ndarray) -> None:
+        """Writes what it changes, as a product.
+
+        Args:
+          left: [m, k], of the rows that the parameters have themselves.
+          right: [k, n], of the columns that `changes` has.
+        """
+
+    @property
+    def frames(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Orthonormal columns, and rows, in which changes are written; or None."""
+        return None, None
+
+
+class LeafView(View):
+    """One layer of one parameter."""
+
+    def __init__(
+        self,
+        name: str,
+        layer: Sequence[np.ndarray],
+        origin: np.ndarray | None,
+        out: np.ndarray,
+        *,
+        is_inner: bool = False,
+    ) -> None:
+        """Takes one layer of each expert, of the base, if it has it, and a place."""
+        super().__init__(name, is_inner=is_inner)
+        self._layer, self._out = layer, out
+        self._origin = np.zeros(()) if origin is None else origin.astype(np.float64)
+
+    def changes(self) -> np.ndarray:
+        """Returns distances from the base."""
+        return np.stack([one.astype(np.float64) - self._origin for one in self._layer])
+
+    def put(self, change: np.ndarray) -> None:
+        """Writes the base with the change."""
+        first = self._layer[0].astype(np.float64)
+        with np.errstate(over="ignore"):  # reported by name, once, at the end
+            value = self._origin + change
+            # What changes nothing is the base, and what changes the same is the first
+            # expert: without an addition, which would round.
+            value = np.where(change == first - self._origin, first, value)
+            value = np.where(change == 0, self._origin, value)
+            self._out[...] = value.astype(self._out.dtype)
+
+    def put_product(self, left: np.ndarray, right: np.ndarray) -> None:
+        """Writes the base with the product."""
+        self.put(left @ right)
+
+
+@dataclasses.dataclass(frozen=True)
+class Factors:
+    """The two matrices of one layer of LoRAs, and where the merged ones go.
+
+    Attributes:
+      lefts: A of each expert, [m, rank].
+      rights: B of each expert, [rank, n].
+      left: [m, new rank], to be written.
+      right: [new rank, n], to be written.
+    """
+
+    lefts: Sequence[np.ndarray]
+    rights: Sequence[np.ndarray]
+    left: np.ndarray
+    right: np.ndarray
+
+
+class ProductView(View):
+    """One layer of LoRAs, as cores of their products."""
+
+    def __init__(self, name: str, factors: Factors) -> None:
+        """Takes the matrices of each expert, and places for those of the result."""
+        super().__init__(name)
+        self._factors = factors
+        self._core: core.Core | None = None
+
+    @property
+    def frames(self) -> tuple[np.ndarray, np.ndarray]:
+        """The columns that all A span, and the rows that all B span."""
+        made = self._made()
+        return made.left, made.right
+
+    def changes(self) -> np.ndarray:
+        """Returns cores."""
+        return self._made().matrices
+
+    def put(self, change: np.ndarray) -> None:
+        """Writes two matrices of the result's rank."""
+        self._put(*self.frames, change)
+
+    def put_product(self, left: np.ndarray, right: np.ndarray) -> None:
+        """Writes two matrices of the result's rank."""
+        outer, inner = np.linalg.qr(left)
+        self._put(outer, self.frames[1], inner @ right)
+
+    def _put(self, left: np.ndarray, right: np.ndarray, change: np.ndarray) -> None:
+        a, b, discarded = core.cut(change, self._factors.left.shape[1])
+        with np.errstate(over="ignore"):  # reported by name, once, at the end
+            self._factors.left[...] = (left @ a).astype(self._factors.left.dtype)
+            self._factors.right[...] = (b @ right).astype(self._factors.right.dtype)
+        self.facts["discarded_energy"] = discarded
+
+    def _made(self) -> core.Core:
+        if self._core is None:
+            lefts, rights = (
+                np.stack([one.astype(np.float64) for one in sides])
+                for sides in (self._factors.lefts, self._factors.rights)
+            )
+            self._core = core.of(lefts, rights)
+        return self._core
+
+
+class KnotsView(View):
+    """One layer of matrices, each by its own part of vectors that all share.
+
+    The changes below each other are `V S U`; the part of V that belongs to an expert
+    is what is merged, and `(merged V) S U` is what the result changes.
+    """
+
+    def __init__(self, inner: View, matrices: np.ndarray) -> None:
+        """Takes a layer and what experts change there, [experts, p, q]."""
+        super().__init__(inner.name, is_inner=inner.is_inner)
+        self._inner = inner
+        count, rows, columns = matrices.shape
+        left, sizes, right = singular.svd(matrices.reshape(count * rows, columns))
+        kept = int((sizes > _KNOTS_CUT * sizes[:1]).sum())
+        self._parts = left[:, :kept].reshape(count, rows, kept)
+        self._shared = sizes[:kept, None] * right[:kept]
+
+    def changes(self) -> np.ndarray:
+        """Returns the experts' parts of V, [experts, m, k]."""
+        frame, _ = self._inner.frames
+        return self._parts if frame is None else frame @ self._parts
+
+    def put(self, change: np.ndarray) -> None:
+        """Writes what a merged V [m, k] stands for."""
+        self.put_product(change, self._shared)
+
+    def put_product(self, left: np.ndarray, right: np.ndarray) -> None:
+        """Writes a product."""
+        self._inner.put_product(left, right)
+        self.facts |= self._inner.facts

@@ -1,0 +1,219 @@
+"""Every method keeps every law for every kind, but for what it says that it breaks."""
+
+import dataclasses
+import functools
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from elm_jax import trees
+from elm_jax.merging import layers, method, methods
+from elm_jax.peft import effects
+from tests.merging import kinds
+
+# Slerp is of two experts.
+COUNTS = {"slerp": 2}
+
+
+def has(name, option):
+    return option in [field.name for field in dataclasses.fields(methods.METHODS[name])]
+
+
+def merge(name, sample, marks=(), **options):
+    merging = methods.of(name, **options)
+    given = sample.arguments(merging)
+    return merging.merge(sample.experts, **given, marks=marks).params
+
+
+def sample_for(name, kind):
+    return kinds.sample(kind, COUNTS.get(name, 3))
+
+
+def same_bits(found, expected):
+    found, expected = trees.flatten(found), trees.flatten(expected)
+    return found.keys() == expected.keys() and all(
+        leaf.tobytes() == np.asarray(expected[name]).tobytes()
+        and leaf.dtype == expected[name].dtype
+        for name, leaf in found.items()
+    )
+
+
+def near(found, expected, factor=1.0):
+    for name, value in expected.items():
+        limit = 2e-5 * max(1.0, np.abs(value).max(initial=0.0))
+        if np.abs(found[name] - factor * value).max(initial=0.0) > limit:
+            return False
+    return found.keys() == expected.keys()
+
+
+def does(params, sample):
+    return kinds.does(params, sample.start, sample.beside)
+
+
+def order(name, sample):
+    count = len(sample.experts)
+    weights = np.arange(1, count + 1) / 7
+    merged = []
+    for numbers in itertools.permutations(range(count)):
+        options = (
+            {"weights": tuple(weights[[*numbers]])} if has(name, "weights") else {}
+        )
+        merged.append(merge(name, sample.only(*numbers), **options))
+    return all(same_bits(each, merged[0]) for each in merged)
+
+
+def one_expert(name, sample):
+    one = sample.only(1)
+    return same_bits(merge(name, one), one.experts[0])
+
+
+def one_hot(name, sample):
+    if not has(name, "weights"):
+        return True
+    count = len(sample.experts)
+    for number in range(count):
+        weights = tuple(float(n == number) for n in range(count))
+        if not same_bits(merge(name, sample, weights=weights), sample.experts[number]):
+            return False
+    return True
+
+
+def equal_experts(name, sample):
+    count = len(sample.experts)
+    equal = sample.only(*[0] * count)
+    options = {"weights": (1 / count,) * count} if has(name, "weights") else {}
+    merged = merge(name, equal, **options)
+    return near(does(merged, sample), does(sample.experts[0], sample))
+
+
+def zero_scale(name, sample):
+    if not has(name, "scale"):
+        return True
+    merged = trees.flatten(merge(name, sample, scale=0.0))
+    start = trees.flatten(sample.start)
+    kept = {name: leaf for name, leaf in merged.items() if name in start}
+    nothing = does(trees.unflatten(merged), sample)
+    return same_bits(kept, start) and not any(each.any() for each in nothing.values())
+
+
+def scaling(name, sample):
+    if not has(name, "scale"):
+        return True
+    single, double = (does(merge(name, sample, scale=s), sample) for s in (0.7, 1.4))
+    return near(double, single, factor=2.0)
+
+
+def sign(name, sample):
+    marks = ["a", "b", "c"][: len(sample.experts)]
+    there = does(merge(name, sample, marks), sample)
+    back = does(merge(name, sample.opposite(), marks), sample)
+    return near(back, there, factor=-1.0)
+
+
+def replay(name, sample):
+    weights = {"weights": (0.5,) * len(sample.experts)} if has(name, "weights") else {}
+    merging = methods.of(name, **weights)
+    recipe = json.loads(json.dumps(merging.recipe()))
+    options = {n: tuple(v) if isinstance(v, list) else v for n, v in recipe.items()}
+    again = merge(options.pop("method"), sample, **options)
+    return same_bits(again, merge(name, sample, **weights))
+
+
+CHECKS = {
+    check.__name__: check
+    for check in (
+        *(order, one_expert, one_hot, equal_experts),
+        *(zero_scale, scaling, sign, replay),
+    )
+}
+
+
+def test_every_law_has_a_check():
+    assert CHECKS.keys() == method.LAWS.keys()
+
+
+@pytest.mark.parametrize("kind", kinds.SHAPES)
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_keeps_every_law_for_every_kind_or_says_why_not(name, kind):
+    sample, breaks = sample_for(name, kind), methods.METHODS[name].breaks
+    broken = [
+        f"{law}: {method.LAWS[law]}"
+        for law, check in CHECKS.items()
+        if law not in breaks and not check(name, sample)
+    ]
+    print(*(f"{name} breaks {law}: {why}" for law, why in breaks.items()), sep="\n")
+    assert not broken
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_a_method_breaks_the_laws_that_it_says_it_breaks(name):
+    for law in methods.METHODS[name].breaks:
+        kept = [CHECKS[law](name, sample_for(name, kind)) for kind in kinds.SHAPES]
+        assert not all(kept), f"{name} keeps {law}: {method.LAWS[law]}"
+
+
+def parts(name, sample):
+    """The names of leaves of each part that the method merges by itself."""
+    unit = methods.of(name).unit
+    beside = sample.beside
+    groups = {}
+    for leaf in trees.flatten(sample.experts[0]):
+        in_place = unit == "place" and leaf in beside
+        groups.setdefault(beside[leaf].place if in_place else leaf, []).append(leaf)
+    return groups
+
+
+@pytest.mark.parametrize("kind", kinds.SHAPES)
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_layers_that_are_merged_apart_are_those_of_the_whole(name, kind):
+    """As whoever streams experts from disk merges them."""
+    sample = sample_for(name, kind)
+    merging = methods.of(name)
+    marks = [trees.fingerprint(expert) for expert in sample.experts]
+    arguments = sample.arguments(merging)
+    whole = trees.flatten(merging.merge(sample.experts, **arguments).params)
+    if merging.unit == "expert":
+        pytest.skip("it needs whole experts")
+    flat = [trees.flatten(expert) for expert in sample.experts]
+    for names in parts(name, sample).values():
+        for number, (_, index) in enumerate(layers.units(names[0], flat[0][names[0]])):
+            cut = functools.partial(layer_of, names, number, index)
+            given = dict(arguments)
+            if "base" in given:
+                given["base"] = cut(trees.flatten(sample.start))
+            if "statistics" in given:
+                given["statistics"] = [cut(each) for each in given["statistics"]]
+            given["beside"] = effects.beside(cut(flat[0]))
+            part = merging.merge([cut(each) for each in flat], **given, marks=marks)
+            assert same_bits(part.params, cut(whole))
+
+
+def layer_of(names, number, index, leaves):
+    """One layer of some leaves, under names of its own."""
+    return trees.unflatten(
+        {
+            name.replace("/layers/", f"/layers_{number}/"): np.asarray(
+                leaves[name][index]
+            )
+            for name in names
+            if name in leaves
+        }
+    )
+
+
+@pytest.mark.parametrize("name", ["dare", "dare_ties", "della"])
+def test_chance_is_by_its_seed(name):
+    sample = kinds.sample("all")
+    first, again, other = (merge(name, sample, random_seed=seed) for seed in (1, 1, 2))
+    assert same_bits(first, again)
+    assert not same_bits(first, other)
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_the_dtype_of_experts_stays(name):
+    dtype = np.dtype(np.float16)
+    sample = kinds.sample("lora", COUNTS.get(name, 3), dtype)
+    merged = trees.flatten(merge(name, sample))
+    assert {leaf.dtype for leaf in merged.values()} == {dtype}
