@@ -6,7 +6,7 @@ The statistics are plain arrays, by names of leaves: whoever runs the model make
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class StatisticsMethod(MergeMethod):
         how. What was measured of them moves with them.
     """
 
+    knows_adapters: ClassVar[bool] = True
     weights: tuple[fields.Finite, ...] = ()
     align: bool = True
 

@@ -82,6 +82,8 @@ class MergeMethod(abc.ABC):
     """Whether it starts from the base."""
     needs_statistics: ClassVar[str] = ""
     """What has to be measured with each expert; "" for nothing."""
+    knows_adapters: ClassVar[bool] = False
+    """Whether it has to be told of adapters also where it needs no base."""
     on_effects: ClassVar[bool] = False
     """Whether it merges what LoRAs do, not their matrices: ranks may differ."""
     breaks: ClassVar[Mapping[str, str]] = types.MappingProxyType({})

@@ -119,6 +119,8 @@ class Lora(kinds.AdapterKind):
 
     def of_rank(self, rank: int) -> "Lora":
         """Returns the spec of another rank, with the same scale."""
+        if rank == self.rank:
+            return self
         root = math.sqrt(rank) if self.rank_stabilized else rank
         return dataclasses.replace(self, rank=rank, alpha=self.scale * root)
 

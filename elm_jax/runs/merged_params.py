@@ -8,7 +8,7 @@ from typing import Any
 from elm_jax import trees
 from elm_jax.checkpoints import digests, manifest
 from elm_jax.merging import averages, combining
-from elm_jax.merging.method import NOTHING, MergeMethod
+from elm_jax.merging.method import NOTHING, Merged, MergeMethod
 from elm_jax.peft import adapters, effects, expert_parts
 from elm_jax.runs import bases, expert_checks, loaded, merged_card
 from elm_jax.runs.training import card
@@ -97,10 +97,13 @@ def merged_expert(
     for part in parts:
         base.check_fits(part)
     expert_checks.check_alike(infos)
-    params, adapter = _merge(method, parts, base)
+    merged, adapter = _merge(method, parts, base)
     info = _manifest(method, infos, name, operative_config=operative_config)
-    info = dataclasses.replace(info, adapter=bases.describe(adapter))
-    return _with_card(params, info, method)
+    told = {"merge_facts": dict(merged.facts)} if merged.facts else {}
+    info = dataclasses.replace(
+        info, adapter=bases.describe(adapter), data=info.data | told
+    )
+    return _with_card(merged.params, info, method)
 
 
 def _with_card(
@@ -150,17 +153,19 @@ def recipe(method: MergeMethod, infos: Sequence[manifest.Manifest]) -> dict[str,
 
 def _merge(
     method: MergeMethod, parts: Sequence[loaded.Expert], base: loaded.Base
-) -> tuple[dict[str, Any], adapters.AdapterSpec | None]:
-    """Returns merged parameters, and the spec of their adapters."""
+) -> tuple[Merged, adapters.AdapterSpec | None]:
+    """Returns what was merged, and the spec of its adapters."""
     like, params = parts[0], [part.params for part in parts]
-    spec, beside = like.adapter, NOTHING
-    if not method.needs_base:
-        return method.merge(params).params, spec
-    of, pattern = f"expert {like.name!r}", like.manifest.trainable_pattern
-    start = expert_parts.part(base.params, pattern, of=of)
-    if spec is not None:
-        # A base has no adapters: what theirs start from is one that adds nothing.
-        start = trees.join(start, effects.neutral(params[0]))
+    spec, beside, start = like.adapter, NOTHING, None
+    if spec is not None and (method.needs_base or method.knows_adapters):
         beside = effects.beside(params[0])
+    if method.needs_base:
+        of, pattern = f"expert {like.name!r}", like.manifest.trainable_pattern
+        start = expert_parts.part(base.params, pattern, of=of)
+        if spec is not None:
+            # A base has no adapters: what theirs start from is one that adds nothing.
+            start = trees.join(start, effects.neutral(params[0]))
     merged = method.merge(params, base=start, beside=beside)
-    return merged.params, spec and effects.repeated(spec, merged.num_beside)
+    if spec is None or merged.num_beside == 1 and not merged.rank:
+        return merged, spec
+    return merged, effects.repeated(spec, merged.num_beside, merged.rank)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pathlib
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -13,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from elm_jax import errors, trees
 from elm_jax.merging import averages, combining, methods
+from tests import readmes
 
 DTYPES = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16))
 SHAPES = ((), (1,), (3,), (2, 3), (0, 4))
@@ -266,6 +268,31 @@ def test_a_recipe_names_the_method_and_gives_it_back(name):
     assert recipe.pop("method") == name
     options = {n: tuple(v) if isinstance(v, list) else v for n, v in recipe.items()}
     assert methods.of(name, **options) == method
+
+
+def test_the_readme_has_each_method_with_its_unit_and_the_laws_it_breaks():
+    path = pathlib.Path(combining.__file__).with_name("README.md")
+    told = {
+        row[0].strip("`"): tuple(row[1:5])
+        for row in readmes.table_after(path.read_text("utf-8"), "## Methods")
+    }
+    assert told == {
+        name: (
+            f"`{method.__module__.rpartition('.')[2]}.{method.__name__}`",
+            method().unit,
+            "yes" if method.needs_base else "",
+            ", ".join(method.breaks),
+        )
+        for name, method in methods.METHODS.items()
+    }
+
+
+@pytest.mark.parametrize("name", methods.INSTEAD)
+def test_a_name_of_another_tool_is_refused_with_what_to_take_instead(name):
+    assert name not in methods.METHODS
+    with pytest.raises(errors.ConfigError, match="a name of another tool") as caught:
+        methods.of(name)
+    assert methods.INSTEAD[name] in str(caught.value)
 
 
 def test_a_method_without_weights_refuses_to_get_some():

@@ -9,7 +9,7 @@ import pytest
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest
-from elm_jax.merging import task_arithmetic
+from elm_jax.merging import spectral, task_arithmetic
 from elm_jax.peft import bottleneck, expert_parts, fold, ia3, lora
 from elm_jax.runs import bases, candidates, loaded, merge
 from tests.peft.sample import SHAPE, TOKENS, random_params
@@ -194,3 +194,33 @@ def test_a_merge_of_an_earlier_release_is_finished_and_has_no_recipe(folder):
     found = manifest.read_manifest(done)
     assert found.data["merge"] == kept
     assert (found.recipe, found.training_seed) == ("", None)
+
+
+def test_a_sum_of_loras_is_the_same_beside_each_other_and_in_its_core(folder, plain):
+    base = loaded.Base.load(folder / "base")
+    wide = logits(base, merge_all(folder, "lora", "beside"))
+    summed = merge_all(folder, "lora", "summed", method="low_rank_sum")
+    np.testing.assert_allclose(logits(base, summed), wide, rtol=1e-4, atol=1e-4)
+    assert np.abs(wide - plain).max() > 0.01
+
+
+def test_a_sum_of_loras_is_cut_to_a_rank_and_tells_what_it_leaves_out(folder):
+    cut = spectral.LowRankSum(rank=4)
+    merge_all(folder, "lora", "cut", method=cut)
+    merged = loaded.Expert.load(folder / "merged" / "cut")
+    assert isinstance(merged.adapter, lora.Lora)
+    assert (merged.adapter.rank, merged.adapter.scale) == (4, SPECS["lora"].scale)
+    shares = merged.manifest.data["merge_facts"]
+    assert len(shares) == 8  # queries and values of three self- and one cross-attention
+    assert all(0 < share < 1 for share in shares.values())
+    finished = merge_all(folder, "lora", "cut", method=cut)
+    assert finished.folders == (folder / "merged" / "cut",)
+
+
+@pytest.mark.parametrize("method", ["ties", "aligned", "tsv_merge"])
+@pytest.mark.parametrize("kind", SPECS)
+def test_what_other_methods_make_of_adapters_can_be_used(folder, plain, kind, method):
+    base = loaded.Base.load(folder / "base")
+    found = logits(base, merge_all(folder, kind, f"{kind}_{method}", method=method))
+    assert np.isfinite(found).all()
+    assert np.abs(found - plain).max() > 1e-3
