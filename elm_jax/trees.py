@@ -103,12 +103,7 @@ def replace(tree: Params, part: Params) -> dict[str, Any]:
 
 def as_float32(tree: Params) -> dict[str, Any]:
     """Returns the tree with every array in float32; those that are stay the same."""
-    return unflatten(
-        {
-            n: np.asarray(a).astype(np.float32, copy=False)
-            for n, a in flatten(tree).items()
-        }
-    )
+    return unflatten({n: np.asarray(a, np.float32) for n, a in flatten(tree).items()})
 
 
 class TreeDiff(NamedTuple):

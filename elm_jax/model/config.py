@@ -1,8 +1,9 @@
 """The shape and numerics of a T5 model, as data."""
 
 import dataclasses
+from typing import Any
 
-from elm_jax import fields
+from elm_jax import errors, fields
 
 _ACTIVATIONS = ("gelu", "linear", "relu", "silu", "swish", "tanh")
 _CHOICES = {
@@ -41,9 +42,12 @@ class T5Config:
         memory).
       attention: How attention is computed: "einsum" by matrix products of ours,
         "dot_product" by `jax.nn.dot_product_attention` as JAX sees fit, "cudnn" by
-        the same with NVIDIA's fused kernel, which never holds all pairs of
-        positions in memory and needs bfloat16. The latter two drop no attention
-        weights: training through them needs a `dropout_rate` of 0.
+        NVIDIA's fused kernel, which never holds all pairs of positions in memory
+        (but where rows are packed) and needs bfloat16. The latter two drop no
+        attention weights: training through them needs `attention_dropout` off or a
+        `dropout_rate` of 0.
+      attention_dropout: Whether training drops attention weights, too, as T5 does.
+        False is another recipe; the other dropouts stay.
     """
 
     vocab_size: fields.Count
@@ -63,6 +67,7 @@ class T5Config:
     scan_unroll: fields.Count = 1
     remat: str = "products"
     attention: str = "einsum"
+    attention_dropout: bool = True
 
     def __post_init__(self) -> None:
         """Raises ConfigError naming each field that no model can have."""
@@ -92,12 +97,15 @@ class Execution:
       remat: Likewise.
       attention: Likewise.
       scan_unroll: Likewise; 0 for the model's own.
+      attention_dropout: False to drop no attention weights, whatever the model's own
+        record says.
     """
 
     dtype: str = ""
     remat: str = ""
     attention: str = ""
     scan_unroll: fields.CountOrNone = 0
+    attention_dropout: bool = True
 
     def __post_init__(self) -> None:
         """Raises ConfigError naming each field that no model can have."""
@@ -118,4 +126,31 @@ class Execution:
         given = {
             name: value for name, value in dataclasses.asdict(self).items() if value
         }
+        given["attention_dropout"] = shape.attention_dropout and self.attention_dropout
         return dataclasses.replace(shape, **given)
+
+
+def recorded(spec: T5Config | Execution) -> dict[str, Any]:
+    """Returns the fields as manifests and recipes hold them.
+
+    Fields that came after release 0.3 are left out where they change nothing, so that
+    what was recorded before is still the same.
+    """
+    kept = dataclasses.asdict(spec)
+    if spec.attention_dropout:
+        del kept["attention_dropout"]
+    return kept
+
+
+def check_dropout(config: T5Config) -> None:
+    """Raises ConfigError if training would drop weights that attention never holds."""
+    if config.attention == "einsum" or not config.attention_dropout:
+        return
+    if config.dropout_rate:
+        raise errors.ConfigError(
+            found=f"dropout_rate = {config.dropout_rate} in a training with"
+            f" attention = {config.attention!r}",
+            expected="no dropout of attention weights: fused attention holds none",
+            do="Set config.Execution.attention_dropout = False, which is another recipe"
+            " than T5's, or dropout_rate = 0, or attention = 'einsum'",
+        )

@@ -19,8 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from elm_jax import errors
-from elm_jax.model import attention_logits
+from elm_jax.model import attention_logits, fused_attention
 from elm_jax.model import config as config_lib
 from elm_jax.types import AdapterFn
 
@@ -173,7 +172,7 @@ class Attention(nn.Module):
         x: Array,
         attended: KeysValues,
         *,
-        mask: Array,
+        mask: Array | fused_attention.Spans,
         bias: Array | None = None,
         deterministic: bool,
     ) -> Array:
@@ -182,17 +181,21 @@ class Attention(nn.Module):
         Args:
           x: Inputs of the queries.
           attended: Keys and values [B, H, S, K].
-          mask: Booleans that broadcast to [B, H, T, S], True where a query may look.
+          mask: Booleans that broadcast to [B, H, T, S], True where a query may look;
+            or lengths, for the fused kernel.
           bias: Added to the logits, float32 [1, H, T, S].
           deterministic: False drops attention weights.
         """
         query = self.query_adapter(x, self.query(x), deterministic=deterministic)
         query = self._heads(query)
-        if self.config.attention == "einsum":
-            mix = self._mix_by_einsum
+        if not deterministic:
+            config_lib.check_dropout(self.config)
+        if isinstance(mask, fused_attention.Spans) or self._is_fused(mask):
+            mixed = fused_attention.attend(query, *attended, mask, bias)
+        elif self.config.attention == "dot_product":
+            mixed = self._mix_by_dot_product(query, attended, mask, bias)
         else:
-            mix = self._mix_by_dot_product
-        mixed = mix(query, attended, mask, bias, deterministic)
+            mixed = self._mix_by_einsum(query, attended, mask, bias, deterministic)
         mixed = mixed.swapaxes(1, 2).reshape(*x.shape[:-1], -1)
         return self.out_adapter(mixed, self.out(mixed), deterministic=deterministic)
 
@@ -209,9 +212,9 @@ class Attention(nn.Module):
         if bias is not None:
             logits = attention_logits.add_bias(logits, bias)
         weights = nn.softmax(jnp.where(mask, logits, _MASKED))
-        weights = self.dropout(
-            weights.astype(self.config.dtype), deterministic=deterministic
-        )
+        weights = weights.astype(self.config.dtype)
+        if self.config.attention_dropout:
+            weights = self.dropout(weights, deterministic=deterministic)
         return jnp.einsum("bhts,bhsk->bhtk", weights, attended.values)
 
     def _mix_by_dot_product(
@@ -220,34 +223,19 @@ class Attention(nn.Module):
         attended: KeysValues,
         mask: Array,
         bias: Array | None,
-        deterministic: bool,
     ) -> Array:
         """Does what `_mix_by_einsum` does, where no weight is dropped."""
-        config = self.config
-        if config.dropout_rate and not deterministic:
-            raise errors.ConfigError(
-                found=f"dropout_rate = {config.dropout_rate} in a training with"
-                f" attention = {config.attention!r}",
-                expected="no dropout: fused attention holds no weights to drop",
-                do="Set dropout_rate = 0, or attention = 'einsum'",
-            )
         parts = (part.swapaxes(1, 2) for part in (query, *attended))
-        bias = None if bias is None else bias.astype(config.dtype)
-        try:
-            mixed = jax.nn.dot_product_attention(
-                *parts,
-                bias=bias,
-                mask=mask,
-                scale=1.0,
-                implementation="cudnn" if config.attention == "cudnn" else None,
-            )
-        except (NotImplementedError, RuntimeError, ValueError) as error:
-            raise errors.ConfigError(
-                found=f"attention = {config.attention!r}, refused by JAX: {error}",
-                expected="a device and a shape for which JAX has this attention",
-                do="Set attention = 'dot_product' or 'einsum'",
-            ) from error
+        bias = None if bias is None else bias.astype(self.config.dtype)
+        mixed = jax.nn.dot_product_attention(*parts, bias=bias, mask=mask, scale=1.0)
         return mixed.swapaxes(1, 2)
+
+    def _is_fused(self, mask: Array) -> bool:
+        """Returns whether the kernel takes a mask of pairs, as of packed rows.
+
+        One query at a time, as in decoding, has nothing to gain from it.
+        """
+        return self.config.attention == "cudnn" and mask.shape[2] > 1
 
     def _heads(self, x: Array) -> Array:
         """Maps [B, length, H * K] to [B, H, length, K]."""

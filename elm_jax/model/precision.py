@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import numpy as np
 
 from elm_jax import trees
 from elm_jax.model import config as config_lib
@@ -24,15 +25,19 @@ def in_compute_dtype(shape: config_lib.T5Config, params: Params) -> dict[str, An
       params: Arrays, or jax.ShapeDtypeStruct; in any float dtype of at least as many
         bits.
     """
-    is_tied = shape.logits_via_embedding
-    kept = _EMBEDDING if is_tied else _OUTPUT_LAYER
     leaves = trees.flatten(params)
     return trees.unflatten(
-        {n: a if n == kept else _cast(a, shape.dtype) for n, a in leaves.items()}
+        {n: _cast(a, frozen_dtype(shape, n)) for n, a in leaves.items()}
     )
 
 
-def _cast(leaf: Any, dtype: str) -> Any:
+def frozen_dtype(shape: config_lib.T5Config, name: str) -> np.dtype:
+    """Returns the dtype of a parameter that does not train; see `in_compute_dtype`."""
+    kept = _EMBEDDING if shape.logits_via_embedding else _OUTPUT_LAYER
+    return jax.numpy.dtype("float32" if name == kept else shape.dtype)
+
+
+def _cast(leaf: Any, dtype: np.dtype) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct):
-        return leaf.update(dtype=jax.numpy.dtype(dtype))
+        return leaf.update(dtype=dtype)
     return leaf.astype(dtype)

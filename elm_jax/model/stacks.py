@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from elm_jax.model import config as config_lib
-from elm_jax.model import layers
+from elm_jax.model import fused_attention, layers
 from elm_jax.types import LAYERS, AdapterFn
 
 Array = jax.Array
+Mask = Array | fused_attention.Spans
 
 
 SplitRowsFn = Callable[[Array], Array]
@@ -60,7 +61,7 @@ class EncoderLayer(nn.Module):
         self.dropout = layers.Dropout(config)
 
     def __call__(
-        self, x: Array, mask: Array, bias: Array | None, deterministic: bool
+        self, x: Array, mask: Mask, bias: Array | None, deterministic: bool
     ) -> tuple[Array, None]:
         """Maps [B, S, D] to the same shape; the None is what `scan` would stack.
 
@@ -120,8 +121,8 @@ class DecoderLayer(nn.Module):
         self,
         x: Array,
         encoded: Array,
-        own_mask: Array,
-        cross_mask: Array,
+        own_mask: Mask,
+        cross_mask: Mask,
         bias: Array | None,
         deterministic: bool,
     ) -> tuple[Array, None]:
@@ -173,8 +174,8 @@ class DecoderLayer(nn.Module):
         x: Array,
         extend: Callable[[layers.KeysValues], layers.KeysValues],
         cross: layers.KeysValues,
-        own_mask: Array,
-        cross_mask: Array,
+        own_mask: Mask,
+        cross_mask: Mask,
         bias: Array,
         deterministic: bool,
     ) -> tuple[Array, layers.KeysValues]:
@@ -227,7 +228,7 @@ class Encoder(nn.Module):
         self.encoder_norm = layers.LayerNorm(config.dtype)
         self.dropout = layers.Dropout(config)
 
-    def __call__(self, x: Array, mask: Array, *, deterministic: bool) -> Array:
+    def __call__(self, x: Array, mask: Mask, *, deterministic: bool) -> Array:
         """Maps embedded inputs [B, S, D] to the same shape."""
         x = self.dropout(x, deterministic=deterministic)
         shared = not self.config.relpos_per_layer
@@ -269,8 +270,8 @@ class Decoder(nn.Module):
         self,
         tokens: Array,
         encoded: Array,
-        own_mask: Array,
-        cross_mask: Array,
+        own_mask: Mask,
+        cross_mask: Mask,
         *,
         deterministic: bool,
     ) -> Array:

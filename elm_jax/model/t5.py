@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from elm_jax import trees
 from elm_jax.model import config as config_lib
-from elm_jax.model import layers, stacks
+from elm_jax.model import fused_attention, layers, stacks
 from elm_jax.types import PAD_ID, AdapterFn, Params
 
 Array = jax.Array
@@ -56,7 +56,8 @@ class T5(nn.Module):
         """Returns float32 logits [B, T, V].
 
         Args:
-          encoder_input_tokens: int32 [B, S]; 0 is padding.
+          encoder_input_tokens: int32 [B, S]; 0 is padding, which the fused kernel
+            knows at the end of rows only.
           decoder_input_tokens: int32 [B, T], the targets shifted right from a 0.
           encoder_segment_ids: int32 [B, S] if packed: 1, 2, ... and 0 for padding.
           encoder_positions: Not needed, see above.
@@ -87,8 +88,10 @@ class T5(nn.Module):
         deterministic: bool = True,
     ) -> Array:
         """Returns the encoder's output [B, S, D]; arbitrary where padding is."""
-        mask = (encoder_input_tokens != PAD_ID)[:, None, None, :]
-        if encoder_segment_ids is not None:
+        if encoder_segment_ids is None:
+            mask = self._mask_of(encoder_input_tokens)
+        else:
+            mask = _is_token(encoder_input_tokens)
             mask = mask & _same_segment(encoder_segment_ids, encoder_segment_ids)
         embedded = self.token_embedder(encoder_input_tokens)
         return self.encoder(embedded, mask, deterministic=deterministic)
@@ -116,13 +119,16 @@ class T5(nn.Module):
           deterministic: False drops values; needs the key "dropout".
         """
         length = decoder_input_tokens.shape[1]
-        own_mask = jnp.tril(jnp.ones((length, length), bool))[None, None]
-        cross_mask = (encoder_input_tokens != PAD_ID)[:, None, None, :]
+        own_mask: stacks.Mask = jnp.tril(jnp.ones((length, length), bool))[None, None]
         if encoder_segment_ids is not None and decoder_segment_ids is not None:
             same = _same_segment(decoder_segment_ids, decoder_segment_ids)
             own_mask = own_mask & same
             same = _same_segment(decoder_segment_ids, encoder_segment_ids)
-            cross_mask = cross_mask & same
+            cross_mask = _is_token(encoder_input_tokens) & same
+        else:
+            cross_mask = self._mask_of(encoder_input_tokens)
+            if isinstance(cross_mask, fused_attention.Spans):
+                own_mask = fused_attention.Spans(None, is_causal=True)
         return self.decoder(
             decoder_input_tokens,
             _without_padding(encoded, encoder_input_tokens),
@@ -162,9 +168,16 @@ class T5(nn.Module):
           position: int32 scalar, 0 for the first.
           cache: Filled up to `position - 1`.
         """
-        mask = (encoder_input_tokens != PAD_ID)[:, None, None, :]
+        mask = _is_token(encoder_input_tokens)
         logits, cache = self.decoder.step(tokens[:, None], cache, position, mask)
         return logits[:, 0], cache
+
+    def _mask_of(self, tokens: Array) -> stacks.Mask:
+        """Returns where queries may look: at tokens [B, S] that are not padding."""
+        # Drawing parameters must work where there is no GPU, too.
+        if self.config.attention == "cudnn" and not self.is_initializing():
+            return fused_attention.spans_of(tokens != PAD_ID)
+        return _is_token(tokens)
 
 
 def init_params(model: T5, *, seed: int, places: Params | None = None) -> Params:
@@ -197,6 +210,10 @@ def _init(model: T5, rng: Array) -> Params:
 def _init_some(model: T5, names: tuple[str, ...], rng: Array) -> Params:
     leaves = trees.flatten(_init(model, rng))
     return trees.unflatten({name: leaves[name] for name in names})
+
+
+def _is_token(tokens: Array) -> Array:
+    return (tokens != PAD_ID)[:, None, None, :]
 
 
 def _same_segment(queries: Array, keys: Array) -> Array:

@@ -126,10 +126,11 @@ def place(params: Params, mesh: Mesh, table: str) -> Params:
     Raises:
       ConfigError: As `plan` does.
     """
-    return jax.tree.map(_put, dict(params), shardings(params, mesh, table))
+    return jax.tree.map(put, dict(params), shardings(params, mesh, table))
 
 
-def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """Returns an array on its devices; it has the same values in every process."""
     if sharding.is_fully_addressable:
         return jax.device_put(leaf, sharding)
     # Each process hands its own devices their parts; nothing crosses the network.

@@ -147,7 +147,7 @@ class ImportBase(Run):
         there = manifest.read_manifest(self.folder)
         before: dict[str, Any] = {"kind": there.kind}
         now: dict[str, Any] = {"kind": "base"}
-        model = dataclasses.asdict(source.model) if source else self.known_of_model()
+        model = config.recorded(source.model) if source else self.known_of_model()
         before["model"] = {name: there.model.get(name) for name in model}
         now["model"] = model
         vocabulary = self._vocabulary_facts(source)
@@ -228,7 +228,7 @@ class ImportBase(Run):
                 kind="base",
                 base_name=self.base_name,
                 base_fingerprint=fingerprint,
-                model=dataclasses.asdict(source.model),
+                model=config.recorded(source.model),
                 trainable_pattern=".*",
                 data=self._data(),
                 steps=source.steps,

@@ -138,4 +138,6 @@ def build_model(shape: config.T5Config, adapter: adapters.AdapterSpec | None) ->
 
 def describe(spec: Any) -> dict[str, Any] | None:
     """Returns a dataclass as JSON data for a manifest; None stays None."""
+    if isinstance(spec, config.T5Config):
+        return config.recorded(spec)
     return None if spec is None else dataclasses.asdict(spec)

@@ -15,7 +15,7 @@ from elm_jax.checkpoints import (
     tensors,
     torch_bottleneck,
 )
-from elm_jax.model import t5
+from elm_jax.model import config, t5
 from elm_jax.peft import adapters, bottleneck, expert_parts
 from elm_jax.runs import bases, expert_export, expert_import, loaded
 
@@ -47,7 +47,7 @@ class ExportBottleneck(expert_export.ExportExperts):
             folder,
             dataclasses.asdict(spec),
             expert.params,
-            model=dataclasses.asdict(expert.config),
+            model=config.recorded(expert.config),
             facts={
                 "name": info.name,
                 "base_name": info.base_name,

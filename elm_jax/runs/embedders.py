@@ -1,13 +1,15 @@
 """Embedders by name, built from what a run knows."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
+import jax
 import numpy as np
 
-from elm_jax import errors, fields, paths, types
+from elm_jax import errors, fields, paths, trees, types
 from elm_jax.library import encoder, minilm, sentence_transformers
 from elm_jax.model import pooling, t5
 from elm_jax.runs import loaded, task_data
@@ -74,12 +76,17 @@ def _encoder_embedder(
 ) -> encoder.EncoderEmbedder:
     program = pooling.make_encode_fn(t5.T5(base.config))
 
+    @functools.cache
+    def params() -> types.Params:
+        needed, _ = trees.split(base.params, r"^(encoder|token_embedder)/")
+        return jax.device_put(trees.as_float32(needed))
+
     def tokenize(texts: Sequence[str]) -> list[list[int]]:
         rows = data.vocabulary.encode_batch(texts)
         return [[*row[: max_length - 1], types.EOS_ID] for row in rows]
 
     def encode(tokens: np.ndarray) -> np.ndarray:
-        return np.asarray(program(base.params, tokens))
+        return np.asarray(program(params(), tokens))
 
     return encoder.EncoderEmbedder(
         # Pooled by the mean, which is the one way of `model/pooling.py`.

@@ -174,7 +174,7 @@ class Evaluate(Run):
         self._check_folder()
         data = self.data.opened(self.place)
         self._check_experts(data)
-        base = loaded.Base.load(self.path(self.initial_checkpoint_path))
+        base = loaded.Base.open(self.path(self.initial_checkpoint_path))
         vocabularies.warn_if_unknown(base.manifest)
         store = result_store.ResultStore(self.path(self.results_path))
 

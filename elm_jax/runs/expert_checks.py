@@ -17,7 +17,14 @@ from elm_jax.peft import expert_parts
 from elm_jax.runs import bases, vocabularies
 
 # Fields of T5Config that say how a function is computed, and not which.
-_COMPUTATION = ("dtype", "dropout_rate", "scan_unroll", "remat", "attention")
+_COMPUTATION = (
+    "dtype",
+    "dropout_rate",
+    "scan_unroll",
+    "remat",
+    "attention",
+    "attention_dropout",
+)
 
 
 def check(

@@ -127,7 +127,7 @@ class BuildLibrary(LibraryRun):
         new = [self._new_expert(folder, data) for folder in folders]
         embedder = self.embedder.make(
             place=self.place,
-            load_base=lambda: loaded.Base.load(self.path(self.initial_checkpoint_path)),
+            load_base=lambda: loaded.Base.open(self.path(self.initial_checkpoint_path)),
             load_data=lambda: data,
         )
         whole = index.extend(

@@ -9,7 +9,13 @@ from typing import Any, Self
 import numpy as np
 
 from elm_jax import paths, trees
-from elm_jax.checkpoints import expert_places, experts, manifest
+from elm_jax.checkpoints import (
+    expert_places,
+    experts,
+    manifest,
+    stored_arrays,
+    streaming,
+)
 from elm_jax.model import config, t5
 from elm_jax.peft import adapters, expert_parts
 from elm_jax.runs import bases, expert_checks, vocabularies
@@ -98,12 +104,33 @@ class Base(Expert):
     """A whole model in memory; many experts are put on it.
 
     Attributes:
-      params: As for experts; float32, in whatever dtype they are on disk.
+      params: As for experts; float32, in whatever dtype they are on disk. Those of
+        `open` are read when they are used.
       manifest: Its own; of an expert with all parameters, which names another base.
       stored_dtypes: Of its tensors on disk, by name, to save it as it was.
     """
 
     stored_dtypes: Mapping[str, np.dtype] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: pathlib.Path) -> Self:
+        """Returns the base in a folder, of which no tensor is in memory.
+
+        Its parameters are `stored_arrays.StoredArray`, in the dtypes of the disk.
+
+        Raises:
+          CheckpointError: There is none, or it is damaged; that values are not those
+            that were saved is found when they are read.
+        """
+        shape = t5.param_shapes(t5.T5(bases.model_config(bases.read_manifest(folder))))
+        leaves, info = streaming.open_expert(folder)
+        params = trees.unflatten(
+            {name: stored_arrays.StoredArray(leaf) for name, leaf in leaves.items()}
+        )
+        of = f"expert {info.name!r} in {folder}"
+        experts.check_same_tensors(params, shape, of=of)
+        dtypes = {name: leaf.dtype for name, leaf in leaves.items()}
+        return cls(params, info, _attached(folder), folder=folder, stored_dtypes=dtypes)
 
     @property
     def fingerprint(self) -> str:
@@ -140,12 +167,8 @@ class Base(Expert):
 
     @classmethod
     def _read(cls, folder: pathlib.Path) -> Self:
-        info = bases.read_manifest(folder)
-        shape = t5.param_shapes(t5.T5(bases.model_config(info)))
-        params, info = experts.load_expert(folder, expected=shape)
-        dtypes = {name: leaf.dtype for name, leaf in trees.flatten(params).items()}
-        whole = trees.as_float32(params)
-        return cls(whole, info, _attached(folder), stored_dtypes=dtypes)
+        base = cls.open(folder)
+        return dataclasses.replace(base, params=trees.as_float32(base.params))
 
     def _stored_params(self) -> Params:
         leaves = trees.flatten(self.params)

@@ -161,7 +161,7 @@ def _merge(
         beside = effects.beside(params[0])
     if method.needs_base:
         of, pattern = f"expert {like.name!r}", like.manifest.trainable_pattern
-        start = expert_parts.part(base.params, pattern, of=of)
+        start = trees.as_float32(expert_parts.part(base.params, pattern, of=of))
         if spec is not None:
             # A base has no adapters: what theirs start from is one that adds nothing.
             start = trees.join(start, effects.neutral(params[0]))

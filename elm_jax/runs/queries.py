@@ -122,7 +122,7 @@ class Queries:
         base = self.initial_checkpoint_path or base_path
         embedder = self.embedder.make(
             place=run.place,
-            load_base=lambda: loaded.Base.load(run.path(base)),
+            load_base=lambda: loaded.Base.open(run.path(base)),
             load_data=lambda: rows,
         )
         library, seed = self._library_of([*folders.values()], opened.settings)

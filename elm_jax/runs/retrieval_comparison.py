@@ -233,7 +233,7 @@ class CompareRetrieval(library.LibraryRun):
     ) -> types.Embedder:
         return spec.make(
             place=self.place,
-            load_base=lambda: loaded.Base.load(self.path(self.initial_checkpoint_path)),
+            load_base=lambda: loaded.Base.open(self.path(self.initial_checkpoint_path)),
             load_data=lambda: data,
         )
 

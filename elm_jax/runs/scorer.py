@@ -11,11 +11,11 @@ from elm_jax import trees
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
 from elm_jax.evaluation import generation, metrics, rank_classification
-from elm_jax.model import decoding, decoding_spec, precision, scoring
+from elm_jax.model import decoding, decoding_spec, scoring
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes
 from elm_jax.peft import adapters
-from elm_jax.runs import bases, loaded, placement, task_data
+from elm_jax.runs import bases, loaded, placement, placing, task_data
 from elm_jax.types import Params
 
 # In per-example files: the UTF-8 bytes of the texts that were written, end to end, and
@@ -84,10 +84,16 @@ class Scorer:
         kept = {n: a for n, a in self._placed_base.items() if n in of_base}
         self._placed_base = kept
         missing = {n: leaf for n, leaf in leaves.items() if n not in kept}
-        placed = meshes.place(trees.unflatten(missing), self._mesh, self._axis_rules)
-        cast = trees.flatten(precision.in_compute_dtype(self._base.config, placed))
-        self._placed_base = kept | {n: a for n, a in cast.items() if n in of_base}
-        return trees.unflatten(dict(sorted((kept | cast).items())))
+        placed = trees.flatten(
+            placing.frozen(
+                trees.unflatten(missing),
+                self._base.config,
+                self._mesh,
+                self._axis_rules,
+            )
+        )
+        self._placed_base = kept | {n: a for n, a in placed.items() if n in of_base}
+        return trees.unflatten(dict(sorted((kept | placed).items())))
 
     def score(
         self,

@@ -117,8 +117,12 @@ class Train(Run):
             wrong["adapter"] = "a spec if adapters train, and only then"
         if makes_base and self.expert_parts not in ("", "all"):
             wrong["expert_parts"] = "all for kind base"
-        if self.dropout_rate and self.execution.attention in ("dot_product", "cudnn"):
-            wrong["dropout_rate"] = "0, as fused attention drops no weights"
+        is_fused = self.execution.attention in ("dot_product", "cudnn")
+        if self.dropout_rate and is_fused and self.execution.attention_dropout:
+            wrong["dropout_rate"] = (
+                "0, as fused attention drops no weights; or"
+                " config.Execution.attention_dropout = False, which is another recipe"
+            )
         wrong |= seeds.problems(self.random_seed, self.results, self.per_expert)
         naming.check_is_no_label(self.results.expert_name, self.kind)
         shards.parse(self.shard)

@@ -34,7 +34,11 @@ class TrainState:
 
 
 def init_state(
-    params: Params, tx: optax.GradientTransformation, *, seed: int
+    params: Params,
+    tx: optax.GradientTransformation,
+    *,
+    seed: int,
+    keeps_params: bool = True,
 ) -> TrainState:
     """Returns the state before the first step, on the devices of `params`.
 
@@ -43,11 +47,16 @@ def init_state(
         the next one and the caller may still need the original.
       tx: The optimiser.
       seed: Of dropout.
+      keeps_params: False if the caller does not: the state takes the memory of
+        `params`, which are no longer valid.
     """
     on_device = jax.tree.map(jnp.asarray, dict(params))
     rng = np.asarray(jax.random.key_data(jax.random.key(seed)))
     places = jax.tree.map(lambda leaf: leaf.sharding, plan_state(on_device, tx))
-    begin = jax.jit(_begin, static_argnums=0, out_shardings=places)
+    given = () if keeps_params else (1,)
+    begin = jax.jit(
+        _begin, static_argnums=0, donate_argnums=given, out_shardings=places
+    )
     return begin(tx, on_device, rng)
 
 

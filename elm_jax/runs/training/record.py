@@ -11,6 +11,7 @@ from typing import Any
 from elm_jax import trees
 from elm_jax.checkpoints import manifest
 from elm_jax.data import batches
+from elm_jax.model import config
 from elm_jax.runs import bases, task_data, vocabularies
 from elm_jax.runs.loaded import Base
 from elm_jax.runs.training import metrics, mixing
@@ -30,13 +31,13 @@ def settings(spec: TrainingSpec, expert: ExpertSpec) -> dict[str, Any]:
         "train_steps": expert.train_steps,
         "batch_size": spec.batch_size,
         "max_examples": expert.max_examples,
-        "model": dataclasses.asdict(spec.model_config()),
+        "model": config.recorded(spec.model_config()),
         "adapter": spec.adapter and dataclasses.asdict(spec.adapter),
         "expert_parts": spec.parts,
         "dropout_rate": spec.dropout_rate,
         "num_shapes": spec.batching.num_shapes,
         "pack": spec.batching.pack,
-        "execution": dataclasses.asdict(spec.execution),
+        "execution": config.recorded(spec.execution),
         "random_seed": expert.random_seed,
         "optimizer_kind": type(expert.optimizer).__name__,
         "adapter_kind": type(spec.adapter).__name__,
@@ -113,7 +114,7 @@ def of_expert(
         kind=spec.kind,
         base_name=base.name if base else expert.expert_name,
         base_fingerprint=base.fingerprint if base else trees.fingerprint(params),
-        model=dataclasses.asdict(spec.model_config()),
+        model=config.recorded(spec.model_config()),
         adapter=bases.describe(spec.adapter),
         trainable_pattern=spec.trainable_pattern,
         tasks=tuple(dataset.name for dataset in examples),

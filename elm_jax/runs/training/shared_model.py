@@ -6,9 +6,10 @@ import jax
 import optax
 
 from elm_jax import trees
-from elm_jax.model import loss, precision, t5
+from elm_jax.model import loss, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.peft import expert_parts
+from elm_jax.runs import placing
 from elm_jax.runs.loaded import Base
 from elm_jax.runs.training.fleet_plan import Layout
 from elm_jax.runs.training.spec import TrainingSpec
@@ -27,7 +28,7 @@ class SharedModel:
 
     Attributes:
       mesh: As given.
-      base: In the host's memory; None for a model from scratch.
+      base: On disk, see `Base.open`; None for a model from scratch.
       tx: The optimiser; its rates are those of the run until a state has others.
       loss_fn: Loss of all parameters on a batch.
     """
@@ -44,23 +45,18 @@ class SharedModel:
         self._axis_rules, self.mesh = axis_rules, mesh
         self.base: Base | None = None
         if spec.base_dir is not None:
-            self.base = Base.load(spec.base_dir)
+            self.base = Base.open(spec.base_dir)
         self.tx: optax.GradientTransformation = spec.optimizer.make(spec.train_steps)
         self.loss_fn = loss.make_loss_fn(model)
 
     @functools.cached_property
     def frozen(self) -> Params:
         """What trains in no expert, on the devices."""
-        return trees.split(self._placed_base, self._trainable_pattern)[1]
-
-    @functools.cached_property
-    def _placed_base(self) -> Params:
         if self.base is None:
             return {}
-        placed = meshes.place(self.base.params, self.mesh, self._axis_rules)
-        trained, frozen = trees.split(placed, self._trainable_pattern)
-        frozen = precision.in_compute_dtype(self._model.config, frozen)
-        return trees.join(trained, frozen)
+        _, frozen = trees.split(self.base.params, self._trainable_pattern)
+        shape = self._model.config
+        return placing.frozen(frozen, shape, self.mesh, self._axis_rules)
 
     def initial_state(self, random_seed: int) -> state.TrainState:
         """Returns the state before the first step of an expert.
@@ -68,16 +64,18 @@ class SharedModel:
         Args:
           random_seed: The expert's own.
         """
-        shapes_of_all = t5.param_shapes(self._model)
-        places = meshes.shardings(shapes_of_all, self.mesh, self._axis_rules)
-        given = trees.flatten(self._placed_base)
-        new = {n: place for n, place in trees.flatten(places).items() if n not in given}
-        added = t5.init_params(
-            self._model, seed=random_seed, places=trees.unflatten(new)
+        trained, _ = expert_parts.split(
+            t5.param_shapes(self._model), self._trainable_pattern
         )
-        params = trees.join(added, self._placed_base)
-        trainable, _ = expert_parts.split(params, self._trainable_pattern)
-        return state.init_state(trainable, self.tx, seed=random_seed)
+        places = trees.flatten(meshes.shardings(trained, self.mesh, self._axis_rules))
+        of_base = {} if self.base is None else trees.flatten(self.base.params)
+        start = {n: of_base[n] for n in places if n in of_base}
+        new = {n: place for n, place in places.items() if n not in of_base}
+        params = trees.join(
+            t5.init_params(self._model, seed=random_seed, places=trees.unflatten(new)),
+            placing.trained(trees.unflatten(start), self.mesh, self._axis_rules),
+        )
+        return state.init_state(params, self.tx, seed=random_seed, keeps_params=False)
 
 
 def on_all_devices(spec: TrainingSpec) -> SharedModel:
