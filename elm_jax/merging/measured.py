@@ -119,3 +119,21 @@ def _check_measured(
                 " and for the same of each expert",
                 do="Measure them with each expert as it is",
             )
+
+
+def weighed(leaves: Sequence[np.ndarray], shares: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns a mean of each number, in the dtype of the leaves.
+
+    Args:
+      leaves: Of each expert.
+      shares: How much each number of each expert counts, at least 0. Where none counts
+        it is the first expert's.
+    """
+    total = np.sum(shares, axis=0)
+    first = leaves[0].astype(np.float64)
+    rest = sum(
+        share * (leaf.astype(np.float64) - first)
+        for share, leaf in zip(shares, leaves, strict=True)
+    )
+    change = np.divide(rest, total, out=np.zeros(first.shape), where=total > 0)
+    return (first + change).astype(leaves[0].dtype)

@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from elm_jax import fields
-from elm_jax.merging import aligning, core, layers
-from elm_jax.merging.measured import Leaves, StatisticsMethod
+from elm_jax.merging import aligning, combining, core, layers
+from elm_jax.merging.measured import Leaves, StatisticsMethod, weighed
 from elm_jax.merging.method import Beside
+
+_MATRIX = 2  # axes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class Fisher(StatisticsMethod):
                 weight * np.maximum(one.get(name, np.ones(like.shape)), self.least)
                 for weight, one in zip(weights, measured, strict=True)
             ]
-            merged[name] = _weighed([one[name] for one in experts], shares)
+            merged[name] = weighed([one[name] for one in experts], shares)
         return merged, 0
 
 
@@ -75,11 +77,11 @@ class RegMean(StatisticsMethod):
     times `shrink`. To each G_t `ridge` times the mean of the diagonals of all is added,
     so that directions in which there are no inputs get the experts' mean. LoRAs: the
     same of the products A_t B_t, exactly, of rank `sum r_t` unless `rank` is given. A
-    parameter without statistics is averaged; one with statistics of its own shape, such
-    as (IA)3's mean squares of what they multiply, is weighed number by number.
+    parameter without statistics is averaged; a vector is weighed number by number, such
+    as (IA)3's by the mean squares of what it multiplies.
 
     Statistics: Gram matrices [inputs, inputs] by the name of the matrix; for a LoRA by
-    that of its first matrix, A.
+    that of its first matrix, A; for a vector, numbers as many as it has.
 
     Tools: a shrink of 0.95 for CLIP, 0.6 for GPT-2, 0.1 in FusionBench's generic
     configuration; 0.9 in the paper, as here. They take an inverse, without a ridge.
@@ -136,19 +138,36 @@ class RegMean(StatisticsMethod):
                 continue
             leaves = [one[name] for one in experts]
             grams = [one[name] for one in measured if name in one]
-            if not grams or grams[0].shape == like.shape:
-                ones = [np.ones(like.shape)] * len(leaves)
-                shares = [w * g for w, g in zip(weights, grams or ones, strict=True)]
-                merged[name] = _weighed(leaves, shares)
-                continue
             out = np.zeros_like(like)
             for _, index in layers.units(name, like):
-                solved = self._solved([g[index] for g in grams], weights)
-                terms = zip(solved, leaves, strict=True)
-                total = sum(share @ leaf[index].astype(float) for share, leaf in terms)
-                out[index] = np.asarray(total).astype(like.dtype)
+                parts = [leaf[index] for leaf in leaves]
+                given = [gram[index] for gram in grams]
+                out[index] = self._of_layer(name, parts, given, weights)
             merged[name] = out
         return dict(sorted(merged.items())), rank
+
+    def _of_layer(
+        self,
+        name: str,
+        parts: Sequence[np.ndarray],
+        grams: Sequence[np.ndarray],
+        weights: np.ndarray,
+    ) -> np.ndarray:
+        """Returns one merged layer of a parameter, in its dtype."""
+        like = parts[0]
+        is_matrix = like.ndim == _MATRIX
+        wanted = (like.shape[0],) * _MATRIX if is_matrix else like.shape
+        for gram in grams:
+            _check_shape(name, gram, wanted)
+        if grams and is_matrix:
+            terms = zip(self._solved(grams, weights), parts, strict=True)
+            total = np.sum(
+                [share @ part.astype(float) for share, part in terms], axis=0
+            )
+            return total.astype(like.dtype)
+        ones = [np.ones(like.shape)] * len(parts)
+        pairs = zip(weights, grams or ones, strict=True)
+        return weighed(parts, [weight * gram for weight, gram in pairs])
 
     def _products(
         self,
@@ -166,6 +185,9 @@ class RegMean(StatisticsMethod):
         for _, index in layers.units(name, a):
             shares = [np.asarray(weight / weights.sum()) for weight in weights]
             if grams[0] is not None:
+                width = (pairs[0][0].shape[-2],) * _MATRIX
+                for gram in grams:
+                    _check_shape(name, np.asarray(gram)[index], width)
                 shares = self._solved([np.asarray(g)[index] for g in grams], weights)
             parts = [
                 np.dot(share, first[index].astype(float))
@@ -198,13 +220,10 @@ class RegMean(StatisticsMethod):
         ]
 
 
-def _weighed(leaves: Sequence[np.ndarray], shares: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns a mean of each number, in the dtype of the leaves."""
-    total = np.sum(shares, axis=0)
-    first = leaves[0].astype(np.float64)
-    rest = sum(
-        share * (leaf.astype(np.float64) - first)
-        for share, leaf in zip(shares, leaves, strict=True)
-    )
-    change = np.divide(rest, total, out=np.zeros(first.shape), where=total > 0)
-    return (first + change).astype(leaves[0].dtype)
+def _check_shape(name: str, gram: np.ndarray, wanted: tuple[int, ...]) -> None:
+    if gram.shape != wanted:
+        combining.refuse(
+            found=f"statistics of shape {gram.shape} for a layer of {name}",
+            expected=f"{wanted}",
+            do="Give Gram matrices of a matrix's inputs, and mean squares of a vector",
+        )

@@ -17,7 +17,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import optax
 from scipy import optimize
 
 from elm_jax.merging import combining
@@ -182,17 +181,17 @@ def _descend(
     learning_rate: float,
     bound: float | None,
 ) -> Searched:
-    adam = optax.adam(learning_rate)
-    here = start
-    state = adam.init(here)
+    here, mean, square = start, np.zeros_like(start), np.zeros_like(start)
     tried: list[tuple[float, float, np.ndarray]] = []
-    for number in range(max_steps + 1):
+    for number in range(1, max_steps + 2):
         total, value, gradient = step(here)
-        tried.append((total, value, here.copy()))
-        if number < max_steps:
-            updates, state = adam.update(np.asarray(gradient, np.float32), state)
-            here = here + np.asarray(updates, np.float64)
-            here = here if bound is None else np.clip(here, -bound, bound)
+        tried.append((total, value, here))
+        # Adam, in float64: Kingma and Ba 2015, arXiv:1412.6980.
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+        size = np.sqrt(square / (1 - 0.999**number)) + 1e-8
+        here = here - learning_rate * mean / (1 - 0.9**number) / size
+        here = here if bound is None else np.clip(here, -bound, bound)
     return _best(tried)
 
 

@@ -1,0 +1,118 @@
+"""Bottlenecks whose units change places are the same, and are averaged as the same."""
+
+import numpy as np
+import pytest
+
+from elm_jax import trees
+from elm_jax.merging import averages, methods
+from tests.merging import kinds
+
+PLACE = "encoder/layers/mlp_adapter"
+AXES = {f"{PLACE}/down/kernel": -1, f"{PLACE}/down/bias": -1, f"{PLACE}/up/kernel": -2}
+
+
+def with_units_in(order, expert):
+    leaves = trees.flatten(expert)
+    moved = {n: leaves[n].take(order, axis=axis) for n, axis in AXES.items()}
+    return trees.unflatten(leaves | moved)
+
+
+def same(found, expected):
+    flat = trees.flatten(expected)
+    return all(
+        leaf.tobytes() == flat[name].tobytes()
+        for name, leaf in trees.flatten(found).items()
+    )
+
+
+@pytest.fixture
+def expert():
+    return kinds.sample("bottleneck").experts[0]
+
+
+def aligned(experts, weights=()):
+    beside = kinds.sample("bottleneck").beside
+    merging = methods.of("aligned", weights=weights)
+    return merging.merge(experts, beside=beside).params
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
+def test_an_expert_and_itself_with_permuted_units_average_to_it_exactly(expert, order):
+    other = with_units_in(order, expert)
+    # The units get the order of the expert with the greater weight.
+    assert same(aligned([expert, other], weights=(2.0, 1.0)), expert)
+    assert same(aligned([other, expert], weights=(1.0, 2.0)), expert)
+    equal = aligned([expert, other])
+    assert same(equal, expert) or same(equal, other)
+
+
+def test_without_matching_the_average_is_another_expert(expert):
+    other = with_units_in((2, 0, 1), expert)
+    plain = averages.Uniform().merge([expert, other]).params
+    sample = kinds.sample("bottleneck")
+    there, wanted = (
+        kinds.does(each, sample.start, sample.beside) for each in (plain, expert)
+    )
+    unit = f"{PLACE}".replace("layers", "layers_0")
+    assert np.abs(there[unit] - wanted[unit]).max() > 0.1
+
+
+def test_each_layer_has_an_order_of_its_own(expert):
+    leaves = trees.flatten(expert)
+    moved = {
+        n: np.stack([leaves[n][0], leaves[n][1].take((1, 2, 0), axis=axis)])
+        for n, axis in AXES.items()
+    }
+    other = trees.unflatten(leaves | moved)
+    assert same(aligned([expert, other], weights=(2.0, 1.0)), expert)
+
+
+def test_experts_that_were_trained_from_one_seed_keep_their_order(expert):
+    """What training changes is small beside what units differ in at the start."""
+    rng = np.random.default_rng(0)
+
+    def trained():
+        leaves = trees.flatten(expert)
+        return trees.unflatten(
+            {
+                name: (leaf + 0.1 * rng.normal(size=leaf.shape)).astype(np.float32)
+                for name, leaf in leaves.items()
+            }
+        )
+
+    experts = [trained() for _ in range(3)]
+    assert same(aligned(experts), averages.Uniform().merge(experts).params)
+
+
+@pytest.mark.parametrize("name", ["ties", "tsv_merge", "fisher", "regmean"])
+def test_methods_match_units_unless_they_are_told_not_to(name, expert):
+    sample = kinds.sample("bottleneck")
+    other = with_units_in((2, 0, 1), expert)
+    option = {"density": 1.0} if name == "ties" else {}
+
+    def merged(**more):
+        merging = methods.of(name, **option, **more)
+        given = sample.arguments(merging)
+        if merging.needs_statistics:
+            one = given["statistics"][0]
+            given["statistics"] = [one, moved(name, one)]
+        found = merging.merge([expert, other], **given, marks=["a", "b"])
+        return kinds.does(found.params, sample.start, sample.beside)
+
+    def moved(name, one):
+        leaves = dict(one)
+        for leaf, axis in AXES.items():
+            if name == "fisher":
+                leaves[leaf] = one[leaf].take((2, 0, 1), axis=axis)
+            elif leaf.endswith("up/kernel"):
+                rows = one[leaf].take((2, 0, 1), axis=-1)
+                leaves[leaf] = rows.take((2, 0, 1), axis=-2)
+        return leaves
+
+    wanted = kinds.does(expert, sample.start, sample.beside)
+    if name != "tsv_merge":  # which keeps a part of each expert's directions
+        found = merged()
+        for unit, value in wanted.items():
+            np.testing.assert_allclose(found[unit], value, atol=2e-5)
+    unit = f"{PLACE}".replace("layers", "layers_0")
+    assert np.abs(merged(align=False)[unit] - merged()[unit]).max() > 0.1

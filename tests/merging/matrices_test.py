@@ -1,0 +1,240 @@
+"""Methods of matrices against naive versions and what they are the best of."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from elm_jax.merging import closed_form, core, methods, singular, spectral
+from elm_jax.merging.deltas import Layer
+from elm_jax.types import Side
+
+RNG = np.random.default_rng(5)
+BESIDE = {
+    "q_adapter/a": Side(-1, False, "q_adapter", True),
+    "q_adapter/b": Side(-2, True, "q_adapter", True),
+}
+MATRICES = [
+    *("tsv_merge", "iso_c", "iso_cts", "covariance", "wudi", "ace", "low_rank_sum"),
+    *("knots", "model_stock"),
+]
+
+
+def matrices(count=3, rows=7, columns=5):
+    return RNG.normal(size=(count, rows, columns))
+
+
+def change(name, changes, **options):
+    merging = methods.of(name, **options)
+    experts = [{"w": each} for each in changes]
+    return merging.merge(experts, base={"w": np.zeros(changes[0].shape)}).params["w"]
+
+
+def loras(count=3, rank=2, inputs=9, outputs=8):
+    return [
+        {
+            "q_adapter": {
+                "a": RNG.normal(size=(inputs, rank)),
+                "b": RNG.normal(size=(rank, outputs)),
+            }
+        }
+        for _ in range(count)
+    ]
+
+
+def product(expert):
+    return expert["q_adapter"]["a"] @ expert["q_adapter"]["b"]
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_merging_loras_in_their_core_is_merging_their_products(name):
+    experts, merging = loras(), methods.of(name)
+    found = merging.merge(experts, base={}, beside=BESIDE)
+    expected = change(name, [product(expert) for expert in experts])
+    np.testing.assert_allclose(product(found.params), expected, atol=1e-6)
+    assert found.rank == 6
+
+
+@pytest.mark.parametrize("name", ["low_rank_sum", "tsv_merge"])
+def test_many_loras_that_span_the_whole_space_are_merged_all_the_same(name):
+    experts = loras(count=6)
+    found = methods.of(name, rank=8).merge(experts, base={}, beside=BESIDE)
+    expected = change(name, [product(expert) for expert in experts])
+    np.testing.assert_allclose(product(found.params), expected, atol=1e-6)
+
+
+def test_a_sum_is_cut_to_the_nearest_matrix_of_its_rank():
+    experts = loras()
+    found = methods.of("low_rank_sum", rank=3).merge(experts, base={}, beside=BESIDE)
+    total = sum(product(expert) for expert in experts)
+    left, sizes, right = np.linalg.svd(total)
+    nearest = (left[:, :3] * sizes[:3]) @ right[:3]
+    np.testing.assert_allclose(product(found.params), nearest, atol=1e-9)
+    share = np.square(total - nearest).sum() / np.square(total).sum()
+    assert found.facts["discarded_energy/q_adapter"] == pytest.approx(share)
+
+
+def test_the_core_is_smaller_than_the_matrices_and_loses_nothing():
+    experts = loras(inputs=50, outputs=40)
+    lefts = np.stack([expert["q_adapter"]["a"] for expert in experts])
+    rights = np.stack([expert["q_adapter"]["b"] for expert in experts])
+    made = core.of(lefts, rights)
+    assert made.matrices.shape == (3, 6, 6)
+    whole = made.left @ made.matrices @ made.right
+    np.testing.assert_allclose(whole, lefts @ rights, atol=1e-12)
+
+
+def test_equal_loras_have_a_core_of_their_rank():
+    (expert,) = loras(count=1)
+    made = core.of(*(np.stack([expert["q_adapter"][n]] * 3) for n in "ab"))
+    assert made.matrices.shape == (3, 2, 2)
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 5), (4, 40, 3), (3, 40), (2, 3, 4)])
+def test_singular_values_of_long_matrices_are_numpys(shape):
+    values = RNG.normal(size=shape)
+    u, s, v = singular.svd(values)
+    np.testing.assert_allclose(s, np.linalg.svd(values, compute_uv=False), rtol=1e-9)
+    np.testing.assert_allclose(u * s[..., None, :] @ v, values, atol=1e-9)
+
+
+def test_tsv_merge_of_orthogonal_experts_is_their_sum_of_first_directions():
+    basis, _ = np.linalg.qr(RNG.normal(size=(8, 8)))
+    other, _ = np.linalg.qr(RNG.normal(size=(6, 6)))
+    sizes = np.array([5.0, 3.0, 0.2, 0.1, 0.05, 0.01])
+    parts = [
+        (basis[:, n::2][:, :3] * sizes[:3]) @ other[:, n::2][:, :3].T for n in (0, 1)
+    ]
+    found = change("tsv_merge", parts)
+    expected = sum(
+        sizes[0] * np.outer(basis[:, n], other[:, n]) for n in (0, 1)
+    )  # rank 3 of 2 experts: one direction each
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_more_experts_than_directions_do_not_merge_to_nothing():
+    found = change("tsv_merge", matrices(count=12, rows=7, columns=5))
+    assert np.linalg.matrix_rank(found) == 5
+
+
+def test_iso_c_has_one_size_in_the_directions_of_the_experts_only():
+    sizes = np.linalg.svd(
+        change("iso_c", [product(expert) for expert in loras()]), compute_uv=False
+    )
+    np.testing.assert_allclose(sizes[:6], sizes[0])
+    np.testing.assert_allclose(sizes[6:], 0, atol=1e-9)
+
+
+def interference(found, changes, weigh):
+    return sum(weigh(d) * np.square((found - d).T @ d).sum() for d in changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "weigh"),
+    [
+        ("covariance", {}, lambda d: 1.0),
+        ("wudi", {"cut": False}, lambda d: 1 / np.square(d).sum()),
+    ],
+)
+def test_closed_forms_are_the_least_of_what_they_minimise(name, options, weigh):
+    changes = matrices()
+    found = change(name, changes, **options)
+    least = interference(found, changes, weigh)
+    for _ in range(20):
+        other = found + 1e-3 * RNG.normal(size=found.shape)
+        assert interference(other, changes, weigh) > least
+
+
+def test_filtered_wudi_is_gradient_descent_that_stops_early():
+    changes, time = matrices(), 3.0
+    found = change("wudi", changes, cut=False, time=time)
+    grams = [d @ d.T / np.square(d).sum() for d in changes]
+    gram = sum(grams)
+    most = np.linalg.eigvalsh(gram)[-1]
+    here, steps = np.sum(changes, axis=0), 20000
+    target = sum(g @ d for g, d in zip(grams, changes, strict=True))
+    for _ in range(steps):
+        here = here + time / most / steps * (target - gram @ here)
+    np.testing.assert_allclose(found, here, atol=1e-3)
+    flow = scipy.linalg.expm(-time / most * gram)
+    start = np.sum(changes, axis=0)
+    exact = np.linalg.solve(gram, target)
+    np.testing.assert_allclose(found, exact + flow @ (start - exact), atol=1e-9)
+
+
+def test_cut_wudi_leaves_directions_of_small_eigenvalues_at_the_sum():
+    changes = [product(expert) for expert in loras(rank=1)]
+    changes[0] = changes[0] * 1.0
+    small = 1e-3 * matrices(1, 9, 8)[0]
+    changes[1] = changes[1] + small
+    found, whole = (change("wudi", changes, cut=cut) for cut in (True, False))
+    total = np.sum(changes, axis=0)
+    gram = sum(d @ d.T / np.square(d).sum() for d in changes)
+    values, vectors = np.linalg.eigh(gram)
+    kept = round(np.sqrt(np.abs(values)).sum() ** 2 / values.sum())
+    rest, first = vectors[:, : len(values) - kept], vectors[:, len(values) - kept :]
+    np.testing.assert_allclose(rest.T @ found, rest.T @ total, atol=1e-9)
+    np.testing.assert_allclose(first.T @ found, first.T @ whole, atol=1e-6)
+
+
+def test_ace_corrects_the_spectrum_of_experts_of_uneven_size():
+    changes = matrices() * np.array([0.01, 1.0, 30.0])[:, None, None]
+    weights = np.ones(3)
+    plain = closed_form.Ace(flat_share=0.0)._matrix(Layer("w", changes, weights))
+    more = closed_form.Ace(flat_share=0.9)._matrix(Layer("w", changes, weights))
+    sizes = np.linalg.svd(more - plain, compute_uv=False)
+    assert sizes.max() > 0
+    assert np.isfinite(more).all()
+
+
+def test_regmean_is_the_closed_form_of_its_paper():
+    changes = matrices()
+    rows = [RNG.normal(size=(30, 7)) for _ in changes]
+    grams = [each.T @ each / 30 for each in rows]
+    merging = methods.of("regmean", shrink=1.0, ridge=1e-12)
+    found = merging.merge(
+        [{"w": each} for each in changes], statistics=[{"w": gram} for gram in grams]
+    )
+    inverse = np.linalg.inv(sum(grams))
+    expected = inverse @ sum(g @ w for g, w in zip(grams, changes, strict=True))
+    np.testing.assert_allclose(found.params["w"], expected, atol=1e-8)
+    outputs = sum(
+        np.square(x @ expected - x @ w).sum()
+        for x, w in zip(rows, changes, strict=True)
+    )
+    for _ in range(10):
+        other = expected + 1e-3 * RNG.normal(size=expected.shape)
+        assert outputs < sum(
+            np.square(x @ other - x @ w).sum()
+            for x, w in zip(rows, changes, strict=True)
+        )
+
+
+def test_regmean_of_loras_is_that_of_their_products():
+    experts = loras()
+    grams = []
+    for _ in experts:
+        rows = RNG.normal(size=(40, 9))
+        grams.append(rows.T @ rows / 40)
+    found = methods.of("regmean").merge(
+        experts, beside=BESIDE, statistics=[{"q_adapter/a": gram} for gram in grams]
+    )
+    expected = methods.of("regmean").merge(
+        [{"w": product(expert)} for expert in experts],
+        statistics=[{"w": gram} for gram in grams],
+    )
+    np.testing.assert_allclose(product(found.params), expected.params["w"], atol=1e-9)
+
+
+def test_directions_without_inputs_get_the_mean_of_the_experts():
+    changes = matrices(2, 3, 4)
+    gram = np.diag([1.0, 1.0, 0.0])
+    found = methods.of("regmean").merge(
+        [{"w": each} for each in changes], statistics=[{"w": gram}] * 2
+    )
+    np.testing.assert_allclose(found.params["w"], changes.mean(axis=0), atol=1e-9)
+
+
+@pytest.mark.parametrize("method", [spectral.IsoC(), spectral.TsvMerge()])
+def test_experts_that_change_nothing_merge_to_nothing(method):
+    layer = Layer("w", np.zeros((3, 4, 5)), np.ones(3))
+    np.testing.assert_array_equal(method._change(layer), 0)
