@@ -30,7 +30,7 @@ ALLOWED = {
     "training": {"elm_jax.partitioning"},
     "checkpoints": {"elm_jax.partitioning"},
     "library": {"elm_jax.checkpoints"},
-    "reporting": {"elm_jax.evaluation.results"},
+    "reporting": {"elm_jax.evaluation.results", "elm_jax.evaluation.row_columns"},
     "runs": {f"elm_jax.{room}" for room in ROOMS},
     "api": {f"elm_jax.{room}" for room in (*ROOMS, "runs")},
     "cli": {"elm_jax.runs", "elm_jax.training.signals"},

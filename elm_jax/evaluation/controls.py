@@ -26,16 +26,19 @@ def average(experts: Mapping[str, statistics.Columns]) -> statistics.Columns | N
     """
     first, *others = experts.values()
     total = {key: column.values.copy() for key, column in first.items()}
+    ids = {key: column.example_ids for key, column in first.items()}
     for one in others:
         if one.keys() != first.keys():
             return None
         for key, column in one.items():
-            if not np.array_equal(column.example_ids, first[key].example_ids):
+            if column.example_ids is not ids[key] and not np.array_equal(
+                column.example_ids, ids[key]
+            ):
                 return None
             total[key] += column.values
     number = 1 + len(others)
     return {
-        key: statistics.Column(first[key].example_ids, values / number)
+        key: statistics.Column(ids[key], values / number)
         for key, values in total.items()
     }
 

@@ -208,7 +208,8 @@ class _Choice:
         self.sums: list[tuple[np.ndarray, np.ndarray]] = []
         for j, (part, drawn) in enumerate(zip(parts, times, strict=True)):
             sums, counts = _sums(part, drawn)  # [folds, B, E, P], [folds, B, P]
-            self.sums.append((sums, counts))
+            if all_of is None:
+                self.sums.append((sums, counts))
             total, count = sums.sum(axis=0), counts.sum(axis=0)
             weight = (count > 0) / np.maximum(count, 1)  # of a row in its prompt's mean
             weight = weight / (count > 0).sum(axis=1, keepdims=True)

@@ -1,12 +1,15 @@
 """Names of experts in tables: one for each, however many share a name."""
 
-import dataclasses
 import pathlib
 import types
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from elm_jax import errors
-from elm_jax.evaluation import results
+from elm_jax.evaluation import results, row_columns
+from elm_jax.evaluation.row_columns import Coded, RowColumns
 
 Identity = tuple[str, str]  # name and fingerprint
 Folder = tuple[str, str]  # name and source
@@ -41,7 +44,7 @@ def check_is_no_label(
 def newest(
     rows: Iterable[results.ResultRow],
     current: Mapping[Folder, str] = types.MappingProxyType({}),
-) -> list[results.ResultRow]:
+) -> RowColumns:
     """Returns rows without those that later ones replace.
 
     Of a strategy the newest row of each task counts: what `retrieved` stands for
@@ -57,33 +60,62 @@ def newest(
       rows: In the order they were written.
       current: Fingerprint of the expert that lies in a folder now, where that is known.
     """
-    kept: dict[tuple[object, ...], results.ResultRow] = {}
-    owners: dict[tuple[str, ...], str] = {}  # the fingerprint that counts, by folder
-    for row in rows:
-        cell = (row.task, row.split, row.metric, row.protocol, row.seed)
-        who: tuple[str, ...] = (row.expert, row.base_fingerprint, row.settings)
-        if row.is_expert:
-            folder = (row.expert, row.base_fingerprint, row.source)
-            who = (*who, row.expert_fingerprint)
-            lying = current.get((row.expert, row.source))
-            if folder not in owners or owners[folder] != lying:
-                owners[folder] = row.expert_fingerprint
-        key = (*who, row.vocabulary, *cell)
-        if row.library:
-            key = (*key, row.library, row.training_seed)
-        kept.pop(key, None)
-        kept[key] = row
-    alive = {(name, base, owner) for (name, base, _), owner in owners.items()}
-    told = {_place(row) for row in kept.values() if row.kind}
-    found = [row for row in kept.values() if row.kind or _place(row) not in told]
-    dead = {row.expert_fingerprint for row in found if _is_replaced(row, alive)}
-    found = [row for row in found if not _is_replaced(row, alive)]
-    return _of_newest_library(found, dead)
+    columns = row_columns.of(rows)
+    kept = columns.take(_last_of_each(columns))
+    # Those of release 0.1 give way; they tell no kind.
+    silent = kept.coded("kind").are(lambda kind: not kind)
+    places = kept.groups(*_PLACE)
+    kept = kept.take(~(silent & places.have(~silent)[places.of]))
+    alive = _alive(columns, current)
+    # Rows of release 0.1 do not tell their folder: none of them is dropped.
+    names = ("expert", "base_fingerprint", "expert_fingerprint")
+    is_replaced = kept.derived(
+        lambda row: (
+            row.is_expert
+            and row.source != ""
+            and tuple(getattr(row, name) for name in names) not in alive
+        ),
+        *(*names, "kind", "source"),
+    ).are(bool)
+    dead = {mark for (mark,) in kept.take(is_replaced).distinct("expert_fingerprint")}
+    return _of_newest_library(kept.take(~is_replaced), dead)
 
 
-def _of_newest_library(
-    rows: Sequence[results.ResultRow], dead: Collection[str]
-) -> list[results.ResultRow]:
+_PLACE = ("expert", "base_fingerprint", "task", "split", "metric")
+
+
+def _last_of_each(rows: RowColumns) -> np.ndarray:
+    """Returns the places of the newest rows of all cells, in order."""
+    is_expert = row_columns.are_experts(rows)
+    has_library = rows.coded("library").are(bool)
+    names = ("settings", "vocabulary", "protocol", "seed", "library")
+    groups = row_columns.group(
+        *(rows.coded(name).codes for name in (*_PLACE, *names)),
+        is_expert.astype(np.int64),
+        np.where(is_expert, rows.coded("expert_fingerprint").codes, 0),
+        np.where(has_library, rows.coded("training_seed").codes, 0),
+    )
+    return np.sort(groups.lasts)
+
+
+def _alive(
+    rows: RowColumns, current: Mapping[Folder, str]
+) -> set[tuple[str, str, str]]:
+    """Returns name, base and fingerprint of the expert that counts in each folder."""
+    own = rows.take(row_columns.are_experts(rows))
+    names = ("expert", "base_fingerprint", "source", "expert_fingerprint")
+    groups = own.groups(*names)
+    order = groups.firsts[np.argsort(groups.lasts)]
+    owners: dict[tuple[str, str, str], str] = {}
+    for row in own.take(order):
+        folder = (row.expert, row.base_fingerprint, row.source)
+        lying = current.get((row.expert, row.source))
+        if folder not in owners or owners[folder] != lying:
+            owners[folder] = row.expert_fingerprint
+    return {(name, base, owner) for (name, base, _), owner in owners.items()}
+
+
+def _of_newest_library(rows: RowColumns, dead: Collection[str]) -> RowColumns:
     """Returns rows without those of strategies that newer libraries replace.
 
     Those that differ from the newest in the training seed alone stay, unless experts
@@ -93,37 +125,24 @@ def _of_newest_library(
       rows: In the order they were written, one for each library and seed of it.
       dead: Fingerprints of experts that were replaced.
     """
-    groups: dict[tuple[object, ...], list[results.ResultRow]] = {}
-    for row in rows:
-        if row.role == "strategy":
-            groups.setdefault(_strategy_cell(row), []).append(row)
-    replaced = set[int]()
-    for own in groups.values():
-        newest = own[-1]
-        replaced |= {
-            id(row)
-            for row in own[:-1]
-            if not row.library
-            or row.library != newest.library
-            or not {*row.experts.values()}.isdisjoint(dead)
-        }
-    return [row for row in rows if id(row) not in replaced]
-
-
-def _strategy_cell(row: results.ResultRow) -> tuple[object, ...]:
-    who = (row.expert, row.base_fingerprint, row.settings, row.vocabulary)
-    return (*who, row.task, row.split, row.metric, row.protocol, row.seed)
-
-
-def _place(row: results.ResultRow) -> tuple[str, ...]:
-    return (row.expert, row.base_fingerprint, row.task, row.split, row.metric)
-
-
-def _is_replaced(row: results.ResultRow, alive: set[tuple[str, ...]]) -> bool:
-    # Rows of release 0.1 do not tell their folder: none of them is dropped.
-    if not (row.is_expert and row.source):
-        return False
-    return (row.expert, row.base_fingerprint, row.expert_fingerprint) not in alive
+    (places,) = np.nonzero(row_columns.roles(rows).are("strategy".__eq__))
+    own = rows.take(places)
+    names = ("settings", "vocabulary", "protocol", "seed")
+    replaced: list[int] = []
+    for members in own.groups(*_PLACE, *names).members():
+        *older, newest = members.tolist()
+        library = own[newest].library
+        for place in older:
+            row = own[place]
+            if (
+                not row.library
+                or row.library != library
+                or not {*row.experts.values()}.isdisjoint(dead)
+            ):
+                replaced.append(place)
+    is_kept = np.ones(len(rows), bool)
+    is_kept[places[replaced]] = False
+    return rows.take(is_kept)
 
 
 def check_comparable(
@@ -139,125 +158,150 @@ def check_comparable(
       rows: All that are shown, or that choose what is shown.
       tables: The tasks of each table.
     """
-    _check_one("base_fingerprint", rows)
+    columns = row_columns.of(rows)
+    _check_one("base_fingerprint", columns)
     # Rows of release 0.1 tell no vocabulary: that of their base, which is the same.
-    _check_one("vocabulary", (row for row in rows if row.vocabulary))
-    _check_one("seed", rows)
+    _check_one("vocabulary", columns.take(columns.coded("vocabulary").are(bool)))
+    _check_one("seed", columns)
     for tasks in map(set, tables):
-        groups: dict[tuple[str, bool], list[results.ResultRow]] = {}
-        for row in rows:
-            if row.task in tasks:
-                groups.setdefault((row.metric, not row.kind), []).append(row)
-        for own in groups.values():
-            _check_one("protocol", own)
+        own = columns.among("task", tasks)
+        is_silent = own.coded("kind").are(lambda kind: not kind)
+        groups = row_columns.group(own.coded("metric").codes, is_silent)
+        for members in groups.members():
+            _check_one("protocol", own.take(members))
 
 
-def _check_one(field: str, rows: Iterable[results.ResultRow]) -> None:
-    first = None
-    for row in rows:
-        first = first or row
-        values = [getattr(one, field) for one in (first, row)]
-        if values[0] != values[1]:
-            raise errors.DataError(
-                found=f"rows with {field} {values[0]!r} ({_where(first)})"
-                f" and {values[1]!r} ({_where(row)})",
-                expected=f"one {field} for all that a mean or table compares",
-                do=f"Choose one in the report: set {field}"
-                f"{' (random_seed)' if field == 'seed' else ''}, or"
-                " score into another result file",
-            )
+def _check_one(field: str, rows: RowColumns) -> None:
+    places = rows.groups(field).firsts.tolist()
+    if len(places) > 1:
+        first, other = rows[places[0]], rows[places[1]]
+        values = [getattr(one, field) for one in (first, other)]
+        raise errors.DataError(
+            found=f"rows with {field} {values[0]!r} ({_where(first)})"
+            f" and {values[1]!r} ({_where(other)})",
+            expected=f"one {field} for all that a mean or table compares",
+            do=f"Choose one in the report: set {field}"
+            f"{' (random_seed)' if field == 'seed' else ''}, or"
+            " score into another result file",
+        )
 
 
 def _where(row: results.ResultRow) -> str:
     return f"{row.expert} on {row.task} {row.split}"
 
 
-def strategies_told_apart(
-    rows: Sequence[results.ResultRow],
-) -> list[results.ResultRow]:
+def strategies_told_apart(rows: Sequence[results.ResultRow]) -> RowColumns:
     """Returns rows in which strategies of one name and other options have other names.
 
     Args:
       rows: Under the names that the file has.
     """
+    columns = row_columns.of(rows)
+    is_strategy = row_columns.roles(columns).are("strategy".__eq__)
     settings: dict[str, set[str]] = {}
-    for row in rows:
-        if row.role == "strategy":
-            settings.setdefault(row.expert, set()).add(row.settings)
-    return [
-        dataclasses.replace(row, expert=f"{row.expert} (settings {row.settings})")
-        if row.settings and len(settings.get(row.expert, ())) > 1
-        else row
-        for row in rows
-    ]
+    for name, own in columns.take(is_strategy).distinct("expert", "settings"):
+        settings.setdefault(name, set()).add(own)
+    several = {name for name, own in settings.items() if len(own) > 1}
+    if not several:
+        return columns
+    return columns.replaced(
+        expert=columns.derived(
+            lambda row: (
+                f"{row.expert} (settings {row.settings})"
+                if row.settings and row.expert in several
+                else row.expert
+            ),
+            *("expert", "settings"),
+        )
+    )
 
 
-def told_apart(rows: Sequence[results.ResultRow]) -> list[results.ResultRow]:
+def told_apart(rows: Sequence[results.ResultRow]) -> RowColumns:
     """Returns rows in whose `expert` each expert has a name of its own.
 
     An expert that shares its name with another gets what tells the two apart in
     brackets: its folder, else also its training seed and steps, else its fingerprint.
     Trainings of one recipe with several seeds are one expert.
     """
+    columns = row_columns.of(rows)
     owners: dict[str, dict[Identity, results.ResultRow]] = {}
-    for row in rows:
-        if row.is_expert:
-            identity = (row.expert, row.expert_fingerprint)
-            owners.setdefault(row.expert, {}).setdefault(identity, row)
+    experts = columns.take(row_columns.are_experts(columns))
+    for place in experts.groups("expert", "expert_fingerprint").firsts.tolist():
+        row = experts[place]
+        owners.setdefault(row.expert, {})[row.expert, row.expert_fingerprint] = row
     labels: dict[Identity, str] = {}
-    for name, found in owners.items():
-        groups = _by_recipe(found)
+    for name, own in owners.items():
+        groups = _by_recipe(own)
         if len(groups) > 1:
-            first = [found[own[0]] for own in groups]
-            for own, label in zip(groups, _labels(name, first), strict=True):
-                labels |= dict.fromkeys(own, label)
-    return [
-        dataclasses.replace(row, expert=label)
-        if row.is_expert and (label := labels.get((row.expert, row.expert_fingerprint)))
-        else row
-        for row in rows
-    ]
+            first = [own[members[0]] for members in groups]
+            for members, label in zip(groups, _labels(name, first), strict=True):
+                labels |= dict.fromkeys(members, label)
+    if not labels:
+        return columns
+    return columns.replaced(
+        expert=columns.derived(
+            lambda row: (
+                labels.get((row.expert, row.expert_fingerprint), row.expert)
+                if row.is_expert
+                else row.expert
+            ),
+            *("expert", "expert_fingerprint", "kind"),
+        )
+    )
 
 
-def averaged(rows: Iterable[results.ResultRow]) -> list[results.ResultRow]:
+def averaged(rows: Iterable[results.ResultRow]) -> RowColumns:
     """Returns rows in which the trainings of an expert are one row, of their means.
 
     Args:
       rows: As `told_apart` returns them.
     """
-    groups: dict[tuple[str, ...], list[results.ResultRow]] = {}
-    for row in rows:
-        key = (row.expert, row.task, row.split, row.metric, row.protocol)
-        groups.setdefault(key, []).append(row)
-    return [own[0] if len(own) == 1 else _average(own) for own in groups.values()]
+    columns = row_columns.of(rows)
+    groups = columns.groups("expert", "task", "split", "metric", "protocol")
+    if len(groups.firsts) == len(columns):
+        return columns
+    firsts = columns.take(groups.firsts)
+    several = [
+        (place, own) for place, own in enumerate(groups.members()) if len(own) > 1
+    ]
+    fields: dict[str, Coded] = {}
+    for name, combine in _OF_SEVERAL.items():
+        values, means = columns.coded(name).listed(), firsts.coded(name).listed()
+        for place, own in several:
+            means[place] = combine([values[i] for i in own.tolist()])
+        fields[name] = Coded.of(means)
+    return firsts.replaced(**fields)
 
 
-def _average(rows: Sequence[results.ResultRow]) -> results.ResultRow:
-    def mean(values: Iterable[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if known else None
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
-    return dataclasses.replace(
-        rows[0],
-        value=sum(row.value for row in rows) / len(rows),
-        ties=mean(row.ties for row in rows),
-        answers_cut=mean(row.answers_cut for row in rows),
-        # Of one seed that knows some of the rows, a mean may not tell.
-        overlap=max((r.overlap for r in rows if r.overlap is not None), default=None),
-        overlap_unknown=max(
-            (r.overlap_unknown for r in rows if r.overlap_unknown is not None),
-            default=None,
-        ),
-        overlap_with={
-            name: _greatest([r.overlap_with.get(name) for r in rows])
-            for row in rows
-            for name in row.overlap_with
-        },
-        training_seed=None,
-        source="",
-        per_example_sha256=None,
-        **dict.fromkeys(results.PLACE_FIELDS),
-    )
+
+def _most(values: Sequence[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _nothing(_: Sequence[Any]) -> None:
+    return None
+
+
+def _most_with(
+    values: Sequence[Mapping[str, float | None]],
+) -> dict[str, float | None]:
+    """Returns the greatest value of each name; None if one of them is not known."""
+    names = dict.fromkeys(name for own in values for name in own)
+    shares = {name: [own.get(name) for own in values] for name in names}
+    return {n: None if None in own else _most(own) for n, own in shares.items()}
+
+
+_OF_SEVERAL = {
+    **{"value": _mean, "ties": _mean, "answers_cut": _mean},
+    # Of one seed that knows some of the rows, a mean may not tell.
+    **{"overlap": _most, "overlap_unknown": _most, "overlap_with": _most_with},
+    **{"training_seed": _nothing, "source": lambda _: ""},
+    **dict.fromkeys(("per_example_sha256", *results.PLACE_FIELDS), _nothing),
+}
 
 
 def _greatest(values: Sequence[float | None]) -> float | None:

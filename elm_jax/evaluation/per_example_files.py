@@ -17,15 +17,12 @@ Reference: Apache Arrow Columnar Format, "Serialization and Interprocess Communi
 
 import dataclasses
 import errno
-import functools
 import hashlib
 import io
 import os
 import pathlib
 import re
 import socket
-import stat
-import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -33,16 +30,22 @@ import numpy as np
 
 from elm_jax import errors
 from elm_jax.disk import files
+from elm_jax.evaluation.record_files import (
+    ENDS,
+    NO_ARRAYS,
+    NO_SCHEMA,
+    TEXT,
+    VALUES_HASH,
+    Schema,
+    arrow_errors,
+    opened,
+    whole,
+)
 from elm_jax.evaluation.results import CELL_FIELDS, Cell, ResultRow
 
 FOLDER = "per_example"
 """Beside the result rows."""
-VALUES_HASH = "values_sha256"
 _NAME = re.compile(r"[\w.-]+\.arrow")
-_TEXT, _ENDS = ".values", ".offsets"  # of an array of UTF-8 bytes, end to end
-_MOST_SCHEMA_BYTES = 2**20
-# What numpy raises for a file that is none of its own.
-_NO_ARRAYS = (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile)
 
 
 class Place(NamedTuple):
@@ -191,7 +194,7 @@ def read(
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             names = [n for n in arrays.files if not only or n in only]
             return {name: arrays[name] for name in names}
-    except (*_NO_ARRAYS, *_arrow_errors()) as error:
+    except (*NO_ARRAYS, *arrow_errors()) as error:
         raise errors.DataError(
             found=f"{path} is no file of arrays: {error} ({row.expert} on {row.task})",
             expected="per-example values, as elm_eval writes them",
@@ -207,31 +210,21 @@ def values_hash(arrays: Mapping[str, np.ndarray]) -> str:
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
-def _content(path: str, row: ResultRow) -> tuple["_Schema", bytes]:
+def _content(path: str, row: ResultRow) -> tuple[Schema, bytes]:
     """Returns a file's schema, if it has one, and the bytes that a row names.
 
     Or as many of them as are there.
     """
-    start, length = row.per_example_offset, row.per_example_length or 0
-    try:
-        # A pipe must not make us wait.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except (OSError, ValueError):
-        return _NO_SCHEMA, b""
-    try:
-        facts = os.fstat(handle)
-        if not stat.S_ISREG(facts.st_mode):
-            return _NO_SCHEMA, b""
-        if start is None:
-            return _NO_SCHEMA, pathlib.Path(path).read_bytes()
-        if start < 0 or not 0 < length <= facts.st_size - start:
-            return _NO_SCHEMA, b""
-        schema = _schema(path, (facts.st_dev, facts.st_ino, facts.st_mtime_ns))
-        return schema, os.pread(handle, length, start)
-    except (*_NO_ARRAYS, *_arrow_errors()):
-        return _NO_SCHEMA, b""
-    finally:
-        os.close(handle)
+    if row.per_example_offset is None:
+        return NO_SCHEMA, whole(path)
+    with opened(path) as file:
+        if file is None:
+            return NO_SCHEMA, b""
+        try:
+            place = row.per_example_offset, row.per_example_length or 0
+            return file.schema, file.record(*place)
+        except OSError:
+            return NO_SCHEMA, b""
 
 
 def _encoded(cell: Cell, arrays: Mapping[str, np.ndarray]) -> tuple[bytes, bytes]:
@@ -245,11 +238,11 @@ def _encoded(cell: Cell, arrays: Mapping[str, np.ndarray]) -> tuple[bytes, bytes
         columns[name] = pa.array([value], kind)
     columns[VALUES_HASH] = pa.array([values_hash(arrays)])
     for name, array in arrays.items():
-        stem = name.removesuffix(_TEXT)
-        if name.removesuffix(_ENDS) + _TEXT in arrays and name.endswith(_ENDS):
+        stem = name.removesuffix(TEXT)
+        if name.removesuffix(ENDS) + TEXT in arrays and name.endswith(ENDS):
             continue
-        if stem != name and stem + _ENDS in arrays:
-            values = _texts(array, arrays[stem + _ENDS])
+        if stem != name and stem + ENDS in arrays:
+            values = _texts(array, arrays[stem + ENDS])
             ends = pa.array([0, len(values)], pa.int64())
             columns[stem] = pa.LargeListArray.from_arrays(ends, values)
         else:
@@ -272,7 +265,7 @@ def _texts(values: np.ndarray, offsets: np.ndarray) -> Any:
 
 
 def _decoded(
-    schema: "_Schema", content: bytes, digest: str | None, only: Collection[str]
+    schema: Schema, content: bytes, digest: str | None, only: Collection[str]
 ) -> dict[str, np.ndarray]:
     """Returns the arrays of a record.
 
@@ -306,49 +299,6 @@ def _bytes_of(texts: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.frombuffer(content or b"", np.uint8)[: offsets[-1]].copy(), offsets
 
 
-class _Schema(NamedTuple):
-    value: Any  # pyarrow.Schema
-    hash: Any  # of its bytes; to be copied
-    hash_place: int = 0  # of the column with the hash of values
-    # Place of each column of arrays, names of these, and whether they are of texts.
-    arrays: tuple[tuple[int, tuple[str, ...], bool], ...] = ()
-
-
-_NO_SCHEMA = _Schema(None, hashlib.sha256())
-
-
-@functools.lru_cache(maxsize=64)
-def _schema(path: str, stamp: tuple[int, int, int]) -> _Schema:
-    """Returns the schema of a file.
-
-    Raises:
-      OSError: It cannot be read.
-      ValueError: It has none.
-    """
-    import pyarrow as pa
-
-    del stamp  # tells a file from another one that took its name
-    with open(path, "rb") as file:
-        start = file.read(_MOST_SCHEMA_BYTES)
-    source = pa.BufferReader(start)
-    value = pa.ipc.read_schema(pa.ipc.read_message(source))
-    hash_place, arrays = value.names.index(VALUES_HASH), []
-    for place in range(hash_place + 1, len(value.names)):
-        name, kind = value.names[place], value.field(place).type
-        is_text = pa.types.is_large_string(getattr(kind, "value_type", None))
-        names = (f"{name}{_TEXT}", f"{name}{_ENDS}") if is_text else (name,)
-        arrays.append((place, names, is_text))
-    digest = hashlib.sha256(start[: source.tell()])
-    return _Schema(value, digest, hash_place, tuple(arrays))
-
-
-@functools.cache
-def _arrow_errors() -> tuple[type[Exception], ...]:
-    import pyarrow as pa
-
-    return (pa.ArrowException,)
-
-
 def _records(path: pathlib.Path, start: int) -> Iterator[tuple[int, bytes]]:
     """Yields the offset and bytes of each complete record from a place on."""
     import pyarrow as pa
@@ -360,7 +310,7 @@ def _records(path: pathlib.Path, start: int) -> Iterator[tuple[int, bytes]]:
             source.seek(offset)
             try:
                 message = pa.ipc.read_message(source)
-            except (*_NO_ARRAYS, pa.ArrowException):
+            except (*NO_ARRAYS, pa.ArrowException):
                 return
             if message.type != "record batch":
                 return

@@ -11,16 +11,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from elm_jax import errors
-from elm_jax.disk import json_files, locks
-from elm_jax.evaluation import per_example_files, row_cache
-from elm_jax.evaluation.results import CELL_FIELDS, Cell, Facts, ResultRow
-
-_WITH_DEFAULT = tuple(
-    field.name
-    for field in dataclasses.fields(ResultRow)
-    if field.default is not dataclasses.MISSING
-    or field.default_factory is not dataclasses.MISSING
+from elm_jax.disk import locks
+from elm_jax.evaluation import (
+    per_example_files,
+    per_example_reads,
+    row_cache,
+    row_columns,
+    row_lines,
 )
+from elm_jax.evaluation.results import CELL_FIELDS, Cell, Facts, ResultRow
+from elm_jax.evaluation.row_columns import RowColumns
+
+_Key = tuple[str | int, ...]
 
 
 class ResultStore:
@@ -40,28 +42,35 @@ class ResultStore:
 
     def __init__(self, path: str | pathlib.Path) -> None:
         self.path = pathlib.Path(path)
-        self._rows: dict[tuple[str | int, ...], ResultRow] = {}
+        # In order; what was added last is in columns as soon as somebody reads it.
+        self._parts: list[RowColumns] = []
+        self._added: list[ResultRow] = []
+        # Scores by the keys of all rows; made when somebody adds or asks for one.
+        self._scores: dict[_Key, float] | None = None
         # Ends of the records that rows name, by path; once somebody records.
         self._ends: dict[str, int] | None = None
         self._records = per_example_files.Records(self.path)
         kept = row_cache.load(self.path)
-        with row_cache.without_collector():
-            self._keep(kept.rows)
-            new = _read(self.path, after=kept)
-            self._keep(new.rows)
+        self._parts.append(kept.rows)
         # Of the file, read so far up to the end of a line.
-        self._read = new._replace(rows=[])
-        has_tail = len(new.rows) > new.num_lines - kept.num_lines
+        self._read = kept._replace(rows=row_columns.EMPTY)
+        has_tail = self._read_on()
         self._is_exact = not has_tail  # whether these lines are those of all rows
+        self._scores = None  # most readers of a large store do not need it
         self._keep_rows_if_many(kept.num_bytes)
 
-    def rows(self) -> tuple[ResultRow, ...]:
+    def rows(self) -> RowColumns:
         """Returns all rows in the order in which they were written."""
-        return tuple(self._rows.values())
+        if self._added:
+            self._pack()
+        if len(self._parts) > 1:
+            parts = [one for one in self._parts if len(one)]
+            self._parts = [row_columns.joined(parts).packed()]
+        return self._parts[0]
 
     def has(self, cell: Cell, metric: str) -> bool:
         """Returns whether the store holds the cell's row for the metric."""
-        return cell.key(metric) in self._rows
+        return cell.key(metric) in self._known()
 
     def missing(self, cells: Iterable[Cell], metrics: Sequence[str]) -> list[Cell]:
         """Returns the cells that lack a row for one of the metrics, in order."""
@@ -92,10 +101,28 @@ class ResultStore:
         self._keep(new)
 
     def _keep(self, rows: Sequence[ResultRow]) -> None:
+        scores = self._known()
         for row in rows:
-            self._rows.setdefault(row.key(row.metric), row)
+            key = row.key(row.metric)
+            if key not in scores:
+                scores[key] = row.value
+                self._added.append(row)
+        if len(self._added) >= row_lines.ROWS_AT_ONCE:
+            self._pack()
         if self._ends is not None:
-            _note_ends(self._ends, rows)
+            _note_ends(self._ends, row_columns.of(rows))
+
+    def _pack(self) -> None:
+        self._parts.append(row_columns.of(self._added).packed())
+        self._added = []
+
+    def _known(self) -> dict[_Key, float]:
+        if self._scores is None:
+            rows = self.rows()
+            keys = [rows.coded(name).listed() for name in (*CELL_FIELDS, "metric")]
+            scores = rows.coded("value").listed()
+            self._scores = dict(zip(zip(*keys, strict=True), scores, strict=True))
+        return self._scores
 
     def _read_others(self, file: io.FileIO) -> None:
         """Reads the rows that other processes have added since this one has looked."""
@@ -105,20 +132,30 @@ class ResultStore:
             self._read, self._is_exact = row_cache.NOTHING, False
         elif num_bytes == self._read.num_bytes:
             return
-        new = _read(self.path, after=self._read)
-        self._keep(new.rows)
-        self._read = new._replace(rows=[])
+        self._read_on()
+
+    def _read_on(self) -> bool:
+        """Reads the lines after those that were read.
+
+        Returns:
+          Whether the last one has no end.
+        """
+        self._read, has_tail = row_lines.read(
+            self.path, after=self._read, keep=self._keep
+        )
+        return has_tail
 
     def _select_new(self, rows: Iterable[ResultRow]) -> list[ResultRow]:
-        new: dict[tuple[str | int, ...], ResultRow] = {}
+        new: dict[_Key, ResultRow] = {}
+        scores = self._known()
         for row in rows:
-            old = self._rows.get(row.key(row.metric))
+            old = scores.get(row.key(row.metric))
             if old is None:
                 new[row.key(row.metric)] = row
-            elif old.value != row.value:
+            elif old != row.value:
                 raise errors.DataError(
                     found=f"{row.metric} of {row.expert} on {row.task} is"
-                    f" {row.value}, and {old.value} in {self.path}",
+                    f" {row.value}, and {old} in {self.path}",
                     expected="one value per cell and metric",
                     do="Write to another result file, or give the parameters"
                     " another expert_fingerprint",
@@ -173,7 +210,7 @@ class ResultStore:
                 # First the record: a row never names one that is not there.
                 if self._ends is None:
                     self._ends = {}
-                    _note_ends(self._ends, self._rows.values())
+                    _note_ends(self._ends, self.rows())
                 place = self._records.append(cell, per_example, self._ends)
                 new = [dataclasses.replace(row, **place._asdict()) for row in new]
             self._add(file, new)
@@ -184,8 +221,7 @@ class ResultStore:
 
     def _keep_rows_if_many(self, num_kept: int) -> None:
         if self._is_exact and self._read.num_bytes - num_kept >= row_cache.LEAST_BYTES:
-            rows = [*self._rows.values()]
-            row_cache.save(self.path, self._read._replace(rows=rows))
+            row_cache.save(self.path, self._read._replace(rows=self.rows()))
 
     def per_example(
         self, row: ResultRow, *, only: Sequence[str] = ()
@@ -201,86 +237,42 @@ class ResultStore:
           DataError: The row names no file, or the file is missing or altered.
         """
         if row.per_example_path is None:
-            raise errors.DataError(
-                found=f"no per-example file for {row.expert} on {row.task}",
-                expected="one, because intervals resample examples",
-                do="Score it again with per-example values",
-            )
+            raise _no_values(row)
         return per_example_files.read(self.path, row, only)
 
+    def per_examples(
+        self, rows: RowColumns, *, only: Sequence[str]
+    ) -> Iterator[Mapping[str, np.ndarray]]:
+        """Yields the same of many rows, one after another, much faster.
 
-def _note_ends(ends: dict[str, int], rows: Iterable[ResultRow]) -> None:
-    for row in rows:
-        if row.per_example_offset is not None:
-            path = row.per_example_path or ""
-            end = row.per_example_offset + (row.per_example_length or 0)
-            ends[path] = max(end, ends.get(path, 0))
+        Args:
+          rows: Some that the store has.
+          only: Names of the arrays that are asked for, of numbers.
+
+        Raises:
+          DataError: A row names no file, or the file is missing or altered.
+        """
+        lacking = rows.where(per_example_path=None)
+        if len(lacking):
+            raise _no_values(lacking[0])
+        return per_example_reads.read(self.path, rows, only)
 
 
-def read_rows(path: str | pathlib.Path) -> list[ResultRow]:
-    """Returns the rows of a file, or none if there is no file; see `ResultStore`."""
-    with row_cache.without_collector():
-        return _read(pathlib.Path(path), after=row_cache.NOTHING).rows
-
-
-def _read(path: pathlib.Path, *, after: row_cache.Covered) -> row_cache.Covered:
-    """Returns the rows of the lines after some, and where the last whole line ends."""
-    if not path.exists():
-        return row_cache.NOTHING._replace(hash=row_cache.NOTHING.hash.copy())
-    try:
-        with path.open("rb") as file:
-            file.seek(after.num_bytes)
-            content = file.read()
-    except OSError as error:
-        raise errors.DataError(
-            found=f"{path} cannot be read: {error.strerror}",
-            expected="a file of result rows, as elm_eval writes it",
-            do="Correct the permission, or name another file",
-        ) from error
-    *lines, tail = content.split(b"\n")
-    read = len(content) - len(tail)
-    covers = after.hash.copy()
-    covers.update(memoryview(content)[:read])
-    if tail and (problem := _problem(tail)):
-        json_files.tell_cut(path, problem)
-        tail = b""
-    complete = [*lines, tail] if tail else lines
-    first = after.num_lines + 1
-    rows = [_parse(line, path=path, number=i) for i, line in enumerate(complete, first)]
-    return row_cache.Covered(
-        rows, after.num_bytes + read, after.num_lines + len(lines), covers
+def _no_values(row: ResultRow) -> errors.DataError:
+    return errors.DataError(
+        found=f"no per-example file for {row.expert} on {row.task}",
+        expected="one, because intervals resample examples",
+        do="Score it again with per-example values",
     )
 
 
-def _parse(line: bytes, *, path: pathlib.Path, number: int) -> ResultRow:
-    try:
-        return _row(line)
-    except ValueError as error:
-        raise errors.DataError(
-            found=f"line {number} of {path} is not a result row: {error}",
-            expected="a JSON object with the fields of a result row",
-            do="Remove the line, or name the right file",
-        ) from error
-
-
-def _row(line: bytes) -> ResultRow:
-    """Returns the row of a line; raises ValueError that tells what is wrong."""
-    content = json_files.parse(line)
-    if problems := json_files.misfits(content, ResultRow, added_later=_WITH_DEFAULT):
-        raise ValueError("; ".join(problems))
-    try:
-        return ResultRow(**content)
-    except errors.DataError as error:
-        raise ValueError(f"{error}") from error
-
-
-def _problem(line: bytes) -> str:
-    """Returns what keeps a line from being a row, or ""."""
-    try:
-        _row(line)
-    except ValueError as error:
-        return f"{error}"
-    return ""
+def _note_ends(ends: dict[str, int], rows: RowColumns) -> None:
+    names = ("per_example_path", "per_example_offset", "per_example_length")
+    columns = [rows.coded(name).listed() for name in names]
+    for path, offset, length in zip(*columns, strict=True):
+        if offset is not None:
+            end = offset + (length or 0)
+            ends[path or ""] = max(end, ends.get(path or "", 0))
 
 
 def _append(file: io.FileIO, content: bytes) -> None:
@@ -296,13 +288,13 @@ def _append(file: io.FileIO, content: bytes) -> None:
 
 
 def _mend(file: io.FileIO) -> None:
-    """Ends a file with a whole line, as `read_rows` understands it."""
+    """Ends a file with a whole line, as `row_lines.read` understands it."""
     size = file.seek(0, os.SEEK_END)
     if not size or os.pread(file.fileno(), 1, size - 1) == b"\n":
         return
     file.seek(0)
     tail = file.readall().rpartition(b"\n")[2]
-    if _problem(tail):
+    if row_lines.problem(tail):
         file.truncate(size - len(tail))
     else:
         file.write(b"\n")

@@ -6,25 +6,25 @@ whole, by its own hash, and if the file of lines still begins with the bytes tha
 made of, by theirs. It may be removed at any time.
 """
 
-import dataclasses
 import functools
-import gc
-import hashlib
 import json
+import math
 import pathlib
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+import xxhash
 
 from elm_jax import errors
 from elm_jax.disk import files, json_files, seals
+from elm_jax.evaluation import row_columns
 from elm_jax.evaluation.results import ResultRow
+from elm_jax.evaluation.row_columns import Coded, RowColumns
 
 LEAST_BYTES = 2**20
 """Of lines; fewer are parsed in no time."""
-_FIELDS = tuple(field.name for field in dataclasses.fields(ResultRow))
 _BLOCK_BYTES = 2**20
 
 
@@ -35,10 +35,11 @@ class Covered(NamedTuple):
       rows: In the order of the lines, without those of a key that was there.
       num_bytes: Of the lines, from the first one on.
       num_lines: Number of the lines.
-      hash: SHA-256 of these bytes, as they were when the rows were read; to be copied.
+      hash: XXH3 of these bytes, as they were when the rows were read; to be copied.
+        It tells damage and edits. Who wants to deceive writes both files anyway.
     """
 
-    rows: list[ResultRow]
+    rows: RowColumns
     num_bytes: int
     num_lines: int
     hash: Any
@@ -48,11 +49,11 @@ class _Head(typing.TypedDict):
     fields: tuple[str, ...]
     num_bytes: int
     num_lines: int
-    lines_sha256: str
-    rows_sha256: str
+    lines_xxh3: str
+    rows_xxh3: str
 
 
-NOTHING = Covered([], 0, 0, hashlib.sha256())
+NOTHING = Covered(row_columns.EMPTY, 0, 0, xxhash.xxh3_128())
 
 
 def load(path: pathlib.Path) -> Covered:
@@ -64,21 +65,21 @@ def load(path: pathlib.Path) -> Covered:
     import pyarrow as pa
 
     try:
-        head, _, content = _place(path).read_bytes().partition(b"\n")
-        facts = json_files.parse(head)
-        if json_files.misfits(facts, _Head, known_only=True):
-            return NOTHING
-        facts = seals.open_sealed(facts)
-        if tuple(facts["fields"]) != _FIELDS:
-            return NOTHING
-        if hashlib.sha256(content).hexdigest() != facts["rows_sha256"]:
+        with _place(path).open("rb") as file:
+            facts = json_files.parse(file.readline(json_files.MOST_LINE_BYTES))
+            if json_files.misfits(facts, _Head, known_only=True):
+                return NOTHING
+            facts = seals.open_sealed(facts)
+            if tuple(facts["fields"]) != row_columns.FIELDS:
+                return NOTHING
+            content = file.read()
+        if xxhash.xxh3_128_hexdigest(content) != facts["rows_xxh3"]:
             return NOTHING
         lines = _lines_hash(path, facts["num_bytes"])
-        if lines.hexdigest() != facts["lines_sha256"]:
+        if lines.hexdigest() != facts["lines_xxh3"]:
             return NOTHING
-        with without_collector():
-            table = pa.ipc.open_stream(pa.py_buffer(content)).read_all()
-            rows = _rows(table)
+        table = pa.ipc.open_stream(pa.py_buffer(content)).read_all()
+        rows = _rows(table)
     except (OSError, ValueError, pa.ArrowException):
         return NOTHING
     return Covered(rows, facts["num_bytes"], facts["num_lines"], lines)
@@ -100,28 +101,16 @@ def save(path: pathlib.Path, covered: Covered) -> None:
             writer.write_table(table)
         content = sink.getvalue().to_pybytes()
         head = _Head(
-            fields=_FIELDS,
+            fields=row_columns.FIELDS,
             num_bytes=covered.num_bytes,
             num_lines=covered.num_lines,
-            lines_sha256=covered.hash.hexdigest(),
-            rows_sha256=hashlib.sha256(content).hexdigest(),
+            lines_xxh3=covered.hash.hexdigest(),
+            rows_xxh3=xxhash.xxh3_128_hexdigest(content),
         )
         line = json.dumps(seals.seal(head)).encode()
         files.write_bytes(_place(path), line + b"\n" + content)
     except (OSError, errors.ConfigError, ValueError, pa.ArrowException):
         return
-
-
-@contextmanager
-def without_collector() -> Iterator[None]:
-    """Makes many objects, none of which is garbage, without looking for garbage."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _place(path: pathlib.Path) -> pathlib.Path:
@@ -134,15 +123,16 @@ def _lines_hash(path: pathlib.Path, num_bytes: int) -> Any:
     Raises:
       ValueError: It has fewer.
     """
-    found, left = hashlib.sha256(), num_bytes
+    digest, left = xxhash.xxh3_128(), num_bytes
+    block = memoryview(bytearray(_BLOCK_BYTES))
     with path.open("rb", buffering=0) as file:
         while left:
-            block = file.read(min(left, _BLOCK_BYTES))
-            if not block:
+            number = file.readinto(block[: min(left, _BLOCK_BYTES)])
+            if not number:
                 raise ValueError(f"{left} bytes fewer than {num_bytes}")
-            found.update(block)
-            left -= len(block)
-    return found
+            digest.update(block[:number])
+            left -= number
+    return digest
 
 
 @functools.cache
@@ -153,20 +143,20 @@ def _kinds() -> dict[str, tuple[set[type], Any]]:
     hints = typing.get_type_hints(ResultRow)
     columns: dict[Any, Any] = {str: pa.dictionary(pa.int32(), pa.string())}
     columns |= {int: pa.int64(), float: pa.float64()}
-    found: dict[str, tuple[set[type], Any]] = {}
-    for name in _FIELDS:
+    kinds: dict[str, tuple[set[type], Any]] = {}
+    for name in row_columns.FIELDS:
         hint = hints[name]
         if typing.get_origin(hint) is Mapping:
-            found[name] = ({dict}, columns[str])
+            kinds[name] = ({dict}, columns[str])
             continue
         own = set(typing.get_args(hint)) or {hint}
         (plain,) = own - {types.NoneType}
-        found[name] = (own, columns[plain])
-    return found
+        kinds[name] = (own, columns[plain])
+    return kinds
 
 
-def _table(rows: Sequence[ResultRow]) -> Any:
-    """Returns rows as columns.
+def _table(rows: RowColumns) -> Any:
+    """Returns rows as columns of Arrow.
 
     Raises:
       ValueError: A value is not of its field's very type, such as a float that was
@@ -176,44 +166,59 @@ def _table(rows: Sequence[ResultRow]) -> Any:
 
     columns = {}
     for name, (own, kind) in _kinds().items():
-        values: list[Any] = [getattr(row, name) for row in rows]
+        codes, values = rows.coded(name)
         if not own.issuperset(map(type, values)):
             raise ValueError(f"another type in {name}")
         if own == {dict}:
             values = [json.dumps(value) for value in values]
-        if pa.types.is_dictionary(kind):
-            columns[name] = pa.array(values, pa.string()).dictionary_encode()
-        else:
-            columns[name] = pa.array(values, kind)
+        is_text = pa.types.is_dictionary(kind)
+        every = pa.array(values, pa.string() if is_text else kind)
+        column = every.take(pa.array(codes))
+        columns[name] = column.dictionary_encode() if is_text else column
     return pa.table(columns)
 
 
-def _rows(table: Any) -> list[ResultRow]:
-    """Returns the rows of columns that `_table` made; checked before, so not again."""
-    columns: list[Sequence[Any]] = []
-    for name, (own, _) in _kinds().items():
-        values = _values(table.column(name))
-        if own == {dict}:
-            known = {text: json.loads(text) for text in set(values)}
-            values = [known[text] for text in values]
-        columns.append(values)
-    rows: list[ResultRow] = []
-    make = ResultRow.__new__
-    for values in zip(*columns, strict=True):
-        row = make(ResultRow)
-        object.__setattr__(row, "__dict__", dict(zip(_FIELDS, values, strict=True)))
-        rows.append(row)
-    return rows
+def _rows(table: Any) -> RowColumns:
+    """Returns the rows of columns that `_table` made.
 
-
-def _values(column: Any) -> list[Any]:
-    """Returns the values of a column; equal texts are one object."""
+    Raises:
+      ValueError: It did not make these, or they are of no rows.
+    """
     import pyarrow as pa
 
-    if not pa.types.is_dictionary(column.type):
-        return column.to_pylist()
-    found: list[Any] = []
-    for chunk in column.chunks:
-        texts = chunk.dictionary.to_pylist()
-        found += [None if i is None else texts[i] for i in chunk.indices.to_pylist()]
-    return found
+    kinds = _kinds()
+    if table.schema != pa.schema([(name, kind) for name, (_, kind) in kinds.items()]):
+        raise ValueError("other columns")
+    table.validate(full=True)
+    for name, (own, _) in kinds.items():
+        column = table.column(name)
+        if column.num_chunks > 1 or (column.null_count and types.NoneType not in own):
+            raise ValueError(f"no column {name}")
+    made = RowColumns(
+        len(table), lambda name: _coded(table.column(name), kinds[name][0] == {dict})
+    )
+    (values, counts) = (made.coded(name).values for name in ("value", "num_examples"))
+    if not all(map(math.isfinite, values)) or min(counts, default=1) < 1:
+        raise ValueError("scores of nothing")
+    for name, (own, _) in kinds.items():
+        if own == {dict} and not all(type(v) is dict for v in made.coded(name).values):
+            raise ValueError(f"no mappings in {name}")
+    return made
+
+
+def _coded(column: Any, is_mapping: bool) -> Coded:
+    import numpy as np
+    import pyarrow as pa
+
+    if not column.num_chunks:
+        return Coded(np.zeros(0, np.int32), [])
+    own = column.chunk(0)
+    if not pa.types.is_dictionary(own.type):
+        own = own.dictionary_encode(null_encoding="encode")
+    values, indices = own.dictionary.to_pylist(), own.indices
+    if indices.null_count:
+        indices = indices.fill_null(len(values))
+        values.append(None)
+    if is_mapping:
+        values = [json_files.parse(text) for text in values]
+    return Coded(indices.to_numpy(), values)

@@ -9,13 +9,13 @@ on the very rows that are reported, so it is an upper bound and not a method, an
 more experts there are, the more of it is luck.
 """
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from elm_jax import errors
-from elm_jax.evaluation import results
+from elm_jax.evaluation import results, row_columns
+from elm_jax.evaluation.row_columns import Coded, RowColumns
 
 
 def select(
@@ -25,22 +25,18 @@ def select(
     metric: str,
     tasks: Sequence[str] | None = None,
     expert: str | None = None,
-) -> list[results.ResultRow]:
+) -> RowColumns:
     """Returns the rows of one split and metric, of the tasks or expert if given."""
-    wanted = None if tasks is None else frozenset(tasks)
-    return [
-        row
-        for row in rows
-        if row.metric == metric
-        and row.split == split
-        and (wanted is None or row.task in wanted)
-        and (expert is None or row.expert == expert)
-    ]
+    found = row_columns.of(rows).where(metric=metric, split=split)
+    if tasks is not None:
+        found = found.among("task", frozenset(tasks))
+    return found if expert is None else found.where(expert=expert)
 
 
-def single_experts(rows: Iterable[results.ResultRow]) -> list[results.ResultRow]:
+def single_experts(rows: Iterable[results.ResultRow]) -> RowColumns:
     """Returns the rows of experts that may be chosen; see `is_single_expert`."""
-    return [row for row in rows if row.is_single_expert]
+    columns = row_columns.of(rows)
+    return columns.take(row_columns.are_single_experts(columns))
 
 
 def best_singles(rows: Iterable[results.ResultRow]) -> list[str]:
@@ -57,20 +53,15 @@ def best_singles(rows: Iterable[results.ResultRow]) -> list[str]:
     Raises:
       DataError: There is no row, or an expert lacks a task that another has.
     """
-    scores = _grid(rows)
-    datasets = {
-        row.task: row.dataset for one in scores.values() for row in one.values()
-    }
-
-    def mean_of(expert: str) -> float:
-        groups: dict[str, list[float]] = {}
-        for task in sorted(datasets):
-            groups.setdefault(datasets[task], []).append(scores[expert][task].value)
-        return float(np.mean([np.mean(values) for values in groups.values()]))
-
-    means = {expert: mean_of(expert) for expert in sorted(scores)}
-    best = max(means.values())
-    return [expert for expert, mean in means.items() if mean == best]
+    experts, tasks, scores = grid(rows)
+    places: dict[str, list[int]] = {}
+    for place, (dataset, _) in enumerate(tasks):
+        places.setdefault(dataset, []).append(place)
+    by_dataset = [
+        np.ascontiguousarray(scores[:, own]).mean(axis=1) for own in places.values()
+    ]
+    means = np.stack(by_dataset, axis=1).mean(axis=1)
+    return [experts[place] for place in np.flatnonzero(means == means.max())]
 
 
 def oracle(rows: Iterable[results.ResultRow]) -> dict[str, str]:
@@ -85,24 +76,19 @@ def oracle(rows: Iterable[results.ResultRow]) -> dict[str, str]:
     Raises:
       DataError: There is no row, or an expert lacks a task that another has.
     """
-    scores = _grid(rows)
-    tasks = sorted(next(iter(scores.values())))
-    return {
-        task: max(
-            sorted(scores), key=lambda expert, task=task: scores[expert][task].value
-        )
-        for task in tasks
-    }
+    experts, tasks, scores = grid(rows)
+    best = scores.argmax(axis=0)  # of equals the first one
+    return {task: experts[i] for (_, task), i in zip(tasks, best, strict=True)}
 
 
 def everywhere(expert: str, rows: Iterable[results.ResultRow]) -> dict[str, str]:
     """Returns the choice of one expert for every task of the rows."""
-    return {row.task: expert for row in rows}
+    return {task: expert for (task,) in row_columns.of(rows).distinct("task")}
 
 
 def view(
     rows: Iterable[results.ResultRow], choice: Mapping[str, str], *, label: str
-) -> list[results.ResultRow]:
+) -> RowColumns:
     """Returns the rows of the chosen experts, as rows of an expert named `label`.
 
     Args:
@@ -113,8 +99,8 @@ def view(
     Raises:
       DataError: A chosen expert has no row, or several, on its task.
     """
-    chosen = [row for row in rows if choice.get(row.task) == row.expert]
-    have = sorted(row.task for row in chosen)
+    chosen = taken(rows, choice)
+    have = sorted(chosen.coded("task").listed())
     if have != sorted(choice):
         wrong = [task for task in sorted(choice) if have.count(task) != 1][0]
         raise errors.DataError(
@@ -123,24 +109,62 @@ def view(
             do="Score the chosen experts on these tasks; select one split,"
             " metric and protocol",
         )
-    return [dataclasses.replace(row, expert=label) for row in chosen]
+    return chosen.replaced(expert=Coded(np.zeros(len(chosen), np.int32), [label]))
 
 
-def _grid(
+def taken(rows: Iterable[results.ResultRow], choice: Mapping[str, str]) -> RowColumns:
+    """Returns the rows of the chosen experts, under their own names."""
+    columns = row_columns.of(rows)
+    experts, tasks = (columns.coded(name) for name in ("expert", "task"))
+    codes = {name: code for code, name in enumerate(experts.values)}
+    wanted = [codes.get(choice.get(task), -1) for task in tasks.values]
+    return columns.take(np.array(wanted, np.int64)[tasks.codes] == experts.codes)
+
+
+def grid(
     rows: Iterable[results.ResultRow],
-) -> dict[str, dict[str, results.ResultRow]]:
-    """Returns rows by expert and task, after a check that none is missing."""
-    grid: dict[str, dict[str, results.ResultRow]] = {}
-    num_rows = 0
-    for row in rows:
-        grid.setdefault(row.expert, {})[row.task] = row
-        num_rows += 1
-    tasks = {task for one in grid.values() for task in one}
-    if num_rows and num_rows == len(grid) * len(tasks):
-        return grid
-    lacking = [name for name in sorted(grid) if grid[name].keys() != tasks]
-    raise errors.DataError(
-        found=f"{num_rows} rows for {len(grid)} experts and {len(tasks)} tasks"
+) -> tuple[list[str], list[tuple[str, str]], np.ndarray]:
+    """Returns the scores of experts on tasks, after a check that none is missing.
+
+    Returns:
+      Names of experts in order; (dataset, task) in the order of tasks' names; and
+      float64 [experts, tasks], of two rows the last one.
+
+    Raises:
+      DataError: There is no row, or an expert lacks a task that another has.
+    """
+    columns = row_columns.of(rows)
+    experts = sorted({name for (name,) in columns.distinct("expert")})
+    datasets = dict(columns.distinct("task", "dataset"))
+    tasks = sorted(datasets)
+    if not tasks or len(columns) != len(experts) * len(tasks):
+        raise _uneven(columns, experts, tasks)
+    scores = np.full((len(experts), len(tasks)), np.nan)
+    rank = {name: place for place, name in enumerate(experts)}
+    place_of = {name: place for place, name in enumerate(tasks)}
+    scores[
+        _numbered(columns.coded("expert"), rank),
+        _numbered(columns.coded("task"), place_of),
+    ] = columns.coded("value").array()
+    if np.isnan(scores).any():
+        raise _uneven(columns, experts, tasks)
+    return experts, [(datasets[task], task) for task in tasks], scores
+
+
+def _numbered(field: Coded, numbers: Mapping[str, int]) -> np.ndarray:
+    """Returns the number of each row's value; -1 for those of no row."""
+    return np.array([numbers.get(own, -1) for own in field.values])[field.codes]
+
+
+def _uneven(
+    rows: RowColumns, experts: Sequence[str], tasks: Sequence[str]
+) -> errors.DataError:
+    own: dict[str, set[str]] = {name: set() for name in experts}
+    for name, task in rows.distinct("expert", "task"):
+        own[name].add(task)
+    lacking = [name for name in experts if own[name] != {*tasks}]
+    return errors.DataError(
+        found=f"{len(rows)} rows for {len(experts)} experts and {len(tasks)} tasks"
         + (f"; {lacking[0]} lacks a task" if lacking else ""),
         expected="one row for every expert and task",
         do="Score all experts on all tasks; select one split, metric and protocol",

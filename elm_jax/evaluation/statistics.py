@@ -57,23 +57,33 @@ def columns(
     for row in rows:
         arrays = load(row)
         key = (row.dataset, row.task)
-        problem = ""
         if key in found:
-            problem = "two rows"
-        elif row.metric not in arrays:
-            problem = "no per-example values"
-        elif not _are_different(np.asarray(arrays["example_ids"])):
-            problem = "an example that is there twice"
-        if problem:
-            raise errors.DataError(
-                found=f"{problem} for {row.metric} of {row.expert} on {row.task}",
-                expected="one row with per-example values for each task",
-                do="Select rows of one expert, split and metric that is a mean"
-                " over examples",
-            )
-        values = np.asarray(arrays[row.metric], np.float64)
+            raise unusable(row, "two rows")
+        values = np.asarray(values_of(row, arrays), np.float64)
         found[key] = Column(np.asarray(arrays["example_ids"], np.int64), values)
     return found
+
+
+def values_of(row: results.ResultRow, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns the scores of a row's examples, of the type in which they are kept.
+
+    Raises:
+      DataError: There are none, or an example is there twice.
+    """
+    if row.metric not in arrays:
+        raise unusable(row, "no per-example values")
+    if not _are_different(np.asarray(arrays["example_ids"])):
+        raise unusable(row, "an example that is there twice")
+    return arrays[row.metric]
+
+
+def unusable(row: results.ResultRow, problem: str) -> errors.DataError:
+    """Returns the error that a row cannot be one of those of a model."""
+    return errors.DataError(
+        found=f"{problem} for {row.metric} of {row.expert} on {row.task}",
+        expected="one row with per-example values for each task",
+        do="Select rows of one expert, split and metric that is a mean over examples",
+    )
 
 
 def _are_different(ids: np.ndarray) -> bool:
@@ -84,7 +94,7 @@ def _are_different(ids: np.ndarray) -> bool:
 
 def of_dataset(one: Columns, dataset: str) -> dict[tuple[str, str], Column]:
     """Returns the columns of one dataset."""
-    return {key: column for key, column in one.items() if key[0] == dataset}
+    return {key: one[key] for key in one if key[0] == dataset}
 
 
 def check(one: Columns) -> None:
@@ -140,10 +150,15 @@ def _sorted(column: Column) -> Column:
 
 def table(one: Columns) -> tuple[np.ndarray, np.ndarray]:
     """Returns the ids of rows, and [rows, prompts], NaN where a prompt lacks a row."""
-    ids = np.unique(np.concatenate([column.example_ids for column in one.values()]))
+    keys = sorted(one)
+    columns_of = [one[key] for key in keys]
+    first = columns_of[0].example_ids
+    is_same = all(column.example_ids is first for column in columns_of)
+    if is_same and (first[1:] > first[:-1]).all():  # as they mostly are
+        return first, np.stack([column.values for column in columns_of], axis=1)
+    ids = np.unique(np.concatenate([column.example_ids for column in columns_of]))
     values = np.full((len(ids), len(one)), np.nan)
-    for position, key in enumerate(sorted(one)):
-        column = one[key]
+    for position, column in enumerate(columns_of):
         values[np.searchsorted(ids, column.example_ids), position] = column.values
     return ids, values
 

@@ -133,7 +133,7 @@ class _Drawing:
         else:
             letters = self.map.marks.get((name, column.prompt), "")
         shown = f"{text.number(value)}{_sup(letters)}"
-        link = self._link(name, j)
+        link = self._link(name, j) if self.links else ""
         return f'<a href="{markupsafe.escape(link)}">{shown}</a>' if link else shown
 
     def _link(self, name: str, j: int) -> str:

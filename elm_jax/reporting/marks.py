@@ -5,9 +5,10 @@ letters stand beside columns. Ties, generated answers without an end, and rows t
 an expert was trained on are properties of one score.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from elm_jax.evaluation import results
+from elm_jax.evaluation import results, row_columns
+from elm_jax.evaluation.row_columns import RowColumns
 from elm_jax.reporting import text
 
 # Percent of the examples above which a letter is shown; fewer change a score by less.
@@ -15,12 +16,13 @@ MOST_PERCENT = 1.0
 CUT, UNDISTINGUISHED, TIES, NO_END, OVERLAP, PART = "c", "u", "t", "e", "o", "p"
 _OF_SCORES = (TIES, NO_END, OVERLAP)
 PART_LEGEND = f"{PART}: a mean over fewer tasks than the table has, not to be compared."
-_SHARES: dict[str, Callable[[results.Facts], float | None]] = {
-    CUT: lambda row: row.inputs_cut,
-    UNDISTINGUISHED: lambda row: row.undistinguished,
-    TIES: lambda row: row.ties,
-    NO_END: lambda row: row.answers_cut,
-    OVERLAP: lambda row: row.overlap,
+# The field of a row that tells the share of its examples.
+_FIELDS = {
+    CUT: "inputs_cut",
+    UNDISTINGUISHED: "undistinguished",
+    TIES: "ties",
+    NO_END: "answers_cut",
+    OVERLAP: "overlap",
 }
 _MEANINGS = {
     CUT: "prompts that are cut to the model's input",
@@ -48,6 +50,13 @@ def of_scores(rows: Iterable[results.Facts]) -> str:
     return _letters(rows, _OF_SCORES)
 
 
+def of_each_score(rows: Sequence[results.ResultRow]) -> list[str]:
+    """Returns `of_scores` of each row by itself."""
+    names = [_FIELDS[letter] for letter in _OF_SCORES]
+    told = row_columns.of(rows).derived(lambda row: of_scores([row]), *names)
+    return told.listed()
+
+
 def beside(name: str, letters: str) -> str:
     """Returns a number or a name with its letters.
 
@@ -63,20 +72,20 @@ def joined(letters: str, more: str) -> str:
     >>> joined("t", "ct")
     'ct'
     """
-    return "".join(letter for letter in (*_SHARES, PART) if letter in letters + more)
+    return "".join(letter for letter in (*_FIELDS, PART) if letter in letters + more)
 
 
 def legend(rows: Sequence[results.ResultRow], *, shown: int = 3) -> tuple[str, ...]:
     """Returns a sentence for each letter that applies, worst tasks named."""
+    columns = row_columns.of(rows)
     sentences = []
-    for letter, share_of in _SHARES.items():
+    for letter, field in _FIELDS.items():
         worst: dict[str, tuple[float, results.ResultRow]] = {}
-        for row in rows:
-            share = share_of(row)
-            if share is not None and share > MOST_PERCENT:
-                worst_yet = worst.get(row.task)
-                if worst_yet is None or share > worst_yet[0]:
-                    worst[row.task] = share, row
+        for row in columns.take(columns.coded(field).are(_is_marked)):
+            share = getattr(row, field)
+            worst_yet = worst.get(row.task)
+            if worst_yet is None or share > worst_yet[0]:
+                worst[row.task] = share, row
         if worst:
             order = sorted(worst, key=lambda task: (-worst[task][0], task))
             named = [_named(letter, *worst[task]) for task in order[:shown]]
@@ -86,23 +95,24 @@ def legend(rows: Sequence[results.ResultRow], *, shown: int = 3) -> tuple[str, .
                 f"{letter}: more than {MOST_PERCENT:g} % of the rows of a task have"
                 f" {_MEANINGS[letter]}: {'; '.join(named)}."
             )
-    sentences += _of_others(rows, shown=shown)
-    unknown = {row.expert for row in rows if row.overlap_unknown}
-    if unknown:
+    sentences += _of_others(columns, shown=shown)
+    unknown = columns.take(columns.coded("overlap_unknown").are(bool))
+    if len(unknown):
         sentences.append(
             f"Not compared with their training rows ({OVERLAP}), or with some alone,"
-            f" since these were not at hand: {len(unknown)} of"
-            f" {len({row.expert for row in rows})} candidates."
+            f" since these were not at hand: {len(unknown.distinct('expert'))} of"
+            f" {len(columns.distinct('expert'))} candidates."
         )
     return tuple(sentences)
 
 
-def _of_others(rows: Sequence[results.ResultRow], *, shown: int) -> Iterator[str]:
+def _of_others(rows: RowColumns, *, shown: int) -> Iterator[str]:
     """Yields sentences about rows that are among others, or were not compared."""
     missing = []
+    compared = rows.take(rows.coded("overlap_with").are(bool))
     for name, others in _OTHERS.items():
         worst: dict[str, float] = {}
-        for row in rows:
+        for row in compared:
             share = row.overlap_with.get(name, 0.0)
             if share is None:
                 missing.append(others)
@@ -133,10 +143,20 @@ def _named(letter: str, share: float, row: results.ResultRow) -> str:
 
 
 def _letters(rows: Iterable[results.Facts], among: Sequence[str]) -> str:
-    all_rows = list(rows)
+    fields = {letter: _FIELDS[letter] for letter in among}
+    if isinstance(rows, RowColumns):
+        marked = [
+            c for c, own in fields.items() if rows.coded(own).are(_is_marked).any()
+        ]
+    else:
+        every = list(rows)
+        marked = [
+            letter
+            for letter, own in fields.items()
+            if any(_is_marked(getattr(row, own)) for row in every)
+        ]
+    return "".join(marked)
 
-    def is_marked(letter: str) -> bool:
-        shares = [_SHARES[letter](row) for row in all_rows]
-        return any(share is not None and share > MOST_PERCENT for share in shares)
 
-    return "".join(letter for letter in among if is_marked(letter))
+def _is_marked(share: float | None) -> bool:
+    return share is not None and share > MOST_PERCENT

@@ -85,23 +85,25 @@ class Pairs:
 def draw(pairs: Pairs) -> dict[str, Any]:
     """Returns what the template prints: data for the script, and what they lack."""
     codes = [_Code.of(task, pairs.models) for task in pairs.tasks]
-    models: list[dict[str, Any]] = []
-    left = MOST_CHARACTERS
-    for model in pairs.models:
-        packed = _packed(model, pairs.tasks, codes)
-        left -= len(packed)
-        if left < 0:
-            break
-        models.append(
-            {
-                "label": model.label,
-                "isExpert": model.is_expert,
-                "isBound": model.is_bound,
-                "numTrainings": model.num_trainings,
-                "lacks": [i for i, t in enumerate(pairs.tasks) if not _has(model, t)],
-                "answers": packed,
-            }
-        )
+    shown = _fitting(pairs, codes)
+    packed: list[list[bytes]] = [[] for _ in shown]
+    for task, code in zip(pairs.tasks, codes, strict=True):
+        own = [place for place, model in enumerate(shown) if _has(model, task)]
+        if own:
+            found = code.pack(np.stack([shown[i].answers[task.key] for i in own]))
+            for place, line in zip(own, found, strict=True):
+                packed[place].append(line.tobytes())
+    models: list[dict[str, Any]] = [
+        {
+            "label": model.label,
+            "isExpert": model.is_expert,
+            "isBound": model.is_bound,
+            "numTrainings": model.num_trainings,
+            "lacks": [i for i, t in enumerate(pairs.tasks) if not _has(model, t)],
+            "answers": base64.b64encode(b"".join(parts)).decode(),
+        }
+        for model, parts in zip(shown, packed, strict=True)
+    ]
     num_experts = sum(model.is_expert for model in pairs.models)
     return {
         "data": _data(pairs, codes, models, num_experts),
@@ -188,33 +190,60 @@ class _Code:
     @classmethod
     def of(cls, task: Task, models: Sequence[Model]) -> "_Code":
         own = [model.answers[task.key] for model in models if _has(model, task)]
-        found = np.unique(np.concatenate(own)) if own else np.zeros(1)
+        found = _different(np.concatenate(own)) if own else np.zeros(1)
         step = 0.0 if len(found) <= _MOST_EXACT else 0.01
         if step:
             found = np.unique(np.round(found, 2))
         needed = max(1, math.ceil(math.log2(len(found))))
         return cls(found, next(b for b in (1, 2, 4, 8, 16) if b >= needed), step)
 
-    def pack(self, answers: np.ndarray) -> bytes:
-        """Returns the places of scores, high bits first; of 16 bits, low byte first."""
+    def size(self, number: int) -> int:
+        """Returns how many bytes so many answers take."""
+        return -(-number * self.bits // 8)
+
+    def pack(self, answers: np.ndarray) -> np.ndarray:
+        """Returns the places of scores, high bits first; of 16 bits, low byte first.
+
+        Args:
+          answers: [models, rows].
+
+        Returns:
+          uint8 [models, bytes].
+        """
         if self.step:
             answers = np.round(answers, 2)
         places = np.searchsorted(self.scores, answers)
         if self.bits == 16:
-            return places.astype("<u2").tobytes()
+            return np.ascontiguousarray(places.astype("<u2")).view(np.uint8)
+        if self.bits == 1:
+            return np.packbits(places.astype(bool), axis=1)
         each = 8 // self.bits
-        padded = np.zeros(-len(places) % each + len(places), np.uint8)
-        padded[: len(places)] = places
+        number = places.shape[1]
+        padded = np.zeros((len(places), -number % each + number), np.uint8)
+        padded[:, :number] = places
         shifts = np.arange(each)[::-1] * self.bits
-        parts = padded.reshape(-1, each).astype(np.int64) << shifts
-        return parts.sum(axis=1).astype(np.uint8).tobytes()
+        parts = padded.reshape(len(places), -1, each).astype(np.int64) << shifts
+        return parts.sum(axis=2).astype(np.uint8)
 
 
-def _packed(model: Model, tasks: Sequence[Task], codes: Sequence[_Code]) -> str:
-    """Returns a model's answers on all tasks that it has, each in whole bytes."""
-    parts = [
-        code.pack(model.answers[task.key])
-        for task, code in zip(tasks, codes, strict=True)
-        if _has(model, task)
-    ]
-    return base64.b64encode(b"".join(parts)).decode()
+def _different(values: np.ndarray) -> np.ndarray:
+    """Returns the scores that occur, in order: mostly two, those of right and wrong."""
+    ends = np.unique([values.min(), values.max()])
+    if ((values == ends[0]) | (values == ends[-1])).all():
+        return ends
+    return np.unique(values)
+
+
+def _fitting(pairs: Pairs, codes: Sequence[_Code]) -> Sequence[Model]:
+    """Returns the first models, as many as a page has room for."""
+    left = MOST_CHARACTERS
+    for place, model in enumerate(pairs.models):
+        size = sum(
+            code.size(len(task.example_ids))
+            for task, code in zip(pairs.tasks, codes, strict=True)
+            if _has(model, task)
+        )
+        left -= 4 * -(-size // 3)  # as base 64
+        if left < 0:
+            return pairs.models[:place]
+    return pairs.models

@@ -1,11 +1,12 @@
 """The content of a report, as data; tables and the page only draw it."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from elm_jax.evaluation import results
+from elm_jax.evaluation import results, row_columns
 from elm_jax.reporting import marks
 from elm_jax.reporting.pairs import Pairs
 
@@ -115,10 +116,18 @@ class HeatMap:
 
     def by_dataset(self, values: Sequence[float | None]) -> dict[str, float | None]:
         """Returns the mean over prompts of each dataset, of one row of values."""
-        groups: dict[str, list[float]] = {dataset: [] for dataset, _ in self.columns}
-        for (dataset, _), value in zip(self.columns, values, strict=True):
-            groups[dataset] += [] if value is None else [value]
-        return {name: _mean(group) for name, group in groups.items()}
+        return {
+            name: _mean([v for place in places if (v := values[place]) is not None])
+            for name, places in self._places.items()
+        }
+
+    @functools.cached_property
+    def _places(self) -> dict[str, list[int]]:
+        """Places of the columns of each dataset."""
+        found: dict[str, list[int]] = {}
+        for place, (dataset, _) in enumerate(self.columns):
+            found.setdefault(dataset, []).append(place)
+        return found
 
     def parts(self, values: Sequence[float | None]) -> set[str]:
         """Returns the datasets of which only some prompts have a value."""
@@ -241,56 +250,65 @@ def heat_map(
       baseline: The `expert` of the base model's rows.
       retrieved: Expert that retrieval chose, by task.
     """
-    scores: dict[tuple[str, str], results.ResultRow] = {}
-    tasks: dict[str, tuple[str, str]] = {}
-    experts: dict[str, None] = {}
-    for row in rows:
-        if not row.is_single_expert and row.expert != baseline:
-            continue
-        tasks[row.task] = (row.dataset, row.prompt)
-        scores[row.expert, row.task] = row
-        if row.expert != baseline:
-            experts[row.expert] = None
+    columns = row_columns.of(rows)
+    is_base = columns.coded("expert").are(baseline.__eq__)
+    own = columns.take(is_base | row_columns.are_single_experts(columns))
+    own = own.take(own.groups("expert", "task").lasts)
+    tasks = {task: (data, name) for task, data, name in own.distinct(*_COLUMN)}
     # Two tasks whose prompts have the same name are two columns.
     names = sorted(tasks, key=lambda task: (tasks[task], task))
-
-    def values_of(expert: str) -> tuple[float | None, ...]:
-        found = [scores.get((expert, task)) for task in names]
-        return tuple(None if row is None else row.value for row in found)
-
+    places = {task: place for place, task in enumerate(names)}
+    by_expert = {
+        name: _placed(one, places) for name, one in own.split("expert").items()
+    }
+    nothing: tuple[float | None, ...] = (None,) * len(names)
     found = HeatMap(
         title=title,
         columns=tuple(tasks[task] for task in names),
         experts=(),
         values=(),
-        baseline=values_of(baseline),
+        baseline=by_expert.pop(baseline, nothing),
         retrieved=tuple((retrieved or {}).get(task, "") for task in names),
         tasks=tuple(names),
     )
-    order = sorted(
-        experts, key=lambda name: (-(found.mean(values_of(name)) or 0), name)
-    )
-    places = {task: place for place, task in enumerate(names)}
-    by_column: dict[int, list[results.ResultRow]] = {}
-    for (_, task), row in scores.items():
-        by_column.setdefault(places[task], []).append(row)
-    values = tuple(values_of(name) for name in order)
-    legend = marks.legend(tuple(scores.values()))
+    means = {name: found.mean(values) or 0 for name, values in by_expert.items()}
+    order = sorted(by_expert, key=lambda name: (-means[name], name))
+    values = tuple(by_expert[name] for name in order)
+    legend = marks.legend(own)
     if any(map(found.is_part, (found.baseline, *values))):
         legend += (marks.PART_LEGEND,)
+    letters = zip(
+        own.coded("expert").listed(),
+        own.coded("task").listed(),
+        marks.of_each_score(own),
+        strict=True,
+    )
     return dataclasses.replace(
         found,
         experts=tuple(order),
         values=values,
         column_marks={
-            j: marks.of_data(rows_of_column) for j, rows_of_column in by_column.items()
+            places[task]: marks.of_data(one) for task, one in own.split("task").items()
         },
         marks={
-            (expert, places[task]): marks.of_scores([row])
-            for (expert, task), row in scores.items()
+            (name, places[task]): letter for name, task, letter in letters if letter
         },
         legend=legend,
     )
+
+
+_COLUMN = ("task", "dataset", "prompt")
+
+
+def _placed(
+    rows: row_columns.RowColumns, places: Mapping[str, int]
+) -> tuple[float | None, ...]:
+    """Returns the values of one expert's rows, each in the place of its task."""
+    found: list[float | None] = [None] * len(places)
+    tasks, values = (rows.coded(name).listed() for name in ("task", "value"))
+    for task, value in zip(tasks, values, strict=True):
+        found[places[task]] = value
+    return tuple(found)
 
 
 def _mean(values: Sequence[float]) -> float | None:

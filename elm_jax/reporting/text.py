@@ -1,5 +1,6 @@
 """Numbers and names as readers see them, in every kind of report."""
 
+import functools
 import math
 import os
 from collections.abc import Sequence
@@ -16,9 +17,12 @@ def plain(name: object) -> str:
     True
     """
     line = " ".join(str(name).split("\n"))
+    if line.isprintable():
+        return line
     return "".join(c if c.isprintable() else "\ufffd" for c in line)
 
 
+@functools.lru_cache(maxsize=4096)  # a map has many cells, and few different ones
 def number(value: float | None, *, signed: bool = False) -> str:
     """Returns a number to one decimal, with a true minus sign; a dash for none.
 

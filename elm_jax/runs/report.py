@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from elm_jax import errors, fields, paths
 from elm_jax.data import tasks as task_registry
-from elm_jax.evaluation import claims, metrics, result_store, results
+from elm_jax.evaluation import claims, metrics, result_store, results, row_lines
 from elm_jax.reporting import report
 from elm_jax.runs import (
     comparable_rows,
@@ -102,12 +102,11 @@ class Report(Run):
         }
 
     def _least_difference(self) -> str:
-        unseen = set(self._expand(self.unseen_tasks))
-        shown = (self.split, self.metric)
+        rows = row_lines.peek(self.path(self.results_path))
+        own = rows.where(split=self.split, metric=self.metric)
+        own = own.among("task", set(self._expand(self.unseen_tasks)))
         return least_difference.of_rows(
-            row
-            for row in result_store.read_rows(self.path(self.results_path))
-            if (row.split, row.metric) == shown and row.task in unseen
+            own.take(own.groups("dataset", "num_examples").firsts)
         )
 
     def run(self) -> None:
@@ -240,7 +239,7 @@ class Report(Run):
         *,
         split: str = "",
         metric: str = "",
-    ) -> list[results.ResultRow]:
+    ) -> Sequence[results.ResultRow]:
         """Returns the rows of some tasks, by default of what is reported."""
         return reported.of(
             tasks, split=split or self.split, metric=metric or self.metric
@@ -282,7 +281,7 @@ class Report(Run):
             parts=self.merged_parts,
         )
 
-    def _composed(self, reported: ComparableRows) -> list[results.ResultRow]:
+    def _composed(self, reported: ComparableRows) -> Sequence[results.ResultRow]:
         return self._rows(reported, self._expand(self.composed_tasks))
 
     def _votes(self, reported: ComparableRows) -> report_votes.ShownVotes:

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from elm_jax.disk import files, json_files
-from elm_jax.evaluation import estimates, results, statistics
+from elm_jax.evaluation import estimates, results, row_columns
+from elm_jax.evaluation.row_columns import RowColumns
 from elm_jax.reporting import expert_cards, marks, report
+from elm_jax.runs import card_scores
 from elm_jax.runs.comparable_rows import ComparableRows
 from elm_jax.runs.training import card
 
@@ -29,7 +31,7 @@ class _Table:
     """The rows of a table of the report, by expert."""
 
     title: str
-    by_expert: Mapping[str, Sequence[results.ResultRow]]
+    by_expert: Mapping[str, RowColumns]
     base: Mapping[str, float]  # by task
     tasks: Mapping[str, int]  # of each dataset
     has_intervals: bool
@@ -67,19 +69,36 @@ class Cards:
           ConfigError: A file cannot be written.
         """
         folder = report_path.parent / FOLDER
+        found = [self._intervals(table) for table in self._tables]
         for name, own in self._files.items():
-            text = expert_cards.render(self._card(name, folder))
+            text = expert_cards.render(self._card(name, folder, found))
             files.write_text(folder / own, text)
         return [folder] if self._files else []
 
-    def _card(self, name: str, folder: pathlib.Path) -> expert_cards.Card:
-        own = [t for t in self._tables if name in t.by_expert]
-        rows = [row for table in own for row in table.by_expert[name]]
+    def _intervals(self, table: _Table) -> dict[str, Mapping[str, results.Interval]]:
+        """Returns the scores with intervals of those whose answers may be read."""
+        if not table.has_intervals:
+            return {}
         trainings = {
-            one.expert_fingerprint: one
-            for row in rows
-            for one in self._reported.behind(row)
+            name: self._reported.trainings(rows)
+            for name, rows in table.by_expert.items()
+            if self._have_answers(rows)
         }
+        return dict(card_scores.intervals(trainings, self._draws))
+
+    def _card(
+        self,
+        name: str,
+        folder: pathlib.Path,
+        intervals: Sequence[Mapping[str, Mapping[str, results.Interval]]],
+    ) -> expert_cards.Card:
+        both = zip(self._tables, intervals, strict=True)
+        own = [(t, found.get(name)) for t, found in both if name in t.by_expert]
+        rows = own[0][0].by_expert[name]
+        trainings: dict[str, results.ResultRow] = {}
+        for table, _ in own:
+            for one in self._trainings_of(table.by_expert[name]):
+                trainings[one.expert_fingerprint] = one
         text, address = self._own_card(trainings.values(), folder)
         return expert_cards.Card(
             name=name,
@@ -89,7 +108,9 @@ class Cards:
                 ("trainings", "; ".join(map(_training, trainings.values()))),
                 ("scored on", f"split {rows[0].split}, protocol {rows[0].protocol}"),
             ),
-            scores=tuple(self._scores(name, table) for table in own),
+            scores=tuple(
+                _scores(table, table.by_expert[name], found) for table, found in own
+            ),
             own=text,
             own_address=address,
         )
@@ -109,99 +130,87 @@ class Cards:
                 return content.decode("utf-8", "replace"), os.path.relpath(path, folder)
         return "", ""
 
-    def _scores(self, name: str, table: _Table) -> expert_cards.Scores:
-        rows = table.by_expert[name]
-        estimate = None
-        if table.has_intervals and self._have_answers(rows):
-            trainings = [*map(narrow, self._reported.trainings(rows))]
-            estimate = estimates.estimate(trainings, self._draws, who=name)
-        lines = []
-        means: list[float] = []
-        for dataset in sorted({row.dataset for row in rows}):
-            own = [row for row in rows if row.dataset == dataset]
-            letters = marks.joined(marks.of_data(own), marks.of_scores(own))
-            if len(own) < table.tasks[dataset]:
-                letters = marks.joined(letters, marks.PART)
-            means.append(float(np.mean([row.value for row in own])))
-            if estimate is None:
-                score = results.Interval(means[-1])
-            else:
-                score = estimate.of(dataset).interval
-            counts = {row.num_examples for row in own}
-            count = counts.pop() if len(counts) == 1 else None
-            base = _mean([table.base.get(row.task) for row in own])
-            lines.append((dataset, len(own), count, score, base, letters))
-        if len(lines) > 1:
-            score = results.Interval(float(np.mean(means)))
-            is_part = len(rows) < sum(table.tasks.values())
-            lines.append(
-                (
-                    "mean",
-                    len(rows),
-                    None,
-                    score if estimate is None else estimate.interval,
-                    _mean([line[4] for line in lines]),
-                    marks.PART if is_part else "",
-                )
-            )
-        notes = [_NO_INTERVALS if estimate is None else _INTERVALS]
-        notes += marks.legend(rows)
-        if any(marks.PART in line[5] for line in lines):
-            notes.append(marks.PART_LEGEND)
-        return expert_cards.Scores(
-            title=table.title, rows=tuple(lines), notes=tuple(notes)
-        )
+    def _trainings_of(self, rows: RowColumns) -> Iterator[results.ResultRow]:
+        """Yields a row of each training behind an expert's rows, as they come first."""
+        if self._reported.is_of_one_training:
+            yield from rows.take(rows.groups("expert_fingerprint").lasts)
+        else:
+            for row in rows:
+                yield from self._reported.behind(row)
 
     def _have_answers(self, rows: Sequence[results.ResultRow]) -> bool:
         """Returns whether the answers behind rows are on disk."""
-        behind = [one for row in rows for one in self._reported.behind(row)]
-        paths = {one.per_example_path for one in behind}
+        parts = self._reported.by_training(rows)
+        paths = {path for one in parts for (path,) in one.distinct("per_example_path")}
         parent = self._reported.store.path.parent
         return all(path is not None and (parent / path).is_file() for path in paths)
+
+
+def _scores(
+    table: _Table,
+    rows: RowColumns,
+    intervals: Mapping[str, results.Interval] | None,
+) -> expert_cards.Scores:
+    """Returns what one expert scored.
+
+    Args:
+      table: The table that shows its scores, too.
+      rows: The expert's.
+      intervals: Its scores by dataset, and over all as ""; None if there are none.
+    """
+    lines = []
+    means: list[float] = []
+    has_letters = marks.of_data(rows) or marks.of_scores(rows)
+    for dataset, own in sorted(rows.split("dataset").items()):
+        letters = ""
+        if has_letters:
+            letters = marks.joined(marks.of_data(own), marks.of_scores(own))
+        if len(own) < table.tasks[dataset]:
+            letters = marks.joined(letters, marks.PART)
+        means.append(float(np.mean(own.coded("value").listed())))
+        score = intervals[dataset] if intervals else results.Interval(means[-1])
+        counts = own.distinct("num_examples")
+        count = counts[0][0] if len(counts) == 1 else None
+        base = _mean([*map(table.base.get, own.coded("task").listed())])
+        lines.append((dataset, len(own), count, score, base, letters))
+    if len(lines) > 1:
+        score = results.Interval(float(np.mean(means)))
+        is_part = len(rows) < sum(table.tasks.values())
+        lines.append(
+            (
+                "mean",
+                len(rows),
+                None,
+                intervals[""] if intervals else score,
+                _mean([line[4] for line in lines]),
+                marks.PART if is_part else "",
+            )
+        )
+    notes = [_INTERVALS if intervals else _NO_INTERVALS]
+    notes += marks.legend(rows)
+    if any(marks.PART in line[5] for line in lines):
+        notes.append(marks.PART_LEGEND)
+    return expert_cards.Scores(title=table.title, rows=tuple(lines), notes=tuple(notes))
 
 
 def _tables(reported: ComparableRows) -> Iterator[_Table]:
     shown = reported.shown
     for place, (title, tasks) in enumerate(shown.tables.items()):
         for metric in shown.metrics:
-            by_expert: dict[str, list[results.ResultRow]] = {}
-            base: dict[str, float] = {}
-            datasets: dict[str, str] = {}
-            for row in reported.of(tasks, split=shown.split, metric=metric):
-                datasets[row.task] = row.dataset
-                if row.is_expert:
-                    by_expert.setdefault(row.expert, []).append(row)
-                elif row.role == "base":
-                    base[row.task] = row.value
+            rows = reported.of(tasks, split=shown.split, metric=metric)
+            is_expert = row_columns.are_experts(rows)
+            others = rows.take(~is_expert)
+            base = {row.task: row.value for row in others if row.role == "base"}
+            datasets = [name for _, name in rows.distinct("task", "dataset")]
             # Others may be no means over rows.
             is_main = metric == shown.metrics[0]
-            num_scores = sum(map(len, by_expert.values()))
             yield _Table(
                 f"{title} tasks: {metric}",
-                by_expert,
+                rows.take(is_expert).split("expert"),
                 base,
-                {name: [*datasets.values()].count(name) for name in datasets.values()},
-                is_main and (place == 0 or num_scores <= _MOST_READ),
+                {name: datasets.count(name) for name in datasets},
+                is_main and (place == 0 or int(is_expert.sum()) <= _MOST_READ),
             )
-
-
-def narrow(one: statistics.Columns) -> dict[statistics.Key, statistics.Column]:
-    """Returns results in which prompts of the same rows are one column, of their mean.
-
-    Their resampled mean is the same, and found ten times as fast.
-    """
-    by_dataset: dict[str, list[tuple[statistics.Key, statistics.Column]]] = {}
-    for key, column in one.items():
-        by_dataset.setdefault(key[0], []).append((key, column))
-    found: dict[statistics.Key, statistics.Column] = {}
-    for own in by_dataset.values():
-        key, (ids, _) = own[0]
-        if all(np.array_equal(ids, other) for _, (other, _) in own[1:]):
-            values = np.mean([values for _, (_, values) in own], axis=0)
-            found[key] = statistics.Column(ids, values)
-        else:
-            found |= dict(own)
-    return found
 
 
 def _training(row: results.ResultRow) -> str:

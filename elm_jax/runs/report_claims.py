@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from elm_jax.evaluation import claims, estimates, results
+from elm_jax.evaluation import claims, estimates, results, row_columns
 from elm_jax.runs import report_rows
 from elm_jax.runs.comparable_rows import ComparableRows
 from elm_jax.runs.report_ways import Ways
@@ -43,12 +43,12 @@ def silent(
       rows: Those of unseen tasks.
       composed: Those of composed tasks.
     """
-    baselines = {row.expert for row in rows if row.role == "multitask"}
+    baselines = {row.expert for row in _one_of_each(rows) if row.role == "multitask"}
     baseline = baselines.pop() if len(baselines) == 1 else "multitask"
     names = {_EXPERTS: (baseline, judged.strategy), _MERGING: judged.merging}
     there = {
-        _EXPERTS: {row.expert for row in rows},
-        _MERGING: {row.expert for row in composed},
+        _EXPERTS: {row.expert for row in _one_of_each(rows)},
+        _MERGING: {row.expert for row in _one_of_each(composed)},
     }
     asked = {
         subject: own
@@ -98,8 +98,7 @@ def _scores(
     errors of trainings: a difference is that of each seed.
     """
     draws = estimates.Draws()
-    names = dict.fromkeys(row.expert for row in rows)
-    own = {name: [row for row in rows if row.expert == name] for name in names}
+    own = row_columns.of(rows).split("expert")
     trainings = {name: reported.trainings(of) for name, of in own.items()}
     number = len(trainings.get(merged, ()))
     return {
@@ -108,3 +107,9 @@ def _scores(
         )
         for name, one in trainings.items()
     }
+
+
+def _one_of_each(rows: Sequence[results.ResultRow]) -> Iterator[results.ResultRow]:
+    """Yields a row of each name and kind."""
+    columns = row_columns.of(rows)
+    yield from columns.take(columns.groups("expert", "kind").firsts)

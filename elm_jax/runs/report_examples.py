@@ -49,7 +49,7 @@ class Pages:
         self._reported = reported
         self._max_examples = max_examples
         self._columns = ways.datasets  # of the main table
-        self._ways: dict[str, list[tuple[Way, list[results.ResultRow]]]] = {}
+        self._ways: dict[str, list[tuple[Way, Sequence[results.ResultRow]]]] = {}
         self._datasets: dict[str, token_store.TokenizedDataset] = {}
         tasks = {row.task: row.dataset for row in ways.rows}
         scored = {(row.task, row.expert_fingerprint): row for row in ways.singles}

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+from elm_jax.evaluation import row_columns
 from elm_jax.runs import report_claims, report_rows
 from elm_jax.runs.comparable_rows import ComparableRows
 
@@ -42,11 +43,10 @@ def of(
             reported.of(every, split=shown.split, metric=metric)
         )
     report_rows.check_same_data(chosen_on)
-    report_rows.check_same_examples(
-        row
-        for row in reported.all
-        if row.split == shown.split or row.is_single_expert  # which are chosen from
-    )
+    # Single experts are chosen from, whatever their split.
+    is_compared = row_columns.are_single_experts(reported.all)
+    is_compared |= reported.all.coded("split").are(shown.split.__eq__)
+    report_rows.check_same_examples(reported.all.take(is_compared))
     return (
         *report_rows.tasks_without_rows(
             reported.all, shown.tables, split=shown.split, metrics=shown.metrics

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from elm_jax.evaluation import results
+from elm_jax.evaluation import results, row_columns
+from elm_jax.evaluation.row_columns import RowColumns
 from elm_jax.reporting import marks, report, text
 from elm_jax.runs import report_figures
 from elm_jax.runs.comparable_rows import ComparableRows
@@ -40,9 +41,10 @@ def make(ways: Ways, reported: ComparableRows) -> report.Headline:
 
 
 def _chance(ways: Ways, reported: ComparableRows) -> report.HeadlineRow:
-    names = sorted({row.task for row in ways.rows})
+    names = sorted(task for (task,) in ways.rows.distinct("task"))
     rows = reported.of(names, split=ways.rows[0].split, metric="chance")
-    by_task = {(row.dataset, row.task): row.value for row in rows}
+    lasts = rows.take(rows.groups("dataset", "task").lasts)
+    by_task = {(row.dataset, row.task): row.value for row in lasts}
     means = []
     for dataset in ways.datasets:
         values = [v for (name, _), v in by_task.items() if name == dataset]
@@ -52,10 +54,8 @@ def _chance(ways: Ways, reported: ComparableRows) -> report.HeadlineRow:
     return report.HeadlineRow("chance", tuple(cells), "a fair guess", True)
 
 
-def _of_dataset(
-    rows: Sequence[results.ResultRow], name: str
-) -> list[results.ResultRow]:
-    return [row for row in rows if row.dataset == name]
+def _of_dataset(rows: Sequence[results.ResultRow], name: str) -> RowColumns:
+    return row_columns.of(rows).where(dataset=name)
 
 
 def _cell(way: Way, dataset: str) -> results.Interval | None:

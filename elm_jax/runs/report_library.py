@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from elm_jax.evaluation import controls, estimates, results
+from elm_jax.evaluation import controls, estimates, results, row_columns
 from elm_jax.reporting import report, text
 from elm_jax.runs.report_way import Way
 from elm_jax.runs.report_ways import Ways
@@ -15,14 +15,12 @@ _QUARTILES = (0, 0.25, 0.5, 0.75, 1)
 
 def means(rows: Sequence[results.ResultRow]) -> list[float]:
     """Returns the mean over datasets of means over prompts of each expert."""
-    by_expert: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        own = by_expert.setdefault(row.expert, {})
-        own.setdefault(row.dataset, []).append(row.value)
-    return [
-        float(np.mean([np.mean(values) for values in own.values()]))
-        for own in by_expert.values()
-    ]
+    columns = row_columns.of(rows)
+    values = columns.coded("value").array()
+    of = columns.groups("expert", "dataset")
+    means = np.array([values[members].mean() for members in of.members()])
+    by_expert = columns.take(of.firsts).groups("expert")
+    return [float(means[members].mean()) for members in by_expert.members()]
 
 
 def table(ways: Ways, chooser: Way | None) -> report.Figures | None:
@@ -68,11 +66,14 @@ def _retrieval(ways: Ways, way: Way) -> _Lines:
     if score is None:
         return
     scores: dict[str, dict[tuple[str, str], float]] = {
-        name: {} for name in sorted({row.expert for row in library})
+        name: {} for name in sorted(name for (name,) in library.distinct("expert"))
     }
-    for row in library:
-        scores[row.expert][row.dataset, row.task] = row.value
-    kinds = " and ".join(sorted({row.kind or "unknown" for row in library}))
+    columns = (
+        library.coded(n).listed() for n in ("expert", "dataset", "task", "value")
+    )
+    for name, dataset, task, value in zip(*columns, strict=True):
+        scores[name][dataset, task] = value
+    kinds = " and ".join(sorted({k or "unknown" for (k,) in library.distinct("kind")}))
     yield "retrieved from", (f"{len(scores)} of kind {kinds}",)
     if len(chosen) == len(way.rows):
         own = controls.rank(chosen, scores)

@@ -1,10 +1,10 @@
 """What a page needs to compare any two models of a report's main table."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from elm_jax.evaluation import controls, statistics
+from elm_jax.evaluation import compact_columns, controls, statistics
 from elm_jax.reporting import pairs, report
 from elm_jax.runs.report_figures import BASELINES
 from elm_jax.runs.report_ways import Ways
@@ -31,11 +31,11 @@ def make(ways: Ways, shown: report.HeatMap, *, judged_by: str) -> pairs.Pairs | 
     ids: dict[statistics.Key, np.ndarray] = {}
     for one in (*columns, *experts.values()):
         for key in one.keys() - ids.keys():
-            ids[key] = np.sort(one[key].example_ids)
+            ids[key] = np.sort(compact_columns.ids_of(one, key))
     models = [
         pairs.Model(
             way.label,
-            _answers(one, ids),
+            _Answers(one, ids),
             is_bound=way.is_bound,
             num_trainings=len(way.columns),
         )
@@ -44,7 +44,7 @@ def make(ways: Ways, shown: report.HeatMap, *, judged_by: str) -> pairs.Pairs | 
     models += [
         pairs.Model(
             name,
-            _answers(one, ids),
+            _Answers(one, ids),
             is_expert=True,
             num_trainings=len(ways.experts[name]),
         )
@@ -56,7 +56,7 @@ def make(ways: Ways, shown: report.HeatMap, *, judged_by: str) -> pairs.Pairs | 
     baselines = [way.label for role in BASELINES if (way := ways.of_role(role))]
     wanted = [one for one in (judged_by, *baselines, *labels) if one in labels]
     first, second, *_ = dict.fromkeys(wanted)
-    prompts = {row.task: row.prompt for row in ways.rows}
+    prompts = dict(ways.rows.distinct("task", "prompt"))
     return pairs.Pairs(
         tasks=tuple(
             pairs.Task(dataset, prompts[task], task, ids[dataset, task])
@@ -68,16 +68,32 @@ def make(ways: Ways, shown: report.HeatMap, *, judged_by: str) -> pairs.Pairs | 
     )
 
 
-def _answers(
-    one: statistics.Columns, ids: Mapping[statistics.Key, np.ndarray]
-) -> dict[statistics.Key, np.ndarray]:
-    """Returns scores in the order of ids; none of tasks that have other rows."""
-    found = {}
-    for key, (own, values) in one.items():
-        if np.array_equal(own, ids[key]):
-            found[key] = values
-            continue
-        order = np.argsort(own, kind="stable")
-        if np.array_equal(own[order], ids[key]):
-            found[key] = values[order]
-    return found
+class _Answers(Mapping[statistics.Key, np.ndarray]):
+    """Scores in the order of ids, made when asked for; none of tasks of other rows."""
+
+    def __init__(
+        self, one: statistics.Columns, ids: Mapping[statistics.Key, np.ndarray]
+    ) -> None:
+        self._one = one
+        self._orders: dict[statistics.Key, np.ndarray | None] = {}
+        for key in one:
+            own = compact_columns.ids_of(one, key)
+            if np.array_equal(own, ids[key]):
+                self._orders[key] = None
+                continue
+            order = np.argsort(own, kind="stable")
+            if np.array_equal(own[order], ids[key]):
+                self._orders[key] = order
+
+    def __getitem__(self, key: statistics.Key) -> np.ndarray:
+        order, values = self._orders[key], self._one[key].values
+        return values if order is None else values[order]
+
+    def __iter__(self) -> Iterator[statistics.Key]:
+        return iter(self._orders)
+
+    def __len__(self) -> int:
+        return len(self._orders)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._orders

@@ -3,8 +3,10 @@
 import pathlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
+
 from elm_jax import errors
-from elm_jax.evaluation import results, selection
+from elm_jax.evaluation import results, row_columns, selection
 
 
 def check(
@@ -24,17 +26,21 @@ def check(
       metrics: What may be shown, the report's own first.
       path: Where the rows are from, for the message.
     """
-    own = [row for row in rows if row.task in unseen]
-    if any(row.split == split and row.metric in metrics for row in own):
+    columns = row_columns.of(rows)
+    own = columns.among("task", unseen)
+    if len(own.where(split=split).among("metric", metrics)):
         return
-    known = own or rows
-    of = "them" if own else listed({row.task for row in known})
+    known = own if len(own) else columns
+
+    def told(name: str) -> str:
+        return listed({value for (value,) in known.distinct(name)})
+
+    of = "them" if len(own) else told("task")
     raise errors.DataError(
         found=f"no rows of {next(iter(metrics))} in split {split!r} for the unseen"
         f" tasks {listed(unseen)} in {path}",
-        expected=f"some; it has rows of {of} in split"
-        f" {listed({row.split for row in known})}, by"
-        f" {listed({row.metric for row in known})}",
+        expected=f"some; it has rows of {of} in split {told('split')}, by"
+        f" {told('metric')}",
         do="Correct split, metric or unseen_tasks of report.Report, or score these"
         " tasks with elm_eval",
     )
@@ -46,10 +52,11 @@ def check_same_data(rows: Iterable[results.ResultRow]) -> None:
     As after a change of lengths, vocabulary, template or source: such scores are not
     to be compared. Rows of earlier versions do not tell.
     """
+    columns = row_columns.of(rows)
+    own = columns.take(columns.coded("data_fingerprint").are(lambda m: m is not None))
     known: dict[tuple[str, str, str], results.ResultRow] = {}
-    for row in rows:
-        if row.data_fingerprint is None:
-            continue
+    places = own.groups("task", "split", "metric", "data_fingerprint").firsts
+    for row in own.take(places):
         other = known.setdefault((row.task, row.split, row.metric), row)
         if other.data_fingerprint != row.data_fingerprint:
             raise errors.DataError(
@@ -68,21 +75,30 @@ def check_same_examples(rows: Iterable[results.ResultRow]) -> None:
     evaluation leaves the queries of a retrieval out. Rows of release 0.1, whose hash
     of the scoring is another one, are compared among themselves.
     """
-    groups: dict[tuple[object, ...], dict[tuple[str, int], list[str]]] = {}
-    for row in rows:
-        group = groups.setdefault((row.task, row.split, row.metric, not row.kind), {})
-        group.setdefault((row.scoring, row.num_examples), []).append(row.expert)
-    for (task, split, *_), found in groups.items():
-        if len(found) > 1:
-            parts = [f"{number} ({listed(who)})" for (_, number), who in found.items()]
-            raise errors.DataError(
-                found=f"scores of {task} {split} on different examples:"
-                f" {', others on '.join(parts)}",
-                expected="the same examples, scored in the same way, for all that"
-                " one column compares",
-                do="Score all of them by one configuration (MAX_EXAMPLES and"
-                " retrieval included) into another result file",
-            )
+    columns = row_columns.of(rows)
+    is_silent = columns.coded("kind").are(lambda kind: not kind)
+    names = ("task", "split", "metric")
+    places = [columns.coded(name).codes for name in names]
+    cells = row_columns.group(*places, is_silent)
+    scored = [columns.coded(name).codes for name in ("scoring", "num_examples")]
+    ways = row_columns.group(cells.of, *scored)
+    # Of each cell, the ways in which it was scored, as they come first.
+    counts = np.bincount(cells.of[ways.firsts], minlength=len(cells.firsts))
+    (several,) = np.nonzero(counts > 1)
+    if len(several):
+        one = columns[int(cells.firsts[several[0]])]
+        found: dict[tuple[str, int], list[str]] = {}
+        for row in columns.take(cells.of == several[0]):
+            found.setdefault((row.scoring, row.num_examples), []).append(row.expert)
+        parts = [f"{number} ({listed(who)})" for (_, number), who in found.items()]
+        raise errors.DataError(
+            found=f"scores of {one.task} {one.split} on different examples:"
+            f" {', others on '.join(parts)}",
+            expected="the same examples, scored in the same way, for all that"
+            " one column compares",
+            do="Score all of them by one configuration (MAX_EXAMPLES and"
+            " retrieval included) into another result file",
+        )
 
 
 def tasks_without_rows(
@@ -100,7 +116,8 @@ def tasks_without_rows(
       split: What is reported.
       metrics: What may be shown.
     """
-    there = {row.task for row in rows if row.split == split and row.metric in metrics}
+    own = row_columns.of(rows).where(split=split).among("metric", metrics)
+    there = {task for (task,) in own.distinct("task")}
     for kind, names in wanted.items():
         lacking = set(names) - there
         if lacking:
@@ -117,21 +134,21 @@ def unequal(
       rows: Those of the reported split and metric.
       chosen_on: Those on which the best single expert is chosen.
     """
-    every = {row.task for row in rows}
-    for label in _compared(rows):
-        own = {row.task for row in rows if row.expert == label}
-        if own and own != every:
-            yield f"No mean of {label}: it was not scored on {listed(every - own)}."
-    if selection.single_experts(rows) and not selection.single_experts(chosen_on):
+    columns = row_columns.of(rows)
+    every = {task for (task,) in columns.distinct("task")}
+    for label, tasks in _compared(columns).items():
+        if tasks != every:
+            yield f"No mean of {label}: it was not scored on {listed(every - tasks)}."
+    if len(selection.single_experts(rows)) and not selection.single_experts(chosen_on):
         yield "No best single expert: none was scored on rows to choose it by."
     sizes: dict[str, dict[int, str]] = {}
-    for row in rows:
-        sizes.setdefault(row.task, {}).setdefault(row.num_examples, row.expert)
-    for task, found in sorted(sizes.items()):
-        if len(found) > 1:
-            parts = ", ".join(f"{who} on {n}" for n, who in sorted(found.items()))
+    for row in columns.take(columns.groups("task", "num_examples").firsts):
+        sizes.setdefault(row.task, {})[row.num_examples] = row.expert
+    for task, own in sorted(sizes.items()):
+        if len(own) > 1:
+            parts = ", ".join(f"{who} on {n}" for n, who in sorted(own.items()))
             yield f"Not all of {task} have the same examples: {parts}."
-    silent = sum(row.inputs_cut is None for row in rows)
+    silent = int(columns.coded("inputs_cut").are(lambda share: share is None).sum())
     if silent:
         yield (
             f"{silent} of {len(rows)} rows are of an earlier version: they do not tell"
@@ -139,11 +156,18 @@ def unequal(
         )
 
 
-def _compared(rows: Sequence[results.ResultRow]) -> list[str]:
-    """Returns the names of base, baseline and strategies, in the order of tables."""
+def _compared(rows: row_columns.RowColumns) -> dict[str, set[str]]:
+    """Returns the tasks of base, baseline and strategies, in the order of tables."""
     shown = ("base", "multitask", "strategy")
-    roles = {row.expert: row.role for row in rows if row.role in shown}
-    return sorted(roles, key=lambda name: results.ROLES.index(roles[name]))
+    roles = row_columns.roles(rows)
+    own = rows.take(roles.are(shown.__contains__))
+    tasks: dict[str, set[str]] = {}
+    ranks: dict[str, int] = {}
+    for place in own.groups("expert", "kind", "task").firsts.tolist():
+        row = own[place]
+        tasks.setdefault(row.expert, set()).add(row.task)
+        ranks[row.expert] = results.ROLES.index(row.role)
+    return {name: tasks[name] for name in sorted(tasks, key=ranks.__getitem__)}
 
 
 def other_votes(tasks: Collection[str]) -> Iterator[str]:

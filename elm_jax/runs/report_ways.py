@@ -2,15 +2,17 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from elm_jax.evaluation import (
     cross_fitting,
     estimates,
     results,
+    row_columns,
     selection,
     statistics,
 )
+from elm_jax.evaluation.row_columns import RowColumns
 from elm_jax.runs import report_controls, report_settings
 from elm_jax.runs.comparable_rows import ComparableRows
 from elm_jax.runs.report_way import Rows, Way
@@ -52,11 +54,11 @@ class Ways:
         note_of: Callable[[results.ResultRow], str],
         selection_split: str,
     ) -> None:
-        self.rows, self.chosen_on = rows, chosen_on
+        self.rows, self.chosen_on = row_columns.of(rows), row_columns.of(chosen_on)
         self.draws = estimates.Draws()
-        self.datasets = sorted({row.dataset for row in rows})
         self._reported = reported
-        self._keys = {(row.dataset, row.task) for row in rows}
+        self._keys = {*self.rows.distinct("dataset", "task")}
+        self.datasets = sorted({dataset for dataset, _ in self._keys})
         self.singles = selection.single_experts(rows)
         self._chosen_on = selection.single_experts(chosen_on)
         self.chosen_here = _are_same(self.singles, self._chosen_on)
@@ -64,7 +66,7 @@ class Ways:
         if self.chosen_here:
             self._where = "chosen on these rows: a bound"
         self.cross_fitted = None
-        if len({row.expert for row in self.singles}) > 1:
+        if len(self.experts) > 1:
             selection.oracle(self.singles)  # refuses experts that lack a task
             self.cross_fitted = cross_fitting.cross_fit(self.experts, self.draws)
         self.all = [*self._methods(note_of)]
@@ -78,13 +80,10 @@ class Ways:
         self.all += self._choices()
 
     @functools.cached_property
-    def experts(self) -> dict[str, list[dict[statistics.Key, statistics.Column]]]:
+    def experts(self) -> dict[str, Sequence[statistics.Columns]]:
         """Results of each training of each single expert."""
-        names = sorted({row.expert for row in self.singles})
-        of: dict[str, list[results.ResultRow]] = {name: [] for name in names}
-        for row in self.singles:
-            of[row.expert].append(row)
-        return {name: self._reported.trainings(of[name]) for name in names}
+        own = self.singles.split("expert")
+        return {name: self._reported.trainings(own[name]) for name in sorted(own)}
 
     @property
     def settings_chosen_here(self) -> bool:
@@ -100,19 +99,20 @@ class Ways:
         found = [way for way in self.all if way.role == role]
         return found[0] if len(found) == 1 else None
 
-    def library(self, way: Way) -> list[results.ResultRow]:
+    def library(self, way: Way) -> RowColumns:
         """Returns the single experts' rows, of the kinds that a strategy chose from.
 
         All kinds, if rows do not tell what it chose.
         """
         names = self._reported.names
         own = [names.get(row.expert_fingerprint) for row in way.rows]
-        kinds = {row.kind for row in self.singles if row.expert in own}
-        return [row for row in self.singles if not kinds or row.kind in kinds]
+        chosen = self.singles.among("expert", {*own})
+        kinds = {kind for (kind,) in chosen.distinct("kind")}
+        return self.singles.among("kind", kinds) if kinds else self.singles
 
     def library_cross_fitted(self, way: Way) -> cross_fitting.CrossFitted | None:
         """Returns what choosing among the experts of `library` is worth."""
-        names = sorted({row.expert for row in self.library(way)})
+        names = sorted(name for (name,) in self.library(way).distinct("expert"))
         if len(names) == len(self.experts):
             return self.cross_fitted
         if len(names) < 2:
@@ -126,7 +126,7 @@ class Ways:
         And if all of its trainings chose the same one.
         """
         names = self._reported.names
-        there = {row.expert for row in self.singles}
+        there = self.experts
         chosen = {}
         for row in way.rows:
             behind = self._reported.behind(row)
@@ -138,13 +138,15 @@ class Ways:
 
     def _methods(self, note_of: Callable[[results.ResultRow], str]) -> Iterator[Way]:
         """Yields what is no view: all but single experts, by role and as they come."""
+        is_other = ~row_columns.roles(self.rows).are("expert".__eq__)
+        names = {name for (name,) in self.rows.take(is_other).distinct("expert")}
         first: dict[str, results.ResultRow] = {}
-        for row in self.rows:
-            if row.role != "expert":
-                first.setdefault(row.expert, row)
+        for row in self.rows.take(is_other):
+            first.setdefault(row.expert, row)
         order = sorted(first.values(), key=lambda row: results.ROLES.index(row.role))
+        of = self.rows.among("expert", names).split("expert")
         for one in order:
-            own = [row for row in self.rows if row.expert == one.expert]
+            own = of[one.expert]
             # Trained on the rows that choose: where these are reported, it knows them.
             knows = one.role == "selection" and self.settings_chosen_here
             way = self._way(one.expert, note_of(one), own, own, is_bound=knows)
@@ -189,7 +191,7 @@ class Ways:
         if self.choosing:
             first = self.choosing[0]
             own = self.library(first)
-            names = {row.expert for row in own}
+            names = own.distinct("expert")
             if len(names) < len(self.experts):
                 note = f"the same of the {len(names)} experts that {first.label} may"
                 note += " choose: a bound"
@@ -211,7 +213,7 @@ class Ways:
         self, label: str, note: str, choice: dict[str, str], is_bound: bool
     ) -> Way:
         shown = selection.view(self.singles, choice, label=label)
-        own = [row for row in self.singles if choice.get(row.task) == row.expert]
+        own = selection.taken(self.singles, choice)
         return self._way(label, note, shown, own, is_bound=is_bound)
 
     def _way(
@@ -241,13 +243,13 @@ class Ways:
 
 def _are_same(rows: Rows, chosen_on: Rows) -> bool:
     """Returns whether what chooses are rows that are reported."""
-    splits = {row.split for row in rows} & {row.split for row in chosen_on}
-    data = {row.task: row.data_fingerprint for row in rows}
+    own, others = row_columns.of(rows), row_columns.of(chosen_on)
+    if {*own.distinct("split")} & {*others.distinct("split")}:
+        return True
     # One file under the names of two splits is one split.
-    return bool(splits) or any(
-        row.data_fingerprint is not None and row.data_fingerprint == data.get(row.task)
-        for row in chosen_on
-    )
+    data = {*own.distinct("task", "data_fingerprint")}
+    both = data & {*others.distinct("task", "data_fingerprint")}
+    return any(mark is not None for _, mark in both)
 
 
 def note(row: results.ResultRow, of_votes: str) -> str:

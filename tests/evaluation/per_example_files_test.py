@@ -1,5 +1,6 @@
 """Values of examples lie in few files that others read; no kill or damage is missed."""
 
+import dataclasses
 import hashlib
 import io
 import multiprocessing
@@ -12,23 +13,13 @@ import pytest
 from elm_jax import errors
 from elm_jax.data import token_store
 from elm_jax.evaluation import per_example_files, result_store, results
+from tests.evaluation import made_rows
 
 IDS = np.arange(4)
 
 
 def cell(number=0, **changes):
-    fields = {
-        "expert": f"e{number}",
-        "base_fingerprint": "0123",
-        "task": "quail_y",
-        "dataset": "quail",
-        "prompt": "y",
-        "split": "validation",
-        "protocol": "elm",
-        "seed": 0,
-        "checkpoint_step": 100,
-    }
-    return results.Cell(**(fields | changes))
+    return made_rows.cell(**({"expert": f"e{number}"} | changes))
 
 
 def ranked(number=0):
@@ -291,7 +282,7 @@ def test_no_changed_byte_is_missed(tmp_path):
 def test_a_row_that_names_another_place_or_hash_is_refused(tmp_path, changes):
     store = result_store.ResultStore(tmp_path / "rows.jsonl")
     record(store)
-    row = results.ResultRow(**(vars(store.rows()[0]) | changes))
+    row = dataclasses.replace(store.rows()[0], **changes)
     with pytest.raises(errors.DataError, match="altered|missing|of other values"):
         store.per_example(row)
 
@@ -303,9 +294,7 @@ def test_a_row_never_makes_a_run_write_elsewhere(tmp_path):
     shutil.copy(path, tmp_path / "mine.arrow")
     before = (tmp_path / "mine.arrow").read_bytes()
     for name in ("mine.arrow", "per_example/../mine.arrow"):
-        row = results.ResultRow(
-            **(vars(store.rows()[0]) | {"expert": name, "per_example_path": name})
-        )
+        row = dataclasses.replace(store.rows()[0], expert=name, per_example_path=name)
         store.append(row)
     again = result_store.ResultStore(store.path)
     record(again, 3)

@@ -6,28 +6,8 @@ import numpy as np
 import pytest
 
 from elm_jax import errors
-from elm_jax.evaluation import result_store, results
-
-
-def cell(**changes):
-    fields = {
-        "expert": "dream_x",
-        "base_fingerprint": "0123",
-        "task": "quail_y",
-        "dataset": "quail",
-        "prompt": "y",
-        "split": "validation",
-        "protocol": "elm",
-        "seed": 0,
-        "checkpoint_step": 100,
-    }
-    return results.Cell(**(fields | changes))
-
-
-def row(value=50.0, **changes):
-    fields = dataclasses.asdict(cell())
-    fields |= {"run_id": "r", "metric": "accuracy", "value": value, "num_examples": 4}
-    return results.ResultRow(**(fields | changes))
+from elm_jax.evaluation import result_store, results, row_lines
+from tests.evaluation.made_rows import cell, row
 
 
 def test_rows_come_back_as_they_were_written(tmp_path):
@@ -230,7 +210,7 @@ def test_facts_come_back_are_no_part_of_the_key_and_lack_in_older_lines(tmp_path
     for name in dataclasses.asdict(facts):
         del old[name]
     (tmp_path / "old").write_text(f"{json.dumps(old)}\n")
-    (read,) = result_store.read_rows(tmp_path / "old")
+    (read,) = row_lines.read_rows(tmp_path / "old")
     assert read == row()
     assert read.key("accuracy") == new.key("accuracy")
     assert (read.inputs_cut, read.ties) == (None, None)

@@ -7,30 +7,20 @@ from unittest import mock
 import pytest
 
 from elm_jax import errors
-from elm_jax.evaluation import result_store, results, row_cache
+from elm_jax.evaluation import result_store, row_cache, row_lines
+from tests.evaluation import made_rows
 
 
 def row(number, **changes):
     fields = {
         "expert": f"e{number}",
-        "base_fingerprint": "0123",
-        "task": "quail_y",
-        "dataset": "quail",
-        "prompt": "y",
-        "split": "validation",
-        "protocol": "elm",
-        "seed": 0,
-        "checkpoint_step": 100,
-        "run_id": "r",
-        "metric": "accuracy",
         "value": 100.0 / (number + 3),
-        "num_examples": 4,
         "experts": {"b": "1", "a": "2"} if number % 2 else {},
         "training_seed": None if number % 3 else 7,
         "inputs_cut": 0.1 * number,
         "source": 'ex\n"t猫',
     }
-    return results.ResultRow(**(fields | changes))
+    return made_rows.row(**(fields | changes))
 
 
 @pytest.fixture
@@ -48,12 +38,12 @@ def kept(path):
 
 
 def rows_without_parsing(path):
-    with mock.patch.object(result_store, "_row", side_effect=AssertionError):
+    with mock.patch.object(row_lines, "_row", side_effect=AssertionError):
         return result_store.ResultStore(path).rows()
 
 
 def rows_of_lines(path):
-    return tuple(result_store.read_rows(path))
+    return tuple(row_lines.read_rows(path))
 
 
 def test_rows_that_are_kept_come_back_as_the_lines_say_without_parsing_them(path):
@@ -69,9 +59,9 @@ def test_only_the_lines_that_came_later_are_parsed(path):
     with mock.patch.object(row_cache, "LEAST_BYTES", 2**30):
         result_store.ResultStore(path).append(row(20), row(21))
     parsed = []
-    real = result_store._row
+    real = row_lines._row
     with mock.patch.object(
-        result_store, "_row", side_effect=lambda line: parsed.append(line) or real(line)
+        row_lines, "_row", side_effect=lambda line: parsed.append(line) or real(line)
     ):
         found = result_store.ResultStore(path).rows()
     assert len(parsed) == 2

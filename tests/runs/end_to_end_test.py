@@ -9,7 +9,7 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts
 from elm_jax.cli import gin_flags
-from elm_jax.evaluation import claims, result_store, selection
+from elm_jax.evaluation import claims, result_store, row_lines, selection
 from elm_jax.library import index, sampling
 from elm_jax.runs import (
     convert,
@@ -237,7 +237,7 @@ def test_a_grown_library_keeps_the_old_keys(folder):
 
 def test_old_scores_are_the_same_bytes_after_the_library_grew(folder):
     before = result_store.ResultStore(folder / "results.jsonl").rows()
-    after = result_store.read_rows(folder / "results_after.jsonl")
+    after = row_lines.read_rows(folder / "results_after.jsonl")
     scored = {(row.expert, row.task, row.split) for row in after}
     old = [row for row in before if (row.expert, row.task, row.split) in scored]
     singles = selection.single_experts(old)

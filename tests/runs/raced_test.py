@@ -7,7 +7,7 @@ import pytest
 
 from elm_jax import errors
 from elm_jax.checkpoints import experts, manifest
-from elm_jax.evaluation import racing, result_store
+from elm_jax.evaluation import racing, result_store, row_lines
 from elm_jax.model import t5
 from tests.runs import scored
 
@@ -59,7 +59,7 @@ def run(folder, *tasks, **changes):
 def accuracies(path):
     return {
         row.expert: row.value
-        for row in result_store.read_rows(path)
+        for row in row_lines.read_rows(path)
         if row.metric == "accuracy"
     }
 
@@ -113,7 +113,7 @@ def test_a_race_goes_on_where_it_was_stopped(folder):
 
 def test_tasks_whose_answers_are_written_and_lone_experts_do_not_race(folder):
     run(folder, "written", race=RACE, results_path="{MODEL_DIR}/written.jsonl")
-    rows = result_store.read_rows(folder / "written.jsonl")
+    rows = row_lines.read_rows(folder / "written.jsonl")
     assert {row.expert for row in rows} == {"base", *NAMES}
     one = (f"{{MODEL_DIR}}/experts/{NAMES[0]}",)
     run(folder, race=RACE, experts=one, results_path="{MODEL_DIR}/one.jsonl")

@@ -10,7 +10,7 @@ import pytest
 from elm_jax.checkpoints import manifest
 from elm_jax.evaluation import estimates, result_store, results, statistics
 from elm_jax.reporting import expert_cards
-from elm_jax.runs import report, report_cards
+from elm_jax.runs import card_scores, report
 from tests.runs import scored
 
 UNSEEN, SEEN = ("plain_ask", "signs_ask"), ("alike_ask",)
@@ -197,7 +197,7 @@ def test_prompts_of_the_same_rows_have_the_interval_of_their_mean():
         for prompt in "abc"
     }
     other = statistics.Column(ids[1:], 100.0 * (rng.random(39) < 0.6))
-    found = report_cards.narrow(wide)
+    found = card_scores.narrow(wide)
     assert len(found) == 1
     both = [
         estimates.estimate([one], estimates.Draws()).interval for one in (wide, found)
@@ -206,7 +206,7 @@ def test_prompts_of_the_same_rows_have_the_interval_of_their_mean():
     np.testing.assert_allclose(
         *[(one.mean, one.low, one.high) for one in both], rtol=1e-12
     )
-    assert report_cards.narrow(wide | {("d", "e"): other}).keys() == {
+    assert card_scores.narrow(wide | {("d", "e"): other}).keys() == {
         *wide,
         ("d", "e"),
     }

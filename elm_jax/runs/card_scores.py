@@ -1,0 +1,124 @@
+"""The intervals of many experts on the same rows, resampled together.
+
+One matrix product resamples the rows of all experts, which takes a small part of the
+time that as many single ones take.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from elm_jax.evaluation import compact_columns, estimates, results, statistics
+
+Trainings = Sequence[statistics.Columns]
+_EXPERTS_AT_ONCE = 64
+_ENDS = (0.025, 0.975)
+
+
+def intervals(
+    trainings: Mapping[str, Trainings], draws: estimates.Draws
+) -> Iterator[tuple[str, dict[str, results.Interval]]]:
+    """Yields each expert's scores by dataset, and that over all datasets as "".
+
+    They are those of `estimates.estimate`, up to rounding.
+
+    Args:
+      trainings: Results of each training of each expert.
+      draws: How rows are resampled.
+    """
+    groups: dict[object, list[str]] = {}
+    for name, own in trainings.items():
+        groups.setdefault(_rows(own), []).append(name)
+    for rows, names in groups.items():
+        if rows is None:
+            for name in names:
+                yield name, _alone(name, trainings[name], draws)
+            continue
+        for start in range(0, len(names), _EXPERTS_AT_ONCE):
+            some = names[start : start + _EXPERTS_AT_ONCE]
+            yield from _together({name: trainings[name][0] for name in some}, draws)
+
+
+def _rows(trainings: Trainings) -> object:
+    """Returns what tells the rows of an expert; None if it is resampled alone.
+
+    As an expert of several trainings is, or one whose prompts have different rows.
+    """
+    if len(trainings) > 1:
+        return None
+    (one,) = trainings
+    ids: dict[str, int] = {}
+    for key in one:
+        number = id(compact_columns.ids_of(one, key))  # equal ids are one array
+        if ids.setdefault(key[0], number) != number:
+            return None
+    return frozenset(one), tuple(sorted(ids.items()))
+
+
+def _together(
+    experts: Mapping[str, statistics.Columns], draws: estimates.Draws
+) -> Iterator[tuple[str, dict[str, results.Interval]]]:
+    by_dataset: dict[str, list[statistics.Key]] = {}
+    first = next(iter(experts.values()))
+    for key in sorted(first):
+        by_dataset.setdefault(key[0], []).append(key)
+    means, missed, num_rows = [], [], []
+    for dataset, keys in by_dataset.items():
+        order = np.argsort(compact_columns.ids_of(first, keys[0]), kind="stable")
+        tables = [
+            np.mean([one[key].values for key in keys], axis=0)[order]
+            for one in experts.values()
+        ]
+        table = np.stack(tables, axis=1)
+        means.append(table.mean(axis=0))
+        times = draws.times(dataset, len(order)).astype(np.float64)
+        missed.append(times @ table / len(order) - means[-1])
+        num_rows.append(len(order))
+    all_means, errors = np.stack(means, axis=1), np.stack(missed, axis=2)
+    errors = np.concatenate([errors, errors.mean(axis=2, keepdims=True)], axis=2)
+    low, high = np.quantile(errors, _ENDS, axis=0)  # [experts, datasets and all]
+    for i, name in enumerate(experts):
+        own = [*all_means[i].tolist(), float(all_means[i].mean())]
+        counts = [*num_rows, sum(num_rows)]
+        known = [number > 1 for number in num_rows]
+        known.append(all(known))
+        yield (
+            name,
+            {
+                dataset: results.Interval(
+                    mean, mean + float(low[i, j]), mean + float(high[i, j]), counts[j]
+                )
+                if known[j]
+                else results.Interval(mean, num_rows=counts[j])
+                for j, (dataset, mean) in enumerate(
+                    zip([*by_dataset, ""], own, strict=True)
+                )
+            },
+        )
+
+
+def _alone(
+    name: str, trainings: Trainings, draws: estimates.Draws
+) -> dict[str, results.Interval]:
+    one = estimates.estimate([*map(narrow, trainings)], draws, who=name)
+    parts = {dataset: one.of(dataset).interval for dataset in one.datasets}
+    return {**parts, "": one.interval}
+
+
+def narrow(one: statistics.Columns) -> dict[statistics.Key, statistics.Column]:
+    """Returns results in which prompts of the same rows are one column, of their mean.
+
+    Their resampled mean is the same, and found ten times as fast.
+    """
+    by_dataset: dict[str, list[tuple[statistics.Key, statistics.Column]]] = {}
+    for key, column in one.items():
+        by_dataset.setdefault(key[0], []).append((key, column))
+    found: dict[statistics.Key, statistics.Column] = {}
+    for own in by_dataset.values():
+        key, (ids, _) = own[0]
+        if all(np.array_equal(ids, other) for _, (other, _) in own[1:]):
+            values = np.mean([values for _, (_, values) in own], axis=0)
+            found[key] = statistics.Column(ids, values)
+        else:
+            found |= dict(own)
+    return found

@@ -1,0 +1,70 @@
+"""What is doubtful about whose the rows of a report are."""
+
+from collections.abc import Iterator, Mapping
+
+from elm_jax.evaluation import naming, row_columns
+from elm_jax.evaluation.row_columns import RowColumns
+from elm_jax.runs.whole_trainings import WholeTrainings
+
+
+def of(
+    before: RowColumns,
+    newest: RowColumns,
+    *,
+    lying: Mapping[naming.Folder, str],
+    trainings: WholeTrainings,
+) -> Iterator[str]:
+    """Yields a sentence for each doubt.
+
+    Args:
+      before: All rows of what is shown.
+      newest: Those that no later one replaces.
+      lying: Fingerprints of the experts that lie in the folders of rows now.
+      trainings: The newest ones whose trainings have all cells.
+    """
+    chosen: dict[str, dict[tuple[object, ...], set[str]]] = {}
+    no_experts = before.take(~row_columns.are_experts(before))
+    cell = ("task", "split", "training_seed", "library")
+    for name, mark, *of_cell in no_experts.distinct(
+        "expert", "expert_fingerprint", *cell
+    ):
+        task, split, seed, library = of_cell
+        own = chosen.setdefault(name, {})
+        own.setdefault((task, split, seed if library else None), set()).add(mark)
+    for label, by_cell in sorted(chosen.items()):
+        tasks = {task for (task, *_), marks in by_cell.items() if len(marks) > 1}
+        if tasks:
+            yield (
+                f"{label} was scored with several experts on {len(tasks)} tasks:"
+                " the newest row counts."
+            )
+    there = {(name, mark) for (name, _), mark in lying.items()}
+    stale = {
+        name
+        for name, source, mark in newest.distinct(
+            "expert", "source", "expert_fingerprint"
+        )
+        if (name, source) in lying and (name, mark) not in there
+    }
+    for name in sorted(stale):
+        yield (
+            f"{name} was trained again since it was scored: its scores are those of"
+            " the old training."
+        )
+    for name, number in sorted(trainings.partly.items()):
+        yield (
+            f"{number} trainings of {name} are left out: they were not scored on"
+            " all tasks that its other trainings were scored on."
+        )
+    for name in sorted(trainings.mixed):
+        yield (
+            f"{name} is shown as one training, and its rows are of several: none"
+            " of them was scored on all tasks, so the newest row of each counts."
+        )
+    silent = int((~newest.coded("kind").are(bool)).sum())
+    if silent:
+        yield (
+            f"{silent} of {len(newest)} rows tell neither the kind of their"
+            " expert nor the true protocol, as those of release 0.1: a merged"
+            " expert among them may be taken for a single one."
+        )
