@@ -286,28 +286,26 @@ def _nothing(_: Sequence[Any]) -> None:
     return None
 
 
-def _most_with(
+def _greatest(values: Sequence[float | None]) -> float | None:
+    """Returns the greatest value; None if one of them is not known."""
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) == len(values) else None
+
+
+def _greatest_of_each(
     values: Sequence[Mapping[str, float | None]],
 ) -> dict[str, float | None]:
-    """Returns the greatest value of each name; None if one of them is not known."""
     names = dict.fromkeys(name for own in values for name in own)
-    shares = {name: [own.get(name) for own in values] for name in names}
-    return {n: None if None in own else _most(own) for n, own in shares.items()}
+    return {name: _greatest([own.get(name) for own in values]) for name in names}
 
 
 _OF_SEVERAL = {
     **{"value": _mean, "ties": _mean, "answers_cut": _mean},
     # Of one seed that knows some of the rows, a mean may not tell.
-    **{"overlap": _most, "overlap_unknown": _most, "overlap_with": _most_with},
+    **{"overlap": _most, "overlap_unknown": _most, "overlap_with": _greatest_of_each},
     **{"training_seed": _nothing, "source": lambda _: ""},
     **dict.fromkeys(("per_example_sha256", *results.PLACE_FIELDS), _nothing),
 }
-
-
-def _greatest(values: Sequence[float | None]) -> float | None:
-    """Returns the greatest value; None if one of them is not known."""
-    known = [value for value in values if value is not None]
-    return max(known) if len(known) == len(values) else None
 
 
 def _by_recipe(found: Mapping[Identity, results.ResultRow]) -> list[list[Identity]]:
