@@ -168,13 +168,30 @@ def _leaf(store: Any) -> Leaf:
         if not shape:
             yield np.asarray(store.read().result())
         for start in range(0, shape[0] if shape else 0, rows):
-            yield np.asarray(store[start : start + rows].read().result())
+            stop = min(start + rows, shape[0])
+            yield np.asarray(store[start:stop].read().result())
 
     return Leaf(shape, store.dtype.numpy_dtype, rows, blocks)
 
 
-def create(kvstore: Any, leaf: Leaf, dtype: np.dtype, compressor: Any) -> Any:
-    """Returns a new zarr array for a leaf, to be written in the leaf's parts."""
+def create(
+    kvstore: Any,
+    leaf: Leaf,
+    dtype: np.dtype,
+    compressor: Any,
+    *,
+    replaces: bool = False,
+) -> Any:
+    """Returns a new zarr array for a leaf, to be written in the leaf's parts.
+
+    Args:
+      kvstore: Where it goes.
+      leaf: Its shape and the rows of its parts.
+      dtype: In which it is written.
+      compressor: As zarr has it.
+      replaces: Whether one that is there gives way; its files are then left to the
+        operating system to be written to disk in its own time.
+    """
     is_bfloat16 = dtype.name == "bfloat16"
     metadata = {
         "shape": list(leaf.shape),
@@ -189,7 +206,9 @@ def create(kvstore: Any, leaf: Leaf, dtype: np.dtype, compressor: Any) -> Any:
         "metadata": metadata,
         "store_data_equal_to_fill_value": True,  # see `start_open`
     }
-    return ts.open(spec, create=True, open=False).result()
+    if replaces:
+        spec["context"] = {"file_io_sync": False}
+    return ts.open(spec, create=True, open=False, delete_existing=replaces).result()
 
 
 class ItemWriter:
@@ -197,11 +216,15 @@ class ItemWriter:
 
     Args:
       folder: Of the item; made here.
+      goes_on: Whether the folder may be there, from a writer that was killed. Each
+        array is then a folder of its own, which a later one replaces or keeps; else
+        all arrays are in one database.
     """
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        folder.mkdir(parents=True)
+    def __init__(self, folder: pathlib.Path, *, goes_on: bool = False) -> None:
+        folder.mkdir(parents=True, exist_ok=goes_on)
         self._folder, self._root = folder, as_url(folder)
+        self._goes_on = goes_on
         self._tree: dict[str, Any] = {}
 
     def write(
@@ -224,16 +247,33 @@ class ItemWriter:
         Raises:
           CheckpointError: A number is not finite.
         """
-        keys = name.split("/")
-        path = f"{'.'.join(keys)}/"
-        kvstore = {"driver": "ocdbt", "base": self._root, "path": path}
-        store = create(kvstore, leaf, dtype, ORBAX_COMPRESSOR)
+        kvstore = self._kvstore(name)
+        store = create(kvstore, leaf, dtype, ORBAX_COMPRESSOR, replaces=self._goes_on)
 
         def on_part(block: np.ndarray) -> None:
             tensors.check_finite({name: block}, of="the source")
             on_block(block)
 
         copy_leaf(store, leaf, dtype, on_part)
+        self._list(name, value_metadata)
+
+    def keep(self, name: str, value_metadata: Mapping[str, Any]) -> Leaf:
+        """Returns an array that an earlier writer has finished; it is in the item.
+
+        Raises:
+          ValueError: There is none.
+        """
+        self._list(name, value_metadata)
+        return _leaf(start_open(self._kvstore(name)).result())
+
+    def _kvstore(self, name: str) -> Any:
+        path = f"{'.'.join(name.split('/'))}/"
+        if self._goes_on:
+            return f"{self._root}{path}"
+        return {"driver": "ocdbt", "base": self._root, "path": path}
+
+    def _list(self, name: str, value_metadata: Mapping[str, Any]) -> None:
+        keys = name.split("/")
         self._tree[str(tuple(keys))] = {
             "key_metadata": [{"key": key, "key_type": 2} for key in keys],
             "value_metadata": dict(value_metadata),
@@ -243,7 +283,7 @@ class ItemWriter:
         """Writes what makes it an item."""
         facts = {
             "tree_metadata": dict(sorted(self._tree.items())),
-            "use_ocdbt": True,
+            "use_ocdbt": not self._goes_on,
             "use_zarr3": False,
             "store_array_data_equal_to_fill_value": True,
             "custom_metadata": None,
@@ -273,5 +313,6 @@ def copy_leaf(
             done += len(block)
         else:
             target = store
-        target.write(block, can_reference_source_data_indefinitely=True).result()
-        on_block(block)
+        written = target.write(block, can_reference_source_data_indefinitely=True)
+        on_block(block)  # while it is compressed and written
+        written.result()

@@ -1,10 +1,12 @@
 """Writes a base part by part, so that no more than a tensor of it is in memory."""
 
+import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -104,12 +106,28 @@ def open_expert(folder: str | pathlib.Path) -> tuple[dict[str, Leaf], Manifest]:
     """
     path = paths.absolute(folder)
     info = manifest.read_manifest(path)
-    try:
+    with _reading(path / experts.PARAMS):
         leaves = stores.open_leaves(stores.as_url(path / experts.PARAMS))
+
+    def blocks_of(leaf: Leaf) -> Iterator[np.ndarray]:
+        with _reading(path / experts.PARAMS):
+            yield from leaf.blocks()
+
+    readable = {
+        name: leaf._replace(blocks=functools.partial(blocks_of, leaf))
+        for name, leaf in leaves.items()
+    }
+    return digests.checked(readable, info, path), info
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[None]:
+    """Turns what fails into a CheckpointError that names the place."""
+    try:
+        yield
     except (*experts.IO_ERRORS, json.JSONDecodeError) as error:
         raise errors.CheckpointError(
-            found=f"{path / experts.PARAMS} cannot be read: {errors.first_line(error)}",
+            found=f"{path} cannot be read: {errors.first_line(error)}",
             expected="the tensors of a saved expert",
             do="Copy the whole folder again",
         ) from error
-    return digests.checked(leaves, info, path), info

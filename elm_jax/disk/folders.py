@@ -45,9 +45,18 @@ def new_folder(
         temporaries.remove_left(path.parent)
         with temporaries.folder(path) as made:
             yield made
-            _sync_below(made)
-            _rename(made, path)
+            put(made, path)
         files.sync(path.parent)
+
+
+def put(made: pathlib.Path, path: pathlib.Path) -> None:
+    """Makes a folder another one by a rename, when all below it is on disk.
+
+    Raises:
+      ExistsError: Something is there already; both stay as they are.
+    """
+    _sync_below(made)
+    _rename(made, path)
 
 
 def check_is_new(path: pathlib.Path) -> None:

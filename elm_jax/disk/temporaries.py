@@ -48,7 +48,7 @@ def folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
         content.mkdir()  # with the permissions that any folder here gets
         yield content
     finally:
-        _remove(made)
+        remove(made)
         os.close(handle)
 
 
@@ -134,7 +134,7 @@ def _last_change(path: pathlib.Path) -> float:
 _REMOVALS, _REMOVAL_SECS = 40, 0.05
 
 
-def _remove(path: pathlib.Path) -> None:
+def remove(path: pathlib.Path) -> None:
     """Removes a folder in which threads of a failed write may still make files."""
     for _ in range(_REMOVALS):
         shutil.rmtree(path, ignore_errors=True)

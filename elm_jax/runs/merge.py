@@ -5,6 +5,7 @@ import pathlib
 
 from elm_jax import paths
 from elm_jax.checkpoints import manifest, recipes
+from elm_jax.disk import unfinished
 from elm_jax.evaluation import naming
 from elm_jax.merging import averages, methods
 from elm_jax.merging.method import MergeMethod
@@ -12,7 +13,7 @@ from elm_jax.runs import (
     bases,
     expert_checks,
     library,
-    loaded,
+    merged_files,
     merged_params,
     moved_fields,
 )
@@ -83,18 +84,18 @@ class Merge(Run):
         folders = library.find_experts(self, self.experts)
         infos = self._read_infos(folders)
         if self._is_finished(infos):
+            unfinished.remove_left(self._folder)
             print(f"finished already: {self._folder}")  # noqa: T201
             return
-        base = loaded.Base.load(self.path(self.initial_checkpoint_path))
-        merged = merged_params.of_folders(
-            self.chosen_method(),
-            folders,
-            base,
-            name=self.expert_name,
-            operative_config=self.operative_config(),
-        )
         is_own = recipes.make_once(
-            lambda: merged.save(self._folder),
+            lambda: merged_files.write(
+                self.chosen_method(),
+                folders,
+                self.path(self.initial_checkpoint_path),
+                self._folder,
+                name=self.expert_name,
+                operative_config=self.operative_config(),
+            ),
             lambda: self._is_finished(infos),
         )
         done = f"merged {len(folders)} experts" if is_own else "finished already"

@@ -54,7 +54,7 @@ def of_folders(
         part = loaded.Expert.load(folder)
         base.check_fits(part)
         found.add(part.params)
-    info = _manifest(method, infos, name, operative_config=operative_config)
+    info = new_manifest(method, infos, name, operative_config=operative_config)
     return _with_card(found.mean(), info, method)
 
 
@@ -98,7 +98,7 @@ def merged_expert(
         base.check_fits(part)
     expert_checks.check_alike(infos)
     merged, adapter = _merge(method, parts, base)
-    info = _manifest(method, infos, name, operative_config=operative_config)
+    info = new_manifest(method, infos, name, operative_config=operative_config)
     told = {"merge_facts": dict(merged.facts)} if merged.facts else {}
     info = dataclasses.replace(
         info, adapter=bases.describe(adapter), data=info.data | told
@@ -113,14 +113,21 @@ def _with_card(
     return loaded.Expert(params, info, {card.FILE_NAME: told})
 
 
-def _manifest(
+def new_manifest(
     method: MergeMethod,
     infos: Sequence[manifest.Manifest],
     name: str,
     *,
     operative_config: str,
 ) -> manifest.Manifest:
-    """Returns the manifest of a merge whose adapters are those of its experts."""
+    """Returns the manifest of a merge whose adapters are those of its experts.
+
+    Args:
+      method: How they are merged.
+      infos: Theirs.
+      name: Of the result.
+      operative_config: Text of the configuration that asked for it.
+    """
     return dataclasses.replace(
         infos[0],
         name=name,

@@ -1,0 +1,70 @@
+"""Merges from disk to disk, leaf by leaf where the method can."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+
+from elm_jax import trees
+from elm_jax.checkpoints import resumable
+from elm_jax.merging import averages
+from elm_jax.merging.method import MergeMethod
+from elm_jax.runs import bases, loaded, merged_card, merged_leaves, merged_params
+from elm_jax.runs.progress import Progress
+from elm_jax.runs.training import card
+
+
+def write(
+    method: MergeMethod,
+    folders: Sequence[pathlib.Path],
+    base_dir: pathlib.Path,
+    final: pathlib.Path,
+    *,
+    name: str,
+    operative_config: str = "",
+) -> None:
+    """Writes the expert that a method makes of experts on disk.
+
+    Methods that need no more than a part of a leaf at a time hold that part of each
+    expert in memory, and a few more; a killed merge goes on where it was. For others,
+    experts and base are read whole.
+
+    Args:
+      method: How.
+      folders: Of the experts, one or more, which fit each other and the base.
+      base_dir: Folder of the base.
+      final: Where the result goes.
+      name: Of the result.
+      operative_config: Text of the configuration that asked for it.
+
+    Raises:
+      ExistsError: There is something already.
+      CheckpointError: An expert is damaged, or the place cannot be written.
+      ConfigError: The experts cannot be merged so.
+    """
+    sources = [merged_leaves.open_source(folder) for folder in folders]
+    if not merged_leaves.can_merge(method, sources[0].info):
+        base = loaded.Base.load(base_dir)
+        merged_params.of_folders(
+            method, folders, base, name=name, operative_config=operative_config
+        ).save(final)
+        return
+    infos = [source.info for source in sources]
+    info = merged_params.new_manifest(
+        method, infos, name, operative_config=operative_config
+    )
+    if not isinstance(method, averages.RunningMean):
+        adapter = bases.describe(bases.adapter_spec(info))
+        info = dataclasses.replace(info, adapter=adapter)
+    start = merged_leaves.open_base(base_dir) if method.needs_base else {}
+    leaves = merged_leaves.merged(method, sources, start)
+    made_of = [name, info.base_fingerprint, info.data, [s.mark for s in sources]]
+    total = trees.count_bytes(trees.unflatten(leaves))
+    resumable.save_expert(
+        final,
+        leaves,
+        info,
+        recipe=json.dumps(made_of, sort_keys=True),
+        on_bytes=Progress("merge", total=total, unit="bytes"),
+        attached={card.FILE_NAME: merged_card.text(info, method).encode()},
+    )

@@ -1,0 +1,264 @@
+"""Experts that are merged leaf by leaf, each part when somebody reads it.
+
+A merge of experts on disk is again a mapping of leaves that are not in memory. So it
+can be written part by part, or be one of the experts of a further merge.
+"""
+
+import functools
+import math
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from elm_jax import trees
+from elm_jax.checkpoints import digests, manifest, streaming, tensors
+from elm_jax.checkpoints.tensors import Leaf
+from elm_jax.merging import averages, combining
+from elm_jax.merging.method import MergeMethod
+from elm_jax.peft import expert_parts
+from elm_jax.types import LAYERS
+
+PIECE_BYTES = 1 << 26
+"""Of a merged leaf at once, unless a layer of it is larger; so parts are stored."""
+
+_READERS = 2  # Each holds a part as it is stored beside the part that it makes of it.
+_AHEAD_BYTES = 1 << 27  # Of all experts' parts, read while others are merged.
+
+
+class Source(NamedTuple):
+    """An expert that is merged.
+
+    Attributes:
+      leaves: Its parameters, by name.
+      info: Its manifest.
+      mark: Tells experts apart by their parameters; sums go in its order.
+    """
+
+    leaves: Mapping[str, Leaf]
+    info: manifest.Manifest
+    mark: str
+
+
+def open_source(folder: pathlib.Path) -> Source:
+    """Returns an expert on disk.
+
+    Raises:
+      CheckpointError: It is missing or torn.
+    """
+    leaves, info = streaming.open_expert(folder)
+    mark = digests.recorded_fingerprint(info) or _fingerprint(leaves)
+    return Source(leaves, info, mark)
+
+
+def open_base(folder: pathlib.Path) -> dict[str, Leaf]:
+    """Returns the leaves of a base in float32, as experts are trained on it.
+
+    Raises:
+      CheckpointError: It is missing or torn.
+    """
+    leaves, _ = streaming.open_expert(folder)
+    return {name: _as_float32(leaf) for name, leaf in leaves.items()}
+
+
+def can_merge(method: MergeMethod, info: manifest.Manifest) -> bool:
+    """Returns whether a method merges experts leaf by leaf.
+
+    Args:
+      method: How.
+      info: The manifest of one of them.
+    """
+    if getattr(method, "unit", "value") not in ("value", "tensor"):
+        return False
+    return not (method.needs_base and info.adapter is not None)
+
+
+def merged(
+    method: MergeMethod, sources: Sequence[Source], base: Mapping[str, Leaf]
+) -> dict[str, Leaf]:
+    """Returns the leaves that a method makes of experts; reads nothing yet.
+
+    Args:
+      method: One of those that `can_merge` takes.
+      sources: One or more experts.
+      base: Of the experts, for a method that needs it.
+
+    Raises:
+      ConfigError: They are not alike, or there are too many or few for the method.
+        Leaves raise it when they are read and a result is not finite.
+    """
+    method.check(len(sources))
+    every = [trees.unflatten(source.leaves) for source in sources]
+    start: Mapping[str, Leaf] = {}
+    if method.needs_base:
+        pattern = sources[0].info.trainable_pattern
+        of = f"expert {sources[0].info.name!r}"
+        tree = expert_parts.part(trees.unflatten(base), pattern, of=of)
+        start = trees.flatten(tree)
+    combining.check_alike(every, trees.unflatten(start) if start else None)
+    if isinstance(method, averages.RunningMean):
+        sources = sorted(sources, key=lambda source: source.mark)
+    return {
+        name: _merged_leaf(
+            method, name, [s.leaves[name] for s in sources], start.get(name)
+        )
+        for name in sources[0].leaves
+    }
+
+
+def _merged_leaf(
+    method: MergeMethod, name: str, leaves: Sequence[Leaf], start: Leaf | None
+) -> Leaf:
+    like = leaves[0]
+    rows = _piece_rows(name, like, splits=getattr(method, "unit", "value") == "value")
+    if isinstance(method, averages.RunningMean):
+        parts = functools.partial(_running_means, name, leaves, rows)
+    else:
+        parts = functools.partial(_pieces, method, name, leaves, start, rows)
+    return Leaf(like.shape, like.dtype, rows, lambda: ahead(parts()))
+
+
+def _pieces(
+    method: MergeMethod,
+    name: str,
+    leaves: Sequence[Leaf],
+    start: Leaf | None,
+    rows: int,
+) -> Iterator[np.ndarray]:
+    every = [*leaves] if start is None else [*leaves, start]
+    steps = _steps(every, rows)
+    num_bytes = sum(_row_bytes(leaf) for leaf in every) * _common_rows(every, rows)
+    for step in ahead(steps) if num_bytes <= _AHEAD_BYTES else steps:
+        for at in range(0, _num_rows(step[0]), rows):
+            blocks = [_rows(block, at, rows) for block in step]
+            yield _merge_piece(method, name, blocks, has_base=start is not None)
+            del blocks
+        del step  # before the next one is read
+
+
+def _merge_piece(
+    method: MergeMethod, name: str, blocks: Sequence[np.ndarray], *, has_base: bool
+) -> np.ndarray:
+    given = [trees.unflatten({name: block}) for block in blocks]
+    base = given.pop() if has_base else None
+    result = method.merge(given, base=base)
+    return np.asarray(trees.flatten(result.params)[name])
+
+
+def _running_means(
+    name: str, leaves: Sequence[Leaf], rows: int
+) -> Iterator[np.ndarray]:
+    """Yields means of parts, of which one at a time is read of one expert."""
+    step = _common_rows(leaves, rows)
+    parts = [_regrouped(leaf, step) for leaf in leaves]
+    for first in parts[0]:
+        mean = combining.RunningMean()
+        mean.add(trees.unflatten({name: first}))
+        del first
+        for other in parts[1:]:
+            mean.add(trees.unflatten({name: next(other)}))
+        found = np.asarray(trees.flatten(mean.mean())[name])
+        for at in range(0, _num_rows(found), rows):
+            yield _rows(found, at, rows)
+    for other in parts[1:]:
+        next(other, None)  # so that it compares itself with its manifest
+
+
+def _steps(leaves: Sequence[Leaf], rows: int) -> Iterator[list[np.ndarray]]:
+    """Yields parts of all leaves that cover the same rows, until all are read."""
+    step = _common_rows(leaves, rows)
+    parts = [_regrouped(leaf, step) for leaf in leaves]
+    with futures.ThreadPoolExecutor(_READERS) as pool:
+        while True:
+            # At the end each leaf is asked once more: it compares itself then.
+            blocks = [block for block in pool.map(_next, parts) if block is not None]
+            if not blocks:
+                return
+            yield blocks
+            del blocks
+
+
+def _next(parts: Iterator[np.ndarray]) -> np.ndarray | None:
+    return next(parts, None)
+
+
+def _num_rows(block: np.ndarray) -> int:
+    return len(block) if block.ndim else 1
+
+
+def _rows(block: np.ndarray, start: int, count: int) -> np.ndarray:
+    return block[start : start + count] if block.ndim else block
+
+
+def ahead(parts: Iterable[Any]) -> Iterator[Any]:
+    """Yields what an iterable gives; a thread makes the next one meanwhile."""
+    iterator, end = iter(parts), object()
+    with futures.ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, iterator, end)
+        while (part := coming.result()) is not end:
+            coming = pool.submit(next, iterator, end)
+            yield part
+            del part
+
+
+def _regrouped(leaf: Leaf, rows: int) -> Iterator[np.ndarray]:
+    """Yields the parts of a leaf, so many rows at once."""
+    waiting: list[np.ndarray] = []
+    for block in leaf.blocks():
+        waiting.append(block)
+        if not leaf.shape or sum(map(len, waiting)) >= rows:
+            yield _joined(waiting)
+            waiting = []
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(blocks: list[np.ndarray]) -> np.ndarray:
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def _common_rows(leaves: Sequence[Leaf], rows: int) -> int:
+    """Returns rows of which each leaf's own, and those of the result, are parts."""
+    length = leaves[0].shape[0] if leaves[0].shape else 1
+    return min(max(1, length), math.lcm(rows, *(leaf.rows or 1 for leaf in leaves)))
+
+
+def _piece_rows(name: str, leaf: Leaf, *, splits: bool) -> int:
+    """Returns how many rows of a merged leaf are one part.
+
+    Args:
+      name: Of the leaf.
+      leaf: Its shape and dtype.
+      splits: Whether matrices may be cut.
+    """
+    if not leaf.shape:
+        return 1
+    most = max(1, PIECE_BYTES // max(1, _row_bytes(leaf)))
+    if f"/{LAYERS}/" in f"/{name}":
+        most = most if splits else 1
+    elif not splits:
+        most = leaf.shape[0]
+    return max(1, min(most, leaf.shape[0]))
+
+
+def _row_bytes(leaf: Leaf) -> int:
+    return math.prod(leaf.shape[1:]) * leaf.dtype.itemsize
+
+
+def _as_float32(leaf: Leaf) -> Leaf:
+    def blocks() -> Iterator[np.ndarray]:
+        for block in leaf.blocks():
+            yield tensors.cast(block, np.float32)
+
+    return leaf._replace(dtype=np.dtype(np.float32), blocks=blocks)
+
+
+def _fingerprint(leaves: Mapping[str, Leaf]) -> str:
+    digest = trees.Fingerprint()
+    for name, leaf in sorted(leaves.items()):
+        digest.start(name, leaf.shape, leaf.dtype)
+        for block in leaf.blocks():
+            digest.add(block)
+    return digest.text

@@ -1,0 +1,208 @@
+"""Merges experts on disk, and in turn copies the same bytes; prints one JSON line.
+
+Usage: python tests/benchmarks/merge_benchmark.py [--num_experts=2] [--num_layers=6]
+         [--width=2048] [--method=uniform] [--at_once] [--folder=/tmp]
+
+Experts have all parameters of a T5 of `width` (2,048 and 24 layers are T5 XL: 11.4 GB
+each) with random values in float32. `--at_once` stores each tensor as one part, as
+trainings do; else layer by layer, as merges do. A round has three parts, with files
+that are not in the cache of the system, as far as that lets itself be told:
+
+- files: reads all files of the experts, and writes as many bytes as the result has;
+- store: reads all experts' tensors, and writes those of one, by the functions that
+  merges use;
+- merge: merges them, in a process of its own, whose greatest memory is printed.
+
+Ratios are medians of seconds of copying over those of merging: 1 is as fast.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from elm_jax import trees
+from elm_jax.checkpoints import experts, manifest, resumable, stores
+from elm_jax.checkpoints.tensors import Leaf
+
+MERGE = """
+import pathlib, resource, sys, time
+from elm_jax.merging import methods
+from elm_jax.runs import merged_files
+folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
+folders = sorted((folder / "experts").iterdir())
+begun = time.monotonic()
+
+merged_files.write(methods.of(name), folders, folder / "experts" / "expert_0",
+                   folder / "merged", name="merged")
+print(time.monotonic() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def shapes(width, num_layers):
+    """Shapes of the leaves of a T5 1.1: 2.5 times as wide inside, and gated."""
+    inner, square = (width, width * 5 // 2), (width, width)
+    found = {"token_embedder/embedding": (32128, width)}
+    for stack, attentions in (("encoder", 1), ("decoder", 2)):
+        for number in range(attentions):
+            for part in ("query", "key", "value", "out"):
+                name = f"{stack}/layers/attention_{number}/{part}/kernel"
+                found[name] = (num_layers, *square)
+        for part in ("wi_0", "wi_1"):
+            found[f"{stack}/layers/mlp/{part}/kernel"] = (num_layers, *inner)
+        found[f"{stack}/layers/mlp/wo/kernel"] = (num_layers, *inner[::-1])
+    found["decoder/logits_dense/kernel"] = (width, 32128)
+    return found
+
+
+def make_expert(folder, sizes, seed, *, at_once):
+    info = manifest.Manifest(
+        name=f"expert_{seed}",
+        kind="dataset",
+        base_name="none",
+        base_fingerprint="0" * 16,
+        model={},
+        trainable_pattern=".*",
+    )
+
+    def leaf(name, shape):
+        rows = 1 if "/layers/" in name else max(1, (1 << 24) // shape[1])
+        rows = min(rows, shape[0])
+
+        def blocks():
+            rng = np.random.default_rng([seed, len(name), *shape])
+            for start in range(0, shape[0], rows):
+                part = (min(rows, shape[0] - start), *shape[1:])
+                yield rng.standard_normal(part, np.float32)
+
+        return Leaf(shape, np.dtype(np.float32), rows, blocks)
+
+    leaves = {name: leaf(name, shape) for name, shape in sizes.items()}
+    if at_once:
+        whole = {n: np.concatenate([*x.blocks()]) for n, x in leaves.items()}
+        experts.save_expert(folder, trees.unflatten(whole), info)
+    else:
+        resumable.save_expert(
+            folder, leaves, info, recipe="", on_bytes=lambda done: None, attached={}
+        )
+
+
+def forget(folder):
+    """Asks the system to drop what it has of files in its cache."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            handle = os.open(path, os.O_RDONLY)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(handle)
+
+
+def copy_files(folder, out_bytes):
+    block = np.random.default_rng(0).bytes(1 << 24)
+    with (folder / "copy").open("wb") as out:
+        written = 0
+        for path in sorted((folder / "experts").rglob("*")):
+            if path.is_file():
+                with path.open("rb", buffering=0) as file:
+                    while len(file.read(1 << 24)):
+                        if written < out_bytes:
+                            written += out.write(block)
+        out.flush()
+        os.fsync(out.fileno())
+    (folder / "copy").unlink()
+
+
+def copy_store(folder):
+    every = [
+        stores.open_leaves(stores.as_url(place / experts.PARAMS))
+        for place in sorted((folder / "experts").iterdir())
+    ]
+    writer = stores.ItemWriter(folder / "copy", goes_on=True)
+    for name, leaf in every[0].items():
+        for others in every[1:]:
+            for _ in others[name].blocks():
+                pass
+        writer.write(name, leaf, leaf.dtype, {}, lambda block: None)
+    os.sync()
+    shutil.rmtree(folder / "copy")
+
+
+def merge(folder, name):
+    done = subprocess.run(
+        [sys.executable, "-c", MERGE, str(folder), name],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    shutil.rmtree(folder / "merged")
+    secs, peak_kb = done.stdout.split()
+    return float(secs), int(peak_kb) * 1024
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--num_experts", type=int, default=2)
+    parser.add_argument("--num_layers", type=int, default=6)
+    parser.add_argument("--width", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--method", default="uniform")
+    parser.add_argument("--at_once", action="store_true")
+    parser.add_argument("--folder", default=tempfile.gettempdir())
+    asked = parser.parse_args()
+    sizes = shapes(asked.width, asked.num_layers)
+    times = {"files": [], "store": [], "merge": []}
+    with tempfile.TemporaryDirectory(dir=asked.folder) as name:
+        folder = pathlib.Path(name)
+        for seed in range(asked.num_experts):
+            place = folder / "experts" / f"expert_{seed}"
+            make_expert(place, sizes, seed, at_once=asked.at_once)
+        out_bytes = sum(
+            path.stat().st_size for path in place.rglob("*") if path.is_file()
+        )
+        for _ in range(asked.rounds):
+            for part, run in (
+                ("files", lambda: copy_files(folder, out_bytes)),
+                ("store", lambda: copy_store(folder)),
+            ):
+                forget(folder)
+                begun = time.monotonic()
+                run()
+                times[part].append(time.monotonic() - begun)
+            forget(folder)
+            secs, peak = merge(folder, asked.method)
+            times["merge"].append(secs)
+    expert_bytes = sum(4 * int(np.prod(shape)) for shape in sizes.values())
+    secs = {part: statistics.median(found) for part, found in times.items()}
+    stored = 4 * max(
+        int(np.prod(shape[1:] if "/layers/" in leaf and not asked.at_once else shape))
+        for leaf, shape in sizes.items()
+    )
+    row = {
+        "benchmark": "merge",
+        "method": asked.method,
+        "num_experts": asked.num_experts,
+        "stored": "at once" if asked.at_once else "by layer",
+        "expert_gb": round(expert_bytes / 1e9, 3),
+        "largest_part_gb": round(stored / 1e9, 3),
+        "peak_gb": round(peak / 1e9, 3),
+        "bar_gb": round(((asked.num_experts + 3) * stored + 2**30) / 1e9, 3),
+        **{f"{part}_secs": round(value, 2) for part, value in secs.items()},
+        "files_over_merge": round(secs["files"] / secs["merge"], 3),
+        "store_over_merge": round(secs["store"] / secs["merge"], 3),
+        "merged_mb_per_sec": round(expert_bytes / 1e6 / secs["merge"]),
+        "load": round(os.getloadavg()[0], 1),
+        "own_cpu_secs": round(sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]), 1),
+    }
+    print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""A folder whose maker was killed is finished by the next one with the same recipe."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from elm_jax import errors
+from elm_jax.disk import unfinished
+
+KILLED = """
+import os, pathlib, signal, sys
+from elm_jax.disk import unfinished
+
+with unfinished.folder(pathlib.Path(sys.argv[1]), sys.argv[2]) as made:
+    (made / "first").write_text("kept")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def kill_a_maker(path, recipe="one"):
+    subprocess.run([sys.executable, "-c", KILLED, str(path), recipe], check=False)
+    return [name for name in os.listdir(path.parent) if name.startswith(".")]
+
+
+def test_what_a_killed_maker_wrote_is_there_for_the_same_recipe(tmp_path):
+    path = tmp_path / "x"
+    assert len(kill_a_maker(path)) == 1
+    assert not path.exists()
+    with unfinished.folder(path, "one") as made:
+        assert (made / "first").read_text() == "kept"
+    assert os.listdir(tmp_path) == ["x"]
+    assert os.listdir(path) == ["first"]
+
+
+def test_another_recipe_begins_with_nothing_and_removes_what_was_left(tmp_path):
+    path = tmp_path / "x"
+    kill_a_maker(path)
+    with unfinished.folder(path, "two") as made:
+        assert not os.listdir(made)
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_what_is_left_beside_a_finished_folder_can_be_removed(tmp_path):
+    kill_a_maker(tmp_path / "x")
+    kill_a_maker(tmp_path / "y")
+    unfinished.remove_left(tmp_path / "x")
+    (left,) = os.listdir(tmp_path)
+    assert left.startswith(".y.")
+    unfinished.remove_left(tmp_path / "nowhere" / "x")
+
+
+def test_a_living_maker_is_left_alone(tmp_path):
+    with unfinished.folder(tmp_path / "x", "one") as made:
+        unfinished.remove_left(tmp_path / "x")
+        assert made.is_dir()
+
+
+def test_an_error_leaves_nothing_and_a_signal_leaves_all(tmp_path):
+    path = tmp_path / "x"
+    with pytest.raises(KeyError), unfinished.folder(path, "one") as made:
+        (made / "first").write_text("gone")
+        raise KeyError
+    assert not os.listdir(tmp_path)
+    with pytest.raises(SystemExit), unfinished.folder(path, "one") as made:
+        (made / "first").write_text("kept")
+        raise SystemExit(143)
+    with unfinished.folder(path, "one") as made:
+        assert (made / "first").read_text() == "kept"
+
+
+def test_what_is_there_already_stays_as_it_is(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "own").write_text("mine")
+    with pytest.raises(errors.ExistsError), unfinished.folder(tmp_path / "x", "one"):
+        pass
+    assert (tmp_path / "x" / "own").read_text() == "mine"
+    assert os.listdir(tmp_path) == ["x"]

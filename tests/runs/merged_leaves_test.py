@@ -1,0 +1,207 @@
+"""Experts that are merged leaf by leaf on disk are those merged in memory."""
+
+import dataclasses
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import experts, manifest, resumable
+from elm_jax.merging import averages, combining, methods, task_arithmetic
+from elm_jax.runs import bases, loaded, merge, merged_leaves, merged_params, progress
+from tests.peft.sample import SHAPE, random_params
+
+METHODS = (
+    averages.Uniform(),
+    averages.RunningMean(),
+    averages.Weighted(weights=(0.2, 0.0, 0.7)),
+    methods.of("ties"),  # by tensor
+    methods.of("dare", density=0.5),  # with random numbers
+    task_arithmetic.TaskArithmetic(scale=0.3, weights=(1.0, -0.5, 2.0)),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A base and three experts of all parameters, stored in parts of three sizes."""
+    path = tmp_path_factory.mktemp("work")
+    params = random_params(bases.build_model(SHAPE, None))
+    info = manifest.Manifest(
+        name="base",
+        kind="base",
+        base_name="base",
+        base_fingerprint=trees.fingerprint(params),
+        model=dataclasses.asdict(SHAPE),
+        trainable_pattern=".*",
+    )
+    experts.save_expert(path / "base", params, info)
+    for seed in (1, 2, 3):
+        whole = random_params(bases.build_model(SHAPE, None), seed)
+        facts = dataclasses.replace(info, name=f"expert_{seed}", kind="dataset")
+        place = path / "experts" / f"expert_{seed}"
+        if seed == 1:
+            experts.save_expert(place, whole, facts)
+            continue
+        leaves = {
+            name: _in_parts(np.asarray(leaf), rows=seed - 1)
+            for name, leaf in trees.flatten(whole).items()
+        }
+        resumable.save_expert(
+            place, leaves, facts, recipe="", on_bytes=lambda done: None, attached={}
+        )
+    return path
+
+
+def _in_parts(array, rows):
+    blocks = [array[n : n + rows] for n in range(0, len(array), rows)]
+    return resumable.Leaf(array.shape, array.dtype, rows, lambda: iter(blocks))
+
+
+def merge_all(folder, method, name):
+    run = merge.Merge(
+        model_dir=str(folder),
+        experts=("{MODEL_DIR}/experts/*",),
+        expert_name=name,
+        initial_checkpoint_path="{MODEL_DIR}/base",
+        method=method,
+    )
+    run.run()
+    return folder / "merged" / name
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 1000, 1 << 26])
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_a_merge_on_disk_is_the_one_in_memory(folder, monkeypatch, method, piece_bytes):
+    monkeypatch.setattr(merged_leaves, "PIECE_BYTES", piece_bytes)
+    name = f"{method.name}_{piece_bytes}"
+    made = merge_all(folder, method, name)
+    expected = merged_params.of_folders(
+        method,
+        sorted((folder / "experts").iterdir()),
+        loaded.Base.load(folder / "base"),
+        name=name,
+    )
+    expected.save(folder / "in_memory" / name)
+    read, info = experts.load_expert(made)
+    again, there = experts.load_expert(folder / "in_memory" / name)
+    assert trees.fingerprint(read) == trees.fingerprint(again)
+    assert info == there
+    card = (folder / "in_memory" / name / "card.md").read_bytes()
+    assert (made / "card.md").read_bytes() == card
+
+
+def test_a_merge_of_merges_is_computed_when_its_parts_are_read(folder):
+    folders = sorted((folder / "experts").iterdir())
+    sources = [merged_leaves.open_source(place) for place in folders]
+    pair = merged_leaves.merged(averages.Uniform(), sources[:2], {})
+    first = sources[0]._replace(leaves=pair)
+    found = merged_leaves.merged(averages.Uniform(), [first, sources[2]], {})
+    name = "encoder/layers/mlp/wi_0/kernel"
+    one, two, three = (
+        trees.flatten(experts.load_expert(place)[0])[name] for place in folders
+    )
+    read = np.concatenate(list(found[name].blocks()))
+    np.testing.assert_array_equal(read, (((one + two) / 2) + three) / 2)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_a_damaged_expert_is_found_and_nothing_is_left(folder, tmp_path, method):
+    for place in folder.iterdir():
+        if place.name in ("base", "experts"):
+            subprocess.run(["cp", "-r", str(place), str(tmp_path)], check=True)
+    params = tmp_path / "experts" / "expert_3" / "params"
+    chunks = sorted((params / "encoder.encoder_norm.scale").glob("[0-9]*"))
+    other = (params / "decoder.decoder_norm.scale" / chunks[0].name).read_bytes()
+    chunks[0].write_bytes(other)
+    with pytest.raises(errors.CheckpointError, match="encoder_norm"):
+        merge_all(tmp_path, method, "x")
+    assert not list((tmp_path / "merged").iterdir())
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from elm_jax.checkpoints import resumable
+from elm_jax.runs import merged_files
+from tests.runs import merged_leaves_test
+
+class Kill:
+    def __init__(self, title, *, total, unit):
+        self.total = total
+
+    def __call__(self, done):
+        if done > float(sys.argv[2]) * self.total:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+merged_files.Progress = Kill
+resumable._LIST_SECS = -1.0  # every leaf is listed
+merged_leaves_test.merge_all(
+    pathlib.Path(sys.argv[1]), merged_leaves_test.METHODS[-1], "killed")
+"""
+
+
+def test_a_merge_that_is_killed_again_and_again_ends_like_one_that_was_not(folder):
+    root = pathlib.Path(__file__).parents[2]
+    for share in ("0.2", "0.6"):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(folder), share],
+            cwd=root,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            check=False,
+        )
+        assert done.returncode == -signal.SIGKILL
+        assert not (folder / "merged" / "killed").exists()
+    killed = merge_all(folder, METHODS[-1], "killed")
+    assert not [p for p in (folder / "merged").iterdir() if p.name.startswith(".")]
+    whole = merge_all(folder, METHODS[-1], "whole")
+    for path in (killed / "params").rglob("*"):
+        if path.is_file():
+            other = whole / "params" / path.relative_to(killed / "params")
+            assert path.read_bytes() == other.read_bytes()
+    one, two = (manifest.read_manifest(place) for place in (killed, whole))
+    assert dataclasses.replace(one, name="whole") == two
+
+
+def test_a_sum_that_is_not_finite_is_refused_by_name_and_leaves_nothing(folder):
+    method = task_arithmetic.TaskArithmetic(scale=3e38)
+    with pytest.raises(errors.ConfigError, match="decoder/.* is not finite"):
+        merge_all(folder, method, "infinite")
+    assert not (folder / "merged" / "infinite").exists()
+    left = (folder / "merged").glob(".*")
+    assert not list(left)
+
+
+def test_progress_is_told_in_bytes(folder, capsys):
+    merge_all(folder, averages.Uniform(), "told")
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("merge")]
+    read, _ = experts.load_expert(folder / "merged" / "told")
+    size = progress.show_bytes(trees.count_bytes(read))
+    assert line.startswith(f"merge: {size}/{size}, ")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16])
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_most_of_a_sum_needs_no_sorting_and_has_the_same_bits(dtype, count):
+    """Terms that cancel, zeros of both signs, and ties between two numbers."""
+    rng = np.random.default_rng(count)
+    size = 5000
+    leaves = rng.normal(size=(count, size)) * 10.0 ** rng.integers(-6, 4, (count, size))
+    leaves[:, :500] = 0.0
+    leaves[: count // 2, :250] = -0.0
+    leaves[-1, 500:1500] = -leaves[:-1, 500:1500].sum(axis=0)
+    leaves[:, 1500:2000] = rng.integers(-4, 5, (count, 500))
+    leaves[:, 2000:2500] = 1.0 + rng.integers(0, 2, (count, 500)) * 2.0**-8
+    factors = np.array([(-1.0) ** n / (n + 1) for n in range(count)])
+    terms = [leaf.astype(dtype) for leaf in leaves]
+    found = combining.combine([{"a": term} for term in terms], factors)["a"]
+    products = np.stack([t.astype(np.float64) for t in terms]) * factors[:, None]
+    products.sort(axis=0)
+    total = products[0]
+    for product in products[1:]:
+        total = total + product
+    assert found.tobytes() == total.astype(dtype).tobytes()
