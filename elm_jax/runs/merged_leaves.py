@@ -70,7 +70,7 @@ def can_merge(method: MergeMethod, info: manifest.Manifest) -> bool:
       method: How.
       info: The manifest of one of them.
     """
-    if getattr(method, "unit", "value") not in ("value", "tensor"):
+    if method.unit not in ("value", "tensor"):
         return False
     return not (method.needs_base and info.adapter is not None)
 
@@ -98,59 +98,66 @@ def merged(
         tree = expert_parts.part(trees.unflatten(base), pattern, of=of)
         start = trees.flatten(tree)
     combining.check_alike(every, trees.unflatten(start) if start else None)
-    if isinstance(method, averages.RunningMean):
-        sources = sorted(sources, key=lambda source: source.mark)
     return {
-        name: _merged_leaf(
-            method, name, [s.leaves[name] for s in sources], start.get(name)
-        )
+        name: _merged_leaf(method, name, sources, start.get(name))
         for name in sources[0].leaves
     }
 
 
 def _merged_leaf(
-    method: MergeMethod, name: str, leaves: Sequence[Leaf], start: Leaf | None
+    method: MergeMethod, name: str, sources: Sequence[Source], start: Leaf | None
 ) -> Leaf:
-    like = leaves[0]
-    rows = _piece_rows(name, like, splits=getattr(method, "unit", "value") == "value")
+    like = sources[0].leaves[name]
+    rows = _piece_rows(name, like, splits=method.unit == "value")
     if isinstance(method, averages.RunningMean):
-        parts = functools.partial(_running_means, name, leaves, rows)
+        parts = functools.partial(_running_means, name, sources, rows)
     else:
-        parts = functools.partial(_pieces, method, name, leaves, start, rows)
+        parts = functools.partial(_pieces, method, name, sources, start, rows)
     return Leaf(like.shape, like.dtype, rows, lambda: ahead(parts()))
 
 
 def _pieces(
     method: MergeMethod,
     name: str,
-    leaves: Sequence[Leaf],
+    sources: Sequence[Source],
     start: Leaf | None,
     rows: int,
 ) -> Iterator[np.ndarray]:
+    leaves, marks = [s.leaves[name] for s in sources], [s.mark for s in sources]
+    is_layer, done = method.unit == "tensor" and _is_stack(name), 0
     every = [*leaves] if start is None else [*leaves, start]
     steps = _steps(every, rows)
     num_bytes = sum(_row_bytes(leaf) for leaf in every) * _common_rows(every, rows)
     for step in ahead(steps) if num_bytes <= _AHEAD_BYTES else steps:
         for at in range(0, _num_rows(step[0]), rows):
             blocks = [_rows(block, at, rows) for block in step]
-            yield _merge_piece(method, name, blocks, has_base=start is not None)
+            if is_layer:  # a layer has a name of its own, and no leading axis
+                of = name.replace(f"/{LAYERS}/", f"/{LAYERS}_{done + at}/")
+                layer = [block[0] for block in blocks]
+                yield _merge_piece(method, of, layer, marks)[None]
+            else:
+                yield _merge_piece(method, name, blocks, marks)
             del blocks
+        done += _num_rows(step[0])
         del step  # before the next one is read
 
 
 def _merge_piece(
-    method: MergeMethod, name: str, blocks: Sequence[np.ndarray], *, has_base: bool
+    method: MergeMethod, name: str, blocks: Sequence[np.ndarray], marks: Sequence[str]
 ) -> np.ndarray:
+    """Returns a part of a merged leaf; the base's block is the last, if there is."""
     given = [trees.unflatten({name: block}) for block in blocks]
-    base = given.pop() if has_base else None
-    result = method.merge(given, base=base)
+    base = given.pop() if len(given) > len(marks) else None
+    result = method.merge(given, base=base, marks=marks)
     return np.asarray(trees.flatten(result.params)[name])
 
 
 def _running_means(
-    name: str, leaves: Sequence[Leaf], rows: int
+    name: str, sources: Sequence[Source], rows: int
 ) -> Iterator[np.ndarray]:
     """Yields means of parts, of which one at a time is read of one expert."""
+    in_order = sorted(sources, key=lambda source: source.mark)
+    leaves = [source.leaves[name] for source in in_order]
     step = _common_rows(leaves, rows)
     parts = [_regrouped(leaf, step) for leaf in leaves]
     for first in parts[0]:
@@ -236,11 +243,15 @@ def _piece_rows(name: str, leaf: Leaf, *, splits: bool) -> int:
     if not leaf.shape:
         return 1
     most = max(1, PIECE_BYTES // max(1, _row_bytes(leaf)))
-    if f"/{LAYERS}/" in f"/{name}":
+    if _is_stack(name):
         most = most if splits else 1
     elif not splits:
         most = leaf.shape[0]
     return max(1, min(most, leaf.shape[0]))
+
+
+def _is_stack(name: str) -> bool:
+    return f"/{LAYERS}/" in name
 
 
 def _row_bytes(leaf: Leaf) -> int:

@@ -51,7 +51,7 @@ print(time.monotonic() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxr
 def shapes(width, num_layers):
     """Shapes of the leaves of a T5 1.1: 2.5 times as wide inside, and gated."""
     inner, square = (width, width * 5 // 2), (width, width)
-    found = {"token_embedder/embedding": (32128, width)}
+    found: dict[str, tuple[int, ...]] = {"token_embedder/embedding": (32128, width)}
     for stack, attentions in (("encoder", 1), ("decoder", 2)):
         for number in range(attentions):
             for part in ("query", "key", "value", "out"):
@@ -158,14 +158,15 @@ def main():
     parser.add_argument("--folder", default=tempfile.gettempdir())
     asked = parser.parse_args()
     sizes = shapes(asked.width, asked.num_layers)
-    times = {"files": [], "store": [], "merge": []}
+    times, peak = {"files": [], "store": [], "merge": []}, 0
     with tempfile.TemporaryDirectory(dir=asked.folder) as name:
         folder = pathlib.Path(name)
         for seed in range(asked.num_experts):
             place = folder / "experts" / f"expert_{seed}"
             make_expert(place, sizes, seed, at_once=asked.at_once)
+        first = folder / "experts" / "expert_0"
         out_bytes = sum(
-            path.stat().st_size for path in place.rglob("*") if path.is_file()
+            path.stat().st_size for path in first.rglob("*") if path.is_file()
         )
         for _ in range(asked.rounds):
             for part, run in (
@@ -177,8 +178,9 @@ def main():
                 run()
                 times[part].append(time.monotonic() - begun)
             forget(folder)
-            secs, peak = merge(folder, asked.method)
+            secs, num_bytes = merge(folder, asked.method)
             times["merge"].append(secs)
+            peak = max(peak, num_bytes)
     expert_bytes = sum(4 * int(np.prod(shape)) for shape in sizes.values())
     secs = {part: statistics.median(found) for part, found in times.items()}
     stored = 4 * max(

@@ -196,10 +196,12 @@ def test_most_of_a_sum_needs_no_sorting_and_has_the_same_bits(dtype, count):
     leaves[-1, 500:1500] = -leaves[:-1, 500:1500].sum(axis=0)
     leaves[:, 1500:2000] = rng.integers(-4, 5, (count, 500))
     leaves[:, 2000:2500] = 1.0 + rng.integers(0, 2, (count, 500)) * 2.0**-8
-    factors = np.array([(-1.0) ** n / (n + 1) for n in range(count)])
+    factors = [(-1.0) ** n / (n + 1) for n in range(count)]
     terms = [leaf.astype(dtype) for leaf in leaves]
     found = combining.combine([{"a": term} for term in terms], factors)["a"]
-    products = np.stack([t.astype(np.float64) for t in terms]) * factors[:, None]
+    products = np.stack(
+        [t.astype(np.float64) * f for t, f in zip(terms, factors, strict=True)]
+    )
     products.sort(axis=0)
     total = products[0]
     for product in products[1:]:
