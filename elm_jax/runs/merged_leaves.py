@@ -70,9 +70,10 @@ def can_merge(method: MergeMethod, info: manifest.Manifest) -> bool:
       method: How.
       info: The manifest of one of them.
     """
-    if method.unit not in ("value", "tensor"):
+    if method.unit == "expert" or method.needs_statistics:
         return False
-    return not (method.needs_base and info.adapter is not None)
+    # Parameters of one adapter may depend on each other.
+    return info.adapter is None or not (method.needs_base or method.knows_adapters)
 
 
 def merged(
@@ -124,7 +125,7 @@ def _pieces(
     rows: int,
 ) -> Iterator[np.ndarray]:
     leaves, marks = [s.leaves[name] for s in sources], [s.mark for s in sources]
-    is_layer, done = method.unit == "tensor" and _is_stack(name), 0
+    is_layer, done = method.unit != "value" and _is_stack(name), 0
     every = [*leaves] if start is None else [*leaves, start]
     steps = _steps(every, rows)
     num_bytes = sum(_row_bytes(leaf) for leaf in every) * _common_rows(every, rows)
