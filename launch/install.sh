@@ -43,6 +43,12 @@ if [ "$(cat .venv/installed 2>/dev/null || true)" = "$wanted" ]; then
   echo "install: .venv is up to date (Python $version)"
   exit 0
 fi
+if [ -L .venv ]; then  # --clear would empty another checkout's
+  echo "Found: .venv is a link to $(readlink .venv)." >&2
+  echo "Expected: a folder of this checkout's own, which can be emptied." >&2
+  echo "To do: remove the link (rm .venv), and run again." >&2
+  exit 1
+fi
 echo "install: making .venv with $("$python" --version) and $(grep -c == <<<"$pins") pinned packages of $lock (1 to 3 minutes, $size)"
 "$python" -m venv --clear .venv
 # --no-deps: a lock is complete, and it holds tensorflow-cpu in place of the full

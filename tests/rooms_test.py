@@ -21,7 +21,7 @@ GROUND = {
 }
 ROOMS = (
     *("data", "model", "peft", "partitioning", "training", "checkpoints"),
-    *("merging", "library", "evaluation", "reporting"),
+    *("merging", "library", "routing", "evaluation", "reporting"),
 )
 # Besides ground files and the room itself.
 ALLOWED = {
@@ -30,6 +30,7 @@ ALLOWED = {
     "training": {"elm_jax.partitioning"},
     "checkpoints": {"elm_jax.partitioning"},
     "library": {"elm_jax.checkpoints"},
+    "routing": {"elm_jax.peft"},
     "reporting": {"elm_jax.evaluation.results", "elm_jax.evaluation.row_columns"},
     "runs": {f"elm_jax.{room}" for room in ROOMS},
     "api": {f"elm_jax.{room}" for room in (*ROOMS, "runs")},

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 def runs() -> "tuple[type[Run], ...]":
     """Returns the runs of the binary; imports what they need."""
-    from elm_jax.runs import fetch, library, retrieval_comparison
+    from elm_jax.runs import fetch, library, observe, retrieval_comparison
 
     return (
         library.BuildLibrary,
@@ -18,6 +18,7 @@ def runs() -> "tuple[type[Run], ...]":
         library.RetireExperts,
         library.Retrieve,
         retrieval_comparison.CompareRetrieval,
+        observe.Observe,
         fetch.FetchExperts,
     )
 

@@ -321,7 +321,7 @@ def _bias_at(bias: Array, position: Array) -> Array:
 
 def _per_layer(config: config_lib.T5Config, num_layers: int) -> dict[str, Any]:
     return {
-        "variable_axes": {"params": 0},
+        "variable_axes": {"params": 0, "intermediates": 0},
         "split_rngs": {"params": True, "dropout": True},
         "length": num_layers,
         "unroll": min(config.scan_unroll, num_layers),

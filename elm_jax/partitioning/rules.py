@@ -51,6 +51,7 @@ _REPLICATED: Mapping[str, MeshAxis] = {
     "mlp": None,
     "relpos_buckets": None,
     "adapter": None,
+    "experts": None,
 }
 _BY_WIDTH: Mapping[str, MeshAxis] = {"embed": "fsdp"}
 _BY_MODEL: Mapping[str, MeshAxis] = {
@@ -127,7 +128,7 @@ def logical_axes(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
       ConfigError: No rule matches the name, or the one that does has another rank.
     """
     stack = (LAYERS,) if LAYERS in name.split("/") else ()
-    adapted = _adapter_axes(name)
+    adapted = _adapter_axes(name, len(shape) - len(stack))
     if len(stack + adapted) == len(shape):
         return stack + adapted
     for pattern, axes in _PARAMETERS:
@@ -142,10 +143,10 @@ def logical_axes(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
     )
 
 
-def _adapter_axes(name: str) -> tuple[str, ...]:
+def _adapter_axes(name: str, num_axes: int) -> tuple[str, ...]:
     """Returns the logical axes of an adapter's parameter; () of any other."""
     path, is_adapter, part = name.partition("_adapter/")
-    axes: tuple[str, ...] = adapters.merged("axes").get(part, ())
+    axes = adapters.axes_of(part, num_axes)
     ends = next((ends for p, ends in _ADAPTED if re.search(p, path)), None)
     if not is_adapter or ends is None:
         return ()

@@ -3,9 +3,11 @@
 from typing import Any, TypeVar
 
 from elm_jax import errors
-from elm_jax.peft import bottleneck, ia3, kind, lora
+from elm_jax.peft import bottleneck, ia3, kind, lora, mixture
 
 AdapterSpec = kind.AdapterKind
+AnySpec = kind.AdapterKind | mixture.Mixture
+"""What a model that is scored may have: an expert's adapters, or those of several."""
 
 _Kind = TypeVar("_Kind", bound=type[kind.AdapterKind])
 
@@ -56,6 +58,25 @@ def merged(attribute: str) -> dict[str, Any]:
     for spec in KINDS.values():
         found |= getattr(spec, attribute)
     return found
+
+
+def axes_of(part: str, num_axes: int) -> tuple[str, ...]:
+    """Returns the logical axes of an adapter's parameter; () of an unknown one.
+
+    >>> axes_of("experts/lora_a", 3)
+    ('experts', 'inputs', 'adapter')
+
+    Args:
+      part: Its name below `..._adapter/`.
+      num_axes: How many it has, layers not counted.
+    """
+    first, _, rest = part.partition("/")
+    if first == mixture.ROUTER:
+        return ("experts", *("adapter",) * (num_axes - 1))
+    known: dict[str, tuple[str, ...]] = merged("axes")
+    if first == mixture.EXPERTS and rest in known:
+        return ("experts", *known[rest])
+    return known.get(part, ())
 
 
 def spec_type(name: object) -> type[kind.AdapterKind]:

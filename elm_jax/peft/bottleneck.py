@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from elm_jax import errors, fields
+from elm_jax import errors, fields, types
 from elm_jax.peft import kind as kinds
 from elm_jax.peft import points
 
@@ -127,6 +127,62 @@ class Bottleneck(kinds.AdapterKind):
                 do="Choose another Bottleneck.reduction_factor",
             )
         return Bottlenecks(self, emb_dim // self.reduction_factor)
+
+    def read(self, inputs: jax.Array, outputs: jax.Array) -> jax.Array:
+        """Returns the inputs for parallel adapters, the outputs for others."""
+        return inputs if self.parallel else outputs
+
+    def mix(
+        self,
+        module: nn.Module,
+        params: types.Params,
+        inputs: jax.Array,
+        outputs: jax.Array,
+        weights: jax.Array,
+    ) -> jax.Array:
+        """As `AdapterKind.mix`: one bottleneck of all widths, its middle weighted."""
+        del module
+        up = params["up"]
+        hidden = self._hidden(params, inputs, outputs) * weights[..., None]
+        num_experts, width, features = up["kernel"].shape
+        kernel = up["kernel"].astype(outputs.dtype)
+        added = jnp.dot(
+            hidden.reshape(*hidden.shape[:-2], num_experts * width),
+            kernel.reshape(num_experts * width, features),
+        )
+        bias = jnp.dot(weights, up["bias"].astype(outputs.dtype))
+        return outputs + (added + bias)
+
+    def norms(
+        self,
+        module: nn.Module,
+        params: types.Params,
+        inputs: jax.Array,
+        outputs: jax.Array,
+    ) -> jax.Array:
+        """As `AdapterKind.norms`, from the middle and the products of `up` alone."""
+        del module
+        hidden = self._hidden(params, inputs, outputs).astype(jnp.float32)
+        kernel, bias = (params["up"][name] for name in ("kernel", "bias"))
+        gram = jnp.einsum("ewd,evd->ewv", kernel, kernel)
+        squares = jnp.einsum("...ew,ewv,...ev->...e", hidden, gram, hidden)
+        mixed = jnp.einsum("ewd,ed->ew", kernel, bias)
+        squares += 2 * jnp.einsum("...ew,ew->...e", hidden, mixed)
+        squares += jnp.broadcast_to(jnp.sum(bias * bias, axis=-1), squares.shape)
+        return jnp.sqrt(jnp.maximum(squares, 0))
+
+    def _hidden(
+        self, params: types.Params, inputs: jax.Array, outputs: jax.Array
+    ) -> jax.Array:
+        """Returns the middle of all adapters, [..., experts, width]."""
+        x, down = self.read(inputs, outputs), params["down"]
+        num_experts, features, width = down["kernel"].shape
+        kernel = down["kernel"].astype(x.dtype).swapaxes(0, 1)
+        hidden = jnp.dot(x, kernel.reshape(features, num_experts * width))
+        hidden = hidden.reshape(*x.shape[:-1], num_experts, width)
+        bias = down["bias"].astype(x.dtype)
+        bias = bias.reshape((1,) * (x.ndim - 1) + bias.shape)
+        return getattr(nn, self.activation)(hidden + bias)
 
     def repeated(self, times: int) -> "BottleneckSum":
         """Returns the spec of one bottleneck as wide as so many."""

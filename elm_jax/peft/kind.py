@@ -27,7 +27,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from elm_jax import errors, types
 
@@ -113,6 +116,67 @@ class AdapterKind(abc.ABC):
         """Raises ConfigError unless the kind defines `fold`."""
         if type(self).fold is AdapterKind.fold:
             raise self._no_fold()
+
+    def read(self, inputs: jax.Array, outputs: jax.Array) -> jax.Array:
+        """Returns what an adapter computes its effect from: inputs, or outputs."""
+        del outputs
+        return inputs
+
+    def mix(
+        self,
+        module: nn.Module,
+        params: types.Params,
+        inputs: jax.Array,
+        outputs: jax.Array,
+        weights: jax.Array,
+    ) -> jax.Array:
+        """Returns the outputs with the weighted effects of several adapters.
+
+        With weights that sum to 1 it is the weighted mean of what each adapter alone
+        would make of the outputs; one adapter with weight 1 gives its own outputs, bit
+        for bit unless the compiler rounds a product and a sum around it at once. A
+        kind whose effects can be summed with less work overrides it.
+
+        Args:
+          module: One adapter of this kind, unbound.
+          params: Of all adapters, each leaf [experts, ...].
+          inputs: [..., inputs].
+          outputs: [..., outputs].
+          weights: [..., experts], in the dtype of the outputs.
+        """
+        each = self._each(module, params, inputs, outputs)
+        rest = 1 - jnp.sum(weights, axis=-1, keepdims=True)
+        return rest * outputs + jnp.einsum("...e,e...d->...d", weights, each)
+
+    def norms(
+        self,
+        module: nn.Module,
+        params: types.Params,
+        inputs: jax.Array,
+        outputs: jax.Array,
+    ) -> jax.Array:
+        """Returns the Euclidean norm of each adapter's effect, float32 [..., experts].
+
+        The arguments are those of `mix`.
+        """
+        each = self._each(module, params, inputs, outputs)
+        effects = each.astype(jnp.float32) - outputs.astype(jnp.float32)[None]
+        return jnp.moveaxis(jnp.linalg.norm(effects, axis=-1), 0, -1)
+
+    def _each(
+        self,
+        module: nn.Module,
+        params: types.Params,
+        inputs: jax.Array,
+        outputs: jax.Array,
+    ) -> jax.Array:
+        """Returns what each adapter alone makes of the outputs, [experts, ..., D]."""
+
+        def alone(own: types.Params) -> jax.Array:
+            made: Any = module.apply({"params": own}, inputs, outputs)
+            return made
+
+        return jax.vmap(alone)(params)
 
     def _no_fold(self) -> errors.ConfigError:
         return errors.ConfigError(

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from elm_jax import fields
+from elm_jax import fields, types
 from elm_jax.limits import patterns
 from elm_jax.peft import kind as kinds
 from elm_jax.peft import points
@@ -109,6 +109,51 @@ class Lora(kinds.AdapterKind):
         if point in patterns.found_in(self.targets, _POINTS):
             return LoraAdapter(self, name=name)
         return None
+
+    def mix(
+        self,
+        module: nn.Module,
+        params: types.Params,
+        inputs: jax.Array,
+        outputs: jax.Array,
+        weights: jax.Array,
+    ) -> jax.Array:
+        """As `AdapterKind.mix`: one LoRA of all ranks, its middle weighted."""
+        del module
+        middle = self._middle(params, inputs, outputs) * weights[..., None]
+        lora_b = params["lora_b"].astype(outputs.dtype)
+        num_experts, rank, features = lora_b.shape
+        added = jnp.dot(
+            middle.reshape(*middle.shape[:-2], num_experts * rank),
+            lora_b.reshape(num_experts * rank, features),
+        )
+        return outputs + jnp.asarray(self.scale, outputs.dtype) * added
+
+    def norms(
+        self,
+        module: nn.Module,
+        params: types.Params,
+        inputs: jax.Array,
+        outputs: jax.Array,
+    ) -> jax.Array:
+        """As `AdapterKind.norms`, from the middle and the products of `lora_b`."""
+        del module
+        middle = self._middle(params, inputs, outputs).astype(jnp.float32)
+        lora_b = params["lora_b"]
+        gram = jnp.einsum("erd,esd->ers", lora_b, lora_b)
+        squares = jnp.einsum("...er,ers,...es->...e", middle, gram, middle)
+        return self.scale * jnp.sqrt(jnp.maximum(squares, 0))
+
+    def _middle(
+        self, params: types.Params, inputs: jax.Array, outputs: jax.Array
+    ) -> jax.Array:
+        """Returns what lies between the two matrices, [..., experts, rank]."""
+        lora_a, dtype = params["lora_a"], outputs.dtype
+        num_experts, features, rank = lora_a.shape
+        kernel = lora_a.astype(dtype).swapaxes(0, 1)
+        kernel = kernel.reshape(features, num_experts * rank)
+        middle = jnp.dot(inputs.astype(dtype), kernel)
+        return middle.reshape(*inputs.shape[:-1], num_experts, rank)
 
     def repeated(self, times: int) -> "Lora":
         """Returns the spec of `times` as many ranks, with the same scale."""

@@ -129,7 +129,7 @@ def _told(error: Exception) -> str:
     return "; ".join(lines).removeprefix("Found: ").replace("; Expected", "; expected")
 
 
-def build_model(shape: config.T5Config, adapter: adapters.AdapterSpec | None) -> t5.T5:
+def build_model(shape: config.T5Config, adapter: adapters.AnySpec | None) -> t5.T5:
     """Returns the network of a shape, with adapters at their insertion points."""
     if adapter is None:
         return t5.T5(shape)

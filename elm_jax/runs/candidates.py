@@ -114,7 +114,7 @@ class Candidate:
             "library": self.library,
         }
 
-    def load(self, base: loaded.Base) -> tuple[Params, adapters.AdapterSpec | None]:
+    def load(self, base: loaded.Base) -> tuple[Params, adapters.AnySpec | None]:
         """Returns the whole model's parameters, and the adapters among them.
 
         Raises:

@@ -113,6 +113,16 @@ def check_alike(
         )
 
 
+def check_has_adapters(info: manifest.Manifest) -> None:
+    """Raises ConfigError for an expert without adapters, which cannot be routed."""
+    if info.adapter is None:
+        raise errors.ConfigError(
+            found=f"{info.kind} expert {info.name!r}, which has no adapters",
+            expected="experts with adapters: tokens are routed among these",
+            do="Use a library of prompt experts, or merge or retrieve these experts",
+        )
+
+
 def check_same_function(info: manifest.Manifest, base: manifest.Manifest) -> None:
     """Raises CheckpointError if an expert was trained in another model than its base.
 

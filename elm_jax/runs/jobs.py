@@ -171,7 +171,7 @@ def score(
 
 def _loaded(
     groups: Sequence[Sequence[Job]], base: loaded.Base, program: scorer.Scorer
-) -> Iterator[tuple[Sequence[Job], tuple[Params, adapters.AdapterSpec | None]]]:
+) -> Iterator[tuple[Sequence[Job], tuple[Params, adapters.AnySpec | None]]]:
     """Yields groups with placed parameters; the next are read while these are scored.
 
     Processes that score together read in turn: all have to be at the same place.

@@ -98,7 +98,7 @@ class Scorer:
     def score(
         self,
         params: Params,
-        adapter: adapters.AdapterSpec | None,
+        adapter: adapters.AnySpec | None,
         dataset: token_store.TokenizedDataset,
         rows: Sequence[int],
     ) -> Scores:
@@ -111,7 +111,7 @@ class Scorer:
     def rank(
         self,
         params: Params,
-        adapter: adapters.AdapterSpec | None,
+        adapter: adapters.AnySpec | None,
         examples: Sequence[token_store.Example],
     ) -> rank_classification.RankOutcome:
         """Returns the scores that placed parameters give to examples' choices."""
@@ -125,7 +125,7 @@ class Scorer:
     def write(
         self,
         params: Params,
-        adapter: adapters.AdapterSpec | None,
+        adapter: adapters.AnySpec | None,
         examples: Sequence[token_store.Example],
     ) -> generation.Written:
         """Returns the texts that placed parameters write for examples."""
@@ -139,7 +139,7 @@ class Scorer:
     def _rank(
         self,
         params: Params,
-        adapter: adapters.AdapterSpec | None,
+        adapter: adapters.AnySpec | None,
         examples: Sequence[token_store.Example],
     ) -> Scores:
         outcome = self.rank(params, adapter, examples)
@@ -151,7 +151,7 @@ class Scorer:
     def _generate(
         self,
         params: Params,
-        adapter: adapters.AdapterSpec | None,
+        adapter: adapters.AnySpec | None,
         examples: Sequence[token_store.Example],
         names: Sequence[str],
     ) -> Scores:
@@ -183,7 +183,7 @@ class Scorer:
         return call
 
     @functools.cache  # noqa: B019 - a scorer lives as long as its run
-    def _programs(self, adapter: adapters.AdapterSpec | None) -> "_Programs":
+    def _programs(self, adapter: adapters.AnySpec | None) -> "_Programs":
         model = bases.build_model(self._base.config, adapter)
         model = model.clone(split_rows=meshes.SplitRows(self._mesh))
         length = self._data.features.targets_length

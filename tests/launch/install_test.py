@@ -103,3 +103,15 @@ def test_without_a_supported_python_the_versions_are_told(
     assert lines[1] == "Expected: Python 3.11, 3.12 or 3.13."
     assert lines[2].startswith("To do: ")
     assert not (machine.folder / ".venv").exists()
+
+
+def test_an_environment_of_another_checkout_is_not_emptied_through_a_link(
+    install, machine
+):
+    other = machine.folder / "other"
+    (other / "bin").mkdir(parents=True)
+    (machine.folder / ".venv").symlink_to(other)
+    done = install(minors=(11,))
+    assert done.returncode == 1
+    assert f".venv is a link to {other}" in done.stderr
+    assert (other / "bin").is_dir()

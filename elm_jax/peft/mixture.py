@@ -1,0 +1,205 @@
+"""The adapters of several experts in every place of one model, mixed token by token.
+
+The parameters of a mixture are those of its experts' adapters, stacked on an axis in
+front: `experts/...` [experts, ...] and, of its router, `router/...` [experts, ...]. To
+the model it is one more function that gives adapters (`types.AdapterFn`), so it scores,
+decodes and is split over devices as with one expert. What the keys and values of
+cross-attention get is routed once per input, as they are computed once per input;
+nothing that a router sees at one position depends on others.
+"""
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from elm_jax import errors, fields, trees
+from elm_jax.peft import kind as kinds
+from elm_jax.peft import points
+from elm_jax.types import LAYERS, Params
+
+EXPERTS, ROUTER = "experts", "router"
+# What `model.apply(..., mutable=[OBSERVED])` gives of each place.
+OBSERVED = "intermediates"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Router(abc.ABC):
+    """Gives the weights of a mixture's experts at one place of the model.
+
+    Attributes:
+      needs_norms: Whether it asks for the norms of the experts' effects.
+    """
+
+    needs_norms: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for an option that it cannot have."""
+        fields.check(self)
+
+    def shapes(self, width: int) -> Mapping[str, tuple[int, ...]]:
+        """Returns the shapes of its float32 parameters for one expert, by name.
+
+        Args:
+          width: Of what an adapter reads.
+        """
+        del width
+        return {}
+
+    @abc.abstractmethod
+    def weigh(
+        self, params: Params, read: jax.Array, norms: jax.Array | None, count: int
+    ) -> jax.Array:
+        """Returns float32 weights [..., experts] for each token.
+
+        Args:
+          params: Its parameters at this place, each [experts, ...].
+          read: What the adapters read, [..., width].
+          norms: Of the experts' effects, float32 [..., experts], if it needs them.
+          count: The number of experts.
+        """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Adapters of several experts of one kind, and what weighs them.
+
+    It is made of experts to be scored. It is no kind of adapters (`adapters.KINDS`)
+    that an expert could have, and is in no manifest.
+
+    Attributes:
+      of: The kind of each expert's adapters.
+      num_experts: How many there are.
+      router: What weighs them.
+    """
+
+    of: kinds.AdapterKind
+    num_experts: fields.Count
+    router: Router
+
+    def adapter_fn(self, emb_dim: int) -> "Mixtures":
+        """Returns what the model asks for the adapter of each insertion point."""
+        make: Callable[..., Any] = self.of.adapter_fn(emb_dim)
+        places = (*points.SUB_LAYERS, *points.PROJECTIONS)
+        made = {point: make(point, name=EXPERTS) for point in places}
+        inner = tuple((p, _Unbound(m)) for p, m in made.items() if m is not None)
+        return Mixtures(self, inner)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unbound:
+    """Hides a module from flax, which would make it a part of the one that has it."""
+
+    module: nn.Module
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixtures:
+    """A mixture for one model width; a types.AdapterFn."""
+
+    spec: Mixture
+    inner: tuple[tuple[str, _Unbound], ...]
+
+    def __call__(self, point: str, *, name: str) -> "MixtureAdapter | None":
+        """Returns a new adapter module for `point`, or None where none belongs."""
+        inner = dict(self.inner).get(point)
+        return None if inner is None else MixtureAdapter(self.spec, inner, name=name)
+
+
+class MixtureAdapter(nn.Module):
+    """Adds the weighted effects of the experts' adapters at one place."""
+
+    spec: Mixture
+    inner: _Unbound
+
+    @nn.compact
+    def __call__(
+        self, inputs: jax.Array, outputs: jax.Array, *, deterministic: bool = True
+    ) -> jax.Array:
+        """Maps [..., inputs] and [..., outputs] to new outputs of the same dtype.
+
+        Raises:
+          ConfigError: It is to train, which is for experts alone.
+        """
+        if not deterministic:
+            raise errors.ConfigError(
+                found="a mixture of experts in a training",
+                expected="one that is scored: its experts are trained already",
+                do="Train experts, and mix them when you score them",
+            )
+        spec, module = self.spec, self.inner.module
+        params = self.param(EXPERTS, self._init_experts, inputs, outputs)
+        read = spec.of.read(inputs, outputs)
+        shapes = spec.router.shapes(read.shape[-1])
+        router = self.param(ROUTER, self._init_router, shapes) if shapes else {}
+        norms = None
+        if spec.router.needs_norms or self.is_mutable_collection(OBSERVED):
+            norms = spec.of.norms(module, params, inputs, outputs)
+        weights = spec.router.weigh(router, read, norms, spec.num_experts)
+        self.sow(OBSERVED, "weights", weights)
+        self.sow(OBSERVED, "read", read)
+        self.sow(OBSERVED, "norms", norms)
+        weights = weights.astype(outputs.dtype)
+        return spec.of.mix(module, params, inputs, outputs, weights)
+
+    def _init_experts(
+        self, rng: jax.Array, inputs: jax.Array, outputs: jax.Array
+    ) -> Any:
+        init = functools.partial(self.inner.module.init, inputs=inputs, outputs=outputs)
+        rngs = jax.random.split(rng, self.spec.num_experts)
+        return jax.vmap(lambda key: init(key)["params"])(rngs)
+
+    def _init_router(
+        self, rng: jax.Array, shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, jax.Array]:
+        del rng
+        count = self.spec.num_experts
+        return {name: jnp.zeros((count, *shape)) for name, shape in shapes.items()}
+
+
+def stack(experts: Sequence[Params]) -> dict[str, Any]:
+    """Returns the parameters of a mixture's experts: adapters stacked, others averaged.
+
+    What is not an adapter's, such as the layer norms of prompt experts, is in no place
+    where a router could choose; its mean is taken, the order of the experts changes
+    no bit of it.
+
+    Args:
+      experts: One or more trees with equal names and shapes.
+    """
+    flat = [trees.flatten(expert) for expert in experts]
+    stacked = {}
+    for name in flat[0]:
+        leaves = [np.asarray(leaves[name]) for leaves in flat]
+        place, is_adapter, rest = name.partition("_adapter/")
+        if is_adapter:
+            axis = 1 if LAYERS in place.split("/") else 0
+            joined = np.stack(leaves, axis)
+            stacked[f"{place}_adapter/{EXPERTS}/{rest}"] = joined
+        else:
+            total = np.sort(np.stack(leaves).astype(np.float64), axis=0).sum(axis=0)
+            stacked[name] = (total / len(leaves)).astype(leaves[0].dtype)
+    return trees.unflatten(stacked)
+
+
+def observed(collections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns what routers saw and said, by place such as `encoder/layers/mlp_adapter`.
+
+    Args:
+      collections: What `model.apply(..., mutable=[OBSERVED])` gave beside its result.
+
+    Returns:
+      At each place `weights` and `norms` [layers, batch, length, experts], and what the
+      adapters `read` [layers, batch, length, width].
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, (value,) in trees.flatten(collections[OBSERVED]).items():
+        place, _, what = name.rpartition("/")
+        found.setdefault(place, {})[what] = value
+    return found

@@ -1,0 +1,1 @@
+"""Routers: functions that say, without labels, which experts fit a task."""

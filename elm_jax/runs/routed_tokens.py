@@ -1,0 +1,182 @@
+"""A strategy that mixes a library's experts for each token, at each place of the model.
+
+The model is the base with the experts' adapters stacked beside each other
+(`peft.mixture`), and a router of `routing.token_routers` weighs them. Layer norms,
+which prompt experts train too, are averaged over the experts.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from elm_jax import fields, paths, trees
+from elm_jax.peft import adapters, mixture
+from elm_jax.routing import directions, token_routers
+from elm_jax.runs import candidates, expert_checks, loaded, routing_records
+from elm_jax.runs.strategy import Choice, LibraryStrategy, Target, options_of
+from elm_jax.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class RoutedCandidate(candidates.Candidate):
+    """The base with several experts at once, weighed by a router.
+
+    Attributes:
+      router: What weighs them.
+      records_dir: Folder of what the router has to know beforehand.
+      record_settings: What the records were made with.
+    """
+
+    router: mixture.Router = token_routers.Fixed()
+    records_dir: pathlib.Path = pathlib.Path()
+    record_settings: routing_records.Settings = routing_records.Settings()
+
+    @property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        """The identity of its parameters and its router, 16 hex digits."""
+        parts = [info.fingerprint for info in self.manifests]
+        text = json.dumps([parts, self._router_text], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def is_merged(self) -> bool:
+        """Always: its parameters are not those of one expert."""
+        return True
+
+    @property
+    def origin(self) -> tuple[object, ...]:
+        """What its parameters are made of."""
+        return (self.folders, self._router_text)
+
+    @property
+    def origin_text(self) -> str:
+        """The same as a text."""
+        return " ".join([*map(str, self.folders), self._router_text])
+
+    @property
+    def _router_text(self) -> str:
+        settings = self.record_settings if _needs_records(self.router) else None
+        return f"{self.router} {settings}"
+
+    def load(self, base: loaded.Base) -> tuple[Params, adapters.AnySpec]:
+        """Returns base, stacked adapters and the router's parameters, and their spec.
+
+        Raises:
+          CheckpointError: An expert does not fit the base's shape.
+          ConfigError: The experts are not alike, or have no adapters to mix.
+          FingerprintError: An expert belongs to another base.
+          LibraryError: The router needs records that are not there.
+        """
+        infos = self.manifests
+        expert_checks.check_alike(infos)
+        for info in infos:
+            expert_checks.check_has_adapters(info)
+        experts = [loaded.Expert.load(folder) for folder in self.folders]
+        for expert in experts:
+            base.check_fits(expert)
+        params = [trees.as_float32(expert.params) for expert in experts]
+        spec = experts[0].adapter
+        assert spec is not None  # noqa: S101 - `check_has_adapters` has looked
+        made = mixture.Mixture(of=spec, num_experts=len(experts), router=self.router)
+        whole = trees.replace(base.params, mixture.stack(params))
+        router = trees.unflatten(self._router_params(params))
+        return trees.replace(whole, router), made
+
+    def _router_params(self, experts: Sequence[Params]) -> dict[str, np.ndarray]:
+        """Returns the router's parameters by name, experts behind the layers' axis."""
+        if not self.router.shapes(1):
+            return {}
+        each: list[Mapping[str, Mapping[str, np.ndarray]]]
+        if _needs_records(self.router):
+            where, settings = self.records_dir, self.record_settings
+            each = [
+                routing_records.read(where, info, settings) for info in self.manifests
+            ]
+        else:
+            each = [
+                {place: {"direction": arrow} for place, arrow in found.items()}
+                for found in map(directions.arrow_directions, experts)
+            ]
+        return {
+            f"{place}/{mixture.ROUTER}/{name}": np.stack(
+                [arrays[place][name] for arrays in each], axis=1
+            )
+            for place in each[0]
+            for name in self.router.shapes(1)
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RoutedTokens(LibraryStrategy):
+    """Experts of the library, mixed token by token and layer by layer.
+
+    Attributes:
+      router: What weighs the experts; see `routing.token_routers`.
+      num_experts: Those with most votes are mixed, 0 for all of the library.
+      records_dir: What `observe.Observe` recorded; for routers that need it.
+      record_settings: The `settings` of that run.
+    """
+
+    kind: ClassVar[str] = "routed_tokens"
+    router: mixture.Router = token_routers.Arrow()
+    num_experts: fields.CountOrNone = 0
+    records_dir: paths.Path = "{MODEL_DIR}/library/routing"
+    record_settings: routing_records.Settings = routing_records.Settings()
+
+    @property
+    def default_name(self) -> str:
+        """`tokens_by_arrow`, and what is not as by default."""
+        parts = [f"tokens_by_{_snake_case(type(self.router).__name__)}"]
+        parts += [f"top{self.num_experts}"] if self.num_experts else []
+        return "_".join(parts)
+
+    @property
+    def note(self) -> str:
+        """What it is."""
+        which = f"the {self.num_experts} experts with most votes"
+        which = which if self.num_experts else "all experts of the library"
+        options = options_of(self.router)
+        told = "".join(f", {name} {value}" for name, value in options.items())
+        return f"{type(self.router).__name__} routes each token among {which}{told}"
+
+    @property
+    def merges(self) -> bool:
+        """Always: it takes several experts, which have to be alike."""
+        return True
+
+    def choose(self, target: Target) -> candidates.Candidate:
+        """Returns the base with the experts that it takes from the library."""
+        given = super().choose(target)
+        values = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}
+        return RoutedCandidate(
+            **values,
+            router=self.router,
+            records_dir=target.path(self.records_dir),
+            record_settings=self.record_settings,
+        )
+
+    def pick(self, question: Any) -> Choice:
+        """Returns the experts, by name."""
+        names = [*question.experts]
+        if self.num_experts:
+            first = question.result.ranked("votes")[: self.num_experts]
+            names = [name for name, _ in first]
+        return Choice(tuple(sorted(names)))
+
+
+def _needs_records(router: mixture.Router) -> bool:
+    return not {"direction"} >= {*router.shapes(1)}
+
+
+def _snake_case(name: str) -> str:
+    """Returns a class's name as a label.
+
+    >>> _snake_case("EffectNorm")
+    'effect_norm'
+    """
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")

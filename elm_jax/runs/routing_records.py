@@ -1,0 +1,125 @@
+"""What token routers need to know of an expert beforehand, on disk.
+
+A library's folder `routing/` has a folder for each expert, named by a hash of what
+decides its content: expert, base, rows and settings. So a new expert adds a folder and
+changes none, and a changed expert finds none.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from elm_jax import errors, fields
+from elm_jax.checkpoints import manifest
+from elm_jax.disk import files, folders, json_files, seals
+
+_ARRAYS, _RECORD = "arrays.npz", "record.json"
+# Of `norm_mean`, `norm_std`, `read_mean`, `gate`, by the place of the adapter.
+Arrays = dict[str, dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """On which rows experts are observed, and how their gates are trained.
+
+    Attributes:
+      num_examples: Training examples per expert, drawn among all of its tasks.
+      batch_size: Examples per step.
+      gate_steps: Updates of each expert's gates; 0 for none.
+      gate_learning_rate: Of Adam. PHATGOOSE takes 5e-3 for 100 steps.
+      random_seed: Of the choice of examples and of their order.
+    """
+
+    num_examples: fields.Count = 256
+    batch_size: fields.Count = 32
+    gate_steps: fields.CountOrNone = 100
+    gate_learning_rate: fields.Positive = 5e-3
+    random_seed: fields.Seed = 42
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a value that cannot be."""
+        fields.check(self)
+
+
+def folder_of(
+    records_dir: pathlib.Path, info: manifest.Manifest, settings: Settings
+) -> pathlib.Path:
+    """Returns where the record of an expert lies, or will lie."""
+    text = json.dumps(_recipe(info, settings), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return records_dir / f"{info.name}-{digest}"
+
+
+def write(
+    records_dir: pathlib.Path,
+    info: manifest.Manifest,
+    settings: Settings,
+    arrays: Arrays,
+) -> None:
+    """Writes an expert's record; one that is there already stays.
+
+    Raises:
+      LibraryError: The folder cannot be written.
+    """
+    flat = {f"{p}:{n}": a for p, named in arrays.items() for n, a in named.items()}
+    path = folder_of(records_dir, info, settings)
+    try:
+        with folders.new_folder(path, errors.LibraryError) as made:
+            with (made / _ARRAYS).open("wb") as file:
+                np.savez(file, **flat)  # type: ignore[arg-type]
+            content = {"digest_of_arrays": _digest(made / _ARRAYS)}
+            content |= {"recipe": _recipe(info, settings)}
+            files.write_text(made / _RECORD, json.dumps(seals.seal(content), indent=2))
+    except errors.ExistsError:
+        return
+
+
+def read(
+    records_dir: pathlib.Path, info: manifest.Manifest, settings: Settings
+) -> Arrays:
+    """Returns an expert's arrays, by place and name.
+
+    Raises:
+      LibraryError: There is no record of this very expert, or it is damaged.
+    """
+    path = folder_of(records_dir, info, settings)
+    if not (path / _RECORD).is_file():
+        raise errors.LibraryError(
+            found=f"no record of expert {info.name!r} in {records_dir}",
+            expected="what a router by statistics or gates has to know of each expert",
+            do="Run elm_library with @observe.Observe() on this library"
+            " (gin/pocket/observe.gin)",
+        )
+    try:
+        record = seals.open_sealed(json_files.read_object(path / _RECORD))
+        if record.get("digest_of_arrays") != _digest(path / _ARRAYS):
+            raise ValueError(f"{_ARRAYS} was changed after it was written")
+        with np.load(path / _ARRAYS, allow_pickle=False) as stored:
+            flat = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, errors.ElmError) as error:
+        raise errors.LibraryError(
+            found=f"the record {path}: {errors.reason(error)}",
+            expected="the files as they were written",
+            do="Remove this folder, and run elm_library with @observe.Observe() again",
+        ) from error
+    arrays: Arrays = {}
+    for key, array in flat.items():
+        place, _, name = key.rpartition(":")
+        arrays.setdefault(place, {})[name] = array
+    return arrays
+
+
+def _recipe(info: manifest.Manifest, settings: Settings) -> dict[str, Any]:
+    return {
+        "expert": info.fingerprint,
+        "base": info.base_fingerprint,
+        "settings": dataclasses.asdict(settings),
+    }
+
+
+def _digest(path: pathlib.Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

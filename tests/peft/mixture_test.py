@@ -1,0 +1,222 @@
+"""Mixtures: stacked experts in one model, weighted for each token."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.model import decoding, decoding_spec, scoring, t5
+from elm_jax.partitioning import rules
+from elm_jax.peft import bottleneck, ia3, lora, mixture, points
+from elm_jax.types import LAYERS
+from tests.peft.own_kind import Gain
+from tests.peft.sample import SHAPE, TOKENS, random_params, run
+
+KINDS = {
+    "serial": bottleneck.Bottleneck(points=points.SUB_LAYERS, reduction_factor=8),
+    "parallel": bottleneck.Bottleneck(parallel=True, reduction_factor=16),
+    "lora": lora.Lora(rank=3, targets="/(query|key|value|out|wi_0|wo)$"),
+    "ia3": ia3.Ia3(),
+    "of_a_user": Gain(),
+}
+# Sums of another order, and of more terms, in float32.
+CLOSE = {"rtol": 2e-5, "atol": 2e-5}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Given(mixture.Router):
+    """Weights that are the same everywhere."""
+
+    weights: tuple[float, ...]
+
+    def weigh(self, params, read, norms, count):
+        weights = np.array(self.weights, np.float32)
+        return jnp.broadcast_to(weights, (*read.shape[:-1], count))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ByReading(mixture.Router):
+    """Weights that differ from token to token and from place to place."""
+
+    def weigh(self, params, read, norms, count):
+        scores = read[..., :count].astype(jnp.float32) * 3
+        return jax.nn.softmax(scores, axis=-1)
+
+
+def experts_of(spec, count):
+    """Returns the base of a model with adapters, and experts' parameters."""
+    model = t5.T5(SHAPE, spec.adapter_fn(SHAPE.emb_dim))
+    whole = [random_params(model, seed) for seed in range(count)]
+    adapters = [trees.split(params, "_adapter/")[0] for params in whole]
+    return model, trees.split(whole[0], "_adapter/")[1], adapters
+
+
+def mixed_model(spec, count, router):
+    made = mixture.Mixture(of=spec, num_experts=count, router=router)
+    return t5.T5(SHAPE, made.adapter_fn(SHAPE.emb_dim))
+
+
+@pytest.mark.parametrize("name", [*KINDS])
+def test_one_expert_of_weight_1_is_that_expert_bit_for_bit(name):
+    model, base, adapters = experts_of(KINDS[name], 1)
+    alone = run(model, trees.join(base, adapters[0]))
+    mixed = mixed_model(KINDS[name], 1, Given(weights=(1.0,)))
+    params = trees.join(base, mixture.stack(adapters))
+    assert not trees.diff(params, t5.param_shapes(mixed))
+    if name == "of_a_user":  # XLA joins its product with the sum behind it
+        np.testing.assert_allclose(run(mixed, params), alone, rtol=1e-5, atol=1e-6)
+    else:
+        np.testing.assert_array_equal(run(mixed, params), alone)
+
+
+@pytest.mark.parametrize("name", [*KINDS])
+@pytest.mark.parametrize("chosen", [0, 2])
+def test_weight_1_for_one_of_three_is_that_expert(name, chosen):
+    model, base, adapters = experts_of(KINDS[name], 3)
+    alone = run(model, trees.join(base, adapters[chosen]))
+    weights = tuple(float(number == chosen) for number in range(3))
+    mixed = mixed_model(KINDS[name], 3, Given(weights=weights))
+    params = trees.join(base, mixture.stack(adapters))
+    np.testing.assert_allclose(run(mixed, params), alone, **CLOSE)
+
+
+@pytest.mark.parametrize("name", [*KINDS])
+def test_the_effects_and_their_norms_are_those_of_the_experts_alone(name):
+    spec = KINDS[name]
+    point = "decoder/cross_attention/key" if name in ("lora", "ia3") else "encoder/mlp"
+    point = "encoder/mlp/wo" if name == "of_a_user" else point
+    module = spec.adapter_fn(16)(point, name="x")
+    rng = np.random.default_rng(0)
+    inputs, outputs = rng.normal(size=(2, 2, 5, 16)).astype(np.float32)
+    like = module.init(jax.random.key(0), inputs, outputs)["params"]
+    params = jax.tree.map(
+        lambda leaf: rng.normal(size=(3, *leaf.shape)).astype(np.float32), like
+    )
+    alone = np.stack(
+        [
+            module.apply(
+                {"params": jax.tree.map(lambda leaf, n=n: leaf[n], params)},
+                inputs,
+                outputs,
+            )
+            for n in range(3)
+        ]
+    ).astype(np.float64)
+    weights = rng.normal(size=(2, 5, 3)).astype(np.float32)
+    effects = alone - outputs
+    expected = outputs + np.einsum("bte,ebtd->btd", weights, effects)
+    made = spec.mix(module, params, inputs, outputs, weights)
+    np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-4)
+    even = np.full((2, 5, 3), 1 / 3, np.float32)
+    made = spec.mix(module, params, inputs, outputs, even)
+    np.testing.assert_allclose(made, alone.mean(axis=0), rtol=1e-5, atol=1e-5)
+    norms = spec.norms(module, params, inputs, outputs)
+    expected = np.moveaxis(np.linalg.norm(effects, axis=-1), 0, -1)
+    np.testing.assert_allclose(norms, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module", params=["serial", "lora"])
+def routed(request):
+    """A model whose weights differ everywhere, and its parameters."""
+    spec = KINDS[request.param]
+    _, base, adapters = experts_of(spec, 3)
+    return mixed_model(spec, 3, ByReading()), trees.join(base, mixture.stack(adapters))
+
+
+def test_choices_are_scored_as_if_each_were_alone_with_its_input(routed):
+    model, params = routed
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(2, 96, (3, 7)).astype(np.int32)
+    choices = rng.integers(2, 96, (3, 4, 5)).astype(np.int32)
+    mask = np.ones((3, 4), bool)
+    scores = scoring.make_score_fn(model)(params, inputs, choices, mask)
+    naive = scoring.make_naive_score_fn(model)(params, inputs, choices, mask)
+    np.testing.assert_allclose(scores, naive, rtol=1e-4)
+
+
+def test_padding_and_the_rest_of_a_batch_change_no_weight(routed):
+    model, params = routed
+    score = scoring.make_score_fn(model)
+    rng = np.random.default_rng(1)
+    inputs = rng.integers(2, 96, (3, 7)).astype(np.int32)
+    choices = rng.integers(2, 96, (3, 2, 5)).astype(np.int32)
+    mask = np.ones((3, 2), bool)
+    together = score(params, inputs, choices, mask)
+    wider = np.pad(inputs, ((0, 0), (0, 4))), np.pad(choices, ((0, 0), (0, 0), (0, 3)))
+    padded = score(params, *wider, mask)
+    np.testing.assert_allclose(padded, together, rtol=1e-4)
+    alone = score(params, inputs[1:2], choices[1:2], mask[1:2])
+    np.testing.assert_allclose(alone[0], together[1], rtol=1e-4)
+
+
+def test_decoding_routes_each_new_token_as_the_whole_target_does(routed):
+    model, params = routed
+    inputs = TOKENS[0].astype(np.int32)
+    decode = decoding.make_decode_fn(model, decoding_spec.GREEDY, max_decode_len=5)
+    tokens = np.asarray(decode(params, inputs, np.arange(2, dtype=np.int32)))
+    targets = np.pad(tokens[:, :-1], ((0, 0), (1, 0)))
+    logits = jax.jit(model.apply)({"params": params}, inputs, targets)
+    best = np.argmax(logits, axis=-1)
+    written = np.cumsum(tokens == 1, axis=-1) - (tokens == 1) == 0
+    np.testing.assert_array_equal(tokens[written], best[written])
+
+
+def test_what_routers_see_and_say_is_observed_in_every_layer(routed):
+    model, params = routed
+    _, seen = model.apply({"params": params}, *TOKENS, mutable=[mixture.OBSERVED])
+    places = mixture.observed(seen)
+    assert {place.split("/")[0] for place in places} == {"encoder", "decoder"}
+    for place, values in places.items():
+        layers = 2 if place.startswith("encoder") else 1
+        assert values["weights"].shape == values["norms"].shape
+        assert values["weights"].shape[0] == layers
+        assert values["weights"].shape[-1] == 3
+        np.testing.assert_allclose(np.sum(values["weights"], axis=-1), 1, rtol=1e-5)
+
+
+def test_every_parameter_of_a_mixture_is_placed_as_the_adapters_are():
+    spec = KINDS["lora"]
+    _, _, adapters = experts_of(spec, 3)
+    for name, leaf in trees.flatten(mixture.stack(adapters)).items():
+        alone = name.replace("/experts/", "/")
+        axes = rules.logical_axes(alone, leaf.shape[:1] + leaf.shape[2:])
+        assert rules.logical_axes(name, leaf.shape) == (
+            axes[0],
+            "experts",
+            *axes[1:],
+        )
+
+
+def test_norms_of_experts_are_averaged_in_any_order():
+    rng = np.random.default_rng(0)
+    experts = [
+        {"a_norm": {"scale": rng.normal(size=4).astype(np.float32)}} for _ in range(3)
+    ]
+    mean = mixture.stack(experts)["a_norm"]["scale"]
+    np.testing.assert_allclose(
+        mean, np.mean([e["a_norm"]["scale"] for e in experts], axis=0), rtol=1e-6
+    )
+    again = mixture.stack(experts[::-1])["a_norm"]["scale"]
+    np.testing.assert_array_equal(again, mean)
+
+
+def test_a_mixture_is_not_trained(routed):
+    model, params = routed
+    with pytest.raises(errors.ConfigError, match="mixture of experts in a training"):
+        model.apply(
+            {"params": params},
+            *TOKENS,
+            deterministic=False,
+            rngs={"dropout": jax.random.key(0)},
+        )
+
+
+def test_the_layers_of_a_stack_keep_their_axis_in_front():
+    _, _, adapters = experts_of(KINDS["serial"], 2)
+    for name, leaf in trees.flatten(mixture.stack(adapters)).items():
+        layers = 2 if name.startswith("encoder") else 1
+        assert LAYERS in name
+        assert leaf.shape[:2] == (layers, 2)

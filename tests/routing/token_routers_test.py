@@ -1,0 +1,144 @@
+"""Token routers against plain NumPy forms of their papers, and their laws."""
+
+import jax
+import numpy as np
+import pytest
+
+from elm_jax import errors
+from elm_jax.routing import token_routers
+
+NUM_EXPERTS, WIDTH = 5, 8
+ROUTERS = {
+    "arrow": token_routers.Arrow(),
+    "effect_norm": token_routers.EffectNorm(),
+    "calibrated_norm": token_routers.CalibratedNorm(),
+    "mean_activation": token_routers.MeanActivation(),
+    "gates": token_routers.Gates(),
+}
+
+
+@pytest.fixture
+def seen():
+    """What a router sees of two inputs of three tokens."""
+    rng = np.random.default_rng(0)
+    read = rng.normal(size=(2, 3, WIDTH)).astype(np.float32)
+    norms = rng.uniform(0.1, 2, size=(2, 3, NUM_EXPERTS)).astype(np.float32)
+    return read, norms
+
+
+def params_of(router, seed=1):
+    rng = np.random.default_rng(seed)
+    return {
+        name: rng.uniform(0.2, 2, size=(NUM_EXPERTS, *shape)).astype(np.float32)
+        * (rng.choice([-1, 1], size=(NUM_EXPERTS, *shape)) if shape else 1).astype("f")
+        if shape
+        else rng.uniform(0.2, 2, size=NUM_EXPERTS).astype(np.float32)
+        for name, shape in router.shapes(WIDTH).items()
+    }
+
+
+def naive_scores(name, params, read, norms):
+    """Returns scores as the papers write them, token by token, in float64."""
+    found = np.empty((*read.shape[:-1], NUM_EXPERTS))
+    for place in np.ndindex(read.shape[:-1]):
+        x = read[place].astype(np.float64)
+        for e in range(NUM_EXPERTS):
+            own = {n: np.asarray(a[e], np.float64) for n, a in params.items()}
+            found[(*place, e)] = {
+                "arrow": lambda own=own, x=x: abs(own["direction"] @ x),
+                "effect_norm": lambda e=e, place=place: norms[place][e],
+                "calibrated_norm": lambda own=own, e=e, place=place: (
+                    (norms[place][e] - own["norm_mean"]) / own["norm_std"]
+                ),
+                "mean_activation": lambda own=own, x=x: (
+                    x
+                    @ own["read_mean"]
+                    / np.linalg.norm(x)
+                    / np.linalg.norm(own["read_mean"])
+                ),
+                "gates": lambda own=own, x=x: (
+                    ((x - x.mean()) / x.std())
+                    @ ((own["gate"] - own["gate"].mean()) / own["gate"].std())
+                    / np.sqrt(WIDTH)
+                ),
+            }[name]()
+    return found
+
+
+def naive_weights(scores, top_k, temperature):
+    found = np.zeros_like(scores)
+    for place in np.ndindex(scores.shape[:-1]):
+        first = np.argsort(-scores[place], kind="stable")[:top_k]
+        powers = np.exp(scores[place][first] / temperature)
+        found[place][first] = powers / powers.sum()
+    return found
+
+
+@pytest.mark.parametrize("name", [*ROUTERS])
+def test_weights_equal_those_of_the_paper_in_plain_numpy(name, seen):
+    router, (read, norms) = ROUTERS[name], seen
+    params = params_of(router)
+    weights = router.weigh(params, read, norms, NUM_EXPERTS)
+    scores = naive_scores(name, params, read, norms)
+    expected = naive_weights(scores, router.top_k, router.temperature)
+    # Float32; the denominators' epsilon of 1e-6.
+    np.testing.assert_allclose(weights, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*ROUTERS])
+def test_the_order_of_the_experts_orders_the_weights(name, seen):
+    router, (read, norms) = ROUTERS[name], seen
+    params, order = params_of(router), np.array([3, 0, 4, 1, 2])
+    weights = router.weigh(params, read, norms, NUM_EXPERTS)
+    moved = {n: a[order] for n, a in params.items()}
+    again = router.weigh(moved, read, norms[..., order], NUM_EXPERTS)
+    np.testing.assert_allclose(again, np.asarray(weights)[..., order], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*ROUTERS])
+def test_a_token_is_weighed_alone(name, seen):
+    router, (read, norms) = ROUTERS[name], seen
+    params = params_of(router)
+    weights = router.weigh(params, read, norms, NUM_EXPERTS)
+    alone = router.weigh(params, read[1:, 2:], norms[1:, 2:], NUM_EXPERTS)
+    np.testing.assert_allclose(alone[0, 0], weights[1, 2], rtol=1e-5)
+
+
+def test_the_top_k_get_all_of_the_weight_and_all_of_them_with_minus_1():
+    scores = np.array([[0.0, 3.0, 1.0, 2.0]], np.float32)
+    two = token_routers.top_k_softmax(scores, 2)
+    share = 1 / (1 + np.exp(-1))
+    np.testing.assert_allclose(two, [[0, share, 0, 1 - share]], rtol=1e-6)
+    np.testing.assert_allclose(token_routers.top_k_softmax(scores, 4).sum(), 1, 1e-6)
+    every = token_routers.EffectNorm(top_k=-1).weigh({}, scores, scores, 4)
+    np.testing.assert_allclose(every, jax.nn.softmax(scores), rtol=1e-6)
+
+
+def test_of_equal_scores_at_the_border_the_first_are_taken():
+    scores = np.zeros((1, 4), np.float32)
+    np.testing.assert_array_equal(
+        token_routers.top_k_softmax(scores, 2), [[0.5, 0.5, 0, 0]]
+    )
+
+
+def test_fixed_weights_are_the_same_everywhere_and_even_by_default(seen):
+    read, norms = seen
+    even = token_routers.Fixed().weigh({}, read, norms, 4)
+    np.testing.assert_array_equal(even, np.full((2, 3, 4), 0.25, np.float32))
+    given = token_routers.Fixed(weights=(1.0, -2.0)).weigh({}, read, norms, 2)
+    np.testing.assert_array_equal(given[1, 2], [1.0, -2.0])
+    with pytest.raises(errors.ConfigError, match="for 3 experts"):
+        token_routers.Fixed(weights=(1.0, 2.0)).weigh({}, read, norms, 3)
+
+
+def test_a_gate_opens_by_the_sigmoid_of_its_product():
+    read = np.array([[1.0, 2.0]], np.float32)
+    gate = {"gate": np.array([[0.5, -1.0]], np.float32)}
+    weights = token_routers.OpenGate().weigh(gate, read, None, 1)
+    np.testing.assert_allclose(weights, [[1 / (1 + np.exp(1.5))]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"top_k": 0}, {"temperature": 0.0}])
+def test_options_that_cannot_be_are_refused(change):
+    with pytest.raises(errors.ConfigError):
+        token_routers.Arrow(**change)

@@ -1,0 +1,250 @@
+"""Token routing as a strategy: records of experts, and scores of their mixtures."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import experts, manifest
+from elm_jax.evaluation import result_store
+from elm_jax.model import t5
+from elm_jax.peft import bottleneck, expert_parts
+from elm_jax.routing import token_routers
+from elm_jax.runs import bases, loaded, observe, routed_tokens, routing_records
+from tests.runs import finished_scores_test as toy
+from tests.runs import scored
+
+SPEC = bottleneck.Bottleneck(reduction_factor=4, init_std=0.3)
+SETTINGS = routing_records.Settings(num_examples=6, batch_size=4, gate_steps=3)
+ROUTERS = {
+    "fixed": token_routers.Fixed(),
+    "arrow": token_routers.Arrow(top_k=1),
+    "effect_norm": token_routers.EffectNorm(),
+    "calibrated_norm": token_routers.CalibratedNorm(),
+    "mean_activation": token_routers.MeanActivation(),
+    "gates": token_routers.Gates(),
+}
+
+
+def save_expert(folder, name, seed):
+    """Writes a prompt expert of random adapters and norms."""
+    info = experts.load_expert(folder / "base")[1]
+    model = t5.T5(scored.SHAPE, SPEC.adapter_fn(scored.SHAPE.emb_dim))
+    whole = t5.init_params(model, seed=seed)
+    params = trees.split(whole, expert_parts.PROMPT_EXPERT)[0]
+    info = dataclasses.replace(
+        info,
+        name=name,
+        kind="prompt",
+        seed=seed,
+        tasks=(f"{name}_ask",),
+        steps=1,
+        trainable_pattern=expert_parts.PROMPT_EXPERT,
+        adapter=bases.describe(SPEC),
+    )
+    experts.save_expert(folder / "experts" / name, params, info)
+
+
+@pytest.fixture(autouse=True)
+def toy_tasks():
+    with scored.registered():
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A library of two prompt experts, observed."""
+    folder = tmp_path_factory.mktemp("routed")
+    with scored.registered():
+        scored.save_base(folder)
+        for seed, name in enumerate(("plain", "twice"), start=1):
+            save_expert(folder, name, seed)
+        toy.build(folder).run()
+        observer(folder).run()
+    return folder
+
+
+def observer(folder, **changes):
+    given = {
+        "model_dir": str(folder),
+        "data": toy.DATA,
+        "initial_checkpoint_path": "{MODEL_DIR}/base",
+        "settings": SETTINGS,
+    }
+    return observe.Observe(**(given | changes))
+
+
+def strategy(router, **changes):
+    return routed_tokens.RoutedTokens(
+        router=router, record_settings=SETTINGS, **changes
+    )
+
+
+def chosen(folder, router, names=("plain", "twice")):
+    return routed_tokens.RoutedCandidate(
+        "x",
+        tuple(folder / "experts" / name for name in names),
+        "strategy",
+        router=router,
+        records_dir=folder / "library" / "routing",
+        record_settings=SETTINGS,
+    )
+
+
+def test_every_router_is_scored_by_elm_eval_and_not_scored_again(folder, capsys):
+    given = tuple(map(strategy, ROUTERS.values()))
+    run = toy.score(folder, experts=(), strategies=("base", *given))
+    run.plan()
+    run.run()
+    rows = [
+        row
+        for row in result_store.ResultStore(run.path(run.results_path)).rows()
+        if row.metric == "accuracy"
+    ]
+    told = {row.expert: row for row in rows}
+    assert {*told} == {"base", *(one.label for one in given)}
+    for label, row in told.items():
+        if label != "base":
+            assert row.strategy == "routed_tokens"
+            assert [*row.experts] == ["plain", "twice"]
+            assert row.kind == "strategy"
+    marks = {row.expert_fingerprint for row in told.values()}
+    assert len(marks) == len(told)  # every router is another model
+    capsys.readouterr()
+    run.run()
+    assert "to score: 0" in capsys.readouterr().out
+
+
+def test_one_expert_alone_scores_as_itself(folder):
+    base = loaded.Base.load(folder / "base")
+    expert = loaded.Expert.load(folder / "experts" / "plain")
+    params, spec = chosen(folder, token_routers.Fixed(), ("plain",)).load(base)
+    inputs = np.arange(2, 14, dtype=np.int32).reshape(2, 6)
+    alone = bases.build_model(base.config, expert.adapter)
+    mixed = bases.build_model(base.config, spec)
+    expected = jax.jit(alone.apply)(
+        {"params": base.with_expert(expert)}, inputs, inputs
+    )
+    found = jax.jit(mixed.apply)({"params": params}, inputs, inputs)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_norms_of_effects_are_recorded_of_real_tokens_alone(folder):
+    """Against the adapter's own outputs on each row, unpadded."""
+    base = loaded.Base.load(folder / "base")
+    expert = loaded.Expert.load(folder / "experts" / "plain")
+    info = expert.manifest
+    records = folder / "library" / "routing"
+    stored = routing_records.read(records, info, SETTINGS)
+    data = toy.DATA.opened(observer(folder).place)
+    rows = observe._Rows(data, info, "train", SETTINGS)
+    model = bases.build_model(base.config, expert.adapter)
+    params = base.with_expert(expert)
+    place = "encoder/layers/mlp_adapter"
+    outputs = []
+    for batch in rows.once():
+        for tokens in batch["encoder_input_tokens"]:
+            real = tokens[tokens != 0][None]
+            if real.size:
+                seen = model.apply(
+                    {"params": params},
+                    real,
+                    method=model.encode,
+                    capture_intermediates=lambda m, _: m.name == "mlp_adapter",
+                    mutable=["intermediates"],
+                )[1]["intermediates"]
+                (out,) = seen["encoder"]["layers"]["mlp_adapter"]["__call__"]
+                outputs.append(out)
+    assert len(outputs) == 6
+    adapter = trees.flatten(params)
+    names = ("down/kernel", "down/bias", "up/kernel", "up/bias")
+    down, b, up, c = (adapter[f"{place}/{name}"][0] for name in names)
+    # An adapter's output is o + f(o): solve for o by iteration, as f is small.
+    found = []
+    for out in outputs:
+        out = np.asarray(out)[0, 0].astype(np.float64)
+        o = out.copy()
+        for _ in range(200):
+            h = o @ down + b
+            gelu = 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
+            o = out - (gelu @ up + c)
+        found.append(np.linalg.norm(out - o, axis=-1))
+    every = np.concatenate(found)
+    np.testing.assert_allclose(stored[place]["norm_mean"], every.mean(), rtol=1e-3)
+    np.testing.assert_allclose(stored[place]["norm_std"], every.std(), rtol=1e-2)
+
+
+def test_gates_move_and_every_place_has_one(folder):
+    info = manifest.read_manifest(folder / "experts" / "plain")
+    stored = routing_records.read(folder / "library" / "routing", info, SETTINGS)
+    assert len(stored) == 4  # the paper's places
+    for arrays in stored.values():
+        assert arrays["gate"].shape == arrays["read_mean"].shape == (1, 16)
+        assert np.abs(arrays["gate"]).max() > 0
+
+
+def test_observing_again_does_nothing_and_a_new_expert_is_added(
+    folder, tmp_path, capsys
+):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    records = copy / "library" / "routing"
+    before = {path: path.read_bytes() for path in records.rglob("*") if path.is_file()}
+    observer(copy).run()
+    assert "finished already" in capsys.readouterr().out
+    save_expert(copy, "signs", 3)
+    toy.build(copy, experts=("{MODEL_DIR}/experts/signs",)).run()
+    assert observer(copy).plan()["observed already"] == 2
+    observer(copy).run()
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert len([*records.iterdir()]) == 3
+
+
+def test_a_router_without_its_records_says_how_to_make_them(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    shutil.rmtree(copy / "library" / "routing")
+    base = loaded.Base.load(copy / "base")
+    chosen(copy, token_routers.Arrow()).load(base)  # which needs none
+    with pytest.raises(errors.LibraryError, match="elm_library"):
+        chosen(copy, token_routers.Gates()).load(base)
+
+
+def test_a_damaged_record_is_refused(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    base = loaded.Base.load(copy / "base")
+    (arrays, *_) = sorted((copy / "library" / "routing").glob("plain*/arrays.npz"))
+    content = bytearray(arrays.read_bytes())
+    content[len(content) // 2] ^= 1
+    arrays.write_bytes(content)
+    with pytest.raises(errors.LibraryError, match="changed after it was written"):
+        chosen(copy, token_routers.Gates()).load(base)
+
+
+def test_another_expert_of_the_same_name_has_no_record(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    shutil.rmtree(copy / "experts" / "plain")
+    save_expert(copy, "plain", 9)
+    base = loaded.Base.load(copy / "base")
+    with pytest.raises(errors.LibraryError, match="no record of expert 'plain'"):
+        chosen(copy, token_routers.Gates()).load(base)
+
+
+def test_experts_without_adapters_are_refused_before_anything_is_scored(tmp_path):
+    scored.save_base(tmp_path)
+    toy.save_expert(tmp_path, "plain", 1)
+    toy.build(tmp_path, experts=("{MODEL_DIR}/experts/plain",)).run()
+    with pytest.raises(errors.ConfigError, match="has no adapters"):
+        observer(tmp_path).plan()
+    run = toy.score(tmp_path, experts=(), strategies=(strategy(ROUTERS["arrow"]),))
+    with pytest.raises(errors.ConfigError, match="has no adapters"):
+        run.run()
+
+
+def test_a_record_is_a_sealed_object(folder):
+    for path in (folder / "library" / "routing").rglob("record.json"):
+        record = json.loads(path.read_text("utf-8"))
+        assert record["recipe"]["settings"]["gate_steps"] == 3
+        assert record["digest"]
