@@ -130,13 +130,16 @@ def matching(wanted: Leaves, there: Leaves, axes: Mapping[str, int]) -> np.ndarr
       there: Of the adapter whose units are to change places.
       axes: Of each parameter, the axis of the units.
     """
-    gains = _units(wanted, axes) @ _units(there, axes).T
+    gains = sum(
+        _by_unit(wanted[name], axis) @ _by_unit(there[name], axis).T
+        for name, axis in sorted(axes.items())
+    )
     _, order = optimize.linear_sum_assignment(gains, maximize=True)
     return order
 
 
-def _units(leaves: Leaves, axes: Mapping[str, int]) -> np.ndarray:
-    """Returns what belongs to each unit, [width, numbers] float64."""
-    parts = [np.moveaxis(leaves[name], axes[name], 0) for name in sorted(axes)]
-    rows = [part.reshape(len(part), -1).astype(np.float64) for part in parts]
-    return np.concatenate(rows, axis=1)
+def _by_unit(leaf: np.ndarray, axis: int) -> np.ndarray:
+    """Returns what belongs to each unit, [width, numbers], at least float32."""
+    rows = np.moveaxis(leaf, axis, 0)
+    rows = rows.reshape(len(rows), -1)
+    return rows.astype(np.result_type(rows.dtype, np.float32), copy=False)

@@ -9,27 +9,41 @@ _LONG = 3
 _LEAST = 1e-7
 
 
-def svd(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def svd(
+    matrices: np.ndarray, most: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns `u * s @ v` of matrices [..., m, n], as numpy's thin SVD does.
 
     Of matrices three times as long as wide, vectors of singular values below 1e-7 of
     the greatest are zeros, and so are these.
+
+    Args:
+      matrices: One or more.
+      most: How many vectors of each are wanted, the first ones; None for all.
 
     Returns:
       u [..., m, k], s [..., k] descending, v [..., k, n], with k = min(m, n).
     """
     rows, columns = matrices.shape[-2:]
     if rows >= _LONG * columns:
-        return _long_svd(matrices)
+        return _long_svd(matrices, most)
     if columns >= _LONG * rows:
-        right, sizes, left = _long_svd(np.swapaxes(matrices, -1, -2))
+        right, sizes, left = _long_svd(np.swapaxes(matrices, -1, -2), most)
         return np.swapaxes(left, -1, -2), sizes, np.swapaxes(right, -1, -2)
-    return np.linalg.svd(matrices, full_matrices=False)
+    left, sizes, right = np.linalg.svd(matrices, full_matrices=False)
+    return left[..., :most], sizes, right[..., :most, :]
 
 
 def rank(sizes: np.ndarray) -> int:
-    """Returns how many singular values are more than rounding, at least 0."""
+    """Returns how many singular values [k] are more than rounding, at least 0."""
     return int((sizes > _LEAST * sizes[:1]).sum())
+
+
+def rank_of(matrix: np.ndarray) -> int:
+    """Returns the rank of a matrix [m, n], as `rank` counts it."""
+    rows = matrix if len(matrix) <= matrix.shape[1] else matrix.T
+    squares = np.linalg.eigvalsh(rows @ rows.T)[::-1]
+    return rank(np.sqrt(np.maximum(squares, 0.0)))
 
 
 def nearest_orthonormal(matrix: np.ndarray) -> np.ndarray:
@@ -39,12 +53,13 @@ def nearest_orthonormal(matrix: np.ndarray) -> np.ndarray:
     return left[:, :kept] @ right[:kept]
 
 
-def _long_svd(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _long_svd(
+    matrices: np.ndarray, most: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     squares, vectors = np.linalg.eigh(np.swapaxes(matrices, -1, -2) @ matrices)
     sizes = np.sqrt(np.maximum(squares, 0.0))[..., ::-1]
     sizes = np.where(sizes > _LEAST * sizes[..., :1], sizes, 0.0)
-    right = vectors[..., ::-1]
-    is_kept = (sizes > 0)[..., None, :]
-    inverse = 1.0 / np.where(is_kept, sizes[..., None, :], np.inf)
+    right, first = vectors[..., ::-1][..., :most], sizes[..., None, :most]
+    inverse = 1.0 / np.where(first > 0, first, np.inf)
     left = (matrices @ right) * inverse
-    return left, sizes, np.swapaxes(np.where(is_kept, right, 0.0), -1, -2)
+    return left, sizes, np.swapaxes(np.where(first > 0, right, 0.0), -1, -2)

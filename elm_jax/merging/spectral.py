@@ -93,7 +93,8 @@ class TsvMerge(MatrixMethod):
 
     def _matrix(self, layer: Layer) -> np.ndarray:
         matrices = layer.weighted
-        left, sizes, right = singular.svd(matrices)
+        most = max(1, min(matrices.shape[1:]) // len(matrices))
+        left, sizes, right = singular.svd(matrices, most)
         kept = [max(1, singular.rank(each) // len(matrices)) for each in sizes]
         parts = zip(left, sizes, right, kept, strict=True)
         cut = [(u[:, :k], s[:k], v[:k]) for u, s, v, k in parts]
@@ -157,9 +158,7 @@ class IsoCts(MatrixMethod):
     def _matrix(self, layer: Layer) -> np.ndarray:
         matrices = layer.weighted
         count, rows, columns = matrices.shape
-        everything = singular.rank(singular.svd(matrices.reshape(-1, columns))[1])
-        across = matrices.transpose(1, 0, 2).reshape(rows, -1)
-        whole = min(everything, singular.rank(singular.svd(across)[1]))
+        whole = _rank_of_all(matrices)
         if not whole:
             return np.zeros((rows, columns))
         each = round((whole - int(whole * self.common_share)) / count)
@@ -167,14 +166,30 @@ class IsoCts(MatrixMethod):
         left, sizes, right = singular.svd(matrices.sum(axis=0))
         common = min(common, singular.rank(sizes))
         left, sizes, right = left[:, :common], sizes[:common], right[:common]
-        rest = matrices - left @ (left.T @ matrices)
-        own_left, own_sizes, own_right = singular.svd(rest)
-        lefts = [u[:, :each] for u in own_left] + [left]
-        rights = [v[:each] for v in own_right] + [right]
-        middle = [s[:each] for s in own_sizes] + [sizes]
+        lefts, middle, rights = [left], [sizes], [right]
+        if each:
+            own_left, own_sizes, own_right = singular.svd(
+                matrices - left @ (left.T @ matrices), each
+            )
+            lefts = [*own_left, left]
+            middle = [*own_sizes[:, :each], sizes]
+            rights = [*own_right, right]
         size = float(np.concatenate(middle).mean())
         u = singular.nearest_orthonormal(np.concatenate(lefts, axis=1))
         return size * u @ singular.nearest_orthonormal(np.concatenate(rights))
+
+
+def _rank_of_all(matrices: np.ndarray) -> int:
+    """Returns the rank of what all matrices [experts, m, n] span, on either side."""
+    count, rows, columns = matrices.shape
+    beside = matrices.transpose(1, 0, 2).reshape(rows, -1)
+    below = matrices.reshape(-1, columns)
+    first, second = (beside, below) if rows <= columns else (below, beside)
+    least = singular.rank_of(first)
+    # The other side's is at least that of a single one, and costs more to count.
+    if max(singular.rank_of(matrices[place]) for place in (0, count - 1)) >= least:
+        return least
+    return min(least, singular.rank_of(second))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -81,12 +81,17 @@ class LeafView(View):
     ) -> None:
         """Takes one layer of each expert, of the base, if it has it, and a place."""
         super().__init__(name, is_inner=is_inner)
-        self._layer, self._out = layer, out
+        self._layer, self._out, self._has_base = layer, out, origin is not None
         self._origin = np.zeros(()) if origin is None else origin.astype(np.float64)
 
     def changes(self) -> np.ndarray:
         """Returns distances from the base."""
-        return np.stack([one.astype(np.float64) - self._origin for one in self._layer])
+        found = np.empty((len(self._layer), *self._layer[0].shape))
+        for place, one in enumerate(self._layer):
+            found[place] = one
+        if self._has_base:
+            found -= self._origin
+        return found
 
     def put(self, change: np.ndarray) -> None:
         """Writes the base with the change."""

@@ -1,0 +1,85 @@
+"""What merging prompt experts of XL takes by method; prints one JSON line for each.
+
+    OPENBLAS_NUM_THREADS=1 python -m tests.benchmarks.merge_methods_benchmark
+
+296 experts have bottleneck adapters of width 64 in a model of width 2048, two in each
+of 24 + 24 layers. Layers are merged one after another and cost the same, so one adapter
+is timed and multiplied by 96. Seconds are the processor's, of one core; `numpy` is the
+ratio to one thin SVD by numpy of each matrix. Reading is no part of it.
+"""
+
+import argparse
+import json
+import os
+import time
+
+import numpy as np
+
+from elm_jax.merging import methods
+from elm_jax.peft import effects
+
+LAYERS = 96
+PLACE = "encoder/layers_0/mlp_adapter"
+
+
+def simulated(*, num_experts, emb_dim, width, seed):
+    """Experts of one adapter: what they have in common, and their own."""
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "down/kernel": (emb_dim, width),
+        "down/bias": (width,),
+        "up/kernel": (width, emb_dim),
+        "up/bias": (emb_dim,),
+    }
+    start = {n: rng.standard_normal(s, np.float32) for n, s in shapes.items()}
+    return [
+        {
+            f"{PLACE}/{name}": 0.01 * leaf
+            + 0.003 * rng.standard_normal(leaf.shape, np.float32)
+            for name, leaf in start.items()
+        }
+        for _ in range(num_experts)
+    ]
+
+
+def by_numpy(experts, *, num_experts=20):
+    """Seconds of a thin SVD of all matrices, from some of them."""
+    begun = time.process_time()
+    for expert in experts[:num_experts]:
+        for name in ("down/kernel", "up/kernel"):
+            np.linalg.svd(expert[f"{PLACE}/{name}"].astype(float), full_matrices=False)
+    return (time.process_time() - begun) * len(experts) / num_experts
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--methods", nargs="+", default=["tsv_merge", "iso_c", "iso_cts"]
+    )
+    parser.add_argument("--num_experts", type=int, default=296)
+    parser.add_argument("--emb_dim", type=int, default=2048)
+    parser.add_argument("--width", type=int, default=64)
+    options = parser.parse_args()
+    sizes = {n: getattr(options, n) for n in ("num_experts", "emb_dim", "width")}
+    for name in options.methods:
+        experts = simulated(**sizes, seed=0)
+        marks = [f"{number:04d}" for number in range(len(experts))]
+        base = {f"{PLACE}/up/bias": np.zeros(options.emb_dim, np.float32)}
+        beside = effects.beside(experts[0])
+        begun = time.process_time()
+        methods.of(name).merge(experts, base=base, beside=beside, marks=marks)
+        seconds = time.process_time() - begun
+        told = {
+            "benchmark": "merge_methods",
+            "method": name,
+            **sizes,
+            "cpu_seconds_per_adapter": round(seconds, 2),
+            "cpu_minutes": round(seconds * LAYERS / 60, 2),
+            "numpy": round(seconds / by_numpy(experts), 2),
+            "load": [round(load, 1) for load in os.getloadavg()],
+        }
+        print(json.dumps(told), flush=True)
+
+
+if __name__ == "__main__":
+    main()
