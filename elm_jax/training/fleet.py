@@ -95,12 +95,8 @@ class Slots:
             if is_serial
             else min(num_lanes, self.slots_per_device)
         )
-        take = functools.partial(step_lib.take_step, loss_fn, tx)
-        run_lanes = _one_after_another if is_serial else _as_one_batch
         split, whole = PartitionSpec(AXIS), PartitionSpec()
-        self._step = self._compile(
-            functools.partial(run_lanes, take), (split, whole, split, split, split)
-        )
+        self._step = _compile_step(loss_fn, tx, mesh=mesh, is_serial=is_serial)
         self._put = self._compile(
             functools.partial(_put, self.slots_per_device), (split, whole, whole)
         )
@@ -212,34 +208,98 @@ class Slots:
         return jax.device_put(tree, NamedSharding(self._mesh, spec))
 
     def _compile(self, fn: Any, in_specs: Any, out_specs: Any = None) -> Any:
-        mapped = jax.shard_map(
-            fn,
-            mesh=self._mesh,
-            in_specs=in_specs,
-            out_specs=PartitionSpec(AXIS) if out_specs is None else out_specs,
-            axis_names={AXIS},
-            check_vma=False,
-        )
-        return jax.jit(mapped, donate_argnums=() if out_specs is not None else 0)
+        return _compile(self._mesh, fn, in_specs, out_specs)
 
     def _make_empty(self, example: TrainState) -> Any:
         """Returns states of zeros [slots, ...], split over the devices."""
-
-        def describe(leaf: Any) -> tuple[Any, NamedSharding]:
-            spec: tuple[Any, ...] = ()
-            sharding = getattr(leaf, "sharding", None)
-            if isinstance(sharding, NamedSharding):
-                spec = tuple(None if axis == AXIS else axis for axis in sharding.spec)
-            shape = jax.ShapeDtypeStruct((self.num_slots, *leaf.shape), leaf.dtype)
-            return shape, NamedSharding(self._mesh, PartitionSpec(AXIS, *spec))
-
-        leaves, structure = jax.tree.flatten(example)
-        shapes, shardings = zip(*map(describe, leaves), strict=True)
+        shapes = _stacked(example, self._mesh, self.num_slots)
+        leaves, structure = jax.tree.flatten(shapes)
         make = jax.jit(
-            lambda: [jnp.zeros(s.shape, s.dtype) for s in shapes],
-            out_shardings=list(shardings),
+            lambda: [jnp.zeros(s.shape, s.dtype) for s in leaves],
+            out_shardings=[s.sharding for s in leaves],
         )
         return jax.tree.unflatten(structure, make())
+
+
+def lower_step(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    *,
+    example: TrainState,
+    frozen: Params,
+    batch: Batch,
+    mesh: Mesh,
+    num_slots: int,
+    num_lanes: int,
+) -> jax.stages.Lowered:
+    """Returns the program of a step as `Slots` has it, by shapes alone.
+
+    Args:
+      loss_fn: As for `Slots`, and so all that is not told here.
+      tx: Likewise.
+      example: Shapes of a state.
+      frozen: Shapes, with shardings, of the part of the model that does not train.
+      batch: Shapes of the batch of one expert.
+      mesh: Devices, which need not be here.
+      num_slots: A multiple of the devices of its axis `data`.
+      num_lanes: Experts whose steps a device computes as one batch, at most.
+    """
+    num_devices = mesh.shape[AXIS]
+    per_device = num_slots // num_devices
+    is_serial = num_lanes == 1
+    lanes = num_devices * (per_device if is_serial else min(num_lanes, per_device))
+    place = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def of_lanes(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((lanes, *shape), dtype, sharding=place)
+
+    return _compile_step(loss_fn, tx, mesh=mesh, is_serial=is_serial).lower(
+        _stacked(example, mesh, num_slots),
+        frozen,
+        {name: of_lanes(leaf.shape, leaf.dtype) for name, leaf in batch.items()},
+        of_lanes((), np.int32),
+        of_lanes((), np.bool_),
+    )
+
+
+def _compile_step(
+    loss_fn: LossFn, tx: optax.GradientTransformation, *, mesh: Mesh, is_serial: bool
+) -> Any:
+    """Returns `(states, frozen, batches, slots, active) -> (states, metrics)`."""
+    take = functools.partial(step_lib.take_step, loss_fn, tx)
+    run_lanes = _one_after_another if is_serial else _as_one_batch
+    split, whole = PartitionSpec(AXIS), PartitionSpec()
+    step = functools.partial(run_lanes, take)
+    return _compile(mesh, step, (split, whole, split, split, split))
+
+
+def _compile(mesh: Mesh, fn: Any, in_specs: Any, out_specs: Any = None) -> Any:
+    mapped = jax.shard_map(
+        fn,
+        mesh=mesh,
+        in_specs=in_specs,
+        out_specs=PartitionSpec(AXIS) if out_specs is None else out_specs,
+        axis_names={AXIS},
+        check_vma=False,
+    )
+    return jax.jit(mapped, donate_argnums=() if out_specs is not None else 0)
+
+
+def _stacked(example: TrainState, mesh: Mesh, num_slots: int) -> Any:
+    """Returns the shapes of states [slots, ...], split over the devices."""
+
+    def describe(leaf: Any) -> jax.ShapeDtypeStruct:
+        spec: tuple[Any, ...] = ()
+        sharding = getattr(leaf, "sharding", None)
+        if isinstance(sharding, NamedSharding):
+            spec = tuple(None if axis == AXIS else axis for axis in sharding.spec)
+        return jax.ShapeDtypeStruct(
+            (num_slots, *leaf.shape),
+            leaf.dtype,
+            sharding=NamedSharding(mesh, PartitionSpec(AXIS, *spec)),
+        )
+
+    return jax.tree.map(describe, example)
 
 
 def _one_after_another(

@@ -38,19 +38,36 @@ def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> StepFn
     def call(
         state: TrainState, frozen: Params, batch: Batch
     ) -> tuple[TrainState, Metrics]:
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-        key = tuple(jax.tree.leaves(shardings))
+        key = tuple(leaf.sharding for leaf in jax.tree.leaves(state))
         if key not in compiled:
-            # Left to itself the compiler may move a parameter, and the next step
-            # would have to be compiled again.
-            compiled[key] = jax.jit(
-                functools.partial(take_step, loss_fn, tx),
-                donate_argnums=0,
-                out_shardings=(shardings, None),
-            )
+            compiled[key] = _compile(loss_fn, tx, state)
         return compiled[key](state, frozen, batch)
 
     return call
+
+
+def lower_step(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    state: TrainState,
+    frozen: Params,
+    batch: Batch,
+) -> jax.stages.Lowered:
+    """Returns the program of `make_train_step`, by shapes with shardings alone."""
+    return _compile(loss_fn, tx, state).lower(state, frozen, batch)
+
+
+def _compile(
+    loss_fn: LossFn, tx: optax.GradientTransformation, state: TrainState
+) -> Any:
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    # Left to itself the compiler may move a parameter, and the next step would have
+    # to be compiled again.
+    return jax.jit(
+        functools.partial(take_step, loss_fn, tx),
+        donate_argnums=0,
+        out_shardings=(shardings, None),
+    )
 
 
 def take_step(

@@ -208,7 +208,12 @@ def estimate_bytes(job, sizes):
         logits = 2 * 4 * NUM_CHOICES * sizes.targets_length * shape.vocab_size
         return trees.count_bytes(job.frozen) + sizes.batch_size * logits
     parts = step_cost.bytes_per_device(
-        shape, sizes, DEVICES, tx=job.tx, trainable=job.trainable, frozen=job.frozen
+        job.model,
+        sizes,
+        DEVICES,
+        tx=job.tx,
+        trainable=job.trainable,
+        frozen=job.frozen,
     )
     own = sum(parts[n] for n in ("trained parameters", "gradients", "optimiser"))
     return sum(parts.values()) + (job.num_experts - 1) * own

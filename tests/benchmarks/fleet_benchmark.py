@@ -166,6 +166,7 @@ def measure_growth(size):
     import jax.numpy as jnp
     import numpy as np
 
+    from elm_jax import trees
     from elm_jax.model import config, cost, loss, t5
     from elm_jax.peft import bottleneck, expert_parts
     from elm_jax.training import fleet, optimizers, state
@@ -204,7 +205,9 @@ def measure_growth(size):
     return {
         "bytes_per_further_expert": (needed[8] - needed[4]) // 4,
         "own_parameters_and_moments_bytes": own,
-        "activations_of_one_lane_bytes": cost.activation_bytes(shape, batch_shape),
+        "activations_of_one_lane_bytes": cost.activation_bytes(
+            model, batch_shape, trained=trees.flatten(trained)
+        ),
     }
 
 

@@ -135,7 +135,7 @@ def check_bytes(model, now, frozen, devices, table, tx):
         return
     sizes = {f"num_{axis}": devices.shape[axis] for axis in meshes.AXES}
     planned = step_cost.bytes_per_device(
-        model.config,
+        model,
         cost.BatchShape(
             batch_size=NUM_ROWS,
             inputs_length=INPUTS_LENGTH,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import optax
 
 from elm_jax import errors
-from elm_jax.model import config, cost, t5
+from elm_jax.model import cost, t5
 from elm_jax.peft import expert_parts
 from elm_jax.runs.placement import Devices
 from elm_jax.runs.training import step_cost
@@ -22,6 +22,13 @@ from elm_jax.types import Params
 
 # The rest is for what no plan counts: fragments, collectives, the compiler's own.
 _USABLE_SHARE = 0.9
+
+SAVING = "a state to be saved"
+"""What a device keeps beside the program, by the name of this use."""
+
+
+class FleetTooLargeError(errors.ConfigError):
+    """A fleet fits on its devices in no way, or not with all lanes that are asked."""
 
 
 class Layout(NamedTuple):
@@ -49,7 +56,7 @@ class Needs:
     """A fleet that is to be laid out.
 
     Attributes:
-      shape: The model.
+      model: The network.
       batch: Of one expert.
       tx: The optimiser.
       trainable: Parameters of one expert; leaves with `shape` and `dtype`.
@@ -58,7 +65,7 @@ class Needs:
       num_lanes: Experts whose steps a device computes as one batch, at most.
     """
 
-    shape: config.T5Config
+    model: t5.T5
     batch: cost.BatchShape
     tx: optax.GradientTransformation
     trainable: Params
@@ -80,7 +87,7 @@ class Needs:
           ConfigError: They do not divide a parameter.
         """
         one = step_cost.bytes_per_device(
-            self.shape,
+            self.model,
             self.batch,
             Devices(num_data=1, num_model=num_model, axis_rules=_rules(num_model)),
             tx=self.tx,
@@ -99,7 +106,7 @@ class Needs:
         # Every device gets a copy of a state that is saved, one state at a time.
         saved = one["trained parameters"] + one["optimiser"]
         found = {use: size * times[use] for use, size in one.items()}
-        return found | {"a state to be saved": saved}
+        return found | {SAVING: saved}
 
 
 def choose_layout(
@@ -125,8 +132,8 @@ def choose_layout(
       needs_all_lanes: Whether fewer lanes will not do.
 
     Raises:
-      ConfigError: It fits in no way, not with all lanes if they are needed, or
-        `num_model` does not divide a parameter.
+      FleetTooLargeError: It fits in no way, not with all lanes if they are needed.
+      ConfigError: `num_model` does not divide a parameter.
     """
     usable = None if memory_bytes is None else int(_USABLE_SHARE * memory_bytes)
     if num_model:
@@ -149,7 +156,7 @@ def choose_layout(
             )
     num_model, parts = min(tried, key=lambda each: sum(each[1].values()))
     used = ", ".join(f"{use} {show_size(size)}" for use, size in parts.items() if size)
-    raise errors.ConfigError(
+    raise FleetTooLargeError(
         found=f"a fleet that takes {show_size(sum(parts.values()))} on each of"
         f" {num_devices} devices of {show_size(memory_bytes or 0)}, the base split over"
         f" {num_model}: {used}",
@@ -164,7 +171,7 @@ def layout_of(spec: TrainingSpec, machine: Machine) -> Layout:
     """Returns the layout of a fleet: as asked for, or chosen if nothing is asked.
 
     Raises:
-      ConfigError: It fits in no way.
+      FleetTooLargeError: It fits in no way.
     """
     num_devices, num_model = machine.num_devices, 0
     if spec.placement.num_model > 1:
@@ -188,7 +195,7 @@ def _needs_of(spec: TrainingSpec, machine: Machine) -> Needs:
     # The largest of the shares that machines and their processes are dealt.
     num_shares = spec.num_shards * machine.num_processes
     return Needs(
-        shape=model.config,
+        model=model,
         batch=spec.longest_batch(),
         tx=spec.optimizer.make(spec.train_steps),
         trainable=trainable,
@@ -237,8 +244,8 @@ def _fit_lanes(
     return fitting, text
 
 
-def _too_many_lanes(asked: int, fitting: int, told: str) -> errors.ConfigError:
-    return errors.ConfigError(
+def _too_many_lanes(asked: int, fitting: int, told: str) -> FleetTooLargeError:
+    return FleetTooLargeError(
         found=f"lanes = {asked}{told}",
         expected=f"at most {_USABLE_SHARE:.0%} of a device's memory",
         do=f"Set options.Fleet.lanes to {fitting}, or to 0, which takes what fits",

@@ -7,7 +7,7 @@ import jax
 import optax
 
 from elm_jax import trees
-from elm_jax.model import config, cost, precision, t5
+from elm_jax.model import cost, precision, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import rules
 from elm_jax.peft import expert_parts
@@ -18,7 +18,7 @@ from elm_jax.types import Params
 
 
 def bytes_per_device(
-    shape: config.T5Config,
+    model: t5.T5,
     batch: cost.BatchShape,
     devices: Devices,
     *,
@@ -31,7 +31,7 @@ def bytes_per_device(
     Parameters and optimiser are exact, activations an estimate.
 
     Args:
-      shape: The model.
+      model: The network.
       batch: Over all devices.
       devices: Where.
       tx: The optimiser.
@@ -44,7 +44,7 @@ def bytes_per_device(
     shardings = meshes.shardings(trainable, devices.mesh, devices.axis_rules)
     state = states.plan_state(meshes.with_shardings(trainable, shardings), tx)
     trained = meshes.planned_bytes(state.params)
-    frozen = precision.in_compute_dtype(shape, frozen)
+    frozen = precision.in_compute_dtype(model.config, frozen)
     kept = meshes.plan(frozen, devices.mesh, devices.axis_rules)
     rows = math.ceil(batch.batch_size / meshes.batch_shares(devices.mesh))
     is_shared = rules.axis_table(devices.axis_rules)["mlp"] == "model"
@@ -54,8 +54,10 @@ def bytes_per_device(
         "gradients": trained,
         "optimiser": meshes.planned_bytes(state.opt_state),
         "activations": cost.activation_bytes(
-            shape,
+            model,
             dataclasses.replace(batch, batch_size=rows),
+            trained=trees.flatten(trainable),
+            num_fsdp=devices.num_fsdp,
             num_model=devices.num_model if is_shared else 1,
         ),
     }
@@ -86,7 +88,7 @@ def describe(
     shapes = t5.param_shapes(model)
     trainable, frozen = expert_parts.split(shapes, trainable_pattern)
     parts = bytes_per_device(
-        model.config, batch, devices, tx=tx, trainable=trainable, frozen=frozen
+        model, batch, devices, tx=tx, trainable=trainable, frozen=frozen
     )
     flops = cost.train_flops(model.config, batch, trainable=trainable, frozen=frozen)
     tokens = batch.batch_size * (batch.inputs_length + batch.targets_length)

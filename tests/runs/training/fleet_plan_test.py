@@ -20,7 +20,7 @@ def fleet():
     shapes = t5.param_shapes(model)
     trainable, frozen = trees.split(shapes, expert_parts.PROMPT_EXPERT)
     return fleet_plan.Needs(
-        shape=XL,
+        model=model,
         batch=cost.BatchShape(batch_size=8, inputs_length=512, targets_length=128),
         tx=optimizers.AdamW().make(10),
         trainable=trainable,

@@ -40,7 +40,7 @@ def parts_of(kind, devices, tx, shape=XL):
     pattern = parts[kind]
     trainable, frozen = trees.split(t5.param_shapes(model), pattern)
     parts = step_cost.bytes_per_device(
-        shape, BATCH, devices, tx=tx.make(10), trainable=trainable, frozen=frozen
+        model, BATCH, devices, tx=tx.make(10), trainable=trainable, frozen=frozen
     )
     plan = step_cost.describe(
         model, BATCH, devices, trainable_pattern=pattern, tx=tx.make(10)

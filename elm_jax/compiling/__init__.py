@@ -1,0 +1,1 @@
+"""What compiled programs need on accelerators that need not be here."""

@@ -1,0 +1,206 @@
+"""What a compiled program does, and the least time that it can take on a device.
+
+Loop bodies count as often as they run, which XLA's own `cost_analysis` does not do.
+Each instruction takes as long as its operations or its bytes need, whichever is more;
+nothing else is known of it, so that real steps take longer.
+"""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Mapping
+
+from elm_jax.compiling import hlo, products, targets, traffic
+
+_COLLECTIVES = (
+    *("all-reduce", "all-gather", "reduce-scatter", "all-to-all"),
+    *("collective-permute", "collective-broadcast", "ragged-all-to-all"),
+)
+# float32 products on tensor cores take TF32, at half of the rate of bfloat16; a TPU
+# makes one bfloat16 product of them.
+_FLOAT32_SHARE = {"cuda": 0.5, "tpu": 1.0}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Collective:
+    """Messages of one kind.
+
+    Attributes:
+      kind: Such as `all-reduce`.
+      dtype: Of what is sent.
+      group_size: Devices among which.
+      count: How often in a step.
+      num_bytes: Of all results in a step.
+    """
+
+    kind: str
+    dtype: str
+    group_size: int
+    count: int
+    num_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work:
+    """What one call of a program does on a device.
+
+    Attributes:
+      flops: Of matrix products.
+      num_bytes: Read from memory and written, about.
+      collectives: By kind, dtype and size of the group.
+      compute_secs: The least time without messages.
+      message_secs: The least time of all messages one after another.
+    """
+
+    flops: int
+    num_bytes: int
+    collectives: tuple[Collective, ...]
+    compute_secs: float
+    message_secs: float
+
+    @property
+    def least_secs(self) -> float:
+        """The least time, all messages sent while the device computes."""
+        return max(self.compute_secs, self.message_secs)
+
+    @property
+    def most_secs(self) -> float:
+        """The same, if nothing is computed while messages are sent."""
+        return self.compute_secs + self.message_secs
+
+
+def work_of(text: str, target: targets.Target) -> Work:
+    """Returns what a program does.
+
+    Args:
+      text: Of optimised HLO, of the program of one device.
+      target: The device.
+    """
+    counter = _Counter(hlo.parse(text), target)
+    counter.walk(counter.module.entry, times=1, is_fused=False)
+    collectives = tuple(
+        Collective(kind=kind, dtype=dtype, group_size=size, count=n, num_bytes=num)
+        for (kind, dtype, size), (n, num) in sorted(counter.messages.items())
+    )
+    return Work(
+        flops=counter.flops,
+        num_bytes=counter.num_bytes,
+        collectives=collectives,
+        compute_secs=counter.secs,
+        message_secs=sum(_message_secs(each, target) for each in collectives),
+    )
+
+
+class _Counter:
+    def __init__(self, module: hlo.Module, target: targets.Target) -> None:
+        self.module, self._target = module, target
+        self.flops = self.num_bytes = 0
+        self.secs = 0.0
+        self.messages: dict[tuple[str, str, int], tuple[int, int]] = (
+            collections.defaultdict(lambda: (0, 0))
+        )
+
+    def walk(self, name: str, *, times: int, is_fused: bool) -> None:
+        """Adds what a computation does, which runs a number of times."""
+        computation = self.module.computations[name]
+        for instruction in computation.values():
+            self._note_message(instruction, times)
+            if instruction.opcode == "while":
+                inner = times * self.module.trips(instruction)
+                for body in instruction.called("body"):
+                    self.walk(body, times=inner, is_fused=False)
+            elif instruction.opcode == "conditional":
+                self._walk_dearest(instruction, times)
+            elif instruction.opcode in ("call", "async-start"):
+                for callee in instruction.called("calls", "to_apply"):
+                    self.walk(callee, times=times, is_fused=is_fused)
+            elif not is_fused:
+                self._note(instruction, computation, times)
+
+    def _note(
+        self,
+        instruction: hlo.Instruction,
+        computation: Mapping[str, hlo.Instruction],
+        times: int,
+    ) -> None:
+        """Adds one instruction, or a fusion with all that is in it."""
+        flops = secs = 0.0
+        for found, place in self._inside(instruction, computation):
+            own = products.flops(found, place)
+            flops += own
+            rate = self._target.peak_flops
+            if own and products.is_float32(found, place):
+                rate *= _FLOAT32_SHARE[self._target.platform]
+            secs += own / rate
+            if found is not instruction:
+                self._note_message(found, times)
+        num_bytes = traffic.num_bytes(instruction, computation, self.module)
+        self.flops += int(times * flops)
+        self.num_bytes += times * num_bytes
+        self.secs += times * max(secs, num_bytes / self._target.bandwidth)
+
+    def _inside(
+        self, instruction: hlo.Instruction, computation: Mapping[str, hlo.Instruction]
+    ) -> list[tuple[hlo.Instruction, Mapping[str, hlo.Instruction]]]:
+        """Returns an instruction and those of a fusion, with their computations."""
+        found = [(instruction, computation)]
+        if instruction.opcode == "fusion":
+            for callee in instruction.called("calls"):
+                place = self.module.computations[callee]
+                for each in place.values():
+                    found += self._inside(each, place)
+        return found
+
+    def _walk_dearest(self, instruction: hlo.Instruction, times: int) -> None:
+        """Adds the branch that does most."""
+        kinds = ("branch_computations", "true_computation", "false_computation")
+        branches = [
+            _Counter(self.module, self._target) for _ in instruction.called(*kinds)
+        ]
+        for branch, name in zip(branches, instruction.called(*kinds), strict=True):
+            branch.walk(name, times=times, is_fused=False)
+        dearest = max(branches, key=lambda branch: (branch.secs, branch.num_bytes))
+        self.flops += dearest.flops
+        self.num_bytes += dearest.num_bytes
+        self.secs += dearest.secs
+        for key, (count, num) in dearest.messages.items():
+            before = self.messages[key]
+            self.messages[key] = before[0] + count, before[1] + num
+
+    def _note_message(self, instruction: hlo.Instruction, times: int) -> None:
+        kind = instruction.opcode.removesuffix("-start")
+        if kind not in _COLLECTIVES:
+            return
+        arrays = instruction.arrays
+        if instruction.opcode.endswith("-start") and kind != "all-reduce":
+            arrays = arrays[len(arrays) // 2 :][: max(1, len(instruction.operands))]
+        size = _group_size(instruction.attributes, self._target.num_devices)
+        for array in arrays:
+            key = kind, array.dtype, size
+            count, num = self.messages[key]
+            self.messages[key] = count + times, num + times * array.num_bytes
+
+
+def _group_size(attributes: str, num_devices: int) -> int:
+    """Returns how many devices a message is among.
+
+    >>> _group_size(", replica_groups={{0,1},{2,3}}", 4)
+    2
+    >>> _group_size(", replica_groups=[2,8]<=[16]", 16)
+    8
+    """
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+        return len(listed[1].split(","))
+    if counted := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
+        return int(counted[1])
+    return 2 if "source_target_pairs" in attributes else num_devices
+
+
+def _message_secs(each: Collective, target: targets.Target) -> float:
+    """Returns the least time of messages around a ring."""
+    if each.group_size == 1:
+        return 0.0
+    share = (each.group_size - 1) / each.group_size
+    times = {"all-reduce": 2 * share, "reduce-scatter": each.group_size - 1}
+    sent = each.num_bytes * times.get(each.kind, share)
+    return sent / target.link_bandwidth

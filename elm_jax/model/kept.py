@@ -1,0 +1,167 @@
+"""What the backward pass needs of the forward pass: bytes, by tracing shapes alone.
+
+The forward pass of a step is traced as JAX would trace it to differentiate it, without
+values, devices or a compiler. What comes out beside the loss is what a compiled program
+holds at the end of the forward pass, but for what the compiler fuses away.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from elm_jax import trees
+from elm_jax.model import config as config_lib
+from elm_jax.model import loss, precision, t5
+from elm_jax.types import Batch, Params
+
+# Numbers of layers by which stacks are known: two that no other axis has as its size.
+_TELLING = (1021, 1019, 1013, 1009, 997, 991, 983, 977)
+
+
+class Kept(NamedTuple):
+    """Bytes that are kept from the forward to the backward pass.
+
+    Attributes:
+      encoder: Of each layer of the encoder.
+      decoder: Of each layer of the decoder.
+      others: Before, between and after the layers.
+    """
+
+    encoder: int = 0
+    decoder: int = 0
+    others: int = 0
+
+    def total(self, num_encoder_layers: int, num_decoder_layers: int) -> int:
+        """Returns the bytes of a model of some depth."""
+        encoder = self.encoder * num_encoder_layers
+        return encoder + self.decoder * num_decoder_layers + self.others
+
+
+def trace(
+    model: t5.T5,
+    batch: Batch,
+    *,
+    trained: frozenset[str],
+    has_dropout: bool = True,
+) -> tuple[Kept, Kept]:
+    """Returns the activations that a step keeps, and its copies of parameters.
+
+    Copies are those in the compute dtype of parameters that train. Tracing takes a
+    second or two the first time.
+
+    Args:
+      model: The network, all of it that a device computes.
+      batch: Shapes of the arrays of a batch, or of a device's share of it.
+      trained: Names of the parameters that train.
+      has_dropout: Whether values are dropped, if the model's rate is not 0.
+    """
+    shapes = tuple((n, tuple(a.shape), str(a.dtype)) for n, a in batch.items())
+    hashable: Any = model  # as all modules of Flax are
+    # JAX's own attention mixes dtypes, which strict callers would refuse.
+    with jax.numpy_dtype_promotion("standard"):
+        return _trace(hashable, shapes, trained, has_dropout)
+
+
+@functools.lru_cache(maxsize=256)
+def _trace(
+    model: t5.T5,
+    arrays: tuple[tuple[str, tuple[int, ...], str], ...],
+    trained: frozenset[str],
+    has_dropout: bool,
+) -> tuple[Kept, Kept]:
+    depths = _depths(model.config, {size for _, dims, _ in arrays for size in dims})
+    shape = dataclasses.replace(
+        model.config,
+        num_encoder_layers=depths[0],
+        num_decoder_layers=depths[1],
+        # The same but for the arrays of all pairs, which any machine can trace.
+        attention=model.config.attention.replace("cudnn", "dot_product"),
+    )
+    deep = model.clone(config=shape)
+    params = trees.flatten(t5.param_shapes(deep))
+    trains = trees.unflatten({n: a for n, a in params.items() if n in trained})
+    stays = precision.in_compute_dtype(
+        shape, trees.unflatten({n: a for n, a in params.items() if n not in trained})
+    )
+    batch = {n: jax.ShapeDtypeStruct(dims, dtype) for n, dims, dtype in arrays}
+    rng = jax.eval_shape(lambda: jax.random.key(0)) if has_dropout else None
+    loss_fn = loss.make_loss_fn(deep)
+
+    def backward(params: Params, frozen: Params, batch: Batch, rng: Any) -> Any:
+        def loss_of(params: Params) -> Any:
+            return loss_fn(trees.join(params, frozen), batch, rng)
+
+        return jax.vjp(loss_of, params, has_aux=True)[1]
+
+    jaxpr = jax.make_jaxpr(backward)(trains, stays, batch, rng).jaxpr
+    arguments = {*jaxpr.invars, *jaxpr.constvars}
+    values = {
+        value: value.aval
+        for value in jaxpr.outvars
+        if not hasattr(value, "val") and value not in arguments
+    }
+    pairs = _pairs(model.config, batch)
+    return _sum(
+        ((aval.shape, aval.dtype) for aval in values.values()),
+        of_params={tuple(leaf.shape) for leaf in params.values()},
+        left_out=pairs if model.config.attention == "cudnn" else set(),
+        depths=depths,
+        rows=_rows(batch),
+    )
+
+
+def _depths(shape: config_lib.T5Config, sizes: set[int]) -> tuple[int, int]:
+    """Returns telling numbers of layers; `sizes` are those of a batch's axes."""
+    fields = dataclasses.asdict(shape).values()
+    taken = sizes | {size for size in fields if isinstance(size, int)}
+    encoder, decoder = [n for n in _TELLING if n not in taken][:2]
+    return encoder, decoder
+
+
+def _pairs(shape: config_lib.T5Config, batch: Batch) -> set[tuple[int, ...]]:
+    """Returns the last axes of arrays of all pairs of positions."""
+    inputs = batch["encoder_input_tokens"].shape[1]
+    targets = batch["decoder_input_tokens"].shape[1]
+    lengths = ((inputs, inputs), (targets, targets), (targets, inputs))
+    return {(shape.num_heads, *pair) for pair in lengths}
+
+
+def _rows(batch: Batch) -> set[int]:
+    """Returns sizes of an axis of all tokens; such arrays are no parameters."""
+    return {math.prod(leaf.shape) for leaf in batch.values()}
+
+
+def _sum(
+    values: Iterable[tuple[tuple[int, ...], Any]],
+    *,
+    of_params: set[tuple[int, ...]],
+    left_out: set[tuple[int, ...]],
+    depths: tuple[int, int],
+    rows: set[int],
+) -> tuple[Kept, Kept]:
+    """Returns the bytes of activations and of copies of parameters."""
+    sums = collections.Counter[tuple[bool, int]]()
+    for dims, dtype in values:
+        if dims[-3:] in left_out:
+            continue
+        depth = dims[0] if dims and dims[0] in depths else 1
+        is_copy = len(dims) > 1 and dims in of_params and not rows & {*dims[1:]}
+        sums[is_copy, depth] += math.prod(dims) // depth * _itemsize(dtype)
+    activations, copies = (
+        Kept(*(sums[is_copy, depth] for depth in (*depths, 1)))
+        for is_copy in (False, True)
+    )
+    return activations, copies
+
+
+def _itemsize(dtype: Any) -> int:
+    """Returns the bytes of a value; a key of random numbers takes 8."""
+    is_key = jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    return 8 if is_key else np.dtype(dtype).itemsize

@@ -1,0 +1,1 @@
+"""Compiles the programs of a run for an accelerator that need not be here."""

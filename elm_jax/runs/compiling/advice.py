@@ -1,0 +1,133 @@
+"""What would fit where a run does not: tried by plan first, then compiled."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from elm_jax import errors
+from elm_jax.compiling import targets
+from elm_jax.model import config
+from elm_jax.runs.compiling import compiler, of_runs
+from elm_jax.runs.evaluate import Evaluate
+from elm_jax.runs.train import Train
+
+_MOST_COMPILED = 2  # each takes a minute or two
+_REMATS = ("none", "products", "layer")
+
+
+class _Change(NamedTuple):
+    how: str
+    run: Train | Evaluate
+    target: targets.Target
+
+
+def of(
+    run: Train | Evaluate,
+    target: targets.Target,
+    shape: config.T5Config | None,
+    *,
+    kind: str,
+) -> tuple[str, ...]:
+    """Returns changes by which a run would fit, each in a line.
+
+    The least change of each sort that fits by plan; the first of them are compiled.
+
+    Args:
+      run: That does not fit.
+      target: Where.
+      shape: Of the base, if that is not there.
+      kind: Of the program that does not fit.
+    """
+    told: list[str] = []
+    for changes in (
+        _remats(run, target, shape),
+        _batches(run, target),
+        _lanes(run, target),
+        _rules(run, target),
+        _slices(run, target),
+    ):
+        line = _first_that_fits(
+            changes, shape, kind, may_compile=len(told) < _MOST_COMPILED
+        )
+        if line:
+            told.append(line)
+    return tuple(told)
+
+
+def _first_that_fits(
+    changes: Iterator[_Change],
+    shape: config.T5Config | None,
+    kind: str,
+    *,
+    may_compile: bool,
+) -> str:
+    for change in changes:
+        try:
+            planned = of_runs.planned(change.run, change.target, shape)
+        except errors.ConfigError:
+            continue  # the devices do not divide it, or it does not fit by plan
+        each = next((p for p in planned if p.program.kind == kind), planned[0])
+        total = sum(each.bytes_by_use.values()) + each.beside
+        limit = change.target.memory_bytes
+        if total > limit:
+            continue
+        told = f"{change.how}: {total / 2**30:.2f} GiB by plan"
+        if not may_compile:
+            return told
+        compiled = compiler.compile_program(each.program, change.target)
+        if compiled.memory is None or compiled.memory.total + each.beside > limit:
+            continue
+        return f"{told}, {(compiled.memory.total + each.beside) / 2**30:.2f} compiled"
+    return ""
+
+
+def _remats(
+    run: Train | Evaluate, target: targets.Target, shape: config.T5Config | None
+) -> Iterator[_Change]:
+    if not isinstance(run, Train):
+        return
+    now = run.execution.remat
+    if not now:
+        asked = run.spec()
+        base = asked.model or of_runs.base_shape(
+            run.path(run.initial_checkpoint_path), shape
+        )
+        now = base.remat
+    for remat in _REMATS[_REMATS.index(now) + 1 :] if now in _REMATS else ():
+        execution = dataclasses.replace(run.execution, remat=remat)
+        changed = dataclasses.replace(run, execution=execution)
+        yield _Change(f"Execution.remat = {remat!r}", changed, target)
+
+
+def _batches(run: Train | Evaluate, target: targets.Target) -> Iterator[_Change]:
+    size = run.batch_size // 2
+    while size:
+        changed = dataclasses.replace(run, batch_size=size)
+        yield _Change(f"a batch_size of {size}", changed, target)
+        size //= 2
+
+
+def _lanes(run: Train | Evaluate, target: targets.Target) -> Iterator[_Change]:
+    if not isinstance(run, Train) or not run.spec().is_fleet:
+        return
+    lanes = (run.fleet.lanes or 8) // 2
+    while lanes:
+        fleet = dataclasses.replace(run.fleet, lanes=lanes)
+        yield _Change(
+            f"Fleet.lanes = {lanes}", dataclasses.replace(run, fleet=fleet), target
+        )
+        lanes //= 2
+
+
+def _rules(run: Train | Evaluate, target: targets.Target) -> Iterator[_Change]:
+    is_fleet = isinstance(run, Train) and run.spec().is_fleet
+    if target.num_devices == 1 or is_fleet or run.placement.axis_rules != "data":
+        return
+    place = dataclasses.replace(run.placement, axis_rules="fsdp", num_fsdp=-1)
+    changed = dataclasses.replace(run, placement=place)
+    yield _Change("Placement.axis_rules = 'fsdp' and num_fsdp = -1", changed, target)
+
+
+def _slices(run: Train | Evaluate, target: targets.Target) -> Iterator[_Change]:
+    for larger in targets.larger(target):
+        yield _Change(f"{larger.name}", run, larger)

@@ -1,0 +1,89 @@
+"""Compiles one program in a process of its own: JSON comes in, JSON goes out.
+
+Started by `compiler.compile_program`, with the environment that plug-ins need.
+"""
+
+import hashlib
+import json
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+
+from elm_jax.compiling import roofline, targets, topology
+from elm_jax.disk import files
+from elm_jax.runs.compiling import programs, result
+
+
+def main() -> None:
+    """Reads a request from standard input and prints what came of it as a line."""
+    asked = json.load(sys.stdin)
+    target = targets.find(asked["target"])
+    program = programs.from_json(asked["program"])
+    if program.kind == "fleet step":
+        target = target.one_host
+    found = compile_here(program, target, text_path=asked.get("text_path", ""))
+    sys.stdout.write(f"{json.dumps(result.to_json(found))}\n")
+
+
+def compile_here(
+    program: programs.Program, target: targets.Target, *, text_path: str = ""
+) -> result.Compiled:
+    """Returns what comes of compiling a program in this process.
+
+    Args:
+      program: What to compile.
+      target: For what.
+      text_path: File that gets the compiled program's text; "" for none.
+    """
+    begun = time.monotonic()
+    devices = topology.devices(target)[: program.devices.count]
+    lowered = programs.lower(program, devices)
+    digest = hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16]
+    lowered_at = time.monotonic()
+    given: dict[str, Any] = {
+        "lower_secs": lowered_at - begun,
+        "program_hash": digest,
+    }
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        text = f"{error}"
+        if "out of memory" not in text and "RESOURCE_EXHAUSTED" not in text:
+            raise
+        secs = time.monotonic() - lowered_at
+        return result.Compiled(out_of_memory=_told(text), compile_secs=secs, **given)
+    secs = time.monotonic() - lowered_at
+    text = compiled.as_text() or ""
+    if text_path:
+        files.write_text(pathlib.Path(text_path), text)
+    return result.Compiled(
+        memory=_memory(compiled),
+        work=roofline.work_of(text, target),
+        compile_secs=secs,
+        **given,
+    )
+
+
+def _memory(compiled: Any) -> result.Memory:
+    stats = compiled.memory_analysis()
+    return result.Memory(
+        arguments=stats.argument_size_in_bytes,
+        outputs=stats.output_size_in_bytes,
+        aliased=stats.alias_size_in_bytes,
+        temporaries=stats.temp_size_in_bytes,
+        code=stats.generated_code_size_in_bytes,
+    )
+
+
+def _told(text: str) -> str:
+    """Returns what a compiler says of too little memory, in a line."""
+    lines = [line.strip() for line in text.splitlines()]
+    told = [line for line in lines if "emory" in line or "exceed" in line.lower()]
+    return (told or lines)[0][:500]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Whether a run fits on an accelerator that need not be here, and how fast it may be.
+
+Its programs are compiled for that accelerator with their real shapes. Nothing is read
+but gin files and, where there is one, the manifest of the base.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from elm_jax import errors
+from elm_jax.compiling import roofline, targets, topology
+from elm_jax.model import config
+from elm_jax.reporting import terminal
+from elm_jax.runs.compiling import advice, compiler, of_runs, result
+from elm_jax.runs.evaluate import Evaluate
+from elm_jax.runs.train import Train
+from elm_jax.runs.training import fleet_plan
+
+MODEL_TYPE = config.T5Config
+"""What a gin file may tell of a base that is not there."""
+
+EXIT_DOES_NOT_FIT = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of one program of a run.
+
+    Attributes:
+      target: Name of the accelerator.
+      kind: Of the program, as in `programs.Program`.
+      devices: How batch and parameters lie.
+      memory_bytes: Of each device, as much as programs may use.
+      planned: Bytes on each device by use, as the plan says; empty if it refused.
+      beside: Bytes that are taken beside the program.
+      compiled: What the compiler says; None if the plan refused the run.
+      refusal: Why the plan refused it; "" if it did not.
+      alternatives: What would fit, if this does not.
+    """
+
+    target: str
+    kind: str
+    devices: str = ""
+    memory_bytes: int
+    planned: dict[str, int] = dataclasses.field(default_factory=dict)
+    beside: int = 0
+    compiled: result.Compiled | None = None
+    refusal: str = ""
+    alternatives: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether the program fits, by the compiler's bytes."""
+        if self.compiled is None or self.compiled.memory is None:
+            return False
+        return self.compiled.memory.total + self.beside <= self.memory_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns JSON data."""
+        return dataclasses.asdict(self) | {"fits": self.fits}
+
+
+def compile_run(
+    run: object, target_name: str, *, model: config.T5Config | None = None
+) -> list[Outcome]:
+    """Returns what comes of compiling each program of a run.
+
+    Args:
+      run: A training or an evaluation.
+      target_name: Of the accelerator, such as `v5litepod-16` or `h100:8`.
+      model: Shape of the base, if that is not there.
+
+    Raises:
+      ConfigError: The run compiles nothing, there is no such accelerator, its devices
+        do not divide a batch, or a compiler failed.
+      MissingExtraError: Nothing here compiles for it.
+    """
+    if not isinstance(run, Train | Evaluate):
+        raise errors.ConfigError(
+            found=f"--compile_for with {type(run).__name__}",
+            expected="a training or an evaluation",
+            do="Leave the flag out",
+        )
+    target = targets.find(target_name)
+    topology.check_installed(target)
+    return [*_outcomes(run, target, model)]
+
+
+def _outcomes(
+    run: Train | Evaluate, target: targets.Target, model: config.T5Config | None
+) -> Iterator[Outcome]:
+    given = {"target": target.name, "memory_bytes": target.memory_bytes}
+    try:
+        every = of_runs.planned(run, target, model)
+    except fleet_plan.FleetTooLargeError as error:
+        tried = advice.of(run, target, model, kind="fleet step")
+        yield Outcome(
+            kind="fleet step", refusal=f"{error}", alternatives=tried, **given
+        )
+        return
+    for each in every:
+        found = Outcome(
+            kind=each.program.kind,
+            devices=f"{each.program.devices}",
+            planned=each.bytes_by_use,
+            beside=each.beside,
+            compiled=compiler.compile_program(each.program, target),
+            **given,
+        )
+        if not found.fits:
+            tried = advice.of(run, target, model, kind=found.kind)
+            found = dataclasses.replace(found, alternatives=tried)
+        yield found
+
+
+def show(outcomes: list[Outcome]) -> int:
+    """Prints what came of compiling a run, and returns the exit status to end with."""
+    for each in outcomes:
+        title = f"{each.kind} for {each.target}"
+        terminal.show(terminal.table(title, ("", ""), _rows(each), show_header=False))
+    for each in outcomes:
+        terminal.show_line(_last_line(each))
+    return 0 if all(each.fits for each in outcomes) else EXIT_DOES_NOT_FIT
+
+
+def _rows(each: Outcome) -> Iterator[tuple[str, str]]:
+    if each.devices:
+        yield "devices", each.devices
+    yield "memory of each for programs", _gib(each.memory_bytes)
+    if each.refusal:
+        yield "refused by plan", each.refusal
+    if each.planned:
+        yield "by plan", _parts(each.planned)
+    compiled = each.compiled
+    if compiled is not None and compiled.memory is not None:
+        sizes = dataclasses.asdict(compiled.memory)
+        yield "by compiler", _parts({n: s for n, s in sizes.items() if n != "aliased"})
+        yield "outputs in the place of arguments", _gib(compiled.memory.aliased)
+    if compiled is not None and compiled.out_of_memory:
+        yield "the compiler said", compiled.out_of_memory
+    if each.beside:
+        yield "beside the program", _gib(each.beside)
+    if compiled is not None:
+        yield "time to compile", f"{compiled.lower_secs + compiled.compile_secs:.0f} s"
+    if compiled is not None and compiled.work is not None:
+        yield from _work_rows(compiled.work)
+    for line in each.alternatives:
+        yield "would fit", line
+
+
+def _work_rows(work: roofline.Work) -> Iterator[tuple[str, str]]:
+    yield "products", f"{work.flops:.3g} FLOPs on each device"
+    yield "memory traffic, about", _gib(work.num_bytes)
+    for one in work.collectives:
+        what = f"{one.kind} of {one.dtype} among {one.group_size}"
+        yield what, f"{one.count:,} times, {one.num_bytes / 2**20:,.1f} MiB in all"
+    least, most = 1e3 * work.least_secs, 1e3 * work.most_secs
+    span = f"{least:.3g} ms" if most < 1.01 * least else f"{least:.3g} to {most:.3g} ms"
+    yield "time by roofline, at least", span
+
+
+def _last_line(each: Outcome) -> str:
+    fits = "fits" if each.fits else "does not fit"
+    plan = _gib(sum(each.planned.values()) + each.beside) if each.planned else "refused"
+    compiler = "not compiled"
+    if each.compiled is not None:
+        memory = each.compiled.memory
+        compiler = "refused" if memory is None else _gib(memory.total + each.beside)
+    limit = _gib(each.memory_bytes)
+    return (
+        f"{each.kind} {fits} on {each.target}: {plan} by plan, {compiler} by compiler,"
+        f" of {limit} per device"
+    )
+
+
+def _parts(sizes: Mapping[str, int]) -> str:
+    told = ", ".join(f"{use} {_gib(size)}" for use, size in sizes.items() if size)
+    return f"{_gib(sum(sizes.values()))}: {told}"
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"

@@ -1,0 +1,85 @@
+"""Compiles programs in processes of their own, which may end as they like."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from elm_jax import errors
+from elm_jax.compiling import targets, topology
+from elm_jax.runs.compiling import programs, result
+
+_CHILD = ("-m", "elm_jax.runs.compiling.child")
+_MOST_TOLD = 600  # characters of what a compiler said
+
+
+def compile_program(
+    program: programs.Program,
+    target: targets.Target,
+    *,
+    text_path: str = "",
+    child: Sequence[str] = _CHILD,
+) -> result.Compiled:
+    """Returns what comes of compiling a program for a target.
+
+    Args:
+      program: What to compile.
+      target: For what; its devices need not be here.
+      text_path: File that gets the compiled program's text; "" for none.
+      child: Arguments of Python by which the process is started.
+
+    Raises:
+      MissingExtraError: Nothing here compiles for the target.
+      ConfigError: The compiler failed, but not for lack of the target's memory.
+    """
+    topology.check_installed(target)
+    asked: dict[str, Any] = {
+        "target": target.name,
+        "program": program.to_json(),
+        "text_path": text_path,
+    }
+    environment = {
+        **os.environ,
+        **topology.environment(target),
+        # Modules of users, such as adapters of their own, are found as here.
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    # Flags for the devices of this machine mean nothing to other compilers.
+    environment.pop("XLA_FLAGS", None)
+    with subprocess.Popen(
+        [sys.executable, *child],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        try:
+            out, told = process.communicate(json.dumps(asked))
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise _failure(target, process.returncode, told)
+    return result.from_json(json.loads(out.splitlines()[-1]))
+
+
+def _failure(target: targets.Target, status: int, told: str) -> errors.ConfigError:
+    """Returns the error of a process that ended without a result."""
+    do = "Report this with the text above, or try another batch, remat or target"
+    if status < 0:
+        name = signal.Signals(-status).name
+        found = f"a compiler for {target.name} that crashed ({name})"
+        if name == "SIGKILL":
+            found = f"a compiler for {target.name} that was ended from outside"
+            do = "Give this machine more memory: compiling a large model takes some GB"
+    else:
+        lines = [line for line in told.splitlines() if line.strip()]
+        last = lines[-1][:_MOST_TOLD] if lines else f"status {status}"
+        found = f"a compiler for {target.name} that failed: {last}"
+    return errors.ConfigError(
+        found=found, expected="a compiled program, or that it does not fit", do=do
+    )

@@ -1,0 +1,170 @@
+"""The programs that a training or an evaluation would run on a target."""
+
+import dataclasses
+import pathlib
+from typing import NamedTuple
+
+from elm_jax import errors
+from elm_jax.checkpoints import manifest
+from elm_jax.compiling import targets
+from elm_jax.evaluation import batching
+from elm_jax.model import config, cost
+from elm_jax.runs import bases
+from elm_jax.runs.compiling import plan
+from elm_jax.runs.compiling.programs import Program
+from elm_jax.runs.evaluate import Evaluate
+from elm_jax.runs.placement import Devices, choose_devices
+from elm_jax.runs.train import Train
+from elm_jax.runs.training import fleet_plan, machine
+from elm_jax.runs.training.spec import TrainingSpec
+
+# What programs of an evaluation are compiled for, whose data nobody has seen.
+NUM_CHOICES = 4
+# Functions of these fields are the same, whatever they are.
+_NUMERICS = ("dtype", "scan_unroll", "remat", "attention", "dropout_rate")
+
+
+class Planned(NamedTuple):
+    """A program, and what the plan says of it.
+
+    Attributes:
+      program: To be compiled.
+      bytes_by_use: On each device, as planned.
+      beside: Bytes of each device that are taken beside the program.
+    """
+
+    program: Program
+    bytes_by_use: dict[str, int]
+    beside: int = 0
+
+
+def planned(
+    run: Train | Evaluate, target: targets.Target, shape: config.T5Config | None
+) -> list[Planned]:
+    """Returns the programs of a run on a target.
+
+    Args:
+      run: A training or an evaluation.
+      target: Where.
+      shape: Of the base, if that is not there.
+
+    Raises:
+      ConfigError: The devices do not divide a parameter or a batch, or a fleet fits in
+        no way.
+    """
+    if isinstance(run, Train):
+        return [_of_training(run.spec(), target, shape)]
+    return _of_evaluation(run, target, shape)
+
+
+def _of_training(
+    asked: TrainingSpec, target: targets.Target, shape: config.T5Config | None
+) -> Planned:
+    if asked.base_dir is not None:
+        model = base_shape(asked.base_dir, shape)
+        asked = dataclasses.replace(asked, base_dir=None, model=model)
+    beside = 0
+    batch, slots, lanes = asked.longest_batch(), 1, 1
+    if asked.batching.pack:  # rows may be twice as long
+        batch = dataclasses.replace(
+            batch,
+            inputs_length=2 * batch.inputs_length,
+            targets_length=2 * batch.targets_length,
+        )
+    if asked.is_fleet:
+        layout = fleet_plan.layout_of(asked, _machine(asked, target))
+        groups = target.devices_per_host // layout.num_model
+        devices = Devices(
+            num_data=groups, num_model=layout.num_model, axis_rules=layout.axis_rules
+        )
+        slots = -(-layout.num_slots // groups) * groups
+        lanes = layout.num_lanes
+        beside = layout.bytes_per_device[fleet_plan.SAVING]
+    else:
+        devices = choose_devices(asked.placement, target.num_devices)
+    program = Program(
+        kind="fleet step" if asked.is_fleet else "step",
+        model=asked.execution.applied_to(asked.model_config()),
+        adapter=asked.adapter,
+        batch=batch,
+        devices=devices,
+        trainable_pattern=asked.trainable_pattern,
+        optimizer=asked.optimizer,
+        train_steps=asked.train_steps,
+        is_packed=asked.batching.pack,
+        num_slots=slots,
+        num_lanes=lanes,
+    )
+    return Planned(program, plan.bytes_by_use(program), beside)
+
+
+def _machine(asked: TrainingSpec, target: targets.Target) -> machine.Machine:
+    given = asked.fleet.device_memory_gib
+    return machine.Machine(
+        num_devices=target.devices_per_host,
+        memory_bytes=int(given * 2**30) if given else target.memory_bytes,
+        is_cpu=False,
+        num_processes=target.num_hosts,
+    )
+
+
+def _of_evaluation(
+    run: Evaluate, target: targets.Target, shape: config.T5Config | None
+) -> list[Planned]:
+    model = base_shape(run.path(run.initial_checkpoint_path), shape)
+    features = run.data.features
+    batch = cost.BatchShape(
+        batch_size=run.batch_size,
+        inputs_length=batching.round_up(features.inputs_length, least=32),
+        targets_length=batching.round_up(features.targets_length, least=8),
+    )
+    devices = choose_devices(run.placement, target.num_devices)
+    ranking = Program(
+        kind="ranking",
+        model=model,
+        batch=batch,
+        devices=devices,
+        num_choices=NUM_CHOICES,
+    )
+    length = features.targets_length
+    decoding = dataclasses.replace(
+        ranking,
+        kind="decoding",
+        batch=dataclasses.replace(batch, targets_length=length),
+        decoding=run.decoding,
+    )
+    return [Planned(p, plan.bytes_by_use(p)) for p in (ranking, decoding)]
+
+
+def base_shape(folder: pathlib.Path, given: config.T5Config | None) -> config.T5Config:
+    """Returns the shape of a base: of its manifest, or as given if there is none.
+
+    Args:
+      folder: Of the base; need not be there.
+      given: What a gin file or a caller says; None for nothing.
+
+    Raises:
+      ConfigError: Neither is there, or they are of different models.
+    """
+    if not (folder / manifest.FILE_NAME).is_file():
+        if given is None:
+            raise errors.ConfigError(
+                found=f"no base in {folder}, and no shape of a model",
+                expected="one of them, to know what to compile",
+                do="Add the shape, such as"
+                " --gin_file=gin/parts/models/t5_1_1_lm_adapted_xl.gin, or import the"
+                " base (elm_convert)",
+            )
+        return given
+    shape = bases.model_config(bases.read_manifest(folder))
+    if given is not None:
+        there, asked = dataclasses.asdict(shape), dataclasses.asdict(given)
+        other = [n for n in there if n not in _NUMERICS and there[n] != asked[n]]
+        if other:
+            told = ", ".join(f"{n} = {there[n]}, not {asked[n]}" for n in other)
+            raise errors.ConfigError(
+                found=f"a base in {folder} with {told}",
+                expected="the shape of the base, or no shape",
+                do="Leave the gin file of the model out, or name another MODEL_DIR",
+            )
+    return shape

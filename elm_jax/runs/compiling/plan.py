@@ -1,0 +1,62 @@
+"""What the planner says that a program takes, to hold it against the compiler."""
+
+import dataclasses
+import math
+
+from elm_jax.model import cost
+from elm_jax.partitioning import mesh as meshes
+from elm_jax.partitioning import rules
+from elm_jax.runs.compiling.programs import Program
+from elm_jax.runs.training import fleet_plan, step_cost
+
+
+def bytes_by_use(program: Program) -> dict[str, int]:
+    """Returns bytes on each device, by use; of a fleet without what saving takes.
+
+    Raises:
+      ConfigError: The devices do not divide a parameter.
+    """
+    if program.kind in ("ranking", "decoding"):
+        return _of_scoring(program)
+    assert program.optimizer is not None
+    tx = program.optimizer.make(program.train_steps)
+    trained, frozen = program.params
+    if program.kind == "step":
+        return step_cost.bytes_per_device(
+            program.network,
+            program.batch,
+            program.devices,
+            tx=tx,
+            trainable=trained,
+            frozen=frozen,
+        )
+    needs = fleet_plan.Needs(
+        model=program.network,
+        batch=program.batch,
+        tx=tx,
+        trainable=trained,
+        frozen=frozen,
+        num_slots=program.num_slots,
+        num_lanes=program.num_lanes,
+    )
+    parts = needs.bytes_per_device(
+        program.devices.count, program.devices.num_model, num_lanes=program.num_lanes
+    )
+    return {use: size for use, size in parts.items() if use != fleet_plan.SAVING}
+
+
+def _of_scoring(program: Program) -> dict[str, int]:
+    devices, batch = program.devices, program.batch
+    rows = math.ceil(batch.batch_size / meshes.batch_shares(devices.mesh))
+    places = meshes.plan(program.params[1], devices.mesh, devices.axis_rules)
+    is_shared = rules.axis_table(devices.axis_rules)["mlp"] == "model"
+    local = dataclasses.replace(batch, batch_size=rows)
+    count = {"num_model": devices.num_model if is_shared else 1}
+    if program.kind == "ranking":
+        most = cost.ranking_bytes(program.model, local, program.num_choices, **count)
+    else:
+        most = cost.decoding_bytes(program.model, local, program.num_beams, **count)
+    return {
+        "parameters": sum(place.bytes_per_device for place in places),
+        "activations": most,
+    }

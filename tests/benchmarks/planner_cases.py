@@ -1,0 +1,207 @@
+"""The configurations for which the planner is held against compilers.
+
+All are T5 1.1 as this project trains and evaluates it, in bfloat16: what fits on an
+accelerator, what does not, and what recomputation, rules and lanes change.
+"""
+
+import dataclasses
+
+from elm_jax.model import config, cost, decoding_spec
+from elm_jax.peft import bottleneck, expert_parts, lora
+from elm_jax.runs.compiling import programs
+from elm_jax.runs.placement import Devices
+from elm_jax.training import optimizers
+
+XL = config.T5Config(
+    vocab_size=32128,
+    emb_dim=2048,
+    num_heads=32,
+    head_dim=64,
+    mlp_dim=5120,
+    num_encoder_layers=24,
+    num_decoder_layers=24,
+    dtype="bfloat16",
+)
+XXL = dataclasses.replace(XL, emb_dim=4096, num_heads=64, mlp_dim=10240)
+LARGE = dataclasses.replace(XL, emb_dim=1024, num_heads=16, mlp_dim=2816)
+MODELS = {"XL": XL, "XXL": XXL, "large": LARGE}
+_DROPOUT = 0.1
+
+
+def case(
+    target,
+    what,
+    *,
+    model="XL",
+    batch=8,
+    lengths=(256, 128),
+    remat="none",
+    devices=(1, 1, 1),
+    rules="data",
+    slots=1,
+    lanes=1,
+    **changes,
+):
+    """Returns `(name, target, program)`.
+
+    Args:
+      target: Name of the accelerator.
+      what: `prompt`, `dataset`, `lora`, `fleet`, `ranking`, `greedy` or `beam`.
+      model: Name in MODELS.
+      batch: Rows over all devices; of each expert of a fleet.
+      lengths: Tokens of inputs and targets.
+      remat: As in T5Config.
+      devices: Shares (data, fsdp, model).
+      rules: Name of the axis rules.
+      slots: Experts of a fleet.
+      lanes: Of them at a time on a device.
+      **changes: Of the model.
+    """
+    inputs, targets = lengths
+    shape = dataclasses.replace(MODELS[model], remat=remat)
+    trains = what in ("prompt", "dataset", "lora", "fleet")
+    if trains:
+        shape = dataclasses.replace(shape, dropout_rate=_DROPOUT)
+    shape = dataclasses.replace(shape, **changes)
+    num_data, num_fsdp, num_model = devices
+    given = {
+        "model": shape,
+        "batch": cost.BatchShape(
+            batch_size=batch, inputs_length=inputs, targets_length=targets
+        ),
+        "devices": Devices(
+            num_data=num_data, num_fsdp=num_fsdp, num_model=num_model, axis_rules=rules
+        ),
+    }
+    if what in ("prompt", "fleet", "lora"):
+        given |= {
+            "adapter": lora.Lora(rank=16)
+            if what == "lora"
+            else bottleneck.Bottleneck(reduction_factor=32),
+            "trainable_pattern": expert_parts.PARTS["adapters"]
+            if what == "lora"
+            else expert_parts.PROMPT_EXPERT,
+            "optimizer": optimizers.AdamW(),
+            "train_steps": 1000,
+        }
+    elif what == "dataset":
+        given |= {
+            "trainable_pattern": expert_parts.DATASET_EXPERT,
+            "optimizer": optimizers.Adafactor(),
+            "train_steps": 1000,
+        }
+    kind = {"ranking": "ranking", "greedy": "decoding", "beam": "decoding"}.get(what)
+    if what == "fleet":
+        given |= {"kind": "fleet step", "num_slots": slots, "num_lanes": lanes}
+    else:
+        given["kind"] = kind or "step"
+    if what == "ranking":
+        given["num_choices"] = 4
+    if what == "beam":
+        given["decoding"] = decoding_spec.BeamSearch(num_beams=4)
+    parts = [target, model, what, f"batch {batch}", f"{inputs}/{targets}", remat]
+    if devices != (1, 1, 1):
+        parts.append("x".join(map(str, devices)) + f" {rules}")
+    if what == "fleet":
+        parts.append(f"{slots} slots, {lanes} lanes")
+    parts += [f"{name} {value}" for name, value in changes.items()]
+    return ", ".join(parts), target, programs.Program(**given)
+
+
+def cases():
+    """Returns all of them, first those that tell most."""
+    four = (4, 1, 1)
+    return [
+        case("h100", "prompt"),
+        case("v5litepod-4", "prompt", devices=four),
+        case("h100", "prompt", batch=32),
+        case("h100", "dataset"),
+        case("h100", "prompt", batch=32, remat="products"),
+        case("h100", "prompt", batch=32, remat="layer"),
+        case("v5litepod-1", "prompt", batch=4, remat="products"),
+        case("v5litepod-1", "prompt", batch=8, remat="layer"),
+        case("h100:8", "dataset", batch=128, devices=(1, 8, 1), rules="fsdp"),
+        case(
+            *("h100:8", "dataset"),
+            **{"batch": 128, "devices": (1, 8, 1), "rules": "fsdp", "remat": "layer"},
+        ),
+        case("h100", "ranking", batch=64),
+        case("h100", "fleet", batch=8, slots=8, lanes=8, remat="layer"),
+        case("v5p-8", "prompt", batch=32, devices=four),
+        case("v5p-8", "dataset", batch=32, devices=(1, 4, 1), rules="fsdp"),
+        case("h100", "prompt", batch=16, lengths=(512, 128)),
+        case("h100", "dataset", batch=16, lengths=(512, 128), remat="products"),
+        case("h100", "lora", batch=16),
+        case("v5litepod-1", "fleet", batch=1, slots=8, lanes=8, remat="layer"),
+        case("h100", "fleet", batch=8, slots=32, lanes=8, remat="products"),
+        case("v5litepod-1", "ranking", batch=16),
+        case("h100", "greedy", batch=64),
+        case("h100", "prompt", batch=16, attention="dot_product", dropout_rate=0.0),
+        case("v5p-8", "lora", batch=32, devices=four, remat="products"),
+        case("h100", "prompt", model="XXL", batch=8, remat="layer"),
+        case("h100", "prompt", model="XXL", batch=8, remat="products"),
+        case(
+            *("v5litepod-16", "dataset"),
+            **{"batch": 128, "devices": (1, 16, 1), "rules": "fsdp", "remat": "layer"},
+        ),
+        case("v5litepod-4", "prompt", batch=16, devices=four, remat="products"),
+        case("h100", "fleet", batch=4, slots=8, lanes=1, remat="none"),
+        case("v5p-8", "fleet", batch=8, slots=32, lanes=8, devices=four),
+        case(
+            "h100:8",
+            "dataset",
+            model="XXL",
+            batch=64,
+            devices=(1, 8, 1),
+            rules="fsdp",
+            remat="layer",
+        ),
+        case("h100", "prompt", batch=64, lengths=(128, 32)),
+        case("h100", "prompt", batch=4, lengths=(1024, 256)),
+        case("h100", "prompt", batch=4, lengths=(1024, 256), remat="layer"),
+        case("h100", "dataset", batch=8, remat="layer"),
+        case("h100", "dataset", batch=32, lengths=(128, 64), remat="products"),
+        case(
+            "h100:4",
+            "dataset",
+            batch=32,
+            devices=(1, 1, 4),
+            rules="data_model",
+            remat="products",
+        ),
+        case("h100:8", "prompt", batch=64, devices=(2, 1, 4), rules="data_model"),
+        case(
+            "v5litepod-4",
+            "dataset",
+            batch=16,
+            devices=(1, 4, 1),
+            rules="fsdp",
+            remat="layer",
+        ),
+        case(
+            "v5p-8",
+            "dataset",
+            batch=64,
+            devices=(1, 2, 2),
+            rules="fsdp_model",
+            remat="products",
+        ),
+        case("v5p-8", "prompt", model="XXL", batch=16, devices=four, remat="layer"),
+        case("h100", "ranking", model="XXL", batch=32),
+        case("h100", "ranking", batch=64, lengths=(512, 16)),
+        case("h100", "beam", batch=32),
+        case("v5p-8", "ranking", batch=128, devices=four),
+        case("h100", "lora", model="XXL", batch=8, remat="products"),
+        case("h100", "fleet", batch=8, slots=1, lanes=1, remat="layer"),
+        case(
+            "v5p-8",
+            "dataset",
+            model="XXL",
+            batch=32,
+            devices=(1, 4, 1),
+            rules="fsdp",
+            remat="layer",
+        ),
+        case("v6e-1", "prompt", batch=16, remat="products"),
+        case("v5litepod-1", "prompt", model="large", batch=16),
+    ]

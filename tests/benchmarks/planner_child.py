@@ -1,0 +1,79 @@
+"""What a GPU's compiler lays out in memory, without waiting for its machine code.
+
+Reads a request like that of `elm_jax.runs.compiling.child` and answers like it. The
+compiler writes down how it lays out buffers and then makes code of the program, which
+takes longer than all before and changes no byte: this process ends in between.
+tests/benchmarks/planner_child_test.py compares with what whole compilations tell.
+"""
+
+import json
+import os
+import pathlib
+import re
+import sys
+import tempfile
+import threading
+import time
+
+ENDING = "_gpu_after_optimizations-buffer-assignment.txt"
+
+
+def main():
+    """Prints what came of a request on standard input."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="elm_jax_buffers_"))
+    os.environ["XLA_FLAGS"] = f"--xla_dump_to={folder} --xla_dump_hlo_as_text"
+    from elm_jax.compiling import targets, topology
+    from elm_jax.runs.compiling import programs, result
+
+    asked = json.load(sys.stdin)
+    target = targets.find(asked["target"])
+    program = programs.from_json(asked["program"])
+    devices = topology.devices(target)[: program.devices.count]
+    begun = time.monotonic()
+    lowered = programs.lower(program, devices)
+    lowered_at = time.monotonic()
+    answer_to = os.dup(sys.stdout.fileno())
+
+    def watch():
+        while not (found := [*folder.glob(f"*{ENDING}")]):
+            time.sleep(0.5)
+        last = -1
+        while last != (size := found[0].stat().st_size) or not size:
+            last = size
+            time.sleep(1)
+        answer = result.Compiled(
+            memory=memory_of(found[0].read_text()),
+            lower_secs=lowered_at - begun,
+            compile_secs=time.monotonic() - lowered_at,
+        )
+        os.write(answer_to, f"{json.dumps(result.to_json(answer))}\n".encode())
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+    lowered.compile()
+    time.sleep(60)
+    sys.exit("the compiler wrote no buffers")
+
+
+def memory_of(text):
+    """Returns the bytes of an assignment of buffers, by use."""
+    from elm_jax.runs.compiling import result
+
+    sizes = dict.fromkeys(("arguments", "outputs", "aliased", "temporaries"), 0)
+    for size, told in re.findall(r"^allocation \d+: size (\d+), (.*)$", text, re.M):
+        is_result = "maybe-live-out" in told
+        if "parameter" in told:
+            sizes["arguments"] += int(size)
+            sizes["aliased"] += is_result * int(size)
+        if is_result:
+            sizes["outputs"] += int(size)
+        elif "preallocated-temp" in told:
+            sizes["temporaries"] += int(size)
+    return result.Memory(code=0, **sizes)
+
+
+if __name__ == "__main__":
+    main()
