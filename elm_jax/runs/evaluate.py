@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import functools
-import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
@@ -16,6 +15,7 @@ from elm_jax.model import decoding_spec
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes
 from elm_jax.runs import (
+    asking,
     candidates,
     data_doubts,
     data_folder,
@@ -59,8 +59,8 @@ class Evaluate(Run):
       initial_checkpoint_path: Folder of the base.
       experts: Folders of experts, or shell patterns, each scored under its name.
       strategies: Ways to come to parameters for each task, `@strategies.MergeTopK()`
-        or names: `base`, `retrieved`, `merged_top3` (of the three with most votes), and
-        the controls `merged_all` and `random_weights`.
+        or names: `base`, `retrieved`, `merged_top3` (of the three with most votes),
+        `by_log_prob`, and the controls `merged_all` and `random_weights`.
       shard: `i/n` scores part i, from 0, of the candidates of n machines; "" all.
       own_tasks: Whether each expert is scored on the tasks it was trained on.
       retrieval: How a library is asked, `@queries.Queries()`; needed by strategies
@@ -126,7 +126,11 @@ class Evaluate(Run):
         meshes.check_batch_size(self.batch_size, devices.mesh)
         data = self.data.opened(self.place)
         found = self._check_experts(data)
-        names, parts = self._names(), [*self._parts(data, found)]
+        names = self._names()
+        counts = self._num_candidates(found)
+        parts = score_cost.parts(
+            counts, self.splits, data, most=self.max_examples, choose=self._rows
+        )
         num_rows = {p.task: p.num_rows for p in parts if p.split == self.splits[-1]}
         return {
             "strategies": ", ".join(map(str, self.strategies)),
@@ -146,24 +150,18 @@ class Evaluate(Run):
                 num_shards=shards.parse(self.shard).count,
                 device_flops=self.device_flops,
             ),
+            **self._asking().plan(data, device_flops=self.device_flops),
             "devices": devices,
             "files": self.path(self.results_path),
         }
 
-    def _parts(
-        self, data: task_data.OpenedData, experts: Sequence[pathlib.Path]
-    ) -> Iterator[score_cost.Part]:
-        """Yields what would be scored on each task and split."""
+    def _num_candidates(self, experts: Sequence[pathlib.Path]) -> dict[str, int]:
         names = self._names()
         count = collections.Counter(dict.fromkeys(names, len(self.strategies)))
         for folder in experts:
             own = manifest.read_manifest(folder).tasks
             count.update(own if self.own_tasks else names)
-        for task, split in itertools.product(count, self.splits):
-            dataset, rows = data.open_if_cached(task, split), self.max_examples
-            if dataset is not None:
-                rows = len(self._rows(len(dataset), split))
-            yield score_cost.Part(task, split, dataset, rows, count[task])
+        return count
 
     def run(self) -> None:
         """Scores what the result file lacks, and prints the scores of this run.
@@ -195,12 +193,6 @@ class Evaluate(Run):
             length_normalized=self.length_normalized,
             decoding=self.decoding,
         )
-        compared = (data.data_options.cache_dir, self.overlap, base.manifest)
-        asked = overlaps.told([*self._jobs(keys, open_split)], store, *compared)
-        data_doubts.check(job.of.dataset for job in asked)
-        processes.check_same(
-            repr([job.cell for job in asked]), what="list of what to score"
-        )
         program = scorer.Scorer(
             base,
             data,
@@ -208,6 +200,13 @@ class Evaluate(Run):
             where=self.placement,
             length_normalized=self.length_normalized,
             decoding=self.decoding,
+        )
+        asked = [*self._jobs(keys, open_split, program)]
+        compared = (data.data_options.cache_dir, self.overlap, base.manifest)
+        asked = overlaps.told(asked, store, *compared)
+        data_doubts.check(job.of.dataset for job in asked)
+        processes.check_same(
+            repr([job.cell for job in asked]), what="list of what to score"
         )
         if self.race is not None:
             asked = raced.staying(
@@ -233,15 +232,7 @@ class Evaluate(Run):
         """
         named, found = self._experts(), self._strategies()
         candidates.of_experts(named, labels=self._labels())
-        listed: list[pathlib.Path] = []
-        if self.retrieval is not None:
-            folders = self.retrieval.check_library(
-                former_retrieval.asker(self.retrieval, self),
-                self.data,
-                base_path=self.initial_checkpoint_path,
-            )
-            listed = [*folders.values()]
-            former_retrieval.check_tasks(self.retrieval, self._names())
+        listed = self._asking().check()
         if any(strategy.merges for strategy in found):
             expert_checks.check_alike([*map(manifest.read_manifest, listed)])
         for given, _ in strategies.without_library(found, self._names(), self.path):
@@ -253,6 +244,16 @@ class Evaluate(Run):
         if note := expert_checks.describe_lengths(infos, self.data.feature_lengths):
             print(f"note: {note}")  # noqa: T201
         return named
+
+    def _asking(self) -> asking.Asking:
+        return asking.Asking(
+            self.retrieval,
+            self._strategies(),
+            self._names(),
+            self.data,
+            self,
+            self.initial_checkpoint_path,
+        )
 
     def _names(self) -> list[str]:
         return task_registry.registry.expand(self.tasks) if self.tasks else []
@@ -275,7 +276,10 @@ class Evaluate(Run):
         )
 
     def _jobs(
-        self, keys: jobs.Keys, open_split: Callable[[str, str], jobs.ScoredSplit]
+        self,
+        keys: jobs.Keys,
+        open_split: Callable[[str, str], jobs.ScoredSplit],
+        program: scorer.Scorer,
     ) -> Iterator[jobs.Job]:
         """Yields every candidate on every task and split that it is scored on."""
         names, found = self._names(), self._strategies()
@@ -284,14 +288,8 @@ class Evaluate(Run):
             info = candidate.manifest
             own = list(info.tasks) if info else []
             pairs.append((candidate, own if self.own_tasks else names))
-        if self.retrieval is not None:
-            questions = self.retrieval.ask(
-                former_retrieval.asker(self.retrieval, self),
-                names,
-                self.data,
-                base_path=self.initial_checkpoint_path,
-            )
-            pairs += strategies.from_library(found, questions, self.path)
+        questions = self._asking().questions(program, keys)
+        pairs += strategies.from_library(found, questions, self.path)
         shard = shards.parse(self.shard)
         for candidate, tasks in candidates.of_shard(pairs, shard):
             for task in tasks:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from concurrent import futures
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from elm_jax import errors
 from elm_jax.data import tasks as task_registry
@@ -23,6 +23,20 @@ class ScoredSplit(NamedTuple):
     dataset: token_store.TokenizedDataset
     rows: list[int]
     facts: results.Facts
+
+
+class Program(Protocol):
+    """What scores placed parameters, such as a `scorer.Scorer`."""
+
+    def place(self, params: Params) -> Params: ...  # noqa: D102
+
+    def score(  # noqa: D102
+        self,
+        params: Params,
+        adapter: adapters.AnySpec | None,
+        dataset: token_store.TokenizedDataset,
+        rows: Sequence[int],
+    ) -> scorer.Scores: ...
 
 
 class Job(NamedTuple):
@@ -121,7 +135,7 @@ def unscored(asked: Sequence[Job], store: result_store.ResultStore) -> list[list
 
 def score(
     groups: Sequence[Sequence[Job]],
-    program: scorer.Scorer,
+    program: Program,
     keys: Keys,
     store: result_store.ResultStore,
     *,
@@ -170,7 +184,7 @@ def score(
 
 
 def _loaded(
-    groups: Sequence[Sequence[Job]], base: loaded.Base, program: scorer.Scorer
+    groups: Sequence[Sequence[Job]], base: loaded.Base, program: Program
 ) -> Iterator[tuple[Sequence[Job], tuple[Params, adapters.AnySpec | None]]]:
     """Yields groups with placed parameters; the next are read while these are scored.
 

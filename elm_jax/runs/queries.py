@@ -13,7 +13,15 @@ from elm_jax.data import token_store
 from elm_jax.disk import files
 from elm_jax.library import catalogue, index, retrieval, sampling, text_formats
 from elm_jax.partitioning import processes
-from elm_jax.runs import bases, data_folder, embedders, loaded, task_data, vocabularies
+from elm_jax.runs import (
+    bases,
+    data_folder,
+    embedders,
+    loaded,
+    observed,
+    task_data,
+    vocabularies,
+)
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Run
 
@@ -32,6 +40,8 @@ class Question(NamedTuple):
       training_seed: That seed; None without one.
       keys: The experts' entries in the index, which tell the rows behind their keys.
       text_format: What these rows and the queries look like to the embedder.
+      behaviour: What experts think of the answers to these rows; None unless a
+        strategy needs it.
     """
 
     task: str
@@ -43,6 +53,7 @@ class Question(NamedTuple):
     training_seed: int | None = None
     keys: tuple[index.Expert, ...] = ()
     text_format: str = ""
+    behaviour: observed.Behaviour | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

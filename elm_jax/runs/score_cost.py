@@ -1,7 +1,8 @@
 """What an evaluation costs, for its plan: cells, operations and hours."""
 
+import itertools
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from elm_jax.data import token_store
 from elm_jax.model import config as config_lib
 from elm_jax.model import cost, t5
-from elm_jax.runs import bases
+from elm_jax.runs import bases, task_data
 from elm_jax.runs.run import Plan
 
 # Operations per second by which hours are told: what an accelerator of 400 TFLOP/s does
@@ -33,6 +34,32 @@ class Part(NamedTuple):
     dataset: token_store.TokenizedDataset | None
     num_rows: int
     num_cells: int
+
+
+def parts(
+    num_cells: Mapping[str, int],
+    splits: Sequence[str],
+    data: task_data.OpenedData,
+    *,
+    most: int,
+    choose: Callable[[int, str], Sequence[int]],
+) -> list[Part]:
+    """Returns what is scored on each task and split; builds no token cache.
+
+    Args:
+      num_cells: Candidates of each task.
+      splits: Of each task.
+      data: Where token caches are.
+      most: Rows of each split, where nobody knows how many it has; 0 for all.
+      choose: Returns the rows to score of a number of rows and the split's name.
+    """
+    found = []
+    for task, split in itertools.product(num_cells, splits):
+        dataset, rows = data.open_if_cached(task, split), most
+        if dataset is not None:
+            rows = len(choose(len(dataset), split))
+        found.append(Part(task, split, dataset, rows, num_cells[task]))
+    return found
 
 
 def cell_flops(

@@ -113,13 +113,24 @@ class Scorer:
         params: Params,
         adapter: adapters.AnySpec | None,
         examples: Sequence[token_store.Example],
+        *,
+        length_normalized: bool | None = None,
     ) -> rank_classification.RankOutcome:
-        """Returns the scores that placed parameters give to examples' choices."""
+        """Returns the scores that placed parameters give to examples' choices.
+
+        Args:
+          params: From `place`.
+          adapter: Of these parameters.
+          examples: With choices.
+          length_normalized: Whether scores are divided by tokens; None as the scorer.
+        """
+        if length_normalized is None:
+            length_normalized = self._length_normalized
         return rank_classification.rank_classify(
             self._bind(self._programs(adapter).score, params),
             examples,
             batch_size=self._batch_size,
-            length_normalized=self._length_normalized,
+            length_normalized=length_normalized,
         )
 
     def write(

@@ -10,7 +10,7 @@ from elm_jax.evaluation import results
 from elm_jax.library import retrieval
 from elm_jax.merging import averages, noise
 from elm_jax.merging.method import MergeMethod
-from elm_jax.runs import candidates, queries
+from elm_jax.runs import candidates, queries, routers
 from elm_jax.runs.strategy import (
     Choice,
     LibraryStrategy,
@@ -204,6 +204,7 @@ NAMED: Mapping[str, Strategy] = {
     "merged_top3": MergeTopK(),
     "merged_all": MergeAll(),
     "random_weights": RandomWeights(),
+    "by_log_prob": routers.ByBehaviour(),
 }
 """Those that gin files may name by a text alone."""
 

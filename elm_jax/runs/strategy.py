@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar, NamedTuple
 
 from elm_jax import fields, paths
@@ -62,6 +62,19 @@ class Strategy(abc.ABC):
     def merges(self) -> bool:
         """Whether it may merge experts, which then have to be alike."""
         return False
+
+    def looks_at(self, question: queries.Question) -> Collection[str]:
+        """Returns the experts whose answers to the rows that ask it has to know.
+
+        They are then in `question.behaviour`; see `behaviour_scores`.
+        """
+        del question
+        return ()
+
+    def num_looked_at(self, num_experts: int) -> int:
+        """Returns how many of a library's experts that are at most, for plans."""
+        del num_experts
+        return 0
 
     @abc.abstractmethod
     def choose(self, target: Target) -> candidates.Candidate:

@@ -1,0 +1,89 @@
+"""How an evaluation asks its library, for all strategies at once."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from elm_jax.runs import (
+    behaviour_scores,
+    former_retrieval,
+    jobs,
+    queries,
+    scorer,
+    task_data,
+)
+from elm_jax.runs.run import Plan, Run
+from elm_jax.runs.strategy import Strategy
+
+
+class Asking(NamedTuple):
+    """The library of an evaluation, and who asks it.
+
+    Attributes:
+      retrieval: How it is asked; None if it is not.
+      strategies: All of the evaluation.
+      tasks: Names of its tasks.
+      data: Of their rows.
+      run: The evaluation.
+      base_path: Its base.
+    """
+
+    retrieval: queries.Queries | None
+    strategies: Sequence[Strategy]
+    tasks: Sequence[str]
+    data: task_data.TaskData
+    run: Run
+    base_path: str
+
+    def check(self) -> list[pathlib.Path]:
+        """Returns the folders of the experts that may be chosen.
+
+        Raises:
+          ElmError: As `Queries.check_library`, or retrieval is for other tasks.
+        """
+        if self.retrieval is None:
+            return []
+        asker = former_retrieval.asker(self.retrieval, self.run)
+        folders = self.retrieval.check_library(
+            asker, self.data, base_path=self.base_path
+        )
+        former_retrieval.check_tasks(self.retrieval, self.tasks)
+        return [*folders.values()]
+
+    def plan(self, data: task_data.OpenedData, *, device_flops: float) -> Plan:
+        """Returns what routing costs; empty if no strategy scores experts for it."""
+        if self.retrieval is None:
+            return {}
+        return behaviour_scores.plan(
+            self.strategies,
+            self.retrieval,
+            self.tasks,
+            data,
+            base_dir=self.run.path(self.base_path),
+            library_dir=self._library_dir(self.retrieval),
+            device_flops=device_flops,
+        )
+
+    def questions(
+        self, program: scorer.Scorer, keys: jobs.Keys
+    ) -> list[queries.Question]:
+        """Returns what the library answers each task, and what strategies look at.
+
+        Raises:
+          ElmError: As `Queries.ask` and `behaviour_scores.with_behaviour`.
+        """
+        if self.retrieval is None:
+            return []
+        asker = former_retrieval.asker(self.retrieval, self.run)
+        return behaviour_scores.with_behaviour(
+            self.retrieval.ask(asker, self.tasks, self.data, base_path=self.base_path),
+            self.strategies,
+            program,
+            keys,
+            library_dir=self._library_dir(self.retrieval),
+            run_id=self.run.name,
+        )
+
+    def _library_dir(self, retrieval: queries.Queries) -> pathlib.Path:
+        asker = former_retrieval.asker(retrieval, self.run)
+        return asker.path(retrieval.library_dir)

@@ -1,0 +1,197 @@
+"""Scores of a library's experts on the rows that ask it, kept with the library.
+
+They lie in the folder `behaviour` of the library, in a store of result rows like that
+of an evaluation: each is known by the expert, the base, and the rows and their tokens.
+What is there is not scored again, by no strategy and no other evaluation, and is
+compared with its hash when it is read; after a kill, and when an expert lands, the rest
+is scored.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+
+from elm_jax import errors
+from elm_jax.data import token_store
+from elm_jax.evaluation import result_store, results
+from elm_jax.library import catalogue
+from elm_jax.partitioning import processes
+from elm_jax.peft import adapters
+from elm_jax.runs import (
+    candidates,
+    jobs,
+    observed,
+    queries,
+    score_cost,
+    scorer,
+    task_data,
+)
+from elm_jax.runs.strategy import Strategy
+from elm_jax.types import Params
+
+FOLDER = "behaviour"
+_METRIC = "choices"  # their mean number in a row, which no other batch size changes
+
+
+class _WithoutLabels:
+    """A scorer that gives the log-probabilities of choices, and nothing by labels."""
+
+    def __init__(self, program: scorer.Scorer) -> None:
+        self._program = program
+        self.place = program.place
+
+    def score(
+        self,
+        params: Params,
+        adapter: adapters.AdapterSpec | None,
+        dataset: token_store.TokenizedDataset,
+        rows: Sequence[int],
+    ) -> scorer.Scores:
+        """Returns the scores of choices; the label of every row is taken to be 0."""
+        examples = [dataset[row]._replace(label=0) for row in rows]
+        found = self._program.rank(params, adapter, examples, length_normalized=False)
+        counts = found.num_choices
+        arrays = {
+            "example_ids": found.example_ids,
+            _METRIC: counts.astype(np.float32),
+            "scores": np.concatenate(found.scores),
+        }
+        return scorer.Scores({_METRIC: float(counts.mean())}, len(rows), arrays)
+
+
+def with_behaviour(
+    questions: Sequence[queries.Question],
+    strategies: Sequence[Strategy],
+    program: scorer.Scorer,
+    keys: jobs.Keys,
+    *,
+    library_dir: pathlib.Path,
+    run_id: str,
+) -> list[queries.Question]:
+    """Returns questions with the behaviour of those experts that strategies look at.
+
+    Args:
+      questions: Each with the experts that may be chosen.
+      strategies: All of the evaluation.
+      program: What scores.
+      keys: Whose base and data these are.
+      library_dir: Whose scores are read, and added to.
+      run_id: The run that rows name.
+
+    Raises:
+      ConfigError: A task has no answer choices; or the folder cannot be written.
+      ElmError: What kept an expert from being scored.
+    """
+    looked_at = [_looked_at(question, strategies) for question in questions]
+    if not any(looked_at):
+        return [*questions]
+    keys = dataclasses.replace(keys, claimed="", seed=0, length_normalized=False)
+    asked = [
+        job
+        for question, names in zip(questions, looked_at, strict=True)
+        for job in _jobs(question, names, keys)
+    ]
+    store = result_store.ResultStore(library_dir / FOLDER / "scores.jsonl")
+    print(f"rows that ask, in {store.path}:")  # noqa: T201
+    todo = jobs.unscored(asked, store)
+    jobs.score(todo, _WithoutLabels(program), keys, store, run_id=run_id)
+    found = iter(processes.agree(_read(asked, store) if processes.is_main() else None))
+    answered = []
+    for question, names in zip(questions, looked_at, strict=True):
+        if names:
+            base = next(found)
+            scores = {name: next(found) for name in names}
+            examples = [question.dataset[row] for row in question.rows]
+            behaviour = observed.of(scores, base, examples)
+            question = question._replace(behaviour=behaviour)
+        answered.append(question)
+    return answered
+
+
+def plan(
+    strategies: Sequence[Strategy],
+    asked: queries.Queries | None,
+    tasks: Sequence[str],
+    data: task_data.OpenedData,
+    *,
+    base_dir: pathlib.Path,
+    library_dir: pathlib.Path,
+    device_flops: float,
+) -> dict[str, object]:
+    """Returns what routing costs, for the plan of an evaluation; empty without.
+
+    Args:
+      strategies: All of the evaluation.
+      asked: How the library is asked; None if it is not.
+      tasks: That ask.
+      data: Where token caches are.
+      base_dir: Folder of the base, whose shape counts.
+      library_dir: The library.
+      device_flops: Operations per second.
+    """
+    if asked is None:
+        return {}
+    number = len(catalogue.Catalogue(library_dir).experts())
+    most = max(one.num_looked_at(number) for one in strategies)
+    if not most:
+        return {}
+    parts = score_cost.parts(
+        dict.fromkeys(tasks, most + 1),
+        (asked.split,),
+        data,
+        most=asked.num_queries,
+        choose=lambda num_rows, _: range(min(num_rows, asked.num_queries)),
+    )
+    told = score_cost.describe(base_dir, parts, device_flops=device_flops)
+    rows = sum(part.num_rows * part.num_cells for part in parts)
+    return {
+        "routing": f"{most} experts and the base on {asked.num_queries} rows of each"
+        f" of {len(tasks)} tasks: {rows:,} rows at most, less those of"
+        f" {library_dir / FOLDER}",
+        "routing costs, about": told["cost, about"],
+    }
+
+
+def _looked_at(
+    question: queries.Question, strategies: Sequence[Strategy]
+) -> tuple[str, ...]:
+    """Returns the experts whose scores any strategy needs, by name."""
+    names = {name for one in strategies for name in one.looks_at(question)}
+    if names and not question.dataset.has_choices:
+        raise errors.ConfigError(
+            found=f"a router by behaviour for {question.task}, whose answers are"
+            " written freely",
+            expected="tasks with answer choices, whose log-probabilities it compares",
+            do="Leave out the task, or the strategy",
+        )
+    return tuple(sorted(names))
+
+
+def _jobs(
+    question: queries.Question, names: Collection[str], keys: jobs.Keys
+) -> Iterator[jobs.Job]:
+    """Yields the base, if there is an expert, and each expert."""
+    dataset = question.dataset
+    facts = results.Facts(data_fingerprint=dataset.fingerprint)
+    rows = jobs.ScoredSplit(dataset, [*question.rows], facts)
+    everyone = [candidates.Candidate("base", strategy="base")] if names else []
+    everyone += candidates.of_experts([question.experts[name] for name in names])
+    for candidate in everyone:
+        yield jobs.Job(candidate, keys.cell(candidate, rows), rows)
+
+
+def _read(
+    asked: Sequence[jobs.Job], store: result_store.ResultStore
+) -> list[list[list[float]]]:
+    """Returns the scores of each job's examples' choices, as JSON values."""
+    rows = {row.key(_METRIC): row for row in store.rows()}
+    found = []
+    for job in asked:
+        row = rows[job.cell.key(_METRIC)]
+        arrays = store.per_example(row, only=("scores", _METRIC))
+        ends = np.cumsum(arrays[_METRIC].astype(np.int64))
+        split = np.split(arrays["scores"], ends[:-1])
+        found.append([scores.tolist() for scores in split])
+    return found

@@ -1,0 +1,264 @@
+"""Routers by behaviour in an evaluation: what they look at, keep and choose."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+
+from elm_jax import errors
+from elm_jax.data import token_store
+from elm_jax.evaluation import result_store
+from elm_jax.merging import averages, task_arithmetic
+from elm_jax.routing import behaviour
+from elm_jax.runs import (
+    candidates,
+    loaded,
+    observed,
+    placement,
+    routers,
+    scorer,
+    strategies,
+)
+from tests.runs import finished_scores_test as toy
+from tests.runs import scored
+from tests.runs import strategies_test as known
+
+STRATEGIES = (
+    "base",
+    routers.ByBehaviour(),
+    routers.ByBehaviour(statistic="entropy"),
+    routers.ByBehaviour(num_experts=2, weigh=True, method=averages.Weighted()),
+    routers.ByBehaviour(statistic="margin", among=1),
+)
+
+
+@pytest.fixture(autouse=True)
+def toy_tasks():
+    with scored.registered():
+        yield
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A base, a library of two experts, and an evaluation with routers."""
+    folder = tmp_path_factory.mktemp("routers")
+    with scored.registered():
+        scored.save_base(folder)
+        for seed, name in enumerate(("plain", "twice"), start=1):
+            toy.save_expert(folder, name, seed)
+        toy.build(folder).run()
+        evaluation(folder).run()
+    return folder
+
+
+@pytest.fixture
+def folder(prepared, tmp_path):
+    return shutil.copytree(prepared, tmp_path / "folder")
+
+
+def evaluation(folder, **changes):
+    given = {"experts": (), "strategies": STRATEGIES} | changes
+    return toy.score(folder, **given)
+
+
+def kept(folder):
+    return result_store.ResultStore(folder / "library" / "behaviour" / "scores.jsonl")
+
+
+def rows_of(folder):
+    rows = result_store.read_rows(folder / "results.jsonl")
+    return {(row.expert, row.task): row for row in rows if row.metric == "accuracy"}
+
+
+def best_answers(folder, task):
+    """Each expert's log-probabilities of its best answers, one row at a time."""
+    base = loaded.Base.load(folder / "base")
+    asked = toy.ask(folder)
+    (question,) = asked.ask(asked, (task,), asked.data)
+    data = asked.data.opened(str)
+    program = scorer.Scorer(base, data, batch_size=8, where=placement.Placement())
+    found = {}
+    for name, place in question.experts.items():
+        params, adapter = candidates.Candidate(name, (place,)).load(base)
+        params = program.place(params)
+        rows = [[question.dataset[row]] for row in question.rows]
+        scores = [program.rank(params, adapter, row).scores[0] for row in rows]
+        found[name] = [float(one.max()) for one in scores]
+    return found
+
+
+def test_the_expert_with_the_likeliest_answers_is_scored(prepared):
+    """By a plain program, a row at a time, which keeps nothing."""
+    rows = rows_of(prepared)
+    for task in toy.TASKS:
+        means = {n: np.mean(own) for n, own in best_answers(prepared, task).items()}
+        assert abs(means["plain"] - means["twice"]) > 1e-3  # else luck decides
+        best = max(means, key=means.__getitem__)
+        assert [*rows["by_log_prob", task].experts] == [best]
+        assert rows["by_log_prob", task].strategy == "by_behaviour"
+        assert rows["by_log_prob", task].is_choice
+
+
+def test_a_merge_by_behaviour_is_weighed_by_likelihood(prepared):
+    name = "by_log_prob_top2_weighted_weighted"
+    for task in toy.TASKS:
+        row = rows_of(prepared)[name, task]
+        assert {*row.experts} == {"plain", "twice"}
+        assert not row.is_choice
+        assert row.expert_fingerprint not in row.experts.values()
+
+
+def test_only_the_first_by_votes_are_looked_at(prepared):
+    """With one expert to look at, it is RoE's, whatever it answers."""
+    votes = {q.task: q.result.expert for q in asked_of(prepared)}
+    for task in toy.TASKS:
+        row = rows_of(prepared)["by_margin_of_1", task]
+        assert [*row.experts] == [votes[task]]
+
+
+def asked_of(folder):
+    asked = toy.ask(folder)
+    return asked.ask(asked, toy.TASKS, asked.data)
+
+
+def test_another_router_and_another_run_score_nothing_again(folder, capsys):
+    before = {p: p.read_bytes() for p in (folder / "library").rglob("*") if p.is_file()}
+    more = (*STRATEGIES, routers.ByBehaviour(statistic="gain"))
+    evaluation(folder, strategies=more).run()
+    shown = capsys.readouterr().out
+    assert "to score: 0; scored already: 6" in shown  # two tasks, base and two experts
+    after = {p: p.read_bytes() for p in (folder / "library").rglob("*") if p.is_file()}
+    assert after == before
+
+
+def test_an_expert_that_lands_is_scored_and_the_others_are_not(folder, capsys):
+    rows = kept(folder).rows()
+    toy.save_expert(folder, "signs", 3)
+    toy.build(folder, experts=("{MODEL_DIR}/experts/signs",)).run()
+    capsys.readouterr()
+    evaluation(folder).run()
+    assert "to score: 2; scored already: 6" in capsys.readouterr().out
+    assert kept(folder).rows()[: len(rows)] == rows
+    assert {row.expert for row in kept(folder).rows()[len(rows) :]} == {"signs"}
+
+
+def test_after_a_kill_only_the_rest_is_scored(folder, capsys):
+    path = kept(folder).path
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:4]) + lines[4][:40])
+    evaluation(folder).run()
+    assert "to score: 2; scored already: 4" in capsys.readouterr().out
+    assert len(kept(folder).rows()) == 6
+
+
+def test_scores_that_were_altered_are_refused(folder):
+    (path,) = (folder / "library" / "behaviour" / "per_example").glob("*.arrow")
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 1
+    path.write_bytes(bytes(content))
+    strategy = routers.ByBehaviour(statistic="mass")
+    with pytest.raises(errors.DataError, match="per_example"):
+        evaluation(folder, strategies=(strategy,)).run()
+
+
+def test_other_rows_another_base_and_another_expert_are_scored_anew(folder, capsys):
+    asked = dataclasses.replace(toy.ask(folder), random_seed=9, num_queries=3)
+    evaluation(folder, retrieval=asked).run()
+    assert "to score: 6; scored already: 0" in capsys.readouterr().out
+    cells = {row.scoring for row in kept(folder).rows()}
+    assert len(cells) == 4  # two tasks, each with two sets of rows
+    marks = {(row.expert, row.expert_fingerprint) for row in kept(folder).rows()}
+    assert len(marks) == 3
+
+
+def test_labels_are_never_read(folder, monkeypatch):
+    """With every label another one, all that is kept is the same to the byte."""
+    before = {row.per_example_sha256 for row in kept(folder).rows()}
+    shutil.rmtree(folder / "library" / "behaviour")
+    plain = token_store.TokenizedDataset.__getitem__
+
+    def wrong(self, row):
+        example = plain(self, row)
+        return example._replace(label=(example.label + 1) % len(example.choices))
+
+    monkeypatch.setattr(token_store.TokenizedDataset, "__getitem__", wrong)
+    evaluation(folder, results_path="{MODEL_DIR}/other.jsonl").run()
+    assert {row.per_example_sha256 for row in kept(folder).rows()} == before
+    monkeypatch.undo()
+    kinds = {
+        name for row in kept(folder).rows() for name in kept(folder).per_example(row)
+    }
+    assert kinds == {"example_ids", "choices", "scores"}
+
+
+def test_scores_by_token_of_an_evaluation_do_not_change_what_routers_see(
+    folder, capsys
+):
+    evaluation(folder, length_normalized=True).run()
+    assert "to score: 0; scored already: 6" in capsys.readouterr().out
+
+
+def test_a_plan_tells_what_routing_costs(folder):
+    plan = evaluation(folder).plan()
+    assert "2 experts and the base on 2 rows of each of 2 tasks: 12 rows" in str(
+        plan["routing"]
+    )
+    assert "FLOPs" in str(plan["routing costs, about"])
+    assert "routing" not in evaluation(folder, strategies=("retrieved",)).plan()
+
+
+def test_tasks_without_choices_are_refused_before_anything_is_scored(folder, capsys):
+    asked = dataclasses.replace(toy.ask(folder), tasks=("written_ask",))
+    with pytest.raises(errors.ConfigError, match="written_ask"):
+        evaluation(folder, tasks=("written_ask",), retrieval=asked).run()
+    assert "to score" not in capsys.readouterr().out
+
+
+def question(tmp_path, **scores):
+    """A question to experts that give such scores to two answers of one row."""
+    one = observed.Behaviour(
+        tuple(scores),
+        behaviour.ChoiceScores(
+            np.array([[own] for own in scores.values()], np.float64),
+            np.ones((1, 2), np.int64),
+            np.ones((1, 2), bool),
+            np.zeros((1, 2)),
+        ),
+    )
+    return known.question(tmp_path)._replace(behaviour=one)
+
+
+def test_what_a_router_takes(tmp_path):
+    asked = question(tmp_path, a=(-3.0, -4.0), b=(-1.0, -9.0), c=(-0.5, -2.0))
+    assert routers.ByBehaviour().pick(asked).experts == ("c",)
+    assert routers.ByBehaviour(statistic="margin").pick(asked).experts == ("b",)
+    assert routers.ByBehaviour(num_experts=2).pick(asked).experts == ("c", "b")
+    # The votes name a and b first; c is not looked at.
+    assert routers.ByBehaviour(among=2).looks_at(asked) == ["a", "b"]
+    assert routers.ByBehaviour(among=2).pick(asked).experts == ("b",)
+    found = routers.ByBehaviour(
+        num_experts=2, weigh=True, method=averages.Weighted(), temperature=0.5
+    ).pick(asked)
+    share = 1 / (1 + np.exp(-1.0))  # half a nat at temperature 1/2
+    assert isinstance(found.method, averages.Weighted)
+    np.testing.assert_allclose(found.method.weights, (share, 1 - share))
+
+
+def test_strategies_of_other_settings_have_other_names_and_marks():
+    many = [
+        *(routers.ByBehaviour(statistic=name) for name in behaviour.STATISTICS),
+        routers.ByBehaviour(num_experts=3),
+        routers.ByBehaviour(num_experts=3, method=task_arithmetic.TaskArithmetic()),
+        routers.ByBehaviour(among=16),
+        routers.ByBehaviour(among=16, by="similarity"),
+    ]
+    assert len({one.label for one in many}) == len(many)
+    assert len({one.settings for one in many}) == len(many)
+    assert strategies.of(many) == tuple(many)
+    assert routers.ByBehaviour().settings == ""
+
+
+def test_weights_for_a_method_that_takes_none_are_refused():
+    with pytest.raises(errors.ConfigError):
+        routers.ByBehaviour(num_experts=2, weigh=True)
