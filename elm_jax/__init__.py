@@ -7,7 +7,7 @@ The public names are imported when they are first asked for:
 | `Base` | a whole model; `Base.load(place)`, `.save(place)` |
 | `Expert` | what was trained on one; `Expert.load(place)`, `.save(place)` |
 | `Model(base, expert)` | `.score(text, choices)`, `.choose(...)`, `.generate(text)` |
-| `Library(folder)` | `.retrieve(texts)`, `.load(name)`, `.names` |
+| `Library(folder)` | `.retrieve(texts)`, `.route(texts, choices)`, `.load(name)` |
 | `merge(experts, base, name=...)` | the expert that several are together |
 | `train(base, rows, name=...)` | an expert trained on a list of dicts |
 """

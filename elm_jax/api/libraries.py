@@ -5,13 +5,27 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+import jax
+import numpy as np
+
 from elm_jax import errors, paths, types
-from elm_jax.api import pieces
+from elm_jax.api import pieces, rows
 from elm_jax.data import tasks
 from elm_jax.library import catalogue, index, retrieval, text_formats
-from elm_jax.runs import embedders, loaded, task_data
+from elm_jax.routing import behaviour
+from elm_jax.runs import (
+    embedders,
+    loaded,
+    observed,
+    placement,
+    scorer,
+    task_data,
+    vocabularies,
+)
 
 _NAMES = re.compile(r"(minilm|encoder-mean)-.*-(\d+)|sentence-transformers:(.+)")
+
+_LEAST_BATCH = 8
 
 
 class Library:
@@ -19,7 +33,8 @@ class Library:
 
     Args:
       folder: What `elm_library` built.
-      base: The base of its experts; needed only if its encoder made the keys.
+      base: The base of its experts; needed if its encoder made the keys, and to
+        route.
       embedder: What embeds texts; by default what made the keys.
       vocabulary: A SentencePiece model, for a base that brings none.
     """
@@ -88,6 +103,83 @@ class Library:
             embedder=self._embedder,
             experts=self.names,
         )
+
+    def route(
+        self,
+        texts: Sequence[str],
+        choices: Sequence[str],
+        *,
+        statistic: behaviour.Statistic = "log_prob",
+        among: Sequence[str] | None = None,
+    ) -> tuple[tuple[str, float], ...]:
+        """Returns which experts answer texts as one who knows them would.
+
+        Each expert scores the choices after each text, and a statistic of these
+        log-probabilities ranks them; see `elm_jax/routing/README.md`. All are loaded,
+        one at a time.
+
+        Args:
+          texts: Inputs of the task that needs an expert; no answers.
+          choices: The answer choices of them all.
+          statistic: By which they are ranked.
+          among: Names of experts, such as the first ones of `retrieve`; all by default.
+
+        Returns:
+          `(name, value)`, greatest first, equal ones by name.
+
+        Raises:
+          LibraryError: There is no library, no base was given, or an expert is unknown.
+          DataError: A text or a choice is empty.
+          ConfigError: There is no such statistic, or no expert to choose from.
+          CheckpointError: An expert does not fit the base, or a number is not finite.
+          FingerprintError: An expert is of another base.
+        """
+        names = self.names if among is None else [*dict.fromkeys(among)]
+        if statistic not in behaviour.STATISTICS or not names:
+            raise errors.ConfigError(
+                found=f"statistic {statistic!r} of {len(names)} experts",
+                expected=f"one of {', '.join(behaviour.STATISTICS)}, of one or more",
+                do="Name another, or more experts",
+            )
+        if self._base is None:
+            raise errors.LibraryError(
+                found="a library without its base",
+                expected="the base, on which experts answer",
+                do="Give it: elm_jax.Library(folder, base)",
+            )
+        found = self._behaviour(self._base, texts, choices, names)
+        return found.ranked(statistic, names)
+
+    def _behaviour(
+        self,
+        base: loaded.Base,
+        texts: Sequence[str],
+        choices: Sequence[str],
+        names: Sequence[str],
+    ) -> observed.Behaviour:
+        """Returns what experts and the base give to choices after texts."""
+        data = self._open_data()
+        given = [
+            {"inputs": text, "targets": next(iter(choices), ""), "choices": [*choices]}
+            for text in texts
+        ]
+        examples = rows.tokenize(given, data.vocabulary, has_choices=True)
+        size = -(-_LEAST_BATCH // jax.device_count()) * jax.device_count()
+        program = scorer.Scorer(
+            base, data, batch_size=size, where=placement.Placement()
+        )
+
+        def scores(expert: loaded.Expert | None) -> Sequence[np.ndarray]:
+            params = base.params if expert is None else base.with_expert(expert)
+            adapter = None if expert is None else expert.adapter
+            return program.rank(program.place(params), adapter, examples).scores
+
+        by_expert = {}
+        for name in names:
+            expert = self.load(name)
+            vocabularies.check(expert.manifest, data.vocabulary)
+            by_expert[name] = scores(expert)
+        return observed.of(by_expert, scores(None), examples)
 
     @functools.cached_property
     def _embedder(self) -> types.Embedder:

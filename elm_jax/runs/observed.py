@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from elm_jax.data import token_store
 from elm_jax.evaluation import answers
@@ -34,8 +35,8 @@ class Behaviour(NamedTuple):
 
 
 def of(
-    scores: Mapping[str, Sequence[Sequence[float]]],
-    base: Sequence[Sequence[float]],
+    scores: Mapping[str, Sequence[npt.ArrayLike]],
+    base: Sequence[npt.ArrayLike],
     examples: Sequence[token_store.Example],
 ) -> Behaviour:
     """Returns the behaviour of experts whose scores are known.

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from elm_jax import fields
 from elm_jax.library import retrieval
@@ -27,6 +27,10 @@ class ByBehaviour(LibraryStrategy):
       among: Only so many experts are looked at, those that `by` ranks first; 0 for
         all. Where queries ask for fewer, these.
       by: What ranks them, as for `strategies.Retrieved`.
+      abstains: Whether no expert is taken where the best one has less than `least`.
+      least: Of the statistic; `routing.abstaining` finds it by held-in tasks. With
+        `gain`, 0 says that the best answers are no less likely than under the base.
+      otherwise: What is taken then: the `base`, or the `uniform` mean of all experts.
     """
 
     kind: ClassVar[str] = "by_behaviour"
@@ -37,6 +41,9 @@ class ByBehaviour(LibraryStrategy):
     temperature: fields.Scale = 1.0
     among: fields.CountOrNone = 0
     by: retrieval.By = "votes"
+    abstains: bool = False
+    least: fields.Finite = 0.0
+    otherwise: Literal["base", "uniform"] = "base"
 
     def __post_init__(self) -> None:
         """Raises ConfigError for weights where the method takes none."""
@@ -48,28 +55,31 @@ class ByBehaviour(LibraryStrategy):
     def default_name(self) -> str:
         """`by_log_prob`, and what else is not as by default."""
         parts = [f"by_{self.statistic}"]
-        parts += [f"top{self.num_experts}"] if self.merges else []
+        parts += [f"top{self.num_experts}"] if self.num_experts > 1 else []
         parts += [self.method.name] if self.method != averages.Uniform() else []
         parts += ["weighted"] if self.weigh else []
         parts += [f"of_{self.among}"] if self.among else []
-        return "_".join([*parts, *([self.by] if self.by != "votes" else [])])
+        parts += [self.by] if self.by != "votes" else []
+        parts += [f"or_{self.otherwise}_below_{self.least:g}"] if self.abstains else []
+        return "_".join(parts)
 
     @property
     def note(self) -> str:
         """What it is."""
         what = "the expert"
-        if self.merges:
+        if self.num_experts > 1:
             what = f"{self.method.name} merge of the {self.num_experts} experts"
         parts = [f"{what} with the greatest {self.statistic} of answers, no labels"]
         told = options_of(self.method) | ({"weighted": True} if self.weigh else {})
         parts += [f"{name} {value}" for name, value in told.items()]
         parts += [f"among {self.among} by {self.by}"] if self.among else []
+        parts += [f"{self.otherwise} below {self.least:g}"] if self.abstains else []
         return ", ".join(parts)
 
     @property
     def merges(self) -> bool:
         """Whether it may take several experts."""
-        return self.num_experts > 1
+        return self.num_experts > 1 or (self.abstains and self.otherwise == "uniform")
 
     def looks_at(self, question: queries.Question) -> Collection[str]:
         """Returns the experts among which it chooses."""
@@ -83,7 +93,7 @@ class ByBehaviour(LibraryStrategy):
         return min(num_experts, self.among or num_experts)
 
     def pick(self, question: queries.Question) -> Choice:
-        """Returns the first experts, and the method.
+        """Returns the first experts, and the method; or what is taken otherwise.
 
         Raises:
           DataError: The statistic needs rows with two answers, and there is none.
@@ -92,8 +102,15 @@ class ByBehaviour(LibraryStrategy):
         among = self.looks_at(question)
         order = question.behaviour.ranked(self.statistic, among)[: self.num_experts]
         names, values = zip(*order, strict=True)
+        if self.abstains and values[0] < self.least:
+            return self._fall_back(question)
         method = self.method
         if self.weigh and len(names) > 1:
             given = behaviour.weights(values, temperature=self.temperature)
             method = method.with_weights(given)
         return Choice(names, method if len(names) > 1 else averages.Uniform())
+
+    def _fall_back(self, question: queries.Question) -> Choice:
+        if self.otherwise == "base":
+            return Choice(())
+        return Choice(tuple(sorted(question.experts)), averages.RunningMean())

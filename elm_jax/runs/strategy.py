@@ -37,7 +37,7 @@ class Choice(NamedTuple):
     """Experts that a strategy takes from a library.
 
     Attributes:
-      experts: Their names, the most important one first.
+      experts: Their names, the most important one first; none for the base.
       method: How they are merged.
     """
 
@@ -129,7 +129,8 @@ class LibraryStrategy(Strategy):
         question = target.question
         assert question is not None  # noqa: S101 - it says that it needs the library
         choice = self.pick(question)
-        choice.method.check(len(choice.experts))
+        if choice.experts:
+            choice.method.check(len(choice.experts))
         return candidates.Candidate(
             self.label,
             tuple(question.experts[name] for name in choice.experts),

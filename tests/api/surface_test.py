@@ -129,6 +129,26 @@ def test_a_library_answers_as_elm_library_does(world):
         elm_jax.Library(world / "library").retrieve(texts)
 
 
+def test_routing_ranks_experts_by_the_scores_that_models_give(world):
+    base = elm_jax.Base.load(world / "base")
+    asked = elm_jax.Library(world / "library", base, vocabulary=scored.MODEL)
+    texts = [row[0] for row in scored.ROWS["plain"]]
+    choices = ("yes", "no")
+    found = asked.route(texts, choices)
+    best = {}
+    for name in ("pets", "shop"):
+        scores = model(world, name).score_all(texts, [choices] * len(texts))
+        best[name] = float(np.mean([row.max() for row in scores]))
+    assert [name for name, _ in found] == sorted(best, key=best.__getitem__)[::-1]
+    assert dict(found) == pytest.approx(best, rel=1e-5)
+    (only,) = asked.route(texts, choices, statistic="margin", among=["pets"])
+    assert only[0] == "pets"
+    with pytest.raises(errors.LibraryError, match="without its base"):
+        elm_jax.Library(world / "library").route(texts, choices)
+    with pytest.raises(errors.ConfigError, match="mass"):
+        asked.route(texts, choices, statistic="luck")
+
+
 def test_a_merge_has_the_tensors_of_elm_merge_and_can_be_saved(world, tmp_path):
     base = elm_jax.Base.load(world / "base")
     parts = [elm_jax.Expert.load(world / "experts" / n) for n in ("shop", "pets")]

@@ -19,6 +19,7 @@ from elm_jax.runs import (
     routers,
     scorer,
     strategies,
+    strategy,
 )
 from tests.runs import finished_scores_test as toy
 from tests.runs import scored
@@ -30,6 +31,7 @@ STRATEGIES = (
     routers.ByBehaviour(statistic="entropy"),
     routers.ByBehaviour(num_experts=2, weigh=True, method=averages.Weighted()),
     routers.ByBehaviour(statistic="margin", among=1),
+    routers.ByBehaviour(statistic="gain", abstains=True, least=1e6, name="shy"),
 )
 
 
@@ -107,6 +109,14 @@ def test_a_merge_by_behaviour_is_weighed_by_likelihood(prepared):
         assert {*row.experts} == {"plain", "twice"}
         assert not row.is_choice
         assert row.expert_fingerprint not in row.experts.values()
+
+
+def test_who_abstains_on_every_task_has_the_scores_of_the_base(prepared):
+    rows = rows_of(prepared)
+    for task in toy.TASKS:
+        shy, base = rows["shy", task], rows["base", task]
+        assert shy.per_example_sha256 == base.per_example_sha256
+        assert (shy.experts, shy.role, shy.is_choice) == ({}, "strategy", False)
 
 
 def test_only_the_first_by_votes_are_looked_at(prepared):
@@ -243,6 +253,20 @@ def test_what_a_router_takes(tmp_path):
     share = 1 / (1 + np.exp(-1.0))  # half a nat at temperature 1/2
     assert isinstance(found.method, averages.Weighted)
     np.testing.assert_allclose(found.method.weights, (share, 1 - share))
+
+
+def test_where_no_expert_is_good_enough_the_base_or_the_mean_of_all_is_taken(tmp_path):
+    asked = question(tmp_path, a=(-3.0, -4.0), b=(-1.0, -9.0), c=(-0.5, -2.0))
+    router = routers.ByBehaviour(abstains=True, least=-0.5)
+    assert router.pick(asked).experts == ("c",)  # -0.5 is enough
+    shy = dataclasses.replace(router, least=-0.4)
+    taken = shy.choose(strategy.Target("task", tmp_path.joinpath, asked))
+    assert (taken.folders, taken.fingerprint, taken.is_merged) == ((), "", False)
+    assert taken.name == "by_log_prob_or_base_below_-0.4"
+    mixed = dataclasses.replace(shy, otherwise="uniform")
+    assert mixed.pick(asked).experts == ("a", "b", "c")
+    assert mixed.merges
+    assert not shy.merges
 
 
 def test_strategies_of_other_settings_have_other_names_and_marks():
