@@ -31,7 +31,7 @@ def chosen(*names):
 
 # Those whose commands run, not only build: ELM_READMES=all for all of them.
 RUN = chosen("merging", "peft")
-RUN_PYTHON = chosen("merging", "peft", "evaluation")
+RUN_PYTHON = chosen("merging", "peft", "evaluation", "routing")
 
 QUICKSTART = """
 run() { "$1" --gin_file="gin/pocket/$2.gin" --gin.MODEL_DIR=runs/pocket; }

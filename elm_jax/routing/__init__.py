@@ -1,1 +1,1 @@
-"""Routers: functions that say, without labels, which experts fit a task."""
+"""Routers: functions that say, without labels, which experts fit a task or a token."""

@@ -45,7 +45,7 @@ class _WithoutLabels:
     def score(
         self,
         params: Params,
-        adapter: adapters.AdapterSpec | None,
+        adapter: adapters.AnySpec | None,
         dataset: token_store.TokenizedDataset,
         rows: Sequence[int],
     ) -> scorer.Scores:

@@ -8,7 +8,7 @@ import pytest
 
 from elm_jax import errors
 from elm_jax.data import token_store
-from elm_jax.evaluation import result_store
+from elm_jax.evaluation import result_store, row_lines
 from elm_jax.merging import averages, task_arithmetic
 from elm_jax.routing import behaviour
 from elm_jax.runs import (
@@ -69,7 +69,7 @@ def kept(folder):
 
 
 def rows_of(folder):
-    rows = result_store.read_rows(folder / "results.jsonl")
+    rows = row_lines.read_rows(folder / "results.jsonl")
     return {(row.expert, row.task): row for row in rows if row.metric == "accuracy"}
 
 
