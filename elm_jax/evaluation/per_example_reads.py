@@ -5,6 +5,7 @@ decoded. Each record is compared with its hash, as always. Whatever is not as us
 read row by row, which says what is wrong.
 """
 
+import itertools
 import os
 import pathlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -83,15 +84,13 @@ def _together(
     with record_files.opened(path) as file:
         if file is None:
             return None
-        records = []
-        for place in places:
-            content = file.record(place.offset or 0, place.length or 0)
-            digest = file.schema.hash.copy()
-            digest.update(content)
-            if digest.hexdigest() != place.record_hash:
-                return None
-            records.append(content)
+        records = _records(file, places)
         schema = file.schema
+    for place, record in zip(places, records, strict=True):
+        digest = schema.hash.copy()
+        digest.update(record)
+        if digest.hexdigest() != place.record_hash:
+            return None
     table = _table(schema, records, only)
     if table is None:
         return None
@@ -99,17 +98,40 @@ def _together(
         place.values_hash for place in places
     ]:
         return None
-    parts: dict[str, list[np.ndarray]] = {}
-    for name in table.column_names:
-        if name in only:
-            lists = [chunk.values for chunk in table.column(name).chunks]
-            parts[name] = [np.array(one.to_numpy(False)) for one in lists]
-    rows = zip(*parts.values(), strict=True)
-    return [dict(zip(parts, own, strict=True)) for own in rows]
+    names = [name for name in table.column_names if name in only]
+    try:
+        parts = [_parts(table.column(name)) for name in names]
+    except (ValueError, AttributeError):  # no lists of numbers
+        return None
+    return [dict(zip(names, own, strict=True)) for own in zip(*parts, strict=True)]
+
+
+def _parts(column: Any) -> list[np.ndarray]:
+    """Returns the list of each row."""
+    lists = column.combine_chunks()
+    values = lists.values.to_numpy(zero_copy_only=False)
+    ends = lists.offsets.to_numpy().tolist()
+    return [values[a:b] for a, b in itertools.pairwise(ends)]
+
+
+def _records(
+    file: record_files.OpenFile, places: Sequence[_Place]
+) -> list[bytes | memoryview]:
+    """Returns records, those that follow each other read at once."""
+    offsets = [place.offset or 0 for place in places]
+    lengths = [place.length or 0 for place in places]
+    ends = [offset + length for offset, length in zip(offsets, lengths, strict=True)]
+    if offsets[1:] != ends[:-1]:
+        return [*map(file.record, offsets, lengths)]
+    whole = memoryview(file.record(offsets[0], ends[-1] - offsets[0]))
+    first = offsets[0]
+    return [whole[a - first : b - first] for a, b in zip(offsets, ends, strict=True)]
 
 
 def _table(
-    schema: record_files.Schema, records: Sequence[bytes], only: Collection[str]
+    schema: record_files.Schema,
+    records: Sequence[bytes | memoryview],
+    only: Collection[str],
 ) -> Any:
     """Returns records as a table of the columns that are asked for, a chunk of each."""
     import pyarrow as pa
@@ -122,12 +144,12 @@ def _table(
             wanted.append(place)
     if len(wanted) < 2:
         return None
-    options = pa.ipc.IpcReadOptions(included_fields=wanted)
+    options = pa.ipc.IpcReadOptions(included_fields=wanted, use_threads=False)
     stream = pa.py_buffer(b"".join([schema.content, *records]))
     try:
         table = pa.ipc.open_stream(stream, options=options).read_all()
         table.validate(full=True)
     except (OSError, ValueError, pa.ArrowException):
         return None
-    sizes = [len(chunk) for chunk in table.column(0).chunks]
-    return table if sizes == [1] * len(records) else None
+    is_usual = [len(chunk) for chunk in table.column(0).chunks] == [1] * len(records)
+    return table if is_usual and not any(c.null_count for c in table.columns) else None

@@ -12,12 +12,15 @@ from typing import Any
 
 import markupsafe
 
-from elm_jax.reporting import embedded, marks, report, text
+from elm_jax.reporting import csv_tables, embedded, marks, report, text
 
 SHADES = 20  # steps of colour from none to full
 # The full colour means at least this many points from the base model, so that a map of
 # small differences stays pale.
 _LEAST_COLOUR_RANGE = 10.0
+MOST_CELLS = 100_000
+"""Of a map on a page; a browser needs a second for 40,000. Of more experts, those with
+the lowest means are left out."""
 # A map with more columns opens with its datasets folded to their means.
 _MOST_OPEN_COLUMNS = 24
 
@@ -82,6 +85,18 @@ class _Drawing:
         return [
             means[column.dataset] if column.prompt is None else own[column.prompt]
             for column in self.columns
+        ]
+
+    def first_rows(self, most_cells: int) -> list[tuple[str, list[float | None]]]:
+        """Returns experts with their values: the first ones, and those retrieved."""
+        number = max(1, most_cells // len(self.columns))
+        retrieved = {*self.map.retrieved}
+        return [
+            (name, values)
+            for place, (name, values) in enumerate(
+                zip(self.map.experts, self.rows, strict=True)
+            )
+            if place < number or name in retrieved
         ]
 
     def _tasks(self, column: _Column) -> list[str]:
@@ -166,6 +181,7 @@ def draw(
     for one, (label, values) in zip(shown.references, references, strict=True):
         kind = "reference bound" if one.is_bound else "reference"
         pinned.append(drawing.reference(label, values, kind))
+    shown_rows = drawing.first_rows(MOST_CELLS)
     groups = [
         (name, sum(column.dataset == name for column in columns))
         for name in dict.fromkeys(column.dataset for column in columns)
@@ -185,21 +201,17 @@ def draw(
         "has_links": bool(links),
         "reach": drawing.reach,
         "num_experts": len(shown.experts),
+        "num_left_out": len(shown.experts) - len(shown_rows),
+        "file": csv_tables.file_name(shown.title),
         "pinned": pinned,
-        "rows": [
-            drawing.row(name, values)
-            for name, values in zip(shown.experts, drawing.rows, strict=True)
-        ],
+        "rows": [drawing.row(name, values) for name, values in shown_rows],
         "values": embedded.json(
             {
                 "groups": groups,
                 "columns": [column.title for column in columns],
                 "pinned": [["base", _exact(drawing.values(shown.baseline))]] * has_base
                 + [[label, _exact(values)] for label, values in references],
-                "rows": [
-                    [name, _exact(values)]
-                    for name, values in zip(shown.experts, drawing.rows, strict=True)
-                ],
+                "rows": [[name, _exact(values)] for name, values in shown_rows],
             }
         ),
     }

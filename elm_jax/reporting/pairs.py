@@ -84,15 +84,16 @@ class Pairs:
 
 def draw(pairs: Pairs) -> dict[str, Any]:
     """Returns what the template prints: data for the script, and what they lack."""
-    codes = [_Code.of(task, pairs.models) for task in pairs.tasks]
-    shown = _fitting(pairs, codes)
-    packed: list[list[bytes]] = [[] for _ in shown]
-    for task, code in zip(pairs.tasks, codes, strict=True):
-        own = [place for place, model in enumerate(shown) if _has(model, task)]
-        if own:
-            found = code.pack(np.stack([shown[i].answers[task.key] for i in own]))
-            for place, line in zip(own, found, strict=True):
-                packed[place].append(line.tobytes())
+    codes: list[_Code] = []
+    packed: list[list[bytes]] = [[] for _ in pairs.models]
+    for task in pairs.tasks:
+        own = [place for place, model in enumerate(pairs.models) if _has(model, task)]
+        answers = [pairs.models[place].answers[task.key] for place in own]
+        every = np.stack(answers) if own else np.zeros((0, 1))
+        codes.append(_Code.of(every))
+        for place, line in zip(own, codes[-1].pack(every), strict=True):
+            packed[place].append(line.tobytes())
+    shown = pairs.models[: _num_fitting(packed)]
     models: list[dict[str, Any]] = [
         {
             "label": model.label,
@@ -102,7 +103,7 @@ def draw(pairs: Pairs) -> dict[str, Any]:
             "lacks": [i for i, t in enumerate(pairs.tasks) if not _has(model, t)],
             "answers": base64.b64encode(b"".join(parts)).decode(),
         }
-        for model, parts in zip(shown, packed, strict=True)
+        for model, parts in zip(shown, packed, strict=False)
     ]
     num_experts = sum(model.is_expert for model in pairs.models)
     return {
@@ -188,18 +189,14 @@ class _Code:
     step: float = 0.0
 
     @classmethod
-    def of(cls, task: Task, models: Sequence[Model]) -> "_Code":
-        own = [model.answers[task.key] for model in models if _has(model, task)]
-        found = _different(np.concatenate(own)) if own else np.zeros(1)
+    def of(cls, answers: np.ndarray) -> "_Code":
+        """Returns that of answers [models, rows]."""
+        found = _different(answers) if answers.size else np.zeros(1)
         step = 0.0 if len(found) <= _MOST_EXACT else 0.01
         if step:
             found = np.unique(np.round(found, 2))
         needed = max(1, math.ceil(math.log2(len(found))))
         return cls(found, next(b for b in (1, 2, 4, 8, 16) if b >= needed), step)
-
-    def size(self, number: int) -> int:
-        """Returns how many bytes so many answers take."""
-        return -(-number * self.bits // 8)
 
     def pack(self, answers: np.ndarray) -> np.ndarray:
         """Returns the places of scores, high bits first; of 16 bits, low byte first.
@@ -234,16 +231,11 @@ def _different(values: np.ndarray) -> np.ndarray:
     return np.unique(values)
 
 
-def _fitting(pairs: Pairs, codes: Sequence[_Code]) -> Sequence[Model]:
-    """Returns the first models, as many as a page has room for."""
+def _num_fitting(packed: Sequence[Sequence[bytes]]) -> int:
+    """Returns of how many models, the first ones, a page has room for the answers."""
     left = MOST_CHARACTERS
-    for place, model in enumerate(pairs.models):
-        size = sum(
-            code.size(len(task.example_ids))
-            for task, code in zip(pairs.tasks, codes, strict=True)
-            if _has(model, task)
-        )
-        left -= 4 * -(-size // 3)  # as base 64
+    for place, parts in enumerate(packed):
+        left -= 4 * -(-sum(map(len, parts)) // 3)  # as base 64
         if left < 0:
-            return pairs.models[:place]
-    return pairs.models
+            return place
+    return len(packed)

@@ -186,9 +186,8 @@ class ComparableRows:
         """Returns ids and values of rows, each file read and each id kept once."""
         names = ("dataset", "task")
         keys = [*zip(*(rows.coded(name).listed() for name in names), strict=True)]
-        firsts = rows.groups(*names).firsts
-        if len(firsts) < len(rows):
-            twice = min({*range(len(rows))} - {*firsts.tolist()})
+        if len({*keys}) < len(keys):
+            twice = next(i for i, key in enumerate(keys) if key in keys[:i])
             raise statistics.unusable(rows[twice], "two rows")
         # No metric has two records of the same place.
         names = ("per_example_path", "per_example_offset", "metric")
@@ -201,15 +200,18 @@ class ComparableRows:
             own = rows.take(np.array(new))
             arrays_of = self.store.per_examples(own, only=("example_ids", metric))
             for i, arrays in zip(new, arrays_of, strict=True):
-                self._columns[places[i]] = self._kept(rows, i, arrays)
+                self._columns[places[i]] = self._kept(rows[i], metric, arrays)
         return {k: self._columns[at] for k, at in zip(keys, places, strict=True)}
 
     def _kept(
-        self, rows: RowColumns, place: int, arrays: Mapping[str, np.ndarray]
+        self, row: results.ResultRow, metric: str, arrays: Mapping[str, np.ndarray]
     ) -> Kept:
-        values = compact(statistics.values_of(rows[place], arrays))
         ids = np.asarray(arrays["example_ids"], np.int64)
-        return Kept(self._ids.setdefault(ids.tobytes(), ids), values)
+        content = ids.tobytes()
+        if content not in self._ids or metric not in arrays:
+            statistics.values_of(row, arrays)  # refuses what is no column
+            self._ids[content] = ids.copy()
+        return Kept(self._ids[content], compact(arrays[metric]))
 
     def details(self) -> tuple[tuple[str, str], ...]:
         """Returns whose these rows are, as names and values."""

@@ -1,11 +1,12 @@
 """A reader sorts, filters, folds and saves a map of experts, in a real browser."""
 
 import csv
+import dataclasses
 import io
 
 import pytest
 
-from elm_jax.reporting import csv_tables, page, report
+from elm_jax.reporting import csv_tables, heat_maps, page, report
 from tests.reporting import browser
 
 pytestmark = browser.needed
@@ -53,6 +54,25 @@ def opened_page(tab, shown, tmp_path):
 
 def write(path, *maps):
     path.write_text(page.render(report.Report(title="t", heat_maps=maps)))
+
+
+def test_a_map_of_too_many_cells_shows_the_best_experts_and_those_retrieved(
+    shown, tab, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(heat_maps, "MOST_CELLS", 12)  # of two rows, five columns each
+    write(tmp_path / "page.html", dataclasses.replace(shown, retrieved=("", "", "")))
+    tab.open(tmp_path / "page.html")
+    best = [*shown.experts[:2]]
+    assert names(tab) == best
+    told = "1 of 3 experts are left out here, those with the lowest means"
+    text = (tmp_path / "page.html").read_text()
+    assert told in text
+    assert "<code>small_map.csv</code>" in text
+    last = shown.experts[2]
+    write(tmp_path / "page.html", dataclasses.replace(shown, retrieved=("", "", last)))
+    tab.open(tmp_path / "page.html")
+    assert names(tab) == [*best, last]
+    assert told not in (tmp_path / "page.html").read_text()
 
 
 def names(tab):

@@ -11,11 +11,11 @@ import shutil
 
 import pytest
 
-from elm_jax import errors, trees
-from elm_jax.checkpoints import experts, manifest
+from elm_jax import errors
+from elm_jax.checkpoints import manifest
 from elm_jax.limits import limited
 from elm_jax.merging import averages, task_arithmetic
-from elm_jax.model import config, t5
+from elm_jax.model import config
 from elm_jax.runs import (
     convert,
     convert_bottlenecks,
@@ -26,16 +26,10 @@ from elm_jax.runs import (
     tasks,
 )
 from tasks import pocket
-from tests.checkpoints import (
-    bottleneck_sample,
-    make_adapterhub_golden,
-    peft_sample,
-)
+from tests.runs import imported
 
 SUITES = (pocket,)  # imported for what it registers
-SHAPES = t5.param_shapes(t5.T5(peft_sample.CONFIG))
 T5X = pathlib.Path(__file__).parents[1] / "fixtures" / "t5x_tiny"
-BASE, BASE_DIR = "{MODEL_DIR}/base", {"initial_checkpoint_path": "{MODEL_DIR}/base"}
 
 REFUSES = "refuses"  # and names what differs
 ANEW = "anew"  # another result beside the first, which stays as it is
@@ -43,52 +37,10 @@ REFUSES_RUNNING = "refuses when it runs"  # only then it reads the weights
 SAME = "same"  # says that it is finished: the field decides nothing of the result
 
 
-def save_base(folder, scale=1.0):
-    params = trees.unflatten(
-        {n: scale * a for n, a in trees.flatten(peft_sample.base(SHAPES)).items()}
-    )
-    info = manifest.Manifest(
-        name=folder.name,
-        kind="base",
-        base_name=folder.name,
-        base_fingerprint=trees.fingerprint(params),
-        model=dataclasses.asdict(peft_sample.CONFIG),
-        trainable_pattern=".*",
-    )
-    experts.save_expert(folder, params, info)
-
-
-def peft(name):
-    return str(peft_sample.FOLDER / name)
-
-
-def hub(name):
-    return str(make_adapterhub_golden.FOLDER / name)
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A work folder with two bases, imported experts, another run's, and copies."""
     folder = tmp_path_factory.mktemp("prepared")
-    save_base(folder / "base")
-    save_base(folder / "other_base", scale=0.5)
-    convert_experts.ImportPeft(
-        model_dir=str(folder),
-        source_paths=(peft("lora"), peft("lora_patterns")),
-        **BASE_DIR,
-    ).run()
-    convert_bottlenecks.ImportAdapterHub(
-        model_dir=str(folder), source_paths=(hub("learned"), hub("channel")), **BASE_DIR
-    ).run()
-    shutil.copytree(hub("learned"), folder / "runs" / "houlsby")
-    bottleneck_sample.save(folder / "bottlenecks/one", folder / "base", "paper")
-    bottleneck_sample.save(folder / "bottlenecks/two", folder / "base", "sum")
-    # Another run's folder of the same name, as PEFT's `checkpoint-500` are.
-    shutil.copytree(peft("lora_patterns"), folder / "runs" / "lora")
-    hf = {"model_dir": str(folder), "expert_path": BASE}
-    export.ExportHuggingFace(**hf, export_dir="{MODEL_DIR}/hf").run()
-    half = {**hf, "expert_path": "{MODEL_DIR}/other_base"}
-    export.ExportHuggingFace(**half, export_dir="{MODEL_DIR}/hf").run()
+    imported.prepare(folder)
     return folder
 
 
@@ -146,7 +98,7 @@ RESULTS = {
         },
     ),
     convert_experts.ImportPeft: (
-        {"source_paths": peft("lora"), **BASE_DIR},
+        {"source_paths": imported.peft("lora"), **imported.BASE_DIR},
         {
             "source_paths": ("{MODEL_DIR}/runs/lora", REFUSES),
             "initial_checkpoint_path": ("{MODEL_DIR}/other_base", REFUSES),
@@ -172,7 +124,7 @@ RESULTS = {
         },
     ),
     convert_bottlenecks.ImportAdapterHub: (
-        {"source_paths": hub("houlsby"), **BASE_DIR},
+        {"source_paths": imported.hub("houlsby"), **imported.BASE_DIR},
         {
             "source_paths": ("{MODEL_DIR}/runs/houlsby", REFUSES),
             "initial_checkpoint_path": ("{MODEL_DIR}/other_base", REFUSES),
@@ -191,7 +143,7 @@ RESULTS = {
         },
     ),
     convert_experts.FoldExpert: (
-        {"expert_path": "{MODEL_DIR}/imported/lora", **BASE_DIR},
+        {"expert_path": "{MODEL_DIR}/imported/lora", **imported.BASE_DIR},
         {
             "expert_path": ("{MODEL_DIR}/imported/lora_patterns", ANEW),
             "initial_checkpoint_path": ("{MODEL_DIR}/other_base", REFUSES),
@@ -199,20 +151,20 @@ RESULTS = {
         },
     ),
     export.ExportHuggingFace: (
-        {"expert_path": BASE},
+        {"expert_path": imported.BASE},
         {
             "expert_path": ("{MODEL_DIR}/other_base", ANEW),
-            "initial_checkpoint_path": (BASE, REFUSES),
+            "initial_checkpoint_path": (imported.BASE, REFUSES),
             "storage_dtype": ("bfloat16", REFUSES),
             "export_dir": ("{MODEL_DIR}/elsewhere", ANEW),
             "max_shard_bytes": (10_000, REFUSES),
         },
     ),
     export.ExportT5X: (
-        {"expert_path": BASE},
+        {"expert_path": imported.BASE},
         {
             "expert_path": ("{MODEL_DIR}/other_base", ANEW),
-            "initial_checkpoint_path": (BASE, REFUSES),
+            "initial_checkpoint_path": (imported.BASE, REFUSES),
             "storage_dtype": ("bfloat16", REFUSES),
             "export_dir": ("{MODEL_DIR}/elsewhere", ANEW),
             "file_format": ("legacy", REFUSES),
@@ -237,7 +189,7 @@ RESULTS = {
             "experts": ("{MODEL_DIR}/imported/lora",) * 2,
             "expert_name": "mine",
             "method": averages.Weighted(weights=(3.0,)),
-            **BASE_DIR,
+            **imported.BASE_DIR,
         },
         {
             "experts": (("{MODEL_DIR}/imported/lora_patterns",), REFUSES),
@@ -314,7 +266,7 @@ def test_the_same_command_again_says_finished_and_changes_nothing(folder, capsys
 
 def test_what_is_no_fold_of_an_expert_is_not_taken_for_one(folder):
     """The expert's own folder, and that of another expert of its name."""
-    given = {"expert_path": "{MODEL_DIR}/imported/lora", **BASE_DIR}
+    given = {"expert_path": "{MODEL_DIR}/imported/lora", **imported.BASE_DIR}
     own = convert_experts.FoldExpert(
         model_dir=str(folder), **given, experts_dir="{MODEL_DIR}/imported"
     )
