@@ -63,11 +63,15 @@ class DeltaMethod(MergeMethod):
     """
 
     needs_base = True
-    on_effects = True
     weights: tuple[fields.Finite, ...] = ()
     scale: fields.Finite = 1.0
     align: bool = True
     rank: fields.CountOrNone = 0
+
+    @property
+    def on_effects(self) -> bool:
+        """LoRAs are merged as products, but in the space of parameters."""
+        return self._space != "parameters"
 
     @property
     def unit(self) -> Unit:

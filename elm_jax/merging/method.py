@@ -84,8 +84,6 @@ class MergeMethod(abc.ABC):
     """What has to be measured with each expert; "" for nothing."""
     knows_adapters: ClassVar[bool] = False
     """Whether it has to be told of adapters also where it needs no base."""
-    on_effects: ClassVar[bool] = False
-    """Whether it merges what LoRAs do, not their matrices: ranks may differ."""
     breaks: ClassVar[Mapping[str, str]] = types.MappingProxyType({})
     """Laws that it does not keep, with the reason."""
 
@@ -97,6 +95,11 @@ class MergeMethod(abc.ABC):
     def unit(self) -> Unit:
         """The smallest part of experts that it can merge by itself."""
         return "expert"
+
+    @property
+    def on_effects(self) -> bool:
+        """Whether it merges what LoRAs do, not their matrices: ranks may differ."""
+        return False
 
     @classmethod
     def takes_weights(cls) -> bool:

@@ -95,10 +95,14 @@ class RegMean(StatisticsMethod):
     name: ClassVar[str] = "regmean"
     reference: ClassVar[str] = "Jin et al. 2022, arXiv:2212.09849"
     needs_statistics: ClassVar[str] = "Gram matrices of the inputs of each matrix"
-    on_effects: ClassVar[bool] = True
     shrink: fields.Share = 0.9
     ridge: fields.Positive = 1e-6
     rank: fields.CountOrNone = 0
+
+    @property
+    def on_effects(self) -> bool:
+        """LoRAs are merged as products."""
+        return True
 
     def _keeps_one(self) -> bool:
         return not self.rank

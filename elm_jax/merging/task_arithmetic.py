@@ -36,9 +36,13 @@ class TaskArithmetic(MergeMethod):
         " huggingface/peft 0.21, LoraModel.add_weighted_adapter, `cat`"
     )
     needs_base: ClassVar[bool] = True
-    on_effects: ClassVar[bool] = True
     weights: tuple[fields.Finite, ...] = ()
     scale: fields.Finite = 1.0
+
+    @property
+    def on_effects(self) -> bool:
+        """LoRAs are put beside each other."""
+        return True
 
     @property
     def unit(self) -> Unit:

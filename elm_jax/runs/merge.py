@@ -15,6 +15,7 @@ from elm_jax.runs import (
     library,
     merged_files,
     merged_params,
+    merged_ranks,
     moved_fields,
 )
 from elm_jax.runs.run import Plan, Run
@@ -144,5 +145,6 @@ class Merge(Run):
             bases.check_fits(info, base)
             expert_checks.check_same_function(info, base)
             expert_checks.check_tensors(folder, base)
-        expert_checks.check_alike(infos, base)
+        shown = merged_ranks.infos_in_one_spec(self.chosen_method(), infos)
+        expert_checks.check_alike(shown, base)
         return infos

@@ -10,7 +10,7 @@ from elm_jax.checkpoints import digests, manifest
 from elm_jax.merging import averages, combining
 from elm_jax.merging.method import NOTHING, Merged, MergeMethod
 from elm_jax.peft import adapters, effects, expert_parts
-from elm_jax.runs import bases, expert_checks, loaded, merged_card
+from elm_jax.runs import bases, expert_checks, loaded, merged_card, merged_ranks
 from elm_jax.runs.training import card
 
 # Options of methods that all merges had up to release 0.3.
@@ -96,7 +96,8 @@ def merged_expert(
     method.check(len(infos))
     for part in parts:
         base.check_fits(part)
-    expert_checks.check_alike(infos)
+    parts = merged_ranks.in_one_spec(method, parts)
+    expert_checks.check_alike([part.manifest for part in parts])
     merged, adapter = _merge(method, parts, base)
     info = new_manifest(method, infos, name, operative_config=operative_config)
     told = {"merge_facts": dict(merged.facts)} if merged.facts else {}

@@ -9,7 +9,7 @@ import pytest
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest
-from elm_jax.merging import spectral, task_arithmetic
+from elm_jax.merging import elementwise, spectral, task_arithmetic
 from elm_jax.peft import bottleneck, expert_parts, fold, ia3, lora
 from elm_jax.runs import bases, candidates, loaded, merge
 from tests.peft.sample import SHAPE, TOKENS, random_params
@@ -224,3 +224,36 @@ def test_what_other_methods_make_of_adapters_can_be_used(folder, plain, kind, me
     found = logits(base, merge_all(folder, kind, f"{kind}_{method}", method=method))
     assert np.isfinite(found).all()
     assert np.abs(found - plain).max() > 1e-3
+
+
+@pytest.fixture(scope="module")
+def ranks(folder):
+    """Two LoRAs of other ranks and scales, and the base with the effects of both."""
+    base = loaded.Base.load(folder / "base")
+    whole, info = base.params, loaded.Expert.load(folder / "lora" / "lora_1").manifest
+    for spec in (lora.Lora(rank=2), lora.Lora(rank=5, rank_stabilized=True)):
+        params = random_params(bases.build_model(SHAPE, spec), seed=spec.rank)
+        added = trees.split(params, expert_parts.ADAPTERS)[0]
+        told = dataclasses.replace(
+            info, name=f"rank_{spec.rank}", adapter=bases.describe(spec)
+        )
+        experts.save_expert(folder / "ranks" / f"rank_{spec.rank}", added, told)
+        whole = fold.fold(trees.join(whole, added), spec)
+    model = bases.build_model(SHAPE, None)
+    return jax.jit(model.apply)({"params": whole}, *TOKENS)
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "low_rank_sum"])
+def test_loras_of_several_ranks_and_scales_are_summed_as_they_are(
+    folder, ranks, method
+):
+    base = loaded.Base.load(folder / "base")
+    found = logits(base, merge_all(folder, "ranks", f"ranks_{method}", method=method))
+    np.testing.assert_allclose(found, ranks, rtol=2e-4, atol=2e-4)
+
+
+def test_the_matrices_of_loras_of_several_ranks_are_not_averaged(folder, ranks):
+    apart = elementwise.Ties(space="parameters")
+    for method in ("uniform", "aligned", apart):
+        with pytest.raises(errors.ConfigError, match="one adapter spec"):
+            merge_all(folder, "ranks", "averaged", method=method)
