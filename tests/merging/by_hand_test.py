@@ -17,6 +17,7 @@ EXAMPLES = [
     ("weighted", {"weights": (3.0, 1.0)}, FIRST, [[3.5, 0], [0, 0.25]]),
     ("task_arithmetic", {"weights": (1.0, -1.0)}, FIRST, [[2, -4], [8, -1]]),
     ("low_rank_sum", {"scale": 0.5}, FIRST, [[3, 1], [-2, 0.5]]),
+    ("narrowed", {"scale": 0.5}, FIRST, [[3, 1], [-2, 0.5]]),
     ("elementwise", {}, FIRST, [[6, 2], [-4, 1]]),
     # Of votes +1 -1, -1 +1, +1 -1, 0 +1 a tie is positive.
     ("elementwise", {"sign": "count"}, FIRST, [[6, 3], [2, 1]]),
@@ -74,6 +75,7 @@ EXAMPLES = [
 ]
 STATISTICS = {
     "regmean": ([[1, 0], [0, 0]], [[1, 0], [0, 2]]),
+    "narrowed": ([], []),
     "fisher": ([[1, 3], [1, 0]], [[1, 1], [3, 1]]),
 }
 

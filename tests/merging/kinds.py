@@ -110,7 +110,18 @@ def sample(kind, count=3, dtype=np.float32):
     start = trees.join(trees.unflatten(numbers(plain)), neutral)
     fisher = [{n: np.abs(a) for n, a in numbers(shapes).items()} for _ in experts]
     grams = [_grams(rng, shapes) for _ in experts]
-    return Sample(experts, start, {"fisher": fisher, "regmean": grams})
+    hidden = [_hidden(trees.flatten(expert), beside) for expert in experts]
+    measured = {"fisher": fisher, "regmean": grams, "narrowed": hidden}
+    return Sample(experts, start, measured)
+
+
+def _hidden(leaves, beside):
+    found = {}
+    for names in aligning.places(beside, is_linear=False).values():
+        bias, kernel, read = sorted(names)
+        units = np.tanh(INPUTS @ leaves[kernel] + leaves[bias][..., None, :])
+        found[read] = units
+    return found
 
 
 def _of_rank(expert, rank):
