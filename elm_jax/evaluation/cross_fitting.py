@@ -115,7 +115,8 @@ def _chosen(
     of_rows = estimates.Estimate(
         tuple(part.dataset for part in parts),
         means[0],
-        np.concatenate(missed),
+        np.concatenate(missed)
+        * np.array([estimates.scale_up(len(part.ids)) for part in parts]),
         tuple(len(part.ids) for part in parts),
         tuple(part.rows for part in parts),
     )

@@ -10,6 +10,11 @@ stay.
 The test is the exact sign test of the rows on which the two differ. All rows are drawn
 without replacement, which spreads counts less than the binomial distribution says
 (Uhlmann, 1966). The chance is shared by all opponents and rounds (Bonferroni).
+
+An expert that was trained with several seeds is one entrant, with the mean over its
+trainings on each row. A part of a row by which two such means differ counts as a whole
+row with that part as its chance, by one draw for each row. So what is tested is the
+mean over trainings, and the test stays exact.
 """
 
 import dataclasses
@@ -52,7 +57,12 @@ class Racing:
         return tuple(ends)
 
     def staying(
-        self, values: np.ndarray, *, num_experts: int, num_rows: int
+        self,
+        values: np.ndarray,
+        *,
+        num_experts: int,
+        num_rows: int,
+        rounding: np.ndarray | float = 0.0,
     ) -> np.ndarray:
         """Returns which experts stay after a round.
 
@@ -61,6 +71,9 @@ class Racing:
             rows seen up to now, in one order of rows.
           num_experts: That began the race.
           num_rows: Of the task.
+          rounding: Float [rows], drawn evenly from [0, 1): above what part of a row
+            one counts as whole. 0, for single trainings, counts all parts, which are
+            halves of fair draws, against the leader.
 
         Returns:
           Bool [experts]; the leader stays.
@@ -69,8 +82,7 @@ class Racing:
         if not tests:
             return np.ones(len(values), bool)
         leader = values[np.argmax(values.mean(axis=1))]
-        # A half, from a fair draw, counts against the leader: so the test is exact.
-        signs = np.floor(leader[None] - values)
+        signs = np.floor(np.round(leader[None] - values, 9) + rounding)
         wins, losses = (signs > 0).sum(axis=1), (signs < 0).sum(axis=1)
         return _chance_of(wins, losses) >= self.chance_of_losing / tests
 

@@ -1,15 +1,19 @@
-"""Races among the experts of an evaluation: rounds on growing samples of rows."""
+"""Races among the experts of an evaluation: rounds on growing samples of rows.
+
+Trainings of one recipe with several seeds are one entrant: they stay or are dropped
+together, by their mean on each row.
+"""
 
 import dataclasses
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
 from elm_jax import errors
-from elm_jax.evaluation import racing, result_store
+from elm_jax.evaluation import racing, result_store, results
 from elm_jax.partitioning import processes
 from elm_jax.reporting import terminal, text
 from elm_jax.runs import jobs, scorer
@@ -17,52 +21,70 @@ from elm_jax.runs import jobs, scorer
 _METRIC = "accuracy"  # of ranked tasks; in result files from 0 to 100
 
 
+Entrant = tuple[jobs.Job, ...]
+"""The trainings of an expert on a task and split."""
+
+
 @dataclasses.dataclass
 class _TaskRace:
     """The race on a task and split.
 
     Attributes:
-      left: Jobs of the experts that are not dropped.
+      left: The experts that are not dropped.
       order: All rows in the order in which rounds take them.
       ends: Rows that have been seen after each round.
       num_experts: That began.
-      values: Float [left, rows seen], from 0 to 1.
-      work: Rows scored up to now, over all experts.
+      num_trainings: Of all of these.
+      rounding: Float [rows], of differences that are no whole rows.
+      values: Float [left, rows seen], from 0 to 1: means over trainings.
+      work: Rows scored up to now, over all trainings.
     """
 
-    left: list[jobs.Job]
+    left: list[Entrant]
     order: np.ndarray
     ends: tuple[int, ...]
     num_experts: int
+    num_trainings: int
+    rounding: np.ndarray
     values: np.ndarray
     work: int = 0
 
     def has_dropped(self, job: jobs.Job) -> bool:
         """Returns whether a job was in this race, and no longer is."""
-        is_here = _may_race(job) and _place(job) == _place(self.left[0])
-        return is_here and job not in self.left
+        is_here = _may_race(job) and _place(job) == _place(self.left[0][0])
+        return is_here and all(job not in own for own in self.left)
 
-    def jobs_of_round(self, place: int, keys: jobs.Keys) -> list[jobs.Job]:
+    def jobs_of_round(self, place: int, keys: jobs.Keys) -> list[Entrant]:
         """Returns the jobs of a round: who is left, on the rows that it adds."""
         begin = self.ends[place - 1] if place else 0
         rows = sorted(self.order[begin : self.ends[place]].tolist())
-        found = []
-        for job in self.left:
+
+        def on_these(job: jobs.Job) -> jobs.Job:
             # With the facts of all rows: in few rows, all choices may be alike.
             sample = job.of._replace(rows=rows)
             cell = keys.cell(job.candidate, sample)
-            found.append(jobs.Job(job.candidate, cell, sample))
-        return found
+            return jobs.Job(job.candidate, cell, sample)
 
-    def drop(self, added: np.ndarray, race: racing.Racing) -> None:
-        """Takes the values of a round, float [left, rows], and drops who has lost."""
-        self.work += added.size
-        seen = np.concatenate([self.values, added], axis=1)
+        return [tuple(map(on_these, own)) for own in self.left]
+
+    def drop(self, added: Sequence[np.ndarray], race: racing.Racing) -> None:
+        """Takes the values of a round and drops who has lost.
+
+        Args:
+          added: Of each expert that is left float [trainings, rows].
+          race: How they race.
+        """
+        self.work += sum(own.size for own in added)
+        means = np.stack([own.mean(axis=0) for own in added])
+        seen = np.concatenate([self.values, means], axis=1)
         stay = race.staying(
-            seen, num_experts=self.num_experts, num_rows=len(self.order)
+            seen,
+            num_experts=self.num_experts,
+            num_rows=len(self.order),
+            rounding=self.rounding[: seen.shape[1]],
         )
         self.values = seen[stay]
-        self.left = [job for job, is_in in zip(self.left, stay, strict=True) if is_in]
+        self.left = [own for own, is_in in zip(self.left, stay, strict=True) if is_in]
 
 
 def staying(
@@ -103,13 +125,12 @@ def staying(
     for place in range(max((len(one.ends) for one in races), default=0)):
         running = [one for one in races if len(one.ends) > place]
         rounds = [one.jobs_of_round(place, keys) for one in running]
-        todo = jobs.unscored([job for own in rounds for job in own], early)
+        asking = [job for entrants in rounds for own in entrants for job in own]
+        todo = jobs.unscored(asking, early)
         jobs.score(todo, program, keys, early, run_id=run_id)
         rows = {row.key(_METRIC): row for row in early.rows() if row.metric == _METRIC}
-        for one, own in zip(running, rounds, strict=True):
-            found = [rows[job.cell.key(_METRIC)] for job in own]
-            values = [early.per_example(r, only=(_METRIC,))[_METRIC] for r in found]
-            one.drop(np.stack(values) / 100.0, race)
+        for one, entrants in zip(running, rounds, strict=True):
+            one.drop([_values(own, rows, early) for own in entrants], race)
     _show(races)
     return [job for job in asked if not any(one.has_dropped(job) for one in races)]
 
@@ -123,14 +144,54 @@ def _races(
             entrants.setdefault(_place(job), []).append(job)
     found = []
     for place, own in entrants.items():
-        if len(own) > 1:
+        experts = _by_expert(own)
+        if len(experts) > 1:
             rows = own[0].of.rows
-            key = zlib.crc32(" ".join(place).encode())
-            order = racing.order(rows, seed=[seed, key])
-            ends = race.rounds(len(rows))
-            values = np.zeros((len(own), 0))
-            found.append(_TaskRace(own, order, ends, len(own), values))
+            key = [seed, zlib.crc32(" ".join(place).encode())]
+            rounding = np.zeros(len(rows))
+            if len(experts) < len(own):
+                rounding = np.random.default_rng([*key, 1]).random(len(rows))
+            found.append(
+                _TaskRace(
+                    left=experts,
+                    order=racing.order(rows, seed=key),
+                    ends=race.rounds(len(rows)),
+                    num_experts=len(experts),
+                    num_trainings=len(own),
+                    rounding=rounding,
+                    values=np.zeros((len(experts), 0)),
+                )
+            )
     return found
+
+
+def _by_expert(entrants: Sequence[jobs.Job]) -> list[Entrant]:
+    """Returns the trainings of each expert: of one name and recipe, by seeds."""
+    found: dict[object, list[jobs.Job]] = {}
+    for job in entrants:
+        info = job.candidate.manifest
+        assert info is not None  # noqa: S101 - a single expert has one
+        is_told = bool(info.recipe) and info.training_seed is not None
+        who = (info.name, info.recipe) if is_told else job.candidate.fingerprint
+        found.setdefault(who, []).append(job)
+    parted: list[Entrant] = []
+    for own in found.values():
+        manifests = [one for job in own for one in job.candidate.manifests]
+        # Two trainings of one seed differ in what no recipe tells.
+        is_one = len({info.training_seed for info in manifests}) == len(own)
+        parted += [tuple(own)] if is_one else [(job,) for job in own]
+    return parted
+
+
+def _values(
+    own: Entrant,
+    rows: Mapping[tuple[str | int, ...], results.ResultRow],
+    store: result_store.ResultStore,
+) -> np.ndarray:
+    """Returns float [trainings, rows], from 0 to 1: what an expert has in a round."""
+    found = [rows[job.cell.key(_METRIC)] for job in own]
+    values = [store.per_example(row, only=(_METRIC,))[_METRIC] for row in found]
+    return np.stack(values) / 100.0
 
 
 def _may_race(job: jobs.Job) -> bool:
@@ -155,10 +216,10 @@ def _show(races: Sequence[_TaskRace]) -> None:
         table.add_column(title, no_wrap=title != "task")
     work = whole = 0
     for one in races:
-        full = one.num_experts * len(one.order)
-        own = one.work + len(one.left) * len(one.order)
+        full = one.num_trainings * len(one.order)
+        own = one.work + sum(map(len, one.left)) * len(one.order)
         work, whole = work + own, whole + full
-        name, split = _place(one.left[0])
+        name, split = _place(one.left[0][0])
         counts = (f"{one.num_experts}", f"{len(one.left)}", f"{own / full:.0%}")
         table.add_row(Text(text.plain(name)), Text(text.plain(split)), *counts)
     if races:

@@ -27,14 +27,21 @@ def simulate(rng, accuracies, num_rows):
     return values[:, rng.permutation(num_rows)]
 
 
-def run_race(values, spec):
+def run_race(values, spec, *, rounding=None):
     """Returns the places of the experts that are left, and the share of the work."""
+    if rounding is None:
+        rounding = np.zeros(values.shape[1])
     num_experts, num_rows = values.shape
     left, work, before = np.arange(num_experts), 0, 0
     for end in spec.rounds(num_rows):
         work += len(left) * (end - before)
         seen = values[left, :end]
-        stay = spec.staying(seen, num_experts=num_experts, num_rows=num_rows)
+        stay = spec.staying(
+            seen,
+            num_experts=num_experts,
+            num_rows=num_rows,
+            rounding=rounding[:end],
+        )
         left, before = left[stay], end
     return left, (work + len(left) * num_rows) / values.size
 

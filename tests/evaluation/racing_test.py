@@ -67,3 +67,33 @@ def test_all_experts_have_one_order_of_rows():
     first, second = (racing.order([3, 5, 9, 11], seed=1) for _ in range(2))
     assert first.tolist() == second.tolist()
     assert sorted(first) == [3, 5, 9, 11]
+
+
+def test_the_best_mean_over_trainings_is_lost_in_at_most_one_race_of_20():
+    rng = np.random.default_rng(3)
+    spec = racing.Racing(first_rows=16)
+    lost, num_races, dropped = 0, 200, 0
+    for _ in range(num_races):
+        rates = rng.uniform(0.4, 0.7, 20)
+        each = [simulate(rng, rates + rng.normal(0, 0.05, 20), 256) for _ in range(3)]
+        values = np.mean(each, axis=0)
+        left, _ = run_race(values, spec, rounding=rng.random(256))
+        dropped += 20 - len(left)
+        means = values.mean(axis=1)
+        lost += means[left].max() < means.max()
+    assert lost <= 0.05 * num_races
+    assert dropped > num_races  # so that there was something to lose
+
+
+def test_a_part_of_a_row_counts_as_a_whole_one_with_that_chance():
+    # The leader has a third more on every row: about a third of the rows are won.
+    values = np.stack([np.ones(300), np.full(300, 2 / 3)])
+    rounding = np.random.default_rng(0).random(300)
+    wins = int((np.floor(np.round(values[0] - values[1], 9) + rounding) > 0).sum())
+    assert 75 < wins < 125
+    spec = racing.Racing(chance_of_losing=2.0 ** -(wins + 0.1), first_rows=300)
+    assert spec.staying(values, num_experts=2, num_rows=600, rounding=rounding).all()
+    spec = racing.Racing(chance_of_losing=2.0 ** -(wins - 0.1), first_rows=300)
+    assert not spec.staying(
+        values, num_experts=2, num_rows=600, rounding=rounding
+    ).all()

@@ -1,5 +1,6 @@
 """Races in an evaluation: the same best expert as on all rows, for less work."""
 
+import collections
 import dataclasses
 
 import numpy as np
@@ -20,8 +21,8 @@ def save_experts(folder):
         save_expert(folder / "experts" / name, seed=seed)
 
 
-def save_expert(folder, *, seed, kind="dataset"):
-    base = manifest.read_manifest(folder.parents[1] / "base")
+def save_expert(folder, *, seed, kind="dataset", root=None, training_seed=0):
+    base = manifest.read_manifest((root or folder.parents[1]) / "base")
     params = t5.init_params(t5.T5(scored.SHAPE), seed=seed)
     info = dataclasses.replace(
         base,
@@ -30,6 +31,7 @@ def save_expert(folder, *, seed, kind="dataset"):
         base_fingerprint=base.base_fingerprint,
         tasks=("plain_ask",),
         steps=1,
+        seed=training_seed,
     )
     experts.save_expert(folder, params, info)
 
@@ -138,6 +140,38 @@ def test_what_experts_are_compared_with_does_not_race(folder):
     raced = accuracies(folder / "both.jsonl")
     alone = accuracies(folder / "raced.jsonl")
     assert raced.keys() == {*alone, "all_prompts", "m"}
+
+
+def test_trainings_of_one_expert_stay_or_go_together_by_their_mean(folder):
+    everyone = accuracies(folder / "all.jsonl")
+    order = sorted(NAMES, key=lambda name: -everyone[name])
+    # The best training is of an expert whose other training is the worst.
+    pairs = {"torn": (order[0], order[-1]), "even": (order[1], order[2])}
+    pairs["bad"] = (order[-2], order[-1])
+    for name, (first, second) in pairs.items():
+        for training_seed, like in ((1, first), (2, second)):
+            save_expert(
+                folder / f"seeds/seed{training_seed}/{name}",
+                seed=1 + NAMES.index(like),
+                root=folder,
+                training_seed=training_seed,
+            )
+    run(
+        folder,
+        race=RACE,
+        experts=("{MODEL_DIR}/seeds/*/*",),
+        results_path="{MODEL_DIR}/seeds.jsonl",
+    )
+    means = {name: sum(everyone[x] for x in own) / 2 for name, own in pairs.items()}
+    assert max(means, key=means.get) == "even"
+    assert means["even"] > means["bad"] + 50
+    rows = result_store.read_rows(folder / "seeds.jsonl")
+    counts = collections.Counter(
+        row.expert for row in rows if row.metric == "accuracy" and row.is_expert
+    )
+    assert set(counts.values()) == {2}
+    assert "even" in counts
+    assert "bad" not in counts
 
 
 def test_a_race_of_a_shard_is_refused(folder):

@@ -1,0 +1,69 @@
+"""Intervals of few rows and of few trainings are those of Student and Welch."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from elm_jax.evaluation import comparisons, estimates, statistics
+
+DRAWS = estimates.Draws(num_resamples=20_000)
+
+
+def columns(values):
+    return {("d", "d_p"): statistics.Column(np.arange(len(values)), np.array(values))}
+
+
+def trained(*scores, num_rows=50):
+    """An estimate of trainings that have these scores on all rows."""
+    of_each = [columns([score] * num_rows) for score in scores]
+    return estimates.estimate(of_each, DRAWS, who=f"{scores}")
+
+
+def test_the_interval_of_few_rows_is_students():
+    values = np.random.default_rng(0).normal(50, 10, 12)
+    made = estimates.estimate([columns(values)], DRAWS).interval
+    expected = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
+    assert (made.low, made.high) == pytest.approx(expected, abs=0.6)
+    # Resamples alone would give less than 0.88 of the width.
+    assert made.high - made.low > 0.95 * (expected[1] - expected[0])
+
+
+def test_the_interval_of_three_trainings_is_students():
+    scores = (40.0, 44.0, 51.0)
+    made = trained(*scores).interval
+    expected = stats.t.interval(0.95, 2, np.mean(scores), stats.sem(scores))
+    assert (made.low, made.high) == pytest.approx(expected, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((40.0, 44.0, 51.0), (30.0, 31.0, 38.0)),
+        ((40.0, 44.0, 51.0), (30.0, 30.1, 30.2)),
+        ((40.0, 44.0, 51.0, 43.0, 48.0), (30.0, 31.0, 38.0)),
+    ],
+)
+def test_the_interval_of_a_difference_of_trainings_is_welchs(first, second):
+    gap = trained(*first) - trained(*second)
+    test = stats.ttest_ind(first, second, equal_var=False)
+    expected = test.confidence_interval(0.95)
+    assert (gap.interval.low, gap.interval.high) == pytest.approx(expected, abs=0.5)
+    (only,) = comparisons.against(trained(*second), {"": trained(*first)}).values()
+    both = (only.simultaneous.low, only.simultaneous.high)
+    assert both == pytest.approx(expected, abs=0.5)
+
+
+def test_trainings_that_are_shared_have_no_error_in_a_difference():
+    one = trained(40.0, 44.0, 51.0)
+    assert (one - one).interval.low == (one - one).interval.high == 0.0
+
+
+def test_intervals_end_where_scores_do():
+    made = trained(93.0, 100.0, 100.0).interval
+    assert made.low < 93 < made.high == 100.0
+    gap = trained(93.0, 100.0, 100.0) - trained(0.0, 7.0, 0.0)
+    assert gap.interval.high == 100.0
+    (only,) = comparisons.against(
+        trained(0.0, 7.0, 0.0), {"": trained(93.0, 100.0, 100.0)}
+    ).values()
+    assert only.simultaneous.high == 100.0
