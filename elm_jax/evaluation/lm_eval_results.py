@@ -10,7 +10,7 @@ Reference: EleutherAI/lm-evaluation-harness, `lm_eval/result_schema.py` (2026).
 import datetime
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,7 @@ def of(
             for task, own in by_task.items()
         },
         "n-samples": {
-            task: {"original": row.num_examples, "effective": row.num_examples}
+            task: {"original": row.split_rows, "effective": row.num_examples}
             for task, row in firsts.items()
         },
         "config": {
@@ -94,7 +94,7 @@ def of(
             "batch_size": None,
             "device": None,
             "use_cache": None,
-            "limit": None,
+            "limit": _limit(firsts.values()),
             "bootstrap_iters": 0,
             "gen_kwargs": None,
             "random_seed": first.seed,
@@ -109,6 +109,15 @@ def of(
         "model_name": model,
         "model_name_sanitized": folder_name(model),
     }
+
+
+def _limit(rows: Iterable[ResultRow]) -> int | None:
+    """Returns the most examples that were scored of a task that has more.
+
+    None where all were, or where rows of earlier versions do not tell.
+    """
+    cut = [row.num_examples for row in rows if row.num_examples < (row.split_rows or 0)]
+    return max(cut, default=None)
 
 
 def _name(metric: str) -> str:

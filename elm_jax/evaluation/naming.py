@@ -118,8 +118,11 @@ def _alive(
 def _of_newest_library(rows: RowColumns, dead: Collection[str]) -> RowColumns:
     """Returns rows without those of strategies that newer libraries replace.
 
-    Those that differ from the newest in the training seed alone stay, unless experts
-    behind them have been replaced.
+    Of a library the rows of all training seeds stay, unless experts behind them have
+    been replaced. Where several people score libraries side by side, one of these
+    counts on all tasks: the one that was begun last of those that were scored on all of
+    them, by one seed at least. If none was, the newest row of a task tells which one
+    counts there.
 
     Args:
       rows: In the order they were written, one for each library and seed of it.
@@ -127,22 +130,60 @@ def _of_newest_library(rows: RowColumns, dead: Collection[str]) -> RowColumns:
     """
     (places,) = np.nonzero(row_columns.roles(rows).are("strategy".__eq__))
     own = rows.take(places)
+    every = [*own]
+    are_dead = [not {*row.experts.values()}.isdisjoint(dead) for row in every]
+    libraries = _whole_libraries(every, are_dead)
     names = ("settings", "vocabulary", "protocol", "seed")
     replaced: list[int] = []
-    for members in own.groups(*_PLACE, *names).members():
-        *older, newest = members.tolist()
-        library = own[newest].library
-        for place in older:
-            row = own[place]
-            if (
-                not row.library
-                or row.library != library
-                or not {*row.experts.values()}.isdisjoint(dead)
-            ):
-                replaced.append(place)
+    for group in own.groups(*_PLACE, *names).members():
+        members = group.tolist()
+        last = every[members[-1]]
+        library = libraries.get(_strategy(last), last.library)
+        newest = [place for place in members if every[place].library == library][-1]
+        replaced += [
+            place
+            for place in members
+            if place != newest
+            and (not library or every[place].library != library or are_dead[place])
+        ]
     is_kept = np.ones(len(rows), bool)
     is_kept[places[replaced]] = False
     return rows.take(is_kept)
+
+
+def _whole_libraries(
+    rows: Sequence[results.ResultRow], are_dead: Sequence[bool]
+) -> dict[tuple[object, ...], str]:
+    """Returns which library counts on all tasks, by strategy, split and metric.
+
+    None is told of strategies with rows that do not tell their library.
+
+    Args:
+      rows: Of strategies, in the order they were written.
+      are_dead: Which of them are of experts that were replaced.
+    """
+    tasks: dict[tuple[object, ...], set[str]] = {}
+    scored: dict[tuple[object, ...], dict[str, dict[object, set[str]]]] = {}
+    for row, is_dead in zip(rows, are_dead, strict=True):
+        tasks.setdefault(_strategy(row), set()).add(row.task)
+        if not row.library or not is_dead:
+            seeds = scored.setdefault(_strategy(row), {}).setdefault(row.library, {})
+            seeds.setdefault(row.training_seed, set()).add(row.task)
+    found: dict[tuple[object, ...], str] = {}
+    for strategy, libraries in scored.items():
+        whole = [
+            library
+            for library, seeds in libraries.items()
+            if tasks[strategy] in seeds.values()
+        ]
+        if whole and "" not in libraries:
+            found[strategy] = whole[-1]
+    return found
+
+
+def _strategy(row: results.ResultRow) -> tuple[object, ...]:
+    who = (row.expert, row.base_fingerprint, row.settings, row.vocabulary)
+    return (*who, row.split, row.metric, row.protocol, row.seed)
 
 
 def check_comparable(

@@ -108,6 +108,7 @@ class Facts:
         are of several seeds.
       vocabulary: Fingerprint of the vocabulary of the tokens.
       data_fingerprint: Fingerprint of the tokens and texts that were scored.
+      split_rows: Rows of the split, with those that were not scored.
       inputs_cut: Examples whose prompt was cut, in percent.
       undistinguished: Examples with choices that no model can tell apart, in percent.
       undistinguished_reasons: Number of these examples by reason.
@@ -134,6 +135,7 @@ class Facts:
     library: str = ""
     vocabulary: str = ""
     data_fingerprint: str | None = None
+    split_rows: int | None = None
     inputs_cut: float | None = None
     undistinguished: float | None = None
     undistinguished_reasons: Mapping[str, int] = dataclasses.field(

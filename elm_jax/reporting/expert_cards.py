@@ -79,6 +79,18 @@ def _table(shown: Scores) -> str:
     )
 
 
+SUFFIX = ".md"
+
+
+def is_card(content: bytes) -> bool:
+    """Returns whether a file is a card that `render` made.
+
+    >>> is_card(render(Card(name="a", facts=(("kind", "prompt"),), scores=())).encode())
+    True
+    """
+    return re.match(rb"# [^\n]*\n\n- kind: ", content) is not None
+
+
 def file_names(names: Iterable[str]) -> dict[str, str]:
     """Returns the name of each card's file: no two alike, also where case is ignored.
 
@@ -92,5 +104,5 @@ def file_names(names: Iterable[str]) -> dict[str, str]:
         if safe != name or safe.lower() in taken:
             safe += f"-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
         taken.add(safe.lower())
-        found[name] = f"{safe}.md"
+        found[name] = f"{safe}{SUFFIX}"
     return found

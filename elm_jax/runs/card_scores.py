@@ -12,7 +12,6 @@ from elm_jax.evaluation import compact_columns, estimates, results, statistics
 
 Trainings = Sequence[statistics.Columns]
 _EXPERTS_AT_ONCE = 64
-_ENDS = (0.025, 0.975)
 
 
 def intervals(
@@ -72,37 +71,33 @@ def _together(
         table = np.stack(tables, axis=1)
         means.append(table.mean(axis=0))
         times = draws.times(dataset, len(order)).astype(np.float64)
-        missed.append(times @ table / len(order) - means[-1])
-        num_rows.append(len(order))
-    all_means, errors = np.stack(means, axis=1), np.stack(missed, axis=2)
-    errors = np.concatenate([errors, errors.mean(axis=2, keepdims=True)], axis=2)
-    low, high = np.quantile(errors, _ENDS, axis=0)  # [experts, datasets and all]
-    for i, name in enumerate(experts):
-        own = [*all_means[i].tolist(), float(all_means[i].mean())]
-        counts = [*num_rows, sum(num_rows)]
-        known = [number > 1 for number in num_rows]
-        known.append(all(known))
-        yield (
-            name,
-            {
-                dataset: results.Interval(
-                    mean, mean + float(low[i, j]), mean + float(high[i, j]), counts[j]
-                )
-                if known[j]
-                else results.Interval(mean, num_rows=counts[j])
-                for j, (dataset, mean) in enumerate(
-                    zip([*by_dataset, ""], own, strict=True)
-                )
-            },
+        own = times @ table / len(order) - means[-1]
+        is_known = len(order) > 1
+        missed.append(
+            own * estimates.scale_up(len(order)) if is_known else own * np.nan
         )
+        num_rows.append(len(order))
+    errors = np.stack(missed, axis=2)  # [resamples, experts, datasets]
+    for i, name in enumerate(experts):
+        one = estimates.Estimate(
+            tuple(by_dataset),
+            np.array([own[i] for own in means]),
+            errors[:, i],
+            tuple(num_rows),
+            (0,) * len(num_rows),  # is not compared
+        )
+        yield name, _by_dataset(one)
+
+
+def _by_dataset(one: estimates.Estimate) -> dict[str, results.Interval]:
+    parts = {dataset: one.of(dataset).interval for dataset in one.datasets}
+    return {**parts, "": one.interval}
 
 
 def _alone(
     name: str, trainings: Trainings, draws: estimates.Draws
 ) -> dict[str, results.Interval]:
-    one = estimates.estimate([*map(narrow, trainings)], draws, who=name)
-    parts = {dataset: one.of(dataset).interval for dataset in one.datasets}
-    return {**parts, "": one.interval}
+    return _by_dataset(estimates.estimate([*map(narrow, trainings)], draws, who=name))
 
 
 def narrow(one: statistics.Columns) -> dict[statistics.Key, statistics.Column]:

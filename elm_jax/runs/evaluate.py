@@ -220,6 +220,7 @@ class Evaluate(Run):
             print(store.path)  # noqa: T201
 
     def _check_folder(self) -> None:
+        shards.check_file(shards.parse(self.shard), self.path(self.results_path))
         folders = self.data.data_options(self.place)
         data_folder.check(folders, self._names(), self.splits)
 
@@ -262,8 +263,7 @@ class Evaluate(Run):
         return library.find_experts(self, self.experts) if self.experts else []
 
     def _labels(self) -> set[str]:
-        found = self._strategies()
-        return {s.label for s in found if isinstance(s, LibraryStrategy)}
+        return {s.label for s in self._strategies() if isinstance(s, LibraryStrategy)}
 
     def _rows(self, num_rows: int, split: str) -> list[int]:
         """Returns the rows to score: none of them a query, all of them if allowed."""

@@ -3,7 +3,8 @@
 import collections
 import os
 import pathlib
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from typing import TypedDict
 
 from elm_jax import errors, fields
@@ -11,6 +12,8 @@ from elm_jax.disk import json_files
 from elm_jax.reporting import report
 
 FILE_NAME = "metrics.jsonl"
+_MOST_NAMED = 3
+_Points = tuple[tuple[int, float], ...]
 _NOT_EXPERTS = ("state", "profile", "tensorboard")  # what a work folder holds
 
 
@@ -19,13 +22,16 @@ def read(
 ) -> tuple[report.Curve, ...]:
     """Returns the curve of each expert, with that of the same expert elsewhere.
 
+    Where only one of the two was trained with several seeds, or with others, the first
+    of the seeds elsewhere is taken.
+
     Args:
       work_dir: Where the work folders of trainings lie; there may be none.
       compare_dir: Where those of another training of the same experts lie.
 
     Raises:
-      DataError: There are no metrics below `compare_dir`, or a line of metrics is
-        none that a training writes.
+      DataError: There are no metrics below `compare_dir`, or of other experts only; or
+        a line of metrics is none that a training writes.
     """
     curves = _losses(work_dir)
     others = _losses(compare_dir) if compare_dir else {}
@@ -36,9 +42,34 @@ def read(
             do="Set COMPARE_WORK_DIR to the folder `work` of another MODEL_DIR, or"
             ' to ""',
         )
-    return tuple(
-        report.Curve(name, own, others.get(name, ())) for name, own in curves.items()
+    first: dict[str, _Points] = {}
+    for name, points in others.items():
+        first.setdefault(_without_seed(name), points)
+    names = _shown_names(curves)
+    found = tuple(
+        report.Curve(
+            names[name], own, others.get(name) or first.get(_without_seed(name), ())
+        )
+        for name, own in curves.items()
     )
+    if others and curves and not any(curve.other for curve in found):
+        raise errors.DataError(
+            found=f"metrics of {', '.join(sorted(others)[:_MOST_NAMED])} in"
+            f" {compare_dir}, and of {', '.join(sorted(curves)[:_MOST_NAMED])} in"
+            f" {work_dir}",
+            expected="trainings of the same experts",
+            do='Set COMPARE_WORK_DIR to the folder of such trainings, or to ""',
+        )
+    return found
+
+
+def _without_seed(name: str) -> str:
+    """Returns the name of an expert, whatever seed it was trained with.
+
+    >>> _without_seed("seed43/prompts/reviews"), _without_seed("reviews")
+    ('prompts/reviews', 'reviews')
+    """
+    return re.sub(r"(^|/)seed\d+/", r"\1", name)
 
 
 def _metrics_files(work_dir: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -49,20 +80,19 @@ def _metrics_files(work_dir: pathlib.Path) -> Iterator[pathlib.Path]:
             yield pathlib.Path(folder, FILE_NAME)
 
 
-def _losses(work_dir: pathlib.Path) -> dict[str, tuple[tuple[int, float], ...]]:
-    """Returns (step, loss) of every training below a folder, by expert.
+def _losses(work_dir: pathlib.Path) -> dict[str, _Points]:
+    """Returns (step, loss) of every training below a folder, by its own folder."""
+    return {
+        path.parent.relative_to(work_dir).as_posix(): tuple(_points(path))
+        for path in sorted(_metrics_files(work_dir))
+    }
 
-    Experts that share a name are told by their folders.
-    """
-    paths = sorted(_metrics_files(work_dir))
-    counts = collections.Counter(path.parent.name for path in paths)
-    found = {}
-    for path in paths:
-        name = path.parent.name
-        if counts[name] > 1:
-            name = path.parent.relative_to(work_dir).as_posix()
-        found[name] = tuple(_points(path))
-    return found
+
+def _shown_names(folders: Collection[str]) -> dict[str, str]:
+    """Returns the name of each training: its folder's, or all of it if two share it."""
+    last = {folder: folder.rpartition("/")[2] for folder in folders}
+    counts = collections.Counter(last.values())
+    return {folder: n if counts[n] == 1 else folder for folder, n in last.items()}
 
 
 class _Line(TypedDict):

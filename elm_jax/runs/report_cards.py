@@ -1,5 +1,6 @@
 """Cards beside a report: of each expert what it scored, and its own card."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -73,7 +74,17 @@ class Cards:
         for name, own in self._files.items():
             text = expert_cards.render(self._card(name, folder, found))
             files.write_text(folder / own, text)
+        self._remove_others(folder)
         return [folder] if self._files else []
+
+    def _remove_others(self, folder: pathlib.Path) -> None:
+        """Removes cards of experts that this report no longer has."""
+        for path in sorted(folder.glob(f"*{expert_cards.SUFFIX}")):
+            if path.name in self._files.values():
+                continue
+            with contextlib.suppress(OSError, ValueError):
+                if expert_cards.is_card(json_files.read_bytes(path)):
+                    path.unlink()
 
     def _intervals(self, table: _Table) -> dict[str, Mapping[str, results.Interval]]:
         """Returns the scores with intervals of those whose answers may be read."""

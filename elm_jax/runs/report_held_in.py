@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from elm_jax.checkpoints import manifest
 from elm_jax.evaluation import controls, estimates, results
 from elm_jax.reporting import report
 from elm_jax.runs.comparable_rows import ComparableRows
@@ -28,7 +29,7 @@ def table(
             held_out = way.whole and way.whole.interval
             lines.append((way.label, (held_in, held_out, f"{len(own)}")))
     for kind in sorted({row.kind for row in seen if row.is_single_expert}):
-        own = _own_experts(seen, kind)
+        own = _own_experts(reported, seen, kind)
         if own:
             label = f"own {kind or 'single'} expert"
             held_in = _score(reported, own, ways.draws, label)
@@ -51,21 +52,39 @@ def table(
     return (made,)
 
 
-def _own_experts(seen: Rows, kind: str) -> list[results.ResultRow]:
+def _own_experts(
+    reported: ComparableRows, seen: Rows, kind: str
+) -> list[results.ResultRow]:
     """Returns the row of the expert that was trained on each task, where it is told.
 
-    It is the only one of its kind that was scored there, or is named like the task or
-    its dataset. Tasks without such an expert are left out.
+    Its manifest tells it. Of an expert that is no longer in its folder, its name does
+    if it is that of the task or of its dataset. Of several, one of such a name comes
+    first, and then the one of the fewest tasks. Tasks without one are left out.
     """
-    by_task: dict[str, list[results.ResultRow]] = {}
+    best: dict[str, tuple[tuple[bool, int], results.ResultRow]] = {}
+    tasks_of: dict[str, tuple[str, ...]] = {}
     for row in seen:
-        if row.is_single_expert and row.kind == kind:
-            by_task.setdefault(row.task, []).append(row)
-    found = []
-    for task, rows in by_task.items():
-        named = [row for row in rows if row.expert in (task, row.dataset)]
-        found += (named if len(rows) > 1 else rows)[:1]
-    return found
+        if not row.is_single_expert or row.kind != kind:
+            continue
+        is_named = row.expert in (row.task, row.dataset)
+        if row.expert not in tasks_of:
+            tasks_of[row.expert] = _tasks(reported, row)
+        tasks = tasks_of[row.expert]
+        if row.task not in tasks if tasks else not is_named:
+            continue
+        order = (not is_named, len(tasks))
+        if row.task not in best or order < best[row.task][0]:
+            best[row.task] = order, row
+    return [row for _, row in best.values()]
+
+
+def _tasks(reported: ComparableRows, row: results.ResultRow) -> tuple[str, ...]:
+    """Returns the tasks that an expert was trained on; none where nobody tells."""
+    for one in reported.behind(row):
+        folder = reported.folder(one)
+        if folder is not None:
+            return manifest.read_manifest(folder).tasks
+    return ()
 
 
 def _score(

@@ -38,6 +38,17 @@ def of(
                 f"{label} was scored with several experts on {len(tasks)} tasks:"
                 " the newest row counts."
             )
+    shown = {*newest.distinct("expert", "library")}
+    left_out = [
+        name
+        for name, library in before.distinct("expert", "library")
+        if library and (name, library) not in shown
+    ]
+    for name in sorted({*left_out}):
+        yield (
+            f"{name} was scored with {left_out.count(name)} more libraries, which are"
+            " left out: they are older, or were not scored on all tasks."
+        )
     there = {(name, mark) for (name, _), mark in lying.items()}
     stale = {
         name

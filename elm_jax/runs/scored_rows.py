@@ -56,7 +56,9 @@ def facts(
         )
     cut = dataset.columns.inputs_cut[list(rows)]
     found = results.Facts(
-        data_fingerprint=dataset.fingerprint, inputs_cut=100.0 * float(cut.mean())
+        data_fingerprint=dataset.fingerprint,
+        split_rows=len(dataset),
+        inputs_cut=100.0 * float(cut.mean()),
     )
     if not dataset.has_choices:
         return found

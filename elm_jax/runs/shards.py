@@ -6,10 +6,13 @@ shards as they like.
 """
 
 import dataclasses
+import pathlib
 import re
+import tempfile
 from collections.abc import Iterable
 
 from elm_jax import errors
+from elm_jax.disk import locks
 
 # Numbers of machines, not of experts: more is a slip such as "0/32000".
 _MOST_SHARDS = 10_000
@@ -59,3 +62,36 @@ def parse(text: str) -> Shard:
             do="Correct --gin.SHARD; the first shard is 0",
         )
     return shard
+
+
+def check_file(shard: Shard, path: pathlib.Path) -> None:
+    """Raises ConfigError where shards would add to one file without locks.
+
+    Two that write at once, on such a file system, would lose or mix rows. A file whose
+    name has the shard's, such as `results_0_of_4.jsonl`, is taken for its own.
+
+    Args:
+      shard: Of this process.
+      path: The file to which it adds.
+    """
+    own = f"{shard.index}_of_{shard.count}"
+    if shard.count == 1 or own in path.name or _has_locks(path.parent):
+        return
+    raise errors.ConfigError(
+        found=f"shards that add to {path}, whose file system has no locks",
+        expected="locks, or a file for each shard",
+        do=f"Name each shard's own file, as results_path = '{path.stem}_{own}"
+        f"{path.suffix}' in this folder, and join them with `cat` when all are done",
+    )
+
+
+def _has_locks(folder: pathlib.Path) -> bool:
+    while not folder.is_dir():  # of a result file that nobody has begun
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return locks.try_take(file.fileno())
+    except NotImplementedError:
+        return False
+    except OSError:  # what cannot be written is told when it is
+        return True

@@ -203,6 +203,32 @@ def test_a_seed_whose_experts_were_trained_again_is_no_further_training():
     assert naming.newest([PROMPT, RETRIEVED, again, newer]) == [again, newer]
 
 
+def scored_by(library, seed, *tasks):
+    return [
+        changed(RETRIEVED, library=library, training_seed=seed, task=task, value=seed)
+        for task in tasks
+    ]
+
+
+def test_libraries_that_are_scored_side_by_side_lose_no_training_of_the_newest():
+    """Two people add to one file: to the library as it was, and as it has grown."""
+    before = [scored_by("old", seed, "a", "b") for seed in (1, 2, 3)]
+    grown = [scored_by("grown", seed, "a", "b") for seed in (1, 2)]
+    # Whoever writes last, one library counts on all tasks, with all of its seeds.
+    order = [*before[0], *grown[0], *before[1], *grown[1], *before[2]]
+    found = naming.newest(order)
+    assert sorted(found, key=order.index) == [*grown[0], *grown[1]]
+
+
+def test_a_library_that_is_scored_in_part_does_not_replace_a_whole_one():
+    before = [scored_by("old", seed, "a", "b") for seed in (1, 2, 3)]
+    part = scored_by("grown", 1, "a")
+    every = [row for own in before for row in own]
+    assert naming.newest([*every, *part]) == every
+    rest = scored_by("grown", 1, "b")
+    assert naming.newest([*every, *part, *rest]) == [*part, *rest]
+
+
 def test_rows_of_several_seeds_are_marked_if_one_of_them_was_trained_on_them():
     seeds = [
         changed(training_seed=1, overlap_unknown=0),

@@ -12,7 +12,7 @@ import yaml
 from pyarrow import parquet
 
 from elm_jax import errors
-from elm_jax.evaluation import result_store, results
+from elm_jax.evaluation import lm_eval_results, result_store, results
 from elm_jax.runs import export_results
 from tests.benchmarks import simulated_store
 
@@ -164,6 +164,28 @@ def test_each_model_has_results_with_the_fields_that_lm_eval_documents(lm_eval):
             others = one.keys() - TASK_METRICS.keys() - {"sample_count"}
             assert all(name.endswith(",none") for name in others)
         assert {t for own in found["group_subtasks"].values() for t in own} == tasks
+
+
+def test_rows_that_were_left_out_are_told_as_lm_eval_tells_them(folder, lm_eval):
+    found = results_of(lm_eval, "e0001")
+    assert found["config"]["limit"] is None
+    rows = [
+        row
+        for row in result_store.ResultStore(folder / "results.jsonl").rows()
+        if (row.expert, row.metric) == ("e0001", "accuracy")
+    ]
+    for number, left_out in enumerate((0, 5)):
+        own = [
+            dataclasses.replace(row, split_rows=row.num_examples + left_out * place)
+            for place, row in enumerate(rows)
+        ]
+        made = lm_eval_results.of("e0001", own, load=lambda _: {}, when=0.0)
+        assert made["n-samples"] == {
+            row.task: {"original": row.split_rows, "effective": row.num_examples}
+            for row in own
+        }
+        cut = max(row.num_examples for row in own[1:]) if number else None
+        assert made["config"]["limit"] == cut
 
 
 def test_scores_are_fractions_with_standard_errors_as_lm_eval_has_them(folder, lm_eval):

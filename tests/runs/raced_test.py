@@ -163,9 +163,9 @@ def test_trainings_of_one_expert_stay_or_go_together_by_their_mean(folder):
         results_path="{MODEL_DIR}/seeds.jsonl",
     )
     means = {name: sum(everyone[x] for x in own) / 2 for name, own in pairs.items()}
-    assert max(means, key=means.get) == "even"
+    assert max(means, key=means.__getitem__) == "even"
     assert means["even"] > means["bad"] + 50
-    rows = result_store.read_rows(folder / "seeds.jsonl")
+    rows = result_store.ResultStore(folder / "seeds.jsonl").rows()
     counts = collections.Counter(
         row.expert for row in rows if row.metric == "accuracy" and row.is_expert
     )

@@ -225,3 +225,13 @@ def test_no_name_is_markup_or_a_path():
         assert pathlib.Path(own).name == own
         assert not own.startswith(".")
         assert len(own) < 200
+
+
+def test_cards_of_experts_that_a_report_no_longer_has_are_removed(folder):
+    where = run(folder) / "cards"
+    (where / "my notes.md").write_text("# mine\n\n- not a card\n")
+    path = folder / "results.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(x for x in lines if '"expert": "notes"' not in x))
+    names = {path.name for path in (run(folder) / "cards").iterdir()}
+    assert names == {"multitask.md", "three.md", "my notes.md"}

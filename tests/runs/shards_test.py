@@ -60,3 +60,18 @@ def test_a_gin_file_that_trains_many_experts_takes_a_shard(kind):
         bindings=["MODEL_DIR = 'anywhere'", "SHARD = '1/4'"],
     )
     assert run.shard == "1/4"
+
+
+def test_shards_need_locks_to_share_a_file_or_files_of_their_own(tmp_path, monkeypatch):
+    shared = tmp_path / "not yet" / "results.jsonl"
+    own = tmp_path / "results_1_of_4.jsonl"
+    shards.check_file(shards.Shard(1, 4), shared)
+
+    def refuse(_):
+        raise NotImplementedError("no locks")
+
+    monkeypatch.setattr(shards.locks, "try_take", refuse)
+    shards.check_file(shards.WHOLE, shared)
+    shards.check_file(shards.Shard(1, 4), own)
+    with pytest.raises(errors.ConfigError, match=r"results_1_of_4\.jsonl"):
+        shards.check_file(shards.Shard(1, 4), shared)
