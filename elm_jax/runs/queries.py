@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from elm_jax import fields, paths
@@ -42,6 +42,7 @@ class Question(NamedTuple):
       text_format: What these rows and the queries look like to the embedder.
       behaviour: What experts think of the answers to these rows; None unless a
         strategy needs it.
+      open_split: Gives the tokens and texts of a task's split, such as those of keys.
     """
 
     task: str
@@ -54,6 +55,27 @@ class Question(NamedTuple):
     keys: tuple[index.Expert, ...] = ()
     text_format: str = ""
     behaviour: observed.Behaviour | None = None
+    open_split: Callable[[str, str], token_store.TokenizedDataset] | None = None
+
+    def key_texts(self) -> dict[str, list[str]]:
+        """Returns the texts behind the keys of each expert that may be chosen."""
+        assert self.open_split is not None  # noqa: S101 - `Queries.ask` gives it
+        return {
+            expert.name: [
+                text
+                for source in expert.sources
+                for text in instance_texts(
+                    self.open_split(source.task, source.split),
+                    source.rows,
+                    self.text_format,
+                )
+            ]
+            for expert in self.keys
+        }
+
+    def query_texts(self) -> list[str]:
+        """Returns the texts of the rows that ask, as they were embedded."""
+        return instance_texts(self.dataset, self.rows, self.text_format)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,6 +187,7 @@ class Queries:
                     seed,
                     keys,
                     opened.settings.text_format,
+                    open_split=rows.open,
                 )
             )
             progress(done)
@@ -216,7 +239,7 @@ def rows_that_ask(
 
 
 def instance_texts(
-    dataset: token_store.TokenizedDataset, rows: list[int], text_format: str
+    dataset: token_store.TokenizedDataset, rows: Sequence[int], text_format: str
 ) -> list[str]:
     """Returns what the chosen examples look like to an embedder; no labels."""
     return [

@@ -8,7 +8,7 @@ from elm_jax import fields
 from elm_jax.library import retrieval
 from elm_jax.merging import averages
 from elm_jax.merging.method import MergeMethod
-from elm_jax.routing import behaviour
+from elm_jax.routing import behaviour, texts
 from elm_jax.runs import queries
 from elm_jax.runs.strategy import Choice, LibraryStrategy, options_of
 
@@ -114,3 +114,41 @@ class ByBehaviour(LibraryStrategy):
         if self.otherwise == "base":
             return Choice(())
         return Choice(tuple(sorted(question.experts)), averages.RunningMean())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ByWords(LibraryStrategy):
+    """RoE by words: each row that asks votes for the key with the likest text, by BM25.
+
+    Attributes:
+      num_experts: How many are taken; of several, the mean, weighed by votes. Fewer
+        where fewer have votes.
+    """
+
+    kind: ClassVar[str] = "by_words"
+    num_experts: fields.Count = 1
+
+    @property
+    def default_name(self) -> str:
+        """`by_words`, and how many if they are several."""
+        return f"{self.kind}_top{self.num_experts}" if self.merges else self.kind
+
+    @property
+    def note(self) -> str:
+        """What it is."""
+        if not self.merges:
+            return "the expert whose keys' texts are likest by BM25"
+        return f"mean of the {self.num_experts} experts likest by BM25, weighted so"
+
+    @property
+    def merges(self) -> bool:
+        """Whether it may take several experts."""
+        return self.num_experts > 1
+
+    def pick(self, question: queries.Question) -> Choice:
+        """Returns the first experts, with their weights."""
+        votes = texts.votes(question.key_texts(), question.query_texts())
+        names, weights = zip(*votes[: self.num_experts], strict=True)
+        if len(names) == 1:
+            return Choice(names)
+        return Choice(names, averages.Weighted(weights=tuple(map(float, weights))))

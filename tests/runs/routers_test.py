@@ -11,6 +11,7 @@ from elm_jax.data import token_store
 from elm_jax.evaluation import result_store, row_lines
 from elm_jax.merging import averages, task_arithmetic
 from elm_jax.routing import behaviour
+from elm_jax.routing import texts as word_votes
 from elm_jax.runs import (
     candidates,
     loaded,
@@ -31,6 +32,7 @@ STRATEGIES = (
     routers.ByBehaviour(statistic="entropy"),
     routers.ByBehaviour(num_experts=2, weigh=True, method=averages.Weighted()),
     routers.ByBehaviour(statistic="margin", among=1),
+    routers.ByWords(),
     routers.ByBehaviour(statistic="gain", abstains=True, least=1e6, name="shy"),
 )
 
@@ -109,6 +111,17 @@ def test_a_merge_by_behaviour_is_weighed_by_likelihood(prepared):
         assert {*row.experts} == {"plain", "twice"}
         assert not row.is_choice
         assert row.expert_fingerprint not in row.experts.values()
+
+
+def test_words_choose_the_owner_of_the_likest_key(prepared):
+    rows = rows_of(prepared)
+    for asked in asked_of(prepared):
+        texts = asked.key_texts()
+        assert {*texts} == {"plain", "twice"}
+        assert all(len(own) == 4 for own in texts.values())
+        assert all(text.startswith("Answer Choices") for text in asked.query_texts())
+        best = word_votes.votes(texts, asked.query_texts())[0][0]
+        assert [*rows["by_words", asked.task].experts] == [best]
 
 
 def test_who_abstains_on_every_task_has_the_scores_of_the_base(prepared):
