@@ -52,6 +52,13 @@ def test_the_rank_classification_benchmark_compares_equal_scores():
 
 
 @pytest.mark.slow
+def test_the_mixture_benchmark_compares_with_one_expert():
+    row = run_tiny("mixture")
+    assert row["one_expert_secs"] > 0
+    assert {*row} >= {"1_dense", "4_dense", "4_top_2"}
+
+
+@pytest.mark.slow
 def test_the_decode_benchmark_compares_equal_tokens():
     row = run_tiny("decode")
     assert row["huggingface"]  # figures, or why there are none

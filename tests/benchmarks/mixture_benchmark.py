@@ -1,0 +1,80 @@
+"""Time of scoring choices with several experts at once, over one expert's; a JSON line.
+
+Usage: python tests/benchmarks/mixture_benchmark.py [--tiny]
+
+The model and batches of `rank_classification_benchmark.py`, with bottlenecks of 8 units
+at the paper's places, routed by Arrow: all experts of a place get a weight, or two do.
+Experts without a weight are computed, too. All ways take turns on the same batches.
+"""
+
+import argparse
+import json
+
+import rank_classification_benchmark as ranking
+
+from elm_jax import trees
+from elm_jax.model import scoring, t5
+from elm_jax.peft import bottleneck, mixture
+from elm_jax.routing import directions, token_routers
+
+
+def mixed(spec, shape, num_experts, top_k):
+    """Returns a score function and the parameters of a mixture."""
+    own = spec.adapter_fn(shape.emb_dim)
+    experts = [
+        trees.split(t5.init_params(t5.T5(shape, own), seed=seed), "_adapter/")[0]
+        for seed in range(num_experts)
+    ]
+    router = token_routers.Arrow(top_k=top_k)
+    made = mixture.Mixture(of=spec, num_experts=num_experts, router=router)
+    model = t5.T5(shape, made.adapter_fn(shape.emb_dim))
+    params = t5.init_params(model, seed=0)
+    params = trees.replace(params, mixture.stack(experts))
+    return scoring.make_score_fn(model), with_directions(params, experts)
+
+
+def with_directions(params, experts):
+    found = [directions.arrow_directions(expert) for expert in experts]
+    leaves = trees.flatten(params)
+    for place in found[0]:
+        name = f"{place}/{mixture.ROUTER}/direction"
+        for number, arrows in enumerate(found):
+            leaves[name] = leaves[name].at[:, number].set(arrows[place])
+    return trees.unflatten(leaves)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiny", action="store_true", help="a model of no size")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each way")
+    args = parser.parse_args()
+    shape = ranking.TINY_SHAPE if args.tiny else ranking.SHAPE
+    spec = bottleneck.Bottleneck(reduction_factor=8 if args.tiny else 32, init_std=0.3)
+    batches = ranking.make_batches(
+        shape.vocab_size,
+        num_questions=32 if args.tiny else 64,
+        batch_size=16,
+        inputs_length=8 if args.tiny else 256,
+        length=4 if args.tiny else 16,
+    )
+    one = t5.T5(shape, spec.adapter_fn(shape.emb_dim))
+    ways = {"one": (scoring.make_score_fn(one), t5.init_params(one, seed=0))}
+    counts = (1, 4) if args.tiny else (1, 4, 16, 64)
+    for count in counts:
+        ways[f"{count}_dense"] = mixed(spec, shape, count, -1)
+        if count > 2:
+            ways[f"{count}_top_2"] = mixed(spec, shape, count, 2)
+    times = {name: [] for name in ways}
+    for turn in range(args.repeats + 1):
+        for name, way in ways.items():
+            secs = ranking.secs_of(*way, batches)
+            if turn:  # the first one compiles
+                times[name].append(secs)
+    best = {name: min(each) for name, each in times.items()}
+    row = {"benchmark": "mixture", "one_expert_secs": round(best.pop("one"), 4)}
+    one_secs = row["one_expert_secs"]
+    print(json.dumps(row | {n: round(s / one_secs, 2) for n, s in best.items()}))
+
+
+if __name__ == "__main__":
+    main()
