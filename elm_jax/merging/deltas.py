@@ -57,7 +57,7 @@ class DeltaMethod(MergeMethod):
       weights: One per expert, a factor on what it changes; empty for 1 each.
       scale: Factor on what the merged expert changes.
       align: Whether hidden units of bottlenecks are matched first; `aligning` tells
-        how. Experts that were trained from one seed need it less.
+        how. A common initial seed is no reason to leave it out.
       rank: Of the merged LoRAs; 0 for the sum of the experts' ranks, which loses
         nothing. What a lower one cuts off is told in the facts `discarded_energy`.
     """
