@@ -18,9 +18,9 @@ SHADES = 20  # steps of colour from none to full
 # The full colour means at least this many points from the base model, so that a map of
 # small differences stays pale.
 _LEAST_COLOUR_RANGE = 10.0
-MOST_CELLS = 100_000
-"""Of a map on a page; a browser needs a second for 40,000. Of more experts, those with
-the lowest means are left out."""
+MOST_CELLS = 60_000
+"""Of a map on a page: 480 experts on 113 prompts. Of more, those with the lowest means
+are left out, as each sort and filter of a browser takes time for every cell."""
 # A map with more columns opens with its datasets folded to their means.
 _MOST_OPEN_COLUMNS = 24
 

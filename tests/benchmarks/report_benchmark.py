@@ -6,11 +6,13 @@
 The store is simulated, in a temporary folder unless `--folder` names one; one that
 lies there is used again. Opening and reporting run in processes of their own. Their
 seconds are of the processor, all threads together, without the imports; memory is the
-most that the process had, imports included.
+most that the process had, imports included. Matrix products have one thread, as others
+wait for work at full speed, which would count.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import resource
 import subprocess
@@ -65,7 +67,10 @@ def _measure(
     command += [f"--measure={name}", f"--folder={folder}"]
     command += [f"--num_experts={size.num_experts}", f"--num_rows={size.num_rows}"]
     command += [f"--prompts={','.join(map(str, size.prompts))}"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=environment
+    )
     found = json.loads(done.stdout.splitlines()[-1])
     return {f"{name}_{key}": value for key, value in found.items()}
 
@@ -87,7 +92,9 @@ def _report(folder: pathlib.Path, size: simulated_store.Size) -> dict[str, objec
         )
         began = time.process_time()
         run.run()
-        return _used(time.process_time() - began)
+        used = _used(time.process_time() - began)
+        page = run.path(run.output_path)
+        return {**used, "page_bytes": page.stat().st_size}
 
 
 def _used(cpu_seconds: float) -> dict[str, object]:

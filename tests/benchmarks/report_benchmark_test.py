@@ -24,4 +24,5 @@ def test_a_small_store_is_built_opened_and_reported(tmp_path):
     assert row["store_files"] == 2
     assert row["open_peak_mib"] > 0
     assert row["report_cpu_seconds"] > 0
+    assert row["report_page_bytes"] > 1000
     assert "best_single_crossfit" in (tmp_path / "report/tables.md").read_text()
