@@ -12,12 +12,8 @@ expert's keys, and determines the owners.
 
 import collections
 import dataclasses
-import hashlib
-import io
 import json
-import math
 import pathlib
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict
@@ -26,16 +22,10 @@ import numpy as np
 
 from elm_jax import errors, paths
 from elm_jax.disk import files, json_files, seals
-from elm_jax.library import lock, sampling, text_formats
+from elm_jax.library import key_files, lock, sampling, text_formats
 from elm_jax.types import Embedder
 
 FORMAT_VERSION = 1
-# As `np.save` writes it.
-_HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00(?P<length>..)\{'descr': '<[fi]4', 'fortran_order': False, "
-    rb"'shape': \((?P<shape>[0-9, ]{2,99})\), \} *\n",
-    re.DOTALL,
-)
 RECORD = "index.json"  # written last
 _MOST_RECORD_BYTES = 2**30  # a line lists the rows of one expert
 
@@ -161,8 +151,8 @@ def open_index(index_dir: str | pathlib.Path) -> Index:
     try:
         settings, experts = _read_record(folder)
         total = sum(expert.num_keys for expert in experts)
-        keys = _load(folder / "keys.npy")[:total]
-        owners = _load(folder / "owners.npy")[:total]
+        keys = key_files.load(folder / "keys.npy")[:total]
+        owners = key_files.load(folder / "owners.npy")[:total]
         _check_arrays(keys, owners, experts)
         return Index(settings, experts, keys, owners)
     except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
@@ -232,7 +222,11 @@ def _append(
             do=f"Check the embedder {embedder.name} and its weights",
         )
     expert = Expert(
-        new.name, len(keys), new.sources, hash_of_texts(new.texts), _hash_keys(keys)
+        new.name,
+        len(keys),
+        new.sources,
+        key_files.hash_of_texts(new.texts),
+        key_files.hash_of_keys(keys),
     )
     position = 0 if index is None else len(index.experts)
     owners = np.full(len(keys), position, np.int32)
@@ -248,13 +242,11 @@ def _append(
 
 def _write(folder: pathlib.Path, index: Index) -> None:
     for name, array in (("keys", index.keys), ("owners", index.owners)):
-        content = io.BytesIO()
-        np.save(content, array, allow_pickle=False)
-        files.write_bytes(folder / f"{name}.npy", content.getvalue())
+        files.write_bytes(folder / f"{name}.npy", key_files.content_of(array))
     owned = zip(index.experts, _split(index.keys, index.experts), strict=True)
     # Keys of release 0.1 get their hash now; all others have it already.
     experts = [
-        dataclasses.replace(expert, keys_sha256=_hash_keys(keys))
+        dataclasses.replace(expert, keys_sha256=key_files.hash_of_keys(keys))
         for expert, keys in owned
     ]
     record = {
@@ -292,33 +284,10 @@ def _read_record(folder: pathlib.Path) -> tuple[IndexSettings, tuple[Expert, ...
     return IndexSettings(**record["settings"]), listed
 
 
-def _load(path: pathlib.Path) -> np.ndarray:
-    """Returns an array that `_write` wrote.
-
-    Raises:
-      ValueError: The file is no such array, or its size differs from what its header
-        says. This is found before memory is taken. NumPy's own reader of headers
-        evaluates Python literals.
-    """
-    with path.open("rb") as file:
-        header = _HEADER.match(file.read(256))
-    if not header:
-        raise ValueError(f"{path.name}: no array of float32 or int32")
-    shape = [int(size) for size in header["shape"].split(b",") if size.strip()]
-    start, size = 10 + int.from_bytes(header["length"], "little"), path.stat().st_size
-    if header.end() != start or start + math.prod(shape) * 4 != size:
-        raise ValueError(f"{path.name}: {size:,} bytes for {shape} numbers")
-    return np.load(path, allow_pickle=False)
-
-
 def _split(keys: np.ndarray, experts: Sequence[Expert]) -> list[np.ndarray]:
     """Returns each expert's keys."""
     ends = np.cumsum([expert.num_keys for expert in experts])
     return np.split(keys, ends[:-1])
-
-
-def _hash_keys(keys: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(keys).data).hexdigest()
 
 
 def _read_expert(fields: dict[str, Any]) -> Expert:
@@ -343,7 +312,7 @@ def _check_arrays(
         raise ValueError("owners.npy and index.json tell of other owners")
     pairs = zip(experts, _split(keys, experts), strict=True)
     for expert, keys_of_expert in pairs:
-        if expert.keys_sha256 not in ("", _hash_keys(keys_of_expert)):
+        if expert.keys_sha256 not in ("", key_files.hash_of_keys(keys_of_expert)):
             raise ValueError(f"keys.npy has other keys of {expert.name!r:.80}")
     if not np.all(np.isfinite(keys)):
         raise ValueError("keys.npy has numbers that are not finite")
@@ -378,7 +347,7 @@ def _select_missing(index: Index | None, new: Sequence[NewExpert]) -> list[NewEx
             e.name
             for e in new
             if e.name in indexed
-            and indexed[e.name].texts_sha256 != hash_of_texts(e.texts)
+            and indexed[e.name].texts_sha256 != key_files.hash_of_texts(e.texts)
         ],
         # Even if the texts are equal: these rows are left out of the queries.
         "with keys of other rows": [
@@ -396,8 +365,3 @@ def _select_missing(index: Index | None, new: Sequence[NewExpert]) -> list[NewEx
             do="Correct them, or give a new expert a new name",
         )
     return [expert for expert in new if expert.name not in indexed]
-
-
-def hash_of_texts(texts: Sequence[str]) -> str:
-    """Returns what `Expert.texts_sha256` is of the texts of its keys."""
-    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()

@@ -10,7 +10,7 @@ from elm_jax import errors
 from elm_jax.checkpoints import manifest
 from elm_jax.data import cache, token_store
 from elm_jax.evaluation import overlap
-from elm_jax.library import index
+from elm_jax.library import index, key_files
 from elm_jax.runs import queries, row_words
 from elm_jax.runs.progress import Progress
 
@@ -163,5 +163,5 @@ class RowSearch:
             places = [*source.rows]
             embedded += queries.instance_texts(dataset, places, question.text_format)
             rows.append(overlap.Texts.of(row_words.texts(dataset, places)))
-        same = index.hash_of_texts(embedded) == owner.texts_sha256
+        same = key_files.hash_of_texts(embedded) == owner.texts_sha256
         return rows if same else None

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from elm_jax.data import sources, tasks, templates, token_store, vocabulary
+from elm_jax.data import cache, sources, tasks, templates, token_store, vocabulary
 
 COLOURS = ("red", "green", "blue", "white", "black")
 THINGS = ("apple", "house", "river", "stone", "window", "garden")
@@ -87,6 +87,19 @@ def colours(registry: tasks.Registry) -> tasks.Task:
     )
     registry.add(task)
     return task
+
+
+@pytest.fixture
+def open_cache(vocab, data_options):
+    def run(name, split="train", **changes):
+        options = {
+            "vocabulary": vocab,
+            "features": tasks.Features(inputs_length=64, targets_length=8),
+            "data_options": data_options,
+        }
+        return cache.open_cache(name, split, **(options | changes))
+
+    return run
 
 
 @pytest.fixture
