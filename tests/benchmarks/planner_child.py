@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import sys
 import tempfile
 import threading
@@ -47,9 +48,7 @@ def main():
             compile_secs=time.monotonic() - lowered_at,
         )
         os.write(answer_to, f"{json.dumps(result.to_json(answer))}\n".encode())
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -95,7 +95,7 @@ def _of_training(
         num_slots=slots,
         num_lanes=lanes,
     )
-    return Planned(program, plan.bytes_by_use(program), beside)
+    return Planned(program, plan.bytes_by_use(program, target.platform), beside)
 
 
 def _machine(asked: TrainingSpec, target: targets.Target) -> machine.Machine:
@@ -105,6 +105,7 @@ def _machine(asked: TrainingSpec, target: targets.Target) -> machine.Machine:
         memory_bytes=int(given * 2**30) if given else target.memory_bytes,
         is_cpu=False,
         num_processes=target.num_hosts,
+        platform=target.platform,
     )
 
 
@@ -133,7 +134,9 @@ def _of_evaluation(
         batch=dataclasses.replace(batch, targets_length=length),
         decoding=run.decoding,
     )
-    return [Planned(p, plan.bytes_by_use(p)) for p in (ranking, decoding)]
+    return [
+        Planned(p, plan.bytes_by_use(p, target.platform)) for p in (ranking, decoding)
+    ]
 
 
 def base_shape(folder: pathlib.Path, given: config.T5Config | None) -> config.T5Config:

@@ -10,8 +10,12 @@ from elm_jax.runs.compiling.programs import Program
 from elm_jax.runs.training import fleet_plan, step_cost
 
 
-def bytes_by_use(program: Program) -> dict[str, int]:
+def bytes_by_use(program: Program, platform: str) -> dict[str, int]:
     """Returns bytes on each device, by use; of a fleet without what saving takes.
+
+    Args:
+      program: Any.
+      platform: Of the devices, as JAX calls it.
 
     Raises:
       ConfigError: The devices do not divide a parameter.
@@ -29,6 +33,7 @@ def bytes_by_use(program: Program) -> dict[str, int]:
             tx=tx,
             trainable=trained,
             frozen=frozen,
+            platform=platform,
         )
     needs = fleet_plan.Needs(
         model=program.network,
@@ -38,6 +43,7 @@ def bytes_by_use(program: Program) -> dict[str, int]:
         frozen=frozen,
         num_slots=program.num_slots,
         num_lanes=program.num_lanes,
+        platform=platform,
     )
     parts = needs.bytes_per_device(
         program.devices.count, program.devices.num_model, num_lanes=program.num_lanes

@@ -63,6 +63,7 @@ class Needs:
       frozen: Those of the base, likewise.
       num_slots: Experts that train at a time.
       num_lanes: Experts whose steps a device computes as one batch, at most.
+      platform: Of the devices, as JAX calls it; "" for any but a TPU.
     """
 
     model: t5.T5
@@ -72,6 +73,7 @@ class Needs:
     frozen: Params
     num_slots: int
     num_lanes: int
+    platform: str = ""
 
     def bytes_per_device(
         self, num_devices: int, num_model: int, *, num_lanes: int = 1
@@ -93,6 +95,7 @@ class Needs:
             tx=self.tx,
             trainable=self.trainable,
             frozen=self.frozen,
+            platform=self.platform,
         )
         num_slots = -(-self.num_slots // (num_devices // num_model))
         num_lanes = min(num_lanes, num_slots)
@@ -202,6 +205,7 @@ def _needs_of(spec: TrainingSpec, machine: Machine) -> Needs:
         frozen=frozen,
         num_slots=min(spec.fleet.size, -(-len(spec.experts) // num_shares)),
         num_lanes=spec.fleet.lanes or (1 if machine.is_cpu else 8),
+        platform=machine.platform,
     )
 
 

@@ -16,12 +16,14 @@ class Machine(NamedTuple):
       memory_bytes: Of each; None if unknown.
       is_cpu: Whether they are CPUs.
       num_processes: That the experts are dealt out to.
+      platform: Of the devices, as JAX calls it.
     """
 
     num_devices: int
     memory_bytes: int | None
     is_cpu: bool
     num_processes: int
+    platform: str = ""
 
 
 def this_machine(device_memory_gib: float) -> Machine:
@@ -36,6 +38,7 @@ def this_machine(device_memory_gib: float) -> Machine:
         memory_bytes=device_memory(device_memory_gib),
         is_cpu=jax.default_backend() == "cpu",
         num_processes=processes.count(),
+        platform=jax.default_backend(),
     )
 
 

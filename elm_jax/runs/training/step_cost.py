@@ -25,6 +25,7 @@ def bytes_per_device(
     tx: optax.GradientTransformation,
     trainable: Params,
     frozen: Params,
+    platform: str = "",
 ) -> dict[str, int]:
     """Returns what one training step keeps on one device, by use.
 
@@ -37,6 +38,7 @@ def bytes_per_device(
       tx: The optimiser.
       trainable: Leaves with `shape` and `dtype`; they have gradients, too.
       frozen: Likewise, but without; kept in the dtype that they are computed in.
+      platform: Of the devices, as JAX calls it; "" for any but a TPU.
 
     Raises:
       ConfigError: An axis of the mesh does not divide a parameter.
@@ -59,6 +61,7 @@ def bytes_per_device(
             trained=trees.flatten(trainable),
             num_fsdp=devices.num_fsdp,
             num_model=devices.num_model if is_shared else 1,
+            platform=platform,
         ),
     }
 
@@ -88,7 +91,13 @@ def describe(
     shapes = t5.param_shapes(model)
     trainable, frozen = expert_parts.split(shapes, trainable_pattern)
     parts = bytes_per_device(
-        model, batch, devices, tx=tx, trainable=trainable, frozen=frozen
+        model,
+        batch,
+        devices,
+        tx=tx,
+        trainable=trainable,
+        frozen=frozen,
+        platform=jax.default_backend(),
     )
     flops = cost.train_flops(model.config, batch, trainable=trainable, frozen=frozen)
     tokens = batch.batch_size * (batch.inputs_length + batch.targets_length)

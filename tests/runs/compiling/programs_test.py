@@ -56,7 +56,7 @@ def test_a_program_is_the_same_after_json(kind):
 
 def test_what_a_program_is_given_is_what_the_plan_says():
     compiled = programs.lower(RANKING, jax.devices()).compile()
-    parameters = plan.bytes_by_use(RANKING)["parameters"]
+    parameters = plan.bytes_by_use(RANKING, "cpu")["parameters"]
     tokens = compiled.memory_analysis().argument_size_in_bytes - parameters
     assert tokens == 16 // 4 * (4 * 12 + 3 * (4 * 8 + 1))  # of one device
 

@@ -1,0 +1,210 @@
+"""`--compile_for`: whether a run fits on an accelerator that is not here."""
+
+import dataclasses
+import importlib.util
+import json
+
+import pytest
+
+from elm_jax import errors
+from elm_jax.cli import gin_flags
+from elm_jax.compiling import targets, topology
+from elm_jax.runs import evaluate, train
+from elm_jax.runs.compiling import (
+    compile_for,
+    compiler,
+    of_runs,
+    plan,
+    result,
+)
+from tests.runs import scored
+from tests.runs.compiling import programs_test
+
+GIB = 2**30
+SMALL = "gin/parts/models/t5_1_1_small.gin"
+
+
+def build(run_type, *files, bindings=()):
+    """Returns a run, and the shape that its gin files tell."""
+    run, *_ = gin_flags.build_run(
+        [run_type],
+        gin_files=files,
+        bindings=["MODEL_DIR = 'nowhere'", *bindings],
+        also=compile_for.MODEL_TYPE,
+    )
+    return run, gin_flags.configured(compile_for.MODEL_TYPE)
+
+
+@pytest.fixture
+def anything_installed(monkeypatch):
+    monkeypatch.setattr(topology, "check_installed", lambda target: None)
+
+
+def compiled_by(monkeypatch, total_gib):
+    """Lets programs take what a function of them says; returns what was compiled."""
+    asked = []
+
+    def compile_program(program, target):
+        asked.append((program, target))
+        size = int(total_gib(program) * GIB)
+        memory = result.Memory(
+            arguments=size, outputs=0, aliased=0, temporaries=0, code=0
+        )
+        return result.Compiled(memory=memory)
+
+    monkeypatch.setattr(compiler, "compile_program", compile_program)
+    return asked
+
+
+def test_without_a_base_gin_files_tell_the_shape():
+    run, shape = build(train.Train, "gin/t5/prompt_experts.gin", SMALL)
+    (found,) = of_runs.planned(run, targets.find("v5litepod-16"), shape)
+    program = found.program
+    assert program.kind == "fleet step"
+    assert (program.model.emb_dim, program.model.dropout_rate) == (512, 0.1)
+    assert (program.batch.inputs_length, program.batch.targets_length) == (256, 128)
+    # Experts are dealt out to four hosts, and lie on the four devices of one.
+    of_one_host = -(-len(run.experts()) // 4)
+    assert program.devices.num_data == 4
+    assert 0 <= program.num_slots - of_one_host < 4
+    assert program.adapter is not None
+
+
+def test_experts_with_all_parameters_train_on_all_devices():
+    run, shape = build(
+        train.Train,
+        *("gin/t5/dataset_experts.gin", SMALL),
+        bindings=[
+            *("BATCH_SIZE = 32", "NUM_FSDP = -1"),
+            "placement.Placement.axis_rules = 'fsdp'",
+        ],
+    )
+    (found,) = of_runs.planned(run, targets.find("v5litepod-16"), shape)
+    assert found.program.kind == "step"
+    assert found.program.devices.num_fsdp == 16
+
+
+def test_an_evaluation_ranks_and_decodes():
+    run, shape = build(evaluate.Evaluate, "gin/t5/evaluate.gin", SMALL)
+    ranking, decoding = of_runs.planned(run, targets.find("h100"), shape)
+    assert ranking.program.num_choices == of_runs.NUM_CHOICES
+    assert decoding.program.kind == "decoding"
+    assert ranking.bytes_by_use["parameters"] == decoding.bytes_by_use["parameters"]
+
+
+def test_without_base_and_shape_nothing_is_compiled(tmp_path):
+    with pytest.raises(
+        errors.ConfigError, match=r"no shape of a model[\s\S]*--gin_file"
+    ):
+        of_runs.base_shape(tmp_path / "base", None)
+
+
+def test_the_manifest_of_a_base_tells_its_shape(tmp_path):
+    scored.save_base(tmp_path)
+    base = tmp_path / "base"
+    assert of_runs.base_shape(base, None) == scored.SHAPE
+    numerics = dataclasses.replace(scored.SHAPE, remat="layer", dtype="bfloat16")
+    assert of_runs.base_shape(base, numerics) == scored.SHAPE
+    wider = dataclasses.replace(scored.SHAPE, emb_dim=32)
+    with pytest.raises(errors.ConfigError, match="emb_dim = 16, not 32"):
+        of_runs.base_shape(base, wider)
+
+
+@pytest.mark.usefixtures("anything_installed")
+def test_a_run_that_fits_ends_with_0(monkeypatch, capsys):
+    run, shape = build(train.Train, "gin/t5/prompt_experts.gin", SMALL)
+    compiled_by(monkeypatch, lambda program: 3)
+    outcomes = compile_for.compile_run(run, "v5litepod-1", model=shape)
+    assert compile_for.show(outcomes) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("fleet step fits on v5litepod-1: ")
+    assert last.endswith("of 15.75 GiB per device")
+    assert " GiB by plan, 3." in last
+    assert json.loads(json.dumps(outcomes[0].to_json()))["fits"]
+
+
+@pytest.mark.usefixtures("anything_installed")
+def test_a_run_that_does_not_fit_says_what_would(monkeypatch, capsys):
+    plain = ("gin/parts/execution.gin",)
+    run, shape = build(
+        train.Train,
+        *("gin/t5/dataset_experts.gin", SMALL, *plain),
+        bindings=["config.Execution.remat = 'none'", "BATCH_SIZE = 16"],
+    )
+    asked = compiled_by(
+        monkeypatch, lambda program: 5 if program.model.remat == "layer" else 20
+    )
+    outcomes = compile_for.compile_run(run, "v5litepod-1", model=shape)
+    assert compile_for.show(outcomes) == compile_for.EXIT_DOES_NOT_FIT
+    told = capsys.readouterr().out
+    assert "Execution.remat = 'layer'" in told
+    assert "5.00 compiled" in told
+    assert "does not fit on v5litepod-1" in told.splitlines()[-1]
+    assert asked[0][0].model.remat == "none"
+    assert any(target.name != "v5litepod-1" for _, target in asked)  # a larger slice
+
+
+def test_other_runs_compile_nothing():
+    with pytest.raises(errors.ConfigError, match="a training or an evaluation"):
+        compile_for.compile_run(object(), "h100")
+
+
+@pytest.mark.usefixtures("anything_installed")
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashed .SIGSEGV"),
+        ("raise ValueError('no such topology')", "ValueError: no such topology"),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+            "Give this machine",
+        ),
+    ],
+)
+def test_a_compiler_that_ends_is_told_in_a_sentence(code, told):
+    with pytest.raises(errors.ConfigError, match=told):
+        compiler.compile_program(
+            programs_test.RANKING, targets.find("v5litepod-8"), child=("-c", code)
+        )
+
+
+def has(module):
+    return importlib.util.find_spec(module) is not None
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(
+            "v5litepod-8",
+            marks=pytest.mark.skipif(
+                not has("libtpu"), reason="the extra compile_tpu is not installed"
+            ),
+        ),
+        pytest.param(
+            "h100:8",
+            marks=pytest.mark.skipif(
+                not has("jax_cuda12_plugin"),
+                reason="the extra compile_gpu is not installed",
+            ),
+        ),
+    ],
+)
+def test_a_small_program_is_compiled_for_what_is_not_here(target):
+    program = dataclasses.replace(
+        programs_test.RANKING,
+        model=dataclasses.replace(
+            programs_test.TINY,
+            emb_dim=128,
+            mlp_dim=256,
+            num_encoder_layers=3,
+            num_decoder_layers=3,
+        ),
+    )
+    compiled = compiler.compile_program(program, targets.find(target))
+    assert compiled.memory is not None
+    parts = plan.bytes_by_use(program, targets.find(target).platform)
+    assert compiled.memory.arguments >= parts["parameters"]
+    assert compiled.work is not None
+    assert {each.kind for each in compiled.work.collectives} >= {"all-reduce"}
+    assert compiled.work.flops > 0
