@@ -16,7 +16,7 @@ GROUND = {
     f"elm_jax.{name}"
     for name in (
         *("types", "errors", "trees", "paths", "fields", "printing"),
-        *("disk", "limits"),
+        *("disk", "limits", "float32_sums"),
     )
 }
 ROOMS = (

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from elm_jax import float32_sums
 from elm_jax.model import attention_logits, fused_attention
 from elm_jax.model import config as config_lib
 from elm_jax.types import AdapterFn
@@ -57,7 +58,7 @@ class Dense(nn.Module):
         # Two matrices: with more axes, XLA's CPU backend transposes the activations
         # in memory for the kernel's gradient, which costs more than the product.
         rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        product = jnp.dot(rows, kernel.astype(self.dtype))
+        product = float32_sums.product(rows, kernel)
         return product.reshape(*x.shape[:-1], self.features)
 
 
@@ -73,7 +74,7 @@ class LayerNorm(nn.Module):
         x = x.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
         x = x * jax.lax.rsqrt(mean_square + _EPSILON)
-        return x.astype(self.dtype) * scale.astype(self.dtype)[None, None, :]
+        return float32_sums.scaled(x.astype(self.dtype), scale)
 
 
 class Embedding(nn.Module):
@@ -287,7 +288,9 @@ class RelativePositionBias(nn.Module):
             max_distance=config.relpos_max_distance,
         )
         one_hot = np.eye(config.relpos_buckets, dtype=np.float32)[:, buckets]
-        by_distance = jnp.dot(table.astype(config.dtype).astype(jnp.float32), one_hot)
+        # A table that does not train may be in the compute dtype already.
+        table = float32_sums.rounded(table, config.dtype).astype(jnp.float32)
+        by_distance = jnp.dot(table, one_hot)
         return _spread_diagonals(by_distance, length)[None]
 
 

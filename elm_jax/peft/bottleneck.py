@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from elm_jax import errors, fields, types
+from elm_jax import errors, fields, float32_sums, types
 from elm_jax.peft import kind as kinds
 from elm_jax.peft import points
 
@@ -44,12 +44,26 @@ class BottleneckAdapter(nn.Module):
         spec = self.spec
         x = inputs if spec.parallel else outputs
         init = nn.initializers.normal(stddev=spec.init_std)
-        options = {"dtype": x.dtype, "param_dtype": jnp.float32}
-        hidden = nn.Dense(self.width, kernel_init=init, **options, name="down")(x)
+        hidden = _Dense(self.width, init, name="down")(x)
         hidden = getattr(nn, spec.activation)(hidden)
         init = nn.initializers.zeros if spec.start_at_identity else init
-        up = nn.Dense(outputs.shape[-1], kernel_init=init, **options, name="up")
-        return outputs + up(hidden)
+        return outputs + _Dense(outputs.shape[-1], init, name="up")(hidden)
+
+
+class _Dense(nn.Module):
+    """A product with `kernel` [inputs, features] plus `bias` [features]."""
+
+    features: int
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [..., inputs] to [..., features] of the same dtype."""
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        zeros = nn.initializers.zeros
+        bias = self.param("bias", zeros, (self.features,), jnp.float32)
+        return float32_sums.shifted(float32_sums.product(x, kernel), bias)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from elm_jax import fields
+from elm_jax import fields, float32_sums
 from elm_jax.limits import patterns
 from elm_jax.peft import kind as kinds
 from elm_jax.peft import points
@@ -30,8 +30,7 @@ class Ia3Adapter(nn.Module):
         del inputs, deterministic
         width = outputs.shape[-1]
         scale = self.param("ia3_scale", nn.initializers.ones, (width,), jnp.float32)
-        scale = scale.astype(outputs.dtype)
-        return outputs * scale.reshape((1,) * (outputs.ndim - 1) + (width,))
+        return float32_sums.scaled(outputs, scale)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

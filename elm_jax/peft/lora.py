@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from elm_jax import fields, types
+from elm_jax import fields, float32_sums, types
 from elm_jax.limits import patterns
 from elm_jax.peft import kind as kinds
 from elm_jax.peft import points
@@ -48,7 +48,8 @@ class LoraAdapter(nn.Module):
         x = nn.Dropout(spec.dropout)(inputs, deterministic=deterministic)
         # Two matrices, for the reason that model/layers.py gives.
         rows = x.astype(dtype).reshape(-1, x.shape[-1])
-        added = jnp.dot(jnp.dot(rows, lora_a.astype(dtype)), lora_b.astype(dtype))
+        middle = float32_sums.product(rows, lora_a)
+        added = float32_sums.product(middle, lora_b)
         return outputs + jnp.asarray(spec.scale, dtype) * added.reshape(outputs.shape)
 
 

@@ -78,3 +78,30 @@ def test_shapes_are_cast_like_arrays():
     assert dtypes == {n: leaf.dtype for n, leaf in trees.flatten(arrays).items()}
     wide = [name for name, dtype in dtypes.items() if dtype == "float32"]
     assert wide == ["decoder/logits_dense/kernel"]
+
+
+@pytest.mark.parametrize(
+    "spec", [*SPECS, None], ids=("bottleneck", "lora", "ia3", "all")
+)
+def test_no_gradient_of_a_parameter_is_rounded_to_bfloat16(tiny, spec):
+    """The cast of a parameter comes before the sum over tokens, and so over devices."""
+    shape = dataclasses.replace(tiny.config, dtype="bfloat16")
+    model = t5.T5(shape, spec and spec.adapter_fn(shape.emb_dim))
+    params = t5.init_params(model, seed=0)
+    pattern = expert_parts.PROMPT_EXPERT if spec else expert_parts.DATASET_EXPERT
+    trained, frozen = trees.split(params, pattern)
+    loss_fn = loss.make_loss_fn(model)
+
+    @jax.jit
+    def gradient(trained):
+        def loss_of(trained):
+            return loss_fn(trees.join(trained, frozen), tiny.batch, None)[0]
+
+        return jax.grad(loss_of)(trained)
+
+    rounded = [
+        name
+        for name, leaf in trees.flatten(gradient(trained)).items()
+        if np.any(leaf) and np.array_equal(leaf, leaf.astype("bfloat16").astype("f4"))
+    ]
+    assert not rounded
