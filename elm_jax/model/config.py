@@ -11,6 +11,7 @@ _CHOICES = {
     "remat": ("none", "products", "layer"),
     "attention": ("einsum", "dot_product", "cudnn"),
 }
+_LATER = ("attention_dropout", "logits_chunks")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,9 @@ class T5Config:
         `dropout_rate` of 0.
       attention_dropout: Whether training drops attention weights, too, as T5 does.
         False is another recipe; the other dropouts stay.
+      logits_chunks: In how many parts of the targets' positions training computes
+        logits and loss. With more than 1, the logits of all positions, which are
+        float32, are never in memory at once, and sums are rounded in another order.
     """
 
     vocab_size: fields.Count
@@ -68,6 +72,7 @@ class T5Config:
     remat: str = "products"
     attention: str = "einsum"
     attention_dropout: bool = True
+    logits_chunks: fields.Count = 1
 
     def __post_init__(self) -> None:
         """Raises ConfigError naming each field that no model can have."""
@@ -99,6 +104,7 @@ class Execution:
       scan_unroll: Likewise; 0 for the model's own.
       attention_dropout: False to drop no attention weights, whatever the model's own
         record says.
+      logits_chunks: As in T5Config; 0 for the model's own.
     """
 
     dtype: str = ""
@@ -106,6 +112,7 @@ class Execution:
     attention: str = ""
     scan_unroll: fields.CountOrNone = 0
     attention_dropout: bool = True
+    logits_chunks: fields.CountOrNone = 0
 
     def __post_init__(self) -> None:
         """Raises ConfigError naming each field that no model can have."""
@@ -136,9 +143,11 @@ def recorded(spec: T5Config | Execution) -> dict[str, Any]:
     Fields that came after release 0.3 are left out where they change nothing, so that
     what was recorded before is still the same.
     """
+    defaults = {field.name: field.default for field in dataclasses.fields(spec)}
     kept = dataclasses.asdict(spec)
-    if spec.attention_dropout:
-        del kept["attention_dropout"]
+    for name in _LATER:
+        if kept[name] == defaults[name]:
+            del kept[name]
     return kept
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from elm_jax.model import t5
+from elm_jax.model import chunked_loss, t5
 from elm_jax.types import Batch, LossFn, Metrics, Params
 
 _PACKING = (
@@ -32,30 +32,45 @@ def make_loss_fn(model: t5.T5, *, z_loss: float = 0.0) -> LossFn:
     def loss_fn(
         params: Params, batch: Batch, dropout_rng: Any | None
     ) -> tuple[jax.Array, Metrics]:
-        logits: Any = model.apply(
+        num_chunks = model.config.logits_chunks
+        outputs: Any = model.apply(
             {"params": params},
             batch["encoder_input_tokens"],
             batch["decoder_input_tokens"],
             **{name: batch[name] for name in _PACKING if name in batch},
             deterministic=dropout_rng is None,
             rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+            gives_logits=num_chunks == 1,
         )
         targets = batch["decoder_target_tokens"]
         weights = batch["decoder_loss_weights"].astype(jnp.float32)
-        losses, log_z = cross_entropy(logits, targets)
-        losses = losses + z_loss * jnp.square(log_z)
-        correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
-        loss_sum, weight_sum = jnp.sum(losses * weights), jnp.sum(weights)
+        if num_chunks > 1:
+            kernel = t5.output_kernel(model.config, params)
+            given = {"z_loss": z_loss, "num_chunks": num_chunks}
+            sums = chunked_loss.sums(outputs, kernel, targets, weights, **given)
+        else:
+            sums = _sums(outputs, targets, weights, z_loss)
+        (loss_sum, correct_sum), weight_sum = sums, jnp.sum(weights)
         loss = jnp.where(
             weight_sum > 0, loss_sum / jnp.where(weight_sum > 0, weight_sum, 1), 0
         )
         return loss, {
             "loss_sum": loss_sum,
             "weight_sum": weight_sum,
-            "correct_sum": jnp.sum(correct * weights),
+            "correct_sum": correct_sum,
         }
 
     return loss_fn
+
+
+def _sums(
+    logits: jax.Array, targets: jax.Array, weights: jax.Array, z_loss: float
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the summed loss and the weight of tokens that are the most likely."""
+    losses, log_z = cross_entropy(logits, targets)
+    losses = losses + z_loss * jnp.square(log_z)
+    correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
+    return jnp.sum(losses * weights), jnp.sum(correct * weights)
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -274,13 +274,15 @@ class Decoder(nn.Module):
         cross_mask: Mask,
         *,
         deterministic: bool,
+        gives_logits: bool = True,
     ) -> Array:
-        """Maps target tokens [B * C, T] to logits [B * C, T, V]."""
+        """Maps target tokens [B * C, T] to logits [B * C, T, V], or what gives them."""
         y = self.dropout(self.embedding(tokens), deterministic=deterministic)
         shared = not self.config.relpos_per_layer
         bias = self.relpos_bias(tokens.shape[1]) if shared else None
         y, _ = self.layers(y, encoded, own_mask, cross_mask, bias, deterministic)
-        return self._logits(y, deterministic)
+        y = self._last(y, deterministic)
+        return self._logits(y) if gives_logits else y
 
     def start(self, encoded: Array, length: int, rows_per_input: int) -> DecodeCache:
         """Returns the cache before the first of `length` target positions."""
@@ -299,10 +301,12 @@ class Decoder(nn.Module):
             bias = _bias_at(self.relpos_bias(cache.own.keys.shape[3]), position)
         y = self.embedding(tokens)
         y, own = self.layers.step(y, cache, position, mask, bias)
-        return self._logits(y, True), cache._replace(own=own)
+        return self._logits(self._last(y, True)), cache._replace(own=own)
 
-    def _logits(self, y: Array, deterministic: bool) -> Array:
-        y = self.dropout(self.decoder_norm(y), deterministic=deterministic)
+    def _last(self, y: Array, deterministic: bool) -> Array:
+        return self.dropout(self.decoder_norm(y), deterministic=deterministic)
+
+    def _logits(self, y: Array) -> Array:
         if self.config.logits_via_embedding:
             return self.embedding.attend(y)
         return self.logits_dense(y)

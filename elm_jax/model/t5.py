@@ -7,6 +7,7 @@ are accepted for T5X's batches and not needed.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +53,7 @@ class T5(nn.Module):
         decoder_segment_ids: Array | None = None,
         decoder_positions: Array | None = None,
         deterministic: bool = True,
+        gives_logits: bool = True,
     ) -> Array:
         """Returns float32 logits [B, T, V].
 
@@ -64,6 +66,8 @@ class T5(nn.Module):
           decoder_segment_ids: int32 [B, T], with `encoder_segment_ids`.
           decoder_positions: Not needed, see above.
           deterministic: False drops values; needs the key "dropout".
+          gives_logits: False for what the output layer reads, [B, T, D]; see
+            `output_kernel`.
         """
         del encoder_positions, decoder_positions
         encoded = self.encode(
@@ -78,6 +82,7 @@ class T5(nn.Module):
             encoder_segment_ids=encoder_segment_ids,
             decoder_segment_ids=decoder_segment_ids,
             deterministic=deterministic,
+            gives_logits=gives_logits,
         )
 
     def encode(
@@ -105,6 +110,7 @@ class T5(nn.Module):
         encoder_segment_ids: Array | None = None,
         decoder_segment_ids: Array | None = None,
         deterministic: bool = True,
+        gives_logits: bool = True,
     ) -> Array:
         """Returns float32 logits [B * C, T, V] for C target rows per input.
 
@@ -117,6 +123,7 @@ class T5(nn.Module):
           encoder_segment_ids: int32 [B, S] if packed, which needs C = 1.
           decoder_segment_ids: int32 [B, T], with `encoder_segment_ids`.
           deterministic: False drops values; needs the key "dropout".
+          gives_logits: As for a call.
         """
         length = decoder_input_tokens.shape[1]
         own_mask: stacks.Mask = jnp.tril(jnp.ones((length, length), bool))[None, None]
@@ -135,6 +142,7 @@ class T5(nn.Module):
             own_mask,
             cross_mask,
             deterministic=deterministic,
+            gives_logits=gives_logits,
         )
 
     def start_decoding(
@@ -178,6 +186,14 @@ class T5(nn.Module):
         if self.config.attention == "cudnn" and not self.is_initializing():
             return fused_attention.spans_of(tokens != PAD_ID)
         return _is_token(tokens)
+
+
+def output_kernel(config: config_lib.T5Config, params: Params) -> Array:
+    """Returns the float32 matrix [D, V] that makes logits of the last activations."""
+    if not config.logits_via_embedding:
+        return params["decoder"]["logits_dense"]["kernel"].astype(jnp.float32)
+    table = params["token_embedder"]["embedding"].astype(jnp.float32)
+    return table.T / math.sqrt(config.emb_dim)
 
 
 def init_params(model: T5, *, seed: int, places: Params | None = None) -> Params:

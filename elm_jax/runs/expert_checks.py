@@ -24,6 +24,7 @@ _COMPUTATION = (
     "remat",
     "attention",
     "attention_dropout",
+    "logits_chunks",
 )
 
 

@@ -127,6 +127,23 @@ def test_the_batch_is_halved_until_it_fits(programs):
     assert row["out_of_memory_at"] == [64, 32]
 
 
+def test_a_fleet_is_held_against_one_expert_with_as_many_rows(programs):
+    benchmark, _ = programs
+    fleet = {
+        "case": "fleet_8",
+        "status": "ok",
+        "num_experts": 8,
+        "batch_size": 64,
+        "step_secs": 2.0,
+    }
+    one = fleet | {"case": "fleet_1,batch_size=8", "num_experts": 1, "batch_size": 8}
+    gain = benchmark.fleet_gain([{}, fleet, one | {"step_secs": 0.5}])
+    assert (gain["num_experts"], gain["gain"]) == (8, 2.0)
+    for other in ({"batch_size": 4}, {"status": "failed"}, {"case": "prompt_step"}):
+        assert benchmark.fleet_gain([fleet, one | other]) is None
+    assert benchmark.fleet_gain([fleet]) is None
+
+
 def test_running_out_of_memory_is_told_from_other_errors(programs):
     _, cases = programs
     with pytest.raises(jax.errors.JaxRuntimeError) as caught:
