@@ -23,7 +23,7 @@ from absl import flags
 from gin import config as gin_config
 
 from elm_jax import errors, paths
-from elm_jax.cli import gin_errors, help_text, selectors
+from elm_jax.cli import gin_errors, gin_parts, help_text, selectors
 from elm_jax.runs import hosts, reading
 from elm_jax.runs.run import Run
 
@@ -173,7 +173,15 @@ def build_run(
     finally:
         logging.disable(logging.NOTSET)
     bound, operative = gin.config_str(), gin.operative_config_str()
-    _check_unused(bound, operative, run_type)
+    unused = _unused(bound, operative)
+    if unused:
+        replaced = _replaced_parts(gin_files, bindings)
+        unused = gin_parts.not_replaced(unused, replaced, bindings)
+    if unused:
+        used = gin_errors.STATEMENT.findall(operative)
+        built = [run_type, reading.Reading]
+        text = gin_errors.explain_unused(unused, used=used, run_types=built)
+        raise errors.ConfigError(text)
     return run, bound, operative
 
 
@@ -273,16 +281,26 @@ def configured(part: type) -> Any:
     return gin.get_configurable(part)() if is_bound else None
 
 
-def _check_unused(bound: str, operative: str, run_type: type[Run]) -> None:
+def _unused(bound: str, operative: str) -> list[str]:
+    """Returns the names of bindings that nothing has read."""
     used = set(gin_errors.STATEMENT.findall(operative))
     # What a scope reads, gin tells under the scope alone, wherever it was bound.
     used |= {name.rpartition("/")[2] for name in used}
-    unused = [name for name in gin_errors.STATEMENT.findall(bound) if name not in used]
-    if unused:
-        text = gin_errors.explain_unused(
-            unused, used=used, run_types=[run_type, reading.Reading]
-        )
-        raise errors.ConfigError(text)
+    return [name for name in gin_errors.STATEMENT.findall(bound) if name not in used]
+
+
+def _replaced_parts(
+    gin_files: Sequence[str], bindings: Sequence[str]
+) -> dict[str, str]:
+    """Returns the parts that flags took out of what files say, each with the flag."""
+    if not bindings:
+        return {}
+    gin.clear_config()
+    gin.parse_config_files_and_bindings(gin_files, (), finalize_config=False)
+    of_files = gin.config_str()
+    gin.clear_config()  # as it was, for who asks for more of it
+    gin.parse_config_files_and_bindings(gin_files, bindings, finalize_config=False)
+    return gin_parts.replaced(of_files, bindings)
 
 
 def allow_open_files() -> None:

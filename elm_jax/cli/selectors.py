@@ -1,7 +1,7 @@
 """How gin files name the runs of a binary, their parts and the fields of both."""
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from elm_jax import fields, paths
 
@@ -18,14 +18,19 @@ def files_root() -> pathlib.Path:
 
 def with_parts(types: Sequence[type]) -> list[type]:
     """Returns dataclasses and all that their fields may hold, each once."""
-    return list(dict.fromkeys(part for one in types for part in _walk(one)))
+    found: dict[type, None] = {}
 
+    def visit(part: type) -> None:
+        if part in found:
+            return
+        found[part] = None
+        for field in fields.of(part):
+            for inner in fields.parts(field.hint):
+                visit(inner)
 
-def _walk(part: type) -> Iterator[type]:
-    yield part
-    for field in fields.of(part):
-        for inner in fields.parts(field.hint):
-            yield from _walk(inner)
+    for one in types:
+        visit(one)
+    return list(found)
 
 
 def of(part: type) -> str:

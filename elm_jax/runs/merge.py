@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 
 from elm_jax import paths
-from elm_jax.checkpoints import manifest, recipes
+from elm_jax.checkpoints import manifest, recipes, streaming
 from elm_jax.disk import unfinished
 from elm_jax.evaluation import naming
 from elm_jax.merging import averages, methods
@@ -13,7 +13,9 @@ from elm_jax.runs import (
     bases,
     expert_checks,
     library,
+    merge_cost,
     merged_files,
+    merged_leaves,
     merged_params,
     merged_ranks,
     moved_fields,
@@ -61,19 +63,23 @@ class Merge(Run):
         return methods.of(self.method) if isinstance(self.method, str) else self.method
 
     def plan(self) -> Plan:
-        """Returns what would be merged; reads manifests.
+        """Returns what would be merged, and what it costs; reads a little of the files.
 
         Raises:
           ElmError: As `run` before it reads parameters.
         """
         folders = library.find_experts(self, self.experts)
         infos = self._read_infos(folders)
-        return {
+        told = {
             "experts": f"{len(folders)}: {', '.join(f.name for f in folders)}",
             "method": self.chosen_method(),
             "finished already": self._is_finished(infos),
             "files": self._folder,
         }
+        base_dir = self.path(self.initial_checkpoint_path)
+        return (
+            told | merge_cost.estimate(self.chosen_method(), folders, base_dir).plan()
+        )
 
     def run(self) -> None:
         """Merges, unless the same merge is there already, or is by then.
@@ -141,6 +147,8 @@ class Merge(Run):
         infos = [manifest.read_manifest(folder) for folder in folders]
         self.chosen_method().check(len(infos))
         base = bases.read_manifest(self.path(self.initial_checkpoint_path))
+        leaves, _ = streaming.open_expert(folders[0])
+        merged_leaves.check_names(self.chosen_method(), leaves)
         for folder, info in zip(folders, infos, strict=True):
             bases.check_fits(info, base)
             expert_checks.check_same_function(info, base)

@@ -5,18 +5,16 @@ can be written part by part, or be one of the experts of a further merge.
 """
 
 import functools
-import math
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent import futures
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from elm_jax import trees
-from elm_jax.checkpoints import digests, manifest, streaming, tensors
+from elm_jax.checkpoints import digests, leaf_parts, manifest, streaming, tensors
 from elm_jax.checkpoints.tensors import Leaf
-from elm_jax.merging import averages, combining
+from elm_jax.merging import averages, by_name, combining
 from elm_jax.merging.method import MergeMethod
 from elm_jax.peft import expert_parts
 from elm_jax.types import LAYERS
@@ -24,7 +22,6 @@ from elm_jax.types import LAYERS
 PIECE_BYTES = 1 << 26
 """Of a merged leaf at once, unless a layer of it is larger; so parts are stored."""
 
-_READERS = 2  # Each holds a part as it is stored beside the part that it makes of it.
 _AHEAD_BYTES = 1 << 27  # Of all experts' parts, read while others are merged.
 
 
@@ -76,6 +73,19 @@ def can_merge(method: MergeMethod, info: manifest.Manifest) -> bool:
     return info.adapter is None or not (method.needs_base or method.knows_adapters)
 
 
+def check_names(method: MergeMethod, leaves: Mapping[str, Any]) -> None:
+    """Raises ConfigError for weights by name that fit no name.
+
+    Args:
+      method: How experts are merged.
+      leaves: What has the shapes of their parameters, by name.
+    """
+    if isinstance(method, by_name.ByName):
+        method.check_names(
+            leaves, {n: x.shape[0] for n, x in leaves.items() if x.shape}
+        )
+
+
 def merged(
     method: MergeMethod, sources: Sequence[Source], base: Mapping[str, Leaf]
 ) -> dict[str, Leaf]:
@@ -91,6 +101,7 @@ def merged(
         Leaves raise it when they are read and a result is not finite.
     """
     method.check(len(sources))
+    check_names(method, sources[0].leaves)
     every = [trees.unflatten(source.leaves) for source in sources]
     start: Mapping[str, Leaf] = {}
     if method.needs_base:
@@ -105,6 +116,24 @@ def merged(
     }
 
 
+def peak_bytes(
+    method: MergeMethod, name: str, sources: Sequence[Source], start: Leaf | None
+) -> int:
+    """Returns the memory that merging one leaf takes at most, without the program's.
+
+    Each expert's part is held, and two more while parts are read; those of small ones
+    twice, as the next are read ahead. Merged parts are held up to three times.
+    """
+    leaves = [source.leaves[name] for source in sources]
+    rows = _piece_rows(name, leaves[0], splits=method.unit == "value")
+    every = leaves if start is None else [*leaves, start]
+    part = leaf_parts.common_rows(every, rows) * max(map(leaf_parts.row_bytes, every))
+    count = 3 if isinstance(method, averages.RunningMean) else len(every)
+    is_ahead = part * len(every) <= _AHEAD_BYTES
+    merged_bytes = 3 * rows * leaf_parts.row_bytes(leaves[0])
+    return part * (count * (2 if is_ahead else 1) + 2) + merged_bytes
+
+
 def _merged_leaf(
     method: MergeMethod, name: str, sources: Sequence[Source], start: Leaf | None
 ) -> Leaf:
@@ -114,7 +143,7 @@ def _merged_leaf(
         parts = functools.partial(_running_means, name, sources, rows)
     else:
         parts = functools.partial(_pieces, method, name, sources, start, rows)
-    return Leaf(like.shape, like.dtype, rows, lambda: ahead(parts()))
+    return Leaf(like.shape, like.dtype, rows, lambda: leaf_parts.ahead(parts()))
 
 
 def _pieces(
@@ -127,9 +156,11 @@ def _pieces(
     leaves, marks = [s.leaves[name] for s in sources], [s.mark for s in sources]
     is_layer, done = method.unit != "value" and _is_stack(name), 0
     every = [*leaves] if start is None else [*leaves, start]
-    steps = _steps(every, rows)
-    num_bytes = sum(_row_bytes(leaf) for leaf in every) * _common_rows(every, rows)
-    for step in ahead(steps) if num_bytes <= _AHEAD_BYTES else steps:
+    steps = leaf_parts.steps(every, rows)
+    num_bytes = sum(
+        leaf_parts.row_bytes(leaf) for leaf in every
+    ) * leaf_parts.common_rows(every, rows)
+    for step in leaf_parts.ahead(steps) if num_bytes <= _AHEAD_BYTES else steps:
         for at in range(0, _num_rows(step[0]), rows):
             blocks = [_rows(block, at, rows) for block in step]
             if is_layer:  # a layer has a name of its own, and no leading axis
@@ -159,8 +190,8 @@ def _running_means(
     """Yields means of parts, of which one at a time is read of one expert."""
     in_order = sorted(sources, key=lambda source: source.mark)
     leaves = [source.leaves[name] for source in in_order]
-    step = _common_rows(leaves, rows)
-    parts = [_regrouped(leaf, step) for leaf in leaves]
+    step = leaf_parts.common_rows(leaves, rows)
+    parts = [leaf_parts.regrouped(leaf, step) for leaf in leaves]
     for first in parts[0]:
         mean = combining.RunningMean()
         mean.add(trees.unflatten({name: first}))
@@ -174,63 +205,12 @@ def _running_means(
         next(other, None)  # so that it compares itself with its manifest
 
 
-def _steps(leaves: Sequence[Leaf], rows: int) -> Iterator[list[np.ndarray]]:
-    """Yields parts of all leaves that cover the same rows, until all are read."""
-    step = _common_rows(leaves, rows)
-    parts = [_regrouped(leaf, step) for leaf in leaves]
-    with futures.ThreadPoolExecutor(_READERS) as pool:
-        while True:
-            # At the end each leaf is asked once more: it compares itself then.
-            blocks = [block for block in pool.map(_next, parts) if block is not None]
-            if not blocks:
-                return
-            yield blocks
-            del blocks
-
-
-def _next(parts: Iterator[np.ndarray]) -> np.ndarray | None:
-    return next(parts, None)
-
-
 def _num_rows(block: np.ndarray) -> int:
     return len(block) if block.ndim else 1
 
 
 def _rows(block: np.ndarray, start: int, count: int) -> np.ndarray:
     return block[start : start + count] if block.ndim else block
-
-
-def ahead(parts: Iterable[Any]) -> Iterator[Any]:
-    """Yields what an iterable gives; a thread makes the next one meanwhile."""
-    iterator, end = iter(parts), object()
-    with futures.ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, iterator, end)
-        while (part := coming.result()) is not end:
-            coming = pool.submit(next, iterator, end)
-            yield part
-            del part
-
-
-def _regrouped(leaf: Leaf, rows: int) -> Iterator[np.ndarray]:
-    """Yields the parts of a leaf, so many rows at once."""
-    waiting: list[np.ndarray] = []
-    for block in leaf.blocks():
-        waiting.append(block)
-        if not leaf.shape or sum(map(len, waiting)) >= rows:
-            yield _joined(waiting)
-            waiting = []
-    if waiting:
-        yield _joined(waiting)
-
-
-def _joined(blocks: list[np.ndarray]) -> np.ndarray:
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-
-
-def _common_rows(leaves: Sequence[Leaf], rows: int) -> int:
-    """Returns rows of which each leaf's own, and those of the result, are parts."""
-    length = leaves[0].shape[0] if leaves[0].shape else 1
-    return min(max(1, length), math.lcm(rows, *(leaf.rows or 1 for leaf in leaves)))
 
 
 def _piece_rows(name: str, leaf: Leaf, *, splits: bool) -> int:
@@ -243,7 +223,7 @@ def _piece_rows(name: str, leaf: Leaf, *, splits: bool) -> int:
     """
     if not leaf.shape:
         return 1
-    most = max(1, PIECE_BYTES // max(1, _row_bytes(leaf)))
+    most = max(1, PIECE_BYTES // max(1, leaf_parts.row_bytes(leaf)))
     if _is_stack(name):
         most = most if splits else 1
     elif not splits:
@@ -253,10 +233,6 @@ def _piece_rows(name: str, leaf: Leaf, *, splits: bool) -> int:
 
 def _is_stack(name: str) -> bool:
     return f"/{LAYERS}/" in name
-
-
-def _row_bytes(leaf: Leaf) -> int:
-    return math.prod(leaf.shape[1:]) * leaf.dtype.itemsize
 
 
 def _as_float32(leaf: Leaf) -> Leaf:

@@ -257,6 +257,23 @@ def test_a_folder_with_brackets_is_no_pattern_and_is_printed_as_it_is(
     assert f"no expert matches {folder}" in fail(folder, "pocket/merge", *MERGE)
 
 
+def test_a_flag_that_takes_a_part_out_of_a_file_takes_its_options_out(folder, capsys):
+    method = "merge.Merge.method = 'uniform'"
+    bindings = (f"MODEL_DIR = '{folder}'", method)
+    run, *_ = gin_flags.build_run(
+        RUNS, gin_files=["gin/pocket/merge.gin"], bindings=bindings
+    )
+    assert isinstance(run, merge.Merge)
+    assert run.method == "uniform"
+    told = "TaskArithmetic.scale is not used, as --gin.merge.Merge.method takes"
+    assert told in capsys.readouterr().err
+    # What the flags themselves ask for has to be used, and so has what is misspelt.
+    told = fail(folder, "pocket/merge", method, *MERGE)
+    assert "bindings that nothing reads: task_arithmetic.TaskArithmetic.scale" in told
+    told = fail(folder, "pocket/merge", method, "TRAIN_STEPS = 3")
+    assert "bindings that nothing reads: TRAIN_STEPS" in told
+
+
 @contextlib.contextmanager
 def files_of_at_most(num_bytes):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -13,8 +13,16 @@ import pytest
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest, resumable
-from elm_jax.merging import averages, combining, methods, task_arithmetic
-from elm_jax.runs import bases, loaded, merge, merged_leaves, merged_params, progress
+from elm_jax.merging import averages, by_name, combining, methods, task_arithmetic
+from elm_jax.runs import (
+    bases,
+    loaded,
+    merge,
+    merge_cost,
+    merged_leaves,
+    merged_params,
+    progress,
+)
 from tests.peft.sample import SHAPE, random_params
 
 METHODS = (
@@ -23,6 +31,7 @@ METHODS = (
     averages.Weighted(weights=(0.2, 0.0, 0.7)),
     methods.of("ties"),  # by tensor
     methods.of("dare", density=0.5),  # with random numbers
+    by_name.ByName(weights_of={"layers_0/": (1.0, 2.0, 3.0)}),
     task_arithmetic.TaskArithmetic(scale=0.3, weights=(1.0, -0.5, 2.0)),
 )
 
@@ -63,15 +72,18 @@ def _in_parts(array, rows):
     return resumable.Leaf(array.shape, array.dtype, rows, lambda: iter(blocks))
 
 
-def merge_all(folder, method, name):
-    run = merge.Merge(
+def merge_of(folder, method, name):
+    return merge.Merge(
         model_dir=str(folder),
         experts=("{MODEL_DIR}/experts/*",),
         expert_name=name,
         initial_checkpoint_path="{MODEL_DIR}/base",
         method=method,
     )
-    run.run()
+
+
+def merge_all(folder, method, name):
+    merge_of(folder, method, name).run()
     return folder / "merged" / name
 
 
@@ -174,6 +186,24 @@ def test_a_sum_that_is_not_finite_is_refused_by_name_and_leaves_nothing(folder):
     assert not (folder / "merged" / "infinite").exists()
     left = (folder / "merged").glob(".*")
     assert not list(left)
+
+
+def test_a_plan_tells_bytes_memory_and_time(folder):
+    run = merge_of(folder, task_arithmetic.TaskArithmetic(), "planned")
+    told = run.plan()
+    read = [folder / "base", *(folder / "experts").iterdir()]
+    num_bytes = sum(p.stat().st_size for f in read for p in f.rglob("*") if p.is_file())
+    assert told["reads"] == progress.show_bytes(num_bytes)
+    params, _ = experts.load_expert(folder / "base")
+    size = trees.count_bytes(params)
+    assert told["writes at most"] == progress.show_bytes(size)
+    cost = merge_cost.estimate(
+        averages.Uniform(), [*(folder / "experts").iterdir()], folder / "base"
+    )
+    assert cost.read_bytes < num_bytes  # without the base
+    assert 2**29 < cost.peak_bytes < 2**29 + 20 * size
+    assert f"{told['time']}".startswith("about 1 s, if all")
+    assert not (folder / "merged" / "planned").exists()
 
 
 def test_progress_is_told_in_bytes(folder, capsys):

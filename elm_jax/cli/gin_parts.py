@@ -1,0 +1,65 @@
+"""Parts that a gin file puts into a run, and that a flag takes out again.
+
+`--gin.merge.Merge.method=uniform` takes the place of `method = @ties.Ties()` in a file,
+and then nobody reads the file's options of that part. They are no slip: whoever wrote
+the flag meant to be rid of them.
+"""
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+
+from elm_jax.cli import gin_errors
+
+_PART = re.compile(r"@(?:[\w/]+/)?(?P<name>[\w.]+)\(")
+
+
+def replaced(of_files: str, bindings: Sequence[str]) -> dict[str, str]:
+    """Returns the parts that files name and that flags put something else in place of.
+
+    >>> of_files = "merge.Merge.method = @ties.Ties()"
+    >>> replaced(of_files, ["merge.Merge.method = 'uniform'"])
+    {'ties.Ties': 'merge.Merge.method'}
+
+    Args:
+      of_files: The configuration that the files alone make.
+      bindings: Of the flags.
+    """
+    names = _names(bindings)
+    starts = [match.start() for match in gin_errors.STATEMENT.finditer(of_files)]
+    found, kept = {}, set()
+    for start, end in zip(starts, [*starts[1:], len(of_files)], strict=True):
+        name, _, value = of_files[start:end].partition("=")
+        parts = _PART.findall(value)
+        if name.strip() in names:
+            found |= dict.fromkeys(parts, name.strip())
+        else:
+            kept |= {*parts}
+    return {part: flag for part, flag in found.items() if part not in kept}
+
+
+def not_replaced(
+    unused: Sequence[str], parts: Mapping[str, str], bindings: Sequence[str]
+) -> list[str]:
+    """Returns bindings that nothing reads and that no flag is the reason of.
+
+    Of the others standard error tells.
+
+    Args:
+      unused: Names of all that nothing reads.
+      parts: As `replaced` gives them.
+      bindings: Of the flags, which themselves have to be read.
+    """
+    left = []
+    for name in unused:
+        part = name.rpartition("/")[2].rpartition(".")[0]
+        if part in parts and name not in _names(bindings):
+            text = f"{name} is not used, as --gin.{parts[part]} takes {part} out"
+            print(text, file=sys.stderr, flush=True)  # noqa: T201
+        else:
+            left.append(name)
+    return left
+
+
+def _names(bindings: Sequence[str]) -> set[str]:
+    return {name for text in bindings for name in gin_errors.STATEMENT.findall(text)}

@@ -1,0 +1,67 @@
+"""Weights by layer and by name give what merges with these weights give there."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.merging import averages, by_name, methods, task_arithmetic
+from tests.checkpoints import sample
+
+EXPERTS = [sample.make_params(seed) for seed in (1, 2, 3)]
+WI = "encoder/layers/mlp/wi_0/kernel"
+TOKENS = "token_embedder/embedding"
+WEIGHTS = {"encoder/layers_1/": (0.0, 0.0, 1.0), "token_embedder": (0.5, 0.5, 0.0)}
+
+
+def leaf(tree, name):
+    return trees.flatten(tree)[name]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_each_layer_and_name_has_its_own_weights(place):
+    order = [*itertools.permutations(range(3))][place * 2]
+    given = {name: tuple(w[n] for n in order) for name, w in WEIGHTS.items()}
+    method = by_name.ByName(
+        method=averages.Weighted(weights=tuple((1.0, 3.0, 0.0)[n] for n in order)),
+        weights_of=given,
+    )
+    found = method.merge([EXPERTS[n] for n in order]).params
+    one, two, three = (leaf(expert, WI) for expert in EXPERTS)
+    np.testing.assert_array_equal(leaf(found, WI)[1], three[1])
+    expected = averages.Weighted(weights=(1.0, 3.0)).merge(EXPERTS[:2]).params
+    np.testing.assert_array_equal(leaf(found, WI)[0], leaf(expected, WI)[0])
+    np.testing.assert_allclose(leaf(expected, WI), (one + 3 * two) / 4, rtol=1e-5)
+    mean = averages.Uniform().merge(EXPERTS[:2]).params
+    np.testing.assert_array_equal(leaf(found, TOKENS), leaf(mean, TOKENS))
+
+
+def test_a_layer_that_is_given_apart_has_the_bits_that_it_has_in_the_whole():
+    base = sample.make_params()
+    method = by_name.ByName(
+        method=task_arithmetic.TaskArithmetic(scale=0.3), weights_of=WEIGHTS
+    )
+    assert method.unit == "tensor"
+    whole = leaf(method.merge(EXPERTS, base=base).params, WI)
+    name = WI.replace("/layers/", "/layers_1/")
+    parts = [trees.unflatten({name: leaf(expert, WI)[1]}) for expert in EXPERTS]
+    start = trees.unflatten({name: leaf(base, WI)[1]})
+    part = method.merge(parts, base=start, marks=("a", "b", "c")).params
+    assert leaf(part, name).tobytes() == whole[1].tobytes()
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(errors.ConfigError, match="regular expression"):
+        by_name.ByName(weights_of={"(": (1.0,)})
+    with pytest.raises(errors.ConfigError, match="weights for uniform"):
+        by_name.ByName(method=averages.Uniform(), weights_of={"a": (1.0,)})
+    with pytest.raises(errors.ConfigError, match="as a whole"):
+        by_name.ByName(method=methods.of("ties", per="expert"))
+    with pytest.raises(errors.ConfigError, match="for 3 experts"):
+        by_name.ByName(weights_of={"a": (1.0,)}).merge(EXPERTS)
+    method = by_name.ByName(weights_of={"layers_2/": (1.0, 0.0)})
+    names, layers = [TOKENS, WI], {TOKENS: 7, WI: 2}
+    with pytest.raises(errors.ConfigError, match="in no parameter's name"):
+        method.check_names(names, layers)
+    method.check_names(names, {TOKENS: 7, WI: 3})
