@@ -173,7 +173,7 @@ def build_run(
     finally:
         logging.disable(logging.NOTSET)
     bound, operative = gin.config_str(), gin.operative_config_str()
-    unused = _unused(bound, operative)
+    unused = gin_parts.unused(bound, operative)
     if unused:
         replaced = _replaced_parts(gin_files, bindings)
         unused = gin_parts.not_replaced(unused, replaced, bindings)
@@ -279,14 +279,6 @@ def configured(part: type) -> Any:
     """Returns a dataclass as the parsed files say, None if they do not."""
     is_bound = re.search(rf"\b{part.__name__}\.\w+ *=", gin.config_str())
     return gin.get_configurable(part)() if is_bound else None
-
-
-def _unused(bound: str, operative: str) -> list[str]:
-    """Returns the names of bindings that nothing has read."""
-    used = set(gin_errors.STATEMENT.findall(operative))
-    # What a scope reads, gin tells under the scope alone, wherever it was bound.
-    used |= {name.rpartition("/")[2] for name in used}
-    return [name for name in gin_errors.STATEMENT.findall(bound) if name not in used]
 
 
 def _replaced_parts(

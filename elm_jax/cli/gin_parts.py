@@ -14,6 +14,14 @@ from elm_jax.cli import gin_errors
 _PART = re.compile(r"@(?:[\w/]+/)?(?P<name>[\w.]+)\(")
 
 
+def unused(bound: str, operative: str) -> list[str]:
+    """Returns the names of bindings that nothing has read."""
+    used = set(gin_errors.STATEMENT.findall(operative))
+    # What a scope reads, gin tells under the scope alone, wherever it was bound.
+    used |= {name.rpartition("/")[2] for name in used}
+    return [name for name in gin_errors.STATEMENT.findall(bound) if name not in used]
+
+
 def replaced(of_files: str, bindings: Sequence[str]) -> dict[str, str]:
     """Returns the parts that files name and that flags put something else in place of.
 

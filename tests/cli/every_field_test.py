@@ -48,7 +48,9 @@ def put(part, name, value):
     if typing.get_origin(hint) is tuple:
         value = (value,)
     if typing.get_origin(hint) is Mapping:
-        value = dict.fromkeys(getattr(part, name), value)
+        is_tuple = typing.get_origin(typing.get_args(hint)[1]) is tuple
+        value = (value,) if is_tuple else value
+        value = dict.fromkeys(getattr(part, name) or ["a"], value)
     return dataclasses.replace(part, **{name: value})
 
 
