@@ -24,7 +24,8 @@ class Cost(NamedTuple):
     Attributes:
       read_bytes: Of files of the experts, and of the base where it is needed.
       written_bytes: Of the result, at most: files are compressed.
-      peak_bytes: Of memory.
+      peak_bytes: Of memory, by the sizes of the parts that are held; what the reader
+        and the allocator keep beside them is not known.
       read_rate: Bytes a second that a part of the experts' files was read in just now.
     """
 
@@ -39,7 +40,8 @@ class Cost(NamedTuple):
         return {
             "reads": show_bytes(self.read_bytes),
             "writes at most": show_bytes(self.written_bytes),
-            "memory at most": show_bytes(self.peak_bytes),
+            "memory, about": f"{show_bytes(self.peak_bytes)}, not measured: leave"
+            " room for twice as much",
             "time": f"about {max(1.0, secs):.0f} s, if all is as fast as reading was"
             f" just now, {show_bytes(round(self.read_rate))}/s",
         }
