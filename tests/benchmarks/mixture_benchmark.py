@@ -9,13 +9,18 @@ Experts without a weight are computed, too. All ways take turns on the same batc
 
 import argparse
 import json
-
-import rank_classification_benchmark as ranking
+import pathlib
+import sys
 
 from elm_jax import trees
 from elm_jax.model import scoring, t5
 from elm_jax.peft import bottleneck, mixture
 from elm_jax.routing import directions, token_routers
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+from tests.benchmarks import (  # noqa: E402 - run as a program, too
+    rank_classification_benchmark as ranking,
+)
 
 
 def mixed(spec, shape, num_experts, top_k):

@@ -14,12 +14,13 @@ import json
 import pathlib
 import sys
 
-import planner_cases
-
 from elm_jax import errors
 from elm_jax.compiling import targets
 from elm_jax.disk import files
 from elm_jax.runs.compiling import compiler, result
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+from tests.benchmarks import planner_cases  # noqa: E402 - run as a program, too
 
 GPU_CHILD = pathlib.Path(__file__).with_name("planner_child.py")
 TABLE = pathlib.Path(__file__).with_name("planner_table.jsonl")
