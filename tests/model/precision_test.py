@@ -25,7 +25,9 @@ def make(tiny, dtype, spec, **changes):
     [*zip(SPECS, (False, True, False), strict=True)],
     ids=("bottleneck", "lora", "ia3"),
 )
-def test_loss_and_gradient_are_the_same_bits(tiny, spec, is_tied):
+def test_the_loss_is_the_same_bits_and_gradients_differ_by_a_rounding_at_most(
+    tiny, spec, is_tied
+):
     changes = {"logits_via_embedding": is_tied, "relpos_per_layer": is_tied}
     model, (trained, frozen) = make(tiny, "bfloat16", spec, **changes)
     loss_fn = loss.make_loss_fn(model)
@@ -39,8 +41,17 @@ def test_loss_and_gradient_are_the_same_bits(tiny, spec, is_tied):
 
     narrow = precision.in_compute_dtype(model.config, frozen)
     assert trees.count_bytes(narrow) < 0.7 * trees.count_bytes(frozen)
-    expected, found = grad(trained, frozen), grad(trained, narrow)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    loss_before, before = grad(trained, frozen)
+    loss_now, now = grad(trained, narrow)
+    np.testing.assert_array_equal(loss_now, loss_before)
+
+    # Gradients are float32 sums (`float32_sums`), of terms between which XLA may leave
+    # out a rounding to bfloat16 in the one program and not in the other.
+    def check(now, before):
+        most = float(np.abs(before).max())
+        np.testing.assert_allclose(now, before, rtol=0, atol=2.0**-8 * most)
+
+    jax.tree.map(check, now, before)
 
 
 def test_scores_are_the_same_bits(tiny):
