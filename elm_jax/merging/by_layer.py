@@ -54,6 +54,9 @@ class ByLayer:
 
     def _of_leaf(self, name: str, like: np.ndarray) -> Iterator[views.View]:
         side = self.beside.get(name)
+        half: views.Half = ""
+        if side is not None and side.is_linear:
+            half = "second" if side.takes_factor else "first"
         for unit, index in layers.units(name, like):
             yield views.LeafView(
                 unit,
@@ -63,6 +66,7 @@ class ByLayer:
                 is_inner=side is not None
                 and not side.is_linear
                 and not side.takes_factor,
+                half=half,
             )
 
     def _of_product(self, place: str, names: Sequence[str]) -> Iterator[views.View]:

@@ -61,10 +61,23 @@ class ByName(MergeMethod):
         """Returns a hash of all options."""
         return hash((self.method, tuple(self.weights_of.items())))
 
+    def __eq__(self, other: object) -> bool:
+        """Returns whether all options are equal, and the order of the patterns."""
+        return (
+            isinstance(other, ByName)
+            and self.method == other.method
+            and [*self.weights_of.items()] == [*other.weights_of.items()]
+        )
+
     @property
     def needs_base(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] - of the class in other methods
         """As its method."""
         return self.method.needs_base
+
+    @property
+    def knows_adapters(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] - likewise
+        """As its method, which would else merge adapters without being told of them."""
+        return self.method.knows_adapters
 
     @property
     def unit(self) -> Unit:
@@ -79,7 +92,8 @@ class ByName(MergeMethod):
 
     def recipe(self) -> dict[str, Any]:
         """Returns names and options as JSON values."""
-        weights_of = {name: list(values) for name, values in self.weights_of.items()}
+        # Their order decides, which neither sorted JSON nor `==` of mappings keeps.
+        weights_of = [[name, list(values)] for name, values in self.weights_of.items()]
         return {
             "method": self.name,
             "of": self.method.recipe(),

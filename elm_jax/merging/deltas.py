@@ -20,7 +20,7 @@ class Layer:
     Attributes:
       name: Such as `encoder/layers_3/mlp/wi/kernel`.
       changes: What each expert changes there, float64 [experts, ...]; not empty.
-      weights: Of the experts, float64 [experts].
+      weights: Of the experts, float64 [experts]; on inner sides only how they compare.
       is_inner: Whether it is an inner side of bottlenecks.
       frames: Orthonormal columns, and rows, in which matrices are written that are
         cores of LoRAs; None for matrices that are what they are.
@@ -46,6 +46,38 @@ class Layer:
         return numbers.reshape(-1, *[1] * (self.changes.ndim - 1))
 
 
+def layer_of(
+    view: views.View,
+    weights: np.ndarray,
+    seen: Any = None,
+    *,
+    are_factors: bool = True,
+) -> Layer:
+    """Returns one layer of all experts.
+
+    What hidden units look for is averaged, whatever the size and the sign of the
+    factors on what they add: the weights are then sizes with a mean of 1.
+
+    Args:
+      view: The layer.
+      weights: Of the experts.
+      seen: What the method has found in all layers.
+      are_factors: Whether weights are factors; else only their ratios count.
+    """
+    if view.is_inner:
+        sizes = np.abs(weights)
+        weights = sizes / (sizes.mean() or 1.0)
+    elif view.half and are_factors:
+        weights = _of_half(weights, view.half)
+    return Layer(view.name, view.changes(), weights, view.is_inner, view.frames, seen)
+
+
+def _of_half(factors: np.ndarray, half: views.Half) -> np.ndarray:
+    """Returns factors on one of two matrices that make those on their product."""
+    roots = np.sqrt(np.abs(factors))
+    return np.copysign(roots, factors) if half == "second" else roots
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeltaMethod(MergeMethod):
     """The base and what is made of the experts' differences from it.
@@ -68,6 +100,12 @@ class DeltaMethod(MergeMethod):
     align: bool = True
     rank: fields.CountOrNone = 0
 
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a rank where there is nothing to cut."""
+        super().__post_init__()
+        if self.rank and self._space == "parameters":
+            fields.refuse(self, {"rank": '0, as space = "parameters" keeps the rank'})
+
     @property
     def on_effects(self) -> bool:
         """LoRAs are merged as products, but in the space of parameters."""
@@ -82,6 +120,11 @@ class DeltaMethod(MergeMethod):
     def _space(self) -> views.Space:
         """In which numbers LoRAs are merged."""
         return "core"
+
+    @property
+    def _has_factors(self) -> bool:
+        """Whether weights are factors; else only their ratios count."""
+        return True
 
     def _is_sum(self, layer: Layer) -> bool:
         """Returns whether the changes of a layer are added up, not averaged."""
@@ -118,21 +161,21 @@ class DeltaMethod(MergeMethod):
         )
         facts, seen = {}, self._look(every)
         for view in every:
-            layer = Layer(
-                view.name, view.changes(), weights, view.is_inner, view.frames, seen
-            )
+            layer = layer_of(view, weights, seen, are_factors=self._has_factors)
             if not layer.changes.size:
                 continue
             with np.errstate(over="ignore", invalid="ignore"):  # reported below
                 change = self._change(layer)
-                view.put(change * self._factor(layer))
+                view.put(change * self._factor(layer, view.half))
             facts |= {f"{fact}/{view.name}": it for fact, it in view.facts.items()}
         for name, leaf in every.out.items():
             combining.check_finite(name, leaf)
         params = trees.unflatten(every.out)
         return Merged(params, rank=rank if as_products else 0, facts=facts)
 
-    def _factor(self, layer: Layer) -> float:
+    def _factor(self, layer: Layer, half: views.Half) -> float:
+        if half:
+            return float(_of_half(np.float64(self.scale), half))
         if not layer.is_inner:
             return float(self.scale)
         total = float(layer.weights.sum())

@@ -55,10 +55,12 @@ class Elementwise(DeltaMethod):
       vote: Whether signs are agreed on with changes times weights ("weighted") or
         without ("plain").
       combine: "sum" of the numbers times weights; "mean", that divided by how many
-        count; "normalised", divided by the sum of the weights of those that count.
+        count; "normalised", divided by the sum of the weights of those that count,
+        without their signs, so that an expert of negative weight is subtracted.
       random_seed: Of "random" and "della".
       space: In which numbers a LoRA is merged: those of its "core", of its two
-        matrices apart ("parameters"), or of "knots".
+        matrices apart ("parameters"), each of which then gets the root of a weight and
+        of the scale, as in PEFT; or of "knots".
     """
 
     keep: keeping.Keep = "all"
@@ -98,6 +100,10 @@ class Elementwise(DeltaMethod):
     def _space(self) -> views.Space:
         return self.space
 
+    @property
+    def _has_factors(self) -> bool:
+        return self.combine != "normalised"
+
     def _is_sum(self, layer: Layer) -> bool:
         del layer
         return self.combine == "sum"
@@ -128,7 +134,9 @@ class Elementwise(DeltaMethod):
         total = np.where(counts, terms, 0.0).sum(axis=0)
         if self.combine == "sum":
             return total
-        shares = np.ones_like(factors) if self.combine == "mean" else factors
+        # What hidden units look for is averaged: it has no factor of its own.
+        is_count = self.combine == "mean" and not layer.is_inner
+        shares = np.ones_like(factors) if is_count else np.abs(factors)
         divisor = np.where(counts, shares, 0.0).sum(axis=0)
         return np.divide(total, divisor, out=np.zeros_like(total), where=divisor != 0)
 

@@ -115,8 +115,12 @@ class RegMean(StatisticsMethod):
         order: np.ndarray,
         axis: int,
     ) -> None:
-        if name in measured and axis == -2:  # noqa: PLR2004 - its inputs are the units
-            gram = measured[name][index]
+        if name not in measured:
+            return
+        gram = measured[name][index]
+        if gram.ndim < _MATRIX:  # of a bias, whose numbers are the units'
+            measured[name][index] = gram[order]
+        elif axis == -2:  # noqa: PLR2004 - its inputs are the units
             measured[name][index] = gram[order][:, order]
 
     def _mean(

@@ -9,7 +9,7 @@ import numpy as np
 
 from elm_jax import fields
 from elm_jax.merging import by_layer, combining, views
-from elm_jax.merging.deltas import DeltaMethod, Layer
+from elm_jax.merging.deltas import DeltaMethod, Layer, layer_of
 from elm_jax.merging.method import Unit
 
 
@@ -48,7 +48,8 @@ class MagMax(SelectingMethod):
     )
 
     def _change(self, layer: Layer) -> np.ndarray:
-        most, least = layer.weighted.max(axis=0), layer.weighted.min(axis=0)
+        given = _candidates(layer)
+        most, least = given.max(axis=0), given.min(axis=0)
         return np.where(most >= -least, most, least)
 
 
@@ -76,6 +77,10 @@ class Sce(SelectingMethod):
         """Raises ConfigError for weights that do not weigh."""
         super().__post_init__()
         _check_not_negative(self.weights)
+
+    @property
+    def _has_factors(self) -> bool:
+        return False
 
     def _keeps_one(self) -> bool:
         return super()._keeps_one() and self.density == 1.0
@@ -173,20 +178,26 @@ class Emr(SelectingMethod):
         weights = np.array(self.weights or (1.0,) * len(every.experts))
         own, masked = 0.0, 0.0
         for view in every:
-            layer = Layer(view.name, view.changes(), weights)
+            layer = layer_of(view, weights)
             if layer.changes.size:
-                own += np.abs(layer.weighted[self.expert]).sum()
+                own += np.abs(_candidates(layer)[self.expert]).sum()
                 masked += np.abs(self._masked(layer)).sum()
         return own / masked if masked else 0.0
 
     def _change(self, layer: Layer) -> np.ndarray:
         if self.expert < 0:
-            return _elected(layer.weighted)
+            return _elected(_candidates(layer))
         return self._masked(layer) * (1.0 if layer.is_inner else layer.seen)
 
     def _masked(self, layer: Layer) -> np.ndarray:
-        elected = _elected(layer.weighted)
-        return np.where(elected * layer.weighted[self.expert] > 0, elected, 0.0)
+        given = _candidates(layer)
+        elected = _elected(given)
+        return np.where(elected * given[self.expert] > 0, elected, 0.0)
+
+
+def _candidates(layer: Layer) -> np.ndarray:
+    """Returns what is chosen among; weights are factors on what effects add alone."""
+    return layer.changes if layer.is_inner else layer.weighted
 
 
 def _elected(changes: np.ndarray) -> np.ndarray:

@@ -95,7 +95,9 @@ class TsvMerge(MatrixMethod):
         matrices = layer.weighted
         most = max(1, min(matrices.shape[1:]) // len(matrices))
         left, sizes, right = singular.svd(matrices, most)
-        kept = [max(1, singular.rank(each) // len(matrices)) for each in sizes]
+        ranks = [singular.rank(each) for each in sizes]
+        # None of an expert that changes nothing: its directions would be arbitrary.
+        kept = [min(rank, max(1, rank // len(matrices))) for rank in ranks]
         parts = zip(left, sizes, right, kept, strict=True)
         cut = [(u[:, :k], s[:k], v[:k]) for u, s, v, k in parts]
         lefts = np.concatenate([u for u, _, _ in cut], axis=1)

@@ -11,8 +11,8 @@ base's, or, of a LoRA, the product of its two matrices.
 | LoRA | the product A B, without the factor alpha / rank | 0 |
 
 The inner side of a bottleneck, D and b, says what its units look for, not how much they
-add. A sum of several is therefore divided by the sum of the weights, and a scale is for
-U and c alone: with equal D the effects are then summed exactly.
+add. It is therefore averaged, with the sizes of the weights, and weights and a scale as
+factors are for U and c alone: with equal D the effects are then summed exactly.
 """
 
 import abc
@@ -25,6 +25,8 @@ import numpy as np
 from elm_jax.merging import core, singular
 
 Space = Literal["parameters", "core", "knots"]
+Half = Literal["", "first", "second"]
+"""Which of the two matrices of a LoRA, where these are merged apart."""
 # Of the greatest singular value; the paper cuts at 1e-4, whatever the greatest is.
 _KNOTS_CUT = 1e-4
 Leaves = Mapping[str, np.ndarray]
@@ -36,12 +38,14 @@ class View(abc.ABC):
     Attributes:
       name: Of the layer: `encoder/layers_3/mlp/wi/kernel`, or an adapter's place.
       is_inner: Whether it is an inner side of bottlenecks.
+      half: Whether it is one of the two matrices of LoRAs; "" for neither.
       facts: What the way back has told, by name.
     """
 
-    def __init__(self, name: str, *, is_inner: bool = False) -> None:
+    def __init__(self, name: str, *, is_inner: bool = False, half: Half = "") -> None:
         self.name = name
         self.is_inner = is_inner
+        self.half = half
         self.facts: dict[str, float] = {}
 
     @abc.abstractmethod
@@ -78,9 +82,10 @@ class LeafView(View):
         out: np.ndarray,
         *,
         is_inner: bool = False,
+        half: Half = "",
     ) -> None:
         """Takes one layer of each expert, of the base, if it has it, and a place."""
-        super().__init__(name, is_inner=is_inner)
+        super().__init__(name, is_inner=is_inner, half=half)
         self._layer, self._out, self._has_base = layer, out, origin is not None
         self._origin = np.zeros(()) if origin is None else origin.astype(np.float64)
 

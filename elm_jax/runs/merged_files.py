@@ -58,7 +58,9 @@ def write(
         info = dataclasses.replace(info, adapter=adapter)
     start = merged_leaves.open_base(base_dir) if method.needs_base else {}
     leaves = merged_leaves.merged(method, sources, start)
-    made_of = [name, info.base_fingerprint, info.data, [s.mark for s in sources]]
+    marks = [source.mark for source in sources]
+    # What another release has left may be of other formulas.
+    made_of = [name, info.base_fingerprint, info.data, marks, info.versions]
     total = trees.count_bytes(trees.unflatten(leaves))
     resumable.save_expert(
         final,

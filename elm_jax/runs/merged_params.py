@@ -10,7 +10,14 @@ from elm_jax.checkpoints import digests, manifest
 from elm_jax.merging import averages, combining
 from elm_jax.merging.method import NOTHING, Merged, MergeMethod
 from elm_jax.peft import adapters, effects, expert_parts
-from elm_jax.runs import bases, expert_checks, loaded, merged_card, merged_ranks
+from elm_jax.runs import (
+    bases,
+    expert_checks,
+    loaded,
+    merged_card,
+    merged_leaves,
+    merged_ranks,
+)
 from elm_jax.runs.training import card
 
 # Options of methods that all merges had up to release 0.3.
@@ -94,6 +101,7 @@ def merged_expert(
     """
     infos = [part.manifest for part in parts]
     method.check(len(infos))
+    merged_leaves.check_names(method, trees.flatten(parts[0].params))
     for part in parts:
         base.check_fits(part)
     parts = merged_ranks.in_one_spec(method, parts)

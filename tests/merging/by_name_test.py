@@ -1,13 +1,16 @@
 """Weights by layer and by name give what merges with these weights give there."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 
 from elm_jax import errors, trees
-from elm_jax.merging import averages, by_name, methods, task_arithmetic
+from elm_jax.checkpoints import recipes
+from elm_jax.merging import aligning, averages, by_name, methods, task_arithmetic
 from tests.checkpoints import sample
+from tests.merging import kinds
 
 EXPERTS = [sample.make_params(seed) for seed in (1, 2, 3)]
 WI = "encoder/layers/mlp/wi_0/kernel"
@@ -65,3 +68,23 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(errors.ConfigError, match="in no parameter's name"):
         method.check_names(names, layers)
     method.check_names(names, {TOKENS: 7, WI: 3})
+
+
+def test_patterns_in_another_order_are_another_merge():
+    weights_of = {"layers_1/": (1.0, 0.0, 0.0), "encoder/": (0.0, 0.0, 1.0)}
+    one = by_name.ByName(weights_of=weights_of)
+    other = by_name.ByName(weights_of=dict(reversed(weights_of.items())))
+    found = [leaf(each.merge(EXPERTS).params, WI)[1] for each in (one, other)]
+    assert found[0].tobytes() != found[1].tobytes()
+    assert one != other
+    assert recipes.find_changes(one.recipe(), other.recipe())
+    texts = {json.dumps(each.recipe(), sort_keys=True) for each in (one, other)}
+    assert len(texts) == 2
+
+
+def test_a_method_that_has_to_be_told_of_adapters_refuses_weights_by_name():
+    adapted = kinds.sample("bottleneck")
+    method = by_name.ByName(method=aligning.AlignedAverage())
+    assert method.knows_adapters
+    with pytest.raises(errors.ConfigError, match="of adapters"):
+        method.merge(adapted.experts, beside=adapted.beside)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from elm_jax import errors, trees
+from elm_jax.api import merging
 from elm_jax.checkpoints import experts, manifest
-from elm_jax.merging import elementwise, spectral, task_arithmetic
+from elm_jax.merging import by_name, elementwise, spectral, task_arithmetic
 from elm_jax.peft import bottleneck, expert_parts, fold, ia3, lora
 from elm_jax.runs import bases, candidates, loaded, merge
 from tests.peft.sample import SHAPE, TOKENS, random_params
@@ -257,3 +258,11 @@ def test_the_matrices_of_loras_of_several_ranks_are_not_averaged(folder, ranks):
     for method in ("uniform", "aligned", apart):
         with pytest.raises(errors.ConfigError, match="one adapter spec"):
             merge_all(folder, "ranks", "averaged", method=method)
+
+
+def test_weights_by_a_name_that_there_is_not_are_refused_in_memory_too(folder):
+    base = loaded.Base.load(folder / "base")
+    parts = [loaded.Expert.load(folder / "ia3" / f"ia3_{seed}") for seed in (1, 2)]
+    method = by_name.ByName(weights_of={"layers_99/": (1.0, 0.0)})
+    with pytest.raises(errors.ConfigError, match="in no parameter's name"):
+        merging.merge_experts(parts, base, name="by_name", method=method)
