@@ -1,6 +1,7 @@
 """The shape and numerics of a T5 model, as data."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from elm_jax import errors, fields
@@ -149,6 +150,12 @@ def recorded(spec: T5Config | Execution) -> dict[str, Any]:
         if kept[name] == defaults[name]:
             del kept[name]
     return kept
+
+
+def completed(kind: type[T5Config | Execution], kept: Mapping[str, Any]) -> Any:
+    """Returns recorded fields, with those that `recorded` has left out."""
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    return {name: defaults[name] for name in _LATER} | dict(kept)
 
 
 def check_dropout(config: T5Config) -> None:

@@ -119,8 +119,9 @@ class Landing:
         for name, info in self._manifests(names):
             tokens = tokens or record.of_tokens(spec, spec.open_data())
             expert = spec.experts[name]
-            settings = record.settings(spec, expert) | tokens
-            before = trees.flatten(info.training | {"tasks": list(info.tasks)})
+            settings = record.completed(record.settings(spec, expert)) | tokens
+            training = record.completed(info.training)
+            before = trees.flatten(training | {"tasks": list(info.tasks)})
             now = trees.flatten(settings | {"tasks": list(expert.tasks)})
             both = before.keys() & now.keys()
             found = recipes.find_changes(

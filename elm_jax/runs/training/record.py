@@ -6,6 +6,7 @@ now: manifests and states of then are compared with these.
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from elm_jax import trees
@@ -45,6 +46,15 @@ def settings(spec: TrainingSpec, expert: ExpertSpec) -> dict[str, Any]:
     if spec.base_dir is not None:
         kept["base_fingerprint"] = bases.read_fingerprint(spec.base_dir)
     return json.loads(json.dumps(kept))
+
+
+def completed(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings, with the fields that are left out where they change nothing."""
+    whole = dict(kept)
+    for name, kind in (("model", config.T5Config), ("execution", config.Execution)):
+        if whole.get(name):
+            whole[name] = config.completed(kind, whole[name])
+    return whole
 
 
 def of_tokens(spec: TrainingSpec, data: task_data.OpenedData) -> dict[str, Any]:

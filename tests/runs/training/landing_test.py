@@ -248,6 +248,32 @@ def test_each_field_that_shapes_experts_is_refused_once_they_are_there(folder, f
     check_refused(folder, make_run(folder, CHANGES[field]), field)
 
 
+@pytest.mark.parametrize(
+    ("binding", "expected"),
+    [
+        ("attention_dropout = False", "execution/attention_dropout: True before"),
+        ("logits_chunks = 4", "execution/logits_chunks: 0 before, 4 now"),
+    ],
+)
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_fields_that_records_leave_out_at_their_defaults_are_compared(
+    folder, binding, expected, is_reversed
+):
+    of_execution = (
+        "from elm_jax.model import config\n"
+        "train.Train.execution = @config.Execution()\n"
+    )
+    both = ("config.Execution.scan_unroll = 0", f"config.Execution.{binding}")
+    first, second = reversed(both) if is_reversed else both
+    (folder / "experts.gin").write_text(f"{PER_EXPERT}{of_execution}{first}\n")
+    save(make_run(folder), *TASKS)
+    make_run(folder).landing.check_unchanged(TASKS)
+    (folder / "experts.gin").write_text(f"{PER_EXPERT}{of_execution}{second}\n")
+    name = expected.partition(":")[0]
+    with pytest.raises(errors.CheckpointError, match=name if is_reversed else expected):
+        make_run(folder).landing.check_unchanged(TASKS)
+
+
 def test_other_rows_than_finished_experts_had_are_refused(folder):
     run = make_run(folder)
     rows = run.spec().open_data().open(SHORT, "train").fingerprint
