@@ -139,7 +139,10 @@ def _of_newest_library(rows: RowColumns, dead: Collection[str]) -> RowColumns:
         members = group.tolist()
         last = every[members[-1]]
         library = libraries.get(_strategy(last), last.library)
-        newest = [place for place in members if every[place].library == library][-1]
+        of_it = [place for place in members if every[place].library == library]
+        # A training whose experts were replaced counts only where no other one is.
+        alive = [place for place in of_it if library and not are_dead[place]]
+        newest = (alive or of_it)[-1]
         replaced += [
             place
             for place in members

@@ -51,12 +51,17 @@ class RoutedCandidate(candidates.Candidate):
     @property
     def origin(self) -> tuple[object, ...]:
         """What its parameters are made of."""
-        return (self.folders, self._router_text)
+        return (self.folders, self._router_text, self._records_text)
 
     @property
     def origin_text(self) -> str:
         """The same as a text."""
-        return " ".join([*map(str, self.folders), self._router_text])
+        parts = [*map(str, self.folders), self._router_text, self._records_text]
+        return " ".join(filter(None, parts))
+
+    @property
+    def _records_text(self) -> str:
+        return f"{self.records_dir}" if _needs_records(self.router) else ""
 
     @property
     def _router_text(self) -> str:

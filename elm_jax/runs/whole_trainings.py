@@ -1,5 +1,6 @@
 """Which trainings of an expert may stand side by side: those with all of its cells."""
 
+import collections
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +52,8 @@ def of(rows: RowColumns) -> WholeTrainings:
     # Of each training, the number of its cells; of the base, none.
     pairs = row_columns.group(trainings.of, cells.of).firsts
     sizes = np.bincount(trainings.of[pairs], minlength=len(trainings.firsts))
+    order = pairs[np.argsort(trainings.of[pairs], kind="stable")]
+    cells_of = np.split(cells.of[order], np.cumsum(sizes)[:-1])
     is_told = (is_strategy | is_expert)[trainings.firsts]
     strategies = {name for (name,) in rows.take(is_strategy).distinct("expert")}
     has_training = is_strategy | is_expert
@@ -68,7 +71,11 @@ def of(rows: RowColumns) -> WholeTrainings:
             if most < len(row_columns.group(cells.of[is_own]).firsts):
                 mixed.add(name)
                 continue
-        short = [place for place in own if sizes[place] < most]
+        sets = {place: np.sort(cells_of[place]).tobytes() for place in own}
+        counts = collections.Counter(sets[p] for p in own if sizes[p] == most)
+        # Of as many cells, those that most trainings have; of equals, the newest.
+        whole = max(reversed(counts), key=counts.__getitem__)
+        short = [place for place in own if sets[place] != whole]
         if short:
             partly[name] = len(short)
             dropped += short

@@ -203,6 +203,18 @@ def test_a_seed_whose_experts_were_trained_again_is_no_further_training():
     assert naming.newest([PROMPT, RETRIEVED, again, newer]) == [again, newer]
 
 
+def test_the_old_training_of_one_seed_is_not_averaged_with_those_of_others():
+    """The expert of the second seed was trained again, its library not yet scored."""
+    mine = changed(source="seed1/reviews", expert_fingerprint="a")
+    old = changed(source="seed2/reviews", expert_fingerprint="b", training_seed=2)
+    again = changed(old, expert_fingerprint="c")
+    chose = [
+        changed(RETRIEVED, experts={"reviews": one}, training_seed=seed)
+        for seed, one in ((1, "a"), (2, "b"))
+    ]
+    assert naming.newest([mine, old, *chose, again]) == [mine, chose[0], again]
+
+
 def scored_by(library, seed, *tasks):
     return [
         changed(RETRIEVED, library=library, training_seed=seed, task=task, value=seed)

@@ -119,6 +119,19 @@ def test_every_router_is_scored_by_elm_eval_and_not_scored_again(folder, capsys)
     assert "to score: 0" in capsys.readouterr().out
 
 
+def test_routers_with_records_of_two_folders_do_not_share_parameters(tmp_path):
+    def of(router, name):
+        return dataclasses.replace(
+            chosen(tmp_path, router), records_dir=tmp_path / name
+        )
+
+    one, other = (of(token_routers.Gates(), name) for name in ("train", "validation"))
+    assert one.origin != other.origin
+    assert one.origin_text != other.origin_text
+    one, other = (of(token_routers.Arrow(), name) for name in ("train", "validation"))
+    assert one.origin == other.origin  # which reads none
+
+
 def test_one_expert_alone_scores_as_itself(folder):
     base = loaded.Base.load(folder / "base")
     expert = loaded.Expert.load(folder / "experts" / "plain")
