@@ -7,11 +7,18 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from elm_jax import fields, paths
+from elm_jax import errors, fields, paths
 from elm_jax.checkpoints import manifest
 from elm_jax.data import token_store
 from elm_jax.disk import files
-from elm_jax.library import catalogue, index, retrieval, sampling, text_formats
+from elm_jax.library import (
+    catalogue,
+    index,
+    key_files,
+    retrieval,
+    sampling,
+    text_formats,
+)
 from elm_jax.partitioning import processes
 from elm_jax.runs import (
     bases,
@@ -58,20 +65,27 @@ class Question(NamedTuple):
     open_split: Callable[[str, str], token_store.TokenizedDataset] | None = None
 
     def key_texts(self) -> dict[str, list[str]]:
-        """Returns the texts behind the keys of each expert that may be chosen."""
+        """Returns the texts behind the keys of each expert that may be chosen.
+
+        Raises:
+          DataError: The rows behind keys are not those that were embedded.
+        """
         assert self.open_split is not None  # noqa: S101 - `Queries.ask` gives it
-        return {
-            expert.name: [
-                text
-                for source in expert.sources
-                for text in instance_texts(
-                    self.open_split(source.task, source.split),
-                    source.rows,
-                    self.text_format,
+        found: dict[str, list[str]] = {}
+        for expert in self.keys:
+            own = found[expert.name] = []
+            for source in expert.sources:
+                dataset = self.open_split(source.task, source.split)
+                rows = [row for row in source.rows if row < len(dataset)]
+                own += instance_texts(dataset, rows, self.text_format)
+            if key_files.hash_of_texts(own) != expert.texts_sha256:
+                raise errors.DataError(
+                    found=f"other texts of the rows behind the keys of {expert.name!r}",
+                    expected="those that were embedded, by their hash in the index",
+                    do="Use the data that the library was built with, or build a"
+                    " library of these in another folder",
                 )
-            ]
-            for expert in self.keys
-        }
+        return found
 
     def query_texts(self) -> list[str]:
         """Returns the texts of the rows that ask, as they were embedded."""

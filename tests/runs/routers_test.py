@@ -124,6 +124,14 @@ def test_words_choose_the_owner_of_the_likest_key(prepared):
         assert [*rows["by_words", asked.task].experts] == [best]
 
 
+def test_rows_behind_keys_that_are_not_those_embedded_are_refused(prepared):
+    asked, *_ = asked_of(prepared)
+    first, *rest = asked.keys
+    other = dataclasses.replace(first, texts_sha256="0" * 64)
+    with pytest.raises(errors.DataError, match="other texts of the rows behind"):
+        asked._replace(keys=(other, *rest)).key_texts()
+
+
 def test_who_abstains_on_every_task_has_the_scores_of_the_base(prepared):
     rows = rows_of(prepared)
     for task in toy.TASKS:
