@@ -44,7 +44,7 @@ _DRY_RUN = flags.DEFINE_bool(
 )
 _COMPILE_FOR = flags.DEFINE_string(
     "compile_for",
-    "",
+    None,
     "Compile the run's programs for an accelerator that need not be here, such as"
     " v5litepod-16, v5p-8, h100 or h100:8, and tell bytes and time of a step; train and"
     " write nothing. Needs no data and no base. Ends with 0 if all of it fits, else 3.",
@@ -331,7 +331,7 @@ def make_help(description: str, run_types: Sequence[type[Run]]) -> str:
 
 def shape_type() -> type | None:
     """Returns what tells the shape of a base that is not there, if that is needed."""
-    if not _COMPILE_FOR.value:
+    if _COMPILE_FOR.value is None:
         return None
     from elm_jax.runs.compiling import compile_for
 
@@ -380,7 +380,7 @@ def main(description: str, *run_types: type[Run]) -> None:
             search_paths=_GIN_SEARCH_PATHS.value,
             also=shape_type(),
         )
-        if _COMPILE_FOR.value:
+        if _COMPILE_FOR.value is not None:  # "" is no accelerator, and no training
             sys.exit(_compile(run))
         with hosts.joined(
             run,

@@ -101,7 +101,7 @@ class ByName(MergeMethod):
         }
 
     def check_names(self, names: Iterable[str], num_layers: Mapping[str, int]) -> None:
-        """Raises ConfigError for a pattern that is found in no name.
+        """Raises ConfigError for a pattern that decides for no name.
 
         Args:
           names: Of all parameters.
@@ -118,6 +118,19 @@ class ByName(MergeMethod):
                     found=f"the pattern {pattern!r}, which is in no parameter's name",
                     expected=f"one that is in a name such as {every[0]}",
                     do="Correct it; layers are `layers_0`, `layers_1` and so on",
+                )
+        deciding = {
+            next((p for p in self.weights_of if re.search(p, unit)), None)
+            for unit in every
+        }
+        for pattern in self.weights_of:
+            if pattern not in deciding:
+                combining.refuse(
+                    found=f"the pattern {pattern!r} behind others, which decide for"
+                    " every name that it is in",
+                    expected="patterns that each decide for some name: the first that"
+                    " is in a name does",
+                    do="Put the narrower pattern first, or leave it out",
                 )
 
     def _for_experts(self, places: Sequence[int]) -> Self:

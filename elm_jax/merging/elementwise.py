@@ -87,6 +87,8 @@ class Elementwise(DeltaMethod):
             if least <= 0 or most > 1:
                 wrong["spread"] = "chances, density - spread to density + spread, above"
                 wrong["spread"] += " 0 and at most 1"
+        if self.keep == "all" and self.density < 1.0:
+            wrong["density"] = '1, or another keep than "all"'
         if self.per == "expert" and self.keep not in ("all", "magnitude"):
             wrong["per"] = '"tensor", but for keep = "magnitude"'
         fields.refuse(self, wrong)

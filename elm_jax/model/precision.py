@@ -12,6 +12,8 @@ from elm_jax.types import Params
 # What a model multiplies in float32, whatever its compute dtype.
 _OUTPUT_LAYER = "decoder/logits_dense/kernel"
 _EMBEDDING = "token_embedder/embedding"
+# A router's scores are compared with each other.
+_ROUTER = "_adapter/router/"
 
 
 def in_compute_dtype(shape: config_lib.T5Config, params: Params) -> dict[str, Any]:
@@ -34,7 +36,8 @@ def in_compute_dtype(shape: config_lib.T5Config, params: Params) -> dict[str, An
 def frozen_dtype(shape: config_lib.T5Config, name: str) -> np.dtype:
     """Returns the dtype of a parameter that does not train; see `in_compute_dtype`."""
     kept = _EMBEDDING if shape.logits_via_embedding else _OUTPUT_LAYER
-    return jax.numpy.dtype("float32" if name == kept else shape.dtype)
+    is_kept = name == kept or _ROUTER in name
+    return jax.numpy.dtype("float32" if is_kept else shape.dtype)
 
 
 def _cast(leaf: Any, dtype: np.dtype) -> Any:

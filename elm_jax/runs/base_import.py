@@ -147,8 +147,10 @@ class ImportBase(Run):
         there = manifest.read_manifest(self.folder)
         before: dict[str, Any] = {"kind": there.kind}
         now: dict[str, Any] = {"kind": "base"}
-        model = config.recorded(source.model) if source else self.known_of_model()
-        before["model"] = {name: there.model.get(name) for name in model}
+        # Whole ones, as records leave out fields that are as by default.
+        model = dataclasses.asdict(source.model) if source else self.known_of_model()
+        there_model = config.completed(config.T5Config, there.model)
+        before["model"] = {name: there_model.get(name) for name in model}
         now["model"] = model
         vocabulary = self._vocabulary_facts(source)
         if vocabulary:  # else the user leaves it to the base

@@ -53,7 +53,7 @@ class ImportT5X(ImportBase):
 
     def known_of_model(self) -> dict[str, Any]:
         """Returns the whole shape."""
-        return config.recorded(self.model)
+        return dataclasses.asdict(self.model)
 
     def run(self) -> None:
         """Reads, checks and writes; compares if the base is there."""

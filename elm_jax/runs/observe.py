@@ -47,14 +47,12 @@ class Observe(library.LibraryRun):
       data: Vocabulary, lengths and folders of the experts' training tasks.
       initial_checkpoint_path: Folder of the base.
       settings: Which rows, and how gates are trained.
-      split: Of the rows.
       records_dir: Where the records go.
     """
 
     data: task_data.TaskData
     initial_checkpoint_path: paths.Path
     settings: routing_records.Settings = routing_records.Settings()
-    split: str = "train"
     records_dir: paths.Path = "{MODEL_DIR}/library/routing"
 
     def plan(self) -> Plan:
@@ -97,11 +95,15 @@ class Observe(library.LibraryRun):
             arrays = _observe(
                 programs[expert.adapter],
                 mixture.stack([trees.as_float32(expert.params)]),
-                _Rows(data, expert.manifest, self.split, self.settings),
+                _Rows(data, expert.manifest, self.settings),
                 base,
             )
             routing_records.write(
-                self.path(self.records_dir), expert.manifest, self.settings, arrays
+                self.path(self.records_dir),
+                expert.manifest,
+                self.settings,
+                arrays,
+                self._rows_of(expert.manifest, data),
             )
             progress(done)
 
@@ -123,12 +125,23 @@ class Observe(library.LibraryRun):
 
     def _missing(self, folders: list[pathlib.Path]) -> list[pathlib.Path]:
         infos = {folder: manifest.read_manifest(folder) for folder in folders}
-        where = self.path(self.records_dir)
+        where, data = self.path(self.records_dir), self.data.opened(self.place)
         return [
             folder
             for folder, info in infos.items()
-            if not routing_records.folder_of(where, info, self.settings).exists()
+            if not routing_records.check_rows(
+                where, info, self.settings, self._rows_of(info, data)
+            )
         ]
+
+    def _rows_of(
+        self, info: manifest.Manifest, data: task_data.OpenedData
+    ) -> dict[str, Any]:
+        """Returns what tells an expert's rows, as far as their tokens are cached."""
+        split = self.settings.split
+        tasks = {task: data.fingerprint_if_cached(task, split) for task in info.tasks}
+        rows: dict[str, Any] = {"lengths": dataclasses.asdict(data.features)}
+        return rows | ({"tasks": tasks} if all(tasks.values()) else {})
 
 
 class _Rows:
@@ -138,11 +151,10 @@ class _Rows:
         self,
         data: task_data.OpenedData,
         info: manifest.Manifest,
-        split: str,
         settings: routing_records.Settings,
     ) -> None:
         self._settings = settings
-        datasets = [data.open(task, split) for task in info.tasks]
+        datasets = [data.open(task, settings.split) for task in info.tasks]
         self._examples = batches.Examples(datasets, seed=settings.random_seed)
         draw = np.random.default_rng(settings.random_seed).permutation
         self._chosen = draw(len(self._examples))[: settings.num_examples]

@@ -39,8 +39,13 @@ class RoutedCandidate(candidates.Candidate):
     @property
     def fingerprint(self) -> str:  # type: ignore[override]
         """The identity of its parameters and its router, 16 hex digits."""
-        parts = [info.fingerprint for info in self.manifests]
-        text = json.dumps([parts, self._router_text], sort_keys=True)
+        made: list[Any] = [info.fingerprint for info in self.manifests]
+        if _needs_records(self.router):
+            where, settings = self.records_dir, self.record_settings
+            made += [
+                routing_records.digest(where, info, settings) for info in self.manifests
+            ]
+        text = json.dumps([made, self._router_text], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property

@@ -1,14 +1,15 @@
 """What token routers need to know of an expert beforehand, on disk.
 
 A library's folder `routing/` has a folder for each expert, named by a hash of what
-decides its content: expert, base, rows and settings. So a new expert adds a folder and
-changes none, and a changed expert finds none.
+decides its content: expert, base and settings. So a new expert adds a folder and
+changes none, and a changed expert finds none. The record tells the rows that were seen.
 """
 
 import dataclasses
 import hashlib
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class Settings:
       gate_steps: Updates of each expert's gates; 0 for none.
       gate_learning_rate: Of Adam. PHATGOOSE takes 5e-3 for 100 steps.
       random_seed: Of the choice of examples and of their order.
+      split: Of the tasks that the expert was trained on.
     """
 
     num_examples: fields.Count = 256
@@ -39,6 +41,7 @@ class Settings:
     gate_steps: fields.CountOrNone = 100
     gate_learning_rate: fields.Positive = 5e-3
     random_seed: fields.Seed = 42
+    split: str = "train"
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a value that cannot be."""
@@ -59,8 +62,16 @@ def write(
     info: manifest.Manifest,
     settings: Settings,
     arrays: Arrays,
+    rows: Mapping[str, Any],
 ) -> None:
     """Writes an expert's record; one that is there already stays.
+
+    Args:
+      records_dir: Where to.
+      info: Of the expert.
+      settings: Of the observation.
+      arrays: What was observed.
+      rows: What tells the rows that were seen, as JSON values.
 
     Raises:
       LibraryError: The folder cannot be written.
@@ -72,10 +83,45 @@ def write(
             with (made / _ARRAYS).open("wb") as file:
                 np.savez(file, **flat)  # type: ignore[arg-type]
             content = {"digest_of_arrays": _digest(made / _ARRAYS)}
-            content |= {"recipe": _recipe(info, settings)}
+            content |= {"recipe": _recipe(info, settings), "rows": dict(rows)}
             files.write_text(made / _RECORD, json.dumps(seals.seal(content), indent=2))
     except errors.ExistsError:
         return
+
+
+def check_rows(
+    records_dir: pathlib.Path,
+    info: manifest.Manifest,
+    settings: Settings,
+    rows: Mapping[str, Any],
+) -> bool:
+    """Returns whether a record is there, of these very rows as far as they tell.
+
+    Raises:
+      LibraryError: There is one of other rows, or it is damaged.
+    """
+    path = folder_of(records_dir, info, settings)
+    if not path.exists():
+        return False
+    recorded: Any = _read_record(path).get("rows")
+    seen = {name: recorded.get(name) for name in rows}
+    if seen != dict(rows):
+        raise errors.LibraryError(
+            found=f"a record of expert {info.name!r} in {records_dir}, of the rows"
+            f" {json_files.shown(seen)}",
+            expected=f"the rows {json_files.shown(dict(rows))}",
+            do="Choose another records_dir, or remove this one",
+        )
+    return True
+
+
+def digest(
+    records_dir: pathlib.Path, info: manifest.Manifest, settings: Settings
+) -> str:
+    """Returns the hash of an expert's arrays; raises LibraryError as `read`."""
+    path = folder_of(records_dir, info, settings)
+    _check_is_there(path, info, records_dir)
+    return f"{_read_record(path).get('digest_of_arrays')}"
 
 
 def read(
@@ -87,15 +133,9 @@ def read(
       LibraryError: There is no record of this very expert, or it is damaged.
     """
     path = folder_of(records_dir, info, settings)
-    if not (path / _RECORD).is_file():
-        raise errors.LibraryError(
-            found=f"no record of expert {info.name!r} in {records_dir}",
-            expected="what a router by statistics or gates has to know of each expert",
-            do="Run elm_library with @observe.Observe() on this library"
-            " (gin/pocket/observe.gin)",
-        )
+    _check_is_there(path, info, records_dir)
+    record = _read_record(path)
     try:
-        record = seals.open_sealed(json_files.read_object(path / _RECORD))
         if record.get("digest_of_arrays") != _digest(path / _ARRAYS):
             raise ValueError(f"{_ARRAYS} was changed after it was written")
         with np.load(path / _ARRAYS, allow_pickle=False) as stored:
@@ -111,6 +151,29 @@ def read(
         place, _, name = key.rpartition(":")
         arrays.setdefault(place, {})[name] = array
     return arrays
+
+
+def _check_is_there(
+    path: pathlib.Path, info: manifest.Manifest, records_dir: pathlib.Path
+) -> None:
+    if not (path / _RECORD).is_file():
+        raise errors.LibraryError(
+            found=f"no record of expert {info.name!r} in {records_dir}",
+            expected="what a router by statistics or gates has to know of each expert",
+            do="Run elm_library with @observe.Observe() on this library"
+            " (gin/pocket/observe.gin)",
+        )
+
+
+def _read_record(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return seals.open_sealed(json_files.read_object(path / _RECORD))
+    except (OSError, ValueError, errors.ElmError) as error:
+        raise errors.LibraryError(
+            found=f"the record {path}: {errors.reason(error)}",
+            expected="the files as they were written",
+            do="Remove this folder, and run elm_library with @observe.Observe() again",
+        ) from error
 
 
 def _recipe(info: manifest.Manifest, settings: Settings) -> dict[str, Any]:

@@ -75,7 +75,8 @@ def check_file(shard: Shard, path: pathlib.Path) -> None:
       path: The file to which it adds.
     """
     own = f"{shard.index}_of_{shard.count}"
-    if shard.count == 1 or own in path.name or _has_locks(path.parent):
+    is_own = re.search(rf"(?<!\d){own}(?!\d)", path.name) is not None
+    if shard.count == 1 or is_own or _has_locks(path.parent):
         return
     raise errors.ConfigError(
         found=f"shards that add to {path}, whose file system has no locks",

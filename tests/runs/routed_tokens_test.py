@@ -154,7 +154,7 @@ def test_norms_of_effects_are_recorded_of_real_tokens_alone(folder):
     records = folder / "library" / "routing"
     stored = routing_records.read(records, info, SETTINGS)
     data = toy.DATA.opened(observer(folder).place)
-    rows = observe._Rows(data, info, "train", SETTINGS)
+    rows = observe._Rows(data, info, SETTINGS)
     model = bases.build_model(base.config, expert.adapter)
     params = base.with_expert(expert)
     place = "encoder/layers/mlp_adapter"
@@ -223,6 +223,21 @@ def test_a_router_without_its_records_says_how_to_make_them(folder, tmp_path):
     chosen(copy, token_routers.Arrow()).load(base)  # which needs none
     with pytest.raises(errors.LibraryError, match="elm_library"):
         chosen(copy, token_routers.Gates()).load(base)
+
+
+def test_records_of_other_rows_are_refused_and_make_another_candidate(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    shorter = dataclasses.replace(
+        toy.DATA, feature_lengths={"inputs": 12, "targets": 8}
+    )
+    again = observer(copy, data=shorter)
+    with pytest.raises(errors.LibraryError, match="records_dir"):
+        again.run()
+    marks = {chosen(copy, token_routers.Gates()).fingerprint}
+    shutil.rmtree(copy / "library" / "routing")
+    again.run()
+    marks.add(chosen(copy, token_routers.Gates()).fingerprint)
+    assert len(marks) == 2
 
 
 def test_a_damaged_record_is_refused(folder, tmp_path):

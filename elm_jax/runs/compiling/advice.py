@@ -74,7 +74,10 @@ def _first_that_fits(
         told = f"{change.how}: {total / 2**30:.2f} GiB by plan"
         if not may_compile:
             return told
-        compiled = compiler.compile_program(each.program, change.target)
+        try:
+            compiled = compiler.compile_program(each.program, change.target)
+        except errors.ConfigError:
+            continue  # advice that cannot be compiled is none; the run's own is told
         if compiled.memory is None or compiled.memory.total + each.beside > limit:
             continue
         return f"{told}, {(compiled.memory.total + each.beside) / 2**30:.2f} compiled"

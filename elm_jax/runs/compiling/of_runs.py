@@ -21,7 +21,10 @@ from elm_jax.runs.training.spec import TrainingSpec
 # What programs of an evaluation are compiled for, whose data nobody has seen.
 NUM_CHOICES = 4
 # Functions of these fields are the same, whatever they are.
-_NUMERICS = ("dtype", "scan_unroll", "remat", "attention", "dropout_rate")
+_NUMERICS = (
+    *("dtype", "scan_unroll", "remat", "attention", "dropout_rate"),
+    *("attention_dropout", "logits_chunks"),
+)
 
 
 class Planned(NamedTuple):
