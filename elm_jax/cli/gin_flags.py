@@ -338,13 +338,11 @@ def shape_type() -> type | None:
     return compile_for.MODEL_TYPE
 
 
-def _compile(run: Run) -> int:
+def _compile(run: Run, target_name: str) -> int:
     from elm_jax.runs.compiling import compile_for
 
     shape = configured(compile_for.MODEL_TYPE)
-    return compile_for.show(
-        compile_for.compile_run(run, _COMPILE_FOR.value, model=shape)
-    )
+    return compile_for.show(compile_for.compile_run(run, target_name, model=shape))
 
 
 def main(description: str, *run_types: type[Run]) -> None:
@@ -381,7 +379,7 @@ def main(description: str, *run_types: type[Run]) -> None:
             also=shape_type(),
         )
         if _COMPILE_FOR.value is not None:  # "" is no accelerator, and no training
-            sys.exit(_compile(run))
+            sys.exit(_compile(run, _COMPILE_FOR.value))
         with hosts.joined(
             run,
             multiprocess=_MULTIPROCESS.value,

@@ -175,7 +175,7 @@ class DeltaMethod(MergeMethod):
 
     def _factor(self, layer: Layer, half: views.Half) -> float:
         if half:
-            return float(_of_half(np.float64(self.scale), half))
+            return float(_of_half(np.array(self.scale, np.float64), half))
         if not layer.is_inner:
             return float(self.scale)
         total = float(layer.weights.sum())

@@ -45,7 +45,7 @@ class View(abc.ABC):
     def __init__(self, name: str, *, is_inner: bool = False, half: Half = "") -> None:
         self.name = name
         self.is_inner = is_inner
-        self.half = half
+        self.half: Half = half
         self.facts: dict[str, float] = {}
 
     @abc.abstractmethod
