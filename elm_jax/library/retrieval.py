@@ -128,13 +128,22 @@ def retrieve_for_texts(
     Raises:
       LibraryError: The embedder is not the one that made the keys, and as `retrieve`.
     """
+    return retrieve(index, embed_for(index, texts, embedder=embedder), experts=experts)
+
+
+def embed_for(index: Index, texts: Sequence[str], *, embedder: Embedder) -> np.ndarray:
+    """Returns queries, float32 [texts, width], for the keys of an index.
+
+    Raises:
+      LibraryError: The embedder is not the one that made the keys.
+    """
     if embedder.name != index.settings.embedder:
         raise errors.LibraryError(
             found=f"queries embedded by {embedder.name}",
             expected=f"{index.settings.embedder}, which made the keys",
             do="Use that embedder, or build an index with this one",
         )
-    return retrieve(index, embedder.embed(texts), experts=experts)
+    return embedder.embed(texts)
 
 
 def _check_queries(index: Index, queries: np.ndarray) -> None:

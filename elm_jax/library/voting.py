@@ -52,6 +52,37 @@ def ranked(
     return tuple(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
+def ranked_by_means(
+    index: Index, queries: np.ndarray, *, experts: Collection[str] | None = None
+) -> tuple[tuple[str, float], ...]:
+    """Returns experts with the cosine of the mean of their keys and that of queries.
+
+    Greatest first, equal ones by name; all experts, as no query votes.
+
+    Args:
+      index: The keys.
+      queries: float32 [queries, width], one or more.
+      experts: As for `ranked`.
+
+    Raises:
+      LibraryError: As `retrieval.retrieve`.
+    """
+    retrieval.retrieve(index, queries, experts=experts)  # which checks both
+    asked = _direction(np.asarray(queries))
+    found = {}
+    for place, expert in enumerate(index.experts):
+        if experts is None or expert.name in experts:
+            cosine = _direction(index.keys[index.owners == place]) @ asked
+            found[expert.name] = float(f"{cosine:.6g}")
+    return tuple(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _direction(vectors: np.ndarray) -> np.ndarray:
+    """Returns the mean of vectors as a unit vector; zeros where it is 0."""
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    return mean / max(float(np.linalg.norm(mean)), np.finfo(float).tiny)
+
+
 def _nearest(
     scores: np.ndarray, ranks: np.ndarray, number: int, *, margin: float
 ) -> list[int]:

@@ -167,6 +167,22 @@ class Bottleneck(kinds.AdapterKind):
         bias = jnp.dot(weights, up["bias"].astype(outputs.dtype))
         return outputs + (added + bias)
 
+    def effect(
+        self,
+        module: nn.Module,
+        params: types.Params,
+        inputs: jax.Array,
+        outputs: jax.Array,
+    ) -> jax.Array:
+        """As `AdapterKind.effect`, which is what comes out of the middle."""
+        del module
+        x, down, up = self.read(inputs, outputs), params["down"], params["up"]
+        hidden = jnp.dot(x, down["kernel"].astype(x.dtype))
+        hidden += down["bias"].astype(x.dtype)[None]
+        hidden = getattr(nn, self.activation)(hidden)
+        added = jnp.dot(hidden, up["kernel"].astype(x.dtype))
+        return added + up["bias"].astype(x.dtype)[None]
+
     def norms(
         self,
         module: nn.Module,
@@ -177,7 +193,10 @@ class Bottleneck(kinds.AdapterKind):
         """As `AdapterKind.norms`, from the middle and the products of `up` alone."""
         del module
         hidden = self._hidden(params, inputs, outputs).astype(jnp.float32)
-        kernel, bias = (params["up"][name] for name in ("kernel", "bias"))
+        # They may be in the compute dtype; squares of small differences need more.
+        kernel, bias = (
+            params["up"][name].astype(jnp.float32) for name in ("kernel", "bias")
+        )
         gram = jnp.einsum("ewd,evd->ewv", kernel, kernel)
         squares = jnp.einsum("...ew,ewv,...ev->...e", hidden, gram, hidden)
         mixed = jnp.einsum("ewd,ed->ew", kernel, bias)

@@ -148,6 +148,27 @@ class AdapterKind(abc.ABC):
         rest = 1 - jnp.sum(weights, axis=-1, keepdims=True)
         return rest * outputs + jnp.einsum("...e,e...d->...d", weights, each)
 
+    def effect(
+        self,
+        module: nn.Module,
+        params: types.Params,
+        inputs: jax.Array,
+        outputs: jax.Array,
+    ) -> jax.Array:
+        """Returns what one adapter adds to outputs [rows, outputs].
+
+        A kind whose effect can be computed without the outputs overrides it: then no
+        rounding of their sum is in it.
+
+        Args:
+          module: One adapter of this kind, unbound.
+          params: Of this adapter.
+          inputs: [rows, inputs].
+          outputs: [rows, outputs].
+        """
+        made: Any = module.apply({"params": params}, inputs, outputs)
+        return made - outputs
+
     def norms(
         self,
         module: nn.Module,

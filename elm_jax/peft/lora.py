@@ -130,6 +130,20 @@ class Lora(kinds.AdapterKind):
         )
         return outputs + jnp.asarray(self.scale, outputs.dtype) * added
 
+    def effect(
+        self,
+        module: nn.Module,
+        params: types.Params,
+        inputs: jax.Array,
+        outputs: jax.Array,
+    ) -> jax.Array:
+        """As `AdapterKind.effect`: the scaled product."""
+        del module
+        dtype = outputs.dtype
+        middle = jnp.dot(inputs.astype(dtype), params["lora_a"].astype(dtype))
+        added = jnp.dot(middle, params["lora_b"].astype(dtype))
+        return jnp.asarray(self.scale, dtype) * added
+
     def norms(
         self,
         module: nn.Module,
@@ -140,7 +154,8 @@ class Lora(kinds.AdapterKind):
         """As `AdapterKind.norms`, from the middle and the products of `lora_b`."""
         del module
         middle = self._middle(params, inputs, outputs).astype(jnp.float32)
-        lora_b = params["lora_b"]
+        # It may be in the compute dtype; squares of small differences need more.
+        lora_b = params["lora_b"].astype(jnp.float32)
         gram = jnp.einsum("erd,esd->ers", lora_b, lora_b)
         squares = jnp.einsum("...er,ers,...es->...e", middle, gram, middle)
         return self.scale * jnp.sqrt(jnp.maximum(squares, 0))

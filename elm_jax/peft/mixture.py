@@ -12,7 +12,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,12 @@ import numpy as np
 from flax import linen as nn
 
 from elm_jax import errors, fields, trees
+from elm_jax.peft import chosen, points
 from elm_jax.peft import kind as kinds
-from elm_jax.peft import points
 from elm_jax.types import LAYERS, Params
 
 EXPERTS, ROUTER = "experts", "router"
+Reads = Literal["adapter", "sub_layer"]
 # What `model.apply(..., mutable=[OBSERVED])` gives of each place.
 OBSERVED = "intermediates"
 
@@ -42,6 +43,11 @@ class Router(abc.ABC):
     def __post_init__(self) -> None:
         """Raises ConfigError for an option that it cannot have."""
         fields.check(self)
+
+    @property
+    def num_chosen(self) -> int:
+        """The most experts to which it gives a token a weight; 0 for all."""
+        return 0
 
     def shapes(self, width: int) -> Mapping[str, tuple[int, ...]]:
         """Returns the shapes of its float32 parameters for one expert, by name.
@@ -77,11 +83,27 @@ class Mixture:
       of: The kind of each expert's adapters.
       num_experts: How many there are.
       router: What weighs them.
+      only_chosen: Whether a token's experts without a weight are not computed
+        (`peft.chosen`), up to rounding with the same result.
+      reads: What the router sees: the same as the `adapter`, or what goes into the
+        `sub_layer`. Bottlenecks behind a sub-layer read what comes out of it, which
+        says less of the token; for other adapters it is the same.
     """
 
     of: kinds.AdapterKind
     num_experts: fields.Count
     router: Router
+    only_chosen: bool = False
+    reads: Reads = "adapter"
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError where the router chooses none among the experts."""
+        if self.only_chosen and not self.router.num_chosen:
+            raise errors.ConfigError(
+                found=f"only_chosen with {self.router}, which weighs all experts",
+                expected="a router that chooses some, such as Arrow(top_k=2)",
+                do="Leave only_chosen out, or give the router a top_k",
+            )
 
     def adapter_fn(self, emb_dim: int) -> "Mixtures":
         """Returns what the model asks for the adapter of each insertion point."""
@@ -135,7 +157,9 @@ class MixtureAdapter(nn.Module):
             )
         spec, module = self.spec, self.inner.module
         params = self.param(EXPERTS, self._init_experts, inputs, outputs)
-        read = spec.of.read(inputs, outputs)
+        read = inputs
+        if spec.reads == "adapter":
+            read = spec.of.read(inputs, outputs)
         shapes = spec.router.shapes(read.shape[-1])
         router = self.param(ROUTER, self._init_router, shapes) if shapes else {}
         norms = None
@@ -146,6 +170,10 @@ class MixtureAdapter(nn.Module):
         self.sow(OBSERVED, "read", read)
         self.sow(OBSERVED, "norms", norms)
         weights = weights.astype(outputs.dtype)
+        top_k = spec.router.num_chosen
+        if spec.only_chosen and top_k < spec.num_experts:
+            effect = functools.partial(spec.of.effect, module)
+            return chosen.mix(effect, params, inputs, outputs, weights, top_k=top_k)
         return spec.of.mix(module, params, inputs, outputs, weights)
 
     def _init_experts(

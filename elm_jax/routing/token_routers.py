@@ -70,6 +70,11 @@ class ScoreRouter(mixture.Router, abc.ABC):
     top_k: fields.CountOrAll = 2
     temperature: fields.Positive = 1.0
 
+    @property
+    def num_chosen(self) -> int:
+        """How many get a weight; 0 for all."""
+        return 0 if self.top_k == -1 else self.top_k
+
     @abc.abstractmethod
     def score(
         self, params: Params, read: jax.Array, norms: jax.Array | None

@@ -4,7 +4,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from elm_jax.checkpoints import manifest
+from elm_jax.library import catalogue
 from elm_jax.runs import (
+    bases,
     behaviour_scores,
     former_retrieval,
     jobs,
@@ -13,7 +16,7 @@ from elm_jax.runs import (
     task_data,
 )
 from elm_jax.runs.run import Plan, Run
-from elm_jax.runs.strategy import Strategy
+from elm_jax.runs.strategy import LibraryStrategy, Strategy
 
 
 class Asking(NamedTuple):
@@ -51,10 +54,10 @@ class Asking(NamedTuple):
         return [*folders.values()]
 
     def plan(self, data: task_data.OpenedData, *, device_flops: float) -> Plan:
-        """Returns what routing costs; empty if no strategy scores experts for it."""
+        """Returns what routing costs; empty if no strategy routes."""
         if self.retrieval is None:
             return {}
-        return behaviour_scores.plan(
+        told = behaviour_scores.plan(
             self.strategies,
             self.retrieval,
             self.tasks,
@@ -63,6 +66,15 @@ class Asking(NamedTuple):
             library_dir=self._library_dir(self.retrieval),
             device_flops=device_flops,
         )
+        shape = bases.model_config(bases.read_manifest(self.run.path(self.base_path)))
+        listed = catalogue.Catalogue(self._library_dir(self.retrieval))
+        infos = [manifest.read_manifest(listed.expert_dir(n)) for n in listed.experts()]
+        costs = {
+            one.label: one.costs(shape, infos)
+            for one in self.strategies
+            if isinstance(one, LibraryStrategy)
+        }
+        return told | {name: line for name, line in costs.items() if line}
 
     def questions(
         self, program: scorer.Scorer, keys: jobs.Keys

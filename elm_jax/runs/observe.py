@@ -191,8 +191,8 @@ class _Programs:
         expert: loaded.Expert,
         settings: routing_records.Settings,
     ) -> None:
-        self.model = _model_with(base, expert, token_routers.Fixed())
-        gated = _model_with(base, expert, token_routers.OpenGate())
+        self.model = _model_with(base, expert, token_routers.Fixed(), settings.reads)
+        gated = _model_with(base, expert, token_routers.OpenGate(), settings.reads)
         self.gate_shapes = trees.split(t5.param_shapes(gated), "_adapter/router/")[0]
         rate, self.num_steps = settings.gate_learning_rate, settings.gate_steps
         # The paper's warm-up and decay; its experts' gates are not clipped.
@@ -215,10 +215,13 @@ class _Programs:
 
 
 def _model_with(
-    base: loaded.Base, expert: loaded.Expert, router: mixture.Router
+    base: loaded.Base,
+    expert: loaded.Expert,
+    router: mixture.Router,
+    reads: mixture.Reads,
 ) -> t5.T5:
     assert expert.adapter is not None  # noqa: S101 - `check_has_adapters` has looked
-    spec = mixture.Mixture(of=expert.adapter, num_experts=1, router=router)
+    spec = mixture.Mixture(of=expert.adapter, num_experts=1, router=router, reads=reads)
     return bases.build_model(base.config, spec)
 
 

@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from elm_jax import errors, fields, paths
 from elm_jax.checkpoints import manifest
 from elm_jax.data import token_store
@@ -49,6 +51,8 @@ class Question(NamedTuple):
       text_format: What these rows and the queries look like to the embedder.
       behaviour: What experts think of the answers to these rows; None unless a
         strategy needs it.
+      opened: The keys of the library.
+      vectors: What the embedder made of the rows that ask, float32 [rows, width].
       open_split: Gives the tokens and texts of a task's split, such as those of keys.
     """
 
@@ -63,6 +67,8 @@ class Question(NamedTuple):
     text_format: str = ""
     behaviour: observed.Behaviour | None = None
     open_split: Callable[[str, str], token_store.TokenizedDataset] | None = None
+    opened: index.Index | None = None
+    vectors: np.ndarray | None = None
 
     def key_texts(self) -> dict[str, list[str]]:
         """Returns the texts behind the keys of each expert that may be chosen.
@@ -184,12 +190,9 @@ class Queries:
                 num_queries=self.num_queries,
                 random_seed=self.random_seed,
             )
-            result = retrieval.retrieve_for_texts(
-                opened,
-                instance_texts(dataset, asking, opened.settings.text_format),
-                embedder=embedder,
-                experts=[*folders],
-            )
+            texts = instance_texts(dataset, asking, opened.settings.text_format)
+            vectors = retrieval.embed_for(opened, texts, embedder=embedder)
+            result = retrieval.retrieve(opened, vectors, experts=[*folders])
             questions.append(
                 Question(
                     task,
@@ -202,6 +205,8 @@ class Queries:
                     keys,
                     opened.settings.text_format,
                     open_split=rows.open,
+                    opened=opened,
+                    vectors=vectors,
                 )
             )
             progress(done)

@@ -15,9 +15,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from elm_jax import fields, paths, trees
-from elm_jax.peft import adapters, mixture
+from elm_jax.checkpoints import manifest
+from elm_jax.model import config
+from elm_jax.peft import adapters, ia3, mixture
 from elm_jax.routing import directions, token_routers
-from elm_jax.runs import candidates, expert_checks, loaded, routing_records
+from elm_jax.runs import (
+    bases,
+    candidates,
+    expert_checks,
+    loaded,
+    routing_cost,
+    routing_records,
+)
 from elm_jax.runs.strategy import Choice, LibraryStrategy, Target, options_of
 from elm_jax.types import Params
 
@@ -30,11 +39,13 @@ class RoutedCandidate(candidates.Candidate):
       router: What weighs them.
       records_dir: Folder of what the router has to know beforehand.
       record_settings: What the records were made with.
+      only_chosen: Whether a token's experts without a weight are not computed.
     """
 
     router: mixture.Router = token_routers.Fixed()
     records_dir: pathlib.Path = pathlib.Path()
     record_settings: routing_records.Settings = routing_records.Settings()
+    only_chosen: bool = False
 
     @property
     def fingerprint(self) -> str:  # type: ignore[override]
@@ -71,7 +82,9 @@ class RoutedCandidate(candidates.Candidate):
     @property
     def _router_text(self) -> str:
         settings = self.record_settings if _needs_records(self.router) else None
-        return f"{self.router} {settings}"
+        few = " only_chosen" if self.only_chosen else ""
+        # As it was before there was a choice, so that scores of then are known.
+        return f"{self.router} {settings}{few}".replace(", reads='adapter'", "")
 
     def load(self, base: loaded.Base) -> tuple[Params, adapters.AnySpec]:
         """Returns base, stacked adapters and the router's parameters, and their spec.
@@ -92,7 +105,13 @@ class RoutedCandidate(candidates.Candidate):
         params = [trees.as_float32(expert.params) for expert in experts]
         spec = experts[0].adapter
         assert spec is not None  # noqa: S101 - `check_has_adapters` has looked
-        made = mixture.Mixture(of=spec, num_experts=len(experts), router=self.router)
+        made = _mixture(
+            spec,
+            len(experts),
+            self.router,
+            only_chosen=self.only_chosen,
+            settings=self.record_settings,
+        )
         whole = trees.replace(base.params, mixture.stack(params))
         router = trees.unflatten(self._router_params(params))
         return trees.replace(whole, router), made
@@ -130,6 +149,8 @@ class RoutedTokens(LibraryStrategy):
       num_experts: Those with most votes are mixed, 0 for all of the library.
       records_dir: What `observe.Observe` recorded; for routers that need it.
       record_settings: The `settings` of that run.
+      only_chosen: Whether a token's experts without a weight are not computed: the
+        same scores up to rounding, and less work where experts are many.
     """
 
     kind: ClassVar[str] = "routed_tokens"
@@ -137,12 +158,22 @@ class RoutedTokens(LibraryStrategy):
     num_experts: fields.CountOrNone = 0
     records_dir: paths.Path = "{MODEL_DIR}/library/routing"
     record_settings: routing_records.Settings = routing_records.Settings()
+    only_chosen: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for `only_chosen` where the router chooses none."""
+        super().__post_init__()
+        self._mixture(ia3.Ia3(), 1)
 
     @property
     def default_name(self) -> str:
         """`tokens_by_arrow`, and what is not as by default."""
         parts = [f"tokens_by_{_snake_case(type(self.router).__name__)}"]
         parts += [f"top{self.num_experts}"] if self.num_experts else []
+        parts += ["only_chosen"] if self.only_chosen else []
+        reads = self.record_settings.reads
+        is_other = reads != "adapter" and _needs_records(self.router)
+        parts += [f"reading_{reads}"] if is_other else []
         return "_".join(parts)
 
     @property
@@ -168,6 +199,24 @@ class RoutedTokens(LibraryStrategy):
             router=self.router,
             records_dir=target.path(self.records_dir),
             record_settings=self.record_settings,
+            only_chosen=self.only_chosen,
+        )
+
+    def costs(self, shape: config.T5Config, infos: Sequence[manifest.Manifest]) -> str:
+        """Returns operations and bytes of the experts in one model, for plans."""
+        spec = bases.adapter_spec(infos[0]) if infos else None
+        if spec is None:
+            return ""
+        number = min(len(infos), self.num_experts or len(infos))
+        return routing_cost.describe(shape, self._mixture(spec, number))
+
+    def _mixture(self, spec: adapters.AdapterSpec, number: int) -> mixture.Mixture:
+        return _mixture(
+            spec,
+            number,
+            self.router,
+            only_chosen=self.only_chosen,
+            settings=self.record_settings,
         )
 
     def pick(self, question: Any) -> Choice:
@@ -177,6 +226,24 @@ class RoutedTokens(LibraryStrategy):
             first = question.result.ranked("votes")[: self.num_experts]
             names = [name for name, _ in first]
         return Choice(tuple(sorted(names)))
+
+
+def _mixture(
+    spec: adapters.AdapterSpec,
+    number: int,
+    router: mixture.Router,
+    *,
+    only_chosen: bool,
+    settings: routing_records.Settings,
+) -> mixture.Mixture:
+    return mixture.Mixture(
+        of=spec,
+        num_experts=number,
+        router=router,
+        only_chosen=only_chosen,
+        # A direction is one of what its adapter reads.
+        reads=settings.reads if _needs_records(router) else "adapter",
+    )
 
 
 def _needs_records(router: mixture.Router) -> bool:

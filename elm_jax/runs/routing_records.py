@@ -17,6 +17,7 @@ import numpy as np
 from elm_jax import errors, fields
 from elm_jax.checkpoints import manifest
 from elm_jax.disk import files, folders, json_files, seals
+from elm_jax.peft import mixture
 
 _ARRAYS, _RECORD = "arrays.npz", "record.json"
 # Of `norm_mean`, `norm_std`, `read_mean`, `gate`, by the place of the adapter.
@@ -34,6 +35,7 @@ class Settings:
       gate_learning_rate: Of Adam. PHATGOOSE takes 5e-3 for 100 steps.
       random_seed: Of the choice of examples and of their order.
       split: Of the tasks that the expert was trained on.
+      reads: What means and gates are of; see `mixture.Mixture.reads`.
     """
 
     num_examples: fields.Count = 256
@@ -42,6 +44,7 @@ class Settings:
     gate_learning_rate: fields.Positive = 5e-3
     random_seed: fields.Seed = 42
     split: str = "train"
+    reads: mixture.Reads = "adapter"
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a value that cannot be."""
@@ -177,10 +180,13 @@ def _read_record(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _recipe(info: manifest.Manifest, settings: Settings) -> dict[str, Any]:
+    told = dataclasses.asdict(settings)
+    if settings.reads == "adapter":  # as records were before there was a choice
+        del told["reads"]
     return {
         "expert": info.fingerprint,
         "base": info.base_fingerprint,
-        "settings": dataclasses.asdict(settings),
+        "settings": told,
     }
 
 

@@ -9,12 +9,14 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from elm_jax import fields, paths
+from elm_jax.checkpoints import manifest
 from elm_jax.merging import averages
 from elm_jax.merging.method import MergeMethod
+from elm_jax.model import config
 from elm_jax.runs import candidates, queries
 
 
@@ -75,6 +77,16 @@ class Strategy(abc.ABC):
         """Returns how many of a library's experts that are at most, for plans."""
         del num_experts
         return 0
+
+    def costs(self, shape: config.T5Config, infos: Sequence[manifest.Manifest]) -> str:
+        """Returns what it adds to the work of a model, for plans; "" for nothing.
+
+        Args:
+          shape: Of the base.
+          infos: Of the library's experts.
+        """
+        del shape, infos
+        return ""
 
     @abc.abstractmethod
     def choose(self, target: Target) -> candidates.Candidate:

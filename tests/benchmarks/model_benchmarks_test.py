@@ -55,7 +55,7 @@ def test_the_rank_classification_benchmark_compares_equal_scores():
 def test_the_mixture_benchmark_compares_with_one_expert():
     row = run_tiny("mixture")
     assert row["one_expert_secs"] > 0
-    assert {*row} >= {"1_dense", "4_dense", "4_top_2"}
+    assert {*row} >= {"1_dense", "4_dense", "4_top_2", "4_chosen_2", "wall"}
 
 
 @pytest.mark.slow

@@ -63,3 +63,19 @@ def test_the_order_of_keys_says_nothing():
             voting.ranked(one, QUERIES, num_nearest=3, by=by) for one in (ONE, turned)
         ]
         assert found[0] == found[1]
+
+
+def test_means_of_keys_are_compared_with_the_mean_of_queries():
+    found = dict(voting.ranked_by_means(ONE, QUERIES))
+    asked = np.array([1, 1 / 3]) / np.hypot(1, 1 / 3)
+    means = {"a": (0.5, 0.25), "b": (0.85, 0.05), "c": (-0.5, 0)}
+    for name, mean in means.items():
+        assert found[name] == pytest.approx(mean @ asked / np.hypot(*mean), rel=1e-5)
+    assert [*found] == ["a", "b", "c"]
+    few = voting.ranked_by_means(ONE, QUERIES, experts=["c", "b"])
+    assert few == (("b", found["b"]), ("c", found["c"]))
+
+
+def test_a_mean_of_zero_is_like_nothing():
+    opened = library(a=[[1, 0], [-1, 0]], b=[[0, -1]])
+    assert voting.ranked_by_means(opened, QUERIES) == (("a", 0.0), ("b", -0.316228))

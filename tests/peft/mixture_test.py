@@ -54,9 +54,24 @@ def experts_of(spec, count):
     return model, trees.split(whole[0], "_adapter/")[1], adapters
 
 
-def mixed_model(spec, count, router):
-    made = mixture.Mixture(of=spec, num_experts=count, router=router)
+def mixed_model(spec, count, router, **options):
+    made = mixture.Mixture(of=spec, num_experts=count, router=router, **options)
     return t5.T5(SHAPE, made.adapter_fn(SHAPE.emb_dim))
+
+
+def sample_of(spec, count):
+    """Returns an adapter, parameters of several, inputs and outputs [2, 5, 16]."""
+    point = "decoder/cross_attention/key"
+    point = "encoder/mlp" if isinstance(spec, bottleneck.Bottleneck) else point
+    point = "encoder/mlp/wo" if isinstance(spec, Gain) else point
+    module = spec.adapter_fn(16)(point, name="x")
+    rng = np.random.default_rng(0)
+    inputs, outputs = rng.normal(size=(2, 2, 5, 16)).astype(np.float32)
+    like = module.init(jax.random.key(0), inputs, outputs)["params"]
+    params = jax.tree.map(
+        lambda leaf: rng.normal(size=(count, *leaf.shape)).astype(np.float32), like
+    )
+    return module, params, inputs, outputs
 
 
 @pytest.mark.parametrize("name", [*KINDS])
@@ -86,15 +101,8 @@ def test_weight_1_for_one_of_three_is_that_expert(name, chosen):
 @pytest.mark.parametrize("name", [*KINDS])
 def test_the_effects_and_their_norms_are_those_of_the_experts_alone(name):
     spec = KINDS[name]
-    point = "decoder/cross_attention/key" if name in ("lora", "ia3") else "encoder/mlp"
-    point = "encoder/mlp/wo" if name == "of_a_user" else point
-    module = spec.adapter_fn(16)(point, name="x")
-    rng = np.random.default_rng(0)
-    inputs, outputs = rng.normal(size=(2, 2, 5, 16)).astype(np.float32)
-    like = module.init(jax.random.key(0), inputs, outputs)["params"]
-    params = jax.tree.map(
-        lambda leaf: rng.normal(size=(3, *leaf.shape)).astype(np.float32), like
-    )
+    module, params, inputs, outputs = sample_of(spec, 3)
+    rng = np.random.default_rng(1)
     alone = np.stack(
         [
             module.apply(

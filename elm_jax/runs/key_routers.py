@@ -1,0 +1,77 @@
+"""Strategies that route a whole task by the keys of a library, but not as RoE does."""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+from elm_jax import fields
+from elm_jax.library import retrieval, voting
+from elm_jax.merging import averages
+from elm_jax.runs import queries
+from elm_jax.runs.strategy import Choice, LibraryStrategy
+
+_Ranked = tuple[tuple[str, float], ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ByKeys(LibraryStrategy):
+    """The experts of which rows that ask have several near keys, or a near mean.
+
+    Attributes:
+      how: `nearest`: each row has a say for several keys; `means`: the mean of an
+        expert's keys is compared with that of the rows, by their cosine.
+      num_nearest: Of `nearest`: for how many keys; with 1 it is RoE.
+      by: Of `nearest`: whether keys have one vote each, or their `similarity`.
+      num_experts: How many experts are taken; of several, the mean, weighed by what
+        ranks them. Fewer where fewer have a value above 0.
+    """
+
+    kind: ClassVar[str] = "by_keys"
+    how: Literal["nearest", "means"] = "nearest"
+    num_nearest: fields.Count = 5
+    by: retrieval.By = "votes"
+    num_experts: fields.Count = 1
+
+    @property
+    def default_name(self) -> str:
+        """`by_5_nearest_keys` or `by_mean_key`, and what is not as by default."""
+        parts = ["by_mean_key"]
+        if self.how == "nearest":
+            parts = [f"by_{self.num_nearest}_nearest_keys"]
+            parts += [f"by_{self.by}"] if self.by != "votes" else []
+        parts += [f"top{self.num_experts}"] if self.merges else []
+        return "_".join(parts)
+
+    @property
+    def note(self) -> str:
+        """What it is."""
+        which = "likest by the mean of their keys"
+        if self.how == "nearest":
+            which = f"with most {self.by} of the {self.num_nearest} nearest keys"
+        if self.merges:
+            return f"mean of the {self.num_experts} experts {which}, weighted so"
+        return f"the expert {which}"
+
+    @property
+    def merges(self) -> bool:
+        """Whether it may take several experts."""
+        return self.num_experts > 1
+
+    def pick(self, question: queries.Question) -> Choice:
+        """Returns the first experts, with their weights."""
+        first = self._ranked(question)[: self.num_experts]
+        first = tuple(pair for pair in first if pair[1] > 0) or first[:1]
+        names, weights = zip(*first, strict=True)
+        if len(names) == 1:
+            return Choice(names)
+        return Choice(names, averages.Weighted(weights=weights))
+
+    def _ranked(self, question: queries.Question) -> _Ranked:
+        opened, vectors = question.opened, question.vectors
+        assert opened is not None  # noqa: S101 - `Queries.ask` gives it
+        assert vectors is not None  # noqa: S101 - likewise
+        experts = [*question.experts]
+        if self.how == "means":
+            return voting.ranked_by_means(opened, vectors, experts=experts)
+        return voting.ranked(
+            opened, vectors, num_nearest=self.num_nearest, by=self.by, experts=experts
+        )

@@ -1,0 +1,77 @@
+"""What a mixture of experts costs, in operations and bytes, from shapes alone."""
+
+from typing import NamedTuple
+
+from elm_jax import trees
+from elm_jax.model import config as config_lib
+from elm_jax.model import cost, precision, t5
+from elm_jax.peft import mixture
+from elm_jax.types import Params
+
+_WHERE = "_adapter/"
+
+
+class TokenCost(NamedTuple):
+    """What a model of several experts takes.
+
+    Attributes:
+      base_flops: Operations of the base for one token of an input and one of a target.
+      expert_flops: What the experts add to them, and their router.
+      expert_bytes: Of the parameters of both, as they lie in memory.
+    """
+
+    base_flops: int
+    expert_flops: int
+    expert_bytes: int
+
+
+def per_token(shape: config_lib.T5Config, made: mixture.Mixture) -> TokenCost:
+    """Returns the cost of a mixture in a model.
+
+    Matrix products only, a multiply-add counting as two operations. With `only_chosen`
+    those of the chosen experts count, without the rows that fill up blocks, and of a
+    router by norms also the first product of all the others.
+
+    Args:
+      shape: Of the model.
+      made: The mixture.
+    """
+    model = t5.T5(shape, made.adapter_fn(shape.emb_dim))
+    params = precision.in_compute_dtype(shape, t5.param_shapes(model))
+    added, base = trees.split(params, _WHERE)
+    router, experts = trees.split(added, f"{_WHERE}{mixture.ROUTER}/")
+    batch = cost.BatchShape(batch_size=1, inputs_length=1, targets_length=1)
+    base_flops = cost.forward_flops(shape, batch, base)
+
+    def flops_of(part: Params) -> int:
+        whole = trees.join(base, part)
+        return cost.forward_flops(shape, batch, whole) - base_flops
+
+    flops = flops_of(experts)
+    if made.only_chosen:
+        few = min(made.router.num_chosen, made.num_experts)
+        flops = flops * few // made.num_experts
+        if made.router.needs_norms:
+            flops += flops_of(_reading(made, experts))
+    return TokenCost(base_flops, flops + flops_of(router), trees.count_bytes(added))
+
+
+def _reading(made: mixture.Mixture, experts: Params) -> Params:
+    """Returns the parameters by which experts read; all where a kind has none such."""
+    names = [part for part, axes in made.of.axes.items() if axes[0] == "inputs"]
+    leaves = trees.flatten(experts)
+    part = {n: a for n, a in leaves.items() if any(map(n.endswith, names))}
+    return trees.unflatten(part or leaves)
+
+
+def describe(shape: config_lib.T5Config, made: mixture.Mixture) -> str:
+    """Returns the cost as a line of a plan."""
+    told = per_token(shape, made)
+    share = told.expert_flops / told.base_flops
+    of = f"{made.num_experts} experts"
+    if made.only_chosen:
+        of = f"{made.router.num_chosen} of {of}"
+    return (
+        f"{of}: {told.expert_flops:,} FLOPs for a token of input and one of target"
+        f" ({share:.1%} of the base's), {told.expert_bytes / 1e6:,.1f} MB"
+    )
