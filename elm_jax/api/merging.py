@@ -1,9 +1,10 @@
 """Merging experts from Python, as `elm_merge` does."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from elm_jax import paths
+from elm_jax import paths, trees
 from elm_jax.evaluation import naming
 from elm_jax.merging import methods
 from elm_jax.merging.method import MergeMethod
@@ -35,4 +36,9 @@ def merge_experts(
     """
     naming.check_is_no_label(paths.check_name(name, of="an expert"), "merged")
     chosen = methods.of(method, **options) if isinstance(method, str) else method
-    return merged_params.merged_expert(chosen, experts, base, name=name)
+    found = merged_params.merged_expert(chosen, experts, base, name=name)
+    # As when it is saved, so that a merge of it knows the same expert.
+    info = dataclasses.replace(
+        found.manifest, params_fingerprint=trees.fingerprint(found.params)
+    )
+    return dataclasses.replace(found, manifest=info)

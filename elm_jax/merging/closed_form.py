@@ -86,7 +86,8 @@ class Wudi(InterferenceMethod):
     function, a scalar product. SWUDI's paper has the filters.
 
     Attributes:
-      start: From where: the "sum" of the D_t, or "zero", which makes it a pure filter.
+      start: From where: the "sum" of the D_t, each times its weight over their mean, or
+        "zero", which makes it a pure filter.
       cut: Whether directions beyond the participation ratio are left at the start.
       time: Of the descent, in units of 1 / the greatest eigenvalue; 0 for no end.
     """
@@ -110,12 +111,15 @@ class Wudi(InterferenceMethod):
     def _matrix(self, layer: Layer) -> np.ndarray:
         frame, matrices = _in_span(layer.changes)
         squares = np.square(matrices).sum(axis=(1, 2))
-        shares = layer.weights / np.where(squares > 0, squares, 1.0)
-        gram, target = _equations(matrices, shares)
+        factors = layer.weights / np.where(squares > 0, squares, 1.0)
+        gram, target = _equations(matrices, factors)
         values, vectors = _eigen(gram)
         if not values[0]:
             return np.zeros(layer.changes.shape[1:])
-        start = matrices.sum(axis=0) * (self.start == "sum")
+        start = np.zeros(matrices.shape[1:])
+        if self.start == "sum":
+            shares = layer.weights / layer.weights.mean()
+            start = np.einsum("t,tmn->mn", shares, matrices)
         filters = np.where(values > 0, 1.0, 0.0)
         if self.time:
             filters = -np.expm1(-self.time * values / values[0])

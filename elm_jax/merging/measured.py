@@ -12,14 +12,14 @@ import numpy as np
 
 from elm_jax import fields, trees
 from elm_jax.merging import aligning, averages, combining
-from elm_jax.merging.method import Beside, Merged, MergeMethod, Statistics, Unit
+from elm_jax.merging.method import Beside, MergeByStatistics, Merged, Statistics
 from elm_jax.types import Params
 
 Leaves = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StatisticsMethod(MergeMethod):
+class StatisticsMethod(MergeByStatistics):
     """An average by statistics of each expert.
 
     Attributes:
@@ -33,11 +33,6 @@ class StatisticsMethod(MergeMethod):
     weights: tuple[fields.Finite, ...] = ()
     align: bool = True
 
-    @property
-    def unit(self) -> Unit:
-        """An adapter's parameters depend on each other."""
-        return "place"
-
     def __post_init__(self) -> None:
         """Raises ConfigError for weights that make no average."""
         super().__post_init__()
@@ -45,11 +40,6 @@ class StatisticsMethod(MergeMethod):
 
     def _keeps_one(self) -> bool:
         return True
-
-    def _merge(
-        self, experts: Sequence[Params], base: Params | None, beside: Beside
-    ) -> Merged:
-        raise AssertionError("it is given statistics")  # `merge` has looked
 
     def _merge_with(
         self,

@@ -29,6 +29,14 @@ Unit = Literal["value", "tensor", "place", "expert"]
 Statistics = Mapping[str, Any]
 """What was measured with one expert, by names of leaves; methods say which."""
 
+Measure = Literal["", "grams", "fisher", "hidden"]
+"""Statistics that programs can measure by themselves:
+
+- `grams`: means of x x' over what matrices read, as of `regression.RegMean`.
+- `fisher`: the diagonal of the Fisher information, as of `regression.Fisher`.
+- `hidden`: what matrices read, on the same rows, as of `narrowing.Narrowed`.
+"""
+
 LAWS: Mapping[str, str] = types.MappingProxyType(
     {
         "order": "the order of the experts, with their weights, changes no bit",
@@ -82,6 +90,8 @@ class MergeMethod(abc.ABC):
     """Whether it starts from the base."""
     needs_statistics: ClassVar[str] = ""
     """What has to be measured with each expert; "" for nothing."""
+    measures: ClassVar[Measure] = ""
+    """Which of the statistics that programs can measure this is; "" for another."""
     knows_adapters: ClassVar[bool] = False
     """Whether it has to be told of adapters also where it needs no base."""
     breaks: ClassVar[Mapping[str, str]] = types.MappingProxyType({})
@@ -253,6 +263,31 @@ class MergeMethod(abc.ABC):
                 expected=f"{wanted}: {self.needs_statistics or 'it needs none'}",
                 do="Give what the method needs, measured with each expert",
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MergeByStatistics(MergeMethod):
+    """A method that is always given statistics; `_merge_with` is what it does."""
+
+    @property
+    def unit(self) -> Unit:
+        """An adapter's parameters depend on each other."""
+        return "place"
+
+    def _merge(
+        self, experts: Sequence[Params], base: Params | None, beside: Beside
+    ) -> Merged:
+        raise AssertionError("it is given statistics")  # `merge` has looked
+
+    @abc.abstractmethod
+    def _merge_with(
+        self,
+        experts: Sequence[Params],
+        base: Params | None,
+        beside: Beside,
+        statistics: Sequence[Statistics],
+    ) -> Merged:
+        """Returns the merged expert; the arguments are checked, as `merge` has them."""
 
 
 def _copied(expert: Params) -> dict[str, Any]:

@@ -9,12 +9,18 @@ import scipy.linalg
 
 from elm_jax import fields, trees
 from elm_jax.merging import aligning, combining, layers, spectral, task_arithmetic
-from elm_jax.merging.method import Beside, Merged, MergeMethod, Statistics, Unit
+from elm_jax.merging.method import (
+    Beside,
+    Measure,
+    MergeByStatistics,
+    Merged,
+    Statistics,
+)
 from elm_jax.types import Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Narrowed(MergeMethod):
+class Narrowed(MergeByStatistics):
     """The sum of the experts' effects, in adapters as wide as `count` experts'.
 
     Of T bottlenecks beside each other, with hidden activations H [rows, T widths] on
@@ -42,14 +48,10 @@ class Narrowed(MergeMethod):
     )
     needs_base: ClassVar[bool] = True
     needs_statistics: ClassVar[str] = "hidden activations of each bottleneck"
+    measures: ClassVar[Measure] = "hidden"
     weights: tuple[fields.Finite, ...] = ()
     scale: fields.Finite = 1.0
     count: fields.Count = 1
-
-    @property
-    def unit(self) -> Unit:
-        """An adapter's parameters depend on each other."""
-        return "place"
 
     @property
     def on_effects(self) -> bool:
@@ -58,11 +60,6 @@ class Narrowed(MergeMethod):
 
     def _keeps_one(self) -> bool:
         return self.scale == 1.0 and self.weights in ((), (1.0,))
-
-    def _merge(
-        self, experts: Sequence[Params], base: Params | None, beside: Beside
-    ) -> Merged:
-        raise AssertionError("it is given statistics")  # `merge` has looked
 
     def _merge_with(
         self,

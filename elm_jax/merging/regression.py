@@ -9,7 +9,7 @@ import numpy as np
 from elm_jax import fields
 from elm_jax.merging import aligning, combining, core, layers
 from elm_jax.merging.measured import Leaves, StatisticsMethod, weighed
-from elm_jax.merging.method import Beside
+from elm_jax.merging.method import Beside, Measure
 
 _MATRIX = 2  # axes
 
@@ -37,6 +37,7 @@ class Fisher(StatisticsMethod):
     name: ClassVar[str] = "fisher"
     reference: ClassVar[str] = "Matena and Raffel 2022, arXiv:2111.09832"
     needs_statistics: ClassVar[str] = "Fisher information of each parameter"
+    measures: ClassVar[Measure] = "fisher"
     least: fields.Positive = 1e-6
 
     def _move(
@@ -95,6 +96,7 @@ class RegMean(StatisticsMethod):
     name: ClassVar[str] = "regmean"
     reference: ClassVar[str] = "Jin et al. 2022, arXiv:2212.09849"
     needs_statistics: ClassVar[str] = "Gram matrices of the inputs of each matrix"
+    measures: ClassVar[Measure] = "grams"
     shrink: fields.Share = 0.9
     ridge: fields.Positive = 1e-6
     rank: fields.CountOrNone = 0

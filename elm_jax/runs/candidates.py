@@ -14,7 +14,7 @@ from elm_jax.evaluation import naming
 from elm_jax.merging import averages
 from elm_jax.merging.method import MergeMethod
 from elm_jax.peft import adapters
-from elm_jax.runs import loaded, merged_params, queries, shards
+from elm_jax.runs import loaded, measuring, merged_params, queries, shards
 from elm_jax.types import Params
 
 
@@ -27,6 +27,7 @@ class Candidate:
       folders: The experts in it: none for the base, several for a merge.
       kind: The expert's own, `base`, or `strategy` for what was chosen for a task.
       method: How its experts are merged.
+      source: Where statistics come from, for a method that needs some.
       strategy: The kind of strategy that gave it; "" for none.
       settings: Hash of the strategy's options; "" for those it has by default.
       note: What the strategy is, in a few words.
@@ -40,6 +41,9 @@ class Candidate:
     folders: tuple[pathlib.Path, ...] = ()
     kind: str = "base"
     method: MergeMethod = averages.Uniform()
+    source: measuring.Source | None = dataclasses.field(
+        default=None, compare=False, repr=False
+    )
     strategy: str = ""
     settings: str = ""
     note: str = ""
@@ -57,7 +61,10 @@ class Candidate:
             return "".join(parts)
         text = " ".join(sorted(parts))
         if self.method != averages.Uniform():
-            text = json.dumps([parts, self.method.recipe()], sort_keys=True)
+            made_of = [parts, self.method.recipe()]
+            if self.source is not None:
+                made_of.append(self.source.recipe(self.manifests))
+            text = json.dumps(made_of, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -69,7 +76,7 @@ class Candidate:
     @property
     def origin(self) -> tuple[object, ...]:
         """What its parameters are made of; candidates of equal ones share them."""
-        return (self.folders, self.method)
+        return (self.folders, self.method, measuring.settings_text(self.source))
 
     @property
     def origin_text(self) -> str:
@@ -77,6 +84,8 @@ class Candidate:
         parts = [*map(str, self.folders)]
         if self.method != averages.Uniform():
             parts.append(f"{self.method}")
+        if self.source is not None:
+            parts.append(measuring.settings_text(self.source))
         return " ".join(parts)
 
     @functools.cached_property
@@ -126,7 +135,7 @@ class Candidate:
             return base.params, None
         if self.is_merged:
             expert = merged_params.of_folders(
-                self.method, self.folders, base, name=self.name
+                self.method, self.folders, base, name=self.name, source=self.source
             )
         else:
             expert = loaded.Expert.load(self.folders[0])

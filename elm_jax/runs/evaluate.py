@@ -26,6 +26,7 @@ from elm_jax.runs import (
     library,
     loaded,
     moved_fields,
+    offered,
     overlaps,
     queries,
     raced,
@@ -236,7 +237,7 @@ class Evaluate(Run):
         listed = self._asking().check()
         if any(strategy.merges for strategy in found):
             expert_checks.check_alike([*map(manifest.read_manifest, listed)])
-        for given, _ in strategies.without_library(found, self._names(), self.path):
+        for given, _ in offered.without_library(found, self._names(), self.path):
             listed += given.folders
         every = [*dict.fromkeys([*named, *listed])]
         base_dir = self.path(self.initial_checkpoint_path)
@@ -283,13 +284,13 @@ class Evaluate(Run):
     ) -> Iterator[jobs.Job]:
         """Yields every candidate on every task and split that it is scored on."""
         names, found = self._names(), self._strategies()
-        pairs = [*strategies.without_library(found, names, self.path)]
+        pairs = [*offered.without_library(found, names, self.path)]
         for candidate in candidates.of_experts(self._experts(), labels=self._labels()):
             info = candidate.manifest
             own = list(info.tasks) if info else []
             pairs.append((candidate, own if self.own_tasks else names))
         questions = self._asking().questions(program, keys)
-        pairs += strategies.from_library(found, questions, self.path)
+        pairs += offered.from_library(found, questions, self.path)
         shard = shards.parse(self.shard)
         for candidate, tasks in candidates.of_shard(pairs, shard):
             for task in tasks:

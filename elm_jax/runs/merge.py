@@ -19,7 +19,9 @@ from elm_jax.runs import (
     merged_params,
     merged_ranks,
     moved_fields,
+    task_data,
 )
+from elm_jax.runs import measuring as measuring_lib
 from elm_jax.runs.run import Plan, Run
 
 _BEFORE = merged_params.OPTIONS_BEFORE
@@ -45,6 +47,9 @@ class Merge(Run):
       experts_dir: Where the result goes.
       method: How, such as `@task_arithmetic.TaskArithmetic()`; or the name of a
         method, such as `uniform`, for one with the options that it has by default.
+      measuring: For methods that need statistics of each expert, such as `regmean`:
+        on which rows of its own tasks it is measured, `@measuring.Measuring()`.
+      data: Vocabulary, lengths and folders of these tasks' tokens.
     """
 
     experts: tuple[paths.Pattern, ...]
@@ -52,11 +57,14 @@ class Merge(Run):
     initial_checkpoint_path: paths.Path
     experts_dir: paths.Path = "{MODEL_DIR}/merged"
     method: MergeMethod | str = averages.Uniform()
+    measuring: measuring_lib.Measuring | None = None
+    data: task_data.TaskData | None = None
 
     def check(self) -> None:
         """Raises ConfigError if the method or the name of the result cannot be."""
         naming.check_is_no_label(self.expert_name, "merged")
-        self.chosen_method()
+        has_rows = self.measuring is not None and self.data is not None
+        measuring_lib.check(self.chosen_method(), has_rows or None)
 
     def chosen_method(self) -> MergeMethod:
         """Returns the method; raises ConfigError if there is none of its name."""
@@ -102,11 +110,22 @@ class Merge(Run):
                 self._folder,
                 name=self.expert_name,
                 operative_config=self.operative_config(),
+                source=self._source(),
             ),
             lambda: self._is_finished(infos),
         )
         done = f"merged {len(folders)} experts" if is_own else "finished already"
         print(f"{done}: {self._folder}")  # noqa: T201
+
+    def _source(self) -> measuring_lib.Source | None:
+        """Returns where statistics come from; None for methods that need none."""
+        if not self.chosen_method().needs_statistics:
+            return None
+        assert self.measuring is not None  # noqa: S101 - `check` has looked
+        assert self.data is not None  # noqa: S101 - likewise
+        folder = self.path(self.measuring.statistics_dir)
+        opened = self.data.opened(self.place)
+        return measuring_lib.Source(self.measuring, opened.open, folder)
 
     @property
     def _folder(self) -> pathlib.Path:
@@ -122,7 +141,7 @@ class Merge(Run):
             return False
         there = manifest.read_manifest(self._folder)
         before = dict(there.data.get("merge", {}))
-        now = merged_params.recipe(self.chosen_method(), infos)
+        now = merged_params.recipe(self.chosen_method(), infos, self._source())
         if before and "fingerprints" not in before:
             print("a merge of release 0.1: its experts are compared by name")  # noqa: T201
             del now["fingerprints"]

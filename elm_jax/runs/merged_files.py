@@ -3,13 +3,22 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from elm_jax import trees
 from elm_jax.checkpoints import resumable
 from elm_jax.merging import averages
 from elm_jax.merging.method import MergeMethod
-from elm_jax.runs import bases, loaded, merged_card, merged_leaves, merged_params
+from elm_jax.runs import (
+    bases,
+    loaded,
+    measuring,
+    merged_card,
+    merged_leaves,
+    merged_params,
+)
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.training import card
 
@@ -22,6 +31,8 @@ def write(
     *,
     name: str,
     operative_config: str = "",
+    source: measuring.Source | None = None,
+    told: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
     """Writes the expert that a method makes of experts on disk.
 
@@ -36,6 +47,8 @@ def write(
       final: Where the result goes.
       name: Of the result.
       operative_config: Text of the configuration that asked for it.
+      source: Where statistics come from, for a method that needs some.
+      told: What the recipe tells besides, such as how coefficients were found.
 
     Raises:
       ExistsError: There is something already.
@@ -45,14 +58,22 @@ def write(
     sources = [merged_leaves.open_source(folder) for folder in folders]
     if not merged_leaves.can_merge(method, sources[0].info):
         base = loaded.Base.load(base_dir)
-        merged_params.of_folders(
-            method, folders, base, name=name, operative_config=operative_config
-        ).save(final)
+        made = merged_params.of_folders(
+            method,
+            folders,
+            base,
+            name=name,
+            operative_config=operative_config,
+            source=source,
+        )
+        info = merged_params.with_recipe(made.manifest, told)
+        dataclasses.replace(made, manifest=info).save(final)
         return
     infos = [source.info for source in sources]
     info = merged_params.new_manifest(
         method, infos, name, operative_config=operative_config
     )
+    info = merged_params.with_recipe(info, told)
     if not isinstance(method, averages.RunningMean):
         adapter = bases.describe(bases.adapter_spec(info))
         info = dataclasses.replace(info, adapter=adapter)

@@ -2,18 +2,19 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from elm_jax import trees
 from elm_jax.checkpoints import digests, manifest
 from elm_jax.merging import averages, combining
-from elm_jax.merging.method import NOTHING, Merged, MergeMethod
+from elm_jax.merging.method import NOTHING, Merged, MergeMethod, Statistics
 from elm_jax.peft import adapters, effects, expert_parts
 from elm_jax.runs import (
     bases,
     expert_checks,
     loaded,
+    measuring,
     merged_card,
     merged_leaves,
     merged_ranks,
@@ -31,6 +32,7 @@ def of_folders(
     *,
     name: str,
     operative_config: str = "",
+    source: measuring.Source | None = None,
 ) -> loaded.Expert:
     """Returns the expert that a method makes of experts on disk.
 
@@ -42,6 +44,7 @@ def of_folders(
       base: What they are of.
       name: Of the result.
       operative_config: Text of the configuration that asked for it.
+      source: Where statistics come from, for a method that needs some.
 
     Raises:
       CheckpointError: One is missing, damaged, or does not fit the base.
@@ -51,7 +54,12 @@ def of_folders(
     if not isinstance(method, averages.RunningMean):
         parts = [loaded.Expert.load(folder) for folder in folders]
         return merged_expert(
-            method, parts, base, name=name, operative_config=operative_config
+            method,
+            parts,
+            base,
+            name=name,
+            operative_config=operative_config,
+            source=source,
         )
     infos = [manifest.read_manifest(folder) for folder in folders]
     method.check(len(infos))
@@ -84,6 +92,7 @@ def merged_expert(
     *,
     name: str,
     operative_config: str = "",
+    source: measuring.Source | None = None,
 ) -> loaded.Expert:
     """Returns the expert that a method makes of experts in memory.
 
@@ -93,6 +102,7 @@ def merged_expert(
       base: What they are of.
       name: Of the result.
       operative_config: Text of the configuration that asked for it.
+      source: Where statistics come from, for a method that needs some.
 
     Raises:
       CheckpointError: One does not fit the base.
@@ -101,13 +111,19 @@ def merged_expert(
     """
     infos = [part.manifest for part in parts]
     method.check(len(infos))
+    measuring.check(method, source)
     merged_leaves.check_names(method, trees.flatten(parts[0].params))
     for part in parts:
         base.check_fits(part)
+    statistics: Sequence[Statistics] = ()
+    if method.needs_statistics and source is not None:
+        statistics = source.measure(method, parts, base)
     parts = merged_ranks.in_one_spec(method, parts)
     expert_checks.check_alike([part.manifest for part in parts])
-    merged, adapter = _merge(method, parts, base)
-    info = new_manifest(method, infos, name, operative_config=operative_config)
+    merged, adapter = _merge(method, parts, base, statistics)
+    info = new_manifest(
+        method, infos, name, operative_config=operative_config, source=source
+    )
     told = {"merge_facts": dict(merged.facts)} if merged.facts else {}
     info = dataclasses.replace(
         info, adapter=bases.describe(adapter), data=info.data | told
@@ -128,33 +144,52 @@ def new_manifest(
     name: str,
     *,
     operative_config: str,
+    source: measuring.Source | None = None,
 ) -> manifest.Manifest:
     """Returns the manifest of a merge whose adapters are those of its experts.
+
+    It has no fingerprint of parameters, which who writes them adds.
 
     Args:
       method: How they are merged.
       infos: Theirs.
       name: Of the result.
       operative_config: Text of the configuration that asked for it.
+      source: Where statistics come from, for a method that needs some.
     """
     return dataclasses.replace(
         infos[0],
         name=name,
         kind="merged",
         tasks=tuple(dict.fromkeys(t for info in infos for t in info.tasks)),
-        data={"merge": recipe(method, infos)},
+        data={"merge": recipe(method, infos, source)},
         steps=max(info.steps for info in infos),
         versions=manifest.installed_versions(),
         vocabulary=next((i.vocabulary for i in infos if i.vocabulary), {}),
         training={},
+        params_fingerprint="",
+        digests={},
         metrics={},
         operative_config=operative_config,
     )
 
 
-def recipe(method: MergeMethod, infos: Sequence[manifest.Manifest]) -> dict[str, Any]:
-    """Returns all that decides what a merge is: method, options and experts."""
+def with_recipe(info: manifest.Manifest, told: Mapping[str, Any]) -> manifest.Manifest:
+    """Returns the manifest of a merge whose recipe tells more."""
+    data = dict(info.data)
+    return dataclasses.replace(info, data=data | {"merge": {**data["merge"], **told}})
+
+
+def recipe(
+    method: MergeMethod,
+    infos: Sequence[manifest.Manifest],
+    source: measuring.Source | None = None,
+) -> dict[str, Any]:
+    """Returns all that decides what a merge is: method, options, experts and rows."""
     options = method.recipe()
+    measured = {}
+    if method.needs_statistics and source is not None:
+        measured = {"measured": source.recipe(infos)}
     return {
         "method": options.pop("method"),
         "experts": [info.name for info in infos],
@@ -164,11 +199,27 @@ def recipe(method: MergeMethod, infos: Sequence[manifest.Manifest]) -> dict[str,
         # Merges that are there have them, whatever their method is.
         **OPTIONS_BEFORE,
         **options,
+        **measured,
     }
 
 
+def start_of(expert: loaded.Expert, base: loaded.Base) -> dict[str, Any]:
+    """Returns what an expert's parameters start from, float32, but for its adapters'.
+
+    A base has no adapters: what theirs start from is one that adds nothing.
+    """
+    of, pattern = f"expert {expert.name!r}", expert.manifest.trainable_pattern
+    start = trees.as_float32(expert_parts.part(base.params, pattern, of=of))
+    if expert.adapter is None:
+        return start
+    return trees.join(start, effects.neutral(expert.params))
+
+
 def _merge(
-    method: MergeMethod, parts: Sequence[loaded.Expert], base: loaded.Base
+    method: MergeMethod,
+    parts: Sequence[loaded.Expert],
+    base: loaded.Base,
+    statistics: Sequence[Statistics],
 ) -> tuple[Merged, adapters.AdapterSpec | None]:
     """Returns what was merged, and the spec of its adapters."""
     like, params = parts[0], [part.params for part in parts]
@@ -176,12 +227,8 @@ def _merge(
     if spec is not None and (method.needs_base or method.knows_adapters):
         beside = effects.beside(params[0])
     if method.needs_base:
-        of, pattern = f"expert {like.name!r}", like.manifest.trainable_pattern
-        start = trees.as_float32(expert_parts.part(base.params, pattern, of=of))
-        if spec is not None:
-            # A base has no adapters: what theirs start from is one that adds nothing.
-            start = trees.join(start, effects.neutral(params[0]))
-    merged = method.merge(params, base=start, beside=beside)
+        start = start_of(like, base)
+    merged = method.merge(params, base=start, beside=beside, statistics=statistics)
     if spec is None or merged.num_beside == 1 and not merged.rank:
         return merged, spec
     return merged, effects.repeated(spec, merged.num_beside, merged.rank)

@@ -9,7 +9,7 @@ from elm_jax.library import retrieval
 from elm_jax.merging import averages
 from elm_jax.merging.method import MergeMethod
 from elm_jax.routing import behaviour, texts
-from elm_jax.runs import queries
+from elm_jax.runs import measuring, queries
 from elm_jax.runs.strategy import Choice, LibraryStrategy, options_of
 
 
@@ -48,6 +48,7 @@ class ByBehaviour(LibraryStrategy):
     def __post_init__(self) -> None:
         """Raises ConfigError for weights where the method takes none."""
         super().__post_init__()
+        measuring.check(self.method, None)
         if self.weigh:
             self.method.with_weights([1.0] * self.num_experts)
 

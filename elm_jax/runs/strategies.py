@@ -1,8 +1,7 @@
 """The strategies that there are: the base, an expert, what a library gives."""
 
 import dataclasses
-import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from elm_jax import errors, fields, paths
@@ -11,6 +10,7 @@ from elm_jax.library import retrieval
 from elm_jax.merging import averages, noise
 from elm_jax.merging.method import MergeMethod
 from elm_jax.runs import candidates, queries, routers
+from elm_jax.runs import measuring as measuring_lib
 from elm_jax.runs.strategy import (
     Choice,
     LibraryStrategy,
@@ -103,6 +103,8 @@ class MergeTopK(LibraryStrategy):
       method: How they are merged.
       by: What ranks them, as for `Retrieved`.
       weigh: Whether the method is given weights: what ranks them.
+      measuring: On which rows of its own tasks each expert is measured, for a method
+        that needs statistics, such as `@regression.RegMean()`.
     """
 
     kind: ClassVar[str] = "merged_top_k"
@@ -110,10 +112,12 @@ class MergeTopK(LibraryStrategy):
     method: MergeMethod = averages.Uniform()
     by: retrieval.By = "votes"
     weigh: bool = False
+    measuring: measuring_lib.Measuring | None = None
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for weights where the method takes none."""
+        """Raises ConfigError for weights or statistics that the method cannot have."""
         super().__post_init__()
+        measuring_lib.check(self.method, self.measuring)
         if self.weigh:
             self.method.with_weights([1.0] * self.num_experts)
 
@@ -147,19 +151,39 @@ class MergeTopK(LibraryStrategy):
         method = self.method
         if self.weigh:
             method = method.with_weights([weight for _, weight in first])
-        return Choice(names, method)
+        return Choice(names, method, self.measuring)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MergeAll(LibraryStrategy):
-    """A control: the mean of all experts of the library, whatever the queries say."""
+    """A control: a merge of all experts of the library, whatever the queries say.
+
+    Attributes:
+      method: How they are merged; the mean, of which one is in memory at a time.
+      measuring: As for `MergeTopK`.
+    """
 
     kind: ClassVar[str] = "merged_all"
+    method: MergeMethod = averages.RunningMean()
+    measuring: measuring_lib.Measuring | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for statistics that the method cannot have."""
+        super().__post_init__()
+        measuring_lib.check(self.method, self.measuring)
+
+    @property
+    def default_name(self) -> str:
+        """`merged_all`, and the method if it is not the mean."""
+        is_mean = self.method == averages.RunningMean()
+        return self.kind if is_mean else f"{self.kind}_{self.method.name}"
 
     @property
     def note(self) -> str:
         """What it is."""
-        return "the mean of all experts of the library"
+        if self.method == averages.RunningMean():
+            return "the mean of all experts of the library"
+        return f"{self.method.name} merge of all experts of the library"
 
     @property
     def merges(self) -> bool:
@@ -168,7 +192,7 @@ class MergeAll(LibraryStrategy):
 
     def pick(self, question: queries.Question) -> Choice:
         """Returns all experts, by name."""
-        return Choice(tuple(sorted(question.experts)), averages.RunningMean())
+        return Choice(tuple(sorted(question.experts)), self.method, self.measuring)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -242,36 +266,6 @@ def of(strategies: Sequence[Strategy | str]) -> tuple[Strategy, ...]:
                 do="Give one of them another name",
             )
     return tuple(labels.values())
-
-
-def without_library(
-    strategies: Sequence[Strategy],
-    tasks: Sequence[str],
-    path: Callable[[str], pathlib.Path],
-) -> Iterator[tuple[candidates.Candidate, list[str]]]:
-    """Yields what strategies that ask no library give, each with its tasks."""
-    for strategy in strategies:
-        if strategy.needs_library:
-            continue
-        chosen: dict[candidates.Candidate, list[str]] = {}
-        for task in tasks:
-            given = strategy.choose(Target(task, path))
-            chosen.setdefault(given, []).append(task)
-        yield from chosen.items()
-
-
-def from_library(
-    strategies: Sequence[Strategy],
-    questions: Sequence[queries.Question],
-    path: Callable[[str], pathlib.Path],
-) -> Iterator[tuple[candidates.Candidate, list[str]]]:
-    """Yields what strategies that ask a library give for each task that asked."""
-    for question in questions:
-        target = Target(question.task, path, question)
-        for strategy in strategies:
-            if strategy.needs_library:
-                given = dataclasses.replace(strategy.choose(target), question=question)
-                yield given, [question.task]
 
 
 def check_is_asked(found: Sequence[Strategy], asked: queries.Queries | None) -> None:

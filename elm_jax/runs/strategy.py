@@ -18,6 +18,7 @@ from elm_jax.merging import averages
 from elm_jax.merging.method import MergeMethod
 from elm_jax.model import config
 from elm_jax.runs import candidates, queries
+from elm_jax.runs import measuring as measuring_lib
 
 
 class Target(NamedTuple):
@@ -41,10 +42,12 @@ class Choice(NamedTuple):
     Attributes:
       experts: Their names, the most important one first; none for the base.
       method: How they are merged.
+      measuring: On which rows they are measured, for a method that needs statistics.
     """
 
     experts: tuple[str, ...]
     method: MergeMethod = averages.Uniform()
+    measuring: measuring_lib.Measuring | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,12 +151,22 @@ class LibraryStrategy(Strategy):
             tuple(question.experts[name] for name in choice.experts),
             "strategy",
             choice.method,
+            self._source(choice, target),
             strategy=self.kind,
             settings=self.settings,
             note=self.note,
             library=question.library,
             library_seed=question.training_seed,
         )
+
+    def _source(self, choice: Choice, target: Target) -> measuring_lib.Source | None:
+        settings, question = choice.measuring, target.question
+        if settings is None or not choice.method.needs_statistics:
+            return None
+        assert question is not None  # noqa: S101 - it asks a library
+        assert question.open_split is not None  # noqa: S101 - `Queries.ask` gives it
+        folder = target.path(settings.statistics_dir)
+        return measuring_lib.Source(settings, question.open_split, folder)
 
     @abc.abstractmethod
     def pick(self, question: queries.Question) -> Choice:

@@ -8,6 +8,7 @@ the first. The table names every field, so that a new one cannot be forgotten.
 import dataclasses
 import pathlib
 import shutil
+from typing import Any
 
 import pytest
 
@@ -21,12 +22,13 @@ from elm_jax.runs import (
     convert_bottlenecks,
     convert_experts,
     export,
+    measuring,
     merge,
     moved_fields,
     tasks,
 )
 from tasks import pocket
-from tests.runs import imported
+from tests.runs import imported, scored
 
 SUITES = (pocket,)  # imported for what it registers
 T5X = pathlib.Path(__file__).parents[1] / "fixtures" / "t5x_tiny"
@@ -197,6 +199,8 @@ RESULTS = {
             "initial_checkpoint_path": ("{MODEL_DIR}/other_base", REFUSES),
             "experts_dir": ("{MODEL_DIR}/elsewhere", ANEW),
             "method": (averages.Weighted(weights=(2.0,)), REFUSES),
+            "measuring": (measuring.Measuring(), SAME),  # of a method without data
+            "data": (scored.make_data(), SAME),
         },
     ),
 }
@@ -334,7 +338,7 @@ def test_options_of_a_merge_may_be_written_in_their_former_fields(folder, capsys
     given, _ = RESULTS[merge.Merge]
     moved_fields._tell.cache_clear()  # it is told once
     for name, options in (("former", before), ("now", now)):
-        fields = {**given, "expert_name": name} | options
+        fields: dict[str, Any] = {**given, "expert_name": name} | options
         merge.Merge(model_dir=str(folder), **fields).run()
         told = capsys.readouterr().err
         new = "merge.Merge.scale is now task_arithmetic.TaskArithmetic.scale"

@@ -14,6 +14,7 @@ from elm_jax.merging import averages, noise, task_arithmetic
 from elm_jax.runs import (
     candidates,
     loaded,
+    offered,
     queries,
     strategies,
 )
@@ -127,7 +128,7 @@ def test_a_merge_without_weights_cannot_be_weighed():
 
 def test_one_expert_as_a_strategy_is_the_expert(library_folder):
     strategy = strategies.Expert(path=str(library_folder / "experts" / "plain"))
-    (found,) = strategies.without_library([strategy], TASKS, library_folder.joinpath)
+    (found,) = offered.without_library([strategy], TASKS, library_folder.joinpath)
     folder = library_folder / "experts" / "plain"
     assert found == (candidates.of_experts([folder])[0], [*TASKS])
     assert found[0].fingerprint == manifest.read_manifest(folder).fingerprint

@@ -1,0 +1,257 @@
+"""What is measured with one expert: sums over rows, streamed in batches."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from elm_jax import trees
+from elm_jax.data import batches as data_batches
+from elm_jax.data import token_store
+from elm_jax.evaluation import batching
+from elm_jax.model import config, precision, reads, scoring
+from elm_jax.peft import adapters
+from elm_jax.runs import bases, loaded
+from elm_jax.types import PAD_ID, Batch, Params
+
+Arrays = dict[str, np.ndarray]
+Examples = Sequence[token_store.Example]
+_MASKED = -1e9  # Of choices that a row has not: e to it is 0.
+_MATRIX_PARTS = ("kernel", "lora_a")
+
+
+class Measured(NamedTuple):
+    """An expert on its base, and the rows it is measured on.
+
+    Attributes:
+      expert: It.
+      base: It.
+      examples: The rows.
+      batch_size: Of them at once.
+    """
+
+    expert: loaded.Expert
+    base: loaded.Base
+    examples: Examples
+    batch_size: int
+
+    @property
+    def network(self) -> tuple[config.T5Config, adapters.AdapterSpec | None]:
+        """What makes the network with the expert's adapters."""
+        return self.base.config, self.expert.adapter
+
+    @property
+    def params(self) -> Params:
+        """The whole model's parameters, in the dtypes that it computes with."""
+        whole = trees.replace(self.base.params, self.expert.params)
+        return precision.in_compute_dtype(self.base.config, whole)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yields all rows once; the last batch is filled with rows of padding."""
+        order = sorted(self.examples, key=lambda each: len(each.inputs))
+        for start in range(0, len(order), self.batch_size):
+            part = order[start : start + self.batch_size]
+            inputs = self._padded([each.inputs for each in part], 32)
+            targets = self._padded([each.targets for each in part], 8)
+            yield {
+                "encoder_input_tokens": inputs,
+                "decoder_input_tokens": data_batches.shift_right(targets),
+                "decoder_target_tokens": targets,
+            }
+
+    def _padded(self, rows: Sequence[np.ndarray], least: int) -> np.ndarray:
+        length = batching.round_up(max(map(len, rows)), least=least)
+        padded = np.full((self.batch_size, length), PAD_ID, np.int32)
+        padded[: len(rows)] = batching.pad(rows, length)
+        return padded
+
+
+def grams(of: Measured) -> Arrays:
+    """Returns what RegMean needs: the mean of x x' over what each matrix reads.
+
+    Of matrices [inputs, outputs] and of the first ones of LoRAs [inputs, inputs], of
+    (IA)3's factors the mean squares of what they multiply, all float32, summed in
+    float32; below a stack of layers with them in front. Tokens count, padding does not.
+    Of embeddings, norms and biases there is nothing.
+
+    Args:
+      of: The expert and the rows, one or more.
+    """
+    leaves = trees.flatten(of.expert.params)
+    sums = _sums_fn(*of.network, frozenset(filter(reads.can_be_seen, leaves)))
+    params = of.params
+    totals: Any = None
+    for batch in of.batches():
+        found = sums(params, batch)
+        totals = found if totals is None else jax.tree.map(jnp.add, totals, found)
+    return {
+        name: np.asarray(total / jnp.maximum(count, 1))
+        for name, (total, count) in (totals or {}).items()
+    }
+
+
+@functools.lru_cache(maxsize=8)  # for experts of one kind, compiled once
+def _sums_fn(
+    shape: config.T5Config,
+    adapter: adapters.AdapterSpec | None,
+    names: frozenset[str],
+) -> Callable[..., Any]:
+    read = reads.make_read_fn(bases.build_model(shape, adapter), names)
+
+    @jax.jit
+    def sums(params: Params, batch: Batch) -> dict[str, Any]:
+        return {n: _sum_up(n, x, batch) for n, x in read(params, batch).items()}
+
+    return sums
+
+
+def _sum_up(name: str, x: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    mask = reads.is_token(name, batch)
+    spread = mask.reshape((1,) * (x.ndim - 3) + (*mask.shape, 1))
+    # Padding is put out, not multiplied with 0: it may be anything.
+    x = jnp.where(spread, x.astype(jnp.float32), 0.0)
+    x = x.reshape(*x.shape[:-3], -1, x.shape[-1])
+    count = jnp.sum(mask.astype(jnp.float32))
+    if name.rpartition("/")[2] not in _MATRIX_PARTS:
+        return jnp.sum(jnp.square(x), axis=-2), count
+    exact = jax.lax.Precision.HIGHEST
+    return jnp.einsum("...nd,...ne->...de", x, x, precision=exact), count
+
+
+def hidden(of: Measured, names: Sequence[str], num_positions: int, seed: int) -> Arrays:
+    """Returns what narrowing needs: what matrices read, [..., positions, width].
+
+    Args:
+      of: The expert and the rows.
+      names: Of the matrices.
+      num_positions: Tokens at most, drawn by the seed among those of all rows, for
+        inputs and for targets; the same for experts that are given the same rows.
+      seed: Of the choice.
+    """
+    read = _read_fn(*of.network, frozenset(names))
+    params = of.params
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for batch in of.batches():
+        for name, x in read(params, batch).items():
+            mask = np.asarray(reads.is_token(name, batch))
+            parts[name].append(np.asarray(x, np.float32)[..., mask, :])
+    found = {}
+    for name, several in parts.items():
+        every = np.concatenate(several, axis=-2)
+        draw = np.random.default_rng(seed).permutation(every.shape[-2])
+        found[name] = every[..., np.sort(draw[:num_positions]), :]
+    return found
+
+
+@functools.lru_cache(maxsize=8)
+def _read_fn(
+    shape: config.T5Config,
+    adapter: adapters.AdapterSpec | None,
+    names: frozenset[str],
+) -> Callable[..., Any]:
+    return jax.jit(reads.make_read_fn(bases.build_model(shape, adapter), names))
+
+
+def fisher(of: Measured) -> Arrays:
+    """Returns the diagonal of the Fisher information, float32, as the parameters.
+
+    The mean over rows of the expected squared gradient of a row's log-likelihood: for
+    rows with answer choices in expectation over the choices, by the probabilities that
+    the expert gives them among each other; for others of the target that the row has,
+    which is the empirical Fisher information.
+
+    Args:
+      of: The expert and the rows, one or more.
+    """
+    rows_fn = _squares_fn(*of.network)
+    own, params = trees.as_float32(of.expert.params), of.params
+    total: Any = None
+    for _, batch in choice_batches(of.examples, of.batch_size):
+        found = rows_fn(own, params, *batch)
+        total = found if total is None else jax.tree.map(jnp.add, total, found)
+    count = len(of.examples)
+    return {name: np.asarray(a) / count for name, a in trees.flatten(total).items()}
+
+
+@functools.lru_cache(maxsize=8)
+def _squares_fn(
+    shape: config.T5Config, adapter: adapters.AdapterSpec | None
+) -> Callable[..., Any]:
+    """Returns `(own, whole, inputs, choices, mask, is_row) -> sums of squares`."""
+    score = scoring.make_score_fn(bases.build_model(shape, adapter))
+
+    def log_probs(own: Params, whole: Params, row: tuple[Any, ...]) -> Any:
+        inputs, choices, mask = (part[None] for part in row)
+        scores = score(trees.replace(whole, own), inputs, choices, mask)[0]
+        scores = jnp.where(mask[0], scores, _MASKED)
+        # With a single one there is nothing to choose: it is a target.
+        return jax.nn.log_softmax(scores) if len(scores) > 1 else scores
+
+    @jax.jit
+    def squares(own: Params, whole: Params, *batch: Any) -> Any:
+        def add(total: Any, row: Any) -> tuple[Any, None]:
+            *parts, is_row = row
+            log_p, pull = jax.vjp(lambda own: log_probs(own, whole, tuple(parts)), own)
+            (slopes,) = jax.vmap(pull)(jnp.eye(len(log_p)))  # [choices, ...]
+            p = jnp.exp(log_p) if len(log_p) > 1 else jnp.ones(1)
+            p = p * is_row
+
+            def summed(leaf: jax.Array) -> jax.Array:
+                return jnp.einsum("c,c...->...", p, jnp.square(leaf))
+
+            return jax.tree.map(jnp.add, total, jax.tree.map(summed, slopes)), None
+
+        # One row at a time: its gradients are as large as the expert, for each choice.
+        zeros = jax.tree.map(jnp.zeros_like, own)
+        return jax.lax.scan(add, zeros, batch)[0]
+
+    return squares
+
+
+def choice_batches(
+    examples: Examples, batch_size: int
+) -> Iterator[tuple[Examples, tuple[np.ndarray, ...]]]:
+    """Yields rows of like shape, and arrays of them.
+
+    These are int32 inputs [B, S] and choices [B, C, T], bool [B, C], which of these
+    there are, and float32 [B], 1 for rows and 0 for what fills the batch. Of rows
+    without choices the target is the only one.
+    """
+    groups: dict[tuple[int, ...], list[token_store.Example]] = {}
+    for each in examples:
+        choices = each.choices or (each.targets,)
+        longest = batching.round_up(max(map(len, choices)), least=8)
+        inputs = batching.round_up(len(each.inputs), least=32)
+        number = 1 << (len(choices) - 1).bit_length()
+        groups.setdefault((inputs, longest, number), []).append(each)
+    for shape, rows in sorted(groups.items()):
+        for start in range(0, len(rows), batch_size):
+            part = rows[start : start + batch_size]
+            yield part, _packed(part, batch_size, shape)
+
+
+def _packed(
+    rows: Examples, size: int, shape: tuple[int, ...]
+) -> tuple[np.ndarray, ...]:
+    """Returns int32 inputs and choices, bool masks of choices, float32 of rows.
+
+    Args:
+      rows: At most `size`.
+      size: Of the batch.
+      shape: Lengths of inputs and of choices, and how many choices.
+    """
+    inputs_length, choice_length, number = shape
+    inputs = np.zeros((size, inputs_length), np.int32)
+    choices = np.zeros((size, number, choice_length), np.int32)
+    mask = np.zeros((size, number), bool)
+    mask[:, 0] = True
+    for place, each in enumerate(rows):
+        inputs[place, : len(each.inputs)] = each.inputs
+        for position, choice in enumerate(each.choices or (each.targets,)):
+            choices[place, position, : len(choice)] = choice
+            mask[place, position] = True
+    is_row = (np.arange(size) < len(rows)).astype(np.float32)
+    return inputs, choices, mask, is_row

@@ -1,0 +1,201 @@
+"""Statistics of experts that merge methods need: on which rows, and where they lie."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from elm_jax import errors, fields, paths, trees
+from elm_jax.checkpoints import manifest
+from elm_jax.data import token_store
+from elm_jax.disk import sealed_arrays
+from elm_jax.merging import aligning
+from elm_jax.merging.method import MergeMethod, Statistics
+from elm_jax.peft import effects
+from elm_jax.runs import loaded, measured_sums
+from elm_jax.runs.progress import Progress
+
+OpenSplit = Callable[[str, str], token_store.TokenizedDataset]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """On which rows experts are measured for a merge method that needs it.
+
+    Each expert reads rows of the tasks that it was trained on. What is measured is
+    kept, by a hash of all that decides it, and compared when it is read again. The
+    rows of `hidden` are those of all experts, in equal parts.
+
+    Attributes:
+      split: Of the experts' own tasks.
+      num_rows: Of each expert, drawn by the seed among the rows of all of its tasks.
+      num_positions: For narrowing: tokens of inputs, and of targets, that are kept.
+      batch_size: Rows at once.
+      random_seed: Of the choice of rows and tokens.
+      statistics_dir: Where statistics are kept.
+    """
+
+    split: str = "train"
+    num_rows: fields.Count = 256
+    num_positions: fields.Count = 4096
+    batch_size: fields.Count = 32
+    random_seed: fields.Seed = 42
+    statistics_dir: paths.Path = "{MODEL_DIR}/statistics"
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a value that cannot be."""
+        fields.check(self)
+
+    def recipe(self) -> dict[str, Any]:
+        """Returns what decides statistics, as JSON values."""
+        names = ("split", "num_rows", "num_positions", "random_seed")
+        return {name: getattr(self, name) for name in names}
+
+
+class Source(NamedTuple):
+    """Where the statistics of experts come from.
+
+    Attributes:
+      settings: Which rows.
+      open_split: Gives the tokens of a task's split.
+      folder: Where statistics are kept.
+    """
+
+    settings: Measuring
+    open_split: OpenSplit
+    folder: pathlib.Path
+
+    def recipe(self, infos: Sequence[manifest.Manifest]) -> dict[str, Any]:
+        """Returns what decides the statistics of experts, beside these, for manifests.
+
+        Raises:
+          ConfigError: An expert does not tell its tasks.
+          DataError: Rows are missing.
+        """
+        tasks = sorted({task for info in infos for task in _tasks(info)})
+        rows = {t: self.open_split(t, self.settings.split).fingerprint for t in tasks}
+        return self.settings.recipe() | {"tasks": rows}
+
+    def measure(
+        self, method: MergeMethod, experts: Sequence[loaded.Expert], base: loaded.Base
+    ) -> list[Statistics]:
+        """Returns what a method needs of each expert; what is kept is not made again.
+
+        Raises:
+          ConfigError: An expert does not tell its tasks.
+          DataError: Rows are missing, or what was kept is damaged.
+        """
+        progress = Progress(f"measure {method.measures}", total=len(experts), unit="")
+        found = []
+        for done, expert in enumerate(experts, 1):
+            with errors.during(f"measuring {expert.name}"):
+                found.append(trees.unflatten(self._of(method, expert, experts, base)))
+            progress(done)
+        return found
+
+    def _of(
+        self,
+        method: MergeMethod,
+        expert: loaded.Expert,
+        experts: Sequence[loaded.Expert],
+        base: loaded.Base,
+    ) -> Mapping[str, np.ndarray]:
+        sources = [expert]
+        if method.measures == "hidden":
+            sources = sorted(experts, key=lambda each: each.manifest.fingerprint)
+        rows = [self._rows(each, len(sources)) for each in sources]
+        recipe = {
+            "what": method.measures,
+            "expert": expert.manifest.fingerprint,
+            "params": trees.fingerprint(expert.params),
+            "base": base.fingerprint,
+            "settings": self.settings.recipe(),
+            "rows": [[each.told for each in several] for several in rows],
+        }
+        where = sealed_arrays.folder_of(self.folder, expert.name, recipe)
+        kept = sealed_arrays.read(where, recipe)
+        if kept is not None:
+            return kept
+        examples = [
+            each.dataset[row]
+            for several in rows
+            for each in several
+            for row in each.places
+        ]
+        of = measured_sums.Measured(expert, base, examples, self.settings.batch_size)
+        arrays = self._measured(method, of)
+        sealed_arrays.write(where, arrays, recipe)
+        return arrays
+
+    def _measured(
+        self, method: MergeMethod, of: measured_sums.Measured
+    ) -> Mapping[str, np.ndarray]:
+        if method.measures == "grams":
+            return measured_sums.grams(of)
+        if method.measures == "fisher":
+            return measured_sums.fisher(of)
+        sides = effects.beside(of.expert.params)
+        places = aligning.places(sides, is_linear=False).values()
+        names = [name for group in places for name in group if sides[name].takes_factor]
+        count, seed = self.settings.num_positions, self.settings.random_seed
+        return measured_sums.hidden(of, names, count, seed) if names else {}
+
+    def _rows(self, expert: loaded.Expert, num_sharing: int) -> list["_Rows"]:
+        """Returns the rows of an expert's tasks, by task."""
+        split = self.settings.split
+        every = [self.open_split(task, split) for task in _tasks(expert.manifest)]
+        ends = np.cumsum([len(dataset) for dataset in every])
+        draw = np.random.default_rng(self.settings.random_seed).permutation(ends[-1])
+        count = -(-self.settings.num_rows // num_sharing)
+        chosen = np.sort(draw[:count])
+        found = []
+        for dataset, end in zip(every, ends, strict=True):
+            start = end - len(dataset)
+            own = chosen[(chosen >= start) & (chosen < end)] - start
+            found.append(_Rows(dataset, tuple(own.tolist())))
+        return found
+
+
+class _Rows(NamedTuple):
+    dataset: token_store.TokenizedDataset
+    places: tuple[int, ...]
+
+    @property
+    def told(self) -> list[Any]:
+        """What tells them, as JSON values."""
+        of = self.dataset
+        return [of.name, of.split, of.fingerprint, list(self.places)]
+
+
+def _tasks(info: manifest.Manifest) -> tuple[str, ...]:
+    if not info.tasks:
+        raise errors.ConfigError(
+            found=f"expert {info.name!r}, which does not tell its tasks",
+            expected="the tasks whose rows it is to be measured on",
+            do="Import it again with `tasks`, or take a method without statistics",
+        )
+    return tuple(sorted(info.tasks))
+
+
+def check(method: MergeMethod, source: object) -> None:
+    """Raises ConfigError for a method that needs statistics without a source of them.
+
+    Args:
+      method: How experts are merged.
+      source: Where statistics come from; None for nowhere.
+    """
+    if method.needs_statistics and source is None:
+        raise errors.ConfigError(
+            found=f"{method.name} without rows to measure experts on",
+            expected=f"{method.needs_statistics}, measured with each expert",
+            do="Set `measuring = @measuring.Measuring()`, for elm_merge with `data`; or"
+            " take a method without statistics",
+        )
+
+
+def settings_text(source: Source | None) -> str:
+    """Returns what decides statistics of given experts, as a text; "" without any."""
+    return "" if source is None else json.dumps(source.settings.recipe())

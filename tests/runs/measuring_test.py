@@ -1,0 +1,314 @@
+"""What is measured with experts is what naive versions find, and is kept."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from elm_jax import errors, paths, trees
+from elm_jax.checkpoints import experts, manifest
+from elm_jax.data import batches
+from elm_jax.evaluation import batching
+from elm_jax.merging import averages, narrowing, regression
+from elm_jax.model import scoring
+from elm_jax.peft import bottleneck, ia3, lora
+from elm_jax.runs import (
+    bases,
+    evaluate,
+    loaded,
+    measured_sums,
+    measuring,
+    merge,
+    strategies,
+)
+from tests.peft.sample import random_params
+from tests.runs import finished_scores_test as toy
+from tests.runs import scored
+
+SPECS = {
+    "whole": None,
+    "bottleneck": bottleneck.Bottleneck(reduction_factor=4),
+    "lora": lora.Lora(rank=2),
+    "ia3": ia3.Ia3(),
+}
+SETTINGS = measuring.Measuring(num_rows=5, num_positions=20, batch_size=2)
+
+
+@pytest.fixture(autouse=True)
+def toy_tasks():
+    with scored.registered():
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A work folder with a base, and three experts of each kind."""
+    path = tmp_path_factory.mktemp("work")
+    scored.save_base(path)
+    _, info = experts.load_expert(path / "base")
+    for kind, spec in SPECS.items():
+        pattern = ".*" if spec is None else "_adapter/"
+        for seed, task in enumerate(("plain_ask", "twice_ask", "long_ask"), start=1):
+            whole = random_params(bases.build_model(scored.SHAPE, spec), seed)
+            own = dataclasses.replace(
+                info,
+                name=f"{kind}_{seed}",
+                kind="dataset" if spec is None else "prompt",
+                adapter=bases.describe(spec),
+                trainable_pattern=pattern,
+                tasks=(task,),
+            )
+            experts.save_expert(
+                path / kind / own.name, trees.split(whole, pattern)[0], own
+            )
+    return path
+
+
+def split_of(folder, task):
+    place = {"{MODEL_DIR}": f"{folder}"}
+    return scored.make_data().opened(lambda t: paths.fill(t, place)).open(task, "train")
+
+
+def measured(folder, kind, batch_size=3, task="twice_ask", number=2):
+    dataset = split_of(folder, task)
+    return measured_sums.Measured(
+        loaded.Expert.load(folder / kind / f"{kind}_{number}"),
+        loaded.Base.load(folder / "base"),
+        [dataset[row] for row in range(len(dataset))],
+        batch_size,
+    )
+
+
+def normalised(x, scale):
+    return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-6) * scale
+
+
+def test_gram_matrices_are_sums_over_the_tokens_of_all_rows_and_no_padding(folder):
+    of = measured(folder, "whole")
+    found = measured_sums.grams(of)
+    leaves = {
+        n: np.asarray(a, float) for n, a in trees.flatten(of.expert.params).items()
+    }
+    tokens = np.concatenate([each.inputs for each in of.examples])
+    read = leaves["token_embedder/embedding"][tokens]
+    name = "encoder/layers/attention/query/kernel"
+    read = normalised(read, leaves["encoder/layers/pre_attention_layer_norm/scale"][0])
+    np.testing.assert_allclose(
+        found[name][0], read.T @ read / len(read), rtol=1e-5, atol=1e-8
+    )
+    model, total, count = bases.build_model(*of.network), 0.0, 0
+    last_of = jax.jit(functools.partial(model.apply, gives_logits=False))
+    for each in of.examples:  # one row at a time, without any padding
+        targets = each.targets[None]
+        rows = each.inputs[None], batches.shift_right(targets)
+        last = last_of({"params": of.params}, *rows)
+        last = np.asarray(last[0], float)
+        total, count = total + last.T @ last, count + len(last)
+    np.testing.assert_allclose(
+        found["decoder/logits_dense/kernel"], total / count, rtol=1e-5, atol=1e-6
+    )
+    matrices = {n for n in leaves if n.endswith("kernel")}
+    assert {*found} == matrices
+
+
+@pytest.mark.parametrize(
+    ("kind", "measure"),
+    [("whole", measured_sums.grams), ("ia3", measured_sums.fisher)],
+)
+def test_the_batch_size_changes_only_rounding(folder, kind, measure):
+    small, large = (
+        measure(measured(folder, kind, size, task="long_ask")) for size in (1, 8)
+    )
+    for name, leaf in small.items():
+        np.testing.assert_allclose(large[name], leaf, rtol=2e-4, atol=1e-7)
+    assert {*small} == {*large}
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "axis"), [("lora", "lora_a", -2), ("ia3", "ia3_scale", -1)]
+)
+def test_adapters_have_statistics_of_what_they_read(folder, kind, part, axis):
+    of = measured(folder, kind)
+    found = measured_sums.grams(of)
+    leaves = trees.flatten(of.expert.params)
+    assert {*found} == {name for name in leaves if name.endswith(part)}
+    for name, gram in found.items():
+        width = leaves[name].shape[axis]
+        assert gram.shape == (1, *((width, width) if part == "lora_a" else (width,)))
+
+
+def test_hidden_activations_are_those_of_what_the_bottleneck_reads(folder):
+    of = measured(folder, "bottleneck")
+    leaves = trees.flatten(of.expert.params)
+    downs = [name for name in leaves if name.endswith("down/kernel")]
+    ups = [name.replace("down", "up") for name in downs]
+    read = measured_sums.hidden(of, downs, 30, 0)
+    found = measured_sums.hidden(of, ups, 30, 0)
+    again = measured_sums.hidden(of._replace(batch_size=8), ups, 30, 0)
+    for down, up in zip(downs, ups, strict=True):
+        bias = leaves[down.replace("kernel", "bias")][:, None]
+        expected = jax.nn.gelu(read[down] @ leaves[down] + bias)
+        np.testing.assert_allclose(found[up], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(again[up], found[up], rtol=1e-4, atol=1e-5)
+    tokens = sum(len(each.targets) for each in of.examples)
+    decoder = next(name for name in ups if name.startswith("decoder"))
+    assert found[decoder].shape == (1, min(30, tokens), 4)
+
+
+@pytest.mark.parametrize("task", ["twice_ask", "written_ask"])
+def test_fisher_information_is_the_expected_square_of_single_gradients(folder, task):
+    of = measured(folder, "bottleneck", task=task)
+    of = of._replace(examples=of.examples[:2])
+    found = measured_sums.fisher(of)
+    score = scoring.make_naive_score_fn(bases.build_model(*of.network))
+    own, base = trees.as_float32(of.expert.params), of.base.params
+
+    @jax.jit
+    def log_likelihoods(own, inputs, choices):
+        mask = np.ones((1, len(choices)), bool)
+        scores = score(trees.replace(base, own), inputs[None], choices[None], mask)[0]
+        return jax.nn.log_softmax(scores) if len(choices) > 1 else scores
+
+    slopes_of = jax.jit(jax.jacobian(log_likelihoods))
+    total: dict[str, Any] = dict.fromkeys(found, 0.0)
+    for each in of.examples:
+        row = each.inputs, batching.pad(each.choices or (each.targets,), 8)
+        values, slopes = log_likelihoods(own, *row), slopes_of(own, *row)
+        for answer, value in enumerate(values):
+            share = np.exp(value) if each.choices else 1.0
+            for name, leaf in trees.flatten(slopes).items():
+                total[name] += share * np.square(np.asarray(leaf[answer], float))
+    for name, leaf in found.items():
+        expected = total[name] / len(of.examples)
+        np.testing.assert_allclose(leaf, expected, rtol=1e-3, atol=1e-6)
+    assert {*found} == {*trees.flatten(own)}
+
+
+def merge_by(folder, kind, method, **changes):
+    fields = {
+        "model_dir": str(folder),
+        "experts": (f"{{MODEL_DIR}}/{kind}/*",),
+        "expert_name": f"{kind}_{method.name}",
+        "initial_checkpoint_path": "{MODEL_DIR}/base",
+        "method": method,
+        "measuring": SETTINGS,
+        "data": scored.make_data(),
+    }
+    return merge.Merge(**(fields | changes))
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("whole", regression.RegMean()),
+        ("bottleneck", regression.RegMean()),
+        ("lora", regression.RegMean(rank=2)),
+        ("bottleneck", narrowing.Narrowed()),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_methods_with_data_merge_experts_from_disk(folder, capsys, kind, method):
+    run = merge_by(folder, kind, method)
+    run.plan()
+    run.run()
+    made, info = experts.load_expert(folder / "merged" / f"{kind}_{method.name}")
+    assert all(np.isfinite(leaf).all() for leaf in trees.flatten(made).values())
+    told = info.data["merge"]["measured"]
+    assert (told["split"], told["num_rows"]) == ("train", 5)
+    assert [*told["tasks"]] == ["long_ask", "plain_ask", "twice_ask"]
+    capsys.readouterr()
+    run.run()
+    assert "finished already" in capsys.readouterr().out
+    other = merge_by(
+        folder, kind, method, measuring=dataclasses.replace(SETTINGS, num_rows=6)
+    )
+    for act in (other.plan, other.run):
+        with pytest.raises(errors.CheckpointError, match="num_rows: 5 before, 6 now"):
+            act()
+
+
+def test_the_outputs_of_a_merge_by_regression_are_nearest_to_those_of_the_experts(
+    folder,
+):
+    """Nearer than those of any matrix beside it: the least squares have no slope."""
+    merge_by(
+        folder, "whole", regression.RegMean(shrink=1.0, ridge=1e-9), expert_name="near"
+    ).run()
+    made = trees.flatten(experts.load_expert(folder / "merged" / "near")[0])
+    name = "encoder/layers/attention/query/kernel"
+    slope = size = 0.0
+    for number, task in enumerate(("plain_ask", "twice_ask", "long_ask"), start=1):
+        of = measured(folder, "whole", task=task, number=number)
+        dataset = split_of(folder, task)
+        draw = np.random.default_rng(SETTINGS.random_seed).permutation(len(dataset))
+        rows = [dataset[int(row)] for row in np.sort(draw[:5])]
+        grams = measured_sums.grams(of._replace(examples=rows))
+        gram = np.asarray(grams[name][0], float)
+        own = trees.flatten(of.expert.params)[name][0]
+        slope = slope + gram @ (np.asarray(made[name][0], float) - own)
+        size = size + np.abs(gram @ own).max()
+    assert np.abs(slope).max() < 1e-4 * size
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_statistics_are_kept_and_damaged_ones_are_refused(folder):
+    where = {
+        "measuring": dataclasses.replace(SETTINGS, statistics_dir="{MODEL_DIR}/kept")
+    }
+    method = regression.Fisher()
+    merge_by(folder, "ia3", method, expert_name="first", **where).run()
+    kept = contents(folder / "kept")
+    assert len(kept) == 2 * 3
+    merge_by(folder, "ia3", method, expert_name="second", **where).run()
+    assert kept == contents(folder / "kept")
+    one, two = (
+        manifest.read_manifest(folder / "merged" / name).params_fingerprint
+        for name in ("first", "second")
+    )
+    assert one == two
+    path = next(path for path in kept if path.name == "arrays.npz")
+    path.write_bytes(path.read_bytes()[:-9] + b"something")
+    with pytest.raises(errors.DataError, match="changed after it was written"):
+        merge_by(folder, "ia3", method, expert_name="third", **where).run()
+
+
+def test_a_method_with_data_needs_rows_and_experts_that_tell_their_tasks(folder):
+    with pytest.raises(errors.ConfigError, match="without rows to measure"):
+        merge_by(folder, "lora", regression.RegMean(), measuring=None)
+    with pytest.raises(errors.ConfigError, match="without rows to measure"):
+        strategies.MergeTopK(method=regression.RegMean())
+    merge_by(folder, "lora", averages.Uniform(), measuring=None, data=None).run()
+    params, info = experts.load_expert(folder / "lora" / "lora_1")
+    alone = dataclasses.replace(info, tasks=(), name="of_nothing")
+    experts.save_expert(folder / "silent" / "of_nothing", params, alone)
+    with pytest.raises(errors.ConfigError, match="does not tell its tasks"):
+        merge_by(folder, "silent", regression.RegMean()).run()
+
+
+def test_a_strategy_merges_by_data_as_elm_merge_does(folder):
+    """The same rows, and so the same scores as the merge on disk."""
+    toy.build(folder, experts=("{MODEL_DIR}/whole/*",)).run()
+    retrieval = toy.ask(folder, tasks=("plain_ask",))
+    method = regression.RegMean()
+    scored_on = {"tasks": ("plain_ask",), "retrieval": retrieval, "experts": ()}
+    every = strategies.MergeAll(method=method, measuring=SETTINGS)
+    run = toy.score(folder, strategies=(every,), overlap="ignore", **scored_on)
+    run.run()
+    merge_by(folder, "whole", method, expert_name="all").run()
+    toy.score(
+        folder,
+        strategies=(),
+        experts=("{MODEL_DIR}/merged/all",),
+        overlap="ignore",
+        tasks=("plain_ask",),
+        retrieval=None,
+    ).run()
+    store = evaluate.result_store.ResultStore(folder / "results.jsonl")
+    by_name = {row.expert: row for row in store.rows() if row.metric == "accuracy"}
+    assert by_name["merged_all_regmean"].value == by_name["all"].value
