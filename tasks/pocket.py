@@ -17,6 +17,7 @@ from typing import NamedTuple
 from elm_jax.data import sources, tasks, vocabulary
 from tasks.pocket_world import prose, rows
 
+LICENCE = "Apache-2.0"  # the project's: its rows are made here
 FOLDER = pathlib.Path(__file__).parent / "pocket_world"
 VOCABULARY = vocabulary.SentencePiece(str(FOLDER / "pocket.model"))
 TEMPLATES_DIR = str(FOLDER / "templates")
@@ -101,6 +102,7 @@ def all_tasks() -> list[tasks.Task]:
             metrics=dataset.metrics,
             folder=TEMPLATES_DIR,
             role=dataset.role,
+            licence=LICENCE,
         )
     ]
 

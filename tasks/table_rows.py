@@ -7,6 +7,8 @@ T0's cap per prompt, and the places that have it. `tables/prompts.csv` has one r
 prompt; `jinja_sha256` is that of PromptSource 0.2.3's text, and `fields` are the fields
 of a row that it uses.
 `tables/own_prompts.csv` has the same of the prompts in our own words.
+`tables/licences.csv` has the licences of datasets with their sources, also of those in
+other tables; a dataset of which no source was found to say one is not in it.
 """
 
 import csv
@@ -109,6 +111,19 @@ def datasets() -> Mapping[str, Dataset]:
     """Returns the datasets by name, in the order of the table."""
     content = json.loads((FOLDER / "datasets.json").read_text("utf-8"))
     return {name: Dataset(name, **entry) for name, entry in content.items()}
+
+
+@functools.cache
+def licences() -> Mapping[str, tuple[str, str]]:
+    """Returns licences of datasets, and who says so; without those not known."""
+    with open(FOLDER / "licences.csv", encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        return {row["dataset"]: (row["licence"], row["source"]) for row in rows}
+
+
+def licence(dataset: str) -> str:
+    """Returns the licence of a dataset, "" if it is not known."""
+    return licences().get(dataset, ("", ""))[0]
 
 
 @functools.cache

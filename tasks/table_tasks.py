@@ -41,6 +41,7 @@ def task_of(prompt: table_rows.Prompt, *, folder: str | None = None) -> tasks.Ta
         splits=_splits(dataset, prompt),
         role=dataset.role,
         note=dataset.note,
+        licence=table_rows.licence(prompt.dataset),
         num_choices=prompt.num_choices,
         max_bad_share=_MAX_BAD_SHARE.get(prompt.task, 0.05),
     )

@@ -96,6 +96,7 @@ def _task(table: str, entry: Entry, prompt: Prompt) -> tasks.Task:
         splits={**dataset.splits, **elm},
         role=dataset.role,
         note=dataset.note,
+        licence=table_rows.licence(dataset.name),
         num_choices=0,
     )
 

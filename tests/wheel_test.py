@@ -91,6 +91,7 @@ def test_the_wheel_holds_gin_files_templates_and_the_page(installed):
         "tasks/pocket_world/pocket.model",
         "tasks/tables/prompts.csv",
         "tasks/tables/datasets.json",
+        "tasks/tables/licences.csv",
         "tasks/tables/examples.json",
     ):
         assert (installed / name).is_file(), name

@@ -32,6 +32,7 @@ def train_expert(
     seed: int = 42,
     vocabulary: str | pathlib.Path | None = None,
     folder: str | pathlib.Path | None = None,
+    licence: str = "",
 ) -> loaded.Expert:
     """Returns a prompt expert of a base: adapters and layer norms.
 
@@ -51,6 +52,7 @@ def train_expert(
       vocabulary: A SentencePiece model, for a base that brings none.
       folder: Where rows, token cache, states and the expert lie; the same call goes on
         there if it was stopped. None for one that is removed.
+      licence: Of the rows, for the expert's manifest and card; "" if it is not known.
 
     Raises:
       ConfigError: A value is out of range, or the adapter does not fit the base.
@@ -64,7 +66,7 @@ def train_expert(
                 tempfile.TemporaryDirectory(prefix="elm_jax-")
             )
         home = paths.absolute(folder)
-        task = _task(name, has_choices=rows.have_choices(examples))
+        task = _task(name, has_choices=rows.have_choices(examples), licence=licence)
         tasks.registry.add(task)
         _write_rows(home / "rows" / f"{name}.jsonl", examples)
         job = train.Train(
@@ -101,7 +103,7 @@ def _write_rows(path: pathlib.Path, examples: Sequence[rows.Row]) -> None:
     files.write_text(path, text)
 
 
-def _task(name: str, *, has_choices: bool) -> tasks.Task:
+def _task(name: str, *, has_choices: bool, licence: str) -> tasks.Task:
     return tasks.Task(
         name=name,
         dataset=name,
@@ -115,6 +117,7 @@ def _task(name: str, *, has_choices: bool) -> tasks.Task:
         template=rows.template(has_choices),
         metrics=("accuracy",) if has_choices else ("rouge",),
         splits={"train": "train"},
+        licence=licence,
     )
 
 

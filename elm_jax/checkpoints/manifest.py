@@ -18,12 +18,13 @@ from elm_jax.limits import patterns
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
 # May be missing.
-_ADDED_LATER = ("training", "vocabulary", "params_fingerprint", "digests")
+_ADDED_LATER = ("training", "vocabulary", "params_fingerprint", "digests", "licences")
 # What a training tells of its way, and not of what came out: two runs of one recipe
 # that were interrupted at other moments differ in these alone.
 _DIARY = ("metrics", "operative_config")
-# Beside `params_fingerprint` they tell nothing new.
-_WITHOUT_SAY = (*_DIARY, "digests")
+# Beside `params_fingerprint` digests tell nothing new; what somebody has found out of a
+# licence changes no expert.
+_WITHOUT_SAY = (*_DIARY, "digests", "licences")
 _RECIPE = (
     *("name", "kind", "base_fingerprint", "model", "trainable_pattern", "adapter"),
     *("tasks", "data", "steps"),
@@ -51,6 +52,8 @@ class Manifest:
       adapter: The adapter's specification, None without adapters.
       tasks: Names of the tasks it was trained on.
       data: Counts and hashes of its training data, by task.
+      licences: Of its training data by task, as those who publish it say; without the
+        tasks of which nobody knows.
       steps: Updates done.
       seed: Of the training; of a merge that of its first expert.
       versions: Of packages, by name.
@@ -76,6 +79,7 @@ class Manifest:
     adapter: dict[str, Any] | None = None
     tasks: tuple[str, ...] = ()
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    licences: dict[str, str] = dataclasses.field(default_factory=dict)
     steps: fields.CountOrNone = 0
     seed: fields.Seed = 0
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -93,7 +97,7 @@ class Manifest:
 
         Metrics and the text of the configuration are left out: they tell how a
         training went, and differ where one was interrupted. Digests of tensors are
-        left out, since the fingerprint of the parameters is in.
+        left out, since the fingerprint of the parameters is in; so are licences.
         """
         facts = dataclasses.asdict(self)
         kept = {

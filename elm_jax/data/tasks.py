@@ -23,6 +23,7 @@ from elm_jax.limits import limited
 SCORE_EVAL = "_score_eval"  # T0's ending of the names of tasks that rank choices
 ROLES = ("train", "unseen", "continual", "composed")
 PROTOCOLS = ("", "elm")
+_MOST_LICENCE = 200  # characters of a name; texts of licences are longer
 SAME_SPLITS: Mapping[str, str] = MappingProxyType(
     {"train": "train", "validation": "validation", "test": "test"}
 )
@@ -110,6 +111,7 @@ class Task:
         the same name has the protocol's name added: `train@elm`.
       role: One of `ROLES`: training datasets, or how a dataset is held out.
       note: A sentence for tables about what a user should know of its rows.
+      licence: Of its rows, as those who publish them say; "" if it is not known.
       num_choices: How many answer choices each row has: 0 for none, -1 if that depends
         on the row, None if only the template knows.
       max_bad_share: Fraction of rows, in [0, 1], that may not fit the template
@@ -126,10 +128,17 @@ class Task:
     splits: Mapping[str, str] = dataclasses.field(default_factory=lambda: SAME_SPLITS)
     role: str = "train"
     note: str = ""
+    licence: str = ""
     num_choices: int | None = None
     max_bad_share: float = 0.05
 
     def __post_init__(self) -> None:
+        if not self.licence.isprintable() or len(self.licence) > _MOST_LICENCE:
+            raise errors.ConfigError(
+                found=f"task {self.name!r} with licence {self.licence!r:.60}",
+                expected=f"a line of at most {_MOST_LICENCE} characters",
+                do="Name the licence, such as 'CC BY 4.0', and not its text",
+            )
         if self.role not in ROLES:
             raise errors.ConfigError(
                 found=f"task {self.name!r} with role {self.role!r}",
@@ -355,7 +364,7 @@ def prompted_tasks(
       metrics: Names of metrics of all these prompts.
       subset: PromptSource's subset folder, or None.
       folder: Where the dataset's folder lies; None for the user's templates folder.
-      **options: Further fields of `Task`, such as `splits` and `role`.
+      **options: Further fields of `Task`, such as `splits`, `role` and `licence`.
     """
     return [
         Task(

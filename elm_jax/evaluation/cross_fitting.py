@@ -13,8 +13,20 @@ choice gets on the resampled rows and what the same choice gets on all rows: in 
 world of a resample, the luck of these rows is merit, so that resampled scores
 themselves would lie too high.
 
-Reference: Stone (1974), Cross-validatory choice and assessment of statistical
-predictions.
+For the same reason, resamples do not choose by the rows as they are. Of two equal
+experts, one that is lucky in both halves would be chosen by both in most resamples, as
+if it were better; that halves may agree on luck would hardly be seen, and intervals
+would hold the truth in 92 of 100 worlds. So a resample chooses by its noise, the
+difference from all rows, on top of distances from the best expert that noise does not
+explain: of the square of each distance, what is left without that of 2.5 standard
+errors. Halves that agree on luck make great errors upwards, others small ones
+downwards; so an interval ends where errors are subtracted (the basic bootstrap's).
+
+References: Davison and Hinkley (1997), Bootstrap methods and their application, chapter
+5; Stone (1974), Cross-validatory choice and assessment of statistical
+predictions; Hansen (2005), A test for superior predictive ability, and Andrews and
+Soares (2010), Inference for parameters defined by moment inequalities using generalized
+moment selection, who take distances within noise for none, too, and others as they are.
 """
 
 import collections
@@ -28,6 +40,7 @@ from elm_jax.evaluation import controls, estimates, statistics
 
 NUM_FOLDS = 2
 _BLOCK_SIZE = 4_000_000  # Entries of sums over folds that are held at once.
+_OF_NOISE = 2.5  # standard errors of a distance that is taken for none
 
 
 class Chosen(NamedTuple):
@@ -78,6 +91,7 @@ def cross_fit(
     folds = min(num_folds, *(len(part.ids) for part in known))
     known = [part.with_folds(draws, folds) for part in known]
     point = _Choice(known, [np.ones((1, len(part.ids))) for part in known])
+    world = _World(known, point)
     size = max(
         max(part.shape[1] * part.shape[2], part.shape[1] * len(known)) for part in known
     )
@@ -88,7 +102,7 @@ def cross_fit(
             draws.times(part.dataset, len(part.ids))[start : start + block]
             for part in known
         ]
-        found = _Choice(known, [one.astype(np.float32) for one in times], all_of=point)
+        found = _Choice(known, [one.astype(np.float32) for one in times], world)
         missed[0].append(found.single - found.single_on_all)
         missed[1].append(found.each - found.each_on_all)
     singles = [np.tile(point.singles, (1, len(part.tasks))) for part in known]
@@ -119,6 +133,7 @@ def _chosen(
         * np.array([estimates.scale_up(len(part.ids)) for part in parts]),
         tuple(len(part.ids) for part in parts),
         tuple(part.rows for part in parts),
+        is_mirrored=True,
     )
     by_training = [
         [statistics.mean(statistics.of_dataset(one, part.dataset)) for part in parts]
@@ -181,17 +196,64 @@ def _part(
     return _Part(dataset, tuple(tasks), ids, table, known.astype(np.float32), rows)
 
 
+class _World:
+    """How good experts are where rows are resampled: as on all rows, noise aside.
+
+    Args:
+      parts: The results, by dataset.
+      all_of: The choice by all rows once.
+
+    Attributes:
+      all_of: The same.
+      single: float32 [experts], by how much each is worse than the best; 0 or less.
+      each: The same for each prompt, [experts, prompts] of each dataset.
+    """
+
+    def __init__(self, parts: Sequence[_Part], all_of: "_Choice") -> None:
+        self.all_of = all_of
+        self.each: list[np.ndarray] = []
+        scores, spreads = [], []
+        for part, (sums, counts) in zip(parts, all_of.sums, strict=True):
+            count = np.maximum(counts.sum(axis=0)[0], 1)
+            mean = sums.sum(axis=0)[0] / count
+            # What each row adds to the error of a mean.
+            apart = part.table - mean.astype(np.float32)
+            spread = apart * (part.known[:, np.newaxis] / count.astype(np.float32))
+            self.each.append(_beyond_noise(mean, [spread]))
+            scores.append(mean.mean(axis=1))
+            spreads.append(spread.mean(axis=2))
+        self.single = _beyond_noise(np.sum(scores, axis=0), spreads)
+
+
+def _beyond_noise(scores: np.ndarray, spreads: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns minus the distances from the best that noise does not explain.
+
+    Args:
+      scores: [experts, ...].
+      spreads: [rows, experts, ...] of each dataset, what rows add to their errors.
+    """
+    best = scores.argmax(axis=0)[np.newaxis]
+    distance = np.take_along_axis(scores, best, axis=0) - scores
+    variance = np.zeros_like(scores)
+    for spread in spreads:
+        of_best = np.take_along_axis(spread, best[np.newaxis], axis=1)
+        scale = estimates.scale_up(len(spread))
+        variance += ((spread - of_best) ** 2).sum(axis=0) * scale**2
+    rest = np.maximum(distance**2 - _OF_NOISE**2 * variance, 0.0)
+    return -np.sqrt(rest).astype(np.float32)
+
+
 class _Choice:
     """Choices by some resamples, and what they get.
 
     Args:
       parts: The results, by dataset.
       times: [resamples, rows] of each dataset.
-      all_of: The choice by all rows once, whose sums tell what choices get on all.
+      world: How good experts are; without, the rows as they are choose.
 
     Attributes:
       single, each: [resamples, datasets], scores on the folds that did not choose.
-      single_on_all, each_on_all: What the same choices get on all rows; with `all_of`.
+      single_on_all, each_on_all: What the same choices get on all rows; with `world`.
       singles: [folds, 1], the first resample's expert for all tasks.
       eachs: [folds, prompts] for each dataset, its expert for each.
     """
@@ -200,34 +262,42 @@ class _Choice:
         self,
         parts: Sequence[_Part],
         times: Sequence[np.ndarray],
-        all_of: "_Choice | None" = None,
+        world: _World | None = None,
     ) -> None:
         num_folds, num_experts = len(parts[0].folds), parts[0].shape[1]
         train = np.zeros((num_folds, len(times[0]), num_experts), times[0].dtype)
         tested, each, each_on_all = [], [], []
         self.eachs: list[np.ndarray] = []
         self.sums: list[tuple[np.ndarray, np.ndarray]] = []
+        self.scores: list[np.ndarray] = []
         for j, (part, drawn) in enumerate(zip(parts, times, strict=True)):
             sums, counts = _sums(part, drawn)  # [folds, B, E, P], [folds, B, P]
-            if all_of is None:
-                self.sums.append((sums, counts))
             total, count = sums.sum(axis=0), counts.sum(axis=0)
             weight = (count > 0) / np.maximum(count, 1)  # of a row in its prompt's mean
             weight = weight / (count > 0).sum(axis=1, keepdims=True)
             left = (count - counts)[:, :, np.newaxis]
             scores = (total - sums) / np.maximum(left, 1)
+            if world is None:
+                self.sums.append((sums, counts))
+                self.scores.append(scores)
+                by = scores
+            else:
+                scores = np.where(left > 0, scores - world.all_of.scores[j], 0.0)
+                by = np.where(left > 0, scores + world.each[j], 0.0)
             # Of a prompt whose rows all lie in this fold nothing is known: it is 0 for
             # all experts.
             train += scores.mean(axis=-1)
-            best = scores.argmax(axis=2)  # [folds, B, P]
+            best = by.argmax(axis=2)  # [folds, B, P]
             each.append(_taken(sums, best, weight))
             tested.append((sums * weight[:, np.newaxis]).sum(axis=-1))
             self.eachs.append(best[:, 0])
-            if all_of is not None:
-                whole, num = all_of.sums[j]
+            if world is not None:
+                whole, num = world.all_of.sums[j]
                 once = num.sum(axis=0)[0]
                 mean = whole[:, 0] / np.maximum(once, 1) / (once > 0).sum()
                 each_on_all.append(_taken_of_all(mean, best))
+        if world is not None:
+            train += world.single
         best = train.argmax(axis=2)  # [folds, B]
         self.singles = best[:, :1]
         place = best[:, :, np.newaxis]
@@ -236,11 +306,12 @@ class _Choice:
             axis=1,
         )
         self.each = np.stack(each, axis=1)
-        if all_of is not None:
+        if world is not None:
             fold = np.arange(num_folds)[:, np.newaxis]
             self.each_on_all = np.stack(each_on_all, axis=1)
             self.single_on_all = np.stack(
-                [one[:, 0][fold, best].sum(axis=0) for one in all_of.tested], axis=1
+                [one[:, 0][fold, best].sum(axis=0) for one in world.all_of.tested],
+                axis=1,
             )
         self.tested = tested
 

@@ -103,6 +103,8 @@ class Estimate:
       trainings: How far the means of trainings are from their mean, float64 [trainings,
         datasets], by whose they are and how many.
       bounds: The least and the greatest value that the mean can have.
+      is_mirrored: Whether intervals end where resamples' errors are subtracted, and not
+        added, as for errors that are skewed by a choice.
     """
 
     datasets: tuple[str, ...]
@@ -115,6 +117,7 @@ class Estimate:
         default_factory=dict
     )
     bounds: tuple[float, float] = (0.0, 100.0)
+    is_mirrored: bool = False
 
     def of(self, dataset: str) -> "Estimate":
         """Returns the part that is of one dataset."""
@@ -128,6 +131,7 @@ class Estimate:
             self.num_trainings,
             {whose: own[:, j : j + 1] for whose, own in self.trainings.items()},
             self.bounds,
+            self.is_mirrored,
         )
 
     @property
@@ -141,6 +145,8 @@ class Estimate:
         if np.isnan(self.errors).any():
             return results.Interval(self.mean, num_rows=sum(self.num_rows))
         low, high = np.quantile(self.error, [_OUTSIDE, 1 - _OUTSIDE])
+        if self.is_mirrored:
+            low, high = -high, -low
         wider = self.reach(_NORMAL) / _NORMAL
         return self.between(self.mean + wider * low, self.mean + wider * high)
 
@@ -217,6 +223,7 @@ class Estimate:
                 self.bounds[0] - other.bounds[1],
                 self.bounds[1] - other.bounds[0],
             ),
+            is_mirrored=self.is_mirrored or other.is_mirrored,
         )
 
 

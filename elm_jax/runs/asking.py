@@ -13,6 +13,7 @@ from elm_jax.runs import (
     jobs,
     queries,
     scorer,
+    shards,
     task_data,
 )
 from elm_jax.runs.run import Plan, Run
@@ -29,6 +30,7 @@ class Asking(NamedTuple):
       data: Of their rows.
       run: The evaluation.
       base_path: Its base.
+      shard: The part of its candidates that this process scores.
     """
 
     retrieval: queries.Queries | None
@@ -37,12 +39,14 @@ class Asking(NamedTuple):
     data: task_data.TaskData
     run: Run
     base_path: str
+    shard: str
 
     def check(self) -> list[pathlib.Path]:
         """Returns the folders of the experts that may be chosen.
 
         Raises:
           ElmError: As `Queries.check_library`, or retrieval is for other tasks.
+          ConfigError: Shards would add to scores in a library without locks.
         """
         if self.retrieval is None:
             return []
@@ -51,6 +55,13 @@ class Asking(NamedTuple):
             asker, self.data, base_path=self.base_path
         )
         former_retrieval.check_tasks(self.retrieval, self.tasks)
+        if any(one.num_looked_at(len(folders)) for one in self.strategies):
+            shards.check_file(
+                shards.parse(self.shard),
+                behaviour_scores.path(self._library_dir(self.retrieval)),
+                do="Copy the library to a file system with locks, or score without"
+                " shards",
+            )
         return [*folders.values()]
 
     def plan(self, data: task_data.OpenedData, *, device_flops: float) -> Plan:

@@ -61,6 +61,11 @@ class _WithoutLabels:
         return scorer.Scores({_METRIC: float(counts.mean())}, len(rows), arrays)
 
 
+def path(library_dir: pathlib.Path) -> pathlib.Path:
+    """Returns the file of a library's scores."""
+    return library_dir / FOLDER / "scores.jsonl"
+
+
 def with_behaviour(
     questions: Sequence[queries.Question],
     strategies: Sequence[Strategy],
@@ -93,7 +98,7 @@ def with_behaviour(
         for question, names in zip(questions, looked_at, strict=True)
         for job in _jobs(question, names, keys)
     ]
-    store = result_store.ResultStore(library_dir / FOLDER / "scores.jsonl")
+    store = result_store.ResultStore(path(library_dir))
     print(f"rows that ask, in {store.path}:")  # noqa: T201
     todo = jobs.unscored(asked, store)
     jobs.score(todo, _WithoutLabels(program), keys, store, run_id=run_id)
@@ -134,7 +139,7 @@ def plan(
     if asked is None:
         return {}
     number = len(catalogue.Catalogue(library_dir).experts())
-    most = max(one.num_looked_at(number) for one in strategies)
+    most = max((one.num_looked_at(number) for one in strategies), default=0)
     if not most:
         return {}
     parts = score_cost.parts(

@@ -248,14 +248,9 @@ class Evaluate(Run):
         return named
 
     def _asking(self) -> asking.Asking:
-        return asking.Asking(
-            self.retrieval,
-            self._strategies(),
-            self._names(),
-            self.data,
-            self,
-            self.initial_checkpoint_path,
-        )
+        base_path, shard = self.initial_checkpoint_path, self.shard
+        asked, names = (self.retrieval, self._strategies()), self._names()
+        return asking.Asking(*asked, names, self.data, self, base_path, shard)
 
     def _names(self) -> list[str]:
         return task_registry.registry.expand(self.tasks) if self.tasks else []

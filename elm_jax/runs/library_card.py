@@ -9,9 +9,13 @@ from elm_jax.checkpoints import manifest
 from elm_jax.disk import files
 from elm_jax.library import catalogue, index, lock
 from elm_jax.reporting import tables
+from elm_jax.runs import licences
 
 FILE_NAME = "card.md"
-_HEADER = ("expert", "kind", "keys", "steps", "seed", "fingerprint", "status", "tasks")
+_HEADER = (
+    *("expert", "kind", "keys", "steps", "seed", "fingerprint", "status", "tasks"),
+    "licence of the data",
+)
 
 
 def write(library_dir: pathlib.Path) -> None:
@@ -53,12 +57,14 @@ def _text(folder: pathlib.Path) -> str:
             entry.kind,
             f"{num_keys.get(entry.name, 0)}",
             f"{entry.steps}",
-            _seed(folder / entry.path, entry),
+            "not known" if seed is None else f"{seed}",
             entry.fingerprint or "not known",
             entry.status,
             ", ".join(entry.tasks),
+            licence,
         )
         for entry in entries
+        for seed, licence in [_of_manifest(folder / entry.path, entry)]
     ]
     return "\n\n".join(
         [f"# {tables.escape(folder.name)}", "\n".join(lines), _table(rows)]
@@ -69,10 +75,12 @@ def _table(rows: Sequence[tuple[str, ...]]) -> str:
     return tables.to_markdown(tables.TextTable("Experts", _HEADER, tuple(rows))) + "\n"
 
 
-def _seed(folder: pathlib.Path, entry: catalogue.Entry) -> str:
-    """Returns the seed of a training, if the expert is where the library lists it."""
+def _of_manifest(
+    folder: pathlib.Path, entry: catalogue.Entry
+) -> tuple[int | None, str]:
+    """Returns seed and licences, if the expert is where the library lists it."""
     with contextlib.suppress(errors.ElmError):  # who asks the library is told of it
         info = manifest.read_manifest(folder)
-        if info.fingerprint == entry.fingerprint and info.training_seed is not None:
-            return f"{info.training_seed}"
-    return "not known"
+        if info.fingerprint == entry.fingerprint:
+            return info.training_seed, licences.of(info)
+    return None, licences.NOT_KNOWN

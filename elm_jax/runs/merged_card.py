@@ -3,6 +3,7 @@
 from elm_jax.checkpoints import manifest
 from elm_jax.merging.method import MergeMethod
 from elm_jax.reporting import tables
+from elm_jax.runs import licences
 
 
 def text(info: manifest.Manifest, method: MergeMethod) -> str:
@@ -23,7 +24,7 @@ def text(info: manifest.Manifest, method: MergeMethod) -> str:
         **{f"option {option}": value for option, value in options.items()},
         "weights": "one for each part" if weights else "none given",
         "tasks of its parts": ", ".join(info.tasks),
-        "licence of the data": "not known",
+        "licence of the data": licences.of(info),
         "made with": ", ".join(
             f"{k} {version}" for k, version in info.versions.items()
         ),

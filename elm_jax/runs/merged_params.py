@@ -163,6 +163,7 @@ def new_manifest(
         kind="merged",
         tasks=tuple(dict.fromkeys(t for info in infos for t in info.tasks)),
         data={"merge": recipe(method, infos, source)},
+        licences={t: own for info in infos for t, own in info.licences.items()},
         steps=max(info.steps for info in infos),
         versions=manifest.installed_versions(),
         vocabulary=next((i.vocabulary for i in infos if i.vocabulary), {}),

@@ -64,7 +64,7 @@ def parse(text: str) -> Shard:
     return shard
 
 
-def check_file(shard: Shard, path: pathlib.Path) -> None:
+def check_file(shard: Shard, path: pathlib.Path, *, do: str = "") -> None:
     """Raises ConfigError where shards would add to one file without locks.
 
     Two that write at once, on such a file system, would lose or mix rows. A file whose
@@ -73,6 +73,7 @@ def check_file(shard: Shard, path: pathlib.Path) -> None:
     Args:
       shard: Of this process.
       path: The file to which it adds.
+      do: What to do about a file that cannot be one for each shard.
     """
     own = f"{shard.index}_of_{shard.count}"
     is_own = re.search(rf"(?<!\d){own}(?!\d)", path.name) is not None
@@ -81,7 +82,8 @@ def check_file(shard: Shard, path: pathlib.Path) -> None:
     raise errors.ConfigError(
         found=f"shards that add to {path}, whose file system has no locks",
         expected="locks, or a file for each shard",
-        do=f"Name each shard's own file, as results_path = '{path.stem}_{own}"
+        do=do
+        or f"Name each shard's own file, as results_path = '{path.stem}_{own}"
         f"{path.suffix}' in this folder, and join them with `cat` when all are done",
     )
 

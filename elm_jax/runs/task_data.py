@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -200,6 +200,12 @@ class OpenedData:
             if isinstance(template, templates.Template):
                 return template.jinja
         return ""
+
+    def licences(self, names: Iterable[str]) -> dict[str, str]:
+        """Returns the licences of the rows of tasks, as far as they are known."""
+        found = {name: tasks.registry.task(name) for name in names}
+        told = {name: getattr(task, "licence", "") for name, task in found.items()}
+        return {name: licence for name, licence in told.items() if licence}
 
     def fingerprint_if_cached(self, task: str, split: str) -> str | None:
         """Returns the fingerprint of a split's rows; None if it is not cached here."""

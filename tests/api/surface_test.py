@@ -232,7 +232,9 @@ def test_what_cannot_be_scored_is_refused(world):
 def test_an_adapter_of_another_kind_trains_too(world):
     base = elm_jax.Base.load(world / "base")
     options = OPTIONS | {"adapter": ia3.Ia3()}
-    assert elm_jax.train(base, PETS, name="pets", **options).adapter == ia3.Ia3()
+    expert = elm_jax.train(base, PETS, name="free", licence="CC0-1.0", **options)
+    assert expert.adapter == ia3.Ia3()
+    assert expert.manifest.licences == {"free": "CC0-1.0"}
 
 
 def run_python(code):

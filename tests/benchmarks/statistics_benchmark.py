@@ -9,6 +9,8 @@ library are said to fit their datasets, or to beat random ones (made at random: 
     python -m tests.benchmarks.statistics_benchmark --num_worlds=1000
 """
 
+from collections.abc import Iterable
+
 from absl import app, flags
 
 from tests.benchmarks import statistics_worlds
@@ -16,6 +18,8 @@ from tests.benchmarks import statistics_worlds
 _NUM_WORLDS = flags.DEFINE_integer(
     "num_worlds", 1000, "Worlds of each kind.", lower_bound=1
 )
+
+_ONLY = flags.DEFINE_string("only", "", "Worlds whose names contain this.")
 
 WORLDS = {
     "noise: 40 experts, 3 x 120 rows": statistics_worlds.World(40, (1, 1, 1), 120),
@@ -33,6 +37,22 @@ WORLDS = {
     ),
     "5 trainings, 3 points apart: 3 x 200 rows, 2 prompts": statistics_worlds.World(
         2, (2, 2, 2), 200, num_trainings=5, spread=3.0
+    ),
+}
+CHOICES = {
+    "choice of 2 equal experts: 3 x 200 rows, 2 prompts": statistics_worlds.World(
+        2, (2, 2, 2), 200
+    ),
+    "choice of 5 equal experts: the same": statistics_worlds.World(5, (2, 2, 2), 200),
+    "choice of 2 experts 2 points apart: the same": statistics_worlds.World(
+        2, (2, 2, 2), 200, apart=2.0
+    ),
+    "choice of 4 experts 10 points apart: the same": statistics_worlds.World(
+        4, (2, 2, 2), 200, rate=80.0, apart=10.0
+    ),
+    "choice of 40 equal experts: the same": statistics_worlds.World(40, (2, 2, 2), 200),
+    "choice of 20 experts, one 3 points better: the same": statistics_worlds.World(
+        20, (2, 2, 2), 200, planted=3.0
     ),
 }
 LIBRARIES = {
@@ -53,14 +73,22 @@ LIBRARIES = {
 
 def main(_: list[str]) -> None:
     """Prints a line for each kind of world."""
-    for name, world in WORLDS.items():
+    for name in _asked(WORLDS):
+        world = WORLDS[name]
         counts = statistics_worlds.run(world, num_worlds=_NUM_WORLDS.value)
         shares = counts.shares()
         shares.pop("regret" if world.planted else "found")
         _tell(name, shares)
-    for name, library in LIBRARIES.items():
-        number = _NUM_WORLDS.value
+    for name in _asked(CHOICES):
+        world, number = CHOICES[name], _NUM_WORLDS.value
+        _tell(name, statistics_worlds.run_choices(world, num_worlds=number))
+    for name in _asked(LIBRARIES):
+        library, number = LIBRARIES[name], _NUM_WORLDS.value
         _tell(name, statistics_worlds.run_library(library, num_worlds=number))
+
+
+def _asked(names: Iterable[str]) -> list[str]:
+    return [name for name in names if _ONLY.value in name]
 
 
 def _tell(name: str, shares: dict[str, float]) -> None:

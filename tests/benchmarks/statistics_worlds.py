@@ -19,11 +19,12 @@ class World:
     """A library and three ways without choice, each right on each row by chance.
 
     Attributes:
-      num_experts: Single experts, all as good as the others but for what is planted.
+      num_experts: Single experts, all as good as the others but for the two below.
       prompts: Prompts of each dataset.
       num_rows: Rows of each dataset.
       rate: Chance of being right, in percent.
       planted: Points by which the first expert is better.
+      apart: Points by which each expert is worse than the one before.
       num_trainings: Of each of the two ways that are compared.
       spread: Standard deviation of trainings, in points.
     """
@@ -33,8 +34,18 @@ class World:
     num_rows: int
     rate: float = 50.0
     planted: float = 0.0
+    apart: float = 0.0
     num_trainings: int = 1
     spread: float = 0.0
+
+    def rate_of(self, place: int) -> float:
+        """Returns an expert's chance of being right, in percent."""
+        return self.rate + self.planted * (place == 0) - self.apart * place
+
+    def truth(self, chosen: cross_fitting.Chosen) -> float:
+        """Returns what a cross-fitted choice is worth: the mean of whom folds chose."""
+        rates = [self.rate_of(int(name[1:])) for name, _ in chosen.counts]
+        return float(np.average(rates, weights=[n for _, n in chosen.counts]))
 
     def draw(self, rng: np.random.Generator, rate: float) -> statistics.Columns:
         """Returns results of a model; a row is as hard under all its prompts."""
@@ -63,7 +74,8 @@ class Counts:
         interval of the cross-fitted choice.
       single: The interval of a mean held the truth.
       paired: That of a difference.
-      chosen: That of a cross-fitted choice.
+      chosen: That of a cross-fitted choice of one expert.
+      each: That of one for each prompt.
       regret: That of its difference from a way that did not choose, where no expert is
         better than another.
       together: All simultaneous intervals did.
@@ -75,6 +87,7 @@ class Counts:
     single: int = 0
     paired: int = 0
     chosen: int = 0
+    each: int = 0
     regret: int = 0
     together: int = 0
 
@@ -95,13 +108,44 @@ def run(world: World, *, num_worlds: int, seed: int = 0) -> Counts:
     return counts
 
 
+def run_choices(world: World, *, num_worlds: int, seed: int = 0) -> dict[str, float]:
+    """Returns how often intervals of cross-fitted choices held the truth, in percent.
+
+    Of a choice of one expert (`chosen`), and of one for each prompt (`each`).
+    """
+    counts = Counts(worlds=num_worlds)
+    for trial in range(num_worlds):
+        rng = np.random.default_rng([seed, trial])
+        experts = _experts(world, rng)
+        fitted = cross_fitting.cross_fit(experts, estimates.Draws(seed=trial))
+        if fitted is not None:
+            _judge_choices(world, fitted, counts)
+    shares = counts.shares()
+    return {name: shares[name] for name in ("chosen", "each")}
+
+
+def _experts(
+    world: World, rng: np.random.Generator
+) -> dict[str, list[statistics.Columns]]:
+    return {
+        f"e{place:04d}": [world.draw(rng, world.rate_of(place))]
+        for place in range(world.num_experts)
+    }
+
+
+def _judge_choices(
+    world: World, fitted: cross_fitting.CrossFitted, counts: Counts
+) -> None:
+    own = fitted.best_single.estimate.interval
+    counts.chosen += own.low <= world.truth(fitted.best_single) <= own.high
+    own = fitted.best_per_prompt.estimate.interval
+    counts.each += own.low <= world.truth(fitted.best_per_prompt) <= own.high
+
+
 def _judge(
     world: World, rng: np.random.Generator, draws: estimates.Draws, counts: Counts
 ) -> None:
-    experts = {
-        f"e{place:04d}": [world.draw(rng, world.rate + world.planted * (place == 0))]
-        for place in range(world.num_experts)
-    }
+    experts = _experts(world, rng)
     ways = []
     for name in ("multitask", "retrieved", "merged"):
         trainings = [
@@ -112,10 +156,9 @@ def _judge(
     fitted = cross_fitting.cross_fit(experts, draws)
     truth = world.rate
     if fitted is not None:
+        _judge_choices(world, fitted, counts)
         first = sum(n for name, n in fitted.best_single.counts if name == "e0000")
         share = first / sum(n for _, n in fitted.best_single.counts)
-        own = fitted.best_single.estimate.interval
-        counts.chosen += own.low <= truth + share * world.planted <= own.high
         gap = (fitted.best_single.estimate - ways[0]).interval
         regret = (fitted.best_per_prompt.estimate - ways[1]).interval
         counts.regret += regret.low <= 0 <= regret.high

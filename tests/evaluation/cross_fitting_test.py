@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -118,3 +120,36 @@ def test_trainings_of_the_chosen_widen_the_interval():
     uneven = both | {"e00": both["e00"][:1]}
     found = cross_fitting.cross_fit(uneven, estimates.Draws()).best_single
     assert found.estimate.num_trainings == 1
+
+
+def test_two_equal_experts_are_chosen_as_uncertainly_as_in_other_worlds():
+    ids, naive = np.arange(200), 10 / 200**0.5
+    scales = []
+    for world in range(60):
+        rng = np.random.default_rng(world)
+        own = {
+            name: {("a", "a_0"): statistics.Column(ids, rng.normal(50, 10, 200))}
+            for name in ("e0", "e1")
+        }
+        found = fit(own, estimates.Draws(seed=world, num_resamples=500))
+        scales.append(found.best_single.estimate.scale)
+    # The greater of two standard normals is 1 / sqrt(pi) on average, in both halves,
+    # which choose the same expert as often as not.
+    expected = naive * math.sqrt(1 + 1 / math.pi)
+    assert np.mean(scales) == pytest.approx(expected, rel=0.03)
+    assert np.mean(scales) > 1.1 * naive
+
+
+def test_distances_within_noise_are_none_and_others_nearly_what_they_are():
+    scores = np.array([60.0, 58.0, 50.0])
+    # Of 100 rows that are a tenth apart from their expert's mean, up or down.
+    signs = np.resize([1.0, -1.0], 100)[:, np.newaxis]
+    spread = signs * np.array([[0.1, -0.1, -0.1]])
+    error = math.sqrt(100 * 0.2**2) * estimates.scale_up(100)
+    found = cross_fitting._beyond_noise(scores, [spread])
+    noise = cross_fitting._OF_NOISE * error
+    assert noise > 2
+    expected = [0.0, 0.0, -math.sqrt(10**2 - noise**2)]
+    assert found == pytest.approx(expected, rel=1e-6)
+    # Two experts that are one have no noise between them, and no distance.
+    assert cross_fitting._beyond_noise(scores[:2], [spread[:, 1:]]).max() == 0

@@ -1,5 +1,7 @@
 """Intervals of few rows and of few trainings are those of Student and Welch."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -67,3 +69,14 @@ def test_intervals_end_where_scores_do():
         trained(0.0, 7.0, 0.0), {"": trained(93.0, 100.0, 100.0)}
     ).values()
     assert only.simultaneous.high == 100.0
+
+
+def test_mirrored_intervals_end_where_errors_are_subtracted():
+    skewed = np.append(np.full(60, -1.0), np.full(40, 4.0))[:, np.newaxis]
+    plain = estimates.Estimate(("a",), np.array([50.0]), skewed, (10**9,), (0,))
+    mirrored = dataclasses.replace(plain, is_mirrored=True)
+    for one, ends in ((plain, (49, 54)), (mirrored, (46, 51))):
+        assert (one.interval.low, one.interval.high) == pytest.approx(ends, rel=1e-6)
+    assert mirrored.of("a").is_mirrored
+    gap = mirrored - dataclasses.replace(plain, errors=skewed * 0)
+    assert (gap.interval.low, gap.interval.high) == pytest.approx((-4, 1), rel=1e-6)

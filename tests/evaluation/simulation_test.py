@@ -27,6 +27,21 @@ def test_intervals_hold_the_truth(noise, kind):
     assert 100 - noise[kind] <= most(5.0)
 
 
+@pytest.mark.parametrize(
+    "world",
+    [
+        statistics_worlds.World(2, (1, 1), 120),
+        statistics_worlds.World(5, (1, 1), 120),
+        statistics_worlds.World(3, (1, 1), 120, apart=15.0),
+    ],
+    ids=["two equal", "five equal", "three apart"],
+)
+def test_intervals_of_choices_hold_the_truth(world):
+    found = statistics_worlds.run_choices(world, num_worlds=NUM_WORLDS)
+    assert 100 - found["chosen"] <= most(5.0)
+    assert 100 - found["each"] <= most(5.0)
+
+
 def test_a_planted_expert_is_found():
     world = statistics_worlds.World(8, (3,) * 6, 400, planted=6.0)
     found = statistics_worlds.run(world, num_worlds=20).shares()

@@ -65,19 +65,21 @@ def test_a_card_has_settings_and_experts(tmp_path):
         "- keys per expert: 3, of rows drawn with seed 42",
         "- experts: 1, of which 1 are active",
         f"| notes | prompt | 2 | 200 | 7 | {INFO.fingerprint} | active"
-        " | notes_what, notes_which |",
+        " | notes_what, notes_which | not known |",
     ):
         assert line in lines
 
 
 def test_a_retired_expert_is_told_and_the_index_stays(tmp_path):
     add(tmp_path, INFO, "one")
-    add(tmp_path, dataclasses.replace(INFO, name="other"), "two", "three")
+    other = dataclasses.replace(INFO, name="other", licences={"notes_what": "MIT"})
+    add(tmp_path, other, "two", "three")
     names = ("index.json", "keys.npy", "owners.npy")
     before = [(tmp_path / "library" / name).read_bytes() for name in names]
     library.RetireExperts(model_dir=str(tmp_path), experts=("other",)).run()
     assert "- experts: 2, of which 1 are active" in card(tmp_path)
     assert "| retired |" in card(tmp_path)
+    assert "| MIT (1 task), not known (1 task) |" in card(tmp_path)
     assert before == [(tmp_path / "library" / name).read_bytes() for name in names]
 
 

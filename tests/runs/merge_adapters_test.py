@@ -10,9 +10,15 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.api import merging
 from elm_jax.checkpoints import experts, manifest
-from elm_jax.merging import by_name, elementwise, spectral, task_arithmetic
+from elm_jax.merging import (
+    averages,
+    by_name,
+    elementwise,
+    spectral,
+    task_arithmetic,
+)
 from elm_jax.peft import bottleneck, expert_parts, fold, ia3, lora
-from elm_jax.runs import bases, candidates, loaded, merge
+from elm_jax.runs import bases, candidates, loaded, merge, merged_card, merged_params
 from tests.peft.sample import SHAPE, TOKENS, random_params
 
 SPECS = {
@@ -94,10 +100,27 @@ def test_the_card_of_a_merge_has_method_options_parts_and_weights(folder, kind):
         part = folder / kind / f"{kind}_{seed}"
         own = manifest.read_manifest(part).fingerprint
         assert f"| {kind}_{seed} | {weight} | 0 | {own} |" in lines
+    assert "- licence of the data: not known" in lines
     averaged = merge_all(folder, kind, f"{kind}_mean", method="running_mean")
     told = (averaged.folders[0] / "card.md").read_text()
     assert "- weights: none given" in told
     assert "option" not in told
+
+
+def test_a_merge_has_the_licences_of_its_parts(folder):
+    infos = [
+        dataclasses.replace(
+            manifest.read_manifest(folder / "lora" / f"lora_{seed}"),
+            tasks=(f"task_{seed}",),
+            licences=own,
+        )
+        for seed, own in ((1, {"task_1": "MIT"}), (2, {}))
+    ]
+    method = averages.Uniform()
+    made = merged_params.new_manifest(method, infos, "both", operative_config="")
+    assert made.licences == {"task_1": "MIT"}
+    told = "- licence of the data: MIT (1 task), not known (1 task)"
+    assert told in merged_card.text(made, method).splitlines()
 
 
 @pytest.mark.parametrize("kind", SPECS)

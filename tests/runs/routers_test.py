@@ -19,6 +19,7 @@ from elm_jax.runs import (
     placement,
     routers,
     scorer,
+    shards,
     strategies,
     strategy,
 )
@@ -307,3 +308,21 @@ def test_strategies_of_other_settings_have_other_names_and_marks():
 def test_weights_for_a_method_that_takes_none_are_refused():
     with pytest.raises(errors.ConfigError):
         routers.ByBehaviour(num_experts=2, weigh=True)
+
+
+def test_shards_add_to_a_librarys_scores_only_where_files_can_be_locked(
+    folder, monkeypatch
+):
+    def refuse(_):
+        raise NotImplementedError("no locks")
+
+    own = str(folder / "results_0_of_2.jsonl")
+    evaluation(folder, shard="0/2", results_path=own).plan()
+    monkeypatch.setattr(shards.locks, "try_take", refuse)
+    evaluation(folder).plan()
+    by_votes = {"strategies": ("base", "retrieved"), "results_path": own}
+    evaluation(folder, shard="0/2", **by_votes).plan()
+    with pytest.raises(errors.ConfigError, match=r"behaviour.scores\.jsonl"):
+        evaluation(folder, shard="0/2", results_path=own).plan()
+    with pytest.raises(errors.ConfigError, match="Copy the library"):
+        evaluation(folder, shard="0/2", results_path=own).run()

@@ -14,6 +14,7 @@ import sys
 
 import pytest
 
+from elm_jax import errors
 from elm_jax.data import (
     rendering,
     seqio_tasks,
@@ -111,6 +112,29 @@ def test_every_task_has_known_metrics_and_choices_where_it_is_ranked():
 def promptsource_of(dataset):
     known = table_rows.datasets().get(dataset)
     return known.promptsource if known else dataset
+
+
+def test_licences_are_those_of_the_table_each_with_its_source():
+    told = {(task.dataset, task.licence) for task in items(tasks.Task) if task.licence}
+    table = {name: licence for name, (licence, _) in table_rows.licences().items()}
+    ours = {(name, licence) for name, licence in told if licence == pocket.LICENCE}
+    made = {name for name, _ in ours if name.startswith(("pocket_", "selection_"))}
+    assert len(made) == len(pocket.DATASETS)
+    assert {one for one in told if one[0] not in made} == {*table.items()}
+    for licence, source in table_rows.licences().values():
+        assert licence
+        places = source.split("; ")
+        assert all(one.startswith("github.com/") for one in places)
+        assert all(len(one.split()[1].rstrip(",")) == 7 for one in places)  # a commit
+    of = table_rows.licence
+    assert (of("dream"), of("imdb")) == ("academic research only", "")
+
+
+def test_a_licence_is_a_name_and_no_text():
+    task = items(tasks.Task)[0]
+    for text in ("a\nb", "x" * 201):
+        with pytest.raises(errors.ConfigError, match="licence"):
+            dataclasses.replace(task, licence=text)
 
 
 def test_no_dataset_is_trained_on_and_unseen():

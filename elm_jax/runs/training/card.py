@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from elm_jax.checkpoints.manifest import Manifest
+from elm_jax.runs import licences
 
 FILE_NAME = "card.md"
 
@@ -28,14 +29,14 @@ def text(info: Manifest, templates: Mapping[str, str]) -> str:
         "steps": info.steps,
         "seed": info.seed,
         **{f"{name} at the end": f"{info.metrics[name]:.4g}" for name in info.metrics},
-        "licence of the data": "not known",
+        "licence of the data": licences.of(info),
         "made with": ", ".join(f"{name} {it}" for name, it in info.versions.items()),
     }
     parts = [
         f"# {info.name}",
         _table(("", ""), facts.items()),
         "## Training rows",
-        _table(("task", "rows", "fingerprint"), _rows(info)),
+        _table(("task", "rows", "fingerprint", "licence"), _rows(info)),
         "## Settings",
         _table(("setting", "value"), _flat(info.training)),
         "## Templates",
@@ -48,7 +49,7 @@ def _rows(info: Manifest) -> Iterator[tuple[Any, ...]]:
     for task in info.tasks:
         facts = info.data.get(task, {})
         known = (facts.get(name, "") for name in ("num_examples", "fingerprint"))
-        yield (task, *known)
+        yield (task, *known, licences.of_task(info, task))
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

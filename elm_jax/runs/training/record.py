@@ -129,6 +129,7 @@ def of_expert(
         trainable_pattern=spec.trainable_pattern,
         tasks=tuple(dataset.name for dataset in examples),
         data={d.name: data.describe(d) for d in examples},
+        licences=data.licences(dataset.name for dataset in examples),
         steps=steps,
         seed=expert.random_seed,
         versions=manifest.installed_versions(),

@@ -18,6 +18,7 @@ INFO = manifest.Manifest(
     steps=200,
     seed=7,
     training={"batch_size": 24, "model": {"emb_dim": 8}, "optimizer": {"b1": 0.9}},
+    licences={"kinds_what": "CC BY 4.0"},
     metrics={"loss": 0.00230041},
 )
 
@@ -32,9 +33,9 @@ def test_a_card_has_base_rows_settings_and_templates():
         "| steps | 200 |",
         "| seed | 7 |",
         "| loss at the end | 0.0023 |",
-        "| licence of the data | not known |",
-        "| kinds_what | 600 | 4cd32b740af0f5f5 |",
-        "| kinds_which |  |  |",
+        "| licence of the data | CC BY 4.0 (1 task), not known (1 task) |",
+        "| kinds_what | 600 | 4cd32b740af0f5f5 | CC BY 4.0 |",
+        "| kinds_which |  |  | not known |",
         "| optimizer.b1 | `0.9` |",
         "````jinja",
         "What is {{x}}? ||| ```{{y}}```",
@@ -47,3 +48,14 @@ def test_a_card_has_base_rows_settings_and_templates():
 def test_a_card_is_made_of_the_simplest_manifest():
     least = dataclasses.replace(INFO, data={}, training={}, metrics={}, adapter=None)
     assert "| adapter | none |" in card.text(least, {})
+
+
+def test_a_licence_of_all_tasks_is_told_once_and_one_of_none_is_not_known():
+    line = "| licence of the data | {} |"
+    same = dict.fromkeys(INFO.tasks, "MIT")
+    both = dataclasses.replace(INFO, licences=same)
+    none = dataclasses.replace(INFO, licences={})
+    assert line.format("MIT") in card.text(both, {})
+    assert line.format("not known") in card.text(none, {})
+    assert both.fingerprint == none.fingerprint == INFO.fingerprint
+    assert both.recipe == none.recipe
