@@ -12,13 +12,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from elm_jax import errors, paths, trees
-from elm_jax.checkpoints import digests, one_process, orbax_logs, tensors
+from elm_jax.checkpoints import digests, one_process, orbax_logs, stores, tensors
 from elm_jax.checkpoints import manifest as manifests
 from elm_jax.checkpoints.manifest import Manifest
 from elm_jax.disk import files, folders
-from elm_jax.types import Params
+from elm_jax.types import LAYERS, Params
 
 PARAMS = "params"
+# Layers of at least so many bytes are stored apart, and can be read without the rest.
+LAYER_BYTES = 1 << 18
 # What Orbax, TensorStore and the file system raise when reading or writing fails.
 IO_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 
@@ -51,7 +53,8 @@ def save_expert(
     folders.check_is_new(final)
     with new_folder(final) as partial:
         with _checkpointer() as checkpointer:
-            checkpointer.save(partial / PARAMS, args=ocp.args.StandardSave(host))
+            args = ocp.args.StandardSave(host, save_args=_save_args(host))
+            checkpointer.save(partial / PARAMS, args=args)
         write_attached(partial, attached)
         whole = dataclasses.replace(
             manifest, params_fingerprint=own, digests=digests.of_tree(host)
@@ -110,6 +113,22 @@ def load_expert(
         check_same_tensors(params, expected, of=f"expert {manifest.name!r} in {path}")
     digests.check(params, manifest, path)
     return params, manifest
+
+
+def _save_args(params: Params) -> dict[str, Any]:
+    """Returns how each tensor is stored: large layers apart, in parts of some MB."""
+    found = {}
+    for name, leaf in trees.flatten(params).items():
+        sizes, num_bytes, axes = leaf.shape, leaf.nbytes, ()
+        if f"/{LAYERS}/" in name and num_bytes // max(1, sizes[0]) >= LAYER_BYTES:
+            sizes, num_bytes, axes = sizes[1:], num_bytes // sizes[0], (0,)
+        # Orbax cuts the longest axis, into single rows if its length is a prime.
+        longest = max(sizes, default=1)
+        is_cut = stores.piece(longest, num_bytes) < longest
+        found[name] = ocp.SaveArgs(
+            shard_axes=axes, chunk_byte_size=stores.CHUNK_BYTES if is_cut else None
+        )
+    return trees.unflatten(found)
 
 
 def _checkpointer() -> ocp.Checkpointer:

@@ -9,14 +9,18 @@ import numpy as np
 
 from elm_jax.checkpoints.tensors import Leaf
 
-_READERS = 2  # Each holds a part as it is stored beside the part that it makes of it.
+_READERS = 2  # TensorStore decompresses each one's chunks in threads of its own.
 
 
 def steps(leaves: Sequence[Leaf], rows: int) -> Iterator[list[np.ndarray]]:
-    """Yields parts of all leaves that cover the same rows, until all are read."""
-    step = common_rows(leaves, rows)
-    parts = [regrouped(leaf, step) for leaf in leaves]
-    with futures.ThreadPoolExecutor(_READERS) as pool:
+    """Yields parts of all leaves that cover the same rows, until all are read.
+
+    Args:
+      leaves: Of equal lengths on axis 0.
+      rows: Of each part but perhaps the last.
+    """
+    parts = [cut(leaf, rows) for leaf in leaves]
+    with futures.ThreadPoolExecutor(min(len(leaves), _READERS)) as pool:
         while True:
             # At the end each leaf is asked once more: it compares itself then.
             blocks = [block for block in pool.map(_next, parts) if block is not None]
@@ -26,22 +30,28 @@ def steps(leaves: Sequence[Leaf], rows: int) -> Iterator[list[np.ndarray]]:
             del blocks
 
 
-def regrouped(leaf: Leaf, rows: int) -> Iterator[np.ndarray]:
-    """Yields the parts of a leaf, so many rows at once."""
+def cut(leaf: Leaf, rows: int) -> Iterator[np.ndarray]:
+    """Yields the parts of a leaf again, so many rows at once.
+
+    No more than one of its own parts and one of these are in memory; if its own are
+    greater, these are views of them.
+    """
     waiting: list[np.ndarray] = []
     for block in leaf.blocks():
-        waiting.append(block)
-        if not leaf.shape or sum(map(len, waiting)) >= rows:
-            yield _joined(waiting)
-            waiting = []
+        if not leaf.shape:
+            yield block
+            continue
+        start = 0
+        while start < len(block):
+            more = rows - sum(map(len, waiting))
+            waiting.append(block[start : start + more])
+            start += more
+            if sum(map(len, waiting)) == rows:
+                yield _joined(waiting)
+                waiting = []
+        del block  # before the next one is read
     if waiting:
         yield _joined(waiting)
-
-
-def common_rows(leaves: Sequence[Leaf], rows: int) -> int:
-    """Returns rows of which each leaf's own, and those of the result, are parts."""
-    length = leaves[0].shape[0] if leaves[0].shape else 1
-    return min(max(1, length), math.lcm(rows, *(leaf.rows or 1 for leaf in leaves)))
 
 
 def row_bytes(leaf: Leaf) -> int:

@@ -1,6 +1,9 @@
 """Folders of arrays by TensorStore: on disk or in a bucket, plain or as Orbax items."""
 
+import collections
+import contextlib
 import json
+import math
 import pathlib
 import urllib.parse
 import zlib
@@ -19,6 +22,14 @@ ITEM_FILE = "_METADATA"
 # Array metadata as Orbax writes it; T5X's older format compresses by gzip.
 ORBAX_COMPRESSOR = {"id": "zstd", "level": 1}
 
+CHUNK_BYTES = 1 << 24
+"""Of an array that are stored as one, at most, where its shape can be divided so.
+
+Chunks are compressed side by side, and memory of this size is used again, while each
+larger piece is taken from the system anew, which takes longer than reading it.
+"""
+
+_PARTS_AT_ONCE = 2  # of an array, that are compressed and written
 _INFLATED_BYTES = 1 << 22  # at once, where a stream is only looked through
 
 
@@ -134,9 +145,15 @@ def open_item(
     return {name: finish_open(future) for name, future in _start(root, is_wanted)}
 
 
-def open_leaves(root: str) -> dict[str, Leaf]:
-    """Returns the leaves of an Orbax item, as `open_item` does."""
-    return {n: _leaf(future.result()) for n, future in _start(root, lambda _: True)}
+def open_leaves(root: str, *, block_bytes: int = CHUNK_BYTES) -> dict[str, Leaf]:
+    """Returns the leaves of an Orbax item, as `open_item` does.
+
+    Args:
+      root: URL of the item's folder.
+      block_bytes: Of a part that is read at once, unless what is stored as one is more.
+    """
+    opening = _start(root, lambda _: True)
+    return {name: _leaf(future.result(), block_bytes) for name, future in opening}
 
 
 def _start(root: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, Any]]:
@@ -159,17 +176,22 @@ def _start(root: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, Any]]
     return sorted(opening.items())
 
 
-def _leaf(store: Any) -> Leaf:
-    """Returns an array in parts as they are stored, so that none is read twice."""
+def _leaf(store: Any, block_bytes: int) -> Leaf:
+    """Returns an array in parts of whole chunks, so that none is read twice."""
     shape = tuple(store.shape)
     rows = store.chunk_layout.read_chunk.shape[0] if shape else 1
+    row_bytes = math.prod(shape[1:]) * store.dtype.numpy_dtype.itemsize
+    rows *= max(1, block_bytes // max(1, rows * row_bytes))
+    rows = min(rows, max(1, shape[0])) if shape else 1
 
     def blocks() -> Iterator[np.ndarray]:
         if not shape:
             yield np.asarray(store.read().result())
         for start in range(0, shape[0] if shape else 0, rows):
             stop = min(start + rows, shape[0])
-            yield np.asarray(store[start:stop].read().result())
+            block = np.empty((stop - start, *shape[1:]), store.dtype.numpy_dtype)
+            ts.array(block).write(store[start:stop]).result()
+            yield block
 
     return Leaf(shape, store.dtype.numpy_dtype, rows, blocks)
 
@@ -180,6 +202,7 @@ def create(
     dtype: np.dtype,
     compressor: Any,
     *,
+    cuts: bool = False,
     replaces: bool = False,
 ) -> Any:
     """Returns a new zarr array for a leaf, to be written in the leaf's parts.
@@ -189,13 +212,14 @@ def create(
       leaf: Its shape and the rows of its parts.
       dtype: In which it is written.
       compressor: As zarr has it.
+      cuts: Whether large parts are stored in pieces (`chunk_shape`).
       replaces: Whether one that is there gives way; its files are then left to the
         operating system to be written to disk in its own time.
     """
     is_bfloat16 = dtype.name == "bfloat16"
     metadata = {
         "shape": list(leaf.shape),
-        "chunks": [leaf.rows, *leaf.shape[1:]] if leaf.shape else [],
+        "chunks": chunk_shape(leaf) if cuts else _part_shape(leaf),
         "dtype": "bfloat16" if is_bfloat16 else dtype.str,
         "compressor": compressor,
         "dimension_separator": ".",
@@ -211,6 +235,40 @@ def create(
     return ts.open(spec, create=True, open=False, delete_existing=replaces).result()
 
 
+def chunk_shape(leaf: Leaf) -> list[int]:
+    """Returns the shape of the chunks of a leaf: its parts, or pieces of these.
+
+    >>> chunk_shape(Leaf((24, 2048, 5120), np.dtype(np.float32), 1, lambda: iter(())))
+    [1, 512, 5120]
+    """
+    chunk = _part_shape(leaf)
+    for axis in range(1, len(chunk)):
+        chunk[axis] = piece(chunk[axis], leaf.dtype.itemsize * math.prod(chunk))
+    return chunk
+
+
+def _part_shape(leaf: Leaf) -> list[int]:
+    return [leaf.rows, *leaf.shape[1:]] if leaf.shape else []
+
+
+def piece(length: int, num_bytes: int) -> int:
+    """Returns in pieces of which length an axis is cut, so that chunks are no larger.
+
+    That is its greatest divisor with which they are; the length itself where there is
+    none, or only one with which chunks would be tiny.
+
+    >>> piece(2048, 40 * 2**20), piece(2053, 40 * 2**20)
+    (512, 2053)
+
+    Args:
+      length: Of the axis.
+      num_bytes: Of a chunk with all of it.
+    """
+    most = length * CHUNK_BYTES // max(1, num_bytes)
+    divisors = (n for n in range(most, most // 16, -1) if length % n == 0)
+    return length if most >= length else next(divisors, length)
+
+
 class ItemWriter:
     """Writes an Orbax item array by array; Orbax reads it as one of its own.
 
@@ -219,12 +277,15 @@ class ItemWriter:
       goes_on: Whether the folder may be there, from a writer that was killed. Each
         array is then a folder of its own, which a later one replaces or keeps; else
         all arrays are in one database.
+      cuts: As for `create`.
     """
 
-    def __init__(self, folder: pathlib.Path, *, goes_on: bool = False) -> None:
+    def __init__(
+        self, folder: pathlib.Path, *, goes_on: bool = False, cuts: bool = True
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=goes_on)
         self._folder, self._root = folder, as_url(folder)
-        self._goes_on = goes_on
+        self._goes_on, self._cuts = goes_on, cuts
         self._tree: dict[str, Any] = {}
 
     def write(
@@ -248,7 +309,14 @@ class ItemWriter:
           CheckpointError: A number is not finite.
         """
         kvstore = self._kvstore(name)
-        store = create(kvstore, leaf, dtype, ORBAX_COMPRESSOR, replaces=self._goes_on)
+        store = create(
+            kvstore,
+            leaf,
+            dtype,
+            ORBAX_COMPRESSOR,
+            cuts=self._cuts,
+            replaces=self._goes_on,
+        )
 
         def on_part(block: np.ndarray) -> None:
             tensors.check_finite({name: block}, of="the source")
@@ -264,7 +332,7 @@ class ItemWriter:
           ValueError: There is none.
         """
         self._list(name, value_metadata)
-        return _leaf(start_open(self._kvstore(name)).result())
+        return _leaf(start_open(self._kvstore(name)).result(), CHUNK_BYTES)
 
     def _kvstore(self, name: str) -> Any:
         path = f"{'.'.join(name.split('/'))}/"
@@ -299,20 +367,27 @@ def copy_leaf(
     Raises:
       CheckpointError: A part is not of the leaf's shape.
     """
-    done = 0
-    for part in leaf.blocks():
-        block = np.ascontiguousarray(tensors.cast(part, dtype)).reshape(part.shape)
-        if block.shape[1:] != leaf.shape[1:]:
-            raise errors.CheckpointError(
-                found=f"values of shape {block.shape} for one of {leaf.shape}",
-                expected="what the file's own metadata says",
-                do="Copy the checkpoint again: it is torn",
+    done, writing = 0, collections.deque()
+    try:
+        for part in leaf.blocks():
+            block = np.ascontiguousarray(tensors.cast(part, dtype)).reshape(part.shape)
+            if block.shape[1:] != leaf.shape[1:]:
+                raise errors.CheckpointError(
+                    found=f"values of shape {block.shape} for one of {leaf.shape}",
+                    expected="what the file's own metadata says",
+                    do="Copy the checkpoint again: it is torn",
+                )
+            target = store[done : done + len(block)] if leaf.shape else store
+            done += len(block) if leaf.shape else 0
+            writing.append(
+                target.write(block, can_reference_source_data_indefinitely=True)
             )
-        if leaf.shape:
-            target = store[done : done + len(block)]
-            done += len(block)
-        else:
-            target = store
-        written = target.write(block, can_reference_source_data_indefinitely=True)
-        on_block(block)  # while it is compressed and written
-        written.result()
+            on_block(block)  # while it is compressed and written
+            if len(writing) == _PARTS_AT_ONCE:
+                writing.popleft().result()
+        while writing:
+            writing.popleft().result()
+    finally:
+        for written in writing:  # what is still written would make its folder again
+            with contextlib.suppress(Exception):
+                written.result()

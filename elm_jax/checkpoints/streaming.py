@@ -95,11 +95,17 @@ def fingerprint(
     return digest.text
 
 
-def open_expert(folder: str | pathlib.Path) -> tuple[dict[str, Leaf], Manifest]:
+def open_expert(
+    folder: str | pathlib.Path, *, block_bytes: int = stores.CHUNK_BYTES
+) -> tuple[dict[str, Leaf], Manifest]:
     """Returns the leaves of an expert or base, not in memory yet, and its manifest.
 
     The leaves compare themselves with the manifest as they are read
     (`digests.checked`).
+
+    Args:
+      folder: Of the expert or base.
+      block_bytes: As for `stores.open_leaves`.
 
     Raises:
       CheckpointError: It is missing or torn, or has other tensors than were saved.
@@ -107,7 +113,8 @@ def open_expert(folder: str | pathlib.Path) -> tuple[dict[str, Leaf], Manifest]:
     path = paths.absolute(folder)
     info = manifest.read_manifest(path)
     with _reading(path / experts.PARAMS):
-        leaves = stores.open_leaves(stores.as_url(path / experts.PARAMS))
+        root = stores.as_url(path / experts.PARAMS)
+        leaves = stores.open_leaves(root, block_bytes=block_bytes)
 
     def blocks_of(leaf: Leaf) -> Iterator[np.ndarray]:
         with _reading(path / experts.PARAMS):

@@ -137,7 +137,8 @@ class _OrbaxWriter:
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder, self._start = folder, time.time_ns()
-        self._item = stores.ItemWriter(folder / t5x.STATE)
+        # Its metadata tell T5X of one chunk.
+        self._item = stores.ItemWriter(folder / t5x.STATE, cuts=False)
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def write(self, name: str, array: np.ndarray) -> None:

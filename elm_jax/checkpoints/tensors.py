@@ -177,6 +177,8 @@ def check_finite(arrays: Mapping[str, np.ndarray], *, of: str) -> None:
     """
     wrong = []
     for name, array in arrays.items():
+        if _has_finite_sum(array):
+            continue
         count = array.size - int(np.count_nonzero(np.isfinite(array)))
         if count:
             wrong.append(f"{count:,} of {array.size:,} in {name}")
@@ -190,6 +192,17 @@ def check_finite(arrays: Mapping[str, np.ndarray], *, of: str) -> None:
             do="Copy the weights again; if they were trained so, take an earlier"
             " checkpoint",
         )
+
+
+def _has_finite_sum(array: np.ndarray) -> bool:
+    """Returns whether an array's sum tells already that its numbers are finite.
+
+    That takes a fourth of the time of looking at each; bfloat16 numpy adds up slowly.
+    """
+    if array.dtype.name == "bfloat16":
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(array.sum()))
 
 
 def check_floats(found: Mapping[str, Any], *also: str) -> set[str]:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import pathlib
 import re
+import secrets
 import shutil
 import socket
 import tempfile
@@ -25,7 +26,8 @@ _ENDING = ".new"
 _NAME = re.compile(r"\..*\.(?P<host>[0-9a-f]{8})\.\w{8}\.new", re.DOTALL | re.ASCII)
 # After which one counts as dead where locks tell nothing: on file systems without, or
 # of another machine, as mounted buckets have them within a machine only.
-_STALE_SECS = 3600.0
+STALE_SECS = 3600.0
+_REMOVALS, _REMOVAL_SECS = 40, 0.05
 
 
 @contextlib.contextmanager
@@ -82,10 +84,11 @@ def _new_folder(path: pathlib.Path) -> tuple[int, pathlib.Path]:
 
 def _start(name: str) -> str:
     start = os.fsencode(name)[:_START_BYTES].decode("utf-8", "ignore")
-    return f".{start}.{_host()}."
+    return f".{start}.{host()}."
 
 
-def _host() -> str:
+def host() -> str:
+    """Returns what names of this machine's files have: 8 hex digits."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
@@ -99,9 +102,9 @@ def _own(handle: int) -> bool:
 
 
 def _remove_if_dead(path: pathlib.Path, *, is_folder: bool) -> None:
-    is_old = time.time() - _last_change(path) > _STALE_SECS
+    is_old = time.time() - last_change(path) > STALE_SECS
     matched = _NAME.fullmatch(path.name)
-    is_of_here = matched is not None and matched["host"] == _host()
+    is_of_here = matched is not None and matched["host"] == host()
     try:
         handle = os.open(path / _LOCK if is_folder else path, os.O_RDWR)
     except FileNotFoundError:  # killed before it made it, or about to make it
@@ -121,7 +124,7 @@ def _remove_if_dead(path: pathlib.Path, *, is_folder: bool) -> None:
         os.close(handle)
 
 
-def _last_change(path: pathlib.Path) -> float:
+def last_change(path: pathlib.Path) -> float:
     """Returns when a file, or anything in a folder, was changed, as the clock tells."""
     newest = path.lstat().st_mtime
     for parent, _, names in os.walk(path):
@@ -131,7 +134,12 @@ def _last_change(path: pathlib.Path) -> float:
     return newest
 
 
-_REMOVALS, _REMOVAL_SECS = 40, 0.05
+def discard(path: pathlib.Path) -> None:
+    """Removes a folder at once for others, who may make another one under its name."""
+    away = path.with_name(f"{_start(path.name)}{secrets.token_hex(4)}{_ENDING}")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path, away)
+        remove(away)
 
 
 def remove(path: pathlib.Path) -> None:

@@ -2,15 +2,17 @@
 
 As `folders.new_folder`, but what is in the hidden sibling stays when the process is
 killed or told to stop, and is given to the next one that makes the same thing. It bears
-the names of what is made and of its recipe: another recipe gets an empty one, and what
-dead makers of other recipes left is removed.
+the names of what is made, of its recipe and of the machine: another recipe gets an
+empty one, and what dead makers of other recipes left is removed. Locks may tell nothing
+of other machines, so that what one of these makes is let be until nothing in it has
+changed for an hour; then it is gone on with here.
 """
 
 import contextlib
 import hashlib
 import os
 import pathlib
-import shutil
+import time
 from collections.abc import Iterator
 
 from elm_jax import errors
@@ -45,7 +47,10 @@ def folder(
     """
     with folders.writing(path, error_type, causes):
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = path.parent / f"{_start(path)}{_hash(recipe)}{_ENDING}"
+        begin = f"{_start(path)}{_hash(recipe)}."
+        made = path.parent / f"{begin}{temporaries.host()}{_ENDING}"
+        if not made.exists():
+            _adopt(made, begin)
         remove_left(path, but=made)
         with _locked(made, path):
             try:
@@ -55,9 +60,9 @@ def folder(
                 yield content
                 folders.put(content, path)
             except Exception:
-                temporaries.remove(made)
+                temporaries.discard(made)
                 raise
-            temporaries.remove(made)
+            temporaries.discard(made)
         files.sync(path.parent)
 
 
@@ -68,12 +73,29 @@ def remove_left(path: pathlib.Path, *, but: pathlib.Path | None = None) -> None:
       path: The folder that they were to make.
       but: What stays.
     """
-    start = _start(path)
-    with contextlib.suppress(FileNotFoundError), os.scandir(path.parent) as entries:
-        left = [e.path for e in entries if e.name.startswith(start)]
-        for place in map(pathlib.Path, left):
-            if place != but and place.suffix == _ENDING:
-                _remove_if_dead(place)
+    for place in _left(path.parent, _start(path)):
+        if place != but:
+            with _dead(place) as is_dead:
+                if is_dead:
+                    temporaries.discard(place)
+
+
+def _left(parent: pathlib.Path, begin: str) -> list[pathlib.Path]:
+    try:
+        names = sorted(os.listdir(parent))
+    except FileNotFoundError:
+        return []
+    return [parent / n for n in names if n.startswith(begin) and n.endswith(_ENDING)]
+
+
+def _adopt(made: pathlib.Path, begin: str) -> None:
+    """Takes over what a dead maker of another machine left of the same recipe."""
+    for place in _left(made.parent, begin):
+        with _dead(place) as is_dead:
+            if is_dead:
+                with contextlib.suppress(OSError):  # another process has made it by now
+                    os.rename(place, made)
+                return
 
 
 @contextlib.contextmanager
@@ -87,7 +109,7 @@ def _locked(made: pathlib.Path, path: pathlib.Path) -> Iterator[None]:
         except FileNotFoundError:  # its maker is through with it, this moment
             continue
         locks.take(handle, of=path)
-        if os.fstat(handle).st_nlink == 0:  # its maker was through with it meanwhile
+        if not _is_there(made / _LOCK, handle):  # its maker was through with it by then
             os.close(handle)
             handle = -1
     try:
@@ -96,16 +118,31 @@ def _locked(made: pathlib.Path, path: pathlib.Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _remove_if_dead(place: pathlib.Path) -> None:
-    with contextlib.suppress(OSError):
+@contextlib.contextmanager
+def _dead(place: pathlib.Path) -> Iterator[bool]:
+    """Gives whether the maker of a folder is dead, and holds its lock if it is."""
+    is_of_here = place.name.endswith(f".{temporaries.host()}{_ENDING}")
+    try:
         handle = os.open(place / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            if locks.try_take(handle):
-                shutil.rmtree(place, ignore_errors=True)
-        except NotImplementedError:  # nobody can tell whether its maker lives
-            pass
-        finally:
-            os.close(handle)
+    except OSError:  # removed meanwhile, or another user's
+        yield False
+        return
+    try:
+        is_old = time.time() - temporaries.last_change(place) > temporaries.STALE_SECS
+        is_free = locks.try_take(handle) and _is_there(place / _LOCK, handle)
+        yield is_free and (is_of_here or is_old)
+    except NotImplementedError:  # nobody can tell whether its maker lives
+        yield False
+    finally:
+        os.close(handle)
+
+
+def _is_there(path: pathlib.Path, handle: int) -> bool:
+    """Returns whether an open file is still the one under its name."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def _start(path: pathlib.Path) -> str:

@@ -60,7 +60,8 @@ def estimate(
     Raises:
       CheckpointError: An expert or the base is missing or torn.
     """
-    sources = [merged_leaves.open_source(folder) for folder in folders]
+    count = len(folders)
+    sources = [merged_leaves.open_source(f, num_experts=count) for f in folders]
     start = merged_leaves.open_base(base_dir) if method.needs_base else {}
     is_streamed = merged_leaves.can_merge(method, sources[0].info)
     like = trees.count_bytes(trees.unflatten(sources[0].leaves))

@@ -55,7 +55,8 @@ def write(
       CheckpointError: An expert is damaged, or the place cannot be written.
       ConfigError: The experts cannot be merged so.
     """
-    sources = [merged_leaves.open_source(folder) for folder in folders]
+    count = len(folders)
+    sources = [merged_leaves.open_source(f, num_experts=count) for f in folders]
     if not merged_leaves.can_merge(method, sources[0].info):
         base = loaded.Base.load(base_dir)
         made = merged_params.of_folders(

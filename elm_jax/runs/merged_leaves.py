@@ -12,7 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from elm_jax import trees
-from elm_jax.checkpoints import digests, leaf_parts, manifest, streaming, tensors
+from elm_jax.checkpoints import (
+    digests,
+    experts,
+    leaf_parts,
+    manifest,
+    stores,
+    streaming,
+    tensors,
+)
 from elm_jax.checkpoints.tensors import Leaf
 from elm_jax.merging import averages, by_name, combining
 from elm_jax.merging.method import MergeMethod
@@ -22,7 +30,7 @@ from elm_jax.types import LAYERS
 PIECE_BYTES = 1 << 26
 """Of a merged leaf at once, unless a layer of it is larger; so parts are stored."""
 
-_AHEAD_BYTES = 1 << 27  # Of all experts' parts, read while others are merged.
+_AHEAD_BYTES = 1 << 29  # Of all experts' parts, read while others are merged.
 
 
 class Source(NamedTuple):
@@ -39,13 +47,18 @@ class Source(NamedTuple):
     mark: str
 
 
-def open_source(folder: pathlib.Path) -> Source:
+def open_source(folder: pathlib.Path, *, num_experts: int = 1) -> Source:
     """Returns an expert on disk.
+
+    Args:
+      folder: Its own.
+      num_experts: Of which parts will be in memory at a time.
 
     Raises:
       CheckpointError: It is missing or torn.
     """
-    leaves, info = streaming.open_expert(folder)
+    block_bytes = min(stores.CHUNK_BYTES, _AHEAD_BYTES // num_experts)
+    leaves, info = streaming.open_expert(folder, block_bytes=block_bytes)
     mark = digests.recorded_fingerprint(info) or _fingerprint(leaves)
     return Source(leaves, info, mark)
 
@@ -121,17 +134,17 @@ def peak_bytes(
 ) -> int:
     """Returns the memory that merging one leaf takes at most, without the program's.
 
-    Each expert's part is held, and two more while parts are read; those of small ones
-    twice, as the next are read ahead. Merged parts are held up to three times.
+    A part of each expert is held as it is read, and once more if the next ones are
+    read ahead; parts of the result are held up to four times.
     """
     leaves = [source.leaves[name] for source in sources]
-    rows = _piece_rows(name, leaves[0], splits=method.unit == "value")
     every = leaves if start is None else [*leaves, start]
-    part = leaf_parts.common_rows(every, rows) * max(map(leaf_parts.row_bytes, every))
-    count = 3 if isinstance(method, averages.RunningMean) else len(every)
-    is_ahead = part * len(every) <= _AHEAD_BYTES
-    merged_bytes = 3 * rows * leaf_parts.row_bytes(leaves[0])
-    return part * (count * (2 if is_ahead else 1) + 2) + merged_bytes
+    if isinstance(method, averages.RunningMean):
+        every = every[:3]  # what is read, and the sum in float64
+    held = sum(leaf.rows * leaf_parts.row_bytes(leaf) for leaf in every)
+    rows = _piece_rows(name, leaves[0], splits=method.unit == "value")
+    ahead = held if held <= _AHEAD_BYTES else 0
+    return held + ahead + 4 * rows * leaf_parts.row_bytes(leaves[0])
 
 
 def _merged_leaf(
@@ -154,24 +167,20 @@ def _pieces(
     rows: int,
 ) -> Iterator[np.ndarray]:
     leaves, marks = [s.leaves[name] for s in sources], [s.mark for s in sources]
-    is_layer, done = method.unit != "value" and _is_stack(name), 0
+    is_layer = method.unit != "value" and _is_stack(name)
     every = [*leaves] if start is None else [*leaves, start]
     steps = leaf_parts.steps(every, rows)
-    num_bytes = sum(
-        leaf_parts.row_bytes(leaf) for leaf in every
-    ) * leaf_parts.common_rows(every, rows)
-    for step in leaf_parts.ahead(steps) if num_bytes <= _AHEAD_BYTES else steps:
-        for at in range(0, _num_rows(step[0]), rows):
-            blocks = [_rows(block, at, rows) for block in step]
-            if is_layer:  # a layer has a name of its own, and no leading axis
-                of = name.replace(f"/{LAYERS}/", f"/{LAYERS}_{done + at}/")
-                layer = [block[0] for block in blocks]
-                yield _merge_piece(method, of, layer, marks)[None]
-            else:
-                yield _merge_piece(method, name, blocks, marks)
+    held = sum(leaf.rows * leaf_parts.row_bytes(leaf) for leaf in every)
+    steps = leaf_parts.ahead(steps) if held <= _AHEAD_BYTES else steps
+    for number, blocks in enumerate(steps):
+        if is_layer:  # a layer has a name of its own, and no leading axis
+            of = name.replace(f"/{LAYERS}/", f"/{LAYERS}_{number}/")
+            layer = [block[0] for block in blocks]
             del blocks
-        done += _num_rows(step[0])
-        del step  # before the next one is read
+            yield _merge_piece(method, of, layer, marks)[None]
+        else:
+            yield _merge_piece(method, name, blocks, marks)
+            del blocks
 
 
 def _merge_piece(
@@ -190,27 +199,16 @@ def _running_means(
     """Yields means of parts, of which one at a time is read of one expert."""
     in_order = sorted(sources, key=lambda source: source.mark)
     leaves = [source.leaves[name] for source in in_order]
-    step = leaf_parts.common_rows(leaves, rows)
-    parts = [leaf_parts.regrouped(leaf, step) for leaf in leaves]
+    parts = [leaf_parts.cut(leaf, rows) for leaf in leaves]
     for first in parts[0]:
         mean = combining.RunningMean()
         mean.add(trees.unflatten({name: first}))
         del first
         for other in parts[1:]:
             mean.add(trees.unflatten({name: next(other)}))
-        found = np.asarray(trees.flatten(mean.mean())[name])
-        for at in range(0, _num_rows(found), rows):
-            yield _rows(found, at, rows)
+        yield np.asarray(trees.flatten(mean.mean())[name])
     for other in parts[1:]:
         next(other, None)  # so that it compares itself with its manifest
-
-
-def _num_rows(block: np.ndarray) -> int:
-    return len(block) if block.ndim else 1
-
-
-def _rows(block: np.ndarray, start: int, count: int) -> np.ndarray:
-    return block[start : start + count] if block.ndim else block
 
 
 def _piece_rows(name: str, leaf: Leaf, *, splits: bool) -> int:
@@ -223,9 +221,10 @@ def _piece_rows(name: str, leaf: Leaf, *, splits: bool) -> int:
     """
     if not leaf.shape:
         return 1
-    most = max(1, PIECE_BYTES // max(1, leaf_parts.row_bytes(leaf)))
+    row_bytes = leaf_parts.row_bytes(leaf)
+    most = max(1, PIECE_BYTES // max(1, row_bytes))
     if _is_stack(name):
-        most = most if splits else 1
+        most = most if splits and row_bytes < experts.LAYER_BYTES else 1
     elif not splits:
         most = leaf.shape[0]
     return max(1, min(most, leaf.shape[0]))

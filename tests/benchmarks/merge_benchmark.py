@@ -35,16 +35,18 @@ from elm_jax.checkpoints import experts, manifest, resumable, stores
 from elm_jax.checkpoints.tensors import Leaf
 
 MERGE = """
-import pathlib, resource, sys, time
+import pathlib, re, sys, time
 from elm_jax.merging import methods
 from elm_jax.runs import merged_files
 folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
 folders = sorted((folder / "experts").iterdir())
-begun = time.monotonic()
-
+begun, cpu = time.monotonic(), time.process_time()
 merged_files.write(methods.of(name), folders, folder / "experts" / "expert_0",
                    folder / "merged", name="merged")
-print(time.monotonic() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+secs, cpu = time.monotonic() - begun, time.process_time() - cpu
+# `ru_maxrss` would be that of the process that started this one.
+peak = re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())
+print(secs, cpu, peak[1])
 """
 
 
@@ -143,8 +145,8 @@ def merge(folder, name):
         text=True,
     )
     shutil.rmtree(folder / "merged")
-    secs, peak_kb = done.stdout.split()
-    return float(secs), int(peak_kb) * 1024
+    secs, cpu, peak_kb = done.stdout.split()
+    return float(secs), float(cpu), int(peak_kb) * 1024
 
 
 def main():

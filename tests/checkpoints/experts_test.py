@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from elm_jax import errors, trees
-from elm_jax.checkpoints import digests, experts, manifest
+from elm_jax.checkpoints import digests, experts, manifest, stores, streaming
 from tests.checkpoints import sample
 
 BASE = trees.fingerprint(sample.make_params())
@@ -192,3 +192,42 @@ def test_a_manifest_is_readable_without_the_tensors(tmp_path):
     experts.save_expert(tmp_path / "x", sample.make_expert(), sample.make_manifest())
     facts = json.loads((tmp_path / "x" / manifest.FILE_NAME).read_text())
     assert facts["tasks"] == ["dream_answer"]
+
+
+def test_a_large_layer_is_read_without_the_rest_and_a_small_stack_at_once(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(experts, "LAYER_BYTES", 128)  # of mlp/wi_0, and no other
+    params = sample.make_params()
+    experts.save_expert(tmp_path / "x", params, sample.make_manifest())
+    leaves, _ = streaming.open_expert(tmp_path / "x", block_bytes=1)
+    rows = {name: leaf.rows for name, leaf in leaves.items()}
+    assert rows.pop("encoder/layers/mlp/wi_0/kernel") == 1
+    assert rows == {n: leaves[n].shape[0] for n in rows}
+    read, _ = experts.load_expert(tmp_path / "x")
+    assert trees.fingerprint(read) == trees.fingerprint(params)
+    first = next(leaves["encoder/layers/mlp/wi_0/kernel"].blocks())
+    np.testing.assert_array_equal(
+        first, params["encoder"]["layers"]["mlp"]["wi_0"]["kernel"][:1]
+    )
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 128), (3, 128, 64), (61, 64), (64, 61)])
+def test_what_is_larger_than_a_chunk_is_cut_evenly_or_not_at_all(
+    tmp_path, monkeypatch, shape
+):
+    """Orbax would cut a prime length into single rows, each a chunk of its own."""
+    monkeypatch.setattr(stores, "CHUNK_BYTES", 1 << 13)
+    monkeypatch.setattr(experts, "LAYER_BYTES", 1 << 12)
+    rng = np.random.default_rng(0)
+    name = "encoder/layers/wi" if len(shape) > 2 else "token_embedder/embedding"
+    params = {name: rng.normal(size=shape).astype(np.float32)}
+    info = sample.make_manifest()
+    experts.save_expert(tmp_path / "x", trees.unflatten(params), info)
+    root = stores.as_url(tmp_path / "x" / experts.PARAMS)
+    kvstore = {"driver": "ocdbt", "base": root, "path": f"{name.replace('/', '.')}/"}
+    chunk = stores.start_open(kvstore).result().chunk_layout.read_chunk.shape
+    assert all(n % part == 0 for n, part in zip(shape, chunk, strict=True))
+    assert 1 << 9 <= 4 * np.prod(chunk) <= 1 << 15
+    read, _ = experts.load_expert(tmp_path / "x")
+    assert trees.fingerprint(read) == trees.fingerprint(trees.unflatten(params))

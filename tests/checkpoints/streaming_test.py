@@ -87,7 +87,7 @@ def test_stacks_are_written_layer_by_layer_and_unstacked_again(tmp_path):
         dtype=np.dtype(np.float32),
         on_bytes=lambda done: None,
     )
-    opened, _ = streaming.open_expert(tmp_path / "x")
+    opened, _ = streaming.open_expert(tmp_path / "x", block_bytes=1)
     assert opened["encoder/layers/scale"].rows == 1
     again = dict(tensors.unstack(opened))
     assert again.keys() == plain.keys() == tensors.plain_shapes(opened).keys()

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from elm_jax import errors
-from elm_jax.disk import unfinished
+from elm_jax.disk import temporaries, unfinished
 
 KILLED = """
 import os, pathlib, signal, sys
@@ -77,3 +77,49 @@ def test_what_is_there_already_stays_as_it_is(tmp_path):
         pass
     assert (tmp_path / "x" / "own").read_text() == "mine"
     assert os.listdir(tmp_path) == ["x"]
+
+
+def as_of_another_machine(path):
+    """Gives what a killed maker left the name that it has on another machine."""
+    (left,) = kill_a_maker(path)
+    there = path.parent / left.replace(f".{temporaries.host()}.", ".0123abcd.")
+    (path.parent / left).rename(there)
+    return there
+
+
+def test_what_another_machine_is_at_is_left_alone(tmp_path):
+    """Locks may hold within a machine only, such as in mounted buckets."""
+    there = as_of_another_machine(tmp_path / "x")
+    unfinished.remove_left(tmp_path / "x")
+    with unfinished.folder(tmp_path / "x", "one") as made:
+        assert not os.listdir(made)
+    assert (there / "content" / "first").read_text() == "kept"
+
+
+def test_what_another_machine_left_an_hour_ago_is_gone_on_with(tmp_path):
+    there = as_of_another_machine(tmp_path / "x")
+    for path in (*there.rglob("*"), there):
+        os.utime(path, (0, 0))
+    with unfinished.folder(tmp_path / "x", "one") as made:
+        assert (made / "first").read_text() == "kept"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("way", ["remove_left", "folder"])
+def test_what_is_removed_makes_room_before_it_is_gone(tmp_path, monkeypatch, way):
+    """Else a maker that begins in that moment would lose what it writes."""
+    (name,) = kill_a_maker(tmp_path / "x")
+    remove = temporaries.remove
+
+    def slowly(path):
+        assert not (tmp_path / name).exists()
+        (tmp_path / name / "content").mkdir(parents=True)
+        remove(path)
+
+    monkeypatch.setattr(temporaries, "remove", slowly)
+    if way == "folder":
+        with unfinished.folder(tmp_path / "x", "one"):
+            pass
+    else:
+        unfinished.remove_left(tmp_path / "x")
+    assert (tmp_path / name / "content").is_dir()
