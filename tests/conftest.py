@@ -22,6 +22,12 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_compilation_cache_dir", compiled)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
+# Compiling takes most of the time, and these programs run once: not to optimise them
+# halves it. Tests whose claims depend on what optimising does have a mark.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+IS_QUICK = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+jax.config.update("jax_disable_most_optimizations", IS_QUICK)
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -75,6 +81,14 @@ def official_templates(tmp_path_factory: pytest.TempPathFactory) -> str:
         return str(promptsource.fetch_templates(tmp_path_factory.mktemp("templates")))
     except errors.DataError as error:
         pytest.skip(f"official templates: the package index is out of reach: {error}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Compiles the programs of a test, and of its processes, as it is marked."""
+    is_quick = IS_QUICK and item.get_closest_marker("optimized") is None
+    jax.config.update("jax_disable_most_optimizations", is_quick)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = f"{int(is_quick)}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,6 +1,7 @@
 """Every import in the project obeys the table of rooms."""
 
 import ast
+import functools
 import graphlib
 import pathlib
 import re
@@ -45,14 +46,17 @@ def source_files():
     return sorted([*ROOT.glob("elm_jax/**/*.py"), *ROOT.glob("tasks/**/*.py")])
 
 
+@functools.cache
 def imported_names(path):
     """Full names of what a file imports, `from a import b` giving `a.b`."""
+    found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
 
 
 def room_of(path):
@@ -139,6 +143,13 @@ def test_the_gin_folder_holds_no_python():
 def test_no_file_is_a_drawer():
     drawers = {"utils", "util", "common", "helpers", "misc", "base"}
     assert not [path for path in source_files() if path.stem in drawers]
+
+
+def test_no_module_of_tests_is_a_library_for_others():
+    """What several of them use lies in a module without tests, or in a conftest."""
+    for path in ROOT.glob("tests/**/*.py"):
+        parts = [part for name in imported_names(path) for part in name.split(".")]
+        assert not [part for part in parts if part.endswith("_test")], path
 
 
 def test_runs_import_without_tensorflow():

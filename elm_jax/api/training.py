@@ -17,6 +17,7 @@ from elm_jax.runs import loaded, task_data, train, vocabularies
 from elm_jax.training import optimizers
 
 LENGTHS = {"inputs": 512, "targets": 64}
+_ORIGIN = "the call of elm_jax.train"
 
 
 def train_expert(
@@ -67,8 +68,8 @@ def train_expert(
             )
         home = paths.absolute(folder)
         task = _task(name, has_choices=rows.have_choices(examples), licence=licence)
-        tasks.registry.add(task)
         _write_rows(home / "rows" / f"{name}.jsonl", examples)
+        _register(task)
         job = train.Train(
             model_dir=f"{home}",
             kind="prompt",
@@ -112,13 +113,26 @@ def _task(name: str, *, has_choices: bool, licence: str) -> tasks.Task:
         source=sources.FileRows(
             sources.json_lines,
             {"train": (f"{name}.jsonl",)},
-            origin="the call of elm_jax.train",
+            origin=_ORIGIN,
         ),
         template=rows.template(has_choices),
         metrics=("accuracy",) if has_choices else ("rouge",),
         splits={"train": "train"},
         licence=licence,
     )
+
+
+def _register(task: tasks.Task) -> None:
+    """Registers a task, in place of one that an earlier call made by the name.
+
+    Raises:
+      ConfigError: Somebody else's task has the name.
+    """
+    before = tasks.registry.find(task.name)
+    source = before.source if isinstance(before, tasks.Task) else None
+    if isinstance(source, sources.FileRows) and source.origin == _ORIGIN:
+        tasks.registry.remove(task.name)
+    tasks.registry.add(task)
 
 
 def _data(

@@ -229,6 +229,14 @@ class Registry:
                     do="Rename one: a changed task gets a new name",
                 )
 
+    def find(self, name: str) -> Task | TextTask | Mixture | None:
+        """Returns what was added by a name, None if nothing was."""
+        return self._items.get(name)
+
+    def remove(self, name: str) -> None:
+        """Takes out what was added by a name."""
+        del self._items[name]
+
     def get(self, name: str) -> AnyTask | Mixture:
         """Returns the task or mixture of this name.
 

@@ -2,11 +2,13 @@
 
 import dataclasses
 import importlib
+import shutil
 
 import pytest
 
 from elm_jax import fields
 from elm_jax.cli import gin_flags, selectors
+from elm_jax.data import tasks
 from elm_jax.runs import reading
 
 BINARIES = ("train", "library", "eval", "merge", "convert", "report", "tasks")
@@ -55,3 +57,24 @@ def example(part):
     """Returns a value of a part that no gin file names; what it needs are paths."""
     needed = [f.name for f in fields.of(part) if f.default is dataclasses.MISSING]
     return part(**dict.fromkeys(needed, "anywhere"))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A base, experts and a catalogue; to be read alone."""
+    from tests.cli import failing
+
+    path = tmp_path_factory.mktemp("made")
+    failing.make_experts(path)
+    return path
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    """What `made` is, to be changed, and tasks that are as they should not be."""
+    from tests.cli import failing
+
+    tasks.registry.add(*failing.TASKS)
+    yield shutil.copytree(made, tmp_path / "run")
+    for task in failing.TASKS:
+        tasks.registry.remove(task.name)

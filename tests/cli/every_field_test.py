@@ -13,8 +13,7 @@ import pytest
 from elm_jax import errors, fields, paths
 from elm_jax.cli import gin_flags
 from elm_jax.runs import train
-
-from . import conftest as runs
+from tests.cli import conftest as runs
 
 ROOT = pathlib.Path(__file__).parents[2]
 

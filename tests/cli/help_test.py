@@ -10,8 +10,7 @@ import pytest
 from elm_jax import errors, fields
 from elm_jax.cli import gin_errors, gin_flags, help_text, selectors
 from elm_jax.runs import reading
-
-from . import conftest as runs
+from tests.cli import conftest as runs
 
 
 def help_of(binary):

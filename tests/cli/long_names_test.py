@@ -9,7 +9,7 @@ from elm_jax.checkpoints import manifest
 from elm_jax.cli import gin_flags
 from elm_jax.library import catalogue
 from elm_jax.runs import export, library, merge, tasks, work_folders
-from tests.cli import errors_test
+from tests.cli import failing
 
 RUNS = (merge.Merge, export.ExportHuggingFace, library.RetireExperts)
 RUNS += (tasks.TrainVocabulary,)
@@ -20,7 +20,7 @@ NAME = "n" * paths.NAME_BYTES
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("long") / LONG
-    errors_test.make_experts(path)
+    failing.make_experts(path)
     return path
 
 

@@ -17,7 +17,7 @@ import pytest
 from elm_jax import trees
 from elm_jax.checkpoints import stores, tensors
 from elm_jax.cli import selectors
-from tests.cli import errors_test
+from tests.cli import failing
 
 NUM_PAIRS = int(os.environ.get("ELM_NUM_PAIRS", "2"))
 CACHES_GIN = """
@@ -145,7 +145,7 @@ def server(tmp_path_factory):
 def made(tmp_path_factory):
     """Random experts, and nothing that a command has made of them."""
     folder = tmp_path_factory.mktemp("made")
-    errors_test.make_experts(folder)
+    failing.make_experts(folder)
     shutil.rmtree(folder / "library")
     return folder
 

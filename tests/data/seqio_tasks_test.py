@@ -7,6 +7,7 @@ import pytest
 
 from elm_jax import errors
 from elm_jax.data import rendering, seqio_tasks, tasks, tensorflow_imports
+from tests.data.t5_ranking import t5_rank_accuracy
 
 # Shorter than the inputs under any vocabulary that SentencePiece's releases train.
 FEATURES = tasks.Features(inputs_length=20, targets_length=4)
@@ -107,18 +108,6 @@ def test_plain_text_has_targets_alone_and_no_end_token(seqio, vocab, data_option
     (example,) = task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
     assert "inputs" not in example
     np.testing.assert_array_equal(example["targets"], vocab.encode("red apple"))
-
-
-def t5_rank_accuracy(targets, scores):
-    """Accuracy as `t5.evaluation.metrics.rank_classification` defines it."""
-    assert {len(target) for target in targets} == {4}
-    best = {}
-    for (idx, is_correct, weight, _), score in zip(targets, scores, strict=True):
-        row, choice = (int(i) for i in idx)
-        assert weight == 1.0
-        if row not in best or score > best[row][0]:
-            best[row] = (score, bool(is_correct), choice)
-    return {"accuracy": 100 * np.mean([correct for _, correct, _ in best.values()])}
 
 
 def test_a_ranking_task_has_an_example_per_choice_as_t5_expects(

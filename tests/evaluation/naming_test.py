@@ -1,38 +1,11 @@
 """Each expert has one name in a table, and no table mixes what cannot be compared."""
 
-import dataclasses
-
 import pytest
 
 from elm_jax import errors
 from elm_jax.evaluation import naming, results, selection
 from elm_jax.reporting import marks
-
-PROMPT = results.ResultRow(
-    expert="reviews",
-    base_fingerprint="base",
-    expert_fingerprint="aaaaaaaaaaaaaaaa",
-    task="senses_same",
-    dataset="senses",
-    prompt="same",
-    split="test",
-    protocol="default",
-    seed=42,
-    checkpoint_step=100,
-    run_id="r",
-    metric="accuracy",
-    value=60.0,
-    num_examples=10,
-    kind="prompt",
-    source="prompt_experts/reviews",
-    training_seed=1,
-    vocabulary="v",
-)
-
-
-def changed(row=PROMPT, **changes):
-    return dataclasses.replace(row, **changes)
-
+from tests.evaluation.made_rows import PROMPT, changed
 
 LORA = changed(
     expert_fingerprint="bbbbbbbbbbbbbbbb", source="lora_experts/reviews", value=40.0

@@ -11,8 +11,8 @@ import time
 import pytest
 
 from tests.launch.conftest import LAUNCH
-from tests.runs import sharded_training_test as sharded
-from tests.runs.end_to_end_test import SHAPE
+from tests.runs.shapes import SHAPE
+from tests.runs.training import fleets
 
 SCRIPT = LAUNCH / "ray_train.py"
 EXPERTS = ("pocket_kinds_which_is", "pocket_notes_tell")
@@ -114,8 +114,10 @@ def test_experts_of_a_node_that_dies_finish_on_the_other(
         "options.Saving.every_steps = 5",
     )
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    sharded.run(whole, "base", "TRAIN_STEPS = 2", "BATCH_SIZE = 8", *SHAPE)
-    sharded.run(whole, "prompt_experts", *bindings)
+    fleets.start(
+        whole, "gin/pocket/base.gin", "TRAIN_STEPS = 2", "BATCH_SIZE = 8", *SHAPE
+    )
+    fleets.start(whole, "gin/pocket/prompt_experts.gin", *bindings)
     parts.mkdir()
     for name in ("base", "cache"):
         os.symlink(whole / name, parts / name)
@@ -143,4 +145,4 @@ def test_experts_of_a_node_that_dies_finish_on_the_other(
     assert again
     assert all(match["node"] != begun["node"] for match in again)
     assert f"{name}: goes on from its own step" in text
-    assert sharded.fingerprints(parts) == sharded.fingerprints(whole)
+    assert fleets.fingerprints(parts) == fleets.fingerprints(whole)

@@ -6,21 +6,8 @@ import numpy as np
 import pytest
 
 from elm_jax import errors
-from elm_jax.library import index, retrieval, voting
-
-SETTINGS = index.IndexSettings(embedder="e", text_format="instance", num_keys=2, seed=0)
-
-
-def library(**keys):
-    """An index of keys, rows of numbers by expert."""
-    experts = tuple(index.Expert(name, len(own), (), "") for name, own in keys.items())
-    owners = np.repeat(np.arange(len(keys), dtype=np.int32), [*map(len, keys.values())])
-    rows = np.concatenate([np.asarray(own, np.float32) for own in keys.values()])
-    return index.Index(SETTINGS, experts, rows, owners)
-
-
-ONE = library(a=[[1, 0], [0, 0.5]], b=[[0.9, 0.1], [0.8, 0]], c=[[-1, -1], [0, 1]])
-QUERIES = np.array([[1, 0], [0, 1], [2, 0]], np.float32)
+from elm_jax.library import retrieval, voting
+from tests.library.keys import ONE, QUERIES, library
 
 
 def test_one_key_for_each_query_is_the_papers_rule():

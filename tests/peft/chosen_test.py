@@ -11,7 +11,7 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.peft import bottleneck, chosen, mixture
 from elm_jax.routing import token_routers
-from tests.peft.mixture_test import CLOSE, KINDS, experts_of, mixed_model, sample_of
+from tests.peft.mixed import CLOSE, KINDS, experts_of, mixed_model, sample_of
 from tests.peft.sample import run
 
 NUM_EXPERTS = 5

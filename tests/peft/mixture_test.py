@@ -10,20 +10,10 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.model import decoding, decoding_spec, scoring, t5
 from elm_jax.partitioning import rules
-from elm_jax.peft import bottleneck, ia3, lora, mixture, points
+from elm_jax.peft import mixture
 from elm_jax.types import LAYERS
-from tests.peft.own_kind import Gain
-from tests.peft.sample import SHAPE, TOKENS, random_params, run
-
-KINDS = {
-    "serial": bottleneck.Bottleneck(points=points.SUB_LAYERS, reduction_factor=8),
-    "parallel": bottleneck.Bottleneck(parallel=True, reduction_factor=16),
-    "lora": lora.Lora(rank=3, targets="/(query|key|value|out|wi_0|wo)$"),
-    "ia3": ia3.Ia3(),
-    "of_a_user": Gain(),
-}
-# Sums of another order, and of more terms, in float32.
-CLOSE = {"rtol": 2e-5, "atol": 2e-5}
+from tests.peft.mixed import CLOSE, KINDS, experts_of, mixed_model, sample_of
+from tests.peft.sample import TOKENS, run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,34 +36,7 @@ class ByReading(mixture.Router):
         return jax.nn.softmax(scores, axis=-1)
 
 
-def experts_of(spec, count):
-    """Returns the base of a model with adapters, and experts' parameters."""
-    model = t5.T5(SHAPE, spec.adapter_fn(SHAPE.emb_dim))
-    whole = [random_params(model, seed) for seed in range(count)]
-    adapters = [trees.split(params, "_adapter/")[0] for params in whole]
-    return model, trees.split(whole[0], "_adapter/")[1], adapters
-
-
-def mixed_model(spec, count, router, **options):
-    made = mixture.Mixture(of=spec, num_experts=count, router=router, **options)
-    return t5.T5(SHAPE, made.adapter_fn(SHAPE.emb_dim))
-
-
-def sample_of(spec, count):
-    """Returns an adapter, parameters of several, inputs and outputs [2, 5, 16]."""
-    point = "decoder/cross_attention/key"
-    point = "encoder/mlp" if isinstance(spec, bottleneck.Bottleneck) else point
-    point = "encoder/mlp/wo" if isinstance(spec, Gain) else point
-    module = spec.adapter_fn(16)(point, name="x")
-    rng = np.random.default_rng(0)
-    inputs, outputs = rng.normal(size=(2, 2, 5, 16)).astype(np.float32)
-    like = module.init(jax.random.key(0), inputs, outputs)["params"]
-    params = jax.tree.map(
-        lambda leaf: rng.normal(size=(count, *leaf.shape)).astype(np.float32), like
-    )
-    return module, params, inputs, outputs
-
-
+@pytest.mark.optimized
 @pytest.mark.parametrize("name", [*KINDS])
 def test_one_expert_of_weight_1_is_that_expert_bit_for_bit(name):
     model, base, adapters = experts_of(KINDS[name], 1)

@@ -4,7 +4,7 @@ import pytest
 
 from elm_jax.reporting import example_pages
 from tests.reporting import browser
-from tests.reporting.page_test import Page
+from tests.reporting.parsed import Page
 
 
 @pytest.fixture(name="shown")

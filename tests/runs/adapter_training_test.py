@@ -9,7 +9,7 @@ from elm_jax import trees
 from elm_jax.checkpoints import experts
 from elm_jax.cli import gin_flags
 from elm_jax.runs import candidates, evaluate, library, loaded, merge, train
-from tests.runs.end_to_end_test import SHAPE
+from tests.runs.shapes import SHAPE
 
 RUNS = (train.Train, library.BuildLibrary, evaluate.Evaluate)
 KINDS = ("lora", "ia3", "norm", "parallel")

@@ -5,23 +5,23 @@ import pytest
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
-    from tests.runs import end_to_end_test
-    from tests.runs.training import fleet_test
+    from tests.runs import shapes
+    from tests.runs.training import fleets
 
     folder = tmp_path_factory.mktemp("base")
-    few = ("TRAIN_STEPS = 2", "BATCH_SIZE = 8", *end_to_end_test.SHAPE)
-    fleet_test.start(folder, "gin/pocket/base.gin", *few)
+    few = ("TRAIN_STEPS = 2", "BATCH_SIZE = 8", *shapes.SHAPE)
+    fleets.start(folder, "gin/pocket/base.gin", *few)
     return folder
 
 
 @pytest.fixture(scope="session")
 def whole(base, tmp_path_factory):
     """Experts of a fleet that nothing stopped."""
-    from tests.runs.training import fleet_test
+    from tests.runs.training import fleets
 
     folder = tmp_path_factory.mktemp("whole")
     traced = "options.Metrics.profile_steps = (2, 3)"
-    fleet_test.train_in(folder, base, fleet_test.LISTED, traced)
+    fleets.train_in(folder, base, fleets.LISTED, traced)
     return folder
 
 
@@ -34,4 +34,18 @@ def scored_folder(tmp_path_factory):
     scored.save_base(folder)
     with scored.registered():
         scored.score(folder, "plain", "twice", "signs", "long", "written")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def library_folder(tmp_path_factory):
+    """A work folder with a base, two experts and their library; to be read alone."""
+    from tests.runs import scored, toy
+
+    folder = tmp_path_factory.mktemp("library")
+    with scored.registered():
+        scored.save_base(folder)
+        for seed, name in enumerate(("plain", "twice"), start=1):
+            toy.save_expert(folder, name, seed)
+        toy.build(folder).run()
     return folder

@@ -21,17 +21,10 @@ from elm_jax.runs import (
     tasks,
     train,
 )
+from tests.runs.shapes import SHAPE
 
 RUNS = (train.Train, library.BuildLibrary, evaluate.Evaluate, merge.Merge)
 RUNS += (report.Report, convert.ImportT5X, tasks.ListTasks)
-SHAPE = (
-    "config.T5Config.emb_dim = 16",
-    "config.T5Config.num_heads = 2",
-    "config.T5Config.head_dim = 8",
-    "config.T5Config.mlp_dim = 16",
-    "config.T5Config.num_encoder_layers = 1",
-    "config.T5Config.num_decoder_layers = 1",
-)
 TRAINED = "('pocket_kinds', 'pocket_reviews')"
 
 pytestmark = pytest.mark.slow

@@ -15,71 +15,21 @@ from elm_jax import errors
 from elm_jax.checkpoints import experts, manifest
 from elm_jax.evaluation import racing
 from elm_jax.model import decoding_spec
-from elm_jax.runs import embedders, evaluate, library, placement, task_data
+from elm_jax.runs import evaluate, library, placement, task_data
 from tests.runs import scored
+from tests.runs.toy import DATA, ENCODER, ask, build, save_expert, score
 
 REFUSES = "refuses"  # and names what differs
 ADDS = "adds"  # beside what is there, which stays as it is
 SAME = "same"  # decides nothing of the result
 
-DATA = scored.make_data()
 OTHER_LENGTHS = dataclasses.replace(DATA, feature_lengths={"inputs": 8, "targets": 8})
-ENCODER = embedders.EmbedderSpec(kind="encoder", max_length=24)
-TASKS = ("plain_ask", "signs_ask")
 
 
 @pytest.fixture(autouse=True)
 def toy_tasks():
     with scored.registered():
         yield
-
-
-def save_expert(folder, name, seed):
-    base, info = experts.load_expert(folder / "base")
-    noise = jax.random.PRNGKey(seed)
-    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(noise, x.shape), base)
-    info = dataclasses.replace(
-        info, name=name, kind="dataset", seed=seed, tasks=(f"{name}_ask",), steps=1
-    )
-    experts.save_expert(folder / "experts" / name, params, info)
-
-
-def build(folder, **changes):
-    given = {
-        "model_dir": str(folder),
-        "experts": ("{MODEL_DIR}/experts/plain", "{MODEL_DIR}/experts/twice"),
-        "data": DATA,
-        "initial_checkpoint_path": "{MODEL_DIR}/base",
-        "embedder": ENCODER,
-        "num_keys": 4,
-    }
-    return library.BuildLibrary(**(given | changes))
-
-
-def ask(folder, **changes):
-    given = {
-        "model_dir": str(folder),
-        "tasks": TASKS,
-        "data": DATA,
-        "initial_checkpoint_path": "{MODEL_DIR}/base",
-        "embedder": ENCODER,
-        "num_queries": 2,
-    }
-    return library.Retrieve(**(given | changes))
-
-
-def score(folder, **changes):
-    given = {
-        "model_dir": str(folder),
-        "data": DATA,
-        "initial_checkpoint_path": "{MODEL_DIR}/base",
-        "tasks": TASKS,
-        "experts": ("{MODEL_DIR}/experts/twice",),
-        "strategies": ("base", "retrieved"),
-        "retrieval": ask(folder),
-        "batch_size": 8,
-    }
-    return evaluate.Evaluate(**(given | changes))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import pytest
 
 from elm_jax import errors
-from tests.runs.training import fleet_test
+from tests.runs.training import fleets
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,7 @@ def start(folder, base, kind, *bindings):
     for name in ("base", "cache"):
         if not (folder / name).exists():
             (folder / name).symlink_to(base / name)
-    fleet_test.start(folder, f"gin/pocket/{kind}.gin", *ONE, *bindings)
+    fleets.start(folder, f"gin/pocket/{kind}.gin", *ONE, *bindings)
 
 
 def states(folder):
@@ -62,10 +62,10 @@ train.Train.per_expert = {"*_tell": @wild/expert_settings.ExpertSettings()}
 
 
 def test_an_infinite_last_update_in_a_fleet_is_told_and_the_others_land(base, tmp_path):
-    gin_file = fleet_test.prepare(tmp_path, base, WILD)
+    gin_file = fleets.prepare(tmp_path, base, WILD)
     with pytest.raises(errors.TrainingError, match="1 of 2 experts failed") as caught:
         named = f"MIXTURE_OR_TASK_NAME = {NAMES}"
-        fleet_test.start(tmp_path, gin_file, named, *ONE, DECAYS)
+        fleets.start(tmp_path, gin_file, named, *ONE, DECAYS)
     assert "the update of step 1 of expert pocket_notes_tell" in str(caught.value)
     landed = [path.name for path in (tmp_path / "prompt_experts").iterdir()]
     assert landed == ["pocket_kinds_which_is"]
@@ -74,7 +74,5 @@ def test_an_infinite_last_update_in_a_fleet_is_told_and_the_others_land(base, tm
 
 def test_a_rate_that_is_infinite_in_float32_is_refused_before_anything(tmp_path):
     with pytest.raises(errors.ConfigError, match="learning_rate = 1e\\+39"):
-        fleet_test.start(
-            tmp_path, "gin/pocket/prompt_experts.gin", "LEARNING_RATE = 1e39"
-        )
+        fleets.start(tmp_path, "gin/pocket/prompt_experts.gin", "LEARNING_RATE = 1e39")
     assert not list(tmp_path.iterdir())

@@ -10,16 +10,14 @@ from elm_jax.evaluation import row_lines
 from elm_jax.library import voting
 from elm_jax.merging import averages
 from elm_jax.runs import key_routers
-from tests.library.voting_test import ONE, QUERIES
-from tests.runs import finished_scores_test as toy
-from tests.runs import scored
-from tests.runs import strategies_test as known
+from tests.library.keys import ONE, QUERIES
+from tests.runs import scored, toy
 
 
 @pytest.fixture
 def asked(tmp_path):
     """A question of three rows to a library with two keys of each expert."""
-    return known.question(tmp_path)._replace(opened=ONE, vectors=QUERIES)
+    return toy.question(tmp_path)._replace(opened=ONE, vectors=QUERIES)
 
 
 def test_the_expert_of_most_near_keys_or_of_the_likest_mean_is_taken(asked):

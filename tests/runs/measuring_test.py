@@ -25,8 +25,7 @@ from elm_jax.runs import (
     strategies,
 )
 from tests.peft.sample import random_params
-from tests.runs import finished_scores_test as toy
-from tests.runs import scored
+from tests.runs import scored, toy
 
 SPECS = {
     "whole": None,

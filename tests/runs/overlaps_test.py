@@ -13,8 +13,7 @@ from elm_jax.evaluation import result_store
 from elm_jax.library import index
 from elm_jax.reporting import marks
 from elm_jax.runs import queries, strategies
-from tests.runs import finished_scores_test as toy
-from tests.runs import scored
+from tests.runs import scored, toy
 
 
 @pytest.fixture(autouse=True)

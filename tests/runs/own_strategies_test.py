@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 
 import numpy as np
 import pytest
 
 from elm_jax import trees
-from elm_jax.checkpoints import experts
+from elm_jax.checkpoints import experts, manifest
 from elm_jax.cli import gin_flags
 from elm_jax.data import tasks as task_registry
 from elm_jax.evaluation import result_store
@@ -21,8 +22,7 @@ from elm_jax.runs import (
     queries,
     report,
 )
-from tests.runs import finished_scores_test as toy
-from tests.runs import scored
+from tests.runs import scored, toy
 
 TASKS = toy.TASKS
 OF_OTHERS = '''
@@ -125,21 +125,15 @@ def toy_tasks():
 
 
 @pytest.fixture(scope="module")
-def library_folder(tmp_path_factory):
-    """A work folder with a base, two experts and their library."""
-    folder = tmp_path_factory.mktemp("library")
-    with scored.registered():
-        scored.save_base(folder)
-        for seed, name in enumerate(("plain", "twice"), start=1):
-            toy.save_expert(folder, name, seed)
-        toy.build(folder).run()
-    return folder
+def own_folder(library_folder, tmp_path_factory):
+    """The work folder, to be added to."""
+    return shutil.copytree(library_folder, tmp_path_factory.mktemp("own") / "run")
 
 
 @pytest.fixture(scope="module")
-def others(library_folder):
+def others(own_folder):
     """The rows of an evaluation by strategies of others, from gin alone."""
-    folder = library_folder
+    folder = own_folder
     (folder / "of_others.py").write_text(OF_OTHERS, "utf-8")
     text = GIN.replace("VOCABULARY", str(scored.MODEL))
     (folder / "others.gin").write_text(text, "utf-8")
@@ -184,31 +178,33 @@ def test_a_strategy_and_a_merge_method_of_others_are_scored_from_gin_alone(other
             assert row.strategy_note.startswith("first merge of the two experts")
 
 
-def test_the_merge_of_others_has_the_parameters_that_it_makes(others, library_folder):
+def test_the_merge_of_others_has_the_parameters_that_it_makes(others, own_folder):
     method = sys.modules["of_others"].First(factor=0.5)
-    folders = tuple(library_folder / "experts" / name for name in ("twice", "plain"))
-    base = loaded.Base.load(library_folder / "base")
+    folders = tuple(own_folder / "experts" / name for name in ("twice", "plain"))
+    # No result may depend on their order: they are given by their fingerprints.
+    first = min(folders, key=lambda path: manifest.read_manifest(path).fingerprint)
+    base = loaded.Base.load(own_folder / "base")
     found, adapter = candidates.Candidate("x", folders, method=method).load(base)
     assert adapter is None
-    expert = trees.flatten(experts.load_expert(folders[0])[0])
+    expert = trees.flatten(experts.load_expert(first)[0])
     whole = trees.flatten(found)
     for name, leaf in expert.items():
         np.testing.assert_array_equal(whole[name], leaf * np.float32(0.5))
 
 
 def test_libraries_of_two_seeds_are_alike_and_those_of_mixed_seeds_are_none(
-    library_folder, tmp_path
+    own_folder, tmp_path
 ):
-    (tmp_path / "base").symlink_to(library_folder / "base")
+    (tmp_path / "base").symlink_to(own_folder / "base")
     folders = {"all 1": (1, 1), "all 2": (2, 2), "mixed": (1, 2)}
     found = {}
     for place, seeds in folders.items():
         home = tmp_path / place
         for name, seed in zip(("plain", "twice"), seeds, strict=True):
-            params, info = experts.load_expert(library_folder / "experts" / name)
+            params, info = experts.load_expert(own_folder / "experts" / name)
             of_seed = dataclasses.replace(info, seed=seed)
             experts.save_expert(home / "experts" / name, params, of_seed)
-        (home / "base").symlink_to(library_folder / "base")
+        (home / "base").symlink_to(own_folder / "base")
         toy.build(home).run()
         asked = toy.ask(home)
         (answer,) = asked.ask(asked, TASKS[:1], asked.data)
@@ -223,12 +219,10 @@ def test_libraries_of_two_seeds_are_alike_and_those_of_mixed_seeds_are_none(
     assert told == {"base": ("", None), "merged_top3": (found["all 2"][0], 2)}
 
 
-def test_a_report_shows_strategies_of_others_as_they_are(others, library_folder):
-    shown = report.Report(
-        model_dir=str(library_folder), title="Others", unseen_tasks=TASKS
-    )
+def test_a_report_shows_strategies_of_others_as_they_are(others, own_folder):
+    shown = report.Report(model_dir=str(own_folder), title="Others", unseen_tasks=TASKS)
     shown.run()
-    text = (library_folder / "report" / "tables.md").read_text("utf-8")
+    text = (own_folder / "report" / "tables.md").read_text("utf-8")
     headline = text.partition("**Unseen tasks")[2].partition("\n**")[0]
     cells = [line.split("|") for line in headline.splitlines() if "|" in line]
     names = [cell[1].strip() for cell in cells[2:]]
@@ -238,7 +232,7 @@ def test_a_report_shows_strategies_of_others_as_they_are(others, library_folder)
     assert "how well longest_row chooses from it" in text
     assert "how well retrieved chooses from it" in text
     assert "how well merged_top2_first" not in text
-    page = (library_folder / "report" / "index.html").read_text("utf-8")
+    page = (own_folder / "report" / "index.html").read_text("utf-8")
     assert "by the longest unlabelled row" in page
 
 
@@ -288,9 +282,9 @@ def test_votes_are_written_by_the_main_process_only(others, monkeypatch):
     assert votes.read_bytes() == before
 
 
-def test_a_retrieval_as_it_was_asks_what_a_part_asks(others, library_folder):
+def test_a_retrieval_as_it_was_asks_what_a_part_asks(others, own_folder):
     """`@library.Retrieve()` had tasks and data of its own."""
-    former = toy.ask(library_folder)
+    former = toy.ask(own_folder)
     names = task_registry.registry.expand(TASKS)
     asked = former.ask(former, names, former.data)
     again = others.retrieval.ask(

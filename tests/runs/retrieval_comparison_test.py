@@ -11,8 +11,7 @@ from elm_jax import errors
 from elm_jax.checkpoints import manifest
 from elm_jax.evaluation import result_store, results
 from elm_jax.runs import embedders, retrieval_comparison
-from tests.runs import finished_scores_test as toy
-from tests.runs import scored
+from tests.runs import scored, toy
 
 NAMES = ("plain", "twice")
 OTHER = dataclasses.replace(toy.ENCODER, max_length=12)

@@ -15,8 +15,7 @@ from elm_jax.model import t5
 from elm_jax.peft import bottleneck, expert_parts
 from elm_jax.routing import token_routers
 from elm_jax.runs import bases, loaded, observe, routed_tokens, routing_records
-from tests.runs import finished_scores_test as toy
-from tests.runs import scored
+from tests.runs import scored, toy
 
 SPEC = bottleneck.Bottleneck(reduction_factor=4, init_std=0.3)
 SETTINGS = routing_records.Settings(num_examples=6, batch_size=4, gate_steps=3)

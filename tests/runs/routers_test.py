@@ -23,9 +23,7 @@ from elm_jax.runs import (
     strategies,
     strategy,
 )
-from tests.runs import finished_scores_test as toy
-from tests.runs import scored
-from tests.runs import strategies_test as known
+from tests.runs import scored, toy
 
 STRATEGIES = (
     "base",
@@ -258,7 +256,7 @@ def question(tmp_path, **scores):
             np.zeros((1, 2)),
         ),
     )
-    return known.question(tmp_path)._replace(behaviour=one)
+    return toy.question(tmp_path)._replace(behaviour=one)
 
 
 def test_what_a_router_takes(tmp_path):

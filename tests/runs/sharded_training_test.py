@@ -11,7 +11,7 @@ from elm_jax import errors, trees
 from elm_jax.checkpoints import bucket, experts
 from elm_jax.cli import gin_flags
 from elm_jax.runs import fetch, train
-from tests.runs.end_to_end_test import SHAPE
+from tests.runs.shapes import SHAPE
 
 pytestmark = pytest.mark.slow
 

@@ -9,17 +9,14 @@ import pytest
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest
-from elm_jax.library import retrieval
 from elm_jax.merging import averages, noise, task_arithmetic
 from elm_jax.runs import (
     candidates,
     loaded,
     offered,
-    queries,
     strategies,
 )
-from tests.runs import finished_scores_test as toy
-from tests.runs import scored
+from tests.runs import scored, toy
 
 TASKS = toy.TASKS
 
@@ -30,34 +27,9 @@ def toy_tasks():
         yield
 
 
-@pytest.fixture(scope="module")
-def library_folder(tmp_path_factory):
-    """A work folder with a base, two experts and their library."""
-    folder = tmp_path_factory.mktemp("library")
-    with scored.registered():
-        scored.save_base(folder)
-        for seed, name in enumerate(("plain", "twice"), start=1):
-            toy.save_expert(folder, name, seed)
-        toy.build(folder).run()
-    return folder
-
-
-RESULT = retrieval.Retrieval(
-    votes=(("a", 2), ("b", 2), ("c", 1)),
-    nearest=("a", "b", "c", "b", "a"),
-    scores=np.array([0.25, 0.5, 3.0, 0.5, 0.25], np.float32),
-    num_ties=0,
-)
-
-
-def question(tmp_path):
-    folders = {name: tmp_path / name for name in "abc"}
-    return queries.Question("task", None, (), RESULT, folders)  # type: ignore[arg-type]
-
-
 def test_experts_are_ranked_by_votes_or_by_similarity():
-    assert RESULT.ranked("votes") == (("a", 2.0), ("b", 2.0), ("c", 1.0))
-    assert RESULT.ranked("similarity") == (("c", 3.0), ("b", 1.0), ("a", 0.5))
+    assert toy.RESULT.ranked("votes") == (("a", 2.0), ("b", 2.0), ("c", 1.0))
+    assert toy.RESULT.ranked("similarity") == (("c", 3.0), ("b", 1.0), ("a", 0.5))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +57,7 @@ def test_experts_are_ranked_by_votes_or_by_similarity():
     ids=lambda value: getattr(value, "label", ""),
 )
 def test_what_a_library_strategy_takes(tmp_path, strategy, names, method):
-    target = strategies.Target("task", tmp_path.joinpath, question(tmp_path))
+    target = strategies.Target("task", tmp_path.joinpath, toy.question(tmp_path))
     found = strategy.choose(target)
     assert "".join(folder.name for folder in found.folders) == names
     assert found.method == method

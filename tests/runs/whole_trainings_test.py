@@ -2,7 +2,7 @@
 
 from elm_jax.evaluation import row_columns
 from elm_jax.runs import whole_trainings
-from tests.evaluation import naming_test as rows
+from tests.evaluation import made_rows as rows
 
 FIRST, SECOND, THIRD = (
     rows.changed(training_seed=seed, expert_fingerprint=f"{seed}", recipe="r")

@@ -10,7 +10,7 @@ from elm_jax import errors
 from elm_jax.data import cache, rendering, seqio_tasks, tasks, vocabulary
 from elm_jax.evaluation import metrics
 from tasks import bigbench, pocket, t0
-from tests.data.seqio_tasks_test import t5_rank_accuracy
+from tests.data.t5_ranking import t5_rank_accuracy
 
 BY_NAME = {task.name: task for task in (*bigbench.TASKS, *bigbench.MERGED)}
 MIXTURES = {mixture.name: mixture for mixture in bigbench.MIXTURES}

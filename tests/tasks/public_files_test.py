@@ -9,7 +9,7 @@ import pytest
 from elm_jax import errors
 from elm_jax.data import sources
 from tasks import public_files, public_qa, table_rows
-from tests.tasks.public_qa_test import check_rows, lines
+from tests.tasks.published import check_rows, lines
 
 STORY = (
     "InputStoryid,InputSentence1,InputSentence2,InputSentence3,InputSentence4,"

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from elm_jax.data import rendering, serving, tasks
-from tasks import own, public_qa, table_rows
+from tasks import public_qa
+from tests.tasks.published import check_rows, lines
 
 SQUAD = {
     "title": "Ferries",
@@ -75,10 +75,6 @@ WIKI_QA = (
     "QuestionID\tQuestion\tDocumentID\tDocumentTitle\tSentenceID\tSentence\tLabel\n"
     'Q1\thow tall is it\tD1\tTall Tower\tD1-0\tThe "Tall Tower" is ninety metres.\t1\n'
 )
-
-
-def lines(*records):
-    return "".join(f"{json.dumps(record)}\n" for record in records)
 
 
 def listed(*records):
@@ -211,23 +207,3 @@ def test_every_parser_has_a_file_here():
 def test_rows_have_what_prompts_read(name, tmp_path):
     split, texts, expected = FORMS[name]
     check_rows(name, public_qa.FILES[name], split, texts, expected, tmp_path)
-
-
-def check_rows(name, source, split, texts, expected, data_dir):
-    """Writes the files, reads them as the dataset, and asks our own prompt for it."""
-    for paths, text in zip(source.files[split], texts, strict=True):
-        path = data_dir / paths.split("|")[0]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
-    rows = list(source.rows(split, data_dir=str(data_dir)))
-    assert rows[0] | expected == rows[0]
-    fields = {f for p in table_rows.prompts() if p.dataset == name for f in p.fields}
-    assert fields <= {key.replace("-", "_") for key in rows[0]}
-    for task in (task for task in own.TASKS if task.dataset == name):
-        served = serving.serve(task.source, split, data_dir=str(data_dir))
-        assert served.kind == "files"
-        template = task.template.load("")
-        found = rendering.render_rows(served.rows(), split=split, template=template)
-        assert len(found) > 0
-        assert not [reason for reason in found.dropped if reason.startswith("bad")]
-        assert isinstance(task, tasks.Task)

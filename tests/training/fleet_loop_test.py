@@ -9,13 +9,14 @@ import pytest
 from elm_jax import errors
 from elm_jax.training import fleet_loop, job, loop, optimizers, schedules
 from tests.training import toy
-from tests.training.fleet_test import make_toy_fleet
+
+pytestmark = pytest.mark.optimized  # claims of bits
 
 
 @functools.cache
 def the_fleet():
     """One fleet for all tests: programs compile once, and slots are used again."""
-    return make_toy_fleet(num_slots=4)
+    return toy.make_toy_fleet(num_slots=4)
 
 
 def batch_of(seed, n, *, bad_at=None):
@@ -308,7 +309,7 @@ def test_time_in_which_the_devices_wait_for_batches_is_counted():
 
 
 def test_an_expert_that_is_ahead_gets_its_turn_where_lanes_are_few():
-    fleet, frozen = make_toy_fleet(num_slots=3, num_lanes=2, num_devices=1)
+    fleet, frozen = toy.make_toy_fleet(num_slots=3, num_lanes=2, num_devices=1)
     taken, turns = [0], []
 
     class Same(Expert):

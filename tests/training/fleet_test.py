@@ -3,7 +3,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from elm_jax.model import config, loss, t5
 from elm_jax.peft import bottleneck, expert_parts, ia3, lora
@@ -11,32 +11,7 @@ from elm_jax.training import fleet as fleet_lib
 from elm_jax.training import optimizers, schedules, state, step
 from tests.training import toy
 
-
-def make_mesh(num_devices=2, num_model=1):
-    devices = jax.devices()[: num_devices * num_model]
-    axes = {"data": num_devices} | ({"model": num_model} if num_model > 1 else {})
-    return jax.make_mesh(
-        tuple(axes.values()),
-        tuple(axes),
-        axis_types=(AxisType.Auto,) * len(axes),
-        devices=devices,
-    )
-
-
-def make_toy_fleet(num_lanes=1, num_slots=4, num_devices=2):
-    """Returns (fleet, frozen)."""
-    mesh = make_mesh(num_devices)
-    example, frozen, _ = toy.start()
-    tx, _ = toy.make_step()
-    fleet = fleet_lib.Slots(
-        toy.loss_fn,
-        tx,
-        example=example,
-        mesh=mesh,
-        num_slots=num_slots,
-        num_lanes=num_lanes,
-    )
-    return fleet, jax.device_put(frozen, NamedSharding(mesh, PartitionSpec()))
+pytestmark = pytest.mark.optimized  # claims of bits
 
 
 def alone(steps):
@@ -51,7 +26,7 @@ def alone(steps):
 
 @pytest.mark.parametrize("num_devices", [1, 2])
 def test_lanes_one_after_another_have_the_bits_of_training_alone(num_devices):
-    fleet, frozen = make_toy_fleet(num_devices=num_devices)
+    fleet, frozen = toy.make_toy_fleet(num_devices=num_devices)
     fleet.put(1, toy.start()[0])
     fleet.put(3, toy.start()[0])
     losses = []
@@ -69,7 +44,7 @@ def test_lanes_one_after_another_have_the_bits_of_training_alone(num_devices):
 
 def test_lanes_as_one_batch_equal_training_alone_to_rounding():
     """Products over more rows may be summed in another order: 1e-5 in float32."""
-    fleet, frozen = make_toy_fleet(num_lanes=2)
+    fleet, frozen = toy.make_toy_fleet(num_lanes=2)
     fleet.put(0, toy.start()[0])
     fleet.put(1, toy.start()[0])
     for n in range(6):
@@ -83,7 +58,7 @@ def test_lanes_as_one_batch_equal_training_alone_to_rounding():
 
 @pytest.mark.parametrize("num_lanes", [1, 2])
 def test_a_step_changes_no_bit_of_the_slots_that_take_none(num_lanes):
-    fleet, frozen = make_toy_fleet(num_lanes=num_lanes)
+    fleet, frozen = toy.make_toy_fleet(num_lanes=num_lanes)
     for slot in range(4):
         fleet.put(slot, toy.start()[0])
     before = fleet.get(0)
@@ -94,8 +69,8 @@ def test_a_step_changes_no_bit_of_the_slots_that_take_none(num_lanes):
 
 @pytest.mark.parametrize("num_lanes", [1, 2])
 def test_a_loss_that_is_not_finite_stays_in_its_lane(num_lanes):
-    fleet, frozen = make_toy_fleet(num_lanes=num_lanes)
-    other, _ = make_toy_fleet(num_lanes=num_lanes)
+    fleet, frozen = toy.make_toy_fleet(num_lanes=num_lanes)
+    other, _ = toy.make_toy_fleet(num_lanes=num_lanes)
     bad = {name: np.full_like(leaf, np.nan) for name, leaf in toy.batch_at(0).items()}
     for each, neighbour in ((fleet, toy.batch_at(5)), (other, bad)):
         each.put(0, toy.start()[0])
@@ -109,7 +84,7 @@ def test_a_loss_that_is_not_finite_stays_in_its_lane(num_lanes):
 
 
 def test_new_experts_rates_and_lengths_need_no_new_program():
-    fleet, frozen = make_toy_fleet()
+    fleet, frozen = toy.make_toy_fleet()
     for n, rate in enumerate((0.1, 0.2, 0.3)):
         fresh, _, _ = toy.start()
         schedule = optimizers.AdamW(learning_rate=rate).schedule(10 + n)
@@ -189,7 +164,7 @@ def test_an_expert_of_a_t5_fleet_has_the_bits_of_one_trained_alone(kind):
     """On one device; see the README for what the compiler does with several."""
     loss_fn, tx, trained, frozen = make_t5(kind)
     step_fn = step.make_train_step(loss_fn, tx)
-    mesh = make_mesh(1)
+    mesh = toy.make_mesh(1)
     example = state.init_state(trained, tx, seed=0)
     fleet = fleet_lib.Slots(loss_fn, tx, example=example, mesh=mesh, num_slots=4)
     frozen_before = jax.tree.map(np.array, frozen)
@@ -210,7 +185,7 @@ def test_an_expert_of_a_t5_fleet_has_the_bits_of_one_trained_alone(kind):
 def test_a_base_split_over_devices_serves_a_fleet():
     """Sums over devices change the order of additions: 1e-4 after these steps."""
     loss_fn, tx, trained, frozen = make_t5("bottleneck")
-    mesh = make_mesh(2, num_model=2)
+    mesh = toy.make_mesh(2, num_model=2)
 
     def place(leaf):
         spec = (None, None, "model") if leaf.ndim == 3 else ()
@@ -233,7 +208,7 @@ def test_a_base_split_over_devices_serves_a_fleet():
 
 
 def test_states_lie_evenly_over_devices():
-    fleet, _ = make_toy_fleet(num_slots=3)
+    fleet, _ = toy.make_toy_fleet(num_slots=3)
     assert fleet.num_slots == 4
     assert [fleet.device_of(slot) for slot in range(4)] == [0, 0, 1, 1]
     example = toy.start()[0]

@@ -1,13 +1,13 @@
 """Training is killed for real, and goes on as if nothing had happened."""
 
-import json
 import pathlib
 import signal
 import subprocess
 import sys
 import time
 
-from elm_jax.training import hooks, signals
+from elm_jax.training import signals
+from tests.training import toy
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -41,13 +41,6 @@ def finish(process):
         return process.stdout.read().splitlines()[-1]
 
 
-def metrics(folder):
-    """Returns all that the file of metrics says, but for times."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    rows = map(json.loads, lines)
-    return [{n: row[n] for n in row if n not in hooks.TIMES} for row in rows]
-
-
 def test_a_training_that_is_killed_ends_with_the_bits_of_one_that_is_not(tmp_path):
     untouched, killed = tmp_path / "untouched", tmp_path / "killed"
     reference = start(untouched)
@@ -61,8 +54,8 @@ def test_a_training_that_is_killed_ends_with_the_bits_of_one_that_is_not(tmp_pat
     assert stopped_at > 15  # SIGTERM saved the steps since
     assert finish(start(killed)) == expected
     assert expected.startswith("done 36 ")
-    assert metrics(killed) == metrics(untouched)
-    assert [row["step"] for row in metrics(killed)] == list(range(4, 37, 4))
+    assert toy.metrics(killed) == toy.metrics(untouched)
+    assert [row["step"] for row in toy.metrics(killed)] == list(range(4, 37, 4))
 
 
 def test_a_signal_during_a_slow_step_loses_that_step_alone(tmp_path):

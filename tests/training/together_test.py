@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.partitioning import addresses
-from tests.training import resume_test
+from tests.training import toy
 
 ROOT = pathlib.Path(__file__).parents[2]
 # A dead process closes its connections, which others notice at once; a silent one is
@@ -93,7 +93,7 @@ def test_when_one_dies_the_other_ends_and_both_go_on_with_the_same_bits(
     again = finish(start(folder))
     assert "starts at 0" not in again[0]
     assert again[0][-1] == again[1][-1] == untouched[2]
-    assert resume_test.metrics(folder) == resume_test.metrics(untouched[0])
+    assert toy.metrics(folder) == toy.metrics(untouched[0])
 
 
 @pytest.mark.slow
@@ -118,7 +118,7 @@ def test_a_signal_to_one_saves_and_stops_both(untouched, tmp_path):
         run.communicate(timeout=BOUND_SECS)
     assert [run.returncode for run in runs] == [143, 143]
     assert finish(start(folder))[0][-1] == untouched[2]
-    assert resume_test.metrics(folder) == resume_test.metrics(untouched[0])
+    assert toy.metrics(folder) == toy.metrics(untouched[0])
 
 
 @pytest.mark.slow

@@ -1,13 +1,17 @@
 """A linear model with a frozen and a trained layer: small, real, quick to compile."""
 
 import functools
+import json
+import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from elm_jax import trees
-from elm_jax.training import optimizers, state, step
+from elm_jax.training import fleet as fleet_lib
+from elm_jax.training import hooks, optimizers, state, step
 
 NUM_STEPS, SEED = 8, 3
 TRAINABLE = "adapter"
@@ -52,9 +56,15 @@ def batches(start, stop=10**6):
 ADAMW = optimizers.AdamW(learning_rate=0.1)
 
 
-@functools.cache
 def make_step(optimizer=ADAMW, num_steps=NUM_STEPS):
     """Returns (optax transformation, step); kept, because compiling takes a second."""
+    is_quick = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    return _make_step(optimizer, num_steps, is_quick)
+
+
+@functools.cache
+def _make_step(optimizer, num_steps, is_quick):
+    del is_quick  # bits of programs that were compiled in two ways may differ
     tx = optimizer.make(num_steps)
     return tx, step.make_train_step(loss_fn, tx)
 
@@ -71,3 +81,37 @@ def assert_same_bits(one, other):
     leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     for a, b in leaves:
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def make_mesh(num_devices=2, num_model=1):
+    devices = jax.devices()[: num_devices * num_model]
+    axes = {"data": num_devices} | ({"model": num_model} if num_model > 1 else {})
+    return jax.make_mesh(
+        tuple(axes.values()),
+        tuple(axes),
+        axis_types=(AxisType.Auto,) * len(axes),
+        devices=devices,
+    )
+
+
+def make_toy_fleet(num_lanes=1, num_slots=4, num_devices=2):
+    """Returns (fleet, frozen)."""
+    mesh = make_mesh(num_devices)
+    example, frozen, _ = start()
+    tx, _ = make_step()
+    fleet = fleet_lib.Slots(
+        loss_fn,
+        tx,
+        example=example,
+        mesh=mesh,
+        num_slots=num_slots,
+        num_lanes=num_lanes,
+    )
+    return fleet, jax.device_put(frozen, NamedSharding(mesh, PartitionSpec()))
+
+
+def metrics(folder):
+    """Returns all that the file of metrics says, but for times."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    rows = map(json.loads, lines)
+    return [{n: row[n] for n in row if n not in hooks.TIMES} for row in rows]

@@ -18,7 +18,7 @@ from elm_jax.runs.compiling import (
     result,
 )
 from tests.runs import scored
-from tests.runs.compiling import programs_test
+from tests.runs.compiling import tiny
 
 GIB = 2**30
 SMALL = "gin/parts/models/t5_1_1_small.gin"
@@ -164,7 +164,7 @@ def test_other_runs_compile_nothing():
 def test_a_compiler_that_ends_is_told_in_a_sentence(code, told):
     with pytest.raises(errors.ConfigError, match=told):
         compiler.compile_program(
-            programs_test.RANKING, targets.find("v5litepod-8"), child=("-c", code)
+            tiny.RANKING, targets.find("v5litepod-8"), child=("-c", code)
         )
 
 
@@ -192,9 +192,9 @@ def has(module):
 )
 def test_a_small_program_is_compiled_for_what_is_not_here(target):
     program = dataclasses.replace(
-        programs_test.RANKING,
+        tiny.RANKING,
         model=dataclasses.replace(
-            programs_test.TINY,
+            tiny.TINY,
             emb_dim=128,
             mlp_dim=256,
             num_encoder_layers=3,

@@ -12,7 +12,7 @@ import pytest
 from elm_jax.cli import gin_flags
 from elm_jax.runs import placement, train
 from elm_jax.runs.training import fleet_plan, machine
-from tests.runs.training.fleet_test import (
+from tests.runs.training.fleets import (
     ALONE,
     FEW,
     KEEP,
@@ -25,7 +25,7 @@ from tests.runs.training.fleet_test import (
     train_in,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.optimized]  # claims of bits
 
 LANES = "options.Fleet.lanes = 2"
 LEFT = TASKS[0]  # what a run was at when it was stopped, the others being finished

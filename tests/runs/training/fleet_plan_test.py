@@ -9,7 +9,7 @@ from elm_jax.model import cost, t5
 from elm_jax.peft import bottleneck, expert_parts
 from elm_jax.runs.training import fleet_plan, machine
 from elm_jax.training import optimizers
-from tests.runs.training.step_cost_test import NUM_PROMPT, XL
+from tests.runs.training.xl import NUM_PROMPT, XL
 
 GIB = 2**30
 

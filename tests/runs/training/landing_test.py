@@ -5,76 +5,23 @@ import json
 import os
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
-from elm_jax import errors, trees
+from elm_jax import errors
 from elm_jax.checkpoints import bucket, experts, manifest
-from elm_jax.cli import gin_flags
 from elm_jax.library import catalogue
-from elm_jax.model import config, t5
 from elm_jax.runs import loaded, placement, train
 from elm_jax.runs.training import options, record
 from tests.checkpoints import sample
-
-TASKS = ("pocket_kinds_which_is", "pocket_notes_tell")
-SHORT, LONG = TASKS[1], TASKS[0]
-SHAPE = config.T5Config(
-    vocab_size=576,
-    emb_dim=8,
-    num_heads=2,
-    head_dim=4,
-    mlp_dim=8,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
+from tests.runs.training.landed import (
+    LONG,
+    PER_EXPERT,
+    SHORT,
+    TASKS,
+    facts_of,
+    make_run,
 )
-PER_EXPERT = """
-from __gin__ import dynamic_registration
-include "gin/pocket/prompt_experts.gin"
-from elm_jax.runs import expert_settings
-from elm_jax.runs import train
-short/expert_settings.ExpertSettings.train_steps = 3
-train.Train.per_expert = {"*_tell": @short/expert_settings.ExpertSettings()}
-"""
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A work folder with a base, untrained."""
-    params = jax.tree.map(np.asarray, t5.init_params(t5.T5(SHAPE), seed=0))
-    facts = facts_of("base", kind="base", fingerprint=trees.fingerprint(params))
-    experts.save_expert(tmp_path / "base", params, facts)
-    (tmp_path / "experts.gin").write_text(PER_EXPERT)
-    return tmp_path
-
-
-def facts_of(name, *, kind="prompt", fingerprint="f" * 8, training=None):
-    return manifest.Manifest(
-        name=name,
-        kind=kind,
-        base_name="base",
-        base_fingerprint=fingerprint,
-        model=dataclasses.asdict(SHAPE),
-        trainable_pattern="norm",
-        tasks=(name,),
-        training=training or {},
-    )
-
-
-def make_run(folder, *bindings):
-    built, _, _ = gin_flags.build_run(
-        [train.Train],
-        gin_files=[str(folder / "experts.gin")],
-        bindings=[
-            f"MODEL_DIR = '{folder}'",
-            f"MIXTURE_OR_TASK_NAME = {TASKS}",
-            "TRAIN_STEPS = 5",
-            "options.Results.library_dir = '{MODEL_DIR}/library'",
-            *bindings,
-        ],
-    )
-    return built
 
 
 def result_of(run, name):

@@ -14,21 +14,19 @@ from elm_jax.cli import gin_flags
 from elm_jax.model import t5
 from elm_jax.runs import train
 from elm_jax.runs.training import record
-from tests.runs.training import landing_test
+from tests.runs.training import landed
 
 RECORDED = pathlib.Path(__file__).parents[2] / "fixtures" / "trainings"
 CASES = json.loads((RECORDED / "settings_before_parts.json").read_text("utf-8"))
-"""By the code of a008a5b, of the shape of `landing_test`: before fields had moved."""
+"""By the code of a008a5b, of the shape of `landed`: before fields had moved."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A work folder with a base, untrained."""
     path = tmp_path_factory.mktemp("recorded")
-    params = jax.tree.map(np.asarray, t5.init_params(t5.T5(landing_test.SHAPE), seed=0))
-    facts = landing_test.facts_of(
-        "base", kind="base", fingerprint=trees.fingerprint(params)
-    )
+    params = jax.tree.map(np.asarray, t5.init_params(t5.T5(landed.SHAPE), seed=0))
+    facts = landed.facts_of("base", kind="base", fingerprint=trees.fingerprint(params))
     experts.save_expert(path / "base", params, facts)
     return path
 
@@ -71,9 +69,7 @@ def test_a_finished_expert_of_an_earlier_release_is_kept(folder):
         gin_files=[case["gin_file"]],
         bindings=[f"MODEL_DIR = '{folder}'", *case["bindings"]],
     )
-    info = landing_test.facts_of(
-        case["expert"], kind="dataset", training=case["training"]
-    )
+    info = landed.facts_of(case["expert"], kind="dataset", training=case["training"])
     info = dataclasses.replace(info, tasks=run.spec().experts[case["expert"]].tasks)
     target = run.expert_dir(case["expert"])
     experts.save_expert(target, {"norm": np.ones(3, np.float32)}, info)

@@ -5,16 +5,15 @@ import pytest
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest
-from tests.runs.training import landing_test
+from tests.runs.training import landed
 
-folder = landing_test.folder
-NAMES = sorted(landing_test.TASKS)
+NAMES = sorted(landed.TASKS)
 SETTINGS = "short/expert_settings.ExpertSettings"
 FEW = ("BATCH_SIZE = 4", "options.Results.library_dir = ''")
 
 
 def make_run(folder, seeds, *bindings):
-    return landing_test.make_run(
+    return landed.make_run(
         folder, f"train.Train.random_seed = {seeds}", *FEW, *bindings
     )
 
@@ -40,7 +39,7 @@ def test_patterns_of_settings_are_of_names_whatever_the_seed(folder):
     found = make_run(folder, (7, 9)).spec().experts
     steps = {name: one.train_steps for name, one in found.items()}
     assert steps == {
-        f"seed{seed}/{name}": 3 if name == landing_test.SHORT else 5
+        f"seed{seed}/{name}": 3 if name == landed.SHORT else 5
         for seed in (7, 9)
         for name in NAMES
     }
@@ -70,11 +69,11 @@ def test_trainings_of_a_recipe_differ_in_their_seeds_alone_and_more_can_follow(
     folder, capsys
 ):
     few = (
-        f"MIXTURE_OR_TASK_NAME = ('{landing_test.SHORT}',)",
+        f"MIXTURE_OR_TASK_NAME = ('{landed.SHORT}',)",
         *("TRAIN_STEPS = 2", "options.Batching.num_shapes = 1"),
         f"{SETTINGS}.train_steps = 2",
     )
-    name = landing_test.SHORT
+    name = landed.SHORT
     run = make_run(folder, (7, 9), *few)
     run.run()
     infos = [

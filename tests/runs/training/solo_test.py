@@ -11,12 +11,12 @@ from elm_jax.cli import gin_flags
 from elm_jax.data import tasks as registered
 from elm_jax.runs import train
 from elm_jax.runs.training import shared_model
-from tests.runs.end_to_end_test import SHAPE
+from tests.runs.shapes import SHAPE
 
 pytestmark = pytest.mark.slow
 
 TASKS = ("pocket_kinds_which_is", "pocket_notes_tell")
-registered.registry.add(
+MIXTURES = (
     registered.Mixture("trainer_both", TASKS),
     registered.Mixture("trainer_capped", TASKS, caps={"pocket_notes_tell": 9}),
     registered.Mixture("trainer_swapped", TASKS[::-1]),
@@ -36,6 +36,14 @@ def build(folder, gin_file, *bindings):
 def run(folder, gin_file, *bindings):
     built, bound, operative = build(folder, gin_file, *bindings)
     built.start(config=bound, operative_config=operative)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mixtures():
+    registered.registry.add(*MIXTURES)
+    yield
+    for mixture in MIXTURES:
+        registered.registry.remove(mixture.name)
 
 
 @pytest.fixture(scope="module")

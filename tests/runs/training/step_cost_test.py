@@ -6,25 +6,14 @@ import math
 import pytest
 
 from elm_jax import errors, trees
-from elm_jax.model import config, cost, t5
+from elm_jax.model import cost, t5
 from elm_jax.peft import bottleneck, expert_parts
 from elm_jax.runs import placement
 from elm_jax.runs.training import step_cost
 from elm_jax.training import optimizers
+from tests.runs.training.xl import NUM_PROMPT, XL
 
-XL = config.T5Config(
-    vocab_size=32128,
-    emb_dim=2048,
-    num_heads=32,
-    head_dim=64,
-    mlp_dim=5120,
-    num_encoder_layers=24,
-    num_decoder_layers=24,
-    dtype="bfloat16",
-    remat="layer",
-)
 NUM_BASE = 2_849_757_184
-NUM_PROMPT = 25_618_432  # adapters and layer norms, as the paper counts
 BATCH = cost.BatchShape(batch_size=8, inputs_length=512, targets_length=128)
 ONE = placement.Devices(num_data=1, num_model=1, axis_rules="data")
 

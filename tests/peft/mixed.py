@@ -1,0 +1,48 @@
+"""Models with several experts of each kind."""
+
+import jax
+import numpy as np
+
+from elm_jax import trees
+from elm_jax.model import t5
+from elm_jax.peft import bottleneck, ia3, lora, mixture, points
+from tests.peft.own_kind import Gain
+from tests.peft.sample import SHAPE, random_params
+
+KINDS = {
+    "serial": bottleneck.Bottleneck(points=points.SUB_LAYERS, reduction_factor=8),
+    "parallel": bottleneck.Bottleneck(parallel=True, reduction_factor=16),
+    "lora": lora.Lora(rank=3, targets="/(query|key|value|out|wi_0|wo)$"),
+    "ia3": ia3.Ia3(),
+    "of_a_user": Gain(),
+}
+# Sums of another order, and of more terms, in float32.
+CLOSE = {"rtol": 2e-5, "atol": 2e-5}
+
+
+def experts_of(spec, count):
+    """Returns the base of a model with adapters, and experts' parameters."""
+    model = t5.T5(SHAPE, spec.adapter_fn(SHAPE.emb_dim))
+    whole = [random_params(model, seed) for seed in range(count)]
+    adapters = [trees.split(params, "_adapter/")[0] for params in whole]
+    return model, trees.split(whole[0], "_adapter/")[1], adapters
+
+
+def mixed_model(spec, count, router, **options):
+    made = mixture.Mixture(of=spec, num_experts=count, router=router, **options)
+    return t5.T5(SHAPE, made.adapter_fn(SHAPE.emb_dim))
+
+
+def sample_of(spec, count):
+    """Returns an adapter, parameters of several, inputs and outputs [2, 5, 16]."""
+    point = "decoder/cross_attention/key"
+    point = "encoder/mlp" if isinstance(spec, bottleneck.Bottleneck) else point
+    point = "encoder/mlp/wo" if isinstance(spec, Gain) else point
+    module = spec.adapter_fn(16)(point, name="x")
+    rng = np.random.default_rng(0)
+    inputs, outputs = rng.normal(size=(2, 2, 5, 16)).astype(np.float32)
+    like = module.init(jax.random.key(0), inputs, outputs)["params"]
+    params = jax.tree.map(
+        lambda leaf: rng.normal(size=(count, *leaf.shape)).astype(np.float32), like
+    )
+    return module, params, inputs, outputs

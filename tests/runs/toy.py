@@ -1,0 +1,76 @@
+"""Small libraries, what they are asked, and evaluations with them."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from elm_jax.checkpoints import experts
+from elm_jax.library import retrieval
+from elm_jax.runs import embedders, evaluate, library, queries
+from tests.runs import scored
+
+DATA = scored.make_data()
+ENCODER = embedders.EmbedderSpec(kind="encoder", max_length=24)
+TASKS = ("plain_ask", "signs_ask")
+
+
+def save_expert(folder, name, seed):
+    base, info = experts.load_expert(folder / "base")
+    noise = jax.random.PRNGKey(seed)
+    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(noise, x.shape), base)
+    info = dataclasses.replace(
+        info, name=name, kind="dataset", seed=seed, tasks=(f"{name}_ask",), steps=1
+    )
+    experts.save_expert(folder / "experts" / name, params, info)
+
+
+def build(folder, **changes):
+    given = {
+        "model_dir": str(folder),
+        "experts": ("{MODEL_DIR}/experts/plain", "{MODEL_DIR}/experts/twice"),
+        "data": DATA,
+        "initial_checkpoint_path": "{MODEL_DIR}/base",
+        "embedder": ENCODER,
+        "num_keys": 4,
+    }
+    return library.BuildLibrary(**(given | changes))
+
+
+def ask(folder, **changes):
+    given = {
+        "model_dir": str(folder),
+        "tasks": TASKS,
+        "data": DATA,
+        "initial_checkpoint_path": "{MODEL_DIR}/base",
+        "embedder": ENCODER,
+        "num_queries": 2,
+    }
+    return library.Retrieve(**(given | changes))
+
+
+def score(folder, **changes):
+    given = {
+        "model_dir": str(folder),
+        "data": DATA,
+        "initial_checkpoint_path": "{MODEL_DIR}/base",
+        "tasks": TASKS,
+        "experts": ("{MODEL_DIR}/experts/twice",),
+        "strategies": ("base", "retrieved"),
+        "retrieval": ask(folder),
+        "batch_size": 8,
+    }
+    return evaluate.Evaluate(**(given | changes))
+
+
+RESULT = retrieval.Retrieval(
+    votes=(("a", 2), ("b", 2), ("c", 1)),
+    nearest=("a", "b", "c", "b", "a"),
+    scores=np.array([0.25, 0.5, 3.0, 0.5, 0.25], np.float32),
+    num_ties=0,
+)
+
+
+def question(tmp_path):
+    folders = {name: tmp_path / name for name in "abc"}
+    return queries.Question("task", None, (), RESULT, folders)  # type: ignore[arg-type]
