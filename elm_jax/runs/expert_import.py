@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from elm_jax import errors, paths, trees
@@ -114,15 +115,37 @@ class ImportExperts(Run):
           CheckpointError: A source cannot be read, or another expert is there under a
             name.
         """
-        base = self._base()
+        self.import_all(print)
+
+    def import_all(
+        self, tell: Callable[[str], None]
+    ) -> dict[pathlib.Path, pathlib.Path]:
+        """Does what `run` does, and returns the experts' folders by their sources.
+
+        Args:
+          tell: Takes a line on each expert.
+
+        Raises:
+          CheckpointError: As `run`.
+        """
+        base, places = self._base(), {}
         for name, source in self.sources().items():
             found = self.read(source, base)
+            place = places[source] = self._folder(name)
             if not self._import(name, found, self._manifest(name, found, base)):
-                print(f"finished already: {name}")  # noqa: T201
+                tell(f"finished already: {name}")
                 continue
-            place = self._folder(name)
             num_params = trees.count_params(found.params)
-            print(f"expert {name} ({num_params:,} parameters): {place}")  # noqa: T201
+            tell(f"expert {name} ({num_params:,} parameters): {place}")
+        return places
+
+    def finished(self) -> dict[pathlib.Path, pathlib.Path]:
+        """Returns the folders of the experts that are there by their sources."""
+        return {
+            source: self._folder(name)
+            for name, source in self.sources().items()
+            if self._is_finished(name)
+        }
 
     def _import(self, name: str, found: ReadExpert, info: manifest.Manifest) -> bool:
         """Returns whether the expert was saved here; else the same one is there."""

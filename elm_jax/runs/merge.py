@@ -1,5 +1,6 @@
 """elm_merge: experts into an expert."""
 
+import contextlib
 import dataclasses
 import pathlib
 
@@ -12,8 +13,8 @@ from elm_jax.merging.method import MergeMethod
 from elm_jax.runs import (
     bases,
     expert_checks,
-    library,
     merge_cost,
+    merge_peft,
     merged_files,
     merged_leaves,
     merged_params,
@@ -41,7 +42,8 @@ class Merge(Run):
     weight is 0 take no place in it.
 
     Attributes:
-      experts: Folders of experts, or shell patterns of them.
+      experts: Folders of experts, or of LoRAs that PEFT saved, or shell patterns of
+        them. Those of PEFT are imported first, to `{MODEL_DIR}/imported/<name>`.
       expert_name: Name of the result.
       initial_checkpoint_path: Folder of the base.
       experts_dir: Where the result goes.
@@ -50,6 +52,8 @@ class Merge(Run):
       measuring: For methods that need statistics of each expert, such as `regmean`:
         on which rows of its own tasks it is measured, `@measuring.Measuring()`.
       data: Vocabulary, lengths and folders of these tasks' tokens.
+      peft_dir: Where a merged LoRA also goes as a folder of PEFT, `<peft_dir>/<name>`;
+        "" for nowhere.
     """
 
     experts: tuple[paths.Pattern, ...]
@@ -59,6 +63,7 @@ class Merge(Run):
     method: MergeMethod | str = averages.Uniform()
     measuring: measuring_lib.Measuring | None = None
     data: task_data.TaskData | None = None
+    peft_dir: paths.OptionalPath = ""
 
     def check(self) -> None:
         """Raises ConfigError if the method or the name of the result cannot be."""
@@ -76,18 +81,17 @@ class Merge(Run):
         Raises:
           ElmError: As `run` before it reads parameters.
         """
-        folders = library.find_experts(self, self.experts)
-        infos = self._read_infos(folders)
-        told = {
-            "experts": f"{len(folders)}: {', '.join(f.name for f in folders)}",
-            "method": self.chosen_method(),
-            "finished already": self._is_finished(infos),
-            "files": self._folder,
-        }
-        base_dir = self.path(self.initial_checkpoint_path)
-        return (
-            told | merge_cost.estimate(self.chosen_method(), folders, base_dir).plan()
-        )
+        with self._found(writes=False) as folders:
+            infos = self._read_infos(folders)
+            told = {
+                "experts": f"{len(folders)}: {', '.join(f.name for f in folders)}",
+                "method": self.chosen_method(),
+                "finished already": self._is_finished(infos),
+                "files": self._folder,
+            }
+            base_dir = self.path(self.initial_checkpoint_path)
+            cost = merge_cost.estimate(self.chosen_method(), folders, base_dir)
+        return told | cost.plan()
 
     def run(self) -> None:
         """Merges, unless the same merge is there already, or is by then.
@@ -96,7 +100,19 @@ class Merge(Run):
           CheckpointError: Another merge is there under this name.
           ElmError: Experts do not fit each other, the base or the method.
         """
-        folders = library.find_experts(self, self.experts)
+        with self._found(writes=True) as folders:
+            self._merge(folders)
+        if self.peft_dir:
+            sources = merge_peft.sources_of(self, self.experts)
+            merge_peft.export(self, self._folder, self.peft_dir, sources)
+
+    def _found(
+        self, *, writes: bool
+    ) -> contextlib.AbstractContextManager[list[pathlib.Path]]:
+        base_dir = self.initial_checkpoint_path
+        return merge_peft.experts(self, self.experts, base_dir, writes=writes)
+
+    def _merge(self, folders: list[pathlib.Path]) -> None:
         infos = self._read_infos(folders)
         if self._is_finished(infos):
             unfinished.remove_left(self._folder)
@@ -163,6 +179,8 @@ class Merge(Run):
             vocabularies.
           FingerprintError: An expert is of another base.
         """
+        if self.peft_dir:
+            merge_peft.check_can_export(folders)
         infos = [manifest.read_manifest(folder) for folder in folders]
         self.chosen_method().check(len(infos))
         base = bases.read_manifest(self.path(self.initial_checkpoint_path))

@@ -1,26 +1,28 @@
 """Merges experts on disk, and in turn copies the same bytes; prints one JSON line.
 
 Usage: python tests/benchmarks/merge_benchmark.py [--num_experts=2] [--num_layers=6]
-         [--width=2048] [--method=uniform] [--at_once] [--folder=/tmp]
+         [--width=2048] [--method=uniform] [--at_once] [--linked] [--folder=/tmp]
 
 Experts have all parameters of a T5 of `width` (2,048 and 24 layers are T5 XL: 11.4 GB
-each) with random values in float32. `--at_once` stores each tensor as one part, as
-trainings do; else layer by layer, as merges do. A round has three parts, with files
-that are not in the cache of the system, as far as that lets itself be told:
+each) with random values in float32. They are written layer by layer, as merges do, or
+with `--at_once` from memory, as trainings do. With `--linked` all experts are links to
+the files of the first, for disks on which there is no room: memory is that of as many
+experts, but their files are read from the disk once. A round has three parts, with
+files that are not in the cache of the system, as far as that lets itself be told:
 
 - files: reads all files of the experts, and writes as many bytes as the result has;
 - store: reads all experts' tensors, and writes those of one, by the functions that
   merges use;
 - merge: merges them, in a process of its own, whose greatest memory is printed.
 
-Ratios are medians of seconds of copying over those of merging: 1 is as fast.
+Ratios are medians of seconds of copying over those of merging: 1 is as fast; `cpu` is
+that of the processor's seconds, for machines that have other work.
 """
 
 import argparse
 import json
 import os
 import pathlib
-import resource
 import shutil
 import statistics
 import subprocess
@@ -76,15 +78,19 @@ def make_expert(folder, sizes, seed, *, at_once):
         trainable_pattern=".*",
     )
 
+    largest = max(int(np.prod(shape[-2:])) for shape in sizes.values())
+    noise = np.random.default_rng(seed).standard_normal(largest + 1000, np.float32)
+
     def leaf(name, shape):
         rows = 1 if "/layers/" in name else max(1, (1 << 24) // shape[1])
         rows = min(rows, shape[0])
 
         def blocks():
-            rng = np.random.default_rng([seed, len(name), *shape])
             for start in range(0, shape[0], rows):
                 part = (min(rows, shape[0] - start), *shape[1:])
-                yield rng.standard_normal(part, np.float32)
+                size = int(np.prod(part))
+                first = (start + seed) % 1000  # else parts would be the same
+                yield noise[first : first + size].reshape(part)
 
         return Leaf(shape, np.dtype(np.float32), rows, blocks)
 
@@ -157,15 +163,21 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--method", default="uniform")
     parser.add_argument("--at_once", action="store_true")
+    parser.add_argument("--linked", action="store_true")
     parser.add_argument("--folder", default=tempfile.gettempdir())
     asked = parser.parse_args()
     sizes = shapes(asked.width, asked.num_layers)
     times, peak = {"files": [], "store": [], "merge": []}, 0
+    cpu_secs = {part: [] for part in times}
     with tempfile.TemporaryDirectory(dir=asked.folder) as name:
         folder = pathlib.Path(name)
         for seed in range(asked.num_experts):
             place = folder / "experts" / f"expert_{seed}"
-            make_expert(place, sizes, seed, at_once=asked.at_once)
+            if seed and asked.linked:
+                first = folder / "experts" / "expert_0"
+                shutil.copytree(first, place, copy_function=os.link)
+            else:
+                make_expert(place, sizes, seed, at_once=asked.at_once)
         first = folder / "experts" / "expert_0"
         out_bytes = sum(
             path.stat().st_size for path in first.rglob("*") if path.is_file()
@@ -176,15 +188,18 @@ def main():
                 ("store", lambda: copy_store(folder)),
             ):
                 forget(folder)
-                begun = time.monotonic()
+                begun, cpu = time.monotonic(), time.process_time()
                 run()
                 times[part].append(time.monotonic() - begun)
+                cpu_secs[part].append(time.process_time() - cpu)
             forget(folder)
-            secs, num_bytes = merge(folder, asked.method)
+            secs, cpu, num_bytes = merge(folder, asked.method)
             times["merge"].append(secs)
+            cpu_secs["merge"].append(cpu)
             peak = max(peak, num_bytes)
     expert_bytes = sum(4 * int(np.prod(shape)) for shape in sizes.values())
     secs = {part: statistics.median(found) for part, found in times.items()}
+    cpu_secs = {part: statistics.median(found) for part, found in cpu_secs.items()}
     stored = 4 * max(
         int(np.prod(shape[1:] if "/layers/" in leaf and not asked.at_once else shape))
         for leaf, shape in sizes.items()
@@ -193,17 +208,19 @@ def main():
         "benchmark": "merge",
         "method": asked.method,
         "num_experts": asked.num_experts,
-        "stored": "at once" if asked.at_once else "by layer",
+        "stored": "as trainings do" if asked.at_once else "as merges do",
+        "linked": asked.linked,
         "expert_gb": round(expert_bytes / 1e9, 3),
         "largest_part_gb": round(stored / 1e9, 3),
         "peak_gb": round(peak / 1e9, 3),
         "bar_gb": round(((asked.num_experts + 3) * stored + 2**30) / 1e9, 3),
         **{f"{part}_secs": round(value, 2) for part, value in secs.items()},
+        **{f"{part}_cpu_secs": round(value, 1) for part, value in cpu_secs.items()},
         "files_over_merge": round(secs["files"] / secs["merge"], 3),
         "store_over_merge": round(secs["store"] / secs["merge"], 3),
+        "store_over_merge_cpu": round(cpu_secs["store"] / cpu_secs["merge"], 3),
         "merged_mb_per_sec": round(expert_bytes / 1e6 / secs["merge"]),
         "load": round(os.getloadavg()[0], 1),
-        "own_cpu_secs": round(sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]), 1),
     }
     print(json.dumps(row))
 

@@ -1,0 +1,141 @@
+"""LoRAs that PEFT saved as experts of a merge, and a merged LoRA as PEFT reads it."""
+
+import contextlib
+import functools
+import pathlib
+import tempfile
+from collections.abc import Iterator, Sequence
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import manifest, peft_folders, streaming
+from elm_jax.disk import json_files
+from elm_jax.peft import lora
+from elm_jax.runs import convert_experts, expert_export, library
+from elm_jax.runs.run import Run
+
+
+@contextlib.contextmanager
+def experts(
+    run: Run, patterns: Sequence[str], base_dir: str, *, writes: bool
+) -> Iterator[list[pathlib.Path]]:
+    """Gives the folders of experts that paths or shell patterns name.
+
+    Folders of PEFT among them are imported first, to `{MODEL_DIR}/imported/<name>`, and
+    take their place.
+
+    Args:
+      run: Whose paths they are.
+      patterns: Of experts, of folders of PEFT, or of both.
+      base_dir: Path of the base that the experts were trained on.
+      writes: Whether imports stay; else those that are not there yet are gone when
+        the context ends.
+
+    Raises:
+      ElmError: As `library.find_experts`, and as imports.
+    """
+    named = [(pattern, run.find(pattern)) for pattern in patterns]
+    theirs = {f: None for _, folders in named for f in folders if _is_theirs(f)}
+    with tempfile.TemporaryDirectory() as away:
+        places = _imported(run, [*theirs], base_dir, None if writes else away)
+        found: dict[pathlib.Path, None] = {}
+        for pattern, folders in named:
+            mine = [f for f in folders if f in places]
+            if not mine or any((f / manifest.FILE_NAME).is_file() for f in folders):
+                mine += library.find_experts(run, pattern)
+            found.update(dict.fromkeys(places.get(f, f) for f in sorted(mine)))
+        yield [*found]
+
+
+def export(
+    run: Run, folder: pathlib.Path, export_dir: str, sources: Sequence[pathlib.Path]
+) -> None:
+    """Writes a merged LoRA as a folder of PEFT, and prints its rank and scale.
+
+    Args:
+      run: Whose path `export_dir` is.
+      folder: Of the merged expert.
+      export_dir: Where it goes, as `<export_dir>/<name>`.
+      sources: Of the experts. If PEFT saved all, and for one base, its name is kept.
+
+    Raises:
+      CheckpointError: Another export is there.
+    """
+    convert_experts.ExportPeft(
+        model_dir=run.model_dir,
+        experts=str(folder),
+        export_dir=export_dir,
+        base_model=_base_of(sources),
+    ).run()
+    info = manifest.read_manifest(folder)
+    spec: lora.Lora = expert_export.spec_of_kind(info, lora.Lora, "a LoRA expert")
+    stable = ", rank-stabilised" if spec.rank_stabilized else ""
+    print(f"for PEFT: rank {spec.rank}, alpha {spec.alpha:g}{stable}")  # noqa: T201
+
+
+def check_can_export(folders: Sequence[pathlib.Path]) -> None:
+    """Raises an error unless what is merged of experts can be written for PEFT.
+
+    Raises:
+      ConfigError: They are not LoRAs, or hold more.
+    """
+    for folder in folders:
+        leaves, info = streaming.open_expert(folder)
+        expert_export.spec_of_kind(info, lora.Lora, "LoRA experts, for peft_dir")
+        others = [name for name in trees.flatten(leaves) if "/lora_" not in name]
+        if others:
+            raise errors.ConfigError(
+                found=f"expert {info.name!r} that also holds {', '.join(others[:3])}",
+                expected="LoRA and nothing else, which is what PEFT has a place for",
+                do='Leave peft_dir "", fold the merged expert into its base'
+                " (gin/t5/fold.gin) and export that to Hugging Face",
+            )
+
+
+def sources_of(run: Run, patterns: Sequence[str]) -> list[pathlib.Path]:
+    """Returns the folders of experts or of PEFT that patterns name."""
+    found = [folder for pattern in patterns for folder in run.find(pattern)]
+    return [f for f in found if (f / manifest.FILE_NAME).is_file() or _is_theirs(f)]
+
+
+def _is_theirs(folder: pathlib.Path) -> bool:
+    is_ours = (folder / manifest.FILE_NAME).is_file()
+    return not is_ours and (folder / peft_folders.CONFIG).is_file()
+
+
+def _imported(
+    run: Run, theirs: Sequence[pathlib.Path], base_dir: str, away: str | None
+) -> dict[pathlib.Path, pathlib.Path]:
+    """Returns the folders of imported experts, by PEFT's.
+
+    Args:
+      run: Whose path `base_dir` is.
+      theirs: Folders of PEFT.
+      base_dir: Of the base.
+      away: Where those go that are not there yet; None for where all are kept.
+    """
+    if not theirs:
+        return {}
+    make = functools.partial(
+        convert_experts.ImportPeft,
+        model_dir=run.model_dir,
+        source_paths=tuple(map(str, theirs)),
+        initial_checkpoint_path=base_dir,
+    )
+    kept = make()
+    if away is None:
+        return kept.import_all(print)
+    kept.plan()  # compares those that are there
+    there = kept.finished()
+    missing = tuple(f"{folder}" for folder in theirs if folder not in there)
+    if not missing:
+        return there
+    made = make(source_paths=missing, experts_dir=away).import_all(lambda text: None)
+    return there | made
+
+
+def _base_of(sources: Sequence[pathlib.Path]) -> str:
+    if not all(map(_is_theirs, sources)):
+        return ""
+    settings = [json_files.read_object(f / peft_folders.CONFIG) for f in sources]
+    names = {it.get("base_model_name_or_path") or "" for it in settings}
+    return f"{names.pop()}" if len(names) == 1 else ""
