@@ -8,6 +8,10 @@ cd "$(dirname "$0")/.."
 out=${1:-runs/pocket}
 bash launch/install.sh
 
+# The commands have programs in common: what one compiled, the next need not.
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$out/compiled}
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
+
 step=0
 start=$SECONDS
 run() {

@@ -23,7 +23,7 @@ from absl import flags
 from gin import config as gin_config
 
 from elm_jax import errors, paths
-from elm_jax.cli import gin_errors, gin_parts, help_text, selectors
+from elm_jax.cli import compile_flag, gin_errors, gin_parts, help_text, selectors
 from elm_jax.runs import hosts, reading
 from elm_jax.runs.run import Run
 
@@ -42,14 +42,6 @@ _HELP = flags.DEFINE_bool(
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print the resolved plan; compile, train and write nothing."
 )
-_COMPILE_FOR = flags.DEFINE_string(
-    "compile_for",
-    None,
-    "Compile the run's programs for an accelerator that need not be here, such as"
-    " v5litepod-16, v5p-8, h100 or h100:8, and tell bytes and time of a step; train and"
-    " write nothing. Needs no data and no base. Ends with 0 if all of it fits, else 3.",
-)
-
 _MULTIPROCESS = flags.DEFINE_bool(
     "multiprocess",
     None,
@@ -316,7 +308,8 @@ def make_help(description: str, run_types: Sequence[type[Run]]) -> str:
       ConfigError: As `build_run`.
     """
     if not _GIN_FILE.value:
-        our_flags = flags.FLAGS.flags_by_module_dict()[__name__]
+        by_module = flags.FLAGS.flags_by_module_dict()
+        our_flags = [*by_module[__name__], *by_module[compile_flag.__name__]]
         configured = [*run_types, reading.Reading]
         return help_text.make(description, configured, our_flags)
     run, _, operative = build_run(
@@ -327,22 +320,6 @@ def make_help(description: str, run_types: Sequence[type[Run]]) -> str:
         show_required=True,
     )
     return help_text.make_of_run(description, run, operative)
-
-
-def shape_type() -> type | None:
-    """Returns what tells the shape of a base that is not there, if that is needed."""
-    if _COMPILE_FOR.value is None:
-        return None
-    from elm_jax.runs.compiling import compile_for
-
-    return compile_for.MODEL_TYPE
-
-
-def _compile(run: Run, target_name: str) -> int:
-    from elm_jax.runs.compiling import compile_for
-
-    shape = configured(compile_for.MODEL_TYPE)
-    return compile_for.show(compile_for.compile_run(run, target_name, model=shape))
 
 
 def main(description: str, *run_types: type[Run]) -> None:
@@ -371,15 +348,18 @@ def main(description: str, *run_types: type[Run]) -> None:
         if _HELP.value:
             print(make_help(description, run_types))  # noqa: T201
             return
+        shape_type = compile_flag.shape_type()
         run, bound, operative = build_run(
             run_types,
             gin_files=_GIN_FILE.value,
             bindings=_GIN_BINDINGS.value,
             search_paths=_GIN_SEARCH_PATHS.value,
-            also=shape_type(),
+            also=shape_type,
         )
-        if _COMPILE_FOR.value is not None:  # "" is no accelerator, and no training
-            sys.exit(_compile(run, _COMPILE_FOR.value))
+        if shape_type is not None:
+            beside = {"dry_run": _DRY_RUN.value, "multiprocess": _MULTIPROCESS.value}
+            compile_flag.check_alone(beside)
+            sys.exit(compile_flag.compile_and_show(run, configured(shape_type)))
         with hosts.joined(
             run,
             multiprocess=_MULTIPROCESS.value,

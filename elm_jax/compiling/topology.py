@@ -33,7 +33,8 @@ _GPU_ENVIRONMENT = {
     "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
 }
 _CUDA_VERSION = (12, 8)
-_CUDNN_VERSION = (9, 8)
+CUDNN_VERSION = (9, 8)
+"""Of GPUs that are not here: major and minor."""
 
 
 def check_installed(target: targets.Target) -> None:
@@ -101,7 +102,7 @@ def describe_card(card: targets.Card) -> str:
     }
     lines = [f"  {name}: {value}" for name, value in fields.items()]
     major, minor = _CUDA_VERSION
-    dnn_major, dnn_minor = _CUDNN_VERSION
+    dnn_major, dnn_minor = CUDNN_VERSION
     return "\n".join(
         [
             "gpu_device_info {",

@@ -7,9 +7,15 @@ from typing import Any
 from elm_jax import errors, fields
 
 _ACTIVATIONS = ("gelu", "linear", "relu", "silu", "swish", "tanh")
+REMATS = ("none", "products", "layer")
+"""What `T5Config.remat` may be: from the most memory and least work to the reverse."""
+
+FIT = "fit"
+"""`Execution.remat` that stands for the fastest of them that fits."""
+
 _CHOICES = {
     "dtype": ("float32", "bfloat16"),
-    "remat": ("none", "products", "layer"),
+    "remat": REMATS,
     "attention": ("einsum", "dot_product", "cudnn"),
 }
 _LATER = ("attention_dropout", "logits_chunks")
@@ -100,7 +106,7 @@ class Execution:
 
     Attributes:
       dtype: As in T5Config; "" for the model's own, as below.
-      remat: Likewise.
+      remat: Likewise; "fit" for the fastest that fits on the devices by plan.
       attention: Likewise.
       scan_unroll: Likewise; 0 for the model's own.
       attention_dropout: False to drop no attention weights, whatever the model's own
@@ -118,9 +124,10 @@ class Execution:
     def __post_init__(self) -> None:
         """Raises ConfigError naming each field that no model can have."""
         fields.check(self)
+        every = {**_CHOICES, "remat": (*REMATS, FIT)}
         refused = {
             name: f"one of {', '.join(choices)}, or empty"
-            for name, choices in _CHOICES.items()
+            for name, choices in every.items()
             if getattr(self, name) not in ("", *choices)
         }
         fields.refuse(self, refused)

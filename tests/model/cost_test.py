@@ -94,6 +94,20 @@ def test_operations_of_a_step_are_those_that_xla_counts(kind, remat):
     assert 0.95 * counted < found < 1.05 * counted
 
 
+@pytest.mark.parametrize("kind", ["dataset", "lora"])
+def test_kept_products_are_not_computed_again_in_bfloat16_either(kind):
+    """There, products with parameters that train have a gradient of our own."""
+    counted = {
+        remat: lower_step(
+            dataclasses.replace(SMALL, remat=remat, dtype="bfloat16"), SMALL_SHAPE, kind
+        ).cost_analysis()["flops"]
+        for remat in config.REMATS
+    }
+    assert counted["none"] < counted["products"] < counted["layer"]
+    saved = (counted["layer"] - counted["products"]) / counted["none"]
+    assert saved > 0.15
+
+
 def test_a_frozen_base_costs_two_thirds_of_one_that_trains():
     shape = dataclasses.replace(SMALL, remat="none")
     _, whole, _ = make_model(shape, "dataset")

@@ -12,7 +12,6 @@ from elm_jax.runs.evaluate import Evaluate
 from elm_jax.runs.train import Train
 
 _MOST_COMPILED = 2  # each takes a minute or two
-_REMATS = ("none", "products", "layer")
 
 
 class _Change(NamedTuple):
@@ -96,7 +95,9 @@ def _remats(
             run.path(run.initial_checkpoint_path), shape
         )
         now = base.remat
-    for remat in _REMATS[_REMATS.index(now) + 1 :] if now in _REMATS else ():
+    if now == config.FIT:
+        return
+    for remat in config.REMATS[config.REMATS.index(now) + 1 :]:
         execution = dataclasses.replace(run.execution, remat=remat)
         changed = dataclasses.replace(run, execution=execution)
         yield _Change(f"Execution.remat = {remat!r}", changed, target)

@@ -3,6 +3,7 @@
 Started by `compiler.compile_program`, with the environment that plug-ins need.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -14,6 +15,7 @@ import jax
 
 from elm_jax.compiling import roofline, targets, topology
 from elm_jax.disk import files
+from elm_jax.model import fused_attention
 from elm_jax.runs.compiling import programs, result
 
 
@@ -40,7 +42,8 @@ def compile_here(
     """
     begun = time.monotonic()
     devices = topology.devices(target)[: program.devices.count]
-    lowered = programs.lower(program, devices)
+    with _assumed_versions(target):
+        lowered = programs.lower(program, devices)
     digest = hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16]
     lowered_at = time.monotonic()
     given: dict[str, Any] = {
@@ -65,6 +68,16 @@ def compile_here(
         compile_secs=secs,
         **given,
     )
+
+
+def _assumed_versions(
+    target: targets.Target,
+) -> contextlib.AbstractContextManager[None]:
+    """A context in which what asks a GPU for its libraries asks nothing."""
+    if target.platform != "cuda":
+        return contextlib.nullcontext()
+    major, minor = topology.CUDNN_VERSION
+    return fused_attention.assuming(cudnn_version=10_000 * major + 100 * minor)
 
 
 def _memory(compiled: Any) -> result.Memory:

@@ -31,6 +31,7 @@ class Outcome:
       target: Name of the accelerator.
       kind: Of the program, as in `programs.Program`.
       devices: How batch and parameters lie.
+      remat: What a training step computes again; "" for other programs.
       memory_bytes: Of each device, as much as programs may use.
       planned: Bytes on each device by use, as the plan says; empty if it refused.
       beside: Bytes that are taken beside the program.
@@ -42,6 +43,7 @@ class Outcome:
     target: str
     kind: str
     devices: str = ""
+    remat: str = ""
     memory_bytes: int
     planned: dict[str, int] = dataclasses.field(default_factory=dict)
     beside: int = 0
@@ -103,6 +105,7 @@ def _outcomes(
         found = Outcome(
             kind=each.program.kind,
             devices=f"{each.program.devices}",
+            remat=each.program.model.remat if "step" in each.program.kind else "",
             planned=each.bytes_by_use,
             beside=each.beside,
             compiled=compiler.compile_program(each.program, target),
@@ -127,6 +130,8 @@ def show(outcomes: list[Outcome]) -> int:
 def _rows(each: Outcome) -> Iterator[tuple[str, str]]:
     if each.devices:
         yield "devices", each.devices
+    if each.remat:
+        yield "computed again", each.remat
     yield "memory of each for programs", _gib(each.memory_bytes)
     if each.refusal:
         yield "refused by plan", each.refusal

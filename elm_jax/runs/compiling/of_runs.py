@@ -9,13 +9,14 @@ from elm_jax.checkpoints import manifest
 from elm_jax.compiling import targets
 from elm_jax.evaluation import batching
 from elm_jax.model import config, cost
+from elm_jax.partitioning import mesh as meshes
 from elm_jax.runs import bases
 from elm_jax.runs.compiling import plan
 from elm_jax.runs.compiling.programs import Program
 from elm_jax.runs.evaluate import Evaluate
 from elm_jax.runs.placement import Devices, choose_devices
 from elm_jax.runs.train import Train
-from elm_jax.runs.training import fleet_plan, machine
+from elm_jax.runs.training import fitting, fleet_plan, machine
 from elm_jax.runs.training.spec import TrainingSpec
 
 # What programs of an evaluation are compiled for, whose data nobody has seen.
@@ -66,6 +67,8 @@ def _of_training(
     if asked.base_dir is not None:
         model = base_shape(asked.base_dir, shape)
         asked = dataclasses.replace(asked, base_dir=None, model=model)
+    here = _machine(asked, target)
+    asked = fitting.fitted(asked, here, target.num_devices).spec
     beside = 0
     batch, slots, lanes = asked.longest_batch(), 1, 1
     if asked.batching.pack:  # rows may be twice as long
@@ -75,7 +78,7 @@ def _of_training(
             targets_length=2 * batch.targets_length,
         )
     if asked.is_fleet:
-        layout = fleet_plan.layout_of(asked, _machine(asked, target))
+        layout = fleet_plan.layout_of(asked, here)
         groups = target.devices_per_host // layout.num_model
         devices = Devices(
             num_data=groups, num_model=layout.num_model, axis_rules=layout.axis_rules
@@ -85,6 +88,7 @@ def _of_training(
         beside = layout.bytes_per_device[fleet_plan.SAVING]
     else:
         devices = choose_devices(asked.placement, target.num_devices)
+        meshes.check_batch_size(asked.batch_size, devices.mesh)
     program = Program(
         kind="fleet step" if asked.is_fleet else "step",
         model=asked.execution.applied_to(asked.model_config()),
@@ -123,6 +127,7 @@ def _of_evaluation(
         targets_length=batching.round_up(features.targets_length, least=8),
     )
     devices = choose_devices(run.placement, target.num_devices)
+    meshes.check_batch_size(run.batch_size, devices.mesh)
     ranking = Program(
         kind="ranking",
         model=model,

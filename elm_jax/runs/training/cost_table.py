@@ -1,9 +1,11 @@
 """The rows of a training's plan that tell what it costs, and on which devices."""
 
+import jax
+
 from elm_jax.partitioning import processes
 from elm_jax.runs import placement
 from elm_jax.runs.run import Plan
-from elm_jax.runs.training import fleet_plan, machine, step_cost
+from elm_jax.runs.training import fitting, fleet_plan, machine, step_cost
 from elm_jax.runs.training.spec import TrainingSpec
 
 
@@ -14,15 +16,17 @@ def describe(spec: TrainingSpec) -> Plan:
       ConfigError: Devices do not divide a parameter or a batch, or a fleet fits on
         them in no way.
     """
+    devices_here = machine.this_machine(spec.fleet.device_memory_gib)
+    spec, why = fitting.fitted(spec, devices_here, jax.device_count())
+    told = {"computed again in the backward pass": why} if why else {}
     layout = None
     devices = placement.choose_devices(spec.placement)
-    devices_here = machine.this_machine(spec.fleet.device_memory_gib)
     if spec.is_fleet:
         layout = fleet_plan.layout_of(spec, devices_here)
         devices = placement.Devices(
             num_data=1, num_model=layout.num_model, axis_rules=layout.axis_rules
         )
-    rows = step_cost.describe(
+    rows = told | step_cost.describe(
         spec.build_model(),
         spec.longest_batch(),
         devices,

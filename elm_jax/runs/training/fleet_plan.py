@@ -21,7 +21,8 @@ from elm_jax.runs.training.spec import TrainingSpec
 from elm_jax.types import Params
 
 # The rest is for what no plan counts: fragments, collectives, the compiler's own.
-_USABLE_SHARE = 0.9
+USABLE_SHARE = 0.9
+"""Of a device's memory, what a plan may fill."""
 
 SAVING = "a state to be saved"
 """What a device keeps beside the program, by the name of this use."""
@@ -138,7 +139,7 @@ def choose_layout(
       FleetTooLargeError: It fits in no way, not with all lanes if they are needed.
       ConfigError: `num_model` does not divide a parameter.
     """
-    usable = None if memory_bytes is None else int(_USABLE_SHARE * memory_bytes)
+    usable = None if memory_bytes is None else int(USABLE_SHARE * memory_bytes)
     if num_model:
         tried = [(num_model, needs.bytes_per_device(num_devices, num_model))]
     else:
@@ -163,7 +164,7 @@ def choose_layout(
         found=f"a fleet that takes {show_size(sum(parts.values()))} on each of"
         f" {num_devices} devices of {show_size(memory_bytes or 0)}, the base split over"
         f" {num_model}: {used}",
-        expected=f"at most {_USABLE_SHARE:.0%} of a device's memory",
+        expected=f"at most {USABLE_SHARE:.0%} of a device's memory",
         do="Train fewer experts at a time, a smaller BATCH_SIZE, remat = 'layer',"
         " or use more devices; a base too large for one process's devices trains"
         " with options.Fleet.size = 0 and axis_rules = 'fsdp' over those of all",
@@ -251,7 +252,7 @@ def _fit_lanes(
 def _too_many_lanes(asked: int, fitting: int, told: str) -> FleetTooLargeError:
     return FleetTooLargeError(
         found=f"lanes = {asked}{told}",
-        expected=f"at most {_USABLE_SHARE:.0%} of a device's memory",
+        expected=f"at most {USABLE_SHARE:.0%} of a device's memory",
         do=f"Set options.Fleet.lanes to {fitting}, or to 0, which takes what fits",
     )
 

@@ -3,11 +3,20 @@
 import functools
 from collections.abc import Callable, Mapping
 
+import jax
+
 from elm_jax.disk import folders
 from elm_jax.partitioning import processes
 from elm_jax.runs import bases, data_doubts, task_data, vocabularies
 from elm_jax.runs.loaded import Expert
-from elm_jax.runs.training import fleet_plan, kinds, machine, mixing, shared_model
+from elm_jax.runs.training import (
+    fitting,
+    fleet_plan,
+    kinds,
+    machine,
+    mixing,
+    shared_model,
+)
 from elm_jax.runs.training.fleet import SideBySide
 from elm_jax.runs.training.job import Jobs
 from elm_jax.runs.training.solo import Solo
@@ -36,8 +45,11 @@ def make(
     if spec.base_dir is not None:
         vocabularies.warn_if_unknown(bases.read_manifest(spec.base_dir))
     layout = None
+    here = machine.this_machine(spec.fleet.device_memory_gib)
+    asked, (spec, why) = spec, fitting.fitted(spec, here, jax.device_count())
+    if why:
+        print(f"computed again in the backward pass: {why}")  # noqa: T201
     if spec.is_fleet:
-        here = machine.this_machine(spec.fleet.device_memory_gib)
         layout = fleet_plan.layout_of(spec, here)
         shared = shared_model.for_fleet(spec, layout)
     else:
@@ -51,7 +63,7 @@ def make(
     if kinds.KINDS[spec.kind].objective == "span_corruption":
         every = []  # all of its batches have the lengths that are asked for
     jobs = Jobs(
-        spec,
+        asked,  # manifests and states record what was asked for, whatever fits here
         shared,
         data=data,
         examples=examples,

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from elm_jax import errors
-from elm_jax.cli import gin_flags
+from elm_jax.cli import compile_flag, gin_flags
 from elm_jax.compiling import targets, topology
 from elm_jax.runs import evaluate, train
 from elm_jax.runs.compiling import (
@@ -142,6 +142,24 @@ def test_a_run_that_does_not_fit_says_what_would(monkeypatch, capsys):
     assert "does not fit on v5litepod-1" in told.splitlines()[-1]
     assert asked[0][0].model.remat == "none"
     assert any(target.name != "v5litepod-1" for _, target in asked)  # a larger slice
+
+
+@pytest.mark.usefixtures("anything_installed")
+def test_a_batch_that_the_devices_do_not_divide_is_refused_before_compiling():
+    for run_type, file, name in (
+        (train.Train, "gin/t5/dataset_experts.gin", "BATCH_SIZE"),
+        (evaluate.Evaluate, "gin/t5/evaluate.gin", "evaluate.Evaluate.batch_size"),
+    ):
+        run, shape = build(run_type, file, SMALL, bindings=[f"{name} = 6"])
+        with pytest.raises(errors.ConfigError, match="6 rows for 4 devices"):
+            compile_for.compile_run(run, "v5litepod-4", model=shape)
+
+
+@pytest.mark.parametrize("flag", ["dry_run", "multiprocess"])
+def test_flags_that_cannot_be_honoured_beside_it_are_refused(flag):
+    with pytest.raises(errors.ConfigError, match=f"Leave --{flag} out"):
+        compile_flag.check_alone({flag: True})
+    compile_flag.check_alone({flag: None})
 
 
 def test_other_runs_compile_nothing():

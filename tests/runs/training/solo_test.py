@@ -10,7 +10,7 @@ from elm_jax.checkpoints import experts
 from elm_jax.cli import gin_flags
 from elm_jax.data import tasks as registered
 from elm_jax.runs import train
-from elm_jax.runs.training import shared_model
+from elm_jax.runs.training import fitting, machine, shared_model
 from tests.runs.shapes import SHAPE
 
 pytestmark = pytest.mark.slow
@@ -160,19 +160,25 @@ def test_packed_rows_train_an_expert(begun):
     assert 1 >= packed["real_token_share"] > alone["real_token_share"] > 0
 
 
-def test_what_does_not_train_is_kept_in_the_dtype_of_the_computation(folder):
+def test_what_does_not_train_is_kept_in_the_dtype_of_the_computation(folder, capsys):
     built, bound, operative = gin_flags.build_run(
         [train.Train],
         gin_files=["gin/pocket/prompt_experts.gin", "gin/parts/execution.gin"],
         bindings=[
             *(f"MODEL_DIR = '{folder}'", f"MIXTURE_OR_TASK_NAME = '{TASKS[0]}'"),
             *(*FEW, "TRAIN_STEPS = 1", "config.Execution.dtype = 'bfloat16'"),
+            "config.Execution.remat = 'fit'",
+            "options.Fleet.device_memory_gib = 1.0",
         ],
     )
     built.start(config=bound, operative_config=operative)
-    params, _ = experts.load_expert(built.expert_dir(TASKS[0]))
+    assert "'none' takes" in capsys.readouterr().out
+    params, info = experts.load_expert(built.expert_dir(TASKS[0]))
+    assert info.training["execution"]["remat"] == "fit"
     assert {leaf.dtype.name for leaf in trees.flatten(params).values()} == {"float32"}
-    shared = shared_model.on_all_devices(built.spec())
+    here = machine.this_machine(1.0)
+    spec, _ = fitting.fitted(built.spec(), here, here.num_devices)
+    shared = shared_model.on_all_devices(spec)
     kept = {n: leaf.dtype.name for n, leaf in trees.flatten(shared.frozen).items()}
     assert kept.pop("decoder/logits_dense/kernel") == "float32"
     assert set(kept.values()) == {"bfloat16"}

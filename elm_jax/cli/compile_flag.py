@@ -1,0 +1,60 @@
+"""The flag `--compile_for`: a run is compiled for an accelerator, not done."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+
+from elm_jax import errors
+from elm_jax.runs.run import Run
+
+_COMPILE_FOR = flags.DEFINE_string(
+    "compile_for",
+    None,
+    "Compile the run's programs for an accelerator that need not be here, such as"
+    " v5litepod-16, v5p-8, h100 or h100:8, and tell bytes and time of a step; train and"
+    " write nothing. Needs no data and no base. Ends with 0 if all of it fits, else 3.",
+)
+
+
+def shape_type() -> type | None:
+    """Returns what tells the shape of a base that is not there; None without the flag.
+
+    With an empty name the flag is there: that is no accelerator, and no training.
+    """
+    if _COMPILE_FOR.value is None:
+        return None
+    from elm_jax.runs.compiling import compile_for
+
+    return compile_for.MODEL_TYPE
+
+
+def check_alone(others: Mapping[str, bool | None]) -> None:
+    """Raises ConfigError if a flag is set that `--compile_for` cannot honour.
+
+    Args:
+      others: Whether each flag is set, by its name.
+    """
+    for name in (name for name, is_set in others.items() if is_set):
+        raise errors.ConfigError(
+            found=f"--{name} beside --compile_for",
+            expected="one of them",
+            do=f"Leave --{name} out: --compile_for trains nothing, and the name of the"
+            " accelerator tells how many hosts there are",
+        )
+
+
+def compile_and_show(run: Run, shape: Any) -> int:
+    """Compiles a run for the flag's accelerator; returns the exit status to end with.
+
+    Args:
+      run: A training or an evaluation.
+      shape: Of the base, if a gin file tells it.
+
+    Raises:
+      ElmError: As `compile_for.compile_run`.
+    """
+    from elm_jax.runs.compiling import compile_for
+
+    outcomes = compile_for.compile_run(run, _COMPILE_FOR.value, model=shape)
+    return compile_for.show(outcomes)
