@@ -5,6 +5,17 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bash launch/install.sh
 
+if [ "${1:-}" != "--fast" ] && [ ! -d .venv/compilers/libtpu ]; then
+  # The compiler for TPUs, for the tests of --compile_for. Within the environment itself,
+  # JAX would look for TPUs in every process.
+  echo "test: installing the compiler for TPUs (200 MB)"
+  asked=$(.venv/bin/python -c 'from importlib import metadata
+asked = metadata.requires("jax")
+print(next(line.split(";")[0] for line in asked if line.startswith("libtpu")))')
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+    --target .venv/compilers "$asked" || echo "test: there is none for this machine"
+fi
+
 echo "test: lint and format"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

@@ -1,8 +1,9 @@
 """`--compile_for`: whether a run fits on an accelerator that is not here."""
 
 import dataclasses
-import importlib.util
 import json
+import pathlib
+import sys
 
 import pytest
 
@@ -186,29 +187,21 @@ def test_a_compiler_that_ends_is_told_in_a_sentence(code, told):
         )
 
 
-def has(module):
-    return importlib.util.find_spec(module) is not None
+@pytest.fixture
+def compilers(monkeypatch):
+    """Lets what `launch/test.sh` installs beside the environment be found."""
+    folder = pathlib.Path(sys.prefix, "compilers")
+    if folder.is_dir():
+        monkeypatch.syspath_prepend(folder)
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        pytest.param(
-            "v5litepod-8",
-            marks=pytest.mark.skipif(
-                not has("libtpu"), reason="the extra compile_tpu is not installed"
-            ),
-        ),
-        pytest.param(
-            "h100:8",
-            marks=pytest.mark.skipif(
-                not has("jax_cuda12_plugin"),
-                reason="the extra compile_gpu is not installed",
-            ),
-        ),
-    ],
-)
+@pytest.mark.usefixtures("compilers")
+@pytest.mark.parametrize("target", ["v5litepod-8", "h100:8"])
 def test_a_small_program_is_compiled_for_what_is_not_here(target):
+    try:
+        topology.check_installed(targets.find(target))
+    except errors.MissingExtraError as error:
+        pytest.skip(f"{error}")
     program = dataclasses.replace(
         tiny.RANKING,
         model=dataclasses.replace(
