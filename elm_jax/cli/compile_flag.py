@@ -56,5 +56,5 @@ def compile_and_show(run: Run, shape: Any) -> int:
     """
     from elm_jax.runs.compiling import compile_for
 
-    outcomes = compile_for.compile_run(run, _COMPILE_FOR.value, model=shape)
+    outcomes = compile_for.compile_run(run, _COMPILE_FOR.value or "", model=shape)
     return compile_for.show(outcomes)
