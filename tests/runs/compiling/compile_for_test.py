@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from elm_jax import errors
-from elm_jax.cli import compile_flag, gin_flags
+from elm_jax.cli import compile_flag
 from elm_jax.compiling import targets, topology
 from elm_jax.runs import evaluate, train
 from elm_jax.runs.compiling import (
@@ -20,20 +20,9 @@ from elm_jax.runs.compiling import (
 )
 from tests.runs import scored
 from tests.runs.compiling import tiny
+from tests.runs.compiling.built import SMALL, build
 
 GIB = 2**30
-SMALL = "gin/parts/models/t5_1_1_small.gin"
-
-
-def build(run_type, *files, bindings=()):
-    """Returns a run, and the shape that its gin files tell."""
-    run, *_ = gin_flags.build_run(
-        [run_type],
-        gin_files=files,
-        bindings=["MODEL_DIR = 'nowhere'", *bindings],
-        also=compile_for.MODEL_TYPE,
-    )
-    return run, gin_flags.configured(compile_for.MODEL_TYPE)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from elm_jax import errors
 from elm_jax.model import config
 from elm_jax.runs import train
 from elm_jax.runs.training import fitting, fleet_plan, machine
-from tests.runs.compiling.compile_for_test import SMALL, build
+from tests.runs.compiling.built import SMALL, build
 
 DATASET, PROMPT = "gin/t5/dataset_experts.gin", "gin/t5/prompt_experts.gin"
 
