@@ -1,8 +1,9 @@
 """Parameter trees by name: flatten, split, join, diff, count, fingerprint."""
 
 import hashlib
+import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,17 +17,17 @@ def flatten(tree: Params) -> dict[str, Any]:
     >>> flatten({"b": {"c": 2}, "a": 1})
     {'a': 1, 'b/c': 2}
     """
-    leaves: dict[str, Any] = {}
+    return dict(sorted(_leaves("", tree), key=operator.itemgetter(0)))
 
-    def visit(prefix: str, node: Any) -> None:
-        if isinstance(node, Mapping):
-            for key, child in node.items():
-                visit(f"{prefix}/{key}" if prefix else str(key), child)
-        else:
-            leaves[prefix] = node
 
-    visit("", tree)
-    return dict(sorted(leaves.items()))
+def _leaves(prefix: str, node: Any) -> Iterator[tuple[str, Any]]:
+    # No function in `flatten` that calls itself: that is a cycle, which keeps all
+    # leaves in memory until Python looks for such.
+    if not isinstance(node, Mapping):
+        yield prefix, node
+        return
+    for key, child in node.items():
+        yield from _leaves(f"{prefix}/{key}" if prefix else str(key), child)
 
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:

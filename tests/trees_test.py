@@ -1,5 +1,8 @@
 """Named-tree operations keep their laws."""
 
+import gc
+import weakref
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -62,3 +65,19 @@ def test_counts_need_shapes_only():
     tree = {"a": np.zeros((2, 3), np.float32), "b": np.zeros((), jnp.bfloat16)}
     assert trees.count_params(tree) == 7
     assert trees.count_bytes(tree) == 26
+
+
+def test_leaves_are_gone_as_soon_as_nobody_has_them():
+    """Python looks for cycles only now and then, perhaps gigabytes later."""
+    leaf = np.zeros(3)
+    gone = weakref.ref(leaf)
+    is_on = gc.isenabled()
+    gc.disable()
+    try:
+        assert trees.flatten({"a": {"b": leaf}}).keys() == {"a/b"}
+        assert trees.count_params({"a": {"b": leaf}}) == leaf.size
+        del leaf
+        assert gone() is None
+    finally:
+        if is_on:
+            gc.enable()

@@ -33,7 +33,14 @@ import time
 import numpy as np
 
 from elm_jax import trees
-from elm_jax.checkpoints import experts, manifest, resumable, stores
+from elm_jax.checkpoints import (
+    experts,
+    leaf_parts,
+    manifest,
+    resumable,
+    stores,
+    streaming,
+)
 from elm_jax.checkpoints.tensors import Leaf
 
 MERGE = """
@@ -179,6 +186,8 @@ def main():
             else:
                 make_expert(place, sizes, seed, at_once=asked.at_once)
         first = folder / "experts" / "expert_0"
+        opened, _ = streaming.open_expert(first, block_bytes=1)
+        stored = max(x.rows * leaf_parts.row_bytes(x) for x in opened.values())
         out_bytes = sum(
             path.stat().st_size for path in first.rglob("*") if path.is_file()
         )
@@ -200,10 +209,6 @@ def main():
     expert_bytes = sum(4 * int(np.prod(shape)) for shape in sizes.values())
     secs = {part: statistics.median(found) for part, found in times.items()}
     cpu_secs = {part: statistics.median(found) for part, found in cpu_secs.items()}
-    stored = 4 * max(
-        int(np.prod(shape[1:] if "/layers/" in leaf and not asked.at_once else shape))
-        for leaf, shape in sizes.items()
-    )
     row = {
         "benchmark": "merge",
         "method": asked.method,
