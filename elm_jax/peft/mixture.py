@@ -11,6 +11,7 @@ nothing that a router sees at one position depends on others.
 import abc
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -25,6 +26,8 @@ from elm_jax.peft import kind as kinds
 from elm_jax.types import LAYERS, Params
 
 EXPERTS, ROUTER = "experts", "router"
+# Places that read the encoder's output, one position for each of the inputs'.
+_READS_INPUTS = re.compile(r"^encoder/|encoder_decoder_attention/(key|value)_adapter$")
 Reads = Literal["adapter", "sub_layer"]
 # What `model.apply(..., mutable=[OBSERVED])` gives of each place.
 OBSERVED = "intermediates"
@@ -214,6 +217,17 @@ def stack(experts: Sequence[Params]) -> dict[str, Any]:
             total = np.sort(np.stack(leaves).astype(np.float64), axis=0).sum(axis=0)
             stacked[name] = (total / len(leaves)).astype(leaves[0].dtype)
     return trees.unflatten(stacked)
+
+
+def reads_inputs(place: str) -> bool:
+    """Returns whether an adapter sees a position for each token of the inputs.
+
+    Else it sees those of the answer.
+
+    >>> reads_inputs("decoder/layers/encoder_decoder_attention/key_adapter")
+    True
+    """
+    return bool(_READS_INPUTS.search(place))
 
 
 def observed(collections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

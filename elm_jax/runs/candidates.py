@@ -9,7 +9,10 @@ import pathlib
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
+
 from elm_jax.checkpoints.manifest import Manifest, read_manifest
+from elm_jax.data import token_store
 from elm_jax.evaluation import naming
 from elm_jax.merging import averages
 from elm_jax.merging.method import MergeMethod
@@ -122,6 +125,26 @@ class Candidate:
             "recipe": infos[0].recipe if len(infos) == 1 else "",
             "library": self.library,
         }
+
+    def kept_with_scores(
+        self,
+        program: Any,
+        params: Params,
+        adapter: adapters.AnySpec | None,
+        dataset: token_store.TokenizedDataset,
+        rows: Sequence[int],
+    ) -> dict[str, np.ndarray]:
+        """Returns more arrays to keep beside the scores of rows; mostly none.
+
+        Args:
+          program: What scores.
+          params: Placed.
+          adapter: Of these.
+          dataset: What was scored.
+          rows: Likewise.
+        """
+        del program, params, adapter, dataset, rows
+        return {}
 
     def load(self, base: loaded.Base) -> tuple[Params, adapters.AnySpec | None]:
         """Returns the whole model's parameters, and the adapters among them.

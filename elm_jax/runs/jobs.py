@@ -160,6 +160,9 @@ def score(
             where = f"{job.cell.expert} on {job.cell.task} {job.cell.split}"
             with errors.during(f"scoring {where}"):
                 scored = program.score(params, adapter, job.of.dataset, job.of.rows)
+                kept = job.candidate.kept_with_scores(
+                    program, params, adapter, job.of.dataset, job.of.rows
+                )
             if processes.is_main():
                 facts = dataclasses.replace(
                     job.of.facts,
@@ -174,7 +177,7 @@ def score(
                     facts=facts,
                     values=scored.values,
                     num_examples=scored.num_examples,
-                    per_example=scored.per_example,
+                    per_example={**scored.per_example, **kept},
                 )
             count += 1
             progress(count)

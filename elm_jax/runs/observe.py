@@ -2,8 +2,7 @@
 
 import dataclasses
 import pathlib
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +12,6 @@ import optax
 
 from elm_jax import paths, trees
 from elm_jax.checkpoints import manifest
-from elm_jax.data import batches, shapes
 from elm_jax.model import loss, precision, t5
 from elm_jax.peft import mixture
 from elm_jax.routing import token_routers
@@ -22,6 +20,8 @@ from elm_jax.runs import (
     expert_checks,
     library,
     loaded,
+    observed_rows,
+    routing_cost,
     routing_records,
     task_data,
     vocabularies,
@@ -30,9 +30,6 @@ from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Plan
 from elm_jax.training import optimizers
 from elm_jax.types import PAD_ID, Batch, Params
-
-# Places that read the encoder's output, one position for each of the inputs'.
-_READS_INPUTS = re.compile(r"^encoder/|encoder_decoder_attention/(key|value)_adapter$")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,8 +66,24 @@ class Observe(library.LibraryRun):
             "experts": len(folders),
             "observed already": len(folders) - len(missing),
             "steps per expert": f"{steps} forward, {self.settings.gate_steps} of gates",
+            "cost, about": self._cost(missing),
             "files": self.path(self.records_dir),
         }
+
+    def _cost(self, missing: list[pathlib.Path]) -> str:
+        if not missing:
+            return "nothing"
+        info = manifest.read_manifest(missing[0])
+        spec, features = bases.adapter_spec(info), self.data.opened(self.place).features
+        assert spec is not None  # noqa: S101 - `_check` has looked
+        return routing_cost.observing(
+            bases.model_config(info),
+            mixture.Mixture(of=spec, num_experts=1, router=token_routers.Gates()),
+            self.settings,
+            num_experts=len(missing),
+            inputs_length=features.inputs_length,
+            targets_length=features.targets_length,
+        )
 
     def run(self) -> None:
         """Observes those that are not.
@@ -95,7 +108,7 @@ class Observe(library.LibraryRun):
             arrays = _observe(
                 programs[expert.adapter],
                 mixture.stack([trees.as_float32(expert.params)]),
-                _Rows(data, expert.manifest, self.settings),
+                observed_rows.Rows(data, expert.manifest, self.settings),
                 base,
             )
             routing_records.write(
@@ -144,44 +157,6 @@ class Observe(library.LibraryRun):
         return rows | ({"tasks": tasks} if all(tasks.values()) else {})
 
 
-class _Rows:
-    """Examples of an expert's tasks, in batches of one shape."""
-
-    def __init__(
-        self,
-        data: task_data.OpenedData,
-        info: manifest.Manifest,
-        settings: routing_records.Settings,
-    ) -> None:
-        self._settings = settings
-        datasets = [data.open(task, settings.split) for task in info.tasks]
-        self._examples = batches.Examples(datasets, seed=settings.random_seed)
-        draw = np.random.default_rng(settings.random_seed).permutation
-        self._chosen = draw(len(self._examples))[: settings.num_examples]
-        features = data.features
-        self._shape = shapes.Lengths(
-            inputs_length=features.inputs_length,
-            targets_length=features.targets_length,
-        )
-
-    def once(self) -> Iterator[Batch]:
-        """Yields every chosen example once; the last batch is filled with padding."""
-        size = self._settings.batch_size
-        for start in range(0, len(self._chosen), size):
-            part = self._chosen[start : start + size]
-            filled = np.pad(part, (0, size - len(part)), constant_values=-1)
-            yield self._examples.padded(filled, self._shape)
-
-    def of_step(self, step: int) -> Batch:
-        """Returns the batch of a step of training, drawn without repetition."""
-        seed = (self._settings.random_seed, step)
-        drawn = np.random.default_rng(seed).permutation(self._chosen)
-        part = drawn[: self._settings.batch_size]
-        missing = self._settings.batch_size - len(part)
-        filled = np.pad(part, (0, missing), constant_values=-1)
-        return self._examples.padded(filled, self._shape)
-
-
 class _Programs:
     """The compiled programs for experts of one base and one kind of adapters."""
 
@@ -226,7 +201,7 @@ def _model_with(
 
 
 def _observe(
-    programs: _Programs, expert: Params, rows: _Rows, base: loaded.Base
+    programs: _Programs, expert: Params, rows: observed_rows.Rows, base: loaded.Base
 ) -> routing_records.Arrays:
     """Returns statistics and gates of one expert, which is stacked alone."""
     whole = trees.replace(base.params, expert)
@@ -267,7 +242,7 @@ def _make_sums(model: t5.T5) -> Callable[[Params, Batch], dict[str, Any]]:
 
 
 def _sum_up(place: str, values: Params, batch: Batch) -> dict[str, Any]:
-    tokens = "encoder_input_tokens" if _READS_INPUTS.search(place) else ""
+    tokens = "encoder_input_tokens" if mixture.reads_inputs(place) else ""
     real = batch[tokens or "decoder_target_tokens"] != PAD_ID
     # [layers, B, T, ...]; the decoder's rows may lie side by side, one for each input.
     read = values["read"].astype(jnp.float32)

@@ -22,6 +22,7 @@ from elm_jax.runs import (
     report_held_in,
     report_maps,
     report_pairs,
+    report_routing,
     report_votes,
     report_ways,
 )
@@ -127,6 +128,8 @@ class Report(Run):
         one = self._report(reported, gaps, ways)
         if examples is not None:
             one = examples.linked(one)
+        routes = report_routing.Pages(ways, reported) if ways else None
+        one = routes.linked(one) if routes else one
         cards = report_cards.Cards(reported, ways and ways.draws)
         one = cards.linked(one)
         target = self.path(self.output_path)
@@ -134,6 +137,7 @@ class Report(Run):
         report_files.show_gaps(gaps)
         written = report_files.write(one, target)
         pages = cards.write(target) + (examples.write(target) if examples else [])
+        pages += routes.write(target) if routes else []
         for path in (*written, *pages, store.path):
             print(path)  # noqa: T201
 

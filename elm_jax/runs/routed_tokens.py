@@ -2,142 +2,26 @@
 
 The model is the base with the experts' adapters stacked beside each other
 (`peft.mixture`), and a router of `routing.token_routers` weighs them. Layer norms,
-which prompt experts train too, are averaged over the experts.
+which prompt experts train too, are averaged over the experts, or the retrieved one's.
 """
 
 import dataclasses
-import hashlib
-import json
-import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
-import numpy as np
-
-from elm_jax import fields, paths, trees
+from elm_jax import fields, paths
 from elm_jax.checkpoints import manifest
 from elm_jax.model import config
 from elm_jax.peft import adapters, ia3, mixture
-from elm_jax.routing import directions, token_routers
+from elm_jax.routing import token_routers
 from elm_jax.runs import (
     bases,
     candidates,
-    expert_checks,
-    loaded,
+    routed_candidate,
     routing_cost,
     routing_records,
 )
 from elm_jax.runs.strategy import Choice, LibraryStrategy, Target, options_of
-from elm_jax.types import Params
-
-
-@dataclasses.dataclass(frozen=True)
-class RoutedCandidate(candidates.Candidate):
-    """The base with several experts at once, weighed by a router.
-
-    Attributes:
-      router: What weighs them.
-      records_dir: Folder of what the router has to know beforehand.
-      record_settings: What the records were made with.
-      only_chosen: Whether a token's experts without a weight are not computed.
-    """
-
-    router: mixture.Router = token_routers.Fixed()
-    records_dir: pathlib.Path = pathlib.Path()
-    record_settings: routing_records.Settings = routing_records.Settings()
-    only_chosen: bool = False
-
-    @property
-    def fingerprint(self) -> str:  # type: ignore[override]
-        """The identity of its parameters and its router, 16 hex digits."""
-        made: list[Any] = [info.fingerprint for info in self.manifests]
-        if _needs_records(self.router):
-            where, settings = self.records_dir, self.record_settings
-            made += [
-                routing_records.digest(where, info, settings) for info in self.manifests
-            ]
-        text = json.dumps([made, self._router_text], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    @property
-    def is_merged(self) -> bool:
-        """Always: its parameters are not those of one expert."""
-        return True
-
-    @property
-    def origin(self) -> tuple[object, ...]:
-        """What its parameters are made of."""
-        return (self.folders, self._router_text, self._records_text)
-
-    @property
-    def origin_text(self) -> str:
-        """The same as a text."""
-        parts = [*map(str, self.folders), self._router_text, self._records_text]
-        return " ".join(filter(None, parts))
-
-    @property
-    def _records_text(self) -> str:
-        return f"{self.records_dir}" if _needs_records(self.router) else ""
-
-    @property
-    def _router_text(self) -> str:
-        settings = self.record_settings if _needs_records(self.router) else None
-        few = " only_chosen" if self.only_chosen else ""
-        # As it was before there was a choice, so that scores of then are known.
-        return f"{self.router} {settings}{few}".replace(", reads='adapter'", "")
-
-    def load(self, base: loaded.Base) -> tuple[Params, adapters.AnySpec]:
-        """Returns base, stacked adapters and the router's parameters, and their spec.
-
-        Raises:
-          CheckpointError: An expert does not fit the base's shape.
-          ConfigError: The experts are not alike, or have no adapters to mix.
-          FingerprintError: An expert belongs to another base.
-          LibraryError: The router needs records that are not there.
-        """
-        infos = self.manifests
-        expert_checks.check_alike(infos)
-        for info in infos:
-            expert_checks.check_has_adapters(info)
-        experts = [loaded.Expert.load(folder) for folder in self.folders]
-        for expert in experts:
-            base.check_fits(expert)
-        params = [trees.as_float32(expert.params) for expert in experts]
-        spec = experts[0].adapter
-        assert spec is not None  # noqa: S101 - `check_has_adapters` has looked
-        made = _mixture(
-            spec,
-            len(experts),
-            self.router,
-            only_chosen=self.only_chosen,
-            settings=self.record_settings,
-        )
-        whole = trees.replace(base.params, mixture.stack(params))
-        router = trees.unflatten(self._router_params(params))
-        return trees.replace(whole, router), made
-
-    def _router_params(self, experts: Sequence[Params]) -> dict[str, np.ndarray]:
-        """Returns the router's parameters by name, experts behind the layers' axis."""
-        if not self.router.shapes(1):
-            return {}
-        each: list[Mapping[str, Mapping[str, np.ndarray]]]
-        if _needs_records(self.router):
-            where, settings = self.records_dir, self.record_settings
-            each = [
-                routing_records.read(where, info, settings) for info in self.manifests
-            ]
-        else:
-            each = [
-                {place: {"direction": arrow} for place, arrow in found.items()}
-                for found in map(directions.arrow_directions, experts)
-            ]
-        return {
-            f"{place}/{mixture.ROUTER}/{name}": np.stack(
-                [arrays[place][name] for arrays in each], axis=1
-            )
-            for place in each[0]
-            for name in self.router.shapes(1)
-        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,6 +35,10 @@ class RoutedTokens(LibraryStrategy):
       record_settings: The `settings` of that run.
       only_chosen: Whether a token's experts without a weight are not computed: the
         same scores up to rounding, and less work where experts are many.
+      norms: Whether layer norms, which are in no place where there is a choice, are
+        the mean of all experts', or those of the expert with most votes (`retrieved`).
+      num_traced: Of how many rows of each task it is kept, with the scores, where
+        their tokens went, for the report; rows that are scored already stay without.
     """
 
     kind: ClassVar[str] = "routed_tokens"
@@ -159,6 +47,8 @@ class RoutedTokens(LibraryStrategy):
     records_dir: paths.Path = "{MODEL_DIR}/library/routing"
     record_settings: routing_records.Settings = routing_records.Settings()
     only_chosen: bool = False
+    norms: Literal["averaged", "retrieved"] = "averaged"
+    num_traced: fields.CountOrNone = 0
 
     def __post_init__(self) -> None:
         """Raises ConfigError for `only_chosen` where the router chooses none."""
@@ -171,8 +61,9 @@ class RoutedTokens(LibraryStrategy):
         parts = [f"tokens_by_{_snake_case(type(self.router).__name__)}"]
         parts += [f"top{self.num_experts}"] if self.num_experts else []
         parts += ["only_chosen"] if self.only_chosen else []
+        parts += [f"norms_{self.norms}"] if self.norms != "averaged" else []
         reads = self.record_settings.reads
-        is_other = reads != "adapter" and _needs_records(self.router)
+        is_other = reads != "adapter" and routed_candidate.needs_records(self.router)
         parts += [f"reading_{reads}"] if is_other else []
         return "_".join(parts)
 
@@ -190,17 +81,30 @@ class RoutedTokens(LibraryStrategy):
         """Always: it takes several experts, which have to be alike."""
         return True
 
+    @property
+    def settings(self) -> str:
+        """As of other strategies; what is kept beside scores is no setting of them."""
+        plain = dataclasses.replace(self, num_traced=0)
+        return super(RoutedTokens, plain).settings
+
     def choose(self, target: Target) -> candidates.Candidate:
         """Returns the base with the experts that it takes from the library."""
         given = super().choose(target)
         values = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}
-        return RoutedCandidate(
+        return routed_candidate.RoutedCandidate(
             **values,
             router=self.router,
             records_dir=target.path(self.records_dir),
             record_settings=self.record_settings,
             only_chosen=self.only_chosen,
+            norms_of=self._norms_of(target.question),
+            num_traced=self.num_traced,
         )
+
+    def _norms_of(self, question: Any) -> str:
+        if self.norms == "averaged":
+            return ""
+        return question.result.ranked("votes")[0][0]
 
     def costs(self, shape: config.T5Config, infos: Sequence[manifest.Manifest]) -> str:
         """Returns operations and bytes of the experts in one model, for plans."""
@@ -211,7 +115,7 @@ class RoutedTokens(LibraryStrategy):
         return routing_cost.describe(shape, self._mixture(spec, number))
 
     def _mixture(self, spec: adapters.AdapterSpec, number: int) -> mixture.Mixture:
-        return _mixture(
+        return routed_candidate.make_mixture(
             spec,
             number,
             self.router,
@@ -226,28 +130,6 @@ class RoutedTokens(LibraryStrategy):
             first = question.result.ranked("votes")[: self.num_experts]
             names = [name for name, _ in first]
         return Choice(tuple(sorted(names)))
-
-
-def _mixture(
-    spec: adapters.AdapterSpec,
-    number: int,
-    router: mixture.Router,
-    *,
-    only_chosen: bool,
-    settings: routing_records.Settings,
-) -> mixture.Mixture:
-    return mixture.Mixture(
-        of=spec,
-        num_experts=number,
-        router=router,
-        only_chosen=only_chosen,
-        # A direction is one of what its adapter reads.
-        reads=settings.reads if _needs_records(router) else "adapter",
-    )
-
-
-def _needs_records(router: mixture.Router) -> bool:
-    return not {"direction"} >= {*router.shapes(1)}
 
 
 def _snake_case(name: str) -> str:

@@ -6,6 +6,7 @@ from elm_jax import trees
 from elm_jax.model import config as config_lib
 from elm_jax.model import cost, precision, t5
 from elm_jax.peft import mixture
+from elm_jax.runs import routing_records, score_cost
 from elm_jax.types import Params
 
 _WHERE = "_adapter/"
@@ -54,6 +55,44 @@ def per_token(shape: config_lib.T5Config, made: mixture.Mixture) -> TokenCost:
         if made.router.needs_norms:
             flops += flops_of(_reading(made, experts))
     return TokenCost(base_flops, flops + flops_of(router), trees.count_bytes(added))
+
+
+def observing(
+    shape: config_lib.T5Config,
+    made: mixture.Mixture,
+    settings: routing_records.Settings,
+    *,
+    num_experts: int,
+    inputs_length: int,
+    targets_length: int,
+) -> str:
+    """Returns what it costs to record what routers need, as a line of a plan.
+
+    A step for gates passes forward, and backward without gradients of the base.
+
+    Args:
+      shape: Of the base.
+      made: A mixture of one expert, with a router that has gates.
+      settings: Which rows, and how gates are trained.
+      num_experts: That are not observed yet.
+      inputs_length: Tokens of a padded input.
+      targets_length: Likewise.
+    """
+    model = t5.T5(shape, made.adapter_fn(shape.emb_dim))
+    params = t5.param_shapes(model)
+    batch = cost.BatchShape(
+        batch_size=1, inputs_length=inputs_length, targets_length=targets_length
+    )
+    rows = settings.num_examples + 2 * settings.gate_steps * settings.batch_size
+    flops = num_experts * rows * cost.forward_flops(shape, batch, params)
+    gates = trees.split(params, f"{_WHERE}{mixture.ROUTER}/")[0]
+    # A gate, a mean reading and two numbers of each place.
+    size = num_experts * 2 * trees.count_bytes(gates)
+    hours = flops / score_cost.USUAL_FLOPS / 3600
+    return (
+        f"{flops:.2g} FLOPs, {hours:,.1f} hours at"
+        f" {score_cost.USUAL_FLOPS / 1e12:g} TFLOP/s; {size / 1e6:,.1f} MB of records"
+    )
 
 
 def _reading(made: mixture.Mixture, experts: Params) -> Params:

@@ -11,11 +11,18 @@ from elm_jax import trees
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
 from elm_jax.evaluation import generation, metrics, rank_classification
-from elm_jax.model import decoding, decoding_spec, scoring
+from elm_jax.model import decoding, decoding_spec, scoring, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes
 from elm_jax.peft import adapters
-from elm_jax.runs import bases, loaded, placement, placing, task_data
+from elm_jax.runs import (
+    bases,
+    loaded,
+    placement,
+    placing,
+    routing_traces,
+    task_data,
+)
 from elm_jax.types import Params
 
 # In per-example files: the UTF-8 bytes of the texts that were written, end to end, and
@@ -147,6 +154,29 @@ class Scorer:
             batch_size=self._batch_size,
         )
 
+    def trace(
+        self,
+        params: Params,
+        adapter: adapters.AnySpec,
+        examples: Sequence[token_store.Example],
+        experts: Sequence[str],
+    ) -> np.ndarray:
+        """Returns what a router weighs on examples with choices, as an array to keep.
+
+        Args:
+          params: From `place`.
+          adapter: The mixture that has them.
+          examples: One or more; those of one batch are looked at.
+          experts: Their names.
+        """
+        examples = examples[: self._batch_size]
+        program = self._bind(self._trace_fn(adapter), params)
+        weights = program(*routing_traces.batch_of(examples, self._batch_size))
+        weights = processes.gather(weights)
+        return routing_traces.array_of(
+            weights, examples, self._data.vocabulary, experts
+        )
+
     def _rank(
         self,
         params: Params,
@@ -193,10 +223,17 @@ class Scorer:
 
         return call
 
-    @functools.cache  # noqa: B019 - a scorer lives as long as its run
-    def _programs(self, adapter: adapters.AnySpec | None) -> "_Programs":
+    def _model(self, adapter: adapters.AnySpec | None) -> t5.T5:
         model = bases.build_model(self._base.config, adapter)
-        model = model.clone(split_rows=meshes.SplitRows(self._mesh))
+        return model.clone(split_rows=meshes.SplitRows(self._mesh))
+
+    @functools.cache  # noqa: B019 - a scorer lives as long as its run
+    def _trace_fn(self, adapter: adapters.AnySpec) -> routing_traces.TraceFn:
+        return routing_traces.make_trace_fn(self._model(adapter))
+
+    @functools.cache  # noqa: B019 - likewise
+    def _programs(self, adapter: adapters.AnySpec | None) -> "_Programs":
+        model = self._model(adapter)
         length = self._data.features.targets_length
         return _Programs(
             scoring.make_score_fn(model),

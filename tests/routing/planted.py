@@ -306,7 +306,7 @@ def tried(of, model, params):
     for place, values in mixture.observed(seen).items() if seen else ():
         chosen = np.argmax(np.asarray(values["weights"]), axis=-1)
         chosen = chosen.reshape(len(chosen), len(inputs), -1)[:, :, 1::2]
-        expected = skills if observe._READS_INPUTS.search(place) else owners
+        expected = skills if mixture.reads_inputs(place) else owners
         first[place] = float((chosen == expected).mean())
     return Tried(float(right.mean()), first)
 
@@ -336,7 +336,7 @@ def chosen_beside_oracle(of, routers, recorded):
     for name, router in routers.items():
         found[name] = {}
         for place, values in mixture.observed(seen).items():
-            is_input = observe._READS_INPUTS.search(place)
+            is_input = mixture.reads_inputs(place)
             own = {
                 n: np.stack([arrays[place][n] for arrays in recorded], axis=1)
                 for n in router.shapes(1)

@@ -9,16 +9,20 @@ import numpy as np
 import pytest
 
 from elm_jax import errors, trees
-from elm_jax.checkpoints import experts, manifest
+from elm_jax.checkpoints import manifest
 from elm_jax.evaluation import result_store
-from elm_jax.model import t5
-from elm_jax.peft import bottleneck, expert_parts
 from elm_jax.routing import token_routers
-from elm_jax.runs import bases, loaded, observe, routed_tokens, routing_records
+from elm_jax.runs import (
+    bases,
+    loaded,
+    observe,
+    observed_rows,
+    routed_tokens,
+    routing_records,
+)
 from tests.runs import scored, toy
+from tests.runs.routed import SETTINGS, chosen, save_expert
 
-SPEC = bottleneck.Bottleneck(reduction_factor=4, init_std=0.3)
-SETTINGS = routing_records.Settings(num_examples=6, batch_size=4, gate_steps=3)
 ROUTERS = {
     "fixed": token_routers.Fixed(),
     "arrow": token_routers.Arrow(top_k=1),
@@ -27,25 +31,6 @@ ROUTERS = {
     "mean_activation": token_routers.MeanActivation(),
     "gates": token_routers.Gates(),
 }
-
-
-def save_expert(folder, name, seed):
-    """Writes a prompt expert of random adapters and norms."""
-    info = experts.load_expert(folder / "base")[1]
-    model = t5.T5(scored.SHAPE, SPEC.adapter_fn(scored.SHAPE.emb_dim))
-    whole = t5.init_params(model, seed=seed)
-    params = trees.split(whole, expert_parts.PROMPT_EXPERT)[0]
-    info = dataclasses.replace(
-        info,
-        name=name,
-        kind="prompt",
-        seed=seed,
-        tasks=(f"{name}_ask",),
-        steps=1,
-        trainable_pattern=expert_parts.PROMPT_EXPERT,
-        adapter=bases.describe(SPEC),
-    )
-    experts.save_expert(folder / "experts" / name, params, info)
 
 
 @pytest.fixture(autouse=True)
@@ -80,17 +65,6 @@ def observer(folder, **changes):
 def strategy(router, **changes):
     return routed_tokens.RoutedTokens(
         router=router, record_settings=SETTINGS, **changes
-    )
-
-
-def chosen(folder, router, names=("plain", "twice")):
-    return routed_tokens.RoutedCandidate(
-        "x",
-        tuple(folder / "experts" / name for name in names),
-        "strategy",
-        router=router,
-        records_dir=folder / "library" / "routing",
-        record_settings=SETTINGS,
     )
 
 
@@ -145,6 +119,58 @@ def test_one_expert_alone_scores_as_itself(folder):
     np.testing.assert_array_equal(found, expected)
 
 
+def test_layer_norms_are_the_mean_or_those_of_the_retrieved_expert(folder):
+    base = loaded.Base.load(folder / "base")
+    experts = {
+        name: loaded.Expert.load(folder / "experts" / name).params
+        for name in ("plain", "twice")
+    }
+    own = {n: trees.flatten(trees.split(p, "_adapter/")[1]) for n, p in experts.items()}
+    given = chosen(folder, token_routers.Fixed())
+    mean = trees.flatten(given.load(base)[0])
+    retrieved = dataclasses.replace(given, norms_of="twice")
+    taken = trees.flatten(retrieved.load(base)[0])
+    assert own["plain"]
+    for name, leaf in own["twice"].items():
+        np.testing.assert_array_equal(taken[name], leaf)
+        both = (np.asarray(leaf) + np.asarray(own["plain"][name])) / 2
+        np.testing.assert_allclose(mean[name], both, rtol=1e-6)
+    assert {n for n in mean if "_adapter/" in n} == {
+        n for n in taken if "_adapter/" in n
+    }
+    assert retrieved.fingerprint != given.fingerprint
+    one = strategy(token_routers.Arrow(), norms="retrieved")
+    assert one.label == "tokens_by_arrow_norms_retrieved"
+    assert one.settings != strategy(token_routers.Arrow()).settings
+
+
+def test_records_of_what_goes_into_sub_layers_lie_beside_the_others(folder):
+    """And scores of routers from before there was a choice are still known."""
+    info = manifest.read_manifest(folder / "experts" / "plain")
+    other = dataclasses.replace(SETTINGS, reads="sub_layer")
+    places = [
+        routing_records.folder_of(folder / "library" / "routing", info, one)
+        for one in (SETTINGS, other)
+    ]
+    assert places[0] != places[1]
+    assert (
+        "reads"
+        not in json.loads((places[0] / "record.json").read_text("utf-8"))["recipe"][
+            "settings"
+        ]
+    )
+    plain = chosen(folder, token_routers.Gates())
+    assert "reads" not in plain.origin_text
+    seen = dataclasses.replace(plain, record_settings=other)
+    assert "reads='sub_layer'" in seen.origin_text
+    named = routed_tokens.RoutedTokens(
+        router=token_routers.Gates(), record_settings=other
+    )
+    assert named.label == "tokens_by_gates_reading_sub_layer"
+    arrow = dataclasses.replace(named, router=token_routers.Arrow())
+    assert arrow.label == "tokens_by_arrow"  # which needs no records
+
+
 def test_norms_of_effects_are_recorded_of_real_tokens_alone(folder):
     """Against the adapter's own outputs on each row, unpadded."""
     base = loaded.Base.load(folder / "base")
@@ -153,7 +179,7 @@ def test_norms_of_effects_are_recorded_of_real_tokens_alone(folder):
     records = folder / "library" / "routing"
     stored = routing_records.read(records, info, SETTINGS)
     data = toy.DATA.opened(observer(folder).place)
-    rows = observe._Rows(data, info, SETTINGS)
+    rows = observed_rows.Rows(data, info, SETTINGS)
     model = bases.build_model(base.config, expert.adapter)
     params = base.with_expert(expert)
     place = "encoder/layers/mlp_adapter"

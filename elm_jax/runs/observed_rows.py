@@ -1,0 +1,54 @@
+"""The rows on which an expert is observed, and its gates are trained."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from elm_jax.checkpoints import manifest
+from elm_jax.data import batches, shapes
+from elm_jax.runs import routing_records, task_data
+from elm_jax.types import Batch
+
+
+class Rows:
+    """Examples of an expert's tasks, in batches of one shape.
+
+    Args:
+      data: Where they are.
+      info: Of the expert.
+      settings: How many, and in what order.
+    """
+
+    def __init__(
+        self,
+        data: task_data.OpenedData,
+        info: manifest.Manifest,
+        settings: routing_records.Settings,
+    ) -> None:
+        self._settings = settings
+        datasets = [data.open(task, settings.split) for task in info.tasks]
+        self._examples = batches.Examples(datasets, seed=settings.random_seed)
+        draw = np.random.default_rng(settings.random_seed).permutation
+        self._chosen = draw(len(self._examples))[: settings.num_examples]
+        features = data.features
+        self._shape = shapes.Lengths(
+            inputs_length=features.inputs_length,
+            targets_length=features.targets_length,
+        )
+
+    def once(self) -> Iterator[Batch]:
+        """Yields every chosen example once; the last batch is filled with padding."""
+        size = self._settings.batch_size
+        for start in range(0, len(self._chosen), size):
+            part = self._chosen[start : start + size]
+            filled = np.pad(part, (0, size - len(part)), constant_values=-1)
+            yield self._examples.padded(filled, self._shape)
+
+    def of_step(self, step: int) -> Batch:
+        """Returns the batch of a step of training, drawn without repetition."""
+        seed = (self._settings.random_seed, step)
+        drawn = np.random.default_rng(seed).permutation(self._chosen)
+        part = drawn[: self._settings.batch_size]
+        missing = self._settings.batch_size - len(part)
+        filled = np.pad(part, (0, missing), constant_values=-1)
+        return self._examples.padded(filled, self._shape)

@@ -1,0 +1,195 @@
+"""The base with several experts at once, weighed by a router, to be scored."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from elm_jax import trees
+from elm_jax.data import token_store
+from elm_jax.peft import adapters, mixture
+from elm_jax.routing import directions, token_routers
+from elm_jax.runs import (
+    candidates,
+    expert_checks,
+    loaded,
+    routing_records,
+    routing_traces,
+    scorer,
+)
+from elm_jax.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class RoutedCandidate(candidates.Candidate):
+    """The base with several experts at once, weighed by a router.
+
+    Attributes:
+      router: What weighs them.
+      records_dir: Folder of what the router has to know beforehand.
+      record_settings: What the records were made with.
+      only_chosen: Whether a token's experts without a weight are not computed.
+      norms_of: The expert whose layer norms are taken; "" for the mean of all.
+      num_traced: Rows whose routing is kept with the scores.
+    """
+
+    router: mixture.Router = token_routers.Fixed()
+    records_dir: pathlib.Path = pathlib.Path()
+    record_settings: routing_records.Settings = routing_records.Settings()
+    only_chosen: bool = False
+    norms_of: str = ""
+    num_traced: int = 0
+
+    @property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        """The identity of its parameters and its router, 16 hex digits."""
+        made: list[Any] = [info.fingerprint for info in self.manifests]
+        if needs_records(self.router):
+            where, settings = self.records_dir, self.record_settings
+            made += [
+                routing_records.digest(where, info, settings) for info in self.manifests
+            ]
+        text = json.dumps([made, self._router_text], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def is_merged(self) -> bool:
+        """Always: its parameters are not those of one expert."""
+        return True
+
+    @property
+    def origin(self) -> tuple[object, ...]:
+        """What its parameters are made of."""
+        return (self.folders, self._router_text, self._records_text)
+
+    @property
+    def origin_text(self) -> str:
+        """The same as a text."""
+        parts = [*map(str, self.folders), self._router_text, self._records_text]
+        return " ".join(filter(None, parts))
+
+    @property
+    def _records_text(self) -> str:
+        return f"{self.records_dir}" if needs_records(self.router) else ""
+
+    @property
+    def _router_text(self) -> str:
+        settings = self.record_settings if needs_records(self.router) else None
+        few = " only_chosen" if self.only_chosen else ""
+        few += f" norms of {self.norms_of}" if self.norms_of else ""
+        # As it was before there was a choice, so that scores of then are known.
+        return f"{self.router} {settings}{few}".replace(", reads='adapter'", "")
+
+    def load(self, base: loaded.Base) -> tuple[Params, adapters.AnySpec]:
+        """Returns base, stacked adapters and the router's parameters, and their spec.
+
+        Raises:
+          CheckpointError: An expert does not fit the base's shape.
+          ConfigError: The experts are not alike, or have no adapters to mix.
+          FingerprintError: An expert belongs to another base.
+          LibraryError: The router needs records that are not there.
+        """
+        infos = self.manifests
+        expert_checks.check_alike(infos)
+        for info in infos:
+            expert_checks.check_has_adapters(info)
+        experts = [loaded.Expert.load(folder) for folder in self.folders]
+        for expert in experts:
+            base.check_fits(expert)
+        params = [trees.as_float32(expert.params) for expert in experts]
+        spec = experts[0].adapter
+        assert spec is not None  # noqa: S101 - `check_has_adapters` has looked
+        made = make_mixture(
+            spec,
+            len(experts),
+            self.router,
+            only_chosen=self.only_chosen,
+            settings=self.record_settings,
+        )
+        whole = trees.replace(base.params, mixture.stack(params))
+        if self.norms_of:
+            (own,) = (
+                p for p, i in zip(params, infos, strict=True) if i.name == self.norms_of
+            )
+            whole = trees.replace(whole, trees.split(own, "_adapter/")[1])
+        router = trees.unflatten(self._router_params(params))
+        return trees.replace(whole, router), made
+
+    def kept_with_scores(
+        self,
+        program: scorer.Scorer,
+        params: Params,
+        adapter: adapters.AnySpec | None,
+        dataset: token_store.TokenizedDataset,
+        rows: Sequence[int],
+    ) -> dict[str, np.ndarray]:
+        """Returns the trace of the first rows, where answers are ranked."""
+        if not self.num_traced or not dataset.has_choices:
+            return {}
+        assert adapter is not None  # noqa: S101 - `load` gives it
+        examples = [dataset[row] for row in rows[: self.num_traced]]
+        names = [info.name for info in self.manifests]
+        array = program.trace(params, adapter, examples, names)
+        return {routing_traces.ARRAY: array}
+
+    def _router_params(self, experts: Sequence[Params]) -> dict[str, np.ndarray]:
+        """Returns the router's parameters by name, experts behind the layers' axis."""
+        if not self.router.shapes(1):
+            return {}
+        each: list[Mapping[str, Mapping[str, np.ndarray]]]
+        if needs_records(self.router):
+            where, settings = self.records_dir, self.record_settings
+            each = [
+                routing_records.read(where, info, settings) for info in self.manifests
+            ]
+        else:
+            each = [
+                {place: {"direction": arrow} for place, arrow in found.items()}
+                for found in map(directions.arrow_directions, experts)
+            ]
+        return {
+            f"{place}/{mixture.ROUTER}/{name}": np.stack(
+                [arrays[place][name] for arrays in each], axis=1
+            )
+            for place in each[0]
+            for name in self.router.shapes(1)
+        }
+
+
+def make_mixture(
+    spec: adapters.AdapterSpec,
+    number: int,
+    router: mixture.Router,
+    *,
+    only_chosen: bool,
+    settings: routing_records.Settings,
+) -> mixture.Mixture:
+    """Returns a mixture whose router sees what it has records of.
+
+    Args:
+      spec: Of each expert's adapters.
+      number: Of experts.
+      router: What weighs them.
+      only_chosen: As for `mixture.Mixture`.
+      settings: Of the records.
+
+    Raises:
+      ConfigError: As `mixture.Mixture`.
+    """
+    return mixture.Mixture(
+        of=spec,
+        num_experts=number,
+        router=router,
+        only_chosen=only_chosen,
+        # A direction is one of what its adapter reads.
+        reads=settings.reads if needs_records(router) else "adapter",
+    )
+
+
+def needs_records(router: mixture.Router) -> bool:
+    """Returns whether a router has parameters that `observe.Observe` records."""
+    return not {"direction"} >= {*router.shapes(1)}

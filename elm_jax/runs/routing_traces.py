@@ -1,0 +1,186 @@
+"""Where the tokens of a task went: what a router weighed, kept with the scores.
+
+A trace is one array of a row's per-example values, JSON as UTF-8: of each place and
+layer the mean weight of each expert, and of a few inputs, token by token, the mean
+weight over the encoder's places. It is small: about 10 kB with 16 experts.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from elm_jax import errors
+from elm_jax.data import token_store
+from elm_jax.data.vocabulary import SentencePiece
+from elm_jax.evaluation import batching
+from elm_jax.model import scoring, t5
+from elm_jax.peft import mixture
+from elm_jax.types import PAD_ID, Params
+
+ARRAY = "routing"
+_MOST_SHOWN, _MOST_TOKENS = 3, 64  # inputs, and tokens of each
+_DIGITS = 3
+
+TraceFn = Callable[[Params, Any, Any], dict[str, jax.Array]]
+
+
+class Trace(NamedTuple):
+    """What a router weighed on some rows of a task.
+
+    Attributes:
+      num_rows: How many.
+      experts: Their names.
+      places: Names such as `encoder/layers/mlp_adapter`, with the layer: `... 0`.
+      weights: Float [places, experts]: means over the tokens of all rows, padding
+        left out, and over all answer choices in the decoder.
+      pieces: Of a few inputs the texts of the first tokens.
+      of_pieces: Of each of them float [tokens, experts], means over the encoder.
+    """
+
+    num_rows: int
+    experts: tuple[str, ...]
+    places: tuple[str, ...]
+    weights: np.ndarray
+    pieces: tuple[tuple[str, ...], ...]
+    of_pieces: tuple[np.ndarray, ...]
+
+
+def make_trace_fn(model: t5.T5) -> TraceFn:
+    """Returns the compiled `(params, inputs, choices) -> weights` of a mixture.
+
+    Inputs are int32 [B, S], choices int32 [B, C, T]. The result has float32
+    [B, layers, experts] by place, means over a row's real tokens, and under `tokens`
+    [B, S, experts], means over the encoder.
+    """
+
+    @jax.jit
+    def trace(params: Params, inputs: Any, choices: Any) -> dict[str, jax.Array]:
+        variables, seen = {"params": params}, [mixture.OBSERVED]
+        encoded, of_inputs = model.apply(
+            variables, inputs, method=model.encode, mutable=seen
+        )
+        rows = choices.reshape(-1, choices.shape[-1])
+        shifted = scoring.shift_right(rows)
+        _, of_choices = model.apply(
+            variables, encoded, inputs, shifted, method=model.decode, mutable=seen
+        )
+        found, encoder = {}, []
+        both = mixture.observed(of_inputs) | mixture.observed(of_choices)
+        for place, values in both.items():
+            reads_inputs = mixture.reads_inputs(place)
+            tokens = inputs if reads_inputs else choices
+            real = (tokens != PAD_ID).reshape(len(inputs), 1, -1, 1)
+            real = real.astype(jnp.float32)
+            weights = values["weights"]
+            weights = weights.reshape(len(weights), len(inputs), -1, weights.shape[-1])
+            weights = jnp.moveaxis(weights, 1, 0).astype(jnp.float32)
+            count = jnp.maximum(jnp.sum(real, axis=2), 1)
+            found[place] = jnp.sum(weights * real, axis=2) / count
+            if place.startswith("encoder/"):
+                encoder.append(weights.mean(axis=1))
+        if encoder:
+            found["tokens"] = jnp.mean(jnp.stack(encoder), axis=0)
+        return found
+
+    return trace
+
+
+def batch_of(
+    examples: Sequence[token_store.Example], size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns inputs and choices of `size` rows: the examples, again from the first."""
+    rows = [examples[place % len(examples)] for place in range(size)]
+    most = max(len(row.choices) for row in rows)
+    length = max(len(choice) for row in rows for choice in row.choices)
+    choices = np.full((size, most, length), PAD_ID, np.int32)
+    for place, row in enumerate(rows):
+        choices[place, : len(row.choices)] = batching.pad(row.choices, length)
+    inputs = [row.inputs for row in rows]
+    return batching.pad(inputs, max(map(len, inputs))), choices
+
+
+def array_of(
+    weights: Mapping[str, np.ndarray],
+    examples: Sequence[token_store.Example],
+    vocabulary: SentencePiece,
+    experts: Sequence[str],
+) -> np.ndarray:
+    """Returns a trace as uint8 [bytes].
+
+    Args:
+      weights: What a trace function gave of these examples, one row each or more.
+      examples: One or more.
+      vocabulary: Of their tokens.
+      experts: Names.
+    """
+    number = len(examples)
+    places, means = [], []
+    for place, values in weights.items():
+        if place != "tokens":
+            for layer in range(values.shape[1]):
+                places.append(f"{place.replace('/layers/', '/')} {layer}")
+                means.append(values[:number, layer].mean(axis=0))
+    shown = examples[:_MOST_SHOWN] if "tokens" in weights else ()
+    content = {
+        "num_rows": number,
+        "experts": [*experts],
+        "places": places,
+        "weights": [_rounded(mean) for mean in means],
+        "pieces": [
+            [vocabulary.decode([int(token)]) for token in one.inputs[:_MOST_TOKENS]]
+            for one in shown
+        ],
+        "of_pieces": [
+            [_rounded(own) for own in weights["tokens"][row][: len(one.inputs)]][
+                :_MOST_TOKENS
+            ]
+            for row, one in enumerate(shown)
+        ],
+    }
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+def read(array: np.ndarray) -> Trace:
+    """Returns the trace that an array holds.
+
+    Raises:
+      DataError: It holds none.
+    """
+    try:
+        content = json.loads(array.astype(np.uint8).tobytes().decode())
+        found = Trace(
+            int(content["num_rows"]),
+            tuple(map(str, content["experts"])),
+            tuple(map(str, content["places"])),
+            np.array(content["weights"], np.float64),
+            tuple(tuple(map(str, own)) for own in content["pieces"]),
+            tuple(np.array(own, np.float64) for own in content["of_pieces"]),
+        )
+        _check(found)
+    except (KeyError, TypeError, ValueError) as error:
+        raise errors.DataError(
+            found=f"a trace of a router that is none: {error}",
+            expected="weights of experts, as elm_eval writes them",
+            do="Remove the row and score it again",
+        ) from error
+    return found
+
+
+def _check(found: Trace) -> None:
+    """Raises ValueError for shapes that do not fit, or weights that are no numbers."""
+    for rows, values in (
+        (len(found.places), found.weights),
+        *zip(map(len, found.pieces), found.of_pieces, strict=True),
+    ):
+        shape = (rows, len(found.experts))
+        if values.shape != shape or not np.isfinite(values).all():
+            raise ValueError(f"weights of shape {values.shape}, not {shape}")
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [round(float(value), _DIGITS) for value in values]

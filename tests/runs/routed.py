@@ -1,0 +1,43 @@
+"""Prompt experts of toy tasks, and the candidate that mixes them."""
+
+import dataclasses
+
+from elm_jax import trees
+from elm_jax.checkpoints import experts
+from elm_jax.model import t5
+from elm_jax.peft import bottleneck, expert_parts
+from elm_jax.runs import bases, routed_candidate, routing_records
+from tests.runs import scored
+
+SPEC = bottleneck.Bottleneck(reduction_factor=4, init_std=0.3)
+SETTINGS = routing_records.Settings(num_examples=6, batch_size=4, gate_steps=3)
+
+
+def save_expert(folder, name, seed):
+    """Writes a prompt expert of random adapters and norms."""
+    info = experts.load_expert(folder / "base")[1]
+    model = t5.T5(scored.SHAPE, SPEC.adapter_fn(scored.SHAPE.emb_dim))
+    whole = t5.init_params(model, seed=seed)
+    params = trees.split(whole, expert_parts.PROMPT_EXPERT)[0]
+    info = dataclasses.replace(
+        info,
+        name=name,
+        kind="prompt",
+        seed=seed,
+        tasks=(f"{name}_ask",),
+        steps=1,
+        trainable_pattern=expert_parts.PROMPT_EXPERT,
+        adapter=bases.describe(SPEC),
+    )
+    experts.save_expert(folder / "experts" / name, params, info)
+
+
+def chosen(folder, router, names=("plain", "twice")):
+    return routed_candidate.RoutedCandidate(
+        "x",
+        tuple(folder / "experts" / name for name in names),
+        "strategy",
+        router=router,
+        records_dir=folder / "library" / "routing",
+        record_settings=SETTINGS,
+    )
