@@ -29,8 +29,9 @@ _RECIPE = (
     *("name", "kind", "base_fingerprint", "model", "trainable_pattern", "adapter"),
     *("tasks", "data", "steps"),
 )
-# What a merge tells of its experts that differs from seed to seed.
-_OF_ONE_SEED = ("fingerprints", "seeds")
+# What a merge tells of its experts that differs from seed to seed. The recipes of parts
+# that are merges are among the `recipes` of all.
+_OF_ONE_SEED = ("fingerprints", "seeds", "parts")
 _PACKAGES = ("elm_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 TrainedKind = Literal["base", "prompt", "dataset", "multitask", "selection"]

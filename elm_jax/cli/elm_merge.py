@@ -1,4 +1,4 @@
-"""elm_merge: merges experts into one."""
+"""elm_merge: merges experts into one, and compares them before."""
 
 from typing import TYPE_CHECKING
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 def runs() -> "tuple[type[Run], ...]":
     """Returns the runs of the binary; imports what they need."""
-    from elm_jax.runs import merge
+    from elm_jax.runs import compare, merge, merge_stages
 
-    return (merge.Merge,)
+    return (merge.Merge, merge_stages.Stages, compare.Compare)
 
 
 def main() -> None:

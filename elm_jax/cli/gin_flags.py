@@ -248,9 +248,11 @@ def _check_imports(bound: str, folders: Sequence[str]) -> None:
 
 
 def _configured_run(run_types: Sequence[type[Run]]) -> type[Run]:
-    """Returns the one run type of this binary that the parsed files bind."""
+    """Returns the one run type that the parsed files bind; parts of it do not count."""
     bound = gin.config_str()
     named = [t for t in run_types if re.search(rf"\b{t.__name__}\.\w+ *=", bound)]
+    held = {part for t in named for part in selectors.with_parts([t]) if part is not t}
+    named = [t for t in named if t not in held]
     names = [t.__name__ for t in run_types]
     if len(named) != 1:
         raise errors.ConfigError(

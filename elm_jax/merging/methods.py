@@ -77,9 +77,9 @@ INSTEAD: Mapping[str, str] = {
     "arcee_fusion": '@elementwise.Elementwise() with keep = "magnitude"',
     "passthrough": "the expert itself: it is copied, not merged",
     "ram": "elementwise: its rules are for sparse changes of reinforcement learning",
-    "greedy_soup": "weighted, with the weights that merging.searching finds",
-    "lorahub": "task_arithmetic, with the weights that merging.searching finds",
-    "adamerging": "task_arithmetic, with the weights that merging.searching finds",
+    "greedy_soup": "uniform, with `search = @merge_searches.GreedySoup()`",
+    "lorahub": "task_arithmetic, with `search = @merge_searches.LoraHub()`",
+    "adamerging": "task_arithmetic, with `search = @merge_searches.AdaMerging()`",
     "doge": "task_arithmetic: it projects gradients of a training",
     "opcm": "task_arithmetic: it is for experts that come one after another",
 }

@@ -102,8 +102,11 @@ def check_alike(
             do="Merge experts that were trained on the same tokens",
         )
     kinds: dict[str, str] = {}
+    # A merge may be a part of another merge: its parameters are of its experts' kind.
+    trained = next((info.kind for info in infos if info.kind != "merged"), "merged")
     for info in infos:
-        kind = [info.kind, info.trainable_pattern, info.adapter]
+        of = trained if info.kind == "merged" else info.kind
+        kind = [of, info.trainable_pattern, info.adapter]
         kinds.setdefault(json.dumps(kind, sort_keys=True), info.name)
     if len(kinds) > 1:
         told = "; ".join(f"{name}: {kind}" for kind, name in kinds.items())

@@ -47,6 +47,8 @@ class Measured(NamedTuple):
     def params(self) -> Params:
         """The whole model's parameters, in the dtypes that it computes with."""
         whole = trees.replace(self.base.params, self.expert.params)
+        # The base's may be on disk.
+        whole = jax.tree.map(np.asarray, whole)
         return precision.in_compute_dtype(self.base.config, whole)
 
     def batches(self) -> Iterator[Batch]:

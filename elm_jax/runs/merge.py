@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import json
 import pathlib
+from typing import Any
 
-from elm_jax import paths
+from elm_jax import fields, paths
 from elm_jax.checkpoints import manifest, recipes, streaming
 from elm_jax.disk import unfinished
 from elm_jax.evaluation import naming
@@ -13,13 +15,16 @@ from elm_jax.merging.method import MergeMethod
 from elm_jax.runs import (
     bases,
     expert_checks,
+    loaded,
     merge_cost,
     merge_peft,
+    merge_searches,
     merged_files,
     merged_leaves,
     merged_params,
     merged_ranks,
     moved_fields,
+    search_rows,
     task_data,
 )
 from elm_jax.runs import measuring as measuring_lib
@@ -51,7 +56,9 @@ class Merge(Run):
         method, such as `uniform`, for one with the options that it has by default.
       measuring: For methods that need statistics of each expert, such as `regmean`:
         on which rows of its own tasks it is measured, `@measuring.Measuring()`.
-      data: Vocabulary, lengths and folders of these tasks' tokens.
+      search: How coefficients of the method are chosen by what merges get on rows of
+        validation, such as `@merge_searches.Sweep()`; None for the method as it is.
+      data: Vocabulary, lengths and folders of the tokens that are measured or choose.
       peft_dir: Where a merged LoRA also goes as a folder of PEFT, `<peft_dir>/<name>`;
         "" for nowhere.
     """
@@ -62,6 +69,7 @@ class Merge(Run):
     experts_dir: paths.Path = "{MODEL_DIR}/merged"
     method: MergeMethod | str = averages.Uniform()
     measuring: measuring_lib.Measuring | None = None
+    search: merge_searches.Search | None = None
     data: task_data.TaskData | None = None
     peft_dir: paths.OptionalPath = ""
 
@@ -70,6 +78,10 @@ class Merge(Run):
         naming.check_is_no_label(self.expert_name, "merged")
         has_rows = self.measuring is not None and self.data is not None
         measuring_lib.check(self.chosen_method(), has_rows or None)
+        if self.search is not None:
+            self.search.check(self.chosen_method())
+            if self.data is None:
+                fields.refuse(self, {"data": "a TaskData, whose rows choose"})
 
     def chosen_method(self) -> MergeMethod:
         """Returns the method; raises ConfigError if there is none of its name."""
@@ -86,8 +98,9 @@ class Merge(Run):
             told = {
                 "experts": f"{len(folders)}: {', '.join(f.name for f in folders)}",
                 "method": self.chosen_method(),
+                **({"search": self.search} if self.search else {}),
                 "finished already": self._is_finished(infos),
-                "files": self._folder,
+                "files": self.folder,
             }
             base_dir = self.path(self.initial_checkpoint_path)
             cost = merge_cost.estimate(self.chosen_method(), folders, base_dir)
@@ -97,14 +110,25 @@ class Merge(Run):
         """Merges, unless the same merge is there already, or is by then.
 
         Raises:
+          ElmError: As `merge`.
+        """
+        self.merge(operative_config=self.operative_config())
+
+    def merge(self, *, operative_config: str) -> None:
+        """Does what `run` does.
+
+        Args:
+          operative_config: Text of the configuration that asked for it.
+
+        Raises:
           CheckpointError: Another merge is there under this name.
           ElmError: Experts do not fit each other, the base or the method.
         """
         with self._found(writes=True) as folders:
-            self._merge(folders)
+            self._merge(folders, operative_config)
         if self.peft_dir:
             sources = merge_peft.sources_of(self, self.experts)
-            merge_peft.export(self, self._folder, self.peft_dir, sources)
+            merge_peft.export(self, self.folder, self.peft_dir, sources)
 
     def _found(
         self, *, writes: bool
@@ -112,26 +136,56 @@ class Merge(Run):
         base_dir = self.initial_checkpoint_path
         return merge_peft.experts(self, self.experts, base_dir, writes=writes)
 
-    def _merge(self, folders: list[pathlib.Path]) -> None:
+    def _merge(self, folders: list[pathlib.Path], operative_config: str) -> None:
         infos = self._read_infos(folders)
         if self._is_finished(infos):
-            unfinished.remove_left(self._folder)
-            print(f"finished already: {self._folder}")  # noqa: T201
+            unfinished.remove_left(self.folder)
+            print(f"finished already: {self.folder}")  # noqa: T201
             return
+        method, told = self._searched(folders)
         is_own = recipes.make_once(
             lambda: merged_files.write(
-                self.chosen_method(),
+                method,
                 folders,
                 self.path(self.initial_checkpoint_path),
-                self._folder,
+                self.folder,
                 name=self.expert_name,
-                operative_config=self.operative_config(),
+                operative_config=operative_config,
                 source=self._source(),
+                told=told,
             ),
             lambda: self._is_finished(infos),
         )
         done = f"merged {len(folders)} experts" if is_own else "finished already"
-        print(f"{done}: {self._folder}")  # noqa: T201
+        print(f"{done}: {self.folder}")  # noqa: T201
+
+    def _asked(self) -> dict[str, Any]:
+        """Returns what the recipe tells of the search that is asked for."""
+        if self.search is None:
+            return {}
+        method = self.chosen_method().recipe()
+        return {"search": {"asked": self.search.recipe() | {"method": method}}}
+
+    def _searched(
+        self, folders: list[pathlib.Path]
+    ) -> tuple[MergeMethod, dict[str, Any]]:
+        """Returns the method with the coefficients that are chosen, and what tells."""
+        if self.search is None:
+            return self.chosen_method(), {}
+        assert self.data is not None  # noqa: S101 - `check` has looked
+        problem = search_rows.Problem.of(
+            self.chosen_method(),
+            folders,
+            loaded.Base.load(self.path(self.initial_checkpoint_path)),
+            self.search.rows,
+            self.data.opened(self.place),
+            self._source(),
+        )
+        found = self.search.find(problem)
+        print(f"{self.search.kind}: {found.method}")  # noqa: T201
+        rows = {part.dataset.name: part.told for part in problem.parts}
+        told = self._asked()["search"] | {"rows": rows} | found.told
+        return found.method, {"search": json.loads(json.dumps(told))}
 
     def _source(self) -> measuring_lib.Source | None:
         """Returns where statistics come from; None for methods that need none."""
@@ -144,7 +198,8 @@ class Merge(Run):
         return measuring_lib.Source(self.measuring, opened.open, folder)
 
     @property
-    def _folder(self) -> pathlib.Path:
+    def folder(self) -> pathlib.Path:
+        """Where the result goes."""
         return self.path(f"{self.experts_dir}/{self.expert_name}")
 
     def _is_finished(self, infos: list[manifest.Manifest]) -> bool:
@@ -153,9 +208,9 @@ class Merge(Run):
         Raises:
           CheckpointError: Another one is.
         """
-        if not (self._folder / manifest.FILE_NAME).is_file():
+        if not (self.folder / manifest.FILE_NAME).is_file():
             return False
-        there = manifest.read_manifest(self._folder)
+        there = manifest.read_manifest(self.folder)
         before = dict(there.data.get("merge", {}))
         now = merged_params.recipe(self.chosen_method(), infos, self._source())
         if before and "fingerprints" not in before:
@@ -163,8 +218,16 @@ class Merge(Run):
             del now["fingerprints"]
         if "recipes" not in before:  # up to release 0.3
             del now["recipes"], now["seeds"]
+        if "parts" not in before:  # of merges before this was recorded
+            now.pop("parts", None)
+        if self.search is not None or "search" in before:
+            # What was found is in the recipe, and is not searched again.
+            before, now = (
+                merge_searches.asked(each, self.chosen_method())
+                for each in (before, now | self._asked())
+            )
         recipes.check_same(
-            f"merge {self._folder}",
+            f"merge {self.folder}",
             before | {"base": there.base_fingerprint},
             now | {"base": infos[0].base_fingerprint},
             do="Undo the change, choose another expert_name, or remove the folder",

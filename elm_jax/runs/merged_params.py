@@ -188,6 +188,7 @@ def recipe(
 ) -> dict[str, Any]:
     """Returns all that decides what a merge is: method, options, experts and rows."""
     options = method.recipe()
+    parts = [info.data.get("merge") for info in infos]
     measured = {}
     if method.needs_statistics and source is not None:
         measured = {"measured": source.recipe(infos)}
@@ -197,6 +198,7 @@ def recipe(
         "fingerprints": [info.fingerprint for info in infos],
         "recipes": [info.recipe for info in infos],
         "seeds": [info.training_seed for info in infos],
+        **({"parts": parts} if any(parts) else {}),
         # Merges that are there have them, whatever their method is.
         **OPTIONS_BEFORE,
         **options,

@@ -24,6 +24,7 @@ from elm_jax.runs import (
     export,
     measuring,
     merge,
+    merge_searches,
     moved_fields,
     tasks,
 )
@@ -192,6 +193,7 @@ RESULTS = {
             "experts": ("{MODEL_DIR}/imported/lora",) * 2,
             "expert_name": "mine",
             "method": averages.Weighted(weights=(3.0,)),
+            "data": scored.make_data(),
             **imported.BASE_DIR,
         },
         {
@@ -201,7 +203,8 @@ RESULTS = {
             "experts_dir": ("{MODEL_DIR}/elsewhere", ANEW),
             "method": (averages.Weighted(weights=(2.0,)), REFUSES),
             "measuring": (measuring.Measuring(), SAME),  # of a method without data
-            "data": (scored.make_data(), SAME),
+            "data": (None, SAME),  # of a merge without a search
+            "search": (merge_searches.GreedySoup(), REFUSES),
             "peft_dir": ("{MODEL_DIR}/peft", BESIDE),
         },
     ),

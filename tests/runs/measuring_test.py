@@ -14,7 +14,6 @@ from elm_jax.data import batches
 from elm_jax.evaluation import batching
 from elm_jax.merging import averages, narrowing, regression
 from elm_jax.model import scoring
-from elm_jax.peft import bottleneck, ia3, lora
 from elm_jax.runs import (
     bases,
     evaluate,
@@ -24,15 +23,8 @@ from elm_jax.runs import (
     merge,
     strategies,
 )
-from tests.peft.sample import random_params
-from tests.runs import scored, toy
+from tests.runs import scored, toy, toy_experts
 
-SPECS = {
-    "whole": None,
-    "bottleneck": bottleneck.Bottleneck(reduction_factor=4),
-    "lora": lora.Lora(rank=2),
-    "ia3": ia3.Ia3(),
-}
 SETTINGS = measuring.Measuring(num_rows=5, num_positions=20, batch_size=2)
 
 
@@ -46,23 +38,7 @@ def toy_tasks():
 def folder(tmp_path_factory):
     """A work folder with a base, and three experts of each kind."""
     path = tmp_path_factory.mktemp("work")
-    scored.save_base(path)
-    _, info = experts.load_expert(path / "base")
-    for kind, spec in SPECS.items():
-        pattern = ".*" if spec is None else "_adapter/"
-        for seed, task in enumerate(("plain_ask", "twice_ask", "long_ask"), start=1):
-            whole = random_params(bases.build_model(scored.SHAPE, spec), seed)
-            own = dataclasses.replace(
-                info,
-                name=f"{kind}_{seed}",
-                kind="dataset" if spec is None else "prompt",
-                adapter=bases.describe(spec),
-                trainable_pattern=pattern,
-                tasks=(task,),
-            )
-            experts.save_expert(
-                path / kind / own.name, trees.split(whole, pattern)[0], own
-            )
+    toy_experts.save(path)
     return path
 
 
@@ -292,14 +268,14 @@ def test_a_method_with_data_needs_rows_and_experts_that_tell_their_tasks(folder)
 
 def test_a_strategy_merges_by_data_as_elm_merge_does(folder):
     """The same rows, and so the same scores as the merge on disk."""
-    toy.build(folder, experts=("{MODEL_DIR}/whole/*",)).run()
+    toy.build(folder, experts=("{MODEL_DIR}/bottleneck/*",)).run()
     retrieval = toy.ask(folder, tasks=("plain_ask",))
     method = regression.RegMean()
     scored_on = {"tasks": ("plain_ask",), "retrieval": retrieval, "experts": ()}
     every = strategies.MergeAll(method=method, measuring=SETTINGS)
     run = toy.score(folder, strategies=(every,), overlap="ignore", **scored_on)
     run.run()
-    merge_by(folder, "whole", method, expert_name="all").run()
+    merge_by(folder, "bottleneck", method, expert_name="all").run()
     toy.score(
         folder,
         strategies=(),

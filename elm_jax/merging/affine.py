@@ -1,0 +1,88 @@
+"""Sums of what experts change as functions of their weights, which have gradients."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from elm_jax import trees
+from elm_jax.merging import combining
+from elm_jax.merging.method import Beside
+from elm_jax.types import LAYERS, Params
+
+MergedFn = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""By group of layers, weights [experts], to the parameters that they give."""
+ALL = ""
+"""The group of what is in no other."""
+
+
+def layer_groups(experts: Params) -> list[str]:
+    """Returns the groups of all layers of stacks, such as `encoder/layers_0/`.
+
+    Args:
+      experts: The parameters of one of them.
+    """
+    found: dict[str, None] = {}
+    for name, leaf in trees.flatten(experts).items():
+        head, stacked, _ = name.partition(f"/{LAYERS}/")
+        for layer in range(leaf.shape[0] if stacked else 0):
+            found[f"{head}/{LAYERS}_{layer}/"] = None
+    return [*found]
+
+
+def make_merged_fn(experts: Sequence[Params], base: Params, beside: Beside) -> MergedFn:
+    """Returns what task arithmetic gives for weights: `base + sum_t w_t (x_t - base)`.
+
+    Adapters of all experts are put beside each other, also those of weight 0. In
+    float32, so that it differs from `TaskArithmetic` by rounding.
+
+    Args:
+      experts: One or more, of the same shapes.
+      base: As of `MergeMethod.merge`.
+      beside: Likewise.
+
+    Returns:
+      A function of weights by group: of a group of `layer_groups`, or, with `ALL`, of
+      all that is in no group that is given.
+    """
+    combining.check_alike(experts)
+    flat = [trees.flatten(expert) for expert in experts]
+    start = trees.flatten(base)
+    leaves: dict[str, Any] = {}
+    for name in flat[0]:
+        several = [np.asarray(one[name], np.float32) for one in flat]
+        if name not in beside:
+            several = [leaf - np.float32(start[name]) for leaf in several]
+        leaves[name] = jnp.asarray(np.stack(several))
+
+    def merged(weights: Mapping[str, Any]) -> dict[str, Any]:
+        found = {}
+        for name, stacked in leaves.items():
+            of_each = _spread(name, stacked, weights)
+            side = beside.get(name)
+            if side is None:
+                like = jnp.asarray(np.asarray(start[name], np.float32))
+                found[name] = like + jnp.sum(of_each * stacked, axis=0)
+                continue
+            scaled = of_each * stacked if side.takes_factor else stacked
+            found[name] = jnp.concatenate([*scaled], axis=side.axis)
+        return trees.unflatten(found)
+
+    return merged
+
+
+def _spread(name: str, stacked: Any, weights: Mapping[str, Any]) -> jax.Array:
+    """Returns weights in a shape that multiplies [experts, ...]."""
+    head, is_stack, _ = name.partition(f"/{LAYERS}/")
+    if not is_stack:
+        return weights[ALL].reshape(-1, *(1,) * (stacked.ndim - 1))
+    layers = [
+        weights.get(f"{head}/{LAYERS}_{layer}/", weights[ALL])
+        for layer in range(stacked.shape[1])
+    ]
+    # [experts, layers, 1 ...]
+    return jnp.stack(layers, axis=1).reshape(
+        *stacked.shape[:2], *(1,) * (stacked.ndim - 2)
+    )

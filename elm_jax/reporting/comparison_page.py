@@ -1,0 +1,187 @@
+"""A comparison of experts as tables, and as one HTML page without scripts."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from elm_jax.reporting import page
+from elm_jax.reporting.tables import TextTable
+
+
+class Layer(Protocol):
+    """One layer of the experts that are compared; arrays [experts, experts]."""
+
+    name: str
+    norms: np.ndarray
+    products: np.ndarray
+    conflict: np.ndarray
+    overlap: np.ndarray
+
+
+class Comparison(Protocol):
+    """Experts layer by layer, and what follows of all layers."""
+
+    @property
+    def in_place(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def layers(self) -> Sequence[Any]: ...  # noqa: D102
+    @property
+    def cosine(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def norms(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def forecast(self) -> np.ndarray: ...  # noqa: D102
+    def mean(self, what: str) -> np.ndarray: ...  # noqa: D102
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Two experts and how they differ; NaN for what is not defined."""
+
+    one: str
+    other: str
+    cosine: float
+    conflict: float
+    overlap: float
+    in_place: float
+    forecast: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What is shown of a comparison.
+
+    Attributes:
+      names: Of the experts.
+      norms: Of what they change.
+      cosine: [experts, experts].
+      pairs: The one to expect most of first.
+      layers: Name, mean cosine, conflict, overlap, and share of the squared change.
+    """
+
+    names: tuple[str, ...]
+    norms: tuple[float, ...]
+    cosine: np.ndarray
+    pairs: tuple[Pair, ...]
+    layers: tuple[tuple[str, float, float, float, float], ...]
+
+    @classmethod
+    def of(cls, names: Sequence[str], found: Comparison) -> "Shown":
+        """Returns what is shown of a comparison of experts of these names."""
+        what = [found.cosine, found.mean("conflict"), found.mean("overlap")]
+        what += [found.in_place, found.forecast]
+        upper = [*itertools.combinations(range(len(names)), 2)]
+        pairs = [
+            Pair(names[i], names[j], *(float(values[i, j]) for values in what))
+            for i, j in upper
+        ]
+        pairs.sort(key=lambda pair: (pair.forecast, pair.one, pair.other))
+        total = sum(float(np.square(layer.norms).sum()) for layer in found.layers)
+        layers = [
+            (
+                layer.name,
+                _mean([_cosine(layer, i, j) for i, j in upper]),
+                _mean([layer.conflict[pair] for pair in upper]),
+                _mean([layer.overlap[pair] for pair in upper]),
+                float(np.square(layer.norms).sum()) / (total or 1.0),
+            )
+            for layer in found.layers
+        ]
+        norms = tuple(map(float, found.norms))
+        return cls(tuple(names), norms, found.cosine, tuple(pairs), tuple(layers))
+
+    def tables(self, most_pairs: int | None = None) -> list[TextTable]:
+        """Returns the pairs, and the layers, as text.
+
+        Args:
+          most_pairs: Of the first and last pairs that are shown; None for all.
+        """
+        pairs, notes = list(self.pairs), NOTES
+        if most_pairs is not None and len(pairs) > most_pairs:
+            left = len(pairs) - most_pairs
+            pairs = pairs[: most_pairs // 2] + pairs[-(most_pairs // 2) :]
+            notes = (f"{left} pairs between these are on the page.", *notes)
+        rows = [
+            (
+                f"{pair.one} + {pair.other}",
+                *map(
+                    number,
+                    (
+                        pair.forecast,
+                        pair.cosine,
+                        pair.conflict,
+                        pair.overlap,
+                        pair.in_place,
+                    ),
+                ),
+            )
+            for pair in pairs
+        ]
+        header = ("", "forecast", "cosine", "conflict", "overlap", "units in place")
+        own = [
+            (name, number(norm))
+            for name, norm in zip(self.names, self.norms, strict=True)
+        ]
+        layers = [(name, *map(number, values)) for name, *values in self.layers]
+        return [
+            TextTable("Experts", ("", "norm of the change"), tuple(own)),
+            TextTable(
+                "Pairs, the best forecast first", header, tuple(rows), notes=notes
+            ),
+            TextTable(
+                "Layers, means over pairs",
+                ("", "cosine", "conflict", "overlap", "share of the change"),
+                tuple(layers),
+            ),
+        ]
+
+
+NOTES = (
+    "Forecast: how far the mean of two experts pulls their outputs, on inputs that"
+    " their own changes stand for; less is better. It orders pairs and does not say how"
+    " much is lost.",
+    "Cosine of what two experts change; conflict: share that they change in opposite"
+    " directions; overlap: share of the first eight directions of matrices that both"
+    " have.",
+)
+
+
+def render(shown: Shown) -> str:
+    """Returns the HTML text of a comparison."""
+    return page.template("comparison.html.jinja").render(
+        title=f"{len(shown.names)} experts before merging",
+        shown=shown,
+        tables=shown.tables(),
+        cosines=[
+            [(number(value), _shade(value)) for value in row] for row in shown.cosine
+        ],
+        notes=NOTES,
+    )
+
+
+def number(value: float) -> str:
+    """Returns a number with three digits; a dash for what is not defined."""
+    return "–" if math.isnan(value) else f"{value:.3g}"
+
+
+def _shade(value: float) -> str:
+    """Returns how strongly a cosine is coloured, in percent, and for which sign."""
+    if math.isnan(value):
+        return ""
+    colour = "--up" if value > 0 else "--down"
+    share = round(100 * min(1.0, abs(value)))
+    return f"background: color-mix(in srgb, var({colour}) {share}%, transparent)"
+
+
+def _cosine(layer: Layer, i: int, j: int) -> float:
+    size = layer.norms[i] * layer.norms[j]
+    return float(layer.products[i, j] / size) if size else math.nan
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [float(value) for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan

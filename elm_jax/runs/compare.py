@@ -1,0 +1,137 @@
+"""elm_merge: experts compared before they are merged, as tables and as a page."""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from elm_jax import errors, paths
+from elm_jax.checkpoints import manifest
+from elm_jax.disk import files
+from elm_jax.merging import comparing, task_arithmetic
+from elm_jax.peft import effects
+from elm_jax.reporting import comparison_page, tables, terminal
+from elm_jax.runs import (
+    bases,
+    expert_checks,
+    library,
+    loaded,
+    merged_params,
+    merged_ranks,
+)
+from elm_jax.runs.run import Plan, Run
+
+_MOST_PAIRS = 20  # in the terminal; the page has all
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compare(Run):
+    """Compares what experts of one base and kind change, and writes a page.
+
+    Of all parameters and by layer: norms, cosines, signs that conflict, directions that
+    are shared, hidden units that stay in place; and which pairs to expect most of.
+    Nothing is scored.
+
+    Attributes:
+      experts: Folders of experts, or shell patterns of them; two or more.
+      initial_checkpoint_path: Folder of the base.
+      output_path: The HTML page; the same numbers go beside it as JSON.
+    """
+
+    experts: tuple[paths.Pattern, ...]
+    initial_checkpoint_path: paths.Path
+    output_path: paths.Path = "{MODEL_DIR}/report/experts.html"
+
+    def plan(self) -> Plan:
+        """Returns what would be compared; reads manifests.
+
+        Raises:
+          ElmError: As `run` before it reads parameters.
+        """
+        folders = self._check()
+        return {
+            "experts": f"{len(folders)}: {', '.join(f.name for f in folders)}",
+            "files": self.path(self.output_path),
+        }
+
+    def run(self) -> None:
+        """Compares, prints and writes.
+
+        Raises:
+          ElmError: Experts do not fit each other or the base, or are fewer than two.
+        """
+        folders = self._check()
+        base = loaded.Base.load(self.path(self.initial_checkpoint_path))
+        parts = [loaded.Expert.load(folder) for folder in folders]
+        for part in parts:
+            base.check_fits(part)
+        found = of_experts(parts, base)
+        names = [part.name for part in parts]
+        shown = comparison_page.Shown.of(names, found)
+        for table in shown.tables(most_pairs=_MOST_PAIRS):
+            terminal.show(tables.to_rich(table, width=terminal.console().width))
+        page = self.path(self.output_path)
+        files.write_text(page, comparison_page.render(shown))
+        numbers = page.with_suffix(".json")
+        files.write_text(numbers, json.dumps(as_json(names, found), indent=1))
+        print(page, numbers, sep="\n")  # noqa: T201
+
+    def _check(self) -> list[pathlib.Path]:
+        """Returns the experts' folders, if they can be compared."""
+        folders = library.find_experts(self, self.experts)
+        infos = [manifest.read_manifest(folder) for folder in folders]
+        if len(folders) < 2:  # noqa: PLR2004
+            raise errors.ConfigError(
+                found=f"{len(folders)} experts to compare",
+                expected="two or more",
+                do="Name more in compare.Compare.experts",
+            )
+        base = bases.read_manifest(self.path(self.initial_checkpoint_path))
+        for info in infos:
+            bases.check_fits(info, base)
+            expert_checks.check_same_function(info, base)
+        shown = merged_ranks.infos_in_one_spec(task_arithmetic.TaskArithmetic(), infos)
+        expert_checks.check_alike(shown, base)
+        return folders
+
+
+def of_experts(
+    parts: Sequence[loaded.Expert], base: loaded.Base
+) -> comparing.Comparison:
+    """Returns the comparison of experts of a base, which fit each other and it."""
+    parts = merged_ranks.in_one_spec(task_arithmetic.TaskArithmetic(), parts)
+    params = [part.params for part in parts]
+    beside = effects.beside(params[0]) if parts[0].adapter is not None else {}
+    return comparing.compare(params, merged_params.start_of(parts[0], base), beside)
+
+
+def as_json(names: Sequence[str], found: comparing.Comparison) -> dict[str, Any]:
+    """Returns all numbers of a comparison as JSON values; null for undefined ones."""
+
+    def plain(values: np.ndarray) -> Any:
+        if values.ndim > 1:
+            return [plain(row) for row in values]
+        return [None if math.isnan(value) else float(value) for value in values]
+
+    return {
+        "experts": [*names],
+        "norms": plain(found.norms),
+        "cosine": plain(found.cosine),
+        "units_in_place": plain(found.in_place),
+        "forecast": plain(found.forecast),
+        **{what: plain(found.mean(what)) for what in ("conflict", "overlap")},
+        "layers": {
+            layer.name: {
+                "norms": plain(layer.norms),
+                "cosine": plain(comparing.cosine(layer)),
+                "conflict": plain(layer.conflict),
+                "overlap": plain(layer.overlap),
+                "pull": plain(layer.pull),
+            }
+            for layer in found.layers
+        },
+    }

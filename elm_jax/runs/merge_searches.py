@@ -1,0 +1,300 @@
+"""Searches for the coefficients of a merge, by what merges get on rows that choose."""
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+
+from elm_jax import errors, fields
+from elm_jax.evaluation import cross_fitting, estimates
+from elm_jax.merging import affine, averages, by_name, searching, task_arithmetic
+from elm_jax.merging.method import MergeMethod
+from elm_jax.runs import search_rows
+
+
+class Found(NamedTuple):
+    """What a search has found.
+
+    Attributes:
+      method: With the coefficients that were chosen.
+      told: What the recipe of the merge tells of it, as JSON values.
+    """
+
+    method: MergeMethod
+    told: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Search(abc.ABC):
+    """A way to choose coefficients of a merge.
+
+    Attributes:
+      rows: Which rows choose.
+    """
+
+    kind: ClassVar[str]
+    rows: search_rows.Rows = search_rows.Rows()
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for an option that it cannot have."""
+        fields.check(self)
+
+    @abc.abstractmethod
+    def check(self, method: MergeMethod) -> None:
+        """Raises ConfigError unless it can choose coefficients of a method."""
+
+    @abc.abstractmethod
+    def find(self, problem: search_rows.Problem) -> Found:
+        """Returns what it chooses."""
+
+    def recipe(self) -> dict[str, Any]:
+        """Returns what decides what it finds, besides experts, rows and method."""
+        options = dataclasses.asdict(self)
+        options["rows"] = self.rows.recipe()
+        return {"by": self.kind, **options}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep(Search):
+    """Tries the merge with each of some values of one option; the best score wins.
+
+    Of equal scores the first value wins.
+
+    Attributes:
+      option: Of the method, such as `scale` or `density`.
+      values: To try, in the order in which equals are preferred.
+    """
+
+    kind: ClassVar[str] = "sweep"
+    option: str = "scale"
+    values: tuple[fields.Finite, ...] = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1)
+
+    def check(self, method: MergeMethod) -> None:
+        """Raises ConfigError for a method without this option, or values it refuses."""
+        names = [field.name for field in dataclasses.fields(method)]
+        if self.option not in names or not self.values:
+            raise errors.ConfigError(
+                found=f"a sweep of {self.option!r} in {list(self.values)} of"
+                f" {method.name}",
+                expected=f"one or more values of {', '.join(names) or 'no option'}",
+                do="Sweep an option that the method has, or take another method",
+            )
+        for value in self.values:
+            self._of(method, value)
+
+    def find(self, problem: search_rows.Problem) -> Found:
+        """Returns the method with the best value."""
+        columns, progress = {}, problem.progress(len(self.values))
+        for done, value in enumerate(self.values, 1):
+            columns[f"{value:g}"] = problem.columns(self._of(problem.method, value))
+            progress(done)
+        scores = [search_rows.mean(each) for each in columns.values()]
+        best = int(np.argmax(scores))
+        told = {
+            "chosen": self.values[best],
+            "tried": [list(pair) for pair in zip(self.values, scores, strict=True)],
+        }
+        if self.rows.cross_fit:
+            told["cross_fitted"] = _cross_fitted(columns)
+        return Found(self._of(problem.method, self.values[best]), told)
+
+    def _of(self, method: MergeMethod, value: float) -> MergeMethod:
+        kind = type(getattr(method, self.option))
+        given: Any = int(value) if kind is int and value == int(value) else value
+        return dataclasses.replace(method, **{self.option: given})
+
+
+def _cross_fitted(columns: dict[str, Any]) -> dict[str, Any]:
+    """Returns what choosing one value by half of the rows gets on the other half."""
+    found = cross_fitting.cross_fit(
+        {name: [own] for name, own in columns.items()}, estimates.Draws()
+    )
+    if found is None:
+        return {"score": None, "why": "a dataset has a single row that chooses"}
+    single = found.best_single
+    interval = single.estimate.interval
+    return {
+        "score": float(np.mean(single.estimate.means)),
+        "interval": [float(interval.low), float(interval.high)],
+        "chosen": dict(single.counts),
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GreedySoup(Search):
+    """The mean of those experts that do not make it worse, the best one first.
+
+    Reference: Wortsman et al. 2022, arXiv:2203.05482; `searching.greedy_soup`.
+    """
+
+    kind: ClassVar[str] = "greedy_soup"
+
+    def check(self, method: MergeMethod) -> None:
+        """Raises ConfigError for a method that is no average."""
+        if not isinstance(method, averages.Uniform | averages.Weighted):
+            _refuse(self.kind, method, "uniform")
+
+    def find(self, problem: search_rows.Problem) -> Found:
+        """Returns a mean with weights 1 and 0."""
+        count = len(problem.folders)
+        progress, tried = problem.progress(2 * count - 1), []
+
+        def score(kept: Sequence[int]) -> float:
+            weights = tuple(float(place in kept) for place in range(count))
+            value = problem.score(averages.Weighted(weights=weights))
+            tried.append([list(weights), value])
+            progress(len(tried))
+            return value
+
+        singles = [score([place]) for place in range(count)]
+        found = searching.greedy_soup(singles, score)
+        weights = [float(weight) for weight in found.coefficients]
+        method = averages.Weighted(weights=tuple(weights))
+        return Found(method, {"chosen": weights, "tried": tried})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraHub(Search):
+    """Weights of a sum of what experts change, by the loss of labelled rows.
+
+    The loss is minus the log-probability of the right answer among the choices, in
+    nats, plus `penalty` times the mean size of the weights.
+
+    Reference: Huang et al. 2023, arXiv:2307.13269; `searching.lorahub` tells how the
+    tool differs.
+
+    Attributes:
+      by: Adam's `gradient`, or a `search` without (COBYQA).
+      max_steps: How many weights are tried.
+      bound: Of each weight.
+      penalty: On the mean size of the weights.
+      learning_rate: Of Adam.
+    """
+
+    kind: ClassVar[str] = "lorahub"
+    by: Literal["gradient", "search"] = "gradient"
+    max_steps: fields.Count = 40
+    bound: fields.Positive = 1.5
+    penalty: fields.NotNegative = 0.05
+    learning_rate: fields.Positive = 0.1
+
+    def check(self, method: MergeMethod) -> None:
+        """Raises ConfigError for a method that is no sum."""
+        _check_sum(self.kind, method)
+
+    def find(self, problem: search_rows.Problem) -> Found:
+        """Returns the sum with the best weights."""
+        slope, count = problem.slope_fn("loss"), len(problem.folders)
+        progress, tried = problem.progress(self.max_steps), []
+
+        def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+            value, slopes = slope({affine.ALL: weights})
+            tried.append([weights.tolist(), value])
+            progress(len(tried))
+            return value, slopes[affine.ALL]
+
+        options = {
+            "max_steps": self.max_steps,
+            "bound": self.bound,
+            "penalty": self.penalty,
+        }
+        if self.by == "gradient":
+            rate = self.learning_rate
+            found = searching.lorahub_by_gradient(
+                loss, count, learning_rate=rate, **options
+            )
+        else:
+            found = searching.lorahub(lambda w: loss(w)[0], count, **options)
+        weights = found.coefficients.tolist()
+        method = problem.method.with_weights(weights)
+        return Found(method, {"chosen": weights, "tried": tried})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaMerging(Search):
+    """Weights of a sum of what experts change, by the entropy of unlabelled rows.
+
+    The mean entropy of the distribution over each row's answer choices, in nats, is
+    made small. No label is read.
+
+    Reference: Yang et al. 2023, arXiv:2310.02575; `searching.adamerging` tells how
+    tools differ.
+
+    Attributes:
+      by: One weight for each `expert`, or for each expert in each `layer`, of whole
+        models; what is in no layer has weights of its own.
+      start: All weights at the beginning.
+      max_steps: Of Adam.
+      learning_rate: Of Adam; the paper takes 1e-3 and 1,000 steps.
+    """
+
+    kind: ClassVar[str] = "adamerging"
+    by: Literal["expert", "layer"] = "expert"
+    start: fields.Finite = 0.3
+    max_steps: fields.Count = 100
+    learning_rate: fields.Positive = 1e-2
+
+    def check(self, method: MergeMethod) -> None:
+        """Raises ConfigError for a method that is no sum."""
+        _check_sum(self.kind, method)
+
+    def find(self, problem: search_rows.Problem) -> Found:
+        """Returns the sum with the best weights, by name where layers have theirs."""
+        slope, count = problem.slope_fn("entropy"), len(problem.folders)
+        groups = problem.layer_groups if self.by == "layer" else []
+        names = [*groups, affine.ALL]
+        progress, tried = problem.progress(self.max_steps + 1), []
+
+        def entropy(weights: np.ndarray) -> tuple[float, np.ndarray]:
+            columns = np.moveaxis(weights, -1, 0)
+            value, slopes = slope(dict(zip(names, columns, strict=True)))
+            tried.append([weights.tolist(), value])
+            progress(len(tried))
+            return value, np.stack([slopes[name] for name in names], axis=-1)
+
+        found = searching.adamerging(
+            entropy,
+            (count, len(names)),
+            start=self.start,
+            max_steps=self.max_steps,
+            learning_rate=self.learning_rate,
+        )
+        of_group = dict(zip(names, found.coefficients.T.tolist(), strict=True))
+        method = problem.method.with_weights(of_group.pop(affine.ALL))
+        if groups:
+            weights_of = {f"^{name}": tuple(own) for name, own in of_group.items()}
+            method = by_name.ByName(method=method, weights_of=weights_of)
+        chosen = found.coefficients.tolist()
+        return Found(method, {"chosen": chosen, "groups": names, "tried": tried})
+
+
+def asked(recipe: Mapping[str, Any], method: MergeMethod) -> dict[str, Any]:
+    """Returns of a merge's recipe what was asked for, without what was found.
+
+    Args:
+      recipe: Of the merge.
+      method: Whose options a search may have changed.
+    """
+    found = dict(recipe)
+    search = found.pop("search", {})
+    if not search:
+        return found | {"search": "none"}
+    searched = {"method", "of", "weights_of", *method.recipe(), "weights"}
+    kept = {name: value for name, value in found.items() if name not in searched}
+    return kept | {"search": search["asked"]}
+
+
+def _check_sum(kind: str, method: MergeMethod) -> None:
+    plain = task_arithmetic.TaskArithmetic()
+    if method != plain:
+        _refuse(kind, method, "task_arithmetic, with its weights and scale by default")
+
+
+def _refuse(kind: str, method: MergeMethod, instead: str) -> None:
+    raise errors.ConfigError(
+        found=f"{kind} for {method}",
+        expected=f"a method whose weights it can choose: {instead}",
+        do=f"Set the method to {instead}",
+    )

@@ -1,0 +1,237 @@
+"""Coefficients of merges are found by searches, on rows that are not reported."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from elm_jax import errors
+from elm_jax.checkpoints import manifest
+from elm_jax.evaluation import cross_fitting, estimates
+from elm_jax.merging import affine, averages, by_name, methods, task_arithmetic
+from elm_jax.merging.method import MergeMethod
+from elm_jax.runs import (
+    loaded,
+    merge,
+    merge_searches,
+    merged_params,
+    search_rows,
+)
+from tests.runs import scored, toy_experts
+
+TASKS = ("twice_ask", "signs_ask")
+ROWS = search_rows.Rows(tasks=TASKS, batch_size=8)
+SUM: MergeMethod = task_arithmetic.TaskArithmetic()
+
+
+@pytest.fixture(autouse=True)
+def toy_tasks():
+    with scored.registered():
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("work")
+    toy_experts.save(path)
+    return path
+
+
+def search_of(folder, kind, search, name, method: MergeMethod = SUM):
+    return merge.Merge(
+        model_dir=str(folder),
+        experts=(f"{{MODEL_DIR}}/{kind}/*",),
+        expert_name=name,
+        initial_checkpoint_path="{MODEL_DIR}/base",
+        method=method,
+        search=search,
+        data=scored.make_data(),
+    )
+
+
+def problem_of(folder, run):
+    assert run.search is not None
+    return search_rows.Problem.of(
+        run.chosen_method(),
+        sorted((folder / run.experts[0].split("/")[1]).iterdir()),
+        loaded.Base.load(folder / "base"),
+        run.search.rows,
+        scored.make_data().opened(run.place),
+        None,
+    )
+
+
+def merged_recipe(folder, name):
+    return manifest.read_manifest(folder / "merged" / name)
+
+
+def method_of(recipe):
+    """The method that a manifest tells, made again from its text alone."""
+    if recipe["method"] == "by_name":
+        inner = {n: v for n, v in recipe["of"].items() if n != "method"}
+        inner["weights"] = tuple(inner["weights"])
+        weights_of = {name: tuple(own) for name, own in recipe["weights_of"]}
+        method = methods.of(recipe["of"]["method"], **inner)
+        return by_name.ByName(method=method, weights_of=weights_of)
+    kind = methods.METHODS[recipe["method"]]
+    own = {field.name: recipe[field.name] for field in dataclasses.fields(kind)}
+    own = {n: tuple(v) if isinstance(v, list) else v for n, v in own.items()}
+    return methods.of(recipe["method"], **own)
+
+
+def check_replays(folder, kind, name):
+    """The method in the manifest gives the same bits without any search."""
+    info = merged_recipe(folder, name)
+    again = search_of(
+        folder, kind, None, f"{name}_again", method_of(info.data["merge"])
+    )
+    again.run()
+    other = merged_recipe(folder, f"{name}_again")
+    assert other.params_fingerprint == info.params_fingerprint
+
+
+def test_a_sweep_takes_the_value_with_the_best_score_and_tells_all(folder, capsys):
+    values = (1.0, 0.5, 0.0)
+    run = search_of(
+        folder, "whole", merge_searches.Sweep(values=values, rows=ROWS), "swept"
+    )
+    run.plan()
+    run.run()
+    told = merged_recipe(folder, "swept").data["merge"]
+    problem = problem_of(folder, run)
+    scores = [
+        problem.score(task_arithmetic.TaskArithmetic(scale=value)) for value in values
+    ]
+    assert told["search"]["tried"] == [
+        [v, s] for v, s in zip(values, scores, strict=True)
+    ]
+    assert told["scale"] == told["search"]["chosen"] == values[int(np.argmax(scores))]
+    assert [*told["search"]["rows"]] == [*TASKS]
+    check_replays(folder, "whole", "swept")
+    capsys.readouterr()
+    run.run()
+    assert "finished already" in capsys.readouterr().out
+    for other, what in (
+        (merge_searches.Sweep(values=(1.0, 0.4), rows=ROWS), "values"),
+        (None, "search"),
+    ):
+        with pytest.raises(errors.CheckpointError, match=what):
+            dataclasses.replace(run, search=other).plan()
+
+
+def test_rows_of_the_reported_split_choose_only_cross_fitted(folder):
+    with pytest.raises(errors.ConfigError, match="the split that is reported"):
+        dataclasses.replace(ROWS, split="test")
+    rows = dataclasses.replace(ROWS, split="test", cross_fit=True)
+    search = merge_searches.Sweep(values=(1.0, 0.3), rows=rows)
+    run = search_of(folder, "lora", search, "fitted")
+    run.run()
+    told = merged_recipe(folder, "fitted").data["merge"]["search"]["cross_fitted"]
+    problem = problem_of(folder, run)
+    columns = {
+        f"{scale:g}": [problem.columns(task_arithmetic.TaskArithmetic(scale=scale))]
+        for scale in (1.0, 0.3)
+    }
+    found = cross_fitting.cross_fit(columns, estimates.Draws())
+    assert found is not None
+    assert told["score"] == pytest.approx(found.best_single.estimate.mean)
+    assert told["interval"][0] <= told["score"] <= told["interval"][1]
+
+
+def test_a_greedy_soup_is_not_worse_than_its_best_expert(folder):
+    search = merge_searches.GreedySoup(rows=ROWS)
+    search_of(folder, "whole", search, "soup", averages.Uniform()).run()
+    told = merged_recipe(folder, "soup").data["merge"]
+    tried = {tuple(weights): score for weights, score in told["search"]["tried"]}
+    singles = [score for weights, score in tried.items() if sum(weights) == 1]
+    assert len(singles) == 3
+    assert tried[tuple(told["weights"])] >= max(singles)
+    check_replays(folder, "whole", "soup")
+
+
+@pytest.mark.parametrize(("kind", "size"), [("bottleneck", 0.03), ("lora", 0.003)])
+def test_losses_and_slopes_are_those_of_the_merge_that_is_scored(folder, kind, size):
+    """Found by another way: rank classification of a merge by task arithmetic."""
+    run = search_of(folder, kind, merge_searches.LoraHub(rows=ROWS), "x")
+    problem = problem_of(folder, run)
+    weights = np.array([0.5, 1.0, -0.25])
+
+    def by_ranks(weights):
+        made = problem_merge(problem, weights)
+        params = problem.program.place(problem.base.with_expert(made))
+        losses, entropies = [], []
+        for part in problem.parts:
+            rows = [part.dataset[row] for row in part.rows]
+            found = problem.program.rank(params, made.adapter, rows)
+            log_p = [np.asarray(jax.nn.log_softmax(scores)) for scores in found.scores]
+            pairs = zip(log_p, found.labels, strict=True)
+            losses.append(np.mean([-one[label] for one, label in pairs]))
+            entropies.append(np.mean([-np.sum(np.exp(p) * p) for p in log_p]))
+        return np.mean(losses), np.mean(entropies)
+
+    expected = dict(zip(("loss", "entropy"), by_ranks(weights), strict=True))
+    for of in ("loss", "entropy"):
+        slope_of = problem.slope_fn(of)
+        value, slopes = slope_of({affine.ALL: weights})
+        assert value == pytest.approx(expected[of], rel=1e-4)
+        step = size * np.array([0.0, 1.0, 0.0])
+        up, down = (slope_of({affine.ALL: weights + s})[0] for s in (step, -step))
+        assert slopes[affine.ALL][1] == pytest.approx(
+            (up - down) / (2 * size), rel=2e-2, abs=2e-6
+        )
+
+
+def problem_merge(problem, weights):
+    method = task_arithmetic.TaskArithmetic(weights=tuple(weights))
+    return merged_params.of_folders(method, problem.folders, problem.base, name="x")
+
+
+@pytest.mark.parametrize("by", ["gradient", "search"])
+def test_lorahub_lowers_the_loss(folder, by):
+    search = merge_searches.LoraHub(by=by, max_steps=8, rows=ROWS)
+    search_of(folder, "ia3", search, f"hub_{by}").run()
+    told = merged_recipe(folder, f"hub_{by}").data["merge"]
+    first, *others = (value for _, value in told["search"]["tried"])
+    assert min(others) < first
+    assert told["weights"] == told["search"]["chosen"]
+    check_replays(folder, "ia3", f"hub_{by}")
+
+
+@pytest.mark.parametrize(("kind", "by"), [("bottleneck", "expert"), ("whole", "layer")])
+def test_adamerging_lowers_the_entropy_and_reads_no_label(folder, kind, by):
+    search = merge_searches.AdaMerging(by=by, max_steps=4, learning_rate=0.1, rows=ROWS)
+    name = f"ada_{by}"
+    search_of(folder, kind, search, name).run()
+    told = merged_recipe(folder, name).data["merge"]
+    values = [value for _, value in told["search"]["tried"]]
+    assert min(values) < values[0]
+    assert told["method"] == ("by_name" if by == "layer" else "task_arithmetic")
+    check_replays(folder, kind, name)
+
+
+@pytest.mark.parametrize(
+    ("search", "method", "told"),
+    [
+        (merge_searches.Sweep(option="density"), SUM, "sweep of 'density'"),
+        (merge_searches.GreedySoup(), SUM, "greedy_soup for"),
+        (merge_searches.LoraHub(), averages.Uniform(), "lorahub for"),
+        (merge_searches.AdaMerging(), averages.Uniform(), "adamerging for"),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_searches_for_methods_that_they_do_not_fit_are_refused(
+    folder, search, method, told
+):
+    with pytest.raises(errors.ConfigError, match=told):
+        search_of(folder, "whole", search, "x", method)
+
+
+def test_a_search_needs_tasks_with_choices(folder):
+    for rows, told in (
+        (search_rows.Rows(), "a search without tasks"),
+        (dataclasses.replace(ROWS, tasks=("written_ask",)), "written freely"),
+    ):
+        search = merge_searches.LoraHub(rows=rows)
+        with pytest.raises(errors.ConfigError, match=told):
+            search_of(folder, "lora", search, "none").run()
