@@ -1,6 +1,7 @@
 """Strict JAX settings for every test: eight CPU devices, no silent promotion."""
 
 import atexit
+import gc
 import os
 import pathlib
 import shutil
@@ -81,6 +82,15 @@ def official_templates(tmp_path_factory: pytest.TempPathFactory) -> str:
         return str(promptsource.fetch_templates(tmp_path_factory.mktemp("templates")))
     except errors.DataError as error:
         pytest.skip(f"official templates: the package index is out of reach: {error}")
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what was imported out of the search for garbage, and searches less."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(
+        50_000, 20, 50
+    )  # traces of a model are many objects, and no garbage
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import layers
-from elm_jax.types import LAYERS, Params
+from elm_jax.types import LAYERS
 
 _SHOWN = 5  # tensors in a message
 _FLOATS = ("float32", "bfloat16", "float16")
@@ -151,15 +151,6 @@ def read_all(leaves: Mapping[str, Leaf], dtype: np.dtype | type) -> dict[str, An
     """Returns the tree of all leaves in memory, in one dtype."""
     arrays = {n: cast(read(leaf), dtype) for n, leaf in leaves.items()}
     return trees.unflatten(arrays)
-
-
-def of_tree(tree: Params) -> dict[str, Leaf]:
-    """Returns the leaves of a tree in memory."""
-    leaves = {}
-    for name, leaf in trees.flatten(tree).items():
-        array = np.asarray(leaf)
-        leaves[name] = whole(Tensor(array.shape, array.dtype, lambda a=array: a))
-    return leaves
 
 
 def cast(array: np.ndarray, dtype: np.dtype | type) -> np.ndarray:

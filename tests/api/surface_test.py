@@ -195,6 +195,7 @@ def test_without_a_folder_nothing_stays_and_the_expert_is_the_same(world):
     assert trees.fingerprint(expert.params) == trees.fingerprint(there.params)
 
 
+@pytest.mark.slow
 def test_a_base_that_brings_its_vocabulary_needs_none_named(world):
     (text, choices, _), *_ = scored.ROWS["plain"]
     base = elm_jax.Base.load(world / "base")

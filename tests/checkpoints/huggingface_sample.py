@@ -9,6 +9,7 @@ import safetensors.numpy
 from elm_jax import trees
 from elm_jax.checkpoints import huggingface, huggingface_config, tensors
 from elm_jax.model import config, t5
+from tests.checkpoints import sample
 
 GOLDEN = pathlib.Path(__file__).with_name("huggingface_golden.json")
 CONFIG = config.T5Config(
@@ -29,7 +30,7 @@ def make_params(shape=CONFIG, seed=0):
 def to_theirs(params):
     """Tensors by their names; written here once more, not by the export."""
     theirs = {}
-    for name, array in tensors.unstack(tensors.of_tree(params)):
+    for name, array in tensors.unstack(sample.leaves_of(params)):
         place = huggingface.place(name)
         theirs[place.name] = np.ascontiguousarray(
             array.T if place.is_transposed else array

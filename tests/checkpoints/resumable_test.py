@@ -51,7 +51,7 @@ def test_it_has_the_bits_fingerprint_and_digests_of_one_in_memory(tmp_path, dtyp
         }
     )
     seen = []
-    streamed = save(tmp_path / "x", tensors.of_tree(params), on_bytes=seen.append)
+    streamed = save(tmp_path / "x", sample.leaves_of(params), on_bytes=seen.append)
     experts.save_expert(tmp_path / "y", params, sample.make_manifest())
     read, info = experts.load_expert(tmp_path / "x")
     _, expected = experts.load_expert(tmp_path / "y")
@@ -74,7 +74,7 @@ def kill(done):
         os.kill(os.getpid(), signal.SIGKILL)
 
 resumable._LIST_SECS = -1.0  # every leaf is listed
-resumable_test.save(sys.argv[1] + "/x", tensors.of_tree(sample.make_params()),
+resumable_test.save(sys.argv[1] + "/x", sample.leaves_of(sample.make_params()),
                     on_bytes=kill)
 """
 
@@ -109,7 +109,7 @@ def test_a_killed_writer_is_gone_on_with_and_leaves_the_files_of_one_that_was_no
     kill(killed, at=400)
     with pytest.raises(errors.CheckpointError):
         experts.load_expert(killed / "x")
-    leaves, reads = tensors.of_tree(sample.make_params()), []
+    leaves, reads = sample.leaves_of(sample.make_params()), []
     save(killed / "x", counted(leaves, reads))
     assert reads == sorted(leaves)[3:]  # three were finished
     assert [path.name for path in killed.iterdir()] == ["x"]
@@ -120,7 +120,7 @@ def test_a_killed_writer_is_gone_on_with_and_leaves_the_files_of_one_that_was_no
 @pytest.mark.parametrize("damage", ["other", "missing", "list"])
 def test_a_finished_leaf_that_is_not_as_listed_is_written_again(tmp_path, damage):
     left = kill(tmp_path, at=400)
-    leaves, reads = tensors.of_tree(sample.make_params()), []
+    leaves, reads = sample.leaves_of(sample.make_params()), []
     name = sorted(leaves)[0]
     chunk = left / "content/params" / name.replace("/", ".") / "0.0.0"
     if damage == "other":
@@ -140,7 +140,7 @@ def test_a_finished_leaf_that_is_not_as_listed_is_written_again(tmp_path, damage
 
 def test_another_recipe_takes_nothing_of_what_was_left(tmp_path):
     kill(tmp_path, at=400)
-    leaves, reads = tensors.of_tree(sample.make_params(1)), []
+    leaves, reads = sample.leaves_of(sample.make_params(1)), []
     save(tmp_path / "x", counted(leaves, reads), recipe="two")
     assert reads == sorted(leaves)
     read, _ = experts.load_expert(tmp_path / "x")
@@ -148,7 +148,7 @@ def test_another_recipe_takes_nothing_of_what_was_left(tmp_path):
 
 
 def test_what_a_source_says_is_told_and_nothing_is_left(tmp_path):
-    leaves = tensors.of_tree(sample.make_params())
+    leaves = sample.leaves_of(sample.make_params())
     name = sorted(leaves)[2]
 
     def refuse():
@@ -160,7 +160,7 @@ def test_what_a_source_says_is_told_and_nothing_is_left(tmp_path):
     assert not list(tmp_path.iterdir())
     nan = np.full((7, 4), np.nan, np.float32)
     with pytest.raises(errors.CheckpointError, match="NaN"):
-        save(tmp_path / "x", tensors.of_tree({"a": nan}))
+        save(tmp_path / "x", sample.leaves_of({"a": nan}))
     assert not list(tmp_path.iterdir())
 
 
@@ -168,5 +168,5 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     rng = np.random.default_rng(0)
     params = {"a": rng.normal(size=(100, 100)).astype(np.float32)}
     with sample.full_disk(20_000), pytest.raises(errors.CheckpointError, match="space"):
-        save(tmp_path / "x", tensors.of_tree(params))
+        save(tmp_path / "x", sample.leaves_of(params))
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 
 from elm_jax import trees
-from elm_jax.checkpoints import manifest
+from elm_jax.checkpoints import manifest, tensors
 
 PATTERN = "adapter|layer_norm"
 MODEL = {"vocab_size": 7, "emb_dim": 4}
@@ -99,3 +99,21 @@ def run_script(code, *arguments):
         text=True,
         timeout=300,  # a write that fails must not hang
     ).stdout.splitlines()
+
+
+def change(path, changes):
+    """Puts other values into a JSON file, or other text in its place."""
+    if isinstance(changes, dict):
+        changes = json.dumps(json.loads(path.read_text()) | changes)
+    path.write_bytes(changes if isinstance(changes, bytes) else changes.encode())
+
+
+def leaves_of(tree):
+    """Returns the leaves of a tree in memory."""
+    leaves = {}
+    for name, leaf in trees.flatten(tree).items():
+        array = np.asarray(leaf)
+        leaves[name] = tensors.whole(
+            tensors.Tensor(array.shape, array.dtype, lambda a=array: a)
+        )
+    return leaves

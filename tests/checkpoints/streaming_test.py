@@ -25,7 +25,7 @@ def save(folder, params, dtype=np.float32):
     seen = []
     info = streaming.save_base(
         folder,
-        tensors.of_tree(params),
+        sample.leaves_of(params),
         make_manifest,
         dtype=np.dtype(dtype),
         on_bytes=seen.append,
@@ -110,7 +110,7 @@ def test_a_base_that_is_there_is_not_touched(tmp_path):
 
 def test_a_part_of_another_shape_is_an_error_and_leaves_nothing(tmp_path):
     params = sample.make_params()
-    leaves = tensors.of_tree(params)
+    leaves = sample.leaves_of(params)
     name = "encoder/layers/mlp/wi_0/kernel"
     leaves[name] = leaves[name]._replace(
         blocks=lambda: iter([np.zeros((2, 4, 9), np.float32)])
@@ -127,7 +127,7 @@ def test_a_part_of_another_shape_is_an_error_and_leaves_nothing(tmp_path):
 
 
 def test_whole_numbers_are_no_weights():
-    leaves = tensors.of_tree({"a": np.zeros(3, np.int8)})
+    leaves = sample.leaves_of({"a": np.zeros(3, np.int8)})
     with pytest.raises(errors.CheckpointError, match="quantised"):
         tensors.storage_dtype(leaves, "source")
 
@@ -143,7 +143,7 @@ def kill(done):
         os.kill(os.getpid(), signal.SIGKILL)
 
 streaming.save_base(
-    pathlib.Path(sys.argv[1]) / "x", tensors.of_tree(sample.make_params()),
+    pathlib.Path(sys.argv[1]) / "x", sample.leaves_of(sample.make_params()),
     streaming_test.make_manifest, dtype=np.dtype(np.float32), on_bytes=kill)
 """
 

@@ -49,6 +49,7 @@ def save_base(folder, shape):
     return params
 
 
+@pytest.mark.slow
 def test_what_is_on_disk_lies_on_devices_as_what_is_in_memory(tmp_path, mesh):
     params = save_base(tmp_path / "base", SHAPE)
     base = loaded.Base.open(tmp_path / "base")

@@ -68,6 +68,7 @@ def strategy(router, **changes):
     )
 
 
+@pytest.mark.slow
 def test_every_router_is_scored_by_elm_eval_and_not_scored_again(folder, capsys):
     given = tuple(map(strategy, ROUTERS.values()))
     run = toy.score(folder, experts=(), strategies=("base", *given))

@@ -106,6 +106,7 @@ def test_one_expert_as_a_strategy_is_the_expert(library_folder):
     assert found[0].fingerprint == manifest.read_manifest(folder).fingerprint
 
 
+@pytest.mark.slow
 def test_a_mean_of_many_experts_holds_one_at_a_time(library_folder, monkeypatch):
     folders = tuple(library_folder / "experts" / name for name in ("twice", "plain"))
     base = loaded.Base.load(library_folder / "base")

@@ -153,13 +153,8 @@ def make_t5(kind):
     return loss.make_loss_fn(model), tx, trained, frozen
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "bottleneck",
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("lora", "ia3")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_expert_of_a_t5_fleet_has_the_bits_of_one_trained_alone(kind):
     """On one device; see the README for what the compiler does with several."""
     loss_fn, tx, trained, frozen = make_t5(kind)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from elm_jax.training import signals
 from tests.training import toy
 
@@ -41,6 +43,7 @@ def finish(process):
         return process.stdout.read().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_ends_with_the_bits_of_one_that_is_not(tmp_path):
     untouched, killed = tmp_path / "untouched", tmp_path / "killed"
     reference = start(untouched)

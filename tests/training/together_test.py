@@ -74,10 +74,12 @@ def untouched(tmp_path_factory):
     return *folders, lines[0][-1]
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(untouched):
     assert_close(untouched[0], untouched[1])
 
 
+@pytest.mark.slow
 def test_when_one_dies_the_other_ends_and_both_go_on_with_the_same_bits(
     untouched, tmp_path
 ):

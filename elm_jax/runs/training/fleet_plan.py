@@ -141,16 +141,18 @@ def choose_layout(
     """
     usable = None if memory_bytes is None else int(USABLE_SHARE * memory_bytes)
     if num_model:
-        tried = [(num_model, needs.bytes_per_device(num_devices, num_model))]
+        layouts = iter([(num_model, needs.bytes_per_device(num_devices, num_model))])
     else:
-        tried = list(_layouts(needs, num_devices))
-    for number, (num_model, parts) in enumerate(tried):
+        layouts = _layouts(needs, num_devices)
+    too_large: list[tuple[int, dict[str, int]]] = []
+    for num_model, parts in layouts:  # each costs the trace of a model
         total = sum(parts.values())
         if usable is None or total <= usable:
             why = _explain(num_devices, num_model, total, memory_bytes)
-            if number:
-                before = sum(tried[number - 1][1].values())
-                why += f"; over {tried[number - 1][0]} it would be {show_size(before)}"
+            if too_large:
+                split_over, before = too_large[-1]
+                size = show_size(sum(before.values()))
+                why += f"; over {split_over} it would be {size}"
             lanes, told = _fit_lanes(needs, num_devices, num_model, usable)
             if told and needs_all_lanes:
                 raise _too_many_lanes(needs.num_lanes, lanes, told)
@@ -158,7 +160,8 @@ def choose_layout(
             return Layout(
                 _rules(num_model), num_model, needs.num_slots, lanes, parts, why + told
             )
-    num_model, parts = min(tried, key=lambda each: sum(each[1].values()))
+        too_large.append((num_model, parts))
+    num_model, parts = min(too_large, key=lambda each: sum(each[1].values()))
     used = ", ".join(f"{use} {show_size(size)}" for use, size in parts.items() if size)
     raise FleetTooLargeError(
         found=f"a fleet that takes {show_size(sum(parts.values()))} on each of"

@@ -49,6 +49,7 @@ def test_a_prompt_expert_keeps_base_once_and_optimiser_state_for_its_own():
     assert "frozen parameters 5.43 GiB" in plan["bytes per device, about"]
 
 
+@pytest.mark.slow
 def test_a_dataset_expert_is_shared_among_devices_but_for_its_norms():
     devices = placement.Devices(num_data=2, num_model=4, axis_rules="data_model")
     one, _ = parts_of("dataset", ONE, optimizers.Adafactor())
