@@ -15,7 +15,7 @@ bash launch/install.sh
 
 mkdir -p "$out"
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$out/compiled}
-num_steps=$((7 + 7 * ${#seeds[@]}))
+num_steps=$((9 + 7 * ${#seeds[@]}))
 step=0
 start=$SECONDS
 run() {
@@ -40,6 +40,8 @@ train "prompt experts" prompt_experts
 train "dataset experts" dataset_experts
 train "multitask baseline" multitask --gin.options.Results.experts_dir='{MODEL_DIR}/multitask'
 train "experts that come later" new_expert
+train "a control: the labelled rows alone" selection \
+  --gin.options.Results.experts_dir='{MODEL_DIR}/selection'
 
 for seed in "${seeds[@]}"; do
   of="of seed $seed"
@@ -69,6 +71,11 @@ for seed in "${seeds[@]}"; do
     --gin.library.Retrieve.library_dir="$grown"
 done
 
+run "unseen tasks: the control" elm_eval evaluate \
+  --gin.evaluate.Evaluate.experts="('{MODEL_DIR}/selection/*/*',)" \
+  --gin.evaluate.Evaluate.strategies='("retrieved",)' \
+  --gin.evaluate.Evaluate.overlap='"mark"' \
+  --gin.library.Retrieve.library_dir="{MODEL_DIR}/library/seed${seeds[0]}"
 run "text formats, embedders and rules of votes" elm_library compare_retrieval \
   --gin.retrieval_comparison.CompareRetrieval.library_dir="{MODEL_DIR}/library/seed${seeds[0]}"
 run "report" elm_report report

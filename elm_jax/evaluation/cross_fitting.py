@@ -205,24 +205,28 @@ class _World:
 
     Attributes:
       all_of: The same.
-      single: float32 [experts], by how much each is worse than the best; 0 or less.
-      each: The same for each prompt, [experts, prompts] of each dataset.
+      each: float32 [folds, 1, experts, prompts] of each dataset: what scores of a
+        resample on the other folds have to be shifted by to become these, noise aside.
+      single: [folds, 1, experts], the same of the sums over datasets.
     """
 
     def __init__(self, parts: Sequence[_Part], all_of: "_Choice") -> None:
         self.all_of = all_of
         self.each: list[np.ndarray] = []
         scores, spreads = [], []
-        for part, (sums, counts) in zip(parts, all_of.sums, strict=True):
+        for j, (part, (sums, counts)) in enumerate(
+            zip(parts, all_of.sums, strict=True)
+        ):
             count = np.maximum(counts.sum(axis=0)[0], 1)
             mean = sums.sum(axis=0)[0] / count
             # What each row adds to the error of a mean.
             apart = part.table - mean.astype(np.float32)
             spread = apart * (part.known[:, np.newaxis] / count.astype(np.float32))
-            self.each.append(_beyond_noise(mean, [spread]))
+            self.each.append(_beyond_noise(mean, [spread]) - all_of.scores[j])
             scores.append(mean.mean(axis=1))
             spreads.append(spread.mean(axis=2))
-        self.single = _beyond_noise(np.sum(scores, axis=0), spreads)
+        distance = _beyond_noise(np.sum(scores, axis=0), spreads)
+        self.single = distance - sum(own.mean(axis=-1) for own in all_of.scores)
 
 
 def _beyond_noise(scores: np.ndarray, spreads: Sequence[np.ndarray]) -> np.ndarray:
@@ -279,13 +283,15 @@ class _Choice:
             scores = (total - sums) / np.maximum(left, 1)
             if world is None:
                 self.sums.append((sums, counts))
-                self.scores.append(scores)
+                self.scores.append(scores.astype(np.float32))
                 by = scores
             else:
-                scores = np.where(left > 0, scores - world.all_of.scores[j], 0.0)
-                by = np.where(left > 0, scores + world.each[j], 0.0)
+                by = scores + world.each[j]
+                if not left.all():
+                    by = np.where(left > 0, by, 0)
+                    scores = np.where(left > 0, scores, world.all_of.scores[j])
             # Of a prompt whose rows all lie in this fold nothing is known: it is 0 for
-            # all experts.
+            # all experts, and without noise.
             train += scores.mean(axis=-1)
             best = by.argmax(axis=2)  # [folds, B, P]
             each.append(_taken(sums, best, weight))

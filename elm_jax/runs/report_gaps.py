@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from elm_jax.evaluation import row_columns
-from elm_jax.runs import report_claims, report_rows
+from elm_jax.runs import report_claims, report_lacking, report_rows
 from elm_jax.runs.comparable_rows import ComparableRows
 
 
@@ -55,4 +55,5 @@ def of(
         *reported.doubts(),
         *report_rows.other_votes(other_votes),
         *report_claims.silent(judged, rows, composed),
+        *report_lacking.controls(rows, chosen_on),
     )

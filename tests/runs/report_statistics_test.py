@@ -232,3 +232,23 @@ def test_a_strategy_whose_rows_are_of_several_trainings_says_so(tmp_path):
         record(tmp_path, "retrieved", 0.7, rng, kind="strategy", **own)
     told = "retrieved is shown as one training, and its rows are of several"
     assert told in run(tmp_path)
+
+
+def test_controls_that_were_not_scored_are_told_by_name(tmp_path):
+    rng = np.random.default_rng(5)
+    told = "Controls that were not scored: "
+    for split in ("validation", "test"):
+        for place in range(2):
+            record(tmp_path, f"e{place}", 0.5, rng, split=split)
+    assert f"{told}base, multitask, selection. " in run(tmp_path, split="test")
+    # Without other rows nobody could be trained on the rows that choose.
+    assert f"{told}base, multitask. " in run(tmp_path, split="validation")
+    facts = {"kind": "strategy", "split": "test"}
+    record(tmp_path, "retrieved", 0.5, rng, strategy="retrieved", **facts)
+    every = "base, multitask, merged_all, random_weights, selection. "
+    assert told + every in run(tmp_path, split="test")
+    for name in ("merged_all", "random_weights"):
+        record(tmp_path, f"my_{name}", 0.5, rng, strategy=name, **facts)
+    for kind in ("base", "multitask", "selection"):
+        record(tmp_path, kind, 0.5, rng, kind=kind, split="test")
+    assert told not in run(tmp_path, split="test")

@@ -1,0 +1,37 @@
+"""Controls that a report should have and whose rows are not there, told by name."""
+
+from collections.abc import Iterator
+
+from elm_jax.evaluation import results, row_columns, selection
+from elm_jax.runs.report_way import Rows
+
+_TRAINED: tuple[results.Role, ...] = ("base", "multitask")
+_OF_A_LIBRARY = ("merged_all", "random_weights")  # kinds of strategies
+
+
+def controls(rows: Rows, chosen_on: Rows) -> Iterator[str]:
+    """Yields a sentence if controls of what is reported were not scored.
+
+    Args:
+      rows: Of unseen tasks, of the reported split and metric.
+      chosen_on: Those by which experts are chosen.
+    """
+    columns = row_columns.of(rows)
+    roles = {*row_columns.roles(columns).listed()}
+    if not roles & {"expert", "strategy"}:
+        return
+    lacking = [name for name in _TRAINED if name not in roles]
+    if "strategy" in roles:
+        kinds = {kind for (kind,) in columns.distinct("strategy")}
+        lacking += [name for name in _OF_A_LIBRARY if name not in kinds]
+    labelled = {split for (split,) in row_columns.of(chosen_on).distinct("split")}
+    is_chosen = len(selection.single_experts(chosen_on)) > 0
+    elsewhere = labelled - {split for (split,) in columns.distinct("split")}
+    if is_chosen and elsewhere and "selection" not in roles:
+        lacking.append("selection")
+    if lacking:
+        yield (
+            f"Controls that were not scored: {', '.join(lacking)}. Multitask and"
+            " selection are trained, as kinds of elm_train; the others are strategies"
+            " of elm_eval."
+        )
