@@ -9,7 +9,7 @@ from typing import NamedTuple
 from elm_jax import trees
 from elm_jax.checkpoints import streaming
 from elm_jax.merging.method import MergeMethod
-from elm_jax.runs import merged_leaves
+from elm_jax.runs import merge_sources, merged_leaves
 from elm_jax.runs.progress import show_bytes
 from elm_jax.runs.run import Plan
 
@@ -60,9 +60,8 @@ def estimate(
     Raises:
       CheckpointError: An expert or the base is missing or torn.
     """
-    count = len(folders)
-    sources = [merged_leaves.open_source(f, num_experts=count) for f in folders]
-    start = merged_leaves.open_base(base_dir) if method.needs_base else {}
+    sources = merge_sources.open_sources(method, folders)
+    start = merge_sources.open_base(base_dir) if method.needs_base else {}
     is_streamed = merged_leaves.can_merge(method, sources[0].info)
     like = trees.count_bytes(trees.unflatten(sources[0].leaves))
     if is_streamed:

@@ -11,13 +11,16 @@ from elm_jax import trees
 from elm_jax.checkpoints import resumable
 from elm_jax.merging import averages
 from elm_jax.merging.method import MergeMethod
+from elm_jax.peft import effects
 from elm_jax.runs import (
     bases,
     loaded,
     measuring,
+    merge_sources,
     merged_card,
     merged_leaves,
     merged_params,
+    merged_places,
 )
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.training import card
@@ -55,9 +58,12 @@ def write(
       CheckpointError: An expert is damaged, or the place cannot be written.
       ConfigError: The experts cannot be merged so.
     """
-    count = len(folders)
-    sources = [merged_leaves.open_source(f, num_experts=count) for f in folders]
-    if not merged_leaves.can_merge(method, sources[0].info):
+    sources = merge_sources.open_sources(method, folders)
+    # Those of several ranks are written in one spec first.
+    is_one_spec = (
+        len({json.dumps(s.info.adapter, sort_keys=True) for s in sources}) == 1
+    )
+    if not is_one_spec or not merged_leaves.can_merge(method, sources[0].info):
         base = loaded.Base.load(base_dir)
         made = merged_params.of_folders(
             method,
@@ -76,9 +82,11 @@ def write(
     )
     info = merged_params.with_recipe(info, told)
     if not isinstance(method, averages.RunningMean):
-        adapter = bases.describe(bases.adapter_spec(info))
-        info = dataclasses.replace(info, adapter=adapter)
-    start = merged_leaves.open_base(base_dir) if method.needs_base else {}
+        spec, count = bases.adapter_spec(info), len(sources)
+        if spec is not None and (method.needs_base or method.knows_adapters):
+            spec = effects.repeated(spec, merged_places.num_beside(method, count))
+        info = dataclasses.replace(info, adapter=bases.describe(spec))
+    start = merge_sources.open_base(base_dir) if method.needs_base else {}
     leaves = merged_leaves.merged(method, sources, start)
     marks = [source.mark for source in sources]
     # What another release has left may be of other formulas.

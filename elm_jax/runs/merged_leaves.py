@@ -5,72 +5,34 @@ can be written part by part, or be one of the experts of a further merge.
 """
 
 import functools
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from elm_jax import trees
 from elm_jax.checkpoints import (
-    digests,
     experts,
     leaf_parts,
     manifest,
-    stores,
-    streaming,
     tensors,
 )
 from elm_jax.checkpoints.tensors import Leaf
-from elm_jax.merging import averages, by_name, combining
+from elm_jax.merging import (
+    aligning,
+    averages,
+    by_name,
+    combining,
+    task_arithmetic,
+)
 from elm_jax.merging.method import MergeMethod
-from elm_jax.peft import expert_parts
-from elm_jax.types import LAYERS
+from elm_jax.peft import effects, expert_parts
+from elm_jax.runs import bases, merge_sources, merged_places
+from elm_jax.runs.merge_sources import Source
+from elm_jax.types import LAYERS, Side
 
 PIECE_BYTES = 1 << 26
 """Of a merged leaf at once, unless a layer of it is larger; so parts are stored."""
-
-_AHEAD_BYTES = 1 << 29  # Of all experts' parts, read while others are merged.
-
-
-class Source(NamedTuple):
-    """An expert that is merged.
-
-    Attributes:
-      leaves: Its parameters, by name.
-      info: Its manifest.
-      mark: Tells experts apart by their parameters; sums go in its order.
-    """
-
-    leaves: Mapping[str, Leaf]
-    info: manifest.Manifest
-    mark: str
-
-
-def open_source(folder: pathlib.Path, *, num_experts: int = 1) -> Source:
-    """Returns an expert on disk.
-
-    Args:
-      folder: Its own.
-      num_experts: Of which parts will be in memory at a time.
-
-    Raises:
-      CheckpointError: It is missing or torn.
-    """
-    block_bytes = min(stores.CHUNK_BYTES, _AHEAD_BYTES // num_experts)
-    leaves, info = streaming.open_expert(folder, block_bytes=block_bytes)
-    mark = digests.recorded_fingerprint(info) or _fingerprint(leaves)
-    return Source(leaves, info, mark)
-
-
-def open_base(folder: pathlib.Path) -> dict[str, Leaf]:
-    """Returns the leaves of a base in float32, as experts are trained on it.
-
-    Raises:
-      CheckpointError: It is missing or torn.
-    """
-    leaves, _ = streaming.open_expert(folder)
-    return {name: _as_float32(leaf) for name, leaf in leaves.items()}
 
 
 def can_merge(method: MergeMethod, info: manifest.Manifest) -> bool:
@@ -82,8 +44,10 @@ def can_merge(method: MergeMethod, info: manifest.Manifest) -> bool:
     """
     if method.unit == "expert" or method.needs_statistics:
         return False
-    # Parameters of one adapter may depend on each other.
-    return info.adapter is None or not (method.needs_base or method.knows_adapters)
+    spec = bases.adapter_spec(info)
+    if spec is None or not (method.needs_base or method.knows_adapters):
+        return True
+    return merged_places.takes(method, spec)
 
 
 def check_names(method: MergeMethod, leaves: Mapping[str, Any]) -> None:
@@ -100,7 +64,9 @@ def check_names(method: MergeMethod, leaves: Mapping[str, Any]) -> None:
 
 
 def merged(
-    method: MergeMethod, sources: Sequence[Source], base: Mapping[str, Leaf]
+    method: MergeMethod,
+    sources: Sequence[Source],
+    base: Mapping[str, Leaf],
 ) -> dict[str, Leaf]:
     """Returns the leaves that a method makes of experts; reads nothing yet.
 
@@ -116,21 +82,39 @@ def merged(
     method.check(len(sources))
     check_names(method, sources[0].leaves)
     every = [trees.unflatten(source.leaves) for source in sources]
+    beside: Mapping[str, Side] = {}
+    if sources[0].info.adapter and (method.needs_base or method.knows_adapters):
+        beside = effects.beside(every[0])
     start: Mapping[str, Leaf] = {}
     if method.needs_base:
         pattern = sources[0].info.trainable_pattern
         of = f"expert {sources[0].info.name!r}"
         tree = expert_parts.part(trees.unflatten(base), pattern, of=of)
         start = trees.flatten(tree)
-    combining.check_alike(every, trees.unflatten(start) if start else None)
-    return {
-        name: _merged_leaf(method, name, sources, start.get(name))
+        # A base has no adapters: what theirs start from is one that adds nothing.
+        start |= tensors.of_tree(effects.neutral(every[0]))
+    combining.check_alike(every)
+    if method.needs_base:
+        plain = {n: x for n, x in sources[0].leaves.items() if n not in beside}
+        combining.check_alike([trees.unflatten(plain)], trees.unflatten(start))
+    leaves = {
+        name: _merged_leaf(method, name, sources, start.get(name), beside)
         for name in sources[0].leaves
     }
+    if isinstance(method, task_arithmetic.TaskArithmetic):
+        return leaves
+    marks, experts = [s.mark for s in sources], [s.leaves for s in sources]
+    for names in aligning.places(beside, is_linear=False).values():
+        place = merged_places.Place(method, names, experts, marks)
+        leaves |= {name: place.leaf(name, leaves[name].rows) for name in names}
+    return leaves
 
 
 def peak_bytes(
-    method: MergeMethod, name: str, sources: Sequence[Source], start: Leaf | None
+    method: MergeMethod,
+    name: str,
+    sources: Sequence[Source],
+    start: Leaf | None,
 ) -> int:
     """Returns the memory that merging one leaf takes at most, without the program's.
 
@@ -143,19 +127,27 @@ def peak_bytes(
         every = every[:3]  # what is read, and the sum in float64
     held = sum(leaf.rows * leaf_parts.row_bytes(leaf) for leaf in every)
     rows = _piece_rows(name, leaves[0], splits=method.unit == "value")
-    ahead = held if held <= _AHEAD_BYTES else 0
+    ahead = held if held <= merge_sources.AHEAD_BYTES else 0
     return held + ahead + 4 * rows * leaf_parts.row_bytes(leaves[0])
 
 
 def _merged_leaf(
-    method: MergeMethod, name: str, sources: Sequence[Source], start: Leaf | None
+    method: MergeMethod,
+    name: str,
+    sources: Sequence[Source],
+    start: Leaf | None,
+    beside: Mapping[str, Side],
 ) -> Leaf:
     like = sources[0].leaves[name]
+    sides = {name: beside[name]} if name in beside else {}
+    for side in sides.values():
+        times = merged_places.num_beside(method, len(sources))
+        like = merged_places.widened(like, side, times)
     rows = _piece_rows(name, like, splits=method.unit == "value")
     if isinstance(method, averages.RunningMean):
         parts = functools.partial(_running_means, name, sources, rows)
     else:
-        parts = functools.partial(_pieces, method, name, sources, start, rows)
+        parts = functools.partial(_pieces, method, name, sources, start, sides, rows)
     return Leaf(like.shape, like.dtype, rows, lambda: leaf_parts.ahead(parts()))
 
 
@@ -164,6 +156,7 @@ def _pieces(
     name: str,
     sources: Sequence[Source],
     start: Leaf | None,
+    beside: Mapping[str, Side],
     rows: int,
 ) -> Iterator[np.ndarray]:
     leaves, marks = [s.leaves[name] for s in sources], [s.mark for s in sources]
@@ -171,25 +164,31 @@ def _pieces(
     every = [*leaves] if start is None else [*leaves, start]
     steps = leaf_parts.steps(every, rows)
     held = sum(leaf.rows * leaf_parts.row_bytes(leaf) for leaf in every)
-    steps = leaf_parts.ahead(steps) if held <= _AHEAD_BYTES else steps
+    steps = leaf_parts.ahead(steps) if held <= merge_sources.AHEAD_BYTES else steps
     for number, blocks in enumerate(steps):
         if is_layer:  # a layer has a name of its own, and no leading axis
             of = name.replace(f"/{LAYERS}/", f"/{LAYERS}_{number}/")
             layer = [block[0] for block in blocks]
             del blocks
-            yield _merge_piece(method, of, layer, marks)[None]
+            yield _merge_piece(method, of, layer, marks, beside)[None]
         else:
-            yield _merge_piece(method, name, blocks, marks)
+            yield _merge_piece(method, name, blocks, marks, beside)
             del blocks
 
 
 def _merge_piece(
-    method: MergeMethod, name: str, blocks: Sequence[np.ndarray], marks: Sequence[str]
+    method: MergeMethod,
+    name: str,
+    blocks: Sequence[np.ndarray],
+    marks: Sequence[str],
+    beside: Mapping[str, Side],
 ) -> np.ndarray:
     """Returns a part of a merged leaf; the base's block is the last, if there is."""
     given = [trees.unflatten({name: block}) for block in blocks]
-    base = given.pop() if len(given) > len(marks) else None
-    result = method.merge(given, base=base, marks=marks)
+    base = {} if method.needs_base else None
+    if len(given) > len(marks):
+        base = given.pop()
+    result = method.merge(given, base=base, beside=beside, marks=marks)
     return np.asarray(trees.flatten(result.params)[name])
 
 
@@ -232,20 +231,3 @@ def _piece_rows(name: str, leaf: Leaf, *, splits: bool) -> int:
 
 def _is_stack(name: str) -> bool:
     return f"/{LAYERS}/" in name
-
-
-def _as_float32(leaf: Leaf) -> Leaf:
-    def blocks() -> Iterator[np.ndarray]:
-        for block in leaf.blocks():
-            yield tensors.cast(block, np.float32)
-
-    return leaf._replace(dtype=np.dtype(np.float32), blocks=blocks)
-
-
-def _fingerprint(leaves: Mapping[str, Leaf]) -> str:
-    digest = trees.Fingerprint()
-    for name, leaf in sorted(leaves.items()):
-        digest.start(name, leaf.shape, leaf.dtype)
-        for block in leaf.blocks():
-            digest.add(block)
-    return digest.text

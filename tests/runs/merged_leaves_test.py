@@ -19,6 +19,7 @@ from elm_jax.runs import (
     loaded,
     merge,
     merge_cost,
+    merge_sources,
     merged_leaves,
     merged_params,
     progress,
@@ -110,7 +111,7 @@ def test_a_merge_on_disk_is_the_one_in_memory(folder, monkeypatch, method, piece
 
 def test_a_merge_of_merges_is_computed_when_its_parts_are_read(folder):
     folders = sorted((folder / "experts").iterdir())
-    sources = [merged_leaves.open_source(place) for place in folders]
+    sources = [merge_sources.open_source(place) for place in folders]
     pair = merged_leaves.merged(averages.Uniform(), sources[:2], {})
     first = sources[0]._replace(leaves=pair)
     found = merged_leaves.merged(averages.Uniform(), [first, sources[2]], {})

@@ -1,0 +1,125 @@
+"""Adapters that are merged a layer at a time are those that are merged in memory."""
+
+import dataclasses
+import json
+
+import pytest
+
+from elm_jax import trees
+from elm_jax.checkpoints import experts, manifest, resumable
+from elm_jax.merging import aligning, averages, methods, task_arithmetic
+from elm_jax.peft import bottleneck, expert_parts, ia3, lora
+from elm_jax.runs import (
+    bases,
+    loaded,
+    merged_files,
+    merged_leaves,
+    merged_params,
+    merged_places,
+)
+from tests.peft.sample import SHAPE, random_params
+
+KINDS = {
+    "prompt": (bottleneck.Bottleneck(reduction_factor=16), expert_parts.PROMPT_EXPERT),
+    "ia3": (ia3.Ia3(), expert_parts.ADAPTERS),
+    "lora": (lora.Lora(rank=3), expert_parts.ADAPTERS),
+}
+SUM = task_arithmetic.TaskArithmetic(scale=0.5, weights=(1.0, 0.0, -2.0))
+METHODS = (
+    SUM,
+    task_arithmetic.TaskArithmetic(scale=0.0),
+    averages.Uniform(),
+    aligning.AlignedAverage(weights=(1.0, 3.0, 1.0)),
+    *map(methods.of, ("ties", "dare", "sce", "tsv_merge", "knots", "covariance")),
+)
+STREAMED = {"lora": (SUM, METHODS[1], METHODS[2])}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A base and three experts of each kind, large layers stored apart."""
+    path = tmp_path_factory.mktemp("work")
+    params = random_params(bases.build_model(SHAPE, None))
+    info = manifest.Manifest(
+        name="base",
+        kind="base",
+        base_name="base",
+        base_fingerprint=trees.fingerprint(params),
+        model=dataclasses.asdict(SHAPE),
+        trainable_pattern=".*",
+    )
+    experts.save_expert(path / "base", params, info)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(experts, "LAYER_BYTES", 64)
+        for kind, (spec, pattern) in KINDS.items():
+            for seed in (1, 2, 3):
+                whole = random_params(bases.build_model(SHAPE, spec), seed)
+                facts = dataclasses.replace(
+                    info,
+                    name=f"{kind}_{seed}",
+                    kind="prompt",
+                    adapter=bases.describe(spec),
+                    trainable_pattern=pattern,
+                )
+                experts.save_expert(
+                    path / kind / f"{kind}_{seed}",
+                    trees.split(whole, pattern)[0],
+                    facts,
+                )
+    return path
+
+
+def write(folder, kind, method, name):
+    made = folder / "merged" / name
+    given = sorted((folder / kind).iterdir())
+    merged_files.write(method, given, folder / "base", made, name="x")
+    return experts.load_expert(made)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.name}{len(m.recipe())}")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_merge_on_disk_is_the_one_in_memory(folder, kind, method):
+    spec, _ = KINDS[kind]
+    if method in STREAMED.get(kind, METHODS):
+        info = manifest.read_manifest(folder / kind / f"{kind}_1")
+        assert merged_leaves.can_merge(method, info)
+    read, told = write(folder, kind, method, f"{kind}_{METHODS.index(method)}")
+    expected = merged_params.of_folders(
+        method,
+        sorted((folder / kind).iterdir()),
+        loaded.Base.load(folder / "base"),
+        name="x",
+    )
+    assert trees.fingerprint(read) == trees.fingerprint(expected.params)
+    assert bases.adapter_spec(told) == expected.adapter
+    assert told.data == json.loads(json.dumps(expected.manifest.data))
+
+
+def test_cores_of_loras_and_whole_experts_are_not_merged_by_layer():
+    spec = KINDS["lora"][0]
+    assert not merged_places.takes(methods.of("ties"), spec)
+    assert merged_places.takes(methods.of("ties"), KINDS["prompt"][0])
+    assert not merged_places.takes(methods.of("ties", per="expert"), KINDS["prompt"][0])
+
+
+@pytest.mark.parametrize("name", ["ties", "task_arithmetic"])
+def test_a_merge_that_is_stopped_in_an_adapter_goes_on_there(folder, monkeypatch, name):
+    monkeypatch.setattr(resumable, "_LIST_SECS", -1.0)  # every leaf is listed
+    expected, _ = write(folder, "prompt", methods.of(name), f"{name}_whole")
+
+    class Stop:
+        def __init__(self, title, *, total, unit):
+            self.total = total
+
+        def __call__(self, done):
+            if done > shares[0] * self.total:
+                raise SystemExit(143)
+
+    shares = [0.1, 0.4, 0.6, 0.9]
+    while shares:
+        with monkeypatch.context() as patched, pytest.raises(SystemExit):
+            patched.setattr(merged_files, "Progress", Stop)
+            write(folder, "prompt", methods.of(name), f"{name}_stopped")
+        del shares[0]
+    found, _ = write(folder, "prompt", methods.of(name), f"{name}_stopped")
+    assert trees.fingerprint(found) == trees.fingerprint(expected)
