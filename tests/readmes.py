@@ -264,7 +264,7 @@ def _build(module, arguments):
     """Builds a run from flags and gin files, as the binary does, and runs nothing."""
     from absl import flags
 
-    from elm_jax.cli import gin_flags
+    from elm_jax.cli import compile_flag, gin_flags
 
     chosen = flags.FLAGS(gin_flags.rewrite_arguments(["elm", *arguments]))
     assert chosen == ["elm"], chosen
@@ -272,7 +272,7 @@ def _build(module, arguments):
         module.runs(),
         gin_files=flags.FLAGS.gin_file,
         bindings=flags.FLAGS.gin_bindings,
-        also=gin_flags.shape_type(),
+        also=compile_flag.shape_type(),
         search_paths=flags.FLAGS.gin_search_paths,
     )
 

@@ -35,7 +35,8 @@ class Settings:
       gate_learning_rate: Of Adam. PHATGOOSE takes 5e-3 for 100 steps.
       random_seed: Of the choice of examples and of their order.
       split: Of the tasks that the expert was trained on.
-      reads: What means and gates are of; see `mixture.Mixture.reads`.
+      reads: What means and gates are of, as `mixture.Mixture.reads`; `sub_layer` is
+        better for bottlenecks behind a sub-layer.
     """
 
     num_examples: fields.Count = 256

@@ -1,0 +1,77 @@
+"""What mixtures cost, against counts by hand."""
+
+import dataclasses
+
+import pytest
+
+from elm_jax.model import config, cost, t5
+from elm_jax.peft import bottleneck, lora, mixture
+from elm_jax.routing import token_routers
+from elm_jax.runs import routing_cost, routing_records
+
+WIDTH, MIDDLE, EXPERTS, PLACES = 16, 4, 6, 4
+SHAPE = config.T5Config(
+    vocab_size=32,
+    emb_dim=WIDTH,
+    num_heads=2,
+    head_dim=8,
+    mlp_dim=24,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+)
+SPEC = bottleneck.Bottleneck(reduction_factor=WIDTH // MIDDLE)
+# Of one expert at one place: two matrices, and two vectors that weights multiply.
+OF_EXPERT = 2 * WIDTH * MIDDLE + MIDDLE + WIDTH
+
+
+def mixed(router=token_routers.Arrow(top_k=2), spec=SPEC, **options):  # noqa: B008
+    return mixture.Mixture(of=spec, num_experts=EXPERTS, router=router, **options)
+
+
+def test_all_experts_and_their_directions_are_counted():
+    found = routing_cost.per_token(SHAPE, mixed())
+    assert found.expert_flops == 2 * PLACES * EXPERTS * (OF_EXPERT + WIDTH)
+    assert found.expert_bytes == 4 * PLACES * EXPERTS * (OF_EXPERT + WIDTH)
+    batch = cost.BatchShape(batch_size=1, inputs_length=1, targets_length=1)
+    base = cost.forward_flops(SHAPE, batch, t5.param_shapes(t5.T5(SHAPE)))
+    assert found.base_flops == base
+
+
+def test_of_chosen_experts_alone_two_of_six_are_counted_and_all_directions():
+    found = routing_cost.per_token(SHAPE, mixed(only_chosen=True))
+    assert found.expert_flops == 2 * PLACES * (2 * OF_EXPERT + EXPERTS * WIDTH)
+
+
+def test_a_router_by_norms_needs_the_first_product_of_every_expert():
+    norm = token_routers.EffectNorm(top_k=2)
+    found = routing_cost.per_token(SHAPE, mixed(norm, only_chosen=True))
+    down = WIDTH * MIDDLE
+    assert found.expert_flops == 2 * PLACES * (2 * OF_EXPERT + EXPERTS * down)
+
+
+def test_experts_of_a_narrow_model_take_half_the_bytes_and_routers_do_not():
+    narrow = dataclasses.replace(SHAPE, dtype="bfloat16")
+    found = routing_cost.per_token(narrow, mixed())
+    assert found.expert_bytes == PLACES * EXPERTS * (2 * OF_EXPERT + 4 * WIDTH)
+
+
+def test_a_plan_tells_share_and_size():
+    told = routing_cost.describe(SHAPE, mixed(only_chosen=True))
+    assert told.startswith("2 of 6 experts: ")
+    assert told.endswith("0.0 MB")
+    assert "% of the base's" in told
+    loras = mixed(spec=lora.Lora(rank=2))
+    assert "6 experts" in routing_cost.describe(SHAPE, loras)
+
+
+@pytest.mark.parametrize(("steps", "rows"), [(0, 10), (5, 10 + 2 * 5 * 4)])
+def test_observing_costs_passes_over_rows_and_two_for_each_step_of_gates(steps, rows):
+    settings = routing_records.Settings(num_examples=10, batch_size=4, gate_steps=steps)
+    one = mixture.Mixture(of=SPEC, num_experts=1, router=token_routers.Gates())
+    told = routing_cost.observing(
+        SHAPE, one, settings, num_experts=3, inputs_length=8, targets_length=2
+    )
+    batch = cost.BatchShape(batch_size=1, inputs_length=8, targets_length=2)
+    model = t5.T5(SHAPE, one.adapter_fn(WIDTH))
+    flops = 3 * rows * cost.forward_flops(SHAPE, batch, t5.param_shapes(model))
+    assert told.startswith(f"{flops:.2g} FLOPs")
