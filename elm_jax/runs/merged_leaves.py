@@ -85,14 +85,18 @@ def merged(
     beside: Mapping[str, Side] = {}
     if sources[0].info.adapter and (method.needs_base or method.knows_adapters):
         beside = effects.beside(every[0])
-    start: Mapping[str, Leaf] = {}
+    start: dict[str, Leaf] = {}
     if method.needs_base:
         pattern = sources[0].info.trainable_pattern
         of = f"expert {sources[0].info.name!r}"
         tree = expert_parts.part(trees.unflatten(base), pattern, of=of)
         start = trees.flatten(tree)
         # A base has no adapters: what theirs start from is one that adds nothing.
-        start |= tensors.of_tree(effects.neutral(every[0]))
+        for name, array in trees.flatten(effects.neutral(every[0])).items():
+            values = functools.partial(np.array, array)
+            start[name] = tensors.whole(
+                tensors.Tensor(array.shape, array.dtype, values)
+            )
     combining.check_alike(every)
     if method.needs_base:
         plain = {n: x for n, x in sources[0].leaves.items() if n not in beside}
