@@ -28,8 +28,8 @@ trap 'kill "$types" 2>/dev/null || true; rm -f "$told"' EXIT
 types=$!
 
 echo "test: tests"
-chosen=()
-[ "${1:-}" = "--fast" ] && chosen=(-m "not slow")
+chosen=(--durations=40 --durations-min=5)
+[ "${1:-}" = "--fast" ] && chosen+=(-m "not slow")
 status=0
 # One process a core, one thread pool each: XLA and BLAS would otherwise fight.
 { .venv/bin/python -m pytest -n 2 --dist worksteal "${chosen[@]}"; } || status=$?

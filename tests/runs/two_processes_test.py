@@ -11,11 +11,12 @@ import pytest
 from elm_jax import trees
 from elm_jax.checkpoints import experts
 from tests.partitioning import addresses
+from tests.runs import shapes
 
 pytestmark = pytest.mark.slow
 
 TASK = "pocket_reviews_good_or_bad"
-SHAPE = [f"--gin.config.T5Config.{name}=16" for name in ("emb_dim", "mlp_dim")]
+SHAPE = [f"--gin.{binding.replace(' ', '')}" for binding in shapes.SHAPE]
 TRAIN = ["--gin.TRAIN_STEPS=4", "--gin.BATCH_SIZE=8"]
 TRAIN += ["--gin.options.Metrics.every_steps=1", "--gin.options.Saving.every_steps=2"]
 PROMPT = [f"--gin.MIXTURE_OR_TASK_NAME=('{TASK}',)", *TRAIN]
