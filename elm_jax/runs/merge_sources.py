@@ -11,7 +11,7 @@ from elm_jax.checkpoints import digests, manifest, stores, streaming, tensors
 from elm_jax.checkpoints.tensors import Leaf
 from elm_jax.merging.method import MergeMethod
 
-AHEAD_BYTES = 1 << 29
+AHEAD_BYTES = 1 << 28
 """Of all experts' parts that are read while others are merged, at most."""
 
 _MOST_OF_PLACE = 4  # parameters of an adapter, which are read together
