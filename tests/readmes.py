@@ -87,6 +87,8 @@ _SMALL = {
     "retire": {"EXPERTS": "('pocket_topics_about',)"},
     **dict.fromkeys(("prompt_experts", "dataset_experts"), _TASKS),
     **dict.fromkeys(("examples", "retrieve"), _ONE_DATASET),
+    "merge_by_data": {"measuring.Measuring.num_rows": "8"},
+    "merge_search": {"search_rows.Rows.num_rows": "8"},
     "evaluate": _ONE_DATASET
     | {
         "evaluate.Evaluate.max_examples": "8",
