@@ -20,6 +20,7 @@ import pytest
 from elm_jax import trees
 from elm_jax.checkpoints import experts
 from elm_jax.training import hooks, signals
+from tests.runs import shapes
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +59,7 @@ def experts_command(folder, way, *more):
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
-    shape = [f"--gin.config.T5Config.{name}=16" for name in ("emb_dim", "mlp_dim")]
+    shape = [f"--gin.{binding.replace(' ', '')}" for binding in shapes.SHAPE]
     few = ("--gin.TRAIN_STEPS=2", "--gin.BATCH_SIZE=8")
     subprocess.run(command(folder, "gin/pocket/base.gin", *few, *shape), check=True)
     return folder
