@@ -219,10 +219,14 @@ def _equations(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns `sum f_t D_t D_t'` and `sum f_t D_t D_t' D_t`."""
     factors = factors[:, None, None]
-    inner = matrices.transpose(0, 2, 1) @ matrices
+    turned = matrices.transpose(0, 2, 1)
+    if matrices.shape[1] <= matrices.shape[2]:  # so that what is between is small
+        cubes = (matrices @ turned) @ matrices
+    else:
+        cubes = matrices @ (turned @ matrices)
     beside = (matrices * np.sqrt(factors)).transpose(1, 0, 2)
     beside = beside.reshape(matrices.shape[1], -1)
-    return beside @ beside.T, (matrices @ inner * factors).sum(axis=0)
+    return beside @ beside.T, (cubes * factors).sum(axis=0)
 
 
 def _eigen(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
