@@ -10,7 +10,7 @@ import pytest
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import digests, experts, manifest, streaming, tensors
-from tests.checkpoints import sample
+from tests.checkpoints import in_memory, sample
 
 LORA = {"kind": "lora", "rank": 1, "alpha": 2.0}
 
@@ -156,7 +156,7 @@ def test_streamed_and_saved_bases_have_the_same_digests(tmp_path):
     info = sample.make_manifest(kind="base", name="tiny")
     streamed = streaming.save_base(
         tmp_path / "a",
-        tensors.of_tree(params),
+        in_memory.leaves_of(params),
         lambda _: info,
         dtype=np.dtype(np.float32),
         on_bytes=lambda _: None,

@@ -11,10 +11,10 @@ from elm_jax.checkpoints import (
     huggingface_export,
     huggingface_files,
     huggingface_import,
-    tensors,
 )
 from elm_jax.model import config, t5
 from tests.checkpoints import huggingface_sample as sample
+from tests.checkpoints import in_memory
 
 TIED = dataclasses.replace(
     sample.CONFIG, logits_via_embedding=True, mlp_activations=("relu",)
@@ -25,7 +25,7 @@ SHAPES = pytest.mark.parametrize("shape", [sample.CONFIG, TIED], ids=["untied", 
 def export(folder, shape=sample.CONFIG, max_shard_bytes=10**9, dtype=np.float32):
     huggingface_export.save(
         folder,
-        tensors.of_tree(sample.make_params(shape)),
+        in_memory.leaves_of(sample.make_params(shape)),
         dataclasses.asdict(shape),
         dtype=np.dtype(dtype),
         max_shard_bytes=max_shard_bytes,
@@ -90,7 +90,7 @@ def test_relative_positions_per_layer_have_no_place(tmp_path):
     with pytest.raises(errors.CheckpointError, match="T5X"):
         huggingface_export.save(
             tmp_path / "x",
-            tensors.of_tree(trees.unflatten(table)),
+            in_memory.leaves_of(trees.unflatten(table)),
             dataclasses.asdict(sample.CONFIG),
             dtype=np.dtype(np.float32),
             max_shard_bytes=1,

@@ -16,6 +16,7 @@ from elm_jax import trees
 from elm_jax.checkpoints import t5x_config, t5x_export, tensors
 from elm_jax.model import config, t5
 from elm_jax.runs import bases, convert, loaded
+from tests.checkpoints import in_memory
 from tests.fuzz.contract import Format, Valid, same
 
 _MODEL = config.T5Config(
@@ -53,7 +54,7 @@ def _make(file_format: t5x_export.Format) -> Any:
     def make(folder: pathlib.Path, variant: int) -> None:
         t5x_export.save(
             folder / "checkpoint",
-            tensors.of_tree(t5.init_params(t5.T5(_MODEL), seed=variant)),
+            in_memory.leaves_of(t5.init_params(t5.T5(_MODEL), seed=variant)),
             step=10 + variant,
             file_format=file_format,
             dtype=np.dtype((np.float32, ml_dtypes.bfloat16)[variant]),
@@ -73,7 +74,7 @@ def _read(folder: pathlib.Path) -> Any:
         base_name="base",
     ).run()
     base = loaded.Base.load(folder / "out/base")
-    named = dict(tensors.unstack(tensors.of_tree(base.params)))
+    named = dict(tensors.unstack(in_memory.leaves_of(base.params)))
     return (named, bases.read_manifest(folder / "out/base").steps)
 
 

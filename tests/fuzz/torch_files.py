@@ -11,7 +11,7 @@ from typing import Any
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import tensors
-from tests.checkpoints import huggingface_sample
+from tests.checkpoints import huggingface_sample, in_memory
 from tests.fuzz import weights
 from tests.fuzz.contract import Format, Valid, same
 
@@ -71,7 +71,7 @@ def _judge(folder: pathlib.Path, value: Any, valid: Valid) -> str:
 
 
 def _plain(params: Any) -> dict[str, Any]:
-    return dict(tensors.unstack(tensors.of_tree(trees.unflatten(params))))
+    return dict(tensors.unstack(in_memory.leaves_of(trees.unflatten(params))))
 
 
 FORMATS = {

@@ -22,6 +22,7 @@ from elm_jax.runs import (
 )
 from tests.checkpoints import (
     huggingface_sample,
+    in_memory,
     make_adapterhub_golden,
     peft_sample,
 )
@@ -106,7 +107,7 @@ def _judge_model(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     del valid
     params, model = value
     theirs = _plain(folder / "model/model.safetensors")
-    for name, array in tensors.unstack(tensors.of_tree(trees.unflatten(params))):
+    for name, array in tensors.unstack(in_memory.leaves_of(trees.unflatten(params))):
         place = huggingface.place(name)
         other = theirs[place.name]
         right = other.T if place.is_transposed else other

@@ -139,9 +139,11 @@ def _rows(each: Outcome) -> Iterator[tuple[str, str]]:
         yield "by plan", _parts(each.planned)
     compiled = each.compiled
     if compiled is not None and compiled.memory is not None:
-        sizes = dataclasses.asdict(compiled.memory)
-        yield "by compiler", _parts({n: s for n, s in sizes.items() if n != "aliased"})
-        yield "outputs in the place of arguments", _gib(compiled.memory.aliased)
+        memory = compiled.memory
+        own_outputs = memory.outputs - memory.aliased
+        sizes = dataclasses.asdict(memory) | {"outputs": own_outputs, "aliased": 0}
+        yield "by compiler", _parts(sizes)
+        yield "outputs in the place of arguments", _gib(memory.aliased)
     if compiled is not None and compiled.out_of_memory:
         yield "the compiler said", compiled.out_of_memory
     if each.beside:
