@@ -118,6 +118,15 @@ _rounded.defvjp(
 )
 
 
+def einsum(subscripts: str, *operands: Array) -> Array:
+    """Returns `jnp.einsum` with the products of float32 values as exact as float32.
+
+    By default GPUs round the values to TF32 first, and TPUs to bfloat16.
+    """
+    exact = jax.lax.Precision.HIGHEST
+    return jnp.einsum(subscripts, *operands, precision=exact)
+
+
 def _dot(rows: Array, kernel: Array) -> Array:
     last = (((rows.ndim - 1,), (0,)), ((), ()))
     return jax.lax.dot_general(rows, kernel, last)

@@ -197,10 +197,10 @@ class Bottleneck(kinds.AdapterKind):
         kernel, bias = (
             params["up"][name].astype(jnp.float32) for name in ("kernel", "bias")
         )
-        gram = jnp.einsum("ewd,evd->ewv", kernel, kernel)
-        squares = jnp.einsum("...ew,ewv,...ev->...e", hidden, gram, hidden)
-        mixed = jnp.einsum("ewd,ed->ew", kernel, bias)
-        squares += 2 * jnp.einsum("...ew,ew->...e", hidden, mixed)
+        gram = float32_sums.einsum("ewd,evd->ewv", kernel, kernel)
+        squares = float32_sums.einsum("...ew,ewv,...ev->...e", hidden, gram, hidden)
+        mixed = float32_sums.einsum("ewd,ed->ew", kernel, bias)
+        squares += 2 * float32_sums.einsum("...ew,ew->...e", hidden, mixed)
         squares += jnp.broadcast_to(jnp.sum(bias * bias, axis=-1), squares.shape)
         return jnp.sqrt(jnp.maximum(squares, 0))
 

@@ -110,7 +110,10 @@ def mix(
       top_k: The most experts that a token has.
     """
     num_experts = weights.shape[-1]
-    given, chosen = jax.lax.top_k(weights.reshape(-1, num_experts), top_k)
+    rows = weights.reshape(-1, num_experts)
+    # Weights of routers of one's own may be negative.
+    _, chosen = jax.lax.top_k(jnp.abs(rows), top_k)
+    given = jnp.take_along_axis(rows, chosen, axis=-1)
     blocks = blocks_of(chosen, num_experts)
     read = inputs.reshape(-1, inputs.shape[-1])[blocks.token]
     made = outputs.reshape(-1, outputs.shape[-1])

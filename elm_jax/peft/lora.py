@@ -156,8 +156,8 @@ class Lora(kinds.AdapterKind):
         middle = self._middle(params, inputs, outputs).astype(jnp.float32)
         # It may be in the compute dtype; squares of small differences need more.
         lora_b = params["lora_b"].astype(jnp.float32)
-        gram = jnp.einsum("erd,esd->ers", lora_b, lora_b)
-        squares = jnp.einsum("...er,ers,...es->...e", middle, gram, middle)
+        gram = float32_sums.einsum("erd,esd->ers", lora_b, lora_b)
+        squares = float32_sums.einsum("...er,ers,...es->...e", middle, gram, middle)
         return self.scale * jnp.sqrt(jnp.maximum(squares, 0))
 
     def _middle(

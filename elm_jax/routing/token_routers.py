@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elm_jax import errors, fields
+from elm_jax import errors, fields, float32_sums
 from elm_jax.peft import mixture
 from elm_jax.types import Params
 
@@ -115,7 +115,7 @@ class Arrow(ScoreRouter):
     ) -> jax.Array:
         """Returns the sizes of the products."""
         del norms
-        return jnp.abs(jnp.einsum("...d,ed->...e", read, params["direction"]))
+        return jnp.abs(float32_sums.einsum("...d,ed->...e", read, params["direction"]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,7 +183,9 @@ class MeanActivation(ScoreRouter):
     ) -> jax.Array:
         """Returns the cosines."""
         del norms
-        return jnp.einsum("...d,ed->...e", _unit(read), _unit(params["read_mean"]))
+        return float32_sums.einsum(
+            "...d,ed->...e", _unit(read), _unit(params["read_mean"])
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -204,7 +206,7 @@ class Gates(ScoreRouter):
         """Returns the scaled products."""
         del norms
         gates = _standard(params["gate"])
-        products = jnp.einsum("...d,ed->...e", _standard(read), gates)
+        products = float32_sums.einsum("...d,ed->...e", _standard(read), gates)
         return products / np.float32(np.sqrt(read.shape[-1]))
 
 
@@ -228,7 +230,7 @@ class OpenGate(mixture.Router):
         """Returns weights in (0, 1), as `Router.weigh` has them."""
         del norms, count
         gates = params["gate"].astype(jnp.float32)
-        products = jnp.einsum("...d,ed->...e", read.astype(jnp.float32), gates)
+        products = float32_sums.einsum("...d,ed->...e", read.astype(jnp.float32), gates)
         return jax.nn.sigmoid(products)
 
 

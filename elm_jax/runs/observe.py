@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from elm_jax import paths, trees
+from elm_jax import float32_sums, paths, trees
 from elm_jax.checkpoints import manifest
 from elm_jax.model import loss, precision, t5
 from elm_jax.peft import mixture
@@ -253,7 +253,7 @@ def _sum_up(place: str, values: Params, batch: Batch) -> dict[str, Any]:
         "count": weight.sum(axis=(1, 2)),
         "norm": (weight * norms).sum(axis=(1, 2)),
         "norm_square": (weight * jnp.square(norms)).sum(axis=(1, 2)),
-        "read": jnp.einsum("lbt,lbtd->ld", weight, read),
+        "read": float32_sums.einsum("lbt,lbtd->ld", weight, read),
     }
 
 

@@ -6,7 +6,8 @@ from elm_jax.evaluation import results, row_columns, selection
 from elm_jax.runs.report_way import Rows
 
 _TRAINED: tuple[results.Role, ...] = ("base", "multitask")
-_OF_A_LIBRARY = ("merged_all", "random_weights")  # kinds of strategies
+_MEAN = "merged_all"
+_OF_A_LIBRARY = (_MEAN, "random_weights")  # kinds of strategies
 
 
 def controls(rows: Rows, chosen_on: Rows) -> Iterator[str]:
@@ -22,7 +23,13 @@ def controls(rows: Rows, chosen_on: Rows) -> Iterator[str]:
         return
     lacking = [name for name in _TRAINED if name not in roles]
     if "strategy" in roles:
-        kinds = {kind for (kind,) in columns.distinct("strategy")}
+        found = columns.distinct("strategy", "settings")
+        kinds = {kind for kind, _ in found if kind != _MEAN} | {
+            # A merge by another method bears settings, and is no control.
+            kind
+            for kind, settings in found
+            if not settings
+        }
         lacking += [name for name in _OF_A_LIBRARY if name not in kinds]
     labelled = {split for (split,) in row_columns.of(chosen_on).distinct("split")}
     is_chosen = len(selection.single_experts(chosen_on)) > 0

@@ -83,8 +83,17 @@ class RoutedTokens(LibraryStrategy):
 
     @property
     def settings(self) -> str:
-        """As of other strategies; what is kept beside scores is no setting of them."""
-        plain = dataclasses.replace(self, num_traced=0)
+        """As of other strategies.
+
+        What is kept beside scores is no setting of them, nor is where records are that
+        the router does not read.
+        """
+        unread: dict[str, Any] = {}
+        if not routed_candidate.needs_records(self.router):
+            own = type(self)
+            unread["records_dir"] = own.records_dir
+            unread["record_settings"] = own.record_settings
+        plain = dataclasses.replace(self, num_traced=0, **unread)
         return super(RoutedTokens, plain).settings
 
     def choose(self, target: Target) -> candidates.Candidate:

@@ -37,6 +37,16 @@ def test_only_the_chosen_experts_give_what_all_with_zeros_give(name, top_k):
     np.testing.assert_allclose(few, KINDS[name].mix(module, *given), **CLOSE)
 
 
+def test_a_weight_below_zero_is_a_weight():
+    module, params, inputs, outputs = sample_of(KINDS["lora"], NUM_EXPERTS)
+    weights = np.zeros((2, 5, NUM_EXPERTS), np.float32)
+    weights[..., 1], weights[..., 3] = -0.5, 0.25
+    given = params, inputs, outputs, weights
+    effect = functools.partial(KINDS["lora"].effect, module)
+    few = chosen.mix(effect, *given, top_k=2)
+    np.testing.assert_allclose(few, KINDS["lora"].mix(module, *given), **CLOSE)
+
+
 def test_a_model_with_only_the_chosen_experts_gives_the_same():
     spec, router = KINDS["serial"], ByReading(top_k=2)
     _, base, adapters = experts_of(spec, NUM_EXPERTS)
@@ -96,6 +106,24 @@ def test_norms_are_of_float32_sums_where_parameters_are_narrow(name):
     norms = spec.norms(None, params, ones, ones)
     effect = middle * np.sum(kernel[0].astype(np.float64), axis=0)
     np.testing.assert_allclose(norms[0, 0, 0], np.linalg.norm(effect), rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["serial", "lora"])
+def test_norms_ask_devices_for_whole_float32_products(name):
+    """By default GPUs would take TF32 for them, and TPUs bfloat16."""
+    spec = KINDS[name]
+    module, *given = sample_of(spec, NUM_EXPERTS)
+    narrow = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), given)
+    made = jax.make_jaxpr(functools.partial(spec.norms, module))(*narrow)
+    exact = (jax.lax.Precision.HIGHEST,) * 2
+    told = [
+        one.params["precision"]
+        for one in made.eqns
+        if one.primitive.name == "dot_general"
+        and one.outvars[0].aval.dtype == jnp.float32
+    ]
+    assert len(told) >= 3
+    assert {*told} == {exact}
 
 
 def test_a_router_that_weighs_all_chooses_none():

@@ -1,5 +1,7 @@
 """Token routers against plain NumPy forms of their papers, and their laws."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -136,6 +138,25 @@ def test_a_gate_opens_by_the_sigmoid_of_its_product():
     gate = {"gate": np.array([[0.5, -1.0]], np.float32)}
     weights = token_routers.OpenGate().weigh(gate, read, None, 1)
     np.testing.assert_allclose(weights, [[1 / (1 + np.exp(1.5))]], rtol=1e-6)
+
+
+PRODUCTS = {
+    "arrow": ROUTERS["arrow"],
+    "mean_activation": ROUTERS["mean_activation"],
+    "gates": ROUTERS["gates"],
+    "open_gate": token_routers.OpenGate(),
+}
+
+
+@pytest.mark.parametrize("name", [*PRODUCTS])
+def test_scores_ask_devices_for_whole_float32_products(name, seen):
+    """By default GPUs would take TF32 for them, and TPUs bfloat16."""
+    router, (read, norms) = PRODUCTS[name], seen
+    weigh = functools.partial(router.weigh, norms=norms, count=NUM_EXPERTS)
+    made = jax.make_jaxpr(weigh)(params_of(router), read)
+    products = [one for one in made.eqns if one.primitive.name == "dot_general"]
+    (told,) = {one.params["precision"] for one in products}
+    assert told == (jax.lax.Precision.HIGHEST,) * 2
 
 
 @pytest.mark.parametrize("change", [{"top_k": 0}, {"temperature": 0.0}])

@@ -247,8 +247,13 @@ def test_controls_that_were_not_scored_are_told_by_name(tmp_path):
     record(tmp_path, "retrieved", 0.5, rng, strategy="retrieved", **facts)
     every = "base, multitask, merged_all, random_weights, selection. "
     assert told + every in run(tmp_path, split="test")
+    # Merged by another method, which is not the mean; noise of another seed is noise.
     for name in ("merged_all", "random_weights"):
-        record(tmp_path, f"my_{name}", 0.5, rng, strategy=name, **facts)
+        of = {"strategy": name, "settings": "0123abcd"}
+        record(tmp_path, f"other_{name}", 0.5, rng, **of, **facts)
+    lacking = "base, multitask, merged_all, selection. "
+    assert told + lacking in run(tmp_path, split="test")
+    record(tmp_path, "mean", 0.5, rng, strategy="merged_all", **facts)
     for kind in ("base", "multitask", "selection"):
         record(tmp_path, kind, 0.5, rng, kind=kind, split="test")
     assert told not in run(tmp_path, split="test")

@@ -11,7 +11,17 @@ TASKS = ("plain_ask", "signs_ask", "alike_ask")
 NUM_ROWS = 120
 
 
-def record(folder, expert, rate, rng, *, tasks=TASKS, split="validation", **facts):
+def record(
+    folder,
+    expert,
+    rate,
+    rng,
+    *,
+    tasks=TASKS,
+    split="validation",
+    settings="",
+    **facts,
+):
     """Scores of an expert that is right on each row with the same chance."""
     store = result_store.ResultStore(folder / "results.jsonl")
     for task in tasks:
@@ -28,6 +38,7 @@ def record(folder, expert, rate, rng, *, tasks=TASKS, split="validation", **fact
             seed=0,
             checkpoint_step=0,
             scoring=split,
+            settings=settings,
         )
         store.record(
             cell,

@@ -106,6 +106,16 @@ def test_routers_with_records_of_two_folders_do_not_share_parameters(tmp_path):
     assert one.origin == other.origin  # which reads none
 
 
+@pytest.mark.parametrize("name", [*ROUTERS])
+def test_records_are_settings_of_the_routers_that_read_them(name):
+    plain = routed_tokens.RoutedTokens(router=ROUTERS[name])
+    records = routing_records.Settings(reads="sub_layer")
+    other = dataclasses.replace(plain, records_dir="/else", record_settings=records)
+    reads = name in ("calibrated_norm", "mean_activation", "gates")
+    assert (other.settings != plain.settings) == reads
+    assert (other.label != plain.label) == reads
+
+
 def test_one_expert_alone_scores_as_itself(folder):
     base = loaded.Base.load(folder / "base")
     expert = loaded.Expert.load(folder / "experts" / "plain")
