@@ -24,8 +24,11 @@ from elm_jax.runs import (
     merged_params,
     merged_ranks,
     moved_fields,
+    search_problems,
     search_rows,
+    searched_recipes,
     task_data,
+    vocabularies,
 )
 from elm_jax.runs import measuring as measuring_lib
 from elm_jax.runs.run import Plan, Run
@@ -99,7 +102,7 @@ class Merge(Run):
                 "experts": f"{len(folders)}: {', '.join(f.name for f in folders)}",
                 "method": self.chosen_method(),
                 **({"search": self.search} if self.search else {}),
-                "finished already": self._is_finished(infos),
+                "finished already": self._planned(infos),
                 "files": self.folder,
             }
             base_dir = self.path(self.initial_checkpoint_path)
@@ -172,18 +175,17 @@ class Merge(Run):
         """Returns the method with the coefficients that are chosen, and what tells."""
         if self.search is None:
             return self.chosen_method(), {}
-        assert self.data is not None  # noqa: S101 - `check` has looked
-        problem = search_rows.Problem.of(
+        problem = search_problems.Problem.of(
             self.chosen_method(),
             folders,
             loaded.Base.load(self.path(self.initial_checkpoint_path)),
             self.search.rows,
-            self.data.opened(self.place),
+            self._opened(),
             self._source(),
         )
         found = self.search.find(problem)
         print(f"{self.search.kind}: {found.method}")  # noqa: T201
-        rows = {part.dataset.name: part.told for part in problem.parts}
+        rows = searched_recipes.rows_told(problem.parts)
         told = self._asked()["search"] | {"rows": rows} | found.told
         return found.method, {"search": json.loads(json.dumps(told))}
 
@@ -192,18 +194,40 @@ class Merge(Run):
         if not self.chosen_method().needs_statistics:
             return None
         assert self.measuring is not None  # noqa: S101 - `check` has looked
-        assert self.data is not None  # noqa: S101 - likewise
         folder = self.path(self.measuring.statistics_dir)
-        opened = self.data.opened(self.place)
-        return measuring_lib.Source(self.measuring, opened.open, folder)
+        return measuring_lib.Source(self.measuring, self._opened().open, folder)
+
+    def _opened(self) -> task_data.OpenedData:
+        assert self.data is not None  # noqa: S101 - `check` has looked
+        return self.data.opened(self.place)
 
     @property
     def folder(self) -> pathlib.Path:
         """Where the result goes."""
         return self.path(f"{self.experts_dir}/{self.expert_name}")
 
-    def _is_finished(self, infos: list[manifest.Manifest]) -> bool:
+    def _planned(self, infos: list[manifest.Manifest]) -> object:
+        """Returns whether this very merge is there, as far as is known; builds nothing.
+
+        Raises:
+          CheckpointError: Another one is.
+        """
+        knows_rows = self.search is None or search_rows.are_cached(
+            self.search.rows, self._opened()
+        )
+        is_finished = self._is_finished(infos, knows_rows=knows_rows)
+        if is_finished and not knows_rows:
+            return "run to compare its rows"
+        return is_finished
+
+    def _is_finished(
+        self, infos: list[manifest.Manifest], *, knows_rows: bool = True
+    ) -> bool:
         """Returns whether this very merge is there.
+
+        Args:
+          infos: The experts'.
+          knows_rows: Whether rows that choose are read and compared.
 
         Raises:
           CheckpointError: Another one is.
@@ -212,6 +236,7 @@ class Merge(Run):
             return False
         there = manifest.read_manifest(self.folder)
         before = dict(there.data.get("merge", {}))
+        searched = before.get("search", {})
         now = merged_params.recipe(self.chosen_method(), infos, self._source())
         if before and "fingerprints" not in before:
             print("a merge of release 0.1: its experts are compared by name")  # noqa: T201
@@ -223,15 +248,22 @@ class Merge(Run):
         if self.search is not None or "search" in before:
             # What was found is in the recipe, and is not searched again.
             before, now = (
-                merge_searches.asked(each, self.chosen_method())
+                searched_recipes.asked(each, self.chosen_method())
                 for each in (before, now | self._asked())
             )
+        what = f"merge {self.folder}"
+        do = "Undo the change, choose another expert_name, or remove the folder"
         recipes.check_same(
-            f"merge {self.folder}",
+            what,
             before | {"base": there.base_fingerprint},
             now | {"base": infos[0].base_fingerprint},
-            do="Undo the change, choose another expert_name, or remove the folder",
+            do=do,
         )
+        if self.search is not None and knows_rows:
+            parts = search_rows.open_rows(self.search.rows, self._opened())
+            rows = searched_recipes.rows_told(parts)
+            before, now = {"rows": searched["rows"]}, {"rows": rows}
+            recipes.check_same(what, before, now, do=do)
         return True
 
     def _read_infos(self, folders: list[pathlib.Path]) -> list[manifest.Manifest]:
@@ -240,7 +272,8 @@ class Merge(Run):
         Raises:
           ConfigError: The method is unknown, or the experts are of several kinds or
             vocabularies.
-          FingerprintError: An expert is of another base.
+          FingerprintError: An expert is of another base, or the data of another
+            vocabulary.
         """
         if self.peft_dir:
             merge_peft.check_can_export(folders)
@@ -249,6 +282,10 @@ class Merge(Run):
         base = bases.read_manifest(self.path(self.initial_checkpoint_path))
         leaves, _ = streaming.open_expert(folders[0])
         merged_leaves.check_names(self.chosen_method(), leaves)
+        if self.search is not None or self.chosen_method().needs_statistics:
+            opened = self._opened()
+            for info in (base, *infos):
+                vocabularies.check(info, opened.vocabulary)
         for folder, info in zip(folders, infos, strict=True):
             bases.check_fits(info, base)
             expert_checks.check_same_function(info, base)

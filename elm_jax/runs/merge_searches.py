@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from elm_jax import errors, fields
 from elm_jax.evaluation import cross_fitting, estimates
 from elm_jax.merging import affine, averages, by_name, searching, task_arithmetic
 from elm_jax.merging.method import MergeMethod
-from elm_jax.runs import search_rows
+from elm_jax.runs import search_problems, search_rows
 
 
 class Found(NamedTuple):
@@ -35,18 +35,29 @@ class Search(abc.ABC):
     """
 
     kind: ClassVar[str]
+    cross_fits: ClassVar[bool] = False
     rows: search_rows.Rows = search_rows.Rows()
 
     def __post_init__(self) -> None:
         """Raises ConfigError for an option that it cannot have."""
         fields.check(self)
 
-    @abc.abstractmethod
     def check(self, method: MergeMethod) -> None:
+        """Raises ConfigError unless it can choose coefficients of a method so."""
+        if self.rows.cross_fit and not self.cross_fits:
+            raise errors.ConfigError(
+                found=f"cross_fit = True for {self.kind}, which does not cross-fit",
+                expected="a sweep, or rows that are not reported",
+                do="Leave cross_fit out, and choose on rows of another split",
+            )
+        self.check_method(method)
+
+    @abc.abstractmethod
+    def check_method(self, method: MergeMethod) -> None:
         """Raises ConfigError unless it can choose coefficients of a method."""
 
     @abc.abstractmethod
-    def find(self, problem: search_rows.Problem) -> Found:
+    def find(self, problem: search_problems.Problem) -> Found:
         """Returns what it chooses."""
 
     def recipe(self) -> dict[str, Any]:
@@ -68,10 +79,11 @@ class Sweep(Search):
     """
 
     kind: ClassVar[str] = "sweep"
+    cross_fits: ClassVar[bool] = True
     option: str = "scale"
     values: tuple[fields.Finite, ...] = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1)
 
-    def check(self, method: MergeMethod) -> None:
+    def check_method(self, method: MergeMethod) -> None:
         """Raises ConfigError for a method without this option, or values it refuses."""
         names = [field.name for field in dataclasses.fields(method)]
         if self.option not in names or not self.values:
@@ -84,13 +96,13 @@ class Sweep(Search):
         for value in self.values:
             self._of(method, value)
 
-    def find(self, problem: search_rows.Problem) -> Found:
+    def find(self, problem: search_problems.Problem) -> Found:
         """Returns the method with the best value."""
         columns, progress = {}, problem.progress(len(self.values))
         for done, value in enumerate(self.values, 1):
             columns[f"{value:g}"] = problem.columns(self._of(problem.method, value))
             progress(done)
-        scores = [search_rows.mean(each) for each in columns.values()]
+        scores = [search_problems.mean(each) for each in columns.values()]
         best = int(np.argmax(scores))
         told = {
             "chosen": self.values[best],
@@ -131,12 +143,12 @@ class GreedySoup(Search):
 
     kind: ClassVar[str] = "greedy_soup"
 
-    def check(self, method: MergeMethod) -> None:
+    def check_method(self, method: MergeMethod) -> None:
         """Raises ConfigError for a method that is no average."""
         if not isinstance(method, averages.Uniform | averages.Weighted):
             _refuse(self.kind, method, "uniform")
 
-    def find(self, problem: search_rows.Problem) -> Found:
+    def find(self, problem: search_problems.Problem) -> Found:
         """Returns a mean with weights 1 and 0."""
         count = len(problem.folders)
         progress, tried = problem.progress(2 * count - 1), []
@@ -180,11 +192,11 @@ class LoraHub(Search):
     penalty: fields.NotNegative = 0.05
     learning_rate: fields.Positive = 0.1
 
-    def check(self, method: MergeMethod) -> None:
+    def check_method(self, method: MergeMethod) -> None:
         """Raises ConfigError for a method that is no sum."""
         _check_sum(self.kind, method)
 
-    def find(self, problem: search_rows.Problem) -> Found:
+    def find(self, problem: search_problems.Problem) -> Found:
         """Returns the sum with the best weights."""
         slope, count = problem.slope_fn("loss"), len(problem.folders)
         progress, tried = problem.progress(self.max_steps), []
@@ -236,11 +248,11 @@ class AdaMerging(Search):
     max_steps: fields.Count = 100
     learning_rate: fields.Positive = 1e-2
 
-    def check(self, method: MergeMethod) -> None:
+    def check_method(self, method: MergeMethod) -> None:
         """Raises ConfigError for a method that is no sum."""
         _check_sum(self.kind, method)
 
-    def find(self, problem: search_rows.Problem) -> Found:
+    def find(self, problem: search_problems.Problem) -> Found:
         """Returns the sum with the best weights, by name where layers have theirs."""
         slope, count = problem.slope_fn("entropy"), len(problem.folders)
         groups = problem.layer_groups if self.by == "layer" else []
@@ -268,22 +280,6 @@ class AdaMerging(Search):
             method = by_name.ByName(method=method, weights_of=weights_of)
         chosen = found.coefficients.tolist()
         return Found(method, {"chosen": chosen, "groups": names, "tried": tried})
-
-
-def asked(recipe: Mapping[str, Any], method: MergeMethod) -> dict[str, Any]:
-    """Returns of a merge's recipe what was asked for, without what was found.
-
-    Args:
-      recipe: Of the merge.
-      method: Whose options a search may have changed.
-    """
-    found = dict(recipe)
-    search = found.pop("search", {})
-    if not search:
-        return found | {"search": "none"}
-    searched = {"method", "of", "weights_of", *method.recipe(), "weights"}
-    kept = {name: value for name, value in found.items() if name not in searched}
-    return kept | {"search": search["asked"]}
 
 
 def _check_sum(kind: str, method: MergeMethod) -> None:

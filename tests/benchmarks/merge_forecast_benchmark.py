@@ -24,7 +24,7 @@ from scipy import stats
 
 from elm_jax import paths
 from elm_jax.merging import averages
-from elm_jax.runs import compare, loaded, search_rows, task_data
+from elm_jax.runs import compare, loaded, search_problems, search_rows, task_data
 from tasks import pocket
 
 assert pocket  # it registers the tasks
@@ -38,7 +38,7 @@ DATA = task_data.TaskData(
 def losses(folders, base, data, num_rows):
     """Returns points lost [experts, experts] by means of two, NaN on the diagonal."""
     rows = search_rows.Rows(tasks=("pocket_composed",), num_rows=num_rows)
-    one = search_rows.Problem.of(
+    one = search_problems.Problem.of(
         averages.Uniform(), folders[:1], base, rows, data, None
     )
     tasks_of = {f: loaded.Expert.load(f).manifest.tasks for f in folders}

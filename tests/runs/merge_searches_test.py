@@ -7,21 +7,33 @@ import numpy as np
 import pytest
 
 from elm_jax import errors
-from elm_jax.checkpoints import manifest
+from elm_jax.checkpoints import experts, manifest
+from elm_jax.data import vocabulary
 from elm_jax.evaluation import cross_fitting, estimates
-from elm_jax.merging import affine, averages, by_name, methods, task_arithmetic
+from elm_jax.merging import (
+    affine,
+    averages,
+    by_name,
+    methods,
+    regression,
+    task_arithmetic,
+)
 from elm_jax.merging.method import MergeMethod
 from elm_jax.runs import (
     loaded,
+    measuring,
     merge,
     merge_searches,
     merged_params,
+    search_problems,
     search_rows,
+    vocabularies,
 )
 from tests.runs import scored, toy_experts
 
 TASKS = ("twice_ask", "signs_ask")
 ROWS = search_rows.Rows(tasks=TASKS, batch_size=8)
+CROSS_FITTED = dataclasses.replace(ROWS, cross_fit=True)
 SUM: MergeMethod = task_arithmetic.TaskArithmetic()
 
 
@@ -52,7 +64,7 @@ def search_of(folder, kind, search, name, method: MergeMethod = SUM):
 
 def problem_of(folder, run):
     assert run.search is not None
-    return search_rows.Problem.of(
+    return search_problems.Problem.of(
         run.chosen_method(),
         sorted((folder / run.experts[0].split("/")[1]).iterdir()),
         loaded.Base.load(folder / "base"),
@@ -118,6 +130,43 @@ def test_a_sweep_takes_the_value_with_the_best_score_and_tells_all(folder, capsy
     ):
         with pytest.raises(errors.CheckpointError, match=what):
             dataclasses.replace(run, search=other).plan()
+    assert run.plan()["finished already"] is True
+    lengths = {"inputs": 4, "targets": 8}
+    cut = dataclasses.replace(scored.make_data(), feature_lengths=lengths)
+    other = dataclasses.replace(run, data=cut)
+    assert other.plan()["finished already"] == "run to compare its rows"
+    with pytest.raises(errors.CheckpointError, match="rows/signs_ask/tokens"):
+        other.run()
+    with pytest.raises(errors.CheckpointError, match="rows/signs_ask/tokens"):
+        other.plan()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"search": merge_searches.Sweep(rows=ROWS)},
+        {"method": regression.RegMean(), "measuring": measuring.Measuring()},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_rows_of_another_vocabulary_than_the_experts_neither_choose_nor_measure(
+    folder, changes
+):
+    params, info = experts.load_expert(folder / "lora" / "lora_1")
+    other = vocabulary.SentencePiece(str(scored.MODEL), extra_ids=90)
+    told = vocabularies.describe(other, set_by="the training")
+    if not (folder / "tongue").exists():
+        experts.save_expert(
+            folder / "tongue" / "lora_1",
+            params,
+            dataclasses.replace(info, vocabulary=told),
+        )
+    run = dataclasses.replace(
+        search_of(folder, "tongue", None, "foreign_rows"), **changes
+    )
+    for act in (run.plan, run.run):
+        with pytest.raises(errors.FingerprintError, match=other.fingerprint):
+            act()
 
 
 def test_rows_of_the_reported_split_choose_only_cross_fitted(folder):
@@ -216,6 +265,7 @@ def test_adamerging_lowers_the_entropy_and_reads_no_label(folder, kind, by):
         (merge_searches.Sweep(option="density"), SUM, "sweep of 'density'"),
         (merge_searches.GreedySoup(), SUM, "greedy_soup for"),
         (merge_searches.LoraHub(), averages.Uniform(), "lorahub for"),
+        (merge_searches.LoraHub(rows=CROSS_FITTED), SUM, "lorahub, which does not"),
         (merge_searches.AdaMerging(), averages.Uniform(), "adamerging for"),
     ],
     ids=lambda value: getattr(value, "kind", ""),

@@ -1,0 +1,28 @@
+"""What the recipe of a merge tells of a search, and what of it was asked for."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from elm_jax.merging.method import MergeMethod
+from elm_jax.runs import search_rows
+
+
+def asked(recipe: Mapping[str, Any], method: MergeMethod) -> dict[str, Any]:
+    """Returns of a merge's recipe what was asked for, without what was found.
+
+    Args:
+      recipe: Of the merge.
+      method: Whose options a search may have changed.
+    """
+    found = dict(recipe)
+    search = found.pop("search", {})
+    if not search:
+        return found | {"search": "none"}
+    searched = {"method", "of", "weights_of", *method.recipe(), "weights"}
+    kept = {name: value for name, value in found.items() if name not in searched}
+    return kept | {"search": search["asked"]}
+
+
+def rows_told(parts: Sequence[search_rows.Part]) -> dict[str, Any]:
+    """Returns what a recipe tells of the rows that choose, by task."""
+    return {part.dataset.name: part.told for part in parts}
