@@ -32,6 +32,8 @@ _RECIPE = (
 # What a merge tells of its experts that differs from seed to seed. The recipes of parts
 # that are merges are among the `recipes` of all.
 _OF_ONE_SEED = ("fingerprints", "seeds", "parts")
+# What a merge whose coefficients were searched tells beside the search.
+_ASKED_OF_SEARCH = ("experts", "recipes", "measured")
 _PACKAGES = ("elm_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 TrainedKind = Literal["base", "prompt", "dataset", "multitask", "selection"]
@@ -111,8 +113,9 @@ class Manifest:
     def recipe(self) -> str:
         """What it is trained on and how, its seed aside: 16 hex digits.
 
-        Of a merge, what its experts are trained on, and how they are merged; "" up to
-        release 0.3, whose merges know their experts by the parameters alone.
+        Of a merge, what its experts are trained on, and how they are merged, or how
+        that was searched; "" up to release 0.3, whose merges know their experts by the
+        parameters alone.
         """
         facts = {name: getattr(self, name) for name in _RECIPE}
         if self.kind == "merged":
@@ -121,6 +124,14 @@ class Manifest:
             if not isinstance(recipes, list) or not recipes or not all(recipes):
                 return ""
             facts["data"] = {k: v for k, v in merge.items() if k not in _OF_ONE_SEED}
+            if isinstance(search := merge.get("search"), dict):
+                # What was found differs from seed to seed, down to how many experts
+                # have a place in the adapters of a sum.
+                del facts["adapter"]
+                facts["data"] = {
+                    **{name: merge.get(name) for name in _ASKED_OF_SEARCH},
+                    "search": [search.get("asked"), search.get("rows")],
+                }
         else:
             training = {k: v for k, v in self.training.items() if "seed" not in k}
             facts["training"] = training

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from elm_jax import trees
-from elm_jax.merging import aligning, by_layer, layers, singular
+from elm_jax.merging import aligning, by_layer, combining, layers, singular
 from elm_jax.merging.method import Beside
 from elm_jax.types import Params
 
@@ -99,7 +99,7 @@ def compare(experts: Sequence[Params], base: Params, beside: Beside) -> Comparis
       beside: Likewise.
 
     Raises:
-      ConfigError: Trees that differ.
+      ConfigError: Trees that differ, or experts of which none changes anything.
     """
     flat = [trees.flatten(expert) for expert in experts]
     made = by_layer.of(
@@ -111,6 +111,12 @@ def compare(experts: Sequence[Params], base: Params, beside: Beside) -> Comparis
         if changes.any():
             is_core = view.frames[0] is not None
             found.append(_compared(view.name, changes, is_core=is_core))
+    if not found:
+        combining.refuse(
+            found=f"{len(flat)} experts that change nothing in their base",
+            expected="one or more that do",
+            do="Train them first, or name others",
+        )
     return Comparison(tuple(found), _in_place(flat, beside))
 
 
@@ -162,15 +168,25 @@ def _overlap(changes: np.ndarray) -> np.ndarray:
 
 def _pull(changes: np.ndarray) -> np.ndarray:
     """Returns `sum |(M - D)' D|^2 / sum |D' D|^2` over two experts, M their mean."""
-    grams = np.einsum("tmn,tmk->tnk", changes, changes)
-    alone = np.square(grams).sum(axis=(1, 2))
     found = np.full((len(changes), len(changes)), np.nan)
+    # |A' B|^2 = <A A', B B'>: of two matrices, the smaller one.
+    is_wide = changes.shape[1] < changes.shape[2]
+    grams = _outer(changes) if is_wide else _outer(changes.swapaxes(1, 2))
+    alone = np.square(grams).sum(axis=(1, 2))
     for i, one in enumerate(changes):
         # (M - D_i)' D_i = (D_j - D_i)' D_i / 2
-        crossed = np.einsum("tmn,mk->tnk", changes, one)
-        found[i] = np.square((crossed - grams[i]) / 2).sum(axis=(1, 2))
+        if is_wide:
+            found[i] = (_outer(changes - one) * grams[i]).sum(axis=(1, 2)) / 4
+        else:
+            crossed = changes.swapaxes(1, 2) @ one
+            found[i] = np.square((crossed - grams[i]) / 2).sum(axis=(1, 2))
     total = alone[:, None] + alone[None, :]
     return np.where(total > 0, (found + found.T) / np.where(total > 0, total, 1), 0.0)
+
+
+def _outer(matrices: np.ndarray) -> np.ndarray:
+    """Returns `A A'` of each matrix."""
+    return matrices @ matrices.swapaxes(1, 2)
 
 
 def _in_place(flat: Sequence[Mapping[str, Any]], beside: Beside) -> np.ndarray:

@@ -62,11 +62,14 @@ class Source(NamedTuple):
       settings: Which rows.
       open_split: Gives the tokens of a task's split.
       folder: Where statistics are kept.
+      base_model: What the base's manifest tells of its model, such as the dtype in
+        which it computes; None to leave it out of the recipe of who asks.
     """
 
     settings: Measuring
     open_split: OpenSplit
     folder: pathlib.Path
+    base_model: Mapping[str, Any] | None = None
 
     def recipe(self, infos: Sequence[manifest.Manifest]) -> dict[str, Any]:
         """Returns what decides the statistics of experts, beside these, for manifests.
@@ -77,7 +80,8 @@ class Source(NamedTuple):
         """
         tasks = sorted({task for info in infos for task in _tasks(info)})
         rows = {t: self.open_split(t, self.settings.split).fingerprint for t in tasks}
-        return self.settings.recipe() | {"tasks": rows}
+        model = {} if self.base_model is None else {"base_model": {**self.base_model}}
+        return self.settings.recipe() | {"tasks": rows} | model
 
     def measure(
         self, method: MergeMethod, experts: Sequence[loaded.Expert], base: loaded.Base
@@ -112,6 +116,7 @@ class Source(NamedTuple):
             "expert": expert.manifest.fingerprint,
             "params": trees.fingerprint(expert.params),
             "base": base.fingerprint,
+            "base_model": base.manifest.model,
             "settings": self.settings.recipe(),
             "rows": [[each.told for each in several] for several in rows],
         }

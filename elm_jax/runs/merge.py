@@ -18,7 +18,6 @@ from elm_jax.runs import (
     loaded,
     merge_cost,
     merge_peft,
-    merge_searches,
     merged_files,
     merged_leaves,
     merged_params,
@@ -27,6 +26,7 @@ from elm_jax.runs import (
     search_problems,
     search_rows,
     searched_recipes,
+    searches,
     task_data,
     vocabularies,
 )
@@ -72,7 +72,7 @@ class Merge(Run):
     experts_dir: paths.Path = "{MODEL_DIR}/merged"
     method: MergeMethod | str = averages.Uniform()
     measuring: measuring_lib.Measuring | None = None
-    search: merge_searches.Search | None = None
+    search: searches.Search | None = None
     data: task_data.TaskData | None = None
     peft_dir: paths.OptionalPath = ""
 
@@ -195,7 +195,8 @@ class Merge(Run):
             return None
         assert self.measuring is not None  # noqa: S101 - `check` has looked
         folder = self.path(self.measuring.statistics_dir)
-        return measuring_lib.Source(self.measuring, self._opened().open, folder)
+        model = bases.read_manifest(self.path(self.initial_checkpoint_path)).model
+        return measuring_lib.Source(self.measuring, self._opened().open, folder, model)
 
     def _opened(self) -> task_data.OpenedData:
         assert self.data is not None  # noqa: S101 - `check` has looked
@@ -243,6 +244,8 @@ class Merge(Run):
             del now["fingerprints"]
         if "recipes" not in before:  # up to release 0.3
             del now["recipes"], now["seeds"]
+        if "base_model" not in before.get("measured", {}):  # likewise
+            now.get("measured", {}).pop("base_model", None)
         if "parts" not in before:  # of merges before this was recorded
             now.pop("parts", None)
         if self.search is not None or "search" in before:
@@ -282,6 +285,8 @@ class Merge(Run):
         base = bases.read_manifest(self.path(self.initial_checkpoint_path))
         leaves, _ = streaming.open_expert(folders[0])
         merged_leaves.check_names(self.chosen_method(), leaves)
+        if self.search is not None:
+            self.search.check_leaves(leaves, are_adapters=bool(infos[0].adapter))
         if self.search is not None or self.chosen_method().needs_statistics:
             opened = self._opened()
             for info in (base, *infos):

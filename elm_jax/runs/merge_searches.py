@@ -1,74 +1,21 @@
 """Searches for the coefficients of a merge, by what merges get on rows that choose."""
 
-import abc
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from elm_jax import errors, fields
-from elm_jax.evaluation import cross_fitting, estimates
+from elm_jax import errors, fields, trees
+from elm_jax.evaluation import cross_fitting, estimates, statistics
 from elm_jax.merging import affine, averages, by_name, searching, task_arithmetic
 from elm_jax.merging.method import MergeMethod
-from elm_jax.runs import search_problems, search_rows
-
-
-class Found(NamedTuple):
-    """What a search has found.
-
-    Attributes:
-      method: With the coefficients that were chosen.
-      told: What the recipe of the merge tells of it, as JSON values.
-    """
-
-    method: MergeMethod
-    told: dict[str, Any]
+from elm_jax.peft import effects
+from elm_jax.runs import search_problems, searches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Search(abc.ABC):
-    """A way to choose coefficients of a merge.
-
-    Attributes:
-      rows: Which rows choose.
-    """
-
-    kind: ClassVar[str]
-    cross_fits: ClassVar[bool] = False
-    rows: search_rows.Rows = search_rows.Rows()
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError for an option that it cannot have."""
-        fields.check(self)
-
-    def check(self, method: MergeMethod) -> None:
-        """Raises ConfigError unless it can choose coefficients of a method so."""
-        if self.rows.cross_fit and not self.cross_fits:
-            raise errors.ConfigError(
-                found=f"cross_fit = True for {self.kind}, which does not cross-fit",
-                expected="a sweep, or rows that are not reported",
-                do="Leave cross_fit out, and choose on rows of another split",
-            )
-        self.check_method(method)
-
-    @abc.abstractmethod
-    def check_method(self, method: MergeMethod) -> None:
-        """Raises ConfigError unless it can choose coefficients of a method."""
-
-    @abc.abstractmethod
-    def find(self, problem: search_problems.Problem) -> Found:
-        """Returns what it chooses."""
-
-    def recipe(self) -> dict[str, Any]:
-        """Returns what decides what it finds, besides experts, rows and method."""
-        options = dataclasses.asdict(self)
-        options["rows"] = self.rows.recipe()
-        return {"by": self.kind, **options}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep(Search):
+class Sweep(searches.Search):
     """Tries the merge with each of some values of one option; the best score wins.
 
     Of equal scores the first value wins.
@@ -93,16 +40,22 @@ class Sweep(Search):
                 expected=f"one or more values of {', '.join(names) or 'no option'}",
                 do="Sweep an option that the method has, or take another method",
             )
+        if len({*self.values}) < len(self.values):
+            raise errors.ConfigError(
+                found=f"a sweep of {self.option!r} in {list(self.values)}",
+                expected="each value once",
+                do="Leave repeats out",
+            )
         for value in self.values:
             self._of(method, value)
 
-    def find(self, problem: search_problems.Problem) -> Found:
+    def find(self, problem: search_problems.Problem) -> searches.Found:
         """Returns the method with the best value."""
         columns, progress = {}, problem.progress(len(self.values))
         for done, value in enumerate(self.values, 1):
-            columns[f"{value:g}"] = problem.columns(self._of(problem.method, value))
+            columns[repr(value)] = problem.columns(self._of(problem.method, value))
             progress(done)
-        scores = [search_problems.mean(each) for each in columns.values()]
+        scores = [statistics.mean(each) for each in columns.values()]
         best = int(np.argmax(scores))
         told = {
             "chosen": self.values[best],
@@ -110,7 +63,7 @@ class Sweep(Search):
         }
         if self.rows.cross_fit:
             told["cross_fitted"] = _cross_fitted(columns)
-        return Found(self._of(problem.method, self.values[best]), told)
+        return searches.Found(self._of(problem.method, self.values[best]), told)
 
     def _of(self, method: MergeMethod, value: float) -> MergeMethod:
         kind = type(getattr(method, self.option))
@@ -135,7 +88,7 @@ def _cross_fitted(columns: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GreedySoup(Search):
+class GreedySoup(searches.Search):
     """The mean of those experts that do not make it worse, the best one first.
 
     Reference: Wortsman et al. 2022, arXiv:2203.05482; `searching.greedy_soup`.
@@ -148,7 +101,7 @@ class GreedySoup(Search):
         if not isinstance(method, averages.Uniform | averages.Weighted):
             _refuse(self.kind, method, "uniform")
 
-    def find(self, problem: search_problems.Problem) -> Found:
+    def find(self, problem: search_problems.Problem) -> searches.Found:
         """Returns a mean with weights 1 and 0."""
         count = len(problem.folders)
         progress, tried = problem.progress(2 * count - 1), []
@@ -164,11 +117,11 @@ class GreedySoup(Search):
         found = searching.greedy_soup(singles, score)
         weights = [float(weight) for weight in found.coefficients]
         method = averages.Weighted(weights=tuple(weights))
-        return Found(method, {"chosen": weights, "tried": tried})
+        return searches.Found(method, {"chosen": weights, "tried": tried})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LoraHub(Search):
+class LoraHub(searches.Search):
     """Weights of a sum of what experts change, by the loss of labelled rows.
 
     The loss is minus the log-probability of the right answer among the choices, in
@@ -196,7 +149,7 @@ class LoraHub(Search):
         """Raises ConfigError for a method that is no sum."""
         _check_sum(self.kind, method)
 
-    def find(self, problem: search_problems.Problem) -> Found:
+    def find(self, problem: search_problems.Problem) -> searches.Found:
         """Returns the sum with the best weights."""
         slope, count = problem.slope_fn("loss"), len(problem.folders)
         progress, tried = problem.progress(self.max_steps), []
@@ -221,11 +174,11 @@ class LoraHub(Search):
             found = searching.lorahub(lambda w: loss(w)[0], count, **options)
         weights = found.coefficients.tolist()
         method = problem.method.with_weights(weights)
-        return Found(method, {"chosen": weights, "tried": tried})
+        return searches.Found(method, {"chosen": weights, "tried": tried})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdaMerging(Search):
+class AdaMerging(searches.Search):
     """Weights of a sum of what experts change, by the entropy of unlabelled rows.
 
     The mean entropy of the distribution over each row's answer choices, in nats, is
@@ -252,7 +205,19 @@ class AdaMerging(Search):
         """Raises ConfigError for a method that is no sum."""
         _check_sum(self.kind, method)
 
-    def find(self, problem: search_problems.Problem) -> Found:
+    def check_leaves(self, leaves: Mapping[str, Any], *, are_adapters: bool) -> None:
+        """Raises ConfigError for layers of adapters that are put beside each other."""
+        if self.by == "expert" or not are_adapters:
+            return
+        if effects.beside(trees.unflatten(leaves)):
+            raise errors.ConfigError(
+                found="adamerging by layer of adapters, which a sum puts beside each"
+                " other: its layers would not be equally wide",
+                expected="whole models, or one weight for each expert",
+                do='Set merge_searches.AdaMerging.by = "expert"',
+            )
+
+    def find(self, problem: search_problems.Problem) -> searches.Found:
         """Returns the sum with the best weights, by name where layers have theirs."""
         slope, count = problem.slope_fn("entropy"), len(problem.folders)
         groups = problem.layer_groups if self.by == "layer" else []
@@ -279,7 +244,9 @@ class AdaMerging(Search):
             weights_of = {f"^{name}": tuple(own) for name, own in of_group.items()}
             method = by_name.ByName(method=method, weights_of=weights_of)
         chosen = found.coefficients.tolist()
-        return Found(method, {"chosen": chosen, "groups": names, "tried": tried})
+        return searches.Found(
+            method, {"chosen": chosen, "groups": names, "tried": tried}
+        )
 
 
 def _check_sum(kind: str, method: MergeMethod) -> None:

@@ -1,5 +1,6 @@
 """Merges that are tried on rows that choose, and what they get there."""
 
+import collections
 import dataclasses
 import functools
 import pathlib
@@ -87,8 +88,8 @@ class Problem:
         return found
 
     def score(self, method: MergeMethod) -> float:
-        """Returns the mean score of a merge over tasks, in percent."""
-        return mean(self.columns(method))
+        """Returns the mean score of a merge over datasets, in percent."""
+        return statistics.mean(self.columns(method))
 
     def progress(self, total: int) -> Progress:
         """Returns what tells how many merges have been tried."""
@@ -118,7 +119,7 @@ class Problem:
     def slope_fn(
         self, of: str
     ) -> Callable[[Mapping[str, Any]], tuple[float, dict[str, Any]]]:
-        """Returns a mean over tasks, and its gradient, as a function of weights.
+        """Returns a mean over datasets, and its gradient, as a function of weights.
 
         Args:
           of: `loss`, minus the log-probability of the right answer among the choices,
@@ -169,10 +170,11 @@ class Problem:
         return value_and_slope
 
     def _batches(self, of: str) -> list[tuple[float, tuple[Any, ...]]]:
-        """Returns batches, each with the share of a row in the mean over tasks."""
+        """Returns batches, each with the share of a row in the mean over datasets."""
         found = []
+        tasks_of = collections.Counter(part.key[0] for part in self.parts)
         for part in self.parts:
-            share = 1.0 / (len(self.parts) * len(part.rows))
+            share = 1.0 / (len(tasks_of) * tasks_of[part.key[0]] * len(part.rows))
             examples = [part.dataset[row] for row in part.rows]
             size = self.rows.batch_size
             for rows, arrays in measured_sums.choice_batches(examples, size):
@@ -182,8 +184,3 @@ class Problem:
                     right[place, each.label if of == "loss" else 0] = 1.0
                 found.append((share, (inputs, choices, mask, right * is_row[:, None])))
         return found
-
-
-def mean(columns: Mapping[statistics.Key, statistics.Column]) -> float:
-    """Returns the mean over tasks of the mean over rows."""
-    return float(np.mean([column.values.mean() for column in columns.values()]))

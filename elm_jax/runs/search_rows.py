@@ -19,7 +19,8 @@ class Rows:
     """Rows by which coefficients are chosen, which are not those that are reported.
 
     Attributes:
-      tasks: Names or patterns of tasks and mixtures; each counts equally.
+      tasks: Names or patterns of tasks and mixtures. Each dataset counts equally, and
+        each of its tasks in it.
       split: Whose rows choose.
       reported_split: Whose rows are to be reported; each task must have it. Where there
         is only one split, it may be the same with `cross_fit`.
@@ -78,6 +79,7 @@ class Part(NamedTuple):
             "tokens": self.dataset.fingerprint,
             "count": len(self.rows),
             "rows": digest[:16],
+            "metric": metric(self.dataset),
         }
 
 
@@ -85,12 +87,13 @@ def open_rows(rows: Rows, data: task_data.OpenedData) -> list[Part]:
     """Returns the rows that choose, by task.
 
     Raises:
-      ConfigError: As `names`.
+      ConfigError: As `names`; or a task has no metric of single rows.
       DataError: A task has no such rows.
     """
     found = []
     for name in names(rows, data.data_options):
         dataset = data.open(name, rows.split)
+        metric(dataset)
         draw = np.random.default_rng(rows.random_seed).permutation(len(dataset))
         chosen = np.sort(draw[: rows.num_rows or None])
         if not len(chosen):
@@ -131,9 +134,19 @@ def are_cached(rows: Rows, data: task_data.OpenedData) -> bool:
 
 
 def metric(dataset: token_store.TokenizedDataset) -> str:
-    """Returns the name of the score of a task's rows."""
+    """Returns the name of the score of a task's rows, as tables show it.
+
+    Raises:
+      ConfigError: A task without answer choices has metrics of whole corpora only.
+    """
     if dataset.has_choices:
         return "accuracy"
-    name, *_ = scorer.task_metrics(dataset.name)
-    example = metrics.get(name).per_example(["a"], ["a"])
-    return next(iter(example))
+    every = scorer.task_metrics(dataset.name)
+    for found in map(metrics.get, every):
+        if found.example_fn is not None:
+            return found.keys[-1]
+    raise errors.ConfigError(
+        found=f"a search on {dataset.name}, whose metrics are {', '.join(every)}",
+        expected="a metric of single rows, such as rouge or accuracy",
+        do="Leave the task out, or register it with such a metric",
+    )

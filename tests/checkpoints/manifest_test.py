@@ -117,3 +117,26 @@ def test_the_folder_itself_may_be_a_link(tmp_path):
     (tmp_path / "y").symlink_to(tmp_path / "experts" / "x")
     for folder in ("experts/x", "y"):
         assert manifest.read_manifest(tmp_path / folder) == sample.make_manifest()
+
+
+def searched(weights, **asked):
+    """A manifest of a merge whose coefficients were searched."""
+    merge = {
+        **{"method": "task_arithmetic", "experts": ["a", "b"], "recipes": ["1", "2"]},
+        **{"seeds": [3, 3], "fingerprints": [str(weights)] * 2, "weights": weights},
+        "search": {
+            "asked": {"search": "lorahub"} | asked,
+            "rows": {"dream_answer": {"tokens": "ff"}},
+            "chosen": weights,
+            "tried": [[weights, 0.5]],
+        },
+    }
+    rank = sum(weight != 0 for weight in weights)
+    adapter = {"kind": "lora", "rank": rank}
+    return sample.make_manifest(kind="merged", data={"merge": merge}, adapter=adapter)
+
+
+def test_trainings_of_a_searched_merge_have_one_recipe_whatever_was_found():
+    assert searched([1.0, 0.5]).recipe == searched([0.25, 0.0]).recipe != ""
+    assert searched([1.0, 0.5]).recipe != searched([1.0, 0.5], bound=2.0).recipe
+    assert searched([1.0, 0.5]).fingerprint != searched([0.25, 0.0]).fingerprint

@@ -203,3 +203,21 @@ def test_reports_of_data_without_rows_to_choose_by_say_that_they_cross_fit(name)
     )
     assert run.split == run.selection_split
     assert "what it is worth cross-fitted" in header(name).replace("\n# ", " ")
+
+
+@pytest.mark.parametrize("search", ["LoraHub", "AdaMerging", "GreedySoup"])
+def test_a_copy_of_the_search_of_merges_takes_another_search_as_its_header_says(
+    tmp_path, search
+):
+    text = (ROOT / "gin" / "pocket" / "merge_search.gin").read_text()
+    text = re.sub(r"  (option|values) = .*\n", "", text.replace("Sweep", search))
+    if search == "GreedySoup":
+        text = text.replace("task_arithmetic.TaskArithmetic", "averages.Uniform")
+        text = text.replace("import task_arithmetic", "import averages")
+    copy = tmp_path / "copy.gin"
+    copy.write_text(text)
+    run, *_ = gin_flags.build_run(
+        [merge.Merge], gin_files=[str(copy)], bindings=["MODEL_DIR = '/work'"]
+    )
+    assert type(run.search).__name__ == search
+    assert run.search.rows.tasks == "pocket_composed"

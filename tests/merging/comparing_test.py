@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from elm_jax import trees
+from elm_jax import errors, trees
 from elm_jax.merging import comparing
 from tests.merging import kinds
 
@@ -80,3 +80,23 @@ def test_an_expert_with_units_in_other_places_is_the_same_expert():
     found = comparing.compare(experts, sample.start, sample.beside)
     assert found.cosine[0, 1] == pytest.approx(1.0)
     assert found.in_place[0, 1] == 0.0
+
+
+def test_the_pull_of_wide_matrices_is_found_without_matrices_of_their_width():
+    rng = np.random.default_rng(0)
+    wide = rng.normal(size=(3, 2, 40_000))
+    experts = [{"wi": change} for change in wide]
+    found = comparing.compare(experts, {"wi": np.zeros(wide.shape[1:])}, {})
+    # A rotation of the outputs changes no size, and makes the matrices square.
+    _, _, axes = np.linalg.svd(wide.reshape(6, -1), full_matrices=False)
+    small = wide @ axes.T
+    for i, j in ((0, 1), (1, 2)):
+        apart, ones = small[j] - small[i], (small[i], small[j])
+        lost = sum(np.square(apart.T @ one / 2).sum() for one in ones)
+        kept = sum(np.square(one.T @ one).sum() for one in ones)
+        assert found.layers[0].pull[i, j] == pytest.approx(lost / kept, rel=1e-6)
+
+
+def test_experts_that_change_nothing_are_refused():
+    with pytest.raises(errors.ConfigError, match="2 experts that change nothing"):
+        compared(0 * CHANGE, 0 * CHANGE)

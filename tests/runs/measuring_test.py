@@ -253,6 +253,28 @@ def test_statistics_are_kept_and_damaged_ones_are_refused(folder):
         merge_by(folder, "ia3", method, expert_name="third", **where).run()
 
 
+def test_statistics_of_a_base_that_computes_in_another_dtype_are_others(folder):
+    method = regression.Fisher()
+    run = merge_by(
+        folder, "ia3", method, measuring=dataclasses.replace(SETTINGS, num_rows=1)
+    )
+    source = run._source()
+    assert source is not None
+    parts = [loaded.Expert.load(folder / "ia3" / "ia3_1")]
+    base = loaded.Base.load(folder / "base")
+    model = base.manifest.model | {"dtype": "bfloat16"}
+    info = dataclasses.replace(base.manifest, model=model)
+    other = dataclasses.replace(base, manifest=info)
+    (one,), (two,) = (source.measure(method, parts, of) for of in (base, other))
+    assert any(
+        not np.array_equal(leaf, trees.flatten(two)[name])
+        for name, leaf in trees.flatten(one).items()
+    )
+    infos = [part.manifest for part in parts]
+    changed = source._replace(base_model=model)
+    assert source.recipe(infos) != changed.recipe(infos)
+
+
 def test_a_method_with_data_needs_rows_and_experts_that_tell_their_tasks(folder):
     with pytest.raises(errors.ConfigError, match="without rows to measure"):
         merge_by(folder, "lora", regression.RegMean(), measuring=None)

@@ -1,6 +1,7 @@
 """Coefficients of merges are found by searches, on rows that are not reported."""
 
 import dataclasses
+from unittest import mock
 
 import jax
 import numpy as np
@@ -8,8 +9,8 @@ import pytest
 
 from elm_jax import errors
 from elm_jax.checkpoints import experts, manifest
-from elm_jax.data import vocabulary
-from elm_jax.evaluation import cross_fitting, estimates
+from elm_jax.data import tasks, vocabulary
+from elm_jax.evaluation import cross_fitting, estimates, statistics
 from elm_jax.merging import (
     affine,
     averages,
@@ -120,6 +121,7 @@ def test_a_sweep_takes_the_value_with_the_best_score_and_tells_all(folder, capsy
     ]
     assert told["scale"] == told["search"]["chosen"] == values[int(np.argmax(scores))]
     assert [*told["search"]["rows"]] == [*TASKS]
+    assert {own["metric"] for own in told["search"]["rows"].values()} == {"accuracy"}
     check_replays(folder, "whole", "swept")
     capsys.readouterr()
     run.run()
@@ -266,6 +268,7 @@ def test_adamerging_lowers_the_entropy_and_reads_no_label(folder, kind, by):
         (merge_searches.GreedySoup(), SUM, "greedy_soup for"),
         (merge_searches.LoraHub(), averages.Uniform(), "lorahub for"),
         (merge_searches.LoraHub(rows=CROSS_FITTED), SUM, "lorahub, which does not"),
+        (merge_searches.Sweep(values=(1.0, 0.5, 1)), SUM, "each value once"),
         (merge_searches.AdaMerging(), averages.Uniform(), "adamerging for"),
     ],
     ids=lambda value: getattr(value, "kind", ""),
@@ -285,3 +288,64 @@ def test_a_search_needs_tasks_with_choices(folder):
         search = merge_searches.LoraHub(rows=rows)
         with pytest.raises(errors.ConfigError, match=told):
             search_of(folder, "lora", search, "none").run()
+
+
+@pytest.mark.parametrize("kind", ["lora", "bottleneck"])
+def test_layers_of_adapters_are_refused_before_anything_is_searched(folder, kind):
+    search = merge_searches.AdaMerging(by="layer", rows=ROWS)
+    with pytest.raises(errors.ConfigError, match="adamerging by layer of adapters"):
+        search_of(folder, kind, search, "by_layer").plan()
+
+
+def test_the_recipe_of_a_search_tells_its_kind_and_its_options():
+    told = merge_searches.LoraHub(by="search").recipe()
+    assert (told["search"], told["by"]) == ("lorahub", "search")
+
+
+def test_values_that_are_almost_alike_are_tried_apart(folder):
+    values = (1.0, 1.0 + 1e-9)
+    search = merge_searches.Sweep(values=values, rows=ROWS)
+    problem = problem_of(folder, search_of(folder, "ia3", search, "x"))
+    found = search.find(problem)
+    assert [value for value, _ in found.told["tried"]] == [*values]
+
+
+def test_datasets_count_equally_and_not_their_tasks(folder):
+    run = search_of(folder, "ia3", merge_searches.Sweep(rows=ROWS), "x")
+    problem = problem_of(folder, run)
+    column = statistics.Column(np.arange(2), np.array([0.0, 100.0]))
+    right = statistics.Column(np.arange(2), np.array([100.0, 100.0]))
+    columns = {("a", "1"): column, ("a", "2"): column, ("b", "3"): right}
+    with mock.patch.object(type(problem), "columns", return_value=columns):
+        assert problem.score(SUM) == 75.0
+        rows = dataclasses.replace(ROWS, cross_fit=True)
+        search = merge_searches.Sweep(values=(1.0,), rows=rows)
+        told = search.find(dataclasses.replace(problem, rows=rows)).told
+    assert told["tried"] == [[1.0, 75.0]]
+    assert told["cross_fitted"]["score"] == 75.0
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [(("bleu", "squad"), "f1"), (("rouge",), "rougeL"), ((), "rougeL")],
+)
+def test_the_score_of_rows_is_the_first_that_a_row_can_have(folder, names, expected):
+    assert [told["metric"] for told in told_of_written(folder, names)] == [expected]
+
+
+def test_a_task_whose_metrics_are_of_whole_corpora_chooses_nothing(folder):
+    with pytest.raises(errors.ConfigError, match="whose metrics are bleu"):
+        told_of_written(folder, ("bleu",))
+
+
+def told_of_written(folder, names):
+    task = tasks.registry.task("written_ask")
+    assert isinstance(task, tasks.Task)
+    changed = dataclasses.replace(task, metrics=names)
+    run = search_of(folder, "ia3", None, "x")
+    with mock.patch.dict(tasks.registry._items, {task.name: changed}):
+        found = search_rows.open_rows(
+            dataclasses.replace(ROWS, tasks=(task.name,)),
+            scored.make_data().opened(run.place),
+        )
+        return [part.told for part in found]

@@ -1,0 +1,72 @@
+"""What all searches for the coefficients of a merge have in common."""
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+from elm_jax import errors, fields
+from elm_jax.merging.method import MergeMethod
+from elm_jax.runs import search_problems, search_rows
+
+
+class Found(NamedTuple):
+    """What a search has found.
+
+    Attributes:
+      method: With the coefficients that were chosen.
+      told: What the recipe of the merge tells of it, as JSON values.
+    """
+
+    method: MergeMethod
+    told: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Search(abc.ABC):
+    """A way to choose coefficients of a merge.
+
+    Attributes:
+      rows: Which rows choose.
+    """
+
+    kind: ClassVar[str]
+    cross_fits: ClassVar[bool] = False
+    rows: search_rows.Rows = search_rows.Rows()
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for an option that it cannot have."""
+        fields.check(self)
+
+    def check(self, method: MergeMethod) -> None:
+        """Raises ConfigError unless it can choose coefficients of a method so."""
+        if self.rows.cross_fit and not self.cross_fits:
+            raise errors.ConfigError(
+                found=f"cross_fit = True for {self.kind}, which does not cross-fit",
+                expected="a sweep, or rows that are not reported",
+                do="Leave cross_fit out, and choose on rows of another split",
+            )
+        self.check_method(method)
+
+    @abc.abstractmethod
+    def check_method(self, method: MergeMethod) -> None:
+        """Raises ConfigError unless it can choose coefficients of a method."""
+
+    def check_leaves(self, leaves: Mapping[str, Any], *, are_adapters: bool) -> None:
+        """Raises ConfigError unless it can choose coefficients of such experts.
+
+        Args:
+          leaves: What has the shapes of an expert's parameters, by name.
+          are_adapters: Whether they hold adapters.
+        """
+        del leaves, are_adapters
+
+    @abc.abstractmethod
+    def find(self, problem: search_problems.Problem) -> Found:
+        """Returns what it chooses."""
+
+    def recipe(self) -> dict[str, Any]:
+        """Returns what decides what it finds, besides experts, rows and method."""
+        options = dataclasses.asdict(self)
+        options["rows"] = self.rows.recipe()
+        return {"search": self.kind, **options}
