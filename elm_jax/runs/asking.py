@@ -12,6 +12,7 @@ from elm_jax.runs import (
     former_retrieval,
     jobs,
     queries,
+    score_cost,
     scorer,
     shards,
     task_data,
@@ -64,22 +65,41 @@ class Asking(NamedTuple):
             )
         return [*folders.values()]
 
-    def plan(self, data: task_data.OpenedData, *, device_flops: float) -> Plan:
-        """Returns what routing costs; empty if no strategy routes."""
+    def plan(
+        self,
+        data: task_data.OpenedData,
+        parts: Sequence[score_cost.Part],
+        *,
+        device_flops: float,
+    ) -> Plan:
+        """Returns what scoring costs, and routing if a strategy routes.
+
+        Args:
+          data: Of the tasks.
+          parts: What is scored.
+          device_flops: Operations per second of all devices of a machine.
+        """
+        base_dir = self.run.path(self.base_path)
+        shape, infos = bases.model_config(bases.read_manifest(base_dir)), self._infos()
+        added = sum(one.added_share(shape, infos) for one in self.strategies)
+        told = score_cost.describe(
+            base_dir,
+            parts,
+            num_shards=shards.parse(self.shard).count,
+            device_flops=device_flops,
+            more=dict.fromkeys(self.tasks, added),
+        )
         if self.retrieval is None:
-            return {}
-        told = behaviour_scores.plan(
+            return told
+        told |= behaviour_scores.plan(
             self.strategies,
             self.retrieval,
             self.tasks,
             data,
-            base_dir=self.run.path(self.base_path),
+            base_dir=base_dir,
             library_dir=self._library_dir(self.retrieval),
             device_flops=device_flops,
         )
-        shape = bases.model_config(bases.read_manifest(self.run.path(self.base_path)))
-        listed = catalogue.Catalogue(self._library_dir(self.retrieval))
-        infos = [manifest.read_manifest(listed.expert_dir(n)) for n in listed.experts()]
         costs = {
             one.label: one.costs(shape, infos)
             for one in self.strategies
@@ -106,6 +126,14 @@ class Asking(NamedTuple):
             library_dir=self._library_dir(self.retrieval),
             run_id=self.run.name,
         )
+
+    def _infos(self) -> list[manifest.Manifest]:
+        """Returns the manifests of the library's experts."""
+        if self.retrieval is None:
+            return []
+        listed = catalogue.Catalogue(self._library_dir(self.retrieval))
+        names = listed.experts()
+        return [manifest.read_manifest(listed.expert_dir(name)) for name in names]
 
     def _library_dir(self, retrieval: queries.Queries) -> pathlib.Path:
         asker = former_retrieval.asker(retrieval, self.run)

@@ -145,13 +145,7 @@ class Evaluate(Run):
             "smallest difference": least_difference.of_tasks(
                 names, self.splits[-1], num_rows.__getitem__
             ),
-            **score_cost.describe(
-                self.path(self.initial_checkpoint_path),
-                parts,
-                num_shards=shards.parse(self.shard).count,
-                device_flops=self.device_flops,
-            ),
-            **self._asking().plan(data, device_flops=self.device_flops),
+            **self._asking().plan(data, parts, device_flops=self.device_flops),
             "devices": devices,
             "files": self.path(self.results_path),
         }

@@ -21,6 +21,7 @@ from elm_jax.runs import (
     report_headline,
     report_held_in,
     report_maps,
+    report_pages,
     report_pairs,
     report_routing,
     report_votes,
@@ -136,8 +137,7 @@ class Report(Run):
         report_files.show(one, target)
         report_files.show_gaps(gaps)
         written = report_files.write(one, target)
-        pages = cards.write(target) + (examples.write(target) if examples else [])
-        pages += routes.write(target) if routes else []
+        pages = cards.write(target) + report_pages.write(examples, routes, target)
         for path in (*written, *pages, store.path):
             print(path)  # noqa: T201
 

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import posixpath
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -79,6 +79,11 @@ class Pages:
             self.note += f"; the tokens of {lacking} others are not in {cache_dir}"
         if self.note and max_examples:
             self.note = f"the first {max_examples} rows {self.note}"
+
+    @property
+    def names(self) -> Collection[str]:
+        """Names of their files."""
+        return {*map(example_pages.file_name, self._datasets)}
 
     def linked(self, one: report.Report) -> report.Report:
         """Returns a report with links to these pages."""

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import posixpath
 import urllib.parse
+from collections.abc import Collection
 
 from elm_jax.disk import files
 from elm_jax.evaluation import result_store, results
@@ -36,6 +37,11 @@ class Pages:
                     if routed is not None:
                         self._pages.setdefault(row.task, []).append((first, routed))
 
+    @property
+    def names(self) -> Collection[str]:
+        """Names of their files."""
+        return {*map(_file_name, self._pages)}
+
     def linked(self, one: report.Report) -> report.Report:
         """Returns a report that tells of these pages."""
         if not self._pages:
@@ -59,8 +65,12 @@ class Pages:
                 routers=tuple(routed for _, routed in own),
                 report=posixpath.join("..", urllib.parse.quote(report_path.name)),
             )
-            files.write_text(folder / f"{task}.html", routing_page.render(page))
+            files.write_text(folder / _file_name(task), routing_page.render(page))
         return [folder] if self._pages else []
+
+
+def _file_name(task: str) -> str:
+    return f"{task}.html"
 
 
 def _routed(

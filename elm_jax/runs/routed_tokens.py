@@ -117,11 +117,23 @@ class RoutedTokens(LibraryStrategy):
 
     def costs(self, shape: config.T5Config, infos: Sequence[manifest.Manifest]) -> str:
         """Returns operations and bytes of the experts in one model, for plans."""
+        made = self._mixed(infos)
+        return routing_cost.describe(shape, made) if made else ""
+
+    def added_share(
+        self, shape: config.T5Config, infos: Sequence[manifest.Manifest]
+    ) -> float:
+        """Returns the operations of experts and router, as a share of the base's."""
+        made = self._mixed(infos)
+        return routing_cost.per_token(shape, made).share if made else 0.0
+
+    def _mixed(self, infos: Sequence[manifest.Manifest]) -> mixture.Mixture | None:
+        """Returns the mixture of a library's experts; None if they cannot be mixed."""
         spec = bases.adapter_spec(infos[0]) if infos else None
         if spec is None:
-            return ""
+            return None
         number = min(len(infos), self.num_experts or len(infos))
-        return routing_cost.describe(shape, self._mixture(spec, number))
+        return self._mixture(spec, number)
 
     def _mixture(self, spec: adapters.AdapterSpec, number: int) -> mixture.Mixture:
         return routed_candidate.make_mixture(

@@ -25,6 +25,11 @@ class TokenCost(NamedTuple):
     expert_flops: int
     expert_bytes: int
 
+    @property
+    def share(self) -> float:
+        """What the experts add, as a share of the base's operations."""
+        return self.expert_flops / self.base_flops
+
 
 def per_token(shape: config_lib.T5Config, made: mixture.Mixture) -> TokenCost:
     """Returns the cost of a mixture in a model.
@@ -106,11 +111,10 @@ def _reading(made: mixture.Mixture, experts: Params) -> Params:
 def describe(shape: config_lib.T5Config, made: mixture.Mixture) -> str:
     """Returns the cost as a line of a plan."""
     told = per_token(shape, made)
-    share = told.expert_flops / told.base_flops
     of = f"{made.num_experts} experts"
     if made.only_chosen:
         of = f"{made.router.num_chosen} of {of}"
     return (
         f"{of}: {told.expert_flops:,} FLOPs for a token of input and one of target"
-        f" ({share:.1%} of the base's), {told.expert_bytes / 1e6:,.1f} MB"
+        f" ({told.share:.1%} of the base's), {told.expert_bytes / 1e6:,.1f} MB"
     )

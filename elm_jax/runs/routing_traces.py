@@ -24,6 +24,10 @@ from elm_jax.types import PAD_ID, Params
 ARRAY = "routing"
 _MOST_SHOWN, _MOST_TOKENS = 3, 64  # inputs, and tokens of each
 _DIGITS = 3
+# As a layer has them; of a stack without cross-attention there is none.
+_SUB_LAYERS = ("attention", "self_attention", "cross_attention", "mlp")
+_ALIASES = {"encoder_decoder_attention": "cross_attention"}
+_PARTS = ("query", "key", "value", "out", "wi", "wi_0", "wi_1", "hidden", "wo")
 
 TraceFn = Callable[[Params, Any, Any], dict[str, jax.Array]]
 
@@ -34,7 +38,8 @@ class Trace(NamedTuple):
     Attributes:
       num_rows: How many.
       experts: Their names.
-      places: Names such as `encoder/layers/mlp_adapter`, with the layer: `... 0`.
+      places: Names such as `encoder/mlp_adapter 0`, with the layer: the encoder's
+        first, in the order in which a layer has them, and of each place all layers.
       weights: Float [places, experts]: means over the tokens of all rows, padding
         left out, and over all answer choices in the decoder.
       pieces: Of a few inputs the texts of the first tokens.
@@ -53,7 +58,7 @@ def make_trace_fn(model: t5.T5) -> TraceFn:
     """Returns the compiled `(params, inputs, choices) -> weights` of a mixture.
 
     Inputs are int32 [B, S], choices int32 [B, C, T]. The result has float32
-    [B, layers, experts] by place, means over a row's real tokens, and under `tokens`
+    [B, layers, experts] by place, sums over a row's real tokens, and under `tokens`
     [B, S, experts], means over the encoder.
     """
 
@@ -74,12 +79,10 @@ def make_trace_fn(model: t5.T5) -> TraceFn:
             reads_inputs = mixture.reads_inputs(place)
             tokens = inputs if reads_inputs else choices
             real = (tokens != PAD_ID).reshape(len(inputs), 1, -1, 1)
-            real = real.astype(jnp.float32)
             weights = values["weights"]
             weights = weights.reshape(len(weights), len(inputs), -1, weights.shape[-1])
             weights = jnp.moveaxis(weights, 1, 0).astype(jnp.float32)
-            count = jnp.maximum(jnp.sum(real, axis=2), 1)
-            found[place] = jnp.sum(weights * real, axis=2) / count
+            found[place] = jnp.sum(jnp.where(real, weights, 0), axis=2)
             if place.startswith("encoder/"):
                 encoder.append(weights.mean(axis=1))
         if encoder:
@@ -89,18 +92,33 @@ def make_trace_fn(model: t5.T5) -> TraceFn:
     return trace
 
 
-def batch_of(
-    examples: Sequence[token_store.Example], size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns inputs and choices of `size` rows: the examples, again from the first."""
-    rows = [examples[place % len(examples)] for place in range(size)]
-    most = max(len(row.choices) for row in rows)
-    length = max(len(choice) for row in rows for choice in row.choices)
-    choices = np.full((size, most, length), PAD_ID, np.int32)
+def batches_of(
+    examples: Sequence[token_store.Example], *, most_rows: int, shares: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns inputs and choices of batches of one shape, the examples in their order.
+
+    The last one is filled up with the first examples. Shapes are few, as each is a
+    compile.
+
+    Args:
+      examples: One or more.
+      most_rows: Of a batch; a multiple of `shares`.
+      shares: Into which the devices split a batch.
+    """
+    size = min(most_rows, -(-len(examples) // shares) * shares)
+    total = -(-len(examples) // size) * size
+    rows = [examples[place % len(examples)] for place in range(total)]
+    most = 1 << (max(len(row.choices) for row in rows) - 1).bit_length()
+    longest = max(len(choice) for row in rows for choice in row.choices)
+    length = batching.round_up(longest, least=8)
+    choices = np.full((total, most, length), PAD_ID, np.int32)
     for place, row in enumerate(rows):
         choices[place, : len(row.choices)] = batching.pad(row.choices, length)
     inputs = [row.inputs for row in rows]
-    return batching.pad(inputs, max(map(len, inputs))), choices
+    longest = max(map(len, inputs))
+    padded = batching.pad(inputs, batching.round_up(longest, least=32))
+    starts = range(0, total, size)
+    return [(padded[i : i + size], choices[i : i + size]) for i in starts]
 
 
 def array_of(
@@ -112,18 +130,20 @@ def array_of(
     """Returns a trace as uint8 [bytes].
 
     Args:
-      weights: What a trace function gave of these examples, one row each or more.
+      weights: What a trace function gave of these examples, a row each, and perhaps
+        of others behind them.
       examples: One or more.
       vocabulary: Of their tokens.
       experts: Names.
     """
     number = len(examples)
     places, means = [], []
-    for place, values in weights.items():
-        if place != "tokens":
-            for layer in range(values.shape[1]):
-                places.append(f"{place.replace('/layers/', '/')} {layer}")
-                means.append(values[:number, layer].mean(axis=0))
+    for place in sorted(weights.keys() - {"tokens"}, key=_order):
+        values = np.asarray(weights[place][:number], np.float64)
+        count = sum(_num_tokens(place, one) for one in examples)
+        for layer in range(values.shape[1]):
+            places.append(f"{place.replace('/layers/', '/')} {layer}")
+            means.append(values[:, layer].sum(axis=0) / max(count, 1))
     shown = examples[:_MOST_SHOWN] if "tokens" in weights else ()
     content = {
         "num_rows": number,
@@ -143,6 +163,29 @@ def array_of(
     }
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return np.frombuffer(text.encode(), np.uint8)
+
+
+def _order(place: str) -> tuple[Any, ...]:
+    """Returns what sorts places: encoder, decoder; then as a layer has them.
+
+    >>> key = "decoder/layers/encoder_decoder_attention/key_adapter"
+    >>> _order(key) < _order("decoder/layers/mlp_adapter")
+    True
+    """
+    stack, *names = place.replace("/layers/", "/").removesuffix("_adapter").split("/")
+    sub_layer = _ALIASES.get(names[0], names[0])
+    ranks = [_rank(_SUB_LAYERS, sub_layer), *(_rank(_PARTS, one) for one in names[1:])]
+    return stack != "encoder", ranks, place
+
+
+def _rank(names: Sequence[str], name: str) -> int:
+    return names.index(name) if name in names else len(names)
+
+
+def _num_tokens(place: str, example: token_store.Example) -> int:
+    """Returns how many tokens of an example an adapter sees, of all its choices."""
+    rows = [example.inputs] if mixture.reads_inputs(place) else example.choices
+    return sum(int(np.count_nonzero(row != PAD_ID)) for row in rows)
 
 
 def read(array: np.ndarray) -> Trace:

@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -101,6 +102,7 @@ def describe(
     *,
     num_shards: int = 1,
     device_flops: float = USUAL_FLOPS,
+    more: Mapping[str, float] = types.MappingProxyType({}),
 ) -> Plan:
     """Returns the lines of a plan: cells, and what all of them cost.
 
@@ -109,6 +111,8 @@ def describe(
       parts: All tasks and splits.
       num_shards: Machines that share the work.
       device_flops: Operations per second of all devices of a machine.
+      more: By task what candidates add to the base's operations, such as experts that
+        are mixed token by token, in cells of the base.
     """
     found = list(parts)
     shape = bases.model_config(bases.read_manifest(base_dir))
@@ -120,7 +124,8 @@ def describe(
         )
     known = [part for part in found if part.dataset is not None and part.num_cells]
     total = sum(
-        part.num_cells * cell_flops(shape, part.dataset, part.num_rows)
+        (part.num_cells + more.get(part.task, 0))
+        * cell_flops(shape, part.dataset, part.num_rows)
         for part in known
         if part.dataset is not None
     )

@@ -166,13 +166,17 @@ class Scorer:
         Args:
           params: From `place`.
           adapter: The mixture that has them.
-          examples: One or more; those of one batch are looked at.
+          examples: One or more.
           experts: Their names.
         """
-        examples = examples[: self._batch_size]
         program = self._bind(self._trace_fn(adapter), params)
-        weights = program(*routing_traces.batch_of(examples, self._batch_size))
-        weights = processes.gather(weights)
+        batches = routing_traces.batches_of(
+            examples,
+            most_rows=self._batch_size,
+            shares=meshes.batch_shares(self._mesh),
+        )
+        found = [processes.gather(program(*batch)) for batch in batches]
+        weights = {name: np.concatenate([w[name] for w in found]) for name in found[0]}
         return routing_traces.array_of(
             weights, examples, self._data.vocabulary, experts
         )

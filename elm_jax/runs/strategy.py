@@ -91,6 +91,16 @@ class Strategy(abc.ABC):
         del shape, infos
         return ""
 
+    def added_share(
+        self, shape: config.T5Config, infos: Sequence[manifest.Manifest]
+    ) -> float:
+        """Returns what it adds to a model's operations, as a share of the base's.
+
+        The arguments are those of `costs`. What does not count may be left out.
+        """
+        del shape, infos
+        return 0.0
+
     @abc.abstractmethod
     def choose(self, target: Target) -> candidates.Candidate:
         """Returns what is to be scored on a task.

@@ -146,6 +146,19 @@ def test_without_tokens_a_report_has_no_pages_and_the_same_numbers(folder):
     assert not (folder / "cache").exists()  # nothing was built
 
 
+def test_pages_of_tasks_that_a_report_no_longer_has_are_removed(folder):
+    where = run(folder, "plain", "signs") / "examples"
+    assert {path.name for path in where.iterdir()} == {
+        "plain_ask.html",
+        "signs_ask.html",
+    }
+    (where / "notes.html").write_text("<title>mine</title>")
+    run(folder, "signs")
+    assert {path.name for path in where.iterdir()} == {"notes.html", "signs_ask.html"}
+    run(folder, "signs", cache_dir="")
+    assert [path.name for path in where.iterdir()] == ["notes.html"]
+
+
 def test_no_pages_are_made_if_none_are_asked_for(folder):
     assert not (run(folder, "plain", cache_dir="") / "examples").exists()
 

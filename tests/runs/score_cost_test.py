@@ -71,6 +71,16 @@ def test_a_plan_tells_cells_hours_and_shards(base_dir):
     assert told.endswith("10 cells more, whose tokens are not cached")
 
 
+def test_what_candidates_add_to_the_base_counts_in_the_hours_of_their_tasks(base_dir):
+    dataset = Tokens(5, 10, 3, choices=(3,))
+    parts = [score_cost.Part(f"t{n}", "test", dataset, 5, 3) for n in range(2)]
+    flops = (2 * 3 + 1.5) * 5 * forward(10, 3)
+    given = {"device_flops": flops / 7200, "more": {"t1": 1.5}}
+    told = score_cost.describe(base_dir, parts, **given)
+    assert told["cells"] == "6"
+    assert told["cost, about"].startswith(f"{flops:.2g} FLOPs, 2.0 hours at")
+
+
 def test_without_tokens_the_cost_is_unknown(base_dir):
     plan = score_cost.describe(base_dir, [score_cost.Part("wiki", "test", None, 0, 10)])
     assert plan["cost, about"] == "unknown before tokens are cached"
