@@ -12,8 +12,9 @@ class StoredArray:
     """An array on disk, to be given to NumPy: `np.asarray(array)` reads it.
 
     Each call reads it anew and compares it with its digest, if the leaf does
-    (`streaming.open_expert`). While it is read, no more than the result and one
-    stored part of it is in memory, also where the result has another dtype.
+    (`streaming.open_expert`). While it is read, no more than the result and one part
+    of it is in memory, 16 MiB or one stored chunk, also where the result has another
+    dtype.
 
     Args:
       leaf: Gives shape, dtype and values.

@@ -74,14 +74,18 @@ def test_the_host_casts_as_the_devices_do(mesh):
     assert trees.fingerprint(on_host) == trees.fingerprint(on_device)
 
 
-def test_the_host_holds_no_more_than_what_is_placed(tmp_path, mesh):
+def test_the_host_holds_no_more_than_what_is_placed_and_one_part(tmp_path, mesh):
+    """Parts are of 16 MiB at most: here, whole tensors."""
     save_base(tmp_path / "base", dataclasses.replace(SHAPE, mlp_dim=2048))
     params = loaded.Base.open(tmp_path / "base").params
     tracemalloc.start()
     placed = placing.frozen(params, SHAPE, mesh, "data")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 1.2 * trees.count_bytes(placed)  # a CPU's devices take that memory
+    largest = max(leaf.nbytes for leaf in trees.flatten(params).values())
+    assert largest < 0.5 * trees.count_bytes(placed)
+    # A CPU's devices take the memory of what is placed.
+    assert peak < 1.1 * trees.count_bytes(placed) + largest
 
 
 def test_values_that_were_changed_on_disk_are_refused_when_they_are_placed(
