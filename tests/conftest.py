@@ -97,7 +97,7 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Compiles the programs of a test, and of its processes, as it is marked."""
     is_quick = IS_QUICK and item.get_closest_marker("optimized") is None
-    if is_quick != jax.config.jax_disable_most_optimizations:
+    if is_quick != jax.config.read("jax_disable_most_optimizations"):
         jax.clear_caches()  # what was compiled in the other way is not taken for this
     jax.config.update("jax_disable_most_optimizations", is_quick)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = f"{int(is_quick)}"
