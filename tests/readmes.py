@@ -100,7 +100,10 @@ _SMALL = {
 }
 
 _SHIM = """#!/usr/bin/env bash
-# Hands a command to the test, and ends as the test says.
+# Hands a command to the test, and ends as the test says. One at a time: scripts have
+# commands that run side by side.
+until mkdir WAITING.lock 2>/dev/null; do sleep 0.02; done
+trap 'rmdir WAITING.lock' EXIT
 { printf '%s\\0' "$(basename "$0")" "$PWD" "$@"; } > WAITING.part.$$
 cat WAITING.part.$$ > WAITING; rm WAITING.part.$$
 IFS= read -r status < ANSWER
