@@ -40,18 +40,6 @@ for seed in "${seeds[@]}"; do
   run "two parts by a swept sum $of" elm_merge merge_search \
     --gin.merge.Merge.experts="$parts" --gin.merge.Merge.experts_dir="$merged" \
     --gin.merge.Merge.expert_name=swept_sum
-  for search in LoraHub AdaMerging; do
-    run "two parts by $search $of" elm_merge merge_search \
-      --gin.merge.Merge.search="@merge_searches.$search()" \
-      --gin."merge_searches.$search.rows"="@search_rows.Rows()" \
-      --gin.merge.Merge.experts="$parts" --gin.merge.Merge.experts_dir="$merged" \
-      --gin.merge.Merge.expert_name="${search,,}"
-  done
-  run "greedy soup $of" elm_merge merge_search --gin.merge.Merge.method=uniform \
-    --gin.merge.Merge.search="@merge_searches.GreedySoup()" \
-    --gin.merge_searches.GreedySoup.rows="@search_rows.Rows()" \
-    --gin.merge.Merge.experts="$parts" --gin.merge.Merge.experts_dir="$merged" \
-    --gin.merge.Merge.expert_name=greedy_soup
   candidates="('$merged/*', '$dataset/pocket_topics', '$dataset/pocket_reviews')"
   run "composed task $of" elm_eval compose \
     --gin.evaluate.Evaluate.experts="$candidates" \
