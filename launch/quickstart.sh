@@ -14,9 +14,12 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
 step=0
 start=$SECONDS
-run() {
+tell() {
   step=$((step + 1))
   printf '\n[%d/13] %s (%d s so far)\n' "$step" "$1" "$((SECONDS - start))"
+}
+run() {
+  tell "$1"
   shift
   local binary=$1 gin_file=$2
   shift 2
@@ -25,8 +28,15 @@ run() {
 
 run "base: span corruption on unlabelled pocket text" elm_train base
 run "prompt experts: adapters and layer norms, one per prompt" elm_train prompt_experts
-run "dataset experts: all parameters, one per dataset" elm_train dataset_experts
+
+# The next two need only the base, and neither keeps two cores busy: side by side.
+tell "dataset experts: all parameters, one per dataset"
+.venv/bin/elm_train --gin_file=gin/pocket/dataset_experts.gin --gin.MODEL_DIR="$out" &
+dataset_experts=$!
+trap 'kill "$dataset_experts" 2>/dev/null || true' EXIT
 run "multitask baseline: all prompts, the same token budget" elm_train multitask
+wait "$dataset_experts"
+
 run "library: 100 keys for each prompt expert" elm_library library
 run "evaluation on unseen tasks" elm_eval evaluate
 run "evaluation of experts on their own tasks" elm_eval own_tasks \

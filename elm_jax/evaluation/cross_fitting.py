@@ -8,10 +8,16 @@ stays in one fold with all its prompts. The number speaks of experts that were c
 that choose, an expert that is lucky on all rows is chosen by all folds, and the score
 varies more than its interval says (by 17 % with five folds, among 40 equal experts).
 
+Where each expert was trained with several seeds, luck of a training is chosen like luck
+of rows. So trainings are folds, too: an expert is chosen by the mean over the other
+trainings on the other rows, and this training's score on these rows counts. The number
+speaks of experts that were chosen by all trainings but one.
+
 Each resample of rows chooses again. What it misses is the difference between what its
 choice gets on the resampled rows and what the same choice gets on all rows: in the
 world of a resample, the luck of these rows is merit, so that resampled scores
-themselves would lie too high.
+themselves would lie too high. Trainings are resampled as `estimates` says, by normal
+draws, one for each training of each expert.
 
 For the same reason, resamples do not choose by the rows as they are. Of two equal
 experts, one that is lucky in both halves would be chosen by both in most resamples, as
@@ -30,17 +36,15 @@ moment selection, who take distances within noise for none, too, and others as t
 """
 
 import collections
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from elm_jax.evaluation import controls, estimates, statistics
+from elm_jax.evaluation import controls, estimates, fold_choices, statistics
 
 NUM_FOLDS = 2
 _BLOCK_SIZE = 4_000_000  # Entries of sums over folds that are held at once.
-_OF_NOISE = 2.5  # standard errors of a distance that is taken for none
 
 
 class Chosen(NamedTuple):
@@ -71,296 +75,164 @@ def cross_fit(
     *,
     num_folds: int = NUM_FOLDS,
 ) -> CrossFitted | None:
-    """Returns what choosing among experts is worth on rows that did not choose.
+    """Returns what choosing among experts is worth on folds that did not choose.
 
     Args:
       trainings: Results of each training of each expert, in the order in which equals
-        are preferred. An expert is chosen by its mean over trainings.
-      draws: How rows are resampled.
+        are preferred. Of experts with unequal numbers of trainings, the first ones
+        count, as many as all have; where one expert has a single training, the mean
+        over each expert's trainings counts as one.
+      draws: How rows and trainings are resampled.
       num_folds: Parts of the rows of each dataset, at most as many as it has rows.
 
     Returns:
       None if the experts have not all the same rows, or a dataset has a single one.
     """
-    experts = {name: controls.mean_of(own) for name, own in trainings.items()}
-    datasets = sorted({key[0] for one in experts.values() for key in one})
-    parts = [_part(experts, name) for name in datasets]
-    known = [part for part in parts if part is not None]
-    if not known or len(known) < len(datasets):
+    equally = _equally_many(trainings)
+    datasets = sorted({key[0] for results in equally.values() for key in results[0]})
+    parts = []
+    for name in datasets:
+        part = fold_choices.part(equally, name)
+        if part is None:
+            return None
+        parts.append(part)
+    if not parts:
         return None
-    folds = min(num_folds, *(len(part.ids) for part in known))
-    known = [part.with_folds(draws, folds) for part in known]
-    point = _Choice(known, [np.ones((1, len(part.ids))) for part in known])
-    world = _World(known, point)
-    size = max(
-        max(part.shape[1] * part.shape[2], part.shape[1] * len(known)) for part in known
+    folds = min(num_folds, *(len(part.ids) for part in parts))
+    parts = [part.with_folds(draws, folds) for part in parts]
+    point = fold_choices.Choice(parts, [np.ones((1, len(part.ids))) for part in parts])
+    single, each = _resampled(parts, point, draws, tuple(equally))
+    singles = [np.repeat(point.singles, len(part.tasks), axis=2) for part in parts]
+    return CrossFitted(
+        _chosen(parts, singles, equally, point.single[0], single),
+        _chosen(parts, point.eachs, equally, point.each[0], each),
     )
-    block = max(1, _BLOCK_SIZE // (folds * size))
-    missed: list[list[np.ndarray]] = [[], []]
+
+
+def _equally_many(
+    trainings: Mapping[str, Sequence[statistics.Columns]],
+) -> dict[str, tuple[statistics.Columns, ...]]:
+    number = min(map(len, trainings.values()), default=0)
+    if number == 1:
+        return {name: (controls.mean_of(own),) for name, own in trainings.items()}
+    return {name: tuple(own[:number]) for name, own in trainings.items()}
+
+
+class _Resampled(NamedTuple):
+    """What resamples tell of one way to choose.
+
+    Attributes:
+      missed: [resamples, datasets], by how much they miss the score.
+      trainings: [trainings, experts, datasets], how far trainings are from their mean,
+        times the root of an expert's part in the variance of the score; None if there
+        is one of each expert.
+    """
+
+    missed: np.ndarray
+    trainings: np.ndarray | None
+
+
+def _resampled(
+    parts: Sequence[fold_choices.Part],
+    point: fold_choices.Choice,
+    draws: estimates.Draws,
+    names: Sequence[str],
+) -> tuple[_Resampled, _Resampled]:
+    """Returns the resamples of one expert for all tasks, and of one for each."""
+    num_trainings = len(parts[0].tables)
+    world = fold_choices.World(parts, point)
+    luck = None
+    if num_trainings > 1:
+        luck = fold_choices.Luck(parts, names, draws)
+    widest = max(len(parts), *(part.shape[2] for part in parts))
+    entries = num_trainings * len(parts[0].folds) * len(names) * widest
+    block = max(1, _BLOCK_SIZE // entries)
+    missed: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    parts_of_variance = np.zeros((2, len(names), len(parts)))
     for start in range(0, draws.num_resamples, block):
         times = [
             draws.times(part.dataset, len(part.ids))[start : start + block]
-            for part in known
+            for part in parts
         ]
-        found = _Choice(known, [one.astype(np.float32) for one in times], world)
-        missed[0].append(found.single - found.single_on_all)
-        missed[1].append(found.each - found.each_on_all)
-    singles = [np.tile(point.singles, (1, len(part.tasks))) for part in known]
-    return CrossFitted(
-        _chosen(known, singles, trainings, draws, (point.single, missed[0])),
-        _chosen(known, point.eachs, trainings, draws, (point.each, missed[1])),
+        resampled = fold_choices.Choice(
+            parts,
+            [drawn.astype(np.float32) for drawn in times],
+            world,
+            None if luck is None else luck.draw(start, len(times[0])),
+        )
+        missed[0].append(resampled.single - resampled.single_on_all)
+        missed[1].append(resampled.each - resampled.each_on_all)
+        parts_of_variance += (resampled.single_parts, resampled.each_parts)
+    scale = np.array([estimates.scale_up(len(part.ids)) for part in parts])
+    trainings: Sequence[np.ndarray | None] = (None, None)
+    if luck is not None:
+        apart = np.stack([own.mean(axis=2) for own in luck.apart], axis=2)
+        trainings = [
+            apart * np.sqrt(own / draws.num_resamples) for own in parts_of_variance
+        ]
+    single, each = (
+        _Resampled(np.concatenate(of_way) * scale, apart)
+        for of_way, apart in zip(missed, trainings, strict=True)
     )
+    return single, each
 
 
 def _chosen(
-    parts: Sequence["_Part"],
+    parts: Sequence[fold_choices.Part],
     chosen: Sequence[np.ndarray],
     trainings: Mapping[str, Sequence[statistics.Columns]],
-    draws: estimates.Draws,
-    scores: tuple[np.ndarray, list[np.ndarray]],
+    means: np.ndarray,
+    resampled: _Resampled,
 ) -> Chosen:
-    """Returns what is told of a choice [folds, prompts] in each dataset."""
-    means, missed = scores
+    """Returns what is told of a choice [trainings, folds, prompts] in each dataset."""
     names = tuple(trainings)
     columns = tuple(
-        _columns(parts, chosen, {name: own[place] for name, own in trainings.items()})
-        for place in range(min(map(len, trainings.values())))
+        _columns(
+            parts,
+            [best[place] for best in chosen],
+            {name: results[place] for name, results in trainings.items()},
+        )
+        for place in range(len(parts[0].tables))
     )
-    of_rows = estimates.Estimate(
+    by_name = collections.Counter(
+        names[int(place)] for best in chosen for place in best.ravel()
+    ).most_common()
+    apart = {}
+    if resampled.trainings is not None:
+        apart = {
+            (name, len(columns)): resampled.trainings[:, place]
+            for place, name in enumerate(names)
+            if resampled.trainings[:, place].any()
+        }
+    estimate = estimates.Estimate(
         tuple(part.dataset for part in parts),
-        means[0],
-        np.concatenate(missed)
-        * np.array([estimates.scale_up(len(part.ids)) for part in parts]),
+        means,
+        resampled.missed,
         tuple(len(part.ids) for part in parts),
         tuple(part.rows for part in parts),
+        num_trainings=len(columns),
+        trainings=apart,
         is_mirrored=True,
     )
-    by_training = [
-        [statistics.mean(statistics.of_dataset(one, part.dataset)) for part in parts]
-        for one in columns
-    ]
-    best = [names[int(place)] for own in chosen for place in own.ravel()]
-    who = collections.Counter(best).most_common()
-    return Chosen(
-        estimates.of_trainings(of_rows, np.array(by_training), draws, who=who[0][0]),
-        columns,
-        tuple(who),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """The results of all experts on one dataset."""
-
-    dataset: str
-    tasks: tuple[tuple[str, str], ...]
-    ids: np.ndarray
-    table: np.ndarray  # float32 [rows, experts, prompts], 0 where a prompt lacks a row
-    known: np.ndarray  # float32 [rows, prompts]
-    rows: int
-    folds: tuple[np.ndarray, ...] = ()
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.table.shape
-
-    def with_folds(self, draws: estimates.Draws, number: int) -> "_Part":
-        of = draws.folds(self.dataset, len(self.ids), number)
-        folds = tuple(np.flatnonzero(of == k) for k in range(number))
-        return dataclasses.replace(self, folds=folds)
-
-
-def _part(
-    experts: Mapping[str, statistics.Columns],
-    dataset: str,
-) -> _Part | None:
-    table = known = ids = None
-    tasks: list[tuple[str, str]] = []
-    for place, one in enumerate(experts.values()):
-        own = statistics.of_dataset(one, dataset)
-        if not own:
-            return None
-        own_ids, values = statistics.table(own)
-        if table is None or known is None or ids is None:
-            if len(own_ids) < 2:
-                return None
-            tasks, ids, known = sorted(own), own_ids, np.isfinite(values)
-            table = np.empty((len(ids), len(experts), len(tasks)), np.float32)
-        same = sorted(own) == tasks and np.array_equal(ids, own_ids)
-        if not same or not np.array_equal(known, np.isfinite(values)):
-            return None
-        table[:, place] = np.where(known, values, 0.0)
-    if table is None or known is None or ids is None:
-        return None
-    rows = estimates.rows_key(tasks, ids, np.where(known, 0.0, np.nan))
-    return _Part(dataset, tuple(tasks), ids, table, known.astype(np.float32), rows)
-
-
-class _World:
-    """How good experts are where rows are resampled: as on all rows, noise aside.
-
-    Args:
-      parts: The results, by dataset.
-      all_of: The choice by all rows once.
-
-    Attributes:
-      all_of: The same.
-      each: float32 [folds, 1, experts, prompts] of each dataset: what scores of a
-        resample on the other folds have to be shifted by to become these, noise aside.
-      single: [folds, 1, experts], the same of the sums over datasets.
-    """
-
-    def __init__(self, parts: Sequence[_Part], all_of: "_Choice") -> None:
-        self.all_of = all_of
-        self.each: list[np.ndarray] = []
-        scores, spreads = [], []
-        for j, (part, (sums, counts)) in enumerate(
-            zip(parts, all_of.sums, strict=True)
-        ):
-            count = np.maximum(counts.sum(axis=0)[0], 1)
-            mean = sums.sum(axis=0)[0] / count
-            # What each row adds to the error of a mean.
-            apart = part.table - mean.astype(np.float32)
-            spread = apart * (part.known[:, np.newaxis] / count.astype(np.float32))
-            self.each.append(_beyond_noise(mean, [spread]) - all_of.scores[j])
-            scores.append(mean.mean(axis=1))
-            spreads.append(spread.mean(axis=2))
-        distance = _beyond_noise(np.sum(scores, axis=0), spreads)
-        self.single = distance - sum(own.mean(axis=-1) for own in all_of.scores)
-
-
-def _beyond_noise(scores: np.ndarray, spreads: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns minus the distances from the best that noise does not explain.
-
-    Args:
-      scores: [experts, ...].
-      spreads: [rows, experts, ...] of each dataset, what rows add to their errors.
-    """
-    best = scores.argmax(axis=0)[np.newaxis]
-    distance = np.take_along_axis(scores, best, axis=0) - scores
-    variance = np.zeros_like(scores)
-    for spread in spreads:
-        of_best = np.take_along_axis(spread, best[np.newaxis], axis=1)
-        scale = estimates.scale_up(len(spread))
-        variance += ((spread - of_best) ** 2).sum(axis=0) * scale**2
-    rest = np.maximum(distance**2 - _OF_NOISE**2 * variance, 0.0)
-    return -np.sqrt(rest).astype(np.float32)
-
-
-class _Choice:
-    """Choices by some resamples, and what they get.
-
-    Args:
-      parts: The results, by dataset.
-      times: [resamples, rows] of each dataset.
-      world: How good experts are; without, the rows as they are choose.
-
-    Attributes:
-      single, each: [resamples, datasets], scores on the folds that did not choose.
-      single_on_all, each_on_all: What the same choices get on all rows; with `world`.
-      singles: [folds, 1], the first resample's expert for all tasks.
-      eachs: [folds, prompts] for each dataset, its expert for each.
-    """
-
-    def __init__(
-        self,
-        parts: Sequence[_Part],
-        times: Sequence[np.ndarray],
-        world: _World | None = None,
-    ) -> None:
-        num_folds, num_experts = len(parts[0].folds), parts[0].shape[1]
-        train = np.zeros((num_folds, len(times[0]), num_experts), times[0].dtype)
-        tested, each, each_on_all = [], [], []
-        self.eachs: list[np.ndarray] = []
-        self.sums: list[tuple[np.ndarray, np.ndarray]] = []
-        self.scores: list[np.ndarray] = []
-        for j, (part, drawn) in enumerate(zip(parts, times, strict=True)):
-            sums, counts = _sums(part, drawn)  # [folds, B, E, P], [folds, B, P]
-            total, count = sums.sum(axis=0), counts.sum(axis=0)
-            weight = (count > 0) / np.maximum(count, 1)  # of a row in its prompt's mean
-            weight = weight / (count > 0).sum(axis=1, keepdims=True)
-            left = (count - counts)[:, :, np.newaxis]
-            scores = (total - sums) / np.maximum(left, 1)
-            if world is None:
-                self.sums.append((sums, counts))
-                self.scores.append(scores.astype(np.float32))
-                by = scores
-            else:
-                by = scores + world.each[j]
-                if not left.all():
-                    by = np.where(left > 0, by, 0)
-                    scores = np.where(left > 0, scores, world.all_of.scores[j])
-            # Of a prompt whose rows all lie in this fold nothing is known: it is 0 for
-            # all experts, and without noise.
-            train += scores.mean(axis=-1)
-            best = by.argmax(axis=2)  # [folds, B, P]
-            each.append(_taken(sums, best, weight))
-            tested.append((sums * weight[:, np.newaxis]).sum(axis=-1))
-            self.eachs.append(best[:, 0])
-            if world is not None:
-                whole, num = world.all_of.sums[j]
-                once = num.sum(axis=0)[0]
-                mean = whole[:, 0] / np.maximum(once, 1) / (once > 0).sum()
-                each_on_all.append(_taken_of_all(mean, best))
-        if world is not None:
-            train += world.single
-        best = train.argmax(axis=2)  # [folds, B]
-        self.singles = best[:, :1]
-        place = best[:, :, np.newaxis]
-        self.single = np.stack(
-            [np.take_along_axis(one, place, 2)[..., 0].sum(axis=0) for one in tested],
-            axis=1,
-        )
-        self.each = np.stack(each, axis=1)
-        if world is not None:
-            fold = np.arange(num_folds)[:, np.newaxis]
-            self.each_on_all = np.stack(each_on_all, axis=1)
-            self.single_on_all = np.stack(
-                [one[:, 0][fold, best].sum(axis=0) for one in world.all_of.tested],
-                axis=1,
-            )
-        self.tested = tested
-
-
-def _sums(part: _Part, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns sums of results and counts of rows, of each fold."""
-    sums, counts = [], []
-    for fold in part.folds:
-        drawn = times[:, fold]
-        flat = part.table[fold].astype(drawn.dtype, copy=False)
-        found = drawn @ flat.reshape(len(fold), -1)
-        sums.append(found.reshape(len(drawn), *part.shape[1:]))
-        counts.append(drawn @ part.known[fold].astype(drawn.dtype, copy=False))
-    return np.stack(sums), np.stack(counts)
-
-
-def _taken(sums: np.ndarray, best: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Returns [B], the scores of the experts [folds, B, P] on their folds."""
-    own = np.take_along_axis(sums, best[:, :, np.newaxis], axis=2)[:, :, 0]
-    return (own * weight).sum(axis=(0, 2))
-
-
-def _taken_of_all(mean: np.ndarray, best: np.ndarray) -> np.ndarray:
-    """Returns the same of the contributions [folds, E, P] of all rows."""
-    fold = np.arange(len(mean))[:, np.newaxis, np.newaxis]
-    return mean[fold, best, np.arange(mean.shape[2])].sum(axis=(0, 2))
+    return Chosen(estimate, columns, tuple(by_name))
 
 
 def _columns(
-    parts: Sequence[_Part],
+    parts: Sequence[fold_choices.Part],
     chosen: Sequence[np.ndarray],
     experts: Mapping[str, statistics.Columns],
 ) -> statistics.Columns:
-    found = {}
+    """Returns the results of whom [folds, prompts] were chosen in each dataset."""
+    columns = {}
     names = tuple(experts)
     for part, best in zip(parts, chosen, strict=True):
         for p, key in enumerate(part.tasks):
-            is_there = part.known[:, p] > 0
+            is_there = part.is_there[:, p] > 0
             values = np.empty(len(part.ids))
             for k, fold in enumerate(part.folds):
                 column = experts[names[int(best[k, p])]][key]
                 whole = np.full(len(part.ids), np.nan)
                 whole[np.searchsorted(part.ids, column.example_ids)] = column.values
                 values[fold] = whole[fold]
-            found[key] = statistics.Column(part.ids[is_there], values[is_there])
-    return found
+            columns[key] = statistics.Column(part.ids[is_there], values[is_there])
+    return columns

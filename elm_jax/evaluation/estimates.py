@@ -81,9 +81,17 @@ class Draws:
 
         Their weighted distances from their mean are a normal draw of its error.
         """
+        return self.each_training(who, number).mean(axis=1)
+
+    def each_training(self, who: str, number: int) -> np.ndarray:
+        """Returns float64 [num_resamples, number, number], weights for each training.
+
+        The distances of trainings from their mean, weighted by `[:, t]`, are a normal
+        draw of how far another training in the place of training `t` may be from it.
+        """
         rng = np.random.default_rng([self.seed, zlib.crc32(who.encode()), 2])
-        weights = rng.normal(size=(self.num_resamples, number))
-        return weights / math.sqrt(number * (number - 1))
+        weights = rng.normal(size=(self.num_resamples, number, number))
+        return weights / math.sqrt(number - 1)
 
     def _sequence(self, dataset: str) -> np.random.SeedSequence:
         return np.random.SeedSequence([self.seed, zlib.crc32(dataset.encode())])
@@ -101,7 +109,8 @@ class Estimate:
       rows: What tells these rows from others; equal for what may be subtracted.
       num_trainings: Training seeds behind it; the fewer of two, in a difference.
       trainings: How far the means of trainings are from their mean, float64 [trainings,
-        datasets], by whose they are and how many.
+        datasets], by whose they are and how many. Of several models that share the
+        datasets, each is multiplied by the root of the part that its variance has.
       bounds: The least and the greatest value that the mean can have.
       is_mirrored: Whether intervals end where resamples' errors are subtracted, and not
         added, as for errors that are skewed by a choice.

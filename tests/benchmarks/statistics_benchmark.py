@@ -2,7 +2,8 @@
 
 Prints, in percent of the worlds with the standard error: how often some way is called
 better (by noise: at most 5), how often a planted expert is found (at least 90), how
-often each kind of interval holds the truth (93 to 97), and how often the choices of a
+often each kind of interval holds the truth (93 to 97) and by how many points scores of
+choices are too high (0), and how often the choices of a
 library are said to fit their datasets, or to beat random ones (made at random: at most
 5). Minutes on one core.
 
@@ -54,6 +55,22 @@ CHOICES = {
     "choice of 20 experts, one 3 points better: the same": statistics_worlds.World(
         20, (2, 2, 2), 200, planted=3.0
     ),
+    "choice of 5 equal experts, 3 trainings 3 points apart": statistics_worlds.World(
+        5, (2, 2, 2), 200, num_trainings=3, spread=3.0
+    ),
+    "choice of 5 equal experts, 5 trainings 3 points apart": statistics_worlds.World(
+        5, (2, 2, 2), 200, num_trainings=5, spread=3.0
+    ),
+    "choice of 20 experts 1 point apart, 3 trainings 3 points apart": (
+        statistics_worlds.World(
+            20, (2, 2, 2), 200, rate=70.0, apart=1.0, num_trainings=3, spread=3.0
+        )
+    ),
+    "choice of 2 experts 5 points apart, 5 trainings 2 points apart": (
+        statistics_worlds.World(
+            2, (2, 2, 2), 200, apart=5.0, num_trainings=5, spread=2.0
+        )
+    ),
 }
 LIBRARIES = {
     "choices at random: 20 experts, 11 x 200 rows, 3 prompts": (
@@ -94,8 +111,10 @@ def _asked(names: Iterable[str]) -> list[str]:
 def _tell(name: str, shares: dict[str, float]) -> None:
     number = _NUM_WORLDS.value
     told = ", ".join(
-        f"{key} {share:.1f} ± {statistics_worlds.error_of(share, number):.1f}"
-        for key, share in shares.items()
+        f"{key} {value:+.2f} points"
+        if key.endswith("_bias")
+        else f"{key} {value:.1f} ± {statistics_worlds.error_of(value, number):.1f}"
+        for key, value in shares.items()
     )
     print(f"{name} ({number} worlds): {told}", flush=True)
 

@@ -25,7 +25,7 @@ class World:
       rate: Chance of being right, in percent.
       planted: Points by which the first expert is better.
       apart: Points by which each expert is worse than the one before.
-      num_trainings: Of each of the two ways that are compared.
+      num_trainings: Of each expert and each way.
       spread: Standard deviation of trainings, in points.
     """
 
@@ -46,6 +46,15 @@ class World:
         """Returns what a cross-fitted choice is worth: the mean of whom folds chose."""
         rates = [self.rate_of(int(name[1:])) for name, _ in chosen.counts]
         return float(np.average(rates, weights=[n for _, n in chosen.counts]))
+
+    def draw_trainings(
+        self, rng: np.random.Generator, rate: float
+    ) -> list[statistics.Columns]:
+        """Returns results of a model's trainings, some of them luckier than others."""
+        return [
+            self.draw(rng, rate + self.spread * rng.normal())
+            for _ in range(self.num_trainings)
+        ]
 
     def draw(self, rng: np.random.Generator, rate: float) -> statistics.Columns:
         """Returns results of a model; a row is as hard under all its prompts."""
@@ -111,24 +120,28 @@ def run(world: World, *, num_worlds: int, seed: int = 0) -> Counts:
 def run_choices(world: World, *, num_worlds: int, seed: int = 0) -> dict[str, float]:
     """Returns how often intervals of cross-fitted choices held the truth, in percent.
 
-    Of a choice of one expert (`chosen`), and of one for each prompt (`each`).
+    Of a choice of one expert (`chosen`), and of one for each prompt (`each`); and by
+    how many points their scores were too high, on average (`chosen_bias`, `each_bias`).
     """
     counts = Counts(worlds=num_worlds)
+    bias = {"chosen_bias": 0.0, "each_bias": 0.0}
     for trial in range(num_worlds):
         rng = np.random.default_rng([seed, trial])
         experts = _experts(world, rng)
         fitted = cross_fitting.cross_fit(experts, estimates.Draws(seed=trial))
         if fitted is not None:
             _judge_choices(world, fitted, counts)
+            for name, own in zip(bias, fitted, strict=True):
+                bias[name] += (own.estimate.mean - world.truth(own)) / num_worlds
     shares = counts.shares()
-    return {name: shares[name] for name in ("chosen", "each")}
+    return {name: shares[name] for name in ("chosen", "each")} | bias
 
 
 def _experts(
     world: World, rng: np.random.Generator
 ) -> dict[str, list[statistics.Columns]]:
     return {
-        f"e{place:04d}": [world.draw(rng, world.rate_of(place))]
+        f"e{place:04d}": world.draw_trainings(rng, world.rate_of(place))
         for place in range(world.num_experts)
     }
 
@@ -148,10 +161,7 @@ def _judge(
     experts = _experts(world, rng)
     ways = []
     for name in ("multitask", "retrieved", "merged"):
-        trainings = [
-            world.draw(rng, world.rate + world.spread * rng.normal())
-            for _ in range(world.num_trainings)
-        ]
+        trainings = world.draw_trainings(rng, world.rate)
         ways.append(estimates.estimate(trainings, draws, who=name))
     fitted = cross_fitting.cross_fit(experts, draws)
     truth = world.rate

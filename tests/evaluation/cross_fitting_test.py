@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from elm_jax.evaluation import cross_fitting, estimates, statistics
+from elm_jax.evaluation import cross_fitting, estimates, fold_choices, statistics
 
 DATASETS = {"a": 2, "b": 1}
 NUM_ROWS = 40
@@ -30,14 +30,16 @@ def fit(experts, draws):
     )
 
 
-def plain_fit(experts, draws, *, single):
+def plain_fit(experts, draws, *, single, reported=None):
     """The same by loops: the mean on each fold of what the others chose."""
+    reported = reported or experts
     keys = sorted(next(iter(experts.values())))
     folds = {d: draws.folds(d, NUM_ROWS, cross_fitting.NUM_FOLDS) for d, _ in keys}
 
     def mean_of(name, key, fold, *, inside):
         own = folds[key[0]] == fold
-        return experts[name][key].values[own if inside else ~own].mean()
+        results = reported if inside else experts
+        return results[name][key].values[own if inside else ~own].mean()
 
     def outside(name, fold, chosen_by):
         by_dataset = {}
@@ -122,6 +124,99 @@ def test_trainings_of_the_chosen_widen_the_interval():
     assert found.estimate.num_trainings == 1
 
 
+def trained(rates, *, num_trainings, spread=0.1):
+    """Experts whose trainings are lucky or not, in the order of expert and training."""
+    rng = np.random.default_rng(5)
+    of_each = [
+        library([rate + spread * rng.normal() for rate in rates], seed=10 + training)
+        for training in range(num_trainings)
+    ]
+    return {name: [own[name] for own in of_each] for name in of_each[0]}
+
+
+def plain_fit_of_trainings(experts, draws, *, single):
+    """The same by loops: this training on this fold, chosen by all others."""
+    num_trainings = len(next(iter(experts.values())))
+    totals = []
+    for training in range(num_trainings):
+        others = {
+            name: {
+                key: statistics.Column(
+                    column.example_ids,
+                    np.mean(
+                        [
+                            trainings[other][key].values
+                            for other in range(num_trainings)
+                            if other != training
+                        ],
+                        axis=0,
+                    ),
+                )
+                for key, column in trainings[0].items()
+            }
+            for name, trainings in experts.items()
+        }
+        here = {name: trainings[training] for name, trainings in experts.items()}
+        totals.append(plain_fit(others, draws, single=single, reported=here))
+    return np.mean(totals, axis=0)
+
+
+@pytest.mark.parametrize("num_trainings", [2, 3])
+@pytest.mark.parametrize("way", ["best_single", "best_per_prompt"])
+def test_the_score_is_that_of_trainings_that_did_not_choose(way, num_trainings):
+    experts = trained([0.4, 0.5, 0.55, 0.5], num_trainings=num_trainings)
+    draws = estimates.Draws()
+    fitted = getattr(cross_fitting.cross_fit(experts, draws), way)
+    expected = plain_fit_of_trainings(experts, draws, single=way == "best_single")
+    assert fitted.estimate.means == pytest.approx(expected)
+    means = [statistics.mean(columns) for columns in fitted.columns]
+    assert len(means) == num_trainings
+    assert np.mean(means) == pytest.approx(fitted.estimate.mean)
+    num_choices = 3 * num_trainings * cross_fitting.NUM_FOLDS
+    assert sum(count for _, count in fitted.counts) == num_choices
+
+
+def test_blocks_of_resamples_draw_trainings_as_one_block_does(monkeypatch):
+    experts = trained([0.5, 0.5, 0.5], num_trainings=3)
+    draws = estimates.Draws(num_resamples=50)
+    whole = cross_fitting.cross_fit(experts, draws).best_single.estimate.errors
+    monkeypatch.setattr(cross_fitting, "_BLOCK_SIZE", 200)
+    parts = cross_fitting.cross_fit(experts, draws).best_single.estimate.errors
+    # Sums of float32 in another order: scores are of the order of 100.
+    np.testing.assert_allclose(whole, parts, atol=1e-3)
+
+
+def test_luck_of_trainings_goes_out_of_a_difference_from_who_is_always_chosen():
+    """Its rows' luck aside, which a plain estimate of trainings counts twice."""
+    experts = trained([0.1, 0.8, 0.1], num_trainings=3)
+    draws = estimates.Draws()
+    fitted = cross_fitting.cross_fit(experts, draws).best_single.estimate
+    plain = estimates.estimate(experts["e01"], draws, who="e01")
+    assert fitted.mean == pytest.approx(plain.mean)
+    assert plain.num_trainings == fitted.num_trainings == 3
+    assert (fitted - plain).scale < 0.2 * plain.scale
+    assert 0.8 * plain.scale < fitted.scale < 1.02 * plain.scale
+
+
+def test_chosen_scores_of_equal_experts_are_not_too_high():
+    """The mean over trainings that chose would be 7 points too high."""
+    missed = []
+    for world in range(60):
+        rng = np.random.default_rng(world)
+        experts = {
+            f"e{place}": [
+                {("a", "a_0"): statistics.Column(np.arange(50), rng.normal(m, 20, 50))}
+                for m in rng.normal(50, 10, 3)
+            ]
+            for place in range(5)
+        }
+        draws = estimates.Draws(num_resamples=20)
+        fitted = cross_fitting.cross_fit(experts, draws)
+        missed.append(fitted.best_single.estimate.mean - 50)
+    # Each is off by some 7 points, by 10 / sqrt(3) and its rows.
+    assert abs(np.mean(missed)) < 3 * 7 / 60**0.5
+
+
 def test_two_equal_experts_are_chosen_as_uncertainly_as_in_other_worlds():
     ids, naive = np.arange(200), 10 / 200**0.5
     scales = []
@@ -146,10 +241,10 @@ def test_distances_within_noise_are_none_and_others_nearly_what_they_are():
     signs = np.resize([1.0, -1.0], 100)[:, np.newaxis]
     spread = signs * np.array([[0.1, -0.1, -0.1]])
     error = math.sqrt(100 * 0.2**2) * estimates.scale_up(100)
-    found = cross_fitting._beyond_noise(scores, [spread])
-    noise = cross_fitting._OF_NOISE * error
+    found = fold_choices.beyond_noise(scores, [spread])
+    noise = fold_choices._OF_NOISE * error
     assert noise > 2
     expected = [0.0, 0.0, -math.sqrt(10**2 - noise**2)]
     assert found == pytest.approx(expected, rel=1e-6)
     # Two experts that are one have no noise between them, and no distance.
-    assert cross_fitting._beyond_noise(scores[:2], [spread[:, 1:]]).max() == 0
+    assert fold_choices.beyond_noise(scores[:2], [spread[:, 1:]]).max() == 0

@@ -55,6 +55,16 @@ def test_the_interval_of_a_difference_of_trainings_is_welchs(first, second):
     assert both == pytest.approx(expected, abs=0.5)
 
 
+def test_draws_of_each_training_vary_as_trainings_do():
+    draws = estimates.Draws(num_resamples=20_000)
+    scores = np.array([40.0, 44.0, 51.0])
+    drawn = draws.each_training("one", 3) @ (scores - scores.mean())
+    assert drawn.std(axis=0) == pytest.approx(np.full(3, scores.std(ddof=1)), rel=0.02)
+    mean = draws.trainings("one", 3) @ (scores - scores.mean())
+    np.testing.assert_allclose(drawn.mean(axis=1), mean)
+    assert mean.std() == pytest.approx(stats.sem(scores), rel=0.02)
+
+
 def test_trainings_that_are_shared_have_no_error_in_a_difference():
     one = trained(40.0, 44.0, 51.0)
     assert (one - one).interval.low == (one - one).interval.high == 0.0

@@ -33,8 +33,9 @@ def test_intervals_hold_the_truth(noise, kind):
         statistics_worlds.World(2, (1, 1), 120),
         statistics_worlds.World(5, (1, 1), 120),
         statistics_worlds.World(3, (1, 1), 120, apart=15.0),
+        statistics_worlds.World(5, (1, 1), 120, num_trainings=3, spread=5.0),
     ],
-    ids=["two equal", "five equal", "three apart"],
+    ids=["two equal", "five equal", "three apart", "five with three trainings"],
 )
 def test_intervals_of_choices_hold_the_truth(world):
     found = statistics_worlds.run_choices(world, num_worlds=NUM_WORLDS)

@@ -1,6 +1,7 @@
 """Parameters come to their devices one by one, in the dtype that they have there."""
 
 import dataclasses
+import gc
 import tracemalloc
 
 import jax
@@ -75,16 +76,21 @@ def test_the_host_casts_as_the_devices_do(mesh):
 
 
 def test_the_host_holds_no_more_than_what_is_placed_and_one_part(tmp_path, mesh):
-    """Parts are of 16 MiB at most: here, whole tensors."""
-    save_base(tmp_path / "base", dataclasses.replace(SHAPE, mlp_dim=2048))
+    """The part as it is on disk and as it is placed; here, parts are whole tensors."""
+    shape = dataclasses.replace(SHAPE, mlp_dim=4096, num_decoder_layers=8)
+    save_base(tmp_path / "base", shape)
     params = loaded.Base.open(tmp_path / "base").params
+    # The first time, JAX keeps what it traced and compiled, too.
+    placing.frozen(params, shape, mesh, "data")
+    params = loaded.Base.open(tmp_path / "base").params
+    gc.collect()
     tracemalloc.start()
-    placed = placing.frozen(params, SHAPE, mesh, "data")
+    placed = placing.frozen(params, shape, mesh, "data")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     sizes = [leaf.nbytes for leaf in trees.flatten(params).values()]
     # A CPU's devices take the memory of what is placed.
-    most = 1.1 * trees.count_bytes(placed) + max(sizes)
+    most = 1.1 * trees.count_bytes(placed) + 1.5 * max(sizes)
     assert peak < most < 0.9 * sum(sizes)
 
 
