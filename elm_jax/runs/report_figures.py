@@ -14,6 +14,10 @@ from elm_jax.runs.report_way import Way
 from elm_jax.runs.report_ways import Ways
 
 BASELINES: tuple[results.Role, ...] = ("multitask", "base")
+_OF_TRAININGS = (
+    "Each expert has several trainings: where choices are cross-fitted, one training is"
+    " reported and the others choose, each in turn.",
+)
 
 
 def tables(ways: Ways) -> tuple[report.Figures, ...]:
@@ -137,13 +141,14 @@ def _choosing(ways: Ways) -> report.Figures | None:
         "best_single": max(report_library.means(ways.singles)),
         "best_per_prompt": oracle.whole.mean,
     }
-    rows = []
+    rows, several = [], False
     for label, bound in bounds.items():
-        one = getattr(ways.cross_fitted, label)
+        fitted = getattr(ways.cross_fitted, label)
+        several = fitted.estimate.num_trainings > 1
         elsewhere = None if ways.chosen_here else ways.by_label(label)
         score = elsewhere and elsewhere.whole
-        chosen = ", ".join(f"{count} {name}" for name, count in one.counts[:2])
-        figures = (bound, one.estimate.interval, bound - one.estimate.mean)
+        chosen = ", ".join(f"{count} {name}" for name, count in fitted.counts[:2])
+        figures = (bound, fitted.estimate.interval, bound - fitted.estimate.mean)
         rows.append((label, (*figures, score and score.interval, chosen)))
     return report.Figures(
         title=f"What choosing among {len(ways.experts)} experts is worth (percent)",
@@ -157,6 +162,7 @@ def _choosing(ways: Ways) -> report.Figures | None:
             " method. cross-fitted: chosen on one half of the rows, reported on the"
             " other, and the other way round; each resample chooses again. optimism:"
             " their difference, luck for the most part.",
+            *_OF_TRAININGS * several,
         ),
     )
 

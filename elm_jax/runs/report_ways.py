@@ -171,13 +171,16 @@ class Ways:
                 ("best_single", "the best expert"),
                 ("best_per_prompt", "the best expert of each prompt"),
             ):
-                one: cross_fitting.Chosen = getattr(self.cross_fitted, label)
+                fitted: cross_fitting.Chosen = getattr(self.cross_fitted, label)
+                several = fitted.estimate.num_trainings > 1
                 yield Way(
                     label=f"{label}_crossfit",
                     note=f"{what}, chosen on one half of these rows and reported on"
-                    " the other, and the other way round",
-                    columns=one.columns,
-                    score=one.estimate,
+                    " the other, and the other way round"
+                    + several
+                    * "; of trainings, all but one choose, each in turn",
+                    columns=fitted.columns,
+                    score=fitted.estimate,
                     is_whole=True,
                 )
         note = "the best expert of each prompt, chosen on these rows: a bound"

@@ -97,6 +97,23 @@ def seeds(folder, *, number, recipe="r", rng=None):
         record(folder, "multitask", 0.4 + 0.1 * seed, rng, kind="multitask", **own)
 
 
+def test_lucky_trainings_do_not_choose_themselves(tmp_path):
+    """Each training of one expert is lucky, each in its turn."""
+    rng = np.random.default_rng(4)
+    for name, rates in (("e0", (0.9, 0.5, 0.5)), ("e1", (0.5, 0.5, 0.9))):
+        for seed, rate in enumerate(rates):
+            own = {"training_seed": seed, "recipe": name, "source": f"s{seed}/{name}"}
+            record(tmp_path, name, rate, rng, **own)
+    text = run(tmp_path)
+    assert "one training is reported and the others choose" in text
+    table = text.split("What choosing among 2 experts")[1]
+    values = line(table, "best_single").split("|")
+    bound, fitted = (float(re.findall(r"[\d.]+", value)[0]) for value in values[2:4])
+    # Whoever is lucky in the others is not in the one that is reported, and so twice.
+    assert bound > 60
+    assert fitted < 57
+
+
 def test_trainings_of_one_recipe_are_one_expert_with_an_interval_of_both(tmp_path):
     seeds(tmp_path, number=3)
     record(tmp_path, "retrieved", 0.5, np.random.default_rng(3), kind="strategy")
