@@ -10,7 +10,13 @@ if TYPE_CHECKING:
 
 def runs() -> "tuple[type[Run], ...]":
     """Returns the runs of the binary; imports what they need."""
-    from elm_jax.runs import fetch, library, observe, retrieval_comparison
+    from elm_jax.runs import (
+        fetch,
+        library,
+        observe,
+        retrieval_comparison,
+        router_comparison,
+    )
 
     return (
         library.BuildLibrary,
@@ -18,6 +24,7 @@ def runs() -> "tuple[type[Run], ...]":
         library.RetireExperts,
         library.Retrieve,
         retrieval_comparison.CompareRetrieval,
+        router_comparison.CompareRouters,
         observe.Observe,
         fetch.FetchExperts,
     )

@@ -184,6 +184,27 @@ class AdapterKind(abc.ABC):
         effects = each.astype(jnp.float32) - outputs.astype(jnp.float32)[None]
         return jnp.moveaxis(jnp.linalg.norm(effects, axis=-1), 0, -1)
 
+    def entropies(
+        self,
+        module: nn.Module,
+        params: types.Params,
+        inputs: jax.Array,
+        outputs: jax.Array,
+    ) -> jax.Array:
+        """Returns the entropy of the softmax of each adapter's effect, in nats.
+
+        Float32 [..., experts], from 0 to the logarithm of the width; the arguments are
+        those of `mix`.
+        """
+        rows = [part.reshape(-1, part.shape[-1]) for part in (inputs, outputs)]
+
+        def alone(own: types.Params) -> jax.Array:
+            effect = self.effect(module, own, *rows).astype(jnp.float32)
+            return jnp.sum(jax.scipy.special.entr(jax.nn.softmax(effect)), axis=-1)
+
+        found = jax.vmap(alone)(params)
+        return found.T.reshape(*outputs.shape[:-1], len(found))
+
     def _each(
         self,
         module: nn.Module,

@@ -5,7 +5,8 @@ front: `experts/...` [experts, ...] and, of its router, `router/...` [experts, .
 the model it is one more function that gives adapters (`types.AdapterFn`), so it scores,
 decodes and is split over devices as with one expert. What the keys and values of
 cross-attention get is routed once per input, as they are computed once per input;
-nothing that a router sees at one position depends on others.
+nothing that a router sees at one position depends on others. Weights that are `given`
+for whole inputs go before those of the router.
 """
 
 import abc
@@ -25,7 +26,7 @@ from elm_jax.peft import chosen, points
 from elm_jax.peft import kind as kinds
 from elm_jax.types import LAYERS, Params
 
-EXPERTS, ROUTER = "experts", "router"
+EXPERTS, ROUTER, GIVEN = "experts", "router", "given"
 # Places that read the encoder's output, one position for each of the inputs'.
 _READS_INPUTS = re.compile(r"^encoder/|encoder_decoder_attention/(key|value)_adapter$")
 Reads = Literal["adapter", "sub_layer"]
@@ -42,6 +43,11 @@ class Router(abc.ABC):
     """
 
     needs_norms: ClassVar[bool] = False
+
+    @property
+    def observes_entropies(self) -> bool:
+        """Whether `observed` is to have the entropies of the experts' effects."""
+        return False
 
     def __post_init__(self) -> None:
         """Raises ConfigError for an option that it cannot have."""
@@ -168,10 +174,16 @@ class MixtureAdapter(nn.Module):
         norms = None
         if spec.router.needs_norms or self.is_mutable_collection(OBSERVED):
             norms = spec.of.norms(module, params, inputs, outputs)
-        weights = spec.router.weigh(router, read, norms, spec.num_experts)
+        if self.has_variable("params", GIVEN):
+            weights = _of_inputs(self.get_variable("params", GIVEN), read)
+        else:
+            weights = spec.router.weigh(router, read, norms, spec.num_experts)
         self.sow(OBSERVED, "weights", weights)
         self.sow(OBSERVED, "read", read)
         self.sow(OBSERVED, "norms", norms)
+        if spec.router.observes_entropies and self.is_mutable_collection(OBSERVED):
+            entropies = spec.of.entropies(module, params, inputs, outputs)
+            self.sow(OBSERVED, "entropies", entropies)
         weights = weights.astype(outputs.dtype)
         top_k = spec.router.num_chosen
         if spec.only_chosen and top_k < spec.num_experts:
@@ -192,6 +204,36 @@ class MixtureAdapter(nn.Module):
         del rng
         count = self.spec.num_experts
         return {name: jnp.zeros((count, *shape)) for name, shape in shapes.items()}
+
+
+def _of_inputs(given: jax.Array, read: jax.Array) -> jax.Array:
+    """Returns weights [rows, length, experts] of given ones [experts, inputs].
+
+    Rows are the inputs, or the answer choices of each of them one after another.
+    """
+    weights = jnp.repeat(given.T, read.shape[0] // given.shape[-1], axis=0)
+    shape = (*read.shape[:-1], len(given))
+    return jnp.broadcast_to(jnp.expand_dims(weights, [*range(1, read.ndim - 1)]), shape)
+
+
+def given(params: Params, weights: jax.Array) -> dict[str, Any]:
+    """Returns what, joined with a mixture's parameters, weighs experts by input.
+
+    Args:
+      params: Of the whole model.
+      weights: Float32 [inputs, experts], the same at all places, for the inputs that
+        the model is then given, and all their answer choices.
+    """
+    found = {}
+    for name, leaf in trees.flatten(params).items():
+        place, is_experts, _ = name.partition(f"/{EXPERTS}/")
+        if is_experts and place.endswith("_adapter"):
+            layers = leaf.shape[:1] if LAYERS in place.split("/") else ()
+            turned = weights.astype(jnp.float32).T
+            found[f"{place}/{GIVEN}"] = jnp.broadcast_to(
+                turned, (*layers, *turned.shape)
+            )
+    return trees.unflatten(found)
 
 
 def stack(experts: Sequence[Params]) -> dict[str, Any]:
@@ -237,8 +279,9 @@ def observed(collections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
       collections: What `model.apply(..., mutable=[OBSERVED])` gave beside its result.
 
     Returns:
-      At each place `weights` and `norms` [layers, batch, length, experts], and what the
-      adapters `read` [layers, batch, length, width].
+      At each place `weights`, `norms` and, if the router asks for them, `entropies`
+      [layers, batch, length, experts], and what the adapters `read` [layers, batch,
+      length, width].
     """
     found: dict[str, dict[str, Any]] = {}
     for name, (value,) in trees.flatten(collections[OBSERVED]).items():

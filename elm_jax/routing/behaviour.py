@@ -4,6 +4,8 @@ Each takes the log-probabilities that several experts give to the answer choices
 same rows, and gives a number for each expert: the greater, the better it should fit.
 All are in nats. No label is read, and the order of rows, experts and choices changes
 nothing (choices are moved in all rows alike, as `information` counts their places).
+Where rows have no choices, each expert writes an answer of its own, and `OF_WRITTEN`
+has what can be said of these.
 """
 
 import dataclasses
@@ -120,6 +122,29 @@ class ChoiceScores:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class WrittenScores:
+    """What experts think of the answers that they wrote themselves, one to each row.
+
+    Attributes:
+      log_probs: Float64 [experts, rows], in nats, the end token included.
+      num_tokens: Int [experts, rows], at least 1.
+    """
+
+    log_probs: np.ndarray
+    num_tokens: np.ndarray
+
+    def __post_init__(self) -> None:
+        """Raises DataError for arrays that do not fit, or are empty."""
+        shape = self.log_probs.shape
+        if len(shape) != 2 or not all(shape) or self.num_tokens.shape != shape:  # noqa: PLR2004
+            raise errors.DataError(
+                found=f"scores of shapes {shape} and {self.num_tokens.shape}",
+                expected="twice [experts, rows], with one of each at least",
+                do="Let all experts answer the same rows",
+            )
+
+
 def log_prob(scores: ChoiceScores) -> np.ndarray:
     """Returns the mean over rows of the best answer's log-probability.
 
@@ -209,14 +234,36 @@ STATISTICS: Mapping[Statistic, Callable[[ChoiceScores], np.ndarray]] = {
 """Functions of scores that return float64 [experts], by name."""
 
 
+OF_WRITTEN: Mapping[Statistic, Callable[[WrittenScores], np.ndarray]] = {
+    "log_prob": lambda scores: scores.log_probs.mean(axis=1),
+    "log_prob_per_token": lambda scores: (scores.log_probs / scores.num_tokens).mean(
+        axis=1
+    ),
+}
+"""The same of answers that experts wrote: the only answer is the best one."""
+
+
 def ranked(
-    names: Sequence[str], scores: ChoiceScores, statistic: Statistic
+    names: Sequence[str], scores: ChoiceScores | WrittenScores, statistic: Statistic
 ) -> tuple[tuple[str, float], ...]:
     """Returns experts with a statistic, greatest first, equal ones by name.
 
     Numbers have six digits, so that the noise of other batches does not tell in them.
+
+    Raises:
+      DataError: The statistic compares answers, and experts wrote one each, or no row
+        has two.
     """
-    values = STATISTICS[statistic](scores).tolist()
+    if isinstance(scores, WrittenScores):
+        if statistic not in OF_WRITTEN:
+            raise errors.DataError(
+                found=f"{statistic} of answers that experts wrote, one to each row",
+                expected=f"one of {', '.join(OF_WRITTEN)}",
+                do="Choose one of these for tasks without answer choices",
+            )
+        values = OF_WRITTEN[statistic](scores).tolist()
+    else:
+        values = STATISTICS[statistic](scores).tolist()
     rounded = [float(f"{value:.6g}") for value in values]
     pairs = zip(names, rounded, strict=True)
     return tuple(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))

@@ -10,15 +10,18 @@ is scored.
 import dataclasses
 import pathlib
 from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from elm_jax import errors
 from elm_jax.data import token_store
+from elm_jax.data.vocabulary import SentencePiece
 from elm_jax.evaluation import result_store, results
 from elm_jax.library import catalogue
 from elm_jax.partitioning import processes
 from elm_jax.peft import adapters
+from elm_jax.routing import behaviour as behaviour_lib
 from elm_jax.runs import (
     candidates,
     jobs,
@@ -29,17 +32,21 @@ from elm_jax.runs import (
     task_data,
 )
 from elm_jax.runs.strategy import Strategy
-from elm_jax.types import Params
+from elm_jax.types import EOS_ID, Params
 
 FOLDER = "behaviour"
 _METRIC = "choices"  # their mean number in a row, which no other batch size changes
 
 
 class _WithoutLabels:
-    """A scorer that gives the log-probabilities of choices, and nothing by labels."""
+    """A scorer that gives the log-probabilities of choices, and nothing by labels.
 
-    def __init__(self, program: scorer.Scorer) -> None:
-        self._program = program
+    Where a task has no choices, the only one is what the model itself writes, its text
+    tokenised again, with the end token.
+    """
+
+    def __init__(self, program: scorer.Scorer, vocabulary: SentencePiece) -> None:
+        self._program, self._vocabulary = program, vocabulary
         self.place = program.place
 
     def score(
@@ -51,6 +58,14 @@ class _WithoutLabels:
     ) -> scorer.Scores:
         """Returns the scores of choices; the label of every row is taken to be 0."""
         examples = [dataset[row]._replace(label=0) for row in rows]
+        if not dataset.has_choices:
+            texts, _ = self._program.write(params, adapter, examples)
+            encoded = self._vocabulary.encode_batch(texts)
+            written = [np.array([*ids, EOS_ID], np.int32) for ids in encoded]
+            examples = [
+                example._replace(choices=(tokens,), choices_text=(text,))
+                for example, tokens, text in zip(examples, written, texts, strict=True)
+            ]
         found = self._program.rank(params, adapter, examples, length_normalized=False)
         counts = found.num_choices
         arrays = {
@@ -58,6 +73,8 @@ class _WithoutLabels:
             _METRIC: counts.astype(np.float32),
             "scores": np.concatenate(found.scores),
         }
+        if not dataset.has_choices:
+            arrays["tokens"] = np.array([len(one.choices[0]) for one in examples])
         return scorer.Scores({_METRIC: float(counts.mean())}, len(rows), arrays)
 
 
@@ -90,7 +107,8 @@ def with_behaviour(
       ElmError: What kept an expert from being scored.
     """
     looked_at = [_looked_at(question, strategies) for question in questions]
-    if not any(looked_at):
+    asks = any(one.scores_rows for one in strategies)
+    if not any(looked_at) and not asks:
         return [*questions]
     keys = dataclasses.replace(keys, claimed="", seed=0, length_normalized=False)
     asked = [
@@ -101,18 +119,53 @@ def with_behaviour(
     store = result_store.ResultStore(path(library_dir))
     print(f"rows that ask, in {store.path}:")  # noqa: T201
     todo = jobs.unscored(asked, store)
-    jobs.score(todo, _WithoutLabels(program), keys, store, run_id=run_id)
-    found = iter(processes.agree(_read(asked, store) if processes.is_main() else None))
+    unlabelled = _WithoutLabels(program, keys.data.vocabulary)
+    jobs.score(todo, unlabelled, keys, store, run_id=run_id)
+    read = processes.agree(_read(asked, store) if processes.is_main() else None)
+    found = iter([observed.Answers(*own) for own in read])
     answered = []
     for question, names in zip(questions, looked_at, strict=True):
-        if names:
-            base = next(found)
-            scores = {name: next(found) for name in names}
+        if names and question.dataset.has_choices:
+            base = next(found).scores
+            scores = {name: next(found).scores for name in names}
             examples = [question.dataset[row] for row in question.rows]
             behaviour = observed.of(scores, base, examples)
             question = question._replace(behaviour=behaviour)
+        elif names:
+            behaviour = observed.of_written({name: next(found) for name in names})
+            question = question._replace(behaviour=behaviour)
+        if asks:
+            score = _ScoreRows(question, unlabelled, keys, store, run_id)
+            question = question._replace(score_rows=score)
         answered.append(question)
     return answered
+
+
+class _ScoreRows(NamedTuple):
+    """Scores experts on some of the rows that ask, and keeps that likewise.
+
+    Of experts whose behaviour on all of these rows is known nothing is scored.
+    """
+
+    question: queries.Question
+    program: _WithoutLabels
+    keys: jobs.Keys
+    store: result_store.ResultStore
+    run_id: str
+
+    def __call__(
+        self, names: Sequence[str], rows: Sequence[int]
+    ) -> list[list[list[float]]]:
+        """Returns what `queries.ScoreRows` does."""
+        known = self.question.behaviour
+        if known is not None and {*names} <= {*known.names}:
+            return known.of_rows(names, [*map(self.question.rows.index, rows)])
+        part = self.question._replace(rows=tuple(rows))
+        asked = [*_jobs(part, names, self.keys)][1:]  # without the base
+        todo = jobs.unscored(asked, self.store)
+        jobs.score(todo, self.program, self.keys, self.store, run_id=self.run_id)
+        read = _read(asked, self.store) if processes.is_main() else None
+        return [scores for scores, _ in processes.agree(read)]
 
 
 def plan(
@@ -164,24 +217,29 @@ def _looked_at(
 ) -> tuple[str, ...]:
     """Returns the experts whose scores any strategy needs, by name."""
     names = {name for one in strategies for name in one.looks_at(question)}
-    if names and not question.dataset.has_choices:
-        raise errors.ConfigError(
-            found=f"a router by behaviour for {question.task}, whose answers are"
-            " written freely",
-            expected="tasks with answer choices, whose log-probabilities it compares",
-            do="Leave out the task, or the strategy",
-        )
+    scored = names or any(one.scores_rows for one in strategies)
+    if scored and not question.dataset.has_choices:
+        wrong = [one for one in strategies if one.needs_choices]
+        if wrong:
+            raise errors.ConfigError(
+                found=f"{wrong[0]} for {question.task}, whose answers are written"
+                " freely",
+                expected="tasks with answer choices, which it compares",
+                do="Leave out the task, or the strategy, or choose a statistic of one"
+                f" answer: {', '.join(behaviour_lib.OF_WRITTEN)}",
+            )
     return tuple(sorted(names))
 
 
 def _jobs(
     question: queries.Question, names: Collection[str], keys: jobs.Keys
 ) -> Iterator[jobs.Job]:
-    """Yields the base, if there is an expert, and each expert."""
+    """Yields the base, if its answers are compared with experts', and each expert."""
     dataset = question.dataset
     facts = results.Facts(data_fingerprint=dataset.fingerprint)
     rows = jobs.ScoredSplit(dataset, [*question.rows], facts)
-    everyone = [candidates.Candidate("base", strategy="base")] if names else []
+    everyone = [candidates.Candidate("base", strategy="base")]
+    everyone = everyone if names and dataset.has_choices else []
     everyone += candidates.of_experts([question.experts[name] for name in names])
     for candidate in everyone:
         yield jobs.Job(candidate, keys.cell(candidate, rows), rows)
@@ -189,14 +247,18 @@ def _jobs(
 
 def _read(
     asked: Sequence[jobs.Job], store: result_store.ResultStore
-) -> list[list[list[float]]]:
-    """Returns the scores of each job's examples' choices, as JSON values."""
+) -> list[tuple[list[list[float]], list[int]]]:
+    """Returns the parts of each job's `observed.Answers`, as JSON values."""
     rows = {row.key(_METRIC): row for row in store.rows()}
     found = []
     for job in asked:
         row = rows[job.cell.key(_METRIC)]
-        arrays = store.per_example(row, only=("scores", _METRIC))
+        names = ("scores", _METRIC)
+        if not job.of.dataset.has_choices:  # else they are in the dataset
+            names += ("tokens",)
+        arrays = store.per_example(row, only=names)
         ends = np.cumsum(arrays[_METRIC].astype(np.int64))
         split = np.split(arrays["scores"], ends[:-1])
-        found.append([scores.tolist() for scores in split])
+        tokens = arrays["tokens"].tolist() if "tokens" in names else []
+        found.append(([own.tolist() for own in split], tokens))
     return found

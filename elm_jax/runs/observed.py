@@ -12,15 +12,16 @@ from elm_jax.routing import behaviour
 
 
 class Behaviour(NamedTuple):
-    """What experts think of the answer choices of some rows.
+    """What experts think of the answer choices of some rows, or of their own answers.
 
     Attributes:
       names: Of the experts.
-      scores: What they and the base give to the choices.
+      scores: What they and the base give to the choices; where rows have none, what
+        each expert gives to what it wrote.
     """
 
     names: tuple[str, ...]
-    scores: behaviour.ChoiceScores
+    scores: behaviour.ChoiceScores | behaviour.WrittenScores
 
     def ranked(
         self, statistic: behaviour.Statistic, among: Collection[str]
@@ -28,10 +29,56 @@ class Behaviour(NamedTuple):
         """Returns some of the experts with a statistic; see `behaviour.ranked`.
 
         Raises:
-          DataError: The statistic needs rows with two answers, and there is none.
+          DataError: The statistic needs rows with two answers, or with choices, and
+            there are none.
         """
         every = behaviour.ranked(self.names, self.scores, statistic)
         return tuple(pair for pair in every if pair[0] in among)
+
+    def of_rows(
+        self, names: Sequence[str], places: Sequence[int]
+    ) -> list[list[list[float]]]:
+        """Returns log-probabilities: of each expert, for each row, of its answers.
+
+        Args:
+          names: Of the experts.
+          places: Of the rows among those that were scored.
+        """
+        log_probs = self.scores.log_probs
+        return [
+            [_finite(log_probs[self.names.index(name)][place]) for place in places]
+            for name in names
+        ]
+
+
+class Answers(NamedTuple):
+    """What one expert gave to the answers of some rows.
+
+    Attributes:
+      scores: Of each row the log-probabilities of its answers, in nats.
+      num_tokens: Of each row the tokens of the answer that the expert wrote; empty
+        where rows have choices.
+    """
+
+    scores: Sequence[Sequence[float]]
+    num_tokens: Sequence[int] = ()
+
+
+def of_written(answers: Mapping[str, Answers]) -> Behaviour:
+    """Returns the behaviour of experts that wrote an answer to each row.
+
+    Args:
+      answers: By expert.
+    """
+    log_probs = [[row[0] for row in own.scores] for own in answers.values()]
+    num_tokens = [own.num_tokens for own in answers.values()]
+    written = behaviour.WrittenScores(np.array(log_probs), np.array(num_tokens))
+    return Behaviour(tuple(answers), written)
+
+
+def _finite(scores: np.ndarray) -> list[float]:
+    """Returns the scores of one row without what fills it up."""
+    return [float(score) for score in np.atleast_1d(scores) if np.isfinite(score)]
 
 
 def of(

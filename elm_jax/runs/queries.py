@@ -34,6 +34,10 @@ from elm_jax.runs import (
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.run import Run
 
+# Of experts by name, and places of rows: of each expert, for each row, the
+# log-probabilities of its choices in nats.
+ScoreRows = Callable[[Sequence[str], Sequence[int]], list[list[list[float]]]]
+
 
 class Question(NamedTuple):
     """A task that asked a library, the rows that did, and the answer.
@@ -41,7 +45,8 @@ class Question(NamedTuple):
     Attributes:
       task: Its name.
       dataset: The split that the rows are of.
-      rows: Places of the rows, which are not scored; their labels are not used.
+      rows: Places of the rows, which are not scored. Their labels are not used, but by
+        strategies that say so, such as `routers.ByHalving`.
       result: What the library answered.
       experts: Folders of the experts that may be chosen, by name.
       library: Hash of the recipes of all of these and of how they are asked, equal
@@ -51,6 +56,8 @@ class Question(NamedTuple):
       text_format: What these rows and the queries look like to the embedder.
       behaviour: What experts think of the answers to these rows; None unless a
         strategy needs it.
+      score_rows: What experts give to the answer choices of some of these rows; None
+        unless a strategy asks for it.
       opened: The keys of the library.
       vectors: What the embedder made of the rows that ask, float32 [rows, width].
       open_split: Gives the tokens and texts of a task's split, such as those of keys.
@@ -67,6 +74,7 @@ class Question(NamedTuple):
     text_format: str = ""
     behaviour: observed.Behaviour | None = None
     open_split: Callable[[str, str], token_store.TokenizedDataset] | None = None
+    score_rows: ScoreRows | None = None
     opened: index.Index | None = None
     vectors: np.ndarray | None = None
 

@@ -34,6 +34,7 @@ class RoutedCandidate(candidates.Candidate):
       record_settings: What the records were made with.
       only_chosen: Whether a token's experts without a weight are not computed.
       norms_of: The expert whose layer norms are taken; "" for the mean of all.
+      shuffled: Whether the router has of each expert what is the next one's.
       num_traced: Rows whose routing is kept with the scores.
     """
 
@@ -42,6 +43,7 @@ class RoutedCandidate(candidates.Candidate):
     record_settings: routing_records.Settings = routing_records.Settings()
     only_chosen: bool = False
     norms_of: str = ""
+    shuffled: bool = False
     num_traced: int = 0
 
     @property
@@ -81,6 +83,7 @@ class RoutedCandidate(candidates.Candidate):
         settings = self.record_settings if needs_records(self.router) else None
         few = " only_chosen" if self.only_chosen else ""
         few += f" norms of {self.norms_of}" if self.norms_of else ""
+        few += " shuffled" if self.shuffled else ""
         # As it was before there was a choice, so that scores of then are known.
         return f"{self.router} {settings}{few}".replace(", reads='adapter'", "")
 
@@ -151,6 +154,8 @@ class RoutedCandidate(candidates.Candidate):
                 {place: {"direction": arrow} for place, arrow in found.items()}
                 for found in map(directions.arrow_directions, experts)
             ]
+        if self.shuffled:
+            each = [*each[1:], each[0]]
         return {
             f"{place}/{mixture.ROUTER}/{name}": np.stack(
                 [arrays[place][name] for arrays in each], axis=1

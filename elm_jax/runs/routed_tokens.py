@@ -13,7 +13,7 @@ from elm_jax import fields, paths
 from elm_jax.checkpoints import manifest
 from elm_jax.model import config
 from elm_jax.peft import adapters, ia3, mixture
-from elm_jax.routing import token_routers
+from elm_jax.routing import input_routers, token_routers
 from elm_jax.runs import (
     bases,
     candidates,
@@ -37,6 +37,8 @@ class RoutedTokens(LibraryStrategy):
         same scores up to rounding, and less work where experts are many.
       norms: Whether layer norms, which are in no place where there is a choice, are
         the mean of all experts', or those of the expert with most votes (`retrieved`).
+      shuffled: A control: each expert is known to the router by what the next one by
+        name has, such as its gates. Of routers that know nothing it is refused.
       num_traced: Of how many rows of each task it is kept, with the scores, where
         their tokens went, for the report; rows that are scored already stay without.
     """
@@ -48,17 +50,21 @@ class RoutedTokens(LibraryStrategy):
     record_settings: routing_records.Settings = routing_records.Settings()
     only_chosen: bool = False
     norms: Literal["averaged", "retrieved"] = "averaged"
+    shuffled: bool = False
     num_traced: fields.CountOrNone = 0
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for `only_chosen` where the router chooses none."""
+        """Raises ConfigError for options that change nothing with this router."""
         super().__post_init__()
+        if self.shuffled and not self.router.shapes(1):
+            fields.refuse(self, {"shuffled": f"False: {self.router} has no parameters"})
         self._mixture(ia3.Ia3(), 1)
 
     @property
     def default_name(self) -> str:
         """`tokens_by_arrow`, and what is not as by default."""
-        parts = [f"tokens_by_{_snake_case(type(self.router).__name__)}"]
+        what = f"{self._unit}s_by_{_snake_case(type(self.router).__name__)}"
+        parts = ["shuffled", what] if self.shuffled else [what]
         parts += [f"top{self.num_experts}"] if self.num_experts else []
         parts += ["only_chosen"] if self.only_chosen else []
         parts += [f"norms_{self.norms}"] if self.norms != "averaged" else []
@@ -74,7 +80,15 @@ class RoutedTokens(LibraryStrategy):
         which = which if self.num_experts else "all experts of the library"
         options = options_of(self.router)
         told = "".join(f", {name} {value}" for name, value in options.items())
-        return f"{type(self.router).__name__} routes each token among {which}{told}"
+        name = type(self.router).__name__
+        if self.shuffled:
+            told += ", each with what the router knows of another"
+        return f"{name} routes each {self._unit} among {which}{told}"
+
+    @property
+    def _unit(self) -> str:
+        is_by_input = isinstance(self.router, input_routers.InputRouter)
+        return "input" if is_by_input else "token"
 
     @property
     def merges(self) -> bool:
@@ -107,6 +121,7 @@ class RoutedTokens(LibraryStrategy):
             record_settings=self.record_settings,
             only_chosen=self.only_chosen,
             norms_of=self._norms_of(target.question),
+            shuffled=self.shuffled,
             num_traced=self.num_traced,
         )
 

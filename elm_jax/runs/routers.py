@@ -1,14 +1,19 @@
 """Strategies that route a whole task to experts by other than the paper's votes."""
 
 import dataclasses
-from collections.abc import Collection
+import functools
+from collections.abc import Collection, Sequence
 from typing import ClassVar, Literal
 
+import numpy as np
+from scipy import special
+
 from elm_jax import fields
+from elm_jax.evaluation import answers, rank_classification
 from elm_jax.library import retrieval
 from elm_jax.merging import averages
 from elm_jax.merging.method import MergeMethod
-from elm_jax.routing import behaviour, texts
+from elm_jax.routing import behaviour, halving, texts
 from elm_jax.runs import measuring, queries
 from elm_jax.runs.strategy import Choice, LibraryStrategy, options_of
 
@@ -19,7 +24,8 @@ class ByBehaviour(LibraryStrategy):
 
     Attributes:
       statistic: What is greatest for them, of the log-probabilities that they give to
-        the answer choices of the rows that ask; see `routing.behaviour`.
+        the answer choices of the rows that ask, or, where these have none, to the
+        answers that they write themselves; see `routing.behaviour`.
       num_experts: How many are taken; of several, a merge, saved nowhere.
       method: How they are merged.
       weigh: Whether the method is given weights: the softmax of the statistic.
@@ -81,6 +87,15 @@ class ByBehaviour(LibraryStrategy):
     def merges(self) -> bool:
         """Whether it may take several experts."""
         return self.num_experts > 1 or (self.abstains and self.otherwise == "uniform")
+
+    @property
+    def needs_choices(self) -> bool:
+        """Whether the statistic compares answers.
+
+        Of answers that experts write there are the mean log-probability, and that by
+        token: long ones are less likely.
+        """
+        return self.statistic not in behaviour.OF_WRITTEN
 
     def looks_at(self, question: queries.Question) -> Collection[str]:
         """Returns the experts among which it chooses."""
@@ -153,3 +168,85 @@ class ByWords(LibraryStrategy):
         if len(names) == 1:
             return Choice(names)
         return Choice(names, averages.Weighted(weights=tuple(map(float, weights))))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ByHalving(LibraryStrategy):
+    """The expert that is best on labelled rows, found by successive halving.
+
+    It reads the labels of the rows that ask the library. These are never scored, so no
+    reported row chooses. See `routing.halving`.
+
+    Attributes:
+      first_rows: On how many rows all experts are scored. With as many as ask it is the
+        best on all of them.
+      random_seed: Of the order of the rows.
+    """
+
+    kind: ClassVar[str] = "by_halving"
+    first_rows: fields.Count = 8
+    random_seed: fields.Seed = 0
+
+    @property
+    def default_name(self) -> str:
+        """`by_halving_from_8`."""
+        return f"{self.kind}_from_{self.first_rows}"
+
+    @property
+    def note(self) -> str:
+        """What it is."""
+        return f"the best on labelled rows that ask, halved from {self.first_rows} rows"
+
+    @property
+    def scores_rows(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def needs_choices(self) -> bool:
+        """Always: experts are compared by their right answers."""
+        return True
+
+    def num_looked_at(self, num_experts: int) -> int:
+        """Returns all: so many at most."""
+        return num_experts
+
+    def pick(self, question: queries.Question) -> Choice:
+        """Returns the expert that is left."""
+        rng = np.random.default_rng(self.random_seed)
+        found = halving.halve(
+            [*question.experts],
+            rng.permutation(question.rows).tolist(),
+            functools.partial(_right_answers, question),
+            first_rows=self.first_rows,
+        )
+        return Choice(found.order[:1])
+
+
+def _right_answers(
+    question: queries.Question, names: Sequence[str], rows: Sequence[int]
+) -> np.ndarray:
+    """Returns what `halving.ScoreFn` does, by the labels of rows.
+
+    Choices of one text are one answer, and ties count as when tasks are scored.
+    """
+    assert question.score_rows is not None  # noqa: S101 - it says that it scores rows
+    examples = [question.dataset[row] for row in rows]
+    numbers = [answers.number(one.choices_text) for one in examples]
+    labels = np.array([one.label for one in examples])
+    found = []
+    for given in question.score_rows(names, rows):
+        scores = [np.array(own) for own in given]
+        outcome = rank_classification.RankOutcome(
+            example_ids=np.array(rows),
+            labels=labels,
+            predictions=np.array([own.argmax() for own in scores]),
+            scores=tuple(scores),
+            answers=tuple(numbers),
+        )
+        shares = []
+        for own, number, label in zip(scores, numbers, labels, strict=True):
+            firsts = np.unique(number, return_index=True)[1]
+            shares.append(special.softmax(own[firsts])[number[label]])
+        found.append((outcome.credit, shares))
+    return np.array(found).swapaxes(0, 1)

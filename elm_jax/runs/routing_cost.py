@@ -6,6 +6,7 @@ from elm_jax import trees
 from elm_jax.model import config as config_lib
 from elm_jax.model import cost, precision, t5
 from elm_jax.peft import mixture
+from elm_jax.routing import input_routers
 from elm_jax.runs import routing_records, score_cost
 from elm_jax.types import Params
 
@@ -36,7 +37,8 @@ def per_token(shape: config_lib.T5Config, made: mixture.Mixture) -> TokenCost:
 
     Matrix products only, a multiply-add counting as two operations. With `only_chosen`
     those of the chosen experts count, without the rows that fill up blocks, and of a
-    router by norms also the first product of all the others.
+    router by norms also the first product of all the others. A router by inputs looks
+    at them first, in one pass of the encoder with all experts.
 
     Args:
       shape: Of the model.
@@ -59,6 +61,10 @@ def per_token(shape: config_lib.T5Config, made: mixture.Mixture) -> TokenCost:
         flops = flops * few // made.num_experts
         if made.router.needs_norms:
             flops += flops_of(_reading(made, experts))
+    if isinstance(made.router, input_routers.InputRouter):
+        looking = cost.BatchShape(batch_size=1, inputs_length=1, targets_length=0)
+        encoder, _ = trees.split(trees.join(base, experts), "^encoder/")
+        flops += cost.forward_flops(shape, looking, encoder)
     return TokenCost(base_flops, flops + flops_of(router), trees.count_bytes(added))
 
 

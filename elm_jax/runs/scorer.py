@@ -15,6 +15,7 @@ from elm_jax.model import decoding, decoding_spec, scoring, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes
 from elm_jax.peft import adapters
+from elm_jax.routing import input_routers
 from elm_jax.runs import (
     bases,
     loaded,
@@ -233,15 +234,18 @@ class Scorer:
 
     @functools.cache  # noqa: B019 - a scorer lives as long as its run
     def _trace_fn(self, adapter: adapters.AnySpec) -> routing_traces.TraceFn:
-        return routing_traces.make_trace_fn(self._model(adapter))
+        model = self._model(adapter)
+        trace = routing_traces.make_trace_fn(model)
+        return input_routers.weighing_first(trace, model, adapter)
 
     @functools.cache  # noqa: B019 - likewise
     def _programs(self, adapter: adapters.AnySpec | None) -> "_Programs":
         model = self._model(adapter)
         length = self._data.features.targets_length
+        decode = decoding.make_decode_fn(model, self._decoding, max_decode_len=length)
+        programs = (scoring.make_score_fn(model), decode)
         return _Programs(
-            scoring.make_score_fn(model),
-            decoding.make_decode_fn(model, self._decoding, max_decode_len=length),
+            *(input_routers.weighing_first(one, model, adapter) for one in programs)
         )
 
 

@@ -81,6 +81,16 @@ class Strategy(abc.ABC):
         del num_experts
         return 0
 
+    @property
+    def scores_rows(self) -> bool:
+        """Whether it scores experts itself, by `question.score_rows`, as it chooses."""
+        return False
+
+    @property
+    def needs_choices(self) -> bool:
+        """Whether what it looks at are answer choices, which some tasks have not."""
+        return False
+
     def costs(self, shape: config.T5Config, infos: Sequence[manifest.Manifest]) -> str:
         """Returns what it adds to the work of a model, for plans; "" for nothing.
 

@@ -11,7 +11,7 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.checkpoints import manifest
 from elm_jax.evaluation import result_store
-from elm_jax.routing import token_routers
+from elm_jax.routing import input_routers, token_routers
 from elm_jax.runs import (
     bases,
     loaded,
@@ -30,6 +30,7 @@ ROUTERS = {
     "calibrated_norm": token_routers.CalibratedNorm(),
     "mean_activation": token_routers.MeanActivation(),
     "gates": token_routers.Gates(),
+    "logo": input_routers.Logo(top_k=1),
 }
 
 
@@ -225,6 +226,23 @@ def test_norms_of_effects_are_recorded_of_real_tokens_alone(folder):
     every = np.concatenate(found)
     np.testing.assert_allclose(stored[place]["norm_mean"], every.mean(), rtol=1e-3)
     np.testing.assert_allclose(stored[place]["norm_std"], every.std(), rtol=1e-2)
+
+
+def test_shuffled_gates_are_those_of_the_next_expert(folder):
+    base = loaded.Base.load(folder / "base")
+    given = chosen(folder, token_routers.Gates())
+    moved = dataclasses.replace(given, shuffled=True)
+    plain, other = (trees.flatten(one.load(base)[0]) for one in (given, moved))
+    gates = [name for name in plain if "/router/" in name]
+    assert gates
+    for name, leaf in plain.items():
+        expected = leaf[:, ::-1] if name in gates else leaf  # two experts change places
+        np.testing.assert_array_equal(other[name], expected)
+    assert moved.fingerprint != given.fingerprint
+    one = strategy(token_routers.Gates(), shuffled=True)
+    assert one.label == "shuffled_tokens_by_gates"
+    with pytest.raises(errors.ConfigError, match="shuffled"):
+        strategy(token_routers.EffectNorm(), shuffled=True)
 
 
 def test_gates_move_and_every_place_has_one(folder):

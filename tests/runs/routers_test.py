@@ -238,11 +238,129 @@ def test_a_plan_tells_what_routing_costs(folder):
     assert "routing" not in evaluation(folder, strategies=("retrieved",)).plan()
 
 
-def test_tasks_without_choices_are_refused_before_anything_is_scored(folder, capsys):
+def test_comparing_answers_where_there_are_none_is_refused_before_anything_is_scored(
+    folder, capsys
+):
     asked = dataclasses.replace(toy.ask(folder), tasks=("written_ask",))
     with pytest.raises(errors.ConfigError, match="written_ask"):
         evaluation(folder, tasks=("written_ask",), retrieval=asked).run()
     assert "to score" not in capsys.readouterr().out
+
+
+def test_where_tasks_have_no_choices_experts_are_routed_by_what_they_write(folder):
+    """By a plain program: greedy answers, tokenised again, each scored alone."""
+    asked = dataclasses.replace(toy.ask(folder), tasks=("written_ask",))
+    given = tuple(
+        routers.ByBehaviour(statistic=name)
+        for name in ("log_prob", "log_prob_per_token")
+    )
+    run = evaluation(
+        folder, tasks=("written_ask",), retrieval=asked, strategies=("base", *given)
+    )
+    run.run()
+    base = loaded.Base.load(folder / "base")
+    (question,) = asked.ask(asked, ("written_ask",), asked.data)
+    data = asked.data.opened(str)
+    program = scorer.Scorer(base, data, batch_size=8, where=placement.Placement())
+    means = {}
+    for name, place in question.experts.items():
+        params, adapter = candidates.Candidate(name, (place,)).load(base)
+        params, own = program.place(params), []
+        for row in question.rows:
+            example = question.dataset[row]
+            ((text,), _) = program.write(params, adapter, [example])
+            tokens = np.array([*data.vocabulary.encode(text), 1], np.int32)
+            only = example._replace(choices=(tokens,), choices_text=(text,), label=0)
+            score = program.rank(params, adapter, [only]).scores[0][0]
+            own.append((score, score / len(tokens)))
+        means[name] = np.mean(own, axis=0)
+    assert np.abs(means["plain"] - means["twice"]).min() > 1e-4  # else luck decides
+    rows = row_lines.read_rows(folder / "results.jsonl")
+    for place, one in enumerate(given):
+        best = max(means, key=lambda name, place=place: means[name][place])
+        taken = [row.experts for row in rows if row.expert == one.label]
+        assert taken
+        assert all([*experts] == [best] for experts in taken)
+    before = kept(folder).rows()
+    assert {row.expert for row in before if row.task == "written_ask"} == {*means}
+    run.run()
+    assert kept(folder).rows() == before
+
+
+def test_halving_takes_the_best_on_the_labelled_rows_that_ask(folder, capsys):
+    """With all rows at once, against right answers counted one row at a time."""
+    asked = dataclasses.replace(toy.ask(folder), num_queries=4)
+    given = routers.ByHalving(first_rows=4)
+    evaluation(folder, retrieval=asked, strategies=("base", given)).run()
+    base = loaded.Base.load(folder / "base")
+    data = asked.data.opened(str)
+    program = scorer.Scorer(base, data, batch_size=8, where=placement.Placement())
+    rows = rows_of(folder)
+    for question in asked.ask(asked, toy.TASKS, asked.data):
+        right = {}
+        for name, place in question.experts.items():
+            params, adapter = candidates.Candidate(name, (place,)).load(base)
+            params, own = program.place(params), []
+            for row in question.rows:
+                example = question.dataset[row]
+                found = program.rank(params, adapter, [example])
+                powers = np.exp(np.float64(found.scores[0]))
+                own.append((found.credit[0], powers[example.label] / powers.sum()))
+            right[name] = tuple(np.round(np.mean(own, axis=0), 6))
+        assert len({*right.values()}) == 2  # else the name decides
+        best = max(right, key=right.__getitem__)
+        assert [*rows[given.label, question.task].experts] == [best]
+    capsys.readouterr()
+    evaluation(folder, retrieval=asked, strategies=("base", given)).run()
+    assert "to score: 0" in capsys.readouterr().out
+
+
+def test_halving_takes_what_is_known_of_all_experts_and_scores_nothing(folder):
+    """And takes the same experts as where it scores them itself."""
+    alone = routers.ByHalving(first_rows=1)
+    evaluation(folder, strategies=("base", alone)).run()
+    taken = [rows_of(folder)[alone.label, task].experts for task in toy.TASKS]
+    before = kept(folder).rows()
+    both = (routers.ByBehaviour(), dataclasses.replace(alone, name="again"))
+    evaluation(folder, strategies=("base", *both)).run()
+    assert kept(folder).rows() == before
+    assert [rows_of(folder)["again", task].experts for task in toy.TASKS] == taken
+
+
+def test_halving_scores_the_better_half_alone_on_more_rows(folder):
+    toy.save_expert(folder, "signs", 3)
+    toy.build(folder, experts=("{MODEL_DIR}/experts/signs",)).run()
+    asked = dataclasses.replace(toy.ask(folder), num_queries=4)
+    before = len(kept(folder).rows())
+    given = routers.ByHalving(first_rows=2)
+    evaluation(folder, retrieval=asked, strategies=("base", given)).run()
+    counts = [row.num_examples for row in kept(folder).rows()[before:]]
+    # Three experts on two rows, and two on two more.
+    assert sorted(counts) == [2] * (3 + 2) * len(toy.TASKS)
+
+
+def test_halving_is_refused_where_there_are_no_right_answers(folder):
+    asked = dataclasses.replace(toy.ask(folder), tasks=("written_ask",))
+    strategies = (routers.ByHalving(),)
+    run = evaluation(
+        folder, tasks=("written_ask",), retrieval=asked, strategies=strategies
+    )
+    with pytest.raises(errors.ConfigError, match="written_ask"):
+        run.run()
+
+
+def test_statistics_of_written_answers_by_hand():
+    scores = behaviour.WrittenScores(
+        np.array([[-1.0, -5.0], [-2.0, -2.0]]), np.array([[1, 5], [1, 1]])
+    )
+    ranked = behaviour.ranked(("a", "b"), scores, "log_prob")
+    assert ranked == (("b", -2.0), ("a", -3.0))
+    ranked = behaviour.ranked(("a", "b"), scores, "log_prob_per_token")
+    assert ranked == (("a", -1.0), ("b", -2.0))
+    with pytest.raises(errors.DataError, match="margin"):
+        behaviour.ranked(("a", "b"), scores, "margin")
+    with pytest.raises(errors.DataError, match="shapes"):
+        behaviour.WrittenScores(np.zeros((2, 3)), np.ones((2, 2)))
 
 
 def question(tmp_path, **scores):

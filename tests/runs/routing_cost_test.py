@@ -6,7 +6,7 @@ import pytest
 
 from elm_jax.model import config, cost, t5
 from elm_jax.peft import bottleneck, lora, mixture
-from elm_jax.routing import token_routers
+from elm_jax.routing import input_routers, token_routers
 from elm_jax.runs import routing_cost, routing_records
 
 WIDTH, MIDDLE, EXPERTS, PLACES = 16, 4, 6, 4
@@ -47,6 +47,15 @@ def test_a_router_by_norms_needs_the_first_product_of_every_expert():
     found = routing_cost.per_token(SHAPE, mixed(norm, only_chosen=True))
     down = WIDTH * MIDDLE
     assert found.expert_flops == 2 * PLACES * (2 * OF_EXPERT + EXPERTS * down)
+
+
+def test_a_router_by_inputs_encodes_them_twice_with_all_experts():
+    found = routing_cost.per_token(SHAPE, mixed(input_routers.Logo(top_k=2)))
+    # Query, key, value and output; three of the gated block; a query with one key.
+    weights = 4 * WIDTH * 16 + 3 * WIDTH * 24
+    attention = 2 * 16
+    looking = 2 * (weights + attention + 2 * EXPERTS * OF_EXPERT)
+    assert found.expert_flops == looking + 2 * PLACES * EXPERTS * OF_EXPERT
 
 
 def test_experts_of_a_narrow_model_take_half_the_bytes_and_routers_do_not():

@@ -1,0 +1,46 @@
+"""How evenly a chosen mixture spreads its weight over experts."""
+
+import numpy as np
+from scipy import special
+
+from elm_jax.evaluation import result_store, results
+from elm_jax.merging import averages
+from elm_jax.runs import candidates, routed_candidate, routing_traces
+
+
+def of(
+    one: candidates.Candidate,
+    row: results.ResultRow | None,
+    store: result_store.ResultStore,
+) -> float | None:
+    """Returns the entropy of the weights of a choice's experts, in nats.
+
+    0 for one expert, `log(n)` for a mean of n. Of a token router it is that of the mean
+    weights at each place of the model, mean over places, if a trace was kept.
+
+    Args:
+      one: What was chosen for a task.
+      row: Of its score; None if it has none.
+      store: That of the row.
+
+    Returns:
+      None where there are no experts, or their weights are not known.
+    """
+    if isinstance(one, routed_candidate.RoutedCandidate):
+        array = (
+            None if row is None else store.per_example(row).get(routing_traces.ARRAY)
+        )
+        if array is None:
+            return None
+        return float(_entropy(routing_traces.read(array).weights).mean())
+    number = len(one.folders)
+    if isinstance(one.method, averages.Weighted) and number > 1:
+        return float(_entropy(np.array(one.method.weights)))
+    if number == 1 or isinstance(one.method, (averages.Uniform, averages.RunningMean)):
+        return float(np.log(number)) if number else None
+    return None
+
+
+def _entropy(weights: np.ndarray) -> np.ndarray:
+    shares = weights / weights.sum(axis=-1, keepdims=True)
+    return special.entr(shares).sum(axis=-1)
