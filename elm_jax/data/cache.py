@@ -103,14 +103,14 @@ def find(
     folder = pathlib.Path(cache_dir) / task_name
     if not folder.is_dir():
         return None
-    for one in sorted(folder.iterdir()):
-        if one.name.startswith(f"{split}-"):
+    for cache_folder in sorted(folder.iterdir()):
+        if cache_folder.name.startswith(f"{split}-"):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                if _manifest(one)["fingerprint"] == fingerprint:
+                if _manifest(cache_folder)["fingerprint"] == fingerprint:
                     break
     else:
         return None
-    return _read(one, is_checked=is_checked)
+    return _read(cache_folder, is_checked=is_checked)
 
 
 def planned(

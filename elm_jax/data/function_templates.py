@@ -92,15 +92,15 @@ class FunctionTemplate:
             return False
         for renamed in _each_named(row):
             try:
-                other = self._called(renamed)
-                again = None if other is None else self._rendered(other)
+                returned = self._called(renamed)
+                again = None if returned is None else self._rendered(returned)
             except (templates.RowError, errors.TemplateError):
                 continue
             if again is None or again == rendered:
                 continue
-            others = (again.inputs, again.targets, *again.choices)
+            renamed_texts = (again.inputs, again.targets, *again.choices)
             for name in names:
-                if texts == tuple(text.replace(_NAME, name) for text in others):
+                if texts == tuple(text.replace(_NAME, name) for text in renamed_texts):
                     return True
         return False
 

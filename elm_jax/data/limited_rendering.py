@@ -42,11 +42,11 @@ def is_strange(template: Any) -> bool:
 def check(template: templates.Template, limits: limited.Limits) -> None:
     """Raises a TemplateError if a text does not compile or is not allowed."""
     try:
-        (found,) = limited.worker(limits).map(_name(checker), _text(template), [None])
+        (problem,) = limited.worker(limits).map(_name(checker), _text(template), [None])
     except limited.LimitError as error:
         raise _too_much(template, "", error, limits) from error
-    if found is not None:
-        raise errors.TemplateError(found)
+    if problem is not None:
+        raise errors.TemplateError(problem)
 
 
 def each_rendered(
@@ -67,9 +67,9 @@ def each_rendered(
         some: list[tuple[int, sources.Record]],
     ) -> list[tuple[int, sources.Record, Found]]:
         mappings = [(place, row) for place, row in some if isinstance(row, Mapping)]
-        found = iter(render(template, split, mappings, limits))
+        outcomes = iter(render(template, split, mappings, limits))
         return [
-            (place, row, next(found) if isinstance(row, Mapping) else None)
+            (place, row, next(outcomes) if isinstance(row, Mapping) else None)
             for place, row in some
         ]
 
@@ -107,7 +107,9 @@ def render(
             if len(rows) == 1:
                 where = f" for row {rows[0][0]}"
                 raise _too_much(template, where, error, limits) from error
-    return [found for row in rows for found in render(template, split, [row], limits)]
+    return [
+        outcome for row in rows for outcome in render(template, split, [row], limits)
+    ]
 
 
 def _chunks(
@@ -185,17 +187,17 @@ def _answer(outcomes: Iterable[Found | errors.TemplateError]) -> bytes:
     """Returns outcomes as bytes: what each is and lengths in JSON, then all texts."""
     kinds: list[Any] = []
     texts: list[str] = []
-    for found in outcomes:
-        if found is None:
+    for outcome in outcomes:
+        if outcome is None:
             kinds.append(None)
-        elif isinstance(found, templates.Rendered):
-            kinds.append(len(found.choices))
-            texts += found[:2]
-            texts += found.choices
-        elif isinstance(found, templates.RowError):
-            kinds.append([_ROW, found.reason, found.detail])
+        elif isinstance(outcome, templates.Rendered):
+            kinds.append(len(outcome.choices))
+            texts += outcome[:2]
+            texts += outcome.choices
+        elif isinstance(outcome, templates.RowError):
+            kinds.append([_ROW, outcome.reason, outcome.detail])
         else:
-            kinds.append([_TEMPLATE, str(found)])
+            kinds.append([_TEMPLATE, str(outcome)])
     head = _encoded(json.dumps([kinds, [*map(len, texts)]], ensure_ascii=False))
     return _HEADER.pack(len(head)) + head + _encoded("".join(texts))
 

@@ -84,12 +84,12 @@ def each_replaced(value: Any, stand_in: Null) -> Iterator[Any]:
         yield stand_in
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            for other in each_replaced(item, stand_in):
-                yield {**value, key: other}
+            for replaced in each_replaced(item, stand_in):
+                yield {**value, key: replaced}
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
-            for other in each_replaced(item, stand_in):
-                made = [*value[:i], other, *value[i + 1 :]]
+            for replaced in each_replaced(item, stand_in):
+                made = [*value[:i], replaced, *value[i + 1 :]]
                 yield made if isinstance(value, list) else tuple(made)
 
 

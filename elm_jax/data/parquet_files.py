@@ -50,8 +50,8 @@ def find(paths: Iterable[str], config: str | None, split: str) -> list[str]:
     paths = sorted(paths)
     configs = _configs(paths)
     if not configs:
-        others = f", but {', '.join(paths[:5])}" if paths else ""
-        raise NotListed(f"no Parquet files{others}")
+        instead = f", but {', '.join(paths[:5])}" if paths else ""
+        raise NotListed(f"no Parquet files{instead}")
     splits = configs[_chosen(configs, config)]
     if split not in splits:
         cut = f" (only the first gigabytes: {_PARTIAL}{split})"

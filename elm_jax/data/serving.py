@@ -110,8 +110,8 @@ def torch_permutation(count: int, seed: int) -> np.ndarray:
     order = list(range(count))
     draws = twister.random_raw(max(count - 1, 0)) if count > 1 else ()
     for place, draw in enumerate(draws):
-        other = place + int(draw) % (count - place)
-        order[place], order[other] = order[other], order[place]
+        drawn = place + int(draw) % (count - place)
+        order[place], order[drawn] = order[drawn], order[place]
     return np.asarray(order, np.int64)
 
 
