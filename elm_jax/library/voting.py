@@ -48,8 +48,8 @@ def ranked(
         for place in _nearest(scores, ranks, num_nearest, margin=float(margin)):
             weight = 1.0 if by == "votes" else max(0.0, float(scores[place]))
             sums[names[ranks[place]]] += weight
-    found = {name: float(f"{total:.6g}") for name, total in sums.items()}
-    return tuple(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+    rounded = {name: float(f"{total:.6g}") for name, total in sums.items()}
+    return tuple(sorted(rounded.items(), key=lambda item: (-item[1], item[0])))
 
 
 def ranked_by_means(
@@ -69,12 +69,12 @@ def ranked_by_means(
     """
     retrieval.retrieve(index, queries, experts=experts)  # which checks both
     asked = _direction(np.asarray(queries))
-    found = {}
+    cosines = {}
     for place, expert in enumerate(index.experts):
         if experts is None or expert.name in experts:
             cosine = _direction(index.keys[index.owners == place]) @ asked
-            found[expert.name] = float(f"{cosine:.6g}")
-    return tuple(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+            cosines[expert.name] = float(f"{cosine:.6g}")
+    return tuple(sorted(cosines.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _direction(vectors: np.ndarray) -> np.ndarray:
@@ -88,12 +88,12 @@ def _nearest(
 ) -> list[int]:
     """Returns the places of the greatest scores; of close ones, the lowest ranks."""
     order = np.argsort(-scores, kind="stable")
-    found: list[int] = []
+    nearest: list[int] = []
     start = 0
-    while start < len(order) and len(found) < number:
+    while start < len(order) and len(nearest) < number:
         least = scores[order[start]] - margin
         stop = start + int(np.sum(scores[order[start:]] >= least))
         close = sorted(order[start:stop].tolist(), key=lambda i: (ranks[i], i))
-        found += close[: number - len(found)]
+        nearest += close[: number - len(nearest)]
         start = stop
-    return found
+    return nearest
