@@ -249,6 +249,10 @@ def decoding_bytes(
 ) -> int:
     """Returns about how many bytes of a device decoding takes for what it computes.
 
+    That is keys and values of all layers: those of the inputs once, those of what is
+    written twice, for a step reads the last step's while it makes its own. Beams that
+    change places are copied from one array to another, keys after values.
+
     Args:
       config: The model.
       shape: The batch, or the share of it that one device has; of the targets the
@@ -256,12 +260,13 @@ def decoding_bytes(
       num_beams: Hypotheses of each input.
       num_model: As for `activation_bytes`.
     """
-    rows = shape.batch_size * num_beams
     width = config.num_heads * config.head_dim // num_model
-    positions = shape.batch_size * shape.inputs_length + rows * shape.targets_length
-    cache = 2 * config.num_decoder_layers * positions * width * _itemsize(config)
+    position = 2 * config.num_decoder_layers * width * _itemsize(config)
+    of_inputs = shape.batch_size * shape.inputs_length * position
+    written = shape.batch_size * num_beams * shape.targets_length * position
+    moved = written // 2 if num_beams > 1 else 0
     encoded = _layer_bytes(config, shape.batch_size, shape.inputs_length, num_model)
-    return max(cache, encoded)
+    return max(of_inputs + 2 * written + moved, encoded)
 
 
 def _layer_bytes(
