@@ -1,11 +1,11 @@
-"""The flag `--compile_for`: a run is compiled for an accelerator, not done."""
+"""Flags of compiling: for an accelerator that is not here, and what is kept of it."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
 
-from elm_jax import errors
+from elm_jax import errors, paths
 from elm_jax.runs.run import Run
 
 _COMPILE_FOR = flags.DEFINE_string(
@@ -14,6 +14,13 @@ _COMPILE_FOR = flags.DEFINE_string(
     "Compile the run's programs for an accelerator that need not be here, such as"
     " v5litepod-16, v5p-8, h100 or h100:8, and tell bytes and time of a step; train and"
     " write nothing. Needs no data and no base. Ends with 0 if all of it fits, else 3.",
+)
+_KEEP_PROGRAMS = flags.DEFINE_string(
+    "keep_programs",
+    None,
+    "Keep compiled programs in this folder, and take those that are there. With"
+    " --compile_for of a TPU: keep there what a training on it will compile, for which"
+    " its data are read.",
 )
 
 
@@ -56,5 +63,23 @@ def compile_and_show(run: Run, shape: Any) -> int:
     """
     from elm_jax.runs.compiling import compile_for
 
-    outcomes = compile_for.compile_run(run, _COMPILE_FOR.value or "", model=shape)
+    kept = _KEEP_PROGRAMS.value
+    outcomes = compile_for.compile_run(
+        run,
+        _COMPILE_FOR.value or "",
+        model=shape,
+        keep_in="" if kept is None else f"{paths.absolute(kept)}",
+    )
     return compile_for.show(outcomes)
+
+
+def keep_programs() -> None:
+    """Lets the run keep and take programs where the flag says, if it does.
+
+    Raises:
+      ConfigError: The flag has no path.
+    """
+    if _KEEP_PROGRAMS.value is not None:
+        from elm_jax.runs.compiling import keeping
+
+        keeping.use(paths.absolute(_KEEP_PROGRAMS.value))

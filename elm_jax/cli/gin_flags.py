@@ -362,6 +362,7 @@ def main(description: str, *run_types: type[Run]) -> None:
             beside = {"dry_run": _DRY_RUN.value, "multiprocess": _MULTIPROCESS.value}
             compile_flag.check_alone(beside)
             sys.exit(compile_flag.compile_and_show(run, configured(shape_type)))
+        compile_flag.keep_programs()
         with hosts.joined(
             run,
             multiprocess=_MULTIPROCESS.value,

@@ -77,12 +77,7 @@ class SpanCorruptionBatches:
     @property
     def shapes(self) -> tuple[shapes_lib.Lengths, ...]:
         """The one shape; every batch fills it."""
-        return (
-            shapes_lib.Lengths(
-                self._chunk - self._noise + self._spans + 1,
-                self._noise + self._spans + 1,
-            ),
-        )
+        return (_lengths(self._chunk, self._noise, self._spans),)
 
     @property
     def num_batches_per_epoch(self) -> int:
@@ -167,6 +162,27 @@ def chunk_length(
             do="Set longer TASK_FEATURE_LENGTHS",
         )
     return best
+
+
+def lengths(
+    features: tasks.Features,
+    *,
+    noise_density: float = 0.15,
+    mean_span_length: float = 3.0,
+) -> shapes_lib.Lengths:
+    """Returns the lengths of all batches; arguments as for `chunk_length`.
+
+    Raises:
+      ConfigError: As `chunk_length`.
+    """
+    chunk = chunk_length(
+        features, noise_density=noise_density, mean_span_length=mean_span_length
+    )
+    return _lengths(chunk, *_noise_counts(chunk, noise_density, mean_span_length))
+
+
+def _lengths(chunk: int, noise: int, spans: int) -> shapes_lib.Lengths:
+    return shapes_lib.Lengths(chunk - noise + spans + 1, noise + spans + 1)
 
 
 def noise_mask(

@@ -1,6 +1,7 @@
 """Operations and bytes of a model, estimated from its shape alone."""
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -180,8 +181,8 @@ def activation_bytes(
     """Returns about how many bytes of a device a step takes for what it computes.
 
     That is what is kept from the forward to the backward pass, with copies of trained
-    parameters in the compute dtype, and what the layer at work has computed again.
-    Gradients are not counted.
+    parameters in the compute dtype, what the layer at work has computed again, and of
+    parameters that are split its own, whole. Gradients are not counted but for these.
 
     Args:
       model: The network.
@@ -199,8 +200,23 @@ def activation_bytes(
     stacks = activations.total(*depth) - activations.others
     stacks = int(_STACKS_TAKE.get(platform, 1.0) * stacks)
     weights = -(-copies.total(*depth) // num_fsdp)
+    if num_fsdp > 1:
+        weights += _gathered(local, names)
     # The layer at work and the loss are not at work at one time.
     return stacks + weights + max(activations.others, _at_work(local, batch, names))
+
+
+def _gathered(model: t5.T5, trained: frozenset[str]) -> int:
+    """Returns the bytes of one layer's parameters in the compute dtype.
+
+    Their gradients count, too: they are float32 and whole until devices sum them.
+    """
+    sizes = {"encoder": 0, "decoder": 0}
+    for name, leaf in trees.flatten(t5.param_shapes(model)).items():
+        if f"/{LAYERS}/" in name:
+            each = _itemsize(model.config) + 4 * (name in trained)
+            sizes[name.split("/")[0]] += each * math.prod(leaf.shape[1:])
+    return max(sizes.values())
 
 
 def _at_work(model: t5.T5, batch: Mapping[str, Any], names: frozenset[str]) -> int:
@@ -223,6 +239,7 @@ def ranking_bytes(
     num_choices: int,
     *,
     num_model: int = 1,
+    platform: str = "",
 ) -> int:
     """Returns about how many bytes of a device ranking takes for what it computes.
 
@@ -232,11 +249,13 @@ def ranking_bytes(
         choices of an input.
       num_choices: Of each input.
       num_model: As for `activation_bytes`.
+      platform: Likewise.
     """
     rows = shape.batch_size * num_choices
     logits = 4 * rows * shape.targets_length * -(-config.vocab_size // num_model)
-    encoded = _layer_bytes(config, shape.batch_size, shape.inputs_length, num_model)
-    decoded = _layer_bytes(config, rows, shape.targets_length, num_model)
+    layer = functools.partial(_layer_bytes, config, num_model, platform)
+    encoded = layer(shape.batch_size, shape.inputs_length)
+    decoded = layer(rows, shape.targets_length)
     return max(encoded, decoded, logits)
 
 
@@ -246,6 +265,7 @@ def decoding_bytes(
     num_beams: int = 1,
     *,
     num_model: int = 1,
+    platform: str = "",
 ) -> int:
     """Returns about how many bytes of a device decoding takes for what it computes.
 
@@ -259,23 +279,34 @@ def decoding_bytes(
         greatest length.
       num_beams: Hypotheses of each input.
       num_model: As for `activation_bytes`.
+      platform: Likewise.
     """
     width = config.num_heads * config.head_dim // num_model
     position = 2 * config.num_decoder_layers * width * _itemsize(config)
     of_inputs = shape.batch_size * shape.inputs_length * position
     written = shape.batch_size * num_beams * shape.targets_length * position
     moved = written // 2 if num_beams > 1 else 0
-    encoded = _layer_bytes(config, shape.batch_size, shape.inputs_length, num_model)
+    size = shape.batch_size, shape.inputs_length
+    encoded = _layer_bytes(config, num_model, platform, *size)
     return max(of_inputs + 2 * written + moved, encoded)
 
 
 def _layer_bytes(
-    config: config_lib.T5Config, rows: int, length: int, num_model: int
+    config: config_lib.T5Config, num_model: int, platform: str, rows: int, length: int
 ) -> int:
-    """Returns the bytes of what one layer computes without a backward pass."""
+    """Returns the bytes of what one layer computes without a backward pass.
+
+    Attention has the float32 logits of all pairs of positions, and beside them queries,
+    keys, values and what they are made of. It also has for each row the pairs' float32
+    bias and a byte that masks them, except on a TPU, whose compiler makes these where
+    they are added. The feed-forward block comes after it, and has its two inner values.
+    """
     pairs = config.num_heads // num_model * length * length
+    width = length * config.num_heads * config.head_dim // num_model
+    of_pair = 4 if platform == "tpu" else 4 + 4 + 1
+    attention = of_pair * pairs + 4 * _itemsize(config) * width
     hidden = length * config.mlp_dim // num_model
-    return rows * (4 * pairs + 2 * _itemsize(config) * hidden)
+    return rows * max(attention, 2 * _itemsize(config) * hidden)
 
 
 def _itemsize(config: config_lib.T5Config) -> int:

@@ -189,6 +189,7 @@ def cases():
         case("v5p-8", "prompt", model="XXL", batch=16, devices=four, remat="layer"),
         case("h100", "ranking", model="XXL", batch=32),
         case("h100", "ranking", batch=64, lengths=(512, 16)),
+        case("v5litepod-1", "ranking", batch=16, lengths=(512, 16)),
         case("h100", "beam", batch=32),
         case("v5p-8", "ranking", batch=128, devices=four),
         case("h100", "lora", model="XXL", batch=8, remat="products"),

@@ -223,3 +223,27 @@ def test_fused_attention_keeps_no_pairs_of_positions():
         )
     pairs = 4 * SMALL.num_heads * 512 * 512  # of each layer of the encoder
     assert plain - fused > SMALL.num_encoder_layers * 4 * pairs
+
+
+@pytest.mark.parametrize(("num_beams", "times"), [(1, 2), (4, 2.5)])
+def test_decoding_holds_what_is_written_twice_and_beams_that_move(num_beams, times):
+    shape = dataclasses.replace(SMALL, num_heads=2, head_dim=4, mlp_dim=8)
+    position = 2 * 3 * (2 * 4) * 4  # keys and values of three layers in float32
+    batch = cost.BatchShape(batch_size=5, inputs_length=7, targets_length=11)
+    of_inputs, written = 5 * 7 * position, num_beams * 5 * 11 * position
+    found = cost.decoding_bytes(shape, batch, num_beams)
+    assert found == of_inputs + times * written
+
+
+def test_a_layer_that_devices_split_is_whole_while_it_works():
+    model, trained, frozen = make_model(SMALL, "dataset")
+    names = trees.flatten(trained)
+    whole, split = (
+        cost.activation_bytes(model, SMALL_SHAPE, trained=names, num_fsdp=count)
+        for count in (1, 2)
+    )
+    # Attention twice, feed-forward with its gate, three norms: parameters of a layer
+    # of the decoder, and as many gradients, both in float32.
+    layer = 8 * 256 * 192 + 3 * 256 * 640 + 3 * 256
+    assert not frozen
+    assert split - whole == layer * (4 + 4)

@@ -4,6 +4,7 @@ Started by `compiler.compile_program`, with the environment that plug-ins need.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -16,7 +17,7 @@ import jax
 from elm_jax.compiling import roofline, targets, topology
 from elm_jax.disk import files
 from elm_jax.model import fused_attention
-from elm_jax.runs.compiling import programs, result
+from elm_jax.runs.compiling import keeping, programs, result
 
 
 def main() -> None:
@@ -26,7 +27,9 @@ def main() -> None:
     program = programs.from_json(asked["program"])
     if program.kind == "fleet step":
         target = target.one_host
-    found = compile_here(program, target, text_path=asked.get("text_path", ""))
+    with keeping.into(asked.get("keep_in", "")) as kept:
+        found = compile_here(program, target, text_path=asked.get("text_path", ""))
+    found = dataclasses.replace(found, saved_as=", ".join(kept))
     sys.stdout.write(f"{json.dumps(result.to_json(found))}\n")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from elm_jax import errors
 from elm_jax.compiling import roofline, targets, topology
-from elm_jax.model import config
+from elm_jax.model import config, cost
 from elm_jax.reporting import terminal
 from elm_jax.runs.compiling import advice, compiler, of_runs, result
 from elm_jax.runs.evaluate import Evaluate
@@ -30,6 +30,7 @@ class Outcome:
     Attributes:
       target: Name of the accelerator.
       kind: Of the program, as in `programs.Program`.
+      batch: Lengths of inputs and targets.
       devices: How batch and parameters lie.
       remat: What a training step computes again; "" for other programs.
       memory_bytes: Of each device, as much as programs may use.
@@ -42,6 +43,7 @@ class Outcome:
 
     target: str
     kind: str
+    batch: str = ""
     devices: str = ""
     remat: str = ""
     memory_bytes: int
@@ -64,7 +66,11 @@ class Outcome:
 
 
 def compile_run(
-    run: object, target_name: str, *, model: config.T5Config | None = None
+    run: object,
+    target_name: str,
+    *,
+    model: config.T5Config | None = None,
+    keep_in: str = "",
 ) -> list[Outcome]:
     """Returns what comes of compiling each program of a run.
 
@@ -72,10 +78,14 @@ def compile_run(
       run: A training or an evaluation.
       target_name: Of the accelerator, such as `v5litepod-16` or `h100:8`.
       model: Shape of the base, if that is not there.
+      keep_in: Folder that gets the programs of a training on a TPU, one for each length
+        of its batches, for a run that uses it (`keeping.use`). It needs the training's
+        data, whose caches are built. "" keeps none and needs none.
 
     Raises:
       ConfigError: The run compiles nothing, there is no such accelerator, its devices
-        do not divide a batch, or a compiler failed.
+        do not divide a batch, a compiler failed, or programs of the run on the target
+        cannot be kept.
       MissingExtraError: Nothing here compiles for it.
     """
     if not isinstance(run, Train | Evaluate):
@@ -85,16 +95,48 @@ def compile_run(
             do="Leave the flag out",
         )
     target = targets.find(target_name)
+    if keep_in:
+        _check_can_keep(run, target)
     topology.check_installed(target)
-    return [*_outcomes(run, target, model)]
+    return [*_outcomes(run, target, model, keep_in)]
+
+
+def _check_can_keep(run: Train | Evaluate, target: targets.Target) -> None:
+    """Raises ConfigError if no run would find programs that are kept for a target."""
+    alone = "Leave --keep_programs out; on the devices, --keep_programs=DIR alone keeps"
+    alone += " what the first run compiles for all that follow"
+    if target.platform == "cuda":
+        raise errors.ConfigError(
+            found=f"--keep_programs with --compile_for={target.name}",
+            expected="a TPU: JAX looks for programs of GPUs by the CUDA that runs them,"
+            " which is not known here, and a GPU's compiler tries kernels on the card",
+            do=alone,
+        )
+    if isinstance(run, Evaluate):
+        raise errors.ConfigError(
+            found="--keep_programs with --compile_for of an evaluation",
+            expected="a training: batches of evaluations have lengths of their own",
+            do=alone,
+        )
+    if run.spec().is_fleet and target.num_hosts > 1:
+        raise errors.ConfigError(
+            found=f"--keep_programs with a fleet on the {target.num_hosts} hosts of"
+            f" {target.name}",
+            expected="one host, or experts that all hosts train together: each host's"
+            " fleet has a program for its own devices",
+            do=alone,
+        )
 
 
 def _outcomes(
-    run: Train | Evaluate, target: targets.Target, model: config.T5Config | None
+    run: Train | Evaluate,
+    target: targets.Target,
+    model: config.T5Config | None,
+    keep_in: str,
 ) -> Iterator[Outcome]:
     given = {"target": target.name, "memory_bytes": target.memory_bytes}
     try:
-        every = of_runs.planned(run, target, model)
+        every = of_runs.planned(run, target, model, all_lengths=bool(keep_in))
     except fleet_plan.FleetTooLargeError as error:
         tried = advice.of(run, target, model, kind="fleet step")
         yield Outcome(
@@ -104,11 +146,12 @@ def _outcomes(
     for each in every:
         found = Outcome(
             kind=each.program.kind,
+            batch=_lengths(each.program.batch),
             devices=f"{each.program.devices}",
             remat=each.program.model.remat if "step" in each.program.kind else "",
             planned=each.bytes_by_use,
             beside=each.beside,
-            compiled=compiler.compile_program(each.program, target),
+            compiled=compiler.compile_program(each.program, target, keep_in=keep_in),
             **given,
         )
         if not found.fits:
@@ -128,6 +171,8 @@ def show(outcomes: list[Outcome]) -> int:
 
 
 def _rows(each: Outcome) -> Iterator[tuple[str, str]]:
+    if each.batch:
+        yield "batch", each.batch
     if each.devices:
         yield "devices", each.devices
     if each.remat:
@@ -150,6 +195,8 @@ def _rows(each: Outcome) -> Iterator[tuple[str, str]]:
         yield "beside the program", _gib(each.beside)
     if compiled is not None:
         yield "time to compile", f"{compiled.lower_secs + compiled.compile_secs:.0f} s"
+    if compiled is not None and compiled.saved_as:
+        yield "kept as", compiled.saved_as
     if compiled is not None and compiled.work is not None:
         yield from _work_rows(compiled.work)
     for line in each.alternatives:
@@ -179,6 +226,10 @@ def _last_line(each: Outcome) -> str:
         f"{each.kind} {fits} on {each.target}: {plan} by plan, {compiler} by compiler,"
         f" of {limit} per device"
     )
+
+
+def _lengths(batch: cost.BatchShape) -> str:
+    return f"{batch.batch_size} x {batch.inputs_length}/{batch.targets_length} tokens"
 
 
 def _parts(sizes: Mapping[str, int]) -> str:

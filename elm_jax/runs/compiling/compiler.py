@@ -21,6 +21,7 @@ def compile_program(
     target: targets.Target,
     *,
     text_path: str = "",
+    keep_in: str = "",
     child: Sequence[str] = _CHILD,
 ) -> result.Compiled:
     """Returns what comes of compiling a program for a target.
@@ -29,6 +30,7 @@ def compile_program(
       program: What to compile.
       target: For what; its devices need not be here.
       text_path: File that gets the compiled program's text; "" for none.
+      keep_in: Folder in which a run on the target finds the program; "" for none.
       child: Arguments of Python by which the process is started.
 
     Raises:
@@ -40,6 +42,7 @@ def compile_program(
         "target": target.name,
         "program": program.to_json(),
         "text_path": text_path,
+        "keep_in": keep_in,
     }
     environment = {
         **os.environ,

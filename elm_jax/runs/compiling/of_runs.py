@@ -16,7 +16,7 @@ from elm_jax.runs.compiling.programs import Program
 from elm_jax.runs.evaluate import Evaluate
 from elm_jax.runs.placement import Devices, choose_devices
 from elm_jax.runs.train import Train
-from elm_jax.runs.training import fitting, fleet_plan, machine
+from elm_jax.runs.training import batch_lengths, fitting, fleet_plan, machine
 from elm_jax.runs.training.spec import TrainingSpec
 
 # What programs of an evaluation are compiled for, whose data nobody has seen.
@@ -43,7 +43,11 @@ class Planned(NamedTuple):
 
 
 def planned(
-    run: Train | Evaluate, target: targets.Target, shape: config.T5Config | None
+    run: Train | Evaluate,
+    target: targets.Target,
+    shape: config.T5Config | None,
+    *,
+    all_lengths: bool = False,
 ) -> list[Planned]:
     """Returns the programs of a run on a target.
 
@@ -51,13 +55,17 @@ def planned(
       run: A training or an evaluation.
       target: Where.
       shape: Of the base, if that is not there.
+      all_lengths: Whether a training has a program for each length that batches of its
+        data have, longest first, instead of one for the longest that there may be. Its
+        token caches are built where they are not there.
 
     Raises:
       ConfigError: The devices do not divide a parameter or a batch, or a fleet fits in
         no way.
     """
     if isinstance(run, Train):
-        return [_of_training(run.spec(), target, shape)]
+        longest = _of_training(run.spec(), target, shape)
+        return _of_lengths(run.spec(), longest, target) if all_lengths else [longest]
     return _of_evaluation(run, target, shape)
 
 
@@ -103,6 +111,21 @@ def _of_training(
         num_lanes=lanes,
     )
     return Planned(program, plan.bytes_by_use(program, target.platform), beside)
+
+
+def _of_lengths(
+    asked: TrainingSpec, longest: Planned, target: targets.Target
+) -> list[Planned]:
+    asked = dataclasses.replace(asked, base_dir=None, model=longest.program.model)
+    data = asked.open_data()
+    examples = batch_lengths.open_examples(asked, data)
+    every = []
+    for lengths in reversed(batch_lengths.find(asked, data, examples)):
+        batch = dataclasses.replace(longest.program.batch, **lengths._asdict())
+        program = dataclasses.replace(longest.program, batch=batch)
+        uses = plan.bytes_by_use(program, target.platform)
+        every.append(longest._replace(program=program, bytes_by_use=uses))
+    return every
 
 
 def _machine(asked: TrainingSpec, target: targets.Target) -> machine.Machine:

@@ -21,7 +21,7 @@ def bytes_by_use(program: Program, platform: str) -> dict[str, int]:
       ConfigError: The devices do not divide a parameter.
     """
     if program.kind in ("ranking", "decoding"):
-        return _of_scoring(program)
+        return _of_scoring(program, platform)
     assert program.optimizer is not None
     tx = program.optimizer.make(program.train_steps)
     trained, frozen = program.params
@@ -51,17 +51,21 @@ def bytes_by_use(program: Program, platform: str) -> dict[str, int]:
     return {use: size for use, size in parts.items() if use != fleet_plan.SAVING}
 
 
-def _of_scoring(program: Program) -> dict[str, int]:
+def _of_scoring(program: Program, platform: str) -> dict[str, int]:
     devices, batch = program.devices, program.batch
     rows = math.ceil(batch.batch_size / meshes.batch_shares(devices.mesh))
     places = meshes.plan(program.params[1], devices.mesh, devices.axis_rules)
     is_shared = rules.axis_table(devices.axis_rules)["mlp"] == "model"
     local = dataclasses.replace(batch, batch_size=rows)
-    count = {"num_model": devices.num_model if is_shared else 1}
-    if program.kind == "ranking":
-        most = cost.ranking_bytes(program.model, local, program.num_choices, **count)
-    else:
-        most = cost.decoding_bytes(program.model, local, program.num_beams, **count)
+    num_model = devices.num_model if is_shared else 1
+    is_ranking = program.kind == "ranking"
+    most = (cost.ranking_bytes if is_ranking else cost.decoding_bytes)(
+        program.model,
+        local,
+        program.num_choices if is_ranking else program.num_beams,
+        num_model=num_model,
+        platform=platform,
+    )
     return {
         "parameters": sum(place.bytes_per_device for place in places),
         "activations": most,

@@ -1,20 +1,17 @@
 """From what is asked for to what trains it: data, model and schedule put together."""
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 
 from elm_jax.disk import folders
-from elm_jax.partitioning import processes
-from elm_jax.runs import bases, data_doubts, task_data, vocabularies
+from elm_jax.runs import bases, vocabularies
 from elm_jax.runs.loaded import Expert
 from elm_jax.runs.training import (
+    batch_lengths,
     fitting,
     fleet_plan,
-    kinds,
     machine,
-    mixing,
     shared_model,
 )
 from elm_jax.runs.training.fleet import SideBySide
@@ -56,39 +53,15 @@ def make(
         shared = shared_model.on_all_devices(spec)
     for folder in (spec.experts_dir, spec.work_dir):
         folders.check_writable(folder)
-    examples = _open_examples(spec, data)
-    num_shapes = 0 if spec.batching.pack else spec.batching.num_shapes
-    # Each once, whatever the number of experts or seeds that train on it.
-    every = [*{d.name: d for own in examples.values() for d in own}.values()]
-    if kinds.KINDS[spec.kind].objective == "span_corruption":
-        every = []  # all of its batches have the lengths that are asked for
+    examples = batch_lengths.open_examples(spec, data)
     jobs = Jobs(
         asked,  # manifests and states record what was asked for, whatever fits here
         shared,
         data=data,
         examples=examples,
-        common_shapes=spec.data.options.common_shapes(every, num_shapes=num_shapes),
+        common_shapes=batch_lengths.find(spec, data, examples),
         operative_config=operative_config,
     )
     if layout is None:
         return Solo(spec, shared, jobs, land)
     return SideBySide(spec, shared, jobs, land, layout=layout)
-
-
-def _open_examples(
-    spec: TrainingSpec, data: task_data.OpenedData
-) -> Mapping[str, mixing.Examples]:
-    """Returns the data of each expert, also of those that others train.
-
-    All caches come first: a task that cannot be read is told before any training, and
-    shapes must not depend on the shard or on what is finished already.
-    """
-    open_task = functools.cache(lambda task: data.open(task, "train"))
-    with processes.main_first("token caches"):
-        examples = {
-            name: [open_task(task) for task in expert.tasks]
-            for name, expert in spec.experts.items()
-        }
-    data_doubts.check(d for datasets in examples.values() for d in datasets)
-    mixing.check_rates(spec.tasks, spec.batching.max_examples, examples)
-    return examples

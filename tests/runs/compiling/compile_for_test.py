@@ -34,7 +34,8 @@ def compiled_by(monkeypatch, total_gib):
     """Lets programs take what a function of them says; returns what was compiled."""
     asked = []
 
-    def compile_program(program, target):
+    def compile_program(program, target, *, keep_in=""):
+        assert not keep_in
         asked.append((program, target))
         size = int(total_gib(program) * GIB)
         memory = result.Memory(

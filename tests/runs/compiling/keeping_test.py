@@ -1,0 +1,163 @@
+"""Programs are kept for devices that need not be here, and a run takes them."""
+
+import dataclasses
+import pathlib
+import sys
+import types
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from elm_jax import errors
+from elm_jax.cli import compile_flag, gin_flags
+from elm_jax.compiling import targets, topology
+from elm_jax.runs import evaluate, train
+from elm_jax.runs.compiling import compile_for, compiler, keeping, of_runs, programs
+from tests.runs.compiling import tiny
+from tests.runs.compiling.built import SMALL, build
+from tests.runs.shapes import SHAPE
+
+PROMPT, DATASET = "gin/t5/prompt_experts.gin", "gin/t5/dataset_experts.gin"
+FEW = ("TRAIN_STEPS = 2", "BATCH_SIZE = 8", "options.Fleet.lanes = 1")
+EXPERTS = (
+    "MIXTURE_OR_TASK_NAME = ('pocket_kinds_which_is', 'pocket_notes_tell')",
+    "options.Batching.num_shapes = 2",
+)
+
+
+@pytest.fixture
+def jax_settings():
+    """Lets JAX keep programs afterwards where it did before."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_enable_xla_caches")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def pocket(folder, kind, *bindings):
+    return gin_flags.build_run(
+        (train.Train,),
+        gin_files=[f"gin/pocket/{kind}.gin"],
+        bindings=[f"MODEL_DIR = '{folder}'", *FEW, *bindings],
+    )
+
+
+def start(built):
+    run, bound, operative = built
+    run.start(config=bound, operative_config=operative)
+
+
+def devices_here():
+    count = jax.device_count()
+    return targets.Target(
+        name="here",
+        platform="cpu",
+        chip="cpu",
+        topology="",
+        num_devices=count,
+        devices_per_host=count,
+        memory_bytes=2**40,
+        peak_flops=1.0,
+        bandwidth=1.0,
+        link_bandwidth=1.0,
+    )
+
+
+def keep(run, folder):
+    """Compiles a run's programs by shapes alone, as for devices that are not here."""
+    planned = of_runs.planned(run, devices_here(), None, all_lengths=True)
+    with keeping.into(f"{folder}") as kept:
+        for each in planned:
+            programs.lower(each.program, jax.devices()).compile()
+    return planned, kept
+
+
+def steps_in(folder):
+    """Returns the programs of steps in a folder of programs."""
+    names = ("jit_take_step", "jit__one_after_another")
+    return {path.name for path in folder.glob("*-cache") if path.name.startswith(names)}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("jax_settings")
+def test_a_run_compiles_no_step_that_was_kept_for_its_devices(tmp_path):
+    for kind, bindings, count in (("base", SHAPE, 1), ("prompt_experts", EXPERTS, 2)):
+        built, folder = pocket(tmp_path, kind, *bindings), tmp_path / "of" / kind
+        planned, kept = keep(built[0], folder)
+        lengths = {each.program.batch for each in planned}
+        assert len(kept) == len(planned) == len(lengths) == count
+        assert steps_in(folder) == {*kept}
+        # A folder that was moved is as good: it is not part of what decides a program.
+        moved = folder.rename(folder.with_name(f"moved_{kind}"))
+        keeping.use(moved)
+        start(built)
+        assert steps_in(moved) == {*kept}
+        assert len([*moved.glob("*-cache")]) > len(kept)  # others were kept meanwhile
+
+
+@pytest.mark.usefixtures("jax_settings")
+def test_nothing_is_kept_outside_of_the_context(tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    with keeping.into("") as kept:
+        assert jax.config.jax_compilation_cache_dir == before
+    assert kept == []
+    with keeping.into(f"{tmp_path / 'new'}") as kept:
+        jax.jit(lambda x: x + tmp_path.stat().st_ino).lower(1.0).compile()
+    assert jax.config.jax_compilation_cache_dir == before
+    assert [path.name for path in (tmp_path / "new").iterdir()] == kept != []
+
+
+@pytest.mark.parametrize(
+    ("run_type", "file", "target", "told"),
+    [
+        (train.Train, DATASET, "h100", "tries kernels on the card"),
+        (evaluate.Evaluate, "gin/t5/evaluate.gin", "v5litepod-4", "lengths of their"),
+        (train.Train, PROMPT, "v5litepod-16", "a fleet on the 4 hosts"),
+    ],
+)
+def test_programs_that_no_run_would_find_are_refused(run_type, file, target, told):
+    run, _ = build(run_type, file, SMALL)
+    with pytest.raises(errors.ConfigError, match=told) as caught:
+        compile_for.compile_run(run, target, keep_in="programs")
+    assert "--keep_programs=DIR alone" in str(caught.value)
+
+
+@pytest.mark.usefixtures("jax_settings")
+def test_the_flag_names_a_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        compile_flag, "_KEEP_PROGRAMS", types.SimpleNamespace(value="programs")
+    )
+    compile_flag.keep_programs()
+    assert jax.config.jax_compilation_cache_dir == f"{tmp_path / 'programs'}"
+
+
+@pytest.fixture
+def compilers(monkeypatch):
+    """Lets what `launch/test.sh` installs beside the environment be found."""
+    folder = pathlib.Path(sys.prefix, "compilers")
+    if folder.is_dir():
+        monkeypatch.syspath_prepend(folder)
+
+
+@pytest.mark.usefixtures("compilers")
+def test_a_program_for_a_tpu_is_kept_under_one_name(tmp_path):
+    target = targets.find("v5litepod-8")
+    try:
+        topology.check_installed(target)
+    except errors.MissingExtraError as error:
+        pytest.skip(f"{error}")
+    step = dataclasses.replace(
+        tiny.RANKING, model=dataclasses.replace(tiny.TINY, emb_dim=128, mlp_dim=256)
+    )
+    # The second time in another folder, from which nothing can be taken.
+    names = {
+        compiler.compile_program(step, target, keep_in=f"{tmp_path / each}").saved_as
+        for each in ("first", "second")
+    }
+    (name,) = names
+    assert (tmp_path / "first" / name).stat().st_size > 0
+    assert [path.name for path in (tmp_path / "second").iterdir()] == [name]
