@@ -93,7 +93,7 @@ class ByBehaviour(LibraryStrategy):
         """Whether the statistic compares answers.
 
         Of answers that experts write there are the mean log-probability, and that by
-        token: long ones are less likely.
+        token. Both prefer experts that write a word or two: compare keys instead.
         """
         return self.statistic not in behaviour.OF_WRITTEN
 
