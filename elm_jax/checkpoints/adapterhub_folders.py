@@ -78,14 +78,14 @@ def load(
     content = huggingface_files.read_json(path / CONFIG)
     shape = model_shape(base)
     settings = adapterhub_settings.read(content, shape, of=f"{path / CONFIG}")
-    found = _open_first(path, _KINDS)
-    if found is None:
+    weights = _open_first(path, _KINDS)
+    if weights is None:
         raise errors.CheckpointError(
             found=f"{path} with neither {' nor '.join(_KINDS)}",
             expected="a folder that save_adapter of `adapters` wrote",
             do="Correct the path, or copy the whole folder",
         )
-    arrays = _read(found, _expected(settings, shape), of=f"{path}")
+    arrays = _read(weights, _expected(settings, shape), of=f"{path}")
     _check_head(path, head)
     leaves = _import(settings, arrays, shape)
     spec = _spec(settings, shape)
@@ -119,17 +119,17 @@ def _open_first(
 
 
 def _read(
-    found: Mapping[str, tensors.Tensor],
+    weights: Mapping[str, tensors.Tensor],
     expected: Mapping[str, tensors.ShapeOnly],
     *,
     of: str,
 ) -> dict[str, np.ndarray]:
     """Returns float32 arrays of tensors that are just those that are expected."""
-    if all(name.startswith(_PREFIX) for name in found):
-        found = {name.removeprefix(_PREFIX): leaf for name, leaf in found.items()}
-    experts.check_same_tensors(found, expected, of=of)
-    tensors.check_floats(found, "float64")
-    arrays = {n: tensors.cast(t.read(), np.float32) for n, t in found.items()}
+    if all(name.startswith(_PREFIX) for name in weights):
+        weights = {name.removeprefix(_PREFIX): leaf for name, leaf in weights.items()}
+    experts.check_same_tensors(weights, expected, of=of)
+    tensors.check_floats(weights, "float64")
+    arrays = {n: tensors.cast(t.read(), np.float32) for n, t in weights.items()}
     tensors.check_finite(arrays, of=of)
     return arrays
 
@@ -220,13 +220,13 @@ def _import(
 
 def _check_head(folder: pathlib.Path, head: Callable[[], np.ndarray]) -> None:
     """Raises CheckpointError unless a head in a folder is the base's own."""
-    found = _open_first(folder, _HEADS)
-    if not found:
+    saved_head = _open_first(folder, _HEADS)
+    if not saved_head:
         return
     base = head()
     wrong = [
         name
-        for name, leaf in found.items()
+        for name, leaf in saved_head.items()
         if leaf.shape != base.shape
         or not np.array_equal(tensors.cast(leaf.read(), base.dtype), base)
     ]
@@ -286,8 +286,8 @@ def save(
     )
     moved, norms = {}, {}
     for theirs, array in torch_bottleneck.to_torch(params, of=of).items():
-        module, found, rest = theirs.partition(".elm_adapter.")
-        if found:
+        module, separator, rest = theirs.partition(".elm_adapter.")
+        if separator:
             side, part = rest.split(".")
             layer = module.rpartition(".")[0]
             moved[f"{layer}.adapters.{name}.{_SIDES[side]}.{part}"] = array

@@ -84,14 +84,14 @@ def width(params: Params, points: Collection[str], *, of: str) -> int:
       CheckpointError: Its adapters are elsewhere, or it has none.
     """
     leaves = tensors.plain_shapes(trees.flatten(params))
-    found = {place.point: leaves[n].shape for n in leaves if (place := _bias(n))}
-    if not found or {*found} != {*points}:
+    shapes = {place.point: leaves[n].shape for n in leaves if (place := _bias(n))}
+    if not shapes or {*shapes} != {*points}:
         raise errors.CheckpointError(
-            found=f"{of} with adapters at {', '.join(sorted(found)) or 'no point'}",
+            found=f"{of} with adapters at {', '.join(sorted(shapes)) or 'no point'}",
             expected=f"all that its manifest tells: {', '.join(sorted(points))}",
             do="Train the adapters of all points (expert_parts)",
         )
-    return next(iter(found.values()))[0]
+    return next(iter(shapes.values()))[0]
 
 
 def _bias(name: str) -> Place | None:

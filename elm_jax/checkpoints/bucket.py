@@ -90,12 +90,12 @@ class Bucket:
         Raises:
           CheckpointError: The bucket is not there, or may not be read.
         """
-        found = {}
+        whole_copies = {}
         for name, copies in self.copies(names).items():
             whole = next(filter(self.is_whole, copies), None)
             if whole is not None:
-                found[name] = whole
-        return found
+                whole_copies[name] = whole
+        return whole_copies
 
     def pick(self, names: Iterable[str]) -> list[Copy]:
         """Returns a copy of each expert: the only one, or the first whole of several.
@@ -120,17 +120,17 @@ class Bucket:
         if copy in self._whole:
             return True
         root = f"{copy.name}/{copy.digest}/"
-        keys, known = self._objects.list(root), self._record(copy)
+        keys, published = self._objects.list(root), self._record(copy)
 
         def digest(key: str) -> str:
-            state, found = known.get(key.removeprefix(root), ("", ""))
+            state, recorded = published.get(key.removeprefix(root), ("", ""))
             is_as_published = state and state == self._objects.state(key)
-            return found if is_as_published else self._objects.digest(key)
+            return recorded if is_as_published else self._objects.digest(key)
 
         with self._objects.telling():
             digests = dict(_at_once(digest, keys))
         is_whole = copy.digest == _combine(
-            {key.removeprefix(root): found for key, found in digests.items()}
+            {key.removeprefix(root): text for key, text in digests.items()}
         )
         if is_whole:
             self._whole.add(copy)
@@ -152,11 +152,11 @@ class Bucket:
                 several = [*filter(self.is_whole, several)]
             if len(several) < 2:
                 continue
-            found = {info.fingerprint for info in self.manifests(several)}
-            if len(found) > 1:
+            fingerprints = {info.fingerprint for info in self.manifests(several)}
+            if len(fingerprints) > 1:
                 raise errors.CheckpointError(
-                    found=f"{len(found)} experts {name!r} in {self.url}:"
-                    f" {', '.join(sorted(found))}",
+                    found=f"{len(fingerprints)} experts {name!r} in {self.url}:"
+                    f" {', '.join(sorted(fingerprints))}",
                     expected="one expert of each name",
                     do="Remove all but one of the folders"
                     f" {', '.join(copy.digest for copy in several)} below"
@@ -174,18 +174,18 @@ class Bucket:
         """
         files: dict[tuple[str, str], list[str]] = {}
         wanted = None if names is None else {*names}
-        one = f"{next(iter(wanted))}/" if wanted and len(wanted) == 1 else ""
-        for key in self._objects.list(one):
+        prefix = f"{next(iter(wanted))}/" if wanted and len(wanted) == 1 else ""
+        for key in self._objects.list(prefix):
             name, digest, path = (*key.split("/", 2), "", "")[:3]
             if wanted is not None and name not in wanted:
                 continue
             if paths.is_name(name) and _DIGEST.fullmatch(digest):
                 files.setdefault((name, digest), []).append(path)
-        found: dict[str, list[Copy]] = {}
-        for (name, digest), own in sorted(files.items()):
-            if manifests.FILE_NAME in own:
-                found.setdefault(name, []).append(Copy(name, digest, len(own)))
-        return found
+        by_name: dict[str, list[Copy]] = {}
+        for (name, digest), file_paths in sorted(files.items()):
+            if manifests.FILE_NAME in file_paths:
+                by_name.setdefault(name, []).append(Copy(name, digest, len(file_paths)))
+        return by_name
 
     def manifests(self, copies: Iterable[Copy]) -> Iterator[manifests.Manifest]:
         """Yields what experts say of themselves, in the order given.
@@ -210,8 +210,8 @@ class Bucket:
         _check_names([name])
         _named(manifests.read_manifest(folder), name)
         with self._objects.telling():
-            found = [p for p in sorted(folder.rglob("*")) if p.is_file()]
-            files = {p.relative_to(folder).as_posix(): p for p in found}
+            local_files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+            files = {p.relative_to(folder).as_posix(): p for p in local_files}
             _check_files(files)
             digests = {path: _digest_of_file(file) for path, file in files.items()}
             digest = _combine(digests)
@@ -227,7 +227,7 @@ class Bucket:
             record = json.dumps(dict(_at_once(put, list(files))), indent=1)
             self._objects.write(f"{name}/{digest}.json", record.encode())
             self._objects.write(f"{root}{last.name}", last.read_bytes())
-            return sum(path.stat().st_size for path in found)
+            return sum(path.stat().st_size for path in local_files)
 
     def fetch(
         self, copy: Copy, folder: pathlib.Path, on_file: Callable[[], None]
@@ -247,8 +247,8 @@ class Bucket:
         root = f"{copy.name}/{copy.digest}/"
         _check_names([copy.name])
         # Listed again, as the first look may be older than some of the files.
-        own = [key.removeprefix(root) for key in self._objects.list(root)]
-        _check_files(own)
+        file_paths = [key.removeprefix(root) for key in self._objects.list(root)]
+        _check_files(file_paths)
         with experts.new_folder(folder) as partial:
 
             def get(path: str) -> str:
@@ -262,7 +262,7 @@ class Bucket:
 
             digests = {}
             # Closed, so that no thread still writes where a failure removes.
-            with contextlib.closing(_at_once(get, own)) as getting:
+            with contextlib.closing(_at_once(get, file_paths)) as getting:
                 while True:
                     # Only around reading: what `on_file` raises is not of the bucket.
                     with self._objects.telling():
@@ -278,10 +278,10 @@ class Bucket:
     def _record(self, copy: Copy) -> dict[str, tuple[str, str]]:
         """Returns state and digest of objects when they were published, by path."""
         try:
-            found = json_files.parse(
+            record = json_files.parse(
                 self._objects.small(f"{copy.name}/{copy.digest}.json")
             )
-            return {path: (state, digest) for path, (state, digest) in found.items()}
+            return {path: (state, digest) for path, (state, digest) in record.items()}
         except (ValueError, TypeError, AttributeError):
             return {}  # no record: all is read
 
@@ -330,9 +330,9 @@ def _check_names(names: Iterable[str]) -> None:
         )
 
 
-def _check_files(found: Iterable[str]) -> None:
+def _check_files(file_paths: Iterable[str]) -> None:
     """Raises CheckpointError for paths that may lead out of an expert's folder."""
-    odd = [p for p in found if not all(_FILE.fullmatch(n) for n in p.split("/"))]
+    odd = [p for p in file_paths if not all(_FILE.fullmatch(n) for n in p.split("/"))]
     if odd:
         raise errors.CheckpointError(
             found=f"names of an expert's files: {f'{odd}'[:300]}",

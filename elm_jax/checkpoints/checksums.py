@@ -34,8 +34,8 @@ def of_leaves(leaves: Mapping[str, Any]) -> dict[str, int]:
     sums: dict[str, int] = {}
     for group in groups.values():
         # One program at a time: sums of several processes must not cross.
-        found = jax.device_get(_of_group(group))
-        sums |= {name: int(value) for name, value in found.items()}
+        group_sums = jax.device_get(_of_group(group))
+        sums |= {name: int(value) for name, value in group_sums.items()}
     return {name: sums[name] for name in leaves}
 
 

@@ -73,10 +73,12 @@ def check(tree: Params, info: Manifest, folder: pathlib.Path) -> None:
     if not _is_comparing:
         _tell_not_compared()
     elif info.digests:
-        found = of_tree(tree)
-        _check_names(found, info, folder)
+        computed = of_tree(tree)
+        _check_names(computed, info, folder)
         _refuse(
-            [name for name in found if found[name] != info.digests[name]], info, folder
+            [name for name in computed if computed[name] != info.digests[name]],
+            info,
+            folder,
         )
     elif recorded := recorded_fingerprint(info):
         if trees.fingerprint(tree) != recorded:
@@ -147,10 +149,10 @@ def _check_unread(
 
 
 def _check_names(
-    found: Mapping[str, Any], info: Manifest, folder: pathlib.Path
+    by_name: Mapping[str, Any], info: Manifest, folder: pathlib.Path
 ) -> None:
-    other = sorted(found.keys() ^ info.digests.keys())
-    _refuse([f"{name} (on one side only)" for name in other], info, folder)
+    unmatched = sorted(by_name.keys() ^ info.digests.keys())
+    _refuse([f"{name} (on one side only)" for name in unmatched], info, folder)
 
 
 def _refuse(wrong: list[str], info: Manifest, folder: pathlib.Path) -> None:

@@ -48,8 +48,8 @@ def save_expert(
     """
     final = paths.absolute(folder)
     host = jax.tree.map(np.asarray, dict(params))
-    own = trees.fingerprint(host)
-    _check_content(final, host, manifest, own)
+    fingerprint = trees.fingerprint(host)
+    _check_content(final, host, manifest, fingerprint)
     folders.check_is_new(final)
     with new_folder(final) as partial:
         with _checkpointer() as checkpointer:
@@ -57,7 +57,7 @@ def save_expert(
             checkpointer.save(partial / PARAMS, args=args)
         write_attached(partial, attached)
         whole = dataclasses.replace(
-            manifest, params_fingerprint=own, digests=digests.of_tree(host)
+            manifest, params_fingerprint=fingerprint, digests=digests.of_tree(host)
         )
         manifests.write_manifest(partial, whole)
 
@@ -117,7 +117,7 @@ def load_expert(
 
 def _save_args(params: Params) -> dict[str, Any]:
     """Returns how each tensor is stored: large layers apart, in parts of some MB."""
-    found = {}
+    args_by_name = {}
     for name, leaf in trees.flatten(params).items():
         sizes, num_bytes, axes = leaf.shape, leaf.nbytes, ()
         if f"/{LAYERS}/" in name and num_bytes // max(1, sizes[0]) >= LAYER_BYTES:
@@ -125,10 +125,10 @@ def _save_args(params: Params) -> dict[str, Any]:
         # Orbax cuts the longest axis, into single rows if its length is a prime.
         longest = max(sizes, default=1)
         is_cut = stores.piece(longest, num_bytes) < longest
-        found[name] = ocp.SaveArgs(
+        args_by_name[name] = ocp.SaveArgs(
             shard_axes=axes, chunk_byte_size=stores.CHUNK_BYTES if is_cut else None
         )
-    return trees.unflatten(found)
+    return trees.unflatten(args_by_name)
 
 
 def _checkpointer() -> ocp.Checkpointer:
@@ -157,18 +157,18 @@ def check_same_tensors(found: Params, expected: Params, *, of: str) -> None:
 
 
 def _check_content(
-    final: pathlib.Path, params: Params, manifest: Manifest, own: str
+    final: pathlib.Path, params: Params, manifest: Manifest, fingerprint: str
 ) -> None:
     if not trees.flatten(params):
-        found = f"no tensors for {final}"
-    elif manifest.kind == "base" and own != manifest.base_fingerprint:
-        found = f"base {manifest.name!r} has fingerprint {own}"
+        problem = f"no tensors for {final}"
+    elif manifest.kind == "base" and fingerprint != manifest.base_fingerprint:
+        problem = f"base {manifest.name!r} has fingerprint {fingerprint}"
     else:
         what = f"{manifest.kind} {manifest.name!r}"
         tensors.check_finite(trees.flatten(params), of=what)
         return
     raise errors.CheckpointError(
-        found=found,
+        found=problem,
         expected=f"tensors; for a base, those of {manifest.base_fingerprint}",
         do="Check the trainable pattern, and make the manifest from the tensors",
     )

@@ -57,8 +57,10 @@ def _within_layers() -> dict[tuple[str, str], str]:
     for stack, sub_layers in _SUB_LAYERS.items():
         for number, (ours, theirs, norm) in enumerate(sub_layers):
             inner = _PROJECTIONS if ours != "mlp" else {n: n for n in _MLP}
-            for one, other in inner.items():
-                table[stack, f"{ours}/{one}/kernel"] = f"{number}.{theirs}.{other}"
+            for our_part, their_part in inner.items():
+                table[stack, f"{ours}/{our_part}/kernel"] = (
+                    f"{number}.{theirs}.{their_part}"
+                )
             table[stack, f"{norm}/scale"] = f"{number}.layer_norm"
     return table
 

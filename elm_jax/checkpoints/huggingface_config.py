@@ -78,12 +78,12 @@ def to_fields(
     if projection not in tuple(_ACTIVATIONS):
         problems.append(f"feed_forward_proj is {json_files.shown(projection)}")
     problems += huggingface_rules.problems(settings, str(projection), ignored_fields)
-    found = [f"config.json: {'; '.join(problems)}"] if problems else []
+    messages = [f"config.json: {'; '.join(problems)}"] if problems else []
     problems = list(huggingface_rules.generation_problems(generation))
-    found += [f"generation_config.json: {'; '.join(problems)}"] if problems else []
-    if found:
+    messages += [f"generation_config.json: {'; '.join(problems)}"] if problems else []
+    if messages:
         raise errors.CheckpointError(
-            found=". ".join(found),
+            found=". ".join(messages),
             expected=f"model_type {' or '.join(_MODEL_TYPES)}, whole numbers "
             "from 1 on, "
             f"feed_forward_proj one of {', '.join(_ACTIVATIONS)}, "

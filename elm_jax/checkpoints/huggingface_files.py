@@ -81,10 +81,10 @@ def open_folder(folder: pathlib.Path) -> Model:
     places: dict[str, str] = {}
     twice: list[str] = []
     for path in files:
-        found = open_file(path)
-        twice += [name for name in found if name in places]
-        places = dict.fromkeys(found, path.name) | places
-        tensors |= found
+        file_tensors = open_file(path)
+        twice += [name for name in file_tensors if name in places]
+        places = dict.fromkeys(file_tensors, path.name) | places
+        tensors |= file_tensors
     if kind.endswith(_INDEX):
         _check_index(folder / kind, places)
     if twice:
@@ -124,17 +124,17 @@ def find_folder(
         # Most repositories hold the weights several times, in several formats.
         common = [CONFIG, GENERATION, VOCABULARY]
         patterns = [*common, "model*.safetensors", SAFETENSORS + _INDEX]
-        found = pathlib.Path(fetch(allow_patterns=patterns))
-        if not any((found / kind).is_file() for kind in _KINDS[:2]):
+        downloaded = pathlib.Path(fetch(allow_patterns=patterns))
+        if not any((downloaded / kind).is_file() for kind in _KINDS[:2]):
             patterns = [*common, "pytorch_model*.bin", TORCH + _INDEX]
-            found = pathlib.Path(fetch(allow_patterns=patterns))
+            downloaded = pathlib.Path(fetch(allow_patterns=patterns))
     except Exception as error:  # noqa: BLE001 - network, cache and Hub errors vary
         raise errors.CheckpointError(
             found=f"no folder {source}, and the Hub says: {error}",
             expected="a model folder, or a name on the Hugging Face Hub",
             do="Correct the path or name, or download the folder by hand",
         ) from error
-    return found
+    return downloaded
 
 
 def _import_download(source: str) -> Callable[..., str]:

@@ -71,15 +71,15 @@ def open_leaves(
         place = places[name] = huggingface.place(name)
         shape = leaf.shape[::-1] if place.is_transposed else leaf.shape
         wanted[place.name] = tensors.ShapeOnly(shape)
-    found = dict(model.tensors)
-    for name in ignored(found):
-        del found[name]
+    their_tensors = dict(model.tensors)
+    for name in ignored(their_tensors):
+        del their_tensors[name]
     if _LM_HEAD not in wanted:
-        found.pop(_LM_HEAD, None)  # `_is_tied` compared it with the embedding
-    experts.check_same_tensors(found, wanted, of=of)
+        their_tensors.pop(_LM_HEAD, None)  # `_is_tied` compared it with the embedding
+    experts.check_same_tensors(their_tensors, wanted, of=of)
     plain = {}
     for name, place in places.items():
-        tensor = found[place.name]
+        tensor = their_tensors[place.name]
         plain[name] = tensors.transposed(tensor) if place.is_transposed else tensor
     return tensors.stack(plain)
 
@@ -141,10 +141,10 @@ def _is_tied(model: huggingface_files.Model) -> bool:
     raise _ambiguous(f"{_LM_HEAD} differs from {_SHARED}, but logits are scaled")
 
 
-def _are_equal(found: Mapping[str, Tensor], one: str, other: str) -> bool:
-    if found[one][:2] != found[other][:2]:
+def _are_equal(their_tensors: Mapping[str, Tensor], first: str, second: str) -> bool:
+    if their_tensors[first][:2] != their_tensors[second][:2]:
         return False
-    return np.array_equal(found[one].read(), found[other].read())
+    return np.array_equal(their_tensors[first].read(), their_tensors[second].read())
 
 
 def _ambiguous(what: str) -> errors.CheckpointError:

@@ -147,9 +147,9 @@ def problems(
         _ARCHITECTURE.fullmatch(str(name)) for name in named
     ):
         yield f"architectures is {shown(named)}"
-    known = {*READ, *REQUIRED, *_ALIASES, *_GENERATION, *IGNORED, *ignored}
-    known |= {"architectures", "bos_token_id", "dense_act_fn", "is_gated_act"}
-    for name in sorted(settings.keys() - known):
+    known_fields = {*READ, *REQUIRED, *_ALIASES, *_GENERATION, *IGNORED, *ignored}
+    known_fields |= {"architectures", "bos_token_id", "dense_act_fn", "is_gated_act"}
+    for name in sorted(settings.keys() - known_fields):
         yield f"unknown field {shown(name)[1:-1]} is {shown(settings[name])}"
 
 
@@ -178,9 +178,9 @@ def not_taken_over(settings: Mapping[str, Any]) -> list[str]:
 
 def unread_generation(settings: Mapping[str, Any]) -> list[str]:
     """Returns the fields of generation_config.json that no import takes over."""
-    known = (*_SPECIAL_IDS, *_GENERATION, *_GENERATION_IGNORED, "bos_token_id")
-    others = [n for n in settings if n not in known and settings[n] is not None]
-    return sorted([*not_taken_over(settings), *others])
+    known_fields = (*_SPECIAL_IDS, *_GENERATION, *_GENERATION_IGNORED, "bos_token_id")
+    unread = [n for n in settings if n not in known_fields and settings[n] is not None]
+    return sorted([*not_taken_over(settings), *unread])
 
 
 def _other_value(

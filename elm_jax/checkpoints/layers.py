@@ -68,8 +68,8 @@ def unstack_layers(params: Params) -> dict[str, Any]:
     """
     leaves: dict[str, Any] = {}
     for name, leaf in trees.flatten(params).items():
-        stack, found, rest = name.partition(f"/{LAYERS}/")
-        if found:
+        stack, separator, rest = name.partition(f"/{LAYERS}/")
+        if separator:
             layers = enumerate(leaf)
             leaves |= {f"{stack}/{LAYERS}_{n}/{rest}": layer for n, layer in layers}
         else:

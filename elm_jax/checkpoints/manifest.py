@@ -153,8 +153,8 @@ class Manifest:
 
     @property
     def _merge(self) -> dict[str, Any]:
-        found = self.data.get("merge")
-        return found if isinstance(found, dict) else {}
+        merge = self.data.get("merge")
+        return merge if isinstance(merge, dict) else {}
 
 
 def installed_versions() -> dict[str, str]:
@@ -232,9 +232,9 @@ def check_holds_its_files(folder: pathlib.Path) -> None:
         for name in [*names, *file_names]:
             mode = os.lstat(os.path.join(where, name)).st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                found = "a link" if stat.S_ISLNK(mode) else "no file"
+                file_type = "a link" if stat.S_ISLNK(mode) else "no file"
                 raise errors.CheckpointError(
-                    found=f"{os.path.join(where, name)!r}, which is {found}",
+                    found=f"{os.path.join(where, name)!r}, which is {file_type}",
                     expected=f"an expert or base whose files all lie in {folder}",
                     do="Put the file itself there (`cp -rL` copies so), or remove"
                     " it; the expert's folder itself may be a link",
@@ -297,9 +297,9 @@ def _unreadable(path: object, error: Exception) -> errors.CheckpointError:
 def _problems(content: Any) -> list[str]:
     if isinstance(content, dict) and content.get("format_version") != FORMAT_VERSION:
         return [f"format_version is {content.get('format_version')!r:.60}"]
-    found = json_files.misfits(content, Manifest, added_later=_ADDED_LATER)
+    misfits = json_files.misfits(content, Manifest, added_later=_ADDED_LATER)
     return (
-        found
+        misfits
         or _wrong_pattern(content["trainable_pattern"])
         or [
             f"{field}: {problem}"
@@ -348,6 +348,6 @@ class _Data(TypedDict):
 
 def _odd_names(content: Mapping[str, Any]) -> list[str]:
     """Returns what should be a name in a manifest's content, and is none."""
-    own = [(name, content[name]) for name in ("name", "base_name")]
-    named = [*own, *(("a task", task) for task in content["tasks"])]
+    name_fields = [(name, content[name]) for name in ("name", "base_name")]
+    named = [*name_fields, *(("a task", task) for task in content["tasks"])]
     return [f"{of} is {text!r:.100}" for of, text in named if not paths.is_name(text)]

@@ -55,10 +55,10 @@ class Objects:
 
     def _read(self, key: str, start: int, end: int | None) -> Any:
         asked = open_store(self.url).read(key, byte_range=slice(start, end))
-        found = asked.result(timeout=_FILE_SECS)
-        if found.state != "value":
+        result = asked.result(timeout=_FILE_SECS)
+        if result.state != "value":
             raise ValueError(f"{key} is missing")
-        return found
+        return result
 
     def parts(self, key: str) -> Iterator[bytes]:
         """Yields an object's content; its size is not known, and may be any."""

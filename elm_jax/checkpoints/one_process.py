@@ -18,10 +18,14 @@ _handlers = ocp.type_handlers
 
 def options() -> ocp.options.MultiprocessingOptions:
     """Returns what lets Orbax work by itself here, whatever other processes do."""
-    own = jax.process_index()
-    if own and not isinstance(_handlers.get_type_handler(np.ndarray), _AnyProcess):
+    process_index = jax.process_index()
+    if process_index and not isinstance(
+        _handlers.get_type_handler(np.ndarray), _AnyProcess
+    ):
         _handlers.register_type_handler(np.ndarray, _AnyProcess(), override=True)
-    return ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+    return ocp.options.MultiprocessingOptions(
+        primary_host=process_index, active_processes={process_index}
+    )
 
 
 class _AnyProcess(_handlers.NumpyHandler):

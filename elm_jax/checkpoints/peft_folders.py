@@ -63,7 +63,7 @@ def load_peft(folder: str | pathlib.Path, base: Params) -> PeftExpert:
     path = paths.absolute(folder)
     settings = huggingface_files.read_json(path / CONFIG)
     kind = peft_settings.check(settings, of=f"{path / CONFIG}")
-    found = _open_tensors(path)
+    weights = _open_tensors(path)
     every = peft_settings.modules(base)
     asked = settings["target_modules"]
     settings = peft_patterns.without_patterns(settings, every, of=f"{path / CONFIG}")
@@ -85,9 +85,9 @@ def load_peft(folder: str | pathlib.Path, base: Params) -> PeftExpert:
             expected=f"projections of this T5, such as {next(iter(every))}",
             do="Name the base that the adapter was trained on",
         )
-    experts.check_same_tensors(found, expected, of=str(path))
-    tensors.check_floats(found, "float64")
-    arrays = {n: tensors.cast(t.read(), np.float32) for n, t in found.items()}
+    experts.check_same_tensors(weights, expected, of=str(path))
+    tensors.check_floats(weights, "float64")
+    arrays = {n: tensors.cast(t.read(), np.float32) for n, t in weights.items()}
     tensors.check_finite(arrays, of=str(path))
     make = _import_lora if kind == "LORA" else _import_ia3
     return make(settings, arrays, chosen, every)
@@ -144,10 +144,10 @@ def _import_lora(
         lora_b = np.zeros((rank, outputs), np.float32)
         if name in chosen:
             side_a, side_b = _lora_names(name)
-            own = peft_patterns.rank(settings, name)
-            lora_a[:, :own] = arrays[side_a].T
+            module_rank = peft_patterns.rank(settings, name)
+            lora_a[:, :module_rank] = arrays[side_a].T
             factor = np.float32(peft_patterns.scale(settings, name) / common)
-            lora_b[:own] = arrays[side_b].T * factor
+            lora_b[:module_rank] = arrays[side_b].T * factor
         leaves[f"{module.path}_adapter/lora_a"] = lora_a
         leaves[f"{module.path}_adapter/lora_b"] = lora_b
     spec = {
@@ -253,10 +253,10 @@ def save_lora(
     folders.check_is_new(final)
     every = peft_settings.modules(base)
     plain = trees.flatten(layers.unstack_layers(params))
-    others = [name for name in trees.flatten(params) if "/lora_" not in name]
-    if others:
+    not_lora = [name for name in trees.flatten(params) if "/lora_" not in name]
+    if not_lora:
         raise errors.CheckpointError(
-            found=f"an expert that also holds {', '.join(others)}",
+            found=f"an expert that also holds {', '.join(not_lora)}",
             expected="LoRA and nothing else, which is what PEFT has a place for",
             do="Train with expert_parts = 'adapters', or fold the expert into its"
             " base (gin/t5/fold.gin) and export that to Hugging Face",

@@ -38,7 +38,7 @@ def without_patterns(
     except limited.WorkError as error:
         raise _unreadable(of, f"settings that cannot be read: {error}") from error
     targets, inside, ranks, alphas = answers[0]
-    found = {
+    plain = {
         **settings,
         "target_modules": targets,
         "exclude_modules": None,
@@ -48,9 +48,9 @@ def without_patterns(
     }
     if "r" in settings:
         by_name = [re.escape(name) for name in names]
-        found["rank_pattern"] = dict(zip(by_name, ranks, strict=True))
-        found["alpha_pattern"] = dict(zip(by_name, alphas, strict=True))
-    return found
+        plain["rank_pattern"] = dict(zip(by_name, ranks, strict=True))
+        plain["alpha_pattern"] = dict(zip(by_name, alphas, strict=True))
+    return plain
 
 
 def reader(settings: Mapping[str, Any]) -> Callable[[Sequence[str]], Any]:

@@ -73,7 +73,7 @@ def modules(base: Params) -> dict[str, Module]:
     Args:
       base: Parameters of a model without adapters; leaves need only a `shape`.
     """
-    found = {}
+    projections = {}
     for name, leaf in tensors.plain_shapes(trees.flatten(base)).items():
         if match := _KERNEL.fullmatch(name):
             stack, sub_layer, part = match.groups()
@@ -81,8 +81,8 @@ def modules(base: Params) -> dict[str, Module]:
             point = f"{stack}/{_SUB_LAYERS[sub_layer]}/{part}"
             inputs, outputs = leaf.shape
             path = name.removesuffix("/kernel")
-            found[theirs] = Module(point, path, (inputs, outputs))
-    return found
+            projections[theirs] = Module(point, path, (inputs, outputs))
+    return projections
 
 
 def check(settings: Mapping[str, Any], *, of: str) -> str:
@@ -99,12 +99,12 @@ def check(settings: Mapping[str, Any], *, of: str) -> str:
     kind = settings.get("peft_type")
     if kind not in tuple(_HONOURED):
         raise _refused(f"{of} of peft_type {json_files.shown(kind)}", "LORA or IA3")
-    known = (*_HONOURED[kind], *_WITHOUT_EFFECT, "init_lora_weights")
+    allowed = (*_HONOURED[kind], *_WITHOUT_EFFECT, "init_lora_weights")
     # An option that is off is None, False, empty or, for biases, "none".
     wrong = {
         name: value
         for name, value in settings.items()
-        if name not in known and value not in (None, False, [], {}, "none")
+        if name not in allowed and value not in (None, False, [], {}, "none")
     }
     init = settings.get("init_lora_weights")
     if init not in _INIT_LORA:
@@ -173,8 +173,8 @@ def points_pattern(chosen: Iterable[str], every: Iterable[str]) -> str:
     """
     chosen, every = list(dict.fromkeys(chosen)), list(dict.fromkeys(every))
     parts = list(dict.fromkeys(point.rpartition("/")[2] for point in chosen))
-    found = [point for point in every if point.rpartition("/")[2] in parts]
-    if sorted(found) == sorted(chosen):
+    matching = [point for point in every if point.rpartition("/")[2] in parts]
+    if sorted(matching) == sorted(chosen):
         return f"/({'|'.join(parts)})$"
     return f"^({'|'.join(chosen)})$"
 

@@ -109,11 +109,11 @@ def read(path: pathlib.Path) -> dict[str, Any]:
       CheckpointError: There is none that can be read.
     """
     try:
-        found = json_files.read_object(path)
+        recipe = json_files.read_object(path)
     except (OSError, ValueError) as error:
         raise errors.CheckpointError(
             found=f"a result in {path.parent}, but no recipe {path.name}: {error}",
             expected="the file that tells what it was made of",
             do="Remove the result to make it anew, or choose another place",
         ) from error
-    return found
+    return recipe

@@ -55,14 +55,14 @@ class StoredArray:
         wanted = self.dtype if dtype is None else np.dtype(dtype)
         if not self.shape:
             return tensors.cast(tensors.read(self._leaf), wanted)
-        found, start = np.empty(self.shape, wanted), 0
+        values, start = np.empty(self.shape, wanted), 0
         for block in self._leaf.blocks():
             if block.shape == self.shape and block.dtype == wanted:
-                found = block
+                values = block
             else:
-                found[start : start + len(block)] = tensors.cast(block, wanted)
+                values[start : start + len(block)] = tensors.cast(block, wanted)
             start += len(block)
-        return found
+        return values
 
     def __repr__(self) -> str:
         """Returns shape and dtype; reads nothing."""

@@ -48,7 +48,7 @@ def save_base(
     final = paths.absolute(folder)
     folders.check_is_new(final)
     fingerprint, done = trees.Fingerprint(), 0
-    digest, found = digests.Digest((), dtype), {}
+    digest, leaf_digests = digests.Digest((), dtype), {}
 
     def on_block(block: np.ndarray) -> None:
         nonlocal done
@@ -63,12 +63,12 @@ def save_base(
             fingerprint.start(name, leaf.shape, dtype)
             digest = digests.Digest(leaf.shape, dtype)
             item.write(name, leaf, dtype, _AS_NUMPY, on_block)
-            found[name] = digest.text
+            leaf_digests[name] = digest.text
         item.finish()
         experts.write_attached(partial, attached)
         info = make_manifest(fingerprint.text)
         info = dataclasses.replace(
-            info, params_fingerprint=fingerprint.text, digests=found
+            info, params_fingerprint=fingerprint.text, digests=leaf_digests
         )
         manifest.write_manifest(partial, info)
     return info

@@ -202,19 +202,19 @@ def _layer_shape(rest: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     There heads and their width are two axes: [inputs, layers, heads, width] of query,
     key and value, [heads, layers, width, outputs] of the output projection.
     """
-    one = (shape[0], *shape[2:])
-    if len(one) < 3:
-        return one
+    one_layer = (shape[0], *shape[2:])
+    if len(one_layer) < 3:
+        return one_layer
     if rest.endswith("/out/kernel"):
-        return (one[0] * one[1], *one[2:])
-    return (one[0], one[1] * one[2])
+        return (one_layer[0] * one_layer[1], *one_layer[2:])
+    return (one_layer[0], one_layer[1] * one_layer[2])
 
 
 def _not_t5x(path: str | pathlib.Path, names: list[str]) -> errors.CheckpointError:
     inside = [name for name in names if name.startswith("checkpoint_")]
-    found = f"{path} holds neither `{LEGACY_FILE}` nor `{STATE}/{stores.ITEM_FILE}`"
+    problem = f"{path} holds neither `{LEGACY_FILE}` nor `{STATE}/{stores.ITEM_FILE}`"
     return errors.CheckpointError(
-        found=found if names else f"no folder {path}",
+        found=problem if names else f"no folder {path}",
         expected="a folder checkpoint_<step> that T5X wrote",
         do=f"Name one of those inside it: {', '.join(inside)}"
         if inside

@@ -68,13 +68,13 @@ def network_fields(path: str | pathlib.Path) -> dict[str, Any]:
     bound: dict[str, Any] = {}
     fields: dict[str, Any] = {}
     try:
-        for one in config_parser.ConfigParser(content.decode(), _AsTexts()):
-            if not isinstance(one, config_parser.BindingStatement):
+        for statement in config_parser.ConfigParser(content.decode(), _AsTexts()):
+            if not isinstance(statement, config_parser.BindingStatement):
                 continue
-            if not one.arg_name:
-                bound[one.selector] = one.value
-            elif one.selector.rpartition(".")[2] == "T5Config":
-                fields[one.arg_name] = one.value
+            if not statement.arg_name:
+                bound[statement.selector] = statement.value
+            elif statement.selector.rpartition(".")[2] == "T5Config":
+                fields[statement.arg_name] = statement.value
     except _UNREADABLE as error:
         raise errors.CheckpointError(
             found=f"{FILE_NAME} beside {path} cannot be read:"
@@ -108,10 +108,10 @@ def check(
         f"T5Config.{name} = {fields[name]!r}"
         for name in sorted(fields.keys() - {*KNOWN, *ignored_fields})
     ]
-    found = fields.get("mlp_activations", _ACTIVATIONS)
-    is_same = isinstance(found, list | tuple) and [*found] == [*activations]
+    written = fields.get("mlp_activations", _ACTIVATIONS)
+    is_same = isinstance(written, list | tuple) and [*written] == [*activations]
     if fields and not is_same:
-        problems.append(f"T5Config.mlp_activations = {found!r}")
+        problems.append(f"T5Config.mlp_activations = {written!r}")
     if problems:
         raise errors.CheckpointError(
             found=f"{FILE_NAME} beside {path}: {'; '.join(problems)}",

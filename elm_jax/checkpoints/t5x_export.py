@@ -88,9 +88,9 @@ def _scanned(leaves: Mapping[str, Leaf]) -> Iterator[tuple[str, np.ndarray]]:
     """Yields arrays of the scanned network; inverse of `t5x.Checkpoint.leaves`."""
     num_heads = leaves[_TABLE].shape[1]
     for name, leaf in leaves.items():
-        stack, found, rest = name.partition(f"/{LAYERS}/")
+        stack, separator, rest = name.partition(f"/{LAYERS}/")
         array = tensors.read(leaf)
-        if not found:
+        if not separator:
             yield name, array
             continue
         if rest.endswith("attention/out/kernel"):

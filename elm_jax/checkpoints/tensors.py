@@ -112,8 +112,8 @@ def _read_each(ordered: list[Tensor], dtype: np.dtype) -> Iterator[np.ndarray]:
 def unstack(leaves: Mapping[str, Leaf]) -> Iterator[tuple[str, np.ndarray]]:
     """Yields plain tensors by name, in the order of the leaves; inverse of `stack`."""
     for name, leaf in leaves.items():
-        above, found, rest = name.partition(f"/{LAYERS}/")
-        if found:
+        above, separator, rest = name.partition(f"/{LAYERS}/")
+        if separator:
             rows = itertools.chain.from_iterable(leaf.blocks())
             for number, row in enumerate(rows):
                 yield f"{above}/{LAYERS}_{number}/{rest}", row
@@ -131,12 +131,12 @@ def plain_shapes(leaves: Mapping[str, Any]) -> dict[str, ShapeOnly]:
     """Returns the shapes that `unstack` gives, by name; leaves need a `shape`."""
     shapes = {}
     for name, leaf in leaves.items():
-        above, found, rest = name.partition(f"/{LAYERS}/")
-        for number in range(leaf.shape[0]) if found else ():
+        above, separator, rest = name.partition(f"/{LAYERS}/")
+        for number in range(leaf.shape[0]) if separator else ():
             shapes[f"{above}/{LAYERS}_{number}/{rest}"] = ShapeOnly(
                 tuple(leaf.shape[1:])
             )
-        if not found:
+        if not separator:
             shapes[name] = ShapeOnly(tuple(leaf.shape))
     return shapes
 
@@ -231,7 +231,7 @@ def storage_dtype(leaves: Mapping[str, Leaf], wanted: str) -> np.dtype:
     Raises:
       CheckpointError: Some leaf holds no such numbers.
     """
-    found = check_floats(leaves)
+    dtypes = check_floats(leaves)
     if wanted == "source":
-        wanted = "bfloat16" if found == {"bfloat16"} else "float32"
+        wanted = "bfloat16" if dtypes == {"bfloat16"} else "float32"
     return np.dtype(wanted)

@@ -90,7 +90,7 @@ def to_torch(params: Params, *, of: str) -> dict[str, np.ndarray]:
     Raises:
       CheckpointError: There are other tensors, or a number is not finite.
     """
-    moved, others = {}, []
+    moved, unplaced = {}, []
     for name, leaf in trees.flatten(layers.unstack_layers(params)).items():
         array = np.asarray(leaf, np.float32)
         if place := bottleneck_places.find(name):
@@ -99,12 +99,12 @@ def to_torch(params: Params, *, of: str) -> dict[str, np.ndarray]:
         elif name.endswith("_norm/scale"):
             theirs = huggingface.place(name).name
         else:
-            others.append(name)
+            unplaced.append(name)
             continue
         moved[theirs] = np.ascontiguousarray(array.T)
-    if others:
+    if unplaced:
         raise errors.CheckpointError(
-            found=f"{of} that also holds {', '.join(others[:5])}",
+            found=f"{of} that also holds {', '.join(unplaced[:5])}",
             expected="bottleneck adapters and layer norms",
             do="Use it with elm_jax: no other program has a place for its parts",
         )

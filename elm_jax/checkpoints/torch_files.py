@@ -86,8 +86,8 @@ def _problem(value: Any) -> str:
 def _dtypes() -> dict[Any, np.dtype]:
     torch = import_torch()
     names = ("float64", "float32", "float16", "int64", "int32", "int16", "int8")
-    found = {getattr(torch, name): np.dtype(name) for name in (*names, "uint8")}
-    return found | {torch.bfloat16: np.dtype(ml_dtypes.bfloat16)}
+    numpy_dtypes = {getattr(torch, name): np.dtype(name) for name in (*names, "uint8")}
+    return numpy_dtypes | {torch.bfloat16: np.dtype(ml_dtypes.bfloat16)}
 
 
 def _dtype(value: Any) -> np.dtype:

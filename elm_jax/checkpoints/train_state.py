@@ -183,9 +183,9 @@ class TrainStateStore:
             self._check_config(saved_config)
         wanted = _name_leaves(jax.tree.map(ocp.utils.to_shape_dtype_struct, target))
         with self._explained("read", do=repair):
-            found = manager.item_metadata(step)[_STATE].tree
+            saved_tree = manager.item_metadata(step)[_STATE].tree
         experts.check_same_tensors(
-            found, trees.unflatten(wanted), of=f"step {step} in {self._folder}"
+            saved_tree, trees.unflatten(wanted), of=f"step {step} in {self._folder}"
         )
         with self._explained("read", do=repair):
             args = ocp.args.StandardRestore(trees.unflatten(wanted))
@@ -208,8 +208,8 @@ class TrainStateStore:
             saved = self._open().restore(step, args=args)[_CHECKSUMS]
             if not json_files.fits(saved, dict[str, int]):
                 raise ValueError(f"checksums are {json_files.shown(saved)}")
-        found = checksums.of_leaves(leaves)
-        wrong = [name for name in found if found[name] != saved.get(name)]
+        sums = checksums.of_leaves(leaves)
+        wrong = [name for name in sums if sums[name] != saved.get(name)]
         if wrong:
             raise errors.CheckpointError(
                 found=f"step {step} in {self._folder} has other values than were"
