@@ -24,12 +24,12 @@ def layer_groups(experts: Params) -> list[str]:
     Args:
       experts: The parameters of one of them.
     """
-    found: dict[str, None] = {}
+    groups: dict[str, None] = {}
     for name, leaf in trees.flatten(experts).items():
         head, stacked, _ = name.partition(f"/{LAYERS}/")
         for layer in range(leaf.shape[0] if stacked else 0):
-            found[f"{head}/{LAYERS}_{layer}/"] = None
-    return [*found]
+            groups[f"{head}/{LAYERS}_{layer}/"] = None
+    return [*groups]
 
 
 def make_merged_fn(experts: Sequence[Params], base: Params, beside: Beside) -> MergedFn:
@@ -52,23 +52,23 @@ def make_merged_fn(experts: Sequence[Params], base: Params, beside: Beside) -> M
     start = trees.flatten(base)
     leaves: dict[str, Any] = {}
     for name in flat[0]:
-        several = [np.asarray(one[name], np.float32) for one in flat]
+        several = [np.asarray(expert[name], np.float32) for expert in flat]
         if name not in beside:
             several = [leaf - np.float32(start[name]) for leaf in several]
         leaves[name] = jnp.asarray(np.stack(several))
 
     def merged(weights: Mapping[str, Any]) -> dict[str, Any]:
-        found = {}
+        params = {}
         for name, stacked in leaves.items():
             of_each = _spread(name, stacked, weights)
             side = beside.get(name)
             if side is None:
                 like = jnp.asarray(np.asarray(start[name], np.float32))
-                found[name] = like + jnp.sum(of_each * stacked, axis=0)
+                params[name] = like + jnp.sum(of_each * stacked, axis=0)
                 continue
             scaled = of_each * stacked if side.takes_factor else stacked
-            found[name] = jnp.concatenate([*scaled], axis=side.axis)
-        return trees.unflatten(found)
+            params[name] = jnp.concatenate([*scaled], axis=side.axis)
+        return trees.unflatten(params)
 
     return merged
 

@@ -78,11 +78,11 @@ def places(beside: Beside, *, is_linear: bool) -> dict[str, list[str]]:
       beside: Of these parameters.
       is_linear: Whether those that are products are asked for, or all others.
     """
-    found: dict[str, list[str]] = collections.defaultdict(list)
+    by_place: dict[str, list[str]] = collections.defaultdict(list)
     for name, side in beside.items():
         if side.is_linear == is_linear:
-            found[side.place].append(name)
-    return dict(found)
+            by_place[side.place].append(name)
+    return dict(by_place)
 
 
 def aligned(
@@ -101,25 +101,25 @@ def aligned(
       on_move: Called with each expert's number, parameter, layer and order of units, to
         move what belongs to them.
     """
-    found = [{name: np.asarray(leaf) for name, leaf in e.items()} for e in experts]
+    reordered = [{name: np.asarray(leaf) for name, leaf in e.items()} for e in experts]
     if len(experts) == 1:
-        return found
+        return reordered
     for names in places(beside, is_linear=False).values():
         axes = {name: beside[name].axis for name in names}
-        indices = [index for _, index in layers.units(names[0], found[0][names[0]])]
-        for number, leaves in enumerate(found):
+        indices = [index for _, index in layers.units(names[0], reordered[0][names[0]])]
+        for number, leaves in enumerate(reordered):
             if number == reference:
                 continue
             leaves.update({name: leaves[name].copy() for name in names})
             for index in indices:
-                wanted = {name: found[reference][name][index] for name in names}
+                wanted = {name: reordered[reference][name][index] for name in names}
                 there = {name: leaves[name][index] for name in names}
                 order = matching(wanted, there, axes)
                 for name in names:
                     leaves[name][index] = there[name].take(order, axis=axes[name])
                     if on_move:
                         on_move(number, name, index, order)
-    return found
+    return reordered
 
 
 def matching(wanted: Leaves, there: Leaves, axes: Mapping[str, int]) -> np.ndarray:

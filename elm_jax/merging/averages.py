@@ -103,10 +103,10 @@ class RunningMean(MergeMethod):
         self, experts: Sequence[Params], base: Params | None, beside: Beside
     ) -> Merged:
         del base, beside
-        found = combining.RunningMean()
+        running_mean = combining.RunningMean()
         for expert in experts:  # in an order of their own
-            found.add(expert)
-        return Merged(found.mean())
+            running_mean.add(expert)
+        return Merged(running_mean.mean())
 
 
 def _mean(experts: Sequence[Params], weights: Sequence[float]) -> dict[str, object]:

@@ -107,8 +107,8 @@ def of(
     """
     arrays = [{n: np.asarray(leaf) for n, leaf in e.items()} for e in experts]
     start = {name: np.asarray(leaf) for name, leaf in base.items()}
-    own = {name: leaf for name, leaf in arrays[0].items() if name not in beside}
-    combining.check_alike([own], start)
+    in_base = {name: leaf for name, leaf in arrays[0].items() if name not in beside}
+    combining.check_alike([in_base], start)
     if reference is not None:
         arrays = aligning.aligned(arrays, beside, reference=reference)
     out = {}

@@ -158,18 +158,21 @@ class ByName(MergeMethod):
         marks = [f"{place:09}" for place in range(len(flat))]
         merged = {}
         for name, like in flat[0].items():
-            found = np.empty(like.shape, like.dtype)
+            merged_leaf = np.empty(like.shape, like.dtype)
             for unit, place in layers.units(name, like):
-                found[place] = trees.flatten(
+                merged_leaf[place] = trees.flatten(
                     self._of(unit)
                     .merge(
-                        [trees.unflatten({unit: one[name][place]}) for one in flat],
+                        [
+                            trees.unflatten({unit: expert[name][place]})
+                            for expert in flat
+                        ],
                         base=start and trees.unflatten({unit: start[name][place]}),
                         marks=marks,
                     )
                     .params
                 )[unit]
-            merged[name] = found
+            merged[name] = merged_leaf
         return Merged(trees.unflatten(merged))
 
     def _of(self, name: str) -> MergeMethod:

@@ -187,12 +187,12 @@ class Ace(InterferenceMethod):
         if is_uneven:
             prior = prior / (np.trace(each, axis1=1, axis2=2).mean() + 1e-12)
         target = (centred @ matrices + ridges[:, None, None] * matrices).sum(axis=0)
-        found = np.linalg.solve(total + ridge * np.eye(rows) + prior, target)
+        solution = np.linalg.solve(total + ridge * np.eye(rows) + prior, target)
         if not is_uneven:
-            return found
+            return solution
         mean = (total + ridge * np.eye(rows)) / weights.sum()
         residual = ((centred - weights * mean) @ matrices).sum(axis=0)
-        return found + self._flat(found + residual)
+        return solution + self._flat(solution + residual)
 
     def _flat(self, matrix: np.ndarray) -> np.ndarray:
         u, sizes, v = singular.svd(matrix)

@@ -91,11 +91,11 @@ class RunningMean:
         Raises:
           ConfigError: A result is not finite.
         """
-        found = {}
+        means = {}
         for name, total in self._sums.items():
-            found[name] = (total / self._count).astype(self._dtypes[name])
-            check_finite(name, found[name])
-        return trees.unflatten(found)
+            means[name] = (total / self._count).astype(self._dtypes[name])
+            check_finite(name, means[name])
+        return trees.unflatten(means)
 
 
 def check_finite(name: str, leaf: np.ndarray) -> None:
@@ -121,9 +121,9 @@ def check_alike(experts: Sequence[Params], base: Params | None = None) -> None:
       experts: One or more trees.
       base: Must have their leaves too, if given.
     """
-    others = [(f"expert {n}", tree) for n, tree in enumerate(experts)][1:]
+    compared = [(f"expert {n}", tree) for n, tree in enumerate(experts)][1:]
     if base is not None:
-        others.append(("the base", base))
+        compared.append(("the base", base))
     expected = trees.flatten(experts[0])
     for name, leaf in expected.items():
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -132,7 +132,7 @@ def check_alike(experts: Sequence[Params], base: Params | None = None) -> None:
                 expected="floating-point parameters",
                 do="Leave it out of the expert",
             )
-    for who, tree in others:
+    for who, tree in compared:
         difference = str(trees.diff(tree, experts[0])) or "; ".join(
             f"{name} {leaf.dtype} instead of {expected[name].dtype}"
             for name, leaf in trees.flatten(tree).items()
@@ -223,14 +223,14 @@ def _compared(rows: np.ndarray) -> list[np.ndarray]:
     Neighbours are compared and exchanged for whole rows, as bubble sort does; numpy
     sorts such short columns one by one, which takes several times as long.
     """
-    found, spare = [*rows], np.empty_like(rows[0])
-    for end in range(len(found) - 1, 0, -1):
+    sorted_rows, spare = [*rows], np.empty_like(rows[0])
+    for end in range(len(sorted_rows) - 1, 0, -1):
         for place in range(end):
-            low, high = found[place], found[place + 1]
+            low, high = sorted_rows[place], sorted_rows[place + 1]
             np.minimum(low, high, out=spare)
             np.maximum(low, high, out=high)
-            found[place], spare = spare, low
-    return found
+            sorted_rows[place], spare = spare, low
+    return sorted_rows
 
 
 def _added(rows: Sequence[np.ndarray]) -> np.ndarray:

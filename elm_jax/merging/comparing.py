@@ -76,10 +76,10 @@ class Comparison:
         total = weight = np.zeros(self.in_place.shape)
         for layer in self.layers:
             values = getattr(layer, what)
-            own = np.outer(layer.norms, layer.norms) * ~np.isnan(values)
-            total, weight = total + own * np.nan_to_num(values), weight + own
-        known = weight > 0
-        return np.where(known, total / np.where(known, weight, 1.0), np.nan)
+            factor = np.outer(layer.norms, layer.norms) * ~np.isnan(values)
+            total, weight = total + factor * np.nan_to_num(values), weight + factor
+        has_weight = weight > 0
+        return np.where(has_weight, total / np.where(has_weight, weight, 1.0), np.nan)
 
     @property
     def forecast(self) -> np.ndarray:
@@ -105,19 +105,19 @@ def compare(experts: Sequence[Params], base: Params, beside: Beside) -> Comparis
     made = by_layer.of(
         flat, trees.flatten(base), beside, space="core", rank=1, reference=0
     )
-    found = []
+    compared = []
     for view in made:
         changes = view.changes()
         if changes.any():
             is_core = view.frames[0] is not None
-            found.append(_compared(view.name, changes, is_core=is_core))
-    if not found:
+            compared.append(_compared(view.name, changes, is_core=is_core))
+    if not compared:
         combining.refuse(
             found=f"{len(flat)} experts that change nothing in their base",
             expected="one or more that do",
             do="Train them first, or name others",
         )
-    return Comparison(tuple(found), _in_place(flat, beside))
+    return Comparison(tuple(compared), _in_place(flat, beside))
 
 
 def cosine(layer: LayerComparison) -> np.ndarray:
@@ -141,14 +141,14 @@ def _compared(name: str, changes: np.ndarray, *, is_core: bool) -> LayerComparis
 def _conflict(flat: np.ndarray) -> np.ndarray:
     """Returns sums of the smaller size where signs differ, as shares of all."""
     sizes, signs = np.abs(flat), np.sign(flat)
-    found = np.empty((len(flat), len(flat)))
+    shares = np.empty((len(flat), len(flat)))
     for place in range(len(flat)):
         smaller = np.minimum(sizes, sizes[place])
         differs = (signs * signs[place]) < 0
         total = smaller.sum(axis=1)
         opposite = (smaller * differs).sum(axis=1)
-        found[place] = np.where(total > 0, opposite / np.where(total > 0, total, 1), 0)
-    return found
+        shares[place] = np.where(total > 0, opposite / np.where(total > 0, total, 1), 0)
+    return shares
 
 
 def _overlap(changes: np.ndarray) -> np.ndarray:
@@ -157,31 +157,31 @@ def _overlap(changes: np.ndarray) -> np.ndarray:
         _, sizes, right = singular.svd(matrix)
         kept = min(_DIRECTIONS, max(1, singular.rank(sizes)))
         frames.append(right[:kept] if sizes.any() else right[:0])
-    found = np.full((len(frames), len(frames)), np.nan)
-    for i, one in enumerate(frames):
-        for j, other in enumerate(frames):
-            if len(one) and len(other):
-                count = min(len(one), len(other))
-                found[i, j] = np.square(one @ other.T).sum() / count
-    return found
+    overlaps = np.full((len(frames), len(frames)), np.nan)
+    for i, first in enumerate(frames):
+        for j, second in enumerate(frames):
+            if len(first) and len(second):
+                count = min(len(first), len(second))
+                overlaps[i, j] = np.square(first @ second.T).sum() / count
+    return overlaps
 
 
 def _pull(changes: np.ndarray) -> np.ndarray:
     """Returns `sum |(M - D)' D|^2 / sum |D' D|^2` over two experts, M their mean."""
-    found = np.full((len(changes), len(changes)), np.nan)
+    pulls = np.full((len(changes), len(changes)), np.nan)
     # |A' B|^2 = <A A', B B'>: of two matrices, the smaller one.
     is_wide = changes.shape[1] < changes.shape[2]
     grams = _outer(changes) if is_wide else _outer(changes.swapaxes(1, 2))
     alone = np.square(grams).sum(axis=(1, 2))
-    for i, one in enumerate(changes):
+    for i, change in enumerate(changes):
         # (M - D_i)' D_i = (D_j - D_i)' D_i / 2
         if is_wide:
-            found[i] = (_outer(changes - one) * grams[i]).sum(axis=(1, 2)) / 4
+            pulls[i] = (_outer(changes - change) * grams[i]).sum(axis=(1, 2)) / 4
         else:
-            crossed = changes.swapaxes(1, 2) @ one
-            found[i] = np.square((crossed - grams[i]) / 2).sum(axis=(1, 2))
+            crossed = changes.swapaxes(1, 2) @ change
+            pulls[i] = np.square((crossed - grams[i]) / 2).sum(axis=(1, 2))
     total = alone[:, None] + alone[None, :]
-    return np.where(total > 0, (found + found.T) / np.where(total > 0, total, 1), 0.0)
+    return np.where(total > 0, (pulls + pulls.T) / np.where(total > 0, total, 1), 0.0)
 
 
 def _outer(matrices: np.ndarray) -> np.ndarray:
@@ -191,23 +191,23 @@ def _outer(matrices: np.ndarray) -> np.ndarray:
 
 def _in_place(flat: Sequence[Mapping[str, Any]], beside: Beside) -> np.ndarray:
     count = len(flat)
-    found = np.full((count, count), np.nan)
+    means = np.full((count, count), np.nan)
     for i in range(count):
         for j in range(i + 1, count):
             shares = [*_shares_in_place(flat[i], flat[j], beside)]
             if shares:
-                found[i, j] = found[j, i] = np.mean(shares)
-    return found
+                means[i, j] = means[j, i] = np.mean(shares)
+    return means
 
 
 def _shares_in_place(
-    one: Mapping[str, Any], other: Mapping[str, Any], beside: Beside
+    first: Mapping[str, Any], second: Mapping[str, Any], beside: Beside
 ) -> Iterator[float]:
     for names in aligning.places(beside, is_linear=False).values():
         axes = {name: beside[name].axis for name in names}
-        for _, index in layers.units(names[0], np.asarray(one[names[0]])):
-            wanted = {name: np.asarray(one[name])[index] for name in names}
-            there = {name: np.asarray(other[name])[index] for name in names}
+        for _, index in layers.units(names[0], np.asarray(first[names[0]])):
+            wanted = {name: np.asarray(first[name])[index] for name in names}
+            there = {name: np.asarray(second[name])[index] for name in names}
             order = aligning.matching(wanted, there, axes)
             yield float(np.mean(order == np.arange(len(order))))
 

@@ -107,12 +107,12 @@ class Slerp(MergeMethod):
         self, experts: Sequence[Params], base: Params | None, beside: Beside
     ) -> Merged:
         del base, beside
-        one, other = (trees.flatten(expert) for expert in experts)
+        first, second = (trees.flatten(expert) for expert in experts)
         weights = self.weights or (0.5, 0.5)
         share = weights[1] / sum(weights)
         merged = {}
-        for name, like in one.items():
-            start, end = np.asarray(like), np.asarray(other[name])
+        for name, like in first.items():
+            start, end = np.asarray(like), np.asarray(second[name])
             merged[name] = np.zeros_like(start)
             for _, index in layers.units(name, start):
                 point = _on_arc(start[index], end[index], share)

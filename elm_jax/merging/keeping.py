@@ -103,13 +103,13 @@ def generators(
       random_seed: Of the method.
     """
     seen: dict[int, int] = {}
-    found = []
+    rngs = []
     for change in layer:
         mark = zlib.crc32(np.abs(change).tobytes())
         seen[mark] = seen.get(mark, -1) + 1
         seed = [random_seed, zlib.crc32(name.encode()), mark, seen[mark]]
-        found.append(np.random.default_rng(seed))
-    return found
+        rngs.append(np.random.default_rng(seed))
+    return rngs
 
 
 def _count(change: np.ndarray, density: float) -> int:
@@ -122,6 +122,6 @@ def _greatest(change: np.ndarray, count: int) -> np.ndarray:
     if count in (0, sizes.size):
         return np.full(change.shape, count > 0)
     least = np.partition(sizes, sizes.size - count)[sizes.size - count]
-    found = sizes > least
-    found[np.flatnonzero(sizes == least)[: count - int(found.sum())]] = True
-    return found.reshape(change.shape)
+    is_greatest = sizes > least
+    is_greatest[np.flatnonzero(sizes == least)[: count - int(is_greatest.sum())]] = True
+    return is_greatest.reshape(change.shape)

@@ -51,10 +51,12 @@ class StatisticsMethod(MergeByStatistics):
         del base
         weights = np.array(self.weights or (1.0,) * len(experts))
         measured = [
-            {name: np.array(leaf) for name, leaf in trees.flatten(one).items()}
-            for one in statistics
+            {name: np.array(leaf) for name, leaf in trees.flatten(tree).items()}
+            for tree in statistics
         ]
-        flat: Sequence[Mapping[str, Any]] = [trees.flatten(one) for one in experts]
+        flat: Sequence[Mapping[str, Any]] = [
+            trees.flatten(expert) for expert in experts
+        ]
         _check_measured(flat[0], measured, self.name)
         if self.align:
 
@@ -66,7 +68,7 @@ class StatisticsMethod(MergeByStatistics):
             flat = aligning.aligned(
                 flat, beside, reference=int(np.argmax(weights)), on_move=on_move
             )
-        parts = [{n: np.asarray(leaf) for n, leaf in one.items()} for one in flat]
+        parts = [{n: np.asarray(leaf) for n, leaf in leaves.items()} for leaves in flat]
         merged, rank = self._mean(parts, measured, weights, beside)
         for name, leaf in merged.items():
             combining.check_finite(name, leaf)

@@ -111,12 +111,12 @@ def of(name: str, **options: Any) -> MergeMethod:
             expected=f"one of {', '.join(sorted(METHODS))}",
             do=errors.did_you_mean(name, METHODS),
         )
-    known = [field.name for field in dataclasses.fields(METHODS[name])]
+    option_names = [field.name for field in dataclasses.fields(METHODS[name])]
     for option in options:
-        if option not in known:
+        if option not in option_names:
             raise errors.ConfigError(
                 found=f"{option} {options[option]} for {name}",
-                expected=f"{', '.join(known) or 'no options'}",
+                expected=f"{', '.join(option_names) or 'no options'}",
                 do=f"Leave {option} out, or take a method that has it:"
                 f" {', '.join(_having(option)) or 'there is none'}",
             )

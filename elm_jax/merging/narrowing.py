@@ -139,10 +139,10 @@ def narrowed(
     weighed = hidden * np.linalg.norm(matrix, axis=1)
     order = np.asarray(scipy.linalg.qr(weighed, mode="r", pivoting=True)[-1])
     chosen = np.sort(order[:kept])
-    found = np.linalg.lstsq(hidden[:, chosen], outputs)[0]
+    narrow_matrix = np.linalg.lstsq(hidden[:, chosen], outputs)[0]
     size = np.linalg.norm(outputs)
-    error = np.linalg.norm(outputs - hidden[:, chosen] @ found)
-    return chosen, found, float(error / size) if size else 0.0
+    error = np.linalg.norm(outputs - hidden[:, chosen] @ narrow_matrix)
+    return chosen, narrow_matrix, float(error / size) if size else 0.0
 
 
 def _activations(statistics: Statistics, name: str) -> np.ndarray:

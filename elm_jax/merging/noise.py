@@ -50,11 +50,11 @@ class Noise(MergeMethod):
         del beside
         assert base is not None  # noqa: S101 - `merge` has looked
         start = trees.flatten(base)
-        found = {}
+        merged = {}
         for name, leaf in trees.flatten(experts[0]).items():
-            found[name] = self._like(name, np.asarray(leaf), start.get(name))
-            combining.check_finite(name, found[name])
-        return Merged(trees.unflatten(found))
+            merged[name] = self._like(name, np.asarray(leaf), start.get(name))
+            combining.check_finite(name, merged[name])
+        return Merged(trees.unflatten(merged))
 
     def _like(self, name: str, leaf: np.ndarray, start: Params | None) -> np.ndarray:
         origin = 0.0 if start is None else np.asarray(start).astype(np.float64)
@@ -64,8 +64,8 @@ class Noise(MergeMethod):
         is_stack = f"/{LAYERS}/" in name
         axes = tuple(range(1 if is_stack else 0, leaf.ndim))
         wanted, there = (
-            np.sqrt(np.square(one).sum(axis=axes, keepdims=True))
-            for one in (change, noise)
+            np.sqrt(np.square(array).sum(axis=axes, keepdims=True))
+            for array in (change, noise)
         )
         scale = np.divide(wanted, there, out=np.zeros_like(wanted), where=there > 0)
         with np.errstate(over="ignore"):  # reported by name by the caller

@@ -62,10 +62,11 @@ class Fisher(StatisticsMethod):
         merged = {}
         for name, like in experts[0].items():
             shares = [
-                weight * np.maximum(one.get(name, np.ones(like.shape)), self.least)
-                for weight, one in zip(weights, measured, strict=True)
+                weight
+                * np.maximum(statistics.get(name, np.ones(like.shape)), self.least)
+                for weight, statistics in zip(weights, measured, strict=True)
             ]
-            merged[name] = weighed([one[name] for one in experts], shares)
+            merged[name] = weighed([expert[name] for expert in experts], shares)
         return merged, 0
 
 
@@ -138,16 +139,16 @@ class RegMean(StatisticsMethod):
         for names in linear:
             first, second = sorted(names, key=lambda name: beside[name].takes_factor)
             rank = self.rank or len(experts) * experts[0][first].shape[-1]
-            pairs = [(one[first], one[second]) for one in experts]
-            grams = [one.get(first) for one in measured]
+            pairs = [(expert[first], expert[second]) for expert in experts]
+            grams = [statistics.get(first) for statistics in measured]
             merged[first], merged[second] = self._products(
                 first, pairs, grams, weights=weights, rank=rank
             )
         for name, like in experts[0].items():
             if name in merged:
                 continue
-            leaves = [one[name] for one in experts]
-            grams = [one[name] for one in measured if name in one]
+            leaves = [expert[name] for expert in experts]
+            grams = [statistics[name] for statistics in measured if name in statistics]
             out = np.zeros_like(like)
             for _, index in layers.units(name, like):
                 parts = [leaf[index] for leaf in leaves]

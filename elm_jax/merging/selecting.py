@@ -167,22 +167,22 @@ class Emr(SelectingMethod):
             )
 
     def _for_experts(self, places: Sequence[int]) -> Self:
-        found = super()._for_experts(places)
+        method = super()._for_experts(places)
         if self.expert < 0:
-            return found
-        return dataclasses.replace(found, expert=[*places].index(self.expert))
+            return method
+        return dataclasses.replace(method, expert=[*places].index(self.expert))
 
     def _look(self, every: by_layer.ByLayer) -> float | None:
         if self.expert < 0:
             return None
         weights = np.array(self.weights or (1.0,) * len(every.experts))
-        own, masked = 0.0, 0.0
+        unmasked, masked = 0.0, 0.0
         for view in every:
             layer = layer_of(view, weights)
             if layer.changes.size:
-                own += np.abs(_candidates(layer)[self.expert]).sum()
+                unmasked += np.abs(_candidates(layer)[self.expert]).sum()
                 masked += np.abs(self._masked(layer)).sum()
-        return own / masked if masked else 0.0
+        return unmasked / masked if masked else 0.0
 
     def _change(self, layer: Layer) -> np.ndarray:
         if self.expert < 0:

@@ -91,12 +91,12 @@ class LeafView(View):
 
     def changes(self) -> np.ndarray:
         """Returns distances from the base."""
-        found = np.empty((len(self._layer), *self._layer[0].shape))
-        for place, one in enumerate(self._layer):
-            found[place] = one
+        distances = np.empty((len(self._layer), *self._layer[0].shape))
+        for place, expert_layer in enumerate(self._layer):
+            distances[place] = expert_layer
         if self._has_base:
-            found -= self._origin
-        return found
+            distances -= self._origin
+        return distances
 
     def put(self, change: np.ndarray) -> None:
         """Writes the base with the change."""
@@ -169,7 +169,7 @@ class ProductView(View):
     def _made(self) -> core.Core:
         if self._core is None:
             lefts, rights = (
-                np.stack([one.astype(np.float64) for one in sides])
+                np.stack([factor.astype(np.float64) for factor in sides])
                 for sides in (self._factors.lefts, self._factors.rights)
             )
             self._core = core.of(lefts, rights)
