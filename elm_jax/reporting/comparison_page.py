@@ -122,13 +122,13 @@ class Shown:
             for pair in pairs
         ]
         header = ("", "forecast", "cosine", "conflict", "overlap", "units in place")
-        own = [
+        experts = [
             (name, number(norm))
             for name, norm in zip(self.names, self.norms, strict=True)
         ]
         layers = [(name, *map(number, values)) for name, *values in self.layers]
         return [
-            TextTable("Experts", ("", "norm of the change"), tuple(own)),
+            TextTable("Experts", ("", "norm of the change"), tuple(experts)),
             TextTable(
                 "Pairs, the best forecast first", header, tuple(rows), notes=notes
             ),
@@ -183,5 +183,5 @@ def _cosine(layer: Layer, i: int, j: int) -> float:
 
 
 def _mean(values: Sequence[float]) -> float:
-    known = [float(value) for value in values if not math.isnan(value)]
-    return float(np.mean(known)) if known else math.nan
+    defined = [float(value) for value in values if not math.isnan(value)]
+    return float(np.mean(defined)) if defined else math.nan

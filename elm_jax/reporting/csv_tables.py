@@ -20,7 +20,7 @@ def heat_map(shown: report.HeatMap) -> str:
     named: list[tuple[str, Sequence[float | None]]] = []
     if any(value is not None for value in shown.baseline):
         named.append(("base", shown.baseline))
-    named += [(one.label, one.values) for one in shown.references]
+    named += [(reference.label, reference.values) for reference in shown.references]
     named += zip(shown.experts, shown.values, strict=True)
     titles = [f"{dataset}: {prompt}" for dataset, prompt in shown.columns]
     content = io.StringIO()

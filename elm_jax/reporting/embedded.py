@@ -21,10 +21,10 @@ def json(value: Any) -> markupsafe.Markup:
     Raises:
       ValueError: A number is not finite.
     """
-    found = json_format.dumps(
+    text = json_format.dumps(
         value, ensure_ascii=False, allow_nan=False, separators=(",", ":")
     )
-    return markupsafe.Markup(found.translate(_ESCAPED))  # noqa: S704
+    return markupsafe.Markup(text.translate(_ESCAPED))  # noqa: S704
 
 
 @functools.cache

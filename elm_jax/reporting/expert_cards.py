@@ -97,12 +97,12 @@ def file_names(names: Iterable[str]) -> dict[str, str]:
     >>> [*file_names(["dream", "a/b"]).values()]
     ['dream.md', 'a_b-c14cddc033f64b9d.md']
     """
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:
         safe = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII).lstrip(".")[:100]
         if safe != name or safe.lower() in taken:
             safe += f"-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
         taken.add(safe.lower())
-        found[name] = f"{safe}{SUFFIX}"
-    return found
+        by_name[name] = f"{safe}{SUFFIX}"
+    return by_name

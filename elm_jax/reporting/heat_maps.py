@@ -57,7 +57,7 @@ class _Drawing:
         self.letters = shown.mean_letters()
         self.columns = list(_columns(shown))
         self.tasks = [self._tasks(column) for column in self.columns]
-        self.rows = [self.values(own) for own in shown.values]
+        self.rows = [self.values(row) for row in shown.values]
         baseline = self.values(shown.baseline)
         # What is compared, by column; a mean over a part of the prompts is not.
         compared = [
@@ -72,18 +72,18 @@ class _Drawing:
         self.best = [*map(_greatest, compared)]
         gaps = [
             abs(value - middle)
-            for middle, own in zip(self.middles, compared, strict=True)
-            for value in own
+            for middle, values in zip(self.middles, compared, strict=True)
+            for value in values
             if value is not None
         ]
         self.reach = max([_LEAST_COLOUR_RANGE, *gaps])
 
-    def values(self, own: Sequence[float | None]) -> list[float | None]:
+    def values(self, row: Sequence[float | None]) -> list[float | None]:
         """Returns the values of a row: its means, and its prompts."""
-        means = self.map.by_dataset(own)
-        means[""] = self.map.mean(own)
+        means = self.map.by_dataset(row)
+        means[""] = self.map.mean(row)
         return [
-            means[column.dataset] if column.prompt is None else own[column.prompt]
+            means[column.dataset] if column.prompt is None else row[column.prompt]
             for column in self.columns
         ]
 
@@ -153,8 +153,8 @@ class _Drawing:
 
     def _link(self, name: str, j: int) -> str:
         """Returns where examples are: of a mean, those of its first prompt."""
-        found = ((name, task) for task in self.tasks[j])
-        return next((self.links[one] for one in found if one in self.links), "")
+        keys = ((name, task) for task in self.tasks[j])
+        return next((self.links[key] for key in keys if key in self.links), "")
 
     def _is_retrieved(self, name: str, j: int) -> bool:
         prompt = self.columns[j].prompt
@@ -177,9 +177,12 @@ def draw(
     columns = drawing.columns
     has_base = any(value is not None for value in shown.baseline)
     pinned = [drawing.reference("base", drawing.values(shown.baseline))] * has_base
-    references = [(one.label, drawing.values(one.values)) for one in shown.references]
-    for one, (label, values) in zip(shown.references, references, strict=True):
-        kind = "reference bound" if one.is_bound else "reference"
+    references = [
+        (reference.label, drawing.values(reference.values))
+        for reference in shown.references
+    ]
+    for reference, (label, values) in zip(shown.references, references, strict=True):
+        kind = "reference bound" if reference.is_bound else "reference"
         pinned.append(drawing.reference(label, values, kind))
     shown_rows = drawing.first_rows(MOST_CELLS)
     groups = [
@@ -196,7 +199,7 @@ def draw(
         "column_sups": [markupsafe.Markup(_sup(c.letters)) for c in columns],  # noqa: S704
         "legend": shown.legend,
         "has_base": has_base,
-        "has_bound": any(one.is_bound for one in shown.references),
+        "has_bound": any(reference.is_bound for reference in shown.references),
         "has_retrieved": any(shown.retrieved),
         "has_links": bool(links),
         "reach": drawing.reach,
@@ -265,8 +268,8 @@ def _middle(base: float | None, values: Sequence[float | None]) -> float:
     """Returns the base model's score, or without one the experts' median."""
     if base is not None:
         return base
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else 0.0
+    scores = [value for value in values if value is not None]
+    return statistics.median(scores) if scores else 0.0
 
 
 def _greatest(values: Sequence[float | None]) -> float | None:

@@ -110,12 +110,12 @@ def _of_others(rows: RowColumns, *, shown: int) -> Iterator[str]:
     """Yields sentences about rows that are among others, or were not compared."""
     missing = []
     compared = rows.take(rows.coded("overlap_with").are(bool))
-    for name, others in _OTHERS.items():
+    for name, phrase in _OTHERS.items():
         worst: dict[str, float] = {}
         for row in compared:
             share = row.overlap_with.get(name, 0.0)
             if share is None:
-                missing.append(others)
+                missing.append(phrase)
             elif share > MOST_PERCENT:
                 worst[row.task] = max(share, worst.get(row.task, 0.0))
         if worst:
@@ -125,7 +125,7 @@ def _of_others(rows: RowColumns, *, shown: int) -> Iterator[str]:
                 named.append(f"{len(order) - shown} more tasks")
             yield (
                 f"More than {MOST_PERCENT:g} % of the rows of a task are also, or"
-                f" nearly, {others}: {'; '.join(named)}."
+                f" nearly, {phrase}: {'; '.join(named)}."
             )
     if missing:
         names = ", nor with ".join(dict.fromkeys(missing))
@@ -146,14 +146,14 @@ def _letters(rows: Iterable[results.Facts], among: Sequence[str]) -> str:
     fields = {letter: _FIELDS[letter] for letter in among}
     if isinstance(rows, RowColumns):
         marked = [
-            c for c, own in fields.items() if rows.coded(own).are(_is_marked).any()
+            c for c, field in fields.items() if rows.coded(field).are(_is_marked).any()
         ]
     else:
         every = list(rows)
         marked = [
             letter
-            for letter, own in fields.items()
-            if any(_is_marked(getattr(row, own)) for row in every)
+            for letter, field in fields.items()
+            if any(_is_marked(getattr(row, field)) for row in every)
         ]
     return "".join(marked)
 

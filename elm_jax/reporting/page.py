@@ -136,18 +136,18 @@ def _votes(votes: report.Votes, *, shown: int = 5) -> dict[str, Any]:
 
     drawn = [bar(name, count, False) for name, count in bars]
     if rest:
-        others = "1 other expert" if len(rest) == 1 else f"{len(rest)} other experts"
-        drawn.append(bar(others, sum(count for _, count in rest), True))
+        label = "1 other expert" if len(rest) == 1 else f"{len(rest)} other experts"
+        drawn.append(bar(label, sum(count for _, count in rest), True))
     return {"task": votes.task, "total": total, "bars": drawn}
 
 
 def _curve(curve: report.Curve) -> dict[str, Any]:
     losses: Sequence[float] = [loss for _, loss in curve.points]
-    path, other = plots.line_paths(curve)
+    path, other_path = plots.line_paths(curve)
     return {
         "name": curve.name,
         "path": path,
-        "other": other,
+        "other": other_path,
         "first": f"{losses[0]:.2f}" if losses else "–",
         "last": f"{losses[-1]:.2f}" if losses else "–",
         "steps": curve.points[-1][0] if curve.points else 0,

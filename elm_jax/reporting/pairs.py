@@ -87,11 +87,13 @@ def draw(pairs: Pairs) -> dict[str, Any]:
     codes: list[_Code] = []
     packed: list[list[bytes]] = [[] for _ in pairs.models]
     for task in pairs.tasks:
-        own = [place for place, model in enumerate(pairs.models) if _has(model, task)]
-        answers = [pairs.models[place].answers[task.key] for place in own]
-        every = np.stack(answers) if own else np.zeros((0, 1))
+        answering = [
+            place for place, model in enumerate(pairs.models) if _has(model, task)
+        ]
+        answers = [pairs.models[place].answers[task.key] for place in answering]
+        every = np.stack(answers) if answering else np.zeros((0, 1))
         codes.append(_Code.of(every))
-        for place, line in zip(own, codes[-1].pack(every), strict=True):
+        for place, line in zip(answering, codes[-1].pack(every), strict=True):
             packed[place].append(line.tobytes())
     shown = pairs.models[: _num_fitting(packed)]
     models: list[dict[str, Any]] = [
@@ -124,8 +126,8 @@ def _data(
     rows = {name: _rows(pairs.tasks, name) for name in datasets}
     tasks = []
     for task, code in zip(pairs.tasks, codes, strict=True):
-        own = rows[task.dataset]
-        is_whole = np.array_equal(own, task.example_ids)
+        row_ids = rows[task.dataset]
+        is_whole = np.array_equal(row_ids, task.example_ids)
         tasks.append(
             {
                 "dataset": datasets.index(task.dataset),
@@ -134,7 +136,7 @@ def _data(
                 # Places among the dataset's rows; null for all in their order.
                 "places": None
                 if is_whole
-                else np.searchsorted(own, task.example_ids).tolist(),
+                else np.searchsorted(row_ids, task.example_ids).tolist(),
                 "scores": code.scores.tolist(),
                 "bits": code.bits,
             }
@@ -164,10 +166,10 @@ def _num_lines(pairs: Pairs) -> int:
 
 def _rows(tasks: Sequence[Task], dataset: str) -> np.ndarray:
     """Returns the ids of all rows of a dataset, in order."""
-    first, *others = [t.example_ids for t in tasks if t.dataset == dataset]
-    if all(np.array_equal(first, ids) for ids in others):
+    first, *rest = [t.example_ids for t in tasks if t.dataset == dataset]
+    if all(np.array_equal(first, ids) for ids in rest):
         return first
-    return np.unique(np.concatenate([first, *others]))
+    return np.unique(np.concatenate([first, *rest]))
 
 
 def _has(model: Model, task: Task) -> bool:
@@ -191,12 +193,12 @@ class _Code:
     @classmethod
     def of(cls, answers: np.ndarray) -> "_Code":
         """Returns that of answers [models, rows]."""
-        found = _different(answers) if answers.size else np.zeros(1)
-        step = 0.0 if len(found) <= _MOST_EXACT else 0.01
+        scores = _different(answers) if answers.size else np.zeros(1)
+        step = 0.0 if len(scores) <= _MOST_EXACT else 0.01
         if step:
-            found = np.unique(np.round(found, 2))
-        needed = max(1, math.ceil(math.log2(len(found))))
-        return cls(found, next(b for b in (1, 2, 4, 8, 16) if b >= needed), step)
+            scores = np.unique(np.round(scores, 2))
+        needed = max(1, math.ceil(math.log2(len(scores))))
+        return cls(scores, next(b for b in (1, 2, 4, 8, 16) if b >= needed), step)
 
     def pack(self, answers: np.ndarray) -> np.ndarray:
         """Returns the places of scores, high bits first; of 16 bits, low byte first.

@@ -124,10 +124,10 @@ class HeatMap:
     @functools.cached_property
     def _places(self) -> dict[str, list[int]]:
         """Places of the columns of each dataset."""
-        found: dict[str, list[int]] = {}
+        places: dict[str, list[int]] = {}
         for place, (dataset, _) in enumerate(self.columns):
-            found.setdefault(dataset, []).append(place)
-        return found
+            places.setdefault(dataset, []).append(place)
+        return places
 
     def parts(self, values: Sequence[float | None]) -> set[str]:
         """Returns the datasets of which only some prompts have a value."""
@@ -149,12 +149,12 @@ class HeatMap:
     def mean_letters(self) -> dict[tuple[str, str], str]:
         """Returns the letters of means, by name and dataset; "" for that over all."""
         letters: dict[tuple[str, str], str] = {}
-        for (name, place), own in self.marks.items():
-            for dataset in (self.columns[place][0], "") if own else ():
+        for (name, place), cell_letters in self.marks.items():
+            for dataset in (self.columns[place][0], "") if cell_letters else ():
                 before = letters.get((name, dataset), "")
-                letters[name, dataset] = marks.joined(before, own)
+                letters[name, dataset] = marks.joined(before, cell_letters)
         named = [("base", self.baseline), *zip(self.experts, self.values, strict=True)]
-        named += [(one.label, one.values) for one in self.references]
+        named += [(reference.label, reference.values) for reference in self.references]
         for name, values in named:
             for dataset in [*self.parts(values), *[""] * self.is_part(values)]:
                 before = letters.get((name, dataset), "")
@@ -252,17 +252,18 @@ def heat_map(
     """
     columns = row_columns.of(rows)
     is_base = columns.coded("expert").are(baseline.__eq__)
-    own = columns.take(is_base | row_columns.are_single_experts(columns))
-    own = own.take(own.groups("expert", "task").lasts)
-    tasks = {task: (data, name) for task, data, name in own.distinct(*_COLUMN)}
+    singles = columns.take(is_base | row_columns.are_single_experts(columns))
+    singles = singles.take(singles.groups("expert", "task").lasts)
+    tasks = {task: (data, name) for task, data, name in singles.distinct(*_COLUMN)}
     # Two tasks whose prompts have the same name are two columns.
     names = sorted(tasks, key=lambda task: (tasks[task], task))
     places = {task: place for place, task in enumerate(names)}
     by_expert = {
-        name: _placed(one, places) for name, one in own.split("expert").items()
+        name: _placed(expert_rows, places)
+        for name, expert_rows in singles.split("expert").items()
     }
     nothing: tuple[float | None, ...] = (None,) * len(names)
-    found = HeatMap(
+    unfilled = HeatMap(
         title=title,
         columns=tuple(tasks[task] for task in names),
         experts=(),
@@ -271,24 +272,25 @@ def heat_map(
         retrieved=tuple((retrieved or {}).get(task, "") for task in names),
         tasks=tuple(names),
     )
-    means = {name: found.mean(values) or 0 for name, values in by_expert.items()}
+    means = {name: unfilled.mean(values) or 0 for name, values in by_expert.items()}
     order = sorted(by_expert, key=lambda name: (-means[name], name))
     values = tuple(by_expert[name] for name in order)
-    legend = marks.legend(own)
-    if any(map(found.is_part, (found.baseline, *values))):
+    legend = marks.legend(singles)
+    if any(map(unfilled.is_part, (unfilled.baseline, *values))):
         legend += (marks.PART_LEGEND,)
     letters = zip(
-        own.coded("expert").listed(),
-        own.coded("task").listed(),
-        marks.of_each_score(own),
+        singles.coded("expert").listed(),
+        singles.coded("task").listed(),
+        marks.of_each_score(singles),
         strict=True,
     )
     return dataclasses.replace(
-        found,
+        unfilled,
         experts=tuple(order),
         values=values,
         column_marks={
-            places[task]: marks.of_data(one) for task, one in own.split("task").items()
+            places[task]: marks.of_data(task_rows)
+            for task, task_rows in singles.split("task").items()
         },
         marks={
             (name, places[task]): letter for name, task, letter in letters if letter
@@ -304,11 +306,11 @@ def _placed(
     rows: row_columns.RowColumns, places: Mapping[str, int]
 ) -> tuple[float | None, ...]:
     """Returns the values of one expert's rows, each in the place of its task."""
-    found: list[float | None] = [None] * len(places)
+    placed: list[float | None] = [None] * len(places)
     tasks, values = (rows.coded(name).listed() for name in ("task", "value"))
     for task, value in zip(tasks, values, strict=True):
-        found[places[task]] = value
-    return tuple(found)
+        placed[places[task]] = value
+    return tuple(placed)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -79,7 +79,7 @@ class _Token:
 
 def render(shown: Page) -> str:
     """Returns the HTML text of a page."""
-    most = max((len(one.experts) for one in shown.routers), default=0)
+    most = max((len(router.experts) for router in shown.routers), default=0)
     return page.template("routing.html.jinja").render(
         page=shown,
         hues=[_hue(place) for place in range(most)],
@@ -110,10 +110,10 @@ def _step(weight: float) -> int:
 def _tokens(
     experts: Sequence[str], tokens: Sequence[tuple[str, Sequence[float]]]
 ) -> list[_Token]:
-    found = []
+    drawn = []
     for text, weights in tokens:
         order = sorted(range(len(experts)), key=lambda e: -weights[e])
         title = ", ".join(f"{experts[e]} {weights[e]:.2f}" for e in order[:3])
         share = max(10, _step(weights[order[0]]))
-        found.append(_Token(text.strip() or "␣", order[0], title, share))
-    return found
+        drawn.append(_Token(text.strip() or "␣", order[0], title, share))
+    return drawn

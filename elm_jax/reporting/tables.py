@@ -106,9 +106,9 @@ def heat_map(shown: report.HeatMap) -> TextTable:
     for place, (dataset, _) in enumerate(shown.columns):
         for j in (datasets.index(dataset), len(datasets) - 1):
             heads[j] = marks.joined(heads.get(j, ""), shown.column_marks.get(place, ""))
-    found = shown.mean_letters()
+    mean_letters = shown.mean_letters()
     letters = {
-        (name, j): found.get((name, dataset), "")
+        (name, j): mean_letters.get((name, dataset), "")
         for name, _ in named
         for j, dataset in enumerate([*datasets[:-1], ""])
     }
@@ -270,7 +270,9 @@ def markdown(shown: report.Report) -> str:
     if shown.cards:
         links = shown.cards.items()
         parts.append("**Cards of experts**")
-        parts.append("\n".join(f"- [{escape(name)}]({own})" for name, own in links))
+        parts.append(
+            "\n".join(f"- [{escape(name)}]({address})" for name, address in links)
+        )
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
