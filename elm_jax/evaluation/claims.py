@@ -95,12 +95,12 @@ def expert_added(
 
 def _choices(rows: Iterable[results.ResultRow]) -> dict[tuple[str, ...], set[str]]:
     """Returns the fingerprints, of all training seeds, that strategies chose."""
-    found: dict[tuple[str, ...], set[str]] = {}
+    fingerprints: dict[tuple[str, ...], set[str]] = {}
     for row in rows:
         if row.is_choice and row.kind:
             cell = (row.task, row.split, row.expert)
-            found.setdefault(cell, set()).add(row.expert_fingerprint)
-    return found
+            fingerprints.setdefault(cell, set()).add(row.expert_fingerprint)
+    return fingerprints
 
 
 def merge_beats_parts(

@@ -108,15 +108,15 @@ def not_worse(ways: Sequence[estimates.Estimate]) -> list[set[int]]:
         for name in places
     }
     reach = _reach(list(parts.values()), level=_CAREFUL_LEVEL)
-    found = []
+    unbeaten = []
     for name in places:
         beaten = set()
         for i, j in pairs:
             gap = parts[(i, j), name]
             if abs(gap.mean) > gap.reach(reach) * _null_scale(gap):
                 beaten.add(j if gap.mean > 0 else i)
-        found.append(set(range(len(ways))) - beaten if beaten else set())
-    return found
+        unbeaten.append(set(range(len(ways))) - beaten if beaten else set())
+    return unbeaten
 
 
 def sign_test(one: statistics.Columns, other: statistics.Columns) -> SignTest:
@@ -147,13 +147,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     >>> holm([0.01, 0.5, 0.03])
     [0.03, 0.5, 0.06]
     """
-    found = [1.0] * len(p_values)
+    corrected = [1.0] * len(p_values)
     greatest = 0.0
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     for rank, i in enumerate(order):
         greatest = max(greatest, min(1.0, p_values[i] * (len(p_values) - rank)))
-        found[i] = greatest
-    return found
+        corrected[i] = greatest
+    return corrected
 
 
 def least_difference(num_rows: Mapping[str, int], *, differ: float) -> float:

@@ -27,10 +27,10 @@ def average(experts: Mapping[str, statistics.Columns]) -> statistics.Columns | N
     first, *others = experts.values()
     total = {key: column.values.copy() for key, column in first.items()}
     ids = {key: column.example_ids for key, column in first.items()}
-    for one in others:
-        if one.keys() != first.keys():
+    for columns in others:
+        if columns.keys() != first.keys():
             return None
-        for key, column in one.items():
+        for key, column in columns.items():
             if column.example_ids is not ids[key] and not np.array_equal(
                 column.example_ids, ids[key]
             ):

@@ -65,18 +65,18 @@ def of(
     Raises:
       ConfigError: A benchmark has no such form.
     """
-    found: dict[str, str] = {}
+    contents: dict[str, str] = {}
     for dataset, text in sorted(benchmarks.items()):
-        own = [row for row in rows if row.dataset == dataset]
+        of_dataset = [row for row in rows if row.dataset == dataset]
         entries = []
-        for metric in dict.fromkeys(row.metric for row in own):
+        for metric in dict.fromkeys(row.metric for row in of_dataset):
             if metric in metrics.MAIN_KEYS:
-                of_metric = [row for row in own if row.metric == metric]
+                of_metric = [row for row in of_dataset if row.metric == metric]
                 entries.append(_entry(of_metric, benchmark(text), source))
         if entries:
             content = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
-            found[f"{FOLDER}/{dataset}.yaml"] = content
-    return found
+            contents[f"{FOLDER}/{dataset}.yaml"] = content
+    return contents
 
 
 def _entry(

@@ -132,16 +132,16 @@ def _of_task(
     rows: Sequence[ResultRow],
     load: Callable[[ResultRow], Mapping[str, np.ndarray]],
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "name": rows[0].task,
         "alias": rows[0].task,
         "sample_len": rows[0].num_examples,
     }
     for row in rows:
         name = _name(row.metric)
-        found[f"{name},{_FILTER}"] = _scaled(row.metric, row.value)
-        found[f"{name}_stderr,{_FILTER}"] = _error(row, load)
-    return found
+        entry[f"{name},{_FILTER}"] = _scaled(row.metric, row.value)
+        entry[f"{name}_stderr,{_FILTER}"] = _error(row, load)
+    return entry
 
 
 def _error(
@@ -158,26 +158,28 @@ def _error(
 def _of_group(
     name: str, rows: Sequence[ResultRow], tasks: Sequence[str]
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": name, "alias": name}
+    entry: dict[str, Any] = {"name": name, "alias": name}
     by_metric: dict[str, list[ResultRow]] = {}
     for row in rows:
         if row.task in tasks:
             by_metric.setdefault(row.metric, []).append(row)
     counts = {}
-    for metric, own in by_metric.items():
+    for metric, of_metric in by_metric.items():
         key = f"{_name(metric)},{_FILTER}"
-        found[key] = _scaled(metric, sum(row.value for row in own) / len(own))
-        found[f"{_name(metric)}_stderr,{_FILTER}"] = _NOT_TOLD
-        counts[key] = sum(row.num_examples for row in own)
-    found["sample_len"] = max(counts.values())
-    found["sample_count"] = counts
-    return found
+        entry[key] = _scaled(
+            metric, sum(row.value for row in of_metric) / len(of_metric)
+        )
+        entry[f"{_name(metric)}_stderr,{_FILTER}"] = _NOT_TOLD
+        counts[key] = sum(row.num_examples for row in of_metric)
+    entry["sample_len"] = max(counts.values())
+    entry["sample_count"] = counts
+    return entry
 
 
 def _config(
     row: ResultRow, by_task: Mapping[str, Sequence[ResultRow]]
 ) -> dict[str, Any]:
-    is_ranked = any(one.metric == "accuracy" for one in by_task[row.task])
+    is_ranked = any(task_row.metric == "accuracy" for task_row in by_task[row.task])
     return {
         "task": row.task,
         "dataset_path": row.dataset,
@@ -186,8 +188,8 @@ def _config(
         "output_type": "multiple_choice" if is_ranked else "generate_until",
         "num_fewshot": 0,
         "metric_list": [
-            {"metric": _name(one.metric), "higher_is_better": True}
-            for one in by_task[row.task]
+            {"metric": _name(task_row.metric), "higher_is_better": True}
+            for task_row in by_task[row.task]
         ],
         "metadata": {"protocol": row.protocol, "scoring": row.scoring},
     }

@@ -134,8 +134,8 @@ def bleu_unicode(
 ) -> dict[str, float]:
     """Returns corpus BLEU-4 over the tokens of `rouge_unicode`, and punctuation."""
     spaced = [[_spaced(text) for text in _answers(target)] for target in targets]
-    found = [_spaced(prediction) for prediction in predictions]
-    return {"bleu_unicode": _corpus_bleu(spaced, found, tokenize="none")}
+    spaced_predictions = [_spaced(prediction) for prediction in predictions]
+    return {"bleu_unicode": _corpus_bleu(spaced, spaced_predictions, tokenize="none")}
 
 
 def first_word(targets: Sequence[Any], predictions: Sequence[str]) -> dict[str, float]:
@@ -171,11 +171,11 @@ def _example_accuracy(target: Any, prediction: Any) -> dict[str, float]:
 
 
 def _example_squad(target: Any, prediction: str) -> dict[str, float]:
-    found = _normalize(prediction)
+    normal = _normalize(prediction)
     answers = [_normalize(answer) for answer in _answers(target)]
     return {
-        "exact_match": 100.0 * max(found == answer for answer in answers),
-        "f1": 100.0 * max(_token_f1(found.split(), a.split()) for a in answers),
+        "exact_match": 100.0 * max(normal == answer for answer in answers),
+        "f1": 100.0 * max(_token_f1(normal.split(), a.split()) for a in answers),
     }
 
 

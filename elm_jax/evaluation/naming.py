@@ -102,12 +102,12 @@ def _alive(
     rows: RowColumns, current: Mapping[Folder, str]
 ) -> set[tuple[str, str, str]]:
     """Returns name, base and fingerprint of the expert that counts in each folder."""
-    own = rows.take(row_columns.are_experts(rows))
+    expert_rows = rows.take(row_columns.are_experts(rows))
     names = ("expert", "base_fingerprint", "source", "expert_fingerprint")
-    groups = own.groups(*names)
+    groups = expert_rows.groups(*names)
     order = groups.firsts[np.argsort(groups.lasts)]
     owners: dict[tuple[str, str, str], str] = {}
-    for row in own.take(order):
+    for row in expert_rows.take(order):
         folder = (row.expert, row.base_fingerprint, row.source)
         lying = current.get((row.expert, row.source))
         if folder not in owners or owners[folder] != lying:
@@ -218,11 +218,11 @@ def check_comparable(
 def _check_one(field: str, rows: RowColumns) -> None:
     places = rows.groups(field).firsts.tolist()
     if len(places) > 1:
-        first, other = rows[places[0]], rows[places[1]]
-        values = [getattr(one, field) for one in (first, other)]
+        first, second = rows[places[0]], rows[places[1]]
+        values = [getattr(row, field) for row in (first, second)]
         raise errors.DataError(
             found=f"rows with {field} {values[0]!r} ({_where(first)})"
-            f" and {values[1]!r} ({_where(other)})",
+            f" and {values[1]!r} ({_where(second)})",
             expected=f"one {field} for all that a mean or table compares",
             do=f"Choose one in the report: set {field}"
             f"{' (random_seed)' if field == 'seed' else ''}, or"
@@ -318,8 +318,8 @@ def averaged(rows: Iterable[results.ResultRow]) -> RowColumns:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    told = [value for value in values if value is not None]
+    return sum(told) / len(told) if told else None
 
 
 def _most(values: Sequence[float | None]) -> float | None:
@@ -332,15 +332,17 @@ def _nothing(_: Sequence[Any]) -> None:
 
 def _greatest(values: Sequence[float | None]) -> float | None:
     """Returns the greatest value; None if one of them is not known."""
-    known = [value for value in values if value is not None]
-    return max(known) if len(known) == len(values) else None
+    told = [value for value in values if value is not None]
+    return max(told) if len(told) == len(values) else None
 
 
 def _greatest_of_each(
     values: Sequence[Mapping[str, float | None]],
 ) -> dict[str, float | None]:
-    names = dict.fromkeys(name for own in values for name in own)
-    return {name: _greatest([own.get(name) for own in values]) for name in names}
+    names = dict.fromkeys(name for by_name in values for name in by_name)
+    return {
+        name: _greatest([by_name.get(name) for by_name in values]) for name in names
+    }
 
 
 _OF_SEVERAL = {
@@ -356,13 +358,17 @@ def _by_recipe(found: Mapping[Identity, results.ResultRow]) -> list[list[Identit
     """Returns the trainings of each expert, of all that share a name."""
     groups: dict[object, list[Identity]] = {}
     for identity, row in found.items():
-        known = row.recipe and row.training_seed is not None
-        groups.setdefault(row.recipe if known else identity, []).append(identity)
+        has_recipe = row.recipe and row.training_seed is not None
+        groups.setdefault(row.recipe if has_recipe else identity, []).append(identity)
     parted = []
-    for own in groups.values():
-        seeds = {found[identity].training_seed for identity in own}
+    for trainings in groups.values():
+        seeds = {found[identity].training_seed for identity in trainings}
         # Two trainings of one seed differ in what no recipe tells.
-        parted += [own] if len(seeds) == len(own) else [[one] for one in own]
+        parted += (
+            [trainings]
+            if len(seeds) == len(trainings)
+            else [[training] for training in trainings]
+        )
     return parted
 
 
@@ -377,7 +383,7 @@ def _labels(name: str, rows: Sequence[results.ResultRow]) -> list[str]:
         for row in rows
     ]
     for count in range(1, 4):
-        found = [", ".join(filter(None, part[:count])) for part in parts]
-        if len(set(found)) == len(found):
-            return [f"{name} ({text})" for text in found]
+        labels = [", ".join(filter(None, part[:count])) for part in parts]
+        if len(set(labels)) == len(labels):
+            return [f"{name} ({text})" for text in labels]
     raise ValueError(f"experts {name!r} of one fingerprint")  # no two are

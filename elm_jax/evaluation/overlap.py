@@ -65,10 +65,10 @@ class Texts:
         places = _Places()
         wholes, flat, ends = array.array("Q"), array.array("I"), array.array("q", [0])
         for text in texts:
-            found = normalized(text)
-            flat.extend(map(places.__getitem__, found))
-            whole = xxhash.xxh3_64_intdigest(" ".join(found).encode(), seed=1)
-            wholes.append(whole if found else _EMPTY)
+            row_words = normalized(text)
+            flat.extend(map(places.__getitem__, row_words))
+            whole = xxhash.xxh3_64_intdigest(" ".join(row_words).encode(), seed=1)
+            wholes.append(whole if row_words else _EMPTY)
             ends.append(len(flat))
         hashes = (xxhash.xxh3_64_intdigest(word.encode()) for word in places)
         vocabulary = np.fromiter(hashes, np.uint64, len(places))
@@ -101,7 +101,9 @@ class Texts:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns all of it by name; `from_arrays` is the inverse."""
-        return {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        return {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+        }
 
     def __len__(self) -> int:
         return len(self.whole)
@@ -168,15 +170,15 @@ class Search:
         Returns:
           Places of rows, ascending, each once: int64, an array for each task.
         """
-        found = []
-        for size, own in self._by_size.items():
+        overlapping = []
+        for size, hashes in self._by_size.items():
             hits = [training.whole[:0]]
             if size:
-                hits += [runs.in_set(size, own.set) for runs, _ in training.blocks()]
+                hits += [runs.in_set(size, hashes.set) for runs, _ in training.blocks()]
             else:
-                hits.append(training.whole[own.set.are_in(training.whole)])
-            found.append(own.owners(np.unique(np.concatenate(hits))))
-        tasks, rows = _joined(found)
+                hits.append(training.whole[hashes.set.are_in(training.whole)])
+            overlapping.append(hashes.owners(np.unique(np.concatenate(hits))))
+        tasks, rows = _joined(overlapping)
         return [np.unique(rows[tasks == task]) for task in range(self._num_tasks)]
 
 

@@ -74,8 +74,8 @@ def chance_of_order(one: statistics.Columns, other: statistics.Columns) -> float
 
 def _scores(one: statistics.Columns) -> Mapping[str, dict[str, float]]:
     """Returns the mean over rows of each task, by dataset."""
-    found: dict[str, dict[str, float]] = {}
+    by_dataset: dict[str, dict[str, float]] = {}
     for dataset, task in sorted(one):
         values = one[dataset, task].values
-        found.setdefault(dataset, {})[task] = float(values.mean())
-    return found
+        by_dataset.setdefault(dataset, {})[task] = float(values.mean())
+    return by_dataset

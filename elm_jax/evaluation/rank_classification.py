@@ -73,11 +73,11 @@ class RankOutcome:
     @functools.cached_property
     def credit(self) -> np.ndarray:
         """Float64 [n] in [0, 1]: 1/m where the right answer is one of the m best."""
-        found = np.zeros(len(self.labels))
+        credits_of_rows = np.zeros(len(self.labels))
         for i, (best, numbers) in enumerate(zip(self._best, self.answers, strict=True)):
             if numbers[self.labels[i]] in best:
-                found[i] = 1.0 / len(best)
-        return found
+                credits_of_rows[i] = 1.0 / len(best)
+        return credits_of_rows
 
     @property
     def num_ties(self) -> int:

@@ -70,9 +70,9 @@ class Groups(NamedTuple):
     @property
     def lasts(self) -> np.ndarray:
         """The last row of each group: int64 [groups]."""
-        found = np.zeros(len(self.firsts), np.int64)
-        found[self.of] = np.arange(len(self.of))  # of equal places the last one stays
-        return found
+        places = np.zeros(len(self.firsts), np.int64)
+        places[self.of] = np.arange(len(self.of))  # of equal places the last one stays
+        return places
 
     @property
     def counts(self) -> np.ndarray:
@@ -188,9 +188,9 @@ class RowColumns(Sequence[ResultRow]):
 
     def replaced(self, **fields: Coded) -> "RowColumns":
         """Returns the rows with other fields."""
-        found = RowColumns(len(self), self.coded)
-        found._fields.update(fields)
-        return found
+        columns = RowColumns(len(self), self.coded)
+        columns._fields.update(fields)
+        return columns
 
     def groups(self, *names: str) -> Groups:
         """Returns the groups of rows that are equal in these fields."""
@@ -222,8 +222,8 @@ class RowColumns(Sequence[ResultRow]):
 
     def packed(self) -> "RowColumns":
         """Returns the rows with all columns made, so that nothing else is kept."""
-        found = {name: self.coded(name) for name in FIELDS}
-        return RowColumns(len(self), found.__getitem__)
+        columns = {name: self.coded(name) for name in FIELDS}
+        return RowColumns(len(self), columns.__getitem__)
 
 
 def of(rows: Iterable[ResultRow]) -> RowColumns:
@@ -239,16 +239,16 @@ def joined(parts: Sequence[RowColumns]) -> RowColumns:
     if len(parts) == 1:
         return parts[0]
     return RowColumns(
-        sum(map(len, parts)), lambda name: _joined([one.coded(name) for one in parts])
+        sum(map(len, parts)), lambda name: _joined([part.coded(name) for part in parts])
     )
 
 
 def _joined(parts: Sequence[Coded]) -> Coded:
     places: dict[Any, int] = {}
     codes = [np.zeros(0, np.int32)]
-    for one in parts:
-        own = [places.setdefault(_key(value), len(places)) for value in one.values]
-        codes.append(np.array(own, np.int32)[one.codes])
+    for part in parts:
+        numbers = [places.setdefault(_key(value), len(places)) for value in part.values]
+        codes.append(np.array(numbers, np.int32)[part.codes])
     return Coded(np.concatenate(codes), [*map(_value, places)])
 
 

@@ -58,7 +58,8 @@ def best_singles(rows: Iterable[results.ResultRow]) -> list[str]:
     for place, (dataset, _) in enumerate(tasks):
         places.setdefault(dataset, []).append(place)
     by_dataset = [
-        np.ascontiguousarray(scores[:, own]).mean(axis=1) for own in places.values()
+        np.ascontiguousarray(scores[:, of_dataset]).mean(axis=1)
+        for of_dataset in places.values()
     ]
     means = np.stack(by_dataset, axis=1).mean(axis=1)
     return [experts[place] for place in np.flatnonzero(means == means.max())]
@@ -153,16 +154,16 @@ def grid(
 
 def _numbered(field: Coded, numbers: Mapping[str, int]) -> np.ndarray:
     """Returns the number of each row's value; -1 for those of no row."""
-    return np.array([numbers.get(own, -1) for own in field.values])[field.codes]
+    return np.array([numbers.get(value, -1) for value in field.values])[field.codes]
 
 
 def _uneven(
     rows: RowColumns, experts: Sequence[str], tasks: Sequence[str]
 ) -> errors.DataError:
-    own: dict[str, set[str]] = {name: set() for name in experts}
+    scored: dict[str, set[str]] = {name: set() for name in experts}
     for name, task in rows.distinct("expert", "task"):
-        own[name].add(task)
-    lacking = [name for name in experts if own[name] != {*tasks}]
+        scored[name].add(task)
+    lacking = [name for name in experts if scored[name] != {*tasks}]
     return errors.DataError(
         found=f"{len(rows)} rows for {len(experts)} experts and {len(tasks)} tasks"
         + (f"; {lacking[0]} lacks a task" if lacking else ""),

@@ -53,15 +53,15 @@ def columns(
     Raises:
       DataError: Two rows have the same task, or a row has no per-example values.
     """
-    found: dict[tuple[str, str], Column] = {}
+    by_task: dict[tuple[str, str], Column] = {}
     for row in rows:
         arrays = load(row)
         key = (row.dataset, row.task)
-        if key in found:
+        if key in by_task:
             raise unusable(row, "two rows")
         values = np.asarray(values_of(row, arrays), np.float64)
-        found[key] = Column(np.asarray(arrays["example_ids"], np.int64), values)
-    return found
+        by_task[key] = Column(np.asarray(arrays["example_ids"], np.int64), values)
+    return by_task
 
 
 def values_of(row: results.ResultRow, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -126,11 +126,11 @@ def difference(one: Columns, other: Columns) -> dict[tuple[str, str], Column]:
       DataError: The two have not the same rows of the same tasks.
     """
     unlike = sorted(one.keys() ^ other.keys())
-    found: dict[tuple[str, str], Column] = {}
+    differences: dict[tuple[str, str], Column] = {}
     for key in sorted(one.keys() & other.keys()):
         ours, theirs = _sorted(one[key]), _sorted(other[key])
         if np.array_equal(ours.example_ids, theirs.example_ids):
-            found[key] = Column(ours.example_ids, ours.values - theirs.values)
+            differences[key] = Column(ours.example_ids, ours.values - theirs.values)
         else:
             unlike.append(key)
     if unlike:
@@ -140,7 +140,7 @@ def difference(one: Columns, other: Columns) -> dict[tuple[str, str], Column]:
             expected="two models scored on the same rows of the same tasks",
             do="Score both on the same tasks, split and number of rows",
         )
-    return found
+    return differences
 
 
 def _sorted(column: Column) -> Column:

@@ -135,7 +135,7 @@ def _components(cube: np.ndarray) -> _Components:
 def _effect(cube: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
     """Returns what an effect adds to those that it holds; other axes have length 1."""
     others = tuple(i for i in range(3) if i not in key)
-    found = cube.mean(axis=others, keepdims=True)
+    effect = cube.mean(axis=others, keepdims=True)
     for axis in key:
-        found = found - found.mean(axis=axis, keepdims=True)
-    return found
+        effect = effect - effect.mean(axis=axis, keepdims=True)
+    return effect

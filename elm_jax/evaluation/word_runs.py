@@ -32,14 +32,14 @@ class HashSet:
 
     def are_in(self, hashes: np.ndarray) -> np.ndarray:
         """Returns which of some hashes are in the set: bool."""
-        found = self._filter[(hashes >> self._shift).view(np.int64)]
-        (maybe,) = np.nonzero(found)
+        is_member = self._filter[(hashes >> self._shift).view(np.int64)]
+        (maybe,) = np.nonzero(is_member)
         if len(maybe):
             asked = hashes[maybe]
             places = np.searchsorted(self._hashes, asked)
             places = np.minimum(places, len(self._hashes) - 1)
-            found[maybe] = self._hashes[places] == asked
-        return found
+            is_member[maybe] = self._hashes[places] == asked
+        return is_member
 
 
 class Runs:
@@ -108,9 +108,9 @@ def ranges(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
 @functools.lru_cache(2)
 def _powers(number: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the first powers of the multiplier and of its inverse, from 0 on."""
-    found = []
+    powers = []
     for factor in (MULTIPLIER, _INVERSE):
         factors = np.full(number, factor, np.uint64)
         factors[0] = 1
-        found.append(np.multiply.accumulate(factors))
-    return found[0], found[1]
+        powers.append(np.multiply.accumulate(factors))
+    return powers[0], powers[1]
