@@ -72,12 +72,12 @@ class Instruction:
 
     def called(self, *kinds: str) -> tuple[str, ...]:
         """Returns names of computations that it calls by attributes of given names."""
-        found: list[str] = []
+        names: list[str] = []
         for kind in kinds:
             pattern = rf"\b{kind}=(\{{[^}}]*\}}|%[\w.\-]+)"
             for match in re.finditer(pattern, self.attributes):
-                found += _NAME.findall(match[1])
-        return tuple(found)
+                names += _NAME.findall(match[1])
+        return tuple(names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +98,9 @@ class Module:
         What XLA knows of the loop is written beside it. Else it is the greatest whole
         number that its condition compares with, as for loops that may end early.
         """
-        known = re.search(r'known_trip_count\D+"?n"?\D+(\d+)', loop.attributes)
-        if known:
-            return int(known[1])
+        match = re.search(r'known_trip_count\D+"?n"?\D+(\d+)', loop.attributes)
+        if match:
+            return int(match[1])
         (condition,) = loop.called("condition")
         return max(self._constants(condition), default=1)
 
@@ -108,8 +108,8 @@ class Module:
         for instruction in self.computations[name].values():
             if instruction.opcode == "constant" and instruction.inner.isdigit():
                 yield int(instruction.inner)
-            for other in instruction.called("calls", "to_apply"):
-                yield from self._constants(other)
+            for callee in instruction.called("calls", "to_apply"):
+                yield from self._constants(callee)
 
 
 def parse(text: str) -> Module:

@@ -137,5 +137,5 @@ def _meetings(
 
 
 def _dims(attributes: str, name: str) -> list[int]:
-    found = re.search(rf"{name}=\{{([\d,]*)\}}", attributes)
-    return [int(dim) for dim in found[1].split(",") if dim] if found else []
+    match = re.search(rf"{name}=\{{([\d,]*)\}}", attributes)
+    return [int(dim) for dim in match[1].split(",") if dim] if match else []

@@ -125,15 +125,15 @@ class _Counter:
     ) -> None:
         """Adds one instruction, or a fusion with all that is in it."""
         flops = secs = 0.0
-        for found, place in self._inside(instruction, computation):
-            own = products.flops(found, place)
-            flops += own
+        for inner, place in self._inside(instruction, computation):
+            inner_flops = products.flops(inner, place)
+            flops += inner_flops
             rate = self._target.peak_flops
-            if own and products.is_float32(found, place):
+            if inner_flops and products.is_float32(inner, place):
                 rate *= _FLOAT32_SHARE[self._target.platform]
-            secs += own / rate
-            if found is not instruction:
-                self._note_message(found, times)
+            secs += inner_flops / rate
+            if inner is not instruction:
+                self._note_message(inner, times)
         num_bytes = traffic.num_bytes(instruction, computation, self.module)
         self.flops += int(times * flops)
         self.num_bytes += times * num_bytes
@@ -143,13 +143,13 @@ class _Counter:
         self, instruction: hlo.Instruction, computation: Mapping[str, hlo.Instruction]
     ) -> list[tuple[hlo.Instruction, Mapping[str, hlo.Instruction]]]:
         """Returns an instruction and those of a fusion, with their computations."""
-        found = [(instruction, computation)]
+        inside = [(instruction, computation)]
         if instruction.opcode == "fusion":
             for callee in instruction.called("calls"):
                 place = self.module.computations[callee]
                 for each in place.values():
-                    found += self._inside(each, place)
-        return found
+                    inside += self._inside(each, place)
+        return inside
 
     def _walk_dearest(self, instruction: hlo.Instruction, times: int) -> None:
         """Adds the branch that does most."""

@@ -63,20 +63,20 @@ def devices(target: targets.Target) -> Sequence[Any]:
     """
     check_installed(target)
     if target.platform == "cuda":
-        found = topologies.get_topology_desc(
+        description = topologies.get_topology_desc(
             target.chip,
             "cuda",
             target_config=describe_card(targets.CARDS[target.chip]),
             topology=target.topology,
         )
-        return found.devices
+        return description.devices
     hosts = {}
     if target.num_devices == 1:
         hosts = {"chips_per_host_bounds": (1, 1, 1)}
-    found = topologies.get_topology_desc(
+    description = topologies.get_topology_desc(
         platform="tpu", topology_name=target.topology, **hosts
     )
-    return found.devices
+    return description.devices
 
 
 def describe_card(card: targets.Card) -> str:

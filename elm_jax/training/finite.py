@@ -66,7 +66,7 @@ def check_state(
     bad = find_not_finite(state)
     if bad:
         name, tensors = expert or "(unnamed)", describe(bad)
-        found = (
+        problem = (
             f"the saved state of expert {name} after step {step} has numbers that are"
             f" not finite in {tensors}"
             if is_restored
@@ -74,7 +74,7 @@ def check_state(
             f" not finite in {tensors}; its loss was finite"
         )
         raise _error(
-            found,
+            problem,
             expected="finite parameters and moments of the optimiser after every step",
             step=step,
             saved=last_good(step - 1),

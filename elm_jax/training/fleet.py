@@ -194,12 +194,12 @@ class Slots:
         size, width = self.slots_per_device, self.lanes_per_device
         slots, active, lane_of = [], [], {}
         for device in range(self.num_devices):
-            own = range(device * size, (device + 1) * size)
-            busy = [slot for slot in own if slot in batches]
+            device_slots = range(device * size, (device + 1) * size)
+            busy = [slot for slot in device_slots if slot in batches]
             for lane, slot in enumerate(busy, start=device * width):
                 lane_of[slot] = lane
-            idle = [slot for slot in own if slot not in batches]
-            slots += [slot - own.start for slot in (busy + idle)[:width]]
+            idle = [slot for slot in device_slots if slot not in batches]
+            slots += [slot - device_slots.start for slot in (busy + idle)[:width]]
             active += [True] * len(busy) + [False] * (width - len(busy))
         return np.asarray(slots, np.int32), np.asarray(active), lane_of
 

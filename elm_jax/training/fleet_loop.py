@@ -70,14 +70,14 @@ def train_fleet(
       ElmError: A state could not be saved.
     """
     with futures.ThreadPoolExecutor(max_workers=1) as saver:
-        known = programs.Programs(slow_secs=slow_secs)
-        crew = _Crew(fleet, queue, finish, saver=saver, known=known)
+        compiled = programs.Programs(slow_secs=slow_secs)
+        crew = _Crew(fleet, queue, finish, saver=saver, compiled=compiled)
         try:
             while crew.fill_slots(listen, should_stop):
                 if crew.must_save_before_step():
                     crew.read_metrics(steps_left=0)
                     crew.save_all()
-                    known.note_saved()
+                    compiled.note_saved()
                     if not crew.running:
                         continue
                 crew.step(frozen)
@@ -112,10 +112,10 @@ class _Crew:
         finish: Finish,
         *,
         saver: futures.ThreadPoolExecutor,
-        known: programs.Programs,
+        compiled: programs.Programs,
     ) -> None:
         self._fleet, self._queue, self._saver = fleet, queue, saver
-        self._hand_over, self._programs = finish, known
+        self._hand_over, self._programs = finish, compiled
         self.num_steps = 0
         self.running: dict[int, Job] = {}
         self.failures: dict[str, errors.ElmError] = {}
@@ -244,13 +244,13 @@ class _Crew:
 
         for slot, job in sorted(self.running.items(), key=order):
             devices = waiting.setdefault(job.shape, {})
-            own = devices.setdefault(self._fleet.device_of(slot), [])
-            if len(own) < self._fleet.lanes_per_device:
-                own.append(slot)
+            slots = devices.setdefault(self._fleet.device_of(slot), [])
+            if len(slots) < self._fleet.lanes_per_device:
+                slots.append(slot)
         best = max(waiting.values(), key=lambda d: (len(d), sum(map(len, d.values()))))
         if is_too_long:
             best = waiting[longest.shape]
-        return {slot: self.running[slot] for own in best.values() for slot in own}
+        return {slot: self.running[slot] for slots in best.values() for slot in slots}
 
     def _note(self, given: _GivenStep, metrics: Mapping[str, float]) -> None:
         job, step, _, state = given

@@ -79,13 +79,15 @@ def plan_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
     begin = functools.partial(_begin, tx)
     shapes = jax.eval_shape(begin, jax.tree.map(plain, dict(params)), rng)
     named = trees.flatten(params)
-    others = _replicate(next(iter(named.values())).sharding)
+    replicated = _replicate(next(iter(named.values())).sharding)
 
     def place(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
         parts = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
         param = _find_param(parts, named)
         sharding = None if param is None else _sharding_like(leaf.shape, param)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding or others)
+        return jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding or replicated
+        )
 
     return jax.tree_util.tree_map_with_path(place, shapes)
 
