@@ -147,8 +147,8 @@ class Library:
                 expected="the base, on which experts answer",
                 do="Give it: elm_jax.Library(folder, base)",
             )
-        found = self._behaviour(self._base, texts, choices, names)
-        return found.ranked(statistic, names)
+        measured = self._behaviour(self._base, texts, choices, names)
+        return measured.ranked(statistic, names)
 
     def _behaviour(
         self,

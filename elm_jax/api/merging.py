@@ -36,9 +36,9 @@ def merge_experts(
     """
     naming.check_is_no_label(paths.check_name(name, of="an expert"), "merged")
     chosen = methods.of(method, **options) if isinstance(method, str) else method
-    found = merged_params.merged_expert(chosen, experts, base, name=name)
+    merged = merged_params.merged_expert(chosen, experts, base, name=name)
     # As when it is saved, so that a merge of it knows the same expert.
     info = dataclasses.replace(
-        found.manifest, params_fingerprint=trees.fingerprint(found.params)
+        merged.manifest, params_fingerprint=trees.fingerprint(merged.params)
     )
-    return dataclasses.replace(found, manifest=info)
+    return dataclasses.replace(merged, manifest=info)

@@ -23,9 +23,11 @@ def of_base(
     extra_ids = base.manifest.vocabulary.get("extra_ids", 100)
     content = base.attached.get(vocabularies.FILE_NAME)
     if named is not None:
-        found = data_vocabulary.SentencePiece(f"{paths.absolute(named)}", extra_ids)
+        vocabulary = data_vocabulary.SentencePiece(
+            f"{paths.absolute(named)}", extra_ids
+        )
     elif content is not None:
-        found = data_vocabulary.SentencePiece.with_content(
+        vocabulary = data_vocabulary.SentencePiece.with_content(
             content, name=f"vocabulary of {base.name}", extra_ids=extra_ids
         )
     else:
@@ -34,5 +36,5 @@ def of_base(
             expected="the SentencePiece model that it was trained with",
             do="Name it: vocabulary='path/to/spiece.model'",
         )
-    vocabularies.check(base.manifest, found)
-    return found
+    vocabularies.check(base.manifest, vocabulary)
+    return vocabulary

@@ -141,7 +141,7 @@ def _data(
     vocabulary: str | pathlib.Path | None,
     lengths: Mapping[str, int],
 ) -> task_data.TaskData:
-    found = pieces.of_base(base, vocabulary)
+    sentence_piece = pieces.of_base(base, vocabulary)
     path = f"{vocabulary}"
     if vocabulary is None:
         content = base.attached[vocabularies.FILE_NAME]
@@ -149,7 +149,7 @@ def _data(
         files.write_bytes(pathlib.Path(path), content)
     return task_data.TaskData(
         vocabulary_path=path,
-        extra_ids=found.extra_ids,
+        extra_ids=sentence_piece.extra_ids,
         feature_lengths=dict(lengths),
         data_dir=f"{home / 'rows'}",
         sources=("files",),

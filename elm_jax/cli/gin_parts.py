@@ -35,15 +35,15 @@ def replaced(of_files: str, bindings: Sequence[str]) -> dict[str, str]:
     """
     names = _names(bindings)
     starts = [match.start() for match in gin_errors.STATEMENT.finditer(of_files)]
-    found, kept = {}, set()
+    flag_of, kept = {}, set()
     for start, end in zip(starts, [*starts[1:], len(of_files)], strict=True):
         name, _, value = of_files[start:end].partition("=")
         parts = _PART.findall(value)
         if name.strip() in names:
-            found |= dict.fromkeys(parts, name.strip())
+            flag_of |= dict.fromkeys(parts, name.strip())
         else:
             kept |= {*parts}
-    return {part: flag for part, flag in found.items() if part not in kept}
+    return {part: flag for part, flag in flag_of.items() if part not in kept}
 
 
 def not_replaced(

@@ -107,16 +107,16 @@ def _show(value: Any) -> str:
 @functools.cache
 def documented(part: type) -> Mapping[str, str]:
     """Returns what the docstrings of a dataclass and its parents say of each field."""
-    found: dict[str, str] = {}
-    for one in reversed(part.__mro__):
-        text = inspect.cleandoc(one.__doc__ or "")
+    meanings: dict[str, str] = {}
+    for cls in reversed(part.__mro__):
+        text = inspect.cleandoc(cls.__doc__ or "")
         section = re.search(
             r"^Attributes:\n((?:(?: .*)?(?:\n|$))+)", text, re.MULTILINE
         )
         for entry in re.split(r"\n(?=  \w)", section[1]) if section else []:
             name, _, meaning = entry.strip().partition(": ")
-            found[name] = " ".join(meaning.split())
-    return found
+            meanings[name] = " ".join(meaning.split())
+    return meanings
 
 
 def _held(value: Any) -> Iterator[Any]:
@@ -125,9 +125,9 @@ def _held(value: Any) -> Iterator[Any]:
     for field in fields.of(type(value)):
         inner = getattr(value, field.name)
         many = inner.values() if isinstance(inner, Mapping) else (inner,)
-        for one in many:
-            if dataclasses.is_dataclass(one) and not isinstance(one, type):
-                yield from _held(one)
+        for item in many:
+            if dataclasses.is_dataclass(item) and not isinstance(item, type):
+                yield from _held(item)
 
 
 def _wrapped(text: str, indent: int) -> list[str]:

@@ -18,19 +18,19 @@ def files_root() -> pathlib.Path:
 
 def with_parts(types: Sequence[type]) -> list[type]:
     """Returns dataclasses and all that their fields may hold, each once."""
-    found: dict[type, None] = {}
+    parts: dict[type, None] = {}
 
     def visit(part: type) -> None:
-        if part in found:
+        if part in parts:
             return
-        found[part] = None
+        parts[part] = None
         for field in fields.of(part):
             for inner in fields.parts(field.hint):
                 visit(inner)
 
-    for one in types:
-        visit(one)
-    return list(found)
+    for top in types:
+        visit(top)
+    return list(parts)
 
 
 def of(part: type) -> str:
@@ -62,11 +62,11 @@ def all_fields(types: Sequence[type]) -> list[str]:
 def gin_files(binary: str = "") -> list[str]:
     """Returns the project's gin files whose header runs a binary; "" for all."""
     root = files_root()
-    found = []
+    gin_paths = []
     for path in sorted(root.glob("gin/*/*.gin")):
         # Those in t5x are for T5X's own programs.
         if path.parent.name not in ("parts", "t5x"):
             header = path.read_text("utf-8")
             if f"#   {binary}" in header:
-                found.append(path.relative_to(root).as_posix())
-    return found
+                gin_paths.append(path.relative_to(root).as_posix())
+    return gin_paths

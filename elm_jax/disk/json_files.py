@@ -93,14 +93,14 @@ def check_depth(text: str, value: Any) -> None:
     if text.count("[") + text.count("{") <= MOST_DEPTH:
         return
     level, depth = [value], 0
-    while nodes := [one for one in level if isinstance(one, dict | list)]:
+    while nodes := [node for node in level if isinstance(node, dict | list)]:
         depth += 1
         if depth > MOST_DEPTH:
             raise ValueError(_TOO_DEEP)
         level = [
             item
-            for one in nodes
-            for item in (one.values() if isinstance(one, dict) else one)
+            for node in nodes
+            for item in (node.values() if isinstance(node, dict) else node)
         ]
 
 
@@ -244,10 +244,10 @@ def _by_shape(
     optional = {*added_later, *getattr(of, "__optional_keys__", ())}
     lacking = [name for name in hints if name not in names]
     missing = [f"{name} is missing" for name in lacking if name not in optional]
-    others = () if known_only else set(names) - hints.keys()
+    undeclared = () if known_only else set(names) - hints.keys()
     unknown = [
         f"{name if name.isidentifier() else shown(name)} is unknown"
-        for name in sorted(others)
+        for name in sorted(undeclared)
     ]
     kind_of = dict(zip(names, kinds, strict=True))
     doubtful = [

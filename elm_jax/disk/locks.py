@@ -82,9 +82,9 @@ def _telling(handle: int, of: object) -> Iterator[None]:
 
 def _holder(handle: int) -> str:
     """Returns who has the lock of an open file, as far as this machine knows."""
-    found = os.fstat(handle)
-    for number in _holders(found.st_ino):
-        if any(_is_same(opened, found) for opened in _opened(number)):
+    status = os.fstat(handle)
+    for number in _holders(status.st_ino):
+        if any(_is_same(opened, status) for opened in _opened(number)):
             state = _state(number)
             stopped = f", which is stopped (`kill -CONT {number}` lets it go on)"
             return f"process {number}{stopped if state in _STOPPED else ''}"
@@ -110,9 +110,9 @@ def _opened(number: int) -> list[pathlib.Path]:
         return []
 
 
-def _is_same(path: pathlib.Path, found: os.stat_result) -> bool:
+def _is_same(path: pathlib.Path, status: os.stat_result) -> bool:
     try:
-        return os.path.samestat(path.stat(), found)
+        return os.path.samestat(path.stat(), status)
     except OSError:
         return False
 

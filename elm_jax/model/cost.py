@@ -110,7 +110,7 @@ def _is_again(
 
 def _last_products(config: config_lib.T5Config, params: Params) -> set[str]:
     """Returns the last matrix of each stack's layers, an adapter's if there is one."""
-    found = set()
+    products = set()
     leaves = trees.flatten(params)
     for stack in ("encoder/", "decoder/"):
         for place in _LAST:
@@ -123,9 +123,9 @@ def _last_products(config: config_lib.T5Config, params: Params) -> set[str]:
                 and leaf.shape[-1] == config.emb_dim
             ]
             if ends:
-                found.add(max(ends))
+                products.add(max(ends))
                 break
-    return found
+    return products
 
 
 def _reads_mixed(config: config_lib.T5Config, trainable: Params) -> bool:
@@ -225,9 +225,9 @@ def _at_work(model: t5.T5, batch: Mapping[str, Any], names: frozenset[str]) -> i
         return 0
     plain = model.clone(config=dataclasses.replace(model.config, remat="none"))
     every = kept.trace(plain, batch, trained=names)
-    known = kept.trace(model, batch, trained=names)
+    kept_parts = kept.trace(model, batch, trained=names)
     encoder, decoder = (
-        sum(part[side] for part in every) - sum(part[side] for part in known)
+        sum(part[side] for part in every) - sum(part[side] for part in kept_parts)
         for side in (0, 1)
     )
     return max(encoder, decoder)

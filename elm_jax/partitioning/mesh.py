@@ -234,7 +234,7 @@ def _from_rows(
     shape = (len(rows) * count, *rows.shape[1:])
 
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
-        on_rows, *others = index or (slice(None),)
+        on_rows, *on_rest = index or (slice(None),)
         start, stop, _ = on_rows.indices(shape[0])
         if not first <= start <= stop <= first + len(rows):
             raise errors.ElmError(
@@ -243,7 +243,7 @@ def _from_rows(
                 expected="rows that the process has",
                 do="Report this: the batch and the mesh disagree",
             )
-        return rows[(slice(start - first, stop - first), *others)]
+        return rows[(slice(start - first, stop - first), *on_rest)]
 
     return jax.make_array_from_callback(shape, sharding, part)
 

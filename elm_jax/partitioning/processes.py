@@ -324,10 +324,10 @@ def check_same(text: str, *, what: str) -> None:
         return
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.int32)
     digests = exchange(digest.tolist())
-    others = [n for n, row in enumerate(digests) if (row != digests[0]).any()]
-    if others:
+    differing = [n for n, row in enumerate(digests) if (row != digests[0]).any()]
+    if differing:
         raise errors.ConfigError(
-            found=f"another {what} in processes {others} than in process 0",
+            found=f"another {what} in processes {differing} than in process 0",
             expected="one command on every host, with the same files",
             do="Give every process the same flags, gin files, data and versions",
         )

@@ -102,13 +102,13 @@ def check_axes(name: str, *, num_fsdp: int, num_model: int) -> None:
         if size != 1 and axis not in _split_by(axis_table(name))
     ]
     if unused:
-        found = " and ".join(f"num_{axis} = {sizes[axis]}" for axis in unused)
-        others = [n for n in TABLES if set(unused) <= _split_by(TABLES[n])]
+        counts = " and ".join(f"num_{axis} = {sizes[axis]}" for axis in unused)
+        splitting = [n for n in TABLES if set(unused) <= _split_by(TABLES[n])]
         raise errors.ConfigError(
-            found=f"{found} with axis rules {name!r}, which keep parameters whole"
+            found=f"{counts} with axis rules {name!r}, which keep parameters whole"
             " there",
             expected="1, or rules that split parameters",
-            do=f"Set axis_rules to {' or '.join(map(repr, others))}, or the number"
+            do=f"Set axis_rules to {' or '.join(map(repr, splitting))}, or the number"
             " to 1",
         )
 
@@ -150,8 +150,8 @@ def _adapter_axes(name: str, num_axes: int) -> tuple[str, ...]:
     ends = next((ends for p, ends in _ADAPTED if re.search(p, path)), None)
     if not is_adapter or ends is None:
         return ()
-    known = {"inputs": ends[0], "outputs": ends[1]}
-    return tuple(known.get(axis, axis) for axis in axes)
+    axis_of = {"inputs": ends[0], "outputs": ends[1]}
+    return tuple(axis_of.get(axis, axis) for axis in axes)
 
 
 def partition_spec(
