@@ -171,6 +171,11 @@ def cases():
         ),
         case("h100:8", "prompt", batch=64, devices=(2, 1, 4), rules="data_model"),
         case(
+            *("h100:4", "prompt"),
+            **{"batch": 32, "devices": (1, 4, 1), "rules": "fsdp", "remat": "products"},
+        ),
+        case("h100", "greedy", model="XXL", batch=32, lengths=(512, 64)),
+        case(
             "v5litepod-4",
             "dataset",
             batch=16,
