@@ -29,8 +29,8 @@ def experts_against_multitask(
       judged_by: The strategy whose difference decides; fixed before the results are
         known, so that having several of them makes no claim easier.
     """
-    differences = {name: one - multitask for name, one in experts.items()}
-    gaps = {name: one.interval for name, one in differences.items()}
+    differences = {name: scores - multitask for name, scores in experts.items()}
+    gaps = {name: difference.interval for name, difference in differences.items()}
     level = multitask.interval
     parts = [f"{_words(name)} {gap:+.1f} points" for name, gap in gaps.items()]
     return results.Claim(
@@ -118,8 +118,8 @@ def merge_beats_parts(
       parts: Those of each expert in it, alone, by name; at least one.
       metric: Name of the metric, for the text.
     """
-    differences = {name: merged - one for name, one in parts.items()}
-    gaps = {name: one.interval for name, one in differences.items()}
+    differences = {name: merged - part for name, part in parts.items()}
+    gaps = {name: difference.interval for name, difference in differences.items()}
     verdicts = [_is_positive(gap) for gap in gaps.values()]
     level = merged.interval
     texts = [f"{gap:+.1f} against {name} alone" for name, gap in gaps.items()]
@@ -127,7 +127,9 @@ def merge_beats_parts(
         title="A merge of two experts beats either alone on the composed task",
         holds=False if False in verdicts else None if None in verdicts else True,
         evidence=f"Merged: {metric} {level:.1f}; {', '.join(texts)}.",
-        num_trainings=min(one.num_trainings for one in differences.values()),
+        num_trainings=min(
+            difference.num_trainings for difference in differences.values()
+        ),
     )
 
 

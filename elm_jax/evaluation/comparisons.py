@@ -70,18 +70,18 @@ def against(
     Raises:
       DataError: A way was not scored on the baseline's rows.
     """
-    gaps = {name: one - baseline for name, one in ways.items()}
+    gaps = {name: way - baseline for name, way in ways.items()}
     reach = _reach(list(gaps.values()))
-    found = {}
+    comparisons = {}
     for name, gap in gaps.items():
         width = gap.reach(reach) * gap.scale
-        found[name] = Comparison(
+        comparisons[name] = Comparison(
             gap.interval,
             gap.between(gap.mean - width, gap.mean + width),
             width + _POWER_NORMAL * gap.scale,
             gap.num_trainings,
         )
-    return found
+    return comparisons
 
 
 def not_worse(ways: Sequence[estimates.Estimate]) -> list[set[int]]:

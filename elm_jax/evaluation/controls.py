@@ -24,10 +24,10 @@ def average(experts: Mapping[str, statistics.Columns]) -> statistics.Columns | N
 
     None if the experts have not all the same rows.
     """
-    first, *others = experts.values()
+    first, *rest = experts.values()
     total = {key: column.values.copy() for key, column in first.items()}
     ids = {key: column.example_ids for key, column in first.items()}
-    for columns in others:
+    for columns in rest:
         if columns.keys() != first.keys():
             return None
         for key, column in columns.items():
@@ -36,7 +36,7 @@ def average(experts: Mapping[str, statistics.Columns]) -> statistics.Columns | N
             ):
                 return None
             total[key] += column.values
-    number = 1 + len(others)
+    number = 1 + len(rest)
     return {
         key: statistics.Column(ids[key], values / number)
         for key, values in total.items()
@@ -51,14 +51,14 @@ def mean_of(trainings: Sequence[statistics.Columns]) -> statistics.Columns:
     """
     if len(trainings) == 1:
         return trainings[0]
-    found = average({str(place): one for place, one in enumerate(trainings)})
-    if found is None:
+    mean = average({str(place): columns for place, columns in enumerate(trainings)})
+    if mean is None:
         raise errors.DataError(
             found="trainings of one expert with different rows",
             expected="all scored on the same rows",
             do="Score them by one configuration",
         )
-    return found
+    return mean
 
 
 class Rank(NamedTuple):
@@ -92,12 +92,14 @@ def rank(
     ranks: dict[str, list[float]] = {}
     best = 0
     for key, name in chosen.items():
-        every = np.array([own[key] for own in scores.values()])
-        own = scores[name][key]
-        above = int((every > own).sum())
-        ranks.setdefault(key[0], []).append(above + (1 + int((every == own).sum())) / 2)
+        every = np.array([by_task[key] for by_task in scores.values()])
+        score = scores[name][key]
+        above = int((every > score).sum())
+        ranks.setdefault(key[0], []).append(
+            above + (1 + int((every == score).sum())) / 2
+        )
         best += not above
-    mean = float(np.mean([np.mean(own) for own in ranks.values()]))
+    mean = float(np.mean([np.mean(dataset_ranks) for dataset_ranks in ranks.values()]))
     return Rank(mean, (1 + len(scores)) / 2, best, len(chosen), len(scores))
 
 
@@ -133,17 +135,19 @@ def random_experts(chosen: Choice, scores: Scores, *, seed: int = 0) -> Drawn:
       seed: Of the draws.
     """
     tasks = _by_dataset(chosen)
-    own = [np.mean([scores[chosen[key]][key] for key in keys]) for keys in tasks]
+    chosen_means = [
+        np.mean([scores[chosen[key]][key] for key in keys]) for keys in tasks
+    ]
     table = np.array(
         [
-            [np.mean([one[key] for key in keys]) for one in scores.values()]
+            [np.mean([by_task[key] for key in keys]) for by_task in scores.values()]
             for keys in tasks
         ]
     )
     rng = np.random.default_rng(seed)
     places = rng.integers(len(scores), size=(_NUM_DRAWS, len(tasks)))
     drawn = table[np.arange(len(tasks)), places].mean(axis=1)
-    return _drawn(float(np.mean(own)), np.append(drawn, np.mean(own)))
+    return _drawn(float(np.mean(chosen_means)), np.append(drawn, np.mean(chosen_means)))
 
 
 def shuffled(chosen: Choice, scores: Scores, *, seed: int = 0) -> Drawn | None:
@@ -199,18 +203,18 @@ def elsewhere(
     tasks = _by_dataset(chosen)
     if len(tasks) < 2:
         return None
-    found: dict[tuple[str, str], statistics.Column] = {}
+    means: dict[tuple[str, str], statistics.Column] = {}
     for here in tasks:
         for key in here:
             values, ids = 0.0, experts[chosen[key]][key].example_ids
             for there in tasks:
-                for other in there if there is not here else ():
-                    column = experts[chosen[other]].get(key)
+                for other_key in there if there is not here else ():
+                    column = experts[chosen[other_key]].get(key)
                     if column is None or not np.array_equal(column.example_ids, ids):
                         return None
                     values = values + column.values / len(there)
-            found[key] = statistics.Column(ids, np.asarray(values) / (len(tasks) - 1))
-    return found
+            means[key] = statistics.Column(ids, np.asarray(values) / (len(tasks) - 1))
+    return means
 
 
 def _by_dataset(chosen: Choice) -> list[list[tuple[str, str]]]:

@@ -44,8 +44,8 @@ def benchmark(text: str) -> dict[str, str]:
             " need be",
             do="Correct hub_benchmarks",
         )
-    found = {"id": match["id"], "task_id": match["task"]}
-    return found | ({"revision": match["revision"]} if match["revision"] else {})
+    fields = {"id": match["id"], "task_id": match["task"]}
+    return fields | ({"revision": match["revision"]} if match["revision"] else {})
 
 
 def of(

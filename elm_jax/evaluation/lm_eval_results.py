@@ -67,22 +67,26 @@ def of(
     groups: dict[str, list[str]] = {}
     for row in sorted(shown, key=lambda row: (row.dataset, row.task)):
         by_task.setdefault(row.task, []).append(row)
-        own = groups.setdefault(row.dataset, [])
-        own += [row.task] if row.task not in own else []
-    firsts = {task: own[0] for task, own in by_task.items()}
+        tasks = groups.setdefault(row.dataset, [])
+        tasks += [row.task] if row.task not in tasks else []
+    firsts = {task: task_rows[0] for task, task_rows in by_task.items()}
     # A dataset with a name of a task would be taken for it.
-    groups = {name: own for name, own in groups.items() if name not in firsts}
+    groups = {name: tasks for name, tasks in groups.items() if name not in firsts}
     first = rows[0]
     return {
-        "results": {task: _of_task(own, load) for task, own in by_task.items()},
-        "groups": {name: _of_group(name, shown, own) for name, own in groups.items()},
+        "results": {
+            task: _of_task(task_rows, load) for task, task_rows in by_task.items()
+        },
+        "groups": {
+            name: _of_group(name, shown, tasks) for name, tasks in groups.items()
+        },
         "group_subtasks": groups,
         "configs": {task: _config(row, by_task) for task, row in firsts.items()},
         "versions": {task: row.data_fingerprint for task, row in firsts.items()},
         "n-shot": dict.fromkeys(firsts, 0),
         "higher_is_better": {
-            task: {_name(row.metric): True for row in own}
-            for task, own in by_task.items()
+            task: {_name(row.metric): True for row in task_rows}
+            for task, task_rows in by_task.items()
         },
         "n-samples": {
             task: {"original": row.split_rows, "effective": row.num_examples}

@@ -234,12 +234,12 @@ def _normalize(text: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
 
 
-def _token_f1(found: list[str], expected: list[str]) -> float:
+def _token_f1(predicted: list[str], expected: list[str]) -> float:
     """Returns the F1 of two bags of tokens, a fraction; 1 if both are empty."""
-    if not found or not expected:
-        return float(found == expected)
-    shared = (collections.Counter(found) & collections.Counter(expected)).total()
-    return 2 * shared / (len(found) + len(expected))
+    if not predicted or not expected:
+        return float(predicted == expected)
+    shared = (collections.Counter(predicted) & collections.Counter(expected)).total()
+    return 2 * shared / (len(predicted) + len(expected))
 
 
 def _per_example(

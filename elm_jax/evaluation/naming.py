@@ -129,13 +129,13 @@ def _of_newest_library(rows: RowColumns, dead: Collection[str]) -> RowColumns:
       dead: Fingerprints of experts that were replaced.
     """
     (places,) = np.nonzero(row_columns.roles(rows).are("strategy".__eq__))
-    own = rows.take(places)
-    every = [*own]
+    strategies = rows.take(places)
+    every = [*strategies]
     are_dead = [not {*row.experts.values()}.isdisjoint(dead) for row in every]
     libraries = _whole_libraries(every, are_dead)
     names = ("settings", "vocabulary", "protocol", "seed")
     replaced: list[int] = []
-    for group in own.groups(*_PLACE, *names).members():
+    for group in strategies.groups(*_PLACE, *names).members():
         members = group.tolist()
         last = every[members[-1]]
         library = libraries.get(_strategy(last), last.library)
@@ -172,7 +172,7 @@ def _whole_libraries(
         if not row.library or not is_dead:
             seeds = scored.setdefault(_strategy(row), {}).setdefault(row.library, {})
             seeds.setdefault(row.training_seed, set()).add(row.task)
-    found: dict[tuple[object, ...], str] = {}
+    library_of: dict[tuple[object, ...], str] = {}
     for strategy, libraries in scored.items():
         whole = [
             library
@@ -180,8 +180,8 @@ def _whole_libraries(
             if tasks[strategy] in seeds.values()
         ]
         if whole and "" not in libraries:
-            found[strategy] = whole[-1]
-    return found
+            library_of[strategy] = whole[-1]
+    return library_of
 
 
 def _strategy(row: results.ResultRow) -> tuple[object, ...]:
@@ -208,11 +208,11 @@ def check_comparable(
     _check_one("vocabulary", columns.take(columns.coded("vocabulary").are(bool)))
     _check_one("seed", columns)
     for tasks in map(set, tables):
-        own = columns.among("task", tasks)
-        is_silent = own.coded("kind").are(lambda kind: not kind)
-        groups = row_columns.group(own.coded("metric").codes, is_silent)
+        table = columns.among("task", tasks)
+        is_silent = table.coded("kind").are(lambda kind: not kind)
+        groups = row_columns.group(table.coded("metric").codes, is_silent)
         for members in groups.members():
-            _check_one("protocol", own.take(members))
+            _check_one("protocol", table.take(members))
 
 
 def _check_one(field: str, rows: RowColumns) -> None:
@@ -243,9 +243,9 @@ def strategies_told_apart(rows: Sequence[results.ResultRow]) -> RowColumns:
     columns = row_columns.of(rows)
     is_strategy = row_columns.roles(columns).are("strategy".__eq__)
     settings: dict[str, set[str]] = {}
-    for name, own in columns.take(is_strategy).distinct("expert", "settings"):
-        settings.setdefault(name, set()).add(own)
-    several = {name for name, own in settings.items() if len(own) > 1}
+    for name, settings_hash in columns.take(is_strategy).distinct("expert", "settings"):
+        settings.setdefault(name, set()).add(settings_hash)
+    several = {name for name, hashes in settings.items() if len(hashes) > 1}
     if not several:
         return columns
     return columns.replaced(
@@ -274,10 +274,10 @@ def told_apart(rows: Sequence[results.ResultRow]) -> RowColumns:
         row = experts[place]
         owners.setdefault(row.expert, {})[row.expert, row.expert_fingerprint] = row
     labels: dict[Identity, str] = {}
-    for name, own in owners.items():
-        groups = _by_recipe(own)
+    for name, trainings in owners.items():
+        groups = _by_recipe(trainings)
         if len(groups) > 1:
-            first = [own[members[0]] for members in groups]
+            first = [trainings[members[0]] for members in groups]
             for members, label in zip(groups, _labels(name, first), strict=True):
                 labels |= dict.fromkeys(members, label)
     if not labels:
@@ -306,13 +306,15 @@ def averaged(rows: Iterable[results.ResultRow]) -> RowColumns:
         return columns
     firsts = columns.take(groups.firsts)
     several = [
-        (place, own) for place, own in enumerate(groups.members()) if len(own) > 1
+        (place, members)
+        for place, members in enumerate(groups.members())
+        if len(members) > 1
     ]
     fields: dict[str, Coded] = {}
     for name, combine in _OF_SEVERAL.items():
         values, means = columns.coded(name).listed(), firsts.coded(name).listed()
-        for place, own in several:
-            means[place] = combine([values[i] for i in own.tolist()])
+        for place, members in several:
+            means[place] = combine([values[i] for i in members.tolist()])
         fields[name] = Coded.of(means)
     return firsts.replaced(**fields)
 
@@ -354,15 +356,15 @@ _OF_SEVERAL = {
 }
 
 
-def _by_recipe(found: Mapping[Identity, results.ResultRow]) -> list[list[Identity]]:
+def _by_recipe(row_of: Mapping[Identity, results.ResultRow]) -> list[list[Identity]]:
     """Returns the trainings of each expert, of all that share a name."""
     groups: dict[object, list[Identity]] = {}
-    for identity, row in found.items():
+    for identity, row in row_of.items():
         has_recipe = row.recipe and row.training_seed is not None
         groups.setdefault(row.recipe if has_recipe else identity, []).append(identity)
     parted = []
     for trainings in groups.values():
-        seeds = {found[identity].training_seed for identity in trainings}
+        seeds = {row_of[identity].training_seed for identity in trainings}
         # Two trainings of one seed differ in what no recipe tells.
         parted += (
             [trainings]

@@ -89,9 +89,13 @@ class Texts:
           ValueError: They do not fit together.
           KeyError: One is missing.
         """
-        made = cls(**{one.name: arrays[one.name] for one in dataclasses.fields(cls)})
+        made = cls(
+            **{field.name: arrays[field.name] for field in dataclasses.fields(cls)}
+        )
         ends = made.offsets
-        kinds = [own.dtype.kind + f"{own.ndim}" for own in made.arrays().values()]
+        kinds = [
+            values.dtype.kind + f"{values.ndim}" for values in made.arrays().values()
+        ]
         fits = kinds == ["u1", "u1", "u1", "i1"] and len(ends) > 0
         fits = fits and len(ends) == len(made.whole) + 1 and ends[0] == 0
         fits = fits and ends[-1] == len(made.words) and (np.diff(ends) >= 0).all()
@@ -133,14 +137,14 @@ class Texts:
         first = 0
         for runs, ends in self.blocks():
             lengths = np.diff(ends)
-            for size, own in parts.items():
+            for size, pairs in parts.items():
                 hashes, begins = runs.of(size)
                 rows = np.searchsorted(ends, begins, "right") - 1
                 is_asked = (lengths[rows] == size) | (size == RUN_WORDS)
-                own.append((hashes[is_asked], rows[is_asked] + first))
+                pairs.append((hashes[is_asked], rows[is_asked] + first))
             first += len(lengths)
-        found = {size: _joined(own) for size, own in parts.items()}
-        return {0: (self.whole[filled], filled), **found}
+        by_size = {size: _joined(pairs) for size, pairs in parts.items()}
+        return {0: (self.whole[filled], filled), **by_size}
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -154,10 +158,11 @@ class Search:
 
     def __init__(self, sought: Sequence[Texts]) -> None:
         """Takes the rows that are looked for: those to be scored."""
-        parts = [one.sought() for one in sought]
-        sizes = sorted({size for own in parts for size in own})
+        parts = [texts.sought() for texts in sought]
+        sizes = sorted({size for by_size in parts for size in by_size})
         self._by_size = {
-            size: _Sought([own.get(size, _NOTHING) for own in parts]) for size in sizes
+            size: _Sought([by_size.get(size, _NOTHING) for by_size in parts])
+            for size in sizes
         }
         self._num_tasks = len(parts)
 
@@ -192,7 +197,7 @@ class _Sought:
     def __init__(self, tasks: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
         hashes, rows = _joined(tasks)
         order = np.argsort(hashes, kind="stable")
-        counts = [len(own) for own, _ in tasks]
+        counts = [len(task_hashes) for task_hashes, _ in tasks]
         self._hashes, self._rows = hashes[order], rows[order]
         self._tasks = np.repeat(np.arange(len(tasks), dtype=np.int32), counts)[order]
         self.set = word_runs.HashSet(self._hashes)

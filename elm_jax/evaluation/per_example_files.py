@@ -278,16 +278,16 @@ def _decoded(
     batch.validate(full=True)
     if batch.column(schema.hash_place)[0].as_py() != digest:
         raise ValueError(f"a record of other values than those with SHA-256 {digest}")
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     for place, names, is_text in schema.arrays:
         if only and not any(name in only for name in names):
             continue
         values = batch.column(place).values
         if is_text:
-            found |= zip(names, _bytes_of(values), strict=True)
+            arrays |= zip(names, _bytes_of(values), strict=True)
         else:
-            found[names[0]] = np.array(values.to_numpy(zero_copy_only=False))
-    return found
+            arrays[names[0]] = np.array(values.to_numpy(zero_copy_only=False))
+    return arrays
 
 
 def _bytes_of(texts: Any) -> tuple[np.ndarray, np.ndarray]:

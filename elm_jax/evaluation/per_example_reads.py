@@ -50,7 +50,7 @@ def read(
     """
     names = (*PLACE_FIELDS, "per_example_sha256")
     columns = [rows.coded(name).listed() for name in names]
-    places = [_Place(*own) for own in zip(*columns, strict=True)]
+    places = [_Place(*fields) for fields in zip(*columns, strict=True)]
     start = 0
     while start < len(places):
         end = _end_of_part(places, start)
@@ -103,7 +103,9 @@ def _together(
         parts = [_parts(table.column(name)) for name in names]
     except (ValueError, AttributeError):  # no lists of numbers
         return None
-    return [dict(zip(names, own, strict=True)) for own in zip(*parts, strict=True)]
+    return [
+        dict(zip(names, arrays, strict=True)) for arrays in zip(*parts, strict=True)
+    ]
 
 
 def _parts(column: Any) -> list[np.ndarray]:

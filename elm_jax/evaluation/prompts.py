@@ -38,10 +38,16 @@ def spread(one: statistics.Columns) -> Spread:
     statistics.check(one)
     scores = _scores(one)
     rows = [
-        (np.mean(own), *np.quantile(own, [0.5, 0.25, 0.75]), np.min(own))
-        for own in (list(by_task.values()) for by_task in scores.values())
+        (
+            np.mean(task_scores),
+            *np.quantile(task_scores, [0.5, 0.25, 0.75]),
+            np.min(task_scores),
+        )
+        for task_scores in (list(by_task.values()) for by_task in scores.values())
     ]
-    tasks = {task: score for own in scores.values() for task, score in own.items()}
+    tasks = {
+        task: score for by_task in scores.values() for task, score in by_task.items()
+    }
     worst = min(sorted(tasks), key=lambda task: tasks[task])
     mean, median, lower, upper, least = np.mean(rows, axis=0).tolist()
     return Spread(mean, median, lower, upper, least, worst)
@@ -61,21 +67,23 @@ def chance_of_order(one: statistics.Columns, other: statistics.Columns) -> float
       DataError: The two have not the same rows of the same tasks.
     """
     scores = _scores(statistics.difference(one, other))
-    gaps = [np.array(list(own.values())) for own in scores.values()]
-    means = np.array([own.mean() for own in gaps])
+    gaps = [np.array(list(by_task.values())) for by_task in scores.values()]
+    means = np.array([task_gaps.mean() for task_gaps in gaps])
     chances = []
-    for place, own in enumerate(gaps):
-        if len(own) > 1:
-            without = (own.sum() - own) / (len(own) - 1)
+    for place, task_gaps in enumerate(gaps):
+        if len(task_gaps) > 1:
+            without = (task_gaps.sum() - task_gaps) / (len(task_gaps) - 1)
             order = without + means.sum() - means[place]
-            chances.append(np.mean(0.5 + 0.5 * np.sign(order.round(9) * own.round(9))))
+            chances.append(
+                np.mean(0.5 + 0.5 * np.sign(order.round(9) * task_gaps.round(9)))
+            )
     return float(np.mean(chances)) if chances else math.nan
 
 
-def _scores(one: statistics.Columns) -> Mapping[str, dict[str, float]]:
+def _scores(columns: statistics.Columns) -> Mapping[str, dict[str, float]]:
     """Returns the mean over rows of each task, by dataset."""
     by_dataset: dict[str, dict[str, float]] = {}
-    for dataset, task in sorted(one):
-        values = one[dataset, task].values
+    for dataset, task in sorted(columns):
+        values = columns[dataset, task].values
         by_dataset.setdefault(dataset, {})[task] = float(values.mean())
     return by_dataset

@@ -64,7 +64,7 @@ class ResultStore:
         if self._added:
             self._pack()
         if len(self._parts) > 1:
-            parts = [one for one in self._parts if len(one)]
+            parts = [part for part in self._parts if len(part)]
             self._parts = [row_columns.joined(parts).packed()]
         return self._parts[0]
 

@@ -149,9 +149,9 @@ def _kinds() -> dict[str, tuple[set[type], Any]]:
         if typing.get_origin(hint) is Mapping:
             kinds[name] = ({dict}, columns[str])
             continue
-        own = set(typing.get_args(hint)) or {hint}
-        (plain,) = own - {types.NoneType}
-        kinds[name] = (own, columns[plain])
+        value_types = set(typing.get_args(hint)) or {hint}
+        (plain,) = value_types - {types.NoneType}
+        kinds[name] = (value_types, columns[plain])
     return kinds
 
 
@@ -165,11 +165,11 @@ def _table(rows: RowColumns) -> Any:
     import pyarrow as pa
 
     columns = {}
-    for name, (own, kind) in _kinds().items():
+    for name, (value_types, kind) in _kinds().items():
         codes, values = rows.coded(name)
-        if not own.issuperset(map(type, values)):
+        if not value_types.issuperset(map(type, values)):
             raise ValueError(f"another type in {name}")
-        if own == {dict}:
+        if value_types == {dict}:
             values = [json.dumps(value) for value in values]
         is_text = pa.types.is_dictionary(kind)
         every = pa.array(values, pa.string() if is_text else kind)
@@ -190,9 +190,11 @@ def _rows(table: Any) -> RowColumns:
     if table.schema != pa.schema([(name, kind) for name, (_, kind) in kinds.items()]):
         raise ValueError("other columns")
     table.validate(full=True)
-    for name, (own, _) in kinds.items():
+    for name, (value_types, _) in kinds.items():
         column = table.column(name)
-        if column.num_chunks > 1 or (column.null_count and types.NoneType not in own):
+        if column.num_chunks > 1 or (
+            column.null_count and types.NoneType not in value_types
+        ):
             raise ValueError(f"no column {name}")
     made = RowColumns(
         len(table), lambda name: _coded(table.column(name), kinds[name][0] == {dict})
@@ -200,8 +202,10 @@ def _rows(table: Any) -> RowColumns:
     (values, counts) = (made.coded(name).values for name in ("value", "num_examples"))
     if not all(map(math.isfinite, values)) or min(counts, default=1) < 1:
         raise ValueError("scores of nothing")
-    for name, (own, _) in kinds.items():
-        if own == {dict} and not all(type(v) is dict for v in made.coded(name).values):
+    for name, (value_types, _) in kinds.items():
+        if value_types == {dict} and not all(
+            type(v) is dict for v in made.coded(name).values
+        ):
             raise ValueError(f"no mappings in {name}")
     return made
 
@@ -212,10 +216,10 @@ def _coded(column: Any, is_mapping: bool) -> Coded:
 
     if not column.num_chunks:
         return Coded(np.zeros(0, np.int32), [])
-    own = column.chunk(0)
-    if not pa.types.is_dictionary(own.type):
-        own = own.dictionary_encode(null_encoding="encode")
-    values, indices = own.dictionary.to_pylist(), own.indices
+    chunk = column.chunk(0)
+    if not pa.types.is_dictionary(chunk.type):
+        chunk = chunk.dictionary_encode(null_encoding="encode")
+    values, indices = chunk.dictionary.to_pylist(), chunk.indices
     if indices.null_count:
         indices = indices.fill_null(len(values))
         values.append(None)

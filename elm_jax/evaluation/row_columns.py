@@ -99,13 +99,13 @@ def group(*codes: np.ndarray) -> Groups:
     if not number:
         return Groups(np.zeros(0, np.int64), np.zeros(0, np.int64))
     keys, bound = np.zeros(number, np.int64), 1
-    for own in codes:
-        least = int(own.min())
-        width = int(own.max()) - least + 1
+    for column in codes:
+        least = int(column.min())
+        width = int(column.max()) - least + 1
         if bound * width > _MOST_KEY:
             _, keys = np.unique(keys, return_inverse=True)
             bound = number
-        keys, bound = keys * width + (own - least), bound * width
+        keys, bound = keys * width + (column - least), bound * width
     _, firsts, of = np.unique(keys, return_index=True, return_inverse=True)
     order = np.argsort(firsts, kind="stable")
     ranks = np.empty(len(order), np.int64)
@@ -178,7 +178,7 @@ class RowColumns(Sequence[ResultRow]):
         """Returns the rows whose fields have these values."""
         mask = np.ones(len(self), bool)
         for name, value in wanted.items():
-            mask &= self.coded(name).are(lambda own, value=value: own == value)
+            mask &= self.coded(name).are(lambda field, value=value: field == value)
         return self if mask.all() else self.take(mask)
 
     def among(self, name: str, wanted: Collection[Any]) -> "RowColumns":
@@ -230,8 +230,10 @@ def of(rows: Iterable[ResultRow]) -> RowColumns:
     """Returns rows in columns; those that are come back."""
     if isinstance(rows, RowColumns):
         return rows
-    own = [*rows]
-    return RowColumns(len(own), lambda name: Coded.of([getattr(r, name) for r in own]))
+    every = [*rows]
+    return RowColumns(
+        len(every), lambda name: Coded.of([getattr(r, name) for r in every])
+    )
 
 
 def joined(parts: Sequence[RowColumns]) -> RowColumns:

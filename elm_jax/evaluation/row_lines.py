@@ -72,7 +72,7 @@ def read(
                 if not lines[-1].endswith(b"\n"):
                     tail = lines.pop()
                 first = covered.num_lines + 1
-                keep([_parse(own, path, i) for i, own in enumerate(lines, first)])
+                keep([_parse(line, path, i) for i, line in enumerate(lines, first)])
                 content = b"".join(lines)
                 covered.hash.update(content)
                 covered = covered._replace(

@@ -54,7 +54,9 @@ def write_parquet(target: BinaryIO, rows: Iterable[ResultRow]) -> None:
     from pyarrow import parquet
 
     values = [_values(row) for row in rows]
-    columns = {name: [own[i] for own in values] for i, name in enumerate(COLUMNS)}
+    columns = {
+        name: [row_values[i] for row_values in values] for i, name in enumerate(COLUMNS)
+    }
     table = pa.table(columns, schema=_schema(_ROW_KINDS))
     parquet.write_table(table, target, compression="zstd")
 
@@ -101,12 +103,12 @@ def _examples(
             scores.append(arrays[row.metric])
             for name in (*CELL_FIELDS, "metric"):
                 columns[name] += [getattr(row, name)] * len(ids[-1])
-    found: dict[str, Any] = {
+    table: dict[str, Any] = {
         **columns,
         "example_id": np.concatenate(ids),
         "value": np.concatenate(scores).astype(np.float64),
     }
-    return pa.table(found, schema=_schema(_EXAMPLE_KINDS))
+    return pa.table(table, schema=_schema(_EXAMPLE_KINDS))
 
 
 def _values(row: ResultRow) -> list[Any]:

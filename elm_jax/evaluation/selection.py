@@ -27,10 +27,10 @@ def select(
     expert: str | None = None,
 ) -> RowColumns:
     """Returns the rows of one split and metric, of the tasks or expert if given."""
-    found = row_columns.of(rows).where(metric=metric, split=split)
+    selected = row_columns.of(rows).where(metric=metric, split=split)
     if tasks is not None:
-        found = found.among("task", frozenset(tasks))
-    return found if expert is None else found.where(expert=expert)
+        selected = selected.among("task", frozenset(tasks))
+    return selected if expert is None else selected.where(expert=expert)
 
 
 def single_experts(rows: Iterable[results.ResultRow]) -> RowColumns:

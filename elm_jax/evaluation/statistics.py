@@ -177,14 +177,14 @@ def resampled(values: np.ndarray, times: np.ndarray) -> np.ndarray:
       values: [rows, prompts], NaN where a prompt lacks a row.
       times: [resamples, rows], how often each row is drawn.
     """
-    known = np.isfinite(values).astype(np.float64)
-    filled = np.where(known, values, 0.0)
+    has_value = np.isfinite(values).astype(np.float64)
+    filled = np.where(has_value, values, 0.0)
     block = max(1, _BLOCK_SIZE // len(values))
     means: list[np.ndarray] = []
     for start in range(0, len(times), block):
         drawn = times[start : start + block].astype(np.float64)
         # Sums over drawn rows are matrix products.
-        counts = drawn @ known
+        counts = drawn @ has_value
         prompt_means = (drawn @ filled) / np.maximum(counts, 1.0)
         means.append(
             (prompt_means * (counts > 0)).sum(axis=1) / (counts > 0).sum(axis=1)

@@ -54,24 +54,31 @@ def shares(trainings: Sequence[statistics.Columns]) -> Shares | None:
       None where a dataset has less than two rows that all prompts have.
     """
     datasets = sorted({dataset for dataset, _ in trainings[0]})
-    found = []
+    components = []
     sizes = []
     for name in datasets:
         tables = [
-            statistics.table(statistics.of_dataset(one, name))[1] for one in trainings
+            statistics.table(statistics.of_dataset(columns, name))[1]
+            for columns in trainings
         ]
         cube = np.stack(tables)
         cube = cube[:, np.isfinite(cube).all(axis=(0, 2))]
         if cube.shape[1] < 2:
             return None
-        found.append(_components(cube))
+        components.append(_components(cube))
         sizes.append(cube.shape)
-    parts = {key: float(np.mean([one.get(key, 0.0) for one in found])) for key in _KEYS}
+    parts = {
+        key: float(np.mean([variances.get(key, 0.0) for variances in components]))
+        for key in _KEYS
+    }
     total = sum(parts.values()) or 1.0
     main = {axis: 100.0 * parts[axis,] / total for axis in _AXES}
     errors = {
         axis: math.sqrt(
-            sum(_error(*one, place) for one in zip(found, sizes, strict=True))
+            sum(
+                _error(variances, size, place)
+                for variances, size in zip(components, sizes, strict=True)
+            )
         )
         / len(datasets)
         for place, axis in enumerate(_AXES)
@@ -80,7 +87,7 @@ def shares(trainings: Sequence[statistics.Columns]) -> Shares | None:
     several = len(trainings) > 1
     if several:
         # A training is one for all datasets, whose means move together.
-        means = [statistics.mean(one) for one in trainings]
+        means = [statistics.mean(columns) for columns in trainings]
         errors["training"] = float(np.std(means, ddof=1)) / math.sqrt(len(means))
     return Shares(
         main["row"],
@@ -118,24 +125,26 @@ def _components(cube: np.ndarray) -> _Components:
             freedom = math.prod(cube.shape[i] - 1 for i in key)
             repeats = cube.size / math.prod(cube.shape[i] for i in key)
             squares[key] = repeats * float((effect**2).sum()) / freedom
-    found: dict[tuple[int, ...], float] = {}
+    variances: dict[tuple[int, ...], float] = {}
     for key in sorted(squares, key=len, reverse=True):
         above = [k for k in squares if set(k) > set(key)]
         # The expected mean square of an effect has those of all effects that hold it.
         rest = sum(
-            found[k] * cube.size / math.prod(cube.shape[i] for i in k) for k in above
+            variances[k] * cube.size / math.prod(cube.shape[i] for i in k)
+            for k in above
         )
         repeats = cube.size / math.prod(cube.shape[i] for i in key)
-        found[key] = (squares[key] - rest) / repeats
+        variances[key] = (squares[key] - rest) / repeats
     return {
-        tuple(_AXES[i] for i in key): max(0.0, value) for key, value in found.items()
+        tuple(_AXES[i] for i in key): max(0.0, value)
+        for key, value in variances.items()
     }
 
 
 def _effect(cube: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
     """Returns what an effect adds to those that it holds; other axes have length 1."""
-    others = tuple(i for i in range(3) if i not in key)
-    effect = cube.mean(axis=others, keepdims=True)
+    other_axes = tuple(i for i in range(3) if i not in key)
+    effect = cube.mean(axis=other_axes, keepdims=True)
     for axis in key:
         effect = effect - effect.mean(axis=axis, keepdims=True)
     return effect
