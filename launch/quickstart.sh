@@ -36,6 +36,7 @@ dataset_experts=$!
 trap 'kill "$dataset_experts" 2>/dev/null || true' EXIT
 run "multitask baseline: all prompts, the same token budget" elm_train multitask
 wait "$dataset_experts"
+trap - EXIT
 
 run "library: 100 keys for each prompt expert" elm_library library
 run "evaluation on unseen tasks" elm_eval evaluate
