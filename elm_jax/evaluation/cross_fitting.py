@@ -74,6 +74,7 @@ def cross_fit(
     draws: estimates.Draws,
     *,
     num_folds: int = NUM_FOLDS,
+    shared: str = "",
 ) -> CrossFitted | None:
     """Returns what choosing among experts is worth on folds that did not choose.
 
@@ -84,6 +85,8 @@ def cross_fit(
         over each expert's trainings counts as one.
       draws: How rows and trainings are resampled.
       num_folds: Parts of the rows of each dataset, at most as many as it has rows.
+      shared: Whose trainings these are, if all share them, as settings of one strategy
+        do; an estimate of the same `who` shares their errors. Else, each has its own.
 
     Returns:
       None if the experts have not all the same rows, or a dataset has a single one.
@@ -101,7 +104,7 @@ def cross_fit(
     folds = min(num_folds, *(len(part.ids) for part in parts))
     parts = [part.with_folds(draws, folds) for part in parts]
     point = fold_choices.Choice(parts, [np.ones((1, len(part.ids))) for part in parts])
-    single, each = _resampled(parts, point, draws, tuple(equally))
+    single, each = _resampled(parts, point, draws, tuple(equally), shared)
     singles = [np.repeat(point.singles, len(part.tasks), axis=2) for part in parts]
     return CrossFitted(
         _chosen(parts, singles, equally, point.single[0], single),
@@ -123,13 +126,11 @@ class _Resampled(NamedTuple):
 
     Attributes:
       missed: [resamples, datasets], by how much they miss the score.
-      trainings: [trainings, experts, datasets], how far trainings are from their mean,
-        times the root of an expert's part in the variance of the score; None if there
-        is one of each expert.
+      trainings: As those of an estimate; none where there is one of each expert.
     """
 
     missed: np.ndarray
-    trainings: np.ndarray | None
+    trainings: Mapping[tuple[str, int], np.ndarray]
 
 
 def _resampled(
@@ -137,18 +138,19 @@ def _resampled(
     point: fold_choices.Choice,
     draws: estimates.Draws,
     names: Sequence[str],
+    shared: str,
 ) -> tuple[_Resampled, _Resampled]:
     """Returns the resamples of one expert for all tasks, and of one for each."""
     num_trainings = len(parts[0].tables)
     world = fold_choices.World(parts, point)
     luck = None
     if num_trainings > 1:
-        luck = fold_choices.Luck(parts, names, draws)
+        luck = fold_choices.Luck(parts, [shared or name for name in names], draws)
     widest = max(len(parts), *(part.shape[2] for part in parts))
     entries = num_trainings * len(parts[0].folds) * len(names) * widest
     block = max(1, _BLOCK_SIZE // entries)
     missed: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    parts_of_variance = np.zeros((2, len(names), len(parts)))
+    shares = np.zeros((2, 2, len(names), len(parts)))
     for start in range(0, draws.num_resamples, block):
         times = [
             draws.times(part.dataset, len(part.ids))[start : start + block]
@@ -162,19 +164,37 @@ def _resampled(
         )
         missed[0].append(resampled.single - resampled.single_on_all)
         missed[1].append(resampled.each - resampled.each_on_all)
-        parts_of_variance += (resampled.single_parts, resampled.each_parts)
+        shares += (resampled.single_shares, resampled.each_shares)
     scale = np.array([estimates.scale_up(len(part.ids)) for part in parts])
-    trainings: Sequence[np.ndarray | None] = (None, None)
-    if luck is not None:
-        apart = np.stack([own.mean(axis=2) for own in luck.apart], axis=2)
-        trainings = [
-            apart * np.sqrt(own / draws.num_resamples) for own in parts_of_variance
-        ]
     single, each = (
-        _Resampled(np.concatenate(of_way) * scale, apart)
-        for of_way, apart in zip(missed, trainings, strict=True)
+        _Resampled(
+            np.concatenate(of_way) * scale,
+            {} if luck is None else _of_trainings(luck, mean_shares, names, shared),
+        )
+        for of_way, mean_shares in zip(
+            missed, shares / draws.num_resamples, strict=True
+        )
     )
     return single, each
+
+
+def _of_trainings(
+    luck: fold_choices.Luck, shares: np.ndarray, names: Sequence[str], shared: str
+) -> dict[tuple[str, int], np.ndarray]:
+    """Returns how far trainings are from their mean, as `Estimate.trainings` has it.
+
+    Trainings of several experts are drawn on their own: each adds to the variance by
+    the square of its share. Those that are shared add up before they are squared.
+    """
+    apart = np.stack([own.mean(axis=2) for own in luck.apart], axis=2)
+    share, square = shares
+    if shared:
+        return {(shared, len(apart)): (apart * share).sum(axis=1)}
+    return {
+        (name, len(apart)): apart[:, place] * np.sqrt(square[place])
+        for place, name in enumerate(names)
+        if square[place].any()
+    }
 
 
 def _chosen(
@@ -197,13 +217,6 @@ def _chosen(
     by_name = collections.Counter(
         names[int(place)] for best in chosen for place in best.ravel()
     ).most_common()
-    apart = {}
-    if resampled.trainings is not None:
-        apart = {
-            (name, len(columns)): resampled.trainings[:, place]
-            for place, name in enumerate(names)
-            if resampled.trainings[:, place].any()
-        }
     estimate = estimates.Estimate(
         tuple(part.dataset for part in parts),
         means,
@@ -211,7 +224,7 @@ def _chosen(
         tuple(len(part.ids) for part in parts),
         tuple(part.rows for part in parts),
         num_trainings=len(columns),
-        trainings=apart,
+        trainings=resampled.trainings,
         is_mirrored=True,
     )
     return Chosen(estimate, columns, tuple(by_name))

@@ -173,13 +173,18 @@ class Luck:
     to one training and not to another is in its distance from the others already: its
     part of that variance is left out, since resampled rows bring it.
 
+    Args:
+      parts: The results, by dataset, of two trainings or more.
+      whose: Of each expert, whose trainings these are; those of one share their draws.
+      draws: Of all resamples.
+
     Attributes:
       apart: [trainings, experts, prompts] of each dataset, distances of trainings from
         their mean, as far as resampled rows do not bring them.
     """
 
     def __init__(
-        self, parts: Sequence[Part], names: Sequence[str], draws: estimates.Draws
+        self, parts: Sequence[Part], whose: Sequence[str], draws: estimates.Draws
     ) -> None:
         by_training = [of.by_training() for of in parts]
         means = np.mean([own.mean(axis=2) for own in by_training], axis=0)
@@ -193,7 +198,7 @@ class Luck:
         # What resamples miss is scaled up for their rows later; trainings need no more.
         self._scale = [estimates.scale_up(len(of.ids)) for of in parts]
         self._weights = [
-            draws.each_training(name, len(means)).astype(np.float32) for name in names
+            draws.each_training(name, len(means)).astype(np.float32) for name in whose
         ]
 
     def draw(self, start: int, size: int) -> Drawn:
@@ -241,8 +246,9 @@ class Choice:
       scores: Means on the other folds, shaped as `sums`, of each dataset; the same.
       tested: [trainings, folds, resamples, experts] of each dataset: what an expert
         adds to the score of a dataset if this fold counts for it.
-      single_parts, each_parts: [experts, datasets], of how much of the variance of its
-        trainings each expert has a part in a score, as a sum over resamples.
+      single_shares, each_shares: [2, experts, datasets], an expert's share of the
+        choices for a training, and the square of it; sums over resamples of means over
+        trainings.
     """
 
     def __init__(
@@ -252,7 +258,7 @@ class Choice:
         world: World | None = None,
         luck: Drawn | None = None,
     ) -> None:
-        each, each_on_all, each_parts = [], [], []
+        each, each_on_all, each_shares = [], [], []
         num_experts = parts[0].shape[1]
         self.eachs: list[np.ndarray] = []
         self.sums: list[np.ndarray] = []
@@ -291,16 +297,16 @@ class Choice:
             each.append(_taken(sums, best, weight))
             self.tested.append((sums * weight[:, np.newaxis]).sum(axis=-1))
             self.eachs.append(best[:, :, 0])
-            each_parts.append(_parts_of_variance(best, num_experts))
+            each_shares.append(_shares(best, num_experts))
             if world is not None:
                 each_on_all.append(_taken_of_all(world.all_of, j, best))
         best = np.asarray(by_all).argmax(axis=3)  # [S, folds, B]
         self.singles = best[:, :, :1]
         self.single = _of_one(self.tested, best)
         self.each = np.stack(each, axis=1)
-        self.each_parts = np.stack(each_parts, axis=1)
-        single_parts = _parts_of_variance(best[..., np.newaxis], num_experts)
-        self.single_parts = np.repeat(single_parts[:, np.newaxis], len(parts), axis=1)
+        self.each_shares = np.stack(each_shares, axis=2)
+        shares = _shares(best[..., np.newaxis], num_experts)[..., np.newaxis]
+        self.single_shares = np.repeat(shares, len(parts), axis=2)
         if world is not None:
             self.each_on_all = np.stack(each_on_all, axis=1)
             self.single_on_all = _of_one(world.all_of.tested, best)
@@ -326,12 +332,8 @@ def _of_other_trainings(sums: np.ndarray) -> np.ndarray:
     return (sums.sum(axis=0) - sums) / (len(sums) - 1)
 
 
-def _parts_of_variance(best: np.ndarray, num_experts: int) -> np.ndarray:
-    """Returns [experts], the `Choice.single_parts` of one dataset.
-
-    Trainings are drawn on their own. So the mean of their scores varies by the square
-    of an expert's share of the choices [S, folds, B, P] for a training, on average.
-    """
+def _shares(best: np.ndarray, num_experts: int) -> np.ndarray:
+    """Returns [2, experts], the `Choice.single_shares` of choices [S, folds, B, P]."""
     num_trainings, num_folds, num_resamples, num_prompts = best.shape
     place = np.arange(num_trainings * num_resamples) * num_experts
     place = place.reshape(num_trainings, 1, num_resamples, 1)
@@ -339,7 +341,7 @@ def _parts_of_variance(best: np.ndarray, num_experts: int) -> np.ndarray:
         (best + place).ravel(), minlength=num_trainings * num_resamples * num_experts
     ).reshape(num_trainings, num_resamples, num_experts)
     shares = counts / (num_folds * num_prompts)
-    return (shares**2).sum(axis=1).mean(axis=0)
+    return np.stack([shares, shares**2]).sum(axis=2).mean(axis=1)
 
 
 def _taken(sums: np.ndarray, best: np.ndarray, weight: np.ndarray) -> np.ndarray:

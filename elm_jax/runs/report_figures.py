@@ -1,6 +1,6 @@
 """Tables of figures below a report's main table: what its numbers are worth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from elm_jax.evaluation import (
     comparisons,
@@ -163,7 +163,26 @@ def _choosing(ways: Ways) -> report.Figures | None:
             " other, and the other way round; each resample chooses again. optimism:"
             " their difference, luck for the most part.",
             *_OF_TRAININGS * several,
+            *_of_unequal_trainings({k: len(own) for k, own in ways.experts.items()}),
         ),
+    )
+
+
+def _of_unequal_trainings(numbers: Mapping[str, int]) -> Sequence[str]:
+    """Returns what a choice makes of experts with unequal numbers of trainings."""
+    fewest = min(numbers, key=lambda name: numbers[name])
+    number, most = numbers[fewest], max(numbers.values())
+    if number == most:
+        return ()
+    if number == 1:
+        return (
+            f"{fewest} has a single training, and others have up to {most}: so each"
+            " expert is chosen and reported by the mean over its trainings, and a lucky"
+            " one is chosen for its luck.",
+        )
+    return (
+        f"{fewest} has {number} trainings, and others have up to {most}: cross-fitted"
+        f" choices know the first {number} of each, the numbers chosen here all.",
     )
 
 

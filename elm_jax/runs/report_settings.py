@@ -36,7 +36,8 @@ def of(ways: Sequence[Way], draws: estimates.Draws) -> Iterator[Settings]:
         if len(own) < 2 or len({way.whole and way.whole.rows for way in own}) > 1:
             continue
         columns = {way.label: way.columns for way in own}
-        fitted = cross_fitting.cross_fit(columns, draws)
+        # Settings of one strategy score the same trainings.
+        fitted = cross_fitting.cross_fit(columns, draws, shared=kind)
         if fitted is not None:
             yield Settings(kind, tuple(own), fitted)
 

@@ -20,6 +20,7 @@ from elm_jax.runs import report_library, report_rows
 from elm_jax.runs.comparable_rows import ComparableRows
 
 _Trainings = Sequence[statistics.Columns]
+_WHOSE = "library"  # All ways to ask retrieve experts of the same trainings.
 _NUM_SHOWN = 5  # ways with the greatest scores whose differences are shown
 
 
@@ -104,7 +105,6 @@ class Scores:
           own: The library's.
         """
         columns = {setting: self._of(choice) for setting, choice in choices.items()}
-        # They are all of the same trainings, and so share the errors of these.
         scores = {k: self._estimate(one) for k, one in columns.items()}
         return self._all(scores, own), self._differences(columns, scores, own)
 
@@ -149,7 +149,7 @@ class Scores:
             ),
         ]
         labelled = {self._label(k): one for k, one in columns.items()}
-        fitted = cross_fitting.cross_fit(labelled, self._draws)
+        fitted = cross_fitting.cross_fit(labelled, self._draws, shared=_WHOSE)
         if fitted is not None and others:
             one = fitted.best_single.estimate
             gap = report.Signed((one - base).interval)
@@ -187,7 +187,7 @@ class Scores:
         return self._reported.trainings(own)
 
     def _estimate(self, columns: _Trainings) -> estimates.Estimate:
-        return estimates.estimate(columns, self._draws, who="library")
+        return estimates.estimate(columns, self._draws, who=_WHOSE)
 
 
 def _best_apart(ways: Mapping[str, estimates.Estimate]) -> list[str]:

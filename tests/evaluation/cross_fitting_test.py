@@ -198,6 +198,20 @@ def test_luck_of_trainings_goes_out_of_a_difference_from_who_is_always_chosen():
     assert 0.8 * plain.scale < fitted.scale < 1.02 * plain.scale
 
 
+def test_settings_that_share_trainings_share_their_luck():
+    """As ways to ask one library do, however alike they are."""
+    same = trained([0.5], num_trainings=3, spread=0.3)["e00"]
+    draws = estimates.Draws()
+    labels = {f"setting {place}": same for place in range(4)}
+    fitted = cross_fitting.cross_fit(labels, draws, shared="library")
+    plain = estimates.estimate(same, draws, who="library")
+    for chosen in fitted:
+        assert (chosen.estimate - plain).scale < 0.2 * plain.scale
+        assert 0.8 * plain.scale < chosen.estimate.scale < 1.02 * plain.scale
+        assert chosen.estimate.reach(1.96) > 2  # of three trainings, not of twelve
+        assert [who for who, _ in chosen.estimate.trainings] == ["library"]
+
+
 def test_chosen_scores_of_equal_experts_are_not_too_high():
     """The mean over trainings that chose would be 7 points too high."""
     missed = []

@@ -114,6 +114,18 @@ def test_lucky_trainings_do_not_choose_themselves(tmp_path):
     assert fitted < 57
 
 
+@pytest.mark.parametrize(("fewest", "told"), [(1, "for its luck"), (2, "first 2 of")])
+def test_unequal_numbers_of_trainings_are_told(tmp_path, fewest, told):
+    rng = np.random.default_rng(4)
+    for name, number in (("e0", fewest), ("e1", 3)):
+        for seed in range(number):
+            own = {"training_seed": seed, "recipe": name, "source": f"s{seed}/{name}"}
+            record(tmp_path, name, 0.5, rng, **own)
+    text = run(tmp_path)
+    assert told in text
+    assert "and others have up to 3" in text
+
+
 def test_trainings_of_one_recipe_are_one_expert_with_an_interval_of_both(tmp_path):
     seeds(tmp_path, number=3)
     record(tmp_path, "retrieved", 0.5, np.random.default_rng(3), kind="strategy")
