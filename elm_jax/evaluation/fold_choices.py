@@ -6,7 +6,6 @@ trainings' mean on the other rows, and counts on this training's results on thes
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -169,9 +168,7 @@ class Luck:
     the expert's trainings have, over datasets and prompts. The draws are those of
     `Draws.trainings`, so that they go out of differences from the expert itself. Few
     trainings tell a variance poorly, and luck chooses whose is too great. So all
-    experts choose with one variance, the mean of theirs. And the luck that rows bring
-    to one training and not to another is in its distance from the others already: its
-    part of that variance is left out, since resampled rows bring it.
+    experts choose with one variance, the mean of theirs.
 
     Args:
       parts: The results, by dataset, of two trainings or more.
@@ -180,7 +177,7 @@ class Luck:
 
     Attributes:
       apart: [trainings, experts, prompts] of each dataset, distances of trainings from
-        their mean, as far as resampled rows do not bring them.
+        their mean.
     """
 
     def __init__(
@@ -189,12 +186,10 @@ class Luck:
         by_training = [of.by_training() for of in parts]
         means = np.mean([own.mean(axis=2) for own in by_training], axis=0)
         variances = means.var(axis=0, ddof=1)
-        of_rows = sum(_variance_by_rows(of) for of in parts) / len(parts) ** 2
         mean = max(float(variances.mean()), np.finfo(np.float32).tiny)
-        rest = math.sqrt(max(0.0, 1.0 - float(np.mean(of_rows)) / mean))
         to_choose = np.sqrt(mean / np.where(variances > 0, variances, mean))
         self._to_choose = to_choose[:, np.newaxis].astype(np.float32)
-        self.apart = [rest * (own - own.mean(axis=0)) for own in by_training]
+        self.apart = [own - own.mean(axis=0) for own in by_training]
         # What resamples miss is scaled up for their rows later; trainings need no more.
         self._scale = [estimates.scale_up(len(of.ids)) for of in parts]
         self._weights = [
@@ -209,22 +204,6 @@ class Luck:
             for apart, scale in zip(self.apart, self._scale, strict=True)
         ]
         return Drawn(added, self._to_choose)
-
-
-def _variance_by_rows(of: Part) -> np.ndarray:
-    """Returns [experts], the variance that rows alone bring to means of a training.
-
-    As far as they do not bring it to all trainings: results that are right in one and
-    wrong in another.
-    """
-    counts = np.maximum(of.is_there.sum(axis=0), 1) * of.shape[2]
-    share = (of.is_there / counts)[:, np.newaxis]
-    added = [
-        ((table - mean) * share).sum(axis=2)
-        for table, mean in zip(of.tables, of.by_training(), strict=True)
-    ]
-    scale = estimates.scale_up(len(of.ids))
-    return np.var(added, axis=0, ddof=1).sum(axis=0) * scale**2
 
 
 class Choice:
