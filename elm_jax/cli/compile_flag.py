@@ -5,7 +5,7 @@ from typing import Any
 
 from absl import flags
 
-from elm_jax import errors, paths
+from elm_jax import errors
 from elm_jax.runs.run import Run
 
 _COMPILE_FOR = flags.DEFINE_string(
@@ -61,25 +61,33 @@ def compile_and_show(run: Run, shape: Any) -> int:
     Raises:
       ElmError: As `compile_for.compile_run`.
     """
-    from elm_jax.runs.compiling import compile_for
+    from elm_jax.runs.compiling import compile_for, keeping
 
     kept = _KEEP_PROGRAMS.value
     outcomes = compile_for.compile_run(
         run,
         _COMPILE_FOR.value or "",
         model=shape,
-        keep_in="" if kept is None else f"{paths.absolute(kept)}",
+        keep_in="" if kept is None else f"{keeping.folder_of(kept)}",
     )
     return compile_for.show(outcomes)
 
 
-def keep_programs() -> None:
+def keep_programs(*, is_dry: bool = False) -> None:
     """Lets the run keep and take programs where the flag says, if it does.
 
+    Call it when all processes of the run have met: only the first one writes.
+
+    Args:
+      is_dry: Whether the flag is only looked at.
+
     Raises:
-      ConfigError: The flag has no path.
+      ConfigError: The flag has no path, or a URL.
+      DataError: The folder cannot be written.
     """
     if _KEEP_PROGRAMS.value is not None:
         from elm_jax.runs.compiling import keeping
 
-        keeping.use(paths.absolute(_KEEP_PROGRAMS.value))
+        folder = keeping.folder_of(_KEEP_PROGRAMS.value)
+        if not is_dry:
+            keeping.use(folder)

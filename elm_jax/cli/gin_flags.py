@@ -362,7 +362,6 @@ def main(description: str, *run_types: type[Run]) -> None:
             beside = {"dry_run": _DRY_RUN.value, "multiprocess": _MULTIPROCESS.value}
             compile_flag.check_alone(beside)
             sys.exit(compile_flag.compile_and_show(run, configured(shape_type)))
-        compile_flag.keep_programs()
         with hosts.joined(
             run,
             multiprocess=_MULTIPROCESS.value,
@@ -371,6 +370,7 @@ def main(description: str, *run_types: type[Run]) -> None:
             process_index=_PROCESS_INDEX.value,
             heartbeat_secs=_HEARTBEAT_SECS.value,
         ):
+            compile_flag.keep_programs(is_dry=_DRY_RUN.value)
             if _DRY_RUN.value:
                 run.show_plan()
             else:

@@ -10,9 +10,10 @@ from typing import Any
 
 from elm_jax import errors
 from elm_jax.compiling import roofline, targets, topology
+from elm_jax.disk import folders
 from elm_jax.model import config, cost
 from elm_jax.reporting import terminal
-from elm_jax.runs.compiling import advice, compiler, of_runs, result
+from elm_jax.runs.compiling import advice, compiler, keeping, of_runs, result
 from elm_jax.runs.evaluate import Evaluate
 from elm_jax.runs.train import Train
 from elm_jax.runs.training import fleet_plan
@@ -86,6 +87,7 @@ def compile_run(
       ConfigError: The run compiles nothing, there is no such accelerator, its devices
         do not divide a batch, a compiler failed, or programs of the run on the target
         cannot be kept.
+      DataError: `keep_in` cannot be written.
       MissingExtraError: Nothing here compiles for it.
     """
     if not isinstance(run, Train | Evaluate):
@@ -97,6 +99,7 @@ def compile_run(
     target = targets.find(target_name)
     if keep_in:
         _check_can_keep(run, target)
+        folders.check_writable(keeping.folder_of(keep_in))
     topology.check_installed(target)
     return [*_outcomes(run, target, model, keep_in)]
 
@@ -123,8 +126,9 @@ def _check_can_keep(run: Train | Evaluate, target: targets.Target) -> None:
             found=f"--keep_programs with a fleet on the {target.num_hosts} hosts of"
             f" {target.name}",
             expected="one host, or experts that all hosts train together: each host's"
-            " fleet has a program for its own devices",
-            do=alone,
+            " fleet has a program for its own devices, and JAX lets only the first"
+            " process keep any",
+            do="Leave --keep_programs out; each host compiles its own",
         )
 
 

@@ -35,7 +35,8 @@ def compile_program(
 
     Raises:
       MissingExtraError: Nothing here compiles for the target.
-      ConfigError: The compiler failed, but not for lack of the target's memory.
+      ConfigError: The compiler failed, but not for lack of the target's memory; or the
+        program was compiled and not kept.
     """
     topology.check_installed(target)
     asked: dict[str, Any] = {
@@ -67,7 +68,14 @@ def compile_program(
             raise
     if process.returncode:
         raise _failure(target, process.returncode, told)
-    return result.from_json(json.loads(out.splitlines()[-1]))
+    compiled = result.from_json(json.loads(out.splitlines()[-1]))
+    if keep_in and compiled.memory is not None and not compiled.saved_as:
+        raise errors.ConfigError(
+            found=f"a program for {target.name} that JAX compiled and did not keep",
+            expected=f"an entry of its compilation cache, for {keep_in}",
+            do=f"Report this with what JAX said: {_told_last(told) or 'nothing'}",
+        )
+    return compiled
 
 
 def _failure(target: targets.Target, status: int, told: str) -> errors.ConfigError:
@@ -80,9 +88,14 @@ def _failure(target: targets.Target, status: int, told: str) -> errors.ConfigErr
             found = f"a compiler for {target.name} that was ended from outside"
             do = "Give this machine more memory: compiling a large model takes some GB"
     else:
-        lines = [line for line in told.splitlines() if line.strip()]
-        last = lines[-1][:_MOST_TOLD] if lines else f"status {status}"
+        last = _told_last(told) or f"status {status}"
         found = f"a compiler for {target.name} that failed: {last}"
     return errors.ConfigError(
         found=found, expected="a compiled program, or that it does not fit", do=do
     )
+
+
+def _told_last(told: str) -> str:
+    """Returns the last line of what a process said, "" if it said nothing."""
+    lines = [line for line in told.splitlines() if line.strip()]
+    return lines[-1][:_MOST_TOLD] if lines else ""

@@ -14,22 +14,52 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from elm_jax.disk import files
+from elm_jax import errors, paths
+from elm_jax.disk import files, folders
+from elm_jax.partitioning import processes
 
 _ENTRY = "-cache"  # how JAX's names of programs end
 # JAX would name programs after the folder, too, in which it also keeps what it learns
 # of kernels: a folder that was moved or copied would then be of no use.
-_SETTINGS = {"jax_persistent_cache_enable_xla_caches": "none"}
+# The others are as without JAX's variables, by which it would keep nothing or not all.
+_SETTINGS = {
+    "jax_persistent_cache_enable_xla_caches": "none",
+    "jax_enable_compilation_cache": True,
+    "jax_persistent_cache_min_entry_size_bytes": 0,
+    "jax_compilation_cache_max_size": -1,
+}
+
+
+def folder_of(text: str) -> pathlib.Path:
+    """Returns the absolute path of a folder for programs.
+
+    Raises:
+      ConfigError: The text is a URL, or no path.
+    """
+    if paths.is_url(text):
+        raise errors.ConfigError(
+            found=f"{text} as a folder for programs",
+            expected="a folder of this machine, which need not be there",
+            do="Mount the bucket and name the folder, or copy the folder to and from"
+            " the bucket; programs are found in a folder that was copied",
+        )
+    return paths.absolute(text)
 
 
 def use(folder: pathlib.Path) -> None:
     """Lets this process keep its programs in a folder, and take those that are there.
 
-    Programs that take less than a second to compile are not kept.
+    Programs that take less than a second to compile are not kept. Of several processes
+    JAX lets only the first one keep any.
 
     Args:
       folder: Need not be there.
+
+    Raises:
+      DataError: It cannot be made or written by the process that keeps programs.
     """
+    if processes.is_main():
+        folders.check_writable(folder)
     _configure({"jax_compilation_cache_dir": f"{folder}", **_SETTINGS})
 
 

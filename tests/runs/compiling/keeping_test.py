@@ -1,6 +1,8 @@
 """Programs are kept for devices that need not be here, and a run takes them."""
 
 import dataclasses
+import functools
+import json
 import pathlib
 import sys
 import types
@@ -13,7 +15,14 @@ from elm_jax import errors
 from elm_jax.cli import compile_flag, gin_flags
 from elm_jax.compiling import targets, topology
 from elm_jax.runs import evaluate, train
-from elm_jax.runs.compiling import compile_for, compiler, keeping, of_runs, programs
+from elm_jax.runs.compiling import (
+    compile_for,
+    compiler,
+    keeping,
+    of_runs,
+    programs,
+    result,
+)
 from tests.runs.compiling import tiny
 from tests.runs.compiling.built import SMALL, build
 from tests.runs.shapes import SHAPE
@@ -28,8 +37,8 @@ EXPERTS = (
 
 @pytest.fixture
 def jax_settings():
-    """Lets JAX keep programs afterwards where it did before."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_enable_xla_caches")
+    """Lets JAX keep programs afterwards where and how it did before."""
+    names = ("jax_compilation_cache_dir", *keeping._SETTINGS)
     before = {name: getattr(jax.config, name) for name in names}
     yield
     for name, value in before.items():
@@ -111,28 +120,95 @@ def test_nothing_is_kept_outside_of_the_context(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("run_type", "file", "target", "told"),
+    ("run_type", "file", "target", "told", "do"),
     [
-        (train.Train, DATASET, "h100", "tries kernels on the card"),
-        (evaluate.Evaluate, "gin/t5/evaluate.gin", "v5litepod-4", "lengths of their"),
-        (train.Train, PROMPT, "v5litepod-16", "a fleet on the 4 hosts"),
+        (train.Train, DATASET, "h100", "tries kernels on the card", "=DIR alone keeps"),
+        (
+            evaluate.Evaluate,
+            *("gin/t5/evaluate.gin", "v5litepod-4"),
+            *("lengths of their", "=DIR alone keeps"),
+        ),
+        (
+            train.Train,
+            *(PROMPT, "v5litepod-16"),
+            *("a fleet on the 4 hosts", "each host compiles its own"),
+        ),
     ],
 )
-def test_programs_that_no_run_would_find_are_refused(run_type, file, target, told):
+def test_programs_that_no_run_would_find_are_refused(run_type, file, target, told, do):
     run, _ = build(run_type, file, SMALL)
     with pytest.raises(errors.ConfigError, match=told) as caught:
         compile_for.compile_run(run, target, keep_in="programs")
-    assert "--keep_programs=DIR alone" in str(caught.value)
+    assert do in str(caught.value)
+
+
+@pytest.mark.usefixtures("jax_settings")
+def test_programs_are_kept_whatever_variables_say_of_other_caches(tmp_path):
+    for name, value in (
+        ("jax_enable_compilation_cache", False),
+        ("jax_persistent_cache_min_entry_size_bytes", 2**40),
+        ("jax_compilation_cache_max_size", 0),
+    ):
+        jax.config.update(name, value)
+        with keeping.into(f"{tmp_path / name}") as kept:
+            jax.jit(lambda x: x - tmp_path.stat().st_ino).lower(1.0).compile()
+        assert len(kept) == 1
+        assert getattr(jax.config, name) == value
+        keeping.use(tmp_path / "used")
+        assert getattr(jax.config, name) != value
+
+
+def test_a_program_that_was_compiled_and_not_kept_is_an_error(monkeypatch):
+    monkeypatch.setattr(topology, "check_installed", lambda target: None)
+    memory = result.Memory(arguments=1, outputs=1, aliased=0, temporaries=1, code=0)
+    line = json.dumps(result.to_json(result.Compiled(memory=memory)))
+    code = f"import sys; sys.stderr.write('Warning: full'); print({line!r})"
+    ask = functools.partial(
+        compiler.compile_program,
+        tiny.STEP,
+        targets.find("v5litepod-8"),
+        child=("-c", code),
+    )
+    assert ask().memory == memory
+    with pytest.raises(errors.ConfigError, match="Warning: full"):
+        ask(keep_in="programs")
+
+
+def set_flag(monkeypatch, value):
+    flag = types.SimpleNamespace(value=value)
+    monkeypatch.setattr(compile_flag, "_KEEP_PROGRAMS", flag)
 
 
 @pytest.mark.usefixtures("jax_settings")
 def test_the_flag_names_a_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        compile_flag, "_KEEP_PROGRAMS", types.SimpleNamespace(value="programs")
-    )
+    set_flag(monkeypatch, "programs")
+    before = jax.config.jax_compilation_cache_dir
+    compile_flag.keep_programs(is_dry=True)
+    assert jax.config.jax_compilation_cache_dir == before
+    assert not [*tmp_path.iterdir()]
     compile_flag.keep_programs()
     assert jax.config.jax_compilation_cache_dir == f"{tmp_path / 'programs'}"
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [("gs://bucket/programs", "folder of this machine"), ("file", "cannot be written")],
+)
+def test_a_place_where_nothing_can_be_kept_is_refused_at_once(
+    monkeypatch, tmp_path, place, told
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    set_flag(monkeypatch, place)
+    before = jax.config.jax_compilation_cache_dir
+    with pytest.raises(errors.ElmError, match=told):
+        compile_flag.keep_programs()
+    assert jax.config.jax_compilation_cache_dir == before
+    run, _ = build(train.Train, DATASET, SMALL)
+    with pytest.raises(errors.ElmError, match=told):
+        compile_for.compile_run(run, "v5litepod-8", keep_in=place)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.fixture
