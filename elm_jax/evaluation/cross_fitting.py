@@ -28,6 +28,10 @@ explain: of the square of each distance, what is left without that of 2.5 standa
 errors. Halves that agree on luck make great errors upwards, others small ones
 downwards; so an interval ends where errors are subtracted (the basic bootstrap's).
 
+A choice of resamples may also fall on experts that vary less than the one that was
+chosen, above all by their trainings. So errors are those of the choice as it was made,
+on each dataset where these are greater.
+
 References: Davison and Hinkley (1997), Bootstrap methods and their application, chapter
 5; Stone (1974), Cross-validatory choice and assessment of statistical
 predictions; Hansen (2005), A test for superior predictive ability, and Andrews and
@@ -140,7 +144,11 @@ def _resampled(
     names: Sequence[str],
     shared: str,
 ) -> tuple[_Resampled, _Resampled]:
-    """Returns the resamples of one expert for all tasks, and of one for each."""
+    """Returns the resamples of one expert for all tasks, and of one for each.
+
+    Of each dataset, those that choose again, or those that keep the choice, whichever
+    miss by more.
+    """
     num_trainings = len(parts[0].tables)
     world = fold_choices.World(parts, point)
     luck = None
@@ -150,6 +158,7 @@ def _resampled(
     entries = num_trainings * len(parts[0].folds) * len(names) * widest
     block = max(1, _BLOCK_SIZE // entries)
     missed: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    missed_by_kept: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     shares = np.zeros((2, 2, len(names), len(parts)))
     for start in range(0, draws.num_resamples, block):
         times = [
@@ -164,17 +173,25 @@ def _resampled(
         )
         missed[0].append(resampled.single - resampled.single_on_all)
         missed[1].append(resampled.each - resampled.each_on_all)
+        missed_by_kept[0].append(resampled.single_kept - point.single)
+        missed_by_kept[1].append(resampled.each_kept - point.each)
         shares += (resampled.single_shares, resampled.each_shares)
+    shares_of_kept = (point.single_shares, point.each_shares)
     scale = np.array([estimates.scale_up(len(part.ids)) for part in parts])
-    single, each = (
-        _Resampled(
-            np.concatenate(of_way) * scale,
-            {} if luck is None else _of_trainings(luck, mean_shares, names, shared),
+    ways = []
+    for way in range(2):
+        again, kept = np.concatenate(missed[way]), np.concatenate(missed_by_kept[way])
+        is_kept = kept.std(axis=0) > again.std(axis=0)
+        of_way = np.where(
+            is_kept, shares_of_kept[way], shares[way] / draws.num_resamples
         )
-        for of_way, mean_shares in zip(
-            missed, shares / draws.num_resamples, strict=True
+        ways.append(
+            _Resampled(
+                np.where(is_kept, kept, again) * scale,
+                {} if luck is None else _of_trainings(luck, of_way, names, shared),
+            )
         )
-    )
+    single, each = ways
     return single, each
 
 

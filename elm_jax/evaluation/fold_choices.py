@@ -218,6 +218,8 @@ class Choice:
     Attributes:
       single, each: [resamples, datasets], scores on the folds that did not choose.
       single_on_all, each_on_all: What the same choices get on all rows; with `world`.
+      single_kept, each_kept: What the choice by all rows gets in these resamples; the
+        same.
       singles: [trainings, folds, 1], the first resample's expert for all tasks.
       eachs: [trainings, folds, prompts] for each dataset, its expert for each.
       sums, counts: [trainings, folds, resamples, experts, prompts] and [folds,
@@ -237,7 +239,7 @@ class Choice:
         world: World | None = None,
         luck: Drawn | None = None,
     ) -> None:
-        each, each_on_all, each_shares = [], [], []
+        each, each_on_all, each_kept, each_shares = [], [], [], []
         num_experts = parts[0].shape[1]
         self.eachs: list[np.ndarray] = []
         self.sums: list[np.ndarray] = []
@@ -279,6 +281,8 @@ class Choice:
             each_shares.append(_shares(best, num_experts))
             if world is not None:
                 each_on_all.append(_taken_of_all(world.all_of, j, best))
+                kept = world.all_of.eachs[j][:, :, np.newaxis]
+                each_kept.append(_taken(sums, kept, weight))
         best = np.asarray(by_all).argmax(axis=3)  # [S, folds, B]
         self.singles = best[:, :, :1]
         self.single = _of_one(self.tested, best)
@@ -289,6 +293,8 @@ class Choice:
         if world is not None:
             self.each_on_all = np.stack(each_on_all, axis=1)
             self.single_on_all = _of_one(world.all_of.tested, best)
+            self.each_kept = np.stack(each_kept, axis=1)
+            self.single_kept = _of_one(self.tested, world.all_of.singles)
 
 
 def _sums(of: Part, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -325,7 +331,8 @@ def _shares(best: np.ndarray, num_experts: int) -> np.ndarray:
 
 def _taken(sums: np.ndarray, best: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Returns [B], the scores of the experts [S, folds, B, P] on their folds."""
-    taken = np.take_along_axis(sums, best[:, :, :, np.newaxis], axis=3)[:, :, :, 0]
+    place = np.broadcast_to(best, (*sums.shape[:3], best.shape[3]))
+    taken = np.take_along_axis(sums, place[:, :, :, np.newaxis], axis=3)[:, :, :, 0]
     return (taken * weight).sum(axis=(1, 3)).mean(axis=0)
 
 
@@ -341,15 +348,12 @@ def _taken_of_all(all_of: Choice, j: int, best: np.ndarray) -> np.ndarray:
 
 def _of_one(tested: Sequence[np.ndarray], best: np.ndarray) -> np.ndarray:
     """Returns [B, datasets], the scores of one expert [S, folds, B] for all tasks."""
-    place = best[..., np.newaxis]
-    return np.stack(
-        [
-            np.take_along_axis(
-                np.broadcast_to(own, (*best.shape, own.shape[-1])), place, axis=3
-            )[..., 0]
-            .sum(axis=1)
-            .mean(axis=0)
-            for own in tested
-        ],
-        axis=1,
-    )
+    num_resamples = max(best.shape[2], tested[0].shape[2])
+    shape = (*best.shape[:2], num_resamples)
+    place = np.broadcast_to(best, shape)[..., np.newaxis]
+    scores = []
+    for by_expert in tested:
+        by_expert = np.broadcast_to(by_expert, (*shape, by_expert.shape[-1]))
+        taken = np.take_along_axis(by_expert, place, axis=3)[..., 0]
+        scores.append(taken.sum(axis=1).mean(axis=0))
+    return np.stack(scores, axis=1)

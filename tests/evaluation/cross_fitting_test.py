@@ -198,6 +198,27 @@ def test_who_is_always_chosen_has_the_errors_of_an_estimate_of_its_trainings():
     assert plain.num_trainings == fitted.num_trainings == 3
 
 
+def test_an_expert_that_varies_more_than_others_has_its_own_errors():
+    """Its distance from the others is noise by its trainings, and it is chosen."""
+    ids = np.arange(200)
+    rng = np.random.default_rng(0)
+
+    def results(mean):
+        values = np.where(rng.random(200) < mean / 100, 100.0, 0.0)
+        return {("a", "a_0"): statistics.Column(ids, values)}
+
+    experts = {
+        "varies": [results(mean) for mean in (95, 85, 75, 70, 65)],
+        "steady": [results(60) for _ in range(5)],
+    }
+    draws = estimates.Draws()
+    fitted = cross_fitting.cross_fit(experts, draws).best_single
+    assert dict(fitted.counts) == {"varies": 10}
+    plain = estimates.estimate(experts["varies"], draws, who="varies")
+    assert fitted.estimate.scale > 0.97 * plain.scale
+    assert fitted.estimate.reach(1.96) == pytest.approx(plain.reach(1.96), rel=0.05)
+
+
 def test_settings_that_share_trainings_share_their_luck():
     """As ways to ask one library do, however alike they are."""
     same = trained([0.5], num_trainings=3, spread=0.3)["e00"]
