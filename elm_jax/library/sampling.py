@@ -22,7 +22,7 @@ class RowParts:
 
     Attributes:
       keys: Rows whose texts stand for an expert in the index.
-      queries: Rows whose texts ask for an expert; their labels are not used.
+      queries: Rows whose texts ask for an expert; votes do not use their labels.
       evaluation: All other rows.
     """
 

@@ -42,7 +42,7 @@ class _WithoutLabels:
     """A scorer that gives the log-probabilities of choices, and nothing by labels.
 
     Where a task has no choices, the only one is what the model itself writes, its text
-    tokenised again, with the end token.
+    tokenised again, with the end token if it wrote one.
     """
 
     def __init__(self, program: scorer.Scorer, vocabulary: SentencePiece) -> None:
@@ -58,10 +58,16 @@ class _WithoutLabels:
     ) -> scorer.Scores:
         """Returns the scores of choices; the label of every row is taken to be 0."""
         examples = [dataset[row]._replace(label=0) for row in rows]
+        share = None
         if not dataset.has_choices:
-            texts, _ = self._program.write(params, adapter, examples)
+            texts, are_cut = self._program.write(params, adapter, examples)
             encoded = self._vocabulary.encode_batch(texts)
-            written = [np.array([*ids, EOS_ID], np.int32) for ids in encoded]
+            written = [
+                # An answer needs a token, also where what was written is no text.
+                np.array(ids if is_cut and ids else [*ids, EOS_ID], np.int32)
+                for ids, is_cut in zip(encoded, are_cut.tolist(), strict=True)
+            ]
+            share = 100.0 * float(are_cut.mean())
             examples = [
                 example._replace(choices=(tokens,), choices_text=(text,))
                 for example, tokens, text in zip(examples, written, texts, strict=True)
@@ -75,7 +81,8 @@ class _WithoutLabels:
         }
         if not dataset.has_choices:
             arrays["tokens"] = np.array([len(one.choices[0]) for one in examples])
-        return scorer.Scores({_METRIC: float(counts.mean())}, len(rows), arrays)
+        values = {_METRIC: float(counts.mean())}
+        return scorer.Scores(values, len(rows), arrays, answers_cut=share)
 
 
 def path(library_dir: pathlib.Path) -> pathlib.Path:
@@ -122,6 +129,7 @@ def with_behaviour(
     unlabelled = _WithoutLabels(program, keys.data.vocabulary)
     jobs.score(todo, unlabelled, keys, store, run_id=run_id)
     read = processes.agree(_read(asked, store) if processes.is_main() else None)
+    _tell_cut(asked, store)
     found = iter([observed.Answers(*own) for own in read])
     answered = []
     for question, names in zip(questions, looked_at, strict=True):
@@ -218,17 +226,28 @@ def _looked_at(
     """Returns the experts whose scores any strategy needs, by name."""
     names = {name for one in strategies for name in one.looks_at(question)}
     scored = names or any(one.scores_rows for one in strategies)
-    if scored and not question.dataset.has_choices:
-        wrong = [one for one in strategies if one.needs_choices]
-        if wrong:
-            raise errors.ConfigError(
-                found=f"{wrong[0]} for {question.task}, whose answers are written"
-                " freely",
-                expected="tasks with answer choices, which it compares",
-                do="Leave out the task, or the strategy, or choose a statistic of one"
-                f" answer: {', '.join(behaviour_lib.OF_WRITTEN)}",
-            )
+    if scored:
+        check_choices(question.dataset, strategies)
     return tuple(sorted(names))
+
+
+def check_choices(
+    dataset: token_store.TokenizedDataset, strategies: Sequence[Strategy]
+) -> None:
+    """Raises ConfigError if a strategy compares answers, and the rows have none.
+
+    Args:
+      dataset: Of the rows that ask.
+      strategies: All of the evaluation.
+    """
+    wrong = [one for one in strategies if one.needs_choices]
+    if wrong and not dataset.has_choices:
+        raise errors.ConfigError(
+            found=f"{wrong[0]} for {dataset.name}, whose answers are written freely",
+            expected="tasks with answer choices, which it compares",
+            do="Leave out the task, or the strategy, or choose a statistic of one"
+            f" answer: {', '.join(behaviour_lib.OF_WRITTEN)}",
+        )
 
 
 def _jobs(
@@ -262,3 +281,12 @@ def _read(
         tokens = arrays["tokens"].tolist() if "tokens" in names else []
         found.append(([own.tolist() for own in split], tokens))
     return found
+
+
+def _tell_cut(asked: Sequence[jobs.Job], store: result_store.ResultStore) -> None:
+    """Prints how many of the answers that experts wrote have no end, if any."""
+    shares = [row.answers_cut for row in jobs.rows_of(asked, store) if row.answers_cut]
+    if shares:
+        number = sum(not job.of.dataset.has_choices for job in asked)
+        mean = sum(shares) / number
+        print(f"note: {mean:.0f} % of the answers that experts wrote have no end")  # noqa: T201

@@ -279,6 +279,10 @@ class Evaluate(Run):
             own = list(info.tasks) if info else []
             pairs.append((candidate, own if self.own_tasks else names))
         questions = self._asking().questions(program, keys)
+        for question in questions if any(one.reads_labels for one in found) else ():
+            if (split := question.dataset.split) in self.splits:
+                rows = open_split(question.task, split).rows
+                scored_rows.check_unseen(question, rows)
         pairs += offered.from_library(found, questions, self.path)
         shard = shards.parse(self.shard)
         for candidate, tasks in candidates.of_shard(pairs, shard):

@@ -108,14 +108,15 @@ class Question(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Queries:
-    """Which library is asked, and by which unlabelled rows of each task.
+    """Which library is asked, and by which rows of each task.
 
     Attributes:
       library_dir: The library's folder.
       initial_checkpoint_path: Folder of the base whose encoder embeds, for the embedder
         `encoder`; "" for the base of the run.
       embedder: The one that made the keys.
-      split: Where the queries come from; labels are not used.
+      split: Where the queries come from; their labels are not used, but by strategies
+        that say so.
       num_queries: Instances that vote.
       random_seed: Of their choice.
       votes_path: JSON lines, one per task: its name and all votes.

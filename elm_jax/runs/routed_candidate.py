@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from elm_jax import trees
+from elm_jax import errors, trees
 from elm_jax.data import token_store
 from elm_jax.peft import adapters, mixture
 from elm_jax.routing import directions, token_routers
@@ -34,7 +34,8 @@ class RoutedCandidate(candidates.Candidate):
       record_settings: What the records were made with.
       only_chosen: Whether a token's experts without a weight are not computed.
       norms_of: The expert whose layer norms are taken; "" for the mean of all.
-      shuffled: Whether the router has of each expert what is the next one's.
+      shuffled: Whether the router has of each expert what is another one's, half of
+        all experts away by name.
       num_traced: Rows whose routing is kept with the scores.
     """
 
@@ -83,7 +84,7 @@ class RoutedCandidate(candidates.Candidate):
         settings = self.record_settings if needs_records(self.router) else None
         few = " only_chosen" if self.only_chosen else ""
         few += f" norms of {self.norms_of}" if self.norms_of else ""
-        few += " shuffled" if self.shuffled else ""
+        few += " shuffled by half" if self.shuffled else ""
         # As it was before there was a choice, so that scores of then are known.
         return f"{self.router} {settings}{few}".replace(", reads='adapter'", "")
 
@@ -92,12 +93,19 @@ class RoutedCandidate(candidates.Candidate):
 
         Raises:
           CheckpointError: An expert does not fit the base's shape.
-          ConfigError: The experts are not alike, or have no adapters to mix.
+          ConfigError: The experts are not alike, or have no adapters to mix; or one is
+            to be shuffled.
           FingerprintError: An expert belongs to another base.
           LibraryError: The router needs records that are not there.
         """
         infos = self.manifests
         expert_checks.check_alike(infos)
+        if self.shuffled and len(infos) == 1:
+            raise errors.ConfigError(
+                found=f"{infos[0].name} alone to be shuffled",
+                expected="two or more experts",
+                do="Set shuffled = False, or add experts to the library",
+            )
         for info in infos:
             expert_checks.check_has_adapters(info)
         experts = [loaded.Expert.load(folder) for folder in self.folders]
@@ -154,8 +162,9 @@ class RoutedCandidate(candidates.Candidate):
                 {place: {"direction": arrow} for place, arrow in found.items()}
                 for found in map(directions.arrow_directions, experts)
             ]
-        if self.shuffled:
-            each = [*each[1:], each[0]]
+        if self.shuffled:  # neighbours by name are often siblings
+            half = len(each) // 2
+            each = [*each[half:], *each[:half]]
         return {
             f"{place}/{mixture.ROUTER}/{name}": np.stack(
                 [arrays[place][name] for arrays in each], axis=1

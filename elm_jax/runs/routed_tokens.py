@@ -6,7 +6,8 @@ which prompt experts train too, are averaged over the experts, or the retrieved 
 """
 
 import dataclasses
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 from elm_jax import fields, paths
@@ -37,8 +38,9 @@ class RoutedTokens(LibraryStrategy):
         same scores up to rounding, and less work where experts are many.
       norms: Whether layer norms, which are in no place where there is a choice, are
         the mean of all experts', or those of the expert with most votes (`retrieved`).
-      shuffled: A control: each expert is known to the router by what the next one by
-        name has, such as its gates. Of routers that know nothing it is refused.
+      shuffled: A control: each expert is known to the router by what another one has,
+        half of all away by name, such as its gates. Of routers that know nothing, and
+        of a single expert, it is refused.
       num_traced: Of how many rows of each task it is kept, with the scores, where
         their tokens went, for the report; rows that are scored already stay without.
     """
@@ -130,10 +132,36 @@ class RoutedTokens(LibraryStrategy):
             return ""
         return question.result.ranked("votes")[0][0]
 
+    def check_records(
+        self,
+        infos: Sequence[manifest.Manifest],
+        path: Callable[[str], pathlib.Path],
+    ) -> None:
+        """Raises LibraryError if the router needs a record that is not there.
+
+        Nothing is looked at where only some of the experts are mixed.
+
+        Args:
+          infos: Of the library's experts.
+          path: Makes an absolute path of a text; `Run.path`.
+        """
+        if self.num_experts or not routed_candidate.needs_records(self.router):
+            return
+        for info in infos:
+            where = path(self.records_dir)
+            routing_records.digest(where, info, self.record_settings)
+
     def costs(self, shape: config.T5Config, infos: Sequence[manifest.Manifest]) -> str:
-        """Returns operations and bytes of the experts in one model, for plans."""
+        """Returns operations and bytes of the experts in one model, for plans.
+
+        And says so where `top_k` leaves no expert out.
+        """
         made = self._mixed(infos)
-        return routing_cost.describe(shape, made) if made else ""
+        if made is None:
+            return ""
+        told = routing_cost.describe(shape, made)
+        top_k, number = made.router.num_chosen, made.num_experts
+        return f"{told}; top_k {top_k} chooses all" if top_k >= number > 1 else told
 
     def added_share(
         self, shape: config.T5Config, infos: Sequence[manifest.Manifest]

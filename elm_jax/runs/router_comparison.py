@@ -1,9 +1,11 @@
 """elm_library: what routers choose on some tasks, and what that is worth."""
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 
 from elm_jax import fields, paths
+from elm_jax.checkpoints import manifest
 from elm_jax.data import tasks as task_registry
 from elm_jax.disk import files
 from elm_jax.evaluation import result_store
@@ -11,14 +13,20 @@ from elm_jax.model import decoding_spec
 from elm_jax.reporting import report, tables, terminal
 from elm_jax.runs import (
     asking,
+    bases,
+    behaviour_scores,
+    candidates,
     comparable_rows,
     data_folder,
+    expert_checks,
     jobs,
     library,
     loaded,
     queries,
+    routed_tokens,
     router_scores,
     routers,
+    score_cost,
     scorer,
     strategies,
     task_data,
@@ -75,30 +83,67 @@ class CompareRouters(library.LibraryRun):
         return strategies.of(self.strategies)
 
     def plan(self) -> Plan:
-        """Returns what would be asked; looks at the library and the rows.
+        """Returns what would be asked; looks at library, records and result rows.
 
         Raises:
           ElmError: As `run` before it scores anything.
         """
         names = self._names()
-        folders = self._asking(names).check()
+        folders = self._check(names)
+        library_dir = self.path(self.retrieval.library_dir)
+        routing = behaviour_scores.plan(
+            self._strategies(),
+            self.retrieval,
+            names,
+            self.data.opened(self.place),
+            base_dir=self.path(self.initial_checkpoint_path),
+            library_dir=library_dir,
+            device_flops=score_cost.USUAL_FLOPS,
+        )
         return {
-            "library": f"{self.path(self.library_dir)}, {len(folders)} experts",
+            "library": f"{library_dir}, {len(folders)} experts",
             "tasks": f"{len(names)}: {', '.join(names)}",
             "strategies": ", ".join(one.label for one in self._choosing()),
             "scores": f"{self.path(self.results_path)}: {', '.join(self.splits)}",
+            **routing,
             "files": self.path(self.output_path),
         }
+
+    def _check(self, names: Sequence[str]) -> list[pathlib.Path]:
+        """Returns the folders of the experts, after a look at all that needs no score.
+
+        Raises:
+          ElmError: An expert does not fit, a router lacks a record or answer choices,
+            or the base or an expert lacks a result row.
+        """
+        folders = self._asking(names).check()
+        base_dir = self.path(self.initial_checkpoint_path)
+        data = self.data.opened(self.place)
+        expert_checks.check(folders, base_dir=base_dir, vocabulary=data.vocabulary)
+        infos = [*map(manifest.read_manifest, folders)]
+        for one in self._choosing():
+            if isinstance(one, routed_tokens.RoutedTokens):
+                one.check_records(infos, self.path)
+        for name in names:
+            dataset = data.open_if_cached(name, self.retrieval.split)
+            if dataset is not None:
+                behaviour_scores.check_choices(dataset, self._choosing())
+        everyone = [candidates.Candidate("base"), *candidates.of_experts(folders)]
+        for split in self.splits:
+            rows = self._rows(names, split)
+            router_scores.check_scored(rows, everyone, names, split, self.metric)
+        return folders
 
     def run(self) -> None:
         """Prints the tables and writes them down.
 
         Raises:
-          DataError: An expert lacks a score, or a row that asks was scored as well.
+          DataError: Base or expert lack a score, were scored on different rows, or on
+            rows that ask.
           LibraryError: There is no library.
         """
         names = self._names()
-        self._asking(names).check()
+        self._check(names)
         data = self.data.opened(self.place)
         base = loaded.Base.open(self.path(self.initial_checkpoint_path))
         keys = jobs.Keys(
@@ -154,7 +199,9 @@ class CompareRouters(library.LibraryRun):
             metrics=(self.metric,),
         )
         store = result_store.ResultStore(self.path(self.results_path))
-        return comparable_rows.ComparableRows(store, {}, shown)
+        base = bases.read_fingerprint(self.path(self.initial_checkpoint_path))
+        only = {"seed": self.random_seed, "base_fingerprint": base}
+        return comparable_rows.ComparableRows(store, only, shown)
 
     def _curve(
         self, one: LibraryStrategy, scores: router_scores.Scores

@@ -10,7 +10,7 @@ from scipy import special
 
 from elm_jax import fields
 from elm_jax.evaluation import answers, rank_classification
-from elm_jax.library import retrieval
+from elm_jax.library import retrieval, sampling
 from elm_jax.merging import averages
 from elm_jax.merging.method import MergeMethod
 from elm_jax.routing import behaviour, halving, texts
@@ -203,6 +203,11 @@ class ByHalving(LibraryStrategy):
         return True
 
     @property
+    def reads_labels(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def needs_choices(self) -> bool:
         """Always: experts are compared by their right answers."""
         return True
@@ -213,10 +218,10 @@ class ByHalving(LibraryStrategy):
 
     def pick(self, question: queries.Question) -> Choice:
         """Returns the expert that is left."""
-        rng = np.random.default_rng(self.random_seed)
+        order = sampling.order_rows(len(question.rows), seed=self.random_seed)
         found = halving.halve(
             [*question.experts],
-            rng.permutation(question.rows).tolist(),
+            [question.rows[place] for place in order],
             functools.partial(_right_answers, question),
             first_rows=self.first_rows,
         )

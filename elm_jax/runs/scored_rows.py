@@ -31,6 +31,26 @@ def choose(
     return sorted(parts.evaluation[: most or None].tolist())
 
 
+def check_unseen(question: queries.Question, scored: Sequence[int]) -> None:
+    """Raises DataError if a row that asks is among those that are scored.
+
+    Where rows of the split are keys of the library, those that ask are found by its
+    seed and not by that of `choose`.
+
+    Args:
+      question: Of rows whose labels are read.
+      scored: Places of the rows of the same split that are scored.
+    """
+    both = {*question.rows} & {*scored}
+    if both:
+        raise errors.DataError(
+            found=f"{len(both)} rows of {question.task} {question.dataset.split} whose"
+            " labels choose an expert, and that are scored",
+            expected="scores of other rows than those that ask",
+            do="Ask by a split of which the library has no keys, or that is not scored",
+        )
+
+
 def facts(
     dataset: token_store.TokenizedDataset,
     rows: Sequence[int],

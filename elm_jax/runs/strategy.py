@@ -87,6 +87,11 @@ class Strategy(abc.ABC):
         return False
 
     @property
+    def reads_labels(self) -> bool:
+        """Whether it chooses by labels of the rows that ask, so that none is scored."""
+        return False
+
+    @property
     def needs_choices(self) -> bool:
         """Whether what it looks at are answer choices, which some tasks have not."""
         return False

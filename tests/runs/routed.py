@@ -13,8 +13,8 @@ SPEC = bottleneck.Bottleneck(reduction_factor=4, init_std=0.3)
 SETTINGS = routing_records.Settings(num_examples=6, batch_size=4, gate_steps=3)
 
 
-def save_expert(folder, name, seed):
-    """Writes a prompt expert of random adapters and norms."""
+def save_expert(folder, name, seed, *, tasks=()):
+    """Writes a prompt expert of random adapters and norms; by default of one task."""
     info = experts.load_expert(folder / "base")[1]
     model = t5.T5(scored.SHAPE, SPEC.adapter_fn(scored.SHAPE.emb_dim))
     whole = t5.init_params(model, seed=seed)
@@ -24,7 +24,7 @@ def save_expert(folder, name, seed):
         name=name,
         kind="prompt",
         seed=seed,
-        tasks=(f"{name}_ask",),
+        tasks=tasks or (f"{name}_ask",),
         steps=1,
         trainable_pattern=expert_parts.PROMPT_EXPERT,
         adapter=bases.describe(SPEC),

@@ -228,21 +228,36 @@ def test_norms_of_effects_are_recorded_of_real_tokens_alone(folder):
     np.testing.assert_allclose(stored[place]["norm_std"], every.std(), rtol=1e-2)
 
 
-def test_shuffled_gates_are_those_of_the_next_expert(folder):
+def test_shuffled_gates_are_those_of_the_expert_that_is_half_of_all_away(folder):
+    """Of two pairs of siblings nobody keeps its own, or has a sibling's."""
     base = loaded.Base.load(folder / "base")
-    given = chosen(folder, token_routers.Gates())
+    siblings = ("plain", "plain", "twice", "twice")
+    given = chosen(folder, token_routers.Gates(), siblings)
     moved = dataclasses.replace(given, shuffled=True)
     plain, other = (trees.flatten(one.load(base)[0]) for one in (given, moved))
     gates = [name for name in plain if "/router/" in name]
     assert gates
     for name, leaf in plain.items():
-        expected = leaf[:, ::-1] if name in gates else leaf  # two experts change places
+        expected = leaf[:, [2, 3, 0, 1]] if name in gates else leaf
         np.testing.assert_array_equal(other[name], expected)
     assert moved.fingerprint != given.fingerprint
     one = strategy(token_routers.Gates(), shuffled=True)
     assert one.label == "shuffled_tokens_by_gates"
     with pytest.raises(errors.ConfigError, match="shuffled"):
         strategy(token_routers.EffectNorm(), shuffled=True)
+    single = chosen(folder, token_routers.Gates(), ("plain",))
+    with pytest.raises(errors.ConfigError, match="plain alone"):
+        dataclasses.replace(single, shuffled=True).load(base)
+
+
+def test_a_plan_says_where_a_router_chooses_all_experts(folder):
+    names = ("plain", "twice")
+    infos = [manifest.read_manifest(folder / "experts" / name) for name in names]
+    told = [
+        strategy(input_routers.Logo(top_k=top_k)).costs(scored.SHAPE, infos)
+        for top_k in (1, 2, 20, -1)
+    ]
+    assert ["chooses all" in one for one in told] == [False, True, True, False]
 
 
 def test_gates_move_and_every_place_has_one(folder):

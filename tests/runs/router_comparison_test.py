@@ -9,15 +9,18 @@ import pytest
 
 from elm_jax import errors
 from elm_jax.checkpoints import manifest
+from elm_jax.data import token_store
 from elm_jax.evaluation import result_store, results, row_lines
 from elm_jax.merging import averages
 from elm_jax.routing import input_routers, token_routers
 from elm_jax.runs import (
     candidates,
+    comparable_rows,
     queries,
     routed_tokens,
     router_comparison,
     router_entropy,
+    router_scores,
     routers,
     routing_traces,
     strategies,
@@ -30,6 +33,7 @@ TOKENS = (
     routed_tokens.RoutedTokens(router=input_routers.Logo(top_k=1), num_traced=2),
 )
 UNSCORED = routed_tokens.RoutedTokens(router=token_routers.EffectNorm())
+IDS = np.arange(40)  # of the rows that were scored
 CHOOSING = ("retrieved", routers.ByBehaviour(), routers.ByHalving(first_rows=2))
 
 
@@ -44,41 +48,54 @@ def folder(tmp_path_factory):
     """Two prompt experts, a library of them, and made-up scores of what is chosen."""
     folder = tmp_path_factory.mktemp("routers_compared")
     with scored.registered():
-        scored.save_base(folder)
-        for seed, name in enumerate(("plain", "twice"), start=1):
-            routed.save_expert(folder, name, seed)
-        toy.build(folder).run()
-        asked = toy.ask(folder)
-        for question in asked.ask(asked, toy.TASKS, asked.data):
-            target = strategy.Target(question.task, folder.joinpath, question)
-            given = [candidates.Candidate("base")]
-            given += candidates.of_experts([*question.experts.values()])
-            given += [one.choose(target) for one in (strategies.MergeAll(), *TOKENS)]
-            for place, one in enumerate(given):
-                record(folder, question, one, place)
+        make(folder, {"plain": (), "twice": ()})
     return folder
 
 
-def record(folder, question, one, place):
+def make(folder, tasks_of):
+    """Makes experts that were trained on such tasks, a library, and scores."""
+    scored.save_base(folder)
+    for seed, (name, tasks) in enumerate(tasks_of.items(), start=1):
+        routed.save_expert(folder, name, seed, tasks=tasks)
+    toy.build(folder).run()
+    for question in questions_of(folder):
+        for place, one in enumerate(given_for(folder, question)):
+            record(folder, question, one, place)
+
+
+def questions_of(folder):
+    asked = toy.ask(folder)
+    return asked.ask(asked, toy.TASKS, asked.data)
+
+
+def given_for(folder, question):
+    """Returns the base, two experts, their merge, and those of two token routers."""
+    target = strategy.Target(question.task, folder.joinpath, question)
+    given = [candidates.Candidate("base")]
+    given += candidates.of_experts([*question.experts.values()])
+    return given + [one.choose(target) for one in (strategies.MergeAll(), *TOKENS)]
+
+
+def record(folder, question, one, place, *, ids=IDS, to="results.jsonl", **changes):
     """Records that so many rows are right: more of each next one, less of `twice`."""
-    store = result_store.ResultStore(folder / "results.jsonl")
-    count = 40
-    number = (4, 20, 10, 24, 28, 30)[place] + 5 * toy.TASKS.index(question.task)
-    values = np.where(np.arange(count) < number, 100.0, 0.0)
+    store = result_store.ResultStore(folder / to)
+    number = (4, 20, 10, 24, 28, 30, 32)[place] + 5 * toy.TASKS.index(question.task)
+    values = np.where(ids < number, 100.0, 0.0)
     info = manifest.read_manifest(folder / "base")
-    cell = results.Cell(
-        expert=one.name,
-        base_fingerprint=info.fingerprint,
-        expert_fingerprint=one.fingerprint,
-        task=question.task,
-        dataset=question.task,
-        prompt="ask",
-        split="test",
-        protocol="default",
-        seed=42,
-        checkpoint_step=1,
-        settings=one.settings,
-    )
+    given = {
+        "expert": one.name,
+        "base_fingerprint": info.fingerprint,
+        "expert_fingerprint": one.fingerprint,
+        "task": question.task,
+        "dataset": question.task,
+        "prompt": "ask",
+        "split": "test",
+        "protocol": "default",
+        "seed": 42,
+        "checkpoint_step": 1,
+        "settings": one.settings,
+    }
+    cell = results.Cell(**(given | changes))
     trace = {"num_rows": 1, "experts": ["plain", "twice"], "places": ["a", "b"]}
     trace |= {"weights": [[0.5, 0.5], [1.0, 0.0]], "pieces": [], "of_pieces": []}
     array = np.frombuffer(json.dumps(trace).encode(), np.uint8)
@@ -87,8 +104,8 @@ def record(folder, question, one, place):
         cell,
         run_id="r",
         values={"accuracy": float(values.mean())},
-        num_examples=count,
-        per_example={"example_ids": np.arange(count), "accuracy": values} | kept,
+        num_examples=len(ids),
+        per_example={"example_ids": ids, "accuracy": values} | kept,
         facts=results.Facts(**one.facts(folder)),
     )
 
@@ -148,8 +165,7 @@ def test_every_choice_has_the_score_of_its_parameters(folder, lines):
 def test_who_chooses_an_expert_has_its_score_regret_and_way(folder, lines):
     """By the choices of an evaluation's questions, and the made-up numbers."""
     table, _ = lines
-    asked = toy.ask(folder)
-    votes = {q.task: q.result.expert for q in asked.ask(asked, toy.TASKS, asked.data)}
+    votes = {q.task: q.result.expert for q in questions_of(folder)}
     values = {"plain": (50.0, 62.5), "twice": (25.0, 37.5)}
     own = [values[name][toy.TASKS.index(task)] for task, name in votes.items()]
     assert number(table["oracle of these experts"][0]) == 56.2  # 56.25, halves to even
@@ -189,6 +205,146 @@ def test_rows_that_ask_and_are_scored_are_refused(folder):
     other = dataclasses.replace(compare(folder).retrieval, split="test")
     with pytest.raises(errors.DataError, match="that ask and are scored"):
         compare(folder, retrieval=other).run()
+
+
+@pytest.fixture(scope="module")
+def questions(folder):
+    with scored.registered():
+        return questions_of(folder)
+
+
+def recorded_again(folder, questions, to, change):
+    """Records all scores into another file; `change` gives what differs, or None."""
+    for question in questions:
+        for place, one in enumerate(given_for(folder, question)):
+            changes = change(question.task, place)
+            if changes is not None:
+                record(folder, question, one, place, to=to, **changes)
+
+
+def table_of(folder, questions, path):
+    """Returns the table of each expert, the merge and the token routers."""
+    shown = comparable_rows.Shown(
+        tables={"Asking": toy.TASKS},
+        split="test",
+        selection_split="test",
+        metrics=("accuracy",),
+    )
+    store = result_store.ResultStore(folder / path)
+    reported = comparable_rows.ComparableRows(store, {}, shown)
+    given = {q.task: given_for(folder, q) for q in questions}
+    choices = {one.name: {} for one in [*given.values()][0][1:]}
+    for task, every in given.items():
+        for one in every[1:]:
+            choices[one.name][task] = one
+    scores = router_scores.Scores(reported, questions, "test", "accuracy")
+    return scores.table(choices)
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_scores_of_different_rows_share_no_table(folder, questions, place):
+    """Of base, an expert, a merge or a token router, on one of two tasks."""
+
+    def change(task, at):
+        is_it = (task, at) == (toy.TASKS[1], place)
+        return {"ids": IDS[:30]} if is_it else {}
+
+    recorded_again(folder, questions, f"fewer_{place}.jsonl", change)
+    with pytest.raises(errors.DataError, match="not the same"):
+        table_of(folder, questions, f"fewer_{place}.jsonl")
+
+
+def test_the_order_in_which_rows_were_scored_changes_nothing(folder, questions):
+    def turned(task, place):
+        return {"ids": IDS[::-1]} if place % 2 else {}
+
+    recorded_again(folder, questions, "turned.jsonl", turned)
+    expected = table_of(folder, questions, "results.jsonl")
+    assert table_of(folder, questions, "turned.jsonl") == expected
+
+
+@pytest.mark.parametrize("place", range(1, 6))
+def test_rows_that_ask_are_looked_for_behind_every_score(folder, questions, place):
+    """Not only behind the base's: one cell alone has those rows as well."""
+    asking = [q._replace(dataset=as_split(q.dataset, "test")) for q in questions]
+
+    def change(task, at):
+        is_it = (task, at) == (toy.TASKS[1], place)
+        return {"ids": IDS if is_it else IDS + 1000}  # no row of so great an id asks
+
+    recorded_again(folder, questions, f"asked_{place}.jsonl", change)
+    with pytest.raises(errors.DataError, match="that ask and are scored"):
+        table_of(folder, asking, f"asked_{place}.jsonl")
+
+
+def as_split(dataset, split):
+    """Returns the same rows as those of another split."""
+    key = {**dataset.manifest["key"], "split": split}
+    return token_store.TokenizedDataset(
+        dataset.columns, {**dataset.manifest, "key": key}
+    )
+
+
+@pytest.mark.parametrize(("place", "name"), [(0, "base"), (1, "plain"), (2, "twice")])
+def test_a_score_that_is_not_there_is_named(folder, questions, place, name):
+    def change(task, at):
+        return None if (task, at) == (toy.TASKS[1], place) else {}
+
+    path = f"without_{place}.jsonl"
+    recorded_again(folder, questions, path, change)
+    with pytest.raises(errors.DataError, match=f"no score of {name} on signs_ask test"):
+        table_of(folder, questions, path)
+
+
+def test_each_of_two_experts_that_were_trained_on_a_task_is_its_own(folder, questions):
+    routed.save_expert(folder, "both", 3, tasks=("twice_ask", "plain_ask"))
+    both = folder / "experts" / "both"
+    asked = [q._replace(experts={**q.experts, "both": both}) for q in questions]
+    recorded_again(folder, asked, "owned.jsonl", lambda *_: {})
+    figures = dict(table_of(folder, asked, "owned.jsonl").rows)
+    hits = {name: figures[name][4] for name in ("plain", "twice", "both")}
+    assert hits == {"plain": "1 of 1", "twice": "0 of 1", "both": "1 of 1"}
+
+
+def test_scores_of_another_base_or_seed_are_none(folder, questions):
+    other = {"base_fingerprint": "0" * 16}
+    recorded_again(folder, questions, "other_base.jsonl", lambda *_: other)
+    path = "{MODEL_DIR}/other_base.jsonl"
+    with pytest.raises(errors.DataError, match="no score of base"):
+        compare(folder, strategies=("retrieved",), results_path=path).run()
+
+
+def test_of_scores_of_two_seeds_those_of_the_random_seed_are_shown(folder, questions):
+    recorded_again(folder, questions, "seeds.jsonl", lambda *_: {})
+    fewer = {"seed": 43, "ids": IDS[:30]}  # 4 and 9 rows of 30 are right for the base
+    recorded_again(folder, questions, "seeds.jsonl", lambda *_: fewer)
+    compare(
+        folder,
+        strategies=("retrieved",),
+        results_path="{MODEL_DIR}/seeds.jsonl",
+        output_path="{MODEL_DIR}/report/seeds.md",
+        random_seed=43,
+    ).run()
+    page = (folder / "report" / "seeds.md").read_text()
+    assert "21.7" in next(x for x in page.splitlines() if "base, no expert" in x)
+
+
+def test_a_plan_finds_what_a_run_would_lack(folder, questions):
+    gates = routed_tokens.RoutedTokens(router=token_routers.Gates())
+    with pytest.raises(errors.LibraryError, match="no record of expert 'plain'"):
+        compare(folder, strategies=("retrieved", gates)).plan()
+
+    def change(task, place):
+        return None if place == 2 else {}
+
+    recorded_again(folder, questions, "unplanned.jsonl", change)
+    with pytest.raises(errors.DataError, match="no score of twice on plain_ask test"):
+        compare(folder, results_path="{MODEL_DIR}/unplanned.jsonl").plan()
+    run = compare(folder, tasks=("written_ask",))
+    run.data.opened(run.place).open("written_ask", "validation")
+    with pytest.raises(errors.ConfigError, match="written freely"):
+        run.plan()
+    assert "2 experts and the base on 2 rows" in str(compare(folder).plan()["routing"])
 
 
 def test_strategies_that_ask_no_library_are_refused(folder):

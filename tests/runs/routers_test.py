@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from elm_jax import errors
 from elm_jax.data import token_store
 from elm_jax.evaluation import result_store, row_lines
+from elm_jax.library import sampling
 from elm_jax.merging import averages, task_arithmetic
 from elm_jax.routing import behaviour
 from elm_jax.routing import texts as word_votes
@@ -247,8 +249,13 @@ def test_comparing_answers_where_there_are_none_is_refused_before_anything_is_sc
     assert "to score" not in capsys.readouterr().out
 
 
-def test_where_tasks_have_no_choices_experts_are_routed_by_what_they_write(folder):
-    """By a plain program: greedy answers, tokenised again, each scored alone."""
+def test_where_tasks_have_no_choices_experts_are_routed_by_what_they_write(
+    folder, capsys
+):
+    """By a plain program: greedy answers, tokenised again, each scored alone.
+
+    Those that were cut at the greatest length have no end, are counted, and told.
+    """
     asked = dataclasses.replace(toy.ask(folder), tasks=("written_ask",))
     given = tuple(
         routers.ByBehaviour(statistic=name)
@@ -262,14 +269,16 @@ def test_where_tasks_have_no_choices_experts_are_routed_by_what_they_write(folde
     (question,) = asked.ask(asked, ("written_ask",), asked.data)
     data = asked.data.opened(str)
     program = scorer.Scorer(base, data, batch_size=8, where=placement.Placement())
-    means = {}
+    means, cut = {}, {}
     for name, place in question.experts.items():
         params, adapter = candidates.Candidate(name, (place,)).load(base)
         params, own = program.place(params), []
         for row in question.rows:
             example = question.dataset[row]
-            ((text,), _) = program.write(params, adapter, [example])
-            tokens = np.array([*data.vocabulary.encode(text), 1], np.int32)
+            (text,), (is_cut,) = program.write(params, adapter, [example])
+            cut.setdefault(name, []).append(is_cut)
+            ids = data.vocabulary.encode(text)
+            tokens = np.array(ids if is_cut else [*ids, 1], np.int32)
             only = example._replace(choices=(tokens,), choices_text=(text,), label=0)
             score = program.rank(params, adapter, [only]).scores[0][0]
             own.append((score, score / len(tokens)))
@@ -282,7 +291,11 @@ def test_where_tasks_have_no_choices_experts_are_routed_by_what_they_write(folde
         assert taken
         assert all([*experts] == [best] for experts in taken)
     before = kept(folder).rows()
-    assert {row.expert for row in before if row.task == "written_ask"} == {*means}
+    shares = {r.expert: r.answers_cut for r in before if r.task == "written_ask"}
+    assert shares == {name: 100 * np.mean(one) for name, one in cut.items()}
+    assert max(shares.values()) > 0
+    mean = np.mean([*shares.values()])
+    assert f"{mean:.0f} % of the answers that experts wrote" in capsys.readouterr().out
     run.run()
     assert kept(folder).rows() == before
 
@@ -313,6 +326,35 @@ def test_halving_takes_the_best_on_the_labelled_rows_that_ask(folder, capsys):
     capsys.readouterr()
     evaluation(folder, retrieval=asked, strategies=("base", given)).run()
     assert "to score: 0" in capsys.readouterr().out
+
+
+def test_no_row_whose_label_halving_reads_is_scored(folder):
+    """Rows that ask are found by the library's seed where others of them are keys.
+
+    What is scored is chosen by the seed of who asks.
+    """
+    where = "{MODEL_DIR}/by_validation"
+    toy.build(folder, library_dir=where, split="validation", random_seed=43).run()
+    asked = dataclasses.replace(toy.ask(folder), library_dir=where)
+    given = {"tasks": ("plain_ask",), "retrieval": asked, "splits": ("validation",)}
+    halved = ("base", routers.ByHalving())
+    with pytest.raises(errors.DataError, match="labels choose an expert"):
+        evaluation(folder, strategies=halved, **given).run()
+    evaluation(folder, strategies=halved, **(given | {"splits": ("test",)})).run()
+
+
+def test_the_order_of_halving_is_that_of_rows_everywhere_else(tmp_path):
+    """By raw bits, which no release of NumPy changes."""
+    asked, seen = toy.question(tmp_path)._replace(rows=tuple(range(100, 108))), []
+
+    def score(names, rows):
+        seen.extend(rows)
+        return [[[0.0, -1.0]] * len(rows) for _ in names]
+
+    example = types.SimpleNamespace(choices_text=("yes", "no"), label=0)
+    asked = asked._replace(score_rows=score, dataset=[example] * 108)
+    routers.ByHalving(first_rows=8, random_seed=5).pick(asked)
+    assert seen == [100 + place for place in sampling.order_rows(8, seed=5)]
 
 
 def test_halving_takes_what_is_known_of_all_experts_and_scores_nothing(folder):
