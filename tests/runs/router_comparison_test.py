@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from elm_jax import errors
-from elm_jax.checkpoints import manifest
 from elm_jax.data import token_store
 from elm_jax.evaluation import result_store, results, row_lines
 from elm_jax.merging import averages
 from elm_jax.routing import input_routers, token_routers
 from elm_jax.runs import (
+    bases,
     candidates,
     comparable_rows,
     queries,
@@ -81,10 +81,9 @@ def record(folder, question, one, place, *, ids=IDS, to="results.jsonl", **chang
     store = result_store.ResultStore(folder / to)
     number = (4, 20, 10, 24, 28, 30, 32)[place] + 5 * toy.TASKS.index(question.task)
     values = np.where(ids < number, 100.0, 0.0)
-    info = manifest.read_manifest(folder / "base")
     given = {
         "expert": one.name,
-        "base_fingerprint": info.fingerprint,
+        "base_fingerprint": bases.read_fingerprint(folder / "base"),
         "expert_fingerprint": one.fingerprint,
         "task": question.task,
         "dataset": question.task,

@@ -335,7 +335,7 @@ def test_no_row_whose_label_halving_reads_is_scored(folder):
     """
     where = "{MODEL_DIR}/by_validation"
     toy.build(folder, library_dir=where, split="validation", random_seed=43).run()
-    asked = dataclasses.replace(toy.ask(folder), library_dir=where)
+    asked = toy.ask(folder, library_dir=where, tasks=("plain_ask",))
     given = {"tasks": ("plain_ask",), "retrieval": asked, "splits": ("validation",)}
     halved = ("base", routers.ByHalving())
     with pytest.raises(errors.DataError, match="labels choose an expert"):
