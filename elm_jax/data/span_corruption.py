@@ -16,6 +16,7 @@ from elm_jax.data import tasks, token_store, vocabulary
 from elm_jax.types import EOS_ID, Batch
 
 _DOCUMENTS, _CHUNKS, _NOISE = 20, 21, 22  # Streams beside those of `batches`.
+_NOISE_DENSITY, _MEAN_SPAN_LENGTH = 0.15, 3.0  # T5's
 
 
 class SpanCorruptionBatches:
@@ -48,8 +49,8 @@ class SpanCorruptionBatches:
         features: tasks.Features,
         vocabulary: vocabulary.SentencePiece,
         seed: int,
-        noise_density: float = 0.15,
-        mean_span_length: float = 3.0,
+        noise_density: float = _NOISE_DENSITY,
+        mean_span_length: float = _MEAN_SPAN_LENGTH,
         batch_part: tuple[int, int] = (0, 1),
     ) -> None:
         batches_lib.check_sizes(batch_size, seed=seed, batch_part=batch_part)
@@ -130,8 +131,8 @@ class SpanCorruptionBatches:
 def chunk_length(
     features: tasks.Features,
     *,
-    noise_density: float = 0.15,
-    mean_span_length: float = 3.0,
+    noise_density: float = _NOISE_DENSITY,
+    mean_span_length: float = _MEAN_SPAN_LENGTH,
 ) -> int:
     """Returns the most tokens that fit both lengths once corrupted.
 
@@ -164,21 +165,17 @@ def chunk_length(
     return best
 
 
-def lengths(
-    features: tasks.Features,
-    *,
-    noise_density: float = 0.15,
-    mean_span_length: float = 3.0,
-) -> shapes_lib.Lengths:
-    """Returns the lengths of all batches; arguments as for `chunk_length`.
+def lengths(features: tasks.Features) -> shapes_lib.Lengths:
+    """Returns the lengths of all batches with T5's share and spans of dropped tokens.
+
+    Args:
+      features: As for `chunk_length`.
 
     Raises:
       ConfigError: As `chunk_length`.
     """
-    chunk = chunk_length(
-        features, noise_density=noise_density, mean_span_length=mean_span_length
-    )
-    return _lengths(chunk, *_noise_counts(chunk, noise_density, mean_span_length))
+    chunk = chunk_length(features)
+    return _lengths(chunk, *_noise_counts(chunk, _NOISE_DENSITY, _MEAN_SPAN_LENGTH))
 
 
 def _lengths(chunk: int, noise: int, spans: int) -> shapes_lib.Lengths:

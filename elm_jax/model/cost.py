@@ -201,20 +201,29 @@ def activation_bytes(
     stacks = int(_STACKS_TAKE.get(platform, 1.0) * stacks)
     weights = -(-copies.total(*depth) // num_fsdp)
     if num_fsdp > 1:
-        weights += _gathered(local, names)
+        weights += gathered_bytes(model, trained=names, num_model=num_model)
     # The layer at work and the loss are not at work at one time.
     return stacks + weights + max(activations.others, _at_work(local, batch, names))
 
 
-def _gathered(model: t5.T5, trained: frozenset[str]) -> int:
-    """Returns the bytes of one layer's parameters in the compute dtype.
+def gathered_bytes(
+    model: t5.T5, *, trained: Iterable[str] = (), num_model: int = 1
+) -> int:
+    """Returns the bytes of one layer, whole, where devices split parameters.
 
-    Their gradients count, too: they are float32 and whole until devices sum them.
+    Parameters are in the compute dtype. Gradients of those that train count, too: they
+    are float32 and whole until devices sum them.
+
+    Args:
+      model: The network.
+      trained: As for `activation_bytes`.
+      num_model: Likewise.
     """
+    local, names = model.clone(config=_share(model.config, num_model)), {*trained}
     sizes = {"encoder": 0, "decoder": 0}
-    for name, leaf in trees.flatten(t5.param_shapes(model)).items():
+    for name, leaf in trees.flatten(t5.param_shapes(local)).items():
         if f"/{LAYERS}/" in name:
-            each = _itemsize(model.config) + 4 * (name in trained)
+            each = _itemsize(model.config) + 4 * (name in names)
             sizes[name.split("/")[0]] += each * math.prod(leaf.shape[1:])
     return max(sizes.values())
 

@@ -66,6 +66,8 @@ def _of_scoring(program: Program, platform: str) -> dict[str, int]:
         num_model=num_model,
         platform=platform,
     )
+    if devices.num_fsdp > 1:
+        most += cost.gathered_bytes(program.network, num_model=num_model)
     return {
         "parameters": sum(place.bytes_per_device for place in places),
         "activations": most,

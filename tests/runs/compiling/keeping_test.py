@@ -28,10 +28,16 @@ from tests.runs.compiling.built import SMALL, build
 from tests.runs.shapes import SHAPE
 
 PROMPT, DATASET = "gin/t5/prompt_experts.gin", "gin/t5/dataset_experts.gin"
-FEW = ("TRAIN_STEPS = 2", "BATCH_SIZE = 8", "options.Fleet.lanes = 1")
+FEW = ("TRAIN_STEPS = 2", "BATCH_SIZE = 8")
 EXPERTS = (
     "MIXTURE_OR_TASK_NAME = ('pocket_kinds_which_is', 'pocket_notes_tell')",
     "options.Batching.num_shapes = 2",
+)
+SERIAL = (*EXPERTS, "options.Fleet.lanes = 1")
+STEPS = ("jit_take_step", "jit__one_after_another", "jit__as_one_batch")
+SIDE_BY_SIDE = (
+    *(*EXPERTS, "options.Fleet.lanes = 2"),
+    "options.Results.experts_dir = '{MODEL_DIR}/side_by_side'",
 )
 
 
@@ -86,21 +92,25 @@ def keep(run, folder):
 
 def steps_in(folder):
     """Returns the programs of steps in a folder of programs."""
-    names = ("jit_take_step", "jit__one_after_another")
-    return {path.name for path in folder.glob("*-cache") if path.name.startswith(names)}
+    return {path.name for path in folder.glob("*-cache") if path.name.startswith(STEPS)}
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("jax_settings")
 def test_a_run_compiles_no_step_that_was_kept_for_its_devices(tmp_path):
-    for kind, bindings, count in (("base", SHAPE, 1), ("prompt_experts", EXPERTS, 2)):
-        built, folder = pocket(tmp_path, kind, *bindings), tmp_path / "of" / kind
+    for kind, bindings, step, count in (
+        ("base", SHAPE, STEPS[0], 1),
+        ("prompt_experts", SERIAL, STEPS[1], 2),
+        ("prompt_experts", SIDE_BY_SIDE, STEPS[2], 2),
+    ):
+        built, folder = pocket(tmp_path, kind, *bindings), tmp_path / "of" / step
         planned, kept = keep(built[0], folder)
         lengths = {each.program.batch for each in planned}
         assert len(kept) == len(planned) == len(lengths) == count
         assert steps_in(folder) == {*kept}
+        assert all(name.startswith(step) for name in kept)
         # A folder that was moved is as good: it is not part of what decides a program.
-        moved = folder.rename(folder.with_name(f"moved_{kind}"))
+        moved = folder.rename(folder.with_name(f"moved_{step}"))
         keeping.use(moved)
         start(built)
         assert steps_in(moved) == {*kept}
@@ -227,7 +237,7 @@ def test_a_program_for_a_tpu_is_kept_under_one_name(tmp_path):
     except errors.MissingExtraError as error:
         pytest.skip(f"{error}")
     step = dataclasses.replace(
-        tiny.RANKING, model=dataclasses.replace(tiny.TINY, emb_dim=128, mlp_dim=256)
+        tiny.STEP, model=dataclasses.replace(tiny.TINY, emb_dim=128, mlp_dim=256)
     )
     # The second time in another folder, from which nothing can be taken.
     names = {

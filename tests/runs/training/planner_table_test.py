@@ -42,6 +42,8 @@ def test_the_plan_is_within_a_tenth_of_the_compiler(row):
 def test_the_table_has_all_that_a_plan_is_made_of():
     kinds = {row["program"]["kind"] for row in ROWS}
     remats = {row["program"]["model"]["remat"] for row in ROWS}
-    assert {"step", "fleet step", "ranking"} <= kinds
+    rules = {row["program"]["devices"]["axis_rules"] for row in ROWS}
+    assert kinds == {"step", "fleet step", "ranking", "decoding"}
+    assert {"data", "data_model", "fsdp"} <= rules
     assert remats == {"none", "products", "layer"}
     assert {"cuda", "tpu"} == {targets.find(row["target"]).platform for row in ROWS}
