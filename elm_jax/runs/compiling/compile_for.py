@@ -121,6 +121,14 @@ def _check_can_keep(run: Train | Evaluate, target: targets.Target) -> None:
             expected="a training: batches of evaluations have lengths of their own",
             do=alone,
         )
+    if run.execution.remat == config.FIT and not run.fleet.device_memory_gib:
+        raise errors.ConfigError(
+            found="--keep_programs with --compile_for and Execution.remat = 'fit'",
+            expected="the same recomputation there, where devices may tell another"
+            " memory to fit into",
+            do="Set options.Fleet.device_memory_gib for both, or Execution.remat to one"
+            f" of {', '.join(config.REMATS)}",
+        )
     if run.spec().is_fleet and target.num_hosts > 1:
         raise errors.ConfigError(
             found=f"--keep_programs with a fleet on the {target.num_hosts} hosts of"

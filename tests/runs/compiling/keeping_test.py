@@ -152,6 +152,21 @@ def test_programs_that_no_run_would_find_are_refused(run_type, file, target, tol
     assert do in str(caught.value)
 
 
+def test_recomputation_is_fitted_into_a_memory_that_both_runs_know(
+    monkeypatch, tmp_path
+):
+    fit, said = "config.Execution.remat = 'fit'", "options.Fleet.device_memory_gib = 14"
+    monkeypatch.setattr(compile_for, "_outcomes", lambda *_: [])
+    monkeypatch.setattr(topology, "check_installed", lambda target: None)
+    files = (DATASET, SMALL, "gin/parts/execution.gin")
+    keep = functools.partial(compile_for.compile_run, keep_in=f"{tmp_path}")
+    alone, _ = build(train.Train, *files, bindings=[fit])
+    both, _ = build(train.Train, *files, bindings=[fit, said])
+    with pytest.raises(errors.ConfigError, match="Set options.Fleet.device_memory_gib"):
+        keep(alone, "v5litepod-4")
+    assert keep(both, "v5litepod-4") == []
+
+
 @pytest.mark.usefixtures("jax_settings")
 def test_programs_are_kept_whatever_variables_say_of_other_caches(tmp_path):
     for name, value in (
