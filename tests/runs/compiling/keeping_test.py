@@ -252,7 +252,7 @@ def test_a_program_for_a_tpu_is_kept_under_one_name(tmp_path):
     except errors.MissingExtraError as error:
         pytest.skip(f"{error}")
     step = dataclasses.replace(
-        tiny.STEP, model=dataclasses.replace(tiny.TINY, emb_dim=128, mlp_dim=256)
+        tiny.RANKING, model=dataclasses.replace(tiny.TINY, emb_dim=128, mlp_dim=256)
     )
     # The second time in another folder, from which nothing can be taken.
     names = {
