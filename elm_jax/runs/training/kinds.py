@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+from elm_jax import errors
 from elm_jax.checkpoints import manifest
 from elm_jax.data import tasks as task_registry
 
@@ -53,12 +54,21 @@ def group(kind: manifest.TrainedKind, tasks: Iterable[str]) -> dict[str, list[st
     Args:
       kind: Of the experts.
       tasks: Names of registered tasks.
+
+    Raises:
+      ConfigError: There is none.
     """
     grouping = KINDS[kind].grouping
     experts: dict[str, list[str]] = {}
     for task in tasks:
         names = {"prompt": task, "dataset": _dataset_of(task), "all": kind}
         experts.setdefault(names[grouping], []).append(task)
+    if not experts:
+        raise errors.ConfigError(
+            found="no task to train on",
+            expected="the names of tasks or mixtures",
+            do="Set train.Train.tasks, or MIXTURE_OR_TASK_NAME in the gin files",
+        )
     return experts
 
 

@@ -5,6 +5,7 @@ import typing
 import pytest
 
 import tasks.pocket  # noqa: F401 - registers the tasks
+from elm_jax import errors
 from elm_jax.checkpoints import manifest
 from elm_jax.library import catalogue
 from elm_jax.peft import expert_parts
@@ -36,3 +37,8 @@ def test_a_base_alone_learns_by_span_corruption():
 )
 def test_tasks_are_grouped_into_experts(kind, expected):
     assert kinds.group(kind, TASKS) == expected
+
+
+def test_an_expert_of_no_task_is_refused():
+    with pytest.raises(errors.ConfigError, match="Found: no task to train on"):
+        kinds.group("base", [])
