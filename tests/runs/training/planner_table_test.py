@@ -7,6 +7,7 @@ nothing is compiled.
 import json
 import pathlib
 
+import jax
 import pytest
 
 from elm_jax.compiling import targets
@@ -28,7 +29,8 @@ def params():
 def test_the_plan_is_within_a_tenth_of_the_compiler(row):
     program = programs.from_json(row["program"])
     target = targets.find(row["target"])
-    planned = sum(plan.bytes_by_use(program, target.platform).values())
+    with jax.numpy_dtype_promotion("standard"):  # JAX's own attention mixes them
+        planned = sum(plan.bytes_by_use(program, target.platform).values())
     compiled = result.from_json(row["compiled"])
     if compiled.memory is None:
         assert planned > 0.9 * target.memory_bytes
