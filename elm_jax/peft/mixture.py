@@ -36,12 +36,9 @@ OBSERVED = "intermediates"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Router(abc.ABC):
-    """Gives the weights of a mixture's experts at one place of the model.
+    """Gives the weights of a mixture's experts at one place of the model."""
 
-    Attributes:
-      needs_norms: Whether it asks for the norms of the experts' effects.
-    """
-
+    # Whether it asks for the norms of the experts' effects; no option of gin files.
     needs_norms: ClassVar[bool] = False
 
     @property
