@@ -27,19 +27,14 @@ run() {
 }
 
 run "base: span corruption on unlabelled pocket text" elm_train base
+run "prompt experts: adapters and layer norms, one per prompt" elm_train prompt_experts
 
-# The next three need only the base, and none keeps two cores busy: side by side.
-start_training() {
-  tell "$1"
-  .venv/bin/elm_train --gin_file="gin/pocket/$2.gin" --gin.MODEL_DIR="$out" &
-}
-start_training "prompt experts: adapters and layer norms, one per prompt" prompt_experts
-prompt_experts=$!
-start_training "dataset experts: all parameters, one per dataset" dataset_experts
+# The next two need only the base, and neither keeps two cores busy: side by side.
+tell "dataset experts: all parameters, one per dataset"
+.venv/bin/elm_train --gin_file=gin/pocket/dataset_experts.gin --gin.MODEL_DIR="$out" &
 dataset_experts=$!
-trap 'kill "$prompt_experts" "$dataset_experts" 2>/dev/null || true' EXIT
+trap 'kill "$dataset_experts" 2>/dev/null || true' EXIT
 run "multitask baseline: all prompts, the same token budget" elm_train multitask
-wait "$prompt_experts"
 wait "$dataset_experts"
 trap - EXIT
 
