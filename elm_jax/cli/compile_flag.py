@@ -1,6 +1,7 @@
 """Flags of compiling: for an accelerator that is not here, and what is kept of it."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from absl import flags
@@ -73,10 +74,13 @@ def compile_and_show(run: Run, shape: Any) -> int:
     return compile_for.show(outcomes)
 
 
-def keep_programs(*, is_dry: bool = False) -> None:
-    """Lets the run keep and take programs where the flag says, if it does.
+@contextlib.contextmanager
+def kept_programs(*, is_dry: bool = False) -> Iterator[None]:
+    """Within the context programs are kept and taken where the flag says, if it does.
 
-    Call it when all processes of the run have met: only the first one writes.
+    At its end, also one by a signal or an error, a line says how many were taken and
+    how many compiled. Enter it when all processes of the run have met: only the first
+    one writes and tells.
 
     Args:
       is_dry: Whether the flag is only looked at.
@@ -85,9 +89,14 @@ def keep_programs(*, is_dry: bool = False) -> None:
       ConfigError: The flag has no path, or a URL.
       DataError: The folder cannot be written.
     """
-    if _KEEP_PROGRAMS.value is not None:
-        from elm_jax.runs.compiling import keeping
+    if _KEEP_PROGRAMS.value is None:
+        yield
+        return
+    from elm_jax.runs.compiling import keeping
 
-        folder = keeping.folder_of(_KEEP_PROGRAMS.value)
-        if not is_dry:
-            keeping.use(folder)
+    folder = keeping.folder_of(_KEEP_PROGRAMS.value)
+    if is_dry:
+        yield
+        return
+    with keeping.using(folder):
+        yield

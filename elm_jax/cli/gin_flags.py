@@ -362,15 +362,17 @@ def main(description: str, *run_types: type[Run]) -> None:
             beside = {"dry_run": _DRY_RUN.value, "multiprocess": _MULTIPROCESS.value}
             compile_flag.check_alone(beside)
             sys.exit(compile_flag.compile_and_show(run, configured(shape_type)))
-        with hosts.joined(
-            run,
-            multiprocess=_MULTIPROCESS.value,
-            coordinator_address=_COORDINATOR_ADDRESS.value,
-            process_count=_PROCESS_COUNT.value,
-            process_index=_PROCESS_INDEX.value,
-            heartbeat_secs=_HEARTBEAT_SECS.value,
+        with (
+            hosts.joined(
+                run,
+                multiprocess=_MULTIPROCESS.value,
+                coordinator_address=_COORDINATOR_ADDRESS.value,
+                process_count=_PROCESS_COUNT.value,
+                process_index=_PROCESS_INDEX.value,
+                heartbeat_secs=_HEARTBEAT_SECS.value,
+            ),
+            compile_flag.kept_programs(is_dry=_DRY_RUN.value),
         ):
-            compile_flag.keep_programs(is_dry=_DRY_RUN.value)
             if _DRY_RUN.value:
                 run.show_plan()
             else:

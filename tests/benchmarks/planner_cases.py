@@ -5,6 +5,8 @@ accelerator, what does not, and what recomputation, rules and lanes change.
 """
 
 import dataclasses
+import json
+import pathlib
 
 from elm_jax.model import config, cost, decoding_spec
 from elm_jax.peft import bottleneck, expert_parts, lora
@@ -25,6 +27,8 @@ XL = config.T5Config(
 XXL = dataclasses.replace(XL, emb_dim=4096, num_heads=64, mlp_dim=10240)
 LARGE = dataclasses.replace(XL, emb_dim=1024, num_heads=16, mlp_dim=2816)
 MODELS = {"XL": XL, "XXL": XXL, "large": LARGE}
+CASES = pathlib.Path(__file__).with_name("planner_cases.jsonl")
+"""The arguments of `case`, a line for each."""
 _DROPOUT = 0.1
 
 
@@ -110,104 +114,5 @@ def case(
 
 def cases():
     """Returns all of them, first those that tell most."""
-    four = (4, 1, 1)
-    return [
-        case("h100", "prompt"),
-        case("v5litepod-4", "prompt", devices=four),
-        case("h100", "prompt", batch=32),
-        case("h100", "dataset"),
-        case("h100", "prompt", batch=32, remat="products"),
-        case("h100", "prompt", batch=32, remat="layer"),
-        case("v5litepod-1", "prompt", batch=4, remat="products"),
-        case("v5litepod-1", "prompt", batch=8, remat="layer"),
-        case("h100:8", "dataset", batch=128, devices=(1, 8, 1), rules="fsdp"),
-        case(
-            *("h100:8", "dataset"),
-            **{"batch": 128, "devices": (1, 8, 1), "rules": "fsdp", "remat": "layer"},
-        ),
-        case("h100", "ranking", batch=64),
-        case("h100", "fleet", batch=8, slots=8, lanes=8, remat="layer"),
-        case("v5p-8", "prompt", batch=32, devices=four),
-        case("v5p-8", "dataset", batch=32, devices=(1, 4, 1), rules="fsdp"),
-        case("h100", "prompt", batch=16, lengths=(512, 128)),
-        case("h100", "dataset", batch=16, lengths=(512, 128), remat="products"),
-        case("h100", "lora", batch=16),
-        case("v5litepod-1", "fleet", batch=1, slots=8, lanes=8, remat="layer"),
-        case("h100", "fleet", batch=8, slots=32, lanes=8, remat="products"),
-        case("v5litepod-1", "ranking", batch=16),
-        case("h100", "greedy", batch=64),
-        case("h100", "prompt", batch=16, attention="dot_product", dropout_rate=0.0),
-        case("v5p-8", "lora", batch=32, devices=four, remat="products"),
-        case("h100", "prompt", model="XXL", batch=8, remat="layer"),
-        case("h100", "prompt", model="XXL", batch=8, remat="products"),
-        case(
-            *("v5litepod-16", "dataset"),
-            **{"batch": 128, "devices": (1, 16, 1), "rules": "fsdp", "remat": "layer"},
-        ),
-        case("v5litepod-4", "prompt", batch=16, devices=four, remat="products"),
-        case("h100", "fleet", batch=4, slots=8, lanes=1, remat="none"),
-        case("v5p-8", "fleet", batch=8, slots=32, lanes=8, devices=four),
-        case(
-            "h100:8",
-            "dataset",
-            model="XXL",
-            batch=64,
-            devices=(1, 8, 1),
-            rules="fsdp",
-            remat="layer",
-        ),
-        case("h100", "prompt", batch=64, lengths=(128, 32)),
-        case("h100", "prompt", batch=4, lengths=(1024, 256)),
-        case("h100", "prompt", batch=4, lengths=(1024, 256), remat="layer"),
-        case("h100", "dataset", batch=8, remat="layer"),
-        case("h100", "dataset", batch=32, lengths=(128, 64), remat="products"),
-        case(
-            "h100:4",
-            "dataset",
-            batch=32,
-            devices=(1, 1, 4),
-            rules="data_model",
-            remat="products",
-        ),
-        case("h100:8", "prompt", batch=64, devices=(2, 1, 4), rules="data_model"),
-        case(
-            *("h100:4", "prompt"),
-            **{"batch": 32, "devices": (1, 4, 1), "rules": "fsdp", "remat": "products"},
-        ),
-        case("h100", "greedy", model="XXL", batch=32, lengths=(512, 64)),
-        case(
-            "v5litepod-4",
-            "dataset",
-            batch=16,
-            devices=(1, 4, 1),
-            rules="fsdp",
-            remat="layer",
-        ),
-        case(
-            "v5p-8",
-            "dataset",
-            batch=64,
-            devices=(1, 2, 2),
-            rules="fsdp_model",
-            remat="products",
-        ),
-        case("v5p-8", "prompt", model="XXL", batch=16, devices=four, remat="layer"),
-        case("h100", "ranking", model="XXL", batch=32),
-        case("h100", "ranking", batch=64, lengths=(512, 16)),
-        case("v5litepod-1", "ranking", batch=16, lengths=(512, 16)),
-        case("h100", "beam", batch=32),
-        case("v5p-8", "ranking", batch=128, devices=four),
-        case("h100", "lora", model="XXL", batch=8, remat="products"),
-        case("h100", "fleet", batch=8, slots=1, lanes=1, remat="layer"),
-        case(
-            "v5p-8",
-            "dataset",
-            model="XXL",
-            batch=32,
-            devices=(1, 4, 1),
-            rules="fsdp",
-            remat="layer",
-        ),
-        case("v6e-1", "prompt", batch=16, remat="products"),
-        case("v5litepod-1", "prompt", model="large", batch=16),
-    ]
+    lines = CASES.read_text("utf-8").splitlines()
+    return [case(**json.loads(line)) for line in lines]

@@ -6,12 +6,14 @@ of other versions of JAX, costs time but is never taken for the right one.
 """
 
 import contextlib
+import dataclasses
 import pathlib
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+from jax._src.compilation_cache import decompress_executable  # has no public name
 from jax.experimental.compilation_cache import compilation_cache
 
 from elm_jax import errors, paths
@@ -28,6 +30,46 @@ _SETTINGS = {
     "jax_persistent_cache_min_entry_size_bytes": 0,
     "jax_compilation_cache_max_size": -1,
 }
+
+
+# What JAX tells of its cache while it runs, and of its compiler.
+_TAKEN = "/jax/compilation_cache/cache_hits"
+_TAKING_SECS = "/jax/compilation_cache/cache_retrieval_time_sec"
+_ASKED_SECS = "/jax/core/compile/backend_compile_duration"  # of both
+
+
+@dataclasses.dataclass(kw_only=True)
+class Tally:
+    """Programs that a process has got since it counts.
+
+    Attributes:
+      num_taken: From the folder.
+      num_asked: Taken or compiled.
+      compile_secs: Time of the compiler.
+    """
+
+    num_taken: int = 0
+    num_asked: int = 0
+    compile_secs: float = 0.0
+
+    def __str__(self) -> str:
+        """Returns the line that a run ends with."""
+        num_compiled = self.num_asked - self.num_taken
+        secs = max(0.0, self.compile_secs)
+        return (
+            f"programs: {self.num_taken} taken, {num_compiled} compiled ({secs:.1f} s)"
+        )
+
+    def note(self, event: str, **_: Any) -> None:
+        """Counts a program that was taken, if that is what JAX tells."""
+        self.num_taken += event == _TAKEN
+
+    def note_secs(self, event: str, duration: float, **_: Any) -> None:
+        """Counts a program and the time of its compiler, if that is told."""
+        self.num_asked += event == _ASKED_SECS
+        self.compile_secs += duration * (
+            (event == _ASKED_SECS) - (event == _TAKING_SECS)
+        )
 
 
 def folder_of(text: str) -> pathlib.Path:
@@ -50,7 +92,9 @@ def use(folder: pathlib.Path) -> None:
     """Lets this process keep its programs in a folder, and take those that are there.
 
     Programs that take less than a second to compile are not kept. Of several processes
-    JAX lets only the first one keep any.
+    JAX lets only the first one keep any. Files that a killed process has not written to
+    their ends are removed, so that their programs are kept anew; one that another
+    process is writing just now is then not kept, which costs time and nothing else.
 
     Args:
       folder: Need not be there.
@@ -60,7 +104,31 @@ def use(folder: pathlib.Path) -> None:
     """
     if processes.is_main():
         folders.check_writable(folder)
+        _remove_unfinished(folder)
     _configure({"jax_compilation_cache_dir": f"{folder}", **_SETTINGS})
+
+
+@contextlib.contextmanager
+def using(folder: pathlib.Path) -> Iterator[Tally]:
+    """After `use`, counts programs within the context; tells them at its end.
+
+    Args:
+      folder: As for `use`.
+
+    Raises:
+      DataError: As `use`.
+    """
+    use(folder)
+    tally = Tally()
+    jax.monitoring.register_event_listener(tally.note)
+    jax.monitoring.register_event_duration_secs_listener(tally.note_secs)
+    try:
+        yield tally
+    finally:
+        jax.monitoring.unregister_event_listener(tally.note)
+        jax.monitoring.unregister_event_duration_listener(tally.note_secs)
+        if processes.is_main():
+            print(tally)  # noqa: T201
 
 
 @contextlib.contextmanager
@@ -89,6 +157,20 @@ def into(folder: str) -> Iterator[list[str]]:
         for path in sorted(pathlib.Path(empty).glob(f"*{_ENTRY}")):
             files.write_bytes(pathlib.Path(folder, path.name), path.read_bytes())
             kept.append(path.name)
+
+
+def _remove_unfinished(folder: pathlib.Path) -> None:
+    """Removes what JAX could not read and, as it is there, would never write again."""
+    for path in sorted(folder.glob(f"*{_ENTRY}")):
+        try:
+            packed = path.read_bytes()
+        except OSError:
+            continue  # removed meanwhile, or JAX will say what is wrong
+        try:
+            decompress_executable(packed)
+        except Exception as error:  # noqa: BLE001 - zlib's, or zstandard's if there
+            path.unlink(missing_ok=True)
+            print(f"removed the unfinished program {path.name}: {error}")  # noqa: T201
 
 
 def _configure(settings: dict[str, Any]) -> None:

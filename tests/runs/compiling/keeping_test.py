@@ -6,6 +6,7 @@ import json
 import pathlib
 import sys
 import types
+import warnings
 
 import jax
 import pytest
@@ -45,6 +46,7 @@ SIDE_BY_SIDE = (
 def jax_settings():
     """Lets JAX keep programs afterwards where and how it did before."""
     names = ("jax_compilation_cache_dir", *keeping._SETTINGS)
+    names += ("jax_persistent_cache_min_compile_time_secs",)
     before = {name: getattr(jax.config, name) for name in names}
     yield
     for name, value in before.items():
@@ -111,8 +113,9 @@ def test_a_run_compiles_no_step_that_was_kept_for_its_devices(tmp_path):
         assert all(name.startswith(step) for name in kept)
         # A folder that was moved is as good: it is not part of what decides a program.
         moved = folder.rename(folder.with_name(f"moved_{step}"))
-        keeping.use(moved)
-        start(built)
+        with keeping.using(moved) as tally:
+            start(built)
+        assert tally.num_taken >= count
         assert steps_in(moved) == {*kept}
         assert len([*moved.glob("*-cache")]) > len(kept)  # others were kept meanwhile
 
@@ -183,6 +186,40 @@ def test_programs_are_kept_whatever_variables_say_of_other_caches(tmp_path):
         assert getattr(jax.config, name) != value
 
 
+def compile_anew(number):
+    """Compiles a program as a new process would, by the number in it."""
+    jax.clear_caches()
+    return jax.jit(lambda x: x * number).lower(1.0).compile()
+
+
+@pytest.mark.usefixtures("jax_settings")
+@pytest.mark.parametrize("left", [0.0, 0.5, 0.99])
+def test_a_program_that_was_written_to_no_end_is_compiled_and_kept_anew(
+    capsys, tmp_path, left
+):
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    number = tmp_path.stat().st_ino
+    with keeping.using(tmp_path) as tally:
+        compile_anew(number)
+    [entry] = tmp_path.glob("*-cache")
+    whole = entry.read_bytes()
+    assert (tally.num_taken, tally.num_asked) == (0, 1)
+    assert tally.compile_secs > 0
+    entry.write_bytes(whole[: int(left * len(whole))])
+    told = capsys.readouterr().out
+    assert told.startswith("programs: 0 taken, 1 compiled (")
+    for taken in (0, 1):  # the first finds nothing, and the second what that kept
+        with warnings.catch_warnings(), keeping.using(tmp_path) as tally:
+            warnings.simplefilter("error")  # JAX warns of what it cannot read
+            compile_anew(number)
+        assert (tally.num_taken, tally.num_asked) == (taken, 1)
+        told = capsys.readouterr().out
+        assert (f"unfinished program {entry.name}" in told) == (not taken)
+        assert f"programs: {taken} taken, {1 - taken} compiled (" in told
+    assert tally.compile_secs < 0.05  # taking is not compiling
+    assert [path.name for path in tmp_path.glob("*-cache")] == [entry.name]
+
+
 def test_a_program_that_was_compiled_and_not_kept_is_an_error(monkeypatch):
     monkeypatch.setattr(topology, "check_installed", lambda target: None)
     memory = result.Memory(arguments=1, outputs=1, aliased=0, temporaries=1, code=0)
@@ -209,11 +246,11 @@ def test_the_flag_names_a_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     set_flag(monkeypatch, "programs")
     before = jax.config.jax_compilation_cache_dir
-    compile_flag.keep_programs(is_dry=True)
-    assert jax.config.jax_compilation_cache_dir == before
+    with compile_flag.kept_programs(is_dry=True):
+        assert jax.config.jax_compilation_cache_dir == before
     assert not [*tmp_path.iterdir()]
-    compile_flag.keep_programs()
-    assert jax.config.jax_compilation_cache_dir == f"{tmp_path / 'programs'}"
+    with compile_flag.kept_programs():
+        assert jax.config.jax_compilation_cache_dir == f"{tmp_path / 'programs'}"
 
 
 @pytest.mark.parametrize(
@@ -227,8 +264,11 @@ def test_a_place_where_nothing_can_be_kept_is_refused_at_once(
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
     set_flag(monkeypatch, place)
     before = jax.config.jax_compilation_cache_dir
-    with pytest.raises(errors.ElmError, match=told):
-        compile_flag.keep_programs()
+    with (
+        pytest.raises(errors.ElmError, match=told),
+        compile_flag.kept_programs(),
+    ):
+        pass
     assert jax.config.jax_compilation_cache_dir == before
     run, _ = build(train.Train, DATASET, SMALL)
     with pytest.raises(errors.ElmError, match=told):
