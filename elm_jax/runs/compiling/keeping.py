@@ -64,10 +64,10 @@ class Tally:
         """Counts a program that was taken, if that is what JAX tells."""
         self.num_taken += event == _TAKEN
 
-    def note_secs(self, event: str, duration: float, **_: Any) -> None:
+    def note_secs(self, event: str, duration_secs: float, **_: Any) -> None:
         """Counts a program and the time of its compiler, if that is told."""
         self.num_asked += event == _ASKED_SECS
-        self.compile_secs += duration * (
+        self.compile_secs += duration_secs * (
             (event == _ASKED_SECS) - (event == _TAKING_SECS)
         )
 
