@@ -20,33 +20,28 @@ run() {
   ".venv/bin/$binary" --gin_file="gin/pocket/$gin_file.gin" --gin.MODEL_DIR="$out" "$@"
 }
 
-results='{MODEL_DIR}/results_merging.jsonl'
+# Of the tasks that experts were trained on, a prompt of each dataset with answer choices.
+held_in="('pocket_kinds_what_are', 'pocket_moods_was', 'pocket_paraphrases_same_meaning',
+  'pocket_people_who_is_it', 'pocket_reviews_sentiment', 'pocket_topics_topic',
+  'pocket_work_needs')"
 for seed in "${seeds[@]}"; do
   of="of seed $seed"
   dataset="{MODEL_DIR}/dataset_experts/seed$seed"
-  parts="('$dataset/pocket_topics', '$dataset/pocket_reviews')"
   merged="{MODEL_DIR}/merged_study/seed$seed"
-  for method in uniform task_arithmetic ties covariance wudi ace; do
-    run "two parts by $method $of" elm_merge merge --gin.merge.Merge.method="$method" \
-      --gin.merge.Merge.experts="$parts" --gin.merge.Merge.experts_dir="$merged" \
-      --gin.merge.Merge.expert_name="$method"
-  done
-  run "two parts by regmean $of" elm_merge merge_by_data \
-    --gin.merge.Merge.experts="$parts" --gin.merge.Merge.experts_dir="$merged" \
-    --gin.merge.Merge.expert_name=regmean
-  run "two parts by fisher $of" elm_merge merge_by_data --gin.merge.Merge.method=fisher \
-    --gin.merge.Merge.experts="$parts" --gin.merge.Merge.experts_dir="$merged" \
-    --gin.merge.Merge.expert_name=fisher
-  run "two parts by a swept sum $of" elm_merge merge_search \
-    --gin.merge.Merge.experts="$parts" --gin.merge.Merge.experts_dir="$merged" \
-    --gin.merge.Merge.expert_name=swept_sum
-  candidates="('$merged/*', '$dataset/pocket_topics', '$dataset/pocket_reviews')"
-  run "composed task $of" elm_eval compose \
-    --gin.evaluate.Evaluate.experts="$candidates" \
-    --gin.evaluate.Evaluate.results_path="$results"
-  run "tasks of the parts $of" elm_eval own_tasks \
-    --gin.evaluate.Evaluate.experts="$candidates" \
-    --gin.evaluate.Evaluate.results_path="$results"
-  run "retrieved and all experts $of" elm_eval merging_study \
+  run "two parts $of" elm_merge merging_parts --gin.EXPERTS_DIR="$merged" \
+    --gin.TOPICS="$dataset/pocket_topics" --gin.REVIEWS="$dataset/pocket_reviews"
+  run "composed task and tasks of the parts $of" elm_eval merging_parts_scores \
+    --gin.EXPERTS="('$merged/*', '$dataset/*')"
+done
+for seed in "${seeds[@]}"; do
+  run "retrieved and all experts of seed $seed" elm_eval merging_study \
     --gin.queries.Queries.library_dir="{MODEL_DIR}/library/seed$seed"
 done
+for seed in "${seeds[@]}"; do
+  run "the same on tasks with experts of seed $seed" elm_eval merging_study \
+    --gin.queries.Queries.library_dir="{MODEL_DIR}/library/seed$seed" \
+    --gin.MIXTURE_OR_TASK_NAME="$held_in" --gin.SPLITS="('test',)" \
+    --gin.OVERLAP=mark --gin.VOTES='{MODEL_DIR}/votes_merging_seen.jsonl'
+done
+all="$(IFS=,; echo "${seeds[*]}")"
+.venv/bin/python tests/benchmarks/merging_study_table.py "$out" --seeds="$all"
