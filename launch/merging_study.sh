@@ -30,8 +30,8 @@ for seed in "${seeds[@]}"; do
   merged="{MODEL_DIR}/merged_study/seed$seed"
   run "two parts $of" elm_merge merging_parts --gin.EXPERTS_DIR="$merged" \
     --gin.TOPICS="$dataset/pocket_topics" --gin.REVIEWS="$dataset/pocket_reviews"
-  run "composed task and tasks of the parts $of" elm_eval merging_parts_scores \
-    --gin.EXPERTS="('$merged/*', '$dataset/*')"
+  run "composed task and tasks of the parts $of" elm_eval merging_scores \
+    --gin.EXPERTS="('$merged/parts_*', '$dataset/*')"
 done
 for seed in "${seeds[@]}"; do
   run "retrieved and all experts of seed $seed" elm_eval merging_study \
@@ -42,6 +42,14 @@ for seed in "${seeds[@]}"; do
     --gin.queries.Queries.library_dir="{MODEL_DIR}/library/seed$seed" \
     --gin.MIXTURE_OR_TASK_NAME="$held_in" --gin.SPLITS="('test',)" \
     --gin.OVERLAP=mark --gin.VOTES='{MODEL_DIR}/votes_merging_seen.jsonl'
+done
+for seed in "${seeds[@]}"; do
+  merged="{MODEL_DIR}/merged_study/seed$seed"
+  run "all experts by searches of seed $seed" elm_merge merging_all \
+    --gin.EXPERTS="{MODEL_DIR}/prompt_experts/seed$seed/*" --gin.EXPERTS_DIR="$merged"
+  run "scores of these of seed $seed" elm_eval merging_scores \
+    --gin.EXPERTS="('$merged/all_*',)" --gin.TASKS="('pocket_unseen',)" \
+    --gin.SPLITS="('test',)"
 done
 all="$(IFS=,; echo "${seeds[*]}")"
 .venv/bin/python tests/benchmarks/merging_study_table.py "$out" --seeds="$all"

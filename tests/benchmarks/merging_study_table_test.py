@@ -1,0 +1,145 @@
+"""The table of the merging study has the numbers of rows whose answers are known."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from elm_jax import errors
+from elm_jax.data import tasks
+from elm_jax.evaluation import result_store, results
+from tests.benchmarks import merging_study_table
+
+NUM_ROWS = 100
+SEEDS = (1, 2)
+
+
+def record(store, name, is_right, *, split="test", kind="merged", seeds=SEEDS):
+    """Adds rows of the composed task; row `i` is right if `is_right(seed, i)` is."""
+    for seed in seeds:
+        right = [100.0 * is_right(seed, i) for i in range(NUM_ROWS)]
+        for task in tasks.registry.expand("pocket_composed"):
+            cell = results.Cell(
+                expert=name,
+                base_fingerprint="0123456789abcdef",
+                expert_fingerprint=f"{name}{seed}",
+                task=task,
+                dataset="pocket_digests",
+                prompt=task.removeprefix("pocket_digests_"),
+                split=split,
+                protocol="default",
+                seed=42,
+                checkpoint_step=0,
+                scoring="scoring",
+            )
+            store.record(
+                cell,
+                run_id="run",
+                values={"accuracy": float(np.mean(right))},
+                num_examples=NUM_ROWS,
+                per_example={
+                    "example_ids": np.arange(NUM_ROWS),
+                    "accuracy": np.array(right, np.float32),
+                },
+                facts=results.Facts(kind=kind, training_seed=seed),
+            )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    result_store.ResultStore(tmp_path / "results.jsonl").finish()
+    (tmp_path / "results.jsonl").touch()
+    store = result_store.ResultStore(tmp_path / "results_merging.jsonl")
+    record(store, "parts_uniform", lambda _, i: i < 50)
+    record(store, "parts_wudi", lambda _, i: i < 60)
+    record(store, "parts_ace", lambda seed, i: i < 50 + (0 if seed == 1 else 20))
+    record(store, "pocket_topics", lambda _, i: i < 30, kind="dataset")
+    record(store, "pocket_reviews", lambda _, i: i < 52, kind="dataset")
+    for name, validation, test in (("3_1", 40, 90), ("1_3", 60, 20)):
+        for split, count in (("validation", validation), ("test", test)):
+            record(
+                store,
+                f"parts_weighted_{name}",
+                lambda _, i, count=count: i < count,
+                split=split,
+            )
+    store.finish()
+    return tmp_path
+
+
+def table(folder, capsys):
+    merging_study_table.main([str(folder), "--seeds=1,2"])
+    text = capsys.readouterr().out
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines()]
+    return text, {cells[0]: cells[1:] for cells in lines if len(cells) > 4}
+
+
+def numbers(cell):
+    return [float(number) for number in re.findall(r"[-+]?\d+\.\d", cell)]
+
+
+def test_a_difference_is_that_of_the_same_rows(folder, capsys):
+    _, lines = table(folder, capsys)
+    assert numbers(lines["wudi"][0])[0] == 60
+    gap, low, high = numbers(lines["wudi"][1])
+    assert gap == 10
+    # Rows whose difference is 100 for 10 of 100, and 0 for the others: the normal
+    # error, and Student's t of 99 degrees of freedom makes it 1 % wider. The tolerance
+    # is that of percentiles of 1,000 resamples of so skewed a mean.
+    half = 1.98 * 100 * math.sqrt(0.1 * 0.9 / NUM_ROWS)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.12)
+    assert lines["wudi"][1].endswith("*")
+
+
+def test_intervals_count_trainings(folder, capsys):
+    _, lines = table(folder, capsys)
+    gap, low, high = numbers(lines["ace"][1])
+    assert gap == 10  # as great as the other one's, but of one training alone
+    assert low < 0 < high
+    assert not lines["ace"][1].endswith("*")
+
+
+def test_a_setting_is_chosen_by_validation_rows_alone(folder, capsys):
+    _, lines = table(folder, capsys)
+    assert numbers(lines["weighted (`parts_weighted_1_3`)"][0])[0] == 20
+
+
+def test_a_random_expert_is_the_mean_of_the_experts(folder, capsys):
+    _, lines = table(folder, capsys)
+    assert numbers(lines["random expert"][0])[0] == (30 + 52) / 2
+
+
+def test_a_merge_is_named_only_if_it_beats_both_parts(folder, capsys):
+    text, _ = table(folder, capsys)
+    # 60 beats 30 and 52 by rows that are nested; 50 beats 30 alone.
+    assert "Beat both parts by their own intervals: ['wudi']." in text
+
+
+def test_a_method_without_all_trainings_is_left_out(folder, capsys):
+    store = result_store.ResultStore(folder / "results_merging.jsonl")
+    record(store, "parts_fisher", lambda _, i: i < 99, seeds=(1,))
+    store.finish()
+    _, lines = table(folder, capsys)
+    assert "fisher" not in lines
+
+
+def test_a_folder_without_the_mean_is_refused(tmp_path):
+    for name in ("results", "results_merging"):
+        (tmp_path / f"{name}.jsonl").touch()
+    with pytest.raises(errors.DataError, match="no rows of all trainings"):
+        merging_study_table.main([str(tmp_path), "--seeds=1"])
+
+
+def test_its_settings_are_those_of_the_gin_files():
+    names = {
+        name
+        for one in merging_study_table.TABLES
+        for group in one.settings.values()
+        for name in group
+    }
+    known = merging_study_table.pathlib.Path(__file__).parents[2] / "gin/pocket"
+    text = "".join(path.read_text() for path in sorted(known.glob("merging_*.gin")))
+    given = set(re.findall(r'(?:expert_)?name = "(\w+)"', text))
+    assert given <= names, json.dumps(sorted(given - names))
