@@ -20,10 +20,6 @@ run() {
   ".venv/bin/$binary" --gin_file="gin/pocket/$gin_file.gin" --gin.MODEL_DIR="$out" "$@"
 }
 
-# Of the tasks that experts were trained on, a prompt of each dataset with answer choices.
-held_in="('pocket_kinds_what_are', 'pocket_moods_was', 'pocket_paraphrases_same_meaning',
-  'pocket_people_who_is_it', 'pocket_reviews_sentiment', 'pocket_topics_topic',
-  'pocket_work_needs')"
 for seed in "${seeds[@]}"; do
   of="of seed $seed"
   dataset="{MODEL_DIR}/dataset_experts/seed$seed"
@@ -38,10 +34,8 @@ for seed in "${seeds[@]}"; do
     --gin.queries.Queries.library_dir="{MODEL_DIR}/library/seed$seed"
 done
 for seed in "${seeds[@]}"; do
-  run "the same on tasks with experts of seed $seed" elm_eval merging_study \
-    --gin.queries.Queries.library_dir="{MODEL_DIR}/library/seed$seed" \
-    --gin.MIXTURE_OR_TASK_NAME="$held_in" --gin.SPLITS="('test',)" \
-    --gin.OVERLAP=mark --gin.VOTES='{MODEL_DIR}/votes_merging_seen.jsonl'
+  run "the same on tasks with experts of seed $seed" elm_eval merging_held_in \
+    --gin.queries.Queries.library_dir="{MODEL_DIR}/library/seed$seed"
 done
 for seed in "${seeds[@]}"; do
   merged="{MODEL_DIR}/merged_study/seed$seed"

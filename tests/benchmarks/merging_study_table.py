@@ -32,9 +32,14 @@ from tasks import pocket
 assert pocket  # it registers the tasks
 
 UNSEEN = ("pocket_unseen",)
-RANKED = tuple(
-    f"pocket_{name}"
-    for name in "kinds moods paraphrases people reviews topics work".split()
+HELD_IN = (  # of gin/pocket/merging_held_in.gin
+    "pocket_kinds_what_are",
+    "pocket_moods_was",
+    "pocket_paraphrases_same_meaning",
+    "pocket_people_who_is_it",
+    "pocket_reviews_sentiment",
+    "pocket_topics_topic",
+    "pocket_work_needs",
 )
 COMPOSED, PARTS = ("pocket_composed",), ("pocket_topics", "pocket_reviews")
 RANDOM = "random expert"
@@ -82,14 +87,14 @@ TABLES = (
     Table(
         "Three retrieved experts of each task",
         UNSEEN,
-        RANKED,
+        HELD_IN,
         _of_library("top3", "merged_top3", ("sum", "half_sum", "third_sum")),
         "prompt",
     ),
     Table(
         "All 20 prompt experts",
         UNSEEN,
-        RANKED,
+        HELD_IN,
         _of_library("all", "merged_all", ("third_sum", "small_sum", "least_sum")),
         "prompt",
     ),
