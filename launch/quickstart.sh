@@ -14,37 +14,45 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
 step=0
 start=$SECONDS
+beside=()
+trap 'kill "${beside[@]}" 2>/dev/null || true' EXIT
+
 tell() {
   step=$((step + 1))
   printf '\n[%d/13] %s (%d s so far)\n' "$step" "$1" "$((SECONDS - start))"
 }
 run() {
   tell "$1"
-  shift
-  local binary=$1 gin_file=$2
-  shift 2
-  ".venv/bin/$binary" --gin_file="gin/pocket/$gin_file.gin" --gin.MODEL_DIR="$out" "$@"
+  ".venv/bin/$2" --gin_file="gin/pocket/$3.gin" --gin.MODEL_DIR="$out" "${@:4}"
+}
+
+# One command seldom keeps two cores busy: what the next steps do not need runs beside them.
+run_beside() {
+  tell "$1"
+  ".venv/bin/$2" --gin_file="gin/pocket/$3.gin" --gin.MODEL_DIR="$out" "${@:4}" &
+  beside+=($!)
+}
+finish_beside() {
+  local process
+  for process in "${beside[@]}"; do
+    wait "$process"
+  done
+  beside=()
 }
 
 run "base: span corruption on unlabelled pocket text" elm_train base
 run "prompt experts: adapters and layer norms, one per prompt" elm_train prompt_experts
-
-# The next two need only the base, and neither keeps two cores busy: side by side.
-tell "dataset experts: all parameters, one per dataset"
-.venv/bin/elm_train --gin_file=gin/pocket/dataset_experts.gin --gin.MODEL_DIR="$out" &
-dataset_experts=$!
-trap 'kill "$dataset_experts" 2>/dev/null || true' EXIT
+run_beside "dataset experts: all parameters, one per dataset" elm_train dataset_experts
+run_beside "library: 100 keys for each prompt expert" elm_library library
 run "multitask baseline: all prompts, the same token budget" elm_train multitask
-wait "$dataset_experts"
-trap - EXIT
-
-run "library: 100 keys for each prompt expert" elm_library library
+finish_beside
 run "evaluation on unseen tasks" elm_eval evaluate
+run_beside "one more expert, later" elm_train new_expert
 run "evaluation of experts on their own tasks" elm_eval own_tasks \
   --gin.evaluate.Evaluate.experts='("{MODEL_DIR}/multitask", "{MODEL_DIR}/prompt_experts/*")'
+finish_beside
 run "merge: two skills for the composed task" elm_merge merge
 run "evaluation on the composed task" elm_eval compose
-run "one more expert, later" elm_train new_expert
 run "a grown library, old keys as they were" elm_library grow
 run "evaluation again, with the grown library" elm_eval after
 run "report" elm_report report
