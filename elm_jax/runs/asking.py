@@ -56,7 +56,7 @@ class Asking(NamedTuple):
             asker, self.data, base_path=self.base_path
         )
         former_retrieval.check_tasks(self.retrieval, self.tasks)
-        if any(one.num_looked_at(len(folders)) for one in self.strategies):
+        if any(strategy.num_looked_at(len(folders)) for strategy in self.strategies):
             shards.check_file(
                 shards.parse(self.shard),
                 behaviour_scores.path(self._library_dir(self.retrieval)),
@@ -81,8 +81,8 @@ class Asking(NamedTuple):
         """
         base_dir = self.run.path(self.base_path)
         shape, infos = bases.model_config(bases.read_manifest(base_dir)), self._infos()
-        added = sum(one.added_share(shape, infos) for one in self.strategies)
-        told = score_cost.describe(
+        added = sum(strategy.added_share(shape, infos) for strategy in self.strategies)
+        plan = score_cost.describe(
             base_dir,
             parts,
             num_shards=shards.parse(self.shard).count,
@@ -90,8 +90,8 @@ class Asking(NamedTuple):
             more=dict.fromkeys(self.tasks, added),
         )
         if self.retrieval is None:
-            return told
-        told |= behaviour_scores.plan(
+            return plan
+        plan |= behaviour_scores.plan(
             self.strategies,
             self.retrieval,
             self.tasks,
@@ -101,11 +101,11 @@ class Asking(NamedTuple):
             device_flops=device_flops,
         )
         costs = {
-            one.label: one.costs(shape, infos)
-            for one in self.strategies
-            if isinstance(one, LibraryStrategy)
+            strategy.label: strategy.costs(shape, infos)
+            for strategy in self.strategies
+            if isinstance(strategy, LibraryStrategy)
         }
-        return told | {name: line for name, line in costs.items() if line}
+        return plan | {name: line for name, line in costs.items() if line}
 
     def questions(
         self, program: scorer.Scorer, keys: jobs.Keys

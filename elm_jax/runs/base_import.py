@@ -92,10 +92,10 @@ class ImportBase(Run):
             reason = str(error).splitlines()[0]
             print(f"compared by name alone, as the source is gone: {reason}")  # noqa: T201
         else:
-            is_own = not is_there and recipes.make_once(
+            was_saved = not is_there and recipes.make_once(
                 lambda: self._save(source), lambda: self.check_recipe(source)
             )
-            if is_own:
+            if was_saved:
                 return
             self.check_recipe(source)
             self._check_weights(source)
@@ -156,11 +156,11 @@ class ImportBase(Run):
         if vocabulary:  # else the user leaves it to the base
             before["vocabulary"] = there.vocabulary.get("fingerprint", "none")
             now["vocabulary"] = vocabulary["fingerprint"]
-        asked = self._data()
+        wanted = self._data()
         if source:
-            asked = {k: value for k, value in asked.items() if k not in self.origin()}
-        before |= {name: there.data[name] for name in asked if name in there.data}
-        now |= {name: asked[name] for name in asked if name in there.data}
+            wanted = {k: value for k, value in wanted.items() if k not in self.origin()}
+        before |= {name: there.data[name] for name in wanted if name in there.data}
+        now |= {name: wanted[name] for name in wanted if name in there.data}
         recipes.check_same(f"base {self.folder}", before, now)
         return True
 
@@ -175,7 +175,7 @@ class ImportBase(Run):
     def _check_weights(self, source: Source) -> None:
         dtype = tensors.storage_dtype(source.leaves, self.storage_dtype)
         total = trees.count_params(source.leaves) * dtype.itemsize
-        found = streaming.fingerprint(
+        fingerprint = streaming.fingerprint(
             source.leaves,
             dtype=dtype,
             on_bytes=Progress("compare", total=total, unit="bytes"),
@@ -184,7 +184,7 @@ class ImportBase(Run):
         recipes.check_same(
             f"base {self.folder}",
             {"weights": there.base_fingerprint, "steps": there.steps},
-            {"weights": found, "steps": source.steps},
+            {"weights": fingerprint, "steps": source.steps},
         )
 
     def _data(self) -> dict[str, Any]:
@@ -196,16 +196,16 @@ class ImportBase(Run):
         return path and SentencePiece(str(path), self.extra_ids)
 
     def _vocabulary_facts(self, source: Source | None) -> dict[str, Any]:
-        found = self._vocabulary(source)
-        if found is None:
+        vocabulary = self._vocabulary(source)
+        if vocabulary is None:
             return {}
         how = "named by the import" if self.vocabulary_path else "beside the weights"
-        return vocabularies.describe(found, set_by=how)
+        return vocabularies.describe(vocabulary, set_by=how)
 
     def _describe_vocabulary(self, source: Source | None) -> str:
-        found = self._vocabulary(source)
-        if found is not None:
-            return f"{found.path}, {found.size} ids"
+        vocabulary = self._vocabulary(source)
+        if vocabulary is not None:
+            return f"{vocabulary.path}, {vocabulary.size} ids"
         if source is None:
             return "what lies beside the weights"
         return "none, so that no run can compare its own with it"

@@ -117,13 +117,13 @@ def _from_json(cls: Callable[..., _T], fields: Mapping[str, Any], name: str) -> 
         return cls(**values)
     except (TypeError, errors.ConfigError) as error:
         raise errors.CheckpointError(
-            found=f"manifest of {name!r}: {_told(error)}",
+            found=f"manifest of {name!r}: {_reason(error)}",
             expected="the fields that the expert was saved with",
             do="Save the expert again, or read it with the elm_jax that wrote it",
         ) from error
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """Returns what an error found and expected, without its advice for gin files."""
     lines = [line.rstrip(".") for line in f"{error}".splitlines()[:2]]
     return "; ".join(lines).removeprefix("Found: ").replace("; Expected", "; expected")

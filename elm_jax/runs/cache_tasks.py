@@ -68,9 +68,9 @@ class CacheTasks(Run):
         done = len(pairs) - len(failed)
         print(f"caches: {done} of {len(pairs)} in {data.data_options.cache_dir}")  # noqa: T201
         if failed:
-            found = "\n".join(f"{name}: {error}" for name, error in failed.items())
+            reasons = "\n".join(f"{name}: {error}" for name, error in failed.items())
             raise errors.DataError(
-                found=f"{len(failed)} of {len(pairs)} caches failed\n{found}",
+                found=f"{len(failed)} of {len(pairs)} caches failed\n{reasons}",
                 expected="data, templates and lengths that serve every task",
                 do="Correct what is named, or leave those tasks or splits out; the "
                 "other caches are kept",
@@ -84,9 +84,9 @@ class CacheTasks(Run):
         """Returns the tasks and splits to cache."""
         pairs = []
         for name in tasks.registry.expand(self.tasks):
-            known = _splits(tasks.registry.task(name))
-            wanted = self.splits or known
-            pairs += [(name, split) for split in wanted if split in known]
+            task_splits = _splits(tasks.registry.task(name))
+            wanted = self.splits or task_splits
+            pairs += [(name, split) for split in wanted if split in task_splits]
         if not pairs:
             raise errors.ConfigError(
                 found=f"no task with one of the splits {', '.join(self.splits)}",

@@ -178,12 +178,12 @@ def of_experts(
       ConfigError: An expert is named as a strategy is, so that their rows would be
         taken for each other's.
     """
-    found: list[Candidate] = []
+    candidates: list[Candidate] = []
     for folder in folders:
         info = read_manifest(folder)
         naming.check_is_no_label(info.name, info.kind, folder, labels=labels)
-        found.append(Candidate(info.name, (folder,), info.kind, strategy="expert"))
-    return found
+        candidates.append(Candidate(info.name, (folder,), info.kind, strategy="expert"))
+    return candidates
 
 
 def of_shard(
@@ -191,5 +191,7 @@ def of_shard(
 ) -> list[tuple[Candidate, list[str]]]:
     """Returns a shard's candidates with their tasks; equal parameters stay together."""
     names = [candidate.origin_text for candidate, _ in pairs]
-    own = set(shard.choose(set(names)))
-    return [pair for pair, name in zip(pairs, names, strict=True) if name in own]
+    shard_names = set(shard.choose(set(names)))
+    return [
+        pair for pair, name in zip(pairs, names, strict=True) if name in shard_names
+    ]

@@ -26,8 +26,8 @@ def intervals(
       draws: How rows are resampled.
     """
     groups: dict[object, list[str]] = {}
-    for name, own in trainings.items():
-        groups.setdefault(_rows(own), []).append(name)
+    for name, expert_trainings in trainings.items():
+        groups.setdefault(_rows(expert_trainings), []).append(name)
     for rows, names in groups.items():
         if rows is None:
             for name in names:
@@ -45,13 +45,13 @@ def _rows(trainings: Trainings) -> object:
     """
     if len(trainings) > 1:
         return None
-    (one,) = trainings
+    (columns,) = trainings
     ids: dict[str, int] = {}
-    for key in one:
-        number = id(compact_columns.ids_of(one, key))  # equal ids are one array
+    for key in columns:
+        number = id(compact_columns.ids_of(columns, key))  # equal ids are one array
         if ids.setdefault(key[0], number) != number:
             return None
-    return frozenset(one), tuple(sorted(ids.items()))
+    return frozenset(columns), tuple(sorted(ids.items()))
 
 
 def _together(
@@ -65,33 +65,35 @@ def _together(
     for dataset, keys in by_dataset.items():
         order = np.argsort(compact_columns.ids_of(first, keys[0]), kind="stable")
         tables = [
-            np.mean([one[key].values for key in keys], axis=0)[order]
-            for one in experts.values()
+            np.mean([columns[key].values for key in keys], axis=0)[order]
+            for columns in experts.values()
         ]
         table = np.stack(tables, axis=1)
         means.append(table.mean(axis=0))
         times = draws.times(dataset, len(order)).astype(np.float64)
-        own = times @ table / len(order) - means[-1]
+        deviations = times @ table / len(order) - means[-1]
         is_known = len(order) > 1
         missed.append(
-            own * estimates.scale_up(len(order)) if is_known else own * np.nan
+            deviations * estimates.scale_up(len(order))
+            if is_known
+            else deviations * np.nan
         )
         num_rows.append(len(order))
     errors = np.stack(missed, axis=2)  # [resamples, experts, datasets]
     for i, name in enumerate(experts):
-        one = estimates.Estimate(
+        estimate = estimates.Estimate(
             tuple(by_dataset),
-            np.array([own[i] for own in means]),
+            np.array([dataset_means[i] for dataset_means in means]),
             errors[:, i],
             tuple(num_rows),
             (0,) * len(num_rows),  # is not compared
         )
-        yield name, _by_dataset(one)
+        yield name, _by_dataset(estimate)
 
 
-def _by_dataset(one: estimates.Estimate) -> dict[str, results.Interval]:
-    parts = {dataset: one.of(dataset).interval for dataset in one.datasets}
-    return {**parts, "": one.interval}
+def _by_dataset(estimate: estimates.Estimate) -> dict[str, results.Interval]:
+    parts = {dataset: estimate.of(dataset).interval for dataset in estimate.datasets}
+    return {**parts, "": estimate.interval}
 
 
 def _alone(
@@ -100,20 +102,22 @@ def _alone(
     return _by_dataset(estimates.estimate([*map(narrow, trainings)], draws, who=name))
 
 
-def narrow(one: statistics.Columns) -> dict[statistics.Key, statistics.Column]:
+def narrow(columns: statistics.Columns) -> dict[statistics.Key, statistics.Column]:
     """Returns results in which prompts of the same rows are one column, of their mean.
 
     Their resampled mean is the same, and found ten times as fast.
     """
     by_dataset: dict[str, list[tuple[statistics.Key, statistics.Column]]] = {}
-    for key, column in one.items():
+    for key, column in columns.items():
         by_dataset.setdefault(key[0], []).append((key, column))
-    found: dict[statistics.Key, statistics.Column] = {}
-    for own in by_dataset.values():
-        key, (ids, _) = own[0]
-        if all(np.array_equal(ids, other) for _, (other, _) in own[1:]):
-            values = np.mean([values for _, (_, values) in own], axis=0)
-            found[key] = statistics.Column(ids, values)
+    narrowed: dict[statistics.Key, statistics.Column] = {}
+    for prompt_columns in by_dataset.values():
+        key, (ids, _) = prompt_columns[0]
+        if all(
+            np.array_equal(ids, other_ids) for _, (other_ids, _) in prompt_columns[1:]
+        ):
+            values = np.mean([values for _, (_, values) in prompt_columns], axis=0)
+            narrowed[key] = statistics.Column(ids, values)
         else:
-            found |= dict(own)
-    return found
+            narrowed |= dict(prompt_columns)
+    return narrowed

@@ -44,14 +44,14 @@ def protocol(
         parts.append("length_normalized")
     if not dataset.has_choices and decoding != decoding_spec.GREEDY:
         parts.append(f"{decoding}".replace(" ", ""))
-    found = "+".join(parts)
-    if claimed not in ("", found):
+    in_words = "+".join(parts)
+    if claimed not in ("", in_words):
         raise errors.ConfigError(
             found=f"protocol = {claimed!r} for {dataset.name}",
-            expected=f"{found!r}, which is how it is scored",
+            expected=f"{in_words!r}, which is how it is scored",
             do="Leave protocol out, and choose rows by task_data.TaskData.protocol",
         )
-    return found
+    return in_words
 
 
 def scoring(

@@ -42,17 +42,17 @@ class Shown:
     @functools.cached_property
     def cells(self) -> frozenset[tuple[str, str]]:
         """Every (task, split) whose rows are shown or chosen by."""
-        shown = [(task, self.split) for own in self.tables.values() for task in own]
+        shown = [(task, self.split) for tasks in self.tables.values() for task in tasks]
         unseen = next(iter(self.tables.values()))
         return frozenset(shown + [(task, self.selection_split) for task in unseen])
 
     def of(self, rows: RowColumns) -> RowColumns:
         """Returns those rows that are shown or chosen by."""
-        own = rows.among("metric", {*self.metrics, "chance"})
-        is_shown = own.derived(
+        metric_rows = rows.among("metric", {*self.metrics, "chance"})
+        is_shown = metric_rows.derived(
             lambda row: (row.task, row.split) in self.cells, "task", "split"
         )
-        return own.take(is_shown.are(bool))
+        return metric_rows.take(is_shown.are(bool))
 
 
 class ComparableRows:
@@ -79,14 +79,14 @@ class ComparableRows:
     def __init__(
         self, store: result_store.ResultStore, only: Mapping[str, object], shown: Shown
     ) -> None:
-        asked = {name: v for name, v in only.items() if v not in ("", None)}
-        found = naming.strategies_told_apart(store.rows().where(**asked))
+        filters = {name: v for name, v in only.items() if v not in ("", None)}
+        matching = naming.strategies_told_apart(store.rows().where(**filters))
         self.store, self.shown = store, shown
-        self._lying = _lying(store)
-        self._sources = {(s, lies) for (_, s), lies in self._lying.items()}
-        self.newest = naming.newest(found, self._lying)
+        self._on_disk = _on_disk(store)
+        self._sources = {(s, lies) for (_, s), lies in self._on_disk.items()}
+        self.newest = naming.newest(matching, self._on_disk)
         self.all = shown.of(self.newest)
-        self._before = shown.of(found)
+        self._before = shown.of(matching)
         naming.check_comparable(self.all, shown.tables.values())
         # Of release 0.1, only the report tells which row is its merge. A name means
         # one expert on the whole page.
@@ -132,11 +132,11 @@ class ComparableRows:
         rows = self._trainings.rows
         seeds = [seed or 0 for seed in rows.coded("training_seed").listed()]
         columns = [rows.coded(name).listed() for name in whole_trainings.CELL]
-        found: dict[tuple[str, ...], list[int]] = {}
+        places: dict[tuple[str, ...], list[int]] = {}
         for place in sorted(range(len(rows)), key=seeds.__getitem__):
-            key = tuple(own[place] for own in columns)
-            found.setdefault(key, []).append(place)
-        return found
+            key = tuple(column[place] for column in columns)
+            places.setdefault(key, []).append(place)
+        return places
 
     def folder(self, row: results.ResultRow) -> pathlib.Path | None:
         """Returns where the expert of a row lies; None if it is not as it was scored.
@@ -151,9 +151,9 @@ class ComparableRows:
     def names(self) -> dict[str, str]:
         """The name of each expert by the fingerprint of each of its trainings."""
         rows = self._trainings.rows
-        own = rows.take(row_columns.are_experts(rows))
-        lasts = np.sort(own.groups("expert_fingerprint", "expert").lasts)
-        return {row.expert_fingerprint: row.expert for row in own.take(lasts)}
+        expert_rows = rows.take(row_columns.are_experts(rows))
+        lasts = np.sort(expert_rows.groups("expert_fingerprint", "expert").lasts)
+        return {row.expert_fingerprint: row.expert for row in expert_rows.take(lasts)}
 
     def trainings(
         self, rows: Sequence[results.ResultRow]
@@ -169,7 +169,9 @@ class ComparableRows:
         Raises:
           DataError: A row has no per-example values, or there are two of a task.
         """
-        return [CompactColumns(self._read(one)) for one in self.by_training(rows)]
+        return [
+            CompactColumns(self._read(training)) for training in self.by_training(rows)
+        ]
 
     def by_training(self, rows: Sequence[results.ResultRow]) -> Sequence[RowColumns]:
         """Returns the rows behind rows that `of` gave, by training; see `trainings`."""
@@ -178,7 +180,7 @@ class ComparableRows:
         behind = [self._behind[whole_trainings.cell(row)] for row in rows]
         number = min(map(len, behind))
         return [
-            self._trainings.rows.take(np.array([own[place] for own in behind]))
+            self._trainings.rows.take(np.array([places[place] for places in behind]))
             for place in range(number)
         ]
 
@@ -197,8 +199,8 @@ class ComparableRows:
             if place not in self._columns:
                 by_metric.setdefault(place[2], []).append(i)
         for metric, new in by_metric.items():
-            own = rows.take(np.array(new))
-            arrays_of = self.store.per_examples(own, only=("example_ids", metric))
+            new_rows = rows.take(np.array(new))
+            arrays_of = self.store.per_examples(new_rows, only=("example_ids", metric))
             for i, arrays in zip(new, arrays_of, strict=True):
                 self._columns[places[i]] = self._kept(rows[i], metric, arrays)
         return {k: self._columns[at] for k, at in zip(keys, places, strict=True)}
@@ -217,32 +219,34 @@ class ComparableRows:
         """Returns whose these rows are, as names and values."""
         rows = self.all
 
-        def told(name: str) -> str:
-            return ", ".join(sorted({own for (own,) in rows.distinct(name)} - {""}))
+        def values_of(name: str) -> str:
+            return ", ".join(sorted({value for (value,) in rows.distinct(name)} - {""}))
 
         return (
             ("result rows", f"{len(rows)} of {self.store.path.name}"),
-            ("base", told("base_fingerprint")),
-            ("protocol", told("protocol")),
-            ("vocabulary", told("vocabulary")),
+            ("base", values_of("base_fingerprint")),
+            ("protocol", values_of("protocol")),
+            ("vocabulary", values_of("vocabulary")),
         )
 
     def doubts(self) -> Iterator[str]:
         """Yields what is doubtful about whose the rows are, a sentence each."""
         return row_doubts.of(
-            self._before, self.all, lying=self._lying, trainings=self._trainings
+            self._before, self.all, on_disk=self._on_disk, trainings=self._trainings
         )
 
 
-def _lying(store: result_store.ResultStore) -> dict[naming.Folder, str]:
+def _on_disk(store: result_store.ResultStore) -> dict[naming.Folder, str]:
     """Returns the fingerprints of the experts that lie in the folders of rows now."""
-    found: dict[naming.Folder, str] = {}
+    fingerprints: dict[naming.Folder, str] = {}
     rows = store.rows()
-    own = rows.take(row_columns.are_experts(rows) & rows.coded("source").are(bool))
-    for name, source in sorted(own.distinct("expert", "source")):
+    expert_rows = rows.take(
+        row_columns.are_experts(rows) & rows.coded("source").are(bool)
+    )
+    for name, source in sorted(expert_rows.distinct("expert", "source")):
         folder = store.path.parent / source
         if (folder / manifest.FILE_NAME).is_file():
             info = manifest.read_manifest(folder)
             if info.name == name:
-                found[name, source] = info.fingerprint
-    return found
+                fingerprints[name, source] = info.fingerprint
+    return fingerprints

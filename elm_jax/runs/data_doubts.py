@@ -7,7 +7,7 @@ from elm_jax import errors
 from elm_jax.data import token_store
 from elm_jax.partitioning import processes
 
-_TOLD_SHARE = 0.05
+_NOTABLE_SHARE = 0.05
 _MOST_NAMED = 5
 
 Dataset = token_store.TokenizedDataset
@@ -20,8 +20,10 @@ def check(datasets: Iterable[Dataset]) -> None:
       DataError: Every input of a dataset is cut: what its template asks for last is
         shown in no example.
     """
-    each = list({(one.name, one.split): one for one in datasets}.values())
-    cut = [one for one in each if _cut_share(one) == 1]
+    each = list(
+        {(dataset.name, dataset.split): dataset for dataset in datasets}.values()
+    )
+    cut = [dataset for dataset in each if _cut_share(dataset) == 1]
     if cut:
         name = f"{cut[0].split} of {cut[0].name}"
         others = f" and of {len(cut) - 1} more tasks" if len(cut) > 1 else ""
@@ -37,7 +39,7 @@ def check(datasets: Iterable[Dataset]) -> None:
         )
     if processes.is_main():
         for what, share_fn in _DOUBTS.items():
-            line = _told(each, what, share_fn)
+            line = _line(each, what, share_fn)
             if line:
                 print(line)  # noqa: T201
 
@@ -52,18 +54,22 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _told(
+def _line(
     datasets: list[Dataset], what: str, share_fn: Callable[[Dataset], float]
 ) -> str:
     """Returns a line about the datasets in which something is not rare, or ""."""
-    shares = {f"{one.name} {one.split}": share_fn(one) for one in datasets}
-    told = {name: share for name, share in shares.items() if share > _TOLD_SHARE}
-    if not told:
+    shares = {
+        f"{dataset.name} {dataset.split}": share_fn(dataset) for dataset in datasets
+    }
+    notable = {name: share for name, share in shares.items() if share > _NOTABLE_SHARE}
+    if not notable:
         return ""
-    ordered = sorted(told.items(), key=lambda item: (-item[1], item[0]))
+    ordered = sorted(notable.items(), key=lambda item: (-item[1], item[0]))
     parts = [f"{100 * share:.1f} % of {name}" for name, share in ordered[:_MOST_NAMED]]
     if len(ordered) > _MOST_NAMED:
-        parts.append(f"and more than {_TOLD_SHARE:.0%} of {len(ordered) - _MOST_NAMED}")
+        parts.append(
+            f"and more than {_NOTABLE_SHARE:.0%} of {len(ordered) - _MOST_NAMED}"
+        )
     return f"{what}: {', '.join(parts)}"
 
 

@@ -40,13 +40,13 @@ def check(
       splits: Splits of them that are wanted; () for all.
     """
     names = list(names)
-    found = lacking(data_options, names, splits)
-    if not found:
+    missing = lacking(data_options, names, splits)
+    if not missing:
         return
-    first = next(iter(found))
+    first = next(iter(missing))
     raise errors.ConfigError(
-        found=f"no data folder {data_options.data_dir!r}, and {len(found)} of "
-        f"{len(names)} tasks are read from one, such as {first} ({found[first]})",
+        found=f"no data folder {data_options.data_dir!r}, and {len(missing)} of "
+        f"{len(names)} tasks are read from one, such as {first} ({missing[first]})",
         expected="a folder that holds the datasets, as tasks/README.md lists them",
         do="Name it with --gin.DATA_DIR=PATH, or set data_dir of the task data",
     )

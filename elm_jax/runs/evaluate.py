@@ -126,16 +126,16 @@ class Evaluate(Run):
         devices = choose_devices(self.placement)
         meshes.check_batch_size(self.batch_size, devices.mesh)
         data = self.data.opened(self.place)
-        found = self._check_experts(data)
+        experts = self._check_experts(data)
         names = self._names()
-        counts = self._num_candidates(found)
+        counts = self._num_candidates(experts)
         parts = score_cost.parts(
             counts, self.splits, data, most=self.max_examples, choose=self._rows
         )
         num_rows = {p.task: p.num_rows for p in parts if p.split == self.splits[-1]}
         return {
             "strategies": ", ".join(map(str, self.strategies)),
-            "experts": f"{len(found)}: {', '.join(folder.name for folder in found)}",
+            "experts": f"{len(experts)}: {', '.join(e.name for e in experts)}",
             "tasks": "each expert's own"
             if self.own_tasks
             else f"{len(names)}: {', '.join(names)}",
@@ -154,8 +154,8 @@ class Evaluate(Run):
         names = self._names()
         count = collections.Counter(dict.fromkeys(names, len(self.strategies)))
         for folder in experts:
-            own = manifest.read_manifest(folder).tasks
-            count.update(own if self.own_tasks else names)
+            trained_tasks = manifest.read_manifest(folder).tasks
+            count.update(trained_tasks if self.own_tasks else names)
         return count
 
     def run(self) -> None:
@@ -196,22 +196,22 @@ class Evaluate(Run):
             length_normalized=self.length_normalized,
             decoding=self.decoding,
         )
-        asked = [*self._jobs(keys, open_split, program)]
+        all_jobs = [*self._jobs(keys, open_split, program)]
         compared = (data.data_options.cache_dir, self.overlap, base.manifest)
-        asked = overlaps.told(asked, store, *compared)
-        data_doubts.check(job.of.dataset for job in asked)
+        all_jobs = overlaps.with_overlaps(all_jobs, store, *compared)
+        data_doubts.check(job.of.dataset for job in all_jobs)
         processes.check_same(
-            repr([job.cell for job in asked]), what="list of what to score"
+            repr([job.cell for job in all_jobs]), what="list of what to score"
         )
         if self.race is not None:
-            asked = raced.staying(
-                self.race, asked, program, keys, store, run_id=self.name
+            all_jobs = raced.staying(
+                self.race, all_jobs, program, keys, store, run_id=self.name
             )
-        todo = jobs.unscored(asked, store)
+        todo = jobs.unscored(all_jobs, store)
         if todo:
             jobs.score(todo, program, keys, store, run_id=self.name)
         if processes.is_main():
-            score_tables.show(naming.told_apart(jobs.rows_of(asked, store)))
+            score_tables.show(naming.told_apart(jobs.rows_of(all_jobs, store)))
             print(store.path)  # noqa: T201
 
     def _check_folder(self) -> None:
@@ -226,13 +226,15 @@ class Evaluate(Run):
           ElmError: An expert, also of the library, does not fit; the library's are not
             those that it lists; or retrieval is for other tasks.
         """
-        named, found = self._experts(), self._strategies()
+        named, used_strategies = self._experts(), self._strategies()
         candidates.of_experts(named, labels=self._labels())
         listed = self._asking().check()
-        if any(strategy.merges for strategy in found):
+        if any(strategy.merges for strategy in used_strategies):
             expert_checks.check_alike([*map(manifest.read_manifest, listed)])
-        for given, _ in offered.without_library(found, self._names(), self.path):
-            listed += given.folders
+        for candidate, _ in offered.without_library(
+            used_strategies, self._names(), self.path
+        ):
+            listed += candidate.folders
         every = [*dict.fromkeys([*named, *listed])]
         base_dir = self.path(self.initial_checkpoint_path)
         expert_checks.check(every, base_dir=base_dir, vocabulary=data.vocabulary)
@@ -242,9 +244,10 @@ class Evaluate(Run):
         return named
 
     def _asking(self) -> asking.Asking:
-        base_path, shard = self.initial_checkpoint_path, self.shard
-        asked, names = (self.retrieval, self._strategies()), self._names()
-        return asking.Asking(*asked, names, self.data, self, base_path, shard)
+        return asking.Asking(
+            *(self.retrieval, self._strategies(), self._names(), self.data, self),
+            *(self.initial_checkpoint_path, self.shard),
+        )
 
     def _names(self) -> list[str]:
         return task_registry.registry.expand(self.tasks) if self.tasks else []
@@ -260,7 +263,7 @@ class Evaluate(Run):
         return scored_rows.choose(
             num_rows,
             split=split,
-            asked=self.retrieval,
+            retrieval=self.retrieval,
             seed=self.random_seed,
             most=self.max_examples,
         )
@@ -272,18 +275,22 @@ class Evaluate(Run):
         program: scorer.Scorer,
     ) -> Iterator[jobs.Job]:
         """Yields every candidate on every task and split that it is scored on."""
-        names, found = self._names(), self._strategies()
-        pairs = [*offered.without_library(found, names, self.path)]
+        names, used_strategies = self._names(), self._strategies()
+        pairs = [*offered.without_library(used_strategies, names, self.path)]
         for candidate in candidates.of_experts(self._experts(), labels=self._labels()):
             info = candidate.manifest
-            own = list(info.tasks) if info else []
-            pairs.append((candidate, own if self.own_tasks else names))
+            trained_tasks = list(info.tasks) if info else []
+            pairs.append((candidate, trained_tasks if self.own_tasks else names))
         questions = self._asking().questions(program, keys)
-        for question in questions if any(one.reads_labels for one in found) else ():
+        for question in (
+            questions
+            if any(strategy.reads_labels for strategy in used_strategies)
+            else ()
+        ):
             if (split := question.dataset.split) in self.splits:
                 rows = open_split(question.task, split).rows
                 scored_rows.check_unseen(question, rows)
-        pairs += offered.from_library(found, questions, self.path)
+        pairs += offered.from_library(used_strategies, questions, self.path)
         shard = shards.parse(self.shard)
         for candidate, tasks in candidates.of_shard(pairs, shard):
             for task in tasks:

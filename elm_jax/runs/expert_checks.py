@@ -94,10 +94,12 @@ def check_alike(
       FingerprintError: They were trained on several vocabularies.
     """
     every = [*infos] if base is None else [base, *infos]
-    known = {i.vocabulary["fingerprint"]: i.name for i in every if i.vocabulary}
-    if len(known) > 1:
+    by_fingerprint = {
+        i.vocabulary["fingerprint"]: i.name for i in every if i.vocabulary
+    }
+    if len(by_fingerprint) > 1:
         raise errors.FingerprintError(
-            found=f"experts of different vocabularies: {known}",
+            found=f"experts of different vocabularies: {by_fingerprint}",
             expected="one vocabulary",
             do="Merge experts that were trained on the same tokens",
         )
@@ -109,9 +111,9 @@ def check_alike(
         kind = [of, info.trainable_pattern, info.adapter]
         kinds.setdefault(json.dumps(kind, sort_keys=True), info.name)
     if len(kinds) > 1:
-        told = "; ".join(f"{name}: {kind}" for kind, name in kinds.items())
+        listed = "; ".join(f"{name}: {kind}" for kind, name in kinds.items())
         raise errors.ConfigError(
-            found=f"experts of different kinds: {told}",
+            found=f"experts of different kinds: {listed}",
             expected="one kind, one trainable pattern, one adapter spec",
             do="Merge prompt experts with prompt experts, dataset with dataset",
         )
@@ -163,9 +165,9 @@ def describe_lengths(
         if dict(trained_at) != dict(lengths):
             others[json.dumps(trained_at)] += 1
     return "; ".join(
-        f"{count} experts were trained at {told}, and are scored at"
+        f"{count} experts were trained at {other_lengths}, and are scored at"
         f" {json.dumps(dict(lengths))}"
-        for told, count in others.items()
+        for other_lengths, count in others.items()
     )
 
 

@@ -53,12 +53,12 @@ class ExportExperts(Run):
           CheckpointError: As `run`, of exports that are there.
           ConfigError: As `run`.
         """
-        found = library.find_experts(self, self.experts)
-        infos = [manifest.read_manifest(folder) for folder in found]
+        folders = library.find_experts(self, self.experts)
+        infos = [manifest.read_manifest(folder) for folder in folders]
         for info in infos:
             self.check_expert(info)
         return {
-            "experts": f"{len(found)}: {', '.join(f.name for f in found)}",
+            "experts": f"{len(folders)}: {', '.join(f.name for f in folders)}",
             "finished already": sum(map(self._is_finished, infos)),
             "files": self.path(f"{self.export_dir}/<name>"),
         }
@@ -79,11 +79,11 @@ class ExportExperts(Run):
                 continue
             expert = loaded.Expert.load(source)
             _check_tensors(expert)
-            is_own = recipes.make_once(
+            was_saved = recipes.make_once(
                 lambda: self.save(folder, expert, spec, self._recipe(info)),  # noqa: B023
                 lambda: self._is_finished(info),  # noqa: B023
             )
-            done = f"expert {info.name}" if is_own else "finished already"
+            done = f"expert {info.name}" if was_saved else "finished already"
             print(f"{done}: {folder}")  # noqa: T201
 
     def _folder(self, info: manifest.Manifest) -> pathlib.Path:

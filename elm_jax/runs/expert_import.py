@@ -65,7 +65,7 @@ class ImportExperts(Run):
             have.
         """
         named = self.source_paths
-        found: dict[str, pathlib.Path] = {}
+        by_name: dict[str, pathlib.Path] = {}
         for pattern in [named] if isinstance(named, str) else named:
             folders = [folder for folder in self.find(pattern) if folder.is_dir()]
             if not folders:
@@ -80,13 +80,13 @@ class ImportExperts(Run):
                     of=f"the expert in {folder}",
                     do="Import it with expert_name",
                 )
-                if found.setdefault(name, folder) != folder:
+                if by_name.setdefault(name, folder) != folder:
                     raise errors.ConfigError(
-                        found=f"{folder} and {found[name]} for an expert {name!r}",
+                        found=f"{folder} and {by_name[name]} for an expert {name!r}",
                         expected="a name for each",
                         do="Import them one by one with expert_name",
                     )
-        return found
+        return by_name
 
     def plan(self) -> Plan:
         """Returns what would be read and written; compares what is there already.
@@ -94,16 +94,16 @@ class ImportExperts(Run):
         Raises:
           CheckpointError: As `run`, of experts that are there.
         """
-        found = self.sources()
-        finished = [name for name in found if self._is_finished(name)]
+        sources = self.sources()
+        finished = [name for name in sources if self._is_finished(name)]
         if finished:
             base = self._base()
             for name in finished:
-                read = self.read(found[name], base)
+                read = self.read(sources[name], base)
                 self._check_same(self._manifest(name, read, base), read)
         return {
-            "read": "\n".join(map(str, found.values())),
-            "experts": f"{len(found)}: {', '.join(found)}",
+            "read": "\n".join(map(str, sources.values())),
+            "experts": f"{len(sources)}: {', '.join(sources)}",
             "finished already": len(finished),
             "files": self.path(f"{self.experts_dir}/<name>"),
         }
@@ -130,12 +130,14 @@ class ImportExperts(Run):
         """
         base, places = self._base(), {}
         for name, source in self.sources().items():
-            found = self.read(source, base)
+            read_expert = self.read(source, base)
             place = places[source] = self._folder(name)
-            if not self._import(name, found, self._manifest(name, found, base)):
+            if not self._import(
+                name, read_expert, self._manifest(name, read_expert, base)
+            ):
                 tell(f"finished already: {name}")
                 continue
-            num_params = trees.count_params(found.params)
+            num_params = trees.count_params(read_expert.params)
             tell(f"expert {name} ({num_params:,} parameters): {place}")
         return places
 
@@ -147,17 +149,20 @@ class ImportExperts(Run):
             if self._is_finished(name)
         }
 
-    def _import(self, name: str, found: ReadExpert, info: manifest.Manifest) -> bool:
+    def _import(
+        self, name: str, read_expert: ReadExpert, info: manifest.Manifest
+    ) -> bool:
         """Returns whether the expert was saved here; else the same one is there."""
 
         def is_same() -> bool:
             if not self._is_finished(name):
                 return False
-            self._check_same(info, found)
+            self._check_same(info, read_expert)
             return True
 
         return not is_same() and recipes.make_once(
-            lambda: loaded.Expert(found.params, info).save(self._folder(name)), is_same
+            lambda: loaded.Expert(read_expert.params, info).save(self._folder(name)),
+            is_same,
         )
 
     def _base(self) -> manifest.Manifest:
@@ -169,22 +174,22 @@ class ImportExperts(Run):
     def _is_finished(self, name: str) -> bool:
         return (self._folder(name) / manifest.FILE_NAME).is_file()
 
-    def _check_same(self, asked: manifest.Manifest, found: ReadExpert) -> None:
+    def _check_same(self, new: manifest.Manifest, read_expert: ReadExpert) -> None:
         """Raises CheckpointError if the expert that is there is another one."""
-        folder = self._folder(asked.name)
+        folder = self._folder(new.name)
         there = manifest.read_manifest(folder)
-        own = there.params_fingerprint  # "" in what release 0.1 saved
-        own = own or trees.fingerprint(experts.load_expert(folder)[0])
+        weights = there.params_fingerprint  # "" in what release 0.1 saved
+        weights = weights or trees.fingerprint(experts.load_expert(folder)[0])
         recipes.check_same(
             f"expert {folder}",
-            _identity(there) | {"weights": own},
-            _identity(asked) | {"weights": trees.fingerprint(found.params)},
+            _identity(there) | {"weights": weights},
+            _identity(new) | {"weights": trees.fingerprint(read_expert.params)},
             do="Name another expert_name or experts_dir for this one, or remove the"
             " folder to import it anew",
         )
 
     def _manifest(
-        self, name: str, found: ReadExpert, base: manifest.Manifest
+        self, name: str, read_expert: ReadExpert, base: manifest.Manifest
     ) -> manifest.Manifest:
         return manifest.Manifest(
             name=name,
@@ -192,10 +197,10 @@ class ImportExperts(Run):
             base_name=base.name,
             base_fingerprint=base.base_fingerprint,
             model=base.model,
-            adapter=bases.describe(found.adapter),
-            trainable_pattern=found.pattern,
+            adapter=bases.describe(read_expert.adapter),
+            trainable_pattern=read_expert.pattern,
             tasks=self.tasks or (name,),
-            data=found.data,
+            data=read_expert.data,
             versions=manifest.installed_versions(),
             vocabulary=base.vocabulary,
             operative_config=self.operative_config(),

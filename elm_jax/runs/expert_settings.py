@@ -71,8 +71,8 @@ def optimizer_of(
     Raises:
       ConfigError: A value is wrong, or the run's optimiser has no such field.
     """
-    known = {field.name for field in dataclasses.fields(run_optimizer)}
-    odd = sorted(changes.keys() - known)
+    settable = {field.name for field in dataclasses.fields(run_optimizer)}
+    odd = sorted(changes.keys() - settable)
     if odd:
         kind = type(run_optimizer).__name__
         raise errors.ConfigError(
@@ -90,11 +90,11 @@ def check_patterns(
     by_pattern: Mapping[str, ExpertSettings], names: Iterable[str]
 ) -> None:
     """Raises ConfigError for patterns that fit none of the names."""
-    known = list(names)
+    expert_names = list(names)
     for pattern in by_pattern:
-        if not paths.fitting(pattern, known):
+        if not paths.fitting(pattern, expert_names):
             raise errors.ConfigError(
                 found=f"per_expert has {pattern!r}, which fits no expert",
                 expected="patterns of names of experts of this run",
-                do=errors.did_you_mean(pattern, known),
+                do=errors.did_you_mean(pattern, expert_names),
             )

@@ -120,16 +120,22 @@ class ExportResults(Run):
             path = folder / _FILES[name]
             files.write_bytes(path, _table(name, store))
             yield path
-        for model, own in models.items() if name == "lm_eval" else ():
+        for model, model_rows in models.items() if name == "lm_eval" else ():
             when = store.path.stat().st_mtime
-            found = lm_eval_results.of(model, own, load=store.per_example, when=when)
+            harness_results = lm_eval_results.of(
+                model, model_rows, load=store.per_example, when=when
+            )
             path = folder / name / lm_eval_results.folder_name(model)
             path /= lm_eval_results.file_name(when)
-            files.write_text(path, json.dumps(found, indent=2, ensure_ascii=False))
+            files.write_text(
+                path, json.dumps(harness_results, indent=2, ensure_ascii=False)
+            )
             yield path
-        for model, own in models.items() if name == "hub" else ():
-            found = hub_results.of(own, self.hub_benchmarks, source=self.hub_source)
-            for file, content in found.items():
+        for model, model_rows in models.items() if name == "hub" else ():
+            hub_files = hub_results.of(
+                model_rows, self.hub_benchmarks, source=self.hub_source
+            )
+            for file, content in hub_files.items():
                 path = folder / name / lm_eval_results.folder_name(model) / file
                 files.write_text(path, content)
                 yield path
@@ -142,20 +148,20 @@ class ExportResults(Run):
         Raises:
           DataError: There are none, or they are of several bases, protocols or seeds.
         """
-        asked = {
+        filters = {
             "base_fingerprint": self.base_fingerprint,
             "protocol": self.protocol,
             "seed": self.random_seed,
         }
-        found = [
+        rows = [
             row
             for row in store.rows()
             if row.split == self.split
-            and all(v in ("", None, getattr(row, k)) for k, v in asked.items())
+            and all(v in ("", None, getattr(row, k)) for k, v in filters.items())
         ]
-        found = naming.newest(naming.strategies_told_apart(found))
-        found = [row for row in naming.told_apart(found) if self._is_named(row.expert)]
-        if not found:
+        rows = naming.newest(naming.strategies_told_apart(rows))
+        rows = [row for row in naming.told_apart(rows) if self._is_named(row.expert)]
+        if not rows:
             of = ", ".join(sorted({row.split for row in store.rows()}))
             raise errors.DataError(
                 found=f"no rows of {', '.join(self.experts)} in split {self.split!r}"
@@ -163,8 +169,8 @@ class ExportResults(Run):
                 expected=f"some; it has rows of split {of}",
                 do="Correct split, experts, protocol, base_fingerprint or random_seed",
             )
-        naming.check_comparable(found, [{row.task for row in found}])
-        return _by_model(found)
+        naming.check_comparable(rows, [{row.task for row in rows}])
+        return _by_model(rows)
 
     def _is_named(self, expert: str) -> bool:
         literals = (
@@ -190,23 +196,23 @@ def _by_model(rows: Sequence[results.ResultRow]) -> dict[str, list[results.Resul
     trainings: dict[str, dict[object, results.ResultRow]] = {}
     for row in rows:
         trainings.setdefault(row.expert, {}).setdefault(_training(row), row)
-    found: dict[str, dict[tuple[str, str], results.ResultRow]] = {}
+    by_label: dict[str, dict[tuple[str, str], results.ResultRow]] = {}
     for row in rows:
-        own = trainings[row.expert].values()
-        seeds = {one.training_seed for one in own}
+        expert_trainings = trainings[row.expert].values()
+        seeds = {training.training_seed for training in expert_trainings}
         label = row.expert
-        if len(own) > 1:
-            is_told = len(seeds) == len(own)
+        if len(expert_trainings) > 1:
+            is_told = len(seeds) == len(expert_trainings)
             mark = f"seed {row.training_seed}" if is_told else row.expert_fingerprint
             label = f"{row.expert} ({mark})"
-        other = found.setdefault(label, {}).setdefault((row.task, row.metric), row)
-        if other is not row:
+        first = by_label.setdefault(label, {}).setdefault((row.task, row.metric), row)
+        if first is not row:
             raise errors.DataError(
                 found=f"two rows of {row.metric} of {label} on {row.task} {row.split}",
                 expected="one for each model, task and metric",
                 do="Score it into another result file",
             )
-    return {label: [*own.values()] for label, own in found.items()}
+    return {label: [*label_rows.values()] for label, label_rows in by_label.items()}
 
 
 def _training(row: results.ResultRow) -> object:

@@ -13,29 +13,29 @@ from elm_jax.runs.run import Run
 _DO = "Set retrieval = @queries.Queries(), which has the evaluation's"
 
 
-def asker(asked: queries.Queries, run: Run) -> Run:
+def asker(retrieval: queries.Queries, run: Run) -> Run:
     """Returns the run whose work folder the paths of a retrieval are about."""
-    return asked if isinstance(asked, Run) else run
+    return retrieval if isinstance(retrieval, Run) else run
 
 
-def check_data(asked: queries.Queries | None, data: task_data.TaskData) -> None:
+def check_data(retrieval: queries.Queries | None, data: task_data.TaskData) -> None:
     """Raises ConfigError if a retrieval has other data than the evaluation."""
-    if isinstance(asked, library.Retrieve) and asked.data != data:
+    if isinstance(retrieval, library.Retrieve) and retrieval.data != data:
         raise errors.ConfigError(
-            found=f"a retrieval with {asked.data}",
+            found=f"a retrieval with {retrieval.data}",
             expected=f"the data of the evaluation: {data}",
             do=_DO,
         )
 
 
-def check_tasks(asked: queries.Queries, names: Sequence[str]) -> None:
+def check_tasks(retrieval: queries.Queries, names: Sequence[str]) -> None:
     """Raises ConfigError if a retrieval is for other tasks than the evaluation."""
-    if not isinstance(asked, library.Retrieve):
+    if not isinstance(retrieval, library.Retrieve):
         return
-    own = task_registry.registry.expand(asked.tasks)
-    if sorted(own) != sorted(names):
+    its_tasks = task_registry.registry.expand(retrieval.tasks)
+    if sorted(its_tasks) != sorted(names):
         raise errors.ConfigError(
-            found=f"retrieval for {len(own)} tasks: {', '.join(own)}"[:300],
+            found=f"retrieval for {len(its_tasks)} tasks: {', '.join(its_tasks)}"[:300],
             expected=f"the {len(names)} tasks of the evaluation",
             do=_DO,
         )

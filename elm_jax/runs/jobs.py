@@ -103,33 +103,33 @@ class Keys:
 
 
 def rows_of(
-    asked: Sequence[Job], store: result_store.ResultStore
+    jobs: Sequence[Job], store: result_store.ResultStore
 ) -> list[results.ResultRow]:
     """Returns the rows that a store has of jobs."""
-    of_these = {job.cell.key("") for job in asked}
+    of_these = {job.cell.key("") for job in jobs}
     return [row for row in store.rows() if row.key("") in of_these]
 
 
-def are_done(asked: Sequence[Job], store: result_store.ResultStore) -> Sequence[bool]:
+def are_done(jobs: Sequence[Job], store: result_store.ResultStore) -> Sequence[bool]:
     """Returns of each job whether a store has its rows, alike on all processes."""
     done = {row.key("") for row in store.rows()}
-    return processes.agree([job.cell.key("") in done for job in asked])
+    return processes.agree([job.cell.key("") in done for job in jobs])
 
 
-def unscored(asked: Sequence[Job], store: result_store.ResultStore) -> list[list[Job]]:
+def unscored(jobs: Sequence[Job], store: result_store.ResultStore) -> list[list[Job]]:
     """Returns the jobs whose rows a store lacks, those of the same parameters together.
 
     Prints how many they are.
     """
     groups: dict[tuple[object, ...], list[Job]] = {}
-    for job, skip in zip(asked, are_done(asked, store), strict=True):
+    for job, skip in zip(jobs, are_done(jobs, store), strict=True):
         # In the order of all, so that rows have it also after a kill.
         group = groups.setdefault(job.candidate.origin, [])
         if not skip:
             group.append(job)
     todo = [group for group in groups.values() if group]
     total = sum(map(len, todo))
-    print(f"to score: {total}; scored already: {len(asked) - total}")  # noqa: T201
+    print(f"to score: {total}; scored already: {len(jobs) - total}")  # noqa: T201
     return todo
 
 

@@ -33,7 +33,7 @@ def find_experts(run: Run, patterns: str | tuple[str, ...]) -> list[pathlib.Path
 
     Bases are left out; a pattern that matches no expert is an error.
     """
-    found: dict[pathlib.Path, None] = {}
+    experts: dict[pathlib.Path, None] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         folders = [f for f in run.find(pattern) if (f / manifest.FILE_NAME).is_file()]
         kinds = {folder: manifest.read_manifest(folder).kind for folder in folders}
@@ -44,8 +44,8 @@ def find_experts(run: Run, patterns: str | tuple[str, ...]) -> list[pathlib.Path
                 expected="one or more folders with a manifest.json",
                 do="Train experts first (elm_train), or correct the pattern",
             )
-        found.update(dict.fromkeys(chosen))
-    return list(found)
+        experts.update(dict.fromkeys(chosen))
+    return list(experts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,15 +167,15 @@ class BuildLibrary(LibraryRun):
             folder = self.path(self.extends)
         if (folder / index.RECORD).is_file():
             settings = dataclasses.asdict(index.open_index(folder).settings)
-            asked = {
+            wanted = {
                 "text_format": self.text_format,
                 "num_keys": self.num_keys,
                 "seed": self.random_seed,
             }
             recipes.check_same(
                 f"index of {folder}",
-                {name: settings[name] for name in asked},
-                asked,
+                {name: settings[name] for name in wanted},
+                wanted,
                 do="Use those settings, or build another library (library_dir)",
             )
         return data

@@ -53,9 +53,9 @@ class Expert:
           MissingExtraError: The place needs a package that is not installed.
         """
         with expert_places.opened(place) as folder:
-            found = cls._read(folder)
+            expert = cls._read(folder)
         kept = None if paths.is_url(f"{place}") else folder
-        return dataclasses.replace(found, folder=kept)
+        return dataclasses.replace(expert, folder=kept)
 
     def save(self, place: str | pathlib.Path) -> None:
         """Writes the expert into a new place, whole or not at all.

@@ -46,13 +46,13 @@ def read(
     for name, points in others.items():
         first.setdefault(_without_seed(name), points)
     names = _shown_names(curves)
-    found = tuple(
+    compared = tuple(
         report.Curve(
-            names[name], own, others.get(name) or first.get(_without_seed(name), ())
+            names[name], losses, others.get(name) or first.get(_without_seed(name), ())
         )
-        for name, own in curves.items()
+        for name, losses in curves.items()
     )
-    if others and curves and not any(curve.other for curve in found):
+    if others and curves and not any(curve.other for curve in compared):
         raise errors.DataError(
             found=f"metrics of {', '.join(sorted(others)[:_MOST_NAMED])} in"
             f" {compare_dir}, and of {', '.join(sorted(curves)[:_MOST_NAMED])} in"
@@ -60,7 +60,7 @@ def read(
             expected="trainings of the same experts",
             do='Set COMPARE_WORK_DIR to the folder of such trainings, or to ""',
         )
-    return found
+    return compared
 
 
 def _without_seed(name: str) -> str:

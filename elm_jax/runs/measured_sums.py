@@ -71,7 +71,7 @@ class Measured(NamedTuple):
         return padded
 
 
-def grams(of: Measured) -> Arrays:
+def grams(measured: Measured) -> Arrays:
     """Returns what RegMean needs: the mean of x x' over what each matrix reads.
 
     Of matrices [inputs, outputs] and of the first ones of LoRAs [inputs, inputs], of
@@ -80,15 +80,17 @@ def grams(of: Measured) -> Arrays:
     Of embeddings, norms and biases there is nothing.
 
     Args:
-      of: The expert and the rows, one or more.
+      measured: The expert and the rows, one or more.
     """
-    leaves = trees.flatten(of.expert.params)
-    sums = _sums_fn(*of.network, frozenset(filter(reads.can_be_seen, leaves)))
-    params = of.params
+    leaves = trees.flatten(measured.expert.params)
+    sums = _sums_fn(*measured.network, frozenset(filter(reads.can_be_seen, leaves)))
+    params = measured.params
     totals: Any = None
-    for batch in of.batches():
-        found = sums(params, batch)
-        totals = found if totals is None else jax.tree.map(jnp.add, totals, found)
+    for batch in measured.batches():
+        batch_sums = sums(params, batch)
+        totals = (
+            batch_sums if totals is None else jax.tree.map(jnp.add, totals, batch_sums)
+        )
     return {
         name: np.asarray(total / jnp.maximum(count, 1))
         for name, (total, count) in (totals or {}).items()
@@ -123,29 +125,31 @@ def _sum_up(name: str, x: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array
     return jnp.einsum("...nd,...ne->...de", x, x, precision=exact), count
 
 
-def hidden(of: Measured, names: Sequence[str], num_positions: int, seed: int) -> Arrays:
+def hidden(
+    measured: Measured, names: Sequence[str], num_positions: int, seed: int
+) -> Arrays:
     """Returns what narrowing needs: what matrices read, [..., positions, width].
 
     Args:
-      of: The expert and the rows.
+      measured: The expert and the rows.
       names: Of the matrices.
       num_positions: Tokens at most, drawn by the seed among those of all rows, for
         inputs and for targets; the same for experts that are given the same rows.
       seed: Of the choice.
     """
-    read = _read_fn(*of.network, frozenset(names))
-    params = of.params
+    read = _read_fn(*measured.network, frozenset(names))
+    params = measured.params
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for batch in of.batches():
+    for batch in measured.batches():
         for name, x in read(params, batch).items():
             mask = np.asarray(reads.is_token(name, batch))
             parts[name].append(np.asarray(x, np.float32)[..., mask, :])
-    found = {}
+    drawn = {}
     for name, several in parts.items():
         every = np.concatenate(several, axis=-2)
         draw = np.random.default_rng(seed).permutation(every.shape[-2])
-        found[name] = every[..., np.sort(draw[:num_positions]), :]
-    return found
+        drawn[name] = every[..., np.sort(draw[:num_positions]), :]
+    return drawn
 
 
 @functools.lru_cache(maxsize=8)
@@ -157,7 +161,7 @@ def _read_fn(
     return jax.jit(reads.make_read_fn(bases.build_model(shape, adapter), names))
 
 
-def fisher(of: Measured) -> Arrays:
+def fisher(measured: Measured) -> Arrays:
     """Returns the diagonal of the Fisher information, float32, as the parameters.
 
     The mean over rows of the expected squared gradient of a row's log-likelihood: for
@@ -166,15 +170,15 @@ def fisher(of: Measured) -> Arrays:
     which is the empirical Fisher information.
 
     Args:
-      of: The expert and the rows, one or more.
+      measured: The expert and the rows, one or more.
     """
-    rows_fn = _squares_fn(*of.network)
-    own, params = trees.as_float32(of.expert.params), of.params
+    rows_fn = _squares_fn(*measured.network)
+    expert, params = trees.as_float32(measured.expert.params), measured.params
     total: Any = None
-    for _, batch in choice_batches(of.examples, of.batch_size):
-        found = rows_fn(own, params, *batch)
-        total = found if total is None else jax.tree.map(jnp.add, total, found)
-    count = len(of.examples)
+    for _, batch in choice_batches(measured.examples, measured.batch_size):
+        squares = rows_fn(expert, params, *batch)
+        total = squares if total is None else jax.tree.map(jnp.add, total, squares)
+    count = len(measured.examples)
     return {name: np.asarray(a) / count for name, a in trees.flatten(total).items()}
 
 
@@ -182,21 +186,23 @@ def fisher(of: Measured) -> Arrays:
 def _squares_fn(
     shape: config.T5Config, adapter: adapters.AdapterSpec | None
 ) -> Callable[..., Any]:
-    """Returns `(own, whole, inputs, choices, mask, is_row) -> sums of squares`."""
+    """Returns `(expert, whole, inputs, choices, mask, is_row) -> sums of squares`."""
     score = scoring.make_score_fn(bases.build_model(shape, adapter))
 
-    def log_probs(own: Params, whole: Params, row: tuple[Any, ...]) -> Any:
+    def log_probs(expert: Params, whole: Params, row: tuple[Any, ...]) -> Any:
         inputs, choices, mask = (part[None] for part in row)
-        scores = score(trees.replace(whole, own), inputs, choices, mask)[0]
+        scores = score(trees.replace(whole, expert), inputs, choices, mask)[0]
         scores = jnp.where(mask[0], scores, _MASKED)
         # With a single one there is nothing to choose: it is a target.
         return jax.nn.log_softmax(scores) if len(scores) > 1 else scores
 
     @jax.jit
-    def squares(own: Params, whole: Params, *batch: Any) -> Any:
+    def squares(expert: Params, whole: Params, *batch: Any) -> Any:
         def add(total: Any, row: Any) -> tuple[Any, None]:
             *parts, is_row = row
-            log_p, pull = jax.vjp(lambda own: log_probs(own, whole, tuple(parts)), own)
+            log_p, pull = jax.vjp(
+                lambda expert: log_probs(expert, whole, tuple(parts)), expert
+            )
             (slopes,) = jax.vmap(pull)(jnp.eye(len(log_p)))  # [choices, ...]
             p = jnp.exp(log_p) if len(log_p) > 1 else jnp.ones(1)
             p = p * is_row
@@ -207,7 +213,7 @@ def _squares_fn(
             return jax.tree.map(jnp.add, total, jax.tree.map(summed, slopes)), None
 
         # One row at a time: its gradients are as large as the expert, for each choice.
-        zeros = jax.tree.map(jnp.zeros_like, own)
+        zeros = jax.tree.map(jnp.zeros_like, expert)
         return jax.lax.scan(add, zeros, batch)[0]
 
     return squares

@@ -93,12 +93,14 @@ class Source(NamedTuple):
           DataError: Rows are missing, or what was kept is damaged.
         """
         progress = Progress(f"measure {method.measures}", total=len(experts), unit="")
-        found = []
+        statistics = []
         for done, expert in enumerate(experts, 1):
             with errors.during(f"measuring {expert.name}"):
-                found.append(trees.unflatten(self._of(method, expert, experts, base)))
+                statistics.append(
+                    trees.unflatten(self._of(method, expert, experts, base))
+                )
             progress(done)
-        return found
+        return statistics
 
     def _of(
         self,
@@ -130,23 +132,25 @@ class Source(NamedTuple):
             for each in several
             for row in each.places
         ]
-        of = measured_sums.Measured(expert, base, examples, self.settings.batch_size)
-        arrays = self._measured(method, of)
+        measured = measured_sums.Measured(
+            expert, base, examples, self.settings.batch_size
+        )
+        arrays = self._measured(method, measured)
         sealed_arrays.write(where, arrays, recipe)
         return arrays
 
     def _measured(
-        self, method: MergeMethod, of: measured_sums.Measured
+        self, method: MergeMethod, measured: measured_sums.Measured
     ) -> Mapping[str, np.ndarray]:
         if method.measures == "grams":
-            return measured_sums.grams(of)
+            return measured_sums.grams(measured)
         if method.measures == "fisher":
-            return measured_sums.fisher(of)
-        sides = effects.beside(of.expert.params)
+            return measured_sums.fisher(measured)
+        sides = effects.beside(measured.expert.params)
         places = aligning.places(sides, is_linear=False).values()
         names = [name for group in places for name in group if sides[name].takes_factor]
         count, seed = self.settings.num_positions, self.settings.random_seed
-        return measured_sums.hidden(of, names, count, seed) if names else {}
+        return measured_sums.hidden(measured, names, count, seed) if names else {}
 
     def _rows(self, expert: loaded.Expert, num_sharing: int) -> list["_Rows"]:
         """Returns the rows of an expert's tasks, by task."""
@@ -156,12 +160,12 @@ class Source(NamedTuple):
         draw = np.random.default_rng(self.settings.random_seed).permutation(ends[-1])
         count = -(-self.settings.num_rows // num_sharing)
         chosen = np.sort(draw[:count])
-        found = []
+        parts = []
         for dataset, end in zip(every, ends, strict=True):
             start = end - len(dataset)
-            own = chosen[(chosen >= start) & (chosen < end)] - start
-            found.append(_Rows(dataset, tuple(own.tolist())))
-        return found
+            places = chosen[(chosen >= start) & (chosen < end)] - start
+            parts.append(_Rows(dataset, tuple(places.tolist())))
+        return parts
 
 
 class _Rows(NamedTuple):
@@ -171,8 +175,8 @@ class _Rows(NamedTuple):
     @property
     def told(self) -> list[Any]:
         """What tells them, as JSON values."""
-        of = self.dataset
-        return [of.name, of.split, of.fingerprint, list(self.places)]
+        dataset = self.dataset
+        return [dataset.name, dataset.split, dataset.fingerprint, list(self.places)]
 
 
 def _tasks(info: manifest.Manifest) -> tuple[str, ...]:

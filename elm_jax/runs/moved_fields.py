@@ -39,18 +39,18 @@ def takes_old_names(
         build: Callable[..., None] = run_type.__init__
 
         def __init__(self: _Run, **values: Any) -> None:  # noqa: N807
-            told = {
+            meant = {
                 name: value
                 for name, value in values.items()
                 if name not in silent or value != silent[name]
             }
-            build(self, **_with_new_names(run_type, told, moved, by_name))
+            build(self, **_with_new_names(run_type, meant, moved, by_name))
 
         # Gin takes a name only if the signature has it.
-        known = inspect.signature(build)
+        signature = inspect.signature(build)
         old = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in moved]
-        together = [*known.parameters.values(), *old]
-        __init__.__signature__ = known.replace(parameters=together)
+        together = [*signature.parameters.values(), *old]
+        __init__.__signature__ = signature.replace(parameters=together)
         __init__.__doc__ = build.__doc__
         run_type.__init__ = __init__
         return run_type
@@ -75,12 +75,12 @@ def _with_new_names(
         held = result.get(part, defaults[part])
         if by_name is not None and isinstance(held, str):
             held = by_name(held)
-        known = [field.name for field in dataclasses.fields(held)]
+        part_fields = [field.name for field in dataclasses.fields(held)]
         for name, value in changed.items():
-            if name not in known:
+            if name not in part_fields:
                 raise errors.ConfigError(
                     found=f"{name} = {value} for {held}",
-                    expected=f"one of {', '.join(known) or 'no options'}",
+                    expected=f"one of {', '.join(part_fields) or 'no options'}",
                     do=f"Leave {name} out, or take another {part}",
                 )
         result[part] = dataclasses.replace(held, **changed)

@@ -19,8 +19,8 @@ def without_library(
             continue
         chosen: dict[candidates.Candidate, list[str]] = {}
         for task in tasks:
-            given = strategy.choose(Target(task, path))
-            chosen.setdefault(given, []).append(task)
+            candidate = strategy.choose(Target(task, path))
+            chosen.setdefault(candidate, []).append(task)
         yield from chosen.items()
 
 
@@ -34,5 +34,7 @@ def from_library(
         target = Target(question.task, path, question)
         for strategy in strategies:
             if strategy.needs_library:
-                given = dataclasses.replace(strategy.choose(target), question=question)
-                yield given, [question.task]
+                candidate = dataclasses.replace(
+                    strategy.choose(target), question=question
+                )
+                yield candidate, [question.task]

@@ -15,8 +15,8 @@ Action = Literal["refuse", "mark", "ignore"]
 _MOST_NAMED = 5
 
 
-def told(
-    asked: Sequence[jobs.Job],
+def with_overlaps(
+    all_jobs: Sequence[jobs.Job],
     store: result_store.ResultStore,
     cache_dir: str,
     action: Action,
@@ -29,7 +29,7 @@ def told(
     common, and keys and queries are there without their labels.
 
     Args:
-      asked: All jobs of an evaluation.
+      all_jobs: Those of an evaluation.
       store: Jobs that it has rows of are not compared again.
       cache_dir: Where the token caches of trainings are looked for, by the fingerprints
         that manifests tell. None is built.
@@ -41,9 +41,9 @@ def told(
       DataError: Some are to be refused; or a token cache is damaged.
     """
     if action == "ignore":
-        return list(asked)
-    are_done = jobs.are_done(asked, store)
-    every = [job for job, done in zip(asked, are_done, strict=True) if not done]
+        return list(all_jobs)
+    are_done = jobs.are_done(all_jobs, store)
+    every = [job for job, done in zip(all_jobs, are_done, strict=True) if not done]
     comparison = _Comparison(every, cache_dir, base)
     marked = [comparison.with_facts(job) for job in every]
     if action == "refuse":
@@ -56,7 +56,7 @@ def told(
         )
     now = iter(marked)
     return [
-        job if done else next(now) for job, done in zip(asked, are_done, strict=True)
+        job if done else next(now) for job, done in zip(all_jobs, are_done, strict=True)
     ]
 
 
@@ -73,16 +73,16 @@ class _Comparison:
         if every:
             trained_on.append(self._base[0])
         self._found = self._search.in_training(
-            [*dict.fromkeys(rows for own in trained_on for rows in own)]
+            [*dict.fromkeys(rows for trainings in trained_on for rows in trainings)]
         )
 
     def with_facts(self, job: jobs.Job) -> jobs.Job:
         """Returns a job whose facts tell what of its rows is known."""
         base, missing = self._share(job, self._base)
-        others = {"base": None if missing else base}
+        shares = {"base": None if missing else base}
         if job.candidate.question is not None:
-            others |= self._of_library(job, job.candidate.question)
-        facts = dataclasses.replace(job.of.facts, overlap_with=others)
+            shares |= self._of_library(job, job.candidate.question)
+        facts = dataclasses.replace(job.of.facts, overlap_with=shares)
         if job.candidate.manifests:
             share, missing = self._share(job, _training(job.candidate.manifests))
             facts = dataclasses.replace(facts, overlap=share, overlap_unknown=missing)
@@ -112,8 +112,8 @@ def _split(job: jobs.Job) -> row_search.Split:
     return job.of.dataset.name, job.of.dataset.split
 
 
-def _percent(job: jobs.Job, found: Iterable[row_search.Places]) -> float:
-    return overlap.share(job.of.rows, [places[_split(job)] for places in found])
+def _percent(job: jobs.Job, known_places: Iterable[row_search.Places]) -> float:
+    return overlap.share(job.of.rows, [places[_split(job)] for places in known_places])
 
 
 def _training(

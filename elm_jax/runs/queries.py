@@ -85,21 +85,21 @@ class Question(NamedTuple):
           DataError: The rows behind keys are not those that were embedded.
         """
         assert self.open_split is not None  # noqa: S101 - `Queries.ask` gives it
-        found: dict[str, list[str]] = {}
+        by_expert: dict[str, list[str]] = {}
         for expert in self.keys:
-            own = found[expert.name] = []
+            texts = by_expert[expert.name] = []
             for source in expert.sources:
                 dataset = self.open_split(source.task, source.split)
                 rows = [row for row in source.rows if row < len(dataset)]
-                own += instance_texts(dataset, rows, self.text_format)
-            if key_files.hash_of_texts(own) != expert.texts_sha256:
+                texts += instance_texts(dataset, rows, self.text_format)
+            if key_files.hash_of_texts(texts) != expert.texts_sha256:
                 raise errors.DataError(
                     found=f"other texts of the rows behind the keys of {expert.name!r}",
                     expected="those that were embedded, by their hash in the index",
                     do="Use the data that the library was built with, or build a"
                     " library of these in another folder",
                 )
-        return found
+        return by_expert
 
     def query_texts(self) -> list[str]:
         """Returns the texts of the rows that ask, as they were embedded."""
@@ -188,7 +188,7 @@ class Queries:
             load_data=lambda: rows,
         )
         library, seed = self._library_of([*folders.values()], opened.settings)
-        keys = tuple(one for one in opened.experts if one.name in folders)
+        keys = tuple(expert for expert in opened.experts if expert.name in folders)
         progress = Progress("retrieve", total=len(tasks), unit="tasks")
         questions = []
         for done, task in enumerate(tasks, 1):
@@ -220,7 +220,10 @@ class Queries:
             )
             progress(done)
         if processes.is_main():
-            votes = [{"task": one.task, "votes": one.result.votes} for one in questions]
+            votes = [
+                {"task": question.task, "votes": question.result.votes}
+                for question in questions
+            ]
             text = "".join(f"{json.dumps(line)}\n" for line in votes)
             files.write_text(run.path(self.votes_path), text)
         return questions

@@ -52,20 +52,20 @@ class _TaskRace:
     def has_dropped(self, job: jobs.Job) -> bool:
         """Returns whether a job was in this race, and no longer is."""
         is_here = _may_race(job) and _place(job) == _place(self.left[0][0])
-        return is_here and all(job not in own for own in self.left)
+        return is_here and all(job not in entrant for entrant in self.left)
 
     def jobs_of_round(self, place: int, keys: jobs.Keys) -> list[Entrant]:
         """Returns the jobs of a round: who is left, on the rows that it adds."""
         begin = self.ends[place - 1] if place else 0
         rows = sorted(self.order[begin : self.ends[place]].tolist())
 
-        def on_these(job: jobs.Job) -> jobs.Job:
+        def on_round_rows(job: jobs.Job) -> jobs.Job:
             # With the facts of all rows: in few rows, all choices may be alike.
             sample = job.of._replace(rows=rows)
             cell = keys.cell(job.candidate, sample)
             return jobs.Job(job.candidate, cell, sample)
 
-        return [tuple(map(on_these, own)) for own in self.left]
+        return [tuple(map(on_round_rows, entrant)) for entrant in self.left]
 
     def drop(self, added: Sequence[np.ndarray], race: racing.Racing) -> None:
         """Takes the values of a round and drops who has lost.
@@ -74,8 +74,8 @@ class _TaskRace:
           added: Of each expert that is left float [trainings, rows].
           race: How they race.
         """
-        self.work += sum(own.size for own in added)
-        means = np.stack([own.mean(axis=0) for own in added])
+        self.work += sum(values.size for values in added)
+        means = np.stack([values.mean(axis=0) for values in added])
         seen = np.concatenate([self.values, means], axis=1)
         stay = race.staying(
             seen,
@@ -84,12 +84,14 @@ class _TaskRace:
             rounding=self.rounding[: seen.shape[1]],
         )
         self.values = seen[stay]
-        self.left = [own for own, is_in in zip(self.left, stay, strict=True) if is_in]
+        self.left = [
+            entrant for entrant, stays in zip(self.left, stay, strict=True) if stays
+        ]
 
 
 def staying(
     race: racing.Racing,
-    asked: Sequence[jobs.Job],
+    all_jobs: Sequence[jobs.Job],
     program: scorer.Scorer,
     keys: jobs.Keys,
     store: result_store.ResultStore,
@@ -105,7 +107,7 @@ def staying(
 
     Args:
       race: How they race.
-      asked: All jobs of the evaluation.
+      all_jobs: Those of the evaluation.
       program: What scores.
       keys: Whose base and data these are.
       store: The evaluation's.
@@ -121,76 +123,86 @@ def staying(
             do="Start one process, or leave evaluate.Evaluate.race out",
         )
     early = result_store.ResultStore(store.path.with_suffix(".race.jsonl"))
-    races = _races(race, asked, seed=keys.seed)
-    for place in range(max((len(one.ends) for one in races), default=0)):
-        running = [one for one in races if len(one.ends) > place]
-        rounds = [one.jobs_of_round(place, keys) for one in running]
-        asking = [job for entrants in rounds for own in entrants for job in own]
+    races = _races(race, all_jobs, seed=keys.seed)
+    for place in range(max((len(task_race.ends) for task_race in races), default=0)):
+        running = [task_race for task_race in races if len(task_race.ends) > place]
+        rounds = [task_race.jobs_of_round(place, keys) for task_race in running]
+        asking = [job for entrants in rounds for entrant in entrants for job in entrant]
         todo = jobs.unscored(asking, early)
         jobs.score(todo, program, keys, early, run_id=run_id)
         rows = {row.key(_METRIC): row for row in early.rows() if row.metric == _METRIC}
-        for one, entrants in zip(running, rounds, strict=True):
-            one.drop([_values(own, rows, early) for own in entrants], race)
+        for task_race, entrants in zip(running, rounds, strict=True):
+            task_race.drop(
+                [_values(entrant, rows, early) for entrant in entrants], race
+            )
     _show(races)
-    return [job for job in asked if not any(one.has_dropped(job) for one in races)]
+    return [
+        job
+        for job in all_jobs
+        if not any(task_race.has_dropped(job) for task_race in races)
+    ]
 
 
 def _races(
-    race: racing.Racing, asked: Sequence[jobs.Job], *, seed: int
+    race: racing.Racing, all_jobs: Sequence[jobs.Job], *, seed: int
 ) -> list[_TaskRace]:
-    entrants: dict[tuple[str, str], list[jobs.Job]] = {}
-    for job in asked:
+    by_place: dict[tuple[str, str], list[jobs.Job]] = {}
+    for job in all_jobs:
         if _may_race(job):
-            entrants.setdefault(_place(job), []).append(job)
-    found = []
-    for place, own in entrants.items():
-        experts = _by_expert(own)
+            by_place.setdefault(_place(job), []).append(job)
+    races = []
+    for place, racing_jobs in by_place.items():
+        experts = _by_expert(racing_jobs)
         if len(experts) > 1:
-            rows = own[0].of.rows
+            rows = racing_jobs[0].of.rows
             key = [seed, zlib.crc32(" ".join(place).encode())]
             rounding = np.zeros(len(rows))
-            if len(experts) < len(own):
+            if len(experts) < len(racing_jobs):
                 rounding = np.random.default_rng([*key, 1]).random(len(rows))
-            found.append(
+            races.append(
                 _TaskRace(
                     left=experts,
                     order=racing.order(rows, seed=key),
                     ends=race.rounds(len(rows)),
                     num_experts=len(experts),
-                    num_trainings=len(own),
+                    num_trainings=len(racing_jobs),
                     rounding=rounding,
                     values=np.zeros((len(experts), 0)),
                 )
             )
-    return found
+    return races
 
 
-def _by_expert(entrants: Sequence[jobs.Job]) -> list[Entrant]:
+def _by_expert(racing_jobs: Sequence[jobs.Job]) -> list[Entrant]:
     """Returns the trainings of each expert: of one name and recipe, by seeds."""
-    found: dict[object, list[jobs.Job]] = {}
-    for job in entrants:
+    by_expert: dict[object, list[jobs.Job]] = {}
+    for job in racing_jobs:
         info = job.candidate.manifest
         assert info is not None  # noqa: S101 - a single expert has one
-        is_told = bool(info.recipe) and info.training_seed is not None
-        who = (info.name, info.recipe) if is_told else job.candidate.fingerprint
-        found.setdefault(who, []).append(job)
-    parted: list[Entrant] = []
-    for own in found.values():
-        manifests = [one for job in own for one in job.candidate.manifests]
+        tells_seed = bool(info.recipe) and info.training_seed is not None
+        identity = (info.name, info.recipe) if tells_seed else job.candidate.fingerprint
+        by_expert.setdefault(identity, []).append(job)
+    entrants: list[Entrant] = []
+    for trainings in by_expert.values():
+        manifests = [
+            manifest for job in trainings for manifest in job.candidate.manifests
+        ]
         # Two trainings of one seed differ in what no recipe tells.
-        is_one = len({info.training_seed for info in manifests}) == len(own)
-        parted += [tuple(own)] if is_one else [(job,) for job in own]
-    return parted
+        seeds_differ = len({info.training_seed for info in manifests}) == len(trainings)
+        entrants += (
+            [tuple(trainings)] if seeds_differ else [(job,) for job in trainings]
+        )
+    return entrants
 
 
 def _values(
-    own: Entrant,
+    entrant: Entrant,
     rows: Mapping[tuple[str | int, ...], results.ResultRow],
     store: result_store.ResultStore,
 ) -> np.ndarray:
     """Returns float [trainings, rows], from 0 to 1: what an expert has in a round."""
-    found = [rows[job.cell.key(_METRIC)] for job in own]
-    values = [store.per_example(row, only=(_METRIC,))[_METRIC] for row in found]
+    result_rows = [rows[job.cell.key(_METRIC)] for job in entrant]
+    values = [store.per_example(row, only=(_METRIC,))[_METRIC] for row in result_rows]
     return np.stack(values) / 100.0
 
 
@@ -215,12 +227,18 @@ def _show(races: Sequence[_TaskRace]) -> None:
     for title in ("task", "split", "experts", "on all rows", "work"):
         table.add_column(title, no_wrap=title != "task")
     work = whole = 0
-    for one in races:
-        full = one.num_trainings * len(one.order)
-        own = one.work + sum(map(len, one.left)) * len(one.order)
-        work, whole = work + own, whole + full
-        name, split = _place(one.left[0][0])
-        counts = (f"{one.num_experts}", f"{len(one.left)}", f"{own / full:.0%}")
+    for task_race in races:
+        full = task_race.num_trainings * len(task_race.order)
+        task_work = task_race.work + sum(map(len, task_race.left)) * len(
+            task_race.order
+        )
+        work, whole = work + task_work, whole + full
+        name, split = _place(task_race.left[0][0])
+        counts = (
+            f"{task_race.num_experts}",
+            f"{len(task_race.left)}",
+            f"{task_work / full:.0%}",
+        )
         table.add_row(Text(text.plain(name)), Text(text.plain(split)), *counts)
     if races:
         table.add_row("all", "", "", "", f"{work / whole:.0%}")

@@ -88,10 +88,10 @@ class Replay(Run):
             for table in self._tables(content)
             for row in table["rows"]
         ]
-        told = ", ".join(f"{number} {what}" for what, number in counts.items())
-        one = report.Report(
+        counted = ", ".join(f"{number} {what}" for what, number in counts.items())
+        replay_report = report.Report(
             title=self.title,
-            summary=f"Of {sum(counts.values())} published cells: {told}.",
+            summary=f"Of {sum(counts.values())} published cells: {counted}.",
             figures=tuple(figures),
             details=(("published", str(self.path(self.published_path))),),
             notes=(
@@ -102,12 +102,12 @@ class Replay(Run):
                 f" {self.device_flops / 1e12:g} TFLOP/s; nothing of it was measured.",
             ),
         )
-        for table in tables.all_tables(one):
+        for table in tables.all_tables(replay_report):
             terminal.show(tables.to_rich(table, width=terminal.console().width))
-        terminal.show(text.plain(one.summary))
+        terminal.show(text.plain(replay_report.summary))
         target = self.path(self.output_path)
-        files.write_text(target, page.render(one))
-        files.write_text(target.with_name("tables.md"), tables.markdown(one))
+        files.write_text(target, page.render(replay_report))
+        files.write_text(target.with_name("tables.md"), tables.markdown(replay_report))
         for path in (target, target.with_name("tables.md")):
             print(path)  # noqa: T201
 
@@ -139,9 +139,9 @@ class Replay(Run):
         return Scores(places, sampling.NUM_QUERIES)
 
     def _check_known(
-        self, field: str, given: tuple[str, ...], names: list[str]
+        self, field: str, chosen: tuple[str, ...], names: list[str]
     ) -> None:
-        for name in given:
+        for name in chosen:
             if name not in names:
                 raise errors.ConfigError(
                     found=f"Replay.{field} with {name!r}",
@@ -165,20 +165,20 @@ class Replay(Run):
                 marks[column] = f" [{len(marks) + 1}]"
         is_missing = False
         for column in (*labels, MEAN):
-            known = row["cells"].get(column)
-            if known is None:
+            published = row["cells"].get(column)
+            if published is None:
                 continue
             ours = scores.cell(table, row, column)
-            verdict = self._verdict(table, known, ours)
+            verdict = self._verdict(table, published, ours)
             is_missing |= ours.value is None
             what = verdict if verdict in (_WITHIN, _OUTSIDE) else "not scored whole"
             counts[what] = counts.get(what, 0) + 1
-            gap = None if ours.value is None else ours.value.mean - known
+            gap = None if ours.value is None else ours.value.mean - published
             lines.append(
                 (
                     labels.get(column, column) + marks.get(column, ""),
                     (
-                        f"{known:.2f}",
+                        f"{published:.2f}",
                         ours.value,
                         text.number(gap, signed=True),
                         verdict,
@@ -195,7 +195,7 @@ class Replay(Run):
             notes=tuple(self._notes(content, table, row, scores, marks, is_missing)),
         )
 
-    def _verdict(self, table: Table, known: float, ours: Ours) -> str:
+    def _verdict(self, table: Table, published: float, ours: Ours) -> str:
         if ours.value is None or ours.why:
             return ours.why
         is_rank = table["kind"] == "ranks"
@@ -203,7 +203,7 @@ class Replay(Run):
         low, high = ours.value.low, ours.value.high
         if low != low or high != high:  # it has no interval
             low = high = ours.value.mean
-        return _WITHIN if low - reach <= known <= high + reach else _OUTSIDE
+        return _WITHIN if low - reach <= published <= high + reach else _OUTSIDE
 
     def _notes(
         self,
@@ -218,7 +218,7 @@ class Replay(Run):
         for column in (*marks, *([""] if "" in row["notes"] else [])):
             note = row["notes"][column]
             yield f"{marks.get(column, '').strip()} {note}".strip()
-        yield scores.told(table, row)
+        yield scores.provenance(table, row)
         if not is_missing:
             return
         needs = "; ".join(content["needs"][name] for name in row["needs"])

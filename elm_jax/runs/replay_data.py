@@ -111,11 +111,11 @@ def _misfits(content: Published) -> list[str]:
         f"two rows {n!r}" for n in sorted({n for n in names if names.count(n) > 1})
     ]
     for table in tables:
-        known = {column["name"] for column in table["columns"]} | {MEAN}
+        columns = {column["name"] for column in table["columns"]} | {MEAN}
         for row in table["rows"]:
             odd = [
-                *(row["cells"].keys() - known),
-                *(row["notes"].keys() - known - {""}),
+                *(row["cells"].keys() - columns),
+                *(row["notes"].keys() - columns - {""}),
             ]
             odd += [*(set(row["needs"]) - content["needs"].keys())]
             odd += [*(set(row["commands"]) - content["commands"].keys())]

@@ -64,7 +64,7 @@ class Scores:
         place = self.places[row["name"]]
         if table["kind"] == "gains":
             return self._gain(table, row, "")
-        ways = self._read(place.path, place.only, _asked(table))
+        ways = self._read(place.path, place.only, _wanted(table))
         way = ways and ways.by_label(place.label)
         if ways is None or way is None:
             return Ours(None, _NOTHING)
@@ -76,63 +76,65 @@ class Scores:
             return Ours(None, why or _NOTHING)
         if column == MEAN and why:
             return Ours(None, why)
-        one = whole if column == MEAN else whole.of(column)
-        return Ours(results.Interval(one.mean) if way.is_bound else one.interval, why)
+        estimate = whole if column == MEAN else whole.of(column)
+        return Ours(
+            results.Interval(estimate.mean) if way.is_bound else estimate.interval, why
+        )
 
     def cross_fitted(self, table: Table, row: Row) -> results.Interval | None:
         """Returns the gain of the same choice where other rows chose; None if none."""
         return self._gain(table, row, "_crossfit").value
 
-    def told(self, table: Table, row: Row) -> str:
+    def provenance(self, table: Table, row: Row) -> str:
         """Returns whose rows are held against a published row."""
         place = self.places[row["name"]]
-        ways = self._read(place.path, place.only, _asked(table))
+        ways = self._read(place.path, place.only, _wanted(table))
         if ways is None or ways.by_label(place.label) is None:
             return f"Ours would be: {place.label} of {place.path}."
-        of = sorted({one.base_fingerprint for one in ways.rows})
+        of = sorted({our_row.base_fingerprint for our_row in ways.rows})
         return f"Ours: {place.label} of {place.path}, base {', '.join(of)}."
 
     def _gain(self, table: Table, row: Row, ending: str) -> Ours:
         ours, theirs = (
             self.places[name] for name in (row["name"], row.get("minus", ""))
         )
-        found: list[Way] = []
+        both: list[Way] = []
         for place, label in ((ours, ours.label + ending), (theirs, theirs.label)):
-            ways = self._read(place.path, place.only, _asked(table))
+            ways = self._read(place.path, place.only, _wanted(table))
             way = ways and ways.by_label(label)
             if way is None or way.score is None:
                 return Ours(None, _NOTHING)
             if why := self._part(table, way, MEAN):
                 return Ours(None, why)
-            found.append(way)
-        one, other = (way.score for way in found)
-        assert one is not None  # noqa: S101 - looked at above
-        assert other is not None  # noqa: S101
-        bound = results.Interval(one.mean - other.mean)
-        if found[0].is_bound:
+            both.append(way)
+        score, subtracted = (way.score for way in both)
+        assert score is not None  # noqa: S101 - looked at above
+        assert subtracted is not None  # noqa: S101
+        bound = results.Interval(score.mean - subtracted.mean)
+        if both[0].is_bound:
             return Ours(bound)
         try:
-            return Ours((one - other).interval)
+            return Ours((score - subtracted).interval)
         except errors.DataError:  # of other rows, such as those of queries
             return Ours(bound)
 
     def _part(self, table: Table, way: Way, column: str) -> str:
         """Returns which prompts or rows of a cell lack; "" if none does."""
         wanted: dict[str, set[str]] = {}
-        for name in _asked(table).names:
+        for name in _wanted(table).names:
             dataset = getattr(task_registry.registry.task(name), "dataset", name)
             wanted.setdefault(dataset, set()).add(name)
-        there: dict[str, set[str]] = {}
+        scored: dict[str, set[str]] = {}
         for dataset, task in way.columns[0]:
-            there.setdefault(dataset, set()).add(task)
-        sizes = {one["name"]: one["rows"] for one in table["columns"]}
+            scored.setdefault(dataset, set()).add(task)
+        sizes = {published["name"]: published["rows"] for published in table["columns"]}
         lacking = []
         for dataset in wanted if column == MEAN else (column,):
-            own = wanted.get(dataset, set()) & there.get(dataset, set())
-            if len(own) < len(wanted.get(dataset, ())):
-                lacking.append(f"{len(own)} of {len(wanted[dataset])} prompts")
+            prompts = wanted.get(dataset, set()) & scored.get(dataset, set())
+            if len(prompts) < len(wanted.get(dataset, ())):
+                lacking.append(f"{len(prompts)} of {len(wanted[dataset])} prompts")
                 continue
-            least = min(len(way.columns[0][dataset, task].values) for task in own)
+            least = min(len(way.columns[0][dataset, task].values) for task in prompts)
             if least < sizes.get(dataset, 0) - self._num_queries:
                 lacking.append(f"{least} of {sizes[dataset]} rows")
         if column != MEAN or not lacking:
@@ -141,33 +143,33 @@ class Scores:
         return f"{whole} of {len(wanted)} datasets"
 
 
-class _Asked(NamedTuple):
+class _Wanted(NamedTuple):
     names: tuple[str, ...]
     split: str
     metric: str
 
 
-def _asked(table: Table) -> _Asked:
+def _wanted(table: Table) -> _Wanted:
     names = task_registry.registry.expand(table["tasks"])
-    return _Asked(tuple(names), table["split"], table["metric"])
+    return _Wanted(tuple(names), table["split"], table["metric"])
 
 
 def _ways(
-    path: pathlib.Path, only: tuple[tuple[str, object], ...], asked: _Asked
+    path: pathlib.Path, only: tuple[tuple[str, object], ...], wanted: _Wanted
 ) -> report_ways.Ways | None:
     """Returns what a result file says of a table's tasks; None for nothing."""
     if not path.is_file():
         return None
     shown = comparable_rows.Shown(
-        tables={"Unseen": asked.names},
-        split=asked.split,
-        selection_split=asked.split,
-        metrics=(asked.metric,),
+        tables={"Unseen": wanted.names},
+        split=wanted.split,
+        selection_split=wanted.split,
+        metrics=(wanted.metric,),
     )
     reported = comparable_rows.ComparableRows(
         result_store.ResultStore(path), dict(only), shown
     )
-    rows = reported.of(asked.names, split=asked.split, metric=asked.metric)
+    rows = reported.of(wanted.names, split=wanted.split, metric=wanted.metric)
     if not rows:
         return None
     return report_ways.Ways(
@@ -175,7 +177,7 @@ def _ways(
         rows,
         chosen_on=rows,
         note_of=lambda row: row.strategy_note,
-        selection_split=asked.split,
+        selection_split=wanted.split,
     )
 
 

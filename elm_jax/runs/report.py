@@ -105,10 +105,10 @@ class Report(Run):
 
     def _least_difference(self) -> str:
         rows = row_lines.peek(self.path(self.results_path))
-        own = rows.where(split=self.split, metric=self.metric)
-        own = own.among("task", set(self._expand(self.unseen_tasks)))
+        shown = rows.where(split=self.split, metric=self.metric)
+        shown = shown.among("task", set(self._expand(self.unseen_tasks)))
         return least_difference.of_rows(
-            own.take(own.groups("dataset", "num_examples").firsts)
+            shown.take(shown.groups("dataset", "num_examples").firsts)
         )
 
     def run(self) -> None:
@@ -126,17 +126,17 @@ class Report(Run):
         )
         ways = self._ways(reported, self._expand(self.unseen_tasks))
         examples = ways and self._examples(ways, reported)
-        one = self._report(reported, gaps, ways)
+        page = self._report(reported, gaps, ways)
         if examples is not None:
-            one = examples.linked(one)
+            page = examples.linked(page)
         routes = report_routing.Pages(ways, reported) if ways else None
-        one = routes.linked(one) if routes else one
+        page = routes.linked(page) if routes else page
         cards = report_cards.Cards(reported, ways and ways.draws)
-        one = cards.linked(one)
+        page = cards.linked(page)
         target = self.path(self.output_path)
-        report_files.show(one, target)
+        report_files.show(page, target)
         report_files.show_gaps(gaps)
-        written = report_files.write(one, target)
+        written = report_files.write(page, target)
         pages = cards.write(target) + report_pages.write(examples, routes, target)
         for path in (*written, *pages, store.path):
             print(path)  # noqa: T201
@@ -195,8 +195,10 @@ class Report(Run):
                 if rows:
                     compared = ways if ways and ways.rows == rows else None
                     name = f"{title}: {metric}"
-                    made = report_maps.make(rows, title=name, won=won, ways=compared)
-                    maps.append(made)
+                    heat_map = report_maps.make(
+                        rows, title=name, won=won, ways=compared
+                    )
+                    maps.append(heat_map)
         return maps
 
     def _figures(
@@ -290,8 +292,8 @@ class Report(Run):
 
     def _votes(self, reported: ComparableRows) -> report_votes.ShownVotes:
         unseen = self._expand(self.unseen_tasks)
-        found = (self._rows(reported, unseen, metric=m) for m in self._metrics())
-        rows = list(itertools.chain.from_iterable(found))
+        by_metric = (self._rows(reported, unseen, metric=m) for m in self._metrics())
+        rows = list(itertools.chain.from_iterable(by_metric))
         return report_votes.read(self.path(self.votes_path), rows, reported.names)
 
     def _expand(self, names: str | tuple[str, ...]) -> list[str]:

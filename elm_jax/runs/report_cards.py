@@ -56,11 +56,13 @@ class Cards:
         self._tables = [*_tables(reported)]
         names = {name for table in self._tables for name in table.by_expert}
         self._files = expert_cards.file_names(sorted(names))
-        self.links = {name: f"{FOLDER}/{own}" for name, own in self._files.items()}
+        self.links = {
+            name: f"{FOLDER}/{file_name}" for name, file_name in self._files.items()
+        }
 
-    def linked(self, one: report.Report) -> report.Report:
+    def linked(self, page: report.Report) -> report.Report:
         """Returns a report with links to these cards."""
-        return dataclasses.replace(one, cards=self.links)
+        return dataclasses.replace(page, cards=self.links)
 
     def write(self, report_path: pathlib.Path) -> list[pathlib.Path]:
         """Writes the cards beside a report; returns their folder, if there are any.
@@ -70,10 +72,10 @@ class Cards:
           ConfigError: A file cannot be written.
         """
         folder = report_path.parent / FOLDER
-        found = [self._intervals(table) for table in self._tables]
-        for name, own in self._files.items():
-            text = expert_cards.render(self._card(name, folder, found))
-            files.write_text(folder / own, text)
+        intervals = [self._intervals(table) for table in self._tables]
+        for name, file_name in self._files.items():
+            text = expert_cards.render(self._card(name, folder, intervals))
+            files.write_text(folder / file_name, text)
         self._remove_others(folder)
         return [folder] if self._files else []
 
@@ -104,12 +106,14 @@ class Cards:
         intervals: Sequence[Mapping[str, Mapping[str, results.Interval]]],
     ) -> expert_cards.Card:
         both = zip(self._tables, intervals, strict=True)
-        own = [(t, found.get(name)) for t, found in both if name in t.by_expert]
-        rows = own[0][0].by_expert[name]
+        shown = [
+            (t, by_expert.get(name)) for t, by_expert in both if name in t.by_expert
+        ]
+        rows = shown[0][0].by_expert[name]
         trainings: dict[str, results.ResultRow] = {}
-        for table, _ in own:
-            for one in self._trainings_of(table.by_expert[name]):
-                trainings[one.expert_fingerprint] = one
+        for table, _ in shown:
+            for row in self._trainings_of(table.by_expert[name]):
+                trainings[row.expert_fingerprint] = row
         text, address = self._own_card(trainings.values(), folder)
         return expert_cards.Card(
             name=name,
@@ -120,7 +124,8 @@ class Cards:
                 ("scored on", f"split {rows[0].split}, protocol {rows[0].protocol}"),
             ),
             scores=tuple(
-                _scores(table, table.by_expert[name], found) for table, found in own
+                _scores(table, table.by_expert[name], expert_intervals)
+                for table, expert_intervals in shown
             ),
             own=text,
             own_address=address,
@@ -131,9 +136,9 @@ class Cards:
     ) -> tuple[str, str]:
         """Returns the text and address of the first training that has its own card."""
         for row in trainings:
-            found = self._reported.folder(row)
-            if found is not None:
-                path = found / card.FILE_NAME
+            expert_folder = self._reported.folder(row)
+            if expert_folder is not None:
+                path = expert_folder / card.FILE_NAME
                 try:
                     content = json_files.read_bytes(path)
                 except (OSError, ValueError):  # of a former release, or no card at all
@@ -152,7 +157,11 @@ class Cards:
     def _have_answers(self, rows: Sequence[results.ResultRow]) -> bool:
         """Returns whether the answers behind rows are on disk."""
         parts = self._reported.by_training(rows)
-        paths = {path for one in parts for (path,) in one.distinct("per_example_path")}
+        paths = {
+            path
+            for training in parts
+            for (path,) in training.distinct("per_example_path")
+        }
         parent = self._reported.store.path.parent
         return all(path is not None and (parent / path).is_file() for path in paths)
 
@@ -172,18 +181,20 @@ def _scores(
     lines = []
     means: list[float] = []
     has_letters = marks.of_data(rows) or marks.of_scores(rows)
-    for dataset, own in sorted(rows.split("dataset").items()):
+    for dataset, dataset_rows in sorted(rows.split("dataset").items()):
         letters = ""
         if has_letters:
-            letters = marks.joined(marks.of_data(own), marks.of_scores(own))
-        if len(own) < table.tasks[dataset]:
+            letters = marks.joined(
+                marks.of_data(dataset_rows), marks.of_scores(dataset_rows)
+            )
+        if len(dataset_rows) < table.tasks[dataset]:
             letters = marks.joined(letters, marks.PART)
-        means.append(float(np.mean(own.coded("value").listed())))
+        means.append(float(np.mean(dataset_rows.coded("value").listed())))
         score = intervals[dataset] if intervals else results.Interval(means[-1])
-        counts = own.distinct("num_examples")
+        counts = dataset_rows.distinct("num_examples")
         count = counts[0][0] if len(counts) == 1 else None
-        base = _mean([*map(table.base.get, own.coded("task").listed())])
-        lines.append((dataset, len(own), count, score, base, letters))
+        base = _mean([*map(table.base.get, dataset_rows.coded("task").listed())])
+        lines.append((dataset, len(dataset_rows), count, score, base, letters))
     if len(lines) > 1:
         score = results.Interval(float(np.mean(means)))
         is_part = len(rows) < sum(table.tasks.values())
@@ -231,5 +242,5 @@ def _training(row: results.ResultRow) -> str:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known and len(known) == len(values) else None
+    numbers = [value for value in values if value is not None]
+    return float(np.mean(numbers)) if numbers and len(numbers) == len(values) else None

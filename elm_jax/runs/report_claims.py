@@ -43,19 +43,19 @@ def silent(
       rows: Those of unseen tasks.
       composed: Those of composed tasks.
     """
-    baselines = {row.expert for row in _one_of_each(rows) if row.role == "multitask"}
+    baselines = {row.expert for row in _first_of_each(rows) if row.role == "multitask"}
     baseline = baselines.pop() if len(baselines) == 1 else "multitask"
     names = {_EXPERTS: (baseline, judged.strategy), _MERGING: judged.merging}
     there = {
-        _EXPERTS: {row.expert for row in _one_of_each(rows)},
-        _MERGING: {row.expert for row in _one_of_each(composed)},
+        _EXPERTS: {row.expert for row in _first_of_each(rows)},
+        _MERGING: {row.expert for row in _first_of_each(composed)},
     }
-    asked = {
-        subject: own
-        for subject, own in names.items()
-        if any(name.startswith(own) for name in there[subject])
+    called_for = {
+        subject: experts
+        for subject, experts in names.items()
+        if any(name.startswith(experts) for name in there[subject])
     }
-    yield from report_rows.lacking_claims(asked, there)
+    yield from report_rows.lacking_claims(called_for, there)
 
 
 def of_experts(judged: Judged, ways: Ways) -> Iterator[results.Claim]:
@@ -98,18 +98,18 @@ def _scores(
     errors of trainings: a difference is that of each seed.
     """
     draws = estimates.Draws()
-    own = row_columns.of(rows).split("expert")
-    trainings = {name: reported.trainings(of) for name, of in own.items()}
+    by_expert = row_columns.of(rows).split("expert")
+    trainings = {name: reported.trainings(of) for name, of in by_expert.items()}
     number = len(trainings.get(merged, ()))
     return {
         name: estimates.estimate(
-            one, draws, who=merged if 1 < number == len(one) else name
+            columns, draws, who=merged if 1 < number == len(columns) else name
         )
-        for name, one in trainings.items()
+        for name, columns in trainings.items()
     }
 
 
-def _one_of_each(rows: Sequence[results.ResultRow]) -> Iterator[results.ResultRow]:
+def _first_of_each(rows: Sequence[results.ResultRow]) -> Iterator[results.ResultRow]:
     """Yields a row of each name and kind."""
     columns = row_columns.of(rows)
     yield from columns.take(columns.groups("expert", "kind").firsts)

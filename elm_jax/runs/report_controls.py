@@ -11,10 +11,10 @@ Experts = Mapping[str, Sequence[statistics.Columns]]
 
 def random_expert(experts: Experts, draws: estimates.Draws) -> Way | None:
     """Returns the mean over experts; None if they have not all the same rows."""
-    columns = [controls.average(one) for one in _by_training(experts)]
-    known = [one for one in columns if one is not None]
+    columns = [controls.average(by_expert) for by_expert in _by_training(experts)]
+    averages = [average for average in columns if average is not None]
     note = f"the mean over {len(experts)} single experts"
-    return _reference("random_expert", note, known, draws, of=len(columns))
+    return _reference("random_expert", note, averages, draws, of=len(columns))
 
 
 def elsewhere(
@@ -37,16 +37,22 @@ def elsewhere(
     """
     if len(chosen) < len(way.rows):
         return None
-    own = {name: experts[name] for name in sorted({*chosen.values()})}
-    columns = [controls.elsewhere(chosen, one) for one in _by_training(own)]
-    known = [one for one in columns if one is not None]
+    chosen_experts = {name: experts[name] for name in sorted({*chosen.values()})}
+    columns = [
+        controls.elsewhere(chosen, by_expert)
+        for by_expert in _by_training(chosen_experts)
+    ]
+    means = [mean for mean in columns if mean is not None]
     note = f"the mean over the experts that {way.label} chose for other datasets"
-    return _reference("shuffled_experts", note, known, draws, of=len(columns))
+    return _reference("shuffled_experts", note, means, draws, of=len(columns))
 
 
 def _by_training(experts: Experts) -> list[dict[str, statistics.Columns]]:
     number = min(map(len, experts.values()))
-    return [{k: own[place] for k, own in experts.items()} for place in range(number)]
+    return [
+        {k: trainings[place] for k, trainings in experts.items()}
+        for place in range(number)
+    ]
 
 
 def _reference(

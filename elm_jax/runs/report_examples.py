@@ -56,13 +56,15 @@ class Pages:
         for way in ways.all:
             for row in way.rows:
                 # Views are rows of single experts under another name.
-                own = row if way.role else scored[row.task, row.expert_fingerprint]
-                behind = reported.behind(own)
+                expert_row = (
+                    row if way.role else scored[row.task, row.expert_fingerprint]
+                )
+                behind = reported.behind(expert_row)
                 self._ways.setdefault(row.task, []).append((way, behind))
         for task in sorted(self._ways):
-            found = _find(cache_dir, self._ways[task][0][1][0])
-            if found is not None:
-                self._datasets[task] = found
+            dataset = _find(cache_dir, self._ways[task][0][1][0])
+            if dataset is not None:
+                self._datasets[task] = dataset
         self._tasks_of: dict[str, list[str]] = {}
         for task in self._datasets:
             self._tasks_of.setdefault(tasks[task], []).append(task)
@@ -85,16 +87,16 @@ class Pages:
         """Names of their files."""
         return {*map(example_pages.file_name, self._datasets)}
 
-    def linked(self, one: report.Report) -> report.Report:
+    def linked(self, page: report.Report) -> report.Report:
         """Returns a report with links to these pages."""
         if not self.links:
-            return one
-        details = (*one.details, ("examples", self.note))
-        headline = one.headline
+            return page
+        details = (*page.details, ("examples", self.note))
+        headline = page.headline
         if headline is not None:
             headline = dataclasses.replace(headline, links=self._of_datasets())
         return dataclasses.replace(
-            one, headline=headline, examples=self.links, details=details
+            page, headline=headline, examples=self.links, details=details
         )
 
     def _of_datasets(self) -> dict[tuple[str, int], str]:
@@ -121,9 +123,9 @@ class Pages:
 
     def _page(self, task: str, report_name: str) -> example_pages.Page:
         dataset = self._datasets[task]
-        own = self._ways[task]
-        first = own[0][1][0]
-        answers = [self._answers(behind[0], dataset) for _, behind in own]
+        ways = self._ways[task]
+        first = ways[0][1][0]
+        answers = [self._answers(behind[0], dataset) for _, behind in ways]
         ids = sorted(set().union(*answers))
         places = _places(dataset)
         return example_pages.Page(
@@ -132,9 +134,12 @@ class Pages:
             split=first.split,
             metric=first.metric,
             num_rows=len(ids),
-            ways=tuple(_way(way, behind) for way, behind in own),
+            ways=tuple(_way(way, behind) for way, behind in ways),
             examples=tuple(
-                _example(dataset[places[number]], [one.get(number) for one in answers])
+                _example(
+                    dataset[places[number]],
+                    [way_answers.get(number) for way_answers in answers],
+                )
                 for number in ids[: self._max_examples]
             ),
             siblings=tuple(self._tasks_of[first.dataset]),
@@ -166,22 +171,24 @@ def _checked_answers(
     scores = arrays.get(metric)
     places = _places(dataset)
     num_choices = np.diff(dataset.columns.choices_of)
-    found = {}
-    for i, (number, one) in enumerate(
+    checked = {}
+    for i, (number, answer) in enumerate(
         zip(arrays["example_ids"], cell_examples.answers(arrays), strict=True)
     ):
-        has_choices = one.chosen >= 0
+        has_choices = answer.chosen >= 0
         expected = num_choices[places[int(number)]] if has_choices else 0
-        if len(one.log_probabilities) != expected or one.chosen >= max(expected, 1):
+        if len(answer.log_probabilities) != expected or answer.chosen >= max(
+            expected, 1
+        ):
             raise ValueError(f"example {number} has {expected} choices")
-        found[int(number)] = example_pages.Answer(
+        checked[int(number)] = example_pages.Answer(
             None if scores is None else float(scores[i]),
-            one.chosen,
-            one.log_probabilities,
-            one.written,
-            one.is_cut,
+            answer.chosen,
+            answer.log_probabilities,
+            answer.written,
+            answer.is_cut,
         )
-    return found
+    return checked
 
 
 def _places(dataset: token_store.TokenizedDataset) -> dict[int, int]:

@@ -22,10 +22,10 @@ _OF_TRAININGS = (
 
 def tables(ways: Ways) -> tuple[report.Figures, ...]:
     """Returns the tables that rows can fill."""
-    made = (_against, _choosing, _settings, _prompts, _variance)
-    found = [table(ways) for table in made]
-    found += [report_library.table(ways, way) for way in ways.choosing or [None]]
-    return tuple(table for table in found if table is not None)
+    makers = (_against, _choosing, _settings, _prompts, _variance)
+    figures = [table(ways) for table in makers]
+    figures += [report_library.table(ways, way) for way in ways.choosing or [None]]
+    return tuple(table for table in figures if table is not None)
 
 
 def strong(ways: Sequence[Way]) -> frozenset[tuple[int, int]]:
@@ -40,11 +40,11 @@ def strong(ways: Sequence[Way]) -> frozenset[tuple[int, int]]:
         for place, way in enumerate(ways)
         if way.whole is not None and not way.is_reference
     ]
-    if len(taking) < 2 or len({one.rows for _, one in taking}) > 1:
+    if len(taking) < 2 or len({estimate.rows for _, estimate in taking}) > 1:
         return frozenset()
-    columns = comparisons.not_worse([one for _, one in taking])
+    columns = comparisons.not_worse([estimate for _, estimate in taking])
     return frozenset(
-        (taking[i][0], column) for column, own in enumerate(columns) for i in own
+        (taking[i][0], column) for column, places in enumerate(columns) for i in places
     )
 
 
@@ -65,10 +65,10 @@ def resampled(ways: Sequence[Way]) -> str:
 
 
 def _against(ways: Ways) -> report.Figures | None:
-    found = [w for role in BASELINES if (w := ways.of_role(role)) and w.whole]
-    if not found:
+    baselines = [w for role in BASELINES if (w := ways.of_role(role)) and w.whole]
+    if not baselines:
         return None
-    baseline = found[0]
+    baseline = baselines[0]
     base = baseline.whole
     assert base is not None  # noqa: S101 - for the type checker
     others = {
@@ -82,7 +82,7 @@ def _against(ways: Ways) -> report.Figures | None:
     if not others:
         return None
     scores = {k: w.whole for k, w in others.items() if w.whole is not None}
-    found_gaps = comparisons.against(base, scores)
+    gaps = comparisons.against(base, scores)
     tests = [comparisons.sign_test(w.mean, baseline.mean) for w in others.values()]
     corrected = comparisons.holm([test.p_value for test in tests])
     several = any(len(way.columns) > 1 for way in (baseline, *others.values()))
@@ -90,7 +90,7 @@ def _against(ways: Ways) -> report.Figures | None:
     for (label, way), test, p_value in zip(
         others.items(), tests, corrected, strict=True
     ):
-        gap = found_gaps[label]
+        gap = gaps[label]
         chance = prompts.chance_of_order(way.mean, baseline.mean)
         rows.append(
             (
@@ -163,7 +163,9 @@ def _choosing(ways: Ways) -> report.Figures | None:
             " other, and the other way round; each resample chooses again. optimism:"
             " their difference, luck for the most part.",
             *_OF_TRAININGS * several,
-            *_of_unequal_trainings({k: len(own) for k, own in ways.experts.items()}),
+            *_of_unequal_trainings(
+                {k: len(trainings) for k, trainings in ways.experts.items()}
+            ),
         ),
     )
 
@@ -197,9 +199,9 @@ def _prompts(ways: Ways) -> report.Figures | None:
     for way in ways.all:
         if way.whole is None or way.is_bound:
             continue
-        own = prompts.spread(way.mean)
-        figures = (own.mean, own.median, own.lower, own.upper, own.worst)
-        rows.append((way.label, (*figures, own.worst_task)))
+        spread = prompts.spread(way.mean)
+        figures = (spread.mean, spread.median, spread.lower, spread.upper, spread.worst)
+        rows.append((way.label, (*figures, spread.worst_task)))
     if not rows:
         return None
     return report.Figures(
@@ -214,10 +216,10 @@ def _variance(ways: Ways) -> report.Figures | None:
     for way in ways.all:
         if way.whole is None or way.is_bound or way.is_reference or not way.rows:
             continue
-        own = variance.shares(way.columns)
-        if own is not None:
-            shares = (own.row, own.prompt, own.training, own.rest)
-            errors = (own.row_error, own.prompt_error, own.training_error)
+        parts = variance.shares(way.columns)
+        if parts is not None:
+            shares = (parts.row, parts.prompt, parts.training, parts.rest)
+            errors = (parts.row_error, parts.prompt_error, parts.training_error)
             rows.append((way.label, (*shares, *errors)))
     if not rows:
         return None

@@ -14,12 +14,12 @@ from elm_jax.runs.report_ways import Ways
 
 def make(ways: Ways, reported: ComparableRows) -> report.Headline:
     """Returns the main table: chance, and what each way scores on each dataset."""
-    found = [_chance(ways, reported)]
+    rows = [_chance(ways, reported)]
     groups = [*(_of_dataset(ways.rows, name) for name in ways.datasets), ways.rows]
     letters: dict[tuple[str, int], str] = {}
     for way in ways.all:
         cells = [_cell(way, name) for name in (*ways.datasets, "")]
-        found.append(
+        rows.append(
             report.HeadlineRow(way.label, tuple(cells), way.note, way.is_reference)
         )
         parts = [*(_of_dataset(way.rows, name) for name in ways.datasets), way.rows]
@@ -28,7 +28,7 @@ def make(ways: Ways, reported: ComparableRows) -> report.Headline:
     short = text.without_common_prefix(ways.datasets)
     return report.Headline(
         columns=(*short, "mean"),
-        rows=tuple(found),
+        rows=tuple(rows),
         column_marks=dict(enumerate(map(marks.of_data, groups))),
         marks=letters,
         legend=(
@@ -64,9 +64,9 @@ def _cell(way: Way, dataset: str) -> results.Interval | None:
     A mean over other prompts than those of the other ways is none. Where the rows
     chose, an interval from them would be of the luck, too.
     """
-    one = way.whole if not dataset else None
+    estimate = way.whole if not dataset else None
     if dataset and way.score is not None and dataset in way.score.datasets:
-        one = way.score.of(dataset)
-    if one is None:
+        estimate = way.score.of(dataset)
+    if estimate is None:
         return None
-    return results.Interval(one.mean) if way.is_bound else one.interval
+    return results.Interval(estimate.mean) if way.is_bound else estimate.interval

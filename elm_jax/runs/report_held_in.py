@@ -23,21 +23,21 @@ def table(
     tasks = {row.task for row in seen}
     lines: list[tuple[str, tuple[report.Figure, ...]]] = []
     for way in ways.all:
-        own = [row for row in seen if way.rows and row.expert == way.label]
-        if own and way.role and {row.task for row in own} == tasks:
-            held_in = _score(reported, own, ways.draws, way.label)
+        rows = [row for row in seen if way.rows and row.expert == way.label]
+        if rows and way.role and {row.task for row in rows} == tasks:
+            held_in = _score(reported, rows, ways.draws, way.label)
             held_out = way.whole and way.whole.interval
-            lines.append((way.label, (held_in, held_out, f"{len(own)}")))
+            lines.append((way.label, (held_in, held_out, f"{len(rows)}")))
     for kind in sorted({row.kind for row in seen if row.is_single_expert}):
-        own = _own_experts(reported, seen, kind)
-        if own:
+        rows = _own_experts(reported, seen, kind)
+        if rows:
             label = f"own {kind or 'single'} expert"
-            held_in = _score(reported, own, ways.draws, label)
+            held_in = _score(reported, rows, ways.draws, label)
             held_out = _mean_of_kind(ways, kind)
-            lines.append((label, (held_in, held_out, f"{len(own)}")))
+            lines.append((label, (held_in, held_out, f"{len(rows)}")))
     if not lines:
         return ()
-    made = report.Figures(
+    figures = report.Figures(
         title="Held-in and held-out (percent, means over datasets)",
         columns=("held-in", "held-out", "tasks held in"),
         rows=tuple(lines),
@@ -49,7 +49,7 @@ def table(
             " by itself, how it differs between two lines does.",
         ),
     )
-    return (made,)
+    return (figures,)
 
 
 def _own_experts(
@@ -80,8 +80,8 @@ def _own_experts(
 
 def _tasks(reported: ComparableRows, row: results.ResultRow) -> tuple[str, ...]:
     """Returns the tasks that an expert was trained on; none where nobody tells."""
-    for one in reported.behind(row):
-        folder = reported.folder(one)
+    for training in reported.behind(row):
+        folder = reported.folder(training)
         if folder is not None:
             return manifest.read_manifest(folder).tasks
     return ()
@@ -98,11 +98,11 @@ def _score(
 
 def _mean_of_kind(ways: Ways, kind: str) -> results.Interval | None:
     names = {row.expert for row in ways.singles if row.kind == kind}
-    own = [columns for name, columns in ways.experts.items() if name in names]
-    if not own:
+    of_kind = [columns for name, columns in ways.experts.items() if name in names]
+    if not of_kind:
         return None
-    means = {str(n): controls.mean_of(columns) for n, columns in enumerate(own)}
-    found = controls.average(means)
-    if found is None:
+    means = {str(n): controls.mean_of(columns) for n, columns in enumerate(of_kind)}
+    average = controls.average(means)
+    if average is None:
         return None
-    return estimates.estimate([found], ways.draws, who=kind).interval
+    return estimates.estimate([average], ways.draws, who=kind).interval

@@ -23,11 +23,11 @@ def controls(rows: Rows, chosen_on: Rows) -> Iterator[str]:
         return
     lacking = [name for name in _TRAINED if name not in roles]
     if "strategy" in roles:
-        found = columns.distinct("strategy", "settings")
-        kinds = {kind for kind, _ in found if kind != _MEAN} | {
+        kinds_and_settings = columns.distinct("strategy", "settings")
+        kinds = {kind for kind, _ in kinds_and_settings if kind != _MEAN} | {
             # A merge by another method bears settings, and is no control.
             kind
-            for kind, settings in found
+            for kind, settings in kinds_and_settings
             if not settings
         }
         lacking += [name for name in _OF_A_LIBRARY if name not in kinds]

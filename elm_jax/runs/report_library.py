@@ -76,12 +76,14 @@ def _retrieval(ways: Ways, way: Way) -> _Lines:
     kinds = " and ".join(sorted({k or "unknown" for (k,) in library.distinct("kind")}))
     yield "retrieved from", (f"{len(scores)} of kind {kinds}",)
     if len(chosen) == len(way.rows):
-        own = controls.rank(chosen, scores)
-        yield "mean rank of retrieved", (f"{own.mean:.1f} of {own.num_experts}",)
-        yield "rank of a random one", (own.of_random,)
-        yield "a best one retrieved", (f"{own.best} of {own.num_tasks} prompts",)
+        ranks = controls.rank(chosen, scores)
+        yield "mean rank of retrieved", (f"{ranks.mean:.1f} of {ranks.num_experts}",)
+        yield "rank of a random one", (ranks.of_random,)
+        yield "a best one retrieved", (f"{ranks.best} of {ranks.num_tasks} prompts",)
         yield from _by_chance(chosen, scores, means(library))
-    best = {key: max(own[key] for own in scores.values()) for key in _keys(scores)}
+    best = {
+        key: max(by_task[key] for by_task in scores.values()) for key in _keys(scores)
+    }
     by_dataset: dict[str, list[float]] = {}
     for (dataset, _), value in best.items():
         by_dataset.setdefault(dataset, []).append(value)
@@ -106,11 +108,11 @@ def _by_chance(
     yield "these below retrieved", (f"{below} of {len(of_library)}",)
     yield "random for each dataset", (_range(drawn),)
     yield "as good by chance", (text.p_value(drawn.p_value),)
-    other = controls.shuffled(chosen, scores)
-    if other is not None:
-        yield "shuffled between datasets", (_range(other),)
-        yield "the same, not shuffled", (other.score,)
-        yield "such a fit by chance", (text.p_value(other.p_value),)
+    shuffled = controls.shuffled(chosen, scores)
+    if shuffled is not None:
+        yield "shuffled between datasets", (_range(shuffled),)
+        yield "the same, not shuffled", (shuffled.score,)
+        yield "such a fit by chance", (text.p_value(shuffled.p_value),)
 
 
 def _keys(scores: controls.Scores) -> list[tuple[str, str]]:

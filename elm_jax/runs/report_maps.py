@@ -23,24 +23,26 @@ def make(
       won: The expert that retrieval chose, by task.
       ways: What was compared on these rows; None if nothing was.
     """
-    found = report.heat_map(rows, title=title, retrieved=won)
+    heat_map = report.heat_map(rows, title=title, retrieved=won)
     if ways is None:
-        return found
-    places = {task: place for place, task in enumerate(found.tasks)}
-    references, letters = [], dict(found.marks)
+        return heat_map
+    places = {task: place for place, task in enumerate(heat_map.tasks)}
+    references, letters = [], dict(heat_map.marks)
     shown = [way for way in ways.all if way.rows and way.label != "base"]
     for way in shown:
-        own = {row.task: row for row in way.rows if row.task in places}
-        values = tuple(own[task].value if task in own else None for task in places)
+        by_task = {row.task: row for row in way.rows if row.task in places}
+        values = tuple(
+            by_task[task].value if task in by_task else None for task in places
+        )
         references.append(report.Reference(way.label, values, way.is_bound))
-        for task, row in own.items():
+        for task, row in by_task.items():
             letters[way.label, places[task]] = marks.of_scores([row])
-    legend = list(found.legend)
-    known = {sentence[0] for sentence in legend}
+    legend = list(heat_map.legend)
+    explained = {sentence[0] for sentence in legend}
     more = marks.legend([row for way in shown for row in way.rows])
-    if any(found.is_part(one.values) for one in references):
+    if any(heat_map.is_part(reference.values) for reference in references):
         more += (marks.PART_LEGEND,)
-    legend += [sentence for sentence in more if sentence[0] not in known]
+    legend += [sentence for sentence in more if sentence[0] not in explained]
     return dataclasses.replace(
-        found, references=tuple(references), marks=letters, legend=tuple(legend)
+        heat_map, references=tuple(references), marks=letters, legend=tuple(legend)
     )

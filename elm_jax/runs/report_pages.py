@@ -49,9 +49,11 @@ def write(
       ConfigError: A file cannot be written.
     """
     both = {report_examples.FOLDER: examples, report_routing.FOLDER: routes}
-    written = [path for one in both.values() if one for path in one.write(report_path)]
-    for name, one in both.items():
-        _remove_others(report_path.parent / name, one.names if one else ())
+    written = [
+        path for pages in both.values() if pages for path in pages.write(report_path)
+    ]
+    for name, pages in both.items():
+        _remove_others(report_path.parent / name, pages.names if pages else ())
     return written
 
 

@@ -29,32 +29,32 @@ def make(ways: Ways, shown: report.HeatMap, *, judged_by: str) -> pairs.Pairs | 
     columns = [way.mean for way in ways_with_rows]
     experts = {name: controls.mean_of(ways.experts[name]) for name in shown.experts}
     ids: dict[statistics.Key, np.ndarray] = {}
-    for one in (*columns, *experts.values()):
-        for key in one.keys() - ids.keys():
-            ids[key] = np.sort(compact_columns.ids_of(one, key))
+    for scores in (*columns, *experts.values()):
+        for key in scores.keys() - ids.keys():
+            ids[key] = np.sort(compact_columns.ids_of(scores, key))
     models = [
         pairs.Model(
             way.label,
-            _Answers(one, ids),
+            _Answers(mean, ids),
             is_bound=way.is_bound,
             num_trainings=len(way.columns),
         )
-        for way, one in zip(ways_with_rows, columns, strict=True)
+        for way, mean in zip(ways_with_rows, columns, strict=True)
     ]
     models += [
         pairs.Model(
             name,
-            _Answers(one, ids),
+            _Answers(mean, ids),
             is_expert=True,
             num_trainings=len(ways.experts[name]),
         )
-        for name, one in experts.items()
+        for name, mean in experts.items()
     ]
     if len(models) < 2:
         return None
     labels = [model.label for model in models]
     baselines = [way.label for role in BASELINES if (way := ways.of_role(role))]
-    wanted = [one for one in (judged_by, *baselines, *labels) if one in labels]
+    wanted = [label for label in (judged_by, *baselines, *labels) if label in labels]
     first, second, *_ = dict.fromkeys(wanted)
     prompts = dict(ways.rows.distinct("task", "prompt"))
     return pairs.Pairs(
@@ -72,21 +72,21 @@ class _Answers(Mapping[statistics.Key, np.ndarray]):
     """Scores in the order of ids, made when asked for; none of tasks of other rows."""
 
     def __init__(
-        self, one: statistics.Columns, ids: Mapping[statistics.Key, np.ndarray]
+        self, columns: statistics.Columns, ids: Mapping[statistics.Key, np.ndarray]
     ) -> None:
-        self._one = one
+        self._columns = columns
         self._orders: dict[statistics.Key, np.ndarray | None] = {}
-        for key in one:
-            own = compact_columns.ids_of(one, key)
-            if np.array_equal(own, ids[key]):
+        for key in columns:
+            unsorted = compact_columns.ids_of(columns, key)
+            if np.array_equal(unsorted, ids[key]):
                 self._orders[key] = None
                 continue
-            order = np.argsort(own, kind="stable")
-            if np.array_equal(own[order], ids[key]):
+            order = np.argsort(unsorted, kind="stable")
+            if np.array_equal(unsorted[order], ids[key]):
                 self._orders[key] = order
 
     def __getitem__(self, key: statistics.Key) -> np.ndarray:
-        order, values = self._orders[key], self._one[key].values
+        order, values = self._orders[key], self._columns[key].values
         return values if order is None else values[order]
 
     def __iter__(self) -> Iterator[statistics.Key]:

@@ -27,20 +27,20 @@ def check(
       path: Where the rows are from, for the message.
     """
     columns = row_columns.of(rows)
-    own = columns.among("task", unseen)
-    if len(own.where(split=split).among("metric", metrics)):
+    unseen_rows = columns.among("task", unseen)
+    if len(unseen_rows.where(split=split).among("metric", metrics)):
         return
-    known = own if len(own) else columns
+    listed_rows = unseen_rows if len(unseen_rows) else columns
 
-    def told(name: str) -> str:
-        return listed({value for (value,) in known.distinct(name)})
+    def values_of(name: str) -> str:
+        return listed({value for (value,) in listed_rows.distinct(name)})
 
-    of = "them" if len(own) else told("task")
+    of = "them" if len(unseen_rows) else values_of("task")
     raise errors.DataError(
         found=f"no rows of {next(iter(metrics))} in split {split!r} for the unseen"
         f" tasks {listed(unseen)} in {path}",
-        expected=f"some; it has rows of {of} in split {told('split')}, by"
-        f" {told('metric')}",
+        expected=f"some; it has rows of {of} in split {values_of('split')}, by"
+        f" {values_of('metric')}",
         do="Correct split, metric or unseen_tasks of report.Report, or score these"
         " tasks with elm_eval",
     )
@@ -53,15 +53,17 @@ def check_same_data(rows: Iterable[results.ResultRow]) -> None:
     to be compared. Rows of earlier versions do not tell.
     """
     columns = row_columns.of(rows)
-    own = columns.take(columns.coded("data_fingerprint").are(lambda m: m is not None))
-    known: dict[tuple[str, str, str], results.ResultRow] = {}
-    places = own.groups("task", "split", "metric", "data_fingerprint").firsts
-    for row in own.take(places):
-        other = known.setdefault((row.task, row.split, row.metric), row)
-        if other.data_fingerprint != row.data_fingerprint:
+    fingerprinted = columns.take(
+        columns.coded("data_fingerprint").are(lambda m: m is not None)
+    )
+    first_rows: dict[tuple[str, str, str], results.ResultRow] = {}
+    places = fingerprinted.groups("task", "split", "metric", "data_fingerprint").firsts
+    for row in fingerprinted.take(places):
+        first = first_rows.setdefault((row.task, row.split, row.metric), row)
+        if first.data_fingerprint != row.data_fingerprint:
             raise errors.DataError(
-                found=f"{other.expert} on {row.task} {row.split} was scored on"
-                f" other tokens and texts ({other.data_fingerprint}) than"
+                found=f"{first.expert} on {row.task} {row.split} was scored on"
+                f" other tokens and texts ({first.data_fingerprint}) than"
                 f" {row.expert} ({row.data_fingerprint})",
                 expected="one vocabulary, length, template and source for all",
                 do="Score both again with the same data into another result file",
@@ -86,13 +88,15 @@ def check_same_examples(rows: Iterable[results.ResultRow]) -> None:
     counts = np.bincount(cells.of[ways.firsts], minlength=len(cells.firsts))
     (several,) = np.nonzero(counts > 1)
     if len(several):
-        one = columns[int(cells.firsts[several[0]])]
-        found: dict[tuple[str, int], list[str]] = {}
+        example = columns[int(cells.firsts[several[0]])]
+        by_scoring: dict[tuple[str, int], list[str]] = {}
         for row in columns.take(cells.of == several[0]):
-            found.setdefault((row.scoring, row.num_examples), []).append(row.expert)
-        parts = [f"{number} ({listed(who)})" for (_, number), who in found.items()]
+            by_scoring.setdefault((row.scoring, row.num_examples), []).append(
+                row.expert
+            )
+        parts = [f"{number} ({listed(who)})" for (_, number), who in by_scoring.items()]
         raise errors.DataError(
-            found=f"scores of {one.task} {one.split} on different examples:"
+            found=f"scores of {example.task} {example.split} on different examples:"
             f" {', others on '.join(parts)}",
             expected="the same examples, scored in the same way, for all that"
             " one column compares",
@@ -116,8 +120,8 @@ def tasks_without_rows(
       split: What is reported.
       metrics: What may be shown.
     """
-    own = row_columns.of(rows).where(split=split).among("metric", metrics)
-    there = {task for (task,) in own.distinct("task")}
+    shown = row_columns.of(rows).where(split=split).among("metric", metrics)
+    there = {task for (task,) in shown.distinct("task")}
     for kind, names in wanted.items():
         lacking = set(names) - there
         if lacking:
@@ -144,9 +148,9 @@ def unequal(
     sizes: dict[str, dict[int, str]] = {}
     for row in columns.take(columns.groups("task", "num_examples").firsts):
         sizes.setdefault(row.task, {})[row.num_examples] = row.expert
-    for task, own in sorted(sizes.items()):
-        if len(own) > 1:
-            parts = ", ".join(f"{who} on {n}" for n, who in sorted(own.items()))
+    for task, by_size in sorted(sizes.items()):
+        if len(by_size) > 1:
+            parts = ", ".join(f"{who} on {n}" for n, who in sorted(by_size.items()))
             yield f"Not all of {task} have the same examples: {parts}."
     silent = int(columns.coded("inputs_cut").are(lambda share: share is None).sum())
     if silent:
@@ -160,11 +164,11 @@ def _compared(rows: row_columns.RowColumns) -> dict[str, set[str]]:
     """Returns the tasks of base, baseline and strategies, in the order of tables."""
     shown = ("base", "multitask", "strategy")
     roles = row_columns.roles(rows)
-    own = rows.take(roles.are(shown.__contains__))
+    role_rows = rows.take(roles.are(shown.__contains__))
     tasks: dict[str, set[str]] = {}
     ranks: dict[str, int] = {}
-    for place in own.groups("expert", "kind", "task").firsts.tolist():
-        row = own[place]
+    for place in role_rows.groups("expert", "kind", "task").firsts.tolist():
+        row = role_rows[place]
         tasks.setdefault(row.expert, set()).add(row.task)
         ranks[row.expert] = results.ROLES.index(row.role)
     return {name: tasks[name] for name in sorted(tasks, key=ranks.__getitem__)}

@@ -28,27 +28,27 @@ def of(ways: Sequence[Way], draws: estimates.Draws) -> Iterator[Settings]:
     """Yields the groups of ways that differ in settings alone."""
     kinds: dict[str, list[Way]] = {}
     for way in ways:
-        told = {row.strategy for row in way.rows}
-        kind = told.pop() if len(told) == 1 else ""
+        strategies = {row.strategy for row in way.rows}
+        kind = strategies.pop() if len(strategies) == 1 else ""
         if way.role == "strategy" and way.whole is not None and kind:
             kinds.setdefault(kind, []).append(way)
-    for kind, own in sorted(kinds.items()):
-        if len(own) < 2 or len({way.whole and way.whole.rows for way in own}) > 1:
+    for kind, alike in sorted(kinds.items()):
+        if len(alike) < 2 or len({way.whole and way.whole.rows for way in alike}) > 1:
             continue
-        columns = {way.label: way.columns for way in own}
+        columns = {way.label: way.columns for way in alike}
         # Settings of one strategy score the same trainings.
         fitted = cross_fitting.cross_fit(columns, draws, shared=kind)
         if fitted is not None:
-            yield Settings(kind, tuple(own), fitted)
+            yield Settings(kind, tuple(alike), fitted)
 
 
-def view(one: Settings) -> Way:
+def view(settings: Settings) -> Way:
     """Returns the way to choose one setting for all tasks, cross-fitted."""
-    chosen = one.cross_fitted.best_single
+    chosen = settings.cross_fitted.best_single
     return Way(
-        label=f"{one.kind}_crossfit",
-        note=f"the best of {len(one.ways)} settings of {one.kind}, chosen on one half"
-        " of these rows and reported on the other, and the other way round",
+        label=f"{settings.kind}_crossfit",
+        note=f"the best of {len(settings.ways)} settings of {settings.kind}, chosen on"
+        " one half of these rows and reported on the other, and the other way round",
         columns=chosen.columns,
         score=chosen.estimate,
         is_whole=True,
@@ -68,21 +68,21 @@ def table(
     if not settings:
         return None
     rows: list[tuple[str, tuple[report.Figure, ...]]] = []
-    for one in settings:
-        scores = {way.label: way.whole for way in one.ways if way.whole is not None}
+    for group in settings:
+        scores = {way.label: way.whole for way in group.ways if way.whole is not None}
         bound = max(score.mean for score in scores.values())
-        fitted = one.cross_fitted.best_single
+        fitted = group.cross_fitted.best_single
         elsewhere = None
         if not chosen_here and (best := _best(chosen_on, scores)):
             elsewhere = scores[best].interval
         counts = ", ".join(f"{number} {name}" for name, number in fitted.counts[:2])
         rows.append(
             (
-                f"{len(scores)} of {one.kind}",
+                f"{len(scores)} of {group.kind}",
                 (
                     *(bound, fitted.estimate.interval, bound - fitted.estimate.mean),
                     *(elsewhere, counts),
-                    one.cross_fitted.best_per_prompt.estimate.interval,
+                    group.cross_fitted.best_per_prompt.estimate.interval,
                 ),
             )
         )
@@ -103,18 +103,28 @@ def table(
 
 def _best(rows: Rows, labels: dict[str, estimates.Estimate]) -> str:
     """Returns the label with the best mean over datasets; "" if one lacks tasks."""
-    found: dict[str, dict[str, dict[str, float]]] = {label: {} for label in labels}
+    by_label: dict[str, dict[str, dict[str, float]]] = {label: {} for label in labels}
     for row in rows:
-        if row.expert in found:
-            found[row.expert].setdefault(row.dataset, {})[row.task] = row.value
+        if row.expert in by_label:
+            by_label[row.expert].setdefault(row.dataset, {})[row.task] = row.value
     tasks = {
-        tuple((name, *sorted(own)) for name, own in sorted(one.items()))
-        for one in found.values()
+        tuple(
+            (name, *sorted(task_values))
+            for name, task_values in sorted(by_dataset.items())
+        )
+        for by_dataset in by_label.values()
     }
     if len(tasks) != 1 or tasks == {()}:
         return ""
     means = {
-        label: float(np.mean([np.mean([*own.values()]) for own in one.values()]))
-        for label, one in found.items()
+        label: float(
+            np.mean(
+                [
+                    np.mean([*task_values.values()])
+                    for task_values in by_dataset.values()
+                ]
+            )
+        )
+        for label, by_dataset in by_label.items()
     }
     return max(sorted(means), key=lambda label: means[label])

@@ -24,12 +24,12 @@ class ShownVotes(NamedTuple):
     @property
     def winners(self) -> dict[str, str]:
         """The expert with most votes, by task."""
-        return {one.task: one.counts[0][0] for one in self.votes}
+        return {votes.task: votes.counts[0][0] for votes in self.votes}
 
     @property
     def note(self) -> str:
         """What `retrieved` is, in a few words."""
-        counts = sorted({sum(n for _, n in one.counts) for one in self.votes})
+        counts = sorted({sum(n for _, n in votes.counts) for votes in self.votes})
         number = " to ".join(map(str, dict.fromkeys([*counts[:1], *counts[-1:]])))
         instances = f"{number} unlabelled instances".strip()
         return f"RoE: the expert that {instances} vote for"
@@ -61,8 +61,8 @@ def read(
         if task not in chosen or not counts:
             continue
         (winner, number), *rest = counts
-        known = sorted(names.get(mark, winner) for mark in chosen[task])
-        name = next((n for n in known if _is_one_of(n, winner)), "")
+        labels = sorted(names.get(mark, winner) for mark in chosen[task])
+        name = next((n for n in labels if _is_one_of(n, winner)), "")
         if name:
             shown.append(report.Votes(task, ((name, number), *rest)))
         else:
@@ -81,12 +81,12 @@ class _Line(TypedDict):
 
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[str, list[tuple[str, int]]]]:
-    def problem(one: object) -> str:
-        return "; ".join(json_files.misfits(one, _Line))
+    def problem(line: object) -> str:
+        return "; ".join(json_files.misfits(line, _Line))
 
     try:
-        for _, one in json_files.lines(path, problem):
-            yield one["task"], [(name, number) for name, number in one["votes"]]
+        for _, line in json_files.lines(path, problem):
+            yield line["task"], [(name, number) for name, number in line["votes"]]
     except (OSError, ValueError) as error:
         raise errors.DataError(
             found=f"{path}: {error}",

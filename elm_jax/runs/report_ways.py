@@ -82,8 +82,11 @@ class Ways:
     @functools.cached_property
     def experts(self) -> dict[str, Sequence[statistics.Columns]]:
         """Results of each training of each single expert."""
-        own = self.singles.split("expert")
-        return {name: self._reported.trainings(own[name]) for name in sorted(own)}
+        by_expert = self.singles.split("expert")
+        return {
+            name: self._reported.trainings(by_expert[name])
+            for name in sorted(by_expert)
+        }
 
     @property
     def settings_chosen_here(self) -> bool:
@@ -96,8 +99,8 @@ class Ways:
 
     def of_role(self, role: results.Role) -> Way | None:
         """Returns the way of a role, or None if there is none, or several are."""
-        found = [way for way in self.all if way.role == role]
-        return found[0] if len(found) == 1 else None
+        ways = [way for way in self.all if way.role == role]
+        return ways[0] if len(ways) == 1 else None
 
     def library(self, way: Way) -> RowColumns:
         """Returns the single experts' rows, of the kinds that a strategy chose from.
@@ -105,8 +108,8 @@ class Ways:
         All kinds, if rows do not tell what it chose.
         """
         names = self._reported.names
-        own = [names.get(row.expert_fingerprint) for row in way.rows]
-        chosen = self.singles.among("expert", {*own})
+        chosen_names = [names.get(row.expert_fingerprint) for row in way.rows]
+        chosen = self.singles.among("expert", {*chosen_names})
         kinds = {kind for (kind,) in chosen.distinct("kind")}
         return self.singles.among("kind", kinds) if kinds else self.singles
 
@@ -117,8 +120,8 @@ class Ways:
             return self.cross_fitted
         if len(names) < 2:
             return None
-        own = {name: self.experts[name] for name in names}
-        return cross_fitting.cross_fit(own, self.draws)
+        trainings = {name: self.experts[name] for name in names}
+        return cross_fitting.cross_fit(trainings, self.draws)
 
     def chosen(self, way: Way) -> dict[tuple[str, str], str]:
         """Returns the experts that a strategy chose, by (dataset, task), if told.
@@ -130,9 +133,11 @@ class Ways:
         chosen = {}
         for row in way.rows:
             behind = self._reported.behind(row)
-            found = {names.get(one.expert_fingerprint) for one in behind}
-            name = found.pop()
-            if name in there and not found:
+            chosen_names = {
+                names.get(training.expert_fingerprint) for training in behind
+            }
+            name = chosen_names.pop()
+            if name in there and not chosen_names:
                 chosen[row.dataset, row.task] = name
         return chosen
 
@@ -145,12 +150,14 @@ class Ways:
             first.setdefault(row.expert, row)
         order = sorted(first.values(), key=lambda row: results.ROLES.index(row.role))
         of = self.rows.among("expert", names).split("expert")
-        for one in order:
-            own = of[one.expert]
+        for first_row in order:
+            way_rows = of[first_row.expert]
             # Trained on the rows that choose: where these are reported, it knows them.
-            knows = one.role == "selection" and self.settings_chosen_here
-            way = self._way(one.expert, note_of(one), own, own, is_bound=knows)
-            yield dataclasses.replace(way, role=one.role)
+            knows = first_row.role == "selection" and self.settings_chosen_here
+            way = self._way(
+                first_row.expert, note_of(first_row), way_rows, way_rows, is_bound=knows
+            )
+            yield dataclasses.replace(way, role=first_row.role)
 
     def _choices(self) -> Iterator[Way]:
         if not self.singles:
@@ -193,12 +200,12 @@ class Ways:
             return
         if self.choosing:
             first = self.choosing[0]
-            own = self.library(first)
-            names = own.distinct("expert")
+            library_rows = self.library(first)
+            names = library_rows.distinct("expert")
             if len(names) < len(self.experts):
                 note = f"the same of the {len(names)} experts that {first.label} may"
                 note += " choose: a bound"
-                best = selection.oracle(own)
+                best = selection.oracle(library_rows)
                 yield self._view("library_oracle", note, best, True)
             elsewhere = report_controls.elsewhere(
                 first, self.chosen(first), self.experts, self.draws
@@ -216,13 +223,19 @@ class Ways:
         self, label: str, note: str, choice: dict[str, str], is_bound: bool
     ) -> Way:
         shown = selection.view(self.singles, choice, label=label)
-        own = selection.taken(self.singles, choice)
-        return self._way(label, note, shown, own, is_bound=is_bound)
+        chosen_rows = selection.taken(self.singles, choice)
+        return self._way(label, note, shown, chosen_rows, is_bound=is_bound)
 
     def _way(
-        self, label: str, note: str, shown: Rows, own: Rows, *, is_bound: bool = False
+        self,
+        label: str,
+        note: str,
+        shown: Rows,
+        scored: Rows,
+        *,
+        is_bound: bool = False,
     ) -> Way:
-        columns = self._reported.trainings(own)
+        columns = self._reported.trainings(scored)
         there = {
             name
             for name in self.datasets
@@ -246,12 +259,12 @@ class Ways:
 
 def _are_same(rows: Rows, chosen_on: Rows) -> bool:
     """Returns whether what chooses are rows that are reported."""
-    own, others = row_columns.of(rows), row_columns.of(chosen_on)
-    if {*own.distinct("split")} & {*others.distinct("split")}:
+    reported, choosing = row_columns.of(rows), row_columns.of(chosen_on)
+    if {*reported.distinct("split")} & {*choosing.distinct("split")}:
         return True
     # One file under the names of two splits is one split.
-    data = {*own.distinct("task", "data_fingerprint")}
-    both = data & {*others.distinct("task", "data_fingerprint")}
+    data = {*reported.distinct("task", "data_fingerprint")}
+    both = data & {*choosing.distinct("task", "data_fingerprint")}
     return any(mark is not None for _, mark in both)
 
 

@@ -82,8 +82,8 @@ class CompareRetrieval(library.LibraryRun):
             text_formats.check_format(name)
         wrong = {}
         for name in ("embedders", "text_formats", "num_nearest"):
-            given = getattr(self, name)
-            if not given or len(set(given)) < len(given):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
                 wrong[name] = "one or more different ones"
         if 1 not in self.num_nearest:
             wrong["num_nearest"] = "1, the paper's, and others"
@@ -120,20 +120,24 @@ class CompareRetrieval(library.LibraryRun):
         experts = self._experts(opened)
         data = self.data.opened(self.place)
         asking = {name: self._asking(opened, data, name) for name in names}
-        scores = self._scores(experts, {n: one.rows for n, one in asking.items()})
+        scores = self._scores(
+            experts, {n: task_rows.rows for n, task_rows in asking.items()}
+        )
         choices: dict[retrieval_scores.Setting, Mapping[str, str]] = {}
-        own: retrieval_scores.Setting | None = None
+        own_setting: retrieval_scores.Setting | None = None
         for setting, is_own, choice in self._ask(opened, [*experts], asking, data):
             choices[setting] = choice
-            own = setting if is_own else own
-        if own is None:
+            own_setting = setting if is_own else own_setting
+        if own_setting is None:
             raise errors.LibraryError(
                 found=f"a library with keys by {opened.settings.embedder} of texts"
                 f" {opened.settings.text_format!r}",
                 expected="its own embedder and text format among those to compare",
                 do="Add them to embedders and text_formats",
             )
-        shown = [tables.figures(one) for one in scores.compare(choices, own)]
+        shown = [
+            tables.figures(figures) for figures in scores.compare(choices, own_setting)
+        ]
         for table in shown:
             terminal.show(tables.to_rich(table, width=terminal.console().width))
         target = self.path(self.output_path)
@@ -150,9 +154,9 @@ class CompareRetrieval(library.LibraryRun):
         """Returns the fingerprints of the experts that may be chosen, by name."""
         listed = self.open_catalogue()
         listed.check()
-        found = {name: listed.get(name).fingerprint for name in listed.experts()}
-        opened.check_has([*found])
-        return found
+        fingerprints = {name: listed.get(name).fingerprint for name in listed.experts()}
+        opened.check_has([*fingerprints])
+        return fingerprints
 
     def _scores(
         self, experts: Mapping[str, str], asking: Mapping[str, Sequence[int]]
@@ -204,11 +208,11 @@ class CompareRetrieval(library.LibraryRun):
         for spec, label in zip(self.embedders, labels, strict=True):
             embedder = self._embedder(spec, data)
             for text_format in self.text_formats:
-                keys = [_embed(embedder, one, text_format) for one in sources]
-                other = dataclasses.replace(opened, keys=np.concatenate(keys))
+                keys = [_embed(embedder, source, text_format) for source in sources]
+                reindexed = dataclasses.replace(opened, keys=np.concatenate(keys))
                 vectors = {
-                    task: _embed(embedder, one, text_format)
-                    for task, one in asking.items()
+                    task: _embed(embedder, task_rows, text_format)
+                    for task, task_rows in asking.items()
                 }
                 here = (embedder.name, text_format)
                 settings = opened.settings
@@ -216,9 +220,13 @@ class CompareRetrieval(library.LibraryRun):
                 for number, by in itertools.product(self.num_nearest, _RULES):
                     choice = {
                         task: voting.ranked(
-                            other, own, num_nearest=number, by=by, experts=experts
+                            reindexed,
+                            query_vectors,
+                            num_nearest=number,
+                            by=by,
+                            experts=experts,
                         )[0][0]
-                        for task, own in vectors.items()
+                        for task, query_vectors in vectors.items()
                     }
                     yield (
                         retrieval_scores.Setting(label, text_format, number, by),
@@ -240,16 +248,16 @@ class CompareRetrieval(library.LibraryRun):
 
 def _labels(specs: Sequence[EmbedderSpec]) -> list[str]:
     """Returns a name for each embedder: its kind, and what tells it from its like."""
-    found = []
+    labels = []
     for spec in specs:
-        alike = [other for other in specs if other.kind == spec.kind]
+        alike = [peer for peer in specs if peer.kind == spec.kind]
         parts = [spec.kind]
-        if len({other.path for other in alike}) > 1:
+        if len({peer.path for peer in alike}) > 1:
             parts.append(spec.path or "of the package")
-        if len({other.max_length for other in alike}) > 1:
+        if len({peer.max_length for peer in alike}) > 1:
             parts.append(f"of {spec.max_length} tokens")
-        found.append(" ".join(parts))
-    return found
+        labels.append(" ".join(parts))
+    return labels
 
 
 def _embed(embedder: types.Embedder, of: _Asking, text_format: str) -> np.ndarray:

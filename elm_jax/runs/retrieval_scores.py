@@ -81,8 +81,8 @@ class Scores:
                 expected="a score of each of them on each task that asks",
                 do="Score them by elm_eval on this split",
             )
-        own = {*self._names.values()}
-        self._rows = [row for row in rows if row.expert in own]
+        labels = {*self._names.values()}
+        self._rows = [row for row in rows if row.expert in labels]
         self._oracle = selection.oracle(self._rows)  # refuses experts that lack a task
         self._draws = estimates.Draws()
         for (_, task), column in self._columns(self._oracle)[0].items():
@@ -96,28 +96,30 @@ class Scores:
                 )
 
     def compare(
-        self, choices: Mapping[Setting, Mapping[str, str]], own: Setting
+        self, choices: Mapping[Setting, Mapping[str, str]], own_setting: Setting
     ) -> tuple[report.Figures, report.Figures]:
         """Returns the table of all ways to ask, and that of their differences.
 
         Args:
           choices: The name in the library of each task's expert, by the way to ask.
-          own: The library's.
+          own_setting: The library's.
         """
         columns = {setting: self._of(choice) for setting, choice in choices.items()}
-        scores = {k: self._estimate(one) for k, one in columns.items()}
-        return self._all(scores, own), self._differences(columns, scores, own)
+        scores = {k: self._estimate(trainings) for k, trainings in columns.items()}
+        return self._all(scores, own_setting), self._differences(
+            columns, scores, own_setting
+        )
 
     def _all(
-        self, scores: Mapping[Setting, estimates.Estimate], own: Setting
+        self, scores: Mapping[Setting, estimates.Estimate], own_setting: Setting
     ) -> report.Figures:
         rules = [*dict.fromkeys(setting.rule for setting in scores)]
         by_texts: dict[str, dict[str, estimates.Estimate]] = {}
-        for setting, one in scores.items():
-            by_texts.setdefault(setting.texts, {})[setting.rule] = one
+        for setting, estimate in scores.items():
+            by_texts.setdefault(setting.texts, {})[setting.rule] = estimate
         rows = [
-            (texts, tuple(found[rule].mean for rule in rules))
-            for texts, found in by_texts.items()
+            (texts, tuple(by_rule[rule].mean for rule in rules))
+            for texts, by_rule in by_texts.items()
         ]
         split = self._rows[0].split
         return report.Figures(
@@ -125,9 +127,9 @@ class Scores:
             columns=tuple(rules),
             rows=tuple(rows),
             notes=(
-                f"{own.texts}, {own.rule} is the library's own way, and the rule is the"
-                " paper's. Means over datasets of what the retrieved experts score on"
-                " rows that did not ask.",
+                f"{own_setting.texts}, {own_setting.rule} is the library's own way, and"
+                " the rule is the paper's. Means over datasets of what the retrieved"
+                " experts score on rows that did not ask.",
             ),
         )
 
@@ -135,10 +137,14 @@ class Scores:
         self,
         columns: Mapping[Setting, _Trainings],
         scores: Mapping[Setting, estimates.Estimate],
-        own: Setting,
+        own_setting: Setting,
     ) -> report.Figures:
-        base = scores[own]
-        others = {self._label(k): one for k, one in scores.items() if k != own}
+        base = scores[own_setting]
+        others = {
+            self._label(k): estimate
+            for k, estimate in scores.items()
+            if k != own_setting
+        }
         gaps = comparisons.against(base, others) if others else {}
         best = _best_apart(others)[:_NUM_SHOWN]
         rows: list[tuple[str, tuple[report.Figure, ...]]] = [
@@ -148,12 +154,12 @@ class Scores:
                 for name in best
             ),
         ]
-        labelled = {self._label(k): one for k, one in columns.items()}
+        labelled = {self._label(k): trainings for k, trainings in columns.items()}
         fitted = cross_fitting.cross_fit(labelled, self._draws, shared=_WHOSE)
         if fitted is not None and others:
-            one = fitted.best_single.estimate
-            gap = report.Signed((one - base).interval)
-            rows.append(("best way, cross-fitted", (one.interval, gap)))
+            best_fitted = fitted.best_single.estimate
+            gap = report.Signed((best_fitted - base).interval)
+            rows.append(("best way, cross-fitted", (best_fitted.interval, gap)))
         bound = self._estimate(self._columns(self._oracle))
         random = float(np.mean(report_library.means(self._rows)))
         rows.append(("random expert", (random, None)))
@@ -183,8 +189,8 @@ class Scores:
         return self._columns(labels)
 
     def _columns(self, choice: Mapping[str, str]) -> _Trainings:
-        own = [row for row in self._rows if choice[row.task] == row.expert]
-        return self._reported.trainings(own)
+        rows = [row for row in self._rows if choice[row.task] == row.expert]
+        return self._reported.trainings(rows)
 
     def _estimate(self, columns: _Trainings) -> estimates.Estimate:
         return estimates.estimate(columns, self._draws, who=_WHOSE)
@@ -192,7 +198,7 @@ class Scores:
 
 def _best_apart(ways: Mapping[str, estimates.Estimate]) -> list[str]:
     """Returns ways by their scores, of those with the same results the first."""
-    found: dict[bytes, str] = {}
+    by_results: dict[bytes, str] = {}
     for name in sorted(ways, key=lambda name: -ways[name].mean):
-        found.setdefault(ways[name].errors.tobytes(), name)
-    return [*found.values()]
+        by_results.setdefault(ways[name].errors.tobytes(), name)
+    return [*by_results.values()]

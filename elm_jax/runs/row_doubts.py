@@ -11,7 +11,7 @@ def of(
     before: RowColumns,
     newest: RowColumns,
     *,
-    lying: Mapping[naming.Folder, str],
+    on_disk: Mapping[naming.Folder, str],
     trainings: WholeTrainings,
 ) -> Iterator[str]:
     """Yields a sentence for each doubt.
@@ -19,7 +19,7 @@ def of(
     Args:
       before: All rows of what is shown.
       newest: Those that no later one replaces.
-      lying: Fingerprints of the experts that lie in the folders of rows now.
+      on_disk: Fingerprints of the experts that lie in the folders of rows now.
       trainings: The newest ones whose trainings have all cells.
     """
     chosen: dict[str, dict[tuple[object, ...], set[str]]] = {}
@@ -29,8 +29,10 @@ def of(
         "expert", "expert_fingerprint", *cell
     ):
         task, split, seed, library = of_cell
-        own = chosen.setdefault(name, {})
-        own.setdefault((task, split, seed if library else None), set()).add(mark)
+        marks_by_cell = chosen.setdefault(name, {})
+        marks_by_cell.setdefault((task, split, seed if library else None), set()).add(
+            mark
+        )
     for label, by_cell in sorted(chosen.items()):
         tasks = {task for (task, *_), marks in by_cell.items() if len(marks) > 1}
         if tasks:
@@ -49,13 +51,13 @@ def of(
             f"{name} was scored with {left_out.count(name)} more libraries, which are"
             " left out: they are older, or were not scored on all tasks."
         )
-    there = {(name, mark) for (name, _), mark in lying.items()}
+    there = {(name, mark) for (name, _), mark in on_disk.items()}
     stale = {
         name
         for name, source, mark in newest.distinct(
             "expert", "source", "expert_fingerprint"
         )
-        if (name, source) in lying and (name, mark) not in there
+        if (name, source) in on_disk and (name, mark) not in there
     }
     for name in sorted(stale):
         yield (

@@ -43,9 +43,13 @@ class RowSearch:
     @functools.cached_property
     def _search(self) -> overlap.Search:
         every = self._splits.values()
-        return overlap.Search([row_words.of(one, self._cache_dir) for one in every])
+        return overlap.Search(
+            [row_words.of(dataset, self._cache_dir) for dataset in every]
+        )
 
-    def in_training(self, asked: Sequence[Training]) -> dict[Training, Places | None]:
+    def in_training(
+        self, trainings: Sequence[Training]
+    ) -> dict[Training, Places | None]:
         """Returns which rows are among those of training tasks; None if not here.
 
         One training task is read after another, since all may not fit in memory.
@@ -54,15 +58,15 @@ class RowSearch:
           DataError: A token cache is damaged.
         """
         progress = Progress(
-            "compare with training rows", total=len(asked), unit="tasks"
+            "compare with training rows", total=len(trainings), unit="tasks"
         )
-        found: dict[Training, Places | None] = {}
-        for count, (task, fingerprint) in enumerate(asked, start=1):
+        by_training: dict[Training, Places | None] = {}
+        for count, (task, fingerprint) in enumerate(trainings, start=1):
             rows = self._words(task, fingerprint)
             places = None if rows is None else self._places([rows])
-            found[task, fingerprint] = places
+            by_training[task, fingerprint] = places
             progress(count)
-        return found
+        return by_training
 
     def in_queries(self, question: queries.Question) -> Places:
         """Returns which rows are among those that ask a library for a task."""
@@ -89,14 +93,14 @@ class RowSearch:
         def share() -> float:
             search = overlap.Search([self._queries(question)])
             every = range(len(question.rows))
-            return overlap.share(every, [search.rows_in(own)[0] for own in keys])
+            return overlap.share(every, [search.rows_in(texts)[0] for texts in keys])
 
         return self._once(("queries in keys", question.task), share)
 
     def _places(self, others: Sequence[overlap.Texts]) -> Places:
-        found = [self._search.rows_in(one) for one in others]
+        matches = [self._search.rows_in(texts) for texts in others]
         return {
-            split: np.unique(np.concatenate([one[place] for one in found]))
+            split: np.unique(np.concatenate([match[place] for match in matches]))
             for place, split in enumerate(self._splits)
         }
 
@@ -123,13 +127,13 @@ class RowSearch:
         """Returns the rows behind a library's keys, of each expert's tasks."""
 
         def read() -> list[overlap.Texts] | None:
-            found: list[overlap.Texts] = []
+            key_texts: list[overlap.Texts] = []
             for owner in question.keys:
-                own = self._rows_behind(owner, question)
-                if own is None:
+                expert_texts = self._rows_behind(owner, question)
+                if expert_texts is None:
                     return None
-                found += own
-            return found or None
+                key_texts += expert_texts
+            return key_texts or None
 
         return self._once(("keys",), read)
 

@@ -56,18 +56,18 @@ def of(dataset: token_store.TokenizedDataset, cache_dir: str) -> overlap.Texts:
     kept = _read(folder)
     if kept is not None:
         return kept
-    made = overlap.Texts.of(texts(dataset))
+    words = overlap.Texts.of(texts(dataset))
     # Without these words a run takes longer, and that is all.
     with contextlib.suppress(errors.ElmError, OSError):
         if folder.is_dir():  # damaged
             shutil.rmtree(folder)
         with folders.new_folder(folder) as new:
             index = token_store.write_arrays(
-                new / token_store.ARRAYS_FILE, made.arrays()
+                new / token_store.ARRAYS_FILE, words.arrays()
             )
             content = seals.seal({"arrays": index})
             (new / _INDEX_FILE).write_text(json.dumps(content), encoding="utf-8")
-    return made
+    return words
 
 
 def texts(

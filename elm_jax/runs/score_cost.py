@@ -54,13 +54,13 @@ def parts(
       most: Rows of each split, where nobody knows how many it has; 0 for all.
       choose: Returns the rows to score of a number of rows and the split's name.
     """
-    found = []
+    scored = []
     for task, split in itertools.product(num_cells, splits):
         dataset, rows = data.open_if_cached(task, split), most
         if dataset is not None:
             rows = len(choose(len(dataset), split))
-        found.append(Part(task, split, dataset, rows, num_cells[task]))
-    return found
+        scored.append(Part(task, split, dataset, rows, num_cells[task]))
+    return scored
 
 
 def cell_flops(
@@ -114,31 +114,31 @@ def describe(
       more: By task what candidates add to the base's operations, such as experts that
         are mixed token by token, in cells of the base.
     """
-    found = list(parts)
+    all_parts = list(parts)
     shape = bases.model_config(bases.read_manifest(base_dir))
-    num_cells = sum(part.num_cells for part in found)
+    num_cells = sum(part.num_cells for part in all_parts)
     cells = f"{num_cells:,}"
     if num_shards > 1:
         cells += (
             f", about {-(-num_cells // num_shards):,} in each of {num_shards} shards"
         )
-    known = [part for part in found if part.dataset is not None and part.num_cells]
+    cached = [part for part in all_parts if part.dataset is not None and part.num_cells]
     total = sum(
         (part.num_cells + more.get(part.task, 0))
         * cell_flops(shape, part.dataset, part.num_rows)
-        for part in known
+        for part in cached
         if part.dataset is not None
     )
     secs = total / device_flops
-    told = f"{total:.2g} FLOPs, {_time(secs)} at {device_flops / 1e12:g} TFLOP/s"
+    described = f"{total:.2g} FLOPs, {_time(secs)} at {device_flops / 1e12:g} TFLOP/s"
     if num_shards > 1:
-        told += f" ({_time(secs / num_shards)} a shard)"
-    unknown = sum(part.num_cells for part in found if part.dataset is None)
+        described += f" ({_time(secs / num_shards)} a shard)"
+    unknown = sum(part.num_cells for part in all_parts if part.dataset is None)
     if unknown:
-        told += f"; {unknown:,} cells more, whose tokens are not cached"
+        described += f"; {unknown:,} cells more, whose tokens are not cached"
     return {
         "cells": cells,
-        "cost, about": told if known else "unknown before tokens are cached",
+        "cost, about": described if cached else "unknown before tokens are cached",
     }
 
 

@@ -29,15 +29,15 @@ def show(rows: Rows) -> None:
         for row in sorted(shown, key=lambda row: (row.dataset, row.metric)):
             by_column.setdefault((row.dataset, row.metric), []).append(row)
         is_part = {
-            key: len(_tasks(own)) < len(_tasks(by_column[key[1:]]))
-            for key, own in cells.items()
+            key: len(_tasks(cell_rows)) < len(_tasks(by_column[key[1:]]))
+            for key, cell_rows in cells.items()
         }
         scores = {
             key: (
-                f"{sum(row.value for row in own) / len(own):.1f}",
-                marks.of_scores(own) + marks.PART * is_part[key],
+                f"{sum(row.value for row in cell_rows) / len(cell_rows):.1f}",
+                marks.of_scores(cell_rows) + marks.PART * is_part[key],
             )
-            for key, own in cells.items()
+            for key, cell_rows in cells.items()
         }
         table = Table(title=f"{split}: percent, mean over prompts")
         table.add_column("expert", no_wrap=True)
@@ -49,14 +49,18 @@ def show(rows: Rows) -> None:
                 table.add_row(*map(_plain, key), marks.beside(mean, letters))
         else:
             names = text.without_common_prefix([dataset for dataset, _ in by_column])
-            for name, ((_, metric), own) in zip(names, by_column.items(), strict=True):
-                title = marks.beside(f"{name} {metric}", marks.of_data(own))
+            for name, ((_, metric), column_rows) in zip(
+                names, by_column.items(), strict=True
+            ):
+                title = marks.beside(f"{name} {metric}", marks.of_data(column_rows))
                 table.add_column(_plain(title))
             for expert in dict.fromkeys(row.expert for row in shown):
-                found = [
+                row_cells = [
                     scores.get((expert, *column), ("", "")) for column in by_column
                 ]
-                table.add_row(_plain(expert), *(marks.beside(*one) for one in found))
+                table.add_row(
+                    _plain(expert), *(marks.beside(*cell) for cell in row_cells)
+                )
         console.print(table)
         for line in marks.legend(shown):
             console.print(_plain(line))

@@ -13,20 +13,27 @@ from elm_jax.types import EOS_ID
 
 
 def choose(
-    num_rows: int, *, split: str, asked: queries.Queries | None, seed: int, most: int
+    num_rows: int,
+    *,
+    split: str,
+    retrieval: queries.Queries | None,
+    seed: int,
+    most: int,
 ) -> list[int]:
     """Returns the rows to score: none of them a query, all of them if allowed.
 
     Args:
       num_rows: Of the split.
       split: Its name.
-      asked: How a library is asked; None if none is.
+      retrieval: How a library is asked; None if none is.
       seed: Of the choice; where a library is asked, its own counts.
       most: Rows at most; 0 for all.
     """
-    num_queries = asked.num_queries if asked and asked.split == split else 0
+    num_queries = retrieval.num_queries if retrieval and retrieval.split == split else 0
     parts = sampling.divide_rows(
-        num_rows, seed=asked.random_seed if asked else seed, num_queries=num_queries
+        num_rows,
+        seed=retrieval.random_seed if retrieval else seed,
+        num_queries=num_queries,
     )
     return sorted(parts.evaluation[: most or None].tolist())
 
@@ -75,13 +82,13 @@ def facts(
             do="Score another split, or ask the library with fewer queries",
         )
     cut = dataset.columns.inputs_cut[list(rows)]
-    found = results.Facts(
+    row_facts = results.Facts(
         data_fingerprint=dataset.fingerprint,
         split_rows=len(dataset),
         inputs_cut=100.0 * float(cut.mean()),
     )
     if not dataset.has_choices:
-        return found
+        return row_facts
     doubtful = [dataset[row] for row in rows if _has_equal_choices(dataset, row)]
     limit = dataset.manifest["key"]["targets_length"]
     counts = collections.Counter(_reason(row, pieces, limit) for row in doubtful)
@@ -90,7 +97,7 @@ def facts(
     if not num_apart:
         raise errors.DataError(_all_alike(dataset, reasons))
     return dataclasses.replace(
-        found,
+        row_facts,
         undistinguished=100.0 * len(doubtful) / len(rows),
         undistinguished_reasons=reasons,
     )

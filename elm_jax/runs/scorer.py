@@ -176,8 +176,10 @@ class Scorer:
             most_rows=self._batch_size,
             shares=meshes.batch_shares(self._mesh),
         )
-        found = [processes.gather(program(*batch)) for batch in batches]
-        weights = {name: np.concatenate([w[name] for w in found]) for name in found[0]}
+        weighed = [processes.gather(program(*batch)) for batch in batches]
+        weights = {
+            name: np.concatenate([w[name] for w in weighed]) for name in weighed[0]
+        }
         return routing_traces.array_of(
             weights, examples, self._data.vocabulary, experts
         )
@@ -245,7 +247,10 @@ class Scorer:
         decode = decoding.make_decode_fn(model, self._decoding, max_decode_len=length)
         programs = (scoring.make_score_fn(model), decode)
         return _Programs(
-            *(input_routers.weighing_first(one, model, adapter) for one in programs)
+            *(
+                input_routers.weighing_first(program, model, adapter)
+                for program in programs
+            )
         )
 
 

@@ -73,19 +73,19 @@ class Problem:
 
     def columns(self, method: MergeMethod) -> dict[statistics.Key, statistics.Column]:
         """Returns the score of each row by a merge, in percent, by task."""
-        made = merged_params.of_folders(
+        expert = merged_params.of_folders(
             method, self.folders, self.base, name="tried", source=self.source
         )
-        params = self.program.place(self.base.with_expert(made))
-        found = {}
+        params = self.program.place(self.base.with_expert(expert))
+        columns = {}
         for part in self.parts:
-            scored = self.program.score(params, made.adapter, part.dataset, part.rows)
+            scored = self.program.score(params, expert.adapter, part.dataset, part.rows)
             name = search_rows.metric(part.dataset)
             arrays = scored.per_example
-            found[part.key] = statistics.Column(
+            columns[part.key] = statistics.Column(
                 np.asarray(arrays["example_ids"]), np.asarray(arrays[name], float)
             )
-        return found
+        return columns
 
     def score(self, method: MergeMethod) -> float:
         """Returns the mean score of a merge over datasets, in percent."""
@@ -158,11 +158,11 @@ class Problem:
         def value_and_slope(
             weights: Mapping[str, Any],
         ) -> tuple[float, dict[str, Any]]:
-            given = {n: jnp.asarray(w, jnp.float32) for n, w in weights.items()}
-            value, slopes = 0.0, {n: np.zeros(w.shape) for n, w in given.items()}
+            arrays = {n: jnp.asarray(w, jnp.float32) for n, w in weights.items()}
+            value, slopes = 0.0, {n: np.zeros(w.shape) for n, w in arrays.items()}
             for share, batch in batches:
-                own, gradient = slope(given, whole, *batch)
-                value += share * float(own)
+                batch_value, gradient = slope(arrays, whole, *batch)
+                value += share * float(batch_value)
                 for name, leaf in gradient.items():
                     slopes[name] += share * np.float64(leaf)
             return value, slopes
@@ -171,7 +171,7 @@ class Problem:
 
     def _batches(self, of: str) -> list[tuple[float, tuple[Any, ...]]]:
         """Returns batches, each with the share of a row in the mean over datasets."""
-        found = []
+        batches = []
         tasks_of = collections.Counter(part.key[0] for part in self.parts)
         for part in self.parts:
             share = 1.0 / (len(tasks_of) * tasks_of[part.key[0]] * len(part.rows))
@@ -182,5 +182,7 @@ class Problem:
                 right = np.zeros(mask.shape, np.float32)
                 for place, each in enumerate(rows):
                     right[place, each.label if of == "loss" else 0] = 1.0
-                found.append((share, (inputs, choices, mask, right * is_row[:, None])))
-        return found
+                batches.append(
+                    (share, (inputs, choices, mask, right * is_row[:, None]))
+                )
+        return batches

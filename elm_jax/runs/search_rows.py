@@ -54,9 +54,9 @@ class Rows:
 
     def recipe(self) -> dict[str, Any]:
         """Returns what decides the rows, as JSON values."""
-        told = dataclasses.asdict(self)
-        del told["batch_size"]
-        return told
+        recipe = dataclasses.asdict(self)
+        del recipe["batch_size"]
+        return recipe
 
 
 class Part(NamedTuple):
@@ -90,7 +90,7 @@ def open_rows(rows: Rows, data: task_data.OpenedData) -> list[Part]:
       ConfigError: As `names`; or a task has no metric of single rows.
       DataError: A task has no such rows.
     """
-    found = []
+    parts = []
     for name in names(rows, data.data_options):
         dataset = data.open(name, rows.split)
         metric(dataset)
@@ -102,8 +102,8 @@ def open_rows(rows: Rows, data: task_data.OpenedData) -> list[Part]:
                 expected="one or more rows that choose",
                 do="Name another split, or leave the task out",
             )
-        found.append(Part(dataset, tuple(chosen.tolist())))
-    return found
+        parts.append(Part(dataset, tuple(chosen.tolist())))
+    return parts
 
 
 def names(rows: Rows, options: task_registry.DataOptions) -> list[str]:
@@ -113,18 +113,18 @@ def names(rows: Rows, options: task_registry.DataOptions) -> list[str]:
       ConfigError: No tasks are named, one is unknown or lacks a split, or its rows
         that choose may be among those that are reported.
     """
-    found = task_registry.registry.expand(rows.tasks) if rows.tasks else []
-    if not found:
+    task_names = task_registry.registry.expand(rows.tasks) if rows.tasks else []
+    if not task_names:
         raise errors.ConfigError(
             found="a search without tasks",
             expected="tasks whose rows choose coefficients",
             do="Name them in search_rows.Rows.tasks",
         )
-    for name in found:
+    for name in task_names:
         search_splits.check_there(name, (rows.split, rows.reported_split))
         if not rows.cross_fit:
             search_splits.check_apart(name, rows.split, rows.reported_split, options)
-    return found
+    return task_names
 
 
 def are_cached(rows: Rows, data: task_data.OpenedData) -> bool:
@@ -142,9 +142,9 @@ def metric(dataset: token_store.TokenizedDataset) -> str:
     if dataset.has_choices:
         return "accuracy"
     every = scorer.task_metrics(dataset.name)
-    for found in map(metrics.get, every):
-        if found.example_fn is not None:
-            return found.keys[-1]
+    for task_metric in map(metrics.get, every):
+        if task_metric.example_fn is not None:
+            return task_metric.keys[-1]
     raise errors.ConfigError(
         found=f"a search on {dataset.name}, whose metrics are {', '.join(every)}",
         expected="a metric of single rows, such as rouge or accuracy",

@@ -10,12 +10,12 @@ from elm_jax.data import rendering, seqio_tasks, serving, tasks
 
 def check_there(name: str, splits: Iterable[str]) -> None:
     """Raises ConfigError if a task lacks one of some splits."""
-    known = _splits(tasks.registry.task(name))
+    task_splits = _splits(tasks.registry.task(name))
     for split in splits:
-        if split not in known:
+        if split not in task_splits:
             raise errors.ConfigError(
                 found=f"the split {split!r} of {name}, which it does not have",
-                expected=f"one of its splits: {', '.join(known)}",
+                expected=f"one of its splits: {', '.join(task_splits)}",
                 do="Set search_rows.Rows.split to the one that chooses, and"
                 " reported_split to the one that is reported",
             )
@@ -42,7 +42,7 @@ def check_apart(
         pairs = zip(
             _parts(task, split, options), _parts(task, reported, options), strict=False
         )
-        if not any(_may_share(one, other) for one, other in pairs):
+        if not any(_may_share(choosing, shown) for choosing, shown in pairs):
             return
     raise errors.ConfigError(
         found=f"rows of {split} of {name} that choose, which may be among those of"
@@ -63,17 +63,19 @@ def _parts(
     task: tasks.Task | tasks.TextTask, split: str, options: tasks.DataOptions
 ) -> Iterator[tuple[str, serving.Part]]:
     """Yields what a split stands for by its task, and where its rows come from."""
-    own = f"{split}@{options.protocol}"
-    is_own = bool(options.protocol) and own in task.splits
-    yield "", serving.Part.parse(task.splits[own if is_own else split])
+    protocol_split = f"{split}@{options.protocol}"
+    has_protocol = bool(options.protocol) and protocol_split in task.splits
+    yield "", serving.Part.parse(task.splits[protocol_split if has_protocol else split])
     with contextlib.suppress(errors.DataError):  # the rows are not here
         served = rendering.served(task, split, options)
         theirs = served.option.splits[served.part.split]
         yield served.name, dataclasses.replace(served.part, split=theirs)
 
 
-def _may_share(one: tuple[str, serving.Part], other: tuple[str, serving.Part]) -> bool:
-    (place, first), (other_place, second) = one, other
+def _may_share(
+    choosing: tuple[str, serving.Part], shown: tuple[str, serving.Part]
+) -> bool:
+    (place, first), (other_place, second) = choosing, shown
     if place != other_place or first.split != second.split:
         return False
     if first.seed != second.seed:

@@ -14,12 +14,12 @@ def asked(recipe: Mapping[str, Any], method: MergeMethod) -> dict[str, Any]:
       recipe: Of the merge.
       method: Whose options a search may have changed.
     """
-    found = dict(recipe)
-    search = found.pop("search", {})
+    rest = dict(recipe)
+    search = rest.pop("search", {})
     if not search:
-        return found | {"search": "none"}
+        return rest | {"search": "none"}
     searched = {"method", "of", "weights_of", *method.recipe(), "weights"}
-    kept = {name: value for name, value in found.items() if name not in searched}
+    kept = {name: value for name, value in rest.items() if name not in searched}
     return kept | {"search": search["asked"]}
 
 

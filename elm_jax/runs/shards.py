@@ -75,15 +75,15 @@ def check_file(shard: Shard, path: pathlib.Path, *, do: str = "") -> None:
       path: The file to which it adds.
       do: What to do about a file that cannot be one for each shard.
     """
-    own = f"{shard.index}_of_{shard.count}"
-    is_own = re.search(rf"(?<!\d){own}(?!\d)", path.name) is not None
-    if shard.count == 1 or is_own or _has_locks(path.parent):
+    shard_name = f"{shard.index}_of_{shard.count}"
+    names_shard = re.search(rf"(?<!\d){shard_name}(?!\d)", path.name) is not None
+    if shard.count == 1 or names_shard or _has_locks(path.parent):
         return
     raise errors.ConfigError(
         found=f"shards that add to {path}, whose file system has no locks",
         expected="locks, or a file for each shard",
         do=do
-        or f"Name each shard's own file, as results_path = '{path.stem}_{own}"
+        or f"Name each shard's own file, as results_path = '{path.stem}_{shard_name}"
         f"{path.suffix}' in this folder, and join them with `cat` when all are done",
     )
 

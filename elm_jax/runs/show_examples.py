@@ -59,8 +59,8 @@ class ShowExamples(Run):
         """Prints the examples of every cell that is asked for."""
         store = result_store.ResultStore(self.path(self.results_path))
         data = self.data.opened(self.place)
-        found: list[Example] = []
-        for row in _told(self._cells(store)):
+        all_shown: list[Example] = []
+        for row in _with_data(self._cells(store)):
             dataset = data.open(row.task, row.split)
             examples = self._examples(row, store.per_example(row), dataset, data)
             for line in _heading(row, examples, self.which):
@@ -69,9 +69,9 @@ class ShowExamples(Run):
             for example in shown:
                 for line in _lines(example):
                     terminal.show_line(line)
-            found += shown
+            all_shown += shown
         if self.output_path:
-            lines = [json.dumps(e._asdict(), ensure_ascii=False) for e in found]
+            lines = [json.dumps(e._asdict(), ensure_ascii=False) for e in all_shown]
             target = self.path(self.output_path)
             files.write_text(target, "".join(f"{line}\n" for line in lines))
             print(target)  # noqa: T201
@@ -87,14 +87,14 @@ class ShowExamples(Run):
                 cells.setdefault(row.key(""), row)
         if cells:
             return list(cells.values())
-        own = [row for row in store.rows() if row.task in tasks]
+        task_rows = [row for row in store.rows() if row.task in tasks]
         listed = report_rows.listed
         raise errors.DataError(
             found=f"no rows of experts {listed(self.experts)} on"
             f" {listed(tasks)} in split {self.split!r} in {store.path}",
             expected=f"some; on these tasks it has rows of experts"
-            f" {listed({row.expert for row in own})}, in split"
-            f" {listed({row.split for row in own})}",
+            f" {listed({row.expert for row in task_rows})}, in split"
+            f" {listed({row.split for row in task_rows})}",
             do="Correct experts, tasks or split, or score them with elm_eval",
         )
 
@@ -116,18 +116,18 @@ class ShowExamples(Run):
             )
         places = {int(n): i for i, n in enumerate(dataset.columns.example_ids)}
         answers = list(cell_examples.answers(arrays))
-        found = []
+        examples = []
         for i in np.argsort(arrays["example_ids"], kind="stable").tolist():
             score = None if scores is None else float(scores[i])
             is_right = score is not None and score >= 100.0
             if self.which != "all" and is_right != (self.which == "right"):
                 continue
             example = dataset[places[int(arrays["example_ids"][i])]]
-            seen = example.inputs_text
+            inputs = example.inputs_text
             if example.inputs_cut:
-                seen = data.vocabulary.decode(example.inputs.tolist())
-            found.append(_example(row, example, seen, answers[i], score))
-        return found
+                inputs = data.vocabulary.decode(example.inputs.tolist())
+            examples.append(_example(row, example, inputs, answers[i], score))
+        return examples
 
 
 class Example(NamedTuple):
@@ -175,7 +175,7 @@ class Example(NamedTuple):
 def _example(
     row: results.ResultRow,
     example: token_store.Example,
-    seen: str,
+    inputs: str,
     answer: cell_examples.Answer,
     score: float | None,
 ) -> Example:
@@ -191,7 +191,7 @@ def _example(
         example_id=example.example_id,
         metric=row.metric,
         score=score,
-        inputs=seen,
+        inputs=inputs,
         inputs_cut=example.inputs_cut,
         target=example.targets_text,
         prediction=example.choices_text[answer.chosen] if is_ranked else answer.written,
@@ -201,26 +201,26 @@ def _example(
     )
 
 
-def _told(rows: Sequence[results.ResultRow]) -> list[results.ResultRow]:
+def _with_data(rows: Sequence[results.ResultRow]) -> list[results.ResultRow]:
     """Returns the rows that tell their data; prints a line for each other one.
 
     Raises:
       DataError: None does.
     """
-    found = [row for row in rows if row.data_fingerprint is not None]
+    rows_with_data = [row for row in rows if row.data_fingerprint is not None]
     silent = [row for row in rows if row.data_fingerprint is None]
     why = "of an earlier version, which does not tell what tokens and texts it was"
-    for row in silent if found else ():
+    for row in silent if rows_with_data else ():
         where = f"{row.expert} on {row.task} {row.split}"
         terminal.show_line(text.plain(f"left out: a row of {where} {why} scored on"))
-    if silent and not found:
+    if silent and not rows_with_data:
         row = silent[0]
         raise errors.DataError(
             found=f"a row of {row.expert} on {row.task} {row.split} {why} scored on",
             expected="rows with data_fingerprint",
             do="Score it again into another result file (results_path)",
         )
-    return found
+    return rows_with_data
 
 
 def _check_same(row: results.ResultRow, dataset: token_store.TokenizedDataset) -> None:

@@ -44,8 +44,8 @@ class Expert(Strategy):
 
     def choose(self, target: Target) -> candidates.Candidate:
         """Returns the expert, under its own name."""
-        (found,) = candidates.of_experts([target.path(self.path)])
-        return found
+        (candidate,) = candidates.of_experts([target.path(self.path)])
+        return candidate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,9 +135,9 @@ class MergeTopK(LibraryStrategy):
         number = {2: "two", 3: "three"}.get(self.num_experts, f"{self.num_experts}")
         what = f"{self.method.name} merge of the {number} experts with most {self.by}"
         options = options_of(self.method)
-        told = ", ".join(f"{name} {value}" for name, value in options.items())
+        settings = ", ".join(f"{name} {value}" for name, value in options.items())
         weighed = ["weighted by them"] if self.weigh else []
-        return ", ".join(filter(None, [what, told, *weighed]))
+        return ", ".join(filter(None, [what, settings, *weighed]))
 
     @property
     def merges(self) -> bool:
@@ -240,15 +240,15 @@ def of(strategies: Sequence[Strategy | str]) -> tuple[Strategy, ...]:
       ConfigError: One is unknown, or two bear one name.
     """
     labels: dict[str, Strategy] = {}
-    for one in strategies:
-        if isinstance(one, str) and one not in NAMED:
+    for entry in strategies:
+        if isinstance(entry, str) and entry not in NAMED:
             raise errors.ConfigError(
-                found=f"strategy {one!r}",
+                found=f"strategy {entry!r}",
                 expected=f"one of {', '.join(NAMED)}, or a value such as"
                 " @strategies.MergeTopK()",
-                do=errors.did_you_mean(one, NAMED),
+                do=errors.did_you_mean(entry, NAMED),
             )
-        strategy = NAMED[one] if isinstance(one, str) else one
+        strategy = NAMED[entry] if isinstance(entry, str) else entry
         label = f"{strategy}"
         if isinstance(strategy, LibraryStrategy):
             label = strategy.label
@@ -268,12 +268,16 @@ def of(strategies: Sequence[Strategy | str]) -> tuple[Strategy, ...]:
     return tuple(labels.values())
 
 
-def check_is_asked(found: Sequence[Strategy], asked: queries.Queries | None) -> None:
+def check_is_asked(
+    strategies: Sequence[Strategy], library_queries: queries.Queries | None
+) -> None:
     """Raises ConfigError unless a library is asked just where a strategy needs it."""
-    if any(strategy.needs_library for strategy in found) == (asked is not None):
+    is_asked = library_queries is not None
+    if any(strategy.needs_library for strategy in strategies) == is_asked:
         return
     raise errors.ConfigError(
-        found=f"strategies {found} {'with' if asked else 'without'} a retrieval",
+        found=f"strategies {strategies} {'with' if is_asked else 'without'} a"
+        " retrieval",
         expected="a retrieval just for strategies that ask a library",
         do="Set retrieval = @queries.Queries(), or leave it out",
     )

@@ -24,8 +24,8 @@ def show(cards: Sequence[task_page.TaskCard], split: str) -> None:
         terminal.show(Text(card.name, style="bold"))
         terminal.show(Text(f"  {' · '.join(filter(None, kinds))}"))
         terminal.show(Text(f"  {_in_words(card)}"))
-        for told in _troubles(card):
-            terminal.show(Text(f"  {told}"))
+        for trouble in _troubles(card):
+            terminal.show(Text(f"  {trouble}"))
         for warning in card.warnings:
             terminal.show(Text(f"  {warning}", style="bold red"))
         print()  # noqa: T201
@@ -60,24 +60,24 @@ def _in_words(card: task_page.TaskCard) -> str:
         f"{task_page.share(card.dropped_share)} % dropped",
         f"{task_page.share(card.no_choice_share)} % without a correct choice",
     ]
-    for one in card.lengths:
-        middle, longest = one.percentiles[1], one.percentiles[-1]
-        cut = f"{task_page.share(one.cut_share)} % cut"
-        parts.append(f"{one.column} {middle} to {longest} tokens, {cut}")
+    for lengths in card.lengths:
+        middle, longest = lengths.percentiles[1], lengths.percentiles[-1]
+        cut = f"{task_page.share(lengths.cut_share)} % cut"
+        parts.append(f"{lengths.column} {middle} to {longest} tokens, {cut}")
     return "; ".join(parts)
 
 
 def _troubles(card: task_page.TaskCard) -> list[str]:
     """Returns why rows are dropped, or count for little, a line for each reason."""
-    found = []
+    lines = []
     for reason, n in card.dropped:
-        found.append(f"dropped: {n} x {reason}")
+        lines.append(f"dropped: {n} x {reason}")
         if reason in card.first_bad:
-            found.append(f"  the first is {card.first_bad[reason]}")
-    found += [
-        f"{task_page.share(one.unknown_share)} % with characters in {one.column} that "
-        "the vocabulary lacks"
-        for one in card.lengths
-        if one.unknown_share
+            lines.append(f"  the first is {card.first_bad[reason]}")
+    lines += [
+        f"{task_page.share(lengths.unknown_share)} % with characters in"
+        f" {lengths.column} that the vocabulary lacks"
+        for lengths in card.lengths
+        if lengths.unknown_share
     ]
-    return found + [f"{n} x {reason}" for reason, n in card.indistinct]
+    return lines + [f"{n} x {reason}" for reason, n in card.indistinct]

@@ -192,30 +192,32 @@ class OpenedData:
 
     def template_text(self, task: str) -> str:
         """Returns the text of a task's template; "" if it has none, or none is here."""
-        found = tasks.registry.task(task)
-        if isinstance(found, tasks.SeqioTask):
+        registered = tasks.registry.task(task)
+        if isinstance(registered, tasks.SeqioTask):
             return ""
         with contextlib.suppress(errors.ElmError):  # tokens may be there without it
-            template = rendering.load_template(found, "train", self.data_options)
+            template = rendering.load_template(registered, "train", self.data_options)
             if isinstance(template, templates.Template):
                 return template.jinja
         return ""
 
     def licences(self, names: Iterable[str]) -> dict[str, str]:
         """Returns the licences of the rows of tasks, as far as they are known."""
-        found = {name: tasks.registry.task(name) for name in names}
-        told = {name: getattr(task, "licence", "") for name, task in found.items()}
-        return {name: licence for name, licence in told.items() if licence}
+        registered = {name: tasks.registry.task(name) for name in names}
+        licences = {
+            name: getattr(task, "licence", "") for name, task in registered.items()
+        }
+        return {name: licence for name, licence in licences.items() if licence}
 
     def fingerprint_if_cached(self, task: str, split: str) -> str | None:
         """Returns the fingerprint of a split's rows; None if it is not cached here."""
-        found = self.open_if_cached(task, split)
-        return None if found is None else found.fingerprint
+        dataset = self.open_if_cached(task, split)
+        return None if dataset is None else dataset.fingerprint
 
     def num_rows_if_cached(self, task: str, split: str) -> int | None:
         """Returns the number of a split's rows; None if it is not cached here."""
-        found = self.open_if_cached(task, split)
-        return None if found is None else len(found)
+        dataset = self.open_if_cached(task, split)
+        return None if dataset is None else len(dataset)
 
     def open_if_cached(
         self, task: str, split: str

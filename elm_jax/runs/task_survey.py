@@ -100,19 +100,21 @@ class Surveyor:
     ) -> tuple[task_page.Lengths, ...]:
         assert self.vocabulary is not None  # noqa: S101 - for type checkers
         is_text = isinstance(task, tasks.TextTask)
-        found = tokens.lengths
+        lengths = tokens.lengths
         num_examples = max(len(tokens.columns.labels), 1)
         unknown = token_counts.count_unknown(tokens.columns, self.vocabulary.unknown_id)
         return tuple(
             task_page.Lengths(
                 column=column,
-                percentiles=tuple(token_counts.percentiles(found[column]).values()),
+                percentiles=tuple(token_counts.percentiles(lengths[column]).values()),
                 limit=limit,
-                cut_share=float(np.mean(found[column] > limit)) if not is_text else 0.0,
+                cut_share=float(np.mean(lengths[column] > limit))
+                if not is_text
+                else 0.0,
                 unknown_share=unknown[column]["examples"] / num_examples,
             )
             for column, limit in token_counts.limits_of(self.features).items()
-            if len(found[column]) and found[column].max()
+            if len(lengths[column]) and lengths[column].max()
         )
 
 

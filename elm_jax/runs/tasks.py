@@ -152,9 +152,9 @@ class ListTasks(TextRun):
         wanted = [name for name in names if self._is_wanted(name)]
         if not wanted:
             filters = ("dataset", "cluster", "role", "metric")
-            given = [f"{f} = {getattr(self, f)!r}" for f in filters if getattr(self, f)]
+            used = [f"{f} = {getattr(self, f)!r}" for f in filters if getattr(self, f)]
             raise errors.ConfigError(
-                found=f"none of {len(names)} tasks with {', '.join(given)}",
+                found=f"none of {len(names)} tasks with {', '.join(used)}",
                 expected="filters that some of the tasks pass",
                 do="Correct them; they are shell patterns, such as `*QA*`",
             )
@@ -262,19 +262,19 @@ class TrainVocabulary(TextRun):
         self.check_folder(names)
         progress = Progress("read", total=len(names), unit="tasks")
         for done, name in enumerate(names, 1):
-            found = self.render(name)
-            texts.update(dict.fromkeys(filter(None, (*found.inputs, *found.targets))))
+            split = self.render(name)
+            texts.update(dict.fromkeys(filter(None, (*split.inputs, *split.targets))))
             progress(done)
         return texts
 
     def _recipe(self, texts: Iterable[str] | None) -> dict[str, Any]:
         """Returns what decides the vocabulary; without the texts if there are none."""
-        found: dict[str, Any] = {"vocab_size": self.vocab_size, "split": self.split}
-        found["tasks"] = task_registry.registry.expand(self.tasks)
+        recipe: dict[str, Any] = {"vocab_size": self.vocab_size, "split": self.split}
+        recipe["tasks"] = task_registry.registry.expand(self.tasks)
         if texts is not None:
             content = json.dumps(list(texts)).encode()
-            found["texts"] = hashlib.sha256(content).hexdigest()
-        return found
+            recipe["texts"] = hashlib.sha256(content).hexdigest()
+        return recipe
 
     def _is_finished(self, recipe: dict[str, Any]) -> bool:
         """Returns whether this very vocabulary is there; one of release 0.1 counts.

@@ -172,10 +172,10 @@ class Train(Run):
         return TrainingSpec(
             kind=self.kind,
             experts={
-                one.name: one
+                expert.name: expert
                 for folder, seed in by_folder.items()
                 for name in by_name
-                for one in [self._expert_spec(name, by_name[name], folder, seed)]
+                for expert in [self._expert_spec(name, by_name[name], folder, seed)]
             },
             tasks=self.tasks,
             optimizer=self.optimizer,
@@ -228,20 +228,20 @@ class Train(Run):
         Raises:
           ElmError: As `run` before it compiles, as far as no data is needed.
         """
-        asked = self.spec()
-        names = shards.parse(self.shard).choose(asked.experts)
-        self._check_folder(asked, names)
+        spec = self.spec()
+        names = shards.parse(self.shard).choose(spec.experts)
+        self._check_folder(spec, names)
         self.landing.check_unchanged(names)
         self.landing.check_free(names)
         self.choose_devices()
-        part = f" of {len(asked.experts)} (shard {self.shard})" if self.shard else ""
+        part = f" of {len(spec.experts)} (shard {self.shard})" if self.shard else ""
         return {
             "experts": f"{len(names)}{part}: {', '.join(names)}",
             **self.landing.describe(names),
             "steps per expert": _show_range(
-                expert.train_steps for expert in asked.experts.values()
+                expert.train_steps for expert in spec.experts.values()
             ),
-            **cost_table.describe(asked),
+            **cost_table.describe(spec),
             "files": f"{self.expert_dir('<expert>')}, {self.work_dir('<expert>')}",
         }
 
@@ -265,9 +265,9 @@ class Train(Run):
         Raises:
           ElmError: Something a user can repair, if possible before compiling.
         """
-        asked, land = self.spec(), self.landing
-        names = shards.parse(self.shard).choose(asked.experts)
-        self._check_folder(asked, names)
+        spec, land = self.spec(), self.landing
+        names = shards.parse(self.shard).choose(spec.experts)
+        self._check_folder(spec, names)
         land.check_possible(names)
         todo = processes.agree(land.unfinished(names))
         if len(todo) < len(names):
@@ -276,18 +276,18 @@ class Train(Run):
         train_all = None
         if todo:
             text = self.operative_config()
-            train_all = schedule.make(asked, land.land, operative_config=text).train
+            train_all = schedule.make(spec, land.land, operative_config=text).train
         land.check_rows(names)
-        is_apart = asked.is_fleet and processes.are_several()
+        is_apart = spec.is_fleet and processes.are_several()
         work = work_sharing.train_share if is_apart else work_sharing.train_unfinished
-        failures = work(asked, land, names=names, todo=todo, train_all=train_all)
+        failures = work(spec, land, names=names, todo=todo, train_all=train_all)
         work_sharing.raise_failures(failures, len(names))
 
-    def _check_folder(self, asked: TrainingSpec, names: list[str]) -> None:
+    def _check_folder(self, spec: TrainingSpec, names: list[str]) -> None:
         """Raises ConfigError if something is to be trained and its data is missing."""
-        data_options = asked.data.data_options
+        data_options = spec.data.data_options
         if not data_folder.is_there(data_options) and self.landing.unfinished(names):
-            every = [task for expert in asked.experts.values() for task in expert.tasks]
+            every = [task for expert in spec.experts.values() for task in expert.tasks]
             data_folder.check(data_options, every, ("train",))
 
 

@@ -55,9 +55,9 @@ def of_base(folder: pathlib.Path) -> data_vocabulary.SentencePiece:
             do="Name the model with --gin.VOCABULARY=path, or import the base again"
             " with it",
         )
-    found = data_vocabulary.SentencePiece(str(path), info.vocabulary["extra_ids"])
-    check(info, found)
-    return found
+    pieces = data_vocabulary.SentencePiece(str(path), info.vocabulary["extra_ids"])
+    check(info, pieces)
+    return pieces
 
 
 def check(info: manifest.Manifest, vocabulary: data_vocabulary.SentencePiece) -> None:
@@ -69,13 +69,13 @@ def check(info: manifest.Manifest, vocabulary: data_vocabulary.SentencePiece) ->
     Raises:
       ConfigError: The vocabulary has more ids than the model has rows.
     """
-    known = info.vocabulary
-    if known and known["fingerprint"] != vocabulary.fingerprint:
+    trained_on = info.vocabulary
+    if trained_on and trained_on["fingerprint"] != vocabulary.fingerprint:
         raise errors.FingerprintError(
             found=f"{vocabulary.path} ({vocabulary.size} ids, fingerprint"
             f" {vocabulary.fingerprint}) for {info.kind} {info.name!r}",
-            expected=f"the vocabulary that it was trained with ({known['size']}"
-            f" ids, fingerprint {known['fingerprint']})",
+            expected=f"the vocabulary that it was trained with ({trained_on['size']}"
+            f" ids, fingerprint {trained_on['fingerprint']})",
             do="Name that vocabulary, or the base's folder as vocabulary_path if"
             " it brings one",
         )

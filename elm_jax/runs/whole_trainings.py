@@ -64,18 +64,18 @@ def of(rows: RowColumns) -> WholeTrainings:
     partly: dict[str, int] = {}
     dropped: list[int] = []
     mixed = set[str]()
-    for name, own in by_name.items():
-        most = max(sizes[place] for place in own)
+    for name, places in by_name.items():
+        most = max(sizes[place] for place in places)
         if name in strategies:
-            is_own = has_training & names.are(name.__eq__)
-            if most < len(row_columns.group(cells.of[is_own]).firsts):
+            has_name = has_training & names.are(name.__eq__)
+            if most < len(row_columns.group(cells.of[has_name]).firsts):
                 mixed.add(name)
                 continue
-        sets = {place: np.sort(cells_of[place]).tobytes() for place in own}
-        counts = collections.Counter(sets[p] for p in own if sizes[p] == most)
+        sets = {place: np.sort(cells_of[place]).tobytes() for place in places}
+        counts = collections.Counter(sets[p] for p in places if sizes[p] == most)
         # Of as many cells, those that most trainings have; of equals, the newest.
         whole = max(reversed(counts), key=counts.__getitem__)
-        short = [place for place in own if sets[place] != whole]
+        short = [place for place in places if sets[place] != whole]
         if short:
             partly[name] = len(short)
             dropped += short
