@@ -77,8 +77,8 @@ def reason(error: BaseException) -> str:
     >>> reason(ValueError("Error writing x: Disk quota exceeded [os_error_code='122']"))
     'Disk quota exceeded'
     """
-    found = re.search(r': ([^:\[\]"]+) \[.*os_error_code', f"{error}", re.DOTALL)
-    return found[1] if found else first_line(error)
+    match = re.search(r': ([^:\[\]"]+) \[.*os_error_code', f"{error}", re.DOTALL)
+    return match[1] if match else first_line(error)
 
 
 @contextlib.contextmanager
@@ -110,13 +110,13 @@ def _sentence(text: str) -> str:
     return text if text.endswith("?") else f"{text.rstrip('.')}."
 
 
-def did_you_mean(name: str, known: Iterable[str], *, shown: int = 5) -> str:
+def did_you_mean(name: str, known_names: Iterable[str], *, shown: int = 5) -> str:
     """Returns the known names nearest to `name`, or the first few, as a sentence.
 
     >>> did_you_mean("dreem", ["dream", "quail"])
     'Did you mean: dream?'
     """
-    names = sorted(known)
+    names = sorted(known_names)
     near = difflib.get_close_matches(name, names, n=shown, cutoff=0.6)
     if near:
         return f"Did you mean: {', '.join(near)}?"

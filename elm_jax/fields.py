@@ -106,13 +106,13 @@ class Field(typing.NamedTuple):
 def of(part: type) -> tuple[Field, ...]:
     """Returns the fields of a dataclass, with what their annotations say."""
     hints = typing.get_type_hints(part, include_extras=True)
-    found = []
+    all_fields = []
     for field in dataclasses.fields(part):
         default = field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
-        found.append(Field(field.name, hints[field.name], default))
-    return tuple(found)
+        all_fields.append(Field(field.name, hints[field.name], default))
+    return tuple(all_fields)
 
 
 def parts(hint: Any) -> Iterator[type]:
@@ -173,9 +173,9 @@ def refuse(
     """
     if wrong:
         name = name or type(part).__name__
-        told = [f"{name}.{field} = {getattr(part, field)!r:.100}" for field in wrong]
+        values = [f"{name}.{field} = {getattr(part, field)!r:.100}" for field in wrong]
         raise errors.ConfigError(
-            found=f"{', '.join(told)}{of_kind and f', {of_kind}'}",
+            found=f"{', '.join(values)}{of_kind and f', {of_kind}'}",
             expected="; ".join(f"{n}: {text}" for n, text in wrong.items()),
             do=f"Correct {'this field' if len(wrong) == 1 else 'these fields'} of"
             f" {name} in the gin file or flag",
@@ -228,7 +228,8 @@ def problem(value: Any, hint: Any) -> str:
         ]
         return fitting[0] if len(fitting) == 1 else describe(hint)
     if origin is typing.Literal:
-        return "" if any(_is_same(value, one) for one in arguments) else describe(hint)
+        is_allowed = any(_is_same(value, choice) for choice in arguments)
+        return "" if is_allowed else describe(hint)
     if origin is tuple:
         items = value if isinstance(value, tuple) else ()
         problems = [p for item in items if (p := problem(item, arguments[0]))]
@@ -259,8 +260,8 @@ def _is_like(value: Any, hint: Any) -> bool:
     return _has_type(value, typing.get_origin(hint) or hint)
 
 
-def _is_same(value: Any, other: Any) -> bool:
-    return type(value) is type(other) and value == other
+def _is_same(value: Any, allowed: Any) -> bool:
+    return type(value) is type(allowed) and value == allowed
 
 
 def _has_type(value: Any, hint: Any) -> bool:

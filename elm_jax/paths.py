@@ -110,8 +110,8 @@ def check_name(text: str, *, of: str, do: str = "Rename it") -> str:
     """
     if is_name(text):
         return text
-    found = f"{text!r:.100} as the name of {of}"
-    raise errors.ConfigError(found=found, expected=NAME_RULE, do=do)
+    named = f"{text!r:.100} as the name of {of}"
+    raise errors.ConfigError(found=named, expected=NAME_RULE, do=do)
 
 
 def absolute(text: str | pathlib.Path) -> pathlib.Path:
@@ -148,19 +148,19 @@ def find(pattern: str, folders: Mapping[str, str]) -> list[pathlib.Path]:
       pattern: With placeholders.
       folders: What they stand for; none of these is a pattern.
     """
-    known = pathlib.Path("/")
+    existing = pathlib.Path("/")
     literal = pathlib.Path(_short_enough(_absolute(fill(pattern, folders), str)))
     escaped = {name: glob.escape(folder) for name, folder in folders.items()}
     left = list(pathlib.Path(_absolute(fill(pattern, escaped), glob.escape)).parts[1:])
     for part in literal.parts[1:]:
-        if not os.path.exists(known / part):
+        if not os.path.exists(existing / part):
             break
-        known /= part
+        existing /= part
         del left[0]
     if not left:
-        return [known]
-    found = glob.glob("/".join(left), root_dir=known)
-    return sorted(known / path for path in found)
+        return [existing]
+    matches = glob.glob("/".join(left), root_dir=existing)
+    return sorted(existing / path for path in matches)
 
 
 def fitting(pattern: str, names: Iterable[str]) -> list[str]:
@@ -169,8 +169,8 @@ def fitting(pattern: str, names: Iterable[str]) -> list[str]:
     >>> fitting("a[1]", ["a1", "a[1]"]), fitting("a[1]", ["a1", "a2"])
     (['a[1]'], ['a1'])
     """
-    known = list(names)
-    return [pattern] if pattern in known else fnmatch.filter(known, pattern)
+    listed = list(names)
+    return [pattern] if pattern in listed else fnmatch.filter(listed, pattern)
 
 
 def _unnameable(text: str) -> str:

@@ -81,13 +81,13 @@ def select(tree: Params, names: Iterable[str]) -> tuple[dict[str, Any], dict[str
     return unflatten(selected), unflatten(rest)
 
 
-def join(one: Params, other: Params) -> dict[str, Any]:
+def join(first: Params, second: Params) -> dict[str, Any]:
     """Returns one tree with the leaves of both; the inverse of `split`.
 
     Raises:
       ValueError: A leaf is in both trees.
     """
-    left, right = flatten(one), flatten(other)
+    left, right = flatten(first), flatten(second)
     both = sorted(left.keys() & right.keys())
     if both:
         raise ValueError(f"leaves are in both trees: {', '.join(both)}")
@@ -124,12 +124,12 @@ class TreeDiff(NamedTuple):
         )
 
 
-def diff(found: Params, expected: Params) -> TreeDiff:
-    """Returns what is missing, extra or of another shape in `found`, all at once.
+def diff(actual: Params, expected: Params) -> TreeDiff:
+    """Returns what is missing, extra or of another shape in `actual`, all at once.
 
     Leaves need a `shape`; dtypes are not compared.
     """
-    have, want = flatten(found), flatten(expected)
+    have, want = flatten(actual), flatten(expected)
     wrong = [
         f"{name} {tuple(have[name].shape)} instead of {tuple(want[name].shape)}"
         for name in sorted(have.keys() & want.keys())

@@ -159,11 +159,11 @@ class Library:
     ) -> observed.Behaviour:
         """Returns what experts and the base give to choices after texts."""
         data = self._open_data()
-        given = [
+        scored_rows = [
             {"inputs": text, "targets": next(iter(choices), ""), "choices": [*choices]}
             for text in texts
         ]
-        examples = rows.tokenize(given, data.vocabulary, has_choices=True)
+        examples = rows.tokenize(scored_rows, data.vocabulary, has_choices=True)
         size = -(-_LEAST_BATCH // jax.device_count()) * jax.device_count()
         program = scorer.Scorer(
             base, data, batch_size=size, where=placement.Placement()

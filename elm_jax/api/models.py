@@ -86,11 +86,11 @@ class Model:
         self, texts: Sequence[str], choices: Sequence[Sequence[str]]
     ) -> list[np.ndarray]:
         """Returns the log-probabilities of each text's choices; see `score`."""
-        given = [
+        scored_rows = [
             {"inputs": text, "targets": next(iter(some), ""), "choices": [*some]}
             for text, some in zip(texts, choices, strict=True)
         ]
-        examples = rows.tokenize(given, self._vocabulary, has_choices=True)
+        examples = rows.tokenize(scored_rows, self._vocabulary, has_choices=True)
         outcome = self._scorer.rank(self._params, self._adapter, examples)
         return list(outcome.scores)
 
@@ -110,8 +110,8 @@ class Model:
     def generate_all(self, texts: Sequence[str]) -> list[str]:
         """Returns what the model writes for each input; see `generate`."""
         # A row has a target; this one is not read.
-        given = [{"inputs": text, "targets": "-"} for text in texts]
-        examples = rows.tokenize(given, self._vocabulary, has_choices=False)
+        input_rows = [{"inputs": text, "targets": "-"} for text in texts]
+        examples = rows.tokenize(input_rows, self._vocabulary, has_choices=False)
         return self._scorer.write(self._params, self._adapter, examples).texts
 
     def __repr__(self) -> str:

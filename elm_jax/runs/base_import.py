@@ -1,4 +1,4 @@
-"""What all imports of bases do: write the weights once, and compare ever after."""
+"""What all imports of bases do: write the weights once, and compare them later."""
 
 import dataclasses
 import pathlib
@@ -147,7 +147,7 @@ class ImportBase(Run):
         there = manifest.read_manifest(self.folder)
         before: dict[str, Any] = {"kind": there.kind}
         now: dict[str, Any] = {"kind": "base"}
-        # Whole ones, as records leave out fields that are as by default.
+        # All fields: records leave out those that have their default.
         model = dataclasses.asdict(source.model) if source else self.known_of_model()
         there_model = config.completed(config.T5Config, there.model)
         before["model"] = {name: there_model.get(name) for name in model}

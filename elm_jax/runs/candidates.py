@@ -105,7 +105,7 @@ class Candidate:
         """Returns what result rows tell of it, beside its name.
 
         Args:
-          beside: The folder to which the expert's is told.
+          beside: The folder from which the path to the expert's begins.
         """
         infos = self.manifests
         seeds = {info.training_seed for info in infos}

@@ -39,9 +39,9 @@ def intervals(
 
 
 def _rows(trainings: Trainings) -> object:
-    """Returns what tells the rows of an expert; None if it is resampled alone.
+    """Returns what identifies the rows of an expert; None if it is resampled alone.
 
-    As an expert of several trainings is, or one whose prompts have different rows.
+    An expert of several trainings is, and one whose prompts have different rows.
     """
     if len(trainings) > 1:
         return None

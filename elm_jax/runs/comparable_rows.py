@@ -41,13 +41,13 @@ class Shown:
 
     @functools.cached_property
     def cells(self) -> frozenset[tuple[str, str]]:
-        """Every (task, split) whose rows are shown or chosen by."""
+        """Every (task, split) whose rows are shown, or choose experts."""
         shown = [(task, self.split) for tasks in self.tables.values() for task in tasks]
         unseen = next(iter(self.tables.values()))
         return frozenset(shown + [(task, self.selection_split) for task in unseen])
 
     def of(self, rows: RowColumns) -> RowColumns:
-        """Returns those rows that are shown or chosen by."""
+        """Returns the rows that are shown, or that choose experts."""
         metric_rows = rows.among("metric", {*self.metrics, "chance"})
         is_shown = metric_rows.derived(
             lambda row: (row.task, row.split) in self.cells, "task", "split"
@@ -62,7 +62,7 @@ class ComparableRows:
       store: Where they are from.
       shown: What is shown of them.
       newest: The newest rows, also those that are not shown.
-      all: Those that are shown or chosen by, under the names that the file has.
+      all: Rows that are shown or that choose experts, by the names of the file.
       is_of_one_training: Whether there is one training of each expert.
 
     Args:
@@ -71,8 +71,8 @@ class ComparableRows:
       shown: What is shown.
 
     Raises:
-      DataError: The rows are of several, or those of a table of several protocols,
-        and none is chosen.
+      DataError: The rows are of several bases, vocabularies or seeds, or those of a
+        table are of several protocols, and `only` chooses none of them.
       CheckpointError: The folder of an expert has a manifest that cannot be read.
     """
 
@@ -83,7 +83,7 @@ class ComparableRows:
         matching = naming.strategies_told_apart(store.rows().where(**filters))
         self.store, self.shown = store, shown
         self._on_disk = _on_disk(store)
-        self._sources = {(s, lies) for (_, s), lies in self._on_disk.items()}
+        self._sources = {(s, mark) for (_, s), mark in self._on_disk.items()}
         self.newest = naming.newest(matching, self._on_disk)
         self.all = shown.of(self.newest)
         self._before = shown.of(matching)
@@ -139,7 +139,7 @@ class ComparableRows:
         return places
 
     def folder(self, row: results.ResultRow) -> pathlib.Path | None:
-        """Returns where the expert of a row lies; None if it is not as it was scored.
+        """Returns the folder of a row's expert; None if another one is there now.
 
         Args:
           row: Of one training, as `behind` gives them.
@@ -164,7 +164,7 @@ class ComparableRows:
           rows: At most one for each task, of one metric; at least one.
 
         Returns:
-          As many as the expert of the rows that was trained least often has.
+          As many as the expert with the fewest trainings has.
 
         Raises:
           DataError: A row has no per-example values, or there are two of a task.
@@ -216,7 +216,7 @@ class ComparableRows:
         return Kept(self._ids[content], compact(arrays[metric]))
 
     def details(self) -> tuple[tuple[str, str], ...]:
-        """Returns whose these rows are, as names and values."""
+        """Returns what a page tells of all its rows, as names and values."""
         rows = self.all
 
         def values_of(name: str) -> str:
@@ -230,14 +230,14 @@ class ComparableRows:
         )
 
     def doubts(self) -> Iterator[str]:
-        """Yields what is doubtful about whose the rows are, a sentence each."""
+        """Yields a sentence for each doubt about the experts behind the rows."""
         return row_doubts.of(
             self._before, self.all, on_disk=self._on_disk, trainings=self._trainings
         )
 
 
 def _on_disk(store: result_store.ResultStore) -> dict[naming.Folder, str]:
-    """Returns the fingerprints of the experts that lie in the folders of rows now."""
+    """Returns the fingerprints of the experts that are in the folders of rows now."""
     fingerprints: dict[naming.Folder, str] = {}
     rows = store.rows()
     expert_rows = rows.take(

@@ -1,4 +1,4 @@
-"""The folder of datasets: said to be missing before anything else is complained of."""
+"""The folder of datasets: a missing one is reported before any other problem."""
 
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -32,7 +32,7 @@ def lacking(
 def check(
     data_options: tasks.DataOptions, names: Iterable[str], splits: Sequence[str]
 ) -> None:
-    """Raises ConfigError if there is no data folder and tasks cannot do without.
+    """Raises ConfigError if there is no data folder and tasks need one.
 
     Args:
       data_options: Of the run.

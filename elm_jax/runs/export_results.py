@@ -37,8 +37,8 @@ class ExportResults(Run):
         for each model; `hub`, `.eval_results/*.yaml` of the Hugging Face Hub, likewise.
       experts: Names in result rows, with `*` for any text, of the models that get
         files of `lm_eval` and `hub`.
-      split: What these tell.
-      base_fingerprint: The base whose rows they tell, where a result file has rows of
+      split: The split whose scores these files have.
+      base_fingerprint: The base whose rows they have, where a result file has rows of
         several; "" if it has one.
       protocol: Likewise the protocol.
       random_seed: Likewise the seed that chose the rows; None if there is one.

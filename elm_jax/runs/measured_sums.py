@@ -19,7 +19,7 @@ from elm_jax.types import PAD_ID, Batch, Params
 
 Arrays = dict[str, np.ndarray]
 Examples = Sequence[token_store.Example]
-_MASKED = -1e9  # Of choices that a row has not: e to it is 0.
+_MASKED = -1e9  # The score of choices that a row lacks: exp of it is 0.
 _MATRIX_PARTS = ("kernel", "lora_a")
 
 
@@ -27,10 +27,10 @@ class Measured(NamedTuple):
     """An expert on its base, and the rows it is measured on.
 
     Attributes:
-      expert: It.
-      base: It.
+      expert: The expert.
+      base: Its base.
       examples: The rows.
-      batch_size: Of them at once.
+      batch_size: Rows at once.
     """
 
     expert: loaded.Expert
@@ -115,7 +115,7 @@ def _sums_fn(
 def _sum_up(name: str, x: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
     mask = reads.is_token(name, batch)
     spread = mask.reshape((1,) * (x.ndim - 3) + (*mask.shape, 1))
-    # Padding is put out, not multiplied with 0: it may be anything.
+    # Padding is replaced, not multiplied by 0: it may be infinite.
     x = jnp.where(spread, x.astype(jnp.float32), 0.0)
     x = x.reshape(*x.shape[:-3], -1, x.shape[-1])
     count = jnp.sum(mask.astype(jnp.float32))

@@ -22,11 +22,11 @@ def with_overlaps(
     action: Action,
     base: manifest.Manifest,
 ) -> list[jobs.Job]:
-    """Returns the jobs with what share of their rows the candidate was trained on.
+    """Returns the jobs; their facts now tell which share of their rows is known.
 
-    And with what share of them the base was trained on, and a library has as keys or
-    was asked with. For these nothing is refused: all that is compared has the base in
-    common, and keys and queries are there without their labels.
+    That is the share that the candidate was trained on, that the base was trained on,
+    and that a library has as keys or was asked with. Only the first one is refused: all
+    that is compared has the same base, and keys and queries are without labels.
 
     Args:
       all_jobs: Those of an evaluation.
@@ -61,7 +61,7 @@ def with_overlaps(
 
 
 class _Comparison:
-    """What of the rows of some jobs is known."""
+    """Which rows of some jobs are known to models or libraries."""
 
     def __init__(
         self, every: Sequence[jobs.Job], cache_dir: str, base: manifest.Manifest
@@ -77,7 +77,7 @@ class _Comparison:
         )
 
     def with_facts(self, job: jobs.Job) -> jobs.Job:
-        """Returns a job whose facts tell what of its rows is known."""
+        """Returns a job whose facts tell which share of its rows is known."""
         base, missing = self._share(job, self._base)
         shares = {"base": None if missing else base}
         if job.candidate.question is not None:

@@ -33,9 +33,9 @@ class _TaskRace:
       left: The experts that are not dropped.
       order: All rows in the order in which rounds take them.
       ends: Rows that have been seen after each round.
-      num_experts: That began.
-      num_trainings: Of all of these.
-      rounding: Float [rows], of differences that are no whole rows.
+      num_experts: How many began.
+      num_trainings: How many trainings these experts have together.
+      rounding: Float [rows], from [0, 1); see `racing.Racing.staying`.
       values: Float [left, rows seen], from 0 to 1: means over trainings.
       work: Rows scored up to now, over all trainings.
     """
@@ -55,7 +55,7 @@ class _TaskRace:
         return is_here and all(job not in entrant for entrant in self.left)
 
     def jobs_of_round(self, place: int, keys: jobs.Keys) -> list[Entrant]:
-        """Returns the jobs of a round: who is left, on the rows that it adds."""
+        """Returns a round's jobs: the experts that are left, on the rows it adds."""
         begin = self.ends[place - 1] if place else 0
         rows = sorted(self.order[begin : self.ends[place]].tolist())
 
@@ -68,22 +68,22 @@ class _TaskRace:
         return [tuple(map(on_round_rows, entrant)) for entrant in self.left]
 
     def drop(self, added: Sequence[np.ndarray], race: racing.Racing) -> None:
-        """Takes the values of a round and drops who has lost.
+        """Adds the values of a round, and drops the experts that have lost.
 
         Args:
-          added: Of each expert that is left float [trainings, rows].
+          added: Float [trainings, rows] for each expert that is left.
           race: How they race.
         """
         self.work += sum(values.size for values in added)
         means = np.stack([values.mean(axis=0) for values in added])
-        seen = np.concatenate([self.values, means], axis=1)
+        so_far = np.concatenate([self.values, means], axis=1)
         stay = race.staying(
-            seen,
+            so_far,
             num_experts=self.num_experts,
             num_rows=len(self.order),
-            rounding=self.rounding[: seen.shape[1]],
+            rounding=self.rounding[: so_far.shape[1]],
         )
-        self.values = seen[stay]
+        self.values = so_far[stay]
         self.left = [
             entrant for entrant, stays in zip(self.left, stay, strict=True) if stays
         ]
@@ -187,7 +187,7 @@ def _by_expert(racing_jobs: Sequence[jobs.Job]) -> list[Entrant]:
         manifests = [
             manifest for job in trainings for manifest in job.candidate.manifests
         ]
-        # Two trainings of one seed differ in what no recipe tells.
+        # Two trainings with one seed differ in something that no recipe records.
         seeds_differ = len({info.training_seed for info in manifests}) == len(trainings)
         entrants += (
             [tuple(trainings)] if seeds_differ else [(job,) for job in trainings]
@@ -200,7 +200,7 @@ def _values(
     rows: Mapping[tuple[str | int, ...], results.ResultRow],
     store: result_store.ResultStore,
 ) -> np.ndarray:
-    """Returns float [trainings, rows], from 0 to 1: what an expert has in a round."""
+    """Returns float [trainings, rows], from 0 to 1: an expert's scores in a round."""
     result_rows = [rows[job.cell.key(_METRIC)] for job in entrant]
     values = [store.per_example(row, only=(_METRIC,))[_METRIC] for row in result_rows]
     return np.stack(values) / 100.0

@@ -1,4 +1,4 @@
-"""What our result rows hold against published numbers."""
+"""Our result rows beside published numbers."""
 
 import functools
 import pathlib
@@ -21,7 +21,7 @@ class Ours(NamedTuple):
     """Our number for a cell.
 
     Attributes:
-      value: It, with its interval if it has one; None if there is none.
+      value: The number, with its interval if it has one; None if there is none.
       why: Why there is none, or why it is not to be judged; "" if it is.
     """
 
@@ -86,7 +86,7 @@ class Scores:
         return self._gain(table, row, "_crossfit").value
 
     def provenance(self, table: Table, row: Row) -> str:
-        """Returns whose rows are held against a published row."""
+        """Returns which of our rows are compared with a published row."""
         place = self.places[row["name"]]
         ways = self._read(place.path, place.only, _wanted(table))
         if ways is None or ways.by_label(place.label) is None:
@@ -119,7 +119,7 @@ class Scores:
             return Ours(bound)
 
     def _part(self, table: Table, way: Way, column: str) -> str:
-        """Returns which prompts or rows of a cell lack; "" if none does."""
+        """Returns which prompts or rows of a cell are missing; "" if none is."""
         wanted: dict[str, set[str]] = {}
         for name in _wanted(table).names:
             dataset = getattr(task_registry.registry.task(name), "dataset", name)

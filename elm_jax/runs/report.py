@@ -42,8 +42,8 @@ class Report(Run):
     Attributes:
       title: Of the page.
       unseen_tasks: Names or patterns of the tasks nobody trained on.
-      seen_tasks: Of the experts' own tasks; empty leaves their table out.
-      composed_tasks: Of the tasks that need two skills; empty leaves the claim out.
+      seen_tasks: Likewise the experts' own tasks; empty leaves their table out.
+      composed_tasks: Likewise tasks that need two skills; empty leaves the claim out.
       merged_expert: The merge that is to solve them.
       merged_parts: The experts in it.
       metric: What is shown of ranked tasks.
@@ -63,8 +63,8 @@ class Report(Run):
       cache_dir: Token caches, for the pages of examples beside the report; tasks whose
         tokens are not there have none. "" for no such pages.
       max_examples: Of each task, the first ones of the dataset; 0 for all.
-      compare_work_dir: Where those of the same experts lie that were trained in
-        another way, such as alone (`options.Fleet.size = 0`); laid over the curves.
+      compare_work_dir: Where the metrics of the same experts lie, trained in another
+        way, such as alone (`options.Fleet.size = 0`); their curves are laid over these.
       output_path: The HTML page; beside it go tables as Markdown and CSV, and cards.
     """
 

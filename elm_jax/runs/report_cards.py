@@ -1,4 +1,4 @@
-"""Cards beside a report: of each expert what it scored, and its own card."""
+"""Cards beside a report: what each expert scored, and the card in its folder."""
 
 import contextlib
 import dataclasses
@@ -17,8 +17,8 @@ from elm_jax.runs.comparable_rows import ComparableRows
 from elm_jax.runs.training import card
 
 FOLDER = "cards"
-# Of tables whose answers nobody else reads, those of more scores are not read: at some
-# thousand a second a report would wait for them.
+# A table of more scores than this has no intervals if only cards need its answers: to
+# read these, some thousand a second, would take too long.
 _MOST_READ = 10_000
 _INTERVALS = (
     "Intervals are 95 % bootstrap intervals over rows, the prompts of a row kept"
@@ -89,7 +89,7 @@ class Cards:
                     path.unlink()
 
     def _intervals(self, table: _Table) -> dict[str, Mapping[str, results.Interval]]:
-        """Returns the scores with intervals of those whose answers may be read."""
+        """Returns scores with intervals, of the experts whose answers may be read."""
         if not table.has_intervals:
             return {}
         trainings = {
@@ -147,7 +147,7 @@ class Cards:
         return "", ""
 
     def _trainings_of(self, rows: RowColumns) -> Iterator[results.ResultRow]:
-        """Yields a row of each training behind an expert's rows, as they come first."""
+        """Yields the first row of each training behind an expert's rows."""
         if self._reported.is_of_one_training:
             yield from rows.take(rows.groups("expert_fingerprint").lasts)
         else:

@@ -36,7 +36,7 @@ def silent(
     rows: Sequence[results.ResultRow],
     composed: Sequence[results.ResultRow],
 ) -> Iterator[str]:
-    """Yields why claims are not judged that the rows of an expert call for.
+    """Yields why claims that the rows of an expert call for are not judged.
 
     Args:
       judged: Whose rows decide.

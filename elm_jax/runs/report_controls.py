@@ -1,4 +1,4 @@
-"""What experts score that were not chosen for the task: controls of any choice."""
+"""What experts score that were not chosen for a task: controls for a choice."""
 
 from collections.abc import Mapping, Sequence
 
@@ -63,7 +63,7 @@ def _reference(
     *,
     of: int,
 ) -> Way | None:
-    """Returns a way that is there to compare with; None if a training lacks."""
+    """Returns a way that is only for comparison; None if a training is missing."""
     if len(columns) < of:
         return None
     return Way(

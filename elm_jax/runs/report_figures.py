@@ -31,9 +31,9 @@ def tables(ways: Ways) -> tuple[report.Figures, ...]:
 def strong(ways: Sequence[Way]) -> frozenset[tuple[int, int]]:
     """Returns which scores to stress, by places of the way and the column.
 
-    Of a column in which a way is shown to be worse than another, those that no other
-    is shown to beat; all pairs and columns are compared at once. Bounds and references
-    take no part.
+    In a column in which some way is shown to be worse than another, they are those that
+    no other is shown to beat. All pairs and columns are compared at once. Bounds and
+    references take no part.
     """
     taking = [
         (place, way.whole)
@@ -49,7 +49,7 @@ def strong(ways: Sequence[Way]) -> frozenset[tuple[int, int]]:
 
 
 def resampled(ways: Sequence[Way]) -> str:
-    """Returns what intervals are from, as a sentence."""
+    """Returns a sentence that says how the intervals were made."""
     several = [
         f"{len(way.columns)} of {way.label}" for way in ways if len(way.columns) > 1
     ]
@@ -171,7 +171,7 @@ def _choosing(ways: Ways) -> report.Figures | None:
 
 
 def _of_unequal_trainings(numbers: Mapping[str, int]) -> Sequence[str]:
-    """Returns what a choice makes of experts with unequal numbers of trainings."""
+    """Returns how a choice treats experts with unequal numbers of trainings."""
     fewest = min(numbers, key=lambda name: numbers[name])
     number, most = numbers[fewest], max(numbers.values())
     if number == most:

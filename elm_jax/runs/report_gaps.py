@@ -1,4 +1,4 @@
-"""What the rows of a report lack of what it is to show, a sentence each."""
+"""What a report should show and its rows lack, a sentence each."""
 
 from collections.abc import Collection
 

@@ -59,10 +59,10 @@ def _of_dataset(rows: Sequence[results.ResultRow], name: str) -> RowColumns:
 
 
 def _cell(way: Way, dataset: str) -> results.Interval | None:
-    """Returns the score on a dataset, or the mean over all for ""; None if part lacks.
+    """Returns the score on a dataset, or the mean over all for ""; None if not whole.
 
-    A mean over other prompts than those of the other ways is none. Where the rows
-    chose, an interval from them would be of the luck, too.
+    A mean over other prompts than those of the other ways could not be compared. Where
+    the rows chose an expert, an interval from them would be about their luck, too.
     """
     estimate = way.whole if not dataset else None
     if dataset and way.score is not None and dataset in way.score.datasets:

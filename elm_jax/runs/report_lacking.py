@@ -1,4 +1,4 @@
-"""Controls that a report should have and whose rows are not there, told by name."""
+"""The controls that a report should have and that were not scored, by name."""
 
 from collections.abc import Iterator
 

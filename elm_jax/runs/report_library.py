@@ -99,7 +99,7 @@ def _retrieval(ways: Ways, way: Way) -> _Lines:
 def _by_chance(
     chosen: controls.Choice, scores: controls.Scores, of_library: Sequence[float]
 ) -> _Lines:
-    """Yields where a choice stands among those that nothing but luck made."""
+    """Yields how a choice compares with random choices."""
     drawn = controls.random_experts(chosen, scores)
     quartiles = np.quantile(of_library, _QUARTILES[1:4])
     below = sum(mean < drawn.score for mean in of_library)

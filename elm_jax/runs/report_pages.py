@@ -1,4 +1,4 @@
-"""Pages in folders beside a report: its own are written, those of earlier ones go."""
+"""Pages in folders beside a report: writes its own, removes those of earlier ones."""
 
 import contextlib
 import pathlib

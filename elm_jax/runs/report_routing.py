@@ -42,12 +42,12 @@ class Pages:
         """Names of their files."""
         return {*map(_file_name, self._pages)}
 
-    def linked(self, one: report.Report) -> report.Report:
+    def linked(self, page: report.Report) -> report.Report:
         """Returns a report that tells of these pages."""
         if not self._pages:
-            return one
+            return page
         what = f"where the tokens of {len(self._pages)} tasks went is in {FOLDER}/"
-        return dataclasses.replace(one, details=(*one.details, ("routing", what)))
+        return dataclasses.replace(page, details=(*page.details, ("routing", what)))
 
     def write(self, report_path: pathlib.Path) -> list[pathlib.Path]:
         """Writes the pages beside a report; returns their folder, if there are any.
@@ -56,13 +56,13 @@ class Pages:
           ConfigError: A file cannot be written.
         """
         folder = report_path.parent / FOLDER
-        for task, own in self._pages.items():
-            row = own[0][0]
+        for task, task_pages in self._pages.items():
+            row = task_pages[0][0]
             page = routing_page.Page(
                 task=task,
                 split=row.split,
                 metric=row.metric,
-                routers=tuple(routed for _, routed in own),
+                routers=tuple(routed for _, routed in task_pages),
                 report=posixpath.join("..", urllib.parse.quote(report_path.name)),
             )
             files.write_text(folder / _file_name(task), routing_page.render(page))

@@ -1,4 +1,4 @@
-"""What result rows lack of what a report is to show, told by name."""
+"""What a report should show and result rows lack, with the names of it."""
 
 import pathlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -49,8 +49,8 @@ def check(
 def check_same_data(rows: Iterable[results.ResultRow]) -> None:
     """Raises DataError if rows of one task, split and metric are of different data.
 
-    As after a change of lengths, vocabulary, template or source: such scores are not
-    to be compared. Rows of earlier versions do not tell.
+    This happens after a change of lengths, vocabulary, template or source; such scores
+    cannot be compared. Rows of earlier versions do not record it.
     """
     columns = row_columns.of(rows)
     fingerprinted = columns.take(
@@ -73,9 +73,9 @@ def check_same_data(rows: Iterable[results.ResultRow]) -> None:
 def check_same_examples(rows: Iterable[results.ResultRow]) -> None:
     """Raises DataError if rows of one task, split and metric are of other examples.
 
-    As where some experts were scored on a few examples, and others on all, or one
-    evaluation leaves the queries of a retrieval out. Rows of release 0.1, whose hash
-    of the scoring is another one, are compared among themselves.
+    This happens where some experts were scored on a few examples and others on all, or
+    where one evaluation leaves out the queries of a retrieval. Rows of release 0.1 hash
+    their scoring in another way, and are compared only with each other.
     """
     columns = row_columns.of(rows)
     is_silent = columns.coded("kind").are(lambda kind: not kind)

@@ -17,13 +17,13 @@ class Way:
       label: Its name.
       role: What its rows are, such as `strategy`; "" for views, which have none.
       note: What it is, in a few words.
-      rows: Its scores, as rows of its name; none of what no row tells.
+      rows: Its scores, as rows of its name; empty where it has none of its own.
       columns: Its results, by training.
-      score: On the datasets on all of whose tasks it was scored; None if there is
+      score: On the datasets of which it was scored on all tasks; None if there is
         none.
       is_whole: Whether that is all of them.
       is_bound: Whether it was chosen by the rows that are reported.
-      is_reference: Whether it is there to compare with, and no way to choose.
+      is_reference: Whether it is only for comparison, and no way to choose.
     """
 
     label: str

@@ -28,7 +28,7 @@ class Ways:
       datasets: Names.
       all: The ways, in the order in which they are shown.
       choosing: The strategies that chose one expert for each task.
-      settings: Those of one kind that differ in settings alone.
+      settings: Groups of strategies of one kind that differ in settings alone.
       chosen_on: Rows by which experts and settings are chosen.
       chosen_here: Whether experts are chosen by the rows that are reported.
       cross_fitted: What choosing is worth; None for less than two experts, or where
@@ -142,7 +142,7 @@ class Ways:
         return chosen
 
     def _methods(self, note_of: Callable[[results.ResultRow], str]) -> Iterator[Way]:
-        """Yields what is no view: all but single experts, by role and as they come."""
+        """Yields the ways with rows of their own, without single experts, by role."""
         is_other = ~row_columns.roles(self.rows).are("expert".__eq__)
         names = {name for (name,) in self.rows.take(is_other).distinct("expert")}
         first: dict[str, results.ResultRow] = {}
@@ -258,7 +258,7 @@ class Ways:
 
 
 def _are_same(rows: Rows, chosen_on: Rows) -> bool:
-    """Returns whether what chooses are rows that are reported."""
+    """Returns whether experts are chosen by the rows that are reported."""
     reported, choosing = row_columns.of(rows), row_columns.of(chosen_on)
     if {*reported.distinct("split")} & {*choosing.distinct("split")}:
         return True
@@ -272,8 +272,8 @@ def note(row: results.ResultRow, of_votes: str) -> str:
     """Returns what a row's strategy, baseline or method is, in a few words.
 
     Args:
-      row: One of it.
-      of_votes: What one is that chose by votes.
+      row: One of its rows.
+      of_votes: The words for a strategy that chose by votes.
     """
     if row.strategy_note:
         return row.strategy_note

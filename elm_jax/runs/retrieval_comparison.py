@@ -31,7 +31,7 @@ _RULES: tuple[retrieval.By, ...] = ("votes", "similarity")
 
 
 class _Asking(NamedTuple):
-    """A task, and rows of it that ask, or are keys."""
+    """Rows of a task that ask the library, or are its keys."""
 
     dataset: token_store.TokenizedDataset
     rows: list[int]
@@ -52,8 +52,8 @@ class CompareRetrieval(library.LibraryRun):
       initial_checkpoint_path: Folder of the base, for the embedder `encoder`.
       embedders: What makes keys and queries; the library's own must be among them.
       text_formats: Of the paper's ten; the library's own must be among them.
-      num_nearest: Of how many of its nearest keys each query votes for the experts, or
-        adds its similarity to them.
+      num_nearest: How many of its nearest keys each query looks at: it votes for their
+        experts, or adds its similarity to them.
       num_queries: Instances that ask.
       random_seed: Of their choice.
       split: Where they come from, and whose other rows tell the scores. Not the split
@@ -77,7 +77,7 @@ class CompareRetrieval(library.LibraryRun):
     output_path: paths.Path = "{MODEL_DIR}/report/retrieval.md"
 
     def check(self) -> None:
-        """Raises ConfigError for a way to ask that there is not."""
+        """Raises ConfigError for a way to ask that does not exist."""
         for name in self.text_formats:
             text_formats.check_format(name)
         wrong = {}
@@ -247,7 +247,7 @@ class CompareRetrieval(library.LibraryRun):
 
 
 def _labels(specs: Sequence[EmbedderSpec]) -> list[str]:
-    """Returns a name for each embedder: its kind, and what tells it from its like."""
+    """Returns a name for each embedder: its kind, and where it differs from others."""
     labels = []
     for spec in specs:
         alike = [peer for peer in specs if peer.kind == spec.kind]

@@ -30,8 +30,8 @@ class Setting(NamedTuple):
     Attributes:
       embedder: Its kind, and what tells it from others of its kind.
       text_format: What an instance looks like to it.
-      num_nearest: Keys for which each query has a say.
-      by: What it adds to their experts.
+      num_nearest: How many of its nearest keys each query looks at.
+      by: What it adds to the experts of these keys.
     """
 
     embedder: str
@@ -46,7 +46,7 @@ class Setting(NamedTuple):
 
     @property
     def rule(self) -> str:
-        """How queries have their say."""
+        """What queries add to which experts."""
         return f"{self.num_nearest} nearest, {self.by}"
 
 
@@ -197,7 +197,7 @@ class Scores:
 
 
 def _best_apart(ways: Mapping[str, estimates.Estimate]) -> list[str]:
-    """Returns ways by their scores, of those with the same results the first."""
+    """Returns the names of ways, best first; of equal results only the first."""
     by_results: dict[bytes, str] = {}
     for name in sorted(ways, key=lambda name: -ways[name].mean):
         by_results.setdefault(ways[name].errors.tobytes(), name)

@@ -1,4 +1,4 @@
-"""What is doubtful about whose the rows of a report are."""
+"""Doubts about the experts behind the rows of a report."""
 
 from collections.abc import Iterator, Mapping
 
@@ -19,7 +19,7 @@ def of(
     Args:
       before: All rows of what is shown.
       newest: Those that no later one replaces.
-      on_disk: Fingerprints of the experts that lie in the folders of rows now.
+      on_disk: Fingerprints of the experts that are in the folders of rows now.
       trainings: The newest ones whose trainings have all cells.
     """
     chosen: dict[str, dict[tuple[object, ...], set[str]]] = {}

@@ -20,13 +20,13 @@ Training = tuple[str, str]
 Split = tuple[str, str]
 """A task and one of its splits."""
 Places = Mapping[Split, np.ndarray]
-"""Of rows of each split, ascending, each once."""
+"""The places of rows in each split, ascending, each once."""
 
 
 class RowSearch:
     """Looks for the rows of some splits in other rows.
 
-    All questions to a library are to one and the same.
+    All questions have to be to the same library.
 
     Args:
       splits: The splits whose rows are looked for.
@@ -138,7 +138,7 @@ class RowSearch:
         return self._once(("keys",), read)
 
     def _once(self, name: tuple[str, ...], find: Callable[[], _Answer]) -> _Answer:
-        """Returns what was found under a name; all questions ask one library."""
+        """Returns an answer by its name, which is made once for all questions."""
         if name not in self._answers:
             self._answers[name] = find()
         return self._answers[name]
@@ -148,7 +148,7 @@ class RowSearch:
     ) -> list[overlap.Texts] | None:
         """Returns the rows behind an expert's keys; None if these are not here.
 
-        The index tells the hash of what was embedded, so that other rows are found out.
+        The index has a hash of the texts that were embedded, which shows other rows.
         """
         info = manifest.read_manifest(question.experts[owner.name])
         rows: list[overlap.Texts] = []

@@ -1,4 +1,4 @@
-"""Merges that are tried on rows that choose, and what they get there."""
+"""Merges that are tried on the rows that choose, and their scores there."""
 
 import collections
 import dataclasses

@@ -1,4 +1,4 @@
-"""What the recipe of a merge tells of a search, and what of it was asked for."""
+"""What the recipe of a merge records of a search, and what of it was asked for."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from elm_jax.runs import search_rows
 
 
 def asked(recipe: Mapping[str, Any], method: MergeMethod) -> dict[str, Any]:
-    """Returns of a merge's recipe what was asked for, without what was found.
+    """Returns what a merge's recipe says was asked for, without what was found.
 
     Args:
       recipe: Of the merge.

@@ -67,8 +67,8 @@ def parse(text: str) -> Shard:
 def check_file(shard: Shard, path: pathlib.Path, *, do: str = "") -> None:
     """Raises ConfigError where shards would add to one file without locks.
 
-    Two that write at once, on such a file system, would lose or mix rows. A file whose
-    name has the shard's, such as `results_0_of_4.jsonl`, is taken for its own.
+    On such a file system, two that write at once would lose or mix rows. A file with
+    the shard in its name, such as `results_0_of_4.jsonl`, is a file of its own.
 
     Args:
       shard: Of this process.

@@ -202,7 +202,7 @@ def _example(
 
 
 def _with_data(rows: Sequence[results.ResultRow]) -> list[results.ResultRow]:
-    """Returns the rows that tell their data; prints a line for each other one.
+    """Returns the rows that record their data; prints a line for each other row.
 
     Raises:
       DataError: None does.

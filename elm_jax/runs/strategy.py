@@ -52,7 +52,7 @@ class Choice(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Strategy(abc.ABC):
-    """A way in which the parameters for a task come to be."""
+    """A rule that gives the parameters for a task."""
 
     kind: ClassVar[str]
     """What result rows call this kind of strategy."""
@@ -69,7 +69,7 @@ class Strategy(abc.ABC):
         return False
 
     def looks_at(self, question: queries.Question) -> Collection[str]:
-        """Returns the experts whose answers to the rows that ask it has to know.
+        """Returns the experts whose answers to the rows that ask it needs.
 
         They are then in `question.behaviour`; see `behaviour_scores`.
         """
@@ -77,7 +77,7 @@ class Strategy(abc.ABC):
         return ()
 
     def num_looked_at(self, num_experts: int) -> int:
-        """Returns how many of a library's experts that are at most, for plans."""
+        """Returns how many of a library's experts it needs so at most, for plans."""
         del num_experts
         return 0
 
@@ -143,7 +143,7 @@ class LibraryStrategy(Strategy):
 
     @property
     def default_name(self) -> str:
-        """What it is called where nobody names it."""
+        """Its name where the run gives it none."""
         return self.kind
 
     @property
@@ -155,7 +155,7 @@ class LibraryStrategy(Strategy):
     def settings(self) -> str:
         """Hash of its options, 8 hex digits; "" if they are those by default.
 
-        Options that are as by default are left out, so that a new one moves no hash.
+        Options that have their default are left out: a new option changes no hash.
         """
         options = options_of(self)
         options.pop("name", None)
@@ -199,7 +199,7 @@ class LibraryStrategy(Strategy):
 
 
 def options_of(value: Any) -> dict[str, Any]:
-    """Returns the fields of a dataclass that are not as by default, as JSON values."""
+    """Returns the fields of a dataclass that differ from their defaults, as JSON."""
     options: dict[str, Any] = {}
     for field in fields.of(type(value)):
         held = getattr(value, field.name)

@@ -48,7 +48,7 @@ class TaskData:
         it is one; `tasks/README.md` has the difference.
       max_value_chars: Characters to which templates cut what they print; 0 for none,
         2048 for PromptSource's, T0's and the original ELM's cut.
-      limits: Of what a template that is not official may cost for a row.
+      limits: What a template that is not official may cost for a row.
     """
 
     vocabulary_path: paths.Path

@@ -48,7 +48,7 @@ def world(tmp_path_factory):
             overlap="mark",  # these are the rows that it was trained on
         )
         data = dataclasses.replace(scored.make_data(), data_dir=str(folder / "rows"))
-        asked = {
+        common = {
             "model_dir": f"{folder}",
             "data": data,
             "initial_checkpoint_path": "{MODEL_DIR}/base",
@@ -58,9 +58,9 @@ def world(tmp_path_factory):
             experts="{MODEL_DIR}/experts/*",
             text_format="label_instance",
             num_keys=6,
-            **asked,
+            **common,
         ).run()
-        library.Retrieve(tasks="plain_ask", num_queries=4, **asked).run()
+        library.Retrieve(tasks="plain_ask", num_queries=4, **common).run()
         merge.Merge(
             model_dir=f"{folder}",
             experts=("{MODEL_DIR}/experts/shop", "{MODEL_DIR}/experts/pets"),
@@ -73,8 +73,8 @@ def world(tmp_path_factory):
 @functools.cache
 def model(world, expert="shop"):
     base = elm_jax.Base.load(world / "base")
-    found = elm_jax.Expert.load(world / "experts" / expert) if expert else None
-    return elm_jax.Model(base, found, vocabulary=scored.MODEL, max_tokens=8)
+    loaded_expert = elm_jax.Expert.load(world / "experts" / expert) if expert else None
+    return elm_jax.Model(base, loaded_expert, vocabulary=scored.MODEL, max_tokens=8)
 
 
 def arrays(world, task, expert):
@@ -89,18 +89,20 @@ def arrays(world, task, expert):
 def test_choices_have_the_scores_that_elm_eval_gives_to_the_bit(world, task, expert):
     kept = arrays(world, f"{task}_ask", expert or "base")
     rows = [scored.ROWS[task][i] for i in kept["example_ids"]]
-    found = model(world, expert).score_all([r[0] for r in rows], [r[1] for r in rows])
-    np.testing.assert_array_equal(np.concatenate(found), kept["scores"])
+    scores = model(world, expert).score_all([r[0] for r in rows], [r[1] for r in rows])
+    np.testing.assert_array_equal(np.concatenate(scores), kept["scores"])
 
 
 def test_one_text_has_the_scores_that_it_has_among_others(world):
     (text, choices, _), *_ = scored.ROWS["plain"]
-    one = model(world)
-    scores = one.score(text, choices)
+    scoring_model = model(world)
+    scores = scoring_model.score(text, choices)
     assert scores.shape == (2,)
     assert scores.dtype == np.float32
-    np.testing.assert_allclose(scores, one.score_all([text], [choices])[0], rtol=1e-6)
-    assert one.choose(text, choices) == choices[int(scores.argmax())]
+    np.testing.assert_allclose(
+        scores, scoring_model.score_all([text], [choices])[0], rtol=1e-6
+    )
+    assert scoring_model.choose(text, choices) == choices[int(scores.argmax())]
 
 
 def test_texts_are_those_that_elm_eval_writes(world):
@@ -118,35 +120,35 @@ def test_texts_are_those_that_elm_eval_writes(world):
 def test_a_library_answers_as_elm_library_does(world):
     (line,) = (world / "votes.jsonl").read_text().splitlines()
     base = elm_jax.Base.load(world / "base")
-    asked = elm_jax.Library(world / "library", base, vocabulary=scored.MODEL)
-    assert asked.names == ["pets", "shop"]
+    opened = elm_jax.Library(world / "library", base, vocabulary=scored.MODEL)
+    assert opened.names == ["pets", "shop"]
     queries = sampling.divide_rows(8, seed=42, num_queries=4).queries
     texts = [scored.ROWS["plain"][i][0] for i in queries]
-    found = asked.retrieve(texts, ("yes", "no"))
-    assert [list(vote) for vote in found.votes] == json.loads(line)["votes"]
-    assert asked.load(found.expert).name == found.expert
+    answer = opened.retrieve(texts, ("yes", "no"))
+    assert [list(vote) for vote in answer.votes] == json.loads(line)["votes"]
+    assert opened.load(answer.expert).name == answer.expert
     with pytest.raises(errors.LibraryError, match="no base"):
         elm_jax.Library(world / "library").retrieve(texts)
 
 
 def test_routing_ranks_experts_by_the_scores_that_models_give(world):
     base = elm_jax.Base.load(world / "base")
-    asked = elm_jax.Library(world / "library", base, vocabulary=scored.MODEL)
+    opened = elm_jax.Library(world / "library", base, vocabulary=scored.MODEL)
     texts = [row[0] for row in scored.ROWS["plain"]]
     choices = ("yes", "no")
-    found = asked.route(texts, choices)
+    ranked = opened.route(texts, choices)
     best = {}
     for name in ("pets", "shop"):
         scores = model(world, name).score_all(texts, [choices] * len(texts))
         best[name] = float(np.mean([row.max() for row in scores]))
-    assert [name for name, _ in found] == sorted(best, key=best.__getitem__)[::-1]
-    assert dict(found) == pytest.approx(best, rel=1e-5)
-    (only,) = asked.route(texts, choices, statistic="margin", among=["pets"])
+    assert [name for name, _ in ranked] == sorted(best, key=best.__getitem__)[::-1]
+    assert dict(ranked) == pytest.approx(best, rel=1e-5)
+    (only,) = opened.route(texts, choices, statistic="margin", among=["pets"])
     assert only[0] == "pets"
     with pytest.raises(errors.LibraryError, match="without its base"):
         elm_jax.Library(world / "library").route(texts, choices)
     with pytest.raises(errors.ConfigError, match="mass"):
-        asked.route(texts, choices, statistic="luck")
+        opened.route(texts, choices, statistic="luck")
 
 
 def test_a_merge_has_the_tensors_of_elm_merge_and_can_be_saved(world, tmp_path):
@@ -155,11 +157,11 @@ def test_a_merge_has_the_tensors_of_elm_merge_and_can_be_saved(world, tmp_path):
     # Not on disk, as what was just made.
     parts[1] = dataclasses.replace(parts[1], folder=None)
     both = elm_jax.merge(parts, base, name="both")
-    made = elm_jax.Expert.load(world / "merged" / "both")
-    assert trees.fingerprint(both.params) == trees.fingerprint(made.params)
+    merged = elm_jax.Expert.load(world / "merged" / "both")
+    assert trees.fingerprint(both.params) == trees.fingerprint(merged.params)
     both.save(tmp_path / "both")
     again = elm_jax.Expert.load(tmp_path / "both")
-    assert again.manifest.fingerprint == made.manifest.fingerprint
+    assert again.manifest.fingerprint == merged.manifest.fingerprint
     summed = elm_jax.merge(parts, base, name="sum", method="task_arithmetic")
     assert summed.adapter == lora.Lora(rank=4, alpha=32.0)
     with pytest.raises(errors.ConfigError, match="uniform"):
@@ -179,11 +181,11 @@ def test_training_goes_on_where_it_was_and_refuses_other_rows(world):
 def test_a_name_may_be_trained_on_rows_of_another_form(world):
     base = elm_jax.Base.load(world / "base")
     without = [{name: row[name] for name in ("inputs", "targets")} for row in SHOP]
-    found = [
+    data = [
         elm_jax.train(base, rows, name="of_two_forms", **OPTIONS).manifest.data
         for rows in (SHOP, without, SHOP)
     ]
-    assert found[0] == found[2] != found[1]
+    assert data[0] == data[2] != data[1]
 
 
 def test_without_a_folder_nothing_stays_and_the_expert_is_the_same(world):
@@ -212,7 +214,7 @@ def test_a_base_that_brings_its_vocabulary_needs_none_named(world):
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
         ([], "no rows"),
         ([{"inputs": "x", "target": "y"}], "the fields inputs, target"),
@@ -224,19 +226,19 @@ def test_a_base_that_brings_its_vocabulary_needs_none_named(world):
         ([{"inputs": "x", "targets": "a", "choices": "ab"}], "choices = 'ab'"),
     ],
 )
-def test_rows_of_another_form_are_refused(world, rows, told):
+def test_rows_of_another_form_are_refused(world, rows, message):
     base = elm_jax.Base.load(world / "base")
-    with pytest.raises(errors.ElmError, match=told):
+    with pytest.raises(errors.ElmError, match=message):
         elm_jax.train(base, rows, name="odd", **OPTIONS)
 
 
 def test_what_cannot_be_scored_is_refused(world):
-    one = model(world)
+    scoring_model = model(world)
     for text, choices in (("", ("a", "b")), ("x", ("a",)), ("x", ())):
         with pytest.raises(errors.DataError):
-            one.score(text, choices)
+            scoring_model.score(text, choices)
     with pytest.raises(errors.DataError):
-        one.generate(" ")
+        scoring_model.generate(" ")
 
 
 def test_an_adapter_of_another_kind_trains_too(world):

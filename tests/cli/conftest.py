@@ -37,25 +37,27 @@ def held_by(value):
 @pytest.fixture(scope="session")
 def built_runs():
     """Every run by its type, with the work folder `anywhere`."""
-    found = {}
+    by_type = {}
     for binary in BINARIES:
         runs = runs_of(binary)
         for name in reversed(selectors.gin_files(f"elm_{binary} ")):
-            if not {*runs} <= {*found}:
+            if not {*runs} <= {*by_type}:
                 bindings = ["MODEL_DIR = 'anywhere'"]
                 built, *_ = gin_flags.build_run(
                     runs, gin_files=[name], bindings=bindings
                 )
-                found.setdefault(type(built), built)
-        assert {*runs} <= {*found}
-    return found
+                by_type.setdefault(type(built), built)
+        assert {*runs} <= {*by_type}
+    return by_type
 
 
 @pytest.fixture(scope="session")
 def examples(built_runs):
     """A value of every dataclass that a gin file can configure, by its type."""
-    found = {type(one): one for run in built_runs.values() for one in held_by(run)}
-    return {part: found[part] if part in found else example(part) for part in PARTS}
+    values = {
+        type(value): value for run in built_runs.values() for value in held_by(run)
+    }
+    return {part: values[part] if part in values else example(part) for part in PARTS}
 
 
 def example(part):

@@ -45,15 +45,15 @@ def test_a_binary_ends_with_status_1_and_no_traceback(tmp_path):
 
 @pytest.mark.parametrize("name", ["pocket_kindz", "pocket_kinds_which_iss"])
 def test_an_unknown_task_or_prompt_has_near_names(folder, name):
-    told = fail(folder, "pocket/prompt_experts", f"MIXTURE_OR_TASK_NAME = '{name}'")
-    assert f"'{name}'" in told
-    assert "Did you mean: pocket_kinds" in told
+    message = fail(folder, "pocket/prompt_experts", f"MIXTURE_OR_TASK_NAME = '{name}'")
+    assert f"'{name}'" in message
+    assert "Did you mean: pocket_kinds" in message
 
 
 def test_a_missing_data_folder_is_named_with_the_place_to_get_it(folder):
-    told = fail(folder, "original/vocabulary", "DATA_DIR = '/no/data'")
-    assert "'/no/data'" in told
-    assert "github.com" in told
+    message = fail(folder, "original/vocabulary", "DATA_DIR = '/no/data'")
+    assert "'/no/data'" in message
+    assert "github.com" in message
 
 
 def test_a_missing_template_folder_is_named_with_the_command_that_makes_it(
@@ -64,45 +64,45 @@ def test_a_missing_template_folder_is_named_with_the_command_that_makes_it(
         tmp_path / "data/dream/train.json",
         json.dumps([[["M: This."], [question], "1"]]),
     )
-    told = fail(folder, "original/tasks", f"DATA_DIR = '{tmp_path}/data'")
-    assert f"{folder}/templates/promptsource-0.2.3" in told
-    assert "gin/original/templates.gin" in told
+    message = fail(folder, "original/tasks", f"DATA_DIR = '{tmp_path}/data'")
+    assert f"{folder}/templates/promptsource-0.2.3" in message
+    assert "gin/original/templates.gin" in message
 
 
 def test_a_field_that_rows_lack_is_named_with_its_template_and_task(folder):
     name = "MIXTURE_OR_TASK_NAME = 'errors_no_such_field'"
-    told = fail(folder, "pocket/prompt_experts", *LITTLE, name)
+    message = fail(folder, "pocket/prompt_experts", *LITTLE, name)
     for part in ("'ask'", "'question'", "a, q", "task errors_no_such_field"):
-        assert part in told
+        assert part in message
 
 
 def test_rows_without_a_correct_choice_are_counted_and_the_first_is_named(folder):
     name = "MIXTURE_OR_TASK_NAME = 'errors_no_correct_choice'"
-    told = fail(folder, "pocket/prompt_experts", *LITTLE, name)
-    assert "12 of 12 rows" in told
-    assert "row 0: no correct choice" in told
+    message = fail(folder, "pocket/prompt_experts", *LITTLE, name)
+    assert "12 of 12 rows" in message
+    assert "row 0: no correct choice" in message
 
 
 def test_an_empty_split_is_named(folder):
     split, name = "library.BuildLibrary.split = 'test'", "pocket_kinds_which_is"
     expert = folder / "prompt_experts" / name
     sample.replace_in_manifest(expert, f'"{name}"', '"errors_good"')
-    told = fail(folder, "pocket/library", split)
-    assert "test of task 'errors_good' is empty" in told
+    message = fail(folder, "pocket/library", split)
+    assert "test of task 'errors_good' is empty" in message
 
 
 def test_targets_that_do_not_fit_their_length_are_counted(folder):
     lengths = "TASK_FEATURE_LENGTHS = {'inputs': 48, 'targets': 2}"
     name = "MIXTURE_OR_TASK_NAME = 'pocket_headlines_headline'"
-    told = fail(folder, "pocket/prompt_experts", *LITTLE, name, lengths)
-    assert "targets_length=2" in told
-    assert "TASK_FEATURE_LENGTHS" in told
+    message = fail(folder, "pocket/prompt_experts", *LITTLE, name, lengths)
+    assert "targets_length=2" in message
+    assert "TASK_FEATURE_LENGTHS" in message
 
 
 def test_a_base_of_another_shape_is_told_by_its_tensors(folder):
     sample.replace_in_manifest(folder / "base", '"emb_dim": 16', '"emb_dim": 32')
-    told = fail(folder, "pocket/prompt_experts", *LITTLE)
-    assert "decoder/decoder_norm/scale (16,) instead of (32,)" in told
+    message = fail(folder, "pocket/prompt_experts", *LITTLE)
+    assert "decoder/decoder_norm/scale (16,) instead of (32,)" in message
 
 
 def test_a_manifest_with_an_unknown_field_of_the_model_is_told(folder):
@@ -113,19 +113,19 @@ def test_a_manifest_with_an_unknown_field_of_the_model_is_told(folder):
 def test_an_expert_of_another_base_is_refused(folder):
     shutil.rmtree(folder / "base")
     failing.save_base(folder, seed=1)
-    told = fail(folder, "pocket/merge", *MERGE)
-    assert "pocket_topics" in told
+    message = fail(folder, "pocket/merge", *MERGE)
+    assert "pocket_topics" in message
 
 
 def test_a_corrupt_manifest_is_named(folder):
     (folder / "base" / manifest.FILE_NAME).write_text('{"name": 3')
-    told = fail(folder, "pocket/prompt_experts", *LITTLE)
-    assert f"{folder}/base/manifest.json" in told
+    message = fail(folder, "pocket/prompt_experts", *LITTLE)
+    assert f"{folder}/base/manifest.json" in message
 
 
 def test_a_missing_base_is_named_before_anything_else_is_made(tmp_path):
-    told = fail(tmp_path, "pocket/prompt_experts", *LITTLE)
-    assert f"no base in {tmp_path}/base" in told
+    message = fail(tmp_path, "pocket/prompt_experts", *LITTLE)
+    assert f"no base in {tmp_path}/base" in message
     assert [path.name for path in tmp_path.iterdir()] == ["config"]
 
 
@@ -159,13 +159,15 @@ def test_a_flag_that_takes_a_part_out_of_a_file_takes_its_options_out(folder, ca
     )
     assert isinstance(run, merge.Merge)
     assert run.method == "uniform"
-    told = "TaskArithmetic.scale is not used, as --gin.merge.Merge.method takes"
-    assert told in capsys.readouterr().err
+    message = "TaskArithmetic.scale is not used, as --gin.merge.Merge.method takes"
+    assert message in capsys.readouterr().err
     # What the flags themselves ask for has to be used, and so has what is misspelt.
-    told = fail(folder, "pocket/merge", method, *MERGE)
-    assert "bindings that nothing reads: task_arithmetic.TaskArithmetic.scale" in told
-    told = fail(folder, "pocket/merge", method, "TRAIN_STEPS = 3")
-    assert "bindings that nothing reads: TRAIN_STEPS" in told
+    message = fail(folder, "pocket/merge", method, *MERGE)
+    assert (
+        "bindings that nothing reads: task_arithmetic.TaskArithmetic.scale" in message
+    )
+    message = fail(folder, "pocket/merge", method, "TRAIN_STEPS = 3")
+    assert "bindings that nothing reads: TRAIN_STEPS" in message
 
 
 @contextlib.contextmanager
@@ -180,8 +182,8 @@ def files_of_at_most(num_bytes):
 
 def test_a_full_disk_leaves_no_expert(folder):
     with files_of_at_most(20_000):
-        told = fail(folder, "pocket/merge", *MERGE)
-    assert "free space" in told
+        message = fail(folder, "pocket/merge", *MERGE)
+    assert "free space" in message
     assert not list((folder / "merged").iterdir())
 
 
@@ -204,15 +206,15 @@ def test_a_full_disk_leaves_no_configuration(folder):
 def test_a_place_that_cannot_be_written_is_named(folder, blocked, gin_file, bindings):
     shutil.rmtree(folder / blocked, ignore_errors=True)
     (folder / blocked).touch()  # a file: not even root can make a folder of it
-    told = fail(folder, gin_file, *bindings)
-    assert f"{folder}/{blocked}" in told
-    assert "cannot be written" in told
+    message = fail(folder, gin_file, *bindings)
+    assert f"{folder}/{blocked}" in message
+    assert "cannot be written" in message
 
 
 def test_retiring_an_unknown_expert_retires_nobody(folder):
     names = "EXPERTS = ('pocket_kinds_which_is', 'pocket_kinds_witch_is')"
-    told = fail(folder, "pocket/retire", names)
-    assert "'pocket_kinds_witch_is'" in told
-    assert "Did you mean: pocket_kinds_which_is?" in told
+    message = fail(folder, "pocket/retire", names)
+    assert "'pocket_kinds_witch_is'" in message
+    assert "Did you mean: pocket_kinds_which_is?" in message
     listed = catalogue.Catalogue(folder / "library")
     assert listed.experts() == ("pocket_kinds_which_is",)

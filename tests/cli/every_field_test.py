@@ -56,10 +56,10 @@ def put(part, name, value):
 def refusal(part, name, value):
     with pytest.raises(errors.ConfigError) as caught:
         fields.check(put(part, name, value))  # some are checked by the run alone
-    told = str(caught.value)
-    assert f"{type(part).__name__}.{name} = " in told
-    assert "Expected: " in told
-    return told
+    message = str(caught.value)
+    assert f"{type(part).__name__}.{name} = " in message
+    assert "Expected: " in message
+    return message
 
 
 @pytest.mark.parametrize("part", runs.PARTS, ids=lambda part: part.__name__)
@@ -100,8 +100,8 @@ def test_a_number_just_outside_of_its_range_is_refused_by_name(
     odd = [*outside(limits, is_whole=is_whole), True, "3"]
     odd += [1.5] if is_whole else [math.nan, math.inf, -math.inf]
     for value in odd:
-        told = refusal(examples[part], name, value)
-        assert f"{limits}" in told, value
+        message = refusal(examples[part], name, value)
+        assert f"{limits}" in message, value
 
 
 @pytest.mark.parametrize(("part", "name", "kind"), annotated(paths.Kind))
@@ -174,8 +174,8 @@ def test_one_file_alone_expands_paths_and_looks_for_patterns(room):
     odd = {"glob.glob", "glob.iglob", "os.path.expanduser", "os.path.expandvars"}
     for path in ROOT.glob(f"{room}/**/*.py"):
         if path.name != "paths.py":
-            found = {c for c in calls(path) if c in odd or c.endswith(".expanduser")}
-            assert not found, path
+            called = {c for c in calls(path) if c in odd or c.endswith(".expanduser")}
+            assert not called, path
 
 
 def test_one_file_alone_makes_consoles():

@@ -183,7 +183,7 @@ def test_a_users_module_beside_folders_and_a_copy_is_not_hidden(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "raised"),
     [
         ("{}['such']", "KeyError: 'such'"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
@@ -193,7 +193,7 @@ def test_a_users_module_beside_folders_and_a_copy_is_not_hidden(tmp_path, monkey
     ],
 )
 def test_what_a_users_module_raises_is_told_with_its_line(
-    tmp_path, monkeypatch, line, told
+    tmp_path, monkeypatch, line, raised
 ):
     module = f"raising_{abs(hash(line))}"
     files.write_text(tmp_path / f"{module}.py", f"\n{line}\n")
@@ -201,7 +201,7 @@ def test_what_a_users_module_raises_is_told_with_its_line(
     with pytest.raises(errors.ConfigError) as caught:
         build(tmp_path, f"{GOOD}import {module}\n", "--gin.MODEL_DIR=x")
     message = str(caught.value)
-    assert f"Found: {told}" in message
+    assert f"Found: {raised}" in message
     assert f"{module}.py, line 2)" in message
 
 

@@ -15,25 +15,25 @@ from tests.cli import conftest as runs
 
 def help_of(binary):
     module = importlib.import_module(f"elm_jax.cli.elm_{binary}")
-    own = gin_flags.flags.FLAGS.flags_by_module_dict()[gin_flags.__name__]
-    return help_text.make(module.__doc__, [*module.runs(), reading.Reading], own)
+    own_flags = gin_flags.flags.FLAGS.flags_by_module_dict()[gin_flags.__name__]
+    return help_text.make(module.__doc__, [*module.runs(), reading.Reading], own_flags)
 
 
 @pytest.mark.parametrize("binary", runs.BINARIES)
 def test_help_names_every_field_with_its_range_and_meaning(binary):
-    told = help_of(binary)
-    assert told.startswith(f"elm_{binary}: ")
-    assert f"Usage: elm_{binary} --gin_file=FILE" in told
+    text = help_of(binary)
+    assert text.startswith(f"elm_{binary}: ")
+    assert f"Usage: elm_{binary} --gin_file=FILE" in text
     for flag in ("--gin_file", "--gin.NAME=VALUE", "--dry_run", "--help"):
-        assert f"  {flag}" in told
+        assert f"  {flag}" in text
     for part in selectors.with_parts([*runs.runs_of(binary), reading.Reading]):
         for field in fields.of(part):
             name = f"  {selectors.of(part)}.{field.name}\n"
-            assert name in told
-            after = told[told.index(name) + len(name) :]
+            assert name in text
+            after = text[text.index(name) + len(name) :]
             assert after.startswith(f"      {fields.describe(field.hint)}; ")
     for name in selectors.gin_files(f"elm_{binary} "):
-        assert f"  {name}\n" in told
+        assert f"  {name}\n" in text
 
 
 @pytest.mark.parametrize("part", runs.PARTS, ids=lambda part: part.__name__)
@@ -45,16 +45,16 @@ def test_every_field_is_documented(part):
 
 
 def test_every_gin_file_belongs_to_one_binary():
-    found = [n for b in runs.BINARIES for n in selectors.gin_files(f"elm_{b} ")]
-    assert sorted(found) == sorted(selectors.gin_files())
+    names = [n for b in runs.BINARIES for n in selectors.gin_files(f"elm_{b} ")]
+    assert sorted(names) == sorted(selectors.gin_files())
 
 
 @pytest.mark.parametrize("run_type", runs.RUN_TYPES, ids=lambda run: run.__name__)
 def test_help_of_a_gin_file_shows_its_values(built_runs, run_type):
-    told = help_text.make_of_run("elm_x: does", built_runs[run_type], "A_NAME = 'x'\n")
-    assert "--gin.A_NAME='x'" in told
-    assert f"{selectors.of(run_type)}.model_dir\n" in told
-    assert "is 'anywhere'" in told
+    text = help_text.make_of_run("elm_x: does", built_runs[run_type], "A_NAME = 'x'\n")
+    assert "--gin.A_NAME='x'" in text
+    assert f"{selectors.of(run_type)}.model_dir\n" in text
+    assert "is 'anywhere'" in text
 
 
 def test_help_of_a_gin_file_needs_no_value_that_has_to_be_given():
@@ -115,14 +115,14 @@ DYNAMIC = "from __gin__ import dynamic_registration\n"
 def test_a_missing_import_is_told_with_the_line_to_add(tmp_path, run_type):
     name = selectors.of(run_type)
     (binary,) = [b for b in runs.BINARIES if run_type in runs.runs_of(b)]
-    told = build(tmp_path, f"{DYNAMIC}{name}.model_dir = 'x'\n", binary)
-    assert f"`{selectors.import_line(run_type)}`" in told
+    message = build(tmp_path, f"{DYNAMIC}{name}.model_dir = 'x'\n", binary)
+    assert f"`{selectors.import_line(run_type)}`" in message
     # What gin says of a file without its first line; here it knows the name already.
     error = ValueError(f"No configurable matching '{name}'.")
-    told = gin_errors.explain(
+    message = gin_errors.explain(
         error, gin_files=[], bound="", run_types=[run_type], folders=[]
     )
-    assert f"Add `{DYNAMIC.strip()}` and `{selectors.import_line(run_type)}`" in told
+    assert f"Add `{DYNAMIC.strip()}` and `{selectors.import_line(run_type)}`" in message
 
 
 @pytest.mark.parametrize(
@@ -150,11 +150,11 @@ def test_an_unknown_name_is_told_with_fields_that_are_like_it(binding, advice):
 def test_a_part_that_a_file_does_not_import_is_told_with_the_line_to_add():
     # As gin says it; here it knows the name from the files of other tests.
     error = ValueError("No configurable matching 'lora.Lora'.")
-    told = gin_errors.explain(
+    message = gin_errors.explain(
         error,
         gin_files=[],
         bound=DYNAMIC,
         run_types=runs.runs_of("train"),
         folders=[],
     )
-    assert "Add `from elm_jax.peft import lora` before it" in told
+    assert "Add `from elm_jax.peft import lora` before it" in message

@@ -50,12 +50,12 @@ def test_an_export_goes_into_a_folder_of_a_long_name(folder):
 
 
 def test_work_of_experts_that_lie_elsewhere_has_a_folder_of_a_shorter_name(folder):
-    found = {
+    work_dirs = {
         work_folders.of_expert(folder, folder.parent / f"{LONG}{n}", LONG)
         for n in range(3)
     }
-    assert len(found) == 3
-    for path in found:
+    assert len(work_dirs) == 3
+    for path in work_dirs:
         path.mkdir(parents=True)
 
 

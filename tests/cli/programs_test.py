@@ -51,8 +51,8 @@ def run(binary, *arguments, cwd, **environment):
 
 def ended(process):
     with process:
-        output, told = process.communicate(timeout=120)
-    return process.returncode, output, told
+        output, stderr = process.communicate(timeout=120)
+    return process.returncode, output, stderr
 
 
 def is_installed_from_here():
@@ -76,10 +76,10 @@ def shoes(tmp_path):
 def test_the_recipe_for_a_task_works_as_printed(shoes):
     # The folder has a module `tasks` as well, which `python -m` finds before ours.
     files.write_text(shoes / "tasks.py", "raise RuntimeError('not ours')\n")
-    status, output, told = run(
+    status, output, stderr = run(
         "tasks", "--gin_file=mine.gin", "--gin.MODEL_DIR=out", cwd=shoes
     )
-    assert (status, told.count(b"Traceback")) == (0, 0)
+    assert (status, stderr.count(b"Traceback")) == (0, 0)
     assert b"Shoes no. 0" in output
 
 
@@ -88,7 +88,7 @@ def test_the_recipe_for_a_task_works_as_printed(shoes):
 )
 def test_an_installed_program_has_its_own_tasks_beside_a_users(tmp_path):
     files.write_text(tmp_path / "tasks/own.py", "raise RuntimeError('not ours')\n")
-    status, output, told = ended(
+    status, output, stderr = ended(
         begin(
             [
                 pathlib.Path(sys.executable).with_name("elm_tasks"),
@@ -99,7 +99,7 @@ def test_an_installed_program_has_its_own_tasks_beside_a_users(tmp_path):
             PYTHONPATH="",
         )
     )
-    assert status == 0, told
+    assert status == 0, stderr
     assert b"own_" in output
 
 
@@ -124,11 +124,11 @@ def test_a_module_beside_the_gin_file_is_found_from_anywhere(shoes):
 def test_a_hidden_module_of_the_users_is_told(shoes, module):
     files.write_text(shoes / "tasks.py", "")
     files.write_text(shoes / "mine.gin", LIST.replace("my_tasks", module))
-    status, _, told = run(
+    status, _, stderr = run(
         "tasks", "--gin_file=mine.gin", "--gin.MODEL_DIR=out", cwd=shoes
     )
     assert status == 1
-    assert b"hidden by the project's own package 'tasks'" in told
+    assert b"hidden by the project's own package 'tasks'" in stderr
     assert not (shoes / "out").exists()
 
 
@@ -140,13 +140,13 @@ def test_a_hidden_module_of_the_users_is_told(shoes, module):
 def test_a_program_ends_in_silence_when_nobody_reads_on(shoes, arguments):
     with start("tasks", *arguments, cwd=shoes) as process:
         process.stdout.close()  # as `head` does
-        told = process.stderr.read()
+        stderr = process.stderr.read()
     assert process.returncode == 141
-    assert b"Error" not in told
+    assert b"Error" not in stderr
 
 
 def test_a_name_that_the_locale_lacks_is_still_a_folder(shoes):
-    status, output, told = run(
+    status, output, stderr = run(
         "tasks",
         "--gin_file=mine.gin",
         "--gin.MODEL_DIR=läufe [1]",
@@ -156,7 +156,7 @@ def test_a_name_that_the_locale_lacks_is_still_a_folder(shoes):
         PYTHONUTF8="0",
         PYTHONCOERCECLOCALE="0",
     )
-    assert status == 0, told
+    assert status == 0, stderr
     assert "Shoes no. 0 – fine" in (shoes / "läufe [1]/page.html").read_text("utf-8")
     assert list((shoes / "läufe [1]/config").iterdir())
 
@@ -172,10 +172,10 @@ def test_a_signal_in_the_first_seconds_ends_the_program_at_once(
         time.sleep(1.0)  # it is at its imports
         process.send_signal(number)
         begun = time.monotonic()
-        _, told = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == status
-    assert f"{number.name}: leaving; what was saved is whole" in told.decode()
-    assert b"Traceback" not in told
+    assert f"{number.name}: leaving; what was saved is whole" in stderr.decode()
+    assert b"Traceback" not in stderr
     assert time.monotonic() - begun < 5
 
 
@@ -183,15 +183,17 @@ def calls_without_encoding(path):
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if not isinstance(node, ast.Call):
             continue
-        name, given = ast.unparse(node.func), len(node.args)
+        name, num_arguments = ast.unparse(node.func), len(node.args)
         if any(keyword.arg == "encoding" for keyword in node.keywords):
             continue
         first = ast.unparse(node.args[0]) if node.args else ""
-        if name.endswith(".read_text") and given == 0:
+        if name.endswith(".read_text") and num_arguments == 0:
             yield ast.unparse(node)
-        if name.endswith(".write_text") and given < 2:
+        if name.endswith(".write_text") and num_arguments < 2:
             yield ast.unparse(node)
-        if name == "open" and not (given > 1 and "b" in ast.unparse(node.args[1])):
+        if name == "open" and not (
+            num_arguments > 1 and "b" in ast.unparse(node.args[1])
+        ):
             yield ast.unparse(node)
         if re.fullmatch(r"(self\.)?_?(path|file)\.open", name) and "b" not in first:
             yield ast.unparse(node)

@@ -136,9 +136,9 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    made = Server(tmp_path_factory.mktemp("server"))
-    yield made
-    made.close()
+    forking = Server(tmp_path_factory.mktemp("server"))
+    yield forking
+    forking.close()
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def content(folder):
 
     The names of their files are random, and the order of rows is that of processes.
     """
-    found = {}
+    by_path = {}
     items = [path.parent for path in folder.rglob("_METADATA")]
     logs = [*folder.rglob("tensorboard")]  # of names that tell the time
     for path in sorted(folder.rglob("*")):
@@ -192,13 +192,13 @@ def content(folder):
         if path in items:
             leaves = stores.open_leaves(stores.as_url(path))
             arrays = {n: tensors.read(leaf) for n, leaf in leaves.items()}
-            found[name] = trees.fingerprint(trees.unflatten(arrays))
+            by_path[name] = trees.fingerprint(trees.unflatten(arrays))
         elif path.is_file() and not {*items, *logs} & {*path.parents}:
             lines = TIMES.sub(b"", path.read_bytes()).split(b"\n")
-            found[name] = sorted(lines) if path.suffix == ".jsonl" else lines
+            by_path[name] = sorted(lines) if path.suffix == ".jsonl" else lines
         elif path.is_dir() and not {*items, *logs} & {*path.parents}:
-            found[name] = "folder"
-    return found
+            by_path[name] = "folder"
+    return by_path
 
 
 def check_pairs(name, command, num_pairs, begin, server):
@@ -212,13 +212,13 @@ def check_pairs(name, command, num_pairs, begin, server):
         succeed(server.run(command, command, wait_secs=rng.choice((0, 0.05, 0.3))))
         twice = content(server.model_dir)
         assert twice.keys() == once.keys()
-        for path, found in twice.items():
+        for path, entry in twice.items():
             more, less = (
-                [line for line in one if line not in other]
-                for one, other in ((found, once[path]), (once[path], found))
+                [line for line in first if line not in second]
+                for first, second in ((entry, once[path]), (once[path], entry))
             )
             assert (path, more, less) == (path, [], [])
-            assert found == once[path]
+            assert entry == once[path]
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -253,5 +253,5 @@ def test_of_two_recipes_at_once_one_is_made_and_the_other_refused(name, begin, s
     field = flag.partition("=")[0].rpartition(".")[2].lower()
     assert field in refused
     # Who was first is finished, and who was refused is so again.
-    again = [server.run(one)[0][0] for one in (command, (*command, flag))]
+    again = [server.run(attempt)[0][0] for attempt in (command, (*command, flag))]
     assert again == [status for status, _ in results]

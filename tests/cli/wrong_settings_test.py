@@ -36,16 +36,16 @@ from tests.cli.failing import fail
 def test_a_wrong_name_or_value_is_told_before_anything_is_written(
     tmp_path, binding, parts
 ):
-    told = fail(tmp_path, "pocket/base", binding)
+    message = fail(tmp_path, "pocket/base", binding)
     for part in parts:
-        assert part in told
+        assert part in message
     assert not list(tmp_path.iterdir())
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_told_before_compiling(tmp_path):
-    told = fail(tmp_path, "pocket/base", "BATCH_SIZE = 12")
-    assert "12 rows for 8 devices" in told
-    assert "Set BATCH_SIZE to 16" in told
+    message = fail(tmp_path, "pocket/base", "BATCH_SIZE = 12")
+    assert "12 rows for 8 devices" in message
+    assert "Set BATCH_SIZE to 16" in message
 
 
 def test_a_misspelt_file_has_near_names(tmp_path):
@@ -53,8 +53,8 @@ def test_a_misspelt_file_has_near_names(tmp_path):
 
 
 def test_a_vocabulary_larger_than_the_model_is_told(tmp_path):
-    told = fail(tmp_path, "pocket/base", "config.T5Config.vocab_size = 100")
-    assert f"{pocket.VOCABULARY.size} ids for a model with 100" in told
+    message = fail(tmp_path, "pocket/base", "config.T5Config.vocab_size = 100")
+    assert f"{pocket.VOCABULARY.size} ids for a model with 100" in message
 
 
 def test_a_missing_vocabulary_is_told_once(tmp_path):
@@ -63,15 +63,15 @@ def test_a_missing_vocabulary_is_told_once(tmp_path):
 
 
 def test_a_missing_library_is_named_with_the_binary_that_builds_it(tmp_path):
-    told = fail(tmp_path, "pocket/retrieve")
-    assert f"{tmp_path}/library" in told
-    assert "elm_library" in told
+    message = fail(tmp_path, "pocket/retrieve")
+    assert f"{tmp_path}/library" in message
+    assert "elm_library" in message
 
 
 def test_a_report_without_results_names_the_binary_that_writes_them(tmp_path):
-    told = fail(tmp_path, "pocket/report")
-    assert f"{tmp_path}/results.jsonl" in told
-    assert "elm_eval" in told
+    message = fail(tmp_path, "pocket/report")
+    assert f"{tmp_path}/results.jsonl" in message
+    assert "elm_eval" in message
 
 
 def test_results_that_cannot_be_read_are_named(tmp_path):
@@ -80,5 +80,5 @@ def test_results_that_cannot_be_read_are_named(tmp_path):
 
 
 def test_a_missing_t5x_checkpoint_is_named(tmp_path):
-    told = fail(tmp_path, "t5/import_small", "T5X_PATH = '/no/t5x'")
-    assert "no folder /no/t5x" in told
+    message = fail(tmp_path, "t5/import_small", "T5X_PATH = '/no/t5x'")
+    assert "no folder /no/t5x" in message

@@ -74,10 +74,10 @@ def test_the_manifest_tells_the_model_that_the_expert_needs(folder, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_expert_is_merged_kept_and_judged(folder, kind):
-    one, two, *_ = trained(folder, kind)
+    first, second, *_ = trained(folder, kind)
     merge.Merge(
         model_dir=str(folder),
-        experts=(str(one), str(two)),
+        experts=(str(first), str(second)),
         expert_name=kind,
         initial_checkpoint_path="{MODEL_DIR}/base",
     ).run()
@@ -90,12 +90,12 @@ def test_an_expert_is_merged_kept_and_judged(folder, kind):
     run(
         folder,
         "own_tasks",
-        f"evaluate.Evaluate.tasks = '{one.name}'",
-        f"evaluate.Evaluate.experts = ('{one}', '{{MODEL_DIR}}/merged/{kind}')",
+        f"evaluate.Evaluate.tasks = '{first.name}'",
+        f"evaluate.Evaluate.experts = ('{first}', '{{MODEL_DIR}}/merged/{kind}')",
         "evaluate.Evaluate.max_examples = 16",
         "evaluate.Evaluate.batch_size = 8",
         f"evaluate.Evaluate.results_path = '{{MODEL_DIR}}/{kind}.jsonl'",
     )
     lines = (folder / f"{kind}.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    assert {row["expert"] for row in rows} >= {one.name, kind}
+    assert {row["expert"] for row in rows} >= {first.name, kind}

@@ -44,7 +44,7 @@ def test_a_manifest_from_before_other_kinds_gives_the_same_bottleneck():
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"kind": "loar"}, "Did you mean: lora"),
         ({"kind": "lora", "rank": 0}, "rank = 0"),
@@ -52,8 +52,8 @@ def test_a_manifest_from_before_other_kinds_gives_the_same_bottleneck():
         ({"rank": 4}, "kind"),
     ],
 )
-def test_an_unknown_or_wrong_spec_is_refused(fields, told):
-    with pytest.raises(errors.CheckpointError, match=told):
+def test_an_unknown_or_wrong_spec_is_refused(fields, message):
+    with pytest.raises(errors.CheckpointError, match=message):
         bases.adapter_spec(info(fields))
 
 
@@ -61,6 +61,6 @@ def test_an_unknown_or_wrong_spec_is_refused(fields, told):
 @pytest.mark.parametrize("kind", ["lora", "ia3"])
 def test_targets_of_a_manifest_that_take_for_ever_are_an_error_that_names_them(kind):
     endless = {"kind": kind, "targets": r"([\w/]+)+!"}
-    told = r"(?s)manifest of 'x'.*targets.*0\.3 s of CPU"
-    with pytest.raises(errors.CheckpointError, match=told):
+    message = r"(?s)manifest of 'x'.*targets.*0\.3 s of CPU"
+    with pytest.raises(errors.CheckpointError, match=message):
         bases.adapter_spec(info(endless))

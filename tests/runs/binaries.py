@@ -189,33 +189,33 @@ def content(folder):
       digits, `manifest.ocdbt` and `_CHECKPOINT_METADATA`. The tensors stand for them,
       bit for bit. `commit_success.txt` names the temporary folder.
     """
-    found = {}
+    by_path = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         in_params = "params" in path.relative_to(folder).parts[:-1]
         if path.parent.name == "tensorboard":
             continue
         if path.is_dir():
-            found[name] = "folder"
+            by_path[name] = "folder"
             if path.name == "params" and (path.parent / manifest.FILE_NAME).is_file():
-                found[name] = trees.fingerprint(experts.load_expert(path.parent)[0])
+                by_path[name] = trees.fingerprint(experts.load_expert(path.parent)[0])
         elif path.name == "metrics.jsonl":
             rows = map(json.loads, path.read_text().splitlines())
-            found[name] = [
+            by_path[name] = [
                 {k: v for k, v in row.items() if k not in hooks.TIMES} for row in rows
             ]
         elif not in_params or not (
             _RANDOM_NAME.fullmatch(path.name) or path.name in _OF_ORBAX
         ):
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+            by_path[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return by_path
 
 
-def differences(found, expected):
+def differences(actual, expected):
     """Returns the names of files that differ, one line each."""
-    names = sorted(found.keys() | expected.keys())
+    names = sorted(actual.keys() | expected.keys())
     return [
-        f"{name}: {found.get(name, 'missing')} instead of {expected.get(name, 'none')}"
+        f"{name}: {actual.get(name, 'missing')} instead of {expected.get(name, 'none')}"
         for name in names
-        if found.get(name) != expected.get(name)
+        if actual.get(name) != expected.get(name)
     ]

@@ -24,21 +24,23 @@ def test_every_split_of_every_task_is_cached_once(make, tmp_path, capsys):
     run = make(splits=("validation", "test"))
     assert run.plan()["files"] == tmp_path / "cache"
     run.run()
-    told = capsys.readouterr()
-    found = {path.parent: path for path in (tmp_path / "cache").rglob("manifest.json")}
-    assert str(run.plan()["caches"]).startswith(f"{len(found)}: pocket_moods_")
-    assert {folder.name.split("-")[0] for folder in found} == {"validation", "test"}
-    assert f"caches: {len(found)} of {len(found)}" in told.out
-    total = told.err.split("cache: ")[-1].split(" ")[0]
+    printed = capsys.readouterr()
+    manifests = {
+        path.parent: path for path in (tmp_path / "cache").rglob("manifest.json")
+    }
+    assert str(run.plan()["caches"]).startswith(f"{len(manifests)}: pocket_moods_")
+    assert {folder.name.split("-")[0] for folder in manifests} == {"validation", "test"}
+    assert f"caches: {len(manifests)} of {len(manifests)}" in printed.out
+    total = printed.err.split("cache: ")[-1].split(" ")[0]
     assert total.split("/")[0] == total.split("/")[1]
-    times = {path: path.stat().st_mtime_ns for path in found.values()}
+    times = {path: path.stat().st_mtime_ns for path in manifests.values()}
     run.run()
-    assert times == {path: path.stat().st_mtime_ns for path in found.values()}
+    assert times == {path: path.stat().st_mtime_ns for path in manifests.values()}
     # Runs that train find what it built.
     opened = run.data.opened(run.place)
-    name = next(iter(found)).parent.name
+    name = next(iter(manifests)).parent.name
     assert len(opened.open(name, "test"))
-    assert len(list((tmp_path / "cache").rglob("manifest.json"))) == len(found)
+    assert len(list((tmp_path / "cache").rglob("manifest.json"))) == len(manifests)
 
 
 def test_caches_that_fail_are_named_at_the_end_and_the_others_kept(make, tmp_path):

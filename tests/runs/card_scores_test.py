@@ -12,14 +12,14 @@ IDS = {"a": np.arange(30)[::-1], "b": np.arange(12), "c": np.arange(1)}
 
 def expert(seed, datasets="ab", lacks=0):
     rng = np.random.default_rng(seed)
-    found = {}
+    columns = {}
     for dataset in datasets:
         for prompt in range(3):
             ids = IDS[dataset]
             ids = ids[lacks:] if lacks and not prompt else ids
             values = 100.0 * (rng.random(len(ids)) < 0.6)
-            found[dataset, f"{dataset}{prompt}"] = statistics.Column(ids, values)
-    return found
+            columns[dataset, f"{dataset}{prompt}"] = statistics.Column(ids, values)
+    return columns
 
 
 @pytest.mark.parametrize("at_once", [2, 64])
@@ -30,18 +30,22 @@ def test_experts_have_the_intervals_of_their_estimates(at_once, monkeypatch):
     experts["of fewer rows"] = [expert(8, lacks=2)]
     experts["of one dataset"] = [expert(9, "b")]
     experts["of a single row"] = [expert(10, "bc")]
-    found = dict(card_scores.intervals(experts, DRAWS))
-    assert found.keys() == experts.keys()
+    by_expert = dict(card_scores.intervals(experts, DRAWS))
+    assert by_expert.keys() == experts.keys()
     for name, trainings in experts.items():
-        one = estimates.estimate(trainings, DRAWS, who=name)
-        wanted = {own: one.of(own).interval for own in one.datasets} | {
-            "": one.interval
-        }
-        assert found[name].keys() == wanted.keys()
-        for own, interval in wanted.items():
-            assert found[name][own].num_rows == interval.num_rows
+        estimate = estimates.estimate(trainings, DRAWS, who=name)
+        wanted = {
+            dataset: estimate.of(dataset).interval for dataset in estimate.datasets
+        } | {"": estimate.interval}
+        assert by_expert[name].keys() == wanted.keys()
+        for dataset, interval in wanted.items():
+            assert by_expert[name][dataset].num_rows == interval.num_rows
             np.testing.assert_allclose(
-                [found[name][own].mean, found[name][own].low, found[name][own].high],
+                [
+                    by_expert[name][dataset].mean,
+                    by_expert[name][dataset].low,
+                    by_expert[name][dataset].high,
+                ],
                 [interval.mean, interval.low, interval.high],
                 rtol=1e-12,
             )

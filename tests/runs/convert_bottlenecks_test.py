@@ -110,9 +110,9 @@ def test_an_adapter_of_adapterhub_is_one_of_our_experts(work, case):
     params, adapter = candidate.load(base)
     model = bases.build_model(base.config, adapter)
     tokens = (peft_sample.INPUTS, peft_sample.TARGETS)
-    found = jax.jit(model.apply)({"params": params}, *tokens)
+    logits = jax.jit(model.apply)({"params": params}, *tokens)
     expected = np.load(make_adapterhub_golden.FOLDER / case / "logits.npy")
-    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
     info = manifest.read_manifest(work / "imported" / case)
     assert info.trainable_pattern == expert_parts.ADAPTERS
 

@@ -166,8 +166,8 @@ def test_lora_experts_merge_to_the_means_of_their_matrices(folder):
     source = folder / "imported" / "lora"
     params, info = experts.load_expert(source)
     twice = jax.tree.map(lambda leaf: 3 * leaf, params)
-    other = dataclasses.replace(info, name="other")
-    experts.save_expert(folder / "imported" / "other", twice, other)
+    other_info = dataclasses.replace(info, name="other")
+    experts.save_expert(folder / "imported" / "other", twice, other_info)
     merge.Merge(
         model_dir=str(folder),
         experts=("{MODEL_DIR}/imported/lora", "{MODEL_DIR}/imported/other"),
@@ -193,8 +193,8 @@ def test_experts_of_the_elm_code_are_named_after_dataset_and_prompt(folder):
         initial_checkpoint_path="{MODEL_DIR}/base",
         adapter=bottleneck.Bottleneck(reduction_factor=4),
     )
-    found = list(run.sources())
-    assert found == ["cosmos_qa_no_prompt_text", "wiki_qa_Is_This_True_"]
+    expert_names = list(run.sources())
+    assert expert_names == ["cosmos_qa_no_prompt_text", "wiki_qa_Is_This_True_"]
     # Without torch, and else because the files are empty.
     with pytest.raises((errors.MissingExtraError, errors.CheckpointError)):
         run.run()

@@ -51,9 +51,9 @@ def test_a_base_goes_to_hugging_face_and_back(tmp_path):
     )
     assert again.plan()["bytes to read"] == run.plan()["bytes to read"]
     again.run()
-    one, other = loaded.Base.load(base), loaded.Base.load(tmp_path / "b" / "base")
-    assert one.fingerprint == other.fingerprint
-    assert one.config == other.config
+    before, after = loaded.Base.load(base), loaded.Base.load(tmp_path / "b" / "base")
+    assert before.fingerprint == after.fingerprint
+    assert before.config == after.config
 
 
 @pytest.mark.parametrize("file_format", ["legacy", "orbax"])
@@ -75,10 +75,10 @@ def test_bfloat16_stays_so_on_disk_and_is_float32_in_memory(tmp_path):
         for folder in (kept, wide)
     )
     assert kept_bytes < wide_bytes
-    one, other = loaded.Base.load(kept), loaded.Base.load(wide)
-    assert trees.fingerprint(one.params) == trees.fingerprint(other.params)
-    assert one.fingerprint != other.fingerprint
-    leaves = trees.flatten(one.params).values()
+    kept_base, wide_base = loaded.Base.load(kept), loaded.Base.load(wide)
+    assert trees.fingerprint(kept_base.params) == trees.fingerprint(wide_base.params)
+    assert kept_base.fingerprint != wide_base.fingerprint
+    leaves = trees.flatten(kept_base.params).values()
     assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float32)}
 
 

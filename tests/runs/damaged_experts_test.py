@@ -82,11 +82,11 @@ ADAPTERS = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "told"), ADAPTERS, ids=lambda v: f"{v}"[:40])
-def test_damaged_settings_of_an_adapter_are_refused(work, tmp_path, changes, told):
+@pytest.mark.parametrize(("changes", "message"), ADAPTERS, ids=lambda v: f"{v}"[:40])
+def test_damaged_settings_of_an_adapter_are_refused(work, tmp_path, changes, message):
     folder = shutil.copytree(peft_sample.FOLDER / "lora", tmp_path / "damaged")
     change(folder / "adapter_config.json", changes)
-    with pytest.raises(errors.CheckpointError, match=told):
+    with pytest.raises(errors.CheckpointError, match=message):
         importing(work, folder).run()
     assert not (work / "imported" / "damaged").exists()
 
@@ -156,14 +156,14 @@ SPECS = [
 
 
 @pytest.mark.parametrize("make", [folding, merging])
-@pytest.mark.parametrize(("changes", "told"), SPECS, ids=lambda v: f"{v}"[:40])
+@pytest.mark.parametrize(("changes", "message"), SPECS, ids=lambda v: f"{v}"[:40])
 def test_an_expert_is_not_folded_or_merged_by_a_spec_that_is_not_its_tensors(
-    work, expert, make, changes, told
+    work, expert, make, changes, message
 ):
     adapter = manifest.read_manifest(expert).adapter | changes
     sample.edit_manifest(expert, adapter=adapter)
     for act in (make(work, expert).plan, make(work, expert).run):
-        with pytest.raises(errors.CheckpointError, match=told):
+        with pytest.raises(errors.CheckpointError, match=message):
             act()
     assert {p.name for p in expert.parent.iterdir()} == {expert.name}
 
@@ -213,8 +213,8 @@ def exports(folder):
 
 
 def test_what_is_not_finite_is_neither_exported_nor_merged_nor_folded(infinite, work):
-    for run, told in exports(infinite):
-        with pytest.raises(errors.CheckpointError, match=f"NaN or infinite.*{told}"):
+    for run, message in exports(infinite):
+        with pytest.raises(errors.CheckpointError, match=f"NaN or infinite.*{message}"):
             run.run()
     for make in (folding, merging):
         with pytest.raises(errors.ElmError, match="NaN or infinite|not finite"):

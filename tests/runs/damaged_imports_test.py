@@ -34,7 +34,7 @@ def model(source, tmp_path):
     return shutil.copytree(source, tmp_path / "model")
 
 
-def refuse_model(folder, told, tmp_path):
+def refuse_model(folder, message, tmp_path):
     """Imports a folder, which has to be refused with nothing written."""
     run = convert.ImportHuggingFace(
         model_dir=str(tmp_path / "out"),
@@ -42,7 +42,7 @@ def refuse_model(folder, told, tmp_path):
         base_name="base",
         dtype="float32",
     )
-    with pytest.raises(errors.CheckpointError, match=told):
+    with pytest.raises(errors.CheckpointError, match=message):
         run.run()
     assert not [*(tmp_path / "out").glob("base*"), *(tmp_path / "out").glob(".base*")]
 
@@ -73,10 +73,10 @@ CONFIGS = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "told"), CONFIGS, ids=lambda v: f"{v}"[:40])
-def test_a_damaged_config_of_a_model_is_refused(model, tmp_path, changes, told):
+@pytest.mark.parametrize(("changes", "message"), CONFIGS, ids=lambda v: f"{v}"[:40])
+def test_a_damaged_config_of_a_model_is_refused(model, tmp_path, changes, message):
     change(model / "config.json", changes)
-    refuse_model(model, told, tmp_path)
+    refuse_model(model, message, tmp_path)
 
 
 def test_a_byte_order_mark_does_no_harm(model, tmp_path):
@@ -102,29 +102,29 @@ INDEXES = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "told"), INDEXES, ids=lambda v: f"{v}"[:40])
-def test_a_damaged_index_of_shards_is_refused(model, tmp_path, changes, told):
+@pytest.mark.parametrize(("changes", "message"), INDEXES, ids=lambda v: f"{v}"[:40])
+def test_a_damaged_index_of_shards_is_refused(model, tmp_path, changes, message):
     (model / "model.safetensors").rename(model / "model-1.safetensors")
     index = model / "model.safetensors.index.json"
     index.write_text("{}")
     change(index, changes)
-    refuse_model(model, told, tmp_path)
+    refuse_model(model, message, tmp_path)
 
 
 def test_a_tensor_in_another_file_than_the_index_says_or_in_two_is_refused(
     model, tmp_path
 ):
     names = list(safetensors.numpy.load_file(model / "model.safetensors"))
-    first, other = model / "model-1.safetensors", model / "model-2.safetensors"
+    first, second = model / "model-1.safetensors", model / "model-2.safetensors"
     (model / "model.safetensors").rename(first)
-    safetensors.numpy.save_file({"x": np.ones(1, np.float32)}, other)
-    weight_map = dict.fromkeys(names, first.name) | {"x": other.name}
+    safetensors.numpy.save_file({"x": np.ones(1, np.float32)}, second)
+    weight_map = dict.fromkeys(names, first.name) | {"x": second.name}
     index = model / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": weight_map | {names[0]: other.name}}))
+    index.write_text(json.dumps({"weight_map": weight_map | {names[0]: second.name}}))
     refuse_model(model, f"differ in: {names[0]}", tmp_path)
     index.write_text(json.dumps({"weight_map": weight_map}))
     safetensors.numpy.save_file(
-        {n: np.ones(1, np.float32) for n in ("x", names[0])}, other
+        {n: np.ones(1, np.float32) for n in ("x", names[0])}, second
     )
     refuse_model(model, f"tensors in several files: {names[0]}", tmp_path)
 
@@ -149,10 +149,10 @@ SAFETENSORS = [
 ]
 
 
-@pytest.mark.parametrize(("content", "told"), SAFETENSORS, ids=lambda v: f"{v}"[:40])
-def test_a_damaged_file_of_tensors_is_refused(model, tmp_path, content, told):
+@pytest.mark.parametrize(("content", "message"), SAFETENSORS, ids=lambda v: f"{v}"[:40])
+def test_a_damaged_file_of_tensors_is_refused(model, tmp_path, content, message):
     (model / "model.safetensors").write_bytes(content)
-    refuse_model(model, told, tmp_path)
+    refuse_model(model, message, tmp_path)
 
 
 @pytest.mark.parametrize(

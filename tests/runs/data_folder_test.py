@@ -19,23 +19,25 @@ TOLD = r"no data folder '{}', and 2 of 3 tasks .* such as far_ask \(.*example\.o
 def far():
     """Beside the toy tasks, one read from a file and one that lies here or there."""
     with scored.registered():
-        known = tasks.registry.task("plain_ask")
-        assert isinstance(known, tasks.Task)
+        toy_task = tasks.registry.task("plain_ask")
+        assert isinstance(toy_task, tasks.Task)
         files = sources.FileRows(
             sources.json_lines, {"train": ["a.jsonl"]}, origin="example.org"
         )
         same = {"train": "train"}
-        made = sources.GeneratedRows(functools.partial(scored.rows_of, "plain"), "1")
+        generated = sources.GeneratedRows(
+            functools.partial(scored.rows_of, "plain"), "1"
+        )
         options = tuple(
             serving.Option(kind, source, same)
-            for kind, source in (("files", files), ("hub", made))
+            for kind, source in (("files", files), ("hub", generated))
         )
         for name, source in (
             ("far_ask", files),
             ("away_ask", serving.AnyOf("d", options[:1])),
             ("here_ask", serving.AnyOf("d", options)),
         ):
-            added = dataclasses.replace(known, name=name, source=source)
+            added = dataclasses.replace(toy_task, name=name, source=source)
             tasks.registry.add(added)
         yield ("far_ask", "away_ask", "plain_ask")
 
@@ -71,10 +73,10 @@ def test_it_is_said_before_all_else_and_in_dry_runs(far, tmp_path, place):
     data = dataclasses.replace(
         scored.make_data(), data_dir=nowhere, vocabulary_path="{MODEL_DIR}/none.model"
     )
-    told = TOLD.format(nowhere)
+    message = TOLD.format(nowhere)
     for run in runs(tmp_path, far, data):
         for start in (run.plan, run.run):
-            with pytest.raises(errors.ConfigError, match=told):
+            with pytest.raises(errors.ConfigError, match=message):
                 start()
     assert list(tmp_path.iterdir()) == []
 

@@ -79,8 +79,8 @@ def test_every_expert_names_the_content_of_the_base(folder):
     assert trees.fingerprint(params) == info.base_fingerprint
     for name in ("prompt_experts", "dataset_experts"):
         for expert in (folder / name).iterdir():
-            _, own = experts.load_expert(expert)
-            assert own.base_fingerprint == info.base_fingerprint
+            _, expert_info = experts.load_expert(expert)
+            assert expert_info.base_fingerprint == info.base_fingerprint
 
 
 def test_prompt_experts_hold_adapters_and_norms_only(folder):
@@ -96,9 +96,9 @@ def test_retrieved_rows_equal_the_rows_of_the_expert_they_name(folder):
     for row in rows:
         if row.expert == "retrieved":
             same = [
-                other.per_example_sha256
-                for other in rows
-                if (other.expert, other.task, other.split, other.metric)
+                candidate.per_example_sha256
+                for candidate in rows
+                if (candidate.expert, candidate.task, candidate.split, candidate.metric)
                 == (winner[row.task], row.task, row.split, row.metric)
             ]
             assert same == [row.per_example_sha256]
@@ -140,10 +140,10 @@ def test_scores_on_other_rows_are_other_cells(folder, tmp_path):
     shutil.copytree(folder / "base", tmp_path / "base")
     shutil.copytree(folder / "prompt_experts", tmp_path / "prompt_experts")
     few = ("evaluate.Evaluate.batch_size = 8", "evaluate.Evaluate.tasks = ()")
-    one = ("evaluate.Evaluate.experts = ('{MODEL_DIR}/prompt_experts/*which_is',)",)
+    expert = ("evaluate.Evaluate.experts = ('{MODEL_DIR}/prompt_experts/*which_is',)",)
     for number in (8, 16):
         more = f"evaluate.Evaluate.max_examples = {number}"
-        run(tmp_path, "own_tasks", *few, *one, more)
+        run(tmp_path, "own_tasks", *few, *expert, more)
     rows = result_store.ResultStore(tmp_path / "results.jsonl").rows()
     assert {row.num_examples for row in rows} == {8, 16}
 
@@ -203,9 +203,9 @@ def test_two_trainings_give_the_same_bytes(folder, tmp_path):
     few = ("TRAIN_STEPS = 3", "BATCH_SIZE = 8", "options.Batching.num_shapes = 1")
     run(tmp_path, "dataset_experts", f"MIXTURE_OR_TASK_NAME = {TRAINED}", *few)
     for name in ("pocket_kinds", "pocket_reviews"):
-        one, _ = experts.load_expert(folder / "dataset_experts" / name)
-        two, _ = experts.load_expert(tmp_path / "dataset_experts" / name)
-        assert trees.fingerprint(one) == trees.fingerprint(two)
+        before, _ = experts.load_expert(folder / "dataset_experts" / name)
+        again, _ = experts.load_expert(tmp_path / "dataset_experts" / name)
+        assert trees.fingerprint(before) == trees.fingerprint(again)
 
 
 def test_the_merge_is_the_mean_of_its_parts(folder):
@@ -255,7 +255,12 @@ def test_an_expert_that_serves_as_a_base_is_another_base(folder):
 
 def test_an_expert_of_another_base_is_refused(folder, tmp_path):
     shutil.copytree(folder / "prompt_experts", tmp_path / "prompt_experts")
-    other = (*SHAPE, "TRAIN_STEPS = 1", "BATCH_SIZE = 8", "train.Train.random_seed = 1")
-    run(tmp_path, "base", *other)
+    settings = (
+        *SHAPE,
+        "TRAIN_STEPS = 1",
+        "BATCH_SIZE = 8",
+        "train.Train.random_seed = 1",
+    )
+    run(tmp_path, "base", *settings)
     with pytest.raises(errors.FingerprintError, match="base"):
         run(tmp_path, "own_tasks")

@@ -23,8 +23,8 @@ def toy_tasks():
 @pytest.fixture
 def rows(folder):
     """The rows of one evaluation by (task, metric)."""
-    found = result_store.ResultStore(folder / "results.jsonl").rows()
-    return {(row.dataset, row.metric): row for row in found}
+    all_rows = result_store.ResultStore(folder / "results.jsonl").rows()
+    return {(row.dataset, row.metric): row for row in all_rows}
 
 
 def test_chance_is_a_guess_among_what_can_be_told_apart(rows):
@@ -117,15 +117,15 @@ def test_choices_that_are_cut_to_the_same_tokens_are_told_and_drawn_fairly(
     scored.score(folder, "ends", results_path="{MODEL_DIR}/ends.jsonl")
     out = " ".join(capsys.readouterr().out.split())
     rows = result_store.ResultStore(folder / "ends.jsonl").rows()
-    found = {row.metric: row for row in rows}
-    accuracy = found["accuracy"]
+    by_metric = {row.metric: row for row in rows}
+    accuracy = by_metric["accuracy"]
     assert accuracy.undistinguished == accuracy.ties == 50.0
     assert accuracy.undistinguished_reasons == {choices.CUT: 4}
     store = result_store.ResultStore(folder / "ends.jsonl")
     values = store.per_example(accuracy)["accuracy"]
     assert set(values[1::2].tolist()) == {50.0}  # neither answer's by its place
     assert set(values[::2].tolist()) <= {0.0, 100.0}
-    assert found["chance"].value == 50.0
+    assert by_metric["chance"].value == 50.0
     assert "ends accuracy (u)" in out
     assert f"ends_ask 50.0 % (4 rows: {choices.CUT})" in out
     assert "ends_ask 50.0 % of base" in out

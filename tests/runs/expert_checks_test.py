@@ -70,8 +70,8 @@ def folder(tmp_path):
     attached = vocabularies.attached(pocket.VOCABULARY)
     experts.save_expert(tmp_path / "base", params, info, attached=attached)
     part, _ = trees.split(params, PATTERN)
-    own = {"name": "reviews", "kind": "prompt", "trainable_pattern": PATTERN}
-    info = dataclasses.replace(info, **own, tasks=(TASK,))
+    fields = {"name": "reviews", "kind": "prompt", "trainable_pattern": PATTERN}
+    info = dataclasses.replace(info, **fields, tasks=(TASK,))
     experts.save_expert(tmp_path / "experts" / "reviews", part, info)
     run = library.LibraryRun(model_dir=str(tmp_path))
     run.open_catalogue().add(tmp_path / "experts" / "reviews")
@@ -109,9 +109,9 @@ def evaluation(folder, **changes):
 
 def by_library(folder):
     """An evaluation that meets the expert in the library alone."""
-    asked = library.Retrieve(model_dir=str(folder), tasks=TASK, data=data())
+    retrieval = library.Retrieve(model_dir=str(folder), tasks=TASK, data=data())
     strategies = ("base", "retrieved")
-    return evaluation(folder, experts=(), strategies=strategies, retrieval=asked)
+    return evaluation(folder, experts=(), strategies=strategies, retrieval=retrieval)
 
 
 def merging(folder):
@@ -127,10 +127,10 @@ def edit(folder, **changes):
     """Writes fields of the expert's manifest, in the library's line as well."""
     expert = folder / "experts" / "reviews"
     sample.edit_manifest(expert, **changes)
-    found = manifest.read_manifest(expert)
+    info = manifest.read_manifest(expert)
     line = folder / "library" / "catalogue.jsonl"
-    entry = json.loads(line.read_text()) | {"fingerprint": found.fingerprint}
-    entry["base_fingerprint"] = found.base_fingerprint
+    entry = json.loads(line.read_text()) | {"fingerprint": info.fingerprint}
+    entry["base_fingerprint"] = info.base_fingerprint
     line.write_text(json.dumps(entry) + "\n")
 
 
@@ -153,8 +153,8 @@ def test_a_plan_says_which_difference_its_rows_can_show(folder):
     rest = "points if two models differ on 10% of the rows,"
     assert told(TASK) == f"test: 44.3 {rest} 76.7 on 30% (4 rows)"
     # Two datasets, one of two prompts: 100 * sqrt(0.1 / 4 + 0.1 / 4) / 2 = 11.18.
-    found = told(TASK, "pocket_reviews_good_or_bad", kinds)
-    assert found == f"test: 31.3 {rest} 54.3 on 30% (8 rows)"
+    described = told(TASK, "pocket_reviews_good_or_bad", kinds)
+    assert described == f"test: 31.3 {rest} 54.3 on 30% (8 rows)"
     num_rows = len(data().opened(evaluation(folder).place).open(TASK, "test"))
     assert num_rows > 4
     error = 280.16 * (0.1 / num_rows) ** 0.5
@@ -185,10 +185,10 @@ DIFFERING = {
 def test_an_expert_that_differs_is_refused_before_anything_is_scored(
     folder, make, difference
 ):
-    changes, told = DIFFERING[difference]
+    changes, message = DIFFERING[difference]
     edit(folder, **changes)
     for act in (make(folder).plan, make(folder).run):
-        with pytest.raises(errors.ElmError, match=told):
+        with pytest.raises(errors.ElmError, match=message):
             act()
     assert not (folder / "results.jsonl").exists()
 
@@ -222,8 +222,8 @@ def test_retrieval_for_other_tasks_or_data_is_refused(folder):
 
 
 def test_retrieval_by_another_vocabulary_is_refused(folder):
-    other = {"tasks": TASK, "data": data(extra_ids=90)}
-    run = library.Retrieve(model_dir=str(folder), **other)
+    fields = {"tasks": TASK, "data": data(extra_ids=90)}
+    run = library.Retrieve(model_dir=str(folder), **fields)
     for act in (run.plan, run.run):
         with pytest.raises(errors.FingerprintError, match=OTHER.fingerprint):
             act()
@@ -231,7 +231,7 @@ def test_retrieval_by_another_vocabulary_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"num_keys": 7}, "num_keys: 100 before, 7 now"),
         ({"text_format": "label_instance"}, "text_format: 'choice_instance' before"),
@@ -239,12 +239,14 @@ def test_retrieval_by_another_vocabulary_is_refused(folder):
         ({"data": data(extra_ids=90)}, OTHER.fingerprint),
     ],
 )
-def test_a_library_that_was_built_otherwise_is_refused_by_name(folder, changes, told):
-    given = {"model_dir": str(folder), "experts": EXPERT, "data": data()}
-    assert library.BuildLibrary(**given).plan()["listed already"] == 1
-    run = library.BuildLibrary(**(given | changes))
+def test_a_library_that_was_built_otherwise_is_refused_by_name(
+    folder, changes, message
+):
+    fields = {"model_dir": str(folder), "experts": EXPERT, "data": data()}
+    assert library.BuildLibrary(**fields).plan()["listed already"] == 1
+    run = library.BuildLibrary(**(fields | changes))
     for act in (run.plan, run.run):
-        with pytest.raises(errors.CheckpointError, match=told):
+        with pytest.raises(errors.CheckpointError, match=message):
             act()
 
 
@@ -252,19 +254,21 @@ def test_a_library_that_was_built_otherwise_is_refused_by_name(folder, changes, 
 def test_adapters_of_equal_shapes_that_compute_otherwise_are_not_averaged(folder, kind):
     """Such as LoRAs of another alpha, which one spec would scale alike."""
     spec = {"kind": "lora", "rank": 4, "alpha": 8.0}
-    other = spec | {"alpha": 64.0}
+    other_spec = spec | {"alpha": 64.0}
     if kind == "parallel":
         spec = {"kind": "bottleneck", "reduction_factor": 2, "parallel": False}
-        other = spec | {"parallel": True}
+        other_spec = spec | {"parallel": True}
     info = manifest.read_manifest(folder / "experts" / "reviews")
-    one, two = (dataclasses.replace(info, adapter=each) for each in (spec, other))
-    expert_checks.check_alike([one, one])
+    first, second = (
+        dataclasses.replace(info, adapter=each) for each in (spec, other_spec)
+    )
+    expert_checks.check_alike([first, first])
     with pytest.raises(errors.ConfigError, match="one adapter spec"):
-        expert_checks.check_alike([one, two])
+        expert_checks.check_alike([first, second])
     twin = folder / "experts" / "twin"
     shutil.copytree(folder / "experts" / "reviews", twin)
     edit(folder, adapter=spec)
-    manifest.write_manifest(twin, dataclasses.replace(two, name="twin"))
+    manifest.write_manifest(twin, dataclasses.replace(second, name="twin"))
     folders = (folder / "experts" / "reviews", twin)
     with pytest.raises(errors.ConfigError, match="one adapter spec"):
         candidates.Candidate("merged_top3", folders).load(
@@ -276,9 +280,9 @@ def test_experts_of_other_lengths_are_told_and_scored(folder, capsys):
     lengths = {"inputs": 20, "targets": 12}
     edit(folder, training={"tokens": {"feature_lengths": lengths}})
     evaluation(folder).plan()
-    told = capsys.readouterr().out
-    assert "1 experts were trained at" in told
-    assert '"inputs": 20' in told
+    output = capsys.readouterr().out
+    assert "1 experts were trained at" in output
+    assert '"inputs": 20' in output
 
 
 @pytest.mark.parametrize("extra_ids", [90, 200])
@@ -349,8 +353,8 @@ def key(folder, dataset, **changes):
         "length_normalized": False,
         "decoding": decoding_spec.GREEDY,
     }
-    given = options | changes
-    return cell_keys.scoring(dataset, given.pop("rows"), given.pop("facts"), **given)
+    chosen = options | changes
+    return cell_keys.scoring(dataset, chosen.pop("rows"), chosen.pop("facts"), **chosen)
 
 
 def test_what_shapes_a_score_shapes_its_key(folder):
@@ -363,13 +367,13 @@ def test_what_shapes_a_score_shapes_its_key(folder):
     ).open(TASK, "test")
     base = loaded.Base.load(folder / "base")
     model = base.manifest.model | {"dtype": "bfloat16"}
-    other = dataclasses.replace(
+    bfloat16 = dataclasses.replace(
         base, manifest=dataclasses.replace(base.manifest, model=model)
     )
     longer = data(feature_lengths={"inputs": 48, "targets": 30}).opened(str)
     beam = decoding_spec.BeamSearch()
-    of_ranked = [{}, {"rows": [0, 2]}, {"base": other}, {"length_normalized": True}]
-    of_written = [{}, {"rows": [0, 2]}, {"base": other}, {"decoding": beam}]
+    of_ranked = [{}, {"rows": [0, 2]}, {"base": bfloat16}, {"length_normalized": True}]
+    of_written = [{}, {"rows": [0, 2]}, {"base": bfloat16}, {"decoding": beam}]
     of_written += [{"data": longer}]
     for dataset, changes in ((ranked, of_ranked), (Written, of_written)):
         keys = [key(folder, dataset, **change) for change in changes]

@@ -29,15 +29,15 @@ def make_run(pattern="*_tell", optimizer=None, **settings):
 def test_an_expert_has_its_own_settings_and_the_runs_others():
     run = make_run(train_steps=3, learning_rate=0.5, decay="constant")
     experts = run.spec().experts
-    changed, other = (experts[name] for name in TASKS[::-1])
+    changed, unchanged = (experts[name] for name in TASKS[::-1])
     assert changed.train_steps == 3
     assert changed.optimizer == optimizers.AdamW(learning_rate=0.5, decay="constant")
-    assert changed.random_seed == other.random_seed == run.random_seed
-    assert other.optimizer == run.optimizer
+    assert changed.random_seed == unchanged.random_seed == run.random_seed
+    assert unchanged.optimizer == run.optimizer
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"train_steps": 0}, "train_steps = 0"),
         ({"train_steps": "many"}, "train_steps = 'many'"),
@@ -45,10 +45,10 @@ def test_an_expert_has_its_own_settings_and_the_runs_others():
         ({"max_examples": -1}, "max_examples = -1"),
     ],
 )
-def test_a_wrong_value_is_told_with_its_pattern_when_the_run_is_made(settings, told):
+def test_a_wrong_value_is_told_with_its_pattern_when_the_run_is_made(settings, message):
     with pytest.raises(errors.ConfigError) as raised:
         make_run(**settings)
-    assert f"per_expert['*_tell'].{told}" in str(raised.value)
+    assert f"per_expert['*_tell'].{message}" in str(raised.value)
 
 
 def test_a_setting_that_the_optimiser_does_not_have_is_refused():

@@ -43,11 +43,11 @@ SIZE = simulated_store.Size(num_experts=3, prompts=(2, 1), num_rows=10)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("store")
-    simulated_store.build(made, SIZE)
-    store = result_store.ResultStore(made / "results.jsonl")
+    store_dir = tmp_path_factory.mktemp("store")
+    simulated_store.build(store_dir, SIZE)
+    store = result_store.ResultStore(store_dir / "results.jsonl")
     record_written(store)
-    return made
+    return store_dir
 
 
 def record_written(store, **changes):
@@ -90,10 +90,10 @@ def rows_of(folder):
 def test_csv_has_every_field_of_every_row(folder, tmp_path):
     export(folder, tmp_path, formats=("csv",))
     with (tmp_path / "rows.csv").open(newline="", encoding="utf-8") as file:
-        found = [*csv.DictReader(file)]
+        lines = [*csv.DictReader(file)]
     wanted = rows_of(folder)
-    assert len(found) == len(wanted) > 40
-    for line, row in zip(found, wanted, strict=True):
+    assert len(lines) == len(wanted) > 40
+    for line, row in zip(lines, wanted, strict=True):
         for name, value in dataclasses.asdict(row).items():
             if isinstance(value, dict):
                 assert json.loads(line[name]) == value
@@ -107,29 +107,29 @@ def test_parquet_gives_the_rows_back(folder, tmp_path):
     export(folder, tmp_path, formats=("parquet",))
     table = parquet.read_table(tmp_path / "rows.parquet")
     assert table.schema.field("value").type == pa.float64()
-    found = []
+    rows = []
     for line in table.to_pylist():
         for name, hint in typing.get_type_hints(results.ResultRow).items():
             if "Mapping" in str(hint):
                 line[name] = json.loads(line[name])
-        found.append(results.ResultRow(**line))
-    assert tuple(found) == rows_of(folder)
+        rows.append(results.ResultRow(**line))
+    assert tuple(rows) == rows_of(folder)
 
 
 def test_examples_have_a_row_for_each_score_of_an_example(folder, tmp_path):
     export(folder, tmp_path, formats=("examples",))
-    found = parquet.read_table(tmp_path / "examples.parquet").to_pylist()
-    assert len(found) == (3 + 3) * 3 * 10 + 3  # experts and others, tasks, examples
+    lines = parquet.read_table(tmp_path / "examples.parquet").to_pylist()
+    assert len(lines) == (3 + 3) * 3 * 10 + 3  # experts and others, tasks, examples
     store = result_store.ResultStore(folder / "results.jsonl")
     by_cell = {}
-    for line in found:
+    for line in lines:
         key = (line["expert"], line["task"], line["metric"])
         by_cell.setdefault(key, {})[line["example_id"]] = line["value"]
     for row in store.rows():
         arrays = store.per_example(row)
         if row.metric in arrays:
-            own = by_cell.pop((row.expert, row.task, row.metric))
-            assert [own[i] for i in arrays["example_ids"]] == [*arrays[row.metric]]
+            values = by_cell.pop((row.expert, row.task, row.metric))
+            assert [values[i] for i in arrays["example_ids"]] == [*arrays[row.metric]]
     assert not by_cell
 
 
@@ -150,80 +150,97 @@ def test_each_model_has_results_with_the_fields_that_lm_eval_documents(lm_eval):
     models = sorted(path.name for path in lm_eval.iterdir())
     assert models == ["base", "e0000", "e0001", "e0002", "multitask", "retrieved"]
     for model in models:
-        found = results_of(lm_eval, model)
-        assert found.keys() == EVAL_RESULTS.keys()
+        harness_results = results_of(lm_eval, model)
+        assert harness_results.keys() == EVAL_RESULTS.keys()
         for name, kind in EVAL_RESULTS.items():
-            assert isinstance(found[name], kind), name
-        assert found["config"].keys() == CONFIG
-        tasks = found["results"].keys()
+            assert isinstance(harness_results[name], kind), name
+        assert harness_results["config"].keys() == CONFIG
+        tasks = harness_results["results"].keys()
         for name in ("configs", "versions", "n-shot", "higher_is_better", "n-samples"):
-            assert found[name].keys() == tasks
-        for one in (*found["results"].values(), *found["groups"].values()):
+            assert harness_results[name].keys() == tasks
+        for scores in (
+            *harness_results["results"].values(),
+            *harness_results["groups"].values(),
+        ):
             for name, kind in TASK_METRICS.items():
-                assert isinstance(one[name], kind)
-            others = one.keys() - TASK_METRICS.keys() - {"sample_count"}
-            assert all(name.endswith(",none") for name in others)
-        assert {t for own in found["group_subtasks"].values() for t in own} == tasks
+                assert isinstance(scores[name], kind)
+            metric_names = scores.keys() - TASK_METRICS.keys() - {"sample_count"}
+            assert all(name.endswith(",none") for name in metric_names)
+        assert {
+            t
+            for subtasks in harness_results["group_subtasks"].values()
+            for t in subtasks
+        } == tasks
 
 
 def test_rows_that_were_left_out_are_told_as_lm_eval_tells_them(folder, lm_eval):
-    found = results_of(lm_eval, "e0001")
-    assert found["config"]["limit"] is None
+    harness_results = results_of(lm_eval, "e0001")
+    assert harness_results["config"]["limit"] is None
     rows = [
         row
         for row in result_store.ResultStore(folder / "results.jsonl").rows()
         if (row.expert, row.metric) == ("e0001", "accuracy")
     ]
     for number, left_out in enumerate((0, 5)):
-        own = [
+        model_rows = [
             dataclasses.replace(row, split_rows=row.num_examples + left_out * place)
             for place, row in enumerate(rows)
         ]
-        made = lm_eval_results.of("e0001", own, load=lambda _: {}, when=0.0)
-        assert made["n-samples"] == {
+        changed = lm_eval_results.of("e0001", model_rows, load=lambda _: {}, when=0.0)
+        assert changed["n-samples"] == {
             row.task: {"original": row.split_rows, "effective": row.num_examples}
-            for row in own
+            for row in model_rows
         }
-        cut = max(row.num_examples for row in own[1:]) if number else None
-        assert made["config"]["limit"] == cut
+        cut = max(row.num_examples for row in model_rows[1:]) if number else None
+        assert changed["config"]["limit"] == cut
 
 
 def test_scores_are_fractions_with_standard_errors_as_lm_eval_has_them(folder, lm_eval):
     store = result_store.ResultStore(folder / "results.jsonl")
-    found = results_of(lm_eval, "e0001")["results"]
-    own = [r for r in store.rows() if (r.expert, r.metric) == ("e0001", "accuracy")]
-    assert found.keys() == {row.task for row in own}
-    for row in own:
+    by_task = results_of(lm_eval, "e0001")["results"]
+    accuracy_rows = [
+        r for r in store.rows() if (r.expert, r.metric) == ("e0001", "accuracy")
+    ]
+    assert by_task.keys() == {row.task for row in accuracy_rows}
+    for row in accuracy_rows:
         values = store.per_example(row)["accuracy"] / 100.0
-        one = found[row.task]
-        assert one["acc,none"] == pytest.approx(row.value / 100.0, abs=1e-12)
-        assert one["acc,none"] == pytest.approx(values.mean())
+        scores = by_task[row.task]
+        assert scores["acc,none"] == pytest.approx(row.value / 100.0, abs=1e-12)
+        assert scores["acc,none"] == pytest.approx(values.mean())
         error = np.std(values.astype(np.float64), ddof=1) / len(values) ** 0.5
-        assert one["acc_stderr,none"] == pytest.approx(error, rel=1e-6)
-        assert one["sample_len"] == 10
+        assert scores["acc_stderr,none"] == pytest.approx(error, rel=1e-6)
+        assert scores["sample_len"] == 10
 
 
 def test_a_dataset_is_a_group_with_the_mean_over_its_prompts(folder, lm_eval):
-    found = results_of(lm_eval, "e0001")
-    assert found["group_subtasks"]["data00"] == ["data00_ask000", "data00_ask001"]
-    scores = [
-        found["results"][t]["acc,none"] for t in ("data00_ask000", "data00_ask001")
+    harness_results = results_of(lm_eval, "e0001")
+    assert harness_results["group_subtasks"]["data00"] == [
+        "data00_ask000",
+        "data00_ask001",
     ]
-    group = found["groups"]["data00"]
+    scores = [
+        harness_results["results"][t]["acc,none"]
+        for t in ("data00_ask000", "data00_ask001")
+    ]
+    group = harness_results["groups"]["data00"]
     assert group["acc,none"] == pytest.approx(sum(scores) / 2)
     assert group["sample_count"] == {"acc,none": 20}
 
 
 def test_written_answers_keep_the_numbers_of_their_metrics(lm_eval):
-    found = results_of(lm_eval, "e0000")
-    one = found["results"]['written, "so"']
-    assert one["rougeL,none"] == 100 / 3
-    assert one["rougeL_stderr,none"] == pytest.approx(
+    harness_results = results_of(lm_eval, "e0000")
+    scores = harness_results["results"]['written, "so"']
+    assert scores["rougeL,none"] == 100 / 3
+    assert scores["rougeL_stderr,none"] == pytest.approx(
         np.std([0, 25, 75], ddof=1) / 3**0.5
     )
-    assert one["rouge1_stderr,none"] == "N/A"
-    assert found["configs"]['written, "so"']["output_type"] == "generate_until"
-    assert found["configs"]["data00_ask000"]["output_type"] == "multiple_choice"
+    assert scores["rouge1_stderr,none"] == "N/A"
+    assert (
+        harness_results["configs"]['written, "so"']["output_type"] == "generate_until"
+    )
+    assert (
+        harness_results["configs"]["data00_ask000"]["output_type"] == "multiple_choice"
+    )
 
 
 def test_the_hub_gets_a_file_for_each_benchmark_with_the_fields_it_documents(
@@ -247,12 +264,12 @@ def test_the_hub_gets_a_file_for_each_benchmark_with_the_fields_it_documents(
     where = tmp_path / "hub" / "e0000" / ".eval_results"
     assert {path.name for path in where.iterdir()} == {"data00.yaml", "written.yaml"}
     (entry,) = yaml.safe_load((where / "data00.yaml").read_text())
-    own = [
+    values = [
         row.value
         for row in rows_of(folder)
         if (row.expert, row.dataset, row.metric) == ("e0000", "data00", "accuracy")
     ]
-    assert entry.pop("value") == sum(own) / 2
+    assert entry.pop("value") == sum(values) / 2
     notes = entry.pop("notes")
     assert entry == {
         "dataset": {"id": "aps/super_glue", "task_id": "copa"},
@@ -260,9 +277,9 @@ def test_the_hub_gets_a_file_for_each_benchmark_with_the_fields_it_documents(
     }
     assert "mean over 2 prompts" in notes
     assert "split validation" in notes
-    (other,) = yaml.safe_load((where / "written.yaml").read_text())
-    assert other["dataset"]["revision"] == "0123456789" * 4
-    assert other["value"] == 100 / 3
+    (written,) = yaml.safe_load((where / "written.yaml").read_text())
+    assert written["dataset"]["revision"] == "0123456789" * 4
+    assert written["value"] == 100 / 3
 
 
 @pytest.mark.parametrize(

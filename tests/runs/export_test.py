@@ -35,9 +35,9 @@ def save(folder, params, **changes):
 
 
 def run(tmp_path, **fields):
-    made = export.ExportHuggingFace(model_dir=str(tmp_path / "out"), **fields)
-    made.run()
-    return made
+    export_run = export.ExportHuggingFace(model_dir=str(tmp_path / "out"), **fields)
+    export_run.run()
+    return export_run
 
 
 def test_adapters_are_refused_with_the_way_to_export_them(tmp_path):
@@ -59,8 +59,8 @@ def test_an_expert_of_norms_is_joined_with_its_base(tmp_path):
     run(tmp_path, expert_path=path, initial_checkpoint_path=base_path)
     tensors = huggingface_files.open_folder(tmp_path / "out/huggingface/norms").tensors
     assert (tensors["encoder.final_layer_norm.weight"].read() == 2).all()
-    found = tensors["shared.weight"].read()
-    assert (found == base["token_embedder"]["embedding"]).all()
+    embedding = tensors["shared.weight"].read()
+    assert (embedding == base["token_embedder"]["embedding"]).all()
 
 
 def test_an_expert_of_another_base_is_not_joined(tmp_path):

@@ -69,9 +69,9 @@ def test_a_pattern_that_fits_nothing_is_an_error(pattern, url, tmp_path):
 
 
 def test_another_expert_of_a_name_in_the_folder_is_refused_by_name(url, tmp_path):
-    other = sample.make_manifest(name="dream_read", seed=9)
+    info = sample.make_manifest(name="dream_read", seed=9)
     folder = tmp_path / "prompt_experts" / "dream_read"
-    experts.save_expert(folder, sample.make_expert(), other)
+    experts.save_expert(folder, sample.make_expert(), info)
     run, start = build(tmp_path, url)
     for act in (run.plan, start):
         with pytest.raises(errors.CheckpointError, match="dream_read.*fingerprint"):

@@ -199,11 +199,11 @@ def test_a_score_is_the_one_that_is_asked_for(folder, capsys, field):
 @pytest.mark.parametrize(("task", "is_cut"), [("plain_ask", False), ("long_ask", True)])
 def test_lengths_are_part_of_a_score_where_they_cut(folder, capsys, task, is_cut):
     """Without a library, whose own data would have to be changed as well."""
-    given = {"retrieval": None, "strategies": ("base",), "experts": (), "tasks": task}
-    score(folder, **given).run()
+    fields = {"retrieval": None, "strategies": ("base",), "experts": (), "tasks": task}
+    score(folder, **fields).run()
     capsys.readouterr()
     longer = dataclasses.replace(DATA, feature_lengths={"inputs": 32, "targets": 8})
-    score(folder, **given, data=longer).run()
+    score(folder, **fields, data=longer).run()
     assert f"to score: {int(is_cut)};" in capsys.readouterr().out
 
 
@@ -211,9 +211,9 @@ def test_another_base_of_the_same_name_is_scored_anew(folder, capsys):
     scored.save_base(
         folder / "new", lambda p: jax.tree.map(lambda x: x * 1.5 + 0.01, p)
     )
-    given = {"retrieval": None, "strategies": ("base",), "experts": ()}
-    other = {"initial_checkpoint_path": "{MODEL_DIR}/new/base"}
-    score(folder, **given, **other).run()
+    fields = {"retrieval": None, "strategies": ("base",), "experts": ()}
+    new_base = {"initial_checkpoint_path": "{MODEL_DIR}/new/base"}
+    score(folder, **fields, **new_base).run()
     assert "to score: 2; scored already: 0" in capsys.readouterr().out
 
 

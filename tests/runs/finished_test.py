@@ -234,13 +234,13 @@ def test_every_field_of_a_run_is_in_the_table(kind):
 def test_a_changed_field_is_refused_by_name_or_makes_another_result(
     folder, capsys, kind, field
 ):
-    given, changes = RESULTS[kind]
+    fields, changes = RESULTS[kind]
     value, expected = changes[field]
-    first = kind(model_dir=str(folder), **given)
+    first = kind(model_dir=str(folder), **fields)
     first.run()
     before = content(folder)
     capsys.readouterr()
-    again = kind(model_dir=str(folder), **(given | {field: value}))
+    again = kind(model_dir=str(folder), **(fields | {field: value}))
     if expected == REFUSES_RUNNING:
         assert "run to compare its weights" in str(again.plan()["finished already"])
         with pytest.raises(errors.ElmError, match="To do: "):
@@ -275,11 +275,11 @@ def test_the_same_command_again_says_finished_and_changes_nothing(folder, capsys
 
 def test_what_is_no_fold_of_an_expert_is_not_taken_for_one(folder):
     """The expert's own folder, and that of another expert of its name."""
-    given = {"expert_path": "{MODEL_DIR}/imported/lora", **imported.BASE_DIR}
-    own = convert_experts.FoldExpert(
-        model_dir=str(folder), **given, experts_dir="{MODEL_DIR}/imported"
+    fields = {"expert_path": "{MODEL_DIR}/imported/lora", **imported.BASE_DIR}
+    folding = convert_experts.FoldExpert(
+        model_dir=str(folder), **fields, experts_dir="{MODEL_DIR}/imported"
     )
-    for act in (own.plan, own.run):
+    for act in (folding.plan, folding.run):
         with pytest.raises(errors.CheckpointError, match="folded"):
             act()
 
@@ -287,19 +287,19 @@ def test_what_is_no_fold_of_an_expert_is_not_taken_for_one(folder):
 def test_a_base_whose_source_was_moved_is_finished_and_the_places_are_told(
     folder, capsys
 ):
-    given = RESULTS[convert.ImportHuggingFace][0]
-    convert.ImportHuggingFace(model_dir=str(folder), **given).run()
+    fields = RESULTS[convert.ImportHuggingFace][0]
+    convert.ImportHuggingFace(model_dir=str(folder), **fields).run()
     before = content(folder / "hf_base")
     (folder / "hf" / "base").rename(folder / "moved")
     capsys.readouterr()
     again = convert.ImportHuggingFace(
-        model_dir=str(folder), **(given | {"huggingface_path": "{MODEL_DIR}/moved"})
+        model_dir=str(folder), **(fields | {"huggingface_path": "{MODEL_DIR}/moved"})
     )
     assert "moved" in str(again.plan()["finished already"])
     again.run()
-    told = capsys.readouterr().out
-    assert "the same weights from another place: huggingface_path: " in told
-    assert "finished already" in told
+    output = capsys.readouterr().out
+    assert "the same weights from another place: huggingface_path: " in output
+    assert "finished already" in output
     assert content(folder / "hf_base") == before
 
 
@@ -313,12 +313,12 @@ def test_a_base_whose_source_was_moved_is_finished_and_the_places_are_told(
 def test_a_base_whose_source_is_gone_is_compared_by_what_the_run_says(
     folder, capsys, kind, changes
 ):
-    given = RESULTS[kind][0]
-    kind(model_dir=str(folder), **given).run()
+    fields = RESULTS[kind][0]
+    kind(model_dir=str(folder), **fields).run()
     shutil.rmtree(folder / "hf" / "base")
-    kind(model_dir=str(folder), **given).run()
+    kind(model_dir=str(folder), **fields).run()
     assert "finished already" in capsys.readouterr().out
-    again = kind(model_dir=str(folder), **(given | changes))
+    again = kind(model_dir=str(folder), **(fields | changes))
     for act in (again.plan, again.run):
         with pytest.raises(errors.CheckpointError, match=next(iter(changes))):
             act()
@@ -330,24 +330,24 @@ def test_a_base_whose_source_is_gone_is_compared_by_what_the_run_says(
     ids=lambda method: method.name,
 )
 def test_another_method_is_another_merge(folder, method):
-    given, _ = RESULTS[merge.Merge]
-    merge.Merge(model_dir=str(folder), **given).run()
+    fields, _ = RESULTS[merge.Merge]
+    merge.Merge(model_dir=str(folder), **fields).run()
     with pytest.raises(errors.CheckpointError, match="method: .weighted. before"):
-        merge.Merge(model_dir=str(folder), **(given | {"method": method})).plan()
+        merge.Merge(model_dir=str(folder), **(fields | {"method": method})).plan()
 
 
 def test_options_of_a_merge_may_be_written_in_their_former_fields(folder, capsys):
     """And make the merge, the recipe and the bytes that the method's options make."""
     before = {"method": "task_arithmetic", "weights": (3.0,), "scale": 0.5}
     now = {"method": task_arithmetic.TaskArithmetic(weights=(3.0,), scale=0.5)}
-    given, _ = RESULTS[merge.Merge]
+    same, _ = RESULTS[merge.Merge]
     moved_fields._tell.cache_clear()  # it is told once
     for name, options in (("former", before), ("now", now)):
-        fields: dict[str, Any] = {**given, "expert_name": name} | options
+        fields: dict[str, Any] = {**same, "expert_name": name} | options
         merge.Merge(model_dir=str(folder), **fields).run()
-        told = capsys.readouterr().err
+        output = capsys.readouterr().err
         new = "merge.Merge.scale is now task_arithmetic.TaskArithmetic.scale"
-        assert (new in told) == (name == "former")
+        assert (new in output) == (name == "former")
     former, again = (
         manifest.read_manifest(folder / "merged" / name) for name in ("former", "now")
     )
@@ -364,8 +364,8 @@ def test_options_of_a_merge_may_be_written_in_their_former_fields(folder, capsys
 
 
 def test_a_former_field_that_says_nothing_fits_every_method(folder):
-    given, _ = RESULTS[merge.Merge]
-    said = given | {"method": "uniform", "weights": (), "scale": 1.0}
+    fields, _ = RESULTS[merge.Merge]
+    said = fields | {"method": "uniform", "weights": (), "scale": 1.0}
     assert merge.Merge(model_dir=str(folder), **said).chosen_method().name == "uniform"
     with pytest.raises(errors.ConfigError, match="scale = 0.5 for Uniform"):
         merge.Merge(model_dir=str(folder), **(said | {"scale": 0.5}))

@@ -37,17 +37,17 @@ class Reference:
 
 def watch(process, folder, *, most_secs=600.0, most_changes=10**9):
     """Waits for an end, a time or a number of changes; returns the changes seen."""
-    until, seen, last = time.monotonic() + most_secs, 0, look(folder)
-    while process.is_alive() and time.monotonic() < until and seen < most_changes:
+    until, num_seen, last = time.monotonic() + most_secs, 0, look(folder)
+    while process.is_alive() and time.monotonic() < until and num_seen < most_changes:
         process.join(min(POLL_SECS, max(0.0, until - time.monotonic())))
         now = look(folder)
-        seen, last = seen + (now != last), now
-    return seen
+        num_seen, last = num_seen + (now != last), now
+    return num_seen
 
 
 def look(folder):
     """Returns names, sizes and times of all files of a folder that changes."""
-    found = []
+    files = []
     waiting = [folder]
     while waiting:
         try:
@@ -56,10 +56,10 @@ def look(folder):
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
                     stat = entry.stat(follow_symlinks=False)
-                    found.append((entry.path, stat.st_size, stat.st_mtime_ns))
+                    files.append((entry.path, stat.st_size, stat.st_mtime_ns))
         except FileNotFoundError:
             continue
-    return sorted(found)
+    return sorted(files)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def model_dir(folders):
 @pytest.fixture(scope="module")
 def references(folders, started, model_dir):
     """Undisturbed runs of all stages, one after another."""
-    found = {}
+    by_stage = {}
     model_dir.mkdir()
     for number, stage in enumerate(binaries.STAGES):
         before = folders / f"before {number}"
@@ -94,8 +94,8 @@ def references(folders, started, model_dir):
         after = binaries.content(model_dir)
         # Now that programs are compiled, the next run takes less.
         secs = 0.5 * (time.monotonic() - begun)
-        found[stage.name] = Reference(before, after, secs, num_changes)
-    return found
+        by_stage[stage.name] = Reference(before, after, secs, num_changes)
+    return by_stage
 
 
 def kill(process, folder, reference, rng):
@@ -143,11 +143,11 @@ def test_a_binary_that_is_killed_at_any_moment_leaves_the_files_of_one_that_is_n
         finish(started, stage, model_dir, reference)
         for group in groups:
             binaries.wait_for_group(group)
-        found = binaries.differences(binaries.content(model_dir), reference.after)
-        if found:
+        differences = binaries.differences(binaries.content(model_dir), reference.after)
+        if differences:
             where = folders / f"different {len(different)}"
             shutil.copytree(model_dir, where)
-            different.append("\n  ".join([f"{stage.name} ({where}):", *found]))
+            different.append("\n  ".join([f"{stage.name} ({where}):", *differences]))
         print(
             f"kills: {num_kills.total()}, {dict(num_kills)}; had ended before:"
             f" {dict(num_late)}; different: {len(different)}",

@@ -88,27 +88,27 @@ def kill(folder, command, rng):
       Exit status, and whether a step had been reported.
     """
     num_reports = rng.choice([0, *rng.choices(range(1, MOST_REPORTS + 1), k=3)])
-    seen, last = 0, reports(folder)
+    num_seen, last = 0, reports(folder)
     with subprocess.Popen(command) as process:
         if num_reports == 0:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(rng.uniform(0.0, START_UP_SECS))
-        while process.poll() is None and seen < num_reports:
+        while process.poll() is None and num_seen < num_reports:
             time.sleep(0.002)
             now = reports(folder)
-            seen, last = seen + (now != last), now
+            num_seen, last = num_seen + (now != last), now
         time.sleep(rng.uniform(0.0, 0.1))
         process.kill()
-    return process.returncode, seen > 0
+    return process.returncode, num_seen > 0
 
 
 def outcome(folder):
     """Returns bits, manifest and metrics of every expert."""
     bits, manifests, metrics = {}, {}, {}
     for name in EXPERTS:
-        own = folder / "prompt_experts" / name
-        bits[name] = trees.fingerprint(experts.load_expert(own)[0])
-        text = (own / "manifest.json").read_text()
+        expert_dir = folder / "prompt_experts" / name
+        bits[name] = trees.fingerprint(experts.load_expert(expert_dir)[0])
+        text = (expert_dir / "manifest.json").read_text()
         text = re.sub(r'"digest": "\w+"', "", text.replace(str(folder), "MODEL_DIR"))
         text = re.sub(r"\\\\\\n +", "", text)  # gin breaks lines by a path's length
         manifests[name] = re.sub(r"Saving.every_steps = \d+", "SELDOM", text)
@@ -147,7 +147,7 @@ def test_sigkill_at_random_moments_changes_no_bit_of_any_expert(
     killed = [kill(folder, experts_command(folder, way), rng) for _ in range(num_kills)]
     # The others came to their end before.
     assert sum(status == -signal.SIGKILL for status, _ in killed) >= 0.8 * num_kills
-    assert sum(seen for _, seen in killed) >= 0.4 * num_kills
+    assert sum(has_begun for _, has_begun in killed) >= 0.4 * num_kills
     subprocess.run(experts_command(folder, way), check=True)
     assert outcome(folder) == expected
 

@@ -72,8 +72,8 @@ def test_a_card_has_settings_and_experts(tmp_path):
 
 def test_a_retired_expert_is_told_and_the_index_stays(tmp_path):
     add(tmp_path, INFO, "one")
-    other = dataclasses.replace(INFO, name="other", licences={"notes_what": "MIT"})
-    add(tmp_path, other, "two", "three")
+    other_info = dataclasses.replace(INFO, name="other", licences={"notes_what": "MIT"})
+    add(tmp_path, other_info, "two", "three")
     names = ("index.json", "keys.npy", "owners.npy")
     before = [(tmp_path / "library" / name).read_bytes() for name in names]
     library.RetireExperts(model_dir=str(tmp_path), experts=("other",)).run()
@@ -106,7 +106,7 @@ def test_building_writes_the_card_and_building_again_leaves_it(tmp_path):
     folder = tmp_path / "runs"
     shutil.copytree(MADE, folder)
     shutil.rmtree(folder / "library")
-    seen = []
+    times = []
     for _ in range(2):
         built, _, _ = gin_flags.build_run(
             [library.BuildLibrary],
@@ -118,7 +118,7 @@ def test_building_writes_the_card_and_building_again_leaves_it(tmp_path):
         )
         built.run()
         files = sorted((folder / "library").iterdir())
-        seen.append([(path, path.stat().st_mtime_ns) for path in files])
+        times.append([(path, path.stat().st_mtime_ns) for path in files])
     assert "| pocket_topics_about | prompt | 4 | 2 |" in card(folder)
-    changed = {old[0].name for old, new in zip(*seen, strict=True) if old != new}
+    changed = {old[0].name for old, new in zip(*times, strict=True) if old != new}
     assert "card.md" not in changed

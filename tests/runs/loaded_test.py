@@ -140,7 +140,7 @@ def test_a_base_with_an_expert_is_the_whole_model(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"base_fingerprint": "0" * 16}, "one of base 'small'"),
         ({"adapter": None}, "extra: .*lora_a"),
@@ -148,10 +148,10 @@ def test_a_base_with_an_expert_is_the_whole_model(tmp_path):
         ({"model": {"emb_dim": 16}}, "num_heads = None"),
     ],
 )
-def test_an_expert_that_does_not_fit_is_refused(tmp_path, changes, told):
+def test_an_expert_that_does_not_fit_is_refused(tmp_path, changes, message):
     make_base().save(tmp_path / "small")
     base = loaded.Base.load(tmp_path / "small")
-    with pytest.raises(errors.CheckpointError, match=told):
+    with pytest.raises(errors.CheckpointError, match=message):
         base.with_expert(make_expert(base, **changes))
 
 
@@ -162,7 +162,7 @@ def test_an_expert_with_adapters_is_no_base(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("place", "message"),
     [
         ("memory://bucket/experts/", "found no expert 'experts'|no expert 'experts'"),
         ("gs://", "Add the name of the expert"),
@@ -171,14 +171,14 @@ def test_an_expert_with_adapters_is_no_base(tmp_path):
         ("hf://us/reviews@v1", "Leave the revision out"),
     ],
 )
-def test_what_is_no_place_is_refused(hub, place, told):
+def test_what_is_no_place_is_refused(hub, place, message):
     del hub
     act = (
         (lambda: loaded.Expert.load(place))
-        if told.startswith("found")
+        if message.startswith("found")
         else (lambda: make_expert(make_base()).save(place))
     )
-    with pytest.raises(errors.ElmError, match=told):
+    with pytest.raises(errors.ElmError, match=message):
         act()
 
 

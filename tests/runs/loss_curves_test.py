@@ -14,12 +14,14 @@ def write(folder, name, loss):
     (folder / name / loss_curves.FILE_NAME).write_text(f"{line}\n")
 
 
-def compared(folder, own, others):
-    for place, (where, names) in enumerate((("own", own), ("others", others))):
+def compared(folder, first_names, other_names):
+    for place, (where, names) in enumerate(
+        (("own", first_names), ("others", other_names))
+    ):
         for number, name in enumerate(names):
             write(folder / where, name, 10.0 * place + number)
     curves = loss_curves.read(folder / "own", folder / "others")
-    return {one.name: [loss for _, loss in one.other] for one in curves}
+    return {curve.name: [loss for _, loss in curve.other] for curve in curves}
 
 
 def test_a_training_is_compared_with_the_same_seed_elsewhere(tmp_path):

@@ -63,7 +63,7 @@ def normalised(x, scale):
 
 def test_gram_matrices_are_sums_over_the_tokens_of_all_rows_and_no_padding(folder):
     of = measured(folder, "whole")
-    found = measured_sums.grams(of)
+    grams = measured_sums.grams(of)
     leaves = {
         n: np.asarray(a, float) for n, a in trees.flatten(of.expert.params).items()
     }
@@ -72,7 +72,7 @@ def test_gram_matrices_are_sums_over_the_tokens_of_all_rows_and_no_padding(folde
     name = "encoder/layers/attention/query/kernel"
     read = normalised(read, leaves["encoder/layers/pre_attention_layer_norm/scale"][0])
     np.testing.assert_allclose(
-        found[name][0], read.T @ read / len(read), rtol=1e-5, atol=1e-8
+        grams[name][0], read.T @ read / len(read), rtol=1e-5, atol=1e-8
     )
     model, total, count = bases.build_model(*of.network), 0.0, 0
     last_of = jax.jit(functools.partial(model.apply, gives_logits=False))
@@ -83,10 +83,10 @@ def test_gram_matrices_are_sums_over_the_tokens_of_all_rows_and_no_padding(folde
         last = np.asarray(last[0], float)
         total, count = total + last.T @ last, count + len(last)
     np.testing.assert_allclose(
-        found["decoder/logits_dense/kernel"], total / count, rtol=1e-5, atol=1e-6
+        grams["decoder/logits_dense/kernel"], total / count, rtol=1e-5, atol=1e-6
     )
     matrices = {n for n in leaves if n.endswith("kernel")}
-    assert {*found} == matrices
+    assert {*grams} == matrices
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,10 @@ def test_the_batch_size_changes_only_rounding(folder, kind, measure):
 )
 def test_adapters_have_statistics_of_what_they_read(folder, kind, part, axis):
     of = measured(folder, kind)
-    found = measured_sums.grams(of)
+    grams = measured_sums.grams(of)
     leaves = trees.flatten(of.expert.params)
-    assert {*found} == {name for name in leaves if name.endswith(part)}
-    for name, gram in found.items():
+    assert {*grams} == {name for name in leaves if name.endswith(part)}
+    for name, gram in grams.items():
         width = leaves[name].shape[axis]
         assert gram.shape == (1, *((width, width) if part == "lora_a" else (width,)))
 
@@ -121,45 +121,47 @@ def test_hidden_activations_are_those_of_what_the_bottleneck_reads(folder):
     downs = [name for name in leaves if name.endswith("down/kernel")]
     ups = [name.replace("down", "up") for name in downs]
     read = measured_sums.hidden(of, downs, 30, 0)
-    found = measured_sums.hidden(of, ups, 30, 0)
+    hidden = measured_sums.hidden(of, ups, 30, 0)
     again = measured_sums.hidden(of._replace(batch_size=8), ups, 30, 0)
     for down, up in zip(downs, ups, strict=True):
         bias = leaves[down.replace("kernel", "bias")][:, None]
         expected = jax.nn.gelu(read[down] @ leaves[down] + bias)
-        np.testing.assert_allclose(found[up], expected, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(again[up], found[up], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(hidden[up], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(again[up], hidden[up], rtol=1e-4, atol=1e-5)
     tokens = sum(len(each.targets) for each in of.examples)
     decoder = next(name for name in ups if name.startswith("decoder"))
-    assert found[decoder].shape == (1, min(30, tokens), 4)
+    assert hidden[decoder].shape == (1, min(30, tokens), 4)
 
 
 @pytest.mark.parametrize("task", ["twice_ask", "written_ask"])
 def test_fisher_information_is_the_expected_square_of_single_gradients(folder, task):
     of = measured(folder, "bottleneck", task=task)
     of = of._replace(examples=of.examples[:2])
-    found = measured_sums.fisher(of)
+    squares = measured_sums.fisher(of)
     score = scoring.make_naive_score_fn(bases.build_model(*of.network))
-    own, base = trees.as_float32(of.expert.params), of.base.params
+    params, base = trees.as_float32(of.expert.params), of.base.params
 
     @jax.jit
-    def log_likelihoods(own, inputs, choices):
+    def log_likelihoods(params, inputs, choices):
         mask = np.ones((1, len(choices)), bool)
-        scores = score(trees.replace(base, own), inputs[None], choices[None], mask)[0]
+        scores = score(trees.replace(base, params), inputs[None], choices[None], mask)[
+            0
+        ]
         return jax.nn.log_softmax(scores) if len(choices) > 1 else scores
 
     slopes_of = jax.jit(jax.jacobian(log_likelihoods))
-    total: dict[str, Any] = dict.fromkeys(found, 0.0)
+    total: dict[str, Any] = dict.fromkeys(squares, 0.0)
     for each in of.examples:
         row = each.inputs, batching.pad(each.choices or (each.targets,), 8)
-        values, slopes = log_likelihoods(own, *row), slopes_of(own, *row)
+        values, slopes = log_likelihoods(params, *row), slopes_of(params, *row)
         for answer, value in enumerate(values):
             share = np.exp(value) if each.choices else 1.0
             for name, leaf in trees.flatten(slopes).items():
                 total[name] += share * np.square(np.asarray(leaf[answer], float))
-    for name, leaf in found.items():
+    for name, leaf in squares.items():
         expected = total[name] / len(of.examples)
         np.testing.assert_allclose(leaf, expected, rtol=1e-3, atol=1e-6)
-    assert {*found} == {*trees.flatten(own)}
+    assert {*squares} == {*trees.flatten(params)}
 
 
 def merge_by(folder, kind, method, **changes):
@@ -189,18 +191,18 @@ def test_methods_with_data_merge_experts_from_disk(folder, capsys, kind, method)
     run = merge_by(folder, kind, method)
     run.plan()
     run.run()
-    made, info = experts.load_expert(folder / "merged" / f"{kind}_{method.name}")
-    assert all(np.isfinite(leaf).all() for leaf in trees.flatten(made).values())
-    told = info.data["merge"]["measured"]
-    assert (told["split"], told["num_rows"]) == ("train", 5)
-    assert [*told["tasks"]] == ["long_ask", "plain_ask", "twice_ask"]
+    merged, info = experts.load_expert(folder / "merged" / f"{kind}_{method.name}")
+    assert all(np.isfinite(leaf).all() for leaf in trees.flatten(merged).values())
+    recorded = info.data["merge"]["measured"]
+    assert (recorded["split"], recorded["num_rows"]) == ("train", 5)
+    assert [*recorded["tasks"]] == ["long_ask", "plain_ask", "twice_ask"]
     capsys.readouterr()
     run.run()
     assert "finished already" in capsys.readouterr().out
-    other = merge_by(
+    other_run = merge_by(
         folder, kind, method, measuring=dataclasses.replace(SETTINGS, num_rows=6)
     )
-    for act in (other.plan, other.run):
+    for act in (other_run.plan, other_run.run):
         with pytest.raises(errors.CheckpointError, match="num_rows: 5 before, 6 now"):
             act()
 
@@ -212,7 +214,7 @@ def test_the_outputs_of_a_merge_by_regression_are_nearest_to_those_of_the_expert
     merge_by(
         folder, "whole", regression.RegMean(shrink=1.0, ridge=1e-9), expert_name="near"
     ).run()
-    made = trees.flatten(experts.load_expert(folder / "merged" / "near")[0])
+    merged = trees.flatten(experts.load_expert(folder / "merged" / "near")[0])
     name = "encoder/layers/attention/query/kernel"
     slope = size = 0.0
     for number, task in enumerate(("plain_ask", "twice_ask", "long_ask"), start=1):
@@ -222,9 +224,9 @@ def test_the_outputs_of_a_merge_by_regression_are_nearest_to_those_of_the_expert
         rows = [dataset[int(row)] for row in np.sort(draw[:5])]
         grams = measured_sums.grams(of._replace(examples=rows))
         gram = np.asarray(grams[name][0], float)
-        own = trees.flatten(of.expert.params)[name][0]
-        slope = slope + gram @ (np.asarray(made[name][0], float) - own)
-        size = size + np.abs(gram @ own).max()
+        matrix = trees.flatten(of.expert.params)[name][0]
+        slope = slope + gram @ (np.asarray(merged[name][0], float) - matrix)
+        size = size + np.abs(gram @ matrix).max()
     assert np.abs(slope).max() < 1e-4 * size
 
 
@@ -242,11 +244,11 @@ def test_statistics_are_kept_and_damaged_ones_are_refused(folder):
     assert len(kept) == 2 * 3
     merge_by(folder, "ia3", method, expert_name="second", **where).run()
     assert kept == contents(folder / "kept")
-    one, two = (
+    first, second = (
         manifest.read_manifest(folder / "merged" / name).params_fingerprint
         for name in ("first", "second")
     )
-    assert one == two
+    assert first == second
     path = next(path for path in kept if path.name == "arrays.npz")
     path.write_bytes(path.read_bytes()[:-9] + b"something")
     with pytest.raises(errors.DataError, match="changed after it was written"):
@@ -264,11 +266,13 @@ def test_statistics_of_a_base_that_computes_in_another_dtype_are_others(folder):
     base = loaded.Base.load(folder / "base")
     model = base.manifest.model | {"dtype": "bfloat16"}
     info = dataclasses.replace(base.manifest, model=model)
-    other = dataclasses.replace(base, manifest=info)
-    (one,), (two,) = (source.measure(method, parts, of) for of in (base, other))
+    other_base = dataclasses.replace(base, manifest=info)
+    (first,), (second,) = (
+        source.measure(method, parts, of) for of in (base, other_base)
+    )
     assert any(
-        not np.array_equal(leaf, trees.flatten(two)[name])
-        for name, leaf in trees.flatten(one).items()
+        not np.array_equal(leaf, trees.flatten(second)[name])
+        for name, leaf in trees.flatten(first).items()
     )
     infos = [part.manifest for part in parts]
     changed = source._replace(base_model=model)

@@ -63,11 +63,11 @@ def test_an_old_name_builds_the_run_of_its_new_name_and_tells_it_once(
     name = f"{run_type.__module__.rpartition('.')[2]}.{run_type.__name__}"
     new = options.MOVED[old]
     run = build(run_type, file, *also, f"{name}.{old} = {value}")
-    told = capsys.readouterr().err
+    output = capsys.readouterr().err
     part, _, field = new.partition(".")
     part_name = type(getattr(run, part))
     full = f"{part_name.__module__.rpartition('.')[2]}.{part_name.__name__}.{field}"
-    assert told.count(f"{name}.{old} is now {full} ") == 1
+    assert output.count(f"{name}.{old} is now {full} ") == 1
     plain = build(run_type, file, *also)
     changed = {field: ast.literal_eval(value)}
     changed = {part: dataclasses.replace(getattr(plain, part), **changed)}

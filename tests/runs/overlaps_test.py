@@ -43,11 +43,11 @@ def save_expert(folder, name, **changes):
 
 
 def score(folder, *names, **changes):
-    given = {
+    fields = {
         "experts": ("{MODEL_DIR}/experts/*",),
         "results_path": "{MODEL_DIR}/overlaps.jsonl",
     }
-    scored.score(folder, *names, **(given | changes))
+    scored.score(folder, *names, **(fields | changes))
     return {
         (row.expert, row.dataset): row
         for row in result_store.ResultStore(folder / "overlaps.jsonl").rows()
@@ -57,8 +57,8 @@ def score(folder, *names, **changes):
 def test_rows_that_an_expert_was_trained_on_are_refused_before_any_score(folder):
     with pytest.raises(errors.DataError) as caught:
         score(folder, "long", "signs", "twice")
-    told = "100.0 % of twice_ask test for plain, 75.0 % of signs_ask test for plain"
-    assert told in str(caught.value)
+    message = "100.0 % of twice_ask test for plain, 75.0 % of signs_ask test for plain"
+    assert message in str(caught.value)
     assert 'evaluate.Evaluate.overlap = "mark"' in str(caught.value)
     assert not (folder / "overlaps.jsonl").exists()
 
@@ -119,31 +119,33 @@ def test_rows_are_compared_with_queries_and_keys_of_the_library(folder):
     toy.build(folder, experts=("{MODEL_DIR}/experts/plain",)).run()
     rows = ask(folder, "twice")
     # Of eight rows, the same in all splits and tasks, two ask and four are keys.
-    others = rows["retrieved", "twice"].overlap_with
-    assert others["queries"] == 25.0
-    assert others["keys"] == 50.0
+    overlap = rows["retrieved", "twice"].overlap_with
+    assert overlap["queries"] == 25.0
+    assert overlap["keys"] == 50.0
     (owner,) = index.open_index(folder / "library").experts
     (source,) = owner.sources
     ((_, asking),) = [
-        (one.task, one.rows)
-        for one in queries.Queries(embedder=toy.ENCODER, num_queries=2).ask(
+        (question.task, question.rows)
+        for question in queries.Queries(embedder=toy.ENCODER, num_queries=2).ask(
             toy.build(folder), ["twice_ask"], toy.DATA, base_path="{MODEL_DIR}/base"
         )
     ]
     both = {*asking} & {*source.rows}
-    assert others["queries in keys"] == 50.0 * len(both)
+    assert overlap["queries in keys"] == 50.0 * len(both)
     assert rows["base", "twice"].overlap_with == {"base": None}
-    told = " ".join(marks.legend([*rows.values()]))
-    assert "also, or nearly, rows that asked the library for experts: twice_ask" in told
-    assert "rows behind the library's keys: twice_ask 50.0 %" in told
-    assert "Not compared with rows that the base was trained on" in told
+    legend = " ".join(marks.legend([*rows.values()]))
+    assert (
+        "also, or nearly, rows that asked the library for experts: twice_ask" in legend
+    )
+    assert "rows behind the library's keys: twice_ask 50.0 %" in legend
+    assert "Not compared with rows that the base was trained on" in legend
 
 
 def test_keys_whose_rows_are_not_at_hand_are_not_compared(folder):
     toy.build(folder, experts=("{MODEL_DIR}/experts/plain",)).run()
     shutil.rmtree(folder / "cache" / "plain_ask")
-    others = ask(folder, "twice")["retrieved", "twice"].overlap_with
-    assert others == {
+    overlap = ask(folder, "twice")["retrieved", "twice"].overlap_with
+    assert overlap == {
         "base": None,
         "queries": 25.0,
         "keys": None,
@@ -164,15 +166,15 @@ def test_keys_of_other_rows_than_the_manifest_tells_are_not_compared(folder):
 
 def test_rows_that_the_base_was_trained_on_are_told_and_not_refused(folder):
     params, info = toy.experts.load_expert(folder / "base")
-    own = manifest.read_manifest(folder / "experts" / "plain")
-    info = dataclasses.replace(info, tasks=own.tasks, data=own.data)
+    expert_info = manifest.read_manifest(folder / "experts" / "plain")
+    info = dataclasses.replace(info, tasks=expert_info.tasks, data=expert_info.data)
     shutil.rmtree(folder / "base")
     toy.experts.save_expert(folder / "base", params, info)
     rows = score(folder, "signs", experts=())
     assert rows["base", "signs"].overlap_with == {"base": 75.0}
     assert rows["base", "signs"].overlap is None
-    told = " ".join(marks.legend([*rows.values()]))
-    assert "rows that the base was trained on: signs_ask 75.0 %" in told
+    legend = " ".join(marks.legend([*rows.values()]))
+    assert "rows that the base was trained on: signs_ask 75.0 %" in legend
 
 
 def test_damaged_training_rows_are_refused_with_both_ways_out(folder):

@@ -155,9 +155,9 @@ def rows_of(run):
 
 def test_a_strategy_and_a_merge_method_of_others_are_scored_from_gin_alone(others):
     rows = rows_of(others)
-    found = {row.expert for row in rows}
+    labels = {row.expert for row in rows}
     merged = "merged_top2_first"
-    assert found >= {"base", "retrieved", merged, "longest_row", "plain", "twice"}
+    assert labels >= {"base", "retrieved", merged, "longest_row", "plain", "twice"}
     for row in rows:
         if row.expert == "longest_row":
             assert (row.kind, row.strategy, row.settings) == (
@@ -167,9 +167,10 @@ def test_a_strategy_and_a_merge_method_of_others_are_scored_from_gin_alone(other
             ((name, mark),) = row.experts.items()
             assert row.expert_fingerprint == mark
             (same,) = {
-                one.per_example_sha256
-                for one in rows
-                if (one.expert, one.task, one.split) == (name, row.task, row.split)
+                candidate.per_example_sha256
+                for candidate in rows
+                if (candidate.expert, candidate.task, candidate.split)
+                == (name, row.task, row.split)
             }
             assert row.per_example_sha256 == same
         if row.expert == merged:
@@ -184,10 +185,10 @@ def test_the_merge_of_others_has_the_parameters_that_it_makes(others, own_folder
     # No result may depend on their order: they are given by their fingerprints.
     first = min(folders, key=lambda path: manifest.read_manifest(path).fingerprint)
     base = loaded.Base.load(own_folder / "base")
-    found, adapter = candidates.Candidate("x", folders, method=method).load(base)
+    params, adapter = candidates.Candidate("x", folders, method=method).load(base)
     assert adapter is None
     expert = trees.flatten(experts.load_expert(first)[0])
-    whole = trees.flatten(found)
+    whole = trees.flatten(params)
     for name, leaf in expert.items():
         np.testing.assert_array_equal(whole[name], leaf * np.float32(0.5))
 
@@ -197,7 +198,7 @@ def test_libraries_of_two_seeds_are_alike_and_those_of_mixed_seeds_are_none(
 ):
     (tmp_path / "base").symlink_to(own_folder / "base")
     folders = {"all 1": (1, 1), "all 2": (2, 2), "mixed": (1, 2)}
-    found = {}
+    by_place = {}
     for place, seeds in folders.items():
         home = tmp_path / place
         for name, seed in zip(("plain", "twice"), seeds, strict=True):
@@ -206,17 +207,17 @@ def test_libraries_of_two_seeds_are_alike_and_those_of_mixed_seeds_are_none(
             experts.save_expert(home / "experts" / name, params, of_seed)
         (home / "base").symlink_to(own_folder / "base")
         toy.build(home).run()
-        asked = toy.ask(home)
-        (answer,) = asked.ask(asked, TASKS[:1], asked.data)
-        found[place] = (answer.library, answer.training_seed)
-    assert found["all 1"][0] == found["all 2"][0] != ""
-    assert [found[place][1] for place in folders] == [1, 2, None]
-    assert found["mixed"] == ("", None)
+        retrieval = toy.ask(home)
+        (answer,) = retrieval.ask(retrieval, TASKS[:1], retrieval.data)
+        by_place[place] = (answer.library, answer.training_seed)
+    assert by_place["all 1"][0] == by_place["all 2"][0] != ""
+    assert [by_place[place][1] for place in folders] == [1, 2, None]
+    assert by_place["mixed"] == ("", None)
     # Rows tell it, whichever expert was chosen.
     run = toy.score(tmp_path / "all 2", experts=(), strategies=("base", "merged_top3"))
     run.run()
-    told = {row.expert: (row.library, row.training_seed) for row in rows_of(run)}
-    assert told == {"base": ("", None), "merged_top3": (found["all 2"][0], 2)}
+    by_expert = {row.expert: (row.library, row.training_seed) for row in rows_of(run)}
+    assert by_expert == {"base": ("", None), "merged_top3": (by_place["all 2"][0], 2)}
 
 
 def test_a_report_shows_strategies_of_others_as_they_are(others, own_folder):
@@ -264,9 +265,9 @@ def test_rows_of_earlier_versions_tell_no_strategy_and_are_not_scored_again(
     run.run()
     assert "to score: 0" in capsys.readouterr().out
     assert (tmp_path / "results.jsonl").read_text("utf-8") == text
-    found = rows_of(run)
-    assert {row.role for row in found} == {"base", "expert", "strategy"}
-    assert all(row.is_choice == (row.expert == "retrieved") for row in found)
+    rows = rows_of(run)
+    assert {row.role for row in rows} == {"base", "expert", "strategy"}
+    assert all(row.is_choice == (row.expert == "retrieved") for row in rows)
 
 
 def test_votes_are_written_by_the_main_process_only(others, monkeypatch):
@@ -286,12 +287,14 @@ def test_a_retrieval_as_it_was_asks_what_a_part_asks(others, own_folder):
     """`@library.Retrieve()` had tasks and data of its own."""
     former = toy.ask(own_folder)
     names = task_registry.registry.expand(TASKS)
-    asked = former.ask(former, names, former.data)
+    questions = former.ask(former, names, former.data)
     again = others.retrieval.ask(
         others, names, others.data, base_path="{MODEL_DIR}/base"
     )
-    assert [one.result.votes for one in asked] == [one.result.votes for one in again]
-    assert [one.rows for one in asked] == [one.rows for one in again]
+    assert [question.result.votes for question in questions] == [
+        one.result.votes for one in again
+    ]
+    assert [question.rows for question in questions] == [one.rows for one in again]
     assert isinstance(former, library.Retrieve)
     assert isinstance(former, queries.Queries)
 
@@ -305,17 +308,17 @@ def test_controls_of_a_library_are_scored_by_their_names(others, tmp_path):
         results_path=str(tmp_path / "results.jsonl"),
     )
     run.run()
-    found = rows_of(run)
-    labels = sorted(row.expert for row in found)
+    rows = rows_of(run)
+    labels = sorted(row.expert for row in rows)
     assert labels == ["merged_all"] * 2 + ["random_weights"] * 2
     text = others.path("{MODEL_DIR}/votes.jsonl").read_text("utf-8")
     lines = map(json.loads, text.splitlines())
     votes = {line["task"]: line["votes"][0][0] for line in lines}
-    for row in found:
+    for row in rows:
         assert row.kind == "strategy"
         assert not row.is_choice
         all_of_them = {"plain", "twice"}
         first = {votes[row.task]}
         assert {*row.experts} == (all_of_them if row.expert == "merged_all" else first)
         assert row.expert_fingerprint not in row.experts.values()
-    assert len({r.expert_fingerprint for r in found if r.expert == "merged_all"}) == 1
+    assert len({r.expert_fingerprint for r in rows if r.expert == "merged_all"}) == 1

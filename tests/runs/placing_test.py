@@ -55,9 +55,9 @@ def test_what_is_on_disk_lies_on_devices_as_what_is_in_memory(tmp_path, mesh):
     params = save_base(tmp_path / "base", SHAPE)
     base = loaded.Base.open(tmp_path / "base")
     expected = precision.in_compute_dtype(SHAPE, jax.tree.map(jnp.asarray, params))
-    for given in (base.params, params, jax.tree.map(jnp.asarray, params)):
-        found = placing.frozen(given, SHAPE, mesh, "data")
-        assert trees.fingerprint(found) == trees.fingerprint(expected)
+    for host_params in (base.params, params, jax.tree.map(jnp.asarray, params)):
+        placed = placing.frozen(host_params, SHAPE, mesh, "data")
+        assert trees.fingerprint(placed) == trees.fingerprint(expected)
     trained = placing.trained(base.params, mesh, "data")
     assert trees.fingerprint(trained) == trees.fingerprint(params)
     assert trees.fingerprint(loaded.Base.load(tmp_path / "base").params) == (

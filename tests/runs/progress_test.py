@@ -27,8 +27,8 @@ def test_an_unknown_total_promises_nothing():
 
 
 def test_bytes_are_shown_in_their_units():
-    told = lines((10, 20_000_000, 100_000_000), unit="bytes")
-    assert told == ["read: 20.00 MB/100.00 MB, 2.00 MB/s, 40 s left"]
+    shown = lines((10, 20_000_000, 100_000_000), unit="bytes")
+    assert shown == ["read: 20.00 MB/100.00 MB, 2.00 MB/s, 40 s left"]
 
 
 def test_lines_keep_their_distance():

@@ -39,7 +39,7 @@ def save_expert(folder, *, seed, kind="dataset", root=None, training_seed=0):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A base, six experts of random parameters, and all their scores."""
-    found = tmp_path_factory.mktemp("raced")
+    path = tmp_path_factory.mktemp("raced")
     with pytest.MonkeyPatch.context() as patch:
         rows = [(f"Row {i} ?", ("dog", "cat"), "dog") for i in range(64)]
         patch.setitem(scored.ROWS, "plain", rows)
@@ -47,10 +47,10 @@ def folder(tmp_path_factory):
         doubtful = [(f"{i} ?", ("<", ">"), "<") for i in range(63)]
         patch.setitem(scored.ROWS, "alike", [*doubtful, ("Row ?", ("yes", "no"), "no")])
         with scored.registered():
-            scored.save_base(found)
-            save_experts(found)
-            run(found, results_path="{MODEL_DIR}/all.jsonl")
-            yield found
+            scored.save_base(path)
+            save_experts(path)
+            run(path, results_path="{MODEL_DIR}/all.jsonl")
+            yield path
 
 
 def run(folder, *tasks, **changes):
@@ -87,8 +87,8 @@ def test_rounds_score_rows_that_are_not_of_other_rounds(folder):
             arrays = store.per_example(row, only=("example_ids",))
             ids.setdefault(row.expert, []).extend(arrays["example_ids"].tolist())
     assert ids.keys() == set(NAMES)
-    for own in ids.values():
-        assert len(own) == len(set(own)) in (16, 32)
+    for row_ids in ids.values():
+        assert len(row_ids) == len(set(row_ids)) in (16, 32)
 
 
 def test_a_race_that_is_run_again_scores_nothing(folder, capsys):
@@ -117,8 +117,8 @@ def test_tasks_whose_answers_are_written_and_lone_experts_do_not_race(folder):
     run(folder, "written", race=RACE, results_path="{MODEL_DIR}/written.jsonl")
     rows = row_lines.read_rows(folder / "written.jsonl")
     assert {row.expert for row in rows} == {"base", *NAMES}
-    one = (f"{{MODEL_DIR}}/experts/{NAMES[0]}",)
-    run(folder, race=RACE, experts=one, results_path="{MODEL_DIR}/one.jsonl")
+    expert = (f"{{MODEL_DIR}}/experts/{NAMES[0]}",)
+    run(folder, race=RACE, experts=expert, results_path="{MODEL_DIR}/one.jsonl")
     assert accuracies(folder / "one.jsonl").keys() == {"base", NAMES[0]}
 
 
@@ -162,7 +162,10 @@ def test_trainings_of_one_expert_stay_or_go_together_by_their_mean(folder):
         experts=("{MODEL_DIR}/seeds/*/*",),
         results_path="{MODEL_DIR}/seeds.jsonl",
     )
-    means = {name: sum(everyone[x] for x in own) / 2 for name, own in pairs.items()}
+    means = {
+        name: sum(everyone[x] for x in trainings) / 2
+        for name, trainings in pairs.items()
+    }
     assert max(means, key=means.__getitem__) == "even"
     assert means["even"] > means["bad"] + 50
     rows = result_store.ResultStore(folder / "seeds.jsonl").rows()

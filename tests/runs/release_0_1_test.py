@@ -63,9 +63,9 @@ def test_what_it_finished_is_finished(folder, capfd, kinds, file, macros):
     moved_fields._tell.cache_clear()  # another test may have been told already
     before = contents(folder / "prompt_experts") | contents(folder / "merged")
     run(kinds, folder, file, **macros)
-    told = capfd.readouterr()
-    assert "finished already" in told.out + told.err
-    assert "the old name is still read" in told.out + told.err
+    printed = capfd.readouterr()
+    assert "finished already" in printed.out + printed.err
+    assert "the old name is still read" in printed.out + printed.err
     after = contents(folder / "prompt_experts") | contents(folder / "merged")
     assert before == after
 
@@ -109,8 +109,8 @@ def test_its_base_experts_merges_and_retrieval_score_as_they_did(folder):
     scores = {key: value for key, value in was.items() if key[1] == "accuracy"}
     assert len(scores) == 8  # "retrieved" and "merged_top3" are among them
     # On another processor one of 128 answers may round to the other side.
-    found = {key: now[key] for key in scores}
-    assert found == pytest.approx(scores, abs=100 / 128)
+    scores_now = {key: now[key] for key in scores}
+    assert scores_now == pytest.approx(scores, abs=100 / 128)
 
 
 def test_its_library_is_listed_and_its_index_is_asked_to_be_built_again(folder):

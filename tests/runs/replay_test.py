@@ -102,15 +102,15 @@ def run(folder, **changes):
         "title": "t",
         "published_path": str(folder / "published.json"),
     }
-    one = replay.Replay(**(fields | changes))
-    one.plan()
-    one.start(config="", operative_config="")
+    replay_run = replay.Replay(**(fields | changes))
+    replay_run.plan()
+    replay_run.start(config="", operative_config="")
     return (folder / "replay" / "tables.md").read_text()
 
 
 def cells(text, label):
-    found = next(n for n in text.splitlines() if n.startswith(f"| {label}"))
-    return [cell.strip() for cell in found.split("|")[2:-1]]
+    line = next(n for n in text.splitlines() if n.startswith(f"| {label}"))
+    return [cell.strip() for cell in line.split("|")[2:-1]]
 
 
 @pytest.mark.usefixtures("toy_tasks")
@@ -118,8 +118,8 @@ def test_cells_are_within_or_outside_of_our_interval_and_the_tolerance(tmp_path)
     published(tmp_path, row("base", "base"))
     record(tmp_path, "base", (0.5, 0.5), kind="base")
     text = run(tmp_path)
-    known, ours, apart, verdict = cells(text, "Plain")
-    assert (known, apart, verdict) == ("50.00", "0.0", "within")
+    expected, ours, apart, verdict = cells(text, "Plain")
+    assert (expected, apart, verdict) == ("50.00", "0.0", "within")
     assert ours.startswith("50.0 (4")  # with its interval
     assert cells(text, "Signs")[2:] == ["−30.0", "outside"]
     assert cells(text, r"mean \[1\]")[2:] == ["−15.0", "outside"]
@@ -200,7 +200,7 @@ def test_ranks_are_of_what_was_retrieved_among_the_experts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"tables": ("scroes",)}, "Did you mean: scores"),
         ({"ours": {"bas": "x"}}, "Did you mean: base"),
@@ -209,14 +209,14 @@ def test_ranks_are_of_what_was_retrieved_among_the_experts(tmp_path):
     ],
 )
 @pytest.mark.usefixtures("toy_tasks")
-def test_names_that_no_table_has_are_refused(tmp_path, changes, told):
+def test_names_that_no_table_has_are_refused(tmp_path, changes, message):
     published(tmp_path, row("base", "base"))
-    with pytest.raises(errors.ConfigError, match=told):
+    with pytest.raises(errors.ConfigError, match=message):
         run(tmp_path, **changes)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"flops": "many"}, "flops is 'many'"),
         ({"cells": {"plane": 1.0}}, "row 'base' with 'plane'"),
@@ -226,13 +226,13 @@ def test_names_that_no_table_has_are_refused(tmp_path, changes, told):
     ],
 )
 @pytest.mark.usefixtures("toy_tasks")
-def test_published_numbers_that_cannot_be_are_refused(tmp_path, change, told):
+def test_published_numbers_that_cannot_be_are_refused(tmp_path, change, message):
     changed = row("base", "base") | change
     if "lable" in change:
         del changed["label"]
-        told = "label is missing"
+        message = "label is missing"
     published(tmp_path, changed)
-    with pytest.raises(errors.DataError, match=told):
+    with pytest.raises(errors.DataError, match=message):
         run(tmp_path)
 
 
@@ -241,10 +241,10 @@ def test_the_papers_numbers_have_the_means_that_are_told_of_them():
     rows = {row["name"]: row for table in content["tables"] for row in table["rows"]}
     means = {}
     for name in ("t5_3b", "roe_3b", "t0_3b", "t0_11b"):
-        own = dict(rows[name]["cells"])
-        printed = own.pop("mean")
-        assert len(own) == 11
-        means[name] = (printed, round(float(np.mean([*own.values()])), 2))
+        by_dataset = dict(rows[name]["cells"])
+        printed = by_dataset.pop("mean")
+        assert len(by_dataset) == 11
+        means[name] = (printed, round(float(np.mean([*by_dataset.values()])), 2))
     assert means == {
         "t5_3b": (42.99, 42.99),
         "roe_3b": (53.48, 53.26),

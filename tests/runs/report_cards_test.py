@@ -71,22 +71,22 @@ def folder(tmp_path):
     record(tmp_path, "base", 0.4, kind="base")
     record(tmp_path, "multitask", 0.7, kind="multitask")
     record(tmp_path, "retrieved", 0.5, kind="strategy")
-    own = {"fingerprint": INFO.fingerprint, "source": "experts/notes"}
-    record(tmp_path, "notes", 0.6, **own)
+    facts = {"fingerprint": INFO.fingerprint, "source": "experts/notes"}
+    record(tmp_path, "notes", 0.6, **facts)
     for seed in range(3):
         record(tmp_path, "three", 0.6, seed=seed, recipe="same")
     return tmp_path
 
 
 def run(folder, **fields):
-    one = report.Report(
+    report_run = report.Report(
         model_dir=str(folder),
         title="t",
         unseen_tasks=UNSEEN,
         seen_tasks=SEEN,
         **fields,
     )
-    one.start(config="", operative_config="")
+    report_run.start(config="", operative_config="")
     return folder / "report"
 
 
@@ -100,17 +100,23 @@ def lines(text, title):
 def test_a_card_has_the_scores_and_intervals_of_the_tables(folder):
     where = run(folder)
     head = lines((where / "tables.md").read_text(), "Unseen tasks")
-    own = lines((where / "cards" / "multitask.md").read_text(), "Unseen tasks: accur")
-    assert [own["plain"][2], own["signs"][2], own["mean"][2]] == [
-        cell.replace("**", "") for cell in head["multitask"]
-    ]
-    assert "–" in own["mean"][2]
-    assert [own[name][3] for name in ("plain", "signs", "mean")] == [
+    unseen_lines = lines(
+        (where / "cards" / "multitask.md").read_text(), "Unseen tasks: accur"
+    )
+    assert [
+        unseen_lines["plain"][2],
+        unseen_lines["signs"][2],
+        unseen_lines["mean"][2],
+    ] == [cell.replace("**", "") for cell in head["multitask"]]
+    assert "–" in unseen_lines["mean"][2]
+    assert [unseen_lines[name][3] for name in ("plain", "signs", "mean")] == [
         cell.split(" ")[0].replace("**", "") for cell in head["base"]
     ]
-    seen = lines((where / "cards" / "notes.md").read_text(), "Seen tasks: accuracy")
-    assert seen["alike"][:2] == ["1", "60"]
-    assert "–" in seen["alike"][2]
+    seen_lines = lines(
+        (where / "cards" / "notes.md").read_text(), "Seen tasks: accuracy"
+    )
+    assert seen_lines["alike"][:2] == ["1", "60"]
+    assert "–" in seen_lines["alike"][2]
 
 
 def test_experts_have_cards_and_the_base_and_strategies_have_none(folder):
@@ -144,23 +150,23 @@ class Links(html.parser.HTMLParser):
 def test_page_and_tables_link_cards(folder):
     where = run(folder)
     names = ("multitask", "notes", "three")
-    found = Links((where / "index.html").read_text()).found
-    cards = {link for link in found if link[1].startswith("cards/")}
+    links = Links((where / "index.html").read_text()).found
+    cards = {link for link in links if link[1].startswith("cards/")}
     assert cards == {(name, f"cards/{name}.md") for name in names}
     for name in names:
         assert f"- [{name}](cards/{name}.md)" in (where / "tables.md").read_text()
 
 
 def test_the_own_card_is_shown_as_text_and_experts_stay_as_they_are(folder):
-    own = folder / "experts" / "notes"
-    before = {path: path.read_bytes() for path in own.rglob("*")}
+    expert_dir = folder / "experts" / "notes"
+    before = {path: path.read_bytes() for path in expert_dir.rglob("*")}
     card = run(folder) / "cards" / "notes.md"
     text = card.read_text()
     assert f"`````markdown\n{OWN}`````\n" in text
     address = "../../experts/notes/card.md"
     assert f"[own card]({address})" in text
-    assert (card.parent / address).samefile(own / "card.md")
-    assert before == {path: path.read_bytes() for path in own.rglob("*")}
+    assert (card.parent / address).samefile(expert_dir / "card.md")
+    assert before == {path: path.read_bytes() for path in expert_dir.rglob("*")}
 
 
 def test_the_card_of_another_training_in_the_folder_is_not_shown(folder):
@@ -196,17 +202,18 @@ def test_prompts_of_the_same_rows_have_the_interval_of_their_mean():
         ("d", prompt): statistics.Column(ids, 100.0 * (rng.random(40) < 0.6))
         for prompt in "abc"
     }
-    other = statistics.Column(ids[1:], 100.0 * (rng.random(39) < 0.6))
-    found = card_scores.narrow(wide)
-    assert len(found) == 1
+    column = statistics.Column(ids[1:], 100.0 * (rng.random(39) < 0.6))
+    narrowed = card_scores.narrow(wide)
+    assert len(narrowed) == 1
     both = [
-        estimates.estimate([one], estimates.Draws()).interval for one in (wide, found)
+        estimates.estimate([columns], estimates.Draws()).interval
+        for columns in (wide, narrowed)
     ]
     assert both[0].low < both[0].mean < both[0].high
     np.testing.assert_allclose(
-        *[(one.mean, one.low, one.high) for one in both], rtol=1e-12
+        *[(interval.mean, interval.low, interval.high) for interval in both], rtol=1e-12
     )
-    assert card_scores.narrow(wide | {("d", "e"): other}).keys() == {
+    assert card_scores.narrow(wide | {("d", "e"): column}).keys() == {
         *wide,
         ("d", "e"),
     }
@@ -220,11 +227,11 @@ def test_no_name_is_markup_or_a_path():
     assert text.startswith("# \\<b\\>x\n\n- kind: \\<script\\>\n")
     assert text.endswith("````markdown\n```\n<i>\n````\n")
     files = expert_cards.file_names(["../x", "Dream", "dream", "a" * 300])
-    assert len({own.lower() for own in files.values()}) == 4
-    for own in files.values():
-        assert pathlib.Path(own).name == own
-        assert not own.startswith(".")
-        assert len(own) < 200
+    assert len({name.lower() for name in files.values()}) == 4
+    for name in files.values():
+        assert pathlib.Path(name).name == name
+        assert not name.startswith(".")
+        assert len(name) < 200
 
 
 def test_cards_of_experts_that_a_report_no_longer_has_are_removed(folder):

@@ -59,24 +59,24 @@ class Cells(html.parser.HTMLParser):
 
 
 def run(folder, *names, **fields):
-    one = report.Report(
+    report_run = report.Report(
         model_dir=str(folder),
         title="t",
         unseen_tasks=tuple(f"{name}_ask" for name in names),
         **fields,
     )
-    one.start(config="", operative_config="")
+    report_run.start(config="", operative_config="")
     return folder / "report"
 
 
 def test_a_page_shows_inputs_choices_log_probabilities_and_verdicts(folder):
-    found = Cells(run(folder, "plain", "signs") / "examples" / "signs_ask.html")
+    page = Cells(run(folder, "plain", "signs") / "examples" / "signs_ask.html")
     rows = scored.ROWS["signs"]
-    assert [text.strip() for text in found.inputs] == [prompt for prompt, *_ in rows]
+    assert [text.strip() for text in page.inputs] == [prompt for prompt, *_ in rows]
     store = result_store.ResultStore(folder / "results.jsonl")
     row = next(r for r in store.rows() if r.task == "signs_ask")
     arrays = store.per_example(row)
-    shown = [cells for cells in found.rows if len(cells) == 2][2:]  # after the models
+    shown = [cells for cells in page.rows if len(cells) == 2][2:]  # after the models
     scores = iter(arrays["scores"].tolist())
     for place, (_, choices, answer) in enumerate(rows):
         assert shown.pop(0) == ["choice", "base"]
@@ -98,8 +98,8 @@ def test_the_report_links_the_numbers_of_what_has_pages(folder):
     # In the main table; and in the map, where a dataset of one prompt has one column.
     assert len(links) == 4
     for link in expected:
-        found = Cells(folder / "report" / link.partition("#")[0])
-        assert "../index.html" in found.links
+        target = Cells(folder / "report" / link.partition("#")[0])
+        assert "../index.html" in target.links
 
 
 def test_the_first_rows_are_shown_and_their_number_told(folder):
@@ -121,8 +121,8 @@ def test_a_cut_prompt_is_shown_whole_with_the_number_of_tokens_read(folder):
 
 def test_written_answers_stand_beside_the_right_ones(folder):
     where = run(folder, "written", metric="rougeL")
-    found = Cells(where / "examples" / "written_ask.html")
-    answers = [cells for cells in found.rows if len(cells) == 3]
+    page = Cells(where / "examples" / "written_ask.html")
+    answers = [cells for cells in page.rows if len(cells) == 3]
     assert answers[0] == ["model", "answer", "rougeL"]
     assert {cells[0] for cells in answers[1::2]} == {"base"}
     text = (where / "examples" / "written_ask.html").read_text()

@@ -85,14 +85,12 @@ def test_the_best_of_many_settings_is_worth_what_other_rows_say(tmp_path):
     rng = np.random.default_rng(11)
     record(tmp_path, "multitask", 0.5, rng, kind="multitask")
     for place in range(20):
-        own = {"kind": "strategy", "strategy": "merged_top_k"}
-        record(tmp_path, f"merged_{place}", 0.5, rng, **own)
+        facts = {"kind": "strategy", "strategy": "merged_top_k"}
+        record(tmp_path, f"merged_{place}", 0.5, rng, **facts)
     record(tmp_path, "retrieved", 0.5, rng, kind="strategy", strategy="retrieved")
     text = run(tmp_path)
-    found = line(text, "20 of merged_top_k")
-    (bound, has), (fitted, fitted_has), (optimism, _), elsewhere, _, each = numbers(
-        found
-    )
+    row = line(text, "20 of merged_top_k")
+    (bound, has), (fitted, fitted_has), (optimism, _), elsewhere, _, each = numbers(row)
     assert (has, fitted_has, elsewhere) == (False, True, "–")
     assert bound > 53
     assert 45 < fitted < 53
@@ -106,12 +104,12 @@ def test_settings_that_other_rows_choose_are_told(tmp_path):
     rng = np.random.default_rng(8)
     for split in ("validation", "test"):
         for place in range(4):
-            own = {"kind": "strategy", "strategy": "merged_top_k", "split": split}
-            record(tmp_path, f"merged_{place}", 0.5 + 0.3 * (place == 2), rng, **own)
+            facts = {"kind": "strategy", "strategy": "merged_top_k", "split": split}
+            record(tmp_path, f"merged_{place}", 0.5 + 0.3 * (place == 2), rng, **facts)
     text = run(tmp_path, split="test")
-    found = numbers(line(text, "4 of merged_top_k"))
-    assert found[3][0] == found[0][0]  # validation rows choose the best one, too
-    assert found[3][1]
+    cells = numbers(line(text, "4 of merged_top_k"))
+    assert cells[3][0] == cells[0][0]  # validation rows choose the best one, too
+    assert cells[3][1]
     assert "6 merged_2" in line(text, "4 of merged_top_k")
 
 
@@ -134,10 +132,10 @@ def test_held_in_scores_stand_beside_held_out_ones(tmp_path):
         assert held_in[1]
         assert held_out[1]
         assert number[0] == 2
-    own = numbers(line(part, "own prompt expert"))
+    cells = numbers(line(part, "own prompt expert"))
     # All experts were scored on both tasks: each task's own is the one of its name.
     wanted = np.mean([by[task, task] for task in TASKS[:2]])
-    assert own[0][0] == pytest.approx(wanted, abs=0.06)
+    assert cells[0][0] == pytest.approx(wanted, abs=0.06)
     wanted = np.mean([by[task, TASKS[2]] for task in TASKS[:2]])
-    assert own[1][0] == pytest.approx(wanted, abs=0.06)
+    assert cells[1][0] == pytest.approx(wanted, abs=0.06)
     assert "Held-in" not in run(tmp_path)

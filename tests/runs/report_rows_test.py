@@ -60,8 +60,8 @@ def record(
 
 def run(folder, **fields):
     fields = {"unseen_tasks": ("plain_ask", "signs_ask")} | fields
-    one = report.Report(model_dir=str(folder), title="t", **fields)
-    one.start(config="", operative_config="")
+    report_run = report.Report(model_dir=str(folder), title="t", **fields)
+    report_run.start(config="", operative_config="")
     return (folder / "report" / "tables.md").read_text()
 
 
@@ -88,9 +88,9 @@ def test_tasks_without_rows_are_named_with_those_that_there_are(tmp_path):
 
 def test_a_task_that_lacks_rows_is_named_below_what_is_shown(tmp_path, capsys):
     record(tmp_path, "base", "plain")
-    told = "Unseen tasks without rows of split test: signs_ask."
-    assert told in run(tmp_path)
-    assert told in " ".join(capsys.readouterr().out.split())
+    sentence = "Unseen tasks without rows of split test: signs_ask."
+    assert sentence in run(tmp_path)
+    assert sentence in " ".join(capsys.readouterr().out.split())
 
 
 def test_tasks_with_written_answers_alone_make_a_report(tmp_path):
@@ -145,15 +145,15 @@ def test_rows_of_one_task_on_different_data_are_refused(tmp_path):
 def test_rows_of_release_0_1_on_fewer_examples_are_told(tmp_path):
     record(tmp_path, "base", "plain")
     record(tmp_path, "e", "plain", num_examples=5, kind="prompt")
-    told = "Not all of plain_ask have the same examples: base on 2, e on 5."
-    assert told in run(tmp_path)
+    sentence = "Not all of plain_ask have the same examples: base on 2, e on 5."
+    assert sentence in run(tmp_path)
 
 
-@pytest.mark.parametrize("other", [{"num_examples": 5}, {"scoring": "else"}])
-def test_scores_on_different_examples_are_refused_by_name(tmp_path, other):
+@pytest.mark.parametrize("changes", [{"num_examples": 5}, {"scoring": "else"}])
+def test_scores_on_different_examples_are_refused_by_name(tmp_path, changes):
     record(tmp_path, "base", "plain", kind="base")
-    record(tmp_path, "e", "plain", kind="prompt", fingerprint="e", **other)
-    number = other.get("num_examples", 2)
+    record(tmp_path, "e", "plain", kind="prompt", fingerprint="e", **changes)
+    number = changes.get("num_examples", 2)
     assert (
         f"scores of plain_ask test on different examples: 2 (base), others on {number}"
         " (e)" in refusal(tmp_path)
@@ -172,9 +172,11 @@ def test_scores_on_different_examples_are_refused_in_every_table(tmp_path, tasks
 
 def test_experts_are_chosen_by_scores_on_the_same_examples(tmp_path):
     for name, number in (("a", 2), ("b", 1)):
-        own = {"kind": "prompt", "fingerprint": name}
-        record(tmp_path, name, "plain", **own)
-        record(tmp_path, name, "plain", split="validation", num_examples=number, **own)
+        facts = {"kind": "prompt", "fingerprint": name}
+        record(tmp_path, name, "plain", **facts)
+        record(
+            tmp_path, name, "plain", split="validation", num_examples=number, **facts
+        )
     text = refusal(tmp_path, unseen_tasks="plain_ask")
     assert "scores of plain_ask validation on different examples: 2 (a)" in text
 
@@ -210,16 +212,16 @@ def save_expert(folder, name, *, seed):
 
 def test_the_expert_that_lies_in_its_folder_is_reported(tmp_path):
     old = save_expert(tmp_path / "experts" / "e", "e", seed=1)
-    own = {"kind": "prompt", "source": "experts/e"}
-    record(tmp_path, "e", "plain", fingerprint=old, **own)
+    facts = {"kind": "prompt", "source": "experts/e"}
+    record(tmp_path, "e", "plain", fingerprint=old, **facts)
     new = save_expert(tmp_path / "experts" / "e", "e", seed=2)
     fields = {"unseen_tasks": "plain_ask"}
-    told = "e was trained again since it was scored"
-    assert told in run(tmp_path, **fields)
-    record(tmp_path, "e", "plain", fingerprint=new, values=(100.0, 100.0), **own)
+    sentence = "e was trained again since it was scored"
+    assert sentence in run(tmp_path, **fields)
+    record(tmp_path, "e", "plain", fingerprint=new, values=(100.0, 100.0), **facts)
     text = run(tmp_path, **fields)
     assert "| e | 100.0 |" in text
-    assert told not in text
+    assert sentence not in text
     save_expert(tmp_path / "experts" / "e", "e", seed=1)  # the old one, put back
     assert "| e | 50.0 |" in run(tmp_path, **fields)
 
@@ -233,8 +235,8 @@ def test_several_experts_of_a_strategy_are_told(tmp_path):
 
 def test_an_expert_has_one_name_in_all_tables(tmp_path):
     for place, dataset in (("here", "plain"), ("there", "long")):
-        own = {"kind": "prompt", "fingerprint": place, "source": f"{place}/e"}
-        record(tmp_path, "e", dataset, **own)
+        facts = {"kind": "prompt", "fingerprint": place, "source": f"{place}/e"}
+        record(tmp_path, "e", dataset, **facts)
     text = run(tmp_path, unseen_tasks="plain_ask", seen_tasks="long_ask")
     assert "| e (here) |" in text
     assert "| e (there) |" in text
@@ -254,8 +256,8 @@ def test_the_reports_own_merge_of_release_0_1_is_no_oracle(tmp_path):
 def test_a_merge_of_release_0_1_is_no_oracle_beside_a_newer_one_of_its_name(tmp_path):
     record(tmp_path, "e", "plain", kind="prompt", fingerprint="e")
     record(tmp_path, "both", "plain", values=(100.0, 100.0), fingerprint="old")
-    own = {"kind": "merged", "fingerprint": "new", "source": "merged/both"}
-    record(tmp_path, "both", "long", **own)
+    facts = {"kind": "merged", "fingerprint": "new", "source": "merged/both"}
+    record(tmp_path, "both", "long", **facts)
     fields = {"unseen_tasks": "plain_ask", "seen_tasks": "long_ask"}
     text = run(tmp_path, merged_expert="both", **fields)
     assert "| oracle | 50.0" in text
@@ -284,8 +286,8 @@ def test_votes_are_shown_of_tasks_that_retrieval_was_scored_on(tmp_path):
 
 def test_votes_name_the_expert_that_was_scored_or_are_left_out(tmp_path):
     for place in ("here", "there"):
-        own = {"kind": "prompt", "fingerprint": place, "source": f"{place}/e"}
-        record(tmp_path, "e", "plain", **own)
+        facts = {"kind": "prompt", "fingerprint": place, "source": f"{place}/e"}
+        record(tmp_path, "e", "plain", **facts)
     record(tmp_path, "retrieved", "plain", kind="strategy", fingerprint="there")
     write_votes(tmp_path, plain=[["e", 8]])
     text = run(tmp_path, unseen_tasks="plain_ask")
@@ -299,10 +301,10 @@ def test_votes_name_the_expert_that_was_scored_or_are_left_out(tmp_path):
 
 
 def test_old_scores_are_compared_with_what_is_reported(tmp_path):
-    own = {"kind": "prompt", "source": "experts/e"}
-    record(tmp_path, "e", "plain", fingerprint="old", **own)
-    record(tmp_path, "e", "plain", fingerprint="new", **own)
-    after = {"name": "after.jsonl"} | own
+    facts = {"kind": "prompt", "source": "experts/e"}
+    record(tmp_path, "e", "plain", fingerprint="old", **facts)
+    record(tmp_path, "e", "plain", fingerprint="new", **facts)
+    after = {"name": "after.jsonl"} | facts
     record(tmp_path, "e", "plain", fingerprint="new", **after)
     record(tmp_path, "e", "signs", base="4567", fingerprint="new", **after)
     text = run(

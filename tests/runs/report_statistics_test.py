@@ -39,10 +39,10 @@ def test_the_best_of_many_equals_is_a_bound_without_interval_and_nothing_is_bold
     page = (noise / "report" / "index.html").read_text()
     assert page.count("chosen on these rows: a bound") == 3
     for table in PAIRS.findall(page):
-        models = {one["label"]: one for one in json.loads(table)["models"]}
+        models = {model["label"]: model for model in json.loads(table)["models"]}
         bounds = {"best_single", "best_per_prompt", "oracle"}
-        assert {name for name, one in models.items() if one["isBound"]} == bounds
-        assert sum(one["isExpert"] for one in models.values()) == 40
+        assert {name for name, model in models.items() if model["isBound"]} == bounds
+        assert sum(model["isExpert"] for model in models.values()) == 40
         assert not {"best_single_crossfit", "random_expert"} & models.keys()
     assert PAIRS.search(page)
     assert page.count('<tr class="reference bound">') == 3
@@ -50,10 +50,10 @@ def test_the_best_of_many_equals_is_a_bound_without_interval_and_nothing_is_bold
 
 
 def test_the_optimism_of_choosing_is_told(noise):
-    found = line(run(noise), "best_per_prompt", of="What choosing among 40 experts")
+    row = line(run(noise), "best_per_prompt", of="What choosing among 40 experts")
     plain, fitted, optimism = (
         float(re.match(r"[−\d.]+", cell).group().replace("−", "-"))
-        for cell in (c.strip() for c in found.split("|")[2:5])
+        for cell in (c.strip() for c in row.split("|")[2:5])
     )
     assert plain > 57
     assert 45 < fitted < 55
@@ -93,8 +93,12 @@ def test_a_choice_by_other_rows_is_a_method(noise, tmp_path):
 def seeds(folder, *, number, recipe="r", rng=None):
     rng = rng or np.random.default_rng(2)
     for seed in range(number):
-        own = {"training_seed": seed, "recipe": recipe, "source": f"m{seed}/multitask"}
-        record(folder, "multitask", 0.4 + 0.1 * seed, rng, kind="multitask", **own)
+        facts = {
+            "training_seed": seed,
+            "recipe": recipe,
+            "source": f"m{seed}/multitask",
+        }
+        record(folder, "multitask", 0.4 + 0.1 * seed, rng, kind="multitask", **facts)
 
 
 def test_lucky_trainings_do_not_choose_themselves(tmp_path):
@@ -102,8 +106,8 @@ def test_lucky_trainings_do_not_choose_themselves(tmp_path):
     rng = np.random.default_rng(4)
     for name, rates in (("e0", (0.9, 0.5, 0.5)), ("e1", (0.5, 0.5, 0.9))):
         for seed, rate in enumerate(rates):
-            own = {"training_seed": seed, "recipe": name, "source": f"s{seed}/{name}"}
-            record(tmp_path, name, rate, rng, **own)
+            facts = {"training_seed": seed, "recipe": name, "source": f"s{seed}/{name}"}
+            record(tmp_path, name, rate, rng, **facts)
     text = run(tmp_path)
     assert "one training is reported and the others choose" in text
     table = text.split("What choosing among 2 experts")[1]
@@ -114,15 +118,17 @@ def test_lucky_trainings_do_not_choose_themselves(tmp_path):
     assert fitted < 57
 
 
-@pytest.mark.parametrize(("fewest", "told"), [(1, "for its luck"), (2, "first 2 of")])
-def test_unequal_numbers_of_trainings_are_told(tmp_path, fewest, told):
+@pytest.mark.parametrize(
+    ("fewest", "sentence"), [(1, "for its luck"), (2, "first 2 of")]
+)
+def test_unequal_numbers_of_trainings_are_told(tmp_path, fewest, sentence):
     rng = np.random.default_rng(4)
     for name, number in (("e0", fewest), ("e1", 3)):
         for seed in range(number):
-            own = {"training_seed": seed, "recipe": name, "source": f"s{seed}/{name}"}
-            record(tmp_path, name, 0.5, rng, **own)
+            facts = {"training_seed": seed, "recipe": name, "source": f"s{seed}/{name}"}
+            record(tmp_path, name, 0.5, rng, **facts)
     text = run(tmp_path)
-    assert told in text
+    assert sentence in text
     assert "and others have up to 3" in text
 
 
@@ -131,10 +137,10 @@ def test_trainings_of_one_recipe_are_one_expert_with_an_interval_of_both(tmp_pat
     record(tmp_path, "retrieved", 0.5, np.random.default_rng(3), kind="strategy")
     text = run(tmp_path)
     rows = result_store.ResultStore(tmp_path / "results.jsonl").rows()
-    own = [row.value for row in rows if row.expert == "multitask"]
-    found = line(text, "multitask").split("|")[-2]
-    mean, low, high = map(float, re.findall(r"[\d.]+", found))
-    assert mean == pytest.approx(np.mean(own), abs=0.06)
+    values = [row.value for row in rows if row.expert == "multitask"]
+    cell = line(text, "multitask").split("|")[-2]
+    mean, low, high = map(float, re.findall(r"[\d.]+", cell))
+    assert mean == pytest.approx(np.mean(values), abs=0.06)
     # t of two degrees of freedom: 4.3 standard errors of trainings 10 points apart.
     assert high - low == pytest.approx(2 * 4.3 * 10 / 3**0.5, rel=0.15)
     assert "trainings where there are several (3 of multitask)" in text
@@ -144,10 +150,16 @@ def test_trainings_of_one_recipe_are_one_expert_with_an_interval_of_both(tmp_pat
 def test_other_recipes_and_equal_seeds_are_told_apart(tmp_path):
     rng = np.random.default_rng(2)
     for place, recipe in (("one", "r"), ("two", "s")):
-        own = {"recipe": recipe, "source": f"{place}/multitask"}
+        facts = {"recipe": recipe, "source": f"{place}/multitask"}
         seed = ("one", "two").index(place)
         record(
-            tmp_path, "multitask", 0.5, rng, kind="multitask", training_seed=seed, **own
+            tmp_path,
+            "multitask",
+            0.5,
+            rng,
+            kind="multitask",
+            training_seed=seed,
+            **facts,
         )
     text = run(tmp_path)
     assert line(text, "multitask (one)")
@@ -179,25 +191,27 @@ def test_a_strategy_that_asked_a_library_of_each_seed_is_one_way(tmp_path):
     seeds(tmp_path, number=3)
     text = run(tmp_path)
     rows = result_store.ResultStore(tmp_path / "results.jsonl").rows()
-    own = [row.value for row in rows if row.expert == "retrieved"]
-    found = line(text, "retrieved").split("|")[-2]
-    mean, low, high = map(float, re.findall(r"[\d.]+", found))
-    assert mean == pytest.approx(np.mean(own), abs=0.06)
-    of_seeds = np.reshape(own, (3, len(TASKS))).mean(axis=1)
+    values = [row.value for row in rows if row.expert == "retrieved"]
+    cell = line(text, "retrieved").split("|")[-2]
+    mean, low, high = map(float, re.findall(r"[\d.]+", cell))
+    assert mean == pytest.approx(np.mean(values), abs=0.06)
+    of_seeds = np.reshape(values, (3, len(TASKS))).mean(axis=1)
     width = 2 * 4.3 * np.std(of_seeds, ddof=1) / 3**0.5
     assert high - low == pytest.approx(width, rel=0.15)
     assert "(3 of multitask, 3 of retrieved)" in text
     assert "newest row counts" not in text
-    claim = next(one for one in text.splitlines() if "beat the multitask" in one)
+    claim = next(
+        sentence for sentence in text.splitlines() if "beat the multitask" in sentence
+    )
     assert "undecided." in claim
 
 
 def test_a_merge_is_held_against_its_parts_of_the_same_seed(tmp_path):
     rng = np.random.default_rng(5)
     for seed, rate in enumerate((0.2, 0.45, 0.7)):
-        own = {"training_seed": seed, "recipe": "r"}
+        of_seed = {"training_seed": seed, "recipe": "r"}
         for name, kind, gain in (("both", "merged", 0.2), ("one", "dataset", 0.0)):
-            facts = own | {"source": f"{kind}/{seed}/{name}"}
+            facts = of_seed | {"source": f"{kind}/{seed}/{name}"}
             record(tmp_path, name, rate + gain, rng, kind=kind, **facts)
     text = run(
         tmp_path, composed_tasks=TASKS, merged_expert="both", merged_parts=("one",)
@@ -223,17 +237,19 @@ def test_rows_of_a_strategy_that_no_seed_has_all_of_are_one_training(tmp_path):
     path.write_text("".join([*lines[:2], *lines[4:]]))  # each lacks a task
     text = run(tmp_path)
     assert "of one training: they say nothing" in text
-    kept = [json.loads(one)["value"] for one in (lines[0], *lines[4:])]
+    kept = [json.loads(text_line)["value"] for text_line in (lines[0], *lines[4:])]
     mean = float(line(text, "retrieved").split("|")[-2].split("(")[0])
     assert mean == pytest.approx(np.mean(kept), abs=0.06)
 
 
 def test_a_plan_says_what_rows_can_show(noise, tmp_path):
-    one = report.Report(
+    report_run = report.Report(
         model_dir=str(noise), title="t", unseen_tasks=TASKS, split="validation"
     )
-    told = one.plan()["smallest difference"]
-    assert told.startswith("4.7 points if two models differ on 10% of the rows, 8.1")
+    described = report_run.plan()["smallest difference"]
+    assert described.startswith(
+        "4.7 points if two models differ on 10% of the rows, 8.1"
+    )
     empty = report.Report(model_dir=str(tmp_path), title="t", unseen_tasks=TASKS)
     assert "no rows are scored" in empty.plan()["smallest difference"]
 
@@ -257,32 +273,32 @@ def test_a_strategy_whose_rows_are_of_several_trainings_says_so(tmp_path):
     rng = np.random.default_rng(6)
     record(tmp_path, "base", 0.5, rng, kind="base")
     for seed, task in enumerate(TASKS):
-        own = {"tasks": (task,), "training_seed": seed, "library": "one"}
-        record(tmp_path, "retrieved", 0.7, rng, kind="strategy", **own)
-    told = "retrieved is shown as one training, and its rows are of several"
-    assert told in run(tmp_path)
+        facts = {"tasks": (task,), "training_seed": seed, "library": "one"}
+        record(tmp_path, "retrieved", 0.7, rng, kind="strategy", **facts)
+    sentence = "retrieved is shown as one training, and its rows are of several"
+    assert sentence in run(tmp_path)
 
 
 def test_controls_that_were_not_scored_are_told_by_name(tmp_path):
     rng = np.random.default_rng(5)
-    told = "Controls that were not scored: "
+    sentence = "Controls that were not scored: "
     for split in ("validation", "test"):
         for place in range(2):
             record(tmp_path, f"e{place}", 0.5, rng, split=split)
-    assert f"{told}base, multitask, selection. " in run(tmp_path, split="test")
+    assert f"{sentence}base, multitask, selection. " in run(tmp_path, split="test")
     # Without other rows nobody could be trained on the rows that choose.
-    assert f"{told}base, multitask. " in run(tmp_path, split="validation")
+    assert f"{sentence}base, multitask. " in run(tmp_path, split="validation")
     facts = {"kind": "strategy", "split": "test"}
     record(tmp_path, "retrieved", 0.5, rng, strategy="retrieved", **facts)
     every = "base, multitask, merged_all, random_weights, selection. "
-    assert told + every in run(tmp_path, split="test")
+    assert sentence + every in run(tmp_path, split="test")
     # Merged by another method, which is not the mean; noise of another seed is noise.
     for name in ("merged_all", "random_weights"):
         of = {"strategy": name, "settings": "0123abcd"}
         record(tmp_path, f"other_{name}", 0.5, rng, **of, **facts)
     lacking = "base, multitask, merged_all, selection. "
-    assert told + lacking in run(tmp_path, split="test")
+    assert sentence + lacking in run(tmp_path, split="test")
     record(tmp_path, "mean", 0.5, rng, strategy="merged_all", **facts)
     for kind in ("base", "multitask", "selection"):
         record(tmp_path, kind, 0.5, rng, kind=kind, split="test")
-    assert told not in run(tmp_path, split="test")
+    assert sentence not in run(tmp_path, split="test")

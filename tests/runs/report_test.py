@@ -23,11 +23,13 @@ class Paths(html.parser.HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
-        own = dict(attributes)
+        by_name = dict(attributes)
         if tag == "figcaption":
-            self.name = own.get("title")
+            self.name = by_name.get("title")
         if tag == "path":
-            self.found.setdefault(self.name, []).append((own.get("class"), own["d"]))
+            self.found.setdefault(self.name, []).append(
+                (by_name.get("class"), by_name["d"])
+            )
 
 
 def write_losses(work, expert, losses):
@@ -151,24 +153,24 @@ ROWS = [
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
-    [("votes.jsonl", *one) for one in VOTES]
-    + [("work/reviews/metrics.jsonl", *one) for one in METRICS]
-    + [("results.jsonl", f"{row}\n".encode(), told) for row, told in ROWS]
+    ("name", "content", "message"),
+    [("votes.jsonl", *case) for case in VOTES]
+    + [("work/reviews/metrics.jsonl", *case) for case in METRICS]
+    + [("results.jsonl", f"{row}\n".encode(), message) for row, message in ROWS]
     + [("results.jsonl", row.encode(), None) for row, _ in ROWS],
     ids=lambda value: f"{value}"[:40],
 )
 def test_a_damaged_line_is_refused_and_an_unfinished_last_one_told_and_left_out(
-    folder, capsys, name, content, told
+    folder, capsys, name, content, message
 ):
     """The lines of the report on damaged inputs, and more of their kind."""
     path = folder / name
     with path.open("ab") as file:
         file.write(content)
-    if told is None:
+    if message is None:
         run(folder)
         assert f"{path}: the last line is left out" in capsys.readouterr().err
         return
-    with pytest.raises(errors.DataError, match=told) as caught:
+    with pytest.raises(errors.DataError, match=message) as caught:
         run(folder)
     assert str(path) in str(caught.value)

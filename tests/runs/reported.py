@@ -52,8 +52,8 @@ def record(
 
 def run(folder, **fields):
     fields = {"unseen_tasks": TASKS, "split": "validation"} | fields
-    one = report.Report(model_dir=str(folder), title="t", **fields)
-    one.start(config="", operative_config="")
+    report_run = report.Report(model_dir=str(folder), title="t", **fields)
+    report_run.start(config="", operative_config="")
     return (folder / "report" / "tables.md").read_text()
 
 
@@ -69,6 +69,8 @@ def first_number(text):
 def numbers(row):
     """The first number of each cell, and whether it has an interval."""
     cells = [cell.strip() for cell in row.split("|")[2:-1]]
-    found = [re.match(r"[\d.]+", cell) for cell in cells]
-    pairs = zip(found, cells, strict=True)
-    return [(float(one.group()), "–" in cell) if one else cell for one, cell in pairs]
+    matches = [re.match(r"[\d.]+", cell) for cell in cells]
+    pairs = zip(matches, cells, strict=True)
+    return [
+        (float(match.group()), "–" in cell) if match else cell for match, cell in pairs
+    ]

@@ -73,7 +73,7 @@ def record(folder, question):
 
 
 def compare(folder, **changes):
-    given = {
+    fields = {
         "model_dir": str(folder),
         "tasks": toy.TASKS,
         "data": toy.DATA,
@@ -81,7 +81,7 @@ def compare(folder, **changes):
         "embedders": (toy.ENCODER,),
         "num_queries": 2,
     }
-    return retrieval_comparison.CompareRetrieval(**(given | changes))
+    return retrieval_comparison.CompareRetrieval(**(fields | changes))
 
 
 def test_the_librarys_own_way_scores_what_its_experts_score(folder):
@@ -91,19 +91,19 @@ def test_the_librarys_own_way_scores_what_its_experts_score(folder):
     text = (folder / "report" / "retrieval.md").read_text()
     rows = result_store.ResultStore(folder / "results.jsonl").rows()
     scores = {(row.expert, row.task): row.value for row in rows}
-    votes = {one.task: one.result.expert for one in questions(folder)}
+    votes = {question.task: question.result.expert for question in questions(folder)}
 
     def number(label):
-        found = re.search(rf"^\| {label} \| ([\d.]+)", text, re.MULTILINE)
-        assert found, label
-        return float(found[1])
+        match = re.search(rf"^\| {label} \| ([\d.]+)", text, re.MULTILINE)
+        assert match, label
+        return float(match[1])
 
     def mean(values):
         return pytest.approx(sum(values) / len(values), abs=0.06)
 
-    own = number("encoder, choice_instance")
+    score = number("encoder, choice_instance")
     assert (
-        own
+        score
         == number("the library's own way")
         == mean([scores[name, task] for task, name in votes.items()])
     )
@@ -151,7 +151,7 @@ def test_an_expert_without_scores_is_refused_in_the_plan(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"text_formats": ("lable",)}, "text format 'lable'"),
         ({"text_formats": ()}, "one or more different ones"),
@@ -160,6 +160,6 @@ def test_an_expert_without_scores_is_refused_in_the_plan(folder, tmp_path):
         ({"embedders": (embedders.EmbedderSpec(),) * 2}, "one or more different ones"),
     ],
 )
-def test_ways_that_cannot_be_are_refused(changes, told):
-    with pytest.raises(errors.ConfigError, match=told):
+def test_ways_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(errors.ConfigError, match=message):
         compare("anywhere", **changes)

@@ -24,38 +24,38 @@ def kept(tmp_path):
     return [*(tmp_path / "cache/plain_ask").glob(".*.words-*")]
 
 
-def equal(one, other):
-    pairs = zip(one.arrays().values(), other.arrays().values(), strict=True)
+def equal(words, other_words):
+    pairs = zip(words.arrays().values(), other_words.arrays().values(), strict=True)
     return all(first.tobytes() == second.tobytes() for first, second in pairs)
 
 
 def test_words_are_made_once_for_each_content(dataset, tmp_path, monkeypatch):
-    made = row_words.of(dataset, str(tmp_path / "cache"))
+    words = row_words.of(dataset, str(tmp_path / "cache"))
     (folder,) = kept(tmp_path)
     assert dataset.fingerprint in folder.name
     monkeypatch.setattr(overlap.Texts, "of", None)
     again = row_words.find(
         str(tmp_path / "cache"), "plain_ask", "train", fingerprint=dataset.fingerprint
     )
-    assert equal(made, again)
+    assert equal(words, again)
 
 
 def test_a_split_that_is_not_here_has_no_words(dataset, tmp_path):
-    found = row_words.find(
+    words = row_words.find(
         str(tmp_path / "cache"), "plain_ask", "train", fingerprint="0" * 16
     )
-    assert found is None
+    assert words is None
 
 
 @pytest.mark.parametrize("name", ["index.json", token_store.ARRAYS_FILE])
 def test_damaged_words_are_made_again(dataset, tmp_path, name):
-    made = row_words.of(dataset, str(tmp_path / "cache"))
+    words = row_words.of(dataset, str(tmp_path / "cache"))
     (folder,) = kept(tmp_path)
     path = folder / name
     content = bytearray(path.read_bytes())
     content[0] ^= 1
     path.write_bytes(content)
-    assert equal(row_words.of(dataset, str(tmp_path / "cache")), made)
+    assert equal(row_words.of(dataset, str(tmp_path / "cache")), words)
     assert (folder / name).read_bytes() != content
 
 
@@ -81,10 +81,10 @@ def test_two_that_make_the_same_words_at_once_leave_one_folder(
         return make(texts)
 
     monkeypatch.setattr(overlap.Texts, "of", together)
-    found = []
+    both = []
     threads = [
         threading.Thread(
-            target=lambda: found.append(row_words.of(dataset, str(tmp_path / "cache")))
+            target=lambda: both.append(row_words.of(dataset, str(tmp_path / "cache")))
         )
         for _ in range(2)
     ]
@@ -92,7 +92,7 @@ def test_two_that_make_the_same_words_at_once_leave_one_folder(
         thread.start()
     for thread in threads:
         thread.join(60)
-    first, second = found
+    first, second = both
     assert equal(first, second)
     assert len(kept(tmp_path)) == 1
     monkeypatch.setattr(overlap.Texts, "of", None)

@@ -65,20 +65,20 @@ def test_a_plan_tells_cells_hours_and_shards(base_dir):
     flops = 30 * 5 * forward(10, 3)
     plan = score_cost.describe(base_dir, parts, num_shards=4, device_flops=flops / 7200)
     assert plan["cells"] == "40, about 10 in each of 4 shards"
-    told = plan["cost, about"]
-    assert told.startswith(f"{flops:.2g} FLOPs, 2.0 hours at")
-    assert "(1800 s a shard)" in told
-    assert told.endswith("10 cells more, whose tokens are not cached")
+    described = plan["cost, about"]
+    assert described.startswith(f"{flops:.2g} FLOPs, 2.0 hours at")
+    assert "(1800 s a shard)" in described
+    assert described.endswith("10 cells more, whose tokens are not cached")
 
 
 def test_what_candidates_add_to_the_base_counts_in_the_hours_of_their_tasks(base_dir):
     dataset = Tokens(5, 10, 3, choices=(3,))
     parts = [score_cost.Part(f"t{n}", "test", dataset, 5, 3) for n in range(2)]
     flops = (2 * 3 + 1.5) * 5 * forward(10, 3)
-    given = {"device_flops": flops / 7200, "more": {"t1": 1.5}}
-    told = score_cost.describe(base_dir, parts, **given)
-    assert told["cells"] == "6"
-    assert told["cost, about"].startswith(f"{flops:.2g} FLOPs, 2.0 hours at")
+    options = {"device_flops": flops / 7200, "more": {"t1": 1.5}}
+    plan = score_cost.describe(base_dir, parts, **options)
+    assert plan["cells"] == "6"
+    assert plan["cost, about"].startswith(f"{flops:.2g} FLOPs, 2.0 hours at")
 
 
 def test_without_tokens_the_cost_is_unknown(base_dir):
@@ -91,5 +91,5 @@ def test_more_layers_cost_more(num_layers):
     deeper = config.T5Config(**{**SHAPE.__dict__, "num_encoder_layers": num_layers + 1})
     dataset = Tokens(1, 10, 3, choices=(3,))
     shape = config.T5Config(**{**SHAPE.__dict__, "num_encoder_layers": num_layers})
-    costs = [score_cost.cell_flops(one, dataset, 1) for one in (shape, deeper)]
+    costs = [score_cost.cell_flops(stack, dataset, 1) for stack in (shape, deeper)]
     assert costs[0] < costs[1]

@@ -57,7 +57,7 @@ def rows_of(name, split):
 
 
 def make_tasks():
-    found = []
+    toy_tasks = []
     for name, rows in ROWS.items():
         ranked = bool(rows[0][1])
         template = templates.Template(
@@ -66,14 +66,14 @@ def make_tasks():
             jinja="{{text}} ||| {{answer}}",
             answer_choices='{{ choices | join("|||") }}' if ranked else None,
         )
-        found += tasks.prompted_tasks(
+        toy_tasks += tasks.prompted_tasks(
             name,
             [template],
             source=sources.GeneratedRows(functools.partial(rows_of, name), version="1"),
             cluster="Toy",
             metrics=("accuracy",) if ranked else ("rouge",),
         )
-    return found
+    return toy_tasks
 
 
 @contextlib.contextmanager

@@ -29,8 +29,8 @@ def program(base):
 
 def changed(base, pattern):
     """Returns the base's parameters with some of them doubled."""
-    own, _ = trees.split(base.params, pattern)
-    return trees.replace(base.params, jax.tree.map(lambda leaf: 2 * leaf, own))
+    selected, _ = trees.split(base.params, pattern)
+    return trees.replace(base.params, jax.tree.map(lambda leaf: 2 * leaf, selected))
 
 
 def test_what_an_expert_leaves_as_it_is_is_placed_once(base, program):
@@ -45,9 +45,9 @@ def test_what_an_expert_leaves_as_it_is_is_placed_once(base, program):
 
 def test_placed_parameters_are_those_that_were_given(base, program):
     for params in (base.params, changed(base, ".*mlp.*"), changed(base, ".*norm.*")):
-        given, placed = trees.flatten(params), trees.flatten(program.place(params))
-        assert given.keys() == placed.keys()
-        for name, leaf in given.items():
+        leaves, placed = trees.flatten(params), trees.flatten(program.place(params))
+        assert leaves.keys() == placed.keys()
+        for name, leaf in leaves.items():
             np.testing.assert_array_equal(placed[name], leaf)
 
 
@@ -75,7 +75,7 @@ class Watched(candidates.Candidate):
 
 def test_the_next_parameters_are_read_while_others_are_scored(base, program):
     first, second, third = (Watched(name) for name in ("first", "second", "third"))
-    groups = [[jobs.Job(one, None, None)] for one in (first, second, third)]
+    groups = [[jobs.Job(candidate, None, None)] for candidate in (first, second, third)]
     loading = jobs._loaded(groups, base, program)
     assert next(loading)[0] == groups[0]
     assert second.is_loaded.wait(timeout=60)
@@ -88,7 +88,10 @@ def test_an_expert_that_cannot_be_read_fails_in_its_turn(base, program):
         def load(self, base):
             raise ValueError("is broken")
 
-    groups = [[jobs.Job(one, None, None)] for one in (Watched("good"), Broken("bad"))]
+    groups = [
+        [jobs.Job(candidate, None, None)]
+        for candidate in (Watched("good"), Broken("bad"))
+    ]
     loading = jobs._loaded(groups, base, program)
     assert next(loading)[0] == groups[0]
     with pytest.raises(ValueError, match="is broken"):

@@ -27,9 +27,9 @@ NAME = "plain_ask"
 def task():
     """A task like those of the paper, whose validation rows are reported."""
     with scored.registered():
-        found = tasks.registry.task(NAME)
-        assert isinstance(found, tasks.Task)
-        changed = dataclasses.replace(found, splits=SPLITS)
+        toy_task = tasks.registry.task(NAME)
+        assert isinstance(toy_task, tasks.Task)
+        changed = dataclasses.replace(toy_task, splits=SPLITS)
         with mock.patch.dict(tasks.registry._items, {NAME: changed}):
             yield changed
 
@@ -48,8 +48,8 @@ def test_a_split_that_the_task_does_not_have_is_refused_with_those_that_it_has(
 ):
     with pytest.raises(errors.ConfigError) as error:
         names(split, reported)
-    told = "train, validation, validation_300, again, rest, other_draw"
-    assert f"one of its splits: {told}.\n" in str(error.value)
+    splits = "train, validation, validation_300, again, rest, other_draw"
+    assert f"one of its splits: {splits}.\n" in str(error.value)
 
 
 @pytest.mark.usefixtures("task")

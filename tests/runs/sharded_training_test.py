@@ -55,8 +55,8 @@ def start(folder, shard):
 
 
 def fingerprints(folder):
-    found = sorted(folder.glob("prompt_experts/[!.]*"))
-    return {p.name: trees.fingerprint(experts.load_expert(p)[0]) for p in found}
+    folders = sorted(folder.glob("prompt_experts/[!.]*"))
+    return {p.name: trees.fingerprint(experts.load_expert(p)[0]) for p in folders}
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ def test_a_gin_file_that_trains_many_experts_takes_a_shard(kind):
 
 def test_shards_need_locks_to_share_a_file_or_files_of_their_own(tmp_path, monkeypatch):
     shared = tmp_path / "not yet" / "results.jsonl"
-    own = tmp_path / "results_1_of_4.jsonl"
+    own_file = tmp_path / "results_1_of_4.jsonl"
     shards.check_file(shards.Shard(1, 4), shared)
 
     def refuse(_):
@@ -72,6 +72,6 @@ def test_shards_need_locks_to_share_a_file_or_files_of_their_own(tmp_path, monke
 
     monkeypatch.setattr(shards.locks, "try_take", refuse)
     shards.check_file(shards.WHOLE, shared)
-    shards.check_file(shards.Shard(1, 4), own)
+    shards.check_file(shards.Shard(1, 4), own_file)
     with pytest.raises(errors.ConfigError, match=r"results_1_of_4\.jsonl"):
         shards.check_file(shards.Shard(1, 4), shared)

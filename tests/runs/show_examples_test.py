@@ -23,13 +23,13 @@ def show(scored_folder, tmp_path):
     """Shows examples; returns the lines of JSON."""
 
     def run(*names, **fields):
-        one = show_examples.ShowExamples(
+        show_run = show_examples.ShowExamples(
             model_dir=str(scored_folder),
             tasks=tuple(f"{name}_ask" for name in names),
             output_path=str(tmp_path / "examples.jsonl"),
             **({"data": scored.make_data()} | fields),
         )
-        one.start(config="", operative_config="")
+        show_run.start(config="", operative_config="")
         lines = (tmp_path / "examples.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
@@ -40,34 +40,36 @@ def show(scored_folder, tmp_path):
 def test_log_probabilities_and_predictions_give_the_score_again(
     show, scored_folder, name
 ):
-    found = show(name, max_examples=0)
+    examples = show(name, max_examples=0)
     rows = result_store.ResultStore(scored_folder / "results.jsonl").rows()
     (row,) = (r for r in rows if (r.dataset, r.metric) == (name, "accuracy"))
-    assert len(found) == row.num_examples
+    assert len(examples) == row.num_examples
     credits = []
-    for one, (prompt, choices, answer) in zip(found, scored.ROWS[name], strict=True):
-        assert (one["inputs"], one["choices"]) == (prompt, list(choices))
-        assert one["target"] == answer
-        best = max(one["log_probabilities"])
-        pairs = zip(one["log_probabilities"], choices, strict=True)
+    for example, (prompt, choices, answer) in zip(
+        examples, scored.ROWS[name], strict=True
+    ):
+        assert (example["inputs"], example["choices"]) == (prompt, list(choices))
+        assert example["target"] == answer
+        best = max(example["log_probabilities"])
+        pairs = zip(example["log_probabilities"], choices, strict=True)
         winners = {choice for score, choice in pairs if score == best}
-        assert one["prediction"] in winners
+        assert example["prediction"] in winners
         credits.append(100.0 * (answer in winners) / len(winners))
-        assert one["score"] == pytest.approx(credits[-1])
+        assert example["score"] == pytest.approx(credits[-1])
     assert row.value == pytest.approx(np.mean(credits))
 
 
 def test_written_answers_are_shown_as_they_were_decoded(show, scored_folder):
-    found = show("written", max_examples=0)
+    examples = show("written", max_examples=0)
     rows = result_store.ResultStore(scored_folder / "results.jsonl").rows()
     row = next(r for r in rows if r.dataset == "written")
     arrays = result_store.ResultStore(scored_folder / "results.jsonl").per_example(row)
     content, ends = arrays["texts.values"].tobytes(), arrays["texts.offsets"]
-    for i, one in enumerate(found):
-        assert one["prediction"] == content[ends[i] : ends[i + 1]].decode()
-        assert one["prediction_cut"] == arrays["answers_cut"][i]
-        assert one["target"] == f"dog {i}"
-        assert (one["choices"], one["metric"]) == ([], "rougeL")
+    for i, example in enumerate(examples):
+        assert example["prediction"] == content[ends[i] : ends[i + 1]].decode()
+        assert example["prediction_cut"] == arrays["answers_cut"][i]
+        assert example["target"] == f"dog {i}"
+        assert (example["choices"], example["metric"]) == ([], "rougeL")
 
 
 def test_a_cut_prompt_is_shown_as_the_model_read_it(show, capsys):
@@ -111,7 +113,7 @@ def test_tokens_other_than_those_that_were_scored_are_refused(show):
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         (
             {"experts": ("bse",)},
@@ -120,8 +122,8 @@ def test_tokens_other_than_those_that_were_scored_are_refused(show):
         ({"split": "train"}, "in split 'train' .* in split test"),
     ],
 )
-def test_rows_that_are_not_there_are_named_with_those_that_are(show, fields, told):
-    with pytest.raises(errors.DataError, match=f"(?s){told}"):
+def test_rows_that_are_not_there_are_named_with_those_that_are(show, fields, message):
+    with pytest.raises(errors.DataError, match=f"(?s){message}"):
         show("plain", **fields)
 
 
@@ -146,17 +148,19 @@ def test_a_row_of_an_earlier_version_among_others_is_left_out_and_told(
         with (tmp_path / "mixed.jsonl").open("a") as file:
             file.write(f"{json.dumps(old)}\n{line}\n")
     (tmp_path / "per_example").symlink_to(scored_folder / "per_example")
-    found = show("plain", results_path=str(tmp_path / "mixed.jsonl"))
-    assert {one["expert"] for one in found} == {"base"}
-    told = "left out: a row of old on plain_ask test of an earlier version"
-    assert told in " ".join(capsys.readouterr().out.split())
+    examples = show("plain", results_path=str(tmp_path / "mixed.jsonl"))
+    assert {example["expert"] for example in examples} == {"base"}
+    message = "left out: a row of old on plain_ask test of an earlier version"
+    assert message in " ".join(capsys.readouterr().out.split())
 
 
 def test_lines_tell_base_protocol_and_seed(show, scored_folder):
     row = result_store.ResultStore(scored_folder / "results.jsonl").rows()[0]
     names = ("base_fingerprint", "protocol", "seed")
-    for one in show("plain"):
-        assert [one[name] for name in names] == [getattr(row, name) for name in names]
+    for example in show("plain"):
+        assert [example[name] for name in names] == [
+            getattr(row, name) for name in names
+        ]
 
 
 def test_a_metric_of_a_corpus_has_no_right_examples(show, scored_folder, tmp_path):
@@ -166,7 +170,7 @@ def test_a_metric_of_a_corpus_has_no_right_examples(show, scored_folder, tmp_pat
             (tmp_path / "bleu.jsonl").write_text(json.dumps(row | {"metric": "bleu"}))
     (tmp_path / "per_example").symlink_to(scored_folder / "per_example")
     where = {"results_path": str(tmp_path / "bleu.jsonl")}
-    assert [one["score"] for one in show("written", **where)] == [None] * 4
+    assert [example["score"] for example in show("written", **where)] == [None] * 4
     with pytest.raises(errors.DataError, match="which = 'right' with bleu"):
         show("written", which="right", **where)
 

@@ -58,17 +58,17 @@ def test_experts_are_ranked_by_votes_or_by_similarity():
 )
 def test_what_a_library_strategy_takes(tmp_path, strategy, names, method):
     target = strategies.Target("task", tmp_path.joinpath, toy.question(tmp_path))
-    found = strategy.choose(target)
-    assert "".join(folder.name for folder in found.folders) == names
-    assert found.method == method
-    assert (found.name, found.kind) == (strategy.label, "strategy")
+    candidate = strategy.choose(target)
+    assert "".join(folder.name for folder in candidate.folders) == names
+    assert candidate.method == method
+    assert (candidate.name, candidate.kind) == (strategy.label, "strategy")
 
 
 def test_settings_tell_options_that_are_not_as_by_default_and_no_name():
     assert strategies.MergeTopK(name="mine").settings == ""
-    other = strategies.MergeTopK(method=averages.Weighted())
-    assert other.settings
-    assert other.settings == dataclasses.replace(other, name="x").settings
+    changed = strategies.MergeTopK(method=averages.Weighted())
+    assert changed.settings
+    assert changed.settings == dataclasses.replace(changed, name="x").settings
     scaled = [
         strategies.MergeTopK(method=task_arithmetic.TaskArithmetic(scale=scale))
         for scale in (0.3, 0.4)
@@ -77,7 +77,7 @@ def test_settings_tell_options_that_are_not_as_by_default_and_no_name():
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("entries", "message"),
     [
         (("retreived",), "Did you mean: retrieved"),
         ((strategies.MergeTopK(name="oracle"),), "reports do not use"),
@@ -88,9 +88,9 @@ def test_settings_tell_options_that_are_not_as_by_default_and_no_name():
         ),
     ],
 )
-def test_names_of_strategies_that_cannot_be_are_refused(given, told):
-    with pytest.raises(errors.ConfigError, match=told):
-        strategies.of(given)
+def test_names_of_strategies_that_cannot_be_are_refused(entries, message):
+    with pytest.raises(errors.ConfigError, match=message):
+        strategies.of(entries)
 
 
 def test_a_merge_without_weights_cannot_be_weighed():
@@ -100,10 +100,10 @@ def test_a_merge_without_weights_cannot_be_weighed():
 
 def test_one_expert_as_a_strategy_is_the_expert(library_folder):
     strategy = strategies.Expert(path=str(library_folder / "experts" / "plain"))
-    (found,) = offered.without_library([strategy], TASKS, library_folder.joinpath)
+    (pair,) = offered.without_library([strategy], TASKS, library_folder.joinpath)
     folder = library_folder / "experts" / "plain"
-    assert found == (candidates.of_experts([folder])[0], [*TASKS])
-    assert found[0].fingerprint == manifest.read_manifest(folder).fingerprint
+    assert pair == (candidates.of_experts([folder])[0], [*TASKS])
+    assert pair[0].fingerprint == manifest.read_manifest(folder).fingerprint
 
 
 @pytest.mark.slow
@@ -117,18 +117,18 @@ def test_a_mean_of_many_experts_holds_one_at_a_time(library_folder, monkeypatch)
 
     def load_one(folder):
         gc.collect()
-        assert not any(one() for one in before[:-1])
-        found = load(folder)
-        before.append(weakref.ref(found))
-        return found
+        assert not any(reference() for reference in before[:-1])
+        expert = load(folder)
+        before.append(weakref.ref(expert))
+        return expert
 
     monkeypatch.setattr(loaded.Expert, "load", load_one)
     for order in (folders, folders[::-1], folders * 3):
         before.clear()
         method = averages.RunningMean()
-        found, _ = candidates.Candidate("x", order, method=method).load(base)
+        params, _ = candidates.Candidate("x", order, method=method).load(base)
         assert len(before) == len(order)
-        whole = trees.flatten(found)
+        whole = trees.flatten(params)
         for name, leaf in trees.flatten(expected).items():
             np.testing.assert_array_equal(whole[name], leaf)
 
@@ -136,12 +136,14 @@ def test_a_mean_of_many_experts_holds_one_at_a_time(library_folder, monkeypatch)
 def test_noise_in_place_of_an_expert_differs_by_its_seed(library_folder):
     folders = (library_folder / "experts" / "plain",)
     base = loaded.Base.load(library_folder / "base")
-    found = [
+    noisy = [
         candidates.Candidate("x", folders, method=noise.Noise(random_seed=seed))
         for seed in (0, 0, 1)
     ]
-    assert found[0].fingerprint == found[1].fingerprint != found[2].fingerprint
-    ours, same, other = (trees.fingerprint(one.load(base)[0]) for one in found)
-    assert ours == same != other
+    assert noisy[0].fingerprint == noisy[1].fingerprint != noisy[2].fingerprint
+    ours, same, of_other_seed = (
+        trees.fingerprint(candidate.load(base)[0]) for candidate in noisy
+    )
+    assert ours == same != of_other_seed
     names = [strategies.RandomWeights(random_seed=seed).label for seed in (0, 2)]
     assert names == ["random_weights", "random_weights_2"]

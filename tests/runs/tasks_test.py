@@ -39,23 +39,23 @@ def test_a_task_is_shown_with_counts_lengths_choices_and_target(tmp_path, capsys
     (name, *_) = make(tmp_path, dataset="pocket_moods").names()
     run = make(tmp_path, tasks=name, num_rows=50)
     run.run()
-    told = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     page = (tmp_path / "tasks.html").read_text()
-    found = run.render(name)
-    assert "50+ rows; 0 % dropped; 0 % without a correct choice" in told
-    assert found.targets[0] in told
-    assert f"* {found.choices[0][found.labels[0]]}" in told
-    for text in (name, found.choices[0][0], 'class="right"', "50+"):
+    rendered = run.render(name)
+    assert "50+ rows; 0 % dropped; 0 % without a correct choice" in output
+    assert rendered.targets[0] in output
+    assert f"* {rendered.choices[0][rendered.labels[0]]}" in output
+    for text in (name, rendered.choices[0][0], 'class="right"', "50+"):
         assert text in page
 
 
 def test_a_task_that_cannot_be_read_is_told_beside_the_others(tmp_path, capsys):
-    known = registry.registry.task(make(tmp_path).names()[0])
-    assert isinstance(known, registry.Task)
+    toy_task = registry.registry.task(make(tmp_path).names()[0])
+    assert isinstance(toy_task, registry.Task)
     missing = sources.FileRows(sources.json_lines, {"train": ["no.jsonl"]}, origin="us")
-    lost = dataclasses.replace(known, name="lost_task", source=missing)
+    lost = dataclasses.replace(toy_task, name="lost_task", source=missing)
     registry.registry.add(lost)
-    both = (known.name, lost.name)
+    both = (toy_task.name, lost.name)
     make(tmp_path, tasks=both, data_dir=str(tmp_path)).run()
     assert "cannot be read" in capsys.readouterr().out
     with pytest.raises(errors.DataError, match=r"no\.jsonl"):
@@ -77,9 +77,9 @@ def add_task(name, rows_fn):
         "{{t}} ||| {{answer_choices[l]}}",
         answer_choices="{{ c | join('|||') }}",
     )
-    known = registry.registry.task("pocket_moods_was")
+    toy_task = registry.registry.task("pocket_moods_was")
     source = sources.GeneratedRows(rows_fn, version="1")
-    added = dataclasses.replace(known, name=name, source=source, template=prompt)
+    added = dataclasses.replace(toy_task, name=name, source=source, template=prompt)
     registry.registry.add(added)
 
 
@@ -88,7 +88,7 @@ def test_the_terminal_tells_why_rows_are_dropped_and_what_is_not_to_be_told_apar
 ):
     add_task("odd_task", rows_of)
     make(tmp_path, tasks="odd_task").run()
-    told = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     for part in (
         "6 rows; 33.3 % dropped",
         "dropped: 1 x bad: null or NaN in its text the first is row 4: null or NaN",
@@ -98,8 +98,8 @@ def test_the_terminal_tells_why_rows_are_dropped_and_what_is_not_to_be_told_apar
         "3 x choices of the same text",
         "75.0 % have choices that cannot be told apart.",
     ):
-        assert part in told
-    assert "Every input is cut" not in told
+        assert part in output
+    assert "Every input is cut" not in output
     page = (tmp_path / "tasks.html").read_text()
     for part in ("row 4: null", "choices of the same text", "75.0 % have choices"):
         assert part in page
@@ -117,9 +117,9 @@ def test_a_task_without_examples_or_of_cut_inputs_is_shown_and_told(tmp_path, ca
     add_task("cut_task", cut_rows)
     add_task("unfit_task", unfit_rows)
     make(tmp_path, tasks=("cut_task", "unfit_task")).run()
-    told = " ".join(capsys.readouterr().out.split())
-    assert "Every input is cut." in told
-    assert "No example is left: all 2 rows are dropped." in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert "Every input is cut." in output
+    assert "No example is left: all 2 rows are dropped." in output
 
 
 def test_every_task_of_the_paper_can_be_listed_without_any_data(tmp_path, capsys):
@@ -131,7 +131,7 @@ def test_every_task_of_the_paper_can_be_listed_without_any_data(tmp_path, capsys
         html_path="",
     )
     run.run()
-    told = " ".join(capsys.readouterr().out.split())
-    assert "21 tasks, eval_300" in told
-    assert "cannot be read" not in told
-    assert "translate the sentence into" in told  # lines are cut by width
+    output = " ".join(capsys.readouterr().out.split())
+    assert "21 tasks, eval_300" in output
+    assert "cannot be read" not in output
+    assert "translate the sentence into" in output  # lines are cut by width

@@ -26,7 +26,7 @@ def save_expert(folder, name, seed):
 
 
 def build(folder, **changes):
-    given = {
+    fields = {
         "model_dir": str(folder),
         "experts": ("{MODEL_DIR}/experts/plain", "{MODEL_DIR}/experts/twice"),
         "data": DATA,
@@ -34,11 +34,11 @@ def build(folder, **changes):
         "embedder": ENCODER,
         "num_keys": 4,
     }
-    return library.BuildLibrary(**(given | changes))
+    return library.BuildLibrary(**(fields | changes))
 
 
 def ask(folder, **changes):
-    given = {
+    fields = {
         "model_dir": str(folder),
         "tasks": TASKS,
         "data": DATA,
@@ -46,11 +46,11 @@ def ask(folder, **changes):
         "embedder": ENCODER,
         "num_queries": 2,
     }
-    return library.Retrieve(**(given | changes))
+    return library.Retrieve(**(fields | changes))
 
 
 def score(folder, **changes):
-    given = {
+    fields = {
         "model_dir": str(folder),
         "data": DATA,
         "initial_checkpoint_path": "{MODEL_DIR}/base",
@@ -60,7 +60,7 @@ def score(folder, **changes):
         "retrieval": ask(folder),
         "batch_size": 8,
     }
-    return evaluate.Evaluate(**(given | changes))
+    return evaluate.Evaluate(**(fields | changes))
 
 
 RESULT = retrieval.Retrieval(

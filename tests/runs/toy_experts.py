@@ -25,7 +25,7 @@ def save(path):
         pattern = ".*" if spec is None else "_adapter/"
         for seed, task in enumerate(("plain_ask", "twice_ask", "long_ask"), start=1):
             whole = random_params(bases.build_model(scored.SHAPE, spec), seed)
-            own = dataclasses.replace(
+            expert_info = dataclasses.replace(
                 info,
                 name=f"{kind}_{seed}",
                 kind="dataset" if spec is None else "prompt",
@@ -34,5 +34,7 @@ def save(path):
                 tasks=(task,),
             )
             experts.save_expert(
-                path / kind / own.name, trees.split(whole, pattern)[0], own
+                path / kind / expert_info.name,
+                trees.split(whole, pattern)[0],
+                expert_info,
             )

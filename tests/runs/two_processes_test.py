@@ -67,7 +67,7 @@ def succeed(*arguments, **options):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A base, an expert and scores by two processes, and the same by one."""
-    found = []
+    by_count = []
     for count in (2, 1):
         folder = tmp_path_factory.mktemp(f"by_{count}")
         how = {"count": count, "num_devices": 4 // count}
@@ -76,27 +76,29 @@ def folders(tmp_path_factory):
         arguments = [*PROMPT, *SPLIT]
         outputs += [succeed("elm_train", "prompt_experts", folder, arguments, **how)]
         outputs += [succeed("elm_eval", "own_tasks", folder, SCORE, **how)]
-        found.append((folder, outputs))
-    return found
+        by_count.append((folder, outputs))
+    return by_count
 
 
 @pytest.mark.parametrize("name", ["base", f"prompt_experts/{TASK}"])
 def test_what_two_processes_train_is_what_one_trains(folders, name):
-    (two, _), (one, _) = folders
-    found, expected = (experts.load_expert(folder / name)[0] for folder in (two, one))
+    (by_two, _), (by_one, _) = folders
+    trained, expected = (
+        experts.load_expert(folder / name)[0] for folder in (by_two, by_one)
+    )
     # Four steps of at most the rate each, of which sums in another order change
     # little: a thousandth of the weights' size.
     for path, leaf in trees.flatten(expected).items():
         np.testing.assert_allclose(
-            trees.flatten(found)[path], leaf, rtol=0, atol=1e-3, err_msg=path
+            trees.flatten(trained)[path], leaf, rtol=0, atol=1e-3, err_msg=path
         )
 
 
 def test_each_step_is_reported_once_and_by_the_first_process(folders):
-    (two, outputs), (one, _) = folders
+    (by_two, outputs), (by_one, _) = folders
     for name in ("base", f"prompt_experts/{TASK}"):
         losses = []
-        for folder in (two, one):
+        for folder in (by_two, by_one):
             lines = (folder / "work" / name / "metrics.jsonl").read_text().splitlines()
             losses.append({row["step"]: row["loss"] for row in map(json.loads, lines)})
             assert len(lines) == 4

@@ -16,13 +16,13 @@ def on(row, *tasks):
 
 def test_of_trainings_of_as_many_other_cells_one_is_shown():
     older, newer = on(FIRST, "a", "b"), on(SECOND, "a", "c")
-    found = whole_trainings.of(row_columns.of([*older, *newer]))
-    assert [*found.rows] == newer
-    assert found.partly == {"reviews": 1}
+    whole = whole_trainings.of(row_columns.of([*older, *newer]))
+    assert [*whole.rows] == newer
+    assert whole.partly == {"reviews": 1}
 
 
 def test_the_cells_count_that_most_trainings_have():
     both = [*on(FIRST, "a", "b"), *on(SECOND, "b", "a")]
-    found = whole_trainings.of(row_columns.of([*both, *on(THIRD, "a", "c")]))
-    assert [*found.rows] == both
-    assert found.partly == {"reviews": 1}
+    whole = whole_trainings.of(row_columns.of([*both, *on(THIRD, "a", "c")]))
+    assert [*whole.rows] == both
+    assert whole.partly == {"reviews": 1}
