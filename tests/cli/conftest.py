@@ -67,7 +67,7 @@ def example(part):
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory):
+def experts_dir(tmp_path_factory):
     """A base, experts and a catalogue; to be read alone."""
     from tests.cli import failing
 
@@ -77,11 +77,11 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(made, tmp_path):
-    """What `made` is, to be changed, and tasks that are as they should not be."""
+def folder(experts_dir, tmp_path):
+    """A copy of `experts_dir` that may change, and tasks that are as none should be."""
     from tests.cli import failing
 
     tasks.registry.add(*failing.TASKS)
-    yield shutil.copytree(made, tmp_path / "run")
+    yield shutil.copytree(experts_dir, tmp_path / "run")
     for task in failing.TASKS:
         tasks.registry.remove(task.name)

@@ -130,10 +130,10 @@ def test_a_missing_base_is_named_before_anything_else_is_made(tmp_path):
 
 
 def test_a_folder_with_brackets_is_no_pattern_and_is_printed_as_it_is(
-    made, tmp_path, capsys
+    experts_dir, tmp_path, capsys
 ):
-    shutil.copytree(made, tmp_path / "run2")
-    folder = shutil.copytree(made, tmp_path / "run[2] x[/y]")
+    shutil.copytree(experts_dir, tmp_path / "run2")
+    folder = shutil.copytree(experts_dir, tmp_path / "run[2] x[/y]")
     bindings = (f"MODEL_DIR = '{folder}'", *MERGE)
     run, bound, operative = gin_flags.build_run(
         failing.RUNS, gin_files=["gin/pocket/merge.gin"], bindings=bindings

@@ -142,7 +142,7 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def experts_dir(tmp_path_factory):
     """Random experts, and nothing that a command has made of them."""
     folder = tmp_path_factory.mktemp("made")
     failing.make_experts(folder)
@@ -163,13 +163,13 @@ def start_with(folder, server):
 
 
 @pytest.fixture(scope="module")
-def begin(server, made, tmp_path_factory):
+def begin(server, experts_dir, tmp_path_factory):
     """Returns what gives a folder with all that has to be there before a command."""
     folders = {}
 
     def prepare(name):
         if name not in folders:
-            start_with(made, server)
+            start_with(experts_dir, server)
             for command in BEFORE.get(name, ()):
                 succeed(server.run(command))
             folders[name] = tmp_path_factory.mktemp("before") / "run"

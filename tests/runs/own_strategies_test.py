@@ -292,9 +292,11 @@ def test_a_retrieval_as_it_was_asks_what_a_part_asks(others, own_folder):
         others, names, others.data, base_path="{MODEL_DIR}/base"
     )
     assert [question.result.votes for question in questions] == [
-        one.result.votes for one in again
+        question.result.votes for question in again
     ]
-    assert [question.rows for question in questions] == [one.rows for one in again]
+    assert [question.rows for question in questions] == [
+        question.rows for question in again
+    ]
     assert isinstance(former, library.Retrieve)
     assert isinstance(former, queries.Queries)
 
