@@ -144,23 +144,25 @@ class ImportBase(Run):
         """
         if not (self.folder / manifest.FILE_NAME).is_file():
             return False
-        there = manifest.read_manifest(self.folder)
-        before: dict[str, Any] = {"kind": there.kind}
+        saved_info = manifest.read_manifest(self.folder)
+        before: dict[str, Any] = {"kind": saved_info.kind}
         now: dict[str, Any] = {"kind": "base"}
         # All fields: records leave out those that have their default.
         model = dataclasses.asdict(source.model) if source else self.known_of_model()
-        there_model = config.completed(config.T5Config, there.model)
+        there_model = config.completed(config.T5Config, saved_info.model)
         before["model"] = {name: there_model.get(name) for name in model}
         now["model"] = model
         vocabulary = self._vocabulary_facts(source)
         if vocabulary:  # else the user leaves it to the base
-            before["vocabulary"] = there.vocabulary.get("fingerprint", "none")
+            before["vocabulary"] = saved_info.vocabulary.get("fingerprint", "none")
             now["vocabulary"] = vocabulary["fingerprint"]
         wanted = self._data()
         if source:
             wanted = {k: value for k, value in wanted.items() if k not in self.origin()}
-        before |= {name: there.data[name] for name in wanted if name in there.data}
-        now |= {name: wanted[name] for name in wanted if name in there.data}
+        before |= {
+            name: saved_info.data[name] for name in wanted if name in saved_info.data
+        }
+        now |= {name: wanted[name] for name in wanted if name in saved_info.data}
         recipes.check_same(f"base {self.folder}", before, now)
         return True
 
@@ -180,10 +182,10 @@ class ImportBase(Run):
             dtype=dtype,
             on_bytes=Progress("compare", total=total, unit="bytes"),
         )
-        there = manifest.read_manifest(self.folder)
+        saved_info = manifest.read_manifest(self.folder)
         recipes.check_same(
             f"base {self.folder}",
-            {"weights": there.base_fingerprint, "steps": there.steps},
+            {"weights": saved_info.base_fingerprint, "steps": saved_info.steps},
             {"weights": fingerprint, "steps": source.steps},
         )
 

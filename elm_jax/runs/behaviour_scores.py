@@ -273,7 +273,7 @@ def _read(
     for job in asked:
         row = rows[job.cell.key(_METRIC)]
         names = ("scores", _METRIC)
-        if not job.of.dataset.has_choices:  # else they are in the dataset
+        if not job.split.dataset.has_choices:  # else they are in the dataset
             names += ("tokens",)
         arrays = store.per_example(row, only=names)
         ends = np.cumsum(arrays[_METRIC].astype(np.int64))
@@ -287,6 +287,6 @@ def _tell_cut(asked: Sequence[jobs.Job], store: result_store.ResultStore) -> Non
     """Prints how many of the answers that experts wrote have no end, if any."""
     shares = [row.answers_cut for row in jobs.rows_of(asked, store) if row.answers_cut]
     if shares:
-        number = sum(not job.of.dataset.has_choices for job in asked)
+        number = sum(not job.split.dataset.has_choices for job in asked)
         mean = sum(shares) / number
         print(f"note: {mean:.0f} % of the answers that experts wrote have no end")  # noqa: T201

@@ -109,12 +109,12 @@ class ExportAdapterHub(expert_export.ExportExperts):
         model = bases.build_model(bases.model_config(info), spec)
         shapes = t5.param_shapes(model)
         adapterhub_folders.check_can_save(dataclasses.asdict(spec), shapes)
-        of = f"expert {info.name!r}"
-        parts = expert_parts.part(shapes, info.trainable_pattern, of=of)
+        label = f"expert {info.name!r}"
+        parts = expert_parts.part(shapes, info.trainable_pattern, of=label)
         has_norms = any(name.endswith("_norm/scale") for name in trees.flatten(parts))
         if has_norms and self.layer_norms == "refuse":
             raise errors.ConfigError(
-                found=f"{of} with layer norms of its own",
+                found=f"{label} with layer norms of its own",
                 expected="adapters alone, which is what `adapters` loads",
                 do="Export it for transformers with gin/t5/export_bottleneck.gin; or"
                 " set ExportAdapterHub.layer_norms = 'beside' and load them too; or"

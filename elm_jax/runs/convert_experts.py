@@ -141,11 +141,11 @@ class FoldExpert(Run):
             versions=manifest.installed_versions(),
             operative_config=self.operative_config(),
         )
-        is_own = recipes.make_once(
+        was_saved = recipes.make_once(
             lambda: loaded.Expert(folded, whole).save(self._folder(info)),
             lambda: self._is_finished(info, recipe),
         )
-        done = f"expert {info.name}" if is_own else "finished already"
+        done = f"expert {info.name}" if was_saved else "finished already"
         print(f"{done}: {self._folder(info)}")  # noqa: T201
 
     def _look(
@@ -174,15 +174,16 @@ class FoldExpert(Run):
         folder = self._folder(info)
         if not (folder / manifest.FILE_NAME).is_file():
             return False
-        there = manifest.read_manifest(folder)
-        before = {name: there.data.get(name) for name in recipe}
+        saved_info = manifest.read_manifest(folder)
+        before = {name: saved_info.data.get(name) for name in recipe}
         now = dict(recipe)
         if before["folded"] and before["folded_from"] is None:
             print("a fold of release 0.1: its expert is compared by name")  # noqa: T201
             del before["folded_from"], now["folded_from"]
         recipes.check_same(
             f"folded expert {folder}",
-            before | {"base": there.base_fingerprint, "adapter": there.adapter},
+            before
+            | {"base": saved_info.base_fingerprint, "adapter": saved_info.adapter},
             now | {"base": info.base_fingerprint, "adapter": None},
         )
         return True

@@ -20,10 +20,10 @@ def check(datasets: Iterable[Dataset]) -> None:
       DataError: Every input of a dataset is cut: what its template asks for last is
         shown in no example.
     """
-    each = list(
+    unique = list(
         {(dataset.name, dataset.split): dataset for dataset in datasets}.values()
     )
-    cut = [dataset for dataset in each if _cut_share(dataset) == 1]
+    cut = [dataset for dataset in unique if _cut_share(dataset) == 1]
     if cut:
         name = f"{cut[0].split} of {cut[0].name}"
         others = f" and of {len(cut) - 1} more tasks" if len(cut) > 1 else ""
@@ -39,7 +39,7 @@ def check(datasets: Iterable[Dataset]) -> None:
         )
     if processes.is_main():
         for what, share_fn in _DOUBTS.items():
-            line = _line(each, what, share_fn)
+            line = _line(unique, what, share_fn)
             if line:
                 print(line)  # noqa: T201
 

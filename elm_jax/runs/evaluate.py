@@ -199,7 +199,7 @@ class Evaluate(Run):
         all_jobs = [*self._jobs(keys, open_split, program)]
         compared = (data.data_options.cache_dir, self.overlap, base.manifest)
         all_jobs = overlaps.with_overlaps(all_jobs, store, *compared)
-        data_doubts.check(job.of.dataset for job in all_jobs)
+        data_doubts.check(job.split.dataset for job in all_jobs)
         processes.check_same(
             repr([job.cell for job in all_jobs]), what="list of what to score"
         )
@@ -235,10 +235,10 @@ class Evaluate(Run):
             used_strategies, self._names(), self.path
         ):
             listed += candidate.folders
-        every = [*dict.fromkeys([*named, *listed])]
+        all_folders = [*dict.fromkeys([*named, *listed])]
         base_dir = self.path(self.initial_checkpoint_path)
-        expert_checks.check(every, base_dir=base_dir, vocabulary=data.vocabulary)
-        infos = map(manifest.read_manifest, every)
+        expert_checks.check(all_folders, base_dir=base_dir, vocabulary=data.vocabulary)
+        infos = map(manifest.read_manifest, all_folders)
         if note := expert_checks.describe_lengths(infos, self.data.feature_lengths):
             print(f"note: {note}")  # noqa: T201
         return named

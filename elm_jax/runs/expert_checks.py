@@ -74,9 +74,11 @@ def _check_tensors(
     leaves: Mapping[str, tensors.Leaf], info: manifest.Manifest, base: manifest.Manifest
 ) -> None:
     model = bases.build_model(bases.model_config(base), bases.adapter_spec(info))
-    of = f"expert {info.name!r}"
-    expected = expert_parts.part(t5.param_shapes(model), info.trainable_pattern, of=of)
-    experts.check_same_tensors(trees.unflatten(leaves), expected, of=of)
+    label = f"expert {info.name!r}"
+    expected = expert_parts.part(
+        t5.param_shapes(model), info.trainable_pattern, of=label
+    )
+    experts.check_same_tensors(trees.unflatten(leaves), expected, of=label)
 
 
 def check_alike(
@@ -93,9 +95,9 @@ def check_alike(
         not make two adapters compute alike.
       FingerprintError: They were trained on several vocabularies.
     """
-    every = [*infos] if base is None else [base, *infos]
+    manifests = [*infos] if base is None else [base, *infos]
     by_fingerprint = {
-        i.vocabulary["fingerprint"]: i.name for i in every if i.vocabulary
+        i.vocabulary["fingerprint"]: i.name for i in manifests if i.vocabulary
     }
     if len(by_fingerprint) > 1:
         raise errors.FingerprintError(
@@ -107,8 +109,8 @@ def check_alike(
     # A merge may be a part of another merge: its parameters are of its experts' kind.
     trained = next((info.kind for info in infos if info.kind != "merged"), "merged")
     for info in infos:
-        of = trained if info.kind == "merged" else info.kind
-        kind = [of, info.trainable_pattern, info.adapter]
+        trained_kind = trained if info.kind == "merged" else info.kind
+        kind = [trained_kind, info.trainable_pattern, info.adapter]
         kinds.setdefault(json.dumps(kind, sort_keys=True), info.name)
     if len(kinds) > 1:
         listed = "; ".join(f"{name}: {kind}" for kind, name in kinds.items())
@@ -135,14 +137,16 @@ def check_same_function(info: manifest.Manifest, base: manifest.Manifest) -> Non
     The same parameters give another function where, say, relative positions are cut
     off at another distance.
     """
-    mine, its = shape_fields(info), shape_fields(base)
-    wrong = [name for name in its if mine.get(name) != its[name]]
+    expert_fields, base_fields = shape_fields(info), shape_fields(base)
+    wrong = [
+        name for name in base_fields if expert_fields.get(name) != base_fields[name]
+    ]
     if wrong:
         raise errors.CheckpointError(
             found=f"expert {info.name!r} with "
-            + ", ".join(f"{name} = {mine.get(name)!r}" for name in wrong),
+            + ", ".join(f"{name} = {expert_fields.get(name)!r}" for name in wrong),
             expected=f"the model of base {base.name!r}: "
-            + ", ".join(f"{name} = {its[name]!r}" for name in wrong),
+            + ", ".join(f"{name} = {base_fields[name]!r}" for name in wrong),
             do="Name the base that it was trained on",
         )
 

@@ -97,8 +97,8 @@ class ExportExperts(Run):
         folder = self._folder(info)
         if not folder.exists():
             return False
-        there = recipes.read(recipes.inside(folder))
-        recipes.check_same(f"export {folder}", there, self._recipe(info))
+        saved_recipe = recipes.read(recipes.inside(folder))
+        recipes.check_same(f"export {folder}", saved_recipe, self._recipe(info))
         return True
 
 
@@ -129,7 +129,7 @@ def spec_of_kind(
 
 def _check_tensors(expert: loaded.Expert) -> None:
     """Raises CheckpointError unless an expert has the tensors of its manifest."""
-    of, pattern = f"expert {expert.name!r}", expert.manifest.trainable_pattern
+    label, pattern = f"expert {expert.name!r}", expert.manifest.trainable_pattern
     model = bases.build_model(expert.config, expert.adapter)
-    wanted = expert_parts.part(t5.param_shapes(model), pattern, of=of)
-    experts.check_same_tensors(expert.params, wanted, of=of)
+    wanted = expert_parts.part(t5.param_shapes(model), pattern, of=label)
+    experts.check_same_tensors(expert.params, wanted, of=label)

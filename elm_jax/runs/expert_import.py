@@ -20,7 +20,7 @@ class ReadExpert(NamedTuple):
 
     params: Params
     adapter: adapters.AdapterSpec
-    pattern: str
+    trainable_pattern: str
     data: dict[str, Any]
 
 
@@ -177,12 +177,12 @@ class ImportExperts(Run):
     def _check_same(self, new: manifest.Manifest, read_expert: ReadExpert) -> None:
         """Raises CheckpointError if the expert that is there is another one."""
         folder = self._folder(new.name)
-        there = manifest.read_manifest(folder)
-        weights = there.params_fingerprint  # "" in what release 0.1 saved
+        saved_info = manifest.read_manifest(folder)
+        weights = saved_info.params_fingerprint  # "" in what release 0.1 saved
         weights = weights or trees.fingerprint(experts.load_expert(folder)[0])
         recipes.check_same(
             f"expert {folder}",
-            _identity(there) | {"weights": weights},
+            _identity(saved_info) | {"weights": weights},
             _identity(new) | {"weights": trees.fingerprint(read_expert.params)},
             do="Name another expert_name or experts_dir for this one, or remove the"
             " folder to import it anew",
@@ -198,7 +198,7 @@ class ImportExperts(Run):
             base_fingerprint=base.base_fingerprint,
             model=base.model,
             adapter=bases.describe(read_expert.adapter),
-            trainable_pattern=read_expert.pattern,
+            trainable_pattern=read_expert.trainable_pattern,
             tasks=self.tasks or (name,),
             data=read_expert.data,
             versions=manifest.installed_versions(),

@@ -78,11 +78,11 @@ class Export(Run):
             print(f"finished already: {folder}")  # noqa: T201
             return
         dtype = tensors.storage_dtype(leaves, self.storage_dtype)
-        is_own = recipes.make_once(
+        was_saved = recipes.make_once(
             lambda: self.save(folder, leaves, info, dtype, self._recipe(info)),
             lambda: self._is_finished(info),
         )
-        if not is_own:
+        if not was_saved:
             print(f"finished already: {folder}")  # noqa: T201
             return
         size = show_bytes(trees.count_params(leaves) * dtype.itemsize)
@@ -113,8 +113,8 @@ class Export(Run):
         folder = self.target(info)
         if not folder.exists():
             return False
-        there = recipes.read(recipes.inside(folder))
-        recipes.check_same(f"export {folder}", there, self._recipe(info))
+        saved_recipe = recipes.read(recipes.inside(folder))
+        recipes.check_same(f"export {folder}", saved_recipe, self._recipe(info))
         return True
 
     def _open(self) -> tuple[dict[str, Leaf], manifest.Manifest]:

@@ -162,11 +162,11 @@ class ExportResults(Run):
         rows = naming.newest(naming.strategies_told_apart(rows))
         rows = [row for row in naming.told_apart(rows) if self._is_named(row.expert)]
         if not rows:
-            of = ", ".join(sorted({row.split for row in store.rows()}))
+            splits = ", ".join(sorted({row.split for row in store.rows()}))
             raise errors.DataError(
                 found=f"no rows of {', '.join(self.experts)} in split {self.split!r}"
                 f" in {store.path}",
-                expected=f"some; it has rows of split {of}",
+                expected=f"some; it has rows of split {splits}",
                 do="Correct split, experts, protocol, base_fingerprint or random_seed",
             )
         naming.check_comparable(rows, [{row.task for row in rows}])
@@ -202,8 +202,10 @@ def _by_model(rows: Sequence[results.ResultRow]) -> dict[str, list[results.Resul
         seeds = {training.training_seed for training in expert_trainings}
         label = row.expert
         if len(expert_trainings) > 1:
-            is_told = len(seeds) == len(expert_trainings)
-            mark = f"seed {row.training_seed}" if is_told else row.expert_fingerprint
+            seeds_differ = len(seeds) == len(expert_trainings)
+            mark = (
+                f"seed {row.training_seed}" if seeds_differ else row.expert_fingerprint
+            )
             label = f"{row.expert} ({mark})"
         first = by_label.setdefault(label, {}).setdefault((row.task, row.metric), row)
         if first is not row:

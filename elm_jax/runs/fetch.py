@@ -81,19 +81,19 @@ class FetchExperts(Run):
           LibraryError: A pattern fits none.
         """
         place = bucket.Bucket(self.place(self.url))
-        there = place.copies()
+        published = place.copies()
         names: set[str] = set()
         for pattern in (
             (self.experts,) if isinstance(self.experts, str) else self.experts
         ):
-            fitting = paths.fitting(pattern, there)
+            fitting = paths.fitting(pattern, published)
             if not fitting:
                 raise errors.LibraryError(
-                    found=f"no expert {pattern!r} among {len(there)} in"
+                    found=f"no expert {pattern!r} among {len(published)} in"
                     f" {self.place(self.url)}",
                     expected="published experts (--gin.PUBLISH_URL of elm_train)",
                     do="Correct the pattern or the URL."
-                    f" {errors.did_you_mean(pattern, there)}",
+                    f" {errors.did_you_mean(pattern, published)}",
                 )
             names.update(fitting)
         return place.pick(sorted(names))
@@ -105,8 +105,10 @@ class FetchExperts(Run):
             self.path(self.experts_dir),
         )
         source.check_single(copy.name for copy in chosen)
-        there = [c for c in chosen if (folder / c.name / manifest.FILE_NAME).is_file()]
-        for copy, info in zip(there, source.manifests(there), strict=True):
+        present = [
+            c for c in chosen if (folder / c.name / manifest.FILE_NAME).is_file()
+        ]
+        for copy, info in zip(present, source.manifests(present), strict=True):
             here = manifest.read_manifest(folder / copy.name)
             recipes.check_same(
                 f"expert {folder / copy.name}",
@@ -115,4 +117,4 @@ class FetchExperts(Run):
                 do="Choose another experts_dir, or remove the folder to fetch the"
                 " bucket's expert",
             )
-        return [copy for copy in chosen if copy not in there]
+        return [copy for copy in chosen if copy not in present]

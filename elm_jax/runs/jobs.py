@@ -44,7 +44,7 @@ class Job(NamedTuple):
 
     candidate: candidates.Candidate
     cell: results.Cell
-    of: ScoredSplit
+    split: ScoredSplit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,13 +159,15 @@ def score(
         for job in group:
             where = f"{job.cell.expert} on {job.cell.task} {job.cell.split}"
             with errors.during(f"scoring {where}"):
-                scored = program.score(params, adapter, job.of.dataset, job.of.rows)
+                scored = program.score(
+                    params, adapter, job.split.dataset, job.split.rows
+                )
                 kept = job.candidate.kept_with_scores(
-                    program, params, adapter, job.of.dataset, job.of.rows
+                    program, params, adapter, job.split.dataset, job.split.rows
                 )
             if processes.is_main():
                 facts = dataclasses.replace(
-                    job.of.facts,
+                    job.split.facts,
                     **job.candidate.facts(store.path.parent),
                     vocabulary=keys.data.vocabulary.fingerprint,
                     ties=scored.ties,

@@ -127,8 +127,8 @@ class Base(Expert):
         params = trees.unflatten(
             {name: stored_arrays.StoredArray(leaf) for name, leaf in leaves.items()}
         )
-        of = f"expert {info.name!r} in {folder}"
-        experts.check_same_tensors(params, shape, of=of)
+        label = f"expert {info.name!r} in {folder}"
+        experts.check_same_tensors(params, shape, of=label)
         dtypes = {name: leaf.dtype for name, leaf in leaves.items()}
         return cls(params, info, _attached(folder), folder=folder, stored_dtypes=dtypes)
 
@@ -161,9 +161,9 @@ class Base(Expert):
         bases.check_fits(expert.manifest, self.as_base)
         expert_checks.check_same_function(expert.manifest, self.manifest)
         model = bases.build_model(self.config, expert.adapter)
-        of, pattern = f"expert {expert.name!r}", expert.manifest.trainable_pattern
-        wanted = expert_parts.part(t5.param_shapes(model), pattern, of=of)
-        experts.check_same_tensors(expert.params, wanted, of=of)
+        label, pattern = f"expert {expert.name!r}", expert.manifest.trainable_pattern
+        wanted = expert_parts.part(t5.param_shapes(model), pattern, of=label)
+        experts.check_same_tensors(expert.params, wanted, of=label)
 
     @classmethod
     def _read(cls, folder: pathlib.Path) -> Self:

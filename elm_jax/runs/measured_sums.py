@@ -53,11 +53,11 @@ class Measured(NamedTuple):
 
     def batches(self) -> Iterator[Batch]:
         """Yields all rows once; the last batch is filled with rows of padding."""
-        order = sorted(self.examples, key=lambda each: len(each.inputs))
+        order = sorted(self.examples, key=lambda example: len(example.inputs))
         for start in range(0, len(order), self.batch_size):
             part = order[start : start + self.batch_size]
-            inputs = self._padded([each.inputs for each in part], 32)
-            targets = self._padded([each.targets for each in part], 8)
+            inputs = self._padded([example.inputs for example in part], 32)
+            targets = self._padded([example.targets for example in part], 8)
             yield {
                 "encoder_input_tokens": inputs,
                 "decoder_input_tokens": data_batches.shift_right(targets),
@@ -146,9 +146,9 @@ def hidden(
             parts[name].append(np.asarray(x, np.float32)[..., mask, :])
     drawn = {}
     for name, several in parts.items():
-        every = np.concatenate(several, axis=-2)
-        draw = np.random.default_rng(seed).permutation(every.shape[-2])
-        drawn[name] = every[..., np.sort(draw[:num_positions]), :]
+        all_positions = np.concatenate(several, axis=-2)
+        draw = np.random.default_rng(seed).permutation(all_positions.shape[-2])
+        drawn[name] = all_positions[..., np.sort(draw[:num_positions]), :]
     return drawn
 
 
@@ -229,12 +229,12 @@ def choice_batches(
     without choices the target is the only one.
     """
     groups: dict[tuple[int, ...], list[token_store.Example]] = {}
-    for each in examples:
-        choices = each.choices or (each.targets,)
+    for example in examples:
+        choices = example.choices or (example.targets,)
         longest = batching.round_up(max(map(len, choices)), least=8)
-        inputs = batching.round_up(len(each.inputs), least=32)
+        inputs = batching.round_up(len(example.inputs), least=32)
         number = 1 << (len(choices) - 1).bit_length()
-        groups.setdefault((inputs, longest, number), []).append(each)
+        groups.setdefault((inputs, longest, number), []).append(example)
     for shape, rows in sorted(groups.items()):
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
@@ -256,9 +256,9 @@ def _packed(
     choices = np.zeros((size, number, choice_length), np.int32)
     mask = np.zeros((size, number), bool)
     mask[:, 0] = True
-    for place, each in enumerate(rows):
-        inputs[place, : len(each.inputs)] = each.inputs
-        for position, choice in enumerate(each.choices or (each.targets,)):
+    for place, example in enumerate(rows):
+        inputs[place, : len(example.inputs)] = example.inputs
+        for position, choice in enumerate(example.choices or (example.targets,)):
             choices[place, position, : len(choice)] = choice
             mask[place, position] = True
     is_row = (np.arange(size) < len(rows)).astype(np.float32)

@@ -111,8 +111,8 @@ class Source(NamedTuple):
     ) -> Mapping[str, np.ndarray]:
         sources = [expert]
         if method.measures == "hidden":
-            sources = sorted(experts, key=lambda each: each.manifest.fingerprint)
-        rows = [self._rows(each, len(sources)) for each in sources]
+            sources = sorted(experts, key=lambda source: source.manifest.fingerprint)
+        rows = [self._rows(source, len(sources)) for source in sources]
         recipe = {
             "what": method.measures,
             "expert": expert.manifest.fingerprint,
@@ -120,17 +120,17 @@ class Source(NamedTuple):
             "base": base.fingerprint,
             "base_model": base.manifest.model,
             "settings": self.settings.recipe(),
-            "rows": [[each.told for each in several] for several in rows],
+            "rows": [[part.told for part in several] for several in rows],
         }
         where = sealed_arrays.folder_of(self.folder, expert.name, recipe)
         kept = sealed_arrays.read(where, recipe)
         if kept is not None:
             return kept
         examples = [
-            each.dataset[row]
+            part.dataset[row]
             for several in rows
-            for each in several
-            for row in each.places
+            for part in several
+            for row in part.places
         ]
         measured = measured_sums.Measured(
             expert, base, examples, self.settings.batch_size
@@ -155,13 +155,13 @@ class Source(NamedTuple):
     def _rows(self, expert: loaded.Expert, num_sharing: int) -> list["_Rows"]:
         """Returns the rows of an expert's tasks, by task."""
         split = self.settings.split
-        every = [self.open_split(task, split) for task in _tasks(expert.manifest)]
-        ends = np.cumsum([len(dataset) for dataset in every])
+        datasets = [self.open_split(task, split) for task in _tasks(expert.manifest)]
+        ends = np.cumsum([len(dataset) for dataset in datasets])
         draw = np.random.default_rng(self.settings.random_seed).permutation(ends[-1])
         count = -(-self.settings.num_rows // num_sharing)
         chosen = np.sort(draw[:count])
         parts = []
-        for dataset, end in zip(every, ends, strict=True):
+        for dataset, end in zip(datasets, ends, strict=True):
             start = end - len(dataset)
             places = chosen[(chosen >= start) & (chosen < end)] - start
             parts.append(_Rows(dataset, tuple(places.tolist())))

@@ -43,12 +43,12 @@ def with_overlaps(
     if action == "ignore":
         return list(all_jobs)
     are_done = jobs.are_done(all_jobs, store)
-    every = [job for job, done in zip(all_jobs, are_done, strict=True) if not done]
-    comparison = _Comparison(every, cache_dir, base)
-    marked = [comparison.with_facts(job) for job in every]
+    new_jobs = [job for job, done in zip(all_jobs, are_done, strict=True) if not done]
+    comparison = _Comparison(new_jobs, cache_dir, base)
+    marked = [comparison.with_facts(job) for job in new_jobs]
     if action == "refuse":
         _check(marked)
-    unknown = {job.cell.expert for job in marked if job.of.facts.overlap_unknown}
+    unknown = {job.cell.expert for job in marked if job.split.facts.overlap_unknown}
     if unknown and processes.is_main():
         print(  # noqa: T201
             f"overlap with training rows: not compared, or in part, for {len(unknown)}"
@@ -64,13 +64,13 @@ class _Comparison:
     """Which rows of some jobs are known to models or libraries."""
 
     def __init__(
-        self, every: Sequence[jobs.Job], cache_dir: str, base: manifest.Manifest
+        self, new_jobs: Sequence[jobs.Job], cache_dir: str, base: manifest.Manifest
     ) -> None:
-        splits = {_split(job): job.of.dataset for job in every}
+        splits = {_split(job): job.split.dataset for job in new_jobs}
         self._search = row_search.RowSearch(splits, cache_dir)
         self._base = _training((base,))
-        trained_on = [_training(job.candidate.manifests)[0] for job in every]
-        if every:
+        trained_on = [_training(job.candidate.manifests)[0] for job in new_jobs]
+        if new_jobs:
             trained_on.append(self._base[0])
         self._found = self._search.in_training(
             [*dict.fromkeys(rows for trainings in trained_on for rows in trainings)]
@@ -82,11 +82,11 @@ class _Comparison:
         shares = {"base": None if missing else base}
         if job.candidate.question is not None:
             shares |= self._of_library(job, job.candidate.question)
-        facts = dataclasses.replace(job.of.facts, overlap_with=shares)
+        facts = dataclasses.replace(job.split.facts, overlap_with=shares)
         if job.candidate.manifests:
             share, missing = self._share(job, _training(job.candidate.manifests))
             facts = dataclasses.replace(facts, overlap=share, overlap_unknown=missing)
-        return job._replace(of=job.of._replace(facts=facts))
+        return job._replace(split=job.split._replace(facts=facts))
 
     def _share(
         self, job: jobs.Job, trained_on: tuple[list[row_search.Training], int]
@@ -109,11 +109,13 @@ class _Comparison:
 
 
 def _split(job: jobs.Job) -> row_search.Split:
-    return job.of.dataset.name, job.of.dataset.split
+    return job.split.dataset.name, job.split.dataset.split
 
 
 def _percent(job: jobs.Job, known_places: Iterable[row_search.Places]) -> float:
-    return overlap.share(job.of.rows, [places[_split(job)] for places in known_places])
+    return overlap.share(
+        job.split.rows, [places[_split(job)] for places in known_places]
+    )
 
 
 def _training(
@@ -133,11 +135,11 @@ def _training(
     return tasks, unknown
 
 
-def _check(every: Sequence[jobs.Job]) -> None:
+def _check(marked_jobs: Sequence[jobs.Job]) -> None:
     """Raises DataError if more than a few rows of a job were trained on."""
     leaks: dict[str, float] = {}
-    for job in every:
-        share, cell = job.of.facts.overlap or 0.0, job.cell
+    for job in marked_jobs:
+        share, cell = job.split.facts.overlap or 0.0, job.cell
         if share > marks.MOST_PERCENT:
             text = f"{share:.1f} % of {cell.task} {cell.split} for {cell.expert}"
             leaks[text] = share

@@ -61,7 +61,7 @@ class _TaskRace:
 
         def on_round_rows(job: jobs.Job) -> jobs.Job:
             # With the facts of all rows: in few rows, all choices may be alike.
-            sample = job.of._replace(rows=rows)
+            sample = job.split._replace(rows=rows)
             cell = keys.cell(job.candidate, sample)
             return jobs.Job(job.candidate, cell, sample)
 
@@ -154,7 +154,7 @@ def _races(
     for place, racing_jobs in by_place.items():
         experts = _by_expert(racing_jobs)
         if len(experts) > 1:
-            rows = racing_jobs[0].of.rows
+            rows = racing_jobs[0].split.rows
             key = [seed, zlib.crc32(" ".join(place).encode())]
             rounding = np.zeros(len(rows))
             if len(experts) < len(racing_jobs):
@@ -214,7 +214,7 @@ def _may_race(job: jobs.Job) -> bool:
     """
     is_expert = job.candidate.strategy == "expert"
     is_single = job.candidate.kind not in ("multitask", "merged", "selection")
-    return is_expert and is_single and job.of.dataset.has_choices
+    return is_expert and is_single and job.split.dataset.has_choices
 
 
 def _place(job: jobs.Job) -> tuple[str, str]:

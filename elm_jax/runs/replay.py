@@ -9,7 +9,7 @@ from elm_jax.library import sampling
 from elm_jax.reporting import page, report, tables, terminal, text
 from elm_jax.runs import replay_data
 from elm_jax.runs.replay_data import MEAN, Published, Row, Table
-from elm_jax.runs.replay_scores import Ours, Place, Scores
+from elm_jax.runs.replay_scores import Ours, RowSource, Scores
 from elm_jax.runs.run import Plan, Run
 
 _WITHIN, _OUTSIDE = "within", "outside"
@@ -69,7 +69,7 @@ class Replay(Run):
             "tables": ", ".join(table["name"] for table in shown),
             "cells": sum(len(r["cells"]) for t in shown for r in t["rows"]),
             "rows": ", ".join(
-                dict.fromkeys(str(place.path) for place in scores.places.values())
+                dict.fromkeys(str(source.path) for source in scores.sources.values())
             ),
             "files": self.path(self.output_path),
         }
@@ -125,7 +125,7 @@ class Replay(Run):
         names = [row["name"] for row in rows]
         for field in ("ours", "results", "bases"):
             self._check_known(field, tuple(getattr(self, field)), names)
-        places = {}
+        sources = {}
         for row in rows:
             name = row["name"]
             only = {
@@ -135,8 +135,8 @@ class Replay(Run):
             }
             path = self.path(self.results.get(name, self.results_path))
             label = self.ours.get(name, row["ours"])
-            places[name] = Place(path, tuple(only.items()), label)
-        return Scores(places, sampling.NUM_QUERIES)
+            sources[name] = RowSource(path, tuple(only.items()), label)
+        return Scores(sources, sampling.NUM_QUERIES)
 
     def _check_known(
         self, field: str, chosen: tuple[str, ...], names: list[str]

@@ -29,8 +29,8 @@ class Ours(NamedTuple):
     why: str = ""
 
 
-class Place(NamedTuple):
-    """Where the result rows of a published row are.
+class RowSource(NamedTuple):
+    """Where our result rows for a published row are.
 
     Attributes:
       path: The result file.
@@ -47,25 +47,25 @@ class Scores:
     """Our results by published row; each result file is read once.
 
     Attributes:
-      places: Where the results of each row are.
+      sources: Where our results for each published row are.
 
     Args:
-      places: The same.
+      sources: The same.
       num_queries: Rows that may be left out of a split, as queries are.
     """
 
-    def __init__(self, places: Mapping[str, Place], num_queries: int) -> None:
-        self.places = places
+    def __init__(self, sources: Mapping[str, RowSource], num_queries: int) -> None:
+        self.sources = sources
         self._num_queries = num_queries
         self._read = functools.cache(_ways)
 
     def cell(self, table: Table, row: Row, column: str) -> Ours:
         """Returns our number for a cell; `column` is a dataset's name or `MEAN`."""
-        place = self.places[row["name"]]
+        source = self.sources[row["name"]]
         if table["kind"] == "gains":
             return self._gain(table, row, "")
-        ways = self._read(place.path, place.only, _wanted(table))
-        way = ways and ways.by_label(place.label)
+        ways = self._read(source.path, source.only, _wanted(table))
+        way = ways and ways.by_label(source.label)
         if ways is None or way is None:
             return Ours(None, _NOTHING)
         why = self._part(table, way, column)
@@ -87,20 +87,20 @@ class Scores:
 
     def provenance(self, table: Table, row: Row) -> str:
         """Returns which of our rows are compared with a published row."""
-        place = self.places[row["name"]]
-        ways = self._read(place.path, place.only, _wanted(table))
-        if ways is None or ways.by_label(place.label) is None:
-            return f"Ours would be: {place.label} of {place.path}."
-        of = sorted({our_row.base_fingerprint for our_row in ways.rows})
-        return f"Ours: {place.label} of {place.path}, base {', '.join(of)}."
+        source = self.sources[row["name"]]
+        ways = self._read(source.path, source.only, _wanted(table))
+        if ways is None or ways.by_label(source.label) is None:
+            return f"Ours would be: {source.label} of {source.path}."
+        base_marks = sorted({our_row.base_fingerprint for our_row in ways.rows})
+        return f"Ours: {source.label} of {source.path}, base {', '.join(base_marks)}."
 
     def _gain(self, table: Table, row: Row, ending: str) -> Ours:
         ours, theirs = (
-            self.places[name] for name in (row["name"], row.get("minus", ""))
+            self.sources[name] for name in (row["name"], row.get("minus", ""))
         )
         both: list[Way] = []
-        for place, label in ((ours, ours.label + ending), (theirs, theirs.label)):
-            ways = self._read(place.path, place.only, _wanted(table))
+        for source, label in ((ours, ours.label + ending), (theirs, theirs.label)):
+            ways = self._read(source.path, source.only, _wanted(table))
             way = ways and ways.by_label(label)
             if way is None or way.score is None:
                 return Ours(None, _NOTHING)

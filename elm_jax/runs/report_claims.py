@@ -46,16 +46,16 @@ def silent(
     baselines = {row.expert for row in _first_of_each(rows) if row.role == "multitask"}
     baseline = baselines.pop() if len(baselines) == 1 else "multitask"
     names = {_EXPERTS: (baseline, judged.strategy), _MERGING: judged.merging}
-    there = {
+    with_rows = {
         _EXPERTS: {row.expert for row in _first_of_each(rows)},
         _MERGING: {row.expert for row in _first_of_each(composed)},
     }
     called_for = {
         subject: experts
         for subject, experts in names.items()
-        if any(name.startswith(experts) for name in there[subject])
+        if any(name.startswith(experts) for name in with_rows[subject])
     }
-    yield from report_rows.lacking_claims(called_for, there)
+    yield from report_rows.lacking_claims(called_for, with_rows)
 
 
 def of_experts(judged: Judged, ways: Ways) -> Iterator[results.Claim]:
@@ -99,7 +99,9 @@ def _scores(
     """
     draws = estimates.Draws()
     by_expert = row_columns.of(rows).split("expert")
-    trainings = {name: reported.trainings(of) for name, of in by_expert.items()}
+    trainings = {
+        name: reported.trainings(expert_rows) for name, expert_rows in by_expert.items()
+    }
     number = len(trainings.get(merged, ()))
     return {
         name: estimates.estimate(

@@ -14,7 +14,9 @@ def random_expert(experts: Experts, draws: estimates.Draws) -> Way | None:
     columns = [controls.average(by_expert) for by_expert in _by_training(experts)]
     averages = [average for average in columns if average is not None]
     note = f"the mean over {len(experts)} single experts"
-    return _reference("random_expert", note, averages, draws, of=len(columns))
+    return _reference(
+        "random_expert", note, averages, draws, num_trainings=len(columns)
+    )
 
 
 def elsewhere(
@@ -44,7 +46,9 @@ def elsewhere(
     ]
     means = [mean for mean in columns if mean is not None]
     note = f"the mean over the experts that {way.label} chose for other datasets"
-    return _reference("shuffled_experts", note, means, draws, of=len(columns))
+    return _reference(
+        "shuffled_experts", note, means, draws, num_trainings=len(columns)
+    )
 
 
 def _by_training(experts: Experts) -> list[dict[str, statistics.Columns]]:
@@ -61,10 +65,10 @@ def _reference(
     columns: Sequence[statistics.Columns],
     draws: estimates.Draws,
     *,
-    of: int,
+    num_trainings: int,
 ) -> Way | None:
     """Returns a way that is only for comparison; None if a training is missing."""
-    if len(columns) < of:
+    if len(columns) < num_trainings:
         return None
     return Way(
         label=label,

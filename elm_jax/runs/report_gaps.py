@@ -37,10 +37,10 @@ def of(
     rows = reported.of(unseen, split=shown.split, metric=main)
     chosen_on = reported.of(unseen, split=shown.selection_split, metric=main)
     composed = reported.of(shown.tables["Composed"], split=shown.split, metric=main)
-    every = [task for names in shown.tables.values() for task in names]
+    all_tasks = [task for names in shown.tables.values() for task in names]
     for metric in shown.metrics:
         report_rows.check_same_data(
-            reported.of(every, split=shown.split, metric=metric)
+            reported.of(all_tasks, split=shown.split, metric=metric)
         )
     report_rows.check_same_data(chosen_on)
     # Single experts are chosen from, whatever their split.

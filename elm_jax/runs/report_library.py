@@ -17,21 +17,21 @@ def means(rows: Sequence[results.ResultRow]) -> list[float]:
     """Returns the mean over datasets of means over prompts of each expert."""
     columns = row_columns.of(rows)
     values = columns.coded("value").array()
-    of = columns.groups("expert", "dataset")
-    means = np.array([values[members].mean() for members in of.members()])
-    by_expert = columns.take(of.firsts).groups("expert")
+    groups = columns.groups("expert", "dataset")
+    means = np.array([values[members].mean() for members in groups.members()])
+    by_expert = columns.take(groups.firsts).groups("expert")
     return [float(means[members].mean()) for members in by_expert.members()]
 
 
 def table(ways: Ways, chooser: Way | None) -> report.Figures | None:
     """Returns the table of the library and a strategy that chose from it, if any."""
-    every = means(ways.singles)
-    if ways.cross_fitted is None or len(every) < 2:
+    expert_means = means(ways.singles)
+    if ways.cross_fitted is None or len(expert_means) < 2:
         return None
-    lowest, lower, median, upper, highest = np.quantile(every, _QUARTILES)
+    lowest, lower, median, upper, highest = np.quantile(expert_means, _QUARTILES)
     rows: list[tuple[str, tuple[report.Figure, ...]]] = [
-        ("experts", (str(len(every)),)),
-        ("random expert", (float(np.mean(every)),)),
+        ("experts", (str(len(expert_means)),)),
+        ("random expert", (float(np.mean(expert_means)),)),
         ("lowest to highest", (f"{_to(lowest, highest)}",)),
         ("quartiles", (f"{_to(lower, median, upper)}",)),
         *(_retrieval(ways, chooser) if chooser else ()),

@@ -35,11 +35,11 @@ def check(
     def values_of(name: str) -> str:
         return listed({value for (value,) in listed_rows.distinct(name)})
 
-    of = "them" if len(unseen_rows) else values_of("task")
+    whose = "them" if len(unseen_rows) else values_of("task")
     raise errors.DataError(
         found=f"no rows of {next(iter(metrics))} in split {split!r} for the unseen"
         f" tasks {listed(unseen)} in {path}",
-        expected=f"some; it has rows of {of} in split {values_of('split')}, by"
+        expected=f"some; it has rows of {whose} in split {values_of('split')}, by"
         f" {values_of('metric')}",
         do="Correct split, metric or unseen_tasks of report.Report, or score these"
         " tasks with elm_eval",
@@ -121,9 +121,9 @@ def tasks_without_rows(
       metrics: What may be shown.
     """
     shown = row_columns.of(rows).where(split=split).among("metric", metrics)
-    there = {task for (task,) in shown.distinct("task")}
+    tasks_with_rows = {task for (task,) in shown.distinct("task")}
     for kind, names in wanted.items():
-        lacking = set(names) - there
+        lacking = set(names) - tasks_with_rows
         if lacking:
             yield f"{kind} tasks without rows of split {split}: {listed(lacking)}."
 
@@ -139,10 +139,11 @@ def unequal(
       chosen_on: Those on which the best single expert is chosen.
     """
     columns = row_columns.of(rows)
-    every = {task for (task,) in columns.distinct("task")}
+    all_tasks = {task for (task,) in columns.distinct("task")}
     for label, tasks in _compared(columns).items():
-        if tasks != every:
-            yield f"No mean of {label}: it was not scored on {listed(every - tasks)}."
+        if tasks != all_tasks:
+            lacking = listed(all_tasks - tasks)
+            yield f"No mean of {label}: it was not scored on {lacking}."
     if len(selection.single_experts(rows)) and not selection.single_experts(chosen_on):
         yield "No best single expert: none was scored on rows to choose it by."
     sizes: dict[str, dict[int, str]] = {}
@@ -184,20 +185,20 @@ def other_votes(tasks: Collection[str]) -> Iterator[str]:
 
 
 def lacking_claims(
-    judged: Mapping[str, Collection[str]], there: Mapping[str, Collection[str]]
+    judged: Mapping[str, Collection[str]], with_rows: Mapping[str, Collection[str]]
 ) -> Iterator[str]:
     """Yields a sentence for each claim that cannot be judged.
 
     Args:
       judged: The names of experts that a claim compares, by its subject.
-      there: The names that have rows, by the same.
+      with_rows: The names that have rows, by the same.
     """
     for subject, names in judged.items():
-        lacking = set(names) - set(there[subject])
+        lacking = set(names) - set(with_rows[subject])
         if names and lacking:
             yield (
                 f"No claim about {subject}: no rows of {listed(lacking)} among"
-                f" {listed(there[subject])}."
+                f" {listed(with_rows[subject])}."
             )
 
 

@@ -10,7 +10,7 @@ from elm_jax.reporting import report
 from elm_jax.runs.report_way import Rows, Way
 
 
-class Settings(NamedTuple):
+class SettingsGroup(NamedTuple):
     """Ways that differ in the settings of one kind of strategy alone.
 
     Attributes:
@@ -24,7 +24,7 @@ class Settings(NamedTuple):
     cross_fitted: cross_fitting.CrossFitted
 
 
-def of(ways: Sequence[Way], draws: estimates.Draws) -> Iterator[Settings]:
+def of(ways: Sequence[Way], draws: estimates.Draws) -> Iterator[SettingsGroup]:
     """Yields the groups of ways that differ in settings alone."""
     kinds: dict[str, list[Way]] = {}
     for way in ways:
@@ -39,10 +39,10 @@ def of(ways: Sequence[Way], draws: estimates.Draws) -> Iterator[Settings]:
         # Settings of one strategy score the same trainings.
         fitted = cross_fitting.cross_fit(columns, draws, shared=kind)
         if fitted is not None:
-            yield Settings(kind, tuple(alike), fitted)
+            yield SettingsGroup(kind, tuple(alike), fitted)
 
 
-def view(settings: Settings) -> Way:
+def view(settings: SettingsGroup) -> Way:
     """Returns the way to choose one setting for all tasks, cross-fitted."""
     chosen = settings.cross_fitted.best_single
     return Way(
@@ -56,7 +56,7 @@ def view(settings: Settings) -> Way:
 
 
 def table(
-    settings: Sequence[Settings], chosen_on: Rows, *, chosen_here: bool
+    settings: Sequence[SettingsGroup], chosen_on: Rows, *, chosen_here: bool
 ) -> report.Figures | None:
     """Returns what choosing settings is worth, a line for each kind of strategy.
 

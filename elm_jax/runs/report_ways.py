@@ -129,7 +129,7 @@ class Ways:
         And if all of its trainings chose the same one.
         """
         names = self._reported.names
-        there = self.experts
+        experts = self.experts
         chosen = {}
         for row in way.rows:
             behind = self._reported.behind(row)
@@ -137,7 +137,7 @@ class Ways:
                 names.get(training.expert_fingerprint) for training in behind
             }
             name = chosen_names.pop()
-            if name in there and not chosen_names:
+            if name in experts and not chosen_names:
                 chosen[row.dataset, row.task] = name
         return chosen
 
@@ -149,9 +149,9 @@ class Ways:
         for row in self.rows.take(is_other):
             first.setdefault(row.expert, row)
         order = sorted(first.values(), key=lambda row: results.ROLES.index(row.role))
-        of = self.rows.among("expert", names).split("expert")
+        rows_by_name = self.rows.among("expert", names).split("expert")
         for first_row in order:
-            way_rows = of[first_row.expert]
+            way_rows = rows_by_name[first_row.expert]
             # Trained on the rows that choose: where these are reported, it knows them.
             knows = first_row.role == "selection" and self.settings_chosen_here
             way = self._way(
@@ -236,14 +236,16 @@ class Ways:
         is_bound: bool = False,
     ) -> Way:
         columns = self._reported.trainings(scored)
-        there = {
+        whole_datasets = {
             name
             for name in self.datasets
             if {key for key in self._keys if key[0] == name} <= columns[0].keys()
         }
         score = None
-        if there:
-            kept = [{k: v for k, v in c.items() if k[0] in there} for c in columns]
+        if whole_datasets:
+            kept = [
+                {k: v for k, v in c.items() if k[0] in whole_datasets} for c in columns
+            ]
             score = estimates.estimate(kept, self.draws, who=label)
         return Way(
             label=label,
@@ -251,7 +253,7 @@ class Ways:
             rows=shown,
             columns=columns,
             score=score,
-            is_whole=len(there) == len(self.datasets),
+            is_whole=len(whole_datasets) == len(self.datasets),
             is_bound=is_bound,
             is_reference=is_bound,
         )

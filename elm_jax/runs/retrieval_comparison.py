@@ -260,6 +260,6 @@ def _labels(specs: Sequence[EmbedderSpec]) -> list[str]:
     return labels
 
 
-def _embed(embedder: types.Embedder, of: _Asking, text_format: str) -> np.ndarray:
-    texts = queries.instance_texts(of.dataset, of.rows, text_format)
+def _embed(embedder: types.Embedder, asking: _Asking, text_format: str) -> np.ndarray:
+    texts = queries.instance_texts(asking.dataset, asking.rows, text_format)
     return np.asarray(embedder.embed(texts), np.float32)

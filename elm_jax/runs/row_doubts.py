@@ -51,13 +51,13 @@ def of(
             f"{name} was scored with {left_out.count(name)} more libraries, which are"
             " left out: they are older, or were not scored on all tasks."
         )
-    there = {(name, mark) for (name, _), mark in on_disk.items()}
+    current = {(name, mark) for (name, _), mark in on_disk.items()}
     stale = {
         name
         for name, source, mark in newest.distinct(
             "expert", "source", "expert_fingerprint"
         )
-        if (name, source) in on_disk and (name, mark) not in there
+        if (name, source) in on_disk and (name, mark) not in current
     }
     for name in sorted(stale):
         yield (

@@ -42,9 +42,9 @@ class RowSearch:
 
     @functools.cached_property
     def _search(self) -> overlap.Search:
-        every = self._splits.values()
+        datasets = self._splits.values()
         return overlap.Search(
-            [row_words.of(dataset, self._cache_dir) for dataset in every]
+            [row_words.of(dataset, self._cache_dir) for dataset in datasets]
         )
 
     def in_training(
@@ -92,8 +92,8 @@ class RowSearch:
 
         def share() -> float:
             search = overlap.Search([self._queries(question)])
-            every = range(len(question.rows))
-            return overlap.share(every, [search.rows_in(texts)[0] for texts in keys])
+            places = range(len(question.rows))
+            return overlap.share(places, [search.rows_in(texts)[0] for texts in keys])
 
         return self._once(("queries in keys", question.task), share)
 

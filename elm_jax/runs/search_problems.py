@@ -117,14 +117,14 @@ class Problem:
         return self._merged[2]
 
     def slope_fn(
-        self, of: str
+        self, objective: str
     ) -> Callable[[Mapping[str, Any]], tuple[float, dict[str, Any]]]:
         """Returns a mean over datasets, and its gradient, as a function of weights.
 
         Args:
-          of: `loss`, minus the log-probability of the right answer among the choices,
-            or `entropy`, of the distribution over the choices; in nats. No label is
-            read for the entropy.
+          objective: `loss`, minus the log-probability of the right answer among the
+            choices, or `entropy`, of the distribution over the choices; in nats. No
+            label is read for the entropy.
 
         Raises:
           ConfigError: A task has no answer choices.
@@ -132,8 +132,8 @@ class Problem:
         for part in self.parts:
             if not part.dataset.has_choices:
                 raise errors.ConfigError(
-                    found=f"a search by {of} on {part.dataset.name}, whose answers are"
-                    " written freely",
+                    found=f"a search by {objective} on {part.dataset.name}, whose"
+                    " answers are written freely",
                     expected="tasks with answer choices",
                     do="Leave the task out, or take a search by scores",
                 )
@@ -146,14 +146,14 @@ class Problem:
             params = trees.replace(start, merged(weights))
             scores = jnp.where(mask, score(params, inputs, choices, mask), -1e9)
             log_p = jax.nn.log_softmax(scores)
-            if of == "loss":
+            if objective == "loss":
                 return -jnp.sum(right * log_p)
             is_row = jnp.sum(right, axis=1, keepdims=True)
             return -jnp.sum(is_row * jnp.where(mask, jnp.exp(log_p) * log_p, 0.0))
 
         slope = jax.jit(jax.value_and_grad(total))
         whole = jax.tree.map(jnp.asarray, dict(self.base.params))
-        batches = [*self._batches(of)]
+        batches = [*self._batches(objective)]
 
         def value_and_slope(
             weights: Mapping[str, Any],
@@ -169,7 +169,7 @@ class Problem:
 
         return value_and_slope
 
-    def _batches(self, of: str) -> list[tuple[float, tuple[Any, ...]]]:
+    def _batches(self, objective: str) -> list[tuple[float, tuple[Any, ...]]]:
         """Returns batches, each with the share of a row in the mean over datasets."""
         batches = []
         tasks_of = collections.Counter(part.key[0] for part in self.parts)
@@ -180,8 +180,8 @@ class Problem:
             for rows, arrays in measured_sums.choice_batches(examples, size):
                 inputs, choices, mask, is_row = arrays
                 right = np.zeros(mask.shape, np.float32)
-                for place, each in enumerate(rows):
-                    right[place, each.label if of == "loss" else 0] = 1.0
+                for place, example in enumerate(rows):
+                    right[place, example.label if objective == "loss" else 0] = 1.0
                 batches.append(
                     (share, (inputs, choices, mask, right * is_row[:, None]))
                 )

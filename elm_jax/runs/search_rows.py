@@ -129,8 +129,8 @@ def names(rows: Rows, options: task_registry.DataOptions) -> list[str]:
 
 def are_cached(rows: Rows, data: task_data.OpenedData) -> bool:
     """Returns whether all rows that choose can be read without building anything."""
-    every = names(rows, data.data_options)
-    return all(data.open_if_cached(name, rows.split) is not None for name in every)
+    task_names = names(rows, data.data_options)
+    return all(data.open_if_cached(name, rows.split) is not None for name in task_names)
 
 
 def metric(dataset: token_store.TokenizedDataset) -> str:
@@ -141,12 +141,13 @@ def metric(dataset: token_store.TokenizedDataset) -> str:
     """
     if dataset.has_choices:
         return "accuracy"
-    every = scorer.task_metrics(dataset.name)
-    for task_metric in map(metrics.get, every):
+    metric_names = scorer.task_metrics(dataset.name)
+    for task_metric in map(metrics.get, metric_names):
         if task_metric.example_fn is not None:
             return task_metric.keys[-1]
     raise errors.ConfigError(
-        found=f"a search on {dataset.name}, whose metrics are {', '.join(every)}",
+        found=f"a search on {dataset.name}, whose metrics are"
+        f" {', '.join(metric_names)}",
         expected="a metric of single rows, such as rouge or accuracy",
         do="Leave the task out, or register it with such a metric",
     )

@@ -287,14 +287,14 @@ class TrainVocabulary(TextRun):
             return False
         record = recipes.beside(path)
         if record.is_file():
-            there = recipes.read(record)
+            saved_recipe = recipes.read(record)
         else:
             pieces = vocabularies.SentencePiece(str(path), extra_ids=0)
-            there = {"vocab_size": pieces.size}
-        both = there.keys() & recipe.keys()
+            saved_recipe = {"vocab_size": pieces.size}
+        both = saved_recipe.keys() & recipe.keys()
         recipes.check_same(
             f"vocabulary {path}",
-            {name: there[name] for name in both},
+            {name: saved_recipe[name] for name in both},
             {name: recipe[name] for name in both},
         )
         return True

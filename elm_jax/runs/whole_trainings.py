@@ -54,11 +54,11 @@ def of(rows: RowColumns) -> WholeTrainings:
     sizes = np.bincount(trainings.of[pairs], minlength=len(trainings.firsts))
     order = pairs[np.argsort(trainings.of[pairs], kind="stable")]
     cells_of = np.split(cells.of[order], np.cumsum(sizes)[:-1])
-    is_told = (is_strategy | is_expert)[trainings.firsts]
+    is_training = (is_strategy | is_expert)[trainings.firsts]
     strategies = {name for (name,) in rows.take(is_strategy).distinct("expert")}
     has_training = is_strategy | is_expert
     by_name: dict[str, list[int]] = {}
-    for place in np.flatnonzero(is_told).tolist():
+    for place in np.flatnonzero(is_training).tolist():
         name = rows[int(trainings.firsts[place])].expert
         by_name.setdefault(name, []).append(place)
     partly: dict[str, int] = {}
