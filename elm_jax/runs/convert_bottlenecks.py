@@ -75,9 +75,11 @@ class ImportAdapterHub(expert_import.ImportExperts):
         expert = adapterhub_folders.load(source, shapes, self._base_head)
         spec = bases.spec_from_json(expert.spec, str(source))
         has_norms = expert.has_norms
-        pattern = expert_parts.PROMPT_EXPERT if has_norms else expert_parts.ADAPTERS
+        trainable_pattern = (
+            expert_parts.PROMPT_EXPERT if has_norms else expert_parts.ADAPTERS
+        )
         data = {"adapterhub_path": str(source)}
-        return expert_import.ReadExpert(expert.params, spec, pattern, data)
+        return expert_import.ReadExpert(expert.params, spec, trainable_pattern, data)
 
     def _base_head(self) -> np.ndarray:
         """Returns the base's matrix of logits [vocabulary, model width]."""

@@ -42,11 +42,11 @@ class ImportElmExperts(ImportExperts):
     def read(self, source: pathlib.Path, base: manifest.Manifest) -> ReadExpert:
         """Returns adapters and layer norms."""
         model = bases.build_model(bases.model_config(base), self.adapter)
-        pattern = expert_parts.PROMPT_EXPERT
-        expected, _ = trees.split(t5.param_shapes(model), pattern)
+        trainable_pattern = expert_parts.PROMPT_EXPERT
+        expected, _ = trees.split(t5.param_shapes(model), trainable_pattern)
         expert = original_elm.load_elm(source, expected)
         data = {"elm_path": str(source), "elm_task": expert.task}
-        return ReadExpert(expert.params, self.adapter, pattern, data)
+        return ReadExpert(expert.params, self.adapter, trainable_pattern, data)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -129,7 +129,10 @@ def spec_of_kind(
 
 def _check_tensors(expert: loaded.Expert) -> None:
     """Raises CheckpointError unless an expert has the tensors of its manifest."""
-    label, pattern = f"expert {expert.name!r}", expert.manifest.trainable_pattern
+    label, trainable_pattern = (
+        f"expert {expert.name!r}",
+        expert.manifest.trainable_pattern,
+    )
     model = bases.build_model(expert.config, expert.adapter)
-    wanted = expert_parts.part(t5.param_shapes(model), pattern, of=label)
+    wanted = expert_parts.part(t5.param_shapes(model), trainable_pattern, of=label)
     experts.check_same_tensors(expert.params, wanted, of=label)

@@ -161,8 +161,11 @@ class Base(Expert):
         bases.check_fits(expert.manifest, self.as_base)
         expert_checks.check_same_function(expert.manifest, self.manifest)
         model = bases.build_model(self.config, expert.adapter)
-        label, pattern = f"expert {expert.name!r}", expert.manifest.trainable_pattern
-        wanted = expert_parts.part(t5.param_shapes(model), pattern, of=label)
+        label, trainable_pattern = (
+            f"expert {expert.name!r}",
+            expert.manifest.trainable_pattern,
+        )
+        wanted = expert_parts.part(t5.param_shapes(model), trainable_pattern, of=label)
         experts.check_same_tensors(expert.params, wanted, of=label)
 
     @classmethod

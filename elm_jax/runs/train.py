@@ -108,12 +108,12 @@ class Train(Run):
         """Raises ConfigError when fields contradict each other."""
         wrong = {}
         makes_base = kinds.KINDS[self.kind].makes_base
-        pattern = trainable_pattern_of(self.kind, self.expert_parts)
+        trainable_pattern = trainable_pattern_of(self.kind, self.expert_parts)
         if makes_base != (self.model is not None):
             wrong["model"] = "a shape for kind base, and for no other"
         if makes_base == bool(self.initial_checkpoint_path):
             wrong["initial_checkpoint_path"] = "a base's folder, unless kind is base"
-        if (expert_parts.ADAPTERS in pattern) != (self.adapter is not None):
+        if (expert_parts.ADAPTERS in trainable_pattern) != (self.adapter is not None):
             wrong["adapter"] = "a spec if adapters train, and only then"
         if makes_base and self.expert_parts not in ("", "all"):
             wrong["expert_parts"] = "all for kind base"
