@@ -92,7 +92,7 @@ class Field(typing.NamedTuple):
     """A field of a configuration dataclass.
 
     Attributes:
-      name: Of the field.
+      name: The field's name.
       hint: Its annotation.
       default: Its default; `dataclasses.MISSING` if it has to be given.
     """

@@ -121,7 +121,7 @@ class Library:
         Args:
           texts: Inputs of the task that needs an expert; no answers.
           choices: The answer choices of them all.
-          statistic: By which they are ranked.
+          statistic: The statistic by which they are ranked.
           among: Names of experts, such as the first ones of `retrieve`; all by default.
 
         Returns:

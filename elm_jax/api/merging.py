@@ -24,7 +24,7 @@ def merge_experts(
     Args:
       experts: One or more of one base, of one kind and with like adapters.
       base: Their base.
-      name: Of the result.
+      name: The name of the result.
       method: A merge method, or the name of one, such as `uniform`, the mean of
         parameters, or `task_arithmetic`.
       **options: Of the method that is named, such as `scale`.

@@ -41,19 +41,19 @@ def train_expert(
       base: What it is trained on; stays as it is.
       examples: Mappings with the texts `inputs` and `targets`, and `choices` if the
         target is one of several.
-      name: Of the expert, and of the task in its manifest.
+      name: The name of the expert, and of the task in its manifest.
       steps: Updates, by AdamW with linear decay.
       batch_size: Examples per update, over all devices.
-      learning_rate: Of the first step.
+      learning_rate: The rate of the first step.
       adapter: By default the paper's bottleneck adapters, of a width of 1/32 of the
         model's, or of the least greater share that divides it.
       lengths: Tokens of `inputs` and `targets` above which they are cut; by default
         512 and 64.
-      seed: Of initialisation and batches.
+      seed: The seed of initialisation and batches.
       vocabulary: A SentencePiece model, for a base that brings none.
       folder: Where rows, token cache, states and the expert lie; the same call goes on
         there if it was stopped. None for one that is removed.
-      licence: Of the rows, for the expert's manifest and card; "" if it is not known.
+      licence: The rows' licence, for the expert's manifest and card; "" if not known.
 
     Raises:
       ConfigError: A value is out of range, or the adapter does not fit the base.

@@ -57,7 +57,7 @@ def compile_and_show(run: Run, shape: Any) -> int:
 
     Args:
       run: A training or an evaluation.
-      shape: Of the base, if a gin file tells it.
+      shape: The base's shape, if a gin file tells it.
 
     Raises:
       ElmError: As `compile_for.compile_run`.

@@ -32,7 +32,7 @@ def explain(
 
     Args:
       error: What was raised.
-      gin_files: That were read.
+      gin_files: The files that were read.
       bound: All statements that gin has read.
       run_types: The runs of the binary.
       folders: Where the user's modules are looked for.
@@ -92,7 +92,7 @@ def hidden_module(name: str, folders: Sequence[str], *, kind: str) -> str:
     """Returns what to do if another module hides a module of the user.
 
     Args:
-      name: Of the module that was imported, or could not be.
+      name: The module that was imported, or could not be.
       folders: Where the user's modules are looked for.
       kind: Pattern of the files that make a folder a module.
 

@@ -31,7 +31,7 @@ def replaced(of_files: str, bindings: Sequence[str]) -> dict[str, str]:
 
     Args:
       of_files: The configuration that the files alone make.
-      bindings: Of the flags.
+      bindings: The bindings of the flags.
     """
     names = _names(bindings)
     starts = [match.start() for match in gin_errors.STATEMENT.finditer(of_files)]
@@ -56,7 +56,7 @@ def not_replaced(
     Args:
       unused: Names of all that nothing reads.
       parts: As `replaced` gives them.
-      bindings: Of the flags, which themselves have to be read.
+      bindings: Those of the flags, which themselves have to be read.
     """
     left = []
     for name in unused:

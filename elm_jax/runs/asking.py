@@ -28,7 +28,7 @@ class Asking(NamedTuple):
       retrieval: How it is asked; None if it is not.
       strategies: All of the evaluation.
       tasks: Names of its tasks.
-      data: Of their rows.
+      data: Vocabulary, lengths and folders of their rows.
       run: The evaluation.
       base_path: Its base.
       shard: The part of its candidates that this process scores.
@@ -75,7 +75,7 @@ class Asking(NamedTuple):
         """Returns what scoring costs, and routing if a strategy routes.
 
         Args:
-          data: Of the tasks.
+          data: Where the tokens of the tasks are.
           parts: What is scored.
           device_flops: Operations per second of all devices of a machine.
         """

@@ -40,7 +40,7 @@ def as_base(
     than the one that it was trained on.
 
     Args:
-      info: Of a base, or of such an expert.
+      info: The manifest of a base, or of such an expert.
       load_params: Returns its parameters; called only if `info` does not tell their
         fingerprint, as those of release 0.1 do not.
 

@@ -36,7 +36,7 @@ class Candidate:
       note: What the strategy is, in a few words.
       library: Hash of what the strategy took its experts from, where all of that was
         trained with one seed; see `queries.Question`.
-      library_seed: That seed.
+      library_seed: The seed of these trainings.
       question: How a task asked for it; None for what no library gave.
     """
 
@@ -139,9 +139,9 @@ class Candidate:
         Args:
           program: What scores.
           params: Placed.
-          adapter: Of these.
+          adapter: The adapters among these parameters.
           dataset: What was scored.
-          rows: Likewise.
+          rows: Which rows of it were scored.
         """
         del program, params, adapter, dataset, rows
         return {}
@@ -171,7 +171,7 @@ def of_experts(
     """Returns each expert as a candidate under its own name.
 
     Args:
-      folders: Of the experts.
+      folders: The experts' folders.
       labels: Names of the strategies that are scored beside them.
 
     Raises:

@@ -16,7 +16,7 @@ class Answer(NamedTuple):
       written: The text; "" where a choice was made.
       is_cut: Whether it had no end at the greatest length.
       chosen: The place of the choice; -1 where a text was written.
-      log_probabilities: Of the choices, in nats, per token if that was asked for.
+      log_probabilities: One for each choice, in nats; per token if that was asked for.
     """
 
     written: str

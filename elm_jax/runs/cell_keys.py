@@ -68,12 +68,12 @@ def scoring(
 
     Args:
       dataset: The task's split.
-      rows: Those that are scored.
+      rows: The rows that are scored.
       facts: What is known of these.
       base: Whose record of the model says which function the parameters are.
       data: Vocabulary and lengths.
       length_normalized: As for `protocol`.
-      decoding: Likewise.
+      decoding: As for `protocol`.
     """
     shaped_by: list[Any] = [dataset.fingerprint, list(rows), base.manifest.model]
     if dataset.has_choices:

@@ -142,7 +142,7 @@ class ComparableRows:
         """Returns the folder of a row's expert; None if another one is there now.
 
         Args:
-          row: Of one training, as `behind` gives them.
+          row: A row of one training, as `behind` gives them.
         """
         is_there = (row.source, row.expert_fingerprint) in self._sources
         return self.store.path.parent / row.source if is_there else None

@@ -18,7 +18,7 @@ def lacking(
     """Returns the tasks that lack a data folder, each with what is missing.
 
     Args:
-      data_options: Of the run.
+      data_options: The run's folders and sources.
       names: Tasks.
       splits: Splits of them that are wanted; () for all.
     """
@@ -35,7 +35,7 @@ def check(
     """Raises ConfigError if there is no data folder and tasks need one.
 
     Args:
-      data_options: Of the run.
+      data_options: The run's folders and sources.
       names: Tasks.
       splits: Splits of them that are wanted; () for all.
     """

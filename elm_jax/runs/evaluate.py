@@ -76,7 +76,7 @@ class Evaluate(Run):
       protocol: What rows are to say of it, such as `elm`; refused where it is not
         so. By default they say what is true (`cell_keys.protocol`).
       overlap: Rows like an expert's training rows: `refuse` over 1 %, `mark`, `ignore`.
-      random_seed: Of the choice of rows.
+      random_seed: The seed by which rows are chosen.
       race: How experts race, `@racing.Racing()`: only the best get all rows; or None.
       device_flops: Operations per second, for the hours that a plan tells.
       results_path: JSON lines.

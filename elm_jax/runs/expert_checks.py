@@ -37,9 +37,9 @@ def check(
     """Raises an error unless every expert can be put on a base.
 
     Args:
-      folders: Of the experts.
+      folders: The experts' folders.
       base_dir: Folder of the base.
-      vocabulary: Of the tokens that they will read.
+      vocabulary: The vocabulary of the tokens that they will read.
 
     Raises:
       CheckpointError: A manifest or its tensors are missing or do not fit the model.
@@ -62,7 +62,7 @@ def check_tensors(folder: pathlib.Path, base: manifest.Manifest) -> None:
     Such as matrices of the rank that its adapters have there; no parameter is read.
 
     Args:
-      folder: Of the expert.
+      folder: The expert's folder.
       base: The manifest of its base.
     """
     leaves, info = streaming.open_expert(folder)

@@ -110,7 +110,7 @@ def spec_of_kind(
     Args:
       info: The expert's manifest.
       kind: What they have to be.
-      expected: The same in words.
+      expected: What they have to be, in words.
 
     Raises:
       ConfigError: They are of another kind, or there are none.

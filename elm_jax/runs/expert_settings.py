@@ -21,7 +21,7 @@ class ExpertSettings:
       learning_rate: Rate at its highest.
       warmup_steps: Steps of the rise from 0.
       decay: `linear` or `constant`, for AdamW.
-      random_seed: Of initialisation, batches and dropout.
+      random_seed: The seed of initialisation, batches and dropout.
       max_examples: Cap per task; 0 for all.
     """
 

@@ -32,7 +32,7 @@ class Export(Run):
       expert_path: Folder of a base, a dataset expert or a merged expert.
       initial_checkpoint_path: Folder of its base; needed only by an expert that holds
         a part of the parameters, such as norms, and is joined with the rest.
-      storage_dtype: Of the written weights; `source` keeps bfloat16 and float32.
+      storage_dtype: Dtype of the written weights; `source` keeps bfloat16 and float32.
     """
 
     expert_path: paths.Path

@@ -40,8 +40,8 @@ class ExportResults(Run):
       split: The split whose scores these files have.
       base_fingerprint: The base whose rows they have, where a result file has rows of
         several; "" if it has one.
-      protocol: Likewise the protocol.
-      random_seed: Likewise the seed that chose the rows; None if there is one.
+      protocol: The protocol of their rows, likewise.
+      random_seed: The seed that chose the rows, likewise; None if there is one.
       hub_benchmarks: By dataset, the Hub's benchmark as `owner/name:task`.
       hub_source: Where the results are from, for `hub`: `url`, and `name`, `user` or
         `org` if you like.

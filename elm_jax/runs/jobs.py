@@ -56,7 +56,7 @@ class Keys:
       data: Vocabulary and lengths.
       rows_of: The protocol of the task data.
       claimed: What the user says of the protocol; "" for nothing.
-      seed: Of the choice of rows.
+      seed: The seed by which rows were chosen.
       length_normalized: Whether a choice's score is divided by its tokens.
       decoding: How tokens are chosen where a task has no choices.
     """

@@ -30,7 +30,7 @@ def of_tasks(
     """Returns the same of tasks, if the number of their rows is known.
 
     Args:
-      names: Of the tasks; prompts of one dataset have the same rows.
+      names: The tasks' names; prompts of one dataset have the same rows.
       split: The split that is meant.
       num_rows_of: Returns how many rows of a task count, 0 if nobody knows.
     """

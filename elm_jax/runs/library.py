@@ -76,7 +76,7 @@ class BuildLibrary(LibraryRun):
       text_format: One of the paper's ten.
       num_keys: Training instances per expert.
       split: Where they come from.
-      random_seed: Of their choice.
+      random_seed: The seed by which they are chosen.
     """
 
     experts: paths.Patterns

@@ -107,7 +107,7 @@ class Base(Expert):
       params: As for experts; float32, in whatever dtype they are on disk. Those of
         `open` are read when they are used.
       manifest: Its own; of an expert with all parameters, which names another base.
-      stored_dtypes: Of its tensors on disk, by name, to save it as it was.
+      stored_dtypes: Dtypes of its tensors on disk, by name, to save it as it was.
     """
 
     stored_dtypes: Mapping[str, np.dtype] = dataclasses.field(default_factory=dict)

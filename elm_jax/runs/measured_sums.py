@@ -132,10 +132,10 @@ def hidden(
 
     Args:
       measured: The expert and the rows.
-      names: Of the matrices.
+      names: The matrices' names.
       num_positions: Tokens at most, drawn by the seed among those of all rows, for
         inputs and for targets; the same for experts that are given the same rows.
-      seed: Of the choice.
+      seed: The seed by which tokens are drawn.
     """
     read = _read_fn(*measured.network, frozenset(names))
     params = measured.params
@@ -248,7 +248,7 @@ def _packed(
 
     Args:
       rows: At most `size`.
-      size: Of the batch.
+      size: Rows of the batch.
       shape: Lengths of inputs and of choices, and how many choices.
     """
     inputs_length, choice_length, number = shape

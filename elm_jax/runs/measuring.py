@@ -30,11 +30,11 @@ class Measuring:
     rows of `hidden` are those of all experts, in equal parts.
 
     Attributes:
-      split: Of the experts' own tasks.
-      num_rows: Of each expert, drawn by the seed among the rows of all of its tasks.
+      split: The split of the experts' own tasks whose rows they read.
+      num_rows: Rows for each expert, drawn by the seed among those of all its tasks.
       num_positions: For narrowing: tokens of inputs, and of targets, that are kept.
       batch_size: Rows at once.
-      random_seed: Of the choice of rows and tokens.
+      random_seed: The seed by which rows and tokens are chosen.
       statistics_dir: Where statistics are kept.
     """
 

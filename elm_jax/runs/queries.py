@@ -51,7 +51,7 @@ class Question(NamedTuple):
       experts: Folders of the experts that may be chosen, by name.
       library: Hash of the recipes of all of these and of how they are asked, equal
         for libraries of several training seeds; "" unless one seed trained them all.
-      training_seed: That seed; None without one.
+      training_seed: The seed that trained them all; None if there is no such seed.
       keys: The experts' entries in the index, which tell the rows behind their keys.
       text_format: What these rows and the queries look like to the embedder.
       behaviour: What experts think of the answers to these rows; None unless a
@@ -118,7 +118,7 @@ class Queries:
       split: Where the queries come from; their labels are not used, but by strategies
         that say so.
       num_queries: Instances that vote.
-      random_seed: Of their choice.
+      random_seed: The seed by which they are chosen.
       votes_path: JSON lines, one per task: its name and all votes.
     """
 
@@ -171,7 +171,7 @@ class Queries:
         Args:
           run: Whose paths these are.
           tasks: Names.
-          data: Of their rows.
+          data: Vocabulary, lengths and folders of their rows.
           base_path: The base of the run, if it has one.
 
         Raises:
@@ -256,7 +256,7 @@ def rows_that_ask(
       opened: The library's keys.
       dataset: The split that the rows are of.
       num_queries: How many.
-      random_seed: Of their choice.
+      random_seed: The seed by which they are chosen.
     """
     used = len(opened.rows_used(dataset.name, dataset.split))
     parts = sampling.divide_rows(

@@ -23,7 +23,7 @@ class Replay(Run):
     our interval, or from our number where this has none (of bounds and ranks).
 
     Attributes:
-      title: Of the page.
+      title: The page's title.
       published_path: The published numbers.
       tables: Names of its tables that are shown; empty for all.
       ours: By published row, the name in result rows of what is held against it,
@@ -32,7 +32,7 @@ class Replay(Run):
       bases: By published row, the fingerprint of the base whose rows count, where a
         result file has rows of several.
       protocol: Whose rows count, where a result file has rows of several.
-      random_seed: Likewise the seed that chose the rows; None if there is one.
+      random_seed: The seed that chose these rows, likewise; None if there is one.
       tolerance: Points by which a published score may miss our interval.
       rank_tolerance: Ranks by which a published rank may differ.
       device_flops: Operations per second by which hours are told; by default what an

@@ -22,7 +22,7 @@ class Row(TypedDict):
     """Published numbers of one model or method.
 
     Fields:
-      name: Of the row, unlike all others.
+      name: The row's name, which no other row has.
       label: What it is.
       ours: The name in result rows of what is held against it, or of a report's view.
       minus: The row whose result is subtracted, in tables of gains.
@@ -52,13 +52,13 @@ class Table(TypedDict):
     """Rows of the same columns.
 
     Fields:
-      name: Of the table.
+      name: The table's name.
       title: What it shows.
       kind: `scores`; `ranks` of a strategy's choices among all experts, by prompt; or
         `gains`, differences of two rows' means.
       tasks: The mixture that it is about.
-      metric: By which.
-      split: Of which rows.
+      metric: The metric of its numbers.
+      split: The split whose rows were scored.
       columns: Its datasets; of gains there are none.
       rows: Its rows.
     """

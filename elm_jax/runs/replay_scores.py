@@ -50,7 +50,7 @@ class Scores:
       sources: Where our results for each published row are.
 
     Args:
-      sources: The same.
+      sources: Where our results for each published row are.
       num_queries: Rows that may be left out of a split, as queries are.
     """
 

@@ -40,10 +40,10 @@ class Report(Run):
     """Shows what result rows say, and judges the paper's three claims by them.
 
     Attributes:
-      title: Of the page.
+      title: The page's title.
       unseen_tasks: Names or patterns of the tasks nobody trained on.
-      seen_tasks: Likewise the experts' own tasks; empty leaves their table out.
-      composed_tasks: Likewise tasks that need two skills; empty leaves the claim out.
+      seen_tasks: Likewise of the experts' own tasks; empty leaves their table out.
+      composed_tasks: Likewise of tasks for two skills; empty leaves the claim out.
       merged_expert: The merge that is to solve them.
       merged_parts: The experts in it.
       metric: What is shown of ranked tasks.
@@ -53,16 +53,16 @@ class Report(Run):
       selection_split: Where the best single expert is chosen.
       base_fingerprint: The base whose rows are reported, where a result file has rows
         of several; "" if it has one.
-      protocol: Likewise the protocol.
-      vocabulary: Likewise the vocabulary's fingerprint.
-      random_seed: Likewise the seed that chose the rows; None if there is one.
+      protocol: The protocol of the rows that are reported, likewise.
+      vocabulary: The fingerprint of their vocabulary, likewise.
+      random_seed: The seed that chose these rows, likewise; None if there is one.
       results_path: Result rows.
       results_after_path: Rows scored again after an expert was added, if any.
       votes_path: What retrieval answered.
       work_dir: Where the metrics of trainings lie.
       cache_dir: Token caches, for the pages of examples beside the report; tasks whose
         tokens are not there have none. "" for no such pages.
-      max_examples: Of each task, the first ones of the dataset; 0 for all.
+      max_examples: Examples shown of each task, the dataset's first ones; 0 for all.
       compare_work_dir: Where the metrics of the same experts lie, trained in another
         way, such as alone (`options.Fleet.size = 0`); their curves are laid over these.
       output_path: The HTML page; beside it go tables as Markdown and CSV, and cards.

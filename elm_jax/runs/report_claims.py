@@ -40,8 +40,8 @@ def silent(
 
     Args:
       judged: Whose rows decide.
-      rows: Those of unseen tasks.
-      composed: Those of composed tasks.
+      rows: The rows of unseen tasks.
+      composed: The rows of composed tasks.
     """
     baselines = {row.expert for row in _first_of_each(rows) if row.role == "multitask"}
     baseline = baselines.pop() if len(baselines) == 1 else "multitask"

@@ -30,7 +30,7 @@ def elsewhere(
     Args:
       way: The strategy that chose.
       chosen: What it chose.
-      experts: Of which it chose.
+      experts: The experts among which it chose.
       draws: How rows are resampled.
 
     Returns:

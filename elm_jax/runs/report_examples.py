@@ -32,7 +32,7 @@ class Pages:
       ways: Whose answers are shown: those of which rows tell.
       reported: Has the rows of their trainings.
       cache_dir: Folder of token caches; what is not there is not built.
-      max_examples: Of each task; None for all.
+      max_examples: Examples shown of each task; None for all.
 
     Raises:
       DataError: The arrays of a token cache are damaged.

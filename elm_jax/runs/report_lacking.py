@@ -14,8 +14,8 @@ def controls(rows: Rows, chosen_on: Rows) -> Iterator[str]:
     """Yields a sentence if controls of what is reported were not scored.
 
     Args:
-      rows: Of unseen tasks, of the reported split and metric.
-      chosen_on: Those by which experts are chosen.
+      rows: The rows of unseen tasks, of the reported split and metric.
+      chosen_on: The rows by which experts are chosen.
     """
     columns = row_columns.of(rows)
     roles = {*row_columns.roles(columns).listed()}

@@ -18,7 +18,7 @@ def make(
     """Returns the map of some tasks.
 
     Args:
-      rows: Of one split and metric.
+      rows: Rows of one split and metric.
       title: What is shown.
       won: The expert that retrieval chose, by task.
       ways: What was compared on these rows; None if nothing was.

@@ -39,7 +39,7 @@ def write(
     Args:
       examples: With answers; None for none.
       routes: With where tokens went; None for none.
-      report_path: Of the report.
+      report_path: The report's page.
 
     Returns:
       The folders with pages.

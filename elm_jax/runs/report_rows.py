@@ -135,8 +135,8 @@ def unequal(
     """Yields what the rows of unseen tasks lack to be compared, a sentence each.
 
     Args:
-      rows: Those of the reported split and metric.
-      chosen_on: Those on which the best single expert is chosen.
+      rows: The rows of the reported split and metric.
+      chosen_on: The rows by which the best single expert is chosen.
     """
     columns = row_columns.of(rows)
     all_tasks = {task for (task,) in columns.distinct("task")}

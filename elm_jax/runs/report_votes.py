@@ -45,7 +45,7 @@ def read(
     Args:
       path: What retrieval wrote down; there need be no such file.
       rows: What is reported, under the names that the page has.
-      names: Of each expert by the fingerprint of each of its trainings.
+      names: Each expert's name, by the fingerprint of each of its trainings.
 
     Raises:
       DataError: A line of the file is none of those that retrieval writes.

@@ -23,7 +23,7 @@ class Ways:
 
     Attributes:
       rows: The rows.
-      singles: Those of single experts.
+      singles: The rows of single experts.
       draws: How they are resampled.
       datasets: Names.
       all: The ways, in the order in which they are shown.

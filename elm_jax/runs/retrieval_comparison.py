@@ -51,14 +51,14 @@ class CompareRetrieval(library.LibraryRun):
       data: Vocabulary, lengths and folders of their rows.
       initial_checkpoint_path: Folder of the base, for the embedder `encoder`.
       embedders: What makes keys and queries; the library's own must be among them.
-      text_formats: Of the paper's ten; the library's own must be among them.
+      text_formats: Some of the paper's ten; the library's own must be among them.
       num_nearest: How many of its nearest keys each query looks at: it votes for their
         experts, or adds its similarity to them.
       num_queries: Instances that ask.
-      random_seed: Of their choice.
+      random_seed: The seed by which they are chosen.
       split: Where they come from, and whose other rows tell the scores. Not the split
         on which results are reported: this comparison is a choice.
-      metric: By which experts are compared.
+      metric: The metric by which experts are compared.
       results_path: Result rows of the library's experts.
       output_path: Markdown file of the tables.
     """

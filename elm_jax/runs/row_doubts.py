@@ -18,7 +18,7 @@ def of(
 
     Args:
       before: All rows of what is shown.
-      newest: Those that no later one replaces.
+      newest: The rows that no later one replaces.
       on_disk: Fingerprints of the experts that are in the folders of rows now.
       trainings: The newest ones whose trainings have all cells.
     """

@@ -33,7 +33,7 @@ def find(
       cache_dir: Folder of all token caches.
       task: Name of a task.
       split: One of its splits.
-      fingerprint: Of the split's tokens and texts.
+      fingerprint: The hash of the split's tokens and texts.
 
     Raises:
       DataError: The token cache is damaged.

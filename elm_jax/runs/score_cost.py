@@ -24,9 +24,9 @@ class Part(NamedTuple):
 
     Attributes:
       task: Its name.
-      split: Likewise.
+      split: The split's name.
       dataset: Its tokens; None if they are not cached.
-      num_rows: That are scored; 0 if nobody knows.
+      num_rows: How many rows are scored; 0 if nobody knows.
       num_cells: Candidates.
     """
 
@@ -49,7 +49,7 @@ def parts(
 
     Args:
       num_cells: Candidates of each task.
-      splits: Of each task.
+      splits: The splits of each task that are scored.
       data: Where token caches are.
       most: Rows of each split, where nobody knows how many it has; 0 for all.
       choose: Returns the rows to score of a number of rows and the split's name.
@@ -73,9 +73,9 @@ def cell_flops(
     answers count with the lengths of the right ones.
 
     Args:
-      shape: Of the model.
+      shape: The model's shape.
       dataset: The tokens.
-      num_rows: That are scored.
+      num_rows: How many rows are scored.
     """
     params = t5.param_shapes(t5.T5(shape))
     inputs = _mean(dataset.columns.inputs.lengths)

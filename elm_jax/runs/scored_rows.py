@@ -23,10 +23,10 @@ def choose(
     """Returns the rows to score: none of them a query, all of them if allowed.
 
     Args:
-      num_rows: Of the split.
+      num_rows: How many rows the split has.
       split: Its name.
       retrieval: How a library is asked; None if none is.
-      seed: Of the choice; where a library is asked, its own counts.
+      seed: The seed of the choice; where a library is asked, its queries' seed counts.
       most: Rows at most; 0 for all.
     """
     num_queries = retrieval.num_queries if retrieval and retrieval.split == split else 0
@@ -45,7 +45,7 @@ def check_unseen(question: queries.Question, scored: Sequence[int]) -> None:
     seed and not by that of `choose`.
 
     Args:
-      question: Of rows whose labels are read.
+      question: A question by rows whose labels are read.
       scored: Places of the rows of the same split that are scored.
     """
     both = {*question.rows} & {*scored}

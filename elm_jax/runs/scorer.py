@@ -128,7 +128,7 @@ class Scorer:
 
         Args:
           params: From `place`.
-          adapter: Of these parameters.
+          adapter: The adapters among these parameters.
           examples: With choices.
           length_normalized: Whether scores are divided by tokens; None as the scorer.
         """

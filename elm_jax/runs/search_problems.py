@@ -38,8 +38,8 @@ class Problem:
 
     Attributes:
       method: How experts are merged, but for the coefficients that are searched.
-      folders: Of the experts.
-      base: Theirs.
+      folders: The experts' folders.
+      base: Their base.
       parts: The rows, by task.
       rows: How they were chosen.
       program: What scores.

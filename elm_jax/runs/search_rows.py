@@ -27,9 +27,9 @@ class Rows:
       cross_fit: Whether a sweep also tells the score of choosing: chosen on one half of
         the rows and scored on the other, and the other way round. The merge itself is
         then chosen by all of these rows, so that its own score on them counts luck.
-      num_rows: Of each task at most, drawn by the seed; 0 for all.
+      num_rows: Rows of each task at most, drawn by the seed; 0 for all.
       batch_size: Rows at once.
-      random_seed: Of the choice of rows.
+      random_seed: The seed by which rows are chosen.
     """
 
     tasks: str | tuple[str, ...] = ()

@@ -30,7 +30,7 @@ def check_apart(
     Random parts by different seeds are taken for parts that share rows.
 
     Args:
-      name: Of a task that has both splits.
+      name: The name of a task that has both splits.
       split: Whose rows choose.
       reported: Whose rows are reported.
       options: What decides the source, and its parts.

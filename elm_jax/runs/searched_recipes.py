@@ -11,7 +11,7 @@ def asked(recipe: Mapping[str, Any], method: MergeMethod) -> dict[str, Any]:
     """Returns what a merge's recipe says was asked for, without what was found.
 
     Args:
-      recipe: Of the merge.
+      recipe: The merge's recipe.
       method: Whose options a search may have changed.
     """
     rest = dict(recipe)

@@ -71,7 +71,7 @@ def check_file(shard: Shard, path: pathlib.Path, *, do: str = "") -> None:
     the shard in its name, such as `results_0_of_4.jsonl`, is a file of its own.
 
     Args:
-      shard: Of this process.
+      shard: The shard of this process.
       path: The file to which it adds.
       do: What to do about a file that cannot be one for each shard.
     """

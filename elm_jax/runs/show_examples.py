@@ -135,10 +135,10 @@ class Example(NamedTuple):
 
     Attributes:
       expert: Whose answer it is, as result rows name it.
-      expert_fingerprint: Of that expert's training.
-      base_fingerprint: Of the base model.
+      expert_fingerprint: The fingerprint of that expert's training.
+      base_fingerprint: The fingerprint of the base.
       protocol: How it was scored.
-      seed: Of everything random in scoring.
+      seed: The seed of everything random in scoring.
       task: Full name of the task.
       split: Its split.
       example_id: Place of the row in its source.
@@ -150,7 +150,7 @@ class Example(NamedTuple):
       prediction: What was chosen or written.
       prediction_cut: Whether what was written had no end at the greatest length.
       choices: Texts of the choices; empty where answers are written.
-      log_probabilities: Of the choices, in nats, per token if that was asked for.
+      log_probabilities: One for each choice, in nats; per token if that was asked for.
     """
 
     expert: str

@@ -200,7 +200,7 @@ class RandomWeights(LibraryStrategy):
     """A control: noise as great as what the retrieved expert changes, in its place.
 
     Attributes:
-      random_seed: Of the noise.
+      random_seed: The seed of the noise.
     """
 
     kind: ClassVar[str] = "random_weights"

@@ -100,8 +100,8 @@ class Strategy(abc.ABC):
         """Returns what it adds to the work of a model, for plans; "" for nothing.
 
         Args:
-          shape: Of the base.
-          infos: Of the library's experts.
+          shape: The base's shape.
+          infos: The manifests of the library's experts.
         """
         del shape, infos
         return ""

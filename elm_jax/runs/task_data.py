@@ -134,7 +134,7 @@ class TaskData:
         """Returns what of this shapes tokens, by name, whatever folders are called.
 
         Args:
-          vocabulary_fingerprint: Of the opened vocabulary.
+          vocabulary_fingerprint: The fingerprint of the opened vocabulary.
         """
         return {
             "vocabulary": vocabulary_fingerprint,

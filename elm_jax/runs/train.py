@@ -62,7 +62,7 @@ class Train(Run):
       expert_parts: A name in `peft.expert_parts.PARTS`; by default `adapters_and_norms`
         for prompt experts, else `all`.
       dropout_rate: Fraction in [0, 1), while training.
-      random_seed: Of initialisation, batches and dropout. Several, such as
+      random_seed: The seed of initialisation, batches and dropout. Several, such as
         `(42, 43, 44)`, train each expert once with each, into
         `<experts_dir>/seed<number>/<name>`; reports take these for one expert.
       execution: How the model is computed, where it is not as the base records.

@@ -22,7 +22,7 @@ def of_expert(
     Args:
       model_dir: The run's work folder, absolute.
       experts_dir: Where the finished expert goes, absolute.
-      name: Of the expert.
+      name: The expert's name.
     """
     if experts_dir.is_relative_to(model_dir):
         owner = experts_dir.relative_to(model_dir)
