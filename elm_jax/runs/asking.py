@@ -22,7 +22,7 @@ from elm_jax.runs.strategy import LibraryStrategy, Strategy
 
 
 class Asking(NamedTuple):
-    """The library of an evaluation, and who asks it.
+    """The library of an evaluation, and the strategies that ask it.
 
     Attributes:
       retrieval: How it is asked; None if it is not.

@@ -42,8 +42,8 @@ class ImportBase(Run):
 
     Attributes:
       base_name: Name of the base, and of its folder in `{MODEL_DIR}`.
-      storage_dtype: Dtype of the base on disk; `source` keeps bfloat16 and makes float32
-        of all else. Whatever loads a base has float32 in memory.
+      storage_dtype: Dtype of the base on disk; `source` keeps bfloat16 and makes
+        float32 of all else. Whatever loads a base has float32 in memory.
       vocabulary_path: The SentencePiece model that the weights were trained with. It
         is copied into the base's folder, and every run's is compared with it. "" takes
         what lies beside the weights, if anything does.

@@ -92,7 +92,7 @@ class ImportHuggingFace(ImportBase):
         return {"huggingface_path": path, "revision": self.revision}
 
     def known_of_model(self) -> dict[str, Any]:
-        """Returns how it computes; the rest is the folder's."""
+        """Returns how it computes; the folder has the other fields."""
         return {"dtype": self.dtype, "remat": self.remat}
 
     def plan(self) -> Plan:

@@ -70,7 +70,7 @@ class Keys:
     decoding: decoding_spec.DecodingSpec
 
     def cell(self, candidate: candidates.Candidate, on: ScoredSplit) -> results.Cell:
-        """Returns what a candidate's score on a split is about.
+        """Returns the cell of a candidate on a split: what decides its score.
 
         Raises:
           ConfigError: The protocol is not the one that is claimed.

@@ -149,7 +149,7 @@ class BuildLibrary(LibraryRun):
         print(f"library: {len(whole.names)} experts, {len(whole.keys)} keys")  # noqa: T201
 
     def _check(self, folders: list[pathlib.Path]) -> task_data.OpenedData:
-        """Returns vocabulary and folders, held against experts, base and index.
+        """Returns vocabulary and folders, compared with experts, base and index.
 
         Raises:
           CheckpointError: The keys that are there were made by other settings.

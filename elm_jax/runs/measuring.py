@@ -120,7 +120,7 @@ class Source(NamedTuple):
             "base": base.fingerprint,
             "base_model": base.manifest.model,
             "settings": self.settings.recipe(),
-            "rows": [[part.told for part in several] for several in rows],
+            "rows": [[part.recipe for part in several] for several in rows],
         }
         where = sealed_arrays.folder_of(self.folder, expert.name, recipe)
         kept = sealed_arrays.read(where, recipe)
@@ -173,8 +173,8 @@ class _Rows(NamedTuple):
     places: tuple[int, ...]
 
     @property
-    def told(self) -> list[Any]:
-        """What tells them, as JSON values."""
+    def recipe(self) -> list[Any]:
+        """What identifies these rows, as JSON values."""
         dataset = self.dataset
         return [dataset.name, dataset.split, dataset.fingerprint, list(self.places)]
 

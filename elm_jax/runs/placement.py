@@ -62,7 +62,7 @@ class Devices:
 
     @property
     def mesh(self) -> AbstractMesh:
-        """The devices as a mesh that no hardware stands behind."""
+        """The devices as a mesh, which needs no hardware."""
         return AbstractMesh((self.num_data, self.num_fsdp, self.num_model), meshes.AXES)
 
 

@@ -46,10 +46,10 @@ class Report(Run):
       composed_tasks: Likewise of tasks for two skills; empty leaves the claim out.
       merged_expert: The merge that is to solve them.
       merged_parts: The experts in it.
-      metric: What is shown of ranked tasks.
-      judged_by: The strategy that is held against the multitask model, chosen before
+      metric: The metric that is shown of ranked tasks.
+      judged_by: The strategy that is compared with the multitask model, chosen before
         the results are known.
-      split: What is reported.
+      split: The split that is reported.
       selection_split: Where the best single expert is chosen.
       base_fingerprint: The base whose rows are reported, where a result file has rows
         of several; "" if it has one.
@@ -268,7 +268,7 @@ class Report(Run):
     def _claims(
         self, reported: ComparableRows, ways: Ways | None
     ) -> Iterator[results.Claim]:
-        """Yields the claims that the rows at hand can speak to."""
+        """Yields the claims that these rows can decide."""
         judged = self._judged()
         if ways is not None:
             yield from report_claims.of_experts(judged, ways)

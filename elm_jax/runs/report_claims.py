@@ -16,9 +16,9 @@ class Judged:
     """Whose rows decide the claims.
 
     Attributes:
-      strategy: The one that is held against the multitask model.
-      merged: The merge that is to beat its parts; "" for none.
-      parts: Names of these.
+      strategy: The one that is compared with the multitask model.
+      merged: The merge that should beat its parts; "" for none.
+      parts: Names of these parts.
     """
 
     strategy: str
@@ -27,7 +27,7 @@ class Judged:
 
     @property
     def merging(self) -> tuple[str, ...]:
-        """The merge and its parts, as far as they are named."""
+        """The merge and its parts, those that are named."""
         return tuple(filter(None, (self.merged, *self.parts)))
 
 

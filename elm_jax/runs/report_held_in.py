@@ -55,11 +55,12 @@ def table(
 def _own_experts(
     reported: ComparableRows, seen: Rows, kind: str
 ) -> list[results.ResultRow]:
-    """Returns the row of the expert that was trained on each task, where it is told.
+    """Returns the row of the expert that was trained on each task, where it is known.
 
-    Its manifest tells it. Of an expert that is no longer in its folder, its name does
-    if it is that of the task or of its dataset. Of several, one of such a name comes
-    first, and then the one of the fewest tasks. Tasks without one are left out.
+    The expert's manifest tells it. If the expert is no longer in its folder, its name
+    does, where that is the name of the task or of its dataset. Of several experts, one
+    with such a name comes first, and then the one of the fewest tasks. Tasks without
+    an expert are left out.
     """
     best: dict[str, tuple[tuple[bool, int], results.ResultRow]] = {}
     tasks_of: dict[str, tuple[str, ...]] = {}
@@ -79,7 +80,7 @@ def _own_experts(
 
 
 def _tasks(reported: ComparableRows, row: results.ResultRow) -> tuple[str, ...]:
-    """Returns the tasks that an expert was trained on; none where nobody tells."""
+    """Returns the tasks that an expert was trained on; none if not known."""
     for training in reported.behind(row):
         folder = reported.folder(training)
         if folder is not None:

@@ -25,7 +25,7 @@ def controls(rows: Rows, chosen_on: Rows) -> Iterator[str]:
     if "strategy" in roles:
         kinds_and_settings = columns.distinct("strategy", "settings")
         kinds = {kind for kind, _ in kinds_and_settings if kind != _MEAN} | {
-            # A merge by another method bears settings, and is no control.
+            # A merge by another method has settings, and is no control.
             kind
             for kind, settings in kinds_and_settings
             if not settings

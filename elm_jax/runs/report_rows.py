@@ -84,7 +84,7 @@ def check_same_examples(rows: Iterable[results.ResultRow]) -> None:
     cells = row_columns.group(*places, is_silent)
     scored = [columns.coded(name).codes for name in ("scoring", "num_examples")]
     ways = row_columns.group(cells.of, *scored)
-    # Of each cell, the ways in which it was scored, as they come first.
+    # For each cell, how many ways there are in which it was scored.
     counts = np.bincount(cells.of[ways.firsts], minlength=len(cells.firsts))
     (several,) = np.nonzero(counts > 1)
     if len(several):
@@ -132,7 +132,7 @@ def unequal(
     rows: Sequence[results.ResultRow],
     chosen_on: Sequence[results.ResultRow],
 ) -> Iterator[str]:
-    """Yields what the rows of unseen tasks lack to be compared, a sentence each.
+    """Yields a sentence for each lack that keeps rows from being compared.
 
     Args:
       rows: The rows of the reported split and metric.

@@ -19,7 +19,7 @@ from elm_jax.runs.report_way import Rows, Way
 
 
 class Ways:
-    """All ways that rows of one metric and split can speak of.
+    """All ways that rows of one metric and split show.
 
     Attributes:
       rows: The rows.

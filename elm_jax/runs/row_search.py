@@ -50,7 +50,7 @@ class RowSearch:
     def in_training(
         self, trainings: Sequence[Training]
     ) -> dict[Training, Places | None]:
-        """Returns which rows are among those of training tasks; None if not here.
+        """Returns which rows are among those of each training; None if these lack.
 
         One training task is read after another, since all may not fit in memory.
 

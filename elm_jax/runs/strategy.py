@@ -77,7 +77,7 @@ class Strategy(abc.ABC):
         return ()
 
     def num_looked_at(self, num_experts: int) -> int:
-        """Returns how many of a library's experts it needs so at most, for plans."""
+        """Returns how many of a library's experts these are at most, for plans."""
         del num_experts
         return 0
 

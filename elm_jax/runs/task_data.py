@@ -131,7 +131,7 @@ class TaskData:
         )
 
     def settings(self, vocabulary_fingerprint: str) -> dict[str, Any]:
-        """Returns what of this shapes tokens, by name, whatever folders are called.
+        """Returns the settings that decide tokens, by name; no folder is among them.
 
         Args:
           vocabulary_fingerprint: The fingerprint of the opened vocabulary.
@@ -202,7 +202,7 @@ class OpenedData:
         return ""
 
     def licences(self, names: Iterable[str]) -> dict[str, str]:
-        """Returns the licences of the rows of tasks, as far as they are known."""
+        """Returns the licences of the rows of tasks, where they are known."""
         registered = {name: tasks.registry.task(name) for name in names}
         licences = {
             name: getattr(task, "licence", "") for name, task in registered.items()
