@@ -23,6 +23,6 @@ def test_a_number_that_leaves_its_range_where_it_is_computed_with_is_refused(
 def test_numbers_at_the_ends_of_what_float32_holds_are_taken():
     most = {"learning_rate": 3.4e38, "b1": 1 - 1e-7, "eps": 1.2e-38}
     least = {"learning_rate": 0.0, "b1": 0.0, "clip_norm": 3.4e38}
-    for given in (most, least):
-        made = optimizers.AdamW(**given)
-        assert {name: getattr(made, name) for name in given} == given
+    for settings in (most, least):
+        optimizer = optimizers.AdamW(**settings)
+        assert {name: getattr(optimizer, name) for name in settings} == settings

@@ -40,23 +40,23 @@ def value_and_gradients(function, x, parameter):
 @pytest.mark.parametrize("name", USES)
 def test_in_float32_nothing_is_other_than_the_plain_way(name):
     function, plain, parameter = USES[name]
-    found, expected = (
+    actual, expected = (
         value_and_gradients(f, ROWS, parameter) for f in (function, plain)
     )
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 @pytest.mark.parametrize("name", USES)
 def test_in_bfloat16_values_and_the_gradients_of_activations_are_the_same(name):
     function, plain, parameter = USES[name]
     rows = jnp.asarray(ROWS, jnp.bfloat16)
-    found, expected = (
+    actual, expected = (
         value_and_gradients(f, rows, parameter) for f in (function, plain)
     )
-    np.testing.assert_array_equal(found[0], expected[0])
-    np.testing.assert_array_equal(found[1][0], expected[1][0])
-    assert found[1][1].dtype == jnp.float32
-    np.testing.assert_allclose(found[1][1], expected[1][1], rtol=0.02, atol=0.5)
+    np.testing.assert_array_equal(actual[0], expected[0])
+    np.testing.assert_array_equal(actual[1][0], expected[1][0])
+    assert actual[1][1].dtype == jnp.float32
+    np.testing.assert_allclose(actual[1][1], expected[1][1], rtol=0.02, atol=0.5)
 
 
 @pytest.mark.parametrize("name", USES)
@@ -74,8 +74,10 @@ def test_the_gradient_of_a_parameter_is_a_sum_in_float32(name):
 
 def test_rounding_passes_gradients_on():
     table = jnp.asarray(KERNEL)
-    found = float32_sums.rounded(table, "bfloat16")
-    np.testing.assert_array_equal(found, table.astype(jnp.bfloat16).astype(jnp.float32))
+    rounded = float32_sums.rounded(table, "bfloat16")
+    np.testing.assert_array_equal(
+        rounded, table.astype(jnp.bfloat16).astype(jnp.float32)
+    )
 
     def total(table):
         return jnp.sum(float32_sums.rounded(table, "bfloat16") * KERNEL)

@@ -115,10 +115,10 @@ def test_pins_lie_in_the_ranges_that_an_installation_without_a_lock_takes(
     pins = dict(line.split("==") for line in lines if "==" in line)
     assert len(asked_for) > 25
     outside = {
-        str(asked): pins.get(package)
-        for asked in asked_for
-        if (package := re.sub(r"[-_.]+", "-", asked.name).lower()) not in pins
-        or not asked.specifier.contains(pins[package])
+        str(requirement): pins.get(package)
+        for requirement in asked_for
+        if (package := re.sub(r"[-_.]+", "-", requirement.name).lower()) not in pins
+        or not requirement.specifier.contains(pins[package])
     }
     assert outside == {}
 

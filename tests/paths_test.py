@@ -43,8 +43,8 @@ def test_what_is_there_by_the_very_name_is_meant(tmp_path):
 
 def test_else_a_pattern_is_a_pattern(tmp_path):
     make(tmp_path, "e1/b", "e2/a", "f/c")
-    found = paths.find(f"{tmp_path}/e[12]/*", {})
-    assert found == [tmp_path / "e1/b", tmp_path / "e2/a"]
+    matches = paths.find(f"{tmp_path}/e[12]/*", {})
+    assert matches == [tmp_path / "e1/b", tmp_path / "e2/a"]
 
 
 @pytest.mark.parametrize("text", ["", " ", "a\nb", "a\x00", "~no_such_user_here/x"])

@@ -45,7 +45,7 @@ def test_tables_and_lines_show_names_as_they_are_without_commands(
     out = capsys.readouterr().out
     for name in names[1:]:
         assert out.count(name) == 2
-    assert not [one for one in (CLEAR, TURN, "\r", "\x9b", "\x07") if one in out]
+    assert not [code for code in (CLEAR, TURN, "\r", "\x9b", "\x07") if code in out]
     assert "a\ufffd[2Jb" in out
 
 

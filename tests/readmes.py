@@ -63,11 +63,13 @@ def table_after(text, title):
 
 def blocks(readme):
     """Returns the fenced blocks of a README, in order."""
-    found = []
+    all_blocks = []
     for match in _FENCE.finditer(readme.read_text("utf-8")):
         named = re.search(r"`([\w./]+\.\w+)`:$", match["before"])
-        found.append(Block(match["language"], match["code"], named[1] if named else ""))
-    return found
+        all_blocks.append(
+            Block(match["language"], match["code"], named[1] if named else "")
+        )
+    return all_blocks
 
 
 _SHAPE = {
@@ -248,13 +250,13 @@ def _run_binary(program, arguments, folder, output, really):
     gin_files = re.findall(r"--gin_file=(\S+)", " ".join(arguments))
     is_light = not any(name.startswith(NEED_MUCH) for name in gin_files)
     if really and is_light and "--help" not in arguments:
-        given = {name for name in map(_bound_name, arguments) if name}
+        bound_names = {name for name in map(_bound_name, arguments) if name}
         small = dict(_FEW_STEPS) if program == "elm_train" else {}
         for name in gin_files:
             small |= _SMALL.get(pathlib.Path(name).stem, {})
-        arguments = [f"--gin.{n}={v}" for n, v in small.items() if n not in given] + [
-            *arguments
-        ]
+        arguments = [
+            f"--gin.{n}={v}" for n, v in small.items() if n not in bound_names
+        ] + [*arguments]
     elif "--help" not in arguments:
         arguments = [*arguments, "--readme_build"]
     sys.argv = [program, *arguments]

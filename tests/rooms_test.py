@@ -49,14 +49,14 @@ def source_files():
 @functools.cache
 def imported_names(path):
     """Full names of what a file imports, `from a import b` giving `a.b`."""
-    found = []
+    names = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
-    return found
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
 
 
 def room_of(path):
@@ -105,8 +105,8 @@ def test_no_files_import_each_other_in_a_circle():
 
 
 def test_a_circle_would_be_found(monkeypatch, tmp_path):
-    for name, other in (("one", "two"), ("two", "one")):
-        text = f"if TYPE_CHECKING:\n    from elm_jax import {other}\n"
+    for name, imported in (("one", "two"), ("two", "one")):
+        text = f"if TYPE_CHECKING:\n    from elm_jax import {imported}\n"
         (tmp_path / "elm_jax").mkdir(exist_ok=True)
         (tmp_path / "elm_jax" / f"{name}.py").write_text(text)
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
@@ -130,10 +130,10 @@ def test_only_data_and_tasks_import_seqio_or_tensorflow(path):
 @pytest.mark.parametrize("path", source_files(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_only_the_flags_file_imports_gin(path):
     if path.name != "gin_flags.py":
-        found = [n for n in imported_names(path) if within(n, ["gin"])]
+        gin_names = [n for n in imported_names(path) if within(n, ["gin"])]
         # T5X's settings are parsed as gin's files are; the parser alone binds nothing.
         parser = ["gin.config_parser"] if path.name == "t5x_config.py" else []
-        assert found == parser
+        assert gin_names == parser
 
 
 def test_the_gin_folder_holds_no_python():

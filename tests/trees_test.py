@@ -43,12 +43,12 @@ def test_replace_adds_and_overrides():
 
 
 def test_diff_names_everything_at_once():
-    found = {"a": np.zeros(2), "b": np.zeros(3)}
+    actual = {"a": np.zeros(2), "b": np.zeros(3)}
     expected = {"b": np.zeros(4), "c": np.zeros(1)}
-    assert str(trees.diff(found, expected)) == (
+    assert str(trees.diff(actual, expected)) == (
         "missing: c; extra: a; misshapen: b (3,) instead of (4,)"
     )
-    assert not trees.diff(found, found)
+    assert not trees.diff(actual, actual)
 
 
 def test_fingerprint_sees_one_bit_and_the_dtype():

@@ -65,7 +65,7 @@ def test_a_tiny_training_runs_from_the_wheel_in_another_folder(installed, tmp_pa
 def test_the_wheel_is_what_ran(installed, tmp_path):
     code = "import elm_jax.trees, tasks.pocket; print(elm_jax.trees.__file__)"
     environment = os.environ | {"PYTHONPATH": str(installed)}
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
         env=environment,
@@ -73,7 +73,7 @@ def test_the_wheel_is_what_ran(installed, tmp_path):
         text=True,
         check=True,
     )
-    assert found.stdout.startswith(str(installed))
+    assert process.stdout.startswith(str(installed))
 
 
 def test_the_wheel_holds_gin_files_templates_and_the_page(installed):
