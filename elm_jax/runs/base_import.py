@@ -201,8 +201,8 @@ class ImportBase(Run):
         vocabulary = self._vocabulary(source)
         if vocabulary is None:
             return {}
-        how = "named by the import" if self.vocabulary_path else "beside the weights"
-        return vocabularies.describe(vocabulary, set_by=how)
+        set_by = "named by the import" if self.vocabulary_path else "beside the weights"
+        return vocabularies.describe(vocabulary, set_by=set_by)
 
     def _describe_vocabulary(self, source: Source | None) -> str:
         vocabulary = self._vocabulary(source)

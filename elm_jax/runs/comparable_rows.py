@@ -83,7 +83,9 @@ class ComparableRows:
         matching = naming.strategies_told_apart(store.rows().where(**filters))
         self.store, self.shown = store, shown
         self._on_disk = _on_disk(store)
-        self._sources = {(s, mark) for (_, s), mark in self._on_disk.items()}
+        self._sources = {
+            (s, fingerprint) for (_, s), fingerprint in self._on_disk.items()
+        }
         self.newest = naming.newest(matching, self._on_disk)
         self.all = shown.of(self.newest)
         self._before = shown.of(matching)

@@ -83,14 +83,16 @@ def joined(
 
 def _describe(error: Exception) -> str:
     """Returns what to print: JAX says of a dead process that a connection closed."""
-    who = f"process {jax.process_index()} of {jax.process_count()}"
+    process_name = f"process {jax.process_index()} of {jax.process_count()}"
     if isinstance(error, errors.ElmError):
         notes = getattr(error, "__notes__", ())
-        return "\n".join((f"{type(error).__name__} in {who}", str(error), *notes))
+        return "\n".join(
+            (f"{type(error).__name__} in {process_name}", str(error), *notes)
+        )
     if _is_out_of_memory(error):
-        return f"ConfigError in {who}\n{_explain_memory(error)}"
+        return f"ConfigError in {process_name}\n{_explain_memory(error)}"
     return "TrainingError\n" + errors.explain(
-        found=f"{who} stopped: {f'{error}'.partition(chr(10))[0]:.300}",
+        found=f"{process_name} stopped: {f'{error}'.partition(chr(10))[0]:.300}",
         expected="all processes to be alive and to do the same",
         do="Look at what the others printed last. The same command on every host goes"
         " on from the last saved state",

@@ -157,8 +157,8 @@ def score(
     count = 0
     for group, (params, adapter) in _loaded(groups, keys.base, program):
         for job in group:
-            where = f"{job.cell.expert} on {job.cell.task} {job.cell.split}"
-            with errors.during(f"scoring {where}"):
+            cell_name = f"{job.cell.expert} on {job.cell.task} {job.cell.split}"
+            with errors.during(f"scoring {cell_name}"):
                 scored = program.score(
                     params, adapter, job.split.dataset, job.split.rows
                 )

@@ -122,8 +122,8 @@ class Source(NamedTuple):
             "settings": self.settings.recipe(),
             "rows": [[part.recipe for part in several] for several in rows],
         }
-        where = sealed_arrays.folder_of(self.folder, expert.name, recipe)
-        kept = sealed_arrays.read(where, recipe)
+        folder = sealed_arrays.folder_of(self.folder, expert.name, recipe)
+        kept = sealed_arrays.read(folder, recipe)
         if kept is not None:
             return kept
         examples = [
@@ -136,7 +136,7 @@ class Source(NamedTuple):
             expert, base, examples, self.settings.batch_size
         )
         arrays = self._measured(method, measured)
-        sealed_arrays.write(where, arrays, recipe)
+        sealed_arrays.write(folder, arrays, recipe)
         return arrays
 
     def _measured(

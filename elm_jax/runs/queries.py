@@ -238,8 +238,8 @@ class Queries:
         seed = seeds.pop() if len(seeds) == 1 else None
         if seed is None or not all(recipe for _, recipe in recipes):
             return "", None
-        how = [dataclasses.asdict(settings), self.split, self.num_queries]
-        text = json.dumps([recipes, *how, self.random_seed], sort_keys=True)
+        asked_by = [dataclasses.asdict(settings), self.split, self.num_queries]
+        text = json.dumps([recipes, *asked_by, self.random_seed], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16], seed
 
 

@@ -171,8 +171,10 @@ class Replay(Run):
             ours = scores.cell(table, row, column)
             verdict = self._verdict(table, published, ours)
             is_missing |= ours.value is None
-            what = verdict if verdict in (_WITHIN, _OUTSIDE) else "not scored whole"
-            counts[what] = counts.get(what, 0) + 1
+            verdict_kind = (
+                verdict if verdict in (_WITHIN, _OUTSIDE) else "not scored whole"
+            )
+            counts[verdict_kind] = counts.get(verdict_kind, 0) + 1
             gap = None if ours.value is None else ours.value.mean - published
             lines.append(
                 (

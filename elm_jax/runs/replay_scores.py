@@ -91,8 +91,8 @@ class Scores:
         ways = self._read(source.path, source.only, _wanted(table))
         if ways is None or ways.by_label(source.label) is None:
             return f"Ours would be: {source.label} of {source.path}."
-        base_marks = sorted({our_row.base_fingerprint for our_row in ways.rows})
-        return f"Ours: {source.label} of {source.path}, base {', '.join(base_marks)}."
+        fingerprints = sorted({our_row.base_fingerprint for our_row in ways.rows})
+        return f"Ours: {source.label} of {source.path}, base {', '.join(fingerprints)}."
 
     def _gain(self, table: Table, row: Row, ending: str) -> Ours:
         ours, theirs = (

@@ -36,9 +36,9 @@ def table(ways: Ways, chooser: Way | None) -> report.Figures | None:
         ("quartiles", (f"{_to(lower, median, upper)}",)),
         *(_retrieval(ways, chooser) if chooser else ()),
     ]
-    who = chooser.label if chooser and len(ways.choosing) > 1 else "retrieval"
+    chooser_name = chooser.label if chooser and len(ways.choosing) > 1 else "retrieval"
     return report.Figures(
-        title=f"The library, and how well {who} chooses from it",
+        title=f"The library, and how well {chooser_name} chooses from it",
         columns=("",),
         rows=tuple(rows),
         notes=(

@@ -46,8 +46,8 @@ class Pages:
         """Returns a report that tells of these pages."""
         if not self._pages:
             return page
-        what = f"where the tokens of {len(self._pages)} tasks went is in {FOLDER}/"
-        return dataclasses.replace(page, details=(*page.details, ("routing", what)))
+        sentence = f"where the tokens of {len(self._pages)} tasks went is in {FOLDER}/"
+        return dataclasses.replace(page, details=(*page.details, ("routing", sentence)))
 
     def write(self, report_path: pathlib.Path) -> list[pathlib.Path]:
         """Writes the pages beside a report; returns their folder, if there are any.

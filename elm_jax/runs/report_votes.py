@@ -61,7 +61,7 @@ def read(
         if task not in chosen or not counts:
             continue
         (winner, number), *rest = counts
-        labels = sorted(names.get(mark, winner) for mark in chosen[task])
+        labels = sorted(names.get(fingerprint, winner) for fingerprint in chosen[task])
         name = next((n for n in labels if _is_one_of(n, winner)), "")
         if name:
             shown.append(report.Votes(task, ((name, number), *rest)))

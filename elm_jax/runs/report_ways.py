@@ -267,7 +267,7 @@ def _are_same(rows: Rows, chosen_on: Rows) -> bool:
     # One file under the names of two splits is one split.
     data = {*reported.distinct("task", "data_fingerprint")}
     both = data & {*choosing.distinct("task", "data_fingerprint")}
-    return any(mark is not None for _, mark in both)
+    return any(fingerprint is not None for _, fingerprint in both)
 
 
 def note(row: results.ResultRow, of_votes: str) -> str:

@@ -72,7 +72,9 @@ class Scores:
         asking: Mapping[str, Sequence[int]],
     ) -> None:
         self._reported = reported
-        self._names = {n: reported.names.get(mark) for n, mark in experts.items()}
+        self._names = {
+            n: reported.names.get(fingerprint) for n, fingerprint in experts.items()
+        }
         lacking = sorted(name for name, label in self._names.items() if not label)
         if lacking:
             raise errors.DataError(

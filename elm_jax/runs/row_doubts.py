@@ -25,16 +25,20 @@ def of(
     chosen: dict[str, dict[tuple[object, ...], set[str]]] = {}
     no_experts = before.take(~row_columns.are_experts(before))
     cell = ("task", "split", "training_seed", "library")
-    for name, mark, *of_cell in no_experts.distinct(
+    for name, fingerprint, *of_cell in no_experts.distinct(
         "expert", "expert_fingerprint", *cell
     ):
         task, split, seed, library = of_cell
-        marks_by_cell = chosen.setdefault(name, {})
-        marks_by_cell.setdefault((task, split, seed if library else None), set()).add(
-            mark
+        of_cells = chosen.setdefault(name, {})
+        of_cells.setdefault((task, split, seed if library else None), set()).add(
+            fingerprint
         )
     for label, by_cell in sorted(chosen.items()):
-        tasks = {task for (task, *_), marks in by_cell.items() if len(marks) > 1}
+        tasks = {
+            task
+            for (task, *_), fingerprints in by_cell.items()
+            if len(fingerprints) > 1
+        }
         if tasks:
             yield (
                 f"{label} was scored with several experts on {len(tasks)} tasks:"
@@ -51,13 +55,13 @@ def of(
             f"{name} was scored with {left_out.count(name)} more libraries, which are"
             " left out: they are older, or were not scored on all tasks."
         )
-    current = {(name, mark) for (name, _), mark in on_disk.items()}
+    current = {(name, fingerprint) for (name, _), fingerprint in on_disk.items()}
     stale = {
         name
-        for name, source, mark in newest.distinct(
+        for name, source, fingerprint in newest.distinct(
             "expert", "source", "expert_fingerprint"
         )
-        if (name, source) in on_disk and (name, mark) not in current
+        if (name, source) in on_disk and (name, fingerprint) not in current
     }
     for name in sorted(stale):
         yield (

@@ -211,8 +211,10 @@ def _with_data(rows: Sequence[results.ResultRow]) -> list[results.ResultRow]:
     silent = [row for row in rows if row.data_fingerprint is None]
     why = "of an earlier version, which does not tell what tokens and texts it was"
     for row in silent if rows_with_data else ():
-        where = f"{row.expert} on {row.task} {row.split}"
-        terminal.show_line(text.plain(f"left out: a row of {where} {why} scored on"))
+        cell_name = f"{row.expert} on {row.task} {row.split}"
+        terminal.show_line(
+            text.plain(f"left out: a row of {cell_name} {why} scored on")
+        )
     if silent and not rows_with_data:
         row = silent[0]
         raise errors.DataError(
@@ -225,11 +227,11 @@ def _with_data(rows: Sequence[results.ResultRow]) -> list[results.ResultRow]:
 
 def _check_same(row: results.ResultRow, dataset: token_store.TokenizedDataset) -> None:
     """Raises DataError unless a row was scored on the content of a dataset."""
-    where = f"{row.task} {row.split}"
+    split_name = f"{row.task} {row.split}"
     if row.data_fingerprint != dataset.fingerprint:
         raise errors.DataError(
-            found=f"tokens and texts {dataset.fingerprint} of {where}, and a row of"
-            f" {row.expert} that was scored on {row.data_fingerprint}",
+            found=f"tokens and texts {dataset.fingerprint} of {split_name}, and a row"
+            f" of {row.expert} that was scored on {row.data_fingerprint}",
             expected="the same rows, template, vocabulary and lengths as then",
             do="Give TaskData the values that the evaluation had, or score again",
         )
@@ -248,10 +250,10 @@ def _is_like(name: str, pattern: str) -> bool:
 def _heading(
     row: results.ResultRow, examples: Sequence[Example], which: str
 ) -> Iterator[str]:
-    who = f"{row.expert} {row.expert_fingerprint}".strip()
+    expert_name = f"{row.expert} {row.expert_fingerprint}".strip()
     yield ""
     yield text.plain(
-        f"{who} on {row.task} {row.split}: {row.metric} {row.value:.1f} over"
+        f"{expert_name} on {row.task} {row.split}: {row.metric} {row.value:.1f} over"
         f" {row.num_examples} examples; {which}: {len(examples)}"
     )
 

@@ -133,11 +133,13 @@ class MergeTopK(LibraryStrategy):
     def note(self) -> str:
         """What it is."""
         number = {2: "two", 3: "three"}.get(self.num_experts, f"{self.num_experts}")
-        what = f"{self.method.name} merge of the {number} experts with most {self.by}"
+        merge_name = (
+            f"{self.method.name} merge of the {number} experts with most {self.by}"
+        )
         options = options_of(self.method)
         settings = ", ".join(f"{name} {value}" for name, value in options.items())
-        weighed = ["weighted by them"] if self.weigh else []
-        return ", ".join(filter(None, [what, settings, *weighed]))
+        weighting = ["weighted by them"] if self.weigh else []
+        return ", ".join(filter(None, [merge_name, settings, *weighting]))
 
     @property
     def merges(self) -> bool:
