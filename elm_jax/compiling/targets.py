@@ -87,6 +87,13 @@ _TPU_NAMES = {
     "v5p": "v5p",
     "v6e": "v6e",
 }
+_TPU_KINDS = {
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+}
 # Most chips of a slice; the number is a power of two.
 _MOST_CHIPS = {"v4": 2048, "v5e": 256, "v5p": 4096, "v6e": 256}
 
@@ -175,6 +182,19 @@ def find(name: str) -> Target:
         " host",
         do=errors.did_you_mean(text, _all_names()),
     )
+
+
+def of_kind(device_kind: str) -> Target | None:
+    """Returns one device of a kind that JAX names; None if nothing is known of it.
+
+    >>> of_kind("TPU v5 lite").chip, of_kind("NVIDIA H100 80GB HBM3").chip
+    ('v5e', 'h100')
+    """
+    for name, card in CARDS.items():
+        if card.description == device_kind:
+            return find(name)
+    chip = _TPU_KINDS.get(device_kind)
+    return None if chip is None else _tpu(chip, 1, name=device_kind)
 
 
 def larger(target: Target) -> list[Target]:

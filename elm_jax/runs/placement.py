@@ -6,6 +6,7 @@ import jax
 from jax.sharding import AbstractMesh
 
 from elm_jax import fields
+from elm_jax.model import config
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import rules
 
@@ -15,7 +16,9 @@ class Placement:
     """How a run lays parameters and batches over the devices.
 
     Attributes:
-      axis_rules: Name of the table that places parameters on the mesh.
+      axis_rules: Name of the table that places parameters on the mesh; "fit", for a
+        training, is `data` or `fsdp`, whichever is faster of what fits; then `num_fsdp`
+        is that of `fsdp`, 1 for all devices.
       num_fsdp: Devices that split the batch and keep a part of each parameter, under
         `fsdp` and `fsdp_model`; -1 for all that `num_model` leaves.
       num_model: Devices that share the parameters and the work on them, under
@@ -29,10 +32,9 @@ class Placement:
     def __post_init__(self) -> None:
         """Raises ConfigError if no rule splits what the devices would share."""
         fields.check(self)
-        rules.axis_table(self.axis_rules)
-        rules.check_axes(
-            self.axis_rules, num_fsdp=self.num_fsdp, num_model=self.num_model
-        )
+        table = "fsdp" if self.axis_rules == config.FIT else self.axis_rules
+        rules.axis_table(table)
+        rules.check_axes(table, num_fsdp=self.num_fsdp, num_model=self.num_model)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,12 @@ def choose_devices(place: Placement, num_devices: int = 0) -> Devices:
     Args:
       place: As the run says.
       num_devices: How many there are; 0 for those of all processes.
+
+    Raises:
+      ConfigError: They are not divided by what is asked, or rules are still to be
+        chosen, which only trainings do.
     """
+    rules.axis_table(place.axis_rules)
     count = num_devices or jax.device_count()
     shape = meshes.mesh_shape(count, -1, place.num_fsdp, place.num_model)
     sizes = dict(zip(("num_data", "num_fsdp", "num_model"), shape, strict=True))

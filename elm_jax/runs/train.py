@@ -123,6 +123,8 @@ class Train(Run):
                 "0, as fused attention drops no weights; or"
                 " config.Execution.attention_dropout = False, which is another recipe"
             )
+        if self.batch_size % max(1, self.batching.num_parts):
+            wrong["batching"] = "a num_parts that divides batch_size"
         wrong |= seeds.problems(self.random_seed, self.results, self.per_expert)
         naming.check_is_no_label(self.results.expert_name, self.kind)
         shards.parse(self.shard)

@@ -66,6 +66,7 @@ class Slots:
       num_slots: Experts at a time; rounded up to a multiple of the devices.
       num_lanes: Experts whose steps a device computes as one batch; with 1, one
         after another, all of its slots in one call.
+      num_parts: As for `step.make_train_step`.
 
     Attributes:
       waited_secs: Time in which batches were made, stacked or placed while no step
@@ -82,6 +83,7 @@ class Slots:
         mesh: Mesh,
         num_slots: int,
         num_lanes: int = 1,
+        num_parts: int = 1,
     ) -> None:
         self.waited_secs = self.step_secs = 0.0
         self._stepped_at: float | None = None
@@ -96,7 +98,8 @@ class Slots:
             else min(num_lanes, self.slots_per_device)
         )
         split, whole = PartitionSpec(AXIS), PartitionSpec()
-        self._step = _compile_step(loss_fn, tx, mesh=mesh, is_serial=is_serial)
+        take = functools.partial(step_lib.take_step, loss_fn, tx, num_parts=num_parts)
+        self._step = _compile_step(take, mesh=mesh, is_serial=is_serial)
         self._put = self._compile(
             functools.partial(_put, self.slots_per_device), (split, whole, whole)
         )
@@ -231,6 +234,7 @@ def lower_step(
     mesh: Mesh,
     num_slots: int,
     num_lanes: int,
+    num_parts: int = 1,
 ) -> jax.stages.Lowered:
     """Returns the program of a step as `Slots` has it, by shapes alone.
 
@@ -243,7 +247,9 @@ def lower_step(
       mesh: Devices, which need not be here.
       num_slots: A multiple of the devices of its axis `data`.
       num_lanes: Experts whose steps a device computes as one batch, at most.
+      num_parts: As for `Slots`.
     """
+    take = functools.partial(step_lib.take_step, loss_fn, tx, num_parts=num_parts)
     num_devices = mesh.shape[AXIS]
     per_device = num_slots // num_devices
     is_serial = num_lanes == 1
@@ -253,7 +259,7 @@ def lower_step(
     def of_lanes(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((lanes, *shape), dtype, sharding=place)
 
-    return _compile_step(loss_fn, tx, mesh=mesh, is_serial=is_serial).lower(
+    return _compile_step(take, mesh=mesh, is_serial=is_serial).lower(
         _stacked(example, mesh, num_slots),
         frozen,
         {name: of_lanes(leaf.shape, leaf.dtype) for name, leaf in batch.items()},
@@ -262,11 +268,8 @@ def lower_step(
     )
 
 
-def _compile_step(
-    loss_fn: LossFn, tx: optax.GradientTransformation, *, mesh: Mesh, is_serial: bool
-) -> Any:
+def _compile_step(take: Any, *, mesh: Mesh, is_serial: bool) -> Any:
     """Returns `(states, frozen, batches, slots, active) -> (states, metrics)`."""
-    take = functools.partial(step_lib.take_step, loss_fn, tx)
     run_lanes = _one_after_another if is_serial else _as_one_batch
     split, whole = PartitionSpec(AXIS), PartitionSpec()
     step = functools.partial(run_lanes, take)

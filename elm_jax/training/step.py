@@ -17,7 +17,9 @@ StepFn = Callable[[TrainState, Params, Batch], tuple[TrainState, Metrics]]
 _COUNTED_FEATURES = ("encoder_input_tokens", "decoder_target_tokens")
 
 
-def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> StepFn:
+def make_train_step(
+    loss_fn: LossFn, tx: optax.GradientTransformation, *, num_parts: int = 1
+) -> StepFn:
     """Returns the compiled step `(state, frozen, batch) -> (state, metrics)`.
 
     `frozen` is an argument, so that one program serves every base of a shape and
@@ -32,6 +34,10 @@ def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> StepFn
     Args:
       loss_fn: Loss of a whole model's parameters on a batch.
       tx: The optimiser; its state must be the one in the train state.
+      num_parts: In how many parts of equal size a batch is computed, one after another.
+        The update is that of the whole batch, but for rounding and the values that
+        dropout drops, and takes less memory. With more than 1, `loss_fn` must tell its
+        `weight_sum`.
     """
     compiled: dict[Any, StepFn] = {}
 
@@ -40,7 +46,7 @@ def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> StepFn
     ) -> tuple[TrainState, Metrics]:
         key = tuple(leaf.sharding for leaf in jax.tree.leaves(state))
         if key not in compiled:
-            compiled[key] = _compile(loss_fn, tx, state)
+            compiled[key] = _compile(loss_fn, tx, state, num_parts)
         return compiled[key](state, frozen, batch)
 
     return call
@@ -52,19 +58,24 @@ def lower_step(
     state: TrainState,
     frozen: Params,
     batch: Batch,
+    *,
+    num_parts: int = 1,
 ) -> jax.stages.Lowered:
     """Returns the program of `make_train_step`, by shapes with shardings alone."""
-    return _compile(loss_fn, tx, state).lower(state, frozen, batch)
+    return _compile(loss_fn, tx, state, num_parts).lower(state, frozen, batch)
 
 
 def _compile(
-    loss_fn: LossFn, tx: optax.GradientTransformation, state: TrainState
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    state: TrainState,
+    num_parts: int,
 ) -> Any:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     # Left to itself the compiler may move a parameter, and the next step would have
     # to be compiled again.
     return jax.jit(
-        functools.partial(take_step, loss_fn, tx),
+        functools.partial(take_step, loss_fn, tx, num_parts=num_parts),
         donate_argnums=0,
         out_shardings=(shardings, None),
     )
@@ -76,14 +87,19 @@ def take_step(
     state: TrainState,
     frozen: Params,
     batch: Batch,
+    *,
+    num_parts: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """Returns the next state and metrics; pure, see `make_train_step`."""
     dropout_rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
 
-    def loss_of(params: Params) -> tuple[Any, Metrics]:
-        return loss_fn(trees.join(params, frozen), batch, dropout_rng)
+    def loss_of(params: Params, batch: Batch, rng: Any) -> tuple[Any, Metrics]:
+        return loss_fn(trees.join(params, frozen), batch, rng)
 
-    (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    differentiate = jax.value_and_grad(loss_of, has_aux=True)
+    if num_parts > 1:
+        differentiate = _in_parts(differentiate, num_parts)
+    (loss, metrics), grads = differentiate(state.params, batch, dropout_rng)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
     new_state = TrainState(
@@ -95,6 +111,40 @@ def take_step(
         "grad_norm": optax.global_norm(grads),
         **_count_tokens(batch),
     }
+
+
+def _in_parts(differentiate: Any, num_parts: int) -> Any:
+    """Returns what gives `((loss, metrics), grads)` of a batch from those of its parts.
+
+    Loss and gradients of a part are means over its weighted tokens, so those of the
+    batch are the parts' means, weighted by their sums of weights.
+    """
+
+    def split(leaf: Any) -> Any:
+        # Every device has rows of each part: those that follow each other on it.
+        rows = leaf.reshape(-1, num_parts, *leaf.shape[1:])
+        return jnp.moveaxis(rows, 1, 0)
+
+    def of_batch(params: Params, batch: Batch, rng: Any) -> Any:
+        def add(sums: Any, part: Any) -> tuple[Any, Metrics]:
+            number, rows = part
+            (loss, metrics), grads = differentiate(
+                params, rows, jax.random.fold_in(rng, number)
+            )
+            weight = metrics["weight_sum"]
+            new = jax.tree.map(lambda total, x: total + weight * x, sums, (loss, grads))
+            return new, metrics
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        parts = jnp.arange(num_parts), {n: split(leaf) for n, leaf in batch.items()}
+        sums, each = jax.lax.scan(add, (jnp.zeros(()), zeros), parts)
+        metrics = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), each)
+        weight = metrics["weight_sum"]
+        share = jnp.where(weight > 0, 1 / jnp.where(weight > 0, weight, 1), 0)
+        loss, grads = jax.tree.map(lambda total: share * total, sums)
+        return (loss, metrics), grads
+
+    return of_batch
 
 
 def _count_tokens(batch: Batch) -> Metrics:

@@ -57,6 +57,30 @@ def test_lanes_as_one_batch_equal_training_alone_to_rounding():
 
 
 @pytest.mark.parametrize("num_lanes", [1, 2])
+def test_a_fleet_computes_batches_in_parts_as_an_expert_alone_does(num_lanes):
+    """To 1e-5, as lanes without parts; alone, parts are held against the whole."""
+    tx, _ = toy.make_step()
+    fleet = fleet_lib.Slots(
+        toy.loss_fn,
+        tx,
+        example=toy.start()[0],
+        mesh=toy.make_mesh(1),
+        num_slots=2,
+        num_lanes=num_lanes,
+        num_parts=5,
+    )
+    now, frozen, _ = toy.start()
+    fleet.put(1, now)
+    step_fn = step.make_train_step(toy.loss_fn, tx, num_parts=5)
+    for n in range(3):
+        fleet.step(frozen, {1: toy.batch_at(n)})
+        now, _ = step_fn(now, frozen, toy.batch_at(n))
+    pairs = zip(*map(jax.tree.leaves, (fleet.get(1), now)), strict=True)
+    for found, wanted in pairs:
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_lanes", [1, 2])
 def test_a_step_changes_no_bit_of_the_slots_that_take_none(num_lanes):
     fleet, frozen = toy.make_toy_fleet(num_lanes=num_lanes)
     for slot in range(4):

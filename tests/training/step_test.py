@@ -1,12 +1,14 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from elm_jax import trees
+from elm_jax.model import config, loss, t5
 from elm_jax.training import optimizers, step
 from elm_jax.training import state as state_lib
 from tests.training import toy
@@ -87,6 +89,115 @@ def test_over_eight_devices_one_program_keeps_every_array_in_its_place(
     if optimizer is toy.ADAMW:
         moment = now.opt_state[1][0].mu["encoder"]["layers"]["adapter"]["kernel"]
         assert moment.sharding == kernel.sharding
+
+
+SHAPE = config.T5Config(
+    vocab_size=64,
+    emb_dim=16,
+    num_heads=2,
+    head_dim=8,
+    mlp_dim=32,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+)
+
+
+def t5_batch():
+    """Six rows of unequal weights; every third has none."""
+    rng = np.random.default_rng(0)
+    tokens = {
+        "encoder_input_tokens": rng.integers(2, 64, (6, 7)),
+        "decoder_input_tokens": rng.integers(2, 64, (6, 5)),
+        "decoder_target_tokens": rng.integers(2, 64, (6, 5)),
+    }
+    weights = (np.arange(5)[None] < 1 + np.arange(6)[:, None]) * 1.0
+    weights[::3] = 0
+    batch = {name: jnp.asarray(a, jnp.int32) for name, a in tokens.items()}
+    return batch | {"decoder_loss_weights": jnp.asarray(weights, jnp.float32)}
+
+
+def test_a_batch_in_parts_has_the_gradient_and_metrics_of_the_whole():
+    """In float32, to 1e-6: sums of the parts are rounded in another order."""
+    model = t5.T5(SHAPE)
+    trained, frozen = trees.split(t5.init_params(model, seed=0), "kernel$")
+    tx = optax.sgd(1.0)  # a step is then a gradient
+    loss_fn, batch = loss.make_loss_fn(model), t5_batch()
+
+    def gradient(num_parts):
+        state = state_lib.init_state(trained, tx, seed=0)
+        step_fn = step.make_train_step(loss_fn, tx, num_parts=num_parts)
+        new, metrics = step_fn(state, frozen, batch)
+        return jax.tree.map(
+            lambda old, now: old - now, dict(trained), new.params
+        ), metrics
+
+    whole, told = gradient(1)
+    assert float(told["weight_sum"]) == batch["decoder_loss_weights"].sum() == 15
+    for num_parts in (2, 3, 6):  # in three parts, one has no weight at all
+        grads, metrics = gradient(num_parts)
+        for name, found in trees.flatten(grads).items():
+            np.testing.assert_allclose(
+                found, trees.flatten(whole)[name], rtol=1e-5, atol=1e-6, err_msg=name
+            )
+        assert metrics.keys() == told.keys()
+        for name, value in told.items():
+            np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_a_batch_without_weight_moves_nothing_in_parts_either():
+    model = t5.T5(SHAPE)
+    trained, frozen = trees.split(t5.init_params(model, seed=0), "kernel$")
+    tx = optax.sgd(1.0)
+    batch = t5_batch() | {"decoder_loss_weights": jnp.zeros((6, 5))}
+    step_fn = step.make_train_step(loss.make_loss_fn(model), tx, num_parts=3)
+    new, metrics = step_fn(state_lib.init_state(trained, tx, seed=0), frozen, batch)
+    assert float(metrics["loss"]) == 0
+    toy.assert_same_bits(new.params, trained)
+
+
+def rows_of(number):
+    rng = np.random.default_rng(number)
+    return {
+        n: rng.normal(size=(8, 4)).astype(np.float32) for n in ("inputs", "targets")
+    }
+
+
+def test_every_part_drops_values_of_its_own():
+    state, frozen, _ = toy.start()
+    tx, _ = toy.make_step()
+    params, batch = trees.join(state.params, frozen), rows_of(1)
+    rng = jax.random.fold_in(jax.random.key(toy.SEED), 0)
+    losses = [
+        toy.loss_fn(
+            params,
+            {name: rows[part::2] for name, rows in batch.items()},
+            jax.random.fold_in(rng, part),
+        )[0]
+        for part in (0, 1)
+    ]
+    _, metrics = step.make_train_step(toy.loss_fn, tx, num_parts=2)(
+        state, frozen, batch
+    )
+    np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-6)
+
+
+def test_over_devices_each_keeps_its_rows_of_every_part():
+    mesh = toy.make_mesh(4)
+    whole = NamedSharding(mesh, PartitionSpec())
+    state, frozen, _ = toy.start()
+    tx, _ = toy.make_step()
+    alone = step.make_train_step(toy.loss_fn, tx, num_parts=2)
+    expected, _ = alone(toy.start()[0], frozen, rows_of(1))
+    state, frozen = jax.device_put((state, frozen), whole)
+    batch = jax.device_put(rows_of(1), NamedSharding(mesh, PartitionSpec("data")))
+    program = step.lower_step(toy.loss_fn, tx, state, frozen, batch, num_parts=2)
+    text = program.compile().as_text()
+    assert "all-reduce" in text
+    for moving in ("all-gather", "all-to-all", "collective-permute"):
+        assert moving not in text
+    new, _ = step.make_train_step(toy.loss_fn, tx, num_parts=2)(state, frozen, batch)
+    for a, b in zip(*map(jax.tree.leaves, (new.params, expected.params)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_tokens_are_counted_without_padding_and_with_it():

@@ -40,6 +40,7 @@ def of(
     told: list[str] = []
     for changes in (
         _remats(run, target, shape),
+        _parts(run, target),
         _batches(run, target),
         _lanes(run, target),
         _rules(run, target),
@@ -101,6 +102,16 @@ def _remats(
         execution = dataclasses.replace(run.execution, remat=remat)
         changed = dataclasses.replace(run, execution=execution)
         yield _Change(f"Execution.remat = {remat!r}", changed, target)
+
+
+def _parts(run: Train | Evaluate, target: targets.Target) -> Iterator[_Change]:
+    if not isinstance(run, Train) or not run.batching.num_parts:
+        return
+    for count in range(run.batching.num_parts + 1, run.batch_size + 1):
+        if run.batch_size % count == 0:
+            batching = dataclasses.replace(run.batching, num_parts=count)
+            changed = dataclasses.replace(run, batching=batching)
+            yield _Change(f"Batching.num_parts = {count}", changed, target)
 
 
 def _batches(run: Train | Evaluate, target: targets.Target) -> Iterator[_Change]:

@@ -16,7 +16,7 @@ from elm_jax.reporting import terminal
 from elm_jax.runs.compiling import advice, compiler, keeping, of_runs, result
 from elm_jax.runs.evaluate import Evaluate
 from elm_jax.runs.train import Train
-from elm_jax.runs.training import fleet_plan
+from elm_jax.runs.training import fitting, fleet_plan
 
 MODEL_TYPE = config.T5Config
 """What a gin file may tell of a base that is not there."""
@@ -121,15 +121,16 @@ def _check_can_keep(run: Train | Evaluate, target: targets.Target) -> None:
             expected="a training: batches of evaluations have lengths of their own",
             do=alone,
         )
-    if run.execution.remat == config.FIT and not run.fleet.device_memory_gib:
+    spec = run.spec()
+    open_fields = fitting.what_is_open(spec)
+    if open_fields and not run.fleet.device_memory_gib:
         raise errors.ConfigError(
-            found="--keep_programs with --compile_for and Execution.remat = 'fit'",
-            expected="the same recomputation there, where devices may tell another"
-            " memory to fit into",
-            do="Set options.Fleet.device_memory_gib for both, or Execution.remat to one"
-            f" of {', '.join(config.REMATS)}",
+            found=f"--keep_programs with --compile_for and {', '.join(open_fields)}",
+            expected="the same choice there, where devices may tell another memory to"
+            " fit into",
+            do="Set options.Fleet.device_memory_gib for both, or leave nothing open",
         )
-    if run.spec().is_fleet and target.num_hosts > 1:
+    if spec.is_fleet and target.num_hosts > 1:
         raise errors.ConfigError(
             found=f"--keep_programs with a fleet on the {target.num_hosts} hosts of"
             f" {target.name}",

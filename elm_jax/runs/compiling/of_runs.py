@@ -96,7 +96,8 @@ def _of_training(
         beside = layout.bytes_per_device[fleet_plan.SAVING]
     else:
         devices = choose_devices(asked.placement, target.num_devices)
-        meshes.check_batch_size(asked.batch_size, devices.mesh)
+        part = asked.batch_size // asked.batching.num_parts
+        meshes.check_batch_size(part, devices.mesh)
     program = Program(
         kind="fleet step" if asked.is_fleet else "step",
         model=asked.execution.applied_to(asked.model_config()),
@@ -107,6 +108,7 @@ def _of_training(
         optimizer=asked.optimizer,
         train_steps=asked.train_steps,
         is_packed=asked.batching.pack,
+        num_parts=asked.batching.num_parts,
         num_slots=slots,
         num_lanes=lanes,
     )
@@ -136,6 +138,7 @@ def _machine(asked: TrainingSpec, target: targets.Target) -> machine.Machine:
         is_cpu=False,
         num_processes=target.num_hosts,
         platform=target.platform,
+        target=target,
     )
 
 

@@ -34,6 +34,7 @@ def bytes_by_use(program: Program, platform: str) -> dict[str, int]:
             trainable=trained,
             frozen=frozen,
             platform=platform,
+            num_parts=program.num_parts,
         )
     needs = fleet_plan.Needs(
         model=program.network,
@@ -44,6 +45,7 @@ def bytes_by_use(program: Program, platform: str) -> dict[str, int]:
         num_slots=program.num_slots,
         num_lanes=program.num_lanes,
         platform=platform,
+        num_parts=program.num_parts,
     )
     parts = needs.bytes_per_device(
         program.devices.count, program.devices.num_model, num_lanes=program.num_lanes

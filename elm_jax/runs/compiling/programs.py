@@ -56,6 +56,7 @@ class Program:
       optimizer: Likewise.
       train_steps: That its rates are for.
       is_packed: Whether rows hold several examples.
+      num_parts: Of the batch, which a step computes one after another.
       num_slots: Experts of a fleet, on all devices.
       num_lanes: Experts whose steps a device computes as one batch, at most.
       num_choices: Of each input, for ranking.
@@ -71,6 +72,7 @@ class Program:
     optimizer: optimizers.AdamW | optimizers.Adafactor | None = None
     train_steps: int = 1
     is_packed: bool = False
+    num_parts: int = 1
     num_slots: int = 1
     num_lanes: int = 1
     num_choices: int = 1
@@ -141,7 +143,7 @@ def lower(program: Program, devices: Sequence[Any]) -> jax.stages.Lowered:
     sizes = program.devices
     shape = (sizes.num_data, sizes.num_fsdp, sizes.num_model)
     mesh = _mesh(devices, shape, meshes.AXES)
-    meshes.check_batch_size(program.batch.batch_size, mesh)
+    meshes.check_batch_size(program.batch.batch_size // program.num_parts, mesh)
     by_kind = {
         "step": _lower_step,
         "ranking": _lower_ranking,
@@ -155,7 +157,8 @@ def _lower_step(program: Program, model: t5.T5, mesh: Mesh) -> jax.stages.Lowere
     now, frozen, tx = _state_of(program, mesh)
     arrays = cost.batch_arrays(program.batch, is_packed=program.is_packed)
     batch = {n: _rows(leaf.shape, leaf.dtype, mesh) for n, leaf in arrays.items()}
-    return step.lower_step(loss.make_loss_fn(model), tx, now, frozen, batch)
+    loss_fn = loss.make_loss_fn(model)
+    return step.lower_step(loss_fn, tx, now, frozen, batch, num_parts=program.num_parts)
 
 
 def _lower_fleet_step(program: Program, devices: Sequence[Any]) -> jax.stages.Lowered:
@@ -174,6 +177,7 @@ def _lower_fleet_step(program: Program, devices: Sequence[Any]) -> jax.stages.Lo
         mesh=mesh,
         num_slots=program.num_slots,
         num_lanes=program.num_lanes,
+        num_parts=program.num_parts,
     )
 
 

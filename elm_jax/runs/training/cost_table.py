@@ -18,7 +18,7 @@ def describe(spec: TrainingSpec) -> Plan:
     """
     devices_here = machine.this_machine(spec.fleet.device_memory_gib)
     spec, why = fitting.fitted(spec, devices_here, jax.device_count())
-    told = {"computed again in the backward pass": why} if why else {}
+    told = {"chosen as the fastest that fits": why} if why else {}
     layout = None
     devices = placement.choose_devices(spec.placement)
     if spec.is_fleet:
@@ -32,6 +32,7 @@ def describe(spec: TrainingSpec) -> Plan:
         devices,
         trainable_pattern=spec.trainable_pattern,
         tx=spec.optimizer.make(spec.train_steps),
+        num_parts=spec.batching.num_parts,
     )
     return rows if layout is None else rows | _describe_fleet(layout, devices_here)
 

@@ -1,45 +1,79 @@
-"""Chooses what a training computes again in its backward pass, by memory and time."""
+"""Chooses how a training is computed where that is left open: the fastest that fits."""
 
+import bisect
 import dataclasses
-from collections.abc import Iterator
+import functools
+import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from elm_jax import errors
-from elm_jax.model import config, cost, t5
+from elm_jax import errors, trees
+from elm_jax.model import config, cost, precision, t5
+from elm_jax.partitioning import mesh as meshes
 from elm_jax.peft import expert_parts
-from elm_jax.runs.placement import choose_devices
-from elm_jax.runs.training import fleet_plan, step_cost
+from elm_jax.runs.placement import Devices, Placement, choose_devices
+from elm_jax.runs.training import fleet_plan, step_cost, step_time
 from elm_jax.runs.training.machine import Machine
 from elm_jax.runs.training.spec import TrainingSpec
 
 
 class Fitted(NamedTuple):
-    """A training that says what it computes again.
+    """A training that says how it is computed.
 
     Attributes:
       spec: The training.
-      why: How that was chosen, in a sentence; "" where the training said it itself.
+      why: How that was chosen, in a sentence; "" where the training said it all itself.
     """
 
     spec: TrainingSpec
     why: str = ""
 
 
-class _Choice(NamedTuple):
-    """A way to train that fits: the least by this order is the fastest."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Way:
+    """A way to compute a training, and what it costs by plan.
 
-    num_model: int  # devices that share a base talk to each other in every layer
-    missing_lanes: int  # a lane saves more than all recomputation costs
-    flops: float
-    num_bytes: int
+    Attributes:
+      spec: The training, with nothing left open.
+      name: What it says of what was left open.
+      num_bytes: Of each device; None if no layout of a fleet fits.
+      flops: Operations of a step, on all devices.
+      secs: Of a step, at least.
+      num_model: Devices that share a base: they talk to each other in every layer.
+      missing_lanes: A lane saves more than all recomputation costs.
+    """
+
     spec: TrainingSpec
+    name: str
+    num_bytes: int | None
+    flops: float
+    secs: float
+    num_model: int = 1
+    missing_lanes: int = 0
+
+    def __str__(self) -> str:
+        """Returns name and costs, for a plan."""
+        if self.num_bytes is None:
+            return f"{self.name} fits in no layout"
+        size = fleet_plan.show_size(self.num_bytes)
+        return f"{self.name} {size}, {self.flops:.3g} FLOPs, {1e3 * self.secs:.3g} ms"
+
+
+def what_is_open(spec: TrainingSpec) -> list[str]:
+    """Returns the fields that a training leaves to `fitted`, as gin files set them."""
+    fields = {
+        "Execution.remat = 'fit'": spec.execution.remat == config.FIT,
+        "Placement.axis_rules = 'fit'": spec.placement.axis_rules == config.FIT,
+        "Batching.num_parts = 0": not spec.batching.num_parts,
+    }
+    return [text for text, is_open in fields.items() if is_open]
 
 
 def fitted(spec: TrainingSpec, here: Machine, num_devices: int) -> Fitted:
-    """Returns a training with the fastest `remat` that fits, where it says "fit".
+    """Returns a training with what it leaves open chosen: the fastest that fits.
 
-    Of those that fit by plan: the one whose base is shared by the fewest devices, then
-    that with the most lanes, then that with the fewest operations.
+    What it says itself stays. All that is chosen computes the same update of the same
+    batch, but for rounding and, in parts of a batch, the values that dropout drops.
 
     Args:
       spec: The training.
@@ -49,71 +83,179 @@ def fitted(spec: TrainingSpec, here: Machine, num_devices: int) -> Fitted:
     Raises:
       ConfigError: The memory of a device is not known, or nothing fits.
     """
-    if spec.execution.remat != config.FIT:
+    open_fields = what_is_open(spec)
+    if not open_fields:
         return Fitted(spec)
     if here.memory_bytes is None:
         raise errors.ConfigError(
-            found="Execution.remat = 'fit' on devices that do not tell their memory",
+            found=f"{', '.join(open_fields)} on devices that do not tell their memory",
             expected="a size to fit into",
-            do="Set options.Fleet.device_memory_gib, or Execution.remat to one of"
-            f" {', '.join(config.REMATS)}",
+            do="Set options.Fleet.device_memory_gib; or Execution.remat to one of"
+            f" {', '.join(config.REMATS)}, axis_rules to data or fsdp, num_parts to 1",
         )
-    refused: dict[str, str] = {}
-    choices = [*_choices(spec, here, num_devices, refused)]
-    if not choices:
-        sizes = ", ".join(f"{remat!r} {told}" for remat, told in refused.items())
+    memory, usable = here.memory_bytes, fleet_plan.USABLE_SHARE * here.memory_bytes
+    ways = [*_ways(spec, here, num_devices, usable)]
+    best = fastest(ways, usable)
+    if best is None:
         raise errors.ConfigError(
-            found=f"no remat that fits on devices of"
-            f" {fleet_plan.show_size(here.memory_bytes)}: {sizes}",
+            found=f"no way to compute that fits on devices of"
+            f" {fleet_plan.show_size(memory)}: {'; '.join(map(str, ways))}",
             expected=f"at most {fleet_plan.USABLE_SHARE:.0%} of a device's memory",
-            do="Set a smaller BATCH_SIZE, axis_rules = 'fsdp', or use more devices",
+            do="Leave more open (gin/parts/fit.gin), use more devices, or train with"
+            " shorter lengths or a smaller BATCH_SIZE, which is another training",
         )
-    best = min(choices, key=lambda choice: choice[:3])
-    remat = best.spec.execution.remat
-    told = f"{remat!r} takes {fleet_plan.show_size(best.num_bytes)} of"
-    told += f" {fleet_plan.show_size(here.memory_bytes)}, {best.flops:.3g} FLOPs a step"
-    others = [
-        *(
-            f"{choice.spec.execution.remat!r} {fleet_plan.show_size(choice.num_bytes)},"
-            f" {choice.flops:.3g} FLOPs"
-            for choice in choices
-            if choice is not best
-        ),
-        *(f"{other!r} {told}" for other, told in refused.items()),
-    ]
+    others = [f"{way}{_verdict(way, usable)}" for way in ways if way is not best]
+    size = fleet_plan.show_size(best.num_bytes or 0)
+    told = f"{best.name} takes {size} of {fleet_plan.show_size(memory)},"
+    told += f" {best.flops:.3g} FLOPs a step, at least {1e3 * best.secs:.3g} ms"
     return Fitted(best.spec, "; ".join((told, *others)))
 
 
-def _choices(
-    spec: TrainingSpec, here: Machine, num_devices: int, refused: dict[str, str]
-) -> Iterator[_Choice]:
-    """Yields what fits; says in `refused`, by `remat`, what does not."""
-    assert here.memory_bytes is not None
-    for remat in config.REMATS:
+def fastest(ways: Sequence[Way], usable: float) -> Way | None:
+    """Returns the way that trains fastest of those that fit, None if none does.
+
+    That whose base is shared by the fewest devices, then that with the most lanes, then
+    that with the shortest step, then the smallest; the first of equal ones.
+
+    Args:
+      ways: To choose from.
+      usable: Bytes of each device.
+    """
+    fit = [w for w in ways if w.num_bytes is not None and w.num_bytes <= usable]
+    return min(
+        fit,
+        key=lambda w: (w.num_model, w.missing_lanes, w.secs, w.num_bytes),
+        default=None,
+    )
+
+
+def _verdict(way: Way, usable: float) -> str:
+    is_too_large = way.num_bytes is not None and way.num_bytes > usable
+    return " does not fit" if is_too_large else ""
+
+
+def _ways(
+    spec: TrainingSpec, here: Machine, num_devices: int, usable: float
+) -> Iterator[Way]:
+    """Yields every recomputation and rule that is open, each with the fewest parts."""
+    is_open = spec.execution.remat == config.FIT
+    for remat in config.REMATS if is_open else (spec.execution.remat,):
         execution = dataclasses.replace(spec.execution, remat=remat)
-        changed = dataclasses.replace(spec, execution=execution)
-        if spec.is_fleet:
-            try:
-                layout = fleet_plan.layout_of(changed, here)
-            except fleet_plan.FleetTooLargeError:
-                refused[remat] = "fits in no layout"
-                continue
+        for placement in _placements(spec, num_devices):
+            chosen = dataclasses.replace(spec, execution=execution, placement=placement)
+            yield _in_fewest_parts(spec, chosen, here, num_devices, usable)
+
+
+def _placements(spec: TrainingSpec, num_devices: int) -> Iterator[Placement]:
+    if spec.placement.axis_rules != config.FIT:
+        yield spec.placement
+        return
+    yield dataclasses.replace(spec.placement, axis_rules="data", num_fsdp=1)
+    if num_devices > 1 and not spec.is_fleet:
+        asked = spec.placement.num_fsdp
+        num_fsdp = -1 if asked == 1 else asked
+        yield dataclasses.replace(spec.placement, axis_rules="fsdp", num_fsdp=num_fsdp)
+
+
+def _in_fewest_parts(
+    asked: TrainingSpec,
+    chosen: TrainingSpec,
+    here: Machine,
+    num_devices: int,
+    usable: float,
+) -> Way:
+    """Returns the way with the fewest parts that fit, or with the most if none do."""
+
+    @functools.cache
+    def way_of(num_parts: int) -> Way:
+        batching = dataclasses.replace(chosen.batching, num_parts=num_parts)
+        whole = dataclasses.replace(chosen, batching=batching)
+        return _way(whole, ", ".join(_names(asked, whole)), here, num_devices)
+
+    def is_enough(num_parts: int) -> bool:
+        way = way_of(num_parts)
+        is_small = way.num_bytes is not None and way.num_bytes <= usable
+        return is_small and way.num_model == 1
+
+    first, *more = _numbers_of_parts(chosen, num_devices)
+    if not more or is_enough(first):
+        return way_of(first)
+    # More parts take less, once there are several, whose gradients are summed.
+    place = bisect.bisect_left(more, True, key=is_enough)  # noqa: FBT003
+    return way_of(more[min(place, len(more) - 1)])
+
+
+def _numbers_of_parts(spec: TrainingSpec, num_devices: int) -> list[int]:
+    """Returns numbers of parts that devices can divide a batch into, fewest first."""
+    if spec.batching.num_parts:
+        return [spec.batching.num_parts]
+    shares = 1
+    if not spec.is_fleet:
+        shares = meshes.batch_shares(choose_devices(spec.placement, num_devices).mesh)
+    rows = spec.batch_size // shares
+    return [1, *(n for n in range(2, rows + 1) if rows % n == 0)]
+
+
+def _names(asked: TrainingSpec, chosen: TrainingSpec) -> Iterator[str]:
+    if asked.execution.remat == config.FIT:
+        yield f"{chosen.execution.remat!r}"
+    if asked.placement.axis_rules == config.FIT:
+        yield f"rules {chosen.placement.axis_rules!r}"
+    if not asked.batching.num_parts:
+        parts = chosen.batching.num_parts
+        yield "the batch whole" if parts == 1 else f"the batch in {parts} parts"
+
+
+def _way(spec: TrainingSpec, name: str, here: Machine, num_devices: int) -> Way:
+    """Returns a way that leaves nothing open, with its costs.
+
+    Raises:
+      ConfigError: Devices do not divide a parameter or a part of the batch.
+    """
+    model = spec.build_model()
+    trainable, frozen = expert_parts.split(
+        t5.param_shapes(model), spec.trainable_pattern
+    )
+    batch = spec.longest_batch()
+    flops = cost.train_flops(model.config, batch, trainable=trainable, frozen=frozen)
+    size: int | None
+    if spec.is_fleet:
+        try:
+            layout = fleet_plan.layout_of(spec, here)
             size = sum(layout.bytes_per_device.values())
-            order = (layout.num_model, -layout.num_lanes)
-        else:
-            size = solo_bytes(changed, here, num_devices)
-            order = (1, 0)
-            if size > fleet_plan.USABLE_SHARE * here.memory_bytes:
-                refused[remat] = f"{fleet_plan.show_size(size)} does not fit"
-                continue
-        yield _Choice(*order, _flops(changed), size, changed)
+            num_model, lanes = layout.num_model, layout.num_lanes
+        except fleet_plan.FleetTooLargeError:
+            size, num_model, lanes = None, here.num_devices, 0
+        devices = Devices(num_data=1, num_model=num_model, axis_rules="data_model")
+        order = {"num_model": num_model, "missing_lanes": -lanes}
+    else:
+        devices = choose_devices(spec.placement, num_devices)
+        meshes.check_batch_size(
+            batch.batch_size // spec.batching.num_parts, devices.mesh
+        )
+        size, order = solo_bytes(spec, here, num_devices), {}
+    every = precision.in_compute_dtype(model.config, trees.join(trainable, frozen))
+    work = step_time.Work(
+        flops=flops / devices.count,
+        param_bytes=sum(
+            math.prod(leaf.shape) * leaf.dtype.itemsize
+            for leaf in trees.flatten(every).values()
+        ),
+        trained_bytes=4 * trees.count_params(trainable),
+        num_parts=spec.batching.num_parts,
+        num_reads=3 if model.config.remat == "layer" else 2,
+        num_devices=devices.num_data * devices.num_fsdp,
+        is_split=devices.num_fsdp > 1,
+    )
+    secs = step_time.least_secs(work, here.target)
+    return Way(spec=spec, name=name, num_bytes=size, flops=flops, secs=secs, **order)
 
 
 def solo_bytes(spec: TrainingSpec, here: Machine, num_devices: int) -> int:
     """Returns what a step of one expert keeps on each device, by plan.
 
     Args:
-      spec: A training that says what it computes again.
+      spec: A training that leaves nothing open.
       here: What its devices are.
       num_devices: How many there are.
 
@@ -132,15 +274,6 @@ def solo_bytes(spec: TrainingSpec, here: Machine, num_devices: int) -> int:
         trainable=trainable,
         frozen=frozen,
         platform=here.platform,
+        num_parts=spec.batching.num_parts,
     )
     return sum(parts.values())
-
-
-def _flops(spec: TrainingSpec) -> float:
-    model = spec.build_model()
-    trainable, frozen = expert_parts.split(
-        t5.param_shapes(model), spec.trainable_pattern
-    )
-    return cost.train_flops(
-        model.config, spec.longest_batch(), trainable=trainable, frozen=frozen
-    )

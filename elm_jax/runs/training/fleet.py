@@ -102,6 +102,7 @@ class SideBySide:
             mesh=shared.mesh,
             num_slots=num_slots,
             num_lanes=layout.num_lanes,
+            num_parts=self._spec.batching.num_parts,
         )
 
     def _make_trace(self, to: contextlib.ExitStack) -> Callable[[int], None]:

@@ -65,6 +65,7 @@ class Needs:
       num_slots: Experts that train at a time.
       num_lanes: Experts whose steps a device computes as one batch, at most.
       platform: Of the devices, as JAX calls it; "" for any but a TPU.
+      num_parts: Of each expert's batch, computed one after another.
     """
 
     model: t5.T5
@@ -75,6 +76,7 @@ class Needs:
     num_slots: int
     num_lanes: int
     platform: str = ""
+    num_parts: int = 1
 
     def bytes_per_device(
         self, num_devices: int, num_model: int, *, num_lanes: int = 1
@@ -97,6 +99,7 @@ class Needs:
             trainable=self.trainable,
             frozen=self.frozen,
             platform=self.platform,
+            num_parts=self.num_parts,
         )
         num_slots = -(-self.num_slots // (num_devices // num_model))
         num_lanes = min(num_lanes, num_slots)
@@ -210,6 +213,7 @@ def _needs_of(spec: TrainingSpec, machine: Machine) -> Needs:
         num_slots=min(spec.fleet.size, -(-len(spec.experts) // num_shares)),
         num_lanes=spec.fleet.lanes or (1 if machine.is_cpu else 8),
         platform=machine.platform,
+        num_parts=spec.batching.num_parts,
     )
 
 

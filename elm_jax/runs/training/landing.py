@@ -121,6 +121,8 @@ class Landing:
             expert = spec.experts[name]
             settings = record.completed(record.settings(spec, expert)) | tokens
             training = record.completed(info.training)
+            if not spec.batching.num_parts:  # any number will do that fitted then
+                del settings["num_parts"]
             before = trees.flatten(training | {"tasks": list(info.tasks)})
             now = trees.flatten(settings | {"tasks": list(expert.tasks)})
             both = before.keys() & now.keys()

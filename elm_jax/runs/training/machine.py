@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 
+from elm_jax.compiling import targets
 from elm_jax.partitioning import processes
 
 
@@ -17,6 +18,7 @@ class Machine(NamedTuple):
       is_cpu: Whether they are CPUs.
       num_processes: That the experts are dealt out to.
       platform: Of the devices, as JAX calls it.
+      target: What is known of their kind; None for nothing.
     """
 
     num_devices: int
@@ -24,6 +26,7 @@ class Machine(NamedTuple):
     is_cpu: bool
     num_processes: int
     platform: str = ""
+    target: targets.Target | None = None
 
 
 def this_machine(device_memory_gib: float) -> Machine:
@@ -39,6 +42,7 @@ def this_machine(device_memory_gib: float) -> Machine:
         is_cpu=jax.default_backend() == "cpu",
         num_processes=processes.count(),
         platform=jax.default_backend(),
+        target=targets.of_kind(jax.local_devices()[0].device_kind),
     )
 
 

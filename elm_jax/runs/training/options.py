@@ -16,11 +16,15 @@ class Batching:
       num_shapes: Length buckets; each is a compilation, and fewer pad more.
       pack: Several examples per row instead of length buckets; `batch_size` then
         counts rows, up to twice as long as the features, chosen by the data.
+      num_parts: In how many parts a batch is computed, one after another, for less
+        memory; its update is that of the whole batch, but for rounding and the values
+        that dropout drops. 0 for the number that is fastest of those that fit.
     """
 
     max_examples: fields.CountOrNone = 0
     num_shapes: fields.Count = 4
     pack: bool = False
+    num_parts: fields.CountOrNone = 1
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a field that holds what it may not."""

@@ -43,6 +43,8 @@ def settings(spec: TrainingSpec, expert: ExpertSpec) -> dict[str, Any]:
         "optimizer_kind": type(expert.optimizer).__name__,
         "adapter_kind": type(spec.adapter).__name__,
     }
+    if spec.batching.num_parts != 1:
+        kept["num_parts"] = spec.batching.num_parts
     if spec.base_dir is not None:
         kept["base_fingerprint"] = bases.read_fingerprint(spec.base_dir)
     return json.loads(json.dumps(kept))
@@ -54,6 +56,8 @@ def completed(kept: Mapping[str, Any]) -> dict[str, Any]:
     for name, kind in (("model", config.T5Config), ("execution", config.Execution)):
         if whole.get(name):
             whole[name] = config.completed(kind, whole[name])
+    if whole:
+        whole.setdefault("num_parts", 1)
     return whole
 
 

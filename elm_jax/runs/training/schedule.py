@@ -1,5 +1,6 @@
 """From what is asked for to what trains it: data, model and schedule put together."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -44,8 +45,11 @@ def make(
     layout = None
     here = machine.this_machine(spec.fleet.device_memory_gib)
     asked, (spec, why) = spec, fitting.fitted(spec, here, jax.device_count())
+    # What is recorded is what was asked for, whatever fits here; but parts of a batch
+    # decide which values dropout drops.
+    recorded = dataclasses.replace(asked, batching=spec.batching)
     if why:
-        print(f"computed again in the backward pass: {why}")  # noqa: T201
+        print(f"chosen as the fastest that fits: {why}")  # noqa: T201
     if spec.is_fleet:
         layout = fleet_plan.layout_of(spec, here)
         shared = shared_model.for_fleet(spec, layout)
@@ -55,7 +59,7 @@ def make(
         folders.check_writable(folder)
     examples = batch_lengths.open_examples(spec, data)
     jobs = Jobs(
-        asked,  # manifests and states record what was asked for, whatever fits here
+        recorded,
         shared,
         data=data,
         examples=examples,

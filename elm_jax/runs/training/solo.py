@@ -37,7 +37,9 @@ class Solo:
         land: Callable[[str, Expert], None],
     ) -> None:
         self._spec, self._shared, self._jobs, self._land = spec, shared, jobs, land
-        self._step_fn = step.make_train_step(shared.loss_fn, shared.tx)
+        self._step_fn = step.make_train_step(
+            shared.loss_fn, shared.tx, num_parts=spec.batching.num_parts
+        )
         # Processes save together, and their clocks would not agree on when.
         grace_secs = spec.saving.stop_grace_secs
         self._slow_secs = math.inf if processes.are_several() else grace_secs / 2

@@ -119,7 +119,8 @@ class TrainingSpec:
         what is no fleet they train together.
         """
         shares_base = self.trainable_pattern != expert_parts.DATASET_EXPERT
-        is_whole = self.placement.axis_rules in ("data", "data_model")
+        rules = self.placement.axis_rules
+        is_whole = rules in ("data", "data_model", config.FIT)
         several = shares_base and is_whole and len(self.experts) > 1
         return bool(self.fleet.size) and several
 

@@ -26,6 +26,7 @@ def bytes_per_device(
     trainable: Params,
     frozen: Params,
     platform: str = "",
+    num_parts: int = 1,
 ) -> dict[str, int]:
     """Returns what one training step keeps on one device, by use.
 
@@ -39,6 +40,8 @@ def bytes_per_device(
       trainable: Leaves with `shape` and `dtype`; they have gradients, too.
       frozen: Likewise, but without; kept in the dtype that they are computed in.
       platform: Of the devices, as JAX calls it; "" for any but a TPU.
+      num_parts: Of the batch, computed one after another; their gradients are summed
+        beside those of the part at work.
 
     Raises:
       ConfigError: An axis of the mesh does not divide a parameter.
@@ -48,12 +51,13 @@ def bytes_per_device(
     trained = meshes.planned_bytes(state.params)
     frozen = precision.in_compute_dtype(model.config, frozen)
     kept = meshes.plan(frozen, devices.mesh, devices.axis_rules)
-    rows = math.ceil(batch.batch_size / meshes.batch_shares(devices.mesh))
+    shares = num_parts * meshes.batch_shares(devices.mesh)
+    rows = math.ceil(batch.batch_size / shares)
     is_shared = rules.axis_table(devices.axis_rules)["mlp"] == "model"
     return {
         "frozen parameters": sum(placement.bytes_per_device for placement in kept),
         "trained parameters": trained,
-        "gradients": trained,
+        "gradients": trained * (2 if num_parts > 1 else 1),
         "optimiser": meshes.planned_bytes(state.opt_state),
         "activations": cost.activation_bytes(
             model,
@@ -73,6 +77,7 @@ def describe(
     *,
     trainable_pattern: str,
     tx: optax.GradientTransformation,
+    num_parts: int = 1,
 ) -> Plan:
     """Returns the rows of a plan that tell what a step costs.
 
@@ -82,12 +87,13 @@ def describe(
       devices: Where.
       trainable_pattern: Of the names of the parameters that train.
       tx: The optimiser.
+      num_parts: Of the batch, computed one after another.
 
     Raises:
       ConfigError: An axis of the mesh does not divide a parameter, or the devices do
-        not divide the batch.
+        not divide a part of the batch.
     """
-    meshes.check_batch_size(batch.batch_size, devices.mesh)
+    meshes.check_batch_size(batch.batch_size // num_parts, devices.mesh)
     shapes = t5.param_shapes(model)
     trainable, frozen = expert_parts.split(shapes, trainable_pattern)
     parts = bytes_per_device(
@@ -98,6 +104,7 @@ def describe(
         trainable=trainable,
         frozen=frozen,
         platform=jax.default_backend(),
+        num_parts=num_parts,
     )
     flops = cost.train_flops(model.config, batch, trainable=trainable, frozen=frozen)
     tokens = batch.batch_size * (batch.inputs_length + batch.targets_length)

@@ -13,9 +13,9 @@ from tests.runs.compiling.built import SMALL, build
 DATASET, PROMPT = "gin/t5/dataset_experts.gin", "gin/t5/prompt_experts.gin"
 
 
-def asked(file, remat="fit", **changes):
+def asked(file, remat="fit", bindings=(), **changes):
     """Returns a training of T5-small that needs no base."""
-    run, shape = build(train.Train, file, SMALL)
+    run, shape = build(train.Train, file, SMALL, bindings=bindings)
     return dataclasses.replace(
         run.spec(),
         base_dir=None,
@@ -25,9 +25,9 @@ def asked(file, remat="fit", **changes):
     )
 
 
-def with_memory(num_bytes):
+def with_memory(num_bytes, num_devices=1):
     return machine.Machine(
-        num_devices=1,
+        num_devices=num_devices,
         memory_bytes=None if num_bytes is None else int(num_bytes),
         is_cpu=False,
         num_processes=1,
@@ -86,3 +86,115 @@ def test_a_fleet_takes_lanes_before_it_saves_operations():
     layout = fleet_plan.layout_of(found, memory)
     assert found.execution.remat == "layer"
     assert layout.num_lanes == layouts["layer"].num_lanes > without.num_lanes
+
+
+def way(name, num_bytes, secs, **order):
+    return fitting.Way(
+        spec=None, name=name, num_bytes=num_bytes, flops=1.0, secs=secs, **order
+    )
+
+
+@pytest.mark.parametrize(
+    ("memory", "expected"),
+    [
+        (99, "many lanes"),
+        (39, "fast"),
+        (29, "small"),  # as fast as what is larger
+        (14, "small, too"),
+        (9, "shares a base"),
+        (4, None),
+    ],
+)
+def test_of_what_fits_fewest_devices_most_lanes_and_least_time_win(memory, expected):
+    ways = [
+        way("in no layout", None, 0.1),
+        way("many lanes", 40, 9.0, missing_lanes=-8),
+        way("shares a base", 5, 0.1, num_model=2, missing_lanes=-8),
+        way("fast", 30, 1.0),
+        way("small", 15, 2.0),
+        way("as fast and larger", 20, 2.0),
+        way("small, too", 10, 3.0),
+    ]
+    found = fitting.fastest(ways, memory)
+    assert (found and found.name) == expected
+
+
+ALONE = ("placement.Placement.axis_rules = 'data'", "NUM_FSDP = 1")
+PARTS = ("options.Batching.num_parts = 0",)
+FIT_ALL = ("placement.Placement.axis_rules = 'fit'", *PARTS)
+
+
+def test_a_batch_is_taken_in_the_fewest_parts_that_fit(needed):
+    spec = asked(DATASET, "layer", bindings=(*ALONE, *PARTS))
+    sizes = {}
+    for count in (1, 2, 4, 128):
+        batching = dataclasses.replace(spec.batching, num_parts=count)
+        changed = dataclasses.replace(spec, batching=batching)
+        sizes[count] = fitting.solo_bytes(changed, with_memory(2**50), 1)
+    assert sizes[1] > sizes[2] > sizes[4] > sizes[128]
+    for count, size in sizes.items():
+        memory = with_memory(1.0001 * size / fleet_plan.USABLE_SHARE)
+        found = fitting.fitted(spec, memory, 1)
+        assert found.spec.batching.num_parts == count
+        assert found.spec.batch_size == spec.batch_size  # what trains is the same
+        parts = "whole" if count == 1 else f"in {count} parts"
+        assert found.why.startswith(f"the batch {parts} takes")
+    with pytest.raises(
+        errors.ConfigError, match="in 128 parts .* does not fit|fits on"
+    ):
+        fitting.fitted(spec, with_memory(0.9 * sizes[128]), 1)
+
+
+def test_parts_are_taken_before_layers_are_computed_again(needed):
+    """They read parameters again, which is little beside the products of a batch."""
+    spec = asked(DATASET, bindings=(*ALONE, *PARTS))
+    memory = with_memory(1.01 * needed["layer"] / fleet_plan.USABLE_SHARE)
+    found = fitting.fitted(spec, memory, 1)
+    assert found.spec.execution.remat == "products"
+    assert found.spec.batching.num_parts > 1
+    for text in ("'none', the batch in ", "'layer', the batch whole"):
+        assert text in found.why
+
+
+def test_parameters_are_split_where_they_do_not_fit_whole():
+    spec = asked(DATASET, "layer", bindings=FIT_ALL)
+    roomy = fitting.fitted(spec, with_memory(2**40, 8), 8).spec
+    whole = dataclasses.replace(
+        spec,
+        placement=dataclasses.replace(roomy.placement, axis_rules="data", num_fsdp=1),
+        batching=dataclasses.replace(spec.batching, num_parts=16),
+    )
+    least = fitting.solo_bytes(whole, with_memory(2**40, 8), 8)
+    found = fitting.fitted(spec, with_memory(0.9 * least / 0.9, 8), 8)
+    assert found.spec.placement.axis_rules == "fsdp"
+    assert found.spec.placement.num_fsdp == -1
+    assert "rules 'data', the batch in 16 parts" in found.why
+    assert "does not fit" in found.why
+
+
+def test_what_is_set_by_hand_is_obeyed_and_refused_where_it_does_not_fit(needed):
+    spec = asked(DATASET, "layer", bindings=("options.Batching.num_parts = 4",))
+    assert fitting.fitted(spec, with_memory(1), 8) == (spec, "")
+    spec = asked(DATASET, "none", bindings=(*ALONE, "options.Batching.num_parts = 0"))
+    with pytest.raises(
+        errors.ConfigError, match="(?s)the batch in 128 parts .*Leave more"
+    ):
+        fitting.fitted(spec, with_memory(2**20), 1)
+
+
+def test_a_fleet_leaves_rules_to_its_layout_and_divides_batches_at_last():
+    spec = asked(PROMPT, bindings=FIT_ALL)
+    assert spec.is_fleet
+    roomy = fitting.fitted(spec, with_memory(2**50), 1)
+    assert roomy.spec.placement.axis_rules == "data"
+    assert roomy.spec.batching.num_parts == 1
+    in_parts = dataclasses.replace(
+        roomy.spec, batching=dataclasses.replace(spec.batching, num_parts=2)
+    )
+    fleet = dataclasses.replace(in_parts.fleet, lanes=1)
+    in_parts = dataclasses.replace(in_parts, fleet=fleet)
+    layout = fleet_plan.layout_of(in_parts, with_memory(2**50))
+    size = sum(layout.bytes_per_device.values())
+    wholly = dataclasses.replace(spec, execution=config.Execution(remat="none"))
+    found = fitting.fitted(wholly, with_memory(1.001 * size / 0.9), 1).spec
+    assert found.batching.num_parts == 2

@@ -162,6 +162,7 @@ CHANGES = {
     "dropout_rate": "train.Train.dropout_rate = 0.25",
     "num_shapes": "options.Batching.num_shapes = 3",
     "pack": "options.Batching.pack = True",
+    "num_parts": "options.Batching.num_parts = 2",
     "execution": "config.Execution.dtype = 'bfloat16'",
     "random_seed": "train.Train.random_seed = 7",
 }
@@ -193,6 +194,13 @@ def test_every_field_of_a_training_shapes_experts_or_is_known_not_to():
 def test_each_field_that_shapes_experts_is_refused_once_they_are_there(folder, field):
     save(make_run(folder), *TASKS)
     check_refused(folder, make_run(folder, CHANGES[field]), field)
+
+
+def test_experts_of_any_number_of_parts_will_do_where_it_is_left_open(folder):
+    save(make_run(folder, CHANGES["num_parts"]), *TASKS)
+    check_refused(folder, make_run(folder), "num_parts: 2 before, 1 now")
+    is_open = make_run(folder, "options.Batching.num_parts = 0")
+    is_open.landing.check_unchanged(TASKS)
 
 
 @pytest.mark.parametrize(
