@@ -143,17 +143,22 @@ def batch_shares(mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape[axis] for axis in rules.BATCH_AXES)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh | AbstractMesh) -> None:
+def check_batch_size(
+    batch_size: int, mesh: Mesh | AbstractMesh, *, num_parts: int = 1
+) -> None:
     """Raises ConfigError unless the mesh divides a batch; compiles nothing.
 
     Args:
       batch_size: Rows over all processes.
       mesh: Real, or a plan of one.
+      num_parts: Of the batch, each of which is divided.
     """
-    shares = batch_shares(mesh)
+    shares = num_parts * batch_shares(mesh)
     if batch_size % shares:
+        parts = f" in {num_parts} parts" if num_parts > 1 else ""
         raise errors.ConfigError(
-            found=f"a batch of {batch_size} rows for {shares} devices that split it",
+            found=f"a batch of {batch_size} rows{parts} for {batch_shares(mesh)}"
+            " devices that split it",
             expected=f"a multiple of {shares}",
             do=f"Set BATCH_SIZE to {-(-batch_size // shares) * shares}, or split"
             " the parameters over more devices and the batch over fewer"

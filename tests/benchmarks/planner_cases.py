@@ -44,6 +44,7 @@ def case(
     rules="data",
     slots=1,
     lanes=1,
+    parts=1,
     **changes,
 ):
     """Returns `(name, target, program)`.
@@ -59,6 +60,7 @@ def case(
       rules: Name of the axis rules.
       slots: Experts of a fleet.
       lanes: Of them at a time on a device.
+      parts: Of a batch, computed one after another.
       **changes: Of the model.
     """
     inputs, targets = lengths
@@ -94,6 +96,7 @@ def case(
             "optimizer": optimizers.Adafactor(),
             "train_steps": 1000,
         }
+    given["num_parts"] = parts
     kind = {"ranking": "ranking", "greedy": "decoding", "beam": "decoding"}.get(what)
     if what == "fleet":
         given |= {"kind": "fleet step", "num_slots": slots, "num_lanes": lanes}
@@ -103,13 +106,15 @@ def case(
         given["num_choices"] = 4
     if what == "beam":
         given["decoding"] = decoding_spec.BeamSearch(num_beams=4)
-    parts = [target, model, what, f"batch {batch}", f"{inputs}/{targets}", remat]
+    words = [target, model, what, f"batch {batch}", f"{inputs}/{targets}", remat]
     if devices != (1, 1, 1):
-        parts.append("x".join(map(str, devices)) + f" {rules}")
+        words.append("x".join(map(str, devices)) + f" {rules}")
     if what == "fleet":
-        parts.append(f"{slots} slots, {lanes} lanes")
-    parts += [f"{name} {value}" for name, value in changes.items()]
-    return ", ".join(parts), target, programs.Program(**given)
+        words.append(f"{slots} slots, {lanes} lanes")
+    if parts > 1:
+        words.append(f"{parts} parts")
+    words += [f"{name} {value}" for name, value in changes.items()]
+    return ", ".join(words), target, programs.Program(**given)
 
 
 def cases():

@@ -96,8 +96,8 @@ def _of_training(
         beside = layout.bytes_per_device[fleet_plan.SAVING]
     else:
         devices = choose_devices(asked.placement, target.num_devices)
-        part = asked.batch_size // asked.batching.num_parts
-        meshes.check_batch_size(part, devices.mesh)
+        parts = asked.batching.num_parts
+        meshes.check_batch_size(asked.batch_size, devices.mesh, num_parts=parts)
     program = Program(
         kind="fleet step" if asked.is_fleet else "step",
         model=asked.execution.applied_to(asked.model_config()),

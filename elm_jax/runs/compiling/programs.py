@@ -143,7 +143,8 @@ def lower(program: Program, devices: Sequence[Any]) -> jax.stages.Lowered:
     sizes = program.devices
     shape = (sizes.num_data, sizes.num_fsdp, sizes.num_model)
     mesh = _mesh(devices, shape, meshes.AXES)
-    meshes.check_batch_size(program.batch.batch_size // program.num_parts, mesh)
+    parts = program.num_parts
+    meshes.check_batch_size(program.batch.batch_size, mesh, num_parts=parts)
     by_kind = {
         "step": _lower_step,
         "ranking": _lower_ranking,

@@ -230,9 +230,8 @@ def _way(spec: TrainingSpec, name: str, here: Machine, num_devices: int) -> Way:
         order = {"num_model": num_model, "missing_lanes": -lanes}
     else:
         devices = choose_devices(spec.placement, num_devices)
-        meshes.check_batch_size(
-            batch.batch_size // spec.batching.num_parts, devices.mesh
-        )
+        parts = spec.batching.num_parts
+        meshes.check_batch_size(batch.batch_size, devices.mesh, num_parts=parts)
         size, order = solo_bytes(spec, here, num_devices), {}
     every = precision.in_compute_dtype(model.config, trees.join(trainable, frozen))
     work = step_time.Work(

@@ -88,7 +88,8 @@ def on_all_devices(spec: TrainingSpec) -> SharedModel:
     mesh = meshes.make_mesh(
         num_fsdp=spec.placement.num_fsdp, num_model=spec.placement.num_model
     )
-    meshes.check_batch_size(spec.batch_size // spec.batching.num_parts, mesh)
+    parts = spec.batching.num_parts
+    meshes.check_batch_size(spec.batch_size, mesh, num_parts=parts)
     model = spec.build_model().clone(split_rows=meshes.SplitRows(mesh))
     rules = spec.placement.axis_rules
     return SharedModel(spec, model=model, mesh=mesh, axis_rules=rules)

@@ -93,7 +93,7 @@ def describe(
       ConfigError: An axis of the mesh does not divide a parameter, or the devices do
         not divide a part of the batch.
     """
-    meshes.check_batch_size(batch.batch_size // num_parts, devices.mesh)
+    meshes.check_batch_size(batch.batch_size, devices.mesh, num_parts=num_parts)
     shapes = t5.param_shapes(model)
     trainable, frozen = expert_parts.split(shapes, trainable_pattern)
     parts = bytes_per_device(

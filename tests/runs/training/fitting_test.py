@@ -7,7 +7,7 @@ import pytest
 from elm_jax import errors
 from elm_jax.model import config
 from elm_jax.runs import train
-from elm_jax.runs.training import fitting, fleet_plan, machine
+from elm_jax.runs.training import cost_table, fitting, fleet_plan, machine
 from tests.runs.compiling.built import SMALL, build
 
 DATASET, PROMPT = "gin/t5/dataset_experts.gin", "gin/t5/prompt_experts.gin"
@@ -180,6 +180,16 @@ def test_what_is_set_by_hand_is_obeyed_and_refused_where_it_does_not_fit(needed)
         errors.ConfigError, match="(?s)the batch in 128 parts .*Leave more"
     ):
         fitting.fitted(spec, with_memory(2**20), 1)
+
+
+def test_a_plan_says_what_was_chosen_and_why():
+    """On this machine's devices, which share a batch of 128 rows."""
+    spec = asked(DATASET, bindings=(*FIT_ALL, "options.Fleet.device_memory_gib = 4.0"))
+    rows = cost_table.describe(spec)
+    why = rows["chosen as the fastest that fits"]
+    assert "of 4.00 GiB" in why
+    assert all(f"{remat!r}, rules 'data', the batch" in why for remat in config.REMATS)
+    assert all(f"{remat!r}, rules 'fsdp', the batch" in why for remat in config.REMATS)
 
 
 def test_a_fleet_leaves_rules_to_its_layout_and_divides_batches_at_last():

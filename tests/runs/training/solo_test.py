@@ -184,6 +184,36 @@ def test_what_does_not_train_is_kept_in_the_dtype_of_the_computation(folder, cap
     assert set(kept.values()) == {"bfloat16"}
 
 
+def test_a_training_that_leaves_all_open_records_parts_and_goes_on_with_them(
+    begun, tmp_path, capsys
+):
+    folder = shutil.copytree(begun, tmp_path / "run")
+    shutil.rmtree(folder / "work" / "multitask")
+    mixture = "MIXTURE_OR_TASK_NAME = 'trainer_both'"
+    files = ["gin/pocket/multitask.gin", "gin/parts/fit.gin"]
+
+    def train_with(gib, *bindings):
+        built, bound, operative = gin_flags.build_run(
+            [train.Train],
+            gin_files=files,
+            bindings=[f"MODEL_DIR = '{folder}'", *FEW, *BEGUN, mixture, *bindings]
+            + [f"options.Fleet.device_memory_gib = {gib}", "BATCH_SIZE = 16"],
+        )
+        built.start(config=bound, operative_config=operative)
+        return built
+
+    two = "options.Batching.num_parts = 2"
+    train_with(1.0, two, "placement.Placement.axis_rules = 'data'")
+    assert "'none' takes" in capsys.readouterr().out
+    _, info = experts.load_expert(folder / "multitask")
+    assert info.training["num_parts"] == 2
+    train_with(1.0)  # finished already, whatever would fit
+    assert "finished already: 1 of 1" in capsys.readouterr().out
+    shutil.rmtree(folder / "multitask")
+    with pytest.raises(errors.CheckpointError, match="num_parts: 2 before, None now"):
+        train_with(1.0)
+
+
 def test_an_expert_that_cannot_go_on_keeps_no_other_from_training(folder):
     """One rule, alone and in a fleet: the error at the end names those that failed."""
     alone = (
