@@ -29,6 +29,7 @@ from elm_jax.merging import by_layer, keeping, views
 from elm_jax.merging.deltas import DeltaMethod, Layer
 from elm_jax.merging.method import Unit
 
+_AT_ONCE = 1 << 17  # numbers, of all experts
 _TRIMS = "it keeps only a part of what an expert changes"
 _TRIMMED: Mapping[str, str] = MappingProxyType(
     {"one_expert": _TRIMS, "one_hot": _TRIMS, "equal_experts": _TRIMS}
@@ -129,53 +130,75 @@ class Elementwise(DeltaMethod):
         return -np.partition(-joined, count - 1, axis=1)[:, count - 1]
 
     def _change(self, layer: Layer) -> np.ndarray:
-        kept = self._kept(layer)
-        factors = layer.along(layer.weights)
-        terms = kept * factors
-        counts = self._agree(terms if self.vote == "weighted" else kept)
-        total = np.where(counts, terms, 0.0).sum(axis=0)
+        kept = self._kept(layer).reshape(len(layer.changes), -1)
+        # A few numbers of all experts at a time, so that they stay in the cache.
+        at_once = max(1, _AT_ONCE // len(kept))
+        change = np.empty(kept.shape[1])
+        for start in range(0, len(change), at_once):
+            part = slice(start, start + at_once)
+            change[part] = self._combined(kept[:, part], layer)
+        return change.reshape(layer.changes.shape[1:])
+
+    def _combined(self, kept: np.ndarray, layer: Layer) -> np.ndarray:
+        """Returns what is made of some numbers [n], of which experts keep [T, n]."""
+        factors, is_one = layer.weights[:, None], (layer.weights == 1.0).all()
+        terms = kept if is_one else kept * factors
+        if self.sign != "all":
+            votes = terms if self.vote == "weighted" else kept
+            each = np.sign(votes) if self.sign == "count" else votes
+            elected = np.where(_added(each) >= 0, 1.0, -1.0)
+            counts = votes * elected > 0
+            terms = terms * counts
+        else:
+            counts = np.ones(kept.shape, bool)
+        total = _added(terms)
         if self.combine == "sum":
             return total
         # What hidden units look for is averaged: it has no factor of its own.
         is_count = self.combine == "mean" and not layer.is_inner
-        shares = np.ones_like(factors) if is_count else np.abs(factors)
-        divisor = np.where(counts, shares, 0.0).sum(axis=0)
+        if is_count or is_one:
+            divisor = np.count_nonzero(counts, axis=0)
+        else:
+            divisor = _added(counts * np.abs(factors))
         return np.divide(total, divisor, out=np.zeros_like(total), where=divisor != 0)
 
     def _kept(self, layer: Layer) -> np.ndarray:
         changes, limits = layer.changes, layer.seen
         if self.keep == "all":
             return changes
-        if limits is not None:
-            sizes = np.abs(changes)
-            kept = [*np.where(sizes >= layer.along(limits), changes, 0.0)]
-        else:
+        kept = np.empty_like(changes)
+        sources: list[np.random.Generator] = []
+        if self.keep in ("random", "della"):
             sources = keeping.generators(layer.name, changes, self.random_seed)
-            pairs = zip(changes, sources, strict=True)
-            kept = [self._kept_of(change, rng) for change, rng in pairs]
-        return np.stack(
-            [
-                keeping.rescaled(part, change, self.density, self.rescale)
-                for part, change in zip(kept, changes, strict=True)
-            ]
-        )
+        for place, change in enumerate(changes):
+            if limits is not None:
+                part = np.where(np.abs(change) >= limits[place], change, 0.0)
+            else:
+                part = self._kept_of(change, sources[place] if sources else None)
+            kept[place] = keeping.rescaled(part, change, self.density, self.rescale)
+        return kept
 
-    def _kept_of(self, change: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _kept_of(
+        self, change: np.ndarray, rng: np.random.Generator | None
+    ) -> np.ndarray:
         if self.keep == "magnitude":
             return keeping.magnitude(change, self.density)
-        if self.keep == "outliers":
+        if rng is None:
             return keeping.outliers(change, self.density, self.dropped)
         if self.keep == "random":
             return keeping.random(change, self.density, rng)
         return keeping.della(change, self.density, self.spread, rng)
 
-    def _agree(self, votes: np.ndarray) -> np.ndarray:
-        """Returns which numbers count, bool [experts, ...]."""
-        if self.sign == "all":
-            return np.ones(votes.shape, bool)
-        each = np.sign(votes) if self.sign == "count" else votes
-        elected = np.where(each.sum(axis=0) >= 0, 1.0, -1.0)
-        return np.sign(votes) == elected
+
+def _added(rows: np.ndarray) -> np.ndarray:
+    """Returns the sum of rows [T, n], one after another, however many numbers.
+
+    So each number of it has the bits that it has without the others.
+    """
+    total = rows[0].copy()
+    for row in rows[1:]:
+        total += row
+    return total
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -217,6 +217,7 @@ class Report:
       votes: Retrieval votes by task.
       curves: Learning curves.
       details: Facts about the run, as (name, value).
+      links: Pages that details tell of, by the names of these, seen from the page.
       notes: Remarks on how to read it, one sentence or more each.
     """
 
@@ -232,6 +233,7 @@ class Report:
     votes: tuple[Votes, ...] = ()
     curves: tuple[Curve, ...] = ()
     details: tuple[tuple[str, str], ...] = ()
+    links: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

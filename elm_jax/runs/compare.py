@@ -22,6 +22,7 @@ from elm_jax.runs import (
     loaded,
     merged_params,
     merged_ranks,
+    report_comparison,
 )
 from elm_jax.runs.run import Plan, Run
 
@@ -44,7 +45,7 @@ class Compare(Run):
 
     experts: tuple[paths.Pattern, ...]
     initial_checkpoint_path: paths.Path
-    output_path: paths.Path = "{MODEL_DIR}/report/experts.html"
+    output_path: paths.Path = f"{{MODEL_DIR}}/report/{report_comparison.PAGE}"
 
     def plan(self) -> Plan:
         """Returns what would be compared; reads manifests.

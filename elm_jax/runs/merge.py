@@ -15,6 +15,7 @@ from elm_jax.merging.method import MergeMethod
 from elm_jax.runs import (
     bases,
     expert_checks,
+    finished_merges,
     loaded,
     merge_cost,
     merge_peft,
@@ -162,13 +163,6 @@ class Merge(Run):
         done = f"merged {len(folders)} experts" if is_own else "finished already"
         print(f"{done}: {self.folder}")  # noqa: T201
 
-    def _asked(self) -> dict[str, Any]:
-        """Returns what the recipe tells of the search that is asked for."""
-        if self.search is None:
-            return {}
-        method = self.chosen_method().recipe()
-        return {"search": {"asked": self.search.recipe() | {"method": method}}}
-
     def _searched(
         self, folders: list[pathlib.Path]
     ) -> tuple[MergeMethod, dict[str, Any]]:
@@ -185,8 +179,8 @@ class Merge(Run):
         )
         found = self.search.find(problem)
         print(f"{self.search.kind}: {found.method}")  # noqa: T201
-        rows = searched_recipes.rows_told(problem.parts)
-        told = self._asked()["search"] | {"rows": rows} | found.told
+        asked = finished_merges.search_told(self.search, self.chosen_method())
+        told = asked | {"rows": searched_recipes.rows_told(problem.parts)} | found.told
         return found.method, {"search": json.loads(json.dumps(told))}
 
     def _source(self) -> measuring_lib.Source | None:
@@ -224,50 +218,14 @@ class Merge(Run):
     def _is_finished(
         self, infos: list[manifest.Manifest], *, knows_rows: bool = True
     ) -> bool:
-        """Returns whether this very merge is there.
-
-        Args:
-          infos: The experts'.
-          knows_rows: Whether rows that choose are read and compared.
-
-        Raises:
-          CheckpointError: Another one is.
-        """
-        if not (self.folder / manifest.FILE_NAME).is_file():
-            return False
-        there = manifest.read_manifest(self.folder)
-        before = dict(there.data.get("merge", {}))
-        searched = before.get("search", {})
-        now = merged_params.recipe(self.chosen_method(), infos, self._source())
-        if before and "fingerprints" not in before:
-            print("a merge of release 0.1: its experts are compared by name")  # noqa: T201
-            del now["fingerprints"]
-        if "recipes" not in before:  # up to release 0.3
-            del now["recipes"], now["seeds"]
-        if "base_model" not in before.get("measured", {}):  # likewise
-            now.get("measured", {}).pop("base_model", None)
-        if "parts" not in before:  # of merges before this was recorded
-            now.pop("parts", None)
-        if self.search is not None or "search" in before:
-            # What was found is in the recipe, and is not searched again.
-            before, now = (
-                searched_recipes.asked(each, self.chosen_method())
-                for each in (before, now | self._asked())
-            )
-        what = f"merge {self.folder}"
-        do = "Undo the change, choose another expert_name, or remove the folder"
-        recipes.check_same(
-            what,
-            before | {"base": there.base_fingerprint},
-            now | {"base": infos[0].base_fingerprint},
-            do=do,
+        asked = finished_merges.Asked(
+            self.chosen_method(),
+            infos,
+            self._source(),
+            self.search,
+            self._opened() if self.search is not None and knows_rows else None,
         )
-        if self.search is not None and knows_rows:
-            parts = search_rows.open_rows(self.search.rows, self._opened())
-            rows = searched_recipes.rows_told(parts)
-            before, now = {"rows": searched["rows"]}, {"rows": rows}
-            recipes.check_same(what, before, now, do=do)
-        return True
+        return finished_merges.is_there(self.folder, asked)
 
     def _read_infos(self, folders: list[pathlib.Path]) -> list[manifest.Manifest]:
         """Returns the experts' manifests, if experts, base and method fit.

@@ -9,11 +9,13 @@ import numpy as np
 from elm_jax import trees
 from elm_jax.checkpoints import digests, manifest, stores, streaming, tensors
 from elm_jax.checkpoints.tensors import Leaf
+from elm_jax.merging import averages
 from elm_jax.merging.method import MergeMethod
 
-AHEAD_BYTES = 1 << 28
+AHEAD_BYTES = 1 << 29
 """Of all experts' parts that are read while others are merged, at most."""
 
+_RUNNING_BYTES = 1 << 22  # memory of greater parts is given back between experts
 _MOST_OF_PLACE = 4  # parameters of an adapter, which are read together
 
 
@@ -31,17 +33,18 @@ class Source(NamedTuple):
     mark: str
 
 
-def open_source(folder: pathlib.Path, *, num_parts: int = 1) -> Source:
+def open_source(
+    folder: pathlib.Path, *, block_bytes: int = stores.CHUNK_BYTES
+) -> Source:
     """Returns an expert on disk.
 
     Args:
       folder: Its own.
-      num_parts: How many such parts are in memory at a time, of all experts.
+      block_bytes: Of a part that is read at once, unless what is stored as one is more.
 
     Raises:
       CheckpointError: It is missing or torn.
     """
-    block_bytes = min(stores.CHUNK_BYTES, AHEAD_BYTES // num_parts)
     leaves, info = streaming.open_expert(folder, block_bytes=block_bytes)
     mark = digests.recorded_fingerprint(info) or _fingerprint(leaves)
     return Source(leaves, info, mark)
@@ -53,8 +56,20 @@ def open_sources(method: MergeMethod, folders: Sequence[pathlib.Path]) -> list[S
     Raises:
       CheckpointError: One is missing or torn.
     """
-    count = len(folders) * (_MOST_OF_PLACE if method.unit == "place" else 1)
-    return [open_source(folder, num_parts=count) for folder in folders]
+    block_bytes = part_bytes(method, len(folders))
+    return [open_source(folder, block_bytes=block_bytes) for folder in folders]
+
+
+def part_bytes(method: MergeMethod, num_experts: int) -> int:
+    """Returns how much of a leaf of each expert is read at once, as far as it can be.
+
+    Each part that is read takes time, however small it is; but a part of every expert
+    is in memory at a time, unless they are added up one after another.
+    """
+    if isinstance(method, averages.RunningMean):
+        return _RUNNING_BYTES
+    num_parts = num_experts * (_MOST_OF_PLACE if method.unit == "place" else 1)
+    return min(stores.CHUNK_BYTES, AHEAD_BYTES // num_parts)
 
 
 def open_base(folder: pathlib.Path) -> dict[str, Leaf]:

@@ -5,6 +5,7 @@ can be written part by part, or be one of the experts of a further merge.
 """
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -129,10 +130,11 @@ def peak_bytes(
     every = leaves if start is None else [*leaves, start]
     if isinstance(method, averages.RunningMean):
         every = every[:3]  # what is read, and the sum in float64
-    held = sum(leaf.rows * leaf_parts.row_bytes(leaf) for leaf in every)
     rows = _piece_rows(name, leaves[0], splits=method.unit == "value")
+    step = _step_rows(method, leaves[0], rows, len(sources))
+    held = sum(max(step, x.rows) * leaf_parts.row_bytes(x) for x in every)
     ahead = held if held <= merge_sources.AHEAD_BYTES else 0
-    return held + ahead + 4 * rows * leaf_parts.row_bytes(leaves[0])
+    return held + ahead + 4 * step * leaf_parts.row_bytes(leaves[0])
 
 
 def _merged_leaf(
@@ -148,11 +150,13 @@ def _merged_leaf(
         times = merged_places.num_beside(method, len(sources))
         like = merged_places.widened(like, side, times)
     rows = _piece_rows(name, like, splits=method.unit == "value")
+    step = _step_rows(method, sources[0].leaves[name], rows, len(sources))
     if isinstance(method, averages.RunningMean):
-        parts = functools.partial(_running_means, name, sources, rows)
+        parts = functools.partial(_running_means, name, sources, step)
     else:
-        parts = functools.partial(_pieces, method, name, sources, start, sides, rows)
-    return Leaf(like.shape, like.dtype, rows, lambda: leaf_parts.ahead(parts()))
+        parts = functools.partial(_pieces, method, name, sources, start, sides, step)
+    made = Leaf(like.shape, like.dtype, step, lambda: leaf_parts.ahead(parts()))
+    return made._replace(rows=rows, blocks=lambda: leaf_parts.cut(made, rows))
 
 
 def _pieces(
@@ -169,15 +173,16 @@ def _pieces(
     steps = leaf_parts.steps(every, rows)
     held = sum(leaf.rows * leaf_parts.row_bytes(leaf) for leaf in every)
     steps = leaf_parts.ahead(steps) if held <= merge_sources.AHEAD_BYTES else steps
-    for number, blocks in enumerate(steps):
+    number = itertools.count()
+    for blocks in steps:
         if is_layer:  # a layer has a name of its own, and no leading axis
-            of = name.replace(f"/{LAYERS}/", f"/{LAYERS}_{number}/")
-            layer = [block[0] for block in blocks]
-            del blocks
-            yield _merge_piece(method, of, layer, marks, beside)[None]
+            for place in range(len(blocks[0])):
+                of = name.replace(f"/{LAYERS}/", f"/{LAYERS}_{next(number)}/")
+                layer = [block[place] for block in blocks]
+                yield _merge_piece(method, of, layer, marks, beside)[None]
         else:
             yield _merge_piece(method, name, blocks, marks, beside)
-            del blocks
+        del blocks
 
 
 def _merge_piece(
@@ -199,19 +204,21 @@ def _merge_piece(
 def _running_means(
     name: str, sources: Sequence[Source], rows: int
 ) -> Iterator[np.ndarray]:
-    """Yields means of parts, of which one at a time is read of one expert."""
+    """Yields means of parts, of which two at a time are read, one ahead."""
     in_order = sorted(sources, key=lambda source: source.mark)
     leaves = [source.leaves[name] for source in in_order]
     parts = [leaf_parts.cut(leaf, rows) for leaf in leaves]
-    for first in parts[0]:
-        mean = combining.RunningMean()
-        mean.add(trees.unflatten({name: first}))
-        del first
-        for other in parts[1:]:
-            mean.add(trees.unflatten({name: next(other)}))
+    while True:
+        mean, count = combining.RunningMean(), 0
+        # At the end each leaf is asked once more: it compares itself then.
+        for block in leaf_parts.ahead(next(part, None) for part in parts):
+            if block is not None:
+                mean.add(trees.unflatten({name: block}))
+                count += 1
+            del block
+        if not count:
+            return
         yield np.asarray(trees.flatten(mean.mean())[name])
-    for other in parts[1:]:
-        next(other, None)  # so that it compares itself with its manifest
 
 
 def _piece_rows(name: str, leaf: Leaf, *, splits: bool) -> int:
@@ -231,6 +238,15 @@ def _piece_rows(name: str, leaf: Leaf, *, splits: bool) -> int:
     elif not splits:
         most = leaf.shape[0]
     return max(1, min(most, leaf.shape[0]))
+
+
+def _step_rows(method: MergeMethod, leaf: Leaf, rows: int, num_experts: int) -> int:
+    """Returns how many rows are read and merged at once, a multiple of `rows`."""
+    if not leaf.shape:
+        return 1
+    piece_bytes = max(1, rows * leaf_parts.row_bytes(leaf))
+    times = merge_sources.part_bytes(method, num_experts) // piece_bytes
+    return max(rows, min(times * rows, leaf.shape[0]))
 
 
 def _is_stack(name: str) -> bool:

@@ -14,6 +14,7 @@ from elm_jax.runs import (
     loss_curves,
     report_cards,
     report_claims,
+    report_comparison,
     report_examples,
     report_figures,
     report_files,
@@ -132,8 +133,8 @@ class Report(Run):
         routes = report_routing.Pages(ways, reported) if ways else None
         page = routes.linked(page) if routes else page
         cards = report_cards.Cards(reported, ways and ways.draws)
-        page = cards.linked(page)
         target = self.path(self.output_path)
+        page = report_comparison.linked(cards.linked(page), target)
         report_files.show(page, target)
         report_files.show_gaps(gaps)
         written = report_files.write(page, target)

@@ -1,14 +1,18 @@
 """Merges experts on disk, and in turn copies the same bytes; prints one JSON line.
 
 Usage: python tests/benchmarks/merge_benchmark.py [--num_experts=2] [--num_layers=6]
-         [--width=2048] [--method=uniform] [--at_once] [--linked] [--folder=/tmp]
+         [--width=2048] [--kind=dataset] [--method=uniform] [--at_once] [--linked]
+         [--parts files store merge] [--rounds=3] [--folder=/tmp]
+         [--kept=FOLDER]
 
 Experts have all parameters of a T5 of `width` (2,048 and 24 layers are T5 XL: 11.4 GB
-each) with random values in float32. They are written layer by layer, as merges do, or
-with `--at_once` from memory, as trainings do. With `--linked` all experts are links to
-the files of the first, for disks on which there is no room: memory is that of as many
-experts, but their files are read from the disk once. A round has three parts, with
-files that are not in the cache of the system, as far as that lets itself be told:
+each), or with `--kind=prompt` those of a prompt expert (102 MB of XL: bottlenecks and
+layer norms), with random values in float32. They are written layer by layer, as merges
+do, or with `--at_once` from memory, as trainings do. With `--linked` all experts are
+links to the files of the first, for disks on which there is no room: memory is that of
+as many experts, but their files are read from the disk once. With `--kept` they stay in
+a folder, for further calls. A round has three parts, or those that `--parts` names,
+with files that are not in the cache of the system, as far as that lets itself be told:
 
 - files: reads all files of the experts, and writes as many bytes as the result has;
 - store: reads all experts' tensors, and writes those of one, by the functions that
@@ -20,6 +24,7 @@ that of the processor's seconds, for machines that have other work.
 """
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -42,7 +47,11 @@ from elm_jax.checkpoints import (
     streaming,
 )
 from elm_jax.checkpoints.tensors import Leaf
+from elm_jax.model import config, t5
+from elm_jax.peft import bottleneck, expert_parts
+from elm_jax.runs import bases
 
+PARTS = ("files", "store", "merge")
 MERGE = """
 import pathlib, re, sys, time
 from elm_jax.merging import methods
@@ -50,8 +59,8 @@ from elm_jax.runs import merged_files
 folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
 folders = sorted((folder / "experts").iterdir())
 begun, cpu = time.monotonic(), time.process_time()
-merged_files.write(methods.of(name), folders, folder / "experts" / "expert_0",
-                   folder / "merged", name="merged")
+merged_files.write(methods.of(name), folders, folder / "base", folder / "merged",
+                   name="merged")
 secs, cpu = time.monotonic() - begun, time.process_time() - cpu
 # `ru_maxrss` would be that of the process that started this one.
 peak = re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())
@@ -59,38 +68,51 @@ print(secs, cpu, peak[1])
 """
 
 
-def shapes(width, num_layers):
-    """Shapes of the leaves of a T5 1.1: 2.5 times as wide inside, and gated."""
-    inner, square = (width, width * 5 // 2), (width, width)
-    found: dict[str, tuple[int, ...]] = {"token_embedder/embedding": (32128, width)}
-    for stack, attentions in (("encoder", 1), ("decoder", 2)):
-        for number in range(attentions):
-            for part in ("query", "key", "value", "out"):
-                name = f"{stack}/layers/attention_{number}/{part}/kernel"
-                found[name] = (num_layers, *square)
-        for part in ("wi_0", "wi_1"):
-            found[f"{stack}/layers/mlp/{part}/kernel"] = (num_layers, *inner)
-        found[f"{stack}/layers/mlp/wo/kernel"] = (num_layers, *inner[::-1])
-    found["decoder/logits_dense/kernel"] = (width, 32128)
-    return found
+SPEC = bottleneck.Bottleneck(reduction_factor=32)
 
 
-def make_expert(folder, sizes, seed, *, at_once):
+def shapes(width, num_layers, kind):
+    """Returns the shapes of an expert of a T5 1.1 of this width, and of its base."""
+    model = config.T5Config(
+        vocab_size=32128,
+        emb_dim=width,
+        num_heads=width // 64,
+        head_dim=64,
+        mlp_dim=width * 5 // 2,
+        num_encoder_layers=num_layers,
+        num_decoder_layers=num_layers,
+    )
+    spec = SPEC if kind == "prompt" else None
+    whole = t5.param_shapes(bases.build_model(model, spec))
+    part = expert_parts.part(whole, pattern(kind), of=kind)
+    expert = {name: tuple(leaf.shape) for name, leaf in trees.flatten(part).items()}
+    base = {n: shape for n, shape in expert.items() if expert_parts.ADAPTERS not in n}
+    return expert, base
+
+
+def pattern(kind):
+    parts = expert_parts
+    return parts.PROMPT_EXPERT if kind == "prompt" else parts.DATASET_EXPERT
+
+
+def make_expert(folder, sizes, seed, kind, *, at_once):
     info = manifest.Manifest(
         name=f"expert_{seed}",
-        kind="dataset",
+        kind=kind,
         base_name="none",
         base_fingerprint="0" * 16,
         model={},
-        trainable_pattern=".*",
+        trainable_pattern=pattern(kind),
+        adapter=bases.describe(SPEC) if kind == "prompt" else None,
     )
 
-    largest = max(int(np.prod(shape[-2:])) for shape in sizes.values())
+    largest = max(4 << 20, *(int(np.prod(shape[-2:])) for shape in sizes.values()))
     noise = np.random.default_rng(seed).standard_normal(largest + 1000, np.float32)
 
     def leaf(name, shape):
-        rows = 1 if "/layers/" in name else max(1, (1 << 24) // shape[1])
-        rows = min(rows, shape[0])
+        row_bytes = 4 * int(np.prod(shape[1:]))
+        is_one = "/layers/" in name and row_bytes >= experts.LAYER_BYTES
+        rows = 1 if is_one else min(max(1, (1 << 24) // row_bytes), shape[0])
 
         def blocks():
             for start in range(0, shape[0], rows):
@@ -162,56 +184,75 @@ def merge(folder, name):
     return float(secs), float(cpu), int(peak_kb) * 1024
 
 
+def make_experts(folder, asked, sizes, base_sizes):
+    """Makes what is not there yet of `folder`; a killed call leaves no half expert."""
+    made = {"at_once": asked.at_once}
+    if not (folder / "base").is_dir():
+        make_expert(folder / "base", base_sizes, 0, "dataset", **made)
+    first = folder / "experts" / "expert_0"
+    for seed in range(asked.num_experts):
+        place = folder / "experts" / f"expert_{seed}"
+        if place.is_dir():
+            continue
+        if seed and asked.linked:
+            shutil.copytree(first, place, copy_function=os.link)
+        else:
+            make_expert(place, sizes, seed, asked.kind, **made)
+
+
+def measure(folder, asked, out_bytes):
+    """Returns seconds and the processor's seconds of each part, and the peak."""
+    secs, cpu_secs, peak = ({part: [] for part in asked.parts} for _ in range(3))
+    copies = {
+        "files": lambda: copy_files(folder, out_bytes),
+        "store": lambda: copy_store(folder),
+    }
+    for _, part in itertools.product(range(asked.rounds), asked.parts):
+        forget(folder)
+        begun, cpu = time.monotonic(), time.process_time()
+        if part == "merge":
+            found = merge(folder, asked.method)
+        else:
+            copies[part]()
+            found = time.monotonic() - begun, time.process_time() - cpu, 0
+        for kept, number in zip((secs, cpu_secs, peak), found, strict=True):
+            kept[part].append(number)
+    medians = [
+        {n: statistics.median(v) for n, v in d.items()} for d in (secs, cpu_secs)
+    ]
+    return *medians, max(peak.get("merge", [0]))
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--num_experts", type=int, default=2)
     parser.add_argument("--num_layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=2048)
+    parser.add_argument("--kind", choices=("dataset", "prompt"), default="dataset")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--method", default="uniform")
     parser.add_argument("--at_once", action="store_true")
     parser.add_argument("--linked", action="store_true")
     parser.add_argument("--folder", default=tempfile.gettempdir())
+    parser.add_argument("--kept", type=pathlib.Path)
     asked = parser.parse_args()
-    sizes = shapes(asked.width, asked.num_layers)
-    times, peak = {"files": [], "store": [], "merge": []}, 0
-    cpu_secs = {part: [] for part in times}
+    sizes, base_sizes = shapes(asked.width, asked.num_layers, asked.kind)
     with tempfile.TemporaryDirectory(dir=asked.folder) as name:
-        folder = pathlib.Path(name)
-        for seed in range(asked.num_experts):
-            place = folder / "experts" / f"expert_{seed}"
-            if seed and asked.linked:
-                first = folder / "experts" / "expert_0"
-                shutil.copytree(first, place, copy_function=os.link)
-            else:
-                make_expert(place, sizes, seed, at_once=asked.at_once)
+        folder = asked.kept or pathlib.Path(name)
+        make_experts(folder, asked, sizes, base_sizes)
         first = folder / "experts" / "expert_0"
         opened, _ = streaming.open_expert(first, block_bytes=1)
         stored = max(x.rows * leaf_parts.row_bytes(x) for x in opened.values())
         out_bytes = sum(
             path.stat().st_size for path in first.rglob("*") if path.is_file()
         )
-        for _ in range(asked.rounds):
-            for part, run in (
-                ("files", lambda: copy_files(folder, out_bytes)),
-                ("store", lambda: copy_store(folder)),
-            ):
-                forget(folder)
-                begun, cpu = time.monotonic(), time.process_time()
-                run()
-                times[part].append(time.monotonic() - begun)
-                cpu_secs[part].append(time.process_time() - cpu)
-            forget(folder)
-            secs, cpu, num_bytes = merge(folder, asked.method)
-            times["merge"].append(secs)
-            cpu_secs["merge"].append(cpu)
-            peak = max(peak, num_bytes)
+        secs, cpu_secs, peak = measure(folder, asked, out_bytes)
     expert_bytes = sum(4 * int(np.prod(shape)) for shape in sizes.values())
-    secs = {part: statistics.median(found) for part, found in times.items()}
-    cpu_secs = {part: statistics.median(found) for part, found in cpu_secs.items()}
     row = {
         "benchmark": "merge",
         "method": asked.method,
+        "kind": asked.kind,
         "num_experts": asked.num_experts,
         "stored": "as trainings do" if asked.at_once else "as merges do",
         "linked": asked.linked,
@@ -221,11 +262,13 @@ def main():
         "bar_gb": round(((asked.num_experts + 3) * stored + 2**30) / 1e9, 3),
         **{f"{part}_secs": round(value, 2) for part, value in secs.items()},
         **{f"{part}_cpu_secs": round(value, 1) for part, value in cpu_secs.items()},
-        "files_over_merge": round(secs["files"] / secs["merge"], 3),
-        "store_over_merge": round(secs["store"] / secs["merge"], 3),
-        "store_over_merge_cpu": round(cpu_secs["store"] / cpu_secs["merge"], 3),
-        "merged_mb_per_sec": round(expert_bytes / 1e6 / secs["merge"]),
-        "load": round(os.getloadavg()[0], 1),
+        **{
+            f"{part}_over_merge{what}": round(found[part] / found["merge"], 3)
+            for what, found in (("", secs), ("_cpu", cpu_secs))
+            for part in asked.parts
+            if "merge" in found and part != "merge"
+        },
+        "load": [round(load, 1) for load in os.getloadavg()],
     }
     print(json.dumps(row))
 
