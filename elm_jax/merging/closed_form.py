@@ -166,32 +166,34 @@ class Ace(InterferenceMethod):
     flat_share: fields.Share = 0.3
 
     def _matrix(self, layer: Layer) -> np.ndarray:
-        matrices, weights = layer.changes, layer.weights[:, None, None]
-        count, rows, columns = matrices.shape
+        matrices, weights = layer.changes, layer.weights
+        _, rows, columns = matrices.shape
         left, right = layer.frames
         ones = np.ones(rows) if left is None else left.T @ np.ones(len(left))
         across = np.ones(columns) if right is None else right @ np.ones(right.shape[1])
         width = columns if right is None else right.shape[1]
         height = rows if left is None else len(left)
-        # With unit vectors u of the mean, D D' - (D u)(D u)' is the centred D's.
+        # With unit vectors u of the mean, D D' - (D u)(D u)' is the centred D's. Of
+        # these matrices [rows, rows] only sums are made, never one for each expert.
         means = matrices @ across / np.sqrt(width)
-        each = matrices @ matrices.transpose(0, 2, 1)
-        is_uneven = _is_uneven(np.trace(each, axis1=1, axis2=2))
-        centred = each - means[:, :, None] * means[:, None, :]
-        traces = np.trace(centred, axis1=1, axis2=2) + 1e-12
-        scales = traces if is_uneven else np.ones(count)
-        centred = centred * weights / scales[:, None, None]
-        ridges = self.epsilon * layer.weights / scales
-        total, ridge = centred.sum(axis=0), ridges.sum()
+        squares = np.square(matrices).sum(axis=(1, 2))
+        is_uneven = _is_uneven(squares)
+        traces = squares - np.square(means).sum(axis=1) + 1e-12
+        factors = weights / traces if is_uneven else weights
+        ridges = self.epsilon * factors
+        gram, cubes = _equations(matrices, factors)
+        scaled = means * np.sqrt(factors)[:, None]
+        total, ridge = gram - scaled.T @ scaled, ridges.sum()
+        products = cubes - scaled.T @ (scaled[:, None] @ matrices)[:, 0]
         prior = np.outer(total @ ones / height, ones)
         if is_uneven:
-            prior = prior / (np.trace(each, axis1=1, axis2=2).mean() + 1e-12)
-        target = (centred @ matrices + ridges[:, None, None] * matrices).sum(axis=0)
+            prior = prior / (squares.mean() + 1e-12)
+        target = products + np.tensordot(ridges, matrices, axes=1)
         solution = np.linalg.solve(total + ridge * np.eye(rows) + prior, target)
         if not is_uneven:
             return solution
         mean = (total + ridge * np.eye(rows)) / weights.sum()
-        residual = ((centred - weights * mean) @ matrices).sum(axis=0)
+        residual = products - mean @ np.tensordot(weights, matrices, axes=1)
         return solution + self._flat(solution + residual)
 
     def _flat(self, matrix: np.ndarray) -> np.ndarray:

@@ -61,5 +61,5 @@ def _long_svd(
     sizes = np.where(sizes > _LEAST * sizes[..., :1], sizes, 0.0)
     right, first = vectors[..., ::-1][..., :most], sizes[..., None, :most]
     inverse = 1.0 / np.where(first > 0, first, np.inf)
-    left = (matrices @ right) * inverse
+    left = matrices @ (right * inverse)
     return left, sizes, np.swapaxes(np.where(first > 0, right, 0.0), -1, -2)

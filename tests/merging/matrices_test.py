@@ -186,6 +186,68 @@ def test_ace_corrects_the_spectrum_of_experts_of_uneven_size():
     assert np.isfinite(more).all()
 
 
+def ace_by_definition(changes, weights, epsilon=0.01, flat_share=0.3):
+    """ACE with a covariance of each expert, as its docstring has it."""
+    count, rows, _ = changes.shape
+    centred = changes - changes.mean(axis=2, keepdims=True)
+    grams = [d @ d.T for d in centred]
+    sizes = np.array([np.square(d).sum() for d in changes])
+    logs = np.log(sizes + 1e-12)
+    is_uneven = logs.var(ddof=1) / (logs.mean() ** 2 + 1e-12) > 0.3
+    scales = [np.trace(g) + 1e-12 if is_uneven else 1.0 for g in grams]
+    each = [w * g / s for w, g, s in zip(weights, grams, scales, strict=True)]
+    ridges = [epsilon * w / s for w, s in zip(weights, scales, strict=True)]
+    total = sum(each)
+    prior = np.tile(total.mean(axis=1)[:, None], rows)
+    if is_uneven:
+        prior = prior / (sizes.mean() + 1e-12)
+    ridge = np.eye(rows)
+    target = sum(
+        (g + r * ridge) @ d for g, r, d in zip(each, ridges, changes, strict=True)
+    )
+    found = np.linalg.solve(total + sum(ridges) * ridge + prior, target)
+    if not is_uneven:
+        return found
+    mean = (total + sum(ridges) * ridge) / weights.sum()
+    found = found + sum(
+        (each[t] - weights[t] * mean) @ changes[t] for t in range(count)
+    )
+    left, values, right = np.linalg.svd(found, full_matrices=False)
+    kept = max(1, int(np.linalg.matrix_rank(found) * flat_share))
+    solution = np.linalg.solve(total + sum(ridges) * ridge + prior, target)
+    return solution + values[:kept].mean() * left[:, :kept] @ right[:kept]
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 5), (4, 5, 20), (5, 6, 6), (3, 30, 4)])
+@pytest.mark.parametrize("is_uneven", [False, True])
+def test_ace_without_a_covariance_of_each_expert_is_its_definition(shape, is_uneven):
+    """To 1e-9 of the greatest number: rounding, times what solving makes of it."""
+    sizes = np.array([0.05, 1.0, 30.0, 2.0, 0.4]) if is_uneven else np.ones(5)
+    changes = matrices(*shape) * sizes[: shape[0], None, None]
+    weights = np.linspace(0.5, 2.0, shape[0])
+    found = closed_form.Ace()._matrix(Layer("w", changes, weights))
+    expected = ace_by_definition(changes, weights)
+    np.testing.assert_allclose(found, expected, atol=1e-9 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 5), (12, 4, 10), (9, 20, 3)])
+def test_knots_by_gram_matrices_is_that_by_singular_vectors(shape):
+    """To 1e-9: what the root of the rounding in squares leaves of sizes near 1."""
+    changes = matrices(*shape)
+    count, rows, columns = shape
+    left, sizes, right = np.linalg.svd(changes.reshape(-1, columns), False)
+    parts = left.reshape(count, rows, -1)
+    kept = np.zeros_like(parts)
+    for number, part in enumerate(parts):
+        least = np.sort(np.abs(part), axis=None)[-max(1, int(0.2 * part.size))]
+        kept[number] = np.where(np.abs(part) >= least, part, 0.0)
+    elected = np.where(kept.sum(axis=0) >= 0, 1.0, -1.0)
+    agree = np.sign(kept) == elected
+    merged = (kept * agree).sum(axis=0) / np.maximum(agree.sum(axis=0), 1)
+    expected = (merged * sizes) @ right
+    np.testing.assert_allclose(change("knots", changes), expected, atol=1e-9)
+
+
 def test_regmean_is_the_closed_form_of_its_paper():
     changes = matrices()
     rows = [RNG.normal(size=(30, 7)) for _ in changes]
