@@ -44,13 +44,13 @@ class Observe(library.LibraryRun):
       data: Vocabulary, lengths and folders of the experts' training tasks.
       initial_checkpoint_path: Folder of the base.
       settings: Which rows, and how gates are trained.
-      records_dir: Where the records go.
+      records_dir: Where the records go; "" for the library's folder `routing`.
     """
 
     data: task_data.TaskData
     initial_checkpoint_path: paths.Path
     settings: routing_records.Settings = routing_records.Settings()
-    records_dir: paths.Path = "{MODEL_DIR}/library/routing"
+    records_dir: paths.OptionalPath = ""
 
     def plan(self) -> Plan:
         """Returns how many experts would be observed; reads manifests.
@@ -67,7 +67,7 @@ class Observe(library.LibraryRun):
             "observed already": len(folders) - len(missing),
             "steps per expert": f"{steps} forward, {self.settings.gate_steps} of gates",
             "cost, about": self._cost(missing),
-            "files": self.path(self.records_dir),
+            "files": self._records_dir,
         }
 
     def _cost(self, missing: list[pathlib.Path]) -> str:
@@ -112,13 +112,19 @@ class Observe(library.LibraryRun):
                 base,
             )
             routing_records.write(
-                self.path(self.records_dir),
+                self._records_dir,
                 expert.manifest,
                 self.settings,
                 arrays,
                 self._rows_of(expert.manifest, data),
             )
             progress(done)
+
+    @property
+    def _records_dir(self) -> pathlib.Path:
+        if self.records_dir:
+            return self.path(self.records_dir)
+        return self.path(self.library_dir) / routing_records.FOLDER
 
     def _check(self) -> list[pathlib.Path]:
         """Returns the folders of the library's experts, which fit base and data."""
@@ -138,7 +144,7 @@ class Observe(library.LibraryRun):
 
     def _missing(self, folders: list[pathlib.Path]) -> list[pathlib.Path]:
         infos = {folder: manifest.read_manifest(folder) for folder in folders}
-        where, data = self.path(self.records_dir), self.data.opened(self.place)
+        where, data = self._records_dir, self.data.opened(self.place)
         return [
             folder
             for folder, info in infos.items()

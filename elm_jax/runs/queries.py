@@ -49,6 +49,7 @@ class Question(NamedTuple):
         strategies that say so, such as `routers.ByHalving`.
       result: What the library answered.
       experts: Folders of the experts that may be chosen, by name.
+      library_dir: Folder of the library.
       library: Hash of the recipes of all of these and of how they are asked, equal
         for libraries of several training seeds; "" unless one seed trained them all.
       training_seed: The seed that trained them all; None if there is no such seed.
@@ -68,6 +69,7 @@ class Question(NamedTuple):
     rows: tuple[int, ...]
     result: retrieval.Retrieval
     experts: Mapping[str, pathlib.Path]
+    library_dir: pathlib.Path | None = None
     library: str = ""
     training_seed: int | None = None
     keys: tuple[index.Expert, ...] = ()
@@ -209,6 +211,7 @@ class Queries:
                     tuple(asking),
                     result,
                     folders,
+                    run.path(self.library_dir),
                     library,
                     seed,
                     keys,

@@ -32,7 +32,8 @@ class RoutedTokens(LibraryStrategy):
     Attributes:
       router: What weighs the experts; see `routing.token_routers`.
       num_experts: Those with most votes are mixed, 0 for all of the library.
-      records_dir: What `observe.Observe` recorded; for routers that need it.
+      records_dir: What `observe.Observe` recorded, for routers that need it; "" for
+        the folder `routing` of the library that is asked.
       record_settings: The `settings` of that run.
       only_chosen: Whether a token's experts without a weight are not computed: the
         same scores up to rounding, and less work where experts are many.
@@ -48,7 +49,7 @@ class RoutedTokens(LibraryStrategy):
     kind: ClassVar[str] = "routed_tokens"
     router: mixture.Router = token_routers.Arrow()
     num_experts: fields.CountOrNone = 0
-    records_dir: paths.Path = "{MODEL_DIR}/library/routing"
+    records_dir: paths.OptionalPath = ""
     record_settings: routing_records.Settings = routing_records.Settings()
     only_chosen: bool = False
     norms: Literal["averaged", "retrieved"] = "averaged"
@@ -115,17 +116,27 @@ class RoutedTokens(LibraryStrategy):
     def choose(self, target: Target) -> candidates.Candidate:
         """Returns the base with the experts that it takes from the library."""
         given = super().choose(target)
+        question = target.question
+        assert question is not None  # noqa: S101 - it needs the library
+        assert question.library_dir is not None  # noqa: S101 - `Queries.ask` gives it
         values = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}
         return routed_candidate.RoutedCandidate(
             **values,
             router=self.router,
-            records_dir=target.path(self.records_dir),
+            records_dir=self._records_of(question.library_dir, target.path),
             record_settings=self.record_settings,
             only_chosen=self.only_chosen,
-            norms_of=self._norms_of(target.question),
+            norms_of=self._norms_of(question),
             shuffled=self.shuffled,
             num_traced=self.num_traced,
         )
+
+    def _records_of(
+        self, library_dir: pathlib.Path, path: Callable[[str], pathlib.Path]
+    ) -> pathlib.Path:
+        if self.records_dir:
+            return path(self.records_dir)
+        return library_dir / routing_records.FOLDER
 
     def _norms_of(self, question: Any) -> str:
         if self.norms == "averaged":
@@ -135,6 +146,7 @@ class RoutedTokens(LibraryStrategy):
     def check_records(
         self,
         infos: Sequence[manifest.Manifest],
+        library_dir: pathlib.Path,
         path: Callable[[str], pathlib.Path],
     ) -> None:
         """Raises LibraryError if the router needs a record that is not there.
@@ -143,12 +155,13 @@ class RoutedTokens(LibraryStrategy):
 
         Args:
           infos: Of the library's experts.
+          library_dir: The library.
           path: Makes an absolute path of a text; `Run.path`.
         """
         if self.num_experts or not routed_candidate.needs_records(self.router):
             return
         for info in infos:
-            where = path(self.records_dir)
+            where = self._records_of(library_dir, path)
             routing_records.digest(where, info, self.record_settings)
 
     def costs(self, shape: config.T5Config, infos: Sequence[manifest.Manifest]) -> str:

@@ -123,7 +123,9 @@ class CompareRouters(library.LibraryRun):
         infos = [*map(manifest.read_manifest, folders)]
         for one in self._choosing():
             if isinstance(one, routed_tokens.RoutedTokens):
-                one.check_records(infos, self.path)
+                one.check_records(
+                    infos, self.path(self.retrieval.library_dir), self.path
+                )
         for name in names:
             dataset = data.open_if_cached(name, self.retrieval.split)
             if dataset is not None:

@@ -19,6 +19,7 @@ from elm_jax.checkpoints import manifest
 from elm_jax.disk import files, folders, json_files, seals
 from elm_jax.peft import mixture
 
+FOLDER = "routing"  # of a library
 _ARRAYS, _RECORD = "arrays.npz", "record.json"
 # Of `norm_mean`, `norm_std`, `read_mean`, `gate`, by the place of the adapter.
 Arrays = dict[str, dict[str, np.ndarray]]

@@ -345,3 +345,18 @@ def test_a_record_is_a_sealed_object(folder):
         record = json.loads(path.read_text("utf-8"))
         assert record["recipe"]["settings"]["gate_steps"] == 3
         assert record["digest"]
+
+
+def test_records_lie_with_the_library_that_is_asked(folder, tmp_path):
+    """Of two libraries of the same experts, one was observed."""
+    where = str(tmp_path / "other")
+    toy.build(folder, library_dir=where).run()
+    gates = strategy(token_routers.Gates())
+    asked = toy.ask(folder, library_dir=where)
+    run = toy.score(folder, experts=(), strategies=("base", gates), retrieval=asked)
+    with pytest.raises(errors.LibraryError, match=r"other.routing"):
+        run.run()
+    assert observer(folder, library_dir=where).plan()["observed already"] == 0
+    assert observer(folder).plan()["observed already"] == 2
+    own = dataclasses.replace(gates, records_dir="{MODEL_DIR}/library/routing")
+    dataclasses.replace(run, strategies=("base", own)).run()
