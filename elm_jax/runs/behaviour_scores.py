@@ -72,15 +72,17 @@ class _WithoutLabels:
                 example._replace(choices=(tokens,), choices_text=(text,))
                 for example, tokens, text in zip(examples, written, texts, strict=True)
             ]
-        found = self._program.rank(params, adapter, examples, length_normalized=False)
-        counts = found.num_choices
+        outcome = self._program.rank(params, adapter, examples, length_normalized=False)
+        counts = outcome.num_choices
         arrays = {
-            "example_ids": found.example_ids,
+            "example_ids": outcome.example_ids,
             _METRIC: counts.astype(np.float32),
-            "scores": np.concatenate(found.scores),
+            "scores": np.concatenate(outcome.scores),
         }
         if not dataset.has_choices:
-            arrays["tokens"] = np.array([len(one.choices[0]) for one in examples])
+            arrays["tokens"] = np.array(
+                [len(example.choices[0]) for example in examples]
+            )
         values = {_METRIC: float(counts.mean())}
         return scorer.Scores(values, len(rows), arrays, answers_cut=share)
 
@@ -114,7 +116,7 @@ def with_behaviour(
       ElmError: What kept an expert from being scored.
     """
     looked_at = [_looked_at(question, strategies) for question in questions]
-    asks = any(one.scores_rows for one in strategies)
+    asks = any(strategy.scores_rows for strategy in strategies)
     if not any(looked_at) and not asks:
         return [*questions]
     keys = dataclasses.replace(keys, claimed="", seed=0, length_normalized=False)
@@ -130,17 +132,17 @@ def with_behaviour(
     jobs.score(todo, unlabelled, keys, store, run_id=run_id)
     read = processes.agree(_read(asked, store) if processes.is_main() else None)
     _tell_cut(asked, store)
-    found = iter([observed.Answers(*own) for own in read])
+    answers = iter([observed.Answers(*of_job) for of_job in read])
     answered = []
     for question, names in zip(questions, looked_at, strict=True):
         if names and question.dataset.has_choices:
-            base = next(found).scores
-            scores = {name: next(found).scores for name in names}
+            base = next(answers).scores
+            scores = {name: next(answers).scores for name in names}
             examples = [question.dataset[row] for row in question.rows]
             behaviour = observed.of(scores, base, examples)
             question = question._replace(behaviour=behaviour)
         elif names:
-            behaviour = observed.of_written({name: next(found) for name in names})
+            behaviour = observed.of_written({name: next(answers) for name in names})
             question = question._replace(behaviour=behaviour)
         if asks:
             score = _ScoreRows(question, unlabelled, keys, store, run_id)
@@ -165,9 +167,9 @@ class _ScoreRows(NamedTuple):
         self, names: Sequence[str], rows: Sequence[int]
     ) -> list[list[list[float]]]:
         """Returns what `queries.ScoreRows` does."""
-        known = self.question.behaviour
-        if known is not None and {*names} <= {*known.names}:
-            return known.of_rows(names, [*map(self.question.rows.index, rows)])
+        behaviour = self.question.behaviour
+        if behaviour is not None and {*names} <= {*behaviour.names}:
+            return behaviour.of_rows(names, [*map(self.question.rows.index, rows)])
         part = self.question._replace(rows=tuple(rows))
         asked = [*_jobs(part, names, self.keys)][1:]  # without the base
         todo = jobs.unscored(asked, self.store)
@@ -200,7 +202,7 @@ def plan(
     if asked is None:
         return {}
     number = len(catalogue.Catalogue(library_dir).experts())
-    most = max((one.num_looked_at(number) for one in strategies), default=0)
+    most = max((x.num_looked_at(number) for x in strategies), default=0)
     if not most:
         return {}
     parts = score_cost.parts(
@@ -224,8 +226,8 @@ def _looked_at(
     question: queries.Question, strategies: Sequence[Strategy]
 ) -> tuple[str, ...]:
     """Returns the experts whose scores any strategy needs, by name."""
-    names = {name for one in strategies for name in one.looks_at(question)}
-    scored = names or any(one.scores_rows for one in strategies)
+    names = {name for x in strategies for name in x.looks_at(question)}
+    scored = names or any(strategy.scores_rows for strategy in strategies)
     if scored:
         check_choices(question.dataset, strategies)
     return tuple(sorted(names))
@@ -240,7 +242,7 @@ def check_choices(
       dataset: Of the rows that ask.
       strategies: All of the evaluation.
     """
-    wrong = [one for one in strategies if one.needs_choices]
+    wrong = [strategy for strategy in strategies if strategy.needs_choices]
     if wrong and not dataset.has_choices:
         raise errors.ConfigError(
             found=f"{wrong[0]} for {dataset.name}, whose answers are written freely",
@@ -269,7 +271,7 @@ def _read(
 ) -> list[tuple[list[list[float]], list[int]]]:
     """Returns the parts of each job's `observed.Answers`, as JSON values."""
     rows = {row.key(_METRIC): row for row in store.rows()}
-    found = []
+    parts = []
     for job in asked:
         row = rows[job.cell.key(_METRIC)]
         names = ("scores", _METRIC)
@@ -279,8 +281,8 @@ def _read(
         ends = np.cumsum(arrays[_METRIC].astype(np.int64))
         split = np.split(arrays["scores"], ends[:-1])
         tokens = arrays["tokens"].tolist() if "tokens" in names else []
-        found.append(([own.tolist() for own in split], tokens))
-    return found
+        parts.append(([of_row.tolist() for of_row in split], tokens))
+    return parts
 
 
 def _tell_cut(asked: Sequence[jobs.Job], store: result_store.ResultStore) -> None:

@@ -184,8 +184,8 @@ class _Programs:
         loss_fn = loss.make_loss_fn(gated)
 
         def update(gates: Params, state: Any, frozen: Params, batch: Batch) -> Any:
-            def loss_of(own: Params) -> Any:
-                return loss_fn(trees.join(frozen, own), batch, None)[0]
+            def loss_of(of_gates: Params) -> Any:
+                return loss_fn(trees.join(frozen, of_gates), batch, None)[0]
 
             grads = jax.grad(loss_of)(gates)
             changes, state = self.optimizer.update(grads, state, gates)

@@ -70,8 +70,8 @@ def of_written(answers: Mapping[str, Answers]) -> Behaviour:
     Args:
       answers: By expert.
     """
-    log_probs = [[row[0] for row in own.scores] for own in answers.values()]
-    num_tokens = [own.num_tokens for own in answers.values()]
+    log_probs = [[row[0] for row in given.scores] for given in answers.values()]
+    num_tokens = [given.num_tokens for given in answers.values()]
     written = behaviour.WrittenScores(np.array(log_probs), np.array(num_tokens))
     return Behaviour(tuple(answers), written)
 
@@ -98,7 +98,7 @@ def of(
         behaviour.ChoiceScores.of(
             [*scores.values()],
             base,
-            num_tokens=[np.array([*map(len, one.choices)]) for one in examples],
-            answers=[answers.number(one.choices_text) for one in examples],
+            num_tokens=[np.array([*map(len, x.choices)]) for x in examples],
+            answers=[answers.number(x.choices_text) for x in examples],
         ),
     )

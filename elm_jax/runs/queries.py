@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -62,6 +63,7 @@ class Question(NamedTuple):
       opened: The keys of the library.
       vectors: What the embedder made of the rows that ask, float32 [rows, width].
       open_split: Gives the tokens and texts of a task's split, such as those of keys.
+      seconds: What embedding the rows and finding their nearest keys took.
     """
 
     task: str
@@ -79,6 +81,7 @@ class Question(NamedTuple):
     score_rows: ScoreRows | None = None
     opened: index.Index | None = None
     vectors: np.ndarray | None = None
+    seconds: float = 0.0
 
     def key_texts(self) -> dict[str, list[str]]:
         """Returns the texts behind the keys of each expert that may be chosen.
@@ -189,7 +192,7 @@ class Queries:
             load_base=lambda: loaded.Base.open(run.path(base)),
             load_data=lambda: rows,
         )
-        library, seed = self._library_of([*folders.values()], opened.settings)
+        library, seed = self.training_of(run)
         keys = tuple(expert for expert in opened.experts if expert.name in folders)
         progress = Progress("retrieve", total=len(tasks), unit="tasks")
         questions = []
@@ -202,8 +205,10 @@ class Queries:
                 random_seed=self.random_seed,
             )
             texts = instance_texts(dataset, asking, opened.settings.text_format)
+            start = time.perf_counter()
             vectors = retrieval.embed_for(opened, texts, embedder=embedder)
             result = retrieval.retrieve(opened, vectors, experts=[*folders])
+            seconds = time.perf_counter() - start
             questions.append(
                 Question(
                     task,
@@ -219,6 +224,7 @@ class Queries:
                     open_split=rows.open,
                     opened=opened,
                     vectors=vectors,
+                    seconds=seconds,
                 )
             )
             progress(done)
@@ -231,11 +237,16 @@ class Queries:
             files.write_text(run.path(self.votes_path), text)
         return questions
 
-    def _library_of(
-        self, folders: Sequence[pathlib.Path], settings: index.IndexSettings
-    ) -> tuple[str, int | None]:
-        """Returns `library` and `training_seed` of questions to such experts."""
+    def training_of(self, run: Run) -> tuple[str, int | None]:
+        """Returns `library` and `training_seed` of questions to this library.
+
+        Args:
+          run: Whose path it is.
+        """
+        listed = catalogue.Catalogue(run.path(self.library_dir))
+        folders = [listed.expert_dir(name) for name in listed.experts()]
         infos = [manifest.read_manifest(folder) for folder in folders]
+        settings = index.open_index(run.path(self.library_dir)).settings
         seeds = {info.training_seed for info in infos}
         recipes = sorted((info.name, info.recipe) for info in infos)
         seed = seeds.pop() if len(seeds) == 1 else None

@@ -123,10 +123,10 @@ class RoutedCandidate(candidates.Candidate):
         )
         whole = trees.replace(base.params, mixture.stack(params))
         if self.norms_of:
-            (own,) = (
+            (of_expert,) = (
                 p for p, i in zip(params, infos, strict=True) if i.name == self.norms_of
             )
-            whole = trees.replace(whole, trees.split(own, "_adapter/")[1])
+            whole = trees.replace(whole, trees.split(of_expert, "_adapter/")[1])
         router = trees.unflatten(self._router_params(params))
         return trees.replace(whole, router), made
 
@@ -159,8 +159,8 @@ class RoutedCandidate(candidates.Candidate):
             ]
         else:
             each = [
-                {place: {"direction": arrow} for place, arrow in found.items()}
-                for found in map(directions.arrow_directions, experts)
+                {place: {"direction": arrow} for place, arrow in arrows.items()}
+                for arrows in map(directions.arrow_directions, experts)
             ]
         if self.shuffled:  # neighbours by name are often siblings
             half = len(each) // 2

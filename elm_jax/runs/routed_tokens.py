@@ -107,9 +107,9 @@ class RoutedTokens(LibraryStrategy):
         """
         unread: dict[str, Any] = {}
         if not routed_candidate.needs_records(self.router):
-            own = type(self)
-            unread["records_dir"] = own.records_dir
-            unread["record_settings"] = own.record_settings
+            default = type(self)
+            unread["records_dir"] = default.records_dir
+            unread["record_settings"] = default.record_settings
         plain = dataclasses.replace(self, num_traced=0, **unread)
         return super(RoutedTokens, plain).settings
 

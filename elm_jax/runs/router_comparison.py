@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import TypeGuard
 
 from elm_jax import fields, paths
 from elm_jax.checkpoints import manifest
@@ -25,9 +26,12 @@ from elm_jax.runs import (
     queries,
     routed_tokens,
     router_scores,
+    router_table,
+    router_times,
     routers,
     score_cost,
     scorer,
+    several_libraries,
     strategies,
     task_data,
 )
@@ -51,9 +55,15 @@ class CompareRouters(library.LibraryRun):
       initial_checkpoint_path: Folder of the base.
       strategies: Those of an evaluation that choose from a library.
       retrieval: How the library is asked; as by the evaluation whose rows these are.
+      libraries: Folders of libraries, or shell patterns of them, one for each training
+        of the same experts; each is asked likewise, and has its votes in its own
+        folder. () for that of `retrieval`.
       splits: Whose rows tell the scores, a table of each. Choose by validation rows,
         and read test rows once.
       metric: By which experts are compared.
+      baseline: Name of the strategy that all are compared with; "" for the base.
+      num_timed: Of how many tasks it is measured what each router takes, in the first
+        library; 0 for none.
       batch_size: Examples per call, over all devices.
       placement: How parameters and batches lie over the devices.
       random_seed: Of the evaluation whose rows these are.
@@ -66,8 +76,11 @@ class CompareRouters(library.LibraryRun):
     initial_checkpoint_path: paths.Path
     strategies: tuple[Strategy | str, ...]
     retrieval: queries.Queries
+    libraries: paths.Patterns = ()
     splits: tuple[str, ...] = ("test",)
     metric: str = "accuracy"
+    baseline: str = ""
+    num_timed: fields.CountOrNone = 1
     batch_size: fields.Count = 64
     placement: Placement = Placement()
     random_seed: fields.Seed = 42
@@ -75,9 +88,12 @@ class CompareRouters(library.LibraryRun):
     output_path: paths.Path = "{MODEL_DIR}/report/routers.md"
 
     def check(self) -> None:
-        """Raises ConfigError for strategies that ask no library."""
+        """Raises ConfigError for strategies that ask no library, or no baseline."""
         if not all(isinstance(s, LibraryStrategy) for s in self._strategies()):
             fields.refuse(self, {"strategies": "only such as choose from a library"})
+        labels = [strategy.label for strategy in self._choosing()]
+        if self.baseline and self.baseline not in labels:
+            fields.refuse(self, {"baseline": f"one of {', '.join(labels)}"})
 
     def _strategies(self) -> tuple[Strategy, ...]:
         return strategies.of(self.strategies)
@@ -90,50 +106,65 @@ class CompareRouters(library.LibraryRun):
         """
         names = self._names()
         folders = self._check(names)
-        library_dir = self.path(self.retrieval.library_dir)
+        asked = self._retrievals()
+        where = ", ".join(f"{self.path(x.library_dir)}" for x in asked)
         routing = behaviour_scores.plan(
             self._strategies(),
-            self.retrieval,
+            asked[0],
             names,
             self.data.opened(self.place),
             base_dir=self.path(self.initial_checkpoint_path),
-            library_dir=library_dir,
+            library_dir=self.path(asked[0].library_dir),
             device_flops=score_cost.USUAL_FLOPS,
         )
+        if len(asked) > 1:
+            routing = {f"{name}, of each library": x for name, x in routing.items()}
         return {
-            "library": f"{library_dir}, {len(folders)} experts",
+            "library": f"{where}, {len(folders)} experts",
             "tasks": f"{len(names)}: {', '.join(names)}",
-            "strategies": ", ".join(one.label for one in self._choosing()),
+            "strategies": ", ".join(strategy.label for strategy in self._choosing()),
             "scores": f"{self.path(self.results_path)}: {', '.join(self.splits)}",
             **routing,
             "files": self.path(self.output_path),
         }
+
+    def _retrievals(self) -> list[queries.Queries]:
+        return several_libraries.retrievals(self.retrieval, self.libraries, self)
 
     def _check(self, names: Sequence[str]) -> list[pathlib.Path]:
         """Returns the folders of the experts, after a look at all that needs no score.
 
         Raises:
           ElmError: An expert does not fit, a router lacks a record or answer choices,
-            or the base or an expert lacks a result row.
+            the base or an expert lacks a result row, or libraries are not of several
+            trainings of the same experts.
         """
-        folders = self._asking(names).check()
+        every, retrievals = [], self._retrievals()
+        for asked in retrievals:
+            every += self._check_library(asked, names)
+        several_libraries.check(retrievals, self)
+        everyone = [candidates.Candidate("base"), *candidates.of_experts(every)]
+        for split in self.splits:
+            rows = self._rows(names, split)
+            router_scores.check_scored(rows, everyone, names, split, self.metric)
+        return every
+
+    def _check_library(
+        self, asked: queries.Queries, names: Sequence[str]
+    ) -> list[pathlib.Path]:
+        folders = self._asking(asked, names).check()
         base_dir = self.path(self.initial_checkpoint_path)
         data = self.data.opened(self.place)
         expert_checks.check(folders, base_dir=base_dir, vocabulary=data.vocabulary)
         infos = [*map(manifest.read_manifest, folders)]
-        for one in self._choosing():
-            if isinstance(one, routed_tokens.RoutedTokens):
-                one.check_records(
-                    infos, self.path(self.retrieval.library_dir), self.path
-                )
+        for strategy in self._choosing():
+            if isinstance(strategy, routed_tokens.RoutedTokens):
+                library_dir = self.path(asked.library_dir)
+                strategy.check_records(infos, library_dir, self.path)
         for name in names:
-            dataset = data.open_if_cached(name, self.retrieval.split)
+            dataset = data.open_if_cached(name, asked.split)
             if dataset is not None:
                 behaviour_scores.check_choices(dataset, self._choosing())
-        everyone = [candidates.Candidate("base"), *candidates.of_experts(folders)]
-        for split in self.splits:
-            rows = self._rows(names, split)
-            router_scores.check_scored(rows, everyone, names, split, self.metric)
         return folders
 
     def run(self) -> None:
@@ -159,27 +190,54 @@ class CompareRouters(library.LibraryRun):
         )
         size, where = self.batch_size, self.placement
         program = scorer.Scorer(base, data, batch_size=size, where=where)
-        questions = self._asking(names).questions(program, keys)
-        choices = {
-            one.label: {
-                question.task: one.choose(Target(question.task, self.path, question))
-                for question in questions
-            }
-            for one in self._choosing()
-        }
-        every = []
+        answered = [
+            self._asking(asked, names).questions(program, keys)
+            for asked in self._retrievals()
+        ]
+        choices = [self._choices(questions) for questions in answered]
+        ranked = [q for q in answered[0] if q.dataset.has_choices]
+        times = router_times.measure(
+            self._choosing(),
+            [self._target(question) for question in ranked[: self.num_timed]],
+            program,
+            base,
+        )
+        shown: list[report.Figures] = []
         for split in self.splits:
             rows = self._rows(names, split)
-            scores = router_scores.Scores(rows, questions, split, self.metric)
-            curves = (self._curve(one, scores) for one in self._choosing())
-            every += [scores.table(choices), *filter(None, curves)]
-        shown = [tables.figures(one) for one in every]
-        for table in shown:
+            trainings = [
+                router_table.Training(
+                    router_scores.Scores(rows, questions, split, self.metric), chosen
+                )
+                for questions, chosen in zip(answered, choices, strict=True)
+            ]
+            table = router_table.Table(trainings, times, self.baseline)
+            shown.append(table.figures)
+            for strategy in self._choosing():
+                if _has_curve(strategy):
+                    shown.append(router_table.curve(trainings, strategy))
+        texts = [tables.figures(figures) for figures in shown]
+        for table in texts:
             terminal.show(tables.to_rich(table, width=terminal.console().width))
         target = self.path(self.output_path)
-        text = "\n\n".join(map(tables.to_markdown, shown))
+        text = "\n\n".join(map(tables.to_markdown, texts))
         files.write_text(target, f"# Routers\n\n{text}\n")
         print(target)  # noqa: T201
+
+    def _target(self, question: queries.Question) -> Target:
+        return Target(question.task, self.path, question)
+
+    def _choices(
+        self, questions: Sequence[queries.Question]
+    ) -> dict[str, router_scores.Choices]:
+        """Returns of each router what it chooses for each task."""
+        return {
+            strategy.label: {
+                question.task: strategy.choose(self._target(question))
+                for question in questions
+            }
+            for strategy in self._choosing()
+        }
 
     def _choosing(self) -> list[LibraryStrategy]:
         return [s for s in self._strategies() if isinstance(s, LibraryStrategy)]
@@ -189,8 +247,8 @@ class CompareRouters(library.LibraryRun):
         data_folder.check(self.data.data_options(self.place), names, self.splits)
         return names
 
-    def _asking(self, names: Sequence[str]) -> asking.Asking:
-        given = (self.retrieval, self._strategies(), names, self.data, self)
+    def _asking(self, asked: queries.Queries, names: Sequence[str]) -> asking.Asking:
+        given = (asked, self._strategies(), names, self.data, self)
         return asking.Asking(*given, self.initial_checkpoint_path, "")
 
     def _rows(self, names: Sequence[str], split: str) -> comparable_rows.ComparableRows:
@@ -205,10 +263,8 @@ class CompareRouters(library.LibraryRun):
         only = {"seed": self.random_seed, "base_fingerprint": base}
         return comparable_rows.ComparableRows(store, only, shown)
 
-    def _curve(
-        self, one: LibraryStrategy, scores: router_scores.Scores
-    ) -> report.Figures | None:
-        """Returns what abstaining would cost with a router by behaviour."""
-        if not isinstance(one, routers.ByBehaviour) or one.merges or one.abstains:
-            return None
-        return scores.curve(one)
+
+def _has_curve(strategy: LibraryStrategy) -> TypeGuard[routers.ByBehaviour]:
+    """Returns whether it is told what abstaining would cost with a router."""
+    is_by_behaviour = isinstance(strategy, routers.ByBehaviour)
+    return is_by_behaviour and not strategy.merges and not strategy.abstains

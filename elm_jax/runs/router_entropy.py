@@ -9,7 +9,7 @@ from elm_jax.runs import candidates, routed_candidate, routing_traces
 
 
 def of(
-    one: candidates.Candidate,
+    candidate: candidates.Candidate,
     row: results.ResultRow | None,
     store: result_store.ResultStore,
 ) -> float | None:
@@ -19,24 +19,25 @@ def of(
     weights at each place of the model, mean over places, if a trace was kept.
 
     Args:
-      one: What was chosen for a task.
+      candidate: What was chosen for a task.
       row: Of its score; None if it has none.
       store: That of the row.
 
     Returns:
       None where there are no experts, or their weights are not known.
     """
-    if isinstance(one, routed_candidate.RoutedCandidate):
+    if isinstance(candidate, routed_candidate.RoutedCandidate):
         array = (
             None if row is None else store.per_example(row).get(routing_traces.ARRAY)
         )
         if array is None:
             return None
         return float(_entropy(routing_traces.read(array).weights).mean())
-    number = len(one.folders)
-    if isinstance(one.method, averages.Weighted) and number > 1:
-        return float(_entropy(np.array(one.method.weights)))
-    if number == 1 or isinstance(one.method, (averages.Uniform, averages.RunningMean)):
+    number = len(candidate.folders)
+    method = candidate.method
+    if isinstance(method, averages.Weighted) and number > 1:
+        return float(_entropy(np.array(method.weights)))
+    if number == 1 or isinstance(method, (averages.Uniform, averages.RunningMean)):
         return float(np.log(number)) if number else None
     return None
 

@@ -219,13 +219,13 @@ class ByHalving(LibraryStrategy):
     def pick(self, question: queries.Question) -> Choice:
         """Returns the expert that is left."""
         order = sampling.order_rows(len(question.rows), seed=self.random_seed)
-        found = halving.halve(
+        halved = halving.halve(
             [*question.experts],
             [question.rows[place] for place in order],
             functools.partial(_right_answers, question),
             first_rows=self.first_rows,
         )
-        return Choice(found.order[:1])
+        return Choice(halved.order[:1])
 
 
 def _right_answers(
@@ -237,21 +237,21 @@ def _right_answers(
     """
     assert question.score_rows is not None  # noqa: S101 - it says that it scores rows
     examples = [question.dataset[row] for row in rows]
-    numbers = [answers.number(one.choices_text) for one in examples]
-    labels = np.array([one.label for one in examples])
-    found = []
+    numbers = [answers.number(example.choices_text) for example in examples]
+    labels = np.array([example.label for example in examples])
+    credits_and_shares = []
     for given in question.score_rows(names, rows):
-        scores = [np.array(own) for own in given]
+        scores = [np.array(of_row) for of_row in given]
         outcome = rank_classification.RankOutcome(
             example_ids=np.array(rows),
             labels=labels,
-            predictions=np.array([own.argmax() for own in scores]),
+            predictions=np.array([of_row.argmax() for of_row in scores]),
             scores=tuple(scores),
             answers=tuple(numbers),
         )
         shares = []
-        for own, number, label in zip(scores, numbers, labels, strict=True):
+        for of_row, number, label in zip(scores, numbers, labels, strict=True):
             firsts = np.unique(number, return_index=True)[1]
-            shares.append(special.softmax(own[firsts])[number[label]])
-        found.append((outcome.credit, shares))
-    return np.array(found).swapaxes(0, 1)
+            shares.append(special.softmax(of_row[firsts])[number[label]])
+        credits_and_shares.append((outcome.credit, shares))
+    return np.array(credits_and_shares).swapaxes(0, 1)

@@ -73,7 +73,7 @@ def make_trace_fn(model: t5.T5) -> TraceFn:
         _, of_choices = model.apply(
             variables, encoded, inputs, shifted, method=model.decode, mutable=seen
         )
-        found, encoder = {}, []
+        sums, encoder = {}, []
         both = mixture.observed(of_inputs) | mixture.observed(of_choices)
         for place, values in both.items():
             reads_inputs = mixture.reads_inputs(place)
@@ -82,12 +82,12 @@ def make_trace_fn(model: t5.T5) -> TraceFn:
             weights = values["weights"]
             weights = weights.reshape(len(weights), len(inputs), -1, weights.shape[-1])
             weights = jnp.moveaxis(weights, 1, 0).astype(jnp.float32)
-            found[place] = jnp.sum(jnp.where(real, weights, 0), axis=2)
+            sums[place] = jnp.sum(jnp.where(real, weights, 0), axis=2)
             if place.startswith("encoder/"):
                 encoder.append(weights.mean(axis=1))
         if encoder:
-            found["tokens"] = jnp.mean(jnp.stack(encoder), axis=0)
-        return found
+            sums["tokens"] = jnp.mean(jnp.stack(encoder), axis=0)
+        return sums
 
     return trace
 
@@ -140,7 +140,7 @@ def array_of(
     places, means = [], []
     for place in sorted(weights.keys() - {"tokens"}, key=_order):
         values = np.asarray(weights[place][:number], np.float64)
-        count = sum(_num_tokens(place, one) for one in examples)
+        count = sum(_num_tokens(place, example) for example in examples)
         for layer in range(values.shape[1]):
             places.append(f"{place.replace('/layers/', '/')} {layer}")
             means.append(values[:, layer].sum(axis=0) / max(count, 1))
@@ -151,14 +151,14 @@ def array_of(
         "places": places,
         "weights": [_rounded(mean) for mean in means],
         "pieces": [
-            [vocabulary.decode([int(token)]) for token in one.inputs[:_MOST_TOKENS]]
-            for one in shown
+            [vocabulary.decode([int(token)]) for token in example.inputs[:_MOST_TOKENS]]
+            for example in shown
         ],
         "of_pieces": [
-            [_rounded(own) for own in weights["tokens"][row][: len(one.inputs)]][
-                :_MOST_TOKENS
-            ]
-            for row, one in enumerate(shown)
+            [*map(_rounded, of_tokens[: len(example.inputs)][:_MOST_TOKENS])]
+            for example, of_tokens in zip(
+                shown, weights.get("tokens", ()), strict=False
+            )
         ],
     }
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
@@ -174,7 +174,10 @@ def _order(place: str) -> tuple[Any, ...]:
     """
     stack, *names = place.replace("/layers/", "/").removesuffix("_adapter").split("/")
     sub_layer = _ALIASES.get(names[0], names[0])
-    ranks = [_rank(_SUB_LAYERS, sub_layer), *(_rank(_PARTS, one) for one in names[1:])]
+    ranks = [
+        _rank(_SUB_LAYERS, sub_layer),
+        *(_rank(_PARTS, name) for name in names[1:]),
+    ]
     return stack != "encoder", ranks, place
 
 
@@ -196,31 +199,31 @@ def read(array: np.ndarray) -> Trace:
     """
     try:
         content = json.loads(array.astype(np.uint8).tobytes().decode())
-        found = Trace(
+        trace = Trace(
             int(content["num_rows"]),
             tuple(map(str, content["experts"])),
             tuple(map(str, content["places"])),
             np.array(content["weights"], np.float64),
-            tuple(tuple(map(str, own)) for own in content["pieces"]),
-            tuple(np.array(own, np.float64) for own in content["of_pieces"]),
+            tuple(tuple(map(str, pieces)) for pieces in content["pieces"]),
+            tuple(np.array(row, np.float64) for row in content["of_pieces"]),
         )
-        _check(found)
+        _check(trace)
     except (KeyError, TypeError, ValueError) as error:
         raise errors.DataError(
             found=f"a trace of a router that is none: {error}",
             expected="weights of experts, as elm_eval writes them",
             do="Remove the row and score it again",
         ) from error
-    return found
+    return trace
 
 
-def _check(found: Trace) -> None:
+def _check(trace: Trace) -> None:
     """Raises ValueError for shapes that do not fit, or weights that are no numbers."""
     for rows, values in (
-        (len(found.places), found.weights),
-        *zip(map(len, found.pieces), found.of_pieces, strict=True),
+        (len(trace.places), trace.weights),
+        *zip(map(len, trace.pieces), trace.of_pieces, strict=True),
     ):
-        shape = (rows, len(found.experts))
+        shape = (rows, len(trace.experts))
         if values.shape != shape or not np.isfinite(values).all():
             raise ValueError(f"weights of shape {values.shape}, not {shape}")
 

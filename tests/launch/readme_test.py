@@ -15,7 +15,14 @@ def test_the_commands_of_the_readme_run_as_written():
     readme = readmes.blocks(ROOT / "launch" / "README.md")
     (code,) = [block.code for block in readme if "launch/gpu.sh" in block.code]
     assert {path.name for path in ROOT.glob("launch/*.sh")} - {
-        *("install.sh", "quickstart.sh", "study.sh", "merging_study.sh", "test.sh")
+        *(
+            "install.sh",
+            "quickstart.sh",
+            "study.sh",
+            "merging_study.sh",
+            "routers_study.sh",
+            "test.sh",
+        )
     } <= set(re.findall(r"launch/([\w.]+)", code))
     folder = pathlib.Path(sys.executable).parent
     done = subprocess.run(

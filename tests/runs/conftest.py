@@ -44,8 +44,17 @@ def library_folder(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("library")
     with scored.registered():
-        scored.save_base(folder)
-        for seed, name in enumerate(("plain", "twice"), start=1):
-            toy.save_expert(folder, name, seed)
-        toy.build(folder).run()
+        toy.make_library(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def routers_folder(tmp_path_factory):
+    """A base, a library of two experts, and an evaluation with routers; to be read."""
+    from tests.runs import evaluated, scored, toy
+
+    folder = tmp_path_factory.mktemp("routers")
+    with scored.registered():
+        toy.make_library(folder)
+        evaluated.evaluation(folder).run()
     return folder

@@ -28,10 +28,7 @@ def folder(tmp_path_factory):
     """A base, two experts, their library and made-up scores on rows that do not ask."""
     folder = tmp_path_factory.mktemp("compared")
     with scored.registered():
-        scored.save_base(folder)
-        for seed, name in enumerate(NAMES, start=1):
-            toy.save_expert(folder, name, seed)
-        toy.build(folder).run()
+        toy.make_library(folder)
         for question in questions(folder):
             record(folder, question)
     return folder

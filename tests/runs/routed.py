@@ -13,8 +13,11 @@ SPEC = bottleneck.Bottleneck(reduction_factor=4, init_std=0.3)
 SETTINGS = routing_records.Settings(num_examples=6, batch_size=4, gate_steps=3)
 
 
-def save_expert(folder, name, seed, *, tasks=()):
-    """Writes a prompt expert of random adapters and norms; by default of one task."""
+def save_expert(folder, name, seed, *, tasks=(), to="experts", training_seed=None):
+    """Writes a prompt expert of random adapters and norms; by default of one task.
+
+    Its manifest tells the seed of its numbers, or another one as that of its training.
+    """
     info = experts.load_expert(folder / "base")[1]
     model = t5.T5(scored.SHAPE, SPEC.adapter_fn(scored.SHAPE.emb_dim))
     whole = t5.init_params(model, seed=seed)
@@ -23,13 +26,13 @@ def save_expert(folder, name, seed, *, tasks=()):
         info,
         name=name,
         kind="prompt",
-        seed=seed,
+        seed=seed if training_seed is None else training_seed,
         tasks=tasks or (f"{name}_ask",),
         steps=1,
         trainable_pattern=expert_parts.PROMPT_EXPERT,
         adapter=bases.describe(SPEC),
     )
-    experts.save_expert(folder / "experts" / name, params, info)
+    experts.save_expert(folder / to / name, params, info)
 
 
 def chosen(folder, router, names=("plain", "twice")):

@@ -45,10 +45,7 @@ def folder(tmp_path_factory):
     """A library of two prompt experts, observed."""
     folder = tmp_path_factory.mktemp("routed")
     with scored.registered():
-        scored.save_base(folder)
-        for seed, name in enumerate(("plain", "twice"), start=1):
-            save_expert(folder, name, seed)
-        toy.build(folder).run()
+        toy.make_library(folder, save_expert)
         observer(folder).run()
     return folder
 

@@ -1,7 +1,6 @@
 """The table of routers, against numbers that come from result rows another way."""
 
 import dataclasses
-import json
 import re
 
 import numpy as np
@@ -9,32 +8,24 @@ import pytest
 
 from elm_jax import errors
 from elm_jax.data import token_store
-from elm_jax.evaluation import result_store, results, row_lines
+from elm_jax.evaluation import row_lines
 from elm_jax.merging import averages
-from elm_jax.routing import input_routers, token_routers
+from elm_jax.routing import token_routers
 from elm_jax.runs import (
-    bases,
     candidates,
-    comparable_rows,
-    queries,
     routed_tokens,
-    router_comparison,
     router_entropy,
-    router_scores,
-    routers,
-    routing_traces,
-    strategies,
-    strategy,
 )
-from tests.runs import routed, scored, toy
-
-TOKENS = (
-    routed_tokens.RoutedTokens(router=token_routers.Fixed(), num_traced=2),
-    routed_tokens.RoutedTokens(router=input_routers.Logo(top_k=1), num_traced=2),
+from tests.runs import compared, routed, scored, toy
+from tests.runs.compared import (
+    IDS,
+    TOKENS,
+    UNSCORED,
+    compare,
+    questions_of,
+    recorded_again,
+    table_of,
 )
-UNSCORED = routed_tokens.RoutedTokens(router=token_routers.EffectNorm())
-IDS = np.arange(40)  # of the rows that were scored
-CHOOSING = ("retrieved", routers.ByBehaviour(), routers.ByHalving(first_rows=2))
 
 
 @pytest.fixture(autouse=True)
@@ -48,79 +39,8 @@ def folder(tmp_path_factory):
     """Two prompt experts, a library of them, and made-up scores of what is chosen."""
     folder = tmp_path_factory.mktemp("routers_compared")
     with scored.registered():
-        make(folder, {"plain": (), "twice": ()})
+        compared.make(folder)
     return folder
-
-
-def make(folder, tasks_of):
-    """Makes experts that were trained on such tasks, a library, and scores."""
-    scored.save_base(folder)
-    for seed, (name, tasks) in enumerate(tasks_of.items(), start=1):
-        routed.save_expert(folder, name, seed, tasks=tasks)
-    toy.build(folder).run()
-    for question in questions_of(folder):
-        for place, one in enumerate(given_for(folder, question)):
-            record(folder, question, one, place)
-
-
-def questions_of(folder):
-    asked = toy.ask(folder)
-    return asked.ask(asked, toy.TASKS, asked.data)
-
-
-def given_for(folder, question):
-    """Returns the base, two experts, their merge, and those of two token routers."""
-    target = strategy.Target(question.task, folder.joinpath, question)
-    given = [candidates.Candidate("base")]
-    given += candidates.of_experts([*question.experts.values()])
-    return given + [one.choose(target) for one in (strategies.MergeAll(), *TOKENS)]
-
-
-def record(folder, question, one, place, *, ids=IDS, to="results.jsonl", **changes):
-    """Records that so many rows are right: more of each next one, less of `twice`."""
-    store = result_store.ResultStore(folder / to)
-    number = (4, 20, 10, 24, 28, 30, 32)[place] + 5 * toy.TASKS.index(question.task)
-    values = np.where(ids < number, 100.0, 0.0)
-    given = {
-        "expert": one.name,
-        "base_fingerprint": bases.read_fingerprint(folder / "base"),
-        "expert_fingerprint": one.fingerprint,
-        "task": question.task,
-        "dataset": question.task,
-        "prompt": "ask",
-        "split": "test",
-        "protocol": "default",
-        "seed": 42,
-        "checkpoint_step": 1,
-        "settings": one.settings,
-    }
-    cell = results.Cell(**(given | changes))
-    trace = {"num_rows": 1, "experts": ["plain", "twice"], "places": ["a", "b"]}
-    trace |= {"weights": [[0.5, 0.5], [1.0, 0.0]], "pieces": [], "of_pieces": []}
-    array = np.frombuffer(json.dumps(trace).encode(), np.uint8)
-    kept = {routing_traces.ARRAY: array} if one.strategy == "routed_tokens" else {}
-    store.record(
-        cell,
-        run_id="r",
-        values={"accuracy": float(values.mean())},
-        num_examples=len(ids),
-        per_example={"example_ids": ids, "accuracy": values} | kept,
-        facts=results.Facts(**one.facts(folder)),
-    )
-
-
-def compare(folder, **changes):
-    asked = toy.ask(folder)
-    given = {
-        "model_dir": str(folder),
-        "tasks": toy.TASKS,
-        "data": toy.DATA,
-        "initial_checkpoint_path": "{MODEL_DIR}/base",
-        "strategies": (*CHOOSING, "merged_all", *TOKENS, UNSCORED),
-        "retrieval": queries.Queries(embedder=asked.embedder, num_queries=2),
-        "batch_size": 8,
-    }
-    return router_comparison.CompareRouters(**(given | changes))
 
 
 @pytest.fixture(scope="module")
@@ -170,21 +90,21 @@ def test_who_chooses_an_expert_has_its_score_regret_and_way(folder, lines):
     assert number(table["oracle of these experts"][0]) == 56.2  # 56.25, halves to even
     assert number(table["random expert"][0]) == mean([50.0, 62.5, 25.0, 37.5])
     assert number(table["retrieved"][0]) == mean(own)
-    assert number(table["retrieved"][1]) == mean([56.25 - np.mean(own)])
+    assert number(table["retrieved"][2]) == mean([56.25 - np.mean(own)])
     share = 100 * (np.mean(own) - 16.25) / (56.25 - 16.25)
-    assert number(table["retrieved"][2]) == pytest.approx(share, abs=0.6)
+    assert number(table["retrieved"][3]) == pytest.approx(share, abs=0.6)
     hits = sum(name == "plain" for name in votes.values())
     is_own = votes["plain_ask"] == "plain"  # the other task is of no expert
     told = [f"{hits} of 2", f"{int(is_own)} of 1", f"{len({*votes.values()})}"]
-    assert table["retrieved"][3:6] == told
-    assert number(table["retrieved"][6]) == 0
+    assert table["retrieved"][4:7] == told
+    assert number(table["retrieved"][7]) == 0
 
 
 def test_the_entropy_is_that_of_the_weights(lines):
     table, _ = lines
-    assert number(table["merged_all"][6]) == pytest.approx(np.log(2), abs=0.01)
+    assert number(table["merged_all"][7]) == pytest.approx(np.log(2), abs=0.01)
     # Of two places one is even and one has a single expert.
-    assert number(table[TOKENS[0].label][6]) == pytest.approx(np.log(2) / 2, abs=0.01)
+    assert number(table[TOKENS[0].label][7]) == pytest.approx(np.log(2) / 2, abs=0.01)
 
 
 def test_what_was_not_scored_is_said_to_be_so(lines):
@@ -210,34 +130,6 @@ def test_rows_that_ask_and_are_scored_are_refused(folder):
 def questions(folder):
     with scored.registered():
         return questions_of(folder)
-
-
-def recorded_again(folder, questions, to, change):
-    """Records all scores into another file; `change` gives what differs, or None."""
-    for question in questions:
-        for place, one in enumerate(given_for(folder, question)):
-            changes = change(question.task, place)
-            if changes is not None:
-                record(folder, question, one, place, to=to, **changes)
-
-
-def table_of(folder, questions, path):
-    """Returns the table of each expert, the merge and the token routers."""
-    shown = comparable_rows.Shown(
-        tables={"Asking": toy.TASKS},
-        split="test",
-        selection_split="test",
-        metrics=("accuracy",),
-    )
-    store = result_store.ResultStore(folder / path)
-    reported = comparable_rows.ComparableRows(store, {}, shown)
-    given = {q.task: given_for(folder, q) for q in questions}
-    choices = {one.name: {} for one in [*given.values()][0][1:]}
-    for task, every in given.items():
-        for one in every[1:]:
-            choices[one.name][task] = one
-    scores = router_scores.Scores(reported, questions, "test", "accuracy")
-    return scores.table(choices)
 
 
 @pytest.mark.parametrize("place", range(6))
@@ -301,7 +193,7 @@ def test_each_of_two_experts_that_were_trained_on_a_task_is_its_own(folder, ques
     asked = [q._replace(experts={**q.experts, "both": both}) for q in questions]
     recorded_again(folder, asked, "owned.jsonl", lambda *_: {})
     figures = dict(table_of(folder, asked, "owned.jsonl").rows)
-    hits = {name: figures[name][4] for name in ("plain", "twice", "both")}
+    hits = {name: figures[name][5] for name in ("plain", "twice", "both")}
     assert hits == {"plain": "1 of 1", "twice": "0 of 1", "both": "1 of 1"}
 
 

@@ -1,4 +1,4 @@
-"""Routers by behaviour in an evaluation: what they look at, keep and choose."""
+"""Routers by behaviour, words and labels in an evaluation: what they choose."""
 
 import dataclasses
 import shutil
@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from elm_jax import errors
-from elm_jax.data import token_store
-from elm_jax.evaluation import result_store, row_lines
 from elm_jax.library import sampling
 from elm_jax.merging import averages, task_arithmetic
 from elm_jax.routing import behaviour
@@ -21,21 +19,11 @@ from elm_jax.runs import (
     placement,
     routers,
     scorer,
-    shards,
     strategies,
     strategy,
 )
 from tests.runs import scored, toy
-
-STRATEGIES = (
-    "base",
-    routers.ByBehaviour(),
-    routers.ByBehaviour(statistic="entropy"),
-    routers.ByBehaviour(num_experts=2, weigh=True, method=averages.Weighted()),
-    routers.ByBehaviour(statistic="margin", among=1),
-    routers.ByWords(),
-    routers.ByBehaviour(statistic="gain", abstains=True, least=1e6, name="shy"),
-)
+from tests.runs.evaluated import evaluation, kept, rows_of
 
 
 @pytest.fixture(autouse=True)
@@ -44,36 +32,9 @@ def toy_tasks():
         yield
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """A base, a library of two experts, and an evaluation with routers."""
-    folder = tmp_path_factory.mktemp("routers")
-    with scored.registered():
-        scored.save_base(folder)
-        for seed, name in enumerate(("plain", "twice"), start=1):
-            toy.save_expert(folder, name, seed)
-        toy.build(folder).run()
-        evaluation(folder).run()
-    return folder
-
-
 @pytest.fixture
-def folder(prepared, tmp_path):
-    return shutil.copytree(prepared, tmp_path / "folder")
-
-
-def evaluation(folder, **changes):
-    given = {"experts": (), "strategies": STRATEGIES} | changes
-    return toy.score(folder, **given)
-
-
-def kept(folder):
-    return result_store.ResultStore(folder / "library" / "behaviour" / "scores.jsonl")
-
-
-def rows_of(folder):
-    rows = row_lines.read_rows(folder / "results.jsonl")
-    return {(row.expert, row.task): row for row in rows if row.metric == "accuracy"}
+def folder(routers_folder, tmp_path):
+    return shutil.copytree(routers_folder, tmp_path / "folder")
 
 
 def best_answers(folder, task):
@@ -93,11 +54,13 @@ def best_answers(folder, task):
     return found
 
 
-def test_the_expert_with_the_likeliest_answers_is_scored(prepared):
+def test_the_expert_with_the_likeliest_answers_is_scored(routers_folder):
     """By a plain program, a row at a time, which keeps nothing."""
-    rows = rows_of(prepared)
+    rows = rows_of(routers_folder)
     for task in toy.TASKS:
-        means = {n: np.mean(own) for n, own in best_answers(prepared, task).items()}
+        means = {
+            n: np.mean(own) for n, own in best_answers(routers_folder, task).items()
+        }
         assert abs(means["plain"] - means["twice"]) > 1e-3  # else luck decides
         best = max(means, key=means.__getitem__)
         assert [*rows["by_log_prob", task].experts] == [best]
@@ -105,18 +68,18 @@ def test_the_expert_with_the_likeliest_answers_is_scored(prepared):
         assert rows["by_log_prob", task].is_choice
 
 
-def test_a_merge_by_behaviour_is_weighed_by_likelihood(prepared):
+def test_a_merge_by_behaviour_is_weighed_by_likelihood(routers_folder):
     name = "by_log_prob_top2_weighted_weighted"
     for task in toy.TASKS:
-        row = rows_of(prepared)[name, task]
+        row = rows_of(routers_folder)[name, task]
         assert {*row.experts} == {"plain", "twice"}
         assert not row.is_choice
         assert row.expert_fingerprint not in row.experts.values()
 
 
-def test_words_choose_the_owner_of_the_likest_key(prepared):
-    rows = rows_of(prepared)
-    for asked in asked_of(prepared):
+def test_words_choose_the_owner_of_the_likest_key(routers_folder):
+    rows = rows_of(routers_folder)
+    for asked in asked_of(routers_folder):
         texts = asked.key_texts()
         assert {*texts} == {"plain", "twice"}
         assert all(len(own) == 4 for own in texts.values())
@@ -125,179 +88,33 @@ def test_words_choose_the_owner_of_the_likest_key(prepared):
         assert [*rows["by_words", asked.task].experts] == [best]
 
 
-def test_rows_behind_keys_that_are_not_those_embedded_are_refused(prepared):
-    asked, *_ = asked_of(prepared)
+def test_rows_behind_keys_that_are_not_those_embedded_are_refused(routers_folder):
+    asked, *_ = asked_of(routers_folder)
     first, *rest = asked.keys
     other = dataclasses.replace(first, texts_sha256="0" * 64)
     with pytest.raises(errors.DataError, match="other texts of the rows behind"):
         asked._replace(keys=(other, *rest)).key_texts()
 
 
-def test_who_abstains_on_every_task_has_the_scores_of_the_base(prepared):
-    rows = rows_of(prepared)
+def test_who_abstains_on_every_task_has_the_scores_of_the_base(routers_folder):
+    rows = rows_of(routers_folder)
     for task in toy.TASKS:
         shy, base = rows["shy", task], rows["base", task]
         assert shy.per_example_sha256 == base.per_example_sha256
         assert (shy.experts, shy.role, shy.is_choice) == ({}, "strategy", False)
 
 
-def test_only_the_first_by_votes_are_looked_at(prepared):
+def test_only_the_first_by_votes_are_looked_at(routers_folder):
     """With one expert to look at, it is RoE's, whatever it answers."""
-    votes = {q.task: q.result.expert for q in asked_of(prepared)}
+    votes = {q.task: q.result.expert for q in asked_of(routers_folder)}
     for task in toy.TASKS:
-        row = rows_of(prepared)["by_margin_of_1", task]
+        row = rows_of(routers_folder)["by_margin_of_1", task]
         assert [*row.experts] == [votes[task]]
 
 
 def asked_of(folder):
     asked = toy.ask(folder)
     return asked.ask(asked, toy.TASKS, asked.data)
-
-
-def test_another_router_and_another_run_score_nothing_again(folder, capsys):
-    before = {p: p.read_bytes() for p in (folder / "library").rglob("*") if p.is_file()}
-    more = (*STRATEGIES, routers.ByBehaviour(statistic="gain"))
-    evaluation(folder, strategies=more).run()
-    shown = capsys.readouterr().out
-    assert "to score: 0; scored already: 6" in shown  # two tasks, base and two experts
-    after = {p: p.read_bytes() for p in (folder / "library").rglob("*") if p.is_file()}
-    assert after == before
-
-
-def test_an_expert_that_lands_is_scored_and_the_others_are_not(folder, capsys):
-    rows = kept(folder).rows()
-    toy.save_expert(folder, "signs", 3)
-    toy.build(folder, experts=("{MODEL_DIR}/experts/signs",)).run()
-    capsys.readouterr()
-    evaluation(folder).run()
-    assert "to score: 2; scored already: 6" in capsys.readouterr().out
-    assert kept(folder).rows()[: len(rows)] == rows
-    assert {row.expert for row in kept(folder).rows()[len(rows) :]} == {"signs"}
-
-
-def test_after_a_kill_only_the_rest_is_scored(folder, capsys):
-    path = kept(folder).path
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:4]) + lines[4][:40])
-    evaluation(folder).run()
-    assert "to score: 2; scored already: 4" in capsys.readouterr().out
-    assert len(kept(folder).rows()) == 6
-
-
-def test_scores_that_were_altered_are_refused(folder):
-    (path,) = (folder / "library" / "behaviour" / "per_example").glob("*.arrow")
-    content = bytearray(path.read_bytes())
-    content[-40] ^= 1
-    path.write_bytes(bytes(content))
-    strategy = routers.ByBehaviour(statistic="mass")
-    with pytest.raises(errors.DataError, match="per_example"):
-        evaluation(folder, strategies=(strategy,)).run()
-
-
-def test_other_rows_another_base_and_another_expert_are_scored_anew(folder, capsys):
-    asked = dataclasses.replace(toy.ask(folder), random_seed=9, num_queries=3)
-    evaluation(folder, retrieval=asked).run()
-    assert "to score: 6; scored already: 0" in capsys.readouterr().out
-    cells = {row.scoring for row in kept(folder).rows()}
-    assert len(cells) == 4  # two tasks, each with two sets of rows
-    marks = {(row.expert, row.expert_fingerprint) for row in kept(folder).rows()}
-    assert len(marks) == 3
-
-
-def test_labels_are_never_read(folder, monkeypatch):
-    """With every label another one, all that is kept is the same to the byte."""
-    before = {row.per_example_sha256 for row in kept(folder).rows()}
-    shutil.rmtree(folder / "library" / "behaviour")
-    plain = token_store.TokenizedDataset.__getitem__
-
-    def wrong(self, row):
-        example = plain(self, row)
-        return example._replace(label=(example.label + 1) % len(example.choices))
-
-    monkeypatch.setattr(token_store.TokenizedDataset, "__getitem__", wrong)
-    evaluation(folder, results_path="{MODEL_DIR}/other.jsonl").run()
-    assert {row.per_example_sha256 for row in kept(folder).rows()} == before
-    monkeypatch.undo()
-    kinds = {
-        name for row in kept(folder).rows() for name in kept(folder).per_example(row)
-    }
-    assert kinds == {"example_ids", "choices", "scores"}
-
-
-def test_scores_by_token_of_an_evaluation_do_not_change_what_routers_see(
-    folder, capsys
-):
-    evaluation(folder, length_normalized=True).run()
-    assert "to score: 0; scored already: 6" in capsys.readouterr().out
-
-
-def test_a_plan_tells_what_routing_costs(folder):
-    plan = evaluation(folder).plan()
-    assert "2 experts and the base on 2 rows of each of 2 tasks: 12 rows" in str(
-        plan["routing"]
-    )
-    assert "FLOPs" in str(plan["routing costs, about"])
-    assert "routing" not in evaluation(folder, strategies=("retrieved",)).plan()
-
-
-def test_comparing_answers_where_there_are_none_is_refused_before_anything_is_scored(
-    folder, capsys
-):
-    asked = dataclasses.replace(toy.ask(folder), tasks=("written_ask",))
-    with pytest.raises(errors.ConfigError, match="written_ask"):
-        evaluation(folder, tasks=("written_ask",), retrieval=asked).run()
-    assert "to score" not in capsys.readouterr().out
-
-
-def test_where_tasks_have_no_choices_experts_are_routed_by_what_they_write(
-    folder, capsys
-):
-    """By a plain program: greedy answers, tokenised again, each scored alone.
-
-    Those that were cut at the greatest length have no end, are counted, and told.
-    """
-    asked = dataclasses.replace(toy.ask(folder), tasks=("written_ask",))
-    given = tuple(
-        routers.ByBehaviour(statistic=name)
-        for name in ("log_prob", "log_prob_per_token")
-    )
-    run = evaluation(
-        folder, tasks=("written_ask",), retrieval=asked, strategies=("base", *given)
-    )
-    run.run()
-    base = loaded.Base.load(folder / "base")
-    (question,) = asked.ask(asked, ("written_ask",), asked.data)
-    data = asked.data.opened(str)
-    program = scorer.Scorer(base, data, batch_size=8, where=placement.Placement())
-    means, cut = {}, {}
-    for name, place in question.experts.items():
-        params, adapter = candidates.Candidate(name, (place,)).load(base)
-        params, own = program.place(params), []
-        for row in question.rows:
-            example = question.dataset[row]
-            (text,), (is_cut,) = program.write(params, adapter, [example])
-            cut.setdefault(name, []).append(is_cut)
-            ids = data.vocabulary.encode(text)
-            tokens = np.array(ids if is_cut else [*ids, 1], np.int32)
-            only = example._replace(choices=(tokens,), choices_text=(text,), label=0)
-            score = program.rank(params, adapter, [only]).scores[0][0]
-            own.append((score, score / len(tokens)))
-        means[name] = np.mean(own, axis=0)
-    assert np.abs(means["plain"] - means["twice"]).min() > 1e-4  # else luck decides
-    rows = row_lines.read_rows(folder / "results.jsonl")
-    for place, one in enumerate(given):
-        best = max(means, key=lambda name, place=place: means[name][place])
-        taken = [row.experts for row in rows if row.expert == one.label]
-        assert taken
-        assert all([*experts] == [best] for experts in taken)
-    before = kept(folder).rows()
-    shares = {r.expert: r.answers_cut for r in before if r.task == "written_ask"}
-    assert shares == {name: 100 * np.mean(one) for name, one in cut.items()}
-    assert max(shares.values()) > 0
-    mean = np.mean([*shares.values()])
-    assert f"{mean:.0f} % of the answers that experts wrote" in capsys.readouterr().out
-    run.run()
-    assert kept(folder).rows() == before
 
 
 def test_halving_takes_the_best_on_the_labelled_rows_that_ask(folder, capsys):
@@ -466,21 +283,3 @@ def test_strategies_of_other_settings_have_other_names_and_marks():
 def test_weights_for_a_method_that_takes_none_are_refused():
     with pytest.raises(errors.ConfigError):
         routers.ByBehaviour(num_experts=2, weigh=True)
-
-
-def test_shards_add_to_a_librarys_scores_only_where_files_can_be_locked(
-    folder, monkeypatch
-):
-    def refuse(_):
-        raise NotImplementedError("no locks")
-
-    own = str(folder / "results_0_of_2.jsonl")
-    evaluation(folder, shard="0/2", results_path=own).plan()
-    monkeypatch.setattr(shards.locks, "try_take", refuse)
-    evaluation(folder).plan()
-    by_votes = {"strategies": ("base", "retrieved"), "results_path": own}
-    evaluation(folder, shard="0/2", **by_votes).plan()
-    with pytest.raises(errors.ConfigError, match=r"behaviour.scores\.jsonl"):
-        evaluation(folder, shard="0/2", results_path=own).plan()
-    with pytest.raises(errors.ConfigError, match="Copy the library"):
-        evaluation(folder, shard="0/2", results_path=own).run()

@@ -30,10 +30,7 @@ def folder(tmp_path_factory):
     """A library of two prompt experts whose mixture was scored with traces."""
     folder = tmp_path_factory.mktemp("traced")
     with scored.registered():
-        scored.save_base(folder)
-        for seed, name in enumerate(("plain", "twice"), start=1):
-            routed.save_expert(folder, name, seed)
-        toy.build(folder).run()
+        toy.make_library(folder, routed.save_expert)
         toy.score(folder, experts=(), strategies=("base", TOLD)).run()
     return folder
 

@@ -25,6 +25,14 @@ def save_expert(folder, name, seed):
     experts.save_expert(folder / "experts" / name, params, info)
 
 
+def make_library(folder, save=save_expert, **of_experts):
+    """Writes a base, the experts `plain` and `twice` as `save` does, and a library."""
+    scored.save_base(folder)
+    for seed, name in enumerate(("plain", "twice"), start=1):
+        save(folder, name, seed, **of_experts)
+    build(folder).run()
+
+
 def build(folder, **changes):
     fields = {
         "model_dir": str(folder),

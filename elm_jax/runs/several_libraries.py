@@ -1,0 +1,62 @@
+"""Libraries of several trainings of the same experts, which are asked alike."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from elm_jax import errors, paths
+from elm_jax.runs import queries
+from elm_jax.runs.run import Run
+
+
+def retrievals(
+    asked: queries.Queries, patterns: paths.Patterns, run: Run
+) -> list[queries.Queries]:
+    """Returns how each library is asked; its votes go into its own folder.
+
+    Args:
+      asked: How one library is asked; returned alone where there is no pattern.
+      patterns: Of the folders of libraries.
+      run: Whose paths these are.
+
+    Raises:
+      LibraryError: A pattern matches nothing.
+    """
+    given = (patterns,) if isinstance(patterns, str) else patterns
+    each = []
+    for pattern in given:
+        folders = run.find(pattern)
+        if not folders:
+            raise errors.LibraryError(
+                found=f"no folder that matches {run.path(pattern)}",
+                expected="folders of libraries, one for each training",
+                do="Make them (gin/pocket/library.gin), or correct the pattern",
+            )
+        for folder in folders:
+            votes = f"{folder / 'votes.jsonl'}"
+            of_library = {"library_dir": f"{folder}", "votes_path": votes}
+            each.append(dataclasses.replace(asked, **of_library))
+    return each or [asked]
+
+
+def check(each: Sequence[queries.Queries], run: Run) -> None:
+    """Raises LibraryError unless libraries differ in the training seed alone.
+
+    Args:
+      each: How they are asked; a single one is not looked at.
+      run: Whose paths these are.
+    """
+    if len(each) == 1:
+        return
+    trained = [asked.training_of(run) for asked in each]
+    seeds = [seed for _, seed in trained]
+    if len({recipes for recipes, _ in trained}) > 1 or len({*seeds}) < len(seeds):
+        told = [
+            f"{asked.library_dir} (seed {seed})"
+            for asked, seed in zip(each, seeds, strict=True)
+        ]
+        raise errors.LibraryError(
+            found=f"the libraries {', '.join(told)}",
+            expected="the same experts, trained with another seed in each, and keys"
+            " that were made alike",
+            do="Name libraries that differ in the training seed alone",
+        )

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# What routers are worth, on the world of launch/study.sh: token routers are scored with
+# the experts of each training, and one table tells the means over trainings, on unseen
+# tasks and on those that the experts were trained on. Stop it at any time; run it again
+# and it goes on where it was.
+#
+#   bash launch/routers_study.sh [FOLDER]     # FOLDER: of launch/study.sh, runs/study
+#
+# Settings of the environment:
+#   SEEDS="42 43 44"   training seeds, by default five
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-runs/study}
+read -ra seeds <<<"${SEEDS:-42 43 44 45 46}"
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$out/compiled}
+
+run() {
+  printf '\n%s (%d s so far)\n' "$1" "$SECONDS"
+  local binary=$2 gin_file=$3
+  shift 3
+  ".venv/bin/$binary" --gin_file="gin/pocket/$gin_file.gin" --gin.MODEL_DIR="$out" "$@"
+}
+
+# Those with answer choices. Their splits have some rows in common.
+held_in=(
+  --gin.MIXTURE_OR_TASK_NAME='("pocket_kinds_*", "pocket_moods_*", "pocket_people_*",
+    "pocket_reviews_*", "pocket_rooms_*", "pocket_topics_*", "pocket_work_*")'
+)
+held_in_scores=(
+  "${held_in[@]}" --gin.evaluate.Evaluate.overlap=mark
+  --gin.evaluate.Evaluate.splits='("validation",)'
+)
+libraries=()
+for seed in "${seeds[@]}"; do
+  of="of seed $seed"
+  library="{MODEL_DIR}/library/seed$seed"
+  libraries+=("'$library'")
+  asked=(--gin.queries.Queries.library_dir="$library")
+  for reads in adapter sub_layer; do
+    run "what routers have to know of experts $of, by $reads" elm_library observe \
+      --gin.observe.Observe.library_dir="$library" --gin.READS="$reads"
+  done
+  run "token routers $of" elm_eval route_tokens "${asked[@]}"
+  run "experts on held-in tasks $of" elm_eval evaluate "${held_in_scores[@]}" \
+    --gin.evaluate.Evaluate.experts="('{MODEL_DIR}/prompt_experts/seed$seed/*',)" \
+    --gin.evaluate.Evaluate.strategies='("base", "merged_all")' \
+    --gin.library.Retrieve.library_dir="$library"
+  run "token routers on held-in tasks $of" elm_eval route_tokens "${asked[@]}" \
+    "${held_in_scores[@]}"
+done
+
+all="($(printf '%s, ' "${libraries[@]}"))"
+run "unseen tasks: all routers" elm_library compare_routers --gin.LIBRARIES="$all"
+run "held-in tasks: all routers" elm_library compare_routers --gin.LIBRARIES="$all" \
+  "${held_in[@]}" --gin.SPLITS='("validation",)' \
+  --gin.OUTPUT='{MODEL_DIR}/report/routers_held_in.md'

@@ -1,0 +1,141 @@
+"""A library with made-up scores of all that routers may choose of it."""
+
+import json
+
+import numpy as np
+
+from elm_jax.evaluation import result_store, results
+from elm_jax.routing import input_routers, token_routers
+from elm_jax.runs import (
+    bases,
+    candidates,
+    comparable_rows,
+    queries,
+    routed_tokens,
+    router_comparison,
+    router_scores,
+    router_table,
+    routers,
+    routing_traces,
+    strategies,
+    strategy,
+)
+from tests.runs import routed, toy
+
+TOKENS = (
+    routed_tokens.RoutedTokens(router=token_routers.Fixed(), num_traced=2),
+    routed_tokens.RoutedTokens(router=input_routers.Logo(top_k=1), num_traced=2),
+)
+IDS = np.arange(40)  # of the rows that were scored
+UNSCORED = routed_tokens.RoutedTokens(router=token_routers.EffectNorm())
+CHOOSING = ("retrieved", routers.ByBehaviour(), routers.ByHalving(first_rows=2))
+
+
+def make(folder):
+    """Makes two prompt experts, a library of them, and scores."""
+    toy.make_library(folder, routed.save_expert)
+    for question in questions_of(folder):
+        for place, one in enumerate(given_for(folder, question)):
+            record(folder, question, one, place)
+
+
+def questions_of(folder):
+    asked = toy.ask(folder)
+    return asked.ask(asked, toy.TASKS, asked.data)
+
+
+def given_for(folder, question):
+    """Returns the base, two experts, their merge, and those of two token routers."""
+    target = strategy.Target(question.task, folder.joinpath, question)
+    given = [candidates.Candidate("base")]
+    given += candidates.of_experts([*question.experts.values()])
+    return given + [one.choose(target) for one in (strategies.MergeAll(), *TOKENS)]
+
+
+def record(
+    folder,
+    question,
+    one,
+    place,
+    *,
+    ids=IDS,
+    to="results.jsonl",
+    values=None,
+    **changes,
+):
+    """Records that so many rows are right: more of each next one, less of `twice`.
+
+    Or the values that are given for the rows.
+    """
+    store = result_store.ResultStore(folder / to)
+    number = (4, 20, 10, 24, 28, 30, 32)[place] + 5 * toy.TASKS.index(question.task)
+    values = np.where(ids < number, 100.0, 0.0) if values is None else values
+    given = {
+        "expert": one.name,
+        "base_fingerprint": bases.read_fingerprint(folder / "base"),
+        "expert_fingerprint": one.fingerprint,
+        "task": question.task,
+        "dataset": question.task,
+        "prompt": "ask",
+        "split": "test",
+        "protocol": "default",
+        "seed": 42,
+        "checkpoint_step": 1,
+        "settings": one.settings,
+    }
+    cell = results.Cell(**(given | changes))
+    trace = {"num_rows": 1, "experts": ["plain", "twice"], "places": ["a", "b"]}
+    trace |= {"weights": [[0.5, 0.5], [1.0, 0.0]], "pieces": [], "of_pieces": []}
+    array = np.frombuffer(json.dumps(trace).encode(), np.uint8)
+    kept = {routing_traces.ARRAY: array} if one.strategy == "routed_tokens" else {}
+    store.record(
+        cell,
+        run_id="r",
+        values={"accuracy": float(values.mean())},
+        num_examples=len(ids),
+        per_example={"example_ids": ids, "accuracy": values} | kept,
+        facts=results.Facts(**one.facts(folder)),
+    )
+
+
+def recorded_again(folder, questions, to, change):
+    """Records all scores into another file; `change` gives what differs, or None."""
+    for question in questions:
+        for place, one in enumerate(given_for(folder, question)):
+            changes = change(question.task, place)
+            if changes is not None:
+                record(folder, question, one, place, to=to, **changes)
+
+
+def table_of(folder, questions, path):
+    """Returns the table of each expert, the merge and the token routers."""
+    shown = comparable_rows.Shown(
+        tables={"Asking": toy.TASKS},
+        split="test",
+        selection_split="test",
+        metrics=("accuracy",),
+    )
+    store = result_store.ResultStore(folder / path)
+    reported = comparable_rows.ComparableRows(store, {}, shown)
+    given = {q.task: given_for(folder, q) for q in questions}
+    choices = {one.name: {} for one in [*given.values()][0][1:]}
+    for task, every in given.items():
+        for one in every[1:]:
+            choices[one.name][task] = one
+    scores = router_scores.Scores(reported, questions, "test", "accuracy")
+    training = router_table.Training(scores, choices)
+    return router_table.Table([training], {}).figures
+
+
+def compare(folder, **changes):
+    asked = toy.ask(folder)
+    given = {
+        "model_dir": str(folder),
+        "tasks": toy.TASKS,
+        "data": toy.DATA,
+        "initial_checkpoint_path": "{MODEL_DIR}/base",
+        "strategies": (*CHOOSING, "merged_all", *TOKENS, UNSCORED),
+        "retrieval": queries.Queries(embedder=asked.embedder, num_queries=2),
+        "batch_size": 8,
+    }
+    return router_comparison.CompareRouters(**(given | changes))
