@@ -139,15 +139,15 @@ def _checkpointer() -> ocp.Checkpointer:
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
-def check_same_tensors(found: Params, expected: Params, *, of: str) -> None:
+def check_same_tensors(actual: Params, expected: Params, *, of: str) -> None:
     """Raises CheckpointError that names all tensors which differ in name or shape.
 
     Args:
-      found: Tree of arrays or shapes.
-      expected: The same.
-      of: What `found` is, for the message.
+      actual: Tree of arrays or shapes.
+      expected: Likewise, as it should be.
+      of: What `actual` is, for the message.
     """
-    difference = trees.diff(found, expected)
+    difference = trees.diff(actual, expected)
     if difference:
         raise errors.CheckpointError(
             found=f"tensors of {of} do not fit: {difference}",

@@ -179,17 +179,17 @@ def points_pattern(chosen: Iterable[str], every: Iterable[str]) -> str:
     return f"^({'|'.join(chosen)})$"
 
 
-def target_modules(points: Iterable[str], known: Mapping[str, Module]) -> Any:
+def target_modules(points: Iterable[str], projections: Mapping[str, Module]) -> Any:
     """Returns PEFT's `target_modules` for insertion points: names, or a pattern.
 
     Args:
       points: Those with an adapter.
-      known: All projections, from `modules`.
+      projections: All of the model's, from `modules`.
     """
     wanted = set(points)
-    chosen = [name for name, module in known.items() if module.point in wanted]
+    chosen = [name for name, module in projections.items() if module.point in wanted]
     ends = sorted({name.rpartition(".")[2] for name in chosen})
-    if {n for n in known if n.rpartition(".")[2] in ends} == set(chosen):
+    if {n for n in projections if n.rpartition(".")[2] in ends} == set(chosen):
         return ends
     # One pattern per place, for all layers.
     places = {re.sub(r"block\\?\.\d+", "block.#", name) for name in chosen}

@@ -196,19 +196,19 @@ def _has_finite_sum(array: np.ndarray) -> bool:
         return bool(np.isfinite(array.sum()))
 
 
-def check_floats(found: Mapping[str, Any], *also: str) -> set[str]:
+def check_floats(leaves: Mapping[str, Any], *also: str) -> set[str]:
     """Returns the names of the dtypes of tensors, if all hold numbers of a model.
 
     Args:
-      found: What has a `dtype`, by name.
+      leaves: What has a `dtype`, by name.
       *also: Names of dtypes that are allowed beside the usual ones.
 
     Raises:
       CheckpointError: Some tensor holds no such numbers.
     """
     allowed = (*_FLOATS, *also)
-    names = [n for n, tensor in found.items() if tensor.dtype.name not in allowed]
-    dtypes = {tensor.dtype.name for tensor in found.values()}
+    names = [n for n, tensor in leaves.items() if tensor.dtype.name not in allowed]
+    dtypes = {tensor.dtype.name for tensor in leaves.values()}
     if names:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         raise errors.CheckpointError(

@@ -55,8 +55,8 @@ class CompactColumns(Mapping[statistics.Key, statistics.Column]):
         return key in self._kept
 
 
-def ids_of(one: statistics.Columns, key: statistics.Key) -> np.ndarray:
+def ids_of(columns: statistics.Columns, key: statistics.Key) -> np.ndarray:
     """Returns the rows of a column, without making it."""
-    if isinstance(one, CompactColumns):
-        return one._kept[key].example_ids
-    return one[key].example_ids
+    if isinstance(columns, CompactColumns):
+        return columns._kept[key].example_ids
+    return columns[key].example_ids

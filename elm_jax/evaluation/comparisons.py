@@ -119,7 +119,7 @@ def not_worse(ways: Sequence[estimates.Estimate]) -> list[set[int]]:
     return unbeaten
 
 
-def sign_test(one: statistics.Columns, other: statistics.Columns) -> SignTest:
+def sign_test(first: statistics.Columns, second: statistics.Columns) -> SignTest:
     """Returns the exact test of who wins more rows: McNemar's, under one prompt.
 
     A row counts once, by its mean over prompts; rows of all datasets count alike.
@@ -127,7 +127,7 @@ def sign_test(one: statistics.Columns, other: statistics.Columns) -> SignTest:
     Raises:
       DataError: The two have not the same rows of the same tasks.
     """
-    gaps = statistics.difference(one, other)
+    gaps = statistics.difference(first, second)
     wins = losses = 0
     for dataset in {dataset for dataset, _ in gaps}:
         _, table = statistics.table(statistics.of_dataset(gaps, dataset))

@@ -121,8 +121,10 @@ def _equally_many(
 ) -> dict[str, tuple[statistics.Columns, ...]]:
     number = min(map(len, trainings.values()), default=0)
     if number == 1:
-        return {name: (controls.mean_of(own),) for name, own in trainings.items()}
-    return {name: tuple(own[:number]) for name, own in trainings.items()}
+        return {
+            name: (controls.mean_of(columns),) for name, columns in trainings.items()
+        }
+    return {name: tuple(columns[:number]) for name, columns in trainings.items()}
 
 
 class _Resampled(NamedTuple):
@@ -203,7 +205,7 @@ def _of_trainings(
     Trainings of several experts are drawn on their own: each adds to the variance by
     the square of its share. Those that are shared add up before they are squared.
     """
-    apart = np.stack([own.mean(axis=2) for own in luck.apart], axis=2)
+    apart = np.stack([of_dataset.mean(axis=2) for of_dataset in luck.apart], axis=2)
     share, square = shares
     if shared:
         return {(shared, len(apart)): (apart * share).sum(axis=1)}

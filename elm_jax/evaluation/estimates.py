@@ -138,7 +138,10 @@ class Estimate:
             self.num_rows[j : j + 1],
             self.rows[j : j + 1],
             self.num_trainings,
-            {whose: own[:, j : j + 1] for whose, own in self.trainings.items()},
+            {
+                whose: deviations[:, j : j + 1]
+                for whose, deviations in self.trainings.items()
+            },
             self.bounds,
             self.is_mirrored,
         )
@@ -191,12 +194,12 @@ class Estimate:
     def _freedom(self) -> float:
         """Degrees of freedom of the standard error; infinite without any error."""
         of_trainings = [
-            (_variance(own.mean(axis=1)), number - 1)
-            for (_, number), own in self.trainings.items()
+            (_variance(deviations.mean(axis=1)), number - 1)
+            for (_, number), deviations in self.trainings.items()
         ]
         of_rows = self.errors.var(axis=0)
-        for own in self.trainings.values():
-            of_rows = np.maximum(0.0, of_rows - _variance(own))
+        for deviations in self.trainings.values():
+            of_rows = np.maximum(0.0, of_rows - _variance(deviations))
         parts = of_trainings + [
             (variance / len(self.datasets) ** 2, number - 1)
             for variance, number in zip(of_rows, self.num_rows, strict=True)
@@ -258,35 +261,35 @@ def estimate(
     statistics.check(trainings[0])
     datasets = sorted({dataset for dataset, _ in trainings[0]})
     parts = [_of_dataset(trainings, name, draws) for name in datasets]
-    by_training = np.stack([one.by_training for one in parts], axis=1)
+    by_training = np.stack([part.by_training for part in parts], axis=1)
     of_rows = Estimate(
         tuple(datasets),
         by_training.mean(axis=0),
-        np.stack([one.errors for one in parts], axis=1),
-        tuple(one.num_rows for one in parts),
-        tuple(one.rows for one in parts),
+        np.stack([part.errors for part in parts], axis=1),
+        tuple(part.num_rows for part in parts),
+        tuple(part.rows for part in parts),
     )
     return of_trainings(of_rows, by_training, draws, who=who)
 
 
 def of_trainings(
-    one: Estimate, by_training: np.ndarray, draws: Draws, *, who: str
+    of_rows: Estimate, by_training: np.ndarray, draws: Draws, *, who: str
 ) -> Estimate:
     """Returns an estimate whose errors are those of its trainings, too.
 
     Args:
-      one: With the errors of rows alone.
+      of_rows: The estimate with the errors of rows alone.
       by_training: [trainings, datasets], the means of each training.
       draws: How these are weighed.
       who: Whose trainings these are.
     """
     number = len(by_training)
     if number == 1:
-        return one
+        return of_rows
     apart = by_training - by_training.mean(axis=0)
-    errors_of_both = one.errors + draws.trainings(who, number) @ apart
+    errors_of_both = of_rows.errors + draws.trainings(who, number) @ apart
     return dataclasses.replace(
-        one,
+        of_rows,
         errors=errors_of_both,
         num_trainings=number,
         trainings={(who, number): apart},
@@ -304,12 +307,12 @@ class _Part:
 def _of_dataset(
     trainings: Sequence[statistics.Columns], dataset: str, draws: Draws
 ) -> _Part:
-    owns = [statistics.of_dataset(one, dataset) for one in trainings]
-    tables = [statistics.table(own) for own in owns]
+    parts = [statistics.of_dataset(columns, dataset) for columns in trainings]
+    tables = [statistics.table(part) for part in parts]
     ids, first = tables[0]
-    for other, values in tables[1:]:
+    for other_ids, values in tables[1:]:
         if not (
-            np.array_equal(ids, other)
+            np.array_equal(ids, other_ids)
             and np.array_equal(np.isnan(first), np.isnan(values))
         ):
             raise errors.DataError(
@@ -325,7 +328,9 @@ def _of_dataset(
     else:
         missed = statistics.resampled(average, draws.times(dataset, len(ids))) - point
         missed *= scale_up(len(ids))
-    return _Part(by_training, missed, len(ids), rows_key(sorted(owns[0]), ids, average))
+    return _Part(
+        by_training, missed, len(ids), rows_key(sorted(parts[0]), ids, average)
+    )
 
 
 def scale_up(num_rows: int) -> float:
@@ -336,8 +341,8 @@ def scale_up(num_rows: int) -> float:
 def rows_key(
     tasks: Sequence[tuple[str, str]], ids: np.ndarray, table: np.ndarray
 ) -> int:
-    """Returns a number that tells tasks, ids of rows, and which lack, from others."""
-    known = np.packbits(np.isfinite(table)).tobytes()
+    """Returns a number that is equal for the same tasks, ids and missing rows."""
+    is_scored = np.packbits(np.isfinite(table)).tobytes()
     return zlib.crc32(
-        known, zlib.crc32(ids.tobytes(), zlib.crc32(repr(tasks).encode()))
+        is_scored, zlib.crc32(ids.tobytes(), zlib.crc32(repr(tasks).encode()))
     )

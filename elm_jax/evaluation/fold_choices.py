@@ -184,12 +184,16 @@ class Luck:
         self, parts: Sequence[Part], whose: Sequence[str], draws: estimates.Draws
     ) -> None:
         by_training = [of.by_training() for of in parts]
-        means = np.mean([own.mean(axis=2) for own in by_training], axis=0)
+        means = np.mean(
+            [means_of_part.mean(axis=2) for means_of_part in by_training], axis=0
+        )
         variances = means.var(axis=0, ddof=1)
         mean = max(float(variances.mean()), np.finfo(np.float32).tiny)
         to_choose = np.sqrt(mean / np.where(variances > 0, variances, mean))
         self._to_choose = to_choose[:, np.newaxis].astype(np.float32)
-        self.apart = [own - own.mean(axis=0) for own in by_training]
+        self.apart = [
+            means_of_part - means_of_part.mean(axis=0) for means_of_part in by_training
+        ]
         # What resamples miss is scaled up for their rows later; trainings need no more.
         self._scale = [estimates.scale_up(len(of.ids)) for of in parts]
         self._weights = [
@@ -198,7 +202,9 @@ class Luck:
 
     def draw(self, start: int, size: int) -> Drawn:
         """Returns the draws of so many resamples."""
-        weights = np.stack([own[start : start + size] for own in self._weights])
+        weights = np.stack(
+            [part_weights[start : start + size] for part_weights in self._weights]
+        )
         added = [
             np.einsum("ebtu,uep->tbep", weights, (apart / scale).astype(np.float32))
             for apart, scale in zip(self.apart, self._scale, strict=True)

@@ -233,11 +233,11 @@ def normalized(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
-def share(rows: Collection[int], found: Iterable[np.ndarray]) -> float:
+def share(rows: Collection[int], found_rows: Iterable[np.ndarray]) -> float:
     """Returns how many of some rows are among those found, in percent.
 
     >>> share([1, 2, 5, 6], [np.array([2, 3]), np.array([2, 5])])
     50.0
     """
-    every = np.concatenate([np.zeros(0, np.int64), *found])
-    return 100.0 * float(np.isin(np.array(rows), every).mean())
+    all_found = np.concatenate([np.zeros(0, np.int64), *found_rows])
+    return 100.0 * float(np.isin(np.array(rows), all_found).mean())

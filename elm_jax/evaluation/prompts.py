@@ -29,14 +29,14 @@ class Spread(NamedTuple):
     worst_task: str
 
 
-def spread(one: statistics.Columns) -> Spread:
+def spread(columns: statistics.Columns) -> Spread:
     """Returns how the scores of a model spread over prompts.
 
     Raises:
       DataError: There is no column, or one without rows.
     """
-    statistics.check(one)
-    scores = _scores(one)
+    statistics.check(columns)
+    scores = _scores(columns)
     rows = [
         (
             np.mean(task_scores),
@@ -53,7 +53,7 @@ def spread(one: statistics.Columns) -> Spread:
     return Spread(mean, median, lower, upper, least, worst)
 
 
-def chance_of_order(one: statistics.Columns, other: statistics.Columns) -> float:
+def chance_of_order(first: statistics.Columns, second: statistics.Columns) -> float:
     """Returns how likely the order of two models' means holds for a new prompt.
 
     That is, for one more prompt of these datasets: each prompt is left out in turn, and
@@ -66,7 +66,7 @@ def chance_of_order(one: statistics.Columns, other: statistics.Columns) -> float
     Raises:
       DataError: The two have not the same rows of the same tasks.
     """
-    scores = _scores(statistics.difference(one, other))
+    scores = _scores(statistics.difference(first, second))
     gaps = [np.array(list(by_task.values())) for by_task in scores.values()]
     means = np.array([task_gaps.mean() for task_gaps in gaps])
     chances = []

@@ -92,43 +92,43 @@ def _are_different(ids: np.ndarray) -> bool:
     return len(np.unique(ids)) == len(ids)
 
 
-def of_dataset(one: Columns, dataset: str) -> dict[tuple[str, str], Column]:
+def of_dataset(by_task: Columns, dataset: str) -> dict[tuple[str, str], Column]:
     """Returns the columns of one dataset."""
-    return {key: one[key] for key in one if key[0] == dataset}
+    return {key: by_task[key] for key in by_task if key[0] == dataset}
 
 
-def check(one: Columns) -> None:
+def check(by_task: Columns) -> None:
     """Raises DataError if there is no column, or one without rows."""
-    if not one or not all(len(column.values) for column in one.values()):
+    if not by_task or not all(len(column.values) for column in by_task.values()):
         raise errors.DataError(
-            found="no results" if not one else "a task without rows",
+            found="no results" if not by_task else "a task without rows",
             expected="one or more tasks with one or more rows each",
             do="Check which rows were selected",
         )
 
 
-def mean(one: Columns) -> float:
+def mean(by_task: Columns) -> float:
     """Returns the mean over datasets of the mean over their prompts.
 
     Raises:
       DataError: There is no column, or one without rows.
     """
-    check(one)
-    datasets = sorted({dataset for dataset, _ in one})
-    tables = [table(of_dataset(one, dataset))[1] for dataset in datasets]
+    check(by_task)
+    datasets = sorted({dataset for dataset, _ in by_task})
+    tables = [table(of_dataset(by_task, dataset))[1] for dataset in datasets]
     return float(np.mean([prompt_mean(values) for values in tables]))
 
 
-def difference(one: Columns, other: Columns) -> dict[tuple[str, str], Column]:
-    """Returns `one - other`, row by row; for `interval`.
+def difference(first: Columns, second: Columns) -> dict[tuple[str, str], Column]:
+    """Returns `first - second`, row by row; for `interval`.
 
     Raises:
       DataError: The two have not the same rows of the same tasks.
     """
-    unlike = sorted(one.keys() ^ other.keys())
+    unlike = sorted(first.keys() ^ second.keys())
     differences: dict[tuple[str, str], Column] = {}
-    for key in sorted(one.keys() & other.keys()):
-        ours, theirs = _sorted(one[key]), _sorted(other[key])
+    for key in sorted(first.keys() & second.keys()):
+        ours, theirs = _sorted(first[key]), _sorted(second[key])
         if np.array_equal(ours.example_ids, theirs.example_ids):
             differences[key] = Column(ours.example_ids, ours.values - theirs.values)
         else:
@@ -148,16 +148,16 @@ def _sorted(column: Column) -> Column:
     return Column(column.example_ids[order], column.values[order])
 
 
-def table(one: Columns) -> tuple[np.ndarray, np.ndarray]:
+def table(by_task: Columns) -> tuple[np.ndarray, np.ndarray]:
     """Returns the ids of rows, and [rows, prompts], NaN where a prompt lacks a row."""
-    keys = sorted(one)
-    columns_of = [one[key] for key in keys]
+    keys = sorted(by_task)
+    columns_of = [by_task[key] for key in keys]
     first = columns_of[0].example_ids
     is_same = all(column.example_ids is first for column in columns_of)
     if is_same and (first[1:] > first[:-1]).all():  # as they mostly are
         return first, np.stack([column.values for column in columns_of], axis=1)
     ids = np.unique(np.concatenate([column.example_ids for column in columns_of]))
-    values = np.full((len(ids), len(one)), np.nan)
+    values = np.full((len(ids), len(by_task)), np.nan)
     for position, column in enumerate(columns_of):
         values[np.searchsorted(ids, column.example_ids), position] = column.values
     return ids, values

@@ -70,10 +70,10 @@ class Runs:
         (begins,) = np.nonzero(is_within[: len(hashes)])
         return hashes[begins], begins
 
-    def in_set(self, size: int, known: HashSet) -> np.ndarray:
+    def in_set(self, size: int, hash_set: HashSet) -> np.ndarray:
         """Returns hashes of runs of so many words that are in a set."""
         hashes = self._all(size)
-        (begins,) = np.nonzero(known.are_in(hashes))
+        (begins,) = np.nonzero(hash_set.are_in(hashes))
         ends = self._offsets[np.searchsorted(self._offsets, begins, "right")]
         return hashes[begins[begins + size <= ends]]
 

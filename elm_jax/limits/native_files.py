@@ -38,10 +38,10 @@ def problem_of_tokenizer(content: bytes) -> str:
 def _problem(reader: Callable[[None], Callable[[bytes], str]], content: bytes) -> str:
     name = f"{__name__}:{reader.__name__}"
     try:
-        (found,) = limited.worker().map(name, None, [content])
+        (problem,) = limited.worker().map(name, None, [content])
     except limited.LimitError as error:
         return error.reason
-    return found
+    return problem
 
 
 def pieces_reader(shared: None) -> Callable[[bytes], str]:

@@ -33,10 +33,16 @@ def register(spec: _Kind) -> _Kind:
         problem = f"whose name {name!r} is that of {_place(KINDS[name])}"
     else:
         for attribute in ("axes", "beside", "neutral"):
-            known, own = merged(attribute), getattr(spec, attribute)
-            other = [part for part in own if known.get(part, own[part]) != own[part]]
-            if other and name not in KINDS:
-                problem = f"whose {attribute} of {', '.join(other)} another kind has"
+            all_parts, spec_parts = merged(attribute), getattr(spec, attribute)
+            differing = [
+                part
+                for part in spec_parts
+                if all_parts.get(part, spec_parts[part]) != spec_parts[part]
+            ]
+            if differing and name not in KINDS:
+                problem = (
+                    f"whose {attribute} of {', '.join(differing)} another kind has"
+                )
                 problem += " otherwise"
     if problem:
         raise errors.ConfigError(
@@ -54,10 +60,10 @@ def merged(attribute: str) -> dict[str, Any]:
     Args:
       attribute: `axes`, `beside` or `neutral`.
     """
-    found: dict[str, Any] = {}
+    by_part: dict[str, Any] = {}
     for spec in KINDS.values():
-        found |= getattr(spec, attribute)
-    return found
+        by_part |= getattr(spec, attribute)
+    return by_part
 
 
 def axes_of(part: str, num_axes: int) -> tuple[str, ...]:
@@ -73,10 +79,10 @@ def axes_of(part: str, num_axes: int) -> tuple[str, ...]:
     first, _, rest = part.partition("/")
     if first == mixture.ROUTER:
         return ("experts", *("adapter",) * (num_axes - 1))
-    known: dict[str, tuple[str, ...]] = merged("axes")
-    if first == mixture.EXPERTS and rest in known:
-        return ("experts", *known[rest])
-    return known.get(part, ())
+    axes: dict[str, tuple[str, ...]] = merged("axes")
+    if first == mixture.EXPERTS and rest in axes:
+        return ("experts", *axes[rest])
+    return axes.get(part, ())
 
 
 def spec_type(name: object) -> type[kind.AdapterKind]:

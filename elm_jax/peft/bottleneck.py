@@ -246,8 +246,8 @@ class BottleneckSum(Bottleneck):
 
     def adapter_fn(self, emb_dim: int) -> "Bottlenecks":
         """As for `Bottleneck`."""
-        one = super().adapter_fn(emb_dim)
-        return dataclasses.replace(one, width=one.width * self.count)
+        adapter = super().adapter_fn(emb_dim)
+        return dataclasses.replace(adapter, width=adapter.width * self.count)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -124,19 +124,19 @@ targets='/(query|value)$')
     def size(spec: adapters.AdapterSpec) -> tuple[int, str]:
         return spec.rank if isinstance(spec, lora.Lora) else 0, repr(spec)
 
-    found = max(specs, key=size)  # whatever their order is
+    greatest = max(specs, key=size)  # whatever their order is
     for spec in specs:
         same = spec
-        if isinstance(spec, lora.Lora) and isinstance(found, lora.Lora):
-            same = dataclasses.replace(found, targets=spec.targets)
-        if same != found:
+        if isinstance(spec, lora.Lora) and isinstance(greatest, lora.Lora):
+            same = dataclasses.replace(greatest, targets=spec.targets)
+        if same != greatest:
             raise errors.ConfigError(
-                found=f"adapters {found} and {spec}",
+                found=f"adapters {greatest} and {spec}",
                 expected="one spec, or LoRAs of the same targets: no parameter of one"
                 " kind of adapters means what one of another kind does",
                 do="Merge experts of one kind, or fold LoRAs into whole models first",
             )
-    return found
+    return greatest
 
 
 def widened(

@@ -198,12 +198,12 @@ class AdapterKind(abc.ABC):
         """
         rows = [part.reshape(-1, part.shape[-1]) for part in (inputs, outputs)]
 
-        def alone(own: types.Params) -> jax.Array:
-            effect = self.effect(module, own, *rows).astype(jnp.float32)
+        def alone(adapter: types.Params) -> jax.Array:
+            effect = self.effect(module, adapter, *rows).astype(jnp.float32)
             return jnp.sum(jax.scipy.special.entr(jax.nn.softmax(effect)), axis=-1)
 
-        found = jax.vmap(alone)(params)
-        return found.T.reshape(*outputs.shape[:-1], len(found))
+        entropies = jax.vmap(alone)(params)
+        return entropies.T.reshape(*outputs.shape[:-1], len(entropies))
 
     def _each(
         self,
@@ -214,8 +214,8 @@ class AdapterKind(abc.ABC):
     ) -> jax.Array:
         """Returns what each adapter alone makes of the outputs, [experts, ..., D]."""
 
-        def alone(own: types.Params) -> jax.Array:
-            made: Any = module.apply({"params": own}, inputs, outputs)
+        def alone(adapter: types.Params) -> jax.Array:
+            made: Any = module.apply({"params": adapter}, inputs, outputs)
             return made
 
         return jax.vmap(alone)(params)

@@ -70,17 +70,21 @@ class Shown:
     layers: tuple[tuple[str, float, float, float, float], ...]
 
     @classmethod
-    def of(cls, names: Sequence[str], found: Comparison) -> "Shown":
+    def of(cls, names: Sequence[str], comparison: Comparison) -> "Shown":
         """Returns what is shown of a comparison of experts of these names."""
-        what = [found.cosine, found.mean("conflict"), found.mean("overlap")]
-        what += [found.in_place, found.forecast]
+        what = [
+            comparison.cosine,
+            comparison.mean("conflict"),
+            comparison.mean("overlap"),
+        ]
+        what += [comparison.in_place, comparison.forecast]
         upper = [*itertools.combinations(range(len(names)), 2)]
         pairs = [
             Pair(names[i], names[j], *(float(values[i, j]) for values in what))
             for i, j in upper
         ]
         pairs.sort(key=lambda pair: (pair.forecast, pair.one, pair.other))
-        total = sum(float(np.square(layer.norms).sum()) for layer in found.layers)
+        total = sum(float(np.square(layer.norms).sum()) for layer in comparison.layers)
         layers = [
             (
                 layer.name,
@@ -89,10 +93,10 @@ class Shown:
                 _mean([layer.overlap[pair] for pair in upper]),
                 float(np.square(layer.norms).sum()) / (total or 1.0),
             )
-            for layer in found.layers
+            for layer in comparison.layers
         ]
-        norms = tuple(map(float, found.norms))
-        return cls(tuple(names), norms, found.cosine, tuple(pairs), tuple(layers))
+        norms = tuple(map(float, comparison.norms))
+        return cls(tuple(names), norms, comparison.cosine, tuple(pairs), tuple(layers))
 
     def tables(self, most_pairs: int | None = None) -> list[TextTable]:
         """Returns the pairs, and the layers, as text.
