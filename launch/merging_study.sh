@@ -42,8 +42,7 @@ for seed in "${seeds[@]}"; do
   run "all experts by searches of seed $seed" elm_merge merging_all \
     --gin.EXPERTS="{MODEL_DIR}/prompt_experts/seed$seed/*" --gin.EXPERTS_DIR="$merged"
   run "scores of these of seed $seed" elm_eval merging_scores \
-    --gin.EXPERTS="('$merged/all_*',)" --gin.TASKS="('pocket_unseen',)" \
-    --gin.SPLITS="('test',)"
+    --gin.EXPERTS="('$merged/all_*',)" --gin.TASKS="('pocket_unseen',)"
 done
 all="$(IFS=,; echo "${seeds[*]}")"
 .venv/bin/python tests/benchmarks/merging_study_table.py "$out" --seeds="$all"

@@ -104,7 +104,8 @@ TABLES = (
         PARTS,
         {
             "uniform (the mean)": ("parts_uniform",),
-            "weighted": ("parts_weighted_3_1", "parts_weighted_1_3"),
+            "weighted 3 : 1": ("parts_weighted_3_1",),
+            "weighted 1 : 3": ("parts_weighted_1_3",),
             "task arithmetic": ("parts_task_arithmetic",),
             "TIES": ("parts_ties",),
             **{
@@ -112,7 +113,8 @@ TABLES = (
                 for name in ("covariance", "wudi", "ace", "regmean", "fisher")
                 + ("greedy_soup", "lorahub", "adamerging", "adamerging_layers")
             },
-            "random weights": ("parts_noise_topics", "parts_noise_reviews"),
+            "noise, like pocket_topics": ("parts_noise_topics",),
+            "noise, like pocket_reviews": ("parts_noise_reviews",),
             "pocket_topics": ("pocket_topics",),
             "pocket_reviews": ("pocket_reviews",),
             "base": ("base",),

@@ -17,18 +17,27 @@ NUM_ROWS = 100
 SEEDS = (1, 2)
 
 
-def record(store, name, is_right, *, split="test", kind="merged", seeds=SEEDS):
-    """Adds rows of the composed task; row `i` is right if `is_right(seed, i)` is."""
+def record(
+    store,
+    name,
+    is_right,
+    *,
+    mixture="pocket_composed",
+    split="test",
+    kind="merged",
+    seeds=SEEDS,
+):
+    """Adds rows of a mixture; row `i` of each task is right if `is_right(seed, i)`."""
     for seed in seeds:
         right = [100.0 * is_right(seed, i) for i in range(NUM_ROWS)]
-        for task in tasks.registry.expand("pocket_composed"):
+        for task in tasks.registry.expand(mixture):
             cell = results.Cell(
                 expert=name,
                 base_fingerprint="0123456789abcdef",
                 expert_fingerprint=f"{name}{seed}",
                 task=task,
-                dataset="pocket_digests",
-                prompt=task.removeprefix("pocket_digests_"),
+                dataset=tasks.registry.task(task).dataset,
+                prompt=tasks.registry.task(task).prompt,
                 split=split,
                 protocol="default",
                 seed=42,
@@ -58,14 +67,6 @@ def folder(tmp_path):
     record(store, "parts_ace", lambda seed, i: i < 50 + (0 if seed == 1 else 20))
     record(store, "pocket_topics", lambda _, i: i < 30, kind="dataset")
     record(store, "pocket_reviews", lambda _, i: i < 52, kind="dataset")
-    for name, validation, test in (("3_1", 40, 90), ("1_3", 60, 20)):
-        for split, count in (("validation", validation), ("test", test)):
-            record(
-                store,
-                f"parts_weighted_{name}",
-                lambda _, i, count=count: i < count,
-                split=split,
-            )
     store.finish()
     return tmp_path
 
@@ -73,8 +74,9 @@ def folder(tmp_path):
 def table(folder, capsys):
     merging_study_table.main([str(folder), "--seeds=1,2"])
     text = capsys.readouterr().out
-    lines = [line.strip("| ").split(" | ") for line in text.splitlines()]
-    return text, {cells[0]: cells[1:] for cells in lines if len(cells) > 4}
+    lines = [line.split("|")[1:-1] for line in text.splitlines()]
+    cells = [[cell.strip() for cell in line] for line in lines if line]
+    return text, {first: others for first, *others in cells}
 
 
 def numbers(cell):
@@ -103,8 +105,26 @@ def test_intervals_count_trainings(folder, capsys):
 
 
 def test_a_setting_is_chosen_by_validation_rows_alone(folder, capsys):
+    store = result_store.ResultStore(folder / "results_merging.jsonl")
+    counts = {
+        ("merged_top3", "test"): 50,
+        ("top3_ties", "validation"): 40,
+        ("top3_ties", "test"): 90,
+        ("top3_ties_half", "validation"): 60,
+        ("top3_ties_half", "test"): 20,
+    }
+    for (name, split), count in counts.items():
+        record(
+            store,
+            name,
+            lambda _, i, count=count: i < count,
+            mixture="pocket_unseen",
+            split=split,
+            kind="strategy",
+        )
+    store.finish()
     _, lines = table(folder, capsys)
-    assert numbers(lines["weighted (`parts_weighted_1_3`)"][0])[0] == 20
+    assert numbers(lines["TIES (`top3_ties_half`)"][0])[0] == 20
 
 
 def test_a_random_expert_is_the_mean_of_the_experts(folder, capsys):
