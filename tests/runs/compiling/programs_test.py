@@ -1,11 +1,14 @@
 """The programs of runs as data, and lowered for devices."""
 
+import dataclasses
 import json
 
 import jax
 import pytest
 
+from elm_jax import errors
 from elm_jax.runs.compiling import plan, programs, result
+from elm_jax.runs.placement import Devices
 from tests.runs.compiling.tiny import DECODING, FLEET, RANKING, STEP
 
 PROGRAMS = {each.kind: each for each in (STEP, FLEET, RANKING, DECODING)}
@@ -30,6 +33,31 @@ def test_the_state_of_a_step_takes_the_place_of_the_last_one(kind):
     (state, *others), _ = lowered.args_info
     assert all(leaf.donated for leaf in jax.tree.leaves(state))
     assert not any(leaf.donated for leaf in jax.tree.leaves(others))
+
+
+@pytest.mark.slow
+def test_a_batch_in_parts_takes_less_for_what_is_computed():
+    """Activations of four parts are a quarter; sums of gradients come beside them."""
+    batch = dataclasses.replace(STEP.batch, batch_size=64)
+    alone = Devices(num_data=1, num_model=1, axis_rules="data")
+    step = dataclasses.replace(STEP, batch=batch, devices=alone)
+    sizes = {}
+    for num_parts in (1, 4):
+        program = dataclasses.replace(step, num_parts=num_parts)
+        compiled = programs.lower(program, jax.devices()[:1]).compile()
+        uses = plan.bytes_by_use(program, "cpu")
+        sizes[num_parts] = compiled.memory_analysis().temp_size_in_bytes, uses
+    (whole, uses), (in_parts, uses_in_parts) = sizes[1], sizes[4]
+    assert in_parts < 0.5 * whole
+    assert uses_in_parts["activations"] < 0.5 * uses["activations"]
+    assert uses_in_parts["gradients"] == 2 * uses["gradients"]
+
+
+def test_parts_that_devices_do_not_divide_are_refused_with_the_batch_that_they_do():
+    program = dataclasses.replace(STEP, num_parts=8)
+    with pytest.raises(errors.ConfigError, match="16 rows in 8 parts for 4") as caught:
+        programs.lower(program, jax.devices())
+    assert "BATCH_SIZE to 32" in str(caught.value)
 
 
 def test_decoding_is_lowered_with_its_beams():

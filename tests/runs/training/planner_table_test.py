@@ -12,9 +12,11 @@ import pytest
 
 from elm_jax.compiling import targets
 from elm_jax.runs.compiling import plan, programs, result
+from tests.benchmarks import planner_cases
 
 TABLE = pathlib.Path(__file__).parents[2] / "benchmarks" / "planner_table.jsonl"
 ROWS = [json.loads(line) for line in TABLE.read_text("utf-8").splitlines()]
+README = pathlib.Path(__file__).parents[3] / "elm_jax" / "training" / "README.md"
 GIB = 2**30
 _EVERY = 6  # rows of which one is compared in fast runs: each takes a second or two
 
@@ -39,6 +41,26 @@ def test_the_plan_is_within_a_tenth_of_the_compiler(row):
     assert 0.9 * found < planned < 1.1 * found, (
         f"{planned / GIB:.2f} GiB by plan, {found / GIB:.2f} by the compiler"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("v5litepod-1, XL, fleet, batch 1, 256/128, layer, 8 slots, 8 lanes", 9.24),
+        ("v5litepod-16, XL, dataset, batch 128, 256/128, layer, 1x16x1 fsdp", 2.50),
+        ("v5p-128, XXL, dataset, batch 128, 256/128, layer, 1x64x1 fsdp", 3.16),
+    ],
+)
+def test_what_the_readme_says_of_tpus_is_what_the_plan_says(name, expected):
+    [(target, program)] = [
+        case[1:] for case in planner_cases.cases() if case[0] == name
+    ]
+    device = targets.find(target)
+    planned = sum(plan.bytes_by_use(program, device.platform).values()) / GIB
+    assert planned == pytest.approx(expected, abs=0.005)
+    text = README.read_text("utf-8")
+    assert f"| {planned:.2f} of {device.memory_bytes / GIB:.2f} |" in text
 
 
 def test_the_table_has_all_that_a_plan_is_made_of():
