@@ -28,9 +28,9 @@ def main() -> None:
     if program.kind == "fleet step":
         target = target.one_host
     with keeping.into(asked.get("keep_in", "")) as kept:
-        found = compile_here(program, target, text_path=asked.get("text_path", ""))
-    found = dataclasses.replace(found, saved_as=", ".join(kept))
-    sys.stdout.write(f"{json.dumps(result.to_json(found))}\n")
+        compiled = compile_here(program, target, text_path=asked.get("text_path", ""))
+    compiled = dataclasses.replace(compiled, saved_as=", ".join(kept))
+    sys.stdout.write(f"{json.dumps(result.to_json(compiled))}\n")
 
 
 def compile_here(

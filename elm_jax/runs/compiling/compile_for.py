@@ -157,7 +157,7 @@ def _outcomes(
         )
         return
     for each in every:
-        found = Outcome(
+        outcome = Outcome(
             kind=each.program.kind,
             batch=_lengths(each.program.batch),
             devices=f"{each.program.devices}",
@@ -167,10 +167,10 @@ def _outcomes(
             compiled=compiler.compile_program(each.program, target, keep_in=keep_in),
             **given,
         )
-        if not found.fits:
-            tried = advice.of(run, target, model, kind=found.kind)
-            found = dataclasses.replace(found, alternatives=tried)
-        yield found
+        if not outcome.fits:
+            tried = advice.of(run, target, model, kind=outcome.kind)
+            outcome = dataclasses.replace(outcome, alternatives=tried)
+        yield outcome
 
 
 def show(outcomes: list[Outcome]) -> int:
@@ -219,9 +219,9 @@ def _rows(each: Outcome) -> Iterator[tuple[str, str]]:
 def _work_rows(work: roofline.Work) -> Iterator[tuple[str, str]]:
     yield "products", f"{work.flops:.3g} FLOPs on each device"
     yield "memory traffic, about", _gib(work.num_bytes)
-    for one in work.collectives:
-        what = f"{one.kind} of {one.dtype} among {one.group_size}"
-        yield what, f"{one.count:,} times, {one.num_bytes / 2**20:,.1f} MiB in all"
+    for each in work.collectives:
+        what = f"{each.kind} of {each.dtype} among {each.group_size}"
+        yield what, f"{each.count:,} times, {each.num_bytes / 2**20:,.1f} MiB in all"
     least, most = 1e3 * work.least_secs, 1e3 * work.most_secs
     span = f"{least:.3g} ms" if most < 1.01 * least else f"{least:.3g} to {most:.3g} ms"
     yield "time by roofline, at least", span

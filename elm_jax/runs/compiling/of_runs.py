@@ -196,9 +196,9 @@ def base_shape(folder: pathlib.Path, given: config.T5Config | None) -> config.T5
     shape = bases.model_config(bases.read_manifest(folder))
     if given is not None:
         there, asked = dataclasses.asdict(shape), dataclasses.asdict(given)
-        other = [n for n in there if n not in _NUMERICS and there[n] != asked[n]]
-        if other:
-            told = ", ".join(f"{n} = {there[n]}, not {asked[n]}" for n in other)
+        differing = [n for n in there if n not in _NUMERICS and there[n] != asked[n]]
+        if differing:
+            told = ", ".join(f"{n} = {there[n]}, not {asked[n]}" for n in differing)
             raise errors.ConfigError(
                 found=f"a base in {folder} with {told}",
                 expected="the shape of the base, or no shape",

@@ -67,6 +67,6 @@ def from_json(data: Mapping[str, Any]) -> Compiled:
         values["memory"] = Memory(**values["memory"])
     if values["work"] is not None:
         work = dict(values["work"])
-        found = (roofline.Collective(**each) for each in work["collectives"])
-        values["work"] = roofline.Work(**{**work, "collectives": tuple(found)})
+        messages = (roofline.Collective(**each) for each in work["collectives"])
+        values["work"] = roofline.Work(**{**work, "collectives": tuple(messages)})
     return Compiled(**values)

@@ -91,7 +91,7 @@ class Needs:
         Raises:
           ConfigError: They do not divide a parameter.
         """
-        one = step_cost.bytes_per_device(
+        of_expert = step_cost.bytes_per_device(
             self.model,
             self.batch,
             Devices(num_data=1, num_model=num_model, axis_rules=_rules(num_model)),
@@ -111,9 +111,9 @@ class Needs:
             "activations": num_lanes,
         }
         # Every device gets a copy of a state that is saved, one state at a time.
-        saved = one["trained parameters"] + one["optimiser"]
-        found = {use: size * times[use] for use, size in one.items()}
-        return found | {SAVING: saved}
+        saved = of_expert["trained parameters"] + of_expert["optimiser"]
+        uses = {use: size * times[use] for use, size in of_expert.items()}
+        return uses | {SAVING: saved}
 
 
 def choose_layout(
