@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import json
 import math
 import pathlib
@@ -160,9 +161,7 @@ def _start(root: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, Any]]
     content = read_bytes(root, ITEM_FILE)
     if content is None:
         raise ValueError(f"no {ITEM_FILE} in {root}")
-    facts = json_files.parse(content)
-    if problems := json_files.misfits(facts, _Facts, known_only=True):
-        raise ValueError(f"{ITEM_FILE}: {'; '.join(problems)}")
+    facts = _facts(content)
     driver = "zarr3" if facts.get("use_zarr3") else "zarr"
     opening = {}
     for entry in facts["tree_metadata"].values():
@@ -174,6 +173,15 @@ def _start(root: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, Any]]
         if is_wanted(name):
             opening[name] = start_open(kvstore, driver=driver)
     return sorted(opening.items())
+
+
+@functools.lru_cache(maxsize=16)
+def _facts(content: bytes) -> _Facts:
+    """Returns what an item's file tells; experts of one kind have equal ones."""
+    facts = json_files.parse(content)
+    if problems := json_files.misfits(facts, _Facts, known_only=True):
+        raise ValueError(f"{ITEM_FILE}: {'; '.join(problems)}")
+    return facts
 
 
 def _leaf(store: Any, block_bytes: int) -> Leaf:

@@ -110,15 +110,16 @@ def aligned(
         for number, leaves in enumerate(reordered):
             if number == reference:
                 continue
-            leaves.update({name: leaves[name].copy() for name in names})
+            moved = {name: np.empty_like(leaves[name]) for name in names}
             for index in indices:
                 wanted = {name: reordered[reference][name][index] for name in names}
                 there = {name: leaves[name][index] for name in names}
                 order = matching(wanted, there, axes)
                 for name in names:
-                    leaves[name][index] = there[name].take(order, axis=axes[name])
+                    moved[name][index] = there[name].take(order, axis=axes[name])
                     if on_move:
                         on_move(number, name, index, order)
+            leaves.update(moved)
     return reordered
 
 

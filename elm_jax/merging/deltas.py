@@ -19,7 +19,8 @@ class Layer:
 
     Attributes:
       name: Such as `encoder/layers_3/mlp/wi/kernel`.
-      changes: What each expert changes there, float64 [experts, ...]; not empty.
+      changes: What each expert changes there, float64 [experts, ...]; not empty. The
+        method may write into it.
       weights: Of the experts, float64 [experts]; on inner sides only how they compare.
       is_inner: Whether it is an inner side of bottlenecks.
       frames: Orthonormal columns, and rows, in which matrices are written that are

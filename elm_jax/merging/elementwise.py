@@ -130,6 +130,7 @@ class Elementwise(DeltaMethod):
         return -np.partition(-joined, count - 1, axis=1)[:, count - 1]
 
     def _change(self, layer: Layer) -> np.ndarray:
+        shape = layer.changes.shape[1:]
         kept = self._kept(layer).reshape(len(layer.changes), -1)
         # A few numbers of all experts at a time, so that they stay in the cache.
         at_once = max(1, _AT_ONCE // len(kept))
@@ -137,7 +138,7 @@ class Elementwise(DeltaMethod):
         for start in range(0, len(change), at_once):
             part = slice(start, start + at_once)
             change[part] = self._combined(kept[:, part], layer)
-        return change.reshape(layer.changes.shape[1:])
+        return change.reshape(shape)
 
     def _combined(self, kept: np.ndarray, layer: Layer) -> np.ndarray:
         """Returns what is made of some numbers [n], of which experts keep [T, n]."""
@@ -163,10 +164,10 @@ class Elementwise(DeltaMethod):
         return np.divide(total, divisor, out=np.zeros_like(total), where=divisor != 0)
 
     def _kept(self, layer: Layer) -> np.ndarray:
+        """Returns the changes of a layer with what is kept of them, in their place."""
         changes, limits = layer.changes, layer.seen
         if self.keep == "all":
             return changes
-        kept = np.empty_like(changes)
         sources: list[np.random.Generator] = []
         if self.keep in ("random", "della"):
             sources = keeping.generators(layer.name, changes, self.random_seed)
@@ -175,8 +176,8 @@ class Elementwise(DeltaMethod):
                 part = np.where(np.abs(change) >= limits[place], change, 0.0)
             else:
                 part = self._kept_of(change, sources[place] if sources else None)
-            kept[place] = keeping.rescaled(part, change, self.density, self.rescale)
-        return kept
+            changes[place] = keeping.rescaled(part, change, self.density, self.rescale)
+        return changes
 
     def _kept_of(
         self, change: np.ndarray, rng: np.random.Generator | None

@@ -50,7 +50,10 @@ class View(abc.ABC):
 
     @abc.abstractmethod
     def changes(self) -> np.ndarray:
-        """Returns what each expert changes: float64 [experts, ...]."""
+        """Returns what each expert changes: float64 [experts, ...].
+
+        Whoever asks may write into it, and then asks no more.
+        """
 
     @abc.abstractmethod
     def put(self, change: np.ndarray) -> None:
