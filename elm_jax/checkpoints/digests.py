@@ -7,6 +7,7 @@ tells `trees.fingerprint`, by SHA-256.
 
 import concurrent.futures
 import functools
+import itertools
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping
@@ -114,10 +115,10 @@ def checked(
             check_all()
             yield from leaf.blocks()
             return
-        digest = Digest(leaf.shape, leaf.dtype)
-        for block in leaf.blocks():
-            digest.add(block)
-            yield block
+        digest, blocks = Digest(leaf.shape, leaf.dtype), leaf.blocks()
+        while held := [*itertools.islice(blocks, 1)]:
+            digest.add(held[0])
+            yield held.pop()  # so that it is gone when the reader has done with it
         if digest.text != info.digests[name]:
             _refuse([name], info, folder)
 

@@ -192,14 +192,17 @@ def _leaf(store: Any, block_bytes: int) -> Leaf:
     rows *= max(1, block_bytes // max(1, rows * row_bytes))
     rows = min(rows, max(1, shape[0])) if shape else 1
 
+    def read(start: int) -> np.ndarray:
+        stop = min(start + rows, shape[0])
+        block = np.empty((stop - start, *shape[1:]), store.dtype.numpy_dtype)
+        ts.array(block).write(store[start:stop]).result()
+        return block
+
     def blocks() -> Iterator[np.ndarray]:
         if not shape:
             yield np.asarray(store.read().result())
         for start in range(0, shape[0] if shape else 0, rows):
-            stop = min(start + rows, shape[0])
-            block = np.empty((stop - start, *shape[1:]), store.dtype.numpy_dtype)
-            ts.array(block).write(store[start:stop]).result()
-            yield block
+            yield read(start)  # and keep nothing of it, as hundreds are read in turn
 
     return Leaf(shape, store.dtype.numpy_dtype, rows, blocks)
 

@@ -5,13 +5,14 @@ import pathlib
 import signal
 import subprocess
 import sys
+import weakref
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 from elm_jax import errors, trees
-from elm_jax.checkpoints import experts, streaming, tensors
+from elm_jax.checkpoints import experts, leaf_parts, streaming, tensors
 from tests.checkpoints import sample
 
 
@@ -163,3 +164,19 @@ def test_a_killed_conversion_leaves_nothing_that_looks_complete(tmp_path):
         experts.load_expert(tmp_path / "x")
     save(tmp_path / "x", sample.make_params())
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_part_of_a_leaf_is_gone_when_its_reader_has_done_with_it(tmp_path):
+    """However many leaves are read in turn, such as those of hundreds of experts."""
+    info = sample.make_manifest(adapter=None)
+    layers = np.ones((4, 512, 256), np.float32)  # stored apart
+    experts.save_expert(tmp_path / "e", {"encoder": {"layers": {"w": layers}}}, info)
+    leaves, _ = streaming.open_expert(tmp_path / "e", block_bytes=1)
+    (leaf,) = leaves.values()
+    parts = leaf_parts.cut(leaf, leaf.rows)
+    block = next(parts)
+    is_there = weakref.ref(block)
+    assert block.shape == (1, 512, 256)
+    del block
+    assert is_there() is None
+    assert len([*parts]) == 3
