@@ -24,7 +24,6 @@ that of the processor's seconds, for machines that have other work.
 """
 
 import argparse
-import itertools
 import json
 import os
 import pathlib
@@ -202,12 +201,14 @@ def make_experts(folder, asked, sizes, base_sizes):
 
 def measure(folder, asked, out_bytes):
     """Returns seconds and the processor's seconds of each part, and the peak."""
-    secs, cpu_secs, peak = ({part: [] for part in asked.parts} for _ in range(3))
+    secs: dict[str, list[float]] = {part: [] for part in asked.parts}
+    cpu_secs: dict[str, list[float]] = {part: [] for part in asked.parts}
+    peak: dict[str, list[float]] = {part: [] for part in asked.parts}
     copies = {
         "files": lambda: copy_files(folder, out_bytes),
         "store": lambda: copy_store(folder),
     }
-    for _, part in itertools.product(range(asked.rounds), asked.parts):
+    for part in [*asked.parts] * asked.rounds:
         forget(folder)
         begun, cpu = time.monotonic(), time.process_time()
         if part == "merge":

@@ -197,7 +197,7 @@ def ace_by_definition(changes, weights, epsilon=0.01, flat_share=0.3):
     scales = [np.trace(g) + 1e-12 if is_uneven else 1.0 for g in grams]
     each = [w * g / s for w, g, s in zip(weights, grams, scales, strict=True)]
     ridges = [epsilon * w / s for w, s in zip(weights, scales, strict=True)]
-    total = sum(each)
+    total = np.sum(each, axis=0)
     prior = np.tile(total.mean(axis=1)[:, None], rows)
     if is_uneven:
         prior = prior / (sizes.mean() + 1e-12)
