@@ -1,10 +1,10 @@
 """How a library is asked which experts fit a task: unlabelled rows of it vote (RoE)."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -63,7 +63,7 @@ class Question(NamedTuple):
       opened: The keys of the library.
       vectors: What the embedder made of the rows that ask, float32 [rows, width].
       open_split: Gives the tokens and texts of a task's split, such as those of keys.
-      seconds: What embedding the rows and finding their nearest keys took.
+      ask_again: Embeds the rows and finds their nearest keys, for who measures this.
     """
 
     task: str
@@ -81,7 +81,7 @@ class Question(NamedTuple):
     score_rows: ScoreRows | None = None
     opened: index.Index | None = None
     vectors: np.ndarray | None = None
-    seconds: float = 0.0
+    ask_again: Callable[[], object] | None = None
 
     def key_texts(self) -> dict[str, list[str]]:
         """Returns the texts behind the keys of each expert that may be chosen.
@@ -205,10 +205,9 @@ class Queries:
                 random_seed=self.random_seed,
             )
             texts = instance_texts(dataset, asking, opened.settings.text_format)
-            start = time.perf_counter()
             vectors = retrieval.embed_for(opened, texts, embedder=embedder)
             result = retrieval.retrieve(opened, vectors, experts=[*folders])
-            seconds = time.perf_counter() - start
+            again = functools.partial(retrieval.retrieve_for_texts, opened, texts)
             questions.append(
                 Question(
                     task,
@@ -224,7 +223,9 @@ class Queries:
                     open_split=rows.open,
                     opened=opened,
                     vectors=vectors,
-                    seconds=seconds,
+                    ask_again=functools.partial(
+                        again, embedder=embedder, experts=[*folders]
+                    ),
                 )
             )
             progress(done)

@@ -94,6 +94,11 @@ class RoutedTokens(LibraryStrategy):
         return "input" if is_by_input else "token"
 
     @property
+    def reads_votes(self) -> bool:
+        """Whether votes tell which experts are mixed, or whose norms there are."""
+        return self.num_experts > 0 or self.norms == "retrieved"
+
+    @property
     def merges(self) -> bool:
         """Always: it takes several experts, which have to be alike."""
         return True

@@ -111,7 +111,9 @@ class Table:
                 " mean weights, in nats, mean over tasks; of token routers, of weights"
                 " averaged over the tokens of those rows whose routes were kept.",
                 "Seconds a task, for the rows that ask: until its parameters are there,"
-                " and to rank the answers of these rows; nothing that was kept helped.",
+                " and to rank the answers of these rows; nothing that was kept helped."
+                " They are embedded for routers that read votes or vectors, and the"
+                " second of two times counts.",
             ),
         )
 

@@ -1,10 +1,11 @@
 """How long routers take for the rows of a task that ask, measured.
 
 What a library keeps is not used: experts are scored anew, as for a task that asks for
-the first time. Each is done twice and the second one counts, so that programs are
-compiled and files are in memory.
+the first time. Each, embedding too, is done twice and the second one counts, so that
+programs are compiled and files are in memory.
 """
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,8 +21,9 @@ class Times(NamedTuple):
     """Seconds a task, by the clock.
 
     Attributes:
-      choosing: To embed the rows that ask and find their nearest keys, to score
-        experts on them if the router does, to choose, and to load and merge.
+      choosing: To embed the rows that ask and find their nearest keys if the router
+        reads votes or vectors, to score experts on them if it looks at these, to
+        choose, and to load and merge.
       answering: To rank the answers of these rows by what was chosen.
     """
 
@@ -70,7 +72,14 @@ class _Clock:
         choosing = _seconds(lambda: self._load(strategy.choose(self._target)))
         loaded_model = self._load(strategy.choose(self._target))
         answering = _seconds(lambda: self._rank(loaded_model, self._question.rows))
-        return Times(self._question.seconds + looking + choosing, answering)
+        asking = self._asking if strategy.reads_votes else 0.0
+        return Times(asking + looking + choosing, answering)
+
+    @functools.cached_property
+    def _asking(self) -> float:
+        """The seconds to embed the rows that ask and to find their nearest keys."""
+        assert self._question.ask_again is not None  # noqa: S101 - `Queries.ask` gives it
+        return _seconds(self._question.ask_again)
 
     def _look(self, names: tuple[str, ...]) -> float:
         """Returns the seconds to score the base and some experts; 0 for none."""

@@ -97,6 +97,11 @@ class ByBehaviour(LibraryStrategy):
         """
         return self.statistic not in behaviour.OF_WRITTEN
 
+    @property
+    def reads_votes(self) -> bool:
+        """Whether votes tell at which experts it looks."""
+        return bool(self.among)
+
     def looks_at(self, question: queries.Question) -> Collection[str]:
         """Returns the experts among which it chooses."""
         if not self.among:
@@ -157,6 +162,11 @@ class ByWords(LibraryStrategy):
         return f"mean of the {self.num_experts} experts likest by BM25, weighted so"
 
     @property
+    def reads_votes(self) -> bool:
+        """Never: it reads texts."""
+        return False
+
+    @property
     def merges(self) -> bool:
         """Whether it may take several experts."""
         return self.num_experts > 1
@@ -196,6 +206,11 @@ class ByHalving(LibraryStrategy):
     def note(self) -> str:
         """What it is."""
         return f"the best on labelled rows that ask, halved from {self.first_rows} rows"
+
+    @property
+    def reads_votes(self) -> bool:
+        """Never."""
+        return False
 
     @property
     def scores_rows(self) -> bool:

@@ -188,6 +188,11 @@ class MergeAll(LibraryStrategy):
         return f"{self.method.name} merge of all experts of the library"
 
     @property
+    def reads_votes(self) -> bool:
+        """Never."""
+        return False
+
+    @property
     def merges(self) -> bool:
         """Always."""
         return True

@@ -137,6 +137,11 @@ class LibraryStrategy(Strategy):
     name: paths.OptionalName = ""
 
     @property
+    def reads_votes(self) -> bool:
+        """Whether it reads votes or vectors, for which rows have to be embedded."""
+        return True
+
+    @property
     def label(self) -> str:
         """What result rows call it."""
         return self.name or self.default_name

@@ -1,6 +1,8 @@
 """What routers take is measured anew, whatever a library keeps."""
 
+import itertools
 import time
+import types
 from typing import Any
 from unittest import mock
 
@@ -10,6 +12,7 @@ from elm_jax.evaluation import result_store
 from elm_jax.routing import token_routers
 from elm_jax.runs import (
     candidates,
+    embedders,
     key_routers,
     loaded,
     observed,
@@ -24,6 +27,7 @@ from elm_jax.runs import (
 from tests.runs import routed, scored, toy
 
 PAUSE = 0.05  # seconds that loading an expert takes longer than it does
+FIRST, LATER = 1000, 1  # seconds of embedding, by the clock of the embedder
 MANY = (
     strategies.Retrieved(),
     routers.ByBehaviour(),
@@ -31,15 +35,19 @@ MANY = (
     routers.ByHalving(first_rows=1),
     key_routers.ByKeys(how="means"),
     strategies.MergeAll(),
+    routers.ByWords(),
     routed_tokens.RoutedTokens(router=token_routers.Fixed()),
+    routed_tokens.RoutedTokens(router=token_routers.Fixed(), num_experts=1),
+    routed_tokens.RoutedTokens(router=token_routers.Fixed(), norms="retrieved"),
 )
 
 
 @pytest.fixture(scope="module")
-def times(tmp_path_factory):
-    """The times of routers, where every single expert is slow to be loaded."""
+def asked(tmp_path_factory):
+    """A task that asks a library, with what scores, the base, and embedding's clock."""
     tmp_path = tmp_path_factory.mktemp("times")
-    with scored.registered():
+    clock = Clock()
+    with scored.registered(), mock.patch.object(embedders.EmbedderSpec, "make", clock):
         toy.make_library(tmp_path, routed.save_expert)
         toy.score(tmp_path, experts=(), strategies=("base", *MANY)).run()
         asked = toy.ask(tmp_path)
@@ -47,17 +55,76 @@ def times(tmp_path_factory):
         data = asked.data.opened(asked.place)
         where = placement.Placement()
         program = scorer.Scorer(base, data, batch_size=8, where=where)
+        clock.seconds = 0
         (question,) = asked.ask(asked, toy.TASKS[:1], asked.data)
         question = question._replace(behaviour=behaviour_of(tmp_path, question))
-        plain = candidates.Candidate.load
-
-        def slow(self, base):
-            time.sleep(PAUSE * (len(self.folders) == 1))
-            return plain(self, base)
-
         target = strategy.Target(question.task, tmp_path.joinpath, question)
-        with mock.patch.object(candidates.Candidate, "load", slow):
-            return router_times.measure(MANY, [target], program, base)
+        yield target, program, base, clock
+
+
+class Clock:
+    """A clock of embedding, and embedders that are slow when they are first called."""
+
+    seconds = 0
+    make = staticmethod(embedders.EmbedderSpec.make)
+
+    def __call__(self, **given):
+        made = self.make(toy.ENCODER, **given)
+        took = itertools.chain([FIRST], itertools.repeat(LATER))
+
+        def embed(texts):
+            self.seconds += next(took)
+            return made.embed(texts)
+
+        return types.SimpleNamespace(name=made.name, embed=embed)
+
+    def perf_counter(self):
+        return self.seconds
+
+
+@pytest.fixture(scope="module")
+def times(asked):
+    """The times of routers, where every single expert is slow to be loaded."""
+    target, program, base, _ = asked
+    plain = candidates.Candidate.load
+
+    def slow(self, base):
+        time.sleep(PAUSE * (len(self.folders) == 1))
+        return plain(self, base)
+
+    with mock.patch.object(candidates.Candidate, "load", slow):
+        return router_times.measure(MANY, [target], program, base)
+
+
+def test_embedding_counts_as_it_is_later_and_for_who_reads_votes(asked):
+    """By a clock that nothing but embedding moves."""
+    target, program, base, clock = asked
+    with mock.patch.object(router_times, "time", clock):
+        times = router_times.measure(MANY, [target], program, base)
+    choosing = {label: one.choosing for label, one in times.items()}
+    assert choosing == {one.label: LATER * one.reads_votes for one in MANY}
+    assert {label for label, seconds in choosing.items() if seconds} == {
+        *("retrieved", "by_mass_of_1", "by_mean_key"),
+        *("tokens_by_fixed_top1", "tokens_by_fixed_norms_retrieved"),
+    }
+
+
+@pytest.mark.parametrize("one", MANY, ids=lambda one: one.label)
+def test_who_says_that_it_reads_no_votes_chooses_without(asked, one):
+    target, *_ = asked
+    question = target.question._replace(score_rows=even_scores)
+    chosen = one.choose(target._replace(question=question))
+    question = question._replace(result=None, vectors=None)
+    if not one.reads_votes:
+        assert one.choose(target._replace(question=question)) == chosen
+        return
+    with pytest.raises((AttributeError, AssertionError)):
+        one.looks_at(question)
+        one.choose(target._replace(question=question))
+
+
+def even_scores(names, rows):
+    return [[[0.0, 0.0]] * len(rows)] * len(names)
 
 
 def behaviour_of(folder, question):
