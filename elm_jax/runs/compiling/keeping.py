@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-from jax._src.compilation_cache import decompress_executable  # has no public name
+from jax._src import compilation_cache as packing  # has no public name
 from jax.experimental.compilation_cache import compilation_cache
 
 from elm_jax import errors, paths
@@ -21,6 +21,8 @@ from elm_jax.disk import files, folders
 from elm_jax.partitioning import processes
 
 _ENTRY = "-cache"  # how JAX's names of programs end
+# How programs begin that JAX compressed by zstandard, where that is installed, or zlib.
+_MAGICS = (b"\x28\xb5\x2f\xfd", b"\x78")
 # JAX would name programs after the folder, too, in which it also keeps what it learns
 # of kernels: a folder that was moved or copied would then be of no use.
 # The others are as without JAX's variables, by which it would keep nothing or not all.
@@ -160,17 +162,27 @@ def into(folder: str) -> Iterator[list[str]]:
 
 
 def _remove_unfinished(folder: pathlib.Path) -> None:
-    """Removes what JAX could not read and, as it is there, would never write again."""
+    """Removes what JAX could not read and, as it is there, would never write again.
+
+    Programs that an environment has compressed otherwise are its own, and stay.
+    """
+    here = _magic_of(packing.compress_executable(b""))
     for path in sorted(folder.glob(f"*{_ENTRY}")):
         try:
             packed = path.read_bytes()
         except OSError:
             continue  # removed meanwhile, or JAX will say what is wrong
+        if _magic_of(packed) not in (here, None):
+            continue
         try:
-            decompress_executable(packed)
+            packing.decompress_executable(packed)
         except Exception as error:  # noqa: BLE001 - zlib's, or zstandard's if there
             path.unlink(missing_ok=True)
             print(f"removed the unfinished program {path.name}: {error}")  # noqa: T201
+
+
+def _magic_of(packed: bytes) -> bytes | None:
+    return next((magic for magic in _MAGICS if packed.startswith(magic)), None)
 
 
 def _configure(settings: dict[str, Any]) -> None:

@@ -79,12 +79,6 @@ def _of_training(
     asked = fitting.fitted(asked, here, target.num_devices).spec
     beside = 0
     batch, slots, lanes = asked.longest_batch(), 1, 1
-    if asked.batching.pack:  # rows may be twice as long
-        batch = dataclasses.replace(
-            batch,
-            inputs_length=2 * batch.inputs_length,
-            targets_length=2 * batch.targets_length,
-        )
     if asked.is_fleet:
         layout = fleet_plan.layout_of(asked, here)
         groups = target.devices_per_host // layout.num_model

@@ -137,12 +137,15 @@ class TrainingSpec:
         return dataclasses.replace(shape, dropout_rate=float(self.dropout_rate))
 
     def longest_batch(self) -> cost.BatchShape:
-        """Returns the shape of a batch of the longest inputs and targets."""
-        features = self.data.options.features
+        """Returns the shape of a batch of the longest inputs and targets.
+
+        Packed rows may be twice as long as the features (`data.packing`).
+        """
+        features, times = self.data.options.features, 2 if self.batching.pack else 1
         return cost.BatchShape(
             batch_size=self.batch_size,
-            inputs_length=features.inputs_length,
-            targets_length=features.targets_length,
+            inputs_length=times * features.inputs_length,
+            targets_length=times * features.targets_length,
         )
 
     def build_model(self) -> t5.T5:

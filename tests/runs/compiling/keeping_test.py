@@ -7,6 +7,7 @@ import pathlib
 import sys
 import types
 import warnings
+import zlib
 
 import jax
 import pytest
@@ -218,6 +219,37 @@ def test_a_program_that_was_written_to_no_end_is_compiled_and_kept_anew(
         assert f"programs: {taken} taken, {1 - taken} compiled (" in told
     assert tally.compile_secs < 0.05  # taking is not compiling
     assert [path.name for path in tmp_path.glob("*-cache")] == [entry.name]
+
+
+@pytest.mark.usefixtures("jax_settings")
+@pytest.mark.parametrize("has_zstandard", [False, True])
+def test_programs_that_others_have_compressed_otherwise_stay(
+    capsys, monkeypatch, tmp_path, has_zstandard
+):
+    """JAX compresses by zstandard where that is installed, and else by zlib."""
+    empty = b"\x28\xb5\x2f\xfd\x20\x00\x01\x00\x00"  # by zstandard
+
+    def uncompress(packed):
+        if packed != empty:
+            raise ValueError("not whole")
+
+    if has_zstandard:
+        monkeypatch.setattr(keeping.packing, "compress_executable", lambda _: empty)
+        monkeypatch.setattr(keeping.packing, "decompress_executable", uncompress)
+    else:
+        monkeypatch.setattr(keeping.packing, "compress_executable", zlib.compress)
+        monkeypatch.setattr(keeping.packing, "decompress_executable", zlib.decompress)
+    packed = {"zlib": zlib.compress(b"program"), "zstandard": empty}
+    for name, content in packed.items():
+        for part, size in (("whole", len(content)), ("half", len(content) - 2)):
+            (tmp_path / f"{name}-{part}-cache").write_bytes(content[:size])
+    keeping.use(tmp_path)
+    gone = "zstandard-half-cache" if has_zstandard else "zlib-half-cache"
+    assert f"unfinished program {gone}" in capsys.readouterr().out
+    left = {path.name for path in tmp_path.glob("*-cache")}
+    assert left == {
+        f"{name}-{part}-cache" for name in packed for part in ("whole", "half")
+    } - {gone}
 
 
 def test_a_program_that_was_compiled_and_not_kept_is_an_error(monkeypatch):
