@@ -178,7 +178,8 @@ class Ace(InterferenceMethod):
         means = matrices @ across / np.sqrt(width)
         squares = np.square(matrices).sum(axis=(1, 2))
         is_uneven = _is_uneven(squares)
-        traces = squares - np.square(means).sum(axis=1) + 1e-12
+        # Equal columns have a trace of 0, which rounding may make negative.
+        traces = np.maximum(squares - np.square(means).sum(axis=1), 0.0) + 1e-12
         factors = weights / traces if is_uneven else weights
         ridges = self.epsilon * factors
         gram, cubes = _equations(matrices, factors)

@@ -15,7 +15,9 @@ from elm_jax.merging.method import MergeMethod
 AHEAD_BYTES = 1 << 29
 """Of all experts' parts that are read while others are merged, at most."""
 
-_RUNNING_BYTES = 1 << 22  # memory of greater parts is given back between experts
+# malloc gives what is freed of great parts back to the system (glibc from at most
+# 32 MiB on), which maps and clears it again for the next expert's: page faults.
+_RUNNING_BYTES = 1 << 22
 _MOST_OF_PLACE = 4  # parameters of an adapter, which are read together
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from elm_jax import trees
+from elm_jax import errors, trees
 from elm_jax.checkpoints import (
     experts,
     leaf_parts,
@@ -218,6 +218,13 @@ def _running_means(
             del block
         if not count:
             return
+        if count != len(parts):
+            raise errors.CheckpointError(
+                found=f"{name} of {len(parts)} experts, of which {count} have"
+                " one more part",
+                expected="as many parts of each, to be averaged",
+                do="Look for an expert whose folder was changed, and save it again",
+            )
         yield np.asarray(trees.flatten(mean.mean())[name])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from elm_jax import trees
-from elm_jax.merging import layers, method, methods
+from elm_jax.merging import elementwise, layers, method, methods
 from elm_jax.peft import effects
 from tests.merging import kinds
 
@@ -217,3 +217,11 @@ def test_the_dtype_of_experts_stays(name):
     sample = kinds.sample("lora", COUNTS.get(name, 3), dtype)
     merged = trees.flatten(merge(name, sample))
     assert {leaf.dtype for leaf in merged.values()} == {dtype}
+
+
+@pytest.mark.parametrize("name", ["ties", "dare", "della", "breadcrumbs"])
+def test_a_few_numbers_at_a_time_merge_to_what_all_at_once_do(monkeypatch, name):
+    sample = kinds.sample("all")
+    whole = merge(name, sample)
+    monkeypatch.setattr(elementwise, "_AT_ONCE", 7)  # two numbers of three experts
+    assert same_bits(merge(name, sample), whole)

@@ -230,6 +230,15 @@ def test_ace_without_a_covariance_of_each_expert_is_its_definition(shape, is_une
     np.testing.assert_allclose(found, expected, atol=1e-9 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_ace_takes_experts_of_equal_columns_whose_trace_rounds_below_nothing(seed):
+    rng = np.random.default_rng(seed)
+    columns = rng.normal(size=(3, 7, 1)) * np.array([1e-3, 1.0, 1e6])[:, None, None]
+    changes = np.repeat(columns, 5, axis=2)
+    found = closed_form.Ace()._matrix(Layer("w", changes, np.ones(3)))
+    assert np.isfinite(found).all()
+
+
 @pytest.mark.parametrize("shape", [(3, 7, 5), (12, 4, 10), (9, 20, 3)])
 def test_knots_by_gram_matrices_is_that_by_singular_vectors(shape):
     """To 1e-9: what the root of the rounding in squares leaves of sizes near 1."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from elm_jax import errors, trees
-from elm_jax.checkpoints import experts, manifest, resumable
+from elm_jax.checkpoints import experts, manifest, resumable, stores
 from elm_jax.merging import averages, by_name, combining, methods, task_arithmetic
 from elm_jax.runs import (
     bases,
@@ -24,8 +24,11 @@ from elm_jax.runs import (
     merged_params,
     progress,
 )
-from tests.peft.sample import SHAPE, random_params
+from tests.peft import sample
+from tests.peft.sample import random_params
 
+# Three layers of 8,192 bytes in the widest tensors: 20,000 bytes are two, then one.
+SHAPE = dataclasses.replace(sample.SHAPE, num_encoder_layers=3)
 METHODS = (
     averages.Uniform(),
     averages.RunningMean(),
@@ -88,10 +91,22 @@ def merge_all(folder, method, name):
     return folder / "merged" / name
 
 
-@pytest.mark.parametrize("piece_bytes", [1, 1000, 1 << 26])
+@pytest.mark.parametrize(
+    ("piece_bytes", "step_bytes", "ahead_bytes"),
+    [
+        (1, 1, 1),  # a row at a time, and none ahead
+        (1000, 20_000, 1 << 29),  # several steps, of which the last is short
+        (1 << 26, 1 << 24, 1 << 29),  # all at once
+    ],
+)
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-def test_a_merge_on_disk_is_the_one_in_memory(folder, monkeypatch, method, piece_bytes):
+def test_a_merge_on_disk_is_the_one_in_memory(
+    folder, monkeypatch, method, piece_bytes, step_bytes, ahead_bytes
+):
     monkeypatch.setattr(merged_leaves, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(stores, "CHUNK_BYTES", step_bytes)
+    monkeypatch.setattr(merge_sources, "_RUNNING_BYTES", step_bytes)
+    monkeypatch.setattr(merge_sources, "AHEAD_BYTES", ahead_bytes)
     name = f"{method.name}_{piece_bytes}"
     made = merge_all(folder, method, name)
     expected = merged_params.of_folders(
@@ -121,6 +136,21 @@ def test_a_merge_of_merges_is_computed_when_its_parts_are_read(folder):
     )
     read = np.concatenate(list(found[name].blocks()))
     np.testing.assert_array_equal(read, (((one + two) / 2) + three) / 2)
+
+
+def test_a_mean_over_parts_that_an_expert_lacks_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(merged_leaves, "PIECE_BYTES", 1)
+    monkeypatch.setattr(merge_sources, "_RUNNING_BYTES", 1)
+    sources = [
+        merge_sources.open_source(place) for place in (folder / "experts").iterdir()
+    ]
+    name = "token_embedder/embedding"
+    whole = sources[1].leaves[name]
+    short = whole._replace(blocks=lambda: iter([next(whole.blocks())[:1]]))
+    sources[1] = sources[1]._replace(leaves={**sources[1].leaves, name: short})
+    leaf = merged_leaves.merged(averages.RunningMean(), sources, {})[name]
+    with pytest.raises(errors.CheckpointError, match="3 experts, of which 2"):
+        list(leaf.blocks())
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
