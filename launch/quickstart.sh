@@ -14,8 +14,8 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
 step=0
 start=$SECONDS
-beside=()
-trap 'kill "${beside[@]}" 2>/dev/null || true' EXIT
+beside=()  # Before bash 4.4, an empty array is unbound: hence ${beside[@]+...}.
+trap 'kill ${beside[@]+"${beside[@]}"} 2>/dev/null || true' EXIT
 
 tell() {
   step=$((step + 1))
@@ -34,7 +34,7 @@ run_beside() {
 }
 finish_beside() {
   local process
-  for process in "${beside[@]}"; do
+  for process in ${beside[@]+"${beside[@]}"}; do
     wait "$process"
   done
   beside=()

@@ -8,14 +8,15 @@ experts, on the same rows and of the same trainings; intervals of 95 % count row
 trainings, as those of reports do (`evaluation.estimates`). A difference is marked with
 `*` if its interval excludes 0 also where those of all differences of its column are to
 hold together. Of the settings of a method, such as scales, the one with the best mean
-score on validation rows of the held-out tasks is shown.
+score on validation rows of the held-out tasks is shown. Lines whose rows are not all
+there are named under their table. Rows that cannot be compared are refused.
 """
 
 import argparse
+import itertools
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
 
 from elm_jax import errors
 from elm_jax.data import tasks as task_registry
@@ -23,137 +24,87 @@ from elm_jax.evaluation import (
     comparisons,
     controls,
     estimates,
+    naming,
     result_store,
     results,
     statistics,
 )
 from tasks import pocket
 
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+
+from tests.benchmarks.merging_study_lines import (  # noqa: E402 - run as a program, too
+    TABLES,
+    Table,
+)
+
 assert pocket  # it registers the tasks
 
-UNSEEN = ("pocket_unseen",)
-HELD_IN = (  # of gin/pocket/merging_held_in.gin
-    "pocket_kinds_what_are",
-    "pocket_moods_was",
-    "pocket_paraphrases_same_meaning",
-    "pocket_people_who_is_it",
-    "pocket_reviews_sentiment",
-    "pocket_topics_topic",
-    "pocket_work_needs",
-)
-COMPOSED, PARTS = ("pocket_composed",), ("pocket_topics", "pocket_reviews")
+Key = tuple[object, ...]  # expert, training seed, task and split
 RANDOM = "random expert"
-Settings = Mapping[str, tuple[str, ...]]
-"""Names of a method's settings in result rows, by what the table calls it."""
-
-
-class Table(NamedTuple):
-    """What one table compares.
-
-    Attributes:
-      title: Of the table.
-      held_out: Tasks that no expert was trained on.
-      held_in: Tasks that experts were trained on.
-      settings: The methods, the mean first.
-      drawn: Kind of the experts whose mean is the random expert.
-      beside: Names of experts that are compared on the held-out tasks, too.
-    """
-
-    title: str
-    held_out: tuple[str, ...]
-    held_in: tuple[str, ...]
-    settings: Settings
-    drawn: str
-    beside: tuple[str, ...] = ()
-
-
-def _of_library(prefix: str, mean: str, scales: Sequence[str]) -> Settings:
-    names = ("covariance", "wudi", "ace", "regmean", "fisher")
-    searched = ("greedy_soup", "lorahub", "adamerging")
-    return {
-        "uniform (the mean)": (mean,),
-        "weighted by votes": (f"{prefix}_weighted",),
-        "uniform, units aligned": (f"{prefix}_aligned",),
-        "task arithmetic": tuple(f"{prefix}_{scale}" for scale in scales),
-        "TIES": (f"{prefix}_ties", f"{prefix}_ties_half"),
-        **{name: (f"{prefix}_{name}",) for name in (*names, *searched)},
-        "random weights": ("random_weights",),
-        "best voted alone": ("retrieved",),
-        "base": ("base",),
-    }
-
-
-TABLES = (
-    Table(
-        "Three retrieved experts of each task",
-        UNSEEN,
-        HELD_IN,
-        _of_library("top3", "merged_top3", ("sum", "half_sum", "third_sum")),
-        "prompt",
-    ),
-    Table(
-        "All 20 prompt experts",
-        UNSEEN,
-        HELD_IN,
-        _of_library("all", "merged_all", ("third_sum", "small_sum", "least_sum")),
-        "prompt",
-    ),
-    Table(
-        "The two parts of the composed task",
-        COMPOSED,
-        PARTS,
-        {
-            "uniform (the mean)": ("parts_uniform",),
-            "weighted 3 : 1": ("parts_weighted_3_1",),
-            "weighted 1 : 3": ("parts_weighted_1_3",),
-            "task arithmetic": ("parts_task_arithmetic",),
-            "TIES": ("parts_ties",),
-            **{
-                name: (f"parts_{name}",)
-                for name in ("covariance", "wudi", "ace", "regmean", "fisher")
-                + ("greedy_soup", "lorahub", "adamerging", "adamerging_layers")
-            },
-            "noise, like pocket_topics": ("parts_noise_topics",),
-            "noise, like pocket_reviews": ("parts_noise_reviews",),
-            "pocket_topics": ("pocket_topics",),
-            "pocket_reviews": ("pocket_reviews",),
-            "base": ("base",),
-        },
-        "dataset",
-        ("pocket_topics", "pocket_reviews"),
-    ),
-)
+NO_MEAN = "The whole table is left out"
 
 
 class Rows:
     """Test and validation rows of some trainings.
 
     Args:
-      stores: Where they are; of two rows of one cell and training, the later counts.
+      stores: Where they are; of two rows of one cell in one of them, the later counts.
       seeds: Training seeds that count.
+
+    Attributes:
+      names: Of the experts of these seeds, by kind.
+
+    Raises:
+      DataError: They are of several bases, vocabularies, protocols or seeds of scoring;
+        or those of one strategy of several settings or libraries; or two stores tell
+        something else of one cell, so that nobody knows which one is newer.
     """
 
     def __init__(
         self, stores: Sequence[result_store.ResultStore], seeds: Sequence[int]
     ) -> None:
         self._seeds = seeds
-        self._cells: dict[tuple[object, ...], results.ResultRow] = {}
-        self._store_of: dict[tuple[object, ...], result_store.ResultStore] = {}
+        self._cells: dict[Key, results.ResultRow] = {}
+        self._store_of: dict[Key, result_store.ResultStore] = {}
         self.names: dict[str, set[str]] = {}
+        shown: list[results.ResultRow] = []
         for store in stores:
-            for row in store.rows().where(metric="accuracy"):
-                seed = None if row.expert == "base" else row.training_seed
-                key = (row.expert, seed, row.task, row.split)
+            asked = [
+                row
+                for row in store.rows().where(metric="accuracy")
+                if _is_shown(row) and _key(row)[1] in (None, *seeds)
+            ]
+            shown += asked
+            for row in naming.newest(asked):
+                key = _key(row)
+                if key in self._cells:
+                    _check_equal(self._cells[key], row, ("expert_fingerprint", "value"))
                 self._cells[key], self._store_of[key] = row, store
                 self.names.setdefault(row.kind, set()).add(row.expert)
+        _check_one_of_each(shown)
+        expand = task_registry.registry.expand
+        groups = [
+            tasks for table in TABLES for tasks in (table.held_out, table.held_in)
+        ]
+        naming.check_comparable(shown, [expand(tasks) for tasks in groups])
+
+    def lacking(self, name: str, tasks: Sequence[str], split: str) -> str:
+        """Returns how many rows of an expert are not there, of all; "" if none."""
+        keys = list(itertools.chain(*self._keys(name, tasks, split)))
+        count = sum(key not in self._cells for key in keys)
+        return f"{name}: {count} of {len(keys)} {split} rows" if count else ""
+
+    def _keys(self, name: str, tasks: Sequence[str], split: str) -> list[list[Key]]:
+        seeds = [None] if name == "base" else self._seeds
+        every = task_registry.registry.expand(tuple(tasks))
+        return [[(name, seed, task, split) for task in every] for seed in seeds]
 
     def trainings(
         self, name: str, tasks: Sequence[str], split: str
     ) -> list[statistics.Columns] | None:
         """Returns results of each training; None if one lacks a task."""
-        seeds = [None] if name == "base" else self._seeds
-        every = task_registry.registry.expand(tuple(tasks))
-        keys = [[(name, seed, task, split) for task in every] for seed in seeds]
+        keys = self._keys(name, tasks, split)
         if any(key not in self._cells for own in keys for key in own):
             return None
         return [
@@ -169,13 +120,64 @@ class Rows:
         self, names: Sequence[str], tasks: Sequence[str], split: str
     ) -> list[statistics.Columns] | None:
         """Returns each row's mean over experts, by training."""
-        own = {name: self.trainings(name, tasks, split) for name in names}
-        if not own or any(columns is None for columns in own.values()):
+        every = [self.trainings(name, tasks, split) for name in names]
+        own = {name: one for name, one in zip(names, every, strict=True) if one}
+        if not own or len(own) < len(names):
             return None
         return [
-            controls.average({name: columns[place] for name, columns in own.items()})
+            _average({name: columns[place] for name, columns in own.items()})
             for place in range(len(self._seeds))
         ]
+
+
+def _average(own: Mapping[str, statistics.Columns]) -> statistics.Columns:
+    if (average := controls.average(own)) is not None:
+        return average
+    first = next(iter(own))
+    odd = [
+        name for name in own if not controls.average({n: own[n] for n in (first, name)})
+    ]
+    raise errors.DataError(
+        found=f"{', '.join(odd)} scored on other rows than {first}",
+        expected="the same rows of each task for all experts of a random one",
+        do="Score them again, with the same rows",
+    )
+
+
+def _is_shown(row: results.ResultRow) -> bool:
+    return any(
+        row.kind == table.drawn
+        or row.expert in itertools.chain(*table.settings.values())
+        for table in TABLES
+    )
+
+
+def _key(row: results.ResultRow) -> Key:
+    seed = None if row.expert == "base" else row.training_seed
+    return row.expert, seed, row.task, row.split
+
+
+def _check_one_of_each(rows: Sequence[results.ResultRow]) -> None:
+    """Raises DataError if strategies of one name have several settings or libraries."""
+    first: dict[str, results.ResultRow] = {}
+    for row in rows:
+        if row.role == "strategy":
+            one = first.setdefault(row.expert, row)
+            _check_equal(one, row, ("settings", "library"))
+
+
+def _check_equal(
+    one: results.ResultRow, row: results.ResultRow, fields: Sequence[str]
+) -> None:
+    for field in fields:
+        values = getattr(one, field), getattr(row, field)
+        if values[0] != values[1]:
+            raise errors.DataError(
+                found=f"rows of {row.expert!r} (training seed {row.training_seed},"
+                f" {row.task}, {row.split}) with {field} {values[0]!r}, {values[1]!r}",
+                expected=f"one {field} for each line of a table",
+                do="Move the rows that are not to be shown into another file",
+            )
 
 
 def best(rows: Rows, names: Sequence[str], tasks: Sequence[str]) -> str | None:
@@ -232,8 +234,34 @@ def estimated(
     return found
 
 
+def left_out(
+    rows: Rows,
+    table: Table,
+    tasks: Sequence[str],
+    labels: Collection[str],
+    chosen: Mapping[str, str],
+) -> str:
+    """Returns which lines have no numbers on some tasks, and why; "" if all have."""
+    lacking = []
+    for label, names in table.settings.items():
+        if label in labels:
+            continue
+        counts = (
+            [rows.lacking(chosen[label], tasks, "test")]
+            if label in chosen
+            else [rows.lacking(name, table.held_out, "validation") for name in names]
+        )
+        lacking.append(f"{label} ({', '.join(filter(None, counts))})")
+    if RANDOM not in labels:
+        drawn = sorted(rows.names.get(table.drawn, ()))
+        counts = [rows.lacking(name, tasks, "test") for name in drawn]
+        why = ", ".join(filter(None, counts)) or f"no {table.drawn} experts"
+        lacking.append(f"{RANDOM} ({why})")
+    return f"rows lacking: {'; '.join(lacking)}." if lacking else ""
+
+
 def render(rows: Rows, table: Table) -> str:
-    """Returns a table as Markdown; "" if its mean has no rows."""
+    """Returns a table as Markdown; without lines if its mean has no rows."""
     chosen = {}
     for label, names in table.settings.items():
         name = best(rows, names, table.held_out)
@@ -243,7 +271,8 @@ def render(rows: Rows, table: Table) -> str:
     held_out = estimated(rows, chosen, table, table.held_out)
     held_in = estimated(rows, chosen, table, table.held_in)
     if mean not in held_out:
-        return ""
+        why = left_out(rows, table, table.held_out, (), chosen)
+        return f"### {table.title}\n\n{NO_MEAN}, {why}"
     columns = [gaps(held_out, mean), *(gaps(held_out, one) for one in table.beside)]
     head = ["method", "held-out", "against the mean"]
     head += [f"against {name}" for name in table.beside]
@@ -266,6 +295,12 @@ def render(rows: Rows, table: Table) -> str:
             if all(column.get(label, ("", False))[1] for column in columns[1:])
         ]
         lines += ["", f"Beat both parts by their own intervals: {both or 'none'}."]
+    for what, tasks, found in (
+        ("Left out", table.held_out, held_out),
+        ("Held-in scores left out", table.held_in, held_in),
+    ):
+        if why := left_out(rows, table, tasks, found, chosen):
+            lines += ["", f"{what}, {why}"]
     return "\n".join(lines)
 
 
@@ -278,8 +313,8 @@ def main(arguments: Sequence[str]) -> None:
     files = [given.folder / f"results{end}.jsonl" for end in ("", "_merging")]
     seeds = [int(seed) for seed in given.seeds.split(",")]
     rows = Rows([result_store.ResultStore(path) for path in files], seeds)
-    told = [*filter(None, (render(rows, table) for table in TABLES))]
-    if not told:
+    told = [render(rows, table) for table in TABLES]
+    if all(NO_MEAN in text for text in told):
         raise errors.DataError(
             found=f"no rows of all trainings {seeds} in {given.folder}",
             expected="those of launch/merging_study.sh",

@@ -9,8 +9,8 @@ import pytest
 
 from elm_jax import errors
 from elm_jax.data import tasks
-from elm_jax.evaluation import result_store, results
-from tests.benchmarks import merging_study_table
+from elm_jax.evaluation import result_store, results, statistics
+from tests.benchmarks import merging_study_lines, merging_study_table
 
 GIN = pathlib.Path(__file__).parents[2] / "gin/pocket"
 NUM_ROWS = 100
@@ -26,24 +26,27 @@ def record(
     split="test",
     kind="merged",
     seeds=SEEDS,
+    library="library",
+    **fields,
 ):
     """Adds rows of a mixture; row `i` of each task is right if `is_right(seed, i)`."""
     for seed in seeds:
         right = [100.0 * is_right(seed, i) for i in range(NUM_ROWS)]
         for task in tasks.registry.expand(mixture):
-            cell = results.Cell(
-                expert=name,
-                base_fingerprint="0123456789abcdef",
-                expert_fingerprint=f"{name}{seed}",
-                task=task,
-                dataset=tasks.registry.task(task).dataset,
-                prompt=tasks.registry.task(task).prompt,
-                split=split,
-                protocol="default",
-                seed=42,
-                checkpoint_step=0,
-                scoring="scoring",
-            )
+            facts = {
+                "expert": name,
+                "base_fingerprint": "0123456789abcdef",
+                "expert_fingerprint": f"{name}{seed}",
+                "task": task,
+                "dataset": tasks.registry.task(task).dataset,
+                "prompt": tasks.registry.task(task).prompt,
+                "split": split,
+                "protocol": "default",
+                "seed": 42,
+                "checkpoint_step": 0,
+                "scoring": "scoring",
+            }
+            cell = results.Cell(**facts | fields)
             store.record(
                 cell,
                 run_id="run",
@@ -53,7 +56,12 @@ def record(
                     "example_ids": np.arange(NUM_ROWS),
                     "accuracy": np.array(right, np.float32),
                 },
-                facts=results.Facts(kind=kind, training_seed=seed),
+                facts=results.Facts(
+                    kind=kind,
+                    training_seed=seed,
+                    library=library if kind == "strategy" else "",
+                    vocabulary="words",
+                ),
             )
 
 
@@ -142,8 +150,69 @@ def test_a_method_without_all_trainings_is_left_out(folder, capsys):
     store = result_store.ResultStore(folder / "results_merging.jsonl")
     record(store, "parts_fisher", lambda _, i: i < 99, seeds=(1,))
     store.finish()
-    _, lines = table(folder, capsys)
+    text, lines = table(folder, capsys)
     assert "fisher" not in lines
+    # Two prompts of the composed task, of two trainings.
+    assert "fisher (parts_fisher: 2 of 4 test rows)" in text
+    assert "Held-in scores left out, rows lacking: uniform (the mean)" in text
+
+
+def test_a_table_that_is_left_out_is_told(folder, capsys):
+    text, _ = table(folder, capsys)
+    assert "The whole table is left out, rows lacking: uniform (the mean)" in text
+
+
+def test_experts_of_other_seeds_are_no_part_of_the_random_expert(folder, capsys):
+    store = result_store.ResultStore(folder / "results_merging.jsonl")
+    record(store, "pocket_work", lambda _, i: i < 90, kind="dataset", seeds=(3,))
+    store.finish()
+    _, lines = table(folder, capsys)
+    assert numbers(lines["random expert"][0])[0] == (30 + 52) / 2
+
+
+def test_an_expert_that_lacks_rows_is_named_where_the_random_expert_is_not(
+    folder, capsys
+):
+    store = result_store.ResultStore(folder / "results_merging.jsonl")
+    record(store, "pocket_work", lambda _, i: i < 90, kind="dataset", seeds=(1,))
+    store.finish()
+    text, _ = table(folder, capsys)
+    assert "random expert (pocket_work: 2 of 4 test rows)" in text
+
+
+@pytest.mark.parametrize(
+    ("seed", "fields", "told"),
+    [
+        (2, {"settings": "12345678"}, "settings"),
+        (2, {"library": "grown"}, "library"),
+        (2, {"base_fingerprint": "f" * 16}, "base_fingerprint"),
+        (2, {"protocol": "elm"}, "protocol"),
+        (2, {"seed": 7}, "seed"),
+    ],
+)
+def test_rows_that_cannot_be_compared_are_refused(folder, seed, fields, told):
+    store = result_store.ResultStore(folder / "results_merging.jsonl")
+    for number, own in ((1, {}), (seed, fields)):
+        record(
+            store,
+            "top3_wudi",
+            lambda _, i: i < 50,
+            mixture="pocket_unseen",
+            kind="strategy",
+            seeds=(number,),
+            **own,
+        )
+    store.finish()
+    with pytest.raises(errors.DataError, match=told):
+        merging_study_table.main([str(folder), "--seeds=1,2"])
+
+
+def test_two_files_that_differ_about_one_cell_are_refused(folder):
+    store = result_store.ResultStore(folder / "results.jsonl")
+    record(store, "parts_wudi", lambda _, i: i < 10)
+    store.finish()
+    with pytest.raises(errors.DataError, match="'parts_wudi' .* with value"):
+        merging_study_table.main([str(folder), "--seeds=1,2"])
 
 
 def test_a_folder_without_the_mean_is_refused(tmp_path):
@@ -156,7 +225,7 @@ def test_a_folder_without_the_mean_is_refused(tmp_path):
 def test_its_names_are_those_of_the_gin_files():
     names = {
         name
-        for one in merging_study_table.TABLES
+        for one in merging_study_lines.TABLES
         for group in one.settings.values()
         for name in group
     }
@@ -165,4 +234,13 @@ def test_its_names_are_those_of_the_gin_files():
     assert len(given) > 40
     assert sorted({*given} - names) == []
     tasks_of = re.findall(r'"(pocket_\w+)",\n', files["merging_held_in"])
-    assert tuple(tasks_of) == merging_study_table.HELD_IN
+    assert tuple(tasks_of) == merging_study_lines.HELD_IN
+
+
+def test_an_expert_of_other_rows_is_named():
+    def columns(count):
+        return {("data", "task"): statistics.Column(np.arange(count), np.zeros(count))}
+
+    experts = {"one": columns(3), "two": columns(3), "three": columns(2)}
+    with pytest.raises(errors.DataError, match="three scored on other rows than one"):
+        merging_study_table._average(experts)
