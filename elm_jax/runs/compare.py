@@ -40,7 +40,8 @@ class Compare(Run):
     Attributes:
       experts: Folders of experts, or shell patterns of them; two or more.
       initial_checkpoint_path: Folder of the base.
-      output_path: The HTML page; the same numbers go beside it as JSON.
+      output_path: The HTML page; the same numbers go beside it as JSON, with the
+        fingerprints of the base and of the experts.
     """
 
     experts: tuple[paths.Pattern, ...]
@@ -78,7 +79,12 @@ class Compare(Run):
         page = self.path(self.output_path)
         files.write_text(page, comparison_page.render(shown))
         numbers = page.with_suffix(".json")
-        files.write_text(numbers, json.dumps(as_json(names, found), indent=1))
+        told = {
+            "base_fingerprint": base.fingerprint,
+            "expert_fingerprints": [part.manifest.fingerprint for part in parts],
+            **as_json(names, found),
+        }
+        files.write_text(numbers, json.dumps(told, indent=1))
         print(page, numbers, sep="\n")  # noqa: T201
 
     def _check(self) -> list[pathlib.Path]:

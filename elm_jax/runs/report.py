@@ -134,7 +134,7 @@ class Report(Run):
         page = routes.linked(page) if routes else page
         cards = report_cards.Cards(reported, ways and ways.draws)
         target = self.path(self.output_path)
-        page = report_comparison.linked(cards.linked(page), target)
+        page = report_comparison.linked(cards.linked(page), target, reported.all)
         report_files.show(page, target)
         report_files.show_gaps(gaps)
         written = report_files.write(page, target)
