@@ -9,7 +9,7 @@ import json
 import pathlib
 import shutil
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -42,6 +42,10 @@ class TrainStateStore:
       folder: Of this training alone. Nothing is read or written before a verb.
       config: What shaped the training, JSON values by name, nested or not; a
         training goes on only under the configuration it began with.
+      completed_fn: Returns a configuration with the fields that it leaves out because
+        they change nothing, so that both sides of a change can be told; None for one
+        that leaves nothing out.
+      bindings: What sets a field where a run may have left it open, by its name.
       keep_last: How many of the newest states stay on disk.
       keep_every_steps: States after a multiple of so many steps stay, too; 0 for none.
     """
@@ -51,6 +55,8 @@ class TrainStateStore:
         folder: str | pathlib.Path,
         *,
         config: Mapping[str, Any] | None = None,
+        completed_fn: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+        bindings: Mapping[str, str] = types.MappingProxyType({}),
         keep_last: int = 1,
         keep_every_steps: int = 0,
     ) -> None:
@@ -63,6 +69,7 @@ class TrainStateStore:
         self._folder = paths.absolute(folder)
         # Through JSON, so that tuples compare equal to the lists that come back.
         self._config: dict[str, Any] = json.loads(json.dumps(dict(config or {})))
+        self._completed_fn, self._bindings = completed_fn or dict, bindings
         self._keep_last, self._keep_every_steps = keep_last, keep_every_steps
         self._manager: ocp.CheckpointManager | None = None
 
@@ -269,13 +276,20 @@ class TrainStateStore:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _check_config(self, saved: Mapping[str, Any]) -> None:
-        changes = recipes.find_changes(saved, self._config)
+        before, now = self._completed_fn(saved), self._completed_fn(self._config)
+        changes = recipes.find_changes(before, now)
         if changes:
+            as_before = [
+                f"set {binding} = {before.get(name)!r}, "
+                for name, binding in self._bindings.items()
+                if before.get(name) != now.get(name)
+            ]
+            do = "".join((*as_before, "undo the change, choose another MODEL_DIR"))
             raise errors.CheckpointError(
                 found=f"{self._folder} holds a training with another "
                 f"configuration: {'; '.join(changes)}",
                 expected="the configuration that the training began with",
-                do="Undo the change, choose another MODEL_DIR, or allow the change,"
+                do=f"{do[0].upper()}{do[1:]}, or allow the change,"
                 " as with --gin.options.Saving.resume_changed_config=True",
             )
 

@@ -81,7 +81,8 @@ def fitted(spec: TrainingSpec, here: Machine, num_devices: int) -> Fitted:
       num_devices: Those of all processes, for experts one after another.
 
     Raises:
-      ConfigError: The memory of a device is not known, or nothing fits.
+      ConfigError: The memory of a device is not known, nothing fits, or the devices
+        divide neither parameters nor batch in any way.
     """
     open_fields = what_is_open(spec)
     if not open_fields:
@@ -94,17 +95,21 @@ def fitted(spec: TrainingSpec, here: Machine, num_devices: int) -> Fitted:
             f" {', '.join(config.REMATS)}, axis_rules to data or fsdp, num_parts to 1",
         )
     memory, usable = here.memory_bytes, fleet_plan.USABLE_SHARE * here.memory_bytes
-    ways = [*_ways(spec, here, num_devices, usable)]
+    ways, refused = _ways(spec, here, num_devices, usable)
+    if not ways:
+        raise refused[0]
     best = fastest(ways, usable)
     if best is None:
         raise errors.ConfigError(
             found=f"no way to compute that fits on devices of"
-            f" {fleet_plan.show_size(memory)}: {'; '.join(map(str, ways))}",
+            f" {fleet_plan.show_size(memory)}: {'; '.join(map(str, ways))}"
+            + "".join(f"; {errors.first_line(error)}" for error in refused),
             expected=f"at most {fleet_plan.USABLE_SHARE:.0%} of a device's memory",
             do="Leave more open (gin/parts/fit.gin), use more devices, or train with"
             " shorter lengths or a smaller BATCH_SIZE, which is another training",
         )
     others = [f"{way}{_verdict(way, usable)}" for way in ways if way is not best]
+    others += [errors.first_line(error).removeprefix("Found: ") for error in refused]
     size = fleet_plan.show_size(best.num_bytes or 0)
     told = f"{best.name} takes {size} of {fleet_plan.show_size(memory)},"
     told += f" {best.flops:.3g} FLOPs a step, at least {1e3 * best.secs:.3g} ms"
@@ -136,14 +141,23 @@ def _verdict(way: Way, usable: float) -> str:
 
 def _ways(
     spec: TrainingSpec, here: Machine, num_devices: int, usable: float
-) -> Iterator[Way]:
-    """Yields every recomputation and rule that is open, each with the fewest parts."""
+) -> tuple[list[Way], list[errors.ConfigError]]:
+    """Returns every recomputation and rule that is open, each with the fewest parts.
+
+    Beside them, why the devices do not divide parameters or a batch by other rules.
+    """
+    ways: list[Way] = []
+    refused: dict[str, errors.ConfigError] = {}
     is_open = spec.execution.remat == config.FIT
     for remat in config.REMATS if is_open else (spec.execution.remat,):
         execution = dataclasses.replace(spec.execution, remat=remat)
         for placement in _placements(spec, num_devices):
             chosen = dataclasses.replace(spec, execution=execution, placement=placement)
-            yield _in_fewest_parts(spec, chosen, here, num_devices, usable)
+            try:
+                ways.append(_in_fewest_parts(spec, chosen, here, num_devices, usable))
+            except errors.ConfigError as error:
+                refused.setdefault(placement.axis_rules, error)
+    return ways, [*refused.values()]
 
 
 def _placements(spec: TrainingSpec, num_devices: int) -> Iterator[Placement]:

@@ -180,6 +180,8 @@ class Jobs:
         store = train_state.TrainStateStore(
             expert.work_dir / "state",
             config=config,
+            completed_fn=record.completed,
+            bindings={"num_parts": "options.Batching.num_parts"},
             keep_last=self._spec.saving.keep_last,
             keep_every_steps=self._spec.saving.keep_every_steps,
         )

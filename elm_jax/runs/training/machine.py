@@ -14,7 +14,8 @@ class Machine(NamedTuple):
     Attributes:
       num_devices: Of this process, whether or not it has joined others: a base may be
         split over them, never over those of several processes.
-      memory_bytes: Of each; None if unknown.
+      memory_bytes: Of each, the least of all processes, so that they all choose the
+        same; None if that of one is unknown.
       is_cpu: Whether they are CPUs.
       num_processes: That the experts are dealt out to.
       platform: Of the devices, as JAX calls it.
@@ -30,7 +31,7 @@ class Machine(NamedTuple):
 
 
 def this_machine(device_memory_gib: float) -> Machine:
-    """Returns the devices of this process, as JAX has them.
+    """Returns the devices of this process, as JAX has them; call it in all processes.
 
     Args:
       device_memory_gib: Memory of each, to be taken instead of what it tells; 0 to
@@ -38,12 +39,18 @@ def this_machine(device_memory_gib: float) -> Machine:
     """
     return Machine(
         num_devices=jax.local_device_count(),
-        memory_bytes=device_memory(device_memory_gib),
+        memory_bytes=_least(device_memory(device_memory_gib)),
         is_cpu=jax.default_backend() == "cpu",
         num_processes=processes.count(),
         platform=jax.default_backend(),
         target=targets.of_kind(jax.local_devices()[0].device_kind),
     )
+
+
+def _least(num_bytes: int | None) -> int | None:
+    """Returns the least of all processes' bytes, in whole MiB if there are several."""
+    every = processes.exchange([(num_bytes or 0) >> 20])
+    return num_bytes if len(every) == 1 else (int(every.min()) << 20) or None
 
 
 def device_memory(given_gib: float = 0.0) -> int | None:

@@ -182,6 +182,19 @@ def test_parameters_are_split_where_they_do_not_fit_whole():
     assert "does not fit" in found.why
 
 
+def test_rules_that_do_not_divide_the_parameters_are_passed_over():
+    """Three devices divide 96 rows, but not a width of 512."""
+    spec = asked(DATASET, "layer", bindings=(*FIT_ALL, "BATCH_SIZE = 96"))
+    found = fitting.fitted(spec, with_memory(2**40, 3), 3)
+    assert found.spec.placement.axis_rules == "data"
+    assert "; dimensions that the mesh does not divide: " in found.why
+    with pytest.raises(errors.ConfigError, match="(?s)fits on .*does not divide"):
+        fitting.fitted(spec, with_memory(2**20, 3), 3)
+    uneven = asked(DATASET, "layer", bindings=(*FIT_ALL, "BATCH_SIZE = 97"))
+    with pytest.raises(errors.ConfigError, match="a batch of 97 rows for 3 devices"):
+        fitting.fitted(uneven, with_memory(2**40, 3), 3)
+
+
 def test_what_is_set_is_obeyed_and_refused_only_where_something_is_left_open():
     spec = asked(DATASET, "layer", bindings=("options.Batching.num_parts = 4",))
     assert fitting.fitted(spec, with_memory(1), 8) == (spec, "")

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from elm_jax import errors, trees
@@ -111,3 +112,19 @@ def test_a_fleet_that_fits_in_no_way_is_refused_with_what_takes_the_memory(fleet
 def test_a_cpu_does_not_tell_its_memory_and_may_be_told():
     assert machine.device_memory() is None
     assert machine.device_memory(1.5) == 1.5 * GIB
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"), [((40, 24.5), 24.5), ((32,), 30), ((40, 0), None)]
+)
+def test_processes_plan_for_the_least_memory_of_all(monkeypatch, others, expected):
+    """Else those that train one expert together could choose other numbers of parts."""
+    assert machine.this_machine(30.0).memory_bytes == 30 * GIB
+
+    def exchange(numbers):
+        rows = [[int(1024 * gib)] for gib in others]
+        return np.array([numbers, *rows], np.int32)
+
+    monkeypatch.setattr(machine.processes, "exchange", exchange)
+    least = machine.this_machine(30.0).memory_bytes
+    assert least == (expected and expected * GIB)
