@@ -90,6 +90,7 @@ class Table:
         )
         scores, number = self._scores[0], len(self._trainings)
         several = f", {number} trainings" if number > 1 else ""
+        counted, each = _tasks(number), ", mean of trainings" if several else ""
         title = f"{scores.split} rows of {len(scores.tasks)} tasks{several}"
         return report.Figures(
             title=f"Routers ({title}, %)",
@@ -105,11 +106,12 @@ class Table:
                 + ". Regret, in points, is to the oracle, the best"
                 " expert of each task by these very rows, which is too high. Of the"
                 f" way: from base to oracle, in percent.{unscored}",
-                "best chosen: on how many tasks one of the best experts; own: on how"
-                " many of those with experts that were trained on them one of these;"
-                " experts: how many different ones; spread: the entropy of the experts'"
-                " mean weights, in nats, mean over tasks; of token routers, of weights"
-                " averaged over the tokens of those rows whose routes were kept.",
+                f"best chosen: on how many {counted} one of the best experts; own: on"
+                " how many of those with experts that were trained on them one of"
+                f" these; experts: how many different ones{each}; spread: the entropy"
+                f" of the experts' mean weights, in nats, mean over {counted}; of token"
+                " routers, of weights averaged over the tokens of those rows whose"
+                " routes were kept.",
                 "Seconds a task, for the rows that ask: until its parameters are there,"
                 " and to rank the answers of these rows; nothing that was kept helped."
                 " They are embedded for routers that read votes or vectors, and the"
@@ -145,8 +147,8 @@ class Table:
             yield _percent((score - self._base).mean, (self._bound - self._base).mean)
         yield self._hits(line, [scores.best for scores in self._scores])
         yield self._hits(line, [scores.trained for scores in self._scores])
-        names = {name for chosen in line.scored for name in chosen.names.values()}
-        yield f"{len(names)}" if names else None
+        numbers = [len({*chosen.names.values()}) for chosen in line.scored]
+        yield f"{np.mean(numbers):.3g}" if any(numbers) else None
         spreads = [spread for chosen in line.scored for spread in chosen.spreads]
         yield f"{np.mean(spreads):.2f}" if spreads else None
         times = self._times.get(label)
@@ -155,7 +157,7 @@ class Table:
 
     @staticmethod
     def _hits(line: _Line, right: Sequence[Mapping[str, set[str]]]) -> report.Figure:
-        """Returns for how many tasks an expert was chosen that is a right one."""
+        """Returns on how many tasks of all trainings a right expert was chosen."""
         if not any(right) or not any(chosen.names for chosen in line.scored):
             return None
         hits = sum(
@@ -170,6 +172,11 @@ def _mean_gap(scores: Sequence[estimates.Estimate], other: estimates.Estimate) -
     return float(np.mean([(score - other).mean for score in scores]))
 
 
+def _tasks(num_trainings: int) -> str:
+    """Returns what is counted: a task once in each training."""
+    return "tasks of all trainings" if num_trainings > 1 else "tasks"
+
+
 def _percent(part: float, whole: float) -> report.Figure:
     return f"{100 * part / whole:.0f}" if whole else None
 
@@ -178,7 +185,7 @@ def curve(trainings: Sequence[Training], router: routers.ByBehaviour) -> report.
     """Returns coverage and risk of a router by thresholds of its statistic.
 
     Args:
-      trainings: Whose tasks count alike.
+      trainings: Whose tasks count alike, each once in each training.
       router: Which chooses one expert.
     """
     pairs = [training.scores.losses(router) for training in trainings]
@@ -193,8 +200,9 @@ def curve(trainings: Sequence[Training], router: routers.ByBehaviour) -> report.
         columns=("coverage", "risk"),
         rows=rows,
         notes=(
-            "With a threshold of so much, the share of tasks for which an expert is"
-            " taken, and of these the share on which it is no better than the base."
+            f"With a threshold of so much, the share of {_tasks(len(trainings))} for"
+            " which an expert is taken, and of these the share on which it is no"
+            " better than the base."
             " A threshold is set on held-in tasks' validation rows.",
         ),
     )

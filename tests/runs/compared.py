@@ -28,6 +28,12 @@ TOKENS = (
 )
 IDS = np.arange(40)  # of the rows that were scored
 UNSCORED = routed_tokens.RoutedTokens(router=token_routers.EffectNorm())
+SHOWN = comparable_rows.Shown(
+    tables={"Asking": toy.TASKS},
+    split="test",
+    selection_split="test",
+    metrics=("accuracy",),
+)
 CHOOSING = ("retrieved", routers.ByBehaviour(), routers.ByHalving(first_rows=2))
 
 
@@ -109,14 +115,8 @@ def recorded_again(folder, questions, to, change):
 
 def table_of(folder, questions, path):
     """Returns the table of each expert, the merge and the token routers."""
-    shown = comparable_rows.Shown(
-        tables={"Asking": toy.TASKS},
-        split="test",
-        selection_split="test",
-        metrics=("accuracy",),
-    )
     store = result_store.ResultStore(folder / path)
-    reported = comparable_rows.ComparableRows(store, {}, shown)
+    reported = comparable_rows.ComparableRows(store, {}, SHOWN)
     given = {q.task: given_for(folder, q) for q in questions}
     choices = {one.name: {} for one in [*given.values()][0][1:]}
     for task, every in given.items():

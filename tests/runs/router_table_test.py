@@ -7,7 +7,16 @@ import pytest
 from scipy import stats
 
 from elm_jax import errors
-from elm_jax.runs import queries, strategies, strategy
+from elm_jax.evaluation import result_store
+from elm_jax.runs import (
+    candidates,
+    comparable_rows,
+    queries,
+    router_scores,
+    router_table,
+    strategies,
+    strategy,
+)
 from tests.runs import compared, routed, scored, toy
 from tests.runs.compared import IDS, compare
 
@@ -108,7 +117,8 @@ def test_differences_of_routers_are_paired_by_training(folder):
 
 
 def test_choices_of_all_trainings_are_counted(folder):
-    table, _ = table_of(several(folder))
+    table, page = table_of(several(folder))
+    assert "on how many tasks of all trainings one of the best" in page
     votes = [
         question.result.expert == "plain"
         for seed in SEEDS
@@ -117,6 +127,8 @@ def test_choices_of_all_trainings_are_counted(folder):
     assert table["retrieved"][4] == f"{sum(votes)} of 6"
     assert table["oracle of these experts"][4] == "6 of 6"
     assert table["oracle of these experts"][5] == "3 of 3"  # one task is of an expert
+    # `plain` is the best one on both tasks of each training.
+    assert table["oracle of these experts"][6] == "1"
     values = [
         PLAIN[seed] if question.result.expert == "plain" else TWICE
         for seed in SEEDS
@@ -159,3 +171,23 @@ def test_libraries_that_are_not_of_trainings_of_one_recipe_are_refused(folder):
         several(folder, "{MODEL_DIR}/library/seed3", "{MODEL_DIR}/library/again").plan()
     with pytest.raises(errors.LibraryError, match="no folder that matches"):
         several(folder, "{MODEL_DIR}/library/none*").plan()
+
+
+def test_different_experts_are_counted_in_each_training(folder):
+    """Both are chosen in one training, and one in the others: 4 of 3 trainings."""
+    trainings = []
+    for seed in SEEDS:
+        questions = questions_of(folder, seed)
+        store = result_store.ResultStore(folder / "results.jsonl")
+        rows = comparable_rows.ComparableRows(store, {}, compared.SHOWN)
+        scores = router_scores.Scores(rows, questions, "test", "accuracy")
+        chosen = {}
+        for place, question in enumerate(questions):
+            name = "twice" if seed == 1 and place else "plain"
+            (chosen[question.task],) = candidates.of_experts([question.experts[name]])
+        trainings.append(router_table.Training(scores, {"planned": chosen}))
+    figures = dict(router_table.Table(trainings, {}).figures.rows)
+    assert figures["planned"][6] == "1.33"
+    alone = router_table.Table(trainings[:1], {}).figures
+    assert dict(alone.rows)["planned"][6] == "2"
+    assert "all trainings" not in " ".join(alone.notes)
