@@ -71,6 +71,16 @@ def test_every_command_of_a_readme_is_understood(readme, built):
         assert not built.failures, done.stdout
 
 
+@pytest.mark.parametrize("script", ["merging_study.sh", "routers_study.sh"])
+def test_every_command_of_a_study_is_understood(script, built):
+    before = built.num_commands
+    built.failures.clear()
+    done = built.run(f"SEEDS=42 bash launch/{script}")
+    assert done.returncode == 0, (built.failures, done.stdout, done.stderr)
+    assert not built.failures, done.stdout
+    assert built.num_commands - before >= 7
+
+
 def test_a_misspelt_binding_of_a_readme_is_found(built):
     built.run("elm_train --gin_file=gin/pocket/base.gin --gin.MODEL_DIRR=runs/pocket")
     assert len(built.failures) == 1

@@ -71,6 +71,18 @@ def test_mixtures_hold_the_tasks_of_a_dataset_or_a_role() -> None:
     assert isinstance(registry.task("pocket_text"), tasks.TextTask)
 
 
+def test_the_study_of_routers_has_all_held_in_tasks_with_choices() -> None:
+    """Those are the ones that have an accuracy."""
+    script = (
+        pathlib.Path(__file__).parents[2] / "launch" / "routers_study.sh"
+    ).read_text("utf-8")
+    held_in = tuple(re.findall(r'"(pocket_\w+_\*)"', script))
+    trained = [task for task in pocket.all_tasks() if task.role == "train"]
+    names = {task.name for task in trained if "accuracy" in task.metrics}
+    assert {*tasks.registry.expand(held_in)} == names
+    assert len(names) == 14
+
+
 def test_importing_the_suite_imports_no_tensorflow() -> None:
     code = (
         "import sys, tasks.pocket; "
