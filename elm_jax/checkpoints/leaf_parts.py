@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from elm_jax import errors
 from elm_jax.checkpoints.tensors import Leaf
 
 _READERS = 2  # TensorStore decompresses each one's chunks in threads of its own.
@@ -18,6 +19,9 @@ def steps(leaves: Sequence[Leaf], rows: int) -> Iterator[list[np.ndarray]]:
     Args:
       leaves: Of equal lengths on axis 0.
       rows: Of each part but perhaps the last.
+
+    Raises:
+      CheckpointError: A leaf ends before the others.
     """
     parts = [cut(leaf, rows) for leaf in leaves]
     with futures.ThreadPoolExecutor(min(len(leaves), _READERS)) as pool:
@@ -26,6 +30,13 @@ def steps(leaves: Sequence[Leaf], rows: int) -> Iterator[list[np.ndarray]]:
             blocks = [block for block in pool.map(_next, parts) if block is not None]
             if not blocks:
                 return
+            if len(blocks) != len(leaves):
+                raise errors.CheckpointError(
+                    found=f"parts of {len(blocks)} of {len(leaves)} leaves, and no more"
+                    " of the others",
+                    expected="leaves of equal lengths",
+                    do="Look for an expert whose folder was changed, and save it again",
+                )
             yield blocks
             del blocks
 

@@ -128,8 +128,7 @@ class Report(Run):
         ways = self._ways(reported, self._expand(self.unseen_tasks))
         examples = ways and self._examples(ways, reported)
         page = self._report(reported, gaps, ways)
-        if examples is not None:
-            page = examples.linked(page)
+        page = page if examples is None else examples.linked(page)
         routes = report_routing.Pages(ways, reported) if ways else None
         page = routes.linked(page) if routes else page
         cards = report_cards.Cards(reported, ways and ways.draws)

@@ -289,9 +289,8 @@ class Train(Run):
         """Raises ConfigError if something is to be trained and its data is missing."""
         data_options = spec.data.data_options
         if not data_folder.is_there(data_options) and self.landing.unfinished(names):
-            all_tasks = [
-                task for expert in spec.experts.values() for task in expert.tasks
-            ]
+            experts = spec.experts.values()
+            all_tasks = [task for expert in experts for task in expert.tasks]
             data_folder.check(data_options, all_tasks, ("train",))
 
 

@@ -180,3 +180,17 @@ def test_a_part_of_a_leaf_is_gone_when_its_reader_has_done_with_it(tmp_path):
     del block
     assert is_there() is None
     assert len([*parts]) == 3
+
+
+def test_leaves_of_which_one_ends_early_are_never_read_side_by_side():
+    def leaf(length):
+        array = np.zeros((length, 2), np.float32)
+        return tensors.Leaf(
+            array.shape, array.dtype, 1, lambda: iter(np.split(array, length))
+        )
+
+    assert len(list(leaf_parts.steps([leaf(3), leaf(3)], 1))) == 3
+    parts = leaf_parts.steps([leaf(3), leaf(2)], 1)
+    assert [len(next(parts)), len(next(parts))] == [2, 2]
+    with pytest.raises(errors.CheckpointError, match="parts of 1 of 2 leaves"):
+        next(parts)
