@@ -28,18 +28,20 @@ trap 'kill "$types" 2>/dev/null || true; rm -f "$told"' EXIT
 types=$!
 
 echo "test: tests"
-options=(-n 2 --dist worksteal --durations=40 --durations-min=5)
 without=""
-[ "${1:-}" = "--fast" ] && without="and not slow"
+[ "${1:-}" = "--fast" ] && without=" and not slow"
 status=0
-# One process a core, one thread pool each: XLA and BLAS would otherwise fight.
+test_marked() {
+  # One process a core, one thread pool each: XLA and BLAS would otherwise fight.
+  .venv/bin/python -m pytest -n 2 --dist worksteal --durations=40 --durations-min=5 \
+    -m "$1$without" || status=$?
+}
 # Compiling takes most of the time. XLA's older code for fusions takes a third of it away,
 # where this JAX still has it; tests marked `optimized` do without, as users do.
 quick=--xla_cpu_use_fusion_emitters=false
 XLA_FLAGS=$quick .venv/bin/python -c 'import jax; jax.numpy.zeros(1)' 2> /dev/null || quick=""
-XLA_FLAGS="${XLA_FLAGS:-} $quick" \
-  .venv/bin/python -m pytest "${options[@]}" -m "not optimized $without" || status=$?
-.venv/bin/python -m pytest "${options[@]}" -m "optimized $without" || status=$?
+XLA_FLAGS="${XLA_FLAGS:-} $quick" test_marked "not optimized"
+test_marked optimized
 
 echo "test: types"
 wait "$types" || status=$?
