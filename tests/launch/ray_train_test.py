@@ -139,7 +139,7 @@ def test_experts_of_a_node_that_dies_finish_on_the_other(
             (node,) = [n for n in nodes if n.node_id == begun["node"]]
             cluster.remove_node(node, allow_graceful=False)
             assert not (parts / "prompt_experts" / name).exists(), "killed too late"
-            text = driver.communicate(timeout=400)[0]
+            text = driver.communicate(timeout=900)[0]
     assert driver.returncode == 0, text
     again = [m for m in BEGUN.finditer(text) if m["shard"] == begun["shard"]]
     assert again
