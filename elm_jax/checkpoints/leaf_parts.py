@@ -1,5 +1,6 @@
 """Parts of leaves that are read side by side, and ahead of who needs them."""
 
+import collections
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
@@ -11,6 +12,7 @@ from elm_jax import errors
 from elm_jax.checkpoints.tensors import Leaf
 
 _READERS = 2  # TensorStore decompresses each one's chunks in threads of its own.
+_AHEAD = 4  # parts of the next iterators: those that wait for the disk are many
 
 
 def steps(leaves: Sequence[Leaf], rows: int) -> Iterator[list[np.ndarray]]:
@@ -82,6 +84,22 @@ def ahead(parts: Iterable[Any]) -> Iterator[Any]:
             coming = pool.submit(next, iterator, end)
             yield part
             del part
+
+
+def next_of_each(iterators: Iterable[Iterator[Any]]) -> Iterator[Any]:
+    """Yields the next part of each iterator, None of one that has ended.
+
+    Threads make those of the following iterators meanwhile, so that one waits for the
+    disk while another one's part is decompressed.
+    """
+    with futures.ThreadPoolExecutor(_AHEAD) as pool:
+        coming: collections.deque[futures.Future[Any]] = collections.deque()
+        for iterator in iterators:
+            coming.append(pool.submit(_next, iterator))
+            if len(coming) > _AHEAD:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 def _next(parts: Iterator[np.ndarray]) -> np.ndarray | None:

@@ -129,7 +129,7 @@ def peak_bytes(
     leaves = [source.leaves[name] for source in sources]
     every = leaves if start is None else [*leaves, start]
     if isinstance(method, averages.RunningMean):
-        every = every[:3]  # what is read, and the sum in float64
+        every = every[:4]  # with those ahead eight: five that are read, and the sum
     rows = _piece_rows(name, leaves[0], splits=method.unit == "value")
     step = _step_rows(method, leaves[0], rows, len(sources))
     held = sum(max(step, x.rows) * leaf_parts.row_bytes(x) for x in every)
@@ -204,14 +204,14 @@ def _merge_piece(
 def _running_means(
     name: str, sources: Sequence[Source], rows: int
 ) -> Iterator[np.ndarray]:
-    """Yields means of parts, of which two at a time are read, one ahead."""
+    """Yields means of parts, of which a few at a time are in memory."""
     in_order = sorted(sources, key=lambda source: source.mark)
     leaves = [source.leaves[name] for source in in_order]
     parts = [leaf_parts.cut(leaf, rows) for leaf in leaves]
     while True:
         mean, count = combining.RunningMean(), 0
         # At the end each leaf is asked once more: it compares itself then.
-        for block in leaf_parts.ahead(next(part, None) for part in parts):
+        for block in leaf_parts.next_of_each(parts):
             if block is not None:
                 mean.add(trees.unflatten({name: block}))
                 count += 1
