@@ -12,7 +12,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from elm_jax import errors, paths, trees
-from elm_jax.checkpoints import digests, one_process, orbax_logs, stores, tensors
+from elm_jax.checkpoints import (
+    digests,
+    one_process,
+    orbax_logs,
+    stores,
+    tensors,
+    written_arrays,
+)
 from elm_jax.checkpoints import manifest as manifests
 from elm_jax.checkpoints.manifest import Manifest
 from elm_jax.disk import files, folders
@@ -124,7 +131,7 @@ def _save_args(params: Params) -> dict[str, Any]:
             sizes, num_bytes, axes = sizes[1:], num_bytes // sizes[0], (0,)
         # Orbax cuts the longest axis, into single rows if its length is a prime.
         longest = max(sizes, default=1)
-        is_cut = stores.piece(longest, num_bytes) < longest
+        is_cut = written_arrays.piece(longest, num_bytes) < longest
         args_by_name[name] = ocp.SaveArgs(
             shard_axes=axes, chunk_byte_size=stores.CHUNK_BYTES if is_cut else None
         )

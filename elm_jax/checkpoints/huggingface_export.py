@@ -16,8 +16,8 @@ from elm_jax.checkpoints import (
     huggingface_files,
     recipes,
     safetensors_writer,
-    stores,
     tensors,
+    written_arrays,
 )
 from elm_jax.checkpoints.tensors import Leaf
 from elm_jax.disk import folders
@@ -32,7 +32,7 @@ def save(
     *,
     dtype: np.dtype,
     max_shard_bytes: int,
-    on_bytes: stores.OnBytes,
+    on_bytes: written_arrays.OnBytes,
     recipe: Mapping[str, Any] = types.MappingProxyType({}),
     vocabulary: bytes = b"",
 ) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from elm_jax import errors, paths, trees
-from elm_jax.checkpoints import digests, experts, manifest, stores
+from elm_jax.checkpoints import digests, experts, manifest, written_arrays
 from elm_jax.checkpoints.manifest import Manifest
 from elm_jax.checkpoints.tensors import Leaf
 from elm_jax.disk import files, folders, json_files, seals, unfinished
@@ -31,7 +31,7 @@ def save_expert(
     info: Manifest,
     *,
     recipe: str,
-    on_bytes: stores.OnBytes,
+    on_bytes: written_arrays.OnBytes,
     attached: Mapping[str, bytes],
 ) -> Manifest:
     """Writes what `experts.load_expert` reads; a reader sees all of it or nothing.
@@ -105,10 +105,10 @@ def _write(
     partial: pathlib.Path,
     leaves: Mapping[str, Leaf],
     info: Manifest,
-    on_bytes: stores.OnBytes,
+    on_bytes: written_arrays.OnBytes,
 ) -> Manifest:
     finished = _finished(partial / _LIST)
-    writer = stores.ItemWriter(partial / experts.PARAMS, goes_on=True)
+    writer = written_arrays.ItemWriter(partial / experts.PARAMS, goes_on=True)
     fingerprint, num_bytes, listed_at = trees.Fingerprint(), 0, time.monotonic()
     written: dict[str, str] = {}
     for name, leaf in sorted(leaves.items()):
@@ -141,7 +141,9 @@ def _write(
     )
 
 
-def _kept(writer: stores.ItemWriter, name: str, leaf: Leaf) -> Iterator[np.ndarray]:
+def _kept(
+    writer: written_arrays.ItemWriter, name: str, leaf: Leaf
+) -> Iterator[np.ndarray]:
     """Yields the parts of a finished leaf.
 
     Raises:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from elm_jax import errors, paths, trees
-from elm_jax.checkpoints import digests, experts, manifest, stores
+from elm_jax.checkpoints import digests, experts, manifest, stores, written_arrays
 from elm_jax.checkpoints.manifest import Manifest
 from elm_jax.checkpoints.tensors import Leaf
 from elm_jax.disk import folders
@@ -25,7 +25,7 @@ def save_base(
     make_manifest: Callable[[str], Manifest],
     *,
     dtype: np.dtype,
-    on_bytes: stores.OnBytes,
+    on_bytes: written_arrays.OnBytes,
     attached: Mapping[str, bytes] = types.MappingProxyType({}),
 ) -> Manifest:
     """Writes what `experts.load_expert` reads; a reader sees all of it or nothing.
@@ -58,7 +58,7 @@ def save_base(
         on_bytes(done)
 
     with experts.new_folder(final) as partial:
-        item = stores.ItemWriter(partial / experts.PARAMS)
+        item = written_arrays.ItemWriter(partial / experts.PARAMS)
         for name, leaf in sorted(leaves.items()):
             fingerprint.start(name, leaf.shape, dtype)
             digest = digests.Digest(leaf.shape, dtype)
@@ -75,7 +75,7 @@ def save_base(
 
 
 def fingerprint(
-    leaves: Mapping[str, Leaf], *, dtype: np.dtype, on_bytes: stores.OnBytes
+    leaves: Mapping[str, Leaf], *, dtype: np.dtype, on_bytes: written_arrays.OnBytes
 ) -> str:
     """Returns the fingerprint that `save_base` would give, and writes nothing.
 

@@ -17,7 +17,14 @@ import numpy as np
 from flax import serialization
 
 from elm_jax import paths, trees
-from elm_jax.checkpoints import experts, recipes, stores, t5x, tensors
+from elm_jax.checkpoints import (
+    experts,
+    recipes,
+    stores,
+    t5x,
+    tensors,
+    written_arrays,
+)
 from elm_jax.checkpoints.tensors import Leaf
 from elm_jax.disk import folders
 from elm_jax.types import LAYERS
@@ -51,7 +58,7 @@ def save(
     step: int,
     file_format: Format,
     dtype: np.dtype,
-    on_bytes: stores.OnBytes,
+    on_bytes: written_arrays.OnBytes,
     recipe: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
     """Writes a checkpoint that T5X restores; all of it or nothing.
@@ -111,8 +118,10 @@ class _LegacyWriter:
         tensors.check_finite({name: array}, of="the expert or base")
         path = f"target.{name.replace('/', '.')}/"
         leaf = _leaf(array)
-        store = stores.create(f"{self._root}{path}", leaf, array.dtype, _COMPRESSOR)
-        stores.copy_leaf(store, leaf, array.dtype, lambda block: None)
+        store = written_arrays.create(
+            f"{self._root}{path}", leaf, array.dtype, _COMPRESSOR
+        )
+        written_arrays.copy_leaf(store, leaf, array.dtype, lambda block: None)
         self._specs[name] = {
             "driver": "zarr",
             "dtype": array.dtype.name,
@@ -138,7 +147,7 @@ class _OrbaxWriter:
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder, self._start = folder, time.time_ns()
         # Its metadata tell T5X of one chunk.
-        self._item = stores.ItemWriter(folder / t5x.STATE, cuts=False)
+        self._item = written_arrays.ItemWriter(folder / t5x.STATE, cuts=False)
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def write(self, name: str, array: np.ndarray) -> None:

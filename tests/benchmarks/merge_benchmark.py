@@ -44,6 +44,7 @@ from elm_jax.checkpoints import (
     resumable,
     stores,
     streaming,
+    written_arrays,
 )
 from elm_jax.checkpoints.tensors import Leaf
 from elm_jax.model import config, t5
@@ -161,7 +162,7 @@ def copy_store(folder):
         stores.open_leaves(stores.as_url(place / experts.PARAMS))
         for place in sorted((folder / "experts").iterdir())
     ]
-    writer = stores.ItemWriter(folder / "copy", goes_on=True)
+    writer = written_arrays.ItemWriter(folder / "copy", goes_on=True)
     for name, leaf in every[0].items():
         for others in every[1:]:
             for _ in others[name].blocks():
