@@ -123,6 +123,7 @@ def test_pins_lie_in_the_ranges_that_an_installation_without_a_lock_takes(
     assert outside == {}
 
 
+@pytest.mark.slow
 def test_what_a_run_needs_brings_neither_tensorflow_nor_seqio():
     """The part of the lock that `--without_tensorflow` installs is enough to import."""
     code = (

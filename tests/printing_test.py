@@ -49,6 +49,7 @@ def test_tables_and_lines_show_names_as_they_are_without_commands(
     assert "a\ufffd[2Jb" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binary", ["elm_report", "elm_convert"])
 def test_a_binary_prints_no_command_in_its_messages(binary):
     command = [sys.executable, "-m", f"elm_jax.cli.{binary}", f"--x{CLEAR}{TURN}"]

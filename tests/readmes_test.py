@@ -61,6 +61,7 @@ def pocket(tmp_path_factory):
     return world
 
 
+@pytest.mark.slow
 @ALL
 def test_every_command_of_a_readme_is_understood(readme, built):
     built.write_files(readme)

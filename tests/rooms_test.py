@@ -145,6 +145,7 @@ def test_no_file_is_a_drawer():
     assert not [path for path in source_files() if path.stem in drawers]
 
 
+@pytest.mark.slow
 def test_no_module_of_tests_is_a_library_for_others():
     """What several of them use lies in a module without tests, or in a conftest."""
     for path in ROOT.glob("tests/**/*.py"):
@@ -152,6 +153,7 @@ def test_no_module_of_tests_is_a_library_for_others():
         assert not [part for part in parts if part.endswith("_test")], path
 
 
+@pytest.mark.slow
 def test_runs_import_without_tensorflow():
     code = (
         "import sys, pkgutil, importlib, elm_jax.runs as runs\n"

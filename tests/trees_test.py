@@ -18,11 +18,13 @@ nested = st.recursive(
 some_trees = st.dictionaries(names, nested, min_size=1)
 
 
+@pytest.mark.slow
 @given(some_trees)
 def test_unflatten_is_the_inverse_of_flatten(tree):
     assert trees.unflatten(trees.flatten(tree)) == tree
 
 
+@pytest.mark.slow
 @given(some_trees, st.sampled_from(["a", "b/", "^c", "$^"]))
 def test_join_is_the_inverse_of_split(tree, pattern):
     assert trees.join(*trees.split(tree, pattern)) == tree

@@ -84,6 +84,7 @@ def arrays(world, task, expert):
     return store.per_example(row)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["plain", "signs"])
 @pytest.mark.parametrize("expert", ["", "shop"])
 def test_choices_have_the_scores_that_elm_eval_gives_to_the_bit(world, task, expert):
@@ -93,6 +94,7 @@ def test_choices_have_the_scores_that_elm_eval_gives_to_the_bit(world, task, exp
     np.testing.assert_array_equal(np.concatenate(scores), kept["scores"])
 
 
+@pytest.mark.slow
 def test_one_text_has_the_scores_that_it_has_among_others(world):
     (text, choices, _), *_ = scored.ROWS["plain"]
     scoring_model = model(world)
@@ -105,6 +107,7 @@ def test_one_text_has_the_scores_that_it_has_among_others(world):
     assert scoring_model.choose(text, choices) == choices[int(scores.argmax())]
 
 
+@pytest.mark.slow
 def test_texts_are_those_that_elm_eval_writes(world):
     kept = arrays(world, "written_ask", "shop")
     values, offsets = kept[scorer.TEXTS], kept[scorer.TEXT_OFFSETS]
@@ -117,6 +120,7 @@ def test_texts_are_those_that_elm_eval_writes(world):
     assert model(world).generate(texts[0]) == written[0]
 
 
+@pytest.mark.slow
 def test_a_library_answers_as_elm_library_does(world):
     (line,) = (world / "votes.jsonl").read_text().splitlines()
     base = elm_jax.Base.load(world / "base")
@@ -131,6 +135,7 @@ def test_a_library_answers_as_elm_library_does(world):
         elm_jax.Library(world / "library").retrieve(texts)
 
 
+@pytest.mark.slow
 def test_routing_ranks_experts_by_the_scores_that_models_give(world):
     base = elm_jax.Base.load(world / "base")
     opened = elm_jax.Library(world / "library", base, vocabulary=scored.MODEL)
@@ -151,6 +156,7 @@ def test_routing_ranks_experts_by_the_scores_that_models_give(world):
         opened.route(texts, choices, statistic="luck")
 
 
+@pytest.mark.slow
 def test_a_merge_has_the_tensors_of_elm_merge_and_can_be_saved(world, tmp_path):
     base = elm_jax.Base.load(world / "base")
     parts = [elm_jax.Expert.load(world / "experts" / n) for n in ("shop", "pets")]
@@ -168,6 +174,7 @@ def test_a_merge_has_the_tensors_of_elm_merge_and_can_be_saved(world, tmp_path):
         elm_jax.merge(parts, base, name="both", method="unifrom")
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_it_was_and_refuses_other_rows(world):
     base = elm_jax.Base.load(world / "base")
     before = elm_jax.Expert.load(world / "experts" / "shop")
@@ -178,6 +185,7 @@ def test_training_goes_on_where_it_was_and_refuses_other_rows(world):
         elm_jax.train(base, SHOP[:9], name="shop", folder=world, **OPTIONS)
 
 
+@pytest.mark.slow
 def test_a_name_may_be_trained_on_rows_of_another_form(world):
     base = elm_jax.Base.load(world / "base")
     without = [{name: row[name] for name in ("inputs", "targets")} for row in SHOP]
@@ -188,6 +196,7 @@ def test_a_name_may_be_trained_on_rows_of_another_form(world):
     assert data[0] == data[2] != data[1]
 
 
+@pytest.mark.slow
 def test_without_a_folder_nothing_stays_and_the_expert_is_the_same(world):
     base = elm_jax.Base.load(world / "base")
     base = dataclasses.replace(base, folder=None)
@@ -213,6 +222,7 @@ def test_a_base_that_brings_its_vocabulary_needs_none_named(world):
     assert expert.adapter == bottleneck.Bottleneck(reduction_factor=16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
@@ -232,6 +242,7 @@ def test_rows_of_another_form_are_refused(world, rows, message):
         elm_jax.train(base, rows, name="odd", **OPTIONS)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_scored_is_refused(world):
     scoring_model = model(world)
     for text, choices in (("", ("a", "b")), ("x", ("a",)), ("x", ())):
@@ -241,6 +252,7 @@ def test_what_cannot_be_scored_is_refused(world):
         scoring_model.generate(" ")
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_kind_trains_too(world):
     base = elm_jax.Base.load(world / "base")
     options = OPTIONS | {"adapter": ia3.Ia3()}
@@ -268,6 +280,7 @@ def test_the_names_are_there_before_anything_is_imported():
         elm_jax.Modle  # noqa: B018
 
 
+@pytest.mark.slow
 def test_no_name_imports_tensorflow_or_torch():
     names = " ".join(f"elm_jax.{name};" for name in elm_jax.__all__)
     modules = run_python(f"import elm_jax, sys; {names} print(*sys.modules)").split()

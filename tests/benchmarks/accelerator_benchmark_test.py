@@ -103,6 +103,7 @@ def test_cases_run_with_few_packages_and_keep_their_laws():
     assert by_case["fleet_8"]["num_trained"] < by_case["dataset_step"]["num_trained"]
 
 
+@pytest.mark.slow
 def test_a_failing_case_is_told_and_the_others_go_on(tmp_path):
     cases = ("nonsense", "rank_classification")
     run, rows = run_benchmark("--out", str(tmp_path), "--cases", *cases)

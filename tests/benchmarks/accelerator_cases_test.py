@@ -88,6 +88,7 @@ def test_operations_of_scoring_are_those_that_xla_counts(programs):
     assert 0.95 * counted < cases.score_flops(shape, sizes, params) < 1.05 * counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dataset_step", "fleet_8", "rank_classification"])
 def test_a_batch_that_cannot_fit_is_not_tried(programs, name):
     benchmark, cases = programs

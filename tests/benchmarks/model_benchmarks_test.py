@@ -24,6 +24,7 @@ def run_tiny(name):
     return row
 
 
+@pytest.mark.slow
 def test_importing_the_model_brings_no_tensorflow():
     row = run_tiny("imports")
     assert row["num_modules"] > 10

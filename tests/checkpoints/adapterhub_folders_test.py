@@ -73,11 +73,13 @@ def change(folder, top=None, **config):
     path.write_text(json.dumps(content | (top or {})))
 
 
+@pytest.mark.slow
 @ALL
 def test_an_imported_adapter_computes_what_adapters_computes(case):
     assert error_of(logits(load(FOLDER / case)), case) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_adapters_computed_with_our_export_what_we_compute(tmp_path):
     """With the layer norms beside it loaded as well."""
     spec, parts = bottleneck_sample.CASES["paper"]
@@ -97,6 +99,7 @@ def test_adapters_computed_with_our_export_what_we_compute(tmp_path):
     assert settings == (FOLDER / "ours/adapter_config.json").read_text()
 
 
+@pytest.mark.slow
 @ALL
 def test_adapters_of_the_golden_files_change_the_result(case):
     expert = load(FOLDER / case)

@@ -114,6 +114,7 @@ def get(place, key):
     return store(place).read(key).result().value
 
 
+@pytest.mark.slow
 def test_what_was_published_is_fetched_bit_for_bit_by_parts(
     place, tmp_path, monkeypatch
 ):
@@ -128,6 +129,7 @@ def test_what_was_published_is_fetched_bit_for_bit_by_parts(
     assert contents(tmp_path / "new") == written
 
 
+@pytest.mark.slow
 def test_an_interrupted_upload_is_no_expert_and_the_next_completes_it(place, tmp_path):
     save(tmp_path / "x")
     place.publish("x", tmp_path / "x")
@@ -156,6 +158,7 @@ def more(place, key):
     put(place, f"{key}x", b"{}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [cut, flip, lose, more])
 @pytest.mark.parametrize("end", ["/_METADATA", "/manifest.json"])
 def test_a_damaged_copy_does_not_count_and_is_published_again(
@@ -176,6 +179,7 @@ def test_a_damaged_copy_does_not_count_and_is_published_again(
         assert "is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_damaged_copy_hides_no_whole_one(place, tmp_path):
     wholes = []
     for n in range(2):
@@ -196,6 +200,7 @@ def test_a_damaged_copy_hides_no_whole_one(place, tmp_path):
         bucket.Bucket(place.url).pick(["x"])
 
 
+@pytest.mark.slow
 def test_two_publishers_at_once_leave_whole_copies(place, tmp_path):
     folders = [save(tmp_path / f"{n}") for n in range(2)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -205,6 +210,7 @@ def test_two_publishers_at_once_leave_whole_copies(place, tmp_path):
     fresh.check_single(["x"])
 
 
+@pytest.mark.slow
 def test_the_record_is_believed_only_of_objects_that_nobody_wrote_since(
     place, tmp_path
 ):

@@ -74,6 +74,7 @@ def test_a_half_of_an_upload_is_no_expert_and_the_next_one_completes_it(tmp_path
     assert last.count("/") == 2  # name, digest, manifest.json
 
 
+@pytest.mark.slow
 def test_of_two_machines_that_publish_at_once_one_gets_through_whole(place, tmp_path):
     folders = [save(tmp_path / f"machine-{n}") for n in range(4)]
     wholes = [contents(folder) for folder in folders]

@@ -77,6 +77,7 @@ def test_whole_folders_load_with_the_values_that_were_saved(saved):
     assert trees.fingerprint(params) == info.params_fingerprint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [experts.load_expert, read_streamed])
 def test_one_flipped_bit_is_refused_by_the_tensors_name(saved, read):
     params, info = experts.load_expert(saved)
@@ -88,6 +89,7 @@ def test_one_flipped_bit_is_refused_by_the_tensors_name(saved, read):
     assert sum(other in str(caught.value) for other in info.digests) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [experts.load_expert, read_streamed])
 def test_weights_of_another_model_below_the_manifest_are_refused(saved, read):
     params, info = experts.load_expert(saved)
@@ -97,6 +99,7 @@ def test_weights_of_another_model_below_the_manifest_are_refused(saved, read):
         read(saved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [experts.load_expert, streaming.open_expert])
 def test_a_tensor_too_few_is_refused_before_any_is_read(saved, read):
     params, info = experts.load_expert(saved)
@@ -213,6 +216,7 @@ for kind, (make, changes) in digests_test.KINDS.items():
 """
 
 
+@pytest.mark.slow
 def test_no_random_damage_gives_other_tensors(tmp_path):
     count = 24
     lines = sample.run_script(MUTATE, tmp_path, count)

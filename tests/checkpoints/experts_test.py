@@ -116,6 +116,7 @@ experts.save_expert(folder / "x", params, sample.make_manifest())
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing_behind(tmp_path):
     lines = sample.run_script(FULL_DISK, tmp_path)
     assert lines == ["True []"] * 3
@@ -140,6 +141,7 @@ for n, lost in enumerate(("params", "params/_METADATA", "params/d")):
 """
 
 
+@pytest.mark.slow
 def test_a_torn_expert_is_an_error(tmp_path):
     assert sample.run_script(LOSE_PARTS, tmp_path) == ["True"] * 3
 
@@ -151,6 +153,7 @@ def test_a_folder_that_cannot_be_written_is_named():
         )
 
 
+@pytest.mark.slow
 def test_saving_can_be_killed_at_any_moment(tmp_path):
     """Whatever folders are there after a SIGKILL load; the next save works."""
     script = (

@@ -34,6 +34,7 @@ def export(folder, shape=sample.CONFIG, max_shard_bytes=10**9, dtype=np.float32)
     return folder
 
 
+@pytest.mark.slow
 @SHAPES
 @pytest.mark.parametrize("max_shard_bytes", [10**9, 2000])
 def test_round_trips_are_bit_exact(tmp_path, shape, max_shard_bytes):

@@ -4,11 +4,14 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from elm_jax import trees
 from elm_jax.checkpoints import experts, train_state
 from tests.checkpoints import sample
 from tests.partitioning import addresses
+
+pytestmark = pytest.mark.slow
 
 PROGRAM = """
 import pathlib, sys
@@ -46,6 +49,7 @@ processes.barrier("end")
 """
 
 
+@pytest.mark.slow
 def test_what_each_of_two_processes_saves_is_whole_and_its_own(tmp_path):
     address = addresses.free_address()
     runs = [

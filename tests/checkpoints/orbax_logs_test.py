@@ -3,6 +3,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from elm_jax.checkpoints import orbax_logs
 
 # Many arrays: Orbax logs for each thread and each task that fails. The program ends
@@ -35,6 +37,7 @@ with sample.full_disk(3000):
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_in_one_line_and_nothing_else(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", FULL, tmp_path],

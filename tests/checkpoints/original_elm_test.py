@@ -25,6 +25,7 @@ def theirs():
     return base, elm_reference.expert_tensors(base, width=4)
 
 
+@pytest.mark.slow
 def test_an_imported_expert_computes_what_the_original_code_computes(theirs):
     base, named = theirs
     expert = original_elm.from_tensors(named, EXPECTED, of="sample")

@@ -55,6 +55,7 @@ def tensors_of(folder):
 TOLERANCE = 5e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", make_peft_golden.CASES)
 def test_an_imported_adapter_computes_what_peft_computes(case):
     expected = np.load(peft_sample.FOLDER / case / "logits.npy")

@@ -101,6 +101,7 @@ def content(folder):
     }
 
 
+@pytest.mark.slow
 def test_a_killed_writer_is_gone_on_with_and_leaves_the_files_of_one_that_was_not(
     tmp_path,
 ):
@@ -117,6 +118,7 @@ def test_a_killed_writer_is_gone_on_with_and_leaves_the_files_of_one_that_was_no
     assert content(killed / "x") == content(whole / "x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["other", "missing", "list"])
 def test_a_finished_leaf_that_is_not_as_listed_is_written_again(tmp_path, damage):
     left = kill(tmp_path, at=400)
@@ -138,6 +140,7 @@ def test_a_finished_leaf_that_is_not_as_listed_is_written_again(tmp_path, damage
     assert trees.fingerprint(read) == trees.fingerprint(sample.make_params())
 
 
+@pytest.mark.slow
 def test_another_recipe_takes_nothing_of_what_was_left(tmp_path):
     kill(tmp_path, at=400)
     leaves, reads = sample.leaves_of(sample.make_params(1)), []

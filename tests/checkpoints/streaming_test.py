@@ -149,6 +149,7 @@ streaming.save_base(
 """
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_leaves_nothing_that_looks_complete(tmp_path):
     root = pathlib.Path(__file__).parents[2]
     done = subprocess.run(

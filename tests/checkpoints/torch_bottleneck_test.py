@@ -41,6 +41,7 @@ def error_of(found, expected):
     return np.abs(found - expected).max() / np.abs(expected).max()
 
 
+@pytest.mark.slow
 @ALL
 def test_transformers_computed_with_an_exported_expert_what_we_compute(case):
     expected = np.load(golden(case, "logits.npy"))

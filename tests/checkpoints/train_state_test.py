@@ -100,6 +100,7 @@ def test_the_last_good_state_is_named_with_those_to_remove(tmp_path):
     assert store.name_last_good(1) == told
 
 
+@pytest.mark.slow
 def test_only_the_newest_states_are_kept(tmp_path):
     store = make_store(tmp_path, keep_last=2)
     for step in (1, 2, 3, 4):
@@ -109,6 +110,7 @@ def test_only_the_newest_states_are_kept(tmp_path):
     assert_same_bits(make_store(tmp_path).restore(make_state()), make_state(4))
 
 
+@pytest.mark.slow
 def test_every_kth_state_is_kept_as_well(tmp_path):
     store = make_store(tmp_path, keep_last=2, keep_every_steps=4)
     for step in range(2, 15, 2):
@@ -141,6 +143,7 @@ def test_a_state_is_whole_although_the_training_goes_on_in_its_memory(tmp_path):
         assert np.asarray(restored["a"]).tobytes() == values.tobytes()
 
 
+@pytest.mark.slow
 def test_training_goes_on_while_a_state_is_written(tmp_path):
     values = np.random.default_rng(0).normal(size=(4096, 4096)).astype(np.float32)
     store = make_store(tmp_path)
@@ -233,6 +236,7 @@ print([path.name for path in folder.iterdir()])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["save", "close"])
 def test_a_full_disk_leaves_the_state_before_and_nothing_else(tmp_path, verb):
     lines = sample.run_script(FULL_DISK, tmp_path / "states", verb)
@@ -257,6 +261,7 @@ except errors.CheckpointError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_torn_state_says_what_to_remove(tmp_path):
     assert sample.run_script(LOSE_DATA, tmp_path / "states") == ["True"]
 
@@ -296,6 +301,7 @@ def test_a_state_of_other_values_than_were_saved_is_refused_with_their_names(tmp
     }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
 def test_no_flipped_bit_of_a_state_is_believed(tmp_path):
     save_one(make_store(tmp_path), 3, make_state(3))

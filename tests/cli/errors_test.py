@@ -28,6 +28,7 @@ LITTLE = ("TRAIN_STEPS = 2", "BATCH_SIZE = 8")
 MERGE = ("task_arithmetic.TaskArithmetic.scale = 1.0",)
 
 
+@pytest.mark.slow
 def test_a_binary_ends_with_status_1_and_no_traceback(tmp_path):
     command = [sys.executable, "-m", "elm_jax.cli.elm_train"]
     command += ["--gin_file=gin/pocket/prompt_experts.gin"]
@@ -43,6 +44,7 @@ def test_a_binary_ends_with_status_1_and_no_traceback(tmp_path):
     assert "Did you mean: pocket_kinds" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pocket_kindz", "pocket_kinds_which_iss"])
 def test_an_unknown_task_or_prompt_has_near_names(folder, name):
     message = fail(folder, "pocket/prompt_experts", f"MIXTURE_OR_TASK_NAME = '{name}'")
@@ -99,6 +101,7 @@ def test_targets_that_do_not_fit_their_length_are_counted(folder):
     assert "TASK_FEATURE_LENGTHS" in message
 
 
+@pytest.mark.slow
 def test_a_base_of_another_shape_is_told_by_its_tensors(folder):
     sample.replace_in_manifest(folder / "base", '"emb_dim": 16', '"emb_dim": 32')
     message = fail(folder, "pocket/prompt_experts", *LITTLE)
@@ -129,6 +132,7 @@ def test_a_missing_base_is_named_before_anything_else_is_made(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["config"]
 
 
+@pytest.mark.slow
 def test_a_folder_with_brackets_is_no_pattern_and_is_printed_as_it_is(
     experts_dir, tmp_path, capsys
 ):
@@ -193,6 +197,7 @@ def test_a_full_disk_leaves_no_configuration(folder):
     assert not list((folder / "config").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("blocked", "gin_file", "bindings"),
     [

@@ -91,6 +91,7 @@ def outside(limits, *, is_whole):
         yield int(limits.also) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "name", "limits"), annotated(fields.Range))
 def test_a_number_just_outside_of_its_range_is_refused_by_name(
     examples, part, name, limits
@@ -169,6 +170,7 @@ def calls(path):
             yield ast.unparse(node.func)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", ["elm_jax", "tasks"])
 def test_one_file_alone_expands_paths_and_looks_for_patterns(room):
     odd = {"glob.glob", "glob.iglob", "os.path.expanduser", "os.path.expandvars"}
@@ -178,6 +180,7 @@ def test_one_file_alone_expands_paths_and_looks_for_patterns(room):
             assert not called, path
 
 
+@pytest.mark.slow
 def test_one_file_alone_makes_consoles():
     for path in ROOT.glob("elm_jax/**/*.py"):
         if path.name != "terminal.py":

@@ -80,6 +80,7 @@ def start(*arguments, cwd, **environment):
     )
 
 
+@pytest.mark.slow
 def test_a_program_helps_with_status_0_and_without_tensorflow(tmp_path):
     done = start(
         "elm_jax.cli.elm_eval",

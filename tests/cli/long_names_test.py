@@ -33,6 +33,7 @@ def run(folder, gin_file, *bindings):
     built.start(config=bound, operative_config=operative)
 
 
+@pytest.mark.slow
 def test_an_expert_of_a_long_name_is_made_and_listed(folder):
     for _ in range(2):  # the second finds it finished
         place = f"merge.Merge.experts_dir = '{{MODEL_DIR}}/{LONG}'"

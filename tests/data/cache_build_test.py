@@ -48,6 +48,7 @@ def start(vocab, folder, num_workers=2):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(
     make, expected, vocab, tmp_path
 ):
@@ -72,6 +73,7 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(
     assert content(folder) == expected
 
 
+@pytest.mark.slow
 def test_processes_do_not_change_the_bytes_and_report_every_row(
     make, expected, tmp_path
 ):
@@ -112,6 +114,7 @@ def test_shards_that_another_build_has_removed_are_told(make):
         build.finish(parts)
 
 
+@pytest.mark.slow
 def test_shards_that_a_kill_left_beside_a_whole_cache_go_when_it_is_next_opened(
     make, expected, tmp_path
 ):
@@ -125,6 +128,7 @@ def test_shards_that_a_kill_left_beside_a_whole_cache_go_when_it_is_next_opened(
     assert not any(build.parts_dir.exists() for build in builds)
 
 
+@pytest.mark.slow
 def test_a_build_overtaken_while_it_writes_takes_the_others_cache(
     make, expected, tmp_path, monkeypatch
 ):
@@ -141,6 +145,7 @@ def test_a_build_overtaken_while_it_writes_takes_the_others_cache(
     assert content(tmp_path / "overtaken") == expected
 
 
+@pytest.mark.slow
 def test_builds_of_the_same_caches_at_once_all_succeed(expected, vocab, tmp_path):
     several = [start(vocab, tmp_path / "at_once") for _ in range(3)]
     for process in several:

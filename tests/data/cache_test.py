@@ -45,6 +45,7 @@ def test_tokens_texts_choices_and_labels_agree(open_cache, colours, vocab):
         data[60]
 
 
+@pytest.mark.slow
 def test_cut_tokens_are_what_seqio_trims_to(open_cache, colours, vocab, data_options):
     # Shorter than the inputs under any vocabulary that SentencePiece's releases train.
     short = tasks.Features(inputs_length=20, targets_length=2)
@@ -319,6 +320,7 @@ print({"tensorflow", "seqio"} & sys.modules.keys() != set(), len(data))
 """
 
 
+@pytest.mark.slow
 def test_our_own_tasks_are_cached_without_tensorflow(vocab, tmp_path):
     outputs = [
         subprocess.run(

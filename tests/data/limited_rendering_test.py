@@ -44,6 +44,7 @@ def rendered(template, *rows, limits=LIMITS):
     return limited_rendering.render(template, "train", [*enumerate(rows, 7)], limits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", failures(), ids=lambda case: case["name"])
 def test_templates_that_once_hung_crashed_or_lied_have_the_right_outcome(case):
     row = {"text": "a b", "label": 1, "choices": ["p", "q"], **(case["row"] or {})}
@@ -64,6 +65,7 @@ def test_templates_that_once_hung_crashed_or_lied_have_the_right_outcome(case):
     assert case["outcome"] in str(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WORK)
 def test_a_template_that_works_without_end_is_an_error_that_names_it_and_the_row(name):
     hostile = templates.Template("endless", "1", f"{WORK[name]} ||| a")
@@ -72,6 +74,7 @@ def test_a_template_that_works_without_end_is_an_error_that_names_it_and_the_row
         rendered(hostile, ROW)
 
 
+@pytest.mark.slow
 def test_the_row_that_is_too_much_is_named_and_rows_before_it_do_not_matter():
     greedy = templates.Template("t", "1", "{{ 'a' * n * 10 ** 6 | int }} ||| a")
     rows = [{"n": 0}] * 5 + [{"n": 10**6}] + [{"n": 0}]
@@ -83,6 +86,7 @@ def test_the_row_that_is_too_much_is_named_and_rows_before_it_do_not_matter():
         rendered(slow, *rows)
 
 
+@pytest.mark.slow
 def test_each_row_has_the_whole_of_the_limits():
     slow = templates.Template("t", "1", "{% for a in range(n) %}{% endfor %}b ||| a")
     start = time.process_time()
@@ -91,6 +95,7 @@ def test_each_row_has_the_whole_of_the_limits():
     assert found == [("b", "a", ())] * 6
 
 
+@pytest.mark.slow
 def test_choices_and_texts_that_do_not_compile_are_held_as_prompts_are():
     for text in ("{{ 'a' * 10 ** 10 }}", "{% for a in range(10 ** 15) %}{% endfor %}"):
         with pytest.raises(errors.TemplateError, match="too much for row 7"):

@@ -95,6 +95,7 @@ def offline_index(tmp_path, monkeypatch):
     return trace, hashlib.sha256(archive.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_downloading_runs_none_of_the_archives_code(tmp_path, offline_index):
     trace, sha256 = offline_index
     folder = tmp_path / "work"
@@ -104,6 +105,7 @@ def test_downloading_runs_none_of_the_archives_code(tmp_path, offline_index):
     assert not trace.exists()
 
 
+@pytest.mark.slow
 def test_a_failed_download_says_what_pip_said(tmp_path, offline_index):
     trace, _ = offline_index
     for number, (package, sha256) in enumerate(

@@ -52,6 +52,7 @@ def test_seqio_trims_and_keeps_the_end_token(seqio, colours, vocab, data_options
         assert example["inputs"][-1] == 1
 
 
+@pytest.mark.slow
 def test_registered_tasks_and_mixtures_feed_seqio_and_t5x(
     seqio, registry, colours, variant, vocab, data_options
 ):
@@ -141,6 +142,7 @@ def test_a_ranking_task_has_an_example_per_choice_as_t5_expects(
     assert t5_rank_accuracy(targets, wrong) == {"accuracy": 0.0}
 
 
+@pytest.mark.slow
 def test_a_ranking_task_goes_through_seqios_evaluator(
     seqio, registry, colours, variant, vocab, data_options, tmp_path
 ):

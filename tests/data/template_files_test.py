@@ -58,6 +58,7 @@ def test_missing_folder_file_and_name_are_told(folder):
         ref("birds", "fly", "small").load(str(folder))
 
 
+@pytest.mark.slow
 def test_a_hostile_file_is_told(folder):
     path = folder / "birds" / "small" / "templates.yaml"
     laughs = "a0: &a0 [x, x]\n" + "".join(
@@ -143,6 +144,7 @@ def test_every_official_text_has_the_recorded_hash(official_templates, facts_dir
     assert count == 296
 
 
+@pytest.mark.slow
 def test_every_official_template_compiles(official_templates):
     root = pathlib.Path(official_templates)
     count = 0

@@ -12,6 +12,7 @@ def template(jinja, answer_choices=None):
     return templates.Template("t", "1", jinja, answer_choices)
 
 
+@pytest.mark.slow
 @hypothesis.given(st.text(), st.text())
 def test_text_of_a_row_never_splits_the_prompt(one, other):
     rendered = template("a{{x}}b ||| c{{y}}d").render({"x": one, "y": other}, seed=0)

@@ -108,6 +108,7 @@ def test_what_is_there_stays_as_it_is(tmp_path, kind):
     assert names_in(tmp_path) == ["a"]
 
 
+@pytest.mark.slow
 def test_many_writers_of_one_folder_leave_one_whole_folder(tmp_path):
     path, together = tmp_path / "a", threading.Barrier(8)
 

@@ -247,6 +247,7 @@ def test_another_file_is_begun_where_the_end_of_one_is_lost(tmp_path):
         again.per_example(second)
 
 
+@pytest.mark.slow
 def test_no_changed_byte_is_missed(tmp_path):
     store = result_store.ResultStore(tmp_path / "rows.jsonl")
     record(store)
@@ -302,6 +303,7 @@ def test_a_row_never_makes_a_run_write_elsewhere(tmp_path):
     assert again.rows()[-1].per_example_path == f"per_example/{path.name}"
 
 
+@pytest.mark.slow
 def test_processes_that_write_at_once_share_files(tmp_path):
     context = multiprocessing.get_context("spawn")
     path = tmp_path / "rows.jsonl"

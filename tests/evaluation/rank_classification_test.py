@@ -151,6 +151,7 @@ def test_the_order_of_examples_changes_no_bit():
         assert other.scores[position].tobytes() == one.scores[i].tobytes()
 
 
+@pytest.mark.slow
 def test_a_thousand_uneven_examples_need_few_compiles():
     score_fn, shapes = small_model(), set()
 

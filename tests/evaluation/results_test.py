@@ -167,6 +167,7 @@ def _append_with_little_space(path):
         store.append(row(task="too much"))
 
 
+@pytest.mark.slow
 def test_rows_that_several_processes_write_at_once_are_all_there(tmp_path):
     path = tmp_path / "results.jsonl"
     path.write_bytes(b'{"cut')  # a killed process left it

@@ -100,6 +100,7 @@ def test_a_line_that_was_edited_while_a_store_was_open_is_not_lost(path):
     assert result_store.ResultStore(path).rows()[3].value == 12.5
 
 
+@pytest.mark.slow
 def test_no_changed_byte_of_what_is_kept_changes_a_row(path):
     whole, wanted = kept(path).read_bytes(), rows_of_lines(path)
     with mock.patch.object(row_cache, "save"):

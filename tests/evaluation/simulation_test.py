@@ -4,6 +4,8 @@ import pytest
 
 from tests.benchmarks import statistics_worlds
 
+pytestmark = pytest.mark.slow
+
 NUM_WORLDS = 80
 
 

@@ -28,6 +28,7 @@ def test_a_seed_gives_the_same_damage(tmp_path, name):
     assert made[0] == made[1] != contract.content(tmp_path / "valid0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "kind"),
     enumerate(["typed", "raw", "memory", "crash", "hang", "silent", "outside"]),

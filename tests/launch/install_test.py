@@ -77,6 +77,7 @@ def test_without_tensorflow_only_what_runs_need_is_installed(install, machine):
     assert "pytest" not in pins
 
 
+@pytest.mark.slow
 def test_the_second_time_nothing_is_done_until_the_python_or_the_pins_change(install):
     assert "install: done" in install(minors=(12,)).stdout
     again = install(minors=(12,))

@@ -105,6 +105,7 @@ def test_experts_of_a_node_that_dies_finish_on_the_other(
 ):
     monkeypatch.setenv("RAY_TMPDIR", short_folder)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 waits for all other tests
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "8")  # as the tests' own
     bindings = (
         f"MIXTURE_OR_TASK_NAME = {EXPERTS}",

@@ -5,6 +5,8 @@ import shlex
 import signal
 import time
 
+import pytest
+
 SETTINGS = {
     "PROJECT": "lab",
     "ZONE": "here",
@@ -76,6 +78,7 @@ def test_a_dry_run_prints_the_whole_course_with_the_shards(machine):
     assert words == [".running", *command, "--gin.SHARD=1/2"]
 
 
+@pytest.mark.slow
 def test_a_shard_whose_vm_is_preempted_goes_on_on_a_new_one(machine):
     machine.add_program("gcloud", GCLOUD)
     (machine.folder / "preempt").write_text("2")
@@ -87,6 +90,7 @@ def test_a_shard_whose_vm_is_preempted_goes_on_on_a_new_one(machine):
     assert "all 1 shards are finished" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_vm_is_not_made_again_for_ever(machine):
     machine.add_program("gcloud", GCLOUD)
     (machine.folder / "preempt").write_text("99")
@@ -108,6 +112,7 @@ def test_a_command_that_fails_on_a_living_vm_is_tried_again_and_the_vm_stays(mac
     assert "queued-resources delete" not in verbs(machine)
 
 
+@pytest.mark.slow
 def test_every_shard_has_a_vm_of_its_own(machine):
     machine.add_program("gcloud", GCLOUD)
     settings = SETTINGS | {"SHARDS": 3, "TPU_NAME": "x"}

@@ -68,6 +68,7 @@ def test_vectors_have_length_one(params):
     np.testing.assert_allclose(lengths, 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_all_layers_take_part(params):
     def loss(layers):
         tokens = np.array([[3, 4, 5]], np.int32)

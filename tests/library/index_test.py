@@ -309,6 +309,7 @@ def test_a_claimed_shape_takes_no_memory(tmp_path, extend):
         index.open_index(tmp_path)
 
 
+@pytest.mark.slow
 def test_no_random_damage_gives_another_index(tmp_path, extend):
     made = extend(CATS, DOGS)
     rng, refused = np.random.default_rng(0), 0

@@ -33,6 +33,7 @@ def embedded(golden, embedder):
     return embedder.embed(golden[0])
 
 
+@pytest.mark.slow
 def test_vectors_equal_those_of_sentence_transformers(golden, embedded):
     """If this fails, the model changed: correct it.
 
@@ -50,18 +51,21 @@ def test_the_golden_texts_tell_models_apart(golden):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_vector_does_not_depend_on_its_neighbours(golden, embedder, embedded):
     for position in (0, 4, 8, -1):
         alone = embedder.embed([golden[0][position]])
         np.testing.assert_allclose(alone[0], embedded[position], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_texts_give_the_same_bits(golden, embedder):
     texts = golden[0][:10]
     again = minilm.load().embed(texts)
     assert again.tobytes() == embedder.embed(texts).tobytes()
 
 
+@pytest.mark.slow
 def test_texts_are_cut_at_the_length_asked_for_and_no_sooner(golden):
     words = ["red", "cat", "one", "two"]  # one token each
     texts = [" ".join((words * 80)[:size]) for size in (126, 127, 254, 255, 300)]
@@ -79,6 +83,7 @@ def test_the_name_tells_weights_and_length_apart(embedder):
     assert minilm.load(max_length=64).name == "minilm-38ee63b5-64"
 
 
+@pytest.mark.slow
 def test_finding_and_loading_it_imports_no_torch():
     script = (
         "import sys; from elm_jax.library import minilm; minilm.load();"
@@ -109,6 +114,7 @@ def test_a_folder_of_ones_own_serves(folder, embedder):
     assert minilm.load(folder).embed(text).tobytes() == embedder.embed(text).tobytes()
 
 
+@pytest.mark.slow
 def test_a_folder_that_gives_other_vectors_has_another_name(folder, embedder):
     assert minilm.load(folder).name == embedder.name
     config = json.loads((folder / "config.json").read_text())
@@ -175,6 +181,7 @@ def test_a_file_without_a_tensor_names_it(folder):
         minilm.load(folder)
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_refused_by_name(folder):
     path = folder / "model.safetensors"
     tensors = dict(safetensors.numpy.load(path.read_bytes()))

@@ -82,6 +82,7 @@ def test_items_are_done_in_order_by_one_process(worker):
     assert first == second != os.getpid()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("item", "reason"),
     [
@@ -106,6 +107,7 @@ def test_what_crosses_a_limit_is_named_and_the_next_call_works(worker, item, rea
     assert worker.map(f"{HERE}:square", 0, [3]) == [9]
 
 
+@pytest.mark.slow
 def test_what_earlier_items_left_behind_fails_no_later_one(worker):
     items = [("fail once", i) for i in range(4)]
     assert worker.map(f"{HERE}:act", None, items) == [0, 1, 2, 3]
@@ -121,6 +123,7 @@ def test_what_the_work_prints_is_no_answer_and_what_it_raises_is_an_error(worker
     assert worker.map(f"{HERE}:act", None, [("", 0)]) == [pid]
 
 
+@pytest.mark.slow
 def test_large_requests_and_answers_pass(worker):
     found = worker.map(f"{HERE}:act", None, [("answer", 2**22)] * 10)
     assert [len(text) for text in found] == [2**22] * 10
@@ -149,6 +152,7 @@ def test_limits_have_ranges():
             limited.Limits(**wrong)
 
 
+@pytest.mark.slow
 def test_the_process_ends_with_the_one_that_started_it():
     code = f"""
 import os, sys, threading

@@ -10,6 +10,7 @@ from tests.merging import kinds
 WEIGHTS = (0.5, -1.25, 2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [k for k in kinds.SHAPES if k != "several_ranks"])
 def test_it_gives_what_task_arithmetic_gives(kind):
     sample = kinds.sample(kind)

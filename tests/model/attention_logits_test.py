@@ -44,6 +44,7 @@ def test_value_and_gradients_are_those_of_the_plain_formula(dtype):
         np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["none", "products", "layer"])
 def test_a_bfloat16_step_multiplies_in_float32_only_where_it_must(remat):
     """Widened operands would halve an accelerator's rate, or worse."""

@@ -31,6 +31,7 @@ def value_and_gradient(tiny, num_chunks, *, pattern=".*", is_tied=False, packed=
     return jax.jit(jax.value_and_grad(loss_of, has_aux=True))(trained)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_chunks", "options"),
     [
@@ -52,6 +53,7 @@ def test_loss_metrics_and_gradients_are_those_of_all_logits_at_once(
         np.testing.assert_allclose(one, other, rtol=0, atol=2e-6 * largest)
 
 
+@pytest.mark.slow
 def test_sums_are_over_weights_and_count_what_is_most_likely():
     rng = np.random.default_rng(0)
     hidden, kernel = rng.normal(size=(3, 7, 4)), rng.normal(size=(4, 5))
@@ -113,6 +115,7 @@ def test_a_frozen_output_layer_has_no_gradient(tiny):
     assert products(expert_parts.NORMS) < products("decoder_norm|logits_dense")
 
 
+@pytest.mark.slow
 def test_lanes_have_their_own_losses(tiny, assert_close):
     shape = dataclasses.replace(tiny.config, logits_chunks=3)
     loss_fns = [loss.make_loss_fn(t5.T5(s)) for s in (shape, tiny.config)]

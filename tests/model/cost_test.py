@@ -84,6 +84,7 @@ def test_forward_operations_are_those_that_xla_counts(is_tied):
     assert 0.95 * counted < found < 1.05 * counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["none", "products", "layer"])
 @pytest.mark.parametrize("kind", ["dataset", "prompt", "lora"])
 def test_operations_of_a_step_are_those_that_xla_counts(kind, remat):
@@ -94,6 +95,7 @@ def test_operations_of_a_step_are_those_that_xla_counts(kind, remat):
     assert 0.95 * counted < found < 1.05 * counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dataset", "lora"])
 def test_kept_products_are_not_computed_again_in_bfloat16_either(kind):
     """There, products with parameters that train have a gradient of our own."""
@@ -117,6 +119,7 @@ def test_a_frozen_base_costs_two_thirds_of_one_that_trains():
     assert 0.63 < part / full < 0.75  # the adapters come on top
 
 
+@pytest.mark.slow
 def test_no_gradient_of_a_frozen_weight_is_computed():
     """In the compiled program: no product has the shape of a weight of the base."""
     # Sizes that no two things share. Tokens are 2 x 11 and 2 x 7.
@@ -157,6 +160,7 @@ def test_operations_grow_linearly_with_the_batch(tiny):
     assert two == 2 * one
 
 
+@pytest.mark.slow
 def test_recomputation_trades_bytes_for_operations(tiny):
     none, products, layer = (
         dataclasses.replace(tiny.config, remat=remat)
@@ -178,6 +182,7 @@ def activation_bytes(shape, sizes, kind="dataset", **options):
     return cost.activation_bytes(model, sizes, trained=names, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["none", "products", "layer"])
 def test_bytes_are_about_those_that_xla_allocates(remat):
     """On a CPU; planner_table_test.py has the compilers of accelerators."""
@@ -191,11 +196,13 @@ def test_bytes_are_about_those_that_xla_allocates(remat):
     assert planned < 1.5 * compiled.temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_devices_that_share_a_model_keep_fewer_activations(tiny):
     one, two = (activation_bytes(tiny.config, SHAPE, num_model=n) for n in (1, 2))
     assert one / 2 < two < one
 
 
+@pytest.mark.slow
 def test_activations_of_a_deeper_model_are_those_of_more_layers():
     """By the layer: what lies between the stacks stays the same."""
     plain = dataclasses.replace(SMALL, remat="none")
@@ -213,6 +220,7 @@ def trace_attention(shape, sizes):
     return cost.activation_bytes(model.clone(config=shape), sizes, trained=names)
 
 
+@pytest.mark.slow
 def test_fused_attention_keeps_no_pairs_of_positions():
     bfloat16 = dataclasses.replace(SMALL, remat="none", dtype="bfloat16")
     long = cost.BatchShape(batch_size=4, inputs_length=512, targets_length=16)
@@ -235,6 +243,7 @@ def test_decoding_holds_what_is_written_twice_and_beams_that_move(num_beams, tim
     assert found == of_inputs + times * written
 
 
+@pytest.mark.slow
 def test_a_layer_that_devices_split_is_whole_while_it_works():
     model, trained, frozen = make_model(SMALL, "dataset")
     names = trees.flatten(trained)

@@ -23,6 +23,7 @@ def test_greedy_tokens_equal_those_of_t5x(tiny):
     assert tokens.dtype == np.int32
 
 
+@pytest.mark.slow
 def test_cached_steps_give_the_logits_of_the_whole_target(tiny, apply, assert_close):
     inputs = tiny.batch["encoder_input_tokens"]
     targets = tiny.batch["decoder_input_tokens"]
@@ -66,6 +67,7 @@ def test_rows_are_decoded_alike_in_any_company(tiny):
     assert np.all(together[4:] == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["untied", "tied"])
 def test_greedy_tokens_equal_those_of_hugging_face(decode_golden, kind):
     model, params = decode_golden.model(kind)
@@ -102,6 +104,7 @@ def adapted(request, decode_golden):
     return model, trees.replace(trees.unflatten(drawn), params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_rows", [1, 3])
 def test_cached_steps_of_base_and_adapter_give_the_logits_of_the_whole_target(
     adapted, decode_golden, num_rows, assert_close
@@ -133,6 +136,7 @@ def test_cached_steps_of_base_and_adapter_give_the_logits_of_the_whole_target(
     assert_close(np.stack(steps, axis=1), whole)
 
 
+@pytest.mark.slow
 def test_a_sample_is_the_same_in_any_batch_and_order(decode_golden):
     model, params = decode_golden.model("untied")
     inputs = decode_golden.arrays["inputs"]
@@ -167,6 +171,7 @@ def test_the_golden_file_is_what_its_script_makes(decode_golden):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
     [

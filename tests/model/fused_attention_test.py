@@ -78,6 +78,7 @@ def kernels(function, *args):
     return forward, len(backward), len(with_bias)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("pattern", [expert_parts.NORMS, expert_parts.DATASET_EXPERT])
 @pytest.mark.parametrize("lengths", [(None, None), (23, 11)])
@@ -92,6 +93,7 @@ def test_a_training_step_asks_for_bias_gradients_only_where_the_bias_trains(
     assert kernels(gradient, trained, frozen) == (3, 3, num_biases)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("remat", ["none", "products", "layer"])
 def test_lanes_of_a_fleet_take_their_steps_as_one_batch(tiny, packed, remat):
@@ -128,6 +130,7 @@ def test_ranking_and_decoding_are_traced(tiny):
     assert kernels(search, params, inputs) == (1, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("lengths", [(None, None), (23, 11)])
 def test_what_the_kernel_is_asked_for_is_what_plain_products_give(
@@ -143,6 +146,7 @@ def test_what_the_kernel_is_asked_for_is_what_plain_products_give(
         assert_close(one, other, tolerance=0.05)  # bfloat16 on both sides
 
 
+@pytest.mark.slow
 def test_a_row_of_padding_alone_stays_finite(tiny, monkeypatch):
     monkeypatch.setattr(fused_attention, "_call", plain_call)
     spans = fused_attention.spans_of(np.array([[1, 1, 0], [0, 0, 0], [1, 0, 1]], bool))
@@ -153,12 +157,14 @@ def test_a_row_of_padding_alone_stays_finite(tiny, monkeypatch):
     assert np.isfinite(found)
 
 
+@pytest.mark.slow
 def test_parameters_are_drawn_where_there_is_no_gpu(tiny):
     found = t5.init_params(make(tiny), seed=0)
     expected = t5.init_params(make(tiny, "einsum"), seed=0)
     assert trees.fingerprint(found) == trees.fingerprint(expected)
 
 
+@pytest.mark.slow
 def test_a_step_without_dropout_of_weights_is_traced_with_the_other_dropouts(tiny):
     model = make(tiny, dropout_rate=0.1, attention_dropout=False, remat="none")
     gradient = gradient_of(model, tiny.batch, jax.random.key(0))

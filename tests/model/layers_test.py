@@ -58,6 +58,7 @@ def test_a_row_that_may_look_nowhere_stays_finite(tiny):
     assert np.all(np.isfinite(gradient))
 
 
+@pytest.mark.slow
 def test_packed_rows_are_told_apart_by_dot_product_attention(tiny, assert_close):
     """The mask of segments is [B, 1, T, S]: other rows, other masks."""
     models = (with_attention(tiny, "dot_product"), tiny.model)
@@ -70,6 +71,7 @@ def test_packed_rows_are_told_apart_by_dot_product_attention(tiny, assert_close)
     assert_close(found, expected)
 
 
+@pytest.mark.slow
 def test_greedy_tokens_are_the_same_by_dot_product_attention(tiny):
     model = with_attention(tiny, "dot_product")
     decode = decoding.make_decode_fn(model, decoding_spec.GREEDY, max_decode_len=12)
@@ -79,6 +81,7 @@ def test_greedy_tokens_are_the_same_by_dot_product_attention(tiny):
     np.testing.assert_array_equal(tokens, tiny.reference["greedy_tokens"])
 
 
+@pytest.mark.slow
 def test_dot_product_attention_refuses_to_drop_weights(tiny):
     model = with_attention(tiny, "dot_product", dropout_rate=0.1)
     loss_fn = loss.make_loss_fn(model)

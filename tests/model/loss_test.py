@@ -2,8 +2,10 @@
 
 import numpy as np
 import optax
+import pytest
 
 
+@pytest.mark.slow
 def test_loss_and_its_gradient_equal_those_of_t5x(tiny, loss_and_grad):
     (mean, metrics), grads = loss_and_grad(tiny.params, tiny.batch)
     # T5X's loss is the sum over target tokens, ours the mean.
@@ -18,6 +20,7 @@ def test_loss_and_its_gradient_equal_those_of_t5x(tiny, loss_and_grad):
     )
 
 
+@pytest.mark.slow
 def test_weights_select_targets(tiny, loss_and_grad, assert_close):
     """Two rows and the other two add up to the whole batch."""
     weights = tiny.batch["decoder_loss_weights"]
@@ -33,6 +36,7 @@ def test_weights_select_targets(tiny, loss_and_grad, assert_close):
         assert_close(loss, metrics["loss_sum"] / metrics["weight_sum"])
 
 
+@pytest.mark.slow
 def test_packed_rows_have_the_loss_of_the_rows_they_hold(
     tiny, loss_and_grad, assert_close
 ):

@@ -106,12 +106,14 @@ def test_the_golden_weights_are_all_weights(small):
     assert not trees.diff(small.params, t5.param_shapes(t5.T5(small.config)))
 
 
+@pytest.mark.slow
 @LENGTHS
 def test_logits_equal_those_of_transformers(small, computed, length, assert_close):
     logits = np.asarray(computed(length)[0])[is_target(small, length)]
     assert_close(logits, small.arrays[f"{length}/logits"])
 
 
+@pytest.mark.slow
 @LENGTHS
 def test_the_loss_equals_that_of_transformers(small, computed, length, assert_close):
     assert_close(computed(length)[1], small.arrays[f"{length}/loss"])
@@ -142,6 +144,7 @@ def test_gradients_equal_those_of_transformers(small, computed, assert_close):
         assert_close(grad, expected[name])
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_stays_near_float32(small, computed):
     """Two bounds: what rounding to 8 bits may do, and that it does something."""
     length = 128

@@ -54,6 +54,7 @@ def test_the_loss_is_the_same_bits_and_gradients_differ_by_a_rounding_at_most(
     jax.tree.map(check, now, before)
 
 
+@pytest.mark.slow
 def test_scores_are_the_same_bits(tiny):
     model, (trained, frozen) = make(tiny, "bfloat16", SPECS[0])
     params = trees.join(trained, frozen)
@@ -71,6 +72,7 @@ def test_float32_models_keep_what_they_have(tiny):
     assert trees.fingerprint(found) == trees.fingerprint(tiny.params)
 
 
+@pytest.mark.slow
 def test_shapes_are_cast_like_arrays():
     shape = config.T5Config(
         vocab_size=8,
@@ -91,6 +93,7 @@ def test_shapes_are_cast_like_arrays():
     assert wide == ["decoder/logits_dense/kernel"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec", [*SPECS, None], ids=("bottleneck", "lora", "ia3", "all")
 )

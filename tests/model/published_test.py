@@ -74,6 +74,7 @@ def test_every_model_file_is_a_published_model():
     assert {path.stem for path in (ROOT / FOLDER).glob("*.gin")} == set(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_has_the_published_number_of_parameters(name):
     shapes = t5.param_shapes(t5.T5(read_shape(name)))

@@ -82,6 +82,7 @@ def test_draws_follow_the_distribution(spec):
     assert np.all(np.abs(found - expected) <= bound)
 
 
+@pytest.mark.slow
 def test_a_draw_hangs_on_seed_id_and_position_only():
     logits = np.random.default_rng(0).normal(size=(64, 50)).astype(np.float32)
     ids = np.arange(64, dtype=np.int32)

@@ -27,6 +27,7 @@ def test_scores_equal_those_of_t5x(tiny, assert_close):
     assert_close(scores[:, 0], tiny.reference["scores"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_scores_equal_the_plain_way(tiny, seed, assert_close):
     choices, mask = random_choices(seed)
@@ -37,6 +38,7 @@ def test_scores_equal_the_plain_way(tiny, seed, assert_close):
     assert scores.dtype == np.float32
 
 
+@pytest.mark.slow
 def test_masked_choices_score_minus_infinity_and_influence_nothing(tiny):
     choices, mask = random_choices(0)
     inputs = tiny.batch["encoder_input_tokens"]
@@ -48,6 +50,7 @@ def test_masked_choices_score_minus_infinity_and_influence_nothing(tiny):
     np.testing.assert_array_equal(score(tiny.params, inputs, other, mask), scores)
 
 
+@pytest.mark.slow
 def test_choices_do_not_see_each_other(tiny, assert_close):
     choices, _ = random_choices(1)
     mask = np.ones(choices.shape[:2], bool)
@@ -59,6 +62,7 @@ def test_choices_do_not_see_each_other(tiny, assert_close):
         assert_close(together[:, i], alone[:, 0])
 
 
+@pytest.mark.slow
 def test_padding_of_choices_and_inputs_changes_nothing(tiny, assert_close):
     choices, mask = random_choices(2)
     inputs = tiny.batch["encoder_input_tokens"]

@@ -64,6 +64,7 @@ def test_the_table_lies_within_the_layers(scanned):
         assert f"{stack}/relpos_bias/rel_embedding" not in shapes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["none", "products", "layer"])
 def test_logits_loss_and_gradient_equal_those_of_t5x(scanned, remat, assert_close):
     batch, reference = scanned.batch, scanned.reference
@@ -84,6 +85,7 @@ def test_logits_loss_and_gradient_equal_those_of_t5x(scanned, remat, assert_clos
     np.testing.assert_allclose(norm, reference["grad_global_norm"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_scores_and_greedy_tokens_equal_those_of_t5x(scanned, assert_close):
     inputs, reference = scanned.batch["encoder_input_tokens"], scanned.reference
     choices = scanned.batch["decoder_target_tokens"][:, None]
@@ -97,6 +99,7 @@ def test_scores_and_greedy_tokens_equal_those_of_t5x(scanned, assert_close):
     np.testing.assert_array_equal(tokens, reference["greedy_tokens"])
 
 
+@pytest.mark.slow
 def test_equal_tables_give_what_one_shared_table_gives(tiny, scanned, assert_close):
     leaves = trees.flatten(tiny.params)
     for stack in ("encoder", "decoder"):

@@ -52,6 +52,7 @@ def test_packed_equals_unpacked(tiny, logits_of, assert_close):
     assert_close(packed[5:6], unpacked[3, :1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -73,6 +74,7 @@ def test_ways_to_run_the_layers_give_the_same_loss_and_gradient(
         assert_close(leaf, expected[name])
 
 
+@pytest.mark.slow
 def test_no_target_sees_a_later_one(tiny):
     """Causality by gradient: each logit's, for the embedded targets."""
     row = tiny.batch["decoder_input_tokens"][:1]
@@ -113,6 +115,7 @@ class SpoiltT5(t5.T5):
         return jnp.where((encoder_input_tokens == 0)[..., None], jnp.nan, encoded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way", ["loss", "gradient", "scores", "greedy", "beams", "vectors"]
 )
@@ -194,6 +197,7 @@ def test_parameters_of_t5_xl_have_the_names_and_sizes_of_t5x():
     )
 
 
+@pytest.mark.slow
 def test_initial_parameters_have_the_spread_that_t5x_gives_them(tiny):
     leaves = trees.flatten(t5.init_params(tiny.model, seed=0))
     spreads = {
@@ -241,6 +245,7 @@ def test_t5_1_0_has_one_input_projection_and_no_output_layer(tiny):
     np.testing.assert_allclose(logits[0], table[[3, 7]] @ table.T, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_dropout_changes_logits_and_is_a_function_of_its_key(tiny):
     model = t5.T5(dataclasses.replace(tiny.config, dropout_rate=0.5))
 

@@ -98,6 +98,7 @@ def test_one_process_makes_all_rows():
     assert mesh.process_part(mesh.make_mesh(num_fsdp=2)) == (0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_fsdp", [1, 8])
 def test_drawn_parameters_do_not_depend_on_where_they_lie(num_fsdp):
     devices = mesh.make_mesh(num_fsdp=num_fsdp)

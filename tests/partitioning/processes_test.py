@@ -152,6 +152,7 @@ def test_several_tasks_of_a_slurm_step_do_not_all_do_the_same():
     processes.start(environ=SLURM | {"SLURM_STEP_NUM_TASKS": "1"})
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_batch_agree_and_part(tmp_path):
     address, runs = addresses.free_address(), []
     for rank in range(2):

@@ -31,6 +31,7 @@ def shapes_of(**changes):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{}, {"mlp_activations": ("relu",), "logits_via_embedding": True}]
 )

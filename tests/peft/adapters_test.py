@@ -27,6 +27,7 @@ def test_a_spec_survives_json(spec):
     assert adapters.spec_type(fields["kind"])(**values) == spec
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", SPECS)
 def test_cached_decoding_gives_the_logits_of_one_pass(spec):
     model = t5.T5(SHAPE, spec.adapter_fn(SHAPE.emb_dim))
@@ -65,6 +66,7 @@ def test_adding_adapters_leaves_the_names_and_shapes_of_the_base(spec):
     assert not trees.diff(base, t5.param_shapes(t5.T5(SHAPE)))
 
 
+@pytest.mark.slow
 def test_a_bottleneck_can_start_bit_for_bit_as_the_base():
     for spec in SPECS[:2]:
         exact = dataclasses.replace(spec, start_at_identity=True)
@@ -79,6 +81,7 @@ def test_an_unknown_kind_is_refused_with_the_nearest_one():
         adapters.spec_type("loar")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", SPECS)
 def test_choices_of_one_input_are_scored_as_each_alone(spec):
     model = t5.T5(SHAPE, spec.adapter_fn(SHAPE.emb_dim))

@@ -19,6 +19,7 @@ def adapted():
     return model, params, jax.jit(lambda p: model.apply({"params": p}, *TOKENS))
 
 
+@pytest.mark.slow
 def test_an_adapter_starts_near_the_identity(adapted):
     model, params, run = adapted
     plain_model = t5.T5(SHAPE)
@@ -45,6 +46,7 @@ def test_every_adapter_acts_on_the_output(adapted):
         assert not np.allclose(run(changed), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", [False, True])
 def test_an_adapter_is_down_activation_up_and_the_output(parallel):
     spec = bottleneck.Bottleneck(init_std=0.5, parallel=parallel)

@@ -25,6 +25,7 @@ class ByReading(token_routers.ScoreRouter):
         return read[..., :NUM_EXPERTS] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top_k", [1, 2, 4])
 @pytest.mark.parametrize("name", [*KINDS])
 def test_only_the_chosen_experts_give_what_all_with_zeros_give(name, top_k):
@@ -37,6 +38,7 @@ def test_only_the_chosen_experts_give_what_all_with_zeros_give(name, top_k):
     np.testing.assert_allclose(few, KINDS[name].mix(module, *given), **CLOSE)
 
 
+@pytest.mark.slow
 def test_a_weight_below_zero_is_a_weight():
     module, params, inputs, outputs = sample_of(KINDS["lora"], NUM_EXPERTS)
     weights = np.zeros((2, 5, NUM_EXPERTS), np.float32)
@@ -47,6 +49,7 @@ def test_a_weight_below_zero_is_a_weight():
     np.testing.assert_allclose(few, KINDS["lora"].mix(module, *given), **CLOSE)
 
 
+@pytest.mark.slow
 def test_a_model_with_only_the_chosen_experts_gives_the_same():
     spec, router = KINDS["serial"], ByReading(top_k=2)
     _, base, adapters = experts_of(spec, NUM_EXPERTS)
@@ -85,6 +88,7 @@ def test_rows_grow_with_the_pairs_and_not_with_tokens_times_experts():
         assert num_tokens * top_k <= rows <= 2 * num_tokens * top_k
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["serial", "lora"])
 def test_norms_are_of_float32_sums_where_parameters_are_narrow(name):
     """Two units that nearly cancel: sums of their squares in bfloat16 are all noise."""

@@ -53,6 +53,7 @@ def test_a_dataset_expert_is_everything(xl_expert):
     assert rest == {}
 
 
+@pytest.mark.slow
 def test_an_expert_s_gradient_is_that_of_the_whole_model():
     shape = config.T5Config(
         vocab_size=32,

@@ -9,6 +9,7 @@ from elm_jax.peft import bottleneck, fold, ia3, lora
 from tests.peft.sample import SHAPE, random_params, run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
     [lora.Lora(targets="/"), lora.Lora(rank_stabilized=True), ia3.Ia3(targets="/")],
@@ -25,6 +26,7 @@ def test_a_folded_model_gives_the_same_logits(spec):
     assert error <= 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_a_fresh_expert_folds_to_the_base_bit_for_bit():
     spec = lora.Lora(targets="/")
     params = t5.init_params(t5.T5(SHAPE, spec), seed=0)

@@ -12,6 +12,7 @@ from elm_jax.peft import ia3
 from tests.peft.sample import SHAPE, TOKENS, random_params, run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("activations", [("gelu", "linear"), ("relu",)])
 def test_a_model_starts_bit_for_bit_as_its_base(activations, dtype):
@@ -22,6 +23,7 @@ def test_a_model_starts_bit_for_bit_as_its_base(activations, dtype):
     assert np.array_equal(run(model, params), run(t5.T5(shape), base))
 
 
+@pytest.mark.slow
 def test_factors_are_those_of_the_kernels_behind_or_before_them():
     model = t5.T5(SHAPE, ia3.Ia3())
     params = random_params(model)

@@ -44,6 +44,7 @@ def test_dropout_takes_whole_inputs_and_keeps_their_mean():
     assert abs(np.mean(found == 0) - 0.25) < 0.055
 
 
+@pytest.mark.slow
 def test_a_model_drops_nothing_when_it_scores():
     model = t5.T5(SHAPE, lora.Lora(dropout=0.5))
     params = random_params(model)
@@ -60,6 +61,7 @@ def test_a_model_drops_nothing_when_it_scores():
     assert not np.allclose(one, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("activations", [("gelu", "linear"), ("relu",)])
 def test_a_model_starts_bit_for_bit_as_its_base(activations, dtype):

@@ -50,6 +50,7 @@ def test_one_expert_of_weight_1_is_that_expert_bit_for_bit(name):
         np.testing.assert_array_equal(run(mixed, params), alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*KINDS])
 @pytest.mark.parametrize("chosen", [0, 2])
 def test_weight_1_for_one_of_three_is_that_expert(name, chosen):
@@ -61,6 +62,7 @@ def test_weight_1_for_one_of_three_is_that_expert(name, chosen):
     np.testing.assert_allclose(run(mixed, params), alone, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*KINDS])
 def test_the_effects_and_their_norms_are_those_of_the_experts_alone(name):
     spec = KINDS[name]
@@ -97,6 +99,7 @@ def routed(request):
     return mixed_model(spec, 3, ByReading()), trees.join(base, mixture.stack(adapters))
 
 
+@pytest.mark.slow
 def test_choices_are_scored_as_if_each_were_alone_with_its_input(routed):
     model, params = routed
     rng = np.random.default_rng(0)
@@ -108,6 +111,7 @@ def test_choices_are_scored_as_if_each_were_alone_with_its_input(routed):
     np.testing.assert_allclose(scores, naive, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_padding_and_the_rest_of_a_batch_change_no_weight(routed):
     model, params = routed
     score = scoring.make_score_fn(model)
@@ -123,6 +127,7 @@ def test_padding_and_the_rest_of_a_batch_change_no_weight(routed):
     np.testing.assert_allclose(alone[0], together[1], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_decoding_routes_each_new_token_as_the_whole_target_does(routed):
     model, params = routed
     inputs = TOKENS[0].astype(np.int32)
@@ -135,6 +140,7 @@ def test_decoding_routes_each_new_token_as_the_whole_target_does(routed):
     np.testing.assert_array_equal(tokens[written], best[written])
 
 
+@pytest.mark.slow
 def test_what_routers_see_and_say_is_observed_in_every_layer(routed):
     model, params = routed
     _, seen = model.apply({"params": params}, *TOKENS, mutable=[mixture.OBSERVED])

@@ -54,6 +54,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_it_trains_and_is_loaded_by_its_name(folder):
     expert = loaded.Expert.load(folder / "experts" / "plain_ask")
     assert expert.adapter == own_kind.Gain(part="wo")
@@ -62,6 +63,7 @@ def test_it_trains_and_is_loaded_by_its_name(folder):
     assert all(np.any(leaf != 1.0) for leaf in leaves.values())
 
 
+@pytest.mark.slow
 def test_it_is_scored_and_folded_into_a_model_that_scores_alike(folder):
     convert_experts.FoldExpert(
         model_dir=str(folder),
@@ -115,6 +117,7 @@ def test_a_name_or_a_parameter_that_is_taken_is_refused():
     assert "other" not in adapters.KINDS
 
 
+@pytest.mark.slow
 def test_what_defines_no_fold_cannot_be_folded():
     with pytest.raises(errors.ConfigError, match="bottleneck"):
         fold.fold({}, adapters.spec_type("bottleneck")())

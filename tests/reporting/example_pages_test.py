@@ -83,6 +83,7 @@ def test_generated_answers_are_rows(shown):
     assert " the dog" in found.texts
 
 
+@pytest.mark.slow
 @browser.needed
 def test_an_address_marks_the_answers_of_one_model(shown, tmp_path):
     path = tmp_path / example_pages.file_name("page")

@@ -56,6 +56,7 @@ def write(path, *maps):
     path.write_text(page.render(report.Report(title="t", heat_maps=maps)))
 
 
+@pytest.mark.slow
 def test_a_map_of_too_many_cells_shows_the_best_experts_and_those_retrieved(
     shown, tab, tmp_path, monkeypatch
 ):

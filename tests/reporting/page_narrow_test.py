@@ -16,6 +16,7 @@ NARROWEST = """Math.min(...[...document.querySelectorAll(".headline th[scope=row
   .map((cell) => cell.clientWidth))"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [500, 1400])
 def test_names_of_ways_stay_in_their_cells(example, tmp_path, width):
     path = tmp_path / "page.html"

@@ -107,6 +107,7 @@ def expected_lines(one, other, draws):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scores", [(0.0, 100.0), (0.0, 100 / 3, 50.0, 100.0), tuple(range(0, 101, 5))]
 )

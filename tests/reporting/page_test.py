@@ -116,6 +116,7 @@ def test_many_votes_and_curves_wait_until_a_reader_asks_for_them(example):
     assert ("details", "open", None) not in found.attributes
 
 
+@pytest.mark.slow
 def test_a_page_of_the_papers_size_has_less_than_four_megabytes():
     one = page_benchmark.simulated()
     assert len(one.heat_maps[0].experts) == 296

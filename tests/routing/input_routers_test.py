@@ -69,6 +69,7 @@ def naive_logo(effects, router):
     return weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "place", "signal", "token"),
     [
@@ -94,6 +95,7 @@ def test_weights_are_those_of_the_paper_in_plain_numpy(kind, place, signal, toke
     assert np.isfinite(weights).all()  # also of padding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["serial", "lora", "ia3", "of_a_user"])
 def test_each_input_is_scored_as_by_its_own_fixed_weights(kind):
     place = {"ia3": "attention/key", "of_a_user": "mlp/wo"}.get(kind, "")
@@ -112,6 +114,7 @@ def test_each_input_is_scored_as_by_its_own_fixed_weights(kind):
         np.testing.assert_allclose(found[part], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_decoding_writes_what_its_own_fixed_weights_write():
     router = input_routers.Logo(top_k=2)
     model, params, _ = made("serial", router)
@@ -132,6 +135,7 @@ def test_decoding_writes_what_its_own_fixed_weights_write():
         np.testing.assert_array_equal(found[part], expected)
 
 
+@pytest.mark.slow
 def test_the_chosen_experts_alone_give_the_same_scores():
     router = input_routers.Logo(top_k=2)
     _, base, adapters = experts_of(KINDS["serial"], EXPERTS)

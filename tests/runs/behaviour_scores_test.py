@@ -32,6 +32,7 @@ def folder(routers_folder, tmp_path):
     return shutil.copytree(routers_folder, tmp_path / "folder")
 
 
+@pytest.mark.slow
 def test_another_router_and_another_run_score_nothing_again(folder, capsys):
     before = {p: p.read_bytes() for p in (folder / "library").rglob("*") if p.is_file()}
     more = (*STRATEGIES, routers.ByBehaviour(statistic="gain"))
@@ -42,6 +43,7 @@ def test_another_router_and_another_run_score_nothing_again(folder, capsys):
     assert after == before
 
 
+@pytest.mark.slow
 def test_an_expert_that_lands_is_scored_and_the_others_are_not(folder, capsys):
     rows = kept(folder).rows()
     toy.save_expert(folder, "signs", 3)
@@ -53,6 +55,7 @@ def test_an_expert_that_lands_is_scored_and_the_others_are_not(folder, capsys):
     assert {row.expert for row in kept(folder).rows()[len(rows) :]} == {"signs"}
 
 
+@pytest.mark.slow
 def test_after_a_kill_only_the_rest_is_scored(folder, capsys):
     path = kept(folder).path
     lines = path.read_bytes().splitlines(keepends=True)
@@ -72,6 +75,7 @@ def test_scores_that_were_altered_are_refused(folder):
         evaluation(folder, strategies=(strategy,)).run()
 
 
+@pytest.mark.slow
 def test_other_rows_another_base_and_another_expert_are_scored_anew(folder, capsys):
     asked = dataclasses.replace(toy.ask(folder), random_seed=9, num_queries=3)
     evaluation(folder, retrieval=asked).run()
@@ -82,6 +86,7 @@ def test_other_rows_another_base_and_another_expert_are_scored_anew(folder, caps
     assert len(marks) == 3
 
 
+@pytest.mark.slow
 def test_labels_are_never_read(folder, monkeypatch):
     """With every label another one, all that is kept is the same to the byte."""
     before = {row.per_example_sha256 for row in kept(folder).rows()}
@@ -102,6 +107,7 @@ def test_labels_are_never_read(folder, monkeypatch):
     assert kinds == {"example_ids", "choices", "scores"}
 
 
+@pytest.mark.slow
 def test_scores_by_token_of_an_evaluation_do_not_change_what_routers_see(
     folder, capsys
 ):
@@ -127,6 +133,7 @@ def test_comparing_answers_where_there_are_none_is_refused_before_anything_is_sc
     assert "to score" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_where_tasks_have_no_choices_experts_are_routed_by_what_they_write(
     folder, capsys
 ):

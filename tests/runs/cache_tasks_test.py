@@ -20,6 +20,7 @@ def make(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_every_split_of_every_task_is_cached_once(make, tmp_path, capsys):
     run = make(splits=("validation", "test"))
     assert run.plan()["files"] == tmp_path / "cache"
@@ -43,6 +44,7 @@ def test_every_split_of_every_task_is_cached_once(make, tmp_path, capsys):
     assert len(list((tmp_path / "cache").rglob("manifest.json"))) == len(manifests)
 
 
+@pytest.mark.slow
 def test_caches_that_fail_are_named_at_the_end_and_the_others_kept(make, tmp_path):
     data = task_data.TaskData(
         vocabulary_path=pocket.VOCABULARY.path,

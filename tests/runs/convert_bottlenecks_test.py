@@ -39,6 +39,7 @@ def work(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_experts_are_exported_for_transformers_once(work, tmp_path, capsys):
     run = convert_bottlenecks.ExportBottleneck(
         model_dir=str(work),
@@ -100,6 +101,7 @@ def importing(work, source, **fields):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", make_adapterhub_golden.CASES)
 def test_an_adapter_of_adapterhub_is_one_of_our_experts(work, case):
     run = importing(work, make_adapterhub_golden.FOLDER / case)

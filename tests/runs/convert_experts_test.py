@@ -56,6 +56,7 @@ def golden(case):
     return np.load(peft_sample.FOLDER / case / "logits.npy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["lora", "ia3"])
 def test_an_imported_expert_is_one_of_ours(folder, case):
     expected = golden(case)
@@ -88,6 +89,7 @@ def test_two_folders_for_one_name_are_refused(folder):
         run.plan()
 
 
+@pytest.mark.slow
 def test_an_export_comes_back_bit_for_bit(folder):
     run = convert_experts.ExportPeft(
         model_dir=str(folder),
@@ -146,6 +148,7 @@ def test_what_is_no_lora_is_not_exported(folder):
         run.run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["lora_patterns", "ia3"])
 def test_a_folded_expert_is_a_whole_model_that_can_be_exported(folder, case):
     convert_experts.FoldExpert(
@@ -162,6 +165,7 @@ def test_a_folded_expert_is_a_whole_model_that_can_be_exported(folder, case):
     assert (folder / "huggingface" / case / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_lora_experts_merge_to_the_means_of_their_matrices(folder):
     source = folder / "imported" / "lora"
     params, info = experts.load_expert(source)

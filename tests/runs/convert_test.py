@@ -36,6 +36,7 @@ def import_t5x(folder, source="plain_legacy_noopt", **changes):
     return folder / "base"
 
 
+@pytest.mark.slow
 def test_a_base_goes_to_hugging_face_and_back(tmp_path):
     base = import_t5x(tmp_path / "a")
     run = export.ExportHuggingFace(
@@ -56,6 +57,7 @@ def test_a_base_goes_to_hugging_face_and_back(tmp_path):
     assert before.config == after.config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", ["legacy", "orbax"])
 def test_a_base_goes_to_t5x_and_back(tmp_path, file_format):
     base = import_t5x(tmp_path)
@@ -67,6 +69,7 @@ def test_a_base_goes_to_t5x_and_back(tmp_path, file_format):
     assert trees.fingerprint(params) == loaded.Base.load(base).fingerprint
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_so_on_disk_and_is_float32_in_memory(tmp_path):
     kept = import_t5x(tmp_path / "kept", "plain_legacy_bf16")
     wide = import_t5x(tmp_path / "w", "plain_legacy_bf16", storage_dtype="float32")
@@ -82,6 +85,7 @@ def test_bfloat16_stays_so_on_disk_and_is_float32_in_memory(tmp_path):
     assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float32)}
 
 
+@pytest.mark.slow
 def test_the_scanned_network_computes_t5xs_logits_and_goes_back(tmp_path):
     """Tolerance: 1e-5 of the largest logit, float32 sums in another order."""
     run = convert.ImportT5X(

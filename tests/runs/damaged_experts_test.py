@@ -212,6 +212,7 @@ def exports(folder):
     yield convert_experts.ExportPeft(**here, experts=str(folder / "expert")), "lora_"
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_is_neither_exported_nor_merged_nor_folded(infinite, work):
     for run, message in exports(infinite):
         with pytest.raises(errors.CheckpointError, match=f"NaN or infinite.*{message}"):

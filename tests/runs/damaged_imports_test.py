@@ -79,6 +79,7 @@ def test_a_damaged_config_of_a_model_is_refused(model, tmp_path, changes, messag
     refuse_model(model, message, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_byte_order_mark_does_no_harm(model, tmp_path):
     path = model / "config.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
@@ -155,6 +156,7 @@ def test_a_damaged_file_of_tensors_is_refused(model, tmp_path, content, message)
     refuse_model(model, message, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "bad", [np.nan, np.inf, -np.inf], ids=["nan", "inf", "minus inf"]
 )

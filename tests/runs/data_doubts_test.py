@@ -46,6 +46,7 @@ def test_nothing_is_said_of_data_without_doubts(opened, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_inputs_that_are_all_cut_are_refused_by_training_and_scoring(
     opened, tmp_path, monkeypatch
 ):

@@ -27,6 +27,7 @@ def rows(folder):
     return {(row.dataset, row.metric): row for row in all_rows}
 
 
+@pytest.mark.slow
 def test_chance_is_a_guess_among_what_can_be_told_apart(rows):
     assert rows["plain", "chance"].value == 50.0
     assert rows["twice", "chance"].value == 50.0

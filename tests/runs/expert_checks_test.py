@@ -134,6 +134,7 @@ def edit(folder, **changes):
     line.write_text(json.dumps(entry) + "\n")
 
 
+@pytest.mark.slow
 def test_what_fits_is_planned_to_be_scored_and_merged(folder):
     assert evaluation(folder).plan()["experts"] == "1: reviews"
     plan = by_library(folder).plan()
@@ -180,6 +181,7 @@ DIFFERING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("difference", DIFFERING)
 @pytest.mark.parametrize("make", [evaluation, by_library])
 def test_an_expert_that_differs_is_refused_before_anything_is_scored(
@@ -250,6 +252,7 @@ def test_a_library_that_was_built_otherwise_is_refused_by_name(
             act()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "parallel"])
 def test_adapters_of_equal_shapes_that_compute_otherwise_are_not_averaged(folder, kind):
     """Such as LoRAs of another alpha, which one spec would scale alike."""

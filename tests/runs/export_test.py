@@ -40,6 +40,7 @@ def run(tmp_path, **fields):
     return export_run
 
 
+@pytest.mark.slow
 def test_adapters_are_refused_with_the_way_to_export_them(tmp_path):
     params = t5.init_params(t5.T5(MODEL), seed=0)
     path = save(tmp_path / "x", params, kind="prompt", adapter={"kind": "lora"})

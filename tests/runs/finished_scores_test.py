@@ -84,6 +84,7 @@ def test_every_field_of_a_library_is_in_the_table():
     assert set(LIBRARY) == fields - {"model_dir"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", LIBRARY)
 def test_a_library_is_what_is_asked_for_or_refuses(folder, field):
     value, expected = LIBRARY[field]
@@ -127,6 +128,7 @@ def test_every_field_of_a_question_is_in_the_table():
     assert set(QUESTIONS) == fields - {"model_dir"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", QUESTIONS)
 def test_an_answer_never_depends_on_the_answer_before(folder, field):
     """Votes are made anew each time: as in a folder that was never asked."""
@@ -175,6 +177,7 @@ def test_every_field_of_an_evaluation_is_in_the_table():
     assert set(SCORES) == fields - {"model_dir"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", SCORES)
 def test_a_score_is_the_one_that_is_asked_for(folder, capsys, field):
     value, expected = SCORES[field]
@@ -196,6 +199,7 @@ def test_a_score_is_the_one_that_is_asked_for(folder, capsys, field):
     assert (after[results] != before.get(results)) == (expected == ADDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "is_cut"), [("plain_ask", False), ("long_ask", True)])
 def test_lengths_are_part_of_a_score_where_they_cut(folder, capsys, task, is_cut):
     """Without a library, whose own data would have to be changed as well."""
@@ -207,6 +211,7 @@ def test_lengths_are_part_of_a_score_where_they_cut(folder, capsys, task, is_cut
     assert f"to score: {int(is_cut)};" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_another_base_of_the_same_name_is_scored_anew(folder, capsys):
     scored.save_base(
         folder / "new", lambda p: jax.tree.map(lambda x: x * 1.5 + 0.01, p)

@@ -230,6 +230,7 @@ def test_every_field_of_a_run_is_in_the_table(kind):
     assert set(RESULTS[kind][1]) == of_result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "field"), CASES)
 def test_a_changed_field_is_refused_by_name_or_makes_another_result(
     folder, capsys, kind, field
@@ -261,6 +262,7 @@ def test_a_changed_field_is_refused_by_name_or_makes_another_result(
     assert (len(after) > len(before)) == (expected in (ANEW, BESIDE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RESULTS, ids=lambda kind: kind.__name__)
 def test_the_same_command_again_says_finished_and_changes_nothing(folder, capsys, kind):
     run = kind(model_dir=str(folder), **RESULTS[kind][0])
@@ -284,6 +286,7 @@ def test_what_is_no_fold_of_an_expert_is_not_taken_for_one(folder):
             act()
 
 
+@pytest.mark.slow
 def test_a_base_whose_source_was_moved_is_finished_and_the_places_are_told(
     folder, capsys
 ):
@@ -303,6 +306,7 @@ def test_a_base_whose_source_was_moved_is_finished_and_the_places_are_told(
     assert content(folder / "hf_base") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [

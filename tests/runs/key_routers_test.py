@@ -64,6 +64,7 @@ def test_names_tell_the_rules_apart():
         key_routers.ByKeys(num_nearest=0)
 
 
+@pytest.mark.slow
 def test_an_evaluation_scores_what_they_choose(tmp_path):
     """One nearest key is RoE: the same expert and the same scores, row by row."""
     with scored.registered():

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 
 import numpy as np
+import pytest
 
 from elm_jax.checkpoints import manifest
 from elm_jax.cli import gin_flags
@@ -102,6 +103,7 @@ def test_no_seed_is_told_of_another_expert_in_the_folder(tmp_path):
     assert "| 200 | not known |" in card(tmp_path)
 
 
+@pytest.mark.slow
 def test_building_writes_the_card_and_building_again_leaves_it(tmp_path):
     folder = tmp_path / "runs"
     shutil.copytree(MADE, folder)

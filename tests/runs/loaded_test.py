@@ -77,6 +77,7 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "bucket", "hub"])
 def test_an_expert_comes_back_from_every_place_as_it_was_saved(tmp_path, hub, kind):
     del hub

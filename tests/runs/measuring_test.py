@@ -25,6 +25,8 @@ from elm_jax.runs import (
 )
 from tests.runs import scored, toy, toy_experts
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = measuring.Measuring(num_rows=5, num_positions=20, batch_size=2)
 
 
@@ -61,6 +63,7 @@ def normalised(x, scale):
     return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-6) * scale
 
 
+@pytest.mark.slow
 def test_gram_matrices_are_sums_over_the_tokens_of_all_rows_and_no_padding(folder):
     of = measured(folder, "whole")
     grams = measured_sums.grams(of)
@@ -89,6 +92,7 @@ def test_gram_matrices_are_sums_over_the_tokens_of_all_rows_and_no_padding(folde
     assert {*grams} == matrices
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "measure"),
     [("whole", measured_sums.grams), ("ia3", measured_sums.fisher)],
@@ -102,6 +106,7 @@ def test_the_batch_size_changes_only_rounding(folder, kind, measure):
     assert {*small} == {*large}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "part", "axis"), [("lora", "lora_a", -2), ("ia3", "ia3_scale", -1)]
 )
@@ -115,6 +120,7 @@ def test_adapters_have_statistics_of_what_they_read(folder, kind, part, axis):
         assert gram.shape == (1, *((width, width) if part == "lora_a" else (width,)))
 
 
+@pytest.mark.slow
 def test_hidden_activations_are_those_of_what_the_bottleneck_reads(folder):
     of = measured(folder, "bottleneck")
     leaves = trees.flatten(of.expert.params)
@@ -133,6 +139,7 @@ def test_hidden_activations_are_those_of_what_the_bottleneck_reads(folder):
     assert hidden[decoder].shape == (1, min(30, tokens), 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["twice_ask", "written_ask"])
 def test_fisher_information_is_the_expected_square_of_single_gradients(folder, task):
     of = measured(folder, "bottleneck", task=task)
@@ -177,6 +184,7 @@ def merge_by(folder, kind, method, **changes):
     return merge.Merge(**(fields | changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "method"),
     [
@@ -207,6 +215,7 @@ def test_methods_with_data_merge_experts_from_disk(folder, capsys, kind, method)
             act()
 
 
+@pytest.mark.slow
 def test_the_outputs_of_a_merge_by_regression_are_nearest_to_those_of_the_experts(
     folder,
 ):
@@ -234,6 +243,7 @@ def contents(folder):
     return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_statistics_are_kept_and_damaged_ones_are_refused(folder):
     where = {
         "measuring": dataclasses.replace(SETTINGS, statistics_dir="{MODEL_DIR}/kept")
@@ -255,6 +265,7 @@ def test_statistics_are_kept_and_damaged_ones_are_refused(folder):
         merge_by(folder, "ia3", method, expert_name="third", **where).run()
 
 
+@pytest.mark.slow
 def test_statistics_of_a_base_that_computes_in_another_dtype_are_others(folder):
     method = regression.Fisher()
     run = merge_by(
@@ -279,6 +290,7 @@ def test_statistics_of_a_base_that_computes_in_another_dtype_are_others(folder):
     assert source.recipe(infos) != changed.recipe(infos)
 
 
+@pytest.mark.slow
 def test_a_method_with_data_needs_rows_and_experts_that_tell_their_tasks(folder):
     with pytest.raises(errors.ConfigError, match="without rows to measure"):
         merge_by(folder, "lora", regression.RegMean(), measuring=None)
@@ -292,6 +304,7 @@ def test_a_method_with_data_needs_rows_and_experts_that_tell_their_tasks(folder)
         merge_by(folder, "silent", regression.RegMean()).run()
 
 
+@pytest.mark.slow
 def test_a_strategy_merges_by_data_as_elm_merge_does(folder):
     """The same rows, and so the same scores as the merge on disk."""
     toy.build(folder, experts=("{MODEL_DIR}/bottleneck/*",)).run()

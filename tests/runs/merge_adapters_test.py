@@ -86,6 +86,7 @@ def plain(folder):
     return logits(loaded.Base.load(folder / "base"), candidates.Candidate("base"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SPECS)
 def test_the_card_of_a_merge_has_method_options_parts_and_weights(folder, kind):
     weights = (0.25, -1.0)
@@ -123,6 +124,7 @@ def test_a_merge_has_the_licences_of_its_parts(folder):
     assert told in merged_card.text(made, method).splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SPECS)
 def test_a_sum_of_experts_is_an_expert_that_is_loaded_and_scored(folder, kind, plain):
     base = loaded.Base.load(folder / "base")
@@ -220,6 +222,7 @@ def test_a_merge_of_an_earlier_release_is_finished_and_has_no_recipe(folder):
     assert (found.recipe, found.training_seed) == ("", None)
 
 
+@pytest.mark.slow
 def test_a_sum_of_loras_is_the_same_beside_each_other_and_in_its_core(folder, plain):
     base = loaded.Base.load(folder / "base")
     wide = logits(base, merge_all(folder, "lora", "beside"))
@@ -241,6 +244,7 @@ def test_a_sum_of_loras_is_cut_to_a_rank_and_tells_what_it_leaves_out(folder):
     assert finished.folders == (folder / "merged" / "cut",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ties", "aligned", "tsv_merge"])
 @pytest.mark.parametrize("kind", SPECS)
 def test_what_other_methods_make_of_adapters_can_be_used(folder, plain, kind, method):
@@ -267,6 +271,7 @@ def ranks(folder):
     return jax.jit(model.apply)({"params": whole}, *TOKENS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["task_arithmetic", "low_rank_sum"])
 def test_loras_of_several_ranks_and_scales_are_summed_as_they_are(
     folder, ranks, method

@@ -70,6 +70,7 @@ def is_sum(found):
     return np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [SUM, spectral.LowRankSum()], ids=lambda m: m.name)
 def test_the_sum_of_loras_of_peft_is_what_peft_computes_with_both(
     folder, method, capsys
@@ -100,6 +101,7 @@ def test_one_command_again_changes_nothing_and_another_recipe_is_refused(
         merge_of(folder, method=task_arithmetic.TaskArithmetic(scale=0.5)).run()
 
 
+@pytest.mark.slow
 def test_a_plan_tells_all_and_writes_nothing(folder):
     before = sorted(folder.rglob("*"))
     told = merge_of(folder).plan()
@@ -113,6 +115,7 @@ def test_a_plan_tells_all_and_writes_nothing(folder):
     assert merge_of(folder).plan()["finished already"] is True
 
 
+@pytest.mark.slow
 def test_folders_of_peft_and_experts_of_ours_are_merged_in_the_order_of_their_paths(
     folder,
 ):
@@ -132,6 +135,7 @@ def test_folders_of_peft_and_experts_of_ours_are_merged_in_the_order_of_their_pa
     assert trees.fingerprint(made) == trees.fingerprint(first)
 
 
+@pytest.mark.slow
 def test_what_peft_has_no_place_for_is_refused_before_anything_is_merged(folder):
     merge_of(folder, peft_dir="").run()
     made, info = experts.load_expert(folder / "merged" / "both")
@@ -145,6 +149,7 @@ def test_what_peft_has_no_place_for_is_refused_before_anything_is_merged(folder)
     assert not (folder / "merged" / "x").exists()
 
 
+@pytest.mark.slow
 def test_the_name_of_the_base_goes_from_folder_to_folder(folder):
     for name in ("one", "other"):
         place = folder / "named" / name
@@ -177,6 +182,7 @@ def exported(folder, place):
     yield t5x.load_t5x(next((folder / "t5x" / name).glob("checkpoint_*")))[0]
 
 
+@pytest.mark.slow
 def test_a_merged_lora_is_folded_and_goes_to_hugging_face_and_t5x(folder):
     """As a whole model that computes what PEFT does with both."""
     merge_of(folder, peft_dir="").run()
@@ -185,6 +191,7 @@ def test_a_merged_lora_is_folded_and_goes_to_hugging_face_and_t5x(folder):
         assert is_sum(logits(params, None))
 
 
+@pytest.mark.slow
 def test_a_merge_of_whole_models_goes_to_hugging_face_and_t5x(folder):
     merge_of(folder, peft_dir="").run()
     for name in ("one", "other"):

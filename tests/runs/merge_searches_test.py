@@ -104,6 +104,7 @@ def check_replays(folder, kind, name):
     assert other.params_fingerprint == info.params_fingerprint
 
 
+@pytest.mark.slow
 def test_a_sweep_takes_the_value_with_the_best_score_and_tells_all(folder, capsys):
     values = (1.0, 0.5, 0.0)
     run = search_of(
@@ -171,6 +172,7 @@ def test_rows_of_another_vocabulary_than_the_experts_neither_choose_nor_measure(
             act()
 
 
+@pytest.mark.slow
 def test_rows_of_the_reported_split_choose_only_cross_fitted(folder):
     with pytest.raises(errors.ConfigError, match="the split that is reported"):
         dataclasses.replace(ROWS, split="test")
@@ -190,6 +192,7 @@ def test_rows_of_the_reported_split_choose_only_cross_fitted(folder):
     assert told["interval"][0] <= told["score"] <= told["interval"][1]
 
 
+@pytest.mark.slow
 def test_a_greedy_soup_is_not_worse_than_its_best_expert(folder):
     search = merge_searches.GreedySoup(rows=ROWS)
     search_of(folder, "whole", search, "soup", averages.Uniform()).run()
@@ -201,6 +204,7 @@ def test_a_greedy_soup_is_not_worse_than_its_best_expert(folder):
     check_replays(folder, "whole", "soup")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "size"), [("bottleneck", 0.03), ("lora", 0.003)])
 def test_losses_and_slopes_are_those_of_the_merge_that_is_scored(folder, kind, size):
     """Found by another way: rank classification of a merge by task arithmetic."""
@@ -238,6 +242,7 @@ def problem_merge(problem, weights):
     return merged_params.of_folders(method, problem.folders, problem.base, name="x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["gradient", "search"])
 def test_lorahub_lowers_the_loss(folder, by):
     search = merge_searches.LoraHub(by=by, max_steps=8, rows=ROWS)
@@ -249,6 +254,7 @@ def test_lorahub_lowers_the_loss(folder, by):
     check_replays(folder, "ia3", f"hub_{by}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "by"), [("bottleneck", "expert"), ("whole", "layer")])
 def test_adamerging_lowers_the_entropy_and_reads_no_label(folder, kind, by):
     search = merge_searches.AdaMerging(by=by, max_steps=4, learning_rate=0.1, rows=ROWS)
@@ -302,6 +308,7 @@ def test_the_recipe_of_a_search_tells_its_kind_and_its_options():
     assert (told["search"], told["by"]) == ("lorahub", "search")
 
 
+@pytest.mark.slow
 def test_values_that_are_almost_alike_are_tried_apart(folder):
     values = (1.0, 1.0 + 1e-9)
     search = merge_searches.Sweep(values=values, rows=ROWS)

@@ -44,6 +44,7 @@ def stages(folder, **where):
     return first, stage(folder, "last", last, averages.Uniform(), **where)
 
 
+@pytest.mark.slow
 def test_stages_are_the_merges_one_by_one_with_recipes_that_nest(folder, capsys):
     first, last = stages(folder)
     run = merge_stages.Stages(model_dir=str(folder), stages=(first, last))

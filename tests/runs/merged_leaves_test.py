@@ -188,6 +188,7 @@ merged_leaves_test.merge_all(
 """
 
 
+@pytest.mark.slow
 def test_a_merge_that_is_killed_again_and_again_ends_like_one_that_was_not(folder):
     root = pathlib.Path(__file__).parents[2]
     for share in ("0.2", "0.6"):

@@ -76,6 +76,7 @@ def write(folder, kind, method, name):
     return experts.load_expert(made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.name}{len(m.recipe())}")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_merge_on_disk_is_the_one_in_memory(folder, kind, method):
@@ -102,6 +103,7 @@ def test_cores_of_loras_and_whole_experts_are_not_merged_by_layer():
     assert not merged_places.takes(methods.of("ties", per="expert"), KINDS["prompt"][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ties", "task_arithmetic"])
 def test_a_merge_that_is_stopped_in_an_adapter_goes_on_there(folder, monkeypatch, name):
     monkeypatch.setattr(resumable, "_LIST_SECS", -1.0)  # every leaf is listed

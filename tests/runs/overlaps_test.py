@@ -63,6 +63,7 @@ def test_rows_that_an_expert_was_trained_on_are_refused_before_any_score(folder)
     assert not (folder / "overlaps.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_the_row_says_so_where_it_is_allowed_and_the_table_marks_it(folder, capsys):
     rows = score(folder, "signs", "written", overlap="mark")
     assert rows["plain", "signs"].overlap == 75.0
@@ -115,6 +116,7 @@ def ask(folder, *names):
     )
 
 
+@pytest.mark.slow
 def test_rows_are_compared_with_queries_and_keys_of_the_library(folder):
     toy.build(folder, experts=("{MODEL_DIR}/experts/plain",)).run()
     rows = ask(folder, "twice")
@@ -141,6 +143,7 @@ def test_rows_are_compared_with_queries_and_keys_of_the_library(folder):
     assert "Not compared with rows that the base was trained on" in legend
 
 
+@pytest.mark.slow
 def test_keys_whose_rows_are_not_at_hand_are_not_compared(folder):
     toy.build(folder, experts=("{MODEL_DIR}/experts/plain",)).run()
     shutil.rmtree(folder / "cache" / "plain_ask")
@@ -153,6 +156,7 @@ def test_keys_whose_rows_are_not_at_hand_are_not_compared(folder):
     }
 
 
+@pytest.mark.slow
 def test_keys_of_other_rows_than_the_manifest_tells_are_not_compared(folder):
     toy.build(folder, experts=("{MODEL_DIR}/experts/plain",)).run()
     (owner,) = index.open_index(folder / "library").experts

@@ -193,6 +193,7 @@ def test_the_merge_of_others_has_the_parameters_that_it_makes(others, own_folder
         np.testing.assert_array_equal(whole[name], leaf * np.float32(0.5))
 
 
+@pytest.mark.slow
 def test_libraries_of_two_seeds_are_alike_and_those_of_mixed_seeds_are_none(
     own_folder, tmp_path
 ):
@@ -301,6 +302,7 @@ def test_a_retrieval_as_it_was_asks_what_a_part_asks(others, own_folder):
     assert isinstance(former, queries.Queries)
 
 
+@pytest.mark.slow
 def test_controls_of_a_library_are_scored_by_their_names(others, tmp_path):
     run = dataclasses.replace(
         others,

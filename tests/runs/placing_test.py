@@ -75,6 +75,7 @@ def test_the_host_casts_as_the_devices_do(mesh):
     assert trees.fingerprint(on_host) == trees.fingerprint(on_device)
 
 
+@pytest.mark.slow
 def test_the_host_holds_no_more_than_what_is_placed_and_one_part(tmp_path, mesh):
     """The part as it is on disk and as it is placed; here, parts are whole tensors."""
     shape = dataclasses.replace(SHAPE, mlp_dim=4096, num_decoder_layers=8)
@@ -94,6 +95,7 @@ def test_the_host_holds_no_more_than_what_is_placed_and_one_part(tmp_path, mesh)
     assert peak < most < 0.9 * sum(sizes)
 
 
+@pytest.mark.slow
 def test_values_that_were_changed_on_disk_are_refused_when_they_are_placed(
     tmp_path, mesh
 ):

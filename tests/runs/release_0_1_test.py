@@ -81,6 +81,7 @@ def test_what_is_asked_otherwise_is_refused(folder):
         )
 
 
+@pytest.mark.slow
 def test_its_base_experts_merges_and_retrieval_score_as_they_did(folder):
     """All 128 answers of each, in the rows of the same files and settings."""
     old = result_store.ResultStore(folder / "results.jsonl").rows()

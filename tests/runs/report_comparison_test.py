@@ -61,6 +61,7 @@ def compared(folder):
     ).run()
 
 
+@pytest.mark.slow
 def test_the_report_links_the_page_of_compared_experts_where_there_is_one(folder):
     assert "experts.html" not in page_of(folder)
     compared(folder)

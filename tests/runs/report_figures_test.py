@@ -81,6 +81,7 @@ def test_retrieval_stands_beside_experts_of_other_tasks_and_its_own_bound(tmp_pa
     assert first_number(line(part, "regret to this oracle")) == 0
 
 
+@pytest.mark.slow
 def test_the_best_of_many_settings_is_worth_what_other_rows_say(tmp_path):
     rng = np.random.default_rng(11)
     record(tmp_path, "multitask", 0.5, rng, kind="multitask")

@@ -31,6 +31,7 @@ def noise(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_best_of_many_equals_is_a_bound_without_interval_and_nothing_is_bold(noise):
     text = run(noise)
     assert "**" not in text.split("**Unseen tasks (percent")[1].split("\n\n**")[0][50:]
@@ -68,6 +69,7 @@ def test_a_claim_does_not_hold_by_the_luck_of_the_best(noise):
     assert "best single (e" not in claim
 
 
+@pytest.mark.slow
 def test_a_choice_by_other_rows_is_a_method(noise, tmp_path):
     rng = np.random.default_rng(1)
     for split in ("validation", "test"):
@@ -279,6 +281,7 @@ def test_a_strategy_whose_rows_are_of_several_trainings_says_so(tmp_path):
     assert sentence in run(tmp_path)
 
 
+@pytest.mark.slow
 def test_controls_that_were_not_scored_are_told_by_name(tmp_path):
     rng = np.random.default_rng(5)
     sentence = "Controls that were not scored: "

@@ -152,6 +152,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [("votes.jsonl", *case) for case in VOTES]

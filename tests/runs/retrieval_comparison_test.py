@@ -81,6 +81,7 @@ def compare(folder, **changes):
     return retrieval_comparison.CompareRetrieval(**(fields | changes))
 
 
+@pytest.mark.slow
 def test_the_librarys_own_way_scores_what_its_experts_score(folder):
     run = compare(folder)
     assert run.plan()["ways to ask"] == 10 * 4

@@ -114,6 +114,7 @@ def test_records_are_settings_of_the_routers_that_read_them(name):
     assert (other.label != plain.label) == reads
 
 
+@pytest.mark.slow
 def test_one_expert_alone_scores_as_itself(folder):
     base = loaded.Base.load(folder / "base")
     expert = loaded.Expert.load(folder / "experts" / "plain")
@@ -180,6 +181,7 @@ def test_records_of_what_goes_into_sub_layers_lie_beside_the_others(folder):
     assert arrow.label == "tokens_by_arrow"  # which needs no records
 
 
+@pytest.mark.slow
 def test_norms_of_effects_are_recorded_of_real_tokens_alone(folder):
     """Against the adapter's own outputs on each row, unpadded."""
     base = loaded.Base.load(folder / "base")
@@ -247,6 +249,7 @@ def test_shuffled_gates_are_those_of_the_expert_that_is_half_of_all_away(folder)
         dataclasses.replace(single, shuffled=True).load(base)
 
 
+@pytest.mark.slow
 def test_a_plan_says_where_a_router_chooses_all_experts(folder):
     names = ("plain", "twice")
     infos = [manifest.read_manifest(folder / "experts" / name) for name in names]
@@ -266,6 +269,7 @@ def test_gates_move_and_every_place_has_one(folder):
         assert np.abs(arrays["gate"]).max() > 0
 
 
+@pytest.mark.slow
 def test_observing_again_does_nothing_and_a_new_expert_is_added(
     folder, tmp_path, capsys
 ):
@@ -291,6 +295,7 @@ def test_a_router_without_its_records_says_how_to_make_them(folder, tmp_path):
         chosen(copy, token_routers.Gates()).load(base)
 
 
+@pytest.mark.slow
 def test_records_of_other_rows_are_refused_and_make_another_candidate(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     shorter = dataclasses.replace(
@@ -326,6 +331,7 @@ def test_another_expert_of_the_same_name_has_no_record(folder, tmp_path):
         chosen(copy, token_routers.Gates()).load(base)
 
 
+@pytest.mark.slow
 def test_experts_without_adapters_are_refused_before_anything_is_scored(tmp_path):
     scored.save_base(tmp_path)
     toy.save_expert(tmp_path, "plain", 1)
@@ -344,6 +350,7 @@ def test_a_record_is_a_sealed_object(folder):
         assert record["digest"]
 
 
+@pytest.mark.slow
 def test_records_lie_with_the_library_that_is_asked(folder, tmp_path):
     """Of two libraries of the same experts, one was observed."""
     where = str(tmp_path / "other")

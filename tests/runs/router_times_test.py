@@ -140,6 +140,7 @@ def behaviour_of(folder, question):
     return observed.of(rows, base, examples)
 
 
+@pytest.mark.slow
 def test_who_looks_at_experts_takes_the_time_to_score_these(times):
     """Two experts and the one that is chosen, one and this one, or this one alone."""
     least = {name: int(one.choosing / PAUSE) for name, one in times.items()}

@@ -117,6 +117,7 @@ def asked_of(folder):
     return asked.ask(asked, toy.TASKS, asked.data)
 
 
+@pytest.mark.slow
 def test_halving_takes_the_best_on_the_labelled_rows_that_ask(folder, capsys):
     """With all rows at once, against right answers counted one row at a time."""
     asked = dataclasses.replace(toy.ask(folder), num_queries=4)
@@ -145,6 +146,7 @@ def test_halving_takes_the_best_on_the_labelled_rows_that_ask(folder, capsys):
     assert "to score: 0" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_no_row_whose_label_halving_reads_is_scored(folder):
     """Rows that ask are found by the library's seed where others of them are keys.
 
@@ -174,6 +176,7 @@ def test_the_order_of_halving_is_that_of_rows_everywhere_else(tmp_path):
     assert seen == [100 + place for place in sampling.order_rows(8, seed=5)]
 
 
+@pytest.mark.slow
 def test_halving_takes_what_is_known_of_all_experts_and_scores_nothing(folder):
     """And takes the same experts as where it scores them itself."""
     alone = routers.ByHalving(first_rows=1)
@@ -186,6 +189,7 @@ def test_halving_takes_what_is_known_of_all_experts_and_scores_nothing(folder):
     assert [rows_of(folder)["again", task].experts for task in toy.TASKS] == taken
 
 
+@pytest.mark.slow
 def test_halving_scores_the_better_half_alone_on_more_rows(folder):
     toy.save_expert(folder, "signs", 3)
     toy.build(folder, experts=("{MODEL_DIR}/experts/signs",)).run()

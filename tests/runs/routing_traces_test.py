@@ -41,6 +41,7 @@ def traced_rows(folder):
     return [(row, store.per_example(row)) for row in rows]
 
 
+@pytest.mark.slow
 def test_a_trace_has_the_mean_weights_of_real_tokens_alone(folder):
     """A short row beside a long one, against each alone."""
     base = loaded.Base.load(folder / "base")

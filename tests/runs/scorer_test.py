@@ -51,6 +51,7 @@ def test_placed_parameters_are_those_that_were_given(base, program):
             np.testing.assert_array_equal(placed[name], leaf)
 
 
+@pytest.mark.slow
 def test_an_expert_with_all_parameters_frees_the_memory_of_the_base(base, program):
     placed = trees.flatten(program.place(base.params))
     kept = [weakref.ref(leaf) for leaf in placed.values()]

@@ -265,6 +265,7 @@ def test_seqio_has_every_task_and_mixture_and_their_ranking_ones(seqio_names):
         assert {name, f"{name}_score_eval"} <= set(seqio_names)
 
 
+@pytest.mark.slow
 def test_seqios_helpers_see_each_task_as_rendered(seqio_names, data_options):
     from seqio import TaskRegistry, test_utils
 
@@ -287,6 +288,7 @@ def test_seqios_helpers_see_each_task_as_rendered(seqio_names, data_options):
         np.testing.assert_array_equal(first["targets"], tokens)
 
 
+@pytest.mark.slow
 def test_ranking_examples_are_one_per_choice_and_score_as_t5_ranks(
     seqio_names, data_options
 ):

@@ -54,6 +54,7 @@ def test_names_prompts_and_metrics_are_t0s(facts_dir):
     assert ours == recorded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", COUNTS)
 def test_every_prompt_renders_every_row(dataset, data_options):
     for task in original.TASKS[dataset]:
@@ -73,6 +74,7 @@ def test_explanations_without_a_question_are_counted(data_options):
     }
 
 
+@pytest.mark.slow
 def test_texts_are_what_plain_jinja_makes_of_the_official_templates(data_options):
     plain = jinja2.Environment()
     plain.globals["zip"] = zip
@@ -167,6 +169,7 @@ def test_quail_reads_alike_from_xml_and_json_lines(data_options):
     assert {len(choices) for choices in dev.choices + challenge.choices} == {4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -164,6 +164,7 @@ def test_no_six_words_in_a_row_are_promptsources(official_templates):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tasks", "cache"])
 def test_gin_files_run_without_network_and_files(tmp_path, name):
     code = (

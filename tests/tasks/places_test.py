@@ -81,6 +81,7 @@ def rendered(task, rows, templates_dir=""):
     return rendering.render_rows(rows, split=split, template=template)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_prompts_read_a_prepared_dataset_as_they_read_its_rows(
     name, tmp_path, official_templates
@@ -105,6 +106,7 @@ def test_prompts_read_a_prepared_dataset_as_they_read_its_rows(
         assert (found.choices, found.labels) == (made.choices, made.labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_tfdss_own_random_rows_have_every_field_that_prompts_read(name, tmp_path):
     import tensorflow_datasets as tfds

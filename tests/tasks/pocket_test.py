@@ -133,6 +133,7 @@ def test_rows_are_the_same_in_another_process() -> None:
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS, ids=by_name)
 def test_every_row_renders_and_fits(task: tasks.Task) -> None:
     encode = pocket.VOCABULARY.encode
@@ -155,6 +156,7 @@ def test_metrics_are_known_and_those_of_the_template(task: tasks.Task) -> None:
     assert named == set(task.metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", RANKED, ids=by_name)
 def test_no_position_length_or_fixed_answer_wins(task: tasks.Task) -> None:
     items = [item for split in SPLITS for item in rendered(task, split)]
@@ -196,6 +198,7 @@ def test_some_choices_differ_per_row_and_in_number() -> None:
     assert {task.dataset for task in per_row} > {task.dataset for task in varied}
 
 
+@pytest.mark.slow
 def test_prose_holds_no_row_of_a_task() -> None:
     text = "\n".join(row["text"] for row in prose.rows("train"))
     for task in TASKS:

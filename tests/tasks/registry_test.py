@@ -189,6 +189,7 @@ def test_no_evaluation_row_is_in_a_split_that_an_index_may_be_built_from():
     assert compared > 800
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dataset", ["dream", "cos_e_v1.11", "commonsense_qa", "rotten_tomatoes"]
 )

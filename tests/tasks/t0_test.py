@@ -164,6 +164,7 @@ def plain_jinja(template, row):
     return (*parts, tuple(choices or ())) if len(parts) == 2 and all(parts) else None
 
 
+@pytest.mark.slow
 def test_every_official_prompt_has_its_hash_and_renders_as_plain_jinja_does(
     official_templates, golden
 ):
@@ -229,6 +230,7 @@ def parts(task, *splits):
     return [serving.Part.parse(task.splits[split]) for split in splits]
 
 
+@pytest.mark.slow
 def test_no_evaluation_row_is_in_a_training_or_index_split():
     # Keys of an index are training rows, so no part of one split may meet the other.
     for task in t0.TASKS:
@@ -254,6 +256,7 @@ def test_no_evaluation_row_is_in_a_training_or_index_split():
                 assert not numbers[0] & numbers[1], (task.name, first, second)
 
 
+@pytest.mark.slow
 def test_seen_tasks_have_the_originals_300_rows(data_dir, official_templates):
     data_options = tasks.DataOptions("", str(data_dir), official_templates)
     task = BY_NAME["cosmos_qa_no_prompt_text"]

@@ -83,6 +83,7 @@ def test_an_infinite_moment_is_told_although_the_parameters_are_finite(tmp_path)
     assert store.latest_step() is None
 
 
+@pytest.mark.slow
 def test_the_last_good_checkpoint_is_one_to_go_on_from_at_a_lower_rate(tmp_path):
     """A step is saved in whose parameters the next one's loss overflows."""
     wild = optimizers.AdamW(learning_rate=1e30, warmup_steps=4, decay="constant")

@@ -200,6 +200,7 @@ def test_a_save_that_fails_ends_the_training():
         run(FullDisk(0), Expert(1))
 
 
+@pytest.mark.slow
 def test_an_expert_with_a_rare_shape_gets_its_turn():
     class Rare(Expert):
         def begin(self):
@@ -237,6 +238,7 @@ def test_time_in_which_the_devices_wait_for_batches_is_counted():
     assert fleet.waited_secs - before >= 0.2  # three batches are made between steps
 
 
+@pytest.mark.slow
 def test_an_expert_that_is_ahead_gets_its_turn_where_lanes_are_few():
     fleet, frozen = toy.make_toy_fleet(num_slots=3, num_lanes=2, num_devices=1)
     taken, turns = [0], []

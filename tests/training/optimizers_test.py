@@ -78,6 +78,7 @@ def run_optimizer(optimizer, params, grads):
     return params
 
 
+@pytest.mark.slow
 def test_adafactor_on_stacked_layers_is_hugging_faces_on_each_layer():
     rng = np.random.default_rng(0)
     params = stacked_params(rng)

@@ -1,3 +1,5 @@
+import pytest
+
 from elm_jax.training import loop, profiling
 from tests.training import toy
 
@@ -18,6 +20,7 @@ def traces(folder):
     return list(folder.glob("plugins/profile/*/*.xplane.pb"))
 
 
+@pytest.mark.slow
 def test_a_trace_holds_the_steps_by_their_number(tmp_path):
     train(profiling.ProfileSteps(tmp_path, start=2, stop=5))
     (path,) = traces(tmp_path)
@@ -26,11 +29,13 @@ def test_a_trace_holds_the_steps_by_their_number(tmp_path):
     assert b"train" in content
 
 
+@pytest.mark.slow
 def test_a_training_that_ends_early_ends_the_trace(tmp_path):
     train(profiling.ProfileSteps(tmp_path, start=2, stop=500), num_steps=4)
     assert len(traces(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_ends_the_trace_with_close(tmp_path):
     profile = profiling.ProfileSteps(tmp_path, start=1, stop=500)
     profile.hook(1, None, {})

@@ -11,6 +11,8 @@ import pytest
 from elm_jax.training import signals
 from tests.training import toy
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -43,7 +45,6 @@ def finish(process):
         return process.stdout.read().splitlines()[-1]
 
 
-@pytest.mark.slow
 def test_a_training_that_is_killed_ends_with_the_bits_of_one_that_is_not(tmp_path):
     untouched, killed = tmp_path / "untouched", tmp_path / "killed"
     reference = start(untouched)
@@ -61,6 +62,7 @@ def test_a_training_that_is_killed_ends_with_the_bits_of_one_that_is_not(tmp_pat
     assert [row["step"] for row in toy.metrics(killed)] == list(range(4, 37, 4))
 
 
+@pytest.mark.slow
 def test_a_signal_during_a_slow_step_loses_that_step_alone(tmp_path):
     process = start(tmp_path, "5")
     assert send(process, signal.SIGTERM, after="stuck after 5") == 143

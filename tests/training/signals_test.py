@@ -152,6 +152,7 @@ def run(body, *numbers):
     return process.returncode, output.split(), told, secs
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_loop_ends_by_itself_and_then_the_program(number, status):
     ended, output, told, _ = run(LOOP, number)
@@ -160,6 +161,7 @@ def test_a_loop_ends_by_itself_and_then_the_program(number, status):
     assert "Traceback" not in told
 
 
+@pytest.mark.slow
 @BOTH
 def test_at_start_up_a_signal_ends_the_program_in_good_order(number, status):
     ended, output, told, secs = run(START_UP, number)
@@ -169,6 +171,7 @@ def test_at_start_up_a_signal_ends_the_program_in_good_order(number, status):
     assert secs < signals.LEAVING_SECS
 
 
+@pytest.mark.slow
 @BOTH
 def test_before_the_first_step_a_signal_ends_the_program_at_once(number, status):
     ended, output, told, secs = run(UNSTEPPED, number)
@@ -178,6 +181,7 @@ def test_before_the_first_step_a_signal_ends_the_program_at_once(number, status)
     assert secs < signals.LEAVING_SECS
 
 
+@pytest.mark.slow
 def test_a_first_step_that_compiles_does_not_keep_the_program_from_ending():
     ended, _, told, secs = run(UNSTEPPED_COMPILING, signal.SIGINT)
     assert ended == 130
@@ -191,6 +195,7 @@ def test_after_the_first_step_a_signal_is_answered_by_saving():
     assert "SIGTERM: saving after this step" in told
 
 
+@pytest.mark.slow
 def test_a_signal_that_a_callback_swallows_ends_the_program_all_the_same():
     ended, output, told, secs = run(SWALLOWED, signal.SIGINT)
     assert (ended, output) == (130, [])
@@ -198,12 +203,14 @@ def test_a_signal_that_a_callback_swallows_ends_the_program_all_the_same():
     assert secs < signals.LEAVING_SECS
 
 
+@pytest.mark.slow
 def test_threads_at_work_do_not_keep_the_program_from_ending():
     ended, output, _, secs = run(WITH_THREADS, signal.SIGTERM)
     assert (ended, output) == (143, ["left"])
     assert secs < signals.GRACE_SECS
 
 
+@pytest.mark.slow
 def test_a_program_that_only_compiles_ends_in_time():
     ended, output, told, secs = run(COMPILING, signal.SIGTERM)
     assert (ended, output) == (143, [])
@@ -211,6 +218,7 @@ def test_a_program_that_only_compiles_ends_in_time():
     assert 2 <= secs < 10
 
 
+@pytest.mark.slow
 def test_a_step_without_end_is_given_up_in_time():
     ended, _, told, secs = run(SLOW_STEP, signal.SIGINT)
     assert ended == 130
@@ -218,12 +226,14 @@ def test_a_step_without_end_is_given_up_in_time():
     assert 2 <= secs < 10
 
 
+@pytest.mark.slow
 def test_a_save_under_way_is_waited_for():
     ended, output, _, secs = run(SAVING, signal.SIGTERM)
     assert (ended, output) == (143, ["saved"])
     assert secs > 3
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_the_program_at_once():
     ended, _, told, secs = run(TWICE, signal.SIGTERM, signal.SIGTERM)
     assert ended == 143

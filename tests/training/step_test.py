@@ -59,6 +59,7 @@ def place(tree, mesh, *, shard_kernels):
     return jax.tree.map(put, tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [toy.ADAMW, optimizers.Adafactor()])
 @pytest.mark.parametrize("shard_kernels", [False, True])
 def test_over_eight_devices_one_program_keeps_every_array_in_its_place(
@@ -116,6 +117,7 @@ def t5_batch():
     return batch | {"decoder_loss_weights": jnp.asarray(weights, jnp.float32)}
 
 
+@pytest.mark.slow
 def test_a_batch_in_parts_has_the_gradient_and_metrics_of_the_whole():
     """In float32, to 1e-6: sums of the parts are rounded in another order."""
     model = t5.T5(SHAPE)
@@ -144,6 +146,7 @@ def test_a_batch_in_parts_has_the_gradient_and_metrics_of_the_whole():
             np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_batch_without_weight_moves_nothing_in_parts_either():
     model = t5.T5(SHAPE)
     trained, frozen = trees.split(t5.init_params(model, seed=0), "kernel$")
@@ -162,6 +165,7 @@ def rows_of(number):
     }
 
 
+@pytest.mark.slow
 def test_every_part_drops_values_of_its_own():
     state, frozen, _ = toy.start()
     tx, _ = toy.make_step()
@@ -181,6 +185,7 @@ def test_every_part_drops_values_of_its_own():
     np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_over_devices_each_keeps_its_rows_of_every_part():
     mesh = toy.make_mesh(4)
     whole = NamedSharding(mesh, PartitionSpec())

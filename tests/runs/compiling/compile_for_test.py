@@ -47,6 +47,7 @@ def compiled_by(monkeypatch, total_gib):
     return asked
 
 
+@pytest.mark.slow
 def test_without_a_base_gin_files_tell_the_shape():
     run, shape = build(train.Train, "gin/t5/prompt_experts.gin", SMALL)
     (found,) = of_runs.planned(run, targets.find("v5litepod-16"), shape)
@@ -61,6 +62,7 @@ def test_without_a_base_gin_files_tell_the_shape():
     assert program.adapter is not None
 
 
+@pytest.mark.slow
 def test_experts_with_all_parameters_train_on_all_devices():
     run, shape = build(
         train.Train,
@@ -114,6 +116,7 @@ def test_a_run_that_fits_ends_with_0(monkeypatch, capsys):
     assert json.loads(json.dumps(outcomes[0].to_json()))["fits"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("anything_installed")
 def test_a_run_that_does_not_fit_says_what_would(monkeypatch, capsys):
     plain = ("gin/parts/execution.gin",)
@@ -185,6 +188,7 @@ def compilers(monkeypatch):
         monkeypatch.syspath_prepend(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compilers")
 @pytest.mark.parametrize("target", ["v5litepod-8", "h100:8"])
 def test_a_small_program_is_compiled_for_what_is_not_here(target):

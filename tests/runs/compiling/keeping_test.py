@@ -193,6 +193,7 @@ def compile_anew(number):
     return jax.jit(lambda x: x * number).lower(1.0).compile()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("jax_settings")
 @pytest.mark.parametrize("left", [0.0, 0.5, 0.99])
 def test_a_program_that_was_written_to_no_end_is_compiled_and_kept_anew(
@@ -316,6 +317,7 @@ def compilers(monkeypatch):
         monkeypatch.syspath_prepend(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compilers")
 def test_a_program_for_a_tpu_is_kept_under_the_same_name_each_time(tmp_path):
     target = targets.find("v5litepod-8")

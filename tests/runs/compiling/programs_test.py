@@ -20,6 +20,7 @@ def test_a_program_is_the_same_after_json(kind):
     assert programs.from_json(json.loads(text)) == PROGRAMS[kind]
 
 
+@pytest.mark.slow
 def test_what_a_program_is_given_is_what_the_plan_says():
     compiled = programs.lower(RANKING, jax.devices()).compile()
     parameters = plan.bytes_by_use(RANKING, "cpu")["parameters"]
@@ -27,6 +28,7 @@ def test_what_a_program_is_given_is_what_the_plan_says():
     assert tokens == 16 // 4 * (4 * 12 + 3 * (4 * 8 + 1))  # of one device
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["step", "fleet step"])
 def test_the_state_of_a_step_takes_the_place_of_the_last_one(kind):
     lowered = programs.lower(PROGRAMS[kind], jax.devices())

@@ -46,6 +46,7 @@ def needed():
     return sizes
 
 
+@pytest.mark.slow
 def test_less_memory_makes_more_be_computed_again(needed):
     assert needed["none"] > needed["products"] > needed["layer"]
     for remat, size in needed.items():
@@ -74,6 +75,7 @@ def test_what_a_training_says_itself_stays():
     assert fitting.fitted(spec, with_memory(None), 1) == (spec, "")
 
 
+@pytest.mark.slow
 def test_a_fleet_takes_lanes_before_it_saves_operations():
     layouts = {
         remat: fleet_plan.layout_of(asked(PROMPT, remat), with_memory(2**50))
@@ -124,6 +126,7 @@ PARTS = ("options.Batching.num_parts = 0",)
 FIT_ALL = ("placement.Placement.axis_rules = 'fit'", *PARTS)
 
 
+@pytest.mark.slow
 def test_a_batch_is_taken_in_the_fewest_parts_that_fit(needed):
     spec = asked(DATASET, "layer", bindings=(*ALONE, *PARTS))
     sizes = {}
@@ -155,6 +158,7 @@ def test_packed_rows_take_the_memory_of_rows_twice_as_long(needed):
     assert fitting.solo_bytes(found, enough_unpacked, 1) <= 1.001 * needed["none"]
 
 
+@pytest.mark.slow
 def test_parts_are_taken_before_layers_are_computed_again(needed):
     """They read parameters again, which is little beside the products of a batch."""
     spec = asked(DATASET, bindings=(*ALONE, *PARTS))
@@ -215,6 +219,7 @@ def test_a_plan_says_what_was_chosen_and_why():
     assert all(f"{remat!r}, rules 'fsdp', the batch" in why for remat in config.REMATS)
 
 
+@pytest.mark.slow
 def test_a_fleet_leaves_rules_to_its_layout_and_divides_batches_at_last():
     spec = asked(PROMPT, bindings=FIT_ALL)
     assert spec.is_fleet

@@ -38,6 +38,7 @@ def choose(fleet, gib, num_devices=8, **options):
     )
 
 
+@pytest.mark.slow
 def test_a_base_that_fits_is_whole_on_each_device_and_experts_are_spread(fleet):
     found = choose(fleet, 80)
     assert (found.axis_rules, found.num_model) == ("data", 1)
@@ -48,6 +49,7 @@ def test_a_base_that_fits_is_whole_on_each_device_and_experts_are_spread(fleet):
     assert found.bytes_per_device["gradients"] == 4 * 4 * NUM_PROMPT
 
 
+@pytest.mark.slow
 def test_a_base_that_does_not_fit_is_split_over_as_few_devices_as_hold_it(fleet):
     whole = sum(fleet.bytes_per_device(8, 1).values()) / GIB
     found = choose(fleet, whole)  # a tenth of the memory is not for the plan
@@ -81,6 +83,7 @@ def test_as_many_lanes_are_taken_as_fit(fleet):
     assert choose(fleet, four / 0.9 + 0.1, needs_all_lanes=True).num_lanes == 4
 
 
+@pytest.mark.slow
 def test_a_base_is_split_over_as_many_devices_as_asked(fleet):
     found = choose(fleet, 80, num_model=4)
     assert (found.axis_rules, found.num_model) == ("data_model", 4)
@@ -103,6 +106,7 @@ def test_a_memory_that_nobody_knows_is_taken_for_enough(fleet):
     assert "device_memory_gib" in found.why
 
 
+@pytest.mark.slow
 def test_a_fleet_that_fits_in_no_way_is_refused_with_what_takes_the_memory(fleet):
     with pytest.raises(errors.ConfigError, match="frozen parameters") as caught:
         choose(fleet, 2)

@@ -190,6 +190,7 @@ def test_every_field_of_a_training_shapes_experts_or_is_known_not_to():
     assert names == MAY_CHANGE | CHANGES.keys() | {"model"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", sorted(CHANGES.keys() - {"kind", "execution"}))
 def test_each_field_that_shapes_experts_is_refused_once_they_are_there(folder, field):
     save(make_run(folder), *TASKS)
@@ -244,6 +245,7 @@ def test_other_rows_than_finished_experts_had_are_refused(folder):
         run.landing.check_rows([SHORT])
 
 
+@pytest.mark.slow
 def test_states_that_release_0_1_kept_elsewhere_are_not_begun_anew(folder):
     run = make_run(folder)
     old = folder / "work" / LONG
@@ -273,6 +275,7 @@ def test_another_base_is_refused_also_where_experts_are_only_in_the_bucket(folde
     check_refused(folder, make_run(folder, published), "base_fingerprint: ")
 
 
+@pytest.mark.slow
 def test_another_expert_of_a_name_in_the_bucket_is_told_before_training(folder):
     run = make_run(folder, f"PUBLISH_URL = '{folder / 'bucket'}'")
     save(run, *TASKS)

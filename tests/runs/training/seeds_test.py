@@ -64,6 +64,7 @@ def test_seeds_that_cannot_be_are_refused_when_the_run_is_made(
         make_run(folder, seeds, *filter(None, [binding]))
 
 
+@pytest.mark.slow
 def test_trainings_of_a_recipe_differ_in_their_seeds_alone_and_more_can_follow(
     folder, capsys
 ):

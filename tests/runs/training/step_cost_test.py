@@ -81,6 +81,7 @@ def test_a_prompt_expert_costs_less_than_a_dataset_expert():
     assert math.isclose(dataset, for_targets + 512 * 8 * 3 * NUM_BASE, rel_tol=0.2)
 
 
+@pytest.mark.slow
 def test_more_devices_than_this_machine_has_can_be_planned():
     devices = placement.choose_devices(
         placement.Placement(num_model=64, axis_rules="data_model")
@@ -109,6 +110,7 @@ def test_fully_sharded_parameters_are_split_over_all_devices():
     assert NUM_BASE <= parts["optimiser"] < 1.001 * NUM_BASE  # two moments
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_divide_is_refused_in_the_plan():
     devices = placement.Devices(num_data=3, num_model=1, axis_rules="data")
     with pytest.raises(errors.ConfigError, match="a batch of 8 rows for 3 devices"):
