@@ -7,13 +7,14 @@ of other versions of JAX, costs time but is never taken for the right one.
 
 import contextlib
 import dataclasses
+import importlib
 import pathlib
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-from jax._src import compilation_cache as packing  # has no public name
 from jax.experimental.compilation_cache import compilation_cache
 
 from elm_jax import errors, paths
@@ -21,8 +22,8 @@ from elm_jax.disk import files, folders
 from elm_jax.partitioning import processes
 
 _ENTRY = "-cache"  # how JAX's names of programs end
-# How programs begin that JAX compressed by zstandard, where that is installed, or zlib.
-_MAGICS = (b"\x28\xb5\x2f\xfd", b"\x78")
+# How programs begin that JAX compressed by zlib, or by zstandard where that is there.
+_ZLIB, _ZSTANDARD = b"\x78", b"\x28\xb5\x2f\xfd"
 # JAX would name programs after the folder, too, in which it also keeps what it learns
 # of kernels: a folder that was moved or copied would then be of no use.
 # The others are as without JAX's variables, by which it would keep nothing or not all.
@@ -164,25 +165,31 @@ def into(folder: str) -> Iterator[list[str]]:
 def _remove_unfinished(folder: pathlib.Path) -> None:
     """Removes what JAX could not read and, as it is there, would never write again.
 
-    Programs that an environment has compressed otherwise are its own, and stay.
+    Programs that cannot be unpacked here for lack of a package are others', and stay.
     """
-    here = _magic_of(packing.compress_executable(b""))
+    unpackers = _unpackers()
     for path in sorted(folder.glob(f"*{_ENTRY}")):
         try:
             packed = path.read_bytes()
         except OSError:
             continue  # removed meanwhile, or JAX will say what is wrong
-        if _magic_of(packed) not in (here, None):
+        if packed.startswith(_ZSTANDARD) and _ZSTANDARD not in unpackers:
             continue
+        start = _ZSTANDARD if packed.startswith(_ZSTANDARD) else _ZLIB
         try:
-            packing.decompress_executable(packed)
+            unpackers[start](packed)
         except Exception as error:  # noqa: BLE001 - zlib's, or zstandard's if there
             path.unlink(missing_ok=True)
             print(f"removed the unfinished program {path.name}: {error}")  # noqa: T201
 
 
-def _magic_of(packed: bytes) -> bytes | None:
-    return next((magic for magic in _MAGICS if packed.startswith(magic)), None)
+def _unpackers() -> dict[bytes, Callable[[bytes], Any]]:
+    """Returns what unpacks programs here, by how these begin."""
+    unpackers: dict[bytes, Callable[[bytes], Any]] = {_ZLIB: zlib.decompress}
+    for name in ("zstandard", "compression.zstd"):  # of Python 3.14: the latter
+        with contextlib.suppress(ImportError):
+            unpackers[_ZSTANDARD] = importlib.import_module(name).decompress
+    return unpackers
 
 
 def _configure(settings: dict[str, Any]) -> None:
