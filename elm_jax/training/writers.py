@@ -6,16 +6,13 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, TextIO, TypedDict
-
-from tensorboardX import event_file_writer, summary
-from tensorboardX.proto import event_pb2 as untyped_events
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypedDict
 
 from elm_jax import errors, fields
 from elm_jax.disk import files, json_files
 
-# Its names are made when it is imported, where no type checker sees them.
-_events: Any = untyped_events
+if TYPE_CHECKING:  # importing it takes a quarter of a second, most of it for S3
+    from tensorboardX import event_file_writer
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 _ON_CONSOLE = ("loss", "accuracy", "learning_rate")
@@ -156,10 +153,14 @@ class TensorBoardWriter:
         Raises:
           ConfigError: The file cannot be written.
         """
+        from tensorboardX import summary
+
         with _explained(self._folder):
             self._writer = self._writer or self._begin(step)
             for name, value in scalars.items():
-                self._writer.write_event(_event(step, summary.scalar(name, value)))
+                self._writer.write_event(
+                    _event(step, summary=summary.scalar(name, value))
+                )
             self._writer.flush()
 
     def close(self) -> None:
@@ -173,28 +174,31 @@ class TensorBoardWriter:
             with _explained(self._folder):
                 now.close()
 
-    def _begin(self, step: int) -> event_file_writer.EventsWriter:
+    def _begin(self, step: int) -> "event_file_writer.EventsWriter":
+        from tensorboardX import event_file_writer, summary
+
         self._folder.mkdir(parents=True, exist_ok=True)
         # Not `SummaryWriter`: its thread writes later, and dies of a full disk alone.
         # The suffix is there, or a restart within the second would overwrite the file.
         writer = event_file_writer.EventsWriter(
             str(self._folder / "events"), f".from_{self._start_step}"
         )
-        start = _events.SessionLog(status=_events.SessionLog.START)
-        writer.write_event(
-            _events.Event(
-                wall_time=time.time(), step=self._start_step + 1, session_log=start
-            )
-        )
+        hides_later = {"session_log": {"status": "START"}}
+        writer.write_event(_event(self._start_step + 1, **hides_later))
         if self._config:
             indented = self._config.replace("\n", "\n    ")  # verbatim in Markdown
-            writer.write_event(_event(step, summary.text("config", f"    {indented}")))
+            text = summary.text("config", f"    {indented}")
+            writer.write_event(_event(step, summary=text))
         return writer
 
 
-def _event(step: int, value: Any) -> Any:
-    """Returns an event of TensorBoard: a summary after a step."""
-    return _events.Event(wall_time=time.time(), step=step, summary=value)
+def _event(step: int, **content: Any) -> Any:
+    """Returns an event of TensorBoard after a step, of this time."""
+    from tensorboardX.proto import event_pb2
+
+    # Its names are made when it is imported, where no type checker sees them.
+    events: Any = event_pb2
+    return events.Event(wall_time=time.time(), step=step, **content)
 
 
 @contextlib.contextmanager

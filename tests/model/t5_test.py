@@ -219,6 +219,7 @@ def test_initial_parameters_have_the_spread_that_t5x_gives_them(tiny):
     assert np.all(leaves["decoder/layers/pre_mlp_layer_norm/scale"] == 1)
 
 
+@pytest.mark.slow
 def test_initial_parameters_are_a_function_of_the_seed(tiny):
     one, again, other = (t5.init_params(tiny.model, seed=seed) for seed in (1, 1, 2))
     assert trees.fingerprint(one) == trees.fingerprint(again)

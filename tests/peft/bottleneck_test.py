@@ -29,12 +29,14 @@ def test_an_adapter_starts_near_the_identity(adapted):
     assert 0 < change.max() < 0.02 * np.abs(plain).max()
 
 
+@pytest.mark.slow
 def test_the_base_is_the_same_with_and_without_adapters(adapted):
     _, params, _ = adapted
     _, base = trees.split(params, "_adapter/")
     assert not trees.diff(base, t5.param_shapes(t5.T5(SHAPE)))
 
 
+@pytest.mark.slow
 def test_every_adapter_acts_on_the_output(adapted):
     _, params, run = adapted
     expected = run(params)
@@ -68,6 +70,7 @@ def test_an_adapter_is_down_activation_up_and_the_output(parallel):
     )
 
 
+@pytest.mark.slow
 def test_initial_kernels_have_the_paper_s_spread(adapted):
     _, params, _ = adapted
     for name, leaf in trees.flatten(params).items():

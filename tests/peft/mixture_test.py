@@ -36,6 +36,7 @@ class ByReading(mixture.Router):
         return jax.nn.softmax(scores, axis=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 @pytest.mark.parametrize("name", [*KINDS])
 def test_one_expert_of_weight_1_is_that_expert_bit_for_bit(name):

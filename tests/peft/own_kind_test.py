@@ -82,6 +82,7 @@ def test_it_is_scored_and_folded_into_a_model_that_scores_alike(folder):
     assert np.abs(scores[0] - scores[2]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_it_is_summed_and_placed_by_what_it_says(folder):
     base = elm_jax.Base.load(folder / "base")
     expert = elm_jax.Expert.load(folder / "experts" / "plain_ask")

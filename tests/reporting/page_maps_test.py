@@ -241,6 +241,7 @@ def test_all_columns_are_shown_without_scripts(tab, row, tmp_path):
         tab.send("Emulation.setScriptExecutionDisabled", value=False)
 
 
+@pytest.mark.slow
 def test_the_same_numbers_are_there_without_scripts(tab, shown, tmp_path):
     write(tmp_path / "page.html", shown)
     tab.send("Emulation.setScriptExecutionDisabled", value=True)

@@ -103,6 +103,7 @@ def test_the_manifest_of_a_base_tells_its_shape(tmp_path):
         of_runs.base_shape(base, wider)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("anything_installed")
 def test_a_run_that_fits_ends_with_0(monkeypatch, capsys):
     run, shape = build(train.Train, "gin/t5/prompt_experts.gin", SMALL)
