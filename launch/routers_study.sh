@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What routers are worth, on the world of launch/study.sh: token routers are scored with
-# the experts of each training, and one table tells the means over trainings, on unseen
-# tasks and on those that the experts were trained on. Stop it at any time; run it again
-# and it goes on where it was.
+# What routers are worth, on the world of launch/study.sh: pools of answers and token
+# routers are scored with the experts of each training, and one table tells the means over
+# trainings, on unseen tasks and on those that the experts were trained on. Stop it at any
+# time; run it again and it goes on where it was.
 #
 #   bash launch/routers_study.sh [FOLDER]     # FOLDER: of launch/study.sh, runs/study
 #
@@ -36,6 +36,7 @@ for seed in "${seeds[@]}"; do
   library="{MODEL_DIR}/library/seed$seed"
   libraries+=("'$library'")
   asked=(--gin.queries.Queries.library_dir="$library")
+  run "pooled answers $of" elm_eval pool "${asked[@]}"
   for reads in adapter sub_layer; do
     run "what routers have to know of experts $of, by $reads" elm_library observe \
       --gin.observe.Observe.library_dir="$library" --gin.READS="$reads"
@@ -45,6 +46,8 @@ for seed in "${seeds[@]}"; do
     --gin.evaluate.Evaluate.experts="('{MODEL_DIR}/prompt_experts/seed$seed/*',)" \
     --gin.evaluate.Evaluate.strategies='("base", "merged_all")' \
     --gin.library.Retrieve.library_dir="$library"
+  run "pooled answers on held-in tasks $of" elm_eval pool "${asked[@]}" \
+    "${held_in_scores[@]}"
   run "token routers on held-in tasks $of" elm_eval route_tokens "${asked[@]}" \
     "${held_in_scores[@]}"
 done

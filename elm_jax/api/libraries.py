@@ -12,7 +12,7 @@ from elm_jax import errors, paths, types
 from elm_jax.api import pieces, rows
 from elm_jax.data import tasks
 from elm_jax.library import catalogue, index, retrieval, text_formats
-from elm_jax.routing import behaviour
+from elm_jax.routing import behaviour, pooling
 from elm_jax.runs import (
     embedders,
     loaded,
@@ -134,6 +134,62 @@ class Library:
           CheckpointError: An expert does not fit the base, or a number is not finite.
           FingerprintError: An expert is of another base.
         """
+        measured = self._behaviour(texts, choices, among, statistic)
+        return measured.ranked(statistic, measured.names)
+
+    def answer(
+        self,
+        texts: Sequence[str],
+        choices: Sequence[str],
+        *,
+        statistic: behaviour.Statistic = "mass",
+        temperature: float = 4.0,
+        num_experts: int = 0,
+        calibrates: bool = True,
+        among: Sequence[str] | None = None,
+    ) -> np.ndarray:
+        """Returns what a pool of experts gives to the choices after texts.
+
+        Experts are weighed by how they answer these very texts, without labels, and
+        their log-probabilities are added up; see `elm_jax/routing/README.md`. Some 32
+        texts tell weights well. All experts are loaded, one at a time.
+
+        Args:
+          texts: Inputs of one task.
+          choices: The answer choices of them all.
+          statistic: What weighs experts.
+          temperature: Of the softmax that makes weights of it, in nats, above 0.
+          num_experts: How many have a say, those with the greatest statistic; 0 for
+            all.
+          calibrates: Whether the mean of each choice over the texts is taken away.
+          among: As for `route`.
+
+        Returns:
+          Float64 [texts, choices], in nats; the greatest of a text is the answer.
+
+        Raises:
+          ElmError: As `route` raises it.
+        """
+        measured = self._behaviour(texts, choices, among, statistic)
+        names, scores = measured
+        assert isinstance(scores, behaviour.ChoiceScores)  # noqa: S101 - of choices
+        ranked = measured.ranked(statistic, names)[: num_experts or None]
+        pool = pooling.Pool.of(
+            *(ranked, names, scores), temperature=temperature, calibrates=calibrates
+        )
+        of_experts = [[*scores.log_probs[names.index(name)]] for name in pool.weights]
+        pooled = pooling.pooled([*pool.weights.values()], of_experts)
+        means = pool.place_means
+        return np.stack([pooling.without_preference(row, means) for row in pooled])
+
+    def _behaviour(
+        self,
+        texts: Sequence[str],
+        choices: Sequence[str],
+        among: Sequence[str] | None,
+        statistic: str,
+    ) -> observed.Behaviour:
+        """Returns what experts and the base give to choices after texts."""
         names = self.names if among is None else [*dict.fromkeys(among)]
         if statistic not in behaviour.STATISTICS or not names:
             raise errors.ConfigError(
@@ -141,23 +197,13 @@ class Library:
                 expected=f"one of {', '.join(behaviour.STATISTICS)}, of one or more",
                 do="Name another, or more experts",
             )
-        if self._base is None:
+        base = self._base
+        if base is None:
             raise errors.LibraryError(
                 found="a library without its base",
                 expected="the base, on which experts answer",
                 do="Give it: elm_jax.Library(folder, base)",
             )
-        measured = self._behaviour(self._base, texts, choices, names)
-        return measured.ranked(statistic, names)
-
-    def _behaviour(
-        self,
-        base: loaded.Base,
-        texts: Sequence[str],
-        choices: Sequence[str],
-        names: Sequence[str],
-    ) -> observed.Behaviour:
-        """Returns what experts and the base give to choices after texts."""
         data = self._open_data()
         scored_rows = [
             {"inputs": text, "targets": next(iter(choices), ""), "choices": [*choices]}

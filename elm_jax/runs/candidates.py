@@ -91,6 +91,11 @@ class Candidate:
             parts.append(measuring.settings_text(self.source))
         return " ".join(parts)
 
+    @property
+    def models(self) -> tuple["Candidate", ...]:
+        """What is loaded and scored for it: itself, or each expert of a pool."""
+        return (self,)
+
     @functools.cached_property
     def manifests(self) -> tuple[Manifest, ...]:
         """The manifests of its experts, read once."""

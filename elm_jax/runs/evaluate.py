@@ -28,6 +28,8 @@ from elm_jax.runs import (
     moved_fields,
     offered,
     overlaps,
+    pooled_scores,
+    pools,
     queries,
     raced,
     score_cost,
@@ -54,8 +56,7 @@ class Evaluate(Run):
     left out of every candidate's score.
 
     Attributes:
-      tasks: Names or patterns of tasks and mixtures; with `own_tasks` only for what
-        has no tasks of its own, such as the base.
+      tasks: Names or patterns of tasks and mixtures; with `own_tasks`, of the base's.
       data: Vocabulary, lengths and folders of the tasks' tokens.
       initial_checkpoint_path: Folder of the base.
       experts: Folders of experts, or shell patterns, each scored under its name.
@@ -71,8 +72,7 @@ class Evaluate(Run):
       batch_size: Examples per call, over all devices.
       placement: How parameters and batches lie over the devices.
       length_normalized: Whether a choice's score is divided by its tokens.
-      decoding: How tokens are chosen where a task has no choices: greedily, or by
-        `decoding_spec.BeamSearch` or `decoding_spec.Sampling`.
+      decoding: Where tasks have no choices: greedy, or of `decoding_spec` another.
       protocol: What rows are to say of it, such as `elm`; refused where it is not
         so. By default they say what is true (`cell_keys.protocol`).
       overlap: Rows like an expert's training rows: `refuse` over 1 %, `mark`, `ignore`.
@@ -112,6 +112,7 @@ class Evaluate(Run):
             fields.refuse(self, {"shard": "'' in a race, which needs all experts"})
         strategies.check_is_asked(self._strategies(), self.retrieval)
         former_retrieval.check_data(self.retrieval, self.data)
+        pools.check(self._strategies(), self.race, self.length_normalized)
 
     def _strategies(self) -> tuple[Strategy, ...]:
         return strategies.of(self.strategies)
@@ -196,9 +197,10 @@ class Evaluate(Run):
             length_normalized=self.length_normalized,
             decoding=self.decoding,
         )
-        all_jobs = [*self._jobs(keys, open_split, program)]
+        asked = [*self._jobs(keys, open_split, program)]
+        members = pooled_scores.members(asked, keys)
         compared = (data.data_options.cache_dir, self.overlap, base.manifest)
-        all_jobs = overlaps.with_overlaps(all_jobs, store, *compared)
+        all_jobs = overlaps.with_overlaps([*members, *asked], store, *compared)
         data_doubts.check(job.split.dataset for job in all_jobs)
         processes.check_same(
             repr([job.cell for job in all_jobs]), what="list of what to score"
@@ -207,11 +209,10 @@ class Evaluate(Run):
             all_jobs = raced.staying(
                 self.race, all_jobs, program, keys, store, run_id=self.name
             )
-        todo = jobs.unscored(all_jobs, store)
-        if todo:
-            jobs.score(todo, program, keys, store, run_id=self.name)
+        pooled_scores.score(all_jobs, program, keys, store, run_id=self.name)
         if processes.is_main():
-            score_tables.show(naming.told_apart(jobs.rows_of(all_jobs, store)))
+            rows = jobs.rows_of(all_jobs[len(members) :], store)
+            score_tables.show(naming.told_apart(rows))
             print(store.path)  # noqa: T201
 
     def _check_folder(self) -> None:

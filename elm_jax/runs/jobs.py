@@ -166,26 +166,39 @@ def score(
                     program, params, adapter, job.split.dataset, job.split.rows
                 )
             if processes.is_main():
-                facts = dataclasses.replace(
-                    job.split.facts,
-                    **job.candidate.facts(store.path.parent),
-                    vocabulary=keys.data.vocabulary.fingerprint,
-                    ties=scored.ties,
-                    answers_cut=scored.answers_cut,
-                )
-                store.record(
-                    job.cell,
-                    run_id=run_id,
-                    facts=facts,
-                    values=scored.values,
-                    num_examples=scored.num_examples,
-                    per_example={**scored.per_example, **kept},
-                )
+                scored = scored._replace(per_example={**scored.per_example, **kept})
+                record(job, scored, keys, store, run_id=run_id)
             count += 1
             progress(count)
         del params  # the devices' memory is for the next ones
     if processes.is_main():
         store.finish()
+
+
+def record(
+    job: Job,
+    scored: scorer.Scores,
+    keys: Keys,
+    store: result_store.ResultStore,
+    *,
+    run_id: str,
+) -> None:
+    """Stores the rows of a job that was scored; the arguments are those of `score`."""
+    facts = dataclasses.replace(
+        job.split.facts,
+        **job.candidate.facts(store.path.parent),
+        vocabulary=keys.data.vocabulary.fingerprint,
+        ties=scored.ties,
+        answers_cut=scored.answers_cut,
+    )
+    store.record(
+        job.cell,
+        run_id=run_id,
+        facts=facts,
+        values=scored.values,
+        num_examples=scored.num_examples,
+        per_example=scored.per_example,
+    )
 
 
 def _loaded(

@@ -5,7 +5,12 @@ from scipy import special
 
 from elm_jax.evaluation import result_store, results
 from elm_jax.merging import averages
-from elm_jax.runs import candidates, routed_candidate, routing_traces
+from elm_jax.runs import (
+    candidates,
+    pooled_candidate,
+    routed_candidate,
+    routing_traces,
+)
 
 
 def of(
@@ -33,6 +38,8 @@ def of(
         if array is None:
             return None
         return float(_entropy(routing_traces.read(array).weights).mean())
+    if isinstance(candidate, pooled_candidate.PooledCandidate):
+        return float(_entropy(np.array(candidate.weights)))
     number = len(candidate.folders)
     method = candidate.method
     if isinstance(method, averages.Weighted) and number > 1:

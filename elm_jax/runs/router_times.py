@@ -24,7 +24,8 @@ class Times(NamedTuple):
       choosing: To embed the rows that ask and find their nearest keys if the router
         reads votes or vectors, to score experts on them if it looks at these, to
         choose, and to load and merge.
-      answering: To rank the answers of these rows by what was chosen.
+      answering: To rank the answers of these rows by what was chosen, each expert of
+        a pool for itself.
     """
 
     choosing: float
@@ -69,9 +70,10 @@ class _Clock:
     def times(self, strategy: LibraryStrategy) -> Times:
         """Returns what a router takes."""
         looking = self._look(tuple(sorted(strategy.looks_at(self._question))))
-        choosing = _seconds(lambda: self._load(strategy.choose(self._target)))
-        loaded_model = self._load(strategy.choose(self._target))
-        answering = _seconds(lambda: self._rank(loaded_model, self._question.rows))
+        choosing = _seconds(lambda: self._load_all(strategy.choose(self._target)))
+        models = self._load_all(strategy.choose(self._target))
+        rows = self._question.rows
+        answering = _seconds(lambda: [self._rank(model, rows) for model in models])
         asking = self._asking if strategy.reads_votes else 0.0
         return Times(asking + looking + choosing, answering)
 
@@ -94,6 +96,11 @@ class _Clock:
 
             self._looking[names] = _seconds(look)
         return self._looking[names]
+
+    def _load_all(
+        self, candidate: candidates.Candidate
+    ) -> list[tuple[Params, adapters.AnySpec | None]]:
+        return [self._load(model) for model in candidate.models]
 
     def _load(
         self, candidate: candidates.Candidate

@@ -190,11 +190,7 @@ class Scorer:
         adapter: adapters.AnySpec | None,
         examples: Sequence[token_store.Example],
     ) -> Scores:
-        outcome = self.rank(params, adapter, examples)
-        values = {"accuracy": outcome.accuracy, "chance": outcome.chance}
-        ties = 100.0 * outcome.num_ties / len(examples)
-        values["ties"] = ties
-        return Scores(values, len(examples), outcome.per_example(), ties=ties)
+        return of_ranking(self.rank(params, adapter, examples))
 
     def _generate(
         self,
@@ -257,6 +253,14 @@ class Scorer:
 class _Programs(NamedTuple):
     score: Callable[..., jax.Array]
     decode: Callable[..., jax.Array]
+
+
+def of_ranking(outcome: rank_classification.RankOutcome) -> Scores:
+    """Returns what a result store keeps of ranked choices."""
+    number = len(outcome.labels)
+    ties = 100.0 * outcome.num_ties / number
+    values = {"accuracy": outcome.accuracy, "chance": outcome.chance, "ties": ties}
+    return Scores(values, number, outcome.per_example(), ties=ties)
 
 
 def task_metrics(name: str) -> tuple[str, ...]:

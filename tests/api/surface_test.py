@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy import special
 
 import elm_jax
 from elm_jax import errors, trees
@@ -154,6 +155,28 @@ def test_routing_ranks_experts_by_the_scores_that_models_give(world):
         elm_jax.Library(world / "library").route(texts, choices)
     with pytest.raises(errors.ConfigError, match="mass"):
         opened.route(texts, choices, statistic="luck")
+
+
+def test_a_pool_answers_by_the_weighted_scores_of_experts(world):
+    base = elm_jax.Base.load(world / "base")
+    opened = elm_jax.Library(world / "library", base, vocabulary=scored.MODEL)
+    texts = [row[0] for row in scored.ROWS["plain"]]
+    choices = ("yes", "no")
+    each = {
+        name: model(world, name).score_all(texts, [choices] * len(texts))
+        for name in ("pets", "shop")
+    }
+    mass = {name: special.logsumexp(x, axis=1).mean() for name, x in each.items()}
+    weights = special.softmax(np.array([*mass.values()]) / 4)
+    expected = np.einsum("e,erc->rc", weights, np.stack([*each.values()]))
+    plain = opened.answer(texts, choices, calibrates=False)
+    np.testing.assert_allclose(plain, expected, rtol=1e-4)
+    repaired = opened.answer(texts, choices)
+    assert repaired.shape == (len(texts), 2)
+    np.testing.assert_allclose(np.diff(repaired.mean(axis=0)), 0, atol=1e-4)
+    (best, _), *_ = opened.route(texts, choices, statistic="mass")
+    alone = opened.answer(texts, choices, num_experts=1, calibrates=False)
+    np.testing.assert_allclose(alone, each[best], rtol=1e-5)
 
 
 @pytest.mark.slow

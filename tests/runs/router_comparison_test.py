@@ -13,6 +13,7 @@ from elm_jax.merging import averages
 from elm_jax.routing import token_routers
 from elm_jax.runs import (
     candidates,
+    pooled_candidate,
     routed_tokens,
     router_entropy,
 )
@@ -257,3 +258,10 @@ def test_weights_of_a_weighted_merge_tell_its_entropy(folder):
     assert entropy(averages.Weighted(weights=(3.0, 1.0))) == pytest.approx(expected)
     assert entropy(averages.Uniform(), 1) == 0
     assert entropy(averages.Uniform(), 0) is None
+
+
+def test_weights_of_a_pool_tell_its_entropy(folder):
+    folders = tuple(folder / "experts" / name for name in ("plain", "twice"))
+    pool = pooled_candidate.PooledCandidate("x", folders, weights=(0.75, 0.25))
+    expected = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    assert router_entropy.of(pool, None, None) == pytest.approx(expected)

@@ -17,6 +17,7 @@ from elm_jax.runs import (
     loaded,
     observed,
     placement,
+    pools,
     routed_tokens,
     router_times,
     routers,
@@ -39,6 +40,8 @@ MANY = (
     routed_tokens.RoutedTokens(router=token_routers.Fixed()),
     routed_tokens.RoutedTokens(router=token_routers.Fixed(), num_experts=1),
     routed_tokens.RoutedTokens(router=token_routers.Fixed(), norms="retrieved"),
+    pools.AnswerPool(),
+    pools.AnswerPool(among=1),
 )
 
 
@@ -106,6 +109,7 @@ def test_embedding_counts_as_it_is_later_and_for_who_reads_votes(asked):
     assert {label for label, seconds in choosing.items() if seconds} == {
         *("retrieved", "by_mass_of_1", "by_mean_key"),
         *("tokens_by_fixed_top1", "tokens_by_fixed_norms_retrieved"),
+        "pooled_by_mass_of_1",
     }
 
 
@@ -148,6 +152,7 @@ def test_who_looks_at_experts_takes_the_time_to_score_these(times):
     assert least["by_mass_of_1"] >= 2
     assert least["by_halving_from_1"] >= 3  # both experts on a row, then the better one
     assert least["retrieved"] >= 1
+    assert least["pooled_by_mass"] >= 4  # both to be weighed, and both to answer
     assert times["by_mean_key"].choosing < times["by_log_prob"].choosing
 
 
