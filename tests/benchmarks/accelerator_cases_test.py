@@ -92,9 +92,18 @@ def test_operations_of_scoring_are_those_that_xla_counts(programs):
 @pytest.mark.parametrize("name", ["dataset_step", "fleet_8", "rank_classification"])
 def test_a_batch_that_cannot_fit_is_not_tried(programs, name):
     benchmark, cases = programs
-    args = benchmark.parse_flags(["--tiny", "--batch_size", str(2**40)])
-    sizes, needed = cases.choose_sizes(args, cases.make_job(args, name))
     limit = cases.MEMORY_SHARE * cases.measure.memory_limit_bytes()
+
+    def choose(batch_size):
+        args = benchmark.parse_flags(["--tiny", "--batch_size", str(batch_size)])
+        return cases.choose_sizes(args, cases.make_job(args, name))
+
+    few, needed_by_few = choose(256)
+    assert few.batch_size == 256
+    # Each halving takes a second: it begins two or three above what fits.
+    too_many = 256 * int(4 * limit / needed_by_few)
+    sizes, needed = choose(too_many)
+    assert sizes.batch_size < too_many
     assert 0.4 * limit < needed <= limit
     assert sizes.batch_size % 8 == 0
 

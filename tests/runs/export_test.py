@@ -64,6 +64,7 @@ def test_an_expert_of_norms_is_joined_with_its_base(tmp_path):
     assert (embedding == base["token_embedder"]["embedding"]).all()
 
 
+@pytest.mark.slow
 def test_an_expert_of_another_base_is_not_joined(tmp_path):
     params = t5.init_params(t5.T5(MODEL), seed=0)
     fingerprint = trees.fingerprint(params)

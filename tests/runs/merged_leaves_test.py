@@ -91,6 +91,7 @@ def merge_all(folder, method, name):
     return folder / "merged" / name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("piece_bytes", "step_bytes", "ahead_bytes"),
     [
