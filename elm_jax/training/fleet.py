@@ -8,7 +8,8 @@ device of that axis, whole or split over the others.
 A step is for some of the slots, those that have lanes in it. Where a device has one
 lane at a time, lanes run one after another in a loop, each as the very program of an
 expert trained alone: the right thing where one expert keeps a device busy, as a CPU.
-With more, lanes are mapped over as a batch, which fills an accelerator.
+With more, gradients of lanes are computed as one batch, which fills an accelerator, and
+states are updated in place one after another, so that there is no second copy of them.
 """
 
 import functools
@@ -98,8 +99,9 @@ class Slots:
             else min(num_lanes, self.slots_per_device)
         )
         split, whole = PartitionSpec(AXIS), PartitionSpec()
-        take = functools.partial(step_lib.take_step, loss_fn, tx, num_parts=num_parts)
-        self._step = _compile_step(take, mesh=mesh, is_serial=is_serial)
+        self._step = _compile_step(
+            loss_fn, tx, mesh=mesh, is_serial=is_serial, num_parts=num_parts
+        )
         self._put = self._compile(
             functools.partial(_put, self.slots_per_device), (split, whole, whole)
         )
@@ -163,7 +165,7 @@ class Slots:
         placed = self._place((stacked, slots, active))
         if self.is_idle:
             self.waited_secs += time.monotonic() - now
-        self._states, self._newest = self._step(self._states, frozen, *placed)
+        self._states, self._newest = self._step(self._states, frozen, placed)
         return self._newest, lane_of
 
     def lower(self, frozen: Params, stacked: Batch) -> jax.stages.Lowered:
@@ -174,8 +176,8 @@ class Slots:
           stacked: Batches [lanes, ...].
         """
         slots, active, _ = self._choose_lanes({})
-        placed = map(self._place, (stacked, slots, active))
-        return self._step.lower(self._states, frozen, *placed)
+        placed = self._place((stacked, slots, active))
+        return self._step.lower(self._states, frozen, placed)
 
     @property
     def num_compiled_steps(self) -> int:
@@ -192,18 +194,20 @@ class Slots:
     ) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
         """Returns each lane's slot on its device, whether it is used, and the lanes.
 
-        Unused lanes have slots of their own, so that no two lanes write to one.
+        Unused lanes have slots of their own, so that no two lanes write to one. Where
+        all slots have lanes, these have their order.
         """
         size, width = self.slots_per_device, self.lanes_per_device
         slots, active, lane_of = [], [], {}
         for device in range(self.num_devices):
             device_slots = range(device * size, (device + 1) * size)
             busy = [slot for slot in device_slots if slot in batches]
-            for lane, slot in enumerate(busy, start=device * width):
-                lane_of[slot] = lane
             idle = [slot for slot in device_slots if slot not in batches]
-            slots += [slot - device_slots.start for slot in (busy + idle)[:width]]
-            active += [True] * len(busy) + [False] * (width - len(busy))
+            chosen = [*device_slots] if width == size else (busy + idle)[:width]
+            lanes = enumerate(chosen, start=device * width)
+            lane_of |= {slot: lane for lane, slot in lanes if slot in batches}
+            slots += [slot - device_slots.start for slot in chosen]
+            active += [slot in batches for slot in chosen]
         return np.asarray(slots, np.int32), np.asarray(active), lane_of
 
     def _place(self, tree: Any, *, split: bool = True) -> Any:
@@ -249,31 +253,43 @@ def lower_step(
       num_lanes: Experts whose steps a device computes as one batch, at most.
       num_parts: As for `Slots`.
     """
-    take = functools.partial(step_lib.take_step, loss_fn, tx, num_parts=num_parts)
-    num_devices = mesh.shape[AXIS]
-    per_device = num_slots // num_devices
+    per_device = num_slots // mesh.shape[AXIS]
     is_serial = num_lanes == 1
-    lanes = num_devices * (per_device if is_serial else min(num_lanes, per_device))
-    place = NamedSharding(mesh, PartitionSpec(AXIS))
+    lanes = per_device if is_serial else min(num_lanes, per_device)
 
     def of_lanes(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((lanes, *shape), dtype, sharding=place)
+        place = NamedSharding(mesh, PartitionSpec(AXIS))
+        dims = (lanes * mesh.shape[AXIS], *shape)
+        return jax.ShapeDtypeStruct(dims, dtype, sharding=place)
 
-    return _compile_step(take, mesh=mesh, is_serial=is_serial).lower(
+    step = _compile_step(
+        loss_fn, tx, mesh=mesh, is_serial=is_serial, num_parts=num_parts
+    )
+    batches = {n: of_lanes(leaf.shape, leaf.dtype) for n, leaf in batch.items()}
+    return step.lower(
         _stacked(example, mesh, num_slots),
         frozen,
-        {name: of_lanes(leaf.shape, leaf.dtype) for name, leaf in batch.items()},
-        of_lanes((), np.int32),
-        of_lanes((), np.bool_),
+        (batches, of_lanes((), np.int32), of_lanes((), np.bool_)),
     )
 
 
-def _compile_step(take: Any, *, mesh: Mesh, is_serial: bool) -> Any:
-    """Returns `(states, frozen, batches, slots, active) -> (states, metrics)`."""
+def _compile_step(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    *,
+    mesh: Mesh,
+    is_serial: bool,
+    num_parts: int,
+) -> Any:
+    """Returns `(states, frozen, (batches, slots, active)) -> (states, metrics)`."""
     run_lanes = _one_after_another if is_serial else _as_one_batch
+    differentiate = functools.partial(
+        step_lib.differentiate, loss_fn, num_parts=num_parts
+    )
+    update = functools.partial(step_lib.update, tx)
+    step = functools.partial(run_lanes, differentiate, update)
     split, whole = PartitionSpec(AXIS), PartitionSpec()
-    step = functools.partial(run_lanes, take)
-    return _compile(mesh, step, (split, whole, split, split, split))
+    return _compile(mesh, step, (split, whole, split))
 
 
 def _compile(mesh: Mesh, fn: Any, in_specs: Any, out_specs: Any = None) -> Any:
@@ -306,16 +322,17 @@ def _stacked(example: TrainState, mesh: Mesh, num_slots: int) -> Any:
 
 
 def _one_after_another(
-    take: Any, states: Any, frozen: Params, batches: Batch, slots: Any, active: Any
+    differentiate: Any, update: Any, states: Any, frozen: Params, lanes: Any
 ) -> tuple[Any, Metrics]:
     """Takes the steps of a device's lanes in a loop; unused lanes cost nothing."""
 
-    def skip(state: Any, batch: Any) -> tuple[Any, Metrics]:
-        shapes = jax.eval_shape(take, state, frozen, batch)[1]
-        return state, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
     def run(state: Any, batch: Any) -> tuple[Any, Metrics]:
-        return take(state, frozen, batch)
+        grads, metrics = differentiate(state, frozen, batch)
+        return update(state, grads), metrics
+
+    def skip(state: Any, batch: Any) -> tuple[Any, Metrics]:
+        shapes = jax.eval_shape(run, state, batch)[1]
+        return state, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
     def one(states: Any, lane: Any) -> tuple[Any, Metrics]:
         batch, slot, is_active = lane
@@ -323,21 +340,29 @@ def _one_after_another(
         state, metrics = jax.lax.cond(is_active, run, skip, state, batch)
         return _insert(states, slot, state), metrics
 
-    return jax.lax.scan(one, states, (batches, slots, active))
+    return jax.lax.scan(one, states, lanes)
 
 
 def _as_one_batch(
-    take: Any, states: Any, frozen: Params, batches: Batch, slots: Any, active: Any
+    differentiate: Any, update: Any, states: Any, frozen: Params, lanes: Any
 ) -> tuple[Any, Metrics]:
-    """Takes the steps of a device's lanes side by side."""
-    old = jax.tree.map(lambda leaf: leaf[slots], states)
-    new, metrics = jax.vmap(take, in_axes=(0, None, 0))(old, frozen, batches)
+    """Takes the steps of a device's lanes: gradients side by side, then updates."""
+    batches, slots, active = lanes
+    of_lanes = states
+    if len(slots) < len(states.step):  # else they have the order of the slots
+        of_lanes = jax.tree.map(lambda leaf: leaf[slots], states)
+    grads, metrics = jax.vmap(differentiate, in_axes=(0, None, 0))(
+        of_lanes, frozen, batches
+    )
 
-    def write(states: Any, new: Any, old: Any) -> Any:
-        mask = active.reshape(-1, *(1,) * (new.ndim - 1))
-        return states.at[slots].set(jnp.where(mask, new, old), unique_indices=True)
+    def one(states: Any, lane: Any) -> tuple[Any, None]:
+        grads, slot, is_active = lane
+        old = _pick(states, slot)
+        new = update(old, grads)
+        new = jax.tree.map(lambda n, o: jnp.where(is_active, n, o), new, old)
+        return _insert(states, slot, new), None
 
-    return jax.tree.map(write, states, new, old), metrics
+    return jax.lax.scan(one, states, (grads, slots, active))[0], metrics
 
 
 def _put(slots_per_device: int, states: Any, slot: Any, state: Any) -> Any:

@@ -91,26 +91,53 @@ def take_step(
     num_parts: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """Returns the next state and metrics; pure, see `make_train_step`."""
+    grads, metrics = differentiate(loss_fn, state, frozen, batch, num_parts=num_parts)
+    return update(tx, state, grads), metrics
+
+
+def differentiate(
+    loss_fn: LossFn,
+    state: TrainState,
+    frozen: Params,
+    batch: Batch,
+    *,
+    num_parts: int = 1,
+) -> tuple[Params, Metrics]:
+    """Returns a step's gradients and metrics; of the state, nothing of the optimiser.
+
+    Args:
+      loss_fn: As for `make_train_step`, and so is all that is not told here.
+      state: Before the step.
+      frozen: Parameters that do not train.
+      batch: Of the step.
+      num_parts: As for `make_train_step`.
+    """
     dropout_rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
 
     def loss_of(params: Params, batch: Batch, rng: Any) -> tuple[Any, Metrics]:
         return loss_fn(trees.join(params, frozen), batch, rng)
 
-    differentiate = jax.value_and_grad(loss_of, has_aux=True)
+    compute = jax.value_and_grad(loss_of, has_aux=True)
     if num_parts > 1:
-        differentiate = _in_parts(differentiate, num_parts)
-    (loss, metrics), grads = differentiate(state.params, batch, dropout_rng)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params: Any = optax.apply_updates(state.params, updates)
-    new_state = TrainState(
-        step=state.step + 1, params=params, opt_state=opt_state, rng=state.rng
-    )
-    return new_state, {
+        compute = _in_parts(compute, num_parts)
+    (loss, metrics), grads = compute(state.params, batch, dropout_rng)
+    return grads, {
         **metrics,
         "loss": loss,
         "grad_norm": optax.global_norm(grads),
         **_count_tokens(batch),
     }
+
+
+def update(
+    tx: optax.GradientTransformation, state: TrainState, grads: Params
+) -> TrainState:
+    """Returns the state after a step with some gradients."""
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params: Any = optax.apply_updates(state.params, updates)
+    return TrainState(
+        step=state.step + 1, params=params, opt_state=opt_state, rng=state.rng
+    )
 
 
 def _in_parts(differentiate: Any, num_parts: int) -> Any:

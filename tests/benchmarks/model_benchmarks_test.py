@@ -86,3 +86,19 @@ def test_the_racing_benchmark_loses_the_best_seldom():
     cases = [case for case in row.values() if isinstance(case, dict)]
     assert len(cases) == 6
     assert all(case["lost"] <= 0.2 for case in cases)  # at most one race of five
+
+
+@pytest.mark.slow
+def test_the_loading_benchmark_tells_what_the_host_holds_beside_the_device():
+    run = subprocess.run(
+        [sys.executable, str(FOLDER / "loading_benchmark.py"), "--tiny"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=FOLDER.parents[1],
+    )
+    base, training, evaluation = map(json.loads, run.stdout.splitlines())
+    assert training["placed"] > evaluation["placed"] == base["copy"]
+    for row in (training, evaluation):
+        assert row["peak"] == row["placed"] + row["beside"]
+        assert 0 < row["beside"] < base["bytes_on_disk"]

@@ -24,10 +24,6 @@ from elm_jax.types import Params
 USABLE_SHARE = 0.9
 """Of a device's memory, what a plan may fill."""
 
-# By the compiler for one v5e chip: 11.80 GiB where the plan says 9.24
-# (training/README.md).
-_ON_TPU = "; of lanes on a TPU plans say a fifth too little (ask --compile_for)"
-
 SAVING = "a state to be saved"
 """What a device keeps beside the program, by the name of this use."""
 
@@ -107,9 +103,11 @@ class Needs:
         )
         num_slots = -(-self.num_slots // (num_devices // num_model))
         num_lanes = min(num_lanes, num_slots)
+        # Lanes that are some of the slots compute with copies of their parameters.
+        num_copies = num_lanes if 1 < num_lanes < num_slots else 0
         times = {
             "frozen parameters": 1,
-            "trained parameters": num_slots,
+            "trained parameters": num_slots + num_copies,
             "optimiser": num_slots,
             "gradients": num_lanes,
             "activations": num_lanes,
@@ -163,7 +161,6 @@ def choose_layout(
             lanes, told = _fit_lanes(needs, num_devices, num_model, usable)
             if told and needs_all_lanes:
                 raise _too_many_lanes(needs.num_lanes, lanes, told)
-            told += _ON_TPU if needs.platform == "tpu" and lanes > 1 else ""
             parts = needs.bytes_per_device(num_devices, num_model, num_lanes=lanes)
             return Layout(
                 _rules(num_model), num_model, needs.num_slots, lanes, parts, why + told

@@ -118,16 +118,6 @@ def test_a_cpu_does_not_tell_its_memory_and_may_be_told():
     assert machine.device_memory(1.5) == 1.5 * GIB
 
 
-def test_a_layout_on_tpus_warns_of_what_lanes_take_beyond_the_plan(fleet):
-    on_tpu = dataclasses.replace(fleet, platform="tpu")
-    for needs, is_told in (
-        (on_tpu, True),
-        (fleet, False),
-        (dataclasses.replace(on_tpu, num_lanes=1), False),
-    ):
-        assert ("a fifth too little" in choose(needs, None).why) == is_told
-
-
 @pytest.mark.parametrize(
     ("others", "expected"), [((40, 24.5), 24.5), ((32,), 30), ((40, 0), None)]
 )
