@@ -129,6 +129,7 @@ def test_one_expert_alone_scores_as_itself(folder):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_layer_norms_are_the_mean_or_those_of_the_retrieved_expert(folder):
     base = loaded.Base.load(folder / "base")
     experts = {
@@ -154,6 +155,7 @@ def test_layer_norms_are_the_mean_or_those_of_the_retrieved_expert(folder):
     assert one.settings != strategy(token_routers.Arrow()).settings
 
 
+@pytest.mark.slow
 def test_records_of_what_goes_into_sub_layers_lie_beside_the_others(folder):
     """And scores of routers from before there was a choice are still known."""
     info = manifest.read_manifest(folder / "experts" / "plain")
@@ -227,6 +229,7 @@ def test_norms_of_effects_are_recorded_of_real_tokens_alone(folder):
     np.testing.assert_allclose(stored[place]["norm_std"], every.std(), rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_shuffled_gates_are_those_of_the_expert_that_is_half_of_all_away(folder):
     """Of two pairs of siblings nobody keeps its own, or has a sibling's."""
     base = loaded.Base.load(folder / "base")
@@ -260,6 +263,7 @@ def test_a_plan_says_where_a_router_chooses_all_experts(folder):
     assert ["chooses all" in one for one in told] == [False, True, True, False]
 
 
+@pytest.mark.slow
 def test_gates_move_and_every_place_has_one(folder):
     info = manifest.read_manifest(folder / "experts" / "plain")
     stored = routing_records.read(folder / "library" / "routing", info, SETTINGS)
@@ -286,6 +290,7 @@ def test_observing_again_does_nothing_and_a_new_expert_is_added(
     assert len([*records.iterdir()]) == 3
 
 
+@pytest.mark.slow
 def test_a_router_without_its_records_says_how_to_make_them(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     shutil.rmtree(copy / "library" / "routing")
@@ -311,6 +316,7 @@ def test_records_of_other_rows_are_refused_and_make_another_candidate(folder, tm
     assert len(marks) == 2
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_refused(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     base = loaded.Base.load(copy / "base")
@@ -322,6 +328,7 @@ def test_a_damaged_record_is_refused(folder, tmp_path):
         chosen(copy, token_routers.Gates()).load(base)
 
 
+@pytest.mark.slow
 def test_another_expert_of_the_same_name_has_no_record(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     shutil.rmtree(copy / "experts" / "plain")
@@ -343,6 +350,7 @@ def test_experts_without_adapters_are_refused_before_anything_is_scored(tmp_path
         run.run()
 
 
+@pytest.mark.slow
 def test_a_record_is_a_sealed_object(folder):
     for path in (folder / "library" / "routing").rglob("record.json"):
         record = json.loads(path.read_text("utf-8"))

@@ -28,6 +28,8 @@ from tests.runs.compared import (
     table_of,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def toy_tasks():
@@ -73,7 +75,6 @@ def mean(values):
     return pytest.approx(np.mean([*values]), abs=0.06)
 
 
-@pytest.mark.slow
 def test_every_choice_has_the_score_of_its_parameters(folder, lines):
     rows, (table, _) = scores_of(folder), lines
     for name in ("merged_all", *(one.label for one in TOKENS)):
@@ -121,7 +122,6 @@ def test_the_curve_of_abstaining_ends_with_all_tasks(lines):
     assert "100 %" in curve or "100%" in curve
 
 
-@pytest.mark.slow
 def test_rows_that_ask_and_are_scored_are_refused(folder):
     """The test rows ask, and have made-up scores of every place."""
     other = dataclasses.replace(compare(folder).retrieval, split="test")
@@ -208,7 +208,6 @@ def test_scores_of_another_base_or_seed_are_none(folder, questions):
         compare(folder, strategies=("retrieved",), results_path=path).run()
 
 
-@pytest.mark.slow
 def test_of_scores_of_two_seeds_those_of_the_random_seed_are_shown(folder, questions):
     recorded_again(folder, questions, "seeds.jsonl", lambda *_: {})
     fewer = {"seed": 43, "ids": IDS[:30]}  # 4 and 9 rows of 30 are right for the base

@@ -20,6 +20,8 @@ from elm_jax.runs import (
 from tests.runs import compared, routed, scored, toy
 from tests.runs.compared import IDS, compare
 
+pytestmark = pytest.mark.slow
+
 SEEDS = (1, 2, 3)
 PLAIN = {1: 40.0, 2: 50.0, 3: 60.0}  # of every row, by the seed of the training
 TWICE, BASE, BELOW = 30.0, 20.0, 5.0  # the merge is by so much below `plain`
@@ -92,7 +94,6 @@ def numbers(text):
     return [float(x.replace("−", "-")) for x in found]
 
 
-@pytest.mark.slow
 def test_scores_are_means_over_trainings_with_students_interval_of_these(folder):
     """Rows of a training are alike, so that trainings are all that varies."""
     table, page = table_of(several(folder))
@@ -107,7 +108,6 @@ def test_scores_are_means_over_trainings_with_students_interval_of_these(folder)
     assert numbers(table["random expert"][2]) == [10]
 
 
-@pytest.mark.slow
 def test_differences_of_routers_are_paired_by_training(folder):
     """The merge is by as much below in every training: its regret does not vary."""
     table, _ = table_of(several(folder))
@@ -118,7 +118,6 @@ def test_differences_of_routers_are_paired_by_training(folder):
     assert high - low == pytest.approx(2 * ERROR, rel=0.1)
 
 
-@pytest.mark.slow
 def test_choices_of_all_trainings_are_counted(folder):
     table, page = table_of(several(folder))
     assert "on how many tasks of all trainings one of the best" in page
@@ -141,7 +140,6 @@ def test_choices_of_all_trainings_are_counted(folder):
     assert numbers(table["retrieved"][0])[0] == expected
 
 
-@pytest.mark.slow
 def test_all_routers_are_compared_with_the_one_that_is_named(folder):
     table, page = table_of(several(folder, baseline="merged_all"))
     assert "more than merged_all" in page
@@ -152,7 +150,6 @@ def test_all_routers_are_compared_with_the_one_that_is_named(folder):
         several(folder, baseline="by_mass")
 
 
-@pytest.mark.slow
 def test_one_library_of_many_is_as_it_is_alone(folder):
     where = "{MODEL_DIR}/library/seed2"
     alone = queries.Queries(library_dir=where, embedder=toy.ENCODER, num_queries=2)
@@ -161,7 +158,6 @@ def test_one_library_of_many_is_as_it_is_alone(folder):
     assert numbers(expected["merged_all"][0]) == [45, 45, 45]
 
 
-@pytest.mark.slow
 def test_libraries_that_are_not_of_trainings_of_one_recipe_are_refused(folder):
     make_library(folder, 3, name="more_keys", num_keys=5)
     make_library(folder, 3, name="again")

@@ -99,6 +99,7 @@ def times(asked):
         return router_times.measure(MANY, [target], program, base)
 
 
+@pytest.mark.slow
 def test_embedding_counts_as_it_is_later_and_for_who_reads_votes(asked):
     """By a clock that nothing but embedding moves."""
     target, program, base, clock = asked
@@ -113,6 +114,7 @@ def test_embedding_counts_as_it_is_later_and_for_who_reads_votes(asked):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one", MANY, ids=lambda one: one.label)
 def test_who_says_that_it_reads_no_votes_chooses_without(asked, one):
     target, *_ = asked
@@ -156,6 +158,7 @@ def test_who_looks_at_experts_takes_the_time_to_score_these(times):
     assert times["by_mean_key"].choosing < times["by_log_prob"].choosing
 
 
+@pytest.mark.slow
 def test_every_router_has_times(times):
     assert {*times} == {one.label for one in MANY}
     assert all(one.answering > 0 for one in times.values())

@@ -209,6 +209,7 @@ def test_what_is_set_is_obeyed_and_refused_only_where_something_is_left_open():
         fitting.fitted(spec, with_memory(2**20), 1)
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_was_chosen_and_why():
     """On this machine's devices, which share a batch of 128 rows."""
     spec = asked(DATASET, bindings=(*FIT_ALL, "options.Fleet.device_memory_gib = 4.0"))
