@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import numpy as np
+from scipy import linalg
 
 from elm_jax import fields
 from elm_jax.merging import averages, core, singular
@@ -24,6 +25,7 @@ from elm_jax.merging.spectral import MatrixMethod
 
 # Eigenvalues of sums of squares, relative to the greatest: rounding below.
 _LEAST = 1e-13
+_INVERTIBLE = 1e-10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,10 +66,7 @@ class Covariance(InterferenceMethod):
 
     def _matrix(self, layer: Layer) -> np.ndarray:
         frame, matrices = _in_span(layer.changes)
-        gram, target = _equations(matrices, layer.weights)
-        values, vectors = _eigen(gram)
-        inverse = np.where(values > 0, 1.0 / np.where(values > 0, values, 1.0), 0.0)
-        return frame @ (vectors @ (inverse[:, None] * (vectors.T @ target)))
+        return _on_frame(frame, _least_squares(*_equations(matrices, layer.weights)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +118,7 @@ class Wudi(InterferenceMethod):
         start = np.zeros(matrices.shape[1:])
         if self.start == "sum":
             shares = layer.weights / layer.weights.mean()
-            start = np.einsum("t,tmn->mn", shares, matrices)
+            start = np.tensordot(shares, matrices, axes=1)
         filters = np.where(values > 0, 1.0, 0.0)
         if self.time:
             filters = -np.expm1(-self.time * values / values[0])
@@ -128,7 +127,7 @@ class Wudi(InterferenceMethod):
             filters[round(float(sizes.sum() ** 2 / values.sum())) :] = 0.0
         steps = filters / np.where(values > 0, values, 1.0)
         gap = vectors.T @ (target - gram @ start)
-        return frame @ (start + vectors @ (steps[:, None] * gap))
+        return _on_frame(frame, start + vectors @ (steps[:, None] * gap))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -208,11 +207,36 @@ def _is_uneven(traces: np.ndarray) -> bool:
     return len(logs) > 1 and bool(logs.var(ddof=1) / (logs.mean() ** 2 + 1e-12) > 0.3)  # noqa: PLR2004
 
 
-def _in_span(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns orthonormal columns that all matrices span, and these written in them."""
+def _least_squares(gram: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Returns `gram^+ target`, with `+` the pseudo-inverse.
+
+    If all eigenvalues are much more than rounding it is the inverse, which a Cholesky
+    decomposition gives in a tenth of the time of eigenvectors.
+    """
+    factor, estimate, solve = linalg.get_lapack_funcs(("potrf", "pocon", "potrs"))
+    lower, problem = factor(gram, lower=1)
+    if not problem:
+        reciprocal, _ = estimate(lower, np.linalg.norm(gram, 1), uplo="L")
+        # A bound from below for the ratio of the least eigenvalue to the greatest.
+        if reciprocal > _INVERTIBLE:
+            return solve(lower, target, lower=1)[0]
+    values, vectors = _eigen(gram)
+    inverse = np.where(values > 0, 1.0 / np.where(values > 0, values, 1.0), 0.0)
+    return vectors @ (inverse[:, None] * (vectors.T @ target))
+
+
+def _on_frame(frame: np.ndarray | None, matrix: np.ndarray) -> np.ndarray:
+    return matrix if frame is None else frame @ matrix
+
+
+def _in_span(matrices: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+    """Returns orthonormal columns that all matrices span, and these written in them.
+
+    The columns are None where matrices are left as they are.
+    """
     count, rows, columns = matrices.shape
     if count * columns >= rows:
-        return np.eye(rows), matrices
+        return None, matrices
     frame = core.span(np.concatenate(list(matrices), axis=1))
     return frame, frame.T @ matrices
 

@@ -5,7 +5,7 @@ import numpy as np
 # From here on the Gram matrix of a long matrix is decomposed instead, which is several
 # times as fast. Singular values below 1e-8 of the greatest are then lost in rounding,
 # less than what float32 parameters tell.
-_LONG = 3
+LONG = 3
 _LEAST = 1e-7
 
 
@@ -25,9 +25,9 @@ def svd(
       u [..., m, k], s [..., k] descending, v [..., k, n], with k = min(m, n).
     """
     rows, columns = matrices.shape[-2:]
-    if rows >= _LONG * columns:
+    if rows >= LONG * columns:
         return _long_svd(matrices, most)
-    if columns >= _LONG * rows:
+    if columns >= LONG * rows:
         right, sizes, left = _long_svd(np.swapaxes(matrices, -1, -2), most)
         return np.swapaxes(left, -1, -2), sizes, np.swapaxes(right, -1, -2)
     left, sizes, right = np.linalg.svd(matrices, full_matrices=False)
@@ -53,13 +53,19 @@ def nearest_orthonormal(matrix: np.ndarray) -> np.ndarray:
     return left[:, :kept] @ right[:kept]
 
 
-def _long_svd(
-    matrices: np.ndarray, most: int | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def right_svd(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns s and v of `svd` of long matrices [..., m, n], without u."""
     squares, vectors = np.linalg.eigh(np.swapaxes(matrices, -1, -2) @ matrices)
     sizes = np.sqrt(np.maximum(squares, 0.0))[..., ::-1]
     sizes = np.where(sizes > _LEAST * sizes[..., :1], sizes, 0.0)
-    right, first = vectors[..., ::-1][..., :most], sizes[..., None, :most]
-    inverse = 1.0 / np.where(first > 0, first, np.inf)
-    left = matrices @ (right * inverse)
-    return left, sizes, np.swapaxes(np.where(first > 0, right, 0.0), -1, -2)
+    right = np.swapaxes(vectors[..., ::-1], -1, -2)
+    return sizes, np.where(sizes[..., None] > 0, right, 0.0)
+
+
+def _long_svd(
+    matrices: np.ndarray, most: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    sizes, right = right_svd(matrices)
+    right, first = right[..., :most, :], sizes[..., :most, None]
+    scaled = right / np.where(first > 0, first, np.inf)
+    return matrices @ np.swapaxes(scaled, -1, -2), sizes, right
