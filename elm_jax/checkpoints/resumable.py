@@ -10,6 +10,7 @@ import json
 import pathlib
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,9 @@ _LIST_SECS = 1.0  # at most so much work is lost, beside that on a leaf
 # As Orbax writes of arrays of numpy; a shape or a place would be another kind's.
 _AS_NUMPY = {"value_type": "np.ndarray", "skip_deserialize": False}
 
+Told = dict[str, dict[str, Any]]
+"""Facts, JSON values by name, each kind by its name in the data of a manifest."""
+
 
 def save_expert(
     folder: str | pathlib.Path,
@@ -33,6 +37,7 @@ def save_expert(
     recipe: str,
     on_bytes: written_arrays.OnBytes,
     attached: Mapping[str, bytes],
+    told: Told | None = None,
 ) -> Manifest:
     """Writes what `experts.load_expert` reads; a reader sees all of it or nothing.
 
@@ -47,6 +52,8 @@ def save_expert(
         recipe is kept.
       on_bytes: Called with the bytes written so far.
       attached: As for `experts.save_expert`.
+      told: Facts, by name, that leaves add when they are read; they are kept with what
+        is finished, and go into the manifest's `data`.
 
     Returns:
       The manifest.
@@ -59,16 +66,17 @@ def save_expert(
     """
     final = paths.absolute(folder)
     folders.check_is_new(final)
+    told = {} if told is None else told
     causes = (*experts.IO_ERRORS, errors.ConfigError)
     try:
         with unfinished.folder(
             final, recipe, errors.CheckpointError, causes
         ) as partial:
             try:
-                whole = _write(partial, leaves, info, on_bytes)
+                whole = _write(partial, leaves, info, on_bytes, told)
             except _OtherBytesError:
                 (partial / _LIST).unlink()
-                whole = _write(partial, leaves, info, on_bytes)
+                whole = _write(partial, leaves, info, on_bytes, told)
             (partial / _LIST).unlink(missing_ok=True)
             experts.write_attached(partial, attached)
             manifest.write_manifest(partial, whole)
@@ -106,8 +114,11 @@ def _write(
     leaves: Mapping[str, Leaf],
     info: Manifest,
     on_bytes: written_arrays.OnBytes,
+    told: Told,
 ) -> Manifest:
-    finished = _finished(partial / _LIST)
+    finished, told_before = _finished(partial / _LIST)
+    for name, facts in told_before.items():
+        told.setdefault(name, {}).update(facts)
     writer = written_arrays.ItemWriter(partial / experts.PARAMS, goes_on=True)
     fingerprint, num_bytes, listed_at = trees.Fingerprint(), 0, time.monotonic()
     written: dict[str, str] = {}
@@ -132,12 +143,15 @@ def _write(
             writer.write(name, source, leaf.dtype, _AS_NUMPY, on_block)
         written[name] = digest.text
         if name not in finished and time.monotonic() - listed_at > _LIST_SECS:
-            content = seals.seal({"leaves": written})
+            content = seals.seal({"leaves": written, "told": told})
             files.write_text(partial / _LIST, json.dumps(content))
             listed_at = time.monotonic()
     writer.finish()
     return dataclasses.replace(
-        info, params_fingerprint=fingerprint.text, digests=written
+        info,
+        data=info.data | {name: facts for name, facts in told.items() if facts},
+        params_fingerprint=fingerprint.text,
+        digests=written,
     )
 
 
@@ -158,10 +172,15 @@ def _kept(
         raise _OtherBytesError from error
 
 
-def _finished(path: pathlib.Path) -> dict[str, str]:
-    """Returns the digests of finished leaves by name; {} if no list can be read."""
+def _finished(path: pathlib.Path) -> tuple[dict[str, str], Told]:
+    """Returns the digests of finished leaves by name, and what they have told.
+
+    Both are empty if no list can be read.
+    """
     try:
         content = seals.open_sealed(json_files.read_object(path))
-        return {f"{name}": f"{text}" for name, text in content["leaves"].items()}
-    except (OSError, ValueError, KeyError, AttributeError):
-        return {}
+        leaves = {f"{name}": f"{text}" for name, text in content["leaves"].items()}
+        told = {f"{name}": dict(facts) for name, facts in content["told"].items()}
+        return leaves, told
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return {}, {}

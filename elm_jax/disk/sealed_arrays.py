@@ -1,10 +1,14 @@
 """Arrays in a folder with the recipe they were made by, compared when they are read."""
 
+import contextlib
+import functools
 import hashlib
 import json
+import math
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +17,23 @@ from elm_jax.disk import files, folders, json_files, seals
 
 Recipe = Mapping[str, Any]
 
+
+class Array(NamedTuple):
+    """An array that is not in memory.
+
+    Attributes:
+      shape: Its own.
+      dtype: Its own.
+      parts: Gives so many rows of axis 0 at a time, at the end perhaps fewer; of an
+        array without axes, the array.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    parts: Callable[[int], Iterator[np.ndarray]]
+
+
+_SUFFIX = ".npy"  # of the names in a file of arrays
 _ARRAYS, _RECORD = "arrays.npz", "record.json"
 
 
@@ -44,7 +65,8 @@ def write(
     try:
         with folders.new_folder(folder) as made:
             with (made / _ARRAYS).open("wb") as file:
-                np.savez(file, **dict(arrays))  # type: ignore[arg-type]
+                in_rows = {n: np.asarray(a, order="C") for n, a in arrays.items()}
+                np.savez(file, **in_rows)  # type: ignore[arg-type]
             content = {"arrays": _digest(made / _ARRAYS), "recipe": dict(recipe)}
             text = json.dumps(seals.seal(content), indent=2)
             files.write_text(made / _RECORD, text)
@@ -52,23 +74,58 @@ def write(
         return
 
 
-def read(folder: pathlib.Path, recipe: Recipe) -> dict[str, np.ndarray] | None:
-    """Returns the arrays that `write` was given; None if there is no such folder.
+def opened(folder: pathlib.Path, recipe: Recipe) -> dict[str, Array]:
+    """Returns the arrays that `write` was given, of which none is in memory.
+
+    The file as a whole is compared now, and each array once more when it is read.
 
     Raises:
-      DataError: They are damaged, or of another recipe.
+      DataError: They are not there, or damaged, or of another recipe.
     """
-    if not folder.exists():
-        return None
+    with _reading(folder):
+        _compare(folder, recipe)
+        with zipfile.ZipFile(folder / _ARRAYS) as file:
+            names = [name for name in file.namelist() if name.endswith(_SUFFIX)]
+            return {n.removesuffix(_SUFFIX): _array(folder, file, n) for n in names}
+
+
+def _array(folder: pathlib.Path, file: zipfile.ZipFile, name: str) -> Array:
+    with file.open(name) as stored:
+        shape, dtype = _head(stored)
+    return Array(shape, dtype, functools.partial(_parts, folder, name))
+
+
+def _head(stored: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """Returns shape and dtype of an array; what comes next are its numbers."""
+    version = np.lib.format.read_magic(stored)
+    if version != (1, 0):
+        raise ValueError(f"an array of version {version}")
+    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(stored)
+    if dtype.hasobject or by_columns and len(shape) > 1:
+        raise ValueError(f"an array of {dtype}, by columns: {by_columns}")
+    return shape, dtype
+
+
+def _parts(folder: pathlib.Path, name: str, rows: int) -> Iterator[np.ndarray]:
+    with (
+        _reading(folder),
+        zipfile.ZipFile(folder / _ARRAYS) as file,
+        file.open(name) as stored,
+    ):
+        shape, dtype = _head(stored)
+        for start in range(0, shape[0] if shape else 1, rows):
+            part = (min(rows, shape[0] - start), *shape[1:]) if shape else ()
+            content = stored.read(math.prod(part) * dtype.itemsize)
+            yield np.frombuffer(content, dtype).reshape(part)
+        if stored.read(1):  # compares the checksum as well
+            raise ValueError(f"{name} has more numbers than its shape tells")
+
+
+@contextlib.contextmanager
+def _reading(folder: pathlib.Path) -> Iterator[None]:
     try:
-        record = seals.open_sealed(json_files.read_object(folder / _RECORD))
-        if record.get("recipe") != json.loads(json.dumps(dict(recipe))):
-            raise ValueError(f"{_RECORD} is of another recipe")
-        if record.get("arrays") != _digest(folder / _ARRAYS):
-            raise ValueError(f"{_ARRAYS} was changed after it was written")
-        with np.load(folder / _ARRAYS, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, errors.ElmError) as error:
+        yield
+    except (OSError, ValueError, zipfile.BadZipFile, errors.ElmError) as error:
         raise errors.DataError(
             found=f"{folder}: {errors.reason(error)}",
             expected="the files as they were written",
@@ -76,5 +133,14 @@ def read(folder: pathlib.Path, recipe: Recipe) -> dict[str, np.ndarray] | None:
         ) from error
 
 
+def _compare(folder: pathlib.Path, recipe: Recipe) -> None:
+    record = seals.open_sealed(json_files.read_object(folder / _RECORD))
+    if record.get("recipe") != json.loads(json.dumps(dict(recipe))):
+        raise ValueError(f"{_RECORD} is of another recipe")
+    if record.get("arrays") != _digest(folder / _ARRAYS):
+        raise ValueError(f"{_ARRAYS} was changed after it was written")
+
+
 def _digest(path: pathlib.Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

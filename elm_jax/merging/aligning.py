@@ -102,25 +102,76 @@ def aligned(
         move what belongs to them.
     """
     reordered = [{name: np.asarray(leaf) for name, leaf in e.items()} for e in experts]
+    found = orders(reordered, beside, reference=reference)
+    for number, leaves in enumerate(reordered):
+        if number == reference:
+            continue
+        for name, of_layers in found.items():
+            axis = beside[name].axis
+            moved = np.empty_like(leaves[name])
+            indices = layers.units(name, leaves[name])
+            for (_, index), several in zip(indices, of_layers, strict=True):
+                moved[index] = leaves[name][index].take(several[number], axis=axis)
+                if on_move:
+                    on_move(number, name, index, several[number])
+            leaves[name] = moved
+    return reordered
+
+
+Orders = Mapping[str, Sequence[Sequence[np.ndarray]]]
+"""Orders of units [width]: by parameter, then by layer, then by expert."""
+
+
+def orders(experts: Sequence[Leaves], beside: Beside, *, reference: int) -> Orders:
+    """Returns the orders in which bottlenecks' units are those of one expert.
+
+    Args:
+      experts: Their leaves by name.
+      beside: Which of them belong to adapters.
+      reference: The expert, by its number, whose order the others get.
+    """
     if len(experts) == 1:
-        return reordered
+        return {}
+    found: dict[str, list[list[np.ndarray]]] = {}
     for names in places(beside, is_linear=False).values():
         axes = {name: beside[name].axis for name in names}
-        indices = [index for _, index in layers.units(names[0], reordered[0][names[0]])]
-        for number, leaves in enumerate(reordered):
-            if number == reference:
-                continue
-            moved = {name: np.empty_like(leaves[name]) for name in names}
-            for index in indices:
-                wanted = {name: reordered[reference][name][index] for name in names}
-                there = {name: leaves[name][index] for name in names}
-                order = matching(wanted, there, axes)
-                for name in names:
-                    moved[name][index] = there[name].take(order, axis=axes[name])
-                    if on_move:
-                        on_move(number, name, index, order)
-            leaves.update(moved)
-    return reordered
+        like = experts[reference]
+        of_layers = []
+        for _, index in layers.units(names[0], like[names[0]]):
+            wanted = {name: like[name][index] for name in names}
+            of_layers.append(
+                [
+                    matching(wanted, {n: leaves[n][index] for n in names}, axes)
+                    if leaves is not like
+                    else np.arange(wanted[names[0]].shape[axes[names[0]]])
+                    for leaves in experts
+                ]
+            )
+        found |= dict.fromkeys(names, of_layers)
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Reordered(Sequence[np.ndarray]):
+    """Layers of a parameter with their units in other places; moved when asked for.
+
+    Attributes:
+      layers: Of each expert.
+      order: Of the units, for each.
+      axis: Of the units.
+    """
+
+    layers: Sequence[np.ndarray]
+    order: Sequence[np.ndarray]
+    axis: int
+
+    def __len__(self) -> int:
+        """Returns how many experts there are."""
+        return len(self.layers)
+
+    def __getitem__(self, place: Any) -> Any:
+        """Returns the layer of an expert, by its number."""
+        return self.layers[place].take(self.order[place], axis=self.axis)
 
 
 def matching(wanted: Leaves, there: Leaves, axes: Mapping[str, int]) -> np.ndarray:

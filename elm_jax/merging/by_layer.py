@@ -23,6 +23,7 @@ class ByLayer:
       out: The result, to be written.
       space: In which numbers LoRAs are merged: those of their cores, of their two
         matrices apart ("parameters"), or, as all matrices, of "knots".
+      orders: Of hidden units, in which they are merged.
     """
 
     experts: Sequence[views.Leaves]
@@ -30,6 +31,7 @@ class ByLayer:
     beside: Beside
     out: dict[str, np.ndarray]
     space: views.Space
+    orders: aligning.Orders
 
     def __iter__(self) -> Iterator[views.View]:
         """Yields each layer of each parameter, and of each LoRA, once."""
@@ -57,10 +59,14 @@ class ByLayer:
         half: views.Half = ""
         if side is not None and side.is_linear:
             half = "second" if side.takes_factor else "first"
-        for unit, index in layers.units(name, like):
+        for number, (unit, index) in enumerate(layers.units(name, like)):
+            several: Sequence[np.ndarray] = [e[name][index] for e in self.experts]
+            if side is not None and name in self.orders:
+                order = self.orders[name][number]
+                several = aligning.Reordered(several, order, side.axis)
             yield views.LeafView(
                 unit,
-                [leaves[name][index] for leaves in self.experts],
+                several,
                 self.base[name][index] if name in self.base else None,
                 self.out[name][index],
                 is_inner=side is not None
@@ -109,12 +115,13 @@ def of(
     start = {name: np.asarray(leaf) for name, leaf in base.items()}
     in_base = {name: leaf for name, leaf in arrays[0].items() if name not in beside}
     combining.check_alike([in_base], start)
+    orders: aligning.Orders = {}
     if reference is not None:
-        arrays = aligning.aligned(arrays, beside, reference=reference)
+        orders = aligning.orders(arrays, beside, reference=reference)
     out = {}
     for name, leaf in arrays[0].items():
         shape, side = list(leaf.shape), beside.get(name)
         if side is not None and side.is_linear and space != "parameters":
             shape[side.axis] = rank
         out[name] = np.zeros(shape, leaf.dtype)
-    return ByLayer(arrays, start, beside, out, space)
+    return ByLayer(arrays, start, beside, out, space, orders)

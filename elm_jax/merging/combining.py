@@ -98,6 +98,14 @@ class RunningMean:
         return trees.unflatten(means)
 
 
+def copied(expert: Params) -> dict[str, Any]:
+    """Returns a copy of an expert; raises ConfigError if a number is not finite."""
+    leaves = {name: np.array(leaf) for name, leaf in trees.flatten(expert).items()}
+    for name, leaf in leaves.items():
+        check_finite(name, leaf)
+    return trees.unflatten(leaves)
+
+
 def check_finite(name: str, leaf: np.ndarray) -> None:
     """Raises ConfigError for a merged parameter that is not finite."""
     flat = np.ravel(leaf)

@@ -2,14 +2,14 @@
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from elm_jax import fields, trees
 from elm_jax.merging import by_layer, combining, views
-from elm_jax.merging.method import Beside, Merged, MergeMethod, Unit
+from elm_jax.merging.method import Beside, Layout, Merged, MergeMethod, Unit
 from elm_jax.types import Params
 
 
@@ -140,6 +140,11 @@ class DeltaMethod(MergeMethod):
         """Returns what has to be known of all layers before the first is merged."""
         del every
 
+    def _layout(self, num_experts: int, rank: int) -> Layout:
+        if not rank or self._space == "parameters":
+            return Layout()
+        return Layout(rank=self.rank or num_experts * rank)
+
     def _keeps_one(self) -> bool:
         is_plain = self.scale == 1.0 and self.weights in ((), (1.0,))
         return is_plain and not self.rank and "one_expert" not in self.breaks
@@ -150,8 +155,7 @@ class DeltaMethod(MergeMethod):
         assert base is not None  # noqa: S101 - `merge` has looked
         flat = [trees.flatten(expert) for expert in experts]
         weights = np.array(self.weights or (1.0,) * len(experts))
-        as_products = self._space != "parameters" and _rank(flat[0], beside) > 0
-        rank = self.rank or len(experts) * _rank(flat[0], beside)
+        rank = self._layout(len(experts), rank_of(flat[0], beside)).rank
         every = by_layer.of(
             flat,
             trees.flatten(base),
@@ -169,10 +173,11 @@ class DeltaMethod(MergeMethod):
                 change = self._change(layer)
                 view.put(change * self._factor(layer, view.half))
             facts |= {f"{fact}/{view.name}": it for fact, it in view.facts.items()}
+            del layer  # before the next one's changes are made
         for name, leaf in every.out.items():
             combining.check_finite(name, leaf)
         params = trees.unflatten(every.out)
-        return Merged(params, rank=rank if as_products else 0, facts=facts)
+        return Merged(params, rank=rank, facts=facts)
 
     def _factor(self, layer: Layer, half: views.Half) -> float:
         if half:
@@ -183,8 +188,8 @@ class DeltaMethod(MergeMethod):
         return 1.0 / (total or len(layer.weights)) if self._is_sum(layer) else 1.0
 
 
-def _rank(leaves: Params, beside: Beside) -> int:
-    """Returns the greatest rank of an expert's LoRAs; 0 for none."""
+def rank_of(leaves: Mapping[str, Any], beside: Beside) -> int:
+    """Returns the greatest rank of an expert's LoRAs, from its leaves; 0 for none."""
     return max(
         (leaves[n].shape[side.axis] for n, side in beside.items() if side.is_linear),
         default=0,

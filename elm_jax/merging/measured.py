@@ -6,16 +6,47 @@ The statistics are plain arrays, by names of leaves: whoever runs the model make
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Never
 
 import numpy as np
 
 from elm_jax import fields, trees
 from elm_jax.merging import aligning, averages, combining
-from elm_jax.merging.method import Beside, MergeByStatistics, Merged, Statistics
+from elm_jax.merging.method import (
+    Beside,
+    Merged,
+    MergeMethod,
+    Statistics,
+    Unit,
+)
 from elm_jax.types import Params
 
 Leaves = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MergeByStatistics(MergeMethod):
+    """A method that is always given statistics; `_merge_with` is what it does."""
+
+    @property
+    def unit(self) -> Unit:
+        """An adapter's parameters depend on each other."""
+        return "place"
+
+    def _merge(
+        self, experts: Sequence[Params], base: Params | None, beside: Beside
+    ) -> Merged:
+        raise AssertionError("it is given statistics")  # `merge` has looked
+
+    @abc.abstractmethod
+    def _merge_with(
+        self,
+        experts: Sequence[Params],
+        base: Params | None,
+        beside: Beside,
+        statistics: Sequence[Statistics],
+    ) -> Merged:
+        """Returns the merged expert; the arguments are checked, as `merge` has them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,14 +81,16 @@ class StatisticsMethod(MergeByStatistics):
     ) -> Merged:
         del base
         weights = np.array(self.weights or (1.0,) * len(experts))
+        # What was measured of hidden units may be moved, in place.
         measured = [
-            {name: np.array(leaf) for name, leaf in trees.flatten(tree).items()}
-            for tree in statistics
+            {n: (np.array if n in beside else np.asarray)(a) for n, a in each.items()}
+            for each in map(trees.flatten, statistics)
         ]
         flat: Sequence[Mapping[str, Any]] = [
             trees.flatten(expert) for expert in experts
         ]
-        _check_measured(flat[0], measured, self.name)
+        check_names(flat[0], measured, self.name)
+        _check_finite(measured, self.name)
         if self.align:
 
             def on_move(
@@ -96,36 +129,71 @@ class StatisticsMethod(MergeByStatistics):
         """Moves what was measured of hidden units that change places."""
 
 
-def _check_measured(
-    expert: Mapping[str, Any], measured: Sequence[Leaves], name: str
+def check_names(
+    expert: Mapping[str, Any], measured: Sequence[Mapping[str, Any]], name: str
 ) -> None:
+    """Raises ConfigError if statistics are of other parameters, or of several sets.
+
+    Args:
+      expert: The leaves of an expert, by name.
+      measured: What was measured with each, by the same names.
+      name: Of the method, for the message.
+    """
     for number, leaves in enumerate(measured):
         unknown = sorted(leaves.keys() - expert.keys())
         differing = sorted(leaves.keys() ^ measured[0].keys())
-        not_finite = [n for n, leaf in leaves.items() if not np.isfinite(leaf).all()]
-        if unknown or differing or not_finite:
-            combining.refuse(
-                found=f"statistics {number} for {name}:"
-                f" {', '.join([*unknown, *differing, *not_finite])}",
-                expected="finite numbers for the experts' parameters, by their names,"
-                " and for the same of each expert",
-                do="Measure them with each expert as it is",
-            )
+        if unknown or differing:
+            _refuse(name, number, [*unknown, *differing])
 
 
-def weighed(leaves: Sequence[np.ndarray], shares: Sequence[np.ndarray]) -> np.ndarray:
+def _check_finite(measured: Sequence[Leaves], name: str) -> None:
+    for number, leaves in enumerate(measured):
+        wrong = [n for n, leaf in leaves.items() if not np.isfinite(leaf).all()]
+        if wrong:
+            _refuse(name, number, wrong)
+
+
+def _refuse(name: str, number: int, leaves: Sequence[str]) -> Never:
+    combining.refuse(
+        found=f"statistics {number} for {name}: {', '.join(leaves)}",
+        expected="finite numbers for the experts' parameters, by their names, and for"
+        " the same of each expert",
+        do="Measure them with each expert as it is",
+    )
+
+
+def weighed(
+    leaves: Sequence[np.ndarray],
+    weights: np.ndarray,
+    measured: Sequence[np.ndarray] = (),
+    *,
+    least: float = 0.0,
+) -> np.ndarray:
     """Returns a mean of each number, in the dtype of the leaves.
+
+    Sums are in float64. Of these there are a few numbers at a time, one expert's after
+    another's, so that they take no memory.
 
     Args:
       leaves: Of each expert.
-      shares: How much each number of each expert counts, at least 0. Where none counts
-        it is the first expert's.
+      weights: How much each expert counts.
+      measured: How much each number of each expert counts besides, at least 0; empty
+        for 1. Where none counts, the result is the first expert's.
+      least: What the numbers in `measured` are at least.
     """
-    total = np.sum(shares, axis=0)
-    first = leaves[0].astype(np.float64)
-    rest = sum(
-        share * (leaf.astype(np.float64) - first)
-        for share, leaf in zip(shares, leaves, strict=True)
-    )
-    change = np.divide(rest, total, out=np.zeros(first.shape), where=total > 0)
-    return (first + change).astype(leaves[0].dtype)
+    flat, counts = ([np.ravel(a) for a in arrays] for arrays in (leaves, measured))
+    out = np.empty(leaves[0].shape, leaves[0].dtype)
+    each = out.reshape(-1)
+    for start in range(0, out.size, combining.CHUNK_SIZE):
+        part = slice(start, start + combining.CHUNK_SIZE)
+        first = flat[0][part].astype(np.float64)
+        total, rest = np.zeros_like(first), np.zeros_like(first)
+        for place, weight in enumerate(weights):
+            share = np.full_like(first, weight)
+            if counts:
+                share *= np.maximum(counts[place][part].astype(np.float64), least)
+            total += share
+            rest += share * (flat[place][part].astype(np.float64) - first)
+        change = np.divide(rest, total, out=np.zeros_like(first), where=total > 0)
+        each[part] = (first + change).astype(out.dtype)
+    return out

@@ -4,9 +4,7 @@ import abc
 import dataclasses
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
-
-import numpy as np
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from elm_jax import errors, fields, trees
 from elm_jax.merging import combining
@@ -50,6 +48,13 @@ LAWS: Mapping[str, str] = types.MappingProxyType(
     }
 )
 """What merging should keep to; `MergeMethod.breaks` names what a method does not."""
+
+
+class Layout(NamedTuple):
+    """How adapters lie in what a method makes: as the fields of `Merged` tell."""
+
+    num_beside: int = 1
+    rank: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +155,19 @@ class MergeMethod(abc.ABC):
         """Returns its name and options as JSON values."""
         return {"method": self.name, **dataclasses.asdict(self)}
 
+    def layout(self, num_experts: int, rank: int) -> Layout:
+        """Returns how adapters will lie in the merge of so many experts.
+
+        Args:
+          num_experts: Those that are given; `check` must take so many.
+          rank: Of their LoRAs; 0 of other kinds.
+        """
+        places = self._weighted(num_experts)
+        method = self._for_experts(places)
+        if len(places) == 1 and method._keeps_one():
+            return Layout()
+        return method._layout(len(places), rank)
+
     def merge(
         self,
         experts: Sequence[Params],
@@ -188,7 +206,7 @@ class MergeMethod(abc.ABC):
         experts = [experts[place] for place in places]
         statistics = [statistics[place] for place in places] if statistics else ()
         if len(experts) == 1 and method._keeps_one():
-            return Merged(_copied(experts[0]))
+            return Merged(combining.copied(experts[0]))
         return method._merge_with(experts, base, sides, statistics)
 
     @abc.abstractmethod
@@ -207,6 +225,11 @@ class MergeMethod(abc.ABC):
         """Returns the merged expert; for methods that need statistics."""
         del statistics
         return self._merge(experts, base, beside)
+
+    def _layout(self, num_experts: int, rank: int) -> Layout:
+        """Returns how adapters lie in what `_merge` makes; who widens them tells."""
+        del num_experts, rank
+        return Layout()
 
     def _keeps_one(self) -> bool:
         """Returns whether one expert, with its weight, is itself by definition.
@@ -234,8 +257,7 @@ class MergeMethod(abc.ABC):
     ) -> list[int]:
         """Returns the places of experts that have a weight, in their order."""
         weights = getattr(self, "weights", ()) or (1.0,) * len(experts)
-        used = [place for place, weight in enumerate(weights) if weight != 0.0]
-        used = used or [0]
+        used = self._weighted(len(experts))
         if len(used) > 1 and self._needs_order(beside):
             keys = {
                 place: (
@@ -246,6 +268,11 @@ class MergeMethod(abc.ABC):
             }
             used.sort(key=lambda place: keys[place])
         return used
+
+    def _weighted(self, num_experts: int) -> list[int]:
+        """Returns places of experts whose weight is not 0; the first, if all are."""
+        weights = getattr(self, "weights", ()) or (1.0,) * num_experts
+        return [place for place, weight in enumerate(weights) if weight != 0.0] or [0]
 
     def _check_given(
         self, base: Params | None, statistics: Sequence[Statistics], num_experts: int
@@ -263,35 +290,3 @@ class MergeMethod(abc.ABC):
                 expected=f"{wanted}: {self.needs_statistics or 'it needs none'}",
                 do="Give what the method needs, measured with each expert",
             )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MergeByStatistics(MergeMethod):
-    """A method that is always given statistics; `_merge_with` is what it does."""
-
-    @property
-    def unit(self) -> Unit:
-        """An adapter's parameters depend on each other."""
-        return "place"
-
-    def _merge(
-        self, experts: Sequence[Params], base: Params | None, beside: Beside
-    ) -> Merged:
-        raise AssertionError("it is given statistics")  # `merge` has looked
-
-    @abc.abstractmethod
-    def _merge_with(
-        self,
-        experts: Sequence[Params],
-        base: Params | None,
-        beside: Beside,
-        statistics: Sequence[Statistics],
-    ) -> Merged:
-        """Returns the merged expert; the arguments are checked, as `merge` has them."""
-
-
-def _copied(expert: Params) -> dict[str, Any]:
-    leaves = {name: np.array(leaf) for name, leaf in trees.flatten(expert).items()}
-    for name, leaf in leaves.items():
-        combining.check_finite(name, leaf)
-    return trees.unflatten(leaves)

@@ -9,13 +9,8 @@ import scipy.linalg
 
 from elm_jax import fields, trees
 from elm_jax.merging import aligning, combining, layers, spectral, task_arithmetic
-from elm_jax.merging.method import (
-    Beside,
-    Measure,
-    MergeByStatistics,
-    Merged,
-    Statistics,
-)
+from elm_jax.merging.measured import MergeByStatistics
+from elm_jax.merging.method import Beside, Layout, Measure, Merged, Statistics
 from elm_jax.types import Params
 
 
@@ -61,6 +56,13 @@ class Narrowed(MergeByStatistics):
     def _keeps_one(self) -> bool:
         return self.scale == 1.0 and self.weights in ((), (1.0,))
 
+    def _layout(self, num_experts: int, rank: int) -> Layout:
+        if rank:
+            return Layout(rank=rank * min(self.count, num_experts))
+        summed = task_arithmetic.TaskArithmetic(weights=self.weights, scale=self.scale)
+        num_beside = summed.layout(num_experts, rank).num_beside
+        return Layout(min(num_beside, self.count))
+
     def _merge_with(
         self,
         experts: Sequence[Params],
@@ -74,9 +76,8 @@ class Narrowed(MergeByStatistics):
         if linear:
             leaf = trees.flatten(experts[0])[linear[0]]
             width = leaf.shape[beside[linear[0]].axis]
-            cut = spectral.LowRankSum(
-                rank=width * min(self.count, len(experts)), **options
-            )
+            rank = self._layout(len(experts), width).rank
+            cut = spectral.LowRankSum(rank=rank, **options)
             return cut.merge(experts, base=base, beside=beside, marks=marks)
         summed = task_arithmetic.TaskArithmetic(**options).merge(
             experts, base=base, beside=beside, marks=marks

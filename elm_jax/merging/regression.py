@@ -1,7 +1,7 @@
 """Averages that weigh each parameter by what was measured with each expert."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from elm_jax import fields
 from elm_jax.merging import aligning, combining, core, layers
 from elm_jax.merging.measured import Leaves, StatisticsMethod, weighed
-from elm_jax.merging.method import Beside, Measure
+from elm_jax.merging.method import Beside, Layout, Measure
 
 _MATRIX = 2  # axes
 
@@ -61,12 +61,11 @@ class Fisher(StatisticsMethod):
         del beside
         merged = {}
         for name, like in experts[0].items():
-            shares = [
-                weight
-                * np.maximum(statistics.get(name, np.ones(like.shape)), self.least)
-                for weight, statistics in zip(weights, measured, strict=True)
-            ]
-            merged[name] = weighed([expert[name] for expert in experts], shares)
+            counts = [each[name] for each in measured if name in each]
+            for count in counts:
+                _check_shape(name, count, like.shape)
+            leaves = [expert[name] for expert in experts]
+            merged[name] = weighed(leaves, weights, counts, least=self.least)
         return merged, 0
 
 
@@ -110,6 +109,9 @@ class RegMean(StatisticsMethod):
     def _keeps_one(self) -> bool:
         return not self.rank
 
+    def _layout(self, num_experts: int, rank: int) -> Layout:
+        return Layout(rank=(self.rank or num_experts * rank) if rank else 0)
+
     def _move(
         self,
         measured: Leaves,
@@ -138,9 +140,9 @@ class RegMean(StatisticsMethod):
         rank = 0
         for names in linear:
             first, second = sorted(names, key=lambda name: beside[name].takes_factor)
-            rank = self.rank or len(experts) * experts[0][first].shape[-1]
+            rank = self._layout(len(experts), experts[0][first].shape[-1]).rank
             pairs = [(expert[first], expert[second]) for expert in experts]
-            grams = [statistics.get(first) for statistics in measured]
+            grams = [each[first] for each in measured if first in each]
             merged[first], merged[second] = self._products(
                 first, pairs, grams, weights=weights, rank=rank
             )
@@ -171,20 +173,18 @@ class RegMean(StatisticsMethod):
         for gram in grams:
             _check_shape(name, gram, wanted)
         if grams and is_matrix:
-            terms = zip(self._solved(grams, weights), parts, strict=True)
-            total = np.sum(
-                [share @ part.astype(float) for share, part in terms], axis=0
-            )
-            return total.astype(like.dtype)
-        ones = [np.ones(like.shape)] * len(parts)
-        pairs = zip(weights, grams or ones, strict=True)
-        return weighed(parts, [weight * gram for weight, gram in pairs])
+            total, terms = self._equations(grams, parts, weights)
+            pulled = np.zeros(like.shape)
+            for term in terms:  # of which one at a time is in memory
+                pulled += term
+            return np.linalg.solve(total, pulled).astype(like.dtype)
+        return weighed(parts, weights, grams)
 
     def _products(
         self,
         name: str,
         pairs: Sequence[tuple[np.ndarray, np.ndarray]],
-        grams: Sequence[np.ndarray | None],
+        grams: Sequence[np.ndarray],
         *,
         weights: np.ndarray,
         rank: int,
@@ -194,17 +194,19 @@ class RegMean(StatisticsMethod):
         a = np.zeros((*like_a.shape[:-1], rank), like_a.dtype)
         b = np.zeros((*like_b.shape[:-2], rank, like_b.shape[-1]), like_b.dtype)
         for _, index in layers.units(name, a):
-            shares = [np.asarray(weight / weights.sum()) for weight in weights]
-            if grams[0] is not None:
-                width = (pairs[0][0].shape[-2],) * _MATRIX
-                for gram in grams:
-                    _check_shape(name, np.asarray(gram)[index], width)
-                shares = self._solved([np.asarray(g)[index] for g in grams], weights)
-            parts = [
-                np.dot(share, first[index].astype(float))
-                for share, (first, _) in zip(shares, pairs, strict=True)
-            ]
-            left, inner = np.linalg.qr(np.concatenate(parts, axis=1))
+            firsts = [first[index].astype(float) for first, _ in pairs]
+            given = [gram[index] for gram in grams]
+            for gram in given:
+                _check_shape(name, gram, (pairs[0][0].shape[-2],) * _MATRIX)
+            if given:
+                total, terms = self._equations(given, firsts, weights)
+                parts = np.linalg.solve(total, np.concatenate([*terms], axis=1))
+            else:
+                shares = weights / weights.sum()
+                parts = np.concatenate(
+                    [share * a for share, a in zip(shares, firsts, strict=True)], axis=1
+                )
+            left, inner = np.linalg.qr(parts)
             below = np.concatenate([q[index].astype(float) for _, q in pairs])
             outer, right = np.linalg.qr(below.T)
             first, second, _ = core.cut(inner @ right.T, rank)
@@ -212,23 +214,39 @@ class RegMean(StatisticsMethod):
             b[index] = (second @ outer.T).astype(b.dtype)
         return a, b
 
-    def _solved(
-        self, grams: Sequence[np.ndarray], weights: np.ndarray
-    ) -> list[np.ndarray]:
-        """Returns each expert's share of the solution, matrices [inputs, inputs]."""
+    def _equations(
+        self,
+        grams: Sequence[np.ndarray],
+        matrices: Sequence[np.ndarray],
+        weights: np.ndarray,
+    ) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+        """Returns `sum_t G_t` and each `G_t W_t`, with weights, shrunk, with a ridge.
+
+        Args:
+          grams: G_t of each expert, [inputs, inputs].
+          matrices: W_t of each, [inputs, any].
+          weights: Of each.
+        """
         width = grams[0].shape[-1]
-        shrunk = [
-            weight * (self.shrink * gram + (1 - self.shrink) * np.diag(np.diag(gram)))
-            for weight, gram in zip(weights, np.asarray(grams, float), strict=True)
-        ]
-        total = np.sum(shrunk, axis=0)
-        ridge = self.ridge * (np.trace(total) / width or 1.0)
+        total = np.zeros((width, width))
+        for gram, weight in zip(grams, weights, strict=True):
+            total += self._shrunk(gram, weight)
+        ridge = self.ridge * (float(np.trace(total)) / width or 1.0)
+        total[np.diag_indices(width)] += ridge
         parts = weights / weights.sum() * ridge
-        total = total + ridge * np.eye(width)
-        return [
-            np.linalg.solve(total, gram + part * np.eye(width))
-            for gram, part in zip(shrunk, parts, strict=True)
-        ]
+
+        def terms() -> Iterator[np.ndarray]:
+            several = zip(grams, matrices, weights, parts, strict=True)
+            for gram, matrix, weight, part in several:
+                values = matrix.astype(np.float64, copy=False)
+                yield self._shrunk(gram, weight) @ values + part * values
+
+        return total, terms()
+
+    def _shrunk(self, gram: np.ndarray, weight: float) -> np.ndarray:
+        shrunk = gram * np.float64(weight * self.shrink)
+        np.fill_diagonal(shrunk, np.float64(weight) * np.diag(gram))
+        return shrunk
 
 
 def _check_shape(name: str, gram: np.ndarray, wanted: tuple[int, ...]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from elm_jax import fields, trees
 from elm_jax.merging import combining
-from elm_jax.merging.method import Beside, Merged, MergeMethod, Unit
+from elm_jax.merging.method import Beside, Layout, Merged, MergeMethod, Unit
 from elm_jax.types import Params
 
 
@@ -52,12 +52,20 @@ class TaskArithmetic(MergeMethod):
     def _needs_order(self, beside: Beside) -> bool:
         return bool(beside)  # other terms are sorted
 
+    def _factors(self, num_experts: int) -> list[float]:
+        given = self.weights or [1.0] * num_experts
+        return [float(self.scale) * float(weight) for weight in given]
+
+    def _layout(self, num_experts: int, rank: int) -> Layout:
+        del rank
+        factors = self._factors(num_experts)
+        return Layout(max(1, sum(factor != 0.0 for factor in factors)))
+
     def _merge(
         self, experts: Sequence[Params], base: Params | None, beside: Beside
     ) -> Merged:
         assert base is not None  # noqa: S101 - `merge` has looked
-        given = self.weights or [1.0] * len(experts)
-        factors = [float(self.scale) * float(weight) for weight in given]
+        factors = self._factors(len(experts))
         flat = [trees.flatten(expert) for expert in experts]
         summed = [_without(leaves, beside) for leaves in flat]
         combining.check_alike(summed, base)
@@ -65,7 +73,7 @@ class TaskArithmetic(MergeMethod):
             [base, *summed], [1.0 - math.fsum(factors), *factors]
         )
         if not beside:
-            return Merged(params, max(1, sum(factor != 0.0 for factor in factors)))
+            return Merged(params, self._layout(len(experts), 0).num_beside)
         used = zip(flat, factors, strict=True)
         parts = [part for part in used if part[1] != 0.0] or [(flat[0], 0.0)]
         joined = {

@@ -1,22 +1,25 @@
 """Statistics of experts that merge methods need: on which rows, and where they lie."""
 
 import dataclasses
+import functools
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from elm_jax import errors, fields, paths, trees
-from elm_jax.checkpoints import manifest
+from elm_jax.checkpoints import manifest, tensors
+from elm_jax.checkpoints.tensors import Leaf
 from elm_jax.data import token_store
 from elm_jax.disk import sealed_arrays
 from elm_jax.merging import aligning
 from elm_jax.merging.method import MergeMethod, Statistics
 from elm_jax.peft import effects
-from elm_jax.runs import loaded, measured_sums
+from elm_jax.runs import bases, loaded, measured_sums
 from elm_jax.runs.progress import Progress
+from elm_jax.types import LAYERS
 
 OpenSplit = Callable[[str, str], token_store.TokenizedDataset]
 
@@ -53,6 +56,20 @@ class Measuring:
         """Returns what decides statistics, as JSON values."""
         names = ("split", "num_rows", "num_positions", "random_seed")
         return {name: getattr(self, name) for name in names}
+
+
+class Measured(NamedTuple):
+    """An expert that statistics are asked of; it is loaded only to measure it.
+
+    Attributes:
+      info: Its manifest.
+      mark: The fingerprint of its parameters.
+      load: Returns it.
+    """
+
+    info: manifest.Manifest
+    mark: str
+    load: Callable[[], loaded.Expert]
 
 
 class Source(NamedTuple):
@@ -92,40 +109,75 @@ class Source(NamedTuple):
           ConfigError: An expert does not tell its tasks.
           DataError: Rows are missing, or what was kept is damaged.
         """
+        every = [
+            Measured(
+                expert.manifest,
+                trees.fingerprint(expert.params),
+                functools.partial(_same, expert),
+            )
+            for expert in experts
+        ]
+        about = {"base": base.fingerprint, "base_model": base.manifest.model}
+        return [
+            trees.unflatten({n: tensors.read(x) for n, x in _leaves(*kept).items()})
+            for kept in self._kept(method, every, about, lambda: base)
+        ]
+
+    def open(
+        self, method: MergeMethod, experts: Sequence[Measured], base_dir: pathlib.Path
+    ) -> list[dict[str, Leaf]]:
+        """Returns what `measure` does, as leaves by name that are not in memory.
+
+        Experts that were not measured yet are loaded for it, one at a time, with the
+        base.
+
+        Raises:
+          ElmError: As for `measure`; leaves raise DataError when they are read.
+        """
+        info = bases.read_manifest(base_dir)
+        about = {"base": info.base_fingerprint, "base_model": info.model}
+        base = functools.cache(functools.partial(loaded.Base.load, base_dir))
+        kept = [*self._kept(method, experts, about, base)]
+        return [_leaves(folder, recipe) for folder, recipe in kept]
+
+    def _kept(
+        self,
+        method: MergeMethod,
+        experts: Sequence[Measured],
+        about: Mapping[str, Any],
+        base: Callable[[], loaded.Base],
+    ) -> Iterator[tuple[pathlib.Path, Mapping[str, Any]]]:
+        """Yields where the statistics of each expert lie by now, and their recipe."""
         progress = Progress(f"measure {method.measures}", total=len(experts), unit="")
-        statistics = []
         for done, expert in enumerate(experts, 1):
-            with errors.during(f"measuring {expert.name}"):
-                statistics.append(
-                    trees.unflatten(self._of(method, expert, experts, base))
-                )
+            with errors.during(f"measuring {expert.info.name}"):
+                sources = [expert.info]
+                if method.measures == "hidden":
+                    infos = [each.info for each in experts]
+                    sources = sorted(infos, key=lambda info: info.fingerprint)
+                rows = [self._rows(source, len(sources)) for source in sources]
+                recipe = {
+                    "what": method.measures,
+                    "expert": expert.info.fingerprint,
+                    "params": expert.mark,
+                    **about,
+                    "settings": self.settings.recipe(),
+                    "rows": [[part.recipe for part in several] for several in rows],
+                }
+                folder = sealed_arrays.folder_of(self.folder, expert.info.name, recipe)
+                if not folder.exists():
+                    arrays = self._of(method, expert.load(), base(), rows)
+                    sealed_arrays.write(folder, arrays, recipe)
+            yield folder, recipe
             progress(done)
-        return statistics
 
     def _of(
         self,
         method: MergeMethod,
         expert: loaded.Expert,
-        experts: Sequence[loaded.Expert],
         base: loaded.Base,
+        rows: Sequence[Sequence["_Rows"]],
     ) -> Mapping[str, np.ndarray]:
-        sources = [expert]
-        if method.measures == "hidden":
-            sources = sorted(experts, key=lambda source: source.manifest.fingerprint)
-        rows = [self._rows(source, len(sources)) for source in sources]
-        recipe = {
-            "what": method.measures,
-            "expert": expert.manifest.fingerprint,
-            "params": trees.fingerprint(expert.params),
-            "base": base.fingerprint,
-            "base_model": base.manifest.model,
-            "settings": self.settings.recipe(),
-            "rows": [[part.recipe for part in several] for several in rows],
-        }
-        folder = sealed_arrays.folder_of(self.folder, expert.name, recipe)
-        kept = sealed_arrays.read(folder, recipe)
-        if kept is not None:
-            return kept
         examples = [
             part.dataset[row]
             for several in rows
@@ -135,9 +187,7 @@ class Source(NamedTuple):
         measured = measured_sums.Measured(
             expert, base, examples, self.settings.batch_size
         )
-        arrays = self._measured(method, measured)
-        sealed_arrays.write(folder, arrays, recipe)
-        return arrays
+        return self._measured(method, measured)
 
     def _measured(
         self, method: MergeMethod, measured: measured_sums.Measured
@@ -152,10 +202,10 @@ class Source(NamedTuple):
         count, seed = self.settings.num_positions, self.settings.random_seed
         return measured_sums.hidden(measured, names, count, seed) if names else {}
 
-    def _rows(self, expert: loaded.Expert, num_sharing: int) -> list["_Rows"]:
+    def _rows(self, info: manifest.Manifest, num_sharing: int) -> list["_Rows"]:
         """Returns the rows of an expert's tasks, by task."""
         split = self.settings.split
-        datasets = [self.open_split(task, split) for task in _tasks(expert.manifest)]
+        datasets = [self.open_split(task, split) for task in _tasks(info)]
         ends = np.cumsum([len(dataset) for dataset in datasets])
         draw = np.random.default_rng(self.settings.random_seed).permutation(ends[-1])
         count = -(-self.settings.num_rows // num_sharing)
@@ -177,6 +227,21 @@ class _Rows(NamedTuple):
         """What identifies these rows, as JSON values."""
         dataset = self.dataset
         return [dataset.name, dataset.split, dataset.fingerprint, list(self.places)]
+
+
+def _same(expert: loaded.Expert) -> loaded.Expert:
+    return expert
+
+
+def _leaves(folder: pathlib.Path, recipe: Mapping[str, Any]) -> dict[str, Leaf]:
+    """Returns arrays in parts: layers of a stack, or all of another one at once."""
+    leaves = {}
+    for name, array in sealed_arrays.opened(folder, recipe).items():
+        is_whole = array.shape and f"/{LAYERS}/" not in name
+        rows = max(1, array.shape[0]) if is_whole else 1
+        parts = functools.partial(array.parts, rows)
+        leaves[name] = Leaf(array.shape, array.dtype, rows, parts)
+    return leaves
 
 
 def _tasks(info: manifest.Manifest) -> tuple[str, ...]:

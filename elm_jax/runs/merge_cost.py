@@ -9,7 +9,7 @@ from typing import NamedTuple
 from elm_jax import trees
 from elm_jax.checkpoints import streaming
 from elm_jax.merging.method import MergeMethod
-from elm_jax.runs import merge_sources, merged_leaves
+from elm_jax.runs import merge_sizes, merge_sources, merged_leaves
 from elm_jax.runs.progress import show_bytes
 from elm_jax.runs.run import Plan
 
@@ -66,7 +66,7 @@ def estimate(
     like = trees.count_bytes(trees.unflatten(sources[0].leaves))
     if is_streamed:
         peak = max(
-            merged_leaves.peak_bytes(method, name, sources, start.get(name))
+            merge_sizes.peak_bytes(method, name, sources, start.get(name))
             for name in sources[0].leaves
         )
     else:

@@ -1,6 +1,7 @@
 """Merges from disk to disk, leaf by leaf where the method can."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import types
@@ -20,7 +21,6 @@ from elm_jax.runs import (
     merged_card,
     merged_leaves,
     merged_params,
-    merged_places,
 )
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.training import card
@@ -76,18 +76,30 @@ def write(
         info = merged_params.with_recipe(made.manifest, told)
         dataclasses.replace(made, manifest=info).save(final)
         return
-    infos = [source.info for source in sources]
+    measuring.check(method, source)
+    statistics = []
+    if method.needs_statistics and source is not None:
+        asked = [
+            measuring.Measured(
+                each.info, each.mark, functools.partial(loaded.Expert.load, folder)
+            )
+            for each, folder in zip(sources, folders, strict=True)
+        ]
+        statistics = source.open(method, asked, base_dir)
+    infos = [each.info for each in sources]
     info = merged_params.new_manifest(
-        method, infos, name, operative_config=operative_config
+        method, infos, name, operative_config=operative_config, source=source
     )
     info = merged_params.with_recipe(info, told)
     if not isinstance(method, averages.RunningMean):
-        spec, count = bases.adapter_spec(info), len(sources)
-        if spec is not None and (method.needs_base or method.knows_adapters):
-            spec = effects.repeated(spec, merged_places.num_beside(method, count))
+        spec = bases.adapter_spec(info)
+        if spec is not None:
+            layout = merged_leaves.layout(method, sources)
+            spec = effects.repeated(spec, *layout)
         info = dataclasses.replace(info, adapter=bases.describe(spec))
     start = merge_sources.open_base(base_dir) if method.needs_base else {}
-    leaves = merged_leaves.merged(method, sources, start)
+    facts: dict[str, float] = {}
+    leaves = merged_leaves.merged(method, sources, start, statistics, facts)
     marks = [source.mark for source in sources]
     # What another release has left may be of other formulas.
     made_of = [name, info.base_fingerprint, info.data, marks, info.versions]
@@ -99,4 +111,5 @@ def write(
         recipe=json.dumps(made_of, sort_keys=True),
         on_bytes=Progress("merge", total=total, unit="bytes"),
         attached={card.FILE_NAME: merged_card.text(info, method).encode()},
+        told={"merge_facts": facts},
     )

@@ -13,7 +13,6 @@ import numpy as np
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import (
-    experts,
     leaf_parts,
     manifest,
     tensors,
@@ -24,16 +23,15 @@ from elm_jax.merging import (
     averages,
     by_name,
     combining,
+    deltas,
+    measured,
     task_arithmetic,
 )
-from elm_jax.merging.method import MergeMethod
+from elm_jax.merging.method import Layout, MergeMethod
 from elm_jax.peft import effects, expert_parts
-from elm_jax.runs import bases, merge_sources, merged_places
+from elm_jax.runs import merge_sizes, merge_sources, merged_places
 from elm_jax.runs.merge_sources import Source
 from elm_jax.types import LAYERS, Side
-
-PIECE_BYTES = 1 << 26
-"""Of a merged leaf at once, unless a layer of it is larger; so parts are stored."""
 
 
 def can_merge(method: MergeMethod, info: manifest.Manifest) -> bool:
@@ -43,12 +41,23 @@ def can_merge(method: MergeMethod, info: manifest.Manifest) -> bool:
       method: How.
       info: The manifest of one of them.
     """
-    if method.unit == "expert" or method.needs_statistics:
+    if method.unit == "expert":
         return False
-    spec = bases.adapter_spec(info)
-    if spec is None or not (method.needs_base or method.knows_adapters):
-        return True
-    return merged_places.takes(method, spec)
+    return not (info.adapter and knows_adapters(method)) or merged_places.takes(method)
+
+
+def knows_adapters(method: MergeMethod) -> bool:
+    """Returns whether a method merges adapters as such, not their numbers alone."""
+    return method.needs_base or method.knows_adapters
+
+
+def layout(method: MergeMethod, sources: Sequence[Source]) -> Layout:
+    """Returns how adapters will lie in the merge of experts."""
+    leaves = sources[0].leaves
+    if not (sources[0].info.adapter and knows_adapters(method)):
+        return Layout()
+    sides = effects.beside(trees.unflatten(leaves))
+    return method.layout(len(sources), deltas.rank_of(leaves, sides))
 
 
 def check_names(method: MergeMethod, leaves: Mapping[str, Any]) -> None:
@@ -68,6 +77,8 @@ def merged(
     method: MergeMethod,
     sources: Sequence[Source],
     base: Mapping[str, Leaf],
+    statistics: Sequence[Mapping[str, Leaf]] = (),
+    facts: dict[str, float] | None = None,
 ) -> dict[str, Leaf]:
     """Returns the leaves that a method makes of experts; reads nothing yet.
 
@@ -75,6 +86,8 @@ def merged(
       method: One of those that `can_merge` takes.
       sources: One or more experts.
       base: Of the experts, for a method that needs it.
+      statistics: What was measured with each, for a method that needs it.
+      facts: Takes what the method tells of the merge, when the leaves are read.
 
     Raises:
       ConfigError: They are not alike, or there are too many or few for the method.
@@ -84,7 +97,7 @@ def merged(
     check_names(method, sources[0].leaves)
     every = [trees.unflatten(source.leaves) for source in sources]
     beside: Mapping[str, Side] = {}
-    if sources[0].info.adapter and (method.needs_base or method.knows_adapters):
+    if sources[0].info.adapter and knows_adapters(method):
         beside = effects.beside(every[0])
     start: dict[str, Leaf] = {}
     if method.needs_base:
@@ -102,39 +115,24 @@ def merged(
     if method.needs_base:
         plain = {n: x for n, x in sources[0].leaves.items() if n not in beside}
         combining.check_alike([trees.unflatten(plain)], trees.unflatten(start))
+    measured.check_names(sources[0].leaves, statistics, method.name)
+    lies = layout(method, sources)
     leaves = {
-        name: _merged_leaf(method, name, sources, start.get(name), beside)
+        name: _merged_leaf(
+            method, name, sources, start.get(name), beside, statistics, lies
+        )
         for name in sources[0].leaves
     }
     if isinstance(method, task_arithmetic.TaskArithmetic):
         return leaves
     marks, experts = [s.mark for s in sources], [s.leaves for s in sources]
-    for names in aligning.places(beside, is_linear=False).values():
-        place = merged_places.Place(method, names, experts, marks)
-        leaves |= {name: place.leaf(name, leaves[name].rows) for name in names}
+    told = {} if facts is None else facts
+    for is_linear in (False, True):
+        for names in aligning.places(beside, is_linear=is_linear).values():
+            likes = {name: leaves[name] for name in names}
+            place = merged_places.Place(method, likes, experts, marks, statistics, told)
+            leaves |= {name: place.leaf(name, leaves[name].rows) for name in names}
     return leaves
-
-
-def peak_bytes(
-    method: MergeMethod,
-    name: str,
-    sources: Sequence[Source],
-    start: Leaf | None,
-) -> int:
-    """Returns the memory that merging one leaf takes at most, without the program's.
-
-    A part of each expert is held as it is read, and once more if the next ones are
-    read ahead; parts of the result are held up to four times.
-    """
-    leaves = [source.leaves[name] for source in sources]
-    every = leaves if start is None else [*leaves, start]
-    if isinstance(method, averages.RunningMean):
-        every = every[:4]  # with those ahead eight: five that are read, and the sum
-    rows = _piece_rows(name, leaves[0], splits=method.unit == "value")
-    step = _step_rows(method, leaves[0], rows, len(sources))
-    held = sum(max(step, x.rows) * leaf_parts.row_bytes(x) for x in every)
-    ahead = held if held <= merge_sources.AHEAD_BYTES else 0
-    return held + ahead + 4 * step * leaf_parts.row_bytes(leaves[0])
 
 
 def _merged_leaf(
@@ -143,18 +141,22 @@ def _merged_leaf(
     sources: Sequence[Source],
     start: Leaf | None,
     beside: Mapping[str, Side],
+    statistics: Sequence[Mapping[str, Leaf]],
+    lies: Layout,
 ) -> Leaf:
     like = sources[0].leaves[name]
     sides = {name: beside[name]} if name in beside else {}
     for side in sides.values():
-        times = merged_places.num_beside(method, len(sources))
-        like = merged_places.widened(like, side, times)
-    rows = _piece_rows(name, like, splits=method.unit == "value")
-    step = _step_rows(method, sources[0].leaves[name], rows, len(sources))
+        like = merged_places.widened(like, side, lies)
+    rows = merge_sizes.piece_rows(name, like, splits=method.unit == "value")
+    step = merge_sizes.step_rows(method, sources[0].leaves[name], rows, len(sources))
     if isinstance(method, averages.RunningMean):
         parts = functools.partial(_running_means, name, sources, step)
     else:
-        parts = functools.partial(_pieces, method, name, sources, start, sides, step)
+        given = [leaves[name] for leaves in statistics if name in leaves]
+        parts = functools.partial(
+            _pieces, method, name, sources, start, sides, given, step
+        )
     made = Leaf(like.shape, like.dtype, step, lambda: leaf_parts.ahead(parts()))
     return made._replace(rows=rows, blocks=lambda: leaf_parts.cut(made, rows))
 
@@ -165,11 +167,13 @@ def _pieces(
     sources: Sequence[Source],
     start: Leaf | None,
     beside: Mapping[str, Side],
+    statistics: Sequence[Leaf],
     rows: int,
 ) -> Iterator[np.ndarray]:
     leaves, marks = [s.leaves[name] for s in sources], [s.mark for s in sources]
-    is_layer = method.unit != "value" and _is_stack(name)
-    every = [*leaves] if start is None else [*leaves, start]
+    is_layer = method.unit != "value" and merge_sizes.is_stack(name)
+    every = [*leaves, *([] if start is None else [start]), *statistics]
+    has_base = start is not None
     steps = leaf_parts.steps(every, rows)
     held = sum(leaf.rows * leaf_parts.row_bytes(leaf) for leaf in every)
     steps = leaf_parts.ahead(steps) if held <= merge_sources.AHEAD_BYTES else steps
@@ -179,9 +183,9 @@ def _pieces(
             for place in range(len(blocks[0])):
                 of = name.replace(f"/{LAYERS}/", f"/{LAYERS}_{next(number)}/")
                 layer = [block[place] for block in blocks]
-                yield _merge_piece(method, of, layer, marks, beside)[None]
+                yield _merge_piece(method, of, layer, marks, beside, has_base)[None]
         else:
-            yield _merge_piece(method, name, blocks, marks, beside)
+            yield _merge_piece(method, name, blocks, marks, beside, has_base)
         del blocks
 
 
@@ -191,13 +195,29 @@ def _merge_piece(
     blocks: Sequence[np.ndarray],
     marks: Sequence[str],
     beside: Mapping[str, Side],
+    has_base: bool,
 ) -> np.ndarray:
-    """Returns a part of a merged leaf; the base's block is the last, if there is."""
+    """Returns a part of a merged leaf.
+
+    Args:
+      method: How.
+      name: Of the leaf, or of a layer of it.
+      blocks: Of the experts; of the base, if `has_base`; and what was measured with
+        each expert, if anything was.
+      marks: Of the experts.
+      beside: Holds the leaf if it is of adapters.
+      has_base: Whether the base has the leaf.
+    """
+    count = len(marks)
     given = [trees.unflatten({name: block}) for block in blocks]
+    experts, rest = given[:count], given[count:]
     base = {} if method.needs_base else None
-    if len(given) > len(marks):
-        base = given.pop()
-    result = method.merge(given, base=base, beside=beside, marks=marks)
+    if has_base:
+        base, *rest = rest
+    statistics: list[Any] = rest or [{}] * (count if method.needs_statistics else 0)
+    result = method.merge(
+        experts, base=base, beside=beside, marks=marks, statistics=statistics
+    )
     return np.asarray(trees.flatten(result.params)[name])
 
 
@@ -226,35 +246,3 @@ def _running_means(
                 do="Look for an expert whose folder was changed, and save it again",
             )
         yield np.asarray(trees.flatten(mean.mean())[name])
-
-
-def _piece_rows(name: str, leaf: Leaf, *, splits: bool) -> int:
-    """Returns how many rows of a merged leaf are one part.
-
-    Args:
-      name: Of the leaf.
-      leaf: Its shape and dtype.
-      splits: Whether matrices may be cut.
-    """
-    if not leaf.shape:
-        return 1
-    row_bytes = leaf_parts.row_bytes(leaf)
-    most = max(1, PIECE_BYTES // max(1, row_bytes))
-    if _is_stack(name):
-        most = most if splits and row_bytes < experts.LAYER_BYTES else 1
-    elif not splits:
-        most = leaf.shape[0]
-    return max(1, min(most, leaf.shape[0]))
-
-
-def _step_rows(method: MergeMethod, leaf: Leaf, rows: int, num_experts: int) -> int:
-    """Returns how many rows are read and merged at once, a multiple of `rows`."""
-    if not leaf.shape:
-        return 1
-    piece_bytes = max(1, rows * leaf_parts.row_bytes(leaf))
-    times = merge_sources.part_bytes(method, num_experts) // piece_bytes
-    return max(rows, min(times * rows, leaf.shape[0]))
-
-
-def _is_stack(name: str) -> bool:
-    return f"/{LAYERS}/" in name

@@ -11,41 +11,35 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from elm_jax import trees
+from elm_jax import errors, trees
 from elm_jax.checkpoints import leaf_parts
 from elm_jax.checkpoints.tensors import Leaf
-from elm_jax.merging import aligning, deltas, task_arithmetic
-from elm_jax.merging.method import MergeMethod
-from elm_jax.peft import adapters, effects
+from elm_jax.merging import task_arithmetic
+from elm_jax.merging.method import Layout, MergeMethod
+from elm_jax.peft import effects
 from elm_jax.types import LAYERS, Side
 
 AHEAD_BYTES = 1 << 27
 """Of all experts' parts of a layer that are read while the one before is merged."""
 
 
-def takes(method: MergeMethod, spec: adapters.AdapterSpec) -> bool:
-    """Returns whether a method merges adapters of a kind a layer at a time.
+def takes(method: MergeMethod) -> bool:
+    """Returns whether a method merges adapters a layer at a time."""
+    return method.unit == "place" or isinstance(method, task_arithmetic.TaskArithmetic)
 
-    Others are widened as a whole (LoRAs in their cores), or not by layers.
+
+def widened(like: Leaf, side: Side, layout: Layout) -> Leaf:
+    """Returns a leaf of the shape that a merge has; it gives no values.
+
+    Args:
+      like: An expert's.
+      side: Of it, which of its axes is the adapters' width.
+      layout: As the method tells of so many experts.
     """
-    if isinstance(method, task_arithmetic.TaskArithmetic):
-        return True
-    by_layer = isinstance(method, deltas.DeltaMethod | aligning.AlignedAverage)
-    return by_layer and method.unit == "place" and not spec.is_linear
-
-
-def num_beside(method: MergeMethod, num_experts: int) -> int:
-    """Returns how many experts' adapters lie beside each other in the result."""
-    if not isinstance(method, task_arithmetic.TaskArithmetic):
-        return 1
-    weights = method.weights or (1.0,) * num_experts
-    return max(1, sum(method.scale * weight != 0.0 for weight in weights))
-
-
-def widened(like: Leaf, side: Side, times: int) -> Leaf:
-    """Returns a leaf of the shape of so many beside each other; it gives no values."""
     shape = [*like.shape]
-    shape[side.axis] *= times
+    shape[side.axis] *= layout.num_beside
+    if side.is_linear and layout.rank:
+        shape[side.axis] = layout.rank
     return like._replace(shape=tuple(shape))
 
 
@@ -54,26 +48,30 @@ class Place:
     """The parameters of one adapter in all layers, of several experts.
 
     Attributes:
-      method: How they are merged; one that `takes` the kind.
-      names: Of the parameters.
+      method: How they are merged; one that `takes` adapters.
+      likes: What has the shapes of the merged parameters, by name.
       experts: The leaves of each, by name.
       marks: As for `MergeMethod.merge`.
+      statistics: What was measured with each, by the same names; empty for nothing.
+      facts: What the method tells of the merge; filled when parameters are read.
     """
 
     method: MergeMethod
-    names: Sequence[str]
+    likes: Mapping[str, Leaf]
     experts: Sequence[Mapping[str, Leaf]]
     marks: Sequence[str]
+    statistics: Sequence[Mapping[str, Leaf]]
+    facts: dict[str, float]
     _made: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def leaf(self, name: str, rows: int) -> Leaf:
         """Returns a merged parameter.
 
         Args:
-          name: One of `names`.
+          name: One of `likes`.
           rows: Of its parts.
         """
-        like = self.experts[0][name]
+        like = self.likes[name]
         blocks = functools.partial(self._blocks, name, rows)
         return Leaf(like.shape, like.dtype, rows, blocks)
 
@@ -85,30 +83,82 @@ class Place:
             yield made[start : start + rows]
 
     def _merge(self) -> dict[str, np.ndarray]:
-        likes = {name: self.experts[0][name] for name in self.names}
-        out = {name: np.empty(x.shape, x.dtype) for name, x in likes.items()}
-        every = [leaves[name] for leaves in self.experts for name in self.names]
-        steps = leaf_parts.steps(every, 1)
+        out = {name: np.empty(x.shape, x.dtype) for name, x in self.likes.items()}
+        measured = [n for n in self.likes if any(n in each for each in self.statistics)]
+        groups = [
+            *([leaves[name] for leaves in self.experts] for name in self.likes),
+            *([leaves[name] for leaves in self.statistics] for name in measured),
+        ]
+        read = _layers(groups)
+        every = [leaf for leaves in groups for leaf in leaves]
         held = sum(leaf.rows * leaf_parts.row_bytes(leaf) for leaf in every)
-        for number, blocks in enumerate(
-            leaf_parts.ahead(steps) if held <= AHEAD_BYTES else steps
+        for number, arrays in enumerate(
+            leaf_parts.ahead(read) if held <= AHEAD_BYTES else read
         ):
-            of = [n.replace(f"/{LAYERS}/", f"/{LAYERS}_{number}/") for n in self.names]
-            count = len(of)
-            layers = [
-                trees.unflatten({n: b[0] for n, b in zip(of, part, strict=True)})
-                for part in (
-                    blocks[at : at + count] for at in range(0, len(blocks), count)
+            of = {
+                name: name.replace(f"/{LAYERS}/", f"/{LAYERS}_{number}/")
+                for name in self.likes
+            }
+            layers, statistics = (
+                [
+                    trees.unflatten(
+                        {of[n]: a[place] for n, a in zip(names, several, strict=True)}
+                    )
+                    for place in range(len(of_each))
+                ]
+                for names, several, of_each in (
+                    ([*of], arrays[: len(of)], self.experts),
+                    (measured, arrays[len(of) :], self.statistics),
                 )
-            ]
-            del blocks
+            )
             merged = self.method.merge(
                 layers,
                 base={} if self.method.needs_base else None,
                 beside=effects.beside(layers[0]),
                 marks=self.marks,
+                statistics=statistics,
             )
-            found = trees.flatten(merged.params)
-            for name, layer in zip(self.names, of, strict=True):
-                out[name][number] = found[layer]
+            del arrays, layers, statistics
+            self.facts.update(merged.facts)
+            made = trees.flatten(merged.params)
+            for name, layer in of.items():
+                out[name][number] = made[layer]
         return out
+
+
+def _layers(groups: Sequence[Sequence[Leaf]]) -> Iterator[list[np.ndarray]]:
+    """Yields arrays [experts, ...] of a layer after another, one for each group.
+
+    Parts of hundreds of experts are copied into one array as they are read: allocators
+    give great arrays back to the system, and keep many small ones.
+
+    Args:
+      groups: Leaves of equal shapes, one of each expert; all with as many layers.
+
+    Raises:
+      CheckpointError: A leaf has more layers, or fewer.
+    """
+    parts = [leaf_parts.cut(leaf, 1) for leaves in groups for leaf in leaves]
+    places = [
+        (g, place) for g, leaves in enumerate(groups) for place in range(len(leaves))
+    ]
+    for _ in range(groups[0][0].shape[0]):
+        arrays = [np.empty((len(x), *x[0].shape[1:]), x[0].dtype) for x in groups]
+        blocks = leaf_parts.next_of_each(parts)
+        for (group, place), block in zip(places, blocks, strict=True):
+            _check_is_there(block is not None)
+            arrays[group][place] = block[0]
+            del block
+        yield arrays
+        del arrays
+    for block in leaf_parts.next_of_each(parts):  # each compares itself now
+        _check_is_there(block is None)
+
+
+def _check_is_there(is_there: bool) -> None:  # noqa: FBT001
+    if not is_there:
+        raise errors.CheckpointError(
+            found="parameters of adapters with other numbers of layers",
+            expected="as many layers of each",
+            do="Look for an expert whose folder was changed, and save it again",
+        )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from elm_jax import trees
-from elm_jax.merging import elementwise, layers, method, methods
+from elm_jax.merging import deltas, elementwise, layers, method, methods
 from elm_jax.peft import effects
 from tests.merging import kinds
 
@@ -225,3 +225,20 @@ def test_a_few_numbers_at_a_time_merge_to_what_all_at_once_do(monkeypatch, name)
     whole = merge(name, sample)
     monkeypatch.setattr(elementwise, "_AT_ONCE", 7)  # two numbers of three experts
     assert same_bits(merge(name, sample), whole)
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize("kind", [k for k in kinds.SHAPES if k != "several_ranks"])
+def test_a_method_tells_how_adapters_will_lie(kind, name):
+    """With weights, without, and with the options that change ranks and widths."""
+    sample = sample_for(name, kind)
+    count = len(sample.experts)
+    rank = deltas.rank_of(trees.flatten(sample.experts[0]), sample.beside)
+    every = [{}, {"weights": (1.0, *[0.0] * (count - 1))}, {"scale": 0.0}, {"rank": 1}]
+    for options in every:
+        if all(has(name, option) for option in options):
+            merging = methods.of(name, **options)
+            merged = merging.merge(sample.experts, **sample.arguments(merging))
+            told = merging.layout(count, rank)
+            if sample.beside and (merging.needs_base or merging.knows_adapters):
+                assert told == (merged.num_beside, merged.rank)

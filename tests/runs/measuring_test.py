@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from elm_jax import errors, paths, trees
-from elm_jax.checkpoints import experts, manifest
+from elm_jax.checkpoints import experts, manifest, resumable
 from elm_jax.data import batches
 from elm_jax.evaluation import batching
 from elm_jax.merging import averages, narrowing, regression
@@ -21,6 +22,8 @@ from elm_jax.runs import (
     measured_sums,
     measuring,
     merge,
+    merged_files,
+    merged_params,
     strategies,
 )
 from tests.runs import scored, toy, toy_experts
@@ -237,6 +240,73 @@ def test_the_outputs_of_a_merge_by_regression_are_nearest_to_those_of_the_expert
         slope = slope + gram @ (np.asarray(merged[name][0], float) - matrix)
         size = size + np.abs(gram @ matrix).max()
     assert np.abs(slope).max() < 1e-4 * size
+
+
+METHODS = (
+    regression.RegMean(),
+    regression.RegMean(rank=2, weights=(1.0, 0.0, 3.0)),
+    regression.RegMean(align=False),
+    regression.Fisher(weights=(1.0, 2.0, 1.0)),
+    narrowing.Narrowed(weights=(1.0, -0.5, 2.0)),
+    narrowing.Narrowed(count=5),
+)
+
+
+@pytest.mark.parametrize("kind", toy_experts.SPECS)
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.name}{METHODS.index(m)}")
+def test_a_merge_by_data_on_disk_is_the_one_in_memory(
+    folder, monkeypatch, kind, method
+):
+    name = f"{kind}_{METHODS.index(method)}"
+    run = merge_by(folder, kind, method, expert_name=name)
+    places = sorted((folder / kind).iterdir())
+    expected = merged_params.of_folders(
+        method,
+        places,
+        loaded.Base.load(folder / "base"),
+        name=name,
+        source=run._source(),
+    )
+
+    def load(place):
+        raise AssertionError(f"{place} is read as a whole, though it was measured")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loaded.Expert, "load", load)
+        run.run()
+    read, info = experts.load_expert(folder / "merged" / name)
+    assert trees.fingerprint(read) == trees.fingerprint(expected.params)
+    assert bases.adapter_spec(info) == expected.adapter
+    assert info.data == json.loads(json.dumps(expected.manifest.data))
+
+
+@pytest.mark.slow
+def test_a_merge_by_data_that_is_stopped_goes_on_with_what_was_measured(
+    folder, monkeypatch
+):
+    monkeypatch.setattr(resumable, "_LIST_SECS", -1.0)  # every leaf is listed
+    method = narrowing.Narrowed(scale=0.5)
+    merge_by(folder, "bottleneck", method, expert_name="whole").run()
+
+    class Stop:
+        def __init__(self, title, *, total, unit):
+            self.total = total
+
+        def __call__(self, done):
+            if done > self.total / 2:
+                raise SystemExit(143)
+
+    run = merge_by(folder, "bottleneck", method, expert_name="stopped")
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(merged_files, "Progress", Stop)
+        run.run()
+    run.run()
+    whole, stopped = (
+        manifest.read_manifest(folder / "merged" / name)
+        for name in ("whole", "stopped")
+    )
+    assert stopped.data["merge_facts"]
+    assert (stopped.data, stopped.digests) == (whole.data, whole.digests)
 
 
 def contents(folder):

@@ -19,6 +19,7 @@ from elm_jax.runs import (
     loaded,
     merge,
     merge_cost,
+    merge_sizes,
     merge_sources,
     merged_leaves,
     merged_params,
@@ -104,7 +105,7 @@ def merge_all(folder, method, name):
 def test_a_merge_on_disk_is_the_one_in_memory(
     folder, monkeypatch, method, piece_bytes, step_bytes, ahead_bytes
 ):
-    monkeypatch.setattr(merged_leaves, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(merge_sizes, "PIECE_BYTES", piece_bytes)
     monkeypatch.setattr(stores, "CHUNK_BYTES", step_bytes)
     monkeypatch.setattr(merge_sources, "_RUNNING_BYTES", step_bytes)
     monkeypatch.setattr(merge_sources, "AHEAD_BYTES", ahead_bytes)
@@ -140,7 +141,7 @@ def test_a_merge_of_merges_is_computed_when_its_parts_are_read(folder):
 
 
 def test_a_mean_over_parts_that_an_expert_lacks_is_refused(folder, monkeypatch):
-    monkeypatch.setattr(merged_leaves, "PIECE_BYTES", 1)
+    monkeypatch.setattr(merge_sizes, "PIECE_BYTES", 1)
     monkeypatch.setattr(merge_sources, "_RUNNING_BYTES", 1)
     sources = [
         merge_sources.open_source(place) for place in (folder / "experts").iterdir()

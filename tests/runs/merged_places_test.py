@@ -15,7 +15,6 @@ from elm_jax.runs import (
     merged_files,
     merged_leaves,
     merged_params,
-    merged_places,
 )
 from tests.peft.sample import SHAPE, random_params
 
@@ -31,8 +30,11 @@ METHODS = (
     averages.Uniform(),
     aligning.AlignedAverage(weights=(1.0, 3.0, 1.0)),
     *map(methods.of, ("ties", "dare", "sce", "tsv_merge", "knots", "covariance")),
+    methods.of("low_rank_sum", rank=2, weights=(1.0, 0.0, -2.0)),
+    methods.of("ties", space="parameters"),
+    methods.of("iso_c", weights=(0.0, 0.0, 0.0)),
+    methods.of("low_rank_sum", weights=(0.0, 1.0, 0.0)),
 )
-STREAMED = {"lora": (SUM, METHODS[1], METHODS[2])}
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +79,11 @@ def write(folder, kind, method, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.name}{len(m.recipe())}")
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.name}{METHODS.index(m)}")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_merge_on_disk_is_the_one_in_memory(folder, kind, method):
-    spec, _ = KINDS[kind]
-    if method in STREAMED.get(kind, METHODS):
-        info = manifest.read_manifest(folder / kind / f"{kind}_1")
-        assert merged_leaves.can_merge(method, info)
+    info = manifest.read_manifest(folder / kind / f"{kind}_1")
+    assert merged_leaves.can_merge(method, info)
     read, told = write(folder, kind, method, f"{kind}_{METHODS.index(method)}")
     expected = merged_params.of_folders(
         method,
@@ -96,18 +96,25 @@ def test_a_merge_on_disk_is_the_one_in_memory(folder, kind, method):
     assert told.data == json.loads(json.dumps(expected.manifest.data))
 
 
-def test_cores_of_loras_and_whole_experts_are_not_merged_by_layer():
-    spec = KINDS["lora"][0]
-    assert not merged_places.takes(methods.of("ties"), spec)
-    assert merged_places.takes(methods.of("ties"), KINDS["prompt"][0])
-    assert not merged_places.takes(methods.of("ties", per="expert"), KINDS["prompt"][0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_what_looks_at_whole_experts_is_not_merged_by_layer(folder, kind):
+    info = manifest.read_manifest(folder / kind / f"{kind}_1")
+    for method in map(methods.of, methods.METHODS):
+        by_leaf = merged_leaves.can_merge(method, info)
+        assert by_leaf == (method.unit != "expert"), method.name
+    assert not merged_leaves.can_merge(methods.of("ties", per="expert"), info)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ties", "task_arithmetic"])
-def test_a_merge_that_is_stopped_in_an_adapter_goes_on_there(folder, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("prompt", "ties"), ("prompt", "task_arithmetic"), ("lora", "ties")],
+)
+def test_a_merge_that_is_stopped_in_an_adapter_goes_on_there(
+    folder, monkeypatch, kind, name
+):
     monkeypatch.setattr(resumable, "_LIST_SECS", -1.0)  # every leaf is listed
-    expected, _ = write(folder, "prompt", methods.of(name), f"{name}_whole")
+    expected, whole = write(folder, kind, methods.of(name), f"{kind}_{name}_whole")
 
     class Stop:
         def __init__(self, title, *, total, unit):
@@ -121,7 +128,9 @@ def test_a_merge_that_is_stopped_in_an_adapter_goes_on_there(folder, monkeypatch
     while shares:
         with monkeypatch.context() as patched, pytest.raises(SystemExit):
             patched.setattr(merged_files, "Progress", Stop)
-            write(folder, "prompt", methods.of(name), f"{name}_stopped")
+            write(folder, kind, methods.of(name), f"{kind}_{name}_stopped")
         del shares[0]
-    found, _ = write(folder, "prompt", methods.of(name), f"{name}_stopped")
+    found, told = write(folder, kind, methods.of(name), f"{kind}_{name}_stopped")
     assert trees.fingerprint(found) == trees.fingerprint(expected)
+    assert told == whole
+    assert ("merge_facts" in told.data) == (kind == "lora")

@@ -1,0 +1,76 @@
+"""How much of leaves is read, merged and written at once, and the memory it takes."""
+
+from collections.abc import Sequence
+
+from elm_jax.checkpoints import experts, leaf_parts
+from elm_jax.checkpoints.tensors import Leaf
+from elm_jax.merging import averages
+from elm_jax.merging.method import MergeMethod
+from elm_jax.runs import merge_sources
+from elm_jax.runs.merge_sources import Source
+from elm_jax.types import LAYERS
+
+PIECE_BYTES = 1 << 26
+"""Of a merged leaf at once, unless a layer of it is larger; so parts are stored."""
+
+
+def peak_bytes(
+    method: MergeMethod,
+    name: str,
+    sources: Sequence[Source],
+    start: Leaf | None,
+) -> int:
+    """Returns the memory that merging one leaf takes at most, without the program's.
+
+    A part of each expert is held as it is read, and once more if the next ones are
+    read ahead; parts of the result are held up to four times.
+    """
+    leaves = [source.leaves[name] for source in sources]
+    every = leaves if start is None else [*leaves, start]
+    if isinstance(method, averages.RunningMean):
+        every = every[:4]  # with those ahead eight: five that are read, and the sum
+    rows = piece_rows(name, leaves[0], splits=method.unit == "value")
+    step = step_rows(method, leaves[0], rows, len(sources))
+    held = sum(max(step, x.rows) * leaf_parts.row_bytes(x) for x in every)
+    ahead = held if held <= merge_sources.AHEAD_BYTES else 0
+    return held + ahead + 4 * step * leaf_parts.row_bytes(leaves[0])
+
+
+def piece_rows(name: str, leaf: Leaf, *, splits: bool) -> int:
+    """Returns how many rows of a merged leaf are one part.
+
+    Args:
+      name: Of the leaf.
+      leaf: Its shape and dtype.
+      splits: Whether matrices may be cut.
+    """
+    if not leaf.shape:
+        return 1
+    row_bytes = leaf_parts.row_bytes(leaf)
+    most = max(1, PIECE_BYTES // max(1, row_bytes))
+    if is_stack(name):
+        most = most if splits and row_bytes < experts.LAYER_BYTES else 1
+    elif not splits:
+        most = leaf.shape[0]
+    return max(1, min(most, leaf.shape[0]))
+
+
+def step_rows(method: MergeMethod, leaf: Leaf, rows: int, num_experts: int) -> int:
+    """Returns how many rows are read and merged at once, a multiple of `rows`.
+
+    Args:
+      method: How experts are merged.
+      leaf: Its shape and dtype.
+      rows: As of `piece_rows`.
+      num_experts: How many there are.
+    """
+    if not leaf.shape:
+        return 1
+    piece_bytes = max(1, rows * leaf_parts.row_bytes(leaf))
+    times = merge_sources.part_bytes(method, num_experts) // piece_bytes
+    return max(rows, min(times * rows, leaf.shape[0]))
+
+
+def is_stack(name: str) -> bool:
+    """Returns whether a leaf holds a stack of layers on axis 0."""
+    return f"/{LAYERS}/" in name
