@@ -103,11 +103,9 @@ class Needs:
         )
         num_slots = -(-self.num_slots // (num_devices // num_model))
         num_lanes = min(num_lanes, num_slots)
-        # Lanes that are some of the slots compute with copies of their parameters.
-        num_copies = num_lanes if 1 < num_lanes < num_slots else 0
         times = {
             "frozen parameters": 1,
-            "trained parameters": num_slots + num_copies,
+            "trained parameters": num_slots,
             "optimiser": num_slots,
             "gradients": num_lanes,
             "activations": num_lanes,
