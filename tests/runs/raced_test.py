@@ -12,6 +12,8 @@ from elm_jax.evaluation import racing, result_store, row_lines
 from elm_jax.model import t5
 from tests.runs import scored
 
+pytestmark = pytest.mark.slow
+
 NAMES = tuple(f"expert_{seed}" for seed in range(1, 7))
 RACE = racing.Racing(first_rows=16)
 
@@ -66,7 +68,6 @@ def accuracies(path):
     }
 
 
-@pytest.mark.slow
 def test_the_best_are_scored_on_all_rows_and_the_worst_are_not(folder, capsys):
     run(folder, race=RACE, results_path="{MODEL_DIR}/raced.jsonl")
     everyone, raced = (accuracies(folder / f"{n}.jsonl") for n in ("all", "raced"))
@@ -104,7 +105,6 @@ def test_a_race_that_is_run_again_scores_nothing(folder, capsys):
     assert all(line.startswith("to score: 0;") for line in lines)
 
 
-@pytest.mark.slow
 def test_a_race_goes_on_where_it_was_stopped(folder):
     whole = (folder / "raced.race.jsonl").read_bytes()
     path = folder / "stopped.race.jsonl"
@@ -115,7 +115,6 @@ def test_a_race_goes_on_where_it_was_stopped(folder):
     assert raced == stopped
 
 
-@pytest.mark.slow
 def test_tasks_whose_answers_are_written_and_lone_experts_do_not_race(folder):
     run(folder, "written", race=RACE, results_path="{MODEL_DIR}/written.jsonl")
     rows = row_lines.read_rows(folder / "written.jsonl")
@@ -125,13 +124,11 @@ def test_tasks_whose_answers_are_written_and_lone_experts_do_not_race(folder):
     assert accuracies(folder / "one.jsonl").keys() == {"base", NAMES[0]}
 
 
-@pytest.mark.slow
 def test_a_round_may_have_only_rows_whose_choices_are_alike(folder):
     run(folder, "alike", race=RACE, results_path="{MODEL_DIR}/alike.jsonl")
     assert accuracies(folder / "alike.jsonl").keys() == {"base", *NAMES}
 
 
-@pytest.mark.slow
 def test_what_experts_are_compared_with_does_not_race(folder):
     everyone = accuracies(folder / "all.jsonl")
     best, *_, worst = sorted(NAMES, key=lambda name: -everyone[name])
@@ -147,7 +144,6 @@ def test_what_experts_are_compared_with_does_not_race(folder):
     assert raced.keys() == {*alone, "all_prompts", "m"}
 
 
-@pytest.mark.slow
 def test_trainings_of_one_expert_stay_or_go_together_by_their_mean(folder):
     everyone = accuracies(folder / "all.jsonl")
     order = sorted(NAMES, key=lambda name: -everyone[name])
