@@ -244,16 +244,21 @@ def _in_span(matrices: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
 def _equations(
     matrices: np.ndarray, factors: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `sum f_t D_t D_t'` and `sum f_t D_t D_t' D_t`."""
-    factors = factors[:, None, None]
+    """Returns `sum f_t D_t D_t'` and `sum f_t D_t D_t' D_t`.
+
+    The sums over experts are those inside of one product of matrices beside each other,
+    so that what is summed is never in memory.
+    """
+    count, rows, columns = matrices.shape
     turned = matrices.transpose(0, 2, 1)
-    if matrices.shape[1] <= matrices.shape[2]:  # so that what is between is small
-        cubes = (matrices @ turned) @ matrices
-    else:
-        cubes = matrices @ (turned @ matrices)
-    beside = (matrices * np.sqrt(factors)).transpose(1, 0, 2)
-    beside = beside.reshape(matrices.shape[1], -1)
-    return beside @ beside.T, (cubes * factors).sum(axis=0)
+    if rows <= columns:  # so that what is between is small
+        grams = (matrices @ turned) * factors[:, None, None]
+        beside = grams.transpose(1, 0, 2).reshape(rows, -1)
+        return grams.sum(axis=0), beside @ matrices.reshape(count * rows, columns)
+    roots = np.sqrt(factors)[:, None, None]
+    beside = (matrices * roots).transpose(1, 0, 2).reshape(rows, -1)
+    inner = (turned @ matrices) * roots
+    return beside @ beside.T, beside @ inner.reshape(count * columns, columns)
 
 
 def _eigen(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
