@@ -25,7 +25,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from elm_jax import fields
-from elm_jax.merging import by_layer, keeping, views
+from elm_jax.merging import agreeing, by_layer, keeping, views
 from elm_jax.merging.deltas import DeltaMethod, Layer
 from elm_jax.merging.method import Unit
 
@@ -70,9 +70,9 @@ class Elementwise(DeltaMethod):
     dropped: fields.ShareBelowOne = 0.01
     spread: fields.Share = 0.15
     rescale: keeping.Rescale = "none"
-    sign: Literal["all", "sum", "count"] = "all"
-    vote: Literal["weighted", "plain"] = "weighted"
-    combine: Literal["sum", "mean", "normalised"] = "sum"
+    sign: agreeing.Sign = "all"
+    vote: agreeing.Vote = "weighted"
+    combine: agreeing.Combine = "sum"
     random_seed: fields.Seed = 0
     space: views.Space = "core"
 
@@ -137,31 +137,15 @@ class Elementwise(DeltaMethod):
         change = np.empty(kept.shape[1])
         for start in range(0, len(change), at_once):
             part = slice(start, start + at_once)
-            change[part] = self._combined(kept[:, part], layer)
+            change[part] = agreeing.summed(
+                kept[:, part],
+                layer.weights,
+                sign=self.sign,
+                vote=self.vote,
+                combine=self.combine,
+                is_inner=layer.is_inner,
+            )
         return change.reshape(shape)
-
-    def _combined(self, kept: np.ndarray, layer: Layer) -> np.ndarray:
-        """Returns what is made of some numbers [n], of which experts keep [T, n]."""
-        factors, is_one = layer.weights[:, None], (layer.weights == 1.0).all()
-        terms = kept if is_one else kept * factors
-        if self.sign != "all":
-            votes = terms if self.vote == "weighted" else kept
-            each = np.sign(votes) if self.sign == "count" else votes
-            elected = np.where(_added(each) >= 0, 1.0, -1.0)
-            counts = votes * elected > 0
-            terms = terms * counts
-        else:
-            counts = np.ones(kept.shape, bool)
-        total = _added(terms)
-        if self.combine == "sum":
-            return total
-        # What hidden units look for is averaged: it has no factor of its own.
-        is_count = self.combine == "mean" and not layer.is_inner
-        if is_count or is_one:
-            divisor = np.count_nonzero(counts, axis=0)
-        else:
-            divisor = _added(counts * np.abs(factors))
-        return np.divide(total, divisor, out=np.zeros_like(total), where=divisor != 0)
 
     def _kept(self, layer: Layer) -> np.ndarray:
         """Returns the changes of a layer with what is kept of them, in their place."""
@@ -189,17 +173,6 @@ class Elementwise(DeltaMethod):
         if self.keep == "random":
             return keeping.random(change, self.density, rng)
         return keeping.della(change, self.density, self.spread, rng)
-
-
-def _added(rows: np.ndarray) -> np.ndarray:
-    """Returns the sum of rows [T, n], one after another, however many numbers.
-
-    So each number of it has the bits that it has without the others.
-    """
-    total = rows[0].copy()
-    for row in rows[1:]:
-        total += row
-    return total
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
