@@ -6,7 +6,9 @@ import hashlib
 import json
 import math
 import pathlib
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -35,6 +37,8 @@ class Array(NamedTuple):
 
 _SUFFIX = ".npy"  # of the names in a file of arrays
 _ARRAYS, _RECORD = "arrays.npz", "record.json"
+_FILE_HEAD = struct.Struct("<26xHH")  # of a zip's file: the lengths of what comes next
+_DAMAGED = (ValueError, zipfile.BadZipFile, FileNotFoundError, errors.ElmError)
 
 
 def folder_of(parent: pathlib.Path, name: str, recipe: Recipe) -> pathlib.Path:
@@ -77,22 +81,36 @@ def write(
 def opened(folder: pathlib.Path, recipe: Recipe) -> dict[str, Array]:
     """Returns the arrays that `write` was given, of which none is in memory.
 
-    The file as a whole is compared now, and each array once more when it is read.
+    The file as a whole is compared now, and each array once more when it is read. No
+    file stays open between two parts, however many arrays are read side by side.
 
     Raises:
-      DataError: They are not there, or damaged, or of another recipe.
+      DataError: They are not there, or damaged, or of another recipe; or the system
+        does not let them be read.
     """
     with _reading(folder):
         _compare(folder, recipe)
-        with zipfile.ZipFile(folder / _ARRAYS) as file:
-            names = [name for name in file.namelist() if name.endswith(_SUFFIX)]
-            return {n.removesuffix(_SUFFIX): _array(folder, file, n) for n in names}
+        with zipfile.ZipFile(folder / _ARRAYS) as archive:
+            infos = [i for i in archive.infolist() if i.filename.endswith(_SUFFIX)]
+            return {
+                info.filename.removesuffix(_SUFFIX): _array(folder, archive, info)
+                for info in infos
+            }
 
 
-def _array(folder: pathlib.Path, file: zipfile.ZipFile, name: str) -> Array:
-    with file.open(name) as stored:
+def _array(
+    folder: pathlib.Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo
+) -> Array:
+    with archive.open(info) as stored:
         shape, dtype = _head(stored)
-    return Array(shape, dtype, functools.partial(_parts, folder, name))
+        head_bytes = stored.tell()
+    num_bytes = head_bytes + math.prod(shape) * dtype.itemsize
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size != num_bytes:
+        raise ValueError(f"{info.filename} has other bytes than its shape tells")
+    file_head = _read(folder, info.header_offset, _FILE_HEAD.size)
+    place = info.header_offset + len(file_head) + sum(_FILE_HEAD.unpack(file_head))
+    parts = functools.partial(_parts, folder, info, place, head_bytes, shape, dtype)
+    return Array(shape, dtype, parts)
 
 
 def _head(stored: Any) -> tuple[tuple[int, ...], np.dtype]:
@@ -106,30 +124,63 @@ def _head(stored: Any) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-def _parts(folder: pathlib.Path, name: str, rows: int) -> Iterator[np.ndarray]:
-    with (
-        _reading(folder),
-        zipfile.ZipFile(folder / _ARRAYS) as file,
-        file.open(name) as stored,
-    ):
-        shape, dtype = _head(stored)
+def _parts(
+    folder: pathlib.Path,
+    info: zipfile.ZipInfo,
+    place: int,
+    head_bytes: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    rows: int,
+) -> Iterator[np.ndarray]:
+    """Yields an array's parts; who waits between two of them keeps no file open.
+
+    Args:
+      folder: Of `write`.
+      info: What the zip tells of the array's file.
+      place: Of this file in the zip.
+      head_bytes: Of this file, before the numbers.
+      shape: Of the array.
+      dtype: Of the array.
+      rows: Of each part.
+    """
+    with _reading(folder):
+        head = _read(folder, place, head_bytes)
+        place, checksum = place + head_bytes, zlib.crc32(head)
         for start in range(0, shape[0] if shape else 1, rows):
             part = (min(rows, shape[0] - start), *shape[1:]) if shape else ()
-            content = stored.read(math.prod(part) * dtype.itemsize)
+            content = _read(folder, place, math.prod(part) * dtype.itemsize)
+            place, checksum = place + len(content), zlib.crc32(content, checksum)
             yield np.frombuffer(content, dtype).reshape(part)
-        if stored.read(1):  # compares the checksum as well
-            raise ValueError(f"{name} has more numbers than its shape tells")
+            del content  # before the next one is read
+        if checksum != info.CRC:
+            raise ValueError(f"{info.filename} has another checksum than was written")
+
+
+def _read(folder: pathlib.Path, place: int, num_bytes: int) -> bytes:
+    with (folder / _ARRAYS).open("rb") as file:
+        file.seek(place)
+        content = file.read(num_bytes)
+    if len(content) != num_bytes:
+        raise ValueError(f"{_ARRAYS} ends early")
+    return content
 
 
 @contextlib.contextmanager
 def _reading(folder: pathlib.Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, zipfile.BadZipFile, errors.ElmError) as error:
+    except _DAMAGED as error:
         raise errors.DataError(
             found=f"{folder}: {errors.reason(error)}",
             expected="the files as they were written",
             do="Remove this folder: it is made again when it is needed",
+        ) from error
+    except OSError as error:  # such as too many open files, or no right to read
+        raise errors.DataError(
+            found=f"{folder}: {errors.reason(error)}",
+            expected="files that the system lets this program read",
+            do="See to what the system says, and start again: the files may be whole",
         ) from error
 
 

@@ -129,7 +129,7 @@ class Source(NamedTuple):
         """Returns what `measure` does, as leaves by name that are not in memory.
 
         Experts that were not measured yet are loaded for it, one at a time, with the
-        base.
+        base. What is damaged is found before the next expert is measured.
 
         Raises:
           ElmError: As for `measure`; leaves raise DataError when they are read.
@@ -137,8 +137,7 @@ class Source(NamedTuple):
         info = bases.read_manifest(base_dir)
         about = {"base": info.base_fingerprint, "base_model": info.model}
         base = functools.cache(functools.partial(loaded.Base.load, base_dir))
-        kept = [*self._kept(method, experts, about, base)]
-        return [_leaves(folder, recipe) for folder, recipe in kept]
+        return [_leaves(*kept) for kept in self._kept(method, experts, about, base)]
 
     def _kept(
         self,

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shutil
 from typing import Any
 
 import jax
@@ -333,6 +334,28 @@ def test_statistics_are_kept_and_damaged_ones_are_refused(folder):
     path.write_bytes(path.read_bytes()[:-9] + b"something")
     with pytest.raises(errors.DataError, match="changed after it was written"):
         merge_by(folder, "ia3", method, expert_name="third", **where).run()
+
+
+@pytest.mark.slow
+def test_damaged_statistics_are_found_before_another_expert_is_measured(
+    folder, monkeypatch
+):
+    rows = dataclasses.replace(
+        SETTINGS, num_rows=1, statistics_dir="{MODEL_DIR}/damaged"
+    )
+    method = regression.Fisher()
+    merge_by(folder, "ia3", method, expert_name="before", measuring=rows).run()
+    first, second, _ = sorted((folder / "damaged").iterdir())
+    with (first / "arrays.npz").open("ab") as file:
+        file.write(b"more")
+    shutil.rmtree(second)
+
+    def load(place):
+        raise AssertionError(f"{place} is loaded to be measured")
+
+    monkeypatch.setattr(loaded.Expert, "load", load)
+    with pytest.raises(errors.DataError, match="changed after it was written"):
+        merge_by(folder, "ia3", method, expert_name="after", measuring=rows).run()
 
 
 @pytest.mark.slow
