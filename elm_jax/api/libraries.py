@@ -18,6 +18,7 @@ from elm_jax.runs import (
     loaded,
     observed,
     placement,
+    pools,
     scorer,
     task_data,
     vocabularies,
@@ -26,6 +27,7 @@ from elm_jax.runs import (
 _NAMES = re.compile(r"(minilm|encoder-mean)-.*-(\d+)|sentence-transformers:(.+)")
 
 _LEAST_BATCH = 8
+_LEAST_TEXTS = 8  # that tell which choices models prefer
 
 
 class Library:
@@ -152,7 +154,8 @@ class Library:
 
         Experts are weighed by how they answer these very texts, without labels, and
         their log-probabilities are added up; see `elm_jax/routing/README.md`. Some 32
-        texts tell weights well. All experts are loaded, one at a time.
+        texts tell weights and the means of choices well. All experts are loaded, one at
+        a time.
 
         Args:
           texts: Inputs of one task.
@@ -161,7 +164,8 @@ class Library:
           temperature: Of the softmax that makes weights of it, in nats, above 0.
           num_experts: How many have a say, those with the greatest statistic; 0 for
             all.
-          calibrates: Whether the mean of each choice over the texts is taken away.
+          calibrates: Whether the mean of each choice over the texts is taken away, for
+            which there have to be eight.
           among: As for `route`.
 
         Returns:
@@ -170,14 +174,23 @@ class Library:
         Raises:
           ElmError: As `route` raises it.
         """
-        measured = self._behaviour(texts, choices, among, statistic)
-        names, scores = measured
-        assert isinstance(scores, behaviour.ChoiceScores)  # noqa: S101 - of choices
-        ranked = measured.ranked(statistic, names)[: num_experts or None]
-        pool = pooling.Pool.of(
-            *(ranked, names, scores), temperature=temperature, calibrates=calibrates
+        if calibrates and len(texts) < _LEAST_TEXTS:
+            raise errors.ConfigError(
+                found=f"{len(texts)} texts, by which choices would be calibrated",
+                expected=f"{_LEAST_TEXTS} or more, best some 32: of a few, the mean of"
+                " a choice is what these texts say, and no preference",
+                do="Give more texts of the task, or calibrates=False",
+            )
+        asked = pools.AnswerPool(
+            statistic=statistic,
+            temperature=temperature,
+            num_experts=num_experts,
+            calibrates=calibrates,
         )
-        of_experts = [[*scores.log_probs[names.index(name)]] for name in pool.weights]
+        measured = self._behaviour(texts, choices, among, statistic)
+        pool = asked.pool_of(measured, measured.names)
+        log_probs = dict(zip(measured.names, measured.scores.log_probs, strict=True))
+        of_experts = [[*log_probs[name]] for name in pool.weights]
         pooled = pooling.pooled([*pool.weights.values()], of_experts)
         means = pool.place_means
         return np.stack([pooling.without_preference(row, means) for row in pooled])

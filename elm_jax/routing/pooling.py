@@ -90,9 +90,10 @@ def pooled(
             expected="a weight for each expert, and the same rows scored by all",
             do="Score the same rows and choices with all of these experts",
         )
+    factors = np.asarray(weights, np.float64)[:, np.newaxis]
+    # Not a matrix product: it gives equal choices other bits at other places.
     return [
-        np.asarray(weights) @ np.stack(of_row).astype(np.float64)
-        for of_row in zip(*scores, strict=True)
+        (factors * np.stack(of_row)).sum(axis=0) for of_row in zip(*scores, strict=True)
     ]
 
 

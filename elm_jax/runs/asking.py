@@ -107,6 +107,11 @@ class Asking(NamedTuple):
         }
         return plan | {name: line for name, line in costs.items() if line}
 
+    def num_members(self) -> int:
+        """Returns how many experts are scored on each task for pools, at most."""
+        number = len(self._infos())
+        return max((s.num_members(number) for s in self.strategies), default=0)
+
     def questions(
         self, program: scorer.Scorer, keys: jobs.Keys
     ) -> list[queries.Question]:

@@ -56,17 +56,16 @@ class Evaluate(Run):
     left out of every candidate's score.
 
     Attributes:
-      tasks: Names or patterns of tasks and mixtures; with `own_tasks`, of the base's.
+      tasks: Names or patterns of tasks and mixtures; not for `own_tasks` of experts.
       data: Vocabulary, lengths and folders of the tasks' tokens.
       initial_checkpoint_path: Folder of the base.
       experts: Folders of experts, or shell patterns, each scored under its name.
       strategies: Ways to come to parameters for each task, `@strategies.MergeTopK()`
-        or names: `base`, `retrieved`, `merged_top3` (of the three with most votes),
-        `by_log_prob`, and the controls `merged_all` and `random_weights`.
+        or names, among them the controls `merged_all` and `random_weights`.
       shard: `i/n` scores part i, from 0, of the candidates of n machines; "" all.
       own_tasks: Whether each expert is scored on the tasks it was trained on.
-      retrieval: How a library is asked, `@queries.Queries()`; needed by strategies
-        that ask one. `@library.Retrieve()`, as up to release 0.3, is still read.
+      retrieval: How a library is asked, for strategies that ask one:
+        `@queries.Queries()`, or `@library.Retrieve()` as up to release 0.3.
       splits: Splits of the tasks to score.
       max_examples: Rows per task and split, drawn by the seed; 0 for all.
       batch_size: Examples per call, over all devices.
@@ -112,7 +111,7 @@ class Evaluate(Run):
             fields.refuse(self, {"shard": "'' in a race, which needs all experts"})
         strategies.check_is_asked(self._strategies(), self.retrieval)
         former_retrieval.check_data(self.retrieval, self.data)
-        pools.check(self._strategies(), self.race, self.length_normalized)
+        pools.check(self._strategies(), self.race, self.shard, self.length_normalized)
 
     def _strategies(self) -> tuple[Strategy, ...]:
         return strategies.of(self.strategies)
@@ -153,7 +152,8 @@ class Evaluate(Run):
 
     def _num_candidates(self, experts: Sequence[pathlib.Path]) -> dict[str, int]:
         names = self._names()
-        count = collections.Counter(dict.fromkeys(names, len(self.strategies)))
+        number = len(self.strategies) + self._asking().num_members()
+        count = collections.Counter(dict.fromkeys(names, number))
         for folder in experts:
             trained_tasks = manifest.read_manifest(folder).tasks
             count.update(trained_tasks if self.own_tasks else names)

@@ -11,6 +11,7 @@ from elm_jax.runs import jobs, scorer
 from elm_jax.runs.pooled_candidate import PooledCandidate
 
 _METRIC = "accuracy"  # whose rows keep the scores of choices
+_ARRAYS = ("example_ids", "num_choices", "scores")
 
 
 def members(asked: Sequence[jobs.Job], keys: jobs.Keys) -> list[jobs.Job]:
@@ -62,8 +63,13 @@ def score(
         if not is_pool or pool.cell.key(_METRIC) in rows:
             continue
         cells = [keys.cell(expert, pool.split) for expert in _candidate(pool).models]
-        arrays = [store.per_example(rows[cell.key(_METRIC)]) for cell in cells]
-        scored = scorer.of_ranking(_outcome(pool, arrays))
+        cell_name = f"{pool.cell.expert} on {pool.cell.task} {pool.cell.split}"
+        with errors.during(f"scoring {cell_name}"):
+            arrays = [
+                store.per_example(rows[cell.key(_METRIC)], only=_ARRAYS)
+                for cell in cells
+            ]
+            scored = scorer.of_ranking(_outcome(pool, arrays))
         jobs.record(pool, scored, keys, store, run_id=run_id)
     store.finish()
 
@@ -85,11 +91,12 @@ def _outcome(
     examples = [pool.split.dataset[row] for row in pool.split.rows]
     example_ids = np.array([example.example_id for example in examples])
     for of_expert in arrays:
-        if not np.array_equal(of_expert["example_ids"], example_ids):
+        is_whole = {*_ARRAYS} <= {*of_expert}
+        if not is_whole or not np.array_equal(of_expert["example_ids"], example_ids):
             raise errors.DataError(
                 found=f"an expert of {pool.candidate.name} scored on other rows of"
                 f" {pool.cell.task} {pool.cell.split}",
-                expected="its scores of the rows that the pool is scored on",
+                expected="its scores of each choice of the rows that the pool has",
                 do="Remove its rows from the result file, and score them again",
             )
     scores = _candidate(pool).pooled(

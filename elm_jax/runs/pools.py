@@ -8,7 +8,7 @@ from elm_jax import errors, fields
 from elm_jax.checkpoints import manifest
 from elm_jax.model import config
 from elm_jax.routing import behaviour, pooling
-from elm_jax.runs import candidates, pooled_candidate, queries
+from elm_jax.runs import candidates, observed, pooled_candidate, queries
 from elm_jax.runs.strategy import Choice, LibraryStrategy, Strategy, Target
 
 
@@ -28,7 +28,8 @@ class AnswerPool(LibraryStrategy):
       among: Only so many experts are looked at, those with most votes; 0 for all.
         Where queries vote for fewer, these.
       calibrates: Whether the mean score of each choice over the rows that ask is taken
-        away, where all of them have the same number of choices.
+        away, where all of them have the same number of choices, and no two alike. A
+        few rows tell it badly; there are 32 by default.
     """
 
     kind: ClassVar[str] = "answer_pool"
@@ -51,7 +52,9 @@ class AnswerPool(LibraryStrategy):
     @property
     def note(self) -> str:
         """What it is."""
-        which = f"the {self.num_experts} experts" if self.num_experts else "all experts"
+        which = {0: "all experts", 1: "the first expert"}.get(
+            self.num_experts, f"the first {self.num_experts} experts"
+        )
         parts = [f"answers of {which} pooled, weighed by {self.statistic}, no labels"]
         parts += [f"among {self.among} by votes"] if self.among else []
         parts += [] if self.calibrates else ["not calibrated"]
@@ -81,18 +84,18 @@ class AnswerPool(LibraryStrategy):
     def costs(self, shape: config.T5Config, infos: Sequence[manifest.Manifest]) -> str:
         """Returns how many models answer, for plans."""
         del shape
-        number = self._most(len(infos))
-        return f"the answers of {number} experts, but for those scored already"
+        number = self.num_members(len(infos))
+        return f"the answers of {number} experts, scored once for all pools"
 
     def added_share(
         self, shape: config.T5Config, infos: Sequence[manifest.Manifest]
     ) -> float:
-        """Returns the operations of the experts beside one, in those of the base."""
-        del shape
-        return max(0, self._most(len(infos)) - 1)
+        """Returns -1: the pool itself is no model. Its experts are counted apart."""
+        del shape, infos
+        return -1.0
 
-    def _most(self, num_experts: int) -> int:
-        """Returns how many experts have a say at most."""
+    def num_members(self, num_experts: int) -> int:
+        """Returns how many experts of a library have a say at most."""
         looked_at = self.num_looked_at(num_experts)
         return min(looked_at, self.num_experts or looked_at)
 
@@ -118,11 +121,20 @@ class AnswerPool(LibraryStrategy):
 
     def _pool(self, question: queries.Question) -> pooling.Pool:
         assert question.behaviour is not None  # noqa: S101 - it looks at experts
-        names, scores = question.behaviour
+        return self.pool_of(question.behaviour, self.looks_at(question))
+
+    def pool_of(
+        self, measured: observed.Behaviour, among: Collection[str]
+    ) -> pooling.Pool:
+        """Returns the pool of some experts by what they give to unlabelled rows.
+
+        Raises:
+          DataError: The statistic needs rows with two answers, and there is none.
+        """
+        names, scores = measured
         assert isinstance(scores, behaviour.ChoiceScores)  # noqa: S101 - `needs_choices`
-        order = question.behaviour.ranked(self.statistic, self.looks_at(question))
         return pooling.Pool.of(
-            order[: self.num_experts or None],
+            measured.ranked(self.statistic, among)[: self.num_experts or None],
             names,
             scores,
             temperature=self.temperature,
@@ -131,20 +143,30 @@ class AnswerPool(LibraryStrategy):
 
 
 def check(
-    strategies: Iterable[Strategy], race: object | None, length_normalized: bool
+    strategies: Iterable[Strategy],
+    race: object | None,
+    shard: str,
+    length_normalized: bool,
 ) -> None:
     """Raises ConfigError if an evaluation has a pool, and scores it cannot be made of.
 
     Args:
       strategies: Of the evaluation.
       race: What drops experts before all rows are scored; None for nothing.
+      shard: Which part of all candidates is scored; "" for all.
       length_normalized: Whether scores are divided by tokens.
     """
+    settings = {
+        "a race": race,
+        f"shard = {shard!r}": shard,
+        "length_normalized = True": length_normalized,
+    }
+    setting = next((name for name, value in settings.items() if value), "")
     for strategy in strategies:
-        if isinstance(strategy, AnswerPool) and (race or length_normalized):
-            setting = "a race" if race else "length_normalized = True"
+        if isinstance(strategy, AnswerPool) and setting:
             raise errors.ConfigError(
                 found=f"the strategy {strategy.label} with {setting}",
                 expected="whole log-probabilities of all rows by each of its experts",
-                do="Score it by another evaluation, into the same result file",
+                do="Score it by another evaluation, into the same result file, in which"
+                " no expert is scored again",
             )

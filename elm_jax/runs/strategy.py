@@ -81,6 +81,14 @@ class Strategy(abc.ABC):
         del num_experts
         return 0
 
+    def num_members(self, num_experts: int) -> int:
+        """Returns how many of a library's experts are scored for it at most.
+
+        They are scored on all rows, as experts of their own; see `pools.AnswerPool`.
+        """
+        del num_experts
+        return 0
+
     @property
     def scores_rows(self) -> bool:
         """Whether it scores experts itself, by `question.score_rows`, as it chooses."""

@@ -172,11 +172,21 @@ def test_a_pool_answers_by_the_weighted_scores_of_experts(world):
     plain = opened.answer(texts, choices, calibrates=False)
     np.testing.assert_allclose(plain, expected, rtol=1e-4)
     repaired = opened.answer(texts, choices)
-    assert repaired.shape == (len(texts), 2)
-    np.testing.assert_allclose(np.diff(repaired.mean(axis=0)), 0, atol=1e-4)
+    np.testing.assert_allclose(
+        repaired, expected - expected.mean(axis=0) + expected.mean(), rtol=1e-4
+    )
     (best, _), *_ = opened.route(texts, choices, statistic="mass")
     alone = opened.answer(texts, choices, num_experts=1, calibrates=False)
     np.testing.assert_allclose(alone, each[best], rtol=1e-5)
+
+
+def test_a_pool_refuses_few_texts_to_be_calibrated_by_and_wrong_options(world):
+    opened = elm_jax.Library(world / "library", elm_jax.Base.load(world / "base"))
+    with pytest.raises(errors.ConfigError, match="calibrates=False"):
+        opened.answer(["Good?"], ("yes", "no"))
+    for wrong in ({"temperature": 0.0}, {"temperature": -4.0}, {"num_experts": -1}):
+        with pytest.raises(errors.ConfigError, match=next(iter(wrong))):
+            opened.answer(["Good?"] * 8, ("yes", "no"), **wrong)
 
 
 @pytest.mark.slow

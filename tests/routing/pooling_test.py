@@ -83,6 +83,20 @@ def test_choices_that_no_model_tells_apart_stay_alike():
     np.testing.assert_allclose(row, [-1.2, -1.2, -1.6])
 
 
+@pytest.mark.parametrize("num_choices", [2, 3, 5, 7, 11])
+def test_choices_that_all_experts_score_alike_stay_alike_at_every_place(num_choices):
+    """A product of matrices gives equal columns other last bits, by their place."""
+    random = np.random.default_rng(3)
+    for _ in range(200):
+        each = random.normal(-20, 5, size=(20, num_choices)).astype(np.float32)
+        each[:, -1] = each[:, 0]
+        weights = random.dirichlet(np.ones(20))
+        (row,) = pooling.pooled(weights, [[of_expert] for of_expert in each])
+        assert row[0] == row[-1]
+        row = pooling.without_preference(row, random.normal(size=num_choices))
+        assert row[0] == row[-1]
+
+
 def test_a_row_of_another_number_of_choices_stays_as_it_is():
     row = np.array([-1.0, -2.0, -3.0])
     assert pooling.without_preference(row, (1.0, -1.0)) is row

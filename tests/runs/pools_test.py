@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from scipy import special
 
 from elm_jax import errors
 from elm_jax.evaluation import racing, result_store, row_lines
-from elm_jax.runs import pools
+from elm_jax.runs import jobs, pooled_candidate, pooled_scores, pools
 from tests.runs import scored, toy
 from tests.runs.evaluated import kept
 
@@ -147,10 +148,8 @@ def test_a_retrained_expert_makes_another_pool(pooled_folder, tmp_path):
     assert new.expert_fingerprint != old.expert_fingerprint
 
 
-def test_scores_of_an_expert_on_other_rows_are_no_part_of_a_pool(
-    pooled_folder, tmp_path
-):
-    """Rows whose per-example values were altered fail their hash."""
+def test_altered_scores_of_an_expert_are_no_part_of_a_pool(pooled_folder, tmp_path):
+    """And the error names the pool and the task."""
     folder = shutil.copytree(pooled_folder, tmp_path / "again")
     lines = (folder / "results.jsonl").read_text().splitlines()
     changed = []
@@ -163,8 +162,36 @@ def test_scores_of_an_expert_on_other_rows_are_no_part_of_a_pool(
     (folder / "results.jsonl").write_text("\n".join(changed) + "\n")
     for path in folder.glob(".results*"):
         path.unlink()
-    with pytest.raises(errors.DataError, match="altered"):
+    with pytest.raises(errors.DataError, match="altered") as raised:
         evaluation(folder).run()
+    notes = "".join(raised.value.__notes__) + str(raised.value)
+    assert "pooled_by_mass_uncalibrated on plain_ask" in notes
+
+
+@pytest.mark.parametrize("change", ["other rows", "no scores"])
+def test_scores_of_an_expert_on_other_rows_are_no_part_of_a_pool(change):
+    split = jobs.ScoredSplit([scored_example(7), scored_example(8)], [0, 1], None)
+    pool = pooled_candidate.PooledCandidate("p", (), weights=(1.0,))
+    cell = types.SimpleNamespace(task="t", split="test")
+    arrays = {
+        "example_ids": np.array([7, 8]),
+        "num_choices": np.array([2, 2]),
+        "scores": np.zeros(4),
+    }
+    job = jobs.Job(pool, cell, split)
+    assert pooled_scores._outcome(job, [arrays]).num_ties == 2
+    if change == "other rows":
+        arrays["example_ids"] = np.array([7, 9])
+    else:
+        del arrays["scores"]
+    with pytest.raises(errors.DataError, match="scored on other rows"):
+        pooled_scores._outcome(job, [arrays])
+
+
+def scored_example(example_id):
+    return types.SimpleNamespace(
+        example_id=example_id, label=0, choices_text=("yes", "no")
+    )
 
 
 def test_a_pool_refuses_scores_that_it_cannot_be_made_of(pooled_folder):
@@ -172,6 +199,8 @@ def test_a_pool_refuses_scores_that_it_cannot_be_made_of(pooled_folder):
         evaluation(pooled_folder, length_normalized=True)
     with pytest.raises(errors.ConfigError, match="with a race"):
         evaluation(pooled_folder, race=racing.Racing())
+    with pytest.raises(errors.ConfigError, match="shard = '0/2'"):
+        evaluation(pooled_folder, shard="0/2")
 
 
 def test_a_pool_refuses_tasks_without_answer_choices(pooled_folder, tmp_path):
@@ -185,3 +214,15 @@ def test_a_plan_tells_how_many_models_answer(pooled_folder):
     told = evaluation(pooled_folder).plan()
     assert told["pooled_by_mass"].startswith("the answers of 2 experts")
     assert told["pooled_by_mass_top1_uncalibrated"].startswith("the answers of 1 exp")
+
+
+def test_a_plan_counts_the_experts_of_all_pools_once(pooled_folder):
+    """Per task the retrieved one and two experts; the pools themselves are no models."""
+
+    def flops(strategies):
+        told = evaluation(pooled_folder, strategies=strategies).plan()["cost, about"]
+        return float(told.split()[0])
+
+    one = flops(("retrieved",))
+    assert flops(("retrieved", POOLS[0])) == pytest.approx(3 * one, rel=0.1)
+    assert flops(("retrieved", *POOLS)) == pytest.approx(3 * one, rel=0.1)
