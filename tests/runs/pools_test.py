@@ -217,7 +217,7 @@ def test_a_plan_tells_how_many_models_answer(pooled_folder):
 
 
 def test_a_plan_counts_the_experts_of_all_pools_once(pooled_folder):
-    """Per task the retrieved one and two experts; the pools themselves are no models."""
+    """Per task the retrieved one and two experts; pools themselves are no models."""
 
     def flops(strategies):
         told = evaluation(pooled_folder, strategies=strategies).plan()["cost, about"]
