@@ -42,8 +42,11 @@ test_marked() {
 quick=--xla_cpu_use_fusion_emitters=false
 XLA_FLAGS=$quick .venv/bin/python -c 'import jax; jax.numpy.zeros(1)' 2> /dev/null || quick=""
 XLA_FLAGS="${XLA_FLAGS:-} $quick" test_marked "not optimized"
-mapfile -t files < <(grep -rl --include='*_test.py' 'mark\.optimized' tests)
-test_marked optimized "${files[@]}"  # to import all others takes half a minute
+files=()  # To import all others takes half a minute. Bash 3, of macOS, has no mapfile.
+while IFS= read -r file; do
+  files+=("$file")
+done < <(grep -rl --include='*_test.py' 'mark\.optimized' tests)
+test_marked optimized "${files[@]}"
 
 echo "test: types"
 wait "$types" || status=$?

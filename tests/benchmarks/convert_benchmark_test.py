@@ -12,7 +12,6 @@ pytestmark = pytest.mark.slow
 FILE = pathlib.Path(__file__).with_name("convert_benchmark.py")
 
 
-@pytest.mark.slow
 def test_an_import_stays_within_the_bound_on_memory():
     run = subprocess.run(
         [sys.executable, str(FILE), "--tiny"],

@@ -12,7 +12,6 @@ pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-@pytest.mark.slow
 def test_a_small_store_is_built_opened_and_reported(tmp_path):
     command = [sys.executable, "-m", "tests.benchmarks.report_benchmark"]
     command += ["--num_experts=4", "--num_rows=12", "--prompts=2,1"]

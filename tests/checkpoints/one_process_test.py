@@ -49,7 +49,6 @@ processes.barrier("end")
 """
 
 
-@pytest.mark.slow
 def test_what_each_of_two_processes_saves_is_whole_and_its_own(tmp_path):
     address = addresses.free_address()
     runs = [

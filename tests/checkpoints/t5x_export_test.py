@@ -34,7 +34,6 @@ def export(source, folder, file_format, dtype=None):
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("source", FOLDERS)
 def test_a_legacy_checkpoint_comes_out_as_t5x_wrote_it(tmp_path, source):
     """The same files with the same bytes; of the msgpack, the same content."""
@@ -55,7 +54,6 @@ def test_a_legacy_checkpoint_comes_out_as_t5x_wrote_it(tmp_path, source):
             assert one == other, name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("source", ["plain_legacy_noopt", "scan_legacy_noopt"])
 @pytest.mark.parametrize("file_format", ["legacy", "orbax"])
 def test_round_trips_are_bit_exact(tmp_path, source, file_format):
@@ -70,7 +68,6 @@ def without_optimizer(facts):
     return {name: fact for name, fact in facts.items() if "param_states" not in name}
 
 
-@pytest.mark.slow
 def test_an_orbax_checkpoint_describes_itself_as_t5xs_do(tmp_path):
     ours = export("plain_orbax_opt", tmp_path / "checkpoint_3", "orbax")
     theirs = FIXTURES / "plain_orbax_opt" / "checkpoint_3"
@@ -109,7 +106,6 @@ def zarray(folder, path):
     return json.loads(stores.read_bytes(kvstore, ".zarray"))
 
 
-@pytest.mark.slow
 def test_orbax_itself_restores_an_export(tmp_path):
     folder = export("plain_legacy_noopt", tmp_path / "checkpoint_3", "orbax")
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
@@ -128,7 +124,6 @@ def test_orbax_itself_restores_an_export(tmp_path):
     assert int(restored["state"]["step"]) == 3
 
 
-@pytest.mark.slow
 def test_bfloat16_is_written_where_it_is_asked_for(tmp_path):
     folder = export("plain_legacy_noopt", tmp_path / "x", "orbax", "bfloat16")
     opened = t5x.open_t5x(folder).plain

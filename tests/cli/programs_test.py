@@ -75,7 +75,6 @@ def shoes(tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow
 def test_the_recipe_for_a_task_works_as_printed(shoes):
     # The folder has a module `tasks` as well, which `python -m` finds before ours.
     files.write_text(shoes / "tasks.py", "raise RuntimeError('not ours')\n")
@@ -86,7 +85,6 @@ def test_the_recipe_for_a_task_works_as_printed(shoes):
     assert b"Shoes no. 0" in output
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     not is_installed_from_here(), reason="the installed programs are of another folder"
 )
@@ -107,7 +105,6 @@ def test_an_installed_program_has_its_own_tasks_beside_a_users(tmp_path):
     assert b"own_" in output
 
 
-@pytest.mark.slow
 def test_a_module_beside_the_gin_file_is_found_from_anywhere(shoes):
     (shoes / "elsewhere").mkdir()
     (shoes / "my_templates").rename(shoes / "elsewhere/my_templates")
@@ -125,7 +122,6 @@ def test_a_module_beside_the_gin_file_is_found_from_anywhere(shoes):
     assert b"Shoes no. 0 \\u2013 fine" in output
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("module", ["tasks", "tasks.shoes"])
 def test_a_hidden_module_of_the_users_is_told(shoes, module):
     files.write_text(shoes / "tasks.py", "")
@@ -138,7 +134,6 @@ def test_a_hidden_module_of_the_users_is_told(shoes, module):
     assert not (shoes / "out").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [("--help",), ("--gin_file=mine.gin", "--gin.MODEL_DIR=out")],
@@ -152,7 +147,6 @@ def test_a_program_ends_in_silence_when_nobody_reads_on(shoes, arguments):
     assert b"Error" not in stderr
 
 
-@pytest.mark.slow
 def test_a_name_that_the_locale_lacks_is_still_a_folder(shoes):
     status, output, stderr = run(
         "tasks",
@@ -169,7 +163,6 @@ def test_a_name_that_the_locale_lacks_is_still_a_folder(shoes):
     assert list((shoes / "läufe [1]/config").iterdir())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 )
@@ -208,7 +201,6 @@ def calls_without_encoding(path):
             yield ast.unparse(node)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("room", ["elm_jax", "tasks", "launch"])
 def test_every_text_file_is_opened_as_utf_8(room):
     for path in (pathlib.Path(__file__).parents[2] / room).rglob("*.py"):

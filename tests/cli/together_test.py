@@ -223,13 +223,11 @@ def check_pairs(name, command, num_pairs, begin, server):
             assert entry == once[path]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_twice_at_once_leaves_the_files_of_once(name, begin, server):
     check_pairs(name, QUICK[name], NUM_PAIRS, begin, server)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 def test_so_do_those_that_compile(name, begin, server):
     check_pairs(name, SLOW[name], max(1, NUM_PAIRS // 2), begin, server)
@@ -246,7 +244,6 @@ OTHER = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHER)
 def test_of_two_recipes_at_once_one_is_made_and_the_other_refused(name, begin, server):
     command, flag = OTHER[name]

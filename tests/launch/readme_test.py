@@ -15,7 +15,6 @@ pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-@pytest.mark.slow
 def test_the_commands_of_the_readme_run_as_written():
     readme = readmes.blocks(ROOT / "launch" / "README.md")
     (code,) = [block.code for block in readme if "launch/gpu.sh" in block.code]

@@ -31,7 +31,6 @@ def assert_equals_hugging_face(golden, kind, num_beams, penalty, stopping):
     np.testing.assert_allclose(scores, expected, rtol=1e-5, err_msg=case)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "num_beams", "penalty", "stopping"),
     [
@@ -115,7 +114,6 @@ def assert_equals_plain_search(model, params, inputs, spec, max_decode_len):
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_beams", "penalty", "max_decode_len"), [(1, 0.6, 7), (3, 0.0, 3), (3, 1.5, 7)]
 )
@@ -133,7 +131,6 @@ def test_the_rules_of_t5x_give_what_a_plain_search_gives(
     assert_equals_plain_search(model, params, inputs, spec, max_decode_len)
 
 
-@pytest.mark.slow
 def test_more_beams_than_tokens_find_the_best_of_all(decode_golden):
     spec = BeamSearch(num_beams=20, early_stopping="never")  # of 16 tokens
     model, params = decode_golden.model("untied")
@@ -150,7 +147,6 @@ def test_more_beams_than_tokens_find_the_best_of_all(decode_golden):
         assert tuple(found.tolist()) == max(scores, key=scores.__getitem__)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [0.0, 2.0])
 def test_of_equal_hypotheses_the_first_wins(decode_golden, penalty):
     model, params = decode_golden.model("untied")
@@ -164,7 +160,6 @@ def test_of_equal_hypotheses_the_first_wins(decode_golden, penalty):
     np.testing.assert_array_equal(tokens, [expected] * 2)
 
 
-@pytest.mark.slow
 def test_inputs_are_searched_alike_in_any_company(decode_golden):
     model, params = decode_golden.model("untied")
     inputs = decode_golden.arrays["inputs"]
@@ -179,7 +174,6 @@ def test_inputs_are_searched_alike_in_any_company(decode_golden):
     assert np.all(np.isneginf(other_scores[3:]))
 
 
-@pytest.mark.slow
 def test_beams_share_the_keys_and_values_of_their_input(decode_golden):
     """No array over input positions grows with the number of beams."""
     model, params = decode_golden.model("untied")

@@ -8,7 +8,6 @@ from elm_jax.model import pooling
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.slow
 def test_vectors_are_normalised_means_over_what_is_not_padding(
     tiny, apply, assert_close
 ):
@@ -20,7 +19,6 @@ def test_vectors_are_normalised_means_over_what_is_not_padding(
         assert_close(vector, mean / np.linalg.norm(mean))
 
 
-@pytest.mark.slow
 def test_padding_changes_no_vector_and_alone_gives_zeros(tiny, assert_close):
     inputs = tiny.batch["encoder_input_tokens"]
     encode = pooling.make_encode_fn(tiny.model)

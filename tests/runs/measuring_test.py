@@ -67,7 +67,6 @@ def normalised(x, scale):
     return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-6) * scale
 
 
-@pytest.mark.slow
 def test_gram_matrices_are_sums_over_the_tokens_of_all_rows_and_no_padding(folder):
     of = measured(folder, "whole")
     grams = measured_sums.grams(of)
@@ -96,7 +95,6 @@ def test_gram_matrices_are_sums_over_the_tokens_of_all_rows_and_no_padding(folde
     assert {*grams} == matrices
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "measure"),
     [("whole", measured_sums.grams), ("ia3", measured_sums.fisher)],
@@ -110,7 +108,6 @@ def test_the_batch_size_changes_only_rounding(folder, kind, measure):
     assert {*small} == {*large}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "part", "axis"), [("lora", "lora_a", -2), ("ia3", "ia3_scale", -1)]
 )
@@ -124,7 +121,6 @@ def test_adapters_have_statistics_of_what_they_read(folder, kind, part, axis):
         assert gram.shape == (1, *((width, width) if part == "lora_a" else (width,)))
 
 
-@pytest.mark.slow
 def test_hidden_activations_are_those_of_what_the_bottleneck_reads(folder):
     of = measured(folder, "bottleneck")
     leaves = trees.flatten(of.expert.params)
@@ -143,7 +139,6 @@ def test_hidden_activations_are_those_of_what_the_bottleneck_reads(folder):
     assert hidden[decoder].shape == (1, min(30, tokens), 4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("task", ["twice_ask", "written_ask"])
 def test_fisher_information_is_the_expected_square_of_single_gradients(folder, task):
     of = measured(folder, "bottleneck", task=task)
@@ -188,7 +183,6 @@ def merge_by(folder, kind, method, **changes):
     return merge.Merge(**(fields | changes))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "method"),
     [
@@ -219,7 +213,6 @@ def test_methods_with_data_merge_experts_from_disk(folder, capsys, kind, method)
             act()
 
 
-@pytest.mark.slow
 def test_the_outputs_of_a_merge_by_regression_are_nearest_to_those_of_the_experts(
     folder,
 ):
@@ -281,7 +274,6 @@ def test_a_merge_by_data_on_disk_is_the_one_in_memory(
     assert info.data == json.loads(json.dumps(expected.manifest.data))
 
 
-@pytest.mark.slow
 def test_a_merge_by_data_that_is_stopped_goes_on_with_what_was_measured(
     folder, monkeypatch
 ):
@@ -314,7 +306,6 @@ def contents(folder):
     return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-@pytest.mark.slow
 def test_statistics_are_kept_and_damaged_ones_are_refused(folder):
     where = {
         "measuring": dataclasses.replace(SETTINGS, statistics_dir="{MODEL_DIR}/kept")
@@ -336,7 +327,6 @@ def test_statistics_are_kept_and_damaged_ones_are_refused(folder):
         merge_by(folder, "ia3", method, expert_name="third", **where).run()
 
 
-@pytest.mark.slow
 def test_damaged_statistics_are_found_before_another_expert_is_measured(
     folder, monkeypatch
 ):
@@ -358,7 +348,6 @@ def test_damaged_statistics_are_found_before_another_expert_is_measured(
         merge_by(folder, "ia3", method, expert_name="after", measuring=rows).run()
 
 
-@pytest.mark.slow
 def test_statistics_of_a_base_that_computes_in_another_dtype_are_others(folder):
     method = regression.Fisher()
     run = merge_by(
@@ -383,7 +372,6 @@ def test_statistics_of_a_base_that_computes_in_another_dtype_are_others(folder):
     assert source.recipe(infos) != changed.recipe(infos)
 
 
-@pytest.mark.slow
 def test_a_method_with_data_needs_rows_and_experts_that_tell_their_tasks(folder):
     with pytest.raises(errors.ConfigError, match="without rows to measure"):
         merge_by(folder, "lora", regression.RegMean(), measuring=None)
@@ -397,7 +385,6 @@ def test_a_method_with_data_needs_rows_and_experts_that_tell_their_tasks(folder)
         merge_by(folder, "silent", regression.RegMean()).run()
 
 
-@pytest.mark.slow
 def test_a_strategy_merges_by_data_as_elm_merge_does(folder):
     """The same rows, and so the same scores as the merge on disk."""
     toy.build(folder, experts=("{MODEL_DIR}/bottleneck/*",)).run()

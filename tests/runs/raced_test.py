@@ -40,7 +40,7 @@ def save_expert(folder, *, seed, kind="dataset", root=None, training_seed=0):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A base, six experts of random parameters, and all their scores."""
+    """A base, six experts of random parameters, all their scores, and a race."""
     path = tmp_path_factory.mktemp("raced")
     with pytest.MonkeyPatch.context() as patch:
         rows = [(f"Row {i} ?", ("dog", "cat"), "dog") for i in range(64)]
@@ -52,6 +52,7 @@ def folder(tmp_path_factory):
             scored.save_base(path)
             save_experts(path)
             run(path, results_path="{MODEL_DIR}/all.jsonl")
+            run(path, race=RACE, results_path="{MODEL_DIR}/raced.jsonl")
             yield path
 
 
@@ -68,8 +69,7 @@ def accuracies(path):
     }
 
 
-def test_the_best_are_scored_on_all_rows_and_the_worst_are_not(folder, capsys):
-    run(folder, race=RACE, results_path="{MODEL_DIR}/raced.jsonl")
+def test_the_best_are_scored_on_all_rows_and_the_worst_are_not(folder):
     everyone, raced = (accuracies(folder / f"{n}.jsonl") for n in ("all", "raced"))
     single = {name: everyone[name] for name in NAMES}
     assert max(single.values()) > min(single.values()) + 50  # a race that can be won
@@ -78,7 +78,6 @@ def test_the_best_are_scored_on_all_rows_and_the_worst_are_not(folder, capsys):
     assert {name for name in NAMES if single[name] == best} <= raced.keys()
     assert len(raced) < len(everyone)
     assert "base" in raced  # is no expert, and does not race
-    assert "races" in capsys.readouterr().out
 
 
 def test_rounds_score_rows_that_are_not_of_other_rounds(folder):
@@ -100,7 +99,9 @@ def test_a_race_that_is_run_again_scores_nothing(folder, capsys):
     run(folder, race=RACE, results_path="{MODEL_DIR}/raced.jsonl")
     after = [(folder / f"raced{end}").read_bytes() for end in (".jsonl", ".race.jsonl")]
     assert before == after
-    lines = [x for x in capsys.readouterr().out.splitlines() if "to score" in x]
+    printed = capsys.readouterr().out
+    assert "races" in printed
+    lines = [line for line in printed.splitlines() if "to score" in line]
     assert lines
     assert all(line.startswith("to score: 0;") for line in lines)
 

@@ -62,7 +62,6 @@ def test_a_training_that_is_killed_ends_with_the_bits_of_one_that_is_not(tmp_pat
     assert [row["step"] for row in toy.metrics(killed)] == list(range(4, 37, 4))
 
 
-@pytest.mark.slow
 def test_a_signal_during_a_slow_step_loses_that_step_alone(tmp_path):
     process = start(tmp_path, "5")
     assert send(process, signal.SIGTERM, after="stuck after 5") == 143

@@ -27,7 +27,6 @@ def params():
         yield pytest.param(row, marks=marks, id=row["name"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("row", params())
 def test_the_plan_is_within_a_tenth_of_the_compiler(row):
     program = programs.from_json(row["program"])

@@ -13,8 +13,6 @@ from elm_jax.runs import train
 from elm_jax.runs.training import fitting, machine, shared_model
 from tests.runs.shapes import SHAPE
 
-pytestmark = pytest.mark.slow
-
 TASKS = ("pocket_kinds_which_is", "pocket_notes_tell")
 MIXTURES = (
     registered.Mixture("trainer_both", TASKS),
@@ -60,6 +58,7 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_share_of_waiting_for_data_is_in_the_metrics(folder):
     lines = (folder / "work" / "base" / "metrics.jsonl").read_text().splitlines()
     shares = [json.loads(line)["data_wait_share"] for line in lines]
@@ -88,6 +87,7 @@ def begun(folder):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mixture", "binding", "told"),
     [
@@ -115,6 +115,7 @@ def test_what_would_change_the_expert_is_refused_by_name(begun, mixture, binding
     assert told in str(caught.value)
 
 
+@pytest.mark.slow
 def test_other_versions_of_packages_are_refused_unless_allowed(begun, tmp_path):
     folder = shutil.copytree(begun, tmp_path / "run")
     path = folder / "work" / "multitask" / "state" / "2" / "config" / "metadata"
@@ -130,6 +131,7 @@ def test_other_versions_of_packages_are_refused_unless_allowed(begun, tmp_path):
     assert (folder / "multitask" / "manifest.json").is_file()
 
 
+@pytest.mark.slow
 def test_another_place_or_period_changes_nothing(begun, tmp_path):
     folder = shutil.copytree(begun, tmp_path / "run")
     run(
@@ -160,6 +162,7 @@ def test_packed_rows_train_an_expert(begun):
     assert 1 >= packed["real_token_share"] > alone["real_token_share"] > 0
 
 
+@pytest.mark.slow
 def test_what_does_not_train_is_kept_in_the_dtype_of_the_computation(folder, capsys):
     built, bound, operative = gin_flags.build_run(
         [train.Train],
@@ -184,6 +187,7 @@ def test_what_does_not_train_is_kept_in_the_dtype_of_the_computation(folder, cap
     assert set(kept.values()) == {"bfloat16"}
 
 
+@pytest.mark.slow
 def test_a_training_that_leaves_all_open_records_parts_and_goes_on_with_them(
     begun, tmp_path, capsys
 ):
@@ -217,6 +221,7 @@ def test_a_training_that_leaves_all_open_records_parts_and_goes_on_with_them(
         train_with(1.0)
 
 
+@pytest.mark.slow
 def test_an_expert_that_cannot_go_on_keeps_no_other_from_training(folder):
     """One rule, alone and in a fleet: the error at the end names those that failed."""
     alone = (
