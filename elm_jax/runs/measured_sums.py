@@ -20,7 +20,7 @@ from elm_jax.types import PAD_ID, Batch, Params
 Arrays = dict[str, np.ndarray]
 Examples = Sequence[token_store.Example]
 _MASKED = -1e9  # The score of choices that a row lacks: exp of it is 0.
-_MATRIX_PARTS = ("kernel", "lora_a")
+MATRIX_PARTS = ("kernel", "lora_a")
 
 
 class Measured(NamedTuple):
@@ -119,7 +119,7 @@ def _sum_up(name: str, x: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array
     x = jnp.where(spread, x.astype(jnp.float32), 0.0)
     x = x.reshape(*x.shape[:-3], -1, x.shape[-1])
     count = jnp.sum(mask.astype(jnp.float32))
-    if name.rpartition("/")[2] not in _MATRIX_PARTS:
+    if name.rpartition("/")[2] not in MATRIX_PARTS:
         return jnp.sum(jnp.square(x), axis=-2), count
     exact = jax.lax.Precision.HIGHEST
     return jnp.einsum("...nd,...ne->...de", x, x, precision=exact), count

@@ -107,7 +107,13 @@ class Merge(Run):
                 "files": self.folder,
             }
             base_dir = self.path(self.initial_checkpoint_path)
-            cost = merge_cost.estimate(self.chosen_method(), folders, base_dir)
+            measuring = self.measuring or measuring_lib.Measuring()
+            cost = merge_cost.estimate(
+                self.chosen_method(),
+                folders,
+                base_dir,
+                num_positions=measuring.num_positions,
+            )
         return told | cost.plan()
 
     def run(self) -> None:

@@ -1,5 +1,6 @@
 """What a merge will read, write, hold in memory and take, told before it begins."""
 
+import json
 import os
 import pathlib
 import time
@@ -9,7 +10,7 @@ from typing import NamedTuple
 from elm_jax import trees
 from elm_jax.checkpoints import streaming
 from elm_jax.merging.method import MergeMethod
-from elm_jax.runs import merge_sizes, merge_sources, merged_leaves
+from elm_jax.runs import merge_memory, merge_sources, merged_leaves
 from elm_jax.runs.progress import show_bytes
 from elm_jax.runs.run import Plan
 
@@ -22,17 +23,21 @@ class Cost(NamedTuple):
     """What a merge costs.
 
     Attributes:
-      read_bytes: Of files of the experts, and of the base where it is needed.
+      read_bytes: Of files of the experts, and of the base where it is needed; twice
+        those of experts that may have to be measured first.
       written_bytes: Of the result, at most: files are compressed.
       peak_bytes: Of memory, by the sizes of the parts that are held; what the reader
-        and the allocator keep beside them is not known.
+        and the allocator keep beside them is not known, nor are activations of
+        experts that are measured.
       read_rate: Bytes a second that a part of the experts' files was read in just now.
+      is_measured: Whether the merge needs statistics of the experts.
     """
 
     read_bytes: int
     written_bytes: int
     peak_bytes: int
     read_rate: float
+    is_measured: bool
 
     def plan(self) -> Plan:
         """Returns it as lines of a plan."""
@@ -43,12 +48,17 @@ class Cost(NamedTuple):
             "memory, about": f"{show_bytes(self.peak_bytes)}, not measured: leave"
             " room for twice as much",
             "time": f"about {max(1.0, secs):.0f} s, if all is as fast as reading was"
-            f" just now, {show_bytes(round(self.read_rate))}/s",
+            f" just now, {show_bytes(round(self.read_rate))}/s"
+            + ("; measuring experts takes its own time" if self.is_measured else ""),
         }
 
 
 def estimate(
-    method: MergeMethod, folders: Sequence[pathlib.Path], base_dir: pathlib.Path
+    method: MergeMethod,
+    folders: Sequence[pathlib.Path],
+    base_dir: pathlib.Path,
+    *,
+    num_positions: int = 0,
 ) -> Cost:
     """Returns what a merge costs; reads some of the experts' files to time it.
 
@@ -56,29 +66,45 @@ def estimate(
       method: How.
       folders: Of the experts.
       base_dir: Folder of their base.
+      num_positions: Of `measuring.Measuring`, for a method that needs it.
 
     Raises:
       CheckpointError: An expert or the base is missing or torn.
     """
-    sources = merge_sources.open_sources(method, folders)
+    # LoRAs of several ranks are written in that of the largest first.
+    sources = sorted(
+        merge_sources.open_sources(method, folders),
+        key=lambda source: merge_memory.num_bytes(source.leaves.values()),
+        reverse=True,
+    )
+    specs = {json.dumps(source.info.adapter, sort_keys=True) for source in sources}
+    is_streamed = len(specs) == 1 and merged_leaves.can_merge(method, sources[0].info)
     start = merge_sources.open_base(base_dir) if method.needs_base else {}
-    is_streamed = merged_leaves.can_merge(method, sources[0].info)
-    like = trees.count_bytes(trees.unflatten(sources[0].leaves))
-    if is_streamed:
-        peak = max(
-            merge_sizes.peak_bytes(method, name, sources, start.get(name))
-            for name in sources[0].leaves
-        )
-    else:
+    largest = sources[0].leaves
+    measured = merge_memory.measured_leaves(method, largest, num_positions)
+    written = merge_memory.num_bytes(merged_leaves.likes(method, sources).values())
+    peak = 0
+    if method.measures or not is_streamed:
         base, _ = streaming.open_expert(base_dir)
-        peak = 4 * trees.count_params(trees.unflatten(base)) + (len(folders) + 2) * like
-    read = [*folders, *([base_dir] if start or not is_streamed else [])]
+        if method.measures:
+            peak = merge_memory.of_measuring(base, largest, measured)
+        if not is_streamed:
+            each = merge_memory.num_bytes([*largest.values(), *measured.values()])
+            whole = 4 * trees.count_params(trees.unflatten(base))
+            peak = max(peak, whole + len(folders) * each + 2 * written)
+    if is_streamed:
+        peak = max(peak, merge_memory.of_leaves(method, sources, start, measured))
+    reads_base = bool(start or method.measures or not is_streamed)
+    read = [*folders, *([base_dir] if reads_base else [])]
+    if method.measures:
+        read = [*folders, *read]
     files = [file for folder in read for file in folder.rglob("*") if file.is_file()]
     return Cost(
         sum(file.stat().st_size for file in files),
-        like,
+        written,
         peak + _PROCESS_BYTES,
         _read_rate(max(files, key=lambda file: file.stat().st_size)),
+        is_measured=bool(method.measures),
     )
 
 

@@ -1,39 +1,13 @@
-"""How much of leaves is read, merged and written at once, and the memory it takes."""
-
-from collections.abc import Sequence
+"""How much of leaves is read, merged and written at once."""
 
 from elm_jax.checkpoints import experts, leaf_parts
 from elm_jax.checkpoints.tensors import Leaf
-from elm_jax.merging import averages
 from elm_jax.merging.method import MergeMethod
 from elm_jax.runs import merge_sources
-from elm_jax.runs.merge_sources import Source
 from elm_jax.types import LAYERS
 
 PIECE_BYTES = 1 << 26
 """Of a merged leaf at once, unless a layer of it is larger; so parts are stored."""
-
-
-def peak_bytes(
-    method: MergeMethod,
-    name: str,
-    sources: Sequence[Source],
-    start: Leaf | None,
-) -> int:
-    """Returns the memory that merging one leaf takes at most, without the program's.
-
-    A part of each expert is held as it is read, and once more if the next ones are
-    read ahead; parts of the result are held up to four times.
-    """
-    leaves = [source.leaves[name] for source in sources]
-    every = leaves if start is None else [*leaves, start]
-    if isinstance(method, averages.RunningMean):
-        every = every[:4]  # with those ahead eight: five that are read, and the sum
-    rows = piece_rows(name, leaves[0], splits=method.unit == "value")
-    step = step_rows(method, leaves[0], rows, len(sources))
-    held = sum(max(step, x.rows) * leaf_parts.row_bytes(x) for x in every)
-    ahead = held if held <= merge_sources.AHEAD_BYTES else 0
-    return held + ahead + 4 * step * leaf_parts.row_bytes(leaves[0])
 
 
 def piece_rows(name: str, leaf: Leaf, *, splits: bool) -> int:

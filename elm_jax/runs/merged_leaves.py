@@ -53,11 +53,33 @@ def knows_adapters(method: MergeMethod) -> bool:
 
 def layout(method: MergeMethod, sources: Sequence[Source]) -> Layout:
     """Returns how adapters will lie in the merge of experts."""
-    leaves = sources[0].leaves
     if not (sources[0].info.adapter and knows_adapters(method)):
         return Layout()
-    sides = effects.beside(trees.unflatten(leaves))
-    return method.layout(len(sources), deltas.rank_of(leaves, sides))
+    rank = deltas.rank_of(sources[0].leaves, sides(method, sources))
+    return method.layout(len(sources), rank)
+
+
+def sides(method: MergeMethod, sources: Sequence[Source]) -> dict[str, Side]:
+    """Returns the parameters that a method merges as those of adapters, by name."""
+    if not (sources[0].info.adapter and knows_adapters(method)):
+        return {}
+    return effects.beside(trees.unflatten(sources[0].leaves))
+
+
+def likes(method: MergeMethod, sources: Sequence[Source]) -> dict[str, Leaf]:
+    """Returns an expert's leaves in the shapes that a merge has; they give no values.
+
+    Args:
+      method: How experts are merged.
+      sources: They.
+    """
+    beside, lies = sides(method, sources), layout(method, sources)
+    return {
+        name: merged_places.widened(leaf, beside[name], lies)
+        if name in beside
+        else leaf
+        for name, leaf in sources[0].leaves.items()
+    }
 
 
 def check_names(method: MergeMethod, leaves: Mapping[str, Any]) -> None:
@@ -96,9 +118,7 @@ def merged(
     method.check(len(sources))
     check_names(method, sources[0].leaves)
     every = [trees.unflatten(source.leaves) for source in sources]
-    beside: Mapping[str, Side] = {}
-    if sources[0].info.adapter and knows_adapters(method):
-        beside = effects.beside(every[0])
+    beside = sides(method, sources)
     start: dict[str, Leaf] = {}
     if method.needs_base:
         pattern = sources[0].info.trainable_pattern
@@ -116,12 +136,11 @@ def merged(
         plain = {n: x for n, x in sources[0].leaves.items() if n not in beside}
         combining.check_alike([trees.unflatten(plain)], trees.unflatten(start))
     measured.check_names(sources[0].leaves, statistics, method.name)
-    lies = layout(method, sources)
     leaves = {
         name: _merged_leaf(
-            method, name, sources, start.get(name), beside, statistics, lies
+            method, name, like, sources, start.get(name), beside, statistics
         )
-        for name in sources[0].leaves
+        for name, like in likes(method, sources).items()
     }
     if isinstance(method, task_arithmetic.TaskArithmetic):
         return leaves
@@ -129,8 +148,8 @@ def merged(
     told = {} if facts is None else facts
     for is_linear in (False, True):
         for names in aligning.places(beside, is_linear=is_linear).values():
-            likes = {name: leaves[name] for name in names}
-            place = merged_places.Place(method, likes, experts, marks, statistics, told)
+            made = {name: leaves[name] for name in names}
+            place = merged_places.Place(method, made, experts, marks, statistics, told)
             leaves |= {name: place.leaf(name, leaves[name].rows) for name in names}
     return leaves
 
@@ -138,16 +157,13 @@ def merged(
 def _merged_leaf(
     method: MergeMethod,
     name: str,
+    like: Leaf,
     sources: Sequence[Source],
     start: Leaf | None,
     beside: Mapping[str, Side],
     statistics: Sequence[Mapping[str, Leaf]],
-    lies: Layout,
 ) -> Leaf:
-    like = sources[0].leaves[name]
-    sides = {name: beside[name]} if name in beside else {}
-    for side in sides.values():
-        like = merged_places.widened(like, side, lies)
+    of_adapter = {name: beside[name]} if name in beside else {}
     rows = merge_sizes.piece_rows(name, like, splits=method.unit == "value")
     step = merge_sizes.step_rows(method, sources[0].leaves[name], rows, len(sources))
     if isinstance(method, averages.RunningMean):
@@ -155,7 +171,7 @@ def _merged_leaf(
     else:
         given = [leaves[name] for leaves in statistics if name in leaves]
         parts = functools.partial(
-            _pieces, method, name, sources, start, sides, given, step
+            _pieces, method, name, sources, start, of_adapter, given, step
         )
     made = Leaf(like.shape, like.dtype, step, lambda: leaf_parts.ahead(parts()))
     return made._replace(rows=rows, blocks=lambda: leaf_parts.cut(made, rows))
@@ -224,7 +240,11 @@ def _merge_piece(
 def _running_means(
     name: str, sources: Sequence[Source], rows: int
 ) -> Iterator[np.ndarray]:
-    """Yields means of parts, of which a few at a time are in memory."""
+    """Yields means of parts, of which a few at a time are in memory.
+
+    Those of experts that are stored in other parts, such as the whole tensors of
+    releases up to 0.3, stay until the next is asked for: `leaf_parts.cut` keeps them.
+    """
     in_order = sorted(sources, key=lambda source: source.mark)
     leaves = [source.leaves[name] for source in in_order]
     parts = [leaf_parts.cut(leaf, rows) for leaf in leaves]

@@ -79,6 +79,8 @@ class Place:
         if name not in self._made:
             self._made.update(self._merge())
         made = self._made.pop(name)
+        if name == max(self.likes):  # a merge that goes on has not asked for the first
+            self._made.clear()
         for start in range(0, len(made), rows):
             yield made[start : start + rows]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from elm_jax import errors, paths, trees
-from elm_jax.checkpoints import experts, manifest, resumable
+from elm_jax.checkpoints import experts, manifest, resumable, streaming
 from elm_jax.data import batches
 from elm_jax.evaluation import batching
 from elm_jax.merging import averages, narrowing, regression
@@ -23,8 +23,11 @@ from elm_jax.runs import (
     measured_sums,
     measuring,
     merge,
+    merge_cost,
+    merge_memory,
     merged_files,
     merged_params,
+    progress,
     strategies,
 )
 from tests.runs import scored, toy, toy_experts
@@ -272,6 +275,8 @@ def test_a_merge_by_data_on_disk_is_the_one_in_memory(
     assert trees.fingerprint(read) == trees.fingerprint(expected.params)
     assert bases.adapter_spec(info) == expected.adapter
     assert info.data == json.loads(json.dumps(expected.manifest.data))
+    cost = merge_cost.estimate(method, places, folder / "base")
+    assert cost.written_bytes == trees.count_bytes(read)
 
 
 def test_a_merge_by_data_that_is_stopped_goes_on_with_what_was_measured(
@@ -300,6 +305,45 @@ def test_a_merge_by_data_that_is_stopped_goes_on_with_what_was_measured(
     )
     assert stopped.data["merge_facts"]
     assert (stopped.data, stopped.digests) == (whole.data, whole.digests)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", toy_experts.SPECS)
+@pytest.mark.parametrize(
+    "method",
+    [regression.RegMean(), regression.Fisher(), narrowing.Narrowed()],
+    ids=lambda method: method.measures,
+)
+def test_shapes_of_statistics_are_known_before_they_are_measured(folder, kind, method):
+    of = measured(folder, kind)
+    source = merge_by(folder, kind, method)._source()
+    assert source is not None
+    arrays = source._measured(method, of)
+    leaves, _ = streaming.open_expert(folder / kind / f"{kind}_2")
+    told = merge_memory.measured_leaves(method, leaves, SETTINGS.num_positions)
+    assert {*told} == {*arrays}
+    for name, array in arrays.items():
+        assert told[name].dtype == array.dtype
+        assert told[name].shape == array.shape, name
+
+
+@pytest.mark.slow
+def test_a_plan_counts_what_measuring_reads_and_holds(folder):
+    """Twice the experts and the base; more memory than base and expert, in float32."""
+    run = merge_by(folder, "ia3", regression.RegMean())
+    told = run.plan()
+    places = sorted((folder / "ia3").iterdir())
+    read = [folder / "base", *places, *places]
+    num_bytes = sum(p.stat().st_size for f in read for p in f.rglob("*") if p.is_file())
+    assert told["reads"] == progress.show_bytes(num_bytes)
+    assert "measuring experts takes its own time" in f"{told['time']}"
+    cost = merge_cost.estimate(regression.RegMean(), places, folder / "base")
+    base, expert = (
+        4 * trees.count_params(experts.load_expert(place)[0])
+        for place in (folder / "base", places[0])
+    )
+    assert base == 150_464
+    assert base + expert < cost.peak_bytes - 2**29 < 4 * (base + expert)
 
 
 def contents(folder):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import weakref
 
 import pytest
 
@@ -12,9 +13,12 @@ from elm_jax.peft import bottleneck, expert_parts, ia3, lora
 from elm_jax.runs import (
     bases,
     loaded,
+    merge_cost,
+    merge_sources,
     merged_files,
     merged_leaves,
     merged_params,
+    merged_places,
 )
 from tests.peft.sample import SHAPE, random_params
 
@@ -94,6 +98,9 @@ def test_a_merge_on_disk_is_the_one_in_memory(folder, kind, method):
     assert trees.fingerprint(read) == trees.fingerprint(expected.params)
     assert bases.adapter_spec(told) == expected.adapter
     assert told.data == json.loads(json.dumps(expected.manifest.data))
+    given = sorted((folder / kind).iterdir())
+    cost = merge_cost.estimate(method, given, folder / "base")
+    assert cost.written_bytes == trees.count_bytes(read)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -134,3 +141,26 @@ def test_a_merge_that_is_stopped_in_an_adapter_goes_on_there(
     assert trees.fingerprint(found) == trees.fingerprint(expected)
     assert told == whole
     assert ("merge_facts" in told.data) == (kind == "lora")
+
+
+def test_a_merge_that_goes_on_keeps_nothing_that_it_does_not_ask_for(
+    folder, monkeypatch
+):
+    """The first parameter was finished before: it is merged with the others."""
+    method, made = aligning.AlignedAverage(), []
+    merge = merged_places.Place._merge
+
+    def tracked(place):
+        arrays = merge(place)
+        made.extend(weakref.ref(array) for array in arrays.values())
+        return arrays
+
+    monkeypatch.setattr(merged_places.Place, "_merge", tracked)
+    given = sorted((folder / "prompt").iterdir())
+    leaves = merged_leaves.merged(method, merge_sources.open_sources(method, given), {})
+    sides = merged_leaves.sides(method, merge_sources.open_sources(method, given))
+    names, *_ = aligning.places(sides, is_linear=False).values()
+    for name in sorted(names)[1:]:
+        assert sum(len(block) for block in leaves[name].blocks()) == len(made) // 2
+    assert len(made) == len(names)
+    assert all(array() is None for array in made)

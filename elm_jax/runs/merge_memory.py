@@ -1,0 +1,165 @@
+"""The memory that a merge takes, by the sizes of what is held: bounds, not measured."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from elm_jax import trees
+from elm_jax.checkpoints import leaf_parts
+from elm_jax.checkpoints.tensors import Leaf
+from elm_jax.merging import aligning, averages, deltas, task_arithmetic
+from elm_jax.merging.method import MergeMethod
+from elm_jax.model import reads
+from elm_jax.peft import effects
+from elm_jax.runs import (
+    measured_sums,
+    merge_sizes,
+    merge_sources,
+    merged_leaves,
+    merged_places,
+)
+from elm_jax.runs.merge_sources import Source
+from elm_jax.types import LAYERS, Side
+
+_COPIES = 3  # of a layer of each expert: one in an order of its own, one in float64
+_CORES = 3  # of LoRAs at once: those of the experts, what is made of them, a product
+_SUMS = 4  # of what is measured: of all rows, with a batch's, the batch's, the mean
+_BASES = 3  # as it is loaded, as the model computes with it, and on the device
+_PLACES = 8  # of bytes of float64
+
+
+def of_leaves(
+    method: MergeMethod,
+    sources: Sequence[Source],
+    start: Mapping[str, Leaf],
+    statistics: Mapping[str, Leaf],
+) -> int:
+    """Returns the bytes that merging leaf by leaf takes at most.
+
+    Args:
+      method: One of those that `merged_leaves.can_merge` takes.
+      sources: The experts.
+      start: The base's leaves; empty for a method that needs none.
+      statistics: What is measured with one expert, as of `measured_leaves`.
+    """
+    likes = merged_leaves.likes(method, sources)
+    sides: Mapping[str, Side] = {}
+    if not isinstance(method, task_arithmetic.TaskArithmetic):
+        sides = merged_leaves.sides(method, sources)
+    alone = [
+        _of_leaf(method, name, like, sources, start.get(name), statistics.get(name))
+        for name, like in likes.items()
+        if name not in sides
+    ]
+    places = [
+        _of_place(method, {n: sides[n] for n in names}, likes, sources, statistics)
+        for is_linear in (False, True)
+        for names in aligning.places(sides, is_linear=is_linear).values()
+    ]
+    return max((*alone, *places))
+
+
+def _of_leaf(
+    method: MergeMethod,
+    name: str,
+    like: Leaf,
+    sources: Sequence[Source],
+    start: Leaf | None,
+    statistic: Leaf | None,
+) -> int:
+    """Returns what one leaf takes.
+
+    A part of each expert is held as it is read, and once more if the next ones are
+    read ahead; parts of the result are held up to four times.
+    """
+    leaves = [source.leaves[name] for source in sources]
+    rows = merge_sizes.piece_rows(name, like, splits=method.unit == "value")
+    step = merge_sizes.step_rows(method, leaves[0], rows, len(sources))
+    if isinstance(method, averages.RunningMean):
+        # Those that are cut anew keep their part until they are asked for the next;
+        # of others there are four that are read ahead, four more, and the sum.
+        kept = [leaf for leaf in leaves if leaf.rows != step]
+        every = [*kept, *[leaf for leaf in leaves if leaf.rows == step][:4]]
+    else:
+        every = [*leaves, *([] if start is None else [start])]
+        every += [] if statistic is None else [statistic] * len(leaves)
+    held = sum(max(step, x.rows) * leaf_parts.row_bytes(x) for x in every)
+    ahead = held if held <= merge_sources.AHEAD_BYTES else 0
+    copies = _COPIES * held if method.needs_statistics else 0
+    return held + ahead + copies + 4 * step * leaf_parts.row_bytes(like)
+
+
+def _of_place(
+    method: MergeMethod,
+    sides: Mapping[str, Side],
+    likes: Mapping[str, Leaf],
+    sources: Sequence[Source],
+    statistics: Mapping[str, Leaf],
+) -> int:
+    """Returns what the parameters of an adapter take, which are merged together.
+
+    Of each expert a layer is held, and the part that it is of; of the result all
+    layers, until they are written.
+    """
+    measured = [statistics[name] for name in sides if name in statistics]
+    every = [source.leaves[name] for source in sources for name in sides]
+    every += measured * len(sources)
+    held = sum(leaf.rows * leaf_parts.row_bytes(leaf) for leaf in every)
+    layer = sum(map(leaf_parts.row_bytes, every))
+    ahead = held + layer if held <= merged_places.AHEAD_BYTES else 0
+    rank = deltas.rank_of(sources[0].leaves, sides) if method.on_effects else 0
+    cores = _CORES * len(sources) * (len(sources) * rank) ** 2 * _PLACES
+    return held + ahead + _COPIES * layer + cores + num_bytes(likes[n] for n in sides)
+
+
+def of_measuring(
+    base: Mapping[str, Leaf],
+    expert: Mapping[str, Leaf],
+    statistics: Mapping[str, Leaf],
+) -> int:
+    """Returns the bytes in which one expert is measured; activations are not in them.
+
+    Args:
+      base: The base's leaves, which are loaded as float32.
+      expert: The expert's.
+      statistics: As of `measured_leaves`.
+    """
+    whole = 4 * trees.count_params(trees.unflatten(base)) + num_bytes(expert.values())
+    return _BASES * whole + _SUMS * num_bytes(statistics.values())
+
+
+def measured_leaves(
+    method: MergeMethod, expert: Mapping[str, Leaf], num_positions: int
+) -> dict[str, Leaf]:
+    """Returns leaves like what is measured with an expert; they give no values.
+
+    Args:
+      method: Which needs it; of another there is nothing.
+      expert: The expert's leaves.
+      num_positions: Of `measuring.Measuring`: tokens that are kept, at most.
+    """
+    shapes = {}
+    if method.measures == "fisher":
+        shapes = {name: leaf.shape for name, leaf in expert.items()}
+    elif method.measures == "grams":
+        for name in filter(reads.can_be_seen, expert):
+            *above, last = expert[name].shape
+            is_matrix = name.rpartition("/")[2] in measured_sums.MATRIX_PARTS
+            shapes[name] = (*above, above[-1] if is_matrix else last)
+    elif method.measures == "hidden":
+        sides = effects.beside(trees.unflatten(expert))
+        for name, side in sides.items():
+            if side.takes_factor and not side.is_linear:
+                *above, inputs, _ = expert[name].shape
+                shapes[name] = (*above, num_positions, inputs)
+    return {name: _like(name, shape) for name, shape in shapes.items()}
+
+
+def num_bytes(leaves: Iterable[Leaf]) -> int:
+    """Returns the bytes of whole leaves."""
+    return sum(leaf_parts.row_bytes(x) * (x.shape[0] if x.shape else 1) for x in leaves)
+
+
+def _like(name: str, shape: tuple[int, ...]) -> Leaf:
+    rows = 1 if f"/{LAYERS}/" in name else max(1, shape[0])
+    return Leaf(shape, np.dtype(np.float32), rows, lambda: iter(()))
