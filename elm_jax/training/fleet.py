@@ -282,12 +282,13 @@ def _compile_step(
     num_parts: int,
 ) -> Any:
     """Returns `(states, frozen, (batches, slots, active)) -> (states, metrics)`."""
-    run_lanes = _one_after_another if is_serial else _as_one_batch
+    run_lanes, update = _as_one_batch, step_lib.update_if
+    if is_serial:
+        run_lanes, update = _one_after_another, step_lib.update
     differentiate = functools.partial(
         step_lib.differentiate, loss_fn, num_parts=num_parts
     )
-    update = functools.partial(step_lib.update, tx)
-    step = functools.partial(run_lanes, differentiate, update)
+    step = functools.partial(run_lanes, differentiate, functools.partial(update, tx))
     split, whole = PartitionSpec(AXIS), PartitionSpec()
     return _compile(mesh, step, (split, whole, split))
 
@@ -344,7 +345,7 @@ def _one_after_another(
 
 
 def _as_one_batch(
-    differentiate: Any, update: Any, states: Any, frozen: Params, lanes: Any
+    differentiate: Any, update_if: Any, states: Any, frozen: Params, lanes: Any
 ) -> tuple[Any, Metrics]:
     """Takes the steps of a device's lanes: gradients side by side, then updates."""
     batches, slots, active = lanes
@@ -357,9 +358,7 @@ def _as_one_batch(
 
     def one(states: Any, lane: Any) -> tuple[Any, None]:
         grads, slot, is_active = lane
-        old = _pick(states, slot)
-        new = update(old, grads)
-        new = jax.tree.map(lambda n, o: jnp.where(is_active, n, o), new, old)
+        new = update_if(_pick(states, slot), grads, is_active)
         return _insert(states, slot, new), None
 
     return jax.lax.scan(one, states, (grads, slots, active))[0], metrics

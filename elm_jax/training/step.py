@@ -140,6 +140,30 @@ def update(
     )
 
 
+def update_if(
+    tx: optax.GradientTransformation,
+    state: TrainState,
+    grads: Params,
+    is_active: jax.Array,
+) -> TrainState:
+    """Returns the state after `update`, or as it is where `is_active` is False.
+
+    In a loop over states that lie in one array, CPUs copy the moments of them all in
+    each turn unless this is a branch. TPUs copy a state into a branch and out of it:
+    8 prompt experts of XL would move 162 GB a step, not 128.
+    """
+
+    def select(state: TrainState, grads: Params) -> TrainState:
+        choose = functools.partial(jnp.where, is_active)
+        return jax.tree.map(choose, update(tx, state, grads), state)
+
+    def branch(state: TrainState, grads: Params) -> TrainState:
+        take = functools.partial(update, tx)
+        return jax.lax.cond(is_active, take, lambda state, _: state, state, grads)
+
+    return jax.lax.platform_dependent(state, grads, cpu=branch, default=select)
+
+
 def _in_parts(differentiate: Any, num_parts: int) -> Any:
     """Returns what gives `((loss, metrics), grads)` of a batch from those of its parts.
 

@@ -6,8 +6,8 @@ it in processes of their own as a training of prompt experts starts, with the st
 one, and as an evaluation of the base does, and removes it. Here a CPU is the device, so
 memory of the device is the host's, too: `placed` bytes lie on it in the end, `peak` is
 the process's largest resident memory above that before, `beside` is what the host
-held beside the device. `bound` is the copy on the device and the largest tensor in
-float32.
+held beside the device: too little by what was placed only after the peak. Needs
+/proc/self/status, as Linux has it.
 """
 
 import argparse

@@ -89,6 +89,9 @@ def test_the_racing_benchmark_loses_the_best_seldom():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    not pathlib.Path("/proc/self/status").exists(), reason="memory is read from there"
+)
 def test_the_loading_benchmark_tells_what_the_host_holds_beside_the_device():
     run = subprocess.run(
         [sys.executable, str(FOLDER / "loading_benchmark.py"), "--tiny"],

@@ -70,13 +70,15 @@ def test_lanes_as_one_batch_equal_training_alone_to_rounding(num_slots):
             np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_lanes_have_gradients_and_no_second_states_beside_those_of_the_slots():
-    """By the compiler of CPUs, which copies both moments of all slots, and no more.
+@pytest.mark.parametrize(("num_slots", "num_lanes"), [(8, 8), (8, 2), (32, 2)])
+def test_lanes_have_gradients_and_no_second_states_beside_those_of_the_slots(
+    num_slots, num_lanes
+):
+    """By the compiler of CPUs: gradients of lanes, and 5 arrays of an update at work.
 
-    That is 8 gradients, 16 moments, and 4 arrays of the update at work. Those of GPUs
-    and TPUs copy no moments (tests/benchmarks/planner_table.jsonl).
+    What those of GPUs and TPUs say is in tests/benchmarks/planner_table.jsonl.
     """
-    size, num_lanes = 4 * 512 * 512, 8
+    size = 4 * 512 * 512
 
     def loss_fn(params, batch, dropout_rng):
         del dropout_rng
@@ -94,12 +96,12 @@ def test_lanes_have_gradients_and_no_second_states_beside_those_of_the_slots():
         frozen={},
         batch={"inputs": jax.ShapeDtypeStruct((2, 512), np.float32)},
         mesh=mesh,
-        num_slots=num_lanes,
+        num_slots=num_slots,
         num_lanes=num_lanes,
     )
     memory: Any = lowered.compile().memory_analysis()
-    assert memory.alias_size_in_bytes > 3 * num_lanes * size
-    assert memory.temp_size_in_bytes < 1.05 * (3 * num_lanes + 4) * size
+    assert memory.alias_size_in_bytes > 3 * num_slots * size
+    assert memory.temp_size_in_bytes < 1.05 * (num_lanes + 5) * size
 
 
 @pytest.mark.parametrize("num_lanes", [1, 2])
