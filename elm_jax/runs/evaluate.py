@@ -229,7 +229,10 @@ class Evaluate(Run):
         """
         named, used_strategies = self._experts(), self._strategies()
         candidates.of_experts(named, labels=self._labels())
-        listed = self._asking().check()
+        asked = self._asking()
+        listed = asked.check()
+        if asked.num_members():  # the library's experts get rows of their own
+            candidates.of_experts(listed, labels=self._labels())
         if any(strategy.merges for strategy in used_strategies):
             expert_checks.check_alike([*map(manifest.read_manifest, listed)])
         for candidate, _ in offered.without_library(

@@ -57,7 +57,8 @@ class AnswerPool(LibraryStrategy):
         )
         parts = [f"answers of {which} pooled, weighed by {self.statistic}, no labels"]
         parts += [f"among {self.among} by votes"] if self.among else []
-        parts += [] if self.calibrates else ["not calibrated"]
+        usual = "calibrated where all rows that ask have the same choices"
+        parts.append(usual if self.calibrates else "not calibrated")
         return ", ".join(parts)
 
     @property

@@ -210,6 +210,21 @@ def test_a_pool_refuses_tasks_without_answer_choices(pooled_folder, tmp_path):
         evaluation(folder, tasks=tasks, retrieval=toy.ask(folder, tasks=tasks)).run()
 
 
+def test_a_pool_refuses_an_expert_of_the_library_that_is_named_as_it_is(pooled_folder):
+    """Each of its experts gets rows, which would be taken for the pool's."""
+    named = (pools.AnswerPool(name="plain"),)
+    with pytest.raises(errors.ConfigError, match="plain"):
+        evaluation(pooled_folder, strategies=named).run()
+
+
+def test_a_pool_says_when_it_is_calibrated(pooled_folder):
+    rows = {expert: row for (expert, _), (row, _) in values_of(pooled_folder).items()}
+    told = "calibrated where all rows that ask have the same choices"
+    assert rows["pooled_by_mass"].strategy_note.endswith(f", {told}")
+    bare = rows["pooled_by_mass_uncalibrated"].strategy_note
+    assert bare.endswith("no labels, not calibrated")
+
+
 def test_a_plan_tells_how_many_models_answer(pooled_folder):
     told = evaluation(pooled_folder).plan()
     assert told["pooled_by_mass"].startswith("the answers of 2 experts")
