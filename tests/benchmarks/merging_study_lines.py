@@ -1,4 +1,4 @@
-"""What the tables of a merging study compare."""
+"""What the tables of merging studies compare."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,6 +12,15 @@ HELD_IN = (  # of gin/pocket/merging_held_in.gin
     "pocket_reviews_sentiment",
     "pocket_topics_topic",
     "pocket_work_needs",
+)
+REAL = (  # of gin/original/merging_study.gin
+    "quail_context_question_description_answer_text",
+    "cosmos_qa_context_question_description_answer_text",
+)
+REAL_HELD_IN = (
+    "dream_read_the_following_conversation_and_answer_the_question",
+    "cos_e_v1.11_question_description_option_text",
+    "rotten_tomatoes_Reviewer_Enjoyment_Yes_No",
 )
 COMPOSED, PARTS = ("pocket_composed",), ("pocket_topics", "pocket_reviews")
 Settings = Mapping[str, tuple[str, ...]]
@@ -28,6 +37,7 @@ class Table(NamedTuple):
       settings: The methods, the mean first.
       drawn: Kind of the experts whose mean is the random expert.
       beside: Names of experts that are compared on the held-out tasks, too.
+      split: Whose rows are shown.
     """
 
     title: str
@@ -36,6 +46,7 @@ class Table(NamedTuple):
     settings: Settings
     drawn: str
     beside: tuple[str, ...] = ()
+    split: str = "test"
 
 
 def _of_library(prefix: str, mean: str, scales: Sequence[str]) -> Settings:
@@ -54,19 +65,31 @@ def _of_library(prefix: str, mean: str, scales: Sequence[str]) -> Settings:
     }
 
 
+def _each(settings: Settings) -> Settings:
+    """Returns a line of its own for each setting, where no rows are there to choose."""
+    return {
+        f"{label}, {name}" if len(names) > 1 else label: (name,)
+        for label, names in settings.items()
+        for name in names
+    }
+
+
+_TOP3 = _of_library("top3", "merged_top3", ("sum", "half_sum", "third_sum"))
+_ALL = _of_library("all", "merged_all", ("third_sum", "small_sum", "least_sum"))
+
 TABLES = (
     Table(
         "Three retrieved experts of each task",
         UNSEEN,
         HELD_IN,
-        _of_library("top3", "merged_top3", ("sum", "half_sum", "third_sum")),
+        _TOP3,
         "prompt",
     ),
     Table(
         "All 20 prompt experts",
         UNSEEN,
         HELD_IN,
-        _of_library("all", "merged_all", ("third_sum", "small_sum", "least_sum")),
+        _ALL,
         "prompt",
     ),
     Table(
@@ -93,4 +116,13 @@ TABLES = (
         "dataset",
         ("pocket_topics", "pocket_reviews"),
     ),
+)
+
+# Their datasets have one split with labels, so that no other rows choose settings.
+REAL_TABLES = tuple(
+    Table(title, REAL, REAL_HELD_IN, _each(settings), "prompt", split="validation")
+    for title, settings in (
+        ("Three retrieved experts of each task", _TOP3),
+        ("All prompt experts", _ALL),
+    )
 )

@@ -1,13 +1,16 @@
 """Prints what merge methods are worth, as Markdown tables of a merging study's rows.
 
 Usage: python tests/benchmarks/merging_study_table.py FOLDER [--seeds=42,43,44]
+       python tests/benchmarks/merging_study_table.py FOLDER --seeds=42 --real
 
-FOLDER is that of `launch/merging_study.sh`. A score is the mean over datasets of means
-over prompts on test rows, and over trainings. Differences are from the mean of the same
-experts, on the same rows and of the same trainings; intervals of 95 % count rows and
-trainings, as those of reports do (`evaluation.estimates`). A difference is marked with
-`*` if its interval excludes 0 also where those of all differences of its column are to
-hold together. Of the settings of a method, such as scales, the one with the best mean
+FOLDER is that of `launch/merging_study.sh`; with `--real` it is the MODEL_DIR of
+`gin/original/merging_study.gin`, whose validation rows are shown, each setting in a
+line of its own. A score is the mean over datasets of means over prompts on test rows,
+and over trainings. Differences are from the mean of the same experts, on the same rows
+and of the same trainings; intervals of 95 % count rows and trainings, as those of
+reports do (`evaluation.estimates`). A difference is marked with `*` if its interval
+excludes 0 also where those of all differences of its column are to hold together.
+Of the settings of a method, such as scales, the one with the best mean
 score on validation rows of the held-out tasks is shown. Lines whose rows are not all
 there are named under their table. Rows that cannot be compared are refused.
 """
@@ -29,16 +32,18 @@ from elm_jax.evaluation import (
     results,
     statistics,
 )
-from tasks import pocket
+from tasks import original, pocket
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from tests.benchmarks.merging_study_lines import (  # noqa: E402 - run as a program, too
+    REAL_TABLES,
     TABLES,
     Table,
 )
 
-assert pocket  # it registers the tasks
+assert original  # they register the tasks
+assert pocket
 
 Key = tuple[object, ...]  # expert, training seed, task and split
 RANDOM = "random expert"
@@ -51,6 +56,7 @@ class Rows:
     Args:
       stores: Where they are; of two rows of one cell in one of them, the later counts.
       seeds: Training seeds that count.
+      tables: Those that are to be shown.
 
     Attributes:
       names: Of the experts of these seeds, by kind.
@@ -62,7 +68,10 @@ class Rows:
     """
 
     def __init__(
-        self, stores: Sequence[result_store.ResultStore], seeds: Sequence[int]
+        self,
+        stores: Sequence[result_store.ResultStore],
+        seeds: Sequence[int],
+        tables: Sequence[Table],
     ) -> None:
         self._seeds = seeds
         self._cells: dict[Key, results.ResultRow] = {}
@@ -73,7 +82,7 @@ class Rows:
             asked = [
                 row
                 for row in store.rows().where(metric="accuracy")
-                if _is_shown(row) and _key(row)[1] in (None, *seeds)
+                if _is_shown(row, tables) and _key(row)[1] in (None, *seeds)
             ]
             shown += asked
             for row in naming.newest(asked):
@@ -85,7 +94,7 @@ class Rows:
         _check_one_of_each(shown)
         expand = task_registry.registry.expand
         groups = [
-            tasks for table in TABLES for tasks in (table.held_out, table.held_in)
+            tasks for table in tables for tasks in (table.held_out, table.held_in)
         ]
         naming.check_comparable(shown, [expand(tasks) for tasks in groups])
 
@@ -144,11 +153,11 @@ def _average(own: Mapping[str, statistics.Columns]) -> statistics.Columns:
     )
 
 
-def _is_shown(row: results.ResultRow) -> bool:
+def _is_shown(row: results.ResultRow, tables: Sequence[Table]) -> bool:
     return any(
         row.kind == table.drawn
         or row.expert in itertools.chain(*table.settings.values())
-        for table in TABLES
+        for table in tables
     )
 
 
@@ -225,9 +234,9 @@ def estimated(
     drawn = sorted(rows.names.get(table.drawn, ()))
     for label in (*chosen, RANDOM):
         if label == RANDOM:
-            trainings = rows.random(drawn, tasks, "test")
+            trainings = rows.random(drawn, tasks, table.split)
         else:
-            trainings = rows.trainings(chosen[label], tasks, "test")
+            trainings = rows.trainings(chosen[label], tasks, table.split)
         if trainings is not None:
             # A merge of a seed is of experts of this seed: differences are paired.
             found[label] = estimates.estimate(trainings, draws, who="trainings")
@@ -247,14 +256,14 @@ def left_out(
         if label in labels:
             continue
         counts = (
-            [rows.lacking(chosen[label], tasks, "test")]
+            [rows.lacking(chosen[label], tasks, table.split)]
             if label in chosen
             else [rows.lacking(name, table.held_out, "validation") for name in names]
         )
         lacking.append(f"{label} ({', '.join(filter(None, counts))})")
     if RANDOM not in labels:
         drawn = sorted(rows.names.get(table.drawn, ()))
-        counts = [rows.lacking(name, tasks, "test") for name in drawn]
+        counts = [rows.lacking(name, tasks, table.split) for name in drawn]
         why = ", ".join(filter(None, counts)) or f"no {table.drawn} experts"
         lacking.append(f"{RANDOM} ({why})")
     return f"rows lacking: {'; '.join(lacking)}." if lacking else ""
@@ -309,11 +318,14 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--seeds", default="42,43,44,45,46")
+    parser.add_argument("--real", action="store_true")
     given = parser.parse_args(arguments)
-    files = [given.folder / f"results{end}.jsonl" for end in ("", "_merging")]
+    tables = REAL_TABLES if given.real else TABLES
+    ends = ("_routing",) if given.real else ("", "_merging")
+    files = [given.folder / f"results{end}.jsonl" for end in ends]
     seeds = [int(seed) for seed in given.seeds.split(",")]
-    rows = Rows([result_store.ResultStore(path) for path in files], seeds)
-    told = [render(rows, table) for table in TABLES]
+    rows = Rows([result_store.ResultStore(path) for path in files], seeds, tables)
+    told = [render(rows, table) for table in tables]
     if all(NO_MEAN in text for text in told):
         raise errors.DataError(
             found=f"no rows of all trainings {seeds} in {given.folder}",

@@ -135,6 +135,25 @@ def test_a_setting_is_chosen_by_validation_rows_alone(folder, capsys):
     assert numbers(lines["TIES (`top3_ties_half`)"][0])[0] == 20
 
 
+def test_real_rows_choose_no_setting(tmp_path, capsys):
+    store = result_store.ResultStore(tmp_path / "results_routing.jsonl")
+    for name, count in (("merged_top3", 50), ("top3_ties", 60), ("top3_ties_half", 40)):
+        record(
+            store,
+            name,
+            lambda _, i, count=count: i < count,
+            mixture=merging_study_lines.REAL,
+            split="validation",
+            kind="strategy",
+            seeds=(42,),
+        )
+    store.finish()
+    merging_study_table.main([str(tmp_path), "--seeds=42", "--real"])
+    text = capsys.readouterr().out
+    assert "| TIES, top3_ties | 60.0 [" in text
+    assert "| TIES, top3_ties_half | 40.0 [" in text
+
+
 def test_a_random_expert_is_the_mean_of_the_experts(folder, capsys):
     _, lines = table(folder, capsys)
     assert numbers(lines["random expert"][0])[0] == (30 + 52) / 2
@@ -235,6 +254,12 @@ def test_its_names_are_those_of_the_gin_files():
     assert sorted({*given} - names) == []
     tasks_of = re.findall(r'"(pocket_\w+)",\n', files["merging_held_in"])
     assert tuple(tasks_of) == merging_study_lines.HELD_IN
+
+
+def test_its_real_tasks_are_those_of_the_gin_file():
+    text = (GIN.parent / "original" / "merging_study.gin").read_text()
+    named = re.findall(r'"((?:quail|cosmos|dream|cos_e|rotten)\w[\w.]+)"', text)
+    assert {*named} == {*merging_study_lines.REAL, *merging_study_lines.REAL_HELD_IN}
 
 
 def test_an_expert_of_other_rows_is_named():

@@ -1,0 +1,141 @@
+"""Prints how often models choose a shortest choice, as a Markdown table of result rows.
+
+Usage: python tests/benchmarks/choice_lengths_table.py FOLDER
+
+FOLDER is the MODEL_DIR of `gin/original/route.gin`, with its token caches. Rows whose
+choices all have as many tokens are left out. Of the others, in percent: whose best
+choice is one with the fewest tokens, by the sum of the tokens' log-probabilities, by
+their mean, by chance, and by the labels. Of experts, the mean and the range. Choices
+with the best score share a row. A bias of the sum towards short choices is what the
+first has more than the labels.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from elm_jax import errors
+from elm_jax.data import cache
+from elm_jax.evaluation import naming, result_store, results
+
+RESULTS = "results_routing.jsonl"
+
+
+class Shares(NamedTuple):
+    """How often a shortest choice is the best one, in percent of `num_rows` rows."""
+
+    by_sum: float
+    by_mean: float
+    by_chance: float
+    by_label: float
+    num_rows: int
+
+
+def shares(
+    scores: Sequence[np.ndarray], lengths: Sequence[np.ndarray], labels: Sequence[int]
+) -> Shares | None:
+    """Returns the shares of the rows whose choices differ in length; None of no row.
+
+    Args:
+      scores: Of each row, log-probabilities [choices].
+      lengths: Of each row, tokens [choices].
+      labels: Places of the right choices.
+    """
+    told = []
+    for of_row, tokens, label in zip(scores, lengths, labels, strict=True):
+        is_short = tokens == tokens.min()
+        if is_short.all():
+            continue
+        means = of_row / tokens
+        told.append(
+            (
+                is_short[of_row == of_row.max()].mean(),
+                is_short[means == means.max()].mean(),
+                is_short.mean(),
+                is_short[label],
+            )
+        )
+    if not told:
+        return None
+    return Shares(*(100.0 * np.mean(told, axis=0)).tolist(), len(told))
+
+
+def of_rows(
+    store: result_store.ResultStore, cache_dir: pathlib.Path
+) -> Iterator[tuple[results.ResultRow, Shares]]:
+    """Yields the shares of the base and of each expert on each task with choices.
+
+    Raises:
+      DataError: The tokens that a row was scored on are not in `cache_dir`.
+    """
+    rows = naming.newest([*store.rows().where(metric="accuracy")])
+    for row in rows:
+        if row.role not in ("base", "expert"):
+            continue
+        found = row.data_fingerprint and cache.find(
+            cache_dir, row.task, row.split, fingerprint=row.data_fingerprint
+        )
+        if not found:
+            raise errors.DataError(
+                found=f"no tokens of {row.task} {row.split} in {cache_dir}",
+                expected="those that were scored",
+                do="Run the evaluation again, which builds them",
+            )
+        examples = {example.example_id: example for example in found}
+        arrays = store.per_example(row)
+        ends = np.cumsum(arrays["num_choices"])[:-1]
+        lengths = [
+            np.array([*map(len, examples[int(number)].choices)])
+            for number in arrays["example_ids"]
+        ]
+        scores = np.split(arrays["scores"], ends)
+        told = shares(scores, lengths, arrays["labels"].tolist())
+        if told is not None:
+            yield row, told
+
+
+def render(told: Sequence[tuple[results.ResultRow, Shares]]) -> str:
+    """Returns a line for the base and one for the experts on each task."""
+    lines = [
+        "| task | rows | model | by the sum | by the mean | chance | labels |",
+        "|" + "---|" * 7,
+    ]
+    by_task: dict[str, list[tuple[results.ResultRow, Shares]]] = {}
+    for row, of_row in told:
+        by_task.setdefault(row.task, []).append((row, of_row))
+    for task, pairs in sorted(by_task.items()):
+        groups: Mapping[str, list[Shares]] = {
+            "base": [s for row, s in pairs if row.role == "base"],
+            "experts": [s for row, s in pairs if row.role == "expert"],
+        }
+        for name, group in groups.items():
+            if not group:
+                continue
+            own = [_cell([s.by_sum for s in group]), _cell([s.by_mean for s in group])]
+            same = [f"{group[0].by_chance:.1f}", f"{group[0].by_label:.1f}"]
+            cells = [task, f"{group[0].num_rows}", name, *own, *same]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=pathlib.Path)
+    folder = parser.parse_args(arguments).folder
+    store = result_store.ResultStore(folder / RESULTS)
+    print(render([*of_rows(store, folder / "cache")]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
