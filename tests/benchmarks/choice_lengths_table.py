@@ -61,7 +61,8 @@ def shares(
         )
     if not told:
         return None
-    return Shares(*(100.0 * np.mean(told, axis=0)).tolist(), len(told))
+    by_sum, by_mean, by_chance, by_label = (100.0 * np.mean(told, axis=0)).tolist()
+    return Shares(by_sum, by_mean, by_chance, by_label, len(told))
 
 
 def of_rows(
