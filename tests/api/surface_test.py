@@ -157,6 +157,7 @@ def test_routing_ranks_experts_by_the_scores_that_models_give(world):
         opened.route(texts, choices, statistic="luck")
 
 
+@pytest.mark.slow
 def test_a_pool_answers_by_the_weighted_scores_of_experts(world):
     base = elm_jax.Base.load(world / "base")
     opened = elm_jax.Library(world / "library", base, vocabulary=scored.MODEL)
@@ -180,6 +181,7 @@ def test_a_pool_answers_by_the_weighted_scores_of_experts(world):
     np.testing.assert_allclose(alone, each[best], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_pool_refuses_few_texts_to_be_calibrated_by_and_wrong_options(world):
     opened = elm_jax.Library(world / "library", elm_jax.Base.load(world / "base"))
     with pytest.raises(errors.ConfigError, match="calibrates=False"):

@@ -18,7 +18,17 @@ from elm_jax.model import config, loss, scoring, t5
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import make_hf_golden as golden  # noqa: E402
 
-LENGTHS = pytest.mark.parametrize("length", golden.LENGTHS)
+# Each length is a program of each family; one that all tests share is fast.
+LENGTHS = pytest.mark.parametrize(
+    "length",
+    [
+        pytest.param(
+            length,
+            marks=() if length == golden.WHOLE_GRADS_LENGTH else pytest.mark.slow,
+        )
+        for length in golden.LENGTHS
+    ],
+)
 
 
 class Small(NamedTuple):
@@ -106,14 +116,12 @@ def test_the_golden_weights_are_all_weights(small):
     assert not trees.diff(small.params, t5.param_shapes(t5.T5(small.config)))
 
 
-@pytest.mark.slow
 @LENGTHS
 def test_logits_equal_those_of_transformers(small, computed, length, assert_close):
     logits = np.asarray(computed(length)[0])[is_target(small, length)]
     assert_close(logits, small.arrays[f"{length}/logits"])
 
 
-@pytest.mark.slow
 @LENGTHS
 def test_the_loss_equals_that_of_transformers(small, computed, length, assert_close):
     assert_close(computed(length)[1], small.arrays[f"{length}/loss"])
