@@ -30,23 +30,25 @@ types=$!
 
 echo "test: tests"
 without=""
-[ "${1:-}" = "--fast" ] && without=" and not slow"
+few=2
+# One process for few tests: a second one imports as much, and the types take its core.
+[ "${1:-}" = "--fast" ] && without=" and not slow" && few=0
 status=0
 test_marked() {
   # One process a core, one thread pool each: XLA and BLAS would otherwise fight.
-  .venv/bin/python -m pytest -n 2 --dist worksteal --durations=40 --durations-min=5 \
-    -m "$1$without" "${@:2}" || status=$?
+  .venv/bin/python -m pytest -n "$2" --dist worksteal --durations=40 --durations-min=5 \
+    -m "$1$without" "${@:3}" || status=$?
 }
-# Compiling takes most of the time. XLA's older code for fusions takes a third of it away,
-# where this JAX still has it; tests marked `optimized` do without, as users do.
-quick=--xla_cpu_use_fusion_emitters=false
-XLA_FLAGS=$quick .venv/bin/python -c 'import jax; jax.numpy.zeros(1)' 2> /dev/null || quick=""
-XLA_FLAGS="${XLA_FLAGS:-} $quick" test_marked "not optimized"
 files=()  # To import all others takes half a minute. Bash 3, of macOS, has no mapfile.
 while IFS= read -r file; do
   files+=("$file")
 done < <(grep -rl --include='*_test.py' 'mark\.optimized' tests)
-test_marked optimized "${files[@]}"
+test_marked optimized "$few" "${files[@]}"
+# Compiling takes most of the time. XLA's older code for fusions takes a third of it away,
+# where this JAX still has it; tests marked `optimized` do without, as users do.
+quick=--xla_cpu_use_fusion_emitters=false
+XLA_FLAGS=$quick .venv/bin/python -c 'import jax; jax.numpy.zeros(1)' 2> /dev/null || quick=""
+XLA_FLAGS="${XLA_FLAGS:-} $quick" test_marked "not optimized" 2
 
 echo "test: types"
 wait "$types" || status=$?

@@ -10,6 +10,7 @@ from elm_jax import trees
 from elm_jax.checkpoints import huggingface, huggingface_config, tensors
 from elm_jax.model import config, t5
 from tests.checkpoints import sample
+from tests.peft.sample import random_params
 
 GOLDEN = pathlib.Path(__file__).with_name("huggingface_golden.json")
 CONFIG = config.T5Config(
@@ -24,7 +25,7 @@ CONFIG = config.T5Config(
 
 
 def make_params(shape=CONFIG, seed=0):
-    return t5.init_params(t5.T5(shape), seed=seed)
+    return random_params(t5.T5(shape), seed)
 
 
 def to_theirs(params):

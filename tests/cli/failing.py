@@ -14,6 +14,7 @@ from elm_jax.peft import bottleneck, expert_parts
 from elm_jax.runs import bases, convert, evaluate, library, merge, report, train
 from elm_jax.runs import tasks as task_runs
 from tasks import pocket
+from tests.peft.sample import random_params
 
 RUNS = (train.Train, evaluate.Evaluate, merge.Merge, report.Report, convert.ImportT5X)
 RUNS += (library.BuildLibrary, library.RetireExperts, library.Retrieve)
@@ -59,7 +60,7 @@ TASKS = (
 
 
 def save_base(folder, seed):
-    params = t5.init_params(t5.T5(SHAPE), seed=seed)
+    params = random_params(t5.T5(SHAPE), seed)
     facts = manifest.Manifest(
         name="base",
         kind="base",
@@ -80,7 +81,7 @@ def make_experts(path):
         experts.save_expert(path / "dataset_experts" / name, params, info)
     model = bases.build_model(SHAPE, ADAPTER)
     pattern = expert_parts.trainable_pattern("adapters_and_norms")
-    part, _ = trees.split(t5.init_params(model, seed=0), pattern)
+    part, _ = trees.split(random_params(model), pattern)
     name = "pocket_kinds_which_is"
     info = dataclasses.replace(facts, name=name, kind="prompt", tasks=(name,))
     info = dataclasses.replace(info, adapter=bases.describe(ADAPTER))

@@ -26,6 +26,7 @@ from elm_jax.runs import (
 )
 from tasks import pocket
 from tests.checkpoints import sample
+from tests.peft.sample import random_params
 
 SHAPE = config.T5Config(
     vocab_size=576,
@@ -57,7 +58,7 @@ def describe(pieces):
 @pytest.fixture
 def folder(tmp_path):
     """A work folder with a base, an expert and a library of it."""
-    params = t5.init_params(t5.T5(SHAPE), seed=0)
+    params = random_params(t5.T5(SHAPE))
     info = manifest.Manifest(
         name="base",
         kind="base",

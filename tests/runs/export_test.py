@@ -2,12 +2,15 @@
 
 import dataclasses
 
+import jax
+import numpy as np
 import pytest
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, huggingface_files, manifest
 from elm_jax.model import config, t5
 from elm_jax.runs import export
+from tests.peft.sample import random_params
 
 MODEL = config.T5Config(
     vocab_size=11,
@@ -42,16 +45,16 @@ def run(tmp_path, **fields):
 
 @pytest.mark.slow
 def test_adapters_are_refused_with_the_way_to_export_them(tmp_path):
-    params = t5.init_params(t5.T5(MODEL), seed=0)
+    params = random_params(t5.T5(MODEL))
     path = save(tmp_path / "x", params, kind="prompt", adapter={"kind": "lora"})
     with pytest.raises(errors.CheckpointError, match="PEFT"):
         run(tmp_path, expert_path=path)
 
 
 def test_an_expert_of_norms_is_joined_with_its_base(tmp_path):
-    base = t5.init_params(t5.T5(MODEL), seed=0)
-    norms, _ = trees.split(t5.init_params(t5.T5(MODEL), seed=1), "norm")
-    norms = trees.unflatten({n: leaf + 1 for n, leaf in trees.flatten(norms).items()})
+    base = random_params(t5.T5(MODEL))
+    norms, _ = trees.split(base, "norm")
+    norms = jax.tree.map(lambda leaf: np.full_like(leaf, 2), norms)
     fingerprint = trees.fingerprint(base)
     base_path = save(tmp_path / "base", base, kind="base", base_fingerprint=fingerprint)
     path = save(tmp_path / "norms", norms, base_fingerprint=fingerprint)
@@ -66,7 +69,7 @@ def test_an_expert_of_norms_is_joined_with_its_base(tmp_path):
 
 @pytest.mark.slow
 def test_an_expert_of_another_base_is_not_joined(tmp_path):
-    params = t5.init_params(t5.T5(MODEL), seed=0)
+    params = random_params(t5.T5(MODEL))
     fingerprint = trees.fingerprint(params)
     base = save(tmp_path / "base", params, kind="base", base_fingerprint=fingerprint)
     path = save(tmp_path / "x", params, base_fingerprint="1" * 16)

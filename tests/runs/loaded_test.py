@@ -16,13 +16,14 @@ from elm_jax.checkpoints import bucket, manifest
 from elm_jax.model import t5
 from elm_jax.peft import expert_parts, lora
 from elm_jax.runs import bases, loaded
+from tests.peft.sample import random_params
 from tests.runs import scored
 
 SPEC = lora.Lora(rank=2, targets="/query$")
 
 
 def make_base(dtype=np.float32):
-    params = t5.init_params(t5.T5(scored.SHAPE), seed=0)
+    params = random_params(t5.T5(scored.SHAPE))
     params = trees.unflatten(
         {n: np.asarray(leaf).astype(dtype) for n, leaf in trees.flatten(params).items()}
     )
@@ -39,7 +40,7 @@ def make_base(dtype=np.float32):
 
 def make_expert(base, **changes):
     model = bases.build_model(scored.SHAPE, SPEC)
-    params = trees.split(t5.init_params(model, seed=1), expert_parts.ADAPTERS)[0]
+    params = trees.split(random_params(model, 1), expert_parts.ADAPTERS)[0]
     info = dataclasses.replace(
         base.manifest,
         name="reviews",

@@ -153,6 +153,7 @@ def test_rows_make_few_shapes_of_batches():
     assert {choices.shape for _, choices in several} == {(2, 4, 8)}
 
 
+@pytest.mark.slow
 def test_a_plan_counts_the_experts_that_are_mixed(folder):
     def told(strategy):
         run = toy.score(folder, experts=(), strategies=(strategy,), device_flops=1.0)
@@ -171,6 +172,7 @@ def test_traces_are_small_and_no_setting_of_a_strategy():
     assert TOLD.label == dataclasses.replace(TOLD, num_traced=0).label
 
 
+@pytest.mark.slow
 def test_a_report_shows_where_tokens_went(folder):
     pages = folder / "report" / "routing"
     for tasks in (toy.TASKS, toy.TASKS[:1]):

@@ -146,6 +146,7 @@ def test_a_batch_is_taken_in_the_fewest_parts_that_fit(needed):
         fitting.fitted(spec, with_memory(0.9 * sizes[128]), 1)
 
 
+@pytest.mark.slow
 def test_packed_rows_take_the_memory_of_rows_twice_as_long(needed):
     packed = asked(DATASET, bindings=("options.Batching.pack = True",))
     rows, longest = asked(DATASET).longest_batch(), packed.longest_batch()
@@ -170,6 +171,7 @@ def test_parts_are_taken_before_layers_are_computed_again(needed):
         assert text in found.why
 
 
+@pytest.mark.slow
 def test_parameters_are_split_where_they_do_not_fit_whole():
     spec = asked(DATASET, "layer", bindings=FIT_ALL)
     roomy = fitting.fitted(spec, with_memory(2**40, 8), 8).spec
@@ -186,6 +188,7 @@ def test_parameters_are_split_where_they_do_not_fit_whole():
     assert "does not fit" in found.why
 
 
+@pytest.mark.slow
 def test_rules_that_do_not_divide_the_parameters_are_passed_over():
     """Three devices divide 96 rows, but not a width of 512."""
     spec = asked(DATASET, "layer", bindings=(*FIT_ALL, "BATCH_SIZE = 96"))

@@ -2,14 +2,12 @@
 
 import dataclasses
 
-import jax
-import numpy as np
-
 from elm_jax import trees
 from elm_jax.checkpoints import experts, manifest
 from elm_jax.cli import gin_flags
 from elm_jax.model import config, t5
 from elm_jax.runs import train
+from tests.peft.sample import random_params
 
 TASKS = ("pocket_kinds_which_is", "pocket_notes_tell")
 SHORT, LONG = TASKS[1], TASKS[0]
@@ -34,7 +32,7 @@ train.Train.per_expert = {"*_tell": @short/expert_settings.ExpertSettings()}
 
 def make_folder(path):
     """Makes a work folder with a base, untrained."""
-    params = jax.tree.map(np.asarray, t5.init_params(t5.T5(SHAPE), seed=0))
+    params = random_params(t5.T5(SHAPE))
     facts = facts_of("base", kind="base", fingerprint=trees.fingerprint(params))
     experts.save_expert(path / "base", params, facts)
     (path / "experts.gin").write_text(PER_EXPERT)

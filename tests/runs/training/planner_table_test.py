@@ -18,7 +18,7 @@ TABLE = pathlib.Path(__file__).parents[2] / "benchmarks" / "planner_table.jsonl"
 ROWS = [json.loads(line) for line in TABLE.read_text("utf-8").splitlines()]
 README = pathlib.Path(__file__).parents[3] / "elm_jax" / "training" / "README.md"
 GIB = 2**30
-_EVERY = 6  # rows of which one is compared in fast runs: each takes a second or two
+_EVERY = 12  # rows of which one is compared in fast runs: each takes a second or two
 
 
 def params():

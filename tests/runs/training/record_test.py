@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 
@@ -14,6 +13,7 @@ from elm_jax.cli import gin_flags
 from elm_jax.model import t5
 from elm_jax.runs import train
 from elm_jax.runs.training import record
+from tests.peft.sample import random_params
 from tests.runs.training import landed
 
 RECORDED = pathlib.Path(__file__).parents[2] / "fixtures" / "trainings"
@@ -25,7 +25,7 @@ CASES = json.loads((RECORDED / "settings_before_parts.json").read_text("utf-8"))
 def folder(tmp_path_factory):
     """A work folder with a base, untrained."""
     path = tmp_path_factory.mktemp("recorded")
-    params = jax.tree.map(np.asarray, t5.init_params(t5.T5(landed.SHAPE), seed=0))
+    params = random_params(t5.T5(landed.SHAPE))
     facts = landed.facts_of("base", kind="base", fingerprint=trees.fingerprint(params))
     experts.save_expert(path / "base", params, facts)
     return path

@@ -53,7 +53,6 @@ def folder(tmp_path_factory):
         *SHAPE,
         "TRAIN_STEPS = 5",
         "options.Saving.keep_every_steps = 4",
-        "options.Metrics.profile_steps = (2, 4)",
     )
     return path
 
@@ -66,11 +65,6 @@ def test_the_share_of_waiting_for_data_is_in_the_metrics(folder):
     assert all(0 <= share <= 1 for share in shares)
 
 
-def test_the_steps_asked_for_are_traced(folder):
-    profile = folder / "work" / "base" / "profile"
-    assert len(list(profile.glob("plugins/profile/*/*.xplane.pb"))) == 1
-
-
 def test_states_to_keep_outlive_the_training(folder):
     states = folder / "work" / "base" / "state"
     assert sorted(path.name for path in states.iterdir()) == ["4", "5"]
@@ -81,10 +75,17 @@ BEGUN = ("TRAIN_STEPS = 2", "options.Saving.keep_every_steps = 2")
 
 @pytest.fixture(scope="module")
 def begun(folder):
-    """A training of two tasks that has a state and no expert."""
-    run(folder, "multitask", "MIXTURE_OR_TASK_NAME = 'trainer_both'", *BEGUN)
+    """A training of two tasks that has a state, a trace and no expert."""
+    traced = "options.Metrics.profile_steps = (1, 2)"
+    run(folder, "multitask", "MIXTURE_OR_TASK_NAME = 'trainer_both'", *BEGUN, traced)
     shutil.rmtree(folder / "multitask")
     return folder
+
+
+@pytest.mark.slow
+def test_the_steps_asked_for_are_traced(begun):
+    profile = begun / "work" / "multitask" / "profile"
+    assert len(list(profile.glob("plugins/profile/*/*.xplane.pb"))) == 1
 
 
 @pytest.mark.slow
@@ -145,6 +146,7 @@ def test_another_place_or_period_changes_nothing(begun, tmp_path):
     assert (folder / "multitask" / "manifest.json").is_file()
 
 
+@pytest.mark.slow
 def test_packed_rows_train_an_expert(begun):
     run(
         begun,

@@ -65,6 +65,7 @@ def test_a_dataset_expert_is_shared_among_devices_but_for_its_norms():
     )
 
 
+@pytest.mark.slow
 def test_a_prompt_expert_costs_less_than_a_dataset_expert():
     plain = dataclasses.replace(XL, remat="none")
     prompt, dataset = (
@@ -102,6 +103,7 @@ def test_devices_of_this_machine_are_all_used(num_model):
     assert devices.count == 8
 
 
+@pytest.mark.slow
 def test_fully_sharded_parameters_are_split_over_all_devices():
     devices = placement.Devices(num_data=1, num_fsdp=8, num_model=1, axis_rules="fsdp")
     parts, _ = parts_of("dataset", devices, optimizers.AdamW())
