@@ -101,6 +101,8 @@ setup(
         "hub": ["huggingface_hub>=0.30,<3"],
         # launch/ray_train.py: shards of a training as tasks of a Ray cluster.
         "ray": ["ray>=2.40,<3"],
+        # A frozen base in int8, T5Config.base_dtype: qwix rounds its matrices.
+        "quantized": ["qwix>=0.1.8,<0.2"],
         # Only for weights that torch wrote; safetensors need none.
         "torch": ["torch>=2.6"],
         "sentence-transformers": ["sentence-transformers>=3"],

@@ -18,7 +18,10 @@ _CHOICES = {
     "remat": REMATS,
     "attention": ("einsum", "dot_product", "cudnn"),
 }
-_LATER = ("attention_dropout", "logits_chunks")
+BASE_DTYPES = ("", "int8")
+"""What `T5Config.base_dtype` may be."""
+
+_LATER = ("attention_dropout", "logits_chunks", "base_dtype")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,9 @@ class T5Config:
       logits_chunks: In how many parts of the targets' positions training computes
         logits and loss. With more than 1, the logits of all positions, which are
         float32, are never in memory at once, and sums are rounded in another order.
+      base_dtype: How the matrices of its layers are held where they do not train: ""
+        in `dtype`, or as "int8" with a scale for each output (`int8_kernels`). That is
+        another function, so experts fit on a base of the same `base_dtype` alone.
     """
 
     vocab_size: fields.Count
@@ -80,11 +86,14 @@ class T5Config:
     attention: str = "einsum"
     attention_dropout: bool = True
     logits_chunks: fields.Count = 1
+    base_dtype: str = ""
 
     def __post_init__(self) -> None:
         """Raises ConfigError naming each field that no model can have."""
         fields.check(self)
         wrong = {}
+        if self.base_dtype not in BASE_DTYPES:
+            wrong["base_dtype"] = "'' for the same as dtype, or 'int8'"
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 wrong[name] = f"one of {', '.join(choices)}"
@@ -154,7 +163,7 @@ def recorded(spec: T5Config | Execution) -> dict[str, Any]:
     defaults = {field.name: field.default for field in dataclasses.fields(spec)}
     kept = dataclasses.asdict(spec)
     for name in _LATER:
-        if kept[name] == defaults[name]:
+        if name in kept and kept[name] == defaults[name]:
             del kept[name]
     return kept
 
@@ -162,7 +171,8 @@ def recorded(spec: T5Config | Execution) -> dict[str, Any]:
 def completed(kind: type[T5Config | Execution], kept: Mapping[str, Any]) -> Any:
     """Returns recorded fields, with those that `recorded` has left out."""
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}
-    return {name: defaults[name] for name in _LATER} | dict(kept)
+    later = {name: defaults[name] for name in _LATER if name in defaults}
+    return later | dict(kept)
 
 
 def check_dropout(config: T5Config) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from flax import linen as nn
 
 from elm_jax import float32_sums
-from elm_jax.model import attention_logits, fused_attention
+from elm_jax.model import attention_logits, fused_attention, int8_kernels
 from elm_jax.model import config as config_lib
 from elm_jax.types import AdapterFn
 
@@ -44,7 +44,7 @@ class KeysValues(NamedTuple):
 
 
 class Dense(nn.Module):
-    """A matrix product with `kernel` [inputs, features]; no bias."""
+    """A matrix product with `kernel` [inputs, features], or as int8; no bias."""
 
     features: int
     dtype: str
@@ -58,7 +58,11 @@ class Dense(nn.Module):
         # Two matrices: with more axes, XLA's CPU backend transposes the activations
         # in memory for the kernel's gradient, which costs more than the product.
         rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        product = float32_sums.product(rows, kernel)
+        if kernel.dtype == jnp.int8:
+            scales: Any = self.get_variable("params", int8_kernels.SCALE)
+            product = int8_kernels.product(rows, kernel, scales)
+        else:
+            product = float32_sums.product(rows, kernel)
         return product.reshape(*x.shape[:-1], self.features)
 
 

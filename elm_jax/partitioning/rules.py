@@ -24,6 +24,10 @@ _PARAMETERS = (
     (r"attention/out/kernel$", ("joined_kv", "embed")),
     (r"mlp/wi(_\d+)?/kernel$", ("embed", "mlp")),
     (r"mlp/wo/kernel$", ("mlp", "embed")),
+    # Scales of the outputs of matrices that are held as int8.
+    (r"attention/(query|key|value)/kernel_scale$", ("joined_kv",)),
+    (r"(attention/out|mlp/wo)/kernel_scale$", ("embed",)),
+    (r"mlp/wi(_\d+)?/kernel_scale$", ("mlp",)),
     (r"decoder/logits_dense/kernel$", ("embed", "vocab")),
 )
 # What a projection or sub-layer reads and gives, by the place of its adapter.

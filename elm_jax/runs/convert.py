@@ -76,6 +76,7 @@ class ImportHuggingFace(ImportBase):
       revision: On the Hub; None for its main branch.
       dtype: In which the base computes.
       remat: As in T5Config.
+      base_dtype: Likewise; `int8` halves what a frozen base takes of a device.
       ignored_fields: Names of fields in config.json that no T5 has and that change
         nothing; others that no T5 has are refused.
     """
@@ -84,6 +85,7 @@ class ImportHuggingFace(ImportBase):
     revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: Literal["none", "products", "layer"] = "products"
+    base_dtype: Literal["", "int8"] = ""
     ignored_fields: tuple[str, ...] = ()
 
     def origin(self) -> dict[str, Any]:
@@ -93,7 +95,8 @@ class ImportHuggingFace(ImportBase):
 
     def known_of_model(self) -> dict[str, Any]:
         """Returns how it computes; the folder has the other fields."""
-        return {"dtype": self.dtype, "remat": self.remat}
+        how = {"dtype": self.dtype, "remat": self.remat}
+        return how | {"base_dtype": self.base_dtype}
 
     def plan(self) -> Plan:
         """Returns what would be read and written; downloads nothing."""
@@ -109,7 +112,7 @@ class ImportHuggingFace(ImportBase):
         opened = huggingface_files.open_folder(folder)
         fields = huggingface_import.model_fields(opened, self.ignored_fields)
         try:
-            model = config.T5Config(**fields, dtype=self.dtype, remat=self.remat)
+            model = config.T5Config(**fields, **self.known_of_model())
         except errors.ConfigError as error:
             raise errors.CheckpointError(
                 found=f"{folder / huggingface_files.CONFIG} of a T5 that cannot be:"

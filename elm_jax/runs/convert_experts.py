@@ -162,6 +162,12 @@ class FoldExpert(Run):
                 expected="one with LoRA or (IA)3",
                 do="Export it as it is with gin/t5/export_hf.gin",
             )
+        if base_dtype := bases.model_config(base).base_dtype:
+            raise errors.ConfigError(
+                found=f"expert {info.name!r} on a base that is held as {base_dtype}",
+                expected="a base whose base_dtype is '': folded, it is rounded anew",
+                do="Use the expert with its base; or train it on a base in bfloat16",
+            )
         expert_checks.check_same_function(info, base)
         expert_checks.check_tensors(self.path(self.expert_path), base)
         recipe = {"folded": info.adapter, "folded_from": info.fingerprint}

@@ -12,7 +12,7 @@ from typing import Any
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest, streaming, tensors
 from elm_jax.data import vocabulary as data_vocabulary
-from elm_jax.model import t5
+from elm_jax.model import config, int8_kernels, t5
 from elm_jax.peft import expert_parts
 from elm_jax.runs import bases, vocabularies
 
@@ -73,12 +73,30 @@ def check_tensors(folder: pathlib.Path, base: manifest.Manifest) -> None:
 def _check_tensors(
     leaves: Mapping[str, tensors.Leaf], info: manifest.Manifest, base: manifest.Manifest
 ) -> None:
+    check_held(leaves, info)
     model = bases.build_model(bases.model_config(base), bases.adapter_spec(info))
     label = f"expert {info.name!r}"
     expected = expert_parts.part(
         t5.param_shapes(model), info.trainable_pattern, of=label
     )
     experts.check_same_tensors(trees.unflatten(leaves), expected, of=label)
+
+
+def check_held(names: Iterable[str], info: manifest.Manifest) -> None:
+    """Raises CheckpointError if an expert's own matrices would be rounded to int8.
+
+    Args:
+      names: Of its parameters.
+      info: Its manifest, whose model says how its base is held.
+    """
+    wrong = [*filter(int8_kernels.is_held, names)]
+    if wrong and bases.model_config(info).base_dtype:
+        raise errors.CheckpointError(
+            found=f"expert {info.name!r} of a base that is held as int8, with"
+            f" {len(wrong)} matrices of its own, such as {wrong[0]}",
+            expected="an expert of adapters and norms on such a base",
+            do="Use it with the same base in bfloat16: import that without base_dtype",
+        )
 
 
 def check_alike(
@@ -111,6 +129,8 @@ def check_alike(
     for info in infos:
         trained_kind = trained if info.kind == "merged" else info.kind
         kind = [trained_kind, info.trainable_pattern, info.adapter]
+        if base_dtype := info.model.get("base_dtype"):
+            kind.append(f"on a base held as {base_dtype}")
         kinds.setdefault(json.dumps(kind, sort_keys=True), info.name)
     if len(kinds) > 1:
         listed = "; ".join(f"{name}: {kind}" for kind, name in kinds.items())
@@ -177,5 +197,6 @@ def describe_lengths(
 
 def shape_fields(info: manifest.Manifest) -> dict[str, Any]:
     """Returns the fields of a model's record that decide which function it is."""
-    fields = {n: v for n, v in info.model.items() if n not in _COMPUTATION}
+    whole = config.completed(config.T5Config, info.model)
+    fields = {n: v for n, v in whole.items() if n not in _COMPUTATION}
     return json.loads(json.dumps(fields))  # lists for tuples, as from a file

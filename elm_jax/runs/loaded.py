@@ -160,6 +160,7 @@ class Base(Expert):
         """
         bases.check_fits(expert.manifest, self.as_base)
         expert_checks.check_same_function(expert.manifest, self.manifest)
+        expert_checks.check_held(trees.flatten(expert.params), expert.manifest)
         model = bases.build_model(self.config, expert.adapter)
         label, trainable_pattern = (
             f"expert {expert.name!r}",

@@ -1,6 +1,6 @@
 """Parameters on devices, brought there one by one in the dtype that they have there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,11 +11,13 @@ from elm_jax.model import config, precision
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.types import Params
 
+_HeldFn = Callable[[str, Any], Mapping[str, Any]]
+
 
 def frozen(
     params: Params, shape: config.T5Config, mesh: jax.sharding.Mesh, table: str
 ) -> dict[str, Any]:
-    """Returns parameters that do not train, in the dtypes of `precision.frozen_dtype`.
+    """Returns parameters that do not train, as `precision.held` has them.
 
     The host holds no more than one of them beside `params`, which may be on disk
     (`Base.open`), and each device its parts of them in their final dtypes.
@@ -29,30 +31,29 @@ def frozen(
     Raises:
       CheckpointError: A tensor on disk is not as it was saved.
       ConfigError: The mesh does not divide a parameter.
+      MissingExtraError: They are to be int8, and qwix is not installed.
     """
-    return _placed(params, lambda n: precision.frozen_dtype(shape, n), mesh, table)
+    return _placed(params, lambda n, a: precision.held(shape, n, a), mesh, table)
 
 
 def trained(params: Params, mesh: jax.sharding.Mesh, table: str) -> dict[str, Any]:
     """Returns parameters that are to train, float32; else as `frozen`."""
-    return _placed(params, lambda name: np.dtype(np.float32), mesh, table)
+    float32 = np.dtype(np.float32)
+    return _placed(params, lambda n, a: {n: precision.cast(a, float32)}, mesh, table)
 
 
 def _placed(
-    params: Params,
-    dtype_of: Callable[[str], np.dtype],
-    mesh: jax.sharding.Mesh,
-    table: str,
+    params: Params, held: _HeldFn, mesh: jax.sharding.Mesh, table: str
 ) -> dict[str, Any]:
-    places = trees.flatten(meshes.shardings(params, mesh, table))
+    leaves = trees.flatten(params)
+    shapes = {n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in leaves.items()}
+    planned = {n: s for name in shapes for n, s in held(name, shapes[name]).items()}
+    places = trees.flatten(meshes.shardings(trees.unflatten(planned), mesh, table))
     placed = {}
-    for name, leaf in trees.flatten(params).items():
-        if isinstance(leaf, jax.Array):
-            cast = leaf.astype(dtype_of(name))
-        else:
-            with np.errstate(over="ignore"):  # infinite, as on a device
-                cast = np.asarray(leaf, dtype_of(name))
-        # Waiting keeps the next one from being read while this one is still here.
-        placed[name] = jax.block_until_ready(meshes.put(cast, places[name]))
-        del cast
+    for name, leaf in leaves.items():
+        parts = dict(held(name, leaf))
+        for part in [*parts]:
+            # Waiting keeps the next one from being read while this one is still here.
+            array = meshes.put(parts.pop(part), places[part])
+            placed[part] = jax.block_until_ready(array)
     return trees.unflatten(placed)

@@ -1,7 +1,7 @@
 """Scores parameters on a task's examples, by ranking choices or by generation."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ from elm_jax import trees
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
 from elm_jax.evaluation import generation, metrics, rank_classification
-from elm_jax.model import decoding, decoding_spec, scoring, t5
+from elm_jax.model import decoding, decoding_spec, int8_kernels, scoring, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes
 from elm_jax.peft import adapters
@@ -89,7 +89,7 @@ class Scorer:
         """
         leaves = trees.flatten(params)
         of_base = {n for n, leaf in leaves.items() if leaf is self._base_leaves.get(n)}
-        kept = {n: a for n, a in self._placed_base.items() if n in of_base}
+        kept = _of_matrices(self._placed_base, of_base)
         self._placed_base = kept
         missing = {n: leaf for n, leaf in leaves.items() if n not in kept}
         placed = trees.flatten(
@@ -100,7 +100,7 @@ class Scorer:
                 self._axis_rules,
             )
         )
-        self._placed_base = kept | {n: a for n, a in placed.items() if n in of_base}
+        self._placed_base = kept | _of_matrices(placed, of_base)
         return trees.unflatten(dict(sorted((kept | placed).items())))
 
     def score(
@@ -248,6 +248,11 @@ class Scorer:
                 for program in programs
             )
         )
+
+
+def _of_matrices(leaves: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
+    """Returns those leaves that are parameters of some names, or belong to these."""
+    return {n: a for n, a in leaves.items() if int8_kernels.matrix_of(n) in names}
 
 
 class _Programs(NamedTuple):

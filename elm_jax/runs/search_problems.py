@@ -15,7 +15,7 @@ from elm_jax import errors, trees
 from elm_jax.evaluation import statistics
 from elm_jax.merging import affine, task_arithmetic
 from elm_jax.merging.method import MergeMethod
-from elm_jax.model import scoring
+from elm_jax.model import precision, scoring
 from elm_jax.peft import effects
 from elm_jax.runs import (
     bases,
@@ -153,6 +153,8 @@ class Problem:
 
         slope = jax.jit(jax.value_and_grad(total))
         whole = jax.tree.map(jnp.asarray, dict(self.base.params))
+        if self.base.config.base_dtype:
+            whole = precision.in_compute_dtype(self.base.config, whole)
         batches = [*self._batches(objective)]
 
         def value_and_slope(

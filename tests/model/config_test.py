@@ -36,6 +36,7 @@ def test_a_config_survives_json():
         ("dtype", "float16"),
         ("remat", "all"),
         ("attention", "flash"),
+        ("base_dtype", "int4"),
         ("attention", "cudnn"),  # dtype is float32
         ("relpos_per_layer", 1),
         ("logits_via_embedding", "yes"),
@@ -51,6 +52,19 @@ def test_a_wrong_field_is_named_with_its_value(name, value):
     with pytest.raises(errors.ConfigError, match=f"{name} = ") as caught:
         config.T5Config(**(GOOD | {name: value}))
     assert repr(value) in str(caught.value)
+
+
+def test_how_a_base_is_held_is_recorded_where_it_is_not_as_ever():
+    plain = config.T5Config(**GOOD)
+    assert "base_dtype" not in config.recorded(plain)
+    held = dataclasses.replace(plain, base_dtype="int8")
+    assert config.recorded(held) == config.recorded(plain) | {"base_dtype": "int8"}
+    completed = config.completed(config.T5Config, config.recorded(plain))
+    assert completed == dataclasses.asdict(plain)
+    way = config.Execution()
+    assert config.completed(config.Execution, config.recorded(way)) == (
+        dataclasses.asdict(way)
+    )
 
 
 def test_a_run_computes_a_model_in_its_own_way():

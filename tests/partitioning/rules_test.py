@@ -1,9 +1,11 @@
 """Axis rules: every parameter has one, and a stranger is refused."""
 
+import dataclasses
+
 import pytest
 
 from elm_jax import errors, trees
-from elm_jax.model import config, t5
+from elm_jax.model import config, int8_kernels, precision, t5
 from elm_jax.partitioning import rules
 from elm_jax.peft import bottleneck, ia3, lora, points
 
@@ -14,19 +16,21 @@ SPECS = (
 )
 
 
+FIELDS = {
+    "vocab_size": 64,
+    "emb_dim": 32,
+    "num_heads": 4,
+    "head_dim": 8,
+    "mlp_dim": 128,
+    "num_encoder_layers": 2,
+    "num_decoder_layers": 2,
+}
+
+
 def shapes_of(**changes):
-    fields = {
-        "vocab_size": 64,
-        "emb_dim": 32,
-        "num_heads": 4,
-        "head_dim": 8,
-        "mlp_dim": 128,
-        "num_encoder_layers": 2,
-        "num_decoder_layers": 2,
-    }
     found = {}
     for spec in SPECS:
-        model = t5.T5(config.T5Config(**(fields | changes)), spec.adapter_fn(32))
+        model = t5.T5(config.T5Config(**(FIELDS | changes)), spec.adapter_fn(32))
         found |= trees.flatten(t5.param_shapes(model))
     return found
 
@@ -49,6 +53,22 @@ def test_every_parameter_of_a_model_has_a_rule_that_fits_its_size(changes):
     for name, leaf in shapes_of(**changes).items():
         axes = rules.logical_axes(name, leaf.shape)
         assert leaf.shape == tuple(sizes[axis] for axis in axes), name
+
+
+@pytest.mark.parametrize("activations", [("gelu", "linear"), ("relu",)])
+def test_scales_of_int8_matrices_lie_as_the_outputs_of_these(activations):
+    shape = config.T5Config(**FIELDS | {"mlp_activations": activations})
+    shape = dataclasses.replace(shape, base_dtype="int8")
+    held = precision.in_compute_dtype(shape, t5.param_shapes(t5.T5(shape)))
+    leaves = trees.flatten(held)
+    scales = [name for name in leaves if name.endswith("/kernel_scale")]
+    assert len(scales) == 3 * 4 + 2 * (len(activations) + 1)
+    for name in scales:
+        of_kernel = rules.logical_axes(
+            int8_kernels.matrix_of(name), leaves[int8_kernels.matrix_of(name)].shape
+        )
+        axes = rules.logical_axes(name, leaves[name].shape)
+        assert axes == (of_kernel[0], of_kernel[2])
 
 
 def test_every_table_places_every_logical_axis():

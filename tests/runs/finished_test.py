@@ -98,6 +98,7 @@ RESULTS = {
             "extra_ids": (7, SAME),
             "dtype": ("float32", REFUSES),
             "remat": ("none", REFUSES),
+            "base_dtype": ("int8", REFUSES),
             "ignored_fields": (("gone",), SAME),
         },
     ),

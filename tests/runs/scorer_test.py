@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from elm_jax import trees
+from elm_jax.model import precision
 from elm_jax.runs import candidates, jobs, loaded, placement, scorer
 from tests.runs import scored
 
@@ -41,6 +42,26 @@ def test_what_an_expert_leaves_as_it_is_is_placed_once(base, program):
     assert {name for name in first if second[name] is not first[name]} == norms
     for name in norms:
         np.testing.assert_array_equal(second[name], 2 * first[name])
+
+
+def test_matrices_are_rounded_to_int8_once_for_all_experts(tmp_path):
+    pytest.importorskip("qwix", reason="needs the extra `quantized`")
+    scored.save_base(tmp_path)
+    plain = loaded.Base.load(tmp_path / "base")
+    model = plain.manifest.model | {"base_dtype": "int8"}
+    info = dataclasses.replace(plain.manifest, model=model)
+    base = dataclasses.replace(plain, manifest=info)
+    where = placement.Placement()
+    program = scorer.Scorer(
+        base, scored.make_data().opened(str), batch_size=8, where=where
+    )
+    first = trees.flatten(program.place(base.params))
+    second = trees.flatten(program.place(changed(base, ".*norm.*")))
+    norms = {name for name in first if "norm" in name}
+    assert {name for name in first if second[name] is not first[name]} == norms
+    held = precision.in_compute_dtype(base.config, base.params)
+    assert trees.fingerprint(trees.unflatten(first)) == trees.fingerprint(held)
+    assert {"int8", "float32"} == {leaf.dtype.name for leaf in first.values()}
 
 
 def test_placed_parameters_are_those_that_were_given(base, program):

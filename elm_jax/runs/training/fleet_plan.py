@@ -103,12 +103,15 @@ class Needs:
         )
         num_slots = -(-self.num_slots // (num_devices // num_model))
         num_lanes = min(num_lanes, num_slots)
-        # Where some of the slots have lanes, the step takes their parameters out of the
-        # stack. No copies of these were seen in the compilers' rows of bfloat16 models
-        # (tests/benchmarks/planner_table.jsonl); float32 models are not among them.
+        # The loop over layers reads all lanes' parameters with the layers in front: a
+        # GPU's compiler copies them, a TPU's lays them out so. Beside that, where some
+        # of the slots have lanes, no copies were seen in the compilers' rows of
+        # bfloat16 models (tests/benchmarks/planner_table.jsonl); float32 models are not
+        # among them.
+        copies = num_lanes if num_lanes > 1 and self.platform != "tpu" else 0
         times = {
             "frozen parameters": 1,
-            "trained parameters": num_slots,
+            "trained parameters": num_slots + copies,
             "optimiser": num_slots,
             "gradients": num_lanes,
             "activations": num_lanes,

@@ -4,8 +4,9 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping
 
+from elm_jax import errors, trees
 from elm_jax.checkpoints import manifest
-from elm_jax.model import config, cost, t5
+from elm_jax.model import config, cost, int8_kernels, t5
 from elm_jax.peft import adapters, expert_parts
 from elm_jax.runs import bases, task_data, vocabularies
 from elm_jax.runs.placement import Placement
@@ -129,11 +130,14 @@ class TrainingSpec:
 
         Raises:
           CheckpointError: The base's manifest cannot be read.
+          ConfigError: Matrices would train that the base holds as int8.
         """
         shape = self.model
         if self.base_dir is not None:
             shape = bases.model_config(bases.read_manifest(self.base_dir))
         assert shape is not None
+        if shape.base_dtype and not kinds.KINDS[self.kind].makes_base:
+            _check_is_frozen(shape, self.trainable_pattern)
         return dataclasses.replace(shape, dropout_rate=float(self.dropout_rate))
 
     def longest_batch(self) -> cost.BatchShape:
@@ -166,6 +170,20 @@ class TrainingSpec:
         else:
             vocabularies.check_size(self.model_config().vocab_size, data.vocabulary)
         return data
+
+
+def _check_is_frozen(shape: config.T5Config, pattern: str) -> None:
+    """Raises ConfigError if a parameter trains that is no float in the base."""
+    trains, _ = trees.split(t5.param_shapes(t5.T5(shape)), pattern)
+    wrong = [name for name in trees.flatten(trains) if int8_kernels.is_held(name)]
+    if wrong:
+        raise errors.ConfigError(
+            found=f"a base with base_dtype = {shape.base_dtype!r}, and {len(wrong)}"
+            f" matrices of it that would train, such as {wrong[0]}",
+            expected="experts of adapters and norms: int8 values have no gradients",
+            do="Name a base whose base_dtype is '', or set expert_parts to what trains"
+            " no matrix of the base, such as adapters_and_norms",
+        )
 
 
 def trainable_pattern_of(kind: manifest.TrainedKind, parts: str) -> str:

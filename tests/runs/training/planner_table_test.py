@@ -18,6 +18,7 @@ TABLE = pathlib.Path(__file__).parents[2] / "benchmarks" / "planner_table.jsonl"
 ROWS = [json.loads(line) for line in TABLE.read_text("utf-8").splitlines()]
 README = pathlib.Path(__file__).parents[3] / "elm_jax" / "training" / "README.md"
 GIB = 2**30
+_INT8, _AS = "h100, XXL", "base_dtype int8"
 _EVERY = 12  # rows of which one is compared in fast runs: each takes a second or two
 
 
@@ -51,9 +52,13 @@ def test_the_plan_is_within_a_tenth_of_the_compiler(row):
         ("v5litepod-1, XL, fleet, batch 1, 256/128, layer, 16 slots, 8 lanes", 11.53),
         ("v5litepod-16, XL, dataset, batch 128, 256/128, layer, 1x16x1 fsdp", 2.50),
         ("v5p-128, XXL, dataset, batch 128, 256/128, layer, 1x64x1 fsdp", 3.16),
+        (f"{_INT8}, fleet, batch 1, 256/128, layer, 8 slots, 8 lanes, {_AS}", 27.32),
+        (f"{_INT8}, fleet, batch 8, 256/128, layer, 16 slots, 8 lanes, {_AS}", 45.60),
+        (f"{_INT8}, prompt, batch 8, 256/128, products, {_AS}", 20.87),
+        (f"{_INT8}, ranking, batch 32, 256/128, none, {_AS}", 12.83),
     ],
 )
-def test_what_the_readme_says_of_tpus_is_what_the_plan_says(name, expected):
+def test_what_the_readme_says_of_tpus_and_int8_is_what_the_plan_says(name, expected):
     [(target, program)] = [
         case[1:] for case in planner_cases.cases() if case[0] == name
     ]
