@@ -117,10 +117,10 @@ def _source(files: Sequence[File], elm: Sequence[File]) -> serving.AnyOf:
         for split, some in folders.items()
     }
     same = {split: split for split in folders}
-    found = sources.FileRows(bigbench_files.task_json, paths, ORIGIN)
+    published = sources.FileRows(bigbench_files.task_json, paths, ORIGIN)
     made = sources.GeneratedRows(functools.partial(example_rows, folders), version="1")
     options = (
-        serving.Option("files", found, same),
+        serving.Option("files", published, same),
         serving.Option("examples", made, same),
     )
     name = f"BIG-bench's {', '.join(folders[bigbench_files.ALL])}"

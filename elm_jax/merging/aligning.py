@@ -102,11 +102,11 @@ def aligned(
         move what belongs to them.
     """
     reordered = [{name: np.asarray(leaf) for name, leaf in e.items()} for e in experts]
-    found = orders(reordered, beside, reference=reference)
+    units_by_name = orders(reordered, beside, reference=reference)
     for number, leaves in enumerate(reordered):
         if number == reference:
             continue
-        for name, of_layers in found.items():
+        for name, of_layers in units_by_name.items():
             axis = beside[name].axis
             moved = np.empty_like(leaves[name])
             indices = layers.units(name, leaves[name])
@@ -132,7 +132,7 @@ def orders(experts: Sequence[Leaves], beside: Beside, *, reference: int) -> Orde
     """
     if len(experts) == 1:
         return {}
-    found: dict[str, list[list[np.ndarray]]] = {}
+    of_names: dict[str, list[list[np.ndarray]]] = {}
     for names in places(beside, is_linear=False).values():
         axes = {name: beside[name].axis for name in names}
         like = experts[reference]
@@ -147,8 +147,8 @@ def orders(experts: Sequence[Leaves], beside: Beside, *, reference: int) -> Orde
                     for leaves in experts
                 ]
             )
-        found |= dict.fromkeys(names, of_layers)
-    return found
+        of_names |= dict.fromkeys(names, of_layers)
+    return of_names
 
 
 @dataclasses.dataclass(frozen=True)

@@ -300,8 +300,8 @@ class Decoder(nn.Module):
         if not self.config.relpos_per_layer:
             bias = _bias_at(self.relpos_bias(cache.own.keys.shape[3]), position)
         y = self.embedding(tokens)
-        y, own = self.layers.step(y, cache, position, mask, bias)
-        return self._logits(self._last(y, True)), cache._replace(own=own)
+        y, keys_values = self.layers.step(y, cache, position, mask, bias)
+        return self._logits(self._last(y, True)), cache._replace(own=keys_values)
 
     def _last(self, y: Array, deterministic: bool) -> Array:
         return self.dropout(self.decoder_norm(y), deterministic=deterministic)

@@ -117,8 +117,8 @@ def mix(
     blocks = blocks_of(chosen, num_experts)
     read = inputs.reshape(-1, inputs.shape[-1])[blocks.token]
     made = outputs.reshape(-1, outputs.shape[-1])
-    own = jax.tree.map(lambda leaf: leaf[blocks.expert], params)
-    effects = jax.vmap(effect)(own, read, made[blocks.token])
+    of_blocks = jax.tree.map(lambda leaf: leaf[blocks.expert], params)
+    effects = jax.vmap(effect)(of_blocks, read, made[blocks.token])
     of_pairs = effects.reshape(-1, effects.shape[-1])[blocks.slot]
     added = jnp.einsum("tk,tkd->td", given, of_pairs)
     return outputs + added.reshape(outputs.shape)

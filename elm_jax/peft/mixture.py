@@ -221,16 +221,16 @@ def given(params: Params, weights: jax.Array) -> dict[str, Any]:
       weights: Float32 [inputs, experts], the same at all places, for the inputs that
         the model is then given, and all their answer choices.
     """
-    found = {}
+    weights_by_place = {}
     for name, leaf in trees.flatten(params).items():
         place, is_experts, _ = name.partition(f"/{EXPERTS}/")
         if is_experts and place.endswith("_adapter"):
             layers = leaf.shape[:1] if LAYERS in place.split("/") else ()
             turned = weights.astype(jnp.float32).T
-            found[f"{place}/{GIVEN}"] = jnp.broadcast_to(
+            weights_by_place[f"{place}/{GIVEN}"] = jnp.broadcast_to(
                 turned, (*layers, *turned.shape)
             )
-    return trees.unflatten(found)
+    return trees.unflatten(weights_by_place)
 
 
 def stack(experts: Sequence[Params]) -> dict[str, Any]:
@@ -280,8 +280,8 @@ def observed(collections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
       [layers, batch, length, experts], and what the adapters `read` [layers, batch,
       length, width].
     """
-    found: dict[str, dict[str, Any]] = {}
+    by_place: dict[str, dict[str, Any]] = {}
     for name, (value,) in trees.flatten(collections[OBSERVED]).items():
         place, _, what = name.rpartition("/")
-        found.setdefault(place, {})[what] = value
-    return found
+        by_place.setdefault(place, {})[what] = value
+    return by_place

@@ -42,8 +42,8 @@ class Comparison(Protocol):
 class Pair:
     """Two experts and how they differ; NaN for what is not defined."""
 
-    one: str
-    other: str
+    first: str
+    second: str
     cosine: float
     conflict: float
     overlap: float
@@ -83,7 +83,7 @@ class Shown:
             Pair(names[i], names[j], *(float(values[i, j]) for values in what))
             for i, j in upper
         ]
-        pairs.sort(key=lambda pair: (pair.forecast, pair.one, pair.other))
+        pairs.sort(key=lambda pair: (pair.forecast, pair.first, pair.second))
         total = sum(float(np.square(layer.norms).sum()) for layer in comparison.layers)
         layers = [
             (
@@ -111,7 +111,7 @@ class Shown:
             notes = (f"{left} pairs between these are on the page.", *notes)
         rows = [
             (
-                f"{pair.one} + {pair.other}",
+                f"{pair.first} + {pair.second}",
                 *map(
                     number,
                     (

@@ -34,14 +34,14 @@ class Card:
       name: That of the report.
       facts: As (name, value).
       scores: Tables of them.
-      own: Text of the card in its folder; "" if there is none at hand.
+      folder_card: Text of the card in its folder; "" if there is none at hand.
       own_address: Where that is, seen from this card.
     """
 
     name: str
     facts: tuple[tuple[str, str], ...]
     scores: tuple[Scores, ...]
-    own: str = ""
+    folder_card: str = ""
     own_address: str = ""
 
 
@@ -50,8 +50,8 @@ def render(card: Card) -> str:
     parts = [f"# {tables.escape(card.name)}"]
     facts = (f"- {tables.escape(k)}: {tables.escape(v)}" for k, v in card.facts)
     parts += ["\n".join(facts), *map(_table, card.scores)]
-    if card.own:
-        lines = "\n".join(map(text.plain, card.own.split("\n"))).strip("\n")
+    if card.folder_card:
+        lines = "\n".join(map(text.plain, card.folder_card.split("\n"))).strip("\n")
         fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", lines))])
         address = urllib.parse.quote(card.own_address)
         parts.append(f"The expert's [own card]({address}), written when it landed:")

@@ -59,7 +59,7 @@ def line_paths(curve: report.Curve, *, most_points: int = 120) -> tuple[str, str
       The `d` attributes of the paths of the curve and of the one to compare with; ""
       for fewer than two points.
     """
-    both = [_means(points, most_points) for points in (curve.points, curve.other)]
+    both = [_means(points, most_points) for points in (curve.points, curve.compared)]
     all_points = np.concatenate(both)
     if not len(all_points):
         return "", ""

@@ -192,12 +192,12 @@ class Curve:
     Attributes:
       name: Name of the expert.
       points: (step, loss in nats per token), by step.
-      other: Points of the same expert trained in another way, drawn for comparison.
+      compared: Points of the same expert trained in another way, drawn for comparison.
     """
 
     name: str
     points: tuple[tuple[int, float], ...]
-    other: tuple[tuple[int, float], ...] = ()
+    compared: tuple[tuple[int, float], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -35,12 +35,12 @@ def curve(values: npt.ArrayLike, losses: npt.ArrayLike) -> tuple[Abstention, ...
     [0.0, 0.3333333333333333, 0.5]
     """
     values, losses = np.asarray(values, float), np.asarray(losses, float)
-    found = []
+    points = []
     for least in np.unique(values)[::-1].tolist():
         taken = values >= least
         coverage, risk = float(taken.mean()), float(losses[taken].mean())
-        found.append(Abstention(least, coverage, risk))
-    return tuple(found)
+        points.append(Abstention(least, coverage, risk))
+    return tuple(points)
 
 
 def least_for(
@@ -56,5 +56,5 @@ def least_for(
     Returns:
       None where no threshold has so low a risk.
     """
-    good = [one for one in curve(values, losses) if one.risk <= most_risk]
+    good = [point for point in curve(values, losses) if point.risk <= most_risk]
     return good[-1] if good else None

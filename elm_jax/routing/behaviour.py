@@ -52,9 +52,11 @@ class ChoiceScores:
         """Raises DataError for arrays that do not fit, or rows without an answer."""
         shape = self.log_probs.shape[1:]
         others = (self.num_tokens, self.is_answer, self.base)
-        fits = self.log_probs.ndim == 3 and all(one.shape == shape for one in others)
+        fits = self.log_probs.ndim == 3 and all(
+            array.shape == shape for array in others
+        )
         if not fits or not self.log_probs.size or not self.is_answer.any(axis=1).all():
-            shapes = ", ".join(f"{one.shape}" for one in (self.log_probs, *others))
+            shapes = ", ".join(f"{array.shape}" for array in (self.log_probs, *others))
             raise errors.DataError(
                 found=f"scores of choices of shapes {shapes}",
                 expected="[experts, rows, choices] and three times [rows, choices],"
@@ -84,8 +86,8 @@ class ChoiceScores:
 
         def padded(rows: Sequence[npt.ArrayLike], value: float) -> np.ndarray:
             whole = np.full((len(rows), most), value, np.float64)
-            for row, own in zip(whole, rows, strict=True):
-                values = np.asarray(own)
+            for row, short in zip(whole, rows, strict=True):
+                values = np.asarray(short)
                 row[: len(values)] = values
             return whole
 
@@ -275,10 +277,12 @@ def weights(values: npt.ArrayLike, *, temperature: float) -> tuple[float, ...]:
 
 
 def _gain(scores: ChoiceScores, divisors: np.ndarray) -> np.ndarray:
-    own = scores.answers / divisors
-    best = own.argmax(axis=2)[:, :, np.newaxis]
-    base = np.broadcast_to(scores.base / divisors, own.shape)
-    difference = np.take_along_axis(own, best, 2) - np.take_along_axis(base, best, 2)
+    per_token = scores.answers / divisors
+    best = per_token.argmax(axis=2)[:, :, np.newaxis]
+    base = np.broadcast_to(scores.base / divisors, per_token.shape)
+    difference = np.take_along_axis(per_token, best, 2) - np.take_along_axis(
+        base, best, 2
+    )
     return difference.mean(axis=(1, 2))
 
 

@@ -36,15 +36,15 @@ def bm25(
     counts = [collections.Counter(_words(text)) for text in documents]
     lengths = np.array([max(1, sum(count.values())) for count in counts], float)
     norms = k1 * (1 - b + b * lengths / lengths.mean())
-    found: dict[str, dict[int, int]] = collections.defaultdict(dict)
+    counts_of: dict[str, dict[int, int]] = collections.defaultdict(dict)
     for place, count in enumerate(counts):
         for word, number in count.items():
-            found[word][place] = number
+            counts_of[word][place] = number
     scores = np.zeros((len(queries), len(documents)))
     for row, query in zip(scores, queries, strict=True):
         for word, times in collections.Counter(_words(query)).items():
-            places = np.array([*found.get(word, {})], int)
-            numbers = np.array([*found.get(word, {}).values()], float)
+            places = np.array([*counts_of.get(word, {})], int)
+            numbers = np.array([*counts_of.get(word, {}).values()], float)
             rest = len(documents) - len(places)
             rarity = math.log1p((rest + 0.5) / (len(places) + 0.5))
             row[places] += (

@@ -71,9 +71,9 @@ class Compare(Run):
         parts = [loaded.Expert.load(folder) for folder in folders]
         for part in parts:
             base.check_fits(part)
-        found = of_experts(parts, base)
+        comparison = of_experts(parts, base)
         names = [part.name for part in parts]
-        shown = comparison_page.Shown.of(names, found)
+        shown = comparison_page.Shown.of(names, comparison)
         for table in shown.tables(most_pairs=_MOST_PAIRS):
             terminal.show(tables.to_rich(table, width=terminal.console().width))
         page = self.path(self.output_path)
@@ -82,7 +82,7 @@ class Compare(Run):
         told = {
             "base_fingerprint": base.fingerprint,
             "expert_fingerprints": [part.manifest.fingerprint for part in parts],
-            **as_json(names, found),
+            **as_json(names, comparison),
         }
         files.write_text(numbers, json.dumps(told, indent=1))
         print(page, numbers, sep="\n")  # noqa: T201
@@ -116,7 +116,7 @@ def of_experts(
     return comparing.compare(params, merged_params.start_of(parts[0], base), beside)
 
 
-def as_json(names: Sequence[str], found: comparing.Comparison) -> dict[str, Any]:
+def as_json(names: Sequence[str], comparison: comparing.Comparison) -> dict[str, Any]:
     """Returns all numbers of a comparison as JSON values; null for undefined ones."""
 
     def plain(values: np.ndarray) -> Any:
@@ -126,11 +126,11 @@ def as_json(names: Sequence[str], found: comparing.Comparison) -> dict[str, Any]
 
     return {
         "experts": [*names],
-        "norms": plain(found.norms),
-        "cosine": plain(found.cosine),
-        "units_in_place": plain(found.in_place),
-        "forecast": plain(found.forecast),
-        **{what: plain(found.mean(what)) for what in ("conflict", "overlap")},
+        "norms": plain(comparison.norms),
+        "cosine": plain(comparison.cosine),
+        "units_in_place": plain(comparison.in_place),
+        "forecast": plain(comparison.forecast),
+        **{what: plain(comparison.mean(what)) for what in ("conflict", "overlap")},
         "layers": {
             layer.name: {
                 "norms": plain(layer.norms),
@@ -139,6 +139,6 @@ def as_json(names: Sequence[str], found: comparing.Comparison) -> dict[str, Any]
                 "overlap": plain(layer.overlap),
                 "pull": plain(layer.pull),
             }
-            for layer in found.layers
+            for layer in comparison.layers
         },
     }

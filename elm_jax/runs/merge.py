@@ -183,11 +183,11 @@ class Merge(Run):
             self._opened(),
             self._source(),
         )
-        found = self.search.find(problem)
-        print(f"{self.search.kind}: {found.method}")  # noqa: T201
+        best = self.search.find(problem)
+        print(f"{self.search.kind}: {best.method}")  # noqa: T201
         asked = finished_merges.search_told(self.search, self.chosen_method())
-        told = asked | {"rows": searched_recipes.rows_told(problem.parts)} | found.told
-        return found.method, {"search": json.loads(json.dumps(told))}
+        told = asked | {"rows": searched_recipes.rows_told(problem.parts)} | best.told
+        return best.method, {"search": json.loads(json.dumps(told))}
 
     def _source(self) -> measuring_lib.Source | None:
         """Returns where statistics come from; None for methods that need none."""

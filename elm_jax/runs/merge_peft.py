@@ -37,13 +37,13 @@ def experts(
     theirs = {f: None for _, folders in named for f in folders if _is_theirs(f)}
     with tempfile.TemporaryDirectory() as away:
         places = _imported(run, [*theirs], base_dir, None if writes else away)
-        found: dict[pathlib.Path, None] = {}
+        chosen: dict[pathlib.Path, None] = {}
         for pattern, folders in named:
             mine = [f for f in folders if f in places]
             if not mine or any((f / manifest.FILE_NAME).is_file() for f in folders):
                 mine += library.find_experts(run, pattern)
-            found.update(dict.fromkeys(places.get(f, f) for f in sorted(mine)))
-        yield [*found]
+            chosen.update(dict.fromkeys(places.get(f, f) for f in sorted(mine)))
+        yield [*chosen]
 
 
 def export(
@@ -93,8 +93,8 @@ def check_can_export(folders: Sequence[pathlib.Path]) -> None:
 
 def sources_of(run: Run, patterns: Sequence[str]) -> list[pathlib.Path]:
     """Returns the folders of experts or of PEFT that patterns name."""
-    found = [folder for pattern in patterns for folder in run.find(pattern)]
-    return [f for f in found if (f / manifest.FILE_NAME).is_file() or _is_theirs(f)]
+    folders = [folder for pattern in patterns for folder in run.find(pattern)]
+    return [f for f in folders if (f / manifest.FILE_NAME).is_file() or _is_theirs(f)]
 
 
 def _is_theirs(folder: pathlib.Path) -> bool:

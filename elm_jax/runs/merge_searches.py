@@ -73,12 +73,12 @@ class Sweep(searches.Search):
 
 def _cross_fitted(columns: dict[str, Any]) -> dict[str, Any]:
     """Returns what choosing one value by half of the rows gets on the other half."""
-    found = cross_fitting.cross_fit(
-        {name: [own] for name, own in columns.items()}, estimates.Draws()
+    fitted = cross_fitting.cross_fit(
+        {name: [values] for name, values in columns.items()}, estimates.Draws()
     )
-    if found is None:
+    if fitted is None:
         return {"score": None, "why": "a dataset has a single row that chooses"}
-    single = found.best_single
+    single = fitted.best_single
     interval = single.estimate.interval
     return {
         "score": float(np.mean(single.estimate.means)),
@@ -114,8 +114,8 @@ class GreedySoup(searches.Search):
             return value
 
         singles = [score([place]) for place in range(count)]
-        found = searching.greedy_soup(singles, score)
-        weights = [float(weight) for weight in found.coefficients]
+        soup = searching.greedy_soup(singles, score)
+        weights = [float(weight) for weight in soup.coefficients]
         method = averages.Weighted(weights=tuple(weights))
         return searches.Found(method, {"chosen": weights, "tried": tried})
 
@@ -167,12 +167,12 @@ class LoraHub(searches.Search):
         }
         if self.by == "gradient":
             rate = self.learning_rate
-            found = searching.lorahub_by_gradient(
+            best = searching.lorahub_by_gradient(
                 loss, count, learning_rate=rate, **options
             )
         else:
-            found = searching.lorahub(lambda w: loss(w)[0], count, **options)
-        weights = found.coefficients.tolist()
+            best = searching.lorahub(lambda w: loss(w)[0], count, **options)
+        weights = best.coefficients.tolist()
         method = problem.method.with_weights(weights)
         return searches.Found(method, {"chosen": weights, "tried": tried})
 
@@ -231,19 +231,21 @@ class AdaMerging(searches.Search):
             progress(len(tried))
             return value, np.stack([slopes[name] for name in names], axis=-1)
 
-        found = searching.adamerging(
+        best = searching.adamerging(
             entropy,
             (count, len(names)),
             start=self.start,
             max_steps=self.max_steps,
             learning_rate=self.learning_rate,
         )
-        of_group = dict(zip(names, found.coefficients.T.tolist(), strict=True))
+        of_group = dict(zip(names, best.coefficients.T.tolist(), strict=True))
         method = problem.method.with_weights(of_group.pop(affine.ALL))
         if groups:
-            weights_of = {f"^{name}": tuple(own) for name, own in of_group.items()}
+            weights_of = {
+                f"^{name}": tuple(weights) for name, weights in of_group.items()
+            }
             method = by_name.ByName(method=method, weights_of=weights_of)
-        chosen = found.coefficients.tolist()
+        chosen = best.coefficients.tolist()
         return searches.Found(
             method, {"chosen": chosen, "groups": names, "tried": tried}
         )

@@ -64,13 +64,13 @@ def of_folders(
     infos = [manifest.read_manifest(folder) for folder in folders]
     method.check(len(infos))
     expert_checks.check_alike(infos)
-    found = combining.RunningMean()
+    mean = combining.RunningMean()
     for folder in _by_fingerprint(folders, infos):
         part = loaded.Expert.load(folder)
         base.check_fits(part)
-        found.add(part.params)
+        mean.add(part.params)
     info = new_manifest(method, infos, name, operative_config=operative_config)
-    return _with_card(found.mean(), info, method)
+    return _with_card(mean.mean(), info, method)
 
 
 def _by_fingerprint(
@@ -163,7 +163,7 @@ def new_manifest(
         kind="merged",
         tasks=tuple(dict.fromkeys(t for info in infos for t in info.tasks)),
         data={"merge": recipe(method, infos, source)},
-        licences={t: own for info in infos for t, own in info.licences.items()},
+        licences={t: licence for info in infos for t, licence in info.licences.items()},
         steps=max(info.steps for info in infos),
         versions=manifest.installed_versions(),
         vocabulary=next((i.vocabulary for i in infos if i.vocabulary), {}),

@@ -41,11 +41,11 @@ def in_one_spec(
       ConfigError: LoRAs have different targets.
     """
     infos = infos_in_one_spec(method, [part.manifest for part in parts])
-    found = []
+    widened = []
     for part, info in zip(parts, infos, strict=True):
         spec, wanted = part.adapter, bases.adapter_spec(info)
         params = part.params
         if spec is not None and wanted is not None:
             params = effects.widened(params, spec, to=wanted)
-        found.append(dataclasses.replace(part, params=params, manifest=info))
-    return found
+        widened.append(dataclasses.replace(part, params=params, manifest=info))
+    return widened

@@ -127,7 +127,7 @@ class Cards:
                 _scores(table, table.by_expert[name], expert_intervals)
                 for table, expert_intervals in shown
             ),
-            own=text,
+            folder_card=text,
             own_address=address,
         )
 

@@ -168,8 +168,8 @@ class Table:
         return f"{hits} of {sum(map(len, right))}"
 
 
-def _mean_gap(scores: Sequence[estimates.Estimate], other: estimates.Estimate) -> float:
-    return float(np.mean([(score - other).mean for score in scores]))
+def _mean_gap(scores: Sequence[estimates.Estimate], base: estimates.Estimate) -> float:
+    return float(np.mean([(score - base).mean for score in scores]))
 
 
 def _tasks(num_trainings: int) -> str:

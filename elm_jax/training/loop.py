@@ -47,7 +47,7 @@ def train(
     after_step: Callable[[int], None] = _note_nothing,
     should_stop: Callable[[], bool] = lambda: False,
     last_good: finite.LastGood = finite.nothing_saved,
-    known: programs.Programs | None = None,
+    compiled: programs.Programs | None = None,
     before_slow: Hook = _save_nothing,
 ) -> TrainState:
     """Returns the state after `num_steps` steps, or after the step of a stop.
@@ -74,7 +74,7 @@ def train(
       after_step: Called with the number of each step once the devices have it.
       should_stop: Asked after that; True makes the step the last.
       last_good: Names the newest saved state of at most so many steps, for messages.
-      known: Programs that `step_fn` has; None where none is slow to compile.
+      compiled: Programs that `step_fn` has; None where none is slow to compile.
       before_slow: Called before one compiles if that may be slow or much work would be
         lost, as no signal is answered then.
 
@@ -83,16 +83,16 @@ def train(
     """
     step = int(jax.device_get(state.step))
     tally = Tally(expert=expert, last_good=last_good, sums=sums)
-    known = known or programs.Programs(slow_secs=math.inf)
+    compiled = compiled or programs.Programs(slow_secs=math.inf)
     start_step, is_last = step, step >= num_steps
     while not is_last:
         batch = _draw(batches, step)
-        if step > start_step and known.must_save_before(batch):
+        if step > start_step and compiled.must_save_before(batch):
             tally.read()
             before_slow(step, state, tally.sums)
-            known.note_saved()
+            compiled.note_saved()
         annotation = jax.profiler.StepTraceAnnotation("train", step_num=step)
-        with annotation, known.running(batch):
+        with annotation, compiled.running(batch):
             state, metrics = step_fn(state, frozen, batch)
         step += 1
         # Waits for the step before: with more steps in flight, XLA's CPU client may run

@@ -18,15 +18,15 @@ def _trade(rng: random.Random) -> str:
     name, job = rng.choice(words.NAMES), rng.choice(scene.jobs)
     she = words.pronoun(name)
     deeds = rng.sample(scene.deeds, 3)
-    one, two, three = (deed.clause for deed in deeds)
+    first, second, third = (deed.clause for deed in deeds)
     tools = ", ".join(f"the {deed.thing}" for deed in deeds)
     return rng.choice(
         (
             f"{name} was {words.article(job)} and lived by {scene.topic}. Every day "
-            f"{she} {one}, {two} and {three} at the {scene.place}.",
+            f"{she} {first}, {second} and {third} at the {scene.place}.",
             f"The {scene.place} is the place for {scene.topic}. There {name} the {job} "
-            f"{one}, and later {she} {two}.",
-            f"At the {scene.place} {name} {one}. Then {she} {two}. "
+            f"{first}, and later {she} {second}.",
+            f"At the {scene.place} {name} {first}. Then {she} {second}. "
             f"{name} knew much about {scene.topic}.",
             f"Every {job} at the {scene.place} needs {tools}. That is {scene.topic}.",
         )
@@ -39,15 +39,16 @@ def _nature(rng: random.Random) -> str:
     doubles = [word for word, kinds in words.HOMONYMS.items() if kind in kinds]
     if rng.random() < 0.4:
         nouns[rng.randrange(3)] = rng.choice(doubles)
-    one, two, three = nouns
+    first, second, third = nouns
     name, a_kind = rng.choice(words.NAMES), words.article(kind)
     return rng.choice(
         (
-            f"The {one} is {a_kind}, and so are the {two} and the {three}.",
-            f"{name} knew every {kind}, such as the {one}, the {two} and the {three}.",
-            f"{name} saw the {one}, the {two} and the {three}, each {a_kind}.",
-            f"What is the {one}, asked {name}. It is {a_kind}, like the "
-            f"{two} and the {three}.",
+            f"The {first} is {a_kind}, and so are the {second} and the {third}.",
+            f"{name} knew every {kind}, such as the {first}, the {second} and the "
+            f"{third}.",
+            f"{name} saw the {first}, the {second} and the {third}, each {a_kind}.",
+            f"What is the {first}, asked {name}. It is {a_kind}, like the "
+            f"{second} and the {third}.",
         )
     )
 
@@ -94,15 +95,16 @@ def _outing(rng: random.Random) -> str:
     side = rng.choice(words.SIDES)
     name, visit = rng.choice(words.NAMES), rng.choice(words.VISITS)
     she = words.pronoun(name)
-    one, two = rng.sample(side.traits, 2)
+    trait, another = rng.sample(side.traits, 2)
     mood, verb = rng.choice(side.moods), rng.choice(side.verbs)
     feeling = f"{she} was {mood}"
     return rng.choice(
         (
-            f"The {visit} was {side.verdict}, even {one} and {two}. {name} {verb} it.",
-            f"{name} {verb} the {one} {visit}. It was {side.verdict}, so {feeling}.",
-            f"{name} was {mood}, for the {visit} was {one}, and {she} {verb} it.",
-            f"What {words.article(one)} {visit}, said {name}, and {feeling}.",
+            f"The {visit} was {side.verdict}, even {trait} and {another}. "
+            f"{name} {verb} it.",
+            f"{name} {verb} the {trait} {visit}. It was {side.verdict}, so {feeling}.",
+            f"{name} was {mood}, for the {visit} was {trait}, and {she} {verb} it.",
+            f"What {words.article(trait)} {visit}, said {name}, and {feeling}.",
         )
     )
 
@@ -127,16 +129,16 @@ def _meeting(rng: random.Random) -> str:
 
 
 def _retelling(rng: random.Random) -> str:
-    plain, other = rng.choice(words.SYNONYMS)
+    plain, synonym = rng.choice(words.SYNONYMS)
     name, thing = rng.choice(words.NAMES), rng.choice(words.THINGS)
     place = rng.choice(words.SCENES).place
     stranger = rng.choice(words.NAMES)
     start = f"{name} {plain} the {thing} at the {place}."
     return rng.choice(
         (
-            f"{start} In other words, {name} {other} the {thing} there.",
-            f"{start} That is, the {thing} was {other} at the {place} by {name}.",
-            f"{start} {stranger} heard that {name} {other} the {thing}.",
+            f"{start} In other words, {name} {synonym} the {thing} there.",
+            f"{start} That is, the {thing} was {synonym} at the {place} by {name}.",
+            f"{start} {stranger} heard that {name} {synonym} the {thing}.",
         )
     )
 
@@ -146,7 +148,9 @@ def _talk(rng: random.Random) -> str:
     scene = rng.choice(words.SCENES)
     name, friend = rng.sample(words.NAMES, 2)
     deed = rng.choice(scene.deeds)
-    elsewhere = rng.choice([other for other in words.SCENES if other != scene])
+    elsewhere = rng.choice(
+        [elsewhere for elsewhere in words.SCENES if elsewhere != scene]
+    )
     another = rng.choice(elsewhere.deeds)
     she = words.pronoun(name)
     start = f"{name} {deed.clause} at the {scene.place}."
@@ -164,14 +168,14 @@ def _talk(rng: random.Random) -> str:
 
 
 def _contrast(rng: random.Random) -> str:
-    one, other = rng.sample(rng.choice(words.OPPOSITES), 2)
+    word, opposite = rng.sample(rng.choice(words.OPPOSITES), 2)
     noun = rng.choice((*words.THINGS, *words.ROOMS))
     name = rng.choice(words.NAMES)
     return rng.choice(
         (
-            f"The {noun} was not {one} but {other}.",
-            f"Is the {noun} {one}, asked {name}. No, it is {other}.",
-            f"The {noun} was {one} at first, and {other} in the end.",
+            f"The {noun} was not {word} but {opposite}.",
+            f"Is the {noun} {word}, asked {name}. No, it is {opposite}.",
+            f"The {noun} was {word} at first, and {opposite} in the end.",
         )
     )
 
@@ -200,5 +204,5 @@ def rows(split: str) -> Iterator[dict[str, str]]:
     """
     rng = random.Random(f"prose/{split}")
     for _ in range(SPLIT_SIZES[split]):
-        one, two = rng.sample(PARAGRAPHS, 2)
-        yield {"text": f"{one(rng)} {two(rng)}"}
+        first, second = rng.sample(PARAGRAPHS, 2)
+        yield {"text": f"{first(rng)} {second(rng)}"}

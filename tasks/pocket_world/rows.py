@@ -62,7 +62,7 @@ def work(rng: random.Random) -> Row:
     """Someone of a trade, and things of which one belongs to that trade."""
     scene, *others = rng.sample(words.SCENES, len(words.SCENES))
     name = rng.choice(words.NAMES)
-    things = [rng.choice(other.deeds).thing for other in others]
+    things = [rng.choice(elsewhere.deeds).thing for elsewhere in others]
     choices, label = _options(
         rng, rng.choice(scene.deeds).thing, things, sizes=(2, 3, 4)
     )
@@ -92,21 +92,21 @@ def people(rng: random.Random) -> Row:
 
 def rooms(rng: random.Random) -> Row:
     """Who put a thing where, told among other news, and a question about the place."""
-    name, other = rng.sample(words.NAMES, 2)
+    name, friend = rng.sample(words.NAMES, 2)
     thing, room = rng.choice(words.THINGS), rng.choice(words.ROOMS)
     deed = rng.choice(rng.choice(words.SCENES).deeds)
-    news = [f"{name} put the {thing} in the {room}.", f"{other} {deed.clause}."]
+    news = [f"{name} put the {thing} in the {room}.", f"{friend} {deed.clause}."]
     rng.shuffle(news)
     return {"story": " ".join(news), "name": name, "thing": thing, "room": room}
 
 
 def _review(rng: random.Random, side: words.Side, name: str) -> str:
     visit = rng.choice(words.VISITS)
-    one, other = rng.sample(side.traits, 2)
+    trait, another = rng.sample(side.traits, 2)
     wordings = (
-        f"The {visit} was {one} and {other}.",
-        f"The {visit} was {one}. {name} {rng.choice(side.verbs)} it.",
-        f"{name} {rng.choice(side.verbs)} the {one} {visit}.",
+        f"The {visit} was {trait} and {another}.",
+        f"The {visit} was {trait}. {name} {rng.choice(side.verbs)} it.",
+        f"{name} {rng.choice(side.verbs)} the {trait} {visit}.",
     )
     return rng.choice(wordings)
 
@@ -121,10 +121,10 @@ def reviews(rng: random.Random) -> Row:
 
 def moods(rng: random.Random) -> Row:
     """What someone went through, and moods of which one fits."""
-    side, other, _ = _sides(rng)
+    side, wrong_side, _ = _sides(rng)
     name = rng.choice(words.NAMES)
     # One mood of each side: a third would show which one is alone on its side.
-    choices, label = _options(rng, rng.choice(side.moods), other.moods, sizes=(2,))
+    choices, label = _options(rng, rng.choice(side.moods), wrong_side.moods, sizes=(2,))
     return {
         "text": _review(rng, side, name),
         "name": name,
@@ -139,7 +139,7 @@ def paraphrases(rng: random.Random) -> Row:
     told, same = rng.sample(pair, 2)
     name, thing = rng.choice(words.NAMES), rng.choice(words.THINGS)
     place = rng.choice(words.SCENES).place
-    wrong = [rng.choice(other) for other in others]
+    wrong = [rng.choice(wrong_pair) for wrong_pair in others]
     choices, label = _options(rng, same, wrong, sizes=(2, 3))
     return {
         "sentence": f"{name} {told} the {thing} at the {place}.",
@@ -194,7 +194,7 @@ def endings(rng: random.Random) -> Row:
     scene, *others = rng.sample(words.SCENES, len(words.SCENES))
     name = rng.choice(words.NAMES)
     first, second, last = rng.sample(scene.deeds, 3)
-    things = [rng.choice(other.deeds).thing for other in others]
+    things = [rng.choice(elsewhere.deeds).thing for elsewhere in others]
     choices, label = _options(rng, last.thing, things, sizes=(2, 3, 4))
     return {
         "start": f"{name} {first.clause} and {second.clause}.",
@@ -225,7 +225,7 @@ def inferences(rng: random.Random) -> Row:
     name = rng.choice(words.NAMES)
     first, second = rng.sample(scene.deeds, 2)
     told = rng.choice((first, second)).clause
-    wrong = [rng.choice(other.deeds).clause for other in others]
+    wrong = [rng.choice(elsewhere.deeds).clause for elsewhere in others]
     choices, label = _options(rng, told, wrong, sizes=(2, 3))
     return {
         "premise": f"{name} {first.clause} and {second.clause} at the {scene.place}.",
@@ -237,13 +237,13 @@ def inferences(rng: random.Random) -> Row:
 def senses(rng: random.Random) -> Row:
     """A word of two senses among words that show which one is meant."""
     word = rng.choice(list(words.HOMONYMS))
-    kind, other = rng.sample(words.HOMONYMS[word], 2)
-    choices, label = _options(rng, kind, [other], sizes=(2,))
+    kind, other_kind = rng.sample(words.HOMONYMS[word], 2)
+    choices, label = _options(rng, kind, [other_kind], sizes=(2,))
     company = rng.sample(words.KINDS[kind], 2)
     company.insert(rng.randrange(3), word)
-    one, two, three = (f"the {noun}" for noun in company)
+    first, second, third = (f"the {noun}" for noun in company)
     return {
-        "sentence": f"{rng.choice(words.NAMES)} drew {one}, {two} and {three}.",
+        "sentence": f"{rng.choice(words.NAMES)} drew {first}, {second} and {third}.",
         "word": word,
         "choices": choices,
         "label": label,
@@ -255,9 +255,9 @@ def causes(rng: random.Random) -> Row:
     side, _, label = _sides(rng)
     name, friend = rng.sample(words.NAMES, 2)
     visit = rng.choice(words.VISITS)
-    one, two = rng.choice(side.moods), rng.choice(side.moods)
+    mood, friends_mood = rng.choice(side.moods), rng.choice(side.moods)
     verb = rng.choice(side.verbs)
-    text = f"{name} was {one} and {verb} the {visit}. {friend} was {two} too."
+    text = f"{name} was {mood} and {verb} the {visit}. {friend} was {friends_mood} too."
     return {"text": text, "visit": visit, "label": label}
 
 
@@ -265,21 +265,24 @@ def opposites(rng: random.Random) -> Row:
     """A word, and words of which one means the opposite."""
     pair, *others = rng.sample(words.OPPOSITES, len(words.OPPOSITES))
     word, answer = rng.sample(pair, 2)
-    wrong = [rng.choice(other) for other in others]
+    wrong = [rng.choice(wrong_pair) for wrong_pair in others]
     choices, label = _options(rng, answer, wrong, sizes=(2, 3, 4))
     return {"word": word, "choices": choices, "label": label}
 
 
 def digests(rng: random.Random) -> Row:
     """Deeds and an outing: what it was about and how it was, answered at once."""
-    scene, other = rng.sample(words.SCENES, 2)
+    scene, other_scene = rng.sample(words.SCENES, 2)
     deed = rng.choice(scene.deeds)
     side, _, _ = _sides(rng)
-    one, two = rng.sample(words.NAMES, 2)
-    answers = [f"{s.topic} {v.verdict}" for s in (scene, other) for v in words.SIDES]
+    name, friend = rng.sample(words.NAMES, 2)
+    answers = [
+        f"{s.topic} {v.verdict}" for s in (scene, other_scene) for v in words.SIDES
+    ]
     rng.shuffle(answers)
     return {
-        "text": f"{one} {deed.clause} at the {scene.place}. {_review(rng, side, two)}",
+        "text": f"{name} {deed.clause} at the {scene.place}. "
+        f"{_review(rng, side, friend)}",
         "choices": answers,
         "label": answers.index(f"{scene.topic} {side.verdict}"),
     }

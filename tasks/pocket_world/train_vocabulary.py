@@ -59,10 +59,10 @@ def seed_pieces(documents: list[str]) -> str:
     so would split most words of so small a world.
     """
     counts: collections.Counter[str] = collections.Counter()
-    found = collections.Counter(
+    occurrences = collections.Counter(
         word for text in documents for word in re.findall(r"[A-Za-z]+", text)
     )
-    for word, count in found.items():
+    for word, count in occurrences.items():
         counts["\N{LOWER ONE EIGHTH BLOCK}" + word] += 20 * count
         for start, length in itertools.product(range(len(word)), (2, 3, 4)):
             if start + length <= len(word):

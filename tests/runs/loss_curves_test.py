@@ -21,7 +21,7 @@ def compared(folder, first_names, other_names):
         for number, name in enumerate(names):
             write(folder / where, name, 10.0 * place + number)
     curves = loss_curves.read(folder / "own", folder / "others")
-    return {curve.name: [loss for _, loss in curve.other] for curve in curves}
+    return {curve.name: [loss for _, loss in curve.compared] for curve in curves}
 
 
 def test_a_training_is_compared_with_the_same_seed_elsewhere(tmp_path):

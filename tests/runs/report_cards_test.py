@@ -221,7 +221,7 @@ def test_prompts_of_the_same_rows_have_the_interval_of_their_mean():
 
 def test_no_name_is_markup_or_a_path():
     card = expert_cards.Card(
-        name="<b>x", facts=(("kind", "<script>"),), scores=(), own="```\n<i>"
+        name="<b>x", facts=(("kind", "<script>"),), scores=(), folder_card="```\n<i>"
     )
     text = expert_cards.render(card)
     assert text.startswith("# \\<b\\>x\n\n- kind: \\<script\\>\n")

@@ -83,15 +83,15 @@ def _failure(target: targets.Target, status: int, told: str) -> errors.ConfigErr
     do = "Report this with the text above, or try another batch, remat or target"
     if status < 0:
         name = signal.Signals(-status).name
-        found = f"a compiler for {target.name} that crashed ({name})"
+        crash = f"a compiler for {target.name} that crashed ({name})"
         if name == "SIGKILL":
-            found = f"a compiler for {target.name} that was ended from outside"
+            crash = f"a compiler for {target.name} that was ended from outside"
             do = "Give this machine more memory: compiling a large model takes some GB"
     else:
         last = _told_last(told) or f"status {status}"
-        found = f"a compiler for {target.name} that failed: {last}"
+        crash = f"a compiler for {target.name} that failed: {last}"
     return errors.ConfigError(
-        found=found, expected="a compiled program, or that it does not fit", do=do
+        found=crash, expected="a compiled program, or that it does not fit", do=do
     )
 
 

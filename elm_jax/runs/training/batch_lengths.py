@@ -52,5 +52,5 @@ def find(
         return (span_corruption.lengths(data.features),)
     num_shapes = 0 if spec.batching.pack else spec.batching.num_shapes
     # Each once, whatever the number of experts or seeds that train on it.
-    every = [*{d.name: d for own in examples.values() for d in own}.values()]
+    every = [*{d.name: d for datasets in examples.values() for d in datasets}.values()]
     return spec.data.options.common_shapes(every, num_shapes=num_shapes)

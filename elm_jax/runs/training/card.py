@@ -48,8 +48,8 @@ def text(info: Manifest, templates: Mapping[str, str]) -> str:
 def _rows(info: Manifest) -> Iterator[tuple[Any, ...]]:
     for task in info.tasks:
         facts = info.data.get(task, {})
-        known = (facts.get(name, "") for name in ("num_examples", "fingerprint"))
-        yield (task, *known, licences.of_task(info, task))
+        of_data = (facts.get(name, "") for name in ("num_examples", "fingerprint"))
+        yield (task, *of_data, licences.of_task(info, task))
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

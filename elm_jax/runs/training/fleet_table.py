@@ -53,7 +53,7 @@ class FleetTable:
 
     def writer(self, name: str, *, num_steps: int) -> writers.MetricWriter:
         """Returns where the metrics of an expert that begins are to go."""
-        self._waiting = [other for other in self._waiting if other != name]
+        self._waiting = [expert for expert in self._waiting if expert != name]
         self._rows = {**self._rows, name: ("-",) * (len(_COLUMNS) - 1)}
         if self._live is None:
             return writers.ConsoleWriter(name, num_steps=num_steps)
@@ -61,7 +61,9 @@ class FleetTable:
 
     def note_left(self, name: str) -> None:
         """Takes the row of an expert out."""
-        self._rows = {other: row for other, row in self._rows.items() if other != name}
+        self._rows = {
+            expert: row for expert, row in self._rows.items() if expert != name
+        }
 
     def note_landed(self, name: str) -> None:
         """Says that an expert is finished and saved."""

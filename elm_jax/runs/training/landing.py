@@ -126,11 +126,11 @@ class Landing:
             before = trees.flatten(training | {"tasks": list(info.tasks)})
             now = trees.flatten(settings | {"tasks": list(expert.tasks)})
             both = before.keys() & now.keys()
-            found = recipes.find_changes(
+            changes = recipes.find_changes(
                 {key: before[key] for key in both}, {key: now[key] for key in both}
             )
-            if found:
-                changed.setdefault("; ".join(found), []).append(name)
+            if changes:
+                changed.setdefault("; ".join(changes), []).append(name)
         if changed:
             told = "\n".join(f"  {', '.join(n)}: {text}" for text, n in changed.items())
             raise errors.CheckpointError(
@@ -241,8 +241,8 @@ class Landing:
             shutil.rmtree(states, ignore_errors=True)
 
 
-def _is_older(path: pathlib.Path, other: pathlib.Path) -> bool:
+def _is_older(path: pathlib.Path, than: pathlib.Path) -> bool:
     try:
-        return path.stat().st_mtime_ns <= other.stat().st_mtime_ns
+        return path.stat().st_mtime_ns <= than.stat().st_mtime_ns
     except FileNotFoundError:
         return False

@@ -70,8 +70,8 @@ class Publisher:
             names = list(names)
             copies = self._bucket.experts(names)
             some = [name for name in names if name in copies]
-            found = self._bucket.manifests(copies[name] for name in some)
-            yield from zip(some, found, strict=True)
+            infos = self._bucket.manifests(copies[name] for name in some)
+            yield from zip(some, infos, strict=True)
 
     def describe(self, names: Iterable[str]) -> Plan:
         """Returns what a plan says of it; looks into the bucket."""

@@ -131,7 +131,7 @@ class Solo:
             after_step=after_step,
             should_stop=agreed.is_requested,
             last_good=job.last_good,
-            known=self._programs,
+            compiled=self._programs,
             before_slow=job.save.hook,
         )
 
