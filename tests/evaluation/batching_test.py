@@ -42,8 +42,8 @@ def test_a_result_is_read_after_the_next_batch_is_dispatched():
         return Result(batch)
 
     batches = [np.array([0]), np.array([1])]
-    found = batching.run(fn, batches, lambda b: (b[0],), total=2, progress=None)
-    assert [position for position, _ in found] == [0, 1]
+    outcomes = batching.run(fn, batches, lambda b: (b[0],), total=2, progress=None)
+    assert [position for position, _ in outcomes] == [0, 1]
     assert log == ["dispatch 0", "dispatch 1", "read 0", "read 1"]
 
 

@@ -9,8 +9,8 @@ from elm_jax.evaluation import claims, estimates, results, statistics
 def score(share, *, num_rows=200, num_trainings=1):
     """The first `share` of the rows are right."""
     values = 100.0 * (np.arange(num_rows) < share * num_rows)
-    one = {("q", "q"): statistics.Column(np.arange(num_rows), values)}
-    return estimates.estimate([one] * num_trainings, estimates.Draws())
+    columns = {("q", "q"): statistics.Column(np.arange(num_rows), values)}
+    return estimates.estimate([columns] * num_trainings, estimates.Draws())
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def row(**changes):
 
 def test_scores_are_unchanged_if_rows_differ_in_the_run_only():
     before = [row(), row(task="t")]
-    after = [dataclasses.replace(one, run_id="after") for one in before]
+    after = [dataclasses.replace(old, run_id="after") for old in before]
     claim = claims.scores_unchanged(before, [*after, row(expert="new")])
     assert claim.holds is True
     assert claim.evidence.startswith("2 of 2 result rows are identical")
@@ -111,15 +111,15 @@ def test_a_score_that_was_not_taken_again_proves_nothing():
 
 def test_a_retrieval_is_changed_only_between_rows_that_tell_their_kind():
     chosen = row(expert="retrieved", kind="strategy", expert_fingerprint="one")
-    other = dataclasses.replace(chosen, expert_fingerprint="two")
-    found = claims.expert_added([row(), chosen], [row(), other])
-    assert found.holds is True
-    assert "Of 1 old tasks, 1 now retrieve a new expert." in found.evidence
-    found = claims.expert_added([row(), chosen], [row(), chosen])
-    assert "Of 1 old tasks, 0 now retrieve a new expert." in found.evidence
-    seeds = [chosen, dataclasses.replace(other, training_seed=7)]
-    found = claims.expert_added([row(), *seeds], [row(), *seeds[::-1]])
-    assert "Of 1 old tasks, 0 now retrieve a new expert." in found.evidence
+    of_another = dataclasses.replace(chosen, expert_fingerprint="two")
+    claim = claims.expert_added([row(), chosen], [row(), of_another])
+    assert claim.holds is True
+    assert "Of 1 old tasks, 1 now retrieve a new expert." in claim.evidence
+    claim = claims.expert_added([row(), chosen], [row(), chosen])
+    assert "Of 1 old tasks, 0 now retrieve a new expert." in claim.evidence
+    seeds = [chosen, dataclasses.replace(of_another, training_seed=7)]
+    claim = claims.expert_added([row(), *seeds], [row(), *seeds[::-1]])
+    assert "Of 1 old tasks, 0 now retrieve a new expert." in claim.evidence
     old = dataclasses.replace(chosen, kind="")
-    for pair in ([old], [other]), ([other], [old]):
+    for pair in ([old], [of_another]), ([of_another], [old]):
         assert "retrieve" not in claims.expert_added(*pair).evidence

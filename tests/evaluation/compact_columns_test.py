@@ -22,12 +22,12 @@ def test_scores_are_kept_in_the_smallest_type_that_holds_them(values, dtype):
     kept = compact_columns.compact(values)
     assert kept.dtype == dtype
     ids = np.arange(len(values))
-    found = compact_columns.CompactColumns(
+    columns = compact_columns.CompactColumns(
         {("d", "t"): compact_columns.Kept(ids, kept)}
     )
-    column = found["d", "t"]
+    column = columns["d", "t"]
     assert column.values.dtype == np.float64
     np.testing.assert_array_equal(column.values, values.astype(np.float64))
-    assert compact_columns.ids_of(found, ("d", "t")) is ids
-    assert ("d", "t") in found
-    assert [*found] == [("d", "t")]
+    assert compact_columns.ids_of(columns, ("d", "t")) is ids
+    assert ("d", "t") in columns
+    assert [*columns] == [("d", "t")]

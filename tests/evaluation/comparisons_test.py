@@ -18,7 +18,9 @@ def scored(rng, rate=0.5, *, num_rows=200, prompts=(2, 1)):
 
 def scores(many):
     draws = estimates.Draws()
-    return {name: estimates.estimate([one], draws) for name, one in many.items()}
+    return {
+        name: estimates.estimate([columns], draws) for name, columns in many.items()
+    }
 
 
 def ways(rates, *, seed=0, **how):
@@ -29,10 +31,15 @@ def ways(rates, *, seed=0, **how):
 def test_simultaneous_intervals_are_wider_the_more_there_are():
     base, *others = scores(ways([0.5] * 21)).values()
     alone = comparisons.against(base, {"0": others[0]})["0"]
-    many = comparisons.against(base, {str(i): one for i, one in enumerate(others)})
+    many = comparisons.against(
+        base, {str(i): other_way for i, other_way in enumerate(others)}
+    )
     assert many["0"].gap == alone.gap
     assert alone.simultaneous.high == pytest.approx(alone.gap.high, abs=0.5)
-    width = [one.simultaneous.high - one.simultaneous.low for one in (alone, many["0"])]
+    width = [
+        against_base.simultaneous.high - against_base.simultaneous.low
+        for against_base in (alone, many["0"])
+    ]
     assert width[1] > 1.3 * width[0]
     assert many["0"].least > alone.least > 0
 
@@ -41,14 +48,14 @@ def test_a_way_on_other_rows_is_no_comparison():
     draws = estimates.Draws()
     rng = np.random.default_rng(0)
     base = estimates.estimate([scored(rng)], draws)
-    other = estimates.estimate([scored(rng, num_rows=199)], draws)
+    on_other_rows = estimates.estimate([scored(rng, num_rows=199)], draws)
     with pytest.raises(errors.DataError, match="different rows"):
-        comparisons.against(base, {"other": other})
+        comparisons.against(base, {"other": on_other_rows})
 
 
 def test_only_ways_that_nothing_beats_are_stressed_and_none_where_all_are_alike():
-    found = comparisons.not_worse([*scores(ways([0.9, 0.5, 0.88])).values()])
-    assert found == [{0, 2}] * 3
+    stressed = comparisons.not_worse([*scores(ways([0.9, 0.5, 0.88])).values()])
+    assert stressed == [{0, 2}] * 3
     alike = comparisons.not_worse([*scores(ways([0.5, 0.5, 0.5])).values()])
     assert alike == [set()] * 3
     assert comparisons.not_worse([]) == []
@@ -56,28 +63,29 @@ def test_only_ways_that_nothing_beats_are_stressed_and_none_where_all_are_alike(
 
 @pytest.mark.parametrize(("num_rows", "is_shown"), [(2, False), (30, True)])
 def test_a_few_rows_without_any_error_show_nothing(num_rows, is_shown):
-    found = scores(ways([1.0, 0.0], num_rows=num_rows, prompts=(1,)))
-    assert (comparisons.not_worse([*found.values()])[-1] == {0}) is is_shown
+    certain = scores(ways([1.0, 0.0], num_rows=num_rows, prompts=(1,)))
+    assert (comparisons.not_worse([*certain.values()])[-1] == {0}) is is_shown
 
 
 def test_the_sign_test_of_one_prompt_is_mcnemars_exact_one():
-    one, other = ways([0.6, 0.4], prompts=(1,)).values()
-    ours, theirs = one["d0", "d0_0"].values > 0, other["d0", "d0_0"].values > 0
+    better, worse = ways([0.6, 0.4], prompts=(1,)).values()
+    ours, theirs = better["d0", "d0_0"].values > 0, worse["d0", "d0_0"].values > 0
     wins, losses = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
-    found = comparisons.sign_test(one, other)
-    assert (found.wins, found.losses) == (wins, losses)
+    sign_test = comparisons.sign_test(better, worse)
+    assert (sign_test.wins, sign_test.losses) == (wins, losses)
     exact = stats.binomtest(wins, wins + losses).pvalue
-    assert found.p_value == pytest.approx(exact)
-    assert comparisons.sign_test(one, one) == (0, 0, 1.0)
+    assert sign_test.p_value == pytest.approx(exact)
+    assert comparisons.sign_test(better, better) == (0, 0, 1.0)
 
 
 def test_a_row_counts_once_in_the_sign_test_however_many_prompts_it_has():
     rng = np.random.default_rng(0)
-    one = scored(rng, num_rows=9, prompts=(8,))
+    columns = scored(rng, num_rows=9, prompts=(8,))
     better = {
-        key: statistics.Column(ids, values + 10.0) for key, (ids, values) in one.items()
+        key: statistics.Column(ids, values + 10.0)
+        for key, (ids, values) in columns.items()
     }
-    assert comparisons.sign_test(better, one)[:2] == (9, 0)
+    assert comparisons.sign_test(better, columns)[:2] == (9, 0)
 
 
 def test_the_least_difference_is_found_in_eight_of_ten_worlds():
@@ -92,5 +100,5 @@ def test_the_least_difference_is_found_in_eight_of_ten_worlds():
         means.append(drawn.mean(axis=1))
         variances.append(drawn.var(axis=1) / number)
     error = np.sqrt(np.sum(variances, axis=0)) / 2
-    found = np.mean(np.mean(means, axis=0) > 1.96 * error)
-    assert found == pytest.approx(0.8, abs=0.02)
+    share = np.mean(np.mean(means, axis=0) > 1.96 * error)
+    assert share == pytest.approx(0.8, abs=0.02)

@@ -13,16 +13,16 @@ def test_a_random_expert_has_the_mean_of_all_on_every_row():
         "a": {("d", "t"): column([100.0, 0.0])},
         "b": {("d", "t"): column([100.0, 100.0])},
     }
-    found = controls.average(experts)
-    np.testing.assert_array_equal(found["d", "t"].values, [100.0, 50.0])
+    mean = controls.average(experts)
+    np.testing.assert_array_equal(mean["d", "t"].values, [100.0, 50.0])
     np.testing.assert_array_equal(experts["a"]["d", "t"].values, [100.0, 0.0])
 
 
 def test_there_is_no_mean_over_experts_with_other_rows():
-    one = {("d", "t"): column([100.0, 0.0])}
-    assert controls.average({"a": one, "b": {("d", "u"): column([0, 0])}}) is None
-    other = {("d", "t"): column([100.0, 0.0], ids=(0, 2))}
-    assert controls.average({"a": one, "b": other}) is None
+    columns = {("d", "t"): column([100.0, 0.0])}
+    assert controls.average({"a": columns, "b": {("d", "u"): column([0, 0])}}) is None
+    of_other_rows = {("d", "t"): column([100.0, 0.0], ids=(0, 2))}
+    assert controls.average({"a": columns, "b": of_other_rows}) is None
 
 
 def test_equals_share_their_ranks():
@@ -31,8 +31,8 @@ def test_equals_share_their_ranks():
         "b": {("d", "t"): 90.0, ("e", "u"): 20.0},
         "c": {("d", "t"): 50.0, ("e", "u"): 30.0},
     }
-    found = controls.rank({("d", "t"): "a", ("e", "u"): "a"}, scores)
-    assert found == (2.25, 2.0, 1, 2, 3)
+    ranks = controls.rank({("d", "t"): "a", ("e", "u"): "a"}, scores)
+    assert ranks == (2.25, 2.0, 1, 2, 3)
 
 
 # Three datasets, the second of two prompts; a fits d, b fits e, c fits f.
@@ -45,19 +45,19 @@ FITTING = {key: {"d": "a", "e": "b", "f": "c"}[key[0]] for key in TASKS}
 
 
 def test_choices_that_fit_score_more_than_shuffled_ones():
-    found = controls.shuffled(FITTING, SCORES)
-    assert found is not None
-    assert (found.score, found.num_draws) == (90.0, 6)
-    assert found.p_value == pytest.approx(1 / 6)  # no other order scores as much
+    control = controls.shuffled(FITTING, SCORES)
+    assert control is not None
+    assert (control.score, control.num_draws) == (90.0, 6)
+    assert control.p_value == pytest.approx(1 / 6)  # no other order scores as much
     # Two of six orders keep no dataset's choice, three keep one.
-    assert found.mean == pytest.approx((2 * 30 + 3 * 50 + 90) / 6)
-    assert (found.low, found.high) == (30.0, pytest.approx(90 - 40 * 0.125))
+    assert control.mean == pytest.approx((2 * 30 + 3 * 50 + 90) / 6)
+    assert (control.low, control.high) == (30.0, pytest.approx(90 - 40 * 0.125))
 
 
 def test_a_choice_that_is_good_everywhere_is_as_good_when_shuffled():
     scores = {"a": dict.fromkeys(TASKS, 80.0), "b": dict.fromkeys(TASKS, 10.0)}
-    found = controls.shuffled(dict.fromkeys(TASKS, "a"), scores)
-    assert found == (80.0, 80.0, 80.0, 80.0, 1.0, 6)
+    control = controls.shuffled(dict.fromkeys(TASKS, "a"), scores)
+    assert control == (80.0, 80.0, 80.0, 80.0, 1.0, 6)
     assert controls.random_experts(dict.fromkeys(TASKS, "a"), scores).p_value < 0.2
 
 
@@ -71,18 +71,18 @@ def test_of_many_datasets_some_orders_are_tried():
     tasks = [(f"d{i}", "t") for i in range(9)]
     chosen = {key: key[0] for key in tasks}
     scores = {d: {key: float(key[0] == d) for key in tasks} for d, _ in tasks}
-    found = controls.shuffled(chosen, scores)
-    assert found is not None
-    assert found.num_draws == 10_000
-    assert found.p_value == pytest.approx(1e-4)  # the choice itself is one of them
-    assert found.mean == pytest.approx(1 / 9, abs=0.01)
+    control = controls.shuffled(chosen, scores)
+    assert control is not None
+    assert control.num_draws == 10_000
+    assert control.p_value == pytest.approx(1e-4)  # the choice itself is one of them
+    assert control.mean == pytest.approx(1 / 9, abs=0.01)
 
 
 def test_a_random_expert_for_each_dataset_is_one_for_all_its_prompts():
-    found = controls.random_experts(FITTING, SCORES)
-    assert found.score == 90.0
-    assert found.mean == pytest.approx(50.0, abs=1.0)
-    assert found.p_value == pytest.approx(1 / 27, abs=0.01)
+    control = controls.random_experts(FITTING, SCORES)
+    assert control.score == 90.0
+    assert control.mean == pytest.approx(50.0, abs=1.0)
+    assert control.p_value == pytest.approx(1 / 27, abs=0.01)
 
 
 def test_experts_of_other_datasets_are_averaged_row_by_row():
@@ -91,9 +91,9 @@ def test_experts_of_other_datasets_are_averaged_row_by_row():
         "b": {("d", "t"): column([60.0, 20.0]), ("e", "u"): column([10.0, 10.0])},
     }
     chosen = {("d", "t"): "a", ("e", "u"): "b"}
-    found = controls.elsewhere(chosen, experts)
-    assert found is not None
-    np.testing.assert_array_equal(found["d", "t"].values, [60.0, 20.0])
-    np.testing.assert_array_equal(found["e", "u"].values, [40.0, 0.0])
+    means = controls.elsewhere(chosen, experts)
+    assert means is not None
+    np.testing.assert_array_equal(means["d", "t"].values, [60.0, 20.0])
+    np.testing.assert_array_equal(means["e", "u"].values, [40.0, 0.0])
     experts["b"]["d", "t"] = column([60.0, 20.0], ids=(0, 2))
     assert controls.elsewhere(chosen, experts) is None

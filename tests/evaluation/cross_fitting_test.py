@@ -26,7 +26,7 @@ def library(rates, *, seed=0, num_rows=NUM_ROWS):
 
 def fit(experts, draws):
     return cross_fitting.cross_fit(
-        {name: [own] for name, own in experts.items()}, draws
+        {name: [columns] for name, columns in experts.items()}, draws
     )
 
 
@@ -37,18 +37,18 @@ def plain_fit(experts, draws, *, single, reported=None):
     folds = {d: draws.folds(d, NUM_ROWS, cross_fitting.NUM_FOLDS) for d, _ in keys}
 
     def mean_of(name, key, fold, *, inside):
-        own = folds[key[0]] == fold
+        is_inside = folds[key[0]] == fold
         results = reported if inside else experts
-        return results[name][key].values[own if inside else ~own].mean()
+        return results[name][key].values[is_inside if inside else ~is_inside].mean()
 
     def outside(name, fold, chosen_by):
         by_dataset = {}
         for key in chosen_by:
             score = mean_of(name, key, fold, inside=False)
             by_dataset.setdefault(key[0], []).append(score)
-        return np.mean([np.mean(own) for own in by_dataset.values()])
+        return np.mean([np.mean(scores) for scores in by_dataset.values()])
 
-    found = {}
+    scores = {}
     for key in keys:
         total = 0.0
         for fold in range(cross_fitting.NUM_FOLDS):
@@ -56,20 +56,20 @@ def plain_fit(experts, draws, *, single, reported=None):
             best = max(experts, key=lambda name: outside(name, fold, by))  # noqa: B023
             number = (folds[key[0]] == fold).sum()
             total += number * mean_of(best, key, fold, inside=True)
-        found.setdefault(key[0], []).append(total / NUM_ROWS)
-    return [np.mean(own) for own in found.values()]
+        scores.setdefault(key[0], []).append(total / NUM_ROWS)
+    return [np.mean(of_prompts) for of_prompts in scores.values()]
 
 
 @pytest.mark.parametrize("way", ["best_single", "best_per_prompt"])
 def test_the_score_is_that_of_folds_that_did_not_choose(way):
     experts = library([0.4, 0.5, 0.55, 0.6, 0.5])
     draws = estimates.Draws()
-    found = getattr(fit(experts, draws), way)
+    fitted = getattr(fit(experts, draws), way)
     expected = plain_fit(experts, draws, single=way == "best_single")
-    assert found.estimate.means == pytest.approx(expected)
-    assert statistics.mean(found.columns[0]) == pytest.approx(found.estimate.mean)
+    assert fitted.estimate.means == pytest.approx(expected)
+    assert statistics.mean(fitted.columns[0]) == pytest.approx(fitted.estimate.mean)
     num_choices = 3 * cross_fitting.NUM_FOLDS
-    assert sum(count for _, count in found.counts) == num_choices
+    assert sum(count for _, count in fitted.counts) == num_choices
 
 
 def test_blocks_of_resamples_give_what_one_block_gives(monkeypatch):
@@ -81,25 +81,25 @@ def test_blocks_of_resamples_give_what_one_block_gives(monkeypatch):
 
 
 def test_an_expert_that_is_best_by_far_is_chosen_by_all_folds():
-    found = fit(library([0.2, 0.9, 0.3]), estimates.Draws())
-    assert found.best_single.counts == (("e01", 3 * cross_fitting.NUM_FOLDS),)
+    fitted = fit(library([0.2, 0.9, 0.3]), estimates.Draws())
+    assert fitted.best_single.counts == (("e01", 3 * cross_fitting.NUM_FOLDS),)
     # Nothing is chosen in any resample but what the point chose.
-    one = library([0.2, 0.9, 0.3])["e01"]
-    plain = estimates.estimate([one], estimates.Draws())
+    best = library([0.2, 0.9, 0.3])["e01"]
+    plain = estimates.estimate([best], estimates.Draws())
     np.testing.assert_allclose(
-        found.best_single.estimate.errors, plain.errors, atol=1e-4
+        fitted.best_single.estimate.errors, plain.errors, atol=1e-4
     )
-    assert found.best_single.estimate.rows == plain.rows
+    assert fitted.best_single.estimate.rows == plain.rows
 
 
 def test_prompts_may_lack_rows_and_rows_may_be_few():
     experts = library([0.3, 0.6], num_rows=3)
-    for own in experts.values():
-        ids, values = own["a", "a_1"]
-        own["a", "a_1"] = statistics.Column(ids[:2], values[:2])
-    found = fit(experts, estimates.Draws())
-    assert np.isfinite(found.best_single.estimate.errors).all()
-    assert len(found.best_per_prompt.columns[0]["a", "a_1"].values) == 2
+    for columns in experts.values():
+        ids, values = columns["a", "a_1"]
+        columns["a", "a_1"] = statistics.Column(ids[:2], values[:2])
+    fitted = fit(experts, estimates.Draws())
+    assert np.isfinite(fitted.best_single.estimate.errors).all()
+    assert len(fitted.best_per_prompt.columns[0]["a", "a_1"].values) == 2
 
 
 def test_experts_with_other_rows_or_a_single_row_are_not_chosen_among():
@@ -113,15 +113,15 @@ def test_experts_with_other_rows_or_a_single_row_are_not_chosen_among():
 def test_trainings_of_the_chosen_widen_the_interval():
     first, second = library([0.2, 0.9]), library([0.2, 0.7], seed=1)
     both = {name: [first[name], second[name]] for name in first}
-    found = cross_fitting.cross_fit(both, estimates.Draws()).best_single
-    assert found.estimate.num_trainings == len(found.columns) == 2
-    means = [statistics.mean(own["e01"]) for own in (first, second)]
-    assert found.estimate.mean == pytest.approx(np.mean(means))
+    fitted = cross_fitting.cross_fit(both, estimates.Draws()).best_single
+    assert fitted.estimate.num_trainings == len(fitted.columns) == 2
+    means = [statistics.mean(training["e01"]) for training in (first, second)]
+    assert fitted.estimate.mean == pytest.approx(np.mean(means))
     alone = fit(first, estimates.Draws()).best_single
-    assert found.estimate.scale > 2 * alone.estimate.scale
+    assert fitted.estimate.scale > 2 * alone.estimate.scale
     uneven = both | {"e00": both["e00"][:1]}
-    found = cross_fitting.cross_fit(uneven, estimates.Draws()).best_single
-    assert found.estimate.num_trainings == 1
+    fitted = cross_fitting.cross_fit(uneven, estimates.Draws()).best_single
+    assert fitted.estimate.num_trainings == 1
 
 
 def trained(rates, *, num_trainings, spread=0.1):
@@ -131,7 +131,7 @@ def trained(rates, *, num_trainings, spread=0.1):
         library([rate + spread * rng.normal() for rate in rates], seed=10 + training)
         for training in range(num_trainings)
     ]
-    return {name: [own[name] for own in of_each] for name in of_each[0]}
+    return {name: [experts[name] for experts in of_each] for name in of_each[0]}
 
 
 def plain_fit_of_trainings(experts, draws, *, single):
@@ -145,9 +145,9 @@ def plain_fit_of_trainings(experts, draws, *, single):
                     column.example_ids,
                     np.mean(
                         [
-                            trainings[other][key].values
-                            for other in range(num_trainings)
-                            if other != training
+                            trainings[another][key].values
+                            for another in range(num_trainings)
+                            if another != training
                         ],
                         axis=0,
                     ),
@@ -256,12 +256,12 @@ def test_two_equal_experts_are_chosen_as_uncertainly_as_in_other_worlds():
     scales = []
     for world in range(60):
         rng = np.random.default_rng(world)
-        own = {
+        experts = {
             name: {("a", "a_0"): statistics.Column(ids, rng.normal(50, 10, 200))}
             for name in ("e0", "e1")
         }
-        found = fit(own, estimates.Draws(seed=world, num_resamples=500))
-        scales.append(found.best_single.estimate.scale)
+        fitted = fit(experts, estimates.Draws(seed=world, num_resamples=500))
+        scales.append(fitted.best_single.estimate.scale)
     # The greater of two standard normals is 1 / sqrt(pi) on average, in both halves,
     # which choose the same expert as often as not.
     expected = naive * math.sqrt(1 + 1 / math.pi)
@@ -275,10 +275,10 @@ def test_distances_within_noise_are_none_and_others_nearly_what_they_are():
     signs = np.resize([1.0, -1.0], 100)[:, np.newaxis]
     spread = signs * np.array([[0.1, -0.1, -0.1]])
     error = math.sqrt(100 * 0.2**2) * estimates.scale_up(100)
-    found = fold_choices.beyond_noise(scores, [spread])
+    distances = fold_choices.beyond_noise(scores, [spread])
     noise = fold_choices._OF_NOISE * error
     assert noise > 2
     expected = [0.0, 0.0, -math.sqrt(10**2 - noise**2)]
-    assert found == pytest.approx(expected, rel=1e-6)
+    assert distances == pytest.approx(expected, rel=1e-6)
     # Two experts that are one have no noise between them, and no distance.
     assert fold_choices.beyond_noise(scores[:2], [spread[:, 1:]]).max() == 0

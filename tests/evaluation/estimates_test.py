@@ -66,8 +66,8 @@ def test_draws_of_each_training_vary_as_trainings_do():
 
 
 def test_trainings_that_are_shared_have_no_error_in_a_difference():
-    one = trained(40.0, 44.0, 51.0)
-    assert (one - one).interval.low == (one - one).interval.high == 0.0
+    score = trained(40.0, 44.0, 51.0)
+    assert (score - score).interval.low == (score - score).interval.high == 0.0
 
 
 def test_intervals_end_where_scores_do():
@@ -85,8 +85,10 @@ def test_mirrored_intervals_end_where_errors_are_subtracted():
     skewed = np.append(np.full(60, -1.0), np.full(40, 4.0))[:, np.newaxis]
     plain = estimates.Estimate(("a",), np.array([50.0]), skewed, (10**9,), (0,))
     mirrored = dataclasses.replace(plain, is_mirrored=True)
-    for one, ends in ((plain, (49, 54)), (mirrored, (46, 51))):
-        assert (one.interval.low, one.interval.high) == pytest.approx(ends, rel=1e-6)
+    for score, ends in ((plain, (49, 54)), (mirrored, (46, 51))):
+        assert (score.interval.low, score.interval.high) == pytest.approx(
+            ends, rel=1e-6
+        )
     assert mirrored.of("a").is_mirrored
     gap = mirrored - dataclasses.replace(plain, errors=skewed * 0)
     assert (gap.interval.low, gap.interval.high) == pytest.approx((-4, 1), rel=1e-6)

@@ -57,10 +57,10 @@ def test_bleu_is_sacrebleus_with_the_targets_as_references():
 def test_unicode_metrics_are_the_plain_ones_on_english_and_see_every_script():
     scorer = rouge_scorer.RougeScorer(metrics.ROUGE_KEYS, use_stemmer=False)
     pairs = list(zip(TARGETS, PREDICTIONS, strict=True))
-    for key, found in metrics.rouge_unicode(TARGETS, PREDICTIONS).items():
+    for key, rouge in metrics.rouge_unicode(TARGETS, PREDICTIONS).items():
         plain = [scorer.score(t, p)[key.removesuffix("_unicode")] for t, p in pairs]
         mean = 100 * sum(score.fmeasure for score in plain) / len(pairs)
-        assert found == pytest.approx(mean)
+        assert rouge == pytest.approx(mean)
     bleu = metrics.bleu(TARGETS, PREDICTIONS)["bleu"]
     assert metrics.bleu_unicode(TARGETS, PREDICTIONS)["bleu_unicode"] == bleu
     for target, near, rouge_1 in (
@@ -70,8 +70,8 @@ def test_unicode_metrics_are_the_plain_ones_on_english_and_see_every_script():
         ("Él abrió el puerto", "Él cerró el puerto", 75.0),
         ("Le port a fermé.", "Le port a ouvert", 75.0),
     ):
-        found = metrics.rouge_unicode([target], [near])["rouge1_unicode"]
-        assert found == pytest.approx(rouge_1)
+        rouge = metrics.rouge_unicode([target], [near])["rouge1_unicode"]
+        assert rouge == pytest.approx(rouge_1)
         assert metrics.bleu_unicode([target], [target])["bleu_unicode"] > 0
     # What the plain metric makes of the same pair.
     assert metrics.rouge(["港口关闭"], ["港口关闭"])["rouge1"] == 0

@@ -13,8 +13,8 @@ LORA = changed(
 
 
 def test_experts_that_share_no_name_keep_theirs():
-    other = changed(expert="topics", expert_fingerprint="c", source="x/topics")
-    assert naming.told_apart([PROMPT, other]) == [PROMPT, other]
+    topics = changed(expert="topics", expert_fingerprint="c", source="x/topics")
+    assert naming.told_apart([PROMPT, topics]) == [PROMPT, topics]
 
 
 def test_experts_of_one_name_are_told_by_their_folders():
@@ -82,8 +82,10 @@ def test_an_expert_that_lies_in_its_folder_again_counts_although_it_is_older():
 
 
 def test_an_expert_of_another_base_replaces_none_in_the_same_folder():
-    other = changed(base_fingerprint="another", expert_fingerprint="dddddddddddddddd")
-    assert naming.newest([PROMPT, other]) == [PROMPT, other]
+    on_another_base = changed(
+        base_fingerprint="another", expert_fingerprint="dddddddddddddddd"
+    )
+    assert naming.newest([PROMPT, on_another_base]) == [PROMPT, on_another_base]
 
 
 @pytest.mark.parametrize(
@@ -93,18 +95,20 @@ def test_an_expert_of_another_base_replaces_none_in_the_same_folder():
 def test_rows_of_any_tasks_that_no_mean_may_mix_are_refused_by_field(field, value):
     naming.check_comparable([PROMPT, LORA], [])
     for task in (PROMPT.task, "another"):
-        other = changed(expert="topics", task=task, **{field: value})
+        incomparable = changed(expert="topics", task=task, **{field: value})
         with pytest.raises(errors.DataError, match=f"with {field} .*{value}"):
-            naming.check_comparable([PROMPT, other], [[PROMPT.task], ["another"]])
+            naming.check_comparable(
+                [PROMPT, incomparable], [[PROMPT.task], ["another"]]
+            )
 
 
 def test_tasks_of_a_table_have_one_protocol_by_one_metric():
-    other = changed(task="another", protocol="elm")
-    rows, table = [PROMPT, other], [PROMPT.task, "another"]
+    another = changed(task="another", protocol="elm")
+    rows, table = [PROMPT, another], [PROMPT.task, "another"]
     with pytest.raises(errors.DataError, match="with protocol 'default' .*'elm'"):
         naming.check_comparable(rows, [table])
     # One task is ranked, another is written; or they are in tables of their own.
-    naming.check_comparable([PROMPT, changed(other, metric="rougeL")], [table])
+    naming.check_comparable([PROMPT, changed(another, metric="rougeL")], [table])
     naming.check_comparable(rows, [table[:1], table[1:]])
 
 
@@ -156,17 +160,17 @@ RETRIEVED = changed(
 
 
 def test_a_strategy_has_a_row_of_each_training_seed_of_its_library():
-    other = changed(RETRIEVED, training_seed=2, expert_fingerprint="b")
-    again = changed(other, value=90.0)
-    assert naming.newest([RETRIEVED, other, again]) == [RETRIEVED, again]
+    second = changed(RETRIEVED, training_seed=2, expert_fingerprint="b")
+    again = changed(second, value=90.0)
+    assert naming.newest([RETRIEVED, second, again]) == [RETRIEVED, again]
 
 
 @pytest.mark.parametrize("library", ["grown", ""])
 def test_rows_of_another_library_replace_those_of_all_seeds(library):
-    other = changed(RETRIEVED, training_seed=2, expert_fingerprint="b")
+    second = changed(RETRIEVED, training_seed=2, expert_fingerprint="b")
     newer = changed(RETRIEVED, library=library, value=90.0)
-    assert naming.newest([RETRIEVED, other, newer]) == [newer]
-    assert naming.newest([newer, RETRIEVED, other]) == [RETRIEVED, other]
+    assert naming.newest([RETRIEVED, second, newer]) == [newer]
+    assert naming.newest([newer, RETRIEVED, second]) == [RETRIEVED, second]
 
 
 def test_a_seed_whose_experts_were_trained_again_is_no_further_training():
@@ -182,8 +186,8 @@ def test_the_old_training_of_one_seed_is_not_averaged_with_those_of_others():
     old = changed(source="seed2/reviews", expert_fingerprint="b", training_seed=2)
     again = changed(old, expert_fingerprint="c")
     chose = [
-        changed(RETRIEVED, experts={"reviews": one}, training_seed=seed)
-        for seed, one in ((1, "a"), (2, "b"))
+        changed(RETRIEVED, experts={"reviews": fingerprint}, training_seed=seed)
+        for seed, fingerprint in ((1, "a"), (2, "b"))
     ]
     assert naming.newest([mine, old, *chose, again]) == [mine, chose[0], again]
 
@@ -201,14 +205,14 @@ def test_libraries_that_are_scored_side_by_side_lose_no_training_of_the_newest()
     grown = [scored_by("grown", seed, "a", "b") for seed in (1, 2)]
     # Whoever writes last, one library counts on all tasks, with all of its seeds.
     order = [*before[0], *grown[0], *before[1], *grown[1], *before[2]]
-    found = naming.newest(order)
-    assert sorted(found, key=order.index) == [*grown[0], *grown[1]]
+    kept = naming.newest(order)
+    assert sorted(kept, key=order.index) == [*grown[0], *grown[1]]
 
 
 def test_a_library_that_is_scored_in_part_does_not_replace_a_whole_one():
     before = [scored_by("old", seed, "a", "b") for seed in (1, 2, 3)]
     part = scored_by("grown", 1, "a")
-    every = [row for own in before for row in own]
+    every = [row for of_seed in before for row in of_seed]
     assert naming.newest([*every, *part]) == every
     rest = scored_by("grown", 1, "b")
     assert naming.newest([*every, *part, *rest]) == [*part, *rest]

@@ -34,10 +34,10 @@ def summed(texts):
 
 
 def rows_in(training, scored):
-    (found,) = overlap.Search([overlap.Texts.of(scored)]).rows_in(
+    (rows,) = overlap.Search([overlap.Texts.of(scored)]).rows_in(
         overlap.Texts.of(training)
     )
-    return found.tolist()
+    return rows.tolist()
 
 
 def near(random, text):
@@ -86,8 +86,8 @@ def test_several_tasks_are_sought_at_once():
     random = np.random.default_rng(0)
     first, second = sentences(random, 30), sentences(random, 30)
     search = overlap.Search([overlap.Texts.of(asked(x)) for x in (first, second)])
-    found = search.rows_in(overlap.Texts.of([second[3], first[1], second[20]]))
-    assert [rows.tolist() for rows in found] == [[1], [3, 20]]
+    rows_of_tasks = search.rows_in(overlap.Texts.of([second[3], first[1], second[20]]))
+    assert [rows.tolist() for rows in rows_of_tasks] == [[1], [3, 20]]
 
 
 def naive_rows_in(training, scored):
@@ -104,28 +104,29 @@ def naive_rows_in(training, scored):
         threes = [
             {tuple(row[i : i + 3]) for i in range(len(row) - 2)} for row in padded
         ]
-        counts = collections.Counter(three for own in threes for three in own)
-        own = []
+        counts = collections.Counter(three for of_row in threes for three in of_row)
+        kept_words = []
         for row in padded:
             drop = set()
             for i in range(len(row) - 2):
                 if counts[tuple(row[i : i + 3])] > len(rows) / 2:
                     drop |= {i, i + 1, i + 2}
-            own.append([row[i] for i in range(2, len(row) - 2) if i not in drop])
-        return own
+            kept_words.append([row[i] for i in range(2, len(row) - 2) if i not in drop])
+        return kept_words
 
     there = own_words(training)
     wholes = {tuple(overlap.normalized(text)) for text in training}
-    found = []
+    places = []
     for place, row in enumerate(own_words(scored)):
         size = min(len(row), overlap.RUN_WORDS)
         text = tuple(overlap.normalized(scored[place]))
         is_long = size >= overlap.LEAST_WORDS
         if (text and text in wholes) or (
-            is_long and any(runs(row, size) & runs(other, size) for other in there)
+            is_long
+            and any(runs(row, size) & runs(trained_on, size) for trained_on in there)
         ):
-            found.append(place)
-    return found
+            places.append(place)
+    return places
 
 
 def test_the_search_finds_what_sets_of_words_find(monkeypatch):
@@ -155,7 +156,8 @@ def test_texts_that_are_kept_are_those_that_were_made():
     made = overlap.Texts.of(asked(sentences(np.random.default_rng(0), 30)))
     again = overlap.Texts.from_arrays(made.arrays())
     assert all(
-        np.array_equal(one, again.arrays()[name]) for name, one in made.arrays().items()
+        np.array_equal(array, again.arrays()[name])
+        for name, array in made.arrays().items()
     )
     cut = {**made.arrays(), "words": made.words[:-1]}
     with pytest.raises(ValueError, match="do not fit"):

@@ -33,12 +33,12 @@ def ranked(number=0):
 
 
 def written(texts=("a b", "", "猫")):
-    found = token_store.Ragged.of_texts(texts)
+    ragged = token_store.Ragged.of_texts(texts)
     ids = np.arange(len(texts))
     return {
         "example_ids": ids,
-        "texts.values": found.values,
-        "texts.offsets": found.offsets,
+        "texts.values": ragged.values,
+        "texts.offsets": ragged.offsets,
         "rougeL": ids * 1.5,
         "answers_cut": ids > 1,
     }
@@ -63,11 +63,11 @@ def content(folder):
     }
 
 
-def assert_same(found, wanted):
-    assert [*found] == [*wanted]
+def assert_same(arrays, wanted):
+    assert [*arrays] == [*wanted]
     for name, array in wanted.items():
-        assert found[name].dtype == array.dtype, name
-        np.testing.assert_array_equal(found[name], array, strict=True)
+        assert arrays[name].dtype == array.dtype, name
+        np.testing.assert_array_equal(arrays[name], array, strict=True)
 
 
 @pytest.mark.parametrize(

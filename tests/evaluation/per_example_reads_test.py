@@ -43,13 +43,13 @@ def store(tmp_path):
     return made
 
 
-def assert_same(found, wanted):
-    assert len(found) == len(wanted)
-    for own, one in zip(found, wanted, strict=True):
-        assert {*own} == {*one}
-        for name, array in one.items():
-            assert own[name].dtype == array.dtype
-            np.testing.assert_array_equal(own[name], array, strict=True)
+def assert_same(read, wanted):
+    assert len(read) == len(wanted)
+    for arrays, expected in zip(read, wanted, strict=True):
+        assert {*arrays} == {*expected}
+        for name, array in expected.items():
+            assert arrays[name].dtype == array.dtype
+            np.testing.assert_array_equal(arrays[name], array, strict=True)
 
 
 @pytest.mark.parametrize("only", [ONLY, ("example_ids",), ("accuracy", "chance")])
@@ -65,8 +65,8 @@ def test_many_rows_have_the_arrays_of_each(store, only):
 def test_rows_of_one_file_are_decoded_together(store):
     rows = store.rows().where(metric="accuracy").take(np.array([0, 1, 3]))
     with mock.patch.object(per_example_files, "read", side_effect=AssertionError):
-        found = [*store.per_examples(rows, only=ONLY)]
-    assert [int(own["accuracy"][-1]) for own in found] == [0, 1, 3]
+        read = [*store.per_examples(rows, only=ONLY)]
+    assert [int(arrays["accuracy"][-1]) for arrays in read] == [0, 1, 3]
 
 
 def test_texts_are_read_too(tmp_path):

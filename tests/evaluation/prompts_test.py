@@ -12,14 +12,14 @@ def scored(**scores):
         (dataset, f"{dataset}_{place}"): statistics.Column(
             np.arange(2), np.array([value, value])
         )
-        for dataset, own in scores.items()
-        for place, value in enumerate(own)
+        for dataset, values in scores.items()
+        for place, value in enumerate(values)
     }
 
 
 def test_the_spread_of_prompts_is_a_mean_over_datasets():
-    found = prompts.spread(scored(a=[10.0, 20.0, 30.0, 40.0], b=[50.0]))
-    assert found == (37.5, 37.5, (17.5 + 50) / 2, (32.5 + 50) / 2, 30.0, "a_0")
+    spread = prompts.spread(scored(a=[10.0, 20.0, 30.0, 40.0], b=[50.0]))
+    assert spread == (37.5, 37.5, (17.5 + 50) / 2, (32.5 + 50) / 2, 30.0, "a_0")
 
 
 def test_an_order_that_all_prompts_share_outlasts_a_new_one():
@@ -39,8 +39,8 @@ def test_an_order_that_a_prompt_disagrees_with_is_less_likely():
 
 
 def test_single_prompts_tell_nothing_of_a_new_one():
-    one = scored(a=[60.0], b=[50.0])
-    assert math.isnan(prompts.chance_of_order(one, one))
+    columns = scored(a=[60.0], b=[50.0])
+    assert math.isnan(prompts.chance_of_order(columns, columns))
 
 
 def test_the_chance_of_an_order_is_how_often_it_holds():

@@ -45,10 +45,10 @@ def test_experts_that_answer_alike_stay_together():
 
 def test_the_sign_test_is_that_of_hand_computation():
     # 12 wins and no loss have a chance of 2 ** -12; one opponent, one round.
-    leader, other = np.ones(12), np.zeros(12)
+    leader, loser = np.ones(12), np.zeros(12)
     spec = racing.Racing(chance_of_losing=2.0**-12.1, first_rows=12)
     assert spec.rounds(24) == (12,)
-    values = np.stack([leader, other])
+    values = np.stack([leader, loser])
     assert spec.staying(values, num_experts=2, num_rows=24).tolist() == [True, True]
     stricter = racing.Racing(chance_of_losing=2.0**-11.9, first_rows=12)
     assert stricter.staying(values, num_experts=2, num_rows=24).tolist() == [
@@ -58,8 +58,8 @@ def test_the_sign_test_is_that_of_hand_computation():
 
 
 def test_a_fair_draw_counts_against_the_leader():
-    leader, other = np.ones(64), np.full(64, 0.5)
-    values = np.stack([leader, other])
+    leader, drawing = np.ones(64), np.full(64, 0.5)
+    values = np.stack([leader, drawing])
     assert racing.Racing().staying(values, num_experts=2, num_rows=128).all()
 
 

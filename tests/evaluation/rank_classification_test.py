@@ -41,12 +41,12 @@ def random_examples(count, *, seed=0):
         ids = rng.integers(2, VOCABULARY, rng.integers(0, longest))
         return np.append(ids, 1).astype(np.int32)
 
-    found = []
+    examples = []
     for i, n in enumerate(rng.integers(2, 8, count)):
         inputs, choices = text(90), tuple(text(9) for _ in range(n))
         names = tuple(map(str, choices))
-        found.append(Example(inputs, choices, int(rng.integers(n)), i, names))
-    return found
+        examples.append(Example(inputs, choices, int(rng.integers(n)), i, names))
+    return examples
 
 
 def small_weights():
@@ -72,11 +72,11 @@ def small_model():
     return jax.jit(score)
 
 
-def naive(one):
+def naive(question):
     """The same in float64, one choice and one token at a time, nothing padded."""
     table, head = (weights.astype(np.float64) for weights in small_weights())
-    encoded, scores = table[one.inputs].mean(0), []
-    for choice in one.choices:
+    encoded, scores = table[question.inputs].mean(0), []
+    for choice in question.choices:
         score, before = 0.0, 0
         for token in choice:
             logits = np.tanh(table[before] + encoded) @ head
@@ -88,7 +88,7 @@ def naive(one):
 
 def test_scores_and_predictions_equal_the_naive_ones_in_any_batch_size_and_order():
     score_fn, examples = small_model(), random_examples(1000)
-    expected = [naive(one) for one in examples]
+    expected = [naive(question) for question in examples]
     for batch_size, seed in ((7, 0), (64, 1), (1024, 2)):
         order = np.random.default_rng(seed).permutation(len(examples))
         outcome = rank_classification.rank_classify(
@@ -120,10 +120,10 @@ def test_a_t5_gives_the_naive_scores_on_a_thousand_questions_however_batched():
     expected = []
     for start in range(0, 1000, 100):  # in the order given, padded to the longest
         some = examples[start : start + 100]
-        inputs = batching.pad([one.inputs for one in some], 90)
+        inputs = batching.pad([question.inputs for question in some], 90)
         choices = np.zeros((100, 7, 9), np.int32)
-        for i, one in enumerate(some):
-            choices[i, : len(one.choices)] = batching.pad(one.choices, 9)
+        for i, question in enumerate(some):
+            choices[i, : len(question.choices)] = batching.pad(question.choices, 9)
         scored = naive_fn(params, inputs, choices, choices[..., 0] > 0)
         expected += list(np.asarray(scored))
     score_fn = functools.partial(scoring.make_score_fn(model), params)
@@ -132,9 +132,9 @@ def test_a_t5_gives_the_naive_scores_on_a_thousand_questions_however_batched():
         outcome = rank_classification.rank_classify(
             score_fn, [examples[i] for i in order], batch_size=batch_size
         )
-        for found, i in zip(outcome.scores, order, strict=True):
+        for scores, i in zip(outcome.scores, order, strict=True):
             np.testing.assert_allclose(
-                found, expected[i][: len(found)], rtol=1e-5, atol=1e-5
+                scores, expected[i][: len(scores)], rtol=1e-5, atol=1e-5
             )
         naive_predictions = [expected[i].argmax() for i in order]
         assert outcome.predictions.tolist() == naive_predictions
@@ -143,12 +143,12 @@ def test_a_t5_gives_the_naive_scores_on_a_thousand_questions_however_batched():
 def test_the_order_of_examples_changes_no_bit():
     score_fn, examples = small_model(), random_examples(60)
     order = np.random.default_rng(1).permutation(len(examples))
-    one = rank_classification.rank_classify(score_fn, examples, batch_size=16)
-    other = rank_classification.rank_classify(
+    in_order = rank_classification.rank_classify(score_fn, examples, batch_size=16)
+    permuted = rank_classification.rank_classify(
         score_fn, [examples[i] for i in order], batch_size=16
     )
     for position, i in enumerate(order):
-        assert other.scores[position].tobytes() == one.scores[i].tobytes()
+        assert permuted.scores[position].tobytes() == in_order.scores[i].tobytes()
 
 
 @pytest.mark.slow
@@ -190,25 +190,25 @@ def test_the_order_of_choices_changes_no_accuracy():
     choices = [tokens(31, 1), tokens(22, 1), tokens(21, 1), tokens(22, 1)]
     texts = ["a", "b", "c", "b"]
     for label in range(4):
-        found = set()
+        outcomes = set()
         for order in itertools.permutations(range(4)):
-            one = example(
+            permuted = example(
                 [choices[i] for i in order],
                 label=order.index(label),
                 texts=[texts[i] for i in order],
             )
             outcome = rank_classification.rank_classify(
-                by_first_token, [one], batch_size=1
+                by_first_token, [permuted], batch_size=1
             )
-            found.add((outcome.accuracy, outcome.chance, outcome.num_ties))
-        assert found == {(0.0 if label == 0 else 50.0, 100.0 * (1 / 3), 1)}
+            outcomes.add((outcome.accuracy, outcome.chance, outcome.num_ties))
+        assert outcomes == {(0.0 if label == 0 else 50.0, 100.0 * (1 / 3), 1)}
 
 
 @pytest.mark.parametrize("label", [0, 1, 2])
 def test_a_choice_that_is_there_twice_is_one_answer_right_at_either_place(label):
     choices = [tokens(31, 1), tokens(21, 1), tokens(21, 1)]
-    one = example(choices, label=label, texts=("yes", "no", "no"))
-    outcome = rank_classification.rank_classify(by_first_token, [one], batch_size=1)
+    doubled = example(choices, label=label, texts=("yes", "no", "no"))
+    outcome = rank_classification.rank_classify(by_first_token, [doubled], batch_size=1)
     assert outcome.chance == 50.0
     assert outcome.num_ties == 0
     assert outcome.predictions.tolist() == [1]
@@ -252,10 +252,10 @@ def test_length_normalisation_is_off_unless_asked():
     def score_fn(inputs, choices, mask):
         return np.where(mask, -(choices > 0).sum(-1, dtype=np.float32), -np.inf)
 
-    one = example([tokens(4, 5, 6, 1), tokens(4, 1)])
-    plain = rank_classification.rank_classify(score_fn, [one], batch_size=1)
+    uneven = example([tokens(4, 5, 6, 1), tokens(4, 1)])
+    plain = rank_classification.rank_classify(score_fn, [uneven], batch_size=1)
     normal = rank_classification.rank_classify(
-        score_fn, [one], batch_size=1, length_normalized=True
+        score_fn, [uneven], batch_size=1, length_normalized=True
     )
     assert plain.scores[0].tolist() == [-4.0, -2.0]
     assert normal.scores[0].tolist() == [-1.0, -1.0]

@@ -25,8 +25,8 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
 def test_a_grid_that_is_run_again_skips_what_it_has(tmp_path):
     cells = [cell(task=f"t{i}") for i in range(3)]
     first = result_store.ResultStore(tmp_path / "rows")
-    for one in cells[:2]:
-        first.record(one, run_id="1", values={"accuracy": 50.0}, num_examples=4)
+    for scored in cells[:2]:
+        first.record(scored, run_id="1", values={"accuracy": 50.0}, num_examples=4)
     again = result_store.ResultStore(tmp_path / "rows")
     assert again.missing(cells, ["accuracy"]) == cells[2:]
     assert again.missing(cells, ["accuracy", "f1"]) == cells
@@ -48,21 +48,21 @@ def test_a_row_that_is_there_is_not_written_twice(tmp_path):
 
 
 def test_a_row_that_another_process_has_just_written_is_not_written_twice(tmp_path):
-    one, other = (result_store.ResultStore(tmp_path / "rows") for _ in range(2))
-    one.append(row(), row(task="one"))
-    other.append(row(run_id="other"), row(task="other"))
-    one.append(row(task="other"), row(task="last"))
+    first, second = (result_store.ResultStore(tmp_path / "rows") for _ in range(2))
+    first.append(row(), row(task="one"))
+    second.append(row(run_id="other"), row(task="other"))
+    first.append(row(task="other"), row(task="last"))
     lines = result_store.ResultStore(tmp_path / "rows").rows()
     assert [r.task for r in lines] == [row().task, "one", "other", "last"]
     assert len((tmp_path / "rows").read_text().splitlines()) == 4
 
 
 def test_another_value_that_another_process_has_just_written_is_refused(tmp_path):
-    one, other = (result_store.ResultStore(tmp_path / "rows") for _ in range(2))
-    one.append(row(task="before"))
-    one.append(row())
+    first, second = (result_store.ResultStore(tmp_path / "rows") for _ in range(2))
+    first.append(row(task="before"))
+    first.append(row())
     with pytest.raises(errors.DataError, match=r"50\.5, and 50\.0"):
-        other.append(row(50.5))
+        second.append(row(50.5))
     assert len((tmp_path / "rows").read_text().splitlines()) == 2
 
 
@@ -121,8 +121,8 @@ def test_per_example_arrays_come_back_and_are_checked(tmp_path):
     )
     (written,) = result_store.ResultStore(tmp_path / "rows").rows()
     assert not written.per_example_path.startswith("/")
-    found = store.per_example(written)
-    assert {k: v.tolist() for k, v in found.items()} == {
+    read = store.per_example(written)
+    assert {k: v.tolist() for k, v in read.items()} == {
         k: v.tolist() for k, v in arrays.items()
     }
     path = tmp_path / written.per_example_path

@@ -47,12 +47,12 @@ def rows_of_lines(path):
 
 
 def test_rows_that_are_kept_come_back_as_the_lines_say_without_parsing_them(path):
-    found = rows_without_parsing(path)
-    assert found == rows_of_lines(path)
-    lines = "".join(f"{one.to_json()}\n" for one in found)
+    rows = rows_without_parsing(path)
+    assert rows == rows_of_lines(path)
+    lines = "".join(f"{result.to_json()}\n" for result in rows)
     assert lines == path.read_text()
-    assert [*map(hash, found)] == [*map(hash, rows_of_lines(path))]
-    assert dataclasses.replace(found[0], value=1.0) == row(0, value=1.0)
+    assert [*map(hash, rows)] == [*map(hash, rows_of_lines(path))]
+    assert dataclasses.replace(rows[0], value=1.0) == row(0, value=1.0)
 
 
 def test_only_the_lines_that_came_later_are_parsed(path):
@@ -63,9 +63,9 @@ def test_only_the_lines_that_came_later_are_parsed(path):
     with mock.patch.object(
         row_lines, "_row", side_effect=lambda line: parsed.append(line) or real(line)
     ):
-        found = result_store.ResultStore(path).rows()
+        rows = result_store.ResultStore(path).rows()
     assert len(parsed) == 2
-    assert found == tuple(map(row, range(22)))
+    assert rows == tuple(map(row, range(22)))
 
 
 def test_whoever_opens_many_lines_keeps_their_rows(path):
@@ -128,9 +128,9 @@ def test_a_number_that_would_be_written_otherwise_is_not_kept(path):
     kept(path).unlink()
     lines = path.read_text().replace('"inputs_cut": 0.0', '"inputs_cut": 0')
     path.write_text(lines)
-    found = result_store.ResultStore(path).rows()
+    rows = result_store.ResultStore(path).rows()
     assert not kept(path).exists()
-    assert "".join(f"{one.to_json()}\n" for one in found) == lines
+    assert "".join(f"{result.to_json()}\n" for result in rows) == lines
 
 
 def test_an_unfinished_last_line_is_not_kept(path, capsys):

@@ -37,14 +37,16 @@ def test_rows_in_columns_are_the_rows(columns):
     assert columns != ROWS[:-1]
     assert columns != [*ROWS[:-1], row(9)]
     assert [*map(hash, columns)] == [*map(hash, ROWS)]
-    assert [one.to_json() for one in columns] == [one.to_json() for one in ROWS]
-    assert [one.role for one in columns] == [one.role for one in ROWS]
+    assert [result.to_json() for result in columns] == [
+        result.to_json() for result in ROWS
+    ]
+    assert [result.role for result in columns] == [result.role for result in ROWS]
     assert repr(columns[2]).endswith(repr(ROWS[2]).removeprefix("ResultRow"))
 
 
 def test_a_row_that_is_changed_is_a_row_of_its_own(columns):
-    found = dataclasses.replace(columns[1], expert="x")
-    assert found == row(1, expert="x")
+    renamed = dataclasses.replace(columns[1], expert="x")
+    assert renamed == row(1, expert="x")
     assert columns == ROWS
     with pytest.raises(dataclasses.FrozenInstanceError):
         columns[1].expert = "x"
@@ -52,7 +54,7 @@ def test_a_row_that_is_changed_is_a_row_of_its_own(columns):
 
 def test_a_number_keeps_its_type():
     mixed = [row(0, ties=0), row(0, ties=0.0), row(0, ties=None)]
-    found = [one.ties for one in row_columns.of(mixed).packed()]
+    found = [result.ties for result in row_columns.of(mixed).packed()]
     assert [*map(repr, found)] == ["0", "0.0", "None"]
 
 
@@ -63,9 +65,9 @@ def test_selections_are_those_of_a_loop_over_rows(columns):
     chosen = [r for r in ROWS if r.expert in {"e1", "e2"}]
     assert columns.among("expert", {"e1", "e2"}) == chosen
     assert columns.where(task="t1").where(expert="e0") == [ROWS[3]]
-    own = columns.split("expert")
-    assert [*own] == ["e0", "e1", "e2"]
-    for name, rows in own.items():
+    by_expert = columns.split("expert")
+    assert [*by_expert] == ["e0", "e1", "e2"]
+    for name, rows in by_expert.items():
         assert rows == [r for r in ROWS if r.expert == name]
 
 
@@ -76,7 +78,7 @@ def test_groups_are_numbered_as_their_first_rows_come():
     assert groups.firsts.tolist() == [0, 1, 3]
     assert groups.lasts.tolist() == [2, 4, 3]
     assert groups.counts.tolist() == [2, 2, 1]
-    assert [own.tolist() for own in groups.members()] == [[0, 2], [1, 4], [3]]
+    assert [members.tolist() for members in groups.members()] == [[0, 2], [1, 4], [3]]
     assert groups.have(codes == 2).tolist() == [False, False, True]
 
 
@@ -85,7 +87,9 @@ def test_groups_of_many_columns_are_those_of_their_tuples():
     # Their product is more than 64 bits hold.
     parts = [rng.integers(0, 2**30, 8)[rng.integers(0, 8, 50)] for _ in range(4)]
     numbers = {}
-    wanted = [numbers.setdefault(own, len(numbers)) for own in zip(*parts, strict=True)]
+    wanted = [
+        numbers.setdefault(codes, len(numbers)) for codes in zip(*parts, strict=True)
+    ]
     assert row_columns.group(*parts).of.tolist() == wanted
 
 
@@ -113,20 +117,20 @@ def test_what_is_asked_of_values_is_asked_of_each_once(columns):
 
 def test_replaced_fields_are_of_the_new_rows_alone(columns):
     names = row_columns.Coded.of(["x", "y"] * 3 + ["x"])
-    found = columns.replaced(expert=names)
-    assert [r.expert for r in found] == names.listed()
-    assert [r.expert for r in found.take(np.array([1, 6]))] == ["y", "x"]
-    assert [r.value for r in found] == [r.value for r in ROWS]
+    renamed = columns.replaced(expert=names)
+    assert [r.expert for r in renamed] == names.listed()
+    assert [r.expert for r in renamed.take(np.array([1, 6]))] == ["y", "x"]
+    assert [r.value for r in renamed] == [r.value for r in ROWS]
     assert columns == ROWS
 
 
 def test_parts_are_joined_in_order(columns):
-    found = row_columns.joined([columns.where(task="t1"), row_columns.EMPTY, columns])
-    assert found == [*(r for r in ROWS if r.task == "t1"), *ROWS]
-    assert len(found.coded("experts").values) == 2
+    joined = row_columns.joined([columns.where(task="t1"), row_columns.EMPTY, columns])
+    assert joined == [*(r for r in ROWS if r.task == "t1"), *ROWS]
+    assert len(joined.coded("experts").values) == 2
 
 
 def test_a_row_takes_some_hundred_bytes():
-    found = row_columns.of([row(n, value=float(n)) for n in range(3000)]).packed()
-    size = sum(found.coded(name).codes.nbytes for name in row_columns.FIELDS)
-    assert size / len(found) < 200
+    packed = row_columns.of([row(n, value=float(n)) for n in range(3000)]).packed()
+    size = sum(packed.coded(name).codes.nbytes for name in row_columns.FIELDS)
+    assert size / len(packed) < 200

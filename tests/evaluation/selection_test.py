@@ -66,9 +66,9 @@ def test_a_grid_with_gaps_or_doubles_is_refused(choose, some):
 
 
 def test_a_view_reads_like_the_rows_of_one_model():
-    found = selection.view(rows(), selection.oracle(rows()), label="oracle")
-    assert {row.expert for row in found} == {"oracle"}
-    assert {row.task: row.value for row in found} == {
+    viewed = selection.view(rows(), selection.oracle(rows()), label="oracle")
+    assert {row.expert for row in viewed} == {"oracle"}
+    assert {row.task: row.value for row in viewed} == {
         "q_1": 60.0,
         "q_2": 54.0,
         "s_1": 69.0,
@@ -77,16 +77,16 @@ def test_a_view_reads_like_the_rows_of_one_model():
 
 def test_oracle_is_never_below_any_expert():
     best = selection.view(rows(), selection.oracle(rows()), label="oracle")
-    for one in best:
-        assert one.value == max(r.value for r in rows() if r.task == one.task)
+    for viewed in best:
+        assert viewed.value == max(r.value for r in rows() if r.task == viewed.task)
 
 
 def test_best_single_is_chosen_on_one_split_and_viewed_on_another():
     validation = [row("a", "q_1", 70.0), row("b", "q_1", 60.0)]
     test = [row("a", "q_1", 10.0), row("b", "q_1", 90.0)]
     choice = selection.everywhere(selection.best_singles(validation)[0], test)
-    (found,) = selection.view(test, choice, label="best_single")
-    assert found.value == 10.0
+    (viewed,) = selection.view(test, choice, label="best_single")
+    assert viewed.value == 10.0
 
 
 def test_a_view_without_the_chosen_row_is_refused():

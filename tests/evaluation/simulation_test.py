@@ -40,22 +40,22 @@ def test_intervals_hold_the_truth(noise, kind):
     ids=["two equal", "five equal", "three apart", "five with three trainings"],
 )
 def test_intervals_of_choices_hold_the_truth(world):
-    found = statistics_worlds.run_choices(world, num_worlds=NUM_WORLDS)
-    assert 100 - found["chosen"] <= most(5.0)
-    assert 100 - found["each"] <= most(5.0)
+    held = statistics_worlds.run_choices(world, num_worlds=NUM_WORLDS)
+    assert 100 - held["chosen"] <= most(5.0)
+    assert 100 - held["each"] <= most(5.0)
 
 
 def test_a_planted_expert_is_found():
     world = statistics_worlds.World(8, (3,) * 6, 400, planted=6.0)
-    found = statistics_worlds.run(world, num_worlds=20).shares()
-    assert found["found"] >= 75
+    shares = statistics_worlds.run(world, num_worlds=20).shares()
+    assert shares["found"] >= 75
 
 
 def test_intervals_of_three_trainings_hold_the_truth_of_all():
     world = statistics_worlds.World(2, (2, 2), 100, num_trainings=3, spread=4.0)
-    found = statistics_worlds.run(world, num_worlds=NUM_WORLDS).shares()
-    assert 100 - found["single"] <= most(5.0)
-    assert 100 - found["paired"] <= most(5.0)
+    held = statistics_worlds.run(world, num_worlds=NUM_WORLDS).shares()
+    assert 100 - held["single"] <= most(5.0)
+    assert 100 - held["paired"] <= most(5.0)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,6 @@ def test_intervals_of_chosen_settings_hold_the_truth(at_random):
 def test_choices_that_fit_are_found():
     world = statistics_worlds.World(12, (2,) * 6, 200, spread=2.0)
     library = statistics_worlds.Library(world, fit=20.0, finds=0.9)
-    found = statistics_worlds.run_library(library, num_worlds=20)
-    assert found["fits"] >= 75
-    assert found["beats_random"] >= 75
+    shares = statistics_worlds.run_library(library, num_worlds=20)
+    assert shares["fits"] >= 75
+    assert shares["beats_random"] >= 75

@@ -20,13 +20,13 @@ def column(values, ids=None):
     return statistics.Column(np.asarray(ids), np.asarray(values, np.float64))
 
 
-def interval(one, **how):
-    return estimates.estimate([one], estimates.Draws(**how)).interval
+def interval(columns, **how):
+    return estimates.estimate([columns], estimates.Draws(**how)).interval
 
 
-def gap_of(one, other, **how):
+def gap_of(columns, base, **how):
     ours, theirs = (
-        estimates.estimate([c], estimates.Draws(**how)) for c in (one, other)
+        estimates.estimate([c], estimates.Draws(**how)) for c in (columns, base)
     )
     return (ours - theirs).interval
 
@@ -41,65 +41,65 @@ def random_columns(*, num_rows=40, num_prompts=3, datasets=("a", "b"), seed=0):
 
 
 def test_the_mean_is_over_datasets_of_means_over_prompts():
-    one = {
+    columns = {
         ("a", "a_1"): column([100, 0]),
         ("a", "a_2"): column([100, 100]),
         ("b", "b_1"): column([0, 0, 0]),
     }
-    found = interval(one)
-    assert found.mean == statistics.mean(one) == 37.5
-    assert found.num_rows == 5
-    assert found.low <= found.mean <= found.high
+    of_mean = interval(columns)
+    assert of_mean.mean == statistics.mean(columns) == 37.5
+    assert of_mean.num_rows == 5
+    assert of_mean.low <= of_mean.mean <= of_mean.high
 
 
 def test_a_prompt_that_lacks_rows_is_averaged_over_the_rows_it_has():
-    one = {("a", "1"): column([100, 0, 0, 0]), ("a", "2"): column([100], ids=[2])}
-    assert statistics.mean(one) == 62.5
+    columns = {("a", "1"): column([100, 0, 0, 0]), ("a", "2"): column([100], ids=[2])}
+    assert statistics.mean(columns) == 62.5
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_another():
-    one = random_columns()
-    assert interval(one) == interval(one)
-    assert len({interval(one, seed=seed) for seed in range(4)}) > 1
+    columns = random_columns()
+    assert interval(columns) == interval(columns)
+    assert len({interval(columns, seed=seed) for seed in range(4)}) > 1
 
 
 def test_order_of_tasks_and_rows_changes_nothing():
-    one = random_columns()
+    columns = random_columns()
     mixed = {}
-    for key in reversed(one):
-        order = np.random.default_rng(0).permutation(len(one[key].values))
-        mixed[key] = statistics.Column(*(array[order] for array in one[key]))
-    assert interval(mixed) == interval(one)
+    for key in reversed(columns):
+        order = np.random.default_rng(0).permutation(len(columns[key].values))
+        mixed[key] = statistics.Column(*(array[order] for array in columns[key]))
+    assert interval(mixed) == interval(columns)
 
 
 def test_a_datasets_draws_do_not_depend_on_other_datasets():
     alone = random_columns(datasets=("a",))
     constant = {("b", "b"): column([50.0] * 9)}
     both = interval(alone | constant)
-    one = interval(alone)
-    assert both.low == pytest.approx((one.low + 50.0) / 2)
-    assert both.high == pytest.approx((one.high + 50.0) / 2)
+    of_first = interval(alone)
+    assert both.low == pytest.approx((of_first.low + 50.0) / 2)
+    assert both.high == pytest.approx((of_first.high + 50.0) / 2)
 
 
 def test_the_interval_of_one_prompt_is_that_of_the_binomial():
     values = column(100.0 * (np.arange(400) % 2))
-    found = interval({("a", "a"): values}, num_resamples=4000)
+    of_prompt = interval({("a", "a"): values}, num_resamples=4000)
     half = 1.96 * 100 * np.sqrt(0.25 / 400)
-    assert found.low == pytest.approx(50 - half, abs=0.5)
-    assert found.high == pytest.approx(50 + half, abs=0.5)
+    assert of_prompt.low == pytest.approx(50 - half, abs=0.5)
+    assert of_prompt.high == pytest.approx(50 + half, abs=0.5)
 
 
 def test_equal_prompts_do_not_narrow_the_interval_but_independent_ones_do():
     rng = np.random.default_rng(0)
     values = 100.0 * rng.integers(0, 2, 200)
     same = {("a", str(i)): column(values) for i in range(10)}
-    other = random_columns(num_rows=200, num_prompts=10, datasets=("a",))
+    independent = random_columns(num_rows=200, num_prompts=10, datasets=("a",))
     width = {
-        name: (found := interval(one)).high - found.low
-        for name, one in {
+        name: (of_columns := interval(columns)).high - of_columns.low
+        for name, columns in {
             "one": {("a", "0"): column(values)},
             "same": same,
-            "other": other,
+            "other": independent,
         }.items()
     }
     assert width["same"] == pytest.approx(width["one"])
@@ -112,39 +112,39 @@ def test_a_95_percent_interval_holds_the_truth_about_95_times_in_100():
         rng = np.random.default_rng(trial)
         row = rng.normal(size=(60, 1))
         table = row + rng.normal(size=(60, 3))  # prompts share what a row is like
-        one = {("a", str(i)): column(table[:, i]) for i in range(3)}
-        found = interval(one, seed=trial, num_resamples=400)
-        held += found.low <= 0.0 <= found.high
+        columns = {("a", str(i)): column(table[:, i]) for i in range(3)}
+        of_columns = interval(columns, seed=trial, num_resamples=400)
+        held += of_columns.low <= 0.0 <= of_columns.high
     assert 0.89 <= held / 200 <= 0.99
 
 
 def test_a_paired_difference_of_equals_is_zero_without_width():
-    one = random_columns()
-    found = gap_of(one, one)
-    assert (found.mean, found.low, found.high) == (0.0, 0.0, 0.0)
+    columns = random_columns()
+    gap = gap_of(columns, columns)
+    assert (gap.mean, gap.low, gap.high) == (0.0, 0.0, 0.0)
 
 
 @hypothesis.given(st.integers(0, 100))
 def test_a_paired_difference_has_the_difference_of_means(seed):
-    one, other = random_columns(seed=seed), random_columns(seed=seed + 1)
-    found = gap_of(one, other, num_resamples=10)
-    expected = statistics.mean(one) - statistics.mean(other)
-    assert found.mean == pytest.approx(expected)
+    first, second = random_columns(seed=seed), random_columns(seed=seed + 1)
+    gap = gap_of(first, second, num_resamples=10)
+    expected = statistics.mean(first) - statistics.mean(second)
+    assert gap.mean == pytest.approx(expected)
 
 
 def test_a_paired_difference_is_sharper_than_two_intervals():
-    one = random_columns(num_rows=200)
+    columns = random_columns(num_rows=200)
     better = {
         key: column(np.where(np.arange(200) < 8, 100.0, values))
-        for key, (_, values) in one.items()
+        for key, (_, values) in columns.items()
     }
-    gap = gap_of(better, one)
+    gap = gap_of(better, columns)
     assert gap.low > 0
-    assert interval(better).low < interval(one).high
+    assert interval(better).low < interval(columns).high
 
 
 @pytest.mark.parametrize(
-    "other",
+    "different",
     [
         {("a", "a"): column([1.0, 2.0])},
         {("a", "a"): column([1.0, 2.0, 3.0], ids=[0, 1, 7])},
@@ -152,52 +152,52 @@ def test_a_paired_difference_is_sharper_than_two_intervals():
         {},
     ],
 )
-def test_a_difference_of_different_rows_is_refused(other):
+def test_a_difference_of_different_rows_is_refused(different):
     with pytest.raises(errors.DataError, match="different rows of"):
-        statistics.difference({("a", "a"): column([1.0, 2.0, 3.0])}, other)
-    if other:
+        statistics.difference({("a", "a"): column([1.0, 2.0, 3.0])}, different)
+    if different:
         with pytest.raises(errors.DataError, match="different rows"):
-            gap_of({("a", "a"): column([1.0, 2.0, 3.0])}, other)
+            gap_of({("a", "a"): column([1.0, 2.0, 3.0])}, different)
 
 
-@pytest.mark.parametrize("one", [{}, {("a", "a"): column([])}])
-def test_nothing_has_no_mean(one):
+@pytest.mark.parametrize("empty", [{}, {("a", "a"): column([])}])
+def test_nothing_has_no_mean(empty):
     with pytest.raises(errors.DataError, match="Found: (no results|a task without)"):
-        interval(one)
+        interval(empty)
 
 
 def test_one_row_has_a_mean_and_an_unknown_interval():
-    found = interval({("a", "a"): column([100.0])})
-    assert found.mean == 100.0
-    assert np.isnan([found.low, found.high]).all()
-    assert f"{found:.1f}" == "100.0"
+    of_row = interval({("a", "a"): column([100.0])})
+    assert of_row.mean == 100.0
+    assert np.isnan([of_row.low, of_row.high]).all()
+    assert f"{of_row:.1f}" == "100.0"
 
 
 def test_two_rows_have_an_interval():
-    found = interval({("a", "a"): column([0.0, 100.0])})
-    assert (found.mean, found.low, found.high) == (50.0, 0.0, 100.0)
+    of_rows = interval({("a", "a"): column([0.0, 100.0])})
+    assert (of_rows.mean, of_rows.low, of_rows.high) == (50.0, 0.0, 100.0)
 
 
 def test_blocks_of_resamples_give_what_one_block_gives(monkeypatch):
-    one = random_columns()
-    whole = interval(one)
+    columns = random_columns()
+    whole = interval(columns)
     monkeypatch.setattr(statistics, "_BLOCK_SIZE", 100)
     monkeypatch.setattr(estimates, "_BLOCK_SIZE", 100)
-    assert interval(one) == whole
+    assert interval(columns) == whole
 
 
 def test_a_thousand_resamples_of_200_rows_and_10_prompts_are_quick():
-    one = random_columns(num_rows=200, num_prompts=10)
+    columns = random_columns(num_rows=200, num_prompts=10)
     start = time.perf_counter()
-    interval(one, num_resamples=1000)
+    interval(columns, num_resamples=1000)
     assert time.perf_counter() - start < 1.0  # about 10 ms on an idle machine
 
 
 def test_columns_are_read_from_rows_by_dataset_and_task():
     arrays = {"example_ids": np.array([3, 5]), "f1": np.array([20.0, 40.0])}
-    found = statistics.columns([row("f1")], lambda row: arrays)
-    assert list(found) == [("quail", "quail_y")]
-    assert statistics.mean(found) == 30.0
+    columns = statistics.columns([row("f1")], lambda row: arrays)
+    assert list(columns) == [("quail", "quail_y")]
+    assert statistics.mean(columns) == 30.0
 
 
 def test_a_ranked_task_kept_in_a_store_gives_its_accuracy_back(tmp_path):
@@ -216,9 +216,9 @@ def test_a_ranked_task_kept_in_a_store_gives_its_accuracy_back(tmp_path):
         num_examples=3,
         per_example=outcome.per_example(),
     )
-    found = statistics.columns(store.rows(), store.per_example)
-    assert statistics.mean(found) == pytest.approx(store.rows()[0].value)
-    assert statistics.mean(found) == pytest.approx(200 / 3)
+    columns = statistics.columns(store.rows(), store.per_example)
+    assert statistics.mean(columns) == pytest.approx(store.rows()[0].value)
+    assert statistics.mean(columns) == pytest.approx(200 / 3)
 
 
 @pytest.mark.parametrize(
