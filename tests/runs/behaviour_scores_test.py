@@ -157,7 +157,7 @@ def test_where_tasks_have_no_choices_experts_are_routed_by_what_they_write(
     means, cut = {}, {}
     for name, place in question.experts.items():
         params, adapter = candidates.Candidate(name, (place,)).load(base)
-        params, own = program.place(params), []
+        params, scores = program.place(params), []
         for row in question.rows:
             example = question.dataset[row]
             (text,), (is_cut,) = program.write(params, adapter, [example])
@@ -166,18 +166,18 @@ def test_where_tasks_have_no_choices_experts_are_routed_by_what_they_write(
             tokens = np.array(ids if is_cut else [*ids, 1], np.int32)
             only = example._replace(choices=(tokens,), choices_text=(text,), label=0)
             score = program.rank(params, adapter, [only]).scores[0][0]
-            own.append((score, score / len(tokens)))
-        means[name] = np.mean(own, axis=0)
+            scores.append((score, score / len(tokens)))
+        means[name] = np.mean(scores, axis=0)
     assert np.abs(means["plain"] - means["twice"]).min() > 1e-4  # else luck decides
     rows = row_lines.read_rows(folder / "results.jsonl")
-    for place, one in enumerate(given):
+    for place, router in enumerate(given):
         best = max(means, key=lambda name, place=place: means[name][place])
-        taken = [row.experts for row in rows if row.expert == one.label]
+        taken = [row.experts for row in rows if row.expert == router.label]
         assert taken
         assert all([*experts] == [best] for experts in taken)
     before = kept(folder).rows()
     shares = {r.expert: r.answers_cut for r in before if r.task == "written_ask"}
-    assert shares == {name: 100 * np.mean(one) for name, one in cut.items()}
+    assert shares == {name: 100 * np.mean(cuts) for name, cuts in cut.items()}
     assert max(shares.values()) > 0
     mean = np.mean([*shares.values()])
     assert f"{mean:.0f} % of the answers that experts wrote" in capsys.readouterr().out
@@ -191,13 +191,13 @@ def test_shards_add_to_a_librarys_scores_only_where_files_can_be_locked(
     def refuse(_):
         raise NotImplementedError("no locks")
 
-    own = str(folder / "results_0_of_2.jsonl")
-    evaluation(folder, shard="0/2", results_path=own).plan()
+    of_shard = str(folder / "results_0_of_2.jsonl")
+    evaluation(folder, shard="0/2", results_path=of_shard).plan()
     monkeypatch.setattr(shards.locks, "try_take", refuse)
     evaluation(folder).plan()
-    by_votes = {"strategies": ("base", "retrieved"), "results_path": own}
+    by_votes = {"strategies": ("base", "retrieved"), "results_path": of_shard}
     evaluation(folder, shard="0/2", **by_votes).plan()
     with pytest.raises(errors.ConfigError, match=r"behaviour.scores\.jsonl"):
-        evaluation(folder, shard="0/2", results_path=own).plan()
+        evaluation(folder, shard="0/2", results_path=of_shard).plan()
     with pytest.raises(errors.ConfigError, match="Copy the library"):
-        evaluation(folder, shard="0/2", results_path=own).run()
+        evaluation(folder, shard="0/2", results_path=of_shard).run()

@@ -41,8 +41,8 @@ def make(folder):
     """Makes two prompt experts, a library of them, and scores."""
     toy.make_library(folder, routed.save_expert)
     for question in questions_of(folder):
-        for place, one in enumerate(given_for(folder, question)):
-            record(folder, question, one, place)
+        for place, candidate in enumerate(given_for(folder, question)):
+            record(folder, question, candidate, place)
 
 
 def questions_of(folder):
@@ -55,13 +55,15 @@ def given_for(folder, question):
     target = strategy.Target(question.task, folder.joinpath, question)
     given = [candidates.Candidate("base")]
     given += candidates.of_experts([*question.experts.values()])
-    return given + [one.choose(target) for one in (strategies.MergeAll(), *TOKENS)]
+    return given + [
+        chooser.choose(target) for chooser in (strategies.MergeAll(), *TOKENS)
+    ]
 
 
 def record(
     folder,
     question,
-    one,
+    candidate,
     place,
     *,
     ids=IDS,
@@ -77,9 +79,9 @@ def record(
     number = (4, 20, 10, 24, 28, 30, 32)[place] + 5 * toy.TASKS.index(question.task)
     values = np.where(ids < number, 100.0, 0.0) if values is None else values
     given = {
-        "expert": one.name,
+        "expert": candidate.name,
         "base_fingerprint": bases.read_fingerprint(folder / "base"),
-        "expert_fingerprint": one.fingerprint,
+        "expert_fingerprint": candidate.fingerprint,
         "task": question.task,
         "dataset": question.task,
         "prompt": "ask",
@@ -87,30 +89,32 @@ def record(
         "protocol": "default",
         "seed": 42,
         "checkpoint_step": 1,
-        "settings": one.settings,
+        "settings": candidate.settings,
     }
     cell = results.Cell(**(given | changes))
     trace = {"num_rows": 1, "experts": ["plain", "twice"], "places": ["a", "b"]}
     trace |= {"weights": [[0.5, 0.5], [1.0, 0.0]], "pieces": [], "of_pieces": []}
     array = np.frombuffer(json.dumps(trace).encode(), np.uint8)
-    kept = {routing_traces.ARRAY: array} if one.strategy == "routed_tokens" else {}
+    kept = (
+        {routing_traces.ARRAY: array} if candidate.strategy == "routed_tokens" else {}
+    )
     store.record(
         cell,
         run_id="r",
         values={"accuracy": float(values.mean())},
         num_examples=len(ids),
         per_example={"example_ids": ids, "accuracy": values} | kept,
-        facts=results.Facts(**one.facts(folder)),
+        facts=results.Facts(**candidate.facts(folder)),
     )
 
 
 def recorded_again(folder, questions, to, change):
     """Records all scores into another file; `change` gives what differs, or None."""
     for question in questions:
-        for place, one in enumerate(given_for(folder, question)):
+        for place, candidate in enumerate(given_for(folder, question)):
             changes = change(question.task, place)
             if changes is not None:
-                record(folder, question, one, place, to=to, **changes)
+                record(folder, question, candidate, place, to=to, **changes)
 
 
 def table_of(folder, questions, path):
@@ -118,10 +122,10 @@ def table_of(folder, questions, path):
     store = result_store.ResultStore(folder / path)
     reported = comparable_rows.ComparableRows(store, {}, SHOWN)
     given = {q.task: given_for(folder, q) for q in questions}
-    choices = {one.name: {} for one in [*given.values()][0][1:]}
+    choices = {candidate.name: {} for candidate in [*given.values()][0][1:]}
     for task, every in given.items():
-        for one in every[1:]:
-            choices[one.name][task] = one
+        for candidate in every[1:]:
+            choices[candidate.name][task] = candidate
     scores = router_scores.Scores(reported, questions, "test", "accuracy")
     training = router_table.Training(scores, choices)
     return router_table.Table([training], {}).figures

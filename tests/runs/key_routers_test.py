@@ -29,13 +29,13 @@ def test_the_expert_of_most_near_keys_or_of_the_likest_mean_is_taken(asked):
 
 
 def test_several_are_weighed_by_what_ranks_them(asked):
-    found = key_routers.ByKeys(num_nearest=2, num_experts=3).pick(asked)
-    assert found.experts == ("a", "b", "c")
-    assert found.method == averages.Weighted(weights=(3.0, 2.0, 1.0))
-    found = key_routers.ByKeys(how="means", num_experts=3).pick(asked)
-    assert found.experts == ("a", "b")  # c is less like than nothing
+    picked = key_routers.ByKeys(num_nearest=2, num_experts=3).pick(asked)
+    assert picked.experts == ("a", "b", "c")
+    assert picked.method == averages.Weighted(weights=(3.0, 2.0, 1.0))
+    picked = key_routers.ByKeys(how="means", num_experts=3).pick(asked)
+    assert picked.experts == ("a", "b")  # c is less like than nothing
     values = dict(voting.ranked_by_means(ONE, QUERIES))
-    assert found.method == averages.Weighted(weights=(values["a"], values["b"]))
+    assert picked.method == averages.Weighted(weights=(values["a"], values["b"]))
 
 
 def test_where_no_expert_is_alike_the_first_is_taken(asked):
@@ -58,8 +58,8 @@ def test_names_tell_the_rules_apart():
         key_routers.ByKeys(how="means"),
         key_routers.ByKeys(how="means", num_experts=2),
     ]
-    assert len({one.label for one in many}) == len(many)
-    assert len({one.note for one in many}) == len(many)
+    assert len({router.label for router in many}) == len(many)
+    assert len({router.note for router in many}) == len(many)
     with pytest.raises(errors.ConfigError, match="num_nearest"):
         key_routers.ByKeys(num_nearest=0)
 

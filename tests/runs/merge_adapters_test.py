@@ -99,8 +99,8 @@ def test_the_card_of_a_merge_has_method_options_parts_and_weights(folder, kind):
     assert "- option scale: 0.5" in lines
     for seed, weight in ((1, "0.25"), (2, "-1")):
         part = folder / kind / f"{kind}_{seed}"
-        own = manifest.read_manifest(part).fingerprint
-        assert f"| {kind}_{seed} | {weight} | 0 | {own} |" in lines
+        fingerprint = manifest.read_manifest(part).fingerprint
+        assert f"| {kind}_{seed} | {weight} | 0 | {fingerprint} |" in lines
     assert "- licence of the data: not known" in lines
     averaged = merge_all(folder, kind, f"{kind}_mean", method="running_mean")
     told = (averaged.folders[0] / "card.md").read_text()
@@ -113,9 +113,9 @@ def test_a_merge_has_the_licences_of_its_parts(folder):
         dataclasses.replace(
             manifest.read_manifest(folder / "lora" / f"lora_{seed}"),
             tasks=(f"task_{seed}",),
-            licences=own,
+            licences=licences,
         )
-        for seed, own in ((1, {"task_1": "MIT"}), (2, {}))
+        for seed, licences in ((1, {"task_1": "MIT"}), (2, {}))
     ]
     method = averages.Uniform()
     made = merged_params.new_manifest(method, infos, "both", operative_config="")
@@ -129,15 +129,15 @@ def test_a_merge_has_the_licences_of_its_parts(folder):
 def test_a_sum_of_experts_is_an_expert_that_is_loaded_and_scored(folder, kind, plain):
     base = loaded.Base.load(folder / "base")
     both = merge_all(folder, kind, f"{kind}_both", scale=0.5)
-    found = logits(base, both)
-    assert np.isfinite(found).all()
-    assert not np.allclose(found, plain)
+    params = logits(base, both)
+    assert np.isfinite(params).all()
+    assert not np.allclose(params, plain)
     none = merge_all(folder, kind, f"{kind}_none", scale=0.0)
     assert np.array_equal(logits(base, none), plain)
-    one = merge_all(folder, kind, f"{kind}_one", weights=(0.0, 1.0))
+    second = merge_all(folder, kind, f"{kind}_one", weights=(0.0, 1.0))
     expert = candidates.Candidate("x", (folder / kind / f"{kind}_2",))
-    found, adapter = one.load(base)
-    assert trees.fingerprint(found) == trees.fingerprint(expert.load(base)[0])
+    params, adapter = second.load(base)
+    assert trees.fingerprint(params) == trees.fingerprint(expert.load(base)[0])
     assert adapter == SPECS[kind]
 
 
@@ -154,9 +154,9 @@ def test_folded_into_the_base_a_sum_is_the_sum_of_the_folded_differences(folder,
     ):
         folded.append(fold.fold(*candidate.load(base)))
     for name, leaf in trees.flatten(base.params).items():
-        found, one, two = (trees.flatten(tree)[name] for tree in folded)
-        expected = leaf + 0.5 * (one - leaf) + 0.5 * (two - leaf)
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        summed, first, second = (trees.flatten(tree)[name] for tree in folded)
+        expected = leaf + 0.5 * (first - leaf) + 0.5 * (second - leaf)
+        np.testing.assert_allclose(summed, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_manifest_tells_the_width_of_a_sum(folder):
@@ -195,17 +195,19 @@ def test_merges_of_one_recipe_are_one_expert_whatever_the_seed(folder, tmp_path)
         assert run.plan()["finished already"]
         return manifest.read_manifest(tmp_path / "merged" / name / "both")
 
-    one, two = (merged(name, f"{{MODEL_DIR}}/{name}/*") for name in ("seed1", "seed2"))
-    assert one.recipe == two.recipe != ""
-    assert (one.training_seed, two.training_seed) == (1, 2)
-    assert one.fingerprint != two.fingerprint
-    other = merged("part", "{MODEL_DIR}/seed1/lora_1")
-    assert other.recipe not in ("", one.recipe)
+    first, second = (
+        merged(name, f"{{MODEL_DIR}}/{name}/*") for name in ("seed1", "seed2")
+    )
+    assert first.recipe == second.recipe != ""
+    assert (first.training_seed, second.training_seed) == (1, 2)
+    assert first.fingerprint != second.fingerprint
+    part = merged("part", "{MODEL_DIR}/seed1/lora_1")
+    assert part.recipe not in ("", first.recipe)
     mixed = merged("mixed", "{MODEL_DIR}/seed1/lora_1", "{MODEL_DIR}/seed2/lora_2")
     assert mixed.training_seed is None
     facts = candidates.Candidate("both", (tmp_path / "merged/seed2/both",), "merged")
     told = facts.facts(tmp_path)
-    assert (told["training_seed"], told["recipe"]) == (2, two.recipe)
+    assert (told["training_seed"], told["recipe"]) == (2, second.recipe)
 
 
 def test_a_merge_of_an_earlier_release_is_finished_and_has_no_recipe(folder):
@@ -217,9 +219,9 @@ def test_a_merge_of_an_earlier_release_is_finished_and_has_no_recipe(folder):
     shutil.rmtree(done)
     experts.save_expert(done, params, dataclasses.replace(info, data={"merge": kept}))
     merge_all(folder, "lora", "earlier")
-    found = manifest.read_manifest(done)
-    assert found.data["merge"] == kept
-    assert (found.recipe, found.training_seed) == ("", None)
+    earlier = manifest.read_manifest(done)
+    assert earlier.data["merge"] == kept
+    assert (earlier.recipe, earlier.training_seed) == ("", None)
 
 
 @pytest.mark.slow
@@ -249,9 +251,9 @@ def test_a_sum_of_loras_is_cut_to_a_rank_and_tells_what_it_leaves_out(folder):
 @pytest.mark.parametrize("kind", SPECS)
 def test_what_other_methods_make_of_adapters_can_be_used(folder, plain, kind, method):
     base = loaded.Base.load(folder / "base")
-    found = logits(base, merge_all(folder, kind, f"{kind}_{method}", method=method))
-    assert np.isfinite(found).all()
-    assert np.abs(found - plain).max() > 1e-3
+    merged = logits(base, merge_all(folder, kind, f"{kind}_{method}", method=method))
+    assert np.isfinite(merged).all()
+    assert np.abs(merged - plain).max() > 1e-3
 
 
 @pytest.fixture(scope="module")
@@ -277,8 +279,8 @@ def test_loras_of_several_ranks_and_scales_are_summed_as_they_are(
     folder, ranks, method
 ):
     base = loaded.Base.load(folder / "base")
-    found = logits(base, merge_all(folder, "ranks", f"ranks_{method}", method=method))
-    np.testing.assert_allclose(found, ranks, rtol=2e-4, atol=2e-4)
+    merged = logits(base, merge_all(folder, "ranks", f"ranks_{method}", method=method))
+    np.testing.assert_allclose(merged, ranks, rtol=2e-4, atol=2e-4)
 
 
 def test_the_matrices_of_loras_of_several_ranks_are_not_averaged(folder, ranks):

@@ -65,9 +65,9 @@ def logits(params, adapter):
     return jax.jit(model.apply)({"params": whole}, *TOKENS)
 
 
-def is_sum(found):
+def is_sum(summed):
     expected = np.load(GOLDEN / "sum.npy")
-    return np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+    return np.abs(summed - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
 @pytest.mark.slow

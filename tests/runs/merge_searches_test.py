@@ -84,13 +84,13 @@ def method_of(recipe):
     if recipe["method"] == "by_name":
         inner = {n: v for n, v in recipe["of"].items() if n != "method"}
         inner["weights"] = tuple(inner["weights"])
-        weights_of = {name: tuple(own) for name, own in recipe["weights_of"]}
+        weights_of = {name: tuple(weights) for name, weights in recipe["weights_of"]}
         method = methods.of(recipe["of"]["method"], **inner)
         return by_name.ByName(method=method, weights_of=weights_of)
     kind = methods.METHODS[recipe["method"]]
-    own = {field.name: recipe[field.name] for field in dataclasses.fields(kind)}
-    own = {n: tuple(v) if isinstance(v, list) else v for n, v in own.items()}
-    return methods.of(recipe["method"], **own)
+    options = {field.name: recipe[field.name] for field in dataclasses.fields(kind)}
+    options = {n: tuple(v) if isinstance(v, list) else v for n, v in options.items()}
+    return methods.of(recipe["method"], **options)
 
 
 def check_replays(folder, kind, name):
@@ -100,8 +100,8 @@ def check_replays(folder, kind, name):
         folder, kind, None, f"{name}_again", method_of(info.data["merge"])
     )
     again.run()
-    other = merged_recipe(folder, f"{name}_again")
-    assert other.params_fingerprint == info.params_fingerprint
+    replayed = merged_recipe(folder, f"{name}_again")
+    assert replayed.params_fingerprint == info.params_fingerprint
 
 
 @pytest.mark.slow
@@ -122,26 +122,28 @@ def test_a_sweep_takes_the_value_with_the_best_score_and_tells_all(folder, capsy
     ]
     assert told["scale"] == told["search"]["chosen"] == values[int(np.argmax(scores))]
     assert [*told["search"]["rows"]] == [*TASKS]
-    assert {own["metric"] for own in told["search"]["rows"].values()} == {"accuracy"}
+    assert {of_task["metric"] for of_task in told["search"]["rows"].values()} == {
+        "accuracy"
+    }
     check_replays(folder, "whole", "swept")
     capsys.readouterr()
     run.run()
     assert "finished already" in capsys.readouterr().out
-    for other, what in (
+    for shorter, what in (
         (merge_searches.Sweep(values=(1.0, 0.4), rows=ROWS), "values"),
         (None, "search"),
     ):
         with pytest.raises(errors.CheckpointError, match=what):
-            dataclasses.replace(run, search=other).plan()
+            dataclasses.replace(run, search=shorter).plan()
     assert run.plan()["finished already"] is True
     lengths = {"inputs": 4, "targets": 8}
     cut = dataclasses.replace(scored.make_data(), feature_lengths=lengths)
-    other = dataclasses.replace(run, data=cut)
-    assert other.plan()["finished already"] == "run to compare its rows"
+    shorter = dataclasses.replace(run, data=cut)
+    assert shorter.plan()["finished already"] == "run to compare its rows"
     with pytest.raises(errors.CheckpointError, match="rows/signs_ask/tokens"):
-        other.run()
+        shorter.run()
     with pytest.raises(errors.CheckpointError, match="rows/signs_ask/tokens"):
-        other.plan()
+        shorter.plan()
 
 
 @pytest.mark.parametrize(
@@ -156,8 +158,8 @@ def test_rows_of_another_vocabulary_than_the_experts_neither_choose_nor_measure(
     folder, changes
 ):
     params, info = experts.load_expert(folder / "lora" / "lora_1")
-    other = vocabulary.SentencePiece(str(scored.MODEL), extra_ids=90)
-    told = vocabularies.describe(other, set_by="the training")
+    foreign = vocabulary.SentencePiece(str(scored.MODEL), extra_ids=90)
+    told = vocabularies.describe(foreign, set_by="the training")
     if not (folder / "tongue").exists():
         experts.save_expert(
             folder / "tongue" / "lora_1",
@@ -168,7 +170,7 @@ def test_rows_of_another_vocabulary_than_the_experts_neither_choose_nor_measure(
         search_of(folder, "tongue", None, "foreign_rows"), **changes
     )
     for act in (run.plan, run.run):
-        with pytest.raises(errors.FingerprintError, match=other.fingerprint):
+        with pytest.raises(errors.FingerprintError, match=foreign.fingerprint):
             act()
 
 
@@ -186,9 +188,9 @@ def test_rows_of_the_reported_split_choose_only_cross_fitted(folder):
         f"{scale:g}": [problem.columns(task_arithmetic.TaskArithmetic(scale=scale))]
         for scale in (1.0, 0.3)
     }
-    found = cross_fitting.cross_fit(columns, estimates.Draws())
-    assert found is not None
-    assert told["score"] == pytest.approx(found.best_single.estimate.mean)
+    fitted = cross_fitting.cross_fit(columns, estimates.Draws())
+    assert fitted is not None
+    assert told["score"] == pytest.approx(fitted.best_single.estimate.mean)
     assert told["interval"][0] <= told["score"] <= told["interval"][1]
 
 
@@ -218,10 +220,10 @@ def test_losses_and_slopes_are_those_of_the_merge_that_is_scored(folder, kind, s
         losses, entropies = [], []
         for part in problem.parts:
             rows = [part.dataset[row] for row in part.rows]
-            found = problem.program.rank(params, made.adapter, rows)
-            log_p = [np.asarray(jax.nn.log_softmax(scores)) for scores in found.scores]
-            pairs = zip(log_p, found.labels, strict=True)
-            losses.append(np.mean([-one[label] for one, label in pairs]))
+            ranked = problem.program.rank(params, made.adapter, rows)
+            log_p = [np.asarray(jax.nn.log_softmax(scores)) for scores in ranked.scores]
+            pairs = zip(log_p, ranked.labels, strict=True)
+            losses.append(np.mean([-log_probs[label] for log_probs, label in pairs]))
             entropies.append(np.mean([-np.sum(np.exp(p) * p) for p in log_p]))
         return np.mean(losses), np.mean(entropies)
 
@@ -313,8 +315,8 @@ def test_values_that_are_almost_alike_are_tried_apart(folder):
     values = (1.0, 1.0 + 1e-9)
     search = merge_searches.Sweep(values=values, rows=ROWS)
     problem = problem_of(folder, search_of(folder, "ia3", search, "x"))
-    found = search.find(problem)
-    assert [value for value, _ in found.told["tried"]] == [*values]
+    best = search.find(problem)
+    assert [value for value, _ in best.told["tried"]] == [*values]
 
 
 def test_datasets_count_equally_and_not_their_tasks(folder):
@@ -351,8 +353,8 @@ def told_of_written(folder, names):
     changed = dataclasses.replace(task, metrics=names)
     run = search_of(folder, "ia3", None, "x")
     with mock.patch.dict(tasks.registry._items, {task.name: changed}):
-        found = search_rows.open_rows(
+        parts = search_rows.open_rows(
             dataclasses.replace(ROWS, tasks=(task.name,)),
             scored.make_data().opened(run.place),
         )
-        return [part.told for part in found]
+        return [part.told for part in parts]

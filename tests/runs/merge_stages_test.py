@@ -51,17 +51,17 @@ def test_stages_are_the_merges_one_by_one_with_recipes_that_nest(folder, capsys)
     plan = run.plan()
     assert str(plan["2 last"]).startswith("after first, by Uniform")
     run.run()
-    for one in stages(folder, experts_dir="{MODEL_DIR}/apart"):
-        one.run()
+    for staged in stages(folder, experts_dir="{MODEL_DIR}/apart"):
+        staged.run()
     infos = {
         (place, name): manifest.read_manifest(folder / place / name)
         for place in ("stages", "apart")
         for name in ("first", "last")
     }
     for name in ("first", "last"):
-        one, other = infos["stages", name], infos["apart", name]
-        assert one.params_fingerprint == other.params_fingerprint
-        assert one.fingerprint == other.fingerprint
+        staged, apart = infos["stages", name], infos["apart", name]
+        assert staged.params_fingerprint == apart.params_fingerprint
+        assert staged.fingerprint == apart.fingerprint
     told = infos["stages", "last"].data["merge"]
     assert told["parts"] == [None, infos["stages", "first"].data["merge"]]
     assert told["parts"][1]["method"] == "ties"
@@ -109,8 +109,8 @@ def test_a_comparison_is_printed_drawn_and_written(folder, capsys, kind):
 
 
 def test_experts_that_cannot_be_merged_are_not_compared(folder):
-    one = "{MODEL_DIR}/whole/whole_1"
+    expert = "{MODEL_DIR}/whole/whole_1"
     with pytest.raises(errors.ConfigError, match="1 experts to compare"):
-        comparison_of(folder, one).plan()
+        comparison_of(folder, expert).plan()
     with pytest.raises(errors.ConfigError, match="different kinds"):
-        comparison_of(folder, one, "{MODEL_DIR}/lora/lora_1").plan()
+        comparison_of(folder, expert, "{MODEL_DIR}/lora/lora_1").plan()

@@ -131,13 +131,15 @@ def test_a_merge_of_merges_is_computed_when_its_parts_are_read(folder):
     sources = [merge_sources.open_source(place) for place in folders]
     pair = merged_leaves.merged(averages.Uniform(), sources[:2], {})
     first = sources[0]._replace(leaves=pair)
-    found = merged_leaves.merged(averages.Uniform(), [first, sources[2]], {})
+    nested = merged_leaves.merged(averages.Uniform(), [first, sources[2]], {})
     name = "encoder/layers/mlp/wi_0/kernel"
-    one, two, three = (
+    first_leaf, second_leaf, third_leaf = (
         trees.flatten(experts.load_expert(place)[0])[name] for place in folders
     )
-    read = np.concatenate(list(found[name].blocks()))
-    np.testing.assert_array_equal(read, (((one + two) / 2) + three) / 2)
+    read = np.concatenate(list(nested[name].blocks()))
+    np.testing.assert_array_equal(
+        read, (((first_leaf + second_leaf) / 2) + third_leaf) / 2
+    )
 
 
 def test_a_mean_over_parts_that_an_expert_lacks_is_refused(folder, monkeypatch):
@@ -162,8 +164,8 @@ def test_a_damaged_expert_is_found_and_nothing_is_left(folder, tmp_path, method)
             subprocess.run(["cp", "-r", str(place), str(tmp_path)], check=True)
     params = tmp_path / "experts" / "expert_3" / "params"
     chunks = sorted((params / "encoder.encoder_norm.scale").glob("[0-9]*"))
-    other = (params / "decoder.decoder_norm.scale" / chunks[0].name).read_bytes()
-    chunks[0].write_bytes(other)
+    chunk = (params / "decoder.decoder_norm.scale" / chunks[0].name).read_bytes()
+    chunks[0].write_bytes(chunk)
     with pytest.raises(errors.CheckpointError, match="encoder_norm"):
         merge_all(tmp_path, method, "x")
     assert not list((tmp_path / "merged").iterdir())
@@ -207,10 +209,10 @@ def test_a_merge_that_is_killed_again_and_again_ends_like_one_that_was_not(folde
     whole = merge_all(folder, METHODS[-1], "whole")
     for path in (killed / "params").rglob("*"):
         if path.is_file():
-            other = whole / "params" / path.relative_to(killed / "params")
-            assert path.read_bytes() == other.read_bytes()
-    one, two = (manifest.read_manifest(place) for place in (killed, whole))
-    assert dataclasses.replace(one, name="whole") == two
+            undisturbed = whole / "params" / path.relative_to(killed / "params")
+            assert path.read_bytes() == undisturbed.read_bytes()
+    of_killed, of_whole = (manifest.read_manifest(place) for place in (killed, whole))
+    assert dataclasses.replace(of_killed, name="whole") == of_whole
 
 
 def test_a_sum_that_is_not_finite_is_refused_by_name_and_leaves_nothing(folder):
@@ -262,7 +264,7 @@ def test_most_of_a_sum_needs_no_sorting_and_has_the_same_bits(dtype, count):
     leaves[:, 2000:2500] = 1.0 + rng.integers(0, 2, (count, 500)) * 2.0**-8
     factors = [(-1.0) ** n / (n + 1) for n in range(count)]
     terms = [leaf.astype(dtype) for leaf in leaves]
-    found = combining.combine([{"a": term} for term in terms], factors)["a"]
+    added = combining.combine([{"a": term} for term in terms], factors)["a"]
     products = np.stack(
         [t.astype(np.float64) * f for t, f in zip(terms, factors, strict=True)]
     )
@@ -270,4 +272,4 @@ def test_most_of_a_sum_needs_no_sorting_and_has_the_same_bits(dtype, count):
     total = products[0]
     for product in products[1:]:
         total = total + product
-    assert found.tobytes() == total.astype(dtype).tobytes()
+    assert added.tobytes() == total.astype(dtype).tobytes()

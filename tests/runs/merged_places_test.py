@@ -137,8 +137,8 @@ def test_a_merge_that_is_stopped_in_an_adapter_goes_on_there(
             patched.setattr(merged_files, "Progress", Stop)
             write(folder, kind, methods.of(name), f"{kind}_{name}_stopped")
         del shares[0]
-    found, told = write(folder, kind, methods.of(name), f"{kind}_{name}_stopped")
-    assert trees.fingerprint(found) == trees.fingerprint(expected)
+    params, told = write(folder, kind, methods.of(name), f"{kind}_{name}_stopped")
+    assert trees.fingerprint(params) == trees.fingerprint(expected)
     assert told == whole
     assert ("merge_facts" in told.data) == (kind == "lora")
 

@@ -78,7 +78,7 @@ def test_every_router_is_scored_by_elm_eval_and_not_scored_again(folder, capsys)
         if row.metric == "accuracy"
     ]
     told = {row.expert: row for row in rows}
-    assert {*told} == {"base", *(one.label for one in given)}
+    assert {*told} == {"base", *(router.label for router in given)}
     for label, row in told.items():
         if label != "base":
             assert row.strategy == "routed_tokens"
@@ -97,21 +97,25 @@ def test_routers_with_records_of_two_folders_do_not_share_parameters(tmp_path):
             chosen(tmp_path, router), records_dir=tmp_path / name
         )
 
-    one, other = (of(token_routers.Gates(), name) for name in ("train", "validation"))
-    assert one.origin != other.origin
-    assert one.origin_text != other.origin_text
-    one, other = (of(token_routers.Arrow(), name) for name in ("train", "validation"))
-    assert one.origin == other.origin  # which reads none
+    first, second = (
+        of(token_routers.Gates(), name) for name in ("train", "validation")
+    )
+    assert first.origin != second.origin
+    assert first.origin_text != second.origin_text
+    first, second = (
+        of(token_routers.Arrow(), name) for name in ("train", "validation")
+    )
+    assert first.origin == second.origin  # which reads none
 
 
 @pytest.mark.parametrize("name", [*ROUTERS])
 def test_records_are_settings_of_the_routers_that_read_them(name):
     plain = routed_tokens.RoutedTokens(router=ROUTERS[name])
     records = routing_records.Settings(reads="sub_layer")
-    other = dataclasses.replace(plain, records_dir="/else", record_settings=records)
+    elsewhere = dataclasses.replace(plain, records_dir="/else", record_settings=records)
     reads = name in ("calibrated_norm", "mean_activation", "gates")
-    assert (other.settings != plain.settings) == reads
-    assert (other.label != plain.label) == reads
+    assert (elsewhere.settings != plain.settings) == reads
+    assert (elsewhere.label != plain.label) == reads
 
 
 @pytest.mark.slow
@@ -125,8 +129,8 @@ def test_one_expert_alone_scores_as_itself(folder):
     expected = jax.jit(alone.apply)(
         {"params": base.with_expert(expert)}, inputs, inputs
     )
-    found = jax.jit(mixed.apply)({"params": params}, inputs, inputs)
-    np.testing.assert_array_equal(found, expected)
+    mixture = jax.jit(mixed.apply)({"params": params}, inputs, inputs)
+    np.testing.assert_array_equal(mixture, expected)
 
 
 @pytest.mark.slow
@@ -136,33 +140,35 @@ def test_layer_norms_are_the_mean_or_those_of_the_retrieved_expert(folder):
         name: loaded.Expert.load(folder / "experts" / name).params
         for name in ("plain", "twice")
     }
-    own = {n: trees.flatten(trees.split(p, "_adapter/")[1]) for n, p in experts.items()}
+    norms = {
+        n: trees.flatten(trees.split(p, "_adapter/")[1]) for n, p in experts.items()
+    }
     given = chosen(folder, token_routers.Fixed())
     mean = trees.flatten(given.load(base)[0])
     retrieved = dataclasses.replace(given, norms_of="twice")
     taken = trees.flatten(retrieved.load(base)[0])
-    assert own["plain"]
-    for name, leaf in own["twice"].items():
+    assert norms["plain"]
+    for name, leaf in norms["twice"].items():
         np.testing.assert_array_equal(taken[name], leaf)
-        both = (np.asarray(leaf) + np.asarray(own["plain"][name])) / 2
+        both = (np.asarray(leaf) + np.asarray(norms["plain"][name])) / 2
         np.testing.assert_allclose(mean[name], both, rtol=1e-6)
     assert {n for n in mean if "_adapter/" in n} == {
         n for n in taken if "_adapter/" in n
     }
     assert retrieved.fingerprint != given.fingerprint
-    one = strategy(token_routers.Arrow(), norms="retrieved")
-    assert one.label == "tokens_by_arrow_norms_retrieved"
-    assert one.settings != strategy(token_routers.Arrow()).settings
+    by_retrieved = strategy(token_routers.Arrow(), norms="retrieved")
+    assert by_retrieved.label == "tokens_by_arrow_norms_retrieved"
+    assert by_retrieved.settings != strategy(token_routers.Arrow()).settings
 
 
 @pytest.mark.slow
 def test_records_of_what_goes_into_sub_layers_lie_beside_the_others(folder):
     """And scores of routers from before there was a choice are still known."""
     info = manifest.read_manifest(folder / "experts" / "plain")
-    other = dataclasses.replace(SETTINGS, reads="sub_layer")
+    before_sub_layers = dataclasses.replace(SETTINGS, reads="sub_layer")
     places = [
-        routing_records.folder_of(folder / "library" / "routing", info, one)
-        for one in (SETTINGS, other)
+        routing_records.folder_of(folder / "library" / "routing", info, settings)
+        for settings in (SETTINGS, before_sub_layers)
     ]
     assert places[0] != places[1]
     assert (
@@ -173,10 +179,10 @@ def test_records_of_what_goes_into_sub_layers_lie_beside_the_others(folder):
     )
     plain = chosen(folder, token_routers.Gates())
     assert "reads" not in plain.origin_text
-    seen = dataclasses.replace(plain, record_settings=other)
+    seen = dataclasses.replace(plain, record_settings=before_sub_layers)
     assert "reads='sub_layer'" in seen.origin_text
     named = routed_tokens.RoutedTokens(
-        router=token_routers.Gates(), record_settings=other
+        router=token_routers.Gates(), record_settings=before_sub_layers
     )
     assert named.label == "tokens_by_gates_reading_sub_layer"
     arrow = dataclasses.replace(named, router=token_routers.Arrow())
@@ -215,7 +221,7 @@ def test_norms_of_effects_are_recorded_of_real_tokens_alone(folder):
     names = ("down/kernel", "down/bias", "up/kernel", "up/bias")
     down, b, up, c = (adapter[f"{place}/{name}"][0] for name in names)
     # An adapter's output is o + f(o): solve for o by iteration, as f is small.
-    found = []
+    norms = []
     for out in outputs:
         out = np.asarray(out)[0, 0].astype(np.float64)
         o = out.copy()
@@ -223,8 +229,8 @@ def test_norms_of_effects_are_recorded_of_real_tokens_alone(folder):
             h = o @ down + b
             gelu = 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
             o = out - (gelu @ up + c)
-        found.append(np.linalg.norm(out - o, axis=-1))
-    every = np.concatenate(found)
+        norms.append(np.linalg.norm(out - o, axis=-1))
+    every = np.concatenate(norms)
     np.testing.assert_allclose(stored[place]["norm_mean"], every.mean(), rtol=1e-3)
     np.testing.assert_allclose(stored[place]["norm_std"], every.std(), rtol=1e-2)
 
@@ -236,15 +242,17 @@ def test_shuffled_gates_are_those_of_the_expert_that_is_half_of_all_away(folder)
     siblings = ("plain", "plain", "twice", "twice")
     given = chosen(folder, token_routers.Gates(), siblings)
     moved = dataclasses.replace(given, shuffled=True)
-    plain, other = (trees.flatten(one.load(base)[0]) for one in (given, moved))
+    plain, of_shuffled = (
+        trees.flatten(choice.load(base)[0]) for choice in (given, moved)
+    )
     gates = [name for name in plain if "/router/" in name]
     assert gates
     for name, leaf in plain.items():
         expected = leaf[:, [2, 3, 0, 1]] if name in gates else leaf
-        np.testing.assert_array_equal(other[name], expected)
+        np.testing.assert_array_equal(of_shuffled[name], expected)
     assert moved.fingerprint != given.fingerprint
-    one = strategy(token_routers.Gates(), shuffled=True)
-    assert one.label == "shuffled_tokens_by_gates"
+    shuffled = strategy(token_routers.Gates(), shuffled=True)
+    assert shuffled.label == "shuffled_tokens_by_gates"
     with pytest.raises(errors.ConfigError, match="shuffled"):
         strategy(token_routers.EffectNorm(), shuffled=True)
     single = chosen(folder, token_routers.Gates(), ("plain",))
@@ -260,7 +268,7 @@ def test_a_plan_says_where_a_router_chooses_all_experts(folder):
         strategy(input_routers.Logo(top_k=top_k)).costs(scored.SHAPE, infos)
         for top_k in (1, 2, 20, -1)
     ]
-    assert ["chooses all" in one for one in told] == [False, True, True, False]
+    assert ["chooses all" in cost for cost in told] == [False, True, True, False]
 
 
 @pytest.mark.slow
@@ -370,5 +378,5 @@ def test_records_lie_with_the_library_that_is_asked(folder, tmp_path):
         run.run()
     assert observer(folder, library_dir=where).plan()["observed already"] == 0
     assert observer(folder).plan()["observed already"] == 2
-    own = dataclasses.replace(gates, records_dir="{MODEL_DIR}/library/routing")
-    dataclasses.replace(run, strategies=("base", own)).run()
+    elsewhere = dataclasses.replace(gates, records_dir="{MODEL_DIR}/library/routing")
+    dataclasses.replace(run, strategies=("base", elsewhere)).run()

@@ -55,7 +55,10 @@ def lines(folder):
         run.run()
     page = (folder / "report" / "routers.md").read_text()
     cells = [line.strip("|").split("|") for line in page.splitlines() if "|" in line]
-    return {own[0].strip(): [one.strip() for one in own[1:]] for own in cells}, page
+    return {
+        cells_of_line[0].strip(): [cell.strip() for cell in cells_of_line[1:]]
+        for cells_of_line in cells
+    }, page
 
 
 def scores_of(folder):
@@ -77,7 +80,7 @@ def mean(values):
 
 def test_every_choice_has_the_score_of_its_parameters(folder, lines):
     rows, (table, _) = scores_of(folder), lines
-    for name in ("merged_all", *(one.label for one in TOKENS)):
+    for name in ("merged_all", *(router.label for router in TOKENS)):
         expected = [rows[name, task].value for task in toy.TASKS]
         assert number(table[name][0]) == mean(expected), name
     base = [rows["base", task].value for task in toy.TASKS]
@@ -89,12 +92,12 @@ def test_who_chooses_an_expert_has_its_score_regret_and_way(folder, lines):
     table, _ = lines
     votes = {q.task: q.result.expert for q in questions_of(folder)}
     values = {"plain": (50.0, 62.5), "twice": (25.0, 37.5)}
-    own = [values[name][toy.TASKS.index(task)] for task, name in votes.items()]
+    of_retrieved = [values[name][toy.TASKS.index(task)] for task, name in votes.items()]
     assert number(table["oracle of these experts"][0]) == 56.2  # 56.25, halves to even
     assert number(table["random expert"][0]) == mean([50.0, 62.5, 25.0, 37.5])
-    assert number(table["retrieved"][0]) == mean(own)
-    assert number(table["retrieved"][2]) == mean([56.25 - np.mean(own)])
-    share = 100 * (np.mean(own) - 16.25) / (56.25 - 16.25)
+    assert number(table["retrieved"][0]) == mean(of_retrieved)
+    assert number(table["retrieved"][2]) == mean([56.25 - np.mean(of_retrieved)])
+    share = 100 * (np.mean(of_retrieved) - 16.25) / (56.25 - 16.25)
     assert number(table["retrieved"][3]) == pytest.approx(share, abs=0.6)
     hits = sum(name == "plain" for name in votes.values())
     is_own = votes["plain_ask"] == "plain"  # the other task is of no expert
@@ -124,9 +127,9 @@ def test_the_curve_of_abstaining_ends_with_all_tasks(lines):
 
 def test_rows_that_ask_and_are_scored_are_refused(folder):
     """The test rows ask, and have made-up scores of every place."""
-    other = dataclasses.replace(compare(folder).retrieval, split="test")
+    asking_test_rows = dataclasses.replace(compare(folder).retrieval, split="test")
     with pytest.raises(errors.DataError, match="that ask and are scored"):
-        compare(folder, retrieval=other).run()
+        compare(folder, retrieval=asking_test_rows).run()
 
 
 @pytest.fixture(scope="module")
@@ -201,8 +204,8 @@ def test_each_of_two_experts_that_were_trained_on_a_task_is_its_own(folder, ques
 
 
 def test_scores_of_another_base_or_seed_are_none(folder, questions):
-    other = {"base_fingerprint": "0" * 16}
-    recorded_again(folder, questions, "other_base.jsonl", lambda *_: other)
+    of_another_base = {"base_fingerprint": "0" * 16}
+    recorded_again(folder, questions, "other_base.jsonl", lambda *_: of_another_base)
     path = "{MODEL_DIR}/other_base.jsonl"
     with pytest.raises(errors.DataError, match="no score of base"):
         compare(folder, strategies=("retrieved",), results_path=path).run()
@@ -250,8 +253,8 @@ def test_weights_of_a_weighted_merge_tell_its_entropy(folder):
     folders = tuple(folder / "experts" / name for name in ("plain", "twice"))
 
     def entropy(method, number=2):
-        one = candidates.Candidate("x", folders[:number], method=method)
-        return router_entropy.of(one, None, None)
+        candidate = candidates.Candidate("x", folders[:number], method=method)
+        return router_entropy.of(candidate, None, None)
 
     expected = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     assert entropy(averages.Weighted(weights=(3.0, 1.0))) == pytest.approx(expected)

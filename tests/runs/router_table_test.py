@@ -67,9 +67,9 @@ def record_all(folder, seed):
         target = strategy.Target(question.task, folder.joinpath, question)
         given = compared.given_for(folder, question)[:3]
         given.append(strategies.MergeAll().choose(target))
-        for place, (one, value) in enumerate(zip(given, values, strict=True)):
+        for place, (candidate, value) in enumerate(zip(given, values, strict=True)):
             same = np.full(len(IDS), value)
-            compared.record(folder, question, one, place, values=same)
+            compared.record(folder, question, candidate, place, values=same)
 
 
 def several(folder, *names, **changes):
@@ -85,13 +85,16 @@ def table_of(run):
     run.run()
     page = run.path(run.output_path).read_text()
     cells = [line.strip("|").split("|") for line in page.splitlines() if "|" in line]
-    return {own[0].strip(): [one.strip() for one in own[1:]] for own in cells}, page
+    return {
+        cells_of_line[0].strip(): [cell.strip() for cell in cells_of_line[1:]]
+        for cells_of_line in cells
+    }, page
 
 
 def numbers(text):
     """Returns the numbers of a cell: a mean and the ends of its interval."""
-    found = re.findall(r"[−+]?\d+(?:\.\d+)?", text)
-    return [float(x.replace("−", "-")) for x in found]
+    texts = re.findall(r"[−+]?\d+(?:\.\d+)?", text)
+    return [float(x.replace("−", "-")) for x in texts]
 
 
 def test_scores_are_means_over_trainings_with_students_interval_of_these(folder):
@@ -161,10 +164,10 @@ def test_one_library_of_many_is_as_it_is_alone(folder):
 def test_libraries_that_are_not_of_trainings_of_one_recipe_are_refused(folder):
     make_library(folder, 3, name="more_keys", num_keys=5)
     make_library(folder, 3, name="again")
-    for other in ("seed3", "more_keys"):
-        names = [f"{{MODEL_DIR}}/library/{x}" for x in ("seed1", other)]
+    for library in ("seed3", "more_keys"):
+        names = [f"{{MODEL_DIR}}/library/{x}" for x in ("seed1", library)]
         run = several(folder, *names, strategies=("retrieved",))
-        if other == "seed3":
+        if library == "seed3":
             run.plan()
             continue
         with pytest.raises(errors.LibraryError, match="another seed in each"):

@@ -105,8 +105,8 @@ def test_embedding_counts_as_it_is_later_and_for_who_reads_votes(asked):
     target, program, base, clock = asked
     with mock.patch.object(router_times, "time", clock):
         times = router_times.measure(MANY, [target], program, base)
-    choosing = {label: one.choosing for label, one in times.items()}
-    assert choosing == {one.label: LATER * one.reads_votes for one in MANY}
+    choosing = {label: measured.choosing for label, measured in times.items()}
+    assert choosing == {router.label: LATER * router.reads_votes for router in MANY}
     assert {label for label, seconds in choosing.items() if seconds} == {
         *("retrieved", "by_mass_of_1", "by_mean_key"),
         *("tokens_by_fixed_top1", "tokens_by_fixed_norms_retrieved"),
@@ -115,7 +115,7 @@ def test_embedding_counts_as_it_is_later_and_for_who_reads_votes(asked):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("one", MANY, ids=lambda one: one.label)
+@pytest.mark.parametrize("one", MANY, ids=lambda router: router.label)
 def test_who_says_that_it_reads_no_votes_chooses_without(asked, one):
     target, *_ = asked
     question = target.question._replace(score_rows=even_scores)
@@ -149,7 +149,7 @@ def behaviour_of(folder, question):
 @pytest.mark.slow
 def test_who_looks_at_experts_takes_the_time_to_score_these(times):
     """Two experts and the one that is chosen, one and this one, or this one alone."""
-    least = {name: int(one.choosing / PAUSE) for name, one in times.items()}
+    least = {name: int(measured.choosing / PAUSE) for name, measured in times.items()}
     assert least["by_log_prob"] >= 3
     assert least["by_mass_of_1"] >= 2
     assert least["by_halving_from_1"] >= 3  # both experts on a row, then the better one
@@ -160,8 +160,8 @@ def test_who_looks_at_experts_takes_the_time_to_score_these(times):
 
 @pytest.mark.slow
 def test_every_router_has_times(times):
-    assert {*times} == {one.label for one in MANY}
-    assert all(one.answering > 0 for one in times.values())
+    assert {*times} == {router.label for router in MANY}
+    assert all(measured.answering > 0 for measured in times.values())
 
 
 def test_without_tasks_nothing_is_measured():

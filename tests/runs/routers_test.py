@@ -44,14 +44,14 @@ def best_answers(folder, task):
     (question,) = asked.ask(asked, (task,), asked.data)
     data = asked.data.opened(str)
     program = scorer.Scorer(base, data, batch_size=8, where=placement.Placement())
-    found = {}
+    best = {}
     for name, place in question.experts.items():
         params, adapter = candidates.Candidate(name, (place,)).load(base)
         params = program.place(params)
         rows = [[question.dataset[row]] for row in question.rows]
         scores = [program.rank(params, adapter, row).scores[0] for row in rows]
-        found[name] = [float(one.max()) for one in scores]
-    return found
+        best[name] = [float(of_row.max()) for of_row in scores]
+    return best
 
 
 def test_the_expert_with_the_likeliest_answers_is_scored(routers_folder):
@@ -59,7 +59,8 @@ def test_the_expert_with_the_likeliest_answers_is_scored(routers_folder):
     rows = rows_of(routers_folder)
     for task in toy.TASKS:
         means = {
-            n: np.mean(own) for n, own in best_answers(routers_folder, task).items()
+            n: np.mean(log_probs)
+            for n, log_probs in best_answers(routers_folder, task).items()
         }
         assert abs(means["plain"] - means["twice"]) > 1e-3  # else luck decides
         best = max(means, key=means.__getitem__)
@@ -82,7 +83,7 @@ def test_words_choose_the_owner_of_the_likest_key(routers_folder):
     for asked in asked_of(routers_folder):
         texts = asked.key_texts()
         assert {*texts} == {"plain", "twice"}
-        assert all(len(own) == 4 for own in texts.values())
+        assert all(len(key_texts) == 4 for key_texts in texts.values())
         assert all(text.startswith("Answer Choices") for text in asked.query_texts())
         best = word_votes.votes(texts, asked.query_texts())[0][0]
         assert [*rows["by_words", asked.task].experts] == [best]
@@ -91,9 +92,9 @@ def test_words_choose_the_owner_of_the_likest_key(routers_folder):
 def test_rows_behind_keys_that_are_not_those_embedded_are_refused(routers_folder):
     asked, *_ = asked_of(routers_folder)
     first, *rest = asked.keys
-    other = dataclasses.replace(first, texts_sha256="0" * 64)
+    changed = dataclasses.replace(first, texts_sha256="0" * 64)
     with pytest.raises(errors.DataError, match="other texts of the rows behind"):
-        asked._replace(keys=(other, *rest)).key_texts()
+        asked._replace(keys=(changed, *rest)).key_texts()
 
 
 def test_who_abstains_on_every_task_has_the_scores_of_the_base(routers_folder):
@@ -131,13 +132,15 @@ def test_halving_takes_the_best_on_the_labelled_rows_that_ask(folder, capsys):
         right = {}
         for name, place in question.experts.items():
             params, adapter = candidates.Candidate(name, (place,)).load(base)
-            params, own = program.place(params), []
+            params, measures = program.place(params), []
             for row in question.rows:
                 example = question.dataset[row]
-                found = program.rank(params, adapter, [example])
-                powers = np.exp(np.float64(found.scores[0]))
-                own.append((found.credit[0], powers[example.label] / powers.sum()))
-            right[name] = tuple(np.round(np.mean(own, axis=0), 6))
+                ranked = program.rank(params, adapter, [example])
+                powers = np.exp(np.float64(ranked.scores[0]))
+                measures.append(
+                    (ranked.credit[0], powers[example.label] / powers.sum())
+                )
+            right[name] = tuple(np.round(np.mean(measures, axis=0), 6))
         assert len({*right.values()}) == 2  # else the name decides
         best = max(right, key=right.__getitem__)
         assert [*rows[given.label, question.task].experts] == [best]
@@ -228,16 +231,16 @@ def test_statistics_of_written_answers_by_hand():
 
 def question(tmp_path, **scores):
     """A question to experts that give such scores to two answers of one row."""
-    one = observed.Behaviour(
+    observation = observed.Behaviour(
         tuple(scores),
         behaviour.ChoiceScores(
-            np.array([[own] for own in scores.values()], np.float64),
+            np.array([[log_probs] for log_probs in scores.values()], np.float64),
             np.ones((1, 2), np.int64),
             np.ones((1, 2), bool),
             np.zeros((1, 2)),
         ),
     )
-    return toy.question(tmp_path)._replace(behaviour=one)
+    return toy.question(tmp_path)._replace(behaviour=observation)
 
 
 def test_what_a_router_takes(tmp_path):
@@ -248,12 +251,12 @@ def test_what_a_router_takes(tmp_path):
     # The votes name a and b first; c is not looked at.
     assert routers.ByBehaviour(among=2).looks_at(asked) == ["a", "b"]
     assert routers.ByBehaviour(among=2).pick(asked).experts == ("b",)
-    found = routers.ByBehaviour(
+    picked = routers.ByBehaviour(
         num_experts=2, weigh=True, method=averages.Weighted(), temperature=0.5
     ).pick(asked)
     share = 1 / (1 + np.exp(-1.0))  # half a nat at temperature 1/2
-    assert isinstance(found.method, averages.Weighted)
-    np.testing.assert_allclose(found.method.weights, (share, 1 - share))
+    assert isinstance(picked.method, averages.Weighted)
+    np.testing.assert_allclose(picked.method.weights, (share, 1 - share))
 
 
 def test_where_no_expert_is_good_enough_the_base_or_the_mean_of_all_is_taken(tmp_path):
@@ -278,8 +281,8 @@ def test_strategies_of_other_settings_have_other_names_and_marks():
         routers.ByBehaviour(among=16),
         routers.ByBehaviour(among=16, by="similarity"),
     ]
-    assert len({one.label for one in many}) == len(many)
-    assert len({one.settings for one in many}) == len(many)
+    assert len({router.label for router in many}) == len(many)
+    assert len({router.settings for router in many}) == len(many)
     assert strategies.of(many) == tuple(many)
     assert routers.ByBehaviour().settings == ""
 

@@ -29,39 +29,39 @@ def mixed(router=token_routers.Arrow(top_k=2), spec=SPEC, **options):  # noqa: B
 
 
 def test_all_experts_and_their_directions_are_counted():
-    found = routing_cost.per_token(SHAPE, mixed())
-    assert found.expert_flops == 2 * PLACES * EXPERTS * (OF_EXPERT + WIDTH)
-    assert found.expert_bytes == 4 * PLACES * EXPERTS * (OF_EXPERT + WIDTH)
+    costs = routing_cost.per_token(SHAPE, mixed())
+    assert costs.expert_flops == 2 * PLACES * EXPERTS * (OF_EXPERT + WIDTH)
+    assert costs.expert_bytes == 4 * PLACES * EXPERTS * (OF_EXPERT + WIDTH)
     batch = cost.BatchShape(batch_size=1, inputs_length=1, targets_length=1)
     base = cost.forward_flops(SHAPE, batch, t5.param_shapes(t5.T5(SHAPE)))
-    assert found.base_flops == base
+    assert costs.base_flops == base
 
 
 def test_of_chosen_experts_alone_two_of_six_are_counted_and_all_directions():
-    found = routing_cost.per_token(SHAPE, mixed(only_chosen=True))
-    assert found.expert_flops == 2 * PLACES * (2 * OF_EXPERT + EXPERTS * WIDTH)
+    costs = routing_cost.per_token(SHAPE, mixed(only_chosen=True))
+    assert costs.expert_flops == 2 * PLACES * (2 * OF_EXPERT + EXPERTS * WIDTH)
 
 
 def test_a_router_by_norms_needs_the_first_product_of_every_expert():
     norm = token_routers.EffectNorm(top_k=2)
-    found = routing_cost.per_token(SHAPE, mixed(norm, only_chosen=True))
+    costs = routing_cost.per_token(SHAPE, mixed(norm, only_chosen=True))
     down = WIDTH * MIDDLE
-    assert found.expert_flops == 2 * PLACES * (2 * OF_EXPERT + EXPERTS * down)
+    assert costs.expert_flops == 2 * PLACES * (2 * OF_EXPERT + EXPERTS * down)
 
 
 def test_a_router_by_inputs_encodes_them_twice_with_all_experts():
-    found = routing_cost.per_token(SHAPE, mixed(input_routers.Logo(top_k=2)))
+    costs = routing_cost.per_token(SHAPE, mixed(input_routers.Logo(top_k=2)))
     # Query, key, value and output; three of the gated block; a query with one key.
     weights = 4 * WIDTH * 16 + 3 * WIDTH * 24
     attention = 2 * 16
     looking = 2 * (weights + attention + 2 * EXPERTS * OF_EXPERT)
-    assert found.expert_flops == looking + 2 * PLACES * EXPERTS * OF_EXPERT
+    assert costs.expert_flops == looking + 2 * PLACES * EXPERTS * OF_EXPERT
 
 
 def test_experts_of_a_narrow_model_take_half_the_bytes_and_routers_do_not():
     narrow = dataclasses.replace(SHAPE, dtype="bfloat16")
-    found = routing_cost.per_token(narrow, mixed())
-    assert found.expert_bytes == PLACES * EXPERTS * (2 * OF_EXPERT + 4 * WIDTH)
+    costs = routing_cost.per_token(narrow, mixed())
+    assert costs.expert_bytes == PLACES * EXPERTS * (2 * OF_EXPERT + 4 * WIDTH)
 
 
 def test_a_plan_tells_share_and_size():
@@ -76,11 +76,11 @@ def test_a_plan_tells_share_and_size():
 @pytest.mark.parametrize(("steps", "rows"), [(0, 10), (5, 10 + 2 * 5 * 4)])
 def test_observing_costs_passes_over_rows_and_two_for_each_step_of_gates(steps, rows):
     settings = routing_records.Settings(num_examples=10, batch_size=4, gate_steps=steps)
-    one = mixture.Mixture(of=SPEC, num_experts=1, router=token_routers.Gates())
+    mixed_spec = mixture.Mixture(of=SPEC, num_experts=1, router=token_routers.Gates())
     told = routing_cost.observing(
-        SHAPE, one, settings, num_experts=3, inputs_length=8, targets_length=2
+        SHAPE, mixed_spec, settings, num_experts=3, inputs_length=8, targets_length=2
     )
     batch = cost.BatchShape(batch_size=1, inputs_length=8, targets_length=2)
-    model = t5.T5(SHAPE, one.adapter_fn(WIDTH))
+    model = t5.T5(SHAPE, mixed_spec.adapter_fn(WIDTH))
     flops = 3 * rows * cost.forward_flops(SHAPE, batch, t5.param_shapes(model))
     assert told.startswith(f"{flops:.2g} FLOPs")

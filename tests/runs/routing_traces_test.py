@@ -60,31 +60,31 @@ def test_a_trace_has_the_mean_weights_of_real_tokens_alone(folder):
 
     (row, arrays), *_ = traced_rows(folder)
     dataset = data.open(row.task, row.split)
-    long, other = dataset[0], dataset[1]
-    short = other._replace(
-        inputs=other.inputs[-4:], choices=tuple(c[-2:] for c in other.choices)
+    long, middle = dataset[0], dataset[1]
+    short = middle._replace(
+        inputs=middle.inputs[-4:], choices=tuple(c[-2:] for c in middle.choices)
     )
-    found = trace(long, short)
-    means = [trace(one).weights for one in (long, short)]
+    traced = trace(long, short)
+    means = [trace(row_traced).weights for row_traced in (long, short)]
     for place, of_place, *of_rows in zip(
-        found.places, found.weights, *means, strict=True
+        traced.places, traced.weights, *means, strict=True
     ):
         numbers = [
-            len(one.inputs)
+            len(row_traced.inputs)
             if place.startswith("encoder")
-            else sum(map(len, one.choices))
-            for one in (long, short)
+            else sum(map(len, row_traced.choices))
+            for row_traced in (long, short)
         ]
         assert numbers[0] > numbers[1]
         expected = np.average(of_rows, axis=0, weights=numbers)
         np.testing.assert_allclose(of_place, expected, atol=2e-3)
     # Of two batches, the second filled up, and of one.
-    several = trace(*(long, short, other) * 4)
+    several = trace(*(long, short, middle) * 4)
     assert several.num_rows == 12
-    whole = trace(*(long, short, other) * 4, of=large)
+    whole = trace(*(long, short, middle) * 4, of=large)
     np.testing.assert_allclose(several.weights, whole.weights, atol=2e-3)
-    np.testing.assert_allclose(found.weights.sum(axis=-1), 1, atol=2e-3)
-    assert [*map(len, found.pieces)] == [len(long.inputs), 4]
+    np.testing.assert_allclose(traced.weights.sum(axis=-1), 1, atol=2e-3)
+    assert [*map(len, traced.pieces)] == [len(long.inputs), 4]
     kept = routing_traces.read(arrays[routing_traces.ARRAY])
     assert (kept.num_rows, kept.experts) == (3, names)
     assert kept.places == tuple(
@@ -120,10 +120,10 @@ def test_weights_are_means_over_tokens_and_not_over_rows():
     sums = np.array([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 3.0], [3.0, 0.0]]])
     weights = {"encoder/layers/mlp_adapter": sums, "decoder/layers/mlp_adapter": sums}
     array = routing_traces.array_of(weights, rows, None, ("a", "b"))
-    found = routing_traces.read(array)
+    traced = routing_traces.read(array)
     of_inputs = np.array([[0.25, 0.75], [0.875, 0.125]])
     np.testing.assert_allclose(
-        found.weights, np.concatenate([of_inputs, of_inputs / 2]), atol=6e-4
+        traced.weights, np.concatenate([of_inputs, of_inputs / 2]), atol=6e-4
     )
 
 
@@ -149,7 +149,7 @@ def test_rows_make_few_shapes_of_batches():
     ((inputs, choices),) = routing_traces.batches_of(rows, most_rows=64, shares=4)
     assert (inputs.shape, choices.shape) == ((4, 48), (4, 4, 12))
     several = routing_traces.batches_of(rows[:1] * 5, most_rows=2, shares=1)
-    assert [one.shape for one, _ in several] == [(2, 32)] * 3
+    assert [padded.shape for padded, _ in several] == [(2, 32)] * 3
     assert {choices.shape for _, choices in several} == {(2, 4, 8)}
 
 

@@ -50,8 +50,8 @@ def compiled_by(monkeypatch, total_gib):
 @pytest.mark.slow
 def test_without_a_base_gin_files_tell_the_shape():
     run, shape = build(train.Train, "gin/t5/prompt_experts.gin", SMALL)
-    (found,) = of_runs.planned(run, targets.find("v5litepod-16"), shape)
-    program = found.program
+    (planned,) = of_runs.planned(run, targets.find("v5litepod-16"), shape)
+    program = planned.program
     assert program.kind == "fleet step"
     assert (program.model.emb_dim, program.model.dropout_rate) == (512, 0.1)
     assert (program.batch.inputs_length, program.batch.targets_length) == (256, 128)
@@ -72,9 +72,9 @@ def test_experts_with_all_parameters_train_on_all_devices():
             "placement.Placement.axis_rules = 'fsdp'",
         ],
     )
-    (found,) = of_runs.planned(run, targets.find("v5litepod-16"), shape)
-    assert found.program.kind == "step"
-    assert found.program.devices.num_fsdp == 16
+    (planned,) = of_runs.planned(run, targets.find("v5litepod-16"), shape)
+    assert planned.program.kind == "step"
+    assert planned.program.devices.num_fsdp == 16
 
 
 def test_an_evaluation_ranks_and_decodes():

@@ -51,10 +51,10 @@ def test_less_memory_makes_more_be_computed_again(needed):
     assert needed["none"] > needed["products"] > needed["layer"]
     for remat, size in needed.items():
         just_enough = with_memory(1.001 * size / fleet_plan.USABLE_SHARE)
-        found = fitting.fitted(asked(DATASET), just_enough, 1)
-        assert found.spec.execution.remat == remat
-        assert found.spec == asked(DATASET, remat)
-        assert found.why.startswith(f"'{remat}' takes")
+        plan = fitting.fitted(asked(DATASET), just_enough, 1)
+        assert plan.spec.execution.remat == remat
+        assert plan.spec == asked(DATASET, remat)
+        assert plan.why.startswith(f"'{remat}' takes")
 
 
 def test_where_nothing_fits_each_size_is_told(needed):
@@ -84,9 +84,9 @@ def test_a_fleet_takes_lanes_before_it_saves_operations():
     sizes = {r: sum(each.bytes_per_device.values()) for r, each in layouts.items()}
     memory = with_memory(1.001 * sizes["layer"] / fleet_plan.USABLE_SHARE)
     without = fleet_plan.layout_of(asked(PROMPT, "none"), memory)
-    found = fitting.fitted(asked(PROMPT), memory, 1).spec
-    layout = fleet_plan.layout_of(found, memory)
-    assert found.execution.remat == "layer"
+    spec = fitting.fitted(asked(PROMPT), memory, 1).spec
+    layout = fleet_plan.layout_of(spec, memory)
+    assert spec.execution.remat == "layer"
     assert layout.num_lanes == layouts["layer"].num_lanes > without.num_lanes
 
 
@@ -117,8 +117,8 @@ def test_of_what_fits_fewest_devices_most_lanes_and_least_time_win(memory, expec
         way("as fast and larger", 20, 2.0),
         way("small, too", 10, 3.0),
     ]
-    found = fitting.fastest(ways, memory)
-    assert (found and found.name) == expected
+    chosen = fitting.fastest(ways, memory)
+    assert (chosen and chosen.name) == expected
 
 
 ALONE = ("placement.Placement.axis_rules = 'data'", "NUM_FSDP = 1")
@@ -137,11 +137,11 @@ def test_a_batch_is_taken_in_the_fewest_parts_that_fit(needed):
     assert sizes[1] > sizes[2] > sizes[4] > sizes[128]
     for count, size in sizes.items():
         memory = with_memory(1.0001 * size / fleet_plan.USABLE_SHARE)
-        found = fitting.fitted(spec, memory, 1)
-        assert found.spec.batching.num_parts == count
-        assert found.spec.batch_size == spec.batch_size  # what trains is the same
+        plan = fitting.fitted(spec, memory, 1)
+        assert plan.spec.batching.num_parts == count
+        assert plan.spec.batch_size == spec.batch_size  # what trains is the same
         parts = "whole" if count == 1 else f"in {count} parts"
-        assert found.why.startswith(f"the batch {parts} takes")
+        assert plan.why.startswith(f"the batch {parts} takes")
     with pytest.raises(errors.ConfigError, match="(?s)fits on .*in 128 parts"):
         fitting.fitted(spec, with_memory(0.9 * sizes[128]), 1)
 
@@ -154,9 +154,9 @@ def test_packed_rows_take_the_memory_of_rows_twice_as_long(needed):
     assert longest.inputs_length == 2 * rows.inputs_length
     assert longest.targets_length == 2 * rows.targets_length
     enough_unpacked = with_memory(1.001 * needed["none"] / fleet_plan.USABLE_SHARE)
-    found = fitting.fitted(packed, enough_unpacked, 1).spec
-    assert found.execution.remat != "none"  # which would fit if rows were not packed
-    assert fitting.solo_bytes(found, enough_unpacked, 1) <= 1.001 * needed["none"]
+    spec = fitting.fitted(packed, enough_unpacked, 1).spec
+    assert spec.execution.remat != "none"  # which would fit if rows were not packed
+    assert fitting.solo_bytes(spec, enough_unpacked, 1) <= 1.001 * needed["none"]
 
 
 @pytest.mark.slow
@@ -164,11 +164,11 @@ def test_parts_are_taken_before_layers_are_computed_again(needed):
     """They read parameters again, which is little beside the products of a batch."""
     spec = asked(DATASET, bindings=(*ALONE, *PARTS))
     memory = with_memory(1.01 * needed["layer"] / fleet_plan.USABLE_SHARE)
-    found = fitting.fitted(spec, memory, 1)
-    assert found.spec.execution.remat == "products"
-    assert found.spec.batching.num_parts > 1
+    plan = fitting.fitted(spec, memory, 1)
+    assert plan.spec.execution.remat == "products"
+    assert plan.spec.batching.num_parts > 1
     for text in ("'none', the batch in ", "'layer', the batch whole"):
-        assert text in found.why
+        assert text in plan.why
 
 
 @pytest.mark.slow
@@ -181,20 +181,20 @@ def test_parameters_are_split_where_they_do_not_fit_whole():
         batching=dataclasses.replace(spec.batching, num_parts=16),
     )
     least = fitting.solo_bytes(whole, with_memory(2**40, 8), 8)
-    found = fitting.fitted(spec, with_memory(0.9 * least / 0.9, 8), 8)
-    assert found.spec.placement.axis_rules == "fsdp"
-    assert found.spec.placement.num_fsdp == -1
-    assert "rules 'data', the batch in 16 parts" in found.why
-    assert "does not fit" in found.why
+    plan = fitting.fitted(spec, with_memory(0.9 * least / 0.9, 8), 8)
+    assert plan.spec.placement.axis_rules == "fsdp"
+    assert plan.spec.placement.num_fsdp == -1
+    assert "rules 'data', the batch in 16 parts" in plan.why
+    assert "does not fit" in plan.why
 
 
 @pytest.mark.slow
 def test_rules_that_do_not_divide_the_parameters_are_passed_over():
     """Three devices divide 96 rows, but not a width of 512."""
     spec = asked(DATASET, "layer", bindings=(*FIT_ALL, "BATCH_SIZE = 96"))
-    found = fitting.fitted(spec, with_memory(2**40, 3), 3)
-    assert found.spec.placement.axis_rules == "data"
-    assert "; dimensions that the mesh does not divide: " in found.why
+    plan = fitting.fitted(spec, with_memory(2**40, 3), 3)
+    assert plan.spec.placement.axis_rules == "data"
+    assert "; dimensions that the mesh does not divide: " in plan.why
     with pytest.raises(errors.ConfigError, match="(?s)fits on .*does not divide"):
         fitting.fitted(spec, with_memory(2**20, 3), 3)
     uneven = asked(DATASET, "layer", bindings=(*FIT_ALL, "BATCH_SIZE = 97"))
@@ -238,5 +238,5 @@ def test_a_fleet_leaves_rules_to_its_layout_and_divides_batches_at_last():
     layout = fleet_plan.layout_of(in_parts, with_memory(2**50))
     size = sum(layout.bytes_per_device.values())
     wholly = dataclasses.replace(spec, execution=config.Execution(remat="none"))
-    found = fitting.fitted(wholly, with_memory(1.001 * size / 0.9), 1).spec
-    assert found.batching.num_parts == 2
+    fitted = fitting.fitted(wholly, with_memory(1.001 * size / 0.9), 1).spec
+    assert fitted.batching.num_parts == 2

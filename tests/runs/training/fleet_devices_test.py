@@ -70,9 +70,9 @@ def test_on_one_device_experts_of_a_fleet_have_the_bits_of_those_trained_alone(
     one_device,
 ):
     """Three experts, of which two fit at a time."""
-    found = fingerprints(one_device / "fleet")
-    assert sorted(found) == sorted(TASKS)
-    assert found == fingerprints(one_device / "alone")
+    prints = fingerprints(one_device / "fleet")
+    assert sorted(prints) == sorted(TASKS)
+    assert prints == fingerprints(one_device / "alone")
     for name in TASKS:
         pair = [rows_of(one_device / way, name) for way in ("fleet", "alone")]
         losses, expected = ([row["loss"] for row in rows] for rows in pair)
@@ -81,8 +81,8 @@ def test_on_one_device_experts_of_a_fleet_have_the_bits_of_those_trained_alone(
 
 def test_what_is_left_of_a_fleet_in_lanes_ends_with_the_bits_of_all_of_it(one_device):
     """The steps of two experts are one batch; then of one, beside an unused lane."""
-    found = fingerprints(one_device / "resumed")
-    assert found == fingerprints(one_device / "lanes")
+    prints = fingerprints(one_device / "resumed")
+    assert prints == fingerprints(one_device / "lanes")
     steps = [row["step"] for row in rows_of(one_device / "resumed", LEFT)]
     assert steps == [1, 2, 3, 4, 5, 6]
 

@@ -40,54 +40,54 @@ def choose(fleet, gib, num_devices=8, **options):
 
 @pytest.mark.slow
 def test_a_base_that_fits_is_whole_on_each_device_and_experts_are_spread(fleet):
-    found = choose(fleet, 80)
-    assert (found.axis_rules, found.num_model) == ("data", 1)
-    assert found.why.startswith("experts over 8 devices, the base whole on each")
-    assert "of 80.00 GiB" in found.why
+    layout = choose(fleet, 80)
+    assert (layout.axis_rules, layout.num_model) == ("data", 1)
+    assert layout.why.startswith("experts over 8 devices, the base whole on each")
+    assert "of 80.00 GiB" in layout.why
     # 32 experts over 8 devices: each keeps four, and takes their steps together.
-    assert found.bytes_per_device["trained parameters"] == 4 * 4 * NUM_PROMPT
-    assert found.bytes_per_device["gradients"] == 4 * 4 * NUM_PROMPT
+    assert layout.bytes_per_device["trained parameters"] == 4 * 4 * NUM_PROMPT
+    assert layout.bytes_per_device["gradients"] == 4 * 4 * NUM_PROMPT
 
 
 @pytest.mark.slow
 def test_a_base_that_does_not_fit_is_split_over_as_few_devices_as_hold_it(fleet):
     whole = sum(fleet.bytes_per_device(8, 1).values()) / GIB
-    found = choose(fleet, whole)  # a tenth of the memory is not for the plan
-    assert found.axis_rules == "data_model"
-    assert found.num_model > 1
-    split = fleet.bytes_per_device(8, found.num_model)
+    layout = choose(fleet, whole)  # a tenth of the memory is not for the plan
+    assert layout.axis_rules == "data_model"
+    assert layout.num_model > 1
+    split = fleet.bytes_per_device(8, layout.num_model)
     assert sum(split.values()) <= 0.9 * whole * GIB
-    assert f"split over {found.num_model} devices" in found.why
-    assert f"over {found.num_model // 2} it would be" in found.why
+    assert f"split over {layout.num_model} devices" in layout.why
+    assert f"over {layout.num_model // 2} it would be" in layout.why
 
 
 def test_one_lane_at_a_time_needs_the_activations_of_one(fleet):
     serial = dataclasses.replace(fleet, num_lanes=1)
-    one, four = (choose(each, None).bytes_per_device for each in (serial, fleet))
-    assert 4 * one["activations"] == four["activations"]
-    assert one["optimiser"] == four["optimiser"]
+    in_turn, at_once = (choose(each, None).bytes_per_device for each in (serial, fleet))
+    assert 4 * in_turn["activations"] == at_once["activations"]
+    assert in_turn["optimiser"] == at_once["optimiser"]
 
 
 def test_as_many_lanes_are_taken_as_fit(fleet):
-    one, two, four = (
+    of_one, of_two, of_four = (
         sum(fleet.bytes_per_device(8, 1, num_lanes=lanes).values()) / GIB
         for lanes in (1, 2, 4)
     )
-    for gib, lanes in ((four, 4), (two, 2), (one, 1)):
-        found = choose(fleet, gib / 0.9 + 0.1)
-        assert (found.num_model, found.num_lanes) == (1, lanes)
-        assert found.bytes_per_device == fleet.bytes_per_device(8, 1, num_lanes=lanes)
-        assert ("4 lanes would take" in found.why) == (lanes < 4)
+    for gib, lanes in ((of_four, 4), (of_two, 2), (of_one, 1)):
+        layout = choose(fleet, gib / 0.9 + 0.1)
+        assert (layout.num_model, layout.num_lanes) == (1, lanes)
+        assert layout.bytes_per_device == fleet.bytes_per_device(8, 1, num_lanes=lanes)
+        assert ("4 lanes would take" in layout.why) == (lanes < 4)
     with pytest.raises(errors.ConfigError, match=r"Fleet.lanes to 2, or to 0"):
-        choose(fleet, two / 0.9 + 0.1, needs_all_lanes=True)
-    assert choose(fleet, four / 0.9 + 0.1, needs_all_lanes=True).num_lanes == 4
+        choose(fleet, of_two / 0.9 + 0.1, needs_all_lanes=True)
+    assert choose(fleet, of_four / 0.9 + 0.1, needs_all_lanes=True).num_lanes == 4
 
 
 @pytest.mark.slow
 def test_a_base_is_split_over_as_many_devices_as_asked(fleet):
-    found = choose(fleet, 80, num_model=4)
-    assert (found.axis_rules, found.num_model) == ("data_model", 4)
-    assert found.bytes_per_device == fleet.bytes_per_device(8, 4, num_lanes=4)
+    layout = choose(fleet, 80, num_model=4)
+    assert (layout.axis_rules, layout.num_model) == ("data_model", 4)
+    assert layout.bytes_per_device == fleet.bytes_per_device(8, 4, num_lanes=4)
     with pytest.raises(errors.ConfigError, match="fleet that takes"):
         choose(fleet, 1, num_model=4)
     with pytest.raises(errors.ConfigError, match="3"):
@@ -95,15 +95,15 @@ def test_a_base_is_split_over_as_many_devices_as_asked(fleet):
 
 
 def test_room_for_a_state_that_is_saved_is_counted(fleet):
-    found = fleet.bytes_per_device(8, 1)
+    sizes = fleet.bytes_per_device(8, 1)
     # Parameters and two moments in float32, and a few counts.
-    assert found["a state to be saved"] == pytest.approx(12 * NUM_PROMPT, rel=1e-5)
+    assert sizes["a state to be saved"] == pytest.approx(12 * NUM_PROMPT, rel=1e-5)
 
 
 def test_a_memory_that_nobody_knows_is_taken_for_enough(fleet):
-    found = choose(fleet, None)
-    assert found.num_model == 1
-    assert "device_memory_gib" in found.why
+    layout = choose(fleet, None)
+    assert layout.num_model == 1
+    assert "device_memory_gib" in layout.why
 
 
 @pytest.mark.slow

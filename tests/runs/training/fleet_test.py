@@ -130,8 +130,8 @@ def assert_close(folder, whole):
     """One device adds in another order than eight: loss to 1e-4 after 6 steps."""
     for name in TASKS:
         pairs = zip(rows_of(folder, name), rows_of(whole, name), strict=True)
-        for found, expected in pairs:
-            assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+        for row, expected in pairs:
+            assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)
 
 
 def test_an_expert_of_a_fleet_is_close_to_the_one_that_had_all_devices(whole, alone):
@@ -162,8 +162,8 @@ def test_a_rate_that_breaks_an_expert_is_named_and_the_others_land(
     with pytest.raises(errors.TrainingError, match="1 of 3 experts failed") as raised:
         train_in(tmp_path, base, text=PER_EXPERT + WILD)
     assert "pocket_reviews_good_or_bad: " in str(raised.value)
-    found, expected = fingerprints(tmp_path), fingerprints(whole)
-    assert found == {name: expected[name] for name in TASKS[:2]}
+    prints, expected = fingerprints(tmp_path), fingerprints(whole)
+    assert prints == {name: expected[name] for name in TASKS[:2]}
 
 
 @pytest.mark.parametrize("setting", ["train_steps = 0", "learning_rate = -1.0"])

@@ -77,8 +77,8 @@ def test_states_to_keep_stay_also_then(folder):
 
 def test_an_expert_that_cannot_be_listed_is_told_at_the_end(folder, capsys):
     run = make_run(folder)
-    other = facts_of("other", fingerprint="another base")
-    experts.save_expert(folder / "other", {"norm": np.ones(3)}, other)
+    of_another_base = facts_of("other", fingerprint="another base")
+    experts.save_expert(folder / "other", {"norm": np.ones(3)}, of_another_base)
     catalogue.Catalogue(folder / "library").add(folder / "other")
     run.landing.land(SHORT, result_of(run, SHORT))
     assert "pocket_notes_tell is finished, but not listed: " in capsys.readouterr().err
@@ -258,11 +258,11 @@ def test_states_that_release_0_1_kept_elsewhere_are_not_begun_anew(folder):
 
 
 def test_experts_of_one_name_in_two_folders_share_no_work_folder(folder):
-    other = make_run(folder, "options.Results.experts_dir = '{MODEL_DIR}/lora'")
+    in_lora = make_run(folder, "options.Results.experts_dir = '{MODEL_DIR}/lora'")
     outside = make_run(folder, f"options.Results.experts_dir = '{folder.parent}/x'")
-    found = {run.work_dir(LONG) for run in (make_run(folder), other, outside)}
-    assert len(found) == 3
-    assert all(path.is_relative_to(folder / "work") for path in found)
+    work_dirs = {run.work_dir(LONG) for run in (make_run(folder), in_lora, outside)}
+    assert len(work_dirs) == 3
+    assert all(path.is_relative_to(folder / "work") for path in work_dirs)
 
 
 def test_another_base_is_refused_also_where_experts_are_only_in_the_bucket(folder):
@@ -283,8 +283,8 @@ def test_another_expert_of_a_name_in_the_bucket_is_told_before_training(folder):
     run.plan()
     shutil.rmtree(run.expert_dir(SHORT))
     result = result_of(run, SHORT)
-    other = dataclasses.replace(result.manifest, seed=99)
-    experts.save_expert(run.expert_dir(SHORT), result.params, other)
+    reseeded = dataclasses.replace(result.manifest, seed=99)
+    experts.save_expert(run.expert_dir(SHORT), result.params, reseeded)
     for act in (run.plan, run.run):
         with pytest.raises(errors.CheckpointError, match=f"{SHORT} in .*bucket"):
             act()

@@ -38,9 +38,9 @@ def test_the_plan_is_within_a_tenth_of_the_compiler(row):
     if compiled.memory is None:
         assert planned > 0.9 * target.memory_bytes
         return
-    found = compiled.memory.total
-    assert 0.9 * found < planned < 1.1 * found, (
-        f"{planned / GIB:.2f} GiB by plan, {found / GIB:.2f} by the compiler"
+    total = compiled.memory.total
+    assert 0.9 * total < planned < 1.1 * total, (
+        f"{planned / GIB:.2f} GiB by plan, {total / GIB:.2f} by the compiler"
     )
 
 

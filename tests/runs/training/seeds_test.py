@@ -20,12 +20,12 @@ def make_run(folder, seeds, *bindings):
 
 def test_every_seed_trains_every_expert_into_a_folder_of_its_own(folder):
     run = make_run(folder, (7, 9))
-    found = run.spec().experts
-    assert sorted(found) == [f"seed{seed}/{n}" for seed in (7, 9) for n in NAMES]
-    for name, one in found.items():
-        assert one.folder == folder / "prompt_experts" / name
-        assert one.work_dir == folder / "work" / "prompt_experts" / name
-        assert name == f"seed{one.random_seed}/{one.expert_name}"
+    specs = run.spec().experts
+    assert sorted(specs) == [f"seed{seed}/{n}" for seed in (7, 9) for n in NAMES]
+    for name, spec in specs.items():
+        assert spec.folder == folder / "prompt_experts" / name
+        assert spec.work_dir == folder / "work" / "prompt_experts" / name
+        assert name == f"seed{spec.random_seed}/{spec.expert_name}"
     assert run.plan()["experts"].startswith("4: seed7/")
 
 
@@ -36,8 +36,8 @@ def test_one_seed_needs_no_folder_and_a_tuple_of_one_has_one(folder):
 
 
 def test_patterns_of_settings_are_of_names_whatever_the_seed(folder):
-    found = make_run(folder, (7, 9)).spec().experts
-    steps = {name: one.train_steps for name, one in found.items()}
+    specs = make_run(folder, (7, 9)).spec().experts
+    steps = {name: spec.train_steps for name, spec in specs.items()}
     assert steps == {
         f"seed{seed}/{name}": 3 if name == landed.SHORT else 5
         for seed in (7, 9)
@@ -91,8 +91,8 @@ def test_trainings_of_a_recipe_differ_in_their_seeds_alone_and_more_can_follow(
     with pytest.raises(errors.CheckpointError, match=f"seed7/{name}"):
         changed.plan()
     # In other company it has the same bits.
-    other = "options.Results.experts_dir = '{MODEL_DIR}/other'"
-    make_run(folder, (9, 8), *few, other).run()
+    elsewhere = "options.Results.experts_dir = '{MODEL_DIR}/other'"
+    make_run(folder, (9, 8), *few, elsewhere).run()
     params = [
         trees.flatten(experts.load_expert(folder / place / "seed9" / name)[0])
         for place in ("prompt_experts", "other")

@@ -52,14 +52,14 @@ def test_a_prompt_expert_keeps_base_once_and_optimiser_state_for_its_own():
 @pytest.mark.slow
 def test_a_dataset_expert_is_shared_among_devices_but_for_its_norms():
     devices = placement.Devices(num_data=2, num_model=4, axis_rules="data_model")
-    one, _ = parts_of("dataset", ONE, optimizers.Adafactor())
+    alone, _ = parts_of("dataset", ONE, optimizers.Adafactor())
     parts, plan = parts_of("dataset", devices, optimizers.Adafactor())
     assert parts["frozen parameters"] == 0
-    assert one["trained parameters"] == 4 * NUM_BASE
+    assert alone["trained parameters"] == 4 * NUM_BASE
     assert NUM_BASE <= parts["trained parameters"] < 1.001 * NUM_BASE
     # Factored second moments: a row and a column instead of a matrix.
     assert parts["optimiser"] < 0.01 * parts["trained parameters"]
-    assert parts["activations"] < one["activations"] / 2
+    assert parts["activations"] < alone["activations"] / 2
     assert plan["devices"].startswith(
         "2 (data) x 1 (fsdp) x 4 (model) by rules 'data_model'"
     )

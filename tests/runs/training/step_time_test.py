@@ -42,5 +42,5 @@ def test_time_is_of_products_memory_and_links(changes, expected):
 
 
 def test_a_device_of_an_unknown_kind_counts_as_an_h100():
-    found = step_time.least_secs(WHOLE, None)
-    assert found == step_time.least_secs(WHOLE, targets.find("h100"))
+    secs = step_time.least_secs(WHOLE, None)
+    assert secs == step_time.least_secs(WHOLE, targets.find("h100"))
