@@ -51,12 +51,12 @@ def _fetched(folder: pathlib.Path, url: str) -> Any:
     place = folder / "out"
     shutil.rmtree(place, ignore_errors=True)
     fetch.FetchExperts(model_dir=str(place), url=url).run()
-    found = {}
-    for one in sorted((place / "experts").iterdir()):
-        if one.is_dir() and not one.name.startswith("."):
-            params, info = experts.load_expert(one)
-            found[one.name] = (info.name, trees.fingerprint(params), info.seed)
-    return found
+    by_name = {}
+    for expert in sorted((place / "experts").iterdir()):
+        if expert.is_dir() and not expert.name.startswith("."):
+            params, info = experts.load_expert(expert)
+            by_name[expert.name] = (info.name, trees.fingerprint(params), info.seed)
+    return by_name
 
 
 def _read_folder(folder: pathlib.Path) -> Any:
@@ -69,9 +69,9 @@ def _server() -> int:
     from moto import server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    one = server.ThreadedMotoServer(ip_address="localhost", port=0, verbose=False)
-    one.start()
-    return one.get_host_and_port()[1]
+    moto = server.ThreadedMotoServer(ip_address="localhost", port=0, verbose=False)
+    moto.start()
+    return moto.get_host_and_port()[1]
 
 
 def _read_objects(folder: pathlib.Path) -> Any:
@@ -106,9 +106,9 @@ def _keys(folder: pathlib.Path) -> dict[int, str]:
 
 def _judge(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     """What comes out was put in; what is left out has no manifest in its place."""
-    for name, found in value.items():
-        if found not in [one.get(name) for one in valid.values]:
-            return f"{name} is {found}, none of those published"
+    for name, fetched in value.items():
+        if fetched not in [published.get(name) for published in valid.values]:
+            return f"{name} is {fetched}, none of those published"
     for name in _NAMES:
         if name not in value and _has_manifest(folder, name):
             return f"{name} is left out"

@@ -93,11 +93,11 @@ class _Worker:
 
     def close(self) -> None:
         """Ends the process and those that it has started; removes its folder."""
-        own = (
+        process = (
             psutil.Process(self._process.pid) if self._process.poll() is None else None
         )
-        for one in [*(own.children(recursive=True) if own else ())]:
-            one.kill()
+        for child in [*(process.children(recursive=True) if process else ())]:
+            child.kill()
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._errors):
@@ -127,10 +127,15 @@ class _Worker:
 
     def _cpu_secs(self) -> float:
         try:
-            own = psutil.Process(self._process.pid)
-            every = [own.cpu_times(), *(c.cpu_times() for c in own.children(True))]
-            ended = own.cpu_times().children_user + own.cpu_times().children_system
-            return sum(one.user + one.system for one in every) + ended
+            process = psutil.Process(self._process.pid)
+            every = [
+                process.cpu_times(),
+                *(c.cpu_times() for c in process.children(True)),
+            ]
+            ended = (
+                process.cpu_times().children_user + process.cpu_times().children_system
+            )
+            return sum(times.user + times.system for times in every) + ended
         except psutil.Error:
             return 0.0
 
@@ -165,18 +170,18 @@ def shared_out(count: int, chosen: Iterable[str]) -> list[tuple[str, int]]:
     total = sum(names.SHARES.values())
     sizes = {name: round(count * names.SHARES[name] / total) for name in chosen}
     inputs = [(name, number) for name, size in sizes.items() for number in range(size)]
-    return sorted(inputs, key=lambda one: (one[1] + 1) / sizes[one[0]])
+    return sorted(inputs, key=lambda numbered: (numbered[1] + 1) / sizes[numbered[0]])
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
     """Returns the figures by format and class."""
     counts: dict[str, collections.Counter[str]] = {}
-    for one in outcomes:
-        counts.setdefault(one.format, collections.Counter())[one.kind] += 1
+    for outcome in outcomes:
+        counts.setdefault(outcome.format, collections.Counter())[outcome.kind] += 1
     total = sum(counts.values(), collections.Counter())
     lines = ["".join(f"{word:>9}" for word in ("inputs", *CLASSES)) + "  format"]
-    for name, found in [*sorted(counts.items()), ("all", total)]:
-        cells = (sum(found.values()), *(found[kind] for kind in CLASSES))
+    for name, by_kind in [*sorted(counts.items()), ("all", total)]:
+        cells = (sum(by_kind.values()), *(by_kind[kind] for kind in CLASSES))
         lines.append("".join(f"{cell:9,}" for cell in cells) + f"  {name}")
     return "\n".join(lines)
 
@@ -184,9 +189,10 @@ def table(outcomes: Iterable[Outcome]) -> str:
 def failures(outcomes: Iterable[Outcome]) -> list[str]:
     """Returns a line for each input with a wrong outcome."""
     return [
-        f"{one.format}/{one.number} {one.kind} ({one.damage}): {one.told}"
-        for one in outcomes
-        if one.kind not in GOOD
+        f"{outcome.format}/{outcome.number} {outcome.kind} ({outcome.damage}):"
+        f" {outcome.told}"
+        for outcome in outcomes
+        if outcome.kind not in GOOD
     ]
 
 
@@ -207,13 +213,13 @@ def main() -> None:
         name, _, number = given.only.partition("/")
         inputs = [(name, int(number))]
     seen: Mapping[tuple[str, int], Outcome] = {(o.format, o.number): o for o in done}
-    for one in run([i for i in inputs if i not in seen], seed=given.seed):
-        done.append(one)
+    for outcome in run([i for i in inputs if i not in seen], seed=given.seed):
+        done.append(outcome)
         if given.done:
             with given.done.open("a") as file:
-                file.write(json.dumps(dataclasses.asdict(one)) + "\n")
-        if given.only or one.kind not in GOOD:
-            print(*(failures([one]) or [one]), flush=True)
+                file.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
+        if given.only or outcome.kind not in GOOD:
+            print(*(failures([outcome]) or [outcome]), flush=True)
     print(table(done))
     sys.exit(1 if failures(done) else 0)
 

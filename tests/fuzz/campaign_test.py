@@ -22,8 +22,8 @@ def test_a_seed_gives_the_same_damage(tmp_path, name):
         folder = tmp_path / f"attempt{attempt}"
         folder.mkdir()
         chosen.make(folder, 0)
-        other = tmp_path / "valid1"
-        mutators.damage(random.Random("3"), folder, other, dict(chosen.damaged))
+        donors = tmp_path / "valid1"
+        mutators.damage(random.Random("3"), folder, donors, dict(chosen.damaged))
         made.append(contract.content(folder))
     assert made[0] == made[1] != contract.content(tmp_path / "valid0")
 
@@ -36,8 +36,8 @@ def test_a_seed_gives_the_same_damage(tmp_path, name):
 def test_each_class_is_told(monkeypatch, number, kind):
     monkeypatch.setenv("ELM_FUZZ_BROKEN", "1")
     monkeypatch.setattr(campaign, "LIMIT_SECS", 1.0)
-    (found,) = campaign.run([("broken", number)], seed=0)
-    assert found.kind == kind, found
+    (outcome,) = campaign.run([("broken", number)], seed=0)
+    assert outcome.kind == kind, outcome
 
 
 def test_a_campaign_that_is_stopped_has_tried_all_formats_by_their_shares():

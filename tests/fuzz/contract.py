@@ -33,9 +33,9 @@ class Format(NamedTuple):
 
 def guarded(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     """Judges files with checksums: what is read is what was written, or the other's."""
-    for known, reading in zip(valid.folders, valid.values, strict=True):
+    for copy, reading in zip(valid.folders, valid.values, strict=True):
         if same(value, reading) and (
-            reading is valid.values[0] or content(folder) == content(known)
+            reading is valid.values[0] or content(folder) == content(copy)
         ):
             return ""
     return f"read {value!r:.300} instead of {valid.values[0]!r:.300}"
@@ -50,14 +50,16 @@ def content(folder: pathlib.Path) -> dict[str, bytes]:
     }
 
 
-def same(one: Any, other: Any) -> bool:
+def same(first: Any, second: Any) -> bool:
     """Returns whether two readings are equal, arrays and types included."""
-    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
-        one, other = np.asarray(one), np.asarray(other)
-        kinds = (one.dtype, one.shape) == (other.dtype, other.shape)
-        return kinds and one.tobytes() == other.tobytes()
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return type(one) is type(other) and one == other
+    if isinstance(first, np.ndarray) or isinstance(second, np.ndarray):
+        first, second = np.asarray(first), np.asarray(second)
+        kinds = (first.dtype, first.shape) == (second.dtype, second.shape)
+        return kinds and first.tobytes() == second.tobytes()
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return first.keys() == second.keys() and all(
+            same(first[k], second[k]) for k in first
+        )
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return type(first) is type(second) and first == second

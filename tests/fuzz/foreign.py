@@ -21,9 +21,9 @@ def _make_vocabulary(folder: pathlib.Path, variant: int) -> None:
 
 
 def _read_vocabulary(folder: pathlib.Path) -> Any:
-    found = vocabulary.SentencePiece(str(folder / "spiece.model"))
-    ids = found.encode_batch(_TEXTS)
-    return (found.fingerprint, found.size, ids, [found.decode(row) for row in ids])
+    model = vocabulary.SentencePiece(str(folder / "spiece.model"))
+    ids = model.encode_batch(_TEXTS)
+    return (model.fingerprint, model.size, ids, [model.decode(row) for row in ids])
 
 
 def _judge_vocabulary(folder: pathlib.Path, value: Any, valid: Valid) -> str:
@@ -31,7 +31,7 @@ def _judge_vocabulary(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     if not guarded(folder, value, valid):
         return ""
     fingerprint, size, ids, _ = value
-    if fingerprint in [one[0] for one in valid.values]:
+    if fingerprint in [reading[0] for reading in valid.values]:
         return "another reading under the fingerprint of a valid model"
     inside = all(0 <= token < size for row in ids for token in row)
     return "" if inside else f"ids {ids} of {size}"
@@ -79,7 +79,7 @@ def _weights(variant: int) -> dict[str, np.ndarray]:
     }
     layer = "encoder.layer.0"
     sizes = {
-        **{f"attention.self.{one}": (4, 4) for one in ("query", "key", "value")},
+        **{f"attention.self.{part}": (4, 4) for part in ("query", "key", "value")},
         "attention.output.dense": (4, 4),
         "intermediate.dense": (8, 4),
         "output.dense": (4, 8),
@@ -103,7 +103,7 @@ def _judge_tokenizer(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     if not guarded(folder, value, valid):
         return ""
     name, vectors = value
-    if name in [one[0] for one in valid.values]:
+    if name in [reading[0] for reading in valid.values]:
         changed = [
             n
             for n, c in content(folder).items()

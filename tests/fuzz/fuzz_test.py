@@ -18,7 +18,7 @@ SEED = int(os.environ.get("ELM_FUZZ_SEED", "0"))
 @pytest.mark.parametrize("group", names.GROUPS)
 def test_damaged_files_are_read_right_or_refused(group, record_property):
     inputs = campaign.shared_out(INPUTS, names.GROUPS[group])
-    found = list(campaign.run(inputs, seed=SEED))
-    record_property("fuzz", campaign.table(found))
-    assert len(found) == len(inputs) > 0
-    assert not campaign.failures(found), "\n".join(campaign.failures(found))
+    outcomes = list(campaign.run(inputs, seed=SEED))
+    record_property("fuzz", campaign.table(outcomes))
+    assert len(outcomes) == len(inputs) > 0
+    assert not campaign.failures(outcomes), "\n".join(campaign.failures(outcomes))

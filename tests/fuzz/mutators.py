@@ -53,18 +53,18 @@ TEXTS = (
 )
 
 
-def flip(rng: random.Random, data: bytes, other: bytes) -> bytes:
+def flip(rng: random.Random, data: bytes, donor: bytes) -> bytes:
     """Flips one to four bits."""
-    del other
+    del donor
     made = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 4)) if made else 0):
         made[rng.randrange(len(made))] ^= 1 << rng.randrange(8)
     return bytes(made)
 
 
-def replace_byte(rng: random.Random, data: bytes, other: bytes) -> bytes:
+def replace_byte(rng: random.Random, data: bytes, donor: bytes) -> bytes:
     """Sets a byte to one of the values that formats treat in a special way."""
-    del other
+    del donor
     made = bytearray(data)
     if made:
         values = (0, 9, 10, 13, 32, 34, 44, 47, 58, 91, 123, 127, 128, 240, 255)
@@ -72,42 +72,42 @@ def replace_byte(rng: random.Random, data: bytes, other: bytes) -> bytes:
     return bytes(made)
 
 
-def truncate(rng: random.Random, data: bytes, other: bytes) -> bytes:
+def truncate(rng: random.Random, data: bytes, donor: bytes) -> bytes:
     """Cuts the end off, often near it."""
-    del other
+    del donor
     near = max(0, len(data) - rng.randrange(1, 20))
     return data[: rng.choice((near, rng.randrange(len(data) + 1), 0))]
 
 
-def extend(rng: random.Random, data: bytes, other: bytes) -> bytes:
+def extend(rng: random.Random, data: bytes, donor: bytes) -> bytes:
     """Adds zeros, rubbish, the file itself or the other one."""
     rubbish = rng.randbytes(rng.randrange(1, 60))
-    return data + rng.choice((bytes(rng.randrange(1, 600)), rubbish, data, other, b"x"))
+    return data + rng.choice((bytes(rng.randrange(1, 600)), rubbish, data, donor, b"x"))
 
 
-def move_chunk(rng: random.Random, data: bytes, other: bytes) -> bytes:
+def move_chunk(rng: random.Random, data: bytes, donor: bytes) -> bytes:
     """Removes, doubles or exchanges a run of bytes."""
     start, stop = sorted(rng.randrange(len(data) + 1) for _ in range(2))
     stop = min(stop, start + rng.choice((1, 8, 64, 4096)))
     chunk = rng.choice(
-        (b"", data[start:stop] * 2, other[start:stop], bytes(stop - start))
+        (b"", data[start:stop] * 2, donor[start:stop], bytes(stop - start))
     )
     return data[:start] + chunk + data[stop:]
 
 
-def change_number(rng: random.Random, data: bytes, other: bytes) -> bytes:
+def change_number(rng: random.Random, data: bytes, donor: bytes) -> bytes:
     """Puts another number in place of one in a text."""
-    del other
-    found = list(re.finditer(rb"-?\d+(\.\d+)?", data))
-    if not found:
+    del donor
+    numbers = list(re.finditer(rb"-?\d+(\.\d+)?", data))
+    if not numbers:
         return data
-    match = rng.choice(found)
+    match = rng.choice(numbers)
     return data[: match.start()] + rng.choice(NUMBERS).encode() + data[match.end() :]
 
 
-def insert_text(rng: random.Random, data: bytes, other: bytes) -> bytes:
+def insert_text(rng: random.Random, data: bytes, donor: bytes) -> bytes:
     """Inserts a nasty text, or puts it in place of a word."""
-    del other
+    del donor
     text = rng.choice(rng.choice((TEXTS, NAMES))).encode("utf-8", "surrogatepass")
     words = list(re.finditer(rb"[\w.]+", data))
     if words and rng.random() < 0.5:
@@ -117,9 +117,9 @@ def insert_text(rng: random.Random, data: bytes, other: bytes) -> bytes:
     return data[:place] + text + data[place:]
 
 
-def move_lines(rng: random.Random, data: bytes, other: bytes) -> bytes:
+def move_lines(rng: random.Random, data: bytes, donor: bytes) -> bytes:
     """Removes, doubles, cuts or exchanges a line."""
-    lines, others = data.split(b"\n"), other.split(b"\n")
+    lines, others = data.split(b"\n"), donor.split(b"\n")
     place = rng.randrange(len(lines))
     line = lines[place]
     lines[place : place + 1] = rng.choice(
@@ -128,9 +128,9 @@ def move_lines(rng: random.Random, data: bytes, other: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def change_json(rng: random.Random, data: bytes, other: bytes) -> bytes:
+def change_json(rng: random.Random, data: bytes, donor: bytes) -> bytes:
     """Changes a value, key or type in a JSON text, or in one of JSON lines."""
-    del other
+    del donor
     lines = data.split(b"\n")
     try:
         whole = json.loads(data)
@@ -194,11 +194,11 @@ def _with_change(rng: random.Random, whole: Any) -> str:
     return json.dumps(whole, ensure_ascii=rng.random() < 0.5)
 
 
-def change_safetensors(rng: random.Random, data: bytes, other: bytes) -> bytes:
+def change_safetensors(rng: random.Random, data: bytes, donor: bytes) -> bytes:
     """Changes the header of a safetensors file, its length made to fit or not."""
     size = int.from_bytes(data[:8], "little")
     if not 8 <= 8 + size <= len(data) - 1:
-        return flip(rng, data, other)
+        return flip(rng, data, donor)
     if rng.random() < 0.1:
         return (
             struct.pack("<Q", rng.choice((0, size * 2, 1 << 40, 2**64 - 1))) + data[8:]
@@ -209,28 +209,28 @@ def change_safetensors(rng: random.Random, data: bytes, other: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header + data[8 + size :]
 
 
-def change_values(rng: random.Random, data: bytes, other: bytes) -> bytes:
+def change_values(rng: random.Random, data: bytes, donor: bytes) -> bytes:
     """Puts NaN, infinity or zero in place of a float32 in the last half of a file."""
     if len(data) < 16:
-        return flip(rng, data, other)
+        return flip(rng, data, donor)
     place = (rng.randrange(len(data) // 2, max(1, len(data) - 4)) // 4) * 4
     value = rng.choice((float("nan"), float("inf"), float("-inf"), 0.0, 1e38))
     return data[:place] + struct.pack("<f", value) + data[place + 4 :]
 
 
-def change_npy(rng: random.Random, data: bytes, other: bytes) -> bytes:
+def change_npy(rng: random.Random, data: bytes, donor: bytes) -> bytes:
     """Changes the text of the header of a npy file, its length kept."""
     if data[:6] != b"\x93NUMPY" or len(data) < 128:
-        return flip(rng, data, other)
+        return flip(rng, data, donor)
     size = struct.unpack("<H", data[8:10])[0]
-    header = rng.choice((change_number, insert_text))(rng, data[10 : 10 + size], other)
+    header = rng.choice((change_number, insert_text))(rng, data[10 : 10 + size], donor)
     header = header[: size - 1].ljust(size - 1) + b"\n"
     return data[:10] + header + data[10 + size :]
 
 
-def change_inside_gzip(rng: random.Random, data: bytes, other: bytes) -> bytes:
+def change_inside_gzip(rng: random.Random, data: bytes, donor: bytes) -> bytes:
     """Changes what a gzip file holds, its checksum made anew; now and then a bomb."""
-    del other
+    del donor
     try:
         inner = zlib.decompressobj(wbits=31).decompress(data, 1 << 20)
     except zlib.error:
@@ -258,7 +258,7 @@ KINDS: dict[str, tuple[Bytes, ...]] = {
 def damage(
     rng: random.Random,
     folder: pathlib.Path,
-    other: pathlib.Path,
+    donors: pathlib.Path,
     damaged: dict[str, tuple[str, ...]],
 ) -> str:
     """Damages a copy of a valid input in place; returns what was done, in words.
@@ -266,7 +266,7 @@ def damage(
     Args:
       rng: Decides everything.
       folder: The copy.
-      other: The other valid input, from which files may come.
+      donors: The other valid input, from which files may come.
       damaged: As `contract.Format.damaged`.
     """
     done = []
@@ -278,11 +278,11 @@ def damage(
         path = rng.choice(files)
         name = path.relative_to(folder)
         if rng.random() < 0.04:
-            done.append(f"{name}: {_replace_whole(rng, path, other / name)}")
+            done.append(f"{name}: {_replace_whole(rng, path, donors / name)}")
             continue
         kinds = ("bytes",) if rng.random() < 0.3 else damaged[pattern]
         change = rng.choice(KINDS[rng.choice(kinds)])
-        there = other / name
+        there = donors / name
         content = there.read_bytes() if there.is_file() else b""
         path.write_bytes(change(rng, path.read_bytes(), content))
         done.append(f"{name}: {change.__name__}")

@@ -69,15 +69,15 @@ def _read_manifest(folder: pathlib.Path) -> Any:
 
 
 def _judge_manifest(folder: pathlib.Path, value: Any, valid: Valid) -> str:
-    found = _strict((folder / "expert/manifest.json").read_bytes())
-    found.pop(seals.KEY, None)  # where it is there, the reader has compared it
-    right = dataclasses.asdict(manifest.Manifest(**found))
-    name = found["name"]
+    fields = _strict((folder / "expert/manifest.json").read_bytes())
+    fields.pop(seals.KEY, None)  # where it is there, the reader has compared it
+    right = dataclasses.asdict(manifest.Manifest(**fields))
+    name = fields["name"]
     if not _NAME.fullmatch(name) or name.strip(". ") == "":
         return f"the name {name!r}"
     value = dict(value)
     params = value.pop("loaded")
-    if params not in [one["loaded"] for one in valid.values]:
+    if params not in [reading["loaded"] for reading in valid.values]:
         return "other parameters"
     if value["params_fingerprint"] not in ("", params):  # "" in those of release 0.1
         return "parameters under another fingerprint"
@@ -105,11 +105,11 @@ def _read_catalogue(folder: pathlib.Path) -> Any:
 def _judge_catalogue(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     del valid
     text = (folder / "library/catalogue.jsonl").read_bytes()
-    found = [{"fingerprint": ""} | one for one in _lines(text)]
-    value = [one | {"tasks": list(one["tasks"])} for one in value]
-    if len({one["name"] for one in found}) < len(found):
+    entries = [{"fingerprint": ""} | line for line in _lines(text)]
+    value = [entry | {"tasks": list(entry["tasks"])} for entry in value]
+    if len({entry["name"] for entry in entries}) < len(entries):
         return "a name twice"
-    return "" if value == found else f"read {value!r:.300}, not {found!r:.300}"
+    return "" if value == entries else f"read {value!r:.300}, not {entries!r:.300}"
 
 
 class _Embedder:
@@ -138,11 +138,11 @@ def _make_index(folder: pathlib.Path, variant: int) -> None:
 
 
 def _read_index(folder: pathlib.Path) -> Any:
-    found = index.open_index(folder)
-    votes = retrieval.retrieve_for_texts(found, _QUERIES, embedder=_Embedder())
-    settings = dataclasses.asdict(found.settings)
-    listed = [dataclasses.asdict(one) for one in found.experts]
-    return (votes.votes, found.keys, found.owners, settings, listed)
+    opened = index.open_index(folder)
+    votes = retrieval.retrieve_for_texts(opened, _QUERIES, embedder=_Embedder())
+    settings = dataclasses.asdict(opened.settings)
+    listed = [dataclasses.asdict(expert) for expert in opened.experts]
+    return (votes.votes, opened.keys, opened.owners, settings, listed)
 
 
 def _judge_index(folder: pathlib.Path, value: Any, valid: Valid) -> str:
@@ -157,10 +157,10 @@ def _judge_index(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     text = json.loads(json.dumps([settings, listed]))
     if text[0] != record["settings"] or len(text[1]) != len(record["experts"]):
         return f"settings {settings} instead of {record['settings']}"
-    for one, other in zip(text[1], record["experts"], strict=True):
-        if any(one[name] != other[name] for name in one if name in other):
-            return f"expert {one} instead of {other}"
-    if len({one["name"] for one in listed}) < len(listed):
+    for told, recorded in zip(text[1], record["experts"], strict=True):
+        if any(told[name] != recorded[name] for name in told if name in recorded):
+            return f"expert {told} instead of {recorded}"
+    if len({expert["name"] for expert in listed}) < len(listed):
         return "an expert twice"
     return "" if sum(n for _, n in votes) == len(_QUERIES) else f"votes {votes}"
 
@@ -202,9 +202,9 @@ def open_cache(folder: pathlib.Path) -> Any:
 
 
 def _read_cache(folder: pathlib.Path) -> Any:
-    found = open_cache(folder)
-    facts = json.loads(json.dumps(dict(found.manifest)))
-    return ([tuple(one) for one in found], found.name, found.split, facts)
+    cache = open_cache(folder)
+    facts = json.loads(json.dumps(dict(cache.manifest)))
+    return ([tuple(example) for example in cache], cache.name, cache.split, facts)
 
 
 def _make_results(folder: pathlib.Path, variant: int) -> None:
@@ -238,7 +238,7 @@ def _make_results(folder: pathlib.Path, variant: int) -> None:
     (folder / "votes.jsonl").write_text(json.dumps(votes) + "\n")
     (folder / "work/expert_a").mkdir(parents=True)
     losses = [{"step": 10 * n, "loss": 3.0 / n, "accuracy": 0.5} for n in (1, 2, 3)]
-    text = "".join(f"{json.dumps(one)}\n" for one in losses)
+    text = "".join(f"{json.dumps(row)}\n" for row in losses)
     (folder / "work/expert_a/metrics.jsonl").write_text(text)
 
 
@@ -284,47 +284,47 @@ def _read_report(folder: pathlib.Path) -> Any:
 
 
 def _judge_results(folder: pathlib.Path, value: Any, valid: Valid) -> str:
-    known = valid.folders[0]
-    if content(folder).get("results.jsonl") == content(known)["results.jsonl"]:
+    original = valid.folders[0]
+    if content(folder).get("results.jsonl") == content(original)["results.jsonl"]:
         return "" if same(value, valid.values[0]) else "another page of the same rows"
     path = folder / "results.jsonl"
     if not path.exists():
         return "rows out of nothing" if value[0] else ""
     *lines, tail = path.read_bytes().split(b"\n")
-    found = [_strict(line) for line in lines]
+    recorded = [_strict(line) for line in lines]
     if tail.strip():  # a killed writer's, dropped unless it is whole
         with contextlib.suppress(ValueError):
-            found.append(_strict(tail))
+            recorded.append(_strict(tail))
     names = {field.name for field in dataclasses.fields(results.ResultRow)}
-    rows = {json.dumps(one, sort_keys=True): one for one in value[0]}
-    for one in found:
-        if not isinstance(one, dict) or not one.keys() <= names:
+    rows = {json.dumps(row, sort_keys=True): row for row in value[0]}
+    for line in recorded:
+        if not isinstance(line, dict) or not line.keys() <= names:
             continue  # such a tail is dropped, too
-        alike = [r for r in rows.values() if all(r[k] == one[k] for k in one)]
+        alike = [r for r in rows.values() if all(r[k] == line[k] for k in line)]
         key = [n for n in names if n in results.CELL_FIELDS or n == "metric"]
         first = [
-            r for r in rows.values() if all(r.get(k) == one.get(k, "") for k in key)
+            r for r in rows.values() if all(r.get(k) == line.get(k, "") for k in key)
         ]
         if not alike and not first:
-            return f"the row {one!r:.200} is gone"
-    return "" if len(rows) <= len(found) else "rows out of nothing"
+            return f"the row {line!r:.200} is gone"
+    return "" if len(rows) <= len(recorded) else "rows out of nothing"
 
 
 def _judge_lines_of(name: str, *kept: str) -> Any:
     """Returns a judge: the rows are the valid ones, and the lines are read."""
 
     def judge(folder: pathlib.Path, value: Any, valid: Valid) -> str:
-        if not any(same(value[0], one[0]) for one in valid.values):
+        if not any(same(value[0], reading[0]) for reading in valid.values):
             return "other rows"
         if (
-            any(same(value, one) for one in valid.values)
+            any(same(value, reading) for reading in valid.values)
             or not (folder / name).is_file()
         ):
             return ""
         *lines, tail = (folder / name).read_bytes().split(b"\n")
         for line in lines:
-            one = _strict(line)
-            if any(key not in one for key in kept):
+            record = _strict(line)
+            if any(key not in record for key in kept):
                 return f"read the line {line!r:.200}"
         del tail
         return ""

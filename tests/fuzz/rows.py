@@ -63,19 +63,23 @@ def _read_rows(parse: sources.Parser, file: str) -> Any:
     return read
 
 
-def judge_rendered(records: list[Any], found: rendering.RenderedSplit) -> str:
+def judge_rendered(records: list[Any], rendered: rendering.RenderedSplit) -> str:
     """Compares each kept example with what its own record says."""
-    if found.num_rows != len(records):
-        return f"{found.num_rows} rows of {len(records)}"
-    if len(found) + sum(found.dropped.values()) != found.num_rows:
-        return f"{len(found)} kept and {found.dropped} of {found.num_rows}"
-    for place, example_id in enumerate(found.example_ids):
+    if rendered.num_rows != len(records):
+        return f"{rendered.num_rows} rows of {len(records)}"
+    if len(rendered) + sum(rendered.dropped.values()) != rendered.num_rows:
+        return f"{len(rendered)} kept and {rendered.dropped} of {rendered.num_rows}"
+    for place, example_id in enumerate(rendered.example_ids):
         row = records[example_id]
         choices = tuple(str(row[name]).strip() for name in ("first", "second"))
         label = int(float(row["label"]))  # as Jinja's filter does
         right = (str(row["question"]).strip(), choices, choices[label])
-        kept = (found.inputs[place], found.choices[place], found.targets[place])
-        if right != kept or choices[found.labels[place]] != right[2]:
+        kept = (
+            rendered.inputs[place],
+            rendered.choices[place],
+            rendered.targets[place],
+        )
+        if right != kept or choices[rendered.labels[place]] != right[2]:
             return f"row {example_id} is {kept!r} instead of {right!r}"
     return ""
 
@@ -93,8 +97,8 @@ def _judge_csv(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     csv.field_size_limit(2**31 - 1)
     header, *records = [r for r in csv.reader(io.StringIO(text, newline="")) if r]
     rows = [
-        dict(zip(header, one, strict=True)) if len(one) == len(header) else None
-        for one in records
+        dict(zip(header, cells, strict=True)) if len(cells) == len(header) else None
+        for cells in records
     ]
     return judge_rendered(rows, value)
 
@@ -131,14 +135,14 @@ def _judge_gz(folder: pathlib.Path, value: Any, valid: Valid) -> str:
 
 def _unpacked(path: pathlib.Path) -> bytes:
     """Returns what gzip members hold, by zlib itself, which checks the checksums."""
-    left, found = path.read_bytes(), b""
+    left, unpacked = path.read_bytes(), b""
     while left.strip(b"\0"):
         reader = zlib.decompressobj(wbits=31)
-        found += reader.decompress(left) + reader.flush()
+        unpacked += reader.decompress(left) + reader.flush()
         if not reader.eof:
             raise ValueError("it ends early")
         left = reader.unused_data.lstrip(b"\0")
-    return found
+    return unpacked
 
 
 _WORDS = ("a good bad film", "was very", "plot", "of actor", "great", "boring and")
@@ -165,8 +169,8 @@ def _judge_archive(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     if same(value, valid.values[0]):
         return ""
     content = _unpacked(folder / "imdb/aclImdb_v1.tar.gz")
-    found = [row for name, row in _members(content) if "/train/" in name]
-    return "" if same(value, found) else f"{len(value)} rows, others than the members"
+    members = [row for name, row in _members(content) if "/train/" in name]
+    return "" if same(value, members) else f"{len(value)} rows, others than the members"
 
 
 def _members(tar: bytes) -> Iterator[tuple[str, tuple[str, int]]]:
@@ -214,12 +218,17 @@ def _make_yaml(folder: pathlib.Path, variant: int) -> None:
 
 
 def _read_yaml(folder: pathlib.Path) -> Any:
-    found = template_files.load_templates(str(folder), "films")
-    for template in found.values():
+    loaded = template_files.load_templates(str(folder), "films")
+    for template in loaded.values():
         rendering.check_template(template, tasks.DataOptions(cache_dir="").limits)
     return {
-        name: (one.id, one.jinja, one.answer_choices, list(one.metrics))
-        for name, one in found.items()
+        name: (
+            template.id,
+            template.jinja,
+            template.answer_choices,
+            list(template.metrics),
+        )
+        for name, template in loaded.items()
     }
 
 
@@ -237,11 +246,11 @@ def _judge_yaml(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     text = (folder / "films/templates.yaml").read_text("utf-8")
     entries = list(yaml.load(text, _Plain)["templates"].values())  # noqa: S506
     right = {
-        one["name"]: (
-            *(one["id"], one["jinja"], one["answer_choices"]),
-            list(one["metadata"]["metrics"] or ()),
+        entry["name"]: (
+            *(entry["id"], entry["jinja"], entry["answer_choices"]),
+            list(entry["metadata"]["metrics"] or ()),
         )
-        for one in entries
+        for entry in entries
     }
     if len(right) != len(entries):
         return "two templates of one name"
@@ -268,23 +277,23 @@ def _read_jinja(folder: pathlib.Path) -> Any:
         for path in (folder / "prompt.jinja", folder / "choices.jinja")
     )
     template = templates.Template("t", "1", prompt, choices)
-    found = rendering.render_rows([_ROW], split="train", template=template)
-    return (prompt, choices, found)
+    rendered = rendering.render_rows([_ROW], split="train", template=template)
+    return (prompt, choices, rendered)
 
 
 def _judge_jinja(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     """Compares a kept row with what Jinja's own sandbox makes of it."""
     del folder, valid
-    prompt, choices, found = value
-    if not len(found):
-        return "" if sum(found.dropped.values()) == 1 else "the row is gone"
+    prompt, choices, rendered = value
+    if not len(rendered):
+        return "" if sum(rendered.dropped.values()) == 1 else "the row is gone"
     plain = jinja2.sandbox.SandboxedEnvironment()
     listed = plain.from_string(choices).render(_ROW).split("|||")
     listed = [choice.strip() for choice in listed]
     text = plain.from_string(prompt).render(_ROW, answer_choices=listed)
     inputs, targets = (part.strip() for part in text.split("|||"))
     right = (inputs, targets, tuple(listed))
-    kept = (found.inputs[0], found.targets[0], found.choices[0])
+    kept = (rendered.inputs[0], rendered.targets[0], rendered.choices[0])
     return "" if kept == right else f"rendered {kept!r} instead of {right!r}"
 
 

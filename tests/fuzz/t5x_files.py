@@ -92,8 +92,8 @@ def _with_arrays(folder: pathlib.Path, node: Any) -> Any:
     if isinstance(node, msgpack.ExtType):
         content = msgpack.unpackb(node.data)
         dtype = content[1] if isinstance(content[1], str) else content[1].decode()
-        found = np.frombuffer(content[2], np.dtype(dtype))
-        return found.reshape(content[0]) if node.code == 1 else found[0]
+        array = np.frombuffer(content[2], np.dtype(dtype))
+        return array.reshape(content[0]) if node.code == 1 else array[0]
     if not isinstance(node, dict):
         return node
     if "driver" in node:
@@ -121,10 +121,10 @@ def _judge_orbax(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     root = (folder / "checkpoint/state").as_uri()
     store = ts.KvStore.open({"driver": "ocdbt", "base": root}).result()
     names = {key.decode().rpartition("/")[0] for key in store.list().result()}
-    found = {name.replace(".", "/"): _stored(root, name) for name in names}
-    step = int(found.pop("state/step"))
+    stored = {name.replace(".", "/"): _stored(root, name) for name in names}
+    step = int(stored.pop("state/step"))
     return _compared(
-        value, {n.removeprefix("target/"): a for n, a in found.items()}, step
+        value, {n.removeprefix("target/"): a for n, a in stored.items()}, step
     )
 
 
@@ -158,20 +158,20 @@ class _Delegate(config_parser.ParserDelegate):
 
 def _judge_settings(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     """Asks gin's own parser what the file says of the network."""
-    if not any(same(value, one) for one in valid.values):
+    if not any(same(value, reading) for reading in valid.values):
         return "other weights"
     if not (folder / "config.gin").exists():
         return ""
     bound: dict[str, Any] = {}
     fields: dict[str, Any] = {}
     text = (folder / "config.gin").read_bytes().decode()
-    for one in config_parser.ConfigParser(text, _Delegate()):
-        if not isinstance(one, config_parser.BindingStatement):
+    for statement in config_parser.ConfigParser(text, _Delegate()):
+        if not isinstance(statement, config_parser.BindingStatement):
             continue
-        if not one.arg_name:
-            bound[one.selector] = one.value
-        elif one.selector.rpartition(".")[2] == "T5Config":
-            fields[one.arg_name] = one.value
+        if not statement.arg_name:
+            bound[statement.selector] = statement.value
+        elif statement.selector.rpartition(".")[2] == "T5Config":
+            fields[statement.arg_name] = statement.value
     if others := fields.keys() - t5x_config.KNOWN:
         return f"the fields {others} are not refused"
     given = fields.get("mlp_activations", ("relu",)) if fields else _ACTIVATIONS

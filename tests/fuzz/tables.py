@@ -56,7 +56,7 @@ def _read_parquet(folder: pathlib.Path) -> Any:
 
 def _judge_parquet(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     """Pages have checksums: texts are those that were written, in some columns."""
-    written = {text for one in valid.values for text in one.inputs}
+    written = {text for split in valid.values for text in split.inputs}
     if not set(value.inputs) <= written:
         return f"{set(value.inputs) - written!r:.300} was never written"
     return judge_rendered(_plain(folder / _FILE), value)
@@ -73,7 +73,11 @@ _EXAMPLES = (
 def _examples(variant: int) -> list[tuple[str, str, list[str]]]:
     word = ("a river", "a stone")[variant]
     return [
-        (asked.format(word), answer.format(word), [one.format(word) for one in choices])
+        (
+            asked.format(word),
+            answer.format(word),
+            [choice.format(word) for choice in choices],
+        )
         for asked, answer, choices in _EXAMPLES
     ]
 
@@ -120,14 +124,14 @@ def _make_p3_records(folder: pathlib.Path, variant: int) -> None:
 
 def _read_p3(folder: pathlib.Path) -> Any:
     return [
-        one if isinstance(one, sources.Skipped) else (*one,)
-        for one in _P3.rows("train", data_dir=str(folder))
+        row if isinstance(row, sources.Skipped) else (*row,)
+        for row in _P3.rows("train", data_dir=str(folder))
     ]
 
 
 def _judge_p3_parquet(folder: pathlib.Path, value: Any, valid: Valid) -> str:
-    written = {one[0] for rows in valid.values for one in rows}
-    if any(one[0] not in written for one in value):
+    written = {row[0] for rows in valid.values for row in rows}
+    if any(row[0] not in written for row in value):
         return f"{value!r:.300} was never written"
     rows = _plain(folder / "p3/some_task/train-00000-of-00001.parquet")
     right = [
@@ -145,9 +149,9 @@ def _judge_p3_parquet(folder: pathlib.Path, value: Any, valid: Valid) -> str:
 
 def _judge_p3_records(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     """Records have checksums: those that are there whole are as they were written."""
-    known = {one for rows in valid.values for one in rows}
-    if not set(value) <= known:
-        return f"{set(value) - known!r:.300} was never written"
+    written = {one for rows in valid.values for one in rows}
+    if not set(value) <= written:
+        return f"{set(value) - written!r:.300} was never written"
     path = folder / "p3/some_task/train.tfrecord-00000-of-00001"
     number = sum(1 for _ in _records(path.read_bytes()))
     return "" if len(value) == number else f"{len(value)} of {number} records"
@@ -160,8 +164,8 @@ def _records(data: bytes) -> Iterator[bytes]:
         size = int.from_bytes(data[place : place + 8], "little")
         record = data[place + 12 : place + 12 + size]
         sums = data[place + 8 : place + 12], data[place + 12 + size :][:4]
-        for part, found in zip((data[place : place + 8], record), sums, strict=True):
-            if _masked_crc(part).to_bytes(4, "little") != found:
+        for part, checksum in zip((data[place : place + 8], record), sums, strict=True):
+            if _masked_crc(part).to_bytes(4, "little") != checksum:
                 raise ValueError(f"a wrong checksum at {place}")
         yield record
         place += 16 + size

@@ -27,10 +27,10 @@ def _make(folder: pathlib.Path, variant: int) -> None:
     names = sorted(theirs)
     parts = {"part-1": names[::2], "part-2": names[1::2]}
     places = {}
-    for part, own in parts.items():
+    for part, of_part in parts.items():
         file = f"pytorch_model-{part}.bin"
-        _save(folder / "model" / file, {name: theirs[name] for name in own})
-        places |= dict.fromkeys(own, file)
+        _save(folder / "model" / file, {name: theirs[name] for name in of_part})
+        places |= dict.fromkeys(of_part, file)
     index = {"metadata": {}, "weight_map": places}
     (folder / "model/pytorch_model.bin.index.json").write_text(json.dumps(index))
 
@@ -63,9 +63,9 @@ def _judge(folder: pathlib.Path, value: Any, valid: Valid) -> str:
             bad = archive.testzip()
         if bad:
             return f"{path.name}: {bad} has a wrong checksum"
-    written = [_plain(one[0]) for one in valid.values]
+    written = [_plain(reading[0]) for reading in valid.values]
     for name, array in _plain(value[0]).items():
-        if not any(same(array, one[name]) for one in written):
+        if not any(same(array, weights[name]) for weights in written):
             return f"{name} was never written"
     return ""
 

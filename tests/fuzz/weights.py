@@ -81,14 +81,14 @@ def _plain(path: pathlib.Path) -> dict[str, np.ndarray]:
     data = path.read_bytes()
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
-    found = {}
+    tensors_of_file = {}
     for name, facts in header.items():
         if name != "__metadata__":
             start, stop = facts["data_offsets"]
             part = data[8 + size :][start:stop]
             array = np.frombuffer(part, _DTYPES[facts["dtype"]])
-            found[name] = array.reshape(facts["shape"]).astype(np.float32)
-    return found
+            tensors_of_file[name] = array.reshape(facts["shape"]).astype(np.float32)
+    return tensors_of_file
 
 
 _SIZES = {
@@ -109,17 +109,17 @@ def _judge_model(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     theirs = _plain(folder / "model/model.safetensors")
     for name, array in tensors.unstack(in_memory.leaves_of(trees.unflatten(params))):
         place = huggingface.place(name)
-        other = theirs[place.name]
-        right = other.T if place.is_transposed else other
+        tensor = theirs[place.name]
+        right = tensor.T if place.is_transposed else tensor
         if not np.array_equal(array, right) or not np.isfinite(array).all():
             return f"{name} differs from the file, or is not finite"
     settings = json.loads((folder / "model/config.json").read_text("utf-8"))
     for name, ours in _SIZES.items():
         # A number that the file lacks is the library's own default.
         if name in settings and name != "vocab_size":
-            found = settings[name]
-            if type(found) is not int or found != model[ours]:
-                return f"{name} is {found!r} in the file, {ours} {model[ours]!r}"
+            size_in_file = settings[name]
+            if type(size_in_file) is not int or size_in_file != model[ours]:
+                return f"{name} is {size_in_file!r} in the file, {ours} {model[ours]!r}"
     return ""
 
 
@@ -228,13 +228,15 @@ def _judge_peft(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     changed = 0.0
     for name, array in theirs.items():
         if name.endswith("lora_B.weight"):
-            one = array @ theirs[name.replace("lora_B", "lora_A")]
-            changed += float(np.abs(one.astype(np.float64)).sum()) * factor
+            change_made = array @ theirs[name.replace("lora_B", "lora_A")]
+            changed += float(np.abs(change_made.astype(np.float64)).sum()) * factor
     made = 0.0
     for name, array in params.items():
         if name.endswith("lora_b"):
-            one = params[name.removesuffix("b") + "a"].astype(np.float64) @ array
-            made += float(np.abs(one).sum()) * ours
+            change_made = (
+                params[name.removesuffix("b") + "a"].astype(np.float64) @ array
+            )
+            made += float(np.abs(change_made).sum()) * ours
     is_same = math.isclose(changed, made, rel_tol=1e-4)
     return "" if is_same else f"changes by {made} instead of {changed}"
 

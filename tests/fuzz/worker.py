@@ -98,7 +98,7 @@ class Workshop:
 
     def _outside(self) -> dict[str, tuple[int, int]]:
         """Returns size and time of every file around the input, valid ones aside."""
-        found = {}
+        facts_of = {}
         for place, names, files in os.walk(self._root):
             here = pathlib.Path(place)
             if here == self._root:
@@ -109,8 +109,10 @@ class Workshop:
                 facts = os.lstat(here / file)
                 is_file = file in files
                 key = str(here / file)
-                found[key] = (facts.st_size, facts.st_mtime_ns) if is_file else (0, 0)
-        return found
+                facts_of[key] = (
+                    (facts.st_size, facts.st_mtime_ns) if is_file else (0, 0)
+                )
+        return facts_of
 
 
 def _read(
@@ -131,13 +133,13 @@ def _read(
 
 def _place_of(error: BaseException) -> str:
     """Returns the last line of the project's own code that an error came through."""
-    found, trace = "?", error.__traceback__
+    place, trace = "?", error.__traceback__
     while trace is not None:
         path = trace.tb_frame.f_code.co_filename
         if "/elm_jax/" in path or "/tasks/" in path:
-            found = f"{pathlib.Path(path).name}:{trace.tb_lineno}"
+            place = f"{pathlib.Path(path).name}:{trace.tb_lineno}"
         trace = trace.tb_next
-    return found
+    return place
 
 
 def _judged(
