@@ -20,10 +20,10 @@ def test_it_gives_what_task_arithmetic_gives(kind):
         sample.experts, base=sample.start, beside=sample.beside, marks=marks
     ).params
     merged = affine.make_merged_fn(sample.experts, sample.start, sample.beside)
-    found = trees.flatten(merged({affine.ALL: np.array(WEIGHTS, np.float32)}))
+    leaves = trees.flatten(merged({affine.ALL: np.array(WEIGHTS, np.float32)}))
     for name, leaf in trees.flatten(expected).items():
-        np.testing.assert_allclose(found[name], leaf, rtol=1e-5, atol=1e-6)
-    assert [*found] == [*trees.flatten(expected)]
+        np.testing.assert_allclose(leaves[name], leaf, rtol=1e-5, atol=1e-6)
+    assert [*leaves] == [*trees.flatten(expected)]
 
 
 def test_layers_have_weights_of_their_own():
@@ -37,9 +37,9 @@ def test_layers_have_weights_of_their_own():
     )
     expected = method.merge(sample.experts, base=sample.start).params
     merged = affine.make_merged_fn(sample.experts, sample.start, {})
-    found = merged({n: np.array(w, np.float32) for n, w in of_group.items()})
+    tree = merged({n: np.array(w, np.float32) for n, w in of_group.items()})
     for name, leaf in trees.flatten(expected).items():
-        found_leaf = trees.flatten(found)[name]
+        found_leaf = trees.flatten(tree)[name]
         np.testing.assert_allclose(found_leaf, leaf, rtol=1e-5, atol=1e-6)
     mean = averages.Uniform().merge(sample.experts).params
-    assert [*trees.flatten(found)] == [*trees.flatten(mean)]
+    assert [*trees.flatten(tree)] == [*trees.flatten(mean)]

@@ -17,11 +17,11 @@ def with_units_in(order, expert):
     return trees.unflatten(leaves | moved)
 
 
-def same(found, expected):
+def same(merged, expected):
     flat = trees.flatten(expected)
     return all(
         leaf.tobytes() == flat[name].tobytes()
-        for name, leaf in trees.flatten(found).items()
+        for name, leaf in trees.flatten(merged).items()
     )
 
 
@@ -38,17 +38,17 @@ def aligned(experts, weights=()):
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
 def test_an_expert_and_itself_with_permuted_units_average_to_it_exactly(expert, order):
-    other = with_units_in(order, expert)
+    permuted = with_units_in(order, expert)
     # The units get the order of the expert with the greater weight.
-    assert same(aligned([expert, other], weights=(2.0, 1.0)), expert)
-    assert same(aligned([other, expert], weights=(1.0, 2.0)), expert)
-    equal = aligned([expert, other])
-    assert same(equal, expert) or same(equal, other)
+    assert same(aligned([expert, permuted], weights=(2.0, 1.0)), expert)
+    assert same(aligned([permuted, expert], weights=(1.0, 2.0)), expert)
+    equal = aligned([expert, permuted])
+    assert same(equal, expert) or same(equal, permuted)
 
 
 def test_without_matching_the_average_is_another_expert(expert):
-    other = with_units_in((2, 0, 1), expert)
-    plain = averages.Uniform().merge([expert, other]).params
+    permuted = with_units_in((2, 0, 1), expert)
+    plain = averages.Uniform().merge([expert, permuted]).params
     sample = kinds.sample("bottleneck")
     there, wanted = (
         kinds.does(each, sample.start, sample.beside) for each in (plain, expert)
@@ -63,8 +63,8 @@ def test_each_layer_has_an_order_of_its_own(expert):
         n: np.stack([leaves[n][0], leaves[n][1].take((1, 2, 0), axis=axis)])
         for n, axis in AXES.items()
     }
-    other = trees.unflatten(leaves | moved)
-    assert same(aligned([expert, other], weights=(2.0, 1.0)), expert)
+    permuted = trees.unflatten(leaves | moved)
+    assert same(aligned([expert, permuted], weights=(2.0, 1.0)), expert)
 
 
 def test_units_that_training_has_moved_little_keep_their_order(expert):
@@ -87,32 +87,32 @@ def test_units_that_training_has_moved_little_keep_their_order(expert):
 @pytest.mark.parametrize("name", ["ties", "tsv_merge", "fisher", "regmean"])
 def test_methods_match_units_unless_they_are_told_not_to(name, expert):
     sample = kinds.sample("bottleneck")
-    other = with_units_in((2, 0, 1), expert)
+    permuted = with_units_in((2, 0, 1), expert)
     option = {"density": 1.0} if name == "ties" else {}
 
     def merged(**more):
         merging = methods.of(name, **option, **more)
         given = sample.arguments(merging)
         if merging.needs_statistics:
-            one = given["statistics"][0]
-            given["statistics"] = [one, moved(name, one)]
-        found = merging.merge([expert, other], **given, marks=["a", "b"])
-        return kinds.does(found.params, sample.start, sample.beside)
+            statistics = given["statistics"][0]
+            given["statistics"] = [statistics, moved(name, statistics)]
+        both = merging.merge([expert, permuted], **given, marks=["a", "b"])
+        return kinds.does(both.params, sample.start, sample.beside)
 
-    def moved(name, one):
-        leaves = dict(one)
+    def moved(name, statistics):
+        leaves = dict(statistics)
         for leaf, axis in AXES.items():
             if name == "fisher":
-                leaves[leaf] = one[leaf].take((2, 0, 1), axis=axis)
+                leaves[leaf] = statistics[leaf].take((2, 0, 1), axis=axis)
             elif leaf.endswith("up/kernel"):
-                rows = one[leaf].take((2, 0, 1), axis=-1)
+                rows = statistics[leaf].take((2, 0, 1), axis=-1)
                 leaves[leaf] = rows.take((2, 0, 1), axis=-2)
         return leaves
 
     wanted = kinds.does(expert, sample.start, sample.beside)
     if name != "tsv_merge":  # which keeps a part of each expert's directions
-        found = merged()
+        outputs = merged()
         for unit, value in wanted.items():
-            np.testing.assert_allclose(found[unit], value, atol=2e-5)
+            np.testing.assert_allclose(outputs[unit], value, atol=2e-5)
     unit = f"{PLACE}".replace("layers", "layers_0")
     assert np.abs(merged(align=False)[unit] - merged()[unit]).max() > 0.1

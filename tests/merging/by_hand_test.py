@@ -96,8 +96,8 @@ def merged(name, options, changes, start):
 def test_a_method_gives_what_a_pencil_gives(name, options, changes, expected):
     # Slerp's arc is of the parameters themselves, around zero.
     start = np.full((2, 2), 0.0 if name == "slerp" else 8.0)
-    found = merged(name, options, changes, start)
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    values = merged(name, options, changes, start)
+    np.testing.assert_allclose(values, expected, atol=2e-5)
 
 
 def test_every_method_has_an_example():

@@ -30,14 +30,14 @@ def test_each_layer_and_name_has_its_own_weights(place):
         method=averages.Weighted(weights=tuple((1.0, 3.0, 0.0)[n] for n in order)),
         weights_of=given,
     )
-    found = method.merge([EXPERTS[n] for n in order]).params
-    one, two, three = (leaf(expert, WI) for expert in EXPERTS)
-    np.testing.assert_array_equal(leaf(found, WI)[1], three[1])
+    merged = method.merge([EXPERTS[n] for n in order]).params
+    first, second, third = (leaf(expert, WI) for expert in EXPERTS)
+    np.testing.assert_array_equal(leaf(merged, WI)[1], third[1])
     expected = averages.Weighted(weights=(1.0, 3.0)).merge(EXPERTS[:2]).params
-    np.testing.assert_array_equal(leaf(found, WI)[0], leaf(expected, WI)[0])
-    np.testing.assert_allclose(leaf(expected, WI), (one + 3 * two) / 4, rtol=1e-5)
+    np.testing.assert_array_equal(leaf(merged, WI)[0], leaf(expected, WI)[0])
+    np.testing.assert_allclose(leaf(expected, WI), (first + 3 * second) / 4, rtol=1e-5)
     mean = averages.Uniform().merge(EXPERTS[:2]).params
-    np.testing.assert_array_equal(leaf(found, TOKENS), leaf(mean, TOKENS))
+    np.testing.assert_array_equal(leaf(merged, TOKENS), leaf(mean, TOKENS))
 
 
 def test_a_layer_that_is_given_apart_has_the_bits_that_it_has_in_the_whole():
@@ -72,13 +72,15 @@ def test_what_cannot_be_is_refused():
 
 def test_patterns_in_another_order_are_another_merge():
     weights_of = {"layers_1/": (1.0, 0.0, 0.0), "encoder/": (0.0, 0.0, 1.0)}
-    one = by_name.ByName(weights_of=weights_of)
-    other = by_name.ByName(weights_of=dict(reversed(weights_of.items())))
-    found = [leaf(each.merge(EXPERTS).params, WI)[1] for each in (one, other)]
-    assert found[0].tobytes() != found[1].tobytes()
-    assert one != other
-    assert recipes.find_changes(one.recipe(), other.recipe())
-    texts = {json.dumps(each.recipe(), sort_keys=True) for each in (one, other)}
+    forwards = by_name.ByName(weights_of=weights_of)
+    backwards = by_name.ByName(weights_of=dict(reversed(weights_of.items())))
+    leaves = [leaf(each.merge(EXPERTS).params, WI)[1] for each in (forwards, backwards)]
+    assert leaves[0].tobytes() != leaves[1].tobytes()
+    assert forwards != backwards
+    assert recipes.find_changes(forwards.recipe(), backwards.recipe())
+    texts = {
+        json.dumps(each.recipe(), sort_keys=True) for each in (forwards, backwards)
+    }
     assert len(texts) == 2
 
 

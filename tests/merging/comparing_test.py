@@ -17,7 +17,7 @@ def compared(*changes):
 
 
 @pytest.mark.parametrize(
-    ("other", "cosine", "conflict", "overlap", "pull"),
+    ("second", "cosine", "conflict", "overlap", "pull"),
     [
         (CHANGE, 1.0, 0.0, 1.0, 0.0),
         (-CHANGE, -1.0, 1.0, 1.0, 1.0),  # the mean is the base: all is lost
@@ -25,36 +25,36 @@ def compared(*changes):
     ],
     ids=["same", "opposite", "twice"],
 )
-def test_two_experts_by_hand(other, cosine, conflict, overlap, pull):
-    found = compared(CHANGE, other)
-    assert found.cosine[0, 1] == pytest.approx(cosine)
-    assert found.mean("conflict")[0, 1] == pytest.approx(conflict)
-    assert found.mean("overlap")[0, 1] == pytest.approx(overlap)
-    assert found.forecast[0, 1] == pytest.approx(pull, abs=1e-12)
-    sizes = [np.linalg.norm(CHANGE), np.linalg.norm(other)]
-    np.testing.assert_allclose(found.norms, sizes, rtol=1e-6)
+def test_two_experts_by_hand(second, cosine, conflict, overlap, pull):
+    comparison = compared(CHANGE, second)
+    assert comparison.cosine[0, 1] == pytest.approx(cosine)
+    assert comparison.mean("conflict")[0, 1] == pytest.approx(conflict)
+    assert comparison.mean("overlap")[0, 1] == pytest.approx(overlap)
+    assert comparison.forecast[0, 1] == pytest.approx(pull, abs=1e-12)
+    sizes = [np.linalg.norm(CHANGE), np.linalg.norm(second)]
+    np.testing.assert_allclose(comparison.norms, sizes, rtol=1e-6)
 
 
 def test_experts_that_read_other_inputs_lose_a_quarter_and_share_no_signs():
     """Half of the outputs on their own inputs is left: a quarter of the square."""
-    one, other = np.zeros((2, 4, 3))
-    one[0], other[2] = [1, 2, 3], [3, 0, -1]
-    experts = [{"wi": change} for change in (one, other)]
-    found = comparing.compare(experts, {"wi": np.zeros((4, 3))}, {})
-    assert found.forecast[0, 1] == pytest.approx(0.25)
-    assert found.mean("conflict")[0, 1] == 0.0
-    assert found.cosine[0, 1] == 0.0
+    first, second = np.zeros((2, 4, 3))
+    first[0], second[2] = [1, 2, 3], [3, 0, -1]
+    experts = [{"wi": change} for change in (first, second)]
+    comparison = comparing.compare(experts, {"wi": np.zeros((4, 3))}, {})
+    assert comparison.forecast[0, 1] == pytest.approx(0.25)
+    assert comparison.mean("conflict")[0, 1] == 0.0
+    assert comparison.cosine[0, 1] == 0.0
 
 
 @pytest.mark.parametrize("kind", kinds.SHAPES)
 def test_cosines_are_those_of_what_experts_do(kind):
     sample = kinds.sample(kind)
-    found = comparing.compare(sample.experts, sample.start, sample.beside)
-    assert found.cosine.shape == (3, 3)
-    np.testing.assert_allclose(np.diag(found.cosine), 1.0)
-    np.testing.assert_allclose(found.cosine, found.cosine.T)
-    assert np.isnan(found.in_place).all() == (kind != "bottleneck")
-    for layer in found.layers:
+    comparison = comparing.compare(sample.experts, sample.start, sample.beside)
+    assert comparison.cosine.shape == (3, 3)
+    np.testing.assert_allclose(np.diag(comparison.cosine), 1.0)
+    np.testing.assert_allclose(comparison.cosine, comparison.cosine.T)
+    assert np.isnan(comparison.in_place).all() == (kind != "bottleneck")
+    for layer in comparison.layers:
         if "query_adapter" in layer.name:
             layer_of = int(layer.name.split("layers_")[1][0])
             a, b = (
@@ -77,24 +77,24 @@ def test_an_expert_with_units_in_other_places_is_the_same_expert():
         for name, leaf in trees.flatten(sample.experts[0]).items()
     }
     experts = [sample.experts[0], trees.unflatten(moved)]
-    found = comparing.compare(experts, sample.start, sample.beside)
-    assert found.cosine[0, 1] == pytest.approx(1.0)
-    assert found.in_place[0, 1] == 0.0
+    comparison = comparing.compare(experts, sample.start, sample.beside)
+    assert comparison.cosine[0, 1] == pytest.approx(1.0)
+    assert comparison.in_place[0, 1] == 0.0
 
 
 def test_the_pull_of_wide_matrices_is_found_without_matrices_of_their_width():
     rng = np.random.default_rng(0)
     wide = rng.normal(size=(3, 2, 40_000))
     experts = [{"wi": change} for change in wide]
-    found = comparing.compare(experts, {"wi": np.zeros(wide.shape[1:])}, {})
+    comparison = comparing.compare(experts, {"wi": np.zeros(wide.shape[1:])}, {})
     # A rotation of the outputs changes no size, and makes the matrices square.
     _, _, axes = np.linalg.svd(wide.reshape(6, -1), full_matrices=False)
     small = wide @ axes.T
     for i, j in ((0, 1), (1, 2)):
         apart, ones = small[j] - small[i], (small[i], small[j])
-        lost = sum(np.square(apart.T @ one / 2).sum() for one in ones)
-        kept = sum(np.square(one.T @ one).sum() for one in ones)
-        assert found.layers[0].pull[i, j] == pytest.approx(lost / kept, rel=1e-6)
+        lost = sum(np.square(apart.T @ change / 2).sum() for change in ones)
+        kept = sum(np.square(change.T @ change).sum() for change in ones)
+        assert comparison.layers[0].pull[i, j] == pytest.approx(lost / kept, rel=1e-6)
 
 
 def test_experts_that_change_nothing_are_refused():

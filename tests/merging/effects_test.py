@@ -26,16 +26,16 @@ def merge(experts, base=BASE, **options):
 
 
 def test_inner_widths_add_up_and_factors_go_to_one_side():
-    one, two = expert(1), expert(2)
-    merged, count = merge([one, two], weights=(2.0, -1.0), scale=0.5)
+    first, second = expert(1), expert(2)
+    merged, count = merge([first, second], weights=(2.0, -1.0), scale=0.5)
     assert count == 2
-    found = trees.flatten(merged)
-    assert (found["a/down"].shape, found["a/up"].shape) == ((4, 6), (6, 4))
-    product = found["a/down"] @ found["a/up"]
-    products = [tree["a"]["down"] @ tree["a"]["up"] for tree in (one, two)]
+    leaves = trees.flatten(merged)
+    assert (leaves["a/down"].shape, leaves["a/up"].shape) == ((4, 6), (6, 4))
+    product = leaves["a/down"] @ leaves["a/up"]
+    products = [tree["a"]["down"] @ tree["a"]["up"] for tree in (first, second)]
     np.testing.assert_allclose(product, products[0] - products[1] / 2, rtol=1e-5)
-    norm = 1 + (one["norm"] - 1) - (two["norm"] - 1) / 2
-    np.testing.assert_allclose(found["norm"], norm, rtol=1e-6)
+    norm = 1 + (first["norm"] - 1) - (second["norm"] - 1) / 2
+    np.testing.assert_allclose(leaves["norm"], norm, rtol=1e-6)
 
 
 def test_equal_experts_are_counted_each():

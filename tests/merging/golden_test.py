@@ -42,8 +42,8 @@ def test_a_method_gives_what_another_tool_gives(tool, theirs, name, options):
     merging = methods.of(name, **options)
     experts = [{"w": values} for values in VALUES[: 2 if name == "slerp" else 3]]
     given = {"base": {"w": VALUES[3]}} if merging.needs_base else {}
-    found = merging.merge(experts, **given).params["w"]
-    np.testing.assert_allclose(found, GOLDEN[tool][theirs], atol=2e-6)
+    ours = merging.merge(experts, **given).params["w"]
+    np.testing.assert_allclose(ours, GOLDEN[tool][theirs], atol=2e-6)
 
 
 def test_every_number_of_other_tools_is_looked_at():

@@ -31,8 +31,8 @@ def test_units_that_look_for_the_same_still_do(name, weights):
     method = methods.of(name, weights=weights, align=False, **whole)
     merged = method.merge(sample.experts, **sample.arguments(method)).params
     for inner in INNER:
-        found = trees.flatten(merged)[inner]
-        np.testing.assert_allclose(found, leaves[0][inner], rtol=1e-6, atol=1e-7)
+        leaf = trees.flatten(merged)[inner]
+        np.testing.assert_allclose(leaf, leaves[0][inner], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("weights", [(0.1, 0.2, -0.3), (1.0, 1.0, -2.0)])
@@ -60,8 +60,8 @@ def test_an_expert_of_negative_weight_is_subtracted_when_sums_are_normalised():
     method = methods.of(
         "elementwise", weights=(1.0, -1.0), sign="sum", combine="normalised"
     )
-    found = method.merge(experts, base={"w": np.zeros(2, np.float32)}).params["w"]
-    np.testing.assert_array_equal(found, [-3.0, 5.0])
+    leaf = method.merge(experts, base={"w": np.zeros(2, np.float32)}).params["w"]
+    np.testing.assert_array_equal(leaf, [-3.0, 5.0])
 
 
 def test_an_expert_that_changes_nothing_has_no_directions_in_tsv_merge():
@@ -95,10 +95,10 @@ def test_what_was_measured_of_a_bias_moves_with_its_units():
         beside=sample.beside,
         statistics=statistics,
     ).params
-    found = np.sort(trees.flatten(merged)[INNER[1]], axis=-1)
+    values = np.sort(trees.flatten(merged)[INNER[1]], axis=-1)
     # Alike in both experts, so that the mean is in the middle.
     expected = np.sort(leaves[INNER[1]] + 0.25, axis=-1)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(values, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("factor", [0.25, 2.0, -0.5])
@@ -108,10 +108,10 @@ def test_a_factor_on_matrices_apart_is_one_on_their_product(option, factor):
     value = (factor,) if option == "weights" else factor
     method = methods.of("elementwise", space="parameters", **{option: value})
     merged = method.merge(sample.experts, **sample.arguments(method)).params
-    found = kinds.does(merged, sample.start, sample.beside)
+    changes = kinds.does(merged, sample.start, sample.beside)
     expected = kinds.does(sample.experts[0], sample.start, sample.beside)
     for name, change in expected.items():
-        np.testing.assert_allclose(found[name], factor * change, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(changes[name], factor * change, rtol=1e-5, atol=1e-5)
 
 
 def test_a_rank_for_matrices_apart_is_refused():

@@ -60,12 +60,12 @@ class Sample:
 
     def arguments(self, method):
         """What `method.merge` takes besides the experts."""
-        found: dict[str, Any] = {"beside": self.beside}
+        given: dict[str, Any] = {"beside": self.beside}
         if method.needs_base:
-            found["base"] = self.start
+            given["base"] = self.start
         if method.needs_statistics:
-            found["statistics"] = self.statistics[method.name]
-        return found
+            given["statistics"] = self.statistics[method.name]
+        return given
 
     def only(self, *numbers):
         """Some of the experts, by their numbers."""
@@ -116,12 +116,12 @@ def sample(kind, count=3, dtype=np.float32):
 
 
 def _hidden(leaves, beside):
-    found = {}
+    units_of = {}
     for names in aligning.places(beside, is_linear=False).values():
         bias, kernel, read = sorted(names)
         units = np.tanh(INPUTS @ leaves[kernel] + leaves[bias][..., None, :])
-        found[read] = units
-    return found
+        units_of[read] = units
+    return units_of
 
 
 def _of_rank(expert, rank):
@@ -139,29 +139,29 @@ def _of_rank(expert, rank):
 
 
 def _grams(rng, shapes):
-    found = {}
+    grams = {}
     for name, shape in shapes:
         if name.endswith("ia3_scale"):
-            found[name] = rng.uniform(0.5, 2.0, size=shape)
+            grams[name] = rng.uniform(0.5, 2.0, size=shape)
         elif name.endswith(("kernel", "lora_a")):
             rows = rng.normal(size=(*shape[:-2], 20, shape[-2]))
-            found[name] = np.swapaxes(rows, -1, -2) @ rows / 20
-    return found
+            grams[name] = np.swapaxes(rows, -1, -2) @ rows / 20
+    return grams
 
 
 def does(params, start, beside):
     """What an expert does: differences of parameters, and outputs of adapters."""
     leaves = {n: a.astype(np.float64) for n, a in trees.flatten(params).items()}
     base = trees.flatten(start)
-    found = {n: a - base[n] for n, a in leaves.items() if n not in beside}
+    effects = {n: a - base[n] for n, a in leaves.items() if n not in beside}
     for is_linear in (False, True):
         for place, names in aligning.places(beside, is_linear=is_linear).items():
             for unit, index in layers.units(place, leaves[names[0]]):
                 parts = {n.rsplit("_adapter/")[1]: leaves[n][index] for n in names}
-                found[unit] = _outputs(
+                effects[unit] = _outputs(
                     **{n.replace("/", "_"): a for n, a in parts.items()}
                 )
-    return found
+    return effects
 
 
 INPUTS = np.random.default_rng(9).normal(size=(7, WIDTH))

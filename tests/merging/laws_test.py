@@ -31,21 +31,21 @@ def sample_for(name, kind):
     return kinds.sample(kind, COUNTS.get(name, 3))
 
 
-def same_bits(found, expected):
-    found, expected = trees.flatten(found), trees.flatten(expected)
-    return found.keys() == expected.keys() and all(
+def same_bits(merged, expected):
+    merged, expected = trees.flatten(merged), trees.flatten(expected)
+    return merged.keys() == expected.keys() and all(
         leaf.tobytes() == np.asarray(expected[name]).tobytes()
         and leaf.dtype == expected[name].dtype
-        for name, leaf in found.items()
+        for name, leaf in merged.items()
     )
 
 
-def near(found, expected, factor=1.0):
+def near(effects, expected, factor=1.0):
     for name, value in expected.items():
         limit = 2e-5 * max(1.0, np.abs(value).max(initial=0.0))
-        if np.abs(found[name] - factor * value).max(initial=0.0) > limit:
+        if np.abs(effects[name] - factor * value).max(initial=0.0) > limit:
             return False
-    return found.keys() == expected.keys()
+    return effects.keys() == expected.keys()
 
 
 def does(params, sample):
@@ -65,8 +65,8 @@ def order(name, sample):
 
 
 def one_expert(name, sample):
-    one = sample.only(1)
-    return same_bits(merge(name, one), one.experts[0])
+    alone = sample.only(1)
+    return same_bits(merge(name, alone), alone.experts[0])
 
 
 def one_hot(name, sample):
@@ -206,9 +206,11 @@ def layer_of(names, number, index, leaves):
 @pytest.mark.parametrize("name", ["dare", "dare_ties", "della"])
 def test_chance_is_by_its_seed(name):
     sample = kinds.sample("all")
-    first, again, other = (merge(name, sample, random_seed=seed) for seed in (1, 1, 2))
+    first, again, of_another_seed = (
+        merge(name, sample, random_seed=seed) for seed in (1, 1, 2)
+    )
     assert same_bits(first, again)
-    assert not same_bits(first, other)
+    assert not same_bits(first, of_another_seed)
 
 
 @pytest.mark.parametrize("name", methods.METHODS)

@@ -48,29 +48,29 @@ def product(expert):
 @pytest.mark.parametrize("name", MATRICES)
 def test_merging_loras_in_their_core_is_merging_their_products(name):
     experts, merging = loras(), methods.of(name)
-    found = merging.merge(experts, base={}, beside=BESIDE)
+    merged = merging.merge(experts, base={}, beside=BESIDE)
     expected = change(name, [product(expert) for expert in experts])
-    np.testing.assert_allclose(product(found.params), expected, atol=1e-6)
-    assert found.rank == 6
+    np.testing.assert_allclose(product(merged.params), expected, atol=1e-6)
+    assert merged.rank == 6
 
 
 @pytest.mark.parametrize("name", ["low_rank_sum", "tsv_merge"])
 def test_many_loras_that_span_the_whole_space_are_merged_all_the_same(name):
     experts = loras(count=6)
-    found = methods.of(name, rank=8).merge(experts, base={}, beside=BESIDE)
+    merged = methods.of(name, rank=8).merge(experts, base={}, beside=BESIDE)
     expected = change(name, [product(expert) for expert in experts])
-    np.testing.assert_allclose(product(found.params), expected, atol=1e-6)
+    np.testing.assert_allclose(product(merged.params), expected, atol=1e-6)
 
 
 def test_a_sum_is_cut_to_the_nearest_matrix_of_its_rank():
     experts = loras()
-    found = methods.of("low_rank_sum", rank=3).merge(experts, base={}, beside=BESIDE)
+    merged = methods.of("low_rank_sum", rank=3).merge(experts, base={}, beside=BESIDE)
     total = sum(product(expert) for expert in experts)
     left, sizes, right = np.linalg.svd(total)
     nearest = (left[:, :3] * sizes[:3]) @ right[:3]
-    np.testing.assert_allclose(product(found.params), nearest, atol=1e-9)
+    np.testing.assert_allclose(product(merged.params), nearest, atol=1e-9)
     share = np.square(total - nearest).sum() / np.square(total).sum()
-    assert found.facts["discarded_energy/q_adapter"] == pytest.approx(share)
+    assert merged.facts["discarded_energy/q_adapter"] == pytest.approx(share)
 
 
 def test_the_core_is_smaller_than_the_matrices_and_loses_nothing():
@@ -99,21 +99,22 @@ def test_singular_values_of_long_matrices_are_numpys(shape):
 
 def test_tsv_merge_of_orthogonal_experts_is_their_sum_of_first_directions():
     basis, _ = np.linalg.qr(RNG.normal(size=(8, 8)))
-    other, _ = np.linalg.qr(RNG.normal(size=(6, 6)))
+    orthogonal, _ = np.linalg.qr(RNG.normal(size=(6, 6)))
     sizes = np.array([5.0, 3.0, 0.2, 0.1, 0.05, 0.01])
     parts = [
-        (basis[:, n::2][:, :3] * sizes[:3]) @ other[:, n::2][:, :3].T for n in (0, 1)
+        (basis[:, n::2][:, :3] * sizes[:3]) @ orthogonal[:, n::2][:, :3].T
+        for n in (0, 1)
     ]
-    found = change("tsv_merge", parts)
+    total = change("tsv_merge", parts)
     expected = sum(
-        sizes[0] * np.outer(basis[:, n], other[:, n]) for n in (0, 1)
+        sizes[0] * np.outer(basis[:, n], orthogonal[:, n]) for n in (0, 1)
     )  # rank 3 of 2 experts: one direction each
-    np.testing.assert_allclose(found, expected, atol=1e-9)
+    np.testing.assert_allclose(total, expected, atol=1e-9)
 
 
 def test_more_experts_than_directions_do_not_merge_to_nothing():
-    found = change("tsv_merge", matrices(count=12, rows=7, columns=5))
-    assert np.linalg.matrix_rank(found) == 5
+    total = change("tsv_merge", matrices(count=12, rows=7, columns=5))
+    assert np.linalg.matrix_rank(total) == 5
 
 
 def test_iso_c_has_one_size_in_the_directions_of_the_experts_only():
@@ -124,8 +125,8 @@ def test_iso_c_has_one_size_in_the_directions_of_the_experts_only():
     np.testing.assert_allclose(sizes[6:], 0, atol=1e-9)
 
 
-def interference(found, changes, weigh):
-    return sum(weigh(d) * np.square((found - d).T @ d).sum() for d in changes)
+def interference(merged, changes, weigh):
+    return sum(weigh(d) * np.square((merged - d).T @ d).sum() for d in changes)
 
 
 @pytest.mark.parametrize(
@@ -137,16 +138,16 @@ def interference(found, changes, weigh):
 )
 def test_closed_forms_are_the_least_of_what_they_minimise(name, options, weigh):
     changes = matrices()
-    found = change(name, changes, **options)
-    least = interference(found, changes, weigh)
+    best = change(name, changes, **options)
+    least = interference(best, changes, weigh)
     for _ in range(20):
-        other = found + 1e-3 * RNG.normal(size=found.shape)
-        assert interference(other, changes, weigh) > least
+        nearby = best + 1e-3 * RNG.normal(size=best.shape)
+        assert interference(nearby, changes, weigh) > least
 
 
 def test_filtered_wudi_is_gradient_descent_that_stops_early():
     changes, time = matrices(), 3.0
-    found = change("wudi", changes, cut=False, time=time)
+    filtered = change("wudi", changes, cut=False, time=time)
     grams = [d @ d.T / np.square(d).sum() for d in changes]
     gram = sum(grams)
     most = np.linalg.eigvalsh(gram)[-1]
@@ -154,11 +155,11 @@ def test_filtered_wudi_is_gradient_descent_that_stops_early():
     target = sum(g @ d for g, d in zip(grams, changes, strict=True))
     for _ in range(steps):
         here = here + time / most / steps * (target - gram @ here)
-    np.testing.assert_allclose(found, here, atol=1e-3)
+    np.testing.assert_allclose(filtered, here, atol=1e-3)
     flow = scipy.linalg.expm(-time / most * gram)
     start = np.sum(changes, axis=0)
     exact = np.linalg.solve(gram, target)
-    np.testing.assert_allclose(found, exact + flow @ (start - exact), atol=1e-9)
+    np.testing.assert_allclose(filtered, exact + flow @ (start - exact), atol=1e-9)
 
 
 def test_cut_wudi_leaves_directions_of_small_eigenvalues_at_the_sum():
@@ -166,14 +167,14 @@ def test_cut_wudi_leaves_directions_of_small_eigenvalues_at_the_sum():
     changes[0] = changes[0] * 1.0
     small = 1e-3 * matrices(1, 9, 8)[0]
     changes[1] = changes[1] + small
-    found, whole = (change("wudi", changes, cut=cut) for cut in (True, False))
+    cut, whole = (change("wudi", changes, cut=cut) for cut in (True, False))
     total = np.sum(changes, axis=0)
     gram = sum(d @ d.T / np.square(d).sum() for d in changes)
     values, vectors = np.linalg.eigh(gram)
     kept = round(np.sqrt(np.abs(values)).sum() ** 2 / values.sum())
     rest, first = vectors[:, : len(values) - kept], vectors[:, len(values) - kept :]
-    np.testing.assert_allclose(rest.T @ found, rest.T @ total, atol=1e-9)
-    np.testing.assert_allclose(first.T @ found, first.T @ whole, atol=1e-6)
+    np.testing.assert_allclose(rest.T @ cut, rest.T @ total, atol=1e-9)
+    np.testing.assert_allclose(first.T @ cut, first.T @ whole, atol=1e-6)
 
 
 def test_ace_corrects_the_spectrum_of_experts_of_uneven_size():
@@ -205,15 +206,15 @@ def ace_by_definition(changes, weights, epsilon=0.01, flat_share=0.3):
     target = sum(
         (g + r * ridge) @ d for g, r, d in zip(each, ridges, changes, strict=True)
     )
-    found = np.linalg.solve(total + sum(ridges) * ridge + prior, target)
+    solved = np.linalg.solve(total + sum(ridges) * ridge + prior, target)
     if not is_uneven:
-        return found
+        return solved
     mean = (total + sum(ridges) * ridge) / weights.sum()
-    found = found + sum(
+    solved = solved + sum(
         (each[t] - weights[t] * mean) @ changes[t] for t in range(count)
     )
-    left, values, right = np.linalg.svd(found, full_matrices=False)
-    kept = max(1, int(np.linalg.matrix_rank(found) * flat_share))
+    left, values, right = np.linalg.svd(solved, full_matrices=False)
+    kept = max(1, int(np.linalg.matrix_rank(solved) * flat_share))
     solution = np.linalg.solve(total + sum(ridges) * ridge + prior, target)
     return solution + values[:kept].mean() * left[:, :kept] @ right[:kept]
 
@@ -225,9 +226,9 @@ def test_ace_without_a_covariance_of_each_expert_is_its_definition(shape, is_une
     sizes = np.array([0.05, 1.0, 30.0, 2.0, 0.4]) if is_uneven else np.ones(5)
     changes = matrices(*shape) * sizes[: shape[0], None, None]
     weights = np.linspace(0.5, 2.0, shape[0])
-    found = closed_form.Ace()._matrix(Layer("w", changes, weights))
+    matrix = closed_form.Ace()._matrix(Layer("w", changes, weights))
     expected = ace_by_definition(changes, weights)
-    np.testing.assert_allclose(found, expected, atol=1e-9 * np.abs(expected).max())
+    np.testing.assert_allclose(matrix, expected, atol=1e-9 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -235,8 +236,8 @@ def test_ace_takes_experts_of_equal_columns_whose_trace_rounds_below_nothing(see
     rng = np.random.default_rng(seed)
     columns = rng.normal(size=(3, 7, 1)) * np.array([1e-3, 1.0, 1e6])[:, None, None]
     changes = np.repeat(columns, 5, axis=2)
-    found = closed_form.Ace()._matrix(Layer("w", changes, np.ones(3)))
-    assert np.isfinite(found).all()
+    matrix = closed_form.Ace()._matrix(Layer("w", changes, np.ones(3)))
+    assert np.isfinite(matrix).all()
 
 
 @pytest.mark.parametrize("shape", [(3, 7, 5), (12, 4, 10), (9, 20, 3)])
@@ -263,10 +264,10 @@ def test_knots_of_many_numbers_in_float32_is_that_in_float64(monkeypatch, shape)
     changes = matrices(*shape)
     expected = change("knots", changes, keep="all", density=1.0)
     monkeypatch.setattr(views, "_MANY", 1)
-    found = change("knots", changes, keep="all", density=1.0)
-    assert not np.array_equal(found, expected)
+    single = change("knots", changes, keep="all", density=1.0)
+    assert not np.array_equal(single, expected)
     limit = 2e-6 * np.abs(expected).max()
-    np.testing.assert_allclose(found, expected, atol=limit)
+    np.testing.assert_allclose(single, expected, atol=limit)
     # Which numbers are kept is decided by sizes that float32 hardly ever confuses.
     trimmed = change("knots", changes)
     monkeypatch.setattr(views, "_MANY", 1 << 40)
@@ -279,9 +280,9 @@ def test_least_squares_are_those_of_the_pseudo_inverse(is_singular):
     rng = np.random.default_rng(0)
     half = rng.normal(size=(9, 6 if is_singular else 20))
     gram, target = half @ half.T, half @ rng.normal(size=(half.shape[1], 4))
-    found = closed_form._least_squares(gram, target)
+    solution = closed_form._least_squares(gram, target)
     expected = np.linalg.pinv(gram, hermitian=True) @ target
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(solution, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_regmean_is_the_closed_form_of_its_paper():
@@ -289,20 +290,20 @@ def test_regmean_is_the_closed_form_of_its_paper():
     rows = [RNG.normal(size=(30, 7)) for _ in changes]
     grams = [each.T @ each / 30 for each in rows]
     merging = methods.of("regmean", shrink=1.0, ridge=1e-12)
-    found = merging.merge(
+    merged = merging.merge(
         [{"w": each} for each in changes], statistics=[{"w": gram} for gram in grams]
     )
     inverse = np.linalg.inv(sum(grams))
     expected = inverse @ sum(g @ w for g, w in zip(grams, changes, strict=True))
-    np.testing.assert_allclose(found.params["w"], expected, atol=1e-8)
+    np.testing.assert_allclose(merged.params["w"], expected, atol=1e-8)
     outputs = sum(
         np.square(x @ expected - x @ w).sum()
         for x, w in zip(rows, changes, strict=True)
     )
     for _ in range(10):
-        other = expected + 1e-3 * RNG.normal(size=expected.shape)
+        nearby = expected + 1e-3 * RNG.normal(size=expected.shape)
         assert outputs < sum(
-            np.square(x @ other - x @ w).sum()
+            np.square(x @ nearby - x @ w).sum()
             for x, w in zip(rows, changes, strict=True)
         )
 
@@ -313,23 +314,23 @@ def test_regmean_of_loras_is_that_of_their_products():
     for _ in experts:
         rows = RNG.normal(size=(40, 9))
         grams.append(rows.T @ rows / 40)
-    found = methods.of("regmean").merge(
+    merged = methods.of("regmean").merge(
         experts, beside=BESIDE, statistics=[{"q_adapter/a": gram} for gram in grams]
     )
     expected = methods.of("regmean").merge(
         [{"w": product(expert)} for expert in experts],
         statistics=[{"w": gram} for gram in grams],
     )
-    np.testing.assert_allclose(product(found.params), expected.params["w"], atol=1e-9)
+    np.testing.assert_allclose(product(merged.params), expected.params["w"], atol=1e-9)
 
 
 def test_directions_without_inputs_get_the_mean_of_the_experts():
     changes = matrices(2, 3, 4)
     gram = np.diag([1.0, 1.0, 0.0])
-    found = methods.of("regmean").merge(
+    merged = methods.of("regmean").merge(
         [{"w": each} for each in changes], statistics=[{"w": gram}] * 2
     )
-    np.testing.assert_allclose(found.params["w"], changes.mean(axis=0), atol=1e-9)
+    np.testing.assert_allclose(merged.params["w"], changes.mean(axis=0), atol=1e-9)
 
 
 @pytest.mark.parametrize("method", [spectral.IsoC(), spectral.TsvMerge()])

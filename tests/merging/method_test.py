@@ -33,16 +33,16 @@ def tree(value):
 def test_experts_are_given_by_their_marks_and_those_of_weight_zero_not_at_all():
     experts = [tree(n) for n in range(4)]
     merging = Seen(weights=(0.1, 0.2, 0.0, 0.3))
-    found = merging.merge(experts, marks=["c", "d", "a", "b"])
-    assert [*found.facts.items()] == [("3.0", 0.3), ("0.0", 0.1), ("1.0", 0.2)]
+    seen = merging.merge(experts, marks=["c", "d", "a", "b"])
+    assert [*seen.facts.items()] == [("3.0", 0.3), ("0.0", 0.1), ("1.0", 0.2)]
     again = Seen(weights=(0.3, 0.1, 0.2)).merge([experts[n] for n in (3, 0, 1)])
-    other = Seen(weights=(0.2, 0.3, 0.1)).merge([experts[n] for n in (1, 3, 0)])
-    assert [*again.facts] == [*other.facts]  # by their content
+    reordered = Seen(weights=(0.2, 0.3, 0.1)).merge([experts[n] for n in (1, 3, 0)])
+    assert [*again.facts] == [*reordered.facts]  # by their content
 
 
 def test_without_any_weight_one_expert_is_left():
-    found = Seen(weights=(0.0, 0.0)).merge([tree(1), tree(2)])
-    assert [*found.facts.items()] == [("1.0", 0.0)]
+    seen = Seen(weights=(0.0, 0.0)).merge([tree(1), tree(2)])
+    assert [*seen.facts.items()] == [("1.0", 0.0)]
 
 
 def test_layers_that_are_summed_apart_by_marks_are_those_of_the_whole():
@@ -58,9 +58,9 @@ def test_layers_that_are_summed_apart_by_marks_are_those_of_the_whole():
         for name, side in BESIDE.items():
             parts = [{name: trees.flatten(e)[name][layer]} for e in experts]
             part = summing.merge(parts, base={}, beside={name: side}, marks=marks)
-            found = trees.flatten(part.params)[name]
+            leaf = trees.flatten(part.params)[name]
             wanted = trees.flatten(whole)[name][layer]
-            np.testing.assert_array_equal(found, wanted)
+            np.testing.assert_array_equal(leaf, wanted)
 
 
 def test_statistics_are_refused_by_a_method_that_needs_none():

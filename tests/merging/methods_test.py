@@ -41,12 +41,12 @@ def expert_trees(draw, *, count, dtype=None):
     ]
 
 
-def assert_same_bits(found, expected):
-    assert not trees.diff(found, expected)
+def assert_same_bits(merged, expected):
+    assert not trees.diff(merged, expected)
     for name, leaf in trees.flatten(expected).items():
-        other = trees.flatten(found)[name]
-        assert other.dtype == leaf.dtype
-        assert other.tobytes() == np.asarray(leaf).tobytes(), name
+        leaf_of_merged = trees.flatten(merged)[name]
+        assert leaf_of_merged.dtype == leaf.dtype
+        assert leaf_of_merged.tobytes() == np.asarray(leaf).tobytes(), name
 
 
 def merge(method, experts, *, base=None, **options):
@@ -135,11 +135,11 @@ def check_order(method, parts):
             return str(error)
 
     first, *others = [merged(order) for order in itertools.permutations(range(3))]
-    for other in others:
+    for another in others:
         if isinstance(first, str):
-            assert other == first
+            assert another == first
         else:
-            assert_same_bits(other, first)
+            assert_same_bits(another, first)
 
 
 @given(parts=expert_trees(count=3))
@@ -178,10 +178,10 @@ def test_only_the_ratios_of_average_weights_count():
 
 
 def test_task_arithmetic_adds_scaled_differences_and_negation_subtracts():
-    base, one, two = tree(10, 10), tree(11, 10), tree(10, 14)
-    add = merge("task_arithmetic", [one, two], base=base, scale=0.5)
+    base, first, second = tree(10, 10), tree(11, 10), tree(10, 14)
+    add = merge("task_arithmetic", [first, second], base=base, scale=0.5)
     np.testing.assert_array_equal(add["w"], [10.5, 12])
-    forget = merge("task_arithmetic", [one], base=base, weights=(-1,))
+    forget = merge("task_arithmetic", [first], base=base, weights=(-1,))
     np.testing.assert_array_equal(forget["w"], [9, 10])
 
 
@@ -211,10 +211,10 @@ def test_leaves_longer_than_a_chunk_are_merged_whole():
 
 
 def test_jax_arrays_are_taken_and_inputs_stay_as_they_were():
-    one, two = {"w": jnp.ones(3)}, {"w": np.zeros(3, np.float32)}
-    merged = merge("weighted", [one, two], weights=(0, 2))
+    first, second = {"w": jnp.ones(3)}, {"w": np.zeros(3, np.float32)}
+    merged = merge("weighted", [first, second], weights=(0, 2))
     merged["w"][:] = 5
-    np.testing.assert_array_equal(two["w"], 0)
+    np.testing.assert_array_equal(second["w"], 0)
 
 
 @pytest.mark.parametrize(

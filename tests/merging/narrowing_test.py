@@ -27,31 +27,31 @@ def test_the_error_that_is_told_is_that_of_the_outputs():
     expected = outputs(wide.params, sample)
     told = []
     for count in (1, 2):
-        found = narrow(sample, count=count)
-        assert found.num_beside == count
-        up = trees.flatten(found.params)["encoder/layers/mlp_adapter/up/kernel"]
+        narrowed = narrow(sample, count=count)
+        assert narrowed.num_beside == count
+        up = trees.flatten(narrowed.params)["encoder/layers/mlp_adapter/up/kernel"]
         assert up.shape == (2, 3 * count, 6)
-        error = np.linalg.norm(outputs(found.params, sample) - expected)
-        told.append(found.facts[f"relative_error/{UNIT}/up/kernel"])
+        error = np.linalg.norm(outputs(narrowed.params, sample) - expected)
+        told.append(narrowed.facts[f"relative_error/{UNIT}/up/kernel"])
         assert told[-1] == pytest.approx(error / np.linalg.norm(expected), abs=1e-5)
     assert 1 > told[0] > told[1] > 0
 
 
 def test_as_wide_as_all_experts_it_is_the_exact_sum():
     sample = kinds.sample("bottleneck")
-    found = narrow(sample, count=3)
+    narrowed = narrow(sample, count=3)
     expected = sum(outputs(expert, sample) for expert in sample.experts)
-    np.testing.assert_allclose(outputs(found.params, sample), expected, atol=1e-5)
-    assert found.num_beside == 3
+    np.testing.assert_allclose(outputs(narrowed.params, sample), expected, atol=1e-5)
+    assert narrowed.num_beside == 3
 
 
 def test_units_that_do_the_same_are_kept_once():
     rng = np.random.default_rng(0)
     hidden, matrix = rng.normal(size=(20, 3)), rng.normal(size=(6, 4))
     twice = np.concatenate([hidden, 2 * hidden], axis=1)
-    chosen, found, error = narrowing.narrowed(twice, matrix, 3)
+    chosen, weights, error = narrowing.narrowed(twice, matrix, 3)
     assert {place % 3 for place in chosen} == {0, 1, 2}
-    np.testing.assert_allclose(twice[:, chosen] @ found, twice @ matrix, atol=1e-9)
+    np.testing.assert_allclose(twice[:, chosen] @ weights, twice @ matrix, atol=1e-9)
     assert error < 1e-9
 
 

@@ -27,28 +27,28 @@ def tree(leaves, dtype=np.float32):
 
 def made(seed=0, dtype=np.float32, base=BASE):
     expert = tree({name: BASE[name] + CHANGE[name] for name in BASE}, dtype)
-    found = noise.Noise(random_seed=seed).merge([expert], base=tree(base, dtype))
-    return trees.flatten(found.params), trees.flatten(expert)
+    merged = noise.Noise(random_seed=seed).merge([expert], base=tree(base, dtype))
+    return trees.flatten(merged.params), trees.flatten(expert)
 
 
 def test_noise_has_the_norm_of_the_change_in_every_layer_and_no_direction_of_it():
-    found, expert = made()
+    noisy, expert = made()
     for name, start in BASE.items():
         axes = (1, 2) if "/layers/" in name else (0,)
-        gone = found[name] - start
+        gone = noisy[name] - start
         wanted = np.sqrt(np.square(CHANGE[name]).sum(axis=axes))
         got = np.sqrt(np.square(gone).sum(axis=axes))
         np.testing.assert_allclose(got, wanted, rtol=1e-5)
     name = "encoder/layers/mlp/wi/kernel"
-    change, gone = CHANGE[name].ravel(), (found[name] - BASE[name]).ravel()
+    change, gone = CHANGE[name].ravel(), (noisy[name] - BASE[name]).ravel()
     cosine = change @ gone / np.linalg.norm(change) / np.linalg.norm(gone)
     assert abs(cosine) < 0.5
-    assert found[name].dtype == expert[name].dtype
+    assert noisy[name].dtype == expert[name].dtype
 
 
 def test_what_an_expert_left_alone_stays_as_it_is_in_the_base():
-    found, _ = made()
-    np.testing.assert_array_equal(found["encoder/untouched/scale"], np.ones(8))
+    noisy, _ = made()
+    np.testing.assert_array_equal(noisy["encoder/untouched/scale"], np.ones(8))
 
 
 def test_noise_is_by_its_seed_and_the_name_of_the_tensor():
@@ -59,14 +59,14 @@ def test_noise_is_by_its_seed_and_the_name_of_the_tensor():
 
 def test_a_tensor_that_no_base_has_gets_its_own_norm():
     base = {name: BASE[name] for name in BASE if "norm" not in name}
-    found, expert = made(base=base)
+    noisy, expert = made(base=base)
     name = "encoder/norm/scale"
-    assert np.linalg.norm(found[name]) == pytest.approx(np.linalg.norm(expert[name]))
+    assert np.linalg.norm(noisy[name]) == pytest.approx(np.linalg.norm(expert[name]))
 
 
 def test_noise_keeps_the_dtype_of_the_expert():
-    found, _ = made(dtype=ml_dtypes.bfloat16)
-    assert {leaf.dtype.name for leaf in found.values()} == {"bfloat16"}
+    noisy, _ = made(dtype=ml_dtypes.bfloat16)
+    assert {leaf.dtype.name for leaf in noisy.values()} == {"bfloat16"}
 
 
 def test_noise_of_several_experts_is_refused():

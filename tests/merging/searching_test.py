@@ -25,17 +25,17 @@ def test_a_greedy_soup_keeps_what_does_not_make_it_worse():
         asked.append(members)
         return values[members]
 
-    found = searching.greedy_soup([0.7, 0.5, 0.8, 0.1], score)
+    soup = searching.greedy_soup([0.7, 0.5, 0.8, 0.1], score)
     # 2 is the best; then 0, 1 and 3 are tried.
     assert asked == [(0, 2), (0, 1, 2), (0, 2, 3)]
-    np.testing.assert_array_equal(found.coefficients, [1, 0, 1, 1])
-    assert found.value == 0.9
-    assert found.values == (0.8, 0.9, 0.8, 0.9)
+    np.testing.assert_array_equal(soup.coefficients, [1, 0, 1, 1])
+    assert soup.value == 0.9
+    assert soup.values == (0.8, 0.9, 0.8, 0.9)
 
 
 def test_a_greedy_soup_of_one_is_that_one():
-    found = searching.greedy_soup([0.3], score=lambda members: 1.0)
-    np.testing.assert_array_equal(found.coefficients, [1])
+    soup = searching.greedy_soup([0.3], score=lambda members: 1.0)
+    np.testing.assert_array_equal(soup.coefficients, [1])
 
 
 def test_both_ways_of_lorahub_find_the_least_loss_with_a_penalty():
@@ -48,8 +48,8 @@ def test_both_ways_of_lorahub_find_the_least_loss_with_a_penalty():
     )
     np.testing.assert_allclose(by_search.coefficients, least, atol=0.02)
     np.testing.assert_allclose(by_gradient.coefficients, least, atol=0.02)
-    for found in (by_search, by_gradient):
-        assert found.value == pytest.approx(loss(found.coefficients))
+    for best in (by_search, by_gradient):
+        assert best.value == pytest.approx(loss(best.coefficients))
 
 
 def test_lorahub_stays_within_its_bound_and_its_steps():
@@ -58,11 +58,11 @@ def test_lorahub_stays_within_its_bound_and_its_steps():
         return -float(weights.sum())
 
     asked = []
-    found = searching.lorahub(far, 4, bound=0.5, max_steps=20, penalty=0.0)
-    assert len(asked) == len(found.values) <= 20
+    best = searching.lorahub(far, 4, bound=0.5, max_steps=20, penalty=0.0)
+    assert len(asked) == len(best.values) <= 20
     np.testing.assert_array_equal(asked[0], 0)
     assert np.abs(asked).max() <= 0.5
-    np.testing.assert_allclose(found.coefficients, 0.5, atol=1e-6)
+    np.testing.assert_allclose(best.coefficients, 0.5, atol=1e-6)
 
 
 def test_what_a_search_finds_is_the_best_of_what_it_tried_and_the_same_again():
@@ -81,11 +81,11 @@ def test_adamerging_lowers_the_entropy_of_answers_group_by_group():
         value = -(chance * np.log(chance) + (1 - chance) * np.log(1 - chance))
         return value, -margin * chance * (1 - chance) * gains
 
-    found = searching.adamerging(entropy, (2, 2), max_steps=100, learning_rate=0.01)
-    assert found.value < found.values[0]
-    assert found.coefficients[0, 0] > 1.0
-    assert found.coefficients[1, 1] > 1.0
-    np.testing.assert_array_equal(found.coefficients[[0, 1], [1, 0]], 0.3)
+    best = searching.adamerging(entropy, (2, 2), max_steps=100, learning_rate=0.01)
+    assert best.value < best.values[0]
+    assert best.coefficients[0, 0] > 1.0
+    assert best.coefficients[1, 1] > 1.0
+    np.testing.assert_array_equal(best.coefficients[[0, 1], [1, 0]], 0.3)
 
 
 def test_a_loss_that_is_not_finite_is_refused():

@@ -44,7 +44,7 @@ def of_mergekit():
         "sce": {"select_topk": 0.5},
         "model_stock": {},
     }
-    found = {
+    merges = {
         name: registry.get(name)([group], parameters=parameters)[0]
         for name, parameters in calls.items()
     }
@@ -52,7 +52,7 @@ def of_mergekit():
     two = [tensor.reshape(1, -1) for tensor in experts[:2]]
     pair = TensorGroup.from_tensors(two, base_index=0)
     slerp = registry.get("slerp")([pair], parameters={"t": 0.3})[0]
-    return found | {"slerp": slerp.reshape(SHAPE)}
+    return merges | {"slerp": slerp.reshape(SHAPE)}
 
 
 def of_peft():
@@ -82,13 +82,13 @@ def of_peft_loras():
             values = torch.sin(places * places + 3 * number + half)
             weight.data = values.reshape(weight.shape)
     names = ["0", "1", "2"]
-    found = {}
+    changes = {}
     for kind, options in {"cat": {}, "svd": {"svd_rank": 3}}.items():
         model.base_model.add_weighted_adapter(
             names, list(WEIGHTS), kind, combination_type=kind, **options
         )
-        found[kind] = layer.get_delta_weight(kind).detach()
-    return found
+        changes[kind] = layer.get_delta_weight(kind).detach()
+    return changes
 
 
 if __name__ == "__main__":
