@@ -50,8 +50,8 @@ def rows(tmp_path):
 
     def read(content):
         path.write_bytes(content)
-        found = public_files.FILES["imdb"].rows("train", data_dir=str(tmp_path))
-        return [row["text"].encode("utf-8", "surrogateescape") for row in found]
+        reviews = public_files.FILES["imdb"].rows("train", data_dir=str(tmp_path))
+        return [row["text"].encode("utf-8", "surrogateescape") for row in reviews]
 
     return read
 
@@ -144,6 +144,6 @@ def test_sizes_that_a_header_claims_are_not_believed(rows, content):
 
 def test_an_archive_that_unpacks_to_more_than_the_limit_is_an_error(rows, monkeypatch):
     monkeypatch.setattr(archives, "MOST_BYTES", 2**20)
-    other = make_tar({"aclImdb/train/unsup/0_0.txt": bytes(2**21)})
+    bomb = make_tar({"aclImdb/train/unsup/0_0.txt": bytes(2**21)})
     with pytest.raises(errors.DataError, match="more than 1,048,576 bytes"):
-        rows(gzip.compress(other))
+        rows(gzip.compress(bomb))

@@ -22,9 +22,9 @@ def epoch_of(source, epoch):
     return [source.batch(epoch * count + i) for i in range(count)]
 
 
-def same(one, other):
-    return one.keys() == other.keys() and all(
-        np.array_equal(one[name], other[name]) for name in one
+def same(first, second):
+    return first.keys() == second.keys() and all(
+        np.array_equal(first[name], second[name]) for name in first
     )
 
 
@@ -39,11 +39,11 @@ def test_an_epoch_has_every_example_once(natural_dataset, num_examples, batch_si
 
 
 def test_batches_depend_on_seed_and_step_alone(natural_dataset):
-    one = batches.Batches([natural_dataset(100)], batch_size=8, seed=5)
-    other = batches.Batches([natural_dataset(100)], batch_size=8, seed=5)
+    source = batches.Batches([natural_dataset(100)], batch_size=8, seed=5)
+    of_same_seed = batches.Batches([natural_dataset(100)], batch_size=8, seed=5)
     steps = [40, 3, 3, 17, 0]
-    forward = {step: one.batch(step) for step in sorted(steps)}
-    assert all(same(other.batch(step), forward[step]) for step in steps)
+    forward = {step: source.batch(step) for step in sorted(steps)}
+    assert all(same(of_same_seed.batch(step), forward[step]) for step in steps)
     third = batches.Batches([natural_dataset(100)], batch_size=8, seed=6)
     assert not all(same(third.batch(step), forward[step]) for step in steps)
 
@@ -56,27 +56,27 @@ def test_epochs_differ_in_order(natural_dataset):
 
 def test_shapes_are_the_announced_ones(natural_dataset):
     source = batches.Batches([natural_dataset(300)], batch_size=8, seed=0, num_shapes=4)
-    found = {
+    shapes_made = {
         (b["encoder_input_tokens"].shape, b["decoder_target_tokens"].shape)
         for b in epoch_of(source, 0)
     }
     assert len(source.shapes) <= 4
-    assert found <= {((8, s), (8, t)) for s, t in source.shapes}
+    assert shapes_made <= {((8, s), (8, t)) for s, t in source.shapes}
 
 
 def test_counts_of_tokens_are_right_and_few_shapes_waste_little(natural_dataset):
-    one, many = (
+    of_one_shape, of_many = (
         batches.Batches([natural_dataset(3000)], batch_size=16, seed=0, num_shapes=n)
         for n in (1, 16)
     )
     real = sum(
         int((b[name] > 0).sum())
-        for b in epoch_of(many, 0)
+        for b in epoch_of(of_many, 0)
         for name in ("encoder_input_tokens", "decoder_target_tokens")
     )
-    assert many.stats().real_tokens == one.stats().real_tokens == real
-    assert one.stats().real_share < 0.4
-    assert many.stats().real_share > 0.85
+    assert of_many.stats().real_tokens == of_one_shape.stats().real_tokens == real
+    assert of_one_shape.stats().real_share < 0.4
+    assert of_many.stats().real_share > 0.85
 
 
 def test_padding_has_no_loss_and_decoder_inputs_are_shifted(natural_dataset):
@@ -105,15 +105,18 @@ def test_shards_together_are_the_whole_batch(natural_dataset):
 
 
 def test_a_cap_gives_the_same_random_subset_in_any_mixture(natural_dataset):
-    one, other = natural_dataset(50, name="a"), natural_dataset(70, name="b", seed=1)
-    alone = batches.Batches([one], batch_size=4, seed=2, max_examples=20)
-    mixed = batches.Batches([other, one], batch_size=4, seed=2, max_examples=20)
+    capped, beside = (
+        natural_dataset(50, name="a"),
+        natural_dataset(70, name="b", seed=1),
+    )
+    alone = batches.Batches([capped], batch_size=4, seed=2, max_examples=20)
+    mixed = batches.Batches([beside, capped], batch_size=4, seed=2, max_examples=20)
     subset = {e for b in epoch_of(alone, 0) for e in examples_of(b)}
     union = [e for b in epoch_of(mixed, 0) for e in examples_of(b)]
     assert len(subset) == 20
     assert len(union) == 40
     assert subset <= set(union)
-    first = {(tuple(e.inputs), tuple(e.targets)) for e in one[:20]}
+    first = {(tuple(e.inputs), tuple(e.targets)) for e in capped[:20]}
     assert subset != first
 
 

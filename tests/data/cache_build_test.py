@@ -37,9 +37,9 @@ def expected(make, tmp_path):
     """What an unbroken build in one process leaves."""
     for build in make("here"):
         cache_build.build_here(build)
-    found = content(tmp_path / "here")
-    assert len(found) == 4
-    return found
+    files = content(tmp_path / "here")
+    assert len(files) == 4
+    return files
 
 
 def start(vocab, folder, num_workers=2):

@@ -54,9 +54,9 @@ def test_cut_tokens_are_what_seqio_trims_to(open_cache, colours, vocab, data_opt
         colours, vocabulary=vocab, features=short, data_options=data_options
     )
     theirs = task.get_dataset({"inputs": 20, "targets": 2}, "train", shuffle=False)
-    for ours, other in zip(data, theirs.as_numpy_iterator(), strict=True):
-        np.testing.assert_array_equal(ours.inputs, other["inputs"])
-        np.testing.assert_array_equal(ours.targets, other["targets"])
+    for ours, seqios in zip(data, theirs.as_numpy_iterator(), strict=True):
+        np.testing.assert_array_equal(ours.inputs, seqios["inputs"])
+        np.testing.assert_array_equal(ours.targets, seqios["targets"])
     assert data.manifest["cut"]["inputs"] == 60
     assert all(example.inputs_cut for example in data)
     assert data[0].inputs_text.startswith("The apple")
@@ -254,9 +254,9 @@ def test_a_seqio_task_of_a_users_own_is_cached(open_cache, registry, vocab):
     data = open_cache("users_own", features=tasks.Features(64, 8))
     assert [e.targets_text for e in data] == ["apple", "the green window"]
     assert data[0].inputs.tolist() == [*vocab.encode("red"), 1]
-    other = vocabulary.SentencePiece(vocab.path, extra_ids=7)
+    other_vocabulary = vocabulary.SentencePiece(vocab.path, extra_ids=7)
     with pytest.raises(errors.DataError, match="vocabulary of"):
-        open_cache("users_own", vocabulary=other)
+        open_cache("users_own", vocabulary=other_vocabulary)
     with pytest.raises(errors.DataError, match="no split 'test'"):
         open_cache("users_own", "test")
 

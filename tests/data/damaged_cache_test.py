@@ -45,12 +45,12 @@ def test_no_random_damage_is_read_as_other_tokens(open_cache, colours, data_opti
             del damaged[place:]
         path.write_bytes(damaged)
         try:
-            found = open_cache("colours_ask")
+            read = open_cache("colours_ask")
         except errors.DataError:
             refused += 1
         else:
-            assert [str(example) for example in found] == expected, (path, place)
-            assert found.manifest == whole.manifest, (path, place)
+            assert [str(example) for example in read] == expected, (path, place)
+            assert read.manifest == whole.manifest, (path, place)
         path.write_bytes(content)
     assert refused > 70
     assert [str(example) for example in open_cache("colours_ask")] == expected
@@ -66,12 +66,12 @@ def test_a_cache_of_other_settings_under_this_name_is_refused(
     open_cache, colours, data_options
 ):
     open_cache("colours_ask")
-    (own,) = pathlib.Path(data_options.cache_dir).rglob("train-*")
+    (cached,) = pathlib.Path(data_options.cache_dir).rglob("train-*")
     features = tasks.Features(inputs_length=64, targets_length=9)
     open_cache("colours_ask", features=features)
-    (other,) = set(pathlib.Path(data_options.cache_dir).rglob("train-*")) - {own}
-    shutil.rmtree(own)
-    other.rename(own)
+    (shorter,) = set(pathlib.Path(data_options.cache_dir).rglob("train-*")) - {cached}
+    shutil.rmtree(cached)
+    shorter.rename(cached)
     with pytest.raises(errors.DataError, match="other rows or settings"):
         open_cache("colours_ask")
 

@@ -38,10 +38,10 @@ def test_a_function_is_a_template_like_another(data_options):
         metrics=("accuracy",),
     )
     assert (task.name, task.prompt) == ("made_ask", "ask")
-    found = rendering.render_split(task, "train", data_options)
-    assert found.inputs[:2] == ["q0?", "q1?"]
-    assert found.labels[:2] == [0, 1]
-    assert found.dropped == {"renders to nothing": 1}
+    rendered = rendering.render_split(task, "train", data_options)
+    assert rendered.inputs[:2] == ["q0?", "q1?"]
+    assert rendered.labels[:2] == [0, 1]
+    assert rendered.dropped == {"renders to nothing": 1}
     assert str(ASK.answer_choices).endswith("function_templates_test.ask")
 
 
@@ -113,9 +113,9 @@ def test_of_several_nulls_each_that_is_printed_is_told(row):
 def test_of_several_nulls_that_are_tested_none_is_told():
     template = function_templates.FunctionTemplate("some", hinted)
     row = {"text": "None of it.", "hint": None, "a": [None, float("nan")]}
-    found = template.render(row, seed=0)
-    assert found is not None
-    assert found.inputs == "None of it. Good or bad?"
+    rendered = template.render(row, seed=0)
+    assert rendered is not None
+    assert rendered.inputs == "None of it. Good or bad?"
 
 
 def test_nulls_that_are_nested_too_deep_make_a_bad_row():

@@ -58,9 +58,9 @@ def test_texts_that_are_not_utf8_are_read_for_rendering_to_refuse(data_dir, tmp_
     rows = list(hub.HubRows("some/set", "odd").rows("train", data_dir=data_dir))
     assert rows[0] == {"q": "plain", "l": ["plain"], "s": {"t": "plain"}, "n": 1}
     prompt = templates.Template("t", "1", "{{q}} ||| a")
-    found = rendering.render_rows(rows, split="train", template=prompt)
-    assert found.inputs == ["plain"]
-    assert found.dropped == {"bad: not UTF-8": 1}
+    rendered = rendering.render_rows(rows, split="train", template=prompt)
+    assert rendered.inputs == ["plain"]
+    assert rendered.dropped == {"bad: not UTF-8": 1}
 
 
 def test_a_damaged_file_is_named(data_dir, tmp_path):
@@ -117,10 +117,10 @@ def test_the_only_configuration_is_found_whatever_its_name(tmp_path, subset):
 
 
 def test_a_datasets_own_files_serve_where_it_has_lost_the_branch(tmp_path):
-    own = {"revision": "main"}
-    publish(tmp_path, "data/test-00000-of-00002.parquet", ROWS[:3], **own)
-    publish(tmp_path, "data/test-00001-of-00002-0a1b.parquet", ROWS[3:], **own)
-    publish(tmp_path, "README.md", **own)
+    on_main = {"revision": "main"}
+    publish(tmp_path, "data/test-00000-of-00002.parquet", ROWS[:3], **on_main)
+    publish(tmp_path, "data/test-00001-of-00002-0a1b.parquet", ROWS[3:], **on_main)
+    publish(tmp_path, "README.md", **on_main)
     assert remote_rows(tmp_path) == ROWS
     assert remote_rows(tmp_path, "any_name") == ROWS
 
@@ -161,7 +161,10 @@ def test_a_repository_with_mirrors_is_listed_before_it_is_said_to_have_rows(tmp_
         for name in names
     )
     assert "no Parquet files, but set.py" in first.missing("test", data_dir="")
-    options = [serving.Option("hub", one, {"test": "test"}) for one in (first, mirror)]
+    options = [
+        serving.Option("hub", repository, {"test": "test"})
+        for repository in (first, mirror)
+    ]
     served = serving.serve(
         serving.AnyOf("set", tuple(options)), "test", data_dir="", order=("hub",)
     )
@@ -193,7 +196,7 @@ def test_without_files_the_package_that_is_missing_is_named(data_dir):
     missing = source.missing("train", data_dir=data_dir)
     assert "hub/allenai/cosmos_qa" in missing
     assert "huggingface_hub" in missing
-    other = hub.HubRows("some/set", "three").missing("train_r1", data_dir=data_dir)
-    assert "no configuration three: default with train_r1; two with train_r1" in other
+    why = hub.HubRows("some/set", "three").missing("train_r1", data_dir=data_dir)
+    assert "no configuration three: default with train_r1; two with train_r1" in why
     with pytest.raises(errors.MissingExtraError, match=r"pip install .elm_jax\[hub\]"):
         list(source.rows("train", data_dir=data_dir))

@@ -51,8 +51,8 @@ def builds(vocabulary_path, cache_dir, pairs):
 def main():
     add_tasks()
     pairs = [("odd", "train"), ("odd", "test")]
-    found = builds(sys.argv[1], sys.argv[2], pairs)
-    failed = cache_build.build_all(found, num_workers=int(sys.argv[3]))
+    planned = builds(sys.argv[1], sys.argv[2], pairs)
+    failed = cache_build.build_all(planned, num_workers=int(sys.argv[3]))
     print("failed:", *failed, flush=True)
 
 

@@ -58,11 +58,11 @@ def test_templates_that_once_hung_crashed_or_lied_have_the_right_outcome(case):
         assert rendered(template, row) == [(inputs, targets, tuple(choices))]
         return
     try:
-        (found,) = rendered(template, row)
+        (outcome,) = rendered(template, row)
     except errors.TemplateError as error:
-        found = error
-    assert isinstance(found, (errors.TemplateError, templates.RowError))
-    assert case["outcome"] in str(found)
+        outcome = error
+    assert isinstance(outcome, (errors.TemplateError, templates.RowError))
+    assert case["outcome"] in str(outcome)
 
 
 @pytest.mark.slow
@@ -90,9 +90,9 @@ def test_the_row_that_is_too_much_is_named_and_rows_before_it_do_not_matter():
 def test_each_row_has_the_whole_of_the_limits():
     slow = templates.Template("t", "1", "{% for a in range(n) %}{% endfor %}b ||| a")
     start = time.process_time()
-    found = rendered(slow, *[{"n": 2 * 10**6}] * 6)
+    outcomes = rendered(slow, *[{"n": 2 * 10**6}] * 6)
     assert time.process_time() - start < 0.3  # it is the other process that works
-    assert found == [("b", "a", ())] * 6
+    assert outcomes == [("b", "a", ())] * 6
 
 
 @pytest.mark.slow
@@ -127,14 +127,14 @@ def test_a_row_becomes_the_same_in_the_process_and_here(row):
     strict = "".join(f"{{{{ {name} }}}}" for name in names) + target
     lax = "".join(f"{{{{ {name} | default('') }}}}" for name in names) + target
     for jinja in (strict, lax):
-        one = templates.Template("t", "1", jinja)
+        prompt = templates.Template("t", "1", jinja)
         try:
-            expected = one.render(row, seed="train/7")
+            expected = prompt.render(row, seed="train/7")
         except templates.RowError as error:
             expected = error
-        (found,) = rendered(one, row)
-        assert type(found) is type(expected)
-        assert str(found) == str(expected)
+        (outcome,) = rendered(prompt, row)
+        assert type(outcome) is type(expected)
+        assert str(outcome) == str(expected)
 
 
 def test_a_row_that_cannot_travel_is_a_bad_row():
@@ -143,8 +143,8 @@ def test_a_row_that_cannot_travel_is_a_bad_row():
     for _ in range(100_000):
         deep = [deep]
     for value in (deep, lambda: 1, "a" * 20_000_000):
-        (found,) = rendered(template, {"x": value})
-        assert isinstance(found, templates.RowError)
+        (outcome,) = rendered(template, {"x": value})
+        assert isinstance(outcome, templates.RowError)
 
 
 def test_a_split_is_the_same_whether_its_template_is_known_or_not(monkeypatch):
@@ -163,10 +163,10 @@ def test_a_split_is_the_same_whether_its_template_is_known_or_not(monkeypatch):
         )
         return rendering.render_rows(iter(rows), split="train", template=prompt)
 
-    known = split(is_known=True)
-    assert split(is_known=False) == known
-    assert len(known) == 524 - 1
-    assert known.num_rows == 700
+    of_known = split(is_known=True)
+    assert split(is_known=False) == of_known
+    assert len(of_known) == 524 - 1
+    assert of_known.num_rows == 700
 
 
 def test_limits_of_the_task_data_reach_the_process():

@@ -93,8 +93,8 @@ def test_parquet_files_give_the_same_rows_as_the_cache(data_dir, tmp_path, file)
     parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     source = p3.P3Rows("some_task")
     assert source.missing("train", data_dir=str(tmp_path)) == ""
-    found = list(source.rows("train", data_dir=str(tmp_path)))
-    assert found == list(source.rows("train", data_dir=str(data_dir)))
+    read = list(source.rows("train", data_dir=str(tmp_path)))
+    assert read == list(source.rows("train", data_dir=str(data_dir)))
     prints = {
         source.fingerprint("train", data_dir=str(d)) for d in (data_dir, tmp_path)
     }
@@ -158,8 +158,8 @@ def test_a_task_is_served_by_p3_without_its_template(data_dir):
         template_files.TemplateRef("no", "such"), ("accuracy",),
     )  # fmt: skip
     data_options = tasks.DataOptions("", str(data_dir))
-    found = rendering.render_split(task, "train", data_options)
-    assert found.labels == [0, 1]
+    rendered = rendering.render_split(task, "train", data_options)
+    assert rendered.labels == [0, 1]
     assert rendering.served(task, "train", data_options).name == "p3: some_task"
 
 

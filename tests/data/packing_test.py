@@ -12,7 +12,7 @@ ROW = shapes.Lengths(256, 64)
 
 def segments_of(batch):
     """Pairs of inputs and targets as tuples, taken apart by segment ids."""
-    found = []
+    pairs = []
     for row in range(len(batch["encoder_input_tokens"])):
         sides = []
         for side, tokens in (
@@ -22,8 +22,8 @@ def segments_of(batch):
             ids = batch[f"{side}_segment_ids"][row]
             sides.append({i: tuple(tokens[ids == i]) for i in range(1, ids.max() + 1)})
         assert sides[0].keys() == sides[1].keys()
-        found += [(sides[0][i], sides[1][i]) for i in sides[0]]
-    return found
+        pairs += [(sides[0][i], sides[1][i]) for i in sides[0]]
+    return pairs
 
 
 def epoch_of(source, epoch):
@@ -93,8 +93,8 @@ def test_segments_do_not_see_each_other(packed):
 def test_batches_depend_on_seed_and_step_alone(natural_dataset, packed):
     again = packing.PackedBatches([natural_dataset(700)], batch_size=8, row=ROW, seed=1)
     for step in (9, 0, 30):
-        one, other = packed.batch(step), again.batch(step)
-        assert all(np.array_equal(one[name], other[name]) for name in one)
+        first, second = packed.batch(step), again.batch(step)
+        assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
 def test_shards_together_are_the_whole_batch(natural_dataset, packed):

@@ -100,8 +100,8 @@ def test_downloading_runs_none_of_the_archives_code(tmp_path, offline_index):
     trace, sha256 = offline_index
     folder = tmp_path / "work"
     folder.mkdir()
-    found = promptsource.download(folder, "hostile", "1.0", sha256)
-    assert hashlib.sha256(found.read_bytes()).hexdigest() == sha256
+    archive = promptsource.download(folder, "hostile", "1.0", sha256)
+    assert hashlib.sha256(archive.read_bytes()).hexdigest() == sha256
     assert not trace.exists()
 
 

@@ -25,8 +25,8 @@ def regrouped(fn=halves):
 def test_two_splits_come_from_one_and_share_no_row(tmp_path):
     (tmp_path / "n.jsonl").write_text("".join(f'{{"n": {n}}}\n' for n in range(5)))
     source = regrouped()
-    found = {s: list(source.rows(s, data_dir=str(tmp_path))) for s in source.splits}
-    assert found == {
+    by_split = {s: list(source.rows(s, data_dir=str(tmp_path))) for s in source.splits}
+    assert by_split == {
         "first": [{"n": 0}, {"n": 1}],
         "second": [{"n": 2}, {"n": 3}, {"n": 4}],
     }
@@ -35,12 +35,12 @@ def test_two_splits_come_from_one_and_share_no_row(tmp_path):
 def test_the_fingerprint_changes_with_split_function_and_files(tmp_path):
     path = tmp_path / "n.jsonl"
     path.write_text('{"n": 0}\n')
-    one = regrouped().fingerprint("first", data_dir=str(tmp_path))
-    assert one == regrouped().fingerprint("first", data_dir=str(tmp_path))
-    assert one != regrouped().fingerprint("second", data_dir=str(tmp_path))
-    assert one != regrouped(others).fingerprint("first", data_dir=str(tmp_path))
+    of_first = regrouped().fingerprint("first", data_dir=str(tmp_path))
+    assert of_first == regrouped().fingerprint("first", data_dir=str(tmp_path))
+    assert of_first != regrouped().fingerprint("second", data_dir=str(tmp_path))
+    assert of_first != regrouped(others).fingerprint("first", data_dir=str(tmp_path))
     path.write_text('{"n": 1}\n')
-    assert one != regrouped().fingerprint("first", data_dir=str(tmp_path))
+    assert of_first != regrouped().fingerprint("first", data_dir=str(tmp_path))
 
 
 def test_it_serves_under_the_sources_name_and_says_what_the_source_lacks(tmp_path):

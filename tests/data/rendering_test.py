@@ -31,18 +31,18 @@ def render(data_options):
 
 
 def test_ids_are_places_in_the_source_whatever_is_dropped(render):
-    found = render([row(show=False), row(), sources.Skipped("why"), row(a="y")])
-    assert found.example_ids == [1, 3]
-    assert found.labels == [0, 1]
-    assert found.num_rows == 4
-    assert found.dropped == {"renders to nothing": 1, "skipped: why": 1}
+    rendered = render([row(show=False), row(), sources.Skipped("why"), row(a="y")])
+    assert rendered.example_ids == [1, 3]
+    assert rendered.labels == [0, 1]
+    assert rendered.num_rows == 4
+    assert rendered.dropped == {"renders to nothing": 1, "skipped: why": 1}
 
 
 def test_a_few_bad_rows_are_counted_and_many_are_an_error(render):
     rows = [row() for _ in range(39)] + [row(a="z")]
-    found = render(rows)
-    assert len(found) == 39
-    assert found.dropped == {"bad: no correct choice": 1}
+    rendered = render(rows)
+    assert len(rendered) == 39
+    assert rendered.dropped == {"bad: no correct choice": 1}
     with pytest.raises(errors.DataError, match="2 of 38 rows in train of task 'made'"):
         render([*rows[3:], row(c=["x"])])
 
@@ -63,10 +63,10 @@ def test_reasons_are_told_with_their_counts(render):
 
 
 def test_the_first_row_of_each_reason_is_kept(render):
-    found = render(
+    rendered = render(
         [row(), row(c=[]), row(a="z"), row(a="z"), row(c=[])], max_bad_share=0.9
     )
-    assert found.first_bad == {
+    assert rendered.first_bad == {
         "bad: fewer than two choices": "row 1: fewer than two choices",
         "bad: no correct choice": "row 2: no correct choice",
     }
@@ -79,9 +79,9 @@ def test_the_first_bad_row_is_named(render):
 
 def test_a_template_without_choices_needs_no_correct_one(render):
     free = templates.Template("t", "1", "{{q}} ||| {{a}}")
-    found = render([row(a="z")], template=free)
-    assert found.labels == [-1]
-    assert found.choices == [()]
+    rendered = render([row(a="z")], template=free)
+    assert rendered.labels == [-1]
+    assert rendered.choices == [()]
 
 
 def test_of_equal_choices_the_first_is_the_label(render):
@@ -108,9 +108,9 @@ def test_an_empty_split_says_what_became_of_its_rows(render, rows):
     ],
 )
 def test_each_kind_of_bad_row_is_counted_by_its_reason(render, bad, reason):
-    found = render([row()] * 19 + [bad])
-    assert found.dropped == {f"bad: {reason}": 1}
-    assert len(found) == 19
+    rendered = render([row()] * 19 + [bad])
+    assert rendered.dropped == {f"bad: {reason}": 1}
+    assert len(rendered) == 19
     with pytest.raises(errors.DataError, match=reason):
         render([row()] * 19 + [bad], max_bad_share=0.04)
 
@@ -118,9 +118,9 @@ def test_each_kind_of_bad_row_is_counted_by_its_reason(render, bad, reason):
 def test_a_label_outside_the_choices_is_a_bad_row(render):
     by_label = templates.Template("t", "1", "{{q}} ||| {{answer_choices[l]}}", "a|||b")
     rows = [{"q": "?", "l": label} for label in (0, 1, -1, 2)]
-    found = render(rows, template=by_label, max_bad_share=0.5)
-    assert found.labels == [0, 1]
-    assert found.dropped == {f"bad: {templates.MISSING_ITEM}": 2}
+    rendered = render(rows, template=by_label, max_bad_share=0.5)
+    assert rendered.labels == [0, 1]
+    assert rendered.dropped == {f"bad: {templates.MISSING_ITEM}": 2}
 
 
 def test_a_template_that_fits_no_row_is_told(render):
@@ -136,9 +136,11 @@ def test_an_unknown_split_is_told_with_those_there_are(colours, data_options):
 def test_documents_are_kept_whole_and_need_their_field(data_options):
     rows = [{"text": " One. "}, {"text": ""}, {"text": "Two."}]
     source = sources.GeneratedRows(lambda split: rows, version="1")
-    found = rendering.render_split(tasks.TextTask("t", source), "train", data_options)
-    assert found.targets == ["One.", "Two."]
-    assert found.dropped == {"renders to nothing": 1}
+    rendered = rendering.render_split(
+        tasks.TextTask("t", source), "train", data_options
+    )
+    assert rendered.targets == ["One.", "Two."]
+    assert rendered.dropped == {"renders to nothing": 1}
     with pytest.raises(errors.DataError, match="Did you mean: text"):
         rendering.render_split(
             tasks.TextTask("t", source, "txt"), "train", data_options

@@ -40,10 +40,10 @@ def render(tmp_path):
     ],
 )
 def test_a_ragged_csv_row_is_counted_and_named(render, content, told):
-    found = render(content)
-    assert found.inputs == ["The heel broke. Good or bad?"]
-    assert found.dropped == {f"bad: {row_files.RAGGED}": 1}
-    (first,) = found.first_bad.values()
+    rendered = render(content)
+    assert rendered.inputs == ["The heel broke. Good or bad?"]
+    assert rendered.dropped == {f"bad: {row_files.RAGGED}": 1}
+    (first,) = rendered.first_bad.values()
     assert first.startswith("row 1: ")
     assert told in first
     with pytest.raises(errors.DataError, match="1 of 2 rows .* train.file"):
@@ -51,14 +51,14 @@ def test_a_ragged_csv_row_is_counted_and_named(render, content, told):
 
 
 def test_lines_are_counted_over_fields_of_several_lines(render):
-    found = render('text,label\n"one\ntwo\nthree",1\nshort\n')
-    (first,) = found.first_bad.values()
+    rendered = render('text,label\n"one\ntwo\nthree",1\nshort\n')
+    (first,) = rendered.first_bad.values()
     assert "line 5" in first
 
 
 def test_a_csv_field_may_be_as_long_as_a_row(render):
-    found = render("text,label\n" + "word " * 28_000 + ",1\n")
-    assert len(found.inputs[0]) == 5 * 28_000 + len(" Good or bad?")
+    rendered = render("text,label\n" + "word " * 28_000 + ",1\n")
+    assert len(rendered.inputs[0]) == 5 * 28_000 + len(" Good or bad?")
     with pytest.raises(errors.DataError, match="too long: more than 1,000,000"):
         render("text,label\n" + "word " * 280_000 + ",1\n")
 
@@ -112,24 +112,24 @@ def test_bytes_that_are_not_utf8_cost_their_row_alone(render, parse):
     rows = b"text,label\nplain,0\ncaf\xe9,1\n"
     if parse is sources.json_lines:
         rows = b'{"text": "plain", "label": 0}\n{"text": "caf\xe9", "label": 1}\n'
-    found = render(rows, parse)
-    assert found.inputs == ["plain Good or bad?"]
-    assert found.dropped == {f"bad: {templates.NOT_UTF8}": 1}
+    rendered = render(rows, parse)
+    assert rendered.inputs == ["plain Good or bad?"]
+    assert rendered.dropped == {f"bad: {templates.NOT_UTF8}": 1}
 
 
 @pytest.mark.parametrize("value", ["null", "NaN", '["a", null]', '{"b": [NaN]}'])
 def test_a_null_that_would_be_printed_costs_its_row(render, value):
     rows = f'{{"text": "plain", "label": 0}}\n{{"text": {value}, "label": 1}}\n'
-    found = render(rows, sources.json_lines)
-    assert found.inputs == ["plain Good or bad?"]
-    assert found.dropped == {f"bad: {templates.NULL_VALUE}": 1}
-    (first,) = found.first_bad.values()
+    rendered = render(rows, sources.json_lines)
+    assert rendered.inputs == ["plain Good or bad?"]
+    assert rendered.dropped == {f"bad: {templates.NULL_VALUE}": 1}
+    (first,) = rendered.first_bad.values()
     assert first.startswith("row 1: ")
     tests = templates.Template(
         "t", "1", "{% if text %}{{text}}{% else %}Nothing{% endif %} ||| {{label}}"
     )
     assert render(rows, sources.json_lines, template=tests).dropped == (
-        {} if value in ("null", "NaN") else found.dropped
+        {} if value in ("null", "NaN") else rendered.dropped
     )
 
 
@@ -147,16 +147,16 @@ def test_json_files_and_lines_are_read_packed_or_not(tmp_path):
 def test_a_conversion_passes_on_what_is_no_row_and_names_the_row_it_fails_for():
     bad, skipped = sources.Bad("why"), sources.Skipped("so")
     rows = [bad, {"n": "1"}, skipped, {"n": "x"}]
-    found = row_files.converted(rows, lambda row: {"n": int(row["n"])})
-    assert [next(found) for _ in range(3)] == [bad, {"n": 1}, skipped]
+    converted = row_files.converted(rows, lambda row: {"n": int(row["n"])})
+    assert [next(converted) for _ in range(3)] == [bad, {"n": 1}, skipped]
     with pytest.raises(ValueError, match="row 3, from 0, does not fit: ValueError"):
-        next(found)
+        next(converted)
 
 
 def test_a_comma_too_many_is_a_bad_row_and_no_traceback(render):
-    found = render("text,label\ngood film,1\nbad, really,0\n")  # extracomma.csv
-    assert found.inputs == ["good film Good or bad?"]
-    assert found.dropped == {f"bad: {row_files.RAGGED}": 1}
+    rendered = render("text,label\ngood film,1\nbad, really,0\n")  # extracomma.csv
+    assert rendered.inputs == ["good film Good or bad?"]
+    assert rendered.dropped == {f"bad: {row_files.RAGGED}": 1}
 
 
 ROW = '{"text": "shoe", "label": 1}\n'

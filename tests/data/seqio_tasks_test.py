@@ -59,9 +59,12 @@ def test_registered_tasks_and_mixtures_feed_seqio_and_t5x(
     def accuracy(targets, predictions):
         return {"accuracy": 1.0}
 
-    one, other = variant(colours, "registered_one"), variant(colours, "registered_two")
+    first, second = (
+        variant(colours, "registered_one"),
+        variant(colours, "registered_two"),
+    )
     registry.add(
-        one, other, tasks.Mixture("registered_both", (one.name, other.name), 20)
+        first, second, tasks.Mixture("registered_both", (first.name, second.name), 20)
     )
     options = {"vocabulary": vocab, "features": FEATURES, "data_options": data_options}
     names = seqio_tasks.register_with_seqio(
@@ -146,8 +149,8 @@ def test_a_ranking_task_has_an_example_per_choice_as_t5_expects(
 def test_a_ranking_task_goes_through_seqios_evaluator(
     seqio, registry, colours, variant, vocab, data_options, tmp_path
 ):
-    one = variant(colours, "ranked_one")
-    registry.add(one)
+    ranked = variant(colours, "ranked_one")
+    registry.add(ranked)
     seqio_tasks.register_with_seqio(
         "ranked_one",
         vocabulary=vocab,
@@ -166,15 +169,15 @@ def test_a_ranking_task_goes_through_seqios_evaluator(
         del model_feature_shapes
         return [(i, 0.0) for i, _ in enumerate(dataset)]
 
-    found, _ = evaluator.evaluate(
+    evaluated, _ = evaluator.evaluate(
         compute_metrics=True,
         step=0,
         predict_fn=lambda *args: None,
         score_fn=score_fn,
     )
-    found = found.result() if hasattr(found, "result") else found
-    scores = found["ranked_one_score_eval"]
-    labels = rendering.render_split(one, "validation", data_options).labels
+    evaluated = evaluated.result() if hasattr(evaluated, "result") else evaluated
+    scores = evaluated["ranked_one_score_eval"]
+    labels = rendering.render_split(ranked, "validation", data_options).labels
     # Equal scores: the first choice wins, as in `elm_jax.evaluation`.
     expected = 100 * np.mean([label == 0 for label in labels])
     assert scores["accuracy"] == pytest.approx(expected)

@@ -28,14 +28,16 @@ def any_of():
     files = sources.FileRows(
         numbers, {"train": ["mine.txt"]}, origin="example.org/mine"
     )
-    other = sources.GeneratedRows(
+    generated = sources.GeneratedRows(
         lambda split: [{"number": 100 + i} for i in range(20)], version="1"
     )
     return serving.AnyOf(
         "numbers",
         (
             serving.Option("files", files, {"train": "train"}),
-            serving.Option("tfds", other, {"train": "TRAIN", "dev": "DEV"}, from_other),
+            serving.Option(
+                "tfds", generated, {"train": "TRAIN", "dev": "DEV"}, from_other
+            ),
         ),
         fields=("n",),
     )
@@ -115,8 +117,8 @@ def test_the_permutation_is_torchs():
     expected = [147, 2892, 1362, 2017, 2228, 2140, 2020, 1443, 2028, 1346, 563, 2905]
     assert serving.torch_permutation(2985, 42)[:12].tolist() == expected
     for count in (0, 1, 2):
-        found = serving.torch_permutation(count, 7)
-        np.testing.assert_array_equal(np.sort(found), np.arange(count))
+        permutation = serving.torch_permutation(count, 7)
+        np.testing.assert_array_equal(np.sort(permutation), np.arange(count))
 
 
 def test_a_protocols_own_rows_replace_the_split_of_that_name(any_of, tmp_path):
@@ -149,10 +151,12 @@ def test_prompted_records_need_no_template(tmp_path):
         ("accuracy",),
         max_bad_share=0.5,
     )  # fmt: skip
-    found = rendering.render_split(task, "train", tasks.DataOptions("", str(tmp_path)))
-    assert found.inputs == ["Which?", "Say a."]
-    assert found.labels == [1, -1]
-    assert found.dropped == {"bad: no correct choice": 1}
+    rendered = rendering.render_split(
+        task, "train", tasks.DataOptions("", str(tmp_path))
+    )
+    assert rendered.inputs == ["Which?", "Say a."]
+    assert rendered.labels == [1, -1]
+    assert rendered.dropped == {"bad: no correct choice": 1}
 
 
 def test_a_row_that_cannot_be_converted_is_bad_and_stops_no_other(tmp_path):

@@ -33,12 +33,14 @@ def lines(tmp_path):
 
 
 def test_generated_rows_are_repeatable_and_named_by_version():
-    one = sources.GeneratedRows(count_rows, version="1")
-    assert list(one.rows("train", data_dir="")) == list(one.rows("train", data_dir=""))
+    source = sources.GeneratedRows(count_rows, version="1")
+    assert list(source.rows("train", data_dir="")) == list(
+        source.rows("train", data_dir="")
+    )
     prints = {
         source.fingerprint(split, data_dir="")
         for source in (
-            one,
+            source,
             sources.GeneratedRows(count_rows, version="2"),
             sources.GeneratedRows(functools.partial(count_rows, stop=4), version="1"),
             sources.GeneratedRows(functools.partial(count_rows, stop=5), version="1"),
@@ -64,12 +66,12 @@ def test_fingerprint_follows_content_not_place(lines, tmp_path):
 
 
 def test_missing_data_says_what_is_missing_and_where_to_get_it(lines, tmp_path):
-    for data_dir, found in (
+    for data_dir, told in (
         ("", "no data folder ''"),
         (str(tmp_path / "none"), "no data folder"),
         (str(tmp_path / "here"), "no file old.jsonl or here/train.jsonl"),
     ):
-        with pytest.raises(errors.DataError, match=found) as raised:
+        with pytest.raises(errors.DataError, match=told) as raised:
             list(lines.rows("train", data_dir=data_dir))
         assert "example.org" in str(raised.value)
     with pytest.raises(errors.DataError, match="Did you mean: train"):

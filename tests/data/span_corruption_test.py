@@ -52,8 +52,8 @@ def test_inputs_and_targets_together_are_the_text(source, vocab, documents):
     ):
         chunk = restored(inputs, targets, vocab)
         assert len(chunk) == span_corruption.chunk_length(FEATURES)
-        for one, other in zip(chunk[:-1], chunk[1:], strict=True):
-            assert one in within or following[one] == other
+        for token, next_token in zip(chunk[:-1], chunk[1:], strict=True):
+            assert token in within or following[token] == next_token
 
 
 def test_batches_are_the_same_with_sentinels_that_the_file_brings(
@@ -61,14 +61,16 @@ def test_batches_are_the_same_with_sentinels_that_the_file_brings(
 ):
     path = bring_sentinels(tmp_path / "own.model", reversed(range(100)))
     for extra_ids in (100, 0):
-        own = span_corruption.SpanCorruptionBatches(
+        with_sentinels = span_corruption.SpanCorruptionBatches(
             [documents],
             batch_size=8,
             features=FEATURES,
             vocabulary=vocabulary.SentencePiece(path, extra_ids),
             seed=4,
         )
-        jax.tree.map(np.testing.assert_array_equal, own.batch(0), source.batch(0))
+        jax.tree.map(
+            np.testing.assert_array_equal, with_sentinels.batch(0), source.batch(0)
+        )
 
 
 def test_there_is_no_padding_and_one_shape(source):
@@ -96,8 +98,8 @@ def test_batches_depend_on_seed_and_step_alone(source, documents, vocab):
         [documents], batch_size=8, features=FEATURES, vocabulary=vocab, seed=4
     )
     for step in (30, 2, 11):
-        one, other = source.batch(step), again.batch(step)
-        assert all(np.array_equal(one[name], other[name]) for name in one)
+        first, second = source.batch(step), again.batch(step)
+        assert all(np.array_equal(first[name], second[name]) for name in first)
     later = source.batch(source.num_batches_per_epoch)["encoder_input_tokens"]
     assert not np.array_equal(later, source.batch(0)["encoder_input_tokens"])
 

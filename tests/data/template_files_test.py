@@ -40,10 +40,10 @@ def folder(tmp_path):
 
 
 def test_a_template_is_read_and_rendered(folder):
-    found = template_files.TemplateRef("birds", "fly?", "small").load(str(folder))
-    assert found.metrics == ("Accuracy",)
-    assert found.original_task
-    rendered = found.render({"bird": "a kiwi", "label": 0}, seed=0)
+    loaded = template_files.TemplateRef("birds", "fly?", "small").load(str(folder))
+    assert loaded.metrics == ("Accuracy",)
+    assert loaded.original_task
+    rendered = loaded.render({"bird": "a kiwi", "label": 0}, seed=0)
     assert rendered == ("Does a kiwi fly?", "no", ("no", "yes"))
 
 
@@ -94,9 +94,9 @@ def test_only_a_file_known_by_its_hash_is_believed(tmp_path):
     content = (ours / "dream" / "templates.yaml").read_bytes()
     for added, is_known in ((b"", True), (b"\n", False)):
         copied.write_bytes(content + added)
-        found = template_files.TemplateRef("dream", name).load(str(tmp_path))
-        assert found.is_known == is_known
-        assert found.sha256 == ref.load("").sha256
+        loaded = template_files.TemplateRef("dream", name).load(str(tmp_path))
+        assert loaded.is_known == is_known
+        assert loaded.sha256 == ref.load("").sha256
 
 
 def test_the_list_of_known_files_is_that_of_this_checkout(official_templates):
@@ -133,12 +133,15 @@ def test_every_official_text_has_the_recorded_hash(official_templates, facts_dir
         place = (dataset["hf_name"], dataset["hf_config"])
         collection = template_files.load_templates(official_templates, *place)
         for prompt in dataset["prompts"]:
-            found, facts = collection[prompt["template_name"]], prompt["promptsource"]
-            assert found.jinja_sha256 == facts["jinja_sha256"], found.name
-            assert found.id == facts["id"]
-            assert sorted(found.metrics) == sorted(facts["metrics"])
-            assert found.original_task == facts["original_task"]
-            name = templates.task_name(*place, found.name)
+            official, facts = (
+                collection[prompt["template_name"]],
+                prompt["promptsource"],
+            )
+            assert official.jinja_sha256 == facts["jinja_sha256"], official.name
+            assert official.id == facts["id"]
+            assert sorted(official.metrics) == sorted(facts["metrics"])
+            assert official.original_task == facts["original_task"]
+            name = templates.task_name(*place, official.name)
             assert name == prompt["t0_seqio_task_name"]
             count += 1
     assert count == 296
@@ -153,9 +156,9 @@ def test_every_official_template_compiles(official_templates):
         dataset, subset = (
             (place.parent, place.name) if place.parent.name else (place, None)
         )
-        for found in template_files.load_templates(
+        for official in template_files.load_templates(
             official_templates, str(dataset), subset
         ).values():
-            found.check()
+            official.check()
             count += 1
     assert count == 2085

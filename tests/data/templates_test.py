@@ -14,9 +14,9 @@ def template(jinja, answer_choices=None):
 
 @pytest.mark.slow
 @hypothesis.given(st.text(), st.text())
-def test_text_of_a_row_never_splits_the_prompt(one, other):
-    rendered = template("a{{x}}b ||| c{{y}}d").render({"x": one, "y": other}, seed=0)
-    assert rendered == (f"a{one}b", f"c{other}d", ())
+def test_text_of_a_row_never_splits_the_prompt(first, second):
+    rendered = template("a{{x}}b ||| c{{y}}d").render({"x": first, "y": second}, seed=0)
+    assert rendered == (f"a{first}b", f"c{second}d", ())
 
 
 def test_choices_that_hold_the_separator_stay_whole():
@@ -35,14 +35,14 @@ def test_no_character_of_a_row_parts_its_choices_or_shifts_its_label():
         "".join(map(chr, range(0xE000, 0xE100))),
     ):
         row = {"c": [f"{icon} home", "left", "right"], "label": 1}
-        found = pick.render(row, seed=0)
-        assert found == ("pick", "left", (f"{icon} home", "left", "right"))
+        rendered = pick.render(row, seed=0)
+        assert rendered == ("pick", "left", (f"{icon} home", "left", "right"))
     every = {"c": ["".join(map(chr, range(0xE000, 0xF900))), "b"], "label": 1}
     with pytest.raises(templates.RowError) as raised:
         pick.render(every, seed=0)
     assert raised.value.reason == templates.NO_MARK
-    own = template("{{ 'a\ue000b' }} ||| {{ x }}").render({"x": "c"}, seed=0)
-    assert own == ("a\ue000b", "c", ())
+    rendered_text = template("{{ 'a\ue000b' }} ||| {{ x }}").render({"x": "c"}, seed=0)
+    assert rendered_text == ("a\ue000b", "c", ())
 
 
 def test_random_choices_are_a_function_of_the_seed():
@@ -157,13 +157,13 @@ def test_values_are_cut_as_promptsource_does_only_when_asked():
         answer_choices="{{ c | join('|||') }}",
         max_value_chars=templates.PROMPTSOURCE_CHARS,
     )
-    found = asked.render(long, seed=0)
-    assert found is not None
-    first, second = found.inputs.split(" and ")
+    rendered = asked.render(long, seed=0)
+    assert rendered is not None
+    first, second = rendered.inputs.split(" and ")
     assert first == "word " * 408 + "word..."
     assert second == "w" * 2045 + "..."
-    assert found.targets == "w" * 2045 + "..."
-    assert found.choices[0] == "w" * 3000
+    assert rendered.targets == "w" * 2045 + "..."
+    assert rendered.choices[0] == "w" * 3000
     whole = dataclasses.replace(asked, max_value_chars=0)
     assert whole.sha256 != asked.sha256
     assert whole.render(long, seed=0)[0] == f"{long['x']} and {'w' * 3000}"

@@ -9,11 +9,11 @@ ROWS = st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=6)
 
 
 @hypothesis.given(ROWS, ROWS)
-def test_ragged_rows_are_what_was_put_in(one, other):
+def test_ragged_rows_are_what_was_put_in(first, second):
     ragged = token_store.Ragged
-    joined = ragged.joined([ragged.of(one), ragged.of(other)])
-    found = [joined.row(i).tolist() for i in range(len(joined.lengths))]
-    assert found == one + other
+    joined = ragged.joined([ragged.of(first), ragged.of(second)])
+    rows = [joined.row(i).tolist() for i in range(len(joined.lengths))]
+    assert rows == first + second
 
 
 @hypothesis.given(st.lists(st.text(), max_size=6))
@@ -29,11 +29,11 @@ def test_mapped_arrays_are_what_was_written(tmp_path):
         "c": np.arange(6, dtype=np.int64).reshape(2, 3),
     }
     index = token_store.write_arrays(tmp_path / "file", arrays)
-    found = token_store.map_arrays(tmp_path / "file", index)
+    mapped = token_store.map_arrays(tmp_path / "file", index)
     for name, array in arrays.items():
-        np.testing.assert_array_equal(found[name], array)
-        assert found[name].dtype == array.dtype
-    assert not found["c"].flags.writeable
+        np.testing.assert_array_equal(mapped[name], array)
+        assert mapped[name].dtype == array.dtype
+    assert not mapped["c"].flags.writeable
     (tmp_path / "file").write_bytes(b"\0" * 64)
     with pytest.raises(ValueError, match="ends before"):
         token_store.map_arrays(tmp_path / "file", index)

@@ -64,15 +64,20 @@ def test_a_file_that_brings_its_sentinels_serves_with_100_and_with_0(
     both = [vocabulary.SentencePiece(path, count) for count in (100, 0)]
     assert both[0].fingerprint == both[1].fingerprint != vocab.fingerprint
     texts = ["The <extra_id_0> is <extra_id_99> red <extra_id_7>.", "blue", ""]
-    for own in both:
-        assert own.size == vocab.size == right.vocab_size
-        assert own.encode_batch(texts) == [right.encode(text) for text in texts]
+    for with_sentinels in both:
+        assert with_sentinels.size == vocab.size == right.vocab_size
+        assert with_sentinels.encode_batch(texts) == [
+            right.encode(text) for text in texts
+        ]
         for index in (0, 1, 99):
-            assert own.sentinel_id(index) == vocab.sentinel_id(index)
-            assert right.decode([own.sentinel_id(index)]) == f"<extra_id_{index}>"
+            assert with_sentinels.sentinel_id(index) == vocab.sentinel_id(index)
+            assert (
+                right.decode([with_sentinels.sentinel_id(index)])
+                == f"<extra_id_{index}>"
+            )
         with pytest.raises(errors.ConfigError, match="sentinel 100 of .* with 100"):
-            own.sentinel_id(100)
-        assert own.seqio() == right
+            with_sentinels.sentinel_id(100)
+        assert with_sentinels.seqio() == right
     if start:  # the very ids of the file without sentinels to which 100 are added
         assert both[0].encode_batch(texts) == vocab.encode_batch(texts)
 
