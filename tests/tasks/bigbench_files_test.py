@@ -66,17 +66,17 @@ def test_the_text_false_shows_choices_as_in_bigbenchs_own_program():
 
 def test_choices_keep_the_files_order_and_the_one_with_score_1_is_right(tmp_path):
     scores = {"z": 0, "a": 0.5, "m": 1.0, "b": 0}
-    found = render(tmp_path, {"examples": [example(target_scores=scores)]})
-    assert found.choices == [("z", "a", "m", "b")]
-    assert (found.targets, found.labels) == (["m"], [2])
+    rendered = render(tmp_path, {"examples": [example(target_scores=scores)]})
+    assert rendered.choices == [("z", "a", "m", "b")]
+    assert (rendered.targets, rendered.labels) == (["m"], [2])
 
 
 def test_repeated_examples_are_left_out_and_counted_and_kept_for_elm(tmp_path):
-    other = example(target_scores={"No": 0, "Yes": 1})  # the same in another order
-    content = {"examples": [example(0), example(1), example(0), other]}
-    found = render(tmp_path, content)
-    assert found.example_ids == [0, 1]
-    assert found.dropped == {"skipped: an earlier example again": 2}
+    reordered = example(target_scores={"No": 0, "Yes": 1})  # the same in another order
+    content = {"examples": [example(0), example(1), example(0), reordered]}
+    rendered = render(tmp_path, content)
+    assert rendered.example_ids == [0, 1]
+    assert rendered.dropped == {"skipped: an earlier example again": 2}
     elm = render(tmp_path, content, protocol="elm")
     assert (len(elm), elm.dropped) == (4, {})
 
@@ -100,9 +100,9 @@ def test_repeated_examples_are_left_out_and_counted_and_kept_for_elm(tmp_path):
 )
 def test_bad_examples_are_dropped_and_counted_by_reason(tmp_path, bad, reason):
     good = [example(i) for i in range(40)]
-    found = render(tmp_path, {"examples": [example(**bad), *good]})
-    assert len(found) == 40
-    assert found.dropped == {f"bad: {reason}": 1}
+    rendered = render(tmp_path, {"examples": [example(**bad), *good]})
+    assert len(rendered) == 40
+    assert rendered.dropped == {f"bad: {reason}": 1}
     with pytest.raises(errors.DataError, match=reason):
         render(tmp_path, {"examples": [example(**bad), *good[:9]]})
 
@@ -110,20 +110,20 @@ def test_bad_examples_are_dropped_and_counted_by_reason(tmp_path, bad, reason):
 @pytest.mark.parametrize("field", ["input", "target_scores"])
 def test_missing_fields_are_counted(tmp_path, field):
     bad = {key: value for key, value in example().items() if key != field}
-    found = render(tmp_path, {"examples": [bad, *(example(i) for i in range(40))]})
-    assert found.dropped == {f"bad: {templates.MISSING_FIELD}": 1}
+    rendered = render(tmp_path, {"examples": [bad, *(example(i) for i in range(40))]})
+    assert rendered.dropped == {f"bad: {templates.MISSING_FIELD}": 1}
 
 
 def test_an_example_that_is_no_object_is_counted(tmp_path):
-    found = render(tmp_path, {"examples": [7, *(example(i) for i in range(40))]})
-    assert found.dropped == {f"bad: {templates.WRONG_TYPE}": 1}
+    rendered = render(tmp_path, {"examples": [7, *(example(i) for i in range(40))]})
+    assert rendered.dropped == {f"bad: {templates.WRONG_TYPE}": 1}
 
 
 def test_bytes_that_are_not_utf8_cost_their_example_alone(tmp_path):
     text = json.dumps({"examples": [example(i) for i in range(40)]}).encode()
-    found = render(tmp_path, text.replace(b"Is 3 even", b"Is \xff even"))
-    assert len(found) == 39
-    assert found.dropped == {f"bad: {templates.NOT_UTF8}": 1}
+    rendered = render(tmp_path, text.replace(b"Is 3 even", b"Is \xff even"))
+    assert len(rendered) == 39
+    assert rendered.dropped == {f"bad: {templates.NOT_UTF8}": 1}
 
 
 @pytest.mark.parametrize(

@@ -171,17 +171,17 @@ def test_no_dataset_is_one_that_is_trained_on_and_no_split_is_for_training():
 
 @pytest.mark.parametrize("name", BY_HAND)
 def test_a_prompt_of_every_dataset_is_what_the_rule_says_by_hand(data_options, name):
-    found = render(f"bigbench_{name}", data_options)
+    rendered = render(f"bigbench_{name}", data_options)
     prompt, choices, label = BY_HAND[name]
-    assert found.inputs[0] == prompt
-    assert "|".join(found.choices[0]) == choices
-    assert found.labels[0] == label
-    assert found.targets[0] == choices.split("|")[label]
+    assert rendered.inputs[0] == prompt
+    assert "|".join(rendered.choices[0]) == choices
+    assert rendered.labels[0] == label
+    assert rendered.targets[0] == choices.split("|")[label]
 
 
 def test_the_cases_by_hand_are_of_all_13_datasets():
-    found = {BY_NAME[f"bigbench_{name}"].dataset for name in BY_HAND}
-    assert found == {f"bigbench_{name}" for name in bigbench.DATASETS}
+    datasets = {BY_NAME[f"bigbench_{name}"].dataset for name in BY_HAND}
+    assert datasets == {f"bigbench_{name}" for name in bigbench.DATASETS}
 
 
 def test_every_task_renders_alike_from_files_a_clone_and_the_made_examples(
@@ -192,11 +192,11 @@ def test_every_task_renders_alike_from_files_a_clone_and_the_made_examples(
     (clone / "benchmark_tasks").symlink_to(made_dir / "bigbench")
     examples = tasks.DataOptions("", sources=("examples",))
     for name in BY_NAME:
-        found = render(name, data_options)
-        assert len(found) >= 2
-        assert not found.dropped
-        assert found == render(name, tasks.DataOptions("", str(tmp_path)))
-        assert found == render(name, examples)
+        rendered = render(name, data_options)
+        assert len(rendered) >= 2
+        assert not rendered.dropped
+        assert rendered == render(name, tasks.DataOptions("", str(tmp_path)))
+        assert rendered == render(name, examples)
 
 
 def test_merged_datasets_hold_all_subtasks_and_for_elm_what_its_file_has(made_dir):
@@ -237,9 +237,11 @@ def test_tokens_of_a_cache_have_the_right_choice(data_options):
         features=tasks.Features(512, 64),
         data_options=data_options,
     )
-    found = render(name, data_options)
+    rendered = render(name, data_options)
     assert data.manifest["key"]["served_by"].startswith("files: github.com/google")
-    for example, choices, label in zip(data, found.choices, found.labels, strict=True):
+    for example, choices, label in zip(
+        data, rendered.choices, rendered.labels, strict=True
+    ):
         assert example.label == label
         assert len(example.choices) == len(choices) == 11
         assert (example.choices[label] == example.targets).all()
@@ -271,11 +273,11 @@ def test_seqios_helpers_see_each_task_as_rendered(seqio_names, data_options):
 
     del seqio_names
     for name in BY_NAME:
-        found = render(name, data_options)
+        rendered = render(name, data_options)
         expected = [
             {"inputs": inputs, "targets": targets, "example_id": number}
             for inputs, targets, number in zip(
-                found.inputs, found.targets, found.example_ids, strict=True
+                rendered.inputs, rendered.targets, rendered.example_ids, strict=True
             )
         ]
         source = TaskRegistry.get(name).source
@@ -283,8 +285,8 @@ def test_seqios_helpers_see_each_task_as_rendered(seqio_names, data_options):
             source.get_dataset("validation", shuffle=False), expected
         )
         first = test_utils.test_preprocessing_single(name, {"train": expected[0]})
-        assert first["inputs_pretokenized"].decode() == found.inputs[0]
-        tokens = [*VOCABULARY.encode(found.targets[0]), 1]
+        assert first["inputs_pretokenized"].decode() == rendered.inputs[0]
+        tokens = [*VOCABULARY.encode(rendered.targets[0]), 1]
         np.testing.assert_array_equal(first["targets"], tokens)
 
 
@@ -296,15 +298,15 @@ def test_ranking_examples_are_one_per_choice_and_score_as_t5_ranks(
 
     del seqio_names
     for name in BY_NAME:
-        found = render(name, data_options)
+        rendered = render(name, data_options)
         task = TaskRegistry.get(f"{name}_score_eval")
         dataset = task.get_dataset(None, "validation", shuffle=False)
         examples = list(dataset.as_numpy_iterator())
         assert [e["targets_pretokenized"].decode() for e in examples] == [
-            choice for choices in found.choices for choice in choices
+            choice for choices in rendered.choices for choice in choices
         ]
         assert [tuple(e["idx"]) for e in examples if e["is_correct"]] == list(
-            enumerate(found.labels)
+            enumerate(rendered.labels)
         )
         targets = [task.postprocess_fn("", example=e, is_target=True) for e in examples]
         scores = [float(e["is_correct"]) for e in examples]
@@ -320,10 +322,10 @@ def test_the_authors_files_have_the_published_numbers_of_rows(data_dir):
         if not (data_dir / "bigbench" / file.folder / "task.json").is_file():
             continue
         present.append(file)
-        found = render(task.name, tasks.DataOptions("", str(data_dir)))
-        assert len(found) == file.rows
-        again = found.dropped.pop("skipped: an earlier example again", 0)
+        rendered = render(task.name, tasks.DataOptions("", str(data_dir)))
+        assert len(rendered) == file.rows
+        again = rendered.dropped.pop("skipped: an earlier example again", 0)
         assert file.repeated in (None, again)
-        assert not found.dropped
+        assert not rendered.dropped
     if not present:
         pytest.skip(f"real data: no BIG-bench files in {data_dir / 'bigbench'}")

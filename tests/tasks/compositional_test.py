@@ -36,16 +36,16 @@ def test_every_task_asks_for_both_skills_and_has_metrics_for_its_script():
         ("Korean", "Spanish", "Chinese", "Japanese", "French"),
         strict=True,
     ):
-        found = rendering.render_split(task, "eval_300", data_options)
+        rendered = rendering.render_split(task, "eval_300", data_options)
         rows = entries[task.dataset].examples
-        assert found.inputs == [
+        assert rendered.inputs == [
             f"{row['text']}\n\nSum up the article above in one sentence, and translate "
             f"the sentence into {language}."
             for row in rows
         ]
-        assert found.targets == [row["summary"] for row in rows]
+        assert rendered.targets == [row["summary"] for row in rows]
         for name in task.metrics:
-            scores = metrics.get(name)(found.targets, found.targets)
+            scores = metrics.get(name)(rendered.targets, rendered.targets)
             assert min(scores.values()) == pytest.approx(100.0)
 
 
@@ -58,9 +58,9 @@ def test_300_rows_are_drawn_from_crosssums_files(tmp_path):
     path = tmp_path / "crosssum/english-korean_train.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     data_options = tasks.DataOptions("", str(tmp_path))
-    found = rendering.render_split(compositional.TASKS[0], "eval_300", data_options)
+    rendered = rendering.render_split(compositional.TASKS[0], "eval_300", data_options)
     expected = sorted(serving.torch_permutation(320, 42)[:300])
-    assert [int(text.split()[1]) for text in found.targets] == expected
+    assert [int(text.split()[1]) for text in rendered.targets] == expected
 
 
 def test_the_skills_have_tasks_of_their_own():
@@ -70,7 +70,7 @@ def test_the_skills_have_tasks_of_their_own():
     assert cap == 100_000
     for task in compositional.TRANSLATIONS:
         assert task.role == "train"
-        found = rendering.render_split(task, "validation_300", data_options)
-        assert len(found) == 2
+        rendered = rendering.render_split(task, "validation_300", data_options)
+        assert len(rendered) == 2
     summaries = tasks.registry.task("xsum_DOC_write_summary_of_above")
     assert isinstance(summaries, tasks.Task)

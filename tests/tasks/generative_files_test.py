@@ -128,14 +128,14 @@ def test_a_dialogue_gives_one_row_per_reply_with_all_before_it(tmp_path):
         utterance("c", 2, 2, "The other replies."),
     ]
     write_csv(tmp_path / "empatheticdialogues/valid.csv", records)
-    found = rows_of("emdg", "validation", tmp_path)
-    assert [(row["dialogue"], row["reply"]) for row in found] == [
+    replies = rows_of("emdg", "validation", tmp_path)
+    assert [(row["dialogue"], row["reply"]) for row in replies] == [
         (["I won, today!"], "Well done."),
         (["I won, today!", "Well done."], "Thank you."),
         (["One speaks."], "The other replies."),
     ]
-    assert found[0]["situation"] == "I won, twice."
-    assert found[0]["emotion"] == "glad"
+    assert replies[0]["situation"] == "I won, twice."
+    assert replies[0]["emotion"] == "glad"
 
 
 def test_utterances_are_parted_at_every_comma_and_quotes_are_text(tmp_path):
@@ -159,9 +159,9 @@ def test_eli5_keeps_plain_questions_with_their_best_answer(tmp_path):
     titles = ("Why is it so?", "Is it so?", "What? Really?", "")
     lines = [json.dumps({"title": title, "answers": answers}) for title in titles]
     write(tmp_path / "eli5/test_asks.jsonl", "\n".join(lines))
-    found = rows_of("eli5", "test", tmp_path)
-    assert found[0] == {"question": "Why is it so?", "text": "good"}
-    assert all(isinstance(row, sources.Skipped) for row in found[1:])
+    rows = rows_of("eli5", "test", tmp_path)
+    assert rows[0] == {"question": "Why is it so?", "text": "good"}
+    assert all(isinstance(row, sources.Skipped) for row in rows[1:])
 
 
 def test_tweets_have_a_hashtag_and_no_tweet_is_in_two_splits(tmp_path):

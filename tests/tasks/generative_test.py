@@ -41,15 +41,15 @@ def test_every_prompt_renders_the_made_rows_and_reads_the_fields_of_the_table():
                 if t.dataset == name and t.prompt == prompt.name
             )
             task.template.load("").check()
-            found = rendering.render_split(task, "eval_300", EXAMPLES)
-            assert len(found) == len(entry.examples) >= 2
-            assert not any(found.choices)
+            rendered = rendering.render_split(task, "eval_300", EXAMPLES)
+            assert len(rendered) == len(entry.examples) >= 2
+            assert not any(rendered.choices)
             less = [{k: row[k] for k in prompt.fields} for row in entry.examples]
             again = rendering.render_rows(
                 less, split="eval_300", template=task.template
             )
-            assert again.inputs == found.inputs
-            assert again.targets == found.targets
+            assert again.inputs == rendered.inputs
+            assert again.targets == rendered.targets
 
 
 @pytest.mark.parametrize("kind", ["make_a_title", "write_its_sentence"])
@@ -61,10 +61,10 @@ def test_constraints_are_words_of_the_headline(kind):
         ("end", {"three"}),
     ):
         task = BY_NAME[f"ct0_gigaword_constrain_{constraint}_{kind}"]
-        found = rendering.render_rows(rows, split="test", template=task.template)
-        words = {text.split('"')[1] for text in found.inputs}
+        rendered = rendering.render_rows(rows, split="test", template=task.template)
+        words = {text.split('"')[1] for text in rendered.inputs}
         assert words == allowed
-        assert len(set(found.inputs)) == 2 * len(allowed)  # two ways to ask
+        assert len(set(rendered.inputs)) == 2 * len(allowed)  # two ways to ask
 
 
 def test_no_row_is_judged_that_is_trained_on():
@@ -97,9 +97,9 @@ def test_protocol_elm_takes_the_first_rows(tmp_path):
     drawn = rendering.render_split(haiku, "eval_300", ours).example_ids
     assert len(drawn) == 300
     assert rendering.render_split(haiku, "eval_300", elm).example_ids == drawn
-    found = rendering.render_split(esnli, "eval_300", elm)
-    assert found.inputs == [f"p{n}" for n in range(300)]
-    assert rendering.render_split(esnli, "eval_300", ours).inputs != found.inputs
+    rendered = rendering.render_split(esnli, "eval_300", elm)
+    assert rendered.inputs == [f"p{n}" for n in range(300)]
+    assert rendering.render_split(esnli, "eval_300", ours).inputs != rendered.inputs
 
 
 def test_a_dataset_that_is_nowhere_says_how_to_get_it(tmp_path):

@@ -47,8 +47,8 @@ def test_names_prompts_and_metrics_are_t0s(facts_dir):
     }
     ours = {
         task.name: (task.prompt, task.cluster, set(task.metrics))
-        for found in original.TASKS.values()
-        for task in found
+        for prompts in original.TASKS.values()
+        for task in prompts
     }
     assert len(ours) == 57
     assert ours == recorded
@@ -59,17 +59,17 @@ def test_names_prompts_and_metrics_are_t0s(facts_dir):
 def test_every_prompt_renders_every_row(dataset, data_options):
     for task in original.TASKS[dataset]:
         for split, count in COUNTS[dataset].items():
-            found = render(task.name, split, data_options)
-            assert len(found) == count, (task.name, split)
-            assert not [r for r in found.dropped if not r.startswith("skipped")]
+            rendered = render(task.name, split, data_options)
+            assert len(rendered) == count, (task.name, split)
+            assert not [r for r in rendered.dropped if not r.startswith("skipped")]
             ranked = "accuracy" in task.metrics
-            assert all((label >= 0) == ranked for label in found.labels)
+            assert all((label >= 0) == ranked for label in rendered.labels)
 
 
 def test_explanations_without_a_question_are_counted(data_options):
-    found = render("cos_e_v1.11_i_think", "train", data_options)
-    assert found.num_rows == 9741
-    assert found.dropped == {
+    rendered = render("cos_e_v1.11_i_think", "train", data_options)
+    assert rendered.num_rows == 9741
+    assert rendered.dropped == {
         "skipped: its question is not in the CommonsenseQA file": 2550
     }
 
@@ -78,8 +78,8 @@ def test_explanations_without_a_question_are_counted(data_options):
 def test_texts_are_what_plain_jinja_makes_of_the_official_templates(data_options):
     plain = jinja2.Environment()
     plain.globals["zip"] = zip
-    for found in original.TASKS.values():
-        for task in found:
+    for prompts in original.TASKS.values():
+        for task in prompts:
             template = task.template.load(data_options.templates_dir)
             source_rows = task.source.rows("validation", data_dir=data_options.data_dir)
             for i, row in zip(range(40), source_rows, strict=False):
@@ -153,10 +153,10 @@ def test_texts_are_what_plain_jinja_makes_of_the_official_templates(data_options
 )
 def test_golden_rows(data_options, name, split, number, inputs, targets, label):
     # Change these only if the official template or the authors' file has changed.
-    found = render(name, split, data_options)
-    assert found.inputs[number] == inputs
-    assert found.targets[number] == targets
-    assert found.labels[number] == label
+    rendered = render(name, split, data_options)
+    assert rendered.inputs[number] == inputs
+    assert rendered.targets[number] == targets
+    assert rendered.labels[number] == label
 
 
 def test_quail_reads_alike_from_xml_and_json_lines(data_options):
@@ -181,7 +181,7 @@ def test_quail_reads_alike_from_xml_and_json_lines(data_options):
     ],
 )
 def test_no_row_is_in_two_splits(data_options, name):
-    dataset = next(d for d, found in original.TASKS.items() if name.startswith(d))
+    dataset = next(d for d, prompts in original.TASKS.items() if name.startswith(d))
     texts = [set(render(name, split, data_options).inputs) for split in COUNTS[dataset]]
     assert len(set.union(*texts)) == sum(map(len, texts))
 
@@ -194,14 +194,14 @@ def test_no_dialogue_is_in_two_splits(data_options):
         }
         for s in COUNTS["dream"]
     ]
-    assert [len(found) for found in ids] == [3869, 1288, 1287]
+    assert [len(of_split) for of_split in ids] == [3869, 1288, 1287]
     assert len(set.union(*ids)) == sum(map(len, ids))
 
 
 def test_sentiments_are_balanced_in_every_split(data_options):
     for split, count in COUNTS["rotten_tomatoes"].items():
-        found = render("rotten_tomatoes_Reviewer_Enjoyment", split, data_options)
-        assert sum(found.labels) * 2 == count
+        rendered = render("rotten_tomatoes_Reviewer_Enjoyment", split, data_options)
+        assert sum(rendered.labels) * 2 == count
 
 
 def test_real_tokens_are_whole_when_lengths_allow(data_options, tmp_path):
@@ -271,8 +271,8 @@ def test_with_five_choices_the_letter_prompt_drops_the_fifth(
     write(tmp_path, "commonsense_qa/train_rand_split.jsonl", lines)
     write(tmp_path, "cos_e/v1.0_train_rand_split.jsonl", lines[:1])
     here = tasks.DataOptions("", str(tmp_path), official_templates)
-    found = render("commonsense_qa_question_answering", "train", here)
-    assert len(found) == 10
+    named = render("commonsense_qa_question_answering", "train", here)
+    assert len(named) == 10
     letters = render("commonsense_qa_question_to_answer_index", "train", here)
     assert len(letters) == 8
     assert letters.dropped == {"bad: no correct choice": 2}
@@ -294,6 +294,6 @@ def test_records_without_a_correct_answer_are_skipped_and_counted(
     write(tmp_path, "quail/dev.xml", [quail])
     here = tasks.DataOptions("", str(tmp_path), official_templates)
     for name in ("cosmos_qa_no_prompt_text", "quail_no_prompt_text"):
-        found = render(name, "validation", here)
-        assert len(found) == 1
-        assert found.dropped == {"skipped: no correct choice": 1}
+        rendered = render(name, "validation", here)
+        assert len(rendered) == 1
+        assert rendered.dropped == {"skipped: no correct choice": 1}

@@ -54,12 +54,12 @@ def test_examples_are_the_recorded_ones():
 
 def test_every_made_row_is_kept_and_ranked_by_right_choices():
     for task in own.TASKS:
-        found = rendering.render_split(task, "validation", write_own.PLACES)
-        assert len(found) == len(table_rows.examples()[task.dataset]), task.name
-        assert all((label >= 0) == (task.num_choices != 0) for label in found.labels)
+        rendered = rendering.render_split(task, "validation", write_own.PLACES)
+        assert len(rendered) == len(table_rows.examples()[task.dataset]), task.name
+        assert all((label >= 0) == (task.num_choices != 0) for label in rendered.labels)
         assert ("accuracy" in task.metrics) == (task.num_choices != 0)
         if task.num_choices is not None and task.num_choices > 0:
-            assert {len(c) for c in found.choices} == {task.num_choices}
+            assert {len(c) for c in rendered.choices} == {task.num_choices}
 
 
 def test_every_label_of_a_fixed_choice_prompt_has_its_own_word():
@@ -68,12 +68,12 @@ def test_every_label_of_a_fixed_choice_prompt_has_its_own_word():
         if (task.num_choices or 0) <= 0:
             continue
         rows = table_rows.examples()[task.dataset]
-        found = rendering.render_split(task, "validation", write_own.PLACES)
-        assert len(set(found.targets)) == len(rows), task.name
-        for row, target in zip(rows, found.targets, strict=True):
+        rendered = rendering.render_split(task, "validation", write_own.PLACES)
+        assert len(set(rendered.targets)) == len(rows), task.name
+        for row, target in zip(rows, rendered.targets, strict=True):
             label = row.get("label", row.get("label-coarse"))
             if label is not None:
-                assert found.choices[0][label] == target, task.name
+                assert rendered.choices[0][label] == target, task.name
 
 
 def test_choice_tasks_come_once_more_as_score_eval_in_seqio():
@@ -104,10 +104,10 @@ def test_files_hold_these_prompts_and_no_other():
     assert len(named) == 45  # ANLI's three rounds share one
     texts = []
     for dataset, subset, prompt in named:
-        found = template_files.load_templates(own.FOLDER, dataset, subset)
-        assert list(found) == [prompt]
-        found[prompt].check()
-        texts.append(found[prompt].jinja)
+        loaded = template_files.load_templates(own.FOLDER, dataset, subset)
+        assert list(loaded) == [prompt]
+        loaded[prompt].check()
+        texts.append(loaded[prompt].jinja)
     assert len(set(texts)) == len(texts)
 
 
@@ -136,10 +136,10 @@ def test_templates_read_the_fields_that_the_table_says():
 )
 def test_real_rows_are_all_kept(data_dir, dataset, split, count):
     (task,) = (task for task in own.TASKS if task.dataset == dataset)
-    found = rendering.render_split(task, split, tasks.DataOptions("", str(data_dir)))
-    assert len(found) == count
-    assert not [r for r in found.dropped if not r.startswith("skipped")]
-    assert min(found.labels) >= 0
+    rendered = rendering.render_split(task, split, tasks.DataOptions("", str(data_dir)))
+    assert len(rendered) == count
+    assert not [r for r in rendered.dropped if not r.startswith("skipped")]
+    assert min(rendered.labels) >= 0
 
 
 def words(jinja):
@@ -147,8 +147,8 @@ def words(jinja):
     return re.findall(r"[\w']+|\|", fixed.lower())
 
 
-def runs_of(found, length):
-    runs = {tuple(found[i : i + length]) for i in range(len(found) - length + 1)}
+def runs_of(words, length):
+    runs = {tuple(words[i : i + length]) for i in range(len(words) - length + 1)}
     return {run for run in runs if "|" not in run}
 
 

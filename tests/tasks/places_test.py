@@ -99,11 +99,17 @@ def test_prompts_read_a_prepared_dataset_as_they_read_its_rows(
     rows = list(served.rows())
     assert len(rows) == len(tfds_mocks.made_rows(name))
     for task in (*official, *ours):
-        found = rendered(task, rows, official_templates)
+        stored_split = rendered(task, rows, official_templates)
         made = rendered(task, tfds_mocks.made_rows(name), official_templates)
-        assert len(found) > 0
-        assert (found.inputs, found.targets) == (made.inputs, made.targets), task.name
-        assert (found.choices, found.labels) == (made.choices, made.labels)
+        assert len(stored_split) > 0
+        assert (stored_split.inputs, stored_split.targets) == (
+            made.inputs,
+            made.targets,
+        ), task.name
+        assert (stored_split.choices, stored_split.labels) == (
+            made.choices,
+            made.labels,
+        )
 
 
 @pytest.mark.slow
@@ -112,8 +118,8 @@ def test_tfdss_own_random_rows_have_every_field_that_prompts_read(name, tmp_path
     import tensorflow_datasets as tfds
 
     among = t0.TASKS if name in table_rows.datasets() else generative.TASKS
-    found = tasks_of(name, among)
-    split = tfds_split(found[0])
+    reading = tasks_of(name, among)
+    split = tfds_split(reading[0])
     tfds_mocks.prepare(name, split, tmp_path)
     full = tfds_mocks.DATASETS[name].tfds["name"]
     with tfds.testing.mock_data(
@@ -127,7 +133,7 @@ def test_tfdss_own_random_rows_have_every_field_that_prompts_read(name, tmp_path
     assert rows != tfds_mocks.tfds_rows(name)
     (option,) = options(name, "tfds")
     for row in map(option.convert or dict, rows):
-        for task in found:
+        for task in reading:
             present = {key.replace("-", "_") for key in row}
             assert set(task.source.fields) <= present, task.name
 
@@ -149,7 +155,10 @@ def test_a_place_that_lacks_a_field_is_left_out_for_the_prompts_that_read_it():
         task.name: {option.kind for option in task.source.options}
         for task in with_fields
     }
-    assert {"tfds" in found for found in kinds.values()} == {True, False}
+    assert {"tfds" in places_of_task for places_of_task in kinds.values()} == {
+        True,
+        False,
+    }
     for task in with_fields:
         lacks = {"ctx_a", "ctx_b"} & set(task.source.fields)
         assert ("tfds" in kinds[task.name]) == (not lacks)
@@ -215,9 +224,9 @@ def test_a_mirror_serves_what_lies_there_and_is_named(tmp_path):
     file = tmp_path / "hub/lighteval/siqa/data/train-00000-of-00001.parquet"
     parquet.write_table(rows, file)
     source = places.source_of(table_rows.datasets()["social_i_qa"], ())
-    found = serving.serve(source, "train", data_dir=str(tmp_path), order=("hub",))
+    served = serving.serve(source, "train", data_dir=str(tmp_path), order=("hub",))
     if first.source.missing("train", data_dir=str(tmp_path)):  # else it is fetched
-        assert found.name == "hub: lighteval/siqa@refs/convert/parquet"
+        assert served.name == "hub: lighteval/siqa@refs/convert/parquet"
     assert list(mirror.source.rows("train", data_dir=str(tmp_path))) == rows.to_pylist()
 
 
@@ -226,13 +235,13 @@ def test_prompts_read_parquet_files_as_they_read_its_rows(
     name, tmp_path, official_templates
 ):
     option = options(name, "hub")[0]
-    found = [
+    reading = [
         task
         for suite in (t0, own, generative)
         for task in suite.TASKS
         if task.dataset == name
     ] + [task for task in compositional.TASKS if task.dataset == name]
-    first = found[0]
+    first = reading[0]
     own_split = serving.Part.parse(first.splits[judged_split(first)]).split
     theirs = option.splits[own_split]
     hub_files.write(
@@ -244,7 +253,7 @@ def test_prompts_read_parquet_files_as_they_read_its_rows(
     # One of the made dialogues has two replies.
     whole = [row for row in rows if name != "emdg" or row["reply"] in replies(made)]
     assert len(whole) == len(made)
-    for task in found:
+    for task in reading:
         read = rendered(task, whole, official_templates)
         expected = rendered(task, made, official_templates)
         assert len(read) > 0

@@ -12,13 +12,13 @@ _ROOT = pathlib.Path(pocket.__file__).parents[1]
 
 def test_what_trains_is_what_chooses_and_nothing_that_is_reported():
     unseen = tasks.registry.expand("pocket_unseen")
-    found = tasks.registry.expand("pocket_selection")
-    assert len(found) == len(unseen) == 10
-    for name, other in zip(found, unseen, strict=True):
-        task, of = tasks.registry.task(name), tasks.registry.task(other)
+    selecting = tasks.registry.expand("pocket_selection")
+    assert len(selecting) == len(unseen) == 10
+    for name, unseen_name in zip(selecting, unseen, strict=True):
+        task, of = tasks.registry.task(name), tasks.registry.task(unseen_name)
         assert task.splits == {"train": "validation"}
-        own = {"name": task.name, "splits": task.splits, "source": task.source}
-        assert task == dataclasses.replace(of, **own)
+        changed = {"name": task.name, "splits": task.splits, "source": task.source}
+        assert task == dataclasses.replace(of, **changed)
         marks = [
             s.fingerprint("validation", data_dir="") for s in (task.source, of.source)
         ]
@@ -28,12 +28,12 @@ def test_what_trains_is_what_chooses_and_nothing_that_is_reported():
 def test_rows_that_choose_are_others_than_those_that_are_reported():
     for task in pocket_selection.TASKS:
         source = pocket.source(task.dataset.removeprefix("pocket_"))
-        one, other = (
+        choosing, reported = (
             [repr(row) for row in itertools.islice(source.rows(split, data_dir=""), 50)]
             for split in (task.splits["train"], "test")
         )
-        assert one
-        assert not {*one} & {*other}
+        assert choosing
+        assert not {*choosing} & {*reported}
 
 
 def test_its_commands_mark_rows_like_those_that_it_was_trained_on():

@@ -27,12 +27,12 @@ def by_name(task: tasks.Task) -> str:
 
 def rendered(task: tasks.Task, split: str) -> list[templates.Rendered]:
     template = task.template.load("")
-    found = [
+    texts = [
         template.render(row, seed=index)
         for index, row in enumerate(task.source.rows(split, data_dir=""))
     ]
-    assert None not in found
-    return [item for item in found if item is not None]
+    assert None not in texts
+    return [item for item in texts if item is not None]
 
 
 def label_of(item: templates.Rendered) -> int:
@@ -98,11 +98,11 @@ def test_importing_the_suite_imports_no_tensorflow() -> None:
 def test_splits_share_no_row(dataset: str) -> None:
     seen: set[str] = set()
     for split in SPLITS:
-        found = [rows.content_key(row) for row in rows.rows(dataset, split)]
-        assert len(found) == rows.SPLIT_SIZES[split]
-        assert len(set(found)) == len(found)
-        assert seen.isdisjoint(found)
-        seen.update(found)
+        keys = [rows.content_key(row) for row in rows.rows(dataset, split)]
+        assert len(keys) == rows.SPLIT_SIZES[split]
+        assert len(set(keys)) == len(keys)
+        assert seen.isdisjoint(keys)
+        seen.update(keys)
 
 
 @pytest.mark.parametrize("dataset", rows.DATASETS)
@@ -227,14 +227,14 @@ def test_template_ids_are_made_from_their_names() -> None:
 
 
 def test_every_template_is_registered() -> None:
-    found = {
+    in_files = {
         (path.parent.name, name)
         for path in pathlib.Path(pocket.TEMPLATES_DIR).glob("*/templates.yaml")
         for name in template_files.load_templates(
             pocket.TEMPLATES_DIR, path.parent.name
         )
     }
-    assert found == {(task.dataset, task.prompt) for task in TASKS}
+    assert in_files == {(task.dataset, task.prompt) for task in TASKS}
 
 
 def test_vocabulary_keeps_the_words_of_the_world_whole() -> None:

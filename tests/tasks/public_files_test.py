@@ -186,8 +186,8 @@ def test_imdbs_archive_is_read_without_unpacking(tmp_path):
             info = tarfile.TarInfo(name)
             info.size = len(text.encode())
             archive.addfile(info, io.BytesIO(text.encode()))
-    found = {s: list(source.rows(s, data_dir=str(tmp_path))) for s in source.files}
-    assert found == {
+    by_split = {s: list(source.rows(s, data_dir=str(tmp_path))) for s in source.files}
+    assert by_split == {
         "train": [{"text": "Good.", "label": 1}, {"text": "Bad é.", "label": 0}],
         "test": [{"text": "Fine.", "label": 1}],
     }
@@ -200,8 +200,8 @@ def test_a_line_of_qqp_that_lacks_a_field_is_skipped_and_counted(tmp_path):
     split, texts, expected = FORMS["glue_qqp"]
     source = public_files.FILES["glue_qqp"]
     check_rows("glue_qqp", source, split, texts, expected, tmp_path)
-    found = list(source.rows(split, data_dir=str(tmp_path)))
-    assert found[1:] == [sources.Skipped("a line that lacks a field")]
+    read = list(source.rows(split, data_dir=str(tmp_path)))
+    assert read[1:] == [sources.Skipped("a line that lacks a field")]
 
 
 @pytest.mark.parametrize("name", ["ag_news", "paws_labeled_final", "story_cloze_2016"])

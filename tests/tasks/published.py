@@ -24,7 +24,7 @@ def check_rows(name, source, split, texts, expected, data_dir):
         served = serving.serve(task.source, split, data_dir=str(data_dir))
         assert served.kind == "files"
         template = task.template.load("")
-        found = rendering.render_rows(served.rows(), split=split, template=template)
-        assert len(found) > 0
-        assert not [reason for reason in found.dropped if reason.startswith("bad")]
+        rendered = rendering.render_rows(served.rows(), split=split, template=template)
+        assert len(rendered) > 0
+        assert not [reason for reason in rendered.dropped if reason.startswith("bad")]
         assert isinstance(task, tasks.Task)

@@ -63,26 +63,26 @@ def names_by_module():
         check=True,
         cwd=ROOT,
     )
-    found = json.loads(done.stdout.splitlines()[-1])
-    for module in found:
+    by_module = json.loads(done.stdout.splitlines()[-1])
+    for module in by_module:
         __import__(f"tasks.{module}")
-    return found
+    return by_module
 
 
 def items(kind):
     names = itertools.chain.from_iterable(names_by_module().values())
-    found = [tasks.registry.get(name) for name in names]
-    return [item for item in found if isinstance(item, kind)]
+    entries = [tasks.registry.get(name) for name in names]
+    return [item for item in entries if isinstance(item, kind)]
 
 
 def test_names_are_unique_and_none_of_the_recorded_ones_is_gone():
-    found = names_by_module()
-    names = list(itertools.chain.from_iterable(found.values()))
+    by_module = names_by_module()
+    names = list(itertools.chain.from_iterable(by_module.values()))
     assert len(names) == len(set(names))
     recorded = [line.split() for line in write_registry.PATH.read_text().splitlines()]
     # Names may be added, with tests/tasks/golden/write_registry.py; none may go.
     assert {name for _, name in recorded} == set(names)
-    assert {module for module, _ in recorded} == set(found)
+    assert {module for module, _ in recorded} == set(by_module)
 
 
 def test_every_module_registers_as_many_as_it_should():
@@ -110,8 +110,8 @@ def test_every_task_has_known_metrics_and_choices_where_it_is_ranked():
 
 
 def promptsource_of(dataset):
-    known = table_rows.datasets().get(dataset)
-    return known.promptsource if known else dataset
+    entry = table_rows.datasets().get(dataset)
+    return entry.promptsource if entry else dataset
 
 
 def test_licences_are_those_of_the_table_each_with_its_source():
@@ -120,12 +120,14 @@ def test_licences_are_those_of_the_table_each_with_its_source():
     ours = {(name, licence) for name, licence in told if licence == pocket.LICENCE}
     made = {name for name, _ in ours if name.startswith(("pocket_", "selection_"))}
     assert len(made) == len(pocket.DATASETS)
-    assert {one for one in told if one[0] not in made} == {*table.items()}
+    assert {pair for pair in told if pair[0] not in made} == {*table.items()}
     for licence, source in table_rows.licences().values():
         assert licence
         places = source.split("; ")
-        assert all(one.startswith("github.com/") for one in places)
-        assert all(len(one.split()[1].rstrip(",")) == 7 for one in places)  # a commit
+        assert all(place.startswith("github.com/") for place in places)
+        assert all(
+            len(place.split()[1].rstrip(",")) == 7 for place in places
+        )  # a commit
     of = table_rows.licence
     assert (of("dream"), of("imdb")) == ("academic research only", "")
 
@@ -155,8 +157,8 @@ def test_mixtures_to_train_on_hold_no_unseen_task():
 
 def numbers(part, dataset):
     """Row numbers of a part of a split, of as many rows as are published."""
-    known = table_rows.datasets().get(dataset)
-    count = known.rows[part.split] if known else 100_000
+    entry = table_rows.datasets().get(dataset)
+    count = entry.rows[part.split] if entry else 100_000
     order = range(count)
     if part.seed is not None:
         order = _permutation(count, part.seed)
@@ -179,13 +181,21 @@ def test_no_evaluation_row_is_in_a_split_that_an_index_may_be_built_from():
                 for name in (*TRAINING, *EVALUATION)
                 if name in task.splits
             }
-            for one, other in itertools.product(TRAINING, EVALUATION):
-                if one not in kept or other not in kept:
+            for training, evaluation in itertools.product(TRAINING, EVALUATION):
+                if training not in kept or evaluation not in kept:
                     continue
                 compared += 1
-                if kept[one].split == kept[other].split:
-                    rows = [numbers(kept[name], task.dataset) for name in (one, other)]
-                    assert not rows[0] & rows[1], (task.name, one, other, protocol)
+                if kept[training].split == kept[evaluation].split:
+                    rows = [
+                        numbers(kept[name], task.dataset)
+                        for name in (training, evaluation)
+                    ]
+                    assert not rows[0] & rows[1], (
+                        task.name,
+                        training,
+                        evaluation,
+                        protocol,
+                    )
     assert compared > 800
 
 
@@ -209,7 +219,7 @@ def test_keys_queries_and_evaluation_rows_of_real_files_are_other_rows(
         {judged[row] for row in parts.queries},
         {judged[row] for row in parts.evaluation},
     ]
-    assert [len(found) for found in texts] == [100, 32, len(judged) - 32]
+    assert [len(part) for part in texts] == [100, 32, len(judged) - 32]
     assert len(set.union(*texts)) == sum(map(len, texts))
 
 
@@ -334,12 +344,12 @@ def test_predicting_the_target_has_full_marks_in_seqios_evaluator():
             "example_id": rendered.example_ids[0],
         }
         try:
-            found = test_utils.test_postprocessing(
+            scores = test_utils.test_postprocessing(
                 name, {"validation": row}, predict_output=[row["targets"]]
             )
         finally:
             TaskRegistry.remove(name)
         for metric in task.metrics:
-            assert set(metrics.get(metric).keys) <= set(found), task.name
-        assert found.get("accuracy", 100) == 100, task.name
-        assert found.get("f1", 100) == 100, task.name
+            assert set(metrics.get(metric).keys) <= set(scores), task.name
+        assert scores.get("accuracy", 100) == 100, task.name
+        assert scores.get("f1", 100) == 100, task.name

@@ -113,8 +113,10 @@ def test_caps_are_t0s_and_the_papers():
         ("dbpedia_14", 125_000),
         ("glue_qqp", 363_846),
     ):
-        own = [caps[t.name] for t in members("t0_train") if t.dataset == dataset]
-        assert set(own) == {cap}
+        caps_of_prompts = [
+            caps[t.name] for t in members("t0_train") if t.dataset == dataset
+        ]
+        assert set(caps_of_prompts) == {cap}
     elm = MIXTURES["elm_train"]
     assert elm.cap("cosmos_qa_no_prompt_id") == 50_000
     assert elm.cap("xsum_DOC_tldr") == 10_000
@@ -172,19 +174,19 @@ def test_every_official_prompt_has_its_hash_and_renders_as_plain_jinja_does(
     for task in t0.TASKS:
         # Loading checks the text's hash.
         template = task.template.load(official_templates)
-        found = write_official.render(task, official_templates)
-        assert len(found) == int(golden[task.name]["num_examples"])
+        rendered = write_official.render(task, official_templates)
+        assert len(rendered) == int(golden[task.name]["num_examples"])
         # Change only with tests/tasks/golden/write_official.py.
-        assert write_official.digest(found) == golden[task.name]["sha256"], task.name
+        assert write_official.digest(rendered) == golden[task.name]["sha256"], task.name
         ranked = task.num_choices != 0
-        assert all((label >= 0) == ranked for label in found.labels), task.name
+        assert all((label >= 0) == ranked for label in rendered.labels), task.name
         if task.num_choices > 0:
-            assert {len(c) for c in found.choices} == {task.num_choices}
+            assert {len(c) for c in rendered.choices} == {task.num_choices}
         if "| choice" in template.jinja or "|choice" in template.jinja:
             continue
         rows = table_rows.examples()[task.dataset]
         expected = [plain_jinja(template, row) for row in rows]
-        texts = zip(found.inputs, found.targets, found.choices, strict=True)
+        texts = zip(rendered.inputs, rendered.targets, rendered.choices, strict=True)
         assert list(texts) == [text for text in expected if text], task.name
         compared += 1
     assert len(golden) == len(t0.TASKS) == 446
@@ -221,9 +223,9 @@ def test_targets_that_official_choices_lack_are_among_the_repaired_ones(
     repaired = [p for p in table_rows.prompts() if p.choices]
     assert len(repaired) == 2
     for prompt in repaired:
-        found = write_official.render(BY_NAME[prompt.task], official_templates)
-        assert len(found) == len(table_rows.examples()[prompt.dataset])
-        assert min(found.labels) >= 0
+        rendered = write_official.render(BY_NAME[prompt.task], official_templates)
+        assert len(rendered) == len(table_rows.examples()[prompt.dataset])
+        assert min(rendered.labels) >= 0
 
 
 def parts(task, *splits):
@@ -244,11 +246,11 @@ def test_no_evaluation_row_is_in_a_training_or_index_split():
         for first, second in pairs:
             if not {first, second} <= set(task.splits):
                 continue
-            one, other = parts(task, first, second)
-            if one.split == other.split:
-                rows = table_rows.datasets()[task.dataset].rows[one.split]
+            first_part, second_part = parts(task, first, second)
+            if first_part.split == second_part.split:
+                rows = table_rows.datasets()[task.dataset].rows[first_part.split]
                 numbers = []
-                for part in (one, other):
+                for part in (first_part, second_part):
                     order = range(rows)
                     if part.seed is not None:
                         order = serving.torch_permutation(rows, part.seed).tolist()

@@ -44,9 +44,9 @@ def builder(name: str) -> Any:
     place = DATASETS[name].tfds
     assert place
     full, _, version = place["name"].rpartition("/")
-    found = tfds.builder(full, data_dir="/nowhere")
-    assert str(found.version) == version
-    return found
+    made = tfds.builder(full, data_dir="/nowhere")
+    assert str(made.version) == version
+    return made
 
 
 def split_names(name: str, folder: pathlib.Path) -> set[str]:
@@ -55,8 +55,8 @@ def split_names(name: str, folder: pathlib.Path) -> set[str]:
     (folder / "stories/dailymail/stories").mkdir(parents=True)
     file = folder / "empty"
     file.write_text('{"train": [], "validation": [], "test": []}' * (name == "xsum"))
-    found = builder(name)._split_generators(_NoDownloads(file))
-    return {str(getattr(split, "name", split)) for split in found}
+    made = builder(name)._split_generators(_NoDownloads(file))
+    return {str(getattr(split, "name", split)) for split in made}
 
 
 class _NoDownloads:

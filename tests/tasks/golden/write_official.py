@@ -26,8 +26,13 @@ def render(task: tasks.Task, templates_dir: str) -> rendering.RenderedSplit:
     return rendering.render_split(task, split, data_options)
 
 
-def digest(found: rendering.RenderedSplit) -> str:
-    columns = (found.example_ids, found.inputs, found.targets, found.choices)
+def digest(rendered: rendering.RenderedSplit) -> str:
+    columns = (
+        rendered.example_ids,
+        rendered.inputs,
+        rendered.targets,
+        rendered.choices,
+    )
     text = repr([list(row) for row in zip(*columns, strict=True)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -37,8 +42,8 @@ def main(templates_dir: str) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["task", "num_examples", "sha256"])
         for task in t0.TASKS:
-            found = render(task, templates_dir)
-            writer.writerow([task.name, len(found), digest(found)])
+            rendered = render(task, templates_dir)
+            writer.writerow([task.name, len(rendered), digest(rendered)])
 
 
 if __name__ == "__main__":

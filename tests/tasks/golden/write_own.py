@@ -17,11 +17,11 @@ PLACES = tasks.DataOptions("", sources=("examples",))
 
 
 def first_example(task: tasks.Task) -> dict[str, Any]:
-    found = rendering.render_split(task, "validation", PLACES)
+    rendered = rendering.render_split(task, "validation", PLACES)
     return {
-        "inputs": found.inputs[0],
-        "targets": found.targets[0],
-        "choices": list(found.choices[0]),
+        "inputs": rendered.inputs[0],
+        "targets": rendered.targets[0],
+        "choices": list(rendered.choices[0]),
     }
 
 

@@ -20,21 +20,21 @@ FIRST = ("t0", "own", "pocket", "bigbench", "generative", "compositional")
 
 def names_by_module() -> dict[str, list[str]]:
     """What each module adds; only true in a process that has imported none of them."""
-    found: dict[str, list[str]] = {}
-    known: set[str] = set()
+    added: dict[str, list[str]] = {}
+    before: set[str] = set()
     modules = [module.name for module in pkgutil.iter_modules(tasks.__path__)]
     for module in (*FIRST, *sorted(set(modules) - set(FIRST))):
         importlib.import_module(f"tasks.{module}")
         names = set(registry.match("*"))
-        if names - known:
-            found[module] = sorted(names - known)
-        known = names
-    return found
+        if names - before:
+            added[module] = sorted(names - before)
+        before = names
+    return added
 
 
 def main() -> None:
-    found = names_by_module()
-    lines = [f"{module} {name}" for module, names in found.items() for name in names]
+    added = names_by_module()
+    lines = [f"{module} {name}" for module, names in added.items() for name in names]
     PATH.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
