@@ -186,13 +186,15 @@ def fleet_gain(rows):
     """
     if len(rows) < 2 or {row["status"] for row in rows[-2:]} != {"ok"}:
         return None
-    fleet, one = rows[-2:]
-    counts = [row.get("num_experts", 0) for row in (fleet, one)]
-    if not (fleet["case"].startswith("fleet_") and one["case"].startswith("fleet_1,")):
+    fleet, single = rows[-2:]
+    counts = [row.get("num_experts", 0) for row in (fleet, single)]
+    if not (
+        fleet["case"].startswith("fleet_") and single["case"].startswith("fleet_1,")
+    ):
         return None
-    if fleet["batch_size"] != counts[0] * one["batch_size"]:
+    if fleet["batch_size"] != counts[0] * single["batch_size"]:
         return None
-    gain = counts[0] * one["step_secs"] / fleet["step_secs"]
+    gain = counts[0] * single["step_secs"] / fleet["step_secs"]
     return {
         "case": "fleet_gain",
         "status": "ok",
@@ -211,8 +213,10 @@ def main():
         # An exception, unlike a signal, takes the case's process along.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         rows = run_all(args)
-    found = {row["status"] for row in rows}
-    sys.exit(1 if found & {"failed", "out_of_memory"} else 3 * ("skipped" in found))
+    statuses = {row["status"] for row in rows}
+    sys.exit(
+        1 if statuses & {"failed", "out_of_memory"} else 3 * ("skipped" in statuses)
+    )
 
 
 if __name__ == "__main__":

@@ -31,13 +31,13 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def brought_along(names):
     """Returns the distributions that come with some, themselves included."""
-    found, todo = set(), [Requirement(name) for name in names]
+    distributions, todo = set(), [Requirement(name) for name in names]
     while todo:
         wanted = todo.pop()
         key = (wanted.name.lower().replace("_", "-"), *sorted(wanted.extras))
-        if key in found:
+        if key in distributions:
             continue
-        found.add(key)
+        distributions.add(key)
         try:
             lines = importlib.metadata.requires(wanted.name) or ()
         except importlib.metadata.PackageNotFoundError:
@@ -48,7 +48,7 @@ def brought_along(names):
                 line.marker.evaluate({"extra": extra}) for extra in extras
             ):
                 todo.append(line)
-    return {name for name, *_ in found}
+    return {name for name, *_ in distributions}
 
 
 def refused_modules():

@@ -222,8 +222,8 @@ def estimate_bytes(job, sizes):
         trainable=job.trainable,
         frozen=job.frozen,
     )
-    own = sum(parts[n] for n in ("trained parameters", "gradients", "optimiser"))
-    return sum(parts.values()) + (job.num_experts - 1) * own
+    of_expert = sum(parts[n] for n in ("trained parameters", "gradients", "optimiser"))
+    return sum(parts.values()) + (job.num_experts - 1) * of_expert
 
 
 def describe(job, sizes):
@@ -328,8 +328,8 @@ def fleet_work(job, sizes):
     for slot in range(job.num_experts):
         group.put(slot, first)
     rows = sizes.batch_size // job.num_experts
-    own = dataclasses.replace(sizes, batch_size=rows)
-    batch = train_step_benchmark.make_batch(job.model.config, own)
+    of_expert = dataclasses.replace(sizes, batch_size=rows)
+    batch = train_step_benchmark.make_batch(job.model.config, of_expert)
     batches, metrics = dict.fromkeys(range(job.num_experts), batch), {}
 
     def take():

@@ -47,10 +47,10 @@ def test_the_full_size_is_t5_xl_with_the_papers_adapters(programs):
 
 
 def test_a_fleet_of_one_costs_what_one_expert_costs(programs):
-    solo, one, eight = (
+    solo, single, eight = (
         make_job(programs, name) for name in ("prompt_step", "fleet_1", "fleet_8")
     )
-    assert train_flops(solo, SIZES) == train_flops(one, SIZES)
+    assert train_flops(solo, SIZES) == train_flops(single, SIZES)
     each = dataclasses.replace(SIZES, batch_size=1)
     assert train_flops(eight, SIZES) == 8 * train_flops(solo, each)
 
@@ -146,11 +146,11 @@ def test_a_fleet_is_held_against_one_expert_with_as_many_rows(programs):
         "batch_size": 64,
         "step_secs": 2.0,
     }
-    one = fleet | {"case": "fleet_1,batch_size=8", "num_experts": 1, "batch_size": 8}
-    gain = benchmark.fleet_gain([{}, fleet, one | {"step_secs": 0.5}])
+    single = fleet | {"case": "fleet_1,batch_size=8", "num_experts": 1, "batch_size": 8}
+    gain = benchmark.fleet_gain([{}, fleet, single | {"step_secs": 0.5}])
     assert (gain["num_experts"], gain["gain"]) == (8, 2.0)
-    for other in ({"batch_size": 4}, {"status": "failed"}, {"case": "prompt_step"}):
-        assert benchmark.fleet_gain([fleet, one | other]) is None
+    for odd in ({"batch_size": 4}, {"status": "failed"}, {"case": "prompt_step"}):
+        assert benchmark.fleet_gain([fleet, single | odd]) is None
     assert benchmark.fleet_gain([fleet]) is None
 
 

@@ -55,8 +55,8 @@ class Repeated:
     count: int
 
     def rows(self, split, *, data_dir):
-        found = list(self.source.rows(split, data_dir=data_dir))
-        yield from itertools.islice(itertools.cycle(found), self.count)
+        rows = list(self.source.rows(split, data_dir=data_dir))
+        yield from itertools.islice(itertools.cycle(rows), self.count)
 
     def fingerprint(self, split, *, data_dir):
         return f"{self.count}{self.source.fingerprint(split, data_dir=data_dir)}"
@@ -78,10 +78,10 @@ def generated(task, data_options):
 
         def examples():
             for number, row in enumerate(served.rows()):
-                found = rendering.render_rows(
+                rendered = rendering.render_rows(
                     [row], split=split, template=template, start=number
                 )
-                for texts in zip(found.inputs, found.targets, strict=True):
+                for texts in zip(rendered.inputs, rendered.targets, strict=True):
                     yield dict(zip(("inputs", "targets"), texts, strict=True))
 
         spec = {name: tf.TensorSpec((), tf.string) for name in ("inputs", "targets")}
@@ -161,8 +161,10 @@ def trained(pairs, data_options, path):
     """A vocabulary of all texts of the tasks."""
     texts = {}
     for name, split in pairs:
-        found = rendering.render_split(tasks.registry.task(name), split, data_options)
-        texts.update(dict.fromkeys((*found.inputs, *found.targets)))
+        rendered = rendering.render_split(
+            tasks.registry.task(name), split, data_options
+        )
+        texts.update(dict.fromkeys((*rendered.inputs, *rendered.targets)))
     vocabulary_training.train_vocabulary(texts, path, vocab_size=NUM_PIECES)
     return str(path)
 
@@ -217,10 +219,10 @@ def main():
             }
         )
     result |= {"num_examples": count, "load": round(os.getloadavg()[0], 1)}
-    for (way, kind), found in secs.items():
-        result[f"{way}_{kind}"] = round(count / statistics.median(found))
+    for (way, kind), each in secs.items():
+        result[f"{way}_{kind}"] = round(count / statistics.median(each))
         if way != "ours":
-            ratios = [a / b for a, b in zip(found, secs["ours", kind], strict=True)]
+            ratios = [a / b for a, b in zip(each, secs["ours", kind], strict=True)]
             result[f"ratio_{way}_{kind}"] = round(statistics.median(ratios), 2)
             result[f"least_ratio_{way}_{kind}"] = round(min(ratios), 2)
     print(json.dumps(result))

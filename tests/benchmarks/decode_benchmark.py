@@ -167,10 +167,13 @@ def compare(model, params, theirs, args, batch_size):
     row["cached_over_recomputed"] = round(secs["recomputed"] / secs["cached"], 2)
     row["recomputed_equal"] = bool(np.all(tokens["recomputed"] == tokens["cached"]))
     if theirs:
-        for ours, other in (("cached", "huggingface"), ("beams", "huggingface_beams")):
-            row[f"{ours}_over_{other}"] = round(secs[other] / secs[ours], 2)
-            same = np.mean(np.all(tokens[ours] == tokens[other], axis=1))
-            row[f"{other}_rows_equal"] = round(float(same), 3)
+        for ours, theirs_way in (
+            ("cached", "huggingface"),
+            ("beams", "huggingface_beams"),
+        ):
+            row[f"{ours}_over_{theirs_way}"] = round(secs[theirs_way] / secs[ours], 2)
+            same = np.mean(np.all(tokens[ours] == tokens[theirs_way], axis=1))
+            row[f"{theirs_way}_rows_equal"] = round(float(same), 3)
     return row
 
 

@@ -91,13 +91,13 @@ def choose_tasks(suite, count):
     import tasks.pocket  # noqa: F401
     from elm_jax.data.tasks import registry
 
-    found = registry.expand("pocket_train")
+    chosen = registry.expand("pocket_train")
     if suite == "original":
         tasks_found = map(registry.task, registry.expand(REAL))
-        found = [t.name for t in tasks_found if "accuracy" in t.metrics]
-        found = [name for name in found if "own_words" not in name]
-    count = min(count, len(found))
-    return [sorted(found)[i * len(found) // count] for i in range(count)]
+        chosen = [t.name for t in tasks_found if "accuracy" in t.metrics]
+        chosen = [name for name in chosen if "own_words" not in name]
+    count = min(count, len(chosen))
+    return [sorted(chosen)[i * len(chosen) // count] for i in range(count)]
 
 
 def run_way(way, gin_file, bindings, names, num_processes):
@@ -200,11 +200,11 @@ def measure_growth(size):
             + sizes.output_size_in_bytes
             - sizes.alias_size_in_bytes
         ) * crew.num_devices
-    own = sum(jnp.asarray(leaf).nbytes for leaf in jax.tree.leaves(example))
+    of_expert = sum(jnp.asarray(leaf).nbytes for leaf in jax.tree.leaves(example))
     batch_shape = cost.BatchShape(batch_size=8, inputs_length=96, targets_length=8)
     return {
         "bytes_per_further_expert": (needed[8] - needed[4]) // 4,
-        "own_parameters_and_moments_bytes": own,
+        "own_parameters_and_moments_bytes": of_expert,
         "activations_of_one_lane_bytes": cost.activation_bytes(
             model, batch_shape, trained=trees.flatten(trained)
         ),

@@ -30,10 +30,10 @@ def load(path, shape):
     model = transformers.T5ForConditionalGeneration(options).eval()
     untied = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
     model.lm_head.weight = untied
-    own = model.state_dict()
+    weights = model.state_dict()
     with np.load(path) as file, torch.no_grad():
         for name in file:
-            own[name].copy_(torch.tensor(file[name]))
+            weights[name].copy_(torch.tensor(file[name]))
     return model
 
 

@@ -51,7 +51,7 @@ def generate_here(model, text):
 
 
 def retrieve_there(embedder, texts_of_experts, texts):
-    keys = {name: embedder.encode(own) for name, own in texts_of_experts.items()}
+    keys = {name: embedder.encode(rows) for name, rows in texts_of_experts.items()}
     votes = collections.Counter(
         max(keys, key=lambda name: (keys[name] @ query).max())
         for query in embedder.encode(texts)
@@ -130,11 +130,11 @@ def run_there(folder):
 def main():
     if sys.argv[1:]:
         run_there(sys.argv[1])
-    found = {}
+    counts = {}
     for task in TASKS:
         here, there = globals()[f"{task}_here"], globals()[f"{task}_there"]
-        found[task] = {"here": count_lines(here), "there": count_lines(there)}
-    print(json.dumps({"benchmark": "lines", **found}))
+        counts[task] = {"here": count_lines(here), "there": count_lines(there)}
+    print(json.dumps({"benchmark": "lines", **counts}))
 
 
 if __name__ == "__main__":

@@ -53,12 +53,12 @@ def measure(work: Work, turns: int) -> dict[str, Any]:
     starts = [_secs(_start) for _ in range(turns)]
     totals = {False: _best(starts), True: (0.0, 0.0)}
     for template, rows in work:
-        found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+        secs_by_way: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
         for _ in range(turns):
-            for is_known, secs in found.items():
+            for is_known, secs in secs_by_way.items():
                 used = dataclasses.replace(template, is_known=is_known)
                 secs.append(_secs(functools.partial(_render, used, rows)))
-        for is_known, secs in found.items():
+        for is_known, secs in secs_by_way.items():
             (cpu, wall), (more_cpu, more_wall) = totals[is_known], _best(secs)
             totals[is_known] = cpu + more_cpu, wall + more_wall
     (cpu, wall), (limited_cpu, limited_wall) = totals[True], totals[False]

@@ -213,11 +213,11 @@ def measure(folder, asked, out_bytes):
         forget(folder)
         begun, cpu = time.monotonic(), time.process_time()
         if part == "merge":
-            found = merge(folder, asked.method)
+            numbers = merge(folder, asked.method)
         else:
             copies[part]()
-            found = time.monotonic() - begun, time.process_time() - cpu, 0
-        for kept, number in zip((secs, cpu_secs, peak), found, strict=True):
+            numbers = time.monotonic() - begun, time.process_time() - cpu, 0
+        for kept, number in zip((secs, cpu_secs, peak), numbers, strict=True):
             kept[part].append(number)
     medians = [
         {n: statistics.median(v) for n, v in d.items()} for d in (secs, cpu_secs)
@@ -265,10 +265,10 @@ def main():
         **{f"{part}_secs": round(value, 2) for part, value in secs.items()},
         **{f"{part}_cpu_secs": round(value, 1) for part, value in cpu_secs.items()},
         **{
-            f"{part}_over_merge{what}": round(found[part] / found["merge"], 3)
-            for what, found in (("", secs), ("_cpu", cpu_secs))
+            f"{part}_over_merge{what}": round(taken[part] / taken["merge"], 3)
+            for what, taken in (("", secs), ("_cpu", cpu_secs))
             for part in asked.parts
-            if "merge" in found and part != "merge"
+            if "merge" in taken and part != "merge"
         },
         "load": [round(load, 1) for load in os.getloadavg()],
     }

@@ -38,23 +38,23 @@ DATA = task_data.TaskData(
 def losses(folders, base, data, num_rows):
     """Returns points lost [experts, experts] by means of two, NaN on the diagonal."""
     rows = search_rows.Rows(tasks=("pocket_composed",), num_rows=num_rows)
-    one = search_problems.Problem.of(
+    of_first = search_problems.Problem.of(
         averages.Uniform(), folders[:1], base, rows, data, None
     )
     tasks_of = {f: loaded.Expert.load(f).manifest.tasks for f in folders}
 
     def score(folders, tasks):
         parts = search_rows.open_rows(dataclasses.replace(rows, tasks=tasks), data)
-        problem = dataclasses.replace(one, folders=folders, parts=parts)
+        problem = dataclasses.replace(of_first, folders=folders, parts=parts)
         return problem.score(averages.Uniform())
 
     alone = {folder: score([folder], tasks_of[folder]) for folder in folders}
-    found = np.full((len(folders), len(folders)), np.nan)
+    points_lost = np.full((len(folders), len(folders)), np.nan)
     for i, j in itertools.combinations(range(len(folders)), 2):
         pair = folders[i], folders[j]
         lost = [alone[f] - score([*pair], tasks_of[f]) for f in pair]
-        found[i, j] = found[j, i] = np.mean(lost)
-    return found
+        points_lost[i, j] = points_lost[j, i] = np.mean(lost)
+    return points_lost
 
 
 def correlation(told, lost):
@@ -96,20 +96,20 @@ def main(arguments):
             for task in loaded.Expert.load(folder).manifest.tasks
         )
     ]
-    found = compare.of_experts([loaded.Expert.load(f) for f in folders], base)
+    comparison = compare.of_experts([loaded.Expert.load(f) for f in folders], base)
     lost = losses(folders, base, data, given.num_rows)
     told = {
-        "forecast": found.forecast,
-        "minus_cosine": -found.cosine,
-        "conflict": found.mean("conflict"),
-        "overlap": found.mean("overlap"),
+        "forecast": comparison.forecast,
+        "minus_cosine": -comparison.cosine,
+        "conflict": comparison.mean("conflict"),
+        "overlap": comparison.mean("overlap"),
     }
-    known = lost[np.isfinite(lost)]
+    defined = lost[np.isfinite(lost)]
     line = {
         "experts": [folder.name for folder in folders],
         "rows_per_task": given.num_rows,
-        "mean_loss": round(float(known.mean()), 2),
-        "greatest_loss": round(float(known.max()), 2),
+        "mean_loss": round(float(defined.mean()), 2),
+        "greatest_loss": round(float(defined.max()), 2),
         "rank_correlation": {n: correlation(v, lost) for n, v in told.items()},
         "cpu_secs": round(time.process_time() - begun),
     }

@@ -114,11 +114,13 @@ class Rows:
     ) -> list[statistics.Columns] | None:
         """Returns results of each training; None if one lacks a task."""
         keys = self._keys(name, tasks, split)
-        if any(key not in self._cells for own in keys for key in own):
+        if any(key not in self._cells for of_training in keys for key in of_training):
             return None
         return [
-            statistics.columns([self._cells[key] for key in own], self._load(own))
-            for own in keys
+            statistics.columns(
+                [self._cells[key] for key in of_training], self._load(of_training)
+            )
+            for of_training in keys
         ]
 
     def _load(self, keys):
@@ -130,21 +132,27 @@ class Rows:
     ) -> list[statistics.Columns] | None:
         """Returns each row's mean over experts, by training."""
         every = [self.trainings(name, tasks, split) for name in names]
-        own = {name: one for name, one in zip(names, every, strict=True) if one}
-        if not own or len(own) < len(names):
+        of_experts = {
+            name: trainings
+            for name, trainings in zip(names, every, strict=True)
+            if trainings
+        }
+        if not of_experts or len(of_experts) < len(names):
             return None
         return [
-            _average({name: columns[place] for name, columns in own.items()})
+            _average({name: columns[place] for name, columns in of_experts.items()})
             for place in range(len(self._seeds))
         ]
 
 
-def _average(own: Mapping[str, statistics.Columns]) -> statistics.Columns:
-    if (average := controls.average(own)) is not None:
+def _average(of_experts: Mapping[str, statistics.Columns]) -> statistics.Columns:
+    if (average := controls.average(of_experts)) is not None:
         return average
-    first = next(iter(own))
+    first = next(iter(of_experts))
     odd = [
-        name for name in own if not controls.average({n: own[n] for n in (first, name)})
+        name
+        for name in of_experts
+        if not controls.average({n: of_experts[n] for n in (first, name)})
     ]
     raise errors.DataError(
         found=f"{', '.join(odd)} scored on other rows than {first}",
@@ -171,15 +179,15 @@ def _check_one_of_each(rows: Sequence[results.ResultRow]) -> None:
     first: dict[str, results.ResultRow] = {}
     for row in rows:
         if row.role == "strategy":
-            one = first.setdefault(row.expert, row)
-            _check_equal(one, row, ("settings", "library"))
+            first_row = first.setdefault(row.expert, row)
+            _check_equal(first_row, row, ("settings", "library"))
 
 
 def _check_equal(
-    one: results.ResultRow, row: results.ResultRow, fields: Sequence[str]
+    first: results.ResultRow, row: results.ResultRow, fields: Sequence[str]
 ) -> None:
     for field in fields:
-        values = getattr(one, field), getattr(row, field)
+        values = getattr(first, field), getattr(row, field)
         if values[0] != values[1]:
             raise errors.DataError(
                 found=f"rows of {row.expert!r} (training seed {row.training_seed},"
@@ -205,24 +213,24 @@ def best(rows: Rows, names: Sequence[str], tasks: Sequence[str]) -> str | None:
     return max(names, key=lambda name: scores[name])
 
 
-def interval(one: results.Interval, mark: str = "", *, sign: str = "") -> str:
+def interval(of_mean: results.Interval, mark: str = "", *, sign: str = "") -> str:
     """Returns a mean with its interval as a text."""
-    low, high = f"{one.low:{sign}.1f}", f"{one.high:{sign}.1f}"
-    return f"{one.mean:{sign}.1f} [{low}, {high}]{mark}"
+    low, high = f"{of_mean.low:{sign}.1f}", f"{of_mean.high:{sign}.1f}"
+    return f"{of_mean.mean:{sign}.1f} [{low}, {high}]{mark}"
 
 
 def gaps(
-    found: Mapping[str, estimates.Estimate], baseline: str
+    scores: Mapping[str, estimates.Estimate], baseline: str
 ) -> dict[str, tuple[str, bool]]:
     """Returns differences from a baseline as texts, and whether each is above 0."""
-    if baseline not in found:
+    if baseline not in scores:
         return {}
-    others = {name: one for name, one in found.items() if name != baseline}
+    others = {name: score for name, score in scores.items() if name != baseline}
     told = {}
-    for name, one in comparisons.against(found[baseline], others).items():
-        ends = one.simultaneous
+    for name, comparison in comparisons.against(scores[baseline], others).items():
+        ends = comparison.simultaneous
         mark = "*" if ends.low > 0 or ends.high < 0 else ""
-        told[name] = interval(one.gap, mark, sign="+"), one.gap.low > 0
+        told[name] = interval(comparison.gap, mark, sign="+"), comparison.gap.low > 0
     return told
 
 
@@ -230,7 +238,7 @@ def estimated(
     rows: Rows, chosen: Mapping[str, str], table: Table, tasks: Sequence[str]
 ) -> dict[str, estimates.Estimate]:
     """Returns the score of each line on some tasks, as far as rows are there."""
-    draws, found = estimates.Draws(), {}
+    draws, scores = estimates.Draws(), {}
     drawn = sorted(rows.names.get(table.drawn, ()))
     for label in (*chosen, RANDOM):
         if label == RANDOM:
@@ -239,8 +247,8 @@ def estimated(
             trainings = rows.trainings(chosen[label], tasks, table.split)
         if trainings is not None:
             # A merge of a seed is of experts of this seed: differences are paired.
-            found[label] = estimates.estimate(trainings, draws, who="trainings")
-    return found
+            scores[label] = estimates.estimate(trainings, draws, who="trainings")
+    return scores
 
 
 def left_out(
@@ -282,15 +290,15 @@ def render(rows: Rows, table: Table) -> str:
     if mean not in held_out:
         why = left_out(rows, table, table.held_out, (), chosen)
         return f"### {table.title}\n\n{NO_MEAN}, {why}"
-    columns = [gaps(held_out, mean), *(gaps(held_out, one) for one in table.beside)]
+    columns = [gaps(held_out, mean), *(gaps(held_out, label) for label in table.beside)]
     head = ["method", "held-out", "against the mean"]
     head += [f"against {name}" for name in table.beside]
     head += ["held-in", "against the mean, held-in"]
     lines = [f"### {table.title}", "", "| " + " | ".join(head) + " |"]
     lines.append("|" + "---|" * len(head))
     own_gaps = gaps(held_in, mean)
-    for label, one in held_out.items():
-        cells = [label, interval(one.interval)]
+    for label, score in held_out.items():
+        cells = [label, interval(score.interval)]
         if len(table.settings.get(label, ())) > 1:
             cells[0] += f" (`{chosen[label]}`)"
         cells += [column.get(label, ("",))[0] for column in columns]
@@ -304,11 +312,11 @@ def render(rows: Rows, table: Table) -> str:
             if all(column.get(label, ("", False))[1] for column in columns[1:])
         ]
         lines += ["", f"Beat both parts by their own intervals: {both or 'none'}."]
-    for what, tasks, found in (
+    for what, tasks, scores in (
         ("Left out", table.held_out, held_out),
         ("Held-in scores left out", table.held_in, held_in),
     ):
-        if why := left_out(rows, table, tasks, found, chosen):
+        if why := left_out(rows, table, tasks, scores, chosen):
             lines += ["", f"{what}, {why}"]
     return "\n".join(lines)
 

@@ -211,7 +211,7 @@ def test_an_expert_that_lacks_rows_is_named_where_the_random_expert_is_not(
 )
 def test_rows_that_cannot_be_compared_are_refused(folder, seed, fields, told):
     store = result_store.ResultStore(folder / "results_merging.jsonl")
-    for number, own in ((1, {}), (seed, fields)):
+    for number, changed in ((1, {}), (seed, fields)):
         record(
             store,
             "top3_wudi",
@@ -219,7 +219,7 @@ def test_rows_that_cannot_be_compared_are_refused(folder, seed, fields, told):
             mixture="pocket_unseen",
             kind="strategy",
             seeds=(number,),
-            **own,
+            **changed,
         )
     store.finish()
     with pytest.raises(errors.DataError, match=told):
@@ -244,8 +244,8 @@ def test_a_folder_without_the_mean_is_refused(tmp_path):
 def test_its_names_are_those_of_the_gin_files():
     names = {
         name
-        for one in merging_study_lines.TABLES
-        for group in one.settings.values()
+        for table in merging_study_lines.TABLES
+        for group in table.settings.values()
         for name in group
     }
     files = {path.stem: path.read_text() for path in GIN.glob("merging_*.gin")}

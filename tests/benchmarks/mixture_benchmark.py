@@ -28,9 +28,9 @@ from tests.benchmarks import (  # noqa: E402 - run as a program, too
 
 def mixed(spec, shape, num_experts, top_k, only_chosen=False):
     """Returns a score function and the parameters of a mixture."""
-    own = spec.adapter_fn(shape.emb_dim)
+    adapter_fn = spec.adapter_fn(shape.emb_dim)
     experts = [
-        trees.split(t5.init_params(t5.T5(shape, own), seed=seed), "_adapter/")[0]
+        trees.split(t5.init_params(t5.T5(shape, adapter_fn), seed=seed), "_adapter/")[0]
         for seed in range(num_experts)
     ]
     router = token_routers.Arrow(top_k=top_k)
@@ -44,11 +44,11 @@ def mixed(spec, shape, num_experts, top_k, only_chosen=False):
 
 
 def with_directions(params, experts):
-    found = [directions.arrow_directions(expert) for expert in experts]
+    arrows_of = [directions.arrow_directions(expert) for expert in experts]
     leaves = trees.flatten(params)
-    for place in found[0]:
+    for place in arrows_of[0]:
         name = f"{place}/{mixture.ROUTER}/direction"
-        for number, arrows in enumerate(found):
+        for number, arrows in enumerate(arrows_of):
             leaves[name] = leaves[name].at[:, number].set(arrows[place])
     return trees.unflatten(leaves)
 
@@ -68,8 +68,8 @@ def main():
         inputs_length=8 if args.tiny else 256,
         length=4 if args.tiny else 16,
     )
-    one = t5.T5(shape, spec.adapter_fn(shape.emb_dim))
-    ways = {"one": (scoring.make_score_fn(one), t5.init_params(one, seed=0))}
+    single = t5.T5(shape, spec.adapter_fn(shape.emb_dim))
+    ways = {"one": (scoring.make_score_fn(single), t5.init_params(single, seed=0))}
     counts = args.counts or ((1, 4) if args.tiny else (1, 4, 16, 64))
     for count in counts:
         ways[f"{count}_dense"] = mixed(spec, shape, count, -1)
@@ -92,9 +92,9 @@ def main():
 def over_one(times):
     """Returns the least seconds of one expert, and those of other ways over them."""
     best = {name: min(each) for name, each in times.items()}
-    one = best.pop("one")
-    ratios = {name: round(secs / one, 2) for name, secs in best.items()}
-    return {"one_expert_secs": round(one, 4)} | ratios
+    single = best.pop("one")
+    ratios = {name: round(secs / single, 2) for name, secs in best.items()}
+    return {"one_expert_secs": round(single, 4)} | ratios
 
 
 if __name__ == "__main__":

@@ -75,8 +75,8 @@ def test_the_fleet_benchmark_compares_three_ways():
     assert row["fleet_over_b_wall"] > 0
     assert row["fleet_over_a_tokens"] > 0
     # A further expert needs its parameters and moments, its batch, and no base.
-    own = row["own_parameters_and_moments_bytes"]
-    assert own <= row["bytes_per_further_expert"] <= own + 16_384
+    of_expert = row["own_parameters_and_moments_bytes"]
+    assert of_expert <= row["bytes_per_further_expert"] <= of_expert + 16_384
     for way in ("loop", "fleet", "processes"):
         assert 0 <= row[way]["data_wait_share"] <= 1
 

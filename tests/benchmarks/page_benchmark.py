@@ -78,10 +78,10 @@ def main() -> None:
     parser.add_argument("--num_experts", type=int, default=296)
     parser.add_argument("--num_rows", type=int, default=300)
     options = parser.parse_args()
-    one = simulated(num_experts=options.num_experts, num_rows=options.num_rows)
+    drawn = simulated(num_experts=options.num_experts, num_rows=options.num_rows)
     began = time.process_time()
-    text = page.render(one)
-    found: dict[str, object] = {
+    text = page.render(drawn)
+    figures: dict[str, object] = {
         "benchmark": "page",
         "experts": options.num_experts,
         "prompts": sum(PROMPTS),
@@ -95,12 +95,12 @@ def main() -> None:
             path.write_text(text)
             start = time.perf_counter()
             tab.open(path)
-            found["open_seconds"] = round(time.perf_counter() - start, 2)
+            figures["open_seconds"] = round(time.perf_counter() - start, 2)
             for name, action in TIMED.items():
                 start = time.perf_counter()
                 tab.run(f"{action}; document.body.offsetHeight")
-                found[f"{name}_seconds"] = round(time.perf_counter() - start, 3)
-    print(json.dumps(found))
+                figures[f"{name}_seconds"] = round(time.perf_counter() - start, 3)
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -36,14 +36,14 @@ def main():
     answer_to = os.dup(sys.stdout.fileno())
 
     def watch():
-        while not (found := [*folder.glob(f"*{ENDING}")]):
+        while not (written := [*folder.glob(f"*{ENDING}")]):
             time.sleep(0.5)
         last = -1
-        while last != (size := found[0].stat().st_size) or not size:
+        while last != (size := written[0].stat().st_size) or not size:
             last = size
             time.sleep(1)
         answer = result.Compiled(
-            memory=memory_of(found[0].read_text()),
+            memory=memory_of(written[0].read_text()),
             lower_secs=lowered_at - begun,
             compile_secs=time.monotonic() - lowered_at,
         )

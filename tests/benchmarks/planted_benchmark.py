@@ -32,13 +32,13 @@ def main():
         told = collections.defaultdict(list)
         for seed in range(1 if args.tiny else args.seeds):
             world = planted.world(kind, seed, **steps)
-            for name, found in planted.every_way(world).items():
-                told[name].append(found)
+            for name, outcome in planted.every_way(world).items():
+                told[name].append(outcome)
         for name, each in told.items():
             row = {"benchmark": "planted", "kind": kind, "way": name}
-            row["right"] = mean(one.right for one in each)
+            row["right"] = mean(outcome.right for outcome in each)
             for side in ("", "encoder/", "decoder/"):
-                shares = [one.share_of(side) for one in each]
+                shares = [outcome.share_of(side) for outcome in each]
                 if shares[0] is not None:
                     row[f"chosen_{side.strip('/') or 'everywhere'}"] = mean(shares)
             print(json.dumps(row))

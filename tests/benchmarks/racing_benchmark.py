@@ -21,8 +21,8 @@ CHANCE = 0.05
 def simulate(rng, accuracies, num_rows):
     """Returns answers [experts, rows] of experts with just these accuracies."""
     hard = rng.normal(size=num_rows)
-    own = rng.normal(size=(len(accuracies), num_rows))
-    ranks = (hard + own).argsort(axis=1).argsort(axis=1) / num_rows
+    skill = rng.normal(size=(len(accuracies), num_rows))
+    ranks = (hard + skill).argsort(axis=1).argsort(axis=1) / num_rows
     values = (ranks < np.asarray(accuracies)[:, None]).astype(float)
     return values[:, rng.permutation(num_rows)]
 
@@ -58,8 +58,8 @@ def measure(rng, *, lead, num_experts, num_rows, num_races):
         work.append(share)
         regret.append(100 * (means.max() - means[left].max()))
         lost.append(regret[-1] > 0)
-    found = {"work": work, "lost": lost, "regret": regret}
-    return {name: round(float(np.mean(each)), 4) for name, each in found.items()}
+    figures = {"work": work, "lost": lost, "regret": regret}
+    return {name: round(float(np.mean(each)), 4) for name, each in figures.items()}
 
 
 def main():

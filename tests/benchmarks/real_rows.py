@@ -48,10 +48,12 @@ def open_real(
     if not path.is_file():
         texts: dict[str, None] = {}
         for name in tasks.registry.expand("original_text"):
-            found = rendering.render_split(
+            rendered = rendering.render_split(
                 tasks.registry.task(name), "train", data_options
             )
-            texts.update(dict.fromkeys(filter(None, (*found.inputs, *found.targets))))
+            texts.update(
+                dict.fromkeys(filter(None, (*rendered.inputs, *rendered.targets)))
+            )
         vocabulary_training.train_vocabulary(texts, path, vocab_size=VOCAB_SIZE)
     pieces = vocabulary.SentencePiece(str(path), 0)
     return [

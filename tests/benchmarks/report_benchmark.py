@@ -34,15 +34,15 @@ def main() -> None:
     parser.add_argument("--folder", default="")
     parser.add_argument("--measure", default="")
     options = parser.parse_args()
-    own = [int(text) for text in options.prompts.split(",") if text]
+    numbers = [int(text) for text in options.prompts.split(",") if text]
     size = simulated_store.Size(
         num_experts=options.num_experts,
         num_rows=options.num_rows,
-        prompts=tuple(own) or simulated_store.PROMPTS,
+        prompts=tuple(numbers) or simulated_store.PROMPTS,
     )
     if options.measure:
-        found = MEASURED[options.measure](pathlib.Path(options.folder), size)
-        print(json.dumps(found))
+        figures = MEASURED[options.measure](pathlib.Path(options.folder), size)
+        print(json.dumps(figures))
         return
     with tempfile.TemporaryDirectory() as made:
         folder = pathlib.Path(options.folder or made)
@@ -71,8 +71,8 @@ def _measure(
     done = subprocess.run(
         command, check=True, capture_output=True, text=True, env=environment
     )
-    found = json.loads(done.stdout.splitlines()[-1])
-    return {f"{name}_{key}": value for key, value in found.items()}
+    figures = json.loads(done.stdout.splitlines()[-1])
+    return {f"{name}_{key}": value for key, value in figures.items()}
 
 
 def _open(folder: pathlib.Path, size: simulated_store.Size) -> dict[str, object]:

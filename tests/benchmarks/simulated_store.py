@@ -98,10 +98,12 @@ def build(folder: pathlib.Path, size: Size, *, seed: int = 0) -> pathlib.Path:
                 places[dataset] += 1
                 chosen = f"e{(7 * j) % size.num_experts:04d}"
                 of = chosen if kind == "strategy" else name
-                own = np.random.default_rng([seed, j, len(of), *of.encode()])
-                noise = own.normal(scale=0.7, size=size.num_rows)
+                of_cell = np.random.default_rng([seed, j, len(of), *of.encode()])
+                noise = of_cell.normal(scale=0.7, size=size.num_rows)
                 is_right = hard[dataset][p] + skill[of][j] + noise > 0
-                _record(store, size, (name, kind, of), (dataset, prompt), is_right, own)
+                _record(
+                    store, size, (name, kind, of), (dataset, prompt), is_right, of_cell
+                )
     store.finish()
     return store.path
 

@@ -59,16 +59,16 @@ class World:
     def draw(self, rng: np.random.Generator, rate: float) -> statistics.Columns:
         """Returns results of a model; a row is as hard under all its prompts."""
         ids = np.arange(self.num_rows)
-        found: dict[statistics.Key, statistics.Column] = {}
+        columns: dict[statistics.Key, statistics.Column] = {}
         for place, number in enumerate(self.prompts):
             shared = rng.random(self.num_rows)
             for prompt in range(number):
                 is_shared = rng.random(self.num_rows) < 0.5
-                own = np.where(is_shared, shared, rng.random(self.num_rows))
-                values = 100.0 * (own < rate / 100)
+                ranks = np.where(is_shared, shared, rng.random(self.num_rows))
+                values = 100.0 * (ranks < rate / 100)
                 key = (f"d{place}", f"d{place}_{prompt:03d}")
-                found[key] = statistics.Column(ids, values)
-        return found
+                columns[key] = statistics.Column(ids, values)
+        return columns
 
 
 @dataclasses.dataclass
@@ -131,8 +131,8 @@ def run_choices(world: World, *, num_worlds: int, seed: int = 0) -> dict[str, fl
         fitted = cross_fitting.cross_fit(experts, estimates.Draws(seed=trial))
         if fitted is not None:
             _judge_choices(world, fitted, counts)
-            for name, own in zip(bias, fitted, strict=True):
-                bias[name] += (own.estimate.mean - world.truth(own)) / num_worlds
+            for name, choice in zip(bias, fitted, strict=True):
+                bias[name] += (choice.estimate.mean - world.truth(choice)) / num_worlds
     shares = counts.shares()
     return {name: shares[name] for name in ("chosen", "each")} | bias
 
@@ -149,10 +149,10 @@ def _experts(
 def _judge_choices(
     world: World, fitted: cross_fitting.CrossFitted, counts: Counts
 ) -> None:
-    own = fitted.best_single.estimate.interval
-    counts.chosen += own.low <= world.truth(fitted.best_single) <= own.high
-    own = fitted.best_per_prompt.estimate.interval
-    counts.each += own.low <= world.truth(fitted.best_per_prompt) <= own.high
+    single = fitted.best_single.estimate.interval
+    counts.chosen += single.low <= world.truth(fitted.best_single) <= single.high
+    each = fitted.best_per_prompt.estimate.interval
+    counts.each += each.low <= world.truth(fitted.best_per_prompt) <= each.high
 
 
 def _judge(
@@ -175,15 +175,16 @@ def _judge(
         counts.found += share == 1 and gap.low > 0
         ways += [fitted.best_single.estimate, fitted.best_per_prompt.estimate]
     compared = comparisons.against(ways[0], {str(i): w for i, w in enumerate(ways[1:])})
-    intervals = [one.simultaneous for one in compared.values()]
-    is_better = any(one.low > 0 for one in intervals)
+    intervals = [comparison.simultaneous for comparison in compared.values()]
+    is_better = any(interval.low > 0 for interval in intervals)
     counts.called_better += is_better or any(comparisons.not_worse(ways))
-    own, gap = ways[1].interval, compared["0"].gap
-    counts.single += own.low <= truth <= own.high
+    of_retrieved, gap = ways[1].interval, compared["0"].gap
+    counts.single += of_retrieved.low <= truth <= of_retrieved.high
     counts.paired += gap.low <= 0 <= gap.high
     several = comparisons.against(ways[0], {"1": ways[1], "2": ways[2]})
     counts.together += all(
-        one.simultaneous.low <= 0 <= one.simultaneous.high for one in several.values()
+        comparison.simultaneous.low <= 0 <= comparison.simultaneous.high
+        for comparison in several.values()
     )
 
 
@@ -249,7 +250,7 @@ def _judge_library(
             world.draw(rng, rate)
             for rate in (quality[place], quality[place] + library.fit)
         )
-        at = [f"d{d}" for d, own in enumerate(fitting) if own == place]
+        at = [f"d{d}" for d, owner in enumerate(fitting) if owner == place]
         scores[name] = {
             key: float((best if key[0] in at else usual)[key].values.mean())
             for key in usual
@@ -269,13 +270,13 @@ def _judge_library(
     }
     fitted = cross_fitting.cross_fit(settings, draws)
     if fitted is not None:
-        own = fitted.best_single.estimate.interval
-        counts.settings += own.low <= world.rate <= own.high
+        interval = fitted.best_single.estimate.interval
+        counts.settings += interval.low <= world.rate <= interval.high
 
 
 def _alike(
-    one: statistics.Columns,
-    other: statistics.Columns,
+    common: statistics.Columns,
+    alone: statistics.Columns,
     shared: float,
     rng: np.random.Generator,
 ) -> statistics.Columns:
@@ -286,10 +287,10 @@ def _alike(
             np.where(
                 rng.random(len(column.values)) < shared,
                 column.values,
-                other[key].values,
+                alone[key].values,
             ),
         )
-        for key, column in one.items()
+        for key, column in common.items()
     }
 
 
