@@ -21,9 +21,9 @@ def test_coverage_and_risk_of_each_threshold():
     ("most", "least"), [(0.0, 4.0), (0.3, 2.0), (0.4, 1.0), (1.0, 1.0)]
 )
 def test_the_greatest_coverage_with_a_low_enough_risk_is_taken(most, least):
-    found = abstaining.least_for(VALUES, LOSSES, most_risk=most)
-    assert found is not None
-    assert found.least == least
+    threshold = abstaining.least_for(VALUES, LOSSES, most_risk=most)
+    assert threshold is not None
+    assert threshold.least == least
 
 
 def test_without_a_threshold_of_so_low_a_risk_there_is_none():

@@ -53,16 +53,16 @@ BY_HAND = {
 
 @pytest.mark.parametrize("statistic", BY_HAND)
 def test_a_statistic_is_what_one_computes_by_hand(statistic):
-    found = behaviour.STATISTICS[statistic](scores_of(SURE, UNSURE))
-    np.testing.assert_allclose(found, BY_HAND[statistic], atol=1e-12)
+    values = behaviour.STATISTICS[statistic](scores_of(SURE, UNSURE))
+    np.testing.assert_allclose(values, BY_HAND[statistic], atol=1e-12)
 
 
 def test_the_gain_per_token_is_of_the_answer_that_is_best_per_token():
     # Row 1: by token, the second answer (log(1/2) / 4) is best; the base gives it 1/4.
-    one = [LOG([0.5, 0.5])]
-    scores = scores_of(one, base=[LOG([0.25, 0.25])], lengths=[np.array([1, 4])])
-    found = behaviour.STATISTICS["gain_per_token"](scores)
-    np.testing.assert_allclose(found, [LOG(2) / 4])
+    of_expert = [LOG([0.5, 0.5])]
+    scores = scores_of(of_expert, base=[LOG([0.25, 0.25])], lengths=[np.array([1, 4])])
+    gains = behaviour.STATISTICS["gain_per_token"](scores)
+    np.testing.assert_allclose(gains, [LOG(2) / 4])
 
 
 def test_every_statistic_is_known_by_its_name():
@@ -80,21 +80,23 @@ def random_world(seed=0, *, experts=4, rows=6):
 
 @pytest.mark.parametrize("statistic", behaviour.STATISTICS)
 def test_the_order_of_rows_experts_and_choices_changes_nothing(statistic):
-    own, base, lengths = random_world()
+    of_experts, base, lengths = random_world()
     function = behaviour.STATISTICS[statistic]
-    before = function(scores_of(*own, base=base, lengths=lengths))
-    assert len({f"{value:.9g}" for value in before}) == len(own)  # they can be told
+    before = function(scores_of(*of_experts, base=base, lengths=lengths))
+    assert len({f"{value:.9g}" for value in before}) == len(
+        of_experts
+    )  # they can be told
     order = np.random.default_rng(1).permutation(len(base))
-    moved = [[rows[i] for i in order] for rows in own]
+    moved = [[rows[i] for i in order] for rows in of_experts]
     after = function(
         scores_of(
             *moved, base=[base[i] for i in order], lengths=[lengths[i] for i in order]
         )
     )
     np.testing.assert_allclose(after, before, atol=1e-12)
-    after = function(scores_of(*own[::-1], base=base, lengths=lengths))
+    after = function(scores_of(*of_experts[::-1], base=base, lengths=lengths))
     np.testing.assert_array_equal(after[::-1], before)
-    whole = scores_of(*own, base=base, lengths=lengths)
+    whole = scores_of(*of_experts, base=base, lengths=lengths)
     turned = behaviour.ChoiceScores(
         whole.log_probs[:, :, ::-1],
         *(a[:, ::-1] for a in (whole.num_tokens, whole.is_answer, whole.base)),
@@ -104,9 +106,9 @@ def test_the_order_of_rows_experts_and_choices_changes_nothing(statistic):
 
 @pytest.mark.parametrize("statistic", behaviour.STATISTICS)
 def test_padding_is_never_read(statistic):
-    own, base, lengths = random_world()
+    of_experts, base, lengths = random_world()
     function = behaviour.STATISTICS[statistic]
-    whole = scores_of(*own, base=base, lengths=lengths)
+    whole = scores_of(*of_experts, base=base, lengths=lengths)
     before = function(whole)
     assert not whole.is_answer.all()
     for filler in (np.nan, np.inf, 1e9, -np.inf):
@@ -126,7 +128,7 @@ def test_choices_of_one_answer_count_once(statistic):
     function = behaviour.STATISTICS[statistic]
     lengths = np.array([1, 2])
     once = scores_of([row], base=[base], lengths=[lengths], answers=[np.arange(2)])
-    again = [np.append(one, one[1]) for one in (row, base, lengths)]
+    again = [np.append(array, array[1]) for array in (row, base, lengths)]
     twice = scores_of(
         [again[0]],
         base=[again[1]],
@@ -138,8 +140,8 @@ def test_choices_of_one_answer_count_once(statistic):
 
 @pytest.mark.parametrize("statistic", behaviour.STATISTICS)
 def test_rows_with_one_answer_tell_nothing_about_a_choice(statistic):
-    own = [[LOG([0.5])]]
-    scores = scores_of(*own, base=[LOG([0.25])], lengths=[np.array([1])])
+    of_experts = [[LOG([0.5])]]
+    scores = scores_of(*of_experts, base=[LOG([0.25])], lengths=[np.array([1])])
     if "information" in statistic or statistic in ("entropy", "margin"):
         with pytest.raises(errors.DataError, match="rows with one answer each"):
             behaviour.STATISTICS[statistic](scores)
@@ -151,16 +153,16 @@ def test_a_longer_answer_that_is_as_likely_by_token_is_no_worse_per_token():
     """Short answers win by `log_prob` through their length alone."""
     short, long = LOG([0.5, 0.25]), LOG([0.5**4, 0.25**4])
     lengths = [np.array([1, 1])], [np.array([4, 4])]
-    found = {}
+    values = {}
     for name in ("log_prob", "log_prob_per_token"):
         function = behaviour.STATISTICS[name]
-        found[name] = [
-            function(scores_of([one], base=[one], lengths=own))[0]
-            for one, own in zip((short, long), lengths, strict=True)
+        values[name] = [
+            function(scores_of([log_probs], base=[log_probs], lengths=num_tokens))[0]
+            for log_probs, num_tokens in zip((short, long), lengths, strict=True)
         ]
-    assert found["log_prob"][0] > found["log_prob"][1] + 2
-    assert found["log_prob_per_token"][0] == pytest.approx(
-        found["log_prob_per_token"][1]
+    assert values["log_prob"][0] > values["log_prob"][1] + 2
+    assert values["log_prob_per_token"][0] == pytest.approx(
+        values["log_prob_per_token"][1]
     )
 
 
@@ -172,8 +174,8 @@ def test_experts_of_one_value_are_ranked_by_name_and_noise_does_not_tell():
 
 
 def test_weights_are_shares_of_likelihoods():
-    found = behaviour.weights(LOG([0.5, 0.25, 0.25]) - 3, temperature=1.0)
-    np.testing.assert_allclose(found, [0.5, 0.25, 0.25])
+    weights = behaviour.weights(LOG([0.5, 0.25, 0.25]) - 3, temperature=1.0)
+    np.testing.assert_allclose(weights, [0.5, 0.25, 0.25])
     cold = behaviour.weights(LOG([0.5, 0.25]), temperature=0.5)
     np.testing.assert_allclose(cold, [0.8, 0.2])
 

@@ -26,21 +26,21 @@ def world(chances, seed=0):
 
 def test_halves_see_twice_as_many_rows_by_hand():
     names, score, asked, right = world([1, 0, 0, 0, 0])
-    found = halving.halve(names, ROWS, score, first_rows=4)
+    halved = halving.halve(names, ROWS, score, first_rows=4)
     assert [len(of) for of, _ in asked] == [5, 3, 2]
     assert [rows for _, rows in asked] == [ROWS[:4], ROWS[4:8], ROWS[8:]]
-    assert found.num_scored == 5 * 4 + 3 * 4 + 2 * 8
-    assert found.order[0] == "e0"
-    assert sorted(found.order) == names
+    assert halved.num_scored == 5 * 4 + 3 * 4 + 2 * 8
+    assert halved.order[0] == "e0"
+    assert sorted(halved.order) == names
 
 
 def test_with_all_rows_at_once_it_is_the_best_on_them():
     names, score, asked, right = world([0.3, 0.6, 0.5, 0.4])
-    found = halving.halve(names, ROWS, score, first_rows=len(ROWS))
+    halved = halving.halve(names, ROWS, score, first_rows=len(ROWS))
     assert len(asked) == 1
     means = right.mean(axis=1)
-    assert means[names.index(found.order[0])] == means.max()
-    values = [means[names.index(name)] for name in found.order]
+    assert means[names.index(halved.order[0])] == means.max()
+    values = [means[names.index(name)] for name in halved.order]
     assert values == sorted(values, reverse=True)
 
 
@@ -50,21 +50,21 @@ def test_equally_right_experts_are_compared_by_the_right_answers_probability():
         shares = np.array([[share[name]] * len(rows) for name in of])
         return np.stack([np.ones(shares.shape), shares])
 
-    found = halving.halve(["c", "b", "a"], ROWS, score, first_rows=16)
-    assert found.order == ("b", "a", "c")  # equal ones by name
+    halved = halving.halve(["c", "b", "a"], ROWS, score, first_rows=16)
+    assert halved.order == ("b", "a", "c")  # equal ones by name
 
 
 def test_the_order_of_names_changes_nothing():
     names, score, _, _ = world([0.5] * 6)
-    one = halving.halve(names, ROWS, score, first_rows=2)
-    other = halving.halve(names[::-1], ROWS, score, first_rows=2)
-    assert one == other
+    forwards = halving.halve(names, ROWS, score, first_rows=2)
+    backwards = halving.halve(names[::-1], ROWS, score, first_rows=2)
+    assert forwards == backwards
 
 
 def test_one_expert_is_scored_once_and_taken():
     _, score, asked, _ = world([0.5])
-    found = halving.halve(["e0"], ROWS, score, first_rows=4)
-    assert found.order == ("e0",)
+    halved = halving.halve(["e0"], ROWS, score, first_rows=4)
+    assert halved.order == ("e0",)
     assert len(asked) == 1
 
 

@@ -37,7 +37,7 @@ def naive_effects(params, adapters, place, kind, row):
         {"params": params}, tokens, method=even.encode, mutable=[mixture.OBSERVED]
     )
     read = np.asarray(mixture.observed(seen)[place]["read"][-1, 0], np.float64)
-    found = []
+    effects = []
     for expert in adapters:
         part = {
             name.removeprefix(f"{place}/"): np.asarray(leaf[-1], np.float64)
@@ -46,12 +46,12 @@ def naive_effects(params, adapters, place, kind, row):
         }
         if "lora_a" in part:
             scale = KINDS[kind].scale
-            found.append(scale * (read @ part["lora_a"] @ part["lora_b"]))
+            effects.append(scale * (read @ part["lora_a"] @ part["lora_b"]))
         else:
             h = read @ part["down/kernel"] + part["down/bias"]
             gelu = 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
-            found.append(gelu @ part["up/kernel"] + part["up/bias"])
-    return np.stack(found)
+            effects.append(gelu @ part["up/kernel"] + part["up/bias"])
+    return np.stack(effects)
 
 
 def naive_logo(effects, router):
@@ -85,12 +85,12 @@ def test_weights_are_those_of_the_paper_in_plain_numpy(kind, place, signal, toke
     model, params, adapters = made(kind, router)
     weights = input_routers.make_weigh_fn(model, router)(params, INPUTS)
     assert weights.shape == (len(INPUTS), EXPERTS)
-    for row, found in zip(INPUTS[:2], weights, strict=False):
+    for row, of_batch in zip(INPUTS[:2], weights, strict=False):
         place_of = f"encoder/layers/{place}_adapter"
         effects = naive_effects(params, adapters, place_of, kind, row)
         # Float32, through the layers before and squares of sums.
         np.testing.assert_allclose(
-            found, naive_logo(effects, router), rtol=2e-4, atol=2e-5
+            of_batch, naive_logo(effects, router), rtol=2e-4, atol=2e-5
         )
     assert np.isfinite(weights).all()  # also of padding
 
@@ -103,15 +103,15 @@ def test_each_input_is_scored_as_by_its_own_fixed_weights(kind):
     model, params, _ = made(kind, router)
     program, spec = scoring.make_score_fn(model), model.adapters.spec
     score = input_routers.weighing_first(program, model, spec)
-    found = score(params, INPUTS, CHOICES, MASK)
+    scores = score(params, INPUTS, CHOICES, MASK)
     weights = np.asarray(input_routers.make_weigh_fn(model, router)(params, INPUTS))
     assert not np.allclose(weights[0], weights[1], atol=1e-4)  # else nothing is shown
     for row in range(2):
-        own = token_routers.Fixed(weights=tuple(weights[row].tolist()))
-        alone = scoring.make_score_fn(mixed_model(KINDS[kind], EXPERTS, own))
+        fixed = token_routers.Fixed(weights=tuple(weights[row].tolist()))
+        alone = scoring.make_score_fn(mixed_model(KINDS[kind], EXPERTS, fixed))
         part = slice(row, row + 1)
         expected = alone(params, INPUTS[part], CHOICES[part], MASK[part])
-        np.testing.assert_allclose(found[part], expected, rtol=1e-4)
+        np.testing.assert_allclose(scores[part], expected, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -125,14 +125,14 @@ def test_decoding_writes_what_its_own_fixed_weights_write():
 
     spec = model.adapters.spec
     decode = input_routers.weighing_first(decoder(model), model, spec)
-    found = decode(params, INPUTS, ids)
+    written = decode(params, INPUTS, ids)
     weights = np.asarray(input_routers.make_weigh_fn(model, router)(params, INPUTS))
     for row in range(2):
-        own = token_routers.Fixed(weights=tuple(weights[row].tolist()))
-        alone = decoder(mixed_model(KINDS["serial"], EXPERTS, own))
+        fixed = token_routers.Fixed(weights=tuple(weights[row].tolist()))
+        alone = decoder(mixed_model(KINDS["serial"], EXPERTS, fixed))
         part = slice(row, row + 1)
         expected = alone(params, INPUTS[part], ids[part])
-        np.testing.assert_array_equal(found[part], expected)
+        np.testing.assert_array_equal(written[part], expected)
 
 
 @pytest.mark.slow

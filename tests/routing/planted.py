@@ -90,10 +90,10 @@ def secrets(rng):
     """Returns what each skill makes of its words: no word stays."""
     turns = rng.integers(1, WORDS, SKILLS)
     order = np.stack([rng.permutation(WORDS) for _ in range(SKILLS)])
-    found = np.empty_like(order)
+    made = np.empty_like(order)
     for skill, turn in enumerate(turns):
-        found[skill][order[skill]] = np.roll(order[skill], turn)
-    return found
+        made[skill][order[skill]] = np.roll(order[skill], turn)
+    return made
 
 
 def batch_of(inputs, answers):
@@ -118,9 +118,9 @@ def train(model, frozen, start, batches, rate):
 
     def update(carry, batch):
         params, state = carry
-        grads = jax.grad(lambda own: loss_fn(trees.join(frozen, own), batch, None)[0])(
-            params
-        )
+        grads = jax.grad(
+            lambda trained: loss_fn(trees.join(frozen, trained), batch, None)[0]
+        )(params)
         changes, state = optimizer.update(grads, state, params)
         return (optax.apply_updates(params, changes), state), None
 
@@ -220,15 +220,15 @@ def records(of, settings=SETTINGS):
     base = types.SimpleNamespace(config=SHAPE, params=of.base)
     settings = dataclasses.replace(settings, reads=of.reads)
     programs = observe._Programs(base, types.SimpleNamespace(adapter=of.spec), settings)
-    found = []
+    recorded = []
     for skill, expert in enumerate(of.experts):
         stacked = mixture.stack([expert])
         rows = _Rows(of, skill, settings)
         arrays = observe._observe(programs, stacked, rows, base)
         for place, arrow in directions.arrow_directions(expert).items():
             arrays[place]["direction"] = arrow
-        found.append(arrays)
-    return found
+        recorded.append(arrays)
+    return recorded
 
 
 def mixed(of, router, recorded):
@@ -332,23 +332,23 @@ def chosen_beside_oracle(of, routers, recorded):
     shifted = np.asarray(scoring.shift_right(answers))
     run = functools.partial(model.apply, mutable=[mixture.OBSERVED])
     seen = jax.jit(run)({"params": params}, inputs, shifted)[1]
-    found = {}
+    shares_of = {}
     for name, router in routers.items():
-        found[name] = {}
+        shares_of[name] = {}
         for place, values in mixture.observed(seen).items():
             is_input = mixture.reads_inputs(place)
-            own = {
+            leaves = {
                 n: np.stack([arrays[place][n] for arrays in recorded], axis=1)
                 for n in router.shapes(1)
             }
             shares = []
             for layer, read in enumerate(values["read"]):
-                at = {n: jnp.asarray(leaf[layer]) for n, leaf in own.items()}
+                at = {n: jnp.asarray(leaf[layer]) for n, leaf in leaves.items()}
                 weights = router.weigh(at, read, values["norms"][layer], SKILLS)
                 first = np.argmax(weights, axis=-1).reshape(len(inputs), -1)[:, 1::2]
                 shares.append((first == (skills if is_input else owners)).mean())
-            found[name][place] = float(np.mean(shares))
-    return found
+            shares_of[name][place] = float(np.mean(shares))
+    return shares_of
 
 
 def every_way(of, settings=SETTINGS):
@@ -361,9 +361,9 @@ def every_way(of, settings=SETTINGS):
         **ROUTERS,
         "oracle": oracle_of(of),
     }
-    found = {"base": tried(of, t5.T5(SHAPE), of.base)}
+    outcomes = {"base": tried(of, t5.T5(SHAPE), of.base)}
     for name, router in ways.items():
-        found[name] = tried(of, *mixed(of, router, recorded))
+        outcomes[name] = tried(of, *mixed(of, router, recorded))
     for name in ("base", "expert", "even"):
-        found[name] = dataclasses.replace(found[name], first={})
-    return found
+        outcomes[name] = dataclasses.replace(outcomes[name], first={})
+    return outcomes

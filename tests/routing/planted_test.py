@@ -34,10 +34,12 @@ def recorded(world):
 @pytest.fixture(scope="module")
 def shares(world, recorded):
     """Of each router, the share of an encoder's words with their own expert first."""
-    found = planted.chosen_beside_oracle(world, planted.ROUTERS, recorded)
+    by_router = planted.chosen_beside_oracle(world, planted.ROUTERS, recorded)
     return {
-        name: np.mean([v for place, v in own.items() if place.startswith("encoder/")])
-        for name, own in found.items()
+        name: np.mean(
+            [v for place, v in by_place.items() if place.startswith("encoder/")]
+        )
+        for name, by_place in by_router.items()
     }
 
 
@@ -57,17 +59,17 @@ def test_the_right_expert_gets_the_weight(name, shares):
 
 
 def test_gates_answer_mixed_inputs_nearly_as_the_oracle(world, recorded):
-    found = planted.tried(
+    outcome = planted.tried(
         world, *planted.mixed(world, planted.ROUTERS["Gates"], recorded)
     )
-    assert found.right > 0.8
+    assert outcome.right > 0.8
 
 
 def test_gates_of_other_experts_choose_wrongly(world, recorded):
     """A control: each expert has the gates of the next one."""
     moved = [*recorded[1:], recorded[0]]
-    found = planted.chosen_beside_oracle(
+    by_router = planted.chosen_beside_oracle(
         world, {"Gates": planted.ROUTERS["Gates"]}, moved
     )
-    of_inputs = [v for place, v in found["Gates"].items() if "encoder/" in place]
+    of_inputs = [v for place, v in by_router["Gates"].items() if "encoder/" in place]
     assert np.mean(of_inputs) < CHANCE / 2

@@ -29,16 +29,16 @@ def test_a_pool_is_the_weighted_geometric_mean_of_probabilities():
 def test_an_expert_of_weight_one_has_its_own_scores():
     random = np.random.default_rng(0)
     given = [[random.normal(size=n) for n in (2, 3, 4)] for _ in range(3)]
-    for row, own in zip(pooling.pooled([0, 1, 0], given), given[1], strict=True):
-        np.testing.assert_array_equal(row, own)
+    for row, alone in zip(pooling.pooled([0, 1, 0], given), given[1], strict=True):
+        np.testing.assert_array_equal(row, alone)
 
 
 def test_an_expert_that_prefers_no_answer_changes_no_choice():
     random = np.random.default_rng(1)
-    one = [random.normal(size=4) for _ in range(20)]
+    sure = [random.normal(size=4) for _ in range(20)]
     flat = [np.full(4, random.normal()) for _ in range(20)]
-    for row, own in zip(pooling.pooled([0.2, 0.8], [one, flat]), one, strict=True):
-        assert row.argmax() == own.argmax()
+    for row, alone in zip(pooling.pooled([0.2, 0.8], [sure, flat]), sure, strict=True):
+        assert row.argmax() == alone.argmax()
 
 
 def test_experts_that_scored_other_rows_are_refused():

@@ -41,39 +41,39 @@ def params_of(router, seed=1):
 
 def naive_scores(name, params, read, norms):
     """Returns scores as the papers write them, token by token, in float64."""
-    found = np.empty((*read.shape[:-1], NUM_EXPERTS))
+    scores = np.empty((*read.shape[:-1], NUM_EXPERTS))
     for place in np.ndindex(read.shape[:-1]):
         x = read[place].astype(np.float64)
         for e in range(NUM_EXPERTS):
-            own = {n: np.asarray(a[e], np.float64) for n, a in params.items()}
-            found[(*place, e)] = {
-                "arrow": lambda own=own, x=x: abs(own["direction"] @ x),
+            expert = {n: np.asarray(a[e], np.float64) for n, a in params.items()}
+            scores[(*place, e)] = {
+                "arrow": lambda expert=expert, x=x: abs(expert["direction"] @ x),
                 "effect_norm": lambda e=e, place=place: norms[place][e],
-                "calibrated_norm": lambda own=own, e=e, place=place: (
-                    (norms[place][e] - own["norm_mean"]) / own["norm_std"]
+                "calibrated_norm": lambda expert=expert, e=e, place=place: (
+                    (norms[place][e] - expert["norm_mean"]) / expert["norm_std"]
                 ),
-                "mean_activation": lambda own=own, x=x: (
+                "mean_activation": lambda expert=expert, x=x: (
                     x
-                    @ own["read_mean"]
+                    @ expert["read_mean"]
                     / np.linalg.norm(x)
-                    / np.linalg.norm(own["read_mean"])
+                    / np.linalg.norm(expert["read_mean"])
                 ),
-                "gates": lambda own=own, x=x: (
+                "gates": lambda expert=expert, x=x: (
                     ((x - x.mean()) / x.std())
-                    @ ((own["gate"] - own["gate"].mean()) / own["gate"].std())
+                    @ ((expert["gate"] - expert["gate"].mean()) / expert["gate"].std())
                     / np.sqrt(WIDTH)
                 ),
             }[name]()
-    return found
+    return scores
 
 
 def naive_weights(scores, top_k, temperature):
-    found = np.zeros_like(scores)
+    weights = np.zeros_like(scores)
     for place in np.ndindex(scores.shape[:-1]):
         first = np.argsort(-scores[place], kind="stable")[:top_k]
         powers = np.exp(scores[place][first] / temperature)
-        found[place][first] = powers / powers.sum()
-    return found
+        weights[place][first] = powers / powers.sum()
+    return weights
 
 
 @pytest.mark.parametrize("name", [*ROUTERS])
@@ -154,8 +154,10 @@ def test_scores_ask_devices_for_whole_float32_products(name, seen):
     router, (read, norms) = PRODUCTS[name], seen
     weigh = functools.partial(router.weigh, norms=norms, count=NUM_EXPERTS)
     made = jax.make_jaxpr(weigh)(params_of(router), read)
-    products = [one for one in made.eqns if one.primitive.name == "dot_general"]
-    (told,) = {one.params["precision"] for one in products}
+    products = [
+        equation for equation in made.eqns if equation.primitive.name == "dot_general"
+    ]
+    (told,) = {product.params["precision"] for product in products}
     assert told == (jax.lax.Precision.HIGHEST,) * 2
 
 

@@ -41,7 +41,7 @@ def main():
         for n, name in enumerate(names)
     }
     x = sines((1, TOKENS, INPUTS), 0.5)
-    found = {}
+    golden = {}
     for top_k, temperature in ((1, 1.0), (3, 1.0), (5, 0.5)):
         config = ArrowConfig(top_k=top_k, router_temperature=temperature, rng_seed=0)
         config.task_adapter_names = names
@@ -49,10 +49,10 @@ def main():
         layer.build_prototypes(lora_a, lora_b)
         scaling = dict.fromkeys(names, SCALE)
         added = layer(x, lora_a, lora_b, torch.nn.Identity(), scaling)
-        found[f"top {top_k}, temperature {temperature}"] = added[0].tolist()
-    found["prototypes"] = layer.prototypes.tolist()
+        golden[f"top {top_k}, temperature {temperature}"] = added[0].tolist()
+    golden["prototypes"] = layer.prototypes.tolist()
     path = pathlib.Path(__file__).with_name("golden.json")
-    path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    path.write_text(json.dumps(golden, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
