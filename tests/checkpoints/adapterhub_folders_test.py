@@ -55,9 +55,9 @@ def save(folder, spec, params, **options):
     )
 
 
-def error_of(found, case):
+def error_of(logits, case):
     expected = np.load(FOLDER / case / "logits.npy")
-    return np.abs(found - expected).max() / np.abs(expected).max()
+    return np.abs(logits - expected).max() / np.abs(expected).max()
 
 
 @pytest.fixture
@@ -84,8 +84,8 @@ def test_adapters_computed_with_our_export_what_we_compute(tmp_path):
     """With the layer norms beside it loaded as well."""
     spec, parts = bottleneck_sample.CASES["paper"]
     params = bottleneck_sample.draw(spec, parts)
-    found = bottleneck_sample.logits(spec, params)
-    assert error_of(found, "ours") <= TOLERANCE
+    logits = bottleneck_sample.logits(spec, params)
+    assert error_of(logits, "ours") <= TOLERANCE
     folder = bottleneck_sample.export_to_hub("paper", tmp_path / "new")
     for name in ("adapter.safetensors", "layer_norms.safetensors"):
         mine, golden = (
@@ -126,8 +126,8 @@ def test_layer_norms_come_back_from_the_file_beside(case, tmp_path):
     again = load(bottleneck_sample.export_to_hub(case, tmp_path / case))
     assert again.has_norms
     assert trees.fingerprint(again.params) == trees.fingerprint(params)
-    found = spec_of(again)
-    assert (found.activation, found.points) == (spec.activation, spec.points)
+    exported = spec_of(again)
+    assert (exported.activation, exported.points) == (spec.activation, spec.points)
 
 
 def test_what_equals_adapters_own_file_is_written_as_it_writes_it(tmp_path):
@@ -347,18 +347,18 @@ def test_adapters_loads_our_exports_and_computes_the_same(tmp_path):
     pytest.importorskip("adapters", reason="AdapterHub's package is not here")
     for case in ("paper", "sum"):
         folder = bottleneck_sample.export_to_hub(case, tmp_path / case)
-        found = make_adapterhub_golden.with_ours(folder)
+        logits = make_adapterhub_golden.with_ours(folder)
         spec, parts = bottleneck_sample.CASES[case]
         expected = bottleneck_sample.logits(spec, bottleneck_sample.draw(spec, parts))
-        assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+        assert np.abs(logits - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
 @BY_FORMER_NAME
 def test_the_golden_files_are_what_adapters_computes():
     pytest.importorskip("adapters", reason="AdapterHub's package is not here")
     for case in make_adapterhub_golden.CASES:
-        found = make_adapterhub_golden.logits(make_adapterhub_golden.make(case))
-        assert error_of(found, case) <= TOLERANCE
+        logits = make_adapterhub_golden.logits(make_adapterhub_golden.make(case))
+        assert error_of(logits, case) <= TOLERANCE
 
 
 @BY_FORMER_NAME

@@ -74,12 +74,12 @@ def gcs(port):
 def url(request):
     """A bucket's URL, for which the environment names the server."""
     port = addresses.free_port(HOST)
-    command, settings, made, found = request.param(port)
+    command, settings, made, bucket = request.param(port)
     with pytest.MonkeyPatch.context() as patch, serving(command, port):
         for name, value in settings.items():
             patch.setenv(name, value)
         urllib.request.urlopen(made).close()  # noqa: S310
-        yield found
+        yield bucket
 
 
 @pytest.fixture

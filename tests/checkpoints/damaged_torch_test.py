@@ -10,22 +10,26 @@ from elm_jax.checkpoints import torch_files
 
 def torch_values():
     torch = pytest.importorskip("torch")
-    one = torch.ones(2, 4)
-    yield "float8", one.to(torch.float8_e4m3fn), "torch.float8_e4m3fn"
+    tensor = torch.ones(2, 4)
+    yield "float8", tensor.to(torch.float8_e4m3fn), "torch.float8_e4m3fn"
     yield (
         "quantised",
-        torch.quantize_per_tensor(one, 0.1, 0, torch.qint8),
+        torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
         "torch.qint8",
     )
-    yield "sparse", one.to_sparse(), "a torch.sparse_coo tensor"
-    yield "csr", one.to_sparse_csr(), "a torch.sparse_csr tensor"
-    yield "meta", one.to("meta"), "meta"
-    yield "complex", one.to(torch.complex64), "torch.complex64"
-    yield "bool", one.bool(), "torch.bool"
+    yield "sparse", tensor.to_sparse(), "a torch.sparse_coo tensor"
+    yield "csr", tensor.to_sparse_csr(), "a torch.sparse_csr tensor"
+    yield "meta", tensor.to("meta"), "meta"
+    yield "complex", tensor.to(torch.complex64), "torch.complex64"
+    yield "bool", tensor.bool(), "torch.bool"
     yield "claims", torch.ones(1).expand(10**6, 10**6), "bytes of which the file holds"
-    yield "nested", torch.nested.nested_tensor([one, one]), "nested|cannot be read"
+    yield (
+        "nested",
+        torch.nested.nested_tensor([tensor, tensor]),
+        "nested|cannot be read",
+    )
     yield "text", "x", "a str"
-    yield "list", [one], "a list"
+    yield "list", [tensor], "a list"
 
 
 @pytest.mark.filterwarnings("ignore")

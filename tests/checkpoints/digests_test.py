@@ -42,10 +42,10 @@ def saved(request, tmp_path):
 
 def save_with_values(folder, params, info):
     """Puts other tensors below a manifest, with all that Orbax checks in order."""
-    other = dataclasses.replace(
+    of_other_base = dataclasses.replace(
         info, kind="prompt", base_fingerprint="0" * 16, digests={}
     )
-    experts.save_expert(folder.with_name("other"), params, other)
+    experts.save_expert(folder.with_name("other"), params, of_other_base)
     shutil.rmtree(folder / "params")
     (folder.with_name("other") / "params").rename(folder / "params")
 
@@ -86,15 +86,15 @@ def test_one_flipped_bit_is_refused_by_the_tensors_name(saved, read):
     with pytest.raises(errors.CheckpointError) as caught:
         read(saved)
     assert name in str(caught.value)
-    assert sum(other in str(caught.value) for other in info.digests) == 1
+    assert sum(tensor in str(caught.value) for tensor in info.digests) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("read", [experts.load_expert, read_streamed])
 def test_weights_of_another_model_below_the_manifest_are_refused(saved, read):
     params, info = experts.load_expert(saved)
-    other = trees.unflatten({n: a + 1 for n, a in trees.flatten(params).items()})
-    save_with_values(saved, other, info)
+    changed = trees.unflatten({n: a + 1 for n, a in trees.flatten(params).items()})
+    save_with_values(saved, changed, info)
     with pytest.raises(errors.CheckpointError, match="other tensors than its manifest"):
         read(saved)
 
@@ -115,8 +115,8 @@ def test_a_base_of_release_0_1_is_held_to_its_fingerprint(tmp_path, read):
     info = sample.make_manifest(kind="base", name="tiny")
     experts.save_expert(tmp_path / "x", sample.make_params(), info)
     without_digests(tmp_path / "x")
-    found = read(tmp_path / "x")
-    params = found[0] if isinstance(found, tuple) else found
+    read_again = read(tmp_path / "x")
+    params = read_again[0] if isinstance(read_again, tuple) else read_again
     assert trees.fingerprint(params) == info.base_fingerprint
     save_with_values(tmp_path / "x", sample.make_params(1), info)
     with pytest.raises(errors.CheckpointError, match="some of 4 tensors"):

@@ -126,10 +126,10 @@ def expert_tensors(base, width=4, seed=2):
     """Random tensors of an expert, named as the ELM code names its files."""
     rng = np.random.default_rng(seed)
     emb_dim = base["shared.weight"].shape[1]
-    found = {}
+    tensors = {}
     for name, weight in base.items():
         if name.endswith("layer_norm.weight"):
-            found[name] = np.exp(0.3 * rng.normal(size=weight.shape))
+            tensors[name] = np.exp(0.3 * rng.normal(size=weight.shape))
             layer = name.removesuffix(".layer_norm.weight")
             is_cross = layer.startswith("decoder") and layer.endswith("layer.1")
             if "final" in name or is_cross:
@@ -137,6 +137,6 @@ def expert_tensors(base, width=4, seed=2):
             start = f"{layer}.adapter_controller.adapters.{TASK}"
             for side, shape in (("down", (width, emb_dim)), ("up", (emb_dim, width))):
                 kernel = f"{start}.{side}_sampler.weight"
-                found[kernel] = rng.normal(size=shape) / shape[1] ** 0.5
-                found[f"{start}.{side}_sampler.bias"] = rng.normal(size=shape[0])
-    return {name: array.astype(np.float32) for name, array in found.items()}
+                tensors[kernel] = rng.normal(size=shape) / shape[1] ** 0.5
+                tensors[f"{start}.{side}_sampler.bias"] = rng.normal(size=shape[0])
+    return {name: array.astype(np.float32) for name, array in tensors.items()}

@@ -40,20 +40,20 @@ def export(folder, shape=sample.CONFIG, max_shard_bytes=10**9, dtype=np.float32)
 def test_round_trips_are_bit_exact(tmp_path, shape, max_shard_bytes):
     folder = export(tmp_path / "x", shape, max_shard_bytes)
     model = huggingface_files.open_folder(folder)
-    found = config.T5Config(**huggingface_import.model_fields(model))
-    shapes = t5.param_shapes(t5.T5(found))
+    fields = config.T5Config(**huggingface_import.model_fields(model))
+    shapes = t5.param_shapes(t5.T5(fields))
     leaves = huggingface_import.open_leaves(model, shapes, of="x")
-    assert found == shape
+    assert fields == shape
     assert sample.fingerprint(leaves) == trees.fingerprint(sample.make_params(shape))
 
 
 @SHAPES
 def test_files_are_those_that_safetensors_writes(tmp_path, shape):
     folder = export(tmp_path / "x", shape)
-    found = safetensors.numpy.load_file(folder / "model.safetensors")
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
     expected = sample.to_theirs(sample.make_params(shape))
-    assert found.keys() == expected.keys()
-    for name, array in found.items():
+    assert tensors.keys() == expected.keys()
+    for name, array in tensors.items():
         np.testing.assert_array_equal(array, expected[name])
 
 
@@ -61,8 +61,8 @@ def test_names_shapes_and_settings_are_the_golden_ones(tmp_path):
     """Listed by transformers 5.23 from a model of this shape; see the script there."""
     folder = export(tmp_path / "x")
     golden = json.loads(sample.GOLDEN.read_text())
-    found = safetensors.numpy.load_file(folder / "model.safetensors")
-    assert {n: list(a.shape) for n, a in found.items()} == golden["shapes"]
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    assert {n: list(a.shape) for n, a in tensors.items()} == golden["shapes"]
     settings = json.loads((folder / "config.json").read_text())
     # transformers makes it true for every T5, and keeps its meaning in
     # scale_decoder_outputs; older versions need false.

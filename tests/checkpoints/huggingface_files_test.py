@@ -101,8 +101,8 @@ def test_a_name_on_the_hub_is_downloaded_in_one_format_only(tmp_path):
         calls.append((name, revision, allow_patterns))
         return str(source)
 
-    found = huggingface_files.find_folder("owner/name", "v1", download)
-    assert found == source
+    folder = huggingface_files.find_folder("owner/name", "v1", download)
+    assert folder == source
     ((name, revision, patterns),) = calls
     assert (name, revision) == ("owner/name", "v1")
     assert "config.json" in patterns
@@ -131,6 +131,6 @@ def test_a_model_in_the_hubs_own_cache_is_found_offline(tmp_path):
             name, cache_dir=tmp_path, local_files_only=True, **options
         )
 
-    found = huggingface_files.find_folder("owner/name", None, download)
-    assert found.samefile(folder)
-    check(huggingface_files.open_folder(found))
+    snapshot = huggingface_files.find_folder("owner/name", None, download)
+    assert snapshot.samefile(folder)
+    check(huggingface_files.open_folder(snapshot))

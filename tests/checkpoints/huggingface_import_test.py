@@ -31,8 +31,8 @@ def read(folder):
 def test_a_model_comes_back_bit_for_bit(tmp_path, shape):
     params = sample.make_params(shape)
     folder = sample.write_folder(tmp_path / "x", sample.to_theirs(params), shape)
-    found, leaves = read(folder)
-    assert found == shape
+    fields, leaves = read(folder)
+    assert fields == shape
     assert sample.fingerprint(leaves) == trees.fingerprint(params)
 
 
@@ -61,8 +61,8 @@ def write(folder, shape, changes, extra=lambda theirs: {}):
     ],
 )
 def test_tied_and_untied_are_told_apart(tmp_path, shape, changes, is_tied):
-    found, _ = read(write(tmp_path / "x", shape, changes))
-    assert found.logits_via_embedding is is_tied
+    fields, _ = read(write(tmp_path / "x", shape, changes))
+    assert fields.logits_via_embedding is is_tied
 
 
 def copied(theirs):
@@ -73,8 +73,8 @@ def copied(theirs):
 def test_copies_of_the_embedding_and_a_table_nobody_reads_are_left_out(tmp_path):
     table = {huggingface.UNREAD: np.zeros((32, 2), np.float32)}
     folder = write(tmp_path / "x", TIED, {}, lambda theirs: copied(theirs) | table)
-    found, leaves = read(folder)
-    assert found.logits_via_embedding
+    fields, leaves = read(folder)
+    assert fields.logits_via_embedding
     assert sample.fingerprint(leaves) == trees.fingerprint(sample.make_params(TIED))
 
 
@@ -93,9 +93,9 @@ def test_what_is_ambiguous_is_refused(tmp_path, shape, changes):
 
 
 def test_a_copy_that_differs_is_refused(tmp_path):
-    other = {"encoder.embed_tokens.weight": np.ones((11, 6), np.float32)}
+    differing = {"encoder.embed_tokens.weight": np.ones((11, 6), np.float32)}
     with pytest.raises(errors.CheckpointError, match="embed_tokens.weight differs"):
-        read(write(tmp_path / "x", TIED, {}, lambda theirs: other))
+        read(write(tmp_path / "x", TIED, {}, lambda theirs: differing))
 
 
 def test_all_tensors_that_do_not_fit_are_named_at_once(tmp_path):
@@ -113,8 +113,8 @@ def test_all_tensors_that_do_not_fit_are_named_at_once(tmp_path):
 
 
 def test_the_rows_of_the_vocabulary_are_those_of_the_file(tmp_path):
-    found, _ = read(write(tmp_path / "x", sample.CONFIG, {"vocab_size": 5}))
-    assert found.vocab_size == 11
+    fields, _ = read(write(tmp_path / "x", sample.CONFIG, {"vocab_size": 5}))
+    assert fields.vocab_size == 11
 
 
 def test_another_architecture_is_refused_with_all_that_is_wrong(tmp_path):
@@ -254,8 +254,8 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_configurations_as_they_were_published_are_read(tmp_path, name):
     shape = TIED if name == "t5_1_0" else sample.CONFIG
-    found, _ = read(write(tmp_path / "x", shape, PUBLISHED[name]))
-    assert found == shape
+    fields, _ = read(write(tmp_path / "x", shape, PUBLISHED[name]))
+    assert fields == shape
 
 
 def test_every_field_that_transformers_writes_is_in_a_table():

@@ -122,11 +122,11 @@ def main():
         model.save_adapter(str(place), case, use_safetensors=True, with_head=False)
         (place / "adapter.safetensors").unlink()
     folder = bottleneck_sample.export_to_hub("paper", FOLDER / "ours")
-    found = with_ours(folder)
-    np.save(folder / "logits.npy", found)
+    computed = with_ours(folder)
+    np.save(folder / "logits.npy", computed)
     spec, parts = bottleneck_sample.CASES["paper"]
     expected = bottleneck_sample.logits(spec, bottleneck_sample.draw(spec, parts))
-    error = np.abs(found - expected).max() / np.abs(expected).max()
+    error = np.abs(computed - expected).max() / np.abs(expected).max()
     sys.stdout.write(f"ours: {error:.1e} of the largest logit\n")
 
 

@@ -84,12 +84,12 @@ def logits(model):
 
     inputs = torch.tensor(peft_sample.INPUTS)
     with torch.no_grad():
-        found = model(
+        computed = model(
             input_ids=inputs,
             attention_mask=(inputs != 0).long(),
             decoder_input_ids=torch.tensor(peft_sample.TARGETS),
         ).logits
-    return found.numpy()
+    return computed.numpy()
 
 
 def make(case):

@@ -41,13 +41,13 @@ def main():
         folder = bottleneck_sample.FOLDER / case
         shutil.rmtree(folder, ignore_errors=True)
         bottleneck_sample.export(case, folder)
-        found = logits(folder)
-        np.save(folder / "logits.npy", found)
+        computed = logits(folder)
+        np.save(folder / "logits.npy", computed)
         digest = hashlib.sha256((folder / "elm_expert.py").read_bytes()).hexdigest()
         (bottleneck_sample.FOLDER / "loader.sha256").write_text(f"{digest}\n")
         (folder / "elm_expert.py").unlink()
         expected = bottleneck_sample.logits(spec, bottleneck_sample.draw(spec, parts))
-        error = np.abs(found - expected).max() / np.abs(expected).max()
+        error = np.abs(computed - expected).max() / np.abs(expected).max()
         sys.stdout.write(f"{folder}: {error:.1e} of the largest logit\n")
 
 

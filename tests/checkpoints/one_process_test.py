@@ -61,10 +61,10 @@ def test_what_each_of_two_processes_saves_is_whole_and_its_own(tmp_path):
     ]
     for rank, run in enumerate(runs):
         assert "same" in run.communicate(timeout=120)[0].splitlines()
-        found, facts = experts.load_expert(tmp_path / f"expert {rank}")
+        params, facts = experts.load_expert(tmp_path / f"expert {rank}")
         assert facts.name == f"{rank}"
         for name, leaf in trees.flatten(sample.make_expert()).items():
-            np.testing.assert_array_equal(trees.flatten(found)[name], leaf + rank)
+            np.testing.assert_array_equal(trees.flatten(params)[name], leaf + rank)
         # By a process that has not joined any.
         store = train_state.TrainStateStore(tmp_path / f"state {rank}")
         empty = {"params": np.zeros(4, np.float32), "step": np.zeros((), np.int32)}

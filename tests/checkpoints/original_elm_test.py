@@ -32,11 +32,11 @@ def test_an_imported_expert_computes_what_the_original_code_computes(theirs):
     assert expert.task == elm_reference.TASK
     params = trees.replace(peft_sample.base(BASE_SHAPES), expert.params)
     inputs, targets = np.arange(2, 52)[None], np.arange(10, 50)[None]
-    found = jax.jit(MODEL.apply)({"params": params}, inputs, targets)[0]
+    logits = jax.jit(MODEL.apply)({"params": params}, inputs, targets)[0]
     original = elm_reference.Original(base, named, SHAPE.num_heads)
     expected = original.logits(inputs[0], targets[0])
     # float32 against float64, through five layers.
-    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_the_reference_needs_every_tensor_of_the_expert(theirs):
@@ -45,8 +45,8 @@ def test_the_reference_needs_every_tensor_of_the_expert(theirs):
     expected = elm_reference.Original(base, named, 2).logits(*tokens)
     for name in named:
         changed = named | {name: named[name] + 0.5}
-        found = elm_reference.Original(base, changed, 2).logits(*tokens)
-        assert np.abs(found - expected).max() > 1e-4, name
+        logits = elm_reference.Original(base, changed, 2).logits(*tokens)
+        assert np.abs(logits - expected).max() > 1e-4, name
 
 
 def test_an_expert_of_t5_xl_is_506_files():
@@ -115,9 +115,9 @@ def test_files_need_torch_and_the_error_says_how_to_get_it(theirs, tmp_path):
     finally:
         torch.serialization.location_tag = here
     assert b"cuda:0" in (tmp_path / "encoder.final_layer_norm.weight.pt").read_bytes()
-    found = original_elm.load_elm(tmp_path, EXPECTED)
+    expert = original_elm.load_elm(tmp_path, EXPECTED)
     expected = original_elm.from_tensors(theirs[1], EXPECTED, of="sample")
-    assert trees.fingerprint(found.params) == trees.fingerprint(expected.params)
+    assert trees.fingerprint(expert.params) == trees.fingerprint(expected.params)
     torch.save({"a": torch.ones(1)}, tmp_path / "shared.weight.pt")
     with pytest.raises(errors.CheckpointError, match="a dict, not a tensor"):
         original_elm.load_elm(tmp_path, EXPECTED)

@@ -207,8 +207,8 @@ def test_a_bin_file_needs_torch_and_says_how_to_get_it(tmp_path):
     tensors = tensors_of(peft_sample.FOLDER / "lora")
     state = {name: torch.tensor(array) for name, array in tensors.items()}
     torch.save(state, folder / peft_folders.TORCH)
-    found = peft_folders.load_peft(folder, SHAPES)
-    assert trees.fingerprint(found.params) == trees.fingerprint(load("lora").params)
+    expert = peft_folders.load_peft(folder, SHAPES)
+    assert trees.fingerprint(expert.params) == trees.fingerprint(load("lora").params)
 
 
 # PEFT asks transformers by an old name.

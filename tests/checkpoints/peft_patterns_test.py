@@ -62,9 +62,9 @@ def test_the_first_pattern_that_ends_a_name_gives_its_rank_and_alpha():
     assert peft_patterns.scale(settings, Q) == 0.5
     stable = settings | {"use_rslora": True}
     assert peft_patterns.scale(stable, Q) == 1.0
-    other = "encoder.block.0.layer.0.SelfAttention.k"
-    assert peft_patterns.rank(settings, other) == 8
-    assert peft_patterns.scale(settings, other) == 2.0
+    key = "encoder.block.0.layer.0.SelfAttention.k"
+    assert peft_patterns.rank(settings, key) == 8
+    assert peft_patterns.scale(settings, key) == 2.0
 
 
 EVIL = "(([a-z0-9._A-Z])*)*!"

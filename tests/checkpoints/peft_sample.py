@@ -38,11 +38,13 @@ def weights(shapes):
 
 def theirs(shapes):
     """Returns the base by Hugging Face's names; `shapes` are those of our tree."""
-    found = {}
+    shapes_there = {}
     for name, leaf in tensors.plain_shapes(trees.flatten(shapes)).items():
         place = huggingface.place(name)
-        found[place.name] = leaf.shape[::-1] if place.is_transposed else leaf.shape
-    return weights(found)
+        shapes_there[place.name] = (
+            leaf.shape[::-1] if place.is_transposed else leaf.shape
+        )
+    return weights(shapes_there)
 
 
 def base(shapes):

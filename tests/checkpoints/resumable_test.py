@@ -126,8 +126,10 @@ def test_a_finished_leaf_that_is_not_as_listed_is_written_again(tmp_path, damage
     name = sorted(leaves)[0]
     chunk = left / "content/params" / name.replace("/", ".") / "0.0.0"
     if damage == "other":
-        other = sorted(leaves)[1].replace("/", ".")
-        chunk.write_bytes((left / "content/params" / other / "0.0.0").read_bytes())
+        another_leaf = sorted(leaves)[1].replace("/", ".")
+        chunk.write_bytes(
+            (left / "content/params" / another_leaf / "0.0.0").read_bytes()
+        )
     elif damage == "missing":
         chunk.unlink()
     else:

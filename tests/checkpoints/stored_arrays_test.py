@@ -29,10 +29,10 @@ def in_parts(array, rows):
 @pytest.mark.parametrize("rows", [1, 5, ROWS])
 def test_values_are_those_that_numpy_casts(stored, wanted, rows):
     array = np.random.default_rng(0).normal(size=(ROWS, 3)).astype(stored)
-    found = np.asarray(in_parts(array, rows), wanted)
+    cast = np.asarray(in_parts(array, rows), wanted)
     expected = array if wanted is None else array.astype(wanted)
-    assert found.dtype == expected.dtype
-    np.testing.assert_array_equal(found, expected)
+    assert cast.dtype == expected.dtype
+    np.testing.assert_array_equal(cast, expected)
 
 
 def test_shape_and_size_are_known_without_reading():
@@ -57,8 +57,8 @@ def test_reading_takes_the_result_and_little_more():
     array = np.ones((ROWS, WIDTH), np.float32)
     stored = in_parts(array, rows=1)
     tracemalloc.start()
-    found = np.asarray(stored, ml_dtypes.bfloat16)
+    read = np.asarray(stored, ml_dtypes.bfloat16)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert found.nbytes == array.nbytes // 2
-    assert found.nbytes <= peak < 1.1 * found.nbytes
+    assert read.nbytes == array.nbytes // 2
+    assert read.nbytes <= peak < 1.1 * read.nbytes

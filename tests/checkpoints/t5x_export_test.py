@@ -42,16 +42,18 @@ def test_a_legacy_checkpoint_comes_out_as_t5x_wrote_it(tmp_path, source):
     names = sorted(p.relative_to(theirs) for p in theirs.rglob("*") if p.is_file())
     assert names == sorted(p.relative_to(ours) for p in ours.rglob("*") if p.is_file())
     for name in names:
-        one, other = (ours / name).read_bytes(), (theirs / name).read_bytes()
+        written, wanted = (ours / name).read_bytes(), (theirs / name).read_bytes()
         if name.name == ".zarray":
-            assert json.loads(one) == json.loads(other)
+            assert json.loads(written) == json.loads(wanted)
         elif name.name == "checkpoint":
-            restored = [serialization.msgpack_restore(data) for data in (one, other)]
+            restored = [
+                serialization.msgpack_restore(data) for data in (written, wanted)
+            ]
             steps = [r["optimizer"]["state"]["step"] for r in restored]
             assert steps[0].dtype == steps[1].dtype
             assert restored[0] == restored[1]
         else:
-            assert one == other, name
+            assert written == wanted, name
 
 
 @pytest.mark.parametrize("source", ["plain_legacy_noopt", "scan_legacy_noopt"])
@@ -79,14 +81,16 @@ def test_an_orbax_checkpoint_describes_itself_as_t5xs_do(tmp_path):
         listed = facts(folder, "state/array_metadatas/process_0")["array_metadatas"]
         return [a for a in listed if "param_states" not in str(a)]
 
-    one, other = (facts(f, "state/_METADATA") for f in (ours, theirs))
-    assert one.pop("tree_metadata") == without_optimizer(other.pop("tree_metadata"))
-    assert one == other
+    written, wanted = (facts(f, "state/_METADATA") for f in (ours, theirs))
+    assert written.pop("tree_metadata") == without_optimizer(
+        wanted.pop("tree_metadata")
+    )
+    assert written == wanted
     assert arrays(ours) == arrays(theirs)
     keys = "item_handlers", "metrics", "performance_metrics", "custom_metadata"
-    one, other = (facts(f, "_CHECKPOINT_METADATA") for f in (ours, theirs))
-    assert {k: one[k] for k in keys} == {k: other[k] for k in keys}
-    assert one.keys() == other.keys()
+    written, wanted = (facts(f, "_CHECKPOINT_METADATA") for f in (ours, theirs))
+    assert {k: written[k] for k in keys} == {k: wanted[k] for k in keys}
+    assert written.keys() == wanted.keys()
     top = {path.name for path in theirs.iterdir()}
     assert {path.name for path in ours.iterdir()} == top
 

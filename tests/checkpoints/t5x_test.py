@@ -26,11 +26,11 @@ def test_every_weight_is_the_one_t5x_wrote(folder):
         for name, facts in listed.items()
         if name.startswith("target/")
     }
-    found = trees.flatten(layers.unstack_layers(params))
+    weights = trees.flatten(layers.unstack_layers(params))
     assert step == 3
-    assert found.keys() == expected.keys()
+    assert weights.keys() == expected.keys()
     rtol = 4e-3 if folder.endswith("bf16") else 1e-12
-    for name, weight in found.items():
+    for name, weight in weights.items():
         facts, weight = expected[name], np.asarray(weight, np.float64)
         assert list(weight.shape) == facts["shape"], name
         np.testing.assert_allclose(np.linalg.norm(weight), facts["l2"], rtol=rtol)

@@ -37,8 +37,8 @@ def golden(case, name):
     return bottleneck_sample.FOLDER / case / name
 
 
-def error_of(found, expected):
-    return np.abs(found - expected).max() / np.abs(expected).max()
+def error_of(logits, expected):
+    return np.abs(logits - expected).max() / np.abs(expected).max()
 
 
 @pytest.mark.slow
@@ -51,13 +51,13 @@ def test_transformers_computed_with_an_exported_expert_what_we_compute(case):
 @ALL
 def test_what_is_exported_is_what_transformers_computed_with(case, tmp_path):
     folder = bottleneck_sample.export(case, tmp_path / "new" / case)
-    found, expected = (
+    exported, expected = (
         safetensors.numpy.load_file(path / "elm_expert.safetensors")
         for path in (folder, golden(case, ""))
     )
-    assert found.keys() == expected.keys()
+    assert exported.keys() == expected.keys()
     for name, array in expected.items():
-        np.testing.assert_allclose(found[name], array, rtol=1e-6)
+        np.testing.assert_allclose(exported[name], array, rtol=1e-6)
     mine, theirs = (
         json.loads((path / "elm_expert.json").read_text())
         for path in (folder, golden(case, ""))
@@ -125,9 +125,11 @@ def write(folder, params, **changes):
 
 def test_what_transformers_has_no_place_for_is_not_exported(tmp_path):
     params = expert("paper")[1]
-    other = trees.unflatten({"token_embedder/embedding": np.ones((64, 16), np.float32)})
+    embedding = trees.unflatten(
+        {"token_embedder/embedding": np.ones((64, 16), np.float32)}
+    )
     with pytest.raises(errors.CheckpointError, match="token_embedder/embedding"):
-        write(tmp_path / "x", trees.join(params, other))
+        write(tmp_path / "x", trees.join(params, embedding))
     leaves = trees.flatten(params)
     some = {n: a for n, a in leaves.items() if not n.startswith("encoder/layers/mlp")}
     with pytest.raises(errors.CheckpointError, match="encoder/mlp"):
@@ -170,8 +172,8 @@ def test_transformers_computes_with_an_exported_expert_what_we_compute(
 ):
     folder = bottleneck_sample.export(case, tmp_path / case)
     attach(base, folder)
-    found = make_peft_golden.logits(base)
-    assert error_of(found, bottleneck_sample.logits(*expert(case))) <= TOLERANCE
+    logits = make_peft_golden.logits(base)
+    assert error_of(logits, bottleneck_sample.logits(*expert(case))) <= TOLERANCE
 
 
 def test_a_detached_expert_leaves_the_base_as_it_was(base, folder):
@@ -256,9 +258,9 @@ def test_the_golden_files_are_what_the_script_makes(base, tmp_path):
     for case in bottleneck_sample.CASES:
         folder = shutil.copytree(golden(case, ""), tmp_path / case)
         shutil.copy(LOADER, folder)
-        found = make_torch_bottleneck_golden.logits(folder)
+        logits = make_torch_bottleneck_golden.logits(folder)
         expected = np.load(golden(case, "logits.npy"))
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_python_of_the_readme_runs(base, tmp_path, monkeypatch):
@@ -282,8 +284,8 @@ def test_the_python_of_the_readme_runs(base, tmp_path, monkeypatch):
     space = {}
     exec("\n".join(most), space)
     monkeypatch.delitem(sys.modules, "elm_expert")
-    found = make_peft_golden.logits(base)
+    logits = make_peft_golden.logits(base)
     expected = bottleneck_sample.logits(*expert("paper"))
-    assert error_of(found, expected) <= TOLERANCE
+    assert error_of(logits, expected) <= TOLERANCE
     exec(detach, space)
     np.testing.assert_array_equal(make_peft_golden.logits(base), before)

@@ -32,9 +32,9 @@ def save_one(store, step, state):
     store.close()
 
 
-def assert_same_bits(one, other):
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+def assert_same_bits(state, expected):
+    assert jax.tree.structure(state) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         assert a.dtype == b.dtype
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
@@ -285,8 +285,8 @@ def test_parameters_lie_under_their_names(tmp_path):
 
 def test_a_state_of_other_values_than_were_saved_is_refused_with_their_names(tmp_path):
     save_one(make_store(tmp_path), 3, make_state(3))
-    other = make_store(tmp_path / "other")
-    save_one(other, 3, make_state(4))
+    another_store = make_store(tmp_path / "other")
+    save_one(another_store, 3, make_state(4))
     saved = tmp_path / "states" / "3" / "state"
     shutil.rmtree(saved)
     shutil.copytree(tmp_path / "other" / "states" / "3" / "state", saved)
