@@ -138,10 +138,10 @@ def test_a_text_that_is_no_program_is_refused():
 def test_sizes_of_arrays_are_read_with_their_layouts():
     line = "  %x = (f32[2,3]{1,0:T(8,128)S(1)}, /*index=1*/pred[4]{0}) tuple(%a, %b)"
     text = f"ENTRY %main {{\n{line}\n}}"
-    found = hlo.parse(text).computations["main"]["x"]
-    assert found.arrays == (("f32", (2, 3)), ("pred", (4,)))
-    assert found.operands == ("a", "b")
-    assert found.num_bytes == np.prod((2, 3)) * 4 + 4
+    instruction = hlo.parse(text).computations["main"]["x"]
+    assert instruction.arrays == (("f32", (2, 3)), ("pred", (4,)))
+    assert instruction.operands == ("a", "b")
+    assert instruction.num_bytes == np.prod((2, 3)) * 4 + 4
 
 
 # As the TPU compiler takes a layer's matrix: in a fusion within the product's fusion.

@@ -24,9 +24,9 @@ from elm_jax.compiling import targets, topology
     ],
 )
 def test_a_name_stands_for_devices(name, topology_name, num_devices, num_hosts):
-    found = targets.find(name)
-    assert found.topology == topology_name
-    assert (found.num_devices, found.num_hosts) == (num_devices, num_hosts)
+    target = targets.find(name)
+    assert target.topology == topology_name
+    assert (target.num_devices, target.num_hosts) == (num_devices, num_hosts)
 
 
 @pytest.mark.parametrize(

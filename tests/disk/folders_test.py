@@ -85,8 +85,8 @@ def test_whatever_fails_inside_nothing_is_left(tmp_path, error):
 def test_of_two_writers_the_first_to_finish_stays_and_the_other_is_told(tmp_path):
     path = tmp_path / "a"
     with pytest.raises(errors.ExistsError, match="there already"):  # noqa: SIM117
-        with folders.new_folder(path) as one:
-            (one / "file").write_text("one")
+        with folders.new_folder(path) as new:
+            (new / "file").write_text("one")
             make(path, "other")
     assert (path / "file").read_text() == "other"
     assert names_in(tmp_path) == ["a"]

@@ -53,9 +53,9 @@ def test_as_many_levels_as_are_allowed_are_read():
 
 def test_data_of_others_may_have_nan_and_long_numbers_but_nothing_infinite():
     text = '{"a": NaN, "b": 1' + "0" * 30 + ', "c": "\\ud800"}'
-    found = json_files.parse(text, of_others=True)
-    assert found["a"] != found["a"]
-    assert found["b"] == 10**30
+    parsed = json_files.parse(text, of_others=True)
+    assert parsed["a"] != parsed["a"]
+    assert parsed["b"] == 10**30
     for text, told in REFUSED.items():
         if told.endswith(("half a character", "digits")) or "NaN" in told:
             continue
@@ -91,8 +91,8 @@ def test_a_last_line_that_was_never_finished_is_left_out_and_told(
 ):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(WHOLE + tail)
-    found = list(json_files.lines(path, needs_step))
-    assert [tuple(line) for line in found] == [(1, {"step": 1}), (2, {"step": 2})]
+    finished = list(json_files.lines(path, needs_step))
+    assert [tuple(line) for line in finished] == [(1, {"step": 1}), (2, {"step": 2})]
     assert f"{path}: the last line is left out" in capsys.readouterr().err
 
 

@@ -84,8 +84,8 @@ def test_who_waits_can_be_ended(tmp_path, holder, number):
 def test_a_holder_that_this_machine_does_not_know_is_another(tmp_path, holder):
     """As on NFS, when the process is on another machine."""
     with open(tmp_path / "lock") as file:
-        found = locks._holder(file.fileno())
-        assert found == f"process {holder.pid}"
+        holder_told = locks._holder(file.fileno())
+        assert holder_told == f"process {holder.pid}"
     (tmp_path / "free").touch()
     with open(tmp_path / "free") as file:
         assert "another process" in locks._holder(file.fileno())

@@ -87,20 +87,20 @@ def test_the_second_time_nothing_is_done_until_the_python_or_the_pins_change(ins
 
 
 @pytest.mark.parametrize(
-    ("minors", "settings", "found"),
+    ("minors", "settings", "told"),
     [
         ((10, 14), {}, "no Python of a supported version."),
         ((10, 13), {"PYTHON": "python3.10"}, "(python3.10)."),
     ],
 )
 def test_without_a_supported_python_the_versions_are_told(
-    install, machine, minors, settings, found
+    install, machine, minors, settings, told
 ):
     done = install(minors=minors, **settings)
     assert done.returncode == 1
     lines = done.stderr.splitlines()
     assert lines[0].startswith("Found: ")
-    assert lines[0].endswith(found)
+    assert lines[0].endswith(told)
     assert lines[1] == "Expected: Python 3.11, 3.12 or 3.13."
     assert lines[2].startswith("To do: ")
     assert not (machine.folder / ".venv").exists()
@@ -109,10 +109,10 @@ def test_without_a_supported_python_the_versions_are_told(
 def test_an_environment_of_another_checkout_is_not_emptied_through_a_link(
     install, machine
 ):
-    other = machine.folder / "other"
-    (other / "bin").mkdir(parents=True)
-    (machine.folder / ".venv").symlink_to(other)
+    another = machine.folder / "other"
+    (another / "bin").mkdir(parents=True)
+    (machine.folder / ".venv").symlink_to(another)
     done = install(minors=(11,))
     assert done.returncode == 1
-    assert f".venv is a link to {other}" in done.stderr
-    assert (other / "bin").is_dir()
+    assert f".venv is a link to {another}" in done.stderr
+    assert (another / "bin").is_dir()

@@ -125,8 +125,8 @@ def test_what_the_work_prints_is_no_answer_and_what_it_raises_is_an_error(worker
 
 @pytest.mark.slow
 def test_large_requests_and_answers_pass(worker):
-    found = worker.map(f"{HERE}:act", None, [("answer", 2**22)] * 10)
-    assert [len(text) for text in found] == [2**22] * 10
+    texts = worker.map(f"{HERE}:act", None, [("answer", 2**22)] * 10)
+    assert [len(text) for text in texts] == [2**22] * 10
     assert worker.map(f"{HERE}:square", 0, [2.0] * 50_000) == [4.0] * 50_000
 
 
@@ -134,10 +134,10 @@ def test_threads_share_one_process(worker):
     worker.map(f"{HERE}:square", 0, [1.0])  # starts what the process needs
     before = threading.active_count()  # other tests may have left some
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        found = pool.map(
+        answers = pool.map(
             lambda i: worker.map(f"{HERE}:square", i, range(50)), range(20)
         )
-        assert [*found] == [[n * n + i for n in range(50)] for i in range(20)]
+        assert [*answers] == [[n * n + i for n in range(50)] for i in range(20)]
     assert threading.active_count() <= before
 
 

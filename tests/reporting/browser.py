@@ -42,8 +42,8 @@ class Tab:
         self._number, self._session, self._events = 0, None, []
         self.requests, self.problems = [], []
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
-        found = self.send("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = found["sessionId"]
+        attached = self.send("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
         for domain in ("Page", "Network", "Runtime", "Log"):
             self.send(f"{domain}.enable")
 
@@ -81,8 +81,11 @@ class Tab:
     def wait_for(self, event, **params):
         """Waits until the browser has told of an event, with such parameters."""
 
-        def is_it(one):
-            return one["method"] == event and params.items() <= one["params"].items()
+        def is_it(event_told):
+            return (
+                event_told["method"] == event
+                and params.items() <= event_told["params"].items()
+            )
 
         while not any(map(is_it, self._events)):
             self._receive()
@@ -102,12 +105,12 @@ class Tab:
 
     def run(self, expression):
         """Returns the value of an expression of JavaScript in the page."""
-        found = self.send(
+        answer = self.send(
             "Runtime.evaluate",
             **{"expression": expression, "returnByValue": True, "awaitPromise": True},
         )
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
 
     def press(self, key, *, text=""):
         """Presses a key where the focus is, as a reader does."""
@@ -123,9 +126,9 @@ class Tab:
 
     def screenshot(self, path, *, whole=False):
         """Writes what is seen, or the whole page, as a PNG file."""
-        found = self.send("Page.captureScreenshot", captureBeyondViewport=whole)
+        image = self.send("Page.captureScreenshot", captureBeyondViewport=whole)
         with open(path, "wb") as file:
-            file.write(base64.b64decode(found["data"]))
+            file.write(base64.b64decode(image["data"]))
 
 
 @contextlib.contextmanager

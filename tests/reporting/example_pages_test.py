@@ -44,26 +44,26 @@ def a_page(hostile):
 
 def test_hostile_texts_become_text_and_nothing_else(shown, hostile):
     text = example_pages.render(shown)
-    found = Page(text)
-    assert "script" not in found.tags
-    assert [t.strip() for t in found.texts].count(hostile) >= 3
+    parsed = Page(text)
+    assert "script" not in parsed.tags
+    assert [t.strip() for t in parsed.texts].count(hostile) >= 3
     assert "\x1b" not in text
-    names = {name for _, name, _ in found.attributes}
+    names = {name for _, name, _ in parsed.attributes}
     assert not {name for name in names if name.startswith("on")}
 
 
 def test_a_page_asks_for_nothing_and_links_its_report_and_the_other_prompts(shown):
-    found = Page(example_pages.render(shown))
-    linked = [v for _, name, v in found.attributes if name in ("src", "href")]
+    parsed = Page(example_pages.render(shown))
+    linked = [v for _, name, v in parsed.attributes if name in ("src", "href")]
     expected = ["data:,", "../index.html", "./copa_q.html", "#way-1", "#way-2"]
     assert linked == expected
-    policy = next(v for _, name, v in found.attributes if v and "default-src" in v)
+    policy = next(v for _, name, v in parsed.attributes if v and "default-src" in v)
     assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src")
 
 
 def test_addresses_are_of_files_whatever_a_task_is_called():
-    found = example_pages.links("examples", [("copa#1_p", ["base", "retrieved"])])
-    assert found == {
+    links = example_pages.links("examples", [("copa#1_p", ["base", "retrieved"])])
+    assert links == {
         ("base", "copa#1_p"): "examples/copa%231_p.html#way-1",
         ("retrieved", "copa#1_p"): "examples/copa%231_p.html#way-2",
     }
@@ -77,10 +77,10 @@ def test_generated_answers_are_rows(shown):
             example_pages.Example(1, "?", None, "the dog", (), -1, (answer, answer)),
         ),
     )
-    found = Page(example_pages.render(written))
-    assert found.texts.count("62.5") == 2
-    assert [text.strip() for text in found.texts].count("a dog") == 2
-    assert " the dog" in found.texts
+    parsed = Page(example_pages.render(written))
+    assert parsed.texts.count("62.5") == 2
+    assert [text.strip() for text in parsed.texts].count("a dog") == 2
+    assert " the dog" in parsed.texts
 
 
 @pytest.mark.slow

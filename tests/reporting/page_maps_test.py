@@ -112,9 +112,9 @@ def test_enter_on_a_heading_sorts_and_again_turns_the_order_round(opened):
 
 def test_what_is_missing_is_last_in_either_order(opened):
     column = "[3, null, 5, null, 4]"
-    for is_descending, found in ((True, [5, 4, 3]), (False, [3, 4, 5])):
+    for is_descending, in_order in ((True, [5, 4, 3]), (False, [3, 4, 5])):
         order = f"(a, b) => compareValues(a, b, {str(is_descending).lower()})"
-        assert opened.run(f"{column}.sort({order})") == [*found, None, None]
+        assert opened.run(f"{column}.sort({order})") == [*in_order, None, None]
 
 
 def test_a_part_of_a_name_leaves_the_experts_that_have_it(opened):
@@ -247,7 +247,7 @@ def test_the_same_numbers_are_there_without_scripts(tab, shown, tmp_path):
     tab.send("Emulation.setScriptExecutionDisabled", value=True)
     tab.open(tmp_path / "page.html")
     tab.send("Emulation.setScriptExecutionDisabled", value=False)
-    found = tab.run(SHOWN)
-    assert found[1] == ["expert", "mean", "mean", "p", "q", "r"]
-    assert len(found) == 6
+    cells = tab.run(SHOWN)
+    assert cells[1] == ["expert", "mean", "mean", "p", "q", "r"]
+    assert len(cells) == 6
     assert tab.run("document.querySelector('.tools').getClientRects().length") == 0

@@ -20,7 +20,7 @@ TOLERANCE = 0.04
 
 def draw(rng, rate, *, scores=(0.0, 100.0)):
     """Answers of a model; a row is about as hard under all its prompts."""
-    found = {}
+    columns = {}
     for place, (dataset, number) in enumerate(PROMPTS.items()):
         ids = rng.permutation(1000 + np.arange(120 + 40 * place))
         ids = np.sort(ids)
@@ -30,11 +30,11 @@ def draw(rng, rate, *, scores=(0.0, 100.0)):
             kept = slice(None, None if (place, prompt) != (0, 1) else -17)
             noise = rng.random(len(ids))
             level = np.where(rng.random(len(ids)) < 0.6, skill, noise) < rate
-            other = rng.integers(len(scores), size=len(ids))
-            values = np.where(level, scores[-1], np.asarray(scores)[other * ~level])
+            wrong = rng.integers(len(scores), size=len(ids))
+            values = np.where(level, scores[-1], np.asarray(scores)[wrong * ~level])
             key = (dataset, f"{dataset}_p{prompt}")
-            found[key] = statistics.Column(ids[kept], values[kept])
-    return found
+            columns[key] = statistics.Column(ids[kept], values[kept])
+    return columns
 
 
 def made(models, *, bounds=(), experts=(), num_trainings=1):
@@ -67,9 +67,9 @@ def one_tab():
 
 @pytest.fixture(name="opened")
 def opener(tab, tmp_path):
-    def open_page(one):
+    def open_page(pair_tables):
         tab.problems, tab.requests = [], []
-        text = page.render(report.Report(title="t", pairs=one))
+        text = page.render(report.Report(title="t", pairs=pair_tables))
         (tmp_path / "page.html").write_text(text)
         tab.open(tmp_path / "page.html")
         return tab
@@ -89,22 +89,23 @@ def found_lines(tab):
     }
 
 
-def expected_lines(one, other, draws):
+def expected_lines(first, second, draws):
     """The same by the statistics of the tables."""
 
     def gap(keys):
         both = [
-            estimates.estimate([{k: m[k] for k in keys}], draws) for m in (one, other)
+            estimates.estimate([{k: m[k] for k in keys}], draws)
+            for m in (first, second)
         ]
         return comparisons.against(both[1], {"": both[0]})[""].gap
 
-    found = {("mean", ""): gap([*one])}
+    gaps = {("mean", ""): gap([*first])}
     for dataset in PROMPTS:
-        keys = sorted(key for key in one if key[0] == dataset)
-        found[dataset, ""] = gap(keys)
+        keys = sorted(key for key in first if key[0] == dataset)
+        gaps[dataset, ""] = gap(keys)
         for key in keys:
-            found[dataset, key[1][-2:]] = gap([key])
-    return found
+            gaps[dataset, key[1][-2:]] = gap([key])
+    return gaps
 
 
 @pytest.mark.slow
@@ -113,20 +114,20 @@ def expected_lines(one, other, draws):
 )
 def test_differences_and_intervals_are_those_of_the_tables(opened, scores):
     rng = np.random.default_rng(len(scores))
-    one, other = (draw(rng, rate, scores=scores) for rate in (0.6, 0.45))
-    other = {  # answers of two models of one base are alike
+    first, second = (draw(rng, rate, scores=scores) for rate in (0.6, 0.45))
+    second = {  # answers of two models of one base are alike
         key: statistics.Column(
-            ids, np.where(rng.random(len(ids)) < 0.5, one[key].values, values)
+            ids, np.where(rng.random(len(ids)) < 0.5, first[key].values, values)
         )
-        for key, (ids, values) in other.items()
+        for key, (ids, values) in second.items()
     }
-    tab = opened(made({"one": one, "other": other}))
-    found = found_lines(tab)
+    tab = opened(made({"one": first, "other": second}))
+    shown = found_lines(tab)
     draws = estimates.Draws(num_resamples=20_000)
-    expected = expected_lines(one, other, draws)
-    assert found.keys() == expected.keys()
+    expected = expected_lines(first, second, draws)
+    assert shown.keys() == expected.keys()
     for place, gap in expected.items():
-        difference, *ends = found[place]
+        difference, *ends = shown[place]
         assert difference == pytest.approx(gap.mean, abs=1e-4), place
         allowed = TOLERANCE * (gap.high - gap.low) / 2 + 0.5 * 100 / gap.num_rows
         assert ends == pytest.approx([gap.low, gap.high], abs=allowed), place
@@ -159,11 +160,11 @@ def test_packed_answers_are_unpacked_in_the_browser_as_they_were(opened):
     data = "pairTables[0].data"
     for place, label in enumerate(("a", "b")):
         answers = f"unpackAnswers({data}.tasks, {data}.models[{place}])"
-        found = tab.run(f"{answers}.map((own) => [...own])")
+        unpacked = tab.run(f"{answers}.map((own) => [...own])")
         expected = [
             column.values.tolist() for _, column in sorted(models[label].items())
         ]
-        assert found == expected
+        assert unpacked == expected
 
 
 def test_numbers_are_rounded_as_those_of_the_tables(opened):
@@ -238,9 +239,9 @@ def test_rows_that_differ_alike_and_single_rows_have_no_interval(opened):
 
 def test_tasks_that_one_of_two_lacks_are_left_out_and_with_them_the_means(opened):
     rng = np.random.default_rng(6)
-    one, other = draw(rng, 0.6), draw(rng, 0.5)
-    part = {key: column for key, column in one.items() if key[1] != "quail_p2"}
-    tab = opened(made({"whole": one, "part": part, "other": other}))
+    whole, another = draw(rng, 0.6), draw(rng, 0.5)
+    part = {key: column for key, column in whole.items() if key[1] != "quail_p2"}
+    tab = opened(made({"whole": whole, "part": part, "other": another}))
     lines = found_lines(tab)
     assert ("mean", "") not in lines
     assert {place for place in lines if place[0] == "quail"} == {
@@ -248,7 +249,8 @@ def test_tasks_that_one_of_two_lacks_are_left_out_and_with_them_the_means(opened
         ("quail", "p1"),
     }
     gap = (
-        part["dream", "dream_p1"].values.mean() - one["dream", "dream_p1"].values.mean()
+        part["dream", "dream_p1"].values.mean()
+        - whole["dream", "dream_p1"].values.mean()
     )
     assert lines["dream", "p1"][0] == pytest.approx(-gap)
 
@@ -281,8 +283,8 @@ def test_hostile_names_are_text(opened, hostile):
 def test_what_would_make_a_page_too_large_is_left_out_and_told(monkeypatch):
     rng = np.random.default_rng(9)
     models = {f"m{i}": draw(rng, 0.5) for i in range(5)}
-    one = pairs.draw(made(models, experts=[*models]))
-    size = len(json.loads(one["data"])["models"][0]["answers"])
+    drawn = pairs.draw(made(models, experts=[*models]))
+    size = len(json.loads(drawn["data"])["models"][0]["answers"])
     monkeypatch.setattr(pairs, "MOST_CHARACTERS", 3 * size)
     assert pairs.draw(made(models))["left_out"] == 2
     assert len(json.loads(pairs.draw(made(models))["data"])["models"]) == 3
@@ -303,8 +305,10 @@ def test_a_reader_sorts_by_the_difference_and_opens_all_datasets(opened):
             parts.setdefault(dataset, []).append((gap, prompt))
         del parts["mean"]
         sign = -1 if is_greatest_first else 1
-        for dataset, own in sorted(parts.items(), key=lambda one: sign * one[1][0][0]):
-            prompts = sorted(own[1:], key=lambda one: sign * one[0])
+        for dataset, prompts_of_dataset in sorted(
+            parts.items(), key=lambda entry: sign * entry[1][0][0]
+        ):
+            prompts = sorted(prompts_of_dataset[1:], key=lambda entry: sign * entry[0])
             expected += [dataset, *(prompt for _, prompt in prompts)]
         assert tab.run(names) == expected
     tab.press("Enter")

@@ -23,37 +23,37 @@ def test_the_page_is_the_golden_one(example):
 
 
 def test_hostile_names_become_text_and_nothing_else(example, hostile):
-    found = Page(page.render(example))
-    own, *data = reversed(found.scripts)
-    assert own == embedded.script(*page.SCRIPTS)
+    parsed = Page(page.render(example))
+    own_script, *data = reversed(parsed.scripts)
+    assert own_script == embedded.script(*page.SCRIPTS)
     for content in data:  # names are in it, and no element or comment
         assert "alert" in json.dumps(json.loads(content))
         assert not set("<>&") & set(content)
     assert len(data) == len(example.heat_maps)
-    assert found.texts.count(hostile) >= 5
+    assert parsed.texts.count(hostile) >= 5
     quiet = dataclasses.replace(example, notes=())
-    names = {name for _, name, _ in found.attributes}
+    names = {name for _, name, _ in parsed.attributes}
     assert names == {name for _, name, _ in Page(page.render(quiet)).attributes}
     assert not {name for name in names if name.startswith("on")}
-    assert "49" not in "".join(t for t in found.texts if "alert" in t)  # {{ 7*7 }}
+    assert "49" not in "".join(t for t in parsed.texts if "alert" in t)  # {{ 7*7 }}
 
 
 def test_the_page_asks_for_nothing(example):
     text = page.render(example)
-    found = Page(text)
+    parsed = Page(text)
     linked = [
         value
-        for _, name, value in found.attributes
+        for _, name, value in parsed.attributes
         if name in ("src", "href", "action")
     ]
     first, *parts = linked
     assert first == "data:,"
-    ids = {f"#{value}" for _, name, value in found.attributes if name == "id"}
+    ids = {f"#{value}" for _, name, value in parsed.attributes if name == "id"}
     assert parts
     assert set(parts) <= ids  # places of the page itself
     assert not re.search(r"url\(|@import|https?:", text)
-    policy = next(v for _, name, v in found.attributes if v and "default-src" in v)
-    digest = hashlib.sha256(found.scripts[-1].encode()).digest()
+    policy = next(v for _, name, v in parsed.attributes if v and "default-src" in v)
+    digest = hashlib.sha256(parsed.scripts[-1].encode()).digest()
     allowed = base64.b64encode(digest).decode()
     assert policy.startswith(
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{allowed}';"
@@ -69,17 +69,17 @@ def test_characters_that_do_not_print_are_replaced(character):
 
 
 def test_an_empty_report_is_a_page_without_sections():
-    found = Page(page.render(report.Report(title="Nothing")))
-    assert "section" not in found.tags
-    assert found.texts.count("Nothing") == 2
+    parsed = Page(page.render(report.Report(title="Nothing")))
+    assert "section" not in parsed.tags
+    assert parsed.texts.count("Nothing") == 2
 
 
 def test_every_part_alone_makes_a_page(example):
     for field in dataclasses.fields(report.Report):
         if field.name != "title":
             part = {field.name: getattr(example, field.name)}
-            found = Page(page.render(report.Report(title="One part", **part)))
-            assert found.texts.count("One part") == 2, field.name
+            parsed = Page(page.render(report.Report(title="One part", **part)))
+            assert parsed.texts.count("One part") == 2, field.name
 
 
 def test_parts_without_numbers_are_drawn_as_dashes():
@@ -97,8 +97,8 @@ def test_parts_without_numbers_are_drawn_as_dashes():
 
 def test_one_constant_score_has_an_axis():
     row = report.HeadlineRow("base", (results.Interval(0.0),))
-    one = report.Headline(("mean",), (row,))
-    assert "left:0.0%" in page.render(report.Report(title="x", headline=one))
+    headline = report.Headline(("mean",), (row,))
+    assert "left:0.0%" in page.render(report.Report(title="x", headline=headline))
 
 
 def test_many_votes_and_curves_wait_until_a_reader_asks_for_them(example):
@@ -107,18 +107,18 @@ def test_many_votes_and_curves_wait_until_a_reader_asks_for_them(example):
     many = dataclasses.replace(
         example, votes=example.votes * 20, curves=example.curves * 5
     )
-    found = Page(page.render(many))
-    summaries = [t for t in found.texts if t.startswith("Show all")]
+    parsed = Page(page.render(many))
+    summaries = [t for t in parsed.texts if t.startswith("Show all")]
     assert summaries == [
         f"Show all {len(many.votes)} tasks",
         f"Show all {len(many.curves)} curves",
     ]
-    assert ("details", "open", None) not in found.attributes
+    assert ("details", "open", None) not in parsed.attributes
 
 
 @pytest.mark.slow
 def test_a_page_of_the_papers_size_has_less_than_four_megabytes():
-    one = page_benchmark.simulated()
-    assert len(one.heat_maps[0].experts) == 296
-    assert len(one.heat_maps[0].columns) == 113
-    assert len(page.render(one).encode()) < 4_000_000
+    simulated = page_benchmark.simulated()
+    assert len(simulated.heat_maps[0].experts) == 296
+    assert len(simulated.heat_maps[0].columns) == 113
+    assert len(page.render(simulated).encode()) < 4_000_000

@@ -41,6 +41,6 @@ def test_a_loss_that_never_changes_is_a_flat_line():
 
 def test_two_ways_to_train_an_expert_are_drawn_in_one_frame():
     curve = report.Curve("e", ((0, 3.0), (10, 1.0)), ((0, 2.0), (20, 1.0)))
-    one, other = plots.line_paths(curve)
-    assert one == "M0.0 0.0L50.0 100.0"
-    assert other == "M0.0 50.0L100.0 100.0"
+    path, path_compared = plots.line_paths(curve)
+    assert path == "M0.0 0.0L50.0 100.0"
+    assert path_compared == "M0.0 50.0L100.0 100.0"

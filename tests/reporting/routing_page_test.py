@@ -21,9 +21,9 @@ def a_page(hostile):
 
 def test_hostile_texts_become_text_and_nothing_else(shown, hostile):
     text = routing_page.render(shown)
-    found = Page(text)
-    assert "script" not in found.tags
-    assert [t.strip() for t in found.texts].count(hostile) == 3
+    parsed = Page(text)
+    assert "script" not in parsed.tags
+    assert [t.strip() for t in parsed.texts].count(hostile) == 3
     assert "http" not in text.replace("http-equiv", "")
 
 

@@ -83,15 +83,15 @@ def test_no_number_is_cut_in_a_narrow_terminal(width):
         for i in range(3)
     )
     header = ("", *(f"{name}\n(c, {n})" for n, name in enumerate(names)))
-    one = tables.TextTable("Experts", header, rows, notes=("c: cut.",))
-    found = shown(one, width)
+    table = tables.TextTable("Experts", header, rows, notes=("c: cut.",))
+    text = shown(table, width)
     for row in rows:
         for cell in row[1:]:
-            assert found.count(cell) == 1
-    assert all(f"(c, {n})" in found for n in range(9))
-    assert "Experts, continued" in found
-    assert max(map(len, found.splitlines())) <= width
-    assert found.splitlines()[-1] == "c: cut."
+            assert text.count(cell) == 1
+    assert all(f"(c, {n})" in text for n in range(9))
+    assert "Experts, continued" in text
+    assert max(map(len, text.splitlines())) <= width
+    assert text.splitlines()[-1] == "c: cut."
 
 
 def test_hostile_names_stay_text_in_the_terminal():
@@ -119,11 +119,11 @@ def test_claims_are_one_line_each(small):
 
 def test_long_names_are_cut_unless_two_would_look_alike():
     alike = [f"an_expert_of_a_very_long_name ({kind})" for kind in ("prompt", "lora")]
-    other = "another_expert_of_a_very_long_name"
-    for names, is_whole in ((alike, True), ([alike[0], other], False)):
+    another = "another_expert_of_a_very_long_name"
+    for names, is_whole in ((alike, True), ([alike[0], another], False)):
         rows = tuple((name, "1.0") for name in names)
-        found = shown(tables.TextTable("Experts", ("", "mean"), rows), 80)
-        assert all(name in found for name in names) == is_whole
+        text = shown(tables.TextTable("Experts", ("", "mean"), rows), 80)
+        assert all(name in text for name in names) == is_whole
 
 
 def test_a_terminal_shows_the_first_and_last_rows_of_a_long_table():
