@@ -33,13 +33,13 @@ def test_value_and_gradients_are_those_of_the_plain_formula(dtype):
         with jax.numpy_rank_promotion("allow"):
             return fn(*arguments), *grads(*arguments)
 
-    found = values_of(ours, query, keys, bias)
+    computed = values_of(ours, query, keys, bias)
     wide = (array.astype(jnp.float32) for array in (query, keys, bias))
     # A sum of 8 products in float32; the gradient is rounded to bfloat16 once before
     # and once behind a product of at most 7 terms.
     tolerance = 1e-5 if dtype == "float32" else 0.05
-    assert [a.dtype for a in found] == ["float32", dtype, dtype, "float32"]
-    for got, want in zip(found, values_of(plain, *wide), strict=True):
+    assert [a.dtype for a in computed] == ["float32", dtype, dtype, "float32"]
+    for got, want in zip(computed, values_of(plain, *wide), strict=True):
         got = np.asarray(got, np.float32)
         np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
 
@@ -71,10 +71,10 @@ def test_a_bfloat16_step_multiplies_in_float32_only_where_it_must(remat):
     loss_fn = loss.make_loss_fn(model)
     grad = jax.jit(lambda p, b: jax.grad(lambda q: loss_fn(q, b, None)[0])(p))
     program = grad.lower(t5.param_shapes(model), batch).as_text()
-    found = re.findall(
+    operand_types = re.findall(
         r"stablehlo\.dot_general.*: \(tensor<(\S+)>, tensor<(\S+)>\)", program
     )
-    products = [[op.split("x") for op in operands] for operands in found]
+    products = [[op.split("x") for op in operands] for operands in operand_types]
     wide = [each for each in products if any(op[-1] == "f32" for op in each)]
     assert len(products) > 50
     assert 3 < len(wide) < 12

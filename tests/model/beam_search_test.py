@@ -67,12 +67,12 @@ def plain_search(log_probs_of, spec, max_decode_len):
 
     live, done = [(np.float32(0), ())], []
     for length in range(1, max_decode_len + 1):
-        found = []
+        candidates = []
         for log_prob, tokens in live:
             following = log_prob + log_probs_of(tokens)
-            found += [(lp, (*tokens, t)) for t, lp in enumerate(following)]
-        found = sorted(found, key=lambda each: -each[0])[: 2 * spec.num_beams]
-        for rank, (log_prob, tokens) in enumerate(found):
+            candidates += [(lp, (*tokens, t)) for t, lp in enumerate(following)]
+        candidates = sorted(candidates, key=lambda each: -each[0])[: 2 * spec.num_beams]
+        for rank, (log_prob, tokens) in enumerate(candidates):
             may_end = tokens[-1] == 1
             if spec.rules == "huggingface":
                 may_end |= length == max_decode_len
@@ -80,7 +80,7 @@ def plain_search(log_probs_of, spec, max_decode_len):
             if may_end:
                 done.append((score(log_prob, length), tokens))
         done = sorted(done, key=lambda each: -each[0])[: spec.num_beams]
-        live = [each for each in found if each[1][-1] != 1][: spec.num_beams]
+        live = [each for each in candidates if each[1][-1] != 1][: spec.num_beams]
     best = (done or live)[0][1]
     return [*best, *[0] * (max_decode_len - len(best))]
 
@@ -109,9 +109,9 @@ def assert_equals_plain_search(model, params, inputs, spec, max_decode_len):
     search = beam_search.make_search_fn(model, spec, max_decode_len=max_decode_len)
     tokens, _ = search(params, inputs)
     bind = make_log_probs_of(model, params, max_decode_len)
-    for row, found in zip(inputs, np.asarray(tokens), strict=True):
+    for row, beams_best in zip(inputs, np.asarray(tokens), strict=True):
         expected = plain_search(bind(row), spec, max_decode_len)
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(beams_best, expected)
 
 
 @pytest.mark.parametrize(
@@ -138,13 +138,13 @@ def test_more_beams_than_tokens_find_the_best_of_all(decode_golden):
     assert_equals_plain_search(model, params, inputs, spec, 2)
     search = beam_search.make_search_fn(model, spec, max_decode_len=2)
     bind = make_log_probs_of(model, params, 2)
-    for row, found in zip(inputs, np.asarray(search(params, inputs)[0]), strict=True):
+    for row, best in zip(inputs, np.asarray(search(params, inputs)[0]), strict=True):
         log_probs_of = bind(row)
         first = log_probs_of(())
         scores = {(1, 0): first[1]}
         for a, b in itertools.product([t for t in range(16) if t != 1], range(16)):
             scores[a, b] = (first[a] + log_probs_of((a,))[b]) / 2
-        assert tuple(found.tolist()) == max(scores, key=scores.__getitem__)
+        assert tuple(best.tolist()) == max(scores, key=scores.__getitem__)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 2.0])

@@ -45,12 +45,14 @@ def value_and_gradient(tiny, num_chunks, *, pattern=".*", is_tied=False, packed=
 def test_loss_metrics_and_gradients_are_those_of_all_logits_at_once(
     tiny, num_chunks, options
 ):
-    found = value_and_gradient(tiny, num_chunks, **options)
+    in_chunks = value_and_gradient(tiny, num_chunks, **options)
     expected = value_and_gradient(tiny, 1, **options)
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
-        largest = np.abs(other).max()
-        np.testing.assert_allclose(one, other, rtol=0, atol=2e-6 * largest)
+    assert jax.tree.structure(in_chunks) == jax.tree.structure(expected)
+    for leaf, expected_leaf in zip(
+        *map(jax.tree.leaves, (in_chunks, expected)), strict=True
+    ):
+        largest = np.abs(expected_leaf).max()
+        np.testing.assert_allclose(leaf, expected_leaf, rtol=0, atol=2e-6 * largest)
 
 
 @pytest.mark.slow
@@ -60,7 +62,7 @@ def test_sums_are_over_weights_and_count_what_is_most_likely():
     hidden, kernel = hidden.astype(np.float32), kernel.astype(np.float32)
     tokens = rng.integers(0, 5, (3, 7)).astype(np.int32)
     weights = rng.random((3, 7)).astype(np.float32)
-    found = chunked_loss.sums(
+    sums = chunked_loss.sums(
         hidden, kernel, tokens, weights, z_loss=Z_LOSS, num_chunks=2
     )
     logits = hidden @ kernel
@@ -69,7 +71,7 @@ def test_sums_are_over_weights_and_count_what_is_most_likely():
     is_likely = logits.argmax(-1) == tokens
     assert 0 < is_likely.sum() < tokens.size
     expected = (np.sum(losses * weights), np.sum(is_likely * weights))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(sums, expected, rtol=1e-5)
 
 
 def shapes_in(jaxpr):
@@ -110,7 +112,7 @@ def test_a_frozen_output_layer_has_no_gradient(tiny):
 
         jaxpr = jax.make_jaxpr(jax.grad(loss_of))(trained).jaxpr
         wanted = (shape.emb_dim, shape.vocab_size)
-        return sum(found == wanted for found in shapes_in(jaxpr))
+        return sum(shape_made == wanted for shape_made in shapes_in(jaxpr))
 
     assert products(expert_parts.NORMS) < products("decoder_norm|logits_dense")
 
@@ -128,6 +130,8 @@ def test_lanes_have_their_own_losses(tiny, assert_close):
 
         return jax.jit(jax.vmap(jax.grad(loss_of)))(lanes)
 
-    found, expected = map(gradient_of, loss_fns)
-    for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
-        assert_close(one, other)
+    in_chunks, expected = map(gradient_of, loss_fns)
+    for leaf, expected_leaf in zip(
+        *map(jax.tree.leaves, (in_chunks, expected)), strict=True
+    ):
+        assert_close(leaf, expected_leaf)

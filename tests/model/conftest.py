@@ -81,13 +81,13 @@ def apply(tiny):
 def assert_close():
     """Asserts equality up to `tolerance` times the largest expected value."""
 
-    def check(found, expected, *, where=None, tolerance=1e-5):
-        found, expected = np.asarray(found), np.asarray(expected)
-        assert found.dtype == expected.dtype
-        assert found.shape == expected.shape
+    def check(computed, expected, *, where=None, tolerance=1e-5):
+        computed, expected = np.asarray(computed), np.asarray(expected)
+        assert computed.dtype == expected.dtype
+        assert computed.shape == expected.shape
         where = np.ones(expected.shape, bool) if where is None else where
-        found, expected = found[where], expected[where]
-        error = np.abs(found - expected).max() / np.abs(expected).max()
+        computed, expected = computed[where], expected[where]
+        error = np.abs(computed - expected).max() / np.abs(expected).max()
         assert error <= tolerance
 
     return check

@@ -80,8 +80,8 @@ def test_forward_operations_are_those_that_xla_counts(is_tied):
     tokens = (batch["encoder_input_tokens"], batch["decoder_input_tokens"])
     lowered = jax.jit(model.apply).lower({"params": params}, *tokens)
     counted = lowered.cost_analysis()["flops"]
-    found = cost.forward_flops(shape, SMALL_SHAPE, params)
-    assert 0.95 * counted < found < 1.05 * counted
+    flops = cost.forward_flops(shape, SMALL_SHAPE, params)
+    assert 0.95 * counted < flops < 1.05 * counted
 
 
 @pytest.mark.slow
@@ -91,8 +91,8 @@ def test_operations_of_a_step_are_those_that_xla_counts(kind, remat):
     shape = dataclasses.replace(SMALL, remat=remat)
     counted = lower_step(shape, SMALL_SHAPE, kind).cost_analysis()["flops"]
     _, trainable, frozen = make_model(shape, kind)
-    found = cost.train_flops(shape, SMALL_SHAPE, trainable=trainable, frozen=frozen)
-    assert 0.95 * counted < found < 1.05 * counted
+    flops = cost.train_flops(shape, SMALL_SHAPE, trainable=trainable, frozen=frozen)
+    assert 0.95 * counted < flops < 1.05 * counted
 
 
 @pytest.mark.slow
@@ -139,9 +139,9 @@ def test_no_gradient_of_a_frozen_weight_is_computed():
         program = lower_step(shape, sizes, kind).compile().as_text()
         # Products come out of `dot` or of a call of the backend's own library.
         dots = re.findall(r"= \(?f32\[([\d,]+)\]\S* (?:dot|custom-call)\(", program)
-        found = {tuple(map(int, dot.split(","))) for dot in dots}
-        assert {(22, 40), (22, 72)} <= found  # activations, so products are seen
-        return found & weights
+        shapes = {tuple(map(int, dot.split(","))) for dot in dots}
+        assert {(22, 40), (22, 72)} <= shapes  # activations, so products are seen
+        return shapes & weights
 
     assert {tuple(sorted(each)) for each in weight_products("dataset")} == {
         *((32, 40), (32, 72), (32, 104))
@@ -151,13 +151,13 @@ def test_no_gradient_of_a_frozen_weight_is_computed():
 
 def test_operations_grow_linearly_with_the_batch(tiny):
     params = tiny.params
-    one, two = (
+    of_two_rows, of_four_rows = (
         cost.forward_flops(
             tiny.config, dataclasses.replace(SHAPE, batch_size=size), params
         )
         for size in (2, 4)
     )
-    assert two == 2 * one
+    assert of_four_rows == 2 * of_two_rows
 
 
 @pytest.mark.slow
@@ -198,8 +198,8 @@ def test_bytes_are_about_those_that_xla_allocates(remat):
 
 @pytest.mark.slow
 def test_devices_that_share_a_model_keep_fewer_activations(tiny):
-    one, two = (activation_bytes(tiny.config, SHAPE, num_model=n) for n in (1, 2))
-    assert one / 2 < two < one
+    alone, shared = (activation_bytes(tiny.config, SHAPE, num_model=n) for n in (1, 2))
+    assert alone / 2 < shared < alone
 
 
 @pytest.mark.slow
@@ -239,8 +239,8 @@ def test_decoding_holds_what_is_written_twice_and_beams_that_move(num_beams, tim
     position = 2 * 3 * (2 * 4) * 4  # keys and values of three layers in float32
     batch = cost.BatchShape(batch_size=5, inputs_length=7, targets_length=11)
     of_inputs, written = 5 * 7 * position, num_beams * 5 * 11 * position
-    found = cost.decoding_bytes(shape, batch, num_beams)
-    assert found == of_inputs + times * written
+    held = cost.decoding_bytes(shape, batch, num_beams)
+    assert held == of_inputs + times * written
 
 
 @pytest.mark.slow

@@ -188,7 +188,7 @@ def test_logits_that_are_not_finite_give_no_token_and_leave_the_others_alone(
     params = tiny.params | {"token_embedder": {"embedding": embedding}}
     decode = decoding.make_decode_fn(tiny.model, spec, max_decode_len=4)
     expected = np.asarray(decode(tiny.params, inputs, IDS[:2]))
-    found = np.asarray(decode(params, inputs, IDS[:2]))
-    np.testing.assert_array_equal(found[0], expected[0])
-    assert NOT_FINITE_ID in found[1]
+    written = np.asarray(decode(params, inputs, IDS[:2]))
+    np.testing.assert_array_equal(written[0], expected[0])
+    assert NOT_FINITE_ID in written[1]
     assert NOT_FINITE_ID not in expected

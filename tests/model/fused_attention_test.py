@@ -138,12 +138,14 @@ def test_what_the_kernel_is_asked_for_is_what_plain_products_give(
 ):
     monkeypatch.setattr(fused_attention, "_call", plain_call)
     batch = batch_of(tiny, packed, *lengths)
-    found, expected = (
+    fused, expected = (
         jax.jit(gradient_of(make(tiny, attention), batch))(tiny.params, {})
         for attention in ("cudnn", "einsum")
     )
-    for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
-        assert_close(one, other, tolerance=0.05)  # bfloat16 on both sides
+    for leaf, expected_leaf in zip(
+        *map(jax.tree.leaves, (fused, expected)), strict=True
+    ):
+        assert_close(leaf, expected_leaf, tolerance=0.05)  # bfloat16 on both sides
 
 
 @pytest.mark.slow
@@ -153,15 +155,15 @@ def test_a_row_of_padding_alone_stays_finite(tiny, monkeypatch):
     np.testing.assert_array_equal(spans.lengths, [2, 1, 3])
     batch = {name: leaf.copy() for name, leaf in tiny.batch.items()}
     batch["encoder_input_tokens"][0] = 0
-    found, _ = loss.make_loss_fn(make(tiny))(tiny.params, batch, None)
-    assert np.isfinite(found)
+    mean, _ = loss.make_loss_fn(make(tiny))(tiny.params, batch, None)
+    assert np.isfinite(mean)
 
 
 @pytest.mark.slow
 def test_parameters_are_drawn_where_there_is_no_gpu(tiny):
-    found = t5.init_params(make(tiny), seed=0)
+    drawn = t5.init_params(make(tiny), seed=0)
     expected = t5.init_params(make(tiny, "einsum"), seed=0)
-    assert trees.fingerprint(found) == trees.fingerprint(expected)
+    assert trees.fingerprint(drawn) == trees.fingerprint(expected)
 
 
 @pytest.mark.slow

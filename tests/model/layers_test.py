@@ -31,8 +31,8 @@ def test_bias_is_the_entry_of_the_bucket_of_each_pair(tiny, length, bidirectiona
 def test_buckets_are_exact_near_and_logarithmic_far():
     options = {"bidirectional": False, "num_buckets": 32, "max_distance": 128}
     distances = -np.array([0, 1, 15, 16, 32, 64, 127, 128, 10_000])
-    found = layers.relative_position_buckets(distances, **options)
-    np.testing.assert_array_equal(found, [0, 1, 15, 16, 21, 26, 31, 31, 31])
+    buckets = layers.relative_position_buckets(distances, **options)
+    np.testing.assert_array_equal(buckets, [0, 1, 15, 16, 21, 26, 31, 31, 31])
     later = layers.relative_position_buckets(np.arange(1, 9), **options)
     assert np.all(later == 0)
 
@@ -62,13 +62,13 @@ def test_a_row_that_may_look_nowhere_stays_finite(tiny):
 def test_packed_rows_are_told_apart_by_dot_product_attention(tiny, assert_close):
     """The mask of segments is [B, 1, T, S]: other rows, other masks."""
     models = (with_attention(tiny, "dot_product"), tiny.model)
-    found, expected = (
+    of_dot_product, expected = (
         jax.jit(loss.make_loss_fn(model), static_argnums=2)(
             tiny.params, tiny.packed_batch, None
         )[0]
         for model in models
     )
-    assert_close(found, expected)
+    assert_close(of_dot_product, expected)
 
 
 @pytest.mark.slow
@@ -107,8 +107,8 @@ def test_the_fused_kernel_gives_what_plain_products_give(tiny, assert_close):
     pairs = zip(
         *(jax.tree.leaves(gradient(a)) for a in ("cudnn", "einsum")), strict=True
     )
-    for found, expected in pairs:
-        assert_close(found, expected, tolerance=0.05)  # bfloat16 on both sides
+    for fused, expected in pairs:
+        assert_close(fused, expected, tolerance=0.05)  # bfloat16 on both sides
 
 
 def with_attention(tiny, attention, **change):

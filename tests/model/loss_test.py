@@ -29,9 +29,9 @@ def test_weights_select_targets(tiny, loss_and_grad, assert_close):
         loss_and_grad(tiny.params, tiny.batch | {"decoder_loss_weights": part})[0]
         for part in (weights, np.where(is_first, weights, 0), weights * ~is_first)
     ]
-    whole, one, other = (metrics for _, metrics in parts)
+    whole, first, second = (metrics for _, metrics in parts)
     for name in ("loss_sum", "weight_sum"):
-        assert_close(one[name] + other[name], whole[name])
+        assert_close(first[name] + second[name], whole[name])
     for loss, metrics in parts:
         assert_close(loss, metrics["loss_sum"] / metrics["weight_sum"])
 
@@ -44,8 +44,8 @@ def test_packed_rows_have_the_loss_of_the_rows_they_hold(
     weights[[0, 2]] = 0
     rows = tiny.batch | {"decoder_loss_weights": weights}
     (expected, _), _ = loss_and_grad(tiny.params, rows)
-    (found, _), _ = loss_and_grad(tiny.params, tiny.packed_batch)
-    assert_close(found, expected)
+    (packed, _), _ = loss_and_grad(tiny.params, tiny.packed_batch)
+    assert_close(packed, expected)
 
 
 def test_a_batch_without_targets_has_loss_and_gradient_zero(tiny, loss_and_grad):

@@ -70,10 +70,10 @@ def small(request):
 @pytest.fixture(scope="module")
 def computed(small):
     """Logits, loss and gradient of a length, each compiled and run once."""
-    found = {}
+    results = {}
 
     def compute(length, dtype="float32"):
-        if (length, dtype) not in found:
+        if (length, dtype) not in results:
             model = t5.T5(dataclasses.replace(small.config, dtype=dtype))
             loss_fn = loss.make_loss_fn(model)
 
@@ -88,8 +88,8 @@ def computed(small):
                 )
                 return logits, mean, grads
 
-            found[length, dtype] = jax.jit(run)(small.params, batch_of(small, length))
-        return found[length, dtype]
+            results[length, dtype] = jax.jit(run)(small.params, batch_of(small, length))
+        return results[length, dtype]
 
     return compute
 
@@ -108,8 +108,8 @@ def is_target(small, length):
     return small.arrays[f"{length}/targets"] != 0
 
 
-def error_of(found, expected):
-    return np.abs(found - expected).max() / np.abs(expected).max()
+def error_of(array, expected):
+    return np.abs(array - expected).max() / np.abs(expected).max()
 
 
 def test_the_golden_weights_are_all_weights(small):
@@ -175,8 +175,8 @@ def test_transformers_still_computes_the_golden_files(name):
     path = pathlib.Path(__file__).with_name(f"hf_golden_{name}.npz")
     with np.load(path) as file:
         expected = dict(file)
-    found = golden.compute(golden.FAMILIES[name])
-    assert found.keys() == expected.keys()
-    for key, array in found.items():
+    arrays = golden.compute(golden.FAMILIES[name])
+    assert arrays.keys() == expected.keys()
+    for key, array in arrays.items():
         assert array.dtype == expected[key].dtype
         assert error_of(array, expected[key]) <= 1e-6

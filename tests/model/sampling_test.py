@@ -75,11 +75,11 @@ def test_draws_follow_the_distribution(spec):
             jax.numpy.broadcast_to(logits, (num_draws, 8)), np.int32(4), ids, spec
         )
     )(np.arange(num_draws, dtype=np.int32))
-    found = np.bincount(np.asarray(draws), minlength=8) / num_draws
+    shares = np.bincount(np.asarray(draws), minlength=8) / num_draws
     expected = shares_by_token(logits, spec)[0]
     # Five standard errors of a share; by chance one seed in 200,000 is further off.
     bound = 5 * np.sqrt(expected * (1 - expected) / num_draws)
-    assert np.all(np.abs(found - expected) <= bound)
+    assert np.all(np.abs(shares - expected) <= bound)
 
 
 @pytest.mark.slow

@@ -46,8 +46,10 @@ def test_masked_choices_score_minus_infinity_and_influence_nothing(tiny):
     scores = score(tiny.params, inputs, choices, mask)
     assert np.all(np.isneginf(scores[~mask]))
     assert np.all(np.isfinite(scores[mask]))
-    other = np.where(mask[..., None], choices, 7).astype(np.int32)
-    np.testing.assert_array_equal(score(tiny.params, inputs, other, mask), scores)
+    masked_otherwise = np.where(mask[..., None], choices, 7).astype(np.int32)
+    np.testing.assert_array_equal(
+        score(tiny.params, inputs, masked_otherwise, mask), scores
+    )
 
 
 @pytest.mark.slow

@@ -107,8 +107,8 @@ def test_equal_tables_give_what_one_shared_table_gives(tiny, scanned, assert_clo
         leaves[f"{stack}/layers/relpos_bias/rel_embedding"] = np.stack([table] * 2)
     tokens = [tiny.batch[name] for name in TOKENS]
     params = trees.unflatten(leaves)
-    found = jax.jit(scanned.model.apply)({"params": params}, *tokens)
-    assert_close(found, jax.jit(tiny.model.apply)({"params": tiny.params}, *tokens))
+    of_tables = jax.jit(scanned.model.apply)({"params": params}, *tokens)
+    assert_close(of_tables, jax.jit(tiny.model.apply)({"params": tiny.params}, *tokens))
 
 
 def test_a_table_per_layer_is_placed_by_the_rules_of_the_mesh(scanned):

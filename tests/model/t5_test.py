@@ -66,8 +66,8 @@ def test_packed_equals_unpacked(tiny, logits_of, assert_close):
 def test_ways_to_run_the_layers_give_the_same_loss_and_gradient(
     tiny, change, loss_and_grad, assert_close
 ):
-    other = t5.T5(dataclasses.replace(tiny.config, **change))
-    loss_fn = loss.make_loss_fn(other, z_loss=1e-4)
+    changed = t5.T5(dataclasses.replace(tiny.config, **change))
+    loss_fn = loss.make_loss_fn(changed, z_loss=1e-4)
     grad = jax.jit(lambda p, b: jax.grad(loss_fn, has_aux=True)(p, b, None)[0])
     expected = trees.flatten(loss_and_grad(tiny.params, tiny.batch)[1])
     for name, leaf in trees.flatten(grad(tiny.params, tiny.batch)).items():
@@ -103,8 +103,8 @@ def test_inputs_of_padding_influence_nothing(tiny, apply):
     encoded = apply("encode", tokens)
     spoilt = np.where((tokens == 0)[:, :, None], np.float32(np.nan), encoded)
     expected = apply("decode", encoded, tokens, targets)
-    found = apply("decode", spoilt, tokens, targets)
-    np.testing.assert_array_equal(found, expected)
+    decoded = apply("decode", spoilt, tokens, targets)
+    np.testing.assert_array_equal(decoded, expected)
 
 
 class SpoiltT5(t5.T5):
@@ -140,8 +140,8 @@ def test_encoder_output_at_padding_influences_nothing(tiny, way):
         return [pooling.make_encode_fn(model)(tiny.params, inputs)]
 
     pairs = zip(results(SpoiltT5(tiny.config)), results(tiny.model), strict=True)
-    for found, expected in pairs:
-        np.testing.assert_array_equal(found, expected)
+    for spoilt, expected in pairs:
+        np.testing.assert_array_equal(spoilt, expected)
 
 
 def test_more_padding_changes_nothing(tiny, logits_of, assert_close):
@@ -221,9 +221,11 @@ def test_initial_parameters_have_the_spread_that_t5x_gives_them(tiny):
 
 @pytest.mark.slow
 def test_initial_parameters_are_a_function_of_the_seed(tiny):
-    one, again, other = (t5.init_params(tiny.model, seed=seed) for seed in (1, 1, 2))
-    assert trees.fingerprint(one) == trees.fingerprint(again)
-    assert trees.fingerprint(one) != trees.fingerprint(other)
+    first, again, of_another_seed = (
+        t5.init_params(tiny.model, seed=seed) for seed in (1, 1, 2)
+    )
+    assert trees.fingerprint(first) == trees.fingerprint(again)
+    assert trees.fingerprint(first) != trees.fingerprint(of_another_seed)
 
 
 def test_t5_1_0_has_one_input_projection_and_no_output_layer(tiny):
@@ -265,6 +267,6 @@ def test_dropout_changes_logits_and_is_a_function_of_its_key(tiny):
 
 def test_models_of_equal_configuration_are_equal(tiny):
     spec = bottleneck.Bottleneck(reduction_factor=8)
-    one, other = (t5.T5(tiny.config, spec.adapter_fn(32)) for _ in range(2))
-    assert one == other
-    assert hash(one) == hash(other)
+    first, second = (t5.T5(tiny.config, spec.adapter_fn(32)) for _ in range(2))
+    assert first == second
+    assert hash(first) == hash(second)
