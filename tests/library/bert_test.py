@@ -53,8 +53,8 @@ def test_padding_changes_no_vector(params):
 
 def test_every_token_and_its_place_matter(params):
     vectors = embed(params, [[3, 4, 5], [3, 4, 6], [4, 3, 5]])
-    for one, other in ((0, 1), (0, 2), (1, 2)):
-        assert np.abs(vectors[one] - vectors[other]).max() > 1e-3
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert np.abs(vectors[first] - vectors[second]).max() > 1e-3
 
 
 def test_token_zero_is_a_token(params):

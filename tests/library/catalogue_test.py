@@ -74,8 +74,8 @@ def test_library_and_experts_can_move_together(library, make_expert, tmp_path):
     moved.mkdir()
     for name in ("library", "experts"):
         os.rename(tmp_path / name, moved / name)
-    found = catalogue.Catalogue(moved / "library").expert_dir("ant")
-    assert manifest.read_manifest(found).name == "ant"
+    folder = catalogue.Catalogue(moved / "library").expert_dir("ant")
+    assert manifest.read_manifest(folder).name == "ant"
 
 
 def test_each_line_is_json_with_the_documented_fields(library, make_expert, path):
@@ -123,14 +123,14 @@ def test_an_expert_that_was_trained_again_in_place_is_told(library, make_expert)
 def test_two_new_experts_of_one_name_are_refused_before_any_is_listed(
     library, make_expert, tmp_path
 ):
-    one = make_expert("ant")
-    other = tmp_path / "lora" / "ant"
-    other.mkdir(parents=True)
-    found = manifest.read_manifest(one)
-    manifest.write_manifest(other, dataclasses.replace(found, adapter={"kind": "lora"}))
+    first = make_expert("ant")
+    second = tmp_path / "lora" / "ant"
+    second.mkdir(parents=True)
+    info = manifest.read_manifest(first)
+    manifest.write_manifest(second, dataclasses.replace(info, adapter={"kind": "lora"}))
     with pytest.raises(errors.LibraryError, match=r"lora/ant.*experts/ant"):
-        library.check_new([one, other])
-    assert library.check_new([one]) == [one]
+        library.check_new([first, second])
+    assert library.check_new([first]) == [first]
 
 
 def test_adding_keeps_the_lines_before_byte_for_byte(library, make_expert, path):
@@ -157,9 +157,9 @@ def test_an_expert_of_another_base_is_refused_and_changes_nothing(
 ):
     library.add(make_expert("ant"))
     before = path.read_bytes()
-    other = make_expert("bee", base_name="big", base_fingerprint="bbbb")
+    of_another_base = make_expert("bee", base_name="big", base_fingerprint="bbbb")
     with pytest.raises(errors.FingerprintError, match=r"big \(bbbb\)(.|\n)*aaaa"):
-        library.add(other)
+        library.add(of_another_base)
     assert path.read_bytes() == before
 
 
@@ -231,8 +231,8 @@ def test_a_corrupt_line_is_named_by_its_number(library, make_expert, path, bad):
 def test_two_lines_of_one_name_are_refused_by_their_numbers(library, make_expert, path):
     for name in ("a", "b"):
         library.add(make_expert(name))
-    one, other = path.read_text("utf-8").splitlines()
-    path.write_text("\n".join([one, other, one]), "utf-8")
+    first, second = path.read_text("utf-8").splitlines()
+    path.write_text("\n".join([first, second, first]), "utf-8")
     with pytest.raises(errors.LibraryError, match="lines 1 and 3 of .* list 'a'"):
         library.entries()
 
@@ -261,10 +261,10 @@ def test_listing_once_may_be_repeated_but_names_stay_unique(library, make_expert
     library.list_once(ant)
     library.list_once(ant)
     assert library.experts() == ("ant",)
-    other = ant.with_name("other")
-    ant.rename(other)
+    another = ant.with_name("other")
+    ant.rename(another)
     with pytest.raises(errors.LibraryError, match="lists prompt expert"):
-        library.list_once(other)
+        library.list_once(another)
 
 
 def test_of_several_that_list_an_expert_at_once_one_does(library, make_expert):

@@ -32,10 +32,10 @@ def make_embedder(max_length=100):
 @given(texts=st.lists(st.text("abc", min_size=1, max_size=100), min_size=1))
 @settings(deadline=None)
 def test_each_text_gets_its_own_vector(texts):
-    found = make_embedder().embed(texts)
+    vectors = make_embedder().embed(texts)
     expected = [[np.mean([ord(c) for c in t]), len(t)] for t in texts]
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, expected, rtol=1e-6)
 
 
 def test_few_shapes_serve_all_lengths():

@@ -63,8 +63,8 @@ def test_the_order_of_building_changes_no_byte(tmp_path, extend):
     for expert in (CATS, DOGS, BIRDS):
         extend(expert, folder=tmp_path / "one_by_one")
     for name in ("keys.npy", "owners.npy", "index.json"):
-        one = (tmp_path / "one_by_one" / name).read_bytes()
-        assert one == (tmp_path / "at_once" / name).read_bytes(), name
+        content = (tmp_path / "one_by_one" / name).read_bytes()
+        assert content == (tmp_path / "at_once" / name).read_bytes(), name
     assert at_once.names == ("cats", "dogs", "birds")
 
 
@@ -109,13 +109,13 @@ def test_progress_counts_the_keys_that_are_made(extend):
 
 
 def test_rows_used_names_the_rows_of_one_split_only(extend):
-    other = new_expert("other", "x", rows=(5,), split="test")
+    of_test_split = new_expert("other", "x", rows=(5,), split="test")
     both = index.NewExpert(
         "both",
         ["p", "q"],
         (index.RowsUsed("t", "train", (7,)), index.RowsUsed("u", "train", (8,))),
     )
-    made = extend(DOGS, other, both)
+    made = extend(DOGS, of_test_split, both)
     assert made.rows_used("t", "train") == {4, 9, 7}
     assert made.rows_used("u", "train") == {8}
     assert made.rows_used("u", "test") == frozenset()
@@ -328,12 +328,12 @@ def test_no_random_damage_gives_another_index(tmp_path, extend):
             del damaged[place:]
         (tmp_path / name).write_bytes(damaged)
         try:
-            found = index.open_index(tmp_path)
+            opened = index.open_index(tmp_path)
         except errors.LibraryError:
             refused += 1
         else:
-            assert found.experts == made.experts, (name, place)
-            assert found.settings == made.settings, (name, place)
-            assert found.keys.tobytes() == made.keys.tobytes(), (name, place)
+            assert opened.experts == made.experts, (name, place)
+            assert opened.settings == made.settings, (name, place)
+            assert opened.keys.tobytes() == made.keys.tobytes(), (name, place)
         (tmp_path / name).write_bytes(contents[name])
     assert refused > 250

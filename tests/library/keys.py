@@ -9,9 +9,13 @@ SETTINGS = index.IndexSettings(embedder="e", text_format="instance", num_keys=2,
 
 def library(**keys):
     """An index of keys, rows of numbers by expert."""
-    experts = tuple(index.Expert(name, len(own), (), "") for name, own in keys.items())
+    experts = tuple(
+        index.Expert(name, len(rows_of), (), "") for name, rows_of in keys.items()
+    )
     owners = np.repeat(np.arange(len(keys), dtype=np.int32), [*map(len, keys.values())])
-    rows = np.concatenate([np.asarray(own, np.float32) for own in keys.values()])
+    rows = np.concatenate(
+        [np.asarray(rows_of, np.float32) for rows_of in keys.values()]
+    )
     return index.Index(SETTINGS, experts, rows, owners)
 
 

@@ -128,8 +128,8 @@ def test_a_folder_that_gives_other_vectors_has_another_name(folder, embedder):
     (folder / "tokenizer.json").write_text(json.dumps(content))
     swapped = minilm.load(folder)
     assert len({embedder.name, blurred.name, swapped.name}) == 3
-    for other in (blurred, swapped):
-        assert np.abs(other.embed(["a cat"]) - embedder.embed(["a cat"])).max() > 1e-3
+    for changed in (blurred, swapped):
+        assert np.abs(changed.embed(["a cat"]) - embedder.embed(["a cat"])).max() > 1e-3
 
 
 @pytest.mark.parametrize(

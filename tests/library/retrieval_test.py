@@ -44,23 +44,23 @@ def cases(draw):
 @settings(max_examples=100, deadline=None)
 def test_votes_equal_those_of_the_definition(case):
     keys, queries = case
-    found = retrieval.retrieve(make_index(keys), queries)
+    retrieved = retrieval.retrieve(make_index(keys), queries)
     nearest, num_ties = [], 0
     for query in queries:
         best = {name: max(key @ query for key in keys[name]) for name in keys}
         winners = [name for name in sorted(keys) if best[name] == max(best.values())]
         nearest.append(winners[0])
         num_ties += len(winners) > 1
-    assert found.nearest == tuple(nearest)
-    assert found.num_ties == num_ties
-    assert sum(count for _, count in found.votes) == len(queries)
-    assert found.votes == tuple(
+    assert retrieved.nearest == tuple(nearest)
+    assert retrieved.num_ties == num_ties
+    assert sum(count for _, count in retrieved.votes) == len(queries)
+    assert retrieved.votes == tuple(
         sorted(
             ((name, nearest.count(name)) for name in set(nearest)),
             key=lambda item: (-item[1], item[0]),
         )
     )
-    assert found.expert == found.top(1)[0] == found.votes[0][0]
+    assert retrieved.expert == retrieved.top(1)[0] == retrieved.votes[0][0]
 
 
 @given(case=cases(), seed=st.integers(0, 1000))
@@ -71,9 +71,11 @@ def test_the_order_of_queries_and_experts_changes_no_vote(case, seed):
     names = list(keys)
     rng.shuffle(names)
     shuffled = {name: keys[name] for name in names}
-    found = retrieval.retrieve(make_index(keys), queries)
-    other = retrieval.retrieve(make_index(shuffled), rng.permutation(queries))
-    assert other.votes == found.votes
+    retrieved = retrieval.retrieve(make_index(keys), queries)
+    in_another_order = retrieval.retrieve(
+        make_index(shuffled), rng.permutation(queries)
+    )
+    assert in_another_order.votes == retrieved.votes
 
 
 @given(case=cases())
@@ -83,32 +85,32 @@ def test_an_expert_left_out_is_as_if_it_had_no_keys(case):
     if len(keys) < 2:
         return
     left = sorted(keys)[1:]
-    found = retrieval.retrieve(make_index(keys), queries, experts=left)
-    other = retrieval.retrieve(make_index({n: keys[n] for n in left}), queries)
-    assert found.votes == other.votes
-    assert found.num_ties == other.num_ties
+    retrieved = retrieval.retrieve(make_index(keys), queries, experts=left)
+    without_keys = retrieval.retrieve(make_index({n: keys[n] for n in left}), queries)
+    assert retrieved.votes == without_keys.votes
+    assert retrieved.num_ties == without_keys.num_ties
 
 
 def test_equal_votes_are_settled_by_name():
     made = make_index({"zoo": [EAST], "ant": [NORTH], "bee": [UP]})
-    found = retrieval.retrieve(made, np.stack([EAST, NORTH, UP, UP]))
-    assert found.votes == (("bee", 2), ("ant", 1), ("zoo", 1))
-    assert found.top(2) == ("bee", "ant")
-    assert found.top(9) == ("bee", "ant", "zoo")
+    retrieved = retrieval.retrieve(made, np.stack([EAST, NORTH, UP, UP]))
+    assert retrieved.votes == (("bee", 2), ("ant", 1), ("zoo", 1))
+    assert retrieved.top(2) == ("bee", "ant")
+    assert retrieved.top(9) == ("bee", "ant", "zoo")
 
 
 def test_duplicate_keys_vote_for_the_first_name_and_are_counted():
     made = make_index({"b": [EAST, NORTH], "a": [EAST], "c": [EAST, UP]})
-    found = retrieval.retrieve(made, np.stack([EAST, UP]))
-    assert found.nearest == ("a", "c")
-    assert found.num_ties == 1
-    np.testing.assert_array_equal(found.scores, [1, 1])
+    retrieved = retrieval.retrieve(made, np.stack([EAST, UP]))
+    assert retrieved.nearest == ("a", "c")
+    assert retrieved.num_ties == 1
+    np.testing.assert_array_equal(retrieved.scores, [1, 1])
 
 
 def test_duplicates_within_an_expert_are_no_tie():
-    found = retrieval.retrieve(make_index({"a": [EAST, EAST]}), EAST[None])
-    assert found.votes == (("a", 1),)
-    assert found.num_ties == 0
+    retrieved = retrieval.retrieve(make_index({"a": [EAST, EAST]}), EAST[None])
+    assert retrieved.votes == (("a", 1),)
+    assert retrieved.num_ties == 0
 
 
 def test_rounding_noise_does_not_choose_an_expert():
@@ -123,8 +125,8 @@ def test_rounding_noise_does_not_choose_an_expert():
 @pytest.mark.parametrize("num_queries", [1, 2, 31, 32, 33, 100])
 def test_any_number_of_queries_gets_an_expert(num_queries):
     made = make_index({"a": [EAST], "b": [NORTH]})
-    found = retrieval.retrieve(made, np.tile(NORTH, (num_queries, 1)))
-    assert found.votes == (("b", num_queries),)
+    retrieved = retrieval.retrieve(made, np.tile(NORTH, (num_queries, 1)))
+    assert retrieved.votes == (("b", num_queries),)
 
 
 def test_queries_in_chunks_vote_as_queries_at_once(monkeypatch):
@@ -173,9 +175,9 @@ def test_texts_find_the_expert_that_speaks_like_them(tmp_path, make_embedder):
     made = index.extend(
         tmp_path, experts, embedder=embedder, settings=index.IndexSettings("bag")
     )
-    found = retrieval.retrieve_for_texts(
+    retrieved = retrieval.retrieve_for_texts(
         made, ["snow and rain", "butter and bread", "hot soup"], embedder=embedder
     )
-    assert found.votes == (("food", 2), ("weather", 1))
+    assert retrieved.votes == (("food", 2), ("weather", 1))
     with pytest.raises(errors.LibraryError, match="embedded by sack"):
         retrieval.retrieve_for_texts(made, ["a"], embedder=make_embedder("sack"))

@@ -30,12 +30,12 @@ def test_the_parts_are_disjoint_and_together_are_all_rows(
     assert len(parts.keys) == min(num_keys, num_rows)
     assert len(parts.queries) == min(num_queries, (num_rows - len(parts.keys)) // 2)
     again = sampling.divide_rows(num_rows, seed=seed, **wanted)
-    for one, other in zip(
+    for part, part_again in zip(
         (parts.keys, parts.queries, parts.evaluation),
         (again.keys, again.queries, again.evaluation),
         strict=True,
     ):
-        np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(part, part_again)
 
 
 def test_the_order_of_a_seed_is_the_same_on_every_machine():

@@ -12,10 +12,10 @@ IS_INSTALLED = importlib.util.find_spec("sentence_transformers") is not None
 
 
 def test_constructing_loads_nothing_and_the_name_tells_model_and_length():
-    one = sentence_transformers.SentenceTransformer("gtr-t5-large")
-    other = sentence_transformers.SentenceTransformer("gtr-t5-large", max_length=256)
-    assert one.name == "sentence-transformers:gtr-t5-large"
-    assert other.name == "sentence-transformers:gtr-t5-large-256"
+    embedder = sentence_transformers.SentenceTransformer("gtr-t5-large")
+    longer = sentence_transformers.SentenceTransformer("gtr-t5-large", max_length=256)
+    assert embedder.name == "sentence-transformers:gtr-t5-large"
+    assert longer.name == "sentence-transformers:gtr-t5-large-256"
 
 
 def test_a_folders_name_is_of_its_content_not_of_its_place(tmp_path):

@@ -18,25 +18,27 @@ def test_one_key_for_each_query_is_the_papers_rule():
         opened = library(**keys)
         queries = rng.normal(size=(9, 3)).astype(np.float32)
         paper = retrieval.retrieve(opened, queries)
-        own = voting.ranked(opened, queries, num_nearest=1, by="votes")
-        assert own == tuple((name, float(n)) for name, n in paper.votes)
-        own = voting.ranked(opened, queries, num_nearest=1, by="similarity")
-        assert [name for name, _ in own] == [n for n, _ in paper.ranked("similarity")]
+        ranked = voting.ranked(opened, queries, num_nearest=1, by="votes")
+        assert ranked == tuple((name, float(n)) for name, n in paper.votes)
+        ranked = voting.ranked(opened, queries, num_nearest=1, by="similarity")
+        assert [name for name, _ in ranked] == [
+            n for n, _ in paper.ranked("similarity")
+        ]
 
 
 def test_several_keys_for_each_query_each_have_a_vote():
-    found = voting.ranked(ONE, QUERIES, num_nearest=2, by="votes")
-    assert found == (("a", 3.0), ("b", 2.0), ("c", 1.0))
+    ranked = voting.ranked(ONE, QUERIES, num_nearest=2, by="votes")
+    assert ranked == (("a", 3.0), ("b", 2.0), ("c", 1.0))
 
 
 def test_similar_keys_weigh_more_and_unlike_ones_nothing():
-    found = dict(voting.ranked(ONE, QUERIES, num_nearest=6, by="similarity"))
-    assert found == pytest.approx({"a": 1 + 0.5 + 2, "b": 5.1 + 0.1, "c": 1})
+    ranked = dict(voting.ranked(ONE, QUERIES, num_nearest=6, by="similarity"))
+    assert ranked == pytest.approx({"a": 1 + 0.5 + 2, "b": 5.1 + 0.1, "c": 1})
 
 
 def test_experts_that_may_not_be_retrieved_have_no_say():
-    found = voting.ranked(ONE, QUERIES, num_nearest=2, by="votes", experts=["b", "c"])
-    assert found == (("b", 5.0), ("c", 1.0))
+    ranked = voting.ranked(ONE, QUERIES, num_nearest=2, by="votes", experts=["b", "c"])
+    assert ranked == (("b", 5.0), ("c", 1.0))
     with pytest.raises(errors.LibraryError, match="experts without keys: d"):
         voting.ranked(ONE, QUERIES, num_nearest=2, by="votes", experts=["d"])
 
@@ -46,21 +48,21 @@ def test_the_order_of_keys_says_nothing():
         ONE, keys=ONE.keys[::-1], owners=ONE.owners[::-1].copy()
     )
     for by in ("votes", "similarity"):
-        found = [
-            voting.ranked(one, QUERIES, num_nearest=3, by=by) for one in (ONE, turned)
+        ranked = [
+            voting.ranked(keys, QUERIES, num_nearest=3, by=by) for keys in (ONE, turned)
         ]
-        assert found[0] == found[1]
+        assert ranked[0] == ranked[1]
 
 
 def test_means_of_keys_are_compared_with_the_mean_of_queries():
-    found = dict(voting.ranked_by_means(ONE, QUERIES))
+    values = dict(voting.ranked_by_means(ONE, QUERIES))
     asked = np.array([1, 1 / 3]) / np.hypot(1, 1 / 3)
     means = {"a": (0.5, 0.25), "b": (0.85, 0.05), "c": (-0.5, 0)}
     for name, mean in means.items():
-        assert found[name] == pytest.approx(mean @ asked / np.hypot(*mean), rel=1e-5)
-    assert [*found] == ["a", "b", "c"]
+        assert values[name] == pytest.approx(mean @ asked / np.hypot(*mean), rel=1e-5)
+    assert [*values] == ["a", "b", "c"]
     few = voting.ranked_by_means(ONE, QUERIES, experts=["c", "b"])
-    assert few == (("b", found["b"]), ("c", found["c"]))
+    assert few == (("b", values["b"]), ("c", values["c"]))
 
 
 def test_a_mean_of_zero_is_like_nothing():

@@ -16,9 +16,9 @@ def free_port(host="localhost"):
     first = int(_RANGE.read_text().split()[0]) if _RANGE.exists() else 32768
     while True:
         port = random.SystemRandom().randrange(min(10_000, first // 2), first)
-        with socket.socket() as one:
+        with socket.socket() as listener:
             try:
-                one.bind((host, port))
+                listener.bind((host, port))
                 return port
             except OSError:
                 continue

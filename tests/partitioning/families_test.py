@@ -64,9 +64,9 @@ FAMILIES = {
 
 def tokens(seed, *shape):
     rng = np.random.default_rng(seed)
-    found = rng.integers(2, 48, shape).astype(np.int32)
-    found[0, ..., -2:] = 0  # a row with padding
-    return found
+    ids = rng.integers(2, 48, shape).astype(np.int32)
+    ids[0, ..., -2:] = 0  # a row with padding
+    return ids
 
 
 INPUTS, TARGETS = (
@@ -156,10 +156,10 @@ def unsharded():
     return functools.cache(lambda family: outcome(family, None, "data"))
 
 
-def assert_close(found, expected, name, times=1):
+def assert_close(computed, expected, name, times=1):
     scale = np.abs(expected[np.isfinite(expected)]).max(initial=1.0)
     np.testing.assert_allclose(
-        found, expected, rtol=0, atol=times * RELATIVE * scale, err_msg=name
+        computed, expected, rtol=0, atol=times * RELATIVE * scale, err_msg=name
     )
 
 
@@ -169,19 +169,19 @@ def assert_close(found, expected, name, times=1):
 def test_sharded_equals_unsharded(unsharded, family, table):
     num_fsdp, num_model = MESHES[table]
     devices = meshes.make_mesh(num_fsdp=num_fsdp, num_model=num_model)
-    found, expected = outcome(family, devices, table), unsharded(family)
-    np.testing.assert_array_equal(found["decoded"], expected["decoded"])
-    assert_close(found["scores"], expected["scores"], "scores")
-    (now, metrics), (one, one_metrics) = found["step"], expected["step"]
+    sharded, expected = outcome(family, devices, table), unsharded(family)
+    np.testing.assert_array_equal(sharded["decoded"], expected["decoded"])
+    assert_close(sharded["scores"], expected["scores"], "scores")
+    (now, metrics), (whole, one_metrics) = sharded["step"], expected["step"]
     for name, value in one_metrics.items():
         # The norm is a sum over all gradients, and 1.01e-6 apart at the worst.
         assert_close(metrics[name], value, name, 1 + (name == "grad_norm"))
     # The optimiser's means show gradients that a step of this rate hides.
     for what in ("params", "opt_state"):
-        leaves = jax.tree.leaves_with_path(getattr(one, what))
+        leaves = jax.tree.leaves_with_path(getattr(whole, what))
         others = jax.tree.leaves(getattr(now, what))
-        for (path, leaf), other in zip(leaves, others, strict=True):
-            assert_close(other, leaf, f"{what}{jax.tree_util.keystr(path)}")
+        for (path, leaf), leaf_now in zip(leaves, others, strict=True):
+            assert_close(leaf_now, leaf, f"{what}{jax.tree_util.keystr(path)}")
 
 
 def test_the_tables_of_the_meshes_above_are_all_there_are():

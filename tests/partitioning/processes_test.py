@@ -103,33 +103,35 @@ def test_arguments_that_do_not_fit_together_are_refused(arguments):
 
 
 def test_slurm_tells_all():
-    found = processes.complete(processes.Membership(), SLURM, no_name)
-    assert found == processes.Membership("gpu08:61441", 3, 2)
+    membership = processes.complete(processes.Membership(), SLURM, no_name)
+    assert membership == processes.Membership("gpu08:61441", 3, 2)
 
 
 def test_processes_on_one_slurm_node_have_a_gpu_each():
     shared = {**SLURM, "SLURM_STEP_TASKS_PER_NODE": "8(x2)", "SLURM_LOCALID": "5"}
-    found = processes.complete(processes.Membership(), shared, no_name)
-    assert found.local_device_ids == (5,)
+    membership = processes.complete(processes.Membership(), shared, no_name)
+    assert membership.local_device_ids == (5,)
     bound = shared | {"SLURM_GPUS_PER_TASK": "1"}  # then SLURM shows one GPU only
-    found = processes.complete(processes.Membership(), bound, no_name)
-    assert found.local_device_ids is None
+    membership = processes.complete(processes.Membership(), bound, no_name)
+    assert membership.local_device_ids is None
 
 
 def test_kubernetes_tells_index_and_address_but_not_the_number():
     environ = {"JOB_COMPLETION_INDEX": "1"}
     given = processes.Membership(process_count=4)
-    found = processes.complete(given, environ, pod_name)
+    membership = processes.complete(given, environ, pod_name)
     address = "train-0.pods.default.svc.cluster.local:8476"
-    assert found == processes.Membership(address, 4, 1)
-    assert found.is_whole
+    assert membership == processes.Membership(address, 4, 1)
+    assert membership.is_whole
     assert not processes.complete(given, environ, no_name).is_whole
 
 
 def test_variables_of_jax_go_before_those_of_a_scheduler_and_flags_before_both():
     environ = SLURM | {"JAX_COORDINATOR_ADDRESS": "own:1", "JAX_PROCESS_ID": "0"}
-    found = processes.complete(processes.Membership(process_count=2), environ, no_name)
-    assert found == processes.Membership("own:1", 2, 0)
+    membership = processes.complete(
+        processes.Membership(process_count=2), environ, no_name
+    )
+    assert membership == processes.Membership("own:1", 2, 0)
 
 
 def test_a_pod_of_a_tpu_slice_is_left_to_jax():

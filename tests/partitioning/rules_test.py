@@ -28,11 +28,11 @@ FIELDS = {
 
 
 def shapes_of(**changes):
-    found = {}
+    shapes = {}
     for spec in SPECS:
         model = t5.T5(config.T5Config(**(FIELDS | changes)), spec.adapter_fn(32))
-        found |= trees.flatten(t5.param_shapes(model))
-    return found
+        shapes |= trees.flatten(t5.param_shapes(model))
+    return shapes
 
 
 @pytest.mark.slow

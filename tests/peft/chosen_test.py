@@ -94,8 +94,8 @@ def test_norms_are_of_float32_sums_where_parameters_are_narrow(name):
     """Two units that nearly cancel: sums of their squares in bfloat16 are all noise."""
     rng = np.random.default_rng(0)
     up = rng.normal(size=16).astype(jnp.bfloat16)
-    other = -up * jnp.bfloat16(1 + 2**-7)
-    kernel = np.stack([up, other])[None]
+    opposite = -up * jnp.bfloat16(1 + 2**-7)
+    kernel = np.stack([up, opposite])[None]
     spec = KINDS[name]
     ones, zeros = np.ones((1, 1, 16), jnp.bfloat16), np.zeros((1, 16), jnp.bfloat16)
     down = np.full((1, 16, 2), 1 / 16, jnp.bfloat16)
@@ -121,10 +121,10 @@ def test_norms_ask_devices_for_whole_float32_products(name):
     made = jax.make_jaxpr(functools.partial(spec.norms, module))(*narrow)
     exact = (jax.lax.Precision.HIGHEST,) * 2
     told = [
-        one.params["precision"]
-        for one in made.eqns
-        if one.primitive.name == "dot_general"
-        and one.outvars[0].aval.dtype == jnp.float32
+        equation.params["precision"]
+        for equation in made.eqns
+        if equation.primitive.name == "dot_general"
+        and equation.outvars[0].aval.dtype == jnp.float32
     ]
     assert len(told) >= 3
     assert {*told} == {exact}

@@ -69,8 +69,8 @@ def test_an_order_changes_no_bit_and_a_weight_of_zero_leaves_an_expert_out(kind)
     assert count == 2
     alone, _ = merge(base, parts[:2], weights=[0.5, 2.0], scale=0.7)
     assert trees.fingerprint(alone) == trees.fingerprint(merged)
-    one, _ = merge(base, parts, weights=[0.0, 0.0, 1.0])
-    assert trees.fingerprint(one) == trees.fingerprint(parts[2])
+    last, _ = merge(base, parts, weights=[0.0, 0.0, 1.0])
+    assert trees.fingerprint(last) == trees.fingerprint(parts[2])
 
 
 @KINDS
@@ -94,11 +94,11 @@ def test_what_an_adapter_adds_is_the_weighted_sum(kind):
     ]
     named = [{"encoder_adapter": part} for part in parts]
     merged, count = merge({}, named, weights=[1, -2, 3])
-    found = adapt(effects.repeated(spec, count), merged["encoder_adapter"]) - outputs
+    added = adapt(effects.repeated(spec, count), merged["encoder_adapter"]) - outputs
     each = [adapt(spec, part) - outputs for part in parts]
     expected = each[0] - 2 * each[1] + 3 * each[2]
     # float32 sums in another order.
-    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert np.abs(added - expected).max() <= 1e-5 * np.abs(expected).max()
     nothing, count = merge({}, named, scale=0.0)
     assert effects.repeated(spec, count) == spec
     assert np.array_equal(adapt(spec, nothing["encoder_adapter"]), outputs)
@@ -109,8 +109,8 @@ def test_layer_norms_are_added_up_as_differences_from_the_base(kind):
     base, parts = make(SPECS[kind], [0, 1])
     merged, _ = merge(base, parts, scale=0.5)
     name = "decoder/decoder_norm/scale"
-    start, one, two = (trees.flatten(tree)[name] for tree in (base, *parts))
-    expected = start + 0.5 * (one - start) + 0.5 * (two - start)
+    start, first, second = (trees.flatten(tree)[name] for tree in (base, *parts))
+    expected = start + 0.5 * (first - start) + 0.5 * (second - start)
     np.testing.assert_allclose(trees.flatten(merged)[name], expected, rtol=1e-6)
 
 
@@ -150,8 +150,8 @@ def test_loras_of_several_ranks_and_scales_do_the_same_in_their_common_spec():
         a, b = rng.normal(size=(2, 3, 6, spec.rank)).astype(np.float32)
         b = np.swapaxes(b, -1, -2)
         expert = {"layers": {"query_adapter": {"lora_a": a, "lora_b": b}}}
-        found = trees.flatten(effects.widened(expert, spec, to=wanted))
-        wide_a, wide_b = found.values()
+        widened = trees.flatten(effects.widened(expert, spec, to=wanted))
+        wide_a, wide_b = widened.values()
         assert wide_a.shape == (3, 6, 4)
         assert wide_a.dtype == np.float32
         np.testing.assert_allclose(
@@ -160,9 +160,9 @@ def test_loras_of_several_ranks_and_scales_do_the_same_in_their_common_spec():
 
 
 def test_adapters_of_several_kinds_have_no_common_spec():
-    for other in (SPECS["ia3"], lora.Lora(rank=3), SPECS["bottleneck"]):
+    for another in (SPECS["ia3"], lora.Lora(rank=3), SPECS["bottleneck"]):
         with pytest.raises(errors.ConfigError, match="one spec, or LoRAs"):
-            effects.common([SPECS["lora"], other])
+            effects.common([SPECS["lora"], another])
 
 
 def test_a_rank_is_chosen_with_the_scale_that_adapters_have():

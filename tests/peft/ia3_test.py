@@ -36,9 +36,9 @@ def test_factors_are_those_of_the_kernels_behind_or_before_them():
             leaves[kernel] = leaves[kernel] * factors[:, :, None]
         else:
             leaves[f"{place}/kernel"] = leaves[f"{place}/kernel"] * factors[:, None, :]
-    found, expected = run(model, params), run(t5.T5(SHAPE), trees.unflatten(leaves))
+    adapted, expected = run(model, params), run(t5.T5(SHAPE), trees.unflatten(leaves))
     # Products in another order.
-    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert np.abs(adapted - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_every_place_can_have_them_and_acts_on_the_output():

@@ -21,10 +21,10 @@ def test_the_scaled_product_is_added(rank_stabilized):
         rng.normal(size=s).astype(np.float32)
         for s in ((2, 3, 8), (2, 3, 5), (8, 4), (4, 5))
     )
-    found = lora.LoraAdapter(spec).apply({"params": {"lora_a": a, "lora_b": b}}, x, y)
+    outputs = lora.LoraAdapter(spec).apply({"params": {"lora_a": a, "lora_b": b}}, x, y)
     scale = 6.0 / (math.sqrt(4) if rank_stabilized else 4)
     # float32 sums of 8 and 4 products.
-    np.testing.assert_allclose(found, y + scale * (x @ a @ b), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(outputs, y + scale * (x @ a @ b), rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_takes_whole_inputs_and_keeps_their_mean():
@@ -32,16 +32,16 @@ def test_dropout_takes_whole_inputs_and_keeps_their_mean():
     x, y = np.ones((1, 1000, 1), np.float32), np.zeros((1, 1000, 1), np.float32)
     params = {"lora_a": np.ones((1, 1)), "lora_b": np.ones((1, 1))}
     params = jax.tree.map(np.float32, params)
-    found = lora.LoraAdapter(spec).apply(
+    outputs = lora.LoraAdapter(spec).apply(
         {"params": params},
         x,
         y,
         deterministic=False,
         rngs={"dropout": jax.random.key(0)},
     )
-    assert set(np.unique(found)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert set(np.unique(outputs)) == {np.float32(0), np.float32(1 / 0.75)}
     # A share of 1000 draws: four standard deviations are 0.055.
-    assert abs(np.mean(found == 0) - 0.25) < 0.055
+    assert abs(np.mean(outputs == 0) - 0.25) < 0.055
 
 
 @pytest.mark.slow
@@ -56,9 +56,9 @@ def test_a_model_drops_nothing_when_it_scores():
             {"params": params}, *TOKENS, deterministic=False, rngs={"dropout": key}
         )
 
-    one, other = (jax.jit(train)(jax.random.key(n)) for n in (0, 1))
-    assert not np.allclose(one, other)
-    assert not np.allclose(one, expected)
+    first, second = (jax.jit(train)(jax.random.key(n)) for n in (0, 1))
+    assert not np.allclose(first, second)
+    assert not np.allclose(first, expected)
 
 
 @pytest.mark.slow

@@ -90,8 +90,8 @@ def test_it_is_summed_and_placed_by_what_it_says(folder):
         [expert, expert], base, name="twice", method="task_arithmetic"
     )
     for name, leaf in trees.flatten(twice.params).items():
-        one = trees.flatten(expert.params)[name]
-        np.testing.assert_allclose(leaf - 1, 2 * (one - 1), rtol=1e-5)
+        change = trees.flatten(expert.params)[name]
+        np.testing.assert_allclose(leaf - 1, 2 * (change - 1), rtol=1e-5)
     assert rules.logical_axes("decoder/layers/mlp/wo_adapter/gain", (2, 16)) == (
         *("layers", "embed"),
     )

@@ -28,7 +28,7 @@ def test_a_signal_after_the_last_question_of_several_is_not_lost(monkeypatch):
     monkeypatch.setattr(processes, "are_several", lambda: True)
     # The other process has heard nothing.
     monkeypatch.setattr(
-        processes, "exchange", lambda own: np.asarray([own, [0, own[1]]])
+        processes, "exchange", lambda flags: np.asarray([flags, [0, flags[1]]])
     )
     now = [0.0]
     with signals.StopRequest() as stop:

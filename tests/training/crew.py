@@ -72,7 +72,7 @@ def run(*crew, **options):
 
 
 def finish_one(crew, done, state):
-    (expert,) = (one for one in crew if f"expert {one.seed}" == done.name)
+    (expert,) = (member for member in crew if f"expert {member.seed}" == done.name)
     expert.finish(state)
 
 

@@ -66,8 +66,8 @@ def test_lanes_as_one_batch_equal_training_alone_to_rounding(num_slots):
         expected, expected_losses = alone(numbers)
         np.testing.assert_allclose(losses[slot], expected_losses, rtol=1e-5)
         pairs = zip(*map(jax.tree.leaves, (fleet.get(slot), expected)), strict=True)
-        for found, wanted in pairs:
-            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+        for leaf, wanted in pairs:
+            np.testing.assert_allclose(leaf, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("num_slots", "num_lanes"), [(8, 8), (8, 2), (32, 2)])
@@ -124,8 +124,8 @@ def test_a_fleet_computes_batches_in_parts_as_an_expert_alone_does(num_lanes):
         fleet.step(frozen, {1: toy.batch_at(n)})
         now, _ = step_fn(now, frozen, toy.batch_at(n))
     pairs = zip(*map(jax.tree.leaves, (fleet.get(1), now)), strict=True)
-    for found, wanted in pairs:
-        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    for leaf, wanted in pairs:
+        np.testing.assert_allclose(leaf, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_lanes", [1, 2])
@@ -142,17 +142,17 @@ def test_a_step_changes_no_bit_of_the_slots_that_take_none(num_lanes):
 @pytest.mark.parametrize("num_lanes", [1, 2])
 def test_a_loss_that_is_not_finite_stays_in_its_lane(num_lanes):
     fleet, frozen = toy.make_toy_fleet(num_lanes=num_lanes)
-    other, _ = toy.make_toy_fleet(num_lanes=num_lanes)
+    beside_bad, _ = toy.make_toy_fleet(num_lanes=num_lanes)
     bad = {name: np.full_like(leaf, np.nan) for name, leaf in toy.batch_at(0).items()}
-    for each, neighbour in ((fleet, toy.batch_at(5)), (other, bad)):
+    for each, neighbour in ((fleet, toy.batch_at(5)), (beside_bad, bad)):
         each.put(0, toy.start()[0])
         each.put(1, toy.start()[0])
         for n in range(3):
             each.step(frozen, {0: toy.batch_at(n), 1: neighbour})
-    toy.assert_same_bits(fleet.get(0), other.get(0))
-    assert not np.isfinite(np.asarray(other.get(1).params["head"]["adapter"]["bias"]))[
-        0
-    ]
+    toy.assert_same_bits(fleet.get(0), beside_bad.get(0))
+    assert not np.isfinite(
+        np.asarray(beside_bad.get(1).params["head"]["adapter"]["bias"])
+    )[0]
 
 
 def test_new_experts_rates_and_lengths_need_no_new_program():
@@ -269,8 +269,8 @@ def test_a_base_split_over_devices_serves_a_fleet():
         _, lanes = fleet.step(base, {1: t5_batch(n)})
         now, _ = step_fn(now, frozen, t5_batch(n))
     pairs = zip(*map(jax.tree.leaves, (fleet.get(1), now)), strict=True)
-    for found, wanted in pairs:
-        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    for leaf, wanted in pairs:
+        np.testing.assert_allclose(leaf, wanted, rtol=1e-4, atol=1e-5)
     assert lanes == {1: 1}
 
 
@@ -279,5 +279,5 @@ def test_states_lie_evenly_over_devices():
     assert fleet.num_slots == 4
     assert [fleet.device_of(slot) for slot in range(4)] == [0, 0, 1, 1]
     example = toy.start()[0]
-    own = sum(leaf.nbytes for leaf in jax.tree.leaves(example))
-    assert fleet.state_bytes == 4 * own
+    of_expert = sum(leaf.nbytes for leaf in jax.tree.leaves(example))
+    assert fleet.state_bytes == 4 * of_expert

@@ -193,11 +193,11 @@ def test_before_a_slow_compilation_the_state_may_be_saved():
     def save(step, state, sums):
         called.append((step, int(state.step), sums))
 
-    known = programs.Programs(slow_secs=-1.0)
-    whole = run(5, batches=batches(), compiled=known, before_slow=save)
+    compiled = programs.Programs(slow_secs=-1.0)
+    whole = run(5, batches=batches(), compiled=compiled, before_slow=save)
     ((step, done, sums),) = called
     assert (step, done, sums["num_steps"]) == (2, 2, 2.0)
-    run(5, batches=batches(), compiled=known, before_slow=save)
+    run(5, batches=batches(), compiled=compiled, before_slow=save)
     assert len(called) == 1
     toy.assert_same_bits(run(5, batches=batches()), whole)
 
@@ -211,7 +211,7 @@ def test_a_state_with_a_bad_loss_is_not_handed_on_before_a_slow_compilation():
                 batch = jax.tree.map(lambda leaf: leaf * np.nan, batch)
             yield n, {k: v[:3] for k, v in batch.items()} if n == 3 else batch
 
-    known = programs.Programs(slow_secs=-1.0)
+    compiled = programs.Programs(slow_secs=-1.0)
     with pytest.raises(errors.TrainingError):
-        run(5, batches=batches(), compiled=known, before_slow=called.append)
+        run(5, batches=batches(), compiled=compiled, before_slow=called.append)
     assert not called

@@ -92,14 +92,14 @@ def test_adafactor_on_stacked_layers_is_hugging_faces_on_each_layer():
         )
         for _ in range(STEPS)
     ]
-    found = run_optimizer(
+    updated = run_optimizer(
         optimizers.Adafactor(learning_rate=0.1, clip_norm=0.5), params, grads
     )
     reference = ReferenceAdafactor(rate=0.1, clip_norm=0.5)
     expected = per_layer(params)
     for grad in grads:
         expected = reference.update(expected, per_layer(grad))
-    for name, tensor in per_layer(found).items():
+    for name, tensor in per_layer(updated).items():
         np.testing.assert_allclose(tensor, expected[name], rtol=2e-5, atol=2e-6)
 
 
@@ -116,7 +116,7 @@ def test_adamw_is_the_published_rule():
     params = stacked_params(rng)
     grads = [stacked_params(rng) for _ in range(STEPS)]
     optimizer = optimizers.AdamW(learning_rate=0.1, clip_norm=1.0)
-    found = per_layer(run_optimizer(optimizer, params, grads))
+    updated = per_layer(run_optimizer(optimizer, params, grads))
     tensors = {n: t.astype(np.float64) for n, t in per_layer(params).items()}
     means = dict.fromkeys(tensors, 0.0)
     squares = dict.fromkeys(tensors, 0.0)
@@ -131,7 +131,7 @@ def test_adamw_is_the_published_rule():
             mean = means[name] / (1 - 0.9 ** (step + 1))
             square = squares[name] / (1 - 0.999 ** (step + 1))
             tensors[name] -= rate * mean / (np.sqrt(square) + 1e-8)
-    for name, tensor in found.items():
+    for name, tensor in updated.items():
         np.testing.assert_allclose(tensor, tensors[name], rtol=1e-4, atol=1e-5)
 
 
@@ -143,11 +143,11 @@ def test_scaling_by_parameter_gives_each_layer_a_rate_of_its_own_size():
     optimizer = optimizers.AdamW(
         learning_rate=0.1, scale_by_parameter=True, clip_norm=None
     )
-    found = per_layer(run_optimizer(optimizer, params, grads))
+    updated = per_layer(run_optimizer(optimizer, params, grads))
     # The first update of Adam is the gradient's sign.
     for n, rate in enumerate(0.1 * np.maximum(sizes, 1e-3)):
         name = f"encoder/layers/mlp/wi_0/kernel.{n}"
-        np.testing.assert_allclose(found[name], kernel[n] - rate, rtol=1e-5)
+        np.testing.assert_allclose(updated[name], kernel[n] - rate, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -155,8 +155,8 @@ def test_scaling_by_parameter_gives_each_layer_a_rate_of_its_own_size():
 )
 def test_linear_decay_rises_in_warmup_and_ends_at_zero(step, rate):
     optimizer = optimizers.AdamW(learning_rate=1.0, warmup_steps=10)
-    found = optimizer.learning_rate_at(step, num_steps=110)
-    assert found == pytest.approx(rate, abs=1e-6)
+    rate_there = optimizer.learning_rate_at(step, num_steps=110)
+    assert rate_there == pytest.approx(rate, abs=1e-6)
 
 
 def test_constant_rate_stays_after_warmup():

@@ -22,16 +22,16 @@ def test_rates_are_those_of_optax(warmup_steps, decay):
     for step in range(STEPS + 3):
         with jax.numpy_dtype_promotion("standard"):
             wanted = float(expected(step))
-        found = optimizer.learning_rate_at(step, num_steps=STEPS)
-        assert found == pytest.approx(wanted, rel=1e-6, abs=1e-8)
+        rate = optimizer.learning_rate_at(step, num_steps=STEPS)
+        assert rate == pytest.approx(wanted, rel=1e-6, abs=1e-8)
 
 
 def test_host_and_device_agree_on_every_bit_of_a_rate():
     schedule = optimizers.AdamW(learning_rate=1e-3, warmup_steps=3).schedule(STEPS)
     on_device = jax.jit(schedules.rate_at)
     for step in range(STEPS):
-        found = on_device(jax.tree.map(jnp.float32, schedule), jnp.int32(step))
-        assert np.asarray(found) == schedules.rate_at(schedule, step)
+        rate = on_device(jax.tree.map(jnp.float32, schedule), jnp.int32(step))
+        assert np.asarray(rate) == schedules.rate_at(schedule, step)
 
 
 def test_one_program_serves_every_rate_and_length():
@@ -45,8 +45,8 @@ def test_one_program_serves_every_rate_and_length():
         return tx.update(params, state, params)
 
     whole, _ = update(tx.init(params))
-    other = optimizers.AdamW(learning_rate=0.25, warmup_steps=2, decay="constant")
-    state = schedules.set_schedule(tx.init(params), other.schedule(7))
+    optimizer = optimizers.AdamW(learning_rate=0.25, warmup_steps=2, decay="constant")
+    state = schedules.set_schedule(tx.init(params), optimizer.schedule(7))
     none, state = update(state)
     half, _ = update(state)
     # Adam's first steps are the rate for a gradient that stays, to rounding of 1 - b2.

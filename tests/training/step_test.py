@@ -137,9 +137,9 @@ def test_a_batch_in_parts_has_the_gradient_and_metrics_of_the_whole():
     assert float(told["weight_sum"]) == batch["decoder_loss_weights"].sum() == 15
     for num_parts in (2, 3, 6):  # in three parts, one has no weight at all
         grads, metrics = gradient(num_parts)
-        for name, found in trees.flatten(grads).items():
+        for name, of_parts in trees.flatten(grads).items():
             np.testing.assert_allclose(
-                found, trees.flatten(whole)[name], rtol=1e-5, atol=1e-6, err_msg=name
+                of_parts, trees.flatten(whole)[name], rtol=1e-5, atol=1e-6, err_msg=name
             )
         assert metrics.keys() == told.keys()
         for name, value in told.items():

@@ -44,8 +44,8 @@ def finish(runs):
 
 
 def wait_for(run, line):
-    for found in run.stdout:
-        if found == f"{line}\n":
+    for told in run.stdout:
+        if told == f"{line}\n":
             return
     raise AssertionError(f"{line} did not come; status {run.wait()}")
 
@@ -55,20 +55,20 @@ def final(folder):
         return dict(arrays)
 
 
-def assert_close(one, other):
+def assert_close(folder, expected):
     # Sums over four devices are made in another order: a few units in the last place
     # (1.2e-7) per step, 24 steps.
-    for name, leaf in final(other).items():
-        np.testing.assert_allclose(final(one)[name], leaf, rtol=0, atol=1e-5)
+    for name, leaf in final(expected).items():
+        np.testing.assert_allclose(final(folder)[name], leaf, rtol=0, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory):
     """A training by two processes, and one by a single process, never stopped."""
     folders = [tmp_path_factory.mktemp(name) for name in ("two", "one")]
-    two, one = start(folders[0]), start(folders[1], count=1, num_devices=4)
+    two, single = start(folders[0]), start(folders[1], count=1, num_devices=4)
     lines = finish(two)
-    finish(one)
+    finish(single)
     assert lines[0][-1] == lines[1][-1]
     assert lines[0][-1].startswith("done 24 ")
     return *folders, lines[0][-1]

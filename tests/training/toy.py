@@ -77,8 +77,8 @@ def start(optimizer=ADAMW, *, num_steps=NUM_STEPS):
     return state.init_state(trained, tx, seed=SEED), frozen, step_fn
 
 
-def assert_same_bits(one, other):
-    leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+def assert_same_bits(state, expected):
+    leaves = zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True)
     for a, b in leaves:
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 

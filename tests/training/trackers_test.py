@@ -130,10 +130,10 @@ def test_trackio_itself_keeps_the_points_of_experts_side_by_side(monkeypatch, tm
         writer.close()
     (database,) = (tmp_path / "trackio").glob("*.db")
     with sqlite3.connect(database) as connection:
-        found = connection.execute("SELECT run_name, step, metrics FROM metrics")
+        points_kept = connection.execute("SELECT run_name, step, metrics FROM metrics")
         points = {
             (name.split()[0], step, json.loads(scalars)["loss"])
-            for name, step, scalars in found
+            for name, step, scalars in points_kept
         }
     assert points == {
         (name, step, 1.0 / step) for name in ("dream", "wiki") for step in (1, 2)
