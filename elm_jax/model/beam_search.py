@@ -221,4 +221,4 @@ def _reorder(cache: stacks.DecodeCache, beams: Array) -> stacks.DecodeCache:
         choose = jax.vmap(lambda item, beam: item[:, beam], in_axes=(1, 0), out_axes=1)
         return choose(by_input, beams).reshape(leaf.shape)
 
-    return cache._replace(own=jax.tree.map(reorder, cache.own))
+    return cache._replace(targets=jax.tree.map(reorder, cache.targets))

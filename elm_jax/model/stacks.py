@@ -31,11 +31,11 @@ def keep_rows(x: Array) -> Array:
 class DecodeCache(NamedTuple):
     """Keys and values of all decoder layers.
 
-    `own` [L, B * C, H, T, K] has one slot per target position, filled up to the
+    `targets` [L, B * C, H, T, K] has one slot per target position, filled up to the
     current one, for C target rows per input; `cross` [L, B, H, S, K] is of the inputs.
     """
 
-    own: layers.KeysValues
+    targets: layers.KeysValues
     cross: layers.KeysValues
 
 
@@ -155,15 +155,15 @@ class DecoderLayer(nn.Module):
         mask: Array,
         bias: Array | None,
     ) -> tuple[Array, layers.KeysValues]:
-        """Maps one target position [B, 1, D]; returns it and its layer's `own`."""
+        """Maps one target position [B, 1, D]; returns it and its layer's `targets`."""
         x = self.split_rows(x)
-        length = cache.own.keys.shape[2]
+        length = cache.targets.keys.shape[2]
         if bias is None:
             bias = _bias_at(self.relpos_bias(length), position)
 
         def extend(new: layers.KeysValues) -> layers.KeysValues:
             write = jax.lax.dynamic_update_slice_in_dim
-            pairs = zip(cache.own, new, strict=True)
+            pairs = zip(cache.targets, new, strict=True)
             return layers.KeysValues(*(write(o, n, position, 2) for o, n in pairs))
 
         own_mask = (jnp.arange(length) <= position)[None, None, None]
@@ -298,10 +298,10 @@ class Decoder(nn.Module):
         """Maps the tokens [B, 1] of one position to logits [B, 1, V] and the cache."""
         bias = None
         if not self.config.relpos_per_layer:
-            bias = _bias_at(self.relpos_bias(cache.own.keys.shape[3]), position)
+            bias = _bias_at(self.relpos_bias(cache.targets.keys.shape[3]), position)
         y = self.embedding(tokens)
         y, keys_values = self.layers.step(y, cache, position, mask, bias)
-        return self._logits(self._last(y, True)), cache._replace(own=keys_values)
+        return self._logits(self._last(y, True)), cache._replace(targets=keys_values)
 
     def _last(self, y: Array, deterministic: bool) -> Array:
         return self.dropout(self.decoder_norm(y), deterministic=deterministic)

@@ -52,7 +52,7 @@ def read(
         )
         for name, losses in curves.items()
     )
-    if others and curves and not any(curve.other for curve in compared):
+    if others and curves and not any(curve.compared for curve in compared):
         raise errors.DataError(
             found=f"metrics of {', '.join(sorted(others)[:_MOST_NAMED])} in"
             f" {compare_dir}, and of {', '.join(sorted(curves)[:_MOST_NAMED])} in"

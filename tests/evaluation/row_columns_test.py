@@ -54,8 +54,8 @@ def test_a_row_that_is_changed_is_a_row_of_its_own(columns):
 
 def test_a_number_keeps_its_type():
     mixed = [row(0, ties=0), row(0, ties=0.0), row(0, ties=None)]
-    found = [result.ties for result in row_columns.of(mixed).packed()]
-    assert [*map(repr, found)] == ["0", "0.0", "None"]
+    ties = [result.ties for result in row_columns.of(mixed).packed()]
+    assert [*map(repr, ties)] == ["0", "0.0", "None"]
 
 
 def test_selections_are_those_of_a_loop_over_rows(columns):

@@ -149,7 +149,7 @@ def _judge_p3_parquet(folder: pathlib.Path, value: Any, valid: Valid) -> str:
 
 def _judge_p3_records(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     """Records have checksums: those that are there whole are as they were written."""
-    written = {one for rows in valid.values for one in rows}
+    written = {record for rows in valid.values for record in rows}
     if not set(value) <= written:
         return f"{set(value) - written!r:.300} was never written"
     path = folder / "p3/some_task/train.tfrecord-00000-of-00001"

@@ -115,18 +115,18 @@ def test_embedding_counts_as_it_is_later_and_for_who_reads_votes(asked):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("one", MANY, ids=lambda router: router.label)
-def test_who_says_that_it_reads_no_votes_chooses_without(asked, one):
+@pytest.mark.parametrize("router", MANY, ids=lambda router: router.label)
+def test_who_says_that_it_reads_no_votes_chooses_without(asked, router):
     target, *_ = asked
     question = target.question._replace(score_rows=even_scores)
-    chosen = one.choose(target._replace(question=question))
+    chosen = router.choose(target._replace(question=question))
     question = question._replace(result=None, vectors=None)
-    if not one.reads_votes:
-        assert one.choose(target._replace(question=question)) == chosen
+    if not router.reads_votes:
+        assert router.choose(target._replace(question=question)) == chosen
         return
     with pytest.raises((AttributeError, AssertionError)):
-        one.looks_at(question)
-        one.choose(target._replace(question=question))
+        router.looks_at(question)
+        router.choose(target._replace(question=question))
 
 
 def even_scores(names, rows):
