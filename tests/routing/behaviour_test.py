@@ -83,9 +83,8 @@ def test_the_order_of_rows_experts_and_choices_changes_nothing(statistic):
     of_experts, base, lengths = random_world()
     function = behaviour.STATISTICS[statistic]
     before = function(scores_of(*of_experts, base=base, lengths=lengths))
-    assert len({f"{value:.9g}" for value in before}) == len(
-        of_experts
-    )  # they can be told
+    # They can be told apart.
+    assert len({f"{value:.9g}" for value in before}) == len(of_experts)
     order = np.random.default_rng(1).permutation(len(base))
     moved = [[rows[i] for i in order] for rows in of_experts]
     after = function(

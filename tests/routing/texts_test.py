@@ -42,7 +42,5 @@ def test_the_order_of_experts_texts_and_queries_changes_nothing():
     asked = ["cat", "dog", "sat"]
     turned = {name: rows[::-1] for name, rows in reversed(texts_of.items())}
     assert texts.votes(texts_of, asked) == texts.votes(turned, asked[::-1])
-    assert texts.votes(texts_of, asked)[0] == (
-        "a",
-        2,
-    )  # a tie goes to the first by name
+    # A tie goes to the first by name.
+    assert texts.votes(texts_of, asked)[0] == ("a", 2)

@@ -125,9 +125,8 @@ def test_licences_are_those_of_the_table_each_with_its_source():
         assert licence
         places = source.split("; ")
         assert all(place.startswith("github.com/") for place in places)
-        assert all(
-            len(place.split()[1].rstrip(",")) == 7 for place in places
-        )  # a commit
+        # Each has a commit.
+        assert all(len(place.split()[1].rstrip(",")) == 7 for place in places)
     of = table_rows.licence
     assert (of("dream"), of("imdb")) == ("academic research only", "")
 
