@@ -18,6 +18,7 @@ from elm_jax.model import config, t5
 from elm_jax.runs import bases, convert, loaded
 from tests.checkpoints import in_memory
 from tests.fuzz.contract import Format, Valid, same
+from tests.peft.sample import random_params
 
 _MODEL = config.T5Config(
     vocab_size=11,
@@ -54,7 +55,7 @@ def _make(file_format: t5x_export.Format) -> Any:
     def make(folder: pathlib.Path, variant: int) -> None:
         t5x_export.save(
             folder / "checkpoint",
-            in_memory.leaves_of(t5.init_params(t5.T5(_MODEL), seed=variant)),
+            in_memory.leaves_of(random_params(t5.T5(_MODEL), variant)),
             step=10 + variant,
             file_format=file_format,
             dtype=np.dtype((np.float32, ml_dtypes.bfloat16)[variant]),

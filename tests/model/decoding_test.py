@@ -44,6 +44,7 @@ def with_end_after(params, bias):
     return params | {"decoder": decoder}
 
 
+@pytest.mark.slow
 def test_nothing_follows_the_end_token(tiny):
     rng = np.random.default_rng(0)
     inputs = rng.integers(2, 384, (32, 9)).astype(np.int32)
@@ -59,6 +60,7 @@ def test_nothing_follows_the_end_token(tiny):
     assert len(lengths) > 2  # rows that end at different places were compared
 
 
+@pytest.mark.slow
 def test_rows_are_decoded_alike_in_any_company(tiny):
     inputs = tiny.batch["encoder_input_tokens"]
     decode = decoding.make_decode_fn(tiny.model, GREEDY, max_decode_len=6)

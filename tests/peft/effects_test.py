@@ -21,7 +21,13 @@ SPECS = {
     "stable_lora": lora.Lora(rank=3, alpha=5.0, rank_stabilized=True, dropout=0.1),
     "ia3": ia3.Ia3(targets="/"),
 }
-KINDS = pytest.mark.parametrize("kind", SPECS)
+KINDS = pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=() if kind in ("sum", "lora") else pytest.mark.slow)
+        for kind in SPECS
+    ],
+)
 
 
 def build(spec):

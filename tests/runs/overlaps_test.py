@@ -97,6 +97,7 @@ def test_training_rows_that_are_not_at_hand_are_told_to_be_not_compared(folder, 
     assert "2 of 3 candidates" in out
 
 
+@pytest.mark.slow
 def test_nothing_is_compared_if_one_says_so(folder):
     rows = score(folder, "signs", overlap="ignore")
     assert rows["plain", "signs"].overlap is None
@@ -168,6 +169,7 @@ def test_keys_of_other_rows_than_the_manifest_tells_are_not_compared(folder):
     assert ask(folder, "twice")["retrieved", "twice"].overlap_with["keys"] is None
 
 
+@pytest.mark.slow
 def test_rows_that_the_base_was_trained_on_are_told_and_not_refused(folder):
     params, info = toy.experts.load_expert(folder / "base")
     expert_info = manifest.read_manifest(folder / "experts" / "plain")

@@ -136,6 +136,7 @@ def test_the_table_shows_what_was_asked_for(pooled_folder, tmp_path, capsys):
     assert "twice" not in shown
 
 
+@pytest.mark.slow
 def test_a_retrained_expert_makes_another_pool(pooled_folder, tmp_path):
     folder = shutil.copytree(pooled_folder, tmp_path / "again")
     old = values_of(folder)["pooled_by_mass", "plain_ask"][0]

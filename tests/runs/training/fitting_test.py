@@ -57,6 +57,7 @@ def test_less_memory_makes_more_be_computed_again(needed):
         assert plan.why.startswith(f"'{remat}' takes")
 
 
+@pytest.mark.slow
 def test_where_nothing_fits_each_size_is_told(needed):
     too_little = with_memory(0.9 * needed["layer"])
     with pytest.raises(errors.ConfigError) as caught:
