@@ -13,6 +13,8 @@ from elm_jax.compiling import targets, topology
 from elm_jax.runs.compiling import programs, result
 
 _CHILD = ("-m", "elm_jax.runs.compiling.child")
+# Compilers of TPUs crashed on a step over 16 devices where threads had the usual 8 MiB.
+_LARGE_STACKS = ("sh", "-c", 'ulimit -s "$(ulimit -H -s)"; exec "$@"', "sh")
 _MOST_TOLD = 600  # characters of what a compiler said
 
 
@@ -54,7 +56,7 @@ def compile_program(
     # Flags for the devices of this machine mean nothing to other compilers.
     environment.pop("XLA_FLAGS", None)
     with subprocess.Popen(
-        [sys.executable, *child],
+        [*_LARGE_STACKS, sys.executable, *child],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
