@@ -30,7 +30,8 @@ class ResultStore:
 
     A line is written by one call, so a killed run leaves at most one incomplete
     last line, which is dropped; every other malformed line is an error. The first
-    row of a key stands. Several processes may write and read a store: each locks the
+    row of a key stands, and one more for each other library from which a strategy took
+    the same parameters. Several processes may write and read a store: each locks the
     file while it appends.
 
     Args:
@@ -47,6 +48,7 @@ class ResultStore:
         self._added: list[ResultRow] = []
         # Scores by the keys of all rows; made when somebody adds or asks for one.
         self._scores: dict[_Key, float] | None = None
+        self._libraries: set[tuple[_Key, str]] = set()  # likewise, where there are any
         # Ends of the records that rows name, by path; once somebody records.
         self._ends: dict[str, int] | None = None
         self._records = per_example_files.Records(self.path)
@@ -77,7 +79,7 @@ class ResultStore:
         return [c for c in cells if not all(self.has(c, m) for m in metrics)]
 
     def append(self, *rows: ResultRow) -> None:
-        """Adds rows; a row that is there already, with its value, is left out.
+        """Adds rows; one that is there already, of its library and value, is left out.
 
         Be it that another process has added it a moment ago.
 
@@ -103,10 +105,12 @@ class ResultStore:
     def _keep(self, rows: Sequence[ResultRow]) -> None:
         scores = self._known()
         for row in rows:
-            key = row.key(row.metric)
-            if key not in scores:
-                scores[key] = row.value
+            if not self._is_kept(row):
+                key = row.key(row.metric)
+                scores.setdefault(key, row.value)
                 self._added.append(row)
+                if row.library:
+                    self._libraries.add((key, row.library))
         if len(self._added) >= row_lines.ROWS_AT_ONCE:
             self._pack()
         if self._ends is not None:
@@ -119,10 +123,19 @@ class ResultStore:
     def _known(self) -> dict[_Key, float]:
         if self._scores is None:
             rows = self.rows()
-            keys = [rows.coded(name).listed() for name in (*CELL_FIELDS, "metric")]
+            names = (*CELL_FIELDS, "metric")
+            keys = [*zip(*(rows.coded(name).listed() for name in names), strict=True)]
             scores = rows.coded("value").listed()
-            self._scores = dict(zip(zip(*keys, strict=True), scores, strict=True))
+            self._scores = dict(zip(keys, scores, strict=True))
+            libraries = zip(keys, rows.coded("library").listed(), strict=True)
+            self._libraries = {pair for pair in libraries if pair[1]}
         return self._scores
+
+    def _is_kept(self, row: ResultRow) -> bool:
+        """Returns whether there is a row of the key that tells the same library."""
+        key = row.key(row.metric)
+        is_of_library = not row.library or (key, row.library) in self._libraries
+        return key in self._known() and is_of_library
 
     def _read_others(self, file: io.FileIO) -> None:
         """Reads the rows that other processes have added since this one has looked."""
@@ -149,10 +162,11 @@ class ResultStore:
         new: dict[_Key, ResultRow] = {}
         scores = self._known()
         for row in rows:
-            old = scores.get(row.key(row.metric))
-            if old is None:
-                new[row.key(row.metric)] = row
-            elif old != row.value:
+            old = scores.get(row.key(row.metric), row.value)
+            if old == row.value:
+                if not self._is_kept(row):
+                    new[row.key(row.metric)] = row
+            else:
                 raise errors.DataError(
                     found=f"{row.metric} of {row.expert} on {row.task} is"
                     f" {row.value}, and {old} in {self.path}",

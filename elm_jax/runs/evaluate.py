@@ -211,6 +211,7 @@ class Evaluate(Run):
             )
         pooled_scores.score(all_jobs, program, keys, store, run_id=self.name)
         if processes.is_main():
+            jobs.tell_again(all_jobs, keys, store, run_id=self.name)
             rows = jobs.rows_of(all_jobs[len(members) :], store)
             score_tables.show(naming.told_apart(rows))
             print(store.path)  # noqa: T201
@@ -229,16 +230,13 @@ class Evaluate(Run):
         """
         named, used_strategies = self._experts(), self._strategies()
         candidates.of_experts(named, labels=self._labels())
-        asked = self._asking()
-        listed = asked.check()
-        if asked.num_members():  # the library's experts get rows of their own
+        listed = self._asking().check()
+        if self._asking().num_members():  # these get rows of their own
             candidates.of_experts(listed, labels=self._labels())
-        if any(strategy.merges for strategy in used_strategies):
+        if any(s.merges for s in used_strategies):
             expert_checks.check_alike([*map(manifest.read_manifest, listed)])
-        for candidate, _ in offered.without_library(
-            used_strategies, self._names(), self.path
-        ):
-            listed += candidate.folders
+        others = offered.without_library(used_strategies, self._names(), self.path)
+        listed += [folder for candidate, _ in others for folder in candidate.folders]
         all_folders = [*dict.fromkeys([*named, *listed])]
         base_dir = self.path(self.initial_checkpoint_path)
         expert_checks.check(all_folders, base_dir=base_dir, vocabulary=data.vocabulary)
@@ -286,11 +284,8 @@ class Evaluate(Run):
             trained_tasks = list(info.tasks) if info else []
             pairs.append((candidate, trained_tasks if self.own_tasks else names))
         questions = self._asking().questions(program, keys)
-        for question in (
-            questions
-            if any(strategy.reads_labels for strategy in used_strategies)
-            else ()
-        ):
+        reads_labels = any(strategy.reads_labels for strategy in used_strategies)
+        for question in questions if reads_labels else ():
             if (split := question.dataset.split) in self.splits:
                 rows = open_split(question.task, split).rows
                 scored_rows.check_unseen(question, rows)

@@ -105,15 +105,32 @@ class Keys:
 def rows_of(
     jobs: Sequence[Job], store: result_store.ResultStore
 ) -> list[results.ResultRow]:
-    """Returns the rows that a store has of jobs."""
-    of_these = {job.cell.key("") for job in jobs}
-    return [row for row in store.rows() if row.key("") in of_these]
+    """Returns the rows that a store has of jobs, and of what these chose from."""
+    of_these = {_mark(job.cell, job.candidate.library) for job in jobs}
+    return [row for row in store.rows() if _mark(row, row.library) in of_these]
 
 
 def are_done(jobs: Sequence[Job], store: result_store.ResultStore) -> Sequence[bool]:
     """Returns of each job whether a store has its rows, alike on all processes."""
     done = {row.key("") for row in store.rows()}
     return processes.agree([job.cell.key("") in done for job in jobs])
+
+
+def are_told(jobs: Sequence[Job], store: result_store.ResultStore) -> Sequence[bool]:
+    """Returns of each job whether a store has its rows, also told of its library.
+
+    It has scores but no such rows where a strategy chose the same from another library.
+    """
+    return processes.agree(_are_told(jobs, store))
+
+
+def _are_told(jobs: Sequence[Job], store: result_store.ResultStore) -> list[bool]:
+    told = {_mark(row, row.library) for row in store.rows()}
+    return [_mark(job.cell, job.candidate.library) in told for job in jobs]
+
+
+def _mark(cell: results.Cell, library: str) -> tuple[object, ...]:
+    return (*cell.key(""), library)
 
 
 def unscored(jobs: Sequence[Job], store: result_store.ResultStore) -> list[list[Job]]:
@@ -184,13 +201,7 @@ def record(
     run_id: str,
 ) -> None:
     """Stores the rows of a job that was scored; the arguments are those of `score`."""
-    facts = dataclasses.replace(
-        job.split.facts,
-        **job.candidate.facts(store.path.parent),
-        vocabulary=keys.data.vocabulary.fingerprint,
-        ties=scored.ties,
-        answers_cut=scored.answers_cut,
-    )
+    facts = _facts(job, keys, store, ties=scored.ties, answers_cut=scored.answers_cut)
     store.record(
         job.cell,
         run_id=run_id,
@@ -198,6 +209,57 @@ def record(
         values=scored.values,
         num_examples=scored.num_examples,
         per_example=scored.per_example,
+    )
+
+
+def tell_again(
+    jobs: Sequence[Job], keys: Keys, store: result_store.ResultStore, *, run_id: str
+) -> None:
+    """Adds rows of strategies that chose from this library what they chose before.
+
+    The parameters are the same, and so are the scores. But a report shows what one
+    library gave, on all tasks: without these rows it would show the library as it was
+    before it grew.
+
+    Args:
+      jobs: Those of an evaluation, all of them scored.
+      keys: Whose base and data these are.
+      store: Has their scores, and gets the rows.
+      run_id: The run that these name.
+    """
+    told = _are_told(jobs, store)
+    untold = [job for job, is_told in zip(jobs, told, strict=True) if not is_told]
+    scored: dict[tuple[object, ...], dict[str, results.ResultRow]] = {
+        job.cell.key(""): {} for job in untold
+    }
+    for row in store.rows() if untold else ():
+        scored.get(row.key(""), {}).setdefault(row.metric, row)
+    for job in untold:
+        of_job = [*scored[job.cell.key("")].values()]
+        facts = dataclasses.asdict(
+            _facts(
+                job, keys, store, ties=of_job[0].ties, answers_cut=of_job[0].answers_cut
+            )
+        )
+        store.append(
+            *(dataclasses.replace(row, **facts, run_id=run_id) for row in of_job)
+        )
+
+
+def _facts(
+    job: Job,
+    keys: Keys,
+    store: result_store.ResultStore,
+    *,
+    ties: float | None,
+    answers_cut: float | None,
+) -> results.Facts:
+    return dataclasses.replace(
+        job.split.facts,
+        **job.candidate.facts(store.path.parent),
+        vocabulary=keys.data.vocabulary.fingerprint,
+        ties=ties,
+        answers_cut=answers_cut,
     )
 
 

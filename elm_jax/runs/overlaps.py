@@ -42,8 +42,8 @@ def with_overlaps(
     """
     if action == "ignore":
         return list(all_jobs)
-    are_done = jobs.are_done(all_jobs, store)
-    new_jobs = [job for job, done in zip(all_jobs, are_done, strict=True) if not done]
+    are_told = jobs.are_told(all_jobs, store)
+    new_jobs = [job for job, told in zip(all_jobs, are_told, strict=True) if not told]
     comparison = _Comparison(new_jobs, cache_dir, base)
     marked = [comparison.with_facts(job) for job in new_jobs]
     if action == "refuse":
@@ -56,7 +56,7 @@ def with_overlaps(
         )
     now = iter(marked)
     return [
-        job if done else next(now) for job, done in zip(all_jobs, are_done, strict=True)
+        job if told else next(now) for job, told in zip(all_jobs, are_told, strict=True)
     ]
 
 

@@ -215,3 +215,20 @@ def test_facts_come_back_are_no_part_of_the_key_and_lack_in_older_lines(tmp_path
     assert read == row()
     assert read.key("accuracy") == new.key("accuracy")
     assert (read.inputs_cut, read.ties) == (None, None)
+
+
+@pytest.mark.parametrize("reopens", [True, False])
+def test_a_cell_has_a_row_of_each_library_that_gave_its_parameters(tmp_path, reopens):
+    """And one without any, but not two of one library or of another value."""
+    path = tmp_path / "results.jsonl"
+    store = result_store.ResultStore(path)
+    of_libraries = [row(50.0, library=name) for name in ("", "a", "b")]
+    for added in of_libraries:
+        store.append(added)
+        if reopens:
+            store = result_store.ResultStore(path)
+        store.append(added, dataclasses.replace(added, run_id="again"))
+    assert [*store.rows()] == of_libraries
+    with pytest.raises(errors.DataError, match="one value per cell"):
+        store.append(row(51.0, library="c"))
+    assert [*result_store.ResultStore(path).rows()] == of_libraries

@@ -13,11 +13,20 @@ import pytest
 
 from elm_jax import errors
 from elm_jax.checkpoints import experts, manifest
-from elm_jax.evaluation import racing
+from elm_jax.evaluation import naming, racing, result_store
 from elm_jax.model import decoding_spec
 from elm_jax.runs import evaluate, library, placement, task_data
 from tests.runs import scored
-from tests.runs.toy import DATA, ENCODER, ask, build, save_expert, score
+from tests.runs.toy import (
+    DATA,
+    ENCODER,
+    TASKS,
+    ask,
+    build,
+    make_library,
+    save_expert,
+    score,
+)
 
 REFUSES = "refuses"  # and names what differs
 ADDS = "adds"  # beside what is there, which stays as it is
@@ -197,6 +206,38 @@ def test_a_score_is_the_one_that_is_asked_for(folder, capsys, field):
     assert is_kept(before, after)
     results = run.path(run.results_path).relative_to(folder)
     assert (after[results] != before.get(results)) == (expected == ADDS)
+
+
+def test_a_report_shows_the_library_as_it_is_where_growing_changed_no_choice(
+    tmp_path, capsys
+):
+    """What was chosen before is not scored again, but its rows name the grown one."""
+    folder, fields = tmp_path, {"strategies": ("retrieved", "merged_all")}
+    fields["experts"] = ()
+    make_library(folder, training_seed=7)
+    save_expert(folder, "signs", 3, training_seed=7)
+    score(folder, **fields).run()
+    build(folder, experts="{MODEL_DIR}/experts/signs").run()
+    capsys.readouterr()
+    score(folder, **fields).run()
+    assert "to score: 2; scored already: 2" in capsys.readouterr().out
+    store = result_store.ResultStore(folder / "results.jsonl")
+    rows = store.rows().where(metric="accuracy", kind="strategy")
+    libraries = [*dict.fromkeys(row.library for row in rows)]
+    assert len(libraries) == 2
+    shown = naming.newest(rows)
+    assert {(row.expert, row.task, row.library) for row in shown} == {
+        (name, task, libraries[1])
+        for name in ("retrieved", "merged_all")
+        for task in TASKS
+    }
+    for row in shown:
+        assert set(row.experts) <= {"plain", "twice", "signs"}
+        assert row.overlap_with.keys() >= {"queries", "keys"}
+        assert len(store.per_example(row)["example_ids"]) == row.num_examples
+    before = (folder / "results.jsonl").read_bytes()
+    score(folder, **fields).run()
+    assert (folder / "results.jsonl").read_bytes() == before
 
 
 @pytest.mark.slow

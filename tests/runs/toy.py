@@ -15,13 +15,15 @@ ENCODER = embedders.EmbedderSpec(kind="encoder", max_length=24)
 TASKS = ("plain_ask", "signs_ask")
 
 
-def save_expert(folder, name, seed):
+def save_expert(folder, name, seed, training_seed=None):
     base, info = experts.load_expert(folder / "base")
     noise = jax.random.PRNGKey(seed)
     params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(noise, x.shape), base)
     info = dataclasses.replace(
-        info, name=name, kind="dataset", seed=seed, tasks=(f"{name}_ask",), steps=1
+        info, name=name, kind="dataset", tasks=(f"{name}_ask",), steps=1
     )
+    training_seed = seed if training_seed is None else training_seed
+    info = dataclasses.replace(info, seed=training_seed)
     experts.save_expert(folder / "experts" / name, params, info)
 
 
