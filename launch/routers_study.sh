@@ -31,6 +31,8 @@ held_in_scores=(
   --gin.evaluate.Evaluate.splits='("validation",)'
 )
 libraries=()
+libraries_mixed=()
+results_mixed="{MODEL_DIR}/results_mixed.jsonl"
 for seed in "${seeds[@]}"; do
   of="of seed $seed"
   library="{MODEL_DIR}/library/seed$seed"
@@ -50,6 +52,21 @@ for seed in "${seeds[@]}"; do
     "${held_in_scores[@]}"
   run "token routers on held-in tasks $of" elm_eval route_tokens "${asked[@]}" \
     "${held_in_scores[@]}"
+
+  # A file of its own: in one file a strategy counts by its newest library alone.
+  if [ -e "$out/results.jsonl" ] && [ ! -e "$out/results_mixed.jsonl" ]; then
+    cp "$out/results.jsonl" "$out/results_mixed.part"
+    mv "$out/results_mixed.part" "$out/results_mixed.jsonl"
+  fi
+  mixed="{MODEL_DIR}/library_mixed/seed$seed"
+  libraries_mixed+=("'$mixed'")
+  run "library with dataset experts $of" elm_library library \
+    --gin.EXPERTS="('{MODEL_DIR}/prompt_experts/seed$seed/*',
+      '{MODEL_DIR}/dataset_experts/seed$seed/*')" \
+    --gin.library.BuildLibrary.library_dir="$mixed"
+  run "pooled answers with dataset experts $of" elm_eval pool \
+    --gin.queries.Queries.library_dir="$mixed" \
+    --gin.evaluate.Evaluate.results_path="$results_mixed"
 done
 
 all="($(printf '%s, ' "${libraries[@]}"))"
@@ -57,3 +74,7 @@ run "unseen tasks: all routers" elm_library compare_routers --gin.LIBRARIES="$al
 run "held-in tasks: all routers" elm_library compare_routers --gin.LIBRARIES="$all" \
   "${held_in[@]}" --gin.SPLITS='("validation",)' \
   --gin.OUTPUT='{MODEL_DIR}/report/routers_held_in.md'
+
+all_mixed="($(printf '%s, ' "${libraries_mixed[@]}"))"
+run "unseen tasks: routers with dataset experts" elm_library compare_routers_mixed \
+  --gin.LIBRARIES="$all_mixed" --gin.RESULTS="$results_mixed"
