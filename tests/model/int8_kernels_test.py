@@ -137,11 +137,13 @@ def flat(tree):
 @pytest.mark.slow
 @pytest.mark.parametrize("spec", SPECS[:2], ids=("bottleneck", "lora"))
 def test_loss_is_within_a_hundredth_of_bfloat16_and_gradients_are_close(tiny, spec):
-    found = {}
+    by_dtype = {}
     for base_dtype in BASE:
         model, (trained, frozen) = make(tiny, spec, base_dtype=base_dtype)
-        found[base_dtype] = loss_and_grads(tiny, model, trained, frozen)
-    (plain_loss, plain), (int8_loss, int8) = [(float(x), y) for x, y in found.values()]
+        by_dtype[base_dtype] = loss_and_grads(tiny, model, trained, frozen)
+    (plain_loss, plain), (int8_loss, int8) = [
+        (float(x), y) for x, y in by_dtype.values()
+    ]
     assert int8_loss == pytest.approx(plain_loss, rel=0.01)
     assert int8_loss != plain_loss
     before, now = flat(plain), flat(int8)
@@ -162,10 +164,10 @@ def test_a_model_is_that_of_the_float_matrices_that_its_values_stand_for(tiny):
     }
     plain = model.clone(config=dataclasses.replace(model.config, base_dtype=""))
     expected = loss_and_grads(tiny, plain, trained, trees.unflatten(floats))
-    found = loss_and_grads(tiny, model, trained, frozen)
-    np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
+    computed = loss_and_grads(tiny, model, trained, frozen)
+    np.testing.assert_allclose(computed[0], expected[0], rtol=1e-6)
     most = np.abs(flat(expected[1])).max()
-    np.testing.assert_allclose(flat(found[1]), flat(expected[1]), atol=1e-5 * most)
+    np.testing.assert_allclose(flat(computed[1]), flat(expected[1]), atol=1e-5 * most)
 
 
 @pytest.mark.slow

@@ -50,8 +50,8 @@ def test_losses_are_within_a_hundredth_of_those_on_the_base_as_it_is(folder, who
         pairs = zip(
             fleets.rows_of(folder, name), fleets.rows_of(whole, name), strict=True
         )
-        for found, expected in pairs:
-            assert found["loss"] == pytest.approx(expected["loss"], rel=0.01)
+        for row, expected in pairs:
+            assert row["loss"] == pytest.approx(expected["loss"], rel=0.01)
     assert fleets.fingerprints(folder) != fleets.fingerprints(whole)
 
 
@@ -67,18 +67,18 @@ def test_a_training_goes_on_to_the_same_bits(folder, tmp_path):
 
 
 def test_an_expert_says_it_and_fits_on_such_a_base_alone(folder, whole):
-    found, plain = expert_of(folder), expert_of(whole)
-    assert found.manifest.model == plain.manifest.model | {"base_dtype": "int8"}
+    on_int8, plain = expert_of(folder), expert_of(whole)
+    assert on_int8.manifest.model == plain.manifest.model | {"base_dtype": "int8"}
     bases = [loaded.Base.open((path / "base").resolve()) for path in (folder, whole)]
-    bases[0].check_fits(found)
+    bases[0].check_fits(on_int8)
     bases[1].check_fits(plain)
     with pytest.raises(errors.CheckpointError, match="with base_dtype = 'int8'"):
-        bases[1].check_fits(found)
+        bases[1].check_fits(on_int8)
     with pytest.raises(errors.CheckpointError, match="with base_dtype = ''"):
         bases[0].check_fits(plain)
-    expert_checks.check_alike([found.manifest, found.manifest])
+    expert_checks.check_alike([on_int8.manifest, on_int8.manifest])
     with pytest.raises(errors.ConfigError, match="on a base held as int8"):
-        expert_checks.check_alike([found.manifest, plain.manifest])
+        expert_checks.check_alike([on_int8.manifest, plain.manifest])
 
 
 def test_an_expert_with_matrices_of_its_own_is_refused(folder):
