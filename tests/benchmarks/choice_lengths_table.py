@@ -1,13 +1,13 @@
 """Prints how often models choose a shortest choice, as a Markdown table of result rows.
 
-Usage: python tests/benchmarks/choice_lengths_table.py FOLDER
+Usage: python tests/benchmarks/choice_lengths_table.py FOLDER [--asking]
 
-FOLDER is the MODEL_DIR of `gin/original/route.gin`, with its token caches. Rows whose
-choices all have as many tokens are left out. Of the others, in percent: whose best
-choice is one with the fewest tokens, by the sum of the tokens' log-probabilities, by
-their mean, by chance, and by the labels. Of experts, the mean and the range. Choices
-with the best score share a row. A bias of the sum towards short choices is what the
-first has more than the labels.
+FOLDER is the MODEL_DIR of `gin/original/route.gin`, with its token caches: the scored
+rows, or with `--asking` those that ask its library. Rows whose choices all have as many
+tokens are left out. Of the others, in percent: whose best choice is one with the fewest
+tokens, by the sum of the tokens' log-probabilities, by their mean, by chance, and by
+the labels. Of experts, the mean and the range. Choices with the best score share a row.
+A bias of the sum towards short choices is what the first has more than the labels.
 """
 
 import argparse
@@ -22,7 +22,9 @@ from elm_jax import errors
 from elm_jax.data import cache
 from elm_jax.evaluation import naming, result_store, results
 
-RESULTS = "results_routing.jsonl"
+# A file of result rows, and the metric and array that have the numbers of choices.
+SCORED = ("results_routing.jsonl", "accuracy", "num_choices")
+ASKING = ("library/behaviour/scores.jsonl", "choices", "choices")
 
 
 class Shares(NamedTuple):
@@ -66,35 +68,40 @@ def shares(
 
 
 def of_rows(
-    store: result_store.ResultStore, cache_dir: pathlib.Path
+    folder: pathlib.Path, *, asking: bool
 ) -> Iterator[tuple[results.ResultRow, Shares]]:
     """Yields the shares of the base and of each expert on each task with choices.
 
+    Args:
+      folder: A MODEL_DIR.
+      asking: Whether the rows are those that ask the library.
+
     Raises:
-      DataError: The tokens that a row was scored on are not in `cache_dir`.
+      DataError: The tokens that a row was scored on are not in the folder.
     """
-    rows = naming.newest([*store.rows().where(metric="accuracy")])
-    for row in rows:
+    file_name, metric, counts = ASKING if asking else SCORED
+    store = result_store.ResultStore(folder / file_name)
+    for row in naming.newest([*store.rows().where(metric=metric)]):
         if row.role not in ("base", "expert"):
             continue
-        found = row.data_fingerprint and cache.find(
-            cache_dir, row.task, row.split, fingerprint=row.data_fingerprint
+        dataset = row.data_fingerprint and cache.find(
+            folder / "cache", row.task, row.split, fingerprint=row.data_fingerprint
         )
-        if not found:
+        if not dataset:
             raise errors.DataError(
-                found=f"no tokens of {row.task} {row.split} in {cache_dir}",
+                found=f"no tokens of {row.task} {row.split} in {folder / 'cache'}",
                 expected="those that were scored",
                 do="Run the evaluation again, which builds them",
             )
-        examples = {example.example_id: example for example in found}
+        by_id = {example.example_id: example for example in dataset}
         arrays = store.per_example(row)
-        ends = np.cumsum(arrays["num_choices"])[:-1]
-        lengths = [
-            np.array([*map(len, examples[int(number)].choices)])
-            for number in arrays["example_ids"]
-        ]
-        scores = np.split(arrays["scores"], ends)
-        told = shares(scores, lengths, arrays["labels"].tolist())
+        examples = [by_id[int(number)] for number in arrays["example_ids"]]
+        ends = np.cumsum(arrays[counts].astype(int))[:-1]
+        told = shares(
+            np.split(arrays["scores"], ends),
+            [np.array([*map(len, example.choices)]) for example in examples],
+            [example.label for example in examples],
+        )
         if told is not None:
             yield row, told
 
@@ -133,9 +140,9 @@ def main(arguments: Sequence[str]) -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=pathlib.Path)
-    folder = parser.parse_args(arguments).folder
-    store = result_store.ResultStore(folder / RESULTS)
-    print(render([*of_rows(store, folder / "cache")]))
+    parser.add_argument("--asking", action="store_true")
+    given = parser.parse_args(arguments)
+    print(render([*of_rows(given.folder, asking=given.asking)]))
 
 
 if __name__ == "__main__":
