@@ -17,14 +17,10 @@ from elm_jax.runs import (
     scorer,
     shards,
 )
-from tests.runs import scored, toy
+from tests.runs import toy
 from tests.runs.evaluated import STRATEGIES, evaluation, kept
 
-
-@pytest.fixture(autouse=True)
-def toy_tasks():
-    with scored.registered():
-        yield
+pytestmark = pytest.mark.usefixtures("toy_tasks")
 
 
 @pytest.fixture

@@ -3,6 +3,15 @@
 import pytest
 
 
+@pytest.fixture
+def toy_tasks():
+    """Has a registry of the small tasks of `scored` alone."""
+    from tests.runs import scored
+
+    with scored.registered():
+        yield
+
+
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
     from tests.runs import shapes

@@ -14,10 +14,7 @@ def folder(scored_folder):
     return scored_folder
 
 
-@pytest.fixture(autouse=True)
-def toy_tasks():
-    with scored.registered():
-        yield
+pytestmark = pytest.mark.usefixtures("toy_tasks")
 
 
 @pytest.fixture

@@ -35,10 +35,7 @@ SAME = "same"  # decides nothing of the result
 OTHER_LENGTHS = dataclasses.replace(DATA, feature_lengths={"inputs": 8, "targets": 8})
 
 
-@pytest.fixture(autouse=True)
-def toy_tasks():
-    with scored.registered():
-        yield
+pytestmark = pytest.mark.usefixtures("toy_tasks")
 
 
 @pytest.fixture(scope="module")

@@ -32,15 +32,9 @@ from elm_jax.runs import (
 )
 from tests.runs import scored, toy, toy_experts
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("toy_tasks")]
 
 SETTINGS = measuring.Measuring(num_rows=5, num_positions=20, batch_size=2)
-
-
-@pytest.fixture(autouse=True)
-def toy_tasks():
-    with scored.registered():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -38,10 +38,7 @@ CROSS_FITTED = dataclasses.replace(ROWS, cross_fit=True)
 SUM: MergeMethod = task_arithmetic.TaskArithmetic()
 
 
-@pytest.fixture(autouse=True)
-def toy_tasks():
-    with scored.registered():
-        yield
+pytestmark = pytest.mark.usefixtures("toy_tasks")
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,7 @@ from elm_jax.reporting import marks
 from elm_jax.runs import queries, strategies
 from tests.runs import scored, toy
 
-
-@pytest.fixture(autouse=True)
-def toy_tasks():
-    with scored.registered():
-        yield
+pytestmark = pytest.mark.usefixtures("toy_tasks")
 
 
 @pytest.fixture

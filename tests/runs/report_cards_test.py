@@ -11,7 +11,6 @@ from elm_jax.checkpoints import manifest
 from elm_jax.evaluation import estimates, result_store, results, statistics
 from elm_jax.reporting import expert_cards
 from elm_jax.runs import card_scores, report
-from tests.runs import scored
 
 UNSEEN, SEEN = ("plain_ask", "signs_ask"), ("alike_ask",)
 NUM_ROWS = 60
@@ -26,10 +25,7 @@ INFO = manifest.Manifest(
 OWN = "# notes\n\n| base | small |\n\n````jinja\n<b>{{x}}</b>\n````\n"
 
 
-@pytest.fixture(autouse=True)
-def toy_tasks():
-    with scored.registered():
-        yield
+pytestmark = pytest.mark.usefixtures("toy_tasks")
 
 
 def record(folder, expert, rate, *, kind="prompt", fingerprint="", seed=0, **facts):

@@ -14,11 +14,7 @@ from elm_jax.evaluation import result_store, results
 from elm_jax.runs import report
 from tests.runs import scored
 
-
-@pytest.fixture(autouse=True)
-def toy_tasks():
-    with scored.registered():
-        yield
+pytestmark = pytest.mark.usefixtures("toy_tasks")
 
 
 @pytest.fixture(name="folder")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from elm_jax.evaluation import result_store, results
-from tests.runs import scored
 from tests.runs.reported import (
     NUM_ROWS,
     TASKS,
@@ -17,11 +16,7 @@ from tests.runs.reported import (
     run,
 )
 
-
-@pytest.fixture(autouse=True)
-def toy_tasks():
-    with scored.registered():
-        yield
+pytestmark = pytest.mark.usefixtures("toy_tasks")
 
 
 def choices(folder):

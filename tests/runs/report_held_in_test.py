@@ -4,14 +4,9 @@ import numpy as np
 import pytest
 
 from elm_jax.checkpoints import manifest
-from tests.runs import scored
 from tests.runs.reported import TASKS, line, numbers, record, run
 
-
-@pytest.fixture(autouse=True)
-def toy_tasks():
-    with scored.registered():
-        yield
+pytestmark = pytest.mark.usefixtures("toy_tasks")
 
 
 def test_the_only_expert_of_a_kind_is_a_tasks_own_if_its_manifest_says_so(tmp_path):

@@ -8,16 +8,12 @@ import pytest
 
 from elm_jax.evaluation import result_store
 from elm_jax.runs import report
-from tests.runs import scored
 from tests.runs.reported import TASKS, first_number, line, record, run
 
 PAIRS = re.compile(r'(?s)<section class="pairs".*?class="values">(.*?)</script>')
 
 
-@pytest.fixture(autouse=True)
-def toy_tasks():
-    with scored.registered():
-        yield
+pytestmark = pytest.mark.usefixtures("toy_tasks")
 
 
 @pytest.fixture(scope="module")

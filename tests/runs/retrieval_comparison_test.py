@@ -17,10 +17,7 @@ NAMES = ("plain", "twice")
 OTHER = dataclasses.replace(toy.ENCODER, max_length=12)
 
 
-@pytest.fixture(autouse=True)
-def toy_tasks():
-    with scored.registered():
-        yield
+pytestmark = pytest.mark.usefixtures("toy_tasks")
 
 
 @pytest.fixture(scope="module")

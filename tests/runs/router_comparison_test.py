@@ -28,13 +28,7 @@ from tests.runs.compared import (
     table_of,
 )
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def toy_tasks():
-    with scored.registered():
-        yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("toy_tasks")]
 
 
 @pytest.fixture(scope="module")

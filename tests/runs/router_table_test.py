@@ -20,18 +20,12 @@ from elm_jax.runs import (
 from tests.runs import compared, routed, scored, toy
 from tests.runs.compared import IDS, compare
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("toy_tasks")]
 
 SEEDS = (1, 2, 3)
 PLAIN = {1: 40.0, 2: 50.0, 3: 60.0}  # of every row, by the seed of the training
 TWICE, BASE, BELOW = 30.0, 20.0, 5.0  # the merge is by so much below `plain`
 ERROR = np.std([*PLAIN.values()], ddof=1) / np.sqrt(3) * stats.t.ppf(0.975, 2)
-
-
-@pytest.fixture(autouse=True)
-def toy_tasks():
-    with scored.registered():
-        yield
 
 
 @pytest.fixture(scope="module")

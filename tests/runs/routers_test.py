@@ -22,14 +22,10 @@ from elm_jax.runs import (
     strategies,
     strategy,
 )
-from tests.runs import scored, toy
+from tests.runs import toy
 from tests.runs.evaluated import evaluation, kept, rows_of
 
-
-@pytest.fixture(autouse=True)
-def toy_tasks():
-    with scored.registered():
-        yield
+pytestmark = pytest.mark.usefixtures("toy_tasks")
 
 
 @pytest.fixture

@@ -19,10 +19,7 @@ from tests.runs import routed, scored, toy
 TOLD = routed_tokens.RoutedTokens(router=token_routers.Arrow(top_k=1), num_traced=3)
 
 
-@pytest.fixture(autouse=True)
-def toy_tasks():
-    with scored.registered():
-        yield
+pytestmark = pytest.mark.usefixtures("toy_tasks")
 
 
 @pytest.fixture(scope="module")

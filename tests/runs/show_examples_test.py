@@ -11,11 +11,7 @@ from elm_jax.evaluation import result_store
 from elm_jax.runs import show_examples
 from tests.runs import scored
 
-
-@pytest.fixture(autouse=True)
-def toy_tasks():
-    with scored.registered():
-        yield
+pytestmark = pytest.mark.usefixtures("toy_tasks")
 
 
 @pytest.fixture

@@ -16,15 +16,12 @@ from elm_jax.runs import (
     offered,
     strategies,
 )
-from tests.runs import scored, toy
+from tests.runs import toy
 
 TASKS = toy.TASKS
 
 
-@pytest.fixture(autouse=True)
-def toy_tasks():
-    with scored.registered():
-        yield
+pytestmark = pytest.mark.usefixtures("toy_tasks")
 
 
 def test_experts_are_ranked_by_votes_or_by_similarity():
