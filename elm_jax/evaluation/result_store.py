@@ -30,9 +30,9 @@ class ResultStore:
 
     A line is written by one call, so a killed run leaves at most one incomplete
     last line, which is dropped; every other malformed line is an error. The first
-    row of a key stands, and one more for each other library from which a strategy took
-    the same parameters. Several processes may write and read a store: each locks the
-    file while it appends.
+    row of a key stands. A strategy that chose something else meanwhile, or from another
+    library, may have one more row of a key, of the same value: its newest row counts.
+    Several processes may write and read a store: each locks the file while it appends.
 
     Args:
       path: The `.jsonl` file; made, with its folder, by the first row.
@@ -48,7 +48,8 @@ class ResultStore:
         self._added: list[ResultRow] = []
         # Scores by the keys of all rows; made when somebody adds or asks for one.
         self._scores: dict[_Key, float] | None = None
-        self._libraries: set[tuple[_Key, str]] = set()  # likewise, where there are any
+        # Likewise, of the newest row of each strategy's place: its key and library.
+        self._newest: dict[tuple[object, ...], tuple[_Key, str]] = {}
         # Ends of the records that rows name, by path; once somebody records.
         self._ends: dict[str, int] | None = None
         self._records = per_example_files.Records(self.path)
@@ -79,9 +80,10 @@ class ResultStore:
         return [c for c in cells if not all(self.has(c, m) for m in metrics)]
 
     def append(self, *rows: ResultRow) -> None:
-        """Adds rows; one that is there already, of its library and value, is left out.
+        """Adds rows; a row that is there already, with its value, is left out.
 
-        Be it that another process has added it a moment ago.
+        Be it that another process has added it a moment ago. A strategy's is added
+        again if it is not the newest of its place.
 
         Raises:
           DataError: A row of the same key has another value.
@@ -106,11 +108,9 @@ class ResultStore:
         scores = self._known()
         for row in rows:
             if not self._is_kept(row):
-                key = row.key(row.metric)
-                scores.setdefault(key, row.value)
+                scores.setdefault(row.key(row.metric), row.value)
+                self._note_newest(row)
                 self._added.append(row)
-                if row.library:
-                    self._libraries.add((key, row.library))
         if len(self._added) >= row_lines.ROWS_AT_ONCE:
             self._pack()
         if self._ends is not None:
@@ -127,15 +127,21 @@ class ResultStore:
             keys = [*zip(*(rows.coded(name).listed() for name in names), strict=True)]
             scores = rows.coded("value").listed()
             self._scores = dict(zip(keys, scores, strict=True))
-            libraries = zip(keys, rows.coded("library").listed(), strict=True)
-            self._libraries = {pair for pair in libraries if pair[1]}
+            for row in rows.take(row_columns.roles(rows).are("strategy".__eq__)):
+                self._note_newest(row)
         return self._scores
 
+    def _note_newest(self, row: ResultRow) -> None:
+        if (place := row.strategy_place) is not None:
+            self._newest[place] = (row.key(row.metric), row.library)
+
     def _is_kept(self, row: ResultRow) -> bool:
-        """Returns whether there is a row of the key that tells the same library."""
-        key = row.key(row.metric)
-        is_of_library = not row.library or (key, row.library) in self._libraries
-        return key in self._known() and is_of_library
+        """Returns whether a row tells nothing new, or another value of a key."""
+        key, place = row.key(row.metric), row.strategy_place
+        if key not in self._known():
+            return False
+        is_newest = place is None or self._newest.get(place) == (key, row.library)
+        return is_newest or self._known()[key] != row.value
 
     def _read_others(self, file: io.FileIO) -> None:
         """Reads the rows that other processes have added since this one has looked."""
@@ -159,13 +165,14 @@ class ResultStore:
         return has_tail
 
     def _select_new(self, rows: Iterable[ResultRow]) -> list[ResultRow]:
-        new: dict[_Key, ResultRow] = {}
-        scores = self._known()
+        new: dict[tuple[object, ...], ResultRow] = {}
+        scores, given = self._known(), dict[_Key, float]()
         for row in rows:
-            old = scores.get(row.key(row.metric), row.value)
+            key = row.key(row.metric)
+            old = scores.get(key, given.setdefault(key, row.value))
             if old == row.value:
                 if not self._is_kept(row):
-                    new[row.key(row.metric)] = row
+                    new[(key, row.strategy_place, row.library)] = row
             else:
                 raise errors.DataError(
                     found=f"{row.metric} of {row.expert} on {row.task} is"

@@ -79,6 +79,10 @@ class Cell:
 
 CELL_FIELDS = tuple(field.name for field in dataclasses.fields(Cell))
 _cell_values = operator.attrgetter(*CELL_FIELDS)
+_STRATEGY_PLACE = (
+    *("expert", "base_fingerprint", "task", "split", "metric", "settings", "protocol"),
+    *("seed", "vocabulary", "training_seed"),
+)
 PLACE_FIELDS = (
     *("per_example_path", "per_example_offset", "per_example_length"),
     "per_example_record_sha256",
@@ -196,6 +200,16 @@ class ResultRow(Facts, Cell):
             return "expert"
         names: dict[str, Role] = {"base": "base", "multitask": "multitask"}
         return names.get(self.expert, "strategy")
+
+    @property
+    def strategy_place(self) -> tuple[object, ...] | None:
+        """What a strategy's newest row counts for; None of a row of no strategy.
+
+        It is all but what the strategy chose, and from which library.
+        """
+        if self.role != "strategy":
+            return None
+        return tuple(getattr(self, name) for name in _STRATEGY_PLACE)
 
     @property
     def is_choice(self) -> bool:

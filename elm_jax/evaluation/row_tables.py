@@ -71,7 +71,8 @@ def write_examples(
     Args:
       target: A file that is open to be written.
       rows: Those of metrics that are no mean over examples, such as `chance`, or
-        without per-example values, are left out.
+        without per-example values, are left out. Of several rows of a cell and metric,
+        by which a strategy tells several libraries, one stands for all.
       load: Returns a row's per-example arrays, as `ResultStore.per_example` does.
 
     Raises:
@@ -82,7 +83,8 @@ def write_examples(
     number = 0
     schema = _schema(_EXAMPLE_KINDS)
     with parquet.ParquetWriter(target, schema, compression="zstd") as writer:
-        for part in _parts(row for row in rows if row.per_example_path):
+        once = {r.key(r.metric): r for r in rows if r.per_example_path}
+        for part in _parts(once.values()):
             table = _examples(part, load)
             writer.write_table(table)
             number += table.num_rows

@@ -99,16 +99,20 @@ def held(kernel: Any) -> Held:
     return Held(values, scales)
 
 
-def _quantize_fn() -> Any:
-    try:
-        qwix: Any = importlib.import_module("qwix")
-    except ImportError as error:
+def check_installed() -> None:
+    """Raises MissingExtraError if qwix, which rounds, is not installed."""
+    if importlib.util.find_spec("qwix") is None:
         raise errors.MissingExtraError(
             found="a base to be held as int8, and no package qwix",
             expected="the extra `quantized`, which brings it",
             do="Install it: pip install 'elm_jax[quantized]', in a clone"
             " pip install -e '.[quantized]'; or use a base whose base_dtype is ''",
-        ) from error
+        )
+
+
+def _quantize_fn() -> Any:
+    check_installed()
+    qwix: Any = importlib.import_module("qwix")
 
     @jax.jit
     def quantize(matrix: Array) -> tuple[Array, Array]:

@@ -30,6 +30,7 @@ from elm_jax.runs import (
     score_cost,
     scorer,
     task_data,
+    told_rows,
 )
 from elm_jax.runs.strategy import Strategy
 from elm_jax.types import EOS_ID, Params
@@ -287,7 +288,9 @@ def _read(
 
 def _tell_cut(asked: Sequence[jobs.Job], store: result_store.ResultStore) -> None:
     """Prints how many of the answers that experts wrote have no end, if any."""
-    shares = [row.answers_cut for row in jobs.rows_of(asked, store) if row.answers_cut]
+    shares = [
+        row.answers_cut for row in told_rows.rows_of(asked, store) if row.answers_cut
+    ]
     if shares:
         number = sum(not job.split.dataset.has_choices for job in asked)
         mean = sum(shares) / number

@@ -22,18 +22,20 @@ def protocol(
     rows_of: str,
     length_normalized: bool,
     decoding: decoding_spec.DecodingSpec,
+    base_dtype: str,
     claimed: str,
 ) -> str:
     """Returns how a task is scored in words, such as `default` or `elm`.
 
-    First whose choice of rows it is, then what is not as usual: scores by token, or
-    another decoding than greedy.
+    First whose choice of rows it is, then what is not as usual: scores by token,
+    another decoding than greedy, or a base that is held as `int8`.
 
     Args:
       dataset: The task's split.
       rows_of: The protocol of the task data.
       length_normalized: Whether a choice's score is divided by its tokens.
       decoding: How tokens are chosen where a task has no choices.
+      base_dtype: How the base is held, `T5Config.base_dtype`.
       claimed: What the user says that it is; "" for nothing.
 
     Raises:
@@ -44,6 +46,7 @@ def protocol(
         parts.append("length_normalized")
     if not dataset.has_choices and decoding != decoding_spec.GREEDY:
         parts.append(f"{decoding}".replace(" ", ""))
+    parts += [base_dtype] if base_dtype else []
     in_words = "+".join(parts)
     if claimed not in ("", in_words):
         raise errors.ConfigError(

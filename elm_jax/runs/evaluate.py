@@ -39,6 +39,7 @@ from elm_jax.runs import (
     shards,
     strategies,
     task_data,
+    told_rows,
     vocabularies,
 )
 from elm_jax.runs.placement import MOVED, Placement, choose_devices
@@ -211,8 +212,8 @@ class Evaluate(Run):
             )
         pooled_scores.score(all_jobs, program, keys, store, run_id=self.name)
         if processes.is_main():
-            jobs.tell_again(all_jobs, keys, store, run_id=self.name)
-            rows = jobs.rows_of(all_jobs[len(members) :], store)
+            told_rows.tell_again(all_jobs, keys, store, run_id=self.name)
+            rows = told_rows.rows_of(all_jobs[len(members) :], store)
             score_tables.show(naming.told_apart(rows))
             print(store.path)  # noqa: T201
 

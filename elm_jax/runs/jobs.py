@@ -91,7 +91,11 @@ class Keys:
             prompt=getattr(task, "prompt", dataset.name),
             split=dataset.split,
             protocol=cell_keys.protocol(
-                dataset, rows_of=self.rows_of, claimed=self.claimed, **how
+                dataset,
+                rows_of=self.rows_of,
+                base_dtype=self.base.config.base_dtype,
+                claimed=self.claimed,
+                **how,
             ),
             seed=self.seed,
             checkpoint_step=info.steps if info else 0,
@@ -102,35 +106,10 @@ class Keys:
         )
 
 
-def rows_of(
-    jobs: Sequence[Job], store: result_store.ResultStore
-) -> list[results.ResultRow]:
-    """Returns the rows that a store has of jobs, and of what these chose from."""
-    of_these = {_mark(job.cell, job.candidate.library) for job in jobs}
-    return [row for row in store.rows() if _mark(row, row.library) in of_these]
-
-
 def are_done(jobs: Sequence[Job], store: result_store.ResultStore) -> Sequence[bool]:
     """Returns of each job whether a store has its rows, alike on all processes."""
     done = {row.key("") for row in store.rows()}
     return processes.agree([job.cell.key("") in done for job in jobs])
-
-
-def are_told(jobs: Sequence[Job], store: result_store.ResultStore) -> Sequence[bool]:
-    """Returns of each job whether a store has its rows, also told of its library.
-
-    It has scores but no such rows where a strategy chose the same from another library.
-    """
-    return processes.agree(_are_told(jobs, store))
-
-
-def _are_told(jobs: Sequence[Job], store: result_store.ResultStore) -> list[bool]:
-    told = {_mark(row, row.library) for row in store.rows()}
-    return [_mark(job.cell, job.candidate.library) in told for job in jobs]
-
-
-def _mark(cell: results.Cell, library: str) -> tuple[object, ...]:
-    return (*cell.key(""), library)
 
 
 def unscored(jobs: Sequence[Job], store: result_store.ResultStore) -> list[list[Job]]:
@@ -201,7 +180,7 @@ def record(
     run_id: str,
 ) -> None:
     """Stores the rows of a job that was scored; the arguments are those of `score`."""
-    facts = _facts(job, keys, store, ties=scored.ties, answers_cut=scored.answers_cut)
+    facts = facts_of(job, keys, store, scored)
     store.record(
         job.cell,
         run_id=run_id,
@@ -212,55 +191,37 @@ def record(
     )
 
 
-def tell_again(
-    jobs: Sequence[Job], keys: Keys, store: result_store.ResultStore, *, run_id: str
-) -> None:
-    """Adds rows of strategies that chose from this library what they chose before.
-
-    The parameters are the same, and so are the scores. But a report shows what one
-    library gave, on all tasks: without these rows it would show the library as it was
-    before it grew.
-
-    Args:
-      jobs: Those of an evaluation, all of them scored.
-      keys: Whose base and data these are.
-      store: Has their scores, and gets the rows.
-      run_id: The run that these name.
-    """
-    told = _are_told(jobs, store)
-    untold = [job for job, is_told in zip(jobs, told, strict=True) if not is_told]
-    scored: dict[tuple[object, ...], dict[str, results.ResultRow]] = {
-        job.cell.key(""): {} for job in untold
-    }
-    for row in store.rows() if untold else ():
-        scored.get(row.key(""), {}).setdefault(row.metric, row)
-    for job in untold:
-        of_job = [*scored[job.cell.key("")].values()]
-        facts = dataclasses.asdict(
-            _facts(
-                job, keys, store, ties=of_job[0].ties, answers_cut=of_job[0].answers_cut
-            )
-        )
-        store.append(
-            *(dataclasses.replace(row, **facts, run_id=run_id) for row in of_job)
-        )
-
-
-def _facts(
+def facts_of(
     job: Job,
     keys: Keys,
     store: result_store.ResultStore,
-    *,
-    ties: float | None,
-    answers_cut: float | None,
+    scored: scorer.Scores | results.ResultRow,
 ) -> results.Facts:
-    return dataclasses.replace(
+    """Returns what rows of a job tell.
+
+    Args:
+      job: The job.
+      keys: Whose base and data these are.
+      store: Where the rows go.
+      scored: Its scores, or an older row of them.
+    """
+    facts = dataclasses.replace(
         job.split.facts,
         **job.candidate.facts(store.path.parent),
         vocabulary=keys.data.vocabulary.fingerprint,
-        ties=ties,
-        answers_cut=answers_cut,
+        ties=scored.ties,
+        answers_cut=scored.answers_cut,
     )
+    if isinstance(scored, results.ResultRow) and facts.overlap is None:
+        # Not compared now. Experts and rows are the same; a library's need not be.
+        of_base = {n: x for n, x in scored.overlap_with.items() if n == "base"}
+        facts = dataclasses.replace(
+            facts,
+            overlap=scored.overlap,
+            overlap_unknown=scored.overlap_unknown,
+            overlap_with=of_base | {**facts.overlap_with},
+        )
+    return facts
 
 
 def _loaded(

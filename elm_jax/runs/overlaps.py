@@ -9,7 +9,7 @@ from elm_jax.checkpoints import manifest
 from elm_jax.evaluation import overlap, result_store
 from elm_jax.partitioning import processes
 from elm_jax.reporting import marks
-from elm_jax.runs import jobs, queries, row_search
+from elm_jax.runs import jobs, queries, row_search, told_rows
 
 Action = Literal["refuse", "mark", "ignore"]
 _MOST_NAMED = 5
@@ -42,7 +42,7 @@ def with_overlaps(
     """
     if action == "ignore":
         return list(all_jobs)
-    are_told = jobs.are_told(all_jobs, store)
+    are_told = told_rows.are_told(all_jobs, store)
     new_jobs = [job for job, told in zip(all_jobs, are_told, strict=True) if not told]
     comparison = _Comparison(new_jobs, cache_dir, base)
     marked = [comparison.with_facts(job) for job in new_jobs]

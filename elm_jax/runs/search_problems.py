@@ -152,9 +152,12 @@ class Problem:
             return -jnp.sum(is_row * jnp.where(mask, jnp.exp(log_p) * log_p, 0.0))
 
         slope = jax.jit(jax.value_and_grad(total))
-        whole = jax.tree.map(jnp.asarray, dict(self.base.params))
-        if self.base.config.base_dtype:
+        whole = dict(self.base.params)
+        if (
+            self.base.config.base_dtype
+        ):  # on the host: devices need not hold it as float
             whole = precision.in_compute_dtype(self.base.config, whole)
+        whole = jax.device_put(whole)
         batches = [*self._batches(objective)]
 
         def value_and_slope(

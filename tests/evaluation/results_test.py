@@ -218,17 +218,47 @@ def test_facts_come_back_are_no_part_of_the_key_and_lack_in_older_lines(tmp_path
 
 
 @pytest.mark.parametrize("reopens", [True, False])
-def test_a_cell_has_a_row_of_each_library_that_gave_its_parameters(tmp_path, reopens):
-    """And one without any, but not two of one library or of another value."""
+def test_a_strategys_newest_row_tells_what_it_chose_last_and_from_where(
+    tmp_path, reopens
+):
+    """Its library grows, loses what it got, and is then of several seeds."""
     path = tmp_path / "results.jsonl"
     store = result_store.ResultStore(path)
-    of_libraries = [row(50.0, library=name) for name in ("", "a", "b")]
-    for added in of_libraries:
+    chosen = {"kind": "strategy", "expert": "retrieved", "training_seed": 7}
+    old = row(50.0, **chosen, expert_fingerprint="aa", library="small")
+    grown = row(40.0, **chosen, expert_fingerprint="bb", library="grown")
+    mixed = dataclasses.replace(old, library="")
+    same = dataclasses.replace(old, library="grown")
+    other_seed = dataclasses.replace(old, training_seed=8)
+    written = [old, grown, old, same, mixed, other_seed, old]
+    for added in written:
         store.append(added)
         if reopens:
             store = result_store.ResultStore(path)
         store.append(added, dataclasses.replace(added, run_id="again"))
-    assert [*store.rows()] == of_libraries
+    assert [*store.rows()] == written
     with pytest.raises(errors.DataError, match="one value per cell"):
-        store.append(row(51.0, library="c"))
-    assert [*result_store.ResultStore(path).rows()] == of_libraries
+        store.append(dataclasses.replace(grown, value=51.0, library="c"))
+    assert [*result_store.ResultStore(path).rows()] == written
+
+
+def test_rows_of_one_call_are_all_added_and_compared_with_each_other(tmp_path):
+    store = result_store.ResultStore(tmp_path / "results.jsonl")
+    chosen = {"kind": "strategy", "expert": "retrieved"}
+    rows = [row(50.0, **chosen, library=name) for name in ("a", "b")]
+    store.append(*rows, rows[1])
+    assert [*store.rows()] == rows
+    with pytest.raises(errors.DataError, match="one value per cell"):
+        store.append(row(1.0, task="new"), row(2.0, task="new"))
+    assert [*store.rows()] == rows
+
+
+def test_a_line_of_another_value_by_a_second_writer_is_left_out(tmp_path):
+    path = tmp_path / "results.jsonl"
+    chosen = {"kind": "strategy", "expert": "retrieved"}
+    rows = [row(50.0, **chosen, library="a"), row(50.1, **chosen, library="b")]
+    path.write_text("".join(f"{each.to_json()}\n" for each in rows))
+    store = result_store.ResultStore(path)
+    assert [*store.rows()] == rows[:1]
+    store.append(row(50.0, **chosen, library="c"))
+    assert len(store.rows()) == 2

@@ -335,11 +335,14 @@ def test_a_row_says_how_it_is_scored_and_nothing_else(folder, case):
         "rows_of": run.data.protocol,
         "length_normalized": run.length_normalized,
         "decoding": run.decoding,
+        "base_dtype": "",
     }
     assert cell_keys.protocol(dataset, claimed="", **how) == expected
     assert cell_keys.protocol(dataset, claimed=expected, **how) == expected
     with pytest.raises(errors.ConfigError, match="which is how it is scored"):
         cell_keys.protocol(dataset, claimed="t0", **how)
+    how["base_dtype"] = "int8"
+    assert cell_keys.protocol(dataset, claimed="", **how) == f"{expected}+int8"
 
 
 class Written:

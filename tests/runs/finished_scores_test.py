@@ -205,36 +205,73 @@ def test_a_score_is_the_one_that_is_asked_for(folder, capsys, field):
     assert (after[results] != before.get(results)) == (expected == ADDS)
 
 
-def test_a_report_shows_the_library_as_it_is_where_growing_changed_no_choice(
-    tmp_path, capsys
-):
-    """What was chosen before is not scored again, but its rows name the grown one."""
-    folder, fields = tmp_path, {"strategies": ("retrieved", "merged_all")}
-    fields["experts"] = ()
-    make_library(folder, training_seed=7)
-    save_expert(folder, "signs", 3, training_seed=7)
-    score(folder, **fields).run()
-    build(folder, experts="{MODEL_DIR}/experts/signs").run()
-    capsys.readouterr()
-    score(folder, **fields).run()
-    assert "to score: 2; scored already: 2" in capsys.readouterr().out
+@pytest.fixture
+def grown(tmp_path):
+    """A folder with a library, one that has an expert more, and one of two seeds."""
+    make_library(tmp_path, training_seed=7)
+    for seed, name in ((7, "signs"), (8, "alike")):
+        save_expert(tmp_path, name, 3, training_seed=seed)
+    for name, added in (("grown", "signs"), ("mixed", "alike")):
+        of_name = {"library_dir": f"{{MODEL_DIR}}/{name}"}
+        build(tmp_path, extends="{MODEL_DIR}/library", **of_name).run()
+        build(tmp_path, experts=f"{{MODEL_DIR}}/experts/{added}", **of_name).run()
+    return tmp_path
+
+
+def scores_by(folder, library, **changes):
+    """Scores strategies by a library; returns how many cells, and what is shown."""
+    asked = ask(folder, library_dir=f"{{MODEL_DIR}}/{library}")
+    strategies = {"strategies": ("retrieved", "merged_all"), "experts": ()}
+    score(folder, retrieval=asked, **strategies, **changes).run()
     store = result_store.ResultStore(folder / "results.jsonl")
-    rows = store.rows().where(metric="accuracy", kind="strategy")
-    libraries = [*dict.fromkeys(row.library for row in rows)]
-    assert len(libraries) == 2
-    shown = naming.newest(rows)
-    assert {(row.expert, row.task, row.library) for row in shown} == {
-        (name, task, libraries[1])
-        for name in ("retrieved", "merged_all")
-        for task in TASKS
-    }
+    shown = naming.newest(store.rows().where(metric="accuracy", kind="strategy"))
     for row in shown:
-        assert set(row.experts) <= {"plain", "twice", "signs"}
-        assert row.overlap_with.keys() >= {"queries", "keys"}
         assert len(store.per_example(row)["example_ids"]) == row.num_examples
-    before = (folder / "results.jsonl").read_bytes()
-    score(folder, **fields).run()
-    assert (folder / "results.jsonl").read_bytes() == before
+    return {(row.expert, row.task): row for row in shown}
+
+
+def test_newest_scores_are_of_the_library_that_was_asked_last(grown, capsys):
+    """What is chosen as before is not scored again, but told of the new library."""
+    before = scores_by(grown, "library")
+    assert {key[1] for key in before} == {*TASKS}
+    (small,) = {row.library for row in before.values()}
+    capsys.readouterr()
+    after = scores_by(grown, "grown")
+    assert "to score: 2; scored already: 2" in capsys.readouterr().out
+    (large,) = {row.library for row in after.values()}
+    assert after.keys() == before.keys()
+    assert large not in ("", small)
+    for key, row in after.items():
+        assert (row.value == before[key].value) or key[0] == "merged_all"
+        assert row.overlap_with.keys() >= {"queries", "keys"}
+    assert scores_by(grown, "library") == before  # its last expert was retired
+    assert "to score: 0; scored already: 4" in capsys.readouterr().out
+    content = (grown / "results.jsonl").read_bytes()
+    assert scores_by(grown, "library") == before
+    assert (grown / "results.jsonl").read_bytes() == content
+
+
+def test_scores_of_a_library_of_several_seeds_are_shown_as_well(grown, capsys):
+    """It has no name of its own, as its trainings are no repetition of one another."""
+    before = scores_by(grown, "library")
+    capsys.readouterr()
+    after = scores_by(grown, "mixed")
+    assert capsys.readouterr().out.count("retrieved") >= 1
+    assert {row.library for row in after.values()} == {""}
+    assert after.keys() == before.keys()
+
+
+def test_marks_of_known_rows_stay_where_these_are_not_compared_again(grown):
+    """The experts and the rows are the same; what a library's keys are need not be."""
+    path = grown / "results.jsonl"
+    scores_by(grown, "library")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line["overlap"], line["overlap_with"] = 40.0, {"base": 10.0, "keys": 5.0}
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    row = scores_by(grown, "grown", overlap="ignore")["retrieved", TASKS[0]]
+    assert row.library not in ("", lines[-1]["library"])
+    assert (row.overlap, row.overlap_with) == (40.0, {"base": 10.0})
 
 
 @pytest.mark.slow
