@@ -11,6 +11,7 @@ pass, so that there is at most one of each matrix of the layer at work.
 """
 
 import importlib
+import importlib.util
 import re
 from typing import Any, NamedTuple
 
@@ -99,9 +100,13 @@ def held(kernel: Any) -> Held:
     return Held(values, scales)
 
 
-def check_installed() -> None:
-    """Raises MissingExtraError if qwix, which rounds, is not installed."""
-    if importlib.util.find_spec("qwix") is None:
+def check_installed(base_dtype: str = INT8) -> None:
+    """Raises MissingExtraError if a base is to be rounded, and qwix is not installed.
+
+    Args:
+      base_dtype: How the base is held, `T5Config.base_dtype`.
+    """
+    if base_dtype == INT8 and importlib.util.find_spec("qwix") is None:
         raise errors.MissingExtraError(
             found="a base to be held as int8, and no package qwix",
             expected="the extra `quantized`, which brings it",

@@ -59,6 +59,10 @@ class Scorer:
       where: How parameters and batches lie over the devices.
       length_normalized: Whether a choice's score is divided by its tokens.
       decoding: How tokens are chosen where a task has no choices.
+
+    Raises:
+      ConfigError: The devices do not divide a batch.
+      MissingExtraError: The base is to be held as int8, and qwix is not installed.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Scorer:
         length_normalized: bool = False,
         decoding: decoding_spec.DecodingSpec = decoding_spec.GREEDY,
     ) -> None:
+        int8_kernels.check_installed(base.config.base_dtype)
         self._base, self._data = base, data
         self._base_leaves = trees.flatten(base.params)
         self._placed_base: dict[str, jax.Array] = {}

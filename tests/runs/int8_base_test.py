@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import shutil
+import sys
 
 import pytest
 
 from elm_jax import errors
 from elm_jax.checkpoints import experts
 from elm_jax.cli import gin_flags
+from elm_jax.evaluation import naming, row_lines
 from elm_jax.runs import convert_experts, expert_checks, loaded, train
 from tests.runs import scored
 from tests.runs.training import fleets
@@ -112,6 +114,19 @@ def test_an_expert_of_such_a_base_is_not_folded(folder):
         run.plan()
 
 
+def test_a_missing_package_is_told_before_a_row_is_scored(tmp_path, monkeypatch):
+    scored.save_base(tmp_path / "plain")
+    save_as_int8(tmp_path / "plain" / "base", tmp_path / "int8" / "base")
+    monkeypatch.setitem(sys.modules, "qwix", None)
+    with (
+        scored.registered(),
+        pytest.raises(errors.MissingExtraError, match="extra `quantized`") as raised,
+    ):
+        scored.score(tmp_path / "int8", "plain")
+    assert not hasattr(raised.value, "__notes__")  # no expert and task: none was begun
+    assert not (tmp_path / "int8" / "results.jsonl").exists()
+
+
 def test_scores_of_the_base_as_int8_are_other_scores(tmp_path):
     rows = {}
     scored.save_base(tmp_path / "plain")
@@ -126,3 +141,13 @@ def test_scores_of_the_base_as_int8_are_other_scores(tmp_path):
     )
     assert {metric for metric, _ in plain} == {metric for metric, _ in int8}
     assert not {hash_ for _, hash_ in plain} & {hash_ for _, hash_ in int8}
+    protocols = [{row["protocol"] for row in rows[name]} for name in ("plain", "int8")]
+    assert protocols == [{"default"}, {"default+int8"}]
+    together = [
+        row
+        for name in ("plain", "int8")
+        for row in row_lines.read_rows(tmp_path / name / "results.jsonl")
+    ]
+    assert len(naming.newest(together)) == len(together)  # neither replaces the other
+    with pytest.raises(errors.DataError, match=r"default\+int8"):
+        naming.check_comparable(together, [["plain_ask"]])

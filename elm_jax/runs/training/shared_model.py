@@ -6,7 +6,7 @@ import jax
 import optax
 
 from elm_jax import trees
-from elm_jax.model import loss, t5
+from elm_jax.model import int8_kernels, loss, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.peft import expert_parts
 from elm_jax.runs import placing
@@ -46,6 +46,7 @@ class SharedModel:
         self.base: Base | None = None
         if spec.base_dir is not None:
             self.base = Base.open(spec.base_dir)
+            int8_kernels.check_installed(self.base.config.base_dtype)
         self.tx: optax.GradientTransformation = spec.optimizer.make(spec.train_steps)
         self.loss_fn = loss.make_loss_fn(model)
 
