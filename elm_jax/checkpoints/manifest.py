@@ -94,6 +94,11 @@ class Manifest:
     operative_config: str = ""
     format_version: int = FORMAT_VERSION
 
+    @property
+    def base_dtype(self) -> str:
+        """`T5Config.base_dtype` of the model; "" also where none is recorded."""
+        return f"{self.model.get('base_dtype') or ''}"
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """The expert's identity: 16 hex digits, a hash of its recipe and parameters.
@@ -108,6 +113,12 @@ class Manifest:
         }
         text = json.dumps(kept, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def base_label(self) -> str:
+        """Name and fingerprint of the base, and how it is held, for people."""
+        held = held_as(self.base_dtype)
+        return f"{self.base_name}, fingerprint {self.base_fingerprint}{held}"
 
     @functools.cached_property
     def recipe(self) -> str:
@@ -155,6 +166,11 @@ class Manifest:
     def _merge(self) -> dict[str, Any]:
         merge = self.data.get("merge")
         return merge if isinstance(merge, dict) else {}
+
+
+def held_as(base_dtype: str) -> str:
+    """Returns what follows a base's name where people are told of it; "" for floats."""
+    return f", held as {base_dtype}" if base_dtype else ""
 
 
 def installed_versions() -> dict[str, str]:

@@ -48,7 +48,8 @@ def save(
       spec: Fields of the adapter's specification.
       params: The expert's tensors, layers stacked, all that its manifest tells.
       model: Fields of T5Config.
-      facts: What the loader tells people: name, base_name and base_model.
+      facts: What the loader tells people: name, base_name and base_model, and
+        base_dtype where the base was held otherwise than in floats.
       recipe: What it is made of, kept beside it (`recipes`); {} keeps nothing.
 
     Raises:

@@ -17,7 +17,7 @@ FILE_NAME = "catalogue.jsonl"
 KINDS = tuple(kind for kind in typing.get_args(manifest.Kind) if kind != "base")
 STATUSES = ("active", "retired")
 _MOST_BYTES = 2**30  # enough for some million lines
-_ADDED_LATER = {"fingerprint"}  # lines of release 0.1 lack it
+_ADDED_LATER = {"fingerprint", "base_dtype"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Entry:
       status: `active`, or `retired`: kept and listed, but never retrieved.
       fingerprint: `Manifest.fingerprint`, the expert's identity; "" in lines that
         release 0.1 wrote.
+      base_dtype: `T5Config.base_dtype` of its base, one for the whole library; lines
+        have it only where it is not "".
     """
 
     name: str
@@ -46,6 +48,7 @@ class Entry:
     steps: int
     status: str = "active"
     fingerprint: str = ""
+    base_dtype: str = ""
 
 
 class Catalogue:
@@ -131,7 +134,8 @@ class Catalogue:
 
         Raises:
           CheckpointError: The manifest is missing or corrupt.
-          FingerprintError: The expert belongs to another base than the library's.
+          FingerprintError: The expert belongs to another base than the library's, or
+            to that base held in another `base_dtype`.
           LibraryError: Its name is taken, or it is not an expert.
         """
         entry = self._describe(expert_dir)
@@ -189,6 +193,7 @@ class Catalogue:
             tasks=tuple(info.tasks),
             steps=info.steps,
             fingerprint=info.fingerprint,
+            base_dtype=info.base_dtype,
         )
 
     def _entries_if_any(self) -> tuple[Entry, ...]:
@@ -200,8 +205,15 @@ class Catalogue:
         self._write((*entries, entry))
 
     def _write(self, entries: tuple[Entry, ...]) -> None:
-        lines = [json.dumps(dataclasses.asdict(entry)) for entry in entries]
+        lines = [json.dumps(_fields(entry)) for entry in entries]
         files.write_text(self._path, "".join(f"{line}\n" for line in lines))
+
+
+def _fields(entry: Entry) -> dict[str, Any]:
+    fields = dataclasses.asdict(entry)
+    if not entry.base_dtype:  # as lines were before a base could be held otherwise
+        del fields["base_dtype"]
+    return fields
 
 
 def _parse(line: str, number: int, path: pathlib.Path) -> Entry:
@@ -254,6 +266,11 @@ def _show(entry: Entry) -> str:
     return f"{entry.kind} expert {entry.name!r} ({entry.path}, {entry.fingerprint})"
 
 
+def _show_base(entry: Entry) -> str:
+    held = manifest.held_as(entry.base_dtype)
+    return f"{entry.base_name} ({entry.base_fingerprint}){held}"
+
+
 def _is_same(entry: Entry, old: Entry) -> bool:
     """Returns whether an expert is the one that a line lists, in the same folder.
 
@@ -279,11 +296,15 @@ def _check_new(entry: Entry, entries: tuple[Entry, ...], path: pathlib.Path) -> 
                 do="Train it under another name (expert_name), leave it out, or"
                 " build another library (library_dir), such as one for each seed",
             )
-    if entries and entries[0].base_fingerprint != entry.base_fingerprint:
+    if not entries:
+        return
+    if _base(entry) != _base(entries[0]):
         raise errors.FingerprintError(
-            found=f"expert {entry.name!r} of base {entry.base_name}"
-            f" ({entry.base_fingerprint})",
-            expected=f"base {entries[0].base_name}"
-            f" ({entries[0].base_fingerprint}), as all of {path}",
-            do="Keep one library per base",
+            found=f"expert {entry.name!r} of base {_show_base(entry)}",
+            expected=f"base {_show_base(entries[0])}, as all of {path}",
+            do="Keep one library per base and base_dtype",
         )
+
+
+def _base(entry: Entry) -> tuple[str, str]:
+    return entry.base_fingerprint, entry.base_dtype

@@ -7,7 +7,9 @@ output layer and all of adapters are as ever.
 
 A product multiplies with the int8 values, cast to the compute dtype, in which they are
 exact, and scales what comes out. No other copy of a matrix is kept for the backward
-pass, so that there is at most one of each matrix of the layer at work.
+pass. With `scan_unroll` = 1 at most one of each matrix of the layer at work is there;
+with more, casts of several layers may live at once, and in decoding those of all layers
+of the decoder.
 """
 
 import importlib

@@ -52,6 +52,7 @@ class ExportBottleneck(expert_export.ExportExperts):
                 "name": info.name,
                 "base_name": info.base_name,
                 "base_model": self.base_model or None,
+                **expert_export.base_told(info),
             },
             recipe=recipe,
         )

@@ -154,7 +154,7 @@ class FoldExpert(Run):
         """Returns the expert's manifest and adapters, and the result's recipe."""
         info = manifest.read_manifest(self.path(self.expert_path))
         base = bases.read_manifest(self.path(self.initial_checkpoint_path))
-        bases.check_fits(info, base)
+        expert_checks.check_joins(info, base)
         spec = bases.adapter_spec(info)
         if spec is None:
             raise errors.ConfigError(
@@ -162,13 +162,6 @@ class FoldExpert(Run):
                 expected="one with LoRA or (IA)3",
                 do="Export it as it is with gin/t5/export_hf.gin",
             )
-        if base_dtype := bases.model_config(base).base_dtype:
-            raise errors.ConfigError(
-                found=f"expert {info.name!r} on a base that is held as {base_dtype}",
-                expected="a base whose base_dtype is '': folded, it is rounded anew",
-                do="Use the expert with its base; or train it on a base in bfloat16",
-            )
-        expert_checks.check_same_function(info, base)
         expert_checks.check_tensors(self.path(self.expert_path), base)
         recipe = {"folded": info.adapter, "folded_from": info.fingerprint}
         return info, spec, recipe

@@ -129,8 +129,8 @@ def check_alike(
     for info in infos:
         trained_kind = trained if info.kind == "merged" else info.kind
         kind = [trained_kind, info.trainable_pattern, info.adapter]
-        if base_dtype := info.model.get("base_dtype"):
-            kind.append(f"on a base held as {base_dtype}")
+        if info.base_dtype:
+            kind.append(f"on a base held as {info.base_dtype}")
         kinds.setdefault(json.dumps(kind, sort_keys=True), info.name)
     if len(kinds) > 1:
         listed = "; ".join(f"{name}: {kind}" for kind, name in kinds.items())
@@ -149,6 +149,25 @@ def check_has_adapters(info: manifest.Manifest) -> None:
             expected="experts with adapters: tokens are routed among these",
             do="Use a library of prompt experts, or merge or retrieve these experts",
         )
+
+
+def check_joins(info: manifest.Manifest, base: manifest.Manifest) -> None:
+    """Raises an error unless an expert and its base can be made one model of floats.
+
+    Raises:
+      CheckpointError: It was trained in another model.
+      ConfigError: The expert or the base is of matrices that are held as int8.
+      FingerprintError: It was trained on another base.
+    """
+    bases.check_fits(info, base)
+    if base_dtype := base.base_dtype or info.base_dtype:
+        raise errors.ConfigError(
+            found=f"expert {info.name!r} on a base that is held as {base_dtype}",
+            expected="an expert and a base whose base_dtype is '': a whole model has"
+            " other matrices than those that the expert was trained with",
+            do="Use the expert with its base; or train it on a base in bfloat16",
+        )
+    check_same_function(info, base)
 
 
 def check_same_function(info: manifest.Manifest, base: manifest.Manifest) -> None:

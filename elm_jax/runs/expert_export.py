@@ -85,13 +85,15 @@ class ExportExperts(Run):
             )
             done = f"expert {info.name}" if was_saved else "finished already"
             print(f"{done}: {folder}")  # noqa: T201
+            if info.base_dtype:
+                print(_note(info))  # noqa: T201
 
     def _folder(self, info: manifest.Manifest) -> pathlib.Path:
         return self.path(f"{self.export_dir}/{info.name}")
 
     def _recipe(self, info: manifest.Manifest) -> dict[str, Any]:
         made_of = {"name": info.name, "fingerprint": info.fingerprint}
-        return made_of | {"base_model": self.base_model}
+        return made_of | base_told(info) | {"base_model": self.base_model}
 
     def _is_finished(self, info: manifest.Manifest) -> bool:
         folder = self._folder(info)
@@ -100,6 +102,14 @@ class ExportExperts(Run):
         saved_recipe = recipes.read(recipes.inside(folder))
         recipes.check_same(f"export {folder}", saved_recipe, self._recipe(info))
         return True
+
+
+def base_told(info: manifest.Manifest) -> dict[str, Any]:
+    """Returns what exports of an expert say of how its base is held; {} for "".
+
+    As a recipe's field, by which an import knows it again.
+    """
+    return {"base_dtype": info.base_dtype} if info.base_dtype else {}
 
 
 def spec_of_kind(
@@ -125,6 +135,14 @@ def spec_of_kind(
             " gin/t5/export_bottleneck.gin, whole models with gin/t5/export_hf.gin",
         )
     return spec
+
+
+def _note(info: manifest.Manifest) -> str:
+    return (
+        f"expert {info.name} was trained on {info.base_name} held as"
+        f" {info.base_dtype}: another program that holds it in floats computes another"
+        " function with it"
+    )
 
 
 def _check_tensors(expert: loaded.Expert) -> None:

@@ -92,28 +92,36 @@ class ImportExperts(Run):
         """Returns what would be read and written; compares what is there already.
 
         Raises:
-          CheckpointError: As `run`, of experts that are there.
+          CheckpointError: As `run`, of experts that are there, and of sources whose
+            base was held otherwise.
         """
         sources = self.sources()
+        notes = []
+        if self.path(self.initial_checkpoint_path).is_dir():
+            base = self._base()
+            notes = [_held_note(source, base) for source in sources.values()]
         finished = [name for name in sources if self._is_finished(name)]
         if finished:
             base = self._base()
             for name in finished:
                 read = self.read(sources[name], base)
                 self._check_same(self._manifest(name, read, base), read)
-        return {
+        plan: Plan = {
             "read": "\n".join(map(str, sources.values())),
             "experts": f"{len(sources)}: {', '.join(sources)}",
             "finished already": len(finished),
             "files": self.path(f"{self.experts_dir}/<name>"),
         }
+        if any(notes):
+            plan["note"] = "\n".join(filter(None, notes))
+        return plan
 
     def run(self) -> None:
         """Reads and checks all; writes what is not there, compares what is.
 
         Raises:
-          CheckpointError: A source cannot be read, or another expert is there under a
-            name.
+          CheckpointError: A source cannot be read or says that its base was held
+            otherwise, or another expert is there under a name.
         """
         self.import_all(print)
 
@@ -130,6 +138,8 @@ class ImportExperts(Run):
         """
         base, places = self._base(), {}
         for name, source in self.sources().items():
+            if note := _held_note(source, base):
+                tell(note)
             read_expert = self.read(source, base)
             place = places[source] = self._folder(name)
             if not self._import(
@@ -211,7 +221,35 @@ def _identity(info: manifest.Manifest) -> dict[str, Any]:
     """Returns what must not differ between two imports of one expert."""
     return {
         "base": info.base_fingerprint,
+        "base_dtype": info.base_dtype,
         "tasks": list(info.tasks),
         "adapter": info.adapter,
         "parts": info.trainable_pattern,
     }
+
+
+def _held_note(source: pathlib.Path, base: manifest.Manifest) -> str:
+    """Returns what to tell people of how a source's base was held; "" for nothing.
+
+    Exports of ours say it in their recipes, others cannot.
+
+    Raises:
+      CheckpointError: It was held otherwise than the base that is named.
+    """
+    path = recipes.inside(source)
+    if not path.is_file():
+        if not base.base_dtype:
+            return ""
+        return (
+            f"{source} does not say how its base was held: taken to be of {base.name}"
+            f" held as {base.base_dtype}"
+        )
+    held = recipes.read(path).get("base_dtype", "")
+    if held != base.base_dtype:
+        raise errors.CheckpointError(
+            found=f"{source}, trained on a base with base_dtype = {held!r}",
+            expected=f"base {base.name!r}: base_dtype = {base.base_dtype!r}",
+            do="Name the base as it was held then: import it with that base_dtype"
+            " under another name",
+        )
+    return ""

@@ -19,7 +19,7 @@ from elm_jax.checkpoints import (
 )
 from elm_jax.checkpoints.tensors import Leaf
 from elm_jax.model import t5
-from elm_jax.runs import base_import, bases, vocabularies
+from elm_jax.runs import base_import, bases, expert_checks, vocabularies
 from elm_jax.runs.progress import Progress, show_bytes
 from elm_jax.runs.run import Plan, Run
 
@@ -127,7 +127,10 @@ class Export(Run):
             )
         if self.initial_checkpoint_path is not None:
             folder = self.path(self.initial_checkpoint_path)
-            bases.check_fits(info, bases.read_manifest(folder))
+            check = (
+                bases.check_fits if info.kind == "base" else expert_checks.check_joins
+            )
+            check(info, bases.read_manifest(folder))
             base, _ = streaming.open_expert(folder)
             leaves = dict(sorted((base | leaves).items()))
         shapes = t5.param_shapes(t5.T5(bases.model_config(info)))

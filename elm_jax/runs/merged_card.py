@@ -18,7 +18,7 @@ def text(info: manifest.Manifest, method: MergeMethod) -> str:
     name, weights = options.pop("method"), options.pop("weights", ())
     facts = {
         "kind": info.kind,
-        "base": f"{info.base_name}, fingerprint {info.base_fingerprint}",
+        "base": info.base_label,
         "adapter": (info.adapter or {}).get("kind", "none"),
         "method": name,
         **{f"option {option}": value for option, value in options.items()},

@@ -272,3 +272,37 @@ def test_of_several_that_list_an_expert_at_once_one_does(library, make_expert):
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         assert not any(pool.map(library.list_once, folders * 20))
     assert sorted(library.experts()) == ["ant", "bee"]
+
+
+INT8 = {"model": {"base_dtype": "int8"}}
+
+
+def test_a_library_has_experts_of_one_form_of_a_base(library, make_expert, path):
+    library.add(make_expert("ant"))
+    before = path.read_bytes()
+    assert b"base_dtype" not in before
+    bee = make_expert("bee", **INT8)
+    for act in (
+        library.add,
+        library.list_once,
+        lambda folder: library.check_new([folder]),
+    ):
+        with pytest.raises(
+            errors.FingerprintError, match=r"\(aaaa\), held as int8"
+        ) as raised:
+            act(bee)
+        assert "base tiny (aaaa), as all of" in str(raised.value)
+    assert path.read_bytes() == before
+
+
+def test_a_library_of_a_base_in_int8_says_so_and_refuses_others(
+    library, make_expert, path
+):
+    for name in ("ant", "bee"):
+        library.add(make_expert(name, **INT8))
+    library.retire("bee")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["base_dtype"] for line in lines] == ["int8", "int8"]
+    library.check()
+    with pytest.raises(errors.FingerprintError, match=r"base tiny \(aaaa\)\."):
+        library.add(make_expert("cow"))

@@ -163,3 +163,21 @@ def test_a_head_that_was_trained_is_not_left_behind(work, tmp_path):
     with pytest.raises(errors.CheckpointError, match=r"another head.*lm_head\.weight"):
         importing(work, folder).run()
     assert not (work / "imported/x").exists()
+
+
+def test_exports_say_that_the_base_was_held_as_int8(work, tmp_path, capsys):
+    params, info = experts.load_expert(work / "experts/paper")
+    held = dataclasses.replace(info, model=info.model | {"base_dtype": "int8"})
+    experts.save_expert(tmp_path / "experts/paper", params, held)
+    chosen = {"model_dir": str(tmp_path), "experts": "{MODEL_DIR}/experts/paper"}
+    for run in (
+        convert_bottlenecks.ExportBottleneck(**chosen),
+        convert_bottlenecks.ExportAdapterHub(**chosen, layer_norms="beside"),
+    ):
+        run.run()
+        assert "was trained on base held as int8" in capsys.readouterr().out
+        assert run.plan()["finished already"] == 1
+    for path in ("torch/paper/elm_expert.json", "adapterhub/paper/elm_jax.json"):
+        assert json.loads((tmp_path / path).read_text())["base_dtype"] == "int8"
+    with pytest.raises(errors.CheckpointError, match="with base_dtype = 'int8'"):
+        importing(work, tmp_path / "adapterhub/paper", expert_name="other").run()

@@ -213,3 +213,71 @@ def test_a_path_that_names_nothing_is_refused(folder):
     )
     with pytest.raises(errors.CheckpointError, match="no folder matches"):
         run.run()
+
+
+def on_int8(folder, path):
+    """Returns where experts are imported onto the base as int8, and of plain what."""
+    params, info = experts.load_expert(folder / "base")
+    held = dataclasses.replace(info, model=info.model | {"base_dtype": "int8"})
+    experts.save_expert(path / "base", params, held)
+    return convert_experts.ImportPeft(
+        model_dir=str(path),
+        source_paths=str(peft_sample.FOLDER / "lora"),
+        initial_checkpoint_path="{MODEL_DIR}/base",
+    )
+
+
+def test_an_adapter_that_does_not_say_its_base_s_form_is_imported_with_a_note(
+    folder, tmp_path, capsys
+):
+    run = on_int8(folder, tmp_path)
+    note = "does not say how its base was held: taken to be of base held as int8"
+    assert note in str(run.plan()["note"])
+    run.run()
+    assert note in capsys.readouterr().out
+    assert manifest.read_manifest(tmp_path / "imported/lora").base_dtype == "int8"
+    assert run.plan()["finished already"] == 1
+
+
+def test_an_import_onto_the_other_form_of_the_base_is_not_finished(folder, tmp_path):
+    run = on_int8(folder, tmp_path)
+    run.run()
+    plain = dataclasses.replace(run, initial_checkpoint_path=str(folder / "base"))
+    assert "note" not in dataclasses.replace(plain, model_dir=str(folder)).plan()
+    for act in (plain.plan, plain.run):
+        with pytest.raises(errors.CheckpointError, match="base_dtype: 'int8' before"):
+            act()
+
+
+def test_an_exported_adapter_comes_back_onto_its_base_s_form_alone(
+    folder, tmp_path, capsys
+):
+    on_int8(folder, tmp_path).run()
+    exports = {"int8": tmp_path, "": folder}
+    for path in exports.values():
+        capsys.readouterr()
+        convert_experts.ExportPeft(
+            model_dir=str(path),
+            experts="{MODEL_DIR}/imported/lora",
+            export_dir=f"{tmp_path / path.name}_peft",
+        ).run()
+        out = capsys.readouterr().out
+        assert ("was trained on base held as int8" in out) == (path == tmp_path)
+    for held, path in exports.items():
+        source = f"{tmp_path / path.name}_peft/lora"
+        for base, other in exports.items():
+            run = convert_experts.ImportPeft(
+                model_dir=str(tmp_path / f"again_{held}"),
+                source_paths=source,
+                initial_checkpoint_path=str(other / "base"),
+            )
+            if base == held:
+                assert "note" not in run.plan()
+                run.run()
+                assert "not say" not in capsys.readouterr().out
+                continue
+            for act in (run.plan, run.run):
+                with pytest.raises(
+                    errors.CheckpointError, match=f"with base_dtype = '{held}'"
+                ):
+                    act()

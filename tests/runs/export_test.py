@@ -75,3 +75,33 @@ def test_an_expert_of_another_base_is_not_joined(tmp_path):
     path = save(tmp_path / "x", params, base_fingerprint="1" * 16)
     with pytest.raises(errors.FingerprintError, match="Name the base"):
         run(tmp_path, expert_path=path, initial_checkpoint_path=base)
+
+
+INT8 = dataclasses.asdict(MODEL) | {"base_dtype": "int8"}
+
+
+@pytest.mark.parametrize("kind", [export.ExportHuggingFace, export.ExportT5X])
+def test_an_expert_of_norms_of_a_base_in_int8_is_not_joined(tmp_path, kind):
+    base = random_params(t5.T5(MODEL))
+    norms, _ = trees.split(base, "norm")
+    of_base = {"base_fingerprint": trees.fingerprint(base)}
+    here = {"model_dir": str(tmp_path / "out")}
+    paths = {}
+    for name, model in {"plain": dataclasses.asdict(MODEL), "int8": INT8}.items():
+        changes = of_base | {"model": model}
+        paths[name] = (
+            save(tmp_path / f"{name}_base", base, kind="base", **changes),
+            save(tmp_path / name, norms, **changes),
+        )
+    for expert, base_of in (("int8", "int8"), ("int8", "plain"), ("plain", "int8")):
+        run = kind(
+            expert_path=paths[expert][1],
+            initial_checkpoint_path=paths[base_of][0],
+            **here,
+        )
+        for act in (run.plan, run.run):
+            with pytest.raises(errors.ConfigError, match="that is held as int8"):
+                act()
+    assert not (tmp_path / "out").exists()
+    # The base itself is the same in both forms.
+    kind(expert_path=paths["int8"][0], **here).run()

@@ -124,3 +124,9 @@ def test_building_writes_the_card_and_building_again_leaves_it(tmp_path):
     assert "| pocket_topics_about | prompt | 4 | 2 |" in card(folder)
     changed = {old[0].name for old, new in zip(*times, strict=True) if old != new}
     assert "card.md" not in changed
+
+
+def test_a_card_tells_that_the_base_is_held_as_int8(tmp_path):
+    add(tmp_path, dataclasses.replace(INFO, model={"base_dtype": "int8"}), "one")
+    library_card.write(tmp_path / "library")
+    assert "- base: small, 0123, held as int8" in card(tmp_path).splitlines()

@@ -22,7 +22,7 @@ def text(info: Manifest, templates: Mapping[str, str]) -> str:
     vocabulary = info.vocabulary.get("fingerprint", "not known")
     facts = {
         "kind": info.kind,
-        "base": f"{info.base_name}, fingerprint {info.base_fingerprint}",
+        "base": info.base_label,
         "adapter": (info.adapter or {}).get("kind", "none"),
         "trained parameters": _code(info.trainable_pattern),
         "vocabulary": f"fingerprint {vocabulary}",

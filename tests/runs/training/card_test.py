@@ -59,3 +59,9 @@ def test_a_licence_of_all_tasks_is_told_once_and_one_of_none_is_not_known():
     assert line.format("not known") in card.text(none, {})
     assert both.fingerprint == none.fingerprint == INFO.fingerprint
     assert both.recipe == none.recipe
+
+
+def test_a_card_tells_that_the_base_is_held_as_int8():
+    held = dataclasses.replace(INFO, model=INFO.model | {"base_dtype": "int8"})
+    line = "| base | small, fingerprint 0123456789abcdef, held as int8 |"
+    assert line in card.text(held, {})
