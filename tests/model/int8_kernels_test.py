@@ -16,11 +16,6 @@ SPECS = (bottleneck.Bottleneck(reduction_factor=4), lora.Lora(), ia3.Ia3())
 BASE = ("", "int8")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def qwix():
-    return pytest.importorskip("qwix", reason="needs the extra `quantized`")
-
-
 def stack(seed=0, shape=(3, 24, 40)):
     """Matrices whose outputs have numbers of very different sizes, and zeros."""
     rng = np.random.default_rng(seed)

@@ -116,6 +116,30 @@ def test_parquet_gives_the_rows_back(folder, tmp_path):
     assert tuple(rows) == rows_of(folder)
 
 
+def test_examples_of_a_choice_from_two_libraries_are_there_once(tmp_path):
+    folder = tmp_path / "folder"
+    store = result_store.ResultStore(folder / "results.jsonl")
+    store.record(
+        results.Cell(
+            **dict.fromkeys(("expert", "base_fingerprint", "task"), "x"),
+            **dict.fromkeys(("dataset", "prompt", "split", "protocol"), "x"),
+            seed=42,
+            checkpoint_step=1,
+        ),
+        run_id="r",
+        values={"accuracy": 50.0},
+        num_examples=2,
+        per_example={"example_ids": np.arange(2), "accuracy": np.array([0.0, 100.0])},
+        facts=results.Facts(kind="strategy", library="small"),
+    )
+    (row,) = store.rows()
+    store.append(dataclasses.replace(row, library="grown"))
+    export(folder, tmp_path, formats=("examples",))
+    lines = parquet.read_table(tmp_path / "examples.parquet").to_pylist()
+    assert len(store.rows()) == 2
+    assert [line["value"] for line in lines] == [0.0, 100.0]
+
+
 def test_examples_have_a_row_for_each_score_of_an_example(folder, tmp_path):
     export(folder, tmp_path, formats=("examples",))
     lines = parquet.read_table(tmp_path / "examples.parquet").to_pylist()

@@ -18,11 +18,6 @@ from tests.runs.training import fleets
 pytestmark = [pytest.mark.slow, pytest.mark.optimized]  # a claim of bits
 
 
-@pytest.fixture(scope="module", autouse=True)
-def qwix():
-    return pytest.importorskip("qwix", reason="needs the extra `quantized`")
-
-
 def save_as_int8(source, to):
     """Saves a base as one that is held as int8."""
     params, info = experts.load_expert(source)

@@ -45,7 +45,6 @@ def test_what_an_expert_leaves_as_it_is_is_placed_once(base, program):
 
 
 def test_matrices_are_rounded_to_int8_once_for_all_experts(tmp_path):
-    pytest.importorskip("qwix", reason="needs the extra `quantized`")
     scored.save_base(tmp_path)
     plain = loaded.Base.load(tmp_path / "base")
     model = plain.manifest.model | {"base_dtype": "int8"}
