@@ -105,7 +105,7 @@ def _read_catalogue(folder: pathlib.Path) -> Any:
 def _judge_catalogue(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     del valid
     text = (folder / "library/catalogue.jsonl").read_bytes()
-    entries = [{"fingerprint": ""} | line for line in _lines(text)]
+    entries = [{"fingerprint": "", "base_dtype": ""} | line for line in _lines(text)]
     value = [entry | {"tasks": list(entry["tasks"])} for entry in value]
     if len({entry["name"] for entry in entries}) < len(entries):
         return "a name twice"
