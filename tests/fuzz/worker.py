@@ -54,7 +54,7 @@ class Workshop:
           tell: Told before it is read, and after.
         """
         chosen = formats.FORMATS[name]
-        valid = self._prepare(name)
+        valid = self.prepare(name)
         rng = random.Random(f"{self._seed}/{name}/{number}")
         folder = self.work / "IN"
         shutil.rmtree(folder, ignore_errors=True)
@@ -74,8 +74,12 @@ class Workshop:
             shutil.rmtree(ESCAPED, ignore_errors=True)
         return {"class": kind, "damage": damage, "told": told}
 
-    def _prepare(self, name: str) -> contract.Valid:
-        """Makes and reads the valid inputs of a format, when first needed."""
+    def prepare(self, name: str) -> contract.Valid:
+        """Makes, reads and judges the valid inputs of a format, when first needed.
+
+        Raises:
+          AssertionError: The format's own judge says that one is read wrong.
+        """
         if name not in self._valid:
             chosen = formats.FORMATS[name]
             folders, values = [], []
