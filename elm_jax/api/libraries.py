@@ -10,12 +10,13 @@ import numpy as np
 
 from elm_jax import errors, paths, types
 from elm_jax.api import pieces, rows
-from elm_jax.data import tasks
+from elm_jax.data import tasks, token_store
 from elm_jax.library import catalogue, index, retrieval, text_formats
 from elm_jax.routing import behaviour, pooling
 from elm_jax.runs import (
     embedders,
     loaded,
+    loss_routers,
     observed,
     placement,
     pools,
@@ -139,6 +140,34 @@ class Library:
         measured = self._behaviour(texts, choices, among, statistic)
         return measured.ranked(statistic, measured.names)
 
+    def route_by_inputs(
+        self, texts: Sequence[str], *, among: Sequence[str] | None = None
+    ) -> tuple[tuple[str, float], ...]:
+        """Returns which experts predict missing spans of texts best.
+
+        It needs no answer choices. Texts lose spans as in T5's pre-training; see
+        `elm_jax.runs.loss_routers`. All experts are loaded, one at a time.
+
+        Args:
+          texts: As for `route`.
+          among: As for `route`.
+
+        Returns:
+          `(name, value)`, greatest first, equal ones by name; the value is the
+          log-probability of the missing tokens in nats, a mean over each text's tokens
+          and over texts.
+
+        Raises:
+          ElmError: As `route` raises it; or no text has two tokens, or the vocabulary
+            has too few sentinels for a text.
+        """
+        names = self._among(among)
+        asked = rows.without_spans(texts, self._open_data().vocabulary)
+        scores = self._scores(asked, names)
+        log_probs = np.array([np.concatenate(scores[name]) for name in names])
+        lengths = [len(example.targets) for example in asked]
+        return loss_routers.ranked(names, log_probs, lengths)
+
     def answer(
         self,
         texts: Sequence[str],
@@ -203,26 +232,38 @@ class Library:
         statistic: str,
     ) -> observed.Behaviour:
         """Returns what experts and the base give to choices after texts."""
-        names = self.names if among is None else [*dict.fromkeys(among)]
-        if statistic not in behaviour.STATISTICS or not names:
+        names = self._among(among)
+        if statistic not in behaviour.STATISTICS:
             raise errors.ConfigError(
-                found=f"statistic {statistic!r} of {len(names)} experts",
-                expected=f"one of {', '.join(behaviour.STATISTICS)}, of one or more",
-                do="Name another, or more experts",
+                found=f"statistic {statistic!r}",
+                expected=f"one of {', '.join(behaviour.STATISTICS)}",
+                do="Name another",
             )
-        base = self._base
-        if base is None:
-            raise errors.LibraryError(
-                found="a library without its base",
-                expected="the base, on which experts answer",
-                do="Give it: elm_jax.Library(folder, base)",
-            )
-        data = self._open_data()
         scored_rows = [
             {"inputs": text, "targets": next(iter(choices), ""), "choices": [*choices]}
             for text in texts
         ]
-        examples = rows.tokenize(scored_rows, data.vocabulary, has_choices=True)
+        pieces = self._open_data().vocabulary
+        examples = rows.tokenize(scored_rows, pieces, has_choices=True)
+        scores = self._scores(examples, names)
+        return observed.of({name: scores[name] for name in names}, scores[""], examples)
+
+    def _among(self, among: Sequence[str] | None) -> list[str]:
+        """Returns the names of the experts that may be chosen."""
+        names = self.names if among is None else [*dict.fromkeys(among)]
+        if not names:
+            raise errors.ConfigError(
+                found="no expert to choose from",
+                expected="one or more",
+                do="Name experts of the library, or leave `among` out",
+            )
+        return names
+
+    def _scores(
+        self, examples: Sequence[token_store.Example], names: Sequence[str]
+    ) -> dict[str, Sequence[np.ndarray]]:
+        """Returns what experts, and the base as "", give to the choices of rows."""
+        base, data = self._needed_base(), self._open_data()
         size = -(-_LEAST_BATCH // jax.device_count()) * jax.device_count()
         program = scorer.Scorer(
             base, data, batch_size=size, where=placement.Placement()
@@ -233,12 +274,12 @@ class Library:
             adapter = None if expert is None else expert.adapter
             return program.rank(program.place(params), adapter, examples).scores
 
-        by_expert = {}
+        by_expert = {"": scores(None)}
         for name in names:
             expert = self.load(name)
             vocabularies.check(expert.manifest, data.vocabulary)
             by_expert[name] = scores(expert)
-        return observed.of(by_expert, scores(None), examples)
+        return by_expert
 
     @functools.cached_property
     def _embedder(self) -> types.Embedder:
@@ -251,8 +292,8 @@ class Library:
     def _needed_base(self) -> loaded.Base:
         if self._base is None:
             raise errors.LibraryError(
-                found="a library whose keys the base's encoder made, and no base",
-                expected="the base",
+                found="a library without its base",
+                expected="the base, whose encoder embeds, or on which experts answer",
                 do="Give it: elm_jax.Library(folder, base)",
             )
         return self._base

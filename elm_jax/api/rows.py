@@ -11,6 +11,7 @@ from elm_jax import errors
 from elm_jax.data import (
     function_templates,
     rendering,
+    span_corruption,
     tasks,
     token_store,
     tokenizing,
@@ -94,6 +95,33 @@ def tokenize(
     columns = tokenizing.tokenize(rendered, pieces, _UNCUT).columns
     facts = {"key": {"task": "", "split": ""}, "answer_choices": how.answer_choices}
     return list(token_store.TokenizedDataset(columns, facts))
+
+
+def without_spans(
+    texts: Iterable[str], pieces: vocabulary.SentencePiece
+) -> list[token_store.Example]:
+    """Returns texts with spans missing, which are the one answer of each.
+
+    Args:
+      texts: Those of a single token are left out.
+      pieces: What makes the tokens.
+
+    Raises:
+      DataError: A text is empty, or none has two tokens.
+      ConfigError: The vocabulary has too few sentinels for a text.
+    """
+    whole = [{"inputs": text, "targets": text} for text in texts]
+    examples = []
+    for place, example in enumerate(tokenize(whole, pieces, has_choices=False)):
+        if span_corruption.num_tokens(example.inputs) > 1:
+            source, spans = span_corruption.without_spans(
+                example.inputs, place, vocabulary=pieces, seed=0
+            )
+            asked = {"inputs": source, "targets": spans, "choices": (spans,)}
+            examples.append(example._replace(**asked, choices_text=("",), label=0))
+    if not examples:
+        raise _wrong("texts of a single token, in which no span can be missing")
+    return examples
 
 
 def _wrong(found: str) -> errors.DataError:

@@ -5,6 +5,8 @@ Reference: Raffel et al. 2020 (arXiv 1910.10683), section 3.1.4;
 """
 
 import functools
+import hashlib
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +17,8 @@ from elm_jax.data import shapes as shapes_lib
 from elm_jax.data import tasks, token_store, vocabulary
 from elm_jax.types import EOS_ID, Batch
 
-_DOCUMENTS, _CHUNKS, _NOISE = 20, 21, 22  # Streams beside those of `batches`.
+# Streams beside those of `batches`.
+_DOCUMENTS, _CHUNKS, _NOISE, _ROWS = 20, 21, 22, 23
 _NOISE_DENSITY, _MEAN_SPAN_LENGTH = 0.15, 3.0  # T5's
 
 
@@ -126,6 +129,82 @@ class SpanCorruptionBatches:
         tokens = documents.values[np.arange(len(documents.values)) + shift]
         chunks = batches_lib.generator(self._seed, _CHUNKS, epoch)
         return tokens, chunks.permutation(self._num_chunks)
+
+
+def missing_spans(
+    dataset: token_store.TokenizedDataset,
+    rows: Sequence[int],
+    *,
+    vocabulary: vocabulary.SentencePiece,
+    seed: int,
+) -> token_store.TokenizedDataset:
+    """Returns the inputs of rows with spans missing, which are the one answer.
+
+    Rows whose input is a single token are left out. Which spans of a row are missing
+    hangs on the seed and its place alone, and not on the other rows.
+
+    Args:
+      dataset: The split that the rows are of.
+      rows: Their places.
+      vocabulary: Of the tokens; gives the sentinels.
+      seed: Decides the spans; 0 or more.
+
+    Raises:
+      ConfigError: Too few sentinels for an input.
+      DataError: No input has two tokens.
+    """
+    examples = {row: dataset[row] for row in rows}
+    pairs = {
+        row: without_spans(example.inputs, row, vocabulary=vocabulary, seed=seed)
+        for row, example in examples.items()
+        if num_tokens(example.inputs) > 1
+    }
+    if not pairs:
+        raise errors.DataError(
+            found=f"{len(rows)} rows of {dataset.name}, none with two tokens of input",
+            expected="inputs with tokens that can be missing",
+            do="Route these by their answers, or by keys",
+        )
+    made_by = json.dumps(["missing spans", dataset.fingerprint, [*pairs], seed])
+    return token_store.of_answers(
+        [examples[row] for row in pairs],
+        inputs=[source for source, _ in pairs.values()],
+        answers=[target for _, target in pairs.values()],
+        manifest={
+            "key": {"task": dataset.name, "split": dataset.split},
+            "answer_choices": "the missing spans",
+            "fingerprint": hashlib.sha256(made_by.encode()).hexdigest()[:16],
+        },
+    )
+
+
+def num_tokens(inputs: np.ndarray) -> int:
+    """Returns how many tokens an input has without its end token, if it has one."""
+    return len(inputs) - int(len(inputs) > 0 and inputs[-1] == EOS_ID)
+
+
+def without_spans(
+    inputs: np.ndarray, row: int, *, vocabulary: vocabulary.SentencePiece, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what is left of an input, and the missing spans; as `corrupt` does.
+
+    T5's share of the tokens is dropped, in spans of T5's mean length.
+
+    Args:
+      inputs: int32 [length], of two tokens or more; an end token may follow.
+      row: Its place, which with the seed decides the spans.
+      vocabulary: Of the tokens; gives the sentinels.
+      seed: 0 or more.
+
+    Raises:
+      ConfigError: Too few sentinels.
+    """
+    tokens = inputs[: num_tokens(inputs)]
+    noise, spans = _noise_counts(len(tokens), _NOISE_DENSITY, _MEAN_SPAN_LENGTH)
+    vocabulary.sentinel_id(spans - 1)  # An error if there are too few.
+    rng = batches_lib.generator(seed, _ROWS, row)
+    dropped = noise_mask(len(tokens), noise, spans, rng=rng)
+    return corrupt(tokens, dropped, first_sentinel=vocabulary.sentinel_id(0))
 
 
 def chunk_length(

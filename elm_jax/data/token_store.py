@@ -191,6 +191,38 @@ class TokenizedDataset(Sequence[Example]):
         return (self[i] for i in range(len(self)))
 
 
+def of_answers(
+    examples: Sequence[Example],
+    *,
+    inputs: Sequence[np.ndarray],
+    answers: Sequence[np.ndarray],
+    manifest: Mapping[str, Any],
+) -> TokenizedDataset:
+    """Returns rows in memory with one answer choice each, which is their target.
+
+    Args:
+      examples: Give texts of inputs and places in the source; answers have no text.
+      inputs: Tokens of each row, int32 [length].
+      answers: Likewise.
+      manifest: As that of a cache.
+    """
+    count, targets = len(examples), Ragged.of(answers)
+    no_texts = Ragged.of_texts([""] * count)
+    columns = Columns(
+        inputs=Ragged.of(inputs),
+        targets=targets,
+        choices=targets,
+        choices_of=np.arange(count + 1),
+        labels=np.zeros(count, np.int64),
+        example_ids=np.array([x.example_id for x in examples], np.int64),
+        inputs_text=Ragged.of_texts([x.inputs_text for x in examples]),
+        targets_text=no_texts,
+        choices_text=no_texts,
+        inputs_cut=np.array([x.inputs_cut for x in examples], bool),
+    )
+    return TokenizedDataset(columns, manifest)
+
+
 def write_arrays(
     path: pathlib.Path, arrays: Mapping[str, np.ndarray | Sequence[np.ndarray]]
 ) -> dict[str, list[Any]]:

@@ -12,6 +12,7 @@ from elm_jax.runs import (
     former_retrieval,
     jobs,
     queries,
+    routing_cost,
     score_cost,
     scorer,
     shards,
@@ -91,7 +92,7 @@ class Asking(NamedTuple):
         )
         if self.retrieval is None:
             return plan
-        plan |= behaviour_scores.plan(
+        plan |= routing_cost.plan(
             self.strategies,
             self.retrieval,
             self.tasks,

@@ -8,17 +8,17 @@ is scored.
 """
 
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from elm_jax import errors
-from elm_jax.data import token_store
+from elm_jax.data import span_corruption, token_store
 from elm_jax.data.vocabulary import SentencePiece
 from elm_jax.evaluation import result_store, results
-from elm_jax.library import catalogue
 from elm_jax.partitioning import processes
 from elm_jax.peft import adapters
 from elm_jax.routing import behaviour as behaviour_lib
@@ -27,9 +27,7 @@ from elm_jax.runs import (
     jobs,
     observed,
     queries,
-    score_cost,
     scorer,
-    task_data,
     told_rows,
 )
 from elm_jax.runs.strategy import Strategy
@@ -118,7 +116,8 @@ def with_behaviour(
     """
     looked_at = [_looked_at(question, strategies) for question in questions]
     asks = any(strategy.scores_rows for strategy in strategies)
-    if not any(looked_at) and not asks:
+    reads_inputs = any(strategy.reads_inputs for strategy in strategies)
+    if not (any(looked_at) or asks or reads_inputs):
         return [*questions]
     keys = dataclasses.replace(keys, claimed="", seed=0, length_normalized=False)
     asked = [
@@ -145,11 +144,35 @@ def with_behaviour(
         elif names:
             behaviour = observed.of_written({name: next(answers) for name in names})
             question = question._replace(behaviour=behaviour)
-        if asks:
-            score = _ScoreRows(question, unlabelled, keys, store, run_id)
-            question = question._replace(score_rows=score)
-        answered.append(question)
+        scoring = functools.partial(
+            _scoring, program=unlabelled, keys=keys, store=store, run_id=run_id
+        )
+        if reads_inputs:
+            asked_by_spans = functools.partial(
+                _missing_spans, question, scoring, keys.data.vocabulary
+            )
+            question = question._replace(missing_spans=asked_by_spans)
+        answered.append(scoring(question) if asks else question)
     return answered
+
+
+def _scoring(question: queries.Question, **how: Any) -> queries.Question:
+    """Returns a question whose rows can be scored."""
+    return question._replace(score_rows=_ScoreRows(question, **how))
+
+
+def _missing_spans(
+    question: queries.Question,
+    scoring: Callable[[queries.Question], queries.Question],
+    vocabulary: SentencePiece,
+    seed: int,
+) -> queries.Question:
+    """Returns what `queries.Question.missing_spans` does."""
+    dataset = span_corruption.missing_spans(
+        question.dataset, question.rows, vocabulary=vocabulary, seed=seed
+    )
+    rows = tuple(range(len(dataset)))
+    return scoring(question._replace(dataset=dataset, rows=rows, behaviour=None))
 
 
 class _ScoreRows(NamedTuple):
@@ -177,50 +200,6 @@ class _ScoreRows(NamedTuple):
         jobs.score(todo, self.program, self.keys, self.store, run_id=self.run_id)
         read = _read(asked, self.store) if processes.is_main() else None
         return [scores for scores, _ in processes.agree(read)]
-
-
-def plan(
-    strategies: Sequence[Strategy],
-    asked: queries.Queries | None,
-    tasks: Sequence[str],
-    data: task_data.OpenedData,
-    *,
-    base_dir: pathlib.Path,
-    library_dir: pathlib.Path,
-    device_flops: float,
-) -> dict[str, object]:
-    """Returns what routing costs, for the plan of an evaluation; empty without.
-
-    Args:
-      strategies: All of the evaluation.
-      asked: How the library is asked; None if it is not.
-      tasks: That ask.
-      data: Where token caches are.
-      base_dir: Folder of the base, whose shape counts.
-      library_dir: The library.
-      device_flops: Operations per second.
-    """
-    if asked is None:
-        return {}
-    number = len(catalogue.Catalogue(library_dir).experts())
-    most = max((x.num_looked_at(number) for x in strategies), default=0)
-    if not most:
-        return {}
-    parts = score_cost.parts(
-        dict.fromkeys(tasks, most + 1),
-        (asked.split,),
-        data,
-        most=asked.num_queries,
-        choose=lambda num_rows, _: range(min(num_rows, asked.num_queries)),
-    )
-    told = score_cost.describe(base_dir, parts, device_flops=device_flops)
-    rows = sum(part.num_rows * part.num_cells for part in parts)
-    return {
-        "routing": f"{most} experts and the base on {asked.num_queries} rows of each"
-        f" of {len(tasks)} tasks: {rows:,} rows at most, less those of"
-        f" {library_dir / FOLDER}",
-        "routing costs, about": told["cost, about"],
-    }
 
 
 def _looked_at(

@@ -60,6 +60,8 @@ class Question(NamedTuple):
         strategy needs it.
       score_rows: What experts give to the answer choices of some of these rows; None
         unless a strategy asks for it.
+      missing_spans: Makes, by a seed, a question of the rows' inputs, whose only answer
+        are the spans that are missing in them; None unless a strategy asks for it.
       opened: The keys of the library.
       vectors: What the embedder made of the rows that ask, float32 [rows, width].
       open_split: Gives the tokens and texts of a task's split, such as those of keys.
@@ -79,6 +81,7 @@ class Question(NamedTuple):
     behaviour: observed.Behaviour | None = None
     open_split: Callable[[str, str], token_store.TokenizedDataset] | None = None
     score_rows: ScoreRows | None = None
+    missing_spans: Callable[[int], "Question"] | None = None
     opened: index.Index | None = None
     vectors: np.ndarray | None = None
     ask_again: Callable[[], object] | None = None
@@ -230,10 +233,7 @@ class Queries:
             )
             progress(done)
         if processes.is_main():
-            votes = [
-                {"task": question.task, "votes": question.result.votes}
-                for question in questions
-            ]
+            votes = [{"task": q.task, "votes": q.result.votes} for q in questions]
             text = "".join(f"{json.dumps(line)}\n" for line in votes)
             files.write_text(run.path(self.votes_path), text)
         return questions

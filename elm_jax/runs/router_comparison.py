@@ -29,6 +29,7 @@ from elm_jax.runs import (
     router_table,
     router_times,
     routers,
+    routing_cost,
     score_cost,
     scorer,
     several_libraries,
@@ -108,7 +109,7 @@ class CompareRouters(library.LibraryRun):
         folders = self._check(names)
         asked = self._retrievals()
         where = ", ".join(f"{self.path(x.library_dir)}" for x in asked)
-        routing = behaviour_scores.plan(
+        routing = routing_cost.plan(
             self._strategies(),
             asked[0],
             names,

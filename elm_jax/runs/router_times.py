@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from elm_jax.data import token_store
 from elm_jax.peft import adapters
-from elm_jax.runs import candidates, loaded, scorer
+from elm_jax.runs import candidates, loaded, queries, scorer
 from elm_jax.runs.strategy import LibraryStrategy, Target
 from elm_jax.types import Params
 
@@ -62,18 +63,31 @@ class _Clock:
         self, target: Target, program: scorer.Scorer, base: loaded.Base
     ) -> None:
         assert target.question is not None  # noqa: S101 - routers ask a library
-        self._question = target.question._replace(score_rows=self._score)
+        self._question = self._scored_anew(target.question)
         self._target = target._replace(question=self._question)
         self._program, self._base = program, base
         self._looking: dict[tuple[str, ...], float] = {}  # seconds, by experts
+
+    def _scored_anew(self, question: queries.Question) -> queries.Question:
+        """Returns a question that scores its rows whenever it is asked to."""
+        score = functools.partial(self._score, question.dataset)
+        made = question.missing_spans
+        if made is not None:
+            return question._replace(
+                score_rows=score,
+                missing_spans=lambda seed: self._scored_anew(made(seed)),
+            )
+        return question._replace(score_rows=score)
 
     def times(self, strategy: LibraryStrategy) -> Times:
         """Returns what a router takes."""
         looking = self._look(tuple(sorted(strategy.looks_at(self._question))))
         choosing = _seconds(lambda: self._load_all(strategy.choose(self._target)))
         models = self._load_all(strategy.choose(self._target))
-        rows = self._question.rows
-        answering = _seconds(lambda: [self._rank(model, rows) for model in models])
+        dataset, rows = self._question.dataset, self._question.rows
+        answering = _seconds(
+            lambda: [self._rank(model, dataset, rows) for model in models]
+        )
         asking = self._asking if strategy.reads_votes else 0.0
         return Times(asking + looking + choosing, answering)
 
@@ -88,11 +102,11 @@ class _Clock:
         if not names:
             return 0.0
         if names not in self._looking:
-            rows = self._question.rows
+            dataset, rows = self._question.dataset, self._question.rows
 
             def look() -> None:
-                self._score(names, rows)
-                self._rank(self._load(candidates.Candidate("base")), rows)
+                self._score(dataset, names, rows)
+                self._rank(self._load(candidates.Candidate("base")), dataset, rows)
 
             self._looking[names] = _seconds(look)
         return self._looking[names]
@@ -109,18 +123,23 @@ class _Clock:
         return self._program.place(params), adapter
 
     def _score(
-        self, names: Sequence[str], rows: Sequence[int]
+        self,
+        dataset: token_store.TokenizedDataset,
+        names: Sequence[str],
+        rows: Sequence[int],
     ) -> list[list[list[float]]]:
         """Returns what `queries.ScoreRows` does."""
         folders = [self._question.experts[name] for name in names]
         experts = candidates.of_experts(folders)
-        return [self._rank(self._load(expert), rows) for expert in experts]
+        return [self._rank(self._load(expert), dataset, rows) for expert in experts]
 
     def _rank(
-        self, model: tuple[Params, adapters.AnySpec | None], rows: Sequence[int]
+        self,
+        model: tuple[Params, adapters.AnySpec | None],
+        dataset: token_store.TokenizedDataset,
+        rows: Sequence[int],
     ) -> list[list[float]]:
-        examples = [self._question.dataset[row] for row in rows]
-        outcome = self._program.rank(*model, examples)
+        outcome = self._program.rank(*model, [dataset[row] for row in rows])
         return [scores.tolist() for scores in outcome.scores]
 
 

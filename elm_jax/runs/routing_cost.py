@@ -1,13 +1,23 @@
 """What a mixture of experts costs, in operations and bytes, from shapes alone."""
 
+import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from elm_jax import trees
+from elm_jax.library import catalogue
 from elm_jax.model import config as config_lib
 from elm_jax.model import cost, precision, t5
 from elm_jax.peft import mixture
 from elm_jax.routing import input_routers
-from elm_jax.runs import routing_records, score_cost
+from elm_jax.runs import (
+    behaviour_scores,
+    queries,
+    routing_records,
+    score_cost,
+    task_data,
+)
+from elm_jax.runs.strategy import Strategy
 from elm_jax.types import Params
 
 _WHERE = "_adapter/"
@@ -104,6 +114,54 @@ def observing(
         f"{flops:.2g} FLOPs, {hours:,.1f} hours at"
         f" {score_cost.USUAL_FLOPS / 1e12:g} TFLOP/s; {size / 1e6:,.1f} MB of records"
     )
+
+
+def plan(
+    strategies: Sequence[Strategy],
+    asked: queries.Queries | None,
+    tasks: Sequence[str],
+    data: task_data.OpenedData,
+    *,
+    base_dir: pathlib.Path,
+    library_dir: pathlib.Path,
+    device_flops: float,
+) -> dict[str, object]:
+    """Returns what routing costs, for the plan of an evaluation; empty without.
+
+    Args:
+      strategies: All of the evaluation.
+      asked: How the library is asked; None if it is not.
+      tasks: That ask.
+      data: Where token caches are.
+      base_dir: Folder of the base, whose shape counts.
+      library_dir: The library.
+      device_flops: Operations per second.
+    """
+    if asked is None:
+        return {}
+    number = len(catalogue.Catalogue(library_dir).experts())
+    of_answers = [x.num_looked_at(number) for x in strategies if not x.reads_inputs]
+    most = max(of_answers, default=0)
+    reading = number if any(x.reads_inputs for x in strategies) else 0
+    if not most + reading:
+        return {}
+    parts = score_cost.parts(
+        dict.fromkeys(tasks, most + bool(most) + reading),
+        (asked.split,),
+        data,
+        most=asked.num_queries,
+        choose=lambda num_rows, _: range(min(num_rows, asked.num_queries)),
+    )
+    told = score_cost.describe(base_dir, parts, device_flops=device_flops)
+    rows = sum(part.num_rows * part.num_cells for part in parts)
+    what = [f"{most} experts and the base"] if most else []
+    what += [f"{reading} experts on inputs with missing spans"] if reading else []
+    return {
+        "routing": f"{' and '.join(what)} on {asked.num_queries} rows of each"
+        f" of {len(tasks)} tasks: {rows:,} rows at most, less those of"
+        f" {behaviour_scores.path(library_dir)}",
+        "routing costs, about": told["cost, about"],
+    }
 
 
 def _reading(made: mixture.Mixture, experts: Params) -> Params:

@@ -95,6 +95,11 @@ class Strategy(abc.ABC):
         return False
 
     @property
+    def reads_inputs(self) -> bool:
+        """Whether it scores experts on inputs, by `question.missing_spans`."""
+        return False
+
+    @property
     def reads_labels(self) -> bool:
         """Whether it chooses by labels of the rows that ask, so that none is scored."""
         return False

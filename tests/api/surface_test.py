@@ -14,10 +14,11 @@ from scipy import special
 
 import elm_jax
 from elm_jax import errors, trees
+from elm_jax.data import span_corruption, vocabulary
 from elm_jax.evaluation import result_store
 from elm_jax.library import sampling
 from elm_jax.peft import bottleneck, ia3, lora
-from elm_jax.runs import embedders, library, merge, scorer
+from elm_jax.runs import bases, embedders, library, merge, scorer
 from tests.runs import scored
 
 SHOP = [
@@ -132,7 +133,7 @@ def test_a_library_answers_as_elm_library_does(world):
     answer = opened.retrieve(texts, ("yes", "no"))
     assert [list(vote) for vote in answer.votes] == json.loads(line)["votes"]
     assert opened.load(answer.expert).name == answer.expert
-    with pytest.raises(errors.LibraryError, match="no base"):
+    with pytest.raises(errors.LibraryError, match="without its base"):
         elm_jax.Library(world / "library").retrieve(texts)
 
 
@@ -155,6 +156,41 @@ def test_routing_ranks_experts_by_the_scores_that_models_give(world):
         elm_jax.Library(world / "library").route(texts, choices)
     with pytest.raises(errors.ConfigError, match="mass"):
         opened.route(texts, choices, statistic="luck")
+
+
+@pytest.mark.slow
+def test_routing_by_inputs_ranks_experts_by_what_they_give_to_missing_spans(world):
+    """By a plain pass of each model over each text alone."""
+    base = elm_jax.Base.load(world / "base")
+    opened = elm_jax.Library(world / "library", base, vocabulary=scored.MODEL)
+    texts = [row[0] for row in scored.ROWS["plain"]]
+    pieces = vocabulary.SentencePiece(str(scored.MODEL))
+    means = {}
+    for name in ("pets", "shop"):
+        expert, each = opened.load(name), []
+        net = bases.build_model(base.config, expert.adapter)
+        for place, text in enumerate(texts):
+            inputs = np.array([*pieces.encode(text), 1])
+            left, spans = span_corruption.without_spans(
+                inputs, place, vocabulary=pieces, seed=0
+            )
+            given = np.concatenate([[0], spans[:-1]])
+            variables = {"params": base.with_expert(expert)}
+            logits = net.apply(variables, left[np.newaxis], given[np.newaxis])
+            log_probs = special.log_softmax(np.float64(logits[0]), axis=1)
+            each.append(log_probs[np.arange(len(spans)), spans].mean())
+        means[name] = np.mean(each)
+    assert abs(means["pets"] - means["shop"]) > 1e-3  # else luck decides
+    ranked = opened.route_by_inputs(texts)
+    assert [name for name, _ in ranked] == sorted(means, key=means.__getitem__)[::-1]
+    assert dict(ranked) == pytest.approx(means, rel=1e-5)
+    assert opened.route_by_inputs(texts, among=["shop"])[0][0] == "shop"
+    with pytest.raises(errors.LibraryError, match="without its base"):
+        elm_jax.Library(world / "library").route_by_inputs(texts)
+    with pytest.raises(errors.ConfigError, match="no expert"):
+        opened.route_by_inputs(texts, among=[])
+    with pytest.raises(errors.DataError, match="single token"):
+        opened.route_by_inputs(["a"])
 
 
 @pytest.mark.slow

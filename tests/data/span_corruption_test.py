@@ -175,3 +175,52 @@ def test_too_little_text_is_told(make_dataset, vocab):
 def test_shares_out_of_range_are_refused(wrong):
     with pytest.raises(errors.ConfigError, match="noise_density"):
         span_corruption.chunk_length(FEATURES, **wrong)
+
+
+@pytest.fixture
+def asking(make_dataset):
+    """Rows with inputs of 1 to 40 tokens and an end token."""
+    rng = np.random.default_rng(1)
+    rows = [[*rng.integers(3, 40, length), 1] for length in range(1, 41)]
+    return make_dataset(rows, [[7, 1]] * 40)
+
+
+def test_missing_spans_are_those_of_the_rows_inputs(asking, vocab):
+    made = span_corruption.missing_spans(asking, range(40), vocabulary=vocab, seed=3)
+    # Those of two tokens or more.
+    assert [example.example_id for example in made] == [*range(1, 40)]
+    for example in made:
+        tokens = asking[example.example_id].inputs[:-1].tolist()
+        (spans,) = example.choices
+        assert restored(example.inputs, spans, vocab) == tokens
+        assert (example.inputs[-1], spans[-1]) == (1, 1)
+        np.testing.assert_array_equal(example.targets, spans)
+        num_spans = sum(token >= vocab.sentinel_id(99) for token in spans)
+        assert len(spans) - 1 - num_spans == max(round(0.15 * len(tokens)), 1)
+
+
+def test_missing_spans_of_a_row_hang_on_its_place_and_the_seed_alone(asking, vocab):
+    def made(rows, seed):
+        dataset = span_corruption.missing_spans(
+            asking, rows, vocabulary=vocab, seed=seed
+        )
+        spans = {x.example_id: x.inputs.tolist() for x in dataset}
+        return spans, dataset.fingerprint
+
+    (spans, mark), (few, other_mark) = made([30, 35, 39], 0), made([39, 35], 0)
+    assert {row: spans[row] for row in few} == few
+    assert mark != other_mark
+    again, another_mark = made([30, 35, 39], 1)
+    assert again != spans
+    assert another_mark != mark
+
+
+def test_inputs_of_single_tokens_can_miss_no_span(asking, vocab):
+    with pytest.raises(errors.DataError, match="none with two tokens"):
+        span_corruption.missing_spans(asking, [0], vocabulary=vocab, seed=0)
+
+
+def test_too_few_sentinels_for_an_input_are_refused(asking, vocab):
+    few = vocabulary.SentencePiece(vocab.path, extra_ids=1)
+    with pytest.raises(errors.ConfigError):
+        span_corruption.missing_spans(asking, [39], vocabulary=few, seed=0)

@@ -8,6 +8,7 @@ from unittest import mock
 
 import pytest
 
+from elm_jax.data import span_corruption
 from elm_jax.evaluation import result_store
 from elm_jax.routing import token_routers
 from elm_jax.runs import (
@@ -15,6 +16,7 @@ from elm_jax.runs import (
     embedders,
     key_routers,
     loaded,
+    loss_routers,
     observed,
     placement,
     pools,
@@ -42,6 +44,7 @@ MANY = (
     routed_tokens.RoutedTokens(router=token_routers.Fixed(), norms="retrieved"),
     pools.AnswerPool(),
     pools.AnswerPool(among=1),
+    loss_routers.ByInputLoss(),
 )
 
 
@@ -60,7 +63,14 @@ def asked(tmp_path_factory):
         program = scorer.Scorer(base, data, batch_size=8, where=where)
         clock.seconds = 0
         (question,) = asked.ask(asked, toy.TASKS[:1], asked.data)
-        question = question._replace(behaviour=behaviour_of(tmp_path, question))
+        spans = span_corruption.missing_spans(
+            question.dataset, question.rows, vocabulary=data.vocabulary, seed=0
+        )
+        asked_by_spans = question._replace(dataset=spans, rows=(*range(len(spans)),))
+        question = question._replace(
+            behaviour=behaviour_of(tmp_path, question),
+            missing_spans=lambda _: asked_by_spans,
+        )
         target = strategy.Target(question.task, tmp_path.joinpath, question)
         yield target, program, base, clock
 
@@ -119,6 +129,8 @@ def test_embedding_counts_as_it_is_later_and_for_who_reads_votes(asked):
 def test_who_says_that_it_reads_no_votes_chooses_without(asked, router):
     target, *_ = asked
     question = target.question._replace(score_rows=even_scores)
+    spans = question.missing_spans(0)._replace(score_rows=even_scores)
+    question = question._replace(missing_spans=lambda _: spans)
     chosen = router.choose(target._replace(question=question))
     question = question._replace(result=None, vectors=None)
     if not router.reads_votes:
@@ -140,6 +152,7 @@ def behaviour_of(folder, question):
         row.expert: store.per_example(row)["scores"].reshape(-1, 2).tolist()
         for row in store.rows()
         if (row.task, row.num_examples) == (question.task, len(question.rows))
+        and row.value == len(question.dataset[0].choices)  # or it is of missing spans
     }
     base = rows.pop("base")
     examples = [question.dataset[row] for row in question.rows]
@@ -153,6 +166,7 @@ def test_who_looks_at_experts_takes_the_time_to_score_these(times):
     assert least["by_log_prob"] >= 3
     assert least["by_mass_of_1"] >= 2
     assert least["by_halving_from_1"] >= 3  # both experts on a row, then the better one
+    assert least["by_input_loss"] >= 3  # both experts on inputs
     assert least["retrieved"] >= 1
     assert least["pooled_by_mass"] >= 4  # both to be weighed, and both to answer
     assert times["by_mean_key"].choosing < times["by_log_prob"].choosing

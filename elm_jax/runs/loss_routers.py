@@ -1,0 +1,80 @@
+"""A strategy that routes a whole task by what experts make of its inputs."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from elm_jax import fields
+from elm_jax.routing import behaviour
+from elm_jax.runs import queries
+from elm_jax.runs.strategy import Choice, LibraryStrategy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ByInputLoss(LibraryStrategy):
+    """The expert with the lowest loss on the inputs themselves, by span corruption.
+
+    The rows that ask lose spans of their inputs as in T5's pre-training (1910.10683,
+    section 3.1.4), and each expert predicts these. It needs neither labels nor answer
+    choices, so that it also routes tasks whose answers are written freely. The loss of
+    a row is in nats per token, and rows count alike.
+
+    Attributes:
+      random_seed: Of the spans.
+    """
+
+    kind: ClassVar[str] = "by_input_loss"
+    random_seed: fields.Seed = 0
+
+    @property
+    def note(self) -> str:
+        """What it is."""
+        return "the expert with the lowest loss on inputs with missing spans, no labels"
+
+    @property
+    def reads_votes(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def reads_inputs(self) -> bool:
+        """Always."""
+        return True
+
+    def num_looked_at(self, num_experts: int) -> int:
+        """Returns all."""
+        return num_experts
+
+    def pick(self, question: queries.Question) -> Choice:
+        """Returns the expert.
+
+        Raises:
+          DataError: No input has two tokens.
+          ConfigError: The vocabulary has too few sentinels.
+        """
+        assert question.missing_spans is not None  # noqa: S101 - it reads inputs
+        asked = question.missing_spans(self.random_seed)
+        assert asked.score_rows is not None  # noqa: S101 - likewise
+        names = [*question.experts]
+        log_probs = np.array(asked.score_rows(names, asked.rows))[:, :, 0]
+        lengths = [len(asked.dataset[row].targets) for row in asked.rows]
+        return Choice((ranked(names, log_probs, lengths)[0][0],))
+
+
+def ranked(
+    names: Sequence[str], log_probs: np.ndarray, lengths: Sequence[int]
+) -> tuple[tuple[str, float], ...]:
+    """Returns experts with the log-probability of a missing token, greatest first.
+
+    It is minus the loss: a mean over the tokens of each row, and over rows, in nats.
+
+    Args:
+      names: Of the experts.
+      log_probs: Of the missing spans of each row, in nats: float [experts, rows].
+      lengths: The tokens of these, sentinels and end token included: [rows].
+    """
+    num_tokens = np.broadcast_to(lengths, log_probs.shape)
+    scores = behaviour.WrittenScores(log_probs, num_tokens)
+    return behaviour.ranked(names, scores, "log_prob_per_token")
