@@ -32,17 +32,38 @@ done
 for seed in "${seeds[@]}"; do
   run "retrieved and all experts of seed $seed" elm_eval merging_study \
     --gin.queries.Queries.library_dir="{MODEL_DIR}/library/seed$seed"
+  experts="{MODEL_DIR}/prompt_experts/seed$seed"
+  while read -r task first_three; do
+    merged="{MODEL_DIR}/merged_study/seed$seed/$task"
+    run "$task by searches of seed $seed" elm_merge merging_retrieved \
+      --gin.TASKS="'$task'" --gin.EXPERTS="$first_three" --gin.EXPERTS_DIR="'$merged'"
+    run "scores of these of seed $seed" elm_eval merging_scores \
+      --gin.EXPERTS="('$merged/top3_*',)" --gin.TASKS="('$task',)"
+  done < <(.venv/bin/python -c '
+import json, sys
+votes_path, experts = sys.argv[1:]
+for line in open(votes_path):
+    asked = json.loads(line)
+    print(asked["task"], tuple(f"{experts}/{name}" for name, _ in asked["votes"][:3]))
+' "$out/votes_merging.jsonl" "$experts")
 done
 for seed in "${seeds[@]}"; do
   run "the same on tasks with experts of seed $seed" elm_eval merging_held_in \
     --gin.queries.Queries.library_dir="{MODEL_DIR}/library/seed$seed"
 done
+# Beside the unseen tasks those of gin/pocket/merging_held_in.gin.
+scored=(
+  --gin.TASKS="('pocket_unseen', 'pocket_kinds_what_are', 'pocket_moods_was',
+    'pocket_paraphrases_same_meaning', 'pocket_people_who_is_it',
+    'pocket_reviews_sentiment', 'pocket_topics_topic', 'pocket_work_needs')"
+)
 for seed in "${seeds[@]}"; do
   merged="{MODEL_DIR}/merged_study/seed$seed"
   run "all experts by searches of seed $seed" elm_merge merging_all \
-    --gin.EXPERTS="{MODEL_DIR}/prompt_experts/seed$seed/*" --gin.EXPERTS_DIR="$merged"
-  run "scores of these of seed $seed" elm_eval merging_scores \
-    --gin.EXPERTS="('$merged/all_*',)" --gin.TASKS="('pocket_unseen',)"
+    --gin.EXPERTS="('{MODEL_DIR}/prompt_experts/seed$seed/*',)" \
+    --gin.EXPERTS_DIR="'$merged'"
+  run "scores of these of seed $seed" elm_eval merging_scores "${scored[@]}" \
+    --gin.EXPERTS="('$merged/all_*',)"
 done
 all="$(IFS=,; echo "${seeds[*]}")"
 .venv/bin/python tests/benchmarks/merging_study_table.py "$out" --seeds="$all"
