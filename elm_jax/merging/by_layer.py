@@ -39,8 +39,8 @@ class ByLayer:
             if self.space == "knots":
                 changes = view.changes()
                 if changes.ndim == _MATRICES and changes.any():
-                    yield views.KnotsView(view, changes)
-                    continue
+                    view = views.KnotsView(view, changes)
+                del changes  # before the parts of the view are merged
             yield view
 
     def _plain(self) -> Iterator[views.View]:

@@ -17,6 +17,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from scipy import linalg
+from scipy.linalg import blas
 
 from elm_jax import fields
 from elm_jax.merging import averages, core, singular
@@ -26,6 +27,7 @@ from elm_jax.merging.spectral import MatrixMethod
 # Eigenvalues of sums of squares, relative to the greatest: rounding below.
 _LEAST = 1e-13
 _INVERTIBLE = 1e-10
+_AT_ONCE = 1 << 20  # numbers, of experts whose matrices are put beside each other
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,7 @@ class Wudi(InterferenceMethod):
 
     def _matrix(self, layer: Layer) -> np.ndarray:
         frame, matrices = _in_span(layer.changes)
-        squares = np.square(matrices).sum(axis=(1, 2))
+        squares = _squares(matrices)
         factors = layer.weights / np.where(squares > 0, squares, 1.0)
         gram, target = _equations(matrices, factors)
         values, vectors = _eigen(gram)
@@ -175,7 +177,7 @@ class Ace(InterferenceMethod):
         # With unit vectors u of the mean, D D' - (D u)(D u)' is the centred D's. Of
         # these matrices [rows, rows] only sums are made, never one for each expert.
         means = matrices @ across / np.sqrt(width)
-        squares = np.square(matrices).sum(axis=(1, 2))
+        squares = _squares(matrices)
         is_uneven = _is_uneven(squares)
         # Equal columns have a trace of 0, which rounding may make negative.
         traces = np.maximum(squares - np.square(means).sum(axis=1), 0.0) + 1e-12
@@ -200,6 +202,12 @@ class Ace(InterferenceMethod):
         u, sizes, v = singular.svd(matrix)
         kept = max(1, int(singular.rank(sizes) * self.flat_share))
         return float(sizes[:kept].mean()) * u[:, :kept] @ v[:kept]
+
+
+def _squares(matrices: np.ndarray) -> np.ndarray:
+    """Returns the sum of squares of each matrix, [experts], in no more memory."""
+    flat = matrices.reshape(len(matrices), -1)
+    return np.vecdot(flat, flat)
 
 
 def _is_uneven(traces: np.ndarray) -> bool:
@@ -246,19 +254,29 @@ def _equations(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns `sum f_t D_t D_t'` and `sum f_t D_t D_t' D_t`.
 
-    The sums over experts are those inside of one product of matrices beside each other,
-    so that what is summed is never in memory.
+    The sums over experts are those inside of products of matrices beside each other, so
+    that what is summed is never in memory. Of long ones there are a few at a time,
+    whose copies stay in the cache.
     """
     count, rows, columns = matrices.shape
-    turned = matrices.transpose(0, 2, 1)
     if rows <= columns:  # so that what is between is small
-        grams = (matrices @ turned) * factors[:, None, None]
+        grams = (matrices @ matrices.transpose(0, 2, 1)) * factors[:, None, None]
         beside = grams.transpose(1, 0, 2).reshape(rows, -1)
         return grams.sum(axis=0), beside @ matrices.reshape(count * rows, columns)
     roots = np.sqrt(factors)[:, None, None]
-    beside = (matrices * roots).transpose(1, 0, 2).reshape(rows, -1)
-    inner = (turned @ matrices) * roots
-    return beside @ beside.T, beside @ inner.reshape(count * columns, columns)
+    gram, cubes = np.zeros((rows, rows), order="F"), np.zeros((rows, columns))
+    at_once = max(1, _AT_ONCE // (rows * columns))
+    for start in range(0, count, at_once):
+        part = slice(start, start + at_once)
+        some = matrices[part] * roots[part]
+        inner = (matrices[part].transpose(0, 2, 1) @ matrices[part]) * roots[part]
+        beside = some.transpose(1, 0, 2).reshape(rows, -1)
+        cubes += beside @ inner.reshape(-1, columns)
+        # Adds `beside @ beside.T` to the lower half.
+        gram = blas.dsyrk(
+            1.0, beside.T, beta=1.0, c=gram, trans=1, lower=1, overwrite_c=1
+        )
+    return np.tril(gram) + np.tril(gram, -1).T, cubes
 
 
 def _eigen(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

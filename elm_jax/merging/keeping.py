@@ -122,6 +122,8 @@ def _greatest(change: np.ndarray, count: int) -> np.ndarray:
     if count in (0, sizes.size):
         return np.full(change.shape, count > 0)
     least = np.partition(sizes, sizes.size - count)[sizes.size - count]
-    is_greatest = sizes > least
-    is_greatest[np.flatnonzero(sizes == least)[: count - int(is_greatest.sum())]] = True
+    is_greatest = sizes >= least
+    surplus = np.count_nonzero(is_greatest) - count
+    if surplus > 0:
+        is_greatest[np.flatnonzero(sizes == least)[-surplus:]] = False
     return is_greatest.reshape(change.shape)

@@ -32,6 +32,7 @@ _KNOTS_CUT = 1e-4
 # Numbers of all experts from which on parts of V are float32, which takes half the
 # time and memory: experts are float32 themselves. They differ by 1e-6 of the greatest.
 _MANY = 1 << 22
+_AT_ONCE = 1 << 20  # of these, that are multiplied at once
 Leaves = Mapping[str, np.ndarray]
 
 
@@ -202,8 +203,12 @@ class KnotsView(View):
         else:
             sizes, right = singular.right_svd(below)
             kept = int((sizes > _KNOTS_CUT * sizes[:1]).sum())
-            inverse = (right[:kept] / sizes[:kept, None]).T
-            parts = below.astype(np.float32) @ inverse.astype(np.float32)
+            inverse = (right[:kept] / sizes[:kept, None]).T.astype(np.float32)
+            parts = np.empty((len(below), kept), np.float32)
+            at_once = max(1, _AT_ONCE // columns)
+            for start in range(0, len(below), at_once):
+                part = slice(start, start + at_once)
+                np.matmul(below[part].astype(np.float32), inverse, out=parts[part])
         self._parts = parts.reshape(count, rows, kept)
         self._shared = sizes[:kept, None] * right[:kept]
 

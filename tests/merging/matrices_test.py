@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from elm_jax.merging import closed_form, core, methods, singular, spectral, views
+from elm_jax.merging import (
+    closed_form,
+    core,
+    keeping,
+    methods,
+    singular,
+    spectral,
+    views,
+)
 from elm_jax.merging.deltas import Layer
 from elm_jax.types import Side
 
@@ -272,6 +280,43 @@ def test_knots_of_many_numbers_in_float32_is_that_in_float64(monkeypatch, shape)
     trimmed = change("knots", changes)
     monkeypatch.setattr(views, "_MANY", 1 << 40)
     np.testing.assert_allclose(change("knots", changes), trimmed, atol=limit)
+
+
+def test_knots_multiplies_a_few_experts_at_a_time_as_all_at_once(monkeypatch):
+    """To 2e-6 of the greatest: what adding up float32 in other parts may change."""
+    changes = matrices(12, 40, 10)
+    monkeypatch.setattr(views, "_MANY", 1)
+    expected = change("knots", changes, keep="all", density=1.0)
+    monkeypatch.setattr(views, "_AT_ONCE", 70)  # of 480 rows 10 wide: the last is less
+    few = change("knots", changes, keep="all", density=1.0)
+    np.testing.assert_allclose(few, expected, atol=2e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("at_once", [1, 200, 1 << 20])
+@pytest.mark.parametrize("shape", [(5, 9, 4), (7, 4, 9), (4, 6, 6), (3, 8, 1)])
+def test_equations_are_sums_over_experts_however_many_at_a_time(
+    monkeypatch, shape, at_once
+):
+    """To 1e-12: rounding in sums of up to 81 products."""
+    monkeypatch.setattr(closed_form, "_AT_ONCE", at_once)
+    changes, factors = matrices(*shape), np.linspace(0.0, 2.0, shape[0])
+    gram, cubes = closed_form._equations(changes, factors)
+    each = [f * d @ d.T for f, d in zip(factors, changes, strict=True)]
+    np.testing.assert_allclose(gram, np.sum(each, axis=0), rtol=1e-12, atol=1e-12)
+    expected = sum(g @ d for g, d in zip(each, changes, strict=True))
+    np.testing.assert_allclose(cubes, expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(gram, gram.T)
+
+
+@pytest.mark.parametrize("density", [0.01, 0.2, 0.5, 0.99, 1.0])
+def test_the_greatest_numbers_are_kept_and_of_equal_ones_the_first(density):
+    numbers = np.random.default_rng(3).integers(-4, 5, (23, 5)).astype(float)
+    count = max(1, int(density * numbers.size))
+    order = np.argsort(-np.abs(numbers), axis=None, kind="stable")
+    expected = np.zeros(numbers.size)
+    expected[order[:count]] = numbers.ravel()[order[:count]]
+    kept = keeping.magnitude(numbers, density)
+    np.testing.assert_array_equal(kept, expected.reshape(numbers.shape))
 
 
 @pytest.mark.parametrize("is_singular", [False, True])
