@@ -276,7 +276,8 @@ def _equations(
         gram = blas.dsyrk(
             1.0, beside.T, beta=1.0, c=gram, trans=1, lower=1, overwrite_c=1
         )
-    return np.tril(gram) + np.tril(gram, -1).T, cubes
+    gram += np.tril(gram, -1).T
+    return gram, cubes
 
 
 def _eigen(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from elm_jax import trees
-from elm_jax.checkpoints import resumable
+from elm_jax.checkpoints import manifest, resumable
+from elm_jax.checkpoints.tensors import Leaf
 from elm_jax.merging import averages
 from elm_jax.merging.method import MergeMethod
 from elm_jax.peft import effects
@@ -22,6 +23,7 @@ from elm_jax.runs import (
     merged_leaves,
     merged_params,
 )
+from elm_jax.runs.merge_sources import Source
 from elm_jax.runs.progress import Progress
 from elm_jax.runs.training import card
 
@@ -59,50 +61,81 @@ def write(
       ConfigError: The experts cannot be merged so.
     """
     sources = merge_sources.open_sources(method, folders)
-    # Those of several ranks are written in one spec first.
-    is_one_spec = (
-        len({json.dumps(s.info.adapter, sort_keys=True) for s in sources}) == 1
-    )
-    if not is_one_spec or not merged_leaves.can_merge(method, sources[0].info):
-        base = loaded.Base.load(base_dir)
-        made = merged_params.of_folders(
+    if _can_stream(method, sources):
+        statistics = _statistics(method, sources, folders, base_dir, source)
+        info = merged_params.new_manifest(
             method,
-            folders,
-            base,
-            name=name,
+            [each.info for each in sources],
+            name,
             operative_config=operative_config,
             source=source,
         )
-        info = merged_params.with_recipe(made.manifest, told)
-        dataclasses.replace(made, manifest=info).save(final)
+        info = merged_params.with_recipe(info, told)
+        _write_parts(method, sources, base_dir, final, info, statistics)
         return
-    measuring.check(method, source)
-    statistics = []
-    if method.needs_statistics and source is not None:
-        asked = [
-            measuring.Measured(
-                each.info, each.mark, functools.partial(loaded.Expert.load, folder)
-            )
-            for each, folder in zip(sources, folders, strict=True)
-        ]
-        statistics = source.open(method, asked, base_dir)
-    infos = [each.info for each in sources]
-    info = merged_params.new_manifest(
-        method, infos, name, operative_config=operative_config, source=source
+    made = merged_params.of_folders(
+        method,
+        folders,
+        loaded.Base.load(base_dir),
+        name=name,
+        operative_config=operative_config,
+        source=source,
     )
-    info = merged_params.with_recipe(info, told)
+    info = merged_params.with_recipe(made.manifest, told)
+    dataclasses.replace(made, manifest=info).save(final)
+
+
+def _can_stream(method: MergeMethod, sources: Sequence[Source]) -> bool:
+    """Returns whether parts of experts can be merged as they are on disk."""
+    # LoRAs of several ranks and scales are written in one spec first.
+    specs = {json.dumps(each.info.adapter, sort_keys=True) for each in sources}
+    return len(specs) == 1 and merged_leaves.can_merge(method, sources[0].info)
+
+
+def _statistics(
+    method: MergeMethod,
+    sources: Sequence[Source],
+    folders: Sequence[pathlib.Path],
+    base_dir: pathlib.Path,
+    source: measuring.Source | None,
+) -> Sequence[Mapping[str, Leaf]]:
+    """Returns what was measured with each expert; nothing if the method needs nothing.
+
+    Raises:
+      ConfigError: The method needs some, and there is no source of them.
+    """
+    measuring.check(method, source)
+    if not method.needs_statistics or source is None:
+        return []
+    asked = [
+        measuring.Measured(
+            each.info, each.mark, functools.partial(loaded.Expert.load, folder)
+        )
+        for each, folder in zip(sources, folders, strict=True)
+    ]
+    return source.open(method, asked, base_dir)
+
+
+def _write_parts(
+    method: MergeMethod,
+    sources: Sequence[Source],
+    base_dir: pathlib.Path,
+    final: pathlib.Path,
+    info: manifest.Manifest,
+    statistics: Sequence[Mapping[str, Leaf]],
+) -> None:
+    """Writes a merge part by part, and goes on where a killed one was."""
     if not isinstance(method, averages.RunningMean):
         spec = bases.adapter_spec(info)
         if spec is not None:
-            layout = merged_leaves.layout(method, sources)
-            spec = effects.repeated(spec, *layout)
+            spec = effects.repeated(spec, *merged_leaves.layout(method, sources))
         info = dataclasses.replace(info, adapter=bases.describe(spec))
     start = merge_sources.open_base(base_dir) if method.needs_base else {}
     facts: dict[str, float] = {}
     leaves = merged_leaves.merged(method, sources, start, statistics, facts)
-    marks = [source.mark for source in sources]
+    marks = [each.mark for each in sources]
     # What another release has left may be of other formulas.
-    made_of = [name, info.base_fingerprint, info.data, marks, info.versions]
+    made_of = [info.name, info.base_fingerprint, info.data, marks, info.versions]
     total = trees.count_bytes(trees.unflatten(leaves))
     resumable.save_expert(
         final,

@@ -124,6 +124,16 @@ def test_a_merge_has_the_licences_of_its_parts(folder):
     assert told in merged_card.text(made, method).splitlines()
 
 
+def test_the_card_of_a_merge_tells_that_the_base_is_held_as_int8(folder):
+    info = manifest.read_manifest(folder / "lora" / "lora_1")
+    held = dataclasses.replace(info, model=info.model | {"base_dtype": "int8"})
+    method, base = averages.Uniform(), f"{info.base_name}, fingerprint"
+    line = f"- base: {base} {info.base_fingerprint}"
+    for infos, told in (([info] * 2, line), ([held] * 2, f"{line}, held as int8")):
+        made = merged_params.new_manifest(method, infos, "both", operative_config="")
+        assert told in merged_card.text(made, method).splitlines()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SPECS)
 def test_a_sum_of_experts_is_an_expert_that_is_loaded_and_scored(folder, kind, plain):
