@@ -17,7 +17,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from scipy import linalg
-from scipy.linalg import blas
 
 from elm_jax import fields
 from elm_jax.merging import averages, core, singular
@@ -263,6 +262,7 @@ def _equations(
         grams = (matrices @ matrices.transpose(0, 2, 1)) * factors[:, None, None]
         beside = grams.transpose(1, 0, 2).reshape(rows, -1)
         return grams.sum(axis=0), beside @ matrices.reshape(count * rows, columns)
+    (add_squares,) = linalg.get_blas_funcs(("syrk",))
     roots = np.sqrt(factors)[:, None, None]
     gram, cubes = np.zeros((rows, rows), order="F"), np.zeros((rows, columns))
     at_once = max(1, _AT_ONCE // (rows * columns))
@@ -272,8 +272,8 @@ def _equations(
         inner = (matrices[part].transpose(0, 2, 1) @ matrices[part]) * roots[part]
         beside = some.transpose(1, 0, 2).reshape(rows, -1)
         cubes += beside @ inner.reshape(-1, columns)
-        # Adds `beside @ beside.T` to the lower half.
-        gram = blas.dsyrk(
+        # `gram += beside @ beside.T`, of its lower half.
+        gram = add_squares(
             1.0, beside.T, beta=1.0, c=gram, trans=1, lower=1, overwrite_c=1
         )
     gram += np.tril(gram, -1).T
