@@ -45,9 +45,14 @@ while IFS= read -r file; do
 done < <(grep -rl --include='*_test.py' 'mark\.optimized' tests)
 test_marked optimized "$few" "${files[@]}"
 # Compiling takes most of the time. XLA's older code for fusions takes a third of it away,
-# where this JAX still has it; tests marked `optimized` do without, as users do.
-quick=--xla_cpu_use_fusion_emitters=false
-XLA_FLAGS=$quick .venv/bin/python -c 'import jax; jax.numpy.zeros(1)' 2> /dev/null || quick=""
+# and to compile small programs as a whole another tenth, where this JAX still has these
+# flags; tests marked `optimized` do without, as users do.
+quick=""
+for flag in --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1; do
+  XLA_FLAGS=$flag .venv/bin/python -c 'import jax; jax.numpy.zeros(1)' 2> /dev/null ||
+    continue
+  quick="$quick $flag"
+done
 XLA_FLAGS="${XLA_FLAGS:-} $quick" test_marked "not optimized" 2
 
 echo "test: types"

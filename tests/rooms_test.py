@@ -68,16 +68,25 @@ def within(name, packages):
     return any(name == p or name.startswith(f"{p}.") for p in packages)
 
 
-@pytest.mark.parametrize("path", source_files(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_obey_the_table_of_rooms(path):
-    room = room_of(path)
-    ours = [n for n in imported_names(path) if within(n, ["elm_jax", "tasks"])]
-    allowed = GROUND | ALLOWED.get(room, set())
-    if path == ROOT / "elm_jax" / "__init__.py":  # the names of the public surface
-        allowed = {"elm_jax.api", "elm_jax.runs.loaded"}
-    if room not in ("elm_jax", "tasks"):  # the ground files have no room
-        allowed = allowed | {f"elm_jax.{room}"}
-    assert not [name for name in ours if not within(name, allowed)]
+BY_ROOM = pytest.mark.parametrize(
+    "room", sorted({room_of(path) for path in source_files()})
+)
+
+
+def files_of(room):
+    return [path for path in source_files() if room_of(path) == room]
+
+
+@BY_ROOM
+def test_imports_obey_the_table_of_rooms(room):
+    for path in files_of(room):
+        ours = [n for n in imported_names(path) if within(n, ["elm_jax", "tasks"])]
+        allowed = GROUND | ALLOWED.get(room, set())
+        if path == ROOT / "elm_jax" / "__init__.py":  # the names of the public surface
+            allowed = {"elm_jax.api", "elm_jax.runs.loaded"}
+        if room not in ("elm_jax", "tasks"):  # the ground files have no room
+            allowed = allowed | {f"elm_jax.{room}"}
+        assert not [name for name in ours if not within(name, allowed)], path
 
 
 def imports_of_files():
@@ -121,19 +130,22 @@ def test_nothing_below_a_training_sees_it():
             assert "elm_jax.runs.train" not in set(imported_names(path)), path
 
 
-@pytest.mark.parametrize("path", source_files(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_only_data_and_tasks_import_seqio_or_tensorflow(path):
-    if room_of(path) not in ("data", "tasks"):
-        assert not [n for n in imported_names(path) if within(n, DATA_LIBRARIES)]
+@BY_ROOM
+def test_only_data_and_tasks_import_seqio_or_tensorflow(room):
+    if room not in ("data", "tasks"):
+        for path in files_of(room):
+            names = imported_names(path)
+            assert not [n for n in names if within(n, DATA_LIBRARIES)], path
 
 
-@pytest.mark.parametrize("path", source_files(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_only_the_flags_file_imports_gin(path):
-    if path.name != "gin_flags.py":
-        gin_names = [n for n in imported_names(path) if within(n, ["gin"])]
-        # T5X's settings are parsed as gin's files are; the parser alone binds nothing.
-        parser = ["gin.config_parser"] if path.name == "t5x_config.py" else []
-        assert gin_names == parser
+@BY_ROOM
+def test_only_the_flags_file_imports_gin(room):
+    for path in files_of(room):
+        if path.name != "gin_flags.py":
+            gin_names = [n for n in imported_names(path) if within(n, ["gin"])]
+            # T5X's settings are parsed as gin's files are; the parser binds nothing.
+            parser = ["gin.config_parser"] if path.name == "t5x_config.py" else []
+            assert gin_names == parser, path
 
 
 def test_the_gin_folder_holds_no_python():

@@ -48,6 +48,7 @@ def test_packed_rows_have_the_loss_of_the_rows_they_hold(
     assert_close(packed, expected)
 
 
+@pytest.mark.slow
 def test_a_batch_without_targets_has_loss_and_gradient_zero(tiny, loss_and_grad):
     weights = np.zeros_like(tiny.batch["decoder_loss_weights"])
     batch = tiny.batch | {"decoder_loss_weights": weights}
@@ -56,6 +57,7 @@ def test_a_batch_without_targets_has_loss_and_gradient_zero(tiny, loss_and_grad)
     assert optax.global_norm(grads) == 0
 
 
+@pytest.mark.slow
 def test_correct_targets_are_those_with_the_highest_logit(tiny, loss_and_grad):
     best = tiny.reference["logits"].argmax(-1).astype(np.int32)
     batch = tiny.batch | {"decoder_target_tokens": best}

@@ -46,7 +46,14 @@ class Small(NamedTuple):
         return trees.unflatten({n.removeprefix(start): a for n, a in leaves.items()})
 
 
-@pytest.fixture(scope="module", params=golden.FAMILIES)
+# Each family has programs of its own; one with gates and one without are fast.
+FAMILIES = [
+    pytest.param(name, marks=() if name in ("t5_1_0", "t5_1_1") else pytest.mark.slow)
+    for name in golden.FAMILIES
+]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def small(request):
     family = golden.FAMILIES[request.param]
     path = pathlib.Path(__file__).with_name(f"hf_golden_{request.param}.npz")

@@ -205,17 +205,24 @@ def test_a_score_is_the_one_that_is_asked_for(folder, capsys, field):
     assert (after[results] != before.get(results)) == (expected == ADDS)
 
 
-@pytest.fixture
-def grown(tmp_path):
+@pytest.fixture(scope="module")
+def grown_before(tmp_path_factory):
     """A folder with a library, one that has an expert more, and one of two seeds."""
-    make_library(tmp_path, training_seed=7)
-    for seed, name in ((7, "signs"), (8, "alike")):
-        save_expert(tmp_path, name, 3, training_seed=seed)
-    for name, added in (("grown", "signs"), ("mixed", "alike")):
-        of_name = {"library_dir": f"{{MODEL_DIR}}/{name}"}
-        build(tmp_path, extends="{MODEL_DIR}/library", **of_name).run()
-        build(tmp_path, experts=f"{{MODEL_DIR}}/experts/{added}", **of_name).run()
-    return tmp_path
+    folder = tmp_path_factory.mktemp("grown")
+    with scored.registered():
+        make_library(folder, training_seed=7)
+        for seed, name in ((7, "signs"), (8, "alike")):
+            save_expert(folder, name, 3, training_seed=seed)
+        for name, added in (("grown", "signs"), ("mixed", "alike")):
+            of_name = {"library_dir": f"{{MODEL_DIR}}/{name}"}
+            build(folder, extends="{MODEL_DIR}/library", **of_name).run()
+            build(folder, experts=f"{{MODEL_DIR}}/experts/{added}", **of_name).run()
+    return folder
+
+
+@pytest.fixture
+def grown(grown_before, tmp_path):
+    return shutil.copytree(grown_before, tmp_path / "folder")
 
 
 def scores_by(folder, library, **changes):
@@ -230,6 +237,7 @@ def scores_by(folder, library, **changes):
     return {(row.expert, row.task): row for row in shown}
 
 
+@pytest.mark.slow
 def test_newest_scores_are_of_the_library_that_was_asked_last(grown, capsys):
     """What is chosen as before is not scored again, but told of the new library."""
     before = scores_by(grown, "library")
@@ -251,6 +259,7 @@ def test_newest_scores_are_of_the_library_that_was_asked_last(grown, capsys):
     assert (grown / "results.jsonl").read_bytes() == content
 
 
+@pytest.mark.slow
 def test_scores_of_a_library_of_several_seeds_are_shown_as_well(grown, capsys):
     """It has no name of its own, as its trainings are no repetition of one another."""
     before = scores_by(grown, "library")
@@ -261,6 +270,7 @@ def test_scores_of_a_library_of_several_seeds_are_shown_as_well(grown, capsys):
     assert after.keys() == before.keys()
 
 
+@pytest.mark.slow
 def test_marks_of_known_rows_stay_where_these_are_not_compared_again(grown):
     """The experts and the rows are the same; what a library's keys are need not be."""
     path = grown / "results.jsonl"

@@ -5,18 +5,22 @@ import pathlib
 
 import gin
 import pytest
-from seqio import MixtureRegistry, TaskRegistry
 
 from elm_jax import errors
+from elm_jax.data import tensorflow_imports
 from tasks import for_t5x, pocket
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+def task_of_seqio(name):
+    return tensorflow_imports.import_seqio().TaskRegistry.get(name)
+
+
 def test_a_task_is_known_to_seqio_with_its_metrics_and_vocabulary():
     name = "pocket_kinds_which_is"
     assert for_t5x.registered(name) == name
-    task = TaskRegistry.get(name)
+    task = task_of_seqio(name)
     assert [fn.__name__ for fn in task.metric_fns] == ["accuracy"]
     feature = task.output_features["inputs"]
     assert feature.vocabulary.vocab_size == pocket.VOCABULARY.size
@@ -31,7 +35,8 @@ def test_a_task_is_known_to_seqio_with_its_metrics_and_vocabulary():
 
 def test_a_mixture_brings_its_tasks():
     assert for_t5x.registered("pocket_work") == "pocket_work"
-    names = {task.name for task in MixtureRegistry.get("pocket_work").tasks}
+    mixtures = tensorflow_imports.import_seqio().MixtureRegistry
+    names = {task.name for task in mixtures.get("pocket_work").tasks}
     assert names == {"pocket_work_needs", "pocket_work_goes_with"}
 
 
@@ -44,7 +49,7 @@ def test_the_model_gets_the_vocabulary_of_the_task():
     name = "pocket_kinds_which_is"
     path = pocket.VOCABULARY.path
     for_t5x.registered(name, vocabulary_file=path, extra_ids=100)
-    theirs = TaskRegistry.get(name).output_features["targets"].vocabulary
+    theirs = task_of_seqio(name).output_features["targets"].vocabulary
     assert for_t5x.seqio_vocabulary(path, 100) == theirs
 
 

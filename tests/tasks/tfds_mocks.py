@@ -18,9 +18,6 @@ import numpy as np
 from elm_jax.data import sources, tensorflow_imports
 from tasks import table_rows, written
 
-tensorflow_imports.import_tensorflow()
-import tensorflow_datasets as tfds  # noqa: E402 - after TensorFlow was kept quiet
-
 DATASETS: Mapping[str, table_rows.Dataset] = {
     name: dataset
     for name, dataset in (
@@ -44,7 +41,7 @@ def builder(name: str) -> Any:
     place = DATASETS[name].tfds
     assert place
     full, _, version = place["name"].rpartition("/")
-    made = tfds.builder(full, data_dir="/nowhere")
+    made = tensorflow_imports.import_tfds().builder(full, data_dir="/nowhere")
     assert str(made.version) == version
     return made
 
@@ -125,7 +122,7 @@ def _fitted(features: Any, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _zero(feature: Any) -> Any:
-    if isinstance(feature, tfds.features.Sequence):
+    if isinstance(feature, tensorflow_imports.import_tfds().features.Sequence):
         return []
     return "" if feature.np_dtype == np.object_ else 0
 
@@ -136,7 +133,7 @@ def prepare(name: str, split: str, data_dir: pathlib.Path) -> None:
     assert place
     dataset, *config, version = place["name"].split("/")
     with _quiet():
-        tfds.dataset_builders.store_as_tfds_dataset(
+        tensorflow_imports.import_tfds().dataset_builders.store_as_tfds_dataset(
             name=dataset,
             version=version,
             features=builder(name).info.features,

@@ -203,6 +203,7 @@ def test_rules_that_do_not_divide_the_parameters_are_passed_over():
         fitting.fitted(uneven, with_memory(2**40, 3), 3)
 
 
+@pytest.mark.slow
 def test_what_is_set_is_obeyed_and_refused_only_where_something_is_left_open():
     spec = asked(DATASET, "layer", bindings=("options.Batching.num_parts = 4",))
     assert fitting.fitted(spec, with_memory(1), 8) == (spec, "")

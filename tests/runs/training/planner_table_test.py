@@ -19,7 +19,7 @@ ROWS = [json.loads(line) for line in TABLE.read_text("utf-8").splitlines()]
 README = pathlib.Path(__file__).parents[3] / "elm_jax" / "training" / "README.md"
 GIB = 2**30
 _INT8, _AS = "h100, XXL", "base_dtype int8"
-_EVERY = 12  # rows of which one is compared in fast runs: each takes a second or two
+_EVERY = 24  # rows of which one is compared in fast runs: each takes a second or two
 
 
 def params():

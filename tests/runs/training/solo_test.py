@@ -65,6 +65,7 @@ def test_the_share_of_waiting_for_data_is_in_the_metrics(folder):
     assert all(0 <= share <= 1 for share in shares)
 
 
+@pytest.mark.slow
 def test_states_to_keep_outlive_the_training(folder):
     states = folder / "work" / "base" / "state"
     assert sorted(path.name for path in states.iterdir()) == ["4", "5"]
