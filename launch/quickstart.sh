@@ -12,22 +12,14 @@ bash launch/install.sh
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$out/compiled}
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
-step=0
-start=$SECONDS
+num_steps=13
+. launch/steps.sh
+
+# One command seldom keeps two cores busy: what the next steps do not need runs beside them.
 beside=()  # Before bash 4.4, an empty array is unbound: hence ${beside[@]+...}.
 trap 'kill ${beside[@]+"${beside[@]}"} 2>/dev/null || true' EXIT
 
-tell() {
-  step=$((step + 1))
-  printf '\n[%d/13] %s (%d s so far)\n' "$step" "$1" "$((SECONDS - start))"
-}
-run() {
-  tell "$1"
-  ".venv/bin/$2" --gin_file="gin/pocket/$3.gin" --gin.MODEL_DIR="$out" "${@:4}"
-}
-
-# One command seldom keeps two cores busy: what the next steps do not need runs beside them.
-run_beside() {
+run_beside() { # as run
   tell "$1"
   ".venv/bin/$2" --gin_file="gin/pocket/$3.gin" --gin.MODEL_DIR="$out" "${@:4}" &
   beside+=($!)

@@ -13,13 +13,7 @@ cd "$(dirname "$0")/.."
 out=${1:-runs/study}
 read -ra seeds <<<"${SEEDS:-42 43 44 45 46}"
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$out/compiled}
-
-run() {
-  printf '\n%s (%d s so far)\n' "$1" "$SECONDS"
-  local binary=$2 gin_file=$3
-  shift 3
-  ".venv/bin/$binary" --gin_file="gin/pocket/$gin_file.gin" --gin.MODEL_DIR="$out" "$@"
-}
+. launch/steps.sh
 
 # Those with answer choices, 14 of 20. Their splits have some rows in common.
 held_in=(

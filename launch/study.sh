@@ -16,16 +16,7 @@ bash launch/install.sh
 mkdir -p "$out"
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$out/compiled}
 num_steps=$((9 + 7 * ${#seeds[@]}))
-step=0
-start=$SECONDS
-run() {
-  step=$((step + 1))
-  printf '\n[%d/%d] %s (%d s so far)\n' "$step" "$num_steps" "$1" "$((SECONDS - start))"
-  shift
-  local binary=$1 gin_file=$2
-  shift 2
-  ".venv/bin/$binary" --gin_file="gin/pocket/$gin_file.gin" --gin.MODEL_DIR="$out" "$@"
-}
+. launch/steps.sh
 
 number=${#seeds[@]}
 all="($(printf '%s, ' "${seeds[@]}"))"

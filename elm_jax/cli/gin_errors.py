@@ -17,6 +17,7 @@ OURS = ("elm_jax", "tasks")
 
 _LIBRARY = sysconfig.get_path("stdlib")
 _HELP = "--help lists all fields"
+_MOST_UNUSED = 3  # bindings that a message names
 _DYNAMIC = "from __gin__ import dynamic_registration"
 
 
@@ -53,7 +54,7 @@ def explain(
 def explain_unused(
     unused: Sequence[str], *, used: Iterable[str], run_types: Sequence[type]
 ) -> str:
-    """Returns the message for bindings that nothing reads.
+    """Returns the message for bindings that nothing reads; names the first of them.
 
     Args:
       unused: Their names.
@@ -61,9 +62,12 @@ def explain_unused(
       run_types: The run that was built.
     """
     names = [*selectors.all_fields(run_types), *used]
-    hints = " ".join(f"{name}: {near(name, names)}" for name in unused)
+    first = unused[:_MOST_UNUSED]
+    more = len(unused) - len(first)
+    hints = " ".join(f"{name}: {near(name, names)}" for name in first)
     return errors.explain(
-        found=f"bindings that nothing reads: {', '.join(unused)}",
+        found=f"bindings that nothing reads: {', '.join(first)}"
+        + (f" and {more} more" if more else ""),
         expected="every binding to be used by the run",
         do=f"Correct or remove them. {hints}",
     )

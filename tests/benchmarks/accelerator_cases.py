@@ -76,7 +76,9 @@ def run_here(args):
     for case in args.cases:
         try:
             row = run_case(args, case)
-        except Exception as error:  # noqa: BLE001 - a row tells it, others go on
+        # Hours of an accelerator are not lost to one case, whatever it raised: its row
+        # and the traceback tell it, and the others go on.
+        except Exception as error:  # noqa: BLE001
             traceback.print_exc()
             is_full = measure.is_out_of_memory(error)
             row = {
@@ -114,7 +116,7 @@ def run_case(args, case):
             steps=args.steps,
             limit_secs=args.steps_secs,
         )
-    except Exception as error:
+    except (RuntimeError, MemoryError) as error:  # XLA's is a RuntimeError
         if not measure.is_out_of_memory(error):
             raise
         traceback.print_exc()

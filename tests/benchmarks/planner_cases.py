@@ -30,6 +30,34 @@ MODELS = {"XL": XL, "XXL": XXL, "large": LARGE}
 CASES = pathlib.Path(__file__).with_name("planner_cases.jsonl")
 """The arguments of `case`, a line for each."""
 _DROPOUT = 0.1
+_PROMPT = {
+    "adapter": bottleneck.Bottleneck(reduction_factor=32),
+    "trainable_pattern": expert_parts.PROMPT_EXPERT,
+    "optimizer": optimizers.AdamW(),
+    "train_steps": 1000,
+}
+# What each word for a program stands for: fields of `programs.Program`.
+_TRAINED = {
+    "prompt": {"kind": "step", **_PROMPT},
+    "fleet": {"kind": "fleet step", **_PROMPT},
+    "lora": {
+        "kind": "step",
+        **_PROMPT,
+        "adapter": lora.Lora(rank=16),
+        "trainable_pattern": expert_parts.PARTS["adapters"],
+    },
+    "dataset": {
+        "kind": "step",
+        "trainable_pattern": expert_parts.DATASET_EXPERT,
+        "optimizer": optimizers.Adafactor(),
+        "train_steps": 1000,
+    },
+}
+_SCORED = {
+    "ranking": {"kind": "ranking", "num_choices": 4},
+    "greedy": {"kind": "decoding"},
+    "beam": {"kind": "decoding", "decoding": decoding_spec.BeamSearch(num_beams=4)},
+}
 
 
 def case(
@@ -51,7 +79,7 @@ def case(
 
     Args:
       target: Name of the accelerator.
-      what: `prompt`, `dataset`, `lora`, `fleet`, `ranking`, `greedy` or `beam`.
+      what: Name in _TRAINED or _SCORED.
       model: Name in MODELS.
       batch: Rows over all devices; of each expert of a fleet.
       lengths: Tokens of inputs and targets.
@@ -64,48 +92,21 @@ def case(
       **changes: Of the model.
     """
     inputs, targets = lengths
-    shape = dataclasses.replace(MODELS[model], remat=remat)
-    trains = what in ("prompt", "dataset", "lora", "fleet")
-    if trains:
-        shape = dataclasses.replace(shape, dropout_rate=_DROPOUT)
-    shape = dataclasses.replace(shape, **changes)
     num_data, num_fsdp, num_model = devices
-    given = {
-        "model": shape,
-        "batch": cost.BatchShape(
+    dropout = {"dropout_rate": _DROPOUT} if what in _TRAINED else {}
+    fleet = {"num_slots": slots, "num_lanes": lanes} if what == "fleet" else {}
+    program = programs.Program(
+        model=dataclasses.replace(MODELS[model], remat=remat, **(dropout | changes)),
+        batch=cost.BatchShape(
             batch_size=batch, inputs_length=inputs, targets_length=targets
         ),
-        "devices": Devices(
+        devices=Devices(
             num_data=num_data, num_fsdp=num_fsdp, num_model=num_model, axis_rules=rules
         ),
-    }
-    if what in ("prompt", "fleet", "lora"):
-        given |= {
-            "adapter": lora.Lora(rank=16)
-            if what == "lora"
-            else bottleneck.Bottleneck(reduction_factor=32),
-            "trainable_pattern": expert_parts.PARTS["adapters"]
-            if what == "lora"
-            else expert_parts.PROMPT_EXPERT,
-            "optimizer": optimizers.AdamW(),
-            "train_steps": 1000,
-        }
-    elif what == "dataset":
-        given |= {
-            "trainable_pattern": expert_parts.DATASET_EXPERT,
-            "optimizer": optimizers.Adafactor(),
-            "train_steps": 1000,
-        }
-    given["num_parts"] = parts
-    kind = {"ranking": "ranking", "greedy": "decoding", "beam": "decoding"}.get(what)
-    if what == "fleet":
-        given |= {"kind": "fleet step", "num_slots": slots, "num_lanes": lanes}
-    else:
-        given["kind"] = kind or "step"
-    if what == "ranking":
-        given["num_choices"] = 4
-    if what == "beam":
-        given["decoding"] = decoding_spec.BeamSearch(num_beams=4)
+        num_parts=parts,
+        **fleet,
+        **(_TRAINED | _SCORED)[what],
+    )
     words = [target, model, what, f"batch {batch}", f"{inputs}/{targets}", remat]
     if devices != (1, 1, 1):
         words.append("x".join(map(str, devices)) + f" {rules}")
@@ -114,7 +115,7 @@ def case(
     if parts > 1:
         words.append(f"{parts} parts")
     words += [f"{name} {value}" for name, value in changes.items()]
-    return ", ".join(words), target, programs.Program(**given)
+    return ", ".join(words), target, program
 
 
 def cases():

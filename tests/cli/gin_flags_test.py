@@ -115,6 +115,21 @@ def test_wrong_configurations_name_what_is_wrong(tmp_path, text, flags, names):
         assert name in message
 
 
+def test_of_many_bindings_that_nothing_reads_the_first_are_told(tmp_path):
+    flags = [f"--gin.MODEL_DIR{number:02}=x" for number in range(40)]
+    with pytest.raises(errors.ConfigError) as caught:
+        build(tmp_path, GOOD, "--gin.MODEL_DIR=x", *flags)
+    message = str(caught.value)
+    named = "nothing reads: MODEL_DIR00, MODEL_DIR01, MODEL_DIR02 and 37 more"
+    assert named in " ".join(message.split())
+    assert message.count("Did you mean") == 3
+    assert len(message) < 600
+    with pytest.raises(errors.ConfigError) as caught:
+        build(tmp_path, GOOD, "--gin.MODEL_DIR=x", *flags[:3])
+    assert "MODEL_DIR02" in str(caught.value)
+    assert " more" not in str(caught.value)
+
+
 class EditableFinder:
     """Finds the project's packages, as that of an editable install: after the path."""
 

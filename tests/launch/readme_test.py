@@ -25,6 +25,7 @@ def test_the_commands_of_the_readme_run_as_written():
             "study.sh",
             "merging_study.sh",
             "routers_study.sh",
+            "steps.sh",
             "test.sh",
         )
     } <= set(re.findall(r"launch/([\w.]+)", code))

@@ -1,28 +1,20 @@
-"""What is measured with experts is what naive versions find, and is kept."""
+"""Merges by what is measured with experts, and what is measured is kept."""
 
 import dataclasses
-import functools
 import json
 import shutil
-from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
-from elm_jax import errors, paths, trees
+from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest, resumable, streaming
-from elm_jax.data import batches
-from elm_jax.evaluation import batching
 from elm_jax.merging import averages, narrowing, regression
-from elm_jax.model import scoring
 from elm_jax.runs import (
     bases,
     evaluate,
     loaded,
     measured_sums,
-    measuring,
-    merge,
     merge_cost,
     merge_memory,
     merged_files,
@@ -30,11 +22,9 @@ from elm_jax.runs import (
     progress,
     strategies,
 )
-from tests.runs import scored, toy, toy_experts
+from tests.runs import measured, toy, toy_experts
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("toy_tasks")]
-
-SETTINGS = measuring.Measuring(num_rows=5, num_positions=20, batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -43,141 +33,6 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("work")
     toy_experts.save(path)
     return path
-
-
-def split_of(folder, task):
-    place = {"{MODEL_DIR}": f"{folder}"}
-    return scored.make_data().opened(lambda t: paths.fill(t, place)).open(task, "train")
-
-
-def measured(folder, kind, batch_size=3, task="twice_ask", number=2):
-    dataset = split_of(folder, task)
-    return measured_sums.Measured(
-        loaded.Expert.load(folder / kind / f"{kind}_{number}"),
-        loaded.Base.load(folder / "base"),
-        [dataset[row] for row in range(len(dataset))],
-        batch_size,
-    )
-
-
-def normalised(x, scale):
-    return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-6) * scale
-
-
-def test_gram_matrices_are_sums_over_the_tokens_of_all_rows_and_no_padding(folder):
-    of = measured(folder, "whole")
-    grams = measured_sums.grams(of)
-    leaves = {
-        n: np.asarray(a, float) for n, a in trees.flatten(of.expert.params).items()
-    }
-    tokens = np.concatenate([each.inputs for each in of.examples])
-    read = leaves["token_embedder/embedding"][tokens]
-    name = "encoder/layers/attention/query/kernel"
-    read = normalised(read, leaves["encoder/layers/pre_attention_layer_norm/scale"][0])
-    np.testing.assert_allclose(
-        grams[name][0], read.T @ read / len(read), rtol=1e-5, atol=1e-8
-    )
-    model, total, count = bases.build_model(*of.network), 0.0, 0
-    last_of = jax.jit(functools.partial(model.apply, gives_logits=False))
-    for each in of.examples:  # one row at a time, without any padding
-        targets = each.targets[None]
-        rows = each.inputs[None], batches.shift_right(targets)
-        last = last_of({"params": of.params}, *rows)
-        last = np.asarray(last[0], float)
-        total, count = total + last.T @ last, count + len(last)
-    np.testing.assert_allclose(
-        grams["decoder/logits_dense/kernel"], total / count, rtol=1e-5, atol=1e-6
-    )
-    matrices = {n for n in leaves if n.endswith("kernel")}
-    assert {*grams} == matrices
-
-
-@pytest.mark.parametrize(
-    ("kind", "measure"),
-    [("whole", measured_sums.grams), ("ia3", measured_sums.fisher)],
-)
-def test_the_batch_size_changes_only_rounding(folder, kind, measure):
-    small, large = (
-        measure(measured(folder, kind, size, task="long_ask")) for size in (1, 8)
-    )
-    for name, leaf in small.items():
-        np.testing.assert_allclose(large[name], leaf, rtol=2e-4, atol=1e-7)
-    assert {*small} == {*large}
-
-
-@pytest.mark.parametrize(
-    ("kind", "part", "axis"), [("lora", "lora_a", -2), ("ia3", "ia3_scale", -1)]
-)
-def test_adapters_have_statistics_of_what_they_read(folder, kind, part, axis):
-    of = measured(folder, kind)
-    grams = measured_sums.grams(of)
-    leaves = trees.flatten(of.expert.params)
-    assert {*grams} == {name for name in leaves if name.endswith(part)}
-    for name, gram in grams.items():
-        width = leaves[name].shape[axis]
-        assert gram.shape == (1, *((width, width) if part == "lora_a" else (width,)))
-
-
-def test_hidden_activations_are_those_of_what_the_bottleneck_reads(folder):
-    of = measured(folder, "bottleneck")
-    leaves = trees.flatten(of.expert.params)
-    downs = [name for name in leaves if name.endswith("down/kernel")]
-    ups = [name.replace("down", "up") for name in downs]
-    read = measured_sums.hidden(of, downs, 30, 0)
-    hidden = measured_sums.hidden(of, ups, 30, 0)
-    again = measured_sums.hidden(of._replace(batch_size=8), ups, 30, 0)
-    for down, up in zip(downs, ups, strict=True):
-        bias = leaves[down.replace("kernel", "bias")][:, None]
-        expected = jax.nn.gelu(read[down] @ leaves[down] + bias)
-        np.testing.assert_allclose(hidden[up], expected, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(again[up], hidden[up], rtol=1e-4, atol=1e-5)
-    tokens = sum(len(each.targets) for each in of.examples)
-    decoder = next(name for name in ups if name.startswith("decoder"))
-    assert hidden[decoder].shape == (1, min(30, tokens), 4)
-
-
-@pytest.mark.parametrize("task", ["twice_ask", "written_ask"])
-def test_fisher_information_is_the_expected_square_of_single_gradients(folder, task):
-    of = measured(folder, "bottleneck", task=task)
-    of = of._replace(examples=of.examples[:2])
-    squares = measured_sums.fisher(of)
-    score = scoring.make_naive_score_fn(bases.build_model(*of.network))
-    params, base = trees.as_float32(of.expert.params), of.base.params
-
-    @jax.jit
-    def log_likelihoods(params, inputs, choices):
-        mask = np.ones((1, len(choices)), bool)
-        scores = score(trees.replace(base, params), inputs[None], choices[None], mask)[
-            0
-        ]
-        return jax.nn.log_softmax(scores) if len(choices) > 1 else scores
-
-    slopes_of = jax.jit(jax.jacobian(log_likelihoods))
-    total: dict[str, Any] = dict.fromkeys(squares, 0.0)
-    for each in of.examples:
-        row = each.inputs, batching.pad(each.choices or (each.targets,), 8)
-        values, slopes = log_likelihoods(params, *row), slopes_of(params, *row)
-        for answer, value in enumerate(values):
-            share = np.exp(value) if each.choices else 1.0
-            for name, leaf in trees.flatten(slopes).items():
-                total[name] += share * np.square(np.asarray(leaf[answer], float))
-    for name, leaf in squares.items():
-        expected = total[name] / len(of.examples)
-        np.testing.assert_allclose(leaf, expected, rtol=1e-3, atol=1e-6)
-    assert {*squares} == {*trees.flatten(params)}
-
-
-def merge_by(folder, kind, method, **changes):
-    fields = {
-        "model_dir": str(folder),
-        "experts": (f"{{MODEL_DIR}}/{kind}/*",),
-        "expert_name": f"{kind}_{method.name}",
-        "initial_checkpoint_path": "{MODEL_DIR}/base",
-        "method": method,
-        "measuring": SETTINGS,
-        "data": scored.make_data(),
-    }
-    return merge.Merge(**(fields | changes))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +46,7 @@ def merge_by(folder, kind, method, **changes):
     ids=lambda value: getattr(value, "name", value),
 )
 def test_methods_with_data_merge_experts_from_disk(folder, capsys, kind, method):
-    run = merge_by(folder, kind, method)
+    run = measured.merge_by(folder, kind, method)
     run.plan()
     run.run()
     merged, info = experts.load_expert(folder / "merged" / f"{kind}_{method.name}")
@@ -202,8 +57,11 @@ def test_methods_with_data_merge_experts_from_disk(folder, capsys, kind, method)
     capsys.readouterr()
     run.run()
     assert "finished already" in capsys.readouterr().out
-    other_run = merge_by(
-        folder, kind, method, measuring=dataclasses.replace(SETTINGS, num_rows=6)
+    other_run = measured.merge_by(
+        folder,
+        kind,
+        method,
+        measuring=dataclasses.replace(measured.SETTINGS, num_rows=6),
     )
     for act in (other_run.plan, other_run.run):
         with pytest.raises(errors.CheckpointError, match="num_rows: 5 before, 6 now"):
@@ -214,16 +72,18 @@ def test_the_outputs_of_a_merge_by_regression_are_nearest_to_those_of_the_expert
     folder,
 ):
     """Nearer than those of any matrix beside it: the least squares have no slope."""
-    merge_by(
+    measured.merge_by(
         folder, "whole", regression.RegMean(shrink=1.0, ridge=1e-9), expert_name="near"
     ).run()
     merged = trees.flatten(experts.load_expert(folder / "merged" / "near")[0])
     name = "encoder/layers/attention/query/kernel"
     slope = size = 0.0
     for number, task in enumerate(("plain_ask", "twice_ask", "long_ask"), start=1):
-        of = measured(folder, "whole", task=task, number=number)
-        dataset = split_of(folder, task)
-        draw = np.random.default_rng(SETTINGS.random_seed).permutation(len(dataset))
+        of = measured.expert_of(folder, "whole", task=task, number=number)
+        dataset = measured.split_of(folder, task)
+        draw = np.random.default_rng(measured.SETTINGS.random_seed).permutation(
+            len(dataset)
+        )
         rows = [dataset[int(row)] for row in np.sort(draw[:5])]
         grams = measured_sums.grams(of._replace(examples=rows))
         gram = np.asarray(grams[name][0], float)
@@ -249,7 +109,7 @@ def test_a_merge_by_data_on_disk_is_the_one_in_memory(
     folder, monkeypatch, kind, method
 ):
     name = f"{kind}_{METHODS.index(method)}"
-    run = merge_by(folder, kind, method, expert_name=name)
+    run = measured.merge_by(folder, kind, method, expert_name=name)
     places = sorted((folder / kind).iterdir())
     expected = merged_params.of_folders(
         method,
@@ -278,7 +138,7 @@ def test_a_merge_by_data_that_is_stopped_goes_on_with_what_was_measured(
 ):
     monkeypatch.setattr(resumable, "_LIST_SECS", -1.0)  # every leaf is listed
     method = narrowing.Narrowed(scale=0.5)
-    merge_by(folder, "bottleneck", method, expert_name="whole").run()
+    measured.merge_by(folder, "bottleneck", method, expert_name="whole").run()
 
     class Stop:
         def __init__(self, title, *, total, unit):
@@ -288,7 +148,7 @@ def test_a_merge_by_data_that_is_stopped_goes_on_with_what_was_measured(
             if done > self.total / 2:
                 raise SystemExit(143)
 
-    run = merge_by(folder, "bottleneck", method, expert_name="stopped")
+    run = measured.merge_by(folder, "bottleneck", method, expert_name="stopped")
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
         patched.setattr(merged_files, "Progress", Stop)
         run.run()
@@ -301,7 +161,6 @@ def test_a_merge_by_data_that_is_stopped_goes_on_with_what_was_measured(
     assert (stopped.data, stopped.digests) == (whole.data, whole.digests)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", toy_experts.SPECS)
 @pytest.mark.parametrize(
     "method",
@@ -309,22 +168,21 @@ def test_a_merge_by_data_that_is_stopped_goes_on_with_what_was_measured(
     ids=lambda method: method.measures,
 )
 def test_shapes_of_statistics_are_known_before_they_are_measured(folder, kind, method):
-    of = measured(folder, kind)
-    source = merge_by(folder, kind, method)._source()
+    of = measured.expert_of(folder, kind)
+    source = measured.merge_by(folder, kind, method)._source()
     assert source is not None
     arrays = source._measured(method, of)
     leaves, _ = streaming.open_expert(folder / kind / f"{kind}_2")
-    told = merge_memory.measured_leaves(method, leaves, SETTINGS.num_positions)
+    told = merge_memory.measured_leaves(method, leaves, measured.SETTINGS.num_positions)
     assert {*told} == {*arrays}
     for name, array in arrays.items():
         assert told[name].dtype == array.dtype
         assert told[name].shape == array.shape, name
 
 
-@pytest.mark.slow
 def test_a_plan_counts_what_measuring_reads_and_holds(folder):
     """Twice the experts and the base; more memory than base and expert, in float32."""
-    run = merge_by(folder, "ia3", regression.RegMean())
+    run = measured.merge_by(folder, "ia3", regression.RegMean())
     told = run.plan()
     places = sorted((folder / "ia3").iterdir())
     read = [folder / "base", *places, *places]
@@ -346,13 +204,15 @@ def contents(folder):
 
 def test_statistics_are_kept_and_damaged_ones_are_refused(folder):
     where = {
-        "measuring": dataclasses.replace(SETTINGS, statistics_dir="{MODEL_DIR}/kept")
+        "measuring": dataclasses.replace(
+            measured.SETTINGS, statistics_dir="{MODEL_DIR}/kept"
+        )
     }
     method = regression.Fisher()
-    merge_by(folder, "ia3", method, expert_name="first", **where).run()
+    measured.merge_by(folder, "ia3", method, expert_name="first", **where).run()
     kept = contents(folder / "kept")
     assert len(kept) == 2 * 3
-    merge_by(folder, "ia3", method, expert_name="second", **where).run()
+    measured.merge_by(folder, "ia3", method, expert_name="second", **where).run()
     assert kept == contents(folder / "kept")
     first, second = (
         manifest.read_manifest(folder / "merged" / name).params_fingerprint
@@ -362,17 +222,17 @@ def test_statistics_are_kept_and_damaged_ones_are_refused(folder):
     path = next(path for path in kept if path.name == "arrays.npz")
     path.write_bytes(path.read_bytes()[:-9] + b"something")
     with pytest.raises(errors.DataError, match="changed after it was written"):
-        merge_by(folder, "ia3", method, expert_name="third", **where).run()
+        measured.merge_by(folder, "ia3", method, expert_name="third", **where).run()
 
 
 def test_damaged_statistics_are_found_before_another_expert_is_measured(
     folder, monkeypatch
 ):
     rows = dataclasses.replace(
-        SETTINGS, num_rows=1, statistics_dir="{MODEL_DIR}/damaged"
+        measured.SETTINGS, num_rows=1, statistics_dir="{MODEL_DIR}/damaged"
     )
     method = regression.Fisher()
-    merge_by(folder, "ia3", method, expert_name="before", measuring=rows).run()
+    measured.merge_by(folder, "ia3", method, expert_name="before", measuring=rows).run()
     first, second, _ = sorted((folder / "damaged").iterdir())
     with (first / "arrays.npz").open("ab") as file:
         file.write(b"more")
@@ -383,13 +243,18 @@ def test_damaged_statistics_are_found_before_another_expert_is_measured(
 
     monkeypatch.setattr(loaded.Expert, "load", load)
     with pytest.raises(errors.DataError, match="changed after it was written"):
-        merge_by(folder, "ia3", method, expert_name="after", measuring=rows).run()
+        measured.merge_by(
+            folder, "ia3", method, expert_name="after", measuring=rows
+        ).run()
 
 
 def test_statistics_of_a_base_that_computes_in_another_dtype_are_others(folder):
     method = regression.Fisher()
-    run = merge_by(
-        folder, "ia3", method, measuring=dataclasses.replace(SETTINGS, num_rows=1)
+    run = measured.merge_by(
+        folder,
+        "ia3",
+        method,
+        measuring=dataclasses.replace(measured.SETTINGS, num_rows=1),
     )
     source = run._source()
     assert source is not None
@@ -412,15 +277,17 @@ def test_statistics_of_a_base_that_computes_in_another_dtype_are_others(folder):
 
 def test_a_method_with_data_needs_rows_and_experts_that_tell_their_tasks(folder):
     with pytest.raises(errors.ConfigError, match="without rows to measure"):
-        merge_by(folder, "lora", regression.RegMean(), measuring=None)
+        measured.merge_by(folder, "lora", regression.RegMean(), measuring=None)
     with pytest.raises(errors.ConfigError, match="without rows to measure"):
         strategies.MergeTopK(method=regression.RegMean())
-    merge_by(folder, "lora", averages.Uniform(), measuring=None, data=None).run()
+    measured.merge_by(
+        folder, "lora", averages.Uniform(), measuring=None, data=None
+    ).run()
     params, info = experts.load_expert(folder / "lora" / "lora_1")
     alone = dataclasses.replace(info, tasks=(), name="of_nothing")
     experts.save_expert(folder / "silent" / "of_nothing", params, alone)
     with pytest.raises(errors.ConfigError, match="does not tell its tasks"):
-        merge_by(folder, "silent", regression.RegMean()).run()
+        measured.merge_by(folder, "silent", regression.RegMean()).run()
 
 
 def test_a_strategy_merges_by_data_as_elm_merge_does(folder):
@@ -429,10 +296,10 @@ def test_a_strategy_merges_by_data_as_elm_merge_does(folder):
     retrieval = toy.ask(folder, tasks=("plain_ask",))
     method = regression.RegMean()
     scored_on = {"tasks": ("plain_ask",), "retrieval": retrieval, "experts": ()}
-    every = strategies.MergeAll(method=method, measuring=SETTINGS)
+    every = strategies.MergeAll(method=method, measuring=measured.SETTINGS)
     run = toy.score(folder, strategies=(every,), overlap="ignore", **scored_on)
     run.run()
-    merge_by(folder, "bottleneck", method, expert_name="all").run()
+    measured.merge_by(folder, "bottleneck", method, expert_name="all").run()
     toy.score(
         folder,
         strategies=(),

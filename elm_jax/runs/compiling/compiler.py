@@ -65,7 +65,7 @@ def compile_program(
     ) as process:
         try:
             out, told = process.communicate(json.dumps(asked))
-        except BaseException:
+        except BaseException:  # also Ctrl-C: leaving the `with` would wait for its end
             process.kill()
             raise
     if process.returncode:

@@ -119,7 +119,9 @@ class Publisher:
                     size = show_bytes(to.publish(name, folder))
                     spent = time.monotonic() - start
                     print(f"published: {name}, {size} in {spent:.1f} s")  # noqa: T201
-            except Exception as error:  # noqa: BLE001 - `finish` tells of it
+            # Bucket libraries raise what they like, and a thread that ends would leave
+            # `finish` waiting. What is no ElmError, it raises again as it is.
+            except Exception as error:  # noqa: BLE001
                 self._failures[name] = error
                 sys.stderr.write(f"{name} is finished, but not published: {error}\n")
             self._num_done += 1
