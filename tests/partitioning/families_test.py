@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from elm_jax import trees
-from elm_jax.model import config, cost, decoding, decoding_spec, loss, scoring, t5
+from elm_jax.model import config, decoding, decoding_spec, loss, scoring, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import rules
 from elm_jax.peft import bottleneck, expert_parts, ia3, lora, points
@@ -134,13 +134,8 @@ def check_bytes(model, now, frozen, devices, table, tx):
     if devices is None:
         return
     sizes = {f"num_{axis}": devices.shape[axis] for axis in meshes.AXES}
-    planned = step_cost.bytes_per_device(
+    planned = step_cost.parameter_bytes(
         model,
-        cost.BatchShape(
-            batch_size=NUM_ROWS,
-            inputs_length=INPUTS_LENGTH,
-            targets_length=TARGETS_LENGTH,
-        ),
         placement.Devices(**sizes, axis_rules=table),
         tx=tx,
         trainable=now.params,

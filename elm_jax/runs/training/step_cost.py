@@ -17,6 +17,37 @@ from elm_jax.training import state as states
 from elm_jax.types import Params
 
 
+def parameter_bytes(
+    model: t5.T5,
+    devices: Devices,
+    *,
+    tx: optax.GradientTransformation,
+    trainable: Params,
+    frozen: Params,
+) -> dict[str, int]:
+    """Returns what parameters and optimiser keep on one device, by use; exact.
+
+    Args:
+      model: The network.
+      devices: Where.
+      tx: The optimiser.
+      trainable: Leaves with `shape` and `dtype`.
+      frozen: Likewise; kept in the dtype that they are computed in.
+
+    Raises:
+      ConfigError: An axis of the mesh does not divide a parameter.
+    """
+    shardings = meshes.shardings(trainable, devices.mesh, devices.axis_rules)
+    state = states.plan_state(meshes.with_shardings(trainable, shardings), tx)
+    frozen = precision.in_compute_dtype(model.config, frozen)
+    kept = meshes.plan(frozen, devices.mesh, devices.axis_rules)
+    return {
+        "frozen parameters": sum(placement.bytes_per_device for placement in kept),
+        "trained parameters": meshes.planned_bytes(state.params),
+        "optimiser": meshes.planned_bytes(state.opt_state),
+    }
+
+
 def bytes_per_device(
     model: t5.T5,
     batch: cost.BatchShape,
@@ -30,7 +61,7 @@ def bytes_per_device(
 ) -> dict[str, int]:
     """Returns what one training step keeps on one device, by use.
 
-    Parameters and optimiser are exact, activations an estimate.
+    Parameters and optimiser are those of `parameter_bytes`, activations an estimate.
 
     Args:
       model: The network.
@@ -46,19 +77,16 @@ def bytes_per_device(
     Raises:
       ConfigError: An axis of the mesh does not divide a parameter.
     """
-    shardings = meshes.shardings(trainable, devices.mesh, devices.axis_rules)
-    state = states.plan_state(meshes.with_shardings(trainable, shardings), tx)
-    trained = meshes.planned_bytes(state.params)
-    frozen = precision.in_compute_dtype(model.config, frozen)
-    kept = meshes.plan(frozen, devices.mesh, devices.axis_rules)
+    kept = parameter_bytes(model, devices, tx=tx, trainable=trainable, frozen=frozen)
+    trained = kept["trained parameters"]
     shares = num_parts * meshes.batch_shares(devices.mesh)
     rows = math.ceil(batch.batch_size / shares)
     is_shared = rules.axis_table(devices.axis_rules)["mlp"] == "model"
     return {
-        "frozen parameters": sum(placement.bytes_per_device for placement in kept),
+        "frozen parameters": kept["frozen parameters"],
         "trained parameters": trained,
         "gradients": trained * (2 if num_parts > 1 else 1),
-        "optimiser": meshes.planned_bytes(state.opt_state),
+        "optimiser": kept["optimiser"],
         "activations": cost.activation_bytes(
             model,
             dataclasses.replace(batch, batch_size=rows),
