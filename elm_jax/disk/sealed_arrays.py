@@ -133,7 +133,7 @@ def _parts(
     dtype: np.dtype,
     rows: int,
 ) -> Iterator[np.ndarray]:
-    """Yields an array's parts; who waits between two of them keeps no file open.
+    """Yields an array's parts; between two of them it keeps no file open, and no part.
 
     Args:
       folder: Of `write`.
@@ -149,10 +149,9 @@ def _parts(
         place, checksum = place + head_bytes, zlib.crc32(head)
         for start in range(0, shape[0] if shape else 1, rows):
             part = (min(rows, shape[0] - start), *shape[1:]) if shape else ()
-            content = _read(folder, place, math.prod(part) * dtype.itemsize)
-            place, checksum = place + len(content), zlib.crc32(content, checksum)
-            yield np.frombuffer(content, dtype).reshape(part)
-            del content  # before the next one is read
+            held = [_read(folder, place, math.prod(part) * dtype.itemsize)]
+            place, checksum = place + len(held[0]), zlib.crc32(held[0], checksum)
+            yield np.frombuffer(held.pop(), dtype).reshape(part)
         if checksum != info.CRC:
             raise ValueError(f"{info.filename} has another checksum than was written")
 

@@ -14,7 +14,7 @@ Reference:
 
 import collections
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -90,7 +90,6 @@ def aligned(
     beside: Beside,
     *,
     reference: int,
-    on_move: Callable[[int, str, tuple[Any, ...], np.ndarray], None] | None = None,
 ) -> list[dict[str, np.ndarray]]:
     """Returns experts whose bottlenecks have their units in the order of one's.
 
@@ -98,8 +97,6 @@ def aligned(
       experts: Their leaves by name.
       beside: Which of them belong to adapters.
       reference: The expert, by its number, whose order the others get.
-      on_move: Called with each expert's number, parameter, layer and order of units, to
-        move what belongs to them.
     """
     reordered = [{name: np.asarray(leaf) for name, leaf in e.items()} for e in experts]
     units_by_name = orders(reordered, beside, reference=reference)
@@ -112,8 +109,6 @@ def aligned(
             indices = layers.units(name, leaves[name])
             for (_, index), several in zip(indices, of_layers, strict=True):
                 moved[index] = leaves[name][index].take(several[number], axis=axis)
-                if on_move:
-                    on_move(number, name, index, several[number])
             leaves[name] = moved
     return reordered
 

@@ -22,6 +22,7 @@ from elm_jax.merging.method import (
 from elm_jax.types import Params
 
 Leaves = dict[str, np.ndarray]
+_AT_ONCE = 1 << 20  # numbers whose sums are in memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,28 +82,21 @@ class StatisticsMethod(MergeByStatistics):
     ) -> Merged:
         del base
         weights = np.array(self.weights or (1.0,) * len(experts))
-        # What was measured of hidden units may be moved, in place.
         measured = [
-            {n: (np.array if n in beside else np.asarray)(a) for n, a in each.items()}
-            for each in map(trees.flatten, statistics)
+            {name: np.asarray(leaf) for name, leaf in trees.flatten(each).items()}
+            for each in statistics
         ]
-        flat: Sequence[Mapping[str, Any]] = [
-            trees.flatten(expert) for expert in experts
+        flat = [
+            {name: np.asarray(leaf) for name, leaf in trees.flatten(expert).items()}
+            for expert in experts
         ]
         check_names(flat[0], measured, self.name)
         _check_finite(measured, self.name)
+        orders: aligning.Orders = {}
         if self.align:
-
-            def on_move(
-                number: int, name: str, index: tuple[Any, ...], order: np.ndarray
-            ) -> None:
-                self._move(measured[number], name, index, order, beside[name].axis)
-
-            flat = aligning.aligned(
-                flat, beside, reference=int(np.argmax(weights)), on_move=on_move
-            )
-        parts = [{n: np.asarray(leaf) for n, leaf in leaves.items()} for leaves in flat]
-        merged, rank = self._mean(parts, measured, weights, beside)
+            first = int(np.argmax(weights))
+            orders = aligning.orders(flat, beside, reference=first)
+        merged, rank = self._mean(flat, measured, weights, beside, orders)
         for name, leaf in merged.items():
             combining.check_finite(name, leaf)
         return Merged(trees.unflatten(merged), rank=rank)
@@ -114,19 +108,17 @@ class StatisticsMethod(MergeByStatistics):
         measured: Sequence[Leaves],
         weights: np.ndarray,
         beside: Beside,
+        orders: aligning.Orders,
     ) -> tuple[Leaves, int]:
-        """Returns merged leaves, and the rank of merged LoRAs or 0."""
+        """Returns merged leaves, and the rank of merged LoRAs or 0.
 
-    @abc.abstractmethod
-    def _move(
-        self,
-        measured: Leaves,
-        name: str,
-        index: tuple[Any, ...],
-        order: np.ndarray,
-        axis: int,
-    ) -> None:
-        """Moves what was measured of hidden units that change places."""
+        Args:
+          experts: Their leaves by name.
+          measured: What was measured with each, by the same names.
+          weights: How much each counts.
+          beside: Which leaves belong to adapters.
+          orders: Of hidden units, in which experts and what was measured are merged.
+        """
 
 
 def check_names(
@@ -181,19 +173,24 @@ def weighed(
         for 1. Where none counts, the result is the first expert's.
       least: What the numbers in `measured` are at least.
     """
-    flat, counts = ([np.ravel(a) for a in arrays] for arrays in (leaves, measured))
-    out = np.empty(leaves[0].shape, leaves[0].dtype)
-    each = out.reshape(-1)
-    for start in range(0, out.size, combining.CHUNK_SIZE):
-        part = slice(start, start + combining.CHUNK_SIZE)
-        first = flat[0][part].astype(np.float64)
+    like = leaves[0]
+    out = np.empty(like.shape, like.dtype)
+    each, small = out.reshape(-1), combining.CHUNK_SIZE
+    for start in range(0, out.size, _AT_ONCE):
+        stop = min(start + _AT_ONCE, out.size)
+        first = np.ravel(like)[start:stop].astype(np.float64)
         total, rest = np.zeros_like(first), np.zeros_like(first)
         for place, weight in enumerate(weights):
-            share = np.full_like(first, weight)
-            if counts:
-                share *= np.maximum(counts[place][part].astype(np.float64), least)
-            total += share
-            rest += share * (flat[place][part].astype(np.float64) - first)
+            # A layer in another order is moved whenever it is asked for.
+            values = np.ravel(leaves[place])[start:stop]
+            counts = np.ravel(measured[place])[start:stop] if measured else None
+            for at in range(0, stop - start, small):  # stays in the cache
+                part = slice(at, at + small)
+                share = np.full_like(first[part], weight)
+                if counts is not None:
+                    share *= np.maximum(counts[part].astype(np.float64), least)
+                total[part] += share
+                rest[part] += share * (values[part].astype(np.float64) - first[part])
         change = np.divide(rest, total, out=np.zeros_like(first), where=total > 0)
-        each[part] = (first + change).astype(out.dtype)
+        each[start:stop] = (first + change).astype(out.dtype)
     return out

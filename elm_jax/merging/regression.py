@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -40,32 +40,30 @@ class Fisher(StatisticsMethod):
     measures: ClassVar[Measure] = "fisher"
     least: fields.Positive = 1e-6
 
-    def _move(
-        self,
-        measured: Leaves,
-        name: str,
-        index: tuple[Any, ...],
-        order: np.ndarray,
-        axis: int,
-    ) -> None:
-        if name in measured:
-            measured[name][index] = measured[name][index].take(order, axis=axis)
-
     def _mean(
         self,
         experts: Sequence[Leaves],
         measured: Sequence[Leaves],
         weights: np.ndarray,
         beside: Beside,
+        orders: aligning.Orders,
     ) -> tuple[Leaves, int]:
-        del beside
-        merged = {}
+        merged: Leaves = {}
         for name, like in experts[0].items():
             counts = [each[name] for each in measured if name in each]
             for count in counts:
                 _check_shape(name, count, like.shape)
-            leaves = [expert[name] for expert in experts]
-            merged[name] = weighed(leaves, weights, counts, least=self.least)
+            merged[name] = np.empty_like(like)
+            for number, (_, index) in enumerate(layers.units(name, like)):
+                parts: Sequence[np.ndarray] = [
+                    expert[name][index] for expert in experts
+                ]
+                given: Sequence[np.ndarray] = [count[index] for count in counts]
+                if name in orders:
+                    order, axis = orders[name][number], beside[name].axis
+                    parts = aligning.Reordered(parts, order, axis)
+                    given = given and aligning.Reordered(given, order, axis)
+                merged[name][index] = weighed(parts, weights, given, least=self.least)
         return merged, 0
 
 
@@ -112,28 +110,13 @@ class RegMean(StatisticsMethod):
     def _layout(self, num_experts: int, rank: int) -> Layout:
         return Layout(rank=(self.rank or num_experts * rank) if rank else 0)
 
-    def _move(
-        self,
-        measured: Leaves,
-        name: str,
-        index: tuple[Any, ...],
-        order: np.ndarray,
-        axis: int,
-    ) -> None:
-        if name not in measured:
-            return
-        gram = measured[name][index]
-        if gram.ndim < _MATRIX:  # of a bias, whose numbers are the units'
-            measured[name][index] = gram[order]
-        elif axis == -2:  # noqa: PLR2004 - its inputs are the units
-            measured[name][index] = gram[order][:, order]
-
     def _mean(
         self,
         experts: Sequence[Leaves],
         measured: Sequence[Leaves],
         weights: np.ndarray,
         beside: Beside,
+        orders: aligning.Orders,
     ) -> tuple[Leaves, int]:
         merged: Leaves = {}
         linear = aligning.places(beside, is_linear=True).values()
@@ -152,27 +135,27 @@ class RegMean(StatisticsMethod):
             leaves = [expert[name] for expert in experts]
             grams = [statistics[name] for statistics in measured if name in statistics]
             out = np.zeros_like(like)
-            for _, index in layers.units(name, like):
-                parts = [leaf[index] for leaf in leaves]
-                given = [gram[index] for gram in grams]
-                out[index] = self._of_layer(name, parts, given, weights)
+            for number, (_, index) in enumerate(layers.units(name, like)):
+                parts: Sequence[np.ndarray] = [leaf[index] for leaf in leaves]
+                given: Sequence[np.ndarray] = [gram[index] for gram in grams]
+                _check_grams(name, parts[0], given)
+                if name in orders:
+                    order, axis = orders[name][number], beside[name].axis
+                    parts = aligning.Reordered(parts, order, axis)
+                    given = given and _moved(given, order, axis)
+                out[index] = self._of_layer(parts, given, weights)
             merged[name] = out
         return dict(sorted(merged.items())), rank
 
     def _of_layer(
         self,
-        name: str,
         parts: Sequence[np.ndarray],
         grams: Sequence[np.ndarray],
         weights: np.ndarray,
     ) -> np.ndarray:
         """Returns one merged layer of a parameter, in its dtype."""
         like = parts[0]
-        is_matrix = like.ndim == _MATRIX
-        wanted = (like.shape[0],) * _MATRIX if is_matrix else like.shape
-        for gram in grams:
-            _check_shape(name, gram, wanted)
-        if grams and is_matrix:
+        if grams and like.ndim == _MATRIX:
             total, terms = self._equations(grams, parts, weights)
             pulled = np.zeros(like.shape)
             for term in terms:  # of which one at a time is in memory
@@ -247,6 +230,30 @@ class RegMean(StatisticsMethod):
         shrunk = gram * np.float64(weight * self.shrink)
         np.fill_diagonal(shrunk, np.float64(weight) * np.diag(gram))
         return shrunk
+
+
+def _moved(
+    grams: Sequence[np.ndarray], order: Sequence[np.ndarray], axis: int
+) -> Sequence[np.ndarray]:
+    """Returns what was measured of a parameter whose hidden units change places.
+
+    Args:
+      grams: Of each expert, of one layer; one or more.
+      order: Of the units, for each.
+      axis: Of the parameter's that are the units.
+    """
+    if grams[0].ndim < _MATRIX:  # of a bias, whose numbers are the units'
+        return aligning.Reordered(grams, order, 0)
+    if axis != -2:  # noqa: PLR2004 - its inputs are no units
+        return grams
+    rows = aligning.Reordered(grams, order, 0)
+    return aligning.Reordered(rows, order, 1)
+
+
+def _check_grams(name: str, like: np.ndarray, grams: Sequence[np.ndarray]) -> None:
+    is_matrix = like.ndim == _MATRIX
+    for gram in grams:
+        _check_shape(name, gram, like.shape[:1] * _MATRIX if is_matrix else like.shape)
 
 
 def _check_shape(name: str, gram: np.ndarray, wanted: tuple[int, ...]) -> None:

@@ -1,13 +1,15 @@
 """Merges experts on disk, and in turn copies the same bytes; prints one JSON line.
 
 Usage: python tests/benchmarks/merge_benchmark.py [--num_experts=2] [--num_layers=6]
-         [--width=2048] [--kind=dataset] [--method=uniform] [--at_once] [--linked]
-         [--parts files store merge] [--rounds=3] [--folder=/tmp]
+         [--width=2048] [--kind=dataset] [--rank=8] [--method=uniform] [--at_once]
+         [--linked] [--parts files store merge] [--rounds=3] [--folder=/tmp]
          [--kept=FOLDER]
 
 Experts have all parameters of a T5 of `width` (2,048 and 24 layers are T5 XL: 11.4 GB
 each), or with `--kind=prompt` those of a prompt expert (102 MB of XL: bottlenecks and
-layer norms), with random values in float32. They are written layer by layer, as merges
+layer norms), or with `--kind=lora` LoRAs of queries and values, with random values in
+float32. What a method needs that was measured with each expert is random, too, and the
+same of all: it is read for each of them. They are written layer by layer, as merges
 do, or with `--at_once` from memory, as trainings do. With `--linked` all experts are
 links to the files of the first, for disks on which there is no room: memory is that of
 as many experts, but their files are read from the disk once. With `--kept` they stay in
@@ -47,20 +49,27 @@ from elm_jax.checkpoints import (
     written_arrays,
 )
 from elm_jax.checkpoints.tensors import Leaf
+from elm_jax.disk import sealed_arrays
+from elm_jax.merging import methods
 from elm_jax.model import config, t5
-from elm_jax.peft import bottleneck, expert_parts
-from elm_jax.runs import bases
+from elm_jax.peft import bottleneck, expert_parts, lora
+from elm_jax.runs import bases, merge_memory
 
 PARTS = ("files", "store", "merge")
+KINDS = ("dataset", "prompt", "lora")
 MERGE = """
 import pathlib, re, sys, time
 from elm_jax.merging import methods
-from elm_jax.runs import merged_files
-folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
+from elm_jax.runs import measuring, merged_files
+folder, method = pathlib.Path(sys.argv[1]), methods.of(sys.argv[2])
 folders = sorted((folder / "experts").iterdir())
+class Kept:
+    def recipe(self, infos): return {}
+    def open(self, method, experts, base_dir):
+        return [measuring._leaves(folder / method.measures, {}) for _ in experts]
 begun, cpu = time.monotonic(), time.process_time()
-merged_files.write(methods.of(name), folders, folder / "base", folder / "merged",
-                   name="merged")
+merged_files.write(method, folders, folder / "base", folder / "merged", name="merged",
+                   source=Kept() if method.measures else None)
 secs, cpu = time.monotonic() - begun, time.process_time() - cpu
 # `ru_maxrss` would be that of the process that started this one.
 peak = re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())
@@ -68,10 +77,16 @@ print(secs, cpu, peak[1])
 """
 
 
-SPEC = bottleneck.Bottleneck(reduction_factor=32)
+def spec_of(kind, rank):
+    """Returns the adapters of an expert, None for all parameters."""
+    specs = {
+        "prompt": bottleneck.Bottleneck(reduction_factor=32),
+        "lora": lora.Lora(rank=rank),
+    }
+    return specs.get(kind)
 
 
-def shapes(width, num_layers, kind):
+def shapes(width, num_layers, kind, spec):
     """Returns the shapes of an expert of a T5 1.1 of this width, and of its base."""
     model = config.T5Config(
         vocab_size=32128,
@@ -82,28 +97,44 @@ def shapes(width, num_layers, kind):
         num_encoder_layers=num_layers,
         num_decoder_layers=num_layers,
     )
-    spec = SPEC if kind == "prompt" else None
     whole = t5.param_shapes(bases.build_model(model, spec))
     part = expert_parts.part(whole, pattern(kind), of=kind)
     expert = {name: tuple(leaf.shape) for name, leaf in trees.flatten(part).items()}
     base = {n: shape for n, shape in expert.items() if expert_parts.ADAPTERS not in n}
-    return expert, base
+    return expert, base or {"decoder/decoder_norm/scale": (width,)}
 
 
 def pattern(kind):
-    parts = expert_parts
-    return parts.PROMPT_EXPERT if kind == "prompt" else parts.DATASET_EXPERT
+    patterns = {"prompt": expert_parts.PROMPT_EXPERT, "lora": expert_parts.ADAPTERS}
+    return patterns.get(kind, expert_parts.DATASET_EXPERT)
 
 
-def make_expert(folder, sizes, seed, kind, *, at_once):
+def make_statistics(folder, asked, sizes):
+    """Writes what the method needs to have measured with an expert; parts' bytes."""
+    method = methods.of(asked.method)
+    like = {
+        n: Leaf(s, np.dtype(np.float32), 1, lambda: iter(())) for n, s in sizes.items()
+    }
+    leaves = merge_memory.measured_leaves(method, like, num_positions=512)
+    if leaves and not (folder / method.measures).is_dir():
+        rng = np.random.default_rng(0)
+        arrays = {
+            n: np.square(rng.standard_normal(x.shape, np.float32))
+            for n, x in leaves.items()
+        }
+        sealed_arrays.write(folder / method.measures, arrays, {})
+    return max((x.rows * leaf_parts.row_bytes(x) for x in leaves.values()), default=0)
+
+
+def make_expert(folder, sizes, seed, kind, spec, *, at_once):
     info = manifest.Manifest(
         name=f"expert_{seed}",
-        kind=kind,
+        kind="dataset" if kind == "dataset" else "prompt",
         base_name="none",
         base_fingerprint="0" * 16,
         model={},
         trainable_pattern=pattern(kind),
-        adapter=bases.describe(SPEC) if kind == "prompt" else None,
+        adapter=bases.describe(spec),
     )
 
     largest = max(4 << 20, *(int(np.prod(shape[-2:])) for shape in sizes.values()))
@@ -188,7 +219,7 @@ def make_experts(folder, asked, sizes, base_sizes):
     """Makes what is not there yet of `folder`; a killed call leaves no half expert."""
     made = {"at_once": asked.at_once}
     if not (folder / "base").is_dir():
-        make_expert(folder / "base", base_sizes, 0, "dataset", **made)
+        make_expert(folder / "base", base_sizes, 0, "dataset", None, **made)
     first = folder / "experts" / "expert_0"
     for seed in range(asked.num_experts):
         place = folder / "experts" / f"expert_{seed}"
@@ -197,7 +228,8 @@ def make_experts(folder, asked, sizes, base_sizes):
         if seed and asked.linked:
             shutil.copytree(first, place, copy_function=os.link)
         else:
-            make_expert(place, sizes, seed, asked.kind, **made)
+            spec = spec_of(asked.kind, asked.rank)
+            make_expert(place, sizes, seed, asked.kind, spec, **made)
 
 
 def measure(folder, asked, out_bytes):
@@ -230,7 +262,8 @@ def main():
     parser.add_argument("--num_experts", type=int, default=2)
     parser.add_argument("--num_layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=2048)
-    parser.add_argument("--kind", choices=("dataset", "prompt"), default="dataset")
+    parser.add_argument("--kind", choices=KINDS, default="dataset")
+    parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--method", default="uniform")
@@ -239,13 +272,15 @@ def main():
     parser.add_argument("--folder", default=tempfile.gettempdir())
     parser.add_argument("--kept", type=pathlib.Path)
     asked = parser.parse_args()
-    sizes, base_sizes = shapes(asked.width, asked.num_layers, asked.kind)
+    spec = spec_of(asked.kind, asked.rank)
+    sizes, base_sizes = shapes(asked.width, asked.num_layers, asked.kind, spec)
     with tempfile.TemporaryDirectory(dir=asked.folder) as name:
         folder = asked.kept or pathlib.Path(name)
         make_experts(folder, asked, sizes, base_sizes)
         first = folder / "experts" / "expert_0"
         opened, _ = streaming.open_expert(first, block_bytes=1)
         stored = max(x.rows * leaf_parts.row_bytes(x) for x in opened.values())
+        stored = max(stored, make_statistics(folder, asked, sizes))
         out_bytes = sum(
             path.stat().st_size for path in first.rglob("*") if path.is_file()
         )

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import resource
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -62,6 +63,20 @@ def test_hundreds_of_arrays_are_read_side_by_side_with_a_few_open_files(folder):
             for parts in waiting:
                 np.testing.assert_array_equal(next(parts)[0], row)
         assert all(next(parts, None) is None for parts in waiting)
+
+
+def test_parts_that_a_reader_has_done_with_are_not_kept(tmp_path):
+    """Of eight parts of a million bytes each, less than one is left."""
+    arrays = {"a": np.zeros((2, 250_000), np.float32)}
+    sealed_arrays.write(tmp_path / "arrays", arrays, RECIPE)
+    opened = sealed_arrays.opened(tmp_path / "arrays", RECIPE)["a"]
+    waiting = [opened.parts(1) for _ in range(8)]
+    tracemalloc.start()
+    try:
+        assert sum(next(parts).nbytes for parts in waiting) == 8_000_000
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_the_system_refuses_is_not_called_damaged(folder):
