@@ -85,7 +85,9 @@ def _trace(
         attention=model.config.attention.replace("cudnn", "dot_product"),
     )
     deep = model.clone(config=shape)
-    params = trees.flatten(t5.param_shapes(deep))
+    # Recomputation changes no parameter, so that all kinds of it need one trace.
+    plain = deep.clone(config=dataclasses.replace(shape, remat="none"))
+    params = trees.flatten(t5.param_shapes(plain))
     trains = trees.unflatten({n: a for n, a in params.items() if n in trained})
     stays = precision.in_compute_dtype(
         shape, trees.unflatten({n: a for n, a in params.items() if n not in trained})

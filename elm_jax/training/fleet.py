@@ -327,6 +327,7 @@ def _one_after_another(
 ) -> tuple[Any, Metrics]:
     """Takes the steps of a device's lanes in a loop; unused lanes cost nothing."""
 
+    @functools.partial(jax.jit, inline=True)  # traced once, for the program and `skip`
     def run(state: Any, batch: Any) -> tuple[Any, Metrics]:
         grads, metrics = differentiate(state, frozen, batch)
         return update(state, grads), metrics

@@ -105,6 +105,29 @@ def test_lanes_have_gradients_and_no_second_states_beside_those_of_the_slots(
 
 
 @pytest.mark.parametrize("num_lanes", [1, 2])
+def test_a_program_of_a_fleet_traces_the_loss_once(num_lanes):
+    num_traces = 0
+
+    def loss_fn(params, batch, dropout_rng):
+        nonlocal num_traces
+        num_traces += 1
+        return toy.loss_fn(params, batch, dropout_rng)
+
+    now, frozen, _ = toy.start()
+    fleet_lib.lower_step(
+        loss_fn,
+        toy.ADAMW.make(10),
+        example=now,
+        frozen=frozen,
+        batch=toy.batch_at(0),
+        mesh=toy.make_mesh(1),
+        num_slots=2,
+        num_lanes=num_lanes,
+    )
+    assert num_traces == 1
+
+
+@pytest.mark.parametrize("num_lanes", [1, 2])
 def test_a_fleet_computes_batches_in_parts_as_an_expert_alone_does(num_lanes):
     """To 1e-5, as lanes without parts; alone, parts are held against the whole."""
     tx, _ = toy.make_step()

@@ -16,7 +16,13 @@ from elm_jax.runs.compiling.programs import Program
 from elm_jax.runs.evaluate import Evaluate
 from elm_jax.runs.placement import Devices, choose_devices
 from elm_jax.runs.train import Train
-from elm_jax.runs.training import batch_lengths, fitting, fleet_plan, machine
+from elm_jax.runs.training import (
+    batch_lengths,
+    fitting,
+    fleet_layout,
+    fleet_plan,
+    machine,
+)
 from elm_jax.runs.training.spec import TrainingSpec
 
 # What programs of an evaluation are compiled for, whose data nobody has seen.
@@ -87,7 +93,7 @@ def _of_training(
         )
         slots = -(-layout.num_slots // groups) * groups
         lanes = layout.num_lanes
-        beside = layout.bytes_per_device[fleet_plan.SAVING]
+        beside = layout.bytes_per_device[fleet_layout.SAVING]
     else:
         devices = choose_devices(asked.placement, target.num_devices)
         parts = asked.batching.num_parts

@@ -7,7 +7,7 @@ from elm_jax.model import cost
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import rules
 from elm_jax.runs.compiling.programs import Program
-from elm_jax.runs.training import fleet_plan, step_cost
+from elm_jax.runs.training import fleet_layout, step_cost
 
 
 def bytes_by_use(program: Program, platform: str) -> dict[str, int]:
@@ -36,7 +36,7 @@ def bytes_by_use(program: Program, platform: str) -> dict[str, int]:
             platform=platform,
             num_parts=program.num_parts,
         )
-    needs = fleet_plan.Needs(
+    needs = fleet_layout.Needs(
         model=program.network,
         batch=program.batch,
         tx=tx,
@@ -50,7 +50,7 @@ def bytes_by_use(program: Program, platform: str) -> dict[str, int]:
     parts = needs.bytes_per_device(
         program.devices.count, program.devices.num_model, num_lanes=program.num_lanes
     )
-    return {use: size for use, size in parts.items() if use != fleet_plan.SAVING}
+    return {use: size for use, size in parts.items() if use != fleet_layout.SAVING}
 
 
 def _of_scoring(program: Program, platform: str) -> dict[str, int]:

@@ -8,7 +8,7 @@ import jax
 from elm_jax.partitioning import processes
 from elm_jax.runs.loaded import Expert
 from elm_jax.runs.training import fleet_table
-from elm_jax.runs.training.fleet_plan import Layout
+from elm_jax.runs.training.fleet_layout import Layout
 from elm_jax.runs.training.job import Jobs, Surroundings, make_profile
 from elm_jax.runs.training.landing import Failures
 from elm_jax.runs.training.shared_model import SharedModel

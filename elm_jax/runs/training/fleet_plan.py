@@ -5,121 +5,23 @@ every n-th to each of n (`work_sharing`), and each lays out a fleet of its own; 
 gradient, and no part of a base, crosses between hosts. Nothing here asks for devices.
 """
 
-import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
-
-import optax
+from typing import Any
 
 from elm_jax import errors
-from elm_jax.model import cost, t5
+from elm_jax.model import t5
 from elm_jax.peft import expert_parts
-from elm_jax.runs.placement import Devices
-from elm_jax.runs.training import step_cost
+from elm_jax.runs.training.fleet_layout import Layout, Needs, show_size
 from elm_jax.runs.training.machine import Machine
 from elm_jax.runs.training.spec import TrainingSpec
-from elm_jax.types import Params
 
 # The rest is for what no plan counts: fragments, collectives, the compiler's own.
 USABLE_SHARE = 0.9
 """Of a device's memory, what a plan may fill."""
 
-SAVING = "a state to be saved"
-"""What a device keeps beside the program, by the name of this use."""
-
 
 class FleetTooLargeError(errors.ConfigError):
     """A fleet fits on its devices in no way, or not with all lanes that are asked."""
-
-
-class Layout(NamedTuple):
-    """Where base and experts of a fleet lie, and why.
-
-    Attributes:
-      axis_rules: Name of the table for the base.
-      num_model: Devices that share one base; the others have further experts.
-      num_slots: Experts that train at a time.
-      num_lanes: Experts whose steps a device computes as one batch, at most.
-      bytes_per_device: By use.
-      why: In a sentence for the plan.
-    """
-
-    axis_rules: str
-    num_model: int
-    num_slots: int
-    num_lanes: int
-    bytes_per_device: dict[str, int]
-    why: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Needs:
-    """A fleet that is to be laid out.
-
-    Attributes:
-      model: The network.
-      batch: Of one expert.
-      tx: The optimiser.
-      trainable: Parameters of one expert; leaves with `shape` and `dtype`.
-      frozen: Those of the base, likewise.
-      num_slots: Experts that train at a time.
-      num_lanes: Experts whose steps a device computes as one batch, at most.
-      platform: Of the devices, as JAX calls it; "" for any but a TPU.
-      num_parts: Of each expert's batch, computed one after another.
-    """
-
-    model: t5.T5
-    batch: cost.BatchShape
-    tx: optax.GradientTransformation
-    trainable: Params
-    frozen: Params
-    num_slots: int
-    num_lanes: int
-    platform: str = ""
-    num_parts: int = 1
-
-    def bytes_per_device(
-        self, num_devices: int, num_model: int, *, num_lanes: int = 1
-    ) -> dict[str, int]:
-        """Returns what each device keeps, by use.
-
-        Args:
-          num_devices: How many there are.
-          num_model: Devices that share one base.
-          num_lanes: Experts whose steps a device computes as one batch, at most.
-
-        Raises:
-          ConfigError: They do not divide a parameter.
-        """
-        of_expert = step_cost.bytes_per_device(
-            self.model,
-            self.batch,
-            Devices(num_data=1, num_model=num_model, axis_rules=_rules(num_model)),
-            tx=self.tx,
-            trainable=self.trainable,
-            frozen=self.frozen,
-            platform=self.platform,
-            num_parts=self.num_parts,
-        )
-        num_slots = -(-self.num_slots // (num_devices // num_model))
-        num_lanes = min(num_lanes, num_slots)
-        # The loop over layers reads all lanes' parameters with the layers in front: a
-        # GPU's compiler copies them, a TPU's lays them out so. Beside that, where some
-        # of the slots have lanes, no copies were seen in the compilers' rows of
-        # bfloat16 models (tests/benchmarks/planner_table.jsonl); float32 models are not
-        # among them.
-        copies = num_lanes if num_lanes > 1 and self.platform != "tpu" else 0
-        times = {
-            "frozen parameters": 1,
-            "trained parameters": num_slots + copies,
-            "optimiser": num_slots,
-            "gradients": num_lanes,
-            "activations": num_lanes,
-        }
-        # Every device gets a copy of a state that is saved, one state at a time.
-        saved = of_expert["trained parameters"] + of_expert["optimiser"]
-        uses = {use: size * times[use] for use, size in of_expert.items()}
-        return uses | {SAVING: saved}
 
 
 def choose_layout(
@@ -148,33 +50,41 @@ def choose_layout(
       FleetTooLargeError: It fits in no way, not with all lanes if they are needed.
       ConfigError: `num_model` does not divide a parameter.
     """
-    usable = None if memory_bytes is None else int(USABLE_SHARE * memory_bytes)
+    given: dict[str, Any] = {
+        "needs": needs,
+        "num_devices": num_devices,
+        "memory_bytes": memory_bytes,
+    }
+    if memory_bytes is None:
+        layout = Layout(num_model=num_model or 1, num_lanes=needs.num_lanes, **given)
+        if num_model:
+            _ = layout.bytes_per_device  # raises if it does not divide a parameter
+        return layout
+    usable = int(USABLE_SHARE * memory_bytes)
     if num_model:
         layouts = iter([(num_model, needs.bytes_per_device(num_devices, num_model))])
     else:
         layouts = _layouts(needs, num_devices)
     too_large: list[tuple[int, dict[str, int]]] = []
     for num_model, parts in layouts:  # each costs the trace of a model
-        total = sum(parts.values())
-        if usable is None or total <= usable:
-            why = _explain(num_devices, num_model, total, memory_bytes)
+        if sum(parts.values()) <= usable:
+            rejected = ""
             if too_large:
                 split_over, before = too_large[-1]
                 size = show_size(sum(before.values()))
-                why += f"; over {split_over} it would be {size}"
+                rejected = f"; over {split_over} it would be {size}"
             lanes, told = _fit_lanes(needs, num_devices, num_model, usable)
             if told and needs_all_lanes:
                 raise _too_many_lanes(needs.num_lanes, lanes, told)
-            parts = needs.bytes_per_device(num_devices, num_model, num_lanes=lanes)
             return Layout(
-                _rules(num_model), num_model, needs.num_slots, lanes, parts, why + told
+                num_model=num_model, num_lanes=lanes, rejected=rejected + told, **given
             )
         too_large.append((num_model, parts))
     num_model, parts = min(too_large, key=lambda each: sum(each[1].values()))
     used = ", ".join(f"{use} {show_size(size)}" for use, size in parts.items() if size)
     raise FleetTooLargeError(
         found=f"a fleet that takes {show_size(sum(parts.values()))} on each of"
-        f" {num_devices} devices of {show_size(memory_bytes or 0)}, the base split over"
+        f" {num_devices} devices of {show_size(memory_bytes)}, the base split over"
         f" {num_model}: {used}",
         expected=f"at most {USABLE_SHARE:.0%} of a device's memory",
         do="Train fewer experts at a time, a smaller BATCH_SIZE, remat = 'layer',"
@@ -246,14 +156,14 @@ def _layouts(needs: Needs, num_devices: int) -> Iterator[tuple[int, dict[str, in
 
 
 def _fit_lanes(
-    needs: Needs, num_devices: int, num_model: int, usable: int | None
+    needs: Needs, num_devices: int, num_model: int, usable: int
 ) -> tuple[int, str]:
     """Returns how many lanes fit, and what to say if that is not all."""
     totals = [
         sum(needs.bytes_per_device(num_devices, num_model, num_lanes=lanes).values())
         for lanes in range(1, needs.num_lanes + 1)
     ]
-    if usable is None or totals[-1] <= usable:
+    if totals[-1] <= usable:
         return needs.num_lanes, ""
     fitting = sum(total <= usable for total in totals)
     text = (
@@ -268,32 +178,3 @@ def _too_many_lanes(asked: int, fitting: int, told: str) -> FleetTooLargeError:
         expected=f"at most {USABLE_SHARE:.0%} of a device's memory",
         do=f"Set options.Fleet.lanes to {fitting}, or to 0, which takes what fits",
     )
-
-
-def _rules(num_model: int) -> str:
-    return "data" if num_model == 1 else "data_model"
-
-
-def _explain(
-    num_devices: int, num_model: int, total: int, memory_bytes: int | None
-) -> str:
-    groups = num_devices // num_model
-    if num_model == 1:
-        where = f"experts over {groups} devices, the base whole on each"
-    else:
-        where = f"the base split over {num_model} devices, experts over {groups} such"
-    if memory_bytes is None:
-        unknown = "an unknown memory (set options.Fleet.device_memory_gib)"
-        return f"{where}: {show_size(total)} of {unknown}"
-    return f"{where}: {show_size(total)} of {show_size(memory_bytes)}"
-
-
-def show_size(num_bytes: int) -> str:
-    """Returns a number of bytes to read.
-
-    >>> show_size(2**20), show_size(2**30)
-    ('1.00 MiB', '1.00 GiB')
-    """
-    if num_bytes < 2**28:
-        return f"{num_bytes / 2**20:.2f} MiB"
-    return f"{num_bytes / 2**30:.2f} GiB"

@@ -11,7 +11,7 @@ from elm_jax.partitioning import mesh as meshes
 from elm_jax.peft import expert_parts
 from elm_jax.runs import placing
 from elm_jax.runs.loaded import Base
-from elm_jax.runs.training.fleet_plan import Layout
+from elm_jax.runs.training.fleet_layout import Layout
 from elm_jax.runs.training.spec import TrainingSpec
 from elm_jax.training import fleet, state
 from elm_jax.types import Params

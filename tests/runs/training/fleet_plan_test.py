@@ -8,7 +8,7 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.model import cost, t5
 from elm_jax.peft import bottleneck, expert_parts
-from elm_jax.runs.training import fleet_plan, machine
+from elm_jax.runs.training import fleet_layout, fleet_plan, machine
 from elm_jax.training import optimizers
 from tests.runs.training.xl import NUM_PROMPT, XL
 
@@ -20,7 +20,7 @@ def fleet():
     model = t5.T5(XL, bottleneck.Bottleneck(reduction_factor=32).adapter_fn(2048))
     shapes = t5.param_shapes(model)
     trainable, frozen = trees.split(shapes, expert_parts.PROMPT_EXPERT)
-    return fleet_plan.Needs(
+    return fleet_layout.Needs(
         model=model,
         batch=cost.BatchShape(batch_size=8, inputs_length=512, targets_length=128),
         tx=optimizers.AdamW().make(10),
@@ -106,6 +106,8 @@ def test_room_for_a_state_that_is_saved_is_counted(fleet):
 def test_a_memory_that_nobody_knows_is_taken_for_enough(fleet):
     layout = choose(fleet, None)
     assert layout.num_model == 1
+    assert "bytes_per_device" not in vars(layout)  # a start does not wait for them
+    assert layout.bytes_per_device == fleet.bytes_per_device(8, 1, num_lanes=4)
     assert "device_memory_gib" in layout.why
 
 
