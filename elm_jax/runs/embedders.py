@@ -75,6 +75,8 @@ def _encoder_embedder(
     base: loaded.Base, data: task_data.OpenedData, *, max_length: int
 ) -> encoder.EncoderEmbedder:
     program = pooling.make_encode_fn(t5.T5(base.config))
+    # Names of float32 are those of before names told it.
+    dtype = "" if base.config.dtype == "float32" else f"-{base.config.dtype}"
 
     @functools.cache
     def params() -> types.Params:
@@ -90,7 +92,7 @@ def _encoder_embedder(
 
     return encoder.EncoderEmbedder(
         # Pooled by the mean, which is the one way of `model/pooling.py`.
-        name=f"encoder-mean-{base.fingerprint}-{data.vocabulary.fingerprint}"
+        name=f"encoder-mean-{base.fingerprint}-{data.vocabulary.fingerprint}{dtype}"
         f"-{max_length}",
         tokenize_fn=tokenize,
         encode_fn=encode,
