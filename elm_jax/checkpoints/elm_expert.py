@@ -13,7 +13,9 @@ safetensors only. With the folder on Python's path:
 
 BASE is the model that the expert was trained on; `base_model` in elm_expert.json names
 it, if its author has said so. Model widths, layers and activations are compared, but
-the weights of BASE cannot be: the expert makes nonsense of another one's.
+the weights of BASE cannot be: the expert makes nonsense of another one's. An expert
+that was trained on a BASE held in int8 computes another function with it in floats:
+`attach` warns of that, and `base_dtype` in elm_expert.json tells it.
 
 Outputs equal those of elm_jax up to the order of float32 sums (1e-5 of the largest
 logit). The adapters are modules of the model, so that `to`, `half`, `parameters` and
@@ -23,6 +25,7 @@ training reach them.
 import hashlib
 import json
 import pathlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -128,6 +131,9 @@ def attach(
       OSError: A file cannot be read.
       ValueError: The files do not belong together, the expert does not fit the model,
         or the model has an expert already. The model is then as it was.
+
+    Warns:
+      UserWarning: The expert was trained on its base held otherwise than in floats.
     """
     path = pathlib.Path(__file__).parent if folder is None else pathlib.Path(folder)
     settings = _read_settings(path / CONFIG)
@@ -139,6 +145,13 @@ def attach(
     places = dict(_adapted(model, settings["points"]))
     parameters = dict(model.named_parameters())
     _check_tensors(tensors, places, parameters, settings)
+    if held := settings.get("base_dtype"):
+        warnings.warn(
+            f"the expert {settings['name']!r} was trained on {_base(settings)} held as"
+            f" {held}; this model holds it in floats and computes another function"
+            " with the expert",
+            stacklevel=2,
+        )
     attached = Attached(model, settings)
     try:
         for name, (layer, owner) in places.items():
@@ -150,6 +163,10 @@ def attach(
         attached.detach()
         raise
     return attached
+
+
+def _base(settings: dict) -> str:
+    return settings.get("base_model") or settings["base_name"]
 
 
 def _read_settings(path: pathlib.Path) -> dict:
@@ -171,6 +188,7 @@ def _read_settings(path: pathlib.Path) -> dict:
     texts = ("name", "base_name", "weights_sha256")
     wrong += [name for name in texts if not isinstance(settings.get(name), str)]
     wrong += [] if isinstance(settings.get("model"), dict) else ["model"]
+    wrong += [] if isinstance(settings.get("base_dtype", ""), str) else ["base_dtype"]
     if wrong:
         raise ValueError(f"{path} is not as it was written: {'; '.join(wrong)}")
     return settings
@@ -187,8 +205,9 @@ def _check_model(model: torch.nn.Module, settings: dict) -> None:
         if getattr(model.config, name, None) != value
     ]
     if wrong:
-        base = settings.get("base_model") or settings["base_name"]
-        raise ValueError(f"not the expert's base, {base}: {', '.join(wrong)}")
+        raise ValueError(
+            f"not the expert's base, {_base(settings)}: {', '.join(wrong)}"
+        )
 
 
 def _adapted(

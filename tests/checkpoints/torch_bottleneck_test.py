@@ -7,6 +7,7 @@ import json
 import pathlib
 import shutil
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -111,7 +112,7 @@ def test_the_loader_needs_nothing_of_ours():
         for alias in node.names
     ]
     assert {name.partition(".")[0] for name in names} == {
-        *("hashlib", "json", "pathlib", "collections", "typing"),
+        *("hashlib", "json", "pathlib", "warnings", "collections", "typing"),
         *("safetensors", "torch"),
     }
 
@@ -232,6 +233,7 @@ def test_the_adapters_follow_the_model_to_another_dtype(base, folder):
         ({"width": 0}, "width 0"),
         ({"model": {"d_model": 512}}, "d_model 16 instead of 512"),
         ({"model": None}, "model"),
+        ({"base_dtype": 8}, "base_dtype"),
         ({"weights_sha256": "0"}, "is not the file"),
     ],
 )
@@ -244,6 +246,19 @@ def test_settings_that_do_not_fit_are_refused_and_change_nothing(
     with pytest.raises(ValueError, match=told):
         attach(base, folder)
     np.testing.assert_array_equal(make_peft_golden.logits(base), before)
+
+
+def test_an_expert_of_an_int8_base_warns_that_floats_are_another_function(base, folder):
+    path = folder / "elm_expert.json"
+    held = json.loads(path.read_text()) | {"base_dtype": "int8", "base_model": "a/b"}
+    path.write_text(json.dumps(held))
+    told = "'paper' was trained on a/b held as int8; this model holds it in floats"
+    with pytest.warns(UserWarning, match=told):
+        attached = attach(base, folder)
+    attached.detach()
+    path.write_text(json.dumps(held | {"base_dtype": ""}))
+    with warnings.catch_warnings(action="error"):
+        attach(base, folder)
 
 
 def test_a_second_expert_waits_until_the_first_is_off(base, folder):
