@@ -27,19 +27,20 @@ for seed in "${seeds[@]}"; do
   run "retrieved and all experts of seed $seed" elm_eval merging_study \
     --gin.queries.Queries.library_dir="{MODEL_DIR}/library/seed$seed"
   experts="{MODEL_DIR}/prompt_experts/seed$seed"
-  while read -r task first_three; do
-    merged="{MODEL_DIR}/merged_study/seed$seed/$task"
-    run "$task by searches of seed $seed" elm_merge merging_retrieved \
-      --gin.TASKS="'$task'" --gin.EXPERTS="$first_three" --gin.EXPERTS_DIR="'$merged'"
-    run "scores of these of seed $seed" elm_eval merging_scores \
-      --gin.EXPERTS="('$merged/top3_*',)" --gin.TASKS="('$task',)"
-  done < <(.venv/bin/python -c '
+  retrieved=$(.venv/bin/python -c '
 import json, sys
 votes_path, experts = sys.argv[1:]
 for line in open(votes_path):
     asked = json.loads(line)
     print(asked["task"], tuple(f"{experts}/{name}" for name, _ in asked["votes"][:3]))
 ' "$out/votes_merging.jsonl" "$experts")
+  while read -r task first_three <&3; do
+    merged="{MODEL_DIR}/merged_study/seed$seed/$task"
+    run "$task by searches of seed $seed" elm_merge merging_retrieved \
+      --gin.TASKS="'$task'" --gin.EXPERTS="$first_three" --gin.EXPERTS_DIR="'$merged'"
+    run "scores of these of seed $seed" elm_eval merging_scores \
+      --gin.EXPERTS="('$merged/top3_*',)" --gin.TASKS="('$task',)"
+  done 3<<<"$retrieved"
 done
 for seed in "${seeds[@]}"; do
   run "the same on tasks with experts of seed $seed" elm_eval merging_held_in \

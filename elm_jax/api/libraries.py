@@ -149,7 +149,8 @@ class Library:
         `elm_jax.runs.loss_routers`. All experts are loaded, one at a time.
 
         Args:
-          texts: As for `route`.
+          texts: As for `route`. Those of a single token are left out, which is
+            printed.
           among: As for `route`.
 
         Returns:
@@ -245,8 +246,9 @@ class Library:
         ]
         pieces = self._open_data().vocabulary
         examples = rows.tokenize(scored_rows, pieces, has_choices=True)
-        scores = self._scores(examples, names)
-        return observed.of({name: scores[name] for name in names}, scores[""], examples)
+        scores = self._scores(examples, [*names, ""])
+        of_base = scores.pop("")
+        return observed.of(scores, of_base, examples)
 
     def _among(self, among: Sequence[str] | None) -> list[str]:
         """Returns the names of the experts that may be chosen."""
@@ -262,23 +264,22 @@ class Library:
     def _scores(
         self, examples: Sequence[token_store.Example], names: Sequence[str]
     ) -> dict[str, Sequence[np.ndarray]]:
-        """Returns what experts, and the base as "", give to the choices of rows."""
+        """Returns what experts, or the base where a name is "", give to choices."""
         base, data = self._needed_base(), self._open_data()
         size = -(-_LEAST_BATCH // jax.device_count()) * jax.device_count()
         program = scorer.Scorer(
             base, data, batch_size=size, where=placement.Placement()
         )
 
-        def scores(expert: loaded.Expert | None) -> Sequence[np.ndarray]:
-            params = base.params if expert is None else base.with_expert(expert)
-            adapter = None if expert is None else expert.adapter
-            return program.rank(program.place(params), adapter, examples).scores
-
-        by_expert = {"": scores(None)}
+        by_expert = {}
         for name in names:
-            expert = self.load(name)
-            vocabularies.check(expert.manifest, data.vocabulary)
-            by_expert[name] = scores(expert)
+            params, adapter = base.params, None
+            if name:
+                expert = self.load(name)
+                vocabularies.check(expert.manifest, data.vocabulary)
+                params, adapter = base.with_expert(expert), expert.adapter
+            outcome = program.rank(program.place(params), adapter, examples)
+            by_expert[name] = outcome.scores
         return by_expert
 
     @functools.cached_property

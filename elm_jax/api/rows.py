@@ -103,7 +103,7 @@ def without_spans(
     """Returns texts with spans missing, which are the one answer of each.
 
     Args:
-      texts: Those of a single token are left out.
+      texts: Those of a single token are left out, which is printed.
       pieces: What makes the tokens.
 
     Raises:
@@ -119,6 +119,7 @@ def without_spans(
             )
             asked = {"inputs": source, "targets": spans, "choices": (spans,)}
             examples.append(example._replace(**asked, choices_text=("",), label=0))
+    span_corruption.tell_left_out(len(whole) - len(examples), len(whole), "the texts")
     if not examples:
         raise _wrong("texts of a single token, in which no span can be missing")
     return examples

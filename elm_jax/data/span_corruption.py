@@ -140,8 +140,8 @@ def missing_spans(
 ) -> token_store.TokenizedDataset:
     """Returns the inputs of rows with spans missing, which are the one answer.
 
-    Rows whose input is a single token are left out. Which spans of a row are missing
-    hangs on the seed and its place alone, and not on the other rows.
+    Rows whose input is a single token are left out, which is printed. Which spans of a
+    row are missing hangs on the seed and its place alone, and not on the other rows.
 
     Args:
       dataset: The split that the rows are of.
@@ -159,13 +159,16 @@ def missing_spans(
         for row, example in examples.items()
         if num_tokens(example.inputs) > 1
     }
+    tell_left_out(len(rows) - len(pairs), len(rows), dataset.name)
     if not pairs:
         raise errors.DataError(
             found=f"{len(rows)} rows of {dataset.name}, none with two tokens of input",
             expected="inputs with tokens that can be missing",
             do="Route these by their answers, or by keys",
         )
-    made_by = json.dumps(["missing spans", dataset.fingerprint, [*pairs], seed])
+    # By content, too: NumPy promises no stream of random numbers for ever.
+    content = [side.tolist() for pair in pairs.values() for side in pair]
+    made_by = json.dumps(["missing spans", dataset.fingerprint, [*pairs], content])
     return token_store.of_answers(
         [examples[row] for row in pairs],
         inputs=[source for source, _ in pairs.values()],
@@ -176,6 +179,27 @@ def missing_spans(
             "fingerprint": hashlib.sha256(made_by.encode()).hexdigest()[:16],
         },
     )
+
+
+def tell_left_out(number: int, count: int, name: str) -> None:
+    """Prints how many rows have too few tokens of input for a missing span, if any."""
+    if number:
+        print(  # noqa: T201
+            f"note: {number} of {count} rows of {name} have a single token of input, in"
+            " which no span can be missing, and do not count"
+        )
+
+
+def check_sentinels(length: int, vocabulary: vocabulary.SentencePiece) -> None:
+    """Raises ConfigError if inputs of a length need more sentinels than there are.
+
+    Args:
+      length: Tokens of an input, its end token included.
+      vocabulary: Gives the sentinels.
+    """
+    if length > 2:  # noqa: PLR2004 - else no span can be missing
+        spans = _noise_counts(length - 1, _NOISE_DENSITY, _MEAN_SPAN_LENGTH)[1]
+        vocabulary.sentinel_id(spans - 1)
 
 
 def num_tokens(inputs: np.ndarray) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from elm_jax.checkpoints import manifest
+from elm_jax.data import span_corruption
 from elm_jax.library import catalogue
 from elm_jax.runs import (
     bases,
@@ -48,7 +49,8 @@ class Asking(NamedTuple):
 
         Raises:
           ElmError: As `Queries.check_library`, or retrieval is for other tasks.
-          ConfigError: Shards would add to scores in a library without locks.
+          ConfigError: Shards would add to scores in a library without locks, or the
+            vocabulary has too few sentinels for inputs with missing spans.
         """
         if self.retrieval is None:
             return []
@@ -63,6 +65,11 @@ class Asking(NamedTuple):
                 behaviour_scores.path(self._library_dir(self.retrieval)),
                 do="Copy the library to a file system with locks, or score without"
                 " shards",
+            )
+        if any(strategy.reads_inputs for strategy in self.strategies):
+            opened = self.data.opened(self.run.place)
+            span_corruption.check_sentinels(
+                opened.features.inputs_length, opened.vocabulary
             )
         return [*folders.values()]
 

@@ -52,7 +52,6 @@ class ByInputLoss(LibraryStrategy):
 
         Raises:
           DataError: No input has two tokens.
-          ConfigError: The vocabulary has too few sentinels.
         """
         assert question.missing_spans is not None  # noqa: S101 - it reads inputs
         asked = question.missing_spans(self.random_seed)

@@ -142,7 +142,7 @@ def plan(
     number = len(catalogue.Catalogue(library_dir).experts())
     of_answers = [x.num_looked_at(number) for x in strategies if not x.reads_inputs]
     most = max(of_answers, default=0)
-    reading = number if any(x.reads_inputs for x in strategies) else 0
+    reading = sum(x.num_looked_at(number) for x in strategies if x.reads_inputs)
     if not most + reading:
         return {}
     parts = score_cost.parts(

@@ -1,3 +1,5 @@
+import dataclasses
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -213,6 +215,33 @@ def test_missing_spans_of_a_row_hang_on_its_place_and_the_seed_alone(asking, voc
     again, another_mark = made([30, 35, 39], 1)
     assert again != spans
     assert another_mark != mark
+
+
+def test_other_sentinels_or_other_random_numbers_are_other_rows(
+    asking, vocab, monkeypatch
+):
+    def mark(**changes):
+        pieces = dataclasses.replace(vocab, **changes)
+        dataset = span_corruption.missing_spans(asking, [35], vocabulary=pieces, seed=0)
+        return dataset.fingerprint
+
+    first = mark()
+    assert mark() == first
+    assert mark(extra_ids=50) != first
+    plain = span_corruption.noise_mask
+    monkeypatch.setattr(
+        span_corruption,
+        "noise_mask",
+        lambda *sizes, rng: plain(*sizes, rng=np.random.default_rng(rng.integers(9))),
+    )
+    assert mark() != first
+
+
+def test_inputs_of_single_tokens_are_left_out_and_told(asking, vocab, capsys):
+    span_corruption.missing_spans(asking, [0, 9], vocabulary=vocab, seed=0)
+    assert "1 of 2 rows" in capsys.readouterr().out
+    span_corruption.missing_spans(asking, [8, 9], vocabulary=vocab, seed=0)
+    assert not capsys.readouterr().out
 
 
 def test_inputs_of_single_tokens_can_miss_no_span(asking, vocab):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from elm_jax import errors
 from elm_jax.data import span_corruption, token_store
 from elm_jax.evaluation import row_lines
 from elm_jax.model import t5
@@ -117,6 +118,17 @@ def test_a_plan_counts_the_experts_that_read_inputs(folder):
     told = "2 experts and the base and 2 experts on inputs with missing spans"
     assert told in str(plan["routing"])
     assert "10 rows at most" in str(plan["routing"])
+    two = (*BY_LOSS, loss_routers.ByInputLoss(random_seed=1, name="again"))
+    told = "4 experts on inputs with missing spans"
+    assert told in str(scored(folder, strategies=two).plan()["routing"])
+
+
+def test_too_few_sentinels_are_refused_before_anything_is_scored(folder, capsys):
+    few = dataclasses.replace(toy.DATA, extra_ids=1)
+    asked = dataclasses.replace(toy.ask(folder), tasks=TASKS, data=few)
+    with pytest.raises(errors.ConfigError, match="sentinel"):
+        scored(folder, data=few, retrieval=asked).plan()
+    assert "to score" not in capsys.readouterr().out
 
 
 def test_another_seed_is_another_choice_of_spans_and_another_row():
