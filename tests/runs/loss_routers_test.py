@@ -124,7 +124,8 @@ def test_a_plan_counts_the_experts_that_read_inputs(folder):
 
 
 def test_too_few_sentinels_are_refused_before_anything_is_scored(folder, capsys):
-    few = dataclasses.replace(toy.DATA, extra_ids=1)
+    lengths = {"inputs": 64, "targets": 12}  # inputs that miss three spans
+    few = dataclasses.replace(toy.DATA, extra_ids=2, feature_lengths=lengths)
     asked = dataclasses.replace(toy.ask(folder), tasks=TASKS, data=few)
     with pytest.raises(errors.ConfigError, match="sentinel"):
         scored(folder, data=few, retrieval=asked).plan()

@@ -19,12 +19,13 @@ ROWS = [json.loads(line) for line in TABLE.read_text("utf-8").splitlines()]
 README = pathlib.Path(__file__).parents[3] / "elm_jax" / "training" / "README.md"
 GIB = 2**30
 _INT8, _AS = "h100, XXL", "base_dtype int8"
-_EVERY = 24  # rows of which one is compared in fast runs: each takes a second or two
 
 
 def params():
-    for number, row in enumerate(ROWS):
-        marks = [] if number % _EVERY == 0 else [pytest.mark.slow]
+    kinds = set()  # one of each is compared in fast runs: each takes a second or two
+    for row in ROWS:
+        marks = [pytest.mark.slow] if row["program"]["kind"] in kinds else []
+        kinds.add(row["program"]["kind"])
         yield pytest.param(row, marks=marks, id=row["name"])
 
 
