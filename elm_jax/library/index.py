@@ -192,9 +192,7 @@ def extend(
     """
     folder = pathlib.Path(index_dir)
     with lock.hold(folder):
-        exists = (folder / RECORD).exists()
-        index = open_index(folder) if exists else None
-        _check_settings(index, embedder=embedder, settings=settings)
+        index = open_made_by(folder, embedder=embedder, settings=settings)
         missing = _select_missing(index, new)
         total, done = sum(len(expert.texts) for expert in missing), 0
         num_written = 0 if index is None else len(index.keys)
@@ -207,6 +205,34 @@ def extend(
             if progress is not None:
                 progress(done, total)
     return open_index(folder)
+
+
+def open_made_by(
+    index_dir: str | pathlib.Path, *, embedder: Embedder, settings: IndexSettings
+) -> Index | None:
+    """Returns the index of a folder, which others can be added to; None without one.
+
+    Args:
+      index_dir: The library's folder.
+      embedder: Must have the name in `settings`.
+      settings: Must equal those of the index, if it exists.
+
+    Raises:
+      LibraryError: Settings differ.
+    """
+    folder = pathlib.Path(index_dir)
+    index = open_index(folder) if (folder / RECORD).exists() else None
+    given = dataclasses.replace(settings, embedder=embedder.name)
+    of_index = settings if index is None else index.settings
+    if not given == settings == of_index:
+        raise errors.LibraryError(
+            found=f"embedder {embedder.name} with {settings}",
+            expected=f"{of_index}, as the keys were made",
+            do="Use those settings, or build an index in another folder. Embedders had"
+            " other names before: in release 0.1, which did not tell tokenizers apart,"
+            " and those of bases in bfloat16 until 0.2. Build such an index anew",
+        )
+    return index
 
 
 def _append(
@@ -316,21 +342,6 @@ def _check_arrays(
             raise ValueError(f"keys.npy has other keys of {expert.name!r:.80}")
     if not np.all(np.isfinite(keys)):
         raise ValueError("keys.npy has numbers that are not finite")
-
-
-def _check_settings(
-    index: Index | None, *, embedder: Embedder, settings: IndexSettings
-) -> None:
-    given = dataclasses.replace(settings, embedder=embedder.name)
-    of_index = settings if index is None else index.settings
-    if not given == settings == of_index:
-        raise errors.LibraryError(
-            found=f"embedder {embedder.name} with {settings}",
-            expected=f"{of_index}, as the keys were made",
-            do="Use those settings, or build an index in another folder. Embedders"
-            " had other names in release 0.1, which did not tell tokenizers apart:"
-            " build its index anew",
-        )
 
 
 def _select_missing(index: Index | None, new: Sequence[NewExpert]) -> list[NewExpert]:

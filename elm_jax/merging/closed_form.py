@@ -204,9 +204,12 @@ class Ace(InterferenceMethod):
 
 
 def _squares(matrices: np.ndarray) -> np.ndarray:
-    """Returns the sum of squares of each matrix, [experts], in no more memory."""
-    flat = matrices.reshape(len(matrices), -1)
-    return np.vecdot(flat, flat)
+    """Returns the sum of squares of each matrix, [experts].
+
+    One after another, which takes the memory of one. BLAS would add up otherwise on
+    another number of threads, and a merge would not be the same to the bit.
+    """
+    return np.array([np.square(matrix).sum() for matrix in matrices])
 
 
 def _is_uneven(traces: np.ndarray) -> bool:

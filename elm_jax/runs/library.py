@@ -121,25 +121,26 @@ class BuildLibrary(LibraryRun):
         folders = find_experts(self, self.experts)
         self._select_new(folders)
         data = self._check(folders)
-        if self.extends:
-            copying.copy(self.path(self.extends), self.path(self.library_dir))
-        unlisted = self._select_new(folders)
-        new = [self._new_expert(folder, data) for folder in folders]
         embedder = self.embedder.make(
             place=self.place,
             load_base=lambda: loaded.Base.open(self.path(self.initial_checkpoint_path)),
             load_data=lambda: data,
         )
+        settings = index.IndexSettings(
+            embedder=embedder.name,
+            text_format=self.text_format,
+            num_keys=self.num_keys,
+            seed=self.random_seed,
+        )
+        if self.extends:
+            index.open_made_by(self._extended(), embedder=embedder, settings=settings)
+            copying.copy(self.path(self.extends), self.path(self.library_dir))
+        unlisted = self._select_new(folders)
         whole = index.extend(
             self.path(self.library_dir),
-            new,
+            [self._new_expert(folder, data) for folder in folders],
             embedder=embedder,
-            settings=index.IndexSettings(
-                embedder=embedder.name,
-                text_format=self.text_format,
-                num_keys=self.num_keys,
-                seed=self.random_seed,
-            ),
+            settings=settings,
             progress=Progress("embed", unit="keys"),
         )
         for folder in unlisted:
@@ -162,9 +163,7 @@ class BuildLibrary(LibraryRun):
             infos.append(bases.read_manifest(base_dir))
         for info in infos:
             vocabularies.check(info, data.vocabulary)
-        folder = self.path(self.library_dir)
-        if self.extends and not folder.exists():
-            folder = self.path(self.extends)
+        folder = self._extended()
         if (folder / index.RECORD).is_file():
             settings = dataclasses.asdict(index.open_index(folder).settings)
             wanted = {
@@ -180,15 +179,19 @@ class BuildLibrary(LibraryRun):
             )
         return data
 
+    def _extended(self) -> pathlib.Path:
+        """Returns the folder of the library that is added to; there may be none yet."""
+        folder = self.path(self.library_dir)
+        return (
+            self.path(self.extends) if self.extends and not folder.exists() else folder
+        )
+
     def _select_new(self, folders: list[pathlib.Path]) -> list[pathlib.Path]:
         """Returns the folders of experts that are not listed, after a look at all.
 
         Keys are never taken back, so a wrong expert must not get as far as having any.
         """
-        listed = self.open_catalogue()
-        if not self.path(self.library_dir).exists() and self.extends:
-            listed = catalogue.Catalogue(self.path(self.extends))
-        return listed.check_new(folders)
+        return catalogue.Catalogue(self._extended()).check_new(folders)
 
     def _new_expert(
         self, folder: pathlib.Path, data: task_data.OpenedData

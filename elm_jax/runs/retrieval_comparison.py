@@ -133,7 +133,8 @@ class CompareRetrieval(library.LibraryRun):
                 found=f"a library with keys by {opened.settings.embedder} of texts"
                 f" {opened.settings.text_format!r}",
                 expected="its own embedder and text format among those to compare",
-                do="Add them to embedders and text_formats",
+                do="Add them to embedders and text_formats. If they are there, the keys"
+                " were made when the embedder had another name: build the index anew",
             )
         shown = [
             tables.figures(figures) for figures in scores.compare(choices, own_setting)

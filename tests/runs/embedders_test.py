@@ -5,7 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from elm_jax import errors
 from elm_jax.checkpoints import experts
+from elm_jax.library import index
 from elm_jax.runs import loaded
 from tests.runs import scored, toy
 
@@ -43,3 +45,24 @@ def test_keys_that_are_computed_in_bfloat16_are_those_of_another_embedder(embedd
     # 8 bits of each number, a few layers: the direction stays to a hundredth.
     np.testing.assert_allclose(rounded.embed(TEXTS), plain.embed(TEXTS), atol=0.02)
     assert rounded.name == plain.name.replace("-24", "-bfloat16-24")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("toy_tasks")
+def test_a_library_is_not_copied_to_be_extended_by_keys_of_another_embedder(tmp_path):
+    toy.make_library(tmp_path)
+    toy.save_expert(tmp_path, "signs", 3)
+    other = dataclasses.replace(toy.ENCODER, max_length=16)
+    where = "{MODEL_DIR}/another"
+    longer = toy.build(
+        tmp_path,
+        extends="{MODEL_DIR}/library",
+        library_dir=where,
+        experts=("{MODEL_DIR}/experts/signs",),
+    )
+    with pytest.raises(errors.LibraryError, match="as the keys were made"):
+        dataclasses.replace(longer, embedder=other).run()
+    assert not (tmp_path / "another").exists()
+    longer.run()
+    names = index.open_index(tmp_path / "another").names
+    assert sorted(names) == ["plain", "signs", "twice"]
