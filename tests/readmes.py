@@ -291,7 +291,8 @@ def _bound_name(argument):
 
 def _check_tool(program, arguments, folder, output):
     """Returns 0 if a command of another program can be as it is printed."""
-    if program == "python" and "launch/ray_train.py" in arguments:
+    is_short = arguments[:1] == ["-c"]  # a few lines of a script
+    if program == "python" and (is_short or "launch/ray_train.py" in arguments):
         done = subprocess.run(
             [sys.executable, *arguments],
             cwd=folder,

@@ -1,5 +1,6 @@
 """Every command and every Python block of every README works as it is printed."""
 
+import json
 import os
 import re
 
@@ -75,11 +76,16 @@ def test_every_command_of_a_readme_is_understood(readme, built):
 @pytest.mark.parametrize("script", ["merging_study.sh", "routers_study.sh"])
 def test_every_command_of_a_study_is_understood(script, built):
     before = built.num_commands
+    votes = [["pocket_work_needs", 23], ["pocket_topics_topic", 5]]
+    asked = {"task": "pocket_endings_what_next", "votes": votes}
+    study = built.folder / "runs" / "study"
+    study.mkdir(parents=True, exist_ok=True)
+    (study / "votes_merging.jsonl").write_text(json.dumps(asked) + "\n")
     built.failures.clear()
     done = built.run(f"SEEDS=42 bash launch/{script}")
     assert done.returncode == 0, (built.failures, done.stdout, done.stderr)
     assert not built.failures, done.stdout
-    assert built.num_commands - before >= 7
+    assert built.num_commands - before >= 9
 
 
 def test_a_misspelt_binding_of_a_readme_is_found(built):
