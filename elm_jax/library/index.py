@@ -228,9 +228,9 @@ def open_made_by(
         raise errors.LibraryError(
             found=f"embedder {embedder.name} with {settings}",
             expected=f"{of_index}, as the keys were made",
-            do="Use those settings, or build an index in another folder. Embedders had"
-            " other names before: in release 0.1, which did not tell tokenizers apart,"
-            " and those of bases in bfloat16 until 0.2. Build such an index anew",
+            do="Use those settings, or build an index in another folder. Embedders"
+            " had other names in release 0.1, which did not tell tokenizers apart, and"
+            " those of bases in bfloat16 before 0.2: build its index anew",
         )
     return index
 
