@@ -4,7 +4,6 @@ Any step can be asked for at any time and in any order: a resumed run, a second 
 and a prefetching thread all see the same batches.
 """
 
-import dataclasses
 import functools
 import zlib
 from collections.abc import Mapping, Sequence
@@ -40,28 +39,6 @@ class BatchSource(Protocol):
     def batch(self, step: int) -> Batch:
         """Returns the batch of a step, from 0."""
         ...
-
-
-@dataclasses.dataclass(frozen=True)
-class BatchStats:
-    """Counts of one epoch.
-
-    Attributes:
-      num_examples: Examples seen, each once.
-      num_batches: Steps.
-      real_tokens: Tokens of inputs and targets, padding left out.
-      padded_tokens: Tokens of all batches, padding included.
-    """
-
-    num_examples: int
-    num_batches: int
-    real_tokens: int
-    padded_tokens: int
-
-    @property
-    def real_share(self) -> float:
-        """Share of computed tokens that are not padding: a fraction in (0, 1]."""
-        return self.real_tokens / self.padded_tokens
 
 
 class _Plan(NamedTuple):
@@ -121,17 +98,6 @@ class Batches:
     def num_batches_per_epoch(self) -> int:
         """Steps in which every example is seen once."""
         return -(-len(self._examples) // self._batch_size)
-
-    def stats(self, epoch: int = 0) -> BatchStats:
-        """Returns counts of an epoch; they differ a little from epoch to epoch."""
-        widths = np.asarray(self._shapes).sum(axis=1)
-        padded = widths[self._plan(epoch).shape_index].sum() * self._batch_size
-        return BatchStats(
-            num_examples=len(self._examples),
-            num_batches=self.num_batches_per_epoch,
-            real_tokens=int(self._examples.lengths.sum()),
-            padded_tokens=int(padded),
-        )
 
     def batch(self, step: int) -> Batch:
         """Returns the batch of a step, from 0; the same for every call."""

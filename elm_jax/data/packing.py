@@ -63,17 +63,6 @@ class PackedBatches:
         """Steps in which every example is seen once."""
         return -(-len(self._rows) // self._batch_size)
 
-    def stats(self, epoch: int = 0) -> batches_lib.BatchStats:
-        """Returns counts of an epoch; all epochs have the same."""
-        del epoch
-        cells = self.num_batches_per_epoch * self._batch_size * sum(self._shape)
-        return batches_lib.BatchStats(
-            num_examples=len(self._examples),
-            num_batches=self.num_batches_per_epoch,
-            real_tokens=int(self._examples.lengths.sum()),
-            padded_tokens=cells,
-        )
-
     def batch(self, step: int) -> Batch:
         """Returns the batch of a step, from 0; the same for every call."""
         epoch, index = divmod(step, self.num_batches_per_epoch)

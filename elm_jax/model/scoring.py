@@ -38,22 +38,6 @@ def make_score_fn(model: t5.T5) -> ScoreWithParamsFn:
     return score
 
 
-def make_naive_score_fn(model: t5.T5) -> ScoreWithParamsFn:
-    """Returns what `make_score_fn` does, encoding the input once per choice.
-
-    The plain way, for comparison.
-    """
-
-    @jax.jit
-    def score(params: Params, inputs: Array, choices: Array, mask: Array) -> Array:
-        rows = choices.reshape(-1, choices.shape[-1])
-        repeated = jnp.repeat(inputs, choices.shape[1], axis=0)
-        logits: Any = model.apply({"params": params}, repeated, shift_right(rows))
-        return _choice_scores(logits, choices, mask)
-
-    return score
-
-
 def shift_right(targets: Array) -> Array:
     """Returns the decoder's inputs for targets [B, T]: a 0, then all but the last."""
     return jnp.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=PAD_ID)

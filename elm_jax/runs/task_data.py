@@ -214,11 +214,6 @@ class OpenedData:
         dataset = self.open_if_cached(task, split)
         return None if dataset is None else dataset.fingerprint
 
-    def num_rows_if_cached(self, task: str, split: str) -> int | None:
-        """Returns the number of a split's rows; None if it is not cached here."""
-        dataset = self.open_if_cached(task, split)
-        return None if dataset is None else len(dataset)
-
     def open_if_cached(
         self, task: str, split: str
     ) -> token_store.TokenizedDataset | None:

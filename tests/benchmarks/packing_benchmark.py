@@ -32,6 +32,7 @@ from elm_jax.training import loop, optimizers, state, step
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 from tests.benchmarks import real_rows  # noqa: E402 - run as a program, too
 from tests.benchmarks.train_step_benchmark import SHAPE, TINY_SHAPE  # noqa: E402
+from tests.data import batch_tokens  # noqa: E402
 
 FEATURES = tasks.Features(inputs_length=256, targets_length=128)
 TINY_FEATURES = tasks.Features(inputs_length=64, targets_length=32)
@@ -145,7 +146,7 @@ def main():
         for name, way in ways.items():
             rate = way.tokens / way.secs
             row[name] = {
-                "real_share": round(way.source.stats().real_share, 4),
+                "real_share": round(batch_tokens.real_share(way.source), 4),
                 "real_tokens_per_sec": round(rate, 1),
                 "over_padded": round(rate / padded, 2),
             }

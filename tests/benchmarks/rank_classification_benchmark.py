@@ -9,11 +9,16 @@ every position filled, float32. Both ways take turns on the same batches.
 import argparse
 import dataclasses
 import json
+import pathlib
+import sys
 import time
 
 import numpy as np
 
 from elm_jax.model import config, scoring, t5
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+from tests.model import naive_scores  # noqa: E402 - run as a program, too
 
 SHAPE = config.T5Config(
     vocab_size=1024,
@@ -74,7 +79,7 @@ def main():
     )
     ways = {
         "once": scoring.make_score_fn(model),
-        "naive": scoring.make_naive_score_fn(model),
+        "naive": naive_scores.make_score_fn(model),
     }
     scores = {name: np.asarray(way(params, *batches[0])) for name, way in ways.items()}
     times = {name: [] for name in ways}

@@ -10,6 +10,7 @@ import pytest
 from elm_jax import errors
 from elm_jax.evaluation import batching, rank_classification
 from elm_jax.model import config, scoring, t5
+from tests.model import naive_scores
 
 VOCABULARY, WIDTH = 50, 8
 
@@ -125,7 +126,7 @@ def test_a_t5_gives_the_naive_scores_on_a_thousand_questions_however_batched():
         )
     )
     params, examples = t5.init_params(model, seed=0), random_examples(1000)
-    naive_fn = scoring.make_naive_score_fn(model)
+    naive_fn = naive_scores.make_score_fn(model)
     expected = []
     for start in range(0, 1000, 100):  # in the order given, padded to the longest
         some = examples[start : start + 100]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from elm_jax.model import scoring
+from tests.model import naive_scores
 
 
 def random_choices(seed, *, batch=4, num_choices=5, length=6):
@@ -33,7 +34,7 @@ def test_scores_equal_the_plain_way(tiny, seed, assert_close):
     choices, mask = random_choices(seed)
     inputs = tiny.batch["encoder_input_tokens"]
     scores = scoring.make_score_fn(tiny.model)(tiny.params, inputs, choices, mask)
-    plain = scoring.make_naive_score_fn(tiny.model)(tiny.params, inputs, choices, mask)
+    plain = naive_scores.make_score_fn(tiny.model)(tiny.params, inputs, choices, mask)
     assert_close(scores, plain, where=mask)
     assert scores.dtype == np.float32
 
@@ -94,5 +95,5 @@ def test_inputs_are_encoded_once_and_never_repeated(tiny):
         return max(int(np.prod(s)) for s in kept if 5 not in s)
 
     once = largest_per_position(scoring.make_score_fn)
-    assert largest_per_position(scoring.make_naive_score_fn) == 7 * once
+    assert largest_per_position(naive_scores.make_score_fn) == 7 * once
     assert once <= 4 * 29 * 2 * 64  # layers times mlp_dim

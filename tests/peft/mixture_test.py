@@ -12,6 +12,7 @@ from elm_jax.model import decoding, decoding_spec, scoring, t5
 from elm_jax.partitioning import rules
 from elm_jax.peft import mixture
 from elm_jax.types import LAYERS
+from tests.model import naive_scores
 from tests.peft.mixed import CLOSE, KINDS, experts_of, mixed_model, sample_of
 from tests.peft.sample import TOKENS, run
 
@@ -108,7 +109,7 @@ def test_choices_are_scored_as_if_each_were_alone_with_its_input(routed):
     choices = rng.integers(2, 96, (3, 4, 5)).astype(np.int32)
     mask = np.ones((3, 4), bool)
     scores = scoring.make_score_fn(model)(params, inputs, choices, mask)
-    naive = scoring.make_naive_score_fn(model)(params, inputs, choices, mask)
+    naive = naive_scores.make_score_fn(model)(params, inputs, choices, mask)
     np.testing.assert_allclose(scores, naive, rtol=1e-4)
 
 

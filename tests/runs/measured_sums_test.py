@@ -10,8 +10,8 @@ import pytest
 from elm_jax import trees
 from elm_jax.data import batches
 from elm_jax.evaluation import batching
-from elm_jax.model import scoring
 from elm_jax.runs import bases, measured_sums
+from tests.model import naive_scores
 from tests.runs import measured, toy_experts
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("toy_tasks")]
@@ -107,7 +107,7 @@ def test_fisher_information_is_the_expected_square_of_single_gradients(folder, t
     of = measured.expert_of(folder, "bottleneck", task=task)
     of = of._replace(examples=of.examples[:2])
     squares = measured_sums.fisher(of)
-    score = scoring.make_naive_score_fn(bases.build_model(*of.network))
+    score = naive_scores.make_score_fn(bases.build_model(*of.network))
     params, base = trees.as_float32(of.expert.params), of.base.params
 
     @jax.jit
