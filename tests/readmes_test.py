@@ -32,7 +32,7 @@ def chosen(*names):
 
 # Those whose commands run, not only build: ELM_READMES=all for all of them.
 RUN = chosen("merging", "peft")
-RUN_PYTHON = chosen("merging", "peft", "evaluation", "routing")
+RUN_PYTHON = chosen("merging", "peft", "evaluation", "routing", "tasks")
 
 QUICKSTART = """
 run() { "$1" --gin_file="gin/pocket/$2.gin" --gin.MODEL_DIR=runs/pocket; }

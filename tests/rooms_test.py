@@ -157,6 +157,13 @@ def test_no_file_is_a_drawer():
     assert not [path for path in source_files() if path.stem in drawers]
 
 
+def test_files_stay_small():
+    for path in source_files():
+        room = path.relative_to(ROOT).parts[1]
+        most = 300 if room in ("runs", "merging") else 400
+        assert len(path.read_text().splitlines()) <= most, path
+
+
 @pytest.mark.slow
 def test_no_module_of_tests_is_a_library_for_others():
     """What several of them use lies in a module without tests, or in a conftest."""

@@ -90,8 +90,8 @@ class Attached:
         adapter = Adapter(
             settings["model"]["d_model"], settings["width"], settings["activation"]
         )
-        own = {k.removeprefix(start): v for k, v in tensors.items() if start in k}
-        adapter.load_state_dict(own)
+        weights = {k.removeprefix(start): v for k, v in tensors.items() if start in k}
+        adapter.load_state_dict(weights)
         adapter = adapter.to(like.device, like.dtype).train(owner.training)
         owner.elm_adapter = adapter
         self._owners.append(owner)
@@ -236,11 +236,11 @@ def _check_tensors(
     for name, parameter in parameters.items():
         if name.endswith(_NORM) and name in tensors:
             expected[name] = tuple(parameter.shape)
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wrong = sorted(
         name
-        for name in found.keys() | expected.keys()
-        if found.get(name) != expected.get(name)
+        for name in shapes.keys() | expected.keys()
+        if shapes.get(name) != expected.get(name)
     )
     if wrong:
         raise ValueError(f"{WEIGHTS} and the model differ in {', '.join(wrong[:5])}")

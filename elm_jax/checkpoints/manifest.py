@@ -125,7 +125,7 @@ class Manifest:
         """What it is trained on and how, its seed aside: 16 hex digits.
 
         Of a merge, what its experts are trained on, and how they are merged, or how
-        that was searched; "" up to release 0.3, whose merges know their experts by the
+        that was searched; "" up to release 0.1, whose merges know their experts by the
         parameters alone.
         """
         facts = {name: getattr(self, name) for name in _RECIPE}

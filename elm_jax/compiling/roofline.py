@@ -42,7 +42,7 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Work:
-    """What one call of a program does on a device.
+    """Operations and traffic of one call of a program on a device.
 
     Attributes:
       flops: Of matrix products.

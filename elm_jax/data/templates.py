@@ -160,7 +160,7 @@ class Template:
 
     @functools.cached_property
     def _mark(self) -> str:
-        """What stands for the separator, unless a row has it."""
+        """The text in place of the separator, unless a row has it."""
         return self._other_mark(_Look())
 
     def _other_mark(self, look: "_Look") -> str:
@@ -256,7 +256,7 @@ _ENVIRONMENT = sandbox.Environment()
 
 @dataclasses.dataclass
 class _Look:
-    """What one walk over a row finds.
+    """The findings of one walk over a row.
 
     Attributes:
       num_chars: Characters of its texts, and one for each value besides.

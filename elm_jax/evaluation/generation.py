@@ -31,7 +31,7 @@ class Examples(Protocol):
 
 
 class Written(NamedTuple):
-    """What a model wrote, in the order of the examples.
+    """The texts that a model wrote, in the order of the examples.
 
     Attributes:
       texts: One text per example.

@@ -54,7 +54,7 @@ class Examples(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class RankOutcome:
-    """What rank classification gave, in the order of the examples.
+    """The outcome of rank classification, in the order of the examples.
 
     Attributes:
       example_ids: int64 [n], dataset rows.

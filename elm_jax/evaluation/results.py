@@ -218,7 +218,7 @@ class ResultRow(Facts, Cell):
             return False
         if self.strategy:
             return [*self.experts.values()] == [self.expert_fingerprint]
-        return self.expert == "retrieved"  # up to release 0.3 no other one chose
+        return self.expert == "retrieved"  # up to release 0.1 no other one chose
 
     @property
     def is_expert(self) -> bool:

@@ -49,7 +49,7 @@ class EncoderEmbedder:
 
     @property
     def name(self) -> str:
-        """What the index records of this embedder."""
+        """The name by which an index knows this embedder."""
         return self._name
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:

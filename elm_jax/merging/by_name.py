@@ -71,7 +71,7 @@ class ByName(MergeMethod):
 
     @property
     def needs_base(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] - of the class in other methods
-        """As its method."""
+        """Whether its method needs the base."""
         return self.method.needs_base
 
     @property

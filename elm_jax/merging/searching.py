@@ -29,7 +29,7 @@ LossAndGradient = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Searched:
-    """What a search has found.
+    """The outcome of a search.
 
     Attributes:
       coefficients: The best that were tried.

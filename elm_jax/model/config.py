@@ -157,7 +157,7 @@ class Execution:
 def recorded(spec: T5Config | Execution) -> dict[str, Any]:
     """Returns the fields as manifests and recipes hold them.
 
-    Fields that came after release 0.3 are left out where they change nothing, so that
+    Fields that came after release 0.1 are left out where they change nothing, so that
     what was recorded before is still the same.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(spec)}

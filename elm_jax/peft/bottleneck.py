@@ -245,7 +245,7 @@ class BottleneckSum(Bottleneck):
         fields.refuse(self, self._wrong("bottleneck_sum"))
 
     def adapter_fn(self, emb_dim: int) -> "Bottlenecks":
-        """As for `Bottleneck`."""
+        """Returns one bottleneck that is `count` times as wide."""
         adapter = super().adapter_fn(emb_dim)
         return dataclasses.replace(adapter, width=adapter.width * self.count)
 

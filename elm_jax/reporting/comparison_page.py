@@ -53,7 +53,7 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """What is shown of a comparison.
+    """The part of a comparison that is shown.
 
     Attributes:
       names: Of the experts.

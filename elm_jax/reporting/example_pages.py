@@ -13,7 +13,7 @@ from elm_jax.reporting import page, text
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """Whose answers are shown.
+    """A model or strategy whose answers are shown.
 
     Attributes:
       label: Its name.
@@ -28,7 +28,7 @@ class Way:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a model answered.
+    """The answer of a model.
 
     Attributes:
       score: Percent; None where the metric has none for single examples.

@@ -12,7 +12,7 @@ from elm_jax.reporting import tables, text
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What an expert scored on some datasets.
+    """The scores of an expert on some datasets.
 
     Attributes:
       title: Which datasets these are.
@@ -28,7 +28,7 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Card:
-    """What is known of an expert.
+    """Facts and scores of an expert.
 
     Attributes:
       name: That of the report.

@@ -42,13 +42,13 @@ class Task:
 
     @property
     def key(self) -> Key:
-        """What answers are kept by."""
+        """The key under which answers are kept: dataset and task."""
         return self.dataset, self.task
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """Whose answers are compared.
+    """A model whose answers are compared.
 
     Attributes:
       label: Its name.

@@ -73,7 +73,7 @@ class ImportBase(Run):
 
     @property
     def folder(self) -> pathlib.Path:
-        """Where the base goes."""
+        """The folder of the base."""
         return self.path("{MODEL_DIR}") / self.base_name
 
     def run(self) -> None:

@@ -78,7 +78,7 @@ class Candidate:
 
     @property
     def origin(self) -> tuple[object, ...]:
-        """What its parameters are made of; candidates of equal ones share them."""
+        """The source of its parameters; candidates of equal origin share parameters."""
         return (self.folders, self.method, measuring.settings_text(self.source))
 
     @property
@@ -93,7 +93,7 @@ class Candidate:
 
     @property
     def models(self) -> tuple["Candidate", ...]:
-        """What is loaded and scored for it: itself, or each expert of a pool."""
+        """The candidates that are loaded and scored for it; of a pool, its experts."""
         return (self,)
 
     @functools.cached_property

@@ -10,7 +10,7 @@ from elm_jax.runs import scorer
 
 
 class Answer(NamedTuple):
-    """What was answered: a text that was written, or the place of a choice.
+    """An answer: a text that was written, or the place of a choice.
 
     Attributes:
       written: The text; "" where a choice was made.

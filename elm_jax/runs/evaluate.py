@@ -66,7 +66,7 @@ class Evaluate(Run):
       shard: `i/n` scores part i, from 0, of the candidates of n machines; "" all.
       own_tasks: Whether each expert is scored on the tasks it was trained on.
       retrieval: How a library is asked, for strategies that ask one:
-        `@queries.Queries()`, or `@library.Retrieve()` as up to release 0.3.
+        `@queries.Queries()`, or `@library.Retrieve()` as up to release 0.1.
       splits: Splits of the tasks to score.
       max_examples: Rows per task and split, drawn by the seed; 0 for all.
       batch_size: Examples per call, over all devices.

@@ -14,7 +14,7 @@ from elm_jax.runs.run import Plan, Run
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportExperts(Run):
-    """What all exports of experts have.
+    """Fields of all exports of experts.
 
     Attributes:
       experts: Folders of experts, or shell patterns of them.

@@ -16,7 +16,7 @@ from elm_jax.types import Params
 
 
 class ReadExpert(NamedTuple):
-    """What an import read of one expert."""
+    """Parameters and settings that an import read of one expert."""
 
     params: Params
     adapter: adapters.AdapterSpec
@@ -26,7 +26,7 @@ class ReadExpert(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImportExperts(Run):
-    """What all imports of experts have.
+    """Fields of all imports of experts.
 
     Attributes:
       source_paths: Folders, or shell patterns of them.

@@ -26,7 +26,7 @@ from elm_jax.runs.run import Plan, Run
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export(Run):
-    """What all exports of a whole model have.
+    """Fields of all exports of a whole model.
 
     Attributes:
       expert_path: Folder of a base, a dataset expert or a merged expert.

@@ -79,7 +79,7 @@ def _as_recorded(recipe: dict[str, Any], before: dict[str, Any]) -> dict[str, An
     if before and "fingerprints" not in before:
         print("a merge of release 0.1: its experts are compared by name")  # noqa: T201
         del now["fingerprints"]
-    if "recipes" not in before:  # up to release 0.3
+    if "recipes" not in before:  # up to release 0.1
         del now["recipes"], now["seeds"]
     if "base_model" not in before.get("measured", {}):  # likewise
         now.get("measured", {}).pop("base_model", None)

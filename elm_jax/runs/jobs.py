@@ -26,7 +26,7 @@ class ScoredSplit(NamedTuple):
 
 
 class Program(Protocol):
-    """What scores placed parameters, such as a `scorer.Scorer`."""
+    """A program that scores placed parameters, such as a `scorer.Scorer`."""
 
     def place(self, params: Params) -> Params: ...  # noqa: D102
 
@@ -49,7 +49,7 @@ class Job(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Keys:
-    """What all cells of an evaluation have in their keys.
+    """The parts of a key that all cells of an evaluation share.
 
     Attributes:
       base: The base.

@@ -43,7 +43,7 @@ class ByKeys(LibraryStrategy):
 
     @property
     def note(self) -> str:
-        """What it is."""
+        """Describes it in a few words, for tables and reports."""
         which = "likest by the mean of their keys"
         if self.how == "nearest":
             which = f"with most {self.by} of the {self.num_nearest} nearest keys"

@@ -50,7 +50,7 @@ def find_experts(run: Run, patterns: str | tuple[str, ...]) -> list[pathlib.Path
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LibraryRun(Run):
-    """What all runs on a library have.
+    """Fields of all runs on a library.
 
     Attributes:
       library_dir: The library's folder.

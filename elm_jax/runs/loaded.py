@@ -72,7 +72,7 @@ class Expert:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name that people know it by."""
         return self.manifest.name
 
     @property

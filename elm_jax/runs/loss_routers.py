@@ -30,17 +30,17 @@ class ByInputLoss(LibraryStrategy):
 
     @property
     def note(self) -> str:
-        """What it is."""
+        """Describes it in a few words, for tables and reports."""
         return "the expert with the lowest loss on inputs with missing spans, no labels"
 
     @property
     def reads_votes(self) -> bool:
-        """Never."""
+        """False: no votes are counted."""
         return False
 
     @property
     def reads_inputs(self) -> bool:
-        """Always."""
+        """True: experts predict missing spans of the inputs."""
         return True
 
     def num_looked_at(self, num_experts: int) -> int:

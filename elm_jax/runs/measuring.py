@@ -223,7 +223,7 @@ class _Rows(NamedTuple):
 
     @property
     def recipe(self) -> list[Any]:
-        """What identifies these rows, as JSON values."""
+        """The settings that identify these rows, as JSON values."""
         dataset = self.dataset
         return [dataset.name, dataset.split, dataset.fingerprint, list(self.places)]
 

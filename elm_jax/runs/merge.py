@@ -204,7 +204,7 @@ class Merge(Run):
 
     @property
     def folder(self) -> pathlib.Path:
-        """Where the result goes."""
+        """The folder of the merged expert."""
         return self.path(f"{self.experts_dir}/{self.expert_name}")
 
     def _planned(self, infos: list[manifest.Manifest]) -> object:

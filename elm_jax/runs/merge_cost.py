@@ -20,7 +20,7 @@ _AT_ONCE_BYTES = 1 << 22
 
 
 class Cost(NamedTuple):
-    """What a merge costs.
+    """Bytes and time of a merge.
 
     Attributes:
       read_bytes: Of files of the experts, and of the base where it is needed; twice

@@ -243,7 +243,7 @@ def _running_means(
     """Yields means of parts, of which a few at a time are in memory.
 
     Those of experts that are stored in other parts, such as the whole tensors of
-    releases up to 0.3, stay until the next is asked for: `leaf_parts.cut` keeps them.
+    releases up to 0.1, stay until the next is asked for: `leaf_parts.cut` keeps them.
     """
     in_order = sorted(sources, key=lambda source: source.mark)
     leaves = [source.leaves[name] for source in in_order]

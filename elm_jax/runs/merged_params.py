@@ -21,7 +21,7 @@ from elm_jax.runs import (
 )
 from elm_jax.runs.training import card
 
-# Options of methods that all merges had up to release 0.3.
+# Options of methods that all merges had up to release 0.1.
 OPTIONS_BEFORE: dict[str, Any] = {"weights": (), "scale": 1.0}
 
 

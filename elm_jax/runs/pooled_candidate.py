@@ -34,12 +34,12 @@ class PooledCandidate(candidates.Candidate):
 
     @property
     def is_merged(self) -> bool:
-        """Always: its answers are not those of one expert."""
+        """True: its answers are not those of one expert."""
         return True
 
     @property
     def origin(self) -> tuple[object, ...]:
-        """What its answers are made of."""
+        """The source of its answers."""
         return (self.folders, self.weights, self.place_means)
 
     @property

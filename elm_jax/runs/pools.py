@@ -51,7 +51,7 @@ class AnswerPool(LibraryStrategy):
 
     @property
     def note(self) -> str:
-        """What it is."""
+        """Describes it in a few words, for tables and reports."""
         which = {0: "all experts", 1: "the first expert"}.get(
             self.num_experts, f"the first {self.num_experts} experts"
         )
@@ -63,7 +63,7 @@ class AnswerPool(LibraryStrategy):
 
     @property
     def needs_choices(self) -> bool:
-        """Always: choices are what is pooled."""
+        """True: the scores of answer choices are pooled."""
         return True
 
     @property

@@ -28,7 +28,7 @@ class ShownVotes(NamedTuple):
 
     @property
     def note(self) -> str:
-        """What `retrieved` is, in a few words."""
+        """Describes `retrieved` in a few words."""
         counts = sorted({sum(n for _, n in votes.counts) for votes in self.votes})
         number = " to ".join(map(str, dict.fromkeys([*counts[:1], *counts[-1:]])))
         instances = f"{number} unlabelled instances".strip()

@@ -289,5 +289,5 @@ def note(row: results.ResultRow, of_votes: str) -> str:
         return ", ".join(filter(None, (f"a {row.kind} expert", row.source)))
     if row.is_choice:
         return of_votes
-    # Up to release 0.3 rows told none, and no other strategy merged.
+    # Up to release 0.1 rows told none, and no other strategy merged.
     return "uniform merge of the three experts with most votes"

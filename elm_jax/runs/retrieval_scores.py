@@ -41,12 +41,12 @@ class Setting(NamedTuple):
 
     @property
     def texts(self) -> str:
-        """What is embedded, and by what."""
+        """The text format and the embedder."""
         return f"{self.embedder}, {self.text_format}"
 
     @property
     def rule(self) -> str:
-        """What queries add to which experts."""
+        """How queries vote for experts."""
         return f"{self.num_nearest} nearest, {self.by}"
 
 

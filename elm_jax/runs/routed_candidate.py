@@ -61,12 +61,12 @@ class RoutedCandidate(candidates.Candidate):
 
     @property
     def is_merged(self) -> bool:
-        """Always: its parameters are not those of one expert."""
+        """True: its parameters are not those of one expert."""
         return True
 
     @property
     def origin(self) -> tuple[object, ...]:
-        """What its parameters are made of."""
+        """The source of its parameters."""
         return (self.folders, self._router_text, self._records_text)
 
     @property

@@ -78,7 +78,7 @@ class RoutedTokens(LibraryStrategy):
 
     @property
     def note(self) -> str:
-        """What it is."""
+        """Describes it in a few words, for tables and reports."""
         which = f"the {self.num_experts} experts with most votes"
         which = which if self.num_experts else "all experts of the library"
         options = options_of(self.router)
@@ -100,7 +100,7 @@ class RoutedTokens(LibraryStrategy):
 
     @property
     def merges(self) -> bool:
-        """Always: it takes several experts, which have to be alike."""
+        """True: it takes several experts, which have to be alike."""
         return True
 
     @property

@@ -72,7 +72,7 @@ class ByBehaviour(LibraryStrategy):
 
     @property
     def note(self) -> str:
-        """What it is."""
+        """Describes it in a few words, for tables and reports."""
         what = "the expert"
         if self.num_experts > 1:
             what = f"{self.method.name} merge of the {self.num_experts} experts"
@@ -156,14 +156,14 @@ class ByWords(LibraryStrategy):
 
     @property
     def note(self) -> str:
-        """What it is."""
+        """Describes it in a few words, for tables and reports."""
         if not self.merges:
             return "the expert whose keys' texts are likest by BM25"
         return f"mean of the {self.num_experts} experts likest by BM25, weighted so"
 
     @property
     def reads_votes(self) -> bool:
-        """Never: it reads texts."""
+        """False: it compares texts."""
         return False
 
     @property
@@ -204,31 +204,31 @@ class ByHalving(LibraryStrategy):
 
     @property
     def note(self) -> str:
-        """What it is."""
+        """Describes it in a few words, for tables and reports."""
         return f"the best on labelled rows that ask, halved from {self.first_rows} rows"
 
     @property
     def reads_votes(self) -> bool:
-        """Never."""
+        """False: no votes are counted."""
         return False
 
     @property
     def scores_rows(self) -> bool:
-        """Always."""
+        """True: experts are scored on rows."""
         return True
 
     @property
     def reads_labels(self) -> bool:
-        """Always."""
+        """True: the right answers of rows that ask are read."""
         return True
 
     @property
     def needs_choices(self) -> bool:
-        """Always: experts are compared by their right answers."""
+        """True: experts are compared by their right answers."""
         return True
 
     def num_looked_at(self, num_experts: int) -> int:
-        """Returns all: so many at most."""
+        """Returns the number of all experts, the most that it scores."""
         return num_experts
 
     def pick(self, question: queries.Question) -> Choice:

@@ -24,7 +24,7 @@ _WHERE = "_adapter/"
 
 
 class TokenCost(NamedTuple):
-    """What a model of several experts takes.
+    """Operations and memory of a model of several experts.
 
     Attributes:
       base_flops: Operations of the base for one token of an input and one of a target.

@@ -32,7 +32,7 @@ TEXTS, TEXT_OFFSETS = "texts.values", "texts.offsets"
 
 
 class Scores(NamedTuple):
-    """What a result store keeps.
+    """The scores that a result store keeps.
 
     Attributes:
       values: See `result_store.ResultStore.record`, as for the next two.

@@ -73,7 +73,7 @@ class Part(NamedTuple):
 
     @property
     def told(self) -> dict[str, Any]:
-        """What tells the rows, as JSON values."""
+        """The settings that identify the rows, as JSON values."""
         digest = hashlib.sha256(json.dumps(list(self.rows)).encode()).hexdigest()
         return {
             "tokens": self.dataset.fingerprint,

@@ -11,7 +11,7 @@ from elm_jax.runs import search_problems, search_rows
 
 
 class Found(NamedTuple):
-    """What a search has found.
+    """The outcome of a search.
 
     Attributes:
       method: With the coefficients that were chosen.

@@ -131,7 +131,7 @@ class MergeTopK(LibraryStrategy):
 
     @property
     def note(self) -> str:
-        """What it is."""
+        """Describes it in a few words, for tables and reports."""
         number = {2: "two", 3: "three"}.get(self.num_experts, f"{self.num_experts}")
         merge_name = (
             f"{self.method.name} merge of the {number} experts with most {self.by}"
@@ -182,19 +182,19 @@ class MergeAll(LibraryStrategy):
 
     @property
     def note(self) -> str:
-        """What it is."""
+        """Describes it in a few words, for tables and reports."""
         if self.method == averages.RunningMean():
             return "the mean of all experts of the library"
         return f"{self.method.name} merge of all experts of the library"
 
     @property
     def reads_votes(self) -> bool:
-        """Never."""
+        """False: no votes are counted."""
         return False
 
     @property
     def merges(self) -> bool:
-        """Always."""
+        """True: it merges experts."""
         return True
 
     def pick(self, question: queries.Question) -> Choice:
@@ -220,7 +220,7 @@ class RandomWeights(LibraryStrategy):
 
     @property
     def note(self) -> str:
-        """What it is."""
+        """Describes it in a few words, for tables and reports."""
         return "noise of the shapes and norms of the expert with most votes"
 
     def pick(self, question: queries.Question) -> Choice:

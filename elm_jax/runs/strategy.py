@@ -156,7 +156,7 @@ class LibraryStrategy(Strategy):
 
     @property
     def label(self) -> str:
-        """What result rows call it."""
+        """The name that result rows give it."""
         return self.name or self.default_name
 
     @property
@@ -166,7 +166,7 @@ class LibraryStrategy(Strategy):
 
     @property
     def note(self) -> str:
-        """What it is, in a few words; "" leaves that to the report."""
+        """A description in a few words; "" leaves it to the report."""
         return ""
 
     @property

@@ -46,7 +46,7 @@ class FetchTemplates(Run):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextRun(Run):
-    """What runs on rendered, untokenised tasks have.
+    """Fields of runs on rendered, untokenised tasks.
 
     Attributes:
       tasks: Names or patterns of tasks and mixtures.

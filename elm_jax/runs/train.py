@@ -254,7 +254,7 @@ class Train(Run):
 
     @functools.cached_property
     def landing(self) -> landing.Landing:
-        """Where finished experts go."""
+        """The folders and buckets that finished experts go to."""
         return landing.Landing(self.spec())
 
     def run(self) -> None:

@@ -336,13 +336,13 @@ def _one_after_another(
         shapes = jax.eval_shape(run, state, batch)[1]
         return state, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-    def one(states: Any, lane: Any) -> tuple[Any, Metrics]:
+    def step_of_lane(states: Any, lane: Any) -> tuple[Any, Metrics]:
         batch, slot, is_active = lane
         state = _pick(states, slot)
         state, metrics = jax.lax.cond(is_active, run, skip, state, batch)
         return _insert(states, slot, state), metrics
 
-    return jax.lax.scan(one, states, lanes)
+    return jax.lax.scan(step_of_lane, states, lanes)
 
 
 def _as_one_batch(
@@ -357,12 +357,12 @@ def _as_one_batch(
         of_lanes, frozen, batches
     )
 
-    def one(states: Any, lane: Any) -> tuple[Any, None]:
+    def update_lane(states: Any, lane: Any) -> tuple[Any, None]:
         grads, slot, is_active = lane
         new = update_if(_pick(states, slot), grads, is_active)
         return _insert(states, slot, new), None
 
-    return jax.lax.scan(one, states, (grads, slots, active))[0], metrics
+    return jax.lax.scan(update_lane, states, (grads, slots, active))[0], metrics
 
 
 def _put(slots_per_device: int, states: Any, slot: Any, state: Any) -> Any:

@@ -123,9 +123,9 @@ def render(told: Sequence[tuple[results.ResultRow, Shares]]) -> str:
         for name, group in groups.items():
             if not group:
                 continue
-            own = [_cell([s.by_sum for s in group]), _cell([s.by_mean for s in group])]
+            shares = [_cell([s.by_sum for s in group]), _cell([s.by_mean for s in group])]
             same = [f"{group[0].by_chance:.1f}", f"{group[0].by_label:.1f}"]
-            cells = [task, f"{group[0].num_rows}", name, *own, *same]
+            cells = [task, f"{group[0].num_rows}", name, *shares, *same]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -245,7 +245,7 @@ def test_what_is_scored_is_not_scored_again(others, capsys):
 def test_rows_of_earlier_versions_tell_no_strategy_and_are_not_scored_again(
     others, capsys, tmp_path
 ):
-    """Rows as release 0.3 wrote them, of the strategies that it had."""
+    """Rows as release 0.1 wrote them, of the strategies that it had."""
     run = dataclasses.replace(
         others,
         strategies=("base", "retrieved"),

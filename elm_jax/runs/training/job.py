@@ -28,7 +28,7 @@ from elm_jax.types import Hook, Params
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """What an expert is given by the schedule in which it trains.
+    """Callbacks and times that a schedule gives to each expert that it trains.
 
     Attributes:
       waited_secs_fn: Time that devices have waited for its batches up to now.

@@ -11,7 +11,7 @@ from elm_jax.data import tasks as task_registry
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What a name of a kind stands for.
+    """An objective, a grouping of tasks into experts, and the parts that train.
 
     Attributes:
       objective: `span_corruption` restores what was cut out of text and makes a base

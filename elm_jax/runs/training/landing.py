@@ -34,7 +34,7 @@ class Landing:
 
     @functools.cached_property
     def publisher(self) -> publishing.Publisher:
-        """What hands finished experts to a bucket, in processes that land any."""
+        """Hands finished experts to a bucket; None in processes that save none."""
         return publishing.Publisher(self._spec.publish_url if self._lands else "")
 
     def check_possible(self, names: Sequence[str]) -> None:

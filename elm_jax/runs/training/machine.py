@@ -9,7 +9,7 @@ from elm_jax.partitioning import processes
 
 
 class Machine(NamedTuple):
-    """What a fleet is laid out on.
+    """The devices that a fleet is laid out on.
 
     Attributes:
       num_devices: Of this process, whether or not it has joined others: a base may be

@@ -87,7 +87,7 @@ class Saving:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """What a training tells of its steps.
+    """The metrics that a training writes, and how often.
 
     Attributes:
       every_steps: Period of the metrics.
@@ -115,7 +115,7 @@ class Metrics:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Results:
-    """Where finished experts go.
+    """The folders and buckets that finished experts go to.
 
     Attributes:
       experts_dir: Folder in which each gets one of its own.

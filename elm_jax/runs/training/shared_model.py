@@ -52,7 +52,7 @@ class SharedModel:
 
     @functools.cached_property
     def frozen(self) -> Params:
-        """What trains in no expert, on the devices."""
+        """The parameters that no expert trains, on the devices."""
         if self.base is None:
             return {}
         _, frozen = trees.split(self.base.params, self._trainable_pattern)
