@@ -40,7 +40,7 @@ class Measured(NamedTuple):
 
     @property
     def network(self) -> tuple[config.T5Config, adapters.AdapterSpec | None]:
-        """The arguments of `bases.build_model`: the base's and the expert's adapters."""
+        """The arguments of `bases.build_model`, with the expert's adapters."""
         return self.base.config, self.expert.adapter
 
     @property

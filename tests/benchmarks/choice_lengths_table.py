@@ -123,9 +123,10 @@ def render(told: Sequence[tuple[results.ResultRow, Shares]]) -> str:
         for name, group in groups.items():
             if not group:
                 continue
-            shares = [_cell([s.by_sum for s in group]), _cell([s.by_mean for s in group])]
+            by_sum, by_mean = [s.by_sum for s in group], [s.by_mean for s in group]
+            means = [_cell(by_sum), _cell(by_mean)]
             same = [f"{group[0].by_chance:.1f}", f"{group[0].by_label:.1f}"]
-            cells = [task, f"{group[0].num_rows}", name, *shares, *same]
+            cells = [task, f"{group[0].num_rows}", name, *means, *same]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
