@@ -1,5 +1,7 @@
 """Scores of answer choices in the plain way: each with an encoding of its own."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -17,7 +19,7 @@ def make_score_fn(model: t5.T5) -> scoring.ScoreWithParamsFn:
         rows = choices.reshape(-1, choices.shape[-1])
         repeated = jnp.repeat(inputs, choices.shape[1], axis=0)
         decoder_inputs = scoring.shift_right(rows)
-        logits = model.apply({"params": params}, repeated, decoder_inputs)
+        logits: Any = model.apply({"params": params}, repeated, decoder_inputs)
         losses, _ = loss.cross_entropy(logits, rows)
         sums = -jnp.sum(jnp.where(rows != PAD_ID, losses, 0), axis=-1)
         return jnp.where(mask, sums.reshape(mask.shape), -jnp.inf)
