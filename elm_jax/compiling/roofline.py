@@ -7,37 +7,13 @@ nothing else is known of it, so that real steps take longer.
 
 import collections
 import dataclasses
-import re
 from collections.abc import Mapping
 
-from elm_jax.compiling import hlo, products, targets, traffic
+from elm_jax.compiling import hlo, messages, products, targets, traffic
 
-_COLLECTIVES = (
-    *("all-reduce", "all-gather", "reduce-scatter", "all-to-all"),
-    *("collective-permute", "collective-broadcast", "ragged-all-to-all"),
-)
 # float32 products on tensor cores take TF32, at half of the rate of bfloat16; a TPU
 # makes one bfloat16 product of them.
 _FLOAT32_SHARE = {"cuda": 0.5, "tpu": 1.0}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Collective:
-    """Messages of one kind.
-
-    Attributes:
-      kind: Such as `all-reduce`.
-      dtype: Of what is sent.
-      group_size: Devices among which.
-      count: How often in a step.
-      num_bytes: Of all results in a step.
-    """
-
-    kind: str
-    dtype: str
-    group_size: int
-    count: int
-    num_bytes: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +30,7 @@ class Work:
 
     flops: int
     num_bytes: int
-    collectives: tuple[Collective, ...]
+    collectives: tuple[messages.Collective, ...]
     compute_secs: float
     message_secs: float
 
@@ -79,7 +55,9 @@ def work_of(text: str, target: targets.Target) -> Work:
     counter = _Counter(hlo.parse(text), target)
     counter.walk(counter.module.entry, times=1, is_fused=False)
     collectives = tuple(
-        Collective(kind=kind, dtype=dtype, group_size=size, count=n, num_bytes=num)
+        messages.Collective(
+            kind=kind, dtype=dtype, group_size=size, count=n, num_bytes=num
+        )
         for (kind, dtype, size), (n, num) in sorted(counter.messages.items())
     )
     return Work(
@@ -87,7 +65,7 @@ def work_of(text: str, target: targets.Target) -> Work:
         num_bytes=counter.num_bytes,
         collectives=collectives,
         compute_secs=counter.secs,
-        message_secs=sum(_message_secs(each, target) for each in collectives),
+        message_secs=sum(each.secs(target) for each in collectives),
     )
 
 
@@ -168,39 +146,7 @@ class _Counter:
             self.messages[key] = before[0] + count, before[1] + num
 
     def _note_message(self, instruction: hlo.Instruction, times: int) -> None:
-        kind = instruction.opcode.removesuffix("-start")
-        if kind not in _COLLECTIVES:
-            return
-        arrays = instruction.arrays
-        if instruction.opcode.endswith("-start") and kind != "all-reduce":
-            arrays = arrays[len(arrays) // 2 :][: max(1, len(instruction.operands))]
-        size = _group_size(instruction.attributes, self._target.num_devices)
-        for array in arrays:
-            key = kind, array.dtype, size
+        for each in messages.sent_by(instruction, self._target.num_devices):
+            key = each.kind, each.dtype, each.group_size
             count, num = self.messages[key]
-            self.messages[key] = count + times, num + times * array.num_bytes
-
-
-def _group_size(attributes: str, num_devices: int) -> int:
-    """Returns how many devices a message is among.
-
-    >>> _group_size(", replica_groups={{0,1},{2,3}}", 4)
-    2
-    >>> _group_size(", replica_groups=[2,8]<=[16]", 16)
-    8
-    """
-    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
-        return len(listed[1].split(","))
-    if counted := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
-        return int(counted[1])
-    return 2 if "source_target_pairs" in attributes else num_devices
-
-
-def _message_secs(each: Collective, target: targets.Target) -> float:
-    """Returns the least time of messages around a ring."""
-    if each.group_size == 1:
-        return 0.0
-    share = (each.group_size - 1) / each.group_size
-    times = {"all-reduce": 2 * share, "reduce-scatter": each.group_size - 1}
-    sent = each.num_bytes * times.get(each.kind, share)
-    return sent / target.link_bandwidth
+            self.messages[key] = count + times, num + times * each.num_bytes

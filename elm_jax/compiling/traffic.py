@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from elm_jax.compiling import hlo
+from elm_jax.compiling import hlo, messages
 
 _Computation = Mapping[str, hlo.Instruction]
 
@@ -12,6 +12,9 @@ _FREE = {
     *("conditional", "call", "after-all", "opt-barrier", "partition-id", "iota"),
     *("replica-id", "domain", "add-dependency", "async-start", "async-update"),
 }
+
+# As a TPU's compiler writes that a message has been sent while fusions computed.
+_IS_DONE = 'custom_call_target="AsyncCollectiveDone"'
 
 
 def num_bytes(
@@ -43,6 +46,9 @@ def num_bytes(
     if opcode == "dynamic-update-slice":
         return 2 * sizes[1]
     if opcode.endswith("-start"):
+        sent = [each.num_bytes for each in messages.sent_by(instruction, num_devices=1)]
+        if sent:
+            return sum(sent) + sum(sizes)
         # Of what comes out the first part is what goes in.
         moved = instruction.arrays[1 if len(instruction.arrays) > 1 else 0]
         return 2 * moved.num_bytes
@@ -55,6 +61,8 @@ def _of_fusion(
     module: hlo.Module,
 ) -> int:
     fused = _inside(instruction, module)
+    if any(_IS_DONE in each.attributes for each in fused.values()):
+        return 0
     read = 0
     for place, name in enumerate(instruction.operands):
         read += min(computation[name].num_bytes, _read_of(place, fused, module))
@@ -87,6 +95,8 @@ def _read_by_users(
             total += user.num_bytes
         elif user.opcode == "dynamic-update-slice" and user.operands[0] == value.name:
             continue  # written in place
+        elif user.opcode == "tuple" or messages.is_continued(user):
+            continue  # handed on, or read where the message was begun
         elif user.opcode in ("bitcast", "reshape"):
             total += _read_by_users(user, fused, module)
         elif user.opcode == "fusion":
@@ -116,4 +126,6 @@ def _written(root: hlo.Instruction, fused: _Computation, module: hlo.Module) -> 
     if root.opcode == "fusion":
         inner = _inside(root, module)
         return sum(_written(each, inner, module) for each in _roots(inner))
-    return 0 if root.opcode == "parameter" else root.num_bytes
+    if root.opcode == "parameter" or messages.is_continued(root):
+        return 0
+    return root.num_bytes

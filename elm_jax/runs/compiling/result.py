@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from elm_jax.compiling import roofline
+from elm_jax.compiling import messages, roofline
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,6 @@ def from_json(data: Mapping[str, Any]) -> Compiled:
         values["memory"] = Memory(**values["memory"])
     if values["work"] is not None:
         work = dict(values["work"])
-        messages = (roofline.Collective(**each) for each in work["collectives"])
-        values["work"] = roofline.Work(**{**work, "collectives": tuple(messages)})
+        sent = tuple(messages.Collective(**each) for each in work["collectives"])
+        values["work"] = roofline.Work(**{**work, "collectives": sent})
     return Compiled(**values)
