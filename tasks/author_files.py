@@ -11,11 +11,14 @@ splits whose labels are public exist. What the files determine:
 - *CommonsenseQA* is v1.11 if its files exist, otherwise v1.0.
 - *Rotten Tomatoes* is split as the Hub's dataset is: of each class the first
   4,265 sentences train, the next 533 validate, the last 533 test.
+- *QuAIL*: see `quail`.
 """
 
+import hashlib
 import pathlib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from elm_jax.data import row_files, sources
 
@@ -93,14 +96,45 @@ def _cosmos_row(record: sources.Row) -> sources.Row | sources.Skipped:
 
 
 def quail(paths: Paths, split: str) -> Rows:
-    """Yields one row per question, from the XML or the JSON-lines form of QuAIL."""
+    """Yields one row per question, from the XML or the JSON-lines form of QuAIL.
+
+    The authors have each XML file twice. In the *randomized* one, which the Hub's
+    dataset and so the paper's experts have, answers are in an order of chance. In the
+    *ordered* one the right answer is the first, or the last if the text does not tell
+    it: a model that always says A would be right for 89 % of the rows. Answers of such
+    a file are put into an order of chance, too, which each question's id decides.
+    """
     for path in paths:
         if path.suffix == ".xml":
-            root = ElementTree.parse(path).getroot()
-            yield from (row for text in root.iter("text") for row in _quail_text(text))
+            yield from _quail_xml(ElementTree.parse(path).getroot())
         else:
             for record in sources.json_lines([path], split):
                 yield {**record, "correct_answer_id": int(record["correct_answer_id"])}
+
+
+def _quail_xml(root: ElementTree.Element) -> Rows:
+    rows = [row for text in root.iter("text") for row in _quail_text(text)]
+    questions = [row for row in rows if isinstance(row, dict)]
+    is_ordered = all(
+        row["correct_answer_id"] in (0, len(row["answers"]) - 1) for row in questions
+    )
+    for row in rows:
+        is_told_by_order = is_ordered and isinstance(row, dict)
+        yield _shuffled(row) if is_told_by_order else row
+
+
+def _shuffled(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns a row of QuAIL with its answers in an order that its id decides."""
+
+    def draw(place: int) -> bytes:
+        return hashlib.sha256(f"{row['id']} {place}".encode()).digest()
+
+    order = sorted(range(len(row["answers"])), key=draw)
+    return {
+        **row,
+        "answers": [row["answers"][place] for place in order],
+        "correct_answer_id": order.index(row["correct_answer_id"]),
+    }
 
 
 def _quail_text(text: ElementTree.Element) -> Rows:
@@ -189,11 +223,16 @@ COSMOS_QA = sources.FileRows(
 QUAIL = sources.FileRows(
     quail,
     {
-        "train": ["quail/train.xml|quail/quail_1.3_train.xml"],
-        "validation": ["quail/dev.xml|quail/quail_1.3_dev.xml"],
+        "train": [
+            "quail/quail_1.3_train_randomized.xml|quail/train.xml"
+            "|quail/quail_1.3_train.xml"
+        ],
+        "validation": [
+            "quail/quail_1.3_dev_randomized.xml|quail/dev.xml|quail/quail_1.3_dev.xml"
+        ],
         "challenge": ["quail/challenge.jsonl|quail/quail_1.3_challenge.jsonl"],
     },
-    origin="github.com/text-machine-lab/quail, version 1.3",
+    origin="github.com/text-machine-lab/quail, version 1.3, xml/randomized",
 )
 ROTTEN_TOMATOES = sources.FileRows(
     rotten_tomatoes,

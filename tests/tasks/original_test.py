@@ -3,6 +3,7 @@
 import json
 
 import jinja2
+import numpy as np
 import pytest
 import sentencepiece
 
@@ -163,10 +164,57 @@ def test_quail_reads_alike_from_xml_and_json_lines(data_options):
     dev = render("quail_no_prompt_text", "validation", data_options)
     challenge = render("quail_no_prompt_text", "challenge", data_options)
     assert dev.inputs[0].startswith("Candy watched the bearded man drive")
-    assert dev.inputs[0].endswith("- not enough information")
+    assert "- not enough information" in dev.inputs[0].splitlines()
     assert dev.targets[0] == "As he got out of the car"
     assert challenge.targets[1] == "After Cathy got divorced"
     assert {len(choices) for choices in dev.choices + challenge.choices} == {4}
+
+
+def test_no_place_of_an_answer_tells_that_it_is_right(data_options):
+    """The authors' ordered file, which this is, has right answers first, or last."""
+    dev = render("quail_no_prompt_id", "validation", data_options)
+    shares = np.bincount(dev.labels, minlength=4) / len(dev.labels)
+    # Four standard errors of a quarter of 2,164 rows.
+    np.testing.assert_allclose(shares, 0.25, atol=0.04)
+
+
+def quail_file(folder, answers, num_questions=40):
+    """Returns the rows of a QuAIL file whose questions have these answers."""
+    questions = "".join(
+        f'<q id="{number}">Q{number}?'
+        + "".join(
+            f'<a correct="{is_right}">{text}</a>' for text, is_right in answers(number)
+        )
+        + "</q>"
+        for number in range(num_questions)
+    )
+    text = f"<text id='t'><text_body>Body.</text_body>{questions}</text>"
+    folder.mkdir()
+    (folder / "dev.xml").write_text(f"<data>{text}</data>")
+    return list(author_files.quail([folder / "dev.xml"], "validation"))
+
+
+def test_answers_of_a_randomized_file_stay_as_they_are(tmp_path):
+    def answers(number):
+        return [(text, text == "abcd"[number % 4]) for text in "abcd"]
+
+    rows = quail_file(tmp_path / "randomized", answers)
+    assert [row["answers"] for row in rows] == [list("abcd")] * 40
+    assert [row["correct_answer_id"] for row in rows] == [n % 4 for n in range(40)]
+
+
+def test_answers_of_an_ordered_file_are_put_into_an_order_of_their_questions(tmp_path):
+    def answers(number):
+        right = "d" if number % 9 == 0 else "a"
+        return [(text, text == right) for text in "abcd"]
+
+    rows = quail_file(tmp_path / "ordered", answers)
+    assert rows == quail_file(tmp_path / "again", answers)
+    assert {row["correct_answer_id"] for row in rows} == {0, 1, 2, 3}
+    for number, row in enumerate(rows):
+        assert sorted(row["answers"]) == list("abcd")
+        right = "d" if number % 9 == 0 else "a"
+        assert row["answers"][row["correct_answer_id"]] == right
 
 
 @pytest.mark.slow
