@@ -17,8 +17,7 @@ splits whose labels are public exist. What the files determine:
 import hashlib
 import pathlib
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 from elm_jax.data import row_files, sources
 
@@ -114,16 +113,18 @@ def quail(paths: Paths, split: str) -> Rows:
 
 def _quail_xml(root: ElementTree.Element) -> Rows:
     rows = [row for text in root.iter("text") for row in _quail_text(text)]
-    questions = [row for row in rows if isinstance(row, dict)]
+    questions = [row for row in rows if isinstance(row, Mapping)]
     is_ordered = all(
         row["correct_answer_id"] in (0, len(row["answers"]) - 1) for row in questions
     )
     for row in rows:
-        is_told_by_order = is_ordered and isinstance(row, dict)
-        yield _shuffled(row) if is_told_by_order else row
+        if is_ordered and isinstance(row, Mapping):
+            yield _shuffled(row)
+        else:
+            yield row
 
 
-def _shuffled(row: dict[str, Any]) -> dict[str, Any]:
+def _shuffled(row: sources.Row) -> sources.Row:
     """Returns a row of QuAIL with its answers in an order that its id decides."""
 
     def draw(place: int) -> bytes:
