@@ -1,14 +1,14 @@
 """Merging experts from Python, as `elm_merge` does."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from elm_jax import paths, trees
+from elm_jax import errors, paths, trees
 from elm_jax.evaluation import naming
 from elm_jax.merging import methods
 from elm_jax.merging.method import MergeMethod
-from elm_jax.runs import loaded, merged_params
+from elm_jax.runs import loaded, merge_recipes, merged_params
 
 
 def merge_experts(
@@ -16,7 +16,7 @@ def merge_experts(
     base: loaded.Base,
     *,
     name: str,
-    method: MergeMethod | str = "uniform",
+    method: MergeMethod | str | Mapping[str, Any] = "uniform",
     **options: Any,
 ) -> loaded.Expert:
     """Returns the expert that several are together.
@@ -26,16 +26,30 @@ def merge_experts(
       base: Their base.
       name: The name of the result.
       method: A merge method, or the name of one, such as `uniform`, the mean of
-        parameters, or `task_arithmetic`.
+        parameters, or `task_arithmetic`; or the recipe of a merge of these experts,
+        `manifest.data["merge"]`, which gives the same bits again.
       **options: Of the method that is named, such as `scale`.
 
     Raises:
       CheckpointError: An expert does not fit the base.
-      ConfigError: The experts are not alike, or a name or an option is wrong.
+      ConfigError: The experts are not alike, or not those of the recipe, or a name or
+        an option is wrong.
       FingerprintError: An expert is of another base.
     """
     naming.check_is_no_label(paths.check_name(name, of="an expert"), "merged")
-    chosen = methods.of(method, **options) if isinstance(method, str) else method
+    if options and not isinstance(method, str):
+        raise errors.ConfigError(
+            found=f"options {', '.join(options)} beside a method that has its own",
+            expected="options of a method that is named",
+            do="Give the method these options, or its name",
+        )
+    if isinstance(method, str):
+        chosen = methods.of(method, **options)
+    elif isinstance(method, Mapping):
+        infos = [expert.manifest for expert in experts]
+        chosen = merge_recipes.method_of(method, infos)
+    else:
+        chosen = method
     merged = merged_params.merged_expert(chosen, experts, base, name=name)
     # As when it is saved, so that a merge of it knows the same expert.
     info = dataclasses.replace(

@@ -136,8 +136,11 @@ def check_alike(
         listed = "; ".join(f"{name}: {kind}" for kind, name in kinds.items())
         raise errors.ConfigError(
             found=f"experts of different kinds: {listed}",
-            expected="one kind, one trainable pattern, one adapter spec",
-            do="Merge prompt experts with prompt experts, dataset with dataset",
+            expected="one kind, one trainable pattern, one adapter spec: a parameter of"
+            " one kind has no meaning in another, and equal shapes do not make two"
+            " adapters compute alike",
+            do="Merge prompt experts with prompt experts, dataset with dataset, or fold"
+            " LoRAs into whole models first",
         )
 
 

@@ -11,7 +11,7 @@ WEIGHTS = (0.5, -1.25, 2.0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [k for k in kinds.SHAPES if k != "several_ranks"])
+@pytest.mark.parametrize("kind", [k for k in kinds.SHAPES if k not in kinds.RANKS])
 def test_it_gives_what_task_arithmetic_gives(kind):
     sample = kinds.sample(kind)
     method = task_arithmetic.TaskArithmetic(weights=WEIGHTS)

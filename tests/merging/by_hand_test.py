@@ -4,6 +4,8 @@ What a method does to adapters, and by which chance it keeps a number, is in tes
 their own below.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -121,7 +123,9 @@ def merged(name, options, changes, start):
     experts = [
         {"w": (start + np.array(change)).astype(np.float64)} for change in changes
     ]
-    given = {"base": {"w": start.astype(np.float64)}} if merging.needs_base else {}
+    given: dict[str, Any] = {}
+    if merging.needs_base:
+        given["base"] = {"w": start.astype(np.float64)}
     if merging.needs_statistics:
         measured = STATISTICS[name]
         given["statistics"] = [{"w": np.array(each, float)} for each in measured]
@@ -169,7 +173,7 @@ def adapters(name, experts, beside, **options):
         trees.unflatten({n: np.array(leaf, float) for n, leaf in expert.items()})
         for expert in experts
     ]
-    given = {"base": {}} if merging.needs_base else {}
+    given: dict[str, Any] = {"base": {}} if merging.needs_base else {}
     if merging.needs_statistics:
         hidden = ([[2.0], [0.0]], [[1.0], [1.0]])
         given["statistics"] = [{"a/up": np.array(each)} for each in hidden]

@@ -10,6 +10,8 @@ from elm_jax.merging import aligning, layers
 from elm_jax.peft import effects, lora
 
 WIDTH, LAYERS = 6, 2
+# An adapter that reads the inputs of its sub-layer; others read the outputs.
+PARALLEL = "encoder/layers/mlp_parallel_adapter"
 NORMS = {"encoder/layers/mlp_norm/scale": (LAYERS, WIDTH), "encoder/norm/scale": (4,)}
 MATRICES = {
     "encoder/layers/mlp/wi/kernel": (LAYERS, WIDTH, 5),
@@ -18,8 +20,7 @@ MATRICES = {
 }
 
 
-def bottleneck(units=3):
-    place = "encoder/layers/mlp_adapter"
+def bottleneck(place="encoder/layers/mlp_adapter", units=3):
     return {
         f"{place}/down/kernel": (LAYERS, WIDTH, units),
         f"{place}/down/bias": (LAYERS, units),
@@ -38,8 +39,10 @@ def low_rank(rank=2):
 
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "bottleneck": bottleneck() | NORMS,
+    "parallel": bottleneck(PARALLEL) | bottleneck("decoder/layers/mlp_adapter", 2),
     "lora": low_rank() | NORMS,
     "several_ranks": low_rank() | NORMS,
+    "stable_ranks": low_rank() | NORMS,
     "ia3": {"encoder/layers/attention/key_adapter/ia3_scale": (LAYERS, WIDTH)},
     "norms": NORMS,
     "all": MATRICES | NORMS | {"temperature": ()},
@@ -103,8 +106,8 @@ def sample(kind, count=3, dtype=np.float32):
     shapes = SHAPES[kind].items()
     leaves = [numbers(shapes) for _ in range(count)]
     experts = [trees.unflatten(each) for each in leaves]
-    if kind == "several_ranks":
-        experts = [_of_rank(expert, 1 + (n > 0)) for n, expert in enumerate(experts)]
+    if kind in RANKS:
+        experts = [_of_rank(e, 1 + (n > 0), kind) for n, e in enumerate(experts)]
     beside, neutral = effects.beside(experts[0]), effects.neutral(experts[0])
     plain = [(n, s) for n, s in shapes if n not in {*beside, *trees.flatten(neutral)}]
     start = trees.join(trees.unflatten(numbers(plain)), neutral)
@@ -119,12 +122,24 @@ def _hidden(leaves, beside):
     units_of = {}
     for names in aligning.places(beside, is_linear=False).values():
         bias, kernel, read = sorted(names)
-        units = np.tanh(INPUTS @ leaves[kernel] + leaves[bias][..., None, :])
+        x = _read(kernel)
+        units = np.tanh(x @ leaves[kernel] + leaves[bias][..., None, :])
         units_of[read] = units
     return units_of
 
 
-def _of_rank(expert, rank):
+RANKS = {
+    "several_ranks": [lora.Lora(rank=rank, alpha=5.0) for rank in (1, 2)],
+    # Of rank 1 a plain one, whose scale is another than that of the stabilised ones.
+    "stable_ranks": [
+        lora.Lora(rank=1, alpha=3.0),
+        lora.Lora(rank=2, alpha=5.0, rank_stabilized=True),
+    ],
+}
+"""Of kinds whose first expert has rank 1 and the others rank 2, the two specs."""
+
+
+def _of_rank(expert, rank, kind):
     leaves = trees.flatten(expert)
     cut = {
         name: leaf[..., :rank]
@@ -134,8 +149,8 @@ def _of_rank(expert, rank):
         else leaf
         for name, leaf in leaves.items()
     }
-    spec, wanted = (lora.Lora(rank=number, alpha=5.0) for number in (rank, 2))
-    return effects.widened(trees.unflatten(cut), spec, to=wanted)
+    specs = RANKS[kind]
+    return effects.widened(trees.unflatten(cut), specs[rank - 1], to=specs[-1])
 
 
 def _grams(rng, shapes):
@@ -158,18 +173,23 @@ def does(params, start, beside):
         for place, names in aligning.places(beside, is_linear=is_linear).items():
             for unit, index in layers.units(place, leaves[names[0]]):
                 parts = {n.rsplit("_adapter/")[1]: leaves[n][index] for n in names}
-                effects[unit] = _outputs(
-                    **{n.replace("/", "_"): a for n, a in parts.items()}
+                effects[unit] = _added(
+                    _read(place), **{n.replace("/", "_"): a for n, a in parts.items()}
                 )
     return effects
 
 
-INPUTS = np.random.default_rng(9).normal(size=(7, WIDTH))
+INPUTS, OUTPUTS = np.random.default_rng(9).normal(size=(2, 7, WIDTH))
 
 
-def _outputs(
-    lora_a=None, lora_b=None, down_kernel=None, down_bias=None, up_kernel=None
+def _read(name):
+    """What an adapter reads of its sub-layer."""
+    return INPUTS if "parallel" in name or "attention" in name else OUTPUTS
+
+
+def _added(
+    x, lora_a=None, lora_b=None, down_kernel=None, down_bias=None, up_kernel=None
 ):
     if lora_a is not None:
-        return INPUTS @ lora_a @ lora_b
-    return np.tanh(INPUTS @ down_kernel + down_bias) @ up_kernel
+        return x @ lora_a @ lora_b
+    return np.tanh(x @ down_kernel + down_bias) @ up_kernel

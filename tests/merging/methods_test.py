@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from elm_jax import errors, trees
-from elm_jax.merging import averages, combining, methods
+from elm_jax.merging import averages, by_name, combining, methods, noise
 from tests import readmes
 
 DTYPES = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16))
@@ -261,13 +261,54 @@ def test_every_method_has_a_reference_under_its_own_name():
         assert "arXiv" in method.reference
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
-def test_a_recipe_names_the_method_and_gives_it_back(name):
-    method = methods.of(name)
+BY_NAME = by_name.ByName(
+    method=averages.Weighted(weights=(3.0, 1.0)),
+    weights_of={"layers_1/": (1.0, 0.0), "layers_": (0.5, 0.25)},
+)
+REPLAYED = [methods.of(name) for name in methods.METHODS]
+REPLAYED += [
+    BY_NAME,
+    noise.Noise(random_seed=7),
+    methods.of("ties", weights=(0.1, 2.0), density=0.3, align=False, rank=2),
+    methods.of("emr", expert=1),
+]
+
+
+@pytest.mark.parametrize("method", REPLAYED, ids=lambda method: method.name)
+def test_a_recipe_names_the_method_and_gives_it_back(method):
     recipe = json.loads(json.dumps(method.recipe()))
-    assert recipe.pop("method") == name
-    options = {n: tuple(v) if isinstance(v, list) else v for n, v in recipe.items()}
-    assert methods.of(name, **options) == method
+    assert recipe["method"] == method.name
+    assert methods.from_recipe(recipe) == method
+
+
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        ({}, "whose method is None"),
+        ({"method": ["ties"]}, r"whose method is \['ties'\]"),
+        ({"method": "tie"}, "Did you mean: ties"),
+        ({"method": "linear"}, "a name of another tool"),
+        ({"method": "uniform", "scale": 1.0}, "scale 1.0 for uniform"),
+        ({"method": "ties", "experts": []}, "experts .* for ties"),
+        ({"method": "ties", "density": 0}, "density = 0"),
+        ({"method": "ties", "density": "0.2"}, "density = '0.2'"),
+        ({"method": "ties", "weights": ["1"]}, "weights = "),
+        ({"method": "ties", "weights": {"a": 1.0}}, "weights = "),
+        ({"method": "ties", "align": 1}, "align = 1"),
+        ({"method": "noise", "seed": 1}, "seed 1 for noise"),
+        ({"method": "by_name"}, "of is missing; weights_of is missing"),
+        (BY_NAME.recipe() | {"weights": [1.0]}, "weights is unknown"),
+        (BY_NAME.recipe() | {"of": {}}, "whose method is None"),
+        (BY_NAME.recipe() | {"weights_of": [["a"]]}, "weights_of is"),
+        (BY_NAME.recipe() | {"weights_of": [["a", ["b"]]]}, "weights_of is"),
+        (BY_NAME.recipe() | {"weights_of": [[1, [1.0]]]}, "weights_of is"),
+        (BY_NAME.recipe() | {"weights_of": [["(", [1.0]]]}, "regular expression"),
+        (BY_NAME.recipe() | {"weights_of": [["a", [1.0]]] * 2}, "'a' twice"),
+    ],
+)
+def test_a_recipe_that_is_none_is_refused(recipe, told):
+    with pytest.raises(errors.ConfigError, match=told):
+        methods.from_recipe(recipe)
 
 
 def test_the_readme_has_each_method_with_its_unit_and_the_laws_it_breaks():

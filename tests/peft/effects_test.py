@@ -79,23 +79,35 @@ def test_an_order_changes_no_bit_and_a_weight_of_zero_leaves_an_expert_out(kind)
     assert trees.fingerprint(last) == trees.fingerprint(parts[2])
 
 
+# Sums in another order: a few roundings of the greatest number.
+LIMITS = {np.float32: 1e-6, np.float64: 2e-15}
+
+
+@pytest.mark.parametrize("dtype", LIMITS, ids=lambda dtype: dtype.__name__)
 @KINDS
-def test_what_an_adapter_adds_is_the_weighted_sum(kind):
+def test_what_an_adapter_adds_is_the_weighted_sum(kind, dtype):
     """Adapters alone: one module, the same inputs, one layer of each expert."""
-    spec, rng = SPECS[kind], np.random.default_rng(5)
-    inputs, outputs = rng.normal(size=(2, 4, 3, SHAPE.emb_dim)).astype(np.float32)
+    with jax.enable_x64(dtype is np.float64):
+        check_sum(SPECS[kind], dtype)
+
+
+def check_sum(spec, dtype):
+    rng = np.random.default_rng(5)
+    inputs, outputs = rng.normal(size=(2, 4, 3, SHAPE.emb_dim)).astype(dtype)
     point = "encoder/mlp"
     if not isinstance(spec, bottleneck.Bottleneck):
         point, outputs = "encoder/self_attention/value", outputs[..., :16]
 
     def adapt(spec, params):
         module = spec.adapter_fn(SHAPE.emb_dim)(point, name=None)
-        return module.apply({"params": params}, inputs, outputs)
+        adapted = module.apply({"params": params}, inputs, outputs)
+        assert adapted.dtype == dtype
+        return adapted
 
     module = spec.adapter_fn(SHAPE.emb_dim)(point, name=None)
     shapes = jax.eval_shape(module.init, jax.random.key(0), inputs, outputs)["params"]
     parts = [
-        jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
+        jax.tree.map(lambda s: rng.normal(size=s.shape).astype(dtype), shapes)
         for _ in range(3)
     ]
     named = [{"encoder_adapter": part} for part in parts]
@@ -103,8 +115,7 @@ def test_what_an_adapter_adds_is_the_weighted_sum(kind):
     added = adapt(effects.repeated(spec, count), merged["encoder_adapter"]) - outputs
     each = [adapt(spec, part) - outputs for part in parts]
     expected = each[0] - 2 * each[1] + 3 * each[2]
-    # float32 sums in another order.
-    assert np.abs(added - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert np.abs(added - expected).max() <= LIMITS[dtype] * np.abs(expected).max()
     nothing, count = merge({}, named, scale=0.0)
     assert effects.repeated(spec, count) == spec
     assert np.array_equal(adapt(spec, nothing["encoder_adapter"]), outputs)

@@ -14,8 +14,6 @@ from elm_jax.evaluation import cross_fitting, estimates, statistics
 from elm_jax.merging import (
     affine,
     averages,
-    by_name,
-    methods,
     regression,
     task_arithmetic,
 )
@@ -24,6 +22,7 @@ from elm_jax.runs import (
     loaded,
     measuring,
     merge,
+    merge_recipes,
     merge_searches,
     merged_params,
     search_problems,
@@ -76,26 +75,12 @@ def merged_recipe(folder, name):
     return manifest.read_manifest(folder / "merged" / name)
 
 
-def method_of(recipe):
-    """The method that a manifest tells, made again from its text alone."""
-    if recipe["method"] == "by_name":
-        inner = {n: v for n, v in recipe["of"].items() if n != "method"}
-        inner["weights"] = tuple(inner["weights"])
-        weights_of = {name: tuple(weights) for name, weights in recipe["weights_of"]}
-        method = methods.of(recipe["of"]["method"], **inner)
-        return by_name.ByName(method=method, weights_of=weights_of)
-    kind = methods.METHODS[recipe["method"]]
-    options = {field.name: recipe[field.name] for field in dataclasses.fields(kind)}
-    options = {n: tuple(v) if isinstance(v, list) else v for n, v in options.items()}
-    return methods.of(recipe["method"], **options)
-
-
 def check_replays(folder, kind, name):
     """The method in the manifest gives the same bits without any search."""
     info = merged_recipe(folder, name)
-    again = search_of(
-        folder, kind, None, f"{name}_again", method_of(info.data["merge"])
-    )
+    infos = [manifest.read_manifest(each) for each in sorted((folder / kind).iterdir())]
+    method = merge_recipes.method_of(info.data["merge"], infos)
+    again = search_of(folder, kind, None, f"{name}_again", method)
     again.run()
     replayed = merged_recipe(folder, f"{name}_again")
     assert replayed.params_fingerprint == info.params_fingerprint

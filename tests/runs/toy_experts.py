@@ -17,11 +17,12 @@ SPECS = {
 }
 
 
-def save(path):
+def save(path, kinds=tuple(SPECS)):
     """Writes them, as `KIND/KIND_NUMBER` beside the base."""
     scored.save_base(path)
     _, info = experts.load_expert(path / "base")
-    for kind, spec in SPECS.items():
+    for kind in kinds:
+        spec = SPECS[kind]
         pattern = ".*" if spec is None else "_adapter/"
         for seed, task in enumerate(("plain_ask", "twice_ask", "long_ask"), start=1):
             whole = random_params(bases.build_model(scored.SHAPE, spec), seed)

@@ -1,0 +1,51 @@
+"""Merging again as the recipe in the manifest of a merge tells."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from elm_jax import errors
+from elm_jax.checkpoints import manifest
+from elm_jax.merging import methods
+from elm_jax.merging.method import MergeMethod
+from elm_jax.runs import merged_params
+
+# What a recipe tells besides its method: of what and by what it was chosen.
+_OF_WHAT = ("experts", "fingerprints", "recipes", "seeds", "parts")
+_BY_WHAT = ("measured", "search")
+
+
+def method_of(
+    recipe: Mapping[str, Any], infos: Sequence[manifest.Manifest]
+) -> MergeMethod:
+    """Returns the method by which a merge was made, to make it again.
+
+    It has the coefficients that a search has chosen, and searches nothing. What was
+    measured with experts is not in a recipe, but has to be measured again.
+
+    Args:
+      recipe: `manifest.data["merge"]` of the merge.
+      infos: Manifests of the experts that are to be merged again.
+
+    Raises:
+      ConfigError: The experts are not those of the recipe, in its order, which weights
+        are in; or it tells of no method that is here, or of an option that the method
+        has not.
+    """
+    told = json.loads(json.dumps(recipe))
+    names, marks = [i.name for i in infos], [i.fingerprint for i in infos]
+    if told.get("fingerprints") != marks:
+        raise errors.ConfigError(
+            found=f"experts {names} of fingerprints {marks}",
+            expected=f"those of the recipe, {told.get('experts')} of fingerprints"
+            f" {told.get('fingerprints')}, in this order",
+            do="Give the experts of which the merge was made, in its order",
+        )
+    # Every recipe has these, also those of methods that have no such option.
+    before = json.loads(json.dumps(merged_params.OPTIONS_BEFORE)).items()
+    options = {
+        name: value
+        for name, value in told.items()
+        if name not in _OF_WHAT + _BY_WHAT and (name, value) not in before
+    }
+    return methods.from_recipe(options)
