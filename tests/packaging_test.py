@@ -123,27 +123,79 @@ def test_pins_lie_in_the_ranges_that_an_installation_without_a_lock_takes(
     assert outside == {}
 
 
+# Run where only the packages can be imported that `--without_tensorflow` installs.
+WITH_FEW_PACKAGES = """
+import importlib, importlib.metadata as m, pathlib, pkgutil, re, sys
+lock = pathlib.Path(sys.argv[1]).read_text().partition("# For SeqIO:")[0]
+norm = lambda name: re.sub(r"[-_.]+", "-", name).lower()
+pinned = {line.partition("==")[0] for line in lock.splitlines() if "minilm" not in line}
+top = {t for t, owners in m.packages_distributions().items()
+       if not {"elm-jax", *pinned} & {norm(o) for o in owners}}
+class Without:
+    def __init__(self, finder):
+        self._finder = finder
+    def __getattr__(self, name):
+        return getattr(self._finder, name)
+    def find_spec(self, name, path=None, target=None):
+        hidden = name.partition(".")[0] in top
+        return None if hidden else self._finder.find_spec(name, path, target)
+sys.meta_path[:] = map(Without, sys.meta_path)
+"""
+OLDEST = sys.version_info < (3, 12)
+LOCK = "requirements.lock" if OLDEST else "requirements-newest.lock"
+
+
+def run_with_few_packages(code, *arguments):
+    command = [sys.executable, "-c", WITH_FEW_PACKAGES + code, LOCK, *arguments]
+    done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
+    return done.stdout
+
+
 @pytest.mark.slow
 def test_what_a_run_needs_brings_neither_tensorflow_nor_seqio():
-    """The part of the lock that `--without_tensorflow` installs is enough to import."""
-    code = (
-        "import importlib, importlib.metadata as m, pathlib, pkgutil, re, sys\n"
-        "lock = pathlib.Path(sys.argv[1]).read_text().partition('# For SeqIO:')[0]\n"
-        "norm = lambda name: re.sub(r'[-_.]+', '-', name).lower()\n"
-        "pinned = {line.partition('==')[0] for line in lock.splitlines()}\n"
-        "top = {t for t, owners in m.packages_distributions().items()\n"
-        "       if not {'elm-jax', *pinned} & {norm(o) for o in owners}}\n"
-        "class Block:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.partition('.')[0] in top:\n"
-        "            raise ModuleNotFoundError(name, name=name)\n"
-        "sys.meta_path.insert(0, Block())\n"
-        "import elm_jax.runs, elm_jax.cli\n"
-        "for package in (elm_jax.runs, elm_jax.cli):\n"
-        "    for module in pkgutil.iter_modules(package.__path__):\n"
-        "        importlib.import_module(f'{package.__name__}.{module.name}')\n"
-        "import tasks.pocket, tasks.original, tasks.public_qa\n"
-    )
-    is_oldest = sys.version_info < (3, 12)
-    lock = "requirements.lock" if is_oldest else "requirements-newest.lock"
-    subprocess.run([sys.executable, "-c", code, lock], check=True, cwd=ROOT)
+    run_with_few_packages("""
+import elm_jax.runs, elm_jax.cli
+for package in (elm_jax.runs, elm_jax.cli):
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+import tasks.pocket, tasks.original, tasks.public_qa
+""")
+
+
+# Tokens of a task, a training, a merge and scores, as numbers that JSON can hold.
+WORK = """
+import json, sys
+import elm_jax
+from elm_jax.data import cache, tasks
+from tasks import pocket
+
+folder, made = sys.argv[-2:]
+dataset = cache.open_cache(
+    "pocket_topics_about",
+    "validation",
+    vocabulary=pocket.VOCABULARY,
+    features=tasks.Features(inputs_length=128, targets_length=32),
+    data_options=tasks.DataOptions(cache_dir=f"{folder}/cache"),
+)
+base = elm_jax.Base.load(f"{made}/base")
+model = pocket.VOCABULARY.path
+row = {"inputs": "They fit well. Good?", "targets": "yes", "choices": ["yes", "no"]}
+first, second = (
+    elm_jax.train(base, [row], name=name, steps=2, seed=seed, vocabulary=model)
+    for seed, name in enumerate(("first", "second"))
+)
+both = elm_jax.merge([first, second], base, name="both")
+scorer = elm_jax.Model(base, both, vocabulary=model)
+scores = scorer.score(row["inputs"], row["choices"])
+print(json.dumps([dataset.fingerprint, [float(score) for score in scores]]))
+"""
+
+
+@pytest.mark.slow
+def test_few_packages_give_the_tokens_and_scores_of_all(tmp_path):
+    made = str(ROOT / "tests/runs/release_0_1")
+    few, every = str(tmp_path / "few"), str(tmp_path / "every")
+    told = run_with_few_packages(WORK, few, made).splitlines()[-1]
+    command = [sys.executable, "-c", WORK, every, made]
+    done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
+    assert json.loads(told) == json.loads(done.stdout.splitlines()[-1])

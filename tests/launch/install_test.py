@@ -74,6 +74,7 @@ def test_without_tensorflow_only_what_runs_need_is_installed(install, machine):
     pins = "\n".join(machine.lines("pins"))
     assert "jax==" in pins
     assert "seqio" not in pins
+    assert "minilm" not in pins
     assert "pytest" not in pins
 
 
