@@ -92,25 +92,6 @@ class Module:
     entry: str
     computations: Mapping[str, Mapping[str, Instruction]]
 
-    def trips(self, loop: Instruction) -> int:
-        """Returns how often a `while` runs its body, at most; 1 if nothing tells.
-
-        What XLA knows of the loop is written beside it. Else it is the greatest whole
-        number that its condition compares with, as for loops that may end early.
-        """
-        match = re.search(r'known_trip_count\D+"?n"?\D+(\d+)', loop.attributes)
-        if match:
-            return int(match[1])
-        (condition,) = loop.called("condition")
-        return max(self._constants(condition), default=1)
-
-    def _constants(self, name: str) -> Iterator[int]:
-        for instruction in self.computations[name].values():
-            if instruction.opcode == "constant" and instruction.inner.isdigit():
-                yield int(instruction.inner)
-            for callee in instruction.called("calls", "to_apply"):
-                yield from self._constants(callee)
-
 
 def parse(text: str) -> Module:
     """Returns the computations of a program's text.

@@ -9,7 +9,7 @@ import collections
 import dataclasses
 from collections.abc import Mapping
 
-from elm_jax.compiling import hlo, messages, products, targets, traffic
+from elm_jax.compiling import hlo, loops, messages, products, targets, traffic
 
 # float32 products on tensor cores take TF32, at half of the rate of bfloat16; a TPU
 # makes one bfloat16 product of them.
@@ -84,7 +84,7 @@ class _Counter:
         for instruction in computation.values():
             self._note_message(instruction, times)
             if instruction.opcode == "while":
-                inner = times * self.module.trips(instruction)
+                inner = times * loops.trips(instruction, computation, self.module)
                 for body in instruction.called("body"):
                     self.walk(body, times=inner, is_fused=False)
             elif instruction.opcode == "conditional":

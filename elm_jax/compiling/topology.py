@@ -70,13 +70,17 @@ def devices(target: targets.Target) -> Sequence[Any]:
             topology=target.topology,
         )
         return description.devices
-    hosts = {}
+    settings: dict[str, Any] = {}
     if target.num_devices == 1:
-        hosts = {"chips_per_host_bounds": (1, 1, 1)}
+        settings["chips_per_host_bounds"] = (1, 1, 1)
+    if target.chip == "v4":
+        settings["chip_config_name"] = "megacore"  # else each of its cores is a device
     description = topologies.get_topology_desc(
-        platform="tpu", topology_name=target.topology, **hosts
+        platform="tpu", topology_name=target.topology, **settings
     )
-    return description.devices
+    linked = description.devices
+    assert len(linked) == target.num_devices, f"{target.name} has {len(linked)}"
+    return linked
 
 
 def describe_card(card: targets.Card) -> str:

@@ -20,13 +20,35 @@ from elm_jax.compiling import targets, topology
         ("v6e-256", "v6e:16x16", 256, 64),
         ("h100", "1x1x1", 1, 1),
         ("H100:8", "1x1x8", 8, 1),
+        ("a100", "1x1x1", 1, 1),
         ("a100-40gb", "1x1x1", 1, 1),
+        ("h200:4", "1x1x4", 4, 1),
+        ("b200", "1x1x1", 1, 1),
     ],
 )
 def test_a_name_stands_for_devices(name, topology_name, num_devices, num_hosts):
     target = targets.find(name)
     assert target.topology == topology_name
     assert (target.num_devices, target.num_hosts) == (num_devices, num_hosts)
+
+
+@pytest.mark.parametrize(
+    ("name", "card", "gigabytes"),
+    [
+        ("a100", "NVIDIA A100-SXM4-80GB", 85),
+        ("a100-80gb", "NVIDIA A100-SXM4-80GB", 85),
+        ("a100-40gb", "NVIDIA A100-SXM4-40GB", 42),
+        ("h100", "NVIDIA H100 80GB HBM3", 85),
+        ("h200", "NVIDIA H200 141GB HBM3e", 151),
+        ("b200", "NVIDIA B200", 192),
+    ],
+)
+def test_a_name_of_a_card_stands_for_what_its_driver_calls_it(name, card, gigabytes):
+    target = targets.find(name)
+    described = targets.CARDS[target.chip]
+    assert described.description == card
+    assert round(described.memory_bytes / 1e9) == gigabytes
+    assert targets.of_kind(card) == targets.find(target.chip)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from elm_jax import errors
 from elm_jax.cli import compile_flag
 from elm_jax.compiling import targets, topology
+from elm_jax.model import cost
 from elm_jax.runs import evaluate, train
 from elm_jax.runs.compiling import (
     compile_for,
@@ -18,6 +19,7 @@ from elm_jax.runs.compiling import (
     plan,
     result,
 )
+from elm_jax.runs.placement import Devices
 from tests.runs import scored
 from tests.runs.compiling import tiny
 from tests.runs.compiling.built import SMALL, build
@@ -189,28 +191,48 @@ def compilers(monkeypatch):
         monkeypatch.syspath_prepend(folder)
 
 
+def of_small(devices, **fields):
+    """Returns a ranking that takes compilers seconds."""
+    layers = {"num_encoder_layers": 3, "num_decoder_layers": 3}
+    model = dataclasses.replace(tiny.TINY, emb_dim=128, mlp_dim=256, **layers)
+    return dataclasses.replace(tiny.RANKING, model=model, devices=devices, **fields)
+
+
+def compiled_for(name, program):
+    """Returns what a compiler says; skips the test if there is none here."""
+    try:
+        topology.check_installed(targets.find(name))
+    except errors.MissingExtraError as error:
+        pytest.skip(f"{error}")
+    return compiler.compile_program(program, targets.find(name))
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("compilers")
 @pytest.mark.parametrize("target", ["v5litepod-8", "h100:8"])
 def test_a_small_program_is_compiled_for_what_is_not_here(target):
-    try:
-        topology.check_installed(targets.find(target))
-    except errors.MissingExtraError as error:
-        pytest.skip(f"{error}")
-    program = dataclasses.replace(
-        tiny.RANKING,
-        model=dataclasses.replace(
-            tiny.TINY,
-            emb_dim=128,
-            mlp_dim=256,
-            num_encoder_layers=3,
-            num_decoder_layers=3,
-        ),
-    )
-    compiled = compiler.compile_program(program, targets.find(target))
+    program = of_small(tiny.RANKING.devices)
+    compiled = compiled_for(target, program)
     assert compiled.memory is not None
     parts = plan.bytes_by_use(program, targets.find(target).platform)
     assert compiled.memory.arguments >= parts["parameters"]
     assert compiled.work is not None
     assert {each.kind for each in compiled.work.collectives} >= {"all-reduce"}
     assert compiled.work.flops > 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compilers")
+@pytest.mark.parametrize("name", ["v4-8", "v5p-8", "v6e-8", "a100", "h200", "b200"])
+def test_compilers_know_each_kind_of_accelerator(name):
+    num_devices = targets.find(name).num_devices
+    devices = Devices(num_data=num_devices, num_model=1, axis_rules="data")
+    program = of_small(devices, num_choices=1)
+    compiled = compiled_for(name, program)
+    assert compiled.memory is not None
+    parts = plan.bytes_by_use(program, targets.find(name).platform)
+    assert compiled.memory.arguments >= parts["parameters"]
+    assert compiled.work is not None
+    # Rows are dealt out. Compilers add less than a thousandth to the model's products.
+    expected = cost.forward_flops(program.model, program.batch, program.params[1])
+    assert compiled.work.flops * num_devices == pytest.approx(expected, rel=1e-3)
