@@ -32,11 +32,13 @@ Leaves = Mapping[str, np.ndarray]
 class AlignedAverage(MergeMethod):
     """The mean of the experts' parameters, their hidden units matched before.
 
-    The units of each bottleneck are put in the order that those of the expert with the
-    greatest weight have. All other parameters, and the two matrices of LoRAs, which
-    have no units to match, are averaged as they are: of LoRAs, take `low_rank_sum`.
+    `sum w_t P_t x_t / sum w_t`. P_t puts the units of each bottleneck of x_t in the
+    order that those of the expert with the greatest weight have: it is the permutation
+    with the greatest sum of inner products of what belongs to a unit. All other
+    parameters, and the two matrices of LoRAs, which have no units to match, are
+    averaged as they are: of LoRAs, take `low_rank_sum`.
 
-    Defaults and tools: no other tool merges bottlenecks. MerA (arXiv:2308.15982)
+    Tools: no other tool merges bottlenecks. MerA (arXiv:2308.15982)
     matches by optimal transport, which gives a permutation, too, where all units weigh
     alike.
 

@@ -15,7 +15,12 @@ from elm_jax.types import Params
 class Uniform(MergeMethod):
     """The mean of the experts' parameters.
 
-    Equal experts, and so a single one, merge to themselves, bit for bit.
+    `sum x_t / T` over T experts with parameters x_t. Equal experts, and so a single
+    one, merge to themselves, bit for bit.
+
+    Tools: PEFT's `linear` adds up A and B of LoRAs apart, too, so that every expert's
+    A is multiplied with every other's B. The mean of what LoRAs do is
+    `task_arithmetic` with a scale of 1 / T.
     """
 
     name: ClassVar[str] = "uniform"
@@ -43,7 +48,11 @@ class Uniform(MergeMethod):
 class Weighted(MergeMethod):
     """The mean of the experts' parameters, weighted.
 
-    Equal experts, and so a single one, merge to themselves, bit for bit.
+    `sum w_t x_t / sum w_t` over experts with parameters x_t. Equal experts, and so a
+    single one, merge to themselves, bit for bit.
+
+    Tools: as of `Uniform`; PEFT's `linear` gives A and B of a LoRA the root of a
+    weight each.
 
     Attributes:
       weights: One per expert, at least 0 and not all 0, of which only the ratios count;
@@ -85,10 +94,12 @@ class Weighted(MergeMethod):
 class RunningMean(MergeMethod):
     """The mean of the experts' parameters, for any number of experts.
 
-    They are added up one after another, in the order of their fingerprints, and those
-    on disk are read one at a time, so that hundreds need no more memory than two. A
-    sum may differ from that of `Uniform` in its last bit. Equal experts, and so a
-    single one, merge to themselves, bit for bit.
+    `sum x_t / T`, as `Uniform`. They are added up one after another, in the order of
+    their fingerprints, and those on disk are read one at a time, so that hundreds need
+    no more memory than two. A sum may differ from that of `Uniform` in its last bit.
+    Equal experts, and so a single one, merge to themselves, bit for bit.
+
+    Tools: as of `Uniform`.
     """
 
     name: ClassVar[str] = "running_mean"

@@ -1,20 +1,8 @@
 """Merging number by number: what is kept, how signs are agreed on, how it is summed.
 
 The methods of this family differ in three choices only, each of which is an option of
-`Elementwise`. A name that users know is a subclass with other defaults.
-
-| name | kept | signs | summed |
-|---|---|---|---|
-| `ties` | the greatest 20 % | by the sum | mean of those that agree |
-| `dare` | 50 % by chance, divided by 0.5 | | sum |
-| `dare_ties` | the same | by the sum | sum |
-| `della` | 50 % by chance and size, L1 | by the sum | normalised |
-| `breadcrumbs` | 90 % without the greatest 1 % | | sum |
-| `breadcrumbs_ties` | the same | by the sum | sum |
-| `magnitude` | the greatest 20 % | | sum |
-
-Of a LoRA the numbers are those of its core, or of its two matrices apart, as in PEFT
-(`space = "parameters"`), or of KnOTS (`space = "knots"`).
+`Elementwise`. A name that users know is a subclass with other defaults. Of a LoRA the
+numbers are those of its core, its two matrices apart, as in PEFT, or those of KnOTS.
 """
 
 import dataclasses
@@ -39,6 +27,12 @@ _TRIMMED: Mapping[str, str] = MappingProxyType(
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Elementwise(DeltaMethod):
     """The base and what is made of the experts' changes, number by number.
+
+    `scale * combine(w_t keep(d_t))` over the experts t whose number has the sign that
+    was agreed on, d_t what they change.
+
+    Tools: their names are subclasses with other defaults. PEFT and mergekit count what
+    is kept by tensor, as here, and FusionBench in the whole expert.
 
     Attributes:
       keep: Which numbers of a change are kept: "all"; "magnitude", the greatest;
@@ -203,7 +197,9 @@ class Ties(Elementwise):
 class Magnitude(Elementwise):
     """The weighted sum of changes of which only the greatest numbers are kept.
 
-    `scale * sum w_t top(d_t)`, what PEFT calls `magnitude_prune`.
+    `scale * sum w_t top(d_t)`, `top` the greatest 20 % of a tensor.
+
+    Tools: PEFT's `magnitude_prune`. mttl counts the whole adapter (`per = "expert"`).
     """
 
     name: ClassVar[str] = "magnitude"
@@ -238,6 +234,9 @@ class Dare(Elementwise):
 class DareTies(Dare):
     """DARE, and the signs of TIES: a sum of those that agree with the elected sign.
 
+    `scale * sum w_t m_t d_t / density` over the experts whose `m_t d_t` has the sign of
+    `sum w_t m_t d_t`.
+
     Tools: mergekit's `dare_ties` is this with `rescale = "l1"`; PEFT's votes without
     weights and divides by how many agree (`vote = "plain"`, `combine = "mean"`).
     """
@@ -250,8 +249,10 @@ class DareTies(Dare):
 class Della(Elementwise):
     """DELLA: as DARE, but greater numbers are kept by a greater chance.
 
-    In each row, chances go from `density - spread` to `density + spread` by size; then
-    signs as in TIES, and the sum divided by the weights of those that agree.
+    In each row, the number of rank i of m by size is kept by the chance `density -
+    spread + 2 * spread * (i - 1) / (m - 1)`, and those that are kept get the sum of
+    sizes of all; then signs as in TIES, and the sum divided by the weights of those
+    that agree: `scale * sum w_t m_t d_t / sum w_t`.
 
     Tools: mergekit's defaults, but for its density of 1, which no spread goes with.
     """
@@ -287,7 +288,12 @@ class Breadcrumbs(Elementwise):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BreadcrumbsTies(Breadcrumbs):
-    """Breadcrumbs, and the signs of TIES: what mergekit calls `breadcrumbs_ties`."""
+    """Breadcrumbs, and the signs of TIES.
+
+    `scale * sum w_t d_t` over the numbers that are left and have the sign of their sum.
+
+    Tools: mergekit's `breadcrumbs_ties`, as of `Breadcrumbs`.
+    """
 
     name: ClassVar[str] = "breadcrumbs_ties"
     sign: Literal["all", "sum", "count"] = "sum"

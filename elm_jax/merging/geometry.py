@@ -70,6 +70,9 @@ class Slerp(MergeMethod):
     above a cosine of 0.9995. The parameters are taken as they are, those of LoRAs and
     bottlenecks, too. Fine-tuned models lie so near each other that it is their mean.
 
+    Tools: mergekit's, with the same limit. Its NuSLERP takes all of a tensor as one
+    vector, as this does, and can take differences from a base, which this does not.
+
     Attributes:
       weights: Two, at least 0, of which the ratio counts; empty for equal ones.
     """

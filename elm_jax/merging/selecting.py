@@ -36,9 +36,10 @@ class SelectingMethod(DeltaMethod):
 class MagMax(SelectingMethod):
     """MagMax: of each number, the greatest change, by size; of equal ones the positive.
 
-    `scale * w_t d_t` of the expert with the greatest `|w_t d_t|`. The paper's scale is
-    0.5, and FusionBench's, whose documentation finds 0.6 best; here it is 1, with which
-    one expert is itself.
+    `scale * w_t d_t` of the expert with the greatest `|w_t d_t|`.
+
+    Tools: the paper's scale is 0.5, and FusionBench's, whose documentation finds 0.6
+    best; here it is 1, with which one expert is itself.
     """
 
     name: ClassVar[str] = "magmax"
@@ -105,11 +106,13 @@ class Sce(SelectingMethod):
 class Consensus(SelectingMethod):
     """Consensus: task arithmetic, but only where two experts or more need it.
 
-    With m the weighted sum, an expert needs a number if `|d_t| >= least |m - d_t|`
-    (the mask of TALL). Numbers that fewer than `count` experts need are left as they
-    are in the base, both those that one expert alone needs, and those that none does.
-    With a single expert `count` is 1. The paper chooses `least` from 0.2 to 0.6 on
-    validation rows; its scale of m is for `weights`.
+    `scale * m` where it is needed, m = `sum w_t d_t`. An expert needs a number if
+    `|d_t| >= least |m - d_t|` (the mask of TALL). Numbers that fewer than `count`
+    experts need are left as they are in the base, both those that one expert alone
+    needs, and those that none does. With a single expert `count` is 1. The paper
+    chooses `least` from 0.2 to 0.6 on validation rows; its scale of m is for `weights`.
+
+    Tools: we have compared none.
 
     Attributes:
       least: How great a change must be beside all others'.
@@ -136,10 +139,13 @@ class Consensus(SelectingMethod):
 class Emr(SelectingMethod):
     """EMR: one change for all, and a mask and a factor for the expert at hand.
 
-    Elected: of each number, the greatest change among the experts whose sign is that of
-    the sum. For expert t, whose task is known, it is masked where t's sign is another,
-    and multiplied by t's factor, the sum of sizes of its change over that of the masked
-    one. Without an expert it is the elected change of all.
+    Elected, e: of each number, the greatest change among the experts whose sign is that
+    of the sum. For expert t, whose task is known, it is masked by m_t, 0 where t's sign
+    is another, and multiplied by t's factor, the sum of sizes of its change over that
+    of the masked one: `scale * m_t e * sum |d_t| / sum |m_t e|`. Without an expert it
+    is the elected change of all, `scale * e`.
+
+    Tools: we have compared none.
 
     Attributes:
       expert: Number of the expert whose task is known, from 0; -1 for none.

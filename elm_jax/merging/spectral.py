@@ -81,7 +81,7 @@ class TsvMerge(MatrixMethod):
 
     Of each of T experts the first `max(1, rank // T)` singular triplets; those of all
     beside each other, U S V; then U and V replaced by the nearest matrices with
-    orthonormal columns. Added up with `scale`, 1 in the paper.
+    orthonormal columns, U' and V': `scale * U' S V'`, with a scale of 1 in the paper.
 
     Tools: FusionBench takes `int(min(m, n) / T)` triplets, which is none for more
     experts than that, so that 65 experts on an adapter 64 wide merge to nothing.
@@ -117,10 +117,12 @@ _FLATTENED: Mapping[str, str] = MappingProxyType(
 class IsoC(MatrixMethod):
     """Iso-C: the sum of the experts' matrices with all singular values made equal.
 
-    U S V of `sum w_t D_t`, each of its singular values replaced by their mean. Only as
-    many as the sum's rank: further directions are arbitrary, and the mean of few great
-    and many vanishing values in them would be most of the result, as in other tools
-    with LoRAs (81 % of the energy for three of rank 16 in 256). `scale` is 1.
+    `scale * mean(S) U V` of the singular value decomposition U S V of `sum w_t D_t`.
+    Only as many directions as the sum's rank: further ones are arbitrary.
+
+    Tools: with LoRAs the mean of few great and many vanishing values in arbitrary
+    directions is most of their result (81 % of the energy for three of rank 16 in 256).
+    The scale is 1 there and here.
     """
 
     name: ClassVar[str] = "iso_c"
@@ -142,8 +144,8 @@ class IsoCts(MatrixMethod):
 
     Of R directions, the rank of all that the experts change, the first `common_share`
     are those of the sum. The others are filled with the first directions of each expert
-    in what is left of it outside of these. All are made orthonormal, with the mean of
-    their singular values as the size of each.
+    in what is left of it outside of these. All are made orthonormal, U' and V', with
+    the mean of their singular values as the size of each: `scale * mean(S) U' V'`.
 
     Tools: FusionBench takes `min(m, n)` for R, so that most directions of low-rank
     experts are arbitrary; its share is 0.8, as here.
@@ -199,7 +201,8 @@ class Knots(Ties):
     """KnOTS: number-wise merging in singular vectors that the experts share.
 
     The experts' matrices below each other are `V S U`; the parts of V are merged number
-    by number, as the other options say, by default as TIES, and multiplied by S U.
+    by number, as the other options say, by default as TIES, and multiplied by S U:
+    `scale * ties(V_1 ... V_T) S U`.
 
     Tools: KnOTS drops singular values below 1e-4; here, below 1e-4 of the greatest.
     """

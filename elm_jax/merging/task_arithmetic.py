@@ -25,6 +25,11 @@ class TaskArithmetic(MergeMethod):
     Scale 0 gives the base bit for bit (of adapters: one of an expert's size that adds
     nothing), and one expert with scale 1 merges to itself.
 
+    Tools: FusionBench's scale is 0.3; the paper chooses it by validation rows, as
+    `merge_searches.Sweep` does. PEFT's `cat` is this sum of LoRAs. Its `linear` has
+    products of one expert's A with another's B, and its `svd` counted a LoRA's scale
+    twice.
+
     Attributes:
       weights: One per expert; empty for 1 each. A negative one subtracts an expert.
       scale: Factor on the sum.

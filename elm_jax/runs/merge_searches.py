@@ -91,6 +91,11 @@ def _cross_fitted(columns: dict[str, Any]) -> dict[str, Any]:
 class GreedySoup(searches.Search):
     """The mean of those experts that do not make it worse, the best one first.
 
+    `sum x_t / n` over the n experts of the soup, with parameters x_t: experts join by
+    falling score of their own, if the mean's score with them is not lower than without.
+
+    Tools: the same rule; here the split that is reported never chooses.
+
     Reference: Wortsman et al. 2022, arXiv:2203.05482; `searching.greedy_soup`.
     """
 
@@ -124,11 +129,14 @@ class GreedySoup(searches.Search):
 class LoraHub(searches.Search):
     """Weights of a sum of what experts change, by the loss of labelled rows.
 
-    The loss is minus the log-probability of the right answer among the choices, in
-    nats, plus `penalty` times the mean size of the weights.
+    The base and `sum w_t d_t`, d_t what the experts change, with the weights from 0 in
+    `[-bound, bound]` that have the least `loss + penalty * mean |w_t|`. The loss is
+    minus the log-probability of the right answer among the choices, in nats.
 
-    Reference: Huang et al. 2023, arXiv:2307.13269; `searching.lorahub` tells how the
-    tool differs.
+    Tools: the authors' searches by Nevergrad's NGOpt, 40 steps in its examples, and
+    multiplies A and B of LoRAs apart; here a weight multiplies what an expert does.
+
+    Reference: Huang et al. 2023, arXiv:2307.13269; `searching.lorahub`.
 
     Attributes:
       by: Adam's `gradient`, or a `search` without (COBYQA).
@@ -181,11 +189,15 @@ class LoraHub(searches.Search):
 class AdaMerging(searches.Search):
     """Weights of a sum of what experts change, by the entropy of unlabelled rows.
 
-    The mean entropy of the distribution over each row's answer choices, in nats, is
-    made small. No label is read.
+    The base and `sum w_t d_t`, d_t what the experts change, with weights that make the
+    mean of `-sum p log p` small, p the distribution over a row's answer choices. No
+    label is read.
 
-    Reference: Yang et al. 2023, arXiv:2310.02575; `searching.adamerging` tells how
-    tools differ.
+    Tools: FusionBench starts at 0.3, too, with 1,000 steps of Adam at 1e-3, as the
+    paper. For Flan-T5 it takes the entropy of the mean of a batch's logits, after a
+    decoder that begins with the end-of-text token.
+
+    Reference: Yang et al. 2023, arXiv:2310.02575; `searching.adamerging`.
 
     Attributes:
       by: One weight for each `expert`, or for each expert in each `layer`, of whole

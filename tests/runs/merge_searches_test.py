@@ -189,7 +189,13 @@ def test_a_greedy_soup_is_not_worse_than_its_best_expert(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "size"), [("bottleneck", 0.03), ("lora", 0.003)])
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        *(("bottleneck", 0.03), ("lora", 0.003)),
+        *(("ia3", 0.03), ("norms", 0.03), ("whole", 0.003)),
+    ],
+)
 def test_losses_and_slopes_are_those_of_the_merge_that_is_scored(folder, kind, size):
     """Found by another way: rank classification of a merge by task arithmetic."""
     run = search_of(folder, kind, merge_searches.LoraHub(rows=ROWS), "x")
@@ -249,6 +255,38 @@ def test_adamerging_lowers_the_entropy_and_reads_no_label(folder, kind, by):
     assert min(values) < values[0]
     assert told["method"] == ("by_name" if by == "layer" else "task_arithmetic")
     check_replays(folder, kind, name)
+
+
+class Relabelled:
+    """Rows of a task whose right answers are other ones."""
+
+    def __init__(self, dataset):
+        self._dataset = dataset
+
+    def __getattr__(self, name):
+        return getattr(self._dataset, name)
+
+    def __getitem__(self, row):
+        example = self._dataset[row]
+        label = (example.label + 1) % len(example.choices)
+        return dataclasses.replace(example, label=label)
+
+
+@pytest.mark.slow
+def test_other_labels_change_no_bit_of_adamerging_and_do_change_lorahub(folder):
+    told = {}
+    for name, search in (
+        ("adamerging", merge_searches.AdaMerging(max_steps=2, rows=ROWS)),
+        ("lorahub", merge_searches.LoraHub(max_steps=2, rows=ROWS)),
+    ):
+        problem = problem_of(folder, search_of(folder, "ia3", search, "x"))
+        parts = [
+            part._replace(dataset=Relabelled(part.dataset)) for part in problem.parts
+        ]
+        other = dataclasses.replace(problem, parts=parts)
+        told[name] = [search.find(each) for each in (problem, other)]
+    assert told["adamerging"][0] == told["adamerging"][1]
+    assert told["lorahub"][0] != told["lorahub"][1]
 
 
 @pytest.mark.parametrize(

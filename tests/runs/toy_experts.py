@@ -15,21 +15,22 @@ SPECS = {
     "lora": lora.Lora(rank=2),
     "ia3": ia3.Ia3(),
 }
+PATTERNS = {"whole": ".*", "norms": "norm/scale$"}
 
 
-def save(path, kinds=tuple(SPECS)):
+def save(path, kinds=(*SPECS, "norms")):
     """Writes them, as `KIND/KIND_NUMBER` beside the base."""
     scored.save_base(path)
     _, info = experts.load_expert(path / "base")
     for kind in kinds:
-        spec = SPECS[kind]
-        pattern = ".*" if spec is None else "_adapter/"
+        spec = SPECS.get(kind)
+        pattern = PATTERNS.get(kind, "_adapter/")
         for seed, task in enumerate(("plain_ask", "twice_ask", "long_ask"), start=1):
             whole = random_params(bases.build_model(scored.SHAPE, spec), seed)
             expert_info = dataclasses.replace(
                 info,
                 name=f"{kind}_{seed}",
-                kind="dataset" if spec is None else "prompt",
+                kind="dataset" if kind == "whole" else "prompt",
                 adapter=bases.describe(spec),
                 trainable_pattern=pattern,
                 tasks=(task,),
