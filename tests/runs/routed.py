@@ -6,20 +6,22 @@ from elm_jax import trees
 from elm_jax.checkpoints import experts
 from elm_jax.model import t5
 from elm_jax.peft import bottleneck, expert_parts
-from elm_jax.runs import bases, routed_candidate, routing_records
-from tests.runs import scored
+from elm_jax.runs import bases, observe, routed_candidate, routing_records
+from tests.runs import scored, toy
 
 SPEC = bottleneck.Bottleneck(reduction_factor=4, init_std=0.3)
 SETTINGS = routing_records.Settings(num_examples=6, batch_size=4, gate_steps=3)
 
 
-def save_expert(folder, name, seed, *, tasks=(), to="experts", training_seed=None):
+def save_expert(
+    folder, name, seed, *, tasks=(), to="experts", training_seed=None, spec=SPEC
+):
     """Writes a prompt expert of random adapters and norms; by default of one task.
 
     Its manifest tells the seed of its numbers, or another one as that of its training.
     """
     info = experts.load_expert(folder / "base")[1]
-    model = t5.T5(scored.SHAPE, SPEC.adapter_fn(scored.SHAPE.emb_dim))
+    model = t5.T5(scored.SHAPE, spec.adapter_fn(scored.SHAPE.emb_dim))
     whole = t5.init_params(model, seed=seed)
     params = trees.split(whole, expert_parts.PROMPT_EXPERT)[0]
     info = dataclasses.replace(
@@ -30,9 +32,20 @@ def save_expert(folder, name, seed, *, tasks=(), to="experts", training_seed=Non
         tasks=tasks or (f"{name}_ask",),
         steps=1,
         trainable_pattern=expert_parts.PROMPT_EXPERT,
-        adapter=bases.describe(SPEC),
+        adapter=bases.describe(spec),
     )
     experts.save_expert(folder / to / name, params, info)
+
+
+def observer(folder, **changes):
+    """Returns the run that observes the experts of a library."""
+    given = {
+        "model_dir": str(folder),
+        "data": toy.DATA,
+        "initial_checkpoint_path": "{MODEL_DIR}/base",
+        "settings": SETTINGS,
+    }
+    return observe.Observe(**(given | changes))
 
 
 def chosen(folder, router, names=("plain", "twice")):
