@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from elm_jax import errors, trees
-from elm_jax.peft import adapters, expert_parts, lora
+from elm_jax.peft import adapters, bottleneck, expert_parts, lora
 from elm_jax.types import Params, Side
 
 _PART = re.compile(rf"{expert_parts.ADAPTERS}(.+)$")
@@ -107,8 +107,9 @@ targets='/(query|value)$')
 def common(specs: Sequence[adapters.AdapterSpec]) -> adapters.AdapterSpec:
     """Returns the one spec that adapters of several can be written in.
 
-    LoRAs may differ in rank, scale and dropout. The result is the one of the highest
-    rank; of several, the last in the order of their texts.
+    LoRAs may differ in rank, scale and dropout, bottlenecks in their width and how they
+    start. The result is the widest one; of several, the last in the order of their
+    texts.
 
     >>> common([lora.Lora(rank=2, alpha=4.0), lora.Lora(rank=4, alpha=4.0)])
     Lora(kind='lora', rank=4, alpha=4.0, rank_stabilized=False, dropout=0.0, \
@@ -121,43 +122,62 @@ targets='/(query|value)$')
       ConfigError: They differ in anything else.
     """
 
-    def size(spec: adapters.AdapterSpec) -> tuple[int, str]:
+    def width(spec: adapters.AdapterSpec) -> tuple[int, str]:
+        if isinstance(spec, bottleneck.Bottleneck):
+            return -spec.reduction_factor, repr(spec)
         return spec.rank if isinstance(spec, lora.Lora) else 0, repr(spec)
 
-    greatest = max(specs, key=size)  # whatever their order is
+    widest = max(specs, key=width)  # whatever their order is
     for spec in specs:
-        same = spec
-        if isinstance(spec, lora.Lora) and isinstance(greatest, lora.Lora):
-            same = dataclasses.replace(greatest, targets=spec.targets)
-        if same != greatest:
+        if _with_width_of(widest, spec) != widest:
             raise errors.ConfigError(
-                found=f"adapters {greatest} and {spec}",
-                expected="one spec, or LoRAs of the same targets: no parameter of one"
-                " kind of adapters means what one of another kind does",
-                do="Merge experts of one kind, or fold LoRAs into whole models first",
+                found=f"adapters {widest} and {spec}",
+                expected="one spec, or LoRAs of the same targets, or bottlenecks that"
+                " differ in width: no parameter of one kind of adapters means what one"
+                " of another kind does",
+                do="Take experts of one kind, or fold LoRAs into whole models first",
             )
-    return greatest
+    return widest
+
+
+def _with_width_of(
+    widest: adapters.AdapterSpec, spec: adapters.AdapterSpec
+) -> adapters.AdapterSpec:
+    """Returns a spec with the width of another one, and all that changes no effect."""
+    names: tuple[str, ...] = ()
+    if isinstance(spec, lora.Lora) and isinstance(widest, lora.Lora):
+        names = "rank", "alpha", "rank_stabilized", "dropout"
+    elif type(spec) is type(widest) is bottleneck.Bottleneck:
+        names = "reduction_factor", "init_std", "start_at_identity"
+    return dataclasses.replace(spec, **{name: getattr(widest, name) for name in names})
 
 
 def widened(
     params: Params, spec: adapters.AdapterSpec, *, to: adapters.AdapterSpec
 ) -> dict[str, Any]:
-    """Returns an expert whose LoRAs do the same with another spec's rank and scale.
+    """Returns an expert whose adapters do the same with another spec's width and scale.
+
+    What is added to their width is 0. A bottleneck's new units read nothing, and nobody
+    reads them, whatever the activation makes of 0.
 
     Args:
       params: The expert's.
       spec: Of its adapters.
       to: Of `common`.
     """
-    if spec == to or not isinstance(spec, lora.Lora) or not isinstance(to, lora.Lora):
+    factor, times, parts = 1.0, 1, 1
+    if isinstance(spec, lora.Lora) and isinstance(to, lora.Lora):
+        factor, times, parts = spec.scale / to.scale, to.rank, spec.rank
+    elif isinstance(spec, bottleneck.Bottleneck) and isinstance(to, type(spec)):
+        times, parts = spec.reduction_factor, to.reduction_factor
+    if factor == 1 and times == parts:
         return dict(params)
     leaves = dict(trees.flatten(params))
     for name, side in beside(params).items():
         leaf = np.asarray(leaves[name])
-        if side.takes_factor and spec.scale != to.scale:
-            factor = spec.scale / to.scale
+        if side.takes_factor and factor != 1:
             leaf = (leaf.astype(np.float64) * factor).astype(leaf.dtype)
-        sizes = [(0, 0)] * leaf.ndim
-        sizes[side.axis] = (0, to.rank - spec.rank)
+        sizes, width = [(0, 0)] * leaf.ndim, leaf.shape[side.axis]
+        sizes[side.axis] = (0, width * times // parts - width)
         leaves[name] = np.pad(leaf, sizes)
     return trees.unflatten(leaves)

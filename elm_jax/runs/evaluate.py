@@ -234,8 +234,9 @@ class Evaluate(Run):
         listed = self._asking().check()
         if self._asking().num_members():  # these get rows of their own
             candidates.of_experts(listed, labels=self._labels())
-        if any(s.merges for s in used_strategies):
-            expert_checks.check_alike([*map(manifest.read_manifest, listed)])
+        if merging := [s for s in used_strategies if s.merges]:
+            pads = all(strategy.pads_adapters for strategy in merging)
+            expert_checks.check_alike([*map(manifest.read_manifest, listed)], pads=pads)
         others = offered.without_library(used_strategies, self._names(), self.path)
         listed += [folder for candidate, _ in others for folder in candidate.folders]
         all_folders = [*dict.fromkeys([*named, *listed])]

@@ -4,6 +4,7 @@ Asked before hours of scoring and by `--dry_run`; no parameter is read.
 """
 
 import collections
+import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest, streaming, tensors
 from elm_jax.data import vocabulary as data_vocabulary
 from elm_jax.model import config, int8_kernels, t5
-from elm_jax.peft import expert_parts
+from elm_jax.peft import effects, expert_parts
 from elm_jax.runs import bases, vocabularies
 
 # Fields of T5Config that say how a function is computed, and not which.
@@ -100,13 +101,18 @@ def check_held(names: Iterable[str], info: manifest.Manifest) -> None:
 
 
 def check_alike(
-    infos: Sequence[manifest.Manifest], base: manifest.Manifest | None = None
+    infos: Sequence[manifest.Manifest],
+    base: manifest.Manifest | None = None,
+    *,
+    pads: bool = False,
 ) -> None:
     """Raises an error unless experts can be merged.
 
     Args:
       infos: The experts'.
       base: Their base's, for its vocabulary.
+      pads: Whether adapters may differ in width, as they will be padded; see
+        `effects.common`.
 
     Raises:
       ConfigError: They are of several kinds, parts or adapters: equal shapes alone do
@@ -123,6 +129,8 @@ def check_alike(
             expected="one vocabulary",
             do="Merge experts that were trained on the same tokens",
         )
+    if pads and infos and all(info.adapter for info in infos):
+        infos = in_one_spec(infos)
     kinds: dict[str, str] = {}
     # A merge may be a part of another merge: its parameters are of its experts' kind.
     trained = next((info.kind for info in infos if info.kind != "merged"), "merged")
@@ -142,6 +150,20 @@ def check_alike(
             do="Merge prompt experts with prompt experts, dataset with dataset, or fold"
             " LoRAs into whole models first",
         )
+
+
+def in_one_spec(infos: Sequence[manifest.Manifest]) -> list[manifest.Manifest]:
+    """Returns manifests that all tell the spec in which all adapters can be written.
+
+    Args:
+      infos: One or more, of experts with adapters.
+
+    Raises:
+      ConfigError: They differ in more than in width; see `effects.common`.
+    """
+    specs = [spec for info in infos if (spec := bases.adapter_spec(info))]
+    told = bases.describe(effects.common(specs))
+    return [dataclasses.replace(info, adapter=told) for info in infos]
 
 
 def check_has_adapters(info: manifest.Manifest) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from elm_jax.checkpoints import manifest
 from elm_jax.merging.method import MergeMethod
 from elm_jax.peft import effects, lora
-from elm_jax.runs import bases, loaded
+from elm_jax.runs import bases, expert_checks, loaded
 
 
 def infos_in_one_spec(
@@ -21,8 +21,7 @@ def infos_in_one_spec(
     ranked = [spec for spec in specs if isinstance(spec, lora.Lora)]
     if not method.on_effects or len(ranked) < len(infos) or len({*ranked}) == 1:
         return [*infos]
-    told = bases.describe(effects.common(ranked))
-    return [dataclasses.replace(info, adapter=told) for info in infos]
+    return expert_checks.in_one_spec(infos)
 
 
 def in_one_spec(

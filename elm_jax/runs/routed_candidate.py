@@ -11,7 +11,7 @@ import numpy as np
 
 from elm_jax import errors, trees
 from elm_jax.data import token_store
-from elm_jax.peft import adapters, mixture
+from elm_jax.peft import adapters, effects, mixture
 from elm_jax.routing import directions, token_routers
 from elm_jax.runs import (
     candidates,
@@ -91,6 +91,9 @@ class RoutedCandidate(candidates.Candidate):
     def load(self, base: loaded.Base) -> tuple[Params, adapters.AnySpec]:
         """Returns base, stacked adapters and the router's parameters, and their spec.
 
+        Adapters of several widths are padded to the greatest; what the router has of
+        each expert is of its own adapters as they are.
+
         Raises:
           CheckpointError: An expert does not fit the base's shape.
           ConfigError: The experts are not alike, or have no adapters to mix; or one is
@@ -99,7 +102,7 @@ class RoutedCandidate(candidates.Candidate):
           LibraryError: The router needs records that are not there.
         """
         infos = self.manifests
-        expert_checks.check_alike(infos)
+        expert_checks.check_alike(infos, pads=True)
         if self.shuffled and len(infos) == 1:
             raise errors.ConfigError(
                 found=f"{infos[0].name} alone to be shuffled",
@@ -112,8 +115,12 @@ class RoutedCandidate(candidates.Candidate):
         for expert in experts:
             base.check_fits(expert)
         params = [trees.as_float32(expert.params) for expert in experts]
-        spec = experts[0].adapter
-        assert spec is not None  # noqa: S101 - `check_has_adapters` has looked
+        specs = [expert.adapter for expert in experts if expert.adapter]
+        spec = effects.common(specs)
+        padded = [
+            effects.widened(part, of_part, to=spec)
+            for part, of_part in zip(params, specs, strict=True)
+        ]
         made = make_mixture(
             spec,
             len(experts),
@@ -121,7 +128,7 @@ class RoutedCandidate(candidates.Candidate):
             only_chosen=self.only_chosen,
             settings=self.record_settings,
         )
-        whole = trees.replace(base.params, mixture.stack(params))
+        whole = trees.replace(base.params, mixture.stack(padded))
         if self.norms_of:
             (of_expert,) = (
                 p for p, i in zip(params, infos, strict=True) if i.name == self.norms_of

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from elm_jax import fields, paths
 from elm_jax.checkpoints import manifest
 from elm_jax.model import config
-from elm_jax.peft import adapters, ia3, mixture
+from elm_jax.peft import adapters, effects, ia3, mixture
 from elm_jax.routing import input_routers, token_routers
 from elm_jax.runs import (
     bases,
@@ -47,6 +47,7 @@ class RoutedTokens(LibraryStrategy):
     """
 
     kind: ClassVar[str] = "routed_tokens"
+    pads_adapters: ClassVar[bool] = True
     router: mixture.Router = token_routers.Arrow()
     num_experts: fields.CountOrNone = 0
     records_dir: paths.OptionalPath = ""
@@ -100,7 +101,7 @@ class RoutedTokens(LibraryStrategy):
 
     @property
     def merges(self) -> bool:
-        """True: it takes several experts, which have to be alike."""
+        """True: it takes several experts, alike but for the width of adapters."""
         return True
 
     @property
@@ -190,11 +191,11 @@ class RoutedTokens(LibraryStrategy):
 
     def _mixed(self, infos: Sequence[manifest.Manifest]) -> mixture.Mixture | None:
         """Returns the mixture of a library's experts; None if they cannot be mixed."""
-        spec = bases.adapter_spec(infos[0]) if infos else None
-        if spec is None:
+        specs = [spec for info in infos if (spec := bases.adapter_spec(info))]
+        if not specs or len(specs) < len(infos):
             return None
         number = min(len(infos), self.num_experts or len(infos))
-        return self._mixture(spec, number)
+        return self._mixture(effects.common(specs), number)
 
     def _mixture(self, spec: adapters.AdapterSpec, number: int) -> mixture.Mixture:
         return routed_candidate.make_mixture(

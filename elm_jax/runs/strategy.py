@@ -56,6 +56,8 @@ class Strategy(abc.ABC):
 
     kind: ClassVar[str]
     """What result rows call this kind of strategy."""
+    pads_adapters: ClassVar[bool] = False
+    """Whether adapters of experts that it puts together may differ in width."""
     needs_library: ClassVar[bool] = False
     """Whether it needs the votes of a library, and the unlabelled rows that vote."""
 

@@ -176,6 +176,38 @@ def test_loras_of_several_ranks_and_scales_do_the_same_in_their_common_spec():
         )
 
 
+@pytest.mark.parametrize("activation", ["gelu", "tanh"])
+def test_bottlenecks_of_several_widths_do_the_same_in_their_common_spec(activation):
+    wide = bottleneck.Bottleneck(reduction_factor=4, activation=activation)
+    narrow = dataclasses.replace(wide, reduction_factor=16, start_at_identity=True)
+    wanted = effects.common([narrow, wide])
+    assert wanted == effects.common([wide, narrow]) == wide
+    rng = np.random.default_rng(0)
+    inputs, outputs = rng.normal(size=(2, 5, 64)).astype(np.float32)
+    module = narrow.adapter_fn(64)("encoder/mlp", name="x")
+    like = module.init(jax.random.key(0), inputs, outputs)["params"]
+    expert = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(np.float32), like)
+    wider = effects.widened({"x_adapter": expert}, narrow, to=wide)["x_adapter"]
+    assert wider["down"]["kernel"].shape == (64, 16)
+    assert wider["up"]["kernel"].dtype == np.float32
+    effect = narrow.effect(module, expert, inputs, outputs)
+    padded = wide.effect(module, wider, inputs, outputs)
+    # A sum with zeros behind it may be added up in another order.
+    np.testing.assert_allclose(padded, effect, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change", [{"parallel": True}, {"activation": "relu"}, {"points": ("encoder/mlp",)}]
+)
+def test_bottlenecks_that_differ_in_more_than_width_have_no_common_spec(change):
+    narrow = bottleneck.Bottleneck(reduction_factor=16)
+    other = bottleneck.Bottleneck(reduction_factor=8, **change)
+    with pytest.raises(errors.ConfigError, match="differ in width"):
+        effects.common([narrow, other])
+    with pytest.raises(errors.ConfigError, match="differ in width"):
+        effects.common([SPECS["sum"], SPECS["bottleneck"]])
+
+
 def test_adapters_of_several_kinds_have_no_common_spec():
     for another in (SPECS["ia3"], lora.Lora(rank=3), SPECS["bottleneck"]):
         with pytest.raises(errors.ConfigError, match="one spec, or LoRAs"):
