@@ -207,8 +207,18 @@ def _of_inputs(given: jax.Array, read: jax.Array) -> jax.Array:
     """Returns weights [rows, length, experts] of given ones [experts, inputs].
 
     Rows are the inputs, or the answer choices of each of them one after another.
+
+    Raises:
+      ConfigError: They are neither, such as rows in which inputs are packed.
     """
-    weights = jnp.repeat(given.T, read.shape[0] // given.shape[-1], axis=0)
+    num_rows, num_inputs = read.shape[0], given.shape[-1]
+    if num_rows % num_inputs:
+        raise errors.ConfigError(
+            found=f"weights for {num_inputs} inputs, and {num_rows} rows",
+            expected="a row for each input, or for each of its answer choices",
+            do="Do not pack inputs that have weights of their own",
+        )
+    weights = jnp.repeat(given.T, num_rows // num_inputs, axis=0)
     shape = (*read.shape[:-1], len(given))
     return jnp.broadcast_to(jnp.expand_dims(weights, [*range(1, read.ndim - 1)]), shape)
 

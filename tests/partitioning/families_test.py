@@ -11,7 +11,8 @@ from elm_jax import trees
 from elm_jax.model import config, decoding, decoding_spec, loss, scoring, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import rules
-from elm_jax.peft import bottleneck, expert_parts, ia3, lora, points
+from elm_jax.peft import bottleneck, expert_parts, ia3, lora, mixture, points
+from elm_jax.routing import token_routers
 from elm_jax.runs import placement
 from elm_jax.runs.training import step_cost
 from elm_jax.training import optimizers, state, step
@@ -177,6 +178,49 @@ def test_sharded_equals_unsharded(unsharded, family, table):
         others = jax.tree.leaves(getattr(now, what))
         for (path, leaf), leaf_now in zip(leaves, others, strict=True):
             assert_close(leaf_now, leaf, f"{what}{jax.tree_util.keystr(path)}")
+
+
+LORA, ARROW = lora.Lora(rank=2), token_routers.Arrow(top_k=2)
+MIXTURES = {
+    "bottlenecks": (BOTTLENECK, ARROW, False),
+    "LoRA": (LORA, token_routers.Gates(top_k=2), False),
+    "(IA)3": (ia3.Ia3(), token_routers.EffectNorm(top_k=2), False),
+    "LoRA, only chosen": (LORA, ARROW, True),
+}
+NUM_EXPERTS = 4
+ONE_LAYER = dataclasses.replace(T5_1_1, num_encoder_layers=1, num_decoder_layers=1)
+
+
+def scores_of(name, devices, table):
+    """Returns the choices' scores by a mixture of experts that are not near nothing."""
+    spec, router, only_chosen = MIXTURES[name]
+    made = mixture.Mixture(
+        of=spec, num_experts=NUM_EXPERTS, router=router, only_chosen=only_chosen
+    )
+    model = t5.T5(ONE_LAYER, made.adapter_fn(ONE_LAYER.emb_dim))
+    rng = np.random.default_rng(3)
+    params = jax.tree.map(
+        lambda leaf: rng.normal(scale=0.3, size=leaf.shape).astype(np.float32),
+        t5.param_shapes(model),
+    )
+    arrays = ARRAYS
+    if devices is not None:
+        model = model.clone(split_rows=meshes.SplitRows(devices))
+        params = meshes.place(params, devices, table)
+        arrays = meshes.shard_batch(ARRAYS, devices)
+    given = (arrays[n] for n in ("encoder_input_tokens", "choices", "choice_mask"))
+    score = jax.jit(scoring.make_score_fn(model), compiler_options=FAST_TO_COMPILE)
+    return jax.device_get(score(params, *given))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MIXTURES)
+def test_sharded_mixtures_equal_unsharded_ones(name):
+    expected = scores_of(name, None, "data")
+    for table in ("data", "data_model"):
+        num_fsdp, num_model = MESHES[table]
+        devices = meshes.make_mesh(num_fsdp=num_fsdp, num_model=num_model)
+        assert_close(scores_of(name, devices, table), expected, table)
 
 
 def test_the_tables_of_the_meshes_above_are_all_there_are():

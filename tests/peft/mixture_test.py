@@ -1,6 +1,7 @@
 """Mixtures: stacked experts in one model, weighted for each token."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.model import decoding, decoding_spec, scoring, t5
 from elm_jax.partitioning import rules
-from elm_jax.peft import mixture
+from elm_jax.peft import bottleneck, chosen, effects, lora, mixture
 from elm_jax.types import LAYERS
 from tests.model import naive_scores
 from tests.peft.mixed import CLOSE, KINDS, experts_of, mixed_model, sample_of
@@ -87,13 +88,59 @@ def test_the_effects_and_their_norms_are_those_of_the_experts_alone(name):
     np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-4)
     even = np.full((2, 5, 3), 1 / 3, np.float32)
     made = spec.mix(module, params, inputs, outputs, even)
-    np.testing.assert_allclose(made, alone.mean(axis=0), rtol=1e-5, atol=1e-5)
+    mean = alone.mean(axis=0)
+    # Sums of float32 are as exact as their greatest parts.
+    np.testing.assert_allclose(made, mean, rtol=0, atol=1e-6 * np.abs(mean).max())
     norms = spec.norms(module, params, inputs, outputs)
     expected = np.moveaxis(np.linalg.norm(effects, axis=-1), 0, -1)
     np.testing.assert_allclose(norms, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.fixture(scope="module", params=["serial", "lora"])
+WIDTHS = {
+    "lora": (
+        lora.Lora(rank=2, alpha=3.0, targets="/key$"),
+        lora.Lora(rank=4, alpha=5.0, targets="/key$", rank_stabilized=True),
+        lora.Lora(rank=3, alpha=24.0, targets="/key$", dropout=0.1),
+    ),
+    "serial": tuple(bottleneck.Bottleneck(reduction_factor=n) for n in (8, 2, 4)),
+    "parallel": tuple(
+        bottleneck.Bottleneck(reduction_factor=n, parallel=True, activation="relu")
+        for n in (4, 8, 16)
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*WIDTHS])
+def test_padded_experts_are_mixed_as_those_of_their_own_widths(name):
+    """Also one of them with weight 1, where few are computed, and in their norms."""
+    spec, effects_of_each, padded = effects.common(WIDTHS[name]), [], []
+    for of_expert in WIDTHS[name]:
+        module, params, inputs, outputs = sample_of(of_expert, 1)
+        alone = jax.tree.map(lambda leaf: leaf[0], params)
+        made = module.apply({"params": alone}, inputs, outputs)
+        effects_of_each.append(np.subtract(made, outputs, dtype=np.float64))
+        padded.append(
+            effects.widened({"x_adapter": alone}, of_expert, to=spec)["x_adapter"]
+        )
+    params = jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
+    module = sample_of(spec, 1)[0]
+    weights = np.random.default_rng(1).normal(size=(2, 5, 3)).astype(np.float32)
+    weights[0], weights[1, ..., 2] = np.eye(3)[1], 0
+    expected = outputs + np.einsum("bte,ebtd->btd", weights, effects_of_each)
+    effect = functools.partial(spec.effect, module)
+    given = params, inputs, outputs, weights
+    # Sums of float32 with zeros among them, of parts up to the greatest.
+    close = {"rtol": 0, "atol": 1e-6 * np.abs(expected).max()}
+    np.testing.assert_allclose(spec.mix(module, *given), expected, **close)
+    few = chosen.mix(effect, *given, top_k=2)
+    np.testing.assert_allclose(few, expected, **close)
+    norms = np.moveaxis(np.linalg.norm(effects_of_each, axis=-1), 0, -1)
+    made = spec.norms(module, *given[:3])
+    np.testing.assert_allclose(made, norms, rtol=1e-5)
+
+
+@pytest.fixture(scope="module", params=["serial", "lora", "ia3"])
 def routed(request):
     """A model whose weights differ everywhere, and its parameters."""
     spec = KINDS[request.param]
@@ -114,6 +161,35 @@ def test_choices_are_scored_as_if_each_were_alone_with_its_input(routed):
 
 
 @pytest.mark.slow
+def test_keys_and_values_of_an_input_are_weighed_once_for_all_choices(routed):
+    model, params = routed
+    num_inputs, inputs_length, num_choices, length = 3, 7, 4, 5
+    inputs = np.full((num_inputs, inputs_length), 5, np.int32)
+    choices = np.full((num_inputs * num_choices, length), 6, np.int32)
+
+    def choose(p):
+        given = {"params": p}
+        encoded = model.apply(given, inputs, method=model.encode)
+        rows = encoded, inputs, scoring.shift_right(choices)
+        return model.apply(
+            given, *rows, method=model.decode, mutable=[mixture.OBSERVED]
+        )[1]
+
+    rows = {
+        place: values["weights"].shape[1:-1]
+        for place, values in mixture.observed(jax.eval_shape(choose, params)).items()
+    }
+    names = [name for name in rows if "/encoder_decoder_attention/" in name]
+    once = [name for name in names if name.endswith(("/key_adapter", "/value_adapter"))]
+    assert bool(once) == ("cross_attention_adapter" not in " ".join(rows))
+    for place, shape in rows.items():
+        if place in once:
+            assert shape == (num_inputs, inputs_length)
+        else:  # queries of all choices lie side by side
+            assert np.prod(shape) == num_inputs * num_choices * length
+
+
+@pytest.mark.slow
 def test_padding_and_the_rest_of_a_batch_change_no_weight(routed):
     model, params = routed
     score = scoring.make_score_fn(model)
@@ -127,6 +203,48 @@ def test_padding_and_the_rest_of_a_batch_change_no_weight(routed):
     np.testing.assert_allclose(padded, together, rtol=1e-4)
     alone = score(params, inputs[1:2], choices[1:2], mask[1:2])
     np.testing.assert_allclose(alone[0], together[1], rtol=1e-4)
+
+
+PACKED = {  # the inputs and answers of two rows in one
+    "encoder_input_tokens": np.array([[5, 6, 7, 1, 8, 9, 1, 0]], np.int32),
+    "decoder_input_tokens": np.array([[0, 11, 12, 0, 14, 0]], np.int32),
+}
+SEGMENTS = {
+    "encoder_segment_ids": np.array([[1, 1, 1, 1, 2, 2, 2, 0]], np.int32),
+    "decoder_segment_ids": np.array([[1, 1, 1, 2, 2, 0]], np.int32),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "router"),
+    [
+        ("serial", ByReading()),
+        ("lora", ByReading()),
+        ("ia3", Given(weights=(0.5, 0.2, 0.3))),
+    ],
+)
+def test_inputs_packed_in_a_row_get_what_each_gets_alone(name, router):
+    _, base, adapters = experts_of(KINDS[name], 3)
+    model = mixed_model(KINDS[name], 3, router)
+    params = {"params": trees.join(base, mixture.stack(adapters))}
+    together = jax.jit(model.apply)(params, **PACKED, **SEGMENTS)
+    for segment in (1, 2):
+        alone = {
+            side: tokens[SEGMENTS[f"{side.split('_')[0]}_segment_ids"] == segment]
+            for side, tokens in PACKED.items()
+        }
+        logits = model.apply(params, **{side: t[None] for side, t in alone.items()})
+        of_segment = together[SEGMENTS["decoder_segment_ids"] == segment]
+        np.testing.assert_allclose(of_segment, logits[0], **CLOSE)
+
+
+def test_weights_of_whole_inputs_are_refused_where_inputs_are_packed(routed):
+    model, params = routed
+    weights = np.eye(3, dtype=np.float32)[:2]
+    params = {"params": trees.join(params, mixture.given(params, weights))}
+    with pytest.raises(errors.ConfigError, match="weights for 2 inputs, and 1 rows"):
+        jax.eval_shape(lambda p: model.apply(p, **PACKED, **SEGMENTS), params)
 
 
 @pytest.mark.slow
