@@ -34,7 +34,6 @@ _PROMPT = {
     "adapter": bottleneck.Bottleneck(reduction_factor=32),
     "trainable_pattern": expert_parts.PROMPT_EXPERT,
     "optimizer": optimizers.AdamW(),
-    "train_steps": 1000,
 }
 # What each word for a program stands for: fields of `programs.Program`.
 _TRAINED = {
@@ -50,7 +49,6 @@ _TRAINED = {
         "kind": "step",
         "trainable_pattern": expert_parts.DATASET_EXPERT,
         "optimizer": optimizers.Adafactor(),
-        "train_steps": 1000,
     },
 }
 _SCORED = {
@@ -73,6 +71,7 @@ def case(
     slots=1,
     lanes=1,
     parts=1,
+    train_steps=1000,
     **changes,
 ):
     """Returns `(name, target, program)`.
@@ -89,11 +88,13 @@ def case(
       slots: Experts of a fleet.
       lanes: Of them at a time on a device.
       parts: Of a batch, computed one after another.
+      train_steps: Of the whole training, which no byte depends on.
       **changes: Of the model.
     """
     inputs, targets = lengths
     num_data, num_fsdp, num_model = devices
     dropout = {"dropout_rate": _DROPOUT} if what in _TRAINED else {}
+    steps = {"train_steps": train_steps} if what in _TRAINED else {}
     fleet = {"num_slots": slots, "num_lanes": lanes} if what == "fleet" else {}
     program = programs.Program(
         model=dataclasses.replace(MODELS[model], remat=remat, **(dropout | changes)),
@@ -105,6 +106,7 @@ def case(
         ),
         num_parts=parts,
         **fleet,
+        **steps,
         **(_TRAINED | _SCORED)[what],
     )
     words = [target, model, what, f"batch {batch}", f"{inputs}/{targets}", remat]

@@ -1,9 +1,9 @@
 """What a GPU's compiler lays out in memory, without waiting for its machine code.
 
 Reads a request like that of `elm_jax.runs.compiling.child` and answers like it. The
-compiler writes down how it lays out buffers and then makes code of the program, which
-takes longer than all before and changes no byte: this process ends in between.
-Its numbers for a small training step were those of the whole compilation.
+compiler writes down the optimised program and how it lays out buffers, and then makes
+code of it, which takes longer than all before and changes no byte: this process ends
+in between. Its numbers for a small training step were those of the whole compilation.
 """
 
 import json
@@ -17,13 +17,14 @@ import threading
 import time
 
 ENDING = "_gpu_after_optimizations-buffer-assignment.txt"
+PROGRAM_ENDING = "_gpu_after_optimizations.txt"
 
 
 def main():
     """Prints what came of a request on standard input."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="elm_jax_buffers_"))
     os.environ["XLA_FLAGS"] = f"--xla_dump_to={folder} --xla_dump_hlo_as_text"
-    from elm_jax.compiling import targets, topology
+    from elm_jax.compiling import roofline, targets, topology
     from elm_jax.runs.compiling import programs, result
 
     asked = json.load(sys.stdin)
@@ -42,8 +43,10 @@ def main():
         while last != (size := written[0].stat().st_size) or not size:
             last = size
             time.sleep(1)
+        program_path = f"{written[0]}".replace(ENDING, PROGRAM_ENDING)
         answer = result.Compiled(
             memory=memory_of(written[0].read_text()),
+            work=roofline.work_of(pathlib.Path(program_path).read_text(), target),
             lower_secs=lowered_at - begun,
             compile_secs=time.monotonic() - lowered_at,
         )

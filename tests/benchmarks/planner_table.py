@@ -7,6 +7,8 @@ for each case, more for a TPU. Programs for GPUs are compiled up to their machin
 which changes no byte (planner_child.py), unless their texts are asked for. A case that
 is in the table is skipped, so the script can be ended and started again. The table lies
 beside it, and tests/runs/training/planner_table_test.py compares the planner with it.
+A row whose program lacks a field was compiled by code that did not have it, and one
+without `work` by code that did not count it, or counted it wrongly.
 """
 
 import argparse

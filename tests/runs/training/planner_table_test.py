@@ -70,11 +70,30 @@ def test_what_the_readme_says_of_tpus_and_int8_is_what_the_plan_says(name, expec
     assert f"| {planned:.2f} of {device.memory_bytes / GIB:.2f} |" in text
 
 
+def test_rows_are_of_the_programs_that_the_cases_have():
+    cases = {name: case for name, *case in planner_cases.cases()}
+    for row in ROWS:
+        program = programs.from_json(row["program"])
+        assert [row["target"], program] == cases[row["name"]], row["name"]
+
+
 def test_the_table_has_all_that_a_plan_is_made_of():
-    kinds = {row["program"]["kind"] for row in ROWS}
-    remats = {row["program"]["model"]["remat"] for row in ROWS}
-    rules = {row["program"]["devices"]["axis_rules"] for row in ROWS}
+    assert len({row["name"] for row in ROWS}) == len(ROWS) >= 40
+    _, models, whats = zip(*(row["name"].split(", ")[:3] for row in ROWS), strict=True)
+    assert {"XL", "XXL"} <= set(models)
+    assert {"prompt", "dataset", "lora", "fleet", "ranking", "greedy"} <= set(whats)
+    of_program = [row["program"] for row in ROWS]
+    kinds = {program["kind"] for program in of_program}
     assert kinds == {"step", "fleet step", "ranking", "decoding"}
-    assert {"data", "data_model", "fsdp"} <= rules
+    slots = {each["num_slots"] for each in of_program if each["kind"] == "fleet step"}
+    assert {1, 8, 32} <= slots
+    batches = [program["batch"] for program in of_program]
+    assert len({batch["batch_size"] for batch in batches}) >= 4
+    lengths = {(each["inputs_length"], each["targets_length"]) for each in batches}
+    assert len(lengths) >= 4
+    remats = {program["model"]["remat"] for program in of_program}
     assert remats == {"none", "products", "layer"}
-    assert {"cuda", "tpu"} == {targets.find(row["target"]).platform for row in ROWS}
+    rules = {program["devices"]["axis_rules"] for program in of_program}
+    assert {"data", "data_model", "fsdp"} <= rules
+    chips = {targets.find(row["target"]).chip for row in ROWS}
+    assert {"v5e", "v5p", "h100"} <= chips
