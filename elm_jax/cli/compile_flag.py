@@ -62,8 +62,13 @@ def compile_and_show(run: Run, shape: Any) -> int:
     Raises:
       ElmError: As `compile_for.compile_run`.
     """
+    import jax
+
     from elm_jax.runs.compiling import compile_for, keeping
 
+    # Shapes alone are looked at here; with a compiler for TPUs installed, JAX would ask
+    # for TPUs of this machine.
+    jax.config.update("jax_platforms", "cpu")
     kept = _KEEP_PROGRAMS.value
     outcomes = compile_for.compile_run(
         run,

@@ -8,15 +8,15 @@ a T5 needs, up to jax 0.12:
 - The gradient of the bias is computed always, by a slower kernel. Here, it is where
   somebody differentiates by the bias: not where relative positions are frozen.
 - Training needs even lengths. Here, odd ones are filled up by one.
-- `vmap` refuses biases that it maps over unless they have all rows and heads, and
-  lengths of keys beside constant lengths of queries.
+- `vmap` refuses biases that it maps over unless they have all rows, and lengths of keys
+  beside constant lengths of queries. Here, lanes become rows before it is called.
 """
 
 import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -149,24 +149,19 @@ def _attend(
     is_causal: bool,
 ) -> Array:
     """Returns [B, T, H, K] of queries [B, T, H, K] and keys and values [B, S, H, K]."""
-    return _call(query, keys, values, bias, lengths, is_causal, False)
+    kernel = _Kernel(is_causal)
+    return kernel.over_lanes(kernel.mix, query, keys, values, bias, lengths)
 
 
 def _forward(
     query: Any, keys: Any, values: Any, bias: Any, lengths: Any, is_causal: bool
 ) -> tuple[Array, Any]:
-    arrays = [part.value for part in (query, keys, values)]
-    of_rows = None if lengths is None else lengths.value
-    if bias is None or not bias.perturbed:
-        fixed = None if bias is None else bias.value
-        return jax.vjp(
-            lambda q, k, v: _call(q, k, v, fixed, of_rows, is_causal, False), *arrays
-        )
-    return jax.vjp(
-        lambda q, k, v, b: _call(q, k, v, b, of_rows, is_causal, True),
-        *arrays,
-        bias.value,
-    )
+    parts = (query, keys, values, bias, lengths)
+    arrays = [None if part is None else part.value for part in parts]
+    kernel = _Kernel(is_causal, bias is not None and bias.perturbed)
+    mixed, kept = kernel.over_lanes(kernel.mix_and_keep, *arrays)
+    pull_back = functools.partial(kernel.over_lanes, kernel.gradients)
+    return mixed, jax.tree_util.Partial(pull_back, *arrays, kept, mixed)
 
 
 def _backward(is_causal: bool, pull_back: Any, grads: Any) -> tuple[Any, ...]:
@@ -179,52 +174,128 @@ def _backward(is_causal: bool, pull_back: Any, grads: Any) -> tuple[Any, ...]:
 _attend.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _call(
-    query: Array,
-    keys: Array,
-    values: Array,
-    bias: Array | None,
-    lengths: Array | None,
-    is_causal: bool,
-    has_bias_gradient: bool,
-) -> Array:
-    """Calls the kernel as JAX does, but for the gradient of the bias."""
-    unused = jnp.zeros(0, query.dtype)
-    kinds = cudnn.MaskType
-    if lengths is None:
-        of_queries, of_keys = unused, unused
-        kind = kinds.CAUSAL if is_causal else kinds.NO_MASK
-    else:
-        # All queries count. Made of the other lengths, so that `vmap` maps over both.
-        of_queries, of_keys = 0 * lengths + query.shape[1], lengths
-        kind = kinds.PADDING_CAUSAL if is_causal else kinds.PADDING
-    version = _assumed_versions[-1] if _assumed_versions else None
-    values_of = {
-        "query": query,
-        "key": keys,
-        "value": values,
-        "bias": unused if bias is None else bias,
-        "q_seqlen": of_queries,
-        "kv_seqlen": of_keys,
-        "q_offsets": unused,
-        "kv_offsets": unused,
-        "page_table_k": unused,
-        "page_table_v": unused,
-        "score_mod_args": (),
-        "scale": 1.0,
-        "seed": 0,
-        "dropout_rate": 0.0,
-        "variadic_args": (bias is not None, has_bias_gradient),
-        "mask_type": kind,
-        "layout": cudnn.AttentionLayout.BTNH.value,
-        "sliding_window_length": None,
-        "score_mod": None,
-        "cudnn_version": version or cudnn.check_cudnn_version(),
-        "return_residual": False,
-    }
-    function = cudnn._dot_product_attention  # noqa: SLF001 - see above
-    names = inspect.signature(function).parameters
-    unknown = sorted(names - values_of.keys())
-    if unknown:
-        raise NotImplementedError(f"this version of JAX wants {', '.join(unknown)}")
-    return function(*(values_of[name] for name in names))
+@dataclasses.dataclass(frozen=True)
+class _Kernel:
+    """The kernel as JAX calls it, but for lanes and the gradient of the bias.
+
+    Its methods take queries, keys, values, bias and lengths as `_attend` does; the bias
+    may have all rows or one.
+
+    Attributes:
+      is_causal: Whether a query sees no key behind its own position.
+      has_bias_gradient: Whether gradients are of the bias, too.
+    """
+
+    is_causal: bool
+    has_bias_gradient: bool = False
+
+    def mix(self, *parts: Any) -> Array:
+        """Returns the mixed values."""
+        function, arrays, settings = self._call_of(*parts)
+        return function(*arrays, *settings)
+
+    def mix_and_keep(self, *parts: Any) -> tuple[Array, Array]:
+        """Returns the mixed values, and what gradients need beside them."""
+        function, arrays, settings = self._call_of(*parts)
+        mixed, kept = function.fwd(*arrays, *settings)
+        return mixed, kept[-2]
+
+    def gradients(self, *parts: Any) -> tuple[Array, ...]:
+        """Returns the gradients of queries, keys, values, and maybe of the bias.
+
+        Args:
+          *parts: As ever, then what `mix_and_keep` returned the other way round, and
+            the gradient of the mixed values.
+        """
+        *first, kept, mixed, grads = parts
+        function, arrays, settings = self._call_of(*first)
+        of_parts = function.bwd(*settings, (*arrays, kept, mixed), grads)
+        return tuple(of_parts[: 3 + self.has_bias_gradient])
+
+    def over_lanes(self, method: Callable[..., Any], *parts: Any) -> Any:
+        """Returns what a method of this kernel gives; under `vmap`, lanes become rows.
+
+        Lanes that share a bias of one row call the kernel with that. Where each has its
+        own, or is to have its own gradient, each row gets a copy of it.
+        """
+        call = jax.custom_batching.custom_vmap(method)
+
+        @call.def_vmap
+        def _(num_lanes: int, are_mapped: list[Any], *parts: Any) -> tuple[Any, Any]:
+            num_rows, bias = parts[0].shape[-4], parts[3]
+            has_one_row = _has_one_row(bias)
+            is_shared = has_one_row and not (are_mapped[3] or self.has_bias_gradient)
+            if has_one_row and not is_shared:
+                bias = jnp.repeat(bias, num_rows, axis=-4)
+
+            def as_rows(part: Array, is_mapped: bool) -> Array:
+                if is_shared and part is bias:
+                    return part
+                if not is_mapped:
+                    part = jnp.broadcast_to(part, (num_lanes, *part.shape))
+                return part.reshape(-1, *part.shape[2:])
+
+            rows = jax.tree.map(as_rows, [*parts[:3], bias, *parts[4:]], are_mapped)
+            lanes = jax.tree.map(
+                lambda out: out.reshape(num_lanes, -1, *out.shape[1:]), method(*rows)
+            )
+            if has_one_row and method == self.gradients and self.has_bias_gradient:
+                of_bias = jnp.sum(lanes[3], axis=1, keepdims=True, dtype=jnp.float32)
+                lanes = (*lanes[:3], of_bias.astype(bias.dtype))
+            return lanes, jax.tree.map(lambda _: True, lanes)
+
+        return call(*parts)
+
+    def _call_of(
+        self,
+        query: Array,
+        keys: Array,
+        values: Array,
+        bias: Array | None,
+        lengths: Array | None,
+    ) -> tuple[Any, list[Any], list[Any]]:
+        """Returns JAX's function, its arguments that are arrays, and its settings."""
+        unused = jnp.zeros(0, query.dtype)
+        kinds = cudnn.MaskType
+        if lengths is None:
+            of_queries, of_keys = unused, unused
+            kind = kinds.CAUSAL if self.is_causal else kinds.NO_MASK
+        else:  # all queries count
+            of_queries, of_keys = jnp.full_like(lengths, query.shape[1]), lengths
+            kind = kinds.PADDING_CAUSAL if self.is_causal else kinds.PADDING
+        version = _assumed_versions[-1] if _assumed_versions else None
+        values_of = {
+            "query": query,
+            "key": keys,
+            "value": values,
+            "bias": unused if bias is None else bias,
+            "q_seqlen": of_queries,
+            "kv_seqlen": of_keys,
+            "q_offsets": unused,
+            "kv_offsets": unused,
+            "page_table_k": unused,
+            "page_table_v": unused,
+            "score_mod_args": (),
+            "scale": 1.0,
+            "seed": 0,
+            "dropout_rate": 0.0,
+            "variadic_args": (bias is not None, self.has_bias_gradient),
+            "mask_type": kind,
+            "layout": cudnn.AttentionLayout.BTNH.value,
+            "sliding_window_length": None,
+            "score_mod": None,
+            "cudnn_version": version or cudnn.check_cudnn_version(),
+            "return_residual": False,
+        }
+        function = cudnn._dot_product_attention  # noqa: SLF001 - see above
+        names = [*inspect.signature(function).parameters]
+        unknown = sorted({*names} - values_of.keys())
+        if unknown:
+            raise NotImplementedError(f"this version of JAX wants {', '.join(unknown)}")
+        every = [values_of[name] for name in names]
+        num_arrays = names.index("scale")
+        return function, every[:num_arrays], every[num_arrays:]
+
+
+def _has_one_row(bias: Any) -> bool:
+    return bias is not None and bias.shape[-4] == 1

@@ -12,7 +12,6 @@ from elm_jax.checkpoints import manifest
 from elm_jax.data import tasks as task_registry
 from elm_jax.evaluation import naming, racing, result_store
 from elm_jax.model import decoding_spec
-from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes
 from elm_jax.runs import (
     asking,
@@ -33,6 +32,7 @@ from elm_jax.runs import (
     queries,
     raced,
     score_cost,
+    score_memory,
     score_tables,
     scored_rows,
     scorer,
@@ -42,7 +42,7 @@ from elm_jax.runs import (
     told_rows,
     vocabularies,
 )
-from elm_jax.runs.placement import MOVED, Placement, choose_devices
+from elm_jax.runs.placement import MOVED, Placement
 from elm_jax.runs.run import Plan, Run
 from elm_jax.runs.strategy import LibraryStrategy, Strategy
 
@@ -124,8 +124,6 @@ class Evaluate(Run):
           ElmError: As `run` before the first score, as far as no data is needed.
         """
         self._check_folder()
-        devices = choose_devices(self.placement)
-        meshes.check_batch_size(self.batch_size, devices.mesh)
         data = self.data.opened(self.place)
         experts = self._check_experts(data)
         names = self._names()
@@ -142,12 +140,14 @@ class Evaluate(Run):
             else f"{len(names)}: {', '.join(names)}",
             "shard": self.shard or "all",
             "splits": ", ".join(self.splits),
-            "decoding": self.decoding,
             "smallest difference": least_difference.of_tasks(
                 names, self.splits[-1], num_rows.__getitem__
             ),
             **self._asking().plan(data, parts, device_flops=self.device_flops),
-            "devices": devices,
+            **score_memory.describe(
+                *(self.path(self.initial_checkpoint_path), self.placement),
+                *(self.batch_size, self.data.features, self.decoding),
+            ),
             "files": self.path(self.results_path),
         }
 

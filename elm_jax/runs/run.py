@@ -14,6 +14,17 @@ from elm_jax.training import signals
 Plan = dict[str, object]
 
 
+def show_size(num_bytes: int) -> str:
+    """Returns a number of bytes to read.
+
+    >>> show_size(2**20), show_size(2**30)
+    ('1.00 MiB', '1.00 GiB')
+    """
+    if num_bytes < 2**28:
+        return f"{num_bytes / 2**20:.2f} MiB"
+    return f"{num_bytes / 2**30:.2f} GiB"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
     """A job that a gin file describes and a binary runs.

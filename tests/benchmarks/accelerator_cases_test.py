@@ -3,13 +3,17 @@
 import dataclasses
 import pathlib
 import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 
 from elm_jax import trees
+from elm_jax.compiling import targets
 from elm_jax.model import config, cost, scoring, t5
+from elm_jax.runs.placement import Devices
+from elm_jax.runs.training import step_cost
 
 FOLDER = pathlib.Path(__file__).parent
 SIZES = cost.BatchShape(batch_size=8, inputs_length=512, targets_length=128)
@@ -89,6 +93,67 @@ def test_operations_of_scoring_are_those_that_xla_counts(programs):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["dataset_step", "fleet_8"])
+def test_estimates_of_steps_are_what_the_planner_says(programs, name):
+    _, cases = programs
+    job = make_job(programs, name, "--tiny")
+    each = dataclasses.replace(SIZES, batch_size=8 // job.num_experts)
+    parts = step_cost.bytes_per_device(
+        job.model,
+        each,
+        Devices(num_data=1, num_model=1, axis_rules="data"),
+        tx=job.tx,
+        trainable=job.trainable,
+        frozen=job.frozen,
+    )
+    of_experts = sum(parts.values()) - parts["frozen parameters"]
+    # Lanes are computed on a copy of their parameters.
+    copies = parts["trained parameters"] * (job.num_experts > 1)
+    expected = parts["frozen parameters"] + job.num_experts * (of_experts + copies)
+    assert cases.estimate_bytes(job, SIZES) == expected
+
+
+def test_the_estimate_of_ranking_is_what_the_planner_says(programs):
+    _, cases = programs
+    job = make_job(programs, "rank_classification")
+    assert cases.estimate_bytes(job, SIZES) == trees.count_bytes(
+        job.frozen
+    ) + cost.ranking_bytes(job.model.config, SIZES, cases.NUM_CHOICES)
+
+
+def test_what_is_aimed_at_is_said_of_the_sizes_that_it_is_for(programs):
+    benchmark, cases = programs
+    args = benchmark.parse_flags([])
+    assert cases.aims(args, "dataset_step") == {
+        "published_sequences_per_sec": 50.4,
+        "aimed_sequences_per_sec": 74,
+    }
+    assert cases.aims(args, "prompt_step") == {"aimed_sequences_per_sec": 111}
+    assert cases.aims(args, "rank_classification") == {}
+    for flags in (["--tiny"], ["--inputs_length", "256"]):
+        assert cases.aims(benchmark.parse_flags(flags), "dataset_step") == {}
+
+
+def test_fleets_come_before_what_the_limit_of_time_may_cut_off(programs):
+    benchmark, _ = programs
+    cases = [case.split(",")[0] for case in benchmark.CASES]
+    assert cases[:6] == [
+        *("matmul", "dataset_step", "prompt_step"),
+        *("fleet_8", "fleet_1", "fleet_32"),
+    ]
+
+
+@pytest.mark.parametrize("card", targets.CARDS)
+def test_the_peak_of_a_card_is_the_one_that_the_roofline_takes(
+    monkeypatch, programs, card
+):
+    _, cases = programs
+    device = types.SimpleNamespace(device_kind=targets.CARDS[card].description)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert cases.measure.peak_tflops() == targets.CARDS[card].tflops
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dataset_step", "fleet_8", "rank_classification"])
 def test_a_batch_that_cannot_fit_is_not_tried(programs, name):
     benchmark, cases = programs
@@ -149,6 +214,7 @@ def test_a_fleet_is_held_against_one_expert_with_as_many_rows(programs):
     single = fleet | {"case": "fleet_1,batch_size=8", "num_experts": 1, "batch_size": 8}
     gain = benchmark.fleet_gain([{}, fleet, single | {"step_secs": 0.5}])
     assert (gain["num_experts"], gain["gain"]) == (8, 2.0)
+    assert gain["aimed_gain"] == 1.3
     for odd in ({"batch_size": 4}, {"status": "failed"}, {"case": "prompt_step"}):
         assert benchmark.fleet_gain([fleet, single | odd]) is None
     assert benchmark.fleet_gain([fleet]) is None

@@ -10,8 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Makers' dense bfloat16 rates in TFLOP/s, by a part of JAX's name of the device.
+# Makers' dense bfloat16 rates in TFLOP/s, by a part of JAX's name of the device, from
+# NVIDIA's data sheets (which say twice as much, of sparse matrices: 4.5 PFLOP/s of the
+# B200) and Google's pages of TPU versions, as in elm_jax/compiling/targets.py.
 PEAK_TFLOPS = {
+    "B200": 2250,
     "H200": 989,
     "H100 PCIe": 756,
     "H100": 989,

@@ -79,7 +79,11 @@ def apply(tiny):
 
 @pytest.fixture(scope="session")
 def assert_close():
-    """Asserts equality up to `tolerance` times the largest expected value."""
+    """Asserts equality up to `tolerance` times the largest expected value.
+
+    By default that is enough for T5X's numbers, which another program computed: each of
+    them is the end of some hundred sums, in another order than here.
+    """
 
     def check(computed, expected, *, where=None, tolerance=1e-5):
         computed, expected = np.asarray(computed), np.asarray(expected)

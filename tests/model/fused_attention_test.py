@@ -1,12 +1,14 @@
 """NVIDIA's kernel: every use of it is traced without a GPU, and means the same."""
 
 import dataclasses
+import inspect
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from elm_jax import errors, trees
 from elm_jax.model import (
@@ -21,23 +23,69 @@ from elm_jax.model import (
 from elm_jax.peft import bottleneck, expert_parts
 
 VERSION = 90800
+MASKS = cudnn.MaskType
 LANES = 3
 _MASKED = -1e30
 
 
-def plain_call(query, keys, values, bias, lengths, is_causal, has_bias_gradient):
+def plain(query, keys, values, bias, lengths, mask_type):
     """What the kernel is said to compute, in float32."""
-    del has_bias_gradient
     wide = [part.astype(jnp.float32) for part in (query, keys, values)]
     logits = jnp.einsum("bthk,bshk->bhts", *wide[:2])
     if bias is not None:
+        assert bias.shape in (logits.shape, (1, *logits.shape[1:]))
         logits = logits + bias.astype(jnp.float32)
     rows, columns = np.indices(logits.shape[2:])[:, None, None]
+    is_causal = mask_type in (MASKS.CAUSAL, MASKS.PADDING_CAUSAL)
     mask = columns <= rows if is_causal else np.ones_like(rows, bool)
     if lengths is not None:
+        assert lengths.shape == query.shape[:1]
         mask = mask & (columns < lengths[:, None, None, None])
     weights = jax.nn.softmax(jnp.where(mask, logits, _MASKED))
     return jnp.einsum("bhts,bshk->bthk", weights, wide[2]).astype(query.dtype)
+
+
+class PlainKernel:
+    """Plain products in the place of JAX's call of the kernel."""
+
+    __signature__ = inspect.signature(cudnn._dot_product_attention)
+
+    def __call__(self, *args):
+        return self.fwd(*args)[0]
+
+    def fwd(self, *args):
+        arrays, function = self._parts(args)
+        mixed = function(*arrays)
+        kept = jnp.zeros(())  # of each row, in JAX's; here nothing reads it
+        first = [*self.__signature__.parameters].index("scale")
+        return mixed, (*args[:first], jnp.broadcast_to(kept, len(mixed)), mixed)
+
+    def bwd(self, *args):
+        *settings, (*arrays, _, _), grads = args
+        arrays, function = self._parts([*arrays, *settings])
+        return jax.vjp(function, *arrays)[1](grads)
+
+    def _parts(self, args):
+        """Returns what is differentiated, and the function of that."""
+        names = self.__signature__.parameters
+        value_of = dict(zip(names, args, strict=True))
+        has_bias, has_bias_gradient = value_of["variadic_args"]
+        bias = value_of["bias"] if has_bias else None
+        lengths = value_of["kv_seqlen"] if value_of["kv_seqlen"].size else None
+        arrays = [value_of[name] for name in ("query", "key", "value")]
+        arrays += [bias] if has_bias_gradient else []
+
+        def function(query, keys, values, bias=bias):
+            return plain(query, keys, values, bias, lengths, value_of["mask_type"])
+
+        return arrays, function
+
+
+@pytest.fixture
+def plain_kernel(monkeypatch):
+    monkeypatch.setattr(cudnn, "_dot_product_attention", PlainKernel())
+    with fused_attention.assuming(VERSION):
+        yield
 
 
 def make(tiny, attention="cudnn", *, spec=None, **changes):
@@ -96,10 +144,16 @@ def test_a_training_step_asks_for_bias_gradients_only_where_the_bias_trains(
 @pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("remat", ["none", "products", "layer"])
-def test_lanes_of_a_fleet_take_their_steps_as_one_batch(tiny, packed, remat):
+@pytest.mark.parametrize(
+    ("pattern", "num_biases"),
+    [(expert_parts.PROMPT_EXPERT, 0), (expert_parts.DATASET_EXPERT, 2)],
+)
+def test_lanes_of_a_fleet_take_their_steps_as_one_batch(
+    tiny, packed, remat, pattern, num_biases
+):
     spec = bottleneck.Bottleneck(reduction_factor=4)
     model = make(tiny, spec=spec, remat=remat)
-    trained, frozen = trees.split(t5.param_shapes(model), expert_parts.PROMPT_EXPERT)
+    trained, frozen = trees.split(t5.param_shapes(model), pattern)
     batch = batch_of(tiny, packed)
 
     def take(trained, batch):
@@ -111,7 +165,29 @@ def test_lanes_of_a_fleet_take_their_steps_as_one_batch(tiny, packed, remat):
         (trained, batch),
     )
     again = 0 if remat == "none" else 3
-    assert kernels(jax.vmap(take), *lanes) == (3 + again, 3, 0)
+    assert kernels(jax.vmap(take), *lanes) == (3 + again, 3, num_biases)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("plain_kernel")
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("pattern", [expert_parts.NORMS, expert_parts.DATASET_EXPERT])
+def test_each_lane_has_the_gradients_that_it_has_alone(
+    tiny, assert_close, packed, pattern
+):
+    model, batch = make(tiny), batch_of(tiny, packed)
+    trained, frozen = trees.split(tiny.params, pattern)
+    lanes = jax.tree.map(lambda x: np.stack([x, 0.9 * x]), trained)
+    batches = jax.tree.map(lambda x: np.stack([x, x[::-1]]), batch)
+
+    def gradient(trained, batch):
+        return gradient_of(model, batch)(trained, frozen)
+
+    together = jax.jit(jax.vmap(gradient))(lanes, batches)
+    alone = jax.lax.map(lambda lane: gradient(*lane), (lanes, batches))
+    pairs = zip(*map(jax.tree.leaves, (together, alone)), strict=True)
+    for leaf, expected in pairs:
+        assert_close(leaf, expected, tolerance=0.02)  # sums in bfloat16
 
 
 def test_ranking_and_decoding_are_traced(tiny):
@@ -131,12 +207,12 @@ def test_ranking_and_decoding_are_traced(tiny):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("plain_kernel")
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("lengths", [(None, None), (23, 11)])
 def test_what_the_kernel_is_asked_for_is_what_plain_products_give(
-    tiny, monkeypatch, assert_close, packed, lengths
+    tiny, assert_close, packed, lengths
 ):
-    monkeypatch.setattr(fused_attention, "_call", plain_call)
     batch = batch_of(tiny, packed, *lengths)
     fused, expected = (
         jax.jit(gradient_of(make(tiny, attention), batch))(tiny.params, {})
@@ -149,8 +225,8 @@ def test_what_the_kernel_is_asked_for_is_what_plain_products_give(
 
 
 @pytest.mark.slow
-def test_a_row_of_padding_alone_stays_finite(tiny, monkeypatch):
-    monkeypatch.setattr(fused_attention, "_call", plain_call)
+@pytest.mark.usefixtures("plain_kernel")
+def test_a_row_of_padding_alone_stays_finite(tiny):
     spans = fused_attention.spans_of(np.array([[1, 1, 0], [0, 0, 0], [1, 0, 1]], bool))
     np.testing.assert_array_equal(spans.lengths, [2, 1, 3])
     batch = {name: leaf.copy() for name, leaf in tiny.batch.items()}

@@ -98,11 +98,25 @@ def test_a_fused_kernel_is_refused_where_there_is_none(tiny):
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
-def test_the_fused_kernel_gives_what_plain_products_give(tiny, assert_close):
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("num_lanes", [0, 2])
+def test_the_fused_kernel_gives_what_plain_products_give(
+    tiny, assert_close, packed, num_lanes
+):
+    batch = tiny.packed_batch if packed else tiny.batch
+
     def gradient(attention):
         loss_fn = loss.make_loss_fn(with_attention(tiny, attention, dtype="bfloat16"))
-        grads = jax.jit(jax.grad(loss_fn, has_aux=True), static_argnums=2)
-        return grads(tiny.params, tiny.batch, None)[0]
+
+        def of_one(params, batch):
+            return jax.grad(lambda params: loss_fn(params, batch, None)[0])(params)
+
+        if not num_lanes:
+            return jax.jit(of_one)(tiny.params, batch)
+        lanes = jax.tree.map(
+            lambda leaf: np.stack([leaf] * num_lanes), (tiny.params, batch)
+        )
+        return jax.jit(jax.vmap(of_one))(*lanes)
 
     pairs = zip(
         *(jax.tree.leaves(gradient(a)) for a in ("cudnn", "einsum")), strict=True

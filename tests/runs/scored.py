@@ -120,7 +120,7 @@ def make_data():
     )
 
 
-def score(folder, *names, **changes):
+def make_run(folder, *names, **changes):
     fields = {
         "model_dir": str(folder),
         "data": make_data(),
@@ -129,4 +129,8 @@ def score(folder, *names, **changes):
         "strategies": ("base",),
         "batch_size": 8,
     }
-    evaluate.Evaluate(**(fields | changes)).start(config="", operative_config="")
+    return evaluate.Evaluate(**(fields | changes))
+
+
+def score(folder, *names, **changes):
+    make_run(folder, *names, **changes).start(config="", operative_config="")

@@ -7,10 +7,9 @@ from typing import NamedTuple
 from elm_jax import errors
 from elm_jax.checkpoints import manifest
 from elm_jax.compiling import targets
-from elm_jax.evaluation import batching
-from elm_jax.model import config, cost
+from elm_jax.model import config
 from elm_jax.partitioning import mesh as meshes
-from elm_jax.runs import bases
+from elm_jax.runs import bases, score_memory
 from elm_jax.runs.compiling import plan
 from elm_jax.runs.compiling.programs import Program
 from elm_jax.runs.evaluate import Evaluate
@@ -25,8 +24,6 @@ from elm_jax.runs.training import (
 )
 from elm_jax.runs.training.spec import TrainingSpec
 
-# What programs of an evaluation are compiled for, whose data nobody has seen.
-NUM_CHOICES = 4
 # Functions of these fields are the same, whatever they are.
 _NUMERICS = (
     *("dtype", "scan_unroll", "remat", "attention", "dropout_rate"),
@@ -146,27 +143,18 @@ def _of_evaluation(
     run: Evaluate, target: targets.Target, shape: config.T5Config | None
 ) -> list[Planned]:
     model = base_shape(run.path(run.initial_checkpoint_path), shape)
-    features = run.data.features
-    batch = cost.BatchShape(
-        batch_size=run.batch_size,
-        inputs_length=batching.round_up(features.inputs_length, least=32),
-        targets_length=batching.round_up(features.targets_length, least=8),
-    )
+    ranked, decoded = score_memory.batch_shapes(run.batch_size, run.data.features)
     devices = choose_devices(run.placement, target.num_devices)
     meshes.check_batch_size(run.batch_size, devices.mesh)
     ranking = Program(
         kind="ranking",
         model=model,
-        batch=batch,
+        batch=ranked,
         devices=devices,
-        num_choices=NUM_CHOICES,
+        num_choices=score_memory.NUM_CHOICES,
     )
-    length = features.targets_length
     decoding = dataclasses.replace(
-        ranking,
-        kind="decoding",
-        batch=dataclasses.replace(batch, targets_length=length),
-        decoding=run.decoding,
+        ranking, kind="decoding", batch=decoded, decoding=run.decoding
     )
     return [
         Planned(p, plan.bytes_by_use(p, target.platform)) for p in (ranking, decoding)

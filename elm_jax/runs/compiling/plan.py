@@ -1,11 +1,6 @@
 """What the planner says that a program takes, to hold it against the compiler."""
 
-import dataclasses
-import math
-
-from elm_jax.model import cost
-from elm_jax.partitioning import mesh as meshes
-from elm_jax.partitioning import rules
+from elm_jax.runs import score_memory
 from elm_jax.runs.compiling.programs import Program
 from elm_jax.runs.training import fleet_layout, step_cost
 
@@ -20,8 +15,14 @@ def bytes_by_use(program: Program, platform: str) -> dict[str, int]:
     Raises:
       ConfigError: The devices do not divide a parameter.
     """
-    if program.kind in ("ranking", "decoding"):
-        return _of_scoring(program, platform)
+    if program.kind == "ranking" or program.kind == "decoding":
+        is_ranking = program.kind == "ranking"
+        return score_memory.bytes_by_use(
+            *(program.kind, program.network, program.params[1]),
+            *(program.batch, program.devices),
+            num_texts=program.num_choices if is_ranking else program.num_beams,
+            platform=platform,
+        )
     assert program.optimizer is not None
     tx = program.optimizer.make(program.train_steps)
     trained, frozen = program.params
@@ -51,26 +52,3 @@ def bytes_by_use(program: Program, platform: str) -> dict[str, int]:
         program.devices.count, program.devices.num_model, num_lanes=program.num_lanes
     )
     return {use: size for use, size in parts.items() if use != fleet_layout.SAVING}
-
-
-def _of_scoring(program: Program, platform: str) -> dict[str, int]:
-    devices, batch = program.devices, program.batch
-    rows = math.ceil(batch.batch_size / meshes.batch_shares(devices.mesh))
-    places = meshes.plan(program.params[1], devices.mesh, devices.axis_rules)
-    is_shared = rules.axis_table(devices.axis_rules)["mlp"] == "model"
-    local = dataclasses.replace(batch, batch_size=rows)
-    num_model = devices.num_model if is_shared else 1
-    is_ranking = program.kind == "ranking"
-    most = (cost.ranking_bytes if is_ranking else cost.decoding_bytes)(
-        program.model,
-        local,
-        program.num_choices if is_ranking else program.num_beams,
-        num_model=num_model,
-        platform=platform,
-    )
-    if devices.num_fsdp > 1:
-        most += cost.gathered_bytes(program.network, num_model=num_model)
-    return {
-        "parameters": sum(place.bytes_per_device for place in places),
-        "activations": most,
-    }

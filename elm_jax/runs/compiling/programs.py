@@ -23,7 +23,7 @@ from elm_jax.model import (
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import rules
 from elm_jax.peft import adapters, expert_parts
-from elm_jax.runs import bases
+from elm_jax.runs import bases, score_memory
 from elm_jax.runs.placement import Devices
 from elm_jax.training import fleet, optimizers, state, step
 from elm_jax.types import Params
@@ -95,8 +95,7 @@ class Program:
     @property
     def num_beams(self) -> int:
         """Hypotheses of each input, for decoding."""
-        spec = self.decoding
-        return spec.num_beams if isinstance(spec, decoding_spec.BeamSearch) else 1
+        return score_memory.num_beams(self.decoding)
 
     def to_json(self) -> dict[str, Any]:
         """Returns JSON data, for `from_json`."""

@@ -4,7 +4,7 @@ import jax
 
 from elm_jax.partitioning import processes
 from elm_jax.runs import placement
-from elm_jax.runs.run import Plan
+from elm_jax.runs.run import Plan, show_size
 from elm_jax.runs.training import fitting, fleet_layout, fleet_plan, machine, step_cost
 from elm_jax.runs.training.spec import TrainingSpec
 
@@ -42,7 +42,7 @@ def _describe_fleet(layout: fleet_layout.Layout, here: machine.Machine) -> Plan:
     slots = -(-layout.num_slots // groups)
     lanes = min(layout.num_lanes, slots)
     order = f"{lanes} as one batch" if lanes > 1 else "one after another"
-    uses, show = layout.bytes_per_device, fleet_layout.show_size
+    uses, show = layout.bytes_per_device, show_size
     told = ", ".join(f"{use} {show(size)}" for use, size in uses.items() if size)
     count = processes.count()
     dealt = f", in each of {count} processes: experts are dealt out by name"

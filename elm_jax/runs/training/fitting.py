@@ -12,7 +12,8 @@ from elm_jax.model import config, cost, precision, t5
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.peft import expert_parts
 from elm_jax.runs.placement import Devices, Placement, choose_devices
-from elm_jax.runs.training import fleet_layout, fleet_plan, step_cost, step_time
+from elm_jax.runs.run import show_size
+from elm_jax.runs.training import fleet_plan, step_cost, step_time
 from elm_jax.runs.training.machine import Machine
 from elm_jax.runs.training.spec import TrainingSpec
 
@@ -55,7 +56,7 @@ class Way:
         """Returns name and costs, for a plan."""
         if self.num_bytes is None:
             return f"{self.name} fits in no layout"
-        size = fleet_layout.show_size(self.num_bytes)
+        size = show_size(self.num_bytes)
         return f"{self.name} {size}, {self.flops:.3g} FLOPs, {1e3 * self.secs:.3g} ms"
 
 
@@ -102,7 +103,7 @@ def fitted(spec: TrainingSpec, here: Machine, num_devices: int) -> Fitted:
     if best is None:
         raise errors.ConfigError(
             found=f"no way to compute that fits on devices of"
-            f" {fleet_layout.show_size(memory)}: {'; '.join(map(str, ways))}"
+            f" {show_size(memory)}: {'; '.join(map(str, ways))}"
             + "".join(f"; {errors.first_line(error)}" for error in refused),
             expected=f"at most {fleet_plan.USABLE_SHARE:.0%} of a device's memory",
             do="Leave more open (gin/parts/fit.gin), use more devices, or train with"
@@ -110,8 +111,8 @@ def fitted(spec: TrainingSpec, here: Machine, num_devices: int) -> Fitted:
         )
     others = [f"{way}{_verdict(way, usable)}" for way in ways if way is not best]
     others += [errors.first_line(error).removeprefix("Found: ") for error in refused]
-    size = fleet_layout.show_size(best.num_bytes or 0)
-    told = f"{best.name} takes {size} of {fleet_layout.show_size(memory)},"
+    size = show_size(best.num_bytes or 0)
+    told = f"{best.name} takes {size} of {show_size(memory)},"
     told += f" {best.flops:.3g} FLOPs a step, at least {1e3 * best.secs:.3g} ms"
     return Fitted(best.spec, "; ".join((told, *others)))
 

@@ -7,6 +7,7 @@ import optax
 
 from elm_jax.model import cost, t5
 from elm_jax.runs.placement import Devices
+from elm_jax.runs.run import show_size
 from elm_jax.runs.training import step_cost
 from elm_jax.types import Params
 
@@ -128,17 +129,6 @@ class Layout:
         total = sum(parts.values())
         where = _explain(self.num_devices, self.num_model, total, self.memory_bytes)
         return where + self.rejected
-
-
-def show_size(num_bytes: int) -> str:
-    """Returns a number of bytes to read.
-
-    >>> show_size(2**20), show_size(2**30)
-    ('1.00 MiB', '1.00 GiB')
-    """
-    if num_bytes < 2**28:
-        return f"{num_bytes / 2**20:.2f} MiB"
-    return f"{num_bytes / 2**30:.2f} GiB"
 
 
 def _rules(num_model: int) -> str:

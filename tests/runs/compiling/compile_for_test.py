@@ -2,8 +2,7 @@
 
 import dataclasses
 import json
-import pathlib
-import sys
+import re
 
 import pytest
 
@@ -11,7 +10,7 @@ from elm_jax import errors
 from elm_jax.cli import compile_flag
 from elm_jax.compiling import targets, topology
 from elm_jax.model import cost
-from elm_jax.runs import evaluate, train
+from elm_jax.runs import evaluate, score_memory, train
 from elm_jax.runs.compiling import (
     compile_for,
     compiler,
@@ -21,7 +20,7 @@ from elm_jax.runs.compiling import (
 )
 from elm_jax.runs.placement import Devices
 from tests.runs import scored
-from tests.runs.compiling import tiny
+from tests.runs.compiling import compilers, tiny
 from tests.runs.compiling.built import SMALL, build
 
 GIB = 2**30
@@ -82,7 +81,7 @@ def test_experts_with_all_parameters_train_on_all_devices():
 def test_an_evaluation_ranks_and_decodes():
     run, shape = build(evaluate.Evaluate, "gin/t5/evaluate.gin", SMALL)
     ranking, decoding = of_runs.planned(run, targets.find("h100"), shape)
-    assert ranking.program.num_choices == of_runs.NUM_CHOICES
+    assert ranking.program.num_choices == score_memory.NUM_CHOICES
     assert decoding.program.kind == "decoding"
     assert ranking.bytes_by_use["parameters"] == decoding.bytes_by_use["parameters"]
 
@@ -141,6 +140,66 @@ def test_a_run_that_does_not_fit_says_what_would(monkeypatch, capsys):
     assert any(target.name != "v5litepod-1" for _, target in asked)  # a larger slice
 
 
+# Each is all that helps: what fits, on what of how many rows, and what is told of it.
+ADVICE = {
+    "recomputation": (
+        *("v5litepod-1", lambda program: program.model.remat == "layer"),
+        "Execution.remat = 'layer'",
+    ),
+    "parts": (
+        *("v5litepod-1", lambda program: program.num_parts >= 4),
+        "Batching.num_parts = 4",
+    ),
+    "batch": (
+        *("v5litepod-1", lambda program: program.batch.batch_size <= 2),
+        "a batch_size of 2",
+    ),
+    "rules": (
+        *("v5litepod-4", lambda program: program.devices.num_fsdp == 4),
+        "Placement.axis_rules = 'fsdp' and num_fsdp = -1",
+    ),
+    "slice": (
+        *("v5litepod-1", lambda program: program.devices.count >= 8),
+        "v5litepod-8",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("anything_installed")
+@pytest.mark.parametrize("kind", ADVICE)
+def test_the_least_change_of_each_kind_that_fits_is_told(monkeypatch, kind):
+    name, fits, change = ADVICE[kind]
+    run, shape = build(
+        train.Train,
+        *("gin/t5/dataset_experts.gin", SMALL, "gin/parts/execution.gin"),
+        bindings=[
+            *("config.Execution.remat = 'none'", "BATCH_SIZE = 8", "NUM_FSDP = 1"),
+            "placement.Placement.axis_rules = 'data'",
+        ],
+    )
+    compiled_by(monkeypatch, lambda program: 5 if fits(program) else 20)
+    (outcome,) = compile_for.compile_run(run, name, model=shape)
+    assert not outcome.fits
+    (line,) = outcome.alternatives
+    assert re.fullmatch(rf"{change}: \d+\.\d\d GiB by plan, 5\.\d\d compiled", line)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("anything_installed")
+def test_a_fleet_that_does_not_fit_is_told_of_fewer_lanes(monkeypatch):
+    run, shape = build(
+        train.Train,
+        *("gin/t5/prompt_experts.gin", SMALL),
+        bindings=["options.Fleet.lanes = 8", "BATCH_SIZE = 1"],
+    )
+    compiled_by(monkeypatch, lambda program: 5 if program.num_lanes <= 2 else 20)
+    (outcome,) = compile_for.compile_run(run, "v5litepod-1", model=shape)
+    (line,) = outcome.alternatives
+    assert line.startswith("Fleet.lanes = 2: ")
+    assert re.search(r" GiB by plan, 5\.\d\d compiled", line)
+
+
 @pytest.mark.usefixtures("anything_installed")
 def test_a_batch_that_the_devices_do_not_divide_is_refused_before_compiling():
     for run_type, file, name in (
@@ -183,14 +242,6 @@ def test_a_compiler_that_ends_is_told_in_a_sentence(code, told):
         )
 
 
-@pytest.fixture
-def compilers(monkeypatch):
-    """Lets what `launch/test.sh` installs beside the environment be found."""
-    folder = pathlib.Path(sys.prefix, "compilers")
-    if folder.is_dir():
-        monkeypatch.syspath_prepend(folder)
-
-
 def of_small(devices, **fields):
     """Returns a ranking that takes compilers seconds."""
     layers = {"num_encoder_layers": 3, "num_decoder_layers": 3}
@@ -198,23 +249,14 @@ def of_small(devices, **fields):
     return dataclasses.replace(tiny.RANKING, model=model, devices=devices, **fields)
 
 
-def compiled_for(name, program):
-    """Returns what a compiler says; skips the test if there is none here."""
-    try:
-        topology.check_installed(targets.find(name))
-    except errors.MissingExtraError as error:
-        pytest.skip(f"{error}")
-    return compiler.compile_program(program, targets.find(name))
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("compilers")
-@pytest.mark.parametrize("target", ["v5litepod-8", "h100:8"])
-def test_a_small_program_is_compiled_for_what_is_not_here(target):
+@pytest.mark.parametrize("name", ["v5litepod-8", "h100:8"])
+def test_a_small_program_is_compiled_for_what_is_not_here(monkeypatch, name):
+    target = compilers.need(monkeypatch, name)
     program = of_small(tiny.RANKING.devices)
-    compiled = compiled_for(target, program)
+    compiled = compiler.compile_program(program, target)
     assert compiled.memory is not None
-    parts = plan.bytes_by_use(program, targets.find(target).platform)
+    parts = plan.bytes_by_use(program, target.platform)
     assert compiled.memory.arguments >= parts["parameters"]
     assert compiled.work is not None
     assert {each.kind for each in compiled.work.collectives} >= {"all-reduce"}
@@ -222,15 +264,15 @@ def test_a_small_program_is_compiled_for_what_is_not_here(target):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compilers")
 @pytest.mark.parametrize("name", ["v4-8", "v5p-8", "v6e-8", "a100", "h200", "b200"])
-def test_compilers_know_each_kind_of_accelerator(name):
-    num_devices = targets.find(name).num_devices
+def test_compilers_know_each_kind_of_accelerator(monkeypatch, name):
+    target = compilers.need(monkeypatch, name)
+    num_devices = target.num_devices
     devices = Devices(num_data=num_devices, num_model=1, axis_rules="data")
     program = of_small(devices, num_choices=1)
-    compiled = compiled_for(name, program)
+    compiled = compiler.compile_program(program, target)
     assert compiled.memory is not None
-    parts = plan.bytes_by_use(program, targets.find(name).platform)
+    parts = plan.bytes_by_use(program, target.platform)
     assert compiled.memory.arguments >= parts["parameters"]
     assert compiled.work is not None
     # Rows are dealt out. Compilers add less than a thousandth to the model's products.

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import pathlib
 import sys
 import types
 import warnings
@@ -25,7 +24,7 @@ from elm_jax.runs.compiling import (
     programs,
     result,
 )
-from tests.runs.compiling import tiny
+from tests.runs.compiling import compilers, tiny
 from tests.runs.compiling.built import SMALL, build
 from tests.runs.shapes import SHAPE
 
@@ -309,22 +308,11 @@ def test_a_place_where_nothing_can_be_kept_is_refused_at_once(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.fixture
-def compilers(monkeypatch):
-    """Lets what `launch/test.sh` installs beside the environment be found."""
-    folder = pathlib.Path(sys.prefix, "compilers")
-    if folder.is_dir():
-        monkeypatch.syspath_prepend(folder)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("compilers")
-def test_a_program_for_a_tpu_is_kept_under_the_same_name_each_time(tmp_path):
-    target = targets.find("v5litepod-8")
-    try:
-        topology.check_installed(target)
-    except errors.MissingExtraError as error:
-        pytest.skip(f"{error}")
+def test_a_program_for_a_tpu_is_kept_under_the_same_name_each_time(
+    monkeypatch, tmp_path
+):
+    target = compilers.need(monkeypatch, "v5litepod-8")
     step = dataclasses.replace(
         tiny.RANKING, model=dataclasses.replace(tiny.TINY, emb_dim=128, mlp_dim=256)
     )

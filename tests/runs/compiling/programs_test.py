@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
+import re
 
 import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from elm_jax import errors
+from elm_jax import errors, float32_sums
+from elm_jax.peft import expert_parts
 from elm_jax.runs.compiling import plan, programs, result
 from elm_jax.runs.placement import Devices
-from tests.runs.compiling.tiny import DECODING, FLEET, RANKING, STEP
+from tests.runs.compiling.tiny import DECODING, FLEET, RANKING, STEP, TINY
 
 PROGRAMS = {each.kind: each for each in (STEP, FLEET, RANKING, DECODING)}
 
@@ -35,6 +39,73 @@ def test_the_state_of_a_step_takes_the_place_of_the_last_one(kind):
     (state, *others), _ = lowered.args_info
     assert all(leaf.donated for leaf in jax.tree.leaves(state))
     assert not any(leaf.donated for leaf in jax.tree.leaves(others))
+
+
+@pytest.fixture
+def types_of_sums(tmp_path):
+    """Returns dtypes of what a program's devices sum, before a CPU's own passes.
+
+    A CPU sums nothing in bfloat16: its compiler widens what was to be summed so.
+    """
+
+    def types(lowered):
+        lowered.compile(
+            compiler_options={
+                "xla_dump_to": f"{tmp_path}",
+                "xla_dump_hlo_pass_re": "spmd-partitioning",
+            }
+        )
+        (file,) = tmp_path.glob("*.after_spmd-partitioning.*")
+        text = file.read_text()
+        file.unlink()
+        sums = re.findall(r" = (.*?) all-reduce(?:-start)?\(", text)
+        return {dtype for each in sums for dtype in re.findall(r"\b[a-z]+\d+\b", each)}
+
+    return types
+
+
+@pytest.mark.slow
+def test_devices_sum_gradients_in_float32_whatever_the_compute_dtype(types_of_sums):
+    model = dataclasses.replace(
+        TINY, dtype="bfloat16", num_encoder_layers=1, num_decoder_layers=1
+    )
+    step = dataclasses.replace(
+        STEP,
+        model=model,
+        devices=Devices(num_data=8, num_model=1, axis_rules="data"),
+    )
+    dataset = dataclasses.replace(
+        step, adapter=None, trainable_pattern=expert_parts.DATASET_EXPERT
+    )
+    for program in (step, dataset):
+        sums = types_of_sums(programs.lower(program, jax.devices()))
+        assert sums - {"s32", "u32"} == {"f32"}
+
+
+@pytest.mark.parametrize(
+    ("product", "dtype"),
+    [
+        (float32_sums.product, "f32"),
+        (lambda rows, kernel: jnp.dot(rows, kernel.astype(rows.dtype)), "bf16"),
+    ],
+    ids=["ours", "a cast before the sum"],
+)
+def test_where_the_cast_comes_before_the_sum_devices_would_sum_bfloat16(
+    types_of_sums, product, dtype
+):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    rows, kernel = (
+        jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+        for shape, dtype, spec in (
+            ((16, 8), jnp.bfloat16, PartitionSpec("data")),
+            ((8, 8), jnp.float32, PartitionSpec()),
+        )
+    )
+
+    def total(kernel, rows):
+        return jnp.sum(product(rows, kernel).astype(jnp.float32) ** 2)
+
+    assert types_of_sums(jax.jit(jax.grad(total)).lower(kernel, rows)) == {dtype}
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ import pytest
 from elm_jax import errors
 from elm_jax.model import config
 from elm_jax.runs import train
-from elm_jax.runs.training import cost_table, fitting, fleet_layout, fleet_plan, machine
+from elm_jax.runs.run import show_size
+from elm_jax.runs.training import cost_table, fitting, fleet_plan, machine
 from tests.runs.compiling.built import SMALL, build
 
 DATASET, PROMPT = "gin/t5/dataset_experts.gin", "gin/t5/prompt_experts.gin"
@@ -63,7 +64,7 @@ def test_where_nothing_fits_each_size_is_told(needed):
     with pytest.raises(errors.ConfigError) as caught:
         fitting.fitted(asked(DATASET), too_little, 1)
     for remat, size in needed.items():
-        assert f"{remat!r} {fleet_layout.show_size(size)}" in str(caught.value)
+        assert f"{remat!r} {show_size(size)}" in str(caught.value)
 
 
 def test_devices_that_do_not_tell_their_memory_are_refused():
