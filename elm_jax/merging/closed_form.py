@@ -19,14 +19,13 @@ import numpy as np
 from scipy import linalg
 
 from elm_jax import fields
-from elm_jax.merging import averages, core, singular
+from elm_jax.merging import averages, core, singular, stacks
 from elm_jax.merging.deltas import Layer
 from elm_jax.merging.spectral import MatrixMethod
 
 # Eigenvalues of sums of squares, relative to the greatest: rounding below.
 _LEAST = 1e-13
 _INVERTIBLE = 1e-10
-_AT_ONCE = 1 << 20  # numbers, of experts whose matrices are put beside each other
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,8 +65,8 @@ class Covariance(InterferenceMethod):
     reference: ClassVar[str] = "Hameed et al. 2026, arXiv:2604.01329"
 
     def _matrix(self, layer: Layer) -> np.ndarray:
-        frame, matrices = _in_span(layer.changes)
-        return _on_frame(frame, _least_squares(*_equations(matrices, layer.weights)))
+        frame, matrices = _in_span(layer.matrices)
+        return _on_frame(frame, _least_squares(*matrices.equations(layer.weights)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,17 +108,17 @@ class Wudi(InterferenceMethod):
         return (self.start == "sum" or is_exact) and super()._keeps_one()
 
     def _matrix(self, layer: Layer) -> np.ndarray:
-        frame, matrices = _in_span(layer.changes)
-        squares = _squares(matrices)
+        frame, matrices = _in_span(layer.matrices)
+        squares = matrices.squares()
         factors = layer.weights / np.where(squares > 0, squares, 1.0)
-        gram, target = _equations(matrices, factors)
+        gram, target = matrices.equations(factors)
         values, vectors = _eigen(gram)
         if not values[0]:
-            return np.zeros(layer.changes.shape[1:])
+            return np.zeros(layer.shape[1:])
         start = np.zeros(matrices.shape[1:])
         if self.start == "sum":
             shares = layer.weights / layer.weights.mean()
-            start = np.tensordot(shares, matrices, axes=1)
+            start = matrices.total(shares)
         filters = np.where(values > 0, 1.0, 0.0)
         if self.time:
             filters = -np.expm1(-self.time * values / values[0])
@@ -166,7 +165,7 @@ class Ace(InterferenceMethod):
     flat_share: fields.Share = 0.3
 
     def _matrix(self, layer: Layer) -> np.ndarray:
-        matrices, weights = layer.changes, layer.weights
+        matrices, weights = layer.matrices, layer.weights
         _, rows, columns = matrices.shape
         left, right = layer.frames
         ones = np.ones(rows) if left is None else left.T @ np.ones(len(left))
@@ -175,41 +174,32 @@ class Ace(InterferenceMethod):
         height = rows if left is None else len(left)
         # With unit vectors u of the mean, D D' - (D u)(D u)' is the centred D's. Of
         # these matrices [rows, rows] only sums are made, never one for each expert.
-        means = matrices @ across / np.sqrt(width)
-        squares = _squares(matrices)
+        means = matrices.times(across) / np.sqrt(width)
+        squares = matrices.squares()
         is_uneven = _is_uneven(squares)
         # Equal columns have a trace of 0, which rounding may make negative.
         traces = np.maximum(squares - np.square(means).sum(axis=1), 0.0) + 1e-12
         factors = weights / traces if is_uneven else weights
         ridges = self.epsilon * factors
-        gram, cubes = _equations(matrices, factors)
+        gram, cubes = matrices.equations(factors)
         scaled = means * np.sqrt(factors)[:, None]
         total, ridge = gram - scaled.T @ scaled, ridges.sum()
-        products = cubes - scaled.T @ (scaled[:, None] @ matrices)[:, 0]
+        products = cubes - scaled.T @ matrices.times_rows(scaled)
         prior = np.outer(total @ ones / height, ones)
         if is_uneven:
             prior = prior / (squares.mean() + 1e-12)
-        target = products + np.tensordot(ridges, matrices, axes=1)
+        target = products + matrices.total(ridges)
         solution = np.linalg.solve(total + ridge * np.eye(rows) + prior, target)
         if not is_uneven:
             return solution
         mean = (total + ridge * np.eye(rows)) / weights.sum()
-        residual = products - mean @ np.tensordot(weights, matrices, axes=1)
+        residual = products - mean @ matrices.total(weights)
         return solution + self._flat(solution + residual)
 
     def _flat(self, matrix: np.ndarray) -> np.ndarray:
         u, sizes, v = singular.svd(matrix)
         kept = max(1, int(singular.rank(sizes) * self.flat_share))
         return float(sizes[:kept].mean()) * u[:, :kept] @ v[:kept]
-
-
-def _squares(matrices: np.ndarray) -> np.ndarray:
-    """Returns the sum of squares of each matrix, [experts].
-
-    One after another, which takes the memory of one. BLAS would add up otherwise on
-    another number of threads, and a merge would not be the same to the bit.
-    """
-    return np.array([np.square(matrix).sum() for matrix in matrices])
 
 
 def _is_uneven(traces: np.ndarray) -> bool:
@@ -239,48 +229,19 @@ def _on_frame(frame: np.ndarray | None, matrix: np.ndarray) -> np.ndarray:
     return matrix if frame is None else frame @ matrix
 
 
-def _in_span(matrices: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+def _in_span(
+    matrices: stacks.Matrices,
+) -> tuple[np.ndarray | None, stacks.Matrices]:
     """Returns orthonormal columns that all matrices span, and these written in them.
 
     The columns are None where matrices are left as they are.
     """
     count, rows, columns = matrices.shape
-    if count * columns >= rows:
+    if count * columns >= rows or not isinstance(matrices, stacks.Arrays):
         return None, matrices
-    frame = core.span(np.concatenate(list(matrices), axis=1))
-    return frame, frame.T @ matrices
-
-
-def _equations(
-    matrices: np.ndarray, factors: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `sum f_t D_t D_t'` and `sum f_t D_t D_t' D_t`.
-
-    The sums over experts are those inside of products of matrices beside each other, so
-    that what is summed is never in memory. Of long ones there are a few at a time,
-    whose copies stay in the cache.
-    """
-    count, rows, columns = matrices.shape
-    if rows <= columns:  # so that what is between is small
-        grams = (matrices @ matrices.transpose(0, 2, 1)) * factors[:, None, None]
-        beside = grams.transpose(1, 0, 2).reshape(rows, -1)
-        return grams.sum(axis=0), beside @ matrices.reshape(count * rows, columns)
-    (add_squares,) = linalg.get_blas_funcs(("syrk",))
-    roots = np.sqrt(factors)[:, None, None]
-    gram, cubes = np.zeros((rows, rows), order="F"), np.zeros((rows, columns))
-    at_once = max(1, _AT_ONCE // (rows * columns))
-    for start in range(0, count, at_once):
-        part = slice(start, start + at_once)
-        some = matrices[part] * roots[part]
-        inner = (matrices[part].transpose(0, 2, 1) @ matrices[part]) * roots[part]
-        beside = some.transpose(1, 0, 2).reshape(rows, -1)
-        cubes += beside @ inner.reshape(-1, columns)
-        # `gram += beside @ beside.T`, of its lower half.
-        gram = add_squares(
-            1.0, beside.T, beta=1.0, c=gram, trans=1, lower=1, overwrite_c=1
-        )
-    gram += np.tril(gram, -1).T
-    return gram, cubes
+    beside, _ = matrices.sides()
+    frame = core.span(beside)
+    return frame, stacks.Arrays(frame.T @ matrices.changes)
 
 
 def _eigen(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

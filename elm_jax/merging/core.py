@@ -14,10 +14,7 @@ import dataclasses
 
 import numpy as np
 
-from elm_jax.merging import combining
-
-# Of the cores of one layer; more would not fit beside the experts.
-_MOST_BYTES = 8 << 30
+from elm_jax.merging import products
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Core:
 
     left: np.ndarray
     right: np.ndarray
-    matrices: np.ndarray
+    matrices: products.Products
 
 
 def of(lefts: np.ndarray, rights: np.ndarray) -> Core:
@@ -41,22 +38,10 @@ def of(lefts: np.ndarray, rights: np.ndarray) -> Core:
     Args:
       lefts: [experts, m, rank].
       rights: [experts, rank, n].
-
-    Raises:
-      ConfigError: The cores take more memory than there may be.
     """
     left = span(np.concatenate(list(lefts), axis=1))
     right = span(np.concatenate(list(rights), axis=0).T).T
-    size = len(lefts) * left.shape[1] * right.shape[0] * 8
-    if size > _MOST_BYTES:
-        combining.refuse(
-            found=f"{len(lefts)} LoRAs of rank {lefts.shape[2]}, whose products take"
-            f" {size:,} bytes",
-            expected=f"at most {_MOST_BYTES:,}",
-            do="Merge fewer, or first cut each of them to a lower rank",
-        )
-    matrices = (left.T @ lefts) @ (rights @ right.T)
-    return Core(left, right, matrices)
+    return Core(left, right, products.Products(left.T @ lefts, rights @ right.T))
 
 
 def span(columns: np.ndarray) -> np.ndarray:

@@ -2,38 +2,77 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from elm_jax import fields, trees
-from elm_jax.merging import by_layer, combining, views
+from elm_jax.merging import by_layer, combining, stacks, views
 from elm_jax.merging.method import Beside, Layout, Merged, MergeMethod, Unit
 from elm_jax.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One layer of all experts.
+    """One layer of all experts, or some rows of it.
+
+    Cores of LoRAs may take much more memory than the experts: methods use `total`,
+    `each`, `parts` or what `stack` makes of them, and `changes` only where they need
+    all numbers at once.
 
     Attributes:
       name: Such as `encoder/layers_3/mlp/wi/kernel`.
-      changes: What each expert changes there, float64 [experts, ...]; not empty. The
-        method may write into it.
+      stack: What each expert changes in the whole layer, float64 [experts, ...].
       weights: Of the experts, float64 [experts]; on inner sides only how they compare.
       is_inner: Whether it is an inner side of bottlenecks.
       frames: Orthonormal columns, and rows, in which matrices are written that are
         cores of LoRAs; None for matrices that are what they are.
       seen: What the method has found in all layers.
+      rows: Which of the layer.
     """
 
     name: str
-    changes: np.ndarray
+    stack: stacks.Stack
     weights: np.ndarray
     is_inner: bool = False
     frames: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
     seen: Any = None
+    rows: stacks.Rows = ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what each expert changes in the whole layer: [experts, ...]."""
+        return self.stack.shape
+
+    @property
+    def matrices(self) -> stacks.Matrices:
+        """What each expert changes, in a layer that is a matrix."""
+        assert isinstance(self.stack, stacks.Matrices)  # noqa: S101 - all are
+        return self.stack
+
+    @functools.cached_property
+    def changes(self) -> np.ndarray:
+        """What each expert changes in these rows, float64 [experts, ...].
+
+        The method may write into it.
+        """
+        return self.stack.some(self.rows)
+
+    @property
+    def total(self) -> np.ndarray:
+        """The sum of what experts change in the whole layer, times their weights."""
+        return self.stack.total(self.weights)
+
+    def each(self) -> Iterator[np.ndarray]:
+        """Yields what each expert changes in the whole layer, which is read only."""
+        return (self.stack.one(place) for place in range(len(self.weights)))
+
+    def parts(self) -> Iterator["Layer"]:
+        """Yields the layer with some rows alone; with all of them, where these fit."""
+        for rows in self.stack.parts():
+            yield dataclasses.replace(self, rows=rows)
 
     @property
     def weighted(self) -> np.ndarray:
@@ -44,7 +83,7 @@ class Layer:
 
     def along(self, numbers: np.ndarray) -> np.ndarray:
         """Returns a number for each expert in a shape that multiplies changes."""
-        return numbers.reshape(-1, *[1] * (self.changes.ndim - 1))
+        return numbers.reshape(-1, *[1] * (len(self.shape) - 1))
 
 
 def layer_of(
@@ -70,7 +109,21 @@ def layer_of(
         weights = sizes / (sizes.mean() or 1.0)
     elif view.half and are_factors:
         weights = _of_half(weights, view.half)
-    return Layer(view.name, view.changes(), weights, view.is_inner, view.frames, seen)
+    return Layer(view.name, view.stack(), weights, view.is_inner, view.frames, seen)
+
+
+def by_parts(layer: Layer, change_of: Callable[[Layer], np.ndarray]) -> np.ndarray:
+    """Returns what the merged expert changes, of what it changes in some rows.
+
+    Args:
+      layer: Of all experts.
+      change_of: Returns what is changed in the rows of a layer, [rows, ...], which does
+        not depend on other rows.
+    """
+    change = np.empty(layer.shape[1:])
+    for part in layer.parts():
+        change[part.rows] = change_of(part)
+    return change
 
 
 def _of_half(factors: np.ndarray, half: views.Half) -> np.ndarray:
@@ -111,6 +164,11 @@ class DeltaMethod(MergeMethod):
     def on_effects(self) -> bool:
         """LoRAs are merged as products, but in the space of parameters."""
         return self._space != "parameters"
+
+    @property
+    def holds_cores(self) -> bool:
+        """Whether it needs the cores of all experts' LoRAs at once."""
+        return self._space == "knots"
 
     @property
     def unit(self) -> Unit:
@@ -167,7 +225,7 @@ class DeltaMethod(MergeMethod):
         facts, seen = {}, self._look(every)
         for view in every:
             layer = layer_of(view, weights, seen, are_factors=self._has_factors)
-            if not layer.changes.size:
+            if 0 in layer.shape:
                 continue
             with np.errstate(over="ignore", invalid="ignore"):  # reported below
                 change = self._change(layer)

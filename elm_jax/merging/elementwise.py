@@ -6,7 +6,7 @@ numbers are those of its core, its two matrices apart, as in PEFT, or those of K
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from elm_jax import fields
 from elm_jax.merging import agreeing, by_layer, keeping, views
-from elm_jax.merging.deltas import DeltaMethod, Layer
+from elm_jax.merging.deltas import DeltaMethod, Layer, by_parts
 from elm_jax.merging.method import Unit
 
 _AT_ONCE = 1 << 17  # numbers, of all experts
@@ -124,8 +124,15 @@ class Elementwise(DeltaMethod):
         return -np.partition(-joined, count - 1, axis=1)[:, count - 1]
 
     def _change(self, layer: Layer) -> np.ndarray:
-        shape = layer.changes.shape[1:]
-        kept = self._kept(layer).reshape(len(layer.changes), -1)
+        choices = self._choices(layer)
+        return by_parts(layer, lambda part: self._summed(part, choices))
+
+    def _summed(self, layer: Layer, choices: Sequence[keeping.Choice]) -> np.ndarray:
+        """Returns what is made of what is kept in some rows: all, without choices."""
+        changes = layer.changes
+        for place, choice in enumerate(choices):
+            changes[place] = choice.of(changes[place], layer.rows)
+        kept = changes.reshape(len(changes), -1)
         # A few numbers of all experts at a time, so that they stay in the cache.
         at_once = max(1, _AT_ONCE // len(kept))
         change = np.empty(kept.shape[1])
@@ -139,23 +146,23 @@ class Elementwise(DeltaMethod):
                 combine=self.combine,
                 is_inner=layer.is_inner,
             )
-        return change.reshape(shape)
+        return change.reshape(changes.shape[1:])
 
-    def _kept(self, layer: Layer) -> np.ndarray:
-        """Returns the changes of a layer with what is kept of them, in their place."""
-        changes, limits = layer.changes, layer.seen
+    def _choices(self, layer: Layer) -> list[keeping.Choice]:
+        """Returns what is kept of each expert's changes; nothing if all of it is."""
         if self.keep == "all":
-            return changes
+            return []
         sources: list[np.random.Generator] = []
         if self.keep in ("random", "della"):
-            sources = keeping.generators(layer.name, changes, self.random_seed)
-        for place, change in enumerate(changes):
-            if limits is not None:
-                part = np.where(np.abs(change) >= limits[place], change, 0.0)
+            sources = keeping.generators(layer.name, layer.each(), self.random_seed)
+        choices = []
+        for place, change in enumerate(layer.each()):
+            if layer.seen is not None:
+                kept = np.where(np.abs(change) >= layer.seen[place], change, 0.0)
             else:
-                part = self._kept_of(change, sources[place] if sources else None)
-            changes[place] = keeping.rescaled(part, change, self.density, self.rescale)
-        return changes
+                kept = self._kept_of(change, sources[place] if sources else None)
+            choices.append(keeping.chosen(kept, change, self.density, self.rescale))
+        return choices
 
     def _kept_of(
         self, change: np.ndarray, rng: np.random.Generator | None

@@ -48,14 +48,16 @@ class ModelStock(DeltaMethod):
             )
 
     def _change(self, layer: Layer) -> np.ndarray:
-        count = len(layer.changes)
-        mean = layer.weighted.sum(axis=0) / layer.weights.sum()
+        count = len(layer.weights)
+        mean = layer.total / layer.weights.sum()
         if count == 1:
             return mean
-        flat = layer.changes.reshape(count, -1)
-        sizes = np.linalg.norm(flat, axis=1, keepdims=True)
-        units = flat / np.where(sizes > 0, sizes, 1.0)
-        cosines = units @ units.T
+        sizes = np.array([np.linalg.norm(change) for change in layer.each()])
+        sizes = np.where(sizes > 0, sizes, 1.0)[:, None]
+        cosines = np.zeros((count, count))
+        for part in layer.parts():
+            units = part.changes.reshape(count, -1) / sizes
+            cosines += units @ units.T
         cosine = (cosines.sum() - np.trace(cosines)) / (count * (count - 1))
         ratio = count * cosine / (1 + (count - 1) * cosine) if cosine > 0 else 0.0
         return ratio * mean

@@ -5,10 +5,14 @@ Each function takes what one expert changes in one layer, float64 [...], and the
 n numbers `int(density * n)` are left, at least 1.
 """
 
+import dataclasses
 import zlib
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
+
+from elm_jax.merging import stacks
 
 Keep = Literal["all", "magnitude", "random", "outliers", "della"]
 Rescale = Literal["none", "density", "l1"]
@@ -68,10 +72,42 @@ def della(
     return np.where(rng.random(change.shape) < chance, change, 0.0)
 
 
-def rescaled(
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What is kept of one expert's change, without its numbers.
+
+    Attributes:
+      bits: Which numbers, packed along the last axis.
+      factor: On these.
+    """
+
+    bits: np.ndarray
+    factor: float
+
+    def of(self, some: np.ndarray, rows: stacks.Rows) -> np.ndarray:
+        """Returns what is kept of some rows of the change, in zeros."""
+        width = some.shape[-1] if some.ndim else 1
+        bits = np.unpackbits(self.bits[rows], axis=-1, count=width)
+        return np.where(bits.reshape(some.shape), some * self.factor, 0.0)
+
+
+def chosen(
     kept: np.ndarray, change: np.ndarray, density: float, how: Rescale
-) -> np.ndarray:
-    """Returns the kept numbers scaled up for those that were dropped.
+) -> Choice:
+    """Returns which numbers were kept, and what they are scaled up by.
+
+    Args:
+      kept: What is left of `change`.
+      change: All of it.
+      density: The share that was to be left.
+      how: As of `factor`.
+    """
+    bits = np.packbits(np.atleast_1d(kept != 0), axis=-1)
+    return Choice(bits, factor(kept, change, density, how))
+
+
+def factor(kept: np.ndarray, change: np.ndarray, density: float, how: Rescale) -> float:
+    """Returns what kept numbers are scaled up by, for those that were dropped.
 
     Args:
       kept: What is left of `change`.
@@ -81,15 +117,15 @@ def rescaled(
         `change` has, as mergekit; "none" leaves them.
     """
     if how == "density":
-        return kept / density
+        return 1.0 / density
     if how == "l1":
-        left = np.abs(kept).sum()
-        return kept * (np.abs(change).sum() / left) if left else kept
-    return kept
+        left = float(np.abs(kept).sum())
+        return float(np.abs(change).sum()) / left if left else 1.0
+    return 1.0
 
 
 def generators(
-    name: str, layer: np.ndarray, random_seed: int
+    name: str, layer: Iterable[np.ndarray], random_seed: int
 ) -> list[np.random.Generator]:
     """Returns a source of chance for each expert in one layer.
 
@@ -99,7 +135,7 @@ def generators(
 
     Args:
       name: Of the layer.
-      layer: What the experts change, [experts, ...].
+      layer: What each expert changes, [...].
       random_seed: Of the method.
     """
     seen: dict[int, int] = {}

@@ -9,7 +9,7 @@ import numpy as np
 
 from elm_jax import fields
 from elm_jax.merging import by_layer, combining, views
-from elm_jax.merging.deltas import DeltaMethod, Layer, layer_of
+from elm_jax.merging.deltas import DeltaMethod, Layer, by_parts, layer_of
 from elm_jax.merging.method import Unit
 
 
@@ -49,9 +49,7 @@ class MagMax(SelectingMethod):
     )
 
     def _change(self, layer: Layer) -> np.ndarray:
-        given = _candidates(layer)
-        most, least = given.max(axis=0), given.min(axis=0)
-        return np.where(most >= -least, most, least)
+        return by_parts(layer, _greatest)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,19 +85,26 @@ class Sce(SelectingMethod):
         return super()._keeps_one() and self.density == 1.0
 
     def _change(self, layer: Layer) -> np.ndarray:
-        kept = layer.changes
+        chosen = np.ones(layer.shape[1:], bool)
         if self.density < 1.0:
-            variances = kept.var(axis=0).ravel()
+            variances = by_parts(layer, lambda part: part.changes.var(axis=0)).ravel()
             count = int(self.density * np.count_nonzero(variances))
-            chosen = np.zeros(variances.size, bool)
-            chosen[np.argsort(-variances, kind="stable")[:count]] = True
-            kept = np.where(chosen.reshape(kept.shape[1:]), kept, 0.0)
-        energies = np.square(kept).reshape(len(kept), -1).mean(axis=1)
+            chosen.ravel()[np.argsort(-variances, kind="stable")[count:]] = False
+        energies = np.zeros(len(layer.weights))
+        for part in layer.parts():
+            kept = np.where(chosen[part.rows], part.changes, 0.0)
+            energies += np.square(kept).reshape(len(kept), -1).sum(axis=1)
         shares = layer.weights * (energies if energies.any() else 1.0)
-        elected = np.where(kept.sum(axis=0) >= 0, 1.0, -1.0)
-        counted = layer.along(shares) * (np.sign(kept) == elected)
-        total, divisor = (kept * counted).sum(axis=0), counted.sum(axis=0)
-        return np.divide(total, divisor, out=np.zeros_like(total), where=divisor > 0)
+
+        def merged(part: Layer) -> np.ndarray:
+            kept = np.where(chosen[part.rows], part.changes, 0.0)
+            elected = np.where(kept.sum(axis=0) >= 0, 1.0, -1.0)
+            counted = layer.along(shares) * (np.sign(kept) == elected)
+            total, divisor = (kept * counted).sum(axis=0), counted.sum(axis=0)
+            where = divisor > 0
+            return np.divide(total, divisor, out=np.zeros_like(total), where=where)
+
+        return by_parts(layer, merged)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,6 +134,9 @@ class Consensus(SelectingMethod):
         return True
 
     def _change(self, layer: Layer) -> np.ndarray:
+        return by_parts(layer, self._needed)
+
+    def _needed(self, layer: Layer) -> np.ndarray:
         total = layer.weighted.sum(axis=0)
         needs = np.abs(layer.changes) >= self.least * np.abs(total - layer.changes)
         enough = needs.sum(axis=0) >= min(self.count, len(layer.changes))
@@ -185,14 +193,14 @@ class Emr(SelectingMethod):
         unmasked, masked = 0.0, 0.0
         for view in every:
             layer = layer_of(view, weights)
-            if layer.changes.size:
+            if 0 not in layer.shape:
                 unmasked += np.abs(_candidates(layer)[self.expert]).sum()
                 masked += np.abs(self._masked(layer)).sum()
         return unmasked / masked if masked else 0.0
 
     def _change(self, layer: Layer) -> np.ndarray:
         if self.expert < 0:
-            return _elected(_candidates(layer))
+            return by_parts(layer, _elected_of)
         return self._masked(layer) * (1.0 if layer.is_inner else layer.seen)
 
     def _masked(self, layer: Layer) -> np.ndarray:
@@ -204,6 +212,17 @@ class Emr(SelectingMethod):
 def _candidates(layer: Layer) -> np.ndarray:
     """Returns what is chosen among; weights are factors on what effects add alone."""
     return layer.changes if layer.is_inner else layer.weighted
+
+
+def _greatest(layer: Layer) -> np.ndarray:
+    """Returns the greatest change of each number, by size; of equal ones positive."""
+    given = _candidates(layer)
+    most, least = given.max(axis=0), given.min(axis=0)
+    return np.where(most >= -least, most, least)
+
+
+def _elected_of(layer: Layer) -> np.ndarray:
+    return _elected(_candidates(layer))
 
 
 def _elected(changes: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from elm_jax import fields
-from elm_jax.merging import singular, views
+from elm_jax.merging import singular, stacks, views
 from elm_jax.merging.deltas import DeltaMethod, Layer
 from elm_jax.merging.elementwise import Ties
 
@@ -31,19 +31,19 @@ class MatrixMethod(DeltaMethod):
     """
 
     def _change(self, layer: Layer) -> np.ndarray:
-        if layer.changes.ndim == _MATRICES:
+        if len(layer.shape) == _MATRICES:
             return self._matrix(layer)
-        return layer.weighted.sum(axis=0) / (np.abs(layer.weights).sum() or 1.0)
+        return layer.total / (np.abs(layer.weights).sum() or 1.0)
 
     def _is_sum(self, layer: Layer) -> bool:
-        return layer.changes.ndim == _MATRICES
+        return len(layer.shape) == _MATRICES
 
     @abc.abstractmethod
     def _matrix(self, layer: Layer) -> np.ndarray:
         """Returns the merged matrix [m, n], without `scale`.
 
         Args:
-          layer: Of which `weighted` is [experts, m, n].
+          layer: Of which `matrices` are [experts, m, n].
         """
 
 
@@ -69,7 +69,7 @@ class LowRankSum(DeltaMethod):
     )
 
     def _change(self, layer: Layer) -> np.ndarray:
-        return layer.weighted.sum(axis=0)
+        return layer.total
 
 
 _SPLIT = "each expert gets a share of the directions only"
@@ -92,12 +92,12 @@ class TsvMerge(MatrixMethod):
     breaks: ClassVar[Mapping[str, str]] = MappingProxyType({"equal_experts": _SPLIT})
 
     def _matrix(self, layer: Layer) -> np.ndarray:
-        matrices = layer.weighted
-        most = max(1, min(matrices.shape[1:]) // len(matrices))
-        left, sizes, right = singular.svd(matrices, most)
+        count, rows, columns = layer.shape
+        most = max(1, min(rows, columns) // count)
+        left, sizes, right = layer.matrices.scaled(layer.weights).svd(most)
         ranks = [singular.rank(each) for each in sizes]
         # None of an expert that changes nothing: its directions would be arbitrary.
-        kept = [min(rank, max(1, rank // len(matrices))) for rank in ranks]
+        kept = [min(rank, max(1, rank // count)) for rank in ranks]
         parts = zip(left, sizes, right, kept, strict=True)
         cut = [(u[:, :k], s[:k], v[:k]) for u, s, v, k in parts]
         lefts = np.concatenate([u for u, _, _ in cut], axis=1)
@@ -130,11 +130,10 @@ class IsoC(MatrixMethod):
     breaks: ClassVar[Mapping[str, str]] = _FLATTENED
 
     def _matrix(self, layer: Layer) -> np.ndarray:
-        matrices = layer.weighted
-        left, sizes, right = singular.svd(matrices.sum(axis=0))
+        left, sizes, right = singular.svd(layer.total)
         kept = singular.rank(sizes)
         if not kept:
-            return np.zeros(matrices.shape[1:])
+            return np.zeros(layer.shape[1:])
         return float(sizes[:kept].mean()) * left[:, :kept] @ right[:kept]
 
 
@@ -160,21 +159,19 @@ class IsoCts(MatrixMethod):
     common_share: fields.Share = 0.8
 
     def _matrix(self, layer: Layer) -> np.ndarray:
-        matrices = layer.weighted
-        count, rows, columns = matrices.shape
+        count, rows, columns = layer.shape
+        matrices = layer.matrices.scaled(layer.weights)
         whole = _rank_of_all(matrices)
         if not whole:
             return np.zeros((rows, columns))
         each = round((whole - int(whole * self.common_share)) / count)
         common = whole - each * count
-        left, sizes, right = singular.svd(matrices.sum(axis=0))
+        left, sizes, right = singular.svd(layer.total)
         common = min(common, singular.rank(sizes))
         left, sizes, right = left[:, :common], sizes[:common], right[:common]
         lefts, middle, rights = [left], [sizes], [right]
         if each:
-            own_left, own_sizes, own_right = singular.svd(
-                matrices - left @ (left.T @ matrices), each
-            )
+            own_left, own_sizes, own_right = matrices.without(left).svd(each)
             lefts = [*own_left, left]
             middle = [*own_sizes[:, :each], sizes]
             rights = [*own_right, right]
@@ -183,16 +180,17 @@ class IsoCts(MatrixMethod):
         return size * u @ singular.nearest_orthonormal(np.concatenate(rights))
 
 
-def _rank_of_all(matrices: np.ndarray) -> int:
+def _rank_of_all(matrices: stacks.Matrices) -> int:
     """Returns the rank of what all matrices [experts, m, n] span, on either side."""
     count, rows, columns = matrices.shape
-    beside = matrices.transpose(1, 0, 2).reshape(rows, -1)
-    below = matrices.reshape(-1, columns)
+    beside, below = matrices.sides()
     first, second = (beside, below) if rows <= columns else (below, beside)
     least = singular.rank_of(first)
     # The other side's is at least that of a single one, and costs more to count.
-    if max(singular.rank_of(matrices[place]) for place in (0, count - 1)) >= least:
-        return least
+    if matrices.most_rank >= least:
+        ends = (matrices.one(place) for place in (0, count - 1))
+        if max(map(singular.rank_of, ends)) >= least:
+            return least
     return min(least, singular.rank_of(second))
 
 

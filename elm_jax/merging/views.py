@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from elm_jax.merging import core, singular
+from elm_jax.merging import core, products, singular, stacks
 
 Space = Literal["parameters", "core", "knots"]
 Half = Literal["", "first", "second"]
@@ -58,6 +58,10 @@ class View(abc.ABC):
 
         Whoever asks may write into it, and then asks no more.
         """
+
+    def stack(self) -> stacks.Stack:
+        """Returns the same; products of narrow matrices are not made before use."""
+        return stacks.Arrays(self.changes())
 
     @abc.abstractmethod
     def put(self, change: np.ndarray) -> None:
@@ -154,7 +158,11 @@ class ProductView(View):
         return made.left, made.right
 
     def changes(self) -> np.ndarray:
-        """Returns cores."""
+        """Returns cores; raises ConfigError if they take too much memory."""
+        return self._made().matrices.some(...)
+
+    def stack(self) -> products.Products:
+        """Returns cores that are made when somebody asks for them."""
         return self._made().matrices
 
     def put(self, change: np.ndarray) -> None:

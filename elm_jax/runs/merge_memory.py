@@ -7,7 +7,7 @@ import numpy as np
 from elm_jax import trees
 from elm_jax.checkpoints import leaf_parts
 from elm_jax.checkpoints.tensors import Leaf
-from elm_jax.merging import aligning, averages, deltas, task_arithmetic
+from elm_jax.merging import aligning, averages, deltas, products, task_arithmetic
 from elm_jax.merging.method import MergeMethod
 from elm_jax.model import reads
 from elm_jax.peft import effects
@@ -22,10 +22,8 @@ from elm_jax.runs.merge_sources import Source
 from elm_jax.types import LAYERS, Side
 
 _COPIES = 3  # of a layer of each expert: one in an order of its own, one in float64
-_CORES = 3  # of LoRAs at once: those of the experts, what is made of them, a product
 _SUMS = 4  # of what is measured: of all rows, with a batch's, the batch's, the mean
 _BASES = 3  # as it is loaded, as the model computes with it, and on the device
-_PLACES = 8  # of bytes of float64
 
 
 def of_leaves(
@@ -107,9 +105,27 @@ def _of_place(
     held = sum(leaf.rows * leaf_parts.row_bytes(leaf) for leaf in every)
     layer = sum(map(leaf_parts.row_bytes, every))
     ahead = held + layer if held <= merged_places.AHEAD_BYTES else 0
-    rank = deltas.rank_of(sources[0].leaves, sides) if method.on_effects else 0
-    cores = _CORES * len(sources) * (len(sources) * rank) ** 2 * _PLACES
+    cores = _of_cores(method, sides, sources) if method.on_effects else 0
     return held + ahead + _COPIES * layer + cores + num_bytes(likes[n] for n in sides)
+
+
+def _of_cores(
+    method: MergeMethod, sides: Mapping[str, Side], sources: Sequence[Source]
+) -> int:
+    """Returns what the cores of LoRAs take: an adapter of one layer; 0 of others."""
+    leaves, count = sources[0].leaves, len(sources)
+    rank = deltas.rank_of(leaves, sides)
+    if not rank:
+        return 0
+    widths = {
+        side.takes_factor: leaves[name].shape[-1 if side.takes_factor else -2]
+        for name, side in sides.items()
+    }
+    rows, columns = (
+        min(count * rank, widths[is_second]) for is_second in (False, True)
+    )
+    has_all = isinstance(method, deltas.DeltaMethod) and method.holds_cores
+    return products.held_bytes((count, rows, columns), rank, has_all=has_all)
 
 
 def of_measuring(

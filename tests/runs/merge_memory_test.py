@@ -81,19 +81,35 @@ def test_a_merge_of_loras_counts_cores_and_all_layers_of_the_result():
     """Three of rank 2, six layers of 16 + 16 numbers each.
 
     Of each expert a layer is a part: 3 x 32 x 4 bytes, twice, and twice more ahead,
-    and three copies. Cores: 3 x 3 x (3 x 2)^2 numbers of 8 bytes. The result has a
-    rank of 6, in six layers.
+    and three copies. Cores are 6 x 6, of narrow matrices 6 x 2 and 2 x 6: four copies
+    of these, eight matrices like one core, and four times some rows of all cores, here
+    all of them; and a bit for each number. The result has a rank of 6, in six layers.
     """
+    cores = (4 * 3 * 2 * (6 + 6) + 8 * 36 + 4 * 3 * 36) * 8 + 3 * 36 // 8
     every = [expert_of(LORA_SHAPES, n, 1, LORA) for n in range(3)]
     layer, whole = 3 * 32 * 4, 6 * 32 * 4
     told = merge_memory.of_leaves(methods.of("ties"), every, {}, {})
-    assert told == 2 * layer + layer + 3 * layer + 3 * 3 * 36 * 8 + 3 * whole
+    assert told == 2 * layer + layer + 3 * layer + cores + 3 * whole
     regmean = methods.of("regmean")
     measured = merge_memory.measured_leaves(regmean, every[0].leaves, 0)
     assert {n: x.shape for n, x in measured.items()} == {f"{PLACE}/lora_a": (6, 8, 8)}
     layer += 3 * 64 * 4  # Gram matrices
     told = merge_memory.of_leaves(regmean, every, {}, measured)
-    assert told == 2 * layer + layer + 3 * layer + 3 * 3 * 36 * 8 + 3 * whole
+    assert told == 2 * layer + layer + 3 * layer + cores + 3 * whole
+
+
+def test_hundreds_of_loras_take_little_more_than_one():
+    """296 of rank 8 as wide as XL: products of all of them would take 9.9 GB.
+
+    Of each expert a layer is 64 KB of A and of B each, and the merge is a rank of 2,368
+    in one layer. The bound is that of the issue: experts and three more, and 1 GiB.
+    """
+    shapes = {f"{PLACE}/lora_a": (1, 2048, 8), f"{PLACE}/lora_b": (1, 8, 2048)}
+    every = [expert_of(shapes, n, 1, LORA | {"rank": 8}) for n in range(296)]
+    for name in ("low_rank_sum", "ties", "covariance", "iso_cts"):
+        told = merge_memory.of_leaves(methods.of(name), every, {}, {})
+        assert told < 299 * 2 * 65536 + 2**30
+    assert merge_memory.of_leaves(methods.of("knots"), every, {}, {}) > 4 * 9.9e9
 
 
 def test_a_sum_of_loras_is_as_many_times_as_wide():
