@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from elm_jax import trees
-from elm_jax.merging import aligning, by_layer, combining, layers, singular
+from elm_jax.merging import aligning, by_layer, combining, growing, layers, singular
 from elm_jax.merging.method import Beside
 from elm_jax.types import Params
 
 _DIRECTIONS = 8
-_LAST_TWO = (-2, -1)
+_MATRICES = 3  # axes of [experts, m, n]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +51,14 @@ class Comparison:
       layers: In the order of the parameters.
       in_place: Share of hidden units of bottlenecks that stay where they are when two
         experts are matched, [experts, experts]; NaN without bottlenecks.
+      alike: How many to merge: means of the most alike experts.
+      drawn: Means of as many experts that are drawn.
     """
 
     layers: tuple[LayerComparison, ...]
     in_place: np.ndarray
+    alike: growing.Growth
+    drawn: growing.Growth
 
     @property
     def cosine(self) -> np.ndarray:
@@ -73,13 +77,7 @@ class Comparison:
 
         Each layer counts by the product of the two experts' norms in it.
         """
-        total = weight = np.zeros(self.in_place.shape)
-        for layer in self.layers:
-            values = getattr(layer, what)
-            factor = np.outer(layer.norms, layer.norms) * ~np.isnan(values)
-            total, weight = total + factor * np.nan_to_num(values), weight + factor
-        has_weight = weight > 0
-        return np.where(has_weight, total / np.where(has_weight, weight, 1.0), np.nan)
+        return _mean_over(self.layers, what, self.in_place.shape)
 
     @property
     def forecast(self) -> np.ndarray:
@@ -90,13 +88,16 @@ class Comparison:
         return self.mean("pull")
 
 
-def compare(experts: Sequence[Params], base: Params, beside: Beside) -> Comparison:
+def compare(
+    experts: Sequence[Params], base: Params, beside: Beside, *, random_seed: int = 0
+) -> Comparison:
     """Returns how experts differ; hidden units of bottlenecks are matched before.
 
     Args:
       experts: Two or more trees of equal names and shapes.
       base: As of `MergeMethod.merge`, for a method that needs it.
       beside: Likewise.
+      random_seed: Of the order in which experts are drawn.
 
     Raises:
       ConfigError: Trees that differ, or experts of which none changes anything.
@@ -117,7 +118,25 @@ def compare(experts: Sequence[Params], base: Params, beside: Beside) -> Comparis
             expected="one or more that do",
             do="Train them first, or name others",
         )
-    return Comparison(tuple(compared), _in_place(flat, beside))
+    in_place = _in_place(flat, beside)
+    forecast = _mean_over(compared, "pull", in_place.shape)
+    orders = growing.most_alike(forecast), growing.at_random(len(flat), random_seed)
+    changed = (view.changes() for view in made)
+    matrices = (each for each in changed if each.ndim == _MATRICES and each.any())
+    alike, drawn = growing.grown(matrices, orders)
+    return Comparison(tuple(compared), in_place, alike, drawn)
+
+
+def _mean_over(
+    layers: Sequence[LayerComparison], what: str, shape: tuple[int, ...]
+) -> np.ndarray:
+    total = weight = np.zeros(shape)
+    for layer in layers:
+        values = getattr(layer, what)
+        factor = np.outer(layer.norms, layer.norms) * ~np.isnan(values)
+        total, weight = total + factor * np.nan_to_num(values), weight + factor
+    has_weight = weight > 0
+    return np.where(has_weight, total / np.where(has_weight, weight, 1.0), np.nan)
 
 
 def cosine(layer: LayerComparison) -> np.ndarray:
@@ -132,7 +151,7 @@ def _compared(name: str, changes: np.ndarray, *, is_core: bool) -> LayerComparis
     nothing = np.full((count, count), np.nan)
     conflict = nothing if is_core else _conflict(flat)
     overlap, pull = nothing, nothing
-    if changes.ndim == 1 + len(_LAST_TWO):
+    if changes.ndim == _MATRICES:
         overlap, pull = _overlap(changes), _pull(changes)
     norms = np.sqrt(np.diag(products))
     return LayerComparison(name, norms, products, conflict, overlap, pull)

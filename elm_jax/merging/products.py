@@ -17,7 +17,7 @@ from elm_jax.merging import combining, stacks
 _ITEM_BYTES = 8  # of float64
 _MOST_BYTES = 8 << 30  # of products at once; more would not fit beside the experts
 _PART_BYTES = 1 << 25  # of some rows of products
-_NARROW = 4  # copies of narrow matrices: in two bases, scaled, beside each other
+_NARROW = 3  # copies of narrow matrices: in two bases, scaled, beside each other
 _SQUARES = 8  # matrices as large as one product: sums, vectors, and what finds these
 _PARTS = 4  # of some rows of products: they, what is kept, weighted, and counted
 

@@ -22,8 +22,22 @@ class Layer(Protocol):
     overlap: np.ndarray
 
 
+class Growth(Protocol):
+    """How far means of the first experts of an order pull, [experts]."""
+
+    @property
+    def order(self) -> Sequence[int]: ...  # noqa: D102
+    @property
+    def pulls(self) -> np.ndarray: ...  # noqa: D102
+
+
 class Comparison(Protocol):
     """Experts layer by layer, and what follows of all layers."""
+
+    @property
+    def alike(self) -> Growth: ...  # noqa: D102
+    @property
+    def drawn(self) -> Growth: ...  # noqa: D102
 
     @property
     def in_place(self) -> np.ndarray: ...  # noqa: D102
@@ -61,6 +75,8 @@ class Shown:
       cosine: [experts, experts].
       pairs: The one to expect most of first.
       layers: Name, mean cosine, conflict, overlap, and share of the squared change.
+      growth: Of the first 1, 2, ... experts: the last of the most alike ones, how far
+        their mean pulls, and the same of experts that are drawn.
     """
 
     names: tuple[str, ...]
@@ -68,6 +84,7 @@ class Shown:
     cosine: np.ndarray
     pairs: tuple[Pair, ...]
     layers: tuple[tuple[str, float, float, float, float], ...]
+    growth: tuple[tuple[str, float, str, float], ...]
 
     @classmethod
     def of(cls, names: Sequence[str], comparison: Comparison) -> "Shown":
@@ -96,7 +113,19 @@ class Shown:
             for layer in comparison.layers
         ]
         norms = tuple(map(float, comparison.norms))
-        return cls(tuple(names), norms, comparison.cosine, tuple(pairs), tuple(layers))
+        alike, drawn = (
+            [(names[i], float(pull)) for i, pull in zip(g.order, g.pulls, strict=True)]
+            for g in (comparison.alike, comparison.drawn)
+        )
+        growth = tuple((*a, *b) for a, b in zip(alike, drawn, strict=True))
+        return cls(
+            tuple(names),
+            norms,
+            comparison.cosine,
+            tuple(pairs),
+            tuple(layers),
+            growth,
+        )
 
     def tables(self, most_pairs: int | None = None) -> list[TextTable]:
         """Returns the pairs, and the layers, as text.
@@ -136,6 +165,7 @@ class Shown:
             TextTable(
                 "Pairs, the best forecast first", header, tuple(rows), notes=notes
             ),
+            self._how_many(),
             TextTable(
                 "Layers, means over pairs",
                 ("", "cosine", "conflict", "overlap", "share of the change"),
@@ -143,7 +173,38 @@ class Shown:
             ),
         ]
 
+    def _how_many(self) -> TextTable:
+        rows = [
+            (f"{count}", name, number(pull), drawn, number(of_drawn))
+            for count, (name, pull, drawn, of_drawn) in enumerate(self.growth, start=1)
+        ]
+        return TextTable(
+            "How many: the mean of the first k experts",
+            ("k", "most alike, with", "forecast", "drawn, with", "forecast"),
+            tuple(rows),
+            notes=(HOW_MANY,),
+        )
 
+    @property
+    def curves(self) -> tuple[str, str] | None:
+        """SVG paths of both forecasts by k, 100 wide and high; None if undefined."""
+        pulls = np.array([(a, b) for _, a, _, b in self.growth])
+        if np.isnan(pulls).any():
+            return None
+        places = np.linspace(0.0, 100.0, len(pulls))
+        heights = 100.0 - 100.0 * pulls / (pulls.max() or 1.0)
+        first, second = (
+            "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in zip(places, ys, strict=True))
+            for ys in heights.T
+        )
+        return first, second
+
+
+HOW_MANY = (
+    "Forecast: how far the mean of the first k experts pulls the outputs of each, as a"
+    " share of these. The most alike are the best pair, and then always the expert with"
+    " the least mean forecast with those before; the others are drawn by a seed."
+)
 NOTES = (
     "Forecast: how far the mean of two experts pulls their outputs, on inputs that"
     " their own changes stand for; less is better. It orders pairs and does not say how"
@@ -164,6 +225,7 @@ def render(shown: Shown) -> str:
             [(number(value), _shade(value)) for value in row] for row in shown.cosine
         ],
         notes=NOTES,
+        how_many=HOW_MANY,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from elm_jax import errors, paths
+from elm_jax import errors, fields, paths
 from elm_jax.checkpoints import manifest
 from elm_jax.disk import files
 from elm_jax.merging import comparing, task_arithmetic
@@ -34,19 +34,23 @@ class Compare(Run):
     """Compares what experts of one base and kind change, and writes a page.
 
     Of all parameters and by layer: norms, cosines, signs that conflict, directions that
-    are shared, hidden units that stay in place; and which pairs to expect most of.
-    Nothing is scored.
+    are shared, hidden units that stay in place; and which pairs to expect most of, and
+    how many: how far means of more and more experts pull what they do. Nothing is
+    scored.
 
     Attributes:
       experts: Folders of experts, or shell patterns of them; two or more.
       initial_checkpoint_path: Folder of the base.
       output_path: The HTML page; the same numbers go beside it as JSON, with the
         fingerprints of the base and of the experts.
+      random_seed: Of the order in which experts are drawn, to be compared with the most
+        alike ones.
     """
 
     experts: tuple[paths.Pattern, ...]
     initial_checkpoint_path: paths.Path
     output_path: paths.Path = f"{{MODEL_DIR}}/report/{report_comparison.PAGE}"
+    random_seed: fields.Seed = 0
 
     def plan(self) -> Plan:
         """Returns what would be compared; reads manifests.
@@ -71,7 +75,7 @@ class Compare(Run):
         parts = [loaded.Expert.load(folder) for folder in folders]
         for part in parts:
             base.check_fits(part)
-        comparison = of_experts(parts, base)
+        comparison = of_experts(parts, base, random_seed=self.random_seed)
         names = [part.name for part in parts]
         shown = comparison_page.Shown.of(names, comparison)
         for table in shown.tables(most_pairs=_MOST_PAIRS):
@@ -107,13 +111,14 @@ class Compare(Run):
 
 
 def of_experts(
-    parts: Sequence[loaded.Expert], base: loaded.Base
+    parts: Sequence[loaded.Expert], base: loaded.Base, *, random_seed: int = 0
 ) -> comparing.Comparison:
     """Returns the comparison of experts of a base, which fit each other and it."""
     parts = merged_ranks.in_one_spec(task_arithmetic.TaskArithmetic(), parts)
     params = [part.params for part in parts]
     beside = effects.beside(params[0]) if parts[0].adapter is not None else {}
-    return comparing.compare(params, merged_params.start_of(parts[0], base), beside)
+    start = merged_params.start_of(parts[0], base)
+    return comparing.compare(params, start, beside, random_seed=random_seed)
 
 
 def as_json(names: Sequence[str], comparison: comparing.Comparison) -> dict[str, Any]:
@@ -131,6 +136,16 @@ def as_json(names: Sequence[str], comparison: comparing.Comparison) -> dict[str,
         "units_in_place": plain(comparison.in_place),
         "forecast": plain(comparison.forecast),
         **{what: plain(comparison.mean(what)) for what in ("conflict", "overlap")},
+        "how_many": {
+            how: {
+                "order": [names[i] for i in growth.order],
+                "pulls": plain(growth.pulls),
+            }
+            for how, growth in (
+                ("most_alike", comparison.alike),
+                ("drawn", comparison.drawn),
+            )
+        },
         "layers": {
             layer.name: {
                 "norms": plain(layer.norms),

@@ -49,9 +49,9 @@ def test_equations_are_sums_over_experts_however_many_at_a_time(
     """To 1e-12: rounding in sums of up to 81 products. Rank 0 stands for arrays."""
     monkeypatch.setattr(stacks, "_AT_ONCE", at_once)
     given, factors = RNG.normal(size=shape), np.linspace(0.0, 2.0, shape[0])
-    stack = stacks.Arrays(given)
+    stack: stacks.Matrices = stacks.Arrays(given)
     if rank:
-        stack = products_of(*shape[:2], rank, shape[2])
+        stack = products_of(shape[0], shape[1], rank, shape[2])
         given = stack.some(...)
     gram, cubes = stack.equations(factors)
     each = [f * d @ d.T for f, d in zip(factors, given, strict=True)]
@@ -96,7 +96,7 @@ def test_singular_vectors_of_products_are_those_of_their_arrays(sizes):
     for side, whole in zip(stack.sides(), arrays.sides(), strict=True):
         sizes_of = [np.linalg.svd(x, compute_uv=False) for x in (side, whole)]
         count = min(map(len, sizes_of))
-        close(*(x[:count] for x in sizes_of), 1e-9)
+        close(sizes_of[0][:count], sizes_of[1][:count], 1e-9)
 
 
 def test_products_come_in_rows_that_are_as_large_as_they_may_be(monkeypatch):

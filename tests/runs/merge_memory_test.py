@@ -81,11 +81,11 @@ def test_a_merge_of_loras_counts_cores_and_all_layers_of_the_result():
     """Three of rank 2, six layers of 16 + 16 numbers each.
 
     Of each expert a layer is a part: 3 x 32 x 4 bytes, twice, and twice more ahead,
-    and three copies. Cores are 6 x 6, of narrow matrices 6 x 2 and 2 x 6: four copies
+    and three copies. Cores are 6 x 6, of narrow matrices 6 x 2 and 2 x 6: three copies
     of these, eight matrices like one core, and four times some rows of all cores, here
     all of them; and a bit for each number. The result has a rank of 6, in six layers.
     """
-    cores = (4 * 3 * 2 * (6 + 6) + 8 * 36 + 4 * 3 * 36) * 8 + 3 * 36 // 8
+    cores = (3 * 3 * 2 * (6 + 6) + 8 * 36 + 4 * 3 * 36) * 8 + 3 * 36 // 8
     every = [expert_of(LORA_SHAPES, n, 1, LORA) for n in range(3)]
     layer, whole = 3 * 32 * 4, 6 * 32 * 4
     told = merge_memory.of_leaves(methods.of("ties"), every, {}, {})
