@@ -59,9 +59,9 @@ def save_expert(
     _check_content(final, host, manifest, fingerprint)
     folders.check_is_new(final)
     with new_folder(final) as partial:
-        with _checkpointer() as checkpointer:
-            args = ocp.args.StandardSave(host, save_args=_save_args(host))
-            checkpointer.save(partial / PARAMS, args=args)
+        with _writer(host) as writer:
+            args = ocp.args.PyTreeSave(host, save_args=_save_args(host))
+            writer.save(partial / PARAMS, args=args)
         write_attached(partial, attached)
         whole = dataclasses.replace(
             manifest, params_fingerprint=fingerprint, digests=digests.of_tree(host)
@@ -139,10 +139,22 @@ def _save_args(params: Params) -> dict[str, Any]:
 
 
 def _checkpointer() -> ocp.Checkpointer:
-    """Returns what reads and writes by itself, whatever other processes do."""
+    """Returns what reads by itself, whatever other processes do."""
     orbax_logs.silence()
     alone = one_process.options()
     handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _writer(params: Params) -> ocp.Checkpointer:
+    """Returns what writes parameters by itself, compressed if that is worth it."""
+    orbax_logs.silence()
+    alone = one_process.options()
+    dtypes = {np.dtype(leaf.dtype) for leaf in trees.flatten(params).values()}
+    handler = ocp.PyTreeCheckpointHandler(
+        multiprocessing_options=alone,
+        use_compression=any(map(written_arrays.compressor_of, dtypes)),
+    )
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 

@@ -7,12 +7,20 @@ import subprocess
 import sys
 import weakref
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
 
 from elm_jax import errors, trees
-from elm_jax.checkpoints import experts, leaf_parts, streaming, tensors
+from elm_jax.checkpoints import (
+    experts,
+    leaf_parts,
+    stores,
+    streaming,
+    tensors,
+    written_arrays,
+)
 from tests.checkpoints import sample
 
 
@@ -195,3 +203,48 @@ def test_leaves_of_which_one_ends_early_are_never_read_side_by_side():
     assert [len(next(parts)), len(next(parts))] == [2, 2]
     with pytest.raises(errors.CheckpointError, match="parts of 1 of 2 leaves"):
         next(parts)
+
+
+def write(folder, params, how):
+    """Writes parameters as trainings do, or part by part, in their dtype."""
+    dtype = trees.flatten(params)["token_embedder/embedding"].dtype
+    if how == "stream":
+        save(folder, params, dtype)
+    else:
+        fingerprint = trees.fingerprint(params)
+        experts.save_expert(folder, params, make_manifest(fingerprint))
+
+
+def compressor_in(folder):
+    """What the files say of the embedding."""
+    root = stores.as_url(folder / experts.PARAMS)
+    kvstore = {"driver": "ocdbt", "base": root, "path": "token_embedder.embedding/"}
+    store = stores.start_open(kvstore).result()
+    return store.spec(retain_context=False).to_json()["metadata"]["compressor"]
+
+
+@pytest.mark.parametrize("how", ["orbax", "stream"])
+def test_float32_is_stored_as_it_is_and_shorter_numbers_compressed(tmp_path, how):
+    params = sample.make_params()
+    short = jax.tree.map(lambda leaf: leaf.astype(ml_dtypes.bfloat16), params)
+    write(tmp_path / "long", params, how)
+    write(tmp_path / "short", short, how)
+    assert compressor_in(tmp_path / "long") is None
+    assert compressor_in(tmp_path / "short")["id"] == "zstd"
+    for name, expected in (("long", params), ("short", short)):
+        read, _ = experts.load_expert(tmp_path / name)
+        assert trees.fingerprint(read) == trees.fingerprint(expected)
+
+
+@pytest.mark.parametrize("how", ["orbax", "stream"])
+def test_float32_that_earlier_releases_compressed_is_read(tmp_path, monkeypatch, how):
+    zstd = written_arrays.compressor_of(np.dtype(np.float16))
+    monkeypatch.setattr(written_arrays, "compressor_of", lambda _: zstd)
+    params = sample.make_params()
+    write(tmp_path / "x", params, how)
+    assert compressor_in(tmp_path / "x")["id"] == "zstd"
+    read, _ = experts.load_expert(tmp_path / "x")
+    assert trees.fingerprint(read) == trees.fingerprint(params)
+    leaves, _ = streaming.open_expert(tmp_path / "x")
+    for name, leaf in trees.flatten(params).items():
+        np.testing.assert_array_equal(np.concatenate([*leaves[name].blocks()]), leaf)
