@@ -1,17 +1,27 @@
 """How the changes that experts make in their base agree and differ, before a merge."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from elm_jax import trees
-from elm_jax.merging import aligning, by_layer, combining, growing, layers, singular
+from elm_jax.merging import (
+    aligning,
+    by_layer,
+    combining,
+    growing,
+    layers,
+    singular,
+    views,
+)
 from elm_jax.merging.method import Beside
-from elm_jax.types import Params
+from elm_jax.types import LAYERS, Params
 
 _DIRECTIONS = 8
+_AT_ONCE = 1 << 20  # numbers, of all experts, whose signs are compared
 _MATRICES = 3  # axes of [experts, m, n]
 
 
@@ -88,6 +98,20 @@ class Comparison:
         return self.mean("pull")
 
 
+class Part(NamedTuple):
+    """Parameters of experts that can be compared by themselves.
+
+    Attributes:
+      experts: Two or more trees of equal names and shapes.
+      base: As of `MergeMethod.merge`, for a method that needs it.
+      beside: Likewise.
+    """
+
+    experts: Sequence[Params]
+    base: Params
+    beside: Beside
+
+
 def compare(
     experts: Sequence[Params], base: Params, beside: Beside, *, random_seed: int = 0
 ) -> Comparison:
@@ -102,29 +126,72 @@ def compare(
     Raises:
       ConfigError: Trees that differ, or experts of which none changes anything.
     """
-    flat = [trees.flatten(expert) for expert in experts]
-    made = by_layer.of(
-        flat, trees.flatten(base), beside, space="core", rank=1, reference=0
-    )
-    compared = []
-    for view in made:
-        changes = view.changes()
-        if changes.any():
+    whole = Part(experts, base, beside)
+    return compare_parts(lambda: [whole], len(experts), random_seed=random_seed)
+
+
+def compare_parts(
+    parts: Callable[[], Iterable[Part]], count: int, *, random_seed: int = 0
+) -> Comparison:
+    """Returns what `compare` does, with a part of the experts in memory at a time.
+
+    Args:
+      parts: Returns them all, in any order; it is called twice. A part has all
+        parameters in `beside` of an adapter, at least in one layer, of which the
+        names then tell: `encoder/layers_3/mlp/wi/kernel`.
+      count: Of the experts.
+      random_seed: As for `compare`.
+
+    Raises:
+      ConfigError: As `compare`.
+    """
+    compared: dict[tuple[bool, str, int], LayerComparison] = {}
+    in_place, num_places = np.zeros((count, count)), 0
+    for part in parts():
+        for view, changes in _changes(part):
             is_core = view.frames[0] is not None
-            compared.append(_compared(view.name, changes, is_core=is_core))
+            layer = _compared(view.name, changes, is_core=is_core)
+            compared[is_core, *_without_number(view.name)] = layer
+        for shares in _in_place(part):
+            in_place, num_places = in_place + shares, num_places + 1
     if not compared:
         combining.refuse(
-            found=f"{len(flat)} experts that change nothing in their base",
+            found=f"{count} experts that change nothing in their base",
             expected="one or more that do",
             do="Train them first, or name others",
         )
-    in_place = _in_place(flat, beside)
-    forecast = _mean_over(compared, "pull", in_place.shape)
-    orders = growing.most_alike(forecast), growing.at_random(len(flat), random_seed)
-    changed = (view.changes() for view in made)
-    matrices = (each for each in changed if each.ndim == _MATRICES and each.any())
+    in_order = tuple(compared[key] for key in sorted(compared))
+    forecast = _mean_over(in_order, "pull", in_place.shape)
+    orders = growing.most_alike(forecast), growing.at_random(count, random_seed)
+    every = (changes for part in parts() for _, changes in _changes(part))
+    matrices = (changes for changes in every if changes.ndim == _MATRICES)
     alike, drawn = growing.grown(matrices, orders)
-    return Comparison(tuple(compared), in_place, alike, drawn)
+    shares = in_place / num_places if num_places else np.full(in_place.shape, np.nan)
+    np.fill_diagonal(shares, np.nan)
+    return Comparison(in_order, shares, alike, drawn)
+
+
+def _changes(part: Part) -> Iterator[tuple[views.View, np.ndarray]]:
+    """Yields the layers of a part in which an expert changes anything."""
+    flat = [trees.flatten(expert) for expert in part.experts]
+    base = trees.flatten(part.base)
+    made = by_layer.of(flat, base, part.beside, space="core", rank=1, reference=0)
+    for view in made:
+        changes = view.changes()
+        if changes.any():
+            yield view, changes
+        del changes  # before the next one's are made
+
+
+def _without_number(name: str) -> tuple[str, int]:
+    """Returns the name of a stack of layers, and which of them one is; else 0.
+
+    >>> _without_number("encoder/layers_3/mlp/wi/kernel")
+    ('encoder/layers/mlp/wi/kernel', 3)
+    """
+    head, stacked, tail = name.partition(f"/{LAYERS}_")
+    number, _, rest = tail.partition("/")
+    return (f"{head}/{LAYERS}/{rest}", int(number)) if stacked else (name, 0)
 
 
 def _mean_over(
@@ -159,15 +226,17 @@ def _compared(name: str, changes: np.ndarray, *, is_core: bool) -> LayerComparis
 
 def _conflict(flat: np.ndarray) -> np.ndarray:
     """Returns sums of the smaller size where signs differ, as shares of all."""
-    sizes, signs = np.abs(flat), np.sign(flat)
-    shares = np.empty((len(flat), len(flat)))
-    for place in range(len(flat)):
-        smaller = np.minimum(sizes, sizes[place])
-        differs = (signs * signs[place]) < 0
-        total = smaller.sum(axis=1)
-        opposite = (smaller * differs).sum(axis=1)
-        shares[place] = np.where(total > 0, opposite / np.where(total > 0, total, 1), 0)
-    return shares
+    total, opposite = np.zeros((2, len(flat), len(flat)))
+    at_once = max(1, _AT_ONCE // len(flat))
+    for start in range(0, flat.shape[1], at_once):
+        some = flat[:, start : start + at_once]
+        sizes, signs = np.abs(some), np.sign(some)
+        for place in range(len(flat)):
+            smaller = np.minimum(sizes, sizes[place])
+            total[place] += smaller.sum(axis=1)
+            smaller *= (signs * signs[place]) < 0
+            opposite[place] += smaller.sum(axis=1)
+    return np.where(total > 0, opposite / np.where(total > 0, total, 1), 0)
 
 
 def _overlap(changes: np.ndarray) -> np.ndarray:
@@ -195,7 +264,9 @@ def _pull(changes: np.ndarray) -> np.ndarray:
     for i, change in enumerate(changes):
         # (M - D_i)' D_i = (D_j - D_i)' D_i / 2
         if is_wide:
-            pulls[i] = (_outer(changes - change) * grams[i]).sum(axis=(1, 2)) / 4
+            for j, other in enumerate(changes):
+                apart = other - change
+                pulls[i, j] = ((apart @ apart.T) * grams[i]).sum() / 4
         else:
             crossed = changes.swapaxes(1, 2) @ change
             pulls[i] = np.square((crossed - grams[i]) / 2).sum(axis=(1, 2))
@@ -208,27 +279,20 @@ def _outer(matrices: np.ndarray) -> np.ndarray:
     return matrices @ matrices.swapaxes(1, 2)
 
 
-def _in_place(flat: Sequence[Mapping[str, Any]], beside: Beside) -> np.ndarray:
-    count = len(flat)
-    means = np.full((count, count), np.nan)
-    for i in range(count):
-        for j in range(i + 1, count):
-            shares = [*_shares_in_place(flat[i], flat[j], beside)]
-            if shares:
-                means[i, j] = means[j, i] = np.mean(shares)
-    return means
-
-
-def _shares_in_place(
-    first: Mapping[str, Any], second: Mapping[str, Any], beside: Beside
-) -> Iterator[float]:
-    for names in aligning.places(beside, is_linear=False).values():
-        axes = {name: beside[name].axis for name in names}
-        for _, index in layers.units(names[0], np.asarray(first[names[0]])):
-            wanted = {name: np.asarray(first[name])[index] for name in names}
-            there = {name: np.asarray(second[name])[index] for name in names}
-            order = aligning.matching(wanted, there, axes)
-            yield float(np.mean(order == np.arange(len(order))))
+def _in_place(part: Part) -> Iterator[np.ndarray]:
+    """Yields shares of units that stay in place, of each bottleneck in each layer."""
+    flat = [trees.flatten(expert) for expert in part.experts]
+    for names in aligning.places(part.beside, is_linear=False).values():
+        axes = {name: part.beside[name].axis for name in names}
+        for _, index in layers.units(names[0], np.asarray(flat[0][names[0]])):
+            units = [
+                {n: np.asarray(leaves[n])[index] for n in names} for leaves in flat
+            ]
+            shares = np.zeros((len(flat), len(flat)))
+            for i, j in itertools.combinations(range(len(flat)), 2):
+                order = aligning.matching(units[i], units[j], axes)
+                shares[i, j] = shares[j, i] = np.mean(order == np.arange(len(order)))
+            yield shares
 
 
 def _over_norms(products: np.ndarray, norms: np.ndarray) -> np.ndarray:

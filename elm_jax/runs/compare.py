@@ -17,6 +17,7 @@ from elm_jax.peft import effects
 from elm_jax.reporting import comparison_page, tables, terminal
 from elm_jax.runs import (
     bases,
+    compared_leaves,
     expert_checks,
     library,
     loaded,
@@ -36,7 +37,7 @@ class Compare(Run):
     Of all parameters and by layer: norms, cosines, signs that conflict, directions that
     are shared, hidden units that stay in place; and which pairs to expect most of, and
     how many: how far means of more and more experts pull what they do. Nothing is
-    scored.
+    scored. Experts are read a layer at a time, and twice.
 
     Attributes:
       experts: Folders of experts, or shell patterns of them; two or more.
@@ -71,12 +72,20 @@ class Compare(Run):
           ElmError: Experts do not fit each other or the base, or are fewer than two.
         """
         folders = self._check()
-        base = loaded.Base.load(self.path(self.initial_checkpoint_path))
-        parts = [loaded.Expert.load(folder) for folder in folders]
-        for part in parts:
-            base.check_fits(part)
-        comparison = of_experts(parts, base, random_seed=self.random_seed)
-        names = [part.name for part in parts]
+        base = self.path(self.initial_checkpoint_path)
+        infos = [manifest.read_manifest(folder) for folder in folders]
+        if len({json.dumps(info.adapter, sort_keys=True) for info in infos}) > 1:
+            # LoRAs of several ranks or scales are first written in one.
+            whole = loaded.Base.load(base)
+            parts = [loaded.Expert.load(folder) for folder in folders]
+            for part in parts:
+                whole.check_fits(part)
+            comparison = of_experts(parts, whole, random_seed=self.random_seed)
+        else:
+            comparison = compared_leaves.compare(
+                folders, base, random_seed=self.random_seed
+            )
+        names = [info.name for info in infos]
         shown = comparison_page.Shown.of(names, comparison)
         for table in shown.tables(most_pairs=_MOST_PAIRS):
             terminal.show(tables.to_rich(table, width=terminal.console().width))
@@ -84,8 +93,8 @@ class Compare(Run):
         files.write_text(page, comparison_page.render(shown))
         numbers = page.with_suffix(".json")
         told = {
-            "base_fingerprint": base.fingerprint,
-            "expert_fingerprints": [part.manifest.fingerprint for part in parts],
+            "base_fingerprint": bases.read_manifest(base).base_fingerprint,
+            "expert_fingerprints": [info.fingerprint for info in infos],
             **as_json(names, comparison),
         }
         files.write_text(numbers, json.dumps(told, indent=1))

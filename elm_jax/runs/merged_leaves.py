@@ -117,24 +117,9 @@ def merged(
     """
     method.check(len(sources))
     check_names(method, sources[0].leaves)
-    every = [trees.unflatten(source.leaves) for source in sources]
     beside = sides(method, sources)
-    start: dict[str, Leaf] = {}
-    if method.needs_base:
-        pattern = sources[0].info.trainable_pattern
-        of = f"expert {sources[0].info.name!r}"
-        tree = expert_parts.part(trees.unflatten(base), pattern, of=of)
-        start = trees.flatten(tree)
-        # A base has no adapters: what theirs start from is one that adds nothing.
-        for name, array in trees.flatten(effects.neutral(every[0])).items():
-            values = functools.partial(np.array, array)
-            start[name] = tensors.whole(
-                tensors.Tensor(array.shape, array.dtype, values)
-            )
-    combining.check_alike(every)
-    if method.needs_base:
-        plain = {n: x for n, x in sources[0].leaves.items() if n not in beside}
-        combining.check_alike([trees.unflatten(plain)], trees.unflatten(start))
+    combining.check_alike([trees.unflatten(source.leaves) for source in sources])
+    start = start_of(sources[0], base, beside) if method.needs_base else {}
     measured.check_names(sources[0].leaves, statistics, method.name)
     leaves = {
         name: _merged_leaf(
@@ -152,6 +137,27 @@ def merged(
             place = merged_places.Place(method, made, experts, marks, statistics, told)
             leaves |= {name: place.leaf(name, leaves[name].rows) for name in names}
     return leaves
+
+
+def start_of(
+    source: Source, base: Mapping[str, Leaf], beside: Mapping[str, Side]
+) -> dict[str, Leaf]:
+    """Returns what an expert's leaves start from, but for those in `beside`.
+
+    A base has no adapters: what theirs start from is one that adds nothing.
+
+    Raises:
+      ConfigError: The base has not the leaves that it must have.
+    """
+    of, pattern = f"expert {source.info.name!r}", source.info.trainable_pattern
+    start = trees.flatten(expert_parts.part(trees.unflatten(base), pattern, of=of))
+    neutral = effects.neutral(trees.unflatten(source.leaves))
+    for name, array in trees.flatten(neutral).items():
+        values = functools.partial(np.array, array)
+        start[name] = tensors.whole(tensors.Tensor(array.shape, array.dtype, values))
+    plain = {n: x for n, x in source.leaves.items() if n not in beside}
+    combining.check_alike([trees.unflatten(plain)], trees.unflatten(start))
+    return start
 
 
 def _merged_leaf(

@@ -91,7 +91,7 @@ class Place:
             *([leaves[name] for leaves in self.experts] for name in self.likes),
             *([leaves[name] for leaves in self.statistics] for name in measured),
         ]
-        read = _layers(groups)
+        read = layers_of(groups)
         every = [leaf for leaves in groups for leaf in leaves]
         held = sum(leaf.rows * leaf_parts.row_bytes(leaf) for leaf in every)
         for number, arrays in enumerate(
@@ -128,7 +128,7 @@ class Place:
         return out
 
 
-def _layers(groups: Sequence[Sequence[Leaf]]) -> Iterator[list[np.ndarray]]:
+def layers_of(groups: Sequence[Sequence[Leaf]]) -> Iterator[list[np.ndarray]]:
     """Yields arrays [experts, ...] of a layer after another, one for each group.
 
     Parts of hundreds of experts are copied into one array as they are read: allocators

@@ -106,6 +106,17 @@ def test_a_comparison_is_printed_drawn_and_written(folder, capsys, kind):
     assert abs(numbers["cosine"][0][1]) < 1.0
     assert (numbers["units_in_place"][0][1] is None) == (kind != "bottleneck")
     assert "<script" not in page
+    how_many = numbers["how_many"]["most_alike"]
+    assert sorted(how_many["order"]) == numbers["experts"]
+    assert "How many" in printed
+    if kind == "ia3":  # without matrices
+        assert how_many["pulls"] == [None] * 3
+        return
+    assert how_many["pulls"][0] == 0.0
+    best = min(numbers["forecast"][i][j] for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert how_many["pulls"][1] == pytest.approx(best)
+    assert f"{how_many['pulls'][2]:.3g}" in printed
+    assert page.count("<path") == 2
 
 
 def test_experts_that_cannot_be_merged_are_not_compared(folder):

@@ -1,0 +1,87 @@
+"""Experts on disk that are compared a layer at a time, as they are merged."""
+
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from elm_jax import trees
+from elm_jax.checkpoints.tensors import Leaf
+from elm_jax.merging import aligning, combining, comparing, task_arithmetic
+from elm_jax.peft import effects
+from elm_jax.runs import merge_sizes, merge_sources, merged_leaves, merged_places
+from elm_jax.types import LAYERS, Side
+
+
+def compare(
+    folders: Sequence[pathlib.Path], base_dir: pathlib.Path, *, random_seed: int = 0
+) -> comparing.Comparison:
+    """Returns how experts of one base and kind differ; reads them twice.
+
+    In memory are a layer of an adapter, or of another parameter, of all experts, and
+    what is made of it; of a parameter without layers, such as an embedding, all.
+
+    Args:
+      folders: Of two or more experts; of LoRAs in one rank and scale.
+      base_dir: Of their base.
+      random_seed: As for `comparing.compare`.
+
+    Raises:
+      ElmError: One is missing or torn, or they do not fit each other.
+    """
+    method = task_arithmetic.TaskArithmetic()
+    sources = merge_sources.open_sources(method, folders)
+    combining.check_alike([trees.unflatten(source.leaves) for source in sources])
+    beside = merged_leaves.sides(method, sources)
+    base = merge_sources.open_base(base_dir)
+    start = merged_leaves.start_of(sources[0], base, beside)
+    experts = [source.leaves for source in sources]
+    return comparing.compare_parts(
+        lambda: _parts(experts, start, beside), len(experts), random_seed=random_seed
+    )
+
+
+def _parts(
+    experts: Sequence[Mapping[str, Leaf]],
+    start: Mapping[str, Leaf],
+    beside: Mapping[str, Side],
+) -> Iterator[comparing.Part]:
+    """Yields what is compared together: an adapter or a parameter, in one layer."""
+    for is_linear in (False, True):
+        for names in aligning.places(beside, is_linear=is_linear).values():
+            yield from _layers(experts, {}, names)
+    for name in experts[0]:
+        if name not in beside:
+            yield from _layers(experts, start, [name])
+
+
+def _layers(
+    experts: Sequence[Mapping[str, Leaf]],
+    start: Mapping[str, Leaf],
+    names: Sequence[str],
+) -> Iterator[comparing.Part]:
+    """Yields parameters in one layer after another, or as a whole if they have none."""
+    groups = [[leaves[name] for leaves in experts] for name in names]
+    groups += [[start[name]] for name in names if name in start]
+    is_stack = merge_sizes.is_stack(names[0])
+    arrays_of = merged_places.layers_of(groups) if is_stack else [_whole(groups)]
+    for number, arrays in enumerate(arrays_of):
+        of = [name.replace(f"/{LAYERS}/", f"/{LAYERS}_{number}/") for name in names]
+        values, base = arrays[: len(names)], arrays[len(names) :]
+        trees_of = [
+            trees.unflatten(dict(zip(of, several, strict=True)))
+            for several in zip(*values, strict=True)
+        ]
+        pairs = zip(of, base, strict=False)  # adapters have no base
+        origin = trees.unflatten({name: array[0] for name, array in pairs})
+        yield comparing.Part(trees_of, origin, effects.beside(trees_of[0]))
+        del arrays, values, base, trees_of, origin  # before the next ones are read
+
+
+def _whole(groups: Sequence[Sequence[Leaf]]) -> list[list[np.ndarray]]:
+    return [[_array(leaf) for leaf in leaves] for leaves in groups]
+
+
+def _array(leaf: Leaf) -> np.ndarray:
+    blocks = [*leaf.blocks()]
+    return np.concatenate(blocks) if leaf.shape else blocks[0]
