@@ -147,7 +147,7 @@ class _OrbaxWriter:
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder, self._start = folder, time.time_ns()
         # Its metadata tell T5X of one chunk.
-        self._item = written_arrays.ItemWriter(folder / t5x.STATE, cuts=False)
+        self._item = written_arrays.ItemWriter(folder / t5x.STATE, as_t5x=True)
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def write(self, name: str, array: np.ndarray) -> None:

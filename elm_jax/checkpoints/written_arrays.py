@@ -114,15 +114,15 @@ class ItemWriter:
       goes_on: Whether the folder may be there, from a writer that was killed. Each
         array is then a folder of its own, which a later one replaces or keeps; else
         all arrays are in one database.
-      cuts: As for `create`.
+      as_t5x: Whether arrays are stored as T5X has them: whole parts, all compressed.
     """
 
     def __init__(
-        self, folder: pathlib.Path, *, goes_on: bool = False, cuts: bool = True
+        self, folder: pathlib.Path, *, goes_on: bool = False, as_t5x: bool = False
     ) -> None:
         folder.mkdir(parents=True, exist_ok=goes_on)
         self._folder, self._root = folder, stores.as_url(folder)
-        self._goes_on, self._cuts = goes_on, cuts
+        self._goes_on, self._as_t5x = goes_on, as_t5x
         self._tree: dict[str, Any] = {}
 
     def write(
@@ -150,8 +150,8 @@ class ItemWriter:
             kvstore,
             leaf,
             dtype,
-            compressor_of(dtype),
-            cuts=self._cuts,
+            _COMPRESSOR if self._as_t5x else compressor_of(dtype),
+            cuts=not self._as_t5x,
             replaces=self._goes_on,
         )
 
