@@ -25,7 +25,7 @@ class Cost(NamedTuple):
     Attributes:
       read_bytes: Of files of the experts, and of the base where it is needed; twice
         those of experts that may have to be measured first.
-      written_bytes: Of the result, at most: files are compressed.
+      written_bytes: Of the parameters of the result; files hold little more, or less.
       peak_bytes: Of memory, by the sizes of the parts that are held; what the reader
         and the allocator keep beside them is not known, nor are activations of
         experts that are measured.
@@ -44,7 +44,7 @@ class Cost(NamedTuple):
         secs = (self.read_bytes + self.written_bytes) / self.read_rate
         return {
             "reads": show_bytes(self.read_bytes),
-            "writes at most": show_bytes(self.written_bytes),
+            "writes, about": show_bytes(self.written_bytes),
             "memory, about": f"{show_bytes(self.peak_bytes)}, not measured: leave"
             " room for twice as much",
             "time": f"about {max(1.0, secs):.0f} s, if all is as fast as reading was"

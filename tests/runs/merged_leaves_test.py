@@ -232,7 +232,7 @@ def test_a_plan_tells_bytes_memory_and_time(folder):
     assert told["reads"] == progress.show_bytes(num_bytes)
     params, _ = experts.load_expert(folder / "base")
     size = trees.count_bytes(params)
-    assert told["writes at most"] == progress.show_bytes(size)
+    assert told["writes, about"] == progress.show_bytes(size)
     cost = merge_cost.estimate(
         averages.Uniform(), [*(folder / "experts").iterdir()], folder / "base"
     )
