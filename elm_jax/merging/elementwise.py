@@ -160,20 +160,11 @@ class Elementwise(DeltaMethod):
             if layer.seen is not None:
                 kept = np.where(np.abs(change) >= layer.seen[place], change, 0.0)
             else:
-                kept = self._kept_of(change, sources[place] if sources else None)
+                rng = sources[place] if sources else None
+                shares = self.density, self.dropped, self.spread
+                kept = keeping.kept(change, self.keep, *shares, rng)
             choices.append(keeping.chosen(kept, change, self.density, self.rescale))
         return choices
-
-    def _kept_of(
-        self, change: np.ndarray, rng: np.random.Generator | None
-    ) -> np.ndarray:
-        if self.keep == "magnitude":
-            return keeping.magnitude(change, self.density)
-        if rng is None:
-            return keeping.outliers(change, self.density, self.dropped)
-        if self.keep == "random":
-            return keeping.random(change, self.density, rng)
-        return keeping.della(change, self.density, self.spread, rng)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

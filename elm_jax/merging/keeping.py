@@ -18,6 +18,35 @@ Keep = Literal["all", "magnitude", "random", "outliers", "della"]
 Rescale = Literal["none", "density", "l1"]
 
 
+def kept(
+    change: np.ndarray,
+    keep: Keep,
+    density: float,
+    dropped: float,
+    spread: float,
+    rng: np.random.Generator | None,
+) -> np.ndarray:
+    """Returns what is kept of a change by any of the ways.
+
+    Args:
+      change: Of one expert.
+      keep: The way.
+      density: The share that is left.
+      dropped: As of `outliers`.
+      spread: As of `della`.
+      rng: Source of chance, for "random" and "della".
+    """
+    if keep == "all":
+        return change
+    if keep == "magnitude":
+        return magnitude(change, density)
+    if rng is None:
+        return outliers(change, density, dropped)
+    if keep == "random":
+        return random(change, density, rng)
+    return della(change, density, spread, rng)
+
+
 def magnitude(change: np.ndarray, density: float) -> np.ndarray:
     """Returns the change with its greatest numbers; of equal ones the first.
 
