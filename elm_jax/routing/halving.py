@@ -23,10 +23,12 @@ class Halved(NamedTuple):
 
     Attributes:
       order: All of them, the best first: those that stayed longer before others.
+      shares: Of each, that of the rows it was scored on which it answered rightly.
       num_scored: Pairs of an expert and a row that were scored.
     """
 
     order: tuple[str, ...]
+    shares: tuple[float, ...]
     num_scored: int
 
 
@@ -45,6 +47,7 @@ def halve(
       first_rows: Of the first round.
     """
     left, fallen = sorted(names), list[str]()
+    shares = dict[str, float]()
     seen, num_scored, end = np.zeros((2, len(left), 0)), 0, 0
     while end < len(rows) and (len(left) > 1 or not end):
         start, end = end, min(max(2 * end, first_rows), len(rows))
@@ -52,9 +55,13 @@ def halve(
         num_scored += added[0].size
         seen = np.concatenate([seen, added], axis=2)
         right, share = seen.mean(axis=2)
+        shares |= zip(left, right.tolist(), strict=True)
         # Six digits, so that the noise of other batches does not tell.
         order = np.lexsort((left, -np.round(share, 6), -np.round(right, 9)))
         stay = order if end == len(rows) else order[: -(-len(order) // 2)]
         fallen = [left[i] for i in order[len(stay) :]] + fallen
         left, seen = [left[i] for i in stay], seen[:, stay]
-    return Halved((*left, *fallen), num_scored)
+    order_of_all = (*left, *fallen)
+    return Halved(
+        order_of_all, tuple(map(shares.__getitem__, order_of_all)), num_scored
+    )

@@ -6,16 +6,19 @@ these. What a router reads is what the adapters there read.
 | router | score of an expert | what it needs beforehand |
 |---|---|---|
 | `Fixed` | weights that are given, the same everywhere | nothing |
+| `FirstStage` | the weight that a router of whole tasks gives it | that router |
 | `Arrow` | size of the reading along the expert's direction | the experts |
 | `EffectNorm` | norm of the expert's effect | nothing |
 | `CalibratedNorm` | the same, as a z-score on the expert's own rows | statistics |
 | `MeanActivation` | cosine with the mean reading of its own rows | statistics |
 | `Gates` | product with a gate that was trained | gates |
+| `Random` | by chance, a control | nothing |
 """
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import jax
@@ -55,6 +58,28 @@ class Fixed(mixture.Router):
                 expected="one for each",
                 do="Give as many numbers as experts",
             )
+        return jnp.broadcast_to(weights, (*read.shape[:-1], count))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FirstStage(mixture.Router):
+    """The weights of the experts for the whole task, for every token and place.
+
+    They are parameters, so that tasks share a compiled program. Who makes a mixture
+    gives them, such as `RoutedTokens.first`.
+    """
+
+    def shapes(self, width: int) -> Mapping[str, tuple[int, ...]]:
+        """Returns the shape of a weight."""
+        del width
+        return {"weight": ()}
+
+    def weigh(
+        self, params: Params, read: jax.Array, norms: jax.Array | None, count: int
+    ) -> jax.Array:
+        """Returns the weights, as `Router.weigh` has them."""
+        del norms
+        weights = params["weight"].astype(jnp.float32)
         return jnp.broadcast_to(weights, (*read.shape[:-1], count))
 
 
@@ -208,6 +233,50 @@ class Gates(ScoreRouter):
         gates = _standard(params["gate"])
         products = float32_sums.einsum("...d,ed->...e", _standard(read), gates)
         return products / np.float32(np.sqrt(read.shape[-1]))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Random(ScoreRouter):
+    """A control: experts by chance, each token of each place otherwise.
+
+    The score of an expert is the cosine of ten times the product of what the adapter
+    reads, standardised, with a random direction over root width. Such products differ
+    by about 1 between tokens, so that cosines, whose period is 0.6 of that, have
+    forgotten what was read, and every expert is as likely to be the greatest. It is a
+    function of the reading alone and not steep: rounding, as by other batches or
+    padding, changes a score by some ten times as much. Ours.
+
+    Attributes:
+      random_seed: Of the directions, which are also others for each expert, place and
+        layer; they do not depend on which experts are mixed.
+    """
+
+    random_seed: fields.Seed = 0
+
+    def shapes(self, width: int) -> Mapping[str, tuple[int, ...]]:
+        """Returns the shape of a direction."""
+        return {"random_direction": (width,)}
+
+    def directions(self, of: str, shape: Sequence[int]) -> np.ndarray:
+        """Returns float32 standard normal numbers.
+
+        Args:
+          of: Expert and place, by a text.
+          shape: Of the result.
+        """
+        digest = hashlib.sha256(f"{self.random_seed} {of}".encode()).digest()
+        rng = np.random.default_rng(np.frombuffer(digest, np.uint32))
+        return rng.standard_normal(shape).astype(np.float32)
+
+    def score(
+        self, params: Params, read: jax.Array, norms: jax.Array | None
+    ) -> jax.Array:
+        """Returns the cosines."""
+        del norms
+        products = float32_sums.einsum(
+            "...d,ed->...e", _standard(read), params["random_direction"]
+        )
+        return jnp.cos(products * np.float32(10 / np.sqrt(read.shape[-1])))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,11 @@ from elm_jax import fields
 from elm_jax.library import retrieval, voting
 from elm_jax.merging import averages
 from elm_jax.runs import queries
-from elm_jax.runs.strategy import Choice, LibraryStrategy
-
-_Ranked = tuple[tuple[str, float], ...]
+from elm_jax.runs.strategy import Choice, Ranked, TaskRouter
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ByKeys(LibraryStrategy):
+class ByKeys(TaskRouter):
     """The experts of which rows that ask have several near keys, or a near mean.
 
     Attributes:
@@ -51,21 +49,17 @@ class ByKeys(LibraryStrategy):
             return f"mean of the {self.num_experts} experts {which}, weighted so"
         return f"the expert {which}"
 
-    @property
-    def merges(self) -> bool:
-        """Whether it may take several experts."""
-        return self.num_experts > 1
-
     def pick(self, question: queries.Question) -> Choice:
         """Returns the first experts, with their weights."""
-        first = self._ranked(question)[: self.num_experts]
+        first = self.ranked(question)[: self.num_experts]
         first = tuple(pair for pair in first if pair[1] > 0) or first[:1]
         names, weights = zip(*first, strict=True)
         if len(names) == 1:
             return Choice(names)
         return Choice(names, averages.Weighted(weights=weights))
 
-    def _ranked(self, question: queries.Question) -> _Ranked:
+    def ranked(self, question: queries.Question) -> Ranked:
+        """Returns all experts, with their votes, similarity, or the cosine of means."""
         opened, vectors = question.opened, question.vectors
         assert opened is not None  # noqa: S101 - `Queries.ask` gives it
         assert vectors is not None  # noqa: S101 - likewise

@@ -9,12 +9,12 @@ import numpy as np
 from elm_jax import fields
 from elm_jax.routing import behaviour
 from elm_jax.runs import queries
-from elm_jax.runs.strategy import Choice, LibraryStrategy
+from elm_jax.runs.strategy import Choice, Ranked, TaskRouter
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ByInputLoss(LibraryStrategy):
-    """The expert with the lowest loss on the inputs themselves, by span corruption.
+class ByInputLoss(TaskRouter):
+    """The experts with the lowest loss on the inputs themselves, by span corruption.
 
     The rows that ask lose spans of their inputs as in T5's pre-training (1910.10683,
     section 3.1.4), and each expert predicts these. It needs neither labels nor answer
@@ -23,15 +23,24 @@ class ByInputLoss(LibraryStrategy):
 
     Attributes:
       random_seed: Of the spans.
+      num_experts: How many are taken; of several, the mean.
     """
 
     kind: ClassVar[str] = "by_input_loss"
     random_seed: fields.Seed = 0
 
     @property
+    def default_name(self) -> str:
+        """`by_input_loss`, and how many if they are several."""
+        return f"{self.kind}_top{self.num_experts}" if self.merges else self.kind
+
+    @property
     def note(self) -> str:
         """Describes it in a few words, for tables and reports."""
-        return "the expert with the lowest loss on inputs with missing spans, no labels"
+        which = (
+            f"mean of the {self.num_experts} experts" if self.merges else "the expert"
+        )
+        return f"{which} with the lowest loss on inputs with missing spans, no labels"
 
     @property
     def reads_votes(self) -> bool:
@@ -47,8 +56,8 @@ class ByInputLoss(LibraryStrategy):
         """Returns all."""
         return num_experts
 
-    def pick(self, question: queries.Question) -> Choice:
-        """Returns the expert.
+    def ranked(self, question: queries.Question) -> Ranked:
+        """Returns all experts, with the log-probability of a missing token.
 
         Raises:
           DataError: No input has two tokens.
@@ -59,12 +68,17 @@ class ByInputLoss(LibraryStrategy):
         names = [*question.experts]
         log_probs = np.array(asked.score_rows(names, asked.rows))[:, :, 0]
         lengths = [len(asked.dataset[row].targets) for row in asked.rows]
-        return Choice((ranked(names, log_probs, lengths)[0][0],))
+        return ranked(names, log_probs, lengths)
+
+    def pick(self, question: queries.Question) -> Choice:
+        """Returns the first experts; raises DataError as `ranked`."""
+        first = self.ranked(question)[: self.num_experts]
+        return Choice(tuple(name for name, _ in first))
 
 
 def ranked(
     names: Sequence[str], log_probs: np.ndarray, lengths: Sequence[int]
-) -> tuple[tuple[str, float], ...]:
+) -> Ranked:
     """Returns experts with the log-probability of a missing token, greatest first.
 
     It is minus the loss: a mean over the tokens of each row, and over rows, in nats.

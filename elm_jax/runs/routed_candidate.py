@@ -11,9 +11,11 @@ import numpy as np
 
 from elm_jax import errors, trees
 from elm_jax.data import token_store
+from elm_jax.model import t5
 from elm_jax.peft import adapters, effects, mixture
 from elm_jax.routing import directions, token_routers
 from elm_jax.runs import (
+    bases,
     candidates,
     expert_checks,
     loaded,
@@ -23,6 +25,9 @@ from elm_jax.runs import (
 )
 from elm_jax.types import Params
 
+# Parameters of routers that are known without records, and without the experts'.
+SET = frozenset({"weight", "random_direction"})
+
 
 @dataclasses.dataclass(frozen=True)
 class RoutedCandidate(candidates.Candidate):
@@ -30,6 +35,8 @@ class RoutedCandidate(candidates.Candidate):
 
     Attributes:
       router: What weighs them.
+      weights: Of the first stage, one for each expert, for `token_routers.FirstStage`;
+        () for other routers.
       records_dir: Folder of what the router has to know beforehand.
       record_settings: What the records were made with.
       only_chosen: Whether a token's experts without a weight are not computed.
@@ -40,6 +47,7 @@ class RoutedCandidate(candidates.Candidate):
     """
 
     router: mixture.Router = token_routers.Fixed()
+    weights: tuple[float, ...] = ()
     records_dir: pathlib.Path = pathlib.Path()
     record_settings: routing_records.Settings = routing_records.Settings()
     only_chosen: bool = False
@@ -85,6 +93,7 @@ class RoutedCandidate(candidates.Candidate):
         few = " only_chosen" if self.only_chosen else ""
         few += f" norms of {self.norms_of}" if self.norms_of else ""
         few += " shuffled by half" if self.shuffled else ""
+        few += f" weights {self.weights}" if self.weights else ""
         # As it was before there was a choice, so that scores of then are known.
         return f"{self.router} {settings}{few}".replace(", reads='adapter'", "")
 
@@ -134,7 +143,9 @@ class RoutedCandidate(candidates.Candidate):
                 p for p, i in zip(params, infos, strict=True) if i.name == self.norms_of
             )
             whole = trees.replace(whole, trees.split(of_expert, "_adapter/")[1])
-        router = trees.unflatten(self._router_params(params))
+        router = trees.unflatten(
+            self._router_params(params) | self._set_params(base, made)
+        )
         return trees.replace(whole, router), made
 
     def kept_with_scores(
@@ -154,9 +165,36 @@ class RoutedCandidate(candidates.Candidate):
         array = program.trace(params, adapter, examples, names)
         return {routing_traces.ARRAY: array}
 
+    def _set_params(
+        self, base: loaded.Base, made: mixture.Mixture
+    ) -> dict[str, np.ndarray]:
+        """Returns by name what the router has that no expert tells: `SET`."""
+        names = SET & {*self.router.shapes(1)}
+        if not names:
+            return {}
+        (name,) = names
+        shapes = t5.param_shapes(bases.build_model(base.config, made))
+        part = f"/{mixture.ROUTER}/{name}"
+        return {
+            path: self._set(path.removesuffix(part), leaf.shape)
+            for path, leaf in trees.flatten(shapes).items()
+            if path.endswith(part)
+        }
+
+    def _set(self, place: str, shape: Sequence[int]) -> np.ndarray:
+        """Returns the weights of the first stage, [layers, experts], or directions."""
+        router = self.router
+        if isinstance(router, token_routers.Random):
+            drawn = [
+                router.directions(f"{info.fingerprint} {place}", (shape[0], *shape[2:]))
+                for info in self.manifests
+            ]
+            return np.stack(drawn, axis=1)
+        return np.broadcast_to(np.array(self.weights, np.float32), shape)
+
     def _router_params(self, experts: Sequence[Params]) -> dict[str, np.ndarray]:
         """Returns the router's parameters by name, experts behind the layers' axis."""
-        if not self.router.shapes(1):
+        if not {*self.router.shapes(1)} - SET:
             return {}
         each: list[Mapping[str, Mapping[str, np.ndarray]]]
         if needs_records(self.router):
@@ -213,4 +251,4 @@ def make_mixture(
 
 def needs_records(router: mixture.Router) -> bool:
     """Returns whether a router has parameters that `observe.Observe` records."""
-    return not {"direction"} >= {*router.shapes(1)}
+    return not {"direction", *SET} >= {*router.shapes(1)}

@@ -3,6 +3,9 @@
 The model is the base with the experts' adapters stacked beside each other
 (`peft.mixture`), and a router of `routing.token_routers` weighs them. Layer norms,
 which prompt experts train too, are averaged over the experts, or the retrieved one's.
+
+There may be two stages: any router of whole tasks takes some experts, and these are
+mixed, by a token router or by the weights with which the first stage takes them.
 """
 
 import dataclasses
@@ -12,33 +15,41 @@ from typing import Any, ClassVar, Literal
 
 from elm_jax import fields, paths
 from elm_jax.checkpoints import manifest
+from elm_jax.merging import averages
 from elm_jax.model import config
 from elm_jax.peft import adapters, effects, ia3, mixture
 from elm_jax.routing import input_routers, token_routers
 from elm_jax.runs import (
     bases,
     candidates,
+    first_stage,
+    queries,
     routed_candidate,
     routing_cost,
     routing_records,
+    strategies,
 )
-from elm_jax.runs.strategy import Choice, LibraryStrategy, Target, options_of
+from elm_jax.runs.strategy import Target, options_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RoutedTokens(LibraryStrategy):
+class RoutedTokens(first_stage.TwoStages):
     """Experts of the library, mixed token by token and layer by layer.
 
     Attributes:
       router: What weighs the experts; see `routing.token_routers`.
       num_experts: Those with most votes are mixed, 0 for all of the library.
+      first: A first stage, whose experts are mixed, not merged: by the router, or with
+        `token_routers.FirstStage` by the weights that a merge would have. None for
+        `num_experts`.
       records_dir: What `observe.Observe` recorded, for routers that need it; "" for
         the folder `routing` of the library that is asked.
       record_settings: The `settings` of that run.
       only_chosen: Whether a token's experts without a weight are not computed: the
         same scores up to rounding, and less work where experts are many.
       norms: Whether layer norms, which are in no place where there is a choice, are
-        the mean of all experts', or those of the expert with most votes (`retrieved`).
+        the mean of all experts', or those of the expert with most votes (`retrieved`),
+        or of that which `first` ranks first.
       shuffled: A control: each expert is known to the router by what another one has,
         half of all away by name, such as its gates. Of routers that know nothing, and
         of a single expert, it is refused.
@@ -49,7 +60,6 @@ class RoutedTokens(LibraryStrategy):
     kind: ClassVar[str] = "routed_tokens"
     pads_adapters: ClassVar[bool] = True
     router: mixture.Router = token_routers.Arrow()
-    num_experts: fields.CountOrNone = 0
     records_dir: paths.OptionalPath = ""
     record_settings: routing_records.Settings = routing_records.Settings()
     only_chosen: bool = False
@@ -60,9 +70,15 @@ class RoutedTokens(LibraryStrategy):
     def __post_init__(self) -> None:
         """Raises ConfigError for options that change nothing with this router."""
         super().__post_init__()
-        if self.shuffled and not self.router.shapes(1):
-            fields.refuse(self, {"shuffled": f"False: {self.router} has no parameters"})
+        if self.shuffled and not {*self.router.shapes(1)} - routed_candidate.SET:
+            fields.refuse(self, {"shuffled": f"False: {self.router} knows no expert"})
+        if self._by_first_stage and self.stage is None:
+            fields.refuse(self, {"first": "a strategy whose weights the router takes"})
         self._mixture(ia3.Ia3(), 1)
+
+    @property
+    def _by_first_stage(self) -> bool:
+        return isinstance(self.router, token_routers.FirstStage)
 
     @property
     def default_name(self) -> str:
@@ -70,6 +86,7 @@ class RoutedTokens(LibraryStrategy):
         what = f"{self._unit}s_by_{_snake_case(type(self.router).__name__)}"
         parts = ["shuffled", what] if self.shuffled else [what]
         parts += [f"top{self.num_experts}"] if self.num_experts else []
+        parts += [f"of_{self.first.label}"] if self.first else []
         parts += ["only_chosen"] if self.only_chosen else []
         parts += [f"norms_{self.norms}"] if self.norms != "averaged" else []
         reads = self.record_settings.reads
@@ -80,8 +97,11 @@ class RoutedTokens(LibraryStrategy):
     @property
     def note(self) -> str:
         """Describes it in a few words, for tables and reports."""
-        which = f"the {self.num_experts} experts with most votes"
-        which = which if self.num_experts else "all experts of the library"
+        which = "all experts of the library"
+        if self.num_experts:
+            which = f"the {self.num_experts} experts with most votes"
+        if self.first is not None:
+            which = f"what {self.first.label} takes ({self.first.note or 'by votes'})"
         options = options_of(self.router)
         told = "".join(f", {name} {value}" for name, value in options.items())
         name = type(self.router).__name__
@@ -91,13 +111,17 @@ class RoutedTokens(LibraryStrategy):
 
     @property
     def _unit(self) -> str:
+        if self._by_first_stage:
+            return "task"
         is_by_input = isinstance(self.router, input_routers.InputRouter)
         return "input" if is_by_input else "token"
 
     @property
     def reads_votes(self) -> bool:
         """Whether votes tell which experts are mixed, or whose norms there are."""
-        return self.num_experts > 0 or self.norms == "retrieved"
+        if self.stage is None:
+            return self.norms == "retrieved"
+        return super().reads_votes
 
     @property
     def merges(self) -> bool:
@@ -109,26 +133,36 @@ class RoutedTokens(LibraryStrategy):
         """As of other strategies.
 
         What is kept beside scores is no setting of them, nor is where records are that
-        the router does not read.
+        the router does not read, nor what the first stage is called.
         """
         unread: dict[str, Any] = {}
         if not routed_candidate.needs_records(self.router):
             default = type(self)
             unread["records_dir"] = default.records_dir
             unread["record_settings"] = default.record_settings
+        if self.first is not None:
+            unread["first"] = dataclasses.replace(self.first, name="")
         plain = dataclasses.replace(self, num_traced=0, **unread)
         return super(RoutedTokens, plain).settings
 
     def choose(self, target: Target) -> candidates.Candidate:
-        """Returns the base with the experts that it takes from the library."""
-        given = super().choose(target)
-        question = target.question
+        """Returns the base with the experts that it takes from the library.
+
+        Or the base alone, where a first stage takes none.
+
+        Raises:
+          ConfigError: The first stage merges experts otherwise than by a mean.
+        """
+        given, question = super().choose(target), target.question
+        if not given.folders:
+            return given
         assert question is not None  # noqa: S101 - it needs the library
         assert question.library_dir is not None  # noqa: S101 - `Queries.ask` gives it
         values = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}
         return routed_candidate.RoutedCandidate(
-            **values,
+            **values | {"method": averages.Uniform()},
             router=self.router,
+            weights=given.method.weights if self._by_first_stage else (),
             records_dir=self._records_of(question.library_dir, target.path),
             record_settings=self.record_settings,
             only_chosen=self.only_chosen,
@@ -144,10 +178,10 @@ class RoutedTokens(LibraryStrategy):
             return path(self.records_dir)
         return library_dir / routing_records.FOLDER
 
-    def _norms_of(self, question: Any) -> str:
+    def _norms_of(self, question: queries.Question) -> str:
         if self.norms == "averaged":
             return ""
-        return question.result.ranked("votes")[0][0]
+        return (self.stage or strategies.Retrieved()).ranked(question)[0][0]
 
     def check_records(
         self,
@@ -164,7 +198,7 @@ class RoutedTokens(LibraryStrategy):
           library_dir: The library.
           path: Makes an absolute path of a text; `Run.path`.
         """
-        if self.num_experts or not routed_candidate.needs_records(self.router):
+        if self.stage or not routed_candidate.needs_records(self.router):
             return
         for info in infos:
             where = self._records_of(library_dir, path)
@@ -194,8 +228,7 @@ class RoutedTokens(LibraryStrategy):
         specs = [spec for info in infos if (spec := bases.adapter_spec(info))]
         if not specs or len(specs) < len(infos):
             return None
-        number = min(len(infos), self.num_experts or len(infos))
-        return self._mixture(effects.common(specs), number)
+        return self._mixture(effects.common(specs), self.num_taken(len(infos)))
 
     def _mixture(self, spec: adapters.AdapterSpec, number: int) -> mixture.Mixture:
         return routed_candidate.make_mixture(
@@ -205,14 +238,6 @@ class RoutedTokens(LibraryStrategy):
             only_chosen=self.only_chosen,
             settings=self.record_settings,
         )
-
-    def pick(self, question: Any) -> Choice:
-        """Returns the experts, by name."""
-        names = [*question.experts]
-        if self.num_experts:
-            first = question.result.ranked("votes")[: self.num_experts]
-            names = [name for name, _ in first]
-        return Choice(tuple(sorted(names)))
 
 
 def _snake_case(name: str) -> str:

@@ -15,11 +15,11 @@ from elm_jax.merging import averages
 from elm_jax.merging.method import MergeMethod
 from elm_jax.routing import behaviour, halving, texts
 from elm_jax.runs import measuring, queries
-from elm_jax.runs.strategy import Choice, LibraryStrategy, options_of
+from elm_jax.runs.strategy import Choice, Ranked, TaskRouter, options_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ByBehaviour(LibraryStrategy):
+class ByBehaviour(TaskRouter):
     """The experts that answer the unlabelled rows as one who knows them would.
 
     Attributes:
@@ -86,7 +86,11 @@ class ByBehaviour(LibraryStrategy):
     @property
     def merges(self) -> bool:
         """Whether it may take several experts."""
-        return self.num_experts > 1 or (self.abstains and self.otherwise == "uniform")
+        return self.num_experts > 1 or self._may_take_all
+
+    @property
+    def _may_take_all(self) -> bool:
+        return self.abstains and self.otherwise == "uniform"
 
     @property
     def needs_choices(self) -> bool:
@@ -113,16 +117,27 @@ class ByBehaviour(LibraryStrategy):
         """Returns all, or so many as it looks at."""
         return min(num_experts, self.among or num_experts)
 
-    def pick(self, question: queries.Question) -> Choice:
-        """Returns the first experts, and the method; or what is taken otherwise.
+    def num_taken(self, num_experts: int) -> int:
+        """Returns how many it takes at most: all, where these may be taken."""
+        return num_experts if self._may_take_all else super().num_taken(num_experts)
+
+    def ranked(self, question: queries.Question) -> Ranked:
+        """Returns the experts that it looked at, with the statistic.
 
         Raises:
           DataError: The statistic needs rows with two answers, and there is none.
         """
         assert question.behaviour is not None  # noqa: S101 - it looks at experts
-        among = self.looks_at(question)
-        order = question.behaviour.ranked(self.statistic, among)[: self.num_experts]
-        names, values = zip(*order, strict=True)
+        return question.behaviour.ranked(self.statistic, self.looks_at(question))
+
+    def pick(self, question: queries.Question) -> Choice:
+        """Returns the first experts, and the method; or what is taken otherwise.
+
+        Raises:
+          DataError: As `ranked`.
+        """
+        first = self.ranked(question)[: self.num_experts]
+        names, values = zip(*first, strict=True)
         if self.abstains and values[0] < self.least:
             return self._fall_back(question)
         method = self.method
@@ -138,7 +153,7 @@ class ByBehaviour(LibraryStrategy):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ByWords(LibraryStrategy):
+class ByWords(TaskRouter):
     """RoE by words: each row that asks votes for the key with the likest text, by BM25.
 
     Attributes:
@@ -166,23 +181,21 @@ class ByWords(LibraryStrategy):
         """False: it compares texts."""
         return False
 
-    @property
-    def merges(self) -> bool:
-        """Whether it may take several experts."""
-        return self.num_experts > 1
+    def ranked(self, question: queries.Question) -> Ranked:
+        """Returns the experts that have votes, with these."""
+        return texts.votes(question.key_texts(), question.query_texts())
 
     def pick(self, question: queries.Question) -> Choice:
         """Returns the first experts, with their weights."""
-        votes = texts.votes(question.key_texts(), question.query_texts())
-        names, weights = zip(*votes[: self.num_experts], strict=True)
+        names, weights = zip(*self.ranked(question)[: self.num_experts], strict=True)
         if len(names) == 1:
             return Choice(names)
         return Choice(names, averages.Weighted(weights=tuple(map(float, weights))))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ByHalving(LibraryStrategy):
-    """The expert that is best on labelled rows, found by successive halving.
+class ByHalving(TaskRouter):
+    """The experts that are best on labelled rows, found by successive halving.
 
     It reads the labels of the rows that ask the library. These are never scored, so no
     reported row chooses. See `routing.halving`.
@@ -191,6 +204,7 @@ class ByHalving(LibraryStrategy):
       first_rows: On how many rows all experts are scored. With as many as ask it is the
         best on all of them.
       random_seed: Of the order of the rows.
+      num_experts: How many are taken; of several, the mean.
     """
 
     kind: ClassVar[str] = "by_halving"
@@ -199,13 +213,16 @@ class ByHalving(LibraryStrategy):
 
     @property
     def default_name(self) -> str:
-        """`by_halving_from_8`."""
-        return f"{self.kind}_from_{self.first_rows}"
+        """`by_halving_from_8`, and how many if they are several."""
+        label = f"{self.kind}_from_{self.first_rows}"
+        return f"{label}_top{self.num_experts}" if self.merges else label
 
     @property
     def note(self) -> str:
         """Describes it in a few words, for tables and reports."""
-        return f"the best on labelled rows that ask, halved from {self.first_rows} rows"
+        which = f"mean of the {self.num_experts}" if self.merges else "the"
+        of = f"labelled rows that ask, halved from {self.first_rows} rows"
+        return f"{which} best on {of}"
 
     @property
     def reads_votes(self) -> bool:
@@ -231,8 +248,11 @@ class ByHalving(LibraryStrategy):
         """Returns the number of all experts, the most that it scores."""
         return num_experts
 
-    def pick(self, question: queries.Question) -> Choice:
-        """Returns the expert that is left."""
+    def ranked(self, question: queries.Question) -> Ranked:
+        """Returns all experts, with the share of right answers to the rows they saw.
+
+        Those that stayed longer go before others, whatever the shares.
+        """
         order = sampling.order_rows(len(question.rows), seed=self.random_seed)
         halved = halving.halve(
             [*question.experts],
@@ -240,7 +260,12 @@ class ByHalving(LibraryStrategy):
             functools.partial(_right_answers, question),
             first_rows=self.first_rows,
         )
-        return Choice(halved.order[:1])
+        return tuple(zip(halved.order, halved.shares, strict=True))
+
+    def pick(self, question: queries.Question) -> Choice:
+        """Returns the first experts."""
+        first = self.ranked(question)[: self.num_experts]
+        return Choice(tuple(name for name, _ in first))
 
 
 def _right_answers(

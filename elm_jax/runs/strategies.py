@@ -14,8 +14,10 @@ from elm_jax.runs import measuring as measuring_lib
 from elm_jax.runs.strategy import (
     Choice,
     LibraryStrategy,
+    Ranked,
     Strategy,
     Target,
+    TaskRouter,
     options_of,
 )
 
@@ -49,7 +51,7 @@ class Expert(Strategy):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Retrieved(LibraryStrategy):
+class Retrieved(TaskRouter):
     """RoE: the experts that the queries ask for, averaged if they are several.
 
     Attributes:
@@ -79,14 +81,13 @@ class Retrieved(LibraryStrategy):
             return f"RoE: the expert with the greatest {self.by}"
         return f"mean of the {self.num_experts} experts of most {self.by}, weighted so"
 
-    @property
-    def merges(self) -> bool:
-        """Whether it may take several experts."""
-        return self.num_experts > 1
+    def ranked(self, question: queries.Question) -> Ranked:
+        """Returns the experts that are asked for, with votes or similarity."""
+        return question.result.ranked(self.by)
 
     def pick(self, question: queries.Question) -> Choice:
         """Returns the first experts, with their weights."""
-        first = question.result.ranked(self.by)[: self.num_experts]
+        first = self.ranked(question)[: self.num_experts]
         names = tuple(name for name, _ in first)
         if len(names) == 1:
             return Choice(names)
@@ -95,7 +96,7 @@ class Retrieved(LibraryStrategy):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MergeTopK(LibraryStrategy):
+class MergeTopK(TaskRouter):
     """A merge of the experts that the queries ask for, by any method, saved nowhere.
 
     Attributes:
@@ -141,14 +142,13 @@ class MergeTopK(LibraryStrategy):
         weighting = ["weighted by them"] if self.weigh else []
         return ", ".join(filter(None, [merge_name, settings, *weighting]))
 
-    @property
-    def merges(self) -> bool:
-        """Whether it may take several experts."""
-        return self.num_experts > 1
+    def ranked(self, question: queries.Question) -> Ranked:
+        """Returns the experts that are asked for, with votes or similarity."""
+        return question.result.ranked(self.by)
 
     def pick(self, question: queries.Question) -> Choice:
         """Returns the first experts, and the method."""
-        first = question.result.ranked(self.by)[: self.num_experts]
+        first = self.ranked(question)[: self.num_experts]
         names = tuple(name for name, _ in first)
         method = self.method
         if self.weigh:

@@ -32,6 +32,11 @@ def test_halves_see_twice_as_many_rows_by_hand():
     assert halved.num_scored == 5 * 4 + 3 * 4 + 2 * 8
     assert halved.order[0] == "e0"
     assert sorted(halved.order) == names
+    shares = dict(zip(halved.order, halved.shares, strict=True))
+    seen = {name: len(ROWS) for name in halved.order[:2]}
+    seen |= dict.fromkeys(halved.order[2:3], 8) | dict.fromkeys(halved.order[3:], 4)
+    for row, name in enumerate(names):
+        assert shares[name] == right[row, : seen[name]].mean()
 
 
 def test_with_all_rows_at_once_it_is_the_best_on_them():

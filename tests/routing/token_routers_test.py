@@ -16,6 +16,7 @@ ROUTERS = {
     "calibrated_norm": token_routers.CalibratedNorm(),
     "mean_activation": token_routers.MeanActivation(),
     "gates": token_routers.Gates(),
+    "random": token_routers.Random(),
 }
 
 
@@ -63,6 +64,11 @@ def naive_scores(name, params, read, norms):
                 "gates": lambda expert=expert, x=x: (
                     ((x - x.mean()) / x.std())
                     @ ((expert["gate"] - expert["gate"].mean()) / expert["gate"].std())
+                    / np.sqrt(WIDTH)
+                ),
+                "random": lambda expert=expert, x=x: np.cos(
+                    10
+                    * (((x - x.mean()) / x.std()) @ expert["random_direction"])
                     / np.sqrt(WIDTH)
                 ),
             }[name]()
@@ -135,6 +141,52 @@ def test_fixed_weights_are_the_same_everywhere_and_even_by_default(seen):
         token_routers.Fixed(weights=(1.0, 2.0)).weigh({}, read, norms, 3)
 
 
+def test_weights_of_a_first_stage_are_those_of_its_parameters_everywhere(seen):
+    read, norms = seen
+    given = {"weight": np.array([0.75, 0.25], np.float32)}
+    weights = token_routers.FirstStage().weigh(given, read, norms, 2)
+    expected = token_routers.Fixed(weights=(0.75, 0.25)).weigh({}, read, norms, 2)
+    np.testing.assert_array_equal(weights, expected)
+
+
+def random_weights(read, seed=0):
+    router = token_routers.Random(random_seed=seed, top_k=1)
+    drawn = [router.directions(f"expert {e}", (32,)) for e in range(4)]
+    params = {"random_direction": np.stack(drawn)}
+    return np.asarray(router.weigh(params, read, None, 4))
+
+
+def test_a_random_router_gives_each_expert_its_share_of_alike_tokens():
+    """Also of tokens that have most of what is read in common, as in a real model."""
+    rng = np.random.default_rng(0)
+    common, own = rng.normal(size=32), rng.normal(size=(4000, 32))
+    read = (3 * common + own).astype(np.float32)
+    weights, others = random_weights(read), random_weights(read, seed=1)
+    # Of a fair choice, 4 standard errors of a share are 0.027.
+    np.testing.assert_allclose(weights.mean(axis=0), 0.25, atol=0.03)
+    assert abs((weights * others).sum(axis=1).mean() - 0.25) < 0.03
+    neighbours = (weights[:-1] * weights[1:]).sum(axis=1).mean()
+    assert abs(neighbours - 0.25) < 0.03
+
+
+def test_rounding_of_what_is_read_changes_next_to_nothing_of_random_weights(seen):
+    router, (read, _) = token_routers.Random(top_k=-1), seen
+    params = params_of(router)
+    weights = router.weigh(params, read, None, NUM_EXPERTS)
+    moved = router.weigh(params, read * np.float32(1 + 1e-6), None, NUM_EXPERTS)
+    np.testing.assert_allclose(moved, weights, atol=1e-4)
+
+
+def test_random_directions_are_told_by_seed_and_name_alone():
+    router = token_routers.Random()
+    drawn = router.directions("a place", (2, 3))
+    assert (drawn.shape, drawn.dtype) == ((2, 3), np.float32)
+    np.testing.assert_array_equal(drawn, router.directions("a place", (2, 3)))
+    assert not np.isin(drawn, router.directions("b place", (2, 3))).any()
+    other = token_routers.Random(random_seed=1).directions("a place", (2, 3))
+    assert not np.isin(drawn, other).any()
+
+
 def test_a_gate_opens_by_the_sigmoid_of_its_product():
     read = np.array([[1.0, 2.0]], np.float32)
     gate = {"gate": np.array([[0.5, -1.0]], np.float32)}
@@ -146,6 +198,7 @@ PRODUCTS = {
     "arrow": ROUTERS["arrow"],
     "mean_activation": ROUTERS["mean_activation"],
     "gates": ROUTERS["gates"],
+    "random": ROUTERS["random"],
     "open_gate": token_routers.OpenGate(),
 }
 
