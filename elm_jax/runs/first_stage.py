@@ -42,27 +42,27 @@ class TwoStages(LibraryStrategy):
 
     @property
     def reads_votes(self) -> bool:
-        """Whether the first stage does."""
+        """Whether the first stage reads votes or vectors."""
         return self.stage is not None and self.stage.reads_votes
 
     @property
     def scores_rows(self) -> bool:
-        """Whether the first stage does."""
+        """Whether the first stage scores experts itself."""
         return self.stage is not None and self.stage.scores_rows
 
     @property
     def reads_inputs(self) -> bool:
-        """Whether the first stage does."""
+        """Whether the first stage scores experts on inputs."""
         return self.stage is not None and self.stage.reads_inputs
 
     @property
     def reads_labels(self) -> bool:
-        """Whether the first stage does."""
+        """Whether the first stage chooses by labels of the rows that ask."""
         return self.stage is not None and self.stage.reads_labels
 
     @property
     def needs_choices(self) -> bool:
-        """Whether the first stage does."""
+        """Whether the first stage compares answer choices."""
         return self.stage is not None and self.stage.needs_choices
 
     def looks_at(self, question: queries.Question) -> Collection[str]:
