@@ -4,29 +4,35 @@ import functools
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from elm_jax import errors, paths, types
-from elm_jax.api import pieces, rows
+from elm_jax.api import models, pieces, questions, rows
 from elm_jax.data import tasks, token_store
 from elm_jax.library import catalogue, index, retrieval, text_formats
+from elm_jax.peft import mixture
 from elm_jax.routing import behaviour, pooling
 from elm_jax.runs import (
     embedders,
     loaded,
     loss_routers,
-    observed,
     placement,
     pools,
+    routed_candidate,
+    routers,
+    routing_records,
     scorer,
     task_data,
     vocabularies,
 )
+from elm_jax.runs.strategy import TaskRouter
 
 _NAMES = re.compile(r"(minilm|encoder-mean)-.*-(\d+)|sentence-transformers:(.+)")
 
+_STATISTIC: behaviour.Statistic = "log_prob"
 _LEAST_BATCH = 8
 _LEAST_TEXTS = 8  # that tell which choices models prefer
 
@@ -40,6 +46,8 @@ class Library:
         route.
       embedder: What embeds texts; by default what made the keys.
       vocabulary: A SentencePiece model, for a base that brings none.
+      data: Where the rows behind keys are, for routers that read them
+        (`routers.ByWords`), whose tasks have to be registered (`import tasks.pocket`).
     """
 
     def __init__(
@@ -49,7 +57,9 @@ class Library:
         *,
         embedder: embedders.EmbedderSpec | None = None,
         vocabulary: str | pathlib.Path | None = None,
+        data: tasks.DataOptions | None = None,
     ) -> None:
+        self._data_options = data or tasks.DataOptions(cache_dir="")
         self._folder, self._base = paths.absolute(folder), base
         self._embedder_spec, self._vocabulary = embedder, vocabulary
         self._catalogue = catalogue.Catalogue(self._folder)
@@ -112,33 +122,105 @@ class Library:
         texts: Sequence[str],
         choices: Sequence[str],
         *,
-        statistic: behaviour.Statistic = "log_prob",
+        statistic: behaviour.Statistic = _STATISTIC,
+        router: TaskRouter | None = None,
+        answers: Sequence[str] = (),
         among: Sequence[str] | None = None,
     ) -> tuple[tuple[str, float], ...]:
         """Returns which experts answer texts as one who knows them would.
 
         Each expert scores the choices after each text, and a statistic of these
         log-probabilities ranks them; see `elm_jax/routing/README.md`. All are loaded,
-        one at a time.
+        one at a time. Or any other router of whole tasks ranks them, such as
+        `elm_jax.runs.key_routers.ByKeys()`.
 
         Args:
           texts: Inputs of the task that needs an expert; no answers.
           choices: The answer choices of them all.
           statistic: The statistic by which they are ranked.
+          router: What ranks them instead.
+          answers: The right choice of each text, for a router that reads labels, such
+            as `elm_jax.runs.routers.ByHalving()`.
           among: Names of experts, such as the first ones of `retrieve`; all by default.
 
         Returns:
-          `(name, value)`, greatest first, equal ones by name.
+          `(name, value)`, greatest first, equal ones by name; as a router ranks them,
+          with what it ranks by, and without experts for which it has nothing.
 
         Raises:
           LibraryError: There is no library, no base was given, or an expert is unknown.
-          DataError: A text or a choice is empty.
-          ConfigError: There is no such statistic, or no expert to choose from.
+          DataError: A text or a choice is empty, or an answer is none of the choices.
+          ConfigError: There is no such statistic, no expert to choose from, or a router
+            beside a statistic or without the answers that it needs.
           CheckpointError: An expert does not fit the base, or a number is not finite.
           FingerprintError: An expert is of another base.
         """
-        measured = self._behaviour(texts, choices, among, statistic)
-        return measured.ranked(statistic, measured.names)
+        if router is None:
+            router = routers.ByBehaviour(statistic=statistic)
+        elif statistic != _STATISTIC:
+            raise errors.ConfigError(
+                found=f"statistic = {statistic!r} beside {router.label}",
+                expected="one of the two",
+                do="Give it to the router: routers.ByBehaviour(statistic=...)",
+            )
+        asked = self._asked(self._among(among))
+        return router.ranked(asked.question(router, texts, choices, answers))
+
+    def mixture(
+        self,
+        router: mixture.Router,
+        *,
+        among: Sequence[str] | None = None,
+        record_settings: routing_records.Settings | None = None,
+        only_chosen: bool = False,
+        norms_of: str = "",
+        **options: Any,
+    ) -> models.MixtureModel:
+        """Returns a model with experts side by side, which a router weighs.
+
+        It scores and writes as any `elm_jax.Model`, with the numbers of `elm_eval` for
+        `routed_tokens.RoutedTokens`.
+
+        Args:
+          router: Of tokens or inputs; see `elm_jax.routing.token_routers`.
+          among: Names of the experts, such as the first ones of `route`; all by
+            default. They stand in the order of their names, also for the weights of
+            `token_routers.Fixed`.
+          record_settings: Of what `elm_library` recorded in the library's folder
+            `routing`, for routers that need it.
+          only_chosen: Whether a token's experts without a weight are not computed.
+          norms_of: The expert whose layer norms are taken; "" for the mean of all.
+          options: Those of `elm_jax.Model`, such as `max_tokens`.
+
+        Raises:
+          LibraryError: There is no library, no base was given, an expert is unknown, or
+            the router needs records that are not there.
+          ConfigError: The experts are not alike, or have no adapters to mix, or
+            `norms_of` is none of them.
+          CheckpointError: An expert is damaged, or does not fit the base.
+          FingerprintError: An expert is of another base or vocabulary.
+        """
+        names = sorted(self._among(among))
+        if norms_of and norms_of not in names:
+            raise errors.ConfigError(
+                found=f"norms_of = {norms_of!r}",
+                expected=f"one of {', '.join(names)}",
+                do="Name one of the experts that are mixed",
+            )
+        candidate = routed_candidate.RoutedCandidate(
+            "mixture",
+            tuple(map(self._catalogue.expert_dir, names)),
+            "strategy",
+            router=router,
+            records_dir=self._folder / routing_records.FOLDER,
+            record_settings=record_settings or routing_records.Settings(),
+            only_chosen=only_chosen,
+            norms_of=norms_of,
+        )
+        base = self._needed_base()
+        return models.MixtureModel(
+            base, candidate, vocabulary=self._vocabulary, **options
+        )
 
     def route_by_inputs(
         self, texts: Sequence[str], *, among: Sequence[str] | None = None
@@ -217,7 +299,10 @@ class Library:
             num_experts=num_experts,
             calibrates=calibrates,
         )
-        measured = self._behaviour(texts, choices, among, statistic)
+        router = routers.ByBehaviour(statistic=statistic)
+        question = self._asked(self._among(among)).question(router, texts, choices)
+        measured = question.behaviour
+        assert measured is not None  # noqa: S101 - the router looks at experts
         pool = asked.pool_of(measured, measured.names)
         log_probs = dict(zip(measured.names, measured.scores.log_probs, strict=True))
         of_experts = [[*log_probs[name]] for name in pool.weights]
@@ -225,30 +310,16 @@ class Library:
         means = pool.place_means
         return np.stack([pooling.without_preference(row, means) for row in pooled])
 
-    def _behaviour(
-        self,
-        texts: Sequence[str],
-        choices: Sequence[str],
-        among: Sequence[str] | None,
-        statistic: str,
-    ) -> observed.Behaviour:
-        """Returns what experts and the base give to choices after texts."""
-        names = self._among(among)
-        if statistic not in behaviour.STATISTICS:
-            raise errors.ConfigError(
-                found=f"statistic {statistic!r}",
-                expected=f"one of {', '.join(behaviour.STATISTICS)}",
-                do="Name another",
-            )
-        scored_rows = [
-            {"inputs": text, "targets": next(iter(choices), ""), "choices": [*choices]}
-            for text in texts
-        ]
-        pieces = self._open_data().vocabulary
-        examples = rows.tokenize(scored_rows, pieces, has_choices=True)
-        scores = self._scores(examples, [*names, ""])
-        of_base = scores.pop("")
-        return observed.of(scores, of_base, examples)
+    def _asked(self, names: Sequence[str]) -> questions.Asked:
+        """Returns the library as routers ask it, with some experts."""
+        self._needed_base()
+        return questions.Asked(
+            {name: self._catalogue.expert_dir(name) for name in names},
+            index.open_index(self._folder),
+            lambda: self._embedder,
+            self._open_data(),
+            self._scores,
+        )
 
     def _among(self, among: Sequence[str] | None) -> list[str]:
         """Returns the names of the experts that may be chosen."""
@@ -303,7 +374,7 @@ class Library:
         return task_data.OpenedData(
             vocabulary=pieces.of_base(self._needed_base(), self._vocabulary),
             features=tasks.Features(),
-            data_options=tasks.DataOptions(cache_dir=""),
+            data_options=self._data_options,
         )
 
 

@@ -3,6 +3,7 @@
 import functools
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +11,15 @@ import numpy as np
 from elm_jax.api import pieces, rows
 from elm_jax.data import tasks
 from elm_jax.model import decoding_spec
-from elm_jax.runs import loaded, placement, scorer, task_data, vocabularies
+from elm_jax.peft import adapters
+from elm_jax.runs import (
+    loaded,
+    placement,
+    routed_candidate,
+    scorer,
+    task_data,
+    vocabularies,
+)
 from elm_jax.types import Params
 
 _LEAST_BATCH = 8
@@ -51,7 +60,6 @@ class Model:
         if expert is not None:
             base.check_fits(expert)
             vocabularies.check(expert.manifest, self._vocabulary)
-        self._adapter = None if expert is None else expert.adapter
         num_devices = jax.device_count()
         batch_size = batch_size or -(-_LEAST_BATCH // num_devices) * num_devices
         self._scorer = scorer.Scorer(
@@ -91,7 +99,7 @@ class Model:
             for text, some in zip(texts, choices, strict=True)
         ]
         examples = rows.tokenize(scored_rows, self._vocabulary, has_choices=True)
-        outcome = self._scorer.rank(self._params, self._adapter, examples)
+        outcome = self._scorer.rank(*self._placed, examples)
         return list(outcome.scores)
 
     def choose(self, text: str, choices: Sequence[str]) -> str:
@@ -112,15 +120,55 @@ class Model:
         # A row has a target; this one is not read.
         input_rows = [{"inputs": text, "targets": "-"} for text in texts]
         examples = rows.tokenize(input_rows, self._vocabulary, has_choices=False)
-        return self._scorer.write(self._params, self._adapter, examples).texts
+        return self._scorer.write(*self._placed, examples).texts
 
     def __repr__(self) -> str:
         """Returns the base and the expert."""
         return f"<Model of {self.base!r} with {self.expert!r}>"
 
     @functools.cached_property
-    def _params(self) -> Params:
-        whole = self.base.params
-        if self.expert is not None:
-            whole = self.base.with_expert(self.expert)
-        return self._scorer.place(whole)
+    def _placed(self) -> tuple[Params, adapters.AnySpec | None]:
+        params, adapter = self._load()
+        return self._scorer.place(params), adapter
+
+    def _load(self) -> tuple[Params, adapters.AnySpec | None]:
+        """Returns the parameters of the whole model, and the adapters among them."""
+        if self.expert is None:
+            return self.base.params, None
+        return self.base.with_expert(self.expert), self.expert.adapter
+
+
+class MixtureModel(Model):
+    """A base with several experts at once, weighed by a router; see `Library.mixture`.
+
+    Args:
+      base: The base.
+      candidate: The experts, and the router.
+      options: Those of `Model`.
+
+    Raises:
+      ConfigError: As `Model`, or the experts are not alike, or have no adapters to mix.
+      CheckpointError: An expert does not fit the base.
+      FingerprintError: An expert is of another base or vocabulary.
+      LibraryError: The router needs records that are not there.
+    """
+
+    def __init__(
+        self,
+        base: loaded.Base,
+        candidate: routed_candidate.RoutedCandidate,
+        **options: Any,
+    ) -> None:
+        super().__init__(base, **options)
+        self.candidate = candidate
+        for info in candidate.manifests:
+            vocabularies.check(info, self._vocabulary)
+        self._mixed = candidate.load(base)
+
+    def __repr__(self) -> str:
+        """Returns the base, the router and the experts."""
+        names = ", ".join(info.name for info in self.candidate.manifests)
+        return f"<Model of {self.base!r} with {self.candidate.router} of {names}>"
+
+    def _load(self) -> tuple[Params, adapters.AnySpec | None]:
+        return self._mixed

@@ -83,6 +83,27 @@ def tokenize(
     Raises:
       DataError: A row is empty, or its target is none of its choices.
     """
+    return list(dataset(rows, pieces, has_choices=has_choices))
+
+
+def dataset(
+    rows: Iterable[Row],
+    pieces: vocabulary.SentencePiece,
+    *,
+    has_choices: bool,
+    written: str | None = None,
+) -> token_store.TokenizedDataset:
+    """Returns rows as a split of a task, which no length cuts.
+
+    Args:
+      rows: In the form above.
+      pieces: What makes the tokens.
+      has_choices: Whether rows have choices.
+      written: How a template would write the choices of all rows; None for none.
+
+    Raises:
+      DataError: A row is empty, or its target is none of its choices.
+    """
     rows = list(rows)
     have_choices(rows)
     how = template(has_choices)
@@ -93,8 +114,10 @@ def tokenize(
         )
         raise _wrong(reason)
     columns = tokenizing.tokenize(rendered, pieces, _UNCUT).columns
-    facts = {"key": {"task": "", "split": ""}, "answer_choices": how.answer_choices}
-    return list(token_store.TokenizedDataset(columns, facts))
+    key = {"task": "texts from Python", "split": "given"}
+    facts = {"key": key, "answer_choices": written or how.answer_choices}
+    facts["fingerprint"] = ""  # nothing of them is kept
+    return token_store.TokenizedDataset(columns, facts)
 
 
 def without_spans(
