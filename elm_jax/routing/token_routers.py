@@ -193,6 +193,12 @@ class CalibratedNorm(EffectNorm):
 class MeanActivation(ScoreRouter):
     """The cosine with the mean of what an expert's adapter read on its own rows.
 
+    The cosine is mttl's, there with the last or the mean token of ten rows a task, for
+    LoRAs in decoders. Ours: the mean over all tokens of more rows; the temperature of
+    0.1, as cosines are at most 2 apart, and mostly far less, so that their softmax
+    would be nearly even; two experts; bottlenecks; and `reads = "sub_layer"`, means of
+    what goes into the sub-layers instead of what the adapters behind them read.
+
     Reference:
       microsoft/mttl, `HiddenStateComputer`, with which Arrow's paper compares.
     """
@@ -216,6 +222,11 @@ class MeanActivation(ScoreRouter):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gates(ScoreRouter):
     """The product with an expert's trained gate, both standardised, over root width.
+
+    The paper's are LoRAs, whose gates see what goes into the module that they adapt;
+    two experts, 100 steps and the products are the paper's as well. Ours: bottlenecks,
+    which lie behind a sub-layer, so that their gates see what comes out of it, or with
+    `reads = "sub_layer"` what goes in, as the paper's do.
 
     Reference:
       PHATGOOSE, https://arxiv.org/abs/2402.05859, section 3.2 and 3.3.

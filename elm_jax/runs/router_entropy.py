@@ -32,12 +32,8 @@ def of(
       None where there are no experts, or their weights are not known.
     """
     if isinstance(candidate, routed_candidate.RoutedCandidate):
-        array = (
-            None if row is None else store.per_example(row).get(routing_traces.ARRAY)
-        )
-        if array is None:
-            return None
-        return float(_entropy(routing_traces.read(array).weights).mean())
+        kept = trace(row, store)
+        return None if kept is None else float(_entropy(kept.weights).mean())
     if isinstance(candidate, pooled_candidate.PooledCandidate):
         return float(_entropy(np.array(candidate.weights)))
     number = len(candidate.folders)
@@ -47,6 +43,19 @@ def of(
     if number == 1 or isinstance(method, (averages.Uniform, averages.RunningMean)):
         return float(np.log(number)) if number else None
     return None
+
+
+def trace(
+    row: results.ResultRow | None, store: result_store.ResultStore
+) -> routing_traces.Trace | None:
+    """Returns where a token router's tokens went, if that was kept with a score.
+
+    Args:
+      row: Of the score; None if there is none.
+      store: That of the row.
+    """
+    array = None if row is None else store.per_example(row).get(routing_traces.ARRAY)
+    return None if array is None else routing_traces.read(array)
 
 
 def _entropy(weights: np.ndarray) -> np.ndarray:

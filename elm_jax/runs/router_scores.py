@@ -11,6 +11,7 @@ from elm_jax.runs import (
     candidates,
     comparable_rows,
     queries,
+    routed_candidate,
     router_entropy,
     routers,
 )
@@ -25,7 +26,8 @@ class Scored(NamedTuple):
     Attributes:
       rows: Of what it chose, where that was scored.
       lacking: Tasks on which it was not.
-      names: The expert of each task for which it chose one.
+      names: The expert of each task for which it chose one; of a token router, the
+        one with the greatest mean weight, where that was kept with the score.
       spreads: Of the weights of each task, as far as they are known.
     """
 
@@ -122,6 +124,10 @@ class Scores:
                 rows.append(row)
             if len(candidate.manifests) == 1 and not candidate.is_merged:
                 names[task] = candidate.manifests[0].name
+            elif isinstance(candidate, routed_candidate.RoutedCandidate):
+                trace = router_entropy.trace(row, self._store)
+                if trace is not None and trace.heaviest:
+                    names[task] = trace.heaviest
             entropy = router_entropy.of(candidate, row, self._store)
             spreads += [] if entropy is None else [entropy]
         return Scored(rows, lacking, names, spreads)

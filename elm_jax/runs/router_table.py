@@ -108,7 +108,8 @@ class Table:
                 f" way: from base to oracle, in percent.{unscored}",
                 f"best chosen: on how many {counted} one of the best experts; own: on"
                 " how many of those with experts that were trained on them one of"
-                f" these; experts: how many different ones{each}; spread: the entropy"
+                f" these; experts: how many different ones{each}; of token routers,"
+                " the expert with the greatest mean weight counts; spread: the entropy"
                 f" of the experts' mean weights, in nats, mean over {counted}; of token"
                 " routers, of weights averaged over the tokens of those rows whose"
                 " routes were kept.",

@@ -53,6 +53,16 @@ class Trace(NamedTuple):
     pieces: tuple[tuple[str, ...], ...]
     of_pieces: tuple[np.ndarray, ...]
 
+    @property
+    def heaviest(self) -> str:
+        """The expert with the greatest weight, a mean over places; "" if two have it.
+
+        Means that differ by less than weights are rounded are the same.
+        """
+        means = self.weights.mean(axis=0)
+        greatest = np.flatnonzero(means > means.max() - 0.5 * 10**-_DIGITS)
+        return self.experts[greatest[0]] if len(greatest) == 1 else ""
+
 
 def make_trace_fn(model: t5.T5) -> TraceFn:
     """Returns the compiled `(params, inputs, choices) -> weights` of a mixture.

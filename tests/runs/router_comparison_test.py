@@ -107,6 +107,15 @@ def test_the_entropy_is_that_of_the_weights(lines):
     assert number(table[TOKENS[0].label][7]) == pytest.approx(np.log(2) / 2, abs=0.01)
 
 
+def test_a_token_router_agrees_by_the_expert_of_the_greatest_mean_weight(lines):
+    """By hand: `plain` has 0.75, is best on both tasks and was trained on one."""
+    table, page = lines
+    for router in TOKENS:
+        assert table[router.label][4:7] == ["2 of 2", "1 of 1", "1"]
+    assert table["merged_all"][4:7] == ["", "", ""]
+    assert "greatest mean weight" in page
+
+
 def test_what_was_not_scored_is_said_to_be_so(lines):
     table, page = lines
     assert table[UNSCORED.label][0] == "not scored"

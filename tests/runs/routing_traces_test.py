@@ -38,6 +38,22 @@ def traced_rows(folder):
     return [(row, store.per_example(row)) for row in rows]
 
 
+@pytest.mark.parametrize(
+    ("weights", "name"),
+    [
+        ([[0.9, 0.1], [0.3, 0.7]], "a"),  # means of 0.6 and 0.4
+        ([[0.9, 0.1], [0.0, 1.0]], "b"),
+        ([[0.5, 0.5], [0.5, 0.5]], ""),
+        ([[0.5, 0.5], [0.501, 0.499]], "a"),
+        ([[0.5, 0.5], [0.5001, 0.4999]], ""),  # by less than what is kept
+    ],
+)
+def test_the_heaviest_expert_has_the_greatest_mean_weight_alone(weights, name):
+    given = np.array(weights)
+    trace = routing_traces.Trace(1, ("a", "b"), ("x", "y"), given, (), ())
+    assert trace.heaviest == name
+
+
 @pytest.mark.slow
 def test_a_trace_has_the_mean_weights_of_real_tokens_alone(folder):
     """A short row beside a long one, against each alone."""
