@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 def built(kind, name, folder):
     bindings = {"MODEL_DIR": folder, "DATA_DIR": folder / "data"}
     bindings["VOCABULARY"] = scored.MODEL
-    run, _ = gin_flags.build(
+    run, *_ = gin_flags.build_run(
         (kind,),
         gin_files=[f"gin/t5/{name}.gin"],
         bindings=[f"{key} = '{value}'" for key, value in bindings.items()],
@@ -36,7 +36,7 @@ def built(kind, name, folder):
 
 
 def numbers(line):
-    found = re.findall(r"[\d.,]+(?:e\+\d+)?", line)
+    found = re.findall(r"\d[\d.,]*(?:e\+\d+)?", line)
     return [float(number.rstrip(".,").replace(",", "")) for number in found]
 
 
