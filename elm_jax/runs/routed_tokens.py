@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Literal
 
 from elm_jax import fields, paths
 from elm_jax.checkpoints import manifest
-from elm_jax.merging import averages
 from elm_jax.model import config
 from elm_jax.peft import adapters, effects, ia3, mixture
 from elm_jax.routing import input_routers, token_routers
@@ -158,11 +157,14 @@ class RoutedTokens(first_stage.TwoStages):
             return given
         assert question is not None  # noqa: S101 - it needs the library
         assert question.library_dir is not None  # noqa: S101 - `Queries.ask` gives it
-        values = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}
+        values: dict[str, Any] = {
+            f.name: getattr(given, f.name) for f in dataclasses.fields(given)
+        }
+        merge = values.pop("method")  # whose weights may be those of the mixture
         return routed_candidate.RoutedCandidate(
-            **values | {"method": averages.Uniform()},
+            **values,
             router=self.router,
-            weights=given.method.weights if self._by_first_stage else (),
+            weights=merge.weights if self._by_first_stage else (),
             records_dir=self._records_of(question.library_dir, target.path),
             record_settings=self.record_settings,
             only_chosen=self.only_chosen,

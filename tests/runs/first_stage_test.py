@@ -9,6 +9,7 @@ from scipy import special
 from elm_jax import errors
 from elm_jax.evaluation import result_store
 from elm_jax.merging import averages, task_arithmetic
+from elm_jax.peft import mixture
 from elm_jax.routing import behaviour, token_routers
 from elm_jax.runs import (
     key_routers,
@@ -53,7 +54,11 @@ WEIGHTS = {
 FIRST_STAGE = token_routers.FirstStage()
 
 
-def mixed(first, router=FIRST_STAGE, **changes):
+def weights_of(choice) -> tuple[float, ...]:
+    return choice.method.weights
+
+
+def mixed(first, router: mixture.Router = FIRST_STAGE, **changes):
     return routed_tokens.RoutedTokens(router=router, first=first, **changes)
 
 
@@ -74,8 +79,8 @@ def test_what_is_mixed_is_what_the_first_stage_takes_with_its_weights(question, 
     taken = first.pick(question)
     assert {*choice.experts} == {*taken.experts} == {*WEIGHTS[name]}
     assert choice.experts == tuple(sorted(choice.experts))  # so that sets are shared
-    assert choice.method == averages.Weighted(weights=choice.method.weights)
-    given = dict(zip(choice.experts, choice.method.weights, strict=True))
+    assert choice.method == averages.Weighted(weights=weights_of(choice))
+    given = dict(zip(choice.experts, weights_of(choice), strict=True))
     assert given == pytest.approx(WEIGHTS[name])
     assert [n for n, _ in first.ranked(question)][: len(taken.experts)] == [
         *taken.experts
@@ -160,7 +165,7 @@ def test_where_the_first_stage_abstains_nothing_or_all_are_mixed(question):
     even = dataclasses.replace(shy, otherwise="uniform")
     choice = mixed(even).pick(question)
     assert choice.experts == ("a", "b", "c")
-    assert choice.method.weights == pytest.approx((1 / 3,) * 3)
+    assert weights_of(choice) == pytest.approx((1 / 3,) * 3)
     assert mixed(even).num_taken(3) == 3
 
 
@@ -194,6 +199,7 @@ def test_a_library_is_scored_in_two_stages(tmp_path):
     assert weighed.fingerprint != again.fingerprint
     assert weighed.origin != again.origin
     params, spec = weighed.load(base)
+    assert isinstance(spec, mixture.Mixture)
     assert spec.router == FIRST_STAGE
     leaf = params["encoder"]["layers"]["mlp_adapter"]["router"]["weight"]
     np.testing.assert_array_equal(leaf, [[0.75, 0.25]])

@@ -35,7 +35,7 @@ def save_base(folder):
         base_name="base",
         base_fingerprint=_FINGERPRINT,
         params_fingerprint=_FINGERPRINT,
-        model=bases.describe(XL),
+        model=bases.describe(XL) or {},
         trainable_pattern=".*",
     )
     (folder / "base").mkdir(parents=True)
@@ -56,7 +56,7 @@ def make_library(folder, number):
         kind="prompt",
         base_name="base",
         base_fingerprint=_FINGERPRINT,
-        model=bases.describe(XL),
+        model=bases.describe(XL) or {},
         trainable_pattern=expert_parts.PROMPT_EXPERT,
         adapter=bases.describe(SPEC),
         tasks=("rotten_tomatoes_Reviewer_Enjoyment",),

@@ -1,6 +1,7 @@
 """What the plans of the paper's setting tell: T5-XL with 36 or 296 prompt experts."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def built(kind, name, folder):
+def built(kind, name, folder) -> Any:
     bindings = {"MODEL_DIR": folder, "DATA_DIR": folder / "data"}
     bindings["VOCABULARY"] = scored.MODEL
     run, *_ = gin_flags.build_run(
