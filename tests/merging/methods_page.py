@@ -53,8 +53,8 @@ FIRST_CLASS = {
         ("TIES", "TIES, scale 1", "TIES, scale 0.5"),
     ),
     "regmean": (
-        "Take it for few experts whose own tasks are to be kept, if there are rows,"
-        " which need no labels, to measure with each of them.",
+        "Take it for few experts whose own tasks are to be kept, if there are rows of"
+        " these tasks, with their targets, to measure with each of them.",
         ("regmean",) * 3,
     ),
     "fisher": (
@@ -72,7 +72,7 @@ FIRST_CLASS = {
         ("wudi",) * 3,
     ),
     "ace": (
-        "Take it as `wudi`, of experts that change much more and much less.",
+        "Take it as `wudi`, where some experts change the base much more than others.",
         ("ace",) * 3,
     ),
     "greedy_soup": (

@@ -1,6 +1,7 @@
 """A merge is made again from its manifest alone, bit for bit, or is refused."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -66,9 +67,22 @@ def test_experts_of_another_merge_or_in_another_order_are_refused(world):
     for others in (infos[::-1], infos[:2], [*infos, infos[0]], []):
         with pytest.raises(errors.ConfigError, match="in this order"):
             merge_recipes.method_of(recipe, others)
-    del recipe["fingerprints"]
-    with pytest.raises(errors.ConfigError, match="fingerprints None"):
-        merge_recipes.method_of(recipe, infos)
+
+
+def test_a_merge_of_release_0_1_is_made_again_of_experts_of_its_names():
+    kept = pathlib.Path(__file__).parent / "release_0_1"
+    made = elm_jax.Expert.load(kept / "merged/topics_and_reviews")
+    recipe = made.manifest.data["merge"]
+    assert "fingerprints" not in recipe
+    parts = {path.name: path for path in kept.glob("*_experts/*")}
+    experts = [elm_jax.Expert.load(parts[name]) for name in recipe["experts"]]
+    base = elm_jax.Base.load(kept / "base")
+    again = elm_jax.merge(experts, base, name="again", method=recipe)
+    assert trees.fingerprint(again.params) == trees.fingerprint(made.params)
+    with pytest.raises(
+        errors.ConfigError, match="that it does not tell, in this order"
+    ):
+        elm_jax.merge(experts[::-1], base, name="again", method=recipe)
 
 
 def test_options_of_a_recipe_that_are_unknown_are_refused(world):

@@ -203,18 +203,24 @@ def test_answers_of_a_randomized_file_stay_as_they_are(tmp_path):
     assert [row["correct_answer_id"] for row in rows] == [n % 4 for n in range(40)]
 
 
-def test_answers_of_an_ordered_file_are_put_into_an_order_of_their_questions(tmp_path):
+@pytest.mark.parametrize("num_odd", [0, 4])
+def test_answers_of_an_ordered_file_are_put_into_an_order_of_their_questions(
+    tmp_path, num_odd
+):
+    """Also if a tenth of its questions are not in that order."""
+
+    def right(number):
+        return "b" if number < num_odd else "d" if number % 9 == 0 else "a"
+
     def answers(number):
-        right = "d" if number % 9 == 0 else "a"
-        return [(text, text == right) for text in "abcd"]
+        return [(text, text == right(number)) for text in "abcd"]
 
     rows = quail_file(tmp_path / "ordered", answers)
     assert rows == quail_file(tmp_path / "again", answers)
     assert {row["correct_answer_id"] for row in rows} == {0, 1, 2, 3}
     for number, row in enumerate(rows):
         assert sorted(row["answers"]) == list("abcd")
-        right = "d" if number % 9 == 0 else "a"
-        assert row["answers"][row["correct_answer_id"]] == right
+        assert row["answers"][row["correct_answer_id"]] == right(number)
 
 
 @pytest.mark.slow
