@@ -4,8 +4,8 @@
 
 A lock has three parts: what every run needs, what SeqIO and TensorFlow Datasets need
 beside it, and what the tests need. `install.sh` takes all, or the first part without
-MiniLM's weights. To renew a lock, upgrade packages in an environment of the right Python, run the
-tests in it, and print it.
+MiniLM's weights. To renew a lock, upgrade packages in an environment of the right
+Python, run the tests in it, and print it.
 """
 
 import importlib.metadata

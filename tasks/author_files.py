@@ -27,7 +27,7 @@ POLARITY_SPLITS = {"train": (0, 4265), "validation": (4265, 4798), "test": (4798
 NO_CORRECT = sources.Skipped("no correct choice")
 NO_QUESTION = sources.Skipped("its question is not in the CommonsenseQA file")
 
-# Of QuAIL's questions: how many with the right answer first or last make a file ordered.
+# Share of QuAIL's questions with the right answer first or last: a file is ordered.
 _ORDERED_SHARE = 0.9
 
 Rows = Iterator[sources.Record]

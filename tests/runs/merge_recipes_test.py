@@ -79,9 +79,7 @@ def test_a_merge_of_release_0_1_is_made_again_of_experts_of_its_names():
     base = elm_jax.Base.load(kept / "base")
     again = elm_jax.merge(experts, base, name="again", method=recipe)
     assert trees.fingerprint(again.params) == trees.fingerprint(made.params)
-    with pytest.raises(
-        errors.ConfigError, match="that it does not tell, in this order"
-    ):
+    with pytest.raises(errors.ConfigError, match="it does not tell, in this order"):
         elm_jax.merge(experts[::-1], base, name="again", method=recipe)
 
 
