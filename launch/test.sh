@@ -15,7 +15,7 @@ asked = metadata.requires("jax")
 print(next(line.split(";")[0] for line in asked if line.startswith("libtpu")))')
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
     --target .venv/compilers "$asked" ||
-    echo "test: not installed; tests that need it are skipped, or fail in CI if there is one"
+    echo "test: not installed; tests that need it are skipped (in CI on Linux x86-64: fail)"
 fi
 
 echo "test: lint and format"

@@ -382,7 +382,7 @@ def scoring_work(job, sizes):
         scores = score_fn(params, *batch)
         return scores
 
-    flops = score_flops(shape, sizes, job.frozen)
+    flops = measure.score_flops(shape, sizes, job.frozen, num_choices=NUM_CHOICES)
     num_positions = sizes.inputs_length + NUM_CHOICES * sizes.targets_length
     return Work(
         take,
@@ -392,12 +392,3 @@ def scoring_work(job, sizes):
         num_sequences=sizes.batch_size,
         loss=lambda: -float(np.mean(scores)) / sizes.targets_length,
     )
-
-
-def score_flops(shape, sizes, params):
-    """Returns the operations of scoring: of inputs once, of targets per choice."""
-    of_inputs = cost.forward_flops(
-        shape, dataclasses.replace(sizes, targets_length=0), params
-    )
-    whole = cost.forward_flops(shape, sizes, params)
-    return of_inputs + NUM_CHOICES * (whole - of_inputs)

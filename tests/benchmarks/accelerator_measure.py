@@ -1,5 +1,6 @@
-"""What the accelerator benchmark measures: times, rates, memory, versions."""
+"""What the accelerator benchmark measures: times, rates, memory, operations."""
 
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -9,6 +10,8 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from elm_jax.model import cost
 
 # Makers' dense bfloat16 rates in TFLOP/s, by a part of JAX's name of the device, from
 # NVIDIA's data sheets (which say twice as much, of sparse matrices: 4.5 PFLOP/s of the
@@ -119,3 +122,12 @@ def describe_machine():
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "versions": {"python": platform.python_version(), **versions},
     }
+
+
+def score_flops(shape, sizes, params, *, num_choices):
+    """Returns the operations of scoring: of inputs once, of targets per choice."""
+    of_inputs = cost.forward_flops(
+        shape, dataclasses.replace(sizes, targets_length=0), params
+    )
+    whole = cost.forward_flops(shape, sizes, params)
+    return of_inputs + num_choices * (whole - of_inputs)
