@@ -171,6 +171,11 @@ class DeltaMethod(MergeMethod):
         return self._space == "knots"
 
     @property
+    def ranks_experts(self) -> bool:
+        """Whether it needs all numbers that an expert changes at once."""
+        return False
+
+    @property
     def unit(self) -> Unit:
         """An adapter's parameters depend on each other."""
         return "place"

@@ -94,6 +94,11 @@ class Elementwise(DeltaMethod):
         return "expert" if self.per == "expert" else "place"
 
     @property
+    def ranks_experts(self) -> bool:
+        """Whether all that an expert changes is ranked, to find what is kept."""
+        return self.per == "expert" and self.keep == "magnitude"
+
+    @property
     def _space(self) -> views.Space:
         return self.space
 
@@ -112,16 +117,14 @@ class Elementwise(DeltaMethod):
 
     def _look(self, every: by_layer.ByLayer) -> np.ndarray | None:
         """Returns the least size that is kept of each expert, if all of it counts."""
-        if self.per != "expert" or self.keep != "magnitude":
+        if not self.ranks_experts:
             return None
-        sizes = [
-            np.abs(changes).reshape(len(changes), -1)
-            for view in every
-            if (changes := view.changes()).size
-        ]
-        joined = np.concatenate(sizes, axis=1)
-        count = max(1, int(self.density * joined.shape[1]))
-        return -np.partition(-joined, count - 1, axis=1)[:, count - 1]
+        layers = [stack for view in every if 0 not in (stack := view.stack()).shape]
+        changes = (
+            np.concatenate([layer.one(place).ravel() for layer in layers])
+            for place in range(len(every.experts))
+        )
+        return np.array([keeping.least(change, self.density) for change in changes])
 
     def _change(self, layer: Layer) -> np.ndarray:
         choices = self._choices(layer)

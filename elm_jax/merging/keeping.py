@@ -56,6 +56,16 @@ def magnitude(change: np.ndarray, density: float) -> np.ndarray:
     return np.where(_greatest(change, _count(change, density)), change, 0.0)
 
 
+def least(change: np.ndarray, density: float) -> float:
+    """Returns the least size among the change's greatest numbers.
+
+    >>> least(np.array([3.0, -1.0, -4.0, 2.0]), 0.5)
+    3.0
+    """
+    count = _count(change, density)
+    return float(np.partition(np.abs(change), -count, axis=None)[-count])
+
+
 def outliers(change: np.ndarray, density: float, dropped: float) -> np.ndarray:
     """Returns the change without its greatest numbers, and then the next greatest.
 

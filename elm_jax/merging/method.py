@@ -151,6 +151,11 @@ class MergeMethod(abc.ABC):
             )
         return dataclasses.replace(self, **{"weights": tuple(map(float, weights))})
 
+    def weighted(self, num_experts: int) -> list[int]:
+        """Returns places of experts whose weight is not 0; the first, if all are."""
+        weights = getattr(self, "weights", ()) or (1.0,) * num_experts
+        return [place for place, weight in enumerate(weights) if weight != 0.0] or [0]
+
     def recipe(self) -> dict[str, Any]:
         """Returns its name and options as JSON values."""
         return {"method": self.name, **dataclasses.asdict(self)}
@@ -162,7 +167,7 @@ class MergeMethod(abc.ABC):
           num_experts: Those that are given; `check` must take so many.
           rank: Of their LoRAs; 0 of other kinds.
         """
-        places = self._weighted(num_experts)
+        places = self.weighted(num_experts)
         method = self._for_experts(places)
         if len(places) == 1 and method._keeps_one():
             return Layout()
@@ -257,7 +262,7 @@ class MergeMethod(abc.ABC):
     ) -> list[int]:
         """Returns the places of experts that have a weight, in their order."""
         weights = getattr(self, "weights", ()) or (1.0,) * len(experts)
-        used = self._weighted(len(experts))
+        used = self.weighted(len(experts))
         if len(used) > 1 and self._needs_order(beside):
             keys = {
                 place: (
@@ -268,11 +273,6 @@ class MergeMethod(abc.ABC):
             }
             used.sort(key=lambda place: keys[place])
         return used
-
-    def _weighted(self, num_experts: int) -> list[int]:
-        """Returns places of experts whose weight is not 0; the first, if all are."""
-        weights = getattr(self, "weights", ()) or (1.0,) * num_experts
-        return [place for place, weight in enumerate(weights) if weight != 0.0] or [0]
 
     def _check_given(
         self, base: Params | None, statistics: Sequence[Statistics], num_experts: int

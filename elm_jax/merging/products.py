@@ -17,6 +17,11 @@ from elm_jax.merging import combining, stacks
 _ITEM_BYTES = 8  # of float64
 _MOST_BYTES = 8 << 30  # of products at once; more would not fit beside the experts
 _PART_BYTES = 1 << 25  # of some rows of products
+_ANOTHER_WAY = (
+    'Merge in another space than "knots", or by low_rank_sum, ties or most other'
+    " methods: they hold a few rows at a time; or merge fewer, or first cut each to a"
+    " lower rank"
+)
 _NARROW = 3  # copies of narrow matrices: in two bases, scaled, beside each other
 _SQUARES = 8  # matrices as large as one product: sums, vectors, and what finds these
 _PARTS = 4  # of some rows of products: they, what is kept, weighted, and counted
@@ -57,15 +62,7 @@ class Products(stacks.Matrices):
         """Returns some rows of all products."""
         if rows is not ...:
             return self.firsts[:, rows] @ self.seconds
-        num_bytes = math.prod(self.shape) * _ITEM_BYTES
-        if num_bytes > _MOST_BYTES:
-            combining.refuse(
-                found=f"{len(self.firsts)} LoRAs of rank {self.firsts.shape[2]}, whose"
-                f" products take {num_bytes:,} bytes in one layer",
-                expected=f"at most {_MOST_BYTES:,} for what needs all of them at once",
-                do="Take another method: low_rank_sum, ties and most others hold a few"
-                " rows at a time; or merge fewer, or first cut each to a lower rank",
-            )
+        check_all_fit(self.shape, self.firsts.shape[2])
         return self.firsts @ self.seconds
 
     def one(self, place: int) -> np.ndarray:
@@ -133,6 +130,26 @@ def rows_at_once(shape: tuple[int, int, int]) -> int:
     count, rows, columns = shape
     row_bytes = count * columns * _ITEM_BYTES
     return min(rows, max(1, _PART_BYTES // max(1, row_bytes)))
+
+
+def check_all_fit(
+    shape: tuple[int, int, int], rank: int, *, do: str = _ANOTHER_WAY
+) -> None:
+    """Raises ConfigError if all products take more memory than they may at once.
+
+    Args:
+      shape: Of the products, [T, p, q].
+      rank: Of their narrow matrices.
+      do: What to do about it.
+    """
+    num_bytes = math.prod(shape) * _ITEM_BYTES
+    if num_bytes > _MOST_BYTES:
+        combining.refuse(
+            found=f"{shape[0]} LoRAs of rank {rank}, whose products take"
+            f" {num_bytes:,} bytes in one layer",
+            expected=f"at most {_MOST_BYTES:,} for what needs all of them at once",
+            do=do,
+        )
 
 
 def held_bytes(shape: tuple[int, int, int], rank: int, *, has_all: bool) -> int:

@@ -193,15 +193,18 @@ class Emr(SelectingMethod):
         unmasked, masked = 0.0, 0.0
         for view in every:
             layer = layer_of(view, weights)
-            if 0 not in layer.shape:
-                unmasked += np.abs(_candidates(layer)[self.expert]).sum()
-                masked += np.abs(self._masked(layer)).sum()
+            if 0 in layer.shape:
+                continue
+            for part in layer.parts():
+                unmasked += np.abs(_candidates(part)[self.expert]).sum()
+                masked += np.abs(self._masked(part)).sum()
         return unmasked / masked if masked else 0.0
 
     def _change(self, layer: Layer) -> np.ndarray:
         if self.expert < 0:
             return by_parts(layer, _elected_of)
-        return self._masked(layer) * (1.0 if layer.is_inner else layer.seen)
+        factor = 1.0 if layer.is_inner else layer.seen
+        return by_parts(layer, self._masked) * factor
 
     def _masked(self, layer: Layer) -> np.ndarray:
         given = _candidates(layer)

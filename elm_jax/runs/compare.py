@@ -37,7 +37,8 @@ class Compare(Run):
     Of all parameters and by layer: norms, cosines, signs that conflict, directions that
     are shared, hidden units that stay in place; and which pairs to expect most of, and
     how many: how far means of more and more experts pull what they do. Nothing is
-    scored. Experts are read a layer at a time, and twice.
+    scored. Experts are read a layer at a time, and twice; LoRAs of several ranks or
+    scales all at once, as they are written in one first.
 
     Attributes:
       experts: Folders of experts, or shell patterns of them; two or more.
@@ -74,8 +75,9 @@ class Compare(Run):
         folders = self._check()
         base = self.path(self.initial_checkpoint_path)
         infos = [manifest.read_manifest(folder) for folder in folders]
-        if len({json.dumps(info.adapter, sort_keys=True) for info in infos}) > 1:
-            # LoRAs of several ranks or scales are first written in one.
+        # Of LoRAs dropout alone may differ; several ranks or scales are made one first.
+        specs = [{**(info.adapter or {}), "dropout": 0.0} for info in infos]
+        if any(spec != specs[0] for spec in specs):
             whole = loaded.Base.load(base)
             parts = [loaded.Expert.load(folder) for folder in folders]
             for part in parts:
@@ -111,11 +113,13 @@ class Compare(Run):
                 do="Name more in compare.Compare.experts",
             )
         base = bases.read_manifest(self.path(self.initial_checkpoint_path))
-        for info in infos:
+        for folder, info in zip(folders, infos, strict=True):
             bases.check_fits(info, base)
             expert_checks.check_same_function(info, base)
+            expert_checks.check_tensors(folder, base)
         shown = merged_ranks.infos_in_one_spec(task_arithmetic.TaskArithmetic(), infos)
         expert_checks.check_alike(shown, base)
+        compared_leaves.check_memory(folders)
         return folders
 
 

@@ -6,10 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from elm_jax import trees
+from elm_jax.checkpoints import streaming
 from elm_jax.checkpoints.tensors import Leaf
-from elm_jax.merging import aligning, combining, comparing, task_arithmetic
+from elm_jax.merging import aligning, combining, comparing, products, task_arithmetic
 from elm_jax.peft import effects
-from elm_jax.runs import merge_sizes, merge_sources, merged_leaves, merged_places
+from elm_jax.runs import (
+    merge_sizes,
+    merge_sources,
+    merged_cores,
+    merged_leaves,
+    merged_places,
+)
 from elm_jax.types import LAYERS, Side
 
 
@@ -39,6 +46,27 @@ def compare(
     return comparing.compare_parts(
         lambda: _parts(experts, start, beside), len(experts), random_seed=random_seed
     )
+
+
+def check_memory(folders: Sequence[pathlib.Path]) -> None:
+    """Raises ConfigError if cores of LoRAs take more memory than they may.
+
+    Args:
+      folders: Of two or more experts of one kind.
+
+    Raises:
+      CheckpointError: One is missing or torn.
+    """
+    experts = [streaming.open_expert(folder)[0] for folder in folders]
+    sides = effects.beside(trees.unflatten(experts[0]))
+    for names in aligning.places(sides, is_linear=True).values():
+        place = {name: sides[name] for name in names}
+        cores = merged_cores.of(experts, place, len(experts))
+        products.check_all_fit(
+            cores.shape,
+            cores.rank,
+            do="Compare fewer, or first cut each to a lower rank",
+        )
 
 
 def _parts(

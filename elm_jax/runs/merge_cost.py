@@ -70,6 +70,7 @@ def estimate(
 
     Raises:
       CheckpointError: An expert or the base is missing or torn.
+      ConfigError: The method needs more memory at once than it may take.
     """
     # LoRAs of several ranks are written in that of the largest first.
     sources = sorted(
@@ -91,7 +92,8 @@ def estimate(
         if not is_streamed:
             each = merge_memory.num_bytes([*largest.values(), *measured.values()])
             whole = 4 * trees.count_params(trees.unflatten(base))
-            peak = max(peak, whole + len(folders) * each + 2 * written)
+            beside = merge_memory.of_whole(method, sources)
+            peak = max(peak, whole + len(folders) * each + 2 * written + beside)
     if is_streamed:
         peak = max(peak, merge_memory.of_leaves(method, sources, start, measured))
     reads_base = bool(start or method.measures or not is_streamed)

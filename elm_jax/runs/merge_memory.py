@@ -1,5 +1,6 @@
 """The memory that a merge takes, by the sizes of what is held: bounds, not measured."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from elm_jax import trees
 from elm_jax.checkpoints import leaf_parts
 from elm_jax.checkpoints.tensors import Leaf
-from elm_jax.merging import aligning, averages, deltas, products, task_arithmetic
+from elm_jax.merging import aligning, averages, deltas, task_arithmetic
 from elm_jax.merging.method import MergeMethod
 from elm_jax.model import reads
 from elm_jax.peft import effects
@@ -15,6 +16,7 @@ from elm_jax.runs import (
     measured_sums,
     merge_sizes,
     merge_sources,
+    merged_cores,
     merged_leaves,
     merged_places,
 )
@@ -23,6 +25,8 @@ from elm_jax.types import LAYERS, Side
 
 _COPIES = 3  # of a layer of each expert: one in an order of its own, one in float64
 _SUMS = 4  # of what is measured: of all rows, with a batch's, the batch's, the mean
+_RANKED = 3  # of all that one expert changes: its layers, these together, and sorted
+_FLOAT64_BYTES = 8
 _BASES = 3  # as it is loaded, as the model computes with it, and on the device
 
 
@@ -105,27 +109,47 @@ def _of_place(
     held = sum(leaf.rows * leaf_parts.row_bytes(leaf) for leaf in every)
     layer = sum(map(leaf_parts.row_bytes, every))
     ahead = held + layer if held <= merged_places.AHEAD_BYTES else 0
-    cores = _of_cores(method, sides, sources) if method.on_effects else 0
+    cores = 0
+    if method.on_effects and all(side.is_linear for side in sides.values()):
+        cores = _cores(method, sides, sources).held_bytes(method)
     return held + ahead + _COPIES * layer + cores + num_bytes(likes[n] for n in sides)
 
 
-def _of_cores(
+def of_whole(method: MergeMethod, sources: Sequence[Source]) -> int:
+    """Returns the bytes that a merge of whole experts takes beside all parameters.
+
+    They are those of cores in one layer; and if all that an expert changes is ranked,
+    those of what all experts change in all layers, float64 or narrow matrices, and of
+    a few copies of what one changes.
+
+    Args:
+      method: How.
+      sources: The experts.
+
+    Raises:
+      ConfigError: The method needs all cores at once, and they do not fit.
+    """
+    sides: Mapping[str, Side] = {}
+    if method.on_effects and not isinstance(method, task_arithmetic.TaskArithmetic):
+        sides = merged_leaves.sides(method, sources)
+    places = [*aligning.places(sides, is_linear=True).values()]
+    every = [_cores(method, {n: sides[n] for n in names}, sources) for names in places]
+    most = max((cores.held_bytes(method) for cores in every), default=0)
+    if not (isinstance(method, deltas.DeltaMethod) and method.ranks_experts):
+        return most
+    in_cores = {name for names in places for name in names}
+    apart = [x for name, x in sources[0].leaves.items() if name not in in_cores]
+    copies = _RANKED + len(method.weighted(len(sources)))
+    numbers = copies * sum(math.prod(leaf.shape) for leaf in apart)
+    numbers += sum(cores.ranked_numbers(method, _RANKED) for cores in every)
+    return most + numbers * _FLOAT64_BYTES
+
+
+def _cores(
     method: MergeMethod, sides: Mapping[str, Side], sources: Sequence[Source]
-) -> int:
-    """Returns what the cores of LoRAs take: an adapter of one layer; 0 of others."""
-    leaves, count = sources[0].leaves, len(sources)
-    rank = deltas.rank_of(leaves, sides)
-    if not rank:
-        return 0
-    widths = {
-        side.takes_factor: leaves[name].shape[-1 if side.takes_factor else -2]
-        for name, side in sides.items()
-    }
-    rows, columns = (
-        min(count * rank, widths[is_second]) for is_second in (False, True)
-    )
-    has_all = isinstance(method, deltas.DeltaMethod) and method.holds_cores
-    return products.held_bytes((count, rows, columns), rank, has_all=has_all)
+) -> merged_cores.Cores:
+    count = len(method.weighted(len(sources)))
+    return merged_cores.of([source.leaves for source in sources], sides, count)
 
 
 def of_measuring(

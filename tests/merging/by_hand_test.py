@@ -187,6 +187,28 @@ def check_leaves(leaves, expected):
         np.testing.assert_allclose(leaves[name], values, atol=1e-12, err_msg=name)
 
 
+def test_trimming_whole_loras_takes_the_greatest_numbers_of_their_products():
+    """Products of rank 1 have cores of one number: 5 x 1 of q, 2 x 2 of k.
+
+    Of two numbers one is kept: of the first expert q, of the second k, 3 against 2. By
+    tensors each is.
+    """
+    beside = LORA | {f"k/{n}": LORA[f"q/{n}"]._replace(place="k") for n in "ab"}
+    first = {"q/a": [[3], [4]], "q/b": [[1, 0]], "k/a": [[2], [0]], "k/b": [[0, 2]]}
+    second = {"q/a": [[0], [2]], "q/b": [[1, 0]], "k/a": [[0], [3]], "k/b": [[1, 0]]}
+    for per, weights, q, k in (
+        ("expert", (1, 0), [[3, 0], [4, 0]], [[0, 0], [0, 0]]),
+        ("expert", (0, 1), [[0, 0], [0, 0]], [[0, 0], [3, 0]]),
+        ("tensor", (1, 0), [[3, 0], [4, 0]], [[0, 4], [0, 0]]),
+    ):
+        options = {"density": 0.5, "per": per, "weights": weights}
+        leaves, _ = adapters("ties", [first, second], beside, **options)
+        check_leaves(
+            {place: leaves[f"{place}/a"] @ leaves[f"{place}/b"] for place in "qk"},
+            {"q": q, "k": k},
+        )
+
+
 def test_aligned_averages_units_that_do_the_same_wherever_they_are():
     """The second one's units are those of the first the other way round."""
     first = {

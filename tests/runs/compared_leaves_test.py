@@ -1,14 +1,19 @@
 """Experts that are compared a layer at a time are told what whole ones are told."""
 
+import dataclasses
+import json
 import tracemalloc
 
 import numpy as np
 import pytest
 
-from elm_jax import errors
+from elm_jax import errors, trees
+from elm_jax.checkpoints import experts
 from elm_jax.checkpoints.tensors import Leaf
-from elm_jax.merging import comparing
-from elm_jax.runs import compare, compared_leaves, loaded
+from elm_jax.merging import comparing, products
+from elm_jax.peft import lora
+from elm_jax.runs import bases, compare, compared_leaves, loaded
+from tests.peft.sample import random_params
 from tests.runs import scored, toy_experts
 
 
@@ -60,12 +65,10 @@ def leaves_of(number, num_layers, width):
 
 def test_a_comparison_holds_a_few_layers_however_many_there_are():
     """Of 120 layers of four experts, 3.9 MB in float32, less than a third of all."""
-    experts = [leaves_of(number, 120, 45) for number in range(4)]
+    given = [leaves_of(number, 120, 45) for number in range(4)]
     start = leaves_of(9, 120, 45)
     tracemalloc.start()
-    made = comparing.compare_parts(
-        lambda: compared_leaves._parts(experts, start, {}), 4
-    )
+    made = comparing.compare_parts(lambda: compared_leaves._parts(given, start, {}), 4)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(made.layers) == 120
@@ -76,3 +79,76 @@ def test_experts_of_other_shapes_are_refused_before_they_are_read(folder):
     folders = [folder / "lora" / "lora_1", folder / "bottleneck" / "bottleneck_1"]
     with pytest.raises(errors.ConfigError, match="differs from expert 0"):
         compared_leaves.compare(folders, folder / "base")
+
+
+def run_of(folder, *names):
+    return compare.Compare(
+        model_dir=str(folder),
+        experts=tuple(f"{{MODEL_DIR}}/{name}" for name in names),
+        initial_checkpoint_path="{MODEL_DIR}/base",
+    )
+
+
+def copied(folder, name, **told):
+    """Saves the second LoRA once more, with a manifest that tells something else."""
+    params, info = experts.load_expert(folder / "lora" / "lora_2")
+    info = dataclasses.replace(
+        info, name=name, adapter={**(info.adapter or {}), **told}
+    )
+    experts.save_expert(folder / "copied" / name, params, info)
+    return f"copied/{name}"
+
+
+def save_wide(folder):
+    """Saves a LoRA of rank 5."""
+    _, info = experts.load_expert(folder / "lora" / "lora_2")
+    spec = lora.Lora(rank=5)
+    whole = random_params(bases.build_model(scored.SHAPE, spec), 4)
+    info = dataclasses.replace(info, name="wide", adapter=bases.describe(spec))
+    params, _ = trees.split(whole, info.trainable_pattern)
+    experts.save_expert(folder / "copied" / "wide", params, info)
+
+
+def test_loras_that_differ_in_dropout_alone_are_compared_as_they_are(
+    folder, monkeypatch, capsys
+):
+    """Dropout is of trainings; of another scale experts are read whole."""
+    numbers = folder / "report" / "experts.json"
+    run_of(folder, "lora/lora_1", "lora/lora_2").run()
+    expected = numbers.read_text()
+    scaled = run_of(folder, "lora/lora_1", copied(folder, "scaled", alpha=8.0))
+    dropped = run_of(folder, "lora/lora_1", copied(folder, "dropped", dropout=0.25))
+
+    def refuse(_):
+        raise AssertionError
+
+    monkeypatch.setattr(loaded.Base, "load", refuse)
+    dropped.run()
+    made, expected = (json.loads(text) for text in (numbers.read_text(), expected))
+    for told in ("norms", "cosine", "forecast"):
+        assert made[told] == expected[told]
+    with pytest.raises(AssertionError):
+        scaled.run()
+    capsys.readouterr()
+
+
+def test_an_expert_whose_tensors_are_not_its_manifests_is_not_compared(folder):
+    run = run_of(folder, "lora/lora_1", copied(folder, "torn", rank=4))
+    with pytest.raises(errors.CheckpointError, match="do not fit"):
+        run.plan()
+
+
+@pytest.mark.parametrize("last", ["lora/lora_3", "copied/wide"])
+def test_more_cores_than_fit_are_refused_before_experts_are_read(
+    folder, monkeypatch, last
+):
+    """Three of rank 2, of cores of 6 x 6, or of ranks 2, 2 and 5, of cores of 9 x 9."""
+    if last == "copied/wide":
+        save_wide(folder)
+    run, rank = run_of(folder, "lora/lora_[12]", last), {"copied/wide": 9}.get(last, 6)
+    monkeypatch.setattr(products, "_MOST_BYTES", 3 * rank * rank * 8)
+    assert run.plan()["experts"]
+    monkeypatch.setattr(products, "_MOST_BYTES", 3 * rank * rank * 8 - 1)
+    for told in ("LoRAs of rank", "Compare fewer, or first cut each to a lower rank"):
+        with pytest.raises(errors.ConfigError, match=told):
+            run.plan()

@@ -1,20 +1,26 @@
 """What a merge is said to hold is no less than what it holds, and is a hand's sum."""
 
+import dataclasses
 import threading
+import tracemalloc
 import weakref
 
 import numpy as np
 import pytest
 
+from elm_jax import errors, trees
 from elm_jax.checkpoints import manifest
 from elm_jax.checkpoints.tensors import Leaf
 from elm_jax.merging import averages, methods, task_arithmetic
+from elm_jax.peft import effects
 from elm_jax.runs import merge_memory, merge_sources, merged_leaves
 
 FLOAT = np.dtype(np.float32)
 LORA = {"kind": "lora", "rank": 2}
 PLACE = "decoder/layers/query_adapter"
 LORA_SHAPES = {f"{PLACE}/lora_a": (6, 8, 2), f"{PLACE}/lora_b": (6, 2, 8)}
+WIDE = {f"{PLACE}/lora_a": (1, 2048, 8), f"{PLACE}/lora_b": (1, 8, 2048)}
+ALL_CORES = (methods.of("knots"), methods.of("magmax", space="knots"))
 
 
 def expert_of(shapes, number=0, rows=1, adapter=None, blocks=lambda: iter(())):
@@ -104,12 +110,89 @@ def test_hundreds_of_loras_take_little_more_than_one():
     Of each expert a layer is 64 KB of A and of B each, and the merge is a rank of 2,368
     in one layer. The bound is that of the issue: experts and three more, and 1 GiB.
     """
-    shapes = {f"{PLACE}/lora_a": (1, 2048, 8), f"{PLACE}/lora_b": (1, 8, 2048)}
-    every = [expert_of(shapes, n, 1, LORA | {"rank": 8}) for n in range(296)]
+    every = [expert_of(WIDE, n, 1, LORA | {"rank": 8}) for n in range(296)]
     for name in ("low_rank_sum", "ties", "covariance", "iso_cts"):
         told = merge_memory.of_leaves(methods.of(name), every, {}, {})
         assert told < 299 * 2 * 65536 + 2**30
-    assert merge_memory.of_leaves(methods.of("knots"), every, {}, {}) > 4 * 9.9e9
+
+
+@pytest.mark.parametrize("method", ALL_CORES, ids=lambda each: each.name)
+def test_a_plan_refuses_more_cores_than_a_merge_would_hold(method):
+    """Of 296 LoRAs as wide as XL: 296 x 2048 x 2048 x 8 bytes. Of 32, cores of 256.
+
+    Experts without a weight have no core.
+    """
+    told = "296 LoRAs of rank 8, whose products take 9,932,111,872 bytes"
+    every = [expert_of(WIDE, n, 1, LORA | {"rank": 8}) for n in range(296)]
+    for read in (
+        lambda method, experts: merge_memory.of_leaves(method, experts, {}, {}),
+        merge_memory.of_whole,
+    ):
+        with pytest.raises(errors.ConfigError, match=told):
+            read(method, every)
+        few = dataclasses.replace(method, weights=(1.0,) * 32 + (0.0,) * 264)
+        assert read(few, every) > 4 * 32 * 2048 * 256 * 8
+
+
+def test_whole_loras_count_cores_of_one_layer_and_what_is_ranked_of_all():
+    """Three of rank 2 in six layers of 8 x 8, with cores of 6 x 6, and 5 numbers apart.
+
+    Of what is ranked there are, as float64, in each layer the narrow matrices of three
+    experts, 6 x 2 and 2 x 6, and three cores; and what three change apart, and thrice
+    what one does. The space of KnOTS has parts of 8 x 6 of each instead.
+    """
+    every = [
+        expert_of(LORA_SHAPES | {"norm/scale": (5,)}, n, 1, LORA) for n in (0, 1, 2)
+    ]
+    cores = (3 * 3 * 2 * (6 + 6) + 8 * 36 + 4 * 3 * 36) * 8 + 3 * 36 // 8
+    of_whole = merge_memory.of_whole
+    assert of_whole(methods.of("emr", expert=1), every) == cores
+    assert of_whole(task_arithmetic.TaskArithmetic(), every) == 0
+    assert of_whole(methods.of("emr", expert=1, space="parameters"), every) == 0
+    ranked = 6 * (3 * 2 * (6 + 6) + 3 * 36) + (3 + 3) * 5
+    assert of_whole(methods.of("ties", per="expert"), every) == cores + 8 * ranked
+    in_parts = methods.of("ties", per="expert", space="parameters")
+    assert of_whole(in_parts, every) == 8 * (3 + 3) * (6 * 2 * 8 * 2 + 5)
+    ranked = 6 * (3 + 3) * 8 * 6 + (3 + 3) * 5
+    parts = (3 * 3 * 2 * (8 + 6) + 8 * 48 + 4 * 3 * 48) * 8 + 3 * 48 // 8
+    assert of_whole(methods.of("knots", per="expert"), every) == parts + 8 * ranked
+
+
+def test_loras_of_several_ranks_have_cores_as_wide_as_all_of_them():
+    """Of ranks 3, 2 and 2: 7 x 7, of matrices that are padded to a rank of 3."""
+    wide = {f"{PLACE}/lora_a": (6, 8, 3), f"{PLACE}/lora_b": (6, 3, 8)}
+    every = [expert_of(wide, 0, 1, LORA | {"rank": 3})]
+    every += [expert_of(LORA_SHAPES, n, 1, LORA) for n in (1, 2)]
+    cores = (3 * 3 * 3 * (7 + 7) + 8 * 49 + 4 * 3 * 49) * 8 + 3 * 49 // 8
+    assert merge_memory.of_whole(methods.of("ties"), every) == cores
+
+
+@pytest.mark.parametrize("space", ["core", "knots"])
+@pytest.mark.parametrize("name", ["ties", "magnitude", "emr"])
+def test_merging_whole_loras_holds_no_more_than_is_told(name, space):
+    """40 of rank 2 and 90 wide, in eight layers, whose cores would take 16 MB in all.
+
+    Where cores are ranked, what is held is less than a third of that.
+    """
+    shapes = {f"{PLACE}/lora_a": (8, 90, 2), f"{PLACE}/lora_b": (8, 2, 90)}
+    every = [expert_of(shapes, n, 1, LORA) for n in range(40)]
+    rng = np.random.default_rng(5)
+    params = [
+        trees.unflatten(
+            {n: rng.normal(size=s).astype(FLOAT) for n, s in shapes.items()}
+        )
+        for _ in every
+    ]
+    options = {"expert": 3} if name == "emr" else {"per": "expert"}
+    method, beside = methods.of(name, space=space, **options), effects.beside(params[0])
+    told = merge_memory.of_whole(method, every)
+    tracemalloc.start()
+    method.merge(params, base={}, beside=beside, marks=[f"{n:02}" for n in range(40)])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    written = merge_memory.num_bytes(merged_leaves.likes(method, every).values())
+    assert peak < told + written
+    assert space == "knots" or peak < 8 * 40 * 80 * 80 * 8 / 3
 
 
 def test_a_sum_of_loras_is_as_many_times_as_wide():

@@ -14,6 +14,7 @@ from elm_jax.runs import (
     bases,
     loaded,
     merge_cost,
+    merge_memory,
     merge_sources,
     merged_files,
     merged_leaves,
@@ -110,6 +111,18 @@ def test_only_what_looks_at_whole_experts_is_not_merged_by_layer(folder, kind):
         by_leaf = merged_leaves.can_merge(method, info)
         assert by_leaf == (method.unit != "expert"), method.name
     assert not merged_leaves.can_merge(methods.of("ties", per="expert"), info)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plan_of_whole_experts_counts_what_is_made_of_them(folder, kind):
+    """Base, experts and twice the result are there with any method; the rest is not."""
+    given, rest = sorted((folder / kind).iterdir()), {}
+    for method in (methods.of("emr", expert=1), methods.of("ties", per="expert")):
+        made = merge_memory.of_whole(method, merge_sources.open_sources(method, given))
+        told = merge_cost.estimate(method, given, folder / "base").peak_bytes
+        rest[method.name] = told - made
+        assert (made > 0) == (kind == "lora" or method.name == "ties")
+    assert rest["emr"] == rest["ties"] > 0
 
 
 @pytest.mark.slow
