@@ -6,17 +6,21 @@ import numpy as np
 
 from elm_jax.checkpoints import manifest
 from elm_jax.data import batches, shapes
+from elm_jax.evaluation import batching
 from elm_jax.runs import routing_records, task_data
 from elm_jax.types import Batch
 
 
 class Rows:
-    """Examples of an expert's tasks, in batches of one shape.
+    """Examples of an expert's tasks, in batches of one shape that holds the longest.
 
     Args:
       data: Where they are.
       info: Of the expert.
       settings: How many, and in what order.
+
+    Attributes:
+      shape: Lengths of all batches, rounded up.
     """
 
     def __init__(
@@ -30,10 +34,11 @@ class Rows:
         self._examples = batches.Examples(datasets, seed=settings.random_seed)
         draw = np.random.default_rng(settings.random_seed).permutation
         self._chosen = draw(len(self._examples))[: settings.num_examples]
-        features = data.features
-        self._shape = shapes.Lengths(
-            inputs_length=features.inputs_length,
-            targets_length=features.targets_length,
+        # Of a ladder of sizes, so that experts of like rows share a program.
+        inputs, targets = self._examples.lengths[self._chosen].max(axis=0)
+        self.shape = shapes.Lengths(
+            inputs_length=batching.round_up(int(inputs), least=32),
+            targets_length=batching.round_up(int(targets), least=8),
         )
 
     def once(self) -> Iterator[Batch]:
@@ -42,7 +47,7 @@ class Rows:
         for start in range(0, len(self._chosen), size):
             part = self._chosen[start : start + size]
             filled = np.pad(part, (0, size - len(part)), constant_values=-1)
-            yield self._examples.padded(filled, self._shape)
+            yield self._examples.padded(filled, self.shape)
 
     def of_step(self, step: int) -> Batch:
         """Returns the batch of a step of training, drawn without repetition."""
@@ -51,4 +56,4 @@ class Rows:
         part = drawn[: self._settings.batch_size]
         missing = self._settings.batch_size - len(part)
         filled = np.pad(part, (0, missing), constant_values=-1)
-        return self._examples.padded(filled, self._shape)
+        return self._examples.padded(filled, self.shape)

@@ -8,6 +8,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from elm_jax import trees
+from elm_jax.evaluation import batching
 from elm_jax.model import loss, t5
 from elm_jax.peft import mixture
 from elm_jax.routing import token_routers
@@ -40,6 +41,17 @@ def stored(folder):
 def rows(folder):
     info = loaded.Expert.load(folder / "experts" / "plain").manifest
     return observed_rows.Rows(toy.DATA.opened(observer(folder).place), info, SETTINGS)
+
+
+def test_batches_are_no_longer_than_the_longest_rows_need(rows):
+    """Most tasks have shorter rows than their features allow."""
+    taken = list(rows.once())
+    inputs, targets = (
+        int(max(np.count_nonzero(batch[name], axis=1).max() for batch in taken))
+        for name in ("encoder_input_tokens", "decoder_target_tokens")
+    )
+    assert rows.shape.inputs_length == batching.round_up(inputs, least=32)
+    assert rows.shape.targets_length == batching.round_up(targets, least=8)
 
 
 def outputs_of_rows_alone(model, params, rows):
