@@ -78,17 +78,17 @@ FIRST_CLASS = {
     "greedy_soup": (
         "Take it where there are labelled rows of the task itself. It chooses experts"
         " rather than merging them: most of its soups here are one expert alone.",
-        ("greedy_soup", "", "greedy soup"),
+        ("greedy_soup", "greedy soup", "greedy soup"),
     ),
     "lorahub": (
         "Take it where there are a few labelled rows of the task itself; a greedy soup"
         " had higher scores here.",
-        ("lorahub", "", "lorahub"),
+        ("lorahub",) * 3,
     ),
     "adamerging": (
         "Take it with care where there are rows without labels: here it made the model"
         " sure of its answers and took from it what its experts know.",
-        ("adamerging", "", "adamerging"),
+        ("adamerging",) * 3,
     ),
 }
 STUDY = {
