@@ -26,9 +26,10 @@ def trips(loop: hlo.Instruction, computation: _Computation, module: hlo.Module) 
     """Returns how often a `while` runs its body, at most; 1 if nothing tells.
 
     What XLA knows of the loop is written beside it. Else the condition compares a
-    number of the state with a constant, and each turn adds another constant to it. If
-    that is not seen, turns count by one up to the greatest whole number of the
-    condition, which may also end the loop earlier.
+    number of the state with a constant, and each turn adds another constant to it; of
+    several such numbers the one that ends the loop first counts. If none is seen, turns
+    count by one up to the greatest whole number of the condition, which may also end
+    the loop earlier.
 
     Args:
       loop: The `while`.
@@ -40,14 +41,15 @@ def trips(loop: hlo.Instruction, computation: _Computation, module: hlo.Module) 
     (condition,) = loop.called("condition")
     (body,) = loop.called("body")
     start = computation[loop.operands[0]]
+    bounds: list[int] = []
     for place, limit in _limits(module.computations[condition]):
         step = _step(module.computations[body], place)
         if step:
             is_listed = start.opcode == "tuple"
             begun = _number(start.operands[place], computation) if is_listed else None
             first = begun.plus if begun and begun.place is None else 0
-            return max(0, math.ceil((limit - first) / step))
-    return max(_constants(condition, module), default=1)
+            bounds.append(max(0, math.ceil((limit - first) / step)))
+    return min(bounds, default=max(_constants(condition, module), default=1))
 
 
 def _limits(condition: _Computation) -> Iterator[tuple[int, int]]:

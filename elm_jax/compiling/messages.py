@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator
 
+from elm_jax import errors
 from elm_jax.compiling import hlo, targets
 
 _KINDS = (
@@ -22,6 +23,8 @@ _COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]")
 # Such as mesh['data'=4,'model'=2] {'data'}; 'data':(2)2 is an axis of size 2 in 'data'.
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}")
 _AXIS = re.compile(r"'([^']+)'(?::\(\d+\)(\d+))?")
+_GROUPS = re.compile(r"replica_groups=.{0,60}")
+_ALL = re.compile(r"replica_groups=\{\s*\}")
 _SLICES = re.compile(r"slice_sizes=\{(\{[\d,{} ]*\})\}")
 _IS_CONTINUED = re.compile(r'"async_collective_fusion_config":\{"flag_start":"\d')
 
@@ -108,6 +111,9 @@ def _results(instruction: hlo.Instruction, kind: str) -> Iterator[tuple[str, int
 def _group_size(attributes: str, num_devices: int) -> int:
     """Returns how many devices a message is among.
 
+    Raises:
+      ElmError: If the groups are written in a way that this does not read.
+
     >>> _group_size(", replica_groups={{0,1},{2,3}}", 4)
     2
     >>> _group_size(", replica_groups=[2,8]<=[16]", 16)
@@ -123,4 +129,14 @@ def _group_size(attributes: str, num_devices: int) -> int:
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
         axes = _AXIS.findall(mesh[2])
         return math.prod(int(part or sizes[name]) for name, part in axes)
-    return 2 if "source_target_pairs" in attributes else num_devices
+    if "source_target_pairs" in attributes:
+        return 2
+    unread = _GROUPS.search(attributes)
+    if unread and not _ALL.match(unread[0]):
+        raise errors.ElmError(
+            found=f"a message whose devices are written as {unread[0]!r}",
+            expected="such as {}, {{0,1},{2,3}}, [2,2]<=[4] or mesh['a'=2,'b'=2] {'a'}",
+            do="report it with the versions of JAX and of the compiler; the bytes of "
+            "its messages cannot be told",
+        )
+    return num_devices

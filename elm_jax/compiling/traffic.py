@@ -61,8 +61,6 @@ def _of_fusion(
     module: hlo.Module,
 ) -> int:
     fused = _inside(instruction, module)
-    if any(_IS_DONE in each.attributes for each in fused.values()):
-        return 0
     read = 0
     for place, name in enumerate(instruction.operands):
         read += min(computation[name].num_bytes, _read_of(place, fused, module))
@@ -95,10 +93,10 @@ def _read_by_users(
             total += user.num_bytes
         elif user.opcode == "dynamic-update-slice" and user.operands[0] == value.name:
             continue  # written in place
-        elif user.opcode == "tuple" or messages.is_continued(user):
-            continue  # handed on, or read where the message was begun
-        elif user.opcode in ("bitcast", "reshape"):
+        elif user.opcode in ("bitcast", "reshape") or _receives(user, value):
             total += _read_by_users(user, fused, module)
+        elif user.opcode == "tuple" or _is_counted_elsewhere(user):
+            continue
         elif user.opcode == "fusion":
             inner = _inside(user, module)
             total += sum(
@@ -126,6 +124,16 @@ def _written(root: hlo.Instruction, fused: _Computation, module: hlo.Module) -> 
     if root.opcode == "fusion":
         inner = _inside(root, module)
         return sum(_written(each, inner, module) for each in _roots(inner))
-    if root.opcode == "parameter" or messages.is_continued(root):
+    if root.opcode == "parameter" or _is_counted_elsewhere(root):
         return 0
     return root.num_bytes
+
+
+def _receives(instruction: hlo.Instruction, value: hlo.Instruction) -> bool:
+    """Whether it ends a message that lies in a value, which nothing moves then."""
+    return _IS_DONE in instruction.attributes and instruction.arrays == value.arrays
+
+
+def _is_counted_elsewhere(instruction: hlo.Instruction) -> bool:
+    """Whether it stands for a message whose bytes count where it was begun."""
+    return messages.is_continued(instruction) or _IS_DONE in instruction.attributes

@@ -75,3 +75,26 @@ def test_what_the_compiler_knows_of_a_loop_is_taken():
 def test_a_counter_that_is_not_understood_counts_by_one():
     # The next number depends on the device.
     assert trips(following="%add.254") == 8
+
+
+def test_of_two_limits_the_one_that_is_reached_first_ends_the_loop():
+    second = """  %gte.598 = u32[]{:T(128)} get-tuple-element(%p), index=3
+  %constant.603 = u32[]{:T(128)} constant(BOUND)
+  %compare.20 = pred[]{:T(512)} compare(%gte.598, %constant.603), direction=LT
+  ROOT %and.1 = pred[]{:T(512)} and(%compare.19, %compare.20)
+"""
+    counted = "%gte.4 = u32[]{:T(128)} get-tuple-element(%q), index=3\n"
+    counted += "  %add.254 = u32[]{:T(128)} add(%gte.4, %constant.695)\n"
+    lines = WINDOWED.splitlines(keepends=True)
+    text = "".join(
+        counted if "%add.254 = " in line else line.replace("ROOT %compare", "%compare")
+        for line in lines
+    )
+    text = text.replace("direction=LT\n", f"direction=LT\n{second}", 1)
+    given = {"FIRST": 0, "LIMIT": 8, "STEP": 2, "NEXT": "%add.257", "BESIDE": ""}
+    for name, value in given.items():
+        text = text.replace(name, f"{value}")
+    for bound, turns in [(6, 3), (20, 4), (4, 2)]:
+        module = hlo.parse(text.replace("BOUND", f"{bound}"))
+        computation = module.computations["main"]
+        assert loops.trips(computation["while.66"], computation, module) == turns

@@ -8,6 +8,7 @@ import pathlib
 
 import pytest
 
+from elm_jax import errors
 from elm_jax.compiling import hlo, messages, roofline, targets
 
 FOLDER = pathlib.Path(__file__).parent
@@ -102,6 +103,13 @@ def test_what_is_sent_is_what_arrives(line, expected):
     assert sent_by(line) == expected
 
 
+def test_groups_that_are_not_understood_are_refused():
+    line = "f32[8]{0} all-reduce(%a), to_apply=%region, replica_groups=GROUPS"
+    assert sent_by(line.replace("GROUPS", "{}")) == [("all-reduce", "f32", 32, 16)]
+    with pytest.raises(errors.ElmError, match="@by_name"):
+        sent_by(line.replace("GROUPS", "@by_name {'axis_0'}"))
+
+
 def async_pair():
     text = """HloModule m
 
@@ -138,6 +146,15 @@ def test_a_message_that_fusions_carry_along_is_sent_once():
     # the flags; the product reads a matrix and writes one.
     flags = 4 * 2 + 4
     assert work.num_bytes == (2 * 8 * MIB // 16 + 8 * MIB + flags) + 2 * 2 * MIB
+
+
+def test_of_a_fusion_that_ends_a_message_what_it_makes_of_it_counts():
+    text = (FOLDER / "messages_tpu.hlo").read_text("utf-8")
+    received = text[text.index("%custom-call.3 = ") :].partition("\n")[0]
+    twice = "ROOT %twice = bf16[4096,1024]{1,0} add(%custom-call.3, %custom-call.3)"
+    used = text.replace(f"ROOT {received}", f"{received}\n  {twice}")
+    before, after = (roofline.work_of(each, V5E).num_bytes for each in (text, used))
+    assert after - before == 2 * 8 * MIB  # reads what has come, and writes the sum
 
 
 @pytest.mark.parametrize(
