@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# What routers are worth, on the world of launch/study.sh: pools of answers and token
-# routers are scored with the experts of each training, and one table tells the means over
-# trainings, on unseen tasks and on those that the experts were trained on. Stop it at any
-# time; run it again and it goes on where it was.
+# What routers are worth, on the world of launch/study.sh: pools of answers, token routers
+# and two stages of them are scored with the experts of each training, and one table tells
+# the means over trainings, on unseen tasks and on those that the experts were trained on,
+# and another one compares two stages. Stop it at any time; run it again and it goes on
+# where it was.
 #
 #   bash launch/routers_study.sh [FOLDER]     # FOLDER: of launch/study.sh, runs/study
 #
@@ -38,6 +39,7 @@ for seed in "${seeds[@]}"; do
       --gin.observe.Observe.library_dir="$library" --gin.READS="$reads"
   done
   run "token routers $of" elm_eval route_tokens "${asked[@]}"
+  run "two stages $of" elm_eval route_in_stages "${asked[@]}"
   run "experts on held-in tasks $of" elm_eval evaluate "${held_in_scores[@]}" \
     --gin.evaluate.Evaluate.experts="('{MODEL_DIR}/prompt_experts/seed$seed/*',)" \
     --gin.evaluate.Evaluate.strategies='("base", "merged_all")' \
@@ -65,6 +67,7 @@ done
 
 all="($(printf '%s, ' "${libraries[@]}"))"
 run "unseen tasks: all routers" elm_library compare_routers --gin.LIBRARIES="$all"
+run "unseen tasks: two stages" elm_library compare_stages --gin.LIBRARIES="$all"
 run "held-in tasks: all routers" elm_library compare_routers --gin.LIBRARIES="$all" \
   "${held_in[@]}" --gin.SPLITS='("validation",)' \
   --gin.OUTPUT='{MODEL_DIR}/report/routers_held_in.md'

@@ -20,8 +20,9 @@ def of(
 ) -> float | None:
     """Returns the entropy of the weights of a choice's experts, in nats.
 
-    0 for one expert, `log(n)` for a mean of n. Of a token router it is that of the mean
-    weights at each place of the model, mean over places, if a trace was kept.
+    0 for one expert, `log(n)` for a mean of n. Of weights for the whole task it is
+    theirs. Of a token router it is that of the mean weights at each place of the model,
+    mean over places, if a trace was kept.
 
     Args:
       candidate: What was chosen for a task.
@@ -32,6 +33,8 @@ def of(
       None where there are no experts, or their weights are not known.
     """
     if isinstance(candidate, routed_candidate.RoutedCandidate):
+        if candidate.weights:
+            return float(_entropy(np.array(candidate.weights)))
         kept = trace(row, store)
         return None if kept is None else float(_entropy(kept.weights).mean())
     if isinstance(candidate, pooled_candidate.PooledCandidate):

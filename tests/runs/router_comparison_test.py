@@ -14,6 +14,7 @@ from elm_jax.routing import token_routers
 from elm_jax.runs import (
     candidates,
     pooled_candidate,
+    routed_candidate,
     routed_tokens,
     router_entropy,
 )
@@ -270,3 +271,12 @@ def test_weights_of_a_pool_tell_its_entropy(folder):
     pool = pooled_candidate.PooledCandidate("x", folders, weights=(0.75, 0.25))
     expected = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     assert router_entropy.of(pool, None, None) == pytest.approx(expected)
+
+
+def test_weights_of_a_first_stage_tell_its_entropy_without_a_trace(folder):
+    folders = tuple(folder / "experts" / name for name in ("plain", "twice"))
+    mixed = routed_candidate.RoutedCandidate(
+        "x", folders, router=token_routers.FirstStage(), weights=(0.75, 0.25)
+    )
+    expected = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    assert router_entropy.of(mixed, None, None) == pytest.approx(expected)
