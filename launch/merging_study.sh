@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What merge methods are worth, on the world of launch/study.sh: the three experts that
-# are retrieved, all experts, and the two parts of the composed task, by each method.
+# are retrieved, all experts, and the two parts of the composed task, by each method; and
+# the same of LoRA experts of the same prompts.
 # Stop it at any time; run it again and it goes on where it was.
 #
 #   bash launch/merging_study.sh [FOLDER]     # FOLDER: of launch/study.sh, runs/study
@@ -44,7 +45,8 @@ for line in open(votes_path):
 done
 for seed in "${seeds[@]}"; do
   run "the same on tasks with experts of seed $seed" elm_eval merging_held_in \
-    --gin.queries.Queries.library_dir="{MODEL_DIR}/library/seed$seed"
+    --gin.queries.Queries.library_dir="{MODEL_DIR}/library/seed$seed" \
+    --gin.EXPERTS="('{MODEL_DIR}/prompt_experts/seed$seed/*',)"
 done
 # Beside the unseen tasks those of gin/pocket/merging_held_in.gin.
 scored=(
@@ -61,4 +63,17 @@ for seed in "${seeds[@]}"; do
     --gin.EXPERTS="('$merged/all_*',)"
 done
 all="$(IFS=,; echo "${seeds[*]}")"
-.venv/bin/python tests/benchmarks/merging_study_table.py "$out" --seeds="$all"
+run "LoRA experts" elm_train lora_prompt_experts --gin.train.Train.random_seed="($all,)"
+for seed in "${seeds[@]}"; do
+  experts="{MODEL_DIR}/lora_prompt_experts/seed$seed/*"
+  library="{MODEL_DIR}/lora_library/seed$seed"
+  run "library of LoRA experts of seed $seed" elm_library library \
+    --gin.EXPERTS="$experts" --gin.library.BuildLibrary.library_dir="$library"
+  for scores in merging_lora merging_lora_held_in; do
+    run "$scores of seed $seed" elm_eval "$scores" \
+      --gin.queries.Queries.library_dir="$library" --gin.EXPERTS="('$experts',)"
+  done
+done
+for flag in "" --lora; do
+  .venv/bin/python tests/benchmarks/merging_study_table.py "$out" --seeds="$all" ${flag:+"$flag"}
+done

@@ -49,9 +49,16 @@ class Table(NamedTuple):
     split: str = "test"
 
 
+_CONTROLS: Settings = {
+    "random weights": ("random_weights",),
+    "best voted alone": ("retrieved",),
+    "base": ("base",),
+}
+
+
 def _of_library(prefix: str, mean: str, scales: Sequence[str]) -> Settings:
     names = ("covariance", "wudi", "ace", "regmean", "fisher")
-    searched = ("greedy_soup", "lorahub", "adamerging")
+    searched = ("greedy_soup", "lorahub", "lorahub_searched", "adamerging")
     return {
         "uniform (the mean)": (mean,),
         "weighted by votes": (f"{prefix}_weighted",),
@@ -59,9 +66,29 @@ def _of_library(prefix: str, mean: str, scales: Sequence[str]) -> Settings:
         "task arithmetic": tuple(f"{prefix}_{scale}" for scale in scales),
         "TIES": (f"{prefix}_ties", f"{prefix}_ties_half"),
         **{name: (f"{prefix}_{name}",) for name in (*names, *searched)},
-        "random weights": ("random_weights",),
-        "best voted alone": ("retrieved",),
-        "base": ("base",),
+        **_CONTROLS,
+    }
+
+
+def _of_loras(prefix: str, mean: str, scales: Sequence[str]) -> Settings:
+    several = {  # methods of some scales, by the beginning of their names
+        "task arithmetic": "",
+        "low_rank_sum, all ranks": "low_rank_",
+        "low_rank_sum, rank of one": "cut_",
+    }
+    names = ("knots", "tsv_merge", "iso_c")
+    names += ("covariance", "wudi", "ace", "regmean", "fisher")
+    return {
+        "uniform (the mean)": (mean,),
+        "weighted by votes": (f"{prefix}_weighted",),
+        **{
+            label: tuple(f"{prefix}_{start}{scale}" for scale in scales)
+            for label, start in several.items()
+        },
+        "TIES": (f"{prefix}_ties", f"{prefix}_ties_half"),
+        "DARE": tuple(f"{prefix}_dare_{scale}" for scale in (scales[0], scales[-1])),
+        **{name: (f"{prefix}_{name}",) for name in names},
+        **_CONTROLS,
     }
 
 
@@ -74,8 +101,10 @@ def _each(settings: Settings) -> Settings:
     }
 
 
-_TOP3 = _of_library("top3", "merged_top3", ("sum", "half_sum", "third_sum"))
-_ALL = _of_library("all", "merged_all", ("third_sum", "small_sum", "least_sum"))
+_TOP3_SCALES = ("sum", "half_sum", "third_sum")
+_ALL_SCALES = ("third_sum", "small_sum", "least_sum")
+_TOP3 = _of_library("top3", "merged_top3", _TOP3_SCALES)
+_ALL = _of_library("all", "merged_all", _ALL_SCALES)
 
 TABLES = (
     Table(
@@ -105,7 +134,8 @@ TABLES = (
             **{
                 name: (f"parts_{name}",)
                 for name in ("covariance", "wudi", "ace", "regmean", "fisher")
-                + ("greedy_soup", "lorahub", "adamerging", "adamerging_layers")
+                + ("greedy_soup", "lorahub", "lorahub_searched")
+                + ("adamerging", "adamerging_layers")
             },
             "noise, like pocket_topics": ("parts_noise_topics",),
             "noise, like pocket_reviews": ("parts_noise_reviews",),
@@ -115,6 +145,23 @@ TABLES = (
         },
         "dataset",
         ("pocket_topics", "pocket_reviews"),
+    ),
+)
+
+LORA_TABLES = (
+    Table(
+        "Three retrieved LoRA experts of each task",
+        UNSEEN,
+        HELD_IN,
+        _of_loras("top3", "merged_top3", _TOP3_SCALES),
+        "prompt",
+    ),
+    Table(
+        "All 20 LoRA experts",
+        UNSEEN,
+        HELD_IN,
+        _of_loras("all", "merged_all", _ALL_SCALES),
+        "prompt",
     ),
 )
 

@@ -1,18 +1,20 @@
 """Prints what merge methods are worth, as Markdown tables of a merging study's rows.
 
 Usage: python tests/benchmarks/merging_study_table.py FOLDER [--seeds=42,43,44]
+       python tests/benchmarks/merging_study_table.py FOLDER --lora [--seeds=42,43,44]
        python tests/benchmarks/merging_study_table.py FOLDER --seeds=42 --real
 
-FOLDER is that of `launch/merging_study.sh`; with `--real` it is the MODEL_DIR of
-`gin/original/merging_study.gin`, whose validation rows are shown, each setting in a
-line of its own. A score is the mean over datasets of means over prompts on test rows,
-and over trainings. Differences are from the mean of the same experts, on the same rows
-and of the same trainings; intervals of 95 % count rows and trainings, as those of
-reports do (`evaluation.estimates`). A difference is marked with `*` if its interval
-excludes 0 also where those of all differences of its column are to hold together.
-Of the settings of a method, such as scales, the one with the best mean
-score on validation rows of the held-out tasks is shown. Lines whose rows are not all
-there are named under their table. Rows that cannot be compared are refused.
+FOLDER is that of `launch/merging_study.sh`, whose merges of LoRAs are shown with
+`--lora`; with `--real` it is the MODEL_DIR of `gin/original/merging_study.gin`, whose
+validation rows are shown, each setting in a line of its own. A score is the mean over
+datasets of means over prompts on test rows, and over trainings. Differences are from
+the mean of the same experts, on the same rows and of the same trainings; intervals of
+95 % count rows and trainings, as those of reports do (`evaluation.estimates`). A
+difference is marked with `*` if its interval excludes 0 also where those of all
+differences of its column are to hold together. Of the settings of a method, such as
+scales, the one with the best mean score on validation rows of the held-out tasks is
+shown. Lines whose rows are not all there are named under their table. Rows that cannot
+be compared are refused.
 """
 
 import argparse
@@ -37,6 +39,7 @@ from tasks import original, pocket
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from tests.benchmarks.merging_study_lines import (  # noqa: E402 - run as a program, too
+    LORA_TABLES,
     REAL_TABLES,
     TABLES,
     Table,
@@ -326,10 +329,15 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--seeds", default="42,43,44,45,46")
-    parser.add_argument("--real", action="store_true")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--lora", action="store_true")
+    other.add_argument("--real", action="store_true")
     given = parser.parse_args(arguments)
-    tables = REAL_TABLES if given.real else TABLES
-    ends = ("_routing",) if given.real else ("", "_merging")
+    tables, ends = TABLES, ("", "_merging")
+    if given.lora:
+        tables, ends = LORA_TABLES, ("_merging_lora",)
+    elif given.real:
+        tables, ends = REAL_TABLES, ("_routing",)
     files = [given.folder / f"results{end}.jsonl" for end in ends]
     seeds = [int(seed) for seed in given.seeds.split(",")]
     rows = Rows([result_store.ResultStore(path) for path in files], seeds, tables)

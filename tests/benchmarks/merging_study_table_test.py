@@ -154,6 +154,36 @@ def test_real_rows_choose_no_setting(tmp_path, capsys):
     assert "| TIES, top3_ties_half | 40.0 [" in text
 
 
+def test_merges_of_loras_have_a_table_of_their_own(folder, capsys):
+    store = result_store.ResultStore(folder / "results_merging_lora.jsonl")
+    counts = {"merged_top3": 50, "top3_knots": 60, "pocket_work_needs": 20}
+    for name, count in counts.items():
+        record(
+            store,
+            name,
+            lambda _, i, count=count: i < count,
+            mixture="pocket_unseen",
+            kind="prompt" if name == "pocket_work_needs" else "strategy",
+        )
+    for split, half in (("validation", 70), ("test", 30)):
+        for scale, count in (("sum", 40), ("half_sum", half), ("third_sum", 40)):
+            record(
+                store,
+                f"top3_cut_{scale}",
+                lambda _, i, count=count: i < count,
+                mixture="pocket_unseen",
+                split=split,
+                kind="strategy",
+            )
+    store.finish()
+    merging_study_table.main([str(folder), "--seeds=1,2", "--lora"])
+    text = capsys.readouterr().out
+    assert "| knots | 60.0 [" in text
+    assert "| low_rank_sum, rank of one (`top3_cut_half_sum`) | 30.0 [" in text
+    assert "| random expert | 20.0 [" in text
+    assert "wudi (top3_wudi: 20 of 20 test rows)" in text
+
+
 def test_a_random_expert_is_the_mean_of_the_experts(folder, capsys):
     _, lines = table(folder, capsys)
     assert numbers(lines["random expert"][0])[0] == (30 + 52) / 2
@@ -242,17 +272,26 @@ def test_a_folder_without_the_mean_is_refused(tmp_path):
 
 
 def test_its_names_are_those_of_the_gin_files():
-    names = {
-        name
-        for table in merging_study_lines.TABLES
-        for group in table.settings.values()
-        for name in group
-    }
-    files = {path.stem: path.read_text() for path in GIN.glob("merging_*.gin")}
-    given = re.findall(r'(?:expert_)?name = "(\w+)"', "".join(files.values()))
-    assert len(given) > 40
-    assert sorted({*given} - names) == []
-    tasks_of = re.findall(r'"(pocket_\w+)",\n', files["merging_held_in"])
+    parts = GIN.parent / "parts" / "suites"
+    shared = (parts / "pocket_merging.gin").read_text()
+    loras = (GIN / "merging_lora.gin").read_text()
+    others = [path.read_text() for path in GIN.glob("merging_*.gin")]
+    for tables, texts in (
+        (merging_study_lines.TABLES, {shared, *others} - {loras}),
+        (merging_study_lines.LORA_TABLES, {shared, loras}),
+    ):
+        names = {
+            name
+            for table in tables
+            for group in table.settings.values()
+            for name in group
+        }
+        given = re.findall(r'(?:expert_)?name = "(\w+)"', "".join(texts))
+        assert len(given) > 40
+        assert sorted({*given} - names) == []
+    tasks_of = re.findall(
+        r'"(pocket_\w+)",\n', (parts / "pocket_held_in.gin").read_text()
+    )
     assert tuple(tasks_of) == merging_study_lines.HELD_IN
 
 
