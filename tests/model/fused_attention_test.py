@@ -190,6 +190,7 @@ def test_each_lane_has_the_gradients_that_it_has_alone(
         assert_close(leaf, expected, tolerance=0.02)  # sums in bfloat16
 
 
+@pytest.mark.slow
 def test_ranking_and_decoding_are_traced(tiny):
     model = make(tiny)
     params, inputs = tiny.params, tiny.batch["encoder_input_tokens"]

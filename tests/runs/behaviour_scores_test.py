@@ -61,6 +61,7 @@ def test_after_a_kill_only_the_rest_is_scored(folder, capsys):
     assert len(kept(folder).rows()) == 6
 
 
+@pytest.mark.slow
 def test_scores_that_were_altered_are_refused(folder):
     (path,) = (folder / "library" / "behaviour" / "per_example").glob("*.arrow")
     content = bytearray(path.read_bytes())

@@ -33,12 +33,14 @@ def embedder_of(tmp_path_factory):
     return make
 
 
+@pytest.mark.slow
 def test_a_base_gives_the_same_keys_whether_or_not_it_is_held_as_int8(embedder_of):
     plain, held = embedder_of(), embedder_of(base_dtype="int8")
     np.testing.assert_array_equal(held.embed(TEXTS), plain.embed(TEXTS))
     assert held.name == plain.name
 
 
+@pytest.mark.slow
 def test_keys_that_are_computed_in_bfloat16_are_those_of_another_embedder(embedder_of):
     plain, rounded = embedder_of(), embedder_of(dtype="bfloat16")
     assert not np.array_equal(rounded.embed(TEXTS), plain.embed(TEXTS))

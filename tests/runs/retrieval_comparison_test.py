@@ -113,6 +113,7 @@ def test_the_librarys_own_way_scores_what_its_experts_score(folder):
     assert "Differences hold together for all 39 ways" in text
 
 
+@pytest.mark.slow
 def test_two_embedders_of_a_kind_are_two_ways_to_ask(folder):
     path = "{MODEL_DIR}/both.md"
     formats = ("choice_instance", "label")

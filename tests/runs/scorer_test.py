@@ -44,6 +44,7 @@ def test_what_an_expert_leaves_as_it_is_is_placed_once(base, program):
         np.testing.assert_array_equal(second[name], 2 * first[name])
 
 
+@pytest.mark.slow
 def test_matrices_are_rounded_to_int8_once_for_all_experts(tmp_path):
     scored.save_base(tmp_path)
     plain = loaded.Base.load(tmp_path / "base")

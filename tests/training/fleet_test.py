@@ -14,6 +14,7 @@ from elm_jax.training import optimizers, schedules, state, step
 from tests.training import toy
 
 pytestmark = pytest.mark.optimized  # claims of bits
+SLOW = pytest.mark.slow  # a fast case is of the same claim
 
 
 def alone(steps):
@@ -26,7 +27,7 @@ def alone(steps):
     return now, losses
 
 
-@pytest.mark.parametrize("num_devices", [1, 2])
+@pytest.mark.parametrize("num_devices", [pytest.param(1, marks=SLOW), 2])
 def test_lanes_one_after_another_have_the_bits_of_training_alone(num_devices):
     fleet, frozen = toy.make_toy_fleet(num_devices=num_devices)
     fleet.put(1, toy.start()[0])
@@ -44,7 +45,7 @@ def test_lanes_one_after_another_have_the_bits_of_training_alone(num_devices):
     toy.assert_same_bits(fleet.get(3), alone([101, 103, 105])[0])
 
 
-@pytest.mark.parametrize("num_slots", [4, 8])
+@pytest.mark.parametrize("num_slots", [4, pytest.param(8, marks=SLOW)])
 def test_lanes_as_one_batch_equal_training_alone_to_rounding(num_slots):
     """Products over more rows may be summed in another order: 1e-5 in float32.
 
@@ -70,7 +71,10 @@ def test_lanes_as_one_batch_equal_training_alone_to_rounding(num_slots):
             np.testing.assert_allclose(leaf, wanted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("num_slots", "num_lanes"), [(8, 8), (8, 2), (32, 2)])
+@pytest.mark.parametrize(
+    ("num_slots", "num_lanes"),
+    [pytest.param(8, 8, marks=SLOW), (8, 2), pytest.param(32, 2, marks=SLOW)],
+)
 def test_lanes_have_gradients_and_no_second_states_beside_those_of_the_slots(
     num_slots, num_lanes
 ):
@@ -127,7 +131,7 @@ def test_a_program_of_a_fleet_traces_the_loss_once(num_lanes):
     assert num_traces == 1
 
 
-@pytest.mark.parametrize("num_lanes", [1, 2])
+@pytest.mark.parametrize("num_lanes", [pytest.param(1, marks=SLOW), 2])
 def test_a_fleet_computes_batches_in_parts_as_an_expert_alone_does(num_lanes):
     """To 1e-5, as lanes without parts; alone, parts are held against the whole."""
     tx, _ = toy.make_step()
@@ -162,7 +166,7 @@ def test_a_step_changes_no_bit_of_the_slots_that_take_none(num_lanes):
     assert int(fleet.get(1).step) == 1
 
 
-@pytest.mark.parametrize("num_lanes", [1, 2])
+@pytest.mark.parametrize("num_lanes", [1, pytest.param(2, marks=SLOW)])
 def test_a_loss_that_is_not_finite_stays_in_its_lane(num_lanes):
     fleet, frozen = toy.make_toy_fleet(num_lanes=num_lanes)
     beside_bad, _ = toy.make_toy_fleet(num_lanes=num_lanes)

@@ -133,6 +133,7 @@ def test_parts_that_devices_do_not_divide_are_refused_with_the_batch_that_they_d
     assert "BATCH_SIZE to 32" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_decoding_is_lowered_with_its_beams():
     assert DECODING.num_beams == 2
     text = programs.lower(DECODING, jax.devices()).as_text()
