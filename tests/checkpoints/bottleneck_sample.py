@@ -19,7 +19,7 @@ from elm_jax.runs import bases
 from tests.checkpoints import peft_sample
 
 FOLDER = pathlib.Path(__file__).with_name("torch_golden")
-SHAPES = t5.param_shapes(t5.T5(peft_sample.CONFIG))
+SHAPES = peft_sample.shapes()
 # The adapters, and the parts that the expert trains.
 CASES = {
     "paper": (bottleneck.Bottleneck(reduction_factor=4), "adapters_and_norms"),

@@ -14,7 +14,7 @@ from elm_jax.model import t5
 from elm_jax.runs import bases
 from tests.checkpoints import make_peft_golden, peft_sample
 
-SHAPES = t5.param_shapes(t5.T5(peft_sample.CONFIG))
+SHAPES = peft_sample.shapes()
 LORA = [case for case in make_peft_golden.CASES if case.startswith("lora")]
 Q = "base_model.model.encoder.block.1.layer.0.SelfAttention.q"
 

@@ -1,12 +1,13 @@
 """A small T5 with weights drawn by NumPy, for adapters that PEFT wrote."""
 
+import functools
 import pathlib
 
 import numpy as np
 
 from elm_jax import trees
 from elm_jax.checkpoints import huggingface, layers, tensors
-from elm_jax.model import config
+from elm_jax.model import config, t5
 
 FOLDER = pathlib.Path(__file__).with_name("peft_golden")
 CONFIG = config.T5Config(
@@ -20,6 +21,12 @@ CONFIG = config.T5Config(
 )
 INPUTS = np.array([[5, 9, 33, 12, 7, 1], [8, 21, 4, 1, 0, 0]])
 TARGETS = np.array([[0, 11, 12, 13], [0, 40, 41, 42]])
+
+
+@functools.cache
+def shapes():
+    """Returns shapes and dtypes of the base's parameters."""
+    return t5.param_shapes(t5.T5(CONFIG))
 
 
 def weights(shapes):

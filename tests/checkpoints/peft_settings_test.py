@@ -1,10 +1,9 @@
 """Which modules a PEFT configuration means, by PEFT's rules."""
 
 from elm_jax.checkpoints import peft_patterns, peft_settings
-from elm_jax.model import t5
 from tests.checkpoints import peft_sample
 
-MODULES = peft_settings.modules(t5.param_shapes(t5.T5(peft_sample.CONFIG)))
+MODULES = peft_settings.modules(peft_sample.shapes())
 Q = "decoder.block.2.layer.1.EncDecAttention.q"
 
 

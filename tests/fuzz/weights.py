@@ -12,7 +12,6 @@ import numpy as np
 
 from elm_jax import trees
 from elm_jax.checkpoints import experts, huggingface, streaming, tensors
-from elm_jax.model import t5
 from elm_jax.runs import (
     bases,
     convert,
@@ -129,7 +128,7 @@ def _make_expert(
     """Writes a golden expert and the base that it is of."""
     shutil.copytree(cases[variant], folder / "adapter")
     (folder / "adapter/logits.npy").unlink()
-    shapes = t5.param_shapes(t5.T5(peft_sample.CONFIG))
+    shapes = peft_sample.shapes()
     theirs = peft_sample.theirs(shapes)
     huggingface_sample.write_folder(folder / "model", theirs, peft_sample.CONFIG)
     read_model(folder)

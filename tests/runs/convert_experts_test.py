@@ -9,12 +9,11 @@ import pytest
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest, peft_folders
-from elm_jax.model import t5
 from elm_jax.peft import bottleneck
 from elm_jax.runs import bases, candidates, convert_experts, export, loaded, merge
 from tests.checkpoints import peft_sample, sample
 
-SHAPES = t5.param_shapes(t5.T5(peft_sample.CONFIG))
+SHAPES = peft_sample.shapes()
 TOKENS = (peft_sample.INPUTS, peft_sample.TARGETS)
 
 

@@ -9,7 +9,6 @@ import safetensors.numpy
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest
-from elm_jax.model import t5
 from elm_jax.peft import lora
 from elm_jax.runs import convert_experts, export, loaded, merge
 from tests.checkpoints import peft_sample, sample
@@ -24,7 +23,7 @@ DEEP = "[" * 100_000
 def work(tmp_path_factory):
     """A work folder with the base of PEFT's adapters, and one that was imported."""
     path = tmp_path_factory.mktemp("work")
-    params = peft_sample.base(t5.param_shapes(t5.T5(peft_sample.CONFIG)))
+    params = peft_sample.base(peft_sample.shapes())
     info = manifest.Manifest(
         name="base",
         kind="base",

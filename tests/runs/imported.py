@@ -5,7 +5,6 @@ import shutil
 
 from elm_jax import trees
 from elm_jax.checkpoints import experts, manifest
-from elm_jax.model import t5
 from elm_jax.runs import convert_bottlenecks, convert_experts, export
 from tests.checkpoints import (
     bottleneck_sample,
@@ -13,7 +12,7 @@ from tests.checkpoints import (
     peft_sample,
 )
 
-SHAPES = t5.param_shapes(t5.T5(peft_sample.CONFIG))
+SHAPES = peft_sample.shapes()
 BASE, BASE_DIR = "{MODEL_DIR}/base", {"initial_checkpoint_path": "{MODEL_DIR}/base"}
 
 

@@ -20,12 +20,11 @@ from elm_jax.checkpoints import (
     tensors,
 )
 from elm_jax.merging import spectral, task_arithmetic
-from elm_jax.model import t5
 from elm_jax.runs import bases, convert_experts, export, loaded, merge
 from tests.checkpoints import make_peft_golden, make_peft_merge_golden, peft_sample
 
 GOLDEN = make_peft_merge_golden.FOLDER
-SHAPES = t5.param_shapes(t5.T5(peft_sample.CONFIG))
+SHAPES = peft_sample.shapes()
 TOKENS = (peft_sample.INPUTS, peft_sample.TARGETS)
 SUM = task_arithmetic.TaskArithmetic()
 # Float32 sums in another order, as in tests/checkpoints/peft_folders_test.py.
