@@ -1,6 +1,7 @@
 """Parts of leaves that are read side by side, and ahead of who needs them."""
 
 import collections
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
@@ -57,15 +58,14 @@ def cut(leaf: Leaf, rows: int) -> Iterator[np.ndarray]:
         if not leaf.shape:
             yield block
             continue
-        start = 0
-        while start < len(block):
-            more = rows - sum(map(len, waiting))
-            waiting.append(block[start : start + more])
-            start += more
+        first = rows - sum(map(len, waiting))
+        edges = [0, *range(first, len(block), rows), len(block)]
+        pieces = collections.deque(block[a:b] for a, b in itertools.pairwise(edges))
+        del block  # nothing but its pieces keep it
+        while pieces:
+            waiting.append(pieces.popleft())
             if sum(map(len, waiting)) == rows:
                 yield _joined(waiting)
-                waiting = []
-        del block  # before the next one is read
     if waiting:
         yield _joined(waiting)
 
@@ -107,4 +107,7 @@ def _next(parts: Iterator[np.ndarray]) -> np.ndarray | None:
 
 
 def _joined(blocks: list[np.ndarray]) -> np.ndarray:
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    """Returns blocks as one, and takes them out of the list."""
+    joined = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    blocks.clear()
+    return joined

@@ -78,10 +78,10 @@ def _of_leaf(
     rows = merge_sizes.piece_rows(name, like, splits=method.unit == "value")
     step = merge_sizes.step_rows(method, leaves[0], rows, len(sources))
     if isinstance(method, averages.RunningMean):
-        # Those that are cut anew keep their part until they are asked for the next;
+        # Those that are cut within a part keep it until they are asked for the next;
         # of others there are four that are read ahead, four more, and the sum.
-        kept = [leaf for leaf in leaves if leaf.rows != step]
-        every = [*kept, *[leaf for leaf in leaves if leaf.rows == step][:4]]
+        kept = [leaf for leaf in leaves if step % leaf.rows]
+        every = [*kept, *[leaf for leaf in leaves if not step % leaf.rows][:4]]
     else:
         every = [*leaves, *([] if start is None else [start])]
         every += [] if statistic is None else [statistic] * len(leaves)

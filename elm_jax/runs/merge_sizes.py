@@ -6,7 +6,7 @@ from elm_jax.merging.method import MergeMethod
 from elm_jax.runs import merge_sources
 from elm_jax.types import LAYERS
 
-PIECE_BYTES = 1 << 26
+PIECE_BYTES = 1 << 24
 """Of a merged leaf at once, unless a layer of it is larger; so parts are stored."""
 
 

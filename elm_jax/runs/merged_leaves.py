@@ -197,7 +197,7 @@ def _pieces(
     every = [*leaves, *([] if start is None else [start]), *statistics]
     has_base = start is not None
     steps = leaf_parts.steps(every, rows)
-    held = sum(leaf.rows * leaf_parts.row_bytes(leaf) for leaf in every)
+    held = sum(max(rows, leaf.rows) * leaf_parts.row_bytes(leaf) for leaf in every)
     steps = leaf_parts.ahead(steps) if held <= merge_sources.AHEAD_BYTES else steps
     number = itertools.count()
     for blocks in steps:
@@ -248,8 +248,8 @@ def _running_means(
 ) -> Iterator[np.ndarray]:
     """Yields means of parts, of which a few at a time are in memory.
 
-    Those of experts that are stored in other parts, such as the whole tensors of
-    releases up to 0.1, stay until the next is asked for: `leaf_parts.cut` keeps them.
+    Parts of experts that are cut, such as the whole tensors of releases up to 0.1, stay
+    until the next is asked for: `leaf_parts.cut` keeps them.
     """
     in_order = sorted(sources, key=lambda source: source.mark)
     leaves = [source.leaves[name] for source in in_order]

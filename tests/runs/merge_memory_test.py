@@ -62,7 +62,7 @@ class Tracker:
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 12])
 def test_running_means_hold_no_more_parts_than_is_told(monkeypatch, rows):
-    """Two rows of 400 bytes at once: other parts than these stay for all 20 experts."""
+    """Two rows of 400 bytes at once: parts that are cut stay for all 20 experts."""
     monkeypatch.setattr(merge_sources, "_RUNNING_BYTES", 800)
     tracker, shape = Tracker(), (12, 100)
     name, method = "decoder/layers/kernel", averages.RunningMean()
@@ -76,11 +76,41 @@ def test_running_means_hold_no_more_parts_than_is_told(monkeypatch, rows):
     told = merge_memory.of_leaves(method, every, {}, {})
     (leaf,) = merged_leaves.merged(method, every, {}).values()
     assert sum(len(block) for block in leaf.blocks()) == 12
-    is_kept = rows != 2
+    is_kept = rows in (3, 12)
     held = 20 * 400 * max(rows, 2) if is_kept else 4 * 800
     assert told == 2 * held + 4 * 800
     assert tracker.most <= told
     assert (tracker.most >= 20 * 400 * rows) == is_kept
+
+
+@pytest.mark.parametrize(("ahead_bytes", "times"), [(3 << 20, 1), (8 << 20, 2)])
+def test_parts_that_are_joined_are_read_ahead_as_far_as_is_told(
+    monkeypatch, ahead_bytes, times
+):
+    """20 experts, two rows of 100 kB at once, of which each is stored alone.
+
+    The rows as they are stored would fit into 3 MiB, the joined ones do not. Python
+    itself takes less than a tenth beside them.
+    """
+    monkeypatch.setattr(merge_sources, "AHEAD_BYTES", ahead_bytes)
+    monkeypatch.setattr("elm_jax.runs.merge_sizes.PIECE_BYTES", 200_000)
+    monkeypatch.setattr("elm_jax.checkpoints.stores.CHUNK_BYTES", 200_000)
+    name, shape = "token_embedder/embedding", (12, 25_000)
+    method = methods.of("uniform")
+
+    def rows():
+        for _ in range(12):
+            yield np.ones((1, 25_000), FLOAT)
+
+    every = [expert_of({name: shape}, number, 1, None, rows) for number in range(20)]
+    told = merge_memory.of_leaves(method, every, {}, {})
+    assert told == times * 20 * 200_000 + 4 * 200_000
+    (leaf,) = merged_leaves.merged(method, every, {}).values()
+    tracemalloc.start()
+    assert sum(len(block) for block in leaf.blocks()) == 12
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert times * 20 * 200_000 < peak < 1.1 * told
 
 
 def test_a_merge_of_loras_counts_cores_and_all_layers_of_the_result():
