@@ -58,7 +58,7 @@ _CONTROLS: Settings = {
 
 def _of_library(prefix: str, mean: str, scales: Sequence[str]) -> Settings:
     names = ("covariance", "wudi", "ace", "regmean", "fisher")
-    searched = ("greedy_soup", "lorahub", "lorahub_searched", "adamerging")
+    searched = ("greedy_soup", "adamerging", "lorahub")
     return {
         "uniform (the mean)": (mean,),
         "weighted by votes": (f"{prefix}_weighted",),
@@ -66,6 +66,7 @@ def _of_library(prefix: str, mean: str, scales: Sequence[str]) -> Settings:
         "task arithmetic": tuple(f"{prefix}_{scale}" for scale in scales),
         "TIES": (f"{prefix}_ties", f"{prefix}_ties_half"),
         **{name: (f"{prefix}_{name}",) for name in (*names, *searched)},
+        "lorahub, without gradients": (f"{prefix}_lorahub_searched",),
         **_CONTROLS,
     }
 
@@ -134,9 +135,9 @@ TABLES = (
             **{
                 name: (f"parts_{name}",)
                 for name in ("covariance", "wudi", "ace", "regmean", "fisher")
-                + ("greedy_soup", "lorahub", "lorahub_searched")
-                + ("adamerging", "adamerging_layers")
+                + ("greedy_soup", "adamerging", "adamerging_layers", "lorahub")
             },
+            "lorahub, without gradients": ("parts_lorahub_searched",),
             "noise, like pocket_topics": ("parts_noise_topics",),
             "noise, like pocket_reviews": ("parts_noise_reviews",),
             "pocket_topics": ("pocket_topics",),

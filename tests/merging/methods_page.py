@@ -19,17 +19,18 @@ from tests import readmes
 README = pathlib.Path(combining.__file__).with_name("README.md")
 PAGE = README.with_name("METHODS.md")
 
-# Name: when to take it, and the rows of the study's three tables; "" for none.
+# Name: when to take it, and the rows of each of the study's tables; "" for none.
 FIRST_CLASS = {
     "uniform": (
-        "Take it first. It needs nothing but the experts, and of three retrieved ones"
-        " no method is shown to beat it.",
-        ("uniform (the mean)",) * 3,
+        "Take it first. It needs nothing but the experts, and of three retrieved prompt"
+        " experts no method is shown to beat it. Of LoRAs, whose A and B it averages"
+        " apart, `fisher` and `regmean` do.",
+        ("uniform (the mean)",) * 5,
     ),
     "weighted": (
         "Take it where something tells which experts matter, such as the votes of"
         " retrieval: of many experts that is what helps. It needs no base.",
-        ("weighted 3 : 1", "weighted by votes", "weighted by votes"),
+        ("weighted 3 : 1", *("weighted by votes",) * 4),
     ),
     "task_arithmetic": (
         "Take it to add what few experts have learnt, or to subtract it by a negative"
@@ -39,62 +40,84 @@ FIRST_CLASS = {
             "task arithmetic",
             "task arithmetic, scale 0.5",
             "task arithmetic, scale 0.05",
+            "task arithmetic, scale 1",
+            "task arithmetic, scale 0.1",
         ),
     ),
     "low_rank_sum": (
-        "Take it for LoRAs: their exact sum, or the nearest one of a rank. No expert of"
-        " our study is a LoRA.",
-        ("",) * 3,
+        "Take it for LoRAs: their exact sum, or the nearest one of a rank, with a scale"
+        " that validation rows choose. A cut to the rank of one expert is not shown to"
+        " take anything away here.",
+        (
+            "",
+            "",
+            "",
+            ("low_rank_sum, all ranks, scale 1", "low_rank_sum, rank of one, scale 1"),
+            (
+                "low_rank_sum, all ranks, scale 0.1",
+                "low_rank_sum, rank of one, scale 0.3",
+            ),
+        ),
     ),
     "ties": (
         "Take it where a sum is too much and signs disagree, with a density and a scale"
         " that validation rows choose. It did not beat the mean here, and takes"
         " something from a single expert, too.",
-        ("TIES", "TIES, scale 1", "TIES, scale 0.5"),
+        (
+            "TIES",
+            "TIES, scale 1",
+            "TIES, scale 0.5",
+            "TIES, scale 1",
+            "TIES, scale 0.5",
+        ),
     ),
     "regmean": (
         "Take it for few experts whose own tasks are to be kept, if there are rows of"
         " these tasks, with their targets, to measure with each of them.",
-        ("regmean",) * 3,
+        ("regmean",) * 5,
     ),
     "fisher": (
-        "Take it as `regmean`, for all parameters. It stays nearer to the mean.",
-        ("fisher",) * 3,
+        "Take it as `regmean`, for all parameters. It stays nearer to the mean, and had"
+        " the highest score of all merges of three retrieved LoRAs.",
+        ("fisher",) * 5,
     ),
     "covariance": (
         "Take it where there are no rows to measure with, and compare it with `wudi`"
-        " and the mean on validation rows: here its scores were lower than theirs.",
-        ("covariance",) * 3,
+        " and the mean on validation rows: here its scores were mostly lower than"
+        " theirs.",
+        ("covariance",) * 5,
     ),
     "wudi": (
         "Take it where there are no rows to measure with, for few experts whose own"
         " tasks are to be kept.",
-        ("wudi",) * 3,
+        ("wudi",) * 5,
     ),
     "ace": (
         "Take it as `wudi`, where some experts change the base much more than others.",
-        ("ace",) * 3,
+        ("ace",) * 5,
     ),
     "greedy_soup": (
         "Take it where there are labelled rows of the task itself. It chooses experts"
         " rather than merging them: most of its soups here are one expert alone.",
-        ("greedy_soup", "greedy soup", "greedy soup"),
+        ("greedy_soup", "greedy soup", "greedy soup", "", ""),
     ),
     "lorahub": (
         "Take it where there are a few labelled rows of the task itself; a greedy soup"
         " had higher scores here.",
-        ("lorahub",) * 3,
+        (*("lorahub",) * 3, "", ""),
     ),
     "adamerging": (
         "Take it with care where there are rows without labels: here it made the model"
         " sure of its answers and took from it what its experts know.",
-        ("adamerging",) * 3,
+        (*("adamerging",) * 3, "", ""),
     ),
 }
 STUDY = {
     "the two parts of the composed task": "**The two parts of the composed task**",
     "three retrieved prompt experts": "**Three retrieved prompt experts of",
     "all 20 prompt experts": "**All 20 prompt experts**",
+    "three retrieved LoRA experts": "**Three retrieved LoRA experts of",
+    "all 20 LoRA experts": "**All 20 LoRA experts**",
 }
 SEARCHES = {
     search.kind: search
@@ -236,12 +259,12 @@ def _shown(default):
 def _scores(rows):
     text = README.read_text("utf-8")
     lines = []
-    for (told, title), row in zip(STUDY.items(), rows, strict=True):
+    for (told, title), labels in zip(STUDY.items(), rows, strict=True):
         table = readmes.table_after(text, title)
-        if row:
-            (cells,) = [cells for cells in table if cells[0] == row]
+        for label in filter(None, [labels] if isinstance(labels, str) else labels):
+            (cells,) = [cells for cells in table if cells[0] == label]
             lines.append(
-                f"| {told}: {row} | {cells[1]} | {cells[2] or 'it is the mean'} |"
+                f"| {told}: {label} | {cells[1]} | {cells[2] or 'it is the mean'} |"
             )
     if not lines:
         return ""
