@@ -1,7 +1,7 @@
 """Names and protocols that several rooms share; no behaviour."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -85,6 +85,19 @@ class AdapterFn(Protocol):
     """
 
     def __call__(self, point: str, *, name: str) -> Any | None: ...
+
+
+@runtime_checkable
+class NormFn(Protocol):
+    """An AdapterFn that makes what scales a layer norm, too, or None for a plain one.
+
+    Points are those of sub-layers, for the norm in front of one, and `encoder` and
+    `decoder` for the last norm of a stack. The module is called with what the norm has
+    divided by its root mean square [..., features], and returns it scaled. `name` ends
+    in `_norm`; the parameters lie below `<name>/`.
+    """
+
+    def norm(self, point: str, *, name: str) -> Any | None: ...  # noqa: D102
 
 
 class Embedder(Protocol):

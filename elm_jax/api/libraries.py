@@ -174,6 +174,7 @@ class Library:
         record_settings: routing_records.Settings | None = None,
         only_chosen: bool = False,
         norms_of: str = "",
+        routes_norms: bool = False,
         **options: Any,
     ) -> models.MixtureModel:
         """Returns a model with experts side by side, which a router weighs.
@@ -190,23 +191,18 @@ class Library:
             `routing`, for routers that need it.
           only_chosen: Whether a token's experts without a weight are not computed.
           norms_of: The expert whose layer norms are taken; "" for the mean of all.
+          routes_norms: Whether these are weighed instead, as `peft.mixture` does it.
           options: Those of `elm_jax.Model`, such as `max_tokens`.
 
         Raises:
           LibraryError: There is no library, no base was given, an expert is unknown, or
             the router needs records that are not there.
-          ConfigError: The experts are not alike, or have no adapters to mix, or
-            `norms_of` is none of them.
+          ConfigError: The experts are not alike, or have no adapters to mix;
+            `norms_of` is none of them; or the router cannot route layer norms.
           CheckpointError: An expert is damaged, or does not fit the base.
           FingerprintError: An expert is of another base or vocabulary.
         """
         names = sorted(self._among(among))
-        if norms_of and norms_of not in names:
-            raise errors.ConfigError(
-                found=f"norms_of = {norms_of!r}",
-                expected=f"one of {', '.join(names)}",
-                do="Name one of the experts that are mixed",
-            )
         candidate = routed_candidate.RoutedCandidate(
             "mixture",
             tuple(map(self._catalogue.expert_dir, names)),
@@ -216,6 +212,7 @@ class Library:
             record_settings=record_settings or routing_records.Settings(),
             only_chosen=only_chosen,
             norms_of=norms_of,
+            routes_norms=routes_norms,
         )
         base = self._needed_base()
         return models.MixtureModel(

@@ -22,7 +22,7 @@ from flax import linen as nn
 from elm_jax import float32_sums
 from elm_jax.model import attention_logits, fused_attention, int8_kernels
 from elm_jax.model import config as config_lib
-from elm_jax.types import AdapterFn
+from elm_jax.types import AdapterFn, NormFn
 
 Array = jax.Array
 
@@ -75,10 +75,31 @@ class LayerNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Maps [B, length, D] to the same shape; the statistics are float32."""
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
-        x = x.astype(jnp.float32)
-        mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-        x = x * jax.lax.rsqrt(mean_square + _EPSILON)
-        return float32_sums.scaled(x.astype(self.dtype), scale)
+        return float32_sums.scaled(_divided(x, self.dtype), scale)
+
+
+def norm_at(
+    adapters: AdapterFn | None, point: str, name: str, dtype: str
+) -> Callable[[Array], Array]:
+    """Returns the layer norm of a place, with a scale of its own or of the adapters.
+
+    Args:
+      adapters: Makes adapters, and perhaps what scales norms; None for none.
+      point: The sub-layer behind it, or the stack whose last norm it is.
+      name: Its own.
+      dtype: To compute in.
+    """
+    made = adapters.norm(point, name=name) if isinstance(adapters, NormFn) else None
+    if made is None:
+        return LayerNorm(dtype, name=name)
+    return lambda x: made(_divided(x, dtype))
+
+
+def _divided(x: Array, dtype: str) -> Array:
+    """Returns [..., D] divided by its root mean square."""
+    x = x.astype(jnp.float32)
+    mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    return (x * jax.lax.rsqrt(mean_square + _EPSILON)).astype(dtype)
 
 
 class Embedding(nn.Module):

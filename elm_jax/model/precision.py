@@ -15,7 +15,7 @@ from elm_jax.types import Params
 _OUTPUT_LAYER = "decoder/logits_dense/kernel"
 _EMBEDDING = "token_embedder/embedding"
 # A router's scores are compared with each other.
-_ROUTER = "_adapter/router/"
+_ROUTERS = ("_adapter/router/", "_norm/router/")
 
 
 def in_compute_dtype(shape: config_lib.T5Config, params: Params) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def frozen_dtype(shape: config_lib.T5Config, name: str) -> np.dtype:
     See `in_compute_dtype`.
     """
     kept = _EMBEDDING if shape.logits_via_embedding else _OUTPUT_LAYER
-    is_kept = name == kept or _ROUTER in name
+    is_kept = name == kept or any(part in name for part in _ROUTERS)
     return jax.numpy.dtype("float32" if is_kept else shape.dtype)
 
 

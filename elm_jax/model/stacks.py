@@ -51,11 +51,11 @@ class EncoderLayer(nn.Module):
         config, adapters = self.config, self.adapters
         if config.relpos_per_layer:
             self.relpos_bias = _relpos_bias(config, bidirectional=True)
-        self.pre_attention_layer_norm = layers.LayerNorm(config.dtype)
         point = "encoder/self_attention"
+        self.pre_attention_layer_norm = _norm_before(self, point, "attention")
         self.attention = layers.Attention(config, adapters, point)
         self.attention_adapter = layers.adapter_at(adapters, point, "attention")
-        self.pre_mlp_layer_norm = layers.LayerNorm(config.dtype)
+        self.pre_mlp_layer_norm = _norm_before(self, "encoder/mlp", "mlp")
         self.mlp = layers.Mlp(config, adapters, "encoder/mlp")
         self.mlp_adapter = layers.adapter_at(adapters, "encoder/mlp", "mlp")
         self.dropout = layers.Dropout(config)
@@ -100,19 +100,21 @@ class DecoderLayer(nn.Module):
         config, adapters = self.config, self.adapters
         if config.relpos_per_layer:
             self.relpos_bias = _relpos_bias(config, bidirectional=False)
-        self.pre_self_attention_layer_norm = layers.LayerNorm(config.dtype)
         point = "decoder/self_attention"
+        self.pre_self_attention_layer_norm = _norm_before(self, point, "self_attention")
         self.self_attention = layers.Attention(config, adapters, point)
         self.self_attention_adapter = layers.adapter_at(
             adapters, point, "self_attention"
         )
-        self.pre_cross_attention_layer_norm = layers.LayerNorm(config.dtype)
         point = "decoder/cross_attention"
+        self.pre_cross_attention_layer_norm = _norm_before(
+            self, point, "cross_attention"
+        )
         self.encoder_decoder_attention = layers.Attention(config, adapters, point)
         self.cross_attention_adapter = layers.adapter_at(
             adapters, point, "cross_attention"
         )
-        self.pre_mlp_layer_norm = layers.LayerNorm(config.dtype)
+        self.pre_mlp_layer_norm = _norm_before(self, "decoder/mlp", "mlp")
         self.mlp = layers.Mlp(config, adapters, "decoder/mlp")
         self.mlp_adapter = layers.adapter_at(adapters, "decoder/mlp", "mlp")
         self.dropout = layers.Dropout(config)
@@ -225,7 +227,9 @@ class Encoder(nn.Module):
             layer, methods={"__call__": each | {"in_axes": (to_all,) * 3}}
         )
         self.layers = scanned(config, self.adapters, self.split_rows, name=LAYERS)
-        self.encoder_norm = layers.LayerNorm(config.dtype)
+        self.encoder_norm = layers.norm_at(
+            self.adapters, "encoder", "encoder_norm", config.dtype
+        )
         self.dropout = layers.Dropout(config)
 
     def __call__(self, x: Array, mask: Mask, *, deterministic: bool) -> Array:
@@ -261,7 +265,9 @@ class Decoder(nn.Module):
             },
         )
         self.layers = scanned(config, self.adapters, self.split_rows, name=LAYERS)
-        self.decoder_norm = layers.LayerNorm(config.dtype)
+        self.decoder_norm = layers.norm_at(
+            self.adapters, "decoder", "decoder_norm", config.dtype
+        )
         self.dropout = layers.Dropout(config)
         if not config.logits_via_embedding:
             self.logits_dense = layers.Dense(config.vocab_size, "float32")
@@ -310,6 +316,13 @@ class Decoder(nn.Module):
         if self.config.logits_via_embedding:
             return self.embedding.attend(y)
         return self.logits_dense(y)
+
+
+def _norm_before(
+    layer: EncoderLayer | DecoderLayer, point: str, part: str
+) -> Callable[[Array], Array]:
+    name = f"pre_{part}_layer_norm"
+    return layers.norm_at(layer.adapters, point, name, layer.config.dtype)
 
 
 def _relpos_bias(

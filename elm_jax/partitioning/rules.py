@@ -20,6 +20,10 @@ _PARAMETERS = (
     (r"token_embedder/embedding$", ("vocab", "embed")),
     (r"relpos_bias/rel_embedding$", ("heads", "relpos_buckets")),
     (r"_norm/scale$", ("embed",)),
+    # Of a mixture whose norms are routed; a router has a vector or a number of each.
+    (r"_norm/experts/scale$", ("experts", "embed")),
+    (r"_norm/router/\w+$", ("experts", "adapter")),
+    (r"_norm/router/\w+$", ("experts",)),
     (r"attention/(query|key|value)/kernel$", ("embed", "joined_kv")),
     (r"attention/out/kernel$", ("joined_kv", "embed")),
     (r"mlp/wi(_\d+)?/kernel$", ("embed", "mlp")),

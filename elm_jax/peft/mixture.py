@@ -7,13 +7,17 @@ decodes and is split over devices as with one expert. What the keys and values o
 cross-attention get is routed once per input, as they are computed once per input;
 nothing that a router sees at one position depends on others. Weights that are `given`
 for whole inputs go before those of the router.
+
+Layer norms, which prompt experts train as well, have one scale, such as the experts'
+mean, or with `routes_norms` for each token the weighted mean of the experts' scales. So
+they give the weighted mean of what the experts' norms would give.
 """
 
 import abc
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -21,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from elm_jax import errors, fields, trees
+from elm_jax import errors, fields, float32_sums, trees
 from elm_jax.peft import chosen, points
 from elm_jax.peft import kind as kinds
 from elm_jax.types import LAYERS, Params
@@ -29,6 +33,10 @@ from elm_jax.types import LAYERS, Params
 EXPERTS, ROUTER, GIVEN = "experts", "router", "given"
 # Places that read the encoder's output, one position for each of the inputs'.
 _READS_INPUTS = re.compile(r"^encoder/|encoder_decoder_attention/(key|value)_adapter$")
+# A parameter of an adapter or of a layer norm, with its place.
+_PLACE = re.compile(r"(.*?_(?:adapter|norm))/(.+)$")
+# The layer norm in front of a sub-layer.
+_BEFORE = re.compile(r"pre_(\w+)_layer_norm$")
 Reads = Literal["adapter", "sub_layer"]
 # What `model.apply(..., mutable=[OBSERVED])` gives of each place.
 OBSERVED = "intermediates"
@@ -40,6 +48,8 @@ class Router(abc.ABC):
 
     # Whether it asks for the norms of the experts' effects; no option of gin files.
     needs_norms: ClassVar[bool] = False
+    # Whether the weights of a token are the same at all places, whatever they read.
+    is_same_everywhere: ClassVar[bool] = False
 
     @property
     def observes_entropies(self) -> bool:
@@ -94,6 +104,11 @@ class Mixture:
       reads: What the router sees: the same as the `adapter`, or what goes into the
         `sub_layer`. Bottlenecks behind a sub-layer read what comes out of it, which
         says less of the token; for other adapters it is the same.
+      routes_norms: Whether layer norms weigh the experts' scales. Ours: no paper does.
+        Where weights are the same everywhere they are the norms', too. Else a norm in
+        front of a sub-layer with an adapter asks this adapter's router, which reads
+        what the norm would give with the experts' mean scale, and so should know what
+        goes into sub-layers; others, such as the last of a stack, have the mean scale.
     """
 
     of: kinds.AdapterKind
@@ -101,9 +116,16 @@ class Mixture:
     router: Router
     only_chosen: bool = False
     reads: Reads = "adapter"
+    routes_norms: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ConfigError where the router chooses none among the experts."""
+        """Raises ConfigError for options that the router cannot have."""
+        if self.routes_norms and self.router.needs_norms:
+            raise errors.ConfigError(
+                found=f"layer norms to be routed by {self.router}",
+                expected="a router that needs no effect, which no layer norm has",
+                do="Take another router, or average the layer norms",
+            )
         if self.only_chosen and not self.router.num_chosen:
             raise errors.ConfigError(
                 found=f"only_chosen with {self.router}, which weighs all experts",
@@ -117,6 +139,14 @@ class Mixture:
         places = (*points.SUB_LAYERS, *points.PROJECTIONS)
         made = {point: make(point, name=EXPERTS) for point in places}
         inner = tuple((p, _Unbound(m)) for p, m in made.items() if m is not None)
+        is_without = self.routes_norms and not self.router.is_same_everywhere
+        if is_without and not any(point in points.SUB_LAYERS for point, _ in inner):
+            raise errors.ConfigError(
+                found=f"layer norms to be routed by {self.router}, and adapters of kind"
+                f" {self.of.kind!r}, none of them at a sub-layer",
+                expected="adapters of sub-layers, whose router weighs the norms",
+                do="Take a router with the same weights everywhere, or average norms",
+            )
         return Mixtures(self, inner)
 
 
@@ -138,6 +168,12 @@ class Mixtures:
         """Returns a new adapter module for `point`, or None where none belongs."""
         inner = dict(self.inner).get(point)
         return None if inner is None else MixtureAdapter(self.spec, inner, name=name)
+
+    def norm(self, point: str, *, name: str) -> "MixtureNorm | None":
+        """Returns what scales the layer norm in front of `point`, or None."""
+        is_known = self.spec.router.is_same_everywhere or point in dict(self.inner)
+        is_routed = self.spec.routes_norms and is_known
+        return MixtureNorm(self.spec, name=name) if is_routed else None
 
 
 class MixtureAdapter(nn.Module):
@@ -166,15 +202,11 @@ class MixtureAdapter(nn.Module):
         read = inputs
         if spec.reads == "adapter":
             read = spec.of.read(inputs, outputs)
-        shapes = spec.router.shapes(read.shape[-1])
-        router = self.param(ROUTER, self._init_router, shapes) if shapes else {}
+        router = _router_of(self, spec, read)
         norms = None
         if spec.router.needs_norms or self.is_mutable_collection(OBSERVED):
             norms = spec.of.norms(module, params, inputs, outputs)
-        if self.has_variable("params", GIVEN):
-            weights = _of_inputs(self.get_variable("params", GIVEN), read)
-        else:
-            weights = spec.router.weigh(router, read, norms, spec.num_experts)
+        weights = _weights_of(self, spec, router, read, norms)
         self.sow(OBSERVED, "weights", weights)
         self.sow(OBSERVED, "read", read)
         self.sow(OBSERVED, "norms", norms)
@@ -195,12 +227,52 @@ class MixtureAdapter(nn.Module):
         rngs = jax.random.split(rng, self.spec.num_experts)
         return jax.vmap(lambda key: init(key)["params"])(rngs)
 
-    def _init_router(
-        self, rng: jax.Array, shapes: Mapping[str, tuple[int, ...]]
-    ) -> dict[str, jax.Array]:
-        del rng
-        count = self.spec.num_experts
-        return {name: jnp.zeros((count, *shape)) for name, shape in shapes.items()}
+
+class MixtureNorm(nn.Module):
+    """Scales what a layer norm has divided by the weighted mean of experts' scales."""
+
+    spec: Mixture
+
+    @nn.compact
+    def __call__(self, divided: jax.Array) -> jax.Array:
+        """Maps [..., features] to the same shape and dtype.
+
+        What the weights lack to a sum of 1 goes to the mean scale.
+        """
+        shape = (self.spec.num_experts, divided.shape[-1])
+        made = self.param(EXPERTS, lambda _: {"scale": jnp.ones(shape)})
+        scales = made["scale"].astype(jnp.float32)
+        mean = jnp.mean(scales, axis=0).astype(divided.dtype)
+        read = divided * mean.reshape(*(1,) * (divided.ndim - 1), -1)
+        router = _router_of(self, self.spec, read)
+        weights = _weights_of(self, self.spec, router, read, None)
+        rest = 1 - jnp.sum(weights, axis=-1, keepdims=True)
+        scale = float32_sums.einsum("...e,ed->...d", weights, scales)
+        return divided * (scale + rest * jnp.mean(scales, axis=0)).astype(divided.dtype)
+
+
+def _router_of(module: nn.Module, spec: Mixture, read: jax.Array) -> Params:
+    """Returns the router's parameters at the place of a module."""
+    shapes, count = spec.router.shapes(read.shape[-1]), spec.num_experts
+    if not shapes:
+        return {}
+    made: Params = module.param(
+        ROUTER, lambda _: {n: jnp.zeros((count, *shape)) for n, shape in shapes.items()}
+    )
+    return made
+
+
+def _weights_of(
+    module: nn.Module,
+    spec: Mixture,
+    router: Params,
+    read: jax.Array,
+    norms: jax.Array | None,
+) -> jax.Array:
+    """Returns float32 weights [..., experts] at the place of a module."""
+    if module.has_variable("params", GIVEN):
+        return _of_inputs(module.get_variable("params", GIVEN), read)
+    return spec.router.weigh(router, read, norms, spec.num_experts)
 
 
 def _of_inputs(given: jax.Array, read: jax.Array) -> jax.Array:
@@ -234,7 +306,7 @@ def given(params: Params, weights: jax.Array) -> dict[str, Any]:
     weights_by_place = {}
     for name, leaf in trees.flatten(params).items():
         place, is_experts, _ = name.partition(f"/{EXPERTS}/")
-        if is_experts and place.endswith("_adapter"):
+        if is_experts and place.endswith(("_adapter", "_norm")):
             layers = leaf.shape[:1] if LAYERS in place.split("/") else ()
             turned = weights.astype(jnp.float32).T
             weights_by_place[f"{place}/{GIVEN}"] = jnp.broadcast_to(
@@ -243,29 +315,58 @@ def given(params: Params, weights: jax.Array) -> dict[str, Any]:
     return trees.unflatten(weights_by_place)
 
 
-def stack(experts: Sequence[Params]) -> dict[str, Any]:
+def stack(
+    experts: Sequence[Params], *, routed_norms: Collection[str] = ()
+) -> dict[str, Any]:
     """Returns the parameters of a mixture's experts: adapters stacked, others averaged.
 
-    What is not an adapter's, such as the layer norms of prompt experts, is in no place
-    where a router could choose; its mean is taken, the order of the experts changes
-    no bit of it.
+    What is not an adapter's, such as the layer norms of prompt experts, is mostly in no
+    place where a router could choose; its mean is taken, the order of the experts
+    changes no bit of it.
 
     Args:
       experts: One or more trees with equal names and shapes.
+      routed_norms: Places of layer norms whose scales are stacked; see `norms_of`.
     """
     flat = [trees.flatten(expert) for expert in experts]
     stacked = {}
     for name in flat[0]:
         leaves = [np.asarray(leaves[name]) for leaves in flat]
-        place, is_adapter, rest = name.partition("_adapter/")
-        if is_adapter:
+        place, rest = _place_of(name)
+        if rest and (place.endswith("_adapter") or place in routed_norms):
             axis = 1 if LAYERS in place.split("/") else 0
-            joined = np.stack(leaves, axis)
-            stacked[f"{place}_adapter/{EXPERTS}/{rest}"] = joined
+            stacked[f"{place}/{EXPERTS}/{rest}"] = np.stack(leaves, axis)
         else:
             total = np.sort(np.stack(leaves).astype(np.float64), axis=0).sum(axis=0)
             stacked[name] = (total / len(leaves)).astype(leaves[0].dtype)
     return trees.unflatten(stacked)
+
+
+def _place_of(name: str) -> tuple[str, str]:
+    """Returns the place of a parameter of an adapter or a norm, and the rest.
+
+    >>> _place_of("encoder/layers/mlp_adapter/up/bias"), _place_of("embedding")
+    (('encoder/layers/mlp_adapter', 'up/bias'), ('', ''))
+    """
+    match = _PLACE.match(name)
+    return (match[1], match[2]) if match else ("", "")
+
+
+def norms_of(shapes: Params) -> dict[str, str]:
+    """Returns the places of routed layer norms, each with that of its adapter.
+
+    That is the one of the sub-layer behind it; "" for the last norm of a stack.
+
+    Args:
+      shapes: Parameters of a model with a mixture.
+    """
+    end = f"/{EXPERTS}/scale"
+    names = [n for n in trees.flatten(shapes) if n.endswith(f"_norm{end}")]
+    places = [name.removesuffix(end) for name in names]
+    return {
+        place: _BEFORE.sub(r"\1_adapter", place) if _BEFORE.search(place) else ""
+        for place in places
+    }
 
 
 def reads_inputs(place: str) -> bool:

@@ -8,7 +8,7 @@ model, for the input's answer and for each of its answer choices.
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ _PLACES = ("attention/query", "attention", "mlp")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InputRouter(mixture.Router, abc.ABC):
     """A router by inputs; its first pass has even weights."""
+
+    is_same_everywhere: ClassVar[bool] = True
 
     def weigh(
         self, params: Params, read: Array, norms: Array | None, count: int

@@ -40,6 +40,7 @@ class Fixed(mixture.Router):
       weights: One for each expert; empty for `1 / experts` each.
     """
 
+    is_same_everywhere: ClassVar[bool] = True
     weights: tuple[fields.Finite, ...] = ()
 
     def weigh(
@@ -68,6 +69,8 @@ class FirstStage(mixture.Router):
     They are parameters, so that tasks share a compiled program. Who makes a mixture
     gives them, such as `RoutedTokens.first`.
     """
+
+    is_same_everywhere: ClassVar[bool] = True
 
     def shapes(self, width: int) -> Mapping[str, tuple[int, ...]]:
         """Returns the shape of a weight."""

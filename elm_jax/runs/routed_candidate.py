@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,12 @@ from elm_jax.runs import (
     candidates,
     expert_checks,
     loaded,
+    mixtures,
     routing_records,
     routing_traces,
     scorer,
 )
 from elm_jax.types import Params
-
-# Parameters of routers that are known without records, and without the experts'.
-SET = frozenset({"weight", "random_direction"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +39,7 @@ class RoutedCandidate(candidates.Candidate):
       record_settings: What the records were made with.
       only_chosen: Whether a token's experts without a weight are not computed.
       norms_of: The expert whose layer norms are taken; "" for the mean of all.
+      routes_norms: Whether layer norms are weighed instead, as `peft.mixture` does it.
       shuffled: Whether the router has of each expert what is another one's, half of
         all experts away by name.
       num_traced: Rows whose routing is kept with the scores.
@@ -52,6 +51,7 @@ class RoutedCandidate(candidates.Candidate):
     record_settings: routing_records.Settings = routing_records.Settings()
     only_chosen: bool = False
     norms_of: str = ""
+    routes_norms: bool = False
     shuffled: bool = False
     num_traced: int = 0
 
@@ -59,7 +59,7 @@ class RoutedCandidate(candidates.Candidate):
     def fingerprint(self) -> str:  # type: ignore[override]
         """The identity of its parameters and its router, 16 hex digits."""
         made: list[Any] = [info.fingerprint for info in self.manifests]
-        if needs_records(self.router):
+        if mixtures.needs_records(self.router):
             where, settings = self.records_dir, self.record_settings
             made += [
                 routing_records.digest(where, info, settings) for info in self.manifests
@@ -85,13 +85,14 @@ class RoutedCandidate(candidates.Candidate):
 
     @property
     def _records_text(self) -> str:
-        return f"{self.records_dir}" if needs_records(self.router) else ""
+        return f"{self.records_dir}" if mixtures.needs_records(self.router) else ""
 
     @property
     def _router_text(self) -> str:
-        settings = self.record_settings if needs_records(self.router) else None
+        settings = self.record_settings if mixtures.needs_records(self.router) else None
         few = " only_chosen" if self.only_chosen else ""
         few += f" norms of {self.norms_of}" if self.norms_of else ""
+        few += " norms routed" if self.routes_norms else ""
         few += " shuffled by half" if self.shuffled else ""
         few += f" weights {self.weights}" if self.weights else ""
         # As it was before there was a choice, so that scores of then are known.
@@ -105,8 +106,9 @@ class RoutedCandidate(candidates.Candidate):
 
         Raises:
           CheckpointError: An expert does not fit the base's shape.
-          ConfigError: The experts are not alike, or have no adapters to mix; or one is
-            to be shuffled.
+          ConfigError: The experts are not alike, or have no adapters to mix; one is to
+            be shuffled; `norms_of` is none of them; or their layer norms are to be
+            routed and they have none, or the router does not know how.
           FingerprintError: An expert belongs to another base.
           LibraryError: The router needs records that are not there.
         """
@@ -130,23 +132,54 @@ class RoutedCandidate(candidates.Candidate):
             effects.widened(part, of_part, to=spec)
             for part, of_part in zip(params, specs, strict=True)
         ]
-        made = make_mixture(
+        made = mixtures.make(
             spec,
             len(experts),
             self.router,
             only_chosen=self.only_chosen,
             settings=self.record_settings,
+            routes_norms=self.routes_norms,
         )
-        whole = trees.replace(base.params, mixture.stack(padded))
+        shapes = t5.param_shapes(bases.build_model(base.config, made))
+        norms = mixture.norms_of(shapes)
+        stacked = mixture.stack(padded, routed_norms=norms)
+        self._check_norms(trees.flatten(stacked))
+        whole = trees.replace(base.params, stacked)
         if self.norms_of:
-            (of_expert,) = (
-                p for p, i in zip(params, infos, strict=True) if i.name == self.norms_of
+            number = [info.name for info in infos].index(self.norms_of)
+            of_expert = trees.split(params[number], "_adapter/")[1]
+            whole = trees.replace(whole, of_expert)
+        router = self._router_params(params, norms) | self._set_params(shapes)
+        whole = trees.replace(whole, trees.unflatten(router))
+        plain = [f"{norm}/scale" for norm in norms]  # which no part of the model reads
+        return trees.select(whole, plain)[1], made
+
+    def _check_norms(self, stacked: Collection[str]) -> None:
+        """Raises ConfigError for layer norms that these experts do not have.
+
+        Args:
+          stacked: Names of their parameters in one model.
+        """
+        names = [info.name for info in self.manifests]
+        if self.norms_of and self.norms_of not in names:
+            raise errors.ConfigError(
+                found=f"norms_of = {self.norms_of!r}",
+                expected=f"one of {', '.join(names)}",
+                do="Name one of the experts that are mixed",
             )
-            whole = trees.replace(whole, trees.split(of_expert, "_adapter/")[1])
-        router = trees.unflatten(
-            self._router_params(params) | self._set_params(base, made)
-        )
-        return trees.replace(whole, router), made
+        if self.norms_of and self.routes_norms:
+            raise errors.ConfigError(
+                found=f"layer norms of {self.norms_of} that are routed",
+                expected="one of the two",
+                do="Leave norms_of or routes_norms out",
+            )
+        is_stacked = any(f"_norm/{mixture.EXPERTS}/" in name for name in stacked)
+        if self.routes_norms and not is_stacked:
+            raise errors.ConfigError(
+                found=f"layer norms to be routed, and {names[0]}, which has none",
+                expected="experts with layer norms, such as prompt experts",
+                do="Leave the norms out: these experts have those of the base",
+            )
 
     def kept_with_scores(
         self,
@@ -165,15 +198,16 @@ class RoutedCandidate(candidates.Candidate):
         array = program.trace(params, adapter, examples, names)
         return {routing_traces.ARRAY: array}
 
-    def _set_params(
-        self, base: loaded.Base, made: mixture.Mixture
-    ) -> dict[str, np.ndarray]:
-        """Returns by name what the router has that no expert tells: `SET`."""
-        names = SET & {*self.router.shapes(1)}
+    def _set_params(self, shapes: Params) -> dict[str, np.ndarray]:
+        """Returns by name what the router has that no expert tells: `mixtures.SET`.
+
+        Args:
+          shapes: Of the parameters of the model.
+        """
+        names = mixtures.SET & {*self.router.shapes(1)}
         if not names:
             return {}
         (name,) = names
-        shapes = t5.param_shapes(bases.build_model(base.config, made))
         part = f"/{mixture.ROUTER}/{name}"
         return {
             path: self._set(path.removesuffix(part), leaf.shape)
@@ -192,12 +226,19 @@ class RoutedCandidate(candidates.Candidate):
             return np.stack(drawn, axis=1)
         return np.broadcast_to(np.array(self.weights, np.float32), shape)
 
-    def _router_params(self, experts: Sequence[Params]) -> dict[str, np.ndarray]:
-        """Returns the router's parameters by name, experts behind the layers' axis."""
-        if not {*self.router.shapes(1)} - SET:
+    def _router_params(
+        self, experts: Sequence[Params], norms: Mapping[str, str]
+    ) -> dict[str, np.ndarray]:
+        """Returns the router's parameters by name, experts behind the layers' axis.
+
+        Args:
+          experts: Their parameters.
+          norms: What `mixture.norms_of` gives: these have what their adapters have.
+        """
+        if not {*self.router.shapes(1)} - mixtures.SET:
             return {}
         each: list[Mapping[str, Mapping[str, np.ndarray]]]
-        if needs_records(self.router):
+        if mixtures.needs_records(self.router):
             where, settings = self.records_dir, self.record_settings
             each = [
                 routing_records.read(where, info, settings) for info in self.manifests
@@ -210,45 +251,11 @@ class RoutedCandidate(candidates.Candidate):
         if self.shuffled:  # neighbours by name are often siblings
             half = len(each) // 2
             each = [*each[half:], *each[:half]]
+        places = {place: place for place in each[0]} | dict(norms)
         return {
             f"{place}/{mixture.ROUTER}/{name}": np.stack(
-                [arrays[place][name] for arrays in each], axis=1
+                [arrays[source][name] for arrays in each], axis=1
             )
-            for place in each[0]
+            for place, source in places.items()
             for name in self.router.shapes(1)
         }
-
-
-def make_mixture(
-    spec: adapters.AdapterSpec,
-    number: int,
-    router: mixture.Router,
-    *,
-    only_chosen: bool,
-    settings: routing_records.Settings,
-) -> mixture.Mixture:
-    """Returns a mixture whose router sees what it has records of.
-
-    Args:
-      spec: Of each expert's adapters.
-      number: Of experts.
-      router: What weighs them.
-      only_chosen: As for `mixture.Mixture`.
-      settings: Of the records.
-
-    Raises:
-      ConfigError: As `mixture.Mixture`.
-    """
-    return mixture.Mixture(
-        of=spec,
-        num_experts=number,
-        router=router,
-        only_chosen=only_chosen,
-        # A direction is one of what its adapter reads.
-        reads=settings.reads if needs_records(router) else "adapter",
-    )
-
-
-def needs_records(router: mixture.Router) -> bool:
-    """Returns whether a router has parameters that `observe.Observe` records."""
-    return not {"direction", *SET} >= {*router.shapes(1)}

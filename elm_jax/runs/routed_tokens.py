@@ -2,7 +2,8 @@
 
 The model is the base with the experts' adapters stacked beside each other
 (`peft.mixture`), and a router of `routing.token_routers` weighs them. Layer norms,
-which prompt experts train too, are averaged over the experts, or the retrieved one's.
+which prompt experts train too, are averaged over the experts, the retrieved one's, or
+weighed as well.
 
 There may be two stages: any router of whole tasks takes some experts, and these are
 mixed, by a token router or by the weights with which the first stage takes them.
@@ -22,6 +23,7 @@ from elm_jax.runs import (
     bases,
     candidates,
     first_stage,
+    mixtures,
     queries,
     routed_candidate,
     routing_cost,
@@ -46,9 +48,11 @@ class RoutedTokens(first_stage.TwoStages):
       record_settings: The `settings` of that run.
       only_chosen: Whether a token's experts without a weight are not computed: the
         same scores up to rounding, and less work where experts are many.
-      norms: Whether layer norms, which are in no place where there is a choice, are
-        the mean of all experts', or those of the expert with most votes (`retrieved`),
-        or of that which `first` ranks first.
+      norms: Whether layer norms, which lie in front of the places where there is a
+        choice, are the mean of all experts', or those of the expert with most votes
+        (`retrieved`), or of that which `first` ranks first, or weighed means
+        (`routed`): by the weights of the task or input, or for each token by the router
+        behind them, if it knows what goes into sub-layers. See `peft.mixture`.
       shuffled: A control: each expert is known to the router by what another one has,
         half of all away by name, such as its gates. Of routers that know nothing, and
         of a single expert, it is refused.
@@ -62,14 +66,14 @@ class RoutedTokens(first_stage.TwoStages):
     records_dir: paths.OptionalPath = ""
     record_settings: routing_records.Settings = routing_records.Settings()
     only_chosen: bool = False
-    norms: Literal["averaged", "retrieved"] = "averaged"
+    norms: Literal["averaged", "retrieved", "routed"] = "averaged"
     shuffled: bool = False
     num_traced: fields.CountOrNone = 0
 
     def __post_init__(self) -> None:
         """Raises ConfigError for options that change nothing with this router."""
         super().__post_init__()
-        if self.shuffled and not {*self.router.shapes(1)} - routed_candidate.SET:
+        if self.shuffled and not {*self.router.shapes(1)} - mixtures.SET:
             fields.refuse(self, {"shuffled": f"False: {self.router} knows no expert"})
         if self._by_first_stage and self.stage is None:
             fields.refuse(self, {"first": "a strategy whose weights the router takes"})
@@ -89,7 +93,7 @@ class RoutedTokens(first_stage.TwoStages):
         parts += ["only_chosen"] if self.only_chosen else []
         parts += [f"norms_{self.norms}"] if self.norms != "averaged" else []
         reads = self.record_settings.reads
-        is_other = reads != "adapter" and routed_candidate.needs_records(self.router)
+        is_other = reads != "adapter" and mixtures.needs_records(self.router)
         parts += [f"reading_{reads}"] if is_other else []
         return "_".join(parts)
 
@@ -135,7 +139,7 @@ class RoutedTokens(first_stage.TwoStages):
         the router does not read, nor what the first stage is called.
         """
         unread: dict[str, Any] = {}
-        if not routed_candidate.needs_records(self.router):
+        if not mixtures.needs_records(self.router):
             default = type(self)
             unread["records_dir"] = default.records_dir
             unread["record_settings"] = default.record_settings
@@ -169,6 +173,7 @@ class RoutedTokens(first_stage.TwoStages):
             record_settings=self.record_settings,
             only_chosen=self.only_chosen,
             norms_of=self._norms_of(question),
+            routes_norms=self.norms == "routed",
             shuffled=self.shuffled,
             num_traced=self.num_traced,
         )
@@ -181,7 +186,7 @@ class RoutedTokens(first_stage.TwoStages):
         return library_dir / routing_records.FOLDER
 
     def _norms_of(self, question: queries.Question) -> str:
-        if self.norms == "averaged":
+        if self.norms != "retrieved":
             return ""
         return (self.stage or strategies.Retrieved()).ranked(question)[0][0]
 
@@ -200,7 +205,7 @@ class RoutedTokens(first_stage.TwoStages):
           library_dir: The library.
           path: Makes an absolute path of a text; `Run.path`.
         """
-        if self.stage or not routed_candidate.needs_records(self.router):
+        if self.stage or not mixtures.needs_records(self.router):
             return
         for info in infos:
             where = self._records_of(library_dir, path)
@@ -233,12 +238,13 @@ class RoutedTokens(first_stage.TwoStages):
         return self._mixture(effects.common(specs), self.num_taken(len(infos)))
 
     def _mixture(self, spec: adapters.AdapterSpec, number: int) -> mixture.Mixture:
-        return routed_candidate.make_mixture(
+        return mixtures.make(
             spec,
             number,
             self.router,
             only_chosen=self.only_chosen,
             settings=self.record_settings,
+            routes_norms=self.norms == "routed",
         )
 
 

@@ -20,7 +20,9 @@ from elm_jax.runs import (
 from elm_jax.runs.strategy import Strategy
 from elm_jax.types import Params
 
-_WHERE = "_adapter/"
+_ROUTERS = f"_(adapter|norm)/{mixture.ROUTER}/"
+# What a mixture adds to its base; layer norms that are not routed are the base's.
+_ADDED = f"_adapter/|_norm/({mixture.EXPERTS}|{mixture.ROUTER})/"
 
 
 class TokenCost(NamedTuple):
@@ -56,8 +58,8 @@ def per_token(shape: config_lib.T5Config, made: mixture.Mixture) -> TokenCost:
     """
     model = t5.T5(shape, made.adapter_fn(shape.emb_dim))
     params = precision.in_compute_dtype(shape, t5.param_shapes(model))
-    added, base = trees.split(params, _WHERE)
-    router, experts = trees.split(added, f"{_WHERE}{mixture.ROUTER}/")
+    added, base = trees.split(params, _ADDED)
+    router, experts = trees.split(added, _ROUTERS)
     batch = cost.BatchShape(batch_size=1, inputs_length=1, targets_length=1)
     base_flops = cost.forward_flops(shape, batch, base)
 
@@ -106,7 +108,7 @@ def observing(
     )
     rows = settings.num_examples + 2 * settings.gate_steps * settings.batch_size
     flops = num_experts * rows * cost.forward_flops(shape, batch, params)
-    gates = trees.split(params, f"{_WHERE}{mixture.ROUTER}/")[0]
+    gates = trees.split(params, _ROUTERS)[0]
     # A gate, a mean reading and two numbers of each place.
     size = num_experts * 2 * trees.count_bytes(gates)
     hours = flops / score_cost.USUAL_FLOPS / 3600
