@@ -242,13 +242,13 @@ class MixtureNorm(nn.Module):
         shape = (self.spec.num_experts, divided.shape[-1])
         made = self.param(EXPERTS, lambda _: {"scale": jnp.ones(shape)})
         scales = made["scale"].astype(jnp.float32)
-        mean = jnp.mean(scales, axis=0).astype(divided.dtype)
-        read = divided * mean.reshape(*(1,) * (divided.ndim - 1), -1)
+        mean = jnp.mean(scales, axis=0).reshape(*(1,) * (divided.ndim - 1), -1)
+        read = divided * mean.astype(divided.dtype)
         router = _router_of(self, self.spec, read)
         weights = _weights_of(self, self.spec, router, read, None)
         rest = 1 - jnp.sum(weights, axis=-1, keepdims=True)
         scale = float32_sums.einsum("...e,ed->...d", weights, scales)
-        return divided * (scale + rest * jnp.mean(scales, axis=0)).astype(divided.dtype)
+        return divided * (scale + rest * mean).astype(divided.dtype)
 
 
 def _router_of(module: nn.Module, spec: Mixture, read: jax.Array) -> Params:

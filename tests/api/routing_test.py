@@ -129,9 +129,24 @@ def test_one_expert_in_a_mixture_is_that_expert_and_their_order_counts_for_nothi
     assert "plain, twice" in repr(both)
 
 
+def test_norms_of_even_weights_are_averaged_ones(folder):
+    pairs = TEXTS, [CHOICES] * len(TEXTS)
+    routed_norms = mixed(folder, "fixed", routes_norms=True)
+    assert "norms routed" in routed_norms.candidate.origin_text
+    averaged = mixed(folder, "fixed")
+    for a, b in zip(
+        routed_norms.score_all(*pairs), averaged.score_all(*pairs), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5)  # sums of float32
+
+
 def test_mixtures_that_cannot_be_are_refused(folder):
     with pytest.raises(errors.ConfigError, match="norms_of = 'nobody'"):
         mixed(folder, "arrow", norms_of="nobody")
+    with pytest.raises(errors.ConfigError, match="one of the two"):
+        mixed(folder, "fixed", norms_of="plain", routes_norms=True)
+    with pytest.raises(errors.ConfigError, match="which reads what adapters do"):
+        mixed(folder, "arrow", routes_norms=True)
     with pytest.raises(errors.LibraryError, match="nobody"):
         mixed(folder, "arrow", among=["nobody"])
     other = dataclasses.replace(routed.SETTINGS, gate_steps=4)

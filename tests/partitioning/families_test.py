@@ -186,6 +186,7 @@ MIXTURES = {
     "LoRA": (LORA, token_routers.Gates(top_k=2), False),
     "(IA)3": (ia3.Ia3(), token_routers.EffectNorm(top_k=2), False),
     "LoRA, only chosen": (LORA, ARROW, True),
+    "norms": (BOTTLENECK, token_routers.Gates(top_k=2), False),
 }
 NUM_EXPERTS = 4
 ONE_LAYER = dataclasses.replace(T5_1_1, num_encoder_layers=1, num_decoder_layers=1)
@@ -195,7 +196,11 @@ def scores_of(name, devices, table):
     """Returns the choices' scores by a mixture of experts that are not near nothing."""
     spec, router, only_chosen = MIXTURES[name]
     made = mixture.Mixture(
-        of=spec, num_experts=NUM_EXPERTS, router=router, only_chosen=only_chosen
+        of=spec,
+        num_experts=NUM_EXPERTS,
+        router=router,
+        only_chosen=only_chosen,
+        routes_norms=name == "norms",
     )
     model = t5.T5(ONE_LAYER, made.adapter_fn(ONE_LAYER.emb_dim))
     rng = np.random.default_rng(3)

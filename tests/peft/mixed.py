@@ -5,7 +5,7 @@ import numpy as np
 
 from elm_jax import trees
 from elm_jax.model import t5
-from elm_jax.peft import bottleneck, ia3, lora, mixture, points
+from elm_jax.peft import bottleneck, expert_parts, ia3, lora, mixture, points
 from tests.peft.own_kind import Gain
 from tests.peft.sample import SHAPE, random_params
 
@@ -20,17 +20,26 @@ KINDS = {
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 
 
-def experts_of(spec, count):
+def experts_of(spec, count, parts="adapters"):
     """Returns the base of a model with adapters, and experts' parameters."""
     model = t5.T5(SHAPE, spec.adapter_fn(SHAPE.emb_dim))
     whole = [random_params(model, seed) for seed in range(count)]
-    adapters = [trees.split(params, "_adapter/")[0] for params in whole]
-    return model, trees.split(whole[0], "_adapter/")[1], adapters
+    pattern = expert_parts.trainable_pattern(parts)
+    experts = [trees.split(params, pattern)[0] for params in whole]
+    return model, trees.split(whole[0], pattern)[1], experts
 
 
 def mixed_model(spec, count, router, **options):
     made = mixture.Mixture(of=spec, num_experts=count, router=router, **options)
     return t5.T5(SHAPE, made.adapter_fn(SHAPE.emb_dim))
+
+
+def with_routed_norms(spec, count, router, **options):
+    """Returns a model of prompt experts with routed layer norms, and parameters."""
+    model = mixed_model(spec, count, router, routes_norms=True, **options)
+    _, base, experts = experts_of(spec, count, "adapters_and_norms")
+    norms = mixture.norms_of(t5.param_shapes(model))
+    return model, trees.join(base, mixture.stack(experts, routed_norms=norms))
 
 
 def sample_of(spec, count):

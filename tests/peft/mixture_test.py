@@ -14,7 +14,14 @@ from elm_jax.partitioning import rules
 from elm_jax.peft import bottleneck, chosen, effects, lora, mixture
 from elm_jax.types import LAYERS
 from tests.model import naive_scores
-from tests.peft.mixed import CLOSE, KINDS, experts_of, mixed_model, sample_of
+from tests.peft.mixed import (
+    CLOSE,
+    KINDS,
+    experts_of,
+    mixed_model,
+    sample_of,
+    with_routed_norms,
+)
 from tests.peft.sample import TOKENS, run
 
 
@@ -140,9 +147,11 @@ def test_padded_experts_are_mixed_as_those_of_their_own_widths(name):
     np.testing.assert_allclose(made, norms, rtol=1e-5)
 
 
-@pytest.fixture(scope="module", params=["serial", "lora", "ia3"])
+@pytest.fixture(scope="module", params=["serial", "norms_too", "lora", "ia3"])
 def routed(request):
     """A model whose weights differ everywhere, and its parameters."""
+    if request.param == "norms_too":
+        return with_routed_norms(KINDS["serial"], 3, ByReading(), reads="sub_layer")
     spec = KINDS[request.param]
     _, base, adapters = experts_of(spec, 3)
     return mixed_model(spec, 3, ByReading()), trees.join(base, mixture.stack(adapters))
@@ -220,14 +229,19 @@ SEGMENTS = {
     ("name", "router"),
     [
         ("serial", ByReading()),
+        ("norms_too", ByReading()),
         ("lora", ByReading()),
         ("ia3", Given(weights=(0.5, 0.2, 0.3))),
     ],
 )
 def test_inputs_packed_in_a_row_get_what_each_gets_alone(name, router):
-    _, base, adapters = experts_of(KINDS[name], 3)
-    model = mixed_model(KINDS[name], 3, router)
-    params = {"params": trees.join(base, mixture.stack(adapters))}
+    if name == "norms_too":
+        model, whole = with_routed_norms(KINDS["serial"], 3, router)
+    else:
+        _, base, adapters = experts_of(KINDS[name], 3)
+        model = mixed_model(KINDS[name], 3, router)
+        whole = trees.join(base, mixture.stack(adapters))
+    params = {"params": whole}
     together = jax.jit(model.apply)(params, **PACKED, **SEGMENTS)
     for segment in (1, 2):
         alone = {

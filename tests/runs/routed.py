@@ -14,7 +14,15 @@ SETTINGS = routing_records.Settings(num_examples=6, batch_size=4, gate_steps=3)
 
 
 def save_expert(
-    folder, name, seed, *, tasks=(), to="experts", training_seed=None, spec=SPEC
+    folder,
+    name,
+    seed,
+    *,
+    tasks=(),
+    to="experts",
+    training_seed=None,
+    spec=SPEC,
+    pattern=expert_parts.PROMPT_EXPERT,
 ):
     """Writes a prompt expert of random adapters and norms; by default of one task.
 
@@ -23,7 +31,7 @@ def save_expert(
     info = experts.load_expert(folder / "base")[1]
     model = t5.T5(scored.SHAPE, spec.adapter_fn(scored.SHAPE.emb_dim))
     whole = t5.init_params(model, seed=seed)
-    params = trees.split(whole, expert_parts.PROMPT_EXPERT)[0]
+    params = trees.split(whole, pattern)[0]
     info = dataclasses.replace(
         info,
         name=name,
@@ -31,7 +39,7 @@ def save_expert(
         seed=seed if training_seed is None else training_seed,
         tasks=tasks or (f"{name}_ask",),
         steps=1,
-        trainable_pattern=expert_parts.PROMPT_EXPERT,
+        trainable_pattern=pattern,
         adapter=bases.describe(spec),
     )
     experts.save_expert(folder / to / name, params, info)

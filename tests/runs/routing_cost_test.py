@@ -58,6 +58,21 @@ def test_a_router_by_inputs_encodes_them_twice_with_all_experts():
     assert costs.expert_flops == looking + 2 * PLACES * EXPERTS * OF_EXPERT
 
 
+def test_routed_norms_of_tokens_are_counted_with_their_routers():
+    """By gates those in front of the places, by weights of the task all seven."""
+    options = {"reads": "sub_layer", "routes_norms": True}
+    costs = routing_cost.per_token(SHAPE, mixed(token_routers.Gates(), **options))
+    of_norm = 2 * WIDTH  # a scale and a gate
+    numbers = PLACES * EXPERTS * (OF_EXPERT + WIDTH + of_norm)
+    assert costs.expert_flops == 2 * numbers
+    assert costs.expert_bytes == 4 * numbers
+    task = mixed(token_routers.FirstStage(), routes_norms=True)
+    costs = routing_cost.per_token(SHAPE, task)
+    assert costs.expert_flops == 2 * EXPERTS * (PLACES * OF_EXPERT + 7 * WIDTH)
+    plain = routing_cost.per_token(SHAPE, mixed(token_routers.FirstStage()))
+    assert costs.base_flops == plain.base_flops
+
+
 def test_experts_of_a_narrow_model_take_half_the_bytes_and_routers_do_not():
     narrow = dataclasses.replace(SHAPE, dtype="bfloat16")
     costs = routing_cost.per_token(narrow, mixed())

@@ -1,5 +1,6 @@
 """What the plans of the paper's setting tell: T5-XL with 36 or 296 prompt experts."""
 
+import dataclasses
 import re
 from typing import Any
 
@@ -77,6 +78,13 @@ def test_sixteen_experts_in_one_model_tell_operations_bytes_and_their_share(fold
     size = 16 * (2 * (OF_EXPERT) + 4 * PLACES * WIDTH) / 1e6
     assert megabytes == pytest.approx(size, abs=0.06)
     assert "hours" in plan["cost, about"] or "unknown" in plan["cost, about"]
+    weighs_norms = dataclasses.replace(run.strategies[-1], norms="routed")
+    run = dataclasses.replace(run, strategies=("base", weighs_norms))
+    line = run.plan()["tokens_by_gates_top16_norms_routed_reading_sub_layer"]
+    _, flops, _, megabytes, *_ = numbers(line)
+    assert flops == places + 2 * 16 * PLACES * 2 * WIDTH  # a scale, and again a gate
+    size += 16 * PLACES * WIDTH * (2 + 4) / 1e6
+    assert megabytes == pytest.approx(size, abs=0.06)
     infos = [manifest.read_manifest(folder / "prompt_experts" / "expert_1")] * 296
     gates = run.strategies[-1]
     assert gates.costs(XL, infos) == line  # 16 of whatever number

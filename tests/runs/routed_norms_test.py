@@ -1,0 +1,135 @@
+"""Layer norms of prompt experts as a strategy routes them."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from elm_jax import errors, trees
+from elm_jax.checkpoints import manifest
+from elm_jax.evaluation import result_store
+from elm_jax.peft import expert_parts
+from elm_jax.routing import input_routers, token_routers
+from elm_jax.runs import bases, loaded, routed_tokens, routing_records
+from tests.runs import scored, toy
+from tests.runs.routed import SETTINGS, chosen, observer, save_expert
+
+SUB_LAYER = dataclasses.replace(SETTINGS, reads="sub_layer")
+NAMES = "plain", "twice"
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("toy_tasks")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A library of two prompt experts, with gates of what goes into sub-layers."""
+    folder = tmp_path_factory.mktemp("norms")
+    with scored.registered():
+        toy.make_library(folder, save_expert)
+        observer(folder, settings=SUB_LAYER).run()
+    return folder
+
+
+def strategy(router, **changes):
+    changes = {"norms": "routed", "record_settings": SUB_LAYER} | changes
+    return routed_tokens.RoutedTokens(router=router, **changes)
+
+
+def routed(folder, router, **changes):
+    given = chosen(folder, router)
+    changes = {"routes_norms": True, "record_settings": SUB_LAYER} | changes
+    return dataclasses.replace(given, **changes)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_expert_of_weight_1_for_the_task_has_its_own_norms(folder, number):
+    base = loaded.Base.load(folder / "base")
+    expert = loaded.Expert.load(folder / "experts" / NAMES[number])
+    weights = tuple(np.eye(2)[number].tolist())
+    first_stage = routed(folder, token_routers.FirstStage(), weights=weights)
+    params, spec = first_stage.load(base)
+    inputs = np.arange(2, 14, dtype=np.int32).reshape(2, 6)
+    made, alone = (
+        jax.jit(bases.build_model(base.config, adapter).apply)(
+            {"params": of_model}, inputs, inputs
+        )
+        for adapter, of_model in (
+            (spec, params),
+            (expert.adapter, base.with_expert(expert)),
+        )
+    )
+    np.testing.assert_allclose(made, alone, rtol=0, atol=1e-6 * np.abs(alone).max())
+
+
+def test_norms_have_all_scales_and_the_gates_of_the_adapters_behind_them(folder):
+    base = loaded.Base.load(folder / "base")
+    leaves = trees.flatten(routed(folder, token_routers.Gates()).load(base)[0])
+    records = folder / "library" / "routing"
+    for number, name in enumerate(NAMES):
+        where = folder / "experts" / name
+        gates = routing_records.read(records, manifest.read_manifest(where), SUB_LAYER)
+        scales = trees.flatten(loaded.Expert.load(where).params)
+        for stack, part in (("encoder", "attention"), ("decoder", "mlp")):
+            norm = f"{stack}/layers/pre_{part}_layer_norm"
+            gate = gates[f"{stack}/layers/{part}_adapter"]["gate"]
+            np.testing.assert_array_equal(
+                leaves[f"{norm}/router/gate"][:, number], gate
+            )
+            made = leaves[f"{norm}/experts/scale"][:, number]
+            np.testing.assert_array_equal(made, scales[f"{norm}/scale"])
+            assert f"{norm}/scale" not in leaves
+    assert leaves["encoder/encoder_norm/scale"].ndim == 1  # which is averaged
+    marks = {routed(folder, token_routers.Gates()).fingerprint}
+    marks.add(routed(folder, token_routers.Gates(), routes_norms=False).fingerprint)
+    assert len(marks) == 2
+
+
+def test_routed_norms_are_scored_by_elm_eval_and_even_ones_as_averaged(folder, capsys):
+    even = token_routers.Fixed()
+    given = [
+        strategy(even),
+        strategy(even, norms="averaged"),
+        strategy(input_routers.Logo(top_k=1)),
+        strategy(token_routers.Gates()),
+        strategy(token_routers.Gates(top_k=1), only_chosen=True),
+    ]
+    run = toy.score(folder, experts=(), strategies=("base", *given))
+    plan = run.plan()
+    assert "2 experts" in plan["tokens_by_gates_norms_routed_reading_sub_layer"]
+    run.run()
+    store = result_store.ResultStore(run.path(run.results_path))
+    rows = [row for row in store.rows() if row.metric == "accuracy"]
+    scores = {(row.expert, row.task): store.per_example(row)["scores"] for row in rows}
+    assert len({row.expert_fingerprint for row in rows}) == len(given) + 1
+    for task in toy.TASKS:
+        made, averaged = (scores[router.label, task] for router in given[:2])
+        np.testing.assert_allclose(made, averaged, rtol=1e-5)  # sums of float32
+    capsys.readouterr()
+    run.run()
+    assert "to score: 0" in capsys.readouterr().out
+
+
+def test_a_router_that_knows_nothing_of_what_a_norm_gives_is_refused(folder):
+    assert strategy(token_routers.Gates()).label.endswith(
+        "norms_routed_reading_sub_layer"
+    )
+    for router, settings in (
+        (token_routers.Arrow(), SUB_LAYER),
+        (token_routers.Random(), SUB_LAYER),
+        (token_routers.Gates(), SETTINGS),
+    ):
+        with pytest.raises(errors.ConfigError, match="reads what adapters do"):
+            strategy(router, record_settings=settings)
+    with pytest.raises(errors.ConfigError, match="no layer norm has"):
+        strategy(token_routers.CalibratedNorm())
+
+
+def test_experts_without_layer_norms_are_refused(tmp_path):
+    scored.save_base(tmp_path)
+    for seed, name in enumerate(NAMES):
+        save_expert(tmp_path, name, seed, pattern=expert_parts.ADAPTERS)
+    base = loaded.Base.load(tmp_path / "base")
+    chosen(tmp_path, token_routers.Fixed()).load(base)
+    with pytest.raises(errors.ConfigError, match="plain, which has none"):
+        routed(tmp_path, token_routers.Fixed()).load(base)
