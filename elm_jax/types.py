@@ -97,7 +97,7 @@ class NormFn(Protocol):
     in `_norm`; the parameters lie below `<name>/`.
     """
 
-    def norm(self, point: str, *, name: str) -> Any | None: ...  # noqa: D102
+    def routed_norm(self, point: str, *, name: str) -> Any | None: ...  # noqa: D102
 
 
 class Embedder(Protocol):

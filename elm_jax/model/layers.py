@@ -89,10 +89,12 @@ def norm_at(
       name: Its own.
       dtype: To compute in.
     """
-    made = adapters.norm(point, name=name) if isinstance(adapters, NormFn) else None
-    if made is None:
+    routed = None
+    if isinstance(adapters, NormFn):
+        routed = adapters.routed_norm(point, name=name)
+    if routed is None:
         return LayerNorm(dtype, name=name)
-    return lambda x: made(_divided(x, dtype))
+    return lambda x: routed(_divided(x, dtype))
 
 
 def _divided(x: Array, dtype: str) -> Array:

@@ -169,7 +169,7 @@ class Mixtures:
         inner = dict(self.inner).get(point)
         return None if inner is None else MixtureAdapter(self.spec, inner, name=name)
 
-    def norm(self, point: str, *, name: str) -> "MixtureNorm | None":
+    def routed_norm(self, point: str, *, name: str) -> "MixtureNorm | None":
         """Returns what scales the layer norm in front of `point`, or None."""
         is_known = self.spec.router.is_same_everywhere or point in dict(self.inner)
         is_routed = self.spec.routes_norms and is_known

@@ -112,7 +112,7 @@ def zeros_of(model):
 def test_a_norm_asks_the_router_behind_it_by_what_the_mean_scale_would_give():
     """Against NumPy; what weights lack to a sum of 1 goes to the mean scale."""
     spec = mixture.Mixture(of=SPEC, num_experts=3, router=ByGate(), routes_norms=True)
-    module = spec.adapter_fn(64).norm("encoder/mlp", name="x_norm")
+    module = spec.adapter_fn(64).routed_norm("encoder/mlp", name="x_norm")
     rng = np.random.default_rng(0)
     divided = rng.normal(size=(2, 5, 64)).astype(np.float32)
     scales, gates = rng.normal(size=(2, 3, 64)).astype(np.float32)
@@ -182,7 +182,7 @@ def test_the_order_of_experts_and_weights_changes_nothing():
     for order in ([0, 1, 2], [2, 0, 1]):
         router = token_routers.Fixed(weights=tuple(weights[n] for n in order))
         spec = mixture.Mixture(of=SPEC, num_experts=3, router=router, routes_norms=True)
-        module = spec.adapter_fn(64).norm("decoder", name="x_norm")
+        module = spec.adapter_fn(64).routed_norm("decoder", name="x_norm")
         rng = np.random.default_rng(0)
         scales = rng.normal(size=(3, 64)).astype(np.float32)[order]
         divided = rng.normal(size=(1, 4, 64)).astype(np.float32)
