@@ -110,7 +110,7 @@ def test_routed_norms_are_scored_by_elm_eval_and_even_ones_as_averaged(folder, c
     assert "to score: 0" in capsys.readouterr().out
 
 
-def test_a_router_that_knows_nothing_of_what_a_norm_gives_is_refused(folder):
+def test_a_router_that_knows_nothing_of_what_a_norm_gives_is_refused():
     assert strategy(token_routers.Gates()).label.endswith(
         "norms_routed_reading_sub_layer"
     )
