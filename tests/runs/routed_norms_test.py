@@ -96,7 +96,7 @@ def test_routed_norms_are_scored_by_elm_eval_and_even_ones_as_averaged(folder, c
     ]
     run = toy.score(folder, experts=(), strategies=("base", *given))
     plan = run.plan()
-    assert "2 experts" in plan["tokens_by_gates_norms_routed_reading_sub_layer"]
+    assert "2 experts" in str(plan["tokens_by_gates_norms_routed_reading_sub_layer"])
     run.run()
     store = result_store.ResultStore(run.path(run.results_path))
     rows = [row for row in store.rows() if row.metric == "accuracy"]
