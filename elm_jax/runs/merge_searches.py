@@ -139,7 +139,9 @@ class LoraHub(searches.Search):
     Reference: Huang et al. 2023, arXiv:2307.13269; `searching.lorahub`.
 
     Attributes:
-      by: Adam's `gradient`, or a `search` without (COBYQA).
+      by: A `search` without gradients (COBYQA), or Adam's `gradient`. With the weights
+        of three experts Adam mostly stayed near 0, at a greater loss, where the search
+        did not (`elm_jax/merging/README.md`).
       max_steps: How many weights are tried.
       bound: Of each weight.
       penalty: On the mean size of the weights.
@@ -147,7 +149,7 @@ class LoraHub(searches.Search):
     """
 
     kind: ClassVar[str] = "lorahub"
-    by: Literal["gradient", "search"] = "gradient"
+    by: Literal["search", "gradient"] = "search"
     max_steps: fields.Count = 40
     bound: fields.Positive = 1.5
     penalty: fields.NotNegative = 0.05

@@ -102,9 +102,9 @@ FIRST_CLASS = {
         ("greedy_soup", "greedy soup", "greedy soup", "", ""),
     ),
     "lorahub": (
-        "Take it where there are a few labelled rows of the task itself; a greedy soup"
-        " had higher scores here.",
-        (*("lorahub",) * 3, "", ""),
+        "Take it where there are a few labelled rows of the task itself. Without"
+        " gradients, as by default, it had about the score of a greedy soup here.",
+        (*("lorahub, without gradients",) * 2, "", "", ""),
     ),
     "adamerging": (
         "Take it with care where there are rows without labels: here it made the model"

@@ -22,8 +22,8 @@ from tests.merging import kinds
 NUM_ROWS, NUM_CHOICES = 7, 3
 SEARCHES = {
     "greedy_soup": merge_searches.GreedySoup(),
-    "lorahub": merge_searches.LoraHub(max_steps=30),
-    "lorahub_by_search": merge_searches.LoraHub(by="search", max_steps=60),
+    "lorahub": merge_searches.LoraHub(by="gradient", max_steps=30),
+    "lorahub_by_search": merge_searches.LoraHub(max_steps=60),
     "adamerging": merge_searches.AdaMerging(max_steps=30, learning_rate=0.1),
 }
 EACH_KIND = pytest.mark.parametrize("kind", kinds.SHAPES)

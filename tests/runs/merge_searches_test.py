@@ -277,7 +277,7 @@ def test_other_labels_change_no_bit_of_adamerging_and_do_change_lorahub(folder):
     told = {}
     for name, search in (
         ("adamerging", merge_searches.AdaMerging(max_steps=2, rows=ROWS)),
-        ("lorahub", merge_searches.LoraHub(max_steps=2, rows=ROWS)),
+        ("lorahub", merge_searches.LoraHub(by="gradient", max_steps=2, rows=ROWS)),
     ):
         problem = problem_of(folder, search_of(folder, "ia3", search, "x"))
         parts = [
@@ -326,8 +326,8 @@ def test_layers_of_adapters_are_refused_before_anything_is_searched(folder, kind
 
 
 def test_the_recipe_of_a_search_tells_its_kind_and_its_options():
-    told = merge_searches.LoraHub(by="search").recipe()
-    assert (told["search"], told["by"]) == ("lorahub", "search")
+    told = merge_searches.LoraHub(by="gradient").recipe()
+    assert (told["search"], told["by"]) == ("lorahub", "gradient")
 
 
 @pytest.mark.slow
