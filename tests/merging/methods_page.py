@@ -23,8 +23,8 @@ PAGE = README.with_name("METHODS.md")
 FIRST_CLASS = {
     "uniform": (
         "Take it first. It needs nothing but the experts, and of three retrieved prompt"
-        " experts no method is shown to beat it. Of LoRAs, whose A and B it averages"
-        " apart, `fisher` and `regmean` do.",
+        " experts no method is shown to beat it. Of three LoRAs, whose A and B it"
+        " averages apart, `fisher` and `regmean` do.",
         ("uniform (the mean)",) * 5,
     ),
     "weighted": (
@@ -103,7 +103,8 @@ FIRST_CLASS = {
     ),
     "lorahub": (
         "Take it where there are a few labelled rows of the task itself. Without"
-        " gradients, as by default, it had about the score of a greedy soup here.",
+        " gradients, as by default, it had about the score of a greedy soup among three"
+        " retrieved experts here.",
         (*("lorahub, without gradients",) * 2, "", "", ""),
     ),
     "adamerging": (
