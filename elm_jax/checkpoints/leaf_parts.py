@@ -47,8 +47,8 @@ def steps(leaves: Sequence[Leaf], rows: int) -> Iterator[list[np.ndarray]]:
 def cut(leaf: Leaf, rows: int) -> Iterator[np.ndarray]:
     """Yields the parts of a leaf again, so many rows at once.
 
-    No more than one of its own parts and one of these are in memory; if its own are
-    greater, these are views of them.
+    A part within one of the leaf's own is a view of it. `held_rows` tells how much is
+    in memory.
     """
     if leaf.rows == rows:  # nothing is kept of parts between two of them
         yield from leaf.blocks()
@@ -60,7 +60,8 @@ def cut(leaf: Leaf, rows: int) -> Iterator[np.ndarray]:
             continue
         first = rows - sum(map(len, waiting))
         edges = [0, *range(first, len(block), rows), len(block)]
-        pieces = collections.deque(block[a:b] for a, b in itertools.pairwise(edges))
+        pairs = itertools.pairwise(edges)
+        pieces = collections.deque(block[a:b] for a, b in pairs if b > a)
         del block  # nothing but its pieces keep it
         while pieces:
             waiting.append(pieces.popleft())
@@ -68,6 +69,21 @@ def cut(leaf: Leaf, rows: int) -> Iterator[np.ndarray]:
                 yield _joined(waiting)
     if waiting:
         yield _joined(waiting)
+
+
+def held_rows(leaf: Leaf, rows: int) -> int:
+    """Returns how many rows of a leaf are in memory, at most, where it is cut.
+
+    Where neither length divides the other, a part is joined of two that stay.
+
+    Args:
+      leaf: As it is stored.
+      rows: Of each part.
+    """
+    own = max(1, leaf.rows)
+    if rows % own and own % rows:
+        return rows + 2 * own
+    return max(rows, own)
 
 
 def row_bytes(leaf: Leaf) -> int:

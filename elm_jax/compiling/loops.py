@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from elm_jax.compiling import hlo
 
+_WHOLE = re.compile(r"-?\d+")
 _Computation = Mapping[str, hlo.Instruction]
 
 
@@ -54,7 +55,11 @@ def trips(loop: hlo.Instruction, computation: _Computation, module: hlo.Module) 
 
 def _limits(condition: _Computation) -> Iterator[tuple[int, int]]:
     """Yields places of the state, and what the number at each has to be less than."""
-    for instruction in condition.values():
+    waiting = [next(each for each in condition.values() if each.is_root)]
+    while waiting:
+        instruction = waiting.pop()
+        if instruction.opcode in ("and", "copy", "bitcast"):
+            waiting += [condition[name] for name in instruction.operands]
         if instruction.opcode == "compare" and "direction=LT" in instruction.attributes:
             left, right = (_number(name, condition) for name in instruction.operands)
             if left and right and left.place is not None and right.place is None:
@@ -73,7 +78,7 @@ def _step(body: _Computation, place: int) -> int:
 def _number(name: str, computation: _Computation) -> _Number | None:
     """Returns what a whole number is made of; None if of more than a place."""
     instruction = computation[name]
-    if instruction.opcode == "constant" and instruction.inner.isdigit():
+    if instruction.opcode == "constant" and _WHOLE.fullmatch(instruction.inner):
         return _Number(None, int(instruction.inner))
     if instruction.opcode == "get-tuple-element":
         state = computation[instruction.operands[0]]

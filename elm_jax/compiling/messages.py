@@ -112,7 +112,7 @@ def _group_size(attributes: str, num_devices: int) -> int:
     """Returns how many devices a message is among.
 
     Raises:
-      ElmError: If the groups are written in a way that this does not read.
+      ConfigError: If the groups are written in a way that this does not read.
 
     >>> _group_size(", replica_groups={{0,1},{2,3}}", 4)
     2
@@ -133,7 +133,7 @@ def _group_size(attributes: str, num_devices: int) -> int:
         return 2
     unread = _GROUPS.search(attributes)
     if unread and not _ALL.match(unread[0]):
-        raise errors.ElmError(
+        raise errors.ConfigError(
             found=f"a message whose devices are written as {unread[0]!r}",
             expected="such as {}, {{0,1},{2,3}}, [2,2]<=[4] or mesh['a'=2,'b'=2] {'a'}",
             do="report it with the versions of JAX and of the compiler; the bytes of "

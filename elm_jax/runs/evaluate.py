@@ -234,9 +234,7 @@ class Evaluate(Run):
         listed = self._asking().check()
         if self._asking().num_members():  # these get rows of their own
             candidates.of_experts(listed, labels=self._labels())
-        if merging := [s for s in used_strategies if s.merges]:
-            pads = all(strategy.pads_adapters for strategy in merging)
-            expert_checks.check_alike([*map(manifest.read_manifest, listed)], pads=pads)
+        offered.check_members(used_strategies, listed)
         others = offered.without_library(used_strategies, self._names(), self.path)
         listed += [folder for candidate, _ in others for folder in candidate.folders]
         all_folders = [*dict.fromkeys([*named, *listed])]

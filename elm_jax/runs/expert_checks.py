@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -173,6 +174,16 @@ def check_has_adapters(info: manifest.Manifest) -> None:
             found=f"{info.kind} expert {info.name!r}, which has no adapters",
             expected="experts with adapters: tokens are routed among these",
             do="Use a library of prompt experts, or merge or retrieve these experts",
+        )
+
+
+def check_has_norms(info: manifest.Manifest) -> None:
+    """Raises ConfigError for an expert without layer norms of its own."""
+    if not re.search(info.trainable_pattern, "encoder/encoder_norm/scale"):
+        raise errors.ConfigError(
+            found=f"{info.kind} expert {info.name!r}, which has no layer norms",
+            expected="experts with layer norms, such as prompt experts",
+            do="Leave the norms out: these experts have those of the base",
         )
 
 

@@ -1,5 +1,6 @@
 """The memory that a merge takes, by the sizes of what is held: bounds, not measured."""
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -80,12 +81,13 @@ def _of_leaf(
     if isinstance(method, averages.RunningMean):
         # Those that are cut within a part keep it until they are asked for the next;
         # of others there are four that are read ahead, four more, and the sum.
-        kept = [leaf for leaf in leaves if step % leaf.rows]
-        every = [*kept, *[leaf for leaf in leaves if not step % leaf.rows][:4]]
+        is_kept = [bool(step % max(1, leaf.rows)) for leaf in leaves]
+        every = [*itertools.compress(leaves, is_kept)]
+        every += [x for x, kept in zip(leaves, is_kept, strict=True) if not kept][:4]
     else:
         every = [*leaves, *([] if start is None else [start])]
         every += [] if statistic is None else [statistic] * len(leaves)
-    held = sum(max(step, x.rows) * leaf_parts.row_bytes(x) for x in every)
+    held = sum(leaf_parts.held_rows(x, step) * leaf_parts.row_bytes(x) for x in every)
     ahead = held if held <= merge_sources.AHEAD_BYTES else 0
     copies = _COPIES * held if method.needs_statistics else 0
     return held + ahead + copies + 4 * step * leaf_parts.row_bytes(like)

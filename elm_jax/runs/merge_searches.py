@@ -155,6 +155,12 @@ class LoraHub(searches.Search):
     penalty: fields.NotNegative = 0.05
     learning_rate: fields.Positive = 0.1
 
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a learning rate that nothing reads."""
+        super().__post_init__()
+        if self.by != "gradient" and self.learning_rate != type(self).learning_rate:
+            fields.refuse(self, {"learning_rate": "the default, or by = 'gradient'"})
+
     def check_method(self, method: MergeMethod) -> None:
         """Raises ConfigError for a method that is no sum."""
         _check_sum(self.kind, method)

@@ -197,7 +197,9 @@ def _pieces(
     every = [*leaves, *([] if start is None else [start]), *statistics]
     has_base = start is not None
     steps = leaf_parts.steps(every, rows)
-    held = sum(max(rows, leaf.rows) * leaf_parts.row_bytes(leaf) for leaf in every)
+    held = sum(
+        leaf_parts.held_rows(leaf, rows) * leaf_parts.row_bytes(leaf) for leaf in every
+    )
     steps = leaf_parts.ahead(steps) if held <= merge_sources.AHEAD_BYTES else steps
     number = itertools.count()
     for blocks in steps:

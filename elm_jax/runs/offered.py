@@ -4,8 +4,28 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
-from elm_jax.runs import candidates, queries
+from elm_jax.checkpoints import manifest
+from elm_jax.runs import candidates, expert_checks, queries
 from elm_jax.runs.strategy import Strategy, Target
+
+
+def check_members(
+    strategies: Sequence[Strategy], folders: Sequence[pathlib.Path]
+) -> None:
+    """Raises an ElmError if a strategy cannot put the experts of a library together.
+
+    Args:
+      strategies: All that are used.
+      folders: Of the library's experts.
+    """
+    merging = [strategy for strategy in strategies if strategy.merges]
+    if not merging:
+        return
+    infos = [manifest.read_manifest(folder) for folder in folders]
+    pads = all(strategy.pads_adapters for strategy in merging)
+    expert_checks.check_alike(infos, pads=pads)
+    for strategy in merging:
+        strategy.check_experts(infos)
 
 
 def without_library(

@@ -143,7 +143,7 @@ class RoutedCandidate(candidates.Candidate):
         shapes = t5.param_shapes(bases.build_model(base.config, made))
         norms = mixture.norms_of(shapes)
         stacked = mixture.stack(padded, routed_norms=norms)
-        self._check_norms(trees.flatten(stacked))
+        self._check_norms(trees.flatten(stacked), norms)
         whole = trees.replace(base.params, stacked)
         if self.norms_of:
             number = [info.name for info in infos].index(self.norms_of)
@@ -154,11 +154,12 @@ class RoutedCandidate(candidates.Candidate):
         plain = [f"{norm}/scale" for norm in norms]  # which no part of the model reads
         return trees.select(whole, plain)[1], made
 
-    def _check_norms(self, stacked: Collection[str]) -> None:
+    def _check_norms(self, stacked: Collection[str], routed: Collection[str]) -> None:
         """Raises ConfigError for layer norms that these experts do not have.
 
         Args:
           stacked: Names of their parameters in one model.
+          routed: Places of the layer norms that are routed.
         """
         names = [info.name for info in self.manifests]
         if self.norms_of and self.norms_of not in names:
@@ -173,10 +174,12 @@ class RoutedCandidate(candidates.Candidate):
                 expected="one of the two",
                 do="Leave norms_of or routes_norms out",
             )
-        is_stacked = any(f"_norm/{mixture.EXPERTS}/" in name for name in stacked)
-        if self.routes_norms and not is_stacked:
+        expected = [f"{norm}/{mixture.EXPERTS}/scale" for norm in routed]
+        has_some = any("_norm/" in name for name in stacked)
+        if not {*expected} <= {*stacked} or (self.norms_of and not has_some):
             raise errors.ConfigError(
-                found=f"layer norms to be routed, and {names[0]}, which has none",
+                found=f"layer norms to be routed or taken, and {names[0]}, which has"
+                " none or not all of them",
                 expected="experts with layer norms, such as prompt experts",
                 do="Leave the norms out: these experts have those of the base",
             )

@@ -22,6 +22,7 @@ from elm_jax.routing import input_routers, token_routers
 from elm_jax.runs import (
     bases,
     candidates,
+    expert_checks,
     first_stage,
     mixtures,
     queries,
@@ -189,6 +190,19 @@ class RoutedTokens(first_stage.TwoStages):
         if self.norms != "retrieved":
             return ""
         return (self.stage or strategies.Retrieved()).ranked(question)[0][0]
+
+    def check_experts(self, infos: Sequence[manifest.Manifest]) -> None:
+        """Raises ConfigError for experts whose adapters or layer norms cannot be mixed.
+
+        Args:
+          infos: Of all that a library has.
+        """
+        for info in infos:
+            expert_checks.check_has_adapters(info)
+            if self.norms != "averaged":
+                expert_checks.check_has_norms(info)
+        if made := self._mixed(infos):
+            made.adapter_fn(bases.model_config(infos[0]).emb_dim)
 
     def check_records(
         self,

@@ -159,6 +159,7 @@ class CompareRouters(library.LibraryRun):
         expert_checks.check(folders, base_dir=base_dir, vocabulary=data.vocabulary)
         infos = [*map(manifest.read_manifest, folders)]
         for strategy in self._choosing():
+            strategy.check_experts(infos)
             if isinstance(strategy, routed_tokens.RoutedTokens):
                 library_dir = self.path(asked.library_dir)
                 strategy.check_records(infos, library_dir, self.path)

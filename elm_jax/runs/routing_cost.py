@@ -20,6 +20,7 @@ from elm_jax.runs import (
 from elm_jax.runs.strategy import Strategy
 from elm_jax.types import Params
 
+_NORMS = f"_norm/{mixture.EXPERTS}/"
 _ROUTERS = f"_(adapter|norm)/{mixture.ROUTER}/"
 # What a mixture adds to its base; layer norms that are not routed are the base's.
 _ADDED = f"_adapter/|_norm/({mixture.EXPERTS}|{mixture.ROUTER})/"
@@ -49,8 +50,9 @@ def per_token(shape: config_lib.T5Config, made: mixture.Mixture) -> TokenCost:
 
     Matrix products only, a multiply-add counting as two operations. With `only_chosen`
     those of the chosen experts count, without the rows that fill up blocks, and of a
-    router by norms also the first product of all the others. A router by inputs looks
-    at them first, in one pass of the encoder with all experts.
+    router by norms also the first product of all the others. Scales of layer norms that
+    are routed count for all experts. A router by inputs looks at them first, in one
+    pass of the encoder with all experts.
 
     Args:
       shape: Of the model.
@@ -67,7 +69,8 @@ def per_token(shape: config_lib.T5Config, made: mixture.Mixture) -> TokenCost:
         whole = trees.join(base, part)
         return cost.forward_flops(shape, batch, whole) - base_flops
 
-    flops = flops_of(experts)
+    norms, adapters = trees.split(experts, _NORMS)
+    flops = flops_of(adapters)
     if made.only_chosen:
         few = min(made.router.num_chosen, made.num_experts)
         flops = flops * few // made.num_experts
@@ -77,7 +80,8 @@ def per_token(shape: config_lib.T5Config, made: mixture.Mixture) -> TokenCost:
         looking = cost.BatchShape(batch_size=1, inputs_length=1, targets_length=0)
         encoder, _ = trees.split(trees.join(base, experts), "^encoder/")
         flops += cost.forward_flops(shape, looking, encoder)
-    return TokenCost(base_flops, flops + flops_of(router), trees.count_bytes(added))
+    flops += flops_of(norms) + flops_of(router)  # the scales of all experts are weighed
+    return TokenCost(base_flops, flops, trees.count_bytes(added))
 
 
 def observing(

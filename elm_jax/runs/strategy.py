@@ -73,6 +73,14 @@ class Strategy(abc.ABC):
         """Whether it may merge experts, which then have to be alike."""
         return False
 
+    def check_experts(self, infos: Sequence[manifest.Manifest]) -> None:
+        """Raises an ElmError for experts that it cannot put together.
+
+        Args:
+          infos: Of all that a library has.
+        """
+        del infos
+
     def looks_at(self, question: queries.Question) -> Collection[str]:
         """Returns the experts whose answers to the rows that ask it needs.
 

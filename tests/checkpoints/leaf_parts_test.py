@@ -1,10 +1,12 @@
 """Parts of leaves that are read ahead of who needs them."""
 
 import itertools
+import weakref
 
+import numpy as np
 import pytest
 
-from elm_jax.checkpoints import leaf_parts
+from elm_jax.checkpoints import leaf_parts, tensors
 
 
 def test_the_next_parts_of_iterators_come_in_their_order_and_none_of_an_ended_one():
@@ -40,3 +42,40 @@ def test_an_error_of_an_iterator_comes_in_its_place():
     assert next(parts) == 1
     with pytest.raises(OSError, match="disk"):
         next(parts)
+
+
+@pytest.mark.parametrize("own", [1, 2, 3, 5, 20, 21])
+@pytest.mark.parametrize("rows", [1, 2, 5, 8, 21])
+def test_a_leaf_that_is_cut_holds_no_more_of_its_parts_than_is_told(own, rows):
+    in_memory, most = 0, 0
+
+    def gone(count):
+        nonlocal in_memory
+        in_memory -= count
+
+    def blocks():
+        nonlocal in_memory, most
+        for start in range(0, 21, own):
+            block = np.arange(start, min(start + own, 21)).reshape(-1, 1)
+            weakref.finalize(block, gone, len(block))
+            in_memory += len(block)
+            most = max(most, in_memory)
+            yield block
+            del block
+
+    leaf = tensors.Leaf((21, 1), np.dtype(int), own, blocks)
+    parts = []
+    for part in leaf_parts.cut(leaf, rows):
+        parts.append(part.copy())
+        del part
+    np.testing.assert_array_equal(np.concatenate(parts)[:, 0], np.arange(21))
+    assert {len(part) for part in parts[:-1]} <= {rows}
+    # One more of the leaf's own parts is read before the last one is taken away.
+    assert most <= leaf_parts.held_rows(leaf, rows) + own
+
+
+def test_a_leaf_without_rows_has_no_parts():
+    empty = np.empty((0, 3))
+    leaf = tensors.Leaf((0, 3), empty.dtype, 0, lambda: iter([empty]))
+    assert [*leaf_parts.cut(leaf, 4)] == []
+    assert leaf_parts.held_rows(leaf, 4) == 4

@@ -94,7 +94,11 @@ def test_of_two_limits_the_one_that_is_reached_first_ends_the_loop():
     given = {"FIRST": 0, "LIMIT": 8, "STEP": 2, "NEXT": "%add.257", "BESIDE": ""}
     for name, value in given.items():
         text = text.replace(name, f"{value}")
-    for bound, turns in [(6, 3), (20, 4), (4, 2)]:
-        module = hlo.parse(text.replace("BOUND", f"{bound}"))
+    for joined, bound, turns in [
+        *(("and", 6, 3), ("and", 20, 4), ("and", 4, 2)),
+        ("or", 4, 8),  # which goes on to the greater one: by the greatest number
+    ]:
+        given = text.replace("BOUND", f"{bound}").replace(" and(", f" {joined}(")
+        module = hlo.parse(given)
         computation = module.computations["main"]
         assert loops.trips(computation["while.66"], computation, module) == turns

@@ -106,7 +106,7 @@ def test_what_is_sent_is_what_arrives(line, expected):
 def test_groups_that_are_not_understood_are_refused():
     line = "f32[8]{0} all-reduce(%a), to_apply=%region, replica_groups=GROUPS"
     assert sent_by(line.replace("GROUPS", "{}")) == [("all-reduce", "f32", 32, 16)]
-    with pytest.raises(errors.ElmError, match="@by_name"):
+    with pytest.raises(errors.ConfigError, match="@by_name"):
         sent_by(line.replace("GROUPS", "@by_name {'axis_0'}"))
 
 

@@ -46,6 +46,10 @@ def test_keys_that_are_computed_in_bfloat16_are_those_of_another_embedder(embedd
     assert not np.array_equal(rounded.embed(TEXTS), plain.embed(TEXTS))
     # 8 bits of each number, a few layers: the direction stays to a hundredth.
     np.testing.assert_allclose(rounded.embed(TEXTS), plain.embed(TEXTS), atol=0.02)
+
+
+def test_keys_in_bfloat16_have_another_name(embedder_of):
+    plain, rounded = embedder_of(), embedder_of(dtype="bfloat16")
     assert rounded.name == plain.name.replace("-24", "-bfloat16-24")
 
 

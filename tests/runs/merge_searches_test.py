@@ -378,3 +378,9 @@ def told_of_written(folder, names):
             scored.make_data().opened(run.place),
         )
         return [part.told for part in parts]
+
+
+def test_a_learning_rate_that_no_gradient_reads_is_refused():
+    with pytest.raises(errors.ConfigError, match="learning_rate"):
+        merge_searches.LoraHub(learning_rate=0.2)
+    assert merge_searches.LoraHub(by="gradient", learning_rate=0.2).learning_rate == 0.2

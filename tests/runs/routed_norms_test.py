@@ -133,3 +133,22 @@ def test_experts_without_layer_norms_are_refused(tmp_path):
     chosen(tmp_path, token_routers.Fixed()).load(base)
     with pytest.raises(errors.ConfigError, match="plain, which has none"):
         routed(tmp_path, token_routers.Fixed()).load(base)
+    of_one = dataclasses.replace(
+        chosen(tmp_path, token_routers.Fixed()), norms_of=NAMES[0]
+    )
+    with pytest.raises(errors.ConfigError, match="plain, which has none"):
+        of_one.load(base)
+
+
+@pytest.mark.parametrize("norms", ["retrieved", "routed"])
+def test_experts_without_layer_norms_are_refused_before_anything_is_scored(
+    tmp_path, norms
+):
+    def save_adapters(folder, name, seed):
+        save_expert(folder, name, seed, pattern=expert_parts.ADAPTERS)
+
+    toy.make_library(tmp_path, save_adapters)
+    given = strategy(token_routers.Fixed(), norms=norms)
+    run = toy.score(tmp_path, experts=(), strategies=("base", given))
+    with pytest.raises(errors.ConfigError, match="which has no layer norms"):
+        run.plan()

@@ -66,6 +66,10 @@ def test_routed_norms_of_tokens_are_counted_with_their_routers():
     numbers = PLACES * EXPERTS * (OF_EXPERT + WIDTH + of_norm)
     assert costs.expert_flops == 2 * numbers
     assert costs.expert_bytes == 4 * numbers
+    gates, chosen = token_routers.Gates(top_k=1), {"only_chosen": True, **options}
+    costs = routing_cost.per_token(SHAPE, mixed(gates, **chosen))
+    numbers = PLACES * (OF_EXPERT + EXPERTS * (WIDTH + of_norm))
+    assert costs.expert_flops == 2 * numbers
     task = mixed(token_routers.FirstStage(), routes_norms=True)
     costs = routing_cost.per_token(SHAPE, task)
     assert costs.expert_flops == 2 * EXPERTS * (PLACES * OF_EXPERT + 7 * WIDTH)
