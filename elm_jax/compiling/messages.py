@@ -21,7 +21,10 @@ _KINDS = (
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 _COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]")
 # Such as mesh['data'=4,'model'=2] {'data'}; 'data':(2)2 is an axis of size 2 in 'data'.
-_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}")
+# Their order, such as `, device_ids=([2,2,2]T(1,0,2))`, changes no size.
+_MESH = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*\))?\s*\{([^}]*)\}"
+)
 _AXIS = re.compile(r"'([^']+)'(?::\(\d+\)(\d+))?")
 _GROUPS = re.compile(r"replica_groups=.{0,60}")
 _ALL = re.compile(r"replica_groups=\{\s*\}")
@@ -119,6 +122,9 @@ def _group_size(attributes: str, num_devices: int) -> int:
     >>> _group_size(", replica_groups=[2,8]<=[16]", 16)
     8
     >>> _group_size(", replica_groups=mesh['a'=2,'b'=4,'c'=2] {'a','b':(2)2}", 16)
+    4
+    >>> ids = ", device_ids=([2,2,2]T(1,0,2))"
+    >>> _group_size(f", replica_groups=mesh['a'=2,'b'=4]{ids} {{'b'}}", 8)
     4
     """
     if listed := _LISTED.search(attributes):

@@ -97,6 +97,13 @@ def sent_by(line):
             [("all-reduce", "f32", 32, 4)],
             id="groups-by-mesh",
         ),
+        pytest.param(
+            "f32[8]{0} all-reduce(%a), channel_id=3, to_apply=%region,"
+            " replica_groups=mesh['axis_0'=2,'axis_1'=4],"
+            " device_ids=([2,2,2]T(1,0,2)) {'axis_0'}",
+            [("all-reduce", "f32", 32, 2)],
+            id="groups-by-mesh-in-another-order",
+        ),
     ],
 )
 def test_what_is_sent_is_what_arrives(line, expected):
