@@ -2,11 +2,14 @@
 
 import dataclasses
 
+import jax
+import numpy as np
+
 from elm_jax import trees
 from elm_jax.checkpoints import experts
 from elm_jax.model import t5
 from elm_jax.peft import bottleneck, expert_parts
-from elm_jax.runs import bases, observe, routed_candidate, routing_records
+from elm_jax.runs import bases, loaded, observe, routed_candidate, routing_records
 from tests.runs import scored, toy
 
 SPEC = bottleneck.Bottleneck(reduction_factor=4, init_std=0.3)
@@ -65,3 +68,21 @@ def chosen(folder, router, names=("plain", "twice")):
         records_dir=folder / "library" / "routing",
         record_settings=SETTINGS,
     )
+
+
+def check_is_expert(given, folder, name):
+    """Asserts that a candidate has the logits of one expert alone, but for rounding."""
+    base = loaded.Base.load(folder / "base")
+    expert = loaded.Expert.load(folder / "experts" / name)
+    params, spec = given.load(base)
+    inputs = np.arange(2, 14, dtype=np.int32).reshape(2, 6)
+    made, alone = (
+        jax.jit(bases.build_model(base.config, adapter).apply)(
+            {"params": of_model}, inputs, inputs
+        )
+        for adapter, of_model in (
+            (spec, params),
+            (expert.adapter, base.with_expert(expert)),
+        )
+    )
+    np.testing.assert_allclose(made, alone, rtol=0, atol=1e-6 * np.abs(alone).max())

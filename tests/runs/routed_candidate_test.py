@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
@@ -11,14 +10,13 @@ from elm_jax.checkpoints import manifest
 from elm_jax.peft import bottleneck, lora
 from elm_jax.routing import directions, token_routers
 from elm_jax.runs import (
-    bases,
     loaded,
     routed_tokens,
     routing_records,
     strategies,
 )
 from tests.runs import scored, toy
-from tests.runs.routed import SETTINGS, chosen, save_expert
+from tests.runs.routed import SETTINGS, check_is_expert, chosen, save_expert
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("toy_tasks")]
 NAMES = "plain", "twice"
@@ -53,22 +51,9 @@ def test_an_expert_of_weight_1_among_others_of_other_widths_is_that_expert(
     folder, number
 ):
     """Up to rounding: products of other lengths are added up in another order."""
-    base = loaded.Base.load(folder / "base")
-    expert = loaded.Expert.load(folder / "experts" / NAMES[number])
     router = token_routers.Fixed(weights=tuple(np.eye(2)[number].tolist()))
     given = dataclasses.replace(chosen(folder, router), norms_of=NAMES[number])
-    params, spec = given.load(base)
-    inputs = np.arange(2, 14, dtype=np.int32).reshape(2, 6)
-    made, alone = (
-        jax.jit(bases.build_model(base.config, adapter).apply)(
-            {"params": of_model}, inputs, inputs
-        )
-        for adapter, of_model in (
-            (spec, params),
-            (expert.adapter, base.with_expert(expert)),
-        )
-    )
-    np.testing.assert_allclose(made, alone, rtol=0, atol=1e-6 * np.abs(alone).max())
+    check_is_expert(given, folder, NAMES[number])
 
 
 def test_routers_know_experts_by_what_these_are_without_padding(folder):

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
@@ -11,9 +10,9 @@ from elm_jax.checkpoints import manifest
 from elm_jax.evaluation import result_store
 from elm_jax.peft import expert_parts
 from elm_jax.routing import input_routers, token_routers
-from elm_jax.runs import bases, loaded, routed_tokens, routing_records
+from elm_jax.runs import loaded, routed_tokens, routing_records
 from tests.runs import scored, toy
-from tests.runs.routed import SETTINGS, chosen, observer, save_expert
+from tests.runs.routed import SETTINGS, check_is_expert, chosen, observer, save_expert
 
 SUB_LAYER = dataclasses.replace(SETTINGS, reads="sub_layer")
 NAMES = "plain", "twice"
@@ -44,22 +43,9 @@ def routed(folder, router, **changes):
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_an_expert_of_weight_1_for_the_task_has_its_own_norms(folder, number):
-    base = loaded.Base.load(folder / "base")
-    expert = loaded.Expert.load(folder / "experts" / NAMES[number])
     weights = tuple(np.eye(2)[number].tolist())
     first_stage = routed(folder, token_routers.FirstStage(), weights=weights)
-    params, spec = first_stage.load(base)
-    inputs = np.arange(2, 14, dtype=np.int32).reshape(2, 6)
-    made, alone = (
-        jax.jit(bases.build_model(base.config, adapter).apply)(
-            {"params": of_model}, inputs, inputs
-        )
-        for adapter, of_model in (
-            (spec, params),
-            (expert.adapter, base.with_expert(expert)),
-        )
-    )
-    np.testing.assert_allclose(made, alone, rtol=0, atol=1e-6 * np.abs(alone).max())
+    check_is_expert(first_stage, folder, NAMES[number])
 
 
 def test_norms_have_all_scales_and_the_gates_of_the_adapters_behind_them(folder):
