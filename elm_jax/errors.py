@@ -82,15 +82,15 @@ def reason(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def during(what: str) -> Iterator[None]:
-    """Adds to errors from inside what was being done, such as `reading a task`.
+def during(activity: str) -> Iterator[None]:
+    """Adds an activity, such as `reading a task`, to errors that are raised inside.
 
     The binaries print it below the message.
     """
     try:
         yield
     except ElmError as error:
-        error.add_note(f"While {what}.")
+        error.add_note(f"While {activity}.")
         raise
 
 

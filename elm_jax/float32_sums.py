@@ -37,8 +37,10 @@ def _product_forward(rows: Array, kernel: Array) -> tuple[Array, tuple[Array, Ar
     return _dot(rows, kernel.astype(rows.dtype)), (rows, kernel)
 
 
-def _product_backward(kept: tuple[Array, Array], grads: Array) -> tuple[Array, Array]:
-    rows, kernel = kept
+def _product_backward(
+    residuals: tuple[Array, Array], grads: Array
+) -> tuple[Array, Array]:
+    rows, kernel = residuals
     of_rows = _dot(grads, kernel.astype(rows.dtype).T)
     flat, of_flat = (part.reshape(-1, part.shape[-1]) for part in (rows, grads))
     of_kernel = jnp.einsum(
@@ -66,8 +68,10 @@ def _scaled_forward(x: Array, scale: Array) -> tuple[Array, tuple[Array, Array]]
     return _scaled(x, scale), (x, scale)
 
 
-def _scaled_backward(kept: tuple[Array, Array], grads: Array) -> tuple[Array, Array]:
-    x, scale = kept
+def _scaled_backward(
+    residuals: tuple[Array, Array], grads: Array
+) -> tuple[Array, Array]:
+    x, scale = residuals
     of_x = grads * _spread(scale.astype(x.dtype), x)
     products = x.astype(scale.dtype) * grads.astype(scale.dtype)
     return of_x, jnp.sum(products, axis=tuple(range(x.ndim - 1)))
@@ -114,7 +118,7 @@ def _rounded(x: Array, dtype: str) -> Array:
 
 _rounded.defvjp(
     lambda x, dtype: (_rounded(x, dtype), None),
-    lambda dtype, kept, grads: (grads,),
+    lambda dtype, residuals, grads: (grads,),
 )
 
 

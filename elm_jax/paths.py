@@ -151,15 +151,17 @@ def find(pattern: str, folders: Mapping[str, str]) -> list[pathlib.Path]:
     existing = pathlib.Path("/")
     literal = pathlib.Path(_short_enough(_absolute(fill(pattern, folders), str)))
     escaped = {name: glob.escape(folder) for name, folder in folders.items()}
-    left = list(pathlib.Path(_absolute(fill(pattern, escaped), glob.escape)).parts[1:])
+    rest_parts = list(
+        pathlib.Path(_absolute(fill(pattern, escaped), glob.escape)).parts[1:]
+    )
     for part in literal.parts[1:]:
         if not os.path.exists(existing / part):
             break
         existing /= part
-        del left[0]
-    if not left:
+        del rest_parts[0]
+    if not rest_parts:
         return [existing]
-    matches = glob.glob("/".join(left), root_dir=existing)
+    matches = glob.glob("/".join(rest_parts), root_dir=existing)
     return sorted(existing / path for path in matches)
 
 

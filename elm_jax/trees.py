@@ -87,11 +87,11 @@ def join(first: Params, second: Params) -> dict[str, Any]:
     Raises:
       ValueError: A leaf is in both trees.
     """
-    left, right = flatten(first), flatten(second)
-    both = sorted(left.keys() & right.keys())
-    if both:
-        raise ValueError(f"leaves are in both trees: {', '.join(both)}")
-    return unflatten(dict(sorted((left | right).items())))
+    first_leaves, second_leaves = flatten(first), flatten(second)
+    shared_names = sorted(first_leaves.keys() & second_leaves.keys())
+    if shared_names:
+        raise ValueError(f"leaves are in both trees: {', '.join(shared_names)}")
+    return unflatten(dict(sorted((first_leaves | second_leaves).items())))
 
 
 def replace(tree: Params, part: Params) -> dict[str, Any]:

@@ -56,9 +56,9 @@ def members(
             if not (member.isfile() and is_wanted(member.name)):
                 continue
             if member.size > MOST_MEMBER_BYTES or member.issparse():
-                told = f"{member.name!r:.100} of {member.size:,} bytes"
+                size = f"{member.name!r:.100} of {member.size:,} bytes"
                 limit = f"at most {MOST_MEMBER_BYTES:,}, none of them left out"
-                raise ValueError(f"{told} in {path.name}, expected {limit}")
+                raise ValueError(f"{size} in {path.name}, expected {limit}")
             content = tar.extractfile(member)
             yield member.name, content.read() if content else b""
         _check_end(tar, path)

@@ -117,11 +117,11 @@ class Batches:
             full.append(members[:cut].reshape(-1, size))
             shape_index += [index] * (cut // size)
             rest.append(members[cut:])
-        left = np.concatenate(rest)
-        left = np.concatenate([left, np.full(-len(left) % size, -1)])
-        for rows in left.reshape(-1, size):
+        rest_rows = np.concatenate(rest)
+        rest_rows = np.concatenate([rest_rows, np.full(-len(rest_rows) % size, -1)])
+        for rows in rest_rows.reshape(-1, size):
             shape_index.append(self._covering(rows[rows >= 0]))
-        rows = np.concatenate([*full, left.reshape(-1, size)]).astype(np.int64)
+        rows = np.concatenate([*full, rest_rows.reshape(-1, size)]).astype(np.int64)
         order = generator(self._seed, _BETWEEN, epoch).permutation(len(rows))
         return _Plan(rows[order], np.asarray(shape_index)[order])
 
@@ -163,13 +163,15 @@ class Examples:
                     do="Name a prompted task; plain text is for span corruption",
                 )
         self._columns = [dataset.columns for dataset in datasets]
-        kept = [_subset(dataset, seed, max_examples) for dataset in datasets]
-        self._dataset = np.repeat(np.arange(len(kept)), [len(rows) for rows in kept])
-        self._row = np.concatenate(kept)
+        kept_rows = [_subset(dataset, seed, max_examples) for dataset in datasets]
+        self._dataset = np.repeat(
+            np.arange(len(kept_rows)), [len(rows) for rows in kept_rows]
+        )
+        self._row = np.concatenate(kept_rows)
         self.lengths = np.concatenate(
             [
                 np.stack([c.inputs.lengths[rows], c.targets.lengths[rows]], axis=1)
-                for c, rows in zip(self._columns, kept, strict=True)
+                for c, rows in zip(self._columns, kept_rows, strict=True)
             ]
         )
 

@@ -52,8 +52,8 @@ def problem(
     groups: dict[tuple[int, ...], list[int]] = {}
     for place, row in enumerate(tokens):
         is_cut = limit is not None and len(row) > limit
-        kept = (*row[: limit - 1], EOS_ID) if limit and is_cut else tuple(row)
-        groups.setdefault(kept, []).append(place)
+        kept_tokens = (*row[: limit - 1], EOS_ID) if limit and is_cut else tuple(row)
+        groups.setdefault(kept_tokens, []).append(place)
     if len(groups) == len(tokens):
         return ""
     reasons: set[str] = set()

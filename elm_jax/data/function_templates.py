@@ -146,5 +146,5 @@ def _each_named(row: sources.Row) -> Iterator[sources.Row]:
     try:
         yield from nulls.each_replaced(row, _NAMED)
     except RecursionError as error:
-        told = "its fields are nested too deep"
-        raise templates.RowError(templates.WRONG_TYPE, told) from error
+        problem = "its fields are nested too deep"
+        raise templates.RowError(templates.WRONG_TYPE, problem) from error

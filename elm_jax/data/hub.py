@@ -121,13 +121,13 @@ class HubRows:
         try:
             if self._local(split, data_dir):
                 return ""
-            here = f"no Parquet files in {self._root(data_dir)}"
+            problem = f"no Parquet files in {self._root(data_dir)}"
         except parquet_files.NotListed as error:
-            here = f"in {self._root(data_dir)} {error}"
+            problem = f"in {self._root(data_dir)} {error}"
         remote = self._remote()
         if remote is None:
             return (
-                f"{here}, and the package `huggingface_hub` to fetch {self.path} is"
+                f"{problem}, and the package `huggingface_hub` to fetch {self.path} is"
                 " not installed"
             )
         if not self.has_mirrors:
@@ -192,9 +192,9 @@ class HubRows:
         except Exception as error:  # noqa: BLE001 - network, cache and Hub errors vary
             raise self._unreadable(file, _first_line(error)) from error
 
-    def _unreadable(self, what: str, why: str) -> errors.DataError:
+    def _unreadable(self, part: str, why: str) -> errors.DataError:
         return errors.DataError(
-            found=f"{what} of {self.name} cannot be read: {why}",
+            found=f"{part} of {self.name} cannot be read: {why}",
             expected="a Hub dataset with Parquet files of this configuration and split",
             do="Check the connection and the name; or put a copy of its Parquet"
             f" files into hub/{self.path} below the data folder, as"

@@ -89,8 +89,8 @@ def each_replaced(value: Any, stand_in: Null) -> Iterator[Any]:
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             for replaced in each_replaced(item, stand_in):
-                made = [*value[:i], replaced, *value[i + 1 :]]
-                yield made if isinstance(value, list) else tuple(made)
+                items = [*value[:i], replaced, *value[i + 1 :]]
+                yield items if isinstance(value, list) else tuple(items)
 
 
 def text_of(value: Any) -> str:

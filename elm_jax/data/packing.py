@@ -93,8 +93,8 @@ class PackedBatches:
         for place, numbers in enumerate(rows):
             filled = {"encoder": 0, "decoder": 0}
             for segment, number in enumerate(numbers, start=1):
-                both = self._examples.tokens(number)
-                for side, part in zip(filled, both, strict=True):
+                parts = self._examples.tokens(number)
+                for side, part in zip(filled, parts, strict=True):
                     where = slice(filled[side], filled[side] + len(part))
                     tokens[side][place, where] = part
                     segments[side][place, where] = segment
@@ -198,16 +198,16 @@ class _Rows:
         self._room_sum = np.full(size, self._none, np.int32)
 
     def fill(self, waiting: list[int], inputs: int, targets: int) -> list[int]:
-        """Puts examples of equal lengths into a row; returns those left over."""
+        """Puts examples of equal lengths into a row; returns those that do not fit."""
         row, (inputs_room, targets_room) = self._take_fullest(inputs, targets)
         count = min(
             inputs_room // inputs, targets_room // targets if targets else 2**31
         )
         self.numbers[row] += waiting[:count]
         count = min(count, len(waiting))
-        left = (inputs_room - count * inputs, targets_room - count * targets)
-        self._by_room.setdefault(left, []).append(row)
-        self._room_sum[left] = sum(left)
+        room = (inputs_room - count * inputs, targets_room - count * targets)
+        self._by_room.setdefault(room, []).append(row)
+        self._room_sum[room] = sum(room)
         return waiting[count:]
 
     def _take_fullest(self, inputs: int, targets: int) -> tuple[int, tuple[int, int]]:

@@ -72,8 +72,10 @@ def _chosen(configs: Mapping[str, Any], config: str | None) -> str:
         return names[0]
     if list(configs) == [""]:
         return ""
-    what = "several configurations" if config is None else f"no configuration {config}"
-    raise NotListed(f"{what}: {told(configs)}")
+    problem = (
+        "several configurations" if config is None else f"no configuration {config}"
+    )
+    raise NotListed(f"{problem}: {told(configs)}")
 
 
 def told(configs: Mapping[str, Mapping[str, Sequence[str]]]) -> str:

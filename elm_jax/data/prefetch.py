@@ -55,9 +55,9 @@ class Prefetcher(Iterator[tuple[int, Batch]]):
         """Returns the next step and its batch; an error in the thread raises here."""
         if self._closed.is_set():
             raise StopIteration
-        before = time.monotonic()
+        start = time.monotonic()
         item = self._ready.get()
-        self._waited_secs += time.monotonic() - before
+        self._waited_secs += time.monotonic() - start
         if item is None:
             self.close()
             raise StopIteration

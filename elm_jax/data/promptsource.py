@@ -204,9 +204,9 @@ def _check_hash(archive: pathlib.Path, sha256: str) -> None:
         )
 
 
-def _bad_archive(archive: pathlib.Path, what: str) -> errors.TemplateError:
+def _bad_archive(archive: pathlib.Path, problem: str) -> errors.TemplateError:
     return errors.TemplateError(
-        found=f"{archive.name}: {what}",
+        found=f"{archive.name}: {problem}",
         expected=f"files {_TEMPLATES}/<dataset>[/<subset>]/templates.yaml",
         do="Use the archive of the package index",
     )

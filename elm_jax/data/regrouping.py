@@ -59,5 +59,5 @@ class Regrouped:
     def missing(self, split: str, *, data_dir: str) -> str:
         """Returns what the source lacks of the split, "" if nothing."""
         missing_fn = getattr(self.source, "missing", None)
-        theirs = self.splits[split]
-        return missing_fn(theirs, data_dir=data_dir) if missing_fn else ""
+        source_split = self.splits[split]
+        return missing_fn(source_split, data_dir=data_dir) if missing_fn else ""

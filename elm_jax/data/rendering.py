@@ -354,7 +354,7 @@ def check_rows(
     first_bad: Mapping[str, str],
 ) -> None:
     """Raises an error if a split has no examples, or too many rows that do not fit."""
-    what = f"{split} of task {task.name!r}"
+    subject = f"{split} of task {task.name!r}"
     bad = {r: n for r, n in dropped.items() if r.startswith("bad: ")}
     num_bad = sum(bad.values())
     allowed = task.max_bad_share if isinstance(task, tasks.Task) else 0.0
@@ -366,7 +366,7 @@ def check_rows(
         kind = errors.TemplateError if lacking == num_rows else errors.DataError
         several = f" ({in_words(bad)})" if len(bad) > 1 else ""
         raise kind(
-            found=f"{num_bad} of {num_rows} rows in {what} {misfit}{several}, "
+            found=f"{num_bad} of {num_rows} rows in {subject} {misfit}{several}, "
             f"the first is {next(iter(first_bad.values()))}",
             expected=f"at most {allowed:.0%} such rows",
             do="Correct the rows or choose another prompt",
@@ -374,7 +374,7 @@ def check_rows(
     if not num_examples:
         counts = in_words(dropped) or "none"
         raise errors.DataError(
-            found=f"{what} is empty: {num_rows} rows, dropped {counts}",
+            found=f"{subject} is empty: {num_rows} rows, dropped {counts}",
             expected="at least one example",
             do="Choose another split or prompt, or correct the source",
         )

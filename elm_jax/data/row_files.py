@@ -175,8 +175,8 @@ def delimited_rows(
                 elif len(fields) == len(header):
                     yield dict(zip(header, fields, strict=True))
                 elif fields:
-                    told = f"{len(fields)} instead of {len(header)} fields"
-                    yield Bad(RAGGED, f"{told} in line {start} of {path.name}")
+                    problem = f"{len(fields)} instead of {len(header)} fields"
+                    yield Bad(RAGGED, f"{problem} in line {start} of {path.name}")
 
 
 def _numbered(reader: Any, path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
@@ -187,10 +187,10 @@ def _numbered(reader: Any, path: pathlib.Path) -> Iterator[tuple[int, list[str]]
             fields = next(reader, None)
         except csv.Error as error:
             is_open = str(error) == "unexpected end of data"
-            told = "a quote is never closed" if is_open else f"{error}"
+            problem = "a quote is never closed" if is_open else f"{error}"
             raise ValueError(
                 f"the record that begins in line {start} of {path.name} is no CSV: "
-                f"{told} (noticed in line {reader.line_num})"
+                f"{problem} (noticed in line {reader.line_num})"
             ) from error
         if fields is None:
             return
@@ -217,8 +217,8 @@ def converted(
             yield record
             continue
         try:
-            made = convert(record)
+            new_record = convert(record)
         except ROW_ERRORS as error:
             why = f"{type(error).__name__}: {error}"
             raise ValueError(f"row {number}, from 0, does not fit: {why}") from error
-        yield made
+        yield new_record

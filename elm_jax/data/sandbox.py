@@ -145,8 +145,8 @@ def _unprinted(value: Any) -> Any:
     return value if is_value else sandbox_filters.Callable(value)
 
 
-def _refused(what: str) -> jinja2.TemplateSyntaxError:
-    return jinja2.TemplateSyntaxError(what, 1)
+def _refused(message: str) -> jinja2.TemplateSyntaxError:
+    return jinja2.TemplateSyntaxError(message, 1)
 
 
 def _check(tree: nodes.Node) -> bool:

@@ -187,8 +187,8 @@ def register_with_seqio(
                 seqio.TaskRegistry.add_provider(ranking[-1], provider)
         if isinstance(task, tasks.SeqioTask) or name in seqio.TaskRegistry.names():
             continue
-        wanted = task.metrics if isinstance(task, tasks.Task) else ()
-        fns = [metric_fns[m] for m in wanted if metric_fns and m in metric_fns]
+        metric_names = task.metrics if isinstance(task, tasks.Task) else ()
+        fns = [metric_fns[m] for m in metric_names if metric_fns and m in metric_fns]
         provider = to_seqio(
             task,
             vocabulary=vocabulary,
@@ -236,22 +236,22 @@ def check_rates(mixture: tasks.Mixture, sizes: Mapping[str, int]) -> None:
       sizes: Examples of the tasks that are mixed, by name; others are left out.
     """
     seqio = tensorflow_imports.import_seqio()
-    theirs = seqio.MixtureRegistry.get(mixture.name)
+    seqio_mixture = seqio.MixtureRegistry.get(mixture.name)
     names = [name for name in mixture.tasks if name in sizes]
     try:
-        rates = {n: theirs.get_rate(seqio.TaskRegistry.get(n)) for n in names}
+        rates = {n: seqio_mixture.get_rate(seqio.TaskRegistry.get(n)) for n in names}
     except records.ROW_ERRORS as error:  # of a function that a user wrote
         rates = {}
-        told = f"unknown: {type(error).__name__}: {error}"
+        rates_text = f"unknown: {type(error).__name__}: {error}"
     else:
-        told = " : ".join(f"{rates[n]:g} {n}" for n in names)
+        rates_text = " : ".join(f"{rates[n]:g} {n}" for n in names)
     total, size = sum(rates.values()), sum(sizes[n] for n in names)
     shares = ((rates.get(n, 0) / (total or 1), sizes[n] / size) for n in names)
     if all(math.isclose(*pair, rel_tol=1e-3) for pair in shares):
         return
     raise errors.ConfigError(
-        found=f"SeqIO's mixture {mixture.name!r} with rates {told}, of tasks with "
-        f"{', '.join(f'{sizes[n]} {n}' for n in names)} examples",
+        found=f"SeqIO's mixture {mixture.name!r} with rates {rates_text}, of tasks "
+        f"with {', '.join(f'{sizes[n]} {n}' for n in names)} examples",
         expected="rates in proportion to the examples: one model is trained on "
         "every example of its tasks equally often",
         do="Name the tasks instead to have it so; or register an "

@@ -79,16 +79,16 @@ class Part:
         Args:
           rows_fn: Gives the rows of the whole split; called twice for random parts.
         """
-        wanted: np.ndarray | None = None
+        mask: np.ndarray | None = None
         if self.seed is not None:
             count = sum(not isinstance(row, sources.Skipped) for row in rows_fn())
-            wanted = np.zeros(count + 1, bool)
-            wanted[torch_permutation(count, self.seed)[self.start : self.stop]] = True
+            mask = np.zeros(count + 1, bool)
+            mask[torch_permutation(count, self.seed)[self.start : self.stop]] = True
         number = 0
         for row in rows_fn():
-            if wanted is None and self.stop is not None and number >= self.stop:
+            if mask is None and self.stop is not None and number >= self.stop:
                 return
-            if number >= self.start if wanted is None else wanted[number]:
+            if number >= self.start if mask is None else mask[number]:
                 yield row
             number += not isinstance(row, sources.Skipped)
 
@@ -202,9 +202,9 @@ class Served:
 
     def _all_rows(self) -> Iterator[sources.Record]:
         option = self.option
-        theirs = option.splits[self.part.split]
+        source_split = option.splits[self.part.split]
         checked = False
-        for row in option.source.rows(theirs, data_dir=self.data_dir):
+        for row in option.source.rows(source_split, data_dir=self.data_dir):
             if not isinstance(row, Mapping):
                 yield row  # skipped, prompted, or no row at all: rendering counts it
                 continue

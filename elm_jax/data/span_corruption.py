@@ -298,9 +298,9 @@ def noise_mask(
       num_spans: In how many spans, each of at least one token.
       rng: Decides the lengths of spans.
     """
-    dropped = _random_parts(num_noise, num_spans, rng)
-    kept = _random_parts(length - num_noise, num_spans, rng)
-    lengths = np.stack([kept, dropped], axis=1).reshape(-1)
+    dropped_lengths = _random_parts(num_noise, num_spans, rng)
+    kept_lengths = _random_parts(length - num_noise, num_spans, rng)
+    lengths = np.stack([kept_lengths, dropped_lengths], axis=1).reshape(-1)
     return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
 
 

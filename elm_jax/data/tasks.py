@@ -329,9 +329,9 @@ class Registry:
         """Returns the caps that the mixtures among names set, by task."""
         caps: dict[str, int] = {}
         for pattern in [names] if isinstance(names, str) else names:
-            wanted = self.expand(pattern)
+            task_names = self.expand(pattern)
             for mixture in self.mixtures_of(pattern):
-                for task in filter(wanted.__contains__, mixture.tasks):
+                for task in filter(task_names.__contains__, mixture.tasks):
                     cap = mixture.cap(task)
                     if cap is not None:
                         caps[task] = min(cap, caps.get(task, cap))

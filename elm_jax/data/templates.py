@@ -165,9 +165,9 @@ class Template:
 
     def _other_mark(self, look: "_Look") -> str:
         """Returns what stands for the separator in one row."""
-        taken = {*look.marks, *self.jinja, *(self.answer_choices or "")}
+        used_marks = {*look.marks, *self.jinja, *(self.answer_choices or "")}
         for mark in _MARKS:
-            if mark not in taken:
+            if mark not in used_marks:
                 return mark
         raise RowError(NO_MARK, "it has every character of the private use area")
 
@@ -233,7 +233,7 @@ class Template:
             raise RowError(f"{type(error).__name__} in template", str(error)) from error
         return [part.strip() for part in text.split(mark)]
 
-    def _fields(self, found: str, fields: Mapping[str, Any]) -> str:
+    def _fields(self, problem: str, fields: Mapping[str, Any]) -> str:
         present = sorted(
             name
             for name, value in fields.items()
@@ -241,11 +241,11 @@ class Template:
             and name != "answer_choices"
             and sandbox_filters.FUNCTIONS.get(name) is not value
         )
-        return f"{found}; the row has {', '.join(present) or 'no field'}"
+        return f"{problem}; the row has {', '.join(present) or 'no field'}"
 
-    def _error(self, found: str, fields: Mapping[str, Any]) -> errors.TemplateError:
+    def _error(self, problem: str, fields: Mapping[str, Any]) -> errors.TemplateError:
         return errors.TemplateError(
-            found=self._fields(f"template {self.name!r} {found}", fields),
+            found=self._fields(f"template {self.name!r} {problem}", fields),
             expected="a template that makes one prompt of one row's fields",
             do="Use another template, or correct it",
         )

@@ -55,7 +55,7 @@ def summed_unknown(
 
 
 def count_lengths(
-    what: str, lengths: Mapping[str, np.ndarray], features: tasks.Features | None
+    subject: str, lengths: Mapping[str, np.ndarray], features: tasks.Features | None
 ) -> dict[str, Any]:
     """Returns how many were cut, and percentiles of lengths, as JSON values.
 
@@ -68,7 +68,7 @@ def count_lengths(
         "length_percentiles": {n: percentiles(lengths[n]) for n in lengths},
     }
     if features is not None:
-        _check_cut(what, counts, lengths, features)
+        _check_cut(subject, counts, lengths, features)
     return counts
 
 
@@ -81,7 +81,7 @@ def percentiles(lengths: np.ndarray) -> dict[str, int]:
 
 
 def _check_cut(
-    what: str,
+    subject: str,
     counts: dict[str, Any],
     lengths: Mapping[str, np.ndarray],
     features: tasks.Features,
@@ -92,7 +92,7 @@ def _check_cut(
         if counts["cut"].get(name, 0) > _MAX_CUT_TARGETS * total:
             longest = counts["length_percentiles"][name]
             raise errors.DataError(
-                found=f"{counts['cut'][name]} of {total} {name} in {what} are "
+                found=f"{counts['cut'][name]} of {total} {name} in {subject} are "
                 f"longer than targets_length={features.targets_length} tokens",
                 expected=f"room for most: half have {longest['50']} tokens, "
                 f"90 % have {longest['90']}, the longest {longest['100']}",

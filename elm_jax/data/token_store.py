@@ -257,16 +257,16 @@ def map_arrays(
       ValueError: The file is shorter than the index says, or was changed.
     """
     buffer = np.memmap(path, dtype=np.uint8, mode="r")
-    arrays, wanted = {}, []
+    arrays, parts = {}, []
     for name, (dtype, shape, offset, digest) in index.items():
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if offset < 0 or min(shape) < 0 or offset + size > buffer.size:
             raise ValueError(f"{path.name} ends before {name}")
         part = buffer[offset : offset + size]
         arrays[name] = np.asarray(part).view(dtype).reshape(shape)
-        wanted.append((name, offset, size, digest))
+        parts.append((name, offset, size, digest))
     facts = path.stat()
-    _check(path, (facts.st_ino, facts.st_mtime_ns, facts.st_size), tuple(wanted))
+    _check(path, (facts.st_ino, facts.st_mtime_ns, facts.st_size), tuple(parts))
     return arrays
 
 
@@ -274,11 +274,11 @@ def map_arrays(
 def _check(
     path: pathlib.Path,
     state: tuple[int, ...],  # noqa: ARG001 - another state of the file is read anew
-    wanted: tuple[tuple[str, int, int, str], ...],
+    parts: tuple[tuple[str, int, int, str], ...],
 ) -> None:
     """Raises ValueError unless parts of a file have their digests."""
     buffer = np.memmap(path, dtype=np.uint8, mode="r")
-    for name, offset, size, digest in wanted:
+    for name, offset, size, digest in parts:
         content = _bytes_of(buffer[offset : offset + size])
         if xxhash.xxh3_128(content).hexdigest() != digest:
             raise ValueError(f"{path.name} has other {name} than were written")

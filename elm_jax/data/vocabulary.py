@@ -58,9 +58,9 @@ class SentencePiece:
           name: In place of its path, for messages.
           extra_ids: As above.
         """
-        made = cls(name, extra_ids)
-        vars(made)["_model_bytes"] = content
-        return made
+        vocabulary = cls(name, extra_ids)
+        vars(vocabulary)["_model_bytes"] = content
+        return vocabulary
 
     @property
     def size(self) -> int:
@@ -117,13 +117,13 @@ class SentencePiece:
         Ids that no piece has, as models with a padded vocabulary may give, are left
         out too.
         """
-        kept: list[int] = []
+        tokens: list[int] = []
         for token in map(int, ids):
             if token == EOS_ID:
                 break
             if token != PAD_ID and token < self.size:
-                kept.append(token)
-        return self._processor.decode(kept)
+                tokens.append(token)
+        return self._processor.decode(tokens)
 
     def sentinel_id(self, index: int) -> int:
         """Returns the id of `<extra_id_{index}>`; sentinels count down from the top.

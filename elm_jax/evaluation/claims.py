@@ -43,7 +43,7 @@ def experts_against_multitask(
 
 
 def scores_unchanged(
-    before: Iterable[results.ResultRow], after: Iterable[results.ResultRow]
+    old_rows: Iterable[results.ResultRow], new_rows: Iterable[results.ResultRow]
 ) -> results.Claim:
     """Judges whether old scores are the same, byte for byte, after an expert is added.
 
@@ -54,11 +54,11 @@ def scores_unchanged(
     shows.
 
     Args:
-      before: Rows of the old experts, scored before the new one was added.
-      after: Rows scored again afterwards; those of other cells are ignored.
+      old_rows: Rows of the old experts, scored before the new one was added.
+      new_rows: Rows scored again afterwards; rows of other cells are ignored.
     """
-    old = {row.key(row.metric): _line(row) for row in before}
-    new = {row.key(row.metric): _line(row) for row in after}
+    old = {row.key(row.metric): _line(row) for row in old_rows}
+    new = {row.key(row.metric): _line(row) for row in new_rows}
     same = sum(line == new.get(key) for key, line in old.items())
     lost = sum(key not in new for key in old)
     changed = len(old) - same - lost
@@ -71,24 +71,24 @@ def scores_unchanged(
 
 
 def expert_added(
-    before: Sequence[results.ResultRow], after: Sequence[results.ResultRow]
+    old_rows: Sequence[results.ResultRow], new_rows: Sequence[results.ResultRow]
 ) -> results.Claim:
     """Judges `scores_unchanged`, and counts the retrievals that the new expert changed.
 
     Args:
-      before: Rows of single experts, and of strategies that choose one for each task;
-        others are ignored.
-      after: As for `scores_unchanged`.
+      old_rows: Rows of single experts, and of strategies that choose one for each task;
+        other rows are ignored.
+      new_rows: As for `scores_unchanged`.
     """
-    again = {(row.expert, row.task, row.split) for row in after}
-    old = [row for row in before if (row.expert, row.task, row.split) in again]
-    claim = scores_unchanged(selection.single_experts(old), after)
-    chosen = [_choices(rows) for rows in (old, after)]
-    both = chosen[0].keys() & chosen[1].keys()
-    if not both:  # rows of release 0.1 do not tell what was retrieved in the same way
+    again = {(row.expert, row.task, row.split) for row in new_rows}
+    old = [row for row in old_rows if (row.expert, row.task, row.split) in again]
+    claim = scores_unchanged(selection.single_experts(old), new_rows)
+    chosen = [_choices(rows) for rows in (old, new_rows)]
+    cells = chosen[0].keys() & chosen[1].keys()
+    if not cells:  # rows of release 0.1 do not tell what was retrieved in the same way
         return claim
-    tasks = {task for task, *_ in both}
-    changed = {cell[0] for cell in both if not chosen[1][cell] <= chosen[0][cell]}
+    tasks = {task for task, *_ in cells}
+    changed = {cell[0] for cell in cells if not chosen[1][cell] <= chosen[0][cell]}
     text = f"Of {len(tasks)} old tasks, {len(changed)} now retrieve a new expert."
     return dataclasses.replace(claim, evidence=f"{claim.evidence} {text}")
 

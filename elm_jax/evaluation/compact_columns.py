@@ -35,11 +35,11 @@ class CompactColumns(Mapping[statistics.Key, statistics.Column]):
     """Columns of one model, each made when it is asked for.
 
     Args:
-      kept: What is kept of each.
+      columns: What is kept of each column.
     """
 
-    def __init__(self, kept: Mapping[statistics.Key, Kept]) -> None:
-        self._kept = kept
+    def __init__(self, columns: Mapping[statistics.Key, Kept]) -> None:
+        self._kept = columns
 
     def __getitem__(self, key: statistics.Key) -> statistics.Column:
         ids, values = self._kept[key]

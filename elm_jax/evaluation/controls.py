@@ -174,7 +174,10 @@ def shuffled(chosen: Choice, scores: Scores, *, seed: int = 0) -> Drawn | None:
     if number < 2:
         return None
     table = np.array(
-        [[_exchanged(here, there, chosen, scores) for there in tasks] for here in tasks]
+        [
+            [_exchanged(keys, other_keys, chosen, scores) for other_keys in tasks]
+            for keys in tasks
+        ]
     )
     if math.factorial(number) <= _NUM_DRAWS:
         orders = np.array([*itertools.permutations(range(number))])
@@ -204,15 +207,15 @@ def elsewhere(
     if len(tasks) < 2:
         return None
     means: dict[tuple[str, str], statistics.Column] = {}
-    for here in tasks:
-        for key in here:
+    for keys in tasks:
+        for key in keys:
             values, ids = 0.0, experts[chosen[key]][key].example_ids
-            for there in tasks:
-                for other_key in there if there is not here else ():
+            for other_keys in tasks:
+                for other_key in other_keys if other_keys is not keys else ():
                     column = experts[chosen[other_key]].get(key)
                     if column is None or not np.array_equal(column.example_ids, ids):
                         return None
-                    values = values + column.values / len(there)
+                    values = values + column.values / len(other_keys)
             means[key] = statistics.Column(ids, np.asarray(values) / (len(tasks) - 1))
     return means
 
@@ -223,13 +226,15 @@ def _by_dataset(chosen: Choice) -> list[list[tuple[str, str]]]:
 
 
 def _exchanged(
-    here: Sequence[tuple[str, str]],
-    there: Sequence[tuple[str, str]],
+    keys: Sequence[tuple[str, str]],
+    other_keys: Sequence[tuple[str, str]],
     chosen: Choice,
     scores: Scores,
 ) -> float:
-    """Returns the mean over tasks here of what was chosen for those there."""
-    return float(np.mean([[scores[chosen[o]][key] for o in there] for key in here]))
+    """Returns the mean score on the tasks `keys` of the experts of `other_keys`."""
+    return float(
+        np.mean([[scores[chosen[o]][key] for o in other_keys] for key in keys])
+    )
 
 
 def _drawn(score: float, drawn: np.ndarray) -> Drawn:

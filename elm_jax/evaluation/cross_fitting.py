@@ -182,14 +182,15 @@ def _resampled(
     scale = np.array([estimates.scale_up(len(part.ids)) for part in parts])
     ways = []
     for way in range(2):
-        again, kept = np.concatenate(missed[way]), np.concatenate(missed_by_kept[way])
-        is_kept = kept.std(axis=0) > again.std(axis=0)
+        new_errors = np.concatenate(missed[way])
+        kept_errors = np.concatenate(missed_by_kept[way])
+        is_kept = kept_errors.std(axis=0) > new_errors.std(axis=0)
         of_way = np.where(
             is_kept, shares_of_kept[way], shares[way] / draws.num_resamples
         )
         ways.append(
             _Resampled(
-                np.where(is_kept, kept, again) * scale,
+                np.where(is_kept, kept_errors, new_errors) * scale,
                 {} if luck is None else _of_trainings(luck, of_way, names, shared),
             )
         )

@@ -139,8 +139,8 @@ class Estimate:
             self.rows[j : j + 1],
             self.num_trainings,
             {
-                whose: deviations[:, j : j + 1]
-                for whose, deviations in self.trainings.items()
+                name: deviations[:, j : j + 1]
+                for name, deviations in self.trainings.items()
             },
             self.bounds,
             self.is_mirrored,
@@ -227,9 +227,8 @@ class Estimate:
             errors=self.errors - other.errors,
             num_trainings=min(self.num_trainings, other.num_trainings),
             trainings={
-                whose: self.trainings.get(whose, none)
-                - other.trainings.get(whose, none)
-                for whose in {**self.trainings, **other.trainings}
+                name: self.trainings.get(name, none) - other.trainings.get(name, none)
+                for name in {**self.trainings, **other.trainings}
             },
             bounds=(
                 self.bounds[0] - other.bounds[1],

@@ -167,12 +167,12 @@ class Luck:
     Each training of an expert gets a normal draw of its own with the covariance that
     the expert's trainings have, over datasets and prompts. The draws are those of
     `Draws.trainings`, so that they go out of differences from the expert itself. Few
-    trainings tell a variance poorly, and luck chooses whose is too great. So all
-    experts choose with one variance, the mean of theirs.
+    trainings estimate a variance poorly, and a choice prefers experts whose variance
+    is estimated too high. So all experts choose with one variance: the mean over them.
 
     Args:
       parts: The results, by dataset, of two trainings or more.
-      whose: Of each expert, whose trainings these are; those of one share their draws.
+      names: Of each expert, the name of its trainings; equal names share their draws.
       draws: Of all resamples.
 
     Attributes:
@@ -181,7 +181,7 @@ class Luck:
     """
 
     def __init__(
-        self, parts: Sequence[Part], whose: Sequence[str], draws: estimates.Draws
+        self, parts: Sequence[Part], names: Sequence[str], draws: estimates.Draws
     ) -> None:
         by_training = [of.by_training() for of in parts]
         means = np.mean(
@@ -197,7 +197,7 @@ class Luck:
         # What resamples miss is scaled up for their rows later; trainings need no more.
         self._scale = [estimates.scale_up(len(of.ids)) for of in parts]
         self._weights = [
-            draws.each_training(name, len(means)).astype(np.float32) for name in whose
+            draws.each_training(name, len(means)).astype(np.float32) for name in names
         ]
 
     def draw(self, start: int, size: int) -> Drawn:
@@ -263,10 +263,10 @@ class Choice:
             count = counts.sum(axis=0)
             weight = (count > 0) / np.maximum(count, 1)  # of a row in its prompt's mean
             weight = weight / (count > 0).sum(axis=1, keepdims=True)
-            left = (count - counts)[:, :, np.newaxis]
+            num_left = (count - counts)[:, :, np.newaxis]
             choosing = _of_other_trainings(choosing)
             choosing = choosing.sum(axis=1, keepdims=True) - choosing
-            scores = choosing / np.maximum(left, 1)
+            scores = choosing / np.maximum(num_left, 1)
             if world is None:
                 self.sums.append(sums)
                 self.counts.append(counts)
@@ -274,9 +274,9 @@ class Choice:
                 by = scores
             else:
                 by = scores + world.each[j]
-                if not left.all():
-                    by = np.where(left > 0, by, 0)
-                    scores = np.where(left > 0, scores, world.all_of.scores[j])
+                if not num_left.all():
+                    by = np.where(num_left > 0, by, 0)
+                    scores = np.where(num_left > 0, scores, world.all_of.scores[j])
             # Of a prompt whose rows all lie in this fold nothing is known: it is 0 for
             # all experts, and without noise.
             by_all = by_all + scores.mean(axis=-1)
@@ -287,8 +287,8 @@ class Choice:
             each_shares.append(_shares(best, num_experts))
             if world is not None:
                 each_on_all.append(_taken_of_all(world.all_of, j, best))
-                kept = world.all_of.eachs[j][:, :, np.newaxis]
-                each_kept.append(_taken(sums, kept, weight))
+                kept_experts = world.all_of.eachs[j][:, :, np.newaxis]
+                each_kept.append(_taken(sums, kept_experts, weight))
         best = np.asarray(by_all).argmax(axis=3)  # [S, folds, B]
         self.singles = best[:, :, :1]
         self.single = _of_one(self.tested, best)
@@ -338,18 +338,18 @@ def _shares(best: np.ndarray, num_experts: int) -> np.ndarray:
 def _taken(sums: np.ndarray, best: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Returns [B], the scores of the experts [S, folds, B, P] on their folds."""
     place = np.broadcast_to(best, (*sums.shape[:3], best.shape[3]))
-    taken = np.take_along_axis(sums, place[:, :, :, np.newaxis], axis=3)[:, :, :, 0]
-    return (taken * weight).sum(axis=(1, 3)).mean(axis=0)
+    scores = np.take_along_axis(sums, place[:, :, :, np.newaxis], axis=3)[:, :, :, 0]
+    return (scores * weight).sum(axis=(1, 3)).mean(axis=0)
 
 
 def _taken_of_all(all_of: Choice, j: int, best: np.ndarray) -> np.ndarray:
-    """Returns the same of all rows once."""
+    """Returns what `_taken` does, where each row counts once."""
     once = all_of.counts[j].sum(axis=0)[0]
     means = all_of.sums[j][:, :, 0] / np.maximum(once, 1) / (once > 0).sum()
     training = np.arange(means.shape[0])[:, np.newaxis, np.newaxis, np.newaxis]
     fold = np.arange(means.shape[1])[:, np.newaxis, np.newaxis]
-    taken = means[training, fold, best, np.arange(means.shape[3])]
-    return taken.sum(axis=(1, 3)).mean(axis=0)
+    scores = means[training, fold, best, np.arange(means.shape[3])]
+    return scores.sum(axis=(1, 3)).mean(axis=0)
 
 
 def _of_one(tested: Sequence[np.ndarray], best: np.ndarray) -> np.ndarray:
@@ -360,6 +360,6 @@ def _of_one(tested: Sequence[np.ndarray], best: np.ndarray) -> np.ndarray:
     scores = []
     for by_expert in tested:
         by_expert = np.broadcast_to(by_expert, (*shape, by_expert.shape[-1]))
-        taken = np.take_along_axis(by_expert, place, axis=3)[..., 0]
-        scores.append(taken.sum(axis=1).mean(axis=0))
+        sums = np.take_along_axis(by_expert, place, axis=3)[..., 0]
+        scores.append(sums.sum(axis=1).mean(axis=0))
     return np.stack(scores, axis=1)

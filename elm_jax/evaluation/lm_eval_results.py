@@ -200,7 +200,7 @@ def _config(
 
 
 def _model_args(row: ResultRow) -> dict[str, Any]:
-    told = {
+    fields = {
         "base_fingerprint": row.base_fingerprint,
         "expert_fingerprint": row.expert_fingerprint if row.is_expert else "",
         "kind": row.kind,
@@ -209,4 +209,4 @@ def _model_args(row: ResultRow) -> dict[str, Any]:
         "checkpoint_step": row.checkpoint_step,
         "vocabulary": row.vocabulary,
     }
-    return {name: value for name, value in told.items() if value not in ("", None)}
+    return {name: value for name, value in fields.items() if value not in ("", None)}

@@ -230,8 +230,8 @@ def _normalize(text: str) -> str:
     >>> _normalize("The  Cat's hat.")
     'cats hat'
     """
-    kept = "".join(c for c in text.lower() if c not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
+    letters = "".join(c for c in text.lower() if c not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", letters).split())
 
 
 def _token_f1(predicted: list[str], expected: list[str]) -> float:

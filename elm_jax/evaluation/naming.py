@@ -61,15 +61,15 @@ def newest(
       current: Fingerprint of the expert that lies in a folder now, where that is known.
     """
     columns = row_columns.of(rows)
-    kept = columns.take(_last_of_each(columns))
+    newest_rows = columns.take(_last_of_each(columns))
     # Those of release 0.1 give way; they tell no kind.
-    silent = kept.coded("kind").are(lambda kind: not kind)
-    places = kept.groups(*_PLACE)
-    kept = kept.take(~(silent & places.have(~silent)[places.of]))
+    silent = newest_rows.coded("kind").are(lambda kind: not kind)
+    places = newest_rows.groups(*_PLACE)
+    newest_rows = newest_rows.take(~(silent & places.have(~silent)[places.of]))
     alive = _alive(columns, current)
     # Rows of release 0.1 do not tell their folder: none of them is dropped.
     names = ("expert", "base_fingerprint", "expert_fingerprint")
-    is_replaced = kept.derived(
+    is_replaced = newest_rows.derived(
         lambda row: (
             row.is_expert
             and row.source != ""
@@ -77,8 +77,10 @@ def newest(
         ),
         *(*names, "kind", "source"),
     ).are(bool)
-    dead = {mark for (mark,) in kept.take(is_replaced).distinct("expert_fingerprint")}
-    return _of_newest_library(kept.take(~is_replaced), dead)
+    dead = {
+        mark for (mark,) in newest_rows.take(is_replaced).distinct("expert_fingerprint")
+    }
+    return _of_newest_library(newest_rows.take(~is_replaced), dead)
 
 
 _PLACE = ("expert", "base_fingerprint", "task", "split", "metric")
@@ -320,8 +322,8 @@ def averaged(rows: Iterable[results.ResultRow]) -> RowColumns:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    told = [value for value in values if value is not None]
-    return sum(told) / len(told) if told else None
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 def _most(values: Sequence[float | None]) -> float | None:
@@ -334,8 +336,8 @@ def _nothing(_: Sequence[Any]) -> None:
 
 def _greatest(values: Sequence[float | None]) -> float | None:
     """Returns the greatest value; None if one of them is not known."""
-    told = [value for value in values if value is not None]
-    return max(told) if len(told) == len(values) else None
+    numbers = [value for value in values if value is not None]
+    return max(numbers) if len(numbers) == len(values) else None
 
 
 def _greatest_of_each(

@@ -89,19 +89,19 @@ class Texts:
           ValueError: They do not fit together.
           KeyError: One is missing.
         """
-        made = cls(
+        texts = cls(
             **{field.name: arrays[field.name] for field in dataclasses.fields(cls)}
         )
-        ends = made.offsets
+        ends = texts.offsets
         kinds = [
-            values.dtype.kind + f"{values.ndim}" for values in made.arrays().values()
+            values.dtype.kind + f"{values.ndim}" for values in texts.arrays().values()
         ]
         fits = kinds == ["u1", "u1", "u1", "i1"] and len(ends) > 0
-        fits = fits and len(ends) == len(made.whole) + 1 and ends[0] == 0
-        fits = fits and ends[-1] == len(made.words) and (np.diff(ends) >= 0).all()
-        if not fits or made.words.max(initial=0) >= max(1, len(made.vocabulary)):
+        fits = fits and len(ends) == len(texts.whole) + 1 and ends[0] == 0
+        fits = fits and ends[-1] == len(texts.words) and (np.diff(ends) >= 0).all()
+        if not fits or texts.words.max(initial=0) >= max(1, len(texts.vocabulary)):
             raise ValueError("words that do not fit the rows")
-        return made
+        return texts
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns all of it by name; `from_arrays` is the inverse."""

@@ -175,17 +175,17 @@ def read(
     """
     path = os.path.join(rows_path.parent, f"{row.per_example_path}")
     is_record = row.per_example_offset is not None
-    wanted = row.per_example_record_sha256 if is_record else row.per_example_sha256
+    sha256 = row.per_example_record_sha256 if is_record else row.per_example_sha256
     schema, content = _content(path, row)
     digest = schema.hash.copy()
     digest.update(content)
-    if digest.hexdigest() != wanted:
+    if digest.hexdigest() != sha256:
         state = "altered" if os.path.isfile(path) else "missing"
-        what = "a record" if is_record else "the file"
+        unit = "a record" if is_record else "the file"
         start = f" from byte {row.per_example_offset} on" if is_record else ""
         raise errors.DataError(
             found=f"{path} is {state} ({row.expert} on {row.task})",
-            expected=f"{what} with SHA-256 {wanted}{start}",
+            expected=f"{unit} with SHA-256 {sha256}{start}",
             do=f"Remove the row from {rows_path} and score it again",
         )
     try:

@@ -138,15 +138,15 @@ def _table(
     """Returns records as a table of the columns that are asked for, a chunk of each."""
     import pyarrow as pa
 
-    wanted = [schema.hash_place]
+    fields = [schema.hash_place]
     for place, names, is_text in schema.arrays:
         if any(name in only for name in names):
             if is_text:
                 return None
-            wanted.append(place)
-    if len(wanted) < 2:
+            fields.append(place)
+    if len(fields) < 2:
         return None
-    options = pa.ipc.IpcReadOptions(included_fields=wanted, use_threads=False)
+    options = pa.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
     stream = pa.py_buffer(b"".join([schema.content, *records]))
     try:
         table = pa.ipc.open_stream(stream, options=options).read_all()

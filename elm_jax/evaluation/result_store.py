@@ -53,14 +53,14 @@ class ResultStore:
         # Ends of the records that rows name, by path; once somebody records.
         self._ends: dict[str, int] | None = None
         self._records = per_example_files.Records(self.path)
-        kept = row_cache.load(self.path)
-        self._parts.append(kept.rows)
+        cached = row_cache.load(self.path)
+        self._parts.append(cached.rows)
         # Of the file, read so far up to the end of a line.
-        self._read = kept._replace(rows=row_columns.EMPTY)
+        self._read = cached._replace(rows=row_columns.EMPTY)
         has_tail = self._read_on()
         self._is_exact = not has_tail  # whether these lines are those of all rows
         self._scores = None  # most readers of a large store do not need it
-        self._keep_rows_if_many(kept.num_bytes)
+        self._keep_rows_if_many(cached.num_bytes)
 
     def rows(self) -> RowColumns:
         """Returns all rows in the order in which they were written."""
@@ -160,16 +160,16 @@ class ResultStore:
           Whether the last one has no end.
         """
         self._read, has_tail = row_lines.read(
-            self.path, after=self._read, keep=self._keep
+            self.path, start=self._read, keep=self._keep
         )
         return has_tail
 
     def _select_new(self, rows: Iterable[ResultRow]) -> list[ResultRow]:
         new: dict[tuple[object, ...], ResultRow] = {}
-        scores, given = self._known(), dict[_Key, float]()
+        scores, new_scores = self._known(), dict[_Key, float]()
         for row in rows:
             key = row.key(row.metric)
-            old = scores.get(key, given.setdefault(key, row.value))
+            old = scores.get(key, new_scores.setdefault(key, row.value))
             if old == row.value:
                 if not self._is_kept(row):
                     new[(key, row.strategy_place, row.library)] = row

@@ -123,15 +123,15 @@ def _lines_hash(path: pathlib.Path, num_bytes: int) -> Any:
     Raises:
       ValueError: It has fewer.
     """
-    digest, left = xxhash.xxh3_128(), num_bytes
+    digest, num_left = xxhash.xxh3_128(), num_bytes
     block = memoryview(bytearray(_BLOCK_BYTES))
     with path.open("rb", buffering=0) as file:
-        while left:
-            number = file.readinto(block[: min(left, _BLOCK_BYTES)])
+        while num_left:
+            number = file.readinto(block[: min(num_left, _BLOCK_BYTES)])
             if not number:
-                raise ValueError(f"{left} bytes fewer than {num_bytes}")
+                raise ValueError(f"{num_left} bytes fewer than {num_bytes}")
             digest.update(block[:number])
-            left -= number
+            num_left -= number
     return digest
 
 
@@ -196,18 +196,18 @@ def _rows(table: Any) -> RowColumns:
             column.null_count and types.NoneType not in value_types
         ):
             raise ValueError(f"no column {name}")
-    made = RowColumns(
+    rows = RowColumns(
         len(table), lambda name: _coded(table.column(name), kinds[name][0] == {dict})
     )
-    (values, counts) = (made.coded(name).values for name in ("value", "num_examples"))
+    (values, counts) = (rows.coded(name).values for name in ("value", "num_examples"))
     if not all(map(math.isfinite, values)) or min(counts, default=1) < 1:
         raise ValueError("scores of nothing")
     for name, (value_types, _) in kinds.items():
         if value_types == {dict} and not all(
-            type(v) is dict for v in made.coded(name).values
+            type(v) is dict for v in rows.coded(name).values
         ):
             raise ValueError(f"no mappings in {name}")
-    return made
+    return rows
 
 
 def _coded(column: Any, is_mapping: bool) -> Coded:

@@ -50,10 +50,10 @@ class Coded(NamedTuple):
         """Returns the value of each row, of numbers alone: float64 [rows]."""
         return np.array([*self.values], np.float64)[self.codes]
 
-    def are(self, wanted: Callable[[Any], bool]) -> np.ndarray:
+    def are(self, test: Callable[[Any], bool]) -> np.ndarray:
         """Returns bool [rows], what a function says of each row's value."""
-        told = np.fromiter(map(wanted, self.values), bool, len(self.values))
-        return told[self.codes] if len(told) else np.zeros(len(self.codes), bool)
+        is_true = np.fromiter(map(test, self.values), bool, len(self.values))
+        return is_true[self.codes] if len(is_true) else np.zeros(len(self.codes), bool)
 
 
 class Groups(NamedTuple):
@@ -174,16 +174,16 @@ class RowColumns(Sequence[ResultRow]):
             (places,) = np.nonzero(places)
         return RowColumns(len(places), lambda name: self.coded(name).take(places))
 
-    def where(self, **wanted: Any) -> "RowColumns":
+    def where(self, **values: Any) -> "RowColumns":
         """Returns the rows whose fields have these values."""
         mask = np.ones(len(self), bool)
-        for name, value in wanted.items():
+        for name, value in values.items():
             mask &= self.coded(name).are(lambda field, value=value: field == value)
         return self if mask.all() else self.take(mask)
 
-    def among(self, name: str, wanted: Collection[Any]) -> "RowColumns":
+    def among(self, name: str, values: Collection[Any]) -> "RowColumns":
         """Returns the rows one of whose fields has one of these values."""
-        mask = self.coded(name).are(wanted.__contains__)
+        mask = self.coded(name).are(values.__contains__)
         return self if mask.all() else self.take(mask)
 
     def replaced(self, **fields: Coded) -> "RowColumns":
@@ -210,8 +210,8 @@ class RowColumns(Sequence[ResultRow]):
           names: The fields.
         """
         groups = self.groups(*names)
-        told = Coded.of([make(self[place]) for place in groups.firsts.tolist()])
-        return told.take(groups.of)
+        of_groups = Coded.of([make(self[place]) for place in groups.firsts.tolist()])
+        return of_groups.take(groups.of)
 
     def split(self, name: str) -> dict[Any, "RowColumns"]:
         """Returns the rows by the values of a field, as these come first."""
@@ -261,14 +261,14 @@ def roles(rows: RowColumns) -> Coded:
 
 def are_experts(rows: RowColumns) -> np.ndarray:
     """Returns `ResultRow.is_expert` of each row: bool [rows]."""
-    told = rows.derived(lambda row: row.is_expert, "kind", "expert")
-    return told.are(bool)
+    is_expert = rows.derived(lambda row: row.is_expert, "kind", "expert")
+    return is_expert.are(bool)
 
 
 def are_single_experts(rows: RowColumns) -> np.ndarray:
     """Returns `ResultRow.is_single_expert` of each row: bool [rows]."""
-    told = rows.derived(lambda row: row.is_single_expert, "kind", "expert")
-    return told.are(bool)
+    is_single = rows.derived(lambda row: row.is_single_expert, "kind", "expert")
+    return is_single.are(bool)
 
 
 def _key(value: Any) -> tuple[type, Any]:

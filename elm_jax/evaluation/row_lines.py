@@ -31,28 +31,28 @@ def peek(path: pathlib.Path) -> RowColumns:
     return _all(path, row_cache.load(path))
 
 
-def _all(path: pathlib.Path, kept: row_cache.Covered) -> RowColumns:
-    parts = [kept.rows]
+def _all(path: pathlib.Path, cached: row_cache.Covered) -> RowColumns:
+    parts = [cached.rows]
 
     def keep(rows: Sequence[ResultRow]) -> None:
         parts.append(row_columns.of(rows).packed())
 
-    read(path, after=kept, keep=keep)
+    read(path, start=cached, keep=keep)
     return row_columns.joined(parts)
 
 
 def read(
     path: pathlib.Path,
     *,
-    after: row_cache.Covered,
+    start: row_cache.Covered,
     keep: Callable[[Sequence[ResultRow]], None],
 ) -> tuple[row_cache.Covered, bool]:
-    """Reads the lines after some.
+    """Reads the lines of a file from some place on.
 
     Args:
       path: Of the file; there need be none.
-      after: The lines that are not read.
-      keep: Takes the rows of the others, some thousand at a time.
+      start: The lines before that place, which are not read.
+      keep: Takes the rows of the lines that are read, some thousand at a time.
 
     Returns:
       Where the last whole line ends, without rows; and whether a row comes after it,
@@ -61,13 +61,13 @@ def read(
     Raises:
       DataError: The file cannot be read, or a line is no row.
     """
-    covered = after._replace(rows=row_columns.EMPTY, hash=after.hash.copy())
+    covered = start._replace(rows=row_columns.EMPTY, hash=start.hash.copy())
     if not path.exists():
         return row_cache.NOTHING._replace(hash=row_cache.NOTHING.hash.copy()), False
     tail = b""
     try:
         with path.open("rb") as file:
-            file.seek(after.num_bytes)
+            file.seek(start.num_bytes)
             while lines := [*itertools.islice(file, ROWS_AT_ONCE)]:
                 if not lines[-1].endswith(b"\n"):
                     tail = lines.pop()

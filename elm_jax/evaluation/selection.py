@@ -118,8 +118,8 @@ def taken(rows: Iterable[results.ResultRow], choice: Mapping[str, str]) -> RowCo
     columns = row_columns.of(rows)
     experts, tasks = (columns.coded(name) for name in ("expert", "task"))
     codes = {name: code for code, name in enumerate(experts.values)}
-    wanted = [codes.get(choice.get(task), -1) for task in tasks.values]
-    return columns.take(np.array(wanted, np.int64)[tasks.codes] == experts.codes)
+    expert_codes = [codes.get(choice.get(task), -1) for task in tasks.values]
+    return columns.take(np.array(expert_codes, np.int64)[tasks.codes] == experts.codes)
 
 
 def grid(

@@ -128,9 +128,11 @@ def difference(first: Columns, second: Columns) -> dict[tuple[str, str], Column]
     unlike = sorted(first.keys() ^ second.keys())
     differences: dict[tuple[str, str], Column] = {}
     for key in sorted(first.keys() & second.keys()):
-        ours, theirs = _sorted(first[key]), _sorted(second[key])
-        if np.array_equal(ours.example_ids, theirs.example_ids):
-            differences[key] = Column(ours.example_ids, ours.values - theirs.values)
+        column, other_column = _sorted(first[key]), _sorted(second[key])
+        if np.array_equal(column.example_ids, other_column.example_ids):
+            differences[key] = Column(
+                column.example_ids, column.values - other_column.values
+            )
         else:
             unlike.append(key)
     if unlike:

@@ -35,10 +35,10 @@ class HashSet:
         is_member = self._filter[(hashes >> self._shift).view(np.int64)]
         (maybe,) = np.nonzero(is_member)
         if len(maybe):
-            asked = hashes[maybe]
-            places = np.searchsorted(self._hashes, asked)
+            candidates = hashes[maybe]
+            places = np.searchsorted(self._hashes, candidates)
             places = np.minimum(places, len(self._hashes) - 1)
-            is_member[maybe] = self._hashes[places] == asked
+            is_member[maybe] = self._hashes[places] == candidates
         return is_member
 
 

@@ -23,8 +23,10 @@ def _logits_of_forward(query: Array, keys: Array) -> tuple[Array, tuple[Array, A
     return logits_of(query, keys), (query, keys)
 
 
-def _logits_of_backward(kept: tuple[Array, Array], grads: Array) -> tuple[Array, Array]:
-    query, keys = kept
+def _logits_of_backward(
+    residuals: tuple[Array, Array], grads: Array
+) -> tuple[Array, Array]:
+    query, keys = residuals
     grads = grads.astype(query.dtype)
     of_query = jnp.einsum("bhts,bhsk->bhtk", grads, keys)
     return of_query, jnp.einsum("bhts,bhtk->bhsk", grads, query)

@@ -102,8 +102,10 @@ def _start(
 
 def _last_tokens(now: _Search) -> Array:
     """Returns the decoder's inputs [B, N] at the next position."""
-    before = jnp.maximum(now.position - 1, 0)  # nothing but padding at the start
-    return jax.lax.dynamic_index_in_dim(now.live_tokens, before, 2, keepdims=False)
+    last_position = jnp.maximum(now.position - 1, 0)  # nothing but padding at the start
+    return jax.lax.dynamic_index_in_dim(
+        now.live_tokens, last_position, 2, keepdims=False
+    )
 
 
 def _extend(

@@ -97,10 +97,10 @@ def _forward(
 
 
 def _backward(
-    z_loss: float, num_chunks: int, kept: Any, grads: Any
+    z_loss: float, num_chunks: int, residuals: Any, grads: Any
 ) -> tuple[Array | None, Array | None, None]:
     del z_loss, num_chunks
-    of_hidden, of_kernel = kept
+    of_hidden, of_kernel = residuals
     factor = grads[0]
     if isinstance(factor, jax.custom_derivatives.SymbolicZero):
         return None, None, None

@@ -147,11 +147,13 @@ class Execution:
         Raises:
           ConfigError: A field has a value that T5Config refuses.
         """
-        given = {
+        changes = {
             name: value for name, value in dataclasses.asdict(self).items() if value
         }
-        given["attention_dropout"] = shape.attention_dropout and self.attention_dropout
-        return dataclasses.replace(shape, **given)
+        changes["attention_dropout"] = (
+            shape.attention_dropout and self.attention_dropout
+        )
+        return dataclasses.replace(shape, **changes)
 
 
 def recorded(spec: T5Config | Execution) -> dict[str, Any]:
@@ -161,18 +163,18 @@ def recorded(spec: T5Config | Execution) -> dict[str, Any]:
     what was recorded before is still the same.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(spec)}
-    kept = dataclasses.asdict(spec)
+    values = dataclasses.asdict(spec)
     for name in _LATER:
-        if name in kept and kept[name] == defaults[name]:
-            del kept[name]
-    return kept
+        if name in values and values[name] == defaults[name]:
+            del values[name]
+    return values
 
 
-def completed(kind: type[T5Config | Execution], kept: Mapping[str, Any]) -> Any:
+def completed(kind: type[T5Config | Execution], values: Mapping[str, Any]) -> Any:
     """Returns recorded fields, with those that `recorded` has left out."""
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}
     later = {name: defaults[name] for name in _LATER if name in defaults}
-    return later | dict(kept)
+    return later | dict(values)
 
 
 def check_dropout(config: T5Config) -> None:

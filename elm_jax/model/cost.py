@@ -162,9 +162,9 @@ def _products(
         flops = 2 * targets * config.emb_dim * config.vocab_size
         yield _Product(flops, False, True, _EMBEDDING in trained, _EMBEDDING)
     joined = config.num_heads * config.head_dim
-    both = shape.inputs_length + shape.targets_length
+    total_length = shape.inputs_length + shape.targets_length
     pairs = config.num_encoder_layers * inputs * shape.inputs_length
-    pairs += config.num_decoder_layers * targets * both
+    pairs += config.num_decoder_layers * targets * total_length
     for name in ("logits", "values"):
         yield _Product(2 * pairs * joined, True, False, False, name)
 

@@ -159,9 +159,9 @@ def _forward(
     parts = (query, keys, values, bias, lengths)
     arrays = [None if part is None else part.value for part in parts]
     kernel = _Kernel(is_causal, bias is not None and bias.perturbed)
-    mixed, kept = kernel.over_lanes(kernel.mix_and_keep, *arrays)
+    mixed, residual = kernel.over_lanes(kernel.mix_and_keep, *arrays)
     pull_back = functools.partial(kernel.over_lanes, kernel.gradients)
-    return mixed, jax.tree_util.Partial(pull_back, *arrays, kept, mixed)
+    return mixed, jax.tree_util.Partial(pull_back, *arrays, residual, mixed)
 
 
 def _backward(is_causal: bool, pull_back: Any, grads: Any) -> tuple[Any, ...]:
@@ -197,8 +197,8 @@ class _Kernel:
     def mix_and_keep(self, *parts: Any) -> tuple[Array, Array]:
         """Returns the mixed values, and what gradients need beside them."""
         function, arrays, settings = self._call_of(*parts)
-        mixed, kept = function.fwd(*arrays, *settings)
-        return mixed, kept[-2]
+        mixed, residuals = function.fwd(*arrays, *settings)
+        return mixed, residuals[-2]
 
     def gradients(self, *parts: Any) -> tuple[Array, ...]:
         """Returns the gradients of queries, keys, values, and maybe of the bias.
@@ -207,9 +207,9 @@ class _Kernel:
           *parts: As ever, then what `mix_and_keep` returned the other way round, and
             the gradient of the mixed values.
         """
-        *first, kept, mixed, grads = parts
+        *first, residual, mixed, grads = parts
         function, arrays, settings = self._call_of(*first)
-        of_parts = function.bwd(*settings, (*arrays, kept, mixed), grads)
+        of_parts = function.bwd(*settings, (*arrays, residual, mixed), grads)
         return tuple(of_parts[: 3 + self.has_bias_gradient])
 
     def over_lanes(self, method: Callable[..., Any], *parts: Any) -> Any:

@@ -123,8 +123,8 @@ def _quantize_fn() -> Any:
 
     @jax.jit
     def quantize(matrix: Array) -> tuple[Array, Array]:
-        made = qwix.quantize(matrix, jnp.int8, channelwise_axes=(1,))
-        return made.qvalue, made.scale[0]
+        quantized = qwix.quantize(matrix, jnp.int8, channelwise_axes=(1,))
+        return quantized.qvalue, quantized.scale[0]
 
     return quantize
 
@@ -149,8 +149,8 @@ def _forward(
     return outputs, (values, scales)
 
 
-def _backward(kept: tuple[Array, Array], grads: Array) -> tuple[Array, None, None]:
-    values, scales = kept
+def _backward(residuals: tuple[Array, Array], grads: Array) -> tuple[Array, None, None]:
+    values, scales = residuals
     return jnp.dot(_scaled(grads, scales), values.astype(grads.dtype).T), None, None
 
 

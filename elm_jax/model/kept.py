@@ -122,8 +122,8 @@ def _trace(
 def _depths(shape: config_lib.T5Config, sizes: set[int]) -> tuple[int, int]:
     """Returns telling numbers of layers; `sizes` are those of a batch's axes."""
     fields = dataclasses.asdict(shape).values()
-    taken = sizes | {size for size in fields if isinstance(size, int)}
-    encoder, decoder = [n for n in _TELLING if n not in taken][:2]
+    used_sizes = sizes | {size for size in fields if isinstance(size, int)}
+    encoder, decoder = [n for n in _TELLING if n not in used_sizes][:2]
     return encoder, decoder
 
 

@@ -46,8 +46,8 @@ def make_loss_fn(model: t5.T5, *, z_loss: float = 0.0) -> LossFn:
         weights = batch["decoder_loss_weights"].astype(jnp.float32)
         if num_chunks > 1:
             kernel = t5.output_kernel(model.config, params)
-            given = {"z_loss": z_loss, "num_chunks": num_chunks}
-            sums = chunked_loss.sums(outputs, kernel, targets, weights, **given)
+            options = {"z_loss": z_loss, "num_chunks": num_chunks}
+            sums = chunked_loss.sums(outputs, kernel, targets, weights, **options)
         else:
             sums = _sums(outputs, targets, weights, z_loss)
         (loss_sum, correct_sum), weight_sum = sums, jnp.sum(weights)

@@ -63,8 +63,8 @@ def frozen_dtype(shape: config_lib.T5Config, name: str) -> np.dtype:
 
     See `in_compute_dtype`.
     """
-    kept = _EMBEDDING if shape.logits_via_embedding else _OUTPUT_LAYER
-    is_kept = name == kept or any(part in name for part in _ROUTERS)
+    float32_name = _EMBEDDING if shape.logits_via_embedding else _OUTPUT_LAYER
+    is_kept = name == float32_name or any(part in name for part in _ROUTERS)
     return jax.numpy.dtype("float32" if is_kept else shape.dtype)
 
 

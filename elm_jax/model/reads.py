@@ -56,8 +56,8 @@ def make_read_fn(model: t5.T5, names: Collection[str]) -> ReadFn:
                 batch["decoder_input_tokens"],
                 mutable=[_SEEN],
             )
-        seen = trees.flatten(result[1].get(_SEEN, {}))
-        return {name: value for name, (value,) in seen.items()}
+        inputs = trees.flatten(result[1].get(_SEEN, {}))
+        return {name: value for name, (value,) in inputs.items()}
 
     return read
 

@@ -25,9 +25,9 @@ def candidates(logits: Array, spec: decoding_spec.Sampling) -> tuple[Array, Arra
     num_kept = min(spec.top_k or vocab_size, vocab_size)
     logits, tokens = jax.lax.top_k(logits, num_kept)
     shares = jax.nn.softmax(logits)
-    before = jnp.cumsum(shares, axis=-1) - shares
+    share_before = jnp.cumsum(shares, axis=-1) - shares
     # The likeliest stays for any share above 0: nothing comes before it.
-    return jnp.where(before < spec.top_p, logits, -jnp.inf), tokens
+    return jnp.where(share_before < spec.top_p, logits, -jnp.inf), tokens
 
 
 def draw(

@@ -113,12 +113,12 @@ def mix(
     rows = weights.reshape(-1, num_experts)
     # Weights of routers of one's own may be negative.
     _, chosen = jax.lax.top_k(jnp.abs(rows), top_k)
-    given = jnp.take_along_axis(rows, chosen, axis=-1)
+    chosen_weights = jnp.take_along_axis(rows, chosen, axis=-1)
     blocks = blocks_of(chosen, num_experts)
     read = inputs.reshape(-1, inputs.shape[-1])[blocks.token]
-    made = outputs.reshape(-1, outputs.shape[-1])
+    token_outputs = outputs.reshape(-1, outputs.shape[-1])
     of_blocks = jax.tree.map(lambda leaf: leaf[blocks.expert], params)
-    effects = jax.vmap(effect)(of_blocks, read, made[blocks.token])
+    effects = jax.vmap(effect)(of_blocks, read, token_outputs[blocks.token])
     of_pairs = effects.reshape(-1, effects.shape[-1])[blocks.slot]
-    added = jnp.einsum("tk,tkd->td", given, of_pairs)
+    added = jnp.einsum("tk,tkd->td", chosen_weights, of_pairs)
     return outputs + added.reshape(outputs.shape)

@@ -166,8 +166,8 @@ class AdapterKind(abc.ABC):
           inputs: [rows, inputs].
           outputs: [rows, outputs].
         """
-        made: Any = module.apply({"params": params}, inputs, outputs)
-        return made - outputs
+        new_outputs: Any = module.apply({"params": params}, inputs, outputs)
+        return new_outputs - outputs
 
     def norms(
         self,
@@ -215,8 +215,8 @@ class AdapterKind(abc.ABC):
         """Returns what each adapter alone makes of the outputs, [experts, ..., D]."""
 
         def alone(adapter: types.Params) -> jax.Array:
-            made: Any = module.apply({"params": adapter}, inputs, outputs)
-            return made
+            new_outputs: Any = module.apply({"params": adapter}, inputs, outputs)
+            return new_outputs
 
         return jax.vmap(alone)(params)
 

@@ -137,8 +137,8 @@ class Mixture:
         """Returns what the model asks for the adapter of each insertion point."""
         make: Callable[..., Any] = self.of.adapter_fn(emb_dim)
         places = (*points.SUB_LAYERS, *points.PROJECTIONS)
-        made = {point: make(point, name=EXPERTS) for point in places}
-        inner = tuple((p, _Unbound(m)) for p, m in made.items() if m is not None)
+        modules = {point: make(point, name=EXPERTS) for point in places}
+        inner = tuple((p, _Unbound(m)) for p, m in modules.items() if m is not None)
         is_without = self.routes_norms and not self.router.is_same_everywhere
         if is_without and not any(point in points.SUB_LAYERS for point, _ in inner):
             raise errors.ConfigError(
@@ -240,8 +240,8 @@ class MixtureNorm(nn.Module):
         What the weights lack to a sum of 1 goes to the mean scale.
         """
         shape = (self.spec.num_experts, divided.shape[-1])
-        made = self.param(EXPERTS, lambda _: {"scale": jnp.ones(shape)})
-        scales = made["scale"].astype(jnp.float32)
+        params = self.param(EXPERTS, lambda _: {"scale": jnp.ones(shape)})
+        scales = params["scale"].astype(jnp.float32)
         mean = jnp.mean(scales, axis=0).reshape(*(1,) * (divided.ndim - 1), -1)
         read = divided * mean.astype(divided.dtype)
         router = _router_of(self, self.spec, read)
@@ -256,10 +256,10 @@ def _router_of(module: nn.Module, spec: Mixture, read: jax.Array) -> Params:
     shapes, count = spec.router.shapes(read.shape[-1]), spec.num_experts
     if not shapes:
         return {}
-    made: Params = module.param(
+    params: Params = module.param(
         ROUTER, lambda _: {n: jnp.zeros((count, *shape)) for n, shape in shapes.items()}
     )
-    return made
+    return params
 
 
 def _weights_of(
@@ -275,23 +275,23 @@ def _weights_of(
     return spec.router.weigh(router, read, norms, spec.num_experts)
 
 
-def _of_inputs(given: jax.Array, read: jax.Array) -> jax.Array:
-    """Returns weights [rows, length, experts] of given ones [experts, inputs].
+def _of_inputs(input_weights: jax.Array, read: jax.Array) -> jax.Array:
+    """Returns weights [rows, length, experts] of each input's [experts, inputs].
 
-    Rows are the inputs, or the answer choices of each of them one after another.
+    Rows are the inputs, or the answer choices of each input one after another.
 
     Raises:
-      ConfigError: They are neither, such as rows in which inputs are packed.
+      ConfigError: The rows are neither, as where inputs are packed into rows.
     """
-    num_rows, num_inputs = read.shape[0], given.shape[-1]
+    num_rows, num_inputs = read.shape[0], input_weights.shape[-1]
     if num_rows % num_inputs:
         raise errors.ConfigError(
             found=f"weights for {num_inputs} inputs, and {num_rows} rows",
             expected="a row for each input, or for each of its answer choices",
             do="Do not pack inputs that have weights of their own",
         )
-    weights = jnp.repeat(given.T, num_rows // num_inputs, axis=0)
-    shape = (*read.shape[:-1], len(given))
+    weights = jnp.repeat(input_weights.T, num_rows // num_inputs, axis=0)
+    shape = (*read.shape[:-1], len(input_weights))
     return jnp.broadcast_to(jnp.expand_dims(weights, [*range(1, read.ndim - 1)]), shape)
 
 
@@ -393,6 +393,6 @@ def observed(collections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """
     by_place: dict[str, dict[str, Any]] = {}
     for name, (value,) in trees.flatten(collections[OBSERVED]).items():
-        place, _, what = name.rpartition("/")
-        by_place.setdefault(place, {})[what] = value
+        place, _, part = name.rpartition("/")
+        by_place.setdefault(place, {})[part] = value
     return by_place
