@@ -92,10 +92,10 @@ def load(
     norms = path / NORMS
     if norms.is_file():
         expected = _norms(base)
-        shapes = {theirs: shape for theirs, (_, shape) in expected.items()}
+        shapes = {hub_name: shape for hub_name, (_, shape) in expected.items()}
         tensors_of = huggingface_files.open_safetensors(norms)
         values = _read(tensors_of, shapes, of=f"{norms}")
-        leaves |= {ours: values[theirs] for theirs, (ours, _) in expected.items()}
+        leaves |= {ours: values[hub_name] for hub_name, (ours, _) in expected.items()}
     params = layers.stack_layers(trees.unflatten(leaves))
     return HubExpert(spec, params, norms.is_file())
 
@@ -137,12 +137,12 @@ def _read(
 def _their_names(point: str, index: int, name: str) -> dict[tuple[str, str], str]:
     """Returns AdapterHub's names of an adapter's tensors by side and part."""
     names = {}
-    for side, theirs in _SIDES.items():
+    for side, hub_side in _SIDES.items():
         for part, end in _PARTS.items():
             ours = bottleneck_places.plain_name(point, index, side, part)
             place = bottleneck_places.find(ours)
             layer = place.layer if place else ""
-            names[side, part] = f"{layer}.adapters.{name}.{theirs}.{end}"
+            names[side, part] = f"{layer}.adapters.{name}.{hub_side}.{end}"
     return names
 
 
@@ -285,14 +285,14 @@ def save(
         spec, shape, name=name, width=width, base_name=base_name
     )
     moved, norms = {}, {}
-    for theirs, array in torch_bottleneck.to_torch(params, of=of).items():
-        module, separator, rest = theirs.partition(".elm_adapter.")
+    for torch_name, array in torch_bottleneck.to_torch(params, of=of).items():
+        module, separator, rest = torch_name.partition(".elm_adapter.")
         if separator:
             side, part = rest.split(".")
             layer = module.rpartition(".")[0]
             moved[f"{layer}.adapters.{name}.{_SIDES[side]}.{part}"] = array
         else:
-            norms[theirs] = array
+            norms[torch_name] = array
     # What reads it again must find the same tensors.
     again = adapterhub_settings.read(settings, shape, of=of)
     experts.check_same_tensors(moved, _expected(again, shape), of=of)

@@ -100,11 +100,11 @@ def read(content: Mapping[str, Any], shape: ModelShape, *, of: str) -> Settings:
     Args:
       content: Of adapter_config.json.
       shape: Of the model.
-      of: What they are of, for the message.
+      of: What the settings are of, for the message.
 
     Raises:
-      CheckpointError: They are of another kind of adapter or model, or have options
-        that change the function in a way that ours cannot; all are named.
+      CheckpointError: The settings are of another kind of adapter or model, or have
+        options that our adapters do not have; all are named.
     """
     config: Any = content.get("config")
     if not isinstance(config, dict):
@@ -119,8 +119,8 @@ def read(content: Mapping[str, Any], shape: ModelShape, *, of: str) -> Settings:
         if not is_right
     ]
     if config.get("architecture") is not None:
-        told = f"architecture = {json_files.shown(config['architecture'])}"
-        raise _refused(of, [*wrong, told])
+        problem = f"architecture = {json_files.shown(config['architecture'])}"
+        raise _refused(of, [*wrong, problem])
     if isinstance(activation := config.get("non_linearity"), str):
         activation = activation.lower()
         if "version" not in content:
@@ -135,13 +135,13 @@ def read(content: Mapping[str, Any], shape: ModelShape, *, of: str) -> Settings:
     if wrong:
         raise _refused(of, wrong)
     widths = _widths(config, shape)
-    told = f"reduction_factor = {json_files.shown(config['reduction_factor'])}"
+    problem = f"reduction_factor = {json_files.shown(config['reduction_factor'])}"
     if not widths:
         raise _refused(of, ["no adapter in any layer"])
     if None in widths.values():
-        raise _refused(of, [f"{told}, which tells nothing of some layers"])
+        raise _refused(of, [f"{problem}, which tells nothing of some layers"])
     if 0 in widths.values():
-        raise _refused(of, [f"{told}, for too wide adapters"])
+        raise _refused(of, [f"{problem}, for too wide adapters"])
     return Settings(
         name=content["name"],
         activation=_ACTIVATIONS[config["non_linearity"]],
@@ -224,7 +224,7 @@ def write(
     if shape.emb_dim % width:  # it divides without rest, and drops what is left
         factor = shape.emb_dim / (width + 0.5)
     on = {_OPTIONS[point] for point in points}
-    theirs = {ours: name for name, ours in reversed(_ACTIVATIONS.items())}
+    hub_activations = {ours: name for name, ours in reversed(_ACTIVATIONS.items())}
     return {
         "config": {
             **{option: option in on for option in sorted({*_OPTIONS.values()})},
@@ -237,7 +237,7 @@ def write(
             "leave_out": left_out,
             "ln_after": False,
             "ln_before": False,
-            "non_linearity": theirs[spec["activation"]],
+            "non_linearity": hub_activations[spec["activation"]],
             "original_ln_after": True,
             "original_ln_before": False,
             "phm_layer": False,
@@ -277,9 +277,9 @@ def _left_out(points: Sequence[str], shape: ModelShape) -> list[int]:
     return left_out
 
 
-def _no_place(found: str, expected: str) -> errors.CheckpointError:
+def _no_place(feature: str, expected: str) -> errors.CheckpointError:
     return errors.CheckpointError(
-        found=f"bottleneck adapters with {found}",
+        found=f"bottleneck adapters with {feature}",
         expected=f"{expected}, which AdapterHub's `adapters` can compute",
         do="Export it for transformers with gin/t5/export_bottleneck.gin",
     )

@@ -173,11 +173,11 @@ class Bucket:
           CheckpointError: The bucket is not there, or may not be listed.
         """
         files: dict[tuple[str, str], list[str]] = {}
-        wanted = None if names is None else {*names}
-        prefix = f"{next(iter(wanted))}/" if wanted and len(wanted) == 1 else ""
+        name_set = None if names is None else {*names}
+        prefix = f"{next(iter(name_set))}/" if name_set and len(name_set) == 1 else ""
         for key in self._objects.list(prefix):
             name, digest, path = (*key.split("/", 2), "", "")[:3]
-            if wanted is not None and name not in wanted:
+            if name_set is not None and name not in name_set:
                 continue
             if paths.is_name(name) and _DIGEST.fullmatch(digest):
                 files.setdefault((name, digest), []).append(path)
@@ -300,9 +300,9 @@ def _at_once(
         pool.shutdown(cancel_futures=True)
 
 
-def _damaged(what: str) -> errors.CheckpointError:
+def _damaged(subject: str) -> errors.CheckpointError:
     return errors.CheckpointError(
-        found=f"{what}: files that are not those published",
+        found=f"{subject}: files that are not those published",
         expected="the names and contents that gave the digest",
         do="Remove these objects and publish the expert again",
     )

@@ -183,8 +183,8 @@ def _check_content(
     elif manifest.kind == "base" and fingerprint != manifest.base_fingerprint:
         problem = f"base {manifest.name!r} has fingerprint {fingerprint}"
     else:
-        what = f"{manifest.kind} {manifest.name!r}"
-        tensors.check_finite(trees.flatten(params), of=what)
+        subject = f"{manifest.kind} {manifest.name!r}"
+        tensors.check_finite(trees.flatten(params), of=subject)
         return
     raise errors.CheckpointError(
         found=problem,

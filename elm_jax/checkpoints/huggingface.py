@@ -55,18 +55,18 @@ def _within_layers() -> dict[tuple[str, str], str]:
     """Returns Hugging Face's names within a block by stack and our names in a layer."""
     table = {}
     for stack, sub_layers in _SUB_LAYERS.items():
-        for number, (ours, theirs, norm) in enumerate(sub_layers):
-            inner = _PROJECTIONS if ours != "mlp" else {n: n for n in _MLP}
+        for number, (sub_layer, hf_sub_layer, norm) in enumerate(sub_layers):
+            inner = _PROJECTIONS if sub_layer != "mlp" else {n: n for n in _MLP}
             for our_part, their_part in inner.items():
-                table[stack, f"{ours}/{our_part}/kernel"] = (
-                    f"{number}.{theirs}.{their_part}"
+                table[stack, f"{sub_layer}/{our_part}/kernel"] = (
+                    f"{number}.{hf_sub_layer}.{their_part}"
                 )
             table[stack, f"{norm}/scale"] = f"{number}.layer_norm"
     return table
 
 
 _THEIRS = _within_layers()
-_OURS = {(stack, theirs): ours for (stack, ours), theirs in _THEIRS.items()}
+_OURS = {(stack, hf_name): ours for (stack, ours), hf_name in _THEIRS.items()}
 _RELPOS = "0.SelfAttention.relative_attention_bias"
 
 
@@ -82,16 +82,16 @@ def place(name: str) -> Place:
       CheckpointError: T5 has no such tensor there, such as one of an adapter.
     """
     is_transposed = name.endswith(("kernel", "rel_embedding"))
-    theirs = _WHOLE.get(name)
+    hf_name = _WHOLE.get(name)
     if name.endswith("/relpos_bias/rel_embedding"):
         stack = name.partition("/")[0]
         if name == f"{stack}/relpos_bias/rel_embedding":
-            theirs = f"{stack}.block.0.layer.{_RELPOS}"
+            hf_name = f"{stack}.block.0.layer.{_RELPOS}"
     elif match := _LAYER.fullmatch(name):
         stack, number, rest = match.groups()
         inner = _THEIRS.get((stack, rest))
-        theirs = inner and f"{stack}.block.{number}.layer.{inner}"
-    if theirs is None:
+        hf_name = inner and f"{stack}.block.{number}.layer.{inner}"
+    if hf_name is None:
         raise errors.CheckpointError(
             found=f"tensor {name}",
             expected="those of T5ForConditionalGeneration: no adapters, and one "
@@ -99,11 +99,11 @@ def place(name: str) -> Place:
             do="Export an expert with adapters in PEFT's format, and a model with "
             "relative positions per layer in T5X's",
         )
-    return Place(f"{theirs}.weight", is_transposed)
+    return Place(f"{hf_name}.weight", is_transposed)
 
 
 def plain_name(name: str) -> str | None:
-    """Returns our plain name of a tensor of theirs; inverse of `place`.
+    """Returns our plain name of a Hugging Face tensor; inverse of `place`.
 
     >>> plain_name("decoder.block.0.layer.2.DenseReluDense.wi_0.weight")
     'decoder/layers_0/mlp/wi_0/kernel'
@@ -111,7 +111,7 @@ def plain_name(name: str) -> str | None:
     True
     """
     module = name.removesuffix(".weight")
-    whole = {theirs: ours for ours, theirs in _WHOLE.items()}
+    whole = {hf_name: ours for ours, hf_name in _WHOLE.items()}
     if module in whole:
         return whole[module]
     match = _BLOCK.fullmatch(module)

@@ -93,14 +93,18 @@ def to_fields(
             " no T5 has and that changes nothing may be named in"
             " ImportHuggingFace.ignored_fields",
         )
-    made: dict[str, Any] = {ours: settings[name] for name, ours in _COUNTS.items()}
+    shape_fields: dict[str, Any] = {
+        ours: settings[name] for name, ours in _COUNTS.items()
+    }
     depth = settings.get("num_decoder_layers")
-    made["num_decoder_layers"] = settings["num_layers"] if depth is None else depth
+    shape_fields["num_decoder_layers"] = (
+        settings["num_layers"] if depth is None else depth
+    )
     for name, (ours, default) in _RELPOS.items():
-        made[ours] = settings.get(name, default)
-    made["mlp_activations"] = _ACTIVATIONS[str(projection)]
-    made["vocab_size"] = vocab_size
-    return made
+        shape_fields[ours] = settings.get(name, default)
+    shape_fields["mlp_activations"] = _ACTIVATIONS[str(projection)]
+    shape_fields["vocab_size"] = vocab_size
+    return shape_fields
 
 
 def from_fields(model: Mapping[str, Any], dtype: str) -> dict[str, Any]:

@@ -66,17 +66,17 @@ def open_leaves(
     Raises:
       CheckpointError: Tensors are missing, extra or misshapen; all are named.
     """
-    places, wanted = {}, {}
+    places, shapes = {}, {}
     for name, leaf in tensors.plain_shapes(trees.flatten(expected)).items():
         place = places[name] = huggingface.place(name)
         shape = leaf.shape[::-1] if place.is_transposed else leaf.shape
-        wanted[place.name] = tensors.ShapeOnly(shape)
+        shapes[place.name] = tensors.ShapeOnly(shape)
     their_tensors = dict(model.tensors)
     for name in ignored(their_tensors):
         del their_tensors[name]
-    if _LM_HEAD not in wanted:
+    if _LM_HEAD not in shapes:
         their_tensors.pop(_LM_HEAD, None)  # `_is_tied` compared it with the embedding
-    experts.check_same_tensors(their_tensors, wanted, of=of)
+    experts.check_same_tensors(their_tensors, shapes, of=of)
     plain = {}
     for name, place in places.items():
         tensor = their_tensors[place.name]
@@ -109,15 +109,15 @@ def notes(
             huggingface_rules.unread_generation,
         ),
     ):
-        if left := names(content):
-            told = ", ".join(
+        if unread_names := names(content):
+            unread = ", ".join(
                 # The old T5s have a page of settings by task.
                 name if isinstance(content[name], dict) else f"{name} = {content[name]}"
-                for name in left
+                for name in unread_names
             )
             lines.append(
                 f"not taken over from {file}, as runs say how answers are written:"
-                f" {told}"
+                f" {unread}"
             )
     return lines
 
@@ -147,9 +147,9 @@ def _are_equal(their_tensors: Mapping[str, Tensor], first: str, second: str) -> 
     return np.array_equal(their_tensors[first].read(), their_tensors[second].read())
 
 
-def _ambiguous(what: str) -> errors.CheckpointError:
+def _ambiguous(problem: str) -> errors.CheckpointError:
     return errors.CheckpointError(
-        found=f"{what} by config.json (model_type, tie_word_embeddings, "
+        found=f"{problem} by config.json (model_type, tie_word_embeddings, "
         "scale_decoder_outputs)",
         expected=f"either {_LM_HEAD} and tie_word_embeddings false (T5 1.1), or "
         "no such tensor and tie_word_embeddings true (T5 1.0)",

@@ -136,8 +136,8 @@ def problems(
     yield from _other_start(settings)
     for alias, name in _ALIASES.items():
         if alias in settings and settings[alias] != settings.get(name):
-            told = f"{name} {shown(settings.get(name))}"
-            yield f"{alias} is {shown(settings[alias])}, but {told}"
+            other_field = f"{name} {shown(settings.get(name))}"
+            yield f"{alias} is {shown(settings[alias])}, but {other_field}"
     yield from _other_activation(settings, activations)
     for name in ("tie_word_embeddings", "scale_decoder_outputs"):
         if not isinstance(settings.get(name), bool | None):
@@ -203,5 +203,5 @@ def _other_activation(settings: Mapping[str, Any], activations: str) -> Iterator
     name = "gelu_new" if activations == "gated-gelu" else name
     for field, meant in (("dense_act_fn", name), ("is_gated_act", bool(gated))):
         if settings.get(field, meant) != meant:
-            told = f"feed_forward_proj {activations:.60}"
-            yield f"{field} is {shown(settings[field])}, but {told}"
+            projection = f"feed_forward_proj {activations:.60}"
+            yield f"{field} is {shown(settings[field])}, but {projection}"

@@ -80,10 +80,10 @@ def held_rows(leaf: Leaf, rows: int) -> int:
       leaf: As it is stored.
       rows: Of each part.
     """
-    own = max(1, leaf.rows)
-    if rows % own and own % rows:
-        return rows + 2 * own
-    return max(rows, own)
+    own_rows = max(1, leaf.rows)
+    if rows % own_rows and own_rows % rows:
+        return rows + 2 * own_rows
+    return max(rows, own_rows)
 
 
 def row_bytes(leaf: Leaf) -> int:

@@ -108,10 +108,10 @@ class Manifest:
         left out, since the fingerprint of the parameters is in; so are licences.
         """
         facts = dataclasses.asdict(self)
-        kept = {
+        recipe = {
             name: value for name, value in facts.items() if name not in _WITHOUT_SAY
         }
-        text = json.dumps(kept, sort_keys=True)
+        text = json.dumps(recipe, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property

@@ -54,8 +54,8 @@ class Objects:
         open_store(self.url).write(key, content).result(timeout=_FILE_SECS)
 
     def _read(self, key: str, start: int, end: int | None) -> Any:
-        asked = open_store(self.url).read(key, byte_range=slice(start, end))
-        result = asked.result(timeout=_FILE_SECS)
+        future = open_store(self.url).read(key, byte_range=slice(start, end))
+        result = future.result(timeout=_FILE_SECS)
         if result.state != "value":
             raise ValueError(f"{key} is missing")
         return result
@@ -67,9 +67,10 @@ class Objects:
             while True:
                 yield _in_range(lambda at=start: self._read(key, at, at + _PART_BYTES))
                 start += _PART_BYTES
-        # The rest is shorter; from a byte before it, as some refuse to read nothing.
-        before = min(start, 1)
-        yield self._read(key, start - before, None).value[before:]
+        # The rest is shorter than a part, perhaps empty. It is read with the byte
+        # before it, as some stores refuse to read nothing.
+        overlap = min(start, 1)
+        yield self._read(key, start - overlap, None).value[overlap:]
 
     def small(self, key: str) -> bytes:
         """Returns the content of an object; ValueError if it is too large for JSON."""

@@ -20,12 +20,14 @@ def silence() -> None:
     logging.getLogger("absl").addFilter(_is_of_others)
     logging.getLogger("asyncio").addFilter(_is_of_others)
     # Its tasks end with an event loop that TensorStore's threads still report to.
-    before = sys.unraisablehook
+    former_hook = sys.unraisablehook
 
-    def hook(told: Any) -> None:
-        is_late = isinstance(told.exc_value, RuntimeError) and told.object is None
-        if not (is_late and str(told.exc_value) == "Event loop is closed"):
-            before(told)
+    def hook(unraisable: Any) -> None:
+        is_late = (
+            isinstance(unraisable.exc_value, RuntimeError) and unraisable.object is None
+        )
+        if not (is_late and str(unraisable.exc_value) == "Event loop is closed"):
+            former_hook(unraisable)
 
     sys.unraisablehook = hook
     warnings.filterwarnings(
@@ -34,6 +36,6 @@ def silence() -> None:
 
 
 def _is_of_others(record: logging.LogRecord) -> bool:
-    """Returns whether a record is no error of Orbax or of a task of its."""
-    told = f"{record.pathname} {record.getMessage()}"
-    return record.levelno < logging.ERROR or not any(mark in told for mark in _MARKS)
+    """Returns whether a log record is no error of Orbax or of one of its tasks."""
+    text = f"{record.pathname} {record.getMessage()}"
+    return record.levelno < logging.ERROR or not any(mark in text for mark in _MARKS)

@@ -84,10 +84,10 @@ def from_tensors(
     Args:
       named: One expert's tensors.
       expected: As for `load_elm`.
-      of: Where they are from, for the messages.
+      of: Where the tensors are from, for the messages.
 
     Raises:
-      CheckpointError: They are of several tasks, or some are missing, extra or
+      CheckpointError: The tensors are of several tasks, or some are missing, extra or
         misshapen; all are named.
     """
     tasks = sorted({match[1] for name in named if (match := _TASK.search(name))})
@@ -98,14 +98,14 @@ def from_tensors(
             do="Import a folder per expert",
         )
     task = tasks[0] if tasks else "<task>"
-    wanted = tensors.plain_shapes(trees.flatten(expected))
-    theirs = {name: original_name(name, task) for name in wanted}
+    leaves = tensors.plain_shapes(trees.flatten(expected))
+    original_names = {name: original_name(name, task) for name in leaves}
     shapes = {
-        theirs[name]: tensors.ShapeOnly(leaf.shape[::-1])
-        for name, leaf in wanted.items()
+        original_names[name]: tensors.ShapeOnly(leaf.shape[::-1])
+        for name, leaf in leaves.items()
     }
     experts.check_same_tensors(named, shapes, of=of)
-    arrays = {n: tensors.cast(named[theirs[n]], np.float32) for n in wanted}
+    arrays = {n: tensors.cast(named[original_names[n]], np.float32) for n in leaves}
     tensors.check_finite(arrays, of=of)
     plain = {n: array.T for n, array in arrays.items()}
     return ElmExpert(task, layers.stack_layers(trees.unflatten(plain)))

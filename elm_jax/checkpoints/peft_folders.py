@@ -65,7 +65,7 @@ def load_peft(folder: str | pathlib.Path, base: Params) -> PeftExpert:
     kind = peft_settings.check(settings, of=f"{path / CONFIG}")
     weights = _open_tensors(path)
     every = peft_settings.modules(base)
-    asked = settings["target_modules"]
+    target_modules = settings["target_modules"]
     settings = peft_patterns.without_patterns(settings, every, of=f"{path / CONFIG}")
     try:
         chosen = {
@@ -81,7 +81,7 @@ def load_peft(folder: str | pathlib.Path, base: Params) -> PeftExpert:
         ) from error
     if not chosen:
         raise errors.CheckpointError(
-            found=f"target_modules = {asked!r} in {path / CONFIG}",
+            found=f"target_modules = {target_modules!r} in {path / CONFIG}",
             expected=f"projections of this T5, such as {next(iter(every))}",
             do="Name the base that the adapter was trained on",
         )
@@ -220,8 +220,8 @@ def _import_ia3(
     for name, module in places.items():
         if module.point in points:
             width = module.shape[0 if name.endswith(" inputs") else 1]
-            ones = np.ones(width, np.float32)
-            leaves[f"{module.path}_adapter/ia3_scale"] = factors.get(name, ones)
+            unit_scale = np.ones(width, np.float32)
+            leaves[f"{module.path}_adapter/ia3_scale"] = factors.get(name, unit_scale)
     spec = {"kind": "ia3", "targets": _targets(used, places)}
     return PeftExpert(spec, layers.stack_layers(trees.unflatten(leaves)))
 
@@ -270,8 +270,8 @@ def save_lora(
         inputs, outputs = module.shape
         shapes = ((inputs, spec["rank"]), (spec["rank"], outputs))
         expected |= {n: tensors.ShapeOnly(s) for n, s in zip(ours, shapes, strict=True)}
-        for side, mine in zip(_lora_names(name), ours, strict=True):
-            moved[side] = mine
+        for side, our_name in zip(_lora_names(name), ours, strict=True):
+            moved[side] = our_name
     experts.check_same_tensors(plain, expected, of=f"the LoRA expert for {final}")
     settings = {
         "peft_type": "LORA",
@@ -291,8 +291,8 @@ def save_lora(
         "modules_to_save": None,
     }
     arrays = {
-        theirs: np.ascontiguousarray(np.asarray(plain[ours], np.float32).T)
-        for theirs, ours in moved.items()
+        peft_name: np.ascontiguousarray(np.asarray(plain[ours], np.float32).T)
+        for peft_name, ours in moved.items()
     }
     tensors.check_finite(arrays, of=f"the LoRA expert for {final}")
     with experts.new_folder(final) as partial:

@@ -67,9 +67,9 @@ def reader(settings: Mapping[str, Any]) -> Callable[[Sequence[str]], Any]:
     return read
 
 
-def _unreadable(of: str, what: str) -> errors.CheckpointError:
+def _unreadable(of: str, problem: str) -> errors.CheckpointError:
     return errors.CheckpointError(
-        found=f"{of} with {what}",
+        found=f"{of} with {problem}",
         expected="what PEFT's save_pretrained wrote",
         do="Copy the file again, or name its modules one by one",
     )
@@ -94,15 +94,15 @@ def _is_named(names: str | Sequence[str], module: str) -> bool:
 
 
 def _is_layer(settings: Mapping[str, Any], module: str) -> bool:
-    wanted = settings.get("layers_to_transform")
-    if wanted is None or wanted == []:
+    numbers = settings.get("layers_to_transform")
+    if numbers is None or numbers == []:
         return True
     patterns = settings.get("layers_pattern") or [r"[^.]*"]
     patterns = [patterns] if isinstance(patterns, str) else patterns
     for pattern in patterns:
         if match := re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", module):
-            wanted = [wanted] if isinstance(wanted, int) else wanted
-            return int(match[1]) in wanted
+            numbers = [numbers] if isinstance(numbers, int) else numbers
+            return int(match[1]) in numbers
     return False
 
 

@@ -77,11 +77,11 @@ def modules(base: Params) -> dict[str, Module]:
     for name, leaf in tensors.plain_shapes(trees.flatten(base)).items():
         if match := _KERNEL.fullmatch(name):
             stack, sub_layer, part = match.groups()
-            theirs = huggingface.place(name).name.removesuffix(".weight")
+            hf_name = huggingface.place(name).name.removesuffix(".weight")
             point = f"{stack}/{_SUB_LAYERS[sub_layer]}/{part}"
             inputs, outputs = leaf.shape
             path = name.removesuffix("/kernel")
-            projections[theirs] = Module(point, path, (inputs, outputs))
+            projections[hf_name] = Module(point, path, (inputs, outputs))
     return projections
 
 
@@ -186,8 +186,10 @@ def target_modules(points: Iterable[str], projections: Mapping[str, Module]) -> 
       points: Those with an adapter.
       projections: All of the model's, from `modules`.
     """
-    wanted = set(points)
-    chosen = [name for name, module in projections.items() if module.point in wanted]
+    point_names = set(points)
+    chosen = [
+        name for name, module in projections.items() if module.point in point_names
+    ]
     ends = sorted({name.rpartition(".")[2] for name in chosen})
     if {n for n in projections if n.rpartition(".")[2] in ends} == set(chosen):
         return ends

@@ -16,17 +16,19 @@ from elm_jax.disk import files, json_files
 FILE_NAME = "elm_jax.json"
 
 
-def find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def find_changes(
+    old_values: Mapping[str, Any], new_values: Mapping[str, Any]
+) -> list[str]:
     """Returns what differs between two configurations, each with both values.
 
     >>> find_changes({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
     ['a/b: 1 before, 3 now']
 
     Args:
-      before: JSON values by name, nested or not.
-      now: Likewise.
+      old_values: JSON values by name, nested or not.
+      new_values: Likewise.
     """
-    old, new = trees.flatten(before), trees.flatten(now)
+    old, new = trees.flatten(old_values), trees.flatten(new_values)
     return [
         f"{name}: {old.get(name)!r} before, {new.get(name)!r} now"
         for name in sorted(old.keys() | new.keys())
@@ -35,9 +37,9 @@ def find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
 
 
 def check_same(
-    what: object,
-    before: Mapping[str, Any],
-    now: Mapping[str, Any],
+    result: object,
+    saved: Mapping[str, Any],
+    requested: Mapping[str, Any],
     *,
     do: str = "Undo the change, choose another name or folder for the result, or remove"
     " what is there to make it anew",
@@ -45,15 +47,15 @@ def check_same(
     """Raises CheckpointError unless a finished result is the one that is asked for.
 
     Args:
-      what: The result, for the message.
-      before: Its recipe: JSON values by name, nested or not.
-      now: The recipe of what is asked for; tuples count as lists.
+      result: Its name, for the message.
+      saved: The recipe of the result: JSON values by name, nested or not.
+      requested: The recipe of what is asked for; tuples count as lists.
       do: What a user can do.
     """
-    changes = find_changes(before, json.loads(json.dumps(dict(now))))
+    changes = find_changes(saved, json.loads(json.dumps(dict(requested))))
     if changes:
         raise errors.CheckpointError(
-            found=f"{what} is finished, and was made otherwise: {'; '.join(changes)}",
+            found=f"{result} is finished, and was made otherwise: {'; '.join(changes)}",
             expected="the recipe that it was made by",
             do=do,
         )

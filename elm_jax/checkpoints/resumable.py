@@ -37,12 +37,12 @@ def save_expert(
     recipe: str,
     on_bytes: written_arrays.OnBytes,
     attached: Mapping[str, bytes],
-    told: Told | None = None,
+    leaf_facts: Told | None = None,
 ) -> Manifest:
     """Writes what `experts.load_expert` reads; a reader sees all of it or nothing.
 
-    Parameters, fingerprint and digests are those that `experts.save_expert` writes of
-    the same leaves in memory.
+    Parameters, fingerprint and digests are the same as if `experts.save_expert` wrote
+    the leaves from memory.
 
     Args:
       folder: Where it goes; parents are made.
@@ -52,8 +52,8 @@ def save_expert(
         recipe is kept.
       on_bytes: Called with the bytes written so far.
       attached: As for `experts.save_expert`.
-      told: Facts, by name, that leaves add when they are read; they are kept with what
-        is finished, and go into the manifest's `data`.
+      leaf_facts: Facts, by name, that leaves add when they are read; they are kept with
+        the finished leaves, and go into the manifest's `data`.
 
     Returns:
       The manifest.
@@ -66,17 +66,17 @@ def save_expert(
     """
     final = paths.absolute(folder)
     folders.check_is_new(final)
-    told = {} if told is None else told
+    leaf_facts = {} if leaf_facts is None else leaf_facts
     causes = (*experts.IO_ERRORS, errors.ConfigError)
     try:
         with unfinished.folder(
             final, recipe, errors.CheckpointError, causes
         ) as partial:
             try:
-                whole = _write(partial, leaves, info, on_bytes, told)
+                whole = _write(partial, leaves, info, on_bytes, leaf_facts)
             except _OtherBytesError:
                 (partial / _LIST).unlink()
-                whole = _write(partial, leaves, info, on_bytes, told)
+                whole = _write(partial, leaves, info, on_bytes, leaf_facts)
             (partial / _LIST).unlink(missing_ok=True)
             experts.write_attached(partial, attached)
             manifest.write_manifest(partial, whole)
@@ -90,7 +90,7 @@ class _OtherBytesError(Exception):
 
 
 class _SourceError(Exception):
-    """A source cannot be: nothing that a folder or a disk is guilty of."""
+    """A source cannot be read, for a reason that is not in the folder or the disk."""
 
     def __init__(self, reason: errors.ConfigError) -> None:
         super().__init__(f"{reason}")
@@ -98,7 +98,7 @@ class _SourceError(Exception):
 
 
 def _told_apart(leaf: Leaf) -> Leaf:
-    """Returns a leaf whose errors are not taken for those of writing it."""
+    """Returns a leaf whose errors of reading are not taken for errors of writing."""
 
     def blocks() -> Iterator[np.ndarray]:
         try:
@@ -114,11 +114,11 @@ def _write(
     leaves: Mapping[str, Leaf],
     info: Manifest,
     on_bytes: written_arrays.OnBytes,
-    told: Told,
+    leaf_facts: Told,
 ) -> Manifest:
-    finished, told_before = _finished(partial / _LIST)
-    for name, facts in told_before.items():
-        told.setdefault(name, {}).update(facts)
+    finished, facts_before = _finished(partial / _LIST)
+    for name, facts in facts_before.items():
+        leaf_facts.setdefault(name, {}).update(facts)
     writer = written_arrays.ItemWriter(partial / experts.PARAMS, goes_on=True)
     fingerprint, num_bytes, listed_at = trees.Fingerprint(), 0, time.monotonic()
     written: dict[str, str] = {}
@@ -143,13 +143,13 @@ def _write(
             writer.write(name, source, leaf.dtype, _AS_NUMPY, on_block)
         written[name] = digest.text
         if name not in finished and time.monotonic() - listed_at > _LIST_SECS:
-            content = seals.seal({"leaves": written, "told": told})
+            content = seals.seal({"leaves": written, "told": leaf_facts})
             files.write_text(partial / _LIST, json.dumps(content))
             listed_at = time.monotonic()
     writer.finish()
     return dataclasses.replace(
         info,
-        data=info.data | {name: facts for name, facts in told.items() if facts},
+        data=info.data | {name: facts for name, facts in leaf_facts.items() if facts},
         params_fingerprint=fingerprint.text,
         digests=written,
     )
@@ -164,23 +164,23 @@ def _kept(
       _OtherBytesError: They are not there, or not of the leaf's shape and dtype.
     """
     try:
-        kept = writer.keep(name, _AS_NUMPY)
-        if (kept.shape, kept.dtype) != (leaf.shape, leaf.dtype):
+        array = writer.keep(name, _AS_NUMPY)
+        if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
             raise _OtherBytesError
-        yield from kept.blocks()
+        yield from array.blocks()
     except experts.IO_ERRORS as error:
         raise _OtherBytesError from error
 
 
 def _finished(path: pathlib.Path) -> tuple[dict[str, str], Told]:
-    """Returns the digests of finished leaves by name, and what they have told.
+    """Returns the digests of finished leaves by name, and the facts that they added.
 
     Both are empty if no list can be read.
     """
     try:
         content = seals.open_sealed(json_files.read_object(path))
         leaves = {f"{name}": f"{text}" for name, text in content["leaves"].items()}
-        told = {f"{name}": dict(facts) for name, facts in content["told"].items()}
-        return leaves, told
+        leaf_facts = {f"{name}": dict(facts) for name, facts in content["told"].items()}
+        return leaves, leaf_facts
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return {}, {}

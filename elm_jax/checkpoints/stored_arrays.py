@@ -52,15 +52,15 @@ class StoredArray:
         """
         if copy is False:
             raise ValueError("an array on disk has to be copied into memory")
-        wanted = self.dtype if dtype is None else np.dtype(dtype)
+        target = self.dtype if dtype is None else np.dtype(dtype)
         if not self.shape:
-            return tensors.cast(tensors.read(self._leaf), wanted)
-        values, start = np.empty(self.shape, wanted), 0
+            return tensors.cast(tensors.read(self._leaf), target)
+        values, start = np.empty(self.shape, target), 0
         for block in self._leaf.blocks():
-            if block.shape == self.shape and block.dtype == wanted:
+            if block.shape == self.shape and block.dtype == target:
                 values = block
             else:
-                values[start : start + len(block)] = tensors.cast(block, wanted)
+                values[start : start + len(block)] = tensors.cast(block, target)
             start += len(block)
         return values
 

@@ -121,8 +121,8 @@ def check(checkpoint: Checkpoint, expected: Params, *, of: str) -> None:
       of: What the checkpoint is, for the message.
     """
     if checkpoint.plain:
-        wanted = tensors.plain_shapes(trees.flatten(expected))
-        experts.check_same_tensors(checkpoint.plain, wanted, of=of)
+        shapes = tensors.plain_shapes(trees.flatten(expected))
+        experts.check_same_tensors(checkpoint.plain, shapes, of=of)
     else:
         experts.check_same_tensors(checkpoint.leaves(), expected, of=of)
 

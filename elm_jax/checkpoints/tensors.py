@@ -220,18 +220,18 @@ def check_floats(leaves: Mapping[str, Any], *also: str) -> set[str]:
     return dtypes
 
 
-def storage_dtype(leaves: Mapping[str, Leaf], wanted: str) -> np.dtype:
+def storage_dtype(leaves: Mapping[str, Leaf], dtype: str) -> np.dtype:
     """Returns the dtype in which to write leaves.
 
     Args:
       leaves: Of the source.
-      wanted: `float32`, `bfloat16`, or `source`: bfloat16 if every leaf is, else
+      dtype: `float32`, `bfloat16`, or `source`: bfloat16 if every leaf is, else
         float32, which holds every bfloat16 and float16 exactly.
 
     Raises:
       CheckpointError: Some leaf holds no such numbers.
     """
     dtypes = check_floats(leaves)
-    if wanted == "source":
-        wanted = "bfloat16" if dtypes == {"bfloat16"} else "float32"
-    return np.dtype(wanted)
+    if dtype == "source":
+        dtype = "bfloat16" if dtypes == {"bfloat16"} else "float32"
+    return np.dtype(dtype)

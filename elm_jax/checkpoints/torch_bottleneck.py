@@ -96,13 +96,13 @@ def to_torch(params: Params, *, of: str) -> dict[str, np.ndarray]:
         array = np.asarray(leaf, np.float32)
         if place := bottleneck_places.find(name):
             part = "bias" if place.part == "bias" else "weight"
-            theirs = f"{place.module}.elm_adapter.{place.side}.{part}"
+            torch_name = f"{place.module}.elm_adapter.{place.side}.{part}"
         elif name.endswith("_norm/scale"):
-            theirs = huggingface.place(name).name
+            torch_name = huggingface.place(name).name
         else:
             unplaced.append(name)
             continue
-        moved[theirs] = np.ascontiguousarray(array.T)
+        moved[torch_name] = np.ascontiguousarray(array.T)
     if unplaced:
         raise errors.CheckpointError(
             found=f"{of} that also holds {', '.join(unplaced[:5])}",

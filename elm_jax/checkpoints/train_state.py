@@ -188,14 +188,14 @@ class TrainStateStore:
             saved_config = manager.restore(step, args=args)[_CONFIG]
         if not allow_changed_config:
             self._check_config(saved_config)
-        wanted = _name_leaves(jax.tree.map(ocp.utils.to_shape_dtype_struct, target))
+        shapes = _name_leaves(jax.tree.map(ocp.utils.to_shape_dtype_struct, target))
         with self._explained("read", do=repair):
             saved_tree = manager.item_metadata(step)[_STATE].tree
         experts.check_same_tensors(
-            saved_tree, trees.unflatten(wanted), of=f"step {step} in {self._folder}"
+            saved_tree, trees.unflatten(shapes), of=f"step {step} in {self._folder}"
         )
         with self._explained("read", do=repair):
-            args = ocp.args.StandardRestore(trees.unflatten(wanted))
+            args = ocp.args.StandardRestore(trees.unflatten(shapes))
             restored = manager.restore(step, args=ocp.args.Composite(state=args))
         leaves = trees.flatten(restored[_STATE])
         self._check_values(step, leaves)
@@ -276,13 +276,14 @@ class TrainStateStore:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _check_config(self, saved: Mapping[str, Any]) -> None:
-        before, now = self._completed_fn(saved), self._completed_fn(self._config)
-        changes = recipes.find_changes(before, now)
+        saved_config = self._completed_fn(saved)
+        config = self._completed_fn(self._config)
+        changes = recipes.find_changes(saved_config, config)
         if changes:
             as_before = [
-                f"set {binding} = {before.get(name)!r}, "
+                f"set {binding} = {saved_config.get(name)!r}, "
                 for name, binding in self._bindings.items()
-                if before.get(name) != now.get(name)
+                if saved_config.get(name) != config.get(name)
             ]
             do = "".join((*as_before, "undo the change, choose another MODEL_DIR"))
             raise errors.CheckpointError(

@@ -144,5 +144,5 @@ def _write_parts(
         recipe=json.dumps(made_of, sort_keys=True),
         on_bytes=Progress("merge", total=total, unit="bytes"),
         attached={card.FILE_NAME: merged_card.text(info, method).encode()},
-        told={"merge_facts": facts},
+        leaf_facts={"merge_facts": facts},
     )
