@@ -163,8 +163,8 @@ class Library:
                 expected="one of the two",
                 do="Give it to the router: routers.ByBehaviour(statistic=...)",
             )
-        asked = self._asked(self._among(among))
-        return router.ranked(asked.question(router, texts, choices, answers))
+        asked_library = self._asked(self._among(among))
+        return router.ranked(asked_library.question(router, texts, choices, answers))
 
     def mixture(
         self,
@@ -242,10 +242,10 @@ class Library:
             has too few sentinels for a text.
         """
         names = self._among(among)
-        asked = rows.without_spans(texts, self._open_data().vocabulary)
-        scores = self._scores(asked, names)
+        examples = rows.without_spans(texts, self._open_data().vocabulary)
+        scores = self._scores(examples, names)
         log_probs = np.array([np.concatenate(scores[name]) for name in names])
-        lengths = [len(example.targets) for example in asked]
+        lengths = [len(example.targets) for example in examples]
         return loss_routers.ranked(names, log_probs, lengths)
 
     def answer(
@@ -290,7 +290,7 @@ class Library:
                 " a choice is what these texts say, and no preference",
                 do="Give more texts of the task, or calibrates=False",
             )
-        asked = pools.AnswerPool(
+        answer_pool = pools.AnswerPool(
             statistic=statistic,
             temperature=temperature,
             num_experts=num_experts,
@@ -300,7 +300,7 @@ class Library:
         question = self._asked(self._among(among)).question(router, texts, choices)
         measured = question.behaviour
         assert measured is not None  # noqa: S101 - the router looks at experts
-        pool = asked.pool_of(measured, measured.names)
+        pool = answer_pool.pool_of(measured, measured.names)
         log_probs = dict(zip(measured.names, measured.scores.log_probs, strict=True))
         of_experts = [[*log_probs[name]] for name in pool.weights]
         pooled = pooling.pooled([*pool.weights.values()], of_experts)

@@ -105,14 +105,14 @@ class Asked(NamedTuple):
         self, texts: Sequence[str], choices: Sequence[str], answers: Sequence[str]
     ) -> token_store.TokenizedDataset:
         targets = answers or [next(iter(choices), "-")] * len(texts)
-        given = [
+        examples = [
             {"inputs": text, "targets": target}
             | ({"choices": [*choices]} if choices else {})
             for text, target in zip(texts, targets, strict=True)
         ]
         written = " ||| ".join(choices) or None
         return rows.dataset(
-            given, self.data.vocabulary, has_choices=bool(choices), written=written
+            examples, self.data.vocabulary, has_choices=bool(choices), written=written
         )
 
     def _with_votes(self, question: queries.Question) -> queries.Question:

@@ -140,17 +140,17 @@ def without_spans(
             source, spans = span_corruption.without_spans(
                 example.inputs, place, vocabulary=pieces, seed=0
             )
-            asked = {"inputs": source, "targets": spans, "choices": (spans,)}
-            examples.append(example._replace(**asked, choices_text=("",), label=0))
+            fields = {"inputs": source, "targets": spans, "choices": (spans,)}
+            examples.append(example._replace(**fields, choices_text=("",), label=0))
     span_corruption.tell_left_out(len(whole) - len(examples), len(whole), "the texts")
     if not examples:
         raise _wrong("texts of a single token, in which no span can be missing")
     return examples
 
 
-def _wrong(found: str) -> errors.DataError:
+def _wrong(problem: str) -> errors.DataError:
     return errors.DataError(
-        found=found,
+        found=problem,
         expected='rows such as {"inputs": "Good or bad? ...", "targets": "good",'
         ' "choices": ["good", "bad"]}, all with choices of one text or more, or none'
         " with any",

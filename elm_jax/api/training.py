@@ -128,8 +128,8 @@ def _register(task: tasks.Task) -> None:
     Raises:
       ConfigError: Somebody else's task has the name.
     """
-    before = tasks.registry.find(task.name)
-    source = before.source if isinstance(before, tasks.Task) else None
+    old_task = tasks.registry.find(task.name)
+    source = old_task.source if isinstance(old_task, tasks.Task) else None
     if isinstance(source, sources.FileRows) and source.origin == _ORIGIN:
         tasks.registry.remove(task.name)
     tasks.registry.add(task)

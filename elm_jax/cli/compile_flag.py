@@ -37,13 +37,13 @@ def shape_type() -> type | None:
     return compile_for.MODEL_TYPE
 
 
-def check_alone(others: Mapping[str, bool | None]) -> None:
+def check_alone(other_flags: Mapping[str, bool | None]) -> None:
     """Raises ConfigError if a flag is set that `--compile_for` cannot honour.
 
     Args:
-      others: Whether each flag is set, by its name.
+      other_flags: Whether each flag is set, by its name.
     """
-    for name in (name for name, is_set in others.items() if is_set):
+    for name in (name for name, is_set in other_flags.items() if is_set):
         raise errors.ConfigError(
             found=f"--{name} beside --compile_for",
             expected="one of them",
@@ -69,12 +69,14 @@ def compile_and_show(run: Run, shape: Any) -> int:
     # Shapes alone are looked at here; with a compiler for TPUs installed, JAX would ask
     # for TPUs of this machine.
     jax.config.update("jax_platforms", "cpu")
-    kept = _KEEP_PROGRAMS.value
+    program_folder = _KEEP_PROGRAMS.value
     outcomes = compile_for.compile_run(
         run,
         _COMPILE_FOR.value or "",
         model=shape,
-        keep_in="" if kept is None else f"{keeping.folder_of(kept)}",
+        keep_in=""
+        if program_folder is None
+        else f"{keeping.folder_of(program_folder)}",
     )
     return compile_for.show(outcomes)
 

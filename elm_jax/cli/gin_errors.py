@@ -107,7 +107,7 @@ def hidden_module(name: str, folders: Sequence[str], *, kind: str) -> str:
     module = sys.modules.get(top)
     file = getattr(module, "__file__", None)
     places = [file] if file else list(getattr(module, "__path__", ()))
-    theirs = [
+    user_files = [
         path
         for folder in map(pathlib.Path, folders)
         for path in (folder / f"{top}.py", folder / top)
@@ -115,15 +115,17 @@ def hidden_module(name: str, folders: Sequence[str], *, kind: str) -> str:
     ]
     resolved = [pathlib.Path(place).resolve() for place in places]
     is_theirs = any(
-        place.is_relative_to(path.resolve()) for place in resolved for path in theirs
+        place.is_relative_to(path.resolve())
+        for place in resolved
+        for path in user_files
     )
-    if module is None or is_theirs or not theirs:
+    if module is None or is_theirs or not user_files:
         return ""
     where = ", ".join(map(str, places)) or "in the interpreter"
     by = f"another module of this name ({where})"
     if top in OURS:
         by = f"the project's own package {top!r}"
-    return f"{theirs[0]} is hidden by {by}: give it another name, such as my_tasks"
+    return f"{user_files[0]} is hidden by {by}: give it another name, such as my_tasks"
 
 
 def _advise(

@@ -23,7 +23,7 @@ def unused(bound: str, operative: str) -> list[str]:
 
 
 def replaced(of_files: str, bindings: Sequence[str]) -> dict[str, str]:
-    """Returns the parts that files name and that flags put something else in place of.
+    """Returns the parts that files name and that flags replace, with their fields.
 
     >>> of_files = "merge.Merge.method = @ties.Ties()"
     >>> replaced(of_files, ["merge.Merge.method = 'uniform'"])
@@ -35,38 +35,38 @@ def replaced(of_files: str, bindings: Sequence[str]) -> dict[str, str]:
     """
     names = _names(bindings)
     starts = [match.start() for match in gin_errors.STATEMENT.finditer(of_files)]
-    flag_of, kept = {}, set()
+    flag_of, kept_parts = {}, set()
     for start, end in zip(starts, [*starts[1:], len(of_files)], strict=True):
         name, _, value = of_files[start:end].partition("=")
         parts = _PART.findall(value)
         if name.strip() in names:
             flag_of |= dict.fromkeys(parts, name.strip())
         else:
-            kept |= {*parts}
-    return {part: flag for part, flag in flag_of.items() if part not in kept}
+            kept_parts |= {*parts}
+    return {part: flag for part, flag in flag_of.items() if part not in kept_parts}
 
 
 def not_replaced(
     unused: Sequence[str], parts: Mapping[str, str], bindings: Sequence[str]
 ) -> list[str]:
-    """Returns bindings that nothing reads and that no flag is the reason of.
+    """Returns bindings that nothing reads, and for which no flag is the reason.
 
-    Of the others standard error tells.
+    Bindings for which a flag is the reason are printed to standard error.
 
     Args:
       unused: Names of all that nothing reads.
       parts: As `replaced` gives them.
       bindings: Those of the flags, which themselves have to be read.
     """
-    left = []
+    unexplained = []
     for name in unused:
         part = name.rpartition("/")[2].rpartition(".")[0]
         if part in parts and name not in _names(bindings):
             text = f"{name} is not used, as --gin.{parts[part]} takes {part} out"
             print(text, file=sys.stderr, flush=True)  # noqa: T201
         else:
-            left.append(name)
-    return left
+            unexplained.append(name)
+    return unexplained
 
 
 def _names(bindings: Sequence[str]) -> set[str]:

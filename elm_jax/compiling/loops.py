@@ -26,19 +26,19 @@ class _Number(NamedTuple):
 def trips(loop: hlo.Instruction, computation: _Computation, module: hlo.Module) -> int:
     """Returns how often a `while` runs its body, at most; 1 if nothing tells.
 
-    What XLA knows of the loop is written beside it. Else the condition compares a
-    number of the state with a constant, and each turn adds another constant to it; of
-    several such numbers the one that ends the loop first counts. If none is seen, turns
-    count by one up to the greatest whole number of the condition, which may also end
-    the loop earlier.
+    XLA writes the number beside the loop where it knows it. Else the condition compares
+    a number of the state with a constant, and each turn adds another constant to that
+    number; of several such numbers the one that ends the loop first counts. If there is
+    no such number, it is assumed that turns count by one up to the greatest constant of
+    the condition; the loop may also end earlier.
 
     Args:
       loop: The `while`.
       computation: Where it is.
       module: The program.
     """
-    if told := re.search(r'known_trip_count\D+"?n"?\D+(\d+)', loop.attributes):
-        return int(told[1])
+    if match := re.search(r'known_trip_count\D+"?n"?\D+(\d+)', loop.attributes):
+        return int(match[1])
     (condition,) = loop.called("condition")
     (body,) = loop.called("body")
     start = computation[loop.operands[0]]
@@ -76,7 +76,7 @@ def _step(body: _Computation, place: int) -> int:
 
 
 def _number(name: str, computation: _Computation) -> _Number | None:
-    """Returns what a whole number is made of; None if of more than a place."""
+    """Returns the place and the constant whose sum a number is; None for others."""
     instruction = computation[name]
     if instruction.opcode == "constant" and _WHOLE.fullmatch(instruction.inner):
         return _Number(None, int(instruction.inner))

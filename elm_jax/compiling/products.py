@@ -45,8 +45,8 @@ def _of_dot(
     computation: Mapping[str, hlo.Instruction],
     contracted: list[int],
 ) -> int:
-    left = computation[instruction.operands[0]].arrays[0]
-    depth = math.prod(left.dims[dim] for dim in contracted)
+    lhs = computation[instruction.operands[0]].arrays[0]
+    depth = math.prod(lhs.dims[dim] for dim in contracted)
     return 2 * instruction.arrays[0].size * depth
 
 
@@ -67,19 +67,19 @@ def _of_call(
 def _of_convolution(
     instruction: hlo.Instruction, computation: Mapping[str, hlo.Instruction]
 ) -> int:
-    """Counts only positions where kernel and input meet, none of padding or holes.
+    """Counts only positions where kernel and input meet, not padding or holes.
 
     A product of many matrices is written as a convolution whose windows meet the input
     once for each matrix.
     """
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
     assert labels is not None, instruction
-    left, kernel = (computation[name].arrays[0] for name in instruction.operands[:2])
+    lhs, kernel = (computation[name].arrays[0] for name in instruction.operands[:2])
     window = _window(instruction.attributes)
     positions = 1
     for axis, label in enumerate(sorted(re.findall(r"\d", labels[1]))):
         positions *= _meetings(
-            size=left.dims[labels[1].index(label)],
+            size=lhs.dims[labels[1].index(label)],
             out=instruction.arrays[0].dims[labels[3].index(label)],
             kernel=kernel.dims[labels[2].index(label)],
             **{name: values[axis] for name, values in window.items()},
@@ -87,24 +87,24 @@ def _of_convolution(
     out = instruction.arrays[0].dims
     rows, features = (out[labels[3].index(label)] for label in "bf")
     depth = kernel.dims[labels[2].index("i")]
-    # Features of groups meet their own group's alone, which the kernel's size tells;
-    # rows of batch groups likewise.
+    # Features of a group meet only features of the same group, which the kernel's size
+    # tells; likewise rows of a batch group.
     return 2 * rows * features * depth * positions
 
 
 def _window(attributes: str) -> dict[str, list[Any]]:
     text = re.search(r"window=\{([^}]*)\}", attributes)
-    given = dict(part.split("=") for part in text[1].split()) if text else {}
-    if "size" not in given:
+    fields = dict(part.split("=") for part in text[1].split()) if text else {}
+    if "size" not in fields:
         return {}
-    count = len(given["size"].split("x"))
+    count = len(fields["size"].split("x"))
 
     def numbers(name: str, default: int) -> list[int]:
-        if name not in given:
+        if name not in fields:
             return [default] * count
-        return [int(number) for number in given[name].split("x")]
+        return [int(number) for number in fields[name].split("x")]
 
-    pads = given.get("pad", "x".join(["0_0"] * count)).split("x")
+    pads = fields.get("pad", "x".join(["0_0"] * count)).split("x")
     return {
         "stride": numbers("stride", 1),
         "pad": [int(pad.split("_")[0]) for pad in pads],

@@ -130,7 +130,7 @@ class _Counter:
         return inside
 
     def _walk_dearest(self, instruction: hlo.Instruction, times: int) -> None:
-        """Adds the branch that does most."""
+        """Adds the costs of the most expensive branch."""
         kinds = ("branch_computations", "true_computation", "false_computation")
         branches = [
             _Counter(self.module, self._target) for _ in instruction.called(*kinds)
@@ -142,8 +142,8 @@ class _Counter:
         self.num_bytes += dearest.num_bytes
         self.secs += dearest.secs
         for key, (count, num) in dearest.messages.items():
-            before = self.messages[key]
-            self.messages[key] = before[0] + count, before[1] + num
+            old_count = self.messages[key]
+            self.messages[key] = old_count[0] + count, old_count[1] + num
 
     def _note_message(self, instruction: hlo.Instruction, times: int) -> None:
         for each in messages.sent_by(instruction, self._target.num_devices):

@@ -20,12 +20,12 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporaries.remove_left(path.parent)
-        with temporaries.file(path) as (handle, made):
+        with temporaries.file(path) as (handle, temporary):
             with os.fdopen(handle, "wb", closefd=False) as file:
                 file.write(content)
             os.fsync(handle)
-            os.chmod(made, 0o644)
-            os.replace(made, path)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
         raise errors.ConfigError(

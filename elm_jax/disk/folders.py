@@ -43,20 +43,20 @@ def new_folder(
     with writing(path, error_type, causes):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporaries.remove_left(path.parent)
-        with temporaries.folder(path) as made:
-            yield made
-            put(made, path)
+        with temporaries.folder(path) as partial:
+            yield partial
+            put(partial, path)
         files.sync(path.parent)
 
 
-def put(made: pathlib.Path, path: pathlib.Path) -> None:
-    """Makes a folder another one by a rename, when all below it is on disk.
+def put(partial: pathlib.Path, path: pathlib.Path) -> None:
+    """Renames a finished folder to its final path, when all below it is on disk.
 
     Raises:
       ExistsError: Something is there already; both stay as they are.
     """
-    _sync_below(made)
-    _rename(made, path)
+    _sync_below(partial)
+    _rename(partial, path)
 
 
 def check_is_new(path: pathlib.Path) -> None:
@@ -109,10 +109,10 @@ def _sync_below(folder: pathlib.Path) -> None:
         files.sync(parent)
 
 
-def _rename(made: pathlib.Path, path: pathlib.Path) -> None:
-    """Renames; an empty folder gives way, as there is nothing in it to be lost."""
+def _rename(partial: pathlib.Path, path: pathlib.Path) -> None:
+    """Renames a folder; an empty one at `path` is replaced, as nothing is lost."""
     try:
-        os.rename(made, path)
+        os.rename(partial, path)
     except OSError as error:
         if error.errno in _OCCUPIED:
             check_is_new(path)

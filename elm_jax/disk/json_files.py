@@ -346,12 +346,12 @@ def shown(value: Any) -> str:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    by_name = dict(pairs)
+    if len(by_name) < len(pairs):
         counts = collections.Counter(name for name, _ in pairs)
         twice = shown(max(counts, key=counts.__getitem__))
         raise ValueError(f"the key {twice} {max(counts.values())} times in one object")
-    return made
+    return by_name
 
 
 def _int(text: str) -> int:

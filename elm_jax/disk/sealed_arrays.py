@@ -67,13 +67,13 @@ def write(
       DataError: The folder cannot be written.
     """
     try:
-        with folders.new_folder(folder) as made:
-            with (made / _ARRAYS).open("wb") as file:
+        with folders.new_folder(folder) as partial:
+            with (partial / _ARRAYS).open("wb") as file:
                 in_rows = {n: np.asarray(a, order="C") for n, a in arrays.items()}
                 np.savez(file, **in_rows)  # type: ignore[arg-type]
-            content = {"arrays": _digest(made / _ARRAYS), "recipe": dict(recipe)}
+            content = {"arrays": _digest(partial / _ARRAYS), "recipe": dict(recipe)}
             text = json.dumps(seals.seal(content), indent=2)
-            files.write_text(made / _RECORD, text)
+            files.write_text(partial / _RECORD, text)
     except errors.ExistsError:
         return
 

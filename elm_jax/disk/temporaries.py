@@ -33,32 +33,32 @@ _REMOVALS, _REMOVAL_SECS = 40, 0.05
 @contextlib.contextmanager
 def file(path: pathlib.Path) -> Iterator[tuple[int, str]]:
     """Yields the handle and path of a new file beside `path`; removes what stays."""
-    handle, made = _new_file(path)
+    handle, temporary = _new_file(path)
     try:
-        yield handle, made
+        yield handle, temporary
     finally:
-        pathlib.Path(made).unlink(missing_ok=True)
+        pathlib.Path(temporary).unlink(missing_ok=True)
         os.close(handle)
 
 
 @contextlib.contextmanager
 def folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a new empty folder in a hidden one beside `path`; removes what stays."""
-    handle, made = _new_folder(path)
-    content = made / _CONTENT
+    handle, hidden = _new_folder(path)
+    content = hidden / _CONTENT
     try:
         content.mkdir()  # with the permissions that any folder here gets
         yield content
     finally:
-        remove(made)
+        remove(hidden)
         os.close(handle)
 
 
 def remove_left(parent: pathlib.Path) -> None:
-    """Removes what dead makers have left in a folder; nothing of the living."""
+    """Removes files that dead processes left in a folder; none of living processes."""
     with os.scandir(parent) as entries:
-        left = [e for e in entries if _NAME.fullmatch(e.name)]
-    for entry in left:
+        leftovers = [e for e in entries if _NAME.fullmatch(e.name)]
+    for entry in leftovers:
         with contextlib.suppress(OSError):  # its maker is through with it
             _remove_if_dead(
                 pathlib.Path(entry.path), is_folder=entry.is_dir(follow_symlinks=False)
@@ -67,18 +67,18 @@ def remove_left(parent: pathlib.Path) -> None:
 
 def _new_file(path: pathlib.Path) -> tuple[int, str]:
     while True:
-        handle, made = tempfile.mkstemp(_ENDING, _start(path.name), path.parent)
+        handle, temporary = tempfile.mkstemp(_ENDING, _start(path.name), path.parent)
         if _own(handle):
-            return handle, made
+            return handle, temporary
         os.close(handle)
 
 
 def _new_folder(path: pathlib.Path) -> tuple[int, pathlib.Path]:
     while True:
-        made = tempfile.mkdtemp(_ENDING, _start(path.name), path.parent)
-        handle = os.open(f"{made}/{_LOCK}", os.O_CREAT | os.O_RDWR, 0o600)
+        hidden = tempfile.mkdtemp(_ENDING, _start(path.name), path.parent)
+        handle = os.open(f"{hidden}/{_LOCK}", os.O_CREAT | os.O_RDWR, 0o600)
         if _own(handle):
-            return handle, pathlib.Path(made)
+            return handle, pathlib.Path(hidden)
         os.close(handle)
 
 

@@ -48,21 +48,21 @@ def folder(
     with folders.writing(path, error_type, causes):
         path.parent.mkdir(parents=True, exist_ok=True)
         begin = f"{_start(path)}{_hash(recipe)}."
-        made = path.parent / f"{begin}{temporaries.host()}{_ENDING}"
-        if not made.exists():
-            _adopt(made, begin)
-        remove_left(path, but=made)
-        with _locked(made, path):
+        hidden = path.parent / f"{begin}{temporaries.host()}{_ENDING}"
+        if not hidden.exists():
+            _adopt(hidden, begin)
+        remove_left(path, but=hidden)
+        with _locked(hidden, path):
             try:
                 folders.check_is_new(path)
-                content = made / _CONTENT
+                content = hidden / _CONTENT
                 content.mkdir(exist_ok=True)
                 yield content
                 folders.put(content, path)
             except Exception:
-                temporaries.discard(made)
+                temporaries.discard(hidden)
                 raise
-            temporaries.discard(made)
+            temporaries.discard(hidden)
         files.sync(path.parent)
 
 
@@ -88,28 +88,28 @@ def _left(parent: pathlib.Path, begin: str) -> list[pathlib.Path]:
     return [parent / n for n in names if n.startswith(begin) and n.endswith(_ENDING)]
 
 
-def _adopt(made: pathlib.Path, begin: str) -> None:
-    """Takes over what a dead maker of another machine left of the same recipe."""
-    for place in _left(made.parent, begin):
+def _adopt(hidden: pathlib.Path, begin: str) -> None:
+    """Takes over the folder of the same recipe that a dead process elsewhere left."""
+    for place in _left(hidden.parent, begin):
         with _dead(place) as is_dead:
             if is_dead:
                 with contextlib.suppress(OSError):  # another process has made it by now
-                    os.rename(place, made)
+                    os.rename(place, hidden)
                 return
 
 
 @contextlib.contextmanager
-def _locked(made: pathlib.Path, path: pathlib.Path) -> Iterator[None]:
+def _locked(hidden: pathlib.Path, path: pathlib.Path) -> Iterator[None]:
     """Makes a folder and holds its lock."""
     handle = -1
     while handle < 0:
-        made.mkdir(exist_ok=True)
+        hidden.mkdir(exist_ok=True)
         try:
-            handle = os.open(made / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+            handle = os.open(hidden / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
         except FileNotFoundError:  # its maker is through with it, this moment
             continue
         locks.take(handle, of=path)
-        if not _is_there(made / _LOCK, handle):  # its maker was through with it by then
+        if not _is_there(hidden / _LOCK, handle):  # its maker has finished since then
             os.close(handle)
             handle = -1
     try:

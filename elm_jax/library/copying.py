@@ -20,11 +20,11 @@ def copy(old: pathlib.Path, new: pathlib.Path) -> None:
         _check_beside(old, new)
         with (
             contextlib.suppress(errors.ExistsError),  # another process was faster
-            folders.new_folder(new, errors.LibraryError) as made,
+            folders.new_folder(new, errors.LibraryError) as partial,
             # Several files, which another process may be extending.
             lock.hold(old) if os.access(old, os.W_OK) else contextlib.nullcontext(),
         ):
-            shutil.copytree(old, made, dirs_exist_ok=True)
+            shutil.copytree(old, partial, dirs_exist_ok=True)
     new_entries, old_entries = (
         catalogue.Catalogue(path).entries() for path in (new, old)
     )

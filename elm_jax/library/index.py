@@ -119,9 +119,9 @@ class Index:
 
     def check_has(self, names: Iterable[str]) -> None:
         """Raises LibraryError unless all of some experts have keys, one or more."""
-        wanted = sorted(set(names))
-        unknown = sorted(set(wanted) - set(self.names))
-        if unknown or not wanted:
+        experts = sorted(set(names))
+        unknown = sorted(set(experts) - set(self.names))
+        if unknown or not experts:
             raise errors.LibraryError(
                 found=f"experts without keys: {', '.join(unknown)}"
                 if unknown
@@ -222,9 +222,9 @@ def open_made_by(
     """
     folder = pathlib.Path(index_dir)
     index = open_index(folder) if (folder / RECORD).exists() else None
-    given = dataclasses.replace(settings, embedder=embedder.name)
+    own_settings = dataclasses.replace(settings, embedder=embedder.name)
     of_index = settings if index is None else index.settings
-    if not given == settings == of_index:
+    if not own_settings == settings == of_index:
         raise errors.LibraryError(
             found=f"embedder {embedder.name} with {settings}",
             expected=f"{of_index}, as the keys were made",

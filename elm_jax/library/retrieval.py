@@ -160,6 +160,6 @@ def _check_queries(index: Index, queries: np.ndarray) -> None:
 
 def _check_experts(index: Index, experts: Collection[str] | None) -> dict[str, int]:
     """Returns the rank by name of the experts that may be retrieved."""
-    wanted = sorted(set(index.names if experts is None else experts))
-    index.check_has(wanted)
-    return {name: rank for rank, name in enumerate(wanted)}
+    names = sorted(set(index.names if experts is None else experts))
+    index.check_has(names)
+    return {name: rank for rank, name in enumerate(names)}

@@ -48,8 +48,8 @@ def divide_rows(
     Args:
       num_rows: Rows of the split.
       seed: At least 0.
-      num_keys: Keys wanted; 0 if the split feeds no index.
-      num_queries: Queries wanted; 0 if the split is no target.
+      num_keys: Keys to draw; 0 if the split feeds no index.
+      num_queries: Queries to draw; 0 if the split is no target.
 
     Raises:
       DataError: Keys or queries are wanted and the split has no row for them.
@@ -59,8 +59,8 @@ def divide_rows(
     rest = order[len(keys) :]
     last = len(rest) - min(num_queries, len(rest) // 2)
     parts = RowParts(keys=keys, queries=rest[last:][::-1], evaluation=rest[:last])
-    wanted = (("keys", num_keys), ("queries", num_queries))
-    for name, number in wanted:
+    numbers = (("keys", num_keys), ("queries", num_queries))
+    for name, number in numbers:
         if number > 0 and not len(getattr(parts, name)):
             raise errors.DataError(
                 found=f"{num_rows} rows for {num_keys} keys and"

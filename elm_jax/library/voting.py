@@ -55,7 +55,7 @@ def ranked(
 def ranked_by_means(
     index: Index, queries: np.ndarray, *, experts: Collection[str] | None = None
 ) -> tuple[tuple[str, float], ...]:
-    """Returns experts with the cosine of the mean of their keys and that of queries.
+    """Returns experts with the cosine of the mean of their keys and the mean query.
 
     Greatest first, equal ones by name; all experts, as no query votes.
 
@@ -68,11 +68,11 @@ def ranked_by_means(
       LibraryError: As `retrieval.retrieve`.
     """
     retrieval.retrieve(index, queries, experts=experts)  # which checks both
-    asked = _direction(np.asarray(queries))
+    query_direction = _direction(np.asarray(queries))
     cosines = {}
     for place, expert in enumerate(index.experts):
         if experts is None or expert.name in experts:
-            cosine = _direction(index.keys[index.owners == place]) @ asked
+            cosine = _direction(index.keys[index.owners == place]) @ query_direction
             cosines[expert.name] = float(f"{cosine:.6g}")
     return tuple(sorted(cosines.items(), key=lambda item: (-item[1], item[0])))
 

@@ -50,12 +50,12 @@ def main(memory_bytes: int, place_fd: int) -> None:
             if last is None or last[0] != (name, shared):
                 # The first item pays for what all of them need.
                 _begin(0, place_fd, cpu_secs)
-                made = _made(name, shared)
+                prepared = _made(name, shared)
                 if last is None:
                     # Modules stay, and an item leaves little: look seldom.
                     gc.freeze()
                     gc.set_threshold(_GARBAGE)
-                last = ((name, shared), made)
+                last = ((name, shared), prepared)
             parts = _answers(last[1], items, place_fd, cpu_secs)
             signal.setitimer(signal.ITIMER_PROF, 0)
             encoded = b"[" + b",".join(part for part, _ in parts) + b"]"

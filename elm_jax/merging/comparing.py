@@ -82,12 +82,12 @@ class Comparison:
         squares = [np.square(layer.norms) for layer in self.layers]
         return np.sqrt(np.sum(squares, axis=0))
 
-    def mean(self, what: str) -> np.ndarray:
+    def mean(self, measure: str) -> np.ndarray:
         """Returns the mean over layers of `conflict`, `overlap` or `pull`.
 
         Each layer counts by the product of the two experts' norms in it.
         """
-        return _mean_over(self.layers, what, self.in_place.shape)
+        return _mean_over(self.layers, measure, self.in_place.shape)
 
     @property
     def forecast(self) -> np.ndarray:

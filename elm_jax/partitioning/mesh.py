@@ -67,17 +67,17 @@ def check_joined() -> None:
 def mesh_shape(
     num_devices: int, num_data: int, num_fsdp: int, num_model: int
 ) -> tuple[int, int, int]:
-    """Returns the sizes of a mesh's axes, with -1 replaced by what is left.
+    """Returns the sizes of a mesh's axes, with -1 replaced by the remaining devices.
 
     >>> mesh_shape(8, -1, 2, 2), mesh_shape(8, -1, -1, 2)
     ((2, 2, 2), (1, 4, 2))
     """
-    left = max(1, num_devices // num_model)
+    num_others = max(1, num_devices // num_model)
     if num_fsdp == -1:
         num_data = 1 if num_data == -1 else num_data
-        num_fsdp = max(1, left // num_data)
+        num_fsdp = max(1, num_others // num_data)
     if num_data == -1:
-        num_data = max(1, left // num_fsdp)
+        num_data = max(1, num_others // num_fsdp)
     return num_data, num_fsdp, num_model
 
 
@@ -255,11 +255,11 @@ def _from_rows(
 
 def bytes_per_device(tree: Any) -> int:
     """Returns the bytes that arrays take on the fullest device of this process."""
-    taken: dict[Any, int] = {}
+    num_bytes: dict[Any, int] = {}
     for leaf in jax.tree.leaves(tree):
         for shard in leaf.addressable_shards:
-            taken[shard.device] = taken.get(shard.device, 0) + shard.data.nbytes
-    return max(taken.values(), default=0)
+            num_bytes[shard.device] = num_bytes.get(shard.device, 0) + shard.data.nbytes
+    return max(num_bytes.values(), default=0)
 
 
 def planned_bytes(tree: Any) -> int:

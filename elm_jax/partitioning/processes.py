@@ -87,22 +87,22 @@ def start(
       ConfigError: Values contradict each other or are missing, or SLURM started
         several processes without a request to join them.
     """
-    given = Membership(coordinator_address, process_count, process_index)
-    if multiprocess is False or given == Membership(process_count=1):
+    of_flags = Membership(coordinator_address, process_count, process_index)
+    if multiprocess is False or of_flags == Membership(process_count=1):
         return
-    if multiprocess is None and given == Membership():
+    if multiprocess is None and of_flags == Membership():
         _check_alone(environ)
         return
-    wanted = complete(given, environ)
-    if not wanted.is_whole and (given != Membership() or wanted != given):
-        raise _incomplete(wanted)
-    with _explained(wanted):
-        if wanted.is_whole:
+    membership = complete(of_flags, environ)
+    if not membership.is_whole and (of_flags != Membership() or membership != of_flags):
+        raise _incomplete(membership)
+    with _explained(membership):
+        if membership.is_whole:
             jax.distributed.initialize(
-                coordinator_address=wanted.coordinator_address,
-                num_processes=wanted.process_count,
-                process_id=wanted.process_index,
-                local_device_ids=wanted.local_device_ids,
+                coordinator_address=membership.coordinator_address,
+                num_processes=membership.process_count,
+                process_id=membership.process_index,
+                local_device_ids=membership.local_device_ids,
                 cluster_detection_method="deactivate",
                 heartbeat_timeout_seconds=heartbeat_secs,
             )
@@ -111,14 +111,14 @@ def start(
 
 
 def complete(
-    given: Membership,
+    of_flags: Membership,
     environ: Mapping[str, str],
     full_host_name: Callable[[], str] = socket.getfqdn,
 ) -> Membership:
     """Returns a membership with missing values taken from the environment.
 
     Args:
-      given: Values of flags; they win.
+      of_flags: The membership that flags give; its values win.
       environ: Environment variables.
       full_host_name: Returns this host's name with its domain; Kubernetes puts the
         pods of a job with a `subdomain` into one.
@@ -132,7 +132,7 @@ def complete(
             detected = _fill(detected, _of_slurm(environ))
         elif "JOB_COMPLETION_INDEX" in environ:
             detected = _fill(detected, _of_kubernetes(environ, full_host_name))
-    return _fill(given, detected)
+    return _fill(of_flags, detected)
 
 
 def _fill(preferred: Membership, fallback: Membership) -> Membership:
@@ -244,14 +244,14 @@ def _incomplete(membership: Membership) -> errors.ConfigError:
 
 
 @contextlib.contextmanager
-def _explained(wanted: Membership) -> Iterator[None]:
+def _explained(membership: Membership) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, OSError) as error:
-        address = wanted.coordinator_address or "no address"
+        address = membership.coordinator_address or "no address"
         raise errors.ConfigError(
-            found=f"process {wanted.process_index} of {wanted.process_count} could"
-            f" not join at {address}: {f'{error}'.partition(chr(10))[0]}",
+            found=f"process {membership.process_index} of {membership.process_count}"
+            f" could not join at {address}: {f'{error}'.partition(chr(10))[0]}",
             expected="a coordinator that all processes reach, and every process"
             " started",
             do="Check address, port and firewall, and that all processes run;"
@@ -313,12 +313,12 @@ def agree(value: Any) -> Any:
     return json.loads(multihost_utils.broadcast_one_to_all(sent).tobytes())
 
 
-def check_same(text: str, *, what: str) -> None:
+def check_same(text: str, *, name: str) -> None:
     """Raises ConfigError unless all processes have the same text.
 
     Args:
       text: Such as a configuration.
-      what: Its name, for the message.
+      name: Of the text, for the message.
     """
     if not are_several():
         return
@@ -327,7 +327,7 @@ def check_same(text: str, *, what: str) -> None:
     differing = [n for n, row in enumerate(digests) if (row != digests[0]).any()]
     if differing:
         raise errors.ConfigError(
-            found=f"another {what} in processes {differing} than in process 0",
+            found=f"another {name} in processes {differing} than in process 0",
             expected="one command on every host, with the same files",
             do="Give every process the same flags, gin files, data and versions",
         )

@@ -49,7 +49,7 @@ class Comparison(Protocol):
     def norms(self) -> np.ndarray: ...  # noqa: D102
     @property
     def forecast(self) -> np.ndarray: ...  # noqa: D102
-    def mean(self, what: str) -> np.ndarray: ...  # noqa: D102
+    def mean(self, measure: str) -> np.ndarray: ...  # noqa: D102
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,15 +89,15 @@ class Shown:
     @classmethod
     def of(cls, names: Sequence[str], comparison: Comparison) -> "Shown":
         """Returns what is shown of a comparison of experts of these names."""
-        what = [
+        tables = [
             comparison.cosine,
             comparison.mean("conflict"),
             comparison.mean("overlap"),
         ]
-        what += [comparison.in_place, comparison.forecast]
+        tables += [comparison.in_place, comparison.forecast]
         upper = [*itertools.combinations(range(len(names)), 2)]
         pairs = [
-            Pair(names[i], names[j], *(float(values[i, j]) for values in what))
+            Pair(names[i], names[j], *(float(values[i, j]) for values in tables))
             for i, j in upper
         ]
         pairs.sort(key=lambda pair: (pair.forecast, pair.first, pair.second))
@@ -135,9 +135,9 @@ class Shown:
         """
         pairs, notes = list(self.pairs), NOTES
         if most_pairs is not None and len(pairs) > most_pairs:
-            left = len(pairs) - most_pairs
+            num_hidden = len(pairs) - most_pairs
             pairs = pairs[: most_pairs // 2] + pairs[-(most_pairs // 2) :]
-            notes = (f"{left} pairs between these are on the page.", *notes)
+            notes = (f"{num_hidden} pairs between these are on the page.", *notes)
         rows = [
             (
                 f"{pair.first} + {pair.second}",

@@ -98,11 +98,11 @@ def file_names(names: Iterable[str]) -> dict[str, str]:
     ['dream.md', 'a_b-c14cddc033f64b9d.md']
     """
     by_name: dict[str, str] = {}
-    taken: set[str] = set()
+    used_names: set[str] = set()
     for name in names:
         safe = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII).lstrip(".")[:100]
-        if safe != name or safe.lower() in taken:
+        if safe != name or safe.lower() in used_names:
             safe += f"-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-        taken.add(safe.lower())
+        used_names.add(safe.lower())
         by_name[name] = f"{safe}{SUFFIX}"
     return by_name

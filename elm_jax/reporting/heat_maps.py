@@ -103,8 +103,14 @@ class _Drawing:
         """Returns the tasks of a column; none for the mean over all."""
         if column.prompt is not None:
             return [*self.map.tasks[column.prompt : column.prompt + 1]]
-        both = zip(self.map.columns, self.map.tasks, strict=bool(self.map.tasks))
-        return [task for (dataset, _), task in both if dataset == column.dataset]
+        columns_and_tasks = zip(
+            self.map.columns, self.map.tasks, strict=bool(self.map.tasks)
+        )
+        return [
+            task
+            for (dataset, _), task in columns_and_tasks
+            if dataset == column.dataset
+        ]
 
     def row(self, name: str, values: Sequence[float | None]) -> markupsafe.Markup:
         """Returns an expert's row, its cells shaded by their distance from the base."""

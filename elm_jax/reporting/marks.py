@@ -53,8 +53,8 @@ def of_scores(rows: Iterable[results.Facts]) -> str:
 def of_each_score(rows: Sequence[results.ResultRow]) -> list[str]:
     """Returns `of_scores` of each row by itself."""
     names = [_FIELDS[letter] for letter in _OF_SCORES]
-    told = row_columns.of(rows).derived(lambda row: of_scores([row]), *names)
-    return told.listed()
+    letters = row_columns.of(rows).derived(lambda row: of_scores([row]), *names)
+    return letters.listed()
 
 
 def beside(name: str, letters: str) -> str:

@@ -235,9 +235,9 @@ def _different(values: np.ndarray) -> np.ndarray:
 
 def _num_fitting(packed: Sequence[Sequence[bytes]]) -> int:
     """Returns of how many models, the first ones, a page has room for the answers."""
-    left = MOST_CHARACTERS
+    room = MOST_CHARACTERS
     for place, parts in enumerate(packed):
-        left -= 4 * -(-sum(map(len, parts)) // 3)  # as base 64
-        if left < 0:
+        room -= 4 * -(-sum(map(len, parts)) // 3)  # as base 64
+        if room < 0:
             return place
     return len(packed)

@@ -59,12 +59,12 @@ def line_paths(curve: report.Curve, *, most_points: int = 120) -> tuple[str, str
       The `d` attributes of the paths of the curve and of the one to compare with; ""
       for fewer than two points.
     """
-    both = [_means(points, most_points) for points in (curve.points, curve.compared)]
-    all_points = np.concatenate(both)
+    curves = [_means(points, most_points) for points in (curve.points, curve.compared)]
+    all_points = np.concatenate(curves)
     if not len(all_points):
         return "", ""
     low, span = all_points.min(axis=0), np.ptp(all_points, axis=0)
-    first, second = (100.0 * (m - low) / np.where(span > 0, span, 1.0) for m in both)
+    first, second = (100.0 * (m - low) / np.where(span > 0, span, 1.0) for m in curves)
     return _path(first), _path(second)
 
 

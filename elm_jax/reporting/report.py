@@ -151,14 +151,14 @@ class HeatMap:
         letters: dict[tuple[str, str], str] = {}
         for (name, place), cell_letters in self.marks.items():
             for dataset in (self.columns[place][0], "") if cell_letters else ():
-                before = letters.get((name, dataset), "")
-                letters[name, dataset] = marks.joined(before, cell_letters)
+                old_letters = letters.get((name, dataset), "")
+                letters[name, dataset] = marks.joined(old_letters, cell_letters)
         named = [("base", self.baseline), *zip(self.experts, self.values, strict=True)]
         named += [(reference.label, reference.values) for reference in self.references]
         for name, values in named:
             for dataset in [*self.parts(values), *[""] * self.is_part(values)]:
-                before = letters.get((name, dataset), "")
-                letters[name, dataset] = marks.joined(before, marks.PART)
+                old_letters = letters.get((name, dataset), "")
+                letters[name, dataset] = marks.joined(old_letters, marks.PART)
         return letters
 
 

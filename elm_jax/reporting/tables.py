@@ -42,11 +42,11 @@ class TextTable:
 
 def all_tables(shown: report.Report) -> list[TextTable]:
     """Returns the tables of a report; curves have none."""
-    made = [headline(shown.headline)] if shown.headline else []
-    made += [figures(part) for part in shown.figures]
-    made += [heat_map(part) for part in shown.heat_maps]
-    made += [votes(shown.votes)] if shown.votes else []
-    return made
+    tables = [headline(shown.headline)] if shown.headline else []
+    tables += [figures(part) for part in shown.figures]
+    tables += [heat_map(part) for part in shown.heat_maps]
+    tables += [votes(shown.votes)] if shown.votes else []
+    return tables
 
 
 def headline(shown: report.Headline) -> TextTable:
@@ -187,13 +187,13 @@ def to_rich(table: TextTable, *, width: int) -> Group:
     # Each column has three characters of space, and the line one.
     needs = [_width(table, j, title=_LEAST_TITLE) + 3 for j in range(len(table.header))]
     groups: list[list[int]] = []
-    left = 0
+    room = 0
     for j, need in enumerate(needs[1:], 1):
-        if not groups or need > left:
+        if not groups or need > room:
             groups.append([])
-            left = width - needs[0] - 1
+            room = width - needs[0] - 1
         groups[-1].append(j)
-        left -= need
+        room -= need
     parts = [_rich_table(table, [0, *group], width=width) for group in groups or [[]]]
     for part in parts[1:]:
         part.title = Text(f"{text.plain(table.title)}, continued")

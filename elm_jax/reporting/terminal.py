@@ -37,15 +37,15 @@ def console(*, stderr: bool = False) -> Console:
     A log file has no width of its own; it gets 120 characters.
     """
     stream = printing.unescaped(sys.stderr if stderr else sys.stdout)
-    made = _Console(file=stream, stderr=stderr, markup=False, emoji=False)
-    if not made.is_terminal:
-        made.width = _LOG_WIDTH
-    return made
+    new_console = _Console(file=stream, stderr=stderr, markup=False, emoji=False)
+    if not new_console.is_terminal:
+        new_console.width = _LOG_WIDTH
+    return new_console
 
 
-def show(what: RenderableType) -> None:
+def show(renderable: RenderableType) -> None:
     """Prints text, a table or a panel."""
-    console().print(what)
+    console().print(renderable)
 
 
 def show_line(line: str) -> None:
@@ -68,9 +68,9 @@ def table(
       rows: A cell for each column.
       show_header: Whether to show those names.
     """
-    made = Table(title=title, show_header=show_header)
+    new_table = Table(title=title, show_header=show_header)
     for name in header:
-        made.add_column(name, overflow="fold")  # rich's default cuts a long path
+        new_table.add_column(name, overflow="fold")  # rich's default cuts a long path
     for row in rows:
-        made.add_row(*map(str, row))
-    return made
+        new_table.add_row(*map(str, row))
+    return new_table

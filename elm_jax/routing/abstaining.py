@@ -24,8 +24,8 @@ def curve(values: npt.ArrayLike, losses: npt.ArrayLike) -> tuple[Abstention, ...
     """Returns coverage and risk for every threshold that makes a difference.
 
     Args:
-      values: Of each task: what the router thinks of the expert that it chooses.
-      losses: Of each task: what that choice costs, such as 1 where the expert is no
+      values: Of each task, the router's value for the expert that it chooses.
+      losses: Of each task, the loss of that choice, such as 1 where the expert is no
         better than the base on labelled rows, else 0.
 
     Returns:
@@ -37,8 +37,8 @@ def curve(values: npt.ArrayLike, losses: npt.ArrayLike) -> tuple[Abstention, ...
     values, losses = np.asarray(values, float), np.asarray(losses, float)
     points = []
     for least in np.unique(values)[::-1].tolist():
-        taken = values >= least
-        coverage, risk = float(taken.mean()), float(losses[taken].mean())
+        is_covered = values >= least
+        coverage, risk = float(is_covered.mean()), float(losses[is_covered].mean())
         points.append(Abstention(least, coverage, risk))
     return tuple(points)
 

@@ -51,12 +51,12 @@ class ChoiceScores:
     def __post_init__(self) -> None:
         """Raises DataError for arrays that do not fit, or rows without an answer."""
         shape = self.log_probs.shape[1:]
-        others = (self.num_tokens, self.is_answer, self.base)
+        arrays = (self.num_tokens, self.is_answer, self.base)
         fits = self.log_probs.ndim == 3 and all(
-            array.shape == shape for array in others
+            array.shape == shape for array in arrays
         )
         if not fits or not self.log_probs.size or not self.is_answer.any(axis=1).all():
-            shapes = ", ".join(f"{array.shape}" for array in (self.log_probs, *others))
+            shapes = ", ".join(f"{array.shape}" for array in (self.log_probs, *arrays))
             raise errors.DataError(
                 found=f"scores of choices of shapes {shapes}",
                 expected="[experts, rows, choices] and three times [rows, choices],"

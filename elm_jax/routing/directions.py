@@ -74,5 +74,5 @@ def _core(down: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _first_left(basis: np.ndarray, core: np.ndarray) -> np.ndarray:
     """Returns the first left singular vector of `basis @ core`, [..., inputs]."""
-    left = np.linalg.svd(core, full_matrices=False)[0][..., :, :1]
-    return (basis @ left)[..., 0]
+    left_vectors = np.linalg.svd(core, full_matrices=False)[0][..., :, :1]
+    return (basis @ left_vectors)[..., 0]

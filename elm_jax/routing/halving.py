@@ -46,22 +46,22 @@ def halve(
       score: What scores experts on rows.
       first_rows: Of the first round.
     """
-    left, fallen = sorted(names), list[str]()
+    remaining, fallen = sorted(names), list[str]()
     shares = dict[str, float]()
-    seen, num_scored, end = np.zeros((2, len(left), 0)), 0, 0
-    while end < len(rows) and (len(left) > 1 or not end):
+    row_scores, num_scored, end = np.zeros((2, len(remaining), 0)), 0, 0
+    while end < len(rows) and (len(remaining) > 1 or not end):
         start, end = end, min(max(2 * end, first_rows), len(rows))
-        added = np.asarray(score(left, rows[start:end]), np.float64)
+        added = np.asarray(score(remaining, rows[start:end]), np.float64)
         num_scored += added[0].size
-        seen = np.concatenate([seen, added], axis=2)
-        right, share = seen.mean(axis=2)
-        shares |= zip(left, right.tolist(), strict=True)
+        row_scores = np.concatenate([row_scores, added], axis=2)
+        right, share = row_scores.mean(axis=2)
+        shares |= zip(remaining, right.tolist(), strict=True)
         # Six digits, so that the noise of other batches does not tell.
-        order = np.lexsort((left, -np.round(share, 6), -np.round(right, 9)))
+        order = np.lexsort((remaining, -np.round(share, 6), -np.round(right, 9)))
         stay = order if end == len(rows) else order[: -(-len(order) // 2)]
-        fallen = [left[i] for i in order[len(stay) :]] + fallen
-        left, seen = [left[i] for i in stay], seen[:, stay]
-    order_of_all = (*left, *fallen)
+        fallen = [remaining[i] for i in order[len(stay) :]] + fallen
+        remaining, row_scores = [remaining[i] for i in stay], row_scores[:, stay]
+    order_of_all = (*remaining, *fallen)
     return Halved(
         order_of_all, tuple(map(shares.__getitem__, order_of_all)), num_scored
     )

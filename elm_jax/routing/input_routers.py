@@ -39,11 +39,11 @@ class InputRouter(mixture.Router, abc.ABC):
         return jnp.full((*read.shape[:-1], count), 1 / count, jnp.float32)
 
     @abc.abstractmethod
-    def weigh_inputs(self, seen: Seen, is_token: Array) -> Array:
+    def weigh_inputs(self, observations: Seen, is_token: Array) -> Array:
         """Returns float32 weights [inputs, experts].
 
         Args:
-          seen: Of the encoder's places: what `mixture.observed` gives.
+          observations: What `mixture.observed` gives of the encoder's places.
           is_token: Bool [inputs, length], False for padding.
         """
 
@@ -89,27 +89,27 @@ class Logo(InputRouter):
         """Whether it is by entropies."""
         return self.signal == "inverse_entropy"
 
-    def weigh_inputs(self, seen: Seen, is_token: Array) -> Array:
+    def weigh_inputs(self, observations: Seen, is_token: Array) -> Array:
         """Returns the greatest signals, divided by their sum.
 
         Raises:
           ConfigError: The experts have no adapters at the place.
         """
-        values = seen[self._place(seen)]
+        values = observations[self._place(observations)]
         signals = values["norms"][-1]
         if self.signal == "inverse_entropy":
             signals = 1 / (values["entropies"][-1] + _EPSILON)
         return shares(_of_inputs(signals, is_token, self.token), self.top_k)
 
-    def _place(self, seen: Seen) -> str:
-        wanted = (self.place,) if self.place else _PLACES
-        for part in wanted:
+    def _place(self, observations: Seen) -> str:
+        parts = (self.place,) if self.place else _PLACES
+        for part in parts:
             name = f"encoder/layers/{part}_adapter"
-            if name in seen:
+            if name in observations:
                 return name
         raise errors.ConfigError(
-            found=f"experts with adapters at {', '.join(seen) or 'no place'}",
-            expected=f"one of the encoder's {', '.join(wanted)}",
+            found=f"experts with adapters at {', '.join(observations) or 'no place'}",
+            expected=f"one of the encoder's {', '.join(parts)}",
             do="Set Logo.place to one of these, as a part of the encoder's layers",
         )
 
@@ -117,8 +117,8 @@ class Logo(InputRouter):
 def shares(signals: Array, top_k: int) -> Array:
     """Returns the greatest signals [..., experts] by their sum, 0 for the others.
 
-    Of equal signals at the border the first experts are taken; where all are 0, these
-    have even weights.
+    Of equal signals at the border the first experts are taken; where all signals are 0,
+    the chosen experts have even weights.
 
     Args:
       signals: At least 0.
@@ -127,10 +127,12 @@ def shares(signals: Array, top_k: int) -> Array:
     number = signals.shape[-1]
     count = number if top_k == -1 else min(top_k, number)
     _, chosen = jax.lax.top_k(signals, count)
-    kept = jax.nn.one_hot(chosen, number).sum(axis=-2)
-    taken = signals * kept
-    total = taken.sum(axis=-1, keepdims=True)
-    return jnp.where(total > 0, taken / jnp.where(total > 0, total, 1), kept / count)
+    mask = jax.nn.one_hot(chosen, number).sum(axis=-2)
+    chosen_signals = signals * mask
+    total = chosen_signals.sum(axis=-1, keepdims=True)
+    return jnp.where(
+        total > 0, chosen_signals / jnp.where(total > 0, total, 1), mask / count
+    )
 
 
 def weighing_first(
@@ -161,20 +163,20 @@ def make_weigh_fn(model: Any, router: InputRouter) -> Callable[[Params, Any], Ar
 
     Args:
       model: A `t5.T5` with the mixture of the router.
-      router: It.
+      router: The router of that mixture.
     """
-    # All experts are looked at, also where few are computed afterwards.
+    # The router observes all experts, also where few are computed afterwards.
     every = dataclasses.replace(model.adapters.spec, only_chosen=False)
     model = model.clone(adapters=dataclasses.replace(model.adapters, spec=every))
 
     def weigh(params: Params, inputs: Any) -> Array:
-        _, seen = model.apply(
+        _, variables = model.apply(
             {"params": params},
             inputs,
             method=model.encode,
             mutable=[mixture.OBSERVED],
         )
-        return router.weigh_inputs(mixture.observed(seen), inputs != PAD_ID)
+        return router.weigh_inputs(mixture.observed(variables), inputs != PAD_ID)
 
     return weigh
 

@@ -187,9 +187,9 @@ class CalibratedNorm(EffectNorm):
         """Returns the z-scores."""
         norms = super().score(params, read, norms)
         mean, std = params["norm_mean"], params["norm_std"]
-        ones = (1,) * (norms.ndim - 1)
-        centred = norms - mean.reshape(*ones, -1)
-        return centred / (std.reshape(*ones, -1) + np.float32(_EPSILON))
+        leading_axes = (1,) * (norms.ndim - 1)
+        centred = norms - mean.reshape(*leading_axes, -1)
+        return centred / (std.reshape(*leading_axes, -1) + np.float32(_EPSILON))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -324,8 +324,8 @@ def top_k_softmax(scores: jax.Array, top_k: int) -> jax.Array:
     """
     if top_k < scores.shape[-1]:
         _, chosen = jax.lax.top_k(scores, top_k)
-        kept = jax.nn.one_hot(chosen, scores.shape[-1], dtype=bool).any(axis=-2)
-        scores = jnp.where(kept, scores, -jnp.inf)
+        is_chosen = jax.nn.one_hot(chosen, scores.shape[-1], dtype=bool).any(axis=-2)
+        scores = jnp.where(is_chosen, scores, -jnp.inf)
     return jax.nn.softmax(scores, axis=-1)
 
 

@@ -204,7 +204,7 @@ class Evaluate(Run):
         all_jobs = overlaps.with_overlaps([*members, *asked], store, *compared)
         data_doubts.check(job.split.dataset for job in all_jobs)
         processes.check_same(
-            repr([job.cell for job in all_jobs]), what="list of what to score"
+            repr([job.cell for job in all_jobs]), name="list of what to score"
         )
         if self.race is not None:
             all_jobs = raced.staying(

@@ -95,7 +95,7 @@ class Run:
             if processes.is_main():
                 files.write_text(self._config_path("gin"), config)
                 files.write_text(self._config_path("operative.gin"), operative_config)
-            processes.check_same(operative_config, what="configuration")
+            processes.check_same(operative_config, name="configuration")
             self._check_shared()
             self.run()
 

@@ -110,9 +110,11 @@ def describe(names: list[str]) -> str:
     return f"{len(names)} tensors ({', '.join(names[:_MOST_NAMED])}{more})"
 
 
-def _error(found: str, *, expected: str, step: int, saved: str) -> errors.TrainingError:
+def _error(
+    problem: str, *, expected: str, step: int, saved: str
+) -> errors.TrainingError:
     return errors.TrainingError(
-        found=found,
+        found=problem,
         expected=expected,
         do="Lower the learning rate or clip_norm, or look at the batch of step"
         f" {step}. Last good checkpoint: {saved}",

@@ -166,17 +166,17 @@ class _Crew:
         with self._programs.running(next(iter(batches.values()))):
             metrics, lanes = self._fleet.step(frozen, batches)
         self.num_steps += 1
-        given = []
+        steps = []
         for slot, job in chosen.items():
             job.step += 1
             job.last_turn = self.num_steps
             job.after_step(job.step)
             is_due = job.save.is_due(job.step)
-            kept = self._fleet.get(slot) if is_due or job.is_complete else None
-            given.append(_GivenStep(job, job.step, lanes[slot], kept))
+            state = self._fleet.get(slot) if is_due or job.is_complete else None
+            steps.append(_GivenStep(job, job.step, lanes[slot], state))
             if job.is_complete:
                 del self.running[slot]
-        self._pending.append((metrics, given))
+        self._pending.append((metrics, steps))
         self._draw_batches(chosen.values())
 
     def _draw_batches(self, jobs: Iterable[Job]) -> None:
@@ -193,11 +193,11 @@ class _Crew:
     def read_metrics(self, *, steps_left: int) -> None:
         """Waits for all steps but the newest, and does what is due after them."""
         while len(self._pending) > steps_left:
-            metrics, given = self._pending.popleft()
+            metrics, steps = self._pending.popleft()
             host = {n: np.asarray(v) for n, v in jax.device_get(metrics).items()}
-            for each in given:
-                if not each.job.has_failed:
-                    self._note(each, {n: float(v[each.lane]) for n, v in host.items()})
+            for step in steps:
+                if not step.job.has_failed:
+                    self._note(step, {n: float(v[step.lane]) for n, v in host.items()})
         self._raise_failed_saves()
 
     def save_all(self) -> None:
@@ -252,8 +252,8 @@ class _Crew:
             best = waiting[longest.shape]
         return {slot: self.running[slot] for slots in best.values() for slot in slots}
 
-    def _note(self, given: _GivenStep, metrics: Mapping[str, float]) -> None:
-        job, step, _, state = given
+    def _note(self, given_step: _GivenStep, metrics: Mapping[str, float]) -> None:
+        job, step, _, state = given_step
         is_last = step == job.num_steps
         try:
             job.tally.add(step, metrics)

@@ -91,12 +91,12 @@ class SaveSchedule:
 
     def note_step(self, step: int) -> None:
         """Notes that a step has ended, and decides whether to save after it."""
-        now, before = self._clock(), self._last_step_at
+        now, last_step_at = self._clock(), self._last_step_at
         self._last_step_at = now
-        if before is None:
+        if last_step_at is None:
             secs = 0.0
         else:
-            secs = self._step_secs_fn() if self._step_secs_fn else now - before
+            secs = self._step_secs_fn() if self._step_secs_fn else now - last_step_at
         is_due = step % self._every_steps == 0
         if secs > self._slow_secs and now > self._not_before:
             is_due = True

@@ -50,8 +50,8 @@ def rate_at(schedule: Schedule, step: Any) -> Any:
         xp.asarray(value, xp.float32) for value in (step, *schedule)
     )
     one, zero = xp.float32(1), xp.float32(0)
-    left = one - (step - warmup) / xp.maximum(last - warmup, one)
-    line = end + (rate - end) * xp.minimum(xp.maximum(left, zero), one)
+    share_left = one - (step - warmup) / xp.maximum(last - warmup, one)
+    line = end + (rate - end) * xp.minimum(xp.maximum(share_left, zero), one)
     return xp.where(step < warmup, rate * (step / xp.maximum(warmup, one)), line)
 
 

@@ -217,8 +217,10 @@ class _Watch:
     def _run(self) -> None:
         deadline = None
         while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if select.select([self._reader], [], [], left)[0]:
+            secs_left = (
+                None if deadline is None else max(0.0, deadline - time.monotonic())
+            )
+            if select.select([self._reader], [], [], secs_left)[0]:
                 heard = os.read(self._reader, 1)
                 if not heard:
                     os.close(self._reader)
@@ -258,12 +260,12 @@ def _note_stopping() -> None:
 
 @contextlib.contextmanager
 def _handled(handler: _Handler, text: str, grace_secs: float) -> Iterator[_Watch]:
-    """Sets handlers and what the watch says; puts back what was there before."""
+    """Sets handlers and the watch's text; restores the former ones at the end."""
     is_outermost = not _watches
     if is_outermost:
         _watches.append(_Watch(text, grace_secs))
     watch = _watches[0]
-    before = watch.text, watch.grace_secs
+    former_values = watch.text, watch.grace_secs
     watch.text, watch.grace_secs = text, grace_secs
     handlers = {number: signal.signal(number, handler) for number in _CAUGHT}
     hook, sys.unraisablehook = sys.unraisablehook, watch.end_if_swallowed
@@ -275,7 +277,7 @@ def _handled(handler: _Handler, text: str, grace_secs: float) -> Iterator[_Watch
         for number, old in handlers.items():
             signal.signal(number, old)
         if not watch.is_stopping:  # its thread may have yet to say what held then
-            watch.text, watch.grace_secs = before
+            watch.text, watch.grace_secs = former_values
         if is_outermost:
             _watches.clear()
             watch.close()

@@ -53,9 +53,9 @@ def init_state(
     on_device = jax.tree.map(jnp.asarray, dict(params))
     rng = np.asarray(jax.random.key_data(jax.random.key(seed)))
     places = jax.tree.map(lambda leaf: leaf.sharding, plan_state(on_device, tx))
-    given = () if keeps_params else (1,)
+    donated = () if keeps_params else (1,)
     begin = jax.jit(
-        _begin, static_argnums=0, donate_argnums=given, out_shardings=places
+        _begin, static_argnums=0, donate_argnums=donated, out_shardings=places
     )
     return begin(tx, on_device, rng)
 
@@ -120,8 +120,8 @@ def _sharding_like(shape: tuple[int, ...], param: Any) -> Sharding | None:
         spec = (*sharding.spec, *(None,) * (rank - len(sharding.spec)))
         for axis in reversed(range(rank)):
             if shape == param.shape[:axis] + param.shape[axis + 1 :]:
-                left = PartitionSpec(*spec[:axis], *spec[axis + 1 :])
-                return NamedSharding(sharding.mesh, left)
+                rest_spec = PartitionSpec(*spec[:axis], *spec[axis + 1 :])
+                return NamedSharding(sharding.mesh, rest_spec)
     return None
 
 

@@ -20,30 +20,30 @@ from elm_jax.training import writers
 _ID_FILE = "tracked_run.txt"
 
 
-def _begin_trackio(**wanted: Any) -> Any:
+def _begin_trackio(**options: Any) -> Any:
     trackio = importlib.import_module("trackio")
     # Trackio ends the run that it began last in a context, and a fleet has many.
     return contextvars.copy_context().run(
         lambda: trackio.init(
-            project=wanted["project"],
-            name=f"{wanted['expert']} {wanted['run_id']}",
-            group=wanted["expert"],
-            config={"gin": wanted["config"]},
+            project=options["project"],
+            name=f"{options['expert']} {options['run_id']}",
+            group=options["expert"],
+            config={"gin": options["config"]},
             resume="allow",
             embed=False,
         )
     )
 
 
-def _begin_wandb(**wanted: Any) -> Any:
+def _begin_wandb(**options: Any) -> Any:
     wandb = importlib.import_module("wandb")
     return wandb.init(
-        project=wanted["project"],
-        name=wanted["expert"],
-        id=wanted["run_id"],
-        group=wanted["expert"],
-        config={"gin": wanted["config"]},
-        dir=f"{wanted['folder']}",
+        project=options["project"],
+        name=options["expert"],
+        id=options["run_id"],
+        group=options["expert"],
+        config={"gin": options["config"]},
+        dir=f"{options['folder']}",
         resume="allow",
         reinit="create_new",
     )

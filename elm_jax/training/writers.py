@@ -105,7 +105,7 @@ class JsonLinesWriter:
         if self._start_step == 0 or not self._path.exists():
             return b""
         *whole, _ = self._path.read_bytes().split(b"\n")
-        kept = []
+        lines = []
         for number, line in enumerate(whole, 1):
             try:
                 step = step_of(line)
@@ -115,8 +115,8 @@ class JsonLinesWriter:
                 continue
             if step > self._start_step:
                 break
-            kept.append(line + b"\n")
-        return b"".join(kept)
+            lines.append(line + b"\n")
+        return b"".join(lines)
 
 
 class _Row(TypedDict):
@@ -219,10 +219,10 @@ def describe_secs(secs: float) -> str:
     >>> [describe_secs(secs) for secs in (4.2, 75, 7_260, 100_000)]
     ['4 s', '1 min 15 s', '2 h 1 min', '1 d 3 h']
     """
-    left = round(secs)
+    secs_left = round(secs)
     parts = []
     for size, unit in _UNITS:
-        count, left = divmod(left, size)
+        count, secs_left = divmod(secs_left, size)
         if count or parts:
             parts.append(f"{count} {unit}")
-    return " ".join([*parts, f"{left} s"][:2])
+    return " ".join([*parts, f"{secs_left} s"][:2])

@@ -39,9 +39,9 @@ try:
 except errors.ElmError as error:
     say("own rows" if "rows 4 to 6" in str(error) else error)
 say(processes.agree({"found": ["a", rank + 7]}), processes.is_main() == (rank == 0))
-processes.check_same("text", what="text")
+processes.check_same("text", name="text")
 try:
-    processes.check_same(f"{rank}", what="step")
+    processes.check_same(f"{rank}", name="step")
 except errors.ConfigError as error:
     say("another step in processes [1]" in str(error))
 whole = mesh.place({"encoder_norm": {"scale": np.arange(8.0)}}, shared, "data")
@@ -51,7 +51,7 @@ with processes.main_first("test"):
 say(processes.exchange([rank, 5]).tolist())
 with processes.apart():
     say(processes.is_main(), processes.agree(rank) == rank, processes.are_apart())
-    processes.check_same(f"{rank}", what="step")
+    processes.check_same(f"{rank}", name="step")
     messages.tell("colour", "blue")
     messages.tell("colour", f"green {rank}")
     colours = {}

@@ -176,7 +176,7 @@ class Jobs:
             source=source,
             base_fingerprint=base.fingerprint if base else "",
         )
-        processes.check_same(json.dumps(config), what=f"configuration of {expert.name}")
+        processes.check_same(json.dumps(config), name=f"configuration of {expert.name}")
         store = train_state.TrainStateStore(
             expert.work_dir / "state",
             config=config,
@@ -197,7 +197,7 @@ class Jobs:
         restored = store.restore(initial, allow_changed_config=may_differ)
         start = initial if restored is None else restored
         step = int(start.step)
-        processes.check_same(f"{step}", what=f"saved state of {name}")
+        processes.check_same(f"{step}", name=f"saved state of {name}")
         sums = store.read_sums()
         if step:
             print(f"{name}: goes on from its own step {step}")  # noqa: T201
