@@ -131,13 +131,13 @@ class ImportBase(Run):
         }
 
     def check_recipe(self, source: Source | None) -> bool:
-        """Returns whether the base that is asked for is there, its weights aside.
+        """Returns whether the requested base is there, without a look at its weights.
 
-        Where the weights can be read, they decide, and their place does not: a folder
-        may have been moved.
+        Where the source can be opened, its path is not compared: a folder may have been
+        moved, and weights are compared elsewhere.
 
         Args:
-          source: What is asked for, if it can be opened.
+          source: The source of the weights, if it can be opened.
 
         Raises:
           CheckpointError: A base of this name is there by another recipe.
@@ -145,34 +145,34 @@ class ImportBase(Run):
         if not (self.folder / manifest.FILE_NAME).is_file():
             return False
         saved_info = manifest.read_manifest(self.folder)
-        before: dict[str, Any] = {"kind": saved_info.kind}
-        now: dict[str, Any] = {"kind": "base"}
+        saved: dict[str, Any] = {"kind": saved_info.kind}
+        requested: dict[str, Any] = {"kind": "base"}
         # All fields: records leave out those that have their default.
         model = dataclasses.asdict(source.model) if source else self.known_of_model()
         there_model = config.completed(config.T5Config, saved_info.model)
-        before["model"] = {name: there_model.get(name) for name in model}
-        now["model"] = model
+        saved["model"] = {name: there_model.get(name) for name in model}
+        requested["model"] = model
         vocabulary = self._vocabulary_facts(source)
         if vocabulary:  # else the user leaves it to the base
-            before["vocabulary"] = saved_info.vocabulary.get("fingerprint", "none")
-            now["vocabulary"] = vocabulary["fingerprint"]
-        wanted = self._data()
+            saved["vocabulary"] = saved_info.vocabulary.get("fingerprint", "none")
+            requested["vocabulary"] = vocabulary["fingerprint"]
+        data = self._data()
         if source:
-            wanted = {k: value for k, value in wanted.items() if k not in self.origin()}
-        before |= {
-            name: saved_info.data[name] for name in wanted if name in saved_info.data
+            data = {k: value for k, value in data.items() if k not in self.origin()}
+        saved |= {
+            name: saved_info.data[name] for name in data if name in saved_info.data
         }
-        now |= {name: wanted[name] for name in wanted if name in saved_info.data}
-        recipes.check_same(f"base {self.folder}", before, now)
+        requested |= {name: data[name] for name in data if name in saved_info.data}
+        recipes.check_same(f"base {self.folder}", saved, requested)
         return True
 
     def _moves(self) -> list[str]:
         """Returns what differs in where a finished base came from, with both places."""
         if not (self.folder / manifest.FILE_NAME).is_file():
             return []
-        data, now = manifest.read_manifest(self.folder).data, self.origin()
-        before = {name: data[name] for name in now if name in data}
-        return recipes.find_changes(before, {name: now[name] for name in before})
+        data, origin = manifest.read_manifest(self.folder).data, self.origin()
+        saved = {name: data[name] for name in origin if name in data}
+        return recipes.find_changes(saved, {name: origin[name] for name in saved})
 
     def _check_weights(self, source: Source) -> None:
         dtype = tensors.storage_dtype(source.leaves, self.storage_dtype)

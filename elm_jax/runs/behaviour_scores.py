@@ -120,18 +120,18 @@ def with_behaviour(
     if not (any(looked_at) or asks or reads_inputs):
         return [*questions]
     keys = dataclasses.replace(keys, claimed="", seed=0, length_normalized=False)
-    asked = [
+    all_jobs = [
         job
         for question, names in zip(questions, looked_at, strict=True)
         for job in _jobs(question, names, keys)
     ]
     store = result_store.ResultStore(path(library_dir))
     print(f"rows that ask, in {store.path}:")  # noqa: T201
-    todo = jobs.unscored(asked, store)
+    todo = jobs.unscored(all_jobs, store)
     unlabelled = _WithoutLabels(program, keys.data.vocabulary)
     jobs.score(todo, unlabelled, keys, store, run_id=run_id)
-    read = processes.agree(_read(asked, store) if processes.is_main() else None)
-    _tell_cut(asked, store)
+    read = processes.agree(_read(all_jobs, store) if processes.is_main() else None)
+    _tell_cut(all_jobs, store)
     answers = iter([observed.Answers(*of_job) for of_job in read])
     answered = []
     for question, names in zip(questions, looked_at, strict=True):
@@ -195,10 +195,10 @@ class _ScoreRows(NamedTuple):
         if behaviour is not None and {*names} <= {*behaviour.names}:
             return behaviour.of_rows(names, [*map(self.question.rows.index, rows)])
         part = self.question._replace(rows=tuple(rows))
-        asked = [*_jobs(part, names, self.keys)][1:]  # without the base
-        todo = jobs.unscored(asked, self.store)
+        expert_jobs = [*_jobs(part, names, self.keys)][1:]  # without the base
+        todo = jobs.unscored(expert_jobs, self.store)
         jobs.score(todo, self.program, self.keys, self.store, run_id=self.run_id)
-        read = _read(asked, self.store) if processes.is_main() else None
+        read = _read(expert_jobs, self.store) if processes.is_main() else None
         return [scores for scores, _ in processes.agree(read)]
 
 
@@ -247,12 +247,12 @@ def _jobs(
 
 
 def _read(
-    asked: Sequence[jobs.Job], store: result_store.ResultStore
+    all_jobs: Sequence[jobs.Job], store: result_store.ResultStore
 ) -> list[tuple[list[list[float]], list[int]]]:
     """Returns the parts of each job's `observed.Answers`, as JSON values."""
     rows = {row.key(_METRIC): row for row in store.rows()}
     parts = []
-    for job in asked:
+    for job in all_jobs:
         row = rows[job.cell.key(_METRIC)]
         names = ("scores", _METRIC)
         if not job.split.dataset.has_choices:  # else they are in the dataset
@@ -265,12 +265,12 @@ def _read(
     return parts
 
 
-def _tell_cut(asked: Sequence[jobs.Job], store: result_store.ResultStore) -> None:
+def _tell_cut(all_jobs: Sequence[jobs.Job], store: result_store.ResultStore) -> None:
     """Prints how many of the answers that experts wrote have no end, if any."""
     shares = [
-        row.answers_cut for row in told_rows.rows_of(asked, store) if row.answers_cut
+        row.answers_cut for row in told_rows.rows_of(all_jobs, store) if row.answers_cut
     ]
     if shares:
-        number = sum(not job.split.dataset.has_choices for job in asked)
+        number = sum(not job.split.dataset.has_choices for job in all_jobs)
         mean = sum(shares) / number
         print(f"note: {mean:.0f} % of the answers that experts wrote have no end")  # noqa: T201

@@ -85,8 +85,8 @@ class CacheTasks(Run):
         pairs = []
         for name in tasks.registry.expand(self.tasks):
             task_splits = _splits(tasks.registry.task(name))
-            wanted = self.splits or task_splits
-            pairs += [(name, split) for split in wanted if split in task_splits]
+            splits = self.splits or task_splits
+            pairs += [(name, split) for split in splits if split in task_splits]
         if not pairs:
             raise errors.ConfigError(
                 found=f"no task with one of the splits {', '.join(self.splits)}",

@@ -94,12 +94,12 @@ class Compare(Run):
         page = self.path(self.output_path)
         files.write_text(page, comparison_page.render(shown))
         numbers = page.with_suffix(".json")
-        told = {
+        content = {
             "base_fingerprint": bases.read_manifest(base).base_fingerprint,
             "expert_fingerprints": [info.fingerprint for info in infos],
             **as_json(names, comparison),
         }
-        files.write_text(numbers, json.dumps(told, indent=1))
+        files.write_text(numbers, json.dumps(content, indent=1))
         print(page, numbers, sep="\n")  # noqa: T201
 
     def _check(self) -> list[pathlib.Path]:
@@ -148,7 +148,10 @@ def as_json(names: Sequence[str], comparison: comparing.Comparison) -> dict[str,
         "cosine": plain(comparison.cosine),
         "units_in_place": plain(comparison.in_place),
         "forecast": plain(comparison.forecast),
-        **{what: plain(comparison.mean(what)) for what in ("conflict", "overlap")},
+        **{
+            measure: plain(comparison.mean(measure))
+            for measure in ("conflict", "overlap")
+        },
         "how_many": {
             how: {
                 "order": [names[i] for i in growth.order],

@@ -174,15 +174,15 @@ class FoldExpert(Run):
         if not (folder / manifest.FILE_NAME).is_file():
             return False
         saved_info = manifest.read_manifest(folder)
-        before = {name: saved_info.data.get(name) for name in recipe}
-        now = dict(recipe)
-        if before["folded"] and before["folded_from"] is None:
+        saved = {name: saved_info.data.get(name) for name in recipe}
+        requested = dict(recipe)
+        if saved["folded"] and saved["folded_from"] is None:
             print("a fold of release 0.1: its expert is compared by name")  # noqa: T201
-            del before["folded_from"], now["folded_from"]
+            del saved["folded_from"], requested["folded_from"]
         recipes.check_same(
             f"folded expert {folder}",
-            before
+            saved
             | {"base": saved_info.base_fingerprint, "adapter": saved_info.adapter},
-            now | {"base": info.base_fingerprint, "adapter": None},
+            requested | {"base": info.base_fingerprint, "adapter": None},
         )
         return True

@@ -17,8 +17,8 @@ def check(datasets: Iterable[Dataset]) -> None:
     """Prints what share of inputs is cut, unreadable or missing, where it is much.
 
     Raises:
-      DataError: Every input of a dataset is cut: what its template asks for last is
-        shown in no example.
+      DataError: Every input of a dataset is cut, so that no example shows the end of
+        its template, such as the question.
     """
     unique = list(
         {(dataset.name, dataset.split): dataset for dataset in datasets}.values()
@@ -26,11 +26,11 @@ def check(datasets: Iterable[Dataset]) -> None:
     cut = [dataset for dataset in unique if _cut_share(dataset) == 1]
     if cut:
         name = f"{cut[0].split} of {cut[0].name}"
-        others = f" and of {len(cut) - 1} more tasks" if len(cut) > 1 else ""
+        more_tasks = f" and of {len(cut) - 1} more tasks" if len(cut) > 1 else ""
         longest = cut[0].manifest["length_percentiles"]["inputs"]
         limit = cut[0].manifest["key"]["inputs_length"]
         raise errors.DataError(
-            found=f"every input in {name}{others} is longer than inputs_length="
+            found=f"every input in {name}{more_tasks} is longer than inputs_length="
             f"{limit} tokens, and cut at its end",
             expected=f"room for most: half have {longest['50']} tokens, 90 % have "
             f"{longest['90']}, the longest {longest['100']}",
@@ -38,8 +38,8 @@ def check(datasets: Iterable[Dataset]) -> None:
             "the question before the text",
         )
     if processes.is_main():
-        for what, share_fn in _DOUBTS.items():
-            line = _line(unique, what, share_fn)
+        for doubt, share_fn in _DOUBTS.items():
+            line = _line(unique, doubt, share_fn)
             if line:
                 print(line)  # noqa: T201
 
@@ -55,9 +55,9 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 
 def _line(
-    datasets: list[Dataset], what: str, share_fn: Callable[[Dataset], float]
+    datasets: list[Dataset], doubt: str, share_fn: Callable[[Dataset], float]
 ) -> str:
-    """Returns a line about the datasets in which something is not rare, or ""."""
+    """Returns a line about the datasets with a notable share of a doubt, or ""."""
     shares = {
         f"{dataset.name} {dataset.split}": share_fn(dataset) for dataset in datasets
     }
@@ -70,7 +70,7 @@ def _line(
         parts.append(
             f"and more than {_NOTABLE_SHARE:.0%} of {len(ordered) - _MOST_NAMED}"
         )
-    return f"{what}: {', '.join(parts)}"
+    return f"{doubt}: {', '.join(parts)}"
 
 
 def _cut_share(dataset: Dataset) -> float:

@@ -198,10 +198,10 @@ class Evaluate(Run):
             length_normalized=self.length_normalized,
             decoding=self.decoding,
         )
-        asked = [*self._jobs(keys, open_split, program)]
-        members = pooled_scores.members(asked, keys)
+        asked_jobs = [*self._jobs(keys, open_split, program)]
+        members = pooled_scores.members(asked_jobs, keys)
         compared = (data.data_options.cache_dir, self.overlap, base.manifest)
-        all_jobs = overlaps.with_overlaps([*members, *asked], store, *compared)
+        all_jobs = overlaps.with_overlaps([*members, *asked_jobs], store, *compared)
         data_doubts.check(job.split.dataset for job in all_jobs)
         processes.check_same(
             repr([job.cell for job in all_jobs]), name="list of what to score"
@@ -235,8 +235,8 @@ class Evaluate(Run):
         if self._asking().num_members():  # these get rows of their own
             candidates.of_experts(listed, labels=self._labels())
         offered.check_members(used_strategies, listed)
-        others = offered.without_library(used_strategies, self._names(), self.path)
-        listed += [folder for candidate, _ in others for folder in candidate.folders]
+        pairs = offered.without_library(used_strategies, self._names(), self.path)
+        listed += [folder for candidate, _ in pairs for folder in candidate.folders]
         all_folders = [*dict.fromkeys([*named, *listed])]
         base_dir = self.path(self.initial_checkpoint_path)
         expert_checks.check(all_folders, base_dir=base_dir, vocabulary=data.vocabulary)

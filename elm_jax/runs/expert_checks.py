@@ -154,7 +154,7 @@ def check_alike(
 
 
 def in_one_spec(infos: Sequence[manifest.Manifest]) -> list[manifest.Manifest]:
-    """Returns manifests that all tell the spec in which all adapters can be written.
+    """Returns the manifests with the one spec in which all adapters can be written.
 
     Args:
       infos: One or more, of experts with adapters.
@@ -163,8 +163,8 @@ def in_one_spec(infos: Sequence[manifest.Manifest]) -> list[manifest.Manifest]:
       ConfigError: They differ in more than in width; see `effects.common`.
     """
     specs = [spec for info in infos if (spec := bases.adapter_spec(info))]
-    told = bases.describe(effects.common(specs))
-    return [dataclasses.replace(info, adapter=told) for info in infos]
+    spec_fields = bases.describe(effects.common(specs))
+    return [dataclasses.replace(info, adapter=spec_fields) for info in infos]
 
 
 def check_has_adapters(info: manifest.Manifest) -> None:
@@ -229,24 +229,24 @@ def check_same_function(info: manifest.Manifest, base: manifest.Manifest) -> Non
 def describe_lengths(
     infos: Iterable[manifest.Manifest], lengths: Mapping[str, int]
 ) -> str:
-    """Returns how many experts were trained at other lengths than some; "" for none.
+    """Returns how many experts were trained at other lengths than these; "" for none.
 
-    No fault, as relative positions have no end, but worth to know.
+    That is no error, as relative positions have no end, but worth knowing.
 
     Args:
       infos: The experts'.
       lengths: Tokens of inputs and targets by which they are to be scored.
     """
-    others: collections.Counter[str] = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
     for info in infos:
         tokens = info.training.get("tokens", {})  # release 0.1 kept none
         trained_at = tokens.get("feature_lengths", lengths)
         if dict(trained_at) != dict(lengths):
-            others[json.dumps(trained_at)] += 1
+            counts[json.dumps(trained_at)] += 1
     return "; ".join(
         f"{count} experts were trained at {other_lengths}, and are scored at"
         f" {json.dumps(dict(lengths))}"
-        for other_lengths, count in others.items()
+        for other_lengths, count in counts.items()
     )
 
 

@@ -152,5 +152,5 @@ def _check_tensors(expert: loaded.Expert) -> None:
         expert.manifest.trainable_pattern,
     )
     model = bases.build_model(expert.config, expert.adapter)
-    wanted = expert_parts.part(t5.param_shapes(model), trainable_pattern, of=label)
-    experts.check_same_tensors(expert.params, wanted, of=label)
+    shapes = expert_parts.part(t5.param_shapes(model), trainable_pattern, of=label)
+    experts.check_same_tensors(expert.params, shapes, of=label)

@@ -109,10 +109,10 @@ class FetchExperts(Run):
             c for c in chosen if (folder / c.name / manifest.FILE_NAME).is_file()
         ]
         for copy, info in zip(present, source.manifests(present), strict=True):
-            here = manifest.read_manifest(folder / copy.name)
+            local_info = manifest.read_manifest(folder / copy.name)
             recipes.check_same(
                 f"expert {folder / copy.name}",
-                {"name": here.name, "fingerprint": here.fingerprint},
+                {"name": local_info.name, "fingerprint": local_info.fingerprint},
                 {"name": info.name, "fingerprint": info.fingerprint},
                 do="Choose another experts_dir, or remove the folder to fetch the"
                 " bucket's expert",

@@ -42,47 +42,52 @@ def search_told(search: searches.Search, method: MergeMethod) -> dict[str, Any]:
     return {"asked": search.recipe() | {"method": method.recipe()}}
 
 
-def is_there(folder: pathlib.Path, asked: Asked) -> bool:
-    """Returns whether this very merge is in a folder.
+def is_there(folder: pathlib.Path, request: Asked) -> bool:
+    """Returns whether the requested merge is in a folder.
 
     Raises:
-      CheckpointError: Another one is.
+      CheckpointError: Another merge is in it.
     """
     if not (folder / manifest.FILE_NAME).is_file():
         return False
-    there, method, search = manifest.read_manifest(folder), asked.method, asked.search
-    before = dict(there.data.get("merge", {}))
-    searched = before.get("search", {})
-    now = _as_recorded(merged_params.recipe(method, asked.infos, asked.source), before)
-    if search is not None or "search" in before:
+    saved_info = manifest.read_manifest(folder)
+    method, search = request.method, request.search
+    saved = dict(saved_info.data.get("merge", {}))
+    searched = saved.get("search", {})
+    requested = _as_recorded(
+        merged_params.recipe(method, request.infos, request.source), saved
+    )
+    if search is not None or "search" in saved:
         # What was found is in the recipe, and is not searched again.
         if search is not None:
-            now = now | {"search": search_told(search, method)}
-        before, now = (searched_recipes.asked(each, method) for each in (before, now))
-    what = f"merge {folder}"
+            requested = requested | {"search": search_told(search, method)}
+        saved, requested = (
+            searched_recipes.asked(each, method) for each in (saved, requested)
+        )
+    subject = f"merge {folder}"
     recipes.check_same(
-        what,
-        before | {"base": there.base_fingerprint},
-        now | {"base": asked.infos[0].base_fingerprint},
+        subject,
+        saved | {"base": saved_info.base_fingerprint},
+        requested | {"base": request.infos[0].base_fingerprint},
         do=_DO,
     )
-    if search is not None and asked.data is not None:
-        parts = search_rows.open_rows(search.rows, asked.data)
+    if search is not None and request.data is not None:
+        parts = search_rows.open_rows(search.rows, request.data)
         rows = {"rows": searched_recipes.rows_told(parts)}
-        recipes.check_same(what, {"rows": searched["rows"]}, rows, do=_DO)
+        recipes.check_same(subject, {"rows": searched["rows"]}, rows, do=_DO)
     return True
 
 
-def _as_recorded(recipe: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
-    """Returns a recipe without what releases before did not record."""
-    now = dict(recipe)
-    if before and "fingerprints" not in before:
+def _as_recorded(recipe: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+    """Returns a recipe without fields that the saved one's release did not record."""
+    recorded = dict(recipe)
+    if saved and "fingerprints" not in saved:
         print("a merge of release 0.1: its experts are compared by name")  # noqa: T201
-        del now["fingerprints"]
-    if "recipes" not in before:  # up to release 0.1
-        del now["recipes"], now["seeds"]
-    if "base_model" not in before.get("measured", {}):  # likewise
-        now.get("measured", {}).pop("base_model", None)
-    if "parts" not in before:  # of merges before this was recorded
-        now.pop("parts", None)
-    return now
+        del recorded["fingerprints"]
+    if "recipes" not in saved:  # up to release 0.1
+        del recorded["recipes"], recorded["seeds"]
+    if "base_model" not in saved.get("measured", {}):  # likewise
+        recorded.get("measured", {}).pop("base_model", None)
+    if "parts" not in saved:  # of merges before this was recorded
+        recorded.pop("parts", None)
+    return recorded

@@ -85,21 +85,21 @@ class TwoStages(LibraryStrategy):
         """
         if self.stage is None:
             return Choice(tuple(sorted(question.experts)))
-        taken = self.stage.pick(question)
-        if not taken.experts:
-            return taken
-        pairs = sorted(zip(taken.experts, weights(taken), strict=True))
-        names, given = zip(*pairs, strict=True)
-        return Choice(names, averages.Weighted(weights=given))
+        choice = self.stage.pick(question)
+        if not choice.experts:
+            return choice
+        pairs = sorted(zip(choice.experts, weights(choice), strict=True))
+        names, stage_weights = zip(*pairs, strict=True)
+        return Choice(names, averages.Weighted(weights=stage_weights))
 
 
-def weights(taken: Choice) -> tuple[float, ...]:
+def weights(choice: Choice) -> tuple[float, ...]:
     """Returns the weights of a choice that is a mean of experts; their sum is 1.
 
     Raises:
       ConfigError: It is another merge.
     """
-    method, number = taken.method, len(taken.experts)
+    method, number = choice.method, len(choice.experts)
     if isinstance(method, averages.Weighted) and method.weights:
         total = math.fsum(method.weights)
         return tuple(weight / total for weight in method.weights)

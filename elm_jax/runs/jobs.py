@@ -158,11 +158,13 @@ def score(
                 scored = program.score(
                     params, adapter, job.split.dataset, job.split.rows
                 )
-                kept = job.candidate.kept_with_scores(
+                more_arrays = job.candidate.kept_with_scores(
                     program, params, adapter, job.split.dataset, job.split.rows
                 )
             if processes.is_main():
-                scored = scored._replace(per_example={**scored.per_example, **kept})
+                scored = scored._replace(
+                    per_example={**scored.per_example, **more_arrays}
+                )
                 record(job, scored, keys, store, run_id=run_id)
             count += 1
             progress(count)

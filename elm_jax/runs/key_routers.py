@@ -42,12 +42,12 @@ class ByKeys(TaskRouter):
     @property
     def note(self) -> str:
         """Describes it in a few words, for tables and reports."""
-        which = "likest by the mean of their keys"
+        rule = "likest by the mean of their keys"
         if self.how == "nearest":
-            which = f"with most {self.by} of the {self.num_nearest} nearest keys"
+            rule = f"with most {self.by} of the {self.num_nearest} nearest keys"
         if self.merges:
-            return f"mean of the {self.num_experts} experts {which}, weighted so"
-        return f"the expert {which}"
+            return f"mean of the {self.num_experts} experts {rule}, weighted so"
+        return f"the expert {rule}"
 
     def pick(self, question: queries.Question) -> Choice:
         """Returns the first experts, with their weights."""

@@ -166,15 +166,15 @@ class BuildLibrary(LibraryRun):
         folder = self._extended()
         if (folder / index.RECORD).is_file():
             settings = dataclasses.asdict(index.open_index(folder).settings)
-            wanted = {
+            requested = {
                 "text_format": self.text_format,
                 "num_keys": self.num_keys,
                 "seed": self.random_seed,
             }
             recipes.check_same(
                 f"index of {folder}",
-                {name: settings[name] for name in wanted},
-                wanted,
+                {name: settings[name] for name in requested},
+                requested,
                 do="Use those settings, or build another library (library_dir)",
             )
         return data
@@ -290,8 +290,8 @@ class Retrieve(queries.Queries, LibraryRun):
         for question in self.ask(
             self, task_registry.registry.expand(self.tasks), self.data
         ):
-            (expert, votes), *others = question.result.votes
-            rest = ", ".join(f"{name} {count}" for name, count in others[:3])
+            (expert, votes), *other_votes = question.result.votes
+            rest = ", ".join(f"{name} {count}" for name, count in other_votes[:3])
             rows.append((question.task, expert, votes, rest))
         header = ("task", "expert", "votes", "others")
         terminal.show(terminal.table("Retrieved experts", header, rows))

@@ -54,8 +54,8 @@ class Expert:
         """
         with expert_places.opened(place) as folder:
             expert = cls._read(folder)
-        kept = None if paths.is_url(f"{place}") else folder
-        return dataclasses.replace(expert, folder=kept)
+        own_folder = None if paths.is_url(f"{place}") else folder
+        return dataclasses.replace(expert, folder=own_folder)
 
     def save(self, place: str | pathlib.Path) -> None:
         """Writes the expert into a new place, whole or not at all.
@@ -166,8 +166,8 @@ class Base(Expert):
             f"expert {expert.name!r}",
             expert.manifest.trainable_pattern,
         )
-        wanted = expert_parts.part(t5.param_shapes(model), trainable_pattern, of=label)
-        experts.check_same_tensors(expert.params, wanted, of=label)
+        shapes = expert_parts.part(t5.param_shapes(model), trainable_pattern, of=label)
+        experts.check_same_tensors(expert.params, shapes, of=label)
 
     @classmethod
     def _read(cls, folder: pathlib.Path) -> Self:

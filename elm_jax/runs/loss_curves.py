@@ -22,8 +22,8 @@ def read(
 ) -> tuple[report.Curve, ...]:
     """Returns the curve of each expert, with that of the same expert elsewhere.
 
-    Where only one of the two was trained with several seeds, or with others, the first
-    of the seeds elsewhere is taken.
+    Where only one of the two was trained with several seeds, or with other seeds, the
+    first seed of the other training is compared.
 
     Args:
       work_dir: Where the work folders of trainings lie; there may be none.
@@ -34,8 +34,8 @@ def read(
         a line of metrics is none that a training writes.
     """
     curves = _losses(work_dir)
-    others = _losses(compare_dir) if compare_dir else {}
-    if compare_dir and not others:
+    compared_curves = _losses(compare_dir) if compare_dir else {}
+    if compare_dir and not compared_curves:
         raise errors.DataError(
             found=f"no metrics in {compare_dir}",
             expected=f"<expert>/{FILE_NAME}, as elm_train writes them",
@@ -43,18 +43,20 @@ def read(
             ' to ""',
         )
     first: dict[str, _Points] = {}
-    for name, points in others.items():
+    for name, points in compared_curves.items():
         first.setdefault(_without_seed(name), points)
     names = _shown_names(curves)
     compared = tuple(
         report.Curve(
-            names[name], losses, others.get(name) or first.get(_without_seed(name), ())
+            names[name],
+            losses,
+            compared_curves.get(name) or first.get(_without_seed(name), ()),
         )
         for name, losses in curves.items()
     )
-    if others and curves and not any(curve.compared for curve in compared):
+    if compared_curves and curves and not any(curve.compared for curve in compared):
         raise errors.DataError(
-            found=f"metrics of {', '.join(sorted(others)[:_MOST_NAMED])} in"
+            found=f"metrics of {', '.join(sorted(compared_curves)[:_MOST_NAMED])} in"
             f" {compare_dir}, and of {', '.join(sorted(curves)[:_MOST_NAMED])} in"
             f" {work_dir}",
             expected="trainings of the same experts",

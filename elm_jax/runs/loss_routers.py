@@ -37,10 +37,10 @@ class ByInputLoss(TaskRouter):
     @property
     def note(self) -> str:
         """Describes it in a few words, for tables and reports."""
-        which = (
+        choice = (
             f"mean of the {self.num_experts} experts" if self.merges else "the expert"
         )
-        return f"{which} with the lowest loss on inputs with missing spans, no labels"
+        return f"{choice} with the lowest loss on inputs with missing spans, no labels"
 
     @property
     def reads_votes(self) -> bool:
@@ -63,11 +63,11 @@ class ByInputLoss(TaskRouter):
           DataError: No input has two tokens.
         """
         assert question.missing_spans is not None  # noqa: S101 - it reads inputs
-        asked = question.missing_spans(self.random_seed)
-        assert asked.score_rows is not None  # noqa: S101 - likewise
+        masked = question.missing_spans(self.random_seed)
+        assert masked.score_rows is not None  # noqa: S101 - likewise
         names = [*question.experts]
-        log_probs = np.array(asked.score_rows(names, asked.rows))[:, :, 0]
-        lengths = [len(asked.dataset[row].targets) for row in asked.rows]
+        log_probs = np.array(masked.score_rows(names, masked.rows))[:, :, 0]
+        lengths = [len(masked.dataset[row].targets) for row in masked.rows]
         return ranked(names, log_probs, lengths)
 
     def pick(self, question: queries.Question) -> Choice:

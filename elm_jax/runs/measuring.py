@@ -103,7 +103,7 @@ class Source(NamedTuple):
     def measure(
         self, method: MergeMethod, experts: Sequence[loaded.Expert], base: loaded.Base
     ) -> list[Statistics]:
-        """Returns what a method needs of each expert; what is kept is not made again.
+        """Returns a method's statistics of each expert; stored ones are not made again.
 
         Raises:
           ConfigError: An expert does not tell its tasks.
@@ -119,8 +119,8 @@ class Source(NamedTuple):
         ]
         about = {"base": base.fingerprint, "base_model": base.manifest.model}
         return [
-            trees.unflatten({n: tensors.read(x) for n, x in _leaves(*kept).items()})
-            for kept in self._kept(method, every, about, lambda: base)
+            trees.unflatten({n: tensors.read(x) for n, x in _leaves(*stored).items()})
+            for stored in self._kept(method, every, about, lambda: base)
         ]
 
     def open(
@@ -128,8 +128,8 @@ class Source(NamedTuple):
     ) -> list[dict[str, Leaf]]:
         """Returns what `measure` does, as leaves by name that are not in memory.
 
-        Experts that were not measured yet are loaded for it, one at a time, with the
-        base. What is damaged is found before the next expert is measured.
+        Experts that were not measured yet are loaded, one at a time, with the base.
+        Damaged statistics are found before the next expert is measured.
 
         Raises:
           ElmError: As for `measure`; leaves raise DataError when they are read.
@@ -137,7 +137,7 @@ class Source(NamedTuple):
         info = bases.read_manifest(base_dir)
         about = {"base": info.base_fingerprint, "base_model": info.model}
         base = functools.cache(functools.partial(loaded.Base.load, base_dir))
-        return [_leaves(*kept) for kept in self._kept(method, experts, about, base)]
+        return [_leaves(*stored) for stored in self._kept(method, experts, about, base)]
 
     def _kept(
         self,

@@ -99,7 +99,7 @@ class Merge(Run):
         """
         with self._found(writes=False) as folders:
             infos = self._read_infos(folders)
-            told = {
+            lines = {
                 "experts": f"{len(folders)}: {', '.join(f.name for f in folders)}",
                 "method": self.chosen_method(),
                 **({"search": self.search} if self.search else {}),
@@ -114,7 +114,7 @@ class Merge(Run):
                 base_dir,
                 num_positions=measuring.num_positions,
             )
-        return told | cost.plan()
+        return lines | cost.plan()
 
     def run(self) -> None:
         """Merges, unless the same merge is there already, or is by then.
@@ -152,7 +152,7 @@ class Merge(Run):
             unfinished.remove_left(self.folder)
             print(f"finished already: {self.folder}")  # noqa: T201
             return
-        method, told = self._searched(folders)
+        method, search_facts = self._searched(folders)
         is_own = recipes.make_once(
             lambda: merged_files.write(
                 method,
@@ -162,7 +162,7 @@ class Merge(Run):
                 name=self.expert_name,
                 operative_config=operative_config,
                 source=self._source(),
-                told=told,
+                search_facts=search_facts,
             ),
             lambda: self._is_finished(infos),
         )
@@ -172,7 +172,7 @@ class Merge(Run):
     def _searched(
         self, folders: list[pathlib.Path]
     ) -> tuple[MergeMethod, dict[str, Any]]:
-        """Returns the method with the coefficients that are chosen, and what tells."""
+        """Returns the method with the chosen coefficients, and facts of the search."""
         if self.search is None:
             return self.chosen_method(), {}
         problem = search_problems.Problem.of(
@@ -185,9 +185,13 @@ class Merge(Run):
         )
         best = self.search.find(problem)
         print(f"{self.search.kind}: {best.method}")  # noqa: T201
-        asked = finished_merges.search_told(self.search, self.chosen_method())
-        told = asked | {"rows": searched_recipes.rows_told(problem.parts)} | best.told
-        return best.method, {"search": json.loads(json.dumps(told))}
+        search_request = finished_merges.search_told(self.search, self.chosen_method())
+        search_facts = (
+            search_request
+            | {"rows": searched_recipes.rows_told(problem.parts)}
+            | best.told
+        )
+        return best.method, {"search": json.loads(json.dumps(search_facts))}
 
     def _source(self) -> measuring_lib.Source | None:
         """Returns where statistics come from; None for methods that need none."""
@@ -224,14 +228,14 @@ class Merge(Run):
     def _is_finished(
         self, infos: list[manifest.Manifest], *, knows_rows: bool = True
     ) -> bool:
-        asked = finished_merges.Asked(
+        request = finished_merges.Asked(
             self.chosen_method(),
             infos,
             self._source(),
             self.search,
             self._opened() if self.search is not None and knows_rows else None,
         )
-        return finished_merges.is_there(self.folder, asked)
+        return finished_merges.is_there(self.folder, request)
 
     def _read_infos(self, folders: list[pathlib.Path]) -> list[manifest.Manifest]:
         """Returns the experts' manifests, if experts, base and method fit.

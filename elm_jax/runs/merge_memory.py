@@ -79,11 +79,14 @@ def _of_leaf(
     rows = merge_sizes.piece_rows(name, like, splits=method.unit == "value")
     step = merge_sizes.step_rows(method, leaves[0], rows, len(sources))
     if isinstance(method, averages.RunningMean):
-        # Those that are cut within a part keep it until they are asked for the next;
-        # of others there are four that are read ahead, four more, and the sum.
+        # Leaves that are cut within a part keep that part until they are asked for the
+        # next one; of the others there are four that are read ahead, four more, and
+        # the sum.
         is_kept = [bool(step % max(1, leaf.rows)) for leaf in leaves]
         every = [*itertools.compress(leaves, is_kept)]
-        every += [x for x, kept in zip(leaves, is_kept, strict=True) if not kept][:4]
+        every += [
+            x for x, keeps_part in zip(leaves, is_kept, strict=True) if not keeps_part
+        ][:4]
     else:
         every = [*leaves, *([] if start is None else [start])]
         every += [] if statistic is None else [statistic] * len(leaves)

@@ -34,15 +34,17 @@ def experts(
       ElmError: As `library.find_experts`, and as imports.
     """
     named = [(pattern, run.find(pattern)) for pattern in patterns]
-    theirs = {f: None for _, folders in named for f in folders if _is_theirs(f)}
+    peft_paths = {f: None for _, folders in named for f in folders if _is_theirs(f)}
     with tempfile.TemporaryDirectory() as away:
-        places = _imported(run, [*theirs], base_dir, None if writes else away)
+        places = _imported(run, [*peft_paths], base_dir, None if writes else away)
         chosen: dict[pathlib.Path, None] = {}
         for pattern, folders in named:
-            mine = [f for f in folders if f in places]
-            if not mine or any((f / manifest.FILE_NAME).is_file() for f in folders):
-                mine += library.find_experts(run, pattern)
-            chosen.update(dict.fromkeys(places.get(f, f) for f in sorted(mine)))
+            chosen_paths = [f for f in folders if f in places]
+            if not chosen_paths or any(
+                (f / manifest.FILE_NAME).is_file() for f in folders
+            ):
+                chosen_paths += library.find_experts(run, pattern)
+            chosen.update(dict.fromkeys(places.get(f, f) for f in sorted(chosen_paths)))
         yield [*chosen]
 
 
@@ -81,10 +83,11 @@ def check_can_export(folders: Sequence[pathlib.Path]) -> None:
     for folder in folders:
         leaves, info = streaming.open_expert(folder)
         expert_export.spec_of_kind(info, lora.Lora, "LoRA experts, for peft_dir")
-        others = [name for name in trees.flatten(leaves) if "/lora_" not in name]
-        if others:
+        other_names = [name for name in trees.flatten(leaves) if "/lora_" not in name]
+        if other_names:
             raise errors.ConfigError(
-                found=f"expert {info.name!r} that also holds {', '.join(others[:3])}",
+                found=f"expert {info.name!r} that also holds"
+                f" {', '.join(other_names[:3])}",
                 expected="LoRA and nothing else, which is what PEFT has a place for",
                 do='Leave peft_dir "", fold the merged expert into its base'
                 " (gin/t5/fold.gin) and export that to Hugging Face",
@@ -103,39 +106,41 @@ def _is_theirs(folder: pathlib.Path) -> bool:
 
 
 def _imported(
-    run: Run, theirs: Sequence[pathlib.Path], base_dir: str, away: str | None
+    run: Run, peft_paths: Sequence[pathlib.Path], base_dir: str, away: str | None
 ) -> dict[pathlib.Path, pathlib.Path]:
-    """Returns the folders of imported experts, by PEFT's.
+    """Returns the folders of imported experts, by their folders of PEFT.
 
     Args:
       run: Whose path `base_dir` is.
-      theirs: Folders of PEFT.
+      peft_paths: Folders of PEFT.
       base_dir: Of the base.
-      away: Where those go that are not there yet; None for where all are kept.
+      away: Folder for imports that are not there yet; None for the usual folder.
     """
-    if not theirs:
+    if not peft_paths:
         return {}
     make = functools.partial(
         convert_experts.ImportPeft,
         model_dir=run.model_dir,
-        source_paths=tuple(map(str, theirs)),
+        source_paths=tuple(map(str, peft_paths)),
         initial_checkpoint_path=base_dir,
     )
-    kept = make()
+    importer = make()
     if away is None:
-        return kept.import_all(print)
-    kept.plan()  # compares those that are there
-    there = kept.finished()
-    missing = tuple(f"{folder}" for folder in theirs if folder not in there)
+        return importer.import_all(print)
+    importer.plan()  # compares those that are there
+    imported = importer.finished()
+    missing = tuple(f"{folder}" for folder in peft_paths if folder not in imported)
     if not missing:
-        return there
-    made = make(source_paths=missing, experts_dir=away).import_all(lambda text: None)
-    return there | made
+        return imported
+    newly_imported = make(source_paths=missing, experts_dir=away).import_all(
+        lambda text: None
+    )
+    return imported | newly_imported
 
 
 def _base_of(sources: Sequence[pathlib.Path]) -> str:
     if not all(map(_is_theirs, sources)):
         return ""
     settings = [json_files.read_object(f / peft_folders.CONFIG) for f in sources]
-    names = {it.get("base_model_name_or_path") or "" for it in settings}
+    names = {content.get("base_model_name_or_path") or "" for content in settings}
     return f"{names.pop()}" if len(names) == 1 else ""

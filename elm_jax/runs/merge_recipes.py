@@ -29,28 +29,28 @@ def method_of(
       infos: Manifests of the experts that are to be merged again.
 
     Raises:
-      ConfigError: The experts are not those of the recipe, in its order, which weights
-        are in; or it tells of no method that is here, or of an option that the method
-        has not.
+      ConfigError: The experts are not those of the recipe in its order, in which it has
+        weights; or it names no known method, or an option that the method has not.
     """
-    told = json.loads(json.dumps(recipe))
-    given = {
+    saved = json.loads(json.dumps(recipe))
+    current = {
         "experts": [info.name for info in infos],
         "fingerprints": [info.fingerprint for info in infos],
     }
-    compared = "fingerprints" if "fingerprints" in told else "experts"
-    if told.get(compared) != given[compared]:
+    compared = "fingerprints" if "fingerprints" in saved else "experts"
+    if saved.get(compared) != current[compared]:
         raise errors.ConfigError(
-            found=f"experts {given['experts']} of fingerprints {given['fingerprints']}",
-            expected=f"those of the recipe, {told.get('experts')} of fingerprints"
-            f" {told.get('fingerprints', 'that it does not tell')}, in this order",
+            found=f"experts {current['experts']} of fingerprints"
+            f" {current['fingerprints']}",
+            expected=f"those of the recipe, {saved.get('experts')} of fingerprints"
+            f" {saved.get('fingerprints', 'that it does not tell')}, in this order",
             do="Give the experts of which the merge was made, in its order",
         )
     # Every recipe has these, also those of methods that have no such option.
-    before = json.loads(json.dumps(merged_params.OPTIONS_BEFORE)).items()
+    old_options = json.loads(json.dumps(merged_params.OPTIONS_BEFORE)).items()
     options = {
         name: value
-        for name, value in told.items()
-        if name not in _OF_WHAT + _BY_WHAT and (name, value) not in before
+        for name, value in saved.items()
+        if name not in _OF_WHAT + _BY_WHAT and (name, value) not in old_options
     }
     return methods.from_recipe(options)

@@ -57,18 +57,18 @@ class Sweep(searches.Search):
             progress(done)
         scores = [statistics.mean(each) for each in columns.values()]
         best = int(np.argmax(scores))
-        told = {
+        facts = {
             "chosen": self.values[best],
             "tried": [list(pair) for pair in zip(self.values, scores, strict=True)],
         }
         if self.rows.cross_fit:
-            told["cross_fitted"] = _cross_fitted(columns)
-        return searches.Found(self._of(problem.method, self.values[best]), told)
+            facts["cross_fitted"] = _cross_fitted(columns)
+        return searches.Found(self._of(problem.method, self.values[best]), facts)
 
     def _of(self, method: MergeMethod, value: float) -> MergeMethod:
         kind = type(getattr(method, self.option))
-        given: Any = int(value) if kind is int and value == int(value) else value
-        return dataclasses.replace(method, **{self.option: given})
+        option_value: Any = int(value) if kind is int and value == int(value) else value
+        return dataclasses.replace(method, **{self.option: option_value})
 
 
 def _cross_fitted(columns: dict[str, Any]) -> dict[str, Any]:
@@ -111,8 +111,8 @@ class GreedySoup(searches.Search):
         count = len(problem.folders)
         progress, tried = problem.progress(2 * count - 1), []
 
-        def score(kept: Sequence[int]) -> float:
-            weights = tuple(float(place in kept) for place in range(count))
+        def score(places: Sequence[int]) -> float:
+            weights = tuple(float(place in places) for place in range(count))
             value = problem.score(averages.Weighted(weights=weights))
             tried.append([list(weights), value])
             progress(len(tried))

@@ -50,7 +50,7 @@ class Stages(Run):
         Raises:
           ElmError: As the stage's own plan.
         """
-        told: Plan = {}
+        lines: Plan = {}
         for place, stage in enumerate(self.stages):
             missing = [
                 earlier.expert_name
@@ -60,10 +60,10 @@ class Stages(Run):
             ]
             head = f"{place + 1} {stage.expert_name}"
             if missing:
-                told[head] = f"after {', '.join(missing)}, by {stage.chosen_method()}"
+                lines[head] = f"after {', '.join(missing)}, by {stage.chosen_method()}"
                 continue
-            told |= {f"{head}: {name}": what for name, what in stage.plan().items()}
-        return told
+            lines |= {f"{head}: {name}": value for name, value in stage.plan().items()}
+        return lines
 
     def run(self) -> None:
         """Merges, stage by stage.

@@ -44,7 +44,9 @@ def text(info: manifest.Manifest, method: MergeMethod) -> str:
     header = ("expert", "weight", "seed", "fingerprint")
     sections = [
         f"# {tables.escape(info.name)}",
-        "\n".join(f"- {name}: {tables.escape(f'{it}')}" for name, it in facts.items()),
+        "\n".join(
+            f"- {name}: {tables.escape(f'{fact}')}" for name, fact in facts.items()
+        ),
         tables.to_markdown(tables.TextTable("Parts", header, tuple(rows))),
     ]
     return "\n\n".join(sections) + "\n"

@@ -37,7 +37,7 @@ def write(
     name: str,
     operative_config: str = "",
     source: measuring.Source | None = None,
-    told: Mapping[str, Any] = types.MappingProxyType({}),
+    search_facts: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
     """Writes the expert that a method makes of experts on disk.
 
@@ -53,7 +53,7 @@ def write(
       name: Of the result.
       operative_config: Text of the configuration that asked for it.
       source: Where statistics come from, for a method that needs some.
-      told: What the recipe tells besides, such as how coefficients were found.
+      search_facts: More facts for the recipe, such as how coefficients were found.
 
     Raises:
       ExistsError: There is something already.
@@ -70,10 +70,10 @@ def write(
             operative_config=operative_config,
             source=source,
         )
-        info = merged_params.with_recipe(info, told)
+        info = merged_params.with_recipe(info, search_facts)
         _write_parts(method, sources, base_dir, final, info, statistics)
         return
-    made = merged_params.of_folders(
+    expert = merged_params.of_folders(
         method,
         folders,
         loaded.Base.load(base_dir),
@@ -81,8 +81,8 @@ def write(
         operative_config=operative_config,
         source=source,
     )
-    info = merged_params.with_recipe(made.manifest, told)
-    dataclasses.replace(made, manifest=info).save(final)
+    info = merged_params.with_recipe(expert.manifest, search_facts)
+    dataclasses.replace(expert, manifest=info).save(final)
 
 
 def _can_stream(method: MergeMethod, sources: Sequence[Source]) -> bool:
@@ -107,13 +107,13 @@ def _statistics(
     measuring.check(method, source)
     if not method.needs_statistics or source is None:
         return []
-    asked = [
+    experts = [
         measuring.Measured(
             each.info, each.mark, functools.partial(loaded.Expert.load, folder)
         )
         for each, folder in zip(sources, folders, strict=True)
     ]
-    return source.open(method, asked, base_dir)
+    return source.open(method, experts, base_dir)
 
 
 def _write_parts(

@@ -130,11 +130,13 @@ def merged(
     if isinstance(method, task_arithmetic.TaskArithmetic):
         return leaves
     marks, experts = [s.mark for s in sources], [s.leaves for s in sources]
-    told = {} if facts is None else facts
+    merge_facts = {} if facts is None else facts
     for is_linear in (False, True):
         for names in aligning.places(beside, is_linear=is_linear).values():
-            made = {name: leaves[name] for name in names}
-            place = merged_places.Place(method, made, experts, marks, statistics, told)
+            place_leaves = {name: leaves[name] for name in names}
+            place = merged_places.Place(
+                method, place_leaves, experts, marks, statistics, merge_facts
+            )
             leaves |= {name: place.leaf(name, leaves[name].rows) for name in names}
     return leaves
 
@@ -175,12 +177,12 @@ def _merged_leaf(
     if isinstance(method, averages.RunningMean):
         parts = functools.partial(_running_means, name, sources, step)
     else:
-        given = [leaves[name] for leaves in statistics if name in leaves]
+        leaf_statistics = [leaves[name] for leaves in statistics if name in leaves]
         parts = functools.partial(
-            _pieces, method, name, sources, start, of_adapter, given, step
+            _pieces, method, name, sources, start, of_adapter, leaf_statistics, step
         )
-    made = Leaf(like.shape, like.dtype, step, lambda: leaf_parts.ahead(parts()))
-    return made._replace(rows=rows, blocks=lambda: leaf_parts.cut(made, rows))
+    whole = Leaf(like.shape, like.dtype, step, lambda: leaf_parts.ahead(parts()))
+    return whole._replace(rows=rows, blocks=lambda: leaf_parts.cut(whole, rows))
 
 
 def _pieces(
@@ -233,8 +235,8 @@ def _merge_piece(
       has_base: Whether the base has the leaf.
     """
     count = len(marks)
-    given = [trees.unflatten({name: block}) for block in blocks]
-    experts, rest = given[:count], given[count:]
+    trees_of_blocks = [trees.unflatten({name: block}) for block in blocks]
+    experts, rest = trees_of_blocks[:count], trees_of_blocks[count:]
     base = {} if method.needs_base else None
     if has_base:
         base, *rest = rest

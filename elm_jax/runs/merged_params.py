@@ -124,9 +124,9 @@ def merged_expert(
     info = new_manifest(
         method, infos, name, operative_config=operative_config, source=source
     )
-    told = {"merge_facts": dict(merged.facts)} if merged.facts else {}
+    merge_facts = {"merge_facts": dict(merged.facts)} if merged.facts else {}
     info = dataclasses.replace(
-        info, adapter=bases.describe(adapter), data=info.data | told
+        info, adapter=bases.describe(adapter), data=info.data | merge_facts
     )
     return _with_card(merged.params, info, method)
 
@@ -134,8 +134,8 @@ def merged_expert(
 def _with_card(
     params: dict[str, Any], info: manifest.Manifest, method: MergeMethod
 ) -> loaded.Expert:
-    told = merged_card.text(info, method).encode()
-    return loaded.Expert(params, info, {card.FILE_NAME: told})
+    card_text = merged_card.text(info, method).encode()
+    return loaded.Expert(params, info, {card.FILE_NAME: card_text})
 
 
 def new_manifest(
@@ -175,10 +175,10 @@ def new_manifest(
     )
 
 
-def with_recipe(info: manifest.Manifest, told: Mapping[str, Any]) -> manifest.Manifest:
-    """Returns the manifest of a merge whose recipe tells more."""
+def with_recipe(info: manifest.Manifest, facts: Mapping[str, Any]) -> manifest.Manifest:
+    """Returns the manifest of a merge with more facts in its recipe."""
     data = dict(info.data)
-    return dataclasses.replace(info, data=data | {"merge": {**data["merge"], **told}})
+    return dataclasses.replace(info, data=data | {"merge": {**data["merge"], **facts}})
 
 
 def recipe(

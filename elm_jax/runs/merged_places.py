@@ -78,11 +78,11 @@ class Place:
     def _blocks(self, name: str, rows: int) -> Iterator[np.ndarray]:
         if name not in self._made:
             self._made.update(self._merge())
-        made = self._made.pop(name)
+        leaf = self._made.pop(name)
         if name == max(self.likes):  # a merge that goes on has not asked for the first
             self._made.clear()
-        for start in range(0, len(made), rows):
-            yield made[start : start + rows]
+        for start in range(0, len(leaf), rows):
+            yield leaf[start : start + rows]
 
     def _merge(self) -> dict[str, np.ndarray]:
         out = {name: np.empty(x.shape, x.dtype) for name, x in self.likes.items()}
@@ -122,9 +122,9 @@ class Place:
             )
             del arrays, layers, statistics
             self.facts.update(merged.facts)
-            made = trees.flatten(merged.params)
+            merged_layers = trees.flatten(merged.params)
             for name, layer in of.items():
-                out[name][number] = made[layer]
+                out[name][number] = merged_layers[layer]
         return out
 
 

@@ -29,8 +29,8 @@ def in_one_spec(
 ) -> list[loaded.Expert]:
     """Returns experts whose LoRAs do the same with one rank and scale.
 
-    Only for a method that merges what LoRAs do; the mean of two matrices of different
-    ranks means nothing.
+    Only for a method that merges the products of LoRAs' matrices; the mean of two
+    matrices of different ranks has no meaning.
 
     Args:
       method: How they will be merged.
@@ -42,9 +42,9 @@ def in_one_spec(
     infos = infos_in_one_spec(method, [part.manifest for part in parts])
     widened = []
     for part, info in zip(parts, infos, strict=True):
-        spec, wanted = part.adapter, bases.adapter_spec(info)
+        spec, common_spec = part.adapter, bases.adapter_spec(info)
         params = part.params
-        if spec is not None and wanted is not None:
-            params = effects.widened(params, spec, to=wanted)
+        if spec is not None and common_spec is not None:
+            params = effects.widened(params, spec, to=common_spec)
         widened.append(dataclasses.replace(part, params=params, manifest=info))
     return widened

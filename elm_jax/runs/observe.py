@@ -233,7 +233,7 @@ def _make_sums(model: t5.T5) -> Callable[[Params, Batch], dict[str, Any]]:
     """Returns what sums up readings and norms over the real tokens of a batch."""
 
     def sums(params: Params, batch: Batch) -> dict[str, Any]:
-        _, seen = model.apply(
+        _, variables = model.apply(
             {"params": params},
             batch["encoder_input_tokens"],
             batch["decoder_input_tokens"],
@@ -241,7 +241,7 @@ def _make_sums(model: t5.T5) -> Callable[[Params, Batch], dict[str, Any]]:
         )
         return {
             place: _sum_up(place, values, batch)
-            for place, values in mixture.observed(seen).items()
+            for place, values in mixture.observed(variables).items()
         }
 
     return sums

@@ -70,8 +70,10 @@ def of_written(answers: Mapping[str, Answers]) -> Behaviour:
     Args:
       answers: By expert.
     """
-    log_probs = [[row[0] for row in given.scores] for given in answers.values()]
-    num_tokens = [given.num_tokens for given in answers.values()]
+    log_probs = [
+        [row[0] for row in expert_answers.scores] for expert_answers in answers.values()
+    ]
+    num_tokens = [expert_answers.num_tokens for expert_answers in answers.values()]
     written = behaviour.WrittenScores(np.array(log_probs), np.array(num_tokens))
     return Behaviour(tuple(answers), written)
 

@@ -24,9 +24,9 @@ def with_overlaps(
 ) -> list[jobs.Job]:
     """Returns the jobs; their facts now tell which share of their rows is known.
 
-    That is the share that the candidate was trained on, that the base was trained on,
-    and that a library has as keys or was asked with. Only the first one is refused: all
-    that is compared has the same base, and keys and queries are without labels.
+    Three shares: of rows that the candidate was trained on, that the base was trained
+    on, and that are keys or queries of a library. Only the first one is refused, as all
+    compared models have the same base, and keys and queries are without labels.
 
     Args:
       all_jobs: Those of an evaluation.
@@ -43,7 +43,9 @@ def with_overlaps(
     if action == "ignore":
         return list(all_jobs)
     are_told = told_rows.are_told(all_jobs, store)
-    new_jobs = [job for job, told in zip(all_jobs, are_told, strict=True) if not told]
+    new_jobs = [
+        job for job, is_told in zip(all_jobs, are_told, strict=True) if not is_told
+    ]
     comparison = _Comparison(new_jobs, cache_dir, base)
     marked = [comparison.with_facts(job) for job in new_jobs]
     if action == "refuse":
@@ -56,7 +58,8 @@ def with_overlaps(
         )
     now = iter(marked)
     return [
-        job if told else next(now) for job, told in zip(all_jobs, are_told, strict=True)
+        job if is_told else next(now)
+        for job, is_told in zip(all_jobs, are_told, strict=True)
     ]
 
 
@@ -93,9 +96,11 @@ class _Comparison:
     ) -> tuple[float | None, int]:
         """Returns the percentage among training rows, and tasks not compared."""
         tasks, unknown = trained_on
-        here = [places for rows in tasks if (places := self._found[rows]) is not None]
-        share = _percent(job, here) if here else None
-        return share, unknown + len(tasks) - len(here)
+        places_by_task = [
+            places for rows in tasks if (places := self._found[rows]) is not None
+        ]
+        share = _percent(job, places_by_task) if places_by_task else None
+        return share, unknown + len(tasks) - len(places_by_task)
 
     def _of_library(
         self, job: jobs.Job, question: queries.Question

@@ -29,8 +29,12 @@ class PooledCandidate(candidates.Candidate):
     @property
     def fingerprint(self) -> str:  # type: ignore[override]
         """The identity of its experts, weights and means, 16 hex digits."""
-        made = [[x.fingerprint for x in self.manifests], self.weights, self.place_means]
-        return hashlib.sha256(json.dumps(made).encode()).hexdigest()[:16]
+        identity = [
+            [x.fingerprint for x in self.manifests],
+            self.weights,
+            self.place_means,
+        ]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
     @property
     def is_merged(self) -> bool:

@@ -14,20 +14,20 @@ _METRIC = "accuracy"  # whose rows keep the scores of choices
 _ARRAYS = ("example_ids", "num_choices", "scores")
 
 
-def members(asked: Sequence[jobs.Job], keys: jobs.Keys) -> list[jobs.Job]:
-    """Returns the jobs of pools' experts that are not asked for themselves, each once.
+def members(all_jobs: Sequence[jobs.Job], keys: jobs.Keys) -> list[jobs.Job]:
+    """Returns the jobs of pools' experts that are not among all jobs, each once.
 
     Args:
-      asked: All jobs of an evaluation.
-      keys: What their cells have in their keys.
+      all_jobs: All jobs of an evaluation.
+      keys: What the keys of their cells have.
     """
-    pools = [job for job in asked if isinstance(job.candidate, PooledCandidate)]
+    pools = [job for job in all_jobs if isinstance(job.candidate, PooledCandidate)]
     added: dict[results.Cell, jobs.Job] = {}
     for pool in pools:
         for expert in _candidate(pool).models:
             cell = keys.cell(expert, pool.split)
             added.setdefault(cell, jobs.Job(expert, cell, pool.split))
-    for job in asked:
+    for job in all_jobs:
         added.pop(job.cell, None)
     return [*added.values()]
 

@@ -52,10 +52,10 @@ class AnswerPool(LibraryStrategy):
     @property
     def note(self) -> str:
         """Describes it in a few words, for tables and reports."""
-        which = {0: "all experts", 1: "the first expert"}.get(
+        experts = {0: "all experts", 1: "the first expert"}.get(
             self.num_experts, f"the first {self.num_experts} experts"
         )
-        parts = [f"answers of {which} pooled, weighed by {self.statistic}, no labels"]
+        parts = [f"answers of {experts} pooled, weighed by {self.statistic}, no labels"]
         parts += [f"among {self.among} by votes"] if self.among else []
         usual = "calibrated where all rows that ask have the same choices"
         parts.append(usual if self.calibrates else "not calibrated")

@@ -53,8 +53,8 @@ class Progress:
         tail = f"{spent:.0f} s so far"
         if self._total > 0:
             amounts += f"/{self._show(self._total)}"
-            left = (self._total - done) / rate if rate > 0 else float("inf")
-            tail = f"{spent:.0f} s" if finished else f"{left:.0f} s left"
+            secs_left = (self._total - done) / rate if rate > 0 else float("inf")
+            tail = f"{spent:.0f} s" if finished else f"{secs_left:.0f} s left"
         unit = "" if self._unit == "bytes" else f" {self._unit}"
         speed = show_bytes(round(rate)) if self._unit == "bytes" else f"{rate:.1f}"
         print(  # noqa: T201

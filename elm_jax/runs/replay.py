@@ -88,7 +88,7 @@ class Replay(Run):
             for table in self._tables(content)
             for row in table["rows"]
         ]
-        counted = ", ".join(f"{number} {what}" for what, number in counts.items())
+        counted = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
         replay_report = report.Report(
             title=self.title,
             summary=f"Of {sum(counts.values())} published cells: {counted}.",
@@ -117,8 +117,8 @@ class Replay(Run):
     def _tables(self, content: Published) -> list[Table]:
         names = [table["name"] for table in content["tables"]]
         self._check_known("tables", self.tables, names)
-        wanted = self.tables or names
-        return [table for table in content["tables"] if table["name"] in wanted]
+        chosen_names = self.tables or names
+        return [table for table in content["tables"] if table["name"] in chosen_names]
 
     def _scores(self, content: Published) -> Scores:
         rows = [row for table in content["tables"] for row in table["rows"]]

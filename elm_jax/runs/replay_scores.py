@@ -95,23 +95,26 @@ class Scores:
         return f"Ours: {source.label} of {source.path}, base {', '.join(fingerprints)}."
 
     def _gain(self, table: Table, row: Row, ending: str) -> Ours:
-        ours, theirs = (
+        own_source, other_source = (
             self.sources[name] for name in (row["name"], row.get("minus", ""))
         )
-        both: list[Way] = []
-        for source, label in ((ours, ours.label + ending), (theirs, theirs.label)):
+        two_ways: list[Way] = []
+        for source, label in (
+            (own_source, own_source.label + ending),
+            (other_source, other_source.label),
+        ):
             ways = self._read(source.path, source.only, _wanted(table))
             way = ways and ways.by_label(label)
             if way is None or way.score is None:
                 return Ours(None, _NOTHING)
             if why := self._part(table, way, MEAN):
                 return Ours(None, why)
-            both.append(way)
-        score, subtracted = (way.score for way in both)
+            two_ways.append(way)
+        score, subtracted = (way.score for way in two_ways)
         assert score is not None  # noqa: S101 - looked at above
         assert subtracted is not None  # noqa: S101
         bound = results.Interval(score.mean - subtracted.mean)
-        if both[0].is_bound:
+        if two_ways[0].is_bound:
             return Ours(bound)
         try:
             return Ours((score - subtracted).interval)
@@ -120,27 +123,31 @@ class Scores:
 
     def _part(self, table: Table, way: Way, column: str) -> str:
         """Returns which prompts or rows of a cell are missing; "" if none is."""
-        wanted: dict[str, set[str]] = {}
+        prompts_by_dataset: dict[str, set[str]] = {}
         for name in _wanted(table).names:
             dataset = getattr(task_registry.registry.task(name), "dataset", name)
-            wanted.setdefault(dataset, set()).add(name)
+            prompts_by_dataset.setdefault(dataset, set()).add(name)
         scored: dict[str, set[str]] = {}
         for dataset, task in way.columns[0]:
             scored.setdefault(dataset, set()).add(task)
         sizes = {published["name"]: published["rows"] for published in table["columns"]}
         lacking = []
-        for dataset in wanted if column == MEAN else (column,):
-            prompts = wanted.get(dataset, set()) & scored.get(dataset, set())
-            if len(prompts) < len(wanted.get(dataset, ())):
-                lacking.append(f"{len(prompts)} of {len(wanted[dataset])} prompts")
+        for dataset in prompts_by_dataset if column == MEAN else (column,):
+            prompts = prompts_by_dataset.get(dataset, set()) & scored.get(
+                dataset, set()
+            )
+            if len(prompts) < len(prompts_by_dataset.get(dataset, ())):
+                lacking.append(
+                    f"{len(prompts)} of {len(prompts_by_dataset[dataset])} prompts"
+                )
                 continue
             least = min(len(way.columns[0][dataset, task].values) for task in prompts)
             if least < sizes.get(dataset, 0) - self._num_queries:
                 lacking.append(f"{least} of {sizes[dataset]} rows")
         if column != MEAN or not lacking:
             return "".join(lacking[:1])
-        whole = len(wanted) - len(lacking)
-        return f"{whole} of {len(wanted)} datasets"
+        whole = len(prompts_by_dataset) - len(lacking)
+        return f"{whole} of {len(prompts_by_dataset)} datasets"
 
 
 class _Wanted(NamedTuple):
@@ -155,21 +162,21 @@ def _wanted(table: Table) -> _Wanted:
 
 
 def _ways(
-    path: pathlib.Path, only: tuple[tuple[str, object], ...], wanted: _Wanted
+    path: pathlib.Path, only: tuple[tuple[str, object], ...], selection: _Wanted
 ) -> report_ways.Ways | None:
     """Returns what a result file says of a table's tasks; None for nothing."""
     if not path.is_file():
         return None
     shown = comparable_rows.Shown(
-        tables={"Unseen": wanted.names},
-        split=wanted.split,
-        selection_split=wanted.split,
-        metrics=(wanted.metric,),
+        tables={"Unseen": selection.names},
+        split=selection.split,
+        selection_split=selection.split,
+        metrics=(selection.metric,),
     )
     reported = comparable_rows.ComparableRows(
         result_store.ResultStore(path), dict(only), shown
     )
-    rows = reported.of(wanted.names, split=wanted.split, metric=wanted.metric)
+    rows = reported.of(selection.names, split=selection.split, metric=selection.metric)
     if not rows:
         return None
     return report_ways.Ways(
@@ -177,7 +184,7 @@ def _ways(
         rows,
         chosen_on=rows,
         note_of=lambda row: row.strategy_note,
-        selection_split=wanted.split,
+        selection_split=selection.split,
     )
 
 

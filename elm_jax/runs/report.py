@@ -204,10 +204,10 @@ class Report(Run):
     def _figures(
         self, reported: ComparableRows, ways: Ways
     ) -> tuple[report.Figures, ...]:
-        seen = self._rows(reported, self._expand(self.seen_tasks))
+        seen_rows = self._rows(reported, self._expand(self.seen_tasks))
         return (
             *report_figures.tables(ways),
-            *report_held_in.table(ways, reported, seen),
+            *report_held_in.table(ways, reported, seen_rows),
         )
 
     def _comparable(self, store: result_store.ResultStore) -> ComparableRows:
@@ -272,9 +272,9 @@ class Report(Run):
         judged = self._judged()
         if ways is not None:
             yield from report_claims.of_experts(judged, ways)
-        after = self.path(self.results_after_path) if self.results_after_path else None
-        if after is not None and after.is_file():
-            again = self._comparable(result_store.ResultStore(after))
+        path = self.path(self.results_after_path) if self.results_after_path else None
+        if path is not None and path.is_file():
+            again = self._comparable(result_store.ResultStore(path))
             yield claims.expert_added(reported.newest, again.newest)
         yield from report_claims.of_merging(
             judged, reported, self._composed(reported), metric=self.metric

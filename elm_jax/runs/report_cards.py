@@ -105,9 +105,11 @@ class Cards:
         folder: pathlib.Path,
         intervals: Sequence[Mapping[str, Mapping[str, results.Interval]]],
     ) -> expert_cards.Card:
-        both = zip(self._tables, intervals, strict=True)
+        tables_and_intervals = zip(self._tables, intervals, strict=True)
         shown = [
-            (t, by_expert.get(name)) for t, by_expert in both if name in t.by_expert
+            (t, by_expert.get(name))
+            for t, by_expert in tables_and_intervals
+            if name in t.by_expert
         ]
         rows = shown[0][0].by_expert[name]
         trainings: dict[str, results.ResultRow] = {}
@@ -221,8 +223,8 @@ def _tables(reported: ComparableRows) -> Iterator[_Table]:
         for metric in shown.metrics:
             rows = reported.of(tasks, split=shown.split, metric=metric)
             is_expert = row_columns.are_experts(rows)
-            others = rows.take(~is_expert)
-            base = {row.task: row.value for row in others if row.role == "base"}
+            other_rows = rows.take(~is_expert)
+            base = {row.task: row.value for row in other_rows if row.role == "base"}
             datasets = [name for _, name in rows.distinct("task", "dataset")]
             # Others may be no means over rows.
             is_main = metric == shown.metrics[0]

@@ -33,25 +33,25 @@ def linked(
         count = _count_experts(page.with_suffix(".json"), rows)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        what, links = f"{PAGE} is not linked: {why}", {}
+        detail, links = f"{PAGE} is not linked: {why}", {}
     else:
-        what = f"what {count} experts change, compared before merging, is in {PAGE}"
+        detail = f"what {count} experts change, compared before merging, is in {PAGE}"
         links = {"compared experts": PAGE}
     return dataclasses.replace(
         shown,
-        details=(*shown.details, ("compared experts", what)),
+        details=(*shown.details, ("compared experts", detail)),
         links={**shown.links, **links},
     )
 
 
 def _count_experts(path: pathlib.Path, rows: RowColumns) -> int:
     """Returns how many experts were compared; raises ValueError if not of the rows."""
-    told = json_files.read_object(path, most_bytes=_MOST_BYTES)
-    if not isinstance(told.get("experts"), list):
+    content = json_files.read_object(path, most_bytes=_MOST_BYTES)
+    if not isinstance(content.get("experts"), list):
         raise ValueError(f"{path.name} tells no experts")
-    if "base_fingerprint" not in told:
+    if "base_fingerprint" not in content:
         raise ValueError(f"{path.name} does not tell the base; compare them again")
     bases = {base for (base,) in rows.distinct("base_fingerprint")}
-    if {told["base_fingerprint"]} != bases:
+    if {content["base_fingerprint"]} != bases:
         raise ValueError("its experts are of another base than the rows shown here")
-    return len(told["experts"])
+    return len(content["experts"])

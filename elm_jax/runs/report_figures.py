@@ -71,7 +71,7 @@ def _against(ways: Ways) -> report.Figures | None:
     baseline = baselines[0]
     base = baseline.whole
     assert base is not None  # noqa: S101 - for the type checker
-    others = {
+    other_ways = {
         way.label: way
         for way in ways.all
         if way.whole is not None
@@ -79,16 +79,16 @@ def _against(ways: Ways) -> report.Figures | None:
         and way is not baseline
         and way.whole.rows == base.rows
     }
-    if not others:
+    if not other_ways:
         return None
-    scores = {k: w.whole for k, w in others.items() if w.whole is not None}
+    scores = {k: w.whole for k, w in other_ways.items() if w.whole is not None}
     gaps = comparisons.against(base, scores)
-    tests = [comparisons.sign_test(w.mean, baseline.mean) for w in others.values()]
+    tests = [comparisons.sign_test(w.mean, baseline.mean) for w in other_ways.values()]
     corrected = comparisons.holm([test.p_value for test in tests])
-    several = any(len(way.columns) > 1 for way in (baseline, *others.values()))
+    several = any(len(way.columns) > 1 for way in (baseline, *other_ways.values()))
     rows = []
     for (label, way), test, p_value in zip(
-        others.items(), tests, corrected, strict=True
+        other_ways.items(), tests, corrected, strict=True
     ):
         gap = gaps[label]
         chance = prompts.chance_of_order(way.mean, baseline.mean)

@@ -11,25 +11,25 @@ from elm_jax.runs.report_ways import Ways
 
 
 def table(
-    ways: Ways, reported: ComparableRows, seen: Rows
+    ways: Ways, reported: ComparableRows, seen_rows: Rows
 ) -> tuple[report.Figures, ...]:
     """Returns the table, or nothing where no row is of a task that was trained on.
 
     Args:
       ways: What the main table compares, on unseen tasks.
       reported: Has the results of rows.
-      seen: Rows of the tasks that experts were trained on, of one metric.
+      seen_rows: Rows of the tasks that experts were trained on, of one metric.
     """
-    tasks = {row.task for row in seen}
+    tasks = {row.task for row in seen_rows}
     lines: list[tuple[str, tuple[report.Figure, ...]]] = []
     for way in ways.all:
-        rows = [row for row in seen if way.rows and row.expert == way.label]
+        rows = [row for row in seen_rows if way.rows and row.expert == way.label]
         if rows and way.role and {row.task for row in rows} == tasks:
             held_in = _score(reported, rows, ways.draws, way.label)
             held_out = way.whole and way.whole.interval
             lines.append((way.label, (held_in, held_out, f"{len(rows)}")))
-    for kind in sorted({row.kind for row in seen if row.is_single_expert}):
-        rows = _own_experts(reported, seen, kind)
+    for kind in sorted({row.kind for row in seen_rows if row.is_single_expert}):
+        rows = _own_experts(reported, seen_rows, kind)
         if rows:
             label = f"own {kind or 'single'} expert"
             held_in = _score(reported, rows, ways.draws, label)
@@ -53,7 +53,7 @@ def table(
 
 
 def _own_experts(
-    reported: ComparableRows, seen: Rows, kind: str
+    reported: ComparableRows, seen_rows: Rows, kind: str
 ) -> list[results.ResultRow]:
     """Returns the row of the expert that was trained on each task, where it is known.
 
@@ -64,7 +64,7 @@ def _own_experts(
     """
     best: dict[str, tuple[tuple[bool, int], results.ResultRow]] = {}
     tasks_of: dict[str, tuple[str, ...]] = {}
-    for row in seen:
+    for row in seen_rows:
         if not row.is_single_expert or row.kind != kind:
             continue
         is_named = row.expert in (row.task, row.dataset)

@@ -48,11 +48,14 @@ def write(
       DataError: A per-example file is missing or altered.
       ConfigError: A file cannot be written.
     """
-    both = {report_examples.FOLDER: examples, report_routing.FOLDER: routes}
+    by_folder = {report_examples.FOLDER: examples, report_routing.FOLDER: routes}
     written = [
-        path for pages in both.values() if pages for path in pages.write(report_path)
+        path
+        for pages in by_folder.values()
+        if pages
+        for path in pages.write(report_path)
     ]
-    for name, pages in both.items():
+    for name, pages in by_folder.items():
         _remove_others(report_path.parent / name, pages.names if pages else ())
     return written
 

@@ -54,8 +54,8 @@ def make(ways: Ways, shown: report.HeatMap, *, judged_by: str) -> pairs.Pairs | 
         return None
     labels = [model.label for model in models]
     baselines = [way.label for role in BASELINES if (way := ways.of_role(role))]
-    wanted = [label for label in (judged_by, *baselines, *labels) if label in labels]
-    first, second, *_ = dict.fromkeys(wanted)
+    preferred = [label for label in (judged_by, *baselines, *labels) if label in labels]
+    first, second, *_ = dict.fromkeys(preferred)
     prompts = dict(ways.rows.distinct("task", "prompt"))
     return pairs.Pairs(
         tasks=tuple(

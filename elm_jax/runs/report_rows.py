@@ -35,11 +35,11 @@ def check(
     def values_of(name: str) -> str:
         return listed({value for (value,) in listed_rows.distinct(name)})
 
-    whose = "them" if len(unseen_rows) else values_of("task")
+    task_names = "them" if len(unseen_rows) else values_of("task")
     raise errors.DataError(
         found=f"no rows of {next(iter(metrics))} in split {split!r} for the unseen"
         f" tasks {listed(unseen)} in {path}",
-        expected=f"some; it has rows of {whose} in split {values_of('split')}, by"
+        expected=f"some; it has rows of {task_names} in split {values_of('split')}, by"
         f" {values_of('metric')}",
         do="Correct split, metric or unseen_tasks of report.Report, or score these"
         " tasks with elm_eval",
@@ -107,7 +107,7 @@ def check_same_examples(rows: Iterable[results.ResultRow]) -> None:
 
 def tasks_without_rows(
     rows: Iterable[results.ResultRow],
-    wanted: Mapping[str, Collection[str]],
+    tasks_by_kind: Mapping[str, Collection[str]],
     *,
     split: str,
     metrics: Collection[str],
@@ -116,13 +116,13 @@ def tasks_without_rows(
 
     Args:
       rows: All there are.
-      wanted: Names of tasks by what the report calls them.
+      tasks_by_kind: Names of tasks, by the report's word for their kind.
       split: What is reported.
       metrics: What may be shown.
     """
     shown = row_columns.of(rows).where(split=split).among("metric", metrics)
     tasks_with_rows = {task for (task,) in shown.distinct("task")}
-    for kind, names in wanted.items():
+    for kind, names in tasks_by_kind.items():
         lacking = set(names) - tasks_with_rows
         if lacking:
             yield f"{kind} tasks without rows of split {split}: {listed(lacking)}."

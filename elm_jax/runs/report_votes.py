@@ -56,7 +56,7 @@ def read(
     for row in rows:
         if row.is_choice:
             chosen.setdefault(row.task, set()).add(row.expert_fingerprint)
-    shown, others = [], []
+    shown, other_tasks = [], []
     for task, counts in sorted(_lines(path)):
         if task not in chosen or not counts:
             continue
@@ -66,8 +66,8 @@ def read(
         if name:
             shown.append(report.Votes(task, ((name, number), *rest)))
         else:
-            others.append(task)
-    return ShownVotes(tuple(shown), tuple(others))
+            other_tasks.append(task)
+    return ShownVotes(tuple(shown), tuple(other_tasks))
 
 
 def _is_one_of(label: str, name: str) -> bool:

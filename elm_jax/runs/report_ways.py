@@ -162,19 +162,19 @@ class Ways:
     def _choices(self) -> Iterator[Way]:
         if not self.singles:
             return
-        here = self.chosen_here
+        is_bound = self.chosen_here
         if self._chosen_on:
             best, *equals = selection.best_singles(self._chosen_on)
             note = f"{best}, {self._where}"
             if equals:
                 note += f", the first by name of {1 + len(equals)} with the best mean"
-            yield self._view("best_single", note, self._everywhere(best), here)
+            yield self._view("best_single", note, self._everywhere(best), is_bound)
             note = f"the best expert of each prompt, {self._where}"
             yield self._view(
-                "best_per_prompt", note, selection.oracle(self._chosen_on), here
+                "best_per_prompt", note, selection.oracle(self._chosen_on), is_bound
             )
         if self.cross_fitted is not None:
-            for label, what in (
+            for label, way_text in (
                 ("best_single", "the best expert"),
                 ("best_per_prompt", "the best expert of each prompt"),
             ):
@@ -182,7 +182,7 @@ class Ways:
                 several = fitted.estimate.num_trainings > 1
                 yield Way(
                     label=f"{label}_crossfit",
-                    note=f"{what}, chosen on one half of these rows and reported on"
+                    note=f"{way_text}, chosen on one half of these rows and reported on"
                     " the other, and the other way round"
                     + several
                     * "; of trainings, all but one choose, each in turn",
@@ -243,10 +243,10 @@ class Ways:
         }
         score = None
         if whole_datasets:
-            kept = [
+            whole_columns = [
                 {k: v for k, v in c.items() if k[0] in whole_datasets} for c in columns
             ]
-            score = estimates.estimate(kept, self.draws, who=label)
+            score = estimates.estimate(whole_columns, self.draws, who=label)
         return Way(
             label=label,
             note=note,
@@ -266,8 +266,8 @@ def _are_same(rows: Rows, chosen_on: Rows) -> bool:
         return True
     # One file under the names of two splits is one split.
     data = {*reported.distinct("task", "data_fingerprint")}
-    both = data & {*choosing.distinct("task", "data_fingerprint")}
-    return any(fingerprint is not None for _, fingerprint in both)
+    shared_data = data & {*choosing.distinct("task", "data_fingerprint")}
+    return any(fingerprint is not None for _, fingerprint in shared_data)
 
 
 def note(row: results.ResultRow, of_votes: str) -> str:

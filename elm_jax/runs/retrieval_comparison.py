@@ -215,9 +215,9 @@ class CompareRetrieval(library.LibraryRun):
                     task: _embed(embedder, task_rows, text_format)
                     for task, task_rows in asking.items()
                 }
-                here = (embedder.name, text_format)
+                format_key = (embedder.name, text_format)
                 settings = opened.settings
-                is_own = here == (settings.embedder, settings.text_format)
+                is_own = format_key == (settings.embedder, settings.text_format)
                 for number, by in itertools.product(self.num_nearest, _RULES):
                     choice = {
                         task: voting.ranked(

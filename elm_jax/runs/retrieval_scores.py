@@ -88,10 +88,10 @@ class Scores:
         self._oracle = selection.oracle(self._rows)  # refuses experts that lack a task
         self._draws = estimates.Draws()
         for (_, task), column in self._columns(self._oracle)[0].items():
-            both = {*asking.get(task, ())} & {*column.example_ids.tolist()}
-            if both:
+            shared_rows = {*asking.get(task, ())} & {*column.example_ids.tolist()}
+            if shared_rows:
                 raise errors.DataError(
-                    found=f"{len(both)} rows of {task} that ask and are scored",
+                    found=f"{len(shared_rows)} rows of {task} that ask and are scored",
                     expected="scores of other rows than those that ask",
                     do="Score with the retrieval that is compared, or ask with the"
                     " num_queries and random_seed of that evaluation",
@@ -142,23 +142,26 @@ class Scores:
         own_setting: Setting,
     ) -> report.Figures:
         base = scores[own_setting]
-        others = {
+        other_scores = {
             self._label(k): estimate
             for k, estimate in scores.items()
             if k != own_setting
         }
-        gaps = comparisons.against(base, others) if others else {}
-        best = _best_apart(others)[:_NUM_SHOWN]
+        gaps = comparisons.against(base, other_scores) if other_scores else {}
+        best = _best_apart(other_scores)[:_NUM_SHOWN]
         rows: list[tuple[str, tuple[report.Figure, ...]]] = [
             ("the library's own way", (base.interval, None)),
             *(
-                (name, (others[name].mean, report.Signed(gaps[name].simultaneous)))
+                (
+                    name,
+                    (other_scores[name].mean, report.Signed(gaps[name].simultaneous)),
+                )
                 for name in best
             ),
         ]
         labelled = {self._label(k): trainings for k, trainings in columns.items()}
         fitted = cross_fitting.cross_fit(labelled, self._draws, shared=_WHOSE)
-        if fitted is not None and others:
+        if fitted is not None and other_scores:
             best_fitted = fitted.best_single.estimate
             gap = report.Signed((best_fitted - base).interval)
             rows.append(("best way, cross-fitted", (best_fitted.interval, gap)))
@@ -174,9 +177,9 @@ class Scores:
             notes=(
                 "The best ways are chosen by the rows that score them: bounds. Of ways"
                 " that retrieve the same experts one is shown."
-                f" Differences hold together for all {len(others)} ways; that of the"
-                " cross-fitted one, chosen on one half of the rows and scored on the"
-                " other, has an interval of its own.",
+                f" Differences hold together for all {len(other_scores)} ways; that of"
+                " the cross-fitted one, chosen on one half of the rows and scored on"
+                " the other, has an interval of its own.",
                 f"{len(self._names)} experts, {number} trainings of each."
                 " The oracle is the best expert of each prompt, chosen here.",
             ),

@@ -58,13 +58,13 @@ class RoutedCandidate(candidates.Candidate):
     @property
     def fingerprint(self) -> str:  # type: ignore[override]
         """The identity of its parameters and its router, 16 hex digits."""
-        made: list[Any] = [info.fingerprint for info in self.manifests]
+        identity: list[Any] = [info.fingerprint for info in self.manifests]
         if mixtures.needs_records(self.router):
             where, settings = self.records_dir, self.record_settings
-            made += [
+            identity += [
                 routing_records.digest(where, info, settings) for info in self.manifests
             ]
-        text = json.dumps([made, self._router_text], sort_keys=True)
+        text = json.dumps([identity, self._router_text], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -132,7 +132,7 @@ class RoutedCandidate(candidates.Candidate):
             effects.widened(part, of_part, to=spec)
             for part, of_part in zip(params, specs, strict=True)
         ]
-        made = mixtures.make(
+        mixed_spec = mixtures.make(
             spec,
             len(experts),
             self.router,
@@ -140,7 +140,7 @@ class RoutedCandidate(candidates.Candidate):
             settings=self.record_settings,
             routes_norms=self.routes_norms,
         )
-        shapes = t5.param_shapes(bases.build_model(base.config, made))
+        shapes = t5.param_shapes(bases.build_model(base.config, mixed_spec))
         norms = mixture.norms_of(shapes)
         stacked = mixture.stack(padded, routed_norms=norms)
         self._check_norms(trees.flatten(stacked), norms)
@@ -152,7 +152,7 @@ class RoutedCandidate(candidates.Candidate):
         router = self._router_params(params, norms) | self._set_params(shapes)
         whole = trees.replace(whole, trees.unflatten(router))
         plain = [f"{norm}/scale" for norm in norms]  # which no part of the model reads
-        return trees.select(whole, plain)[1], made
+        return trees.select(whole, plain)[1], mixed_spec
 
     def _check_norms(self, stacked: Collection[str], routed: Collection[str]) -> None:
         """Raises ConfigError for layer norms that these experts do not have.

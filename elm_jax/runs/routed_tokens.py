@@ -86,9 +86,9 @@ class RoutedTokens(first_stage.TwoStages):
 
     @property
     def default_name(self) -> str:
-        """`tokens_by_arrow`, and what is not as by default."""
-        what = f"{self._unit}s_by_{_snake_case(type(self.router).__name__)}"
-        parts = ["shuffled", what] if self.shuffled else [what]
+        """`tokens_by_arrow`, and the options that are not the default."""
+        method = f"{self._unit}s_by_{_snake_case(type(self.router).__name__)}"
+        parts = ["shuffled", method] if self.shuffled else [method]
         parts += [f"top{self.num_experts}"] if self.num_experts else []
         parts += [f"of_{self.first.label}"] if self.first else []
         parts += ["only_chosen"] if self.only_chosen else []
@@ -101,17 +101,17 @@ class RoutedTokens(first_stage.TwoStages):
     @property
     def note(self) -> str:
         """Describes it in a few words, for tables and reports."""
-        which = "all experts of the library"
+        experts = "all experts of the library"
         if self.num_experts:
-            which = f"the {self.num_experts} experts with most votes"
+            experts = f"the {self.num_experts} experts with most votes"
         if self.first is not None:
-            which = f"what {self.first.label} takes ({self.first.note or 'by votes'})"
+            experts = f"what {self.first.label} takes ({self.first.note or 'by votes'})"
         options = options_of(self.router)
-        told = "".join(f", {name} {value}" for name, value in options.items())
+        options_text = "".join(f", {name} {value}" for name, value in options.items())
         name = type(self.router).__name__
         if self.shuffled:
-            told += ", each with what the router knows of another"
-        return f"{name} routes each {self._unit} among {which}{told}"
+            options_text += ", each with what the router knows of another"
+        return f"{name} routes each {self._unit} among {experts}{options_text}"
 
     @property
     def _unit(self) -> str:
@@ -157,13 +157,13 @@ class RoutedTokens(first_stage.TwoStages):
         Raises:
           ConfigError: The first stage merges experts otherwise than by a mean.
         """
-        given, question = super().choose(target), target.question
-        if not given.folders:
-            return given
+        candidate, question = super().choose(target), target.question
+        if not candidate.folders:
+            return candidate
         assert question is not None  # noqa: S101 - it needs the library
         assert question.library_dir is not None  # noqa: S101 - `Queries.ask` gives it
         values: dict[str, Any] = {
-            f.name: getattr(given, f.name) for f in dataclasses.fields(given)
+            f.name: getattr(candidate, f.name) for f in dataclasses.fields(candidate)
         }
         merge = values.pop("method")  # whose weights may be those of the mixture
         return routed_candidate.RoutedCandidate(
@@ -201,8 +201,8 @@ class RoutedTokens(first_stage.TwoStages):
             expert_checks.check_has_adapters(info)
             if self.norms != "averaged":
                 expert_checks.check_has_norms(info)
-        if made := self._mixed(infos):
-            made.adapter_fn(bases.model_config(infos[0]).emb_dim)
+        if mixed_spec := self._mixed(infos):
+            mixed_spec.adapter_fn(bases.model_config(infos[0]).emb_dim)
 
     def check_records(
         self,
@@ -230,19 +230,21 @@ class RoutedTokens(first_stage.TwoStages):
 
         And says so where `top_k` leaves no expert out.
         """
-        made = self._mixed(infos)
-        if made is None:
+        mixed_spec = self._mixed(infos)
+        if mixed_spec is None:
             return ""
-        told = routing_cost.describe(shape, made)
-        top_k, number = made.router.num_chosen, made.num_experts
-        return f"{told}; top_k {top_k} chooses all" if top_k >= number > 1 else told
+        cost_text = routing_cost.describe(shape, mixed_spec)
+        top_k, number = mixed_spec.router.num_chosen, mixed_spec.num_experts
+        if top_k >= number > 1:
+            return f"{cost_text}; top_k {top_k} chooses all"
+        return cost_text
 
     def added_share(
         self, shape: config.T5Config, infos: Sequence[manifest.Manifest]
     ) -> float:
         """Returns the operations of experts and router, as a share of the base's."""
-        made = self._mixed(infos)
-        return routing_cost.per_token(shape, made).share if made else 0.0
+        mixed_spec = self._mixed(infos)
+        return routing_cost.per_token(shape, mixed_spec).share if mixed_spec else 0.0
 
     def _mixed(self, infos: Sequence[manifest.Manifest]) -> mixture.Mixture | None:
         """Returns the mixture of a library's experts; None if they cannot be mixed."""

@@ -107,18 +107,18 @@ class CompareRouters(library.LibraryRun):
         """
         names = self._names()
         folders = self._check(names)
-        asked = self._retrievals()
-        where = ", ".join(f"{self.path(x.library_dir)}" for x in asked)
+        retrievals = self._retrievals()
+        where = ", ".join(f"{self.path(x.library_dir)}" for x in retrievals)
         routing = routing_cost.plan(
             self._strategies(),
-            asked[0],
+            retrievals[0],
             names,
             self.data.opened(self.place),
             base_dir=self.path(self.initial_checkpoint_path),
-            library_dir=self.path(asked[0].library_dir),
+            library_dir=self.path(retrievals[0].library_dir),
             device_flops=score_cost.USUAL_FLOPS,
         )
-        if len(asked) > 1:
+        if len(retrievals) > 1:
             routing = {f"{name}, of each library": x for name, x in routing.items()}
         return {
             "library": f"{where}, {len(folders)} experts",
@@ -141,8 +141,8 @@ class CompareRouters(library.LibraryRun):
             trainings of the same experts.
         """
         every, retrievals = [], self._retrievals()
-        for asked in retrievals:
-            every += self._check_library(asked, names)
+        for retrieval in retrievals:
+            every += self._check_library(retrieval, names)
         several_libraries.check(retrievals, self)
         everyone = [candidates.Candidate("base"), *candidates.of_experts(every)]
         for split in self.splits:
@@ -151,9 +151,9 @@ class CompareRouters(library.LibraryRun):
         return every
 
     def _check_library(
-        self, asked: queries.Queries, names: Sequence[str]
+        self, retrieval: queries.Queries, names: Sequence[str]
     ) -> list[pathlib.Path]:
-        folders = self._asking(asked, names).check()
+        folders = self._asking(retrieval, names).check()
         base_dir = self.path(self.initial_checkpoint_path)
         data = self.data.opened(self.place)
         expert_checks.check(folders, base_dir=base_dir, vocabulary=data.vocabulary)
@@ -161,10 +161,10 @@ class CompareRouters(library.LibraryRun):
         for strategy in self._choosing():
             strategy.check_experts(infos)
             if isinstance(strategy, routed_tokens.RoutedTokens):
-                library_dir = self.path(asked.library_dir)
+                library_dir = self.path(retrieval.library_dir)
                 strategy.check_records(infos, library_dir, self.path)
         for name in names:
-            dataset = data.open_if_cached(name, asked.split)
+            dataset = data.open_if_cached(name, retrieval.split)
             if dataset is not None:
                 behaviour_scores.check_choices(dataset, self._choosing())
         return folders
@@ -193,8 +193,8 @@ class CompareRouters(library.LibraryRun):
         size, where = self.batch_size, self.placement
         program = scorer.Scorer(base, data, batch_size=size, where=where)
         answered = [
-            self._asking(asked, names).questions(program, keys)
-            for asked in self._retrievals()
+            self._asking(retrieval, names).questions(program, keys)
+            for retrieval in self._retrievals()
         ]
         choices = [self._choices(questions) for questions in answered]
         ranked = [q for q in answered[0] if q.dataset.has_choices]
@@ -249,9 +249,11 @@ class CompareRouters(library.LibraryRun):
         data_folder.check(self.data.data_options(self.place), names, self.splits)
         return names
 
-    def _asking(self, asked: queries.Queries, names: Sequence[str]) -> asking.Asking:
-        given = (asked, self._strategies(), names, self.data, self)
-        return asking.Asking(*given, self.initial_checkpoint_path, "")
+    def _asking(
+        self, retrieval: queries.Queries, names: Sequence[str]
+    ) -> asking.Asking:
+        arguments = (retrieval, self._strategies(), names, self.data, self)
+        return asking.Asking(*arguments, self.initial_checkpoint_path, "")
 
     def _rows(self, names: Sequence[str], split: str) -> comparable_rows.ComparableRows:
         shown = comparable_rows.Shown(

@@ -20,9 +20,9 @@ def of(
 ) -> float | None:
     """Returns the entropy of the weights of a choice's experts, in nats.
 
-    0 for one expert, `log(n)` for a mean of n. Of weights for the whole task it is
-    theirs. Of a token router it is that of the mean weights at each place of the model,
-    mean over places, if a trace was kept.
+    0 for one expert, `log(n)` for a mean of n. Of a choice with weights for the whole
+    task, it is the entropy of these. Of a token router with a stored trace, it is the
+    entropy of the mean weights at each place of the model, as a mean over places.
 
     Args:
       candidate: What was chosen for a task.
@@ -35,8 +35,8 @@ def of(
     if isinstance(candidate, routed_candidate.RoutedCandidate):
         if candidate.weights:
             return float(_entropy(np.array(candidate.weights)))
-        kept = trace(row, store)
-        return None if kept is None else float(_entropy(kept.weights).mean())
+        row_trace = trace(row, store)
+        return None if row_trace is None else float(_entropy(row_trace.weights).mean())
     if isinstance(candidate, pooled_candidate.PooledCandidate):
         return float(_entropy(np.array(candidate.weights)))
     number = len(candidate.folders)

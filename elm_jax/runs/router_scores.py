@@ -77,11 +77,11 @@ class Scores:
         self._ids: dict[str, np.ndarray] = {}  # of the base's rows, by task
         folders = {n: f for q in questions for n, f in q.experts.items()}
         base = candidates.Candidate("base")
-        given = candidates.of_experts([*folders.values()])
+        expert_candidates = candidates.of_experts([*folders.values()])
         self.tasks = [question.task for question in questions]
-        check_scored(reported, [base, *given], self.tasks, split, metric)
+        check_scored(reported, [base, *expert_candidates], self.tasks, split, metric)
         self.base = self.of(dict.fromkeys(self.tasks, base))
-        experts = dict(zip(folders, given, strict=True))
+        experts = dict(zip(folders, expert_candidates, strict=True))
         trained = {
             task: {n for n, c in experts.items() if task in c.manifests[0].tasks}
             for task in self.tasks

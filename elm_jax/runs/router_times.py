@@ -71,11 +71,11 @@ class _Clock:
     def _scored_anew(self, question: queries.Question) -> queries.Question:
         """Returns a question that scores its rows whenever it is asked to."""
         score = functools.partial(self._score, question.dataset)
-        made = question.missing_spans
-        if made is not None:
+        span_question = question.missing_spans
+        if span_question is not None:
             return question._replace(
                 score_rows=score,
-                missing_spans=lambda seed: self._scored_anew(made(seed)),
+                missing_spans=lambda seed: self._scored_anew(span_question(seed)),
             )
         return question._replace(score_rows=score)
 

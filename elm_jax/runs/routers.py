@@ -73,12 +73,12 @@ class ByBehaviour(TaskRouter):
     @property
     def note(self) -> str:
         """Describes it in a few words, for tables and reports."""
-        what = "the expert"
+        choice = "the expert"
         if self.num_experts > 1:
-            what = f"{self.method.name} merge of the {self.num_experts} experts"
-        parts = [f"{what} with the greatest {self.statistic} of answers, no labels"]
-        told = options_of(self.method) | ({"weighted": True} if self.weigh else {})
-        parts += [f"{name} {value}" for name, value in told.items()]
+            choice = f"{self.method.name} merge of the {self.num_experts} experts"
+        parts = [f"{choice} with the greatest {self.statistic} of answers, no labels"]
+        options = options_of(self.method) | ({"weighted": True} if self.weigh else {})
+        parts += [f"{name} {value}" for name, value in options.items()]
         parts += [f"among {self.among} by {self.by}"] if self.among else []
         parts += [f"{self.otherwise} below {self.least:g}"] if self.abstains else []
         return ", ".join(parts)
@@ -142,8 +142,8 @@ class ByBehaviour(TaskRouter):
             return self._fall_back(question)
         method = self.method
         if self.weigh and len(names) > 1:
-            given = behaviour.weights(values, temperature=self.temperature)
-            method = method.with_weights(given)
+            weights = behaviour.weights(values, temperature=self.temperature)
+            method = method.with_weights(weights)
         return Choice(names, method if len(names) > 1 else averages.Uniform())
 
     def _fall_back(self, question: queries.Question) -> Choice:
@@ -220,9 +220,9 @@ class ByHalving(TaskRouter):
     @property
     def note(self) -> str:
         """Describes it in a few words, for tables and reports."""
-        which = f"mean of the {self.num_experts}" if self.merges else "the"
+        choice = f"mean of the {self.num_experts}" if self.merges else "the"
         of = f"labelled rows that ask, halved from {self.first_rows} rows"
-        return f"{which} best on {of}"
+        return f"{choice} best on {of}"
 
     @property
     def reads_votes(self) -> bool:
@@ -280,8 +280,8 @@ def _right_answers(
     numbers = [answers.number(example.choices_text) for example in examples]
     labels = np.array([example.label for example in examples])
     credits_and_shares = []
-    for given in question.score_rows(names, rows):
-        scores = [np.array(of_row) for of_row in given]
+    for expert_scores in question.score_rows(names, rows):
+        scores = [np.array(of_row) for of_row in expert_scores]
         outcome = rank_classification.RankOutcome(
             example_ids=np.array(rows),
             labels=labels,

@@ -45,20 +45,20 @@ class TokenCost(NamedTuple):
         return self.expert_flops / self.base_flops
 
 
-def per_token(shape: config_lib.T5Config, made: mixture.Mixture) -> TokenCost:
+def per_token(shape: config_lib.T5Config, spec: mixture.Mixture) -> TokenCost:
     """Returns the cost of a mixture in a model.
 
-    Matrix products only, a multiply-add counting as two operations. With `only_chosen`
-    those of the chosen experts count, without the rows that fill up blocks, and of a
-    router by norms also the first product of all the others. Scales of layer norms that
-    are routed count for all experts. A router by inputs looks at them first, in one
-    pass of the encoder with all experts.
+    Only matrix products count; a multiply-add counts as two operations. With
+    `only_chosen` the products of the chosen experts count, without the rows that fill
+    up blocks; for a router by norms also the first product of each other expert. Scales
+    of routed layer norms count for all experts. A router by inputs reads the inputs
+    first, in one pass of the encoder with all experts.
 
     Args:
       shape: Of the model.
-      made: The mixture.
+      spec: The mixture.
     """
-    model = t5.T5(shape, made.adapter_fn(shape.emb_dim))
+    model = t5.T5(shape, spec.adapter_fn(shape.emb_dim))
     params = precision.in_compute_dtype(shape, t5.param_shapes(model))
     added, base = trees.split(params, _ADDED)
     router, experts = trees.split(added, _ROUTERS)
@@ -71,12 +71,12 @@ def per_token(shape: config_lib.T5Config, made: mixture.Mixture) -> TokenCost:
 
     norms, adapters = trees.split(experts, _NORMS)
     flops = flops_of(adapters)
-    if made.only_chosen:
-        few = min(made.router.num_chosen, made.num_experts)
-        flops = flops * few // made.num_experts
-        if made.router.needs_norms:
-            flops += flops_of(_reading(made, experts))
-    if isinstance(made.router, input_routers.InputRouter):
+    if spec.only_chosen:
+        few = min(spec.router.num_chosen, spec.num_experts)
+        flops = flops * few // spec.num_experts
+        if spec.router.needs_norms:
+            flops += flops_of(_reading(spec, experts))
+    if isinstance(spec.router, input_routers.InputRouter):
         looking = cost.BatchShape(batch_size=1, inputs_length=1, targets_length=0)
         encoder, _ = trees.split(trees.join(base, experts), "^encoder/")
         flops += cost.forward_flops(shape, looking, encoder)
@@ -86,7 +86,7 @@ def per_token(shape: config_lib.T5Config, made: mixture.Mixture) -> TokenCost:
 
 def observing(
     shape: config_lib.T5Config,
-    made: mixture.Mixture,
+    spec: mixture.Mixture,
     settings: routing_records.Settings,
     *,
     num_experts: int,
@@ -99,13 +99,13 @@ def observing(
 
     Args:
       shape: Of the base.
-      made: A mixture of one expert, with a router that has gates.
+      spec: A mixture of one expert, with a router that has gates.
       settings: Which rows, and how gates are trained.
       num_experts: That are not observed yet.
       inputs_length: Tokens of a padded input.
       targets_length: Likewise.
     """
-    model = t5.T5(shape, made.adapter_fn(shape.emb_dim))
+    model = t5.T5(shape, spec.adapter_fn(shape.emb_dim))
     params = t5.param_shapes(model)
     batch = cost.BatchShape(
         batch_size=1, inputs_length=inputs_length, targets_length=targets_length
@@ -124,7 +124,7 @@ def observing(
 
 def plan(
     strategies: Sequence[Strategy],
-    asked: queries.Queries | None,
+    retrieval: queries.Queries | None,
     tasks: Sequence[str],
     data: task_data.OpenedData,
     *,
@@ -136,14 +136,14 @@ def plan(
 
     Args:
       strategies: All of the evaluation.
-      asked: How the library is asked; None if it is not.
+      retrieval: How the library is asked; None if it is not.
       tasks: That ask.
       data: Where token caches are.
       base_dir: Folder of the base, whose shape counts.
       library_dir: The library.
       device_flops: Operations per second.
     """
-    if asked is None:
+    if retrieval is None:
         return {}
     number = len(catalogue.Catalogue(library_dir).experts())
     of_answers = [x.num_looked_at(number) for x in strategies if not x.reads_inputs]
@@ -153,38 +153,40 @@ def plan(
         return {}
     parts = score_cost.parts(
         dict.fromkeys(tasks, most + bool(most) + reading),
-        (asked.split,),
+        (retrieval.split,),
         data,
-        most=asked.num_queries,
-        choose=lambda num_rows, _: range(min(num_rows, asked.num_queries)),
+        most=retrieval.num_queries,
+        choose=lambda num_rows, _: range(min(num_rows, retrieval.num_queries)),
     )
-    told = score_cost.describe(base_dir, parts, device_flops=device_flops)
+    costs = score_cost.describe(base_dir, parts, device_flops=device_flops)
     rows = sum(part.num_rows * part.num_cells for part in parts)
-    what = [f"{most} experts and the base"] if most else []
-    what += [f"{reading} experts on inputs with missing spans"] if reading else []
+    scored_parts = [f"{most} experts and the base"] if most else []
+    scored_parts += (
+        [f"{reading} experts on inputs with missing spans"] if reading else []
+    )
     return {
-        "routing": f"{' and '.join(what)} on {asked.num_queries} rows of each"
-        f" of {len(tasks)} tasks: {rows:,} rows at most, less those of"
+        "routing": f"{' and '.join(scored_parts)} on {retrieval.num_queries} rows of"
+        f" each of {len(tasks)} tasks: {rows:,} rows at most, less those of"
         f" {behaviour_scores.path(library_dir)}",
-        "routing costs, about": told["cost, about"],
+        "routing costs, about": costs["cost, about"],
     }
 
 
-def _reading(made: mixture.Mixture, experts: Params) -> Params:
-    """Returns the parameters by which experts read; all where a kind has none such."""
-    names = [part for part, axes in made.of.axes.items() if axes[0] == "inputs"]
+def _reading(spec: mixture.Mixture, experts: Params) -> Params:
+    """Returns the parameters that multiply inputs; all where a kind has no such one."""
+    names = [part for part, axes in spec.of.axes.items() if axes[0] == "inputs"]
     leaves = trees.flatten(experts)
     part = {n: a for n, a in leaves.items() if any(map(n.endswith, names))}
     return trees.unflatten(part or leaves)
 
 
-def describe(shape: config_lib.T5Config, made: mixture.Mixture) -> str:
+def describe(shape: config_lib.T5Config, spec: mixture.Mixture) -> str:
     """Returns the cost as a line of a plan."""
-    told = per_token(shape, made)
-    of = f"{made.num_experts} experts"
-    if made.only_chosen:
-        of = f"{made.router.num_chosen} of {of}"
+    costs = per_token(shape, spec)
+    of = f"{spec.num_experts} experts"
+    if spec.only_chosen:
+        of = f"{spec.router.num_chosen} of {of}"
     return (
-        f"{of}: {told.expert_flops:,} FLOPs for a token of input and one of target"
-        f" ({told.share:.1%} of the base's), {told.expert_bytes / 1e6:,.1f} MB"
+        f"{of}: {costs.expert_flops:,} FLOPs for a token of input and one of target"
+        f" ({costs.share:.1%} of the base's), {costs.expert_bytes / 1e6:,.1f} MB"
     )

@@ -84,12 +84,14 @@ def write(
     flat = {f"{p}:{n}": a for p, named in arrays.items() for n, a in named.items()}
     path = folder_of(records_dir, info, settings)
     try:
-        with folders.new_folder(path, errors.LibraryError) as made:
-            with (made / _ARRAYS).open("wb") as file:
+        with folders.new_folder(path, errors.LibraryError) as partial:
+            with (partial / _ARRAYS).open("wb") as file:
                 np.savez(file, **flat)  # type: ignore[arg-type]
-            content = {"digest_of_arrays": _digest(made / _ARRAYS)}
+            content = {"digest_of_arrays": _digest(partial / _ARRAYS)}
             content |= {"recipe": _recipe(info, settings), "rows": dict(rows)}
-            files.write_text(made / _RECORD, json.dumps(seals.seal(content), indent=2))
+            files.write_text(
+                partial / _RECORD, json.dumps(seals.seal(content), indent=2)
+            )
     except errors.ExistsError:
         return
 
@@ -109,11 +111,11 @@ def check_rows(
     if not path.exists():
         return False
     recorded: Any = _read_record(path).get("rows")
-    seen = {name: recorded.get(name) for name in rows}
-    if seen != dict(rows):
+    saved_rows = {name: recorded.get(name) for name in rows}
+    if saved_rows != dict(rows):
         raise errors.LibraryError(
             found=f"a record of expert {info.name!r} in {records_dir}, of the rows"
-            f" {json_files.shown(seen)}",
+            f" {json_files.shown(saved_rows)}",
             expected=f"the rows {json_files.shown(dict(rows))}",
             do="Choose another records_dir, or remove this one",
         )
@@ -182,13 +184,13 @@ def _read_record(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _recipe(info: manifest.Manifest, settings: Settings) -> dict[str, Any]:
-    told = dataclasses.asdict(settings)
+    settings_json = dataclasses.asdict(settings)
     if settings.reads == "adapter":  # as records were before there was a choice
-        del told["reads"]
+        del settings_json["reads"]
     return {
         "expert": info.fingerprint,
         "base": info.base_fingerprint,
-        "settings": told,
+        "settings": settings_json,
     }
 
 

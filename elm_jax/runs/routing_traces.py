@@ -74,18 +74,18 @@ def make_trace_fn(model: t5.T5) -> TraceFn:
 
     @jax.jit
     def trace(params: Params, inputs: Any, choices: Any) -> dict[str, jax.Array]:
-        variables, seen = {"params": params}, [mixture.OBSERVED]
+        variables, mutable = {"params": params}, [mixture.OBSERVED]
         encoded, of_inputs = model.apply(
-            variables, inputs, method=model.encode, mutable=seen
+            variables, inputs, method=model.encode, mutable=mutable
         )
         rows = choices.reshape(-1, choices.shape[-1])
         shifted = scoring.shift_right(rows)
         _, of_choices = model.apply(
-            variables, encoded, inputs, shifted, method=model.decode, mutable=seen
+            variables, encoded, inputs, shifted, method=model.decode, mutable=mutable
         )
         sums, encoder = {}, []
-        both = mixture.observed(of_inputs) | mixture.observed(of_choices)
-        for place, values in both.items():
+        observations = mixture.observed(of_inputs) | mixture.observed(of_choices)
+        for place, values in observations.items():
             reads_inputs = mixture.reads_inputs(place)
             tokens = inputs if reads_inputs else choices
             real = (tokens != PAD_ID).reshape(len(inputs), 1, -1, 1)

@@ -8,7 +8,7 @@ from elm_jax.runs.whole_trainings import WholeTrainings
 
 
 def of(
-    before: RowColumns,
+    all_rows: RowColumns,
     newest: RowColumns,
     *,
     on_disk: Mapping[naming.Folder, str],
@@ -17,13 +17,13 @@ def of(
     """Yields a sentence for each doubt.
 
     Args:
-      before: All rows of what is shown.
+      all_rows: All rows of what is shown.
       newest: The rows that no later one replaces.
       on_disk: Fingerprints of the experts that are in the folders of rows now.
       trainings: The newest ones whose trainings have all cells.
     """
     chosen: dict[str, dict[tuple[object, ...], set[str]]] = {}
-    no_experts = before.take(~row_columns.are_experts(before))
+    no_experts = all_rows.take(~row_columns.are_experts(all_rows))
     cell = ("task", "split", "training_seed", "library")
     for name, fingerprint, *of_cell in no_experts.distinct(
         "expert", "expert_fingerprint", *cell
@@ -47,7 +47,7 @@ def of(
     shown = {*newest.distinct("expert", "library")}
     left_out = [
         name
-        for name, library in before.distinct("expert", "library")
+        for name, library in all_rows.distinct("expert", "library")
         if library and (name, library) not in shown
     ]
     for name in sorted({*left_out}):

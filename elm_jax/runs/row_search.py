@@ -97,8 +97,8 @@ class RowSearch:
 
         return self._once(("queries in keys", question.task), share)
 
-    def _places(self, others: Sequence[overlap.Texts]) -> Places:
-        matches = [self._search.rows_in(texts) for texts in others]
+    def _places(self, training_texts: Sequence[overlap.Texts]) -> Places:
+        matches = [self._search.rows_in(texts) for texts in training_texts]
         return {
             split: np.unique(np.concatenate([match[place] for match in matches]))
             for place, split in enumerate(self._splits)

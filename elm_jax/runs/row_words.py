@@ -38,9 +38,9 @@ def find(
     Raises:
       DataError: The token cache is damaged.
     """
-    kept = _read(_folder(cache_dir, task, fingerprint))
-    if kept is not None:
-        return kept
+    words = _read(_folder(cache_dir, task, fingerprint))
+    if words is not None:
+        return words
     dataset = cache.find(cache_dir, task, split, fingerprint=fingerprint)
     return None if dataset is None else of(dataset, cache_dir)
 
@@ -53,9 +53,9 @@ def of(dataset: token_store.TokenizedDataset, cache_dir: str) -> overlap.Texts:
       cache_dir: Where it is kept.
     """
     folder = _folder(cache_dir, dataset.name, dataset.fingerprint)
-    kept = _read(folder)
-    if kept is not None:
-        return kept
+    cached = _read(folder)
+    if cached is not None:
+        return cached
     words = overlap.Texts.of(texts(dataset))
     # Without these words a run takes longer, and that is all.
     with contextlib.suppress(errors.ElmError, OSError):

@@ -48,11 +48,12 @@ def check_unseen(question: queries.Question, scored: Sequence[int]) -> None:
       question: A question by rows whose labels are read.
       scored: Places of the rows of the same split that are scored.
     """
-    both = {*question.rows} & {*scored}
-    if both:
+    shared_rows = {*question.rows} & {*scored}
+    if shared_rows:
         raise errors.DataError(
-            found=f"{len(both)} rows of {question.task} {question.dataset.split} whose"
-            " labels choose an expert, and that are scored",
+            found=f"{len(shared_rows)} rows of {question.task}"
+            f" {question.dataset.split} whose labels choose an expert, and that are"
+            " scored",
             expected="scores of other rows than those that ask",
             do="Ask by a split of which the library has no keys, or that is not scored",
         )

@@ -94,9 +94,9 @@ class Scorer:
         """
         leaves = trees.flatten(params)
         of_base = {n for n, leaf in leaves.items() if leaf is self._base_leaves.get(n)}
-        kept = _of_matrices(self._placed_base, of_base)
-        self._placed_base = kept
-        missing = {n: leaf for n, leaf in leaves.items() if n not in kept}
+        still_placed = _of_matrices(self._placed_base, of_base)
+        self._placed_base = still_placed
+        missing = {n: leaf for n, leaf in leaves.items() if n not in still_placed}
         placed = trees.flatten(
             placing.frozen(
                 trees.unflatten(missing),
@@ -105,8 +105,8 @@ class Scorer:
                 self._axis_rules,
             )
         )
-        self._placed_base = kept | _of_matrices(placed, of_base)
-        return trees.unflatten(dict(sorted((kept | placed).items())))
+        self._placed_base = still_placed | _of_matrices(placed, of_base)
+        return trees.unflatten(dict(sorted((still_placed | placed).items())))
 
     def score(
         self,

@@ -68,8 +68,8 @@ def _parts(
     yield "", serving.Part.parse(task.splits[protocol_split if has_protocol else split])
     with contextlib.suppress(errors.DataError):  # the rows are not here
         served = rendering.served(task, split, options)
-        theirs = served.option.splits[served.part.split]
-        yield served.name, dataclasses.replace(served.part, split=theirs)
+        source_split = served.option.splits[served.part.split]
+        yield served.name, dataclasses.replace(served.part, split=source_split)
 
 
 def _may_share(

@@ -8,7 +8,7 @@ from elm_jax.runs import search_rows
 
 
 def asked(recipe: Mapping[str, Any], method: MergeMethod) -> dict[str, Any]:
-    """Returns what a merge's recipe says was asked for, without what was found.
+    """Returns what a merge's recipe says was requested, without what the search found.
 
     Args:
       recipe: The merge's recipe.
@@ -19,8 +19,8 @@ def asked(recipe: Mapping[str, Any], method: MergeMethod) -> dict[str, Any]:
     if not search:
         return rest | {"search": "none"}
     searched = {"method", "of", "weights_of", *method.recipe(), "weights"}
-    kept = {name: value for name, value in rest.items() if name not in searched}
-    return kept | {"search": search["asked"]}
+    fixed = {name: value for name, value in rest.items() if name not in searched}
+    return fixed | {"search": search["asked"]}
 
 
 def rows_told(parts: Sequence[search_rows.Part]) -> dict[str, Any]:

@@ -9,21 +9,21 @@ from elm_jax.runs.run import Run
 
 
 def retrievals(
-    asked: queries.Queries, patterns: paths.Patterns, run: Run
+    retrieval: queries.Queries, patterns: paths.Patterns, run: Run
 ) -> list[queries.Queries]:
     """Returns how each library is asked; its votes go into its own folder.
 
     Args:
-      asked: How one library is asked; returned alone where there is no pattern.
+      retrieval: How one library is asked; returned alone where there is no pattern.
       patterns: Of the folders of libraries.
       run: Whose paths these are.
 
     Raises:
       LibraryError: A pattern matches nothing.
     """
-    given = (patterns,) if isinstance(patterns, str) else patterns
+    pattern_list = (patterns,) if isinstance(patterns, str) else patterns
     each = []
-    for pattern in given:
+    for pattern in pattern_list:
         folders = run.find(pattern)
         if not folders:
             raise errors.LibraryError(
@@ -34,8 +34,8 @@ def retrievals(
         for folder in folders:
             votes = f"{folder / 'votes.jsonl'}"
             of_library = {"library_dir": f"{folder}", "votes_path": votes}
-            each.append(dataclasses.replace(asked, **of_library))
-    return each or [asked]
+            each.append(dataclasses.replace(retrieval, **of_library))
+    return each or [retrieval]
 
 
 def check(each: Sequence[queries.Queries], run: Run) -> None:
@@ -47,15 +47,15 @@ def check(each: Sequence[queries.Queries], run: Run) -> None:
     """
     if len(each) == 1:
         return
-    trained = [asked.training_of(run) for asked in each]
+    trained = [retrieval.training_of(run) for retrieval in each]
     seeds = [seed for _, seed in trained]
     if len({recipes for recipes, _ in trained}) > 1 or len({*seeds}) < len(seeds):
-        told = [
-            f"{asked.library_dir} (seed {seed})"
-            for asked, seed in zip(each, seeds, strict=True)
+        libraries = [
+            f"{retrieval.library_dir} (seed {seed})"
+            for retrieval, seed in zip(each, seeds, strict=True)
         ]
         raise errors.LibraryError(
-            found=f"the libraries {', '.join(told)}",
+            found=f"the libraries {', '.join(libraries)}",
             expected="the same experts, trained with another seed in each, and keys"
             " that were made alike",
             do="Name libraries that differ in the training seed alone",

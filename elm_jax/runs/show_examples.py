@@ -248,13 +248,13 @@ def _is_like(name: str, pattern: str) -> bool:
 
 
 def _heading(
-    row: results.ResultRow, examples: Sequence[Example], which: str
+    row: results.ResultRow, examples: Sequence[Example], kind: str
 ) -> Iterator[str]:
     expert_name = f"{row.expert} {row.expert_fingerprint}".strip()
     yield ""
     yield text.plain(
         f"{expert_name} on {row.task} {row.split}: {row.metric} {row.value:.1f} over"
-        f" {row.num_examples} examples; {which}: {len(examples)}"
+        f" {row.num_examples} examples; {kind}: {len(examples)}"
     )
 
 

@@ -149,8 +149,8 @@ class ListTasks(TextRun):
           ConfigError: None does.
         """
         names = task_registry.registry.expand(self.tasks)
-        wanted = [name for name in names if self._is_wanted(name)]
-        if not wanted:
+        chosen_names = [name for name in names if self._is_wanted(name)]
+        if not chosen_names:
             filters = ("dataset", "cluster", "role", "metric")
             used = [f"{f} = {getattr(self, f)!r}" for f in filters if getattr(self, f)]
             raise errors.ConfigError(
@@ -158,7 +158,7 @@ class ListTasks(TextRun):
                 expected="filters that some of the tasks pass",
                 do="Correct them; they are shell patterns, such as `*QA*`",
             )
-        return wanted
+        return chosen_names
 
     def run(self) -> None:
         """Prints them, and writes the page if asked.
@@ -291,10 +291,10 @@ class TrainVocabulary(TextRun):
         else:
             pieces = vocabularies.SentencePiece(str(path), extra_ids=0)
             saved_recipe = {"vocab_size": pieces.size}
-        both = saved_recipe.keys() & recipe.keys()
+        shared_names = saved_recipe.keys() & recipe.keys()
         recipes.check_same(
             f"vocabulary {path}",
-            {name: saved_recipe[name] for name in both},
-            {name: recipe[name] for name in both},
+            {name: saved_recipe[name] for name in shared_names},
+            {name: recipe[name] for name in shared_names},
         )
         return True

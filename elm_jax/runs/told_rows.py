@@ -9,10 +9,10 @@ from elm_jax.runs import jobs
 
 
 def rows_of(
-    asked: Sequence[jobs.Job], store: result_store.ResultStore
+    job_list: Sequence[jobs.Job], store: result_store.ResultStore
 ) -> list[results.ResultRow]:
-    """Returns the newest rows of jobs, of strategies those of what they chose from."""
-    of_these = {_mark_of(job, store) for job in asked}
+    """Returns the newest rows of jobs; of a strategy, the rows of its latest choice."""
+    of_these = {_mark_of(job, store) for job in job_list}
     rows: dict[tuple[object, ...], results.ResultRow] = {}
     for row in store.rows():
         if (mark := _mark(row)) in of_these:
@@ -21,26 +21,28 @@ def rows_of(
 
 
 def are_told(
-    asked: Sequence[jobs.Job], store: result_store.ResultStore
+    job_list: Sequence[jobs.Job], store: result_store.ResultStore
 ) -> Sequence[bool]:
-    """Returns of each job whether a store has its rows, a strategy's as the newest.
+    """Returns for each job whether a store has its rows, a strategy's as the newest.
 
-    They are not where a strategy has chosen something else since, or the same from
-    another library.
+    A strategy's rows are not the newest where it has chosen something else since, or
+    the same from another library.
     """
-    return processes.agree(_are_told(asked, store))
+    return processes.agree(_are_told(job_list, store))
 
 
-def _are_told(asked: Sequence[jobs.Job], store: result_store.ResultStore) -> list[bool]:
-    told: set[tuple[object, ...]] = set()
+def _are_told(
+    job_list: Sequence[jobs.Job], store: result_store.ResultStore
+) -> list[bool]:
+    marks: set[tuple[object, ...]] = set()
     newest: dict[tuple[object, ...], results.ResultRow] = {}
     for row in store.rows():
         if (place := row.strategy_place) is None:
-            told.add(_mark(row))
+            marks.add(_mark(row))
         else:
             newest[place] = row
-    told |= {_mark(row) for row in newest.values()}
-    return [_mark_of(job, store) in told for job in asked]
+    marks |= {_mark(row) for row in newest.values()}
+    return [_mark_of(job, store) in marks for job in job_list]
 
 
 def _mark(row: results.ResultRow) -> tuple[object, ...]:
@@ -57,7 +59,7 @@ def _mark_of(job: jobs.Job, store: result_store.ResultStore) -> tuple[object, ..
 
 
 def tell_again(
-    asked: Sequence[jobs.Job],
+    job_list: Sequence[jobs.Job],
     keys: jobs.Keys,
     store: result_store.ResultStore,
     *,
@@ -70,13 +72,15 @@ def tell_again(
     was chosen in between, or the library as it was before it grew.
 
     Args:
-      asked: Those of an evaluation, all of them scored.
+      job_list: The jobs of an evaluation, all of them scored.
       keys: Whose base and data these are.
       store: Has their scores, and gets the rows.
       run_id: The run that these name.
     """
-    told = _are_told(asked, store)
-    untold = [job for job, is_told in zip(asked, told, strict=True) if not is_told]
+    are_current = _are_told(job_list, store)
+    untold = [
+        job for job, is_told in zip(job_list, are_current, strict=True) if not is_told
+    ]
     scored: dict[tuple[object, ...], dict[str, results.ResultRow]] = {
         job.cell.key(""): {} for job in untold
     }

@@ -85,5 +85,5 @@ def of(rows: RowColumns) -> WholeTrainings:
         newest = np.zeros(len(rows), bool)
         newest[cells.lasts] = True
         is_kept &= newest | ~is_mixed
-    kept = rows if is_kept.all() else rows.take(is_kept)
-    return WholeTrainings(kept, partly, mixed)
+    kept_rows = rows if is_kept.all() else rows.take(is_kept)
+    return WholeTrainings(kept_rows, partly, mixed)

@@ -29,15 +29,15 @@ def of(
 ) -> tuple[str, ...]:
     """Returns changes by which a run would fit, each in a line.
 
-    The least change of each sort that fits by plan; the first of them are compiled.
+    Of each sort of change, the least one that fits by plan; the first few are compiled.
 
     Args:
-      run: That does not fit.
-      target: Where.
+      run: The run that does not fit.
+      target: The devices that it does not fit on.
       shape: Of the base, if that is not there.
       kind: Of the program that does not fit.
     """
-    told: list[str] = []
+    lines: list[str] = []
     for changes in (
         _remats(run, target, shape),
         _parts(run, target),
@@ -47,11 +47,11 @@ def of(
         _slices(run, target),
     ):
         line = _first_that_fits(
-            changes, shape, kind, may_compile=len(told) < _MOST_COMPILED
+            changes, shape, kind, may_compile=len(lines) < _MOST_COMPILED
         )
         if line:
-            told.append(line)
-    return tuple(told)
+            lines.append(line)
+    return tuple(lines)
 
 
 def _first_that_fits(
@@ -71,16 +71,16 @@ def _first_that_fits(
         limit = change.target.memory_bytes
         if total > limit:
             continue
-        told = f"{change.how}: {total / 2**30:.2f} GiB by plan"
+        text = f"{change.how}: {total / 2**30:.2f} GiB by plan"
         if not may_compile:
-            return told
+            return text
         try:
             compiled = compiler.compile_program(each.program, change.target)
         except errors.ConfigError:
-            continue  # advice that cannot be compiled is none; the run's own is told
+            continue  # a change that cannot be compiled is no advice
         if compiled.memory is None or compiled.memory.total + each.beside > limit:
             continue
-        return f"{told}, {(compiled.memory.total + each.beside) / 2**30:.2f} compiled"
+        return f"{text}, {(compiled.memory.total + each.beside) / 2**30:.2f} compiled"
     return ""
 
 
@@ -91,8 +91,8 @@ def _remats(
         return
     now = run.execution.remat
     if not now:
-        asked = run.spec()
-        base = asked.model or of_runs.base_shape(
+        spec = run.spec()
+        base = spec.model or of_runs.base_shape(
             run.path(run.initial_checkpoint_path), shape
         )
         now = base.remat

@@ -22,14 +22,14 @@ from elm_jax.runs.compiling import keeping, programs, result
 
 def main() -> None:
     """Reads a request from standard input and prints what came of it as a line."""
-    asked = json.load(sys.stdin)
-    target = targets.find(asked["target"])
-    program = programs.from_json(asked["program"])
+    request = json.load(sys.stdin)
+    target = targets.find(request["target"])
+    program = programs.from_json(request["program"])
     if program.kind == "fleet step":
         target = target.one_host
-    with keeping.into(asked.get("keep_in", "")) as kept:
-        compiled = compile_here(program, target, text_path=asked.get("text_path", ""))
-    compiled = dataclasses.replace(compiled, saved_as=", ".join(kept))
+    with keeping.into(request.get("keep_in", "")) as file_names:
+        compiled = compile_here(program, target, text_path=request.get("text_path", ""))
+    compiled = dataclasses.replace(compiled, saved_as=", ".join(file_names))
     sys.stdout.write(f"{json.dumps(result.to_json(compiled))}\n")
 
 
@@ -49,7 +49,7 @@ def compile_here(
         lowered = programs.lower(program, devices)
     digest = hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16]
     lowered_at = time.monotonic()
-    given: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "lower_secs": lowered_at - begun,
         "program_hash": digest,
     }
@@ -60,7 +60,7 @@ def compile_here(
         if "out of memory" not in text and "RESOURCE_EXHAUSTED" not in text:
             raise
         secs = time.monotonic() - lowered_at
-        return result.Compiled(out_of_memory=_told(text), compile_secs=secs, **given)
+        return result.Compiled(out_of_memory=_told(text), compile_secs=secs, **facts)
     secs = time.monotonic() - lowered_at
     text = compiled.as_text() or ""
     if text_path:
@@ -69,7 +69,7 @@ def compile_here(
         memory=_memory(compiled),
         work=roofline.work_of(text, target),
         compile_secs=secs,
-        **given,
+        **facts,
     )
 
 
@@ -97,8 +97,8 @@ def _memory(compiled: Any) -> result.Memory:
 def _told(text: str) -> str:
     """Returns what a compiler says of too little memory, in a line."""
     lines = [line.strip() for line in text.splitlines()]
-    told = [line for line in lines if "emory" in line or "exceed" in line.lower()]
-    return (told or lines)[0][:500]
+    notable = [line for line in lines if "emory" in line or "exceed" in line.lower()]
+    return (notable or lines)[0][:500]
 
 
 if __name__ == "__main__":

@@ -147,13 +147,13 @@ def _outcomes(
     model: config.T5Config | None,
     keep_in: str,
 ) -> Iterator[Outcome]:
-    given = {"target": target.name, "memory_bytes": target.memory_bytes}
+    of_target = {"target": target.name, "memory_bytes": target.memory_bytes}
     try:
         every = of_runs.planned(run, target, model, all_lengths=bool(keep_in))
     except fleet_plan.FleetTooLargeError as error:
         tried = advice.of(run, target, model, kind="fleet step")
         yield Outcome(
-            kind="fleet step", refusal=f"{error}", alternatives=tried, **given
+            kind="fleet step", refusal=f"{error}", alternatives=tried, **of_target
         )
         return
     for each in every:
@@ -165,7 +165,7 @@ def _outcomes(
             planned=each.bytes_by_use,
             beside=each.beside,
             compiled=compiler.compile_program(each.program, target, keep_in=keep_in),
-            **given,
+            **of_target,
         )
         if not outcome.fits:
             tried = advice.of(run, target, model, kind=outcome.kind)
@@ -220,8 +220,11 @@ def _work_rows(work: roofline.Work) -> Iterator[tuple[str, str]]:
     yield "products", f"{work.flops:.3g} FLOPs on each device"
     yield "memory traffic, about", _gib(work.num_bytes)
     for each in work.collectives:
-        what = f"{each.kind} of {each.dtype} among {each.group_size}"
-        yield what, f"{each.count:,} times, {each.num_bytes / 2**20:,.1f} MiB in all"
+        operation = f"{each.kind} of {each.dtype} among {each.group_size}"
+        yield (
+            operation,
+            f"{each.count:,} times, {each.num_bytes / 2**20:,.1f} MiB in all",
+        )
     least, most = 1e3 * work.least_secs, 1e3 * work.most_secs
     span = f"{least:.3g} ms" if most < 1.01 * least else f"{least:.3g} to {most:.3g} ms"
     yield "time by roofline, at least", span
@@ -246,8 +249,8 @@ def _lengths(batch: cost.BatchShape) -> str:
 
 
 def _parts(sizes: Mapping[str, int]) -> str:
-    told = ", ".join(f"{use} {_gib(size)}" for use, size in sizes.items() if size)
-    return f"{_gib(sum(sizes.values()))}: {told}"
+    uses = ", ".join(f"{use} {_gib(size)}" for use, size in sizes.items() if size)
+    return f"{_gib(sum(sizes.values()))}: {uses}"
 
 
 def _gib(num_bytes: int) -> str:

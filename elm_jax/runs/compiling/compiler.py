@@ -41,7 +41,7 @@ def compile_program(
         program was compiled and not kept.
     """
     topology.check_installed(target)
-    asked: dict[str, Any] = {
+    request: dict[str, Any] = {
         "target": target.name,
         "program": program.to_json(),
         "text_path": text_path,
@@ -64,23 +64,23 @@ def compile_program(
         env=environment,
     ) as process:
         try:
-            out, told = process.communicate(json.dumps(asked))
+            stdout, stderr = process.communicate(json.dumps(request))
         except BaseException:  # also Ctrl-C: leaving the `with` would wait for its end
             process.kill()
             raise
     if process.returncode:
-        raise _failure(target, process.returncode, told)
-    compiled = result.from_json(json.loads(out.splitlines()[-1]))
+        raise _failure(target, process.returncode, stderr)
+    compiled = result.from_json(json.loads(stdout.splitlines()[-1]))
     if keep_in and compiled.memory is not None and not compiled.saved_as:
         raise errors.ConfigError(
             found=f"a program for {target.name} that JAX compiled and did not keep",
             expected=f"an entry of its compilation cache, for {keep_in}",
-            do=f"Report this with what JAX said: {_told_last(told) or 'nothing'}",
+            do=f"Report this with what JAX said: {_told_last(stderr) or 'nothing'}",
         )
     return compiled
 
 
-def _failure(target: targets.Target, status: int, told: str) -> errors.ConfigError:
+def _failure(target: targets.Target, status: int, stderr: str) -> errors.ConfigError:
     """Returns the error of a process that ended without a result."""
     do = "Report this with the text above, or try another batch, remat or target"
     if status < 0:
@@ -90,14 +90,14 @@ def _failure(target: targets.Target, status: int, told: str) -> errors.ConfigErr
             crash = f"a compiler for {target.name} that was ended from outside"
             do = "Give this machine more memory: compiling a large model takes some GB"
     else:
-        last = _told_last(told) or f"status {status}"
+        last = _told_last(stderr) or f"status {status}"
         crash = f"a compiler for {target.name} that failed: {last}"
     return errors.ConfigError(
         found=crash, expected="a compiled program, or that it does not fit", do=do
     )
 
 
-def _told_last(told: str) -> str:
-    """Returns the last line of what a process said, "" if it said nothing."""
-    lines = [line for line in told.splitlines() if line.strip()]
+def _told_last(text: str) -> str:
+    """Returns the last line of a process's standard error, "" if it is empty."""
+    lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1][:_MOST_TOLD] if lines else ""

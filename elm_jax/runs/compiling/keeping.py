@@ -136,7 +136,7 @@ def using(folder: pathlib.Path) -> Iterator[Tally]:
 
 @contextlib.contextmanager
 def into(folder: str) -> Iterator[list[str]]:
-    """Within the context all programs that are compiled are kept, taking none from it.
+    """Keeps all programs that are compiled within the context; reads none from there.
 
     Args:
       folder: Need not be there; "" keeps nothing.
@@ -144,22 +144,22 @@ def into(folder: str) -> Iterator[list[str]]:
     Yields:
       A list that has the names of their files when the context has ended.
     """
-    kept: list[str] = []
+    file_names: list[str] = []
     if not folder:
-        yield kept
+        yield file_names
         return
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in (*names, *_SETTINGS)}
+    old_settings = {name: getattr(jax.config, name) for name in (*names, *_SETTINGS)}
     # Compilers without a device cannot read programs, and JAX tries if one is there.
     with tempfile.TemporaryDirectory(prefix="elm_jax_programs_") as empty:
         _configure({**dict(zip(names, (empty, 0.0), strict=True)), **_SETTINGS})
         try:
-            yield kept
+            yield file_names
         finally:
-            _configure(before)
+            _configure(old_settings)
         for path in sorted(pathlib.Path(empty).glob(f"*{_ENTRY}")):
             files.write_bytes(pathlib.Path(folder, path.name), path.read_bytes())
-            kept.append(path.name)
+            file_names.append(path.name)
 
 
 def _remove_unfinished(folder: pathlib.Path) -> None:

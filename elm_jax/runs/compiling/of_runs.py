@@ -73,17 +73,17 @@ def planned(
 
 
 def _of_training(
-    asked: TrainingSpec, target: targets.Target, shape: config.T5Config | None
+    spec: TrainingSpec, target: targets.Target, shape: config.T5Config | None
 ) -> Planned:
-    if asked.base_dir is not None:
-        model = base_shape(asked.base_dir, shape)
-        asked = dataclasses.replace(asked, base_dir=None, model=model)
-    here = _machine(asked, target)
-    asked = fitting.fitted(asked, here, target.num_devices).spec
+    if spec.base_dir is not None:
+        model = base_shape(spec.base_dir, shape)
+        spec = dataclasses.replace(spec, base_dir=None, model=model)
+    host = _machine(spec, target)
+    spec = fitting.fitted(spec, host, target.num_devices).spec
     beside = 0
-    batch, slots, lanes = asked.longest_batch(), 1, 1
-    if asked.is_fleet:
-        layout = fleet_plan.layout_of(asked, here)
+    batch, slots, lanes = spec.longest_batch(), 1, 1
+    if spec.is_fleet:
+        layout = fleet_plan.layout_of(spec, host)
         groups = target.devices_per_host // layout.num_model
         devices = Devices(
             num_data=groups, num_model=layout.num_model, axis_rules=layout.axis_rules
@@ -92,20 +92,20 @@ def _of_training(
         lanes = layout.num_lanes
         beside = layout.bytes_per_device[fleet_layout.SAVING]
     else:
-        devices = choose_devices(asked.placement, target.num_devices)
-        parts = asked.batching.num_parts
-        meshes.check_batch_size(asked.batch_size, devices.mesh, num_parts=parts)
+        devices = choose_devices(spec.placement, target.num_devices)
+        parts = spec.batching.num_parts
+        meshes.check_batch_size(spec.batch_size, devices.mesh, num_parts=parts)
     program = Program(
-        kind="fleet step" if asked.is_fleet else "step",
-        model=asked.execution.applied_to(asked.model_config()),
-        adapter=asked.adapter,
+        kind="fleet step" if spec.is_fleet else "step",
+        model=spec.execution.applied_to(spec.model_config()),
+        adapter=spec.adapter,
         batch=batch,
         devices=devices,
-        trainable_pattern=asked.trainable_pattern,
-        optimizer=asked.optimizer,
-        train_steps=asked.train_steps,
-        is_packed=asked.batching.pack,
-        num_parts=asked.batching.num_parts,
+        trainable_pattern=spec.trainable_pattern,
+        optimizer=spec.optimizer,
+        train_steps=spec.train_steps,
+        is_packed=spec.batching.pack,
+        num_parts=spec.batching.num_parts,
         num_slots=slots,
         num_lanes=lanes,
     )
@@ -113,13 +113,13 @@ def _of_training(
 
 
 def _of_lengths(
-    asked: TrainingSpec, longest: Planned, target: targets.Target
+    spec: TrainingSpec, longest: Planned, target: targets.Target
 ) -> list[Planned]:
-    asked = dataclasses.replace(asked, base_dir=None, model=longest.program.model)
-    data = asked.open_data()
-    examples = batch_lengths.open_examples(asked, data)
+    spec = dataclasses.replace(spec, base_dir=None, model=longest.program.model)
+    data = spec.open_data()
+    examples = batch_lengths.open_examples(spec, data)
     every = []
-    for lengths in reversed(batch_lengths.find(asked, data, examples)):
+    for lengths in reversed(batch_lengths.find(spec, data, examples)):
         batch = dataclasses.replace(longest.program.batch, **lengths._asdict())
         program = dataclasses.replace(longest.program, batch=batch)
         uses = plan.bytes_by_use(program, target.platform)
@@ -127,11 +127,11 @@ def _of_lengths(
     return every
 
 
-def _machine(asked: TrainingSpec, target: targets.Target) -> machine.Machine:
-    given = asked.fleet.device_memory_gib
+def _machine(spec: TrainingSpec, target: targets.Target) -> machine.Machine:
+    memory_gib = spec.fleet.device_memory_gib
     return machine.Machine(
         num_devices=target.devices_per_host,
-        memory_bytes=int(given * 2**30) if given else target.memory_bytes,
+        memory_bytes=int(memory_gib * 2**30) if memory_gib else target.memory_bytes,
         is_cpu=False,
         num_processes=target.num_hosts,
         platform=target.platform,
@@ -161,18 +161,20 @@ def _of_evaluation(
     ]
 
 
-def base_shape(folder: pathlib.Path, given: config.T5Config | None) -> config.T5Config:
-    """Returns the shape of a base: of its manifest, or as given if there is none.
+def base_shape(
+    folder: pathlib.Path, given_shape: config.T5Config | None
+) -> config.T5Config:
+    """Returns the shape of a base: of its manifest, else the given one.
 
     Args:
       folder: Of the base; need not be there.
-      given: What a gin file or a caller says; None for nothing.
+      given_shape: The shape by a gin file or a caller; None for none.
 
     Raises:
-      ConfigError: Neither is there, or they are of different models.
+      ConfigError: There is neither shape, or they are of different models.
     """
     if not (folder / manifest.FILE_NAME).is_file():
-        if given is None:
+        if given_shape is None:
             raise errors.ConfigError(
                 found=f"no base in {folder}, and no shape of a model",
                 expected="one of them, to know what to compile",
@@ -180,15 +182,22 @@ def base_shape(folder: pathlib.Path, given: config.T5Config | None) -> config.T5
                 " --gin_file=gin/parts/models/t5_1_1_lm_adapted_xl.gin, or import the"
                 " base (elm_convert)",
             )
-        return given
+        return given_shape
     shape = bases.model_config(bases.read_manifest(folder))
-    if given is not None:
-        there, asked = dataclasses.asdict(shape), dataclasses.asdict(given)
-        differing = [n for n in there if n not in _NUMERICS and there[n] != asked[n]]
+    if given_shape is not None:
+        base_fields = dataclasses.asdict(shape)
+        given_fields = dataclasses.asdict(given_shape)
+        differing = [
+            n
+            for n in base_fields
+            if n not in _NUMERICS and base_fields[n] != given_fields[n]
+        ]
         if differing:
-            told = ", ".join(f"{n} = {there[n]}, not {asked[n]}" for n in differing)
+            differences = ", ".join(
+                f"{n} = {base_fields[n]}, not {given_fields[n]}" for n in differing
+            )
             raise errors.ConfigError(
-                found=f"a base in {folder} with {told}",
+                found=f"a base in {folder} with {differences}",
                 expected="the shape of the base, or no shape",
                 do="Leave the gin file of the model out, or name another MODEL_DIR",
             )

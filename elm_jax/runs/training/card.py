@@ -30,7 +30,9 @@ def text(info: Manifest, templates: Mapping[str, str]) -> str:
         "seed": info.seed,
         **{f"{name} at the end": f"{info.metrics[name]:.4g}" for name in info.metrics},
         "licence of the data": licences.of(info),
-        "made with": ", ".join(f"{name} {it}" for name, it in info.versions.items()),
+        "made with": ", ".join(
+            f"{name} {version}" for name, version in info.versions.items()
+        ),
     }
     parts = [
         f"# {info.name}",
@@ -52,12 +54,12 @@ def _rows(info: Manifest) -> Iterator[tuple[Any, ...]]:
         yield (task, *of_data, licences.of_task(info, task))
 
 
-def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{name}.")
+            yield from _flat(value, f"{prefix}{name}.")
         elif name != "model":
-            yield f"{before}{name}", _code(f"{value}")
+            yield f"{prefix}{name}", _code(f"{value}")
 
 
 def _template(task: str, template: str) -> str:

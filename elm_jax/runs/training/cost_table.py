@@ -18,7 +18,7 @@ def describe(spec: TrainingSpec) -> Plan:
     """
     devices_here = machine.this_machine(spec.fleet.device_memory_gib)
     spec, why = fitting.fitted(spec, devices_here, jax.device_count())
-    told = {"chosen as the fastest that fits": why} if why else {}
+    lines = {"chosen as the fastest that fits": why} if why else {}
     layout = None
     devices = placement.choose_devices(spec.placement)
     if spec.is_fleet:
@@ -26,7 +26,7 @@ def describe(spec: TrainingSpec) -> Plan:
         devices = placement.Devices(
             num_data=1, num_model=layout.num_model, axis_rules=layout.axis_rules
         )
-    rows = told | step_cost.describe(
+    rows = lines | step_cost.describe(
         spec.build_model(),
         spec.longest_batch(),
         devices,
@@ -37,20 +37,20 @@ def describe(spec: TrainingSpec) -> Plan:
     return rows if layout is None else rows | _describe_fleet(layout, devices_here)
 
 
-def _describe_fleet(layout: fleet_layout.Layout, here: machine.Machine) -> Plan:
-    groups = max(1, here.num_devices // layout.num_model)
+def _describe_fleet(layout: fleet_layout.Layout, host: machine.Machine) -> Plan:
+    groups = max(1, host.num_devices // layout.num_model)
     slots = -(-layout.num_slots // groups)
     lanes = min(layout.num_lanes, slots)
     order = f"{lanes} as one batch" if lanes > 1 else "one after another"
     uses, show = layout.bytes_per_device, show_size
-    told = ", ".join(f"{use} {show(size)}" for use, size in uses.items() if size)
+    uses_text = ", ".join(f"{use} {show(size)}" for use, size in uses.items() if size)
     count = processes.count()
     dealt = f", in each of {count} processes: experts are dealt out by name"
     return {
         "fleet": f"{slots * groups} slots, {slots} by {groups}, steps {order}"
         + (dealt if count > 1 else ""),
         "devices": layout.why,
-        "bytes per device, about": f"{show(sum(uses.values()))}: {told}",
+        "bytes per device, about": f"{show(sum(uses.values()))}: {uses_text}",
         "bytes per further expert": f"{uses['a state to be saved'] / 2**20:.2f} MiB on"
         " its device",
     }

@@ -70,16 +70,16 @@ def what_is_open(spec: TrainingSpec) -> list[str]:
     return [text for text, is_open in fields.items() if is_open]
 
 
-def fitted(spec: TrainingSpec, here: Machine, num_devices: int) -> Fitted:
-    """Returns a training with what it leaves open chosen: the fastest that fits.
+def fitted(spec: TrainingSpec, host: Machine, num_devices: int) -> Fitted:
+    """Returns a training whose open settings are chosen: the fastest that fits.
 
-    What it says itself stays. All that is chosen computes the same update of the same
+    Settings that are not open stay. All choices compute the same update of the same
     batch, but for rounding and, in parts of a batch, the values that dropout drops.
 
     Args:
       spec: The training.
-      here: Devices of one process, for a fleet.
-      num_devices: Those of all processes, for experts one after another.
+      host: Devices of one process, for a fleet.
+      num_devices: Devices of all processes, for experts one after another.
 
     Raises:
       ConfigError: The memory of a device is not known, nothing fits, or the devices
@@ -88,15 +88,15 @@ def fitted(spec: TrainingSpec, here: Machine, num_devices: int) -> Fitted:
     open_fields = what_is_open(spec)
     if not open_fields:
         return Fitted(spec)
-    if here.memory_bytes is None:
+    if host.memory_bytes is None:
         raise errors.ConfigError(
             found=f"{', '.join(open_fields)} on devices that do not tell their memory",
             expected="a size to fit into",
             do="Set options.Fleet.device_memory_gib; or Execution.remat to one of"
             f" {', '.join(config.REMATS)}, axis_rules to data or fsdp, num_parts to 1",
         )
-    memory, usable = here.memory_bytes, fleet_plan.USABLE_SHARE * here.memory_bytes
-    ways, refused = _ways(spec, here, num_devices, usable)
+    memory, usable = host.memory_bytes, fleet_plan.USABLE_SHARE * host.memory_bytes
+    ways, refused = _ways(spec, host, num_devices, usable)
     if not ways:
         raise refused[0]
     best = fastest(ways, usable)
@@ -109,12 +109,14 @@ def fitted(spec: TrainingSpec, here: Machine, num_devices: int) -> Fitted:
             do="Leave more open (gin/parts/fit.gin), use more devices, or train with"
             " shorter lengths or a smaller BATCH_SIZE, which is another training",
         )
-    others = [f"{way}{_verdict(way, usable)}" for way in ways if way is not best]
-    others += [errors.first_line(error).removeprefix("Found: ") for error in refused]
+    other_ways = [f"{way}{_verdict(way, usable)}" for way in ways if way is not best]
+    other_ways += [
+        errors.first_line(error).removeprefix("Found: ") for error in refused
+    ]
     size = show_size(best.num_bytes or 0)
-    told = f"{best.name} takes {size} of {show_size(memory)},"
-    told += f" {best.flops:.3g} FLOPs a step, at least {1e3 * best.secs:.3g} ms"
-    return Fitted(best.spec, "; ".join((told, *others)))
+    reason = f"{best.name} takes {size} of {show_size(memory)},"
+    reason += f" {best.flops:.3g} FLOPs a step, at least {1e3 * best.secs:.3g} ms"
+    return Fitted(best.spec, "; ".join((reason, *other_ways)))
 
 
 def fastest(ways: Sequence[Way], usable: float) -> Way | None:
@@ -141,11 +143,11 @@ def _verdict(way: Way, usable: float) -> str:
 
 
 def _ways(
-    spec: TrainingSpec, here: Machine, num_devices: int, usable: float
+    spec: TrainingSpec, host: Machine, num_devices: int, usable: float
 ) -> tuple[list[Way], list[errors.ConfigError]]:
-    """Returns every recomputation and rule that is open, each with the fewest parts.
+    """Returns a way for each open recomputation and rule, each with the fewest parts.
 
-    Beside them, why the devices do not divide parameters or a batch by other rules.
+    Also returns the errors of rules by which devices do not divide parameters or batch.
     """
     ways: list[Way] = []
     refused: dict[str, errors.ConfigError] = {}
@@ -155,7 +157,7 @@ def _ways(
         for placement in _placements(spec, num_devices):
             chosen = dataclasses.replace(spec, execution=execution, placement=placement)
             try:
-                ways.append(_in_fewest_parts(spec, chosen, here, num_devices, usable))
+                ways.append(_in_fewest_parts(spec, chosen, host, num_devices, usable))
             except errors.ConfigError as error:
                 refused.setdefault(placement.axis_rules, error)
     return ways, [*refused.values()]
@@ -167,15 +169,15 @@ def _placements(spec: TrainingSpec, num_devices: int) -> Iterator[Placement]:
         return
     yield dataclasses.replace(spec.placement, axis_rules="data", num_fsdp=1)
     if num_devices > 1 and not spec.is_fleet:
-        asked = spec.placement.num_fsdp
-        num_fsdp = -1 if asked == 1 else asked
+        requested = spec.placement.num_fsdp
+        num_fsdp = -1 if requested == 1 else requested
         yield dataclasses.replace(spec.placement, axis_rules="fsdp", num_fsdp=num_fsdp)
 
 
 def _in_fewest_parts(
-    asked: TrainingSpec,
+    spec: TrainingSpec,
     chosen: TrainingSpec,
-    here: Machine,
+    host: Machine,
     num_devices: int,
     usable: float,
 ) -> Way:
@@ -185,7 +187,7 @@ def _in_fewest_parts(
     def way_of(num_parts: int) -> Way:
         batching = dataclasses.replace(chosen.batching, num_parts=num_parts)
         whole = dataclasses.replace(chosen, batching=batching)
-        return _way(whole, ", ".join(_names(asked, whole)), here, num_devices)
+        return _way(whole, ", ".join(_names(spec, whole)), host, num_devices)
 
     def is_enough(num_parts: int) -> bool:
         way = way_of(num_parts)
@@ -211,17 +213,17 @@ def _numbers_of_parts(spec: TrainingSpec, num_devices: int) -> list[int]:
     return [1, *(n for n in range(2, rows + 1) if rows % n == 0)]
 
 
-def _names(asked: TrainingSpec, chosen: TrainingSpec) -> Iterator[str]:
-    if asked.execution.remat == config.FIT:
+def _names(spec: TrainingSpec, chosen: TrainingSpec) -> Iterator[str]:
+    if spec.execution.remat == config.FIT:
         yield f"{chosen.execution.remat!r}"
-    if asked.placement.axis_rules == config.FIT:
+    if spec.placement.axis_rules == config.FIT:
         yield f"rules {chosen.placement.axis_rules!r}"
-    if not asked.batching.num_parts:
+    if not spec.batching.num_parts:
         parts = chosen.batching.num_parts
         yield "the batch whole" if parts == 1 else f"the batch in {parts} parts"
 
 
-def _way(spec: TrainingSpec, name: str, here: Machine, num_devices: int) -> Way:
+def _way(spec: TrainingSpec, name: str, host: Machine, num_devices: int) -> Way:
     """Returns a way that leaves nothing open, with its costs.
 
     Raises:
@@ -236,18 +238,18 @@ def _way(spec: TrainingSpec, name: str, here: Machine, num_devices: int) -> Way:
     size: int | None
     if spec.is_fleet:
         try:
-            layout = fleet_plan.layout_of(spec, here)
+            layout = fleet_plan.layout_of(spec, host)
             size = sum(layout.bytes_per_device.values())
             num_model, lanes = layout.num_model, layout.num_lanes
         except fleet_plan.FleetTooLargeError:
-            size, num_model, lanes = None, here.num_devices, 0
+            size, num_model, lanes = None, host.num_devices, 0
         devices = Devices(num_data=1, num_model=num_model, axis_rules="data_model")
         order = {"num_model": num_model, "missing_lanes": -lanes}
     else:
         devices = choose_devices(spec.placement, num_devices)
         parts = spec.batching.num_parts
         meshes.check_batch_size(batch.batch_size, devices.mesh, num_parts=parts)
-        size, order = solo_bytes(spec, here, num_devices), {}
+        size, order = solo_bytes(spec, host, num_devices), {}
     every = precision.in_compute_dtype(model.config, trees.join(trainable, frozen))
     work = step_time.Work(
         flops=flops / devices.count,
@@ -261,16 +263,16 @@ def _way(spec: TrainingSpec, name: str, here: Machine, num_devices: int) -> Way:
         num_devices=devices.num_data * devices.num_fsdp,
         is_split=devices.num_fsdp > 1,
     )
-    secs = step_time.least_secs(work, here.target)
+    secs = step_time.least_secs(work, host.target)
     return Way(spec=spec, name=name, num_bytes=size, flops=flops, secs=secs, **order)
 
 
-def solo_bytes(spec: TrainingSpec, here: Machine, num_devices: int) -> int:
+def solo_bytes(spec: TrainingSpec, host: Machine, num_devices: int) -> int:
     """Returns what a step of one expert keeps on each device, by plan.
 
     Args:
       spec: A training that leaves nothing open.
-      here: What its devices are.
+      host: What its devices are.
       num_devices: How many there are.
 
     Raises:
@@ -287,7 +289,7 @@ def solo_bytes(spec: TrainingSpec, here: Machine, num_devices: int) -> int:
         tx=spec.optimizer.make(spec.train_steps),
         trainable=trainable,
         frozen=frozen,
-        platform=here.platform,
+        platform=host.platform,
         num_parts=spec.batching.num_parts,
     )
     return sum(parts.values())

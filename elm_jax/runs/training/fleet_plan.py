@@ -50,13 +50,15 @@ def choose_layout(
       FleetTooLargeError: It fits in no way, not with all lanes if they are needed.
       ConfigError: `num_model` does not divide a parameter.
     """
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "needs": needs,
         "num_devices": num_devices,
         "memory_bytes": memory_bytes,
     }
     if memory_bytes is None:
-        layout = Layout(num_model=num_model or 1, num_lanes=needs.num_lanes, **given)
+        layout = Layout(
+            num_model=num_model or 1, num_lanes=needs.num_lanes, **arguments
+        )
         if num_model:
             _ = layout.bytes_per_device  # raises if it does not divide a parameter
         return layout
@@ -70,14 +72,17 @@ def choose_layout(
         if sum(parts.values()) <= usable:
             rejected = ""
             if too_large:
-                split_over, before = too_large[-1]
-                size = show_size(sum(before.values()))
+                split_over, former_bytes = too_large[-1]
+                size = show_size(sum(former_bytes.values()))
                 rejected = f"; over {split_over} it would be {size}"
-            lanes, told = _fit_lanes(needs, num_devices, num_model, usable)
-            if told and needs_all_lanes:
-                raise _too_many_lanes(needs.num_lanes, lanes, told)
+            lanes, fewer_lanes = _fit_lanes(needs, num_devices, num_model, usable)
+            if fewer_lanes and needs_all_lanes:
+                raise _too_many_lanes(needs.num_lanes, lanes, fewer_lanes)
             return Layout(
-                num_model=num_model, num_lanes=lanes, rejected=rejected + told, **given
+                num_model=num_model,
+                num_lanes=lanes,
+                rejected=rejected + fewer_lanes,
+                **arguments,
             )
         too_large.append((num_model, parts))
     num_model, parts = min(too_large, key=lambda each: sum(each[1].values()))
@@ -172,9 +177,9 @@ def _fit_lanes(
     return fitting, text
 
 
-def _too_many_lanes(asked: int, fitting: int, told: str) -> FleetTooLargeError:
+def _too_many_lanes(num_lanes: int, fitting: int, reason: str) -> FleetTooLargeError:
     return FleetTooLargeError(
-        found=f"lanes = {asked}{told}",
+        found=f"lanes = {num_lanes}{reason}",
         expected=f"at most {USABLE_SHARE:.0%} of a device's memory",
         do=f"Set options.Fleet.lanes to {fitting}, or to 0, which takes what fits",
     )

@@ -140,28 +140,32 @@ class Jobs:
         if makes_base:
             return Expert(params, info, vocabularies.attached(vocabulary))
         templates = {task: self._data.template_text(task) for task in info.tasks}
-        told = card.text(info, templates).encode()
-        return Expert(params, info, {card.FILE_NAME: told})
+        card_text = card.text(info, templates).encode()
+        return Expert(params, info, {card.FILE_NAME: card_text})
 
     def _batch_source(self, expert: ExpertSpec) -> batches.BatchSource:
         spec, examples = self._spec, self._examples[expert.name]
-        given: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             "batch_size": spec.batch_size,
             "seed": expert.random_seed,
         }
         if not spec.is_fleet:
-            given["batch_part"] = meshes.process_part(self._shared.mesh)
+            arguments["batch_part"] = meshes.process_part(self._shared.mesh)
         if kinds.KINDS[spec.kind].objective == "span_corruption":
             return span_corruption.SpanCorruptionBatches(
                 examples,
                 features=self._data.features,
                 vocabulary=self._data.vocabulary,
-                **given,
+                **arguments,
             )
-        given["max_examples"] = mixing.caps(spec.tasks, expert.max_examples, examples)
+        arguments["max_examples"] = mixing.caps(
+            spec.tasks, expert.max_examples, examples
+        )
         if spec.batching.pack:
-            return packing.PackedBatches(examples, row=self._common_shapes[0], **given)
-        return batches.Batches(examples, shapes=self._common_shapes, **given)
+            return packing.PackedBatches(
+                examples, row=self._common_shapes[0], **arguments
+            )
+        return batches.Batches(examples, shapes=self._common_shapes, **arguments)
 
     def _open_store(
         self, expert: ExpertSpec, source: batches.BatchSource
@@ -228,17 +232,17 @@ class Jobs:
             num_steps=expert.train_steps,
             optimizer=expert.optimizer,
             config=self._operative_config,
-            wanted=self._spec.metrics,
+            settings=self._spec.metrics,
             console=console,
             waited_secs_fn=around.waited_secs_fn,
         )
 
 
 def make_profile(
-    wanted: options.Metrics, folder: pathlib.Path
+    settings: options.Metrics, folder: pathlib.Path
 ) -> profiling.ProfileSteps | None:
-    """Returns what traces the steps that are wanted into a folder; None for none."""
-    if not wanted.profile_steps:
+    """Returns what traces the steps of the settings into a folder; None for none."""
+    if not settings.profile_steps:
         return None
-    first, last = wanted.profile_steps
+    first, last = settings.profile_steps
     return profiling.ProfileSteps(folder, start=first, stop=last)

@@ -100,20 +100,20 @@ class Landing:
     def unfinished(self, names: Sequence[str]) -> list[str]:
         """Returns the experts that are neither here nor in the bucket."""
         names = [name for name in names if not self._is_finished(name)]
-        there = self.publisher.published(names) if names else ()
-        return [name for name in names if name not in there]
+        published = self.publisher.published(names) if names else ()
+        return [name for name in names if name not in published]
 
     def check_unchanged(self, names: Sequence[str]) -> None:
         """Raises CheckpointError if finished experts are not those that are asked for.
 
-        What shaped an expert is compared with what the run says now, by the settings
-        that both know; versions of packages are not. `check_rows` compares the rows.
+        The settings of an expert's training are compared with those of this run, where
+        both have them; versions of packages are not. `check_rows` compares the rows.
         """
         spec = self._spec
         if not self._compares:
             return
-        here = [name for name in names if self._is_finished(name)]
-        self.publisher.check_same({name: self._folder(name) for name in here})
+        local_names = [name for name in names if self._is_finished(name)]
+        self.publisher.check_same({name: self._folder(name) for name in local_names})
         changed: dict[str, list[str]] = {}  # names by what changed
         tokens = {}
         for name, info in self._manifests(names):
@@ -123,19 +123,22 @@ class Landing:
             training = record.completed(info.training)
             if not spec.batching.num_parts:  # any number will do that fitted then
                 del settings["num_parts"]
-            before = trees.flatten(training | {"tasks": list(info.tasks)})
-            now = trees.flatten(settings | {"tasks": list(expert.tasks)})
-            both = before.keys() & now.keys()
+            saved = trees.flatten(training | {"tasks": list(info.tasks)})
+            requested = trees.flatten(settings | {"tasks": list(expert.tasks)})
+            shared_keys = saved.keys() & requested.keys()
             changes = recipes.find_changes(
-                {key: before[key] for key in both}, {key: now[key] for key in both}
+                {key: saved[key] for key in shared_keys},
+                {key: requested[key] for key in shared_keys},
             )
             if changes:
                 changed.setdefault("; ".join(changes), []).append(name)
         if changed:
-            told = "\n".join(f"  {', '.join(n)}: {text}" for text, n in changed.items())
+            lines = "\n".join(
+                f"  {', '.join(n)}: {text}" for text, n in changed.items()
+            )
             raise errors.CheckpointError(
                 found="finished experts that were trained with another"
-                f" configuration\n{told}",
+                f" configuration\n{lines}",
                 expected="the configuration that they were trained with",
                 do="Undo the change, choose another experts_dir (or MODEL_DIR),"
                 " remove these experts, also from a PUBLISH_URL, to train them"
@@ -154,10 +157,10 @@ class Landing:
         data, changed = None, set[str]()
         for name, info in self._manifests(names):
             for task in info.tasks:
-                before = manifest.data_fingerprint(info, task)
+                saved = manifest.data_fingerprint(info, task)
                 data = data or self._spec.open_data()
-                now = data.fingerprint_if_cached(task, "train")
-                if None not in (before, now) and before != now:
+                current = data.fingerprint_if_cached(task, "train")
+                if None not in (saved, current) and saved != current:
                     changed.add(f"{name} (rows of {task})")
         if changed:
             raise errors.CheckpointError(
@@ -211,11 +214,11 @@ class Landing:
     def _manifests(
         self, names: Sequence[str]
     ) -> Iterator[tuple[str, manifest.Manifest]]:
-        """Yields what experts say of themselves, here or in the bucket."""
-        here = [name for name in names if self._is_finished(name)]
-        for name in here:
+        """Yields the manifests of experts that are here or in the bucket, by name."""
+        local_names = [name for name in names if self._is_finished(name)]
+        for name in local_names:
             yield name, manifest.read_manifest(self._folder(name))
-        elsewhere = sorted({*names} - {*here})
+        elsewhere = sorted({*names} - {*local_names})
         if elsewhere:
             yield from self.publisher.manifests(elsewhere)
 

@@ -22,7 +22,7 @@ def make_report(
     num_steps: int,
     optimizer: optimizers.Optimizer,
     config: str,
-    wanted: options.Metrics,
+    settings: options.Metrics,
     waited_secs_fn: Callable[[], float] | None = None,
     console: writers.MetricWriter | None = None,
 ) -> hooks.ReportMetrics:
@@ -37,12 +37,12 @@ def make_report(
       num_steps: At which it is complete.
       optimizer: Gives the learning rate.
       config: Text to show in TensorBoard and trackers.
-      wanted: Which trackers.
+      settings: Which trackers.
       waited_secs_fn: Time that the loop has waited for batches up to now.
       console: What shows the metrics; None for a line each time.
     """
     sinks = _sinks(
-        folder, expert=expert, start_step=start_step, config=config, wanted=wanted
+        folder, expert=expert, start_step=start_step, config=config, settings=settings
     )
     return hooks.ReportMetrics(
         (console or writers.ConsoleWriter(expert, num_steps=num_steps), *sinks)
@@ -62,20 +62,20 @@ def _sinks(
     expert: str,
     start_step: int,
     config: str,
-    wanted: options.Metrics,
+    settings: options.Metrics,
 ) -> Iterator[writers.MetricWriter]:
-    """Yields what keeps metrics: files, then the trackers that are wanted."""
-    sent_step = trackers.last_sent_step(folder / _FILE) if wanted.trackers else 0
+    """Yields the writers of metrics: files, then the trackers of the settings."""
+    sent_step = trackers.last_sent_step(folder / _FILE) if settings.trackers else 0
     yield writers.JsonLinesWriter(folder / _FILE, start_step=start_step)
     yield writers.TensorBoardWriter(
         folder / "tensorboard", start_step=start_step, config=config
     )
-    for name in wanted.trackers:
+    for name in settings.trackers:
         yield trackers.TrackerWriter(
             name,
             folder,
             expert=expert,
-            project=wanted.tracker_project,
+            project=settings.tracker_project,
             start_step=start_step,
             sent_step=sent_step,
             config=config,
@@ -113,5 +113,5 @@ def read_last(folder: pathlib.Path, *, step: int) -> dict[str, float]:
         text = f"{path} does not tell of the end, nor does the manifest then: {error}"
         print(text, file=sys.stderr, flush=True)  # noqa: T201
         return {}
-    kept = ("loss", "accuracy", "grad_norm")
-    return {name: last[name] for name in kept if name in last}
+    names = ("loss", "accuracy", "grad_norm")
+    return {name: last[name] for name in names if name in last}

@@ -43,10 +43,10 @@ class Publisher:
         """
         if self._bucket is not None and folders:
             self._bucket.check_single(folders)
-            there = self._bucket.experts(folders)
+            published = self._bucket.experts(folders)
             for name, folder in folders.items():
-                if name in there:
-                    _check_same(self._bucket, there[name], folder)
+                if name in published:
+                    _check_same(self._bucket, published[name], folder)
 
     def published(self, names: Iterable[str]) -> frozenset[str]:
         """Returns those of some experts that are whole in the bucket now.
@@ -77,8 +77,8 @@ class Publisher:
         """Returns what a plan says of it; looks into the bucket."""
         if self._bucket is None:
             return {}
-        there = len(self.published(names))
-        return {"published to": f"{self._bucket.url}, {there} there already"}
+        num_published = len(self.published(names))
+        return {"published to": f"{self._bucket.url}, {num_published} there already"}
 
     def put(self, folders: Mapping[str, pathlib.Path]) -> None:
         """Publishes experts, by name, later; leaves out what is in the bucket."""
@@ -95,26 +95,26 @@ class Publisher:
 
     def finish(self) -> dict[str, errors.ElmError]:
         """Waits until all are published; returns those that failed, with the reason."""
-        before, total = self._num_done, len(self._put)
-        progress = Progress("publish", total=total - before, unit="experts")
+        num_before, total = self._num_done, len(self._put)
+        progress = Progress("publish", total=total - num_before, unit="experts")
         while self._num_done < total:
             time.sleep(0.05)
-            progress(self._num_done - before)
-        told: dict[str, errors.ElmError] = {}
+            progress(self._num_done - num_before)
+        failures: dict[str, errors.ElmError] = {}
         for name, error in self._failures.items():
             if not isinstance(error, errors.ElmError):
                 raise error
-            told[name] = error
-        return told
+            failures[name] = error
+        return failures
 
     def _work(self, to: bucket.Bucket) -> None:
         while True:
             name, folder = self._waiting.get()
             start = time.monotonic()
             try:
-                there = to.experts([name])
-                if name in there:
-                    _check_same(to, there[name], folder)
+                published = to.experts([name])
+                if name in published:
+                    _check_same(to, published[name], folder)
                 else:
                     size = show_bytes(to.publish(name, folder))
                     spent = time.monotonic() - start
@@ -129,12 +129,12 @@ class Publisher:
 
 def _check_same(to: bucket.Bucket, copy: bucket.Copy, folder: pathlib.Path) -> None:
     """Raises CheckpointError if the bucket has another expert of this name."""
-    (there,) = to.manifests([copy])
-    here = manifest.read_manifest(folder)
+    (published_info,) = to.manifests([copy])
+    local_info = manifest.read_manifest(folder)
     recipes.check_same(
         f"expert {copy.name} in {to.url}",
-        {"fingerprint": there.fingerprint},
-        {"fingerprint": here.fingerprint},
+        {"fingerprint": published_info.fingerprint},
+        {"fingerprint": local_info.fingerprint},
         do="Publish to another URL, train under another name, or remove the bucket's"
         " expert",
     )

@@ -26,7 +26,7 @@ def settings(spec: TrainingSpec, expert: ExpertSpec) -> dict[str, Any]:
     Raises:
       CheckpointError: The base's manifest cannot be read.
     """
-    kept: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "kind": spec.kind,
         "optimizer": dataclasses.asdict(expert.optimizer),
         "train_steps": expert.train_steps,
@@ -44,15 +44,15 @@ def settings(spec: TrainingSpec, expert: ExpertSpec) -> dict[str, Any]:
         "adapter_kind": type(spec.adapter).__name__,
     }
     if spec.batching.num_parts != 1:
-        kept["num_parts"] = spec.batching.num_parts
+        fields["num_parts"] = spec.batching.num_parts
     if spec.base_dir is not None:
-        kept["base_fingerprint"] = bases.read_fingerprint(spec.base_dir)
-    return json.loads(json.dumps(kept))
+        fields["base_fingerprint"] = bases.read_fingerprint(spec.base_dir)
+    return json.loads(json.dumps(fields))
 
 
-def completed(kept: Mapping[str, Any]) -> dict[str, Any]:
+def completed(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Returns settings, with the fields that are left out where they change nothing."""
-    whole = dict(kept)
+    whole = dict(fields)
     for name, kind in (("model", config.T5Config), ("execution", config.Execution)):
         if whole.get(name):
             whole[name] = config.completed(kind, whole[name])
@@ -85,17 +85,17 @@ def of_state(
       source: Its batches.
       base_fingerprint: Of the base's parameters; "" without a base.
     """
-    kept = settings(spec, expert)
-    kept["base_fingerprint"] = base_fingerprint
-    kept["shapes"] = [list(shape) for shape in source.shapes]
+    fields = settings(spec, expert)
+    fields["base_fingerprint"] = base_fingerprint
+    fields["shapes"] = [list(shape) for shape in source.shapes]
     # Fingerprints are of rows, templates, vocabulary, lengths and code; an
     # example's number is decided by the order of tasks as well.
-    kept["data"] = {d.name: d.fingerprint for d in examples}
-    kept["vocabulary"] = data.vocabulary.fingerprint
-    kept["order_of_data"] = [d.name for d in examples]
-    kept["max_examples"] = mixing.caps(spec.tasks, expert.max_examples, examples)
-    kept["versions"] = manifest.installed_versions()
-    return json.loads(json.dumps(kept))
+    fields["data"] = {d.name: d.fingerprint for d in examples}
+    fields["vocabulary"] = data.vocabulary.fingerprint
+    fields["order_of_data"] = [d.name for d in examples]
+    fields["max_examples"] = mixing.caps(spec.tasks, expert.max_examples, examples)
+    fields["versions"] = manifest.installed_versions()
+    return json.loads(json.dumps(fields))
 
 
 def of_expert(

@@ -43,15 +43,15 @@ def make(
     if spec.base_dir is not None:
         vocabularies.warn_if_unknown(bases.read_manifest(spec.base_dir))
     layout = None
-    here = machine.this_machine(spec.fleet.device_memory_gib)
-    asked, (spec, why) = spec, fitting.fitted(spec, here, jax.device_count())
-    # What is recorded is what was asked for, whatever fits here; but parts of a batch
-    # decide which values dropout drops.
-    recorded = dataclasses.replace(asked, batching=spec.batching)
+    host = machine.this_machine(spec.fleet.device_memory_gib)
+    requested, (spec, why) = spec, fitting.fitted(spec, host, jax.device_count())
+    # The settings that were asked for are recorded, whatever fits here; but also the
+    # number of parts of a batch, which decides the values that dropout drops.
+    recorded = dataclasses.replace(requested, batching=spec.batching)
     if why:
         print(f"chosen as the fastest that fits: {why}")  # noqa: T201
     if spec.is_fleet:
-        layout = fleet_plan.layout_of(spec, here)
+        layout = fleet_plan.layout_of(spec, host)
         shared = shared_model.for_fleet(spec, layout)
     else:
         shared = shared_model.on_all_devices(spec)

@@ -40,9 +40,11 @@ def parameter_bytes(
     shardings = meshes.shardings(trainable, devices.mesh, devices.axis_rules)
     state = states.plan_state(meshes.with_shardings(trainable, shardings), tx)
     frozen = precision.in_compute_dtype(model.config, frozen)
-    kept = meshes.plan(frozen, devices.mesh, devices.axis_rules)
+    placements = meshes.plan(frozen, devices.mesh, devices.axis_rules)
     return {
-        "frozen parameters": sum(placement.bytes_per_device for placement in kept),
+        "frozen parameters": sum(
+            placement.bytes_per_device for placement in placements
+        ),
         "trained parameters": meshes.planned_bytes(state.params),
         "optimiser": meshes.planned_bytes(state.opt_state),
     }
@@ -77,16 +79,18 @@ def bytes_per_device(
     Raises:
       ConfigError: An axis of the mesh does not divide a parameter.
     """
-    kept = parameter_bytes(model, devices, tx=tx, trainable=trainable, frozen=frozen)
-    trained = kept["trained parameters"]
+    of_parameters = parameter_bytes(
+        model, devices, tx=tx, trainable=trainable, frozen=frozen
+    )
+    trained = of_parameters["trained parameters"]
     shares = num_parts * meshes.batch_shares(devices.mesh)
     rows = math.ceil(batch.batch_size / shares)
     is_shared = rules.axis_table(devices.axis_rules)["mlp"] == "model"
     return {
-        "frozen parameters": kept["frozen parameters"],
+        "frozen parameters": of_parameters["frozen parameters"],
         "trained parameters": trained,
         "gradients": trained * (2 if num_parts > 1 else 1),
-        "optimiser": kept["optimiser"],
+        "optimiser": of_parameters["optimiser"],
         "activations": cost.activation_bytes(
             model,
             dataclasses.replace(batch, batch_size=rows),
@@ -136,8 +140,8 @@ def describe(
     )
     flops = cost.train_flops(model.config, batch, trainable=trainable, frozen=frozen)
     tokens = batch.batch_size * (batch.inputs_length + batch.targets_length)
-    here = jax.device_count()
-    elsewhere = "" if devices.count <= here else f"; this machine has {here}"
+    num_local = jax.device_count()
+    elsewhere = "" if devices.count <= num_local else f"; this machine has {num_local}"
     used = [f"{name} {_gib(size)}" for name, size in parts.items() if size]
     return {
         "parameters": f"{trees.count_params(shapes):,}",

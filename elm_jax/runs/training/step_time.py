@@ -32,15 +32,15 @@ class Work:
 
 
 def least_secs(work: Work, device: targets.Target | None) -> float:
-    """Returns seconds: of products, then of memory, then of links.
+    """Returns the seconds of products, of memory traffic and of links, added up.
 
-    Nothing is taken to overlap, and activations stay out, as they are the same for all
-    ways to compute a batch, but for what operations count. Each part reads parameters
-    and writes gradients; a sum of several parts is read and written beside them. The
-    optimiser reads and writes parameters and two moments. Devices exchange gradients in
-    each part: each sends them twice in a ring that sums them, and once where it keeps
-    only its own share of the sum; then it also gets parameters as often as it reads
-    them.
+    It is assumed that nothing overlaps. Activations are left out, as they are the same
+    for all ways to compute a batch, but for recomputed operations. Each part reads
+    parameters and writes gradients, and of several parts also reads and writes a sum.
+    The optimiser reads and writes parameters and two moments. Devices exchange
+    gradients in each part: each sends them twice in a ring that sums them, and once
+    where it keeps only its own share of the sum; then it also gets parameters as often
+    as it reads them.
 
     Args:
       work: The step.
@@ -49,8 +49,9 @@ def least_secs(work: Work, device: targets.Target | None) -> float:
     rates = targets.find(_UNKNOWN) if device is None else device
     sums = 3 if work.num_parts > 1 else 1
     of_part = work.num_reads * work.param_bytes + sums * work.trained_bytes
-    kept = work.trained_bytes / (work.num_devices if work.is_split else 1)
-    traffic = work.num_parts * of_part + 7 * kept  # reads gradients, and three twice
+    kept_bytes = work.trained_bytes / (work.num_devices if work.is_split else 1)
+    # The optimiser reads gradients, and reads and writes three more arrays.
+    traffic = work.num_parts * of_part + 7 * kept_bytes
     sent = 2 * work.trained_bytes
     if work.is_split:
         sent = work.num_reads * work.param_bytes + work.trained_bytes

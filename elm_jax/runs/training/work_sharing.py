@@ -47,9 +47,9 @@ def train_unfinished(
     of_others = set(todo)
     while todo and train_all is not None:
         with _hold_unheld(spec, todo) as held:
-            mine = processes.agree(landing.unfinished(held))
-            failures |= train_all(mine)
-            of_others -= {*mine}
+            own_names = processes.agree(landing.unfinished(held))
+            failures |= train_all(own_names)
+            of_others -= {*own_names}
         todo = processes.agree(landing.unfinished(todo))
         todo = [name for name in todo if name not in failures]
     failures |= _compare(landing, sorted(of_others))
@@ -58,18 +58,18 @@ def train_unfinished(
 
 
 def _compare(landing: Landing, names: Sequence[str]) -> Failures:
-    """Returns why experts that another run has trained meanwhile are not ours, if so.
+    """Returns errors of experts that another run trained meanwhile with other settings.
 
-    They are finished now, and are compared as those that were so from the beginning.
+    They are compared like experts that were finished when this run began.
     """
     try:
         landing.check_unchanged(names)
         landing.check_rows(names)
     except errors.CheckpointError as error:
-        others: Failures = dict.fromkeys(
+        same_failures: Failures = dict.fromkeys(
             names, errors.CheckpointError(f"the same as {names[0]}")
         )
-        return others | {names[0]: error}
+        return same_failures | {names[0]: error}
     return {}
 
 
@@ -132,18 +132,20 @@ def _wait_for_all(
     """
     texts = {name: f"{error}" for name, error in failures.items()}
     messages.tell(topic, json.dumps(texts))
-    told, is_first = messages.told(topic), True
-    while len(told) < jax.process_count():
+    reports, is_first = messages.told(topic), True
+    while len(reports) < jax.process_count():
         _exit_if_stopped()
         if is_first:
             text = "this share is finished; waiting for the other processes"
             print(text, file=sys.stderr, flush=True)  # noqa: T201
         is_first = False
         time.sleep(_POLL_SECS)
-        told = messages.told(topic)
+        reports = messages.told(topic)
     _exit_if_stopped()
     return {
-        name: text for each in told.values() for name, text in json.loads(each).items()
+        name: text
+        for each in reports.values()
+        for name, text in json.loads(each).items()
     }
 
 
