@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from elm_jax import float32_sums
+from elm_jax import float32_sums, parameters
 from elm_jax.model import attention_logits, fused_attention, int8_kernels
 from elm_jax.model import config as config_lib
 from elm_jax.types import AdapterFn, NormFn
@@ -54,7 +54,7 @@ class Dense(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Maps [..., inputs] to [..., features]."""
         shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        kernel = parameters.declare(self, "kernel", self.kernel_init, shape)
         # Two matrices: with more axes, XLA's CPU backend transposes the activations
         # in memory for the kernel's gradient, which costs more than the product.
         rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
@@ -74,7 +74,7 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps [B, length, D] to the same shape; the statistics are float32."""
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        scale = parameters.declare(self, "scale", nn.initializers.ones, x.shape[-1:])
         return float32_sums.scaled(_divided(x, self.dtype), scale)
 
 
@@ -113,7 +113,7 @@ class Embedding(nn.Module):
         """Declares the table."""
         shape = (self.config.vocab_size, self.config.emb_dim)
         init = nn.initializers.normal(stddev=1.0)
-        self.embedding = self.param("embedding", init, shape, jnp.float32)
+        self.embedding = parameters.declare(self, "embedding", init, shape)
 
     def __call__(self, tokens: Array) -> Array:
         """Maps tokens [B, length] to vectors [B, length, D]."""
@@ -301,12 +301,8 @@ class RelativePositionBias(nn.Module):
     def __call__(self, length: int) -> Array:
         """Returns the float32 bias [1, H, length, length] for queries by keys."""
         config = self.config
-        table = self.param(
-            "rel_embedding",
-            _relpos_init,
-            (config.num_heads, config.relpos_buckets),
-            jnp.float32,
-        )
+        shape = (config.num_heads, config.relpos_buckets)
+        table = parameters.declare(self, "rel_embedding", _relpos_init, shape)
         distances = np.arange(1 - length, length + 1)
         buckets = relative_position_buckets(
             distances,

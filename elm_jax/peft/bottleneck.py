@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from elm_jax import errors, fields, float32_sums, types
+from elm_jax import errors, fields, float32_sums, parameters, types
 from elm_jax.peft import kind as kinds
 from elm_jax.peft import points
 
@@ -60,9 +60,9 @@ class _Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., inputs] to [..., features] of the same dtype."""
         shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        kernel = parameters.declare(self, "kernel", self.kernel_init, shape)
         zeros = nn.initializers.zeros
-        bias = self.param("bias", zeros, (self.features,), jnp.float32)
+        bias = parameters.declare(self, "bias", zeros, (self.features,))
         return float32_sums.shifted(float32_sums.product(x, kernel), bias)
 
 

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from elm_jax import fields, float32_sums
+from elm_jax import fields, float32_sums, parameters
 from elm_jax.limits import patterns
 from elm_jax.peft import kind as kinds
 from elm_jax.peft import points
@@ -29,7 +28,7 @@ class Ia3Adapter(nn.Module):
         """Maps outputs [..., outputs] to the same shape and dtype."""
         del inputs, deterministic
         width = outputs.shape[-1]
-        scale = self.param("ia3_scale", nn.initializers.ones, (width,), jnp.float32)
+        scale = parameters.declare(self, "ia3_scale", nn.initializers.ones, (width,))
         return float32_sums.scaled(outputs, scale)
 
 

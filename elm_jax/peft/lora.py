@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from elm_jax import fields, float32_sums, types
+from elm_jax import fields, float32_sums, parameters, types
 from elm_jax.limits import patterns
 from elm_jax.peft import kind as kinds
 from elm_jax.peft import points
@@ -43,8 +43,8 @@ class LoraAdapter(nn.Module):
         spec, dtype = self.spec, outputs.dtype
         shape_a = (inputs.shape[-1], spec.rank)
         shape_b = (spec.rank, outputs.shape[-1])
-        lora_a = self.param("lora_a", _init, shape_a, jnp.float32)
-        lora_b = self.param("lora_b", nn.initializers.zeros, shape_b, jnp.float32)
+        lora_a = parameters.declare(self, "lora_a", _init, shape_a)
+        lora_b = parameters.declare(self, "lora_b", nn.initializers.zeros, shape_b)
         x = nn.Dropout(spec.dropout)(inputs, deterministic=deterministic)
         # Two matrices, for the reason that model/layers.py gives.
         rows = x.astype(dtype).reshape(-1, x.shape[-1])
