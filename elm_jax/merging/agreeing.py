@@ -10,7 +10,7 @@ Combine = Literal["sum", "mean", "normalised"]
 
 
 def summed(
-    kept: np.ndarray,
+    changes: np.ndarray,
     weights: np.ndarray,
     *,
     sign: Sign,
@@ -18,30 +18,30 @@ def summed(
     combine: Combine,
     is_inner: bool,
 ) -> np.ndarray:
-    """Returns what is made of some numbers of all experts.
+    """Returns the sum of some numbers of all experts that agree.
 
     Args:
-      kept: Float [experts, numbers], what is kept of each expert's changes.
+      changes: Float [experts, numbers], what is kept of each expert's changes.
       weights: Float [experts].
       sign: Whose numbers count; see `elementwise.Elementwise`, as for the next two.
       vote: With what signs are agreed on.
       combine: How the numbers that count are summed.
-      is_inner: Whether they are what hidden units look for, which is averaged: it has
-        no factor of its own.
+      is_inner: Whether they are of an inner side of bottlenecks, which is averaged, as
+        no factor applies to it.
 
     Returns:
       Float [numbers]; each has the bits that it has without the others.
     """
     factors, is_one = weights[:, None], (weights == 1.0).all()
-    terms = kept if is_one else kept * factors
+    terms = changes if is_one else changes * factors
     if sign != "all":
-        votes = terms if vote == "weighted" else kept
+        votes = terms if vote == "weighted" else changes
         each = np.sign(votes) if sign == "count" else votes
         elected = np.where(_added(each) >= 0, 1.0, -1.0)
         counts = votes * elected > 0
         terms = terms * counts
     else:
-        counts = np.ones(kept.shape, bool)
+        counts = np.ones(changes.shape, bool)
     total = _added(terms)
     if combine == "sum":
         return total

@@ -135,12 +135,12 @@ def orders(experts: Sequence[Leaves], beside: Beside, *, reference: int) -> Orde
         like = experts[reference]
         of_layers = []
         for _, index in layers.units(names[0], like[names[0]]):
-            wanted = {name: like[name][index] for name in names}
+            like_layer = {name: like[name][index] for name in names}
             of_layers.append(
                 [
-                    matching(wanted, {n: leaves[n][index] for n in names}, axes)
+                    matching(like_layer, {n: leaves[n][index] for n in names}, axes)
                     if leaves is not like
-                    else np.arange(wanted[names[0]].shape[axes[names[0]]])
+                    else np.arange(like_layer[names[0]].shape[axes[names[0]]])
                     for leaves in experts
                 ]
             )
@@ -171,16 +171,16 @@ class Reordered(Sequence[np.ndarray]):
         return self.layers[place].take(self.order[place], axis=self.axis)
 
 
-def matching(wanted: Leaves, there: Leaves, axes: Mapping[str, int]) -> np.ndarray:
+def matching(target: Leaves, source: Leaves, axes: Mapping[str, int]) -> np.ndarray:
     """Returns the order of units [width] that comes nearest to another adapter's.
 
     Args:
-      wanted: One layer's parameters of the adapter whose order is wanted.
-      there: Of the adapter whose units are to change places.
+      target: One layer's parameters of the adapter whose order is the target.
+      source: Of the adapter whose units are to change places.
       axes: Of each parameter, the axis of the units.
     """
     gains = sum(
-        _by_unit(wanted[name], axis) @ _by_unit(there[name], axis).T
+        _by_unit(target[name], axis) @ _by_unit(source[name], axis).T
         for name, axis in sorted(axes.items())
     )
     _, order = optimize.linear_sum_assignment(gains, maximize=True)

@@ -137,9 +137,9 @@ class ByName(MergeMethod):
         def chosen(weights: Sequence[float]) -> tuple[float, ...]:
             return tuple(weights[place] for place in places)
 
-        method, given = self.method, getattr(self.method, "weights", ())
-        if given:
-            method = method.with_weights(chosen(given))
+        method, old_weights = self.method, getattr(self.method, "weights", ())
+        if old_weights:
+            method = method.with_weights(chosen(old_weights))
         weights_of = {name: chosen(values) for name, values in self.weights_of.items()}
         return dataclasses.replace(self, method=method, weights_of=weights_of)
 

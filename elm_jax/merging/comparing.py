@@ -175,8 +175,8 @@ def _changes(part: Part) -> Iterator[tuple[views.View, np.ndarray]]:
     """Yields the layers of a part in which an expert changes anything."""
     flat = [trees.flatten(expert) for expert in part.experts]
     base = trees.flatten(part.base)
-    made = by_layer.of(flat, base, part.beside, space="core", rank=1, reference=0)
-    for view in made:
+    every = by_layer.of(flat, base, part.beside, space="core", rank=1, reference=0)
+    for view in every:
         changes = view.changes()
         if changes.any():
             yield view, changes
@@ -195,11 +195,11 @@ def _without_number(name: str) -> tuple[str, int]:
 
 
 def _mean_over(
-    layers: Sequence[LayerComparison], what: str, shape: tuple[int, ...]
+    layers: Sequence[LayerComparison], measure: str, shape: tuple[int, ...]
 ) -> np.ndarray:
     total = weight = np.zeros(shape)
     for layer in layers:
-        values = getattr(layer, what)
+        values = getattr(layer, measure)
         factor = np.outer(layer.norms, layer.norms) * ~np.isnan(values)
         total, weight = total + factor * np.nan_to_num(values), weight + factor
     has_weight = weight > 0
@@ -243,8 +243,8 @@ def _overlap(changes: np.ndarray) -> np.ndarray:
     frames = []
     for matrix in changes:
         _, sizes, right = singular.svd(matrix)
-        kept = min(_DIRECTIONS, max(1, singular.rank(sizes)))
-        frames.append(right[:kept] if sizes.any() else right[:0])
+        num_kept = min(_DIRECTIONS, max(1, singular.rank(sizes)))
+        frames.append(right[:num_kept] if sizes.any() else right[:0])
     overlaps = np.full((len(frames), len(frames)), np.nan)
     for i, first in enumerate(frames):
         for j, second in enumerate(frames):

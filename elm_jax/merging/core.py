@@ -66,11 +66,11 @@ def cut(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, float]:
       The factors, and the share of the squared norm that they leave out, in [0, 1].
     """
     left, sizes, right = np.linalg.svd(matrix, full_matrices=False)
-    kept = min(rank, len(sizes))
-    roots = np.sqrt(sizes[:kept])
+    num_kept = min(rank, len(sizes))
+    roots = np.sqrt(sizes[:num_kept])
     a, b = np.zeros((len(matrix), rank)), np.zeros((rank, matrix.shape[1]))
-    a[:, :kept] = left[:, :kept] * roots
-    b[:kept] = roots[:, None] * right[:kept]
+    a[:, :num_kept] = left[:, :num_kept] * roots
+    b[:num_kept] = roots[:, None] * right[:num_kept]
     total = np.square(sizes).sum()
-    discarded = np.square(sizes[kept:]).sum() / total if total else 0.0
+    discarded = np.square(sizes[num_kept:]).sum() / total if total else 0.0
     return a, b, float(discarded)

@@ -89,19 +89,19 @@ class Layer:
 def layer_of(
     view: views.View,
     weights: np.ndarray,
-    seen: Any = None,
+    findings: Any = None,
     *,
     are_factors: bool = True,
 ) -> Layer:
     """Returns one layer of all experts.
 
-    What hidden units look for is averaged, whatever the size and the sign of the
-    factors on what they add: the weights are then sizes with a mean of 1.
+    The inner side of bottlenecks is averaged, whatever the size and the sign of the
+    factors on what its units add: its weights are absolute values with a mean of 1.
 
     Args:
       view: The layer.
       weights: Of the experts.
-      seen: What the method has found in all layers.
+      findings: What the method has found in all layers.
       are_factors: Whether weights are factors; else only their ratios count.
     """
     if view.is_inner:
@@ -109,7 +109,7 @@ def layer_of(
         weights = sizes / (sizes.mean() or 1.0)
     elif view.half and are_factors:
         weights = _of_half(weights, view.half)
-    return Layer(view.name, view.stack(), weights, view.is_inner, view.frames, seen)
+    return Layer(view.name, view.stack(), weights, view.is_inner, view.frames, findings)
 
 
 def by_parts(layer: Layer, change_of: Callable[[Layer], np.ndarray]) -> np.ndarray:
@@ -227,15 +227,17 @@ class DeltaMethod(MergeMethod):
             rank=rank,
             reference=int(np.argmax(weights)) if self.align else None,
         )
-        facts, seen = {}, self._look(every)
+        facts, findings = {}, self._look(every)
         for view in every:
-            layer = layer_of(view, weights, seen, are_factors=self._has_factors)
+            layer = layer_of(view, weights, findings, are_factors=self._has_factors)
             if 0 in layer.shape:
                 continue
             with np.errstate(over="ignore", invalid="ignore"):  # reported below
                 change = self._change(layer)
                 view.put(change * self._factor(layer, view.half))
-            facts |= {f"{fact}/{view.name}": it for fact, it in view.facts.items()}
+            facts |= {
+                f"{fact}/{view.name}": value for fact, value in view.facts.items()
+            }
             del layer  # before the next one's changes are made
         for name, leaf in every.out.items():
             combining.check_finite(name, leaf)

@@ -20,10 +20,11 @@ class Growth:
 
 
 def most_alike(forecast: np.ndarray) -> tuple[int, ...]:
-    """Returns experts so that the first ones are to be merged with the least loss.
+    """Returns experts in an order in which the first ones lose least when merged.
 
-    It begins with the pair of the least forecast, and takes the expert with the least
-    mean forecast with all before it, again and again; of equal ones the first.
+    It begins with the pair of the least forecast. Then it takes, again and again, the
+    expert with the least mean forecast with all experts taken so far; of equal experts
+    the first.
 
     >>> most_alike(np.array([[0.0, 0.9, 0.8], [0.9, 0.0, 0.1], [0.8, 0.1, 0.0]]))
     (1, 2, 0)
@@ -34,10 +35,10 @@ def most_alike(forecast: np.ndarray) -> tuple[int, ...]:
     apart = np.where(np.isnan(forecast), np.inf, forecast)
     np.fill_diagonal(apart, np.inf)
     order = [int(np.argmin(apart.min(axis=1)))]
-    left = [expert for expert in range(len(apart)) if expert != order[0]]
-    while left:
-        means = apart[np.ix_(left, order)].mean(axis=1)
-        order.append(left.pop(int(np.argmin(means))))
+    remaining = [expert for expert in range(len(apart)) if expert != order[0]]
+    while remaining:
+        means = apart[np.ix_(remaining, order)].mean(axis=1)
+        order.append(remaining.pop(int(np.argmin(means))))
     return tuple(order)
 
 
@@ -78,7 +79,7 @@ def grown(
 def _of_layer(
     changes: np.ndarray, order: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns pulls of means of the first 1, 2, ... experts, and how they count."""
+    """Returns pulls of means of the first 1, 2, ... experts, and their weights."""
     pulls, weights = np.zeros(len(order)), np.zeros(len(order))
     norms = np.sqrt(np.square(changes).sum(axis=(1, 2)))[[*order]]
     alone = np.array([_square(changes[expert], changes[expert]) for expert in order])
@@ -87,8 +88,8 @@ def _of_layer(
         total += changes[expert]
         mean = total / count
         lost = sum(_square(mean - changes[i], changes[i]) for i in order[:count])
-        kept = alone[:count].sum()
-        pulls[count - 1] = lost / kept if kept else 0.0
+        own_squares = alone[:count].sum()
+        pulls[count - 1] = lost / own_squares if own_squares else 0.0
         first = norms[:count]
         products = first.sum() ** 2 - np.square(first).sum()
         weights[count - 1] = max(0.0, products) / (count * (count - 1))

@@ -283,10 +283,10 @@ class MergeMethod(abc.ABC):
                 expected=f"{'a' if self.needs_base else 'no'} base for this method",
                 do="Give a base to methods that need it, and only to them",
             )
-        wanted = num_experts if self.needs_statistics else 0
-        if len(statistics) != wanted:
+        num_needed = num_experts if self.needs_statistics else 0
+        if len(statistics) != num_needed:
             combining.refuse(
                 found=f"{self.name} with statistics of {len(statistics)} experts",
-                expected=f"{wanted}: {self.needs_statistics or 'it needs none'}",
+                expected=f"{num_needed}: {self.needs_statistics or 'it needs none'}",
                 do="Give what the method needs, measured with each expert",
             )

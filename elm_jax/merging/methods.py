@@ -162,10 +162,10 @@ class _ByNameRecipe(TypedDict):
     weights_of: tuple[tuple[str, tuple[fields.Finite, ...]], ...]
 
 
-def _by_name(told: Mapping[str, Any]) -> by_name.ByName:
-    problems = json_files.misfits(told, _ByNameRecipe)
+def _by_name(recipe: Mapping[str, Any]) -> by_name.ByName:
+    problems = json_files.misfits(recipe, _ByNameRecipe)
     weights_of = {}
-    for pattern, weights in () if problems else told["weights_of"]:
+    for pattern, weights in () if problems else recipe["weights_of"]:
         if pattern in weights_of:  # of which one alone would be left
             problems.append(f"weights_of has {json_files.shown(pattern)} twice")
         weights_of[pattern] = tuple(weights)
@@ -176,7 +176,7 @@ def _by_name(told: Mapping[str, Any]) -> by_name.ByName:
             " pattern and weights",
             do="Take the recipe of a merge, as its manifest has it",
         )
-    return by_name.ByName(method=from_recipe(told["of"]), weights_of=weights_of)
+    return by_name.ByName(method=from_recipe(recipe["of"]), weights_of=weights_of)
 
 
 def _made(kind: type[MergeMethod], options: Mapping[str, Any]) -> MergeMethod:

@@ -103,10 +103,10 @@ class Narrowed(MergeByStatistics):
     ) -> dict[str, float]:
         """Narrows an adapter's leaves, and returns its errors by layer."""
         wide = {name: leaves[name] for name in axes}
-        kept = wide[outer].shape[-2] // len(measured) * self.count
+        num_kept = wide[outer].shape[-2] // len(measured) * self.count
         for name, axis in axes.items():
             shape = list(wide[name].shape)
-            shape[axis] = kept
+            shape[axis] = num_kept
             leaves[name] = np.zeros(shape, wide[name].dtype)
         facts = {}
         for unit, index in layers.units(outer, wide[outer]):
@@ -114,7 +114,7 @@ class Narrowed(MergeByStatistics):
             matrix = wide[outer][index].astype(np.float64)
             if hidden.shape[-1] != len(matrix):
                 _refuse(outer, f"{hidden.shape[-1]} units of {len(matrix)}")
-            chosen, narrow, error = narrowed(hidden, matrix, kept)
+            chosen, narrow, error = narrowed(hidden, matrix, num_kept)
             for name, axis in axes.items():
                 leaves[name][index] = wide[name][index].take(chosen, axis=axis)
             leaves[outer][index] = narrow.astype(wide[outer].dtype)
@@ -123,23 +123,24 @@ class Narrowed(MergeByStatistics):
 
 
 def narrowed(
-    hidden: np.ndarray, matrix: np.ndarray, kept: int
+    hidden: np.ndarray, matrix: np.ndarray, num_kept: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Returns the units to keep, what reads them, and the error that it makes.
+    """Returns the units to keep, the matrix that reads them, and the resulting error.
 
     Args:
       hidden: Activations [rows, units].
       matrix: What reads them, [units, outputs].
-      kept: How many units are kept.
+      num_kept: How many units are kept.
 
     Returns:
-      Places of units [kept], ascending; a matrix [kept, outputs]; and the Euclidean
-      norm of the outputs' error as a share of the outputs', 0 if these are 0.
+      Places of units [num_kept], ascending; a matrix [num_kept, outputs]; and the
+      Euclidean norm of the outputs' error, divided by that of the outputs; 0 if these
+      are 0.
     """
     outputs = hidden @ matrix
     weighed = hidden * np.linalg.norm(matrix, axis=1)
     order = np.asarray(scipy.linalg.qr(weighed, mode="r", pivoting=True)[-1])
-    chosen = np.sort(order[:kept])
+    chosen = np.sort(order[:num_kept])
     narrow_matrix = np.linalg.lstsq(hidden[:, chosen], outputs)[0]
     size = np.linalg.norm(outputs)
     error = np.linalg.norm(outputs - hidden[:, chosen] @ narrow_matrix)
@@ -153,9 +154,9 @@ def _activations(statistics: Statistics, name: str) -> np.ndarray:
     return np.asarray(leaves[name], np.float64)
 
 
-def _refuse(name: str, told: str) -> Never:
+def _refuse(name: str, problem: str) -> Never:
     combining.refuse(
-        found=f"hidden activations for {name}: {told}",
+        found=f"hidden activations for {name}: {problem}",
         expected="[rows, width] with each expert, of the same rows",
         do="Measure them with each expert as it is",
     )

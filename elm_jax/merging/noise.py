@@ -63,10 +63,15 @@ class Noise(MergeMethod):
         noise = rng.standard_normal(leaf.shape)
         is_stack = f"/{LAYERS}/" in name
         axes = tuple(range(1 if is_stack else 0, leaf.ndim))
-        wanted, there = (
+        change_norms, noise_norms = (
             np.sqrt(np.square(array).sum(axis=axes, keepdims=True))
             for array in (change, noise)
         )
-        scale = np.divide(wanted, there, out=np.zeros_like(wanted), where=there > 0)
+        scale = np.divide(
+            change_norms,
+            noise_norms,
+            out=np.zeros_like(change_norms),
+            where=noise_norms > 0,
+        )
         with np.errstate(over="ignore"):  # reported by name by the caller
             return (origin + noise * scale).astype(leaf.dtype).reshape(leaf.shape)

@@ -78,12 +78,12 @@ class Products(stacks.Matrices):
         return Products(self.firsts * weights[:, None, None], self.seconds)
 
     def without(self, columns: np.ndarray) -> "Products":
-        """Returns what is left of them outside of orthonormal columns."""
-        left = self.firsts - columns @ (columns.T @ self.firsts)
-        return Products(left, self.seconds)
+        """Returns the products less their projections on orthonormal columns."""
+        rest = self.firsts - columns @ (columns.T @ self.firsts)
+        return Products(rest, self.seconds)
 
     def svd(self, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns as many vectors as the rank, by that of what is between two bases."""
+        """Returns as many vectors as the rank, by an SVD of cores between two bases."""
         outer, first = np.linalg.qr(self.firsts)
         inner, second = np.linalg.qr(self.seconds.swapaxes(1, 2))
         left, sizes, right = np.linalg.svd(
@@ -93,7 +93,7 @@ class Products(stacks.Matrices):
         return outer @ left[..., :most], sizes, rights
 
     def sides(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns singular vectors times values, of which each D D' is made, too."""
+        """Returns singular vectors times values, of which D D' is a product, too."""
         left, sizes, right = self.svd(self.most_rank)
         return _beside(left * sizes[:, None]), _below(sizes[..., None] * right)
 

@@ -58,12 +58,16 @@ class Fisher(StatisticsMethod):
                 parts: Sequence[np.ndarray] = [
                     expert[name][index] for expert in experts
                 ]
-                given: Sequence[np.ndarray] = [count[index] for count in counts]
+                layer_counts: Sequence[np.ndarray] = [count[index] for count in counts]
                 if name in orders:
                     order, axis = orders[name][number], beside[name].axis
                     parts = aligning.Reordered(parts, order, axis)
-                    given = given and aligning.Reordered(given, order, axis)
-                merged[name][index] = weighed(parts, weights, given, least=self.least)
+                    layer_counts = layer_counts and aligning.Reordered(
+                        layer_counts, order, axis
+                    )
+                merged[name][index] = weighed(
+                    parts, weights, layer_counts, least=self.least
+                )
         return merged, 0
 
 
@@ -137,13 +141,13 @@ class RegMean(StatisticsMethod):
             out = np.zeros_like(like)
             for number, (_, index) in enumerate(layers.units(name, like)):
                 parts: Sequence[np.ndarray] = [leaf[index] for leaf in leaves]
-                given: Sequence[np.ndarray] = [gram[index] for gram in grams]
-                _check_grams(name, parts[0], given)
+                layer_grams: Sequence[np.ndarray] = [gram[index] for gram in grams]
+                _check_grams(name, parts[0], layer_grams)
                 if name in orders:
                     order, axis = orders[name][number], beside[name].axis
                     parts = aligning.Reordered(parts, order, axis)
-                    given = given and _moved(given, order, axis)
-                out[index] = self._of_layer(parts, given, weights)
+                    layer_grams = layer_grams and _moved(layer_grams, order, axis)
+                out[index] = self._of_layer(parts, layer_grams, weights)
             merged[name] = out
         return dict(sorted(merged.items())), rank
 
@@ -178,11 +182,11 @@ class RegMean(StatisticsMethod):
         b = np.zeros((*like_b.shape[:-2], rank, like_b.shape[-1]), like_b.dtype)
         for _, index in layers.units(name, a):
             firsts = [first[index].astype(float) for first, _ in pairs]
-            given = [gram[index] for gram in grams]
-            for gram in given:
+            layer_grams = [gram[index] for gram in grams]
+            for gram in layer_grams:
                 _check_shape(name, gram, (pairs[0][0].shape[-2],) * _MATRIX)
-            if given:
-                total, terms = self._equations(given, firsts, weights)
+            if layer_grams:
+                total, terms = self._equations(layer_grams, firsts, weights)
                 parts = np.linalg.solve(total, np.concatenate([*terms], axis=1))
             else:
                 shares = weights / weights.sum()
@@ -256,10 +260,10 @@ def _check_grams(name: str, like: np.ndarray, grams: Sequence[np.ndarray]) -> No
         _check_shape(name, gram, like.shape[:1] * _MATRIX if is_matrix else like.shape)
 
 
-def _check_shape(name: str, gram: np.ndarray, wanted: tuple[int, ...]) -> None:
-    if gram.shape != wanted:
+def _check_shape(name: str, gram: np.ndarray, shape: tuple[int, ...]) -> None:
+    if gram.shape != shape:
         combining.refuse(
             found=f"statistics of shape {gram.shape} for a layer of {name}",
-            expected=f"{wanted}",
+            expected=f"{shape}",
             do="Give Gram matrices of a matrix's inputs, and mean squares of a vector",
         )

@@ -47,8 +47,8 @@ def greedy_soup(
 ) -> Searched:
     """Returns the experts of a greedy soup, as coefficients 1 and 0.
 
-    The best expert begins; each other one, by falling score, stays if the mean of all
-    that stay is not worse with it.
+    The best expert begins. Each other expert, by falling score, becomes a member if the
+    mean of all members is not worse with it.
 
     Reference: Wortsman et al. 2022, arXiv:2203.05482.
 
@@ -59,15 +59,15 @@ def greedy_soup(
     """
     _check_finite(scores)
     order = sorted(range(len(scores)), key=lambda place: -scores[place])
-    kept, best = [order[0]], scores[order[0]]
+    members, best = [order[0]], scores[order[0]]
     tried = [best]
     for place in order[1:]:
-        value = score(tuple(sorted([*kept, place])))
+        value = score(tuple(sorted([*members, place])))
         tried.append(value)
         if value >= best:
-            kept, best = [*kept, place], value
+            members, best = [*members, place], value
     coefficients = np.zeros(len(scores))
-    coefficients[kept] = 1.0
+    coefficients[members] = 1.0
     return Searched(coefficients, best, tuple(tried))
 
 
@@ -181,17 +181,17 @@ def _descend(
     learning_rate: float,
     bound: float | None,
 ) -> Searched:
-    here, mean, square = start, np.zeros_like(start), np.zeros_like(start)
+    point, mean, square = start, np.zeros_like(start), np.zeros_like(start)
     tried: list[tuple[float, float, np.ndarray]] = []
     for number in range(1, max_steps + 2):
-        total, value, gradient = step(here)
-        tried.append((total, value, here))
+        total, value, gradient = step(point)
+        tried.append((total, value, point))
         # Adam, in float64: Kingma and Ba 2015, arXiv:1412.6980.
         mean = 0.9 * mean + 0.1 * gradient
         square = 0.999 * square + 0.001 * gradient**2
         size = np.sqrt(square / (1 - 0.999**number)) + 1e-8
-        here = here - learning_rate * mean / (1 - 0.9**number) / size
-        here = here if bound is None else np.clip(here, -bound, bound)
+        point = point - learning_rate * mean / (1 - 0.9**number) / size
+        point = point if bound is None else np.clip(point, -bound, bound)
     return _best(tried)
 
 

@@ -92,15 +92,17 @@ class Sce(SelectingMethod):
             chosen.ravel()[np.argsort(-variances, kind="stable")[count:]] = False
         energies = np.zeros(len(layer.weights))
         for part in layer.parts():
-            kept = np.where(chosen[part.rows], part.changes, 0.0)
-            energies += np.square(kept).reshape(len(kept), -1).sum(axis=1)
+            kept_changes = np.where(chosen[part.rows], part.changes, 0.0)
+            energies += (
+                np.square(kept_changes).reshape(len(kept_changes), -1).sum(axis=1)
+            )
         shares = layer.weights * (energies if energies.any() else 1.0)
 
         def merged(part: Layer) -> np.ndarray:
-            kept = np.where(chosen[part.rows], part.changes, 0.0)
-            elected = np.where(kept.sum(axis=0) >= 0, 1.0, -1.0)
-            counted = layer.along(shares) * (np.sign(kept) == elected)
-            total, divisor = (kept * counted).sum(axis=0), counted.sum(axis=0)
+            kept_part = np.where(chosen[part.rows], part.changes, 0.0)
+            elected = np.where(kept_part.sum(axis=0) >= 0, 1.0, -1.0)
+            counted = layer.along(shares) * (np.sign(kept_part) == elected)
+            total, divisor = (kept_part * counted).sum(axis=0), counted.sum(axis=0)
             where = divisor > 0
             return np.divide(total, divisor, out=np.zeros_like(total), where=where)
 
@@ -207,9 +209,9 @@ class Emr(SelectingMethod):
         return by_parts(layer, self._masked) * factor
 
     def _masked(self, layer: Layer) -> np.ndarray:
-        given = _candidates(layer)
-        elected = _elected(given)
-        return np.where(elected * given[self.expert] > 0, elected, 0.0)
+        candidates = _candidates(layer)
+        elected = _elected(candidates)
+        return np.where(elected * candidates[self.expert] > 0, elected, 0.0)
 
 
 def _candidates(layer: Layer) -> np.ndarray:
@@ -218,9 +220,9 @@ def _candidates(layer: Layer) -> np.ndarray:
 
 
 def _greatest(layer: Layer) -> np.ndarray:
-    """Returns the greatest change of each number, by size; of equal ones positive."""
-    given = _candidates(layer)
-    most, least = given.max(axis=0), given.min(axis=0)
+    """Returns the greatest change of each number, by size; of equal sizes positive."""
+    candidates = _candidates(layer)
+    most, least = candidates.max(axis=0), candidates.min(axis=0)
     return np.where(most >= -least, most, least)
 
 

@@ -58,8 +58,8 @@ class TaskArithmetic(MergeMethod):
         return bool(beside)  # other terms are sorted
 
     def _factors(self, num_experts: int) -> list[float]:
-        given = self.weights or [1.0] * num_experts
-        return [float(self.scale) * float(weight) for weight in given]
+        weights = self.weights or [1.0] * num_experts
+        return [float(self.scale) * float(weight) for weight in weights]
 
     def _layout(self, num_experts: int, rank: int) -> Layout:
         del rank
