@@ -226,9 +226,9 @@ def _check_index(index: pathlib.Path, places: dict[str, str]) -> None:
         raise _torn(f"{index} and its shards differ in: {_few(wrong)}")
 
 
-def _torn(found: str) -> errors.CheckpointError:
+def _torn(problem: str) -> errors.CheckpointError:
     return errors.CheckpointError(
-        found=found,
+        found=problem,
         expected="every tensor in one file, and in the one that the index names",
         do="Download the whole folder again",
     )

@@ -192,9 +192,10 @@ def _other_value(
 
 def _other_start(settings: Mapping[str, Any]) -> Iterator[str]:
     """Yields a start by `bos_token_id`, which counts where no other is named."""
-    first = settings.get("bos_token_id")
-    if settings.get("decoder_start_token_id") is None and first not in (None, PAD_ID):
-        yield f"bos_token_id is {shown(first)} without a decoder_start_token_id"
+    start_id = settings.get("bos_token_id")
+    is_used = settings.get("decoder_start_token_id") is None
+    if is_used and start_id not in (None, PAD_ID):
+        yield f"bos_token_id is {shown(start_id)} without a decoder_start_token_id"
 
 
 def _other_activation(settings: Mapping[str, Any], activations: str) -> Iterator[str]:

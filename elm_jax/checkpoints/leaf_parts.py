@@ -58,8 +58,8 @@ def cut(leaf: Leaf, rows: int) -> Iterator[np.ndarray]:
         if not leaf.shape:
             yield block
             continue
-        first = rows - sum(map(len, waiting))
-        edges = [0, *range(first, len(block), rows), len(block)]
+        first_edge = rows - sum(map(len, waiting))
+        edges = [0, *range(first_edge, len(block), rows), len(block)]
         pairs = itertools.pairwise(edges)
         pieces = collections.deque(block[a:b] for a, b in pairs if b > a)
         del block  # nothing but its pieces keep it

@@ -49,7 +49,7 @@ class _AnyProcess(_handlers.NumpyHandler):
 
 def _share(value: np.ndarray) -> jax.Array:
     """Returns an array that each process has whole, on one device of its own."""
-    first = {device.process_index: device for device in reversed(jax.devices())}
-    mesh = Mesh(np.asarray([*first.values()]), ("process",))
+    first_devices = {device.process_index: device for device in reversed(jax.devices())}
+    mesh = Mesh(np.asarray([*first_devices.values()]), ("process",))
     whole = NamedSharding(mesh, PartitionSpec())
     return jax.make_array_from_callback(value.shape, whole, value.__getitem__)

@@ -199,9 +199,9 @@ def target_modules(points: Iterable[str], projections: Mapping[str, Module]) -> 
     return "|".join(escaped)
 
 
-def _refused(found: str, expected: str) -> errors.CheckpointError:
+def _refused(problem: str, expected: str) -> errors.CheckpointError:
     return errors.CheckpointError(
-        found=found,
+        found=problem,
         expected=expected,
         do="In PEFT, merge the adapter into the base (merge_and_unload), save"
         " the model, and import that with gin/t5/import_hf.gin",

@@ -62,11 +62,11 @@ def explain_unused(
       run_types: The run that was built.
     """
     names = [*selectors.all_fields(run_types), *used]
-    first = unused[:_MOST_UNUSED]
-    more = len(unused) - len(first)
-    hints = " ".join(f"{name}: {near(name, names)}" for name in first)
+    shown = unused[:_MOST_UNUSED]
+    more = len(unused) - len(shown)
+    hints = " ".join(f"{name}: {near(name, names)}" for name in shown)
     return errors.explain(
-        found=f"bindings that nothing reads: {', '.join(first)}"
+        found=f"bindings that nothing reads: {', '.join(shown)}"
         + (f" and {more} more" if more else ""),
         expected="every binding to be used by the run",
         do=f"Correct or remove them. {hints}",

@@ -48,8 +48,8 @@ def trips(loop: hlo.Instruction, computation: _Computation, module: hlo.Module) 
         if step:
             is_listed = start.opcode == "tuple"
             begun = _number(start.operands[place], computation) if is_listed else None
-            first = begun.plus if begun and begun.place is None else 0
-            bounds.append(max(0, math.ceil((limit - first) / step)))
+            start_value = begun.plus if begun and begun.place is None else 0
+            bounds.append(max(0, math.ceil((limit - start_value) / step)))
     return min(bounds, default=max(_constants(condition, module), default=1))
 
 

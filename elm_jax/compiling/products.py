@@ -127,10 +127,10 @@ def _meetings(
     length = (size - 1) * left_holes + 1 if size else 0
     count = 0
     for place in range(out):
-        first = place * stride - pad
+        first_place = place * stride - pad
         count += sum(
-            0 <= first + k * kernel_holes < length
-            and (first + k * kernel_holes) % left_holes == 0
+            0 <= first_place + k * kernel_holes < length
+            and (first_place + k * kernel_holes) % left_holes == 0
             for k in range(kernel)
         )
     return count

@@ -65,7 +65,7 @@ def work_of(text: str, target: targets.Target) -> Work:
         num_bytes=counter.num_bytes,
         collectives=collectives,
         compute_secs=counter.secs,
-        message_secs=sum(each.secs(target) for each in collectives),
+        message_secs=sum(collective.secs(target) for collective in collectives),
     )
 
 
@@ -125,8 +125,8 @@ class _Counter:
         if instruction.opcode == "fusion":
             for callee in instruction.called("calls"):
                 place = self.module.computations[callee]
-                for each in place.values():
-                    inside += self._inside(each, place)
+                for inner in place.values():
+                    inside += self._inside(inner, place)
         return inside
 
     def _walk_dearest(self, instruction: hlo.Instruction, times: int) -> None:
@@ -146,7 +146,7 @@ class _Counter:
             self.messages[key] = old_count[0] + count, old_count[1] + num
 
     def _note_message(self, instruction: hlo.Instruction, times: int) -> None:
-        for each in messages.sent_by(instruction, self._target.num_devices):
-            key = each.kind, each.dtype, each.group_size
+        for message in messages.sent_by(instruction, self._target.num_devices):
+            key = message.kind, message.dtype, message.group_size
             count, num = self.messages[key]
-            self.messages[key] = count + times, num + times * each.num_bytes
+            self.messages[key] = count + times, num + times * message.num_bytes

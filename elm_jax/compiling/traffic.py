@@ -46,7 +46,10 @@ def num_bytes(
     if opcode == "dynamic-update-slice":
         return 2 * sizes[1]
     if opcode.endswith("-start"):
-        sent = [each.num_bytes for each in messages.sent_by(instruction, num_devices=1)]
+        sent = [
+            message.num_bytes
+            for message in messages.sent_by(instruction, num_devices=1)
+        ]
         if sent:
             return sum(sent) + sum(sizes)
         # Of what comes out the first part is what goes in.
@@ -75,9 +78,9 @@ def _inside(instruction: hlo.Instruction, module: hlo.Module) -> _Computation:
 def _read_of(place: int, fused: _Computation, module: hlo.Module) -> int:
     """Returns how much of an operand of a fusion is read, fusions in it looked into."""
     (parameter,) = (
-        each
-        for each in fused.values()
-        if each.opcode == "parameter" and int(each.inner) == place
+        part
+        for part in fused.values()
+        if part.opcode == "parameter" and int(part.inner) == place
     )
     return _read_by_users(parameter, fused, module)
 
@@ -123,7 +126,7 @@ def _written(root: hlo.Instruction, fused: _Computation, module: hlo.Module) -> 
         return fused[root.operands[1]].num_bytes
     if root.opcode == "fusion":
         inner = _inside(root, module)
-        return sum(_written(each, inner, module) for each in _roots(inner))
+        return sum(_written(inner_root, inner, module) for inner_root in _roots(inner))
     if root.opcode == "parameter" or _is_counted_elsewhere(root):
         return 0
     return root.num_bytes

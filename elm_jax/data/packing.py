@@ -74,9 +74,9 @@ class PackedBatches:
             self._rows[row] for row in order[start : start + self._batch_size]
         ]
         chosen += [()] * (self._batch_size - len(chosen))
-        first, count = self._batch_part
+        part, count = self._batch_part
         size = self._batch_size // count
-        return self._filled(chosen[first * size : (first + 1) * size])
+        return self._filled(chosen[part * size : (part + 1) * size])
 
     def _filled(self, rows: Sequence[Sequence[int]]) -> Batch:
         sides = (

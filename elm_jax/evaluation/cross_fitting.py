@@ -108,11 +108,11 @@ def cross_fit(
     folds = min(num_folds, *(len(part.ids) for part in parts))
     parts = [part.with_folds(draws, folds) for part in parts]
     point = fold_choices.Choice(parts, [np.ones((1, len(part.ids))) for part in parts])
-    single, each = _resampled(parts, point, draws, tuple(equally), shared)
+    single, by_task = _resampled(parts, point, draws, tuple(equally), shared)
     singles = [np.repeat(point.singles, len(part.tasks), axis=2) for part in parts]
     return CrossFitted(
         _chosen(parts, singles, equally, point.single[0], single),
-        _chosen(parts, point.eachs, equally, point.each[0], each),
+        _chosen(parts, point.eachs, equally, point.each[0], by_task),
     )
 
 
@@ -194,8 +194,8 @@ def _resampled(
                 {} if luck is None else _of_trainings(luck, of_way, names, shared),
             )
         )
-    single, each = ways
-    return single, each
+    single, by_task = ways
+    return single, by_task
 
 
 def _of_trainings(

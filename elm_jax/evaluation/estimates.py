@@ -308,11 +308,11 @@ def _of_dataset(
 ) -> _Part:
     parts = [statistics.of_dataset(columns, dataset) for columns in trainings]
     tables = [statistics.table(part) for part in parts]
-    ids, first = tables[0]
+    ids, first_values = tables[0]
     for other_ids, values in tables[1:]:
         if not (
             np.array_equal(ids, other_ids)
-            and np.array_equal(np.isnan(first), np.isnan(values))
+            and np.array_equal(np.isnan(first_values), np.isnan(values))
         ):
             raise errors.DataError(
                 found=f"trainings of one expert with different rows of {dataset}",

@@ -67,11 +67,11 @@ def part(
       dataset: With two rows at least, or None is returned.
     """
     num_trainings = len(next(iter(trainings.values())))
-    first = statistics.of_dataset(next(iter(trainings.values()))[0], dataset)
-    if not first:
+    first_results = statistics.of_dataset(next(iter(trainings.values()))[0], dataset)
+    if not first_results:
         return None
-    tasks = sorted(first)
-    ids, values = statistics.table(first)
+    tasks = sorted(first_results)
+    ids, values = statistics.table(first_results)
     is_there = np.isfinite(values)
     if len(ids) < 2:
         return None
@@ -245,7 +245,7 @@ class Choice:
         world: World | None = None,
         luck: Drawn | None = None,
     ) -> None:
-        each, each_on_all, each_kept, each_shares = [], [], [], []
+        each_scores, each_on_all, each_kept, each_shares = [], [], [], []
         num_experts = parts[0].shape[1]
         self.eachs: list[np.ndarray] = []
         self.sums: list[np.ndarray] = []
@@ -281,7 +281,7 @@ class Choice:
             # all experts, and without noise.
             by_all = by_all + scores.mean(axis=-1)
             best = by.argmax(axis=3)  # [S, folds, B, P]
-            each.append(_taken(sums, best, weight))
+            each_scores.append(_taken(sums, best, weight))
             self.tested.append((sums * weight[:, np.newaxis]).sum(axis=-1))
             self.eachs.append(best[:, :, 0])
             each_shares.append(_shares(best, num_experts))
@@ -292,7 +292,7 @@ class Choice:
         best = np.asarray(by_all).argmax(axis=3)  # [S, folds, B]
         self.singles = best[:, :, :1]
         self.single = _of_one(self.tested, best)
-        self.each = np.stack(each, axis=1)
+        self.each = np.stack(each_scores, axis=1)
         self.each_shares = np.stack(each_shares, axis=2)
         shares = _shares(best[..., np.newaxis], num_experts)[..., np.newaxis]
         self.single_shares = np.repeat(shares, len(parts), axis=2)

@@ -82,7 +82,7 @@ def of(
 def _entry(
     rows: Sequence[ResultRow], of: Mapping[str, str], source: Mapping[str, str] | None
 ) -> dict[str, Any]:
-    first = rows[0]
+    first_row = rows[0]
     prompts = "1 prompt" if len(rows) == 1 else f"mean over {len(rows)} prompts"
     examples = sorted({row.num_examples for row in rows})
     number = " to ".join(map(str, dict.fromkeys((examples[0], examples[-1]))))
@@ -93,8 +93,8 @@ def _entry(
     if source:
         entry["source"] = dict(source)
     entry["notes"] = (
-        f"{first.metric} in percent, zero-shot, {prompts}, {number} examples of split"
-        f" {first.split}, protocol {first.protocol} of elm_jax, base"
-        f" {first.base_fingerprint}"
+        f"{first_row.metric} in percent, zero-shot, {prompts}, {number} examples of"
+        f" split {first_row.split}, protocol {first_row.protocol} of elm_jax, base"
+        f" {first_row.base_fingerprint}"
     )
     return entry

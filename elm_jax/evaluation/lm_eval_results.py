@@ -72,7 +72,7 @@ def of(
     firsts = {task: task_rows[0] for task, task_rows in by_task.items()}
     # A dataset with a name of a task would be taken for it.
     groups = {name: tasks for name, tasks in groups.items() if name not in firsts}
-    first = rows[0]
+    first_row = rows[0]
     return {
         "results": {
             task: _of_task(task_rows, load) for task, task_rows in by_task.items()
@@ -94,14 +94,14 @@ def of(
         },
         "config": {
             "model": "elm_jax",
-            "model_args": _model_args(first),
+            "model_args": _model_args(first_row),
             "batch_size": None,
             "device": None,
             "use_cache": None,
             "limit": _limit(firsts.values()),
             "bootstrap_iters": 0,
             "gen_kwargs": None,
-            "random_seed": first.seed,
+            "random_seed": first_row.seed,
         },
         "date": when,
         "task_hashes": {

@@ -279,8 +279,8 @@ def told_apart(rows: Sequence[results.ResultRow]) -> RowColumns:
     for name, trainings in owners.items():
         groups = _by_recipe(trainings)
         if len(groups) > 1:
-            first = [trainings[members[0]] for members in groups]
-            for members, label in zip(groups, _labels(name, first), strict=True):
+            first_rows = [trainings[members[0]] for members in groups]
+            for members, label in zip(groups, _labels(name, first_rows), strict=True):
                 labels |= dict.fromkeys(members, label)
     if not labels:
         return columns

@@ -134,15 +134,15 @@ class Texts:
         """
         (filled,) = np.nonzero(self.whole != _EMPTY)  # empty texts tell nothing
         parts = {size: [] for size in self.sizes}
-        first = 0
+        first_row = 0
         for runs, ends in self.blocks():
             lengths = np.diff(ends)
             for size, pairs in parts.items():
                 hashes, begins = runs.of(size)
                 rows = np.searchsorted(ends, begins, "right") - 1
                 is_asked = (lengths[rows] == size) | (size == RUN_WORDS)
-                pairs.append((hashes[is_asked], rows[is_asked] + first))
-            first += len(lengths)
+                pairs.append((hashes[is_asked], rows[is_asked] + first_row))
+            first_row += len(lengths)
         by_size = {size: _joined(pairs) for size, pairs in parts.items()}
         return {0: (self.whole[filled], filled), **by_size}
 

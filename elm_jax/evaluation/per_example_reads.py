@@ -126,8 +126,8 @@ def _records(
     if offsets[1:] != ends[:-1]:
         return [*map(file.record, offsets, lengths)]
     whole = memoryview(file.record(offsets[0], ends[-1] - offsets[0]))
-    first = offsets[0]
-    return [whole[a - first : b - first] for a, b in zip(offsets, ends, strict=True)]
+    start = offsets[0]
+    return [whole[a - start : b - start] for a, b in zip(offsets, ends, strict=True)]
 
 
 def _table(

@@ -227,9 +227,9 @@ def _finish(
         )
     # Equal tokens at different places of a batch may differ in the last bit; a tie
     # must stay a tie, or the first choice does not win.
-    first: dict[bytes, int] = {}
+    first_places: dict[bytes, int] = {}
     for position, choice in enumerate(row.choices):
-        scores[position] = scores[first.setdefault(choice.tobytes(), position)]
+        scores[position] = scores[first_places.setdefault(choice.tobytes(), position)]
     if length_normalized:
         scores /= np.array([len(choice) for choice in row.choices], np.float32)
     return scores

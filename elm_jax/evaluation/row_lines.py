@@ -71,8 +71,8 @@ def read(
             while lines := [*itertools.islice(file, ROWS_AT_ONCE)]:
                 if not lines[-1].endswith(b"\n"):
                     tail = lines.pop()
-                first = covered.num_lines + 1
-                keep([_parse(line, path, i) for i, line in enumerate(lines, first)])
+                number = covered.num_lines + 1
+                keep([_parse(line, path, i) for i, line in enumerate(lines, number)])
                 content = b"".join(lines)
                 covered.hash.update(content)
                 covered = covered._replace(

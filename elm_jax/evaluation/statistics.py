@@ -154,10 +154,10 @@ def table(by_task: Columns) -> tuple[np.ndarray, np.ndarray]:
     """Returns the ids of rows, and [rows, prompts], NaN where a prompt lacks a row."""
     keys = sorted(by_task)
     columns_of = [by_task[key] for key in keys]
-    first = columns_of[0].example_ids
-    is_same = all(column.example_ids is first for column in columns_of)
-    if is_same and (first[1:] > first[:-1]).all():  # as they mostly are
-        return first, np.stack([column.values for column in columns_of], axis=1)
+    first_ids = columns_of[0].example_ids
+    is_same = all(column.example_ids is first_ids for column in columns_of)
+    if is_same and (first_ids[1:] > first_ids[:-1]).all():  # as they mostly are
+        return first_ids, np.stack([column.values for column in columns_of], axis=1)
     ids = np.unique(np.concatenate([column.example_ids for column in columns_of]))
     values = np.full((len(ids), len(by_task)), np.nan)
     for position, column in enumerate(columns_of):

@@ -234,11 +234,11 @@ def _parse(line: str, number: int, path: pathlib.Path) -> Entry:
 
 
 def _check_names(entries: tuple[Entry, ...], path: pathlib.Path) -> None:
-    first: dict[str, int] = {}
+    first_lines: dict[str, int] = {}
     for number, entry in enumerate(entries, 1):
-        if first.setdefault(entry.name, number) != number:
+        if first_lines.setdefault(entry.name, number) != number:
             raise errors.LibraryError(
-                found=f"lines {first[entry.name]} and {number} of {path} both"
+                found=f"lines {first_lines[entry.name]} and {number} of {path} both"
                 f" list {entry.name!r}",
                 expected="a name of its own for every expert, retired ones too",
                 do="Delete the line that is wrong",

@@ -88,5 +88,5 @@ def share_keys(num_keys: int, num_tasks: int) -> list[int]:
     >>> share_keys(100, 3)
     [34, 33, 33]
     """
-    each, over = divmod(num_keys, num_tasks)
-    return [each + (position < over) for position in range(num_tasks)]
+    keys_each, over = divmod(num_keys, num_tasks)
+    return [keys_each + (position < over) for position in range(num_tasks)]

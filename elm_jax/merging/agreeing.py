@@ -36,8 +36,8 @@ def summed(
     terms = changes if is_one else changes * factors
     if sign != "all":
         votes = terms if vote == "weighted" else changes
-        each = np.sign(votes) if sign == "count" else votes
-        elected = np.where(_added(each) >= 0, 1.0, -1.0)
+        ballots = np.sign(votes) if sign == "count" else votes
+        elected = np.where(_added(ballots) >= 0, 1.0, -1.0)
         counts = votes * elected > 0
         terms = terms * counts
     else:

@@ -90,8 +90,8 @@ def _of_layer(
         lost = sum(_square(mean - changes[i], changes[i]) for i in order[:count])
         own_squares = alone[:count].sum()
         pulls[count - 1] = lost / own_squares if own_squares else 0.0
-        first = norms[:count]
-        products = first.sum() ** 2 - np.square(first).sum()
+        first_norms = norms[:count]
+        products = first_norms.sum() ** 2 - np.square(first_norms).sum()
         weights[count - 1] = max(0.0, products) / (count * (count - 1))
     return pulls, weights
 

@@ -83,8 +83,8 @@ class StatisticsMethod(MergeByStatistics):
         del base
         weights = np.array(self.weights or (1.0,) * len(experts))
         measured = [
-            {name: np.asarray(leaf) for name, leaf in trees.flatten(each).items()}
-            for each in statistics
+            {name: np.asarray(leaf) for name, leaf in trees.flatten(statistic).items()}
+            for statistic in statistics
         ]
         flat = [
             {name: np.asarray(leaf) for name, leaf in trees.flatten(expert).items()}
@@ -94,8 +94,8 @@ class StatisticsMethod(MergeByStatistics):
         _check_finite(measured, self.name)
         orders: aligning.Orders = {}
         if self.align:
-            first = int(np.argmax(weights))
-            orders = aligning.orders(flat, beside, reference=first)
+            reference = int(np.argmax(weights))
+            orders = aligning.orders(flat, beside, reference=reference)
         merged, rank = self._mean(flat, measured, weights, beside, orders)
         for name, leaf in merged.items():
             combining.check_finite(name, leaf)
@@ -175,22 +175,26 @@ def weighed(
     """
     like = leaves[0]
     out = np.empty(like.shape, like.dtype)
-    each, small = out.reshape(-1), combining.CHUNK_SIZE
+    flat_out, small = out.reshape(-1), combining.CHUNK_SIZE
     for start in range(0, out.size, _AT_ONCE):
         stop = min(start + _AT_ONCE, out.size)
-        first = np.ravel(like)[start:stop].astype(np.float64)
-        total, rest = np.zeros_like(first), np.zeros_like(first)
+        first_values = np.ravel(like)[start:stop].astype(np.float64)
+        total, rest = np.zeros_like(first_values), np.zeros_like(first_values)
         for place, weight in enumerate(weights):
             # A layer in another order is moved whenever it is asked for.
             values = np.ravel(leaves[place])[start:stop]
             counts = np.ravel(measured[place])[start:stop] if measured else None
             for at in range(0, stop - start, small):  # stays in the cache
                 part = slice(at, at + small)
-                share = np.full_like(first[part], weight)
+                share = np.full_like(first_values[part], weight)
                 if counts is not None:
                     share *= np.maximum(counts[part].astype(np.float64), least)
                 total[part] += share
-                rest[part] += share * (values[part].astype(np.float64) - first[part])
-        change = np.divide(rest, total, out=np.zeros_like(first), where=total > 0)
-        each[start:stop] = (first + change).astype(out.dtype)
+                rest[part] += share * (
+                    values[part].astype(np.float64) - first_values[part]
+                )
+        change = np.divide(
+            rest, total, out=np.zeros_like(first_values), where=total > 0
+        )
+        flat_out[start:stop] = (first_values + change).astype(out.dtype)
     return out

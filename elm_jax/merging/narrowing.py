@@ -88,7 +88,7 @@ class Narrowed(MergeByStatistics):
         for names in aligning.places(beside, is_linear=False).values():
             axes = {name: beside[name].axis for name in names}
             outer = next(name for name in names if beside[name].takes_factor)
-            measured = [_activations(each, outer) for each in statistics]
+            measured = [_activations(statistic, outer) for statistic in statistics]
             facts |= self._narrow(axes, outer, leaves, measured)
         for name, leaf in leaves.items():
             combining.check_finite(name, leaf)
@@ -110,7 +110,9 @@ class Narrowed(MergeByStatistics):
             leaves[name] = np.zeros(shape, wide[name].dtype)
         facts = {}
         for unit, index in layers.units(outer, wide[outer]):
-            hidden = np.concatenate([each[index] for each in measured], axis=-1)
+            hidden = np.concatenate(
+                [activations[index] for activations in measured], axis=-1
+            )
             matrix = wide[outer][index].astype(np.float64)
             if hidden.shape[-1] != len(matrix):
                 _refuse(outer, f"{hidden.shape[-1]} units of {len(matrix)}")

@@ -50,7 +50,7 @@ class Fisher(StatisticsMethod):
     ) -> tuple[Leaves, int]:
         merged: Leaves = {}
         for name, like in experts[0].items():
-            counts = [each[name] for each in measured if name in each]
+            counts = [statistic[name] for statistic in measured if name in statistic]
             for count in counts:
                 _check_shape(name, count, like.shape)
             merged[name] = np.empty_like(like)
@@ -129,7 +129,7 @@ class RegMean(StatisticsMethod):
             first, second = sorted(names, key=lambda name: beside[name].takes_factor)
             rank = self._layout(len(experts), experts[0][first].shape[-1]).rank
             pairs = [(expert[first], expert[second]) for expert in experts]
-            grams = [each[first] for each in measured if first in each]
+            grams = [statistic[first] for statistic in measured if first in statistic]
             merged[first], merged[second] = self._products(
                 first, pairs, grams, weights=weights, rank=rank
             )

@@ -87,11 +87,11 @@ def _start(
     shape = (len(inputs), num_beams)
     tokens = jnp.full((*shape, max_decode_len), PAD_ID, jnp.int32)
     # One beam at first: equal ones would find the same continuations again.
-    first = jnp.where(jnp.arange(num_beams) == 0, 0.0, -jnp.inf)
+    log_probs = jnp.where(jnp.arange(num_beams) == 0, 0.0, -jnp.inf)
     return _Search(
         position=jnp.zeros((), jnp.int32),
         live_tokens=tokens,
-        live_log_probs=jnp.broadcast_to(first[None], shape),
+        live_log_probs=jnp.broadcast_to(log_probs[None], shape),
         done_tokens=tokens,
         done_scores=jnp.full(shape, -jnp.inf),
         searching=jnp.any(inputs != PAD_ID, axis=1),

@@ -223,8 +223,8 @@ def gathered_bytes(
     sizes = {"encoder": 0, "decoder": 0}
     for name, leaf in trees.flatten(t5.param_shapes(local)).items():
         if f"/{LAYERS}/" in name:
-            each = _itemsize(model.config) + 4 * (name in names)
-            sizes[name.split("/")[0]] += each * math.prod(leaf.shape[1:])
+            value_bytes = _itemsize(model.config) + 4 * (name in names)
+            sizes[name.split("/")[0]] += value_bytes * math.prod(leaf.shape[1:])
     return max(sizes.values())
 
 

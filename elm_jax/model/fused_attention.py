@@ -207,8 +207,8 @@ class _Kernel:
           *parts: As ever, then what `mix_and_keep` returned the other way round, and
             the gradient of the mixed values.
         """
-        *first, residual, mixed, grads = parts
-        function, arrays, settings = self._call_of(*first)
+        *inputs, residual, mixed, grads = parts
+        function, arrays, settings = self._call_of(*inputs)
         of_parts = function.bwd(*settings, (*arrays, residual, mixed), grads)
         return tuple(of_parts[: 3 + self.has_bias_gradient])
 

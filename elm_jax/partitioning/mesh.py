@@ -202,10 +202,10 @@ def process_part(mesh: Mesh) -> tuple[int, int]:
     sharding = NamedSharding(mesh, PartitionSpec(rules.BATCH_AXES))
     slices = sharding.addressable_devices_indices_map((shares,)).values()
     held = sorted({index[0].indices(shares)[0] for index in slices if index})
-    first, size = held[0], len(held)
-    if held[-1] - first + 1 != size or shares % size or first % size:
+    first_share, size = held[0], len(held)
+    if held[-1] - first_share + 1 != size or shares % size or first_share % size:
         return 0, 1
-    return first // size, shares // size
+    return first_share // size, shares // size
 
 
 def shard_batch(
@@ -233,22 +233,22 @@ def shard_batch(
 
 
 def _from_rows(
-    rows: np.ndarray, sharding: NamedSharding, first: int, count: int
+    rows: np.ndarray, sharding: NamedSharding, first_row: int, count: int
 ) -> jax.Array:
-    """Returns a global array of which this process has `rows`, from row `first` on."""
+    """Returns a global array of which this process has `rows`, from `first_row` on."""
     shape = (len(rows) * count, *rows.shape[1:])
 
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
         on_rows, *on_rest = index or (slice(None),)
         start, stop, _ = on_rows.indices(shape[0])
-        if not first <= start <= stop <= first + len(rows):
+        if not first_row <= start <= stop <= first_row + len(rows):
             raise errors.ElmError(
                 found=f"rows {start} to {stop} wanted by a device of a process"
-                f" that has {first} to {first + len(rows)}",
+                f" that has {first_row} to {first_row + len(rows)}",
                 expected="rows that the process has",
                 do="Report this: the batch and the mesh disagree",
             )
-        return rows[(slice(start - first, stop - first), *on_rest)]
+        return rows[(slice(start - first_row, stop - first_row), *on_rest)]
 
     return jax.make_array_from_callback(shape, sharding, part)
 

@@ -144,9 +144,9 @@ class AdapterKind(abc.ABC):
           outputs: [..., outputs].
           weights: [..., experts], in the dtype of the outputs.
         """
-        each = self._each(module, params, inputs, outputs)
+        all_outputs = self._each(module, params, inputs, outputs)
         rest = 1 - jnp.sum(weights, axis=-1, keepdims=True)
-        return rest * outputs + jnp.einsum("...e,e...d->...d", weights, each)
+        return rest * outputs + jnp.einsum("...e,e...d->...d", weights, all_outputs)
 
     def effect(
         self,
@@ -180,8 +180,8 @@ class AdapterKind(abc.ABC):
 
         The arguments are those of `mix`.
         """
-        each = self._each(module, params, inputs, outputs)
-        effects = each.astype(jnp.float32) - outputs.astype(jnp.float32)[None]
+        all_outputs = self._each(module, params, inputs, outputs)
+        effects = all_outputs.astype(jnp.float32) - outputs.astype(jnp.float32)[None]
         return jnp.moveaxis(jnp.linalg.norm(effects, axis=-1), 0, -1)
 
     def entropies(

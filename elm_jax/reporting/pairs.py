@@ -216,12 +216,12 @@ class _Code:
             return np.ascontiguousarray(places.astype("<u2")).view(np.uint8)
         if self.bits == 1:
             return np.packbits(places.astype(bool), axis=1)
-        each = 8 // self.bits
+        per_byte = 8 // self.bits
         number = places.shape[1]
-        padded = np.zeros((len(places), -number % each + number), np.uint8)
+        padded = np.zeros((len(places), -number % per_byte + number), np.uint8)
         padded[:, :number] = places
-        shifts = np.arange(each)[::-1] * self.bits
-        parts = padded.reshape(len(places), -1, each).astype(np.int64) << shifts
+        shifts = np.arange(per_byte)[::-1] * self.bits
+        parts = padded.reshape(len(places), -1, per_byte).astype(np.int64) << shifts
         return parts.sum(axis=2).astype(np.uint8)
 
 

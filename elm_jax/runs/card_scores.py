@@ -58,12 +58,14 @@ def _together(
     experts: Mapping[str, statistics.Columns], draws: estimates.Draws
 ) -> Iterator[tuple[str, dict[str, results.Interval]]]:
     by_dataset: dict[str, list[statistics.Key]] = {}
-    first = next(iter(experts.values()))
-    for key in sorted(first):
+    first_columns = next(iter(experts.values()))
+    for key in sorted(first_columns):
         by_dataset.setdefault(key[0], []).append(key)
     means, missed, num_rows = [], [], []
     for dataset, keys in by_dataset.items():
-        order = np.argsort(compact_columns.ids_of(first, keys[0]), kind="stable")
+        order = np.argsort(
+            compact_columns.ids_of(first_columns, keys[0]), kind="stable"
+        )
         tables = [
             np.mean([columns[key].values for key in keys], axis=0)[order]
             for columns in experts.values()

@@ -43,10 +43,11 @@ def check(
     missing = lacking(data_options, names, splits)
     if not missing:
         return
-    first = next(iter(missing))
+    first_task = next(iter(missing))
     raise errors.ConfigError(
         found=f"no data folder {data_options.data_dir!r}, and {len(missing)} of "
-        f"{len(names)} tasks are read from one, such as {first} ({missing[first]})",
+        f"{len(names)} tasks are read from one, such as {first_task}"
+        f" ({missing[first_task]})",
         expected="a folder that holds the datasets, as tasks/README.md lists them",
         do="Name it with --gin.DATA_DIR=PATH, or set data_dir of the task data",
     )

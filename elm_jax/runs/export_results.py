@@ -207,8 +207,10 @@ def _by_model(rows: Sequence[results.ResultRow]) -> dict[str, list[results.Resul
                 f"seed {row.training_seed}" if seeds_differ else row.expert_fingerprint
             )
             label = f"{row.expert} ({mark})"
-        first = by_label.setdefault(label, {}).setdefault((row.task, row.metric), row)
-        if first is not row:
+        first_row = by_label.setdefault(label, {}).setdefault(
+            (row.task, row.metric), row
+        )
+        if first_row is not row:
             raise errors.DataError(
                 found=f"two rows of {row.metric} of {label} on {row.task} {row.split}",
                 expected="one for each model, task and metric",

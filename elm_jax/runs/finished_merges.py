@@ -62,7 +62,7 @@ def is_there(folder: pathlib.Path, request: Asked) -> bool:
         if search is not None:
             requested = requested | {"search": search_told(search, method)}
         saved, requested = (
-            searched_recipes.asked(each, method) for each in (saved, requested)
+            searched_recipes.asked(made_of, method) for made_of in (saved, requested)
         )
     subject = f"merge {folder}"
     recipes.check_same(

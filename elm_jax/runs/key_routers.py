@@ -51,9 +51,11 @@ class ByKeys(TaskRouter):
 
     def pick(self, question: queries.Question) -> Choice:
         """Returns the first experts, with their weights."""
-        first = self.ranked(question)[: self.num_experts]
-        first = tuple(pair for pair in first if pair[1] > 0) or first[:1]
-        names, weights = zip(*first, strict=True)
+        first_pairs = self.ranked(question)[: self.num_experts]
+        first_pairs = (
+            tuple(pair for pair in first_pairs if pair[1] > 0) or first_pairs[:1]
+        )
+        names, weights = zip(*first_pairs, strict=True)
         if len(names) == 1:
             return Choice(names)
         return Choice(names, averages.Weighted(weights=weights))

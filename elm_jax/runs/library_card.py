@@ -37,9 +37,9 @@ def write(library_dir: pathlib.Path) -> None:
 def _text(folder: pathlib.Path) -> str:
     listed = catalogue.Catalogue(folder)
     entries = listed.entries()
-    first = entries[0]
-    held = manifest.held_as(first.base_dtype)
-    facts = {"base": f"{first.base_name}, {first.base_fingerprint}{held}"}
+    first_entry = entries[0]
+    held = manifest.held_as(first_entry.base_dtype)
+    facts = {"base": f"{first_entry.base_name}, {first_entry.base_fingerprint}{held}"}
     num_keys: dict[str, int] = {}
     if (folder / index.RECORD).is_file():
         opened = index.open_index(folder)

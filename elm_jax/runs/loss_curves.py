@@ -42,15 +42,15 @@ def read(
             do="Set COMPARE_WORK_DIR to the folder `work` of another MODEL_DIR, or"
             ' to ""',
         )
-    first: dict[str, _Points] = {}
+    first_curves: dict[str, _Points] = {}
     for name, points in compared_curves.items():
-        first.setdefault(_without_seed(name), points)
+        first_curves.setdefault(_without_seed(name), points)
     names = _shown_names(curves)
     compared = tuple(
         report.Curve(
             names[name],
             losses,
-            compared_curves.get(name) or first.get(_without_seed(name), ()),
+            compared_curves.get(name) or first_curves.get(_without_seed(name), ()),
         )
         for name, losses in curves.items()
     )

@@ -72,8 +72,8 @@ class ByInputLoss(TaskRouter):
 
     def pick(self, question: queries.Question) -> Choice:
         """Returns the first experts; raises DataError as `ranked`."""
-        first = self.ranked(question)[: self.num_experts]
-        return Choice(tuple(name for name, _ in first))
+        first_pairs = self.ranked(question)[: self.num_experts]
+        return Choice(tuple(name for name, _ in first_pairs))
 
 
 def ranked(

@@ -90,10 +90,12 @@ def estimate(
         if method.measures:
             peak = merge_memory.of_measuring(base, largest, measured)
         if not is_streamed:
-            each = merge_memory.num_bytes([*largest.values(), *measured.values()])
+            expert_bytes = merge_memory.num_bytes(
+                [*largest.values(), *measured.values()]
+            )
             whole = 4 * trees.count_params(trees.unflatten(base))
             beside = merge_memory.of_whole(method, sources)
-            peak = max(peak, whole + len(folders) * each + 2 * written + beside)
+            peak = max(peak, whole + len(folders) * expert_bytes + 2 * written + beside)
     if is_streamed:
         peak = max(peak, merge_memory.of_leaves(method, sources, start, measured))
     reads_base = bool(start or method.measures or not is_streamed)

@@ -55,7 +55,7 @@ class Sweep(searches.Search):
         for done, value in enumerate(self.values, 1):
             columns[repr(value)] = problem.columns(self._of(problem.method, value))
             progress(done)
-        scores = [statistics.mean(each) for each in columns.values()]
+        scores = [statistics.mean(scored) for scored in columns.values()]
         best = int(np.argmax(scores))
         facts = {
             "chosen": self.values[best],

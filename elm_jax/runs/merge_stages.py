@@ -55,7 +55,7 @@ class Stages(Run):
             missing = [
                 earlier.expert_name
                 for earlier in self.stages[:place]
-                if earlier.folder in {stage.path(each) for each in stage.experts}
+                if earlier.folder in {stage.path(path) for path in stage.experts}
                 and not earlier.folder.is_dir()
             ]
             head = f"{place + 1} {stage.expert_name}"

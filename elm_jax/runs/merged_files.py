@@ -65,7 +65,7 @@ def write(
         statistics = _statistics(method, sources, folders, base_dir, source)
         info = merged_params.new_manifest(
             method,
-            [each.info for each in sources],
+            [part.info for part in sources],
             name,
             operative_config=operative_config,
             source=source,
@@ -88,7 +88,7 @@ def write(
 def _can_stream(method: MergeMethod, sources: Sequence[Source]) -> bool:
     """Returns whether parts of experts can be merged as they are on disk."""
     # LoRAs of several ranks and scales are written in one spec first.
-    specs = {json.dumps(each.info.adapter, sort_keys=True) for each in sources}
+    specs = {json.dumps(part.info.adapter, sort_keys=True) for part in sources}
     return len(specs) == 1 and merged_leaves.can_merge(method, sources[0].info)
 
 
@@ -109,9 +109,9 @@ def _statistics(
         return []
     experts = [
         measuring.Measured(
-            each.info, each.mark, functools.partial(loaded.Expert.load, folder)
+            part.info, part.mark, functools.partial(loaded.Expert.load, folder)
         )
-        for each, folder in zip(sources, folders, strict=True)
+        for part, folder in zip(sources, folders, strict=True)
     ]
     return source.open(method, experts, base_dir)
 
@@ -133,7 +133,7 @@ def _write_parts(
     start = merge_sources.open_base(base_dir) if method.needs_base else {}
     facts: dict[str, float] = {}
     leaves = merged_leaves.merged(method, sources, start, statistics, facts)
-    marks = [each.mark for each in sources]
+    marks = [part.mark for part in sources]
     # What another release has left may be of other formulas.
     made_of = [info.name, info.base_fingerprint, info.data, marks, info.versions]
     total = trees.count_bytes(trees.unflatten(leaves))

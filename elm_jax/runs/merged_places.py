@@ -86,7 +86,11 @@ class Place:
 
     def _merge(self) -> dict[str, np.ndarray]:
         out = {name: np.empty(x.shape, x.dtype) for name, x in self.likes.items()}
-        measured = [n for n in self.likes if any(n in each for each in self.statistics)]
+        measured = [
+            n
+            for n in self.likes
+            if any(n in statistic for statistic in self.statistics)
+        ]
         groups = [
             *([leaves[name] for leaves in self.experts] for name in self.likes),
             *([leaves[name] for leaves in self.statistics] for name in measured),

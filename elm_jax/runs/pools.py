@@ -75,8 +75,8 @@ class AnswerPool(LibraryStrategy):
         """Returns the experts among which it chooses."""
         if not self.among:
             return question.experts
-        first = question.result.ranked("votes")[: self.among]
-        return [name for name, _ in first]
+        first_pairs = question.result.ranked("votes")[: self.among]
+        return [name for name, _ in first_pairs]
 
     def num_looked_at(self, num_experts: int) -> int:
         """Returns all, or so many as it looks at."""

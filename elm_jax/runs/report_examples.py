@@ -124,15 +124,15 @@ class Pages:
     def _page(self, task: str, report_name: str) -> example_pages.Page:
         dataset = self._datasets[task]
         ways = self._ways[task]
-        first = ways[0][1][0]
+        first_row = ways[0][1][0]
         answers = [self._answers(behind[0], dataset) for _, behind in ways]
         ids = sorted(set().union(*answers))
         places = _places(dataset)
         return example_pages.Page(
             task=task,
-            dataset=first.dataset,
-            split=first.split,
-            metric=first.metric,
+            dataset=first_row.dataset,
+            split=first_row.split,
+            metric=first_row.metric,
             num_rows=len(ids),
             ways=tuple(_way(way, behind) for way, behind in ways),
             examples=tuple(
@@ -142,7 +142,7 @@ class Pages:
                 )
                 for number in ids[: self._max_examples]
             ),
-            siblings=tuple(self._tasks_of[first.dataset]),
+            siblings=tuple(self._tasks_of[first_row.dataset]),
             report=posixpath.join("..", urllib.parse.quote(report_name)),
         )
 

@@ -32,10 +32,10 @@ class Pages:
         for way in ways.all:
             for row in way.rows:
                 if way.role and row.strategy == "routed_tokens":
-                    first = reported.behind(row)[0]
-                    routed = _routed(way.label, first, reported.store)
+                    first_row = reported.behind(row)[0]
+                    routed = _routed(way.label, first_row, reported.store)
                     if routed is not None:
-                        self._pages.setdefault(row.task, []).append((first, routed))
+                        self._pages.setdefault(row.task, []).append((first_row, routed))
 
     @property
     def names(self) -> Collection[str]:

@@ -59,11 +59,11 @@ def check_same_data(rows: Iterable[results.ResultRow]) -> None:
     first_rows: dict[tuple[str, str, str], results.ResultRow] = {}
     places = fingerprinted.groups("task", "split", "metric", "data_fingerprint").firsts
     for row in fingerprinted.take(places):
-        first = first_rows.setdefault((row.task, row.split, row.metric), row)
-        if first.data_fingerprint != row.data_fingerprint:
+        first_row = first_rows.setdefault((row.task, row.split, row.metric), row)
+        if first_row.data_fingerprint != row.data_fingerprint:
             raise errors.DataError(
-                found=f"{first.expert} on {row.task} {row.split} was scored on"
-                f" other tokens and texts ({first.data_fingerprint}) than"
+                found=f"{first_row.expert} on {row.task} {row.split} was scored on"
+                f" other tokens and texts ({first_row.data_fingerprint}) than"
                 f" {row.expert} ({row.data_fingerprint})",
                 expected="one vocabulary, length, template and source for all",
                 do="Score both again with the same data into another result file",

@@ -145,12 +145,14 @@ class Ways:
         """Yields the ways with rows of their own, without single experts, by role."""
         is_other = ~row_columns.roles(self.rows).are("expert".__eq__)
         names = {name for (name,) in self.rows.take(is_other).distinct("expert")}
-        first: dict[str, results.ResultRow] = {}
+        first_rows: dict[str, results.ResultRow] = {}
         for row in self.rows.take(is_other):
-            first.setdefault(row.expert, row)
-        order = sorted(first.values(), key=lambda row: results.ROLES.index(row.role))
+            first_rows.setdefault(row.expert, row)
+        by_role = sorted(
+            first_rows.values(), key=lambda row: results.ROLES.index(row.role)
+        )
         rows_by_name = self.rows.among("expert", names).split("expert")
-        for first_row in order:
+        for first_row in by_role:
             way_rows = rows_by_name[first_row.expert]
             # Trained on the rows that choose: where these are reported, it knows them.
             knows = first_row.role == "selection" and self.settings_chosen_here
@@ -199,16 +201,16 @@ class Ways:
         if self.cross_fitted is None:
             return
         if self.choosing:
-            first = self.choosing[0]
-            library_rows = self.library(first)
+            first_way = self.choosing[0]
+            library_rows = self.library(first_way)
             names = library_rows.distinct("expert")
             if len(names) < len(self.experts):
-                note = f"the same of the {len(names)} experts that {first.label} may"
-                note += " choose: a bound"
+                note = f"the same of the {len(names)} experts that"
+                note += f" {first_way.label} may choose: a bound"
                 best = selection.oracle(library_rows)
                 yield self._view("library_oracle", note, best, True)
             elsewhere = report_controls.elsewhere(
-                first, self.chosen(first), self.experts, self.draws
+                first_way, self.chosen(first_way), self.experts, self.draws
             )
             if elsewhere is not None:
                 yield elsewhere

@@ -240,24 +240,24 @@ class RoutedCandidate(candidates.Candidate):
         """
         if not {*self.router.shapes(1)} - mixtures.SET:
             return {}
-        each: list[Mapping[str, Mapping[str, np.ndarray]]]
+        of_experts: list[Mapping[str, Mapping[str, np.ndarray]]]
         if mixtures.needs_records(self.router):
             where, settings = self.records_dir, self.record_settings
-            each = [
+            of_experts = [
                 routing_records.read(where, info, settings) for info in self.manifests
             ]
         else:
-            each = [
+            of_experts = [
                 {place: {"direction": arrow} for place, arrow in arrows.items()}
                 for arrows in map(directions.arrow_directions, experts)
             ]
         if self.shuffled:  # neighbours by name are often siblings
-            half = len(each) // 2
-            each = [*each[half:], *each[:half]]
-        places = {place: place for place in each[0]} | dict(norms)
+            half = len(of_experts) // 2
+            of_experts = [*of_experts[half:], *of_experts[:half]]
+        places = {place: place for place in of_experts[0]} | dict(norms)
         return {
             f"{place}/{mixture.ROUTER}/{name}": np.stack(
-                [arrays[source][name] for arrays in each], axis=1
+                [arrays[source][name] for arrays in of_experts], axis=1
             )
             for place, source in places.items()
             for name in self.router.shapes(1)

@@ -90,7 +90,7 @@ class Table:
         )
         scores, number = self._scores[0], len(self._trainings)
         several = f", {number} trainings" if number > 1 else ""
-        counted, each = _tasks(number), ", mean of trainings" if several else ""
+        counted, suffix = _tasks(number), ", mean of trainings" if several else ""
         title = f"{scores.split} rows of {len(scores.tasks)} tasks{several}"
         return report.Figures(
             title=f"Routers ({title}, %)",
@@ -108,7 +108,7 @@ class Table:
                 f" way: from base to oracle, in percent.{unscored}",
                 f"best chosen: on how many {counted} one of the best experts; own: on"
                 " how many of those with experts that were trained on them one of"
-                f" these; experts: how many different ones{each}; of token routers,"
+                f" these; experts: how many different ones{suffix}; of token routers,"
                 " the expert with the greatest mean weight counts; spread: the entropy"
                 f" of the experts' mean weights, in nats, mean over {counted}; of token"
                 " routers, of weights averaged over the tokens of those rows whose"

@@ -110,8 +110,8 @@ class ByBehaviour(TaskRouter):
         """Returns the experts among which it chooses."""
         if not self.among:
             return question.experts
-        first = question.result.ranked(self.by)[: self.among]
-        return [name for name, _ in first]
+        first_pairs = question.result.ranked(self.by)[: self.among]
+        return [name for name, _ in first_pairs]
 
     def num_looked_at(self, num_experts: int) -> int:
         """Returns all, or so many as it looks at."""
@@ -136,8 +136,8 @@ class ByBehaviour(TaskRouter):
         Raises:
           DataError: As `ranked`.
         """
-        first = self.ranked(question)[: self.num_experts]
-        names, values = zip(*first, strict=True)
+        first_pairs = self.ranked(question)[: self.num_experts]
+        names, values = zip(*first_pairs, strict=True)
         if self.abstains and values[0] < self.least:
             return self._fall_back(question)
         method = self.method
@@ -264,8 +264,8 @@ class ByHalving(TaskRouter):
 
     def pick(self, question: queries.Question) -> Choice:
         """Returns the first experts."""
-        first = self.ranked(question)[: self.num_experts]
-        return Choice(tuple(name for name, _ in first))
+        first_pairs = self.ranked(question)[: self.num_experts]
+        return Choice(tuple(name for name, _ in first_pairs))
 
 
 def _right_answers(

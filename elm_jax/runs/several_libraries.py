@@ -22,7 +22,7 @@ def retrievals(
       LibraryError: A pattern matches nothing.
     """
     pattern_list = (patterns,) if isinstance(patterns, str) else patterns
-    each = []
+    retrieval_list = []
     for pattern in pattern_list:
         folders = run.find(pattern)
         if not folders:
@@ -34,25 +34,25 @@ def retrievals(
         for folder in folders:
             votes = f"{folder / 'votes.jsonl'}"
             of_library = {"library_dir": f"{folder}", "votes_path": votes}
-            each.append(dataclasses.replace(retrieval, **of_library))
-    return each or [retrieval]
+            retrieval_list.append(dataclasses.replace(retrieval, **of_library))
+    return retrieval_list or [retrieval]
 
 
-def check(each: Sequence[queries.Queries], run: Run) -> None:
+def check(retrieval_list: Sequence[queries.Queries], run: Run) -> None:
     """Raises LibraryError unless libraries differ in the training seed alone.
 
     Args:
-      each: How they are asked; a single one is not looked at.
+      retrieval_list: How each library is asked; a single one is not compared.
       run: Whose paths these are.
     """
-    if len(each) == 1:
+    if len(retrieval_list) == 1:
         return
-    trained = [retrieval.training_of(run) for retrieval in each]
+    trained = [retrieval.training_of(run) for retrieval in retrieval_list]
     seeds = [seed for _, seed in trained]
     if len({recipes for recipes, _ in trained}) > 1 or len({*seeds}) < len(seeds):
         libraries = [
             f"{retrieval.library_dir} (seed {seed})"
-            for retrieval, seed in zip(each, seeds, strict=True)
+            for retrieval, seed in zip(retrieval_list, seeds, strict=True)
         ]
         raise errors.LibraryError(
             found=f"the libraries {', '.join(libraries)}",

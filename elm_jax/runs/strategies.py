@@ -87,11 +87,11 @@ class Retrieved(TaskRouter):
 
     def pick(self, question: queries.Question) -> Choice:
         """Returns the first experts, with their weights."""
-        first = self.ranked(question)[: self.num_experts]
-        names = tuple(name for name, _ in first)
+        first_pairs = self.ranked(question)[: self.num_experts]
+        names = tuple(name for name, _ in first_pairs)
         if len(names) == 1:
             return Choice(names)
-        weights = tuple(weight for _, weight in first)
+        weights = tuple(weight for _, weight in first_pairs)
         return Choice(names, averages.Weighted(weights=weights))
 
 
@@ -148,11 +148,11 @@ class MergeTopK(TaskRouter):
 
     def pick(self, question: queries.Question) -> Choice:
         """Returns the first experts, and the method."""
-        first = self.ranked(question)[: self.num_experts]
-        names = tuple(name for name, _ in first)
+        first_pairs = self.ranked(question)[: self.num_experts]
+        names = tuple(name for name, _ in first_pairs)
         method = self.method
         if self.weigh:
-            method = method.with_weights([weight for _, weight in first])
+            method = method.with_weights([weight for _, weight in first_pairs])
         return Choice(names, method, self.measuring)
 
 

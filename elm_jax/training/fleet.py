@@ -157,11 +157,11 @@ class Slots:
         self.step_secs = now - (now if self._stepped_at is None else self._stepped_at)
         self._stepped_at = now
         slots, active, lane_of = self._choose_lanes(batches)
-        first = next(iter(batches.values()))
-        empty = {name: np.zeros_like(leaf) for name, leaf in first.items()}
+        first_batch = next(iter(batches.values()))
+        empty = {name: np.zeros_like(leaf) for name, leaf in first_batch.items()}
         by_lane = {lane: batches[slot] for slot, lane in lane_of.items()}
         rows = [by_lane.get(lane, empty) for lane in range(len(slots))]
-        stacked = {name: np.stack([row[name] for row in rows]) for name in first}
+        stacked = {name: np.stack([row[name] for row in rows]) for name in first_batch}
         placed = self._place((stacked, slots, active))
         if self.is_idle:
             self.waited_secs += time.monotonic() - now

@@ -156,8 +156,8 @@ class _Crew:
 
     def must_save_before_step(self) -> bool:
         """Returns whether the next step has to compile, so that much could be lost."""
-        first = next(iter(self._choose_jobs().values()))
-        return self._programs.must_save_before(first.batch)
+        first_job = next(iter(self._choose_jobs().values()))
+        return self._programs.must_save_before(first_job.batch)
 
     def step(self, frozen: Params) -> None:
         """Gives the devices a step of the experts whose turn it is."""

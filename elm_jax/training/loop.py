@@ -102,13 +102,13 @@ def train(
         is_complete = step == num_steps
         is_last = is_complete or should_stop()
         reports = [r for r in (report,) if r and (r.is_due(step) or is_complete)]
-        due = [each for each in hooks if each.is_due(step) or is_last]
+        due = [hook for hook in hooks if hook.is_due(step) or is_last]
         if reports or due or is_last:
             tally.read()
-        for each in reports:
-            each.hook(step, state, tally.take())
-        for each in due:
-            each.hook(step, state, tally.sums)
+        for hook in reports:
+            hook.hook(step, state, tally.take())
+        for hook in due:
+            hook.hook(step, state, tally.sums)
     return state
 
 

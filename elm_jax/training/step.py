@@ -188,8 +188,8 @@ def _in_parts(differentiate: Any, num_parts: int) -> Any:
 
         zeros = jax.tree.map(jnp.zeros_like, params)
         parts = jnp.arange(num_parts), {n: split(leaf) for n, leaf in batch.items()}
-        sums, each = jax.lax.scan(add, (jnp.zeros(()), zeros), parts)
-        metrics = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), each)
+        sums, part_metrics = jax.lax.scan(add, (jnp.zeros(()), zeros), parts)
+        metrics = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), part_metrics)
         weight = metrics["weight_sum"]
         share = jnp.where(weight > 0, 1 / jnp.where(weight > 0, weight, 1), 0)
         loss, grads = jax.tree.map(lambda total: share * total, sums)

@@ -66,8 +66,8 @@ def _first_that_fits(
             planned = of_runs.planned(change.run, change.target, shape)
         except errors.ConfigError:
             continue  # the devices do not divide it, or it does not fit by plan
-        each = next((p for p in planned if p.program.kind == kind), planned[0])
-        total = sum(each.bytes_by_use.values()) + each.beside
+        plan = next((p for p in planned if p.program.kind == kind), planned[0])
+        total = sum(plan.bytes_by_use.values()) + plan.beside
         limit = change.target.memory_bytes
         if total > limit:
             continue
@@ -75,12 +75,12 @@ def _first_that_fits(
         if not may_compile:
             return text
         try:
-            compiled = compiler.compile_program(each.program, change.target)
+            compiled = compiler.compile_program(plan.program, change.target)
         except errors.ConfigError:
             continue  # a change that cannot be compiled is no advice
-        if compiled.memory is None or compiled.memory.total + each.beside > limit:
+        if compiled.memory is None or compiled.memory.total + plan.beside > limit:
             continue
-        return f"{text}, {(compiled.memory.total + each.beside) / 2**30:.2f} compiled"
+        return f"{text}, {(compiled.memory.total + plan.beside) / 2**30:.2f} compiled"
     return ""
 
 

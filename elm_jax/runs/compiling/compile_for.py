@@ -156,15 +156,15 @@ def _outcomes(
             kind="fleet step", refusal=f"{error}", alternatives=tried, **of_target
         )
         return
-    for each in every:
+    for planned in every:
         outcome = Outcome(
-            kind=each.program.kind,
-            batch=_lengths(each.program.batch),
-            devices=f"{each.program.devices}",
-            remat=each.program.model.remat if "step" in each.program.kind else "",
-            planned=each.bytes_by_use,
-            beside=each.beside,
-            compiled=compiler.compile_program(each.program, target, keep_in=keep_in),
+            kind=planned.program.kind,
+            batch=_lengths(planned.program.batch),
+            devices=f"{planned.program.devices}",
+            remat=planned.program.model.remat if "step" in planned.program.kind else "",
+            planned=planned.bytes_by_use,
+            beside=planned.beside,
+            compiled=compiler.compile_program(planned.program, target, keep_in=keep_in),
             **of_target,
         )
         if not outcome.fits:
@@ -175,27 +175,29 @@ def _outcomes(
 
 def show(outcomes: list[Outcome]) -> int:
     """Prints what came of compiling a run, and returns the exit status to end with."""
-    for each in outcomes:
-        title = f"{each.kind} for {each.target}"
-        terminal.show(terminal.table(title, ("", ""), _rows(each), show_header=False))
-    for each in outcomes:
-        terminal.show_line(_last_line(each))
-    return 0 if all(each.fits for each in outcomes) else EXIT_DOES_NOT_FIT
+    for outcome in outcomes:
+        title = f"{outcome.kind} for {outcome.target}"
+        terminal.show(
+            terminal.table(title, ("", ""), _rows(outcome), show_header=False)
+        )
+    for outcome in outcomes:
+        terminal.show_line(_last_line(outcome))
+    return 0 if all(outcome.fits for outcome in outcomes) else EXIT_DOES_NOT_FIT
 
 
-def _rows(each: Outcome) -> Iterator[tuple[str, str]]:
-    if each.batch:
-        yield "batch", each.batch
-    if each.devices:
-        yield "devices", each.devices
-    if each.remat:
-        yield "computed again", each.remat
-    yield "memory of each for programs", _gib(each.memory_bytes)
-    if each.refusal:
-        yield "refused by plan", each.refusal
-    if each.planned:
-        yield "by plan", _parts(each.planned)
-    compiled = each.compiled
+def _rows(outcome: Outcome) -> Iterator[tuple[str, str]]:
+    if outcome.batch:
+        yield "batch", outcome.batch
+    if outcome.devices:
+        yield "devices", outcome.devices
+    if outcome.remat:
+        yield "computed again", outcome.remat
+    yield "memory of each for programs", _gib(outcome.memory_bytes)
+    if outcome.refusal:
+        yield "refused by plan", outcome.refusal
+    if outcome.planned:
+        yield "by plan", _parts(outcome.planned)
+    compiled = outcome.compiled
     if compiled is not None and compiled.memory is not None:
         memory = compiled.memory
         own_outputs = memory.outputs - memory.aliased
@@ -204,43 +206,50 @@ def _rows(each: Outcome) -> Iterator[tuple[str, str]]:
         yield "outputs in the place of arguments", _gib(memory.aliased)
     if compiled is not None and compiled.out_of_memory:
         yield "the compiler said", compiled.out_of_memory
-    if each.beside:
-        yield "beside the program", _gib(each.beside)
+    if outcome.beside:
+        yield "beside the program", _gib(outcome.beside)
     if compiled is not None:
         yield "time to compile", f"{compiled.lower_secs + compiled.compile_secs:.0f} s"
     if compiled is not None and compiled.saved_as:
         yield "kept as", compiled.saved_as
     if compiled is not None and compiled.work is not None:
         yield from _work_rows(compiled.work)
-    for line in each.alternatives:
+    for line in outcome.alternatives:
         yield "would fit", line
 
 
 def _work_rows(work: roofline.Work) -> Iterator[tuple[str, str]]:
     yield "products", f"{work.flops:.3g} FLOPs on each device"
     yield "memory traffic, about", _gib(work.num_bytes)
-    for each in work.collectives:
-        operation = f"{each.kind} of {each.dtype} among {each.group_size}"
+    for collective in work.collectives:
+        operation = (
+            f"{collective.kind} of {collective.dtype} among {collective.group_size}"
+        )
         yield (
             operation,
-            f"{each.count:,} times, {each.num_bytes / 2**20:,.1f} MiB in all",
+            f"{collective.count:,} times,"
+            f" {collective.num_bytes / 2**20:,.1f} MiB in all",
         )
     least, most = 1e3 * work.least_secs, 1e3 * work.most_secs
     span = f"{least:.3g} ms" if most < 1.01 * least else f"{least:.3g} to {most:.3g} ms"
     yield "time by roofline, at least", span
 
 
-def _last_line(each: Outcome) -> str:
-    fits = "fits" if each.fits else "does not fit"
-    plan = _gib(sum(each.planned.values()) + each.beside) if each.planned else "refused"
+def _last_line(outcome: Outcome) -> str:
+    fits = "fits" if outcome.fits else "does not fit"
+    plan = (
+        _gib(sum(outcome.planned.values()) + outcome.beside)
+        if outcome.planned
+        else "refused"
+    )
     compiler = "not compiled"
-    if each.compiled is not None:
-        memory = each.compiled.memory
-        compiler = "refused" if memory is None else _gib(memory.total + each.beside)
-    limit = _gib(each.memory_bytes)
+    if outcome.compiled is not None:
+        memory = outcome.compiled.memory
+        compiler = "refused" if memory is None else _gib(memory.total + outcome.beside)
+    limit = _gib(outcome.memory_bytes)
     return (
-        f"{each.kind} {fits} on {each.target}: {plan} by plan, {compiler} by compiler,"
-        f" of {limit} per device"
+        f"{outcome.kind} {fits} on {outcome.target}: {plan} by plan, {compiler} by"
+        f" compiler, of {limit} per device"
     )
 
 

@@ -67,6 +67,6 @@ def from_json(data: Mapping[str, Any]) -> Compiled:
         values["memory"] = Memory(**values["memory"])
     if values["work"] is not None:
         work = dict(values["work"])
-        sent = tuple(messages.Collective(**each) for each in work["collectives"])
+        sent = tuple(messages.Collective(**fields) for fields in work["collectives"])
         values["work"] = roofline.Work(**{**work, "collectives": sent})
     return Compiled(**values)

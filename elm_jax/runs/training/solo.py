@@ -116,10 +116,10 @@ class Solo:
         if profile is not None:
             to.callback(profile.close)
             every_hook.append(profile)
-        first, job.state = job.state, None  # the first step takes its memory
-        assert first is not None
+        first_state, job.state = job.state, None  # the first step takes its memory
+        assert first_state is not None
         return loop.train(
-            first,
+            first_state,
             self._shared.frozen,
             step_fn=self._step_fn,
             batches=ready,

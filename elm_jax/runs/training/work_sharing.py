@@ -144,8 +144,8 @@ def _wait_for_all(
     _exit_if_stopped()
     return {
         name: text
-        for each in reports.values()
-        for name, text in json.loads(each).items()
+        for report in reports.values()
+        for name, text in json.loads(report).items()
     }
 
 
