@@ -197,13 +197,13 @@ def activation_bytes(
     local = model.clone(config=_share(config, num_model))
     depth = (config.num_encoder_layers, config.num_decoder_layers)
     activations, copies = kept.trace(local, batch, trained=names)
-    stacks = activations.total(*depth) - activations.others
+    stacks = activations.total(*depth) - activations.outside
     stacks = int(_STACKS_TAKE.get(platform, 1.0) * stacks)
     weights = -(-copies.total(*depth) // num_fsdp)
     if num_fsdp > 1:
         weights += gathered_bytes(model, trained=names, num_model=num_model)
     # The layer at work and the loss are not at work at one time.
-    return stacks + weights + max(activations.others, _at_work(local, batch, names))
+    return stacks + weights + max(activations.outside, _at_work(local, batch, names))
 
 
 def gathered_bytes(

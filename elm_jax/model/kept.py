@@ -31,17 +31,17 @@ class Kept(NamedTuple):
     Attributes:
       encoder: Of each layer of the encoder.
       decoder: Of each layer of the decoder.
-      others: Before, between and after the layers.
+      outside: Before, between and after the layers.
     """
 
     encoder: int = 0
     decoder: int = 0
-    others: int = 0
+    outside: int = 0
 
     def total(self, num_encoder_layers: int, num_decoder_layers: int) -> int:
         """Returns the bytes of a model of some depth."""
         encoder = self.encoder * num_encoder_layers
-        return encoder + self.decoder * num_decoder_layers + self.others
+        return encoder + self.decoder * num_decoder_layers + self.outside
 
 
 def trace(

@@ -189,7 +189,7 @@ class Merge(Run):
         search_facts = (
             search_request
             | {"rows": searched_recipes.rows_told(problem.parts)}
-            | best.told
+            | best.facts
         )
         return best.method, {"search": json.loads(json.dumps(search_facts))}
 

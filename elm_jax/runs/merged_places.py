@@ -62,7 +62,7 @@ class Place:
     marks: Sequence[str]
     statistics: Sequence[Mapping[str, Leaf]]
     facts: dict[str, float]
-    _made: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    _merged: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def leaf(self, name: str, rows: int) -> Leaf:
         """Returns a merged parameter.
@@ -76,11 +76,11 @@ class Place:
         return Leaf(like.shape, like.dtype, rows, blocks)
 
     def _blocks(self, name: str, rows: int) -> Iterator[np.ndarray]:
-        if name not in self._made:
-            self._made.update(self._merge())
-        leaf = self._made.pop(name)
+        if name not in self._merged:
+            self._merged.update(self._merge())
+        leaf = self._merged.pop(name)
         if name == max(self.likes):  # a merge that goes on has not asked for the first
-            self._made.clear()
+            self._merged.clear()
         for start in range(0, len(leaf), rows):
             yield leaf[start : start + rows]
 

@@ -30,17 +30,17 @@ class _TaskRace:
     """The race on a task and split.
 
     Attributes:
-      left: The experts that are not dropped.
+      remaining: The experts that are not dropped.
       order: All rows in the order in which rounds take them.
       ends: Rows that have been seen after each round.
       num_experts: How many began.
       num_trainings: How many trainings these experts have together.
       rounding: Float [rows], from [0, 1); see `racing.Racing.staying`.
-      values: Float [left, rows seen], from 0 to 1: means over trainings.
+      values: Float [remaining, rows seen], from 0 to 1: means over trainings.
       work: Rows scored up to now, over all trainings.
     """
 
-    left: list[Entrant]
+    remaining: list[Entrant]
     order: np.ndarray
     ends: tuple[int, ...]
     num_experts: int
@@ -51,8 +51,8 @@ class _TaskRace:
 
     def has_dropped(self, job: jobs.Job) -> bool:
         """Returns whether a job was in this race, and no longer is."""
-        is_here = _may_race(job) and _place(job) == _place(self.left[0][0])
-        return is_here and all(job not in entrant for entrant in self.left)
+        is_here = _may_race(job) and _place(job) == _place(self.remaining[0][0])
+        return is_here and all(job not in entrant for entrant in self.remaining)
 
     def jobs_of_round(self, place: int, keys: jobs.Keys) -> list[Entrant]:
         """Returns a round's jobs: the experts that are left, on the rows it adds."""
@@ -65,7 +65,7 @@ class _TaskRace:
             cell = keys.cell(job.candidate, sample)
             return jobs.Job(job.candidate, cell, sample)
 
-        return [tuple(map(on_round_rows, entrant)) for entrant in self.left]
+        return [tuple(map(on_round_rows, entrant)) for entrant in self.remaining]
 
     def drop(self, added: Sequence[np.ndarray], race: racing.Racing) -> None:
         """Adds the values of a round, and drops the experts that have lost.
@@ -84,8 +84,10 @@ class _TaskRace:
             rounding=self.rounding[: so_far.shape[1]],
         )
         self.values = so_far[stay]
-        self.left = [
-            entrant for entrant, stays in zip(self.left, stay, strict=True) if stays
+        self.remaining = [
+            entrant
+            for entrant, stays in zip(self.remaining, stay, strict=True)
+            if stays
         ]
 
 
@@ -161,7 +163,7 @@ def _races(
                 rounding = np.random.default_rng([*key, 1]).random(len(rows))
             races.append(
                 _TaskRace(
-                    left=experts,
+                    remaining=experts,
                     order=racing.order(rows, seed=key),
                     ends=race.rounds(len(rows)),
                     num_experts=len(experts),
@@ -229,14 +231,14 @@ def _show(races: Sequence[_TaskRace]) -> None:
     work = whole = 0
     for task_race in races:
         full = task_race.num_trainings * len(task_race.order)
-        task_work = task_race.work + sum(map(len, task_race.left)) * len(
+        task_work = task_race.work + sum(map(len, task_race.remaining)) * len(
             task_race.order
         )
         work, whole = work + task_work, whole + full
-        name, split = _place(task_race.left[0][0])
+        name, split = _place(task_race.remaining[0][0])
         counts = (
             f"{task_race.num_experts}",
-            f"{len(task_race.left)}",
+            f"{len(task_race.remaining)}",
             f"{task_work / full:.0%}",
         )
         table.add_row(Text(text.plain(name)), Text(text.plain(split)), *counts)

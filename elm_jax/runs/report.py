@@ -123,7 +123,7 @@ class Report(Run):
             )
         reported = self._comparable(store)
         gaps = report_gaps.of(
-            reported, self._judged(), other_votes=self._votes(reported).others
+            reported, self._judged(), other_votes=self._votes(reported).other_tasks
         )
         ways = self._ways(reported, self._expand(self.unseen_tasks))
         examples = ways and self._examples(ways, reported)

@@ -15,11 +15,11 @@ class ShownVotes(NamedTuple):
 
     Attributes:
       votes: In the order of the tasks' names.
-      others: Tasks whose votes are for another expert than the one that was scored.
+      other_tasks: Tasks whose votes are for another expert than the scored one.
     """
 
     votes: tuple[report.Votes, ...]
-    others: tuple[str, ...]
+    other_tasks: tuple[str, ...]
 
     @property
     def winners(self) -> dict[str, str]:

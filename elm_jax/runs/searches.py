@@ -15,11 +15,11 @@ class Found(NamedTuple):
 
     Attributes:
       method: With the coefficients that were chosen.
-      told: What the recipe of the merge tells of it, as JSON values.
+      facts: Facts about the search for the recipe of the merge, as JSON values.
     """
 
     method: MergeMethod
-    told: dict[str, Any]
+    facts: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -105,10 +105,12 @@ def test_what_is_told_is_what_the_chosen_merge_gets(name, kind):
     problem, best = chosen(name, kinds.sample(kind))
     of = "entropy" if name == "adamerging" else "loss"
     value = problem.value(best.method, of)
-    tried = best.told["tried"]
+    tried = best.facts["tried"]
     values = [value for _, value in tried]
     if name == "greedy_soup":
-        (score,) = {score for weights, score in tried if weights == best.told["chosen"]}
+        (score,) = {
+            score for weights, score in tried if weights == best.facts["chosen"]
+        }
         assert score == -value >= max(values[:3])  # of the three alone
         return
     # In the dtype of the experts, float32, of which the search knows nothing.
@@ -117,7 +119,7 @@ def test_what_is_told_is_what_the_chosen_merge_gets(name, kind):
     totals = [value + penalty * np.abs(weights).mean() for weights, value in tried]
     least, told_value = tried[int(np.argmin(totals))]
     assert abs(told_value - value) < 2e-5
-    assert best.told["chosen"] == least
+    assert best.facts["chosen"] == least
     assert [*best.method.weights] == np.ravel(least).tolist()
 
 

@@ -336,7 +336,7 @@ def test_values_that_are_almost_alike_are_tried_apart(folder):
     search = merge_searches.Sweep(values=values, rows=ROWS)
     problem = problem_of(folder, search_of(folder, "ia3", search, "x"))
     best = search.find(problem)
-    assert [value for value, _ in best.told["tried"]] == [*values]
+    assert [value for value, _ in best.facts["tried"]] == [*values]
 
 
 def test_datasets_count_equally_and_not_their_tasks(folder):
@@ -349,7 +349,7 @@ def test_datasets_count_equally_and_not_their_tasks(folder):
         assert problem.score(SUM) == 75.0
         rows = dataclasses.replace(ROWS, cross_fit=True)
         search = merge_searches.Sweep(values=(1.0,), rows=rows)
-        told = search.find(dataclasses.replace(problem, rows=rows)).told
+        told = search.find(dataclasses.replace(problem, rows=rows)).facts
     assert told["tried"] == [[1.0, 75.0]]
     assert told["cross_fitted"]["score"] == 75.0
 
