@@ -95,7 +95,7 @@ def load(
         shapes = {hub_name: shape for hub_name, (_, shape) in expected.items()}
         tensors_of = huggingface_files.open_safetensors(norms)
         values = _read(tensors_of, shapes, of=f"{norms}")
-        leaves |= {ours: values[hub_name] for hub_name, (ours, _) in expected.items()}
+        leaves |= {name: values[hub_name] for hub_name, (name, _) in expected.items()}
     params = layers.stack_layers(trees.unflatten(leaves))
     return HubExpert(spec, params, norms.is_file())
 
@@ -139,8 +139,8 @@ def _their_names(point: str, index: int, name: str) -> dict[tuple[str, str], str
     names = {}
     for side, hub_side in _SIDES.items():
         for part, end in _PARTS.items():
-            ours = bottleneck_places.plain_name(point, index, side, part)
-            place = bottleneck_places.find(ours)
+            plain_name = bottleneck_places.plain_name(point, index, side, part)
+            place = bottleneck_places.find(plain_name)
             layer = place.layer if place else ""
             names[side, part] = f"{layer}.adapters.{name}.{hub_side}.{end}"
     return names
@@ -294,8 +294,8 @@ def save(
         else:
             norms[torch_name] = array
     # What reads it again must find the same tensors.
-    again = adapterhub_settings.read(settings, shape, of=of)
-    experts.check_same_tensors(moved, _expected(again, shape), of=of)
+    read_settings = adapterhub_settings.read(settings, shape, of=of)
+    experts.check_same_tensors(moved, _expected(read_settings, shape), of=of)
     with experts.new_folder(final) as partial:
         text = json.dumps(settings, indent=2, sort_keys=True)
         (partial / CONFIG).write_text(text + "\n", "utf-8")

@@ -160,8 +160,8 @@ def _is_right(config: Mapping[str, Any], name: str) -> bool:
     if name == "non_linearity":
         return value in tuple(_ACTIVATIONS)
     if name == "reduction_factor":
-        many = value.values() if isinstance(value, dict) else [value]
-        return all(map(_is_factor, many))
+        values = value.values() if isinstance(value, dict) else [value]
+        return all(map(_is_factor, values))
     if name == "scaling":  # `adapters` refuses whole numbers
         is_number = isinstance(value, float)
         return value in ("learned", "channel") or (
@@ -224,7 +224,9 @@ def write(
     if shape.emb_dim % width:  # it divides without rest, and drops what is left
         factor = shape.emb_dim / (width + 0.5)
     on = {_OPTIONS[point] for point in points}
-    hub_activations = {ours: name for name, ours in reversed(_ACTIVATIONS.items())}
+    hub_activations = {
+        activation: name for name, activation in reversed(_ACTIVATIONS.items())
+    }
     return {
         "config": {
             **{option: option in on for option in sorted({*_OPTIONS.values()})},

@@ -67,8 +67,10 @@ def plain_name(point: str, index: int, side: str, part: str) -> str:
       side: `down` or `up`.
       part: `kernel` or `bias`.
     """
-    ours = next(name for name, place in _SUB_LAYERS.items() if place[0] == point)
-    stack, _, sub_layer = ours.partition("/")
+    sub_layer_name = next(
+        name for name, place in _SUB_LAYERS.items() if place[0] == point
+    )
+    stack, _, sub_layer = sub_layer_name.partition("/")
     return f"{stack}/{LAYERS}_{index}/{sub_layer}_adapter/{side}/{part}"
 
 

@@ -66,7 +66,7 @@ def _within_layers() -> dict[tuple[str, str], str]:
 
 
 _THEIRS = _within_layers()
-_OURS = {(stack, hf_name): ours for (stack, ours), hf_name in _THEIRS.items()}
+_OURS = {(stack, hf_name): name for (stack, name), hf_name in _THEIRS.items()}
 _RELPOS = "0.SelfAttention.relative_attention_bias"
 
 
@@ -111,7 +111,7 @@ def plain_name(name: str) -> str | None:
     True
     """
     module = name.removesuffix(".weight")
-    whole = {hf_name: ours for ours, hf_name in _WHOLE.items()}
+    whole = {hf_name: plain for plain, hf_name in _WHOLE.items()}
     if module in whole:
         return whole[module]
     match = _BLOCK.fullmatch(module)
@@ -120,5 +120,5 @@ def plain_name(name: str) -> str | None:
     stack, number, inner = match.groups()
     if inner == _RELPOS:
         return f"{stack}/relpos_bias/rel_embedding" if number == "0" else None
-    ours = _OURS.get((stack, inner))
-    return ours and f"{stack}/{LAYERS}_{number}/{ours}"
+    part = _OURS.get((stack, inner))
+    return part and f"{stack}/{LAYERS}_{number}/{part}"

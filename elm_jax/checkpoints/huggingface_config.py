@@ -94,14 +94,14 @@ def to_fields(
             " ImportHuggingFace.ignored_fields",
         )
     shape_fields: dict[str, Any] = {
-        ours: settings[name] for name, ours in _COUNTS.items()
+        field: settings[name] for name, field in _COUNTS.items()
     }
     depth = settings.get("num_decoder_layers")
     shape_fields["num_decoder_layers"] = (
         settings["num_layers"] if depth is None else depth
     )
-    for name, (ours, default) in _RELPOS.items():
-        shape_fields[ours] = settings.get(name, default)
+    for name, (field, default) in _RELPOS.items():
+        shape_fields[field] = settings.get(name, default)
     shape_fields["mlp_activations"] = _ACTIVATIONS[str(projection)]
     shape_fields["vocab_size"] = vocab_size
     return shape_fields
@@ -121,7 +121,7 @@ def from_fields(model: Mapping[str, Any], dtype: str) -> dict[str, Any]:
       CheckpointError: transformers has no such feed-forward layer.
     """
     activations = tuple(model["mlp_activations"])
-    projections = {ours: name for name, ours in reversed(_ACTIVATIONS.items())}
+    projections = {our_name: name for name, our_name in reversed(_ACTIVATIONS.items())}
     if activations not in projections:
         raise errors.CheckpointError(
             found=f"mlp_activations {activations}",
@@ -133,9 +133,9 @@ def from_fields(model: Mapping[str, Any], dtype: str) -> dict[str, Any]:
         "architectures": ["T5ForConditionalGeneration"],
         "model_type": "t5",
         "vocab_size": model["vocab_size"],
-        **{name: model[ours] for name, ours in _COUNTS.items()},
+        **{name: model[field] for name, field in _COUNTS.items()},
         "num_decoder_layers": model["num_decoder_layers"],
-        **{name: model[ours] for name, (ours, _) in _RELPOS.items()},
+        **{name: model[field] for name, (field, _) in _RELPOS.items()},
         "feed_forward_proj": projections[activations],
         "layer_norm_epsilon": 1e-6,
         "dropout_rate": model["dropout_rate"],

@@ -95,9 +95,9 @@ def ahead(parts: Iterable[Any]) -> Iterator[Any]:
     """Yields what an iterable gives; a thread makes the next one meanwhile."""
     iterator, end = iter(parts), object()
     with futures.ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, iterator, end)
-        while (part := coming.result()) is not end:
-            coming = pool.submit(next, iterator, end)
+        future = pool.submit(next, iterator, end)
+        while (part := future.result()) is not end:
+            future = pool.submit(next, iterator, end)
             yield part
             del part
 
@@ -109,13 +109,13 @@ def next_of_each(iterators: Iterable[Iterator[Any]]) -> Iterator[Any]:
     disk while another one's part is decompressed.
     """
     with futures.ThreadPoolExecutor(_AHEAD) as pool:
-        coming: collections.deque[futures.Future[Any]] = collections.deque()
+        pending: collections.deque[futures.Future[Any]] = collections.deque()
         for iterator in iterators:
-            coming.append(pool.submit(_next, iterator))
-            if len(coming) > _AHEAD:
-                yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
+            pending.append(pool.submit(_next, iterator))
+            if len(pending) > _AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def _next(parts: Iterator[np.ndarray]) -> np.ndarray | None:

@@ -244,13 +244,13 @@ def check_holds_its_files(folder: pathlib.Path) -> None:
     A link would be followed to where its writer wants, a pipe waited for. The folder
     itself may be a link, as may those around it.
     """
-    for where, names, file_names in os.walk(folder):
+    for path, names, file_names in os.walk(folder):
         for name in [*names, *file_names]:
-            mode = os.lstat(os.path.join(where, name)).st_mode
+            mode = os.lstat(os.path.join(path, name)).st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 file_type = "a link" if stat.S_ISLNK(mode) else "no file"
                 raise errors.CheckpointError(
-                    found=f"{os.path.join(where, name)!r}, which is {file_type}",
+                    found=f"{os.path.join(path, name)!r}, which is {file_type}",
                     expected=f"an expert or base whose files all lie in {folder}",
                     do="Put the file itself there (`cp -rL` copies so), or remove"
                     " it; the expert's folder itself may be a link",

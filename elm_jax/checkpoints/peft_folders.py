@@ -263,14 +263,16 @@ def save_lora(
         )
     points, expected, moved = set(), {}, {}
     for name, module in every.items():
-        ours = [f"{module.path}_adapter/lora_{side}" for side in "ab"]
-        if not any(name in plain for name in ours):
+        names = [f"{module.path}_adapter/lora_{side}" for side in "ab"]
+        if not any(name in plain for name in names):
             continue
         points.add(module.point)
         inputs, outputs = module.shape
         shapes = ((inputs, spec["rank"]), (spec["rank"], outputs))
-        expected |= {n: tensors.ShapeOnly(s) for n, s in zip(ours, shapes, strict=True)}
-        for side, our_name in zip(_lora_names(name), ours, strict=True):
+        expected |= {
+            n: tensors.ShapeOnly(s) for n, s in zip(names, shapes, strict=True)
+        }
+        for side, our_name in zip(_lora_names(name), names, strict=True):
             moved[side] = our_name
     experts.check_same_tensors(plain, expected, of=f"the LoRA expert for {final}")
     settings = {
@@ -291,8 +293,8 @@ def save_lora(
         "modules_to_save": None,
     }
     arrays = {
-        peft_name: np.ascontiguousarray(np.asarray(plain[ours], np.float32).T)
-        for peft_name, ours in moved.items()
+        peft_name: np.ascontiguousarray(np.asarray(plain[plain_name], np.float32).T)
+        for peft_name, plain_name in moved.items()
     }
     tensors.check_finite(arrays, of=f"the LoRA expert for {final}")
     with experts.new_folder(final) as partial:

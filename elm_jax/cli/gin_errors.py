@@ -43,9 +43,9 @@ def explain(
     if macro:
         text = f"no macro {macro[1]}"  # gin shows the whole configuration
     advice = _advise(error, text, bound, run_types, folders)
-    where = f"reading {', '.join(gin_files)}{_raised_at(error)}"
+    activity = f"reading {', '.join(gin_files)}{_raised_at(error)}"
     return errors.explain(
-        found=f"{type(error).__name__}: {text} ({where})",
+        found=f"{type(error).__name__}: {text} ({activity})",
         expected="a configuration that gin can build",
         do=advice,
     )
@@ -121,11 +121,12 @@ def hidden_module(name: str, folders: Sequence[str], *, kind: str) -> str:
     )
     if module is None or is_theirs or not user_files:
         return ""
-    where = ", ".join(map(str, places)) or "in the interpreter"
-    by = f"another module of this name ({where})"
+    places_text = ", ".join(map(str, places)) or "in the interpreter"
+    other_module = f"another module of this name ({places_text})"
     if top in OURS:
-        by = f"the project's own package {top!r}"
-    return f"{user_files[0]} is hidden by {by}: give it another name, such as my_tasks"
+        other_module = f"the project's own package {top!r}"
+    hidden = f"{user_files[0]} is hidden by {other_module}"
+    return f"{hidden}: give it another name, such as my_tasks"
 
 
 def _advise(
@@ -200,10 +201,10 @@ def _advise_import(symbol: str, parts: dict[str, type]) -> str:
 
 def _raised_at(error: Exception) -> str:
     """Returns the line of the user's module that raised the error, if one did."""
-    ours = paths.PACKAGE / "elm_jax"
+    package = paths.PACKAGE / "elm_jax"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = pathlib.PurePath(frame.filename)
         is_installed = "site-packages" in path.parts or path.is_relative_to(_LIBRARY)
-        if not is_installed and path.is_absolute() and not path.is_relative_to(ours):
+        if not is_installed and path.is_absolute() and not path.is_relative_to(package):
             return f"; {frame.filename}, line {frame.lineno}"
     return ""

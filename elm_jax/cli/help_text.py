@@ -124,8 +124,8 @@ def _held(value: Any) -> Iterator[Any]:
     yield value
     for field in fields.of(type(value)):
         inner = getattr(value, field.name)
-        many = inner.values() if isinstance(inner, Mapping) else (inner,)
-        for item in many:
+        inner_values = inner.values() if isinstance(inner, Mapping) else (inner,)
+        for item in inner_values:
             if dataclasses.is_dataclass(item) and not isinstance(item, type):
                 yield from _held(item)
 

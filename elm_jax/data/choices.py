@@ -59,9 +59,9 @@ def problem(
     reasons: set[str] = set()
     for places in groups.values():
         if len(places) > 1:
-            same = [texts[place] for place in places]
+            same_texts = [texts[place] for place in places]
             whole = {tuple(tokens[place]) for place in places}
-            reasons.add(_reason(same, whole, vocabulary))
+            reasons.add(_reason(same_texts, whole, vocabulary))
     return next(reason for reason in _ORDER if reason in reasons)
 
 

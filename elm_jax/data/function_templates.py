@@ -45,8 +45,8 @@ class FunctionTemplate:
     @property
     def answer_choices(self) -> str | None:
         """The function's name where it gives choices, or None."""
-        where = f"{self.fn.__module__}.{self.fn.__qualname__}"
-        return where if self.has_choices else None
+        name = f"{self.fn.__module__}.{self.fn.__qualname__}"
+        return name if self.has_choices else None
 
     @property
     def sha256(self) -> str:
@@ -93,12 +93,16 @@ class FunctionTemplate:
         for renamed in _each_named(row):
             try:
                 returned = self._called(renamed)
-                again = None if returned is None else self._rendered(returned)
+                second_text = None if returned is None else self._rendered(returned)
             except (templates.RowError, errors.TemplateError):
                 continue
-            if again is None or again == rendered:
+            if second_text is None or second_text == rendered:
                 continue
-            renamed_texts = (again.inputs, again.targets, *again.choices)
+            renamed_texts = (
+                second_text.inputs,
+                second_text.targets,
+                *second_text.choices,
+            )
             for name in names:
                 if texts == tuple(text.replace(_NAME, name) for text in renamed_texts):
                     return True

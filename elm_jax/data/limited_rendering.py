@@ -105,8 +105,8 @@ def render(
             return _unpacked(answer)
         except limited.LimitError as error:
             if len(rows) == 1:
-                where = f" for row {rows[0][0]}"
-                raise _too_much(template, where, error, limits) from error
+                row_text = f" for row {rows[0][0]}"
+                raise _too_much(template, row_text, error, limits) from error
     return [
         outcome for row in rows for outcome in render(template, split, [row], limits)
     ]
@@ -247,12 +247,12 @@ def _text(template: templates.Template) -> dict[str, Any]:
 
 def _too_much(
     template: templates.Template,
-    where: str,
+    row_text: str,
     error: limited.LimitError,
     limits: limited.Limits,
 ) -> errors.TemplateError:
     return errors.TemplateError(
-        found=f"template {template.name!r} took too much{where}: {error.reason}",
+        found=f"template {template.name!r} took too much{row_text}: {error.reason}",
         expected=f"{limits}, for each row",
         do="Use another template, or raise the limits of the task data",
     )

@@ -95,11 +95,11 @@ class PackedBatches:
             for segment, number in enumerate(numbers, start=1):
                 parts = self._examples.tokens(number)
                 for side, part in zip(filled, parts, strict=True):
-                    where = slice(filled[side], filled[side] + len(part))
-                    tokens[side][place, where] = part
-                    segments[side][place, where] = segment
-                    positions[side][place, where] = np.arange(len(part))
-                    filled[side] = where.stop
+                    span = slice(filled[side], filled[side] + len(part))
+                    tokens[side][place, span] = part
+                    segments[side][place, span] = segment
+                    positions[side][place, span] = np.arange(len(part))
+                    filled[side] = span.stop
         targets = tokens["decoder"]
         shifted = batches_lib.shift_right(targets)
         return {
@@ -127,14 +127,14 @@ def choose_row(lengths: np.ndarray, features: tasks.Features) -> shapes_lib.Leng
       features: Lengths that every example fits.
     """
     rng = batches_lib.generator(0, _ROWS)
-    looked_at = lengths[rng.permutation(len(lengths))[:_LOOKED_AT]]
+    sampled = lengths[rng.permutation(len(lengths))[:_LOOKED_AT]]
     best = shapes_lib.Lengths(features.inputs_length, features.targets_length)
     best_share = 0.0
     for times in (1, 2):
         for targets in _target_lengths(lengths, times * features.targets_length):
             shape = shapes_lib.Lengths(times * features.inputs_length, targets)
-            cells = len(pack(looked_at, shape, seed=0)) * sum(shape)
-            share = looked_at.sum() / cells
+            cells = len(pack(sampled, shape, seed=0)) * sum(shape)
+            share = sampled.sum() / cells
             if share > best_share:
                 best, best_share = shape, share
         if best_share >= _GOOD_SHARE:

@@ -136,10 +136,10 @@ def last_change(path: pathlib.Path) -> float:
 
 def discard(path: pathlib.Path) -> None:
     """Removes a folder at once for others, who may make another one under its name."""
-    away = path.with_name(f"{_start(path.name)}{secrets.token_hex(4)}{_ENDING}")
+    discarded = path.with_name(f"{_start(path.name)}{secrets.token_hex(4)}{_ENDING}")
     with contextlib.suppress(FileNotFoundError):
-        os.rename(path, away)
-        remove(away)
+        os.rename(path, discarded)
+        remove(discarded)
 
 
 def remove(path: pathlib.Path) -> None:

@@ -59,14 +59,14 @@ def scores_unchanged(
     """
     old = {row.key(row.metric): _line(row) for row in old_rows}
     new = {row.key(row.metric): _line(row) for row in new_rows}
-    same = sum(line == new.get(key) for key, line in old.items())
-    lost = sum(key not in new for key in old)
-    changed = len(old) - same - lost
+    num_same = sum(line == new.get(key) for key, line in old.items())
+    num_lost = sum(key not in new for key in old)
+    num_changed = len(old) - num_same - num_lost
     return results.Claim(
         title="Old scores stay the same, byte for byte, after an expert is added",
-        holds=False if changed else None if lost or not old else True,
-        evidence=f"{same} of {len(old)} result rows are identical;"
-        f" {changed} differ, {lost} were not scored again.",
+        holds=False if num_changed else None if num_lost or not old else True,
+        evidence=f"{num_same} of {len(old)} result rows are identical;"
+        f" {num_changed} differ, {num_lost} were not scored again.",
     )
 
 
@@ -80,8 +80,8 @@ def expert_added(
         other rows are ignored.
       new_rows: As for `scores_unchanged`.
     """
-    again = {(row.expert, row.task, row.split) for row in new_rows}
-    old = [row for row in old_rows if (row.expert, row.task, row.split) in again]
+    scored_again = {(row.expert, row.task, row.split) for row in new_rows}
+    old = [row for row in old_rows if (row.expert, row.task, row.split) in scored_again]
     claim = scores_unchanged(selection.single_experts(old), new_rows)
     chosen = [_choices(rows) for rows in (old, new_rows)]
     cells = chosen[0].keys() & chosen[1].keys()

@@ -206,12 +206,14 @@ def _of_trainings(
     Trainings of several experts are drawn on their own: each adds to the variance by
     the square of its share. Those that are shared add up before they are squared.
     """
-    apart = np.stack([of_dataset.mean(axis=2) for of_dataset in luck.apart], axis=2)
+    deviations = np.stack(
+        [of_dataset.mean(axis=2) for of_dataset in luck.apart], axis=2
+    )
     share, square = shares
     if shared:
-        return {(shared, len(apart)): (apart * share).sum(axis=1)}
+        return {(shared, len(deviations)): (deviations * share).sum(axis=1)}
     return {
-        (name, len(apart)): apart[:, place] * np.sqrt(square[place])
+        (name, len(deviations)): deviations[:, place] * np.sqrt(square[place])
         for place, name in enumerate(names)
         if square[place].any()
     }

@@ -238,10 +238,10 @@ class Estimate:
         )
 
 
-def _variance(apart: np.ndarray) -> np.ndarray:
+def _variance(deviations: np.ndarray) -> np.ndarray:
     """Returns the variance of means, by distances [trainings, ...] from them."""
-    number = len(apart)
-    return (apart**2).sum(axis=0) / number / (number - 1)
+    number = len(deviations)
+    return (deviations**2).sum(axis=0) / number / (number - 1)
 
 
 def estimate(
@@ -285,13 +285,13 @@ def of_trainings(
     number = len(by_training)
     if number == 1:
         return of_rows
-    apart = by_training - by_training.mean(axis=0)
-    errors_of_both = of_rows.errors + draws.trainings(who, number) @ apart
+    deviations = by_training - by_training.mean(axis=0)
+    errors_of_both = of_rows.errors + draws.trainings(who, number) @ deviations
     return dataclasses.replace(
         of_rows,
         errors=errors_of_both,
         num_trainings=number,
-        trainings={(who, number): apart},
+        trainings={(who, number): deviations},
     )
 
 
@@ -323,12 +323,14 @@ def _of_dataset(
     average = np.mean([values for _, values in tables], axis=0)
     point = statistics.prompt_mean(average)
     if len(ids) == 1:
-        missed = np.full(draws.num_resamples, math.nan)
+        resample_errors = np.full(draws.num_resamples, math.nan)
     else:
-        missed = statistics.resampled(average, draws.times(dataset, len(ids))) - point
-        missed *= scale_up(len(ids))
+        resample_errors = (
+            statistics.resampled(average, draws.times(dataset, len(ids))) - point
+        )
+        resample_errors *= scale_up(len(ids))
     return _Part(
-        by_training, missed, len(ids), rows_key(sorted(parts[0]), ids, average)
+        by_training, resample_errors, len(ids), rows_key(sorted(parts[0]), ids, average)
     )
 
 

@@ -83,8 +83,8 @@ def part(
             if sorted(on_dataset) != tasks:
                 return None
             other_ids, values = statistics.table(on_dataset)
-            same = np.array_equal(ids, other_ids)
-            if not same or not np.array_equal(is_there, np.isfinite(values)):
+            has_same_ids = np.array_equal(ids, other_ids)
+            if not has_same_ids or not np.array_equal(is_there, np.isfinite(values)):
                 return None
             table[:, place] = np.where(is_there, values, 0.0)
     rows = estimates.rows_key(tasks, ids, np.where(is_there, 0.0, np.nan))
@@ -116,8 +116,10 @@ class World:
             counts = np.maximum(of.is_there.sum(axis=0), 1)
             # What each row, and each training, adds to the error of a mean.
             table = sum(of.tables[1:], of.tables[0]) / np.float32(len(of.tables))
-            apart = table - mean.astype(np.float32)
-            spread = apart * (of.is_there[:, np.newaxis] / counts.astype(np.float32))
+            deviations = table - mean.astype(np.float32)
+            spread = deviations * (
+                of.is_there[:, np.newaxis] / counts.astype(np.float32)
+            )
             spread_of_trainings = (by_training - mean) / len(by_training)
             distance = beyond_noise(mean, [spread, spread_of_trainings])
             self.each.append(distance - all_of.scores[j])
@@ -206,8 +208,10 @@ class Luck:
             [part_weights[start : start + size] for part_weights in self._weights]
         )
         added = [
-            np.einsum("ebtu,uep->tbep", weights, (apart / scale).astype(np.float32))
-            for apart, scale in zip(self.apart, self._scale, strict=True)
+            np.einsum(
+                "ebtu,uep->tbep", weights, (deviations / scale).astype(np.float32)
+            )
+            for deviations, scale in zip(self.apart, self._scale, strict=True)
         ]
         return Drawn(added, self._to_choose)
 
@@ -255,32 +259,32 @@ class Choice:
         by_all: np.ndarray | float = 0.0 if world is None else world.single
         for j, (of, drawn) in enumerate(zip(parts, times, strict=True)):
             sums, counts = _sums(of, drawn)
-            choosing = sums
+            choosing_sums = sums
             if luck is not None:
                 added = luck.added[j][:, np.newaxis] * counts[:, :, np.newaxis]
-                choosing = sums + added * luck.to_choose
+                choosing_sums = sums + added * luck.to_choose
                 sums = sums + added
             count = counts.sum(axis=0)
             weight = (count > 0) / np.maximum(count, 1)  # of a row in its prompt's mean
             weight = weight / (count > 0).sum(axis=1, keepdims=True)
             num_left = (count - counts)[:, :, np.newaxis]
-            choosing = _of_other_trainings(choosing)
-            choosing = choosing.sum(axis=1, keepdims=True) - choosing
-            scores = choosing / np.maximum(num_left, 1)
+            choosing_sums = _of_other_trainings(choosing_sums)
+            choosing_sums = choosing_sums.sum(axis=1, keepdims=True) - choosing_sums
+            scores = choosing_sums / np.maximum(num_left, 1)
             if world is None:
                 self.sums.append(sums)
                 self.counts.append(counts)
                 self.scores.append(scores.astype(np.float32))
-                by = scores
+                criterion = scores
             else:
-                by = scores + world.each[j]
+                criterion = scores + world.each[j]
                 if not num_left.all():
-                    by = np.where(num_left > 0, by, 0)
+                    criterion = np.where(num_left > 0, criterion, 0)
                     scores = np.where(num_left > 0, scores, world.all_of.scores[j])
             # Of a prompt whose rows all lie in this fold nothing is known: it is 0 for
             # all experts, and without noise.
             by_all = by_all + scores.mean(axis=-1)
-            best = by.argmax(axis=3)  # [S, folds, B, P]
+            best = criterion.argmax(axis=3)  # [S, folds, B, P]
             each_scores.append(_taken(sums, best, weight))
             self.tested.append((sums * weight[:, np.newaxis]).sum(axis=-1))
             self.eachs.append(best[:, :, 0])

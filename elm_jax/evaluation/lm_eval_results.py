@@ -28,9 +28,9 @@ _LEFT_OUT = ("chance", "ties")  # of the task, or of how it was scored
 _FILTER = "none"  # answers are taken as they are
 
 
-def file_name(when: float) -> str:
+def file_name(timestamp: float) -> str:
     """Returns what it calls a file of results of a time, in seconds since 1970."""
-    date = datetime.datetime.fromtimestamp(when, datetime.UTC).replace(tzinfo=None)
+    date = datetime.datetime.fromtimestamp(timestamp, datetime.UTC).replace(tzinfo=None)
     return f"results_{date.isoformat().replace(':', '-')}.json"
 
 
@@ -48,7 +48,7 @@ def of(
     rows: Sequence[ResultRow],
     *,
     load: Callable[[ResultRow], Mapping[str, np.ndarray]],
-    when: float,
+    timestamp: float,
 ) -> dict[str, Any]:
     """Returns the results of one model.
 
@@ -57,7 +57,7 @@ def of(
       rows: Its rows, of one split and way to score; at most one for each task and
         metric; at least one.
       load: Returns a row's per-example arrays, for standard errors.
-      when: When they were scored, in seconds since 1970.
+      timestamp: When the rows were scored, in seconds since 1970.
 
     Raises:
       DataError: The per-example values of a row are missing or altered.
@@ -103,7 +103,7 @@ def of(
             "gen_kwargs": None,
             "random_seed": first_row.seed,
         },
-        "date": when,
+        "date": timestamp,
         "task_hashes": {
             task: row.data_fingerprint
             for task, row in firsts.items()

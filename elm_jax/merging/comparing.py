@@ -215,9 +215,9 @@ def _compared(name: str, changes: np.ndarray, *, is_core: bool) -> LayerComparis
     count = len(changes)
     flat = changes.reshape(count, -1)
     products = flat @ flat.T
-    nothing = np.full((count, count), np.nan)
-    conflict = nothing if is_core else _conflict(flat)
-    overlap, pull = nothing, nothing
+    undefined = np.full((count, count), np.nan)
+    conflict = undefined if is_core else _conflict(flat)
+    overlap, pull = undefined, undefined
     if changes.ndim == _MATRICES:
         overlap, pull = _overlap(changes), _pull(changes)
     norms = np.sqrt(np.diag(products))
@@ -265,8 +265,8 @@ def _pull(changes: np.ndarray) -> np.ndarray:
         # (M - D_i)' D_i = (D_j - D_i)' D_i / 2
         if is_wide:
             for j, other in enumerate(changes):
-                apart = other - change
-                pulls[i, j] = ((apart @ apart.T) * grams[i]).sum() / 4
+                gap = other - change
+                pulls[i, j] = ((gap @ gap.T) * grams[i]).sum() / 4
         else:
             crossed = changes.swapaxes(1, 2) @ change
             pulls[i] = np.square((crossed - grams[i]) / 2).sum(axis=(1, 2))

@@ -32,12 +32,12 @@ def most_alike(forecast: np.ndarray) -> tuple[int, ...]:
     Args:
       forecast: Of pairs, [experts, experts]; NaN, for what is not defined, comes last.
     """
-    apart = np.where(np.isnan(forecast), np.inf, forecast)
-    np.fill_diagonal(apart, np.inf)
-    order = [int(np.argmin(apart.min(axis=1)))]
-    remaining = [expert for expert in range(len(apart)) if expert != order[0]]
+    distances = np.where(np.isnan(forecast), np.inf, forecast)
+    np.fill_diagonal(distances, np.inf)
+    order = [int(np.argmin(distances.min(axis=1)))]
+    remaining = [expert for expert in range(len(distances)) if expert != order[0]]
     while remaining:
-        means = apart[np.ix_(remaining, order)].mean(axis=1)
+        means = distances[np.ix_(remaining, order)].mean(axis=1)
         order.append(remaining.pop(int(np.argmin(means))))
     return tuple(order)
 

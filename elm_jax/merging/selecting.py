@@ -103,8 +103,8 @@ class Sce(SelectingMethod):
             elected = np.where(kept_part.sum(axis=0) >= 0, 1.0, -1.0)
             counted = layer.along(shares) * (np.sign(kept_part) == elected)
             total, divisor = (kept_part * counted).sum(axis=0), counted.sum(axis=0)
-            where = divisor > 0
-            return np.divide(total, divisor, out=np.zeros_like(total), where=where)
+            has_votes = divisor > 0
+            return np.divide(total, divisor, out=np.zeros_like(total), where=has_votes)
 
         return by_parts(layer, merged)
 

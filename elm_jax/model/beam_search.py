@@ -52,20 +52,20 @@ def make_search_fn(
 
     @jax.jit
     def search(params: Params, inputs: Array) -> tuple[Array, Array]:
-        def is_under_way(now: _Search) -> Array:
-            return (now.position < max_decode_len) & jnp.any(now.searching)
+        def is_under_way(state: _Search) -> Array:
+            return (state.position < max_decode_len) & jnp.any(state.searching)
 
-        def advance(now: _Search) -> _Search:
+        def advance(state: _Search) -> _Search:
             step: Any = model.apply(
                 {"params": params},
                 inputs,
-                _last_tokens(now).reshape(-1),
-                now.position,
-                now.cache,
+                _last_tokens(state).reshape(-1),
+                state.position,
+                state.cache,
                 method=model.decode_step,
             )
             logits, cache = step
-            return _extend(now, logits, cache, spec, max_decode_len)
+            return _extend(state, logits, cache, spec, max_decode_len)
 
         cache: Any = model.apply(
             {"params": params},
@@ -100,16 +100,17 @@ def _start(
     )
 
 
-def _last_tokens(now: _Search) -> Array:
+def _last_tokens(state: _Search) -> Array:
     """Returns the decoder's inputs [B, N] at the next position."""
-    last_position = jnp.maximum(now.position - 1, 0)  # nothing but padding at the start
+    # At the start there is nothing but padding.
+    last_position = jnp.maximum(state.position - 1, 0)
     return jax.lax.dynamic_index_in_dim(
-        now.live_tokens, last_position, 2, keepdims=False
+        state.live_tokens, last_position, 2, keepdims=False
     )
 
 
 def _extend(
-    now: _Search,
+    state: _Search,
     logits: Array,
     cache: stacks.DecodeCache,
     spec: decoding_spec.BeamSearch,
@@ -117,52 +118,52 @@ def _extend(
 ) -> _Search:
     """Returns the search one position later; `logits` are [B * N, V]."""
     num_beams = spec.num_beams
-    are_finite = jnp.isfinite(logits).reshape(len(now.searching), -1).all(axis=1)
-    log_probs, beams, tokens = _continuations(now, logits)
+    are_finite = jnp.isfinite(logits).reshape(len(state.searching), -1).all(axis=1)
+    log_probs, beams, tokens = _continuations(state, logits)
     ends = tokens == EOS_ID
-    rows = _gather(now.live_tokens, beams)
+    rows = _gather(state.live_tokens, beams)
     rows = jax.lax.dynamic_update_slice_in_dim(
-        rows, tokens[:, :, None], now.position, axis=2
+        rows, tokens[:, :, None], state.position, axis=2
     )
 
     may_end = ends
     if spec.rules == "huggingface":
         # At the greatest length all end; those past the beams are only a reserve.
-        may_end = ends | (now.position + 1 == max_decode_len)
+        may_end = ends | (state.position + 1 == max_decode_len)
         may_end = may_end & (jnp.arange(ends.shape[1]) < num_beams)[None]
-    may_end = may_end & now.searching[:, None]
-    scores = _score(log_probs, now.position + 1, spec)
+    may_end = may_end & state.searching[:, None]
+    scores = _score(log_probs, state.position + 1, spec)
     scores = jnp.concatenate(
-        [now.done_scores, jnp.where(may_end, scores, -jnp.inf)], axis=1
+        [state.done_scores, jnp.where(may_end, scores, -jnp.inf)], axis=1
     )
     done_scores, best = jax.lax.top_k(scores, num_beams)
-    done_tokens = _gather(jnp.concatenate([now.done_tokens, rows], axis=1), best)
+    done_tokens = _gather(jnp.concatenate([state.done_tokens, rows], axis=1), best)
 
     live_log_probs, best = jax.lax.top_k(
         jnp.where(ends, -jnp.inf, log_probs), num_beams
     )
-    search = now._replace(
-        position=now.position + 1,
+    search = state._replace(
+        position=state.position + 1,
         live_tokens=_gather(rows, best),
         live_log_probs=live_log_probs,
         done_tokens=done_tokens,
         done_scores=done_scores,
-        is_finite=now.is_finite & (are_finite | ~now.searching),
+        is_finite=state.is_finite & (are_finite | ~state.searching),
         cache=_reorder(cache, _gather(beams, best)),
     )
     goes_on = _goes_on(search, spec, max_decode_len) & search.is_finite
     return search._replace(searching=goes_on)
 
 
-def _continuations(now: _Search, logits: Array) -> tuple[Array, Array, Array]:
+def _continuations(state: _Search, logits: Array) -> tuple[Array, Array, Array]:
     """Returns log-probabilities, beams and tokens [B, 2 * N], the best first.
 
     Twice as many as beams, because one continuation of each beam may end it.
     """
-    shape = now.live_log_probs.shape
+    shape = state.live_log_probs.shape
     num_beams, vocab_size = shape[1], logits.shape[-1]
     log_probs = jax.nn.log_softmax(logits).reshape(*shape, vocab_size)
-    log_probs = (log_probs + now.live_log_probs[:, :, None]).reshape(shape[0], -1)
+    log_probs = (log_probs + state.live_log_probs[:, :, None]).reshape(shape[0], -1)
     # A vocabulary may be too small for that many.
     missing = max(0, 2 * num_beams - log_probs.shape[1])
     log_probs = jnp.pad(log_probs, ((0, 0), (0, missing)), constant_values=-jnp.inf)
@@ -172,15 +173,15 @@ def _continuations(now: _Search, logits: Array) -> tuple[Array, Array, Array]:
 
 
 def _goes_on(
-    now: _Search, spec: decoding_spec.BeamSearch, max_decode_len: int
+    state: _Search, spec: decoding_spec.BeamSearch, max_decode_len: int
 ) -> Array:
     """Returns whether the search of an input may still find something, bool [B]."""
-    worst_done = jnp.min(now.done_scores, axis=1)  # -inf while there are too few
-    best_live = now.live_log_probs[:, 0]
-    length = now.position
+    worst_done = jnp.min(state.done_scores, axis=1)  # -inf while there are too few
+    best_live = state.live_log_probs[:, 0]
+    length = state.position
     if spec.early_stopping == "never" and spec.length_penalty > 0:
         length = jnp.full((), max_decode_len, jnp.int32)
-    goes_on = now.searching & (_score(best_live, length, spec) > worst_done)
+    goes_on = state.searching & (_score(best_live, length, spec) > worst_done)
     if spec.early_stopping is True:
         goes_on = goes_on & jnp.isneginf(worst_done)
     return goes_on

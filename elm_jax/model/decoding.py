@@ -51,29 +51,29 @@ def make_decode_fn(
 
     @jax.jit
     def decode(params: Params, inputs: Array, example_ids: Array) -> Array:
-        def is_under_way(now: _DecodeState) -> Array:
-            return (now.position < max_decode_len) & ~jnp.all(now.ended)
+        def is_under_way(state: _DecodeState) -> Array:
+            return (state.position < max_decode_len) & ~jnp.all(state.ended)
 
-        def advance(now: _DecodeState) -> _DecodeState:
+        def advance(state: _DecodeState) -> _DecodeState:
             step: Any = model.apply(
                 {"params": params},
                 inputs,
-                now.last,
-                now.position,
-                now.cache,
+                state.last,
+                state.position,
+                state.cache,
                 method=model.decode_step,
             )
             logits, cache = step
-            chosen = choose(logits, now.position, example_ids).astype(jnp.int32)
+            chosen = choose(logits, state.position, example_ids).astype(jnp.int32)
             is_finite = jnp.all(jnp.isfinite(logits), axis=-1)
             chosen = jnp.where(is_finite, chosen, NOT_FINITE_ID)
-            chosen = jnp.where(now.ended, PAD_ID, chosen)
+            chosen = jnp.where(state.ended, PAD_ID, chosen)
             return _DecodeState(
-                position=now.position + 1,
+                position=state.position + 1,
                 last=jnp.maximum(chosen, PAD_ID),
-                ended=now.ended | (chosen == EOS_ID) | (chosen == NOT_FINITE_ID),
+                ended=state.ended | (chosen == EOS_ID) | (chosen == NOT_FINITE_ID),
                 tokens=jax.lax.dynamic_update_slice_in_dim(
-                    now.tokens, chosen[:, None], now.position, axis=1
+                    state.tokens, chosen[:, None], state.position, axis=1
                 ),
                 cache=cache,
             )

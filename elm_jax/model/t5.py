@@ -128,10 +128,10 @@ class T5(nn.Module):
         length = decoder_input_tokens.shape[1]
         own_mask: stacks.Mask = jnp.tril(jnp.ones((length, length), bool))[None, None]
         if encoder_segment_ids is not None and decoder_segment_ids is not None:
-            same = _same_segment(decoder_segment_ids, decoder_segment_ids)
-            own_mask = own_mask & same
-            same = _same_segment(decoder_segment_ids, encoder_segment_ids)
-            cross_mask = _is_token(encoder_input_tokens) & same
+            is_same = _same_segment(decoder_segment_ids, decoder_segment_ids)
+            own_mask = own_mask & is_same
+            is_same = _same_segment(decoder_segment_ids, encoder_segment_ids)
+            cross_mask = _is_token(encoder_input_tokens) & is_same
         else:
             cross_mask = self._mask_of(encoder_input_tokens)
             if isinstance(cross_mask, fused_attention.Spans):

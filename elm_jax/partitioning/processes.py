@@ -137,11 +137,11 @@ def complete(
 
 def _fill(preferred: Membership, fallback: Membership) -> Membership:
     """Returns the first membership, with the second's values where it has none."""
-    nothing = Membership()
+    empty = Membership()
     missing = {
         field.name: getattr(fallback, field.name)
         for field in dataclasses.fields(Membership)
-        if getattr(preferred, field.name) == getattr(nothing, field.name)
+        if getattr(preferred, field.name) == getattr(empty, field.name)
     }
     return dataclasses.replace(preferred, **missing)
 

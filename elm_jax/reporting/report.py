@@ -264,13 +264,13 @@ def heat_map(
         name: _placed(expert_rows, places)
         for name, expert_rows in singles.split("expert").items()
     }
-    nothing: tuple[float | None, ...] = (None,) * len(names)
+    no_values: tuple[float | None, ...] = (None,) * len(names)
     unfilled = HeatMap(
         title=title,
         columns=tuple(tasks[task] for task in names),
         experts=(),
         values=(),
-        baseline=by_expert.pop(baseline, nothing),
+        baseline=by_expert.pop(baseline, no_values),
         retrieved=tuple((retrieved or {}).get(task, "") for task in names),
         tasks=tuple(names),
     )

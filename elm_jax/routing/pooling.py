@@ -127,6 +127,6 @@ def without_preference(row: np.ndarray, means: Sequence[float]) -> np.ndarray:
     """
     if len(row) != len(means):
         return row
-    _, alike = np.unique(row, return_inverse=True)
-    shared = np.bincount(alike, means) / np.bincount(alike)
-    return row - shared[alike]
+    _, text_groups = np.unique(row, return_inverse=True)
+    shared = np.bincount(text_groups, means) / np.bincount(text_groups)
+    return row - shared[text_groups]

@@ -114,15 +114,15 @@ def with_behaviour(
       ConfigError: A task has no answer choices; or the folder cannot be written.
       ElmError: What kept an expert from being scored.
     """
-    looked_at = [_looked_at(question, strategies) for question in questions]
+    expert_names = [_looked_at(question, strategies) for question in questions]
     asks = any(strategy.scores_rows for strategy in strategies)
     reads_inputs = any(strategy.reads_inputs for strategy in strategies)
-    if not (any(looked_at) or asks or reads_inputs):
+    if not (any(expert_names) or asks or reads_inputs):
         return [*questions]
     keys = dataclasses.replace(keys, claimed="", seed=0, length_normalized=False)
     all_jobs = [
         job
-        for question, names in zip(questions, looked_at, strict=True)
+        for question, names in zip(questions, expert_names, strict=True)
         for job in _jobs(question, names, keys)
     ]
     store = result_store.ResultStore(path(library_dir))
@@ -134,7 +134,7 @@ def with_behaviour(
     _tell_cut(all_jobs, store)
     answers = iter([observed.Answers(*of_job) for of_job in read])
     answered = []
-    for question, names in zip(questions, looked_at, strict=True):
+    for question, names in zip(questions, expert_names, strict=True):
         if names and question.dataset.has_choices:
             base = next(answers).scores
             scores = {name: next(answers).scores for name in names}

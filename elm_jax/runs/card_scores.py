@@ -61,7 +61,7 @@ def _together(
     first_columns = next(iter(experts.values()))
     for key in sorted(first_columns):
         by_dataset.setdefault(key[0], []).append(key)
-    means, missed, num_rows = [], [], []
+    means, resample_errors, num_rows = [], [], []
     for dataset, keys in by_dataset.items():
         order = np.argsort(
             compact_columns.ids_of(first_columns, keys[0]), kind="stable"
@@ -75,13 +75,13 @@ def _together(
         times = draws.times(dataset, len(order)).astype(np.float64)
         deviations = times @ table / len(order) - means[-1]
         is_known = len(order) > 1
-        missed.append(
+        resample_errors.append(
             deviations * estimates.scale_up(len(order))
             if is_known
             else deviations * np.nan
         )
         num_rows.append(len(order))
-    errors = np.stack(missed, axis=2)  # [resamples, experts, datasets]
+    errors = np.stack(resample_errors, axis=2)  # [resamples, experts, datasets]
     for i, name in enumerate(experts):
         estimate = estimates.Estimate(
             tuple(by_dataset),

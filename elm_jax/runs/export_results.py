@@ -121,12 +121,12 @@ class ExportResults(Run):
             files.write_bytes(path, _table(name, store))
             yield path
         for model, model_rows in models.items() if name == "lm_eval" else ():
-            when = store.path.stat().st_mtime
+            timestamp = store.path.stat().st_mtime
             harness_results = lm_eval_results.of(
-                model, model_rows, load=store.per_example, when=when
+                model, model_rows, load=store.per_example, timestamp=timestamp
             )
             path = folder / name / lm_eval_results.folder_name(model)
-            path /= lm_eval_results.file_name(when)
+            path /= lm_eval_results.file_name(timestamp)
             files.write_text(
                 path, json.dumps(harness_results, indent=2, ensure_ascii=False)
             )

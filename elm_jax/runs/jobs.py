@@ -234,15 +234,15 @@ def _loaded(
     Processes that score together read in turn: all have to be at the same place.
     """
     with futures.ThreadPoolExecutor(max_workers=1) as reader:
-        coming = None
+        future = None
         for place, group in enumerate(groups):
-            load = coming or reader.submit(group[0].candidate.load, base)
-            coming = None
+            load = future or reader.submit(group[0].candidate.load, base)
+            future = None
             whole, adapter = load.result()
             params = program.place(whole)
             del whole, load  # so that no third model is held while the next is read
             if place + 1 < len(groups) and not processes.are_several():
                 following = groups[place + 1][0].candidate
-                coming = reader.submit(following.load, base)
+                future = reader.submit(following.load, base)
             yield group, (params, adapter)
             del params

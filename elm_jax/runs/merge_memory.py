@@ -143,9 +143,9 @@ def of_whole(method: MergeMethod, sources: Sequence[Source]) -> int:
     if not (isinstance(method, deltas.DeltaMethod) and method.ranks_experts):
         return most
     in_cores = {name for names in places for name in names}
-    apart = [x for name, x in sources[0].leaves.items() if name not in in_cores]
+    rest_leaves = [x for name, x in sources[0].leaves.items() if name not in in_cores]
     copies = _RANKED + len(method.weighted(len(sources)))
-    numbers = copies * sum(math.prod(leaf.shape) for leaf in apart)
+    numbers = copies * sum(math.prod(leaf.shape) for leaf in rest_leaves)
     numbers += sum(cores.ranked_numbers(method, _RANKED) for cores in every)
     return most + numbers * _FLOAT64_BYTES
 

@@ -35,8 +35,8 @@ def experts(
     """
     named = [(pattern, run.find(pattern)) for pattern in patterns]
     peft_paths = {f: None for _, folders in named for f in folders if _is_theirs(f)}
-    with tempfile.TemporaryDirectory() as away:
-        places = _imported(run, [*peft_paths], base_dir, None if writes else away)
+    with tempfile.TemporaryDirectory() as temporary:
+        places = _imported(run, [*peft_paths], base_dir, None if writes else temporary)
         chosen: dict[pathlib.Path, None] = {}
         for pattern, folders in named:
             chosen_paths = [f for f in folders if f in places]
@@ -106,7 +106,7 @@ def _is_theirs(folder: pathlib.Path) -> bool:
 
 
 def _imported(
-    run: Run, peft_paths: Sequence[pathlib.Path], base_dir: str, away: str | None
+    run: Run, peft_paths: Sequence[pathlib.Path], base_dir: str, experts_dir: str | None
 ) -> dict[pathlib.Path, pathlib.Path]:
     """Returns the folders of imported experts, by their folders of PEFT.
 
@@ -114,7 +114,7 @@ def _imported(
       run: Whose path `base_dir` is.
       peft_paths: Folders of PEFT.
       base_dir: Of the base.
-      away: Folder for imports that are not there yet; None for the usual folder.
+      experts_dir: Folder for imports that are not there yet; None for the usual folder.
     """
     if not peft_paths:
         return {}
@@ -125,14 +125,14 @@ def _imported(
         initial_checkpoint_path=base_dir,
     )
     importer = make()
-    if away is None:
+    if experts_dir is None:
         return importer.import_all(print)
     importer.plan()  # compares those that are there
     imported = importer.finished()
     missing = tuple(f"{folder}" for folder in peft_paths if folder not in imported)
     if not missing:
         return imported
-    newly_imported = make(source_paths=missing, experts_dir=away).import_all(
+    newly_imported = make(source_paths=missing, experts_dir=experts_dir).import_all(
         lambda text: None
     )
     return imported | newly_imported

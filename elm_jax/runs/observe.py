@@ -144,12 +144,12 @@ class Observe(library.LibraryRun):
 
     def _missing(self, folders: list[pathlib.Path]) -> list[pathlib.Path]:
         infos = {folder: manifest.read_manifest(folder) for folder in folders}
-        where, data = self._records_dir, self.data.opened(self.place)
+        records_dir, data = self._records_dir, self.data.opened(self.place)
         return [
             folder
             for folder, info in infos.items()
             if not routing_records.check_rows(
-                where, info, self.settings, self._rows_of(info, data)
+                records_dir, info, self.settings, self._rows_of(info, data)
             )
         ]
 

@@ -56,9 +56,9 @@ def with_overlaps(
             f"overlap with training rows: not compared, or in part, for {len(unknown)}"
             f" experts whose training rows are not in {cache_dir}: {_some(unknown)}"
         )
-    now = iter(marked)
+    marked_jobs = iter(marked)
     return [
-        job if is_told else next(now)
+        job if is_told else next(marked_jobs)
         for job, is_told in zip(all_jobs, are_told, strict=True)
     ]
 

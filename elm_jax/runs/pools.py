@@ -97,8 +97,8 @@ class AnswerPool(LibraryStrategy):
 
     def num_members(self, num_experts: int) -> int:
         """Returns how many experts of a library have a say at most."""
-        looked_at = self.num_looked_at(num_experts)
-        return min(looked_at, self.num_experts or looked_at)
+        num_looked_at = self.num_looked_at(num_experts)
+        return min(num_looked_at, self.num_experts or num_looked_at)
 
     def pick(self, question: queries.Question) -> Choice:
         """Returns the experts that have a say, the greatest first."""

@@ -210,7 +210,7 @@ class Queries:
             texts = instance_texts(dataset, asking, opened.settings.text_format)
             vectors = retrieval.embed_for(opened, texts, embedder=embedder)
             result = retrieval.retrieve(opened, vectors, experts=[*folders])
-            again = functools.partial(retrieval.retrieve_for_texts, opened, texts)
+            retrieve = functools.partial(retrieval.retrieve_for_texts, opened, texts)
             questions.append(
                 Question(
                     task,
@@ -227,7 +227,7 @@ class Queries:
                     opened=opened,
                     vectors=vectors,
                     ask_again=functools.partial(
-                        again, embedder=embedder, experts=[*folders]
+                        retrieve, embedder=embedder, experts=[*folders]
                     ),
                 )
             )

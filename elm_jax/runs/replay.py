@@ -168,20 +168,20 @@ class Replay(Run):
             published = row["cells"].get(column)
             if published is None:
                 continue
-            ours = scores.cell(table, row, column)
-            verdict = self._verdict(table, published, ours)
-            is_missing |= ours.value is None
+            cell = scores.cell(table, row, column)
+            verdict = self._verdict(table, published, cell)
+            is_missing |= cell.value is None
             verdict_kind = (
                 verdict if verdict in (_WITHIN, _OUTSIDE) else "not scored whole"
             )
             counts[verdict_kind] = counts.get(verdict_kind, 0) + 1
-            gap = None if ours.value is None else ours.value.mean - published
+            gap = None if cell.value is None else cell.value.mean - published
             lines.append(
                 (
                     labels.get(column, column) + marks.get(column, ""),
                     (
                         f"{published:.2f}",
-                        ours.value,
+                        cell.value,
                         text.number(gap, signed=True),
                         verdict,
                     ),
@@ -197,14 +197,14 @@ class Replay(Run):
             notes=tuple(self._notes(content, table, row, scores, marks, is_missing)),
         )
 
-    def _verdict(self, table: Table, published: float, ours: Ours) -> str:
-        if ours.value is None or ours.why:
-            return ours.why
+    def _verdict(self, table: Table, published: float, cell: Ours) -> str:
+        if cell.value is None or cell.why:
+            return cell.why
         is_rank = table["kind"] == "ranks"
         reach = self.rank_tolerance if is_rank else self.tolerance
-        low, high = ours.value.low, ours.value.high
+        low, high = cell.value.low, cell.value.high
         if low != low or high != high:  # it has no interval
-            low = high = ours.value.mean
+            low = high = cell.value.mean
         return _WITHIN if low - reach <= published <= high + reach else _OUTSIDE
 
     def _notes(

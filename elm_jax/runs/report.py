@@ -274,8 +274,8 @@ class Report(Run):
             yield from report_claims.of_experts(judged, ways)
         path = self.path(self.results_after_path) if self.results_after_path else None
         if path is not None and path.is_file():
-            again = self._comparable(result_store.ResultStore(path))
-            yield claims.expert_added(reported.newest, again.newest)
+            new_rows = self._comparable(result_store.ResultStore(path))
+            yield claims.expert_added(reported.newest, new_rows.newest)
         yield from report_claims.of_merging(
             judged, reported, self._composed(reported), metric=self.metric
         )

@@ -75,10 +75,10 @@ class Pages:
                 for task in self._datasets
             ],
         )
-        lacking = len(tasks) - len(self._datasets)
+        num_lacking = len(tasks) - len(self._datasets)
         self.note = f"of {len(self._datasets)} tasks" if self._datasets else ""
-        if self.note and lacking:
-            self.note += f"; the tokens of {lacking} others are not in {cache_dir}"
+        if self.note and num_lacking:
+            self.note += f"; the tokens of {num_lacking} others are not in {cache_dir}"
         if self.note and max_examples:
             self.note = f"the first {max_examples} rows {self.note}"
 

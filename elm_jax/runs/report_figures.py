@@ -145,8 +145,8 @@ def _choosing(ways: Ways) -> report.Figures | None:
     for label, bound in bounds.items():
         fitted = getattr(ways.cross_fitted, label)
         several = fitted.estimate.num_trainings > 1
-        elsewhere = None if ways.chosen_here else ways.by_label(label)
-        score = elsewhere and elsewhere.whole
+        other_way = None if ways.chosen_here else ways.by_label(label)
+        score = other_way and other_way.whole
         chosen = ", ".join(f"{count} {name}" for name, count in fitted.counts[:2])
         figures = (bound, fitted.estimate.interval, bound - fitted.estimate.mean)
         rows.append((label, (*figures, score and score.interval, chosen)))

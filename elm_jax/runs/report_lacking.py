@@ -33,8 +33,8 @@ def controls(rows: Rows, chosen_on: Rows) -> Iterator[str]:
         lacking += [name for name in _OF_A_LIBRARY if name not in kinds]
     labelled = {split for (split,) in row_columns.of(chosen_on).distinct("split")}
     is_chosen = len(selection.single_experts(chosen_on)) > 0
-    elsewhere = labelled - {split for (split,) in columns.distinct("split")}
-    if is_chosen and elsewhere and "selection" not in roles:
+    other_splits = labelled - {split for (split,) in columns.distinct("split")}
+    if is_chosen and other_splits and "selection" not in roles:
         lacking.append("selection")
     if lacking:
         yield (

@@ -32,14 +32,17 @@ def of(ways: Sequence[Way], draws: estimates.Draws) -> Iterator[SettingsGroup]:
         kind = strategies.pop() if len(strategies) == 1 else ""
         if way.role == "strategy" and way.whole is not None and kind:
             kinds.setdefault(kind, []).append(way)
-    for kind, alike in sorted(kinds.items()):
-        if len(alike) < 2 or len({way.whole and way.whole.rows for way in alike}) > 1:
+    for kind, same_kind in sorted(kinds.items()):
+        if (
+            len(same_kind) < 2
+            or len({way.whole and way.whole.rows for way in same_kind}) > 1
+        ):
             continue
-        columns = {way.label: way.columns for way in alike}
+        columns = {way.label: way.columns for way in same_kind}
         # Settings of one strategy score the same trainings.
         fitted = cross_fitting.cross_fit(columns, draws, shared=kind)
         if fitted is not None:
-            yield SettingsGroup(kind, tuple(alike), fitted)
+            yield SettingsGroup(kind, tuple(same_kind), fitted)
 
 
 def view(settings: SettingsGroup) -> Way:
@@ -72,16 +75,16 @@ def table(
         scores = {way.label: way.whole for way in group.ways if way.whole is not None}
         bound = max(score.mean for score in scores.values())
         fitted = group.cross_fitted.best_single
-        elsewhere = None
+        on_other_split = None
         if not chosen_here and (best := _best(chosen_on, scores)):
-            elsewhere = scores[best].interval
+            on_other_split = scores[best].interval
         counts = ", ".join(f"{number} {name}" for name, number in fitted.counts[:2])
         rows.append(
             (
                 f"{len(scores)} of {group.kind}",
                 (
                     *(bound, fitted.estimate.interval, bound - fitted.estimate.mean),
-                    *(elsewhere, counts),
+                    *(on_other_split, counts),
                     group.cross_fitted.best_per_prompt.estimate.interval,
                 ),
             )

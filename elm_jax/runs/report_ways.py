@@ -209,11 +209,11 @@ class Ways:
                 note += f" {first_way.label} may choose: a bound"
                 best = selection.oracle(library_rows)
                 yield self._view("library_oracle", note, best, True)
-            elsewhere = report_controls.elsewhere(
+            other_datasets = report_controls.elsewhere(
                 first_way, self.chosen(first_way), self.experts, self.draws
             )
-            if elsewhere is not None:
-                yield elsewhere
+            if other_datasets is not None:
+                yield other_datasets
         drawn = report_controls.random_expert(self.experts, self.draws)
         if drawn is not None:
             yield drawn

@@ -251,11 +251,11 @@ def _labels(specs: Sequence[EmbedderSpec]) -> list[str]:
     """Returns a name for each embedder: its kind, and where it differs from others."""
     labels = []
     for spec in specs:
-        alike = [peer for peer in specs if peer.kind == spec.kind]
+        peers = [peer for peer in specs if peer.kind == spec.kind]
         parts = [spec.kind]
-        if len({peer.path for peer in alike}) > 1:
+        if len({peer.path for peer in peers}) > 1:
             parts.append(spec.path or "of the package")
-        if len({peer.max_length for peer in alike}) > 1:
+        if len({peer.max_length for peer in peers}) > 1:
             parts.append(f"of {spec.max_length} tokens")
         labels.append(" ".join(parts))
     return labels

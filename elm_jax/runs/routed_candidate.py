@@ -60,9 +60,10 @@ class RoutedCandidate(candidates.Candidate):
         """The identity of its parameters and its router, 16 hex digits."""
         identity: list[Any] = [info.fingerprint for info in self.manifests]
         if mixtures.needs_records(self.router):
-            where, settings = self.records_dir, self.record_settings
+            records_dir, settings = self.records_dir, self.record_settings
             identity += [
-                routing_records.digest(where, info, settings) for info in self.manifests
+                routing_records.digest(records_dir, info, settings)
+                for info in self.manifests
             ]
         text = json.dumps([identity, self._router_text], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -90,13 +91,13 @@ class RoutedCandidate(candidates.Candidate):
     @property
     def _router_text(self) -> str:
         settings = self.record_settings if mixtures.needs_records(self.router) else None
-        few = " only_chosen" if self.only_chosen else ""
-        few += f" norms of {self.norms_of}" if self.norms_of else ""
-        few += " norms routed" if self.routes_norms else ""
-        few += " shuffled by half" if self.shuffled else ""
-        few += f" weights {self.weights}" if self.weights else ""
+        options = " only_chosen" if self.only_chosen else ""
+        options += f" norms of {self.norms_of}" if self.norms_of else ""
+        options += " norms routed" if self.routes_norms else ""
+        options += " shuffled by half" if self.shuffled else ""
+        options += f" weights {self.weights}" if self.weights else ""
         # As it was before there was a choice, so that scores of then are known.
-        return f"{self.router} {settings}{few}".replace(", reads='adapter'", "")
+        return f"{self.router} {settings}{options}".replace(", reads='adapter'", "")
 
     def load(self, base: loaded.Base) -> tuple[Params, adapters.AnySpec]:
         """Returns base, stacked adapters and the router's parameters, and their spec.
@@ -242,9 +243,10 @@ class RoutedCandidate(candidates.Candidate):
             return {}
         of_experts: list[Mapping[str, Mapping[str, np.ndarray]]]
         if mixtures.needs_records(self.router):
-            where, settings = self.records_dir, self.record_settings
+            records_dir, settings = self.records_dir, self.record_settings
             of_experts = [
-                routing_records.read(where, info, settings) for info in self.manifests
+                routing_records.read(records_dir, info, settings)
+                for info in self.manifests
             ]
         else:
             of_experts = [

@@ -222,8 +222,8 @@ class RoutedTokens(first_stage.TwoStages):
         if self.stage or not mixtures.needs_records(self.router):
             return
         for info in infos:
-            where = self._records_of(library_dir, path)
-            routing_records.digest(where, info, self.record_settings)
+            records_dir = self._records_of(library_dir, path)
+            routing_records.digest(records_dir, info, self.record_settings)
 
     def costs(self, shape: config.T5Config, infos: Sequence[manifest.Manifest]) -> str:
         """Returns operations and bytes of the experts in one model, for plans.

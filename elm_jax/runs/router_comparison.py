@@ -108,7 +108,7 @@ class CompareRouters(library.LibraryRun):
         names = self._names()
         folders = self._check(names)
         retrievals = self._retrievals()
-        where = ", ".join(f"{self.path(x.library_dir)}" for x in retrievals)
+        library_paths = ", ".join(f"{self.path(x.library_dir)}" for x in retrievals)
         routing = routing_cost.plan(
             self._strategies(),
             retrievals[0],
@@ -121,7 +121,7 @@ class CompareRouters(library.LibraryRun):
         if len(retrievals) > 1:
             routing = {f"{name}, of each library": x for name, x in routing.items()}
         return {
-            "library": f"{where}, {len(folders)} experts",
+            "library": f"{library_paths}, {len(folders)} experts",
             "tasks": f"{len(names)}: {', '.join(names)}",
             "strategies": ", ".join(strategy.label for strategy in self._choosing()),
             "scores": f"{self.path(self.results_path)}: {', '.join(self.splits)}",

@@ -84,9 +84,11 @@ class Table:
         """The table."""
         lines = [(n, tuple(self._figures(n, x))) for n, x in self._lines.items()]
         lines.insert(1, ("random expert", tuple(self._random())))
-        lacking = sum(line.score is None for line in self._lines.values())
+        num_lacking = sum(line.score is None for line in self._lines.values())
         unscored = (
-            f" {lacking} were not scored on all of these tasks." if lacking else ""
+            f" {num_lacking} were not scored on all of these tasks."
+            if num_lacking
+            else ""
         )
         scores, number = self._scores[0], len(self._trainings)
         several = f", {number} trainings" if number > 1 else ""

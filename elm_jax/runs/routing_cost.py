@@ -72,8 +72,8 @@ def per_token(shape: config_lib.T5Config, spec: mixture.Mixture) -> TokenCost:
     norms, adapters = trees.split(experts, _NORMS)
     flops = flops_of(adapters)
     if spec.only_chosen:
-        few = min(spec.router.num_chosen, spec.num_experts)
-        flops = flops * few // spec.num_experts
+        num_chosen = min(spec.router.num_chosen, spec.num_experts)
+        flops = flops * num_chosen // spec.num_experts
         if spec.router.needs_norms:
             flops += flops_of(_reading(spec, experts))
     if isinstance(spec.router, input_routers.InputRouter):

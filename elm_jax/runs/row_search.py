@@ -167,5 +167,5 @@ class RowSearch:
             places = [*source.rows]
             embedded += queries.instance_texts(dataset, places, question.text_format)
             rows.append(overlap.Texts.of(row_words.texts(dataset, places)))
-        same = key_files.hash_of_texts(embedded) == owner.texts_sha256
-        return rows if same else None
+        is_same = key_files.hash_of_texts(embedded) == owner.texts_sha256
+        return rows if is_same else None

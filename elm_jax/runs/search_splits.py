@@ -42,7 +42,7 @@ def check_apart(
         pairs = zip(
             _parts(task, split, options), _parts(task, reported, options), strict=False
         )
-        if not any(_may_share(choosing, shown) for choosing, shown in pairs):
+        if not any(_may_share(choosing_part, shown) for choosing_part, shown in pairs):
             return
     raise errors.ConfigError(
         found=f"rows of {split} of {name} that choose, which may be among those of"
@@ -73,9 +73,9 @@ def _parts(
 
 
 def _may_share(
-    choosing: tuple[str, serving.Part], shown: tuple[str, serving.Part]
+    choosing_part: tuple[str, serving.Part], shown_part: tuple[str, serving.Part]
 ) -> bool:
-    (place, first), (other_place, second) = choosing, shown
+    (place, first), (other_place, second) = choosing_part, shown_part
     if place != other_place or first.split != second.split:
         return False
     if first.seed != second.seed:

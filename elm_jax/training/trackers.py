@@ -125,9 +125,9 @@ class TrackerWriter:
 
     def close(self) -> None:
         """Sends what is left, and ends the run."""
-        now, self._run = self._run, None
-        if now is not None:
-            now.finish()
+        run, self._run = self._run, None
+        if run is not None:
+            run.finish()
 
     def _begin(self) -> Any:
         self._folder.mkdir(parents=True, exist_ok=True)

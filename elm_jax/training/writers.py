@@ -96,10 +96,10 @@ class JsonLinesWriter:
         Raises:
           ConfigError: What was left could not be written.
         """
-        now, self._file = self._file, None
-        if now is not None:
+        file, self._file = self._file, None
+        if file is not None:
             with _explained(self._path):
-                now.close()
+                file.close()
 
     def _read_kept_lines(self) -> bytes:
         if self._start_step == 0 or not self._path.exists():
@@ -169,10 +169,10 @@ class TensorBoardWriter:
         Raises:
           ConfigError: What was left could not be written.
         """
-        now, self._writer = self._writer, None
-        if now is not None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
             with _explained(self._folder):
-                now.close()
+                writer.close()
 
     def _begin(self, step: int) -> "event_file_writer.EventsWriter":
         from tensorboardX import event_file_writer, summary

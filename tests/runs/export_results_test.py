@@ -210,7 +210,9 @@ def test_rows_that_were_left_out_are_told_as_lm_eval_tells_them(folder, lm_eval)
             dataclasses.replace(row, split_rows=row.num_examples + left_out * place)
             for place, row in enumerate(rows)
         ]
-        changed = lm_eval_results.of("e0001", model_rows, load=lambda _: {}, when=0.0)
+        changed = lm_eval_results.of(
+            "e0001", model_rows, load=lambda _: {}, timestamp=0.0
+        )
         assert changed["n-samples"] == {
             row.task: {"original": row.split_rows, "effective": row.num_examples}
             for row in model_rows

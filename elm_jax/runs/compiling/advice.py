@@ -89,16 +89,16 @@ def _remats(
 ) -> Iterator[_Change]:
     if not isinstance(run, Train):
         return
-    now = run.execution.remat
-    if not now:
+    remat_now = run.execution.remat
+    if not remat_now:
         spec = run.spec()
         base = spec.model or of_runs.base_shape(
             run.path(run.initial_checkpoint_path), shape
         )
-        now = base.remat
-    if now == config.FIT:
+        remat_now = base.remat
+    if remat_now == config.FIT:
         return
-    for remat in config.REMATS[config.REMATS.index(now) + 1 :]:
+    for remat in config.REMATS[config.REMATS.index(remat_now) + 1 :]:
         execution = dataclasses.replace(run.execution, remat=remat)
         changed = dataclasses.replace(run, execution=execution)
         yield _Change(f"Execution.remat = {remat!r}", changed, target)

@@ -154,11 +154,13 @@ def lower(program: Program, devices: Sequence[Any]) -> jax.stages.Lowered:
 
 
 def _lower_step(program: Program, model: t5.T5, mesh: Mesh) -> jax.stages.Lowered:
-    now, frozen, tx = _state_of(program, mesh)
+    train_state, frozen, tx = _state_of(program, mesh)
     arrays = cost.batch_arrays(program.batch, is_packed=program.is_packed)
     batch = {n: _rows(leaf.shape, leaf.dtype, mesh) for n, leaf in arrays.items()}
     loss_fn = loss.make_loss_fn(model)
-    return step.lower_step(loss_fn, tx, now, frozen, batch, num_parts=program.num_parts)
+    return step.lower_step(
+        loss_fn, tx, train_state, frozen, batch, num_parts=program.num_parts
+    )
 
 
 def _lower_fleet_step(program: Program, devices: Sequence[Any]) -> jax.stages.Lowered:
@@ -167,11 +169,11 @@ def _lower_fleet_step(program: Program, devices: Sequence[Any]) -> jax.stages.Lo
     if sizes.num_model > 1:
         axes["model"] = sizes.num_model
     mesh = _mesh(devices, tuple(axes.values()), tuple(axes))
-    now, frozen, tx = _state_of(program, mesh)
+    train_state, frozen, tx = _state_of(program, mesh)
     return fleet.lower_step(
         loss.make_loss_fn(program.network),
         tx,
-        example=now,
+        example=train_state,
         frozen=frozen,
         batch=cost.batch_arrays(program.batch, is_packed=program.is_packed),
         mesh=mesh,

@@ -58,7 +58,11 @@ class SideBySide:
             grace_secs=grace_secs, has_unsaved=processes.are_several()
         )
         stop_of_any = agreement.PassedOnStop(stop)
-        with stop, fleet_table.FleetTable(names) as table, contextlib.ExitStack() as to:
+        with (
+            stop,
+            fleet_table.FleetTable(names) as table,
+            contextlib.ExitStack() as exit_stack,
+        ):
 
             def begin(name: str) -> Job:
                 print(f"expert {names.index(name) + 1}/{len(names)}: {name}")  # noqa: T201
@@ -70,7 +74,7 @@ class SideBySide:
                 self._land(job.name, self._jobs.finish(job, params))
                 table.note_landed(job.name)
 
-            trace = self._make_trace(to)
+            trace = self._make_trace(exit_stack)
 
             def after_step(num_steps: int) -> None:
                 stop.note_unsaved()
@@ -105,14 +109,14 @@ class SideBySide:
             num_parts=self._spec.batching.num_parts,
         )
 
-    def _make_trace(self, to: contextlib.ExitStack) -> Callable[[int], None]:
+    def _make_trace(self, exit_stack: contextlib.ExitStack) -> Callable[[int], None]:
         """Returns what traces steps of the fleet; adds to a stack how it ends."""
         process = f"_{jax.process_index()}" if processes.count() > 1 else ""
         folder = self._spec.work_dir / "fleet" / f"profile{process}"
         profile = make_profile(self._spec.metrics, folder)
         if profile is None:
             return lambda num_steps: None
-        to.callback(profile.close)
+        exit_stack.callback(profile.close)
 
         def trace(num_steps: int) -> None:
             if profile.is_due(num_steps):

@@ -127,8 +127,10 @@ class Layout:
         """Why it lies so, in a sentence for the plan; costs what bytes cost."""
         parts = self.needs.bytes_per_device(self.num_devices, self.num_model)
         total = sum(parts.values())
-        where = _explain(self.num_devices, self.num_model, total, self.memory_bytes)
-        return where + self.rejected
+        explanation = _explain(
+            self.num_devices, self.num_model, total, self.memory_bytes
+        )
+        return explanation + self.rejected
 
 
 def _rules(num_model: int) -> str:
@@ -140,10 +142,12 @@ def _explain(
 ) -> str:
     groups = num_devices // num_model
     if num_model == 1:
-        where = f"experts over {groups} devices, the base whole on each"
+        layout_text = f"experts over {groups} devices, the base whole on each"
     else:
-        where = f"the base split over {num_model} devices, experts over {groups} such"
+        layout_text = (
+            f"the base split over {num_model} devices, experts over {groups} such"
+        )
     if memory_bytes is None:
         unknown = "an unknown memory (set options.Fleet.device_memory_gib)"
-        return f"{where}: {show_size(total)} of {unknown}"
-    return f"{where}: {show_size(total)} of {show_size(memory_bytes)}"
+        return f"{layout_text}: {show_size(total)} of {unknown}"
+    return f"{layout_text}: {show_size(total)} of {show_size(memory_bytes)}"

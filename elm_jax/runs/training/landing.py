@@ -218,9 +218,9 @@ class Landing:
         local_names = [name for name in names if self._is_finished(name)]
         for name in local_names:
             yield name, manifest.read_manifest(self._folder(name))
-        elsewhere = sorted({*names} - {*local_names})
-        if elsewhere:
-            yield from self.publisher.manifests(elsewhere)
+        bucket_names = sorted({*names} - {*local_names})
+        if bucket_names:
+            yield from self.publisher.manifests(bucket_names)
 
     def _folder(self, name: str) -> pathlib.Path:
         return self._spec.experts[name].folder

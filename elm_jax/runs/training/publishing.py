@@ -107,16 +107,16 @@ class Publisher:
             failures[name] = error
         return failures
 
-    def _work(self, to: bucket.Bucket) -> None:
+    def _work(self, target: bucket.Bucket) -> None:
         while True:
             name, folder = self._waiting.get()
             start = time.monotonic()
             try:
-                published = to.experts([name])
+                published = target.experts([name])
                 if name in published:
-                    _check_same(to, published[name], folder)
+                    _check_same(target, published[name], folder)
                 else:
-                    size = show_bytes(to.publish(name, folder))
+                    size = show_bytes(target.publish(name, folder))
                     spent = time.monotonic() - start
                     print(f"published: {name}, {size} in {spent:.1f} s")  # noqa: T201
             # Bucket libraries raise what they like, and a thread that ends would leave
@@ -127,12 +127,12 @@ class Publisher:
             self._num_done += 1
 
 
-def _check_same(to: bucket.Bucket, copy: bucket.Copy, folder: pathlib.Path) -> None:
+def _check_same(target: bucket.Bucket, copy: bucket.Copy, folder: pathlib.Path) -> None:
     """Raises CheckpointError if the bucket has another expert of this name."""
-    (published_info,) = to.manifests([copy])
+    (published_info,) = target.manifests([copy])
     local_info = manifest.read_manifest(folder)
     recipes.check_same(
-        f"expert {copy.name} in {to.url}",
+        f"expert {copy.name} in {target.url}",
         {"fingerprint": published_info.fingerprint},
         {"fingerprint": local_info.fingerprint},
         do="Publish to another URL, train under another name, or remove the bucket's"

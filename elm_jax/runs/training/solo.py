@@ -88,7 +88,9 @@ class Solo:
         with stop, contextlib.ExitStack() as entered:
             entered.callback(stop.waiting_for(job.close))
             ready.append(entered.enter_context(self._prefetcher(job)))
-            last = self._run_loop(job, ready[0], stop=stop, agreed=agreed, to=entered)
+            last = self._run_loop(
+                job, ready[0], stop=stop, agreed=agreed, exit_stack=entered
+            )
         agreed.exit_if_requested()
         params = processes.gather(last.params)
         if processes.is_main():
@@ -101,7 +103,7 @@ class Solo:
         *,
         stop: signals.StopRequest,
         agreed: agreement.AgreedStop,
-        to: contextlib.ExitStack,
+        exit_stack: contextlib.ExitStack,
     ) -> Any:
         """Returns the state after the last step, or after that of a stop."""
 
@@ -114,7 +116,7 @@ class Solo:
         folder = self._spec.experts[job.name].work_dir / "profile"
         profile = make_profile(self._spec.metrics, folder)
         if profile is not None:
-            to.callback(profile.close)
+            exit_stack.callback(profile.close)
             every_hook.append(profile)
         first_state, job.state = job.state, None  # the first step takes its memory
         assert first_state is not None

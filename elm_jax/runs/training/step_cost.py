@@ -141,12 +141,14 @@ def describe(
     flops = cost.train_flops(model.config, batch, trainable=trainable, frozen=frozen)
     tokens = batch.batch_size * (batch.inputs_length + batch.targets_length)
     num_local = jax.device_count()
-    elsewhere = "" if devices.count <= num_local else f"; this machine has {num_local}"
+    machine_text = (
+        "" if devices.count <= num_local else f"; this machine has {num_local}"
+    )
     used = [f"{name} {_gib(size)}" for name, size in parts.items() if size]
     return {
         "parameters": f"{trees.count_params(shapes):,}",
         "trained per expert": f"{trees.count_params(trainable):,}",
-        "devices": f"{devices}{elsewhere}",
+        "devices": f"{devices}{machine_text}",
         "bytes per device, about": f"{_gib(sum(parts.values()))}: {', '.join(used)}",
         "tokens per step, at most": f"{tokens:,}",
         "FLOPs per step, at most": f"{flops:.3g}"
