@@ -131,11 +131,14 @@ class Binaries:
         gin_file = stage.gin_file
         if not (pathlib.Path(__file__).parents[2] / gin_file).is_file():
             gin_file = self._folder / gin_file
-        arguments = [f"--gin_file={gin_file}", f"--gin.MODEL_DIR={model_dir}"]
-        arguments += [f"--gin.{n}={value}" for n, value in stage.bindings.items()]
+        bindings = [f"--gin.{n}={value}" for n, value in stage.bindings.items()]
+        return self.start_with(stage.binary, gin_file, model_dir, *bindings)
+
+    def start_with(self, binary, gin_file, model_dir, *flags):
+        """Returns the process of a binary, a group of its own."""
+        arguments = [f"--gin_file={gin_file}", f"--gin.MODEL_DIR={model_dir}", *flags]
         process = self._context.Process(
-            target=_run,
-            args=(stage.binary, arguments, str(self.log), self._environ),
+            target=_run, args=(binary, arguments, str(self.log), self._environ)
         )
         process.start()
         return process

@@ -51,6 +51,8 @@ def train_all(folder):
 MERGED = ("'{MODEL_DIR}/dataset_experts/pocket_kinds'",)
 MERGED += ("'{MODEL_DIR}/dataset_experts/pocket_reviews'",)
 SMALL = ("evaluate.Evaluate.max_examples = 24", "evaluate.Evaluate.batch_size = 8")
+NUM_QUERIES = 8
+ASKED = f"library.Retrieve.num_queries = {NUM_QUERIES}"
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def folder(tmp_path_factory):
     train_all(path)
     keys = "library.BuildLibrary.num_keys = 5"
     run(path, "library", keys)
-    run(path, "evaluate", *SMALL)
+    run(path, "evaluate", *SMALL, ASKED)
     run(path, "own_tasks", f"evaluate.Evaluate.tasks = {TRAINED}", *SMALL)
     parts = f"({', '.join(MERGED)})"
     run(path, "merge", f"merge.Merge.experts = {parts}")
@@ -68,7 +70,7 @@ def folder(tmp_path_factory):
     few = ("TRAIN_STEPS = 2", "BATCH_SIZE = 8", "options.Batching.num_shapes = 1")
     run(path, "new_expert", *few)
     run(path, "grow", keys)
-    run(path, "after", *SMALL)
+    run(path, "after", *SMALL, ASKED)
     names = "report.Report.merged_parts = ('pocket_kinds', 'pocket_reviews')"
     run(path, "report", f"report.Report.seen_tasks = {TRAINED}", names)
     return path
@@ -130,10 +132,10 @@ def test_query_rows_are_never_scored(folder):
     assert rows
     for row in rows:
         num_rows = {"train": 600, "validation": 160, "test": 200}[row.split]
-        queries = sampling.divide_rows(num_rows, seed=42, num_queries=32).queries
+        parts = sampling.divide_rows(num_rows, seed=42, num_queries=NUM_QUERIES)
         scored = store.per_example(row)["example_ids"]
         assert len(scored) == 24
-        assert not set(scored.tolist()) & set(queries.tolist())
+        assert not set(scored.tolist()) & set(parts.queries.tolist())
 
 
 def test_scores_on_other_rows_are_other_cells(folder, tmp_path):
@@ -169,7 +171,7 @@ def test_scores_by_other_decoding_are_other_cells(folder, tmp_path, capsys):
 
 def test_a_grid_that_is_run_again_scores_nothing(folder, capsys):
     before = (folder / "results.jsonl").read_bytes()
-    run(folder, "evaluate", *SMALL)
+    run(folder, "evaluate", *SMALL, ASKED)
     assert "to score: 0" in capsys.readouterr().out
     assert (folder / "results.jsonl").read_bytes() == before
 
@@ -177,9 +179,11 @@ def test_a_grid_that_is_run_again_scores_nothing(folder, capsys):
 def test_rows_have_the_same_order_after_a_kill(folder):
     """A strategy is scored with the parameters of the expert that it names."""
     where = "evaluate.Evaluate.results_path = '{MODEL_DIR}/cut/results.jsonl'"
-    few = (*SMALL[1:], "evaluate.Evaluate.max_examples = 8", where)
+    few = (*SMALL[1:], "evaluate.Evaluate.max_examples = 8", where, ASKED)
     few += ("evaluate.Evaluate.splits = ('test',)",)
     few += ("evaluate.Evaluate.strategies = ('base', 'retrieved')",)
+    unseen = ("pocket_endings_what_next", "pocket_causes_why")
+    few += (f"MIXTURE_OR_TASK_NAME = {unseen}",)
     run(folder, "evaluate", *few)
     path = folder / "cut" / "results.jsonl"
     whole = path.read_bytes()

@@ -3,6 +3,8 @@
 Tensors have its bits, manifests its bytes, and lines of metrics its numbers but times.
 
 ELM_NUM_KILLS is how many times it is killed, 10 if unset: half of them as a fleet.
+Those that are killed, and what they are compared with, are forks of a process that has
+imported all; those that are stopped at start-up begin as users' do.
 """
 
 import contextlib
@@ -20,7 +22,7 @@ import pytest
 from elm_jax import trees
 from elm_jax.checkpoints import experts
 from elm_jax.training import hooks, signals
-from tests.runs import shapes
+from tests.runs import binaries, shapes
 
 pytestmark = pytest.mark.slow
 
@@ -30,10 +32,11 @@ EXPERTS = (
     "pocket_reviews_good_or_bad",
 )
 NUM_KILLS = int(os.environ.get("ELM_NUM_KILLS", "10"))
-# Kills must not run out of steps: each leaves up to `MOST_REPORTS` behind.
 LOG_STEPS, MOST_REPORTS = 3, 3
-NUM_STEPS = 4 + LOG_STEPS * NUM_KILLS
-START_UP_SECS = 8.0  # a kill before the first step comes within them
+# Kills must not run out of steps. Three in four leave 1 to `MOST_REPORTS` behind: 1.5 a
+# kill, of three experts, two at a time, which have 2 a kill.
+NUM_STEPS = 4 + LOG_STEPS * NUM_KILLS // 2
+START_UP_SECS = 3.0  # a kill before the first step comes within them
 COMMON = (
     f"--gin.TRAIN_STEPS={NUM_STEPS}",
     "--gin.BATCH_SIZE=8",
@@ -46,22 +49,40 @@ WAYS = {"alone": "--gin.options.Fleet.size=0"}
 WAYS["fleet"] = "--gin.options.Fleet.size=2"
 
 
-def command(folder, gin_file, *more):
-    module = (sys.executable, "-m", "elm_jax.cli.elm_train")
-    return [*module, f"--gin_file={gin_file}", f"--gin.MODEL_DIR={folder}", *more]
-
-
-def experts_command(folder, way, *more):
-    more = (f"--gin.MIXTURE_OR_TASK_NAME={EXPERTS}", *COMMON, WAYS[way], *more)
-    return command(folder, "gin/pocket/prompt_experts.gin", *more)
+def flags_of(way, *more):
+    return (f"--gin.MIXTURE_OR_TASK_NAME={EXPERTS}", *COMMON, WAYS[way], *more)
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def started(tmp_path_factory):
+    return binaries.Binaries(tmp_path_factory.mktemp("binaries"), num_devices=1)
+
+
+@pytest.fixture(scope="module")
+def start(started):
+    """Starts a training of the experts in a folder."""
+
+    def start(folder, way, *more):
+        return started.start_with(
+            "elm_train", "gin/pocket/prompt_experts.gin", folder, *flags_of(way, *more)
+        )
+
+    return start
+
+
+def finish(process, started):
+    process.join()
+    assert process.exitcode == 0, started.log.read_text()[-5000:]
+
+
+@pytest.fixture(scope="module")
+def base(started, tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     shape = [f"--gin.{binding.replace(' ', '')}" for binding in shapes.SHAPE]
-    few = ("--gin.TRAIN_STEPS=2", "--gin.BATCH_SIZE=8")
-    subprocess.run(command(folder, "gin/pocket/base.gin", *few, *shape), check=True)
+    few = ("--gin.TRAIN_STEPS=2", "--gin.BATCH_SIZE=8", *shape)
+    finish(
+        started.start_with("elm_train", "gin/pocket/base.gin", folder, *few), started
+    )
     return folder
 
 
@@ -78,7 +99,7 @@ def reports(folder):
     return [path.stat().st_size for path in paths]
 
 
-def kill(folder, command, rng):
+def kill(folder, start, rng):
     """Starts a run and kills it at a random moment of its life.
 
     One time in four that is before its first step, else after a few of its next steps
@@ -89,17 +110,17 @@ def kill(folder, command, rng):
     """
     num_reports = rng.choice([0, *rng.choices(range(1, MOST_REPORTS + 1), k=3)])
     num_seen, last = 0, reports(folder)
-    with subprocess.Popen(command) as process:
-        if num_reports == 0:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(rng.uniform(0.0, START_UP_SECS))
-        while process.poll() is None and num_seen < num_reports:
-            time.sleep(0.002)
-            now = reports(folder)
-            num_seen, last = num_seen + (now != last), now
-        time.sleep(rng.uniform(0.0, 0.1))
-        process.kill()
-    return process.returncode, num_seen > 0
+    process = start()
+    if num_reports == 0:
+        process.join(rng.uniform(0.0, START_UP_SECS))
+    while process.is_alive() and num_seen < num_reports:
+        time.sleep(0.002)
+        now = reports(folder)
+        num_seen, last = num_seen + (now != last), now
+    time.sleep(rng.uniform(0.0, 0.1))
+    process.kill()
+    process.join()
+    return process.exitcode, num_seen > 0
 
 
 def outcome(folder):
@@ -132,23 +153,23 @@ def way(request):
 
 
 @pytest.fixture(scope="module")
-def expected(base, way, tmp_path_factory):
+def expected(base, started, start, way, tmp_path_factory):
     """The outcome of a run that nothing stops."""
     whole = start_with(base, tmp_path_factory.mktemp("whole"))
-    subprocess.run(experts_command(whole, way), check=True)
+    finish(start(whole, way), started)
     return outcome(whole)
 
 
 def test_sigkill_at_random_moments_changes_no_bit_of_any_expert(
-    base, expected, way, tmp_path
+    base, started, start, expected, way, tmp_path
 ):
     folder, rng = start_with(base, tmp_path), random.Random(0)
     num_kills = NUM_KILLS // len(WAYS)
-    killed = [kill(folder, experts_command(folder, way), rng) for _ in range(num_kills)]
+    killed = [kill(folder, lambda: start(folder, way), rng) for _ in range(num_kills)]
     # The others came to their end before.
     assert sum(status == -signal.SIGKILL for status, _ in killed) >= 0.8 * num_kills
     assert sum(has_begun for _, has_begun in killed) >= 0.4 * num_kills
-    subprocess.run(experts_command(folder, way), check=True)
+    finish(start(folder, way), started)
     assert outcome(folder) == expected
 
 
@@ -158,21 +179,24 @@ def num_steps_reported(folder, name):
     return 0
 
 
-def test_a_stop_saves_the_step_that_was_under_way(base, expected, way, tmp_path):
+def test_a_stop_saves_the_step_that_was_under_way(
+    base, started, start, expected, way, tmp_path
+):
     folder = start_with(base, tmp_path)
     last = NUM_STEPS - 6
     seldom = "--gin.options.Saving.every_steps=1000"
-    with subprocess.Popen(experts_command(folder, way, seldom)) as process:
-        while num_steps_reported(folder, EXPERTS[1]) < last:
-            assert process.poll() is None
-            time.sleep(0.002)
-        begun = time.monotonic()
-        process.send_signal(signal.SIGINT if way == "fleet" else signal.SIGTERM)
-        assert process.wait() == (130 if way == "fleet" else 143)
-        assert time.monotonic() - begun < signals.GRACE_SECS
+    process = start(folder, way, seldom)
+    while num_steps_reported(folder, EXPERTS[1]) < last:
+        assert process.is_alive()
+        time.sleep(0.002)
+    begun = time.monotonic()
+    os.kill(process.pid, signal.SIGINT if way == "fleet" else signal.SIGTERM)
+    process.join()
+    assert process.exitcode == (130 if way == "fleet" else 143)
+    assert time.monotonic() - begun < signals.GRACE_SECS
     (saved,) = (folder / "work" / "prompt_experts" / EXPERTS[1] / "state").iterdir()
     assert int(saved.name) >= last // LOG_STEPS * LOG_STEPS
-    subprocess.run(experts_command(folder, way), check=True)
+    finish(start(folder, way), started)
     assert outcome(folder) == expected
 
 
@@ -180,7 +204,10 @@ def test_a_stop_saves_the_step_that_was_under_way(base, expected, way, tmp_path)
 def test_a_stop_at_start_up_has_the_same_status(base, tmp_path, delay_secs):
     """While modules load, the base is read, the step compiles."""
     folder = start_with(base, tmp_path)
-    with subprocess.Popen(experts_command(folder, "fleet")) as process:
+    command = [sys.executable, "-m", "elm_jax.cli.elm_train"]
+    command += ["--gin_file=gin/pocket/prompt_experts.gin"]
+    command += [f"--gin.MODEL_DIR={folder}", *flags_of("fleet")]
+    with subprocess.Popen(command) as process:
         while not list(folder.glob("config/*.operative.gin")):
             time.sleep(0.01)
         time.sleep(delay_secs)
