@@ -80,7 +80,8 @@ def test_every_command_of_a_study_is_understood(script, built):
     asked = {"task": "pocket_endings_what_next", "votes": votes}
     study = built.folder / "runs" / "study"
     study.mkdir(parents=True, exist_ok=True)
-    (study / "votes_merging.jsonl").write_text(json.dumps(asked) + "\n")
+    for votes_of in ("votes_merging", "votes_merging_lora"):
+        (study / f"{votes_of}.jsonl").write_text(json.dumps(asked) + "\n")
     built.failures.clear()
     done = built.run(f"SEEDS=42 bash launch/{script}")
     assert done.returncode == 0, (built.failures, done.stdout, done.stderr)

@@ -89,6 +89,8 @@ def _of_loras(prefix: str, mean: str, scales: Sequence[str]) -> Settings:
         "TIES": (f"{prefix}_ties", f"{prefix}_ties_half"),
         "DARE": tuple(f"{prefix}_dare_{scale}" for scale in (scales[0], scales[-1])),
         **{name: (f"{prefix}_{name}",) for name in names},
+        "greedy soup": (f"{prefix}_greedy_soup",),
+        "lorahub, without gradients": (f"{prefix}_lorahub_searched",),
         **_CONTROLS,
     }
 

@@ -19,7 +19,7 @@ import optax
 
 from elm_jax import trees
 from elm_jax.model import config, loss, scoring, t5
-from elm_jax.peft import bottleneck, lora, mixture
+from elm_jax.peft import bottleneck, ia3, lora, mixture
 from elm_jax.routing import directions, token_routers
 from elm_jax.runs import observe, routing_records
 from elm_jax.training import optimizers
@@ -43,7 +43,11 @@ _SPECS = {
     "serial, by inputs": _SERIAL,
     "parallel": bottleneck.Bottleneck(reduction_factor=4, parallel=True),
     "lora": lora.Lora(rank=4, targets="/(value|out|wi_0|wo)$"),
+    "ia3": ia3.Ia3(targets="/(value|out|hidden|wo)$"),
 }
+# Learning rate and steps of experts; factors have to go far from 1.
+_TRAINING = {"ia3": (3e-2, 300)}
+_USUAL_TRAINING = (1e-2, 150)
 KINDS = (*_SPECS,)
 SETTINGS = routing_records.Settings(num_examples=64, batch_size=32, gate_steps=50)
 ROUTERS = {
@@ -53,6 +57,15 @@ ROUTERS = {
     "MeanActivation": token_routers.MeanActivation(top_k=1),
     "Gates": token_routers.Gates(top_k=1),
 }
+
+
+def routers_of(spec):
+    """Returns the routers that a kind of adapters can have.
+
+    Factors of (IA)3 change each channel by itself: there is no direction for Arrow.
+    """
+    without = ("Arrow",) if isinstance(spec, ia3.Ia3) else ()
+    return {name: made for name, made in ROUTERS.items() if name not in without}
 
 
 def rows_of(rng, number, skills):
@@ -165,9 +178,17 @@ def base_of(seed=0, steps=300):
 
 
 @functools.cache
-def world(kind, seed=0, steps=150):
-    """Returns a base and experts, each trained on its own words alone."""
+def world(kind, seed=0, steps=0):
+    """Returns a base and experts, each trained on its own words alone.
+
+    Args:
+      kind: One of `KINDS`.
+      seed: Of parameters, words and rows.
+      steps: Of each expert; 0 for as many as they need.
+    """
     rng = np.random.default_rng(seed + 1)
+    rate, usual_steps = _TRAINING.get(kind, _USUAL_TRAINING)
+    steps = steps or usual_steps
     secret, spec = secrets(rng), _SPECS[kind]
     base = base_of(seed) if steps > 10 else base_of(seed, steps)
     made = []
@@ -184,7 +205,7 @@ def world(kind, seed=0, steps=150):
         for n in range(SKILLS)
     ]
     start = jax.tree.map(lambda *each: jnp.stack(each), *starts)
-    run = jax.jit(jax.vmap(lambda p, b: train(model, base, p, b, 1e-2)))
+    run = jax.jit(jax.vmap(lambda p, b: train(model, base, p, b, rate)))
     trained = jax.device_get(run(start, batches))
     experts = tuple(
         jax.tree.map(lambda leaf, n=n: leaf[n], trained) for n in range(SKILLS)
@@ -225,8 +246,9 @@ def records(of, settings=SETTINGS):
         stacked = mixture.stack([expert])
         rows = _Rows(of, skill, settings)
         arrays = observe._observe(programs, stacked, rows, base)
-        for place, arrow in directions.arrow_directions(expert).items():
-            arrays[place]["direction"] = arrow
+        if "Arrow" in routers_of(of.spec):
+            for place, arrow in directions.arrow_directions(expert).items():
+                arrays[place]["direction"] = arrow
         recorded.append(arrays)
     return recorded
 
@@ -358,7 +380,7 @@ def every_way(of, settings=SETTINGS):
     ways = {
         "expert": token_routers.Fixed(weights=alone),
         "even": token_routers.Fixed(),
-        **ROUTERS,
+        **routers_of(of.spec),
         "oracle": oracle_of(of),
     }
     outcomes = {"base": tried(of, t5.T5(SHAPE), of.base)}
