@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from elm_jax.cli import gin_errors
 
-_PART = re.compile(r"@(?:[\w/]+/)?(?P<name>[\w.]+)\(")
+_PART = re.compile(r"@(?P<name>[\w/.]+)\(")  # with its scopes
 
 
 def unused(bound: str, operative: str) -> list[str]:
@@ -25,6 +25,8 @@ def unused(bound: str, operative: str) -> list[str]:
 def replaced(of_files: str, bindings: Sequence[str]) -> dict[str, str]:
     """Returns the parts that files name and that flags replace, with their fields.
 
+    And the parts that only these parts name, and so on.
+
     >>> of_files = "merge.Merge.method = @ties.Ties()"
     >>> replaced(of_files, ["merge.Merge.method = 'uniform'"])
     {'ties.Ties': 'merge.Merge.method'}
@@ -33,17 +35,39 @@ def replaced(of_files: str, bindings: Sequence[str]) -> dict[str, str]:
       of_files: The configuration that the files alone make.
       bindings: The bindings of the flags.
     """
-    names = _names(bindings)
+    flags = _names(bindings)
     starts = [match.start() for match in gin_errors.STATEMENT.finditer(of_files)]
-    flag_of, kept_parts = {}, set()
+    flag_of: dict[str, str] = {}
+    kept: list[tuple[str, set[str]]] = [("", {*_PART.findall("\n".join(bindings))})]
     for start, end in zip(starts, [*starts[1:], len(of_files)], strict=True):
         name, _, value = of_files[start:end].partition("=")
         parts = _PART.findall(value)
-        if name.strip() in names:
+        if name.strip() in flags:
             flag_of |= dict.fromkeys(parts, name.strip())
         else:
-            kept_parts |= {*parts}
-    return {part: flag for part, flag in flag_of.items() if part not in kept_parts}
+            kept.append((_owner(name.strip()), {*parts}))
+    for part in flag_of.copy():
+        _replace_parts_of(part, flag_of, kept)
+    while still_named := {
+        part for owner, parts in kept if owner not in flag_of for part in parts
+    } & {*flag_of}:
+        flag_of = {p: flag for p, flag in flag_of.items() if p not in still_named}
+    return flag_of
+
+
+def _replace_parts_of(
+    part: str, flag_of: dict[str, str], kept: Sequence[tuple[str, set[str]]]
+) -> None:
+    """Adds to `flag_of` all that a part names, with the part's flag."""
+    for owner, parts in kept:
+        for inner in parts - {*flag_of} if owner == part else ():
+            flag_of[inner] = flag_of[part]
+            _replace_parts_of(inner, flag_of, kept)
+
+
+def _owner(name: str) -> str:
+    """Returns the part, with its scopes, that a binding is of; "" for a macro."""
+    return name.rpartition(".")[0]
 
 
 def not_replaced(
@@ -59,9 +83,12 @@ def not_replaced(
       bindings: Those of the flags, which themselves have to be read.
     """
     unexplained = []
+    flags = _names(bindings)
+    # Options without a scope are those of the part in every scope.
+    plain = {part.rpartition("/")[2]: part for part in parts}
     for name in unused:
-        part = name.rpartition("/")[2].rpartition(".")[0]
-        if part in parts and name not in _names(bindings):
+        part = _owner(name) if _owner(name) in parts else plain.get(_owner(name))
+        if part and name not in flags:
             text = f"{name} is not used, as --gin.{parts[part]} takes {part} out"
             print(text, file=sys.stderr, flush=True)  # noqa: T201
         else:

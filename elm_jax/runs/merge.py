@@ -102,7 +102,7 @@ class Merge(Run):
             lines = {
                 "experts": f"{len(folders)}: {', '.join(f.name for f in folders)}",
                 "method": self.chosen_method(),
-                **({"search": self.search} if self.search else {}),
+                **(self.search.plan(len(folders)) if self.search else {}),
                 "finished already": self._planned(infos),
                 "files": self.folder,
             }

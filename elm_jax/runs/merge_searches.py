@@ -18,8 +18,6 @@ from elm_jax.runs import search_problems, searches
 class Sweep(searches.Search):
     """Tries the merge with each of some values of one option; the best score wins.
 
-    Of equal scores the first value wins.
-
     Attributes:
       option: Of the method, such as `scale` or `density`.
       values: To try, in the order in which equals are preferred.
@@ -48,6 +46,11 @@ class Sweep(searches.Search):
             )
         for value in self.values:
             self._of(method, value)
+
+    def num_merges(self, num_experts: int) -> int:
+        """Returns how many merges it scores."""
+        del num_experts
+        return len(self.values)
 
     def find(self, problem: search_problems.Problem) -> searches.Found:
         """Returns the method with the best value."""
@@ -106,10 +109,14 @@ class GreedySoup(searches.Search):
         if not isinstance(method, averages.Uniform | averages.Weighted):
             _refuse(self.kind, method, "uniform")
 
+    def num_merges(self, num_experts: int) -> int:
+        """Returns how many merges it scores."""
+        return 2 * num_experts - 1
+
     def find(self, problem: search_problems.Problem) -> searches.Found:
         """Returns a mean with weights 1 and 0."""
         count = len(problem.folders)
-        progress, tried = problem.progress(2 * count - 1), []
+        progress, tried = problem.progress(self.num_merges(count)), []
 
         def score(places: Sequence[int]) -> float:
             weights = tuple(float(place in places) for place in range(count))
@@ -165,10 +172,15 @@ class LoraHub(searches.Search):
         """Raises ConfigError for a method that is no sum."""
         _check_sum(self.kind, method)
 
+    def num_merges(self, num_experts: int) -> int:
+        """Returns how many merges it scores."""
+        del num_experts
+        return self.max_steps + (self.by == "gradient")
+
     def find(self, problem: search_problems.Problem) -> searches.Found:
         """Returns the sum with the best weights."""
         slope, count = problem.slope_fn("loss"), len(problem.folders)
-        progress, tried = problem.progress(self.max_steps), []
+        progress, tried = problem.progress(self.num_merges(count)), []
 
         def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
             value, slopes = slope({affine.ALL: weights})
@@ -237,12 +249,17 @@ class AdaMerging(searches.Search):
                 do='Set merge_searches.AdaMerging.by = "expert"',
             )
 
+    def num_merges(self, num_experts: int) -> int:
+        """Returns how many merges it scores."""
+        del num_experts
+        return self.max_steps + 1
+
     def find(self, problem: search_problems.Problem) -> searches.Found:
         """Returns the sum with the best weights, by name where layers have theirs."""
         slope, count = problem.slope_fn("entropy"), len(problem.folders)
         groups = problem.layer_groups if self.by == "layer" else []
         names = [*groups, affine.ALL]
-        progress, tried = problem.progress(self.max_steps + 1), []
+        progress, tried = problem.progress(self.num_merges(count)), []
 
         def entropy(weights: np.ndarray) -> tuple[float, np.ndarray]:
             columns = np.moveaxis(weights, -1, 0)
@@ -265,15 +282,12 @@ class AdaMerging(searches.Search):
                 f"^{name}": tuple(weights) for name, weights in of_group.items()
             }
             method = by_name.ByName(method=method, weights_of=weights_of)
-        chosen = best.coefficients.tolist()
-        return searches.Found(
-            method, {"chosen": chosen, "groups": names, "tried": tried}
-        )
+        facts = {"chosen": best.coefficients.tolist(), "groups": names, "tried": tried}
+        return searches.Found(method, facts)
 
 
 def _check_sum(kind: str, method: MergeMethod) -> None:
-    plain = task_arithmetic.TaskArithmetic()
-    if method != plain:
+    if method != task_arithmetic.TaskArithmetic():
         _refuse(kind, method, "task_arithmetic, with its weights and scale by default")
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 from elm_jax import errors, fields
 from elm_jax.merging.method import MergeMethod
 from elm_jax.runs import search_problems, search_rows
+from elm_jax.runs.run import Plan
 
 
 class Found(NamedTuple):
@@ -60,6 +61,20 @@ class Search(abc.ABC):
           are_adapters: Whether they hold adapters.
         """
         del leaves, are_adapters
+
+    @abc.abstractmethod
+    def num_merges(self, num_experts: int) -> int:
+        """Returns how many merges it scores."""
+
+    def plan(self, num_experts: int) -> Plan:
+        """Returns what it will do, as lines of a plan; reads nothing."""
+        split, number = self.rows.split, self.rows.num_rows
+        which_rows = f"{number} {split} rows" if number else f"all {split} rows"
+        return {
+            "search": self,
+            "search scores": f"{self.num_merges(num_experts)} merges, on {which_rows}"
+            " of each task; this takes its own time",
+        }
 
     @abc.abstractmethod
     def find(self, problem: search_problems.Problem) -> Found:

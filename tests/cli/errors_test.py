@@ -19,7 +19,7 @@ from elm_jax.checkpoints import manifest
 from elm_jax.cli import gin_flags, selectors
 from elm_jax.disk import files
 from elm_jax.library import catalogue
-from elm_jax.runs import merge
+from elm_jax.runs import merge, merge_stages
 from tests.checkpoints import sample
 from tests.cli import failing
 from tests.cli.failing import fail
@@ -172,6 +172,21 @@ def test_a_flag_that_takes_a_part_out_of_a_file_takes_its_options_out(folder, ca
     )
     message = fail(folder, "pocket/merge", method, "TRAIN_STEPS = 3")
     assert "bindings that nothing reads: TRAIN_STEPS" in message
+
+
+def test_a_flag_that_takes_a_part_out_takes_out_what_only_that_part_names(capsys):
+    stages = "merge_stages.Stages.stages = (@soup/merge.Merge(),)"
+    run, *_ = gin_flags.build_run(
+        [merge_stages.Stages],
+        gin_files=["gin/pocket/merging_all.gin"],
+        bindings=("MODEL_DIR = 'runs'", stages),
+    )
+    assert [stage.expert_name for stage in run.stages] == ["all_greedy_soup"]
+    told = capsys.readouterr().err
+    taken_out = "as --gin.merge_stages.Stages.stages takes"
+    assert f"AdaMerging.max_steps is not used, {taken_out}" in told
+    assert f"adamerging/merge.Merge.search is not used, {taken_out}" in told
+    assert "GreedySoup" not in told
 
 
 @contextlib.contextmanager

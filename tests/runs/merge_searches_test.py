@@ -380,6 +380,26 @@ def told_of_written(folder, names):
         return [part.told for part in parts]
 
 
+@pytest.mark.parametrize(
+    ("search", "method", "number"),
+    [
+        (merge_searches.Sweep(rows=ROWS, values=(1.0, 0.5)), SUM, 2),
+        (merge_searches.GreedySoup(rows=ROWS), averages.Uniform(), 5),
+        (merge_searches.LoraHub(rows=ROWS, max_steps=6), SUM, 6),
+        (merge_searches.LoraHub(rows=ROWS, by="gradient", max_steps=2), SUM, 3),
+        (merge_searches.AdaMerging(rows=ROWS, max_steps=2), SUM, 3),
+    ],
+)
+def test_a_plan_tells_how_many_merges_a_search_scores(folder, search, method, number):
+    name = f"planned_{search.kind}_{number}"
+    run = search_of(folder, "lora", search, name, method)
+    plan = run.plan()["search scores"]
+    assert plan.startswith(f"{number} merges, on all validation rows of each task")
+    run.run()
+    searched = merged_recipe(folder, name).data["merge"]["search"]
+    assert len(searched["tried"]) == number
+
+
 def test_a_learning_rate_that_no_gradient_reads_is_refused():
     with pytest.raises(errors.ConfigError, match="learning_rate"):
         merge_searches.LoraHub(learning_rate=0.2)
