@@ -21,7 +21,7 @@ import numpy as np
 from scipy import optimize
 
 from elm_jax import fields, trees
-from elm_jax.merging import averages, layers
+from elm_jax.merging import averages, layers, threads
 from elm_jax.merging.method import Beside, Merged, MergeMethod, Unit
 from elm_jax.types import Params
 
@@ -132,20 +132,28 @@ def orders(experts: Sequence[Leaves], beside: Beside, *, reference: int) -> Orde
     of_names: dict[str, list[list[np.ndarray]]] = {}
     for names in places(beside, is_linear=False).values():
         axes = {name: beside[name].axis for name in names}
-        like = experts[reference]
-        of_layers = []
-        for _, index in layers.units(names[0], like[names[0]]):
-            like_layer = {name: like[name][index] for name in names}
-            of_layers.append(
-                [
-                    matching(like_layer, {n: leaves[n][index] for n in names}, axes)
-                    if leaves is not like
-                    else np.arange(like_layer[names[0]].shape[axes[names[0]]])
-                    for leaves in experts
-                ]
-            )
+        of_layers = [
+            _of_layer(experts, reference, index, axes)
+            for _, index in layers.units(names[0], experts[reference][names[0]])
+        ]
         of_names |= dict.fromkeys(names, of_layers)
     return of_names
+
+
+def _of_layer(
+    experts: Sequence[Leaves], reference: int, index: Any, axes: Mapping[str, int]
+) -> list[np.ndarray]:
+    like_layer = {name: experts[reference][name][index] for name in axes}
+    numbers = len(experts) * sum(leaf.size for leaf in like_layer.values())
+
+    def order(place: int) -> np.ndarray:
+        if place == reference:
+            name, axis = next(iter(axes.items()))
+            return np.arange(like_layer[name].shape[axis])
+        there = {name: experts[place][name][index] for name in axes}
+        return matching(like_layer, there, axes)
+
+    return threads.each(order, range(len(experts)), numbers=numbers)
 
 
 @dataclasses.dataclass(frozen=True)

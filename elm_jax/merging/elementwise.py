@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from elm_jax import fields
-from elm_jax.merging import agreeing, by_layer, keeping, views
+from elm_jax.merging import agreeing, by_layer, keeping, threads, views
 from elm_jax.merging.deltas import DeltaMethod, Layer, by_parts
 from elm_jax.merging.method import Unit
 
@@ -132,42 +132,42 @@ class Elementwise(DeltaMethod):
 
     def _summed(self, layer: Layer, choices: Sequence[keeping.Choice]) -> np.ndarray:
         """Returns what is made of what is kept in some rows: all, without choices."""
-        changes = layer.changes
-        for place, choice in enumerate(choices):
-            changes[place] = choice.of(changes[place], layer.rows)
+        changes = keeping.trimmed(layer.changes, choices, layer.rows)
         kept = changes.reshape(len(changes), -1)
         # A few numbers of all experts at a time, so that they stay in the cache.
         at_once = max(1, _AT_ONCE // len(kept))
-        change = np.empty(kept.shape[1])
-        for start in range(0, len(change), at_once):
-            part = slice(start, start + at_once)
-            change[part] = agreeing.summed(
-                kept[:, part],
+        sums = threads.each(
+            lambda start: agreeing.summed(
+                kept[:, start : start + at_once],
                 layer.weights,
                 sign=self.sign,
                 vote=self.vote,
                 combine=self.combine,
                 is_inner=layer.is_inner,
-            )
-        return change.reshape(changes.shape[1:])
+            ),
+            range(0, kept.shape[1], at_once),
+            numbers=kept.size,
+        )
+        return np.concatenate(sums).reshape(changes.shape[1:])
 
     def _choices(self, layer: Layer) -> list[keeping.Choice]:
         """Returns what is kept of each expert's changes; nothing if all of it is."""
         if self.keep == "all":
             return []
-        sources: list[np.random.Generator] = []
+        sources: Sequence[keeping.Source] = [None] * len(layer.weights)
         if self.keep in ("random", "della"):
             sources = keeping.generators(layer.name, layer.each(), self.random_seed)
-        choices = []
-        for place, change in enumerate(layer.each()):
-            if layer.seen is not None:
-                kept = np.where(np.abs(change) >= layer.seen[place], change, 0.0)
+        shares = self.density, self.dropped, self.spread
+
+        def choose(place: int) -> keeping.Choice:
+            change = layer.stack.one(place)
+            if layer.seen is None:
+                kept = keeping.kept(change, self.keep, *shares, sources[place])
             else:
-                rng = sources[place] if sources else None
-                shares = self.density, self.dropped, self.spread
-                kept = keeping.kept(change, self.keep, *shares, rng)
-            choices.append(keeping.chosen(kept, change, self.density, self.rescale))
-        return choices
+                kept = np.where(np.abs(change) >= layer.seen[place], change, 0.0)
+            return keeping.chosen(kept, change, self.density, self.rescale)
+
+        return threads.each(choose, range(len(sources)), numbers=layer.stack.num_held)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

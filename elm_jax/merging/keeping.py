@@ -7,15 +7,17 @@ n numbers `int(density * n)` are left, at least 1.
 
 import dataclasses
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
 
-from elm_jax.merging import stacks
+from elm_jax.merging import stacks, threads
 
 Keep = Literal["all", "magnitude", "random", "outliers", "della"]
 Rescale = Literal["none", "density", "l1"]
+Source = np.random.Generator | None
+"""Of chance, for those ways that need it."""
 
 
 def kept(
@@ -24,7 +26,7 @@ def kept(
     density: float,
     dropped: float,
     spread: float,
-    rng: np.random.Generator | None,
+    rng: Source,
 ) -> np.ndarray:
     """Returns what is kept of a change by any of the ways.
 
@@ -127,7 +129,26 @@ class Choice:
         """Returns what is kept of some rows of the change, in zeros."""
         width = some.shape[-1] if some.ndim else 1
         bits = np.unpackbits(self.bits[rows], axis=-1, count=width)
-        return np.where(bits.reshape(some.shape), some * self.factor, 0.0)
+        scaled = some if self.factor == 1.0 else some * self.factor
+        return np.where(bits.reshape(some.shape), scaled, 0.0)
+
+
+def trimmed(
+    changes: np.ndarray, choices: Sequence[Choice], rows: stacks.Rows
+) -> np.ndarray:
+    """Returns the same changes of some rows, all but what is kept made 0.
+
+    Args:
+      changes: Of each expert, which are written into.
+      choices: One for each; none if all is kept.
+      rows: Which the changes are of.
+    """
+
+    def write(place: int) -> None:
+        changes[place] = choices[place].of(changes[place], rows)
+
+    threads.each(write, range(len(choices)), numbers=changes.size)
+    return changes
 
 
 def chosen(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import linalg
 
-from elm_jax.merging import singular
+from elm_jax.merging import singular, threads
 
 Rows = slice | types.EllipsisType
 """Some rows of an array, or `...` for all."""
@@ -23,6 +23,11 @@ class Stack(abc.ABC):
     @abc.abstractmethod
     def shape(self) -> tuple[int, ...]:
         """Of all changes: [T, ...]."""
+
+    @property
+    def num_held(self) -> int:
+        """Numbers of changes that are in memory."""
+        return 0
 
     @abc.abstractmethod
     def parts(self) -> Iterator[Rows]:
@@ -110,6 +115,11 @@ class Arrays(Matrices):
         return self.changes.shape
 
     @property
+    def num_held(self) -> int:
+        """Numbers of changes that are in memory: all."""
+        return self.changes.size
+
+    @property
     def most_rank(self) -> int:
         """No matrix has more."""
         return min(self.shape[1:])
@@ -127,8 +137,14 @@ class Arrays(Matrices):
         return self.changes[place]
 
     def total(self, weights: np.ndarray) -> np.ndarray:
-        """Returns the sum of changes times weights [T]: [...]."""
-        return self.scaled(weights).changes.sum(axis=0)
+        """Returns the sum of changes times weights [T]: [...].
+
+        One after another, so that what is between stays in the cache.
+        """
+        total = self.changes[0] * weights[0]
+        for change, weight in zip(self.changes[1:], weights[1:], strict=True):
+            total += change * weight
+        return total
 
     def scaled(self, weights: np.ndarray) -> "Arrays":
         """Returns each change times its weight; themselves, if all weights are 1."""
@@ -157,7 +173,12 @@ class Arrays(Matrices):
         One after another, which takes the memory of one. BLAS would add up otherwise on
         another number of threads, and a merge would not be the same to the bit.
         """
-        return np.array([np.square(matrix).sum() for matrix in self.changes])
+
+        def square(place: int) -> float:
+            return float(np.square(self.changes[place]).sum())
+
+        places = range(len(self.changes))
+        return np.array(threads.each(square, places, numbers=self.changes.size))
 
     def times(self, vector: np.ndarray) -> np.ndarray:
         """Returns each `D_t v`."""
@@ -184,9 +205,10 @@ class Arrays(Matrices):
         at_once = max(1, _AT_ONCE // (rows * columns))
         for start in range(0, count, at_once):
             part = slice(start, start + at_once)
-            some = matrices[part] * roots[part]
-            inner = (matrices[part].transpose(0, 2, 1) @ matrices[part]) * roots[part]
-            beside = some.transpose(1, 0, 2).reshape(rows, -1)
+            some = matrices[part]
+            inner = (some.transpose(0, 2, 1) @ some) * roots[part]
+            moved = np.multiply(some.transpose(1, 0, 2), roots[part, 0], order="C")
+            beside = moved.reshape(rows, -1)
             cubes += beside @ inner.reshape(-1, columns)
             # `gram += beside @ beside.T`, of its lower half.
             gram = add_squares(

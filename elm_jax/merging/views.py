@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from elm_jax.merging import core, products, singular, stacks
+from elm_jax.merging import core, products, singular, stacks, threads
 
 Space = Literal["parameters", "core", "knots"]
 Half = Literal["", "first", "second"]
@@ -103,10 +103,13 @@ class LeafView(View):
     def changes(self) -> np.ndarray:
         """Returns distances from the base."""
         distances = np.empty((len(self._layer), *self._layer[0].shape))
-        for place, expert_layer in enumerate(self._layer):
-            distances[place] = expert_layer
-        if self._has_base:
-            distances -= self._origin
+
+        def write(place: int) -> None:
+            distances[place] = self._layer[place]
+            if self._has_base:
+                distances[place] -= self._origin
+
+        threads.each(write, range(len(distances)), numbers=distances.size)
         return distances
 
     def put(self, change: np.ndarray) -> None:
@@ -214,9 +217,13 @@ class KnotsView(View):
             inverse = (right[:kept] / sizes[:kept, None]).T.astype(np.float32)
             parts = np.empty((len(below), kept), np.float32)
             at_once = max(1, _AT_ONCE // columns)
-            for start in range(0, len(below), at_once):
+
+            def multiply(start: int) -> None:
                 part = slice(start, start + at_once)
                 np.matmul(below[part].astype(np.float32), inverse, out=parts[part])
+
+            starts = range(0, len(below), at_once)
+            threads.each(multiply, starts, numbers=below.size)
         self._parts = parts.reshape(count, rows, kept)
         self._shared = sizes[:kept, None] * right[:kept]
 

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from elm_jax import trees
-from elm_jax.merging import deltas, elementwise, layers, method, methods
+from elm_jax.merging import (
+    deltas,
+    elementwise,
+    layers,
+    method,
+    methods,
+    threads,
+    views,
+)
 from elm_jax.peft import effects
 from tests.merging import kinds
 
@@ -225,6 +233,17 @@ def test_a_few_numbers_at_a_time_merge_to_what_all_at_once_do(monkeypatch, name)
     sample = kinds.sample("all")
     whole = merge(name, sample)
     monkeypatch.setattr(elementwise, "_AT_ONCE", 7)  # two numbers of three experts
+    assert same_bits(merge(name, sample), whole)
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize("kind", ["all", "bottleneck", "lora"])
+def test_two_threads_merge_to_the_bits_of_one(monkeypatch, kind, name):
+    sample = kinds.sample(kind, COUNTS.get(name, 3))
+    monkeypatch.setattr(views, "_MANY", 1)  # the way of many numbers, for knots
+    whole = merge(name, sample)
+    monkeypatch.setattr(threads, "_MANY", 0)
+    monkeypatch.setattr(threads, "_FEW", 0)
     assert same_bits(merge(name, sample), whole)
 
 
