@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from elm_jax.merging import threads
+
 # From here on the Gram matrix of a long matrix is decomposed instead, which is several
 # times as fast. Singular values below 1e-8 of the greatest are then lost in rounding,
 # less than what float32 parameters tell.
@@ -55,11 +57,24 @@ def nearest_orthonormal(matrix: np.ndarray) -> np.ndarray:
 
 def right_svd(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns s and v of `svd` of long matrices [..., m, n], without u."""
-    squares, vectors = np.linalg.eigh(np.swapaxes(matrices, -1, -2) @ matrices)
+    squares, vectors = np.linalg.eigh(_gram(matrices))
     sizes = np.sqrt(np.maximum(squares, 0.0))[..., ::-1]
     sizes = np.where(sizes > _LEAST * sizes[..., :1], sizes, 0.0)
     right = np.swapaxes(vectors[..., ::-1], -1, -2)
     return sizes, np.where(sizes[..., None] > 0, right, 0.0)
+
+
+def _gram(matrices: np.ndarray) -> np.ndarray:
+    """Returns `D' D` of each; of a single one that of two halves, added up."""
+    if matrices.ndim > 2:  # noqa: PLR2004
+        return np.swapaxes(matrices, -1, -2) @ matrices
+    halves = np.array_split(matrices, 2)
+    first, second = threads.each(_gram_of, halves, numbers=matrices.size, few=2)
+    return first + second
+
+
+def _gram_of(matrix: np.ndarray) -> np.ndarray:
+    return matrix.T @ matrix
 
 
 def _long_svd(

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import linalg
@@ -199,20 +199,43 @@ class Arrays(Matrices):
             grams = (matrices @ matrices.transpose(0, 2, 1)) * factors[:, None, None]
             beside = grams.transpose(1, 0, 2).reshape(rows, -1)
             return grams.sum(axis=0), beside @ matrices.reshape(count * rows, columns)
-        (add_squares,) = linalg.get_blas_funcs(("syrk",))
-        roots = np.sqrt(factors)[:, None, None]
-        gram, cubes = np.zeros((rows, rows), order="F"), np.zeros((rows, columns))
         at_once = max(1, _AT_ONCE // (rows * columns))
-        for start in range(0, count, at_once):
-            part = slice(start, start + at_once)
-            some = matrices[part]
-            inner = (some.transpose(0, 2, 1) @ some) * roots[part]
-            moved = np.multiply(some.transpose(1, 0, 2), roots[part, 0], order="C")
-            beside = moved.reshape(rows, -1)
-            cubes += beside @ inner.reshape(-1, columns)
-            # `gram += beside @ beside.T`, of its lower half.
-            gram = add_squares(
-                1.0, beside.T, beta=1.0, c=gram, trans=1, lower=1, overwrite_c=1
-            )
+        starts = range(0, count, at_once)
+        parts = [slice(start, start + at_once) for start in starts]
+        half = len(parts) // 2
+        (gram, cubes), second = threads.each(
+            lambda some: _added_up(matrices, factors, some),
+            (parts[:half], parts[half:]),
+            numbers=matrices.size,
+            few=2,
+        )
+        gram += second[0]
         gram += np.tril(gram, -1).T
-        return gram, cubes
+        return gram, cubes + second[1]
+
+
+def _added_up(
+    matrices: np.ndarray, factors: np.ndarray, parts: Sequence[slice]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the sums of `equations` over some experts; of the first, the lower half.
+
+    Args:
+      matrices: Of all experts.
+      factors: Of all.
+      parts: Experts whose matrices are put beside each other.
+    """
+    _, rows, columns = matrices.shape
+    (add_squares,) = linalg.get_blas_funcs(("syrk",))
+    roots = np.sqrt(factors)[:, None]
+    gram, cubes = np.zeros((rows, rows), order="F"), np.zeros((rows, columns))
+    for part in parts:
+        some = matrices[part]
+        inner = (some.transpose(0, 2, 1) @ some) * roots[part, :, None]
+        moved = np.multiply(some.transpose(1, 0, 2), roots[part], order="C")
+        beside = moved.reshape(rows, -1)
+        cubes += beside @ inner.reshape(-1, columns)
+        # `gram += beside @ beside.T`, of its lower half.
+        gram = add_squares(
+            1.0, beside.T, beta=1.0, c=gram, trans=1, lower=1, overwrite_c=1
+        )
+    return gram, cubes

@@ -1,4 +1,4 @@
-"""What is made of each expert alone, for two of them at a time.
+"""What is made of each expert alone, of two of them at a time.
 
 NumPy lets other threads compute while it does. What is made of one expert does not
 depend on what is made of another, so that the bits are the same as one after another.
@@ -20,7 +20,11 @@ Made = TypeVar("Made")
 
 
 def each(
-    work: Callable[[Item], Made], items: Sequence[Item], *, numbers: int
+    work: Callable[[Item], Made],
+    items: Sequence[Item],
+    *,
+    numbers: int,
+    few: int = _FEW,
 ) -> list[Made]:
     """Returns what is made of each item, as `map` does.
 
@@ -28,8 +32,9 @@ def each(
       work: What to make of an item; it may write into arrays, where no other does.
       items: One or more.
       numbers: That are read, of all items.
+      few: Items of which two at a time would be too many.
     """
-    if len(items) < _FEW or numbers < _MANY:
+    if len(items) < few or numbers < _MANY:
         return [work(item) for item in items]
     told = np.geterr()  # a thread of its own would warn of what is reported elsewhere
     pool = futures.ThreadPoolExecutor(_AT_ONCE, initializer=lambda: np.seterr(**told))
