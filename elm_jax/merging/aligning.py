@@ -147,7 +147,7 @@ def _of_layer(
     numbers = len(experts) * sum(leaf.size for leaf in like_layer.values())
 
     def order(place: int) -> np.ndarray:
-        if place == reference:
+        if experts[place] is experts[reference]:
             name, axis = next(iter(axes.items()))
             return np.arange(like_layer[name].shape[axis])
         there = {name: experts[place][name][index] for name in axes}

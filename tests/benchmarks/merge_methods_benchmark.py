@@ -6,7 +6,7 @@
 of 24 + 24 layers. Layers are merged one after another and cost the same, so one adapter
 is timed and multiplied by 96, after another one, in whose memory it works as all later
 ones do. Seconds are the processor's, of all threads; `wall_minutes` are by the clock:
-less where OpenBLAS has more threads than one, and more where much else runs. `numpy` is
+less where several threads work, and more where much else runs. `numpy` is
 the ratio to one thin SVD by numpy of each matrix. Reading is no part of it. The peak of
 the memory is that since the benchmark began, with one adapter of all experts.
 """
