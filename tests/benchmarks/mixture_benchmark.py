@@ -15,6 +15,9 @@ import pathlib
 import sys
 import time
 
+import jax
+import numpy as np
+
 from elm_jax import trees
 from elm_jax.model import scoring, t5
 from elm_jax.peft import bottleneck, mixture
@@ -26,31 +29,33 @@ from tests.benchmarks import (  # noqa: E402 - run as a program, too
 )
 
 
-def mixed(spec, shape, num_experts, top_k, only_chosen=False):
+def make_experts(spec, shape, num_experts):
+    """Returns the parameters of a base, and of experts with their directions."""
+    model = t5.T5(shape, spec.adapter_fn(shape.emb_dim))
+    drawn = [t5.init_params(model, seed=seed) for seed in range(num_experts)]
+    experts = [trees.split(params, "_adapter/")[0] for params in drawn]
+    return drawn[0], [(each, directions.arrow_directions(each)) for each in experts]
+
+
+def mixed(spec, shape, base, experts, top_k, only_chosen=False):
     """Returns a score function and the parameters of a mixture."""
-    adapter_fn = spec.adapter_fn(shape.emb_dim)
-    experts = [
-        trees.split(t5.init_params(t5.T5(shape, adapter_fn), seed=seed), "_adapter/")[0]
-        for seed in range(num_experts)
-    ]
     router = token_routers.Arrow(top_k=top_k)
     made = mixture.Mixture(
-        of=spec, num_experts=num_experts, router=router, only_chosen=only_chosen
+        of=spec, num_experts=len(experts), router=router, only_chosen=only_chosen
     )
     model = t5.T5(shape, made.adapter_fn(shape.emb_dim))
-    params = t5.init_params(model, seed=0)
-    params = trees.replace(params, mixture.stack(experts))
-    return scoring.make_score_fn(model), with_directions(params, experts)
-
-
-def with_directions(params, experts):
-    arrows_of = [directions.arrow_directions(expert) for expert in experts]
-    leaves = trees.flatten(params)
-    for place in arrows_of[0]:
-        name = f"{place}/{mixture.ROUTER}/direction"
-        for number, arrows in enumerate(arrows_of):
-            leaves[name] = leaves[name].at[:, number].set(arrows[place])
-    return trees.unflatten(leaves)
+    leaves = {
+        **trees.flatten(trees.split(base, "_adapter/")[1]),
+        **trees.flatten(mixture.stack([each for each, _ in experts])),
+    }
+    for place in experts[0][1]:
+        arrows = [np.asarray(directions_of[place]) for _, directions_of in experts]
+        leaves[f"{place}/{mixture.ROUTER}/direction"] = np.stack(arrows, axis=1)
+    shapes = trees.flatten(t5.param_shapes(model))
+    assert {n: leaf.shape for n, leaf in leaves.items()} == {
+        n: leaf.shape for n, leaf in shapes.items()
+    }
+    return scoring.make_score_fn(model), jax.device_put(trees.unflatten(leaves))
 
 
 def main():
@@ -72,10 +77,11 @@ def main():
     ways = {"one": (scoring.make_score_fn(single), t5.init_params(single, seed=0))}
     counts = args.counts or ((1, 4) if args.tiny else (1, 4, 16, 64))
     for count in counts:
-        ways[f"{count}_dense"] = mixed(spec, shape, count, -1)
+        experts = make_experts(spec, shape, count)
+        ways[f"{count}_dense"] = mixed(spec, shape, *experts, -1)
         if count > 2:
-            ways[f"{count}_top_2"] = mixed(spec, shape, count, 2)
-            ways[f"{count}_chosen_2"] = mixed(spec, shape, count, 2, only_chosen=True)
+            ways[f"{count}_top_2"] = mixed(spec, shape, *experts, 2)
+            ways[f"{count}_chosen_2"] = mixed(spec, shape, *experts, 2, True)
     times = {name: [] for name in ways}
     walls = {name: [] for name in ways}
     for turn in range(args.repeats + 1):

@@ -33,7 +33,9 @@ SHAPE = config.T5Config(
 )
 BATCH = cost.BatchShape(batch_size=16, inputs_length=256, targets_length=32)
 TINY_SHAPE = dataclasses.replace(
-    SHAPE, vocab_size=64, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32
+    SHAPE,
+    **{"vocab_size": 64, "emb_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_dim": 32},
+    **{"num_encoder_layers": 2, "num_decoder_layers": 2},
 )
 TINY_BATCH = cost.BatchShape(batch_size=2, inputs_length=8, targets_length=4)
 

@@ -134,11 +134,15 @@ class Binaries:
         bindings = [f"--gin.{n}={value}" for n, value in stage.bindings.items()]
         return self.start_with(stage.binary, gin_file, model_dir, *bindings)
 
-    def start_with(self, binary, gin_file, model_dir, *flags):
-        """Returns the process of a binary, a group of its own."""
+    def start_with(self, binary, gin_file, model_dir, *flags, outputs=None):
+        """Returns the process of a binary, a group of its own.
+
+        `outputs` are the files of its standard output and error, if not `log` is both.
+        """
         arguments = [f"--gin_file={gin_file}", f"--gin.MODEL_DIR={model_dir}", *flags]
+        outputs = tuple(map(str, outputs or (self.log, self.log)))
         process = self._context.Process(
-            target=_run, args=(binary, arguments, str(self.log), self._environ)
+            target=_run, args=(binary, arguments, outputs, self._environ)
         )
         process.start()
         return process
@@ -149,11 +153,11 @@ def _modules_of_runs():
     return sorted(f"elm_jax.runs.{path.stem}" for path in folder.glob("[a-z]*.py"))
 
 
-def _run(binary, arguments, log, environ):
+def _run(binary, arguments, outputs, environ):
     os.setsid()
-    with open(log, "a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    for number, path in enumerate(outputs, 1):
+        with open(path, "a") as file:
+            os.dup2(file.fileno(), number)
     import jax
 
     os.environ |= environ
@@ -161,7 +165,8 @@ def _run(binary, arguments, log, environ):
         kind = type(getattr(jax.config, name.lower()))
         jax.config.update(name.lower(), value if kind is type(None) else kind(value))
     sys.argv = [binary, *arguments]
-    print(f"\n=== {binary} {arguments[0]}, process {os.getpid()}", flush=True)
+    if len({*outputs}) == 1:  # others write into it, too
+        print(f"\n=== {binary} {arguments[0]}, process {os.getpid()}", flush=True)
     importlib.import_module(f"elm_jax.cli.{binary}").main()
 
 

@@ -1,7 +1,10 @@
-"""The binaries on two processes: one training, one evaluation, one set of files."""
+"""The binaries on two processes: one training, one evaluation, one set of files.
+
+The processes are forks of one that has imported all, but for two that begin as users'
+do.
+"""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -11,7 +14,7 @@ import pytest
 from elm_jax import trees
 from elm_jax.checkpoints import experts
 from tests.partitioning import addresses
-from tests.runs import shapes
+from tests.runs import binaries, shapes
 
 pytestmark = pytest.mark.slow
 
@@ -28,40 +31,32 @@ SCORE = [f"--gin.evaluate.Evaluate.tasks='{TASK}'"]
 SCORE += [f"--gin.evaluate.Evaluate.{n}" for n in ("max_examples=24", "batch_size=8")]
 
 
-def run(binary, gin_file, folder, arguments, *, count, num_devices):
-    """Runs a command in some processes; returns their outputs, errors and statuses."""
-    command = [sys.executable, "-m", f"elm_jax.cli.{binary}"]
-    command += [f"--gin_file=gin/pocket/{gin_file}.gin", f"--gin.MODEL_DIR={folder}"]
-    command += arguments
+def run(started, binary, gin_file, folder, arguments, *, count):
+    """Runs a binary in some processes; returns what each printed, and its errors."""
+    flags = [[] for _ in range(count)]
     if count > 1:
-        command += [f"--coordinator_address={addresses.free_address()}"]
-        command += [f"--process_count={count}", "--heartbeat_secs=20"]
-    environ = os.environ | {"JAX_NUM_CPU_DEVICES": str(num_devices)}
-    runs = [
-        subprocess.Popen(
-            [*command, *([f"--process_index={index}"] if count > 1 else [])],
-            env=environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(count)
-    ]
+        common = [f"--coordinator_address={addresses.free_address()}"]
+        common += [f"--process_count={count}", "--heartbeat_secs=20"]
+        flags = [[*common, f"--process_index={index}"] for index in range(count)]
+    files, runs = [], []
+    for index, own in enumerate(flags):
+        name = f"{binary} {gin_file} {index}"
+        files.append([folder.parent / f"{folder.name} {name} {n}" for n in (1, 2)])
+        gin_path = f"gin/pocket/{gin_file}.gin"
+        each = (binary, gin_path, folder, *arguments, *own)
+        runs.append(started.start_with(*each, outputs=files[-1]))
     try:
-        outputs = [each.communicate(timeout=600) for each in runs]
+        for each in runs:
+            each.join(600)
     finally:
         for each in runs:
-            if each.poll() is None:  # it waits for one that has ended
+            if each.is_alive():  # it waits for one that has ended
                 each.kill()
-                each.communicate()
-    return [(*out, each.returncode) for each, out in zip(runs, outputs, strict=True)]
-
-
-def succeed(*arguments, **options):
-    results = run(*arguments, **options)
-    for _, err, status in results:
-        assert status == 0, err
-    return results
+                each.join()
+    outputs = [[path.read_text() for path in paths] for paths in files]
+    for each, (_, errors) in zip(runs, outputs, strict=True):
+        assert each.exitcode == 0, errors
+    return outputs
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +65,15 @@ def folders(tmp_path_factory):
     by_count = []
     for count in (2, 1):
         folder = tmp_path_factory.mktemp(f"by_{count}")
-        how = {"count": count, "num_devices": 4 // count}
-        arguments = [*TRAIN, *SHAPE, *SPLIT]
-        outputs = [succeed("elm_train", "base", folder, arguments, **how)]
-        arguments = [*PROMPT, *SPLIT]
-        outputs += [succeed("elm_train", "prompt_experts", folder, arguments, **how)]
-        outputs += [succeed("elm_eval", "own_tasks", folder, SCORE, **how)]
-        by_count.append((folder, outputs))
+        started = binaries.Binaries(
+            tmp_path_factory.mktemp("binaries"), num_devices=4 // count
+        )
+        runs = (
+            ("elm_train", "base", folder, [*TRAIN, *SHAPE, *SPLIT]),
+            ("elm_train", "prompt_experts", folder, [*PROMPT, *SPLIT]),
+            ("elm_eval", "own_tasks", folder, SCORE),
+        )
+        by_count.append((folder, [run(started, *each, count=count) for each in runs]))
     return by_count
 
 
