@@ -61,7 +61,7 @@ def explain_unused(
       used: Names of those that are read.
       run_types: The run that was built.
     """
-    names = [*selectors.all_fields(run_types), *used]
+    names = {*selectors.all_fields(run_types), *used} - {*unused}
     shown = unused[:_MOST_UNUSED]
     more = len(unused) - len(shown)
     hints = " ".join(f"{name}: {near(name, names)}" for name in shown)
