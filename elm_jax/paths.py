@@ -110,8 +110,8 @@ def check_name(text: str, *, of: str, do: str = "Rename it") -> str:
     """
     if is_name(text):
         return text
-    named = f"{text!r:.100} as the name of {of}"
-    raise errors.ConfigError(found=named, expected=NAME_RULE, do=do)
+    problem = f"{text!r:.100} as the name of {of}"
+    raise errors.ConfigError(found=problem, expected=NAME_RULE, do=do)
 
 
 def absolute(text: str | pathlib.Path) -> pathlib.Path:
@@ -171,8 +171,8 @@ def fitting(pattern: str, names: Iterable[str]) -> list[str]:
     >>> fitting("a[1]", ["a1", "a[1]"]), fitting("a[1]", ["a1", "a2"])
     (['a[1]'], ['a1'])
     """
-    listed = list(names)
-    return [pattern] if pattern in listed else fnmatch.filter(listed, pattern)
+    name_list = list(names)
+    return [pattern] if pattern in name_list else fnmatch.filter(name_list, pattern)
 
 
 def _unnameable(text: str) -> str:

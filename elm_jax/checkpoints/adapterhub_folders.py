@@ -278,28 +278,30 @@ def save(
     """
     final = paths.absolute(folder)
     folders.check_is_new(final)
-    of, shape = f"the bottleneck expert for {final}", model_shape(base)
-    width = bottleneck_places.width(params, spec["points"], of=of)
+    subject, shape = f"the bottleneck expert for {final}", model_shape(base)
+    width = bottleneck_places.width(params, spec["points"], of=subject)
     name = name.replace(".", "_")
     settings = adapterhub_settings.write(
         spec, shape, name=name, width=width, base_name=base_name
     )
-    moved, norms = {}, {}
-    for torch_name, array in torch_bottleneck.to_torch(params, of=of).items():
+    adapter_tensors, norms = {}, {}
+    for torch_name, array in torch_bottleneck.to_torch(params, of=subject).items():
         module, separator, rest = torch_name.partition(".elm_adapter.")
         if separator:
             side, part = rest.split(".")
             layer = module.rpartition(".")[0]
-            moved[f"{layer}.adapters.{name}.{_SIDES[side]}.{part}"] = array
+            adapter_tensors[f"{layer}.adapters.{name}.{_SIDES[side]}.{part}"] = array
         else:
             norms[torch_name] = array
     # What reads it again must find the same tensors.
-    read_settings = adapterhub_settings.read(settings, shape, of=of)
-    experts.check_same_tensors(moved, _expected(read_settings, shape), of=of)
+    read_settings = adapterhub_settings.read(settings, shape, of=subject)
+    experts.check_same_tensors(
+        adapter_tensors, _expected(read_settings, shape), of=subject
+    )
     with experts.new_folder(final) as partial:
         text = json.dumps(settings, indent=2, sort_keys=True)
         (partial / CONFIG).write_text(text + "\n", "utf-8")
-        _write(partial / SAFETENSORS, moved)
+        _write(partial / SAFETENSORS, adapter_tensors)
         if norms:
             _write(partial / NORMS, norms)
         if recipe:

@@ -216,11 +216,11 @@ def _is_name(text: str) -> bool:
 
 
 def _check_index(index: pathlib.Path, places: dict[str, str]) -> None:
-    listed = _weight_map(index)
+    weight_map = _weight_map(index)
     wrong = sorted(
         name
-        for name in listed.keys() | places.keys()
-        if listed.get(name) != places.get(name)
+        for name in weight_map.keys() | places.keys()
+        if weight_map.get(name) != places.get(name)
     )
     if wrong:
         raise _torn(f"{index} and its shards differ in: {_few(wrong)}")

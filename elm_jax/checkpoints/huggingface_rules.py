@@ -142,11 +142,11 @@ def problems(
     for name in ("tie_word_embeddings", "scale_decoder_outputs"):
         if not isinstance(settings.get(name), bool | None):
             yield f"{name} is {shown(settings[name])}"
-    named = settings.get("architectures") or []
-    if not isinstance(named, list) or not all(
-        _ARCHITECTURE.fullmatch(str(name)) for name in named
+    architectures = settings.get("architectures") or []
+    if not isinstance(architectures, list) or not all(
+        _ARCHITECTURE.fullmatch(str(name)) for name in architectures
     ):
-        yield f"architectures is {shown(named)}"
+        yield f"architectures is {shown(architectures)}"
     known_fields = {*READ, *REQUIRED, *_ALIASES, *_GENERATION, *IGNORED, *ignored}
     known_fields |= {"architectures", "bos_token_id", "dense_act_fn", "is_gated_act"}
     for name in sorted(settings.keys() - known_fields):

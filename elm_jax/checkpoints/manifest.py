@@ -319,13 +319,13 @@ def _problems(content: Any) -> list[str]:
         or _wrong_pattern(content["trainable_pattern"])
         or [
             f"{field}: {problem}"
-            for field, part, of in (
+            for field, part, kind in (
                 ("vocabulary", content.get("vocabulary"), _Vocabulary),
                 ("training", content.get("training"), _Training),
                 ("data", content["data"], _Data),
             )
             if part
-            for problem in json_files.misfits(part, of, known_only=True)
+            for problem in json_files.misfits(part, kind, known_only=True)
         ]
     )
 
@@ -365,5 +365,7 @@ class _Data(TypedDict):
 def _odd_names(content: Mapping[str, Any]) -> list[str]:
     """Returns what should be a name in a manifest's content, and is none."""
     name_fields = [(name, content[name]) for name in ("name", "base_name")]
-    named = [*name_fields, *(("a task", task) for task in content["tasks"])]
-    return [f"{of} is {text!r:.100}" for of, text in named if not paths.is_name(text)]
+    names = [*name_fields, *(("a task", task) for task in content["tasks"])]
+    return [
+        f"{kind} is {text!r:.100}" for kind, text in names if not paths.is_name(text)
+    ]

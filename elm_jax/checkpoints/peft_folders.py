@@ -261,7 +261,7 @@ def save_lora(
             do="Train with expert_parts = 'adapters', or fold the expert into its"
             " base (gin/t5/fold.gin) and export that to Hugging Face",
         )
-    points, expected, moved = set(), {}, {}
+    points, expected, plain_names = set(), {}, {}
     for name, module in every.items():
         names = [f"{module.path}_adapter/lora_{side}" for side in "ab"]
         if not any(name in plain for name in names):
@@ -273,7 +273,7 @@ def save_lora(
             n: tensors.ShapeOnly(s) for n, s in zip(names, shapes, strict=True)
         }
         for side, our_name in zip(_lora_names(name), names, strict=True):
-            moved[side] = our_name
+            plain_names[side] = our_name
     experts.check_same_tensors(plain, expected, of=f"the LoRA expert for {final}")
     settings = {
         "peft_type": "LORA",
@@ -294,7 +294,7 @@ def save_lora(
     }
     arrays = {
         peft_name: np.ascontiguousarray(np.asarray(plain[plain_name], np.float32).T)
-        for peft_name, plain_name in moved.items()
+        for peft_name, plain_name in plain_names.items()
     }
     tensors.check_finite(arrays, of=f"the LoRA expert for {final}")
     with experts.new_folder(final) as partial:

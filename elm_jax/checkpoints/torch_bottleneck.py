@@ -58,9 +58,9 @@ def save(
     """
     final = paths.absolute(folder)
     folders.check_is_new(final)
-    of = f"the bottleneck expert for {final}"
-    arrays = to_torch(params, of=of)
-    width = bottleneck_places.width(params, spec["points"], of=of)
+    subject = f"the bottleneck expert for {final}"
+    arrays = to_torch(params, of=subject)
+    width = bottleneck_places.width(params, spec["points"], of=subject)
     content = safetensors.numpy.save(arrays, metadata={"format": "pt"})
     settings = {
         "format": FORMAT,
@@ -91,7 +91,7 @@ def to_torch(params: Params, *, of: str) -> dict[str, np.ndarray]:
     Raises:
       CheckpointError: There are other tensors, or a number is not finite.
     """
-    moved, unplaced = {}, []
+    torch_tensors, unplaced = {}, []
     for name, leaf in trees.flatten(layers.unstack_layers(params)).items():
         array = np.asarray(leaf, np.float32)
         if place := bottleneck_places.find(name):
@@ -102,15 +102,15 @@ def to_torch(params: Params, *, of: str) -> dict[str, np.ndarray]:
         else:
             unplaced.append(name)
             continue
-        moved[torch_name] = np.ascontiguousarray(array.T)
+        torch_tensors[torch_name] = np.ascontiguousarray(array.T)
     if unplaced:
         raise errors.CheckpointError(
             found=f"{of} that also holds {', '.join(unplaced[:5])}",
             expected="bottleneck adapters and layer norms",
             do="Use it with elm_jax: no other program has a place for its parts",
         )
-    tensors.check_finite(moved, of=of)
-    return dict(sorted(moved.items()))
+    tensors.check_finite(torch_tensors, of=of)
+    return dict(sorted(torch_tensors.items()))
 
 
 def _model_settings(model: Mapping[str, Any]) -> dict[str, Any]:

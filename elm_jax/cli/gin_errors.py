@@ -151,8 +151,8 @@ def _advise(
     if macro:
         return errors.did_you_mean(macro[1], (n for n in names if "." not in n))
     if isinstance(error, ImportError):
-        named = re.findall(r"'([\w.]+)'", text)
-        hidden = (hidden_module(name, folders, kind="*.py") for name in named)
+        symbols = re.findall(r"'([\w.]+)'", text)
+        hidden = (hidden_module(name, folders, kind="*.py") for name in symbols)
         return next(filter(None, hidden), "") or (
             f"Correct the name, or put the module into {' or '.join(folders)}"
         )

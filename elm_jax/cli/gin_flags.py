@@ -250,17 +250,19 @@ def _check_imports(bound: str, folders: Sequence[str]) -> None:
 def _configured_run(run_types: Sequence[type[Run]]) -> type[Run]:
     """Returns the one run type that the parsed files bind; parts of it do not count."""
     bound = gin.config_str()
-    named = [t for t in run_types if re.search(rf"\b{t.__name__}\.\w+ *=", bound)]
-    held = {part for t in named for part in selectors.with_parts([t]) if part is not t}
-    named = [t for t in named if t not in held]
+    matches = [t for t in run_types if re.search(rf"\b{t.__name__}\.\w+ *=", bound)]
+    held = {
+        part for t in matches for part in selectors.with_parts([t]) if part is not t
+    }
+    matches = [t for t in matches if t not in held]
     names = [t.__name__ for t in run_types]
-    if len(named) != 1:
+    if len(matches) != 1:
         raise errors.ConfigError(
-            found=f"files that configure {[t.__name__ for t in named] or 'no run'}",
+            found=f"files that configure {[t.__name__ for t in matches] or 'no run'}",
             expected=f"exactly one of {names} for this binary",
             do="Pass a gin file of this binary; --help lists the project's",
         )
-    return named[0]
+    return matches[0]
 
 
 def _configured_reading() -> reading.Reading:

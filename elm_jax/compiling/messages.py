@@ -127,8 +127,8 @@ def _group_size(attributes: str, num_devices: int) -> int:
     >>> _group_size(f", replica_groups=mesh['a'=2,'b'=4]{ids} {{'b'}}", 8)
     4
     """
-    if listed := _LISTED.search(attributes):
-        return len(listed[1].split(","))
+    if match := _LISTED.search(attributes):
+        return len(match[1].split(","))
     if counted := _COUNTED.search(attributes):
         return int(counted[1])
     if mesh := _MESH.search(attributes):

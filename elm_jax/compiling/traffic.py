@@ -53,8 +53,8 @@ def num_bytes(
         if sent:
             return sum(sent) + sum(sizes)
         # Of what comes out the first part is what goes in.
-        moved = instruction.arrays[1 if len(instruction.arrays) > 1 else 0]
-        return 2 * moved.num_bytes
+        array = instruction.arrays[1 if len(instruction.arrays) > 1 else 0]
+        return 2 * array.num_bytes
     return instruction.num_bytes + sum(sizes)
 
 

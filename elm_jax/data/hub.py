@@ -212,8 +212,8 @@ class _Found(NamedTuple):
 
 def _find(remote: Remote, rows: HubRows, revision: str, split: str) -> _Found:
     try:
-        listed = _listed(remote, rows.path, revision)
-        return _Found(parquet_files.find(listed, rows.subset, split))
+        listing = _listed(remote, rows.path, revision)
+        return _Found(parquet_files.find(listing, rows.subset, split))
     except parquet_files.NotListed as error:
         return _Found((), f"{revision} of {rows.path} has {error}")
     except LookupError as error:

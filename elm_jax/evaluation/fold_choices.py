@@ -46,8 +46,8 @@ class Part:
 
     def with_folds(self, draws: estimates.Draws, number: int) -> "Part":
         """Returns the same with its rows dealt out into so many folds."""
-        of = draws.folds(self.dataset, len(self.ids), number)
-        folds = tuple(np.flatnonzero(of == k) for k in range(number))
+        fold_of = draws.folds(self.dataset, len(self.ids), number)
+        folds = tuple(np.flatnonzero(fold_of == k) for k in range(number))
         return dataclasses.replace(self, folds=folds)
 
     def by_training(self) -> np.ndarray:
@@ -110,15 +110,17 @@ class World:
         self.all_of = all_of
         self.each: list[np.ndarray] = []
         scores, spreads, spreads_of_trainings = [], [], []
-        for j, of in enumerate(parts):
-            by_training = of.by_training()
+        for j, dataset_part in enumerate(parts):
+            by_training = dataset_part.by_training()
             mean = by_training.mean(axis=0)
-            counts = np.maximum(of.is_there.sum(axis=0), 1)
+            counts = np.maximum(dataset_part.is_there.sum(axis=0), 1)
             # What each row, and each training, adds to the error of a mean.
-            table = sum(of.tables[1:], of.tables[0]) / np.float32(len(of.tables))
+            table = sum(dataset_part.tables[1:], dataset_part.tables[0]) / np.float32(
+                len(dataset_part.tables)
+            )
             deviations = table - mean.astype(np.float32)
             spread = deviations * (
-                of.is_there[:, np.newaxis] / counts.astype(np.float32)
+                dataset_part.is_there[:, np.newaxis] / counts.astype(np.float32)
             )
             spread_of_trainings = (by_training - mean) / len(by_training)
             distance = beyond_noise(mean, [spread, spread_of_trainings])
@@ -128,7 +130,9 @@ class World:
             spreads_of_trainings.append(spread_of_trainings.mean(axis=2))
         spreads.append(np.sum(spreads_of_trainings, axis=0))
         distance = beyond_noise(np.sum(scores, axis=0), spreads)
-        self.single = distance - sum(of.mean(axis=-1) for of in all_of.scores)
+        self.single = distance - sum(
+            part_scores.mean(axis=-1) for part_scores in all_of.scores
+        )
 
 
 def beyond_noise(scores: np.ndarray, spreads: Sequence[np.ndarray]) -> np.ndarray:
@@ -185,7 +189,7 @@ class Luck:
     def __init__(
         self, parts: Sequence[Part], names: Sequence[str], draws: estimates.Draws
     ) -> None:
-        by_training = [of.by_training() for of in parts]
+        by_training = [dataset_part.by_training() for dataset_part in parts]
         means = np.mean(
             [means_of_part.mean(axis=2) for means_of_part in by_training], axis=0
         )
@@ -197,7 +201,9 @@ class Luck:
             means_of_part - means_of_part.mean(axis=0) for means_of_part in by_training
         ]
         # What resamples miss is scaled up for their rows later; trainings need no more.
-        self._scale = [estimates.scale_up(len(of.ids)) for of in parts]
+        self._scale = [
+            estimates.scale_up(len(dataset_part.ids)) for dataset_part in parts
+        ]
         self._weights = [
             draws.each_training(name, len(means)).astype(np.float32) for name in names
         ]
@@ -257,8 +263,8 @@ class Choice:
         self.scores: list[np.ndarray] = []
         self.tested: list[np.ndarray] = []
         by_all: np.ndarray | float = 0.0 if world is None else world.single
-        for j, (of, drawn) in enumerate(zip(parts, times, strict=True)):
-            sums, counts = _sums(of, drawn)
+        for j, (dataset_part, drawn) in enumerate(zip(parts, times, strict=True)):
+            sums, counts = _sums(dataset_part, drawn)
             choosing_sums = sums
             if luck is not None:
                 added = luck.added[j][:, np.newaxis] * counts[:, :, np.newaxis]

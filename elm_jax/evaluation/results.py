@@ -303,5 +303,5 @@ class Claim:
         number = self.num_trainings
         if self.holds is None or number is None or number >= LEAST_TRAININGS:
             return words
-        of = "this training" if number == 1 else f"these {number} trainings"
-        return f"{words} in {of}"
+        trainings = "this training" if number == 1 else f"these {number} trainings"
+        return f"{words} in {trainings}"

@@ -106,11 +106,11 @@ def group(*codes: np.ndarray) -> Groups:
             _, keys = np.unique(keys, return_inverse=True)
             bound = number
         keys, bound = keys * width + (column - least), bound * width
-    _, firsts, of = np.unique(keys, return_index=True, return_inverse=True)
+    _, firsts, group_of = np.unique(keys, return_index=True, return_inverse=True)
     order = np.argsort(firsts, kind="stable")
     ranks = np.empty(len(order), np.int64)
     ranks[order] = np.arange(len(order))
-    return Groups(ranks[of], firsts[order])
+    return Groups(ranks[group_of], firsts[order])
 
 
 class RowColumns(Sequence[ResultRow]):

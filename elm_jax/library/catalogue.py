@@ -288,10 +288,10 @@ def _check_new(entry: Entry, entries: tuple[Entry, ...], path: pathlib.Path) -> 
             expected=f"an expert, of kind {', '.join(KINDS)}",
             do="Give the folder of an expert; a base does not go into a library",
         )
-    for listed in entries:
-        if listed.name == entry.name:
+    for old_entry in entries:
+        if old_entry.name == entry.name:
             raise errors.LibraryError(
-                found=f"{_show(entry)} for {path}, which lists {_show(listed)}",
+                found=f"{_show(entry)} for {path}, which lists {_show(old_entry)}",
                 expected="a name of its own for every expert, retired ones too",
                 do="Train it under another name (expert_name), leave it out, or"
                 " build another library (library_dir), such as one for each seed",

@@ -306,8 +306,8 @@ def _read_record(folder: pathlib.Path) -> tuple[IndexSettings, tuple[Expert, ...
             " written when it next grows"
         )
         print(text, file=sys.stderr, flush=True)  # noqa: T201
-    listed = tuple(_read_expert(fields) for fields in record["experts"])
-    return IndexSettings(**record["settings"]), listed
+    index_experts = tuple(_read_expert(fields) for fields in record["experts"])
+    return IndexSettings(**record["settings"]), index_experts
 
 
 def _split(keys: np.ndarray, experts: Sequence[Expert]) -> list[np.ndarray]:

@@ -107,11 +107,11 @@ def aligned(
             continue
         for name, of_layers in units_by_name.items():
             axis = beside[name].axis
-            moved = np.empty_like(leaves[name])
+            moved_leaf = np.empty_like(leaves[name])
             indices = layers.units(name, leaves[name])
             for (_, index), several in zip(indices, of_layers, strict=True):
-                moved[index] = leaves[name][index].take(several[number], axis=axis)
-            leaves[name] = moved
+                moved_leaf[index] = leaves[name][index].take(several[number], axis=axis)
+            leaves[name] = moved_leaf
     return reordered
 
 

@@ -294,10 +294,10 @@ def decoding_bytes(
     position = 2 * config.num_decoder_layers * width * _itemsize(config)
     of_inputs = shape.batch_size * shape.inputs_length * position
     written = shape.batch_size * num_beams * shape.targets_length * position
-    moved = written // 2 if num_beams > 1 else 0
+    copied_bytes = written // 2 if num_beams > 1 else 0
     size = shape.batch_size, shape.inputs_length
     encoded = _layer_bytes(config, num_model, platform, *size)
-    return max(of_inputs + 2 * written + moved, encoded)
+    return max(of_inputs + 2 * written + copied_bytes, encoded)
 
 
 def _layer_bytes(

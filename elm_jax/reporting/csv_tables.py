@@ -17,16 +17,16 @@ def heat_map(shown: report.HeatMap) -> str:
     Columns are the mean over all, and the prompts as `dataset: prompt`. Numbers are
     whole; where there is none, the cell is empty.
     """
-    named: list[tuple[str, Sequence[float | None]]] = []
+    rows: list[tuple[str, Sequence[float | None]]] = []
     if any(value is not None for value in shown.baseline):
-        named.append(("base", shown.baseline))
-    named += [(reference.label, reference.values) for reference in shown.references]
-    named += zip(shown.experts, shown.values, strict=True)
+        rows.append(("base", shown.baseline))
+    rows += [(reference.label, reference.values) for reference in shown.references]
+    rows += zip(shown.experts, shown.values, strict=True)
     titles = [f"{dataset}: {prompt}" for dataset, prompt in shown.columns]
     content = io.StringIO()
     lines = csv.writer(content)
     lines.writerow(["expert", "mean", *map(_safe, titles)])
-    lines.writerows([_safe(n), shown.mean(values), *values] for n, values in named)
+    lines.writerows([_safe(n), shown.mean(values), *values] for n, values in rows)
     return content.getvalue()
 
 

@@ -125,8 +125,8 @@ class _Drawing:
                 classes += ["best"] if value == self.best[j] else []
             if self._is_retrieved(name, j):
                 inside += '<span class="mark" title="retrieved">◆</span>'
-            named = f' class="{" ".join(classes)}"' if classes else ""
-            cells.append(f"<td{named}>{inside}</td>")
+            attribute = f' class="{" ".join(classes)}"' if classes else ""
+            cells.append(f"<td{attribute}>{inside}</td>")
         return _row(name, cells, card=self.cards.get(name, ""))
 
     def reference(
@@ -135,8 +135,8 @@ class _Drawing:
         """Returns the row of what is no expert, without colours."""
         cells = []
         for j, value in enumerate(values):
-            named = ' class="start"' if self.columns[j].is_start else ""
-            cells.append(f"<td{named}>{self._inside(name, j, value)}</td>")
+            attribute = ' class="start"' if self.columns[j].is_start else ""
+            cells.append(f"<td{attribute}>{self._inside(name, j, value)}</td>")
         return _row(name, cells, kind, self.cards.get(name, ""))
 
     def _is_compared(self, name: str, j: int) -> bool:
@@ -255,10 +255,10 @@ def _row(
     name: str, cells: Sequence[str], kind: str = "", card: str = ""
 ) -> markupsafe.Markup:
     shown = markupsafe.escape(text.plain(name))
-    named = f' class="{kind}"' if kind else ""
+    attribute = f' class="{kind}"' if kind else ""
     inside = f'<a href="{markupsafe.escape(card)}">{shown}</a>' if card else shown
     head = f'<th scope="row" title="{shown}">{inside}</th>'
-    return markupsafe.Markup(f"<tr{named}>{head}{''.join(cells)}</tr>")  # noqa: S704
+    return markupsafe.Markup(f"<tr{attribute}>{head}{''.join(cells)}</tr>")  # noqa: S704
 
 
 def _sup(letters: str) -> str:

@@ -88,12 +88,12 @@ def legend(rows: Sequence[results.ResultRow], *, shown: int = 3) -> tuple[str, .
                 worst[row.task] = share, row
         if worst:
             order = sorted(worst, key=lambda task: (-worst[task][0], task))
-            named = [_named(letter, *worst[task]) for task in order[:shown]]
+            texts = [_named(letter, *worst[task]) for task in order[:shown]]
             if len(order) > shown:
-                named.append(f"{len(order) - shown} more tasks")
+                texts.append(f"{len(order) - shown} more tasks")
             sentences.append(
                 f"{letter}: more than {MOST_PERCENT:g} % of the rows of a task have"
-                f" {_MEANINGS[letter]}: {'; '.join(named)}."
+                f" {_MEANINGS[letter]}: {'; '.join(texts)}."
             )
     sentences += _of_others(columns, shown=shown)
     unknown = columns.take(columns.coded("overlap_unknown").are(bool))
@@ -120,12 +120,12 @@ def _of_others(rows: RowColumns, *, shown: int) -> Iterator[str]:
                 worst[row.task] = max(share, worst.get(row.task, 0.0))
         if worst:
             order = sorted(worst, key=lambda task: (-worst[task], task))
-            named = [f"{task} {text.number(worst[task])} %" for task in order[:shown]]
+            texts = [f"{task} {text.number(worst[task])} %" for task in order[:shown]]
             if len(order) > shown:
-                named.append(f"{len(order) - shown} more tasks")
+                texts.append(f"{len(order) - shown} more tasks")
             yield (
                 f"More than {MOST_PERCENT:g} % of the rows of a task are also, or"
-                f" nearly, {phrase}: {'; '.join(named)}."
+                f" nearly, {phrase}: {'; '.join(texts)}."
             )
     if missing:
         names = ", nor with ".join(dict.fromkeys(missing))

@@ -153,9 +153,9 @@ class HeatMap:
             for dataset in (self.columns[place][0], "") if cell_letters else ():
                 old_letters = letters.get((name, dataset), "")
                 letters[name, dataset] = marks.joined(old_letters, cell_letters)
-        named = [("base", self.baseline), *zip(self.experts, self.values, strict=True)]
-        named += [(reference.label, reference.values) for reference in self.references]
-        for name, values in named:
+        rows = [("base", self.baseline), *zip(self.experts, self.values, strict=True)]
+        rows += [(reference.label, reference.values) for reference in self.references]
+        for name, values in rows:
             for dataset in [*self.parts(values), *[""] * self.is_part(values)]:
                 old_letters = letters.get((name, dataset), "")
                 letters[name, dataset] = marks.joined(old_letters, marks.PART)

@@ -97,9 +97,9 @@ def heat_map(shown: report.HeatMap) -> TextTable:
 
     No value is bold: the best of many is partly best by luck.
     """
-    named = [("base", shown.baseline), *zip(shown.experts, shown.values, strict=True)]
+    lines = [("base", shown.baseline), *zip(shown.experts, shown.values, strict=True)]
     table = [
-        (*shown.by_dataset(values).values(), shown.mean(values)) for _, values in named
+        (*shown.by_dataset(values).values(), shown.mean(values)) for _, values in lines
     ]
     datasets = [*dict.fromkeys(dataset for dataset, _ in shown.columns), "mean"]
     heads: dict[int, str] = {}
@@ -109,7 +109,7 @@ def heat_map(shown: report.HeatMap) -> TextTable:
     mean_letters = shown.mean_letters()
     letters = {
         (name, j): mean_letters.get((name, dataset), "")
-        for name, _ in named
+        for name, _ in lines
         for j, dataset in enumerate([*datasets[:-1], ""])
     }
     return TextTable(
@@ -123,7 +123,7 @@ def heat_map(shown: report.HeatMap) -> TextTable:
                     for j, value in enumerate(values)
                 ),
             )
-            for (name, _), values in zip(named, table, strict=True)
+            for (name, _), values in zip(lines, table, strict=True)
         ),
         notes=shown.legend,
     )
@@ -141,7 +141,7 @@ def shortened(table: TextTable, *, rest: str) -> TextTable:
     first, last = table.rows[: _SHOWN_ROWS + 1], table.rows[-_SHOWN_ROWS:]
     left_out = len(table.rows) - len(first) - len(last)
     gap = (f"… {left_out} more", *[""] * (len(table.header) - 1))
-    moved = {
+    strong = {
         (i if i < len(first) else i - left_out + 1, j)
         for i, j in table.strong
         if i < len(first) or i >= len(table.rows) - len(last)
@@ -150,7 +150,7 @@ def shortened(table: TextTable, *, rest: str) -> TextTable:
     return dataclasses.replace(
         table,
         rows=(*first, gap, *last),
-        strong=frozenset(moved),
+        strong=frozenset(strong),
         notes=(note, *table.notes),
     )
 

@@ -94,13 +94,15 @@ def _layers(
     is_stack = merge_sizes.is_stack(names[0])
     arrays_of = merged_places.layers_of(groups) if is_stack else [_whole(groups)]
     for number, arrays in enumerate(arrays_of):
-        of = [name.replace(f"/{LAYERS}/", f"/{LAYERS}_{number}/") for name in names]
+        layer_names = [
+            name.replace(f"/{LAYERS}/", f"/{LAYERS}_{number}/") for name in names
+        ]
         values, base = arrays[: len(names)], arrays[len(names) :]
         trees_of = [
-            trees.unflatten(dict(zip(of, several, strict=True)))
+            trees.unflatten(dict(zip(layer_names, several, strict=True)))
             for several in zip(*values, strict=True)
         ]
-        pairs = zip(of, base, strict=False)  # adapters have no base
+        pairs = zip(layer_names, base, strict=False)  # adapters have no base
         origin = trees.unflatten({name: array[0] for name, array in pairs})
         yield comparing.Part(trees_of, origin, effects.beside(trees_of[0]))
         del arrays, values, base, trees_of, origin  # before the next ones are read

@@ -229,21 +229,23 @@ class Evaluate(Run):
           ElmError: An expert, also of the library, does not fit; the library's are not
             those that it lists; or retrieval is for other tasks.
         """
-        named, used_strategies = self._experts(), self._strategies()
-        candidates.of_experts(named, labels=self._labels())
-        listed = self._asking().check()
+        folders, used_strategies = self._experts(), self._strategies()
+        candidates.of_experts(folders, labels=self._labels())
+        library_folders = self._asking().check()
         if self._asking().num_members():  # these get rows of their own
-            candidates.of_experts(listed, labels=self._labels())
-        offered.check_members(used_strategies, listed)
+            candidates.of_experts(library_folders, labels=self._labels())
+        offered.check_members(used_strategies, library_folders)
         pairs = offered.without_library(used_strategies, self._names(), self.path)
-        listed += [folder for candidate, _ in pairs for folder in candidate.folders]
-        all_folders = [*dict.fromkeys([*named, *listed])]
+        library_folders += [
+            folder for candidate, _ in pairs for folder in candidate.folders
+        ]
+        all_folders = [*dict.fromkeys([*folders, *library_folders])]
         base_dir = self.path(self.initial_checkpoint_path)
         expert_checks.check(all_folders, base_dir=base_dir, vocabulary=data.vocabulary)
         infos = map(manifest.read_manifest, all_folders)
         if note := expert_checks.describe_lengths(infos, self.data.feature_lengths):
             print(f"note: {note}")  # noqa: T201
-        return named
+        return folders
 
     def _asking(self) -> asking.Asking:
         return asking.Asking(

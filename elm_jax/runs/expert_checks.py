@@ -142,9 +142,9 @@ def check_alike(
             kind.append(f"on a base held as {info.base_dtype}")
         kinds.setdefault(json.dumps(kind, sort_keys=True), info.name)
     if len(kinds) > 1:
-        listed = "; ".join(f"{name}: {kind}" for kind, name in kinds.items())
+        kinds_text = "; ".join(f"{name}: {kind}" for kind, name in kinds.items())
         raise errors.ConfigError(
-            found=f"experts of different kinds: {listed}",
+            found=f"experts of different kinds: {kinds_text}",
             expected="one kind, one trainable pattern, one adapter spec: a parameter of"
             " one kind has no meaning in another, and equal shapes do not make two"
             " adapters compute alike",

@@ -64,9 +64,11 @@ class ImportExperts(Run):
           ConfigError: Two folders have one name, or one has none that an expert may
             have.
         """
-        named = self.source_paths
+        source_paths = self.source_paths
         by_name: dict[str, pathlib.Path] = {}
-        for pattern in [named] if isinstance(named, str) else named:
+        for pattern in (
+            [source_paths] if isinstance(source_paths, str) else source_paths
+        ):
             folders = [folder for folder in self.find(pattern) if folder.is_dir()]
             if not folders:
                 raise errors.CheckpointError(

@@ -33,12 +33,14 @@ def experts(
     Raises:
       ElmError: As `library.find_experts`, and as imports.
     """
-    named = [(pattern, run.find(pattern)) for pattern in patterns]
-    peft_paths = {f: None for _, folders in named for f in folders if _is_theirs(f)}
+    by_pattern = [(pattern, run.find(pattern)) for pattern in patterns]
+    peft_paths = {
+        f: None for _, folders in by_pattern for f in folders if _is_theirs(f)
+    }
     with tempfile.TemporaryDirectory() as temporary:
         places = _imported(run, [*peft_paths], base_dir, None if writes else temporary)
         chosen: dict[pathlib.Path, None] = {}
-        for pattern, folders in named:
+        for pattern, folders in by_pattern:
             chosen_paths = [f for f in folders if f in places]
             if not chosen_paths or any(
                 (f / manifest.FILE_NAME).is_file() for f in folders

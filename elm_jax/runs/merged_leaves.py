@@ -151,8 +151,8 @@ def start_of(
     Raises:
       ConfigError: The base has not the leaves that it must have.
     """
-    of, pattern = f"expert {source.info.name!r}", source.info.trainable_pattern
-    start = trees.flatten(expert_parts.part(trees.unflatten(base), pattern, of=of))
+    subject, pattern = f"expert {source.info.name!r}", source.info.trainable_pattern
+    start = trees.flatten(expert_parts.part(trees.unflatten(base), pattern, of=subject))
     neutral = effects.neutral(trees.unflatten(source.leaves))
     for name, array in trees.flatten(neutral).items():
         values = functools.partial(np.array, array)
@@ -207,9 +207,9 @@ def _pieces(
     for blocks in steps:
         if is_layer:  # a layer has a name of its own, and no leading axis
             for place in range(len(blocks[0])):
-                of = name.replace(f"/{LAYERS}/", f"/{LAYERS}_{next(number)}/")
+                unit = name.replace(f"/{LAYERS}/", f"/{LAYERS}_{next(number)}/")
                 layer = [block[place] for block in blocks]
-                yield _merge_piece(method, of, layer, marks, beside, has_base)[None]
+                yield _merge_piece(method, unit, layer, marks, beside, has_base)[None]
         else:
             yield _merge_piece(method, name, blocks, marks, beside, has_base)
         del blocks

@@ -211,8 +211,8 @@ def start_of(expert: loaded.Expert, base: loaded.Base) -> dict[str, Any]:
 
     A base has no adapters: what theirs start from is one that adds nothing.
     """
-    of, pattern = f"expert {expert.name!r}", expert.manifest.trainable_pattern
-    start = trees.as_float32(expert_parts.part(base.params, pattern, of=of))
+    subject, pattern = f"expert {expert.name!r}", expert.manifest.trainable_pattern
+    start = trees.as_float32(expert_parts.part(base.params, pattern, of=subject))
     if expert.adapter is None:
         return start
     return trees.join(start, effects.neutral(expert.params))

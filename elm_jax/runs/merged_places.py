@@ -101,20 +101,23 @@ class Place:
         for number, arrays in enumerate(
             leaf_parts.ahead(read) if held <= AHEAD_BYTES else read
         ):
-            of = {
+            layer_names = {
                 name: name.replace(f"/{LAYERS}/", f"/{LAYERS}_{number}/")
                 for name in self.likes
             }
             layers, statistics = (
                 [
                     trees.unflatten(
-                        {of[n]: a[place] for n, a in zip(names, several, strict=True)}
+                        {
+                            layer_names[n]: a[place]
+                            for n, a in zip(names, several, strict=True)
+                        }
                     )
                     for place in range(len(of_each))
                 ]
                 for names, several, of_each in (
-                    ([*of], arrays[: len(of)], self.experts),
-                    (measured, arrays[len(of) :], self.statistics),
+                    ([*layer_names], arrays[: len(layer_names)], self.experts),
+                    (measured, arrays[len(layer_names) :], self.statistics),
                 )
             )
             merged = self.method.merge(
@@ -127,7 +130,7 @@ class Place:
             del arrays, layers, statistics
             self.facts.update(merged.facts)
             merged_layers = trees.flatten(merged.params)
-            for name, layer in of.items():
+            for name, layer in layer_names.items():
                 out[name][number] = merged_layers[layer]
         return out
 

@@ -216,7 +216,10 @@ def _observe(
     for batch in rows.once():
         sums = programs.sums(frozen, batch)
         totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
-    arrays = {place: _statistics(of) for place, of in jax.device_get(totals).items()}
+    arrays = {
+        place: _statistics(place_sums)
+        for place, place_sums in jax.device_get(totals).items()
+    }
     if not programs.num_steps:
         return arrays
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), programs.gate_shapes)

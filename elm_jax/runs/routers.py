@@ -221,8 +221,8 @@ class ByHalving(TaskRouter):
     def note(self) -> str:
         """Describes it in a few words, for tables and reports."""
         choice = f"mean of the {self.num_experts}" if self.merges else "the"
-        of = f"labelled rows that ask, halved from {self.first_rows} rows"
-        return f"{choice} best on {of}"
+        rows = f"labelled rows that ask, halved from {self.first_rows} rows"
+        return f"{choice} best on {rows}"
 
     @property
     def reads_votes(self) -> bool:

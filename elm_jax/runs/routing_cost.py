@@ -183,10 +183,10 @@ def _reading(spec: mixture.Mixture, experts: Params) -> Params:
 def describe(shape: config_lib.T5Config, spec: mixture.Mixture) -> str:
     """Returns the cost as a line of a plan."""
     costs = per_token(shape, spec)
-    of = f"{spec.num_experts} experts"
+    experts = f"{spec.num_experts} experts"
     if spec.only_chosen:
-        of = f"{spec.router.num_chosen} of {of}"
+        experts = f"{spec.router.num_chosen} of {experts}"
     return (
-        f"{of}: {costs.expert_flops:,} FLOPs for a token of input and one of target"
-        f" ({costs.share:.1%} of the base's), {costs.expert_bytes / 1e6:,.1f} MB"
+        f"{experts}: {costs.expert_flops:,} FLOPs for a token of input and one of"
+        f" target ({costs.share:.1%} of the base's), {costs.expert_bytes / 1e6:,.1f} MB"
     )

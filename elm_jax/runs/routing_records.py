@@ -81,7 +81,9 @@ def write(
     Raises:
       LibraryError: The folder cannot be written.
     """
-    flat = {f"{p}:{n}": a for p, named in arrays.items() for n, a in named.items()}
+    flat = {
+        f"{p}:{n}": a for p, of_place in arrays.items() for n, a in of_place.items()
+    }
     path = folder_of(records_dir, info, settings)
     try:
         with folders.new_folder(path, errors.LibraryError) as partial:

@@ -224,8 +224,8 @@ class Scorer:
         """
 
         def call(*arrays: np.ndarray) -> Any:
-            named = {str(n): array for n, array in enumerate(arrays)}
-            placed = meshes.shard_batch(named, self._mesh, part=(0, 1))
+            by_name = {str(n): array for n, array in enumerate(arrays)}
+            placed = meshes.shard_batch(by_name, self._mesh, part=(0, 1))
             result = program(params, *placed.values())
             return processes.gather(result) if processes.are_several() else result
 

@@ -78,12 +78,12 @@ def plan_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
     rng = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
     begin = functools.partial(_begin, tx)
     shapes = jax.eval_shape(begin, jax.tree.map(plain, dict(params)), rng)
-    named = trees.flatten(params)
-    replicated = _replicate(next(iter(named.values())).sharding)
+    by_name = trees.flatten(params)
+    replicated = _replicate(next(iter(by_name.values())).sharding)
 
     def place(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
         parts = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-        param = _find_param(parts, named)
+        param = _find_param(parts, by_name)
         sharding = None if param is None else _sharding_like(leaf.shape, param)
         return jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=sharding or replicated
@@ -101,11 +101,11 @@ def _begin(tx: optax.GradientTransformation, params: Params, rng: Any) -> TrainS
     )
 
 
-def _find_param(parts: Sequence[str], named: Mapping[str, Any]) -> Any | None:
+def _find_param(parts: Sequence[str], by_name: Mapping[str, Any]) -> Any | None:
     """Returns the parameter with the longest name that lies within a path."""
     for length in range(len(parts), 0, -1):
         for start in range(len(parts) - length + 1):
-            param = named.get("/".join(parts[start : start + length]))
+            param = by_name.get("/".join(parts[start : start + length]))
             if param is not None:
                 return param
     return None

@@ -151,9 +151,12 @@ def _outcomes(
     try:
         every = of_runs.planned(run, target, model, all_lengths=bool(keep_in))
     except fleet_plan.FleetTooLargeError as error:
-        tried = advice.of(run, target, model, kind="fleet step")
+        alternatives = advice.of(run, target, model, kind="fleet step")
         yield Outcome(
-            kind="fleet step", refusal=f"{error}", alternatives=tried, **of_target
+            kind="fleet step",
+            refusal=f"{error}",
+            alternatives=alternatives,
+            **of_target,
         )
         return
     for planned in every:
@@ -168,8 +171,8 @@ def _outcomes(
             **of_target,
         )
         if not outcome.fits:
-            tried = advice.of(run, target, model, kind=outcome.kind)
-            outcome = dataclasses.replace(outcome, alternatives=tried)
+            alternatives = advice.of(run, target, model, kind=outcome.kind)
+            outcome = dataclasses.replace(outcome, alternatives=alternatives)
         yield outcome
 
 
